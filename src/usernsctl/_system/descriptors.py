@@ -1,4 +1,4 @@
-"""Descriptors: waited for, such as pidfds, shared, and closed at the end of a block."""
+"""Descriptors: how to wait for them, share them, and close them at the end of a block."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _UPDATE = "r+"  # says of a descriptor that exists what Python may do with it, a
 
 
 def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
-    """What a function in C makes, but no directory.
+    """Return a file object of the descriptor that a function in C returns, but no directory's.
 
-    :raises OSError: it could not be made.
+    :raises OSError: the function failed.
     """
     return next(map(FileIO, map(make, *zip(arguments)), [_UPDATE]))
 
 
 def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
-    """A file in memory that has no name among files, and stands at its end.
+    """Make an anonymous file in memory with some content, whose offset is at its end.
 
-    :param flags: of memfd_create(2), besides MFD_CLOEXEC.
-    :raises OSError: it could not be made.
+    :param flags: flags of memfd_create(2), besides MFD_CLOEXEC.
+    :raises OSError: the file could not be made.
     """
     file = open_owned(os.memfd_create, name, os.MFD_CLOEXEC | flags)
     left = memoryview(content)
@@ -52,9 +52,9 @@ def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
 
 
 def sealed_file(name: str, content: bytes) -> FileIO:
-    """A file in memory that nobody can change any more.
+    """Make an anonymous file in memory that no process can change.
 
-    :raises OSError: it could not be made.
+    :raises OSError: the file could not be made.
     """
     file = memory_file(name, content, os.MFD_ALLOW_SEALING)
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
@@ -62,10 +62,10 @@ def sealed_file(name: str, content: bytes) -> FileIO:
 
 
 def pipe(flags: int = 0) -> tuple[FileIO, FileIO]:
-    """The end of a pipe that is read, and the one that is written to.
+    """Make a pipe; return its read end and its write end.
 
-    :param flags: of pipe2(2), besides O_CLOEXEC.
-    :raises OSError: it could not be made.
+    :param flags: flags of pipe2(2), besides O_CLOEXEC.
+    :raises OSError: the pipe could not be made.
     """
     numbers = chain.from_iterable(map(os.pipe2, [os.O_CLOEXEC | flags]))
     read, write = map(FileIO, numbers, [_UPDATE, _UPDATE])
@@ -73,7 +73,7 @@ def pipe(flags: int = 0) -> tuple[FileIO, FileIO]:
 
 
 class Connection(_socket.socket):
-    """One end of a connection of sockets that keep messages apart (SOCK_SEQPACKET, unix(7))."""
+    """A socket of a connection that preserves message boundaries (SOCK_SEQPACKET, unix(7))."""
 
     __slots__ = ()
 
@@ -88,13 +88,13 @@ _connection = partial(Connection, _socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
 
 
 def socket_pair() -> tuple[Connection, Connection]:
-    """Our end of a connection, which never blocks, and that for others.
+    """Make a connection; return our end, which is non-blocking, and the end for another process.
 
-    Ours has none of the numbers that belong to standard streams, which may be closed. Since Linux
-    6.16 it takes no descriptors: to close what came with a message may take as long as its sender
-    likes (SO_LINGER, socket(7)).
+    Our end has a number above those of the standard streams, which may be closed. Since Linux 6.16
+    it receives no descriptors: the sender decides how long it takes to close one (SO_LINGER,
+    socket(7)).
 
-    :raises OSError: there are no descriptors left.
+    :raises OSError: no descriptors are left.
     """
     made = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     ours, theirs = map(_connection, map(_socket.socket.detach, made))
@@ -116,18 +116,18 @@ def _higher(low: Connection) -> Connection:
     return next(map(_connection, map(fcntl.fcntl, [low], [fcntl.F_DUPFD_CLOEXEC], [3])))
 
 
-# What poll(2) can count, in milliseconds of an int; math.inf and 25 days are without an end.
+# poll(2) takes milliseconds as an int. Longer timeouts, such as math.inf, wait without an end.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
 
 
 def wait_readable(*fds: int, timeout: float | None = None, events: int = select.POLLIN) -> bool:
-    """Wait until one of these descriptors can be read, or has come to its end.
+    """Wait until a descriptor can be read, or is at its end.
 
-    Not by select(2), which knows descriptors below 1024 only.
+    By poll(2): select(2) takes only descriptors below 1024.
 
-    :param timeout: how long, in seconds; ``None``: without an end.
-    :param events: what to wait for in place of something to read, as poll(2) has it.
-    :returns: whether one can be, within that time.
+    :param timeout: how long to wait, in seconds; ``None`` to wait without an end.
+    :param events: the events of poll(2) to wait for, in place of POLLIN.
+    :returns: whether a descriptor can be read within that time.
     """
     poll = select.poll()
     for fd in fds:
@@ -138,10 +138,10 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
 
 
 def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
-    """The same with a number that is no standard stream's: our own may be closed.
+    """Return `fd`, or a copy with a number above those of the standard streams.
 
-    :param given: closes what is made for that.
-    :raises OSError: there are no descriptors left.
+    :param given: closes the copy.
+    :raises OSError: no descriptors are left.
     """
     import fcntl
 
@@ -153,14 +153,13 @@ def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
 
 
 def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
-    """Receive up to `size` bytes, and up to `count` descriptors, which are the caller's to close.
+    """Receive up to `size` bytes and up to `count` descriptors, for the caller to close.
 
-    None of them is inherited by what is executed. Those of socket.recv_fds() are, and it takes
-    flags without passing them on.
+    The descriptors are close-on-exec; those of socket.recv_fds() are not, since it ignores flags.
 
-    :raises OSError: as recvmsg(2) says; EMFILE: there are more, which this process has no room for.
+    :raises OSError: recvmsg(2) failed; EMFILE if this process can't take all descriptors.
     """
-    # A command that is executed at once receives nothing.
+    # Imported late: `usernsctl run` receives nothing.
     import socket
 
     fds = array.array("i")
@@ -177,15 +176,14 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
 
 
 class Closing:
-    """What is closed at the end of a ``with`` block, or, with a warning, when it is forgotten.
+    """An object that a ``with`` block closes, and a finaliser if it was forgotten, with a warning.
 
-    A class that can't be told to be closed before it has got what it holds says so by
-    :meth:`_holds`, which is asked when an object is forgotten: its constructor may have failed.
+    The finaliser asks :meth:`_holds`, since the constructor may have failed.
     """
 
-    #: What an object of the class is, for the warning.
+    #: A noun for objects of the class, for the warning.
     _what = "an object"
-    #: The process that has made it; its forked children have it, too.
+    #: The process that made the object, of which forked children have a copy.
     _creator: int
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -197,13 +195,13 @@ class Closing:
         raise NotImplementedError
 
     def _holds(self) -> bool:
-        """Whether it has something that nobody has closed."""
+        """Return whether the object holds something open."""
         return not getattr(self, "closed", True)
 
     def _check_open(self) -> None:
-        """Check that nobody has closed this object.
+        """Check that the object is open.
 
-        :raises ValueError: somebody has.
+        :raises ValueError: it was closed.
         """
         if getattr(self, "closed", False):
             raise ValueError(f"the {self._what.removeprefix('a ')} is closed")
@@ -231,15 +229,15 @@ class Closing:
 
 
 class AsyncClosing:
-    """What is closed at the end of an ``async with`` block, without a wait in the event loop."""
+    """An object that an ``async with`` block closes without blocking the event loop."""
 
     async def close_async(self) -> None:
         raise NotImplementedError
 
     async def _leave(self, error: BaseException | None) -> None:
-        """The end of the block.
+        """Leave the block.
 
-        :param error: what it has ended by.
+        :param error: the exception that the block raised.
         """
         await self.close_async()
 
@@ -284,12 +282,12 @@ def _in_asyncio_task() -> bool:
 
 
 def warn_forgotten(owner: object, text: str) -> None:
-    """Say that `owner`, which is being collected, holds what somebody should have closed."""
+    """Warn that `owner`, which is being finalised, was not closed."""
     warnings.warn(text, ResourceWarning, source=owner, stacklevel=3)
 
 
 class ClosedError(ValueError):
-    """Descriptors that were to be used were let go of."""
+    """Descriptors were to be used, and were closed before."""
 
 
 class Shared:
