@@ -157,7 +157,7 @@ def test_init_makes_a_bundle_that_runsc_takes(usernsctl: Program, tmp_path: Path
     bundle = tmp_path / "b"
     made = usernsctl("bundle", "init", bundle, "--rootfs", "/", "--", *PRINT_VERSION)
     assert made.returncode == 0
-    assert made.stdout.endswith(f"; usernsctl run --bundle {bundle} --trust-bundle\n")
+    assert made.stdout.endswith(f"To run it: usernsctl run --bundle {bundle} --trust-bundle\n")
     ours = usernsctl("run", "--bundle", bundle, "--trust-bundle")
     for done in (run_plainly(bundle, "--rootless"), ours):
         assert gvisor.is_version(done.stdout)

@@ -113,7 +113,7 @@ def test_no_network_is_none(in_gvisor: Program) -> None:
         (["--network=some", "--", "true"], "--network=some; it may be host or none"),
         (["--ids=two", "--", "true"], "--ids=two; it may be one or all"),
         (["--runsc=runsc", "--", "true"], "--runsc=runsc; it must be an absolute path"),
-        (["--runsc=/nowhere", "--", "true"], "/nowhere, which is to be runsc, does not exist"),
+        (["--runsc=/nowhere", "--", "true"], "the path of runsc, /nowhere, does not exist"),
         (["--expose", "--", "true"], "--expose is no option"),
         (["--network"], "--network is no option, or lacks its value"),
         (["-x", "true"], "-x is no option"),
