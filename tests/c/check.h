@@ -1,4 +1,4 @@
-/* What the C tests share: a check that fails says where, and ends the program with status 1. */
+/* Checks for the C tests. A failed check prints its file and line, and exits with status 1. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -11,9 +11,9 @@
 #define CHECK(condition) check_true((condition), __FILE__, __LINE__, #condition)
 #define CHECK_INT(got, want) check_int((got), (want), __FILE__, __LINE__, #got)
 #define CHECK_TEXT(got, want) check_text((got), (want), __FILE__, __LINE__, #got)
-/* `text` must contain `part`. */
+/* Checks that `text` contains `part`. */
 #define CHECK_HAS(text, part) check_has((text), (part), __FILE__, __LINE__, #text)
-/* A call that fills in `err`; the message tells what it was when the call should have worked. */
+/* Checks that a call which fills in `err` returns 0; prints the error if it does not. */
 #define CHECK_OK(call, err) check_ok((call), (err), __FILE__, __LINE__, #call)
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))

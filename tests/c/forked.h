@@ -1,4 +1,4 @@
-/* Running a part of a test in a child, since what it does to its process can't be undone. */
+/* Running a part of a test in a child process, for changes to a process that can't be undone. */
 #ifndef FORKED_H
 #define FORKED_H
 
@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Waits for a child: its exit status, or 128+N if signal N killed it. */
+/* Waits for a child; returns its exit status, or 128+N if signal N killed it. */
 static inline int wait_for(pid_t pid)
 {
     int status;
@@ -19,7 +19,7 @@ static inline int wait_for(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/* Runs `run` in a child; its result is the child's exit status, which is returned. */
+/* Calls `run` in a child process, and returns the result as the child's exit status. */
 static inline int forked(int (*run)(void *), void *arg)
 {
     pid_t pid = fork();
@@ -29,7 +29,7 @@ static inline int forked(int (*run)(void *), void *arg)
     return wait_for(pid);
 }
 
-/* No child of ours is left, not even a zombie. */
+/* Checks that the process has no children left, not even zombies. */
 static inline void check_no_child_left(void)
 {
     CHECK_INT(waitpid(-1, NULL, __WALL | WNOHANG), -1);

@@ -1,4 +1,4 @@
-/* Namespaces of a test's own, with a place to work in that vanishes with them. */
+/* Namespaces for tests, with a scratch directory on a tmpfs that vanishes with them. */
 #ifndef INSIDE_H
 #define INSIDE_H
 
@@ -32,7 +32,8 @@ static inline void make_directory(const char *path, mode_t mode)
     CHECK_INT(chmod(path, mode), 0);
 }
 
-/* Becomes root in a user and a mount namespace, in an empty directory: /tmp, with /tmp/scratch. */
+/* Becomes root in new user and mount namespaces, with an empty tmpfs on /tmp as the working
+ * directory, and /tmp/scratch in it. */
 static inline void enter_inside(void)
 {
     struct un_error err;
@@ -50,7 +51,7 @@ static inline void enter_inside(void)
     make_directory("scratch", 0755);
 }
 
-/* How many descriptors are open. */
+/* Returns the number of open descriptors. */
 static inline int count_fds(void)
 {
     int count = 0;
@@ -73,7 +74,7 @@ static inline int count_mounts(void)
     return count;
 }
 
-/* What is in a file; "" if it can't be read. */
+/* Returns the text of a file, or "" if it can't be read. */
 static inline const char *read_text(const char *path)
 {
     static char text[8192];

@@ -1,10 +1,10 @@
-/* Writing launches for tests. */
+/* Launch files for tests. */
 #ifndef LAUNCHED_H
 #define LAUNCHED_H
 
 #include "check.h"
 
-/* A launch in the making. */
+/* A launch file that is being written. */
 struct draft {
     char bytes[65536];
     size_t size;
@@ -18,7 +18,7 @@ static inline void add_word(struct draft *draft, const char *word)
     draft->size += length;
 }
 
-/* Adds the words of a line; a backslash before a space makes that a part of its word. */
+/* Adds the words of a line. A backslash before a space makes the space part of a word. */
 static inline void add_line(struct draft *draft, const char *line)
 {
     char word[4096];
@@ -38,7 +38,7 @@ static inline void add_line(struct draft *draft, const char *line)
     add_word(draft, word);
 }
 
-/* Begins a launch with its header, and adds lines, which end with NULL. */
+/* Writes the header of a launch file, and lines up to NULL. */
 static inline void write_draft(struct draft *draft, const char *const *lines)
 {
     draft->size = 0;
@@ -47,7 +47,7 @@ static inline void write_draft(struct draft *draft, const char *const *lines)
         add_line(draft, *lines);
 }
 
-/* Reads a launch that is right, of these lines and an "end". */
+/* Parses a valid launch of these lines and "end". */
 static inline struct un_launch *launch_of(struct draft *draft, const char *const *lines)
 {
     struct un_launch *launch;

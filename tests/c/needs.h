@@ -1,4 +1,4 @@
-/* What a C test needs of the machine. Where it must be there, its absence is a failure. */
+/* What the C tests require of the machine. With USERNSCTL_MUST_WORK its absence is a failure. */
 #ifndef NEEDS_H
 #define NEEDS_H
 
@@ -12,7 +12,7 @@ static inline int make_user_namespace(void *arg)
     return unshare(CLONE_NEWUSER) ? errno : 0;
 }
 
-/* Ends the program where no user namespace can be made, by the rule of docs/pytest.md. */
+/* Exits if user namespaces can't be created: skipped or failed, as docs/pytest.md defines. */
 static inline void need_user_namespaces(void)
 {
     int errnum = forked(make_user_namespace, NULL);
@@ -25,7 +25,7 @@ static inline void need_user_namespaces(void)
     exit(must ? 1 : 0);
 }
 
-/* A plan for the calling process: its own ids become these inside. */
+/* Plans maps of the caller's own ids, which become `uid` and `gid` inside. */
 static inline void plan_own_ids(uint32_t uid, uint32_t gid, struct un_plan *plan)
 {
     struct un_request request;

@@ -1,4 +1,4 @@
-/* Files, facts and requests for the tests that are about subordinate ranges. */
+/* Files, facts and requests for the tests of subordinate ranges. */
 #ifndef RANGES_H
 #define RANGES_H
 
@@ -6,7 +6,7 @@
 
 #include <unistd.h>
 
-/* A file that goes away with remove_file(). */
+/* A temporary file, which remove_file() removes. */
 struct scratch {
     char path[64];
 };
@@ -29,8 +29,8 @@ static inline void remove_file(struct scratch *file)
     CHECK_INT(unlink(file->path), 0);
 }
 
-/* In the initial namespace, where every id exists, on a kernel of today; with helpers that work,
- * but no ranges yet. */
+/* Fills in facts of the initial namespace on a current kernel, where every id exists, with working
+ * helpers but without subordinate ranges. */
 static inline void init_user(struct un_facts *facts, uint32_t uid, uint32_t gid)
 {
     memset(facts, 0, sizeof *facts);
@@ -59,7 +59,7 @@ static inline void grant(struct un_facts *facts, int kind, uint32_t start, uint3
     ranges->range[ranges->len++] = (struct un_range){start, count};
 }
 
-/* One's own id becomes `self` (-1: it is not mapped), the same for both kinds. */
+/* Fills in a request that maps the caller's uid and gid to `self`, or not at all if it is -1. */
 static inline void init_wanted(struct un_request *request, int64_t self, int fill)
 {
     memset(request, 0, sizeof *request);

@@ -1,4 +1,4 @@
-/* Spawning a command in a C test, and seeing what became of it. */
+/* Spawning a command in a C test, and collecting its status and output. */
 #ifndef SPAWNED_H
 #define SPAWNED_H
 
@@ -8,7 +8,7 @@
 
 static char child_path[UN_PATH_MAX];
 
-/* Our child program is built beside the tests. Before there are any threads. */
+/* Finds the child program beside the test. A constructor runs before there are threads. */
 __attribute__((constructor)) static inline void find_child_program(void)
 {
     ssize_t length = readlink("/proc/self/exe", child_path, sizeof child_path - 32);
@@ -23,7 +23,7 @@ static inline const char *child_program(void)
     return child_path;
 }
 
-/* A spawn of argv[0], with an environment of PATH alone, closing what is not kept. */
+/* Prepares a spawn of argv[0], with only PATH in the environment and other descriptors closed. */
 static inline void init_command(struct un_spawn *spawn, const char *const *argv)
 {
     static const char *const environment[] = {"PATH=/usr/bin:/bin", NULL};
@@ -33,7 +33,7 @@ static inline void init_command(struct un_spawn *spawn, const char *const *argv)
     spawn->close_fds = true;
 }
 
-/* Starts it and waits: its exit status, or 128+N if signal N killed it. */
+/* Spawns a command and waits; returns its exit status, or 128+N if signal N killed it. */
 static inline int status_of(const struct un_spawn *spawn)
 {
     struct un_error err;
@@ -46,7 +46,7 @@ static inline int status_of(const struct un_spawn *spawn)
     return wait_for(pid);
 }
 
-/* The same, with what it wrote to standard output. */
+/* Spawns a command and waits; returns its status, and its standard output in `text`. */
 static inline int output_of(struct un_spawn *spawn, char *text, size_t size)
 {
     int ends[2];

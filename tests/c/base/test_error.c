@@ -1,4 +1,4 @@
-/* Errors: recorded whole, told in one line, and turned into the exit status of a shell. */
+/* Tests of un_error: every field recorded, one line as text, and the exit status of a shell. */
 #include "base/base.h"
 #include "check.h"
 
@@ -62,7 +62,7 @@ static void a_reason_is_one_line_of_what_is_known(void)
     CHECK_TEXT(un_error_reason(&err, text, sizeof text), "two lines?[1m");
 }
 
-/* As in every other program that the user knows, and in those of ours that are Python. */
+/* glibc's texts with every libc, as other programs print them, and Python. */
 static void an_errno_has_the_same_words_with_every_libc(void)
 {
     CHECK_TEXT(un_errno_text(EMFILE), "Too many open files");
@@ -70,8 +70,9 @@ static void an_errno_has_the_same_words_with_every_libc(void)
     CHECK_TEXT(un_errno_text(ENOENT), "No such file or directory");
 }
 
-/* CSI as one character, a bidirectional override, a line separator, an invisible tag; and bytes
- * that are no UTF-8: a lone CSI, a lead without its rest, an overlong NUL, a surrogate. */
+/* Error texts with control characters of a terminal: CSI as one character, a bidirectional
+ * override, a line separator, an invisible tag; and with invalid UTF-8: a lone CSI byte, a
+ * truncated sequence, an overlong NUL, a surrogate. */
 static void nothing_from_others_speaks_to_a_terminal(void)
 {
     struct un_error err;

@@ -1,4 +1,4 @@
-/* Decimal numbers: digits and nothing else, and no more than is allowed. */
+/* Tests of un_read_number: decimal digits only, and no number above the given maximum. */
 #include "base/base.h"
 #include "check.h"
 

@@ -1,4 +1,4 @@
-/* Our place in the hierarchies of control groups, and labels and mounts, as /proc tells them. */
+/* Tests of reading the process's control group, security label and mounts from /proc. */
 #include "base/base.h"
 #include "check.h"
 
@@ -68,7 +68,7 @@ static void a_label_has_no_end_of_line(void)
     CHECK(!un_proc_apparmor(proc, "self", label, sizeof label));
 }
 
-/* Below the directory of the process, from the innermost outwards. */
+/* Removes the files and directories of the fake /proc, innermost first. */
 static void remove_all(void)
 {
     static const char *const directories[] = {"/self/attr/apparmor", "/self/attr", "/self", ""};

@@ -1,4 +1,4 @@
-/* What the child program is asked: as words, and read back from them. */
+/* Tests of writing a task as arguments of the child program, and of reading it back. */
 #include "check.h"
 #include "child/child.h"
 

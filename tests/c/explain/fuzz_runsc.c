@@ -1,6 +1,6 @@
-/* Whatever runsc has written, and whatever a config.json says, explaining it stays within bounds,
- * and prints nothing that speaks to a terminal. libFuzzer calls this with bytes of its own making:
- * a config.json up to the first NUL or line end, then messages. */
+/* Fuzz target: explaining any output of runsc with any config.json reads within bounds, and prints
+ * no control characters. The input is a config.json up to the first NUL or line feed, then
+ * messages. */
 #include "base/base.h"
 #include "explain/explain.h"
 
@@ -36,7 +36,8 @@ static void explain(const char *told, const char *config, size_t size)
             abort();
     }
     check_quoted(told);
-    /* The text as a sequence, which may be malformed: short, or it takes its time. */
+    /* The text as a pattern, which may be malformed. Only short ones, since long ones take too
+     * long. */
     if (strlen(told) < 24)
         un_match(told, "a text\n", 7);
 }
@@ -47,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t length = 0;
     while (length < size && data[length] && data[length] != '\n')
         length++;
-    /* Of their own size, so that to read behind them is seen. */
+    /* Buffers of exactly the size, so that AddressSanitizer detects reads beyond the end. */
     char *config = malloc(length + 1);
     char *text = malloc(size - length + 1);
     if (config && text) {

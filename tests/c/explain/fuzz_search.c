@@ -1,6 +1,5 @@
-/* Whatever a text says, the search for messages in it reads nothing else, finds each message once,
- * and names each cause once. libFuzzer calls this with bytes of its own making: two pieces of a
- * text, the first one up to the first line end. */
+/* Fuzz target: searching any text for known messages stays within bounds, finds each message once,
+ * and names each cause once. The input is two pieces of a text, split at the first line feed. */
 #include "explain/explain.h"
 
 #include <stdlib.h>
@@ -28,7 +27,7 @@ static void check_occurrences(const struct un_search *search, size_t from, size_
 static void add(struct un_search *search, const uint8_t *data, size_t size)
 {
     size_t before = search->count;
-    /* Of its own size, so that to read behind it is seen. */
+    /* A buffer of exactly the size, so that AddressSanitizer detects reads beyond the end. */
     char *piece = malloc(size ? size : 1);
     if (!piece)
         return;

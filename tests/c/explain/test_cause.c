@@ -1,4 +1,4 @@
-/* The list of causes. */
+/* Tests of the catalogue of causes. */
 #include "check.h"
 
 static void a_cause_is_found_by_its_whole_id(void)

@@ -1,4 +1,4 @@
-/* Which cause EPERM of unshare(2) has, by what /proc says: here, files in a directory. */
+/* Tests of diagnosing EPERM of unshare(2) from files in /proc, here in a fake directory. */
 #include "check.h"
 #include "explain/explain.h"
 #include "needs.h"

@@ -1,4 +1,4 @@
-/* Sequences, and the texts that they are in. */
+/* Tests of un_match, which finds a pattern in a text. */
 #include "check.h"
 #include "explain/explain.h"
 
@@ -33,11 +33,11 @@ static void sets_stand_for_so_many(void)
     CHECK(has("a\1^\n\0010,3;b", "axxxb"));
     CHECK(!has("a\1^\n\0010,3;b", "axxxxb"));
     CHECK(!has("a\1^\n\0010,3;b", "a\nb"));
-    /* As many as it takes, and as few. */
+    /* Repetitions are greedy, with backtracking, and limited to a minimum and a maximum. */
     CHECK(has("a\1a-c\0011,9;c", "xabcbc"));
     CHECK(has("\0010-9\0012,2;x", "123x"));
     CHECK(!has("\0010-9\0012,2;" UN_MATCH_END, "1"));
-    /* Characters are counted, not bytes. */
+    /* Repetitions count characters, not bytes. */
     CHECK(has("a\1^\n\0012,2;b", "a\xc3\xa9\xf0\x9f\x98\x80"
                                  "b"));
     CHECK(!has("a\1a-z\0010,9;b", "a\xc3\xa9"
@@ -51,7 +51,7 @@ static void what_may_not_come_is_looked_for(void)
     CHECK(has("denied\2: check\003", "denied: why"));
     CHECK(!has("denied\2: check\003", "denied: check"));
     CHECK(has("denied\2: check\003", "denied: check denied"));
-    /* Not a, unless more letters follow. */
+    /* Does not match a, unless more letters follow. */
     CHECK(!has("-\2a\2\1a-z\0011,1;\003\003", "-a"));
     CHECK(has("-\2a\2\1a-z\0011,1;\003\003", "-ab"));
     CHECK(has("-\2a\003\2b\003c", "-c"));
@@ -70,7 +70,7 @@ static void what_is_malformed_is_nowhere(void)
     CHECK(!has("\2x\2", "y"));
 }
 
-/* A text ends where its size says, and NUL is a byte like others. */
+/* The text ends at its size, not at a NUL, which is a byte like others. */
 static void a_text_is_bytes(void)
 {
     static const char text[] = "a\0b denied";
@@ -80,10 +80,10 @@ static void a_text_is_bytes(void)
     CHECK(!un_match("denie\1d\0011,1;", text, sizeof text - 2));
     CHECK(un_match("denie\2d\003", text, sizeof text - 2) == text + 4);
     CHECK(!un_match("a", "", 0));
-    /* The first match, whichever piece of the sequence is looked for first. */
+    /* The leftmost match is found, whichever part of the pattern the search begins with. */
     CHECK(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13));
     CHECK_TEXT(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13), "23 denied");
-    /* No more than four bytes are one character. */
+    /* One character has at most four bytes. */
     CHECK(!has("a\1^\n\0011,1;b", "a\xf0\x9f\x98\x80\x80"
                                   "b"));
     CHECK(has("a\1^\n\0012,2;b", "a\xf0\x9f\x98\x80\x80"

@@ -1,8 +1,8 @@
-/* Messages in JSON. */
+/* Tests of reading messages from runsc's log in JSON. */
 #include "check.h"
 #include "explain/explain.h"
 
-/* The messages of a text, with bars between them. */
+/* Returns the messages in a JSON log, joined by bars. */
 static const char *read_from(const char *json, size_t size)
 {
     static char found[4096];

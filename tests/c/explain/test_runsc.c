@@ -1,4 +1,4 @@
-/* Why runsc failed, by its own words. */
+/* Tests of explaining failures of runsc by its messages. */
 #include "base/base.h"
 #include "check.h"
 #include "explain/explain.h"
@@ -40,7 +40,7 @@ static void one_cause_is_named(void)
                "runsc says: \"x: unable to run a rootless container without userns\"");
     CHECK_HAS(failure.cause.why, "Without a user namespace");
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
-    /* The core's own words for a cause that it knows by itself. */
+    /* For a cause that the core diagnoses too, the text is that of the core. */
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
     struct un_cause known;
     CHECK(un_cause_find("mount-denied", &known));
@@ -66,7 +66,7 @@ static void words_of_a_config_are_blotted_out(void)
     own_words_are("a \\u001b]x y z\\n", "[\"\\u001b]x y\\nz\"]", "a \\u001b... z\\n");
     own_words_are("path /a/b-c.d=e, word", "[\"/a/b-c.d=e\", \"word\", \": \", \",\"]",
                   "path /a/b-c.d=e, word");
-    /* Only in strings, and whatever is malformed. */
+    /* Only words in JSON strings are replaced; malformed JSON is tolerated. */
     own_words_are("a: 5, 6", "{\"x\": [5, 6]}", "a: 5, 6");
     own_words_are("a b c", "{\"x\": \"a b", "... c");
     own_words_are("a b c", "\"\\", "a b c");
@@ -85,7 +85,7 @@ static void nobody_else_chooses_a_cause(void)
                "usernsctl doctor");
 }
 
-/* Writes `text` so often that `length` bytes are filled. */
+/* Returns `text`, repeated until `length` bytes are filled. The caller frees the result. */
 static char *repeated(const char *text, size_t length)
 {
     char *made = malloc(length + 1);
@@ -96,7 +96,7 @@ static char *repeated(const char *text, size_t length)
     return made;
 }
 
-/* Each of these took minutes when the time grew with the product of the lengths. */
+/* Each case took minutes when the time was proportional to the product of both lengths. */
 static void long_words_take_no_longer(void)
 {
     static const char known[] = "unable to run a rootless container without userns: ";
@@ -104,7 +104,7 @@ static void long_words_take_no_longer(void)
     memcpy(message, known, strlen(known));
     has_cause(message, "{}", "bundle-no-mappings");
     has_cause(message, config, NULL);
-    /* One string, which lies at every other place of the message. */
+    /* One long string in config.json, of which every other character of the message is a part. */
     memset(config + 1, 'a', 1 << 17);
     for (size_t i = 2; i < 1 << 17; i += 2)
         config[i] = ' ';
@@ -112,7 +112,7 @@ static void long_words_take_no_longer(void)
     message = repeated("a ", 1 << 18);
     has_cause(message, config, NULL);
     free(message);
-    /* Many beginnings of messages that are known. */
+    /* Many prefixes of known messages. */
     message = repeated("unshare x mount: \"runsc: \" to rootfs mounting ", 1 << 18);
     has_cause(message, "{}", NULL);
     free(message);

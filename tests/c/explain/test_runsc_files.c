@@ -1,4 +1,4 @@
-/* What runsc's own log says of the end of the command. */
+/* Tests of reading the command's exit status from runsc's log. */
 #include "check.h"
 #include "explain/explain.h"
 
@@ -11,7 +11,7 @@
     "W1125 01:43:37.998100   66184 sandbox.go:1224] Wait on container \"c\" failed: connecting: "  \
     "connection refused. Will try waiting on the sandbox process instead.\n"
 
-/* The status in a log with this text, as waitpid(2) gives it; -1: none. */
+/* Returns the wait status that a log with this text reports, or -1 if there is none. */
 static int status_of_log(const char *text)
 {
     char path[] = "/tmp/test_runsc_files.XXXXXX";

@@ -1,10 +1,11 @@
-/* Which messages of the catalogue a text has, and so which causes it can have. */
+/* Tests of searching a text for messages of the catalogue, and of the causes that follow. */
 #include "check.h"
 #include "explain/explain.h"
 
 static const char two_causes[] = "pivot_root failed, make sure that the root mount has a parent";
 
-/* Checks which causes the pieces of a text have, in order; `want` has them, each behind a space. */
+/* Checks the causes of a text given in pieces; `want` has their ids in order, a space before
+ * each. */
 static void causes_are(const char *const pieces[], size_t count, const char *want)
 {
     struct un_search search = {.count = 0};
@@ -73,7 +74,7 @@ static void any_bytes_will_do(void)
     CHECK_TEXT(search.occurrence[0].causes, "in-chroot");
     CHECK_TEXT(search.occurrence[1].causes, "duplicate-id");
     CHECK_INT((long long)search.occurrence[1].at, 14);
-    /* Of what lies behind the text, nothing counts. */
+    /* Bytes behind the end of the text are not searched. */
     search.count = 0;
     un_search_add(&search, "container already exists", 23);
     un_search_add(&search, "[in-chroot]", 9);
@@ -82,7 +83,7 @@ static void any_bytes_will_do(void)
     CHECK_INT((long long)search.count, 0);
 }
 
-/* Each of these takes minutes if the time grows with the square of the length. */
+/* Each case takes minutes if the time grows with the square of the length. */
 static void no_text_takes_superlinear_time(void)
 {
     static const char *const parts[] = {

@@ -1,4 +1,4 @@
-/* How the facts about ranges are found: in files, and by asking programs. */
+/* Tests of collecting the facts about subordinate ranges, from files and from programs. */
 #include "needs.h"
 #include "ranges.h"
 
@@ -9,10 +9,10 @@ static struct un_facts facts;
 static struct un_plan plan;
 static struct un_error err;
 
-/* Facts from files and programs of our own. */
+/* A directory with files and programs in place of the machine's. */
 struct place {
     char dir[64];
-    char file[5][96]; /* subuid, subgid, passwd, nsswitch, login.defs */
+    char file[5][96]; /* paths of subuid, subgid, passwd, nsswitch.conf and login.defs */
     struct un_sources sources;
 };
 
@@ -104,7 +104,7 @@ static void a_helper_is_judged_by_its_file(void)
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_EXECUTABLE);
 
-    /* A script has no privilege, but may start what has. */
+    /* A script can't be setuid, but may start a program that is. */
     put_program(&place, "newuidmap", "#!/bin/sh\n", 0755);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_READY);
@@ -114,10 +114,10 @@ static void a_helper_is_judged_by_its_file(void)
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_SETUID);
     CHECK_HAS(facts.id[UN_UID].helper, "/newuidmap");
-    /* The bit counts only if it is root's. */
+    /* A setuid bit counts only if root owns the program. */
     CHECK_INT(facts.id[UN_GID].helper_state, geteuid() ? UN_HELPER_NOT_SETUID : UN_HELPER_READY);
 
-    /* A directory of that name is no helper: what comes later on the path is. */
+    /* A directory named like the helper is skipped; the search goes on along PATH. */
     char directory[128], two[256];
     snprintf(directory, sizeof directory, "%s/getent", place.dir);
     CHECK_INT(mkdir(directory, 0755), 0);
@@ -132,7 +132,7 @@ static void a_helper_is_judged_by_its_file(void)
     CHECK_INT(rmdir(inner), 0);
     CHECK_INT(rmdir(directory), 0);
 
-    /* The first one along the path is the one that would be run; a relative directory is none. */
+    /* The first helper in PATH is used; relative directories in PATH are ignored. */
     char path[256];
     snprintf(path, sizeof path, "relative::%s:/usr/bin", place.dir);
     place.sources.path = path;
@@ -255,7 +255,7 @@ static void login_defs_says_whether_any_group_will_do(void)
     make_place(&place);
     put(place.file[4], "GRANT_AUX_GROUP_SUBIDS yes\n", 0644);
     read_facts(&place);
-    /* It is not asked for the group that is in the passwd entry. */
+    /* login.defs's GRANT_AUX_GROUP_SUBIDS does not concern the group in the passwd entry. */
     CHECK_INT(facts.any_group, false);
     snprintf(line, sizeof line, "anna:x:%u:%u::/:\n", geteuid(), getegid() + 1);
     put(place.file[2], line, 0644);
@@ -281,7 +281,7 @@ static void the_helpers_are_looked_for_as_a_pair(void)
     read_facts(&place);
     snprintf(want, sizeof want, "%s/newgidmap", other.dir);
     CHECK_TEXT(facts.id[UN_GID].helper, want);
-    /* ... but one that can't be executed there may be somewhere else. */
+    /* A helper that is not executable is skipped, and the next one in PATH is used. */
     put_program(&other, "newgidmap", "", 0644);
     read_facts(&place);
     snprintf(want, sizeof want, "%s/newgidmap", place.dir);
@@ -290,7 +290,8 @@ static void the_helpers_are_looked_for_as_a_pair(void)
     remove_place(&other);
 }
 
-/* In the /etc of somebody else's image; a FIFO would be waited for, and a device read for ever. */
+/* An untrusted image's /etc may hold other files: opening a FIFO blocks, and a device never
+ * ends. */
 static void what_is_no_file_is_not_read(void)
 {
     static const mode_t kinds[] = {S_IFIFO, S_IFSOCK, S_IFLNK};
@@ -339,7 +340,7 @@ static void a_grant_that_is_missing_is_named_with_ids_that_nobody_has(void)
     CHECK_INT(un_plan_for_caller(&request, &place.sources, &facts, &plan, &err), -1);
     CHECK_TEXT(err.cause, "no-subordinate-range");
     bool exist;
-    /* In a container, there may be none so high. */
+    /* The namespace of a container may lack such high ids. */
     if (un_map_run(&facts.id[UN_UID].parent, UN_INSIDE, 300016, 65536, &exist) == 65536 && exist)
         CHECK_TEXT(err.remedy, wanted);
     char told[UN_DETAIL_MAX];

@@ -1,4 +1,4 @@
-/* Reading subordinate ranges: whose they are, and what a file may have in it. */
+/* Tests of reading /etc/subuid and /etc/subgid: matching users, and malformed lines. */
 #include "ranges.h"
 
 #include <errno.h>
@@ -49,18 +49,18 @@ static void a_line_is_ones_own_by_exact_name_or_exact_uid(void)
         {"annabel:7:1\nann:7:1\nANNA:7:1\n", "anna", 1000, 0},
         {" anna:7:1\nanna :7:1\n", "anna", 1000, 0},
         {"10000:7:1\n100:7:1\n1000x:7:1\n01000:7:1\n+1000:7:1\n0x3e8:7:1\n", "anna", 1000, 0},
-        /* strtoul() takes all of these for 0; root has only its own. */
+        /* strtoul(3) reads each of these as 0, but only a line that names root is root's. */
         {"anna:7:1\n0x0:7:1\n00:7:1\n-0:7:1\n:7:1\n   :7:1\n", "root", 0, 0},
         {"root:7:1\n", "root", 0, 1},
         {"0:7:1\n", "root", 0, 1},
         {"0x0:7:1\n", "0x0", 5, 1},
         {"0x0:7:1\n", "root", 0, 0},
-        /* Who is called root is not uid 0, and uid 0 is not called root, unless they are. */
+        /* The user named root need not have uid 0, nor uid 0 be named root. */
         {"root:7:1\n", "toor", 0, 0},
         {"0:7:1\n", "root", 5, 0},
-        /* A name of digits is a name. */
+        /* A user name of digits matches as a name. */
         {"2000:7:1\n", "2000", 5, 1},
-        /* No name: only the uid counts, and an empty name is nobody's. */
+        /* A user without a name is matched by uid only; an empty name matches nobody. */
         {":7:1\n", "", 1000, 0},
         {"1000:7:1\n", "", 1000, 1},
         {"4294967294:7:1\n", "", 4294967294, 1},
@@ -139,7 +139,7 @@ static void the_last_id_may_be_in_a_range(void)
     CHECK_INT(notices.len, 0);
 }
 
-/* It is read in parts, and lines go on from one part to the next. */
+/* The file is read in blocks, and lines span two blocks. */
 static void a_large_file_is_read_to_its_end(void)
 {
     static char text[200000];
@@ -151,7 +151,7 @@ static void a_large_file_is_read_to_its_end(void)
     CHECK_INT(ranges.len, 2);
     check_range(0, 5, 1);
     check_range(1, 100000, 65536);
-    /* What comes before is looked at, too, once the ranges are known. */
+    /* Lines before the user's own are checked for overlaps, once the user's ranges are known. */
     CHECK_INT(notices.len, 1);
     CHECK_HAS(notices.text[0], "grants last ids that are ours too: 100001:1");
     memcpy(text, "early:5:3\n#", 11);
@@ -163,7 +163,7 @@ static void a_large_file_is_read_to_its_end(void)
 static void too_long_a_line_is_skipped_whole(void)
 {
     static char text[5000];
-    /* What follows the limit must not be taken for a line of its own. */
+    /* The rest of a line that is too long must not be read as a new line. */
     memset(text, 'x', 1023);
     strcpy(text + 1023, "\nanna:1:1\n");
     read_text(text, "anna", 1000);
@@ -183,7 +183,7 @@ static void too_long_a_line_is_skipped_whole(void)
     check_range(0, 2, 2);
     CHECK_HAS(notices.text[0], "line 1 is skipped: it is too long");
 
-    /* A comment may be as long as it likes. */
+    /* Comments have no maximum length. */
     text[0] = '#';
     read_text(text, "anna", 1000);
     CHECK_INT(ranges.len, 1);
@@ -233,7 +233,7 @@ static void ids_that_somebody_else_has_too_are_told(void)
         {"#bob:120000:10", false},
         {"# bob:120000:10", false},
         {":120000:10", false},
-        /* One's own ranges may overlap: these are the same user's. */
+        /* Ranges of the same user may overlap without a notice. */
         {"anna:120000:10", false},
         {"1000:120000:10", false},
     };
@@ -270,14 +270,14 @@ static void more_ranges_than_a_map_holds_are_left_out(void)
     for (int i = 0; i < UN_MAP_MAX; i++)
         at += snprintf(at, 32, "anna:%d:1\n", 100000 + 2 * i);
     read_text(text, "anna", 1000);
-    /* One's own id takes an extent, too. */
+    /* The mapping of the caller's own id takes one extent, too. */
     CHECK_INT(ranges.len, UN_MAP_MAX - 1);
     check_range(UN_MAP_MAX - 2, 100000 + 2 * (UN_MAP_MAX - 2), 1);
     CHECK_INT(notices.len, 1);
     CHECK_HAS(notices.text[0], "line 340 is skipped: more ranges than a map can hold");
 }
 
-/* As strtoul(3) does, by which newuidmap reads them. */
+/* Numbers are read as by strtoul(3), which newuidmap uses. */
 static void numbers_are_read_as_by_those_who_grant_them(void)
 {
     read_text("anna: 100000:\t65536\nanna:+200000:0x10\nanna:0100:010\n", "anna", 1000);
@@ -308,7 +308,7 @@ static void a_file_that_can_not_be_read_is_an_error(void)
     struct scratch file;
     write_file(&file, "anna:1:1\n", 9);
     CHECK_INT(chmod(file.path, 0), 0);
-    /* Root may read it all the same. */
+    /* Root may read the file regardless of its mode. */
     if (geteuid() != 0) {
         CHECK_INT(un_subid_read(file.path, "anna", 1000, &ranges, &notices, &err), -1);
         CHECK_INT(err.errnum, EACCES);

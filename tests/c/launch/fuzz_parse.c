@@ -1,6 +1,6 @@
-/* Whatever bytes a launch has, reading it and putting its config.json together stays within bounds.
- * libFuzzer calls this with bytes of its own making; a line stands for a word, so that the seeds
- * can be read. */
+/* Fuzz target: parsing a launch file of any bytes and generating its config.json stays within
+ * bounds. In the input, a line feed stands for the NUL that ends a word, to keep the seeds
+ * readable. */
 #include "launch/launch.h"
 
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* As if everything had been built. */
+/* Fills in what building the root filesystem would have set. */
 static void pretend(struct un_launch *launch)
 {
     strcpy(launch->marks.scratch, "/mnt/usernsctl");
@@ -45,7 +45,7 @@ static void read_launch(const char *bytes, size_t size)
         return;
     pretend(launch);
     expand(launch);
-    /* The words of the launch itself, which may be no UTF-8. */
+    /* Arguments and environment from the input, which may be invalid UTF-8. */
     const char *const args[] = {launch->record[0].words, bytes, NULL};
     const struct un_moment moment = {.args = args, .env = args, .cwd = bytes, .hostname = bytes};
     un_config_text(launch, &moment, &maps, &text, &err);
@@ -55,7 +55,7 @@ static void read_launch(const char *bytes, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    /* Of its own size, so that to read behind it is seen. */
+    /* A buffer of exactly the size, so that AddressSanitizer detects reads beyond the end. */
     char *bytes = malloc(size ? size : 1);
     if (!bytes)
         return 0;

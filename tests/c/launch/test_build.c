@@ -1,4 +1,4 @@
-/* Making the root filesystem and the files of a sandbox. */
+/* Tests of building a sandbox's root filesystem and its files. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -8,7 +8,7 @@
 #define SCRATCH "/tmp/scratch/usernsctl"
 #define ROOT SCRATCH "/root"
 
-/* Builds what these lines say; the launch is the caller's to close. */
+/* Builds a launch from these lines; the caller closes it. */
 static struct un_launch *built(struct draft *draft, const char *const *lines)
 {
     struct un_error err;
@@ -19,7 +19,8 @@ static struct un_launch *built(struct draft *draft, const char *const *lines)
     return launch;
 }
 
-/* Has these lines fail, and leave nothing; the error's detail has a part. */
+/* Checks that building these lines fails with `part` in the error's detail, and leaves no
+ * descriptor or mount open. Copies the remedy. */
 static void fails(const char *const *lines, const char *part, struct un_error *err,
                   char remedy[UN_PATH_MAX])
 {
@@ -67,7 +68,7 @@ static int programs_of_the_machine_are_shown(void *arg)
     return 0;
 }
 
-/* A root filesystem with all that could be in the way. */
+/* Makes a root filesystem with symbolic links and directories of several modes. */
 static void make_tree(void)
 {
     make_directory("tree", 0755);
@@ -109,8 +110,8 @@ static int what_a_tree_has_is_seen(void *arg)
     return 0;
 }
 
-/* The tree's own links lead where they would inside, and the way there can't be changed by others:
- * a directory that everybody may write to is replaced. */
+/* Symbolic links in the root filesystem are followed inside it, and a directory in the path that
+ * everybody may write to is replaced, so that nobody can redirect the mount point. */
 static int a_bind_gets_a_place_of_ours(void *arg)
 {
     struct draft draft;
@@ -136,7 +137,7 @@ static int a_bind_gets_a_place_of_ours(void *arg)
     int writable = open(path, O_WRONLY | O_CLOEXEC);
     CHECK(writable >= 0);
     close(writable);
-    /* By what will be there, not by what is there for us. */
+    /* The view tells what will be mounted there, not what the host's mounts show. */
     CHECK(un_view_has_directory(&launch->view, "/link/made/here"));
     CHECK(!un_view_has_directory(&launch->view, "/link/made/here/data"));
     un_launch_close(launch);
@@ -193,7 +194,8 @@ static int private_files_are_hidden(void *arg)
     return 0;
 }
 
-/* Has /etc be a directory of the test's own, with all that a snapshot treats in its own way. */
+/* Mounts a test directory over /etc, with a file of each kind that a snapshot treats
+ * differently. */
 static void make_etc(void)
 {
     struct un_error err;
@@ -224,7 +226,7 @@ static void check_etc(const struct un_launch *launch)
     CHECK_TEXT(target, "sub/tool");
     CHECK_TEXT(read_text(ROOT "/etc/large"), "large\n");
     CHECK_INT(open(ROOT "/etc/large", O_WRONLY), -1);
-    /* What comes later is in what is shown as it is, and not in a copy. */
+    /* A file made later appears in a bind mount of /etc, but not in a snapshot. */
     make_file("/etc/later", "later\n", 0644);
     CHECK_INT(access(ROOT "/etc/later", F_OK), launch->is_root ? -1 : 0);
 }

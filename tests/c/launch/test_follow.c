@@ -1,5 +1,5 @@
-/* Whose files may lead us anywhere, where root has no id: all others who have none show the same.
- */
+/* Tests of whose symbolic links are followed where root has no id: the kernel shows all unmapped
+ * owners as the same one. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -44,7 +44,8 @@ static int only_its_own_places_are_roots(void *arg)
     return 0;
 }
 
-/* What group(5) says of group 12345, and whether that is the caller's alone. */
+/* Cases of the line in group(5) for group 12345, and whether that group is private to the
+ * caller. */
 static int only_what_has_no_members_is_private(void *arg)
 {
     static const struct {
@@ -79,8 +80,7 @@ static int only_what_has_no_members_is_private(void *arg)
     return 0;
 }
 
-/* Gives a directory a list with one named entry, and the mask that the mode shows as its group's.
- */
+/* Gives a directory an access ACL with one named entry; `mask` shows as the mode's group bits. */
 static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint16_t mask)
 {
     struct {
@@ -93,7 +93,7 @@ static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint1
                   {htole16(ACL_GROUP_OBJ), htole16(5), 0},
                   {htole16(ACL_MASK), htole16(mask), 0},
                   {htole16(ACL_OTHER), htole16(5), 0}}};
-    /* The kernel wants them in this order. */
+    /* The kernel requires entries in this order. */
     if (tag == ACL_GROUP) {
         struct posix_acl_xattr_entry named = list.entry[1];
         list.entry[1] = list.entry[2];
@@ -102,7 +102,7 @@ static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint1
     CHECK_INT(setxattr(path, "system.posix_acl_access", &list, sizeof list, 0), 0);
 }
 
-/* A directory of the caller's, whose group is the caller's alone. */
+/* The directory belongs to the caller and to the caller's private group. */
 static int a_list_lets_others_write(void *arg)
 {
     static const struct {
@@ -145,7 +145,8 @@ static int only_the_users_own_number_is_private(void *arg)
     return 0;
 }
 
-/* Opens a path name by name, and checks that the kernel opens the same file or fails likewise. */
+/* Opens a path one component at a time; checks that the kernel opens the same file, or fails with
+ * the same error. */
 static void opens_what_the_kernel_opens(const char *path)
 {
     char real[UN_PATH_MAX];

@@ -1,4 +1,4 @@
-/* What may not be shown, and what may not be written to from inside. */
+/* Tests of the directories that a sandbox must not see, or must not write to. */
 #include "base/base.h"
 #include "forked.h"
 #include "inside.h"
@@ -13,7 +13,8 @@ static int hold(const char *path)
     return fd;
 }
 
-/* Whether these two, of which only the second may be refused, are. */
+/* Checks whether binding `path` is refused because of the protected path `kept`: the error has
+ * `part` in its detail, or there is none if `part` is NULL. */
 static void refused(const char *path, const char *kept, const char *part)
 {
     struct un_error err;
@@ -71,13 +72,13 @@ static int what_is_kept_is_not_shown(void *arg)
     refused("/tmp/link", "/tmp/a/state", "holds");
     refused("/tmp/a", "/tmp/link", "holds");
     refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
-    /* By other mounts of the same directory. */
+    /* The same directories through other bind mounts. */
     refused("/tmp/a b", "/tmp/a/state", "holds");
     refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");
     refused("/tmp/other", "/tmp/a/state", "holds");
     refused("/tmp/other/mount/inner", "/tmp/a/state", "is in");
     refused("/tmp/a/state", "/tmp/a b/state", "holds");
-    /* One that is to come. */
+    /* A state directory that does not exist yet. */
     refused("/tmp/a", "/tmp/a/later/state", "holds");
     refused("/tmp/a/state", "/tmp/a/later/state", NULL);
     refused("/tmp/a/state", "/tmp/scratch/state", NULL);
@@ -85,7 +86,7 @@ static int what_is_kept_is_not_shown(void *arg)
     return 0;
 }
 
-/* A program that may write to such a directory could have the link lead elsewhere. */
+/* A command in the sandbox that can write to such a directory could redirect the link. */
 static int links_to_what_is_kept_are_not_shown(void *arg)
 {
     (void)arg;
@@ -98,14 +99,14 @@ static int links_to_what_is_kept_are_not_shown(void *arg)
     refused("/tmp/a", "/tmp/first/way/state", "holds");
     refused("/tmp/a/state/inner", "/tmp/first/way/state", "is in");
     refused("/tmp/first", "/tmp/second/way/state", NULL);
-    /* What leads nowhere. */
+    /* Symbolic links that lead nowhere. */
     refused("/tmp/loop", "/tmp/loop/way/state", "holds");
     refused("/tmp/a", "/tmp/loop/way/state", NULL);
     refused("/tmp/second", "/tmp/a/state", NULL);
     return 0;
 }
 
-/* A launch in /tmp/a/launch that binds this. */
+/* Opens a launch in /tmp/a/launch that binds `source`; checks its error. */
 static void guarded(const char *source, const char *access, const char *templates,
                     const char *cause, const char *part)
 {

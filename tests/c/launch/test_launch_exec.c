@@ -1,11 +1,11 @@
-/* The end of a launch: config.json, what is given up, and the program that is executed. */
+/* Tests of a launch's last steps: writing config.json, dropping privileges, and exec. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
 #include "launched.h"
 #include "needs.h"
 
-/* A launch that executes a shell command with what is in scratch. */
+/* Lines of a launch that executes a shell, with scratch files in /tmp/scratch. */
 #define SHELL                                                                                      \
     "source own /bin/sh", "scratch /tmp/scratch", "make bundle 0700", "make programs 0700",        \
         "program-link 0 programs/shell"
@@ -94,7 +94,8 @@ static struct un_launch *built(struct draft *draft, const char *const *lines)
     return launch;
 }
 
-/* Becomes a shell that tells what it was given, on the descriptor `out`. */
+/* Executes a shell that prints its arguments, privileges and descriptors to the descriptor
+ * `out`. */
 static int become_shell(void *arg)
 {
     static const char script[] =
@@ -130,7 +131,7 @@ static int become_shell(void *arg)
     CHECK_OK(un_launch_build(launch, NULL, &err), &err);
     int file = open("/tmp/log", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     CHECK_INT(write(file, "before\n", 7), 7);
-    /* None of these is close-on-exec; the last must be closed all the same. */
+    /* None of these is close-on-exec; un_launch_exec must close the last one itself. */
     CHECK_INT(dup2(*(int *)arg, 1), 1);
     CHECK_INT(dup2(file, 2), 2);
     CHECK_INT(fcntl(file, F_DUPFD, 100), 100);
@@ -161,13 +162,13 @@ static void the_program_gets_what_it_should(void)
     CHECK_HAS(text, "{\"true\", \"it\"}\n");
     CHECK_HAS(text, "NoNewPrivs:\t1\n");
     CHECK_HAS(text, "Seccomp:\t2\n");
-    /* CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP. */
+    /* The bits of CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP. */
     CHECK_HAS(text, "CapBnd:\t00000000802400c0\n");
     CHECK_HAS(text, "0077\n/\n");
-    /* O_WRONLY and O_APPEND. */
+    /* The flags of standard output, O_WRONLY and O_APPEND. */
     CHECK_HAS(text, "2001\n/dev/null\n");
-    /* Beside the standard ones only that of the program. */
-    int fds = 0; /* commas between them */
+    /* Besides the three standard descriptors only the program's own is open. */
+    int fds = 0; /* the commas between the listed descriptors */
     for (const char *at = strchr(text, '\n') + 1; *at != '\n'; at++)
         fds += *at == ',';
     CHECK_INT(fds, 3);

@@ -1,4 +1,4 @@
-/* Reading launches: what is right is taken, and what is wrong is named. */
+/* Tests of parsing launch files: accepting valid ones, and naming what is invalid. */
 #include "launch/launch.h"
 #include "launched.h"
 
@@ -102,7 +102,7 @@ static void every_verb_is_known(void)
     un_launch_close(launch);
 }
 
-/* Whatever is cut off, it is no launch any more. */
+/* A launch that is truncated anywhere is refused. */
 static void a_part_of_it_is_refused(void)
 {
     struct draft draft;

@@ -1,4 +1,4 @@
-/* Opening the files of the machine, and what a launch assumes of it. */
+/* Tests of opening the host's files for a launch, and of its assumptions about them. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -88,7 +88,7 @@ static int what_acts_on_the_kernel_is_not_written_to(void *arg)
     return 0;
 }
 
-/* Needs a second id, so that a link can be somebody else's. */
+/* Needs a second id, to have a link with another owner. */
 static int foreign_links_are_not(void *arg)
 {
     (void)arg;
@@ -128,7 +128,7 @@ static int given_descriptors_are_used(void *arg)
     return 0;
 }
 
-/* The record of what is assumed of /tmp/file, changed by so much. */
+/* Writes an assume line for /tmp/file, with its size, time and mode changed by these amounts. */
 static void write_assumption(char line[256], long size, long ns, unsigned mode)
 {
     struct stat status;
@@ -157,7 +157,7 @@ static int what_is_assumed_is_checked(void *arg)
     refuses(LINES(line, remedy, source), 0, "launch-outdated", "was changed at");
     write_assumption(line, 0, 0, 0100);
     refuses(LINES(line, remedy, source), 0, "launch-outdated", "the mode 100644; it was 100744");
-    /* A layer of an image has cut it off. */
+    /* Layers of an image store whole seconds only. */
     write_assumption(line, 0, 0, 0);
     CHECK_INT(utimensat(AT_FDCWD, "file", whole, 0), 0);
     opens(LINES(line, remedy, source), "/tmp/file");

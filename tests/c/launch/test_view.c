@@ -1,4 +1,4 @@
-/* Following paths in a root filesystem. */
+/* Tests of following paths in a root filesystem. */
 #include "forked.h"
 #include "inside.h"
 #include "needs.h"
@@ -14,7 +14,7 @@ static struct un_view *view_of(const char *path)
     return view;
 }
 
-/* Follows a path, and closes what was reached. */
+/* Follows a path in a view, and closes the file that was reached. */
 static struct un_reached *follow(const struct un_view *view, const char *path)
 {
     static struct un_reached reached;
@@ -24,7 +24,7 @@ static struct un_reached *follow(const struct un_view *view, const char *path)
     return &reached;
 }
 
-/* Makes a root filesystem. */
+/* Makes a root filesystem for the tests. */
 static void make_root(void)
 {
     enter_inside();

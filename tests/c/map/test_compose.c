@@ -1,4 +1,4 @@
-/* Planning with subordinate ranges: what is mapped where, and what is left out. */
+/* Tests of planning maps with subordinate ranges: the resulting extents, and what is omitted. */
 #include "ranges.h"
 
 enum { MINE = 1000 };
@@ -100,7 +100,7 @@ static void identity_maps_each_id_to_itself(void)
     grant(&facts, UN_UID, 120000, 100000);
     check_uid_map("0 1000 1\n100000 100000 65536\n165536 165536 54464\n");
 
-    /* 100000 can't be both. */
+    /* The id 100000 can't be mapped both to itself and from the subordinate range. */
     init_granted(100000, UN_FILL_IDENTITY);
     check_refused("map-invalid", "overlap inside");
 }
@@ -111,7 +111,7 @@ static void named_extents_come_first_and_ranges_fill_what_is_left(void)
     want_extent(&request, UN_UID, (struct un_extent){10, 100000, 5});
     check_uid_map("0 1000 1\n10 100000 5\n1 100005 9\n15 100014 65522\n");
 
-    /* What overlaps is not bent, it is refused. */
+    /* Overlapping extents that the caller names are refused, not adjusted. */
     init_granted(0, UN_FILL_NONE);
     want_extent(&request, UN_UID, (struct un_extent){0, 100000, 5});
     check_refused("map-invalid", "0:1000:1 and 0:100000:5 overlap inside");
@@ -135,7 +135,7 @@ static void each_kind_has_its_own_ranges(void)
     CHECK_INT(plan.setgroups, UN_SETGROUPS_DENY);
 }
 
-/* What `unshare -r`, userns-remap or hostUsers: false leave. */
+/* A parent map as `unshare -r`, userns-remap or hostUsers: false leave it. */
 static void ranges_are_clipped_to_what_exists_here(void)
 {
     static const struct un_extent container[] = {{0, 231072, 65536}};
@@ -185,7 +185,7 @@ static void all_maps_every_id_of_the_parent_to_itself(void)
     set_parent(UN_GID, parent, COUNT(parent));
     check_uid_map("0 0 1\n1 1 65536\n");
     CHECK_INT(plan.writer[UN_UID], UN_WRITER_PARENT);
-    /* In the initial namespace those are all ids but the last, which is none. */
+    /* The initial namespace has all ids but the last, 4294967295, which is invalid. */
     init_user(&facts, 0, 0);
     facts.caps = UINT64_MAX;
     check_uid_map("0 0 4294967295\n");
@@ -225,13 +225,13 @@ static void more_than_a_map_holds_is_refused(void)
     check_refused("map-invalid", "no more than 340 extents");
 
     facts.id[UN_UID].ranges.len = UN_MAP_MAX - 1;
-    /* Of those that have no room in a page, as many are mapped as have. */
+    /* If the map's text exceeds a page, the ranges that fit are mapped. */
     facts.page_size = 4096;
     CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
     CHECK(plan.map.of[UN_UID].len > 200 && plan.map.of[UN_UID].len < UN_MAP_MAX - 1);
 }
 
-/* With nothing in the map before, and a parent's map that cuts the first range into many. */
+/* An empty map, and a parent map that splits the first range into many extents. */
 static void a_range_of_which_a_part_has_room_is_cut(void)
 {
     enum { EXTENTS = 300, FIRST = 2000000000 };

@@ -1,4 +1,4 @@
-/* Planning: which maps follow from a request and facts, who writes them, and what is refused. */
+/* Tests of planning: the maps that follow from a request and facts, their writers, and refusals. */
 #include "check.h"
 
 #include <linux/capability.h>
@@ -8,7 +8,7 @@
 
 enum { MINE_UID = 1000, MINE_GID = 1001 };
 
-/* In the initial namespace, where every id exists, on a kernel of today. */
+/* Fills in facts of the initial namespace, where every id exists, on a current kernel. */
 static void init_facts(struct un_facts *facts, uint32_t uid, uint32_t gid, uint64_t caps)
 {
     const struct un_extent all = {0, 0, UINT32_MAX};
@@ -100,7 +100,7 @@ static void nothing_asked_for_is_written_by_nobody(void)
     CHECK(!plan.drop_groups);
 }
 
-/* What is asked for: one's own ids, and one further extent of each kind. */
+/* Fills in a request for the caller's own ids, and one more extent of each kind. */
 static void make_wide_request(struct un_request *request)
 {
     init_request(request, 0, 0);
@@ -159,9 +159,9 @@ static void mapping_the_parents_root_takes_setfcap_since_5_12(void)
         {0, CAP(CAP_SETUID) | CAP(CAP_SETGID), 5, 11, true},
         {0, CAP(CAP_SETUID) | CAP(CAP_SETGID), 4, 20, true},
         {0, CAP(CAP_SETFCAP), 6, 1, true},
-        /* The rule is about the parent's root only, */
+        /* The kernel requires CAP_SETFCAP only to map the parent namespace's uid 0, */
         {0, 0, 6, 1, false},
-        /* and whoever is not root does not map it. */
+        /* which an unprivileged user does not map. */
         {MINE_UID, 0, 6, 1, true},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -192,7 +192,7 @@ static void a_range_that_has_root_in_it_takes_setfcap_too(void)
     CHECK_INT(un_plan_make(&request, &facts, &plan, &err), -1);
     CHECK_TEXT(err.cause, "needs-setfcap");
 
-    /* The rule is about uids: gid 0 takes no more than CAP_SETGID. */
+    /* Only uids are concerned: mapping gid 0 requires CAP_SETGID alone. */
     init_request(&request, -1, -1);
     want(&request, UN_GID, 0, 0, 1000);
     init_facts(&facts, 0, 0, CAP(CAP_SETGID));
@@ -221,7 +221,7 @@ static void an_id_that_does_not_exist_here_can_not_be_mapped(void)
     CHECK_HAS(err.detail, "120000");
 }
 
-/* Reading where we are costs more than all else that a map of one's own ids takes. */
+/* Reading the facts costs more than everything else about a map of the caller's own ids. */
 static void ones_own_ids_are_mapped_wherever_one_is(void)
 {
     static const struct {
@@ -232,9 +232,9 @@ static void ones_own_ids_are_mapped_wherever_one_is(void)
         {MINE_UID, MINE_GID, 0, false},
         {MINE_UID, 0, 0, false},
         {0, 0, ROOT_CAPS, false},
-        /* Whether uid 0 may be mapped depends on the kernel. */
+        /* The kernel's version decides whether uid 0 may be mapped. */
         {0, 0, CAP(CAP_SETUID), true},
-        /* Perhaps these exist, perhaps the kernel shows them for one that does not. */
+        /* 65534 may be a real id, or the overflow id that the kernel shows for unmapped ones. */
         {65534, MINE_GID, 0, true},
         {MINE_UID, 65534, 0, true},
     };
@@ -262,7 +262,7 @@ static void ones_own_ids_are_mapped_wherever_one_is(void)
     check_map(&plan.map.of[UN_GID], "5 1001 1\n");
 }
 
-/* The kernel takes an extent only if it lies in one extent of the parent (EPERM else). */
+/* The kernel accepts an extent only if one extent of the parent's map holds it (else EPERM). */
 static void extents_are_split_along_the_parent_map(void)
 {
     struct un_request request;
@@ -272,7 +272,7 @@ static void extents_are_split_along_the_parent_map(void)
     init_request(&request, -1, -1);
     want(&request, UN_UID, 100, 5, 30);
     init_facts(&facts, 0, 0, ROOT_CAPS);
-    /* 0 to 9, 10 to 29 and 30 to 39 exist here, and are apart in the namespace around us. */
+    /* 0 to 9, 10 to 29 and 30 to 39 exist here, but are not adjacent in the parent namespace. */
     facts.id[UN_UID].parent.len = 3;
     facts.id[UN_UID].parent.extent[0] = (struct un_extent){10, 1010, 20};
     facts.id[UN_UID].parent.extent[1] = (struct un_extent){0, 2000, 10};
@@ -287,7 +287,7 @@ static void limits_are_those_of_the_kernel_and_its_page(void)
         uint32_t extents;
         uint32_t major, minor;
         size_t page;
-        const char *says; /* NULL: the map is good */
+        const char *says; /* NULL: the map is valid */
     } cases[] = {
         {5, 4, 14, 4096, NULL},
         {6, 4, 14, 4096, "this kernel takes no more than 5"},
@@ -341,8 +341,8 @@ static void setgroups_stays_allowed_only_for_who_may_write_gids(void)
     static const struct {
         int policy;
         uint64_t caps;
-        int writer;  /* of the gid map; -1: there is no plan */
-        int written; /* to /proc/PID/setgroups */
+        int writer;  /* of the gid map; -1: planning fails */
+        int written; /* value for /proc/PID/setgroups */
     } cases[] = {
         {UN_SETGROUPS_AUTO, 0, UN_WRITER_SELF, UN_SETGROUPS_DENY},
         {UN_SETGROUPS_DENY, 0, UN_WRITER_SELF, UN_SETGROUPS_DENY},
@@ -376,14 +376,14 @@ static void one_is_oneself_inside_or_else_root(void)
         int64_t uid_inside, gid_inside;
         bool drop_groups;
     } cases[] = {
-        /* Our own id is in the range, */
+        /* The caller's own id is in the range, */
         {{0, 0, 2000}, {500, 1000, 10}, UN_SETGROUPS_AUTO, 1000, 501, false},
-        /* or it is not, but somebody is root inside, */
+        /* or it is not, but the namespace has a root to become, */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_AUTO, 0, 0, true},
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_ALLOW, 0, 0, true},
-        /* whose groups can't be dropped where setgroups(2) is denied, */
+        /* whose supplementary groups can't be dropped where setgroups(2) is denied, */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_DENY, 0, 0, false},
-        /* or there is nobody to become. */
+        /* or the namespace has no root. */
         {{5, 100000, 10}, {5, 100000, 10}, UN_SETGROUPS_AUTO, -1, -1, false},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {

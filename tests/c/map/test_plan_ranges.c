@@ -1,4 +1,4 @@
-/* Who may write a map of ranges, and what stands in the way. */
+/* Tests of who may write a map of subordinate ranges, and of the obstacles. */
 #include "needs.h"
 #include "ranges.h"
 
@@ -86,7 +86,7 @@ static void only_what_is_granted_is_asked_of_a_helper(void)
         init_granted();
         init_wanted(&request, -1, UN_FILL_NONE);
         want_extent(&request, UN_UID, cases[i].extent);
-        /* A second extent: one's own id alone would be written by oneself. */
+        /* A second extent, since the caller writes a map of its own id alone without a helper. */
         want_extent(&request, UN_UID, (struct un_extent){100000, 120000, 1});
         if (cases[i].extent.outside <= 120000 &&
             cases[i].extent.count > 120000 - cases[i].extent.outside)
@@ -116,7 +116,7 @@ static void an_extent_may_go_on_from_range_to_range(void)
         {{{100000, 10}, {100010, 10}}, {0, 100000, 21}, false},
         {{{100000, 10}, {100011, 10}}, {0, 100000, 20}, false},
         {{{100000, 10}, {100011, 10}}, {0, 100010, 2}, false},
-        /* Our own id is granted by itself only. */
+        /* newuidmap grants the caller's own id only as an extent by itself. */
         {{{MINE - 5, 5}, {MINE + 1, 5}}, {0, MINE - 5, 11}, false},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -171,7 +171,7 @@ static void one_id_is_enough_only_where_that_is_allowed(void)
     request.allow_single_id = false;
     check_refused("no-subordinate-range", "/etc/subgid");
 
-    /* A map that makes no sense is no reason to go on with another. */
+    /* An invalid map is an error even where a map of a single id is allowed instead. */
     init_granted();
     request.allow_single_id = true;
     want_extent(&request, UN_UID, (struct un_extent){0, 100000, 1});

@@ -1,4 +1,4 @@
-/* newuidmap and newgidmap: what they are called with, and every way in which they can fail. */
+/* Tests of running newuidmap and newgidmap: their arguments, and every way in which they fail. */
 #include "forked.h"
 
 #include <errno.h>
@@ -13,10 +13,10 @@
 
 enum { PATIENCE_MS = 20000 };
 
-/* A directory with two scripts in place of the helpers, and a plan that has them called. */
+/* A directory with two scripts in place of the helpers, and a plan that requires them. */
 struct place {
     char dir[64];
-    char log[2][80]; /* where scripts may write to, as $LOG */
+    char log[2][80]; /* files for the scripts' output, which scripts find in $LOG */
     struct un_plan plan;
 };
 
@@ -59,7 +59,7 @@ static void remove_place(const struct place *place)
     CHECK_INT(rmdir(place->dir), 0);
 }
 
-/* Has them called for this very process. */
+/* Runs the helpers for the calling process. */
 static int call(struct place *place, struct un_error *err)
 {
     int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -183,8 +183,8 @@ static void refuse_call(int number, int errnum)
     CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
 }
 
-/* Shadow 1:4.17.4-2+deb13u1 of Debian opens the map by openat2(2), which older filters don't know.
- */
+/* Shadow 1:4.17.4-2+deb13u1 of Debian opens the map by openat2(2), which older seccomp filters
+ * don't know. */
 static int call_below_a_filter(void *arg)
 {
     static const struct {
@@ -256,8 +256,7 @@ static int call_and_ignore_children(void *arg)
 {
     struct un_error err;
     signal(SIGUSR1, ignore_children);
-    /* As a kernel before Linux 6.15, which does not tell how a child ended that was reaped already.
-     */
+    /* As a kernel before Linux 6.15, which does not report the exit status of a reaped child. */
     refuse_call(SYS_ioctl, ENOTTY);
     CHECK_INT(call(arg, &err), -1);
     CHECK_TEXT(err.cause, "helper-status-lost");
@@ -279,7 +278,7 @@ static void a_helper_that_hangs_is_ended(void)
     struct place place;
     struct un_error err;
     make_place(&place, "true", "echo asking; exec sleep 1000");
-    /* More time is only for a machine on which it has not come so far by then. */
+    /* Longer timeouts are tried only where a slow machine hasn't printed anything by then. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         place.plan.helper_timeout_ms = ms;
         CHECK_INT(call(&place, &err), -1);
@@ -304,7 +303,7 @@ static void a_helper_that_is_gone_is_told(void)
     remove_place(&place);
 }
 
-/* Each one waits for the other: one after the other they would not come to an end in time. */
+/* Each helper waits for the other: run one after the other, they would time out. */
 static void both_run_at_the_same_time(void)
 {
     struct place place;
@@ -334,7 +333,8 @@ static int call_with_stdio_closed(void *arg)
            fcntl(3, F_GETFD) != -1;
 }
 
-/* The target's directory is then descriptor 0, and must still be after the helpers have run. */
+/* The target's /proc directory then becomes descriptor 0, and must still be open after the
+ * helpers. */
 static void helpers_run_while_our_standard_streams_are_closed(void)
 {
     struct place place;

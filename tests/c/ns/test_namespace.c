@@ -1,5 +1,4 @@
-/* Namespaces against the kernel: made, entered, kept and joined, with the maps that were planned.
- */
+/* Tests of creating, keeping and joining namespaces with the planned maps, in the kernel. */
 #include "check.h"
 #include "forked.h"
 #include "needs.h"
@@ -89,7 +88,7 @@ static int without_a_plan_no_user_namespace_is_made(void *arg)
     return 0;
 }
 
-/* Needs the right to write any map: only root has it. */
+/* Only root may write arbitrary maps. */
 static int a_range_is_written_from_outside(void *arg)
 {
     static struct un_request request;
@@ -151,7 +150,7 @@ static int a_map_that_is_refused_leaves_nothing(void *arg)
     int before = open_count();
     (void)arg;
     plan_own_ids(0, 0, &plan);
-    /* What no planner would plan: one id twice. */
+    /* An invalid map that the planner never returns: the same id twice. */
     plan.map.of[UN_UID].len = 2;
     plan.map.of[UN_UID].extent[1] = plan.map.of[UN_UID].extent[0];
     CHECK_INT(un_namespace_create(&plan, 0, child_program(), &ns, &err), -1);
@@ -221,7 +220,7 @@ static int a_process_with_threads_is_told_why_it_can_not_enter(void *arg)
     return 0;
 }
 
-/* Each has a flag of its own: no two namespaces are the same. */
+/* Every kind of namespace has a distinct flag of one bit. */
 static void every_namespace_has_its_flag(void)
 {
     uint64_t seen = 0;

@@ -1,4 +1,4 @@
-/* Spawning: what a command gets of its caller, and that a failure leaves nothing behind. */
+/* Tests of spawning: what a command inherits, and that failures leave nothing behind. */
 #include "check.h"
 #include "spawned.h"
 #include "sys/sys.h"
@@ -51,7 +51,7 @@ static void a_failure_is_told_by_its_step_and_leaves_nothing(void)
         close(next);
         CHECK_INT(un_spawn(&spawn[i], &pid, &pidfd, &err), -1);
         CHECK_TEXT(un_step_name(err.step), un_step_name(steps[i]));
-        /* Only root gets past the right to call chroot(2), or to join any group. */
+        /* Others than root fail with EPERM already for calling chroot(2) or joining a group. */
         CHECK(err.errnum == errnums[i] || err.errnum == EPERM);
         check_no_child_left();
         CHECK_INT(dup(0), next);
@@ -79,13 +79,14 @@ static void the_command_gets_what_was_asked_for(void)
     CHECK_TEXT(text, "0027\n/usr\nhello\nunset\n");
     close(input[0]);
     close(spawn.stdio[2]);
-    /* None of it is ours. */
+    /* The parent's own umask is unchanged. */
     mode_t mask = umask(022);
     umask(mask);
     CHECK(mask != 027);
 }
 
-/* The process group and the session in /proc/self/stat follow the name, state and parent. */
+/* Reads the ids that follow the name and state in /proc/self/stat: parent, process group,
+ * session. */
 static void read_session(struct un_spawn *spawn, int *pid, int *group, int *session)
 {
     char text[512];
@@ -121,7 +122,7 @@ static void ignore_signal_in_peace(int sig)
     (void)sig;
 }
 
-/* The signal sets that a command starts with, as /proc/self/status has them. */
+/* Returns the command's signal set `name` from /proc/self/status. */
 static uint64_t signal_set(struct un_spawn *spawn, const char *name)
 {
     char text[4096];
@@ -177,7 +178,7 @@ static void only_named_descriptors_are_passed(void)
     spawn.keep = &kept;
     spawn.keep_count = 1;
     CHECK_INT(output_of(&spawn, text, sizeof text), 0);
-    /* 3 is the directory itself. */
+    /* ls has opened the directory as descriptor 3. */
     CHECK_TEXT(text, "0\n1\n2\n3\n40\n");
     spawn.close_fds = false;
     CHECK_INT(output_of(&spawn, text, sizeof text), 0);
@@ -187,7 +188,7 @@ static void only_named_descriptors_are_passed(void)
     close(other);
 }
 
-/* Starts a command that lasts, writes its pid, and dies. */
+/* Starts a long-running command, writes its pid, and dies. */
 static int die_before_the_command(void *arg)
 {
     static const char *const argv[] = {"sleep", "1000", NULL};
@@ -216,14 +217,14 @@ static void the_command_dies_with_its_parent_if_asked_to(void)
     close(ends[1]);
 }
 
-/* What a child sees of its own mask, before it executes anything. */
+/* Reads the child's signal mask, before any exec. */
 static int report_mask(void *arg)
 {
     uint64_t *mask = arg;
     return (int)syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, mask, sizeof *mask);
 }
 
-/* Those that libc keeps for itself, too: 32 cancels a thread, 33 changes its ids. */
+/* libc's internal signals are blocked, too: 32 cancels a thread, 33 changes its ids. */
 static void all_signals_are_blocked_in_a_child_that_shares_our_memory(void)
 {
     uint64_t mask = 0, before = un_block_signals();

@@ -1,4 +1,5 @@
-/* A child program that does not get as far as the command: what is told, and that nothing stays. */
+/* Tests of a child program that fails before the command: the errors, and that no process is
+ * left. */
 #include "check.h"
 #include "needs.h"
 #include "spawned.h"
@@ -12,7 +13,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-/* A filter that answers so to a call, whose argument of that number has that value; -1: any. */
+/* Installs a seccomp filter that returns `answer` for a system call whose argument number
+ * `argument` is `value`, or for any arguments if `argument` is -1. */
 static void filter(unsigned call, int argument, unsigned value, unsigned answer)
 {
     unsigned offset = (unsigned)offsetof(struct seccomp_data, args) + 8 * (unsigned)argument;
@@ -29,7 +31,7 @@ static void filter(unsigned call, int argument, unsigned value, unsigned answer)
     CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
 }
 
-/* Has the command started by the child program, in no namespace. */
+/* Prepares a command that the child program starts, without namespaces. */
 static void init_inside(struct un_spawn *spawn)
 {
     static const char *const argv[] = {"true", NULL};
@@ -51,7 +53,7 @@ static void check_fails(const struct un_spawn *spawn, const char *cause, const c
     check_no_child_left();
 }
 
-/* A child program that is a script. */
+/* Writes a script to use as the child program. */
 static void make_script(char path[64], const char *body)
 {
     strcpy(path, "/tmp/usernsctl-test-XXXXXX");
@@ -62,7 +64,7 @@ static void make_script(char path[64], const char *body)
     close(fd);
 }
 
-/* Before it is told to go on, and after. */
+/* The child is killed before and after the parent lets it continue. */
 static void a_child_that_is_killed(void)
 {
     static const char *const bodies[] = {"kill -KILL $$", "sleep 0.05; kill -KILL $$"};
@@ -99,7 +101,7 @@ static void a_child_that_exits(void)
     CHECK_INT(unlink(path), 0);
 }
 
-/* Root in the namespaces that a child enters may stop it: by whatever signal, it is killed. */
+/* Root in the namespaces that a child enters may stop it with any signal; the parent kills it. */
 static void a_child_that_is_stopped(void)
 {
     struct un_spawn spawn;
@@ -121,7 +123,7 @@ static void a_child_that_hangs(void)
     spawn.child = path;
     spawn.start_timeout_ms = 300;
     check_fails(&spawn, "start-timeout", "within 0.3 s");
-    /* The time that is over already is none. */
+    /* A timeout of 0 has already passed. */
     spawn.start_timeout_ms = 0;
     check_fails(&spawn, "start-timeout", "within 0 s");
     CHECK_INT(unlink(path), 0);
@@ -147,7 +149,7 @@ static int with_prctl_lethal(void *arg)
     return 0;
 }
 
-/* Before it executes the child program. */
+/* The child is killed before it executes the child program. */
 static int with_sendmsg_lethal(void *arg)
 {
     struct un_spawn spawn;
@@ -158,7 +160,7 @@ static int with_sendmsg_lethal(void *arg)
     return 0;
 }
 
-/* The child in the new PID namespace. */
+/* The filter kills the second child, in the new PID namespace. */
 static int with_chdir_lethal(void *arg)
 {
     struct un_spawn spawn;
@@ -172,7 +174,7 @@ static int with_chdir_lethal(void *arg)
     return 0;
 }
 
-/* News of the child can't be received, for as often as it is tried. */
+/* The parent can't receive the child's messages, however often it retries. */
 static int with_recvmsg_refused(void *arg)
 {
     struct un_spawn spawn;

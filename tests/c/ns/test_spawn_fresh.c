@@ -1,4 +1,4 @@
-/* Spawning into new namespaces: by clone3(2) and, where that is refused, by clone(2). */
+/* Tests of spawning into new namespaces by clone3(2), or by clone(2) where clone3 is denied. */
 #include "check.h"
 #include "needs.h"
 #include "spawned.h"
@@ -69,7 +69,7 @@ static void the_command_is_a_child_of_an_init_if_asked_for(void)
     }
 }
 
-/* Into a kept namespace, with a PID namespace of its own: that takes a second child. */
+/* Joining an existing namespace with a new PID namespace requires a second child. */
 static void a_pid_namespace_can_be_added_to_a_kept_one(void)
 {
     static const char *const argv[] = {"sh", "-c", "exit $$", NULL};
@@ -106,7 +106,7 @@ static void a_refused_map_leaves_nothing(void)
     pid_t pid;
     int pidfd;
     plan_own_ids(0, 0, &plan);
-    /* What no planner would plan. */
+    /* An invalid map that the planner never returns. */
     plan.map.of[UN_UID].extent[0].count = 0;
     init_command(&spawn, argv);
     spawn.plan = &plan;
@@ -127,7 +127,7 @@ static int in_every_way(void *arg)
     return 0;
 }
 
-/* What container engines' filters do: they answer ENOSYS, and the older ones EPERM. */
+/* Makes clone3(2) fail as container engines' filters do, with ENOSYS or, in older ones, EPERM. */
 static void take_clone3_away(int errnum)
 {
     struct sock_filter filter[] = {
@@ -156,11 +156,11 @@ struct storm {
     struct un_plan plan;
     pid_t self;
     volatile sig_atomic_t here;      /* how often the handler ran in this process */
-    volatile sig_atomic_t elsewhere; /* and in another, which shares our memory until it execs */
+    volatile sig_atomic_t elsewhere; /* and in a child, which shares the memory until its exec */
     atomic_bool over;
 };
 
-/* A handler has no argument to find it by. */
+/* Global, since a signal handler has no argument. */
 static struct storm storm;
 
 static void note_where(int sig)
@@ -191,8 +191,8 @@ static void *spawn_many(void *arg)
     return NULL;
 }
 
-/* Signals the whole process group, as a terminal does: the children get it too. A command that does
- * not handle this one does not notice it. */
+/* Sends a signal to the whole process group, as a terminal does, and so also to the children. A
+ * command that does not handle SIGWINCH ignores it. */
 static void *signal_everybody(void *arg)
 {
     (void)arg;
@@ -229,7 +229,7 @@ static int no_handler_runs_in_a_child_of_clone(void *arg)
     return no_handler_runs_in_a_child(arg);
 }
 
-/* An outside id that is not ours makes a process undumpable, and the memory is ours too. */
+/* Mapping another outside id makes a process undumpable, and vfork children share the memory. */
 static int we_stay_dumpable(void *arg)
 {
     static const char *const argv[] = {"true", NULL};
@@ -263,7 +263,7 @@ int main(void)
         CHECK_INT(forked(in_every_way_without_clone3, &refusals[i]), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child, NULL), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child_of_clone, NULL), 0);
-    /* To map an id that is not one's own takes root. */
+    /* Only root may map an id that is not the caller's own. */
     if (geteuid() == 0)
         CHECK_INT(forked(we_stay_dumpable, NULL), 0);
     check_no_child_left();

@@ -1,4 +1,4 @@
-/* Replacing a program: where a command is looked for, and what its absence is called. */
+/* Tests of un_exec: the search along PATH, and the causes of failures. */
 #include "check.h"
 
 #include <errno.h>
@@ -7,11 +7,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A directory with this in it:
+/* The tests run in a directory with these files:
  *   a/            b/
  *     tool  0644    tool  0755, exits 7      (a script)
- *     noexec 0644   orphan 0755              (a script whose interpreter is not there)
- *     dir/          garbage 0755             (no program at all) */
+ *     noexec 0644   orphan 0755              (a script with a missing interpreter)
+ *     dir/          garbage 0755             (not a program) */
 static void make_file(const char *path, const char *text, mode_t mode)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
@@ -56,13 +56,13 @@ static void a_command_that_can_not_run_is_told_from_one_that_is_not_there(void)
         const char *path;
         int step;
         int errnum;
-        const char *cause; /* NULL: none is known */
+        const char *cause; /* NULL: no cause */
     } cases[] = {
         {"missing", "a:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "/no/such/dir", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "a/noexec:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", NULL, UN_STEP_LOOKUP, ENOENT, "command-not-found"},
-        /* Root may search it. */
+        /* Root may search the directory `closed`. */
         {"missing", "closed:a", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "a:closed", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"noexec", "a:closed", UN_STEP_EXEC, EACCES, "command-not-executable"},
@@ -94,7 +94,7 @@ static void a_command_that_can_not_run_is_told_from_one_that_is_not_there(void)
     }
 }
 
-/* The status of a child that becomes the command; 99 if it does not. */
+/* Executes the command in a child; returns its exit status, or 99 if exec fails. */
 static int status_of(const char *file, const char *path)
 {
     const char *const argv[] = {file, NULL};
@@ -116,12 +116,12 @@ static void the_first_executable_along_path_is_run(void)
 {
     CHECK_INT(status_of("b/tool", NULL), 7);
     CHECK_INT(status_of("tool", "b"), 7);
-    /* One that is not executable, or no directory, does not end the search. */
+    /* A file that is not executable, or a missing directory, does not end the search. */
     CHECK_INT(status_of("tool", "a:b"), 7);
     CHECK_INT(status_of("tool", "/no/such/dir:a/noexec:b"), 7);
     CHECK_INT(status_of("true", NULL), 0);
     CHECK_INT(status_of("false", NULL), 1);
-    /* An empty entry is the current directory; the default path does not have one. */
+    /* An empty entry in PATH is the current directory; the default path has none. */
     CHECK_INT(chdir("b"), 0);
     CHECK_INT(status_of("tool", ":/no/such/dir"), 7);
     CHECK_INT(status_of("tool", "/no/such/dir:"), 7);

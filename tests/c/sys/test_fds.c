@@ -1,5 +1,4 @@
-/* Descriptors: which ones a command gets, and that the fallback for an old kernel closes as many.
- */
+/* Tests of the descriptors that a command gets, with close_range(2) and without it. */
 #include "check.h"
 #include "forked.h"
 #include "sys/sys.h"
@@ -37,7 +36,7 @@ static void open_at(int fd)
     }
 }
 
-/* 3 to 8 and two far away, all close-on-exec. */
+/* Opens descriptors 3 to 8 and two high ones, all close-on-exec. */
 static void open_some(void)
 {
     for (int fd = 3; fd <= 8; fd++)
@@ -85,7 +84,7 @@ static int one_to_be_kept_must_be_open(void *arg)
     return 0;
 }
 
-/* From here on close_range(2) is what it is before Linux 5.9, and under some filters: ENOSYS. */
+/* Makes close_range(2) fail with ENOSYS, as before Linux 5.9 and with some seccomp filters. */
 static void take_close_range_away(void)
 {
     struct sock_filter filter[] = {
@@ -101,8 +100,8 @@ static void take_close_range_away(void)
     CHECK_INT(errno, ENOSYS);
 }
 
-/* A limit lowered later does not close what is above it, and a huge one must not be counted up
- * to. */
+/* Descriptors above a lowered limit are closed, too, and a huge limit must not be counted
+ * through. */
 static int the_fallback_goes_by_what_is_open(void *arg)
 {
     struct rlimit limit;
@@ -125,7 +124,7 @@ static int the_fallback_keeps_what_is_to_be_kept(void *arg)
     return all_but_the_kept_are_closed(arg);
 }
 
-/* Pipes whose read ends are 0 to 2, each holding its own number. */
+/* Makes 0 to 2 the read ends of pipes, each with its own number as content. */
 static void number_the_standard_descriptors(void)
 {
     for (int fd = 0; fd < 3; fd++) {
@@ -145,10 +144,10 @@ static void number_the_standard_descriptors(void)
 
 struct placing {
     int stdio[3];
-    char want[3]; /* the number that each must hold then */
+    char want[3]; /* the number to read from each of 0 to 2 afterwards */
 };
 
-/* Checks are told by the status here: standard error is among what is moved. */
+/* Returns a status instead of using CHECK, since standard error is among the moved descriptors. */
 static int stdio_is_placed(void *arg)
 {
     const struct placing *placing = arg;
@@ -166,7 +165,7 @@ static int stdio_is_placed(void *arg)
         bool first = true;
         for (int other = 0; other < fd; other++)
             first = first && placing->want[other] != placing->want[fd];
-        /* A pipe holds its number once, so one that stands at two places is read at the first. */
+        /* A pipe has its number once; if it is on two descriptors, only the first is read. */
         if (first && (read(fd, &got, 1) != 1 || got != placing->want[fd]))
             return 3;
     }
@@ -205,7 +204,7 @@ static int there_is_room_for_many(void *arg)
     char byte;
     CHECK_INT(read(511, &byte, 1), -1);
     CHECK_INT(errno, EBADF);
-    /* No other one is left. */
+    /* All other descriptors are closed. */
     for (int fd = 3; fd < 511; fd++)
         CHECK(!is_open(fd));
     return 0;

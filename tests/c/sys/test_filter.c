@@ -1,4 +1,4 @@
-/* Filters that kill are told of, and nobody but a child of ours dies of them. */
+/* Tests of detecting seccomp filters that kill: only a child of the test's process dies. */
 #include "check.h"
 #include "forked.h"
 #include "sys/sys.h"
@@ -15,7 +15,7 @@
 static volatile sig_atomic_t heard;
 
 static pid_t own;
-static int *elsewhere; /* how often a handler of ours ran in another process */
+static int *elsewhere; /* number of signals handled in a child process */
 
 static void hear_where(int number)
 {
@@ -30,7 +30,7 @@ static void hear(int number)
     heard = 1;
 }
 
-/* Answers this call so from now on. */
+/* Installs a seccomp filter that returns `answer` for a system call. */
 static void filter(unsigned call, unsigned answer)
 {
     struct sock_filter rules[] = {
@@ -59,7 +59,7 @@ static int without_filter(void *arg)
     return 0;
 }
 
-/* Those that refuse are told by the call itself. */
+/* A filter that returns an error is not lethal; the call itself reports it. */
 static int with_refusal(void *arg)
 {
     (void)arg;
@@ -84,7 +84,8 @@ static int with_killer(void *arg)
     return 0;
 }
 
-/* An ignored SIGCHLD leaves nothing to wait for where it is what a child ends with. */
+/* If SIGCHLD is ignored, the kernel reaps each child whose exit signal is SIGCHLD, and its status
+ * is lost. */
 static int with_ignored_children(void *arg)
 {
     struct un_error err;
@@ -104,7 +105,7 @@ static _Noreturn void signal_all(void)
     _exit(0);
 }
 
-/* A signal for a whole group, as a terminal sends it, is handled once. */
+/* A signal for the whole process group, as from a terminal, is handled once. */
 static int with_signals(void *arg)
 {
     struct un_error err;
@@ -127,7 +128,8 @@ static int with_signals(void *arg)
     return 0;
 }
 
-/* A PID namespace ends with its first process, which is to be another one than ours. */
+/* The probing child must not become the first process of the new PID namespace, which would end
+ * with it. */
 static int with_children_elsewhere(void *arg)
 {
     struct un_error err;

@@ -1,4 +1,4 @@
-/* Running small programs side by side: what they say, and how they end. */
+/* Tests of running helper programs in parallel: their output and their ends. */
 #include "forked.h"
 #include "sys/sys.h"
 
@@ -6,7 +6,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 
-/* Far longer than anything takes, and far shorter than a test may last. */
+/* Much longer than any job takes, and much shorter than the timeout of a test. */
 enum { PATIENCE_MS = 20000 };
 
 struct shell {
@@ -60,7 +60,7 @@ static void output_without_end_is_read_but_not_kept(void)
 static void a_job_that_hangs_is_killed_when_its_time_is_over(void)
 {
     struct shell shell;
-    /* More time is only for a machine on which it has not come so far by then. */
+    /* Longer timeouts are tried only where a slow machine hasn't printed anything by then. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         run_one(&shell, "echo waiting; exec sleep 1000", ms);
         if (*shell.output)
@@ -99,7 +99,7 @@ static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
     CHECK(mkdtemp(dir) != NULL);
     snprintf(path, sizeof path, "%s/fifo", dir);
     CHECK_INT(mkfifo(path, 0600), 0);
-    /* The grandchild ends when our end of this FIFO does. */
+    /* The grandchild ends once the test closes its end of this FIFO. */
     int end = open(path, O_RDWR | O_CLOEXEC);
     CHECK(end >= 0);
     snprintf(script, sizeof script, "exec 3<%s; cat <&3 & echo started", path);
@@ -114,7 +114,7 @@ static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
     check_no_child_left();
 }
 
-/* Each one waits for the other: one after the other they would wait for ever. */
+/* Each job waits for the other: run one after the other, they would never end. */
 static void jobs_run_at_the_same_time(void)
 {
     struct shell shells[2];
@@ -171,7 +171,7 @@ static void a_job_gets_no_input_no_descriptor_and_no_environment_of_ours(void)
     CHECK(fd >= 0);
     CHECK_INT(setenv("SECRET", "x", 1), 0);
     run_one(&shell, "cat; ls /proc/self/fd | tr '\\n' ' '; echo ${SECRET-none}", PATIENCE_MS);
-    /* 3 is what ls itself has opened. */
+    /* ls has opened the directory as descriptor 3. */
     CHECK_TEXT(shell.output, "0 1 2 3 none\n");
     CHECK_INT(unsetenv("SECRET"), 0);
     close(fd);
@@ -198,8 +198,8 @@ static void a_program_that_is_not_there_leaves_none_running(void)
     CHECK_INT(after, before);
 }
 
-/* Where SIGCHLD is ignored, or has SA_NOCLDWAIT, the kernel reaps the children of a process, and
- * tells nobody how they ended. */
+/* With these settings of SIGCHLD the kernel reaps the children of a process, and their status is
+ * lost. */
 static const struct sigaction reaping[] = {
     {.sa_handler = SIG_IGN},
     {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT},
@@ -223,7 +223,7 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
         CHECK_INT(shell.job.status, 3);
         CHECK_TEXT(shell.output, "said\n");
 
-        /* Not by a shell, which might unblock signals. */
+        /* grep itself, since a shell might unblock signals. */
         init_shell(&shell, "");
         memcpy(shell.argv, grep, sizeof grep);
         CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
@@ -288,11 +288,11 @@ static int ignore_children_meanwhile(void *arg)
     return shell.job.ended == CLD_EXITED ? shell.job.status : 100 + shell.job.ended;
 }
 
-/* That a job may have failed must not pass for success. */
+/* A job with an unknown status must not count as successful. */
 static void an_end_that_nobody_saw_is_not_known(void)
 {
     int told = forked(ignore_children_meanwhile, NULL);
-    /* Linux 6.15 tells it whoever has a pidfd. */
+    /* Since Linux 6.15 the status of a reaped child is available by its pidfd. */
     CHECK(told == 3 || told == 100);
 }
 

@@ -1,4 +1,4 @@
-/* Registering for memory barriers is answered without the kernel, and nothing else is. */
+/* Tests of the seccomp filter that answers membarrier(2)'s registrations, and nothing else. */
 #include "check.h"
 #include "forked.h"
 #include "sys/sys.h"
@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* linux/membarrier.h. */
+/* Commands of linux/membarrier.h. */
 enum {
     QUERY = 0,
     REGISTER_GLOBAL_EXPEDITED = 1 << 2,
@@ -66,7 +66,7 @@ static int the_kernel_registers_otherwise(void *arg)
 static int without_the_right_to_filter_nothing_changes(void *arg)
 {
     int user = *(int *)arg;
-    /* Who may not, must not be root. */
+    /* Only a process without privileges may not install filters. */
     if (geteuid() == 0 && setresuid((uid_t)user, (uid_t)user, (uid_t)user))
         return 0;
     bool had_filter = has_filter();

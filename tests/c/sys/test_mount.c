@@ -1,4 +1,4 @@
-/* Mounts by descriptors, in a namespace of the test's own. */
+/* Tests of mounting by descriptors, in a mount namespace of the test. */
 #include "check.h"
 #include "forked.h"
 #include "needs.h"
@@ -31,7 +31,7 @@ static void write_text(const char *path, const char *text)
     close(fd);
 }
 
-/* Goes to a tmpfs of its own, with two directories and a mount in the first. */
+/* Enters new namespaces and a new tmpfs, with two directories and a mount in the first. */
 static void enter_own(void)
 {
     struct un_error err;
@@ -72,7 +72,7 @@ static int what_is_shown_is_read_only_with_all_below(void *arg)
     CHECK_INT(access("target/file", F_OK), 0);
     CHECK_INT(make("target/new"), EROFS);
     CHECK_INT(make("target/below/new"), EROFS);
-    /* The source stays as it was. */
+    /* The source of the bind mount stays writable. */
     CHECK_INT(make("source/new"), 0);
     CHECK_INT(make("source/below/new"), 0);
     return 0;
@@ -130,7 +130,7 @@ static int what_does_not_fit_is_refused(void *arg)
     return 0;
 }
 
-/* Has this call fail with `errnum` from now on. */
+/* Makes a system call fail with `errnum` from now on. */
 static void refuse(unsigned call, int errnum)
 {
     struct sock_filter rules[] = {
@@ -171,7 +171,8 @@ int main(void)
         a_tree_is_restricted_later,
         what_does_not_fit_is_refused,
     };
-    /* open_tree(2), move_mount(2) and mount_setattr(2) have these numbers on every machine. */
+    /* The numbers of open_tree(2), move_mount(2) and mount_setattr(2), equal on all
+     * architectures. */
     static const unsigned calls[] = {428, 429, 442};
     need_user_namespaces();
     for (size_t i = 0; i < COUNT(parts); i++)

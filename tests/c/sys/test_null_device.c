@@ -1,4 +1,5 @@
-/* What is opened as /dev/null is the device, and nobody waits for anything else there. */
+/* Tests that only the null device is opened as /dev/null, and that other files there never
+ * block. */
 #include "needs.h"
 #include "sys/sys.h"
 
@@ -30,7 +31,7 @@ static void check_refused(void)
         int next = dup(0);
         close(next);
         CHECK_INT(un_open_null(modes[i]), -1);
-        /* That of a FIFO that nobody reads from. */
+        /* ENXIO is the error of a FIFO without readers. */
         CHECK(errno == ENODEV || errno == ENXIO);
         CHECK_INT(dup(0), next);
         close(next);
@@ -49,13 +50,13 @@ static void a_job_is_run(void)
     CHECK(atoi(output) > 0);
 }
 
-/* Mounts a file over /dev/null, as root in a namespace may. */
+/* Mounts another file over /dev/null, as root in a user namespace can. */
 static int with_another_file(void *path)
 {
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWNS), 0);
     CHECK_INT(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
     CHECK_INT(mount(path, "/dev/null", NULL, MS_BIND, NULL), 0);
-    /* Whatever waits, ends. */
+    /* Ends the test if an open blocks. */
     alarm(30);
     check_refused();
     a_job_is_run();

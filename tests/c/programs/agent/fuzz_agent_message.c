@@ -1,5 +1,4 @@
-/* Whatever bytes a command's message has, what is read of it lies within them. libFuzzer calls this
- * with bytes of its own making. */
+/* Fuzz target: parsing a command's message of any bytes yields only pointers into the message. */
 #include "programs/agent/agent.h"
 
 #include <stdlib.h>
@@ -15,7 +14,7 @@ static size_t lengths(const char *const *words)
     return all;
 }
 
-/* Where what was read goes: the reads have to happen. */
+/* Accumulates all values that were read, so that the compiler keeps the reads. */
 static volatile uint64_t seen;
 
 static void use(const struct agent_loaded *loaded)
@@ -39,7 +38,8 @@ static void use(const struct agent_loaded *loaded)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    /* In memory that ends where the message does. */
+    /* A buffer that ends with the message, so that AddressSanitizer detects reads beyond the
+     * end. */
     struct agent_letter *letter = malloc(offsetof(struct agent_letter, bytes) + size);
     static struct agent_loaded loaded;
     letter->size = size;

@@ -1,4 +1,4 @@
-/* An agent on this machine's own kernel, and a host that asks it. */
+/* An agent on the host's kernel, outside any sandbox, and the host's side of its protocol. */
 #ifndef SERVED_H
 #define SERVED_H
 
@@ -18,7 +18,7 @@ struct served {
     pid_t pid;
 };
 
-/* A command to be: what is 0 or NULL is left out. */
+/* A command to start. A member that is 0 or NULL is left out of the message. */
 struct asked {
     const char *const *argv;
     const char *const *envp;
@@ -27,11 +27,11 @@ struct asked {
     unsigned flags;
     const struct agent_limit *limits;
     unsigned limit_count;
-    uint32_t umask; /* 0: unchanged */
+    uint32_t umask; /* 0: inherited */
     int stdio[3];   /* 0: /dev/null */
     uint16_t rows;
     uint16_t columns;
-    int words; /* for AGENT_WORDS_APART: where they are written to, 0: a file in memory */
+    int words; /* with AGENT_WORDS_APART: the descriptor to write arguments to; 0: a memory file */
 };
 
 static inline void socket_pair(int fd[2])
@@ -69,7 +69,7 @@ static inline void start_agent(struct served *agent)
     start_agent_within(agent, 0, NULL);
 }
 
-/* Its exit status. */
+/* Ends the agent by closing its socket; returns its exit status. */
 static inline int stop_agent(struct served *agent)
 {
     close(agent->control);
@@ -110,7 +110,7 @@ static inline uint32_t add_words(char **to, const char *const *words)
     return count;
 }
 
-/* All that a message is made of, with the words behind it; returns where they begin. */
+/* Encodes a message and the arguments behind it; returns the offset of the arguments. */
 static inline size_t encode(const struct asked *asked, char *bytes)
 {
     static const char *const path[] = {"PATH=/usr/bin:/bin", NULL};
@@ -140,7 +140,7 @@ static inline size_t encode(const struct asked *asked, char *bytes)
     return fixed;
 }
 
-/* The command's own socket. */
+/* Starts a command; returns the host's end of its socket. */
 static inline int ask(const struct served *agent, const struct asked *asked)
 {
     static char bytes[4 << 20];
@@ -202,7 +202,7 @@ static inline pid_t hear_start(int socket)
     return answer.note.value;
 }
 
-/* A status as waitpid(2) has it. */
+/* Returns the command's wait status, in the form of waitpid(2), from its socket. */
 static inline int hear_end(int socket)
 {
     struct answer answer = hear(socket);
@@ -237,7 +237,7 @@ static inline size_t read_all(int fd, char *text, size_t size)
     return length;
 }
 
-/* Runs a shell's script to its end: its status, and in `text` what it wrote. */
+/* Runs a shell script; returns its status, and its output in `text`. */
 static inline int run_script(const struct served *agent, const char *script, struct asked asked,
                              char *text, size_t size)
 {
@@ -255,8 +255,8 @@ static inline int run_script(const struct served *agent, const char *script, str
     return status;
 }
 
-/* Starts a script whose processes hold the end of a pipe, and waits until it has written a line:
- * the command's socket, and in *alive what ends when they all have. */
+/* Starts a shell script and waits for its first line. Returns the command's socket, and in *alive a
+ * pipe that reaches end of file when all its processes have ended. */
 static inline int start_script(const struct served *agent, const char *script, int *alive,
                                pid_t *pid)
 {

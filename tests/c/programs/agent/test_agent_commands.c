@@ -1,4 +1,4 @@
-/* What the agent does with a command: what that gets, how it ends, and what went wrong. */
+/* Tests of the agent's commands: what they inherit, their ends, and failures to start. */
 #include "served.h"
 
 #include <sys/resource.h>
@@ -25,7 +25,7 @@ static void it_has_no_descriptor_but_its_own(struct served *agent)
     CHECK_INT(
         run_script(agent, "ls /proc/self/fd | tr '\\n' ' '", (struct asked){0}, text, sizeof text),
         0);
-    /* The last one is of the directory itself. */
+    /* The last descriptor is that of the listed directory. */
     CHECK_TEXT(text, "0 1 2 3 ");
 }
 
@@ -69,12 +69,12 @@ static void fails(struct served *agent, struct asked asked, int step, int errnum
         asked.argv = found;
     int socket = ask(agent, &asked);
     hear_failure(socket, step, errnum);
-    /* And nothing is left of it. */
+    /* The command's socket reaches end of file. */
     CHECK_INT(hear(socket).size, 0);
     close(socket);
 }
 
-/* Makes an executable file at a path that ends with XXXXXX. */
+/* Writes an executable file; `path` is a template that ends with XXXXXX. */
 static void make_program(char *path, const char *text)
 {
     size_t length = strlen(text);
@@ -136,7 +136,7 @@ static void a_word_that_is_too_long_is_told(struct served *agent)
     fails(agent, (struct asked){.argv = argv, .flags = AGENT_WORDS_APART}, AGENT_STEP_EXEC, E2BIG);
 }
 
-/* Who is slow to say what is to be run keeps nobody else waiting, and may give it up. */
+/* A slow writer of arguments delays no other command, and may close the pipe instead. */
 static void words_in_a_pipe_are_waited_for(struct served *agent)
 {
     const char *const argv[] = {"sh", "-c", "exit 4", NULL};
@@ -223,7 +223,7 @@ static void the_hosts_nonsense_is_refused(struct served *agent)
     CHECK_INT(hear(socket).note.kind, AGENT_REFUSED);
     tell(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
     CHECK_INT(hear_end(socket), SIGTERM);
-    /* To nobody, which is no fault. */
+    /* A signal to processes that have ended is not an error. */
     tell(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
     tell(socket, AGENT_SIGNAL, AGENT_TO_GROUP, SIGTERM);
     tell(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGTERM);
@@ -289,7 +289,7 @@ static void where_descriptors_are_lost_that_is_told(void)
     struct served agent;
     struct rlimit before;
     CHECK_INT(getrlimit(RLIMIT_NOFILE, &before), 0);
-    /* The agent has five of its own. */
+    /* The agent itself uses five descriptors. */
     const struct rlimit few = {.rlim_cur = 7, .rlim_max = before.rlim_max};
     start_agent_within(&agent, RLIMIT_NOFILE, &few);
     int socket = ask(&agent, &asked);

@@ -1,7 +1,7 @@
-/* Whatever a command does, nothing of it is left once the host, the agent or its keeper is gone. */
+/* Tests that no process of a command survives the end of the host, the agent or its keeper. */
 #include "served.h"
 
-/* Each writes a line when it has become what it says. */
+/* Scripts that print a line once all their processes are running. */
 static const char *const stubborn[] = {
     "echo; exec sleep 1000",
     "sleep 1000 & echo; wait",
@@ -11,7 +11,7 @@ static const char *const stubborn[] = {
     "echo; while :; do (sleep 0.01 &); done",
 };
 
-/* How it is to end: what is closed or killed. */
+/* The event that ends a command: which socket is closed, or which process is killed. */
 enum way { SOCKET, CONTROL, TREE, AGENT, KEEPER, WAYS };
 
 static pid_t parent_of(pid_t pid)
@@ -56,7 +56,8 @@ static void nothing_is_left(const char *script, enum way way)
     CHECK_INT(wait_for(agent.pid), way == AGENT ? 128 + SIGKILL : 0);
 }
 
-/* A daemon goes on where the host has heard the end of the command, and is killed if it says so. */
+/* A daemon survives the command once the host has received its exit status; a signal to the tree
+ * kills it. */
 static void a_daemon_outlives_its_command(void)
 {
     struct served agent;
@@ -80,7 +81,7 @@ static void a_daemon_outlives_its_command(void)
 
 static void signals_go_where_they_are_to_go(void)
 {
-    /* Each is started by one that hears already. */
+    /* Each process starts the next one after setting its own trap. */
     static const char script[] =
         "trap 'echo p' TERM; sh -c 'trap \"echo g; exit\" TERM; "
         "setsid sh -c \"trap \\\"echo t; exit\\\" TERM; echo; while :; do sleep 0.01; done\" & "

@@ -1,11 +1,11 @@
-/* Keepers that are used again where the agent has noted nothing of them yet, as while its clone(2)
- * has not returned. */
+/* Tests of reusing idle keepers of which the agent has no record yet, as before its clone(2)
+ * returns. */
 #include "programs/agent/agent.h"
 #include "served.h"
 
 #define KEEPERS 2
 
-/* In memory that all keepers share, as those in a sandbox do. */
+/* State in memory that is shared by all keepers, as in a sandbox. */
 struct shared {
     struct agent agent;
     struct agent_idle idle;
@@ -24,7 +24,8 @@ static struct agent_block *share_block(void)
     return (struct agent_block *)(at - at % AGENT_BLOCK_SIZE);
 }
 
-/* `sockets` are the host's: a keeper waits until nobody has them. */
+/* Forks a keeper. `sockets` are the host's ends, which the keeper closes, since it waits for end of
+ * file on its own. */
 static pid_t start_keeper(struct agent_block *block, const int sockets[KEEPERS])
 {
     pid_t pid = fork();
@@ -88,7 +89,7 @@ int main(void)
     }
     while (!are_idle(&shared->idle))
         usleep(1000);
-    /* The one that listens takes this, and so the next command is for the one that waits. */
+    /* The listening keeper takes the first command, so the next one goes to the waiting keeper. */
     int busy = ask_for(&host, "sleep", "1000");
     hear_start(busy);
     int next = ask_for(&host, "true", NULL);

@@ -1,10 +1,10 @@
-/* A command that has a terminal, between the host's descriptors. */
+/* Tests of commands with a terminal whose input and output are the host's descriptors. */
 #include "served.h"
 
 struct sitting {
     int socket;
-    int in;  /* what is typed */
-    int out; /* what is seen */
+    int in;  /* pipe for the terminal's input */
+    int out; /* pipe with the terminal's output */
 };
 
 static struct sitting sit(struct served *agent, const char *script)
@@ -44,7 +44,7 @@ static void see(const struct sitting *sitting, const char *text)
     }
 }
 
-/* What is still to be seen, and the status of the end. */
+/* Reads the remaining output; returns the command's wait status. */
 static int rise(struct sitting *sitting, char *text, size_t size)
 {
     read_all(sitting->out, text, size);
@@ -98,7 +98,7 @@ static void input_ends_as_a_user_ends_it(struct served *agent)
     }
 }
 
-/* Nobody looks at a screen, and another command is not kept waiting. */
+/* Terminal output that the host does not read must not block another command. */
 static void a_slow_reader_keeps_nobody_else_waiting(struct served *agent)
 {
     struct sitting slow = sit(agent, "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done");
@@ -108,7 +108,7 @@ static void a_slow_reader_keeps_nobody_else_waiting(struct served *agent)
     ssize_t part;
     while ((part = read(slow.out, text, sizeof text)) > 0)
         length += (size_t)part;
-    /* Each has its number of digits, and what ends a line on a screen. */
+    /* Each line has its digits, and CR and LF from the terminal. */
     CHECK_INT((long long)length, 10 + 90 * 2 + 900 * 3 + 9000 * 4 + 10000 * 5 + 20000 * 2);
     close(slow.out);
     slow.out = open("/dev/null", O_RDONLY);
