@@ -1,11 +1,6 @@
-"""The mounts in /proc/self/mountinfo (proc_pid_mountinfo(5)), and a /proc of one's own."""
+"""The mounts in /proc/self/mountinfo (proc_pid_mountinfo(5))."""
 
 from __future__ import annotations
-
-import contextlib
-import os
-
-from usernsctl import _core
 
 # mount(2), linux/mount.h.
 MS_RDONLY = 0x1
@@ -26,19 +21,6 @@ _OPTION_FLAGS = {
     "nodiratime": MS_NODIRATIME,
     "relatime": MS_RELATIME,
 }
-
-
-def mount_own_proc() -> None:
-    """Mount a /proc of the PID namespace of this process, unless it is there.
-
-    runsc finds its children in /proc by their pids in that namespace.
-
-    :raises NamespaceError: mount(2) failed; in a container, since parts of its /proc are hidden.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        if os.readlink("/proc/self") == str(os.getpid()):
-            return
-    _core.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
 
 
 def mounts_below(top: str, mountinfo: str) -> dict[str, int]:

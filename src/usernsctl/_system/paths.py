@@ -9,9 +9,6 @@ from collections.abc import Callable
 
 from usernsctl import _core
 from usernsctl._lean import BinaryIO, Protocol, Self, TypeVar
-from usernsctl._system.processes import (
-    _read,
-)
 from usernsctl._text import quoted
 from usernsctl.maps import parse_map
 
@@ -419,7 +416,8 @@ def uid_outside() -> int:
     It is the same in the initial namespace, and where /proc does not tell.
     """
     try:
-        text = _read("/proc/self/uid_map").decode()
+        with open("/proc/self/uid_map") as file:
+            text = file.read()
     except OSError:
         text = ""
     return id_outside(os.geteuid(), text)

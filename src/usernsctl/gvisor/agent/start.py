@@ -57,12 +57,14 @@ class ProcessDefaults:
     :ivar env: the environment, each entry NAME=VALUE.
     :ivar rlimits: each a name like ``"RLIMIT_NOFILE"``, the soft limit and the hard one.
     :ivar capabilities: the names of those that root has.
+    :ivar capability_set: the same, a bit for each.
     :ivar no_new_privs: whether set-user-id programs have no effect.
     """
 
     env: tuple[str, ...] = ()
     rlimits: tuple[tuple[str, int, int], ...] = ()
     capabilities: tuple[str, ...] = ()
+    capability_set: int = 0
     no_new_privs: bool = True
 
     @classmethod
@@ -76,17 +78,20 @@ class ProcessDefaults:
         :raises ValueError: likewise.
         """
         limits = process.get("rlimits") or ()
-        capabilities = process.get("capabilities") or {}
+        bounding = (process.get("capabilities") or {}).get("bounding") or ()
+        names = tuple(map(str, bounding))
+        known = {CAPABILITIES.index(name) for name in names if name in CAPABILITIES}
         return cls(
             env=tuple(map(str, process.get("env") or ())),
             rlimits=tuple((str(one["type"]), int(one["soft"]), int(one["hard"])) for one in limits),
-            capabilities=tuple(map(str, capabilities.get("bounding") or ())),
+            capabilities=names,
+            capability_set=sum(1 << number for number in known),
             no_new_privs=bool(process.get("noNewPrivileges", False)),
         )
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> ProcessDefaults:
-        """Read a config.json, also one that :func:`without_command` has changed.
+        """Read a config.json, also one that :func:`set_agent_as_init` has changed.
 
         :raises ArithmeticError: as :meth:`of` does.
         :raises AttributeError: likewise.
@@ -96,12 +101,6 @@ class ProcessDefaults:
         """
         kept = (config.get("annotations") or {}).get(OF_COMMANDS)
         return cls.of(config["process"] if kept is None else json.loads(kept))
-
-    @property
-    def capability_set(self) -> int:
-        """The capabilities, a bit for each."""
-        known = (CAPABILITIES.index(name) for name in self.capabilities if name in CAPABILITIES)
-        return sum(1 << number for number in set(known))
 
 
 def agent_process(
@@ -149,11 +148,6 @@ def set_agent_as_init(config: dict[str, Any], release: Release, *words: str) -> 
     config["process"] = agent_process(
         ProcessDefaults.of(process), *words, is_bounded=not release.has("bounded-first")
     )
-
-
-def set_command_as_init(config: dict[str, Any]) -> None:
-    """Keep the command: what a bundle has where :func:`without_command` writes is forgotten."""
-    (config.get("annotations") or {}).pop(OF_COMMANDS, None)
 
 
 # What an agent says of itself is about a line.

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from usernsctl import _core
 from usernsctl._core.values import find_program
 from usernsctl._lean import Any, dataclass, field, fields
-from usernsctl._system import mounts
 from usernsctl._system.handover import close_inherited
 from usernsctl._system.paths import (
     ForeignLinkError,
@@ -70,6 +69,9 @@ def refuse_own(
             shown = {name: fd for name, fd in shown.items() if name in writable}
         _core.refuse_to_show(shown, templates)
 
+
+# MS_NOSUID, MS_NODEV and MS_NOEXEC (mount(2), linux/mount.h).
+_PROC_FLAGS = 0x2 | 0x4 | 0x8
 
 # Candidate mount points for the run's tmpfs: most machines have them, and few runs need them.
 _SCRATCH_DIRECTORIES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
@@ -458,7 +460,20 @@ class TargetNamespace:
         self.target.enter()
         if self.pid:
             _continue_in_child(reraise_signal=reraise_signal)
-            mounts.mount_own_proc()
+            _mount_own_proc()
+
+
+def _mount_own_proc() -> None:
+    """Mount a /proc of the PID namespace that this process is in, unless there is one.
+
+    runsc finds its children there, by the pids that they have for it.
+
+    :raises NamespaceError: the kernel refused; in a container, since parts of its /proc are hidden.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if os.readlink("/proc/self") == str(os.getpid()):
+            return
+    _core.mount("proc", "/proc", "proc", _PROC_FLAGS, None)
 
 
 def _continue_in_child(*, reraise_signal: bool) -> None:

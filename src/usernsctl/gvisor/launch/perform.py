@@ -18,7 +18,7 @@ from usernsctl._text import quoted
 from usernsctl.gvisor.launch import view
 from usernsctl.gvisor.launch.facts import Facts, descriptors, inspect
 from usernsctl.gvisor.launch.plan import plan_run
-from usernsctl.gvisor.launch.request import Request, search_path
+from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.steps import StartValues
 from usernsctl.gvisor.launch.view import COMMAND_LINE, View
 
@@ -57,7 +57,7 @@ def run_in_place(
     view.check(
         values.args[0],
         inside,
-        search=search_path(values.env),
+        search=view.search_path(values.env),
         cwd=cwd,
         caller=caller,
         tree=request.rootfs or request.bundle,

@@ -692,16 +692,6 @@ def home(uid: int) -> str:
     return "/root" if uid == 0 else "/"
 
 
-def search_path(settings: Iterable[str]) -> str:
-    """Return the PATH in `settings`, each NAME=VALUE, or the default PATH."""
-    found = DEFAULT_PATH
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name == "PATH":
-            found = value
-    return found
-
-
 def read_settings(settings: Iterable[str], caller: Mapping[str, str]) -> dict[str, str]:
     """Parse the values of ``--env``: ``NAME=VALUE``, or ``NAME`` for the caller's value.
 

@@ -256,6 +256,16 @@ def _walk_of(reached: Reached) -> Walk:
     )
 
 
+def search_path(settings: Iterable[str]) -> str:
+    """Return the PATH in `settings`, each NAME=VALUE, or the default PATH."""
+    found = DEFAULT_PATH
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name == "PATH":
+            found = value
+    return found
+
+
 def check(
     command: str,
     view: View,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import time
@@ -38,7 +39,6 @@ class AttachedSandbox:
     """Process 1 of a PID namespace, which ends as the sandbox does, and the sandbox with it.
 
     :ivar popen: that process, seen from outside.
-    :ivar inherited: what all commands of the sandbox have in common.
     :ivar network: the sandbox's, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`.
     """
 
@@ -62,7 +62,7 @@ class AttachedSandbox:
         state = f"{files.inside}/state"
         self._id = files.id
         self._runsc = [host.runsc, f"--root={state}"]
-        self.inherited: ProcessDefaults = files.inherited
+        self._files = files
         self.network: str = host.request.network
         self._environ = host.environ
         self._restrictions = host.restrictions
@@ -120,6 +120,11 @@ class AttachedSandbox:
             # It gives its namespaces up some time before it can be waited for.
             self.popen.wait()
             return None
+
+    @functools.cached_property
+    def inherited(self) -> ProcessDefaults:
+        """What all commands of the sandbox have in common."""
+        return self._files.inherited
 
     @property
     def status(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -96,8 +97,6 @@ class SandboxDirectory:
         self.pid_file: str = f"{self.inside}/pid"
         self._config = config.decode()
         self._image = image
-        #: What all commands of the sandbox have in common.
-        self.inherited: ProcessDefaults = ProcessDefaults.of_config(json.loads(config))
         # Of our own, so that the host may be closed meanwhile.
         self._top = host.open_directory()
         self._is_made = False
@@ -113,6 +112,11 @@ class SandboxDirectory:
                     errno=error.errno or 0,
                 ) from error
             raise
+
+    @functools.cached_property
+    def inherited(self) -> ProcessDefaults:
+        """What all commands of the sandbox have in common."""
+        return ProcessDefaults.of_config(json.loads(self._config))
 
     def _make(self, config: bytes) -> None:
         self._remove_left()

@@ -28,7 +28,7 @@ from usernsctl.commands.popen import (
 )
 from usernsctl.errors import BindError, NamespaceError, UsernsError
 from usernsctl.gvisor import checks, oci
-from usernsctl.gvisor.agent.start import set_agent_as_init, set_command_as_init
+from usernsctl.gvisor.agent.start import OF_COMMANDS, set_agent_as_init
 from usernsctl.gvisor.launch import view
 from usernsctl.gvisor.launch.bundle import open_bundle, writable_sources
 from usernsctl.gvisor.launch.facts import (
@@ -40,7 +40,7 @@ from usernsctl.gvisor.launch.facts import (
     refuse_own,
 )
 from usernsctl.gvisor.launch.plan import apply_request, plan_host, skips_membarrier
-from usernsctl.gvisor.launch.request import Bind, Request, base_environment, home, search_path
+from usernsctl.gvisor.launch.request import Bind, Request, base_environment, home
 from usernsctl.gvisor.launch.steps import (
     AGENT_INSIDE,
     VERIFIER_INSIDE,
@@ -251,7 +251,8 @@ class HostNamespace:
             options = ["--outlives"] if outlives else []
             set_agent_as_init(wanted, self._release, AGENT_INSIDE, *options)
         else:
-            set_command_as_init(wanted)
+            # What a bundle has there counts only where set_agent_as_init() wrote it.
+            (wanted.get("annotations") or {}).pop(OF_COMMANDS, None)
         if self.request.verify and args is not None:
             process["args"] = [VERIFIER_INSIDE, *process["args"]]
         oci.validate(wanted)
@@ -305,13 +306,14 @@ class HostNamespace:
                 view.check(
                     process["args"][0],
                     seen,
-                    search=search_path(process.get("env") or ()),
+                    search=view.search_path(process.get("env") or ()),
                     cwd=process["cwd"],
                     caller=os.environ,
                     tree=tree,
                     remedies=PYTHON,
                 )
 
+    @functools.cached_property
     def _owners(self) -> MappedIds | None:
         """Return whose directories somebody inside may search that this process may not.
 
@@ -335,7 +337,7 @@ class HostNamespace:
                 return PathDescriptor(os.open(f"..{below}", flags, dir_fd=directory), path)
 
             made = self.prepared
-            return View.built(made.launch, made.scratch, made.binds, opened, self._owners())
+            return View.built(made.launch, made.scratch, made.binds, opened, self._owners)
 
     def close(self) -> None:
         """Let go of the namespace. Sandboxes that still run keep what they need of it."""

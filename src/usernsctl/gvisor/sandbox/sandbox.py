@@ -155,7 +155,7 @@ class Sandbox(AsyncStartMixin):
             check_no_command(cwd=cwd, user=user, terminal=terminal)
             check_no_command(stdin=stdin, stdout=stdout, stderr=stderr)
         wanted = chosen_id(id)
-        request = _host_request(host_options, host)
+        get_host = _host_of(host_options, host)
         check_streams(stdin, stdout, stderr, terminal)
         start = checks.directory_inside(cwd)
         checks.variables(env)
@@ -163,7 +163,7 @@ class Sandbox(AsyncStartMixin):
         self._become(wanted, words or ())
 
         def begin() -> None:
-            used = host.prepared if host is not None else HostNamespace(request)
+            used = get_host()
             self._own_host = used if host is None else None
             if words == () and used.request.bundle is None:
                 raise ValueError(
@@ -675,17 +675,20 @@ class Sandbox(AsyncStartMixin):
 _KEYWORDS = frozenset((*keywords_of(Sandbox.__init__), *HostOptions.__annotations__))
 
 
-def _host_request(options: HostOptions, host: HostBase | None) -> Request:
-    """Return the request for a new host of a sandbox.
+def _host_of(options: HostOptions, host: HostBase | None) -> Callable[[], HostNamespace]:
+    """Return a function that returns the host of a sandbox: `host`, or a new one by `options`.
 
     :raises TypeError: an option is unknown, or has the wrong type.
     :raises ValueError: an option has a wrong value, or `options` and `host` are both given.
     """
     hint = "; its streams carry bytes, and what is about its namespaces is its host's"
     check_keywords("Sandbox", options, _KEYWORDS, hint)
-    if options and host is not None:
+    if host is None:
+        request = Request.for_host(options)
+        return lambda: HostNamespace(request)
+    if options:
         raise ValueError(f"the host decides these already: {', '.join(options)}")
-    return Request.for_host(options)
+    return lambda: host.prepared
 
 
 def check_no_command(**options: Any) -> None:
