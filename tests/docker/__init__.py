@@ -1,1 +1,1 @@
-"""Tests with a Docker engine of their own. `make docker` runs them, as root."""
+"""Tests with private Docker engines, which `make docker` runs as root."""

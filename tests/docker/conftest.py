@@ -1,4 +1,4 @@
-"""Two engines, one of them with userns-remap, and the images of Dockerfile.gvisor in both."""
+"""Fixtures of two Docker engines, one with userns-remap, and the images of Dockerfile.gvisor."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ BASE = "usernsctl-test/base"
 PRELUDE = "usernsctl-test/prelude"
 PRELUDE_PYTHON = "usernsctl-test/prelude-python"
 CONNECTOR = "usernsctl-test/connector"
-# By the targets that they are built from.
+# Images by their build targets in Dockerfile.gvisor.
 IMAGES = {"prelude": PRELUDE, "prelude-python": PRELUDE_PYTHON, "connector": CONNECTOR}
 
-# userns-remap takes this user's subordinate ranges, and it calls Podman; tools/user makes it.
+# The user whose subordinate ranges userns-remap uses, and who runs Podman; tools/user creates it.
 USER = "usernsctl-test"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TREE / "tests" / "docker"):
-            # Building the images takes longer than any test.
+            # Building the images takes longer than the timeout of a test.
             item.add_marker(pytest.mark.timeout(300, func_only=True))
 
 
 def objection() -> str | None:
-    """Why there can be no engine here."""
+    """Return why no engine can be started here, or None."""
     if os.geteuid() != 0:
         return "only root can start a Docker engine"
     if not (TREE / "Dockerfile.gvisor").exists():
@@ -43,7 +43,7 @@ def objection() -> str | None:
 
 @pytest.fixture(scope="session")
 def plain(userns_requires: Needs) -> Iterator[Engine]:
-    """An engine as it is by default, with all images."""
+    """Start an engine with default settings, and build all images."""
     if "docker" not in userns_requires.must_work:
         pytest.skip("it starts a Docker engine, which has not been asked for: make docker")
     if reason := objection():
@@ -58,7 +58,7 @@ def plain(userns_requires: Needs) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def remapped(plain: Engine) -> Iterator[Engine]:
-    """An engine whose containers have 65,536 ids (userns-remap), with the same images."""
+    """Start an engine whose containers have 65,536 ids (userns-remap), with the same images."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     with started("remapped", f"--userns-remap={USER}") as engine:
         hand_over([*IMAGES.values()], plain, engine)
@@ -67,7 +67,7 @@ def remapped(plain: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """The engine that a test is parametrized with, by its name."""
+    """Return the engine fixture that a test's parameter names."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Engine)
     return found

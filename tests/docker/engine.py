@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TREE = Path(__file__).parent.parent.parent
-# Images and the build cache stay here, so that the next run need not make them again.
+# Images and the build cache persist here between test runs.
 CACHE = Path("/var/cache/usernsctl/docker")
 
 _FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
 
-# docker run says so where the host does not forward packets; no container here needs that.
+# docker run prints this where the host forwards no packets, which no container here needs.
 _WARNING = "WARNING: IPv4 forwarding is disabled. Networking will not work.\n"
 
 START_SECONDS = 60
 STOP_SECONDS = 60
 BUILD_SECONDS = 900
 
-# No network of its own, no rule in the host's firewall, and no host that passes packets on.
+# Without a bridge, firewall rules, or a change of the host's packet forwarding.
 _DAEMON = [
     "dockerd",
     "--bridge=none",
@@ -39,14 +39,14 @@ _DAEMON = [
 
 
 class EngineError(Exception):
-    """The engine, or a command that it was given, failed."""
+    """Failure of the engine or of a docker command."""
 
 
 @dataclass(frozen=True)
 class Engine:
     """A running engine.
 
-    :ivar directory: what is here goes away with it: its socket, and its clients' settings.
+    :ivar directory: the temporary directory of the engine's socket and its clients' settings.
     """
 
     directory: Path
@@ -61,9 +61,9 @@ class Engine:
     def __call__(
         self, *arguments: str, input: str | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        """Run a docker command, with the tree as its directory; `timeout` is in seconds.
+        """Run a docker command in the source tree; `timeout` is in seconds.
 
-        docker's warning that the host does not forward packets is left out of its standard error.
+        docker's warning that the host forwards no packets is removed from standard error.
         """
         done = subprocess.run(
             self.command(*arguments),
@@ -79,9 +79,9 @@ class Engine:
         return done
 
     def must(self, *arguments: str, timeout: float = BUILD_SECONDS) -> str:
-        """The output of a docker command that has to succeed.
+        """Return the output of a docker command that must succeed.
 
-        :raises EngineError: it failed.
+        :raises EngineError: the command fails.
         """
         done = self(*arguments, timeout=timeout)
         if done.returncode != 0:
@@ -97,11 +97,11 @@ class Engine:
 
 @contextlib.contextmanager
 def started(name: str, *options: str) -> Iterator[Engine]:
-    """A new engine, which has stopped and left no process, mount or socket when the context ends.
+    """Start an engine; stop it at the end, and check that nothing of it remains.
 
-    :param name: which of the caches it works with; only one engine at a time can.
-    :raises EngineError: it does not start, changes whether this machine is a router, or leaves
-        something behind.
+    :param name: the engine's cache, which only one engine at a time can use.
+    :raises EngineError: the engine does not start, changes the host's packet forwarding, or leaves
+        a process, mount or socket behind.
     """
     forwards = _FORWARDS.read_text()
     data = CACHE / name
@@ -111,8 +111,8 @@ def started(name: str, *options: str) -> Iterator[Engine]:
         tempfile.TemporaryDirectory(prefix="usernsctl-docker-") as scratch,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # With userns-remap, the root of the containers is another user. Where it can't pass, the
-        # engine makes directories of its own beside these.
+        # With userns-remap, root of the containers is another user. If that user can't search this
+        # directory, the engine uses other directories.
         os.chmod(scratch, 0o711)
         directory = Path(scratch)
         log = directory / "log"
@@ -147,7 +147,7 @@ def _wait_for(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -> Non
     while engine("version").returncode != 0:
         if daemon.poll() is not None or time.monotonic() > deadline:
             raise EngineError(f"dockerd did not start: {log.read_text()[-4000:]}")
-        # There is nothing to wait on: its socket exists before it answers.
+        # Polled, since the socket exists before the engine answers.
         time.sleep(0.1)
 
 
@@ -166,7 +166,7 @@ def _stop(engine: Engine, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def unmount_below(*directories: Path) -> None:
-    """What an engine leaves mounted, such as its own network namespace."""
+    """Unmount what an engine leaves mounted, such as its network namespace."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     for point in sorted(points, reverse=True):
@@ -175,9 +175,9 @@ def unmount_below(*directories: Path) -> None:
 
 
 def make_base(engine: Engine, image: str, suite: str) -> None:
-    """Make a Debian image, as small as debootstrap makes it, unless the engine has it.
+    """Make a minimal Debian image by debootstrap, unless the engine has it.
 
-    :raises EngineError: debootstrap failed.
+    :raises EngineError: debootstrap fails.
     """
     if engine.has(image):
         return
@@ -187,7 +187,7 @@ def make_base(engine: Engine, image: str, suite: str) -> None:
         )
         if made.returncode != 0:
             raise EngineError(f"debootstrap: {made.stderr}{made.stdout[-4000:]}")
-        # It is the image's root directory, which every user has to pass.
+        # The image's root directory, which every user must be able to search.
         os.chmod(root, 0o755)
         for kept in ("var/cache/apt/archives", "var/lib/apt/lists"):
             shutil.rmtree(Path(root, kept))
@@ -205,23 +205,23 @@ def make_base(engine: Engine, image: str, suite: str) -> None:
 
 
 def build(engine: Engine, target: str, image: str, base: str, *options: str) -> None:
-    """Build a target of Dockerfile.gvisor, trusting the certificates that pip trusts here.
+    """Build a target of Dockerfile.gvisor, with the host's certificates for pip.
 
-    :param options: others of `docker build`.
-    :raises EngineError: it can't be built.
+    :param options: more options of `docker build`.
+    :raises EngineError: the build fails.
     """
     named = [f"--target={target}", f"--tag={image}", f"--build-arg=BASE={base}", *options]
     certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificates:
         named.append(f"--secret=id=ca,src={certificates}")
-    # There is no other network that a build of this engine's could have.
+    # The engine has no bridge, so a build can only use the host's network.
     engine.must("build", "--network=host", "--file=Dockerfile.gvisor", *named, ".")
 
 
 def hand_over(images: Sequence[str], source: Engine, target: Engine) -> None:
-    """Copy images, unless the other engine has the same.
+    """Copy images to another engine, unless it has the same ones.
 
-    :raises EngineError: they can't be copied.
+    :raises EngineError: copying fails.
     """
     if all(target.has(one) and target.image_id(one) == source.image_id(one) for one in images):
         return

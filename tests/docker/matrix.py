@@ -1,4 +1,4 @@
-"""The ways to run a container, and what must come of each."""
+"""Table of ways to run a container, and the expected causes and remedies of each."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ NO_NEW_PRIVILEGES = "--security-opt=no-new-privileges"
 NONE_LEFT = "--cap-drop=ALL"
 FOR_HELPERS = ("--cap-add=SETUID", "--cap-add=SETGID")
 
-# What Docker itself says, where the container is not even started.
+# An error of Docker itself, which does not start the container.
 REFUSED = "privileged mode is incompatible with user namespaces"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way.
+    """A way to run a container.
 
-    :ivar options: those of ``docker run``.
-    :ivar ids: whether a run maps its own id, or all that the user has.
-    :ivar causes: what must be named, one after another as the remedies are applied; none if it
-        works at once.
+    :ivar options: options of ``docker run``.
+    :ivar ids: whether the command maps one id, or all ids of the user.
+    :ivar causes: the causes that are named one after another as remedies are applied; empty if the
+        command works at once.
     """
 
     daemon: Daemon
@@ -48,13 +48,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Remedy:
-    """How a remedy is applied.
+    """Application of a remedy.
 
-    :ivar text: what must be in the remedy that is printed.
+    :ivar text: a part of the printed remedy.
     :ivar add: options to add.
-    :ivar drop: options to leave out.
-    :ivar shell: what root types in the container, or in its image; UID is the user's id, and USER
-        the name.
+    :ivar drop: options to remove.
+    :ivar shell: a command for root in the container, or in its image. UID is replaced by the user's
+        id, and USER by the name.
     """
 
     text: str
@@ -74,7 +74,7 @@ REMEDIES = {
     "no-new-privs": Remedy("without --security-opt no-new-privileges", drop=(NO_NEW_PRIVILEGES,)),
     "bounding-set": Remedy("--cap-add SETUID --cap-add SETGID", add=FOR_HELPERS),
     "needs-setfcap": Remedy("--cap-add SETFCAP", add=("--cap-add=SETFCAP",)),
-    # useradd grants ranges as well.
+    # useradd adds subordinate ranges, too.
     "no-passwd-entry": Remedy("useradd --uid UID NAME", shell="useradd --uid=UID USER"),
     "no-subordinate-range": _grant("100000-165535"),
     "range-outside-parent": _grant("1001-65535"),
@@ -88,7 +88,7 @@ def _both(
     causes: Sequence[str] = (),
     for_all: Sequence[str] | None = None,
 ) -> Iterable[Cell]:
-    """A cell for one id, and one for all; `for_all` are the causes of the latter if they differ."""
+    """Yield a cell for one id, and one for all ids with the causes `for_all` if given."""
     yield Cell(daemon, options, "one", tuple(causes))
     yield Cell(daemon, options, "all", tuple(causes if for_all is None else for_all))
 
@@ -138,7 +138,7 @@ CELLS = [
 
 
 def cause_of(done: subprocess.CompletedProcess[str]) -> str:
-    """The cause that standard error names."""
+    """Return the cause that standard error names."""
     if REFUSED in done.stderr:
         return REFUSED
     named = re.findall(r"^  why: .* \[([a-z-]+)\]$", done.stderr, re.MULTILINE)
@@ -153,7 +153,7 @@ _DAEMONS = {
 
 
 def table(found: dict[Cell, tuple[str, ...]]) -> str:
-    """What came of each way, in Markdown."""
+    """Return the page about the found causes, in Markdown."""
     text = [
         "# What works in Docker, and what does not",
         "",

@@ -1,4 +1,4 @@
-"""The connector in its container: the same answers as without gVisor, and the same ways to end."""
+"""Tests of the connector in its container: its messages, signals, exits, and error messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Message = dict[str, Any]
 
 
 class Station:
-    """A server of records in pages, which can be told to keep the second page waiting."""
+    """A server of records in pages that can delay the second page."""
 
     def __init__(self) -> None:
         self.waiting = threading.Event()
@@ -56,7 +56,7 @@ class Station:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Keep the tests' output to what matters."""
+                """Log nothing, to keep the tests' output short."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -82,7 +82,7 @@ def station() -> Iterator[Station]:
 
 @pytest.fixture
 def files(station: Station) -> Iterator[Path]:
-    """The directory that is mounted into the container: manifest, configuration and catalog."""
+    """Make the directory for the container's mount: manifest, configuration and catalog."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
         for name in ("manifest.yaml", "configured_catalog.json"):
             Path(made, name).write_text((TREE / "demo" / name).read_text())
@@ -97,7 +97,7 @@ def arguments(verb: str) -> list[str]:
 
 
 def options(files: Path, *more: str) -> list[str]:
-    # The engine has no network but the host's.
+    # The engine's only network is the host's.
     return ["--network=host", f"--volume={files}:/files:ro", *more]
 
 
@@ -138,7 +138,7 @@ def test_it_is_gvisor_that_the_connector_runs_on(plain: Engine) -> None:
 
 
 def test_python_variables_are_the_program_s_only(plain: Engine) -> None:
-    """What they name is code of the program's, and must not run outside of gVisor."""
+    """PYTHON* variables name code of the payload, which must not run outside gVisor."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-path-") as made:
         os.chmod(made, 0o755)
         report = "import sys; sys.stderr.write(open('/proc/version').read())\n"
@@ -190,7 +190,7 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
         assert station.waiting.wait(120)
         plain.must("stop", "--time=60", name)
         reading.communicate(timeout=30)
-    # By SIGTERM: after the time, it would be killed.
+    # 143 is the status after SIGTERM; after its timeout, docker stop would send SIGKILL.
     assert reading.returncode == 143
 
 
@@ -207,7 +207,7 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
 def test_a_signal_before_the_sandbox_is_there_is_not_lost(
     signal: Signals, start: list[str], plain: Engine
 ) -> None:
-    """The first process of a container gets none that it neither handles nor blocks."""
+    """The kernel discards a signal that process 1 of a container neither handles nor blocks."""
     name = f"usernsctl-early-{os.getpid()}-{signal.name}"
     run = ["run", "--detach", f"--name={name}", *PROTECTED, *start]
     plain.must(*run, "sleep", "1000")
@@ -254,7 +254,7 @@ def test_a_setting_that_decides_no_more_is_told(name: str, plain: Engine) -> Non
 
 
 def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) -> None:
-    """As docs/docker.md says."""
+    """docs/docker.md describes both ways to run docker exec."""
     name = f"usernsctl-exec-{os.getpid()}"
     plain.must("run", "--detach", f"--name={name}", *PROTECTED, IN_GVISOR, CONNECTOR, "sleep", "99")
     try:
@@ -270,7 +270,7 @@ def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) 
 
 @pytest.mark.parametrize("user", ["1000", "0", "12345"])
 def test_the_health_check_works_in_a_running_container(plain: Engine, user: str) -> None:
-    """It runs where `docker exec` does: in the mount namespace of process 1."""
+    """The check runs where `docker exec` does: in the mount namespace of process 1."""
     shown = plain.must("image", "inspect", "--format={{json .Config.Healthcheck.Test}}", CONNECTOR)
     kind, *command = json.loads(shown)
     assert kind == "CMD"
@@ -285,7 +285,7 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
     assert told == again == "Ready for a command in gVisor; runsc itself was not started\n"
 
 
-# From where runsc itself crashes to where the sandbox has not enough.
+# From limits at which runsc itself crashes up to limits that are too low for the sandbox.
 @pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
 def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--pids-limit={limit}", CONNECTOR, "spec")
@@ -294,7 +294,7 @@ def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
     assert "--pids-limit" in done.stderr.partition("  remedy: ")[2]
 
 
-# With less than 10, the engine itself can't start a container.
+# With a limit below 10, the engine itself can't start a container.
 @pytest.mark.parametrize("limit", [10, 12, 16, 20, 24, 32, 64, 100])
 def test_too_few_descriptors_are_told(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--ulimit=nofile={limit}", CONNECTOR, "spec")
@@ -303,7 +303,7 @@ def test_too_few_descriptors_are_told(limit: int, plain: Engine) -> None:
 
 
 def test_too_little_memory_is_told(plain: Engine) -> None:
-    """gVisor goes on without the process that is killed, and the command fails as if by itself."""
+    """gVisor survives the killed process, so only the command's failure reports it."""
     grow = "held = []\nwhile True: held.append(b'x' * 10**7)"
     limits = ["--memory=300m", "--memory-swap=300m", IN_GVISOR]
     done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "python3", "-c", grow)
@@ -323,7 +323,7 @@ def test_host_name_and_working_directory_are_the_container_s(plain: Engine) -> N
 
 
 def test_doctor_is_plain_on_a_terminal(plain: Engine) -> None:
-    """The image does without rich."""
+    """The image does not include rich."""
     done = plain("run", "--rm", "--tty", SECCOMP, PRELUDE_PYTHON, "doctor")
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("Ready for a command in gVisor")

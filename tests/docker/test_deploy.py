@@ -1,4 +1,4 @@
-"""What is shipped to run the connector with: Kubernetes' objects, compose.yaml, daemon.json."""
+"""Tests of the shipped deployment files: Kubernetes objects, compose.yaml and daemon.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from docker.engine import TREE, Engine, build, started
 from docker.matrix import NO_NEW_PRIVILEGES, SECCOMP
 
 KUBERNETES = TREE / "deploy" / "kubernetes"
-# hostUsers is in all of them.
+# Kubernetes releases whose API has hostUsers.
 VERSIONS = ["1.33", "1.37"]
 
 
@@ -38,7 +38,7 @@ def test_kubernetes_knows_every_field(name: str, version: str) -> None:
 
 
 def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
-    """A check of the check."""
+    """The validator itself must reject unknown fields."""
     job = objects("job.yaml")[1]
     job["spec"]["template"]["spec"]["hostUser"] = False
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -46,7 +46,7 @@ def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
 
 
 def docker_options() -> list[str]:
-    """What the Job's security context is for Docker."""
+    """Return the options of docker run that correspond to the Job's security context."""
     pod = objects("job.yaml")[1]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     context, own = pod["securityContext"], container["securityContext"]
@@ -66,7 +66,7 @@ def docker_options() -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> None:
-    """hostUsers: false is userns-remap: both give the container 65,536 ids."""
+    """hostUsers: false corresponds to userns-remap: both give the container 65,536 ids."""
     done = remapped("run", "--rm", *docker_options(), CONNECTOR, "spec")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
@@ -78,7 +78,7 @@ def daemon_set() -> dict[str, Any]:
 
 
 def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Do what the DaemonSet does, with the options that its security context amounts to."""
+    """Run the DaemonSet's command, with the docker options of its security context."""
     (copy,) = daemon_set()["initContainers"]
     limit = copy["resources"]["limits"]["memory"].replace("Mi", "m")
     return plain(
@@ -91,7 +91,7 @@ def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[
 
 @pytest.fixture
 def node() -> Iterator[Path]:
-    """A directory with what the DaemonSet mounts: the profile, and the kubelet's directory."""
+    """Make a directory with the DaemonSet's mounts: the profile, and the kubelet's directory."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-seccomp-") as made:
         Path(made, "profile").mkdir()
         Path(made, "kubelet").mkdir()
@@ -111,7 +111,7 @@ def test_the_profile_is_copied_as_the_daemonset_says(plain: Engine, node: Path) 
             assert target.read_text() == (TREE / "docker" / "seccomp.json").read_text()
             assert [file.name for file in target.parent.iterdir()] == ["usernsctl.json"]
             assert target.stat().st_mode & 0o777 == 0o644
-            # Renamed over the old one, and not written into it.
+            # The new file was renamed over the old one, not written into it.
             assert not os.path.samestat(os.fstat(before.fileno()), target.stat())
 
 
@@ -154,7 +154,8 @@ def test_the_daemonset_takes_no_more_than_it_needs() -> None:
     assert "volumeMounts" not in done
 
 
-# Where clouds hand out the credentials of a machine: docs of AWS, Google, Azure, Alibaba, Oracle.
+# Addresses of metadata services with a machine's credentials, from the documentation of AWS,
+# Google, Azure, Alibaba and Oracle.
 METADATA = [
     *["169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200"],
     *["192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fe80::a9fe:a9fe"],
@@ -197,11 +198,12 @@ def test_compose_runs_the_connector(plain: Engine) -> None:
 
 
 def test_the_engine_s_settings_are_enough(plain: Engine, tmp_path: Path) -> None:
-    """With docker/daemon.json, and the profile where it names one, no container needs options."""
+    """With docker/daemon.json and its seccomp profile, containers need no more options."""
     settings = json.loads((TREE / "docker" / "daemon.json").read_text())
     assert settings["userns-remap"] == "default"
     assert settings["seccomp-profile"] == "/etc/docker/usernsctl-seccomp.json"
-    # No user of that name is made for a test, and no file put into /etc.
+    # The tests' own user and profile path, since a test creates no user dockremap and no file in
+    # /etc.
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     settings["userns-remap"] = USER
     settings["seccomp-profile"] = str(TREE / "docker" / "seccomp.json")
@@ -233,10 +235,11 @@ SHOW_VERSION = "#!/bin/sh\nexec cat /proc/version\n"
 def build_recipe(
     plain: Engine, page: str, begin: str, context: Path, prelude: str = PRELUDE
 ) -> None:
-    """Build the image of the one Dockerfile in a page that begins so.
+    """Build an image from the only Dockerfile of a page with this beginning.
 
-    :param context: the directory that it is built from, which also has a program named so.
-    :param prelude: the image that the page calls so.
+    :param begin: the first lines of the Dockerfile.
+    :param context: the build's directory, which also contains a program that the Dockerfile copies.
+    :param prelude: the image to use for the one that the page calls prelude.
     """
     recipes = RECIPE.findall((TREE / page).read_text())
     (recipe,) = [one for one in recipes if one.startswith(begin)]
@@ -247,7 +250,7 @@ def build_recipe(
     program = context / "program"
     program.write_text(SHOW_VERSION)
     program.chmod(0o755)
-    # There is no other network that a build of this engine's could have.
+    # The engine has no bridge, so a build can only use the host's network.
     build = ["build", "--network=host", f"--tag={RECIPE_IMAGE}"]
     built = plain(*build, str(context), timeout=600)
     assert built.returncode == 0, built.stderr
@@ -273,7 +276,7 @@ def test_an_image_is_made_as_documented(
 
 @pytest.mark.timeout(900)
 def test_an_image_is_made_again_once_prelude_was(plain: Engine, tmp_path: Path) -> None:
-    """The engine takes the programs, which are the same, from its cache; the launches are new."""
+    """The build cache has the unchanged programs; the launches must be made again."""
     recipe = ("docs/docker.md", "FROM my-image\n")
     build_recipe(plain, *recipe, tmp_path)
     build(plain, "prelude", PRELUDE_AGAIN, BASE, "--no-cache-filter=build,launches")
@@ -296,7 +299,7 @@ def test_a_launch_is_made_as_documented(plain: Engine, tmp_path: Path) -> None:
 
 
 def test_the_images_have_no_file_that_all_may_write(plain: Engine) -> None:
-    """And no certificate that the base does not have."""
+    """Nor has an image certificates that its base lacks."""
     found = plain(
         *["run", "--rm", "--user=0", "--entrypoint=sh", CONNECTOR, "-c"],
         "find / -xdev -perm -0002 ! -type l ! -path '/tmp' ! -path '/var/tmp' ! -path /run/lock "
@@ -306,7 +309,7 @@ def test_the_images_have_no_file_that_all_may_write(plain: Engine) -> None:
     assert found.stdout == base.stdout == ""
 
 
-# Of which runsc is 30.
+# Megabytes, of which runsc takes 30.
 PRELUDE_MEGABYTES = 45
 
 

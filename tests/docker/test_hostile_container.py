@@ -1,6 +1,6 @@
-"""Attacks by who chooses a container's environment, its files, or its arguments.
+"""Attacks by a container's environment variables, files and arguments.
 
-They name code that would run in the container, but outside of gVisor.
+Each attack tries to run code in the container, but outside gVisor.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from docker.engine import Engine
 from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
-# By its path: else it is looked for, in gVisor, along the same PATH.
+# By its absolute path, since other names are searched for in gVisor along the same PATH.
 VERSION = ["/bin/cat", "/proc/version"]
 
 LAUNCH = [EXEC, PRELUDE]
 
-# What libc and runsc look at.
+# Variables that libc and runsc read.
 OF_OTHERS = ["GLIBC_TUNABLES=glibc.malloc.check=3", "GVISOR_SIDECAR_BINARIES_DIR={}"]
 
-# How the images start a command in gVisor, and what they start outside of it: options, arguments.
+# How the images start a command in gVisor, and programs outside gVisor: options and arguments.
 STARTS: dict[str, tuple[list[str], list[str]]] = {
     "the connector": ([CONNECTOR], ["spec"]),
     "in-gvisor": ([IN_GVISOR, CONNECTOR], ["--", *VERSION]),
@@ -40,22 +40,22 @@ STARTS: dict[str, tuple[list[str], list[str]]] = {
     "run": ([PRELUDE_PYTHON], ["run", "--env-all", "--expose-root", "--", *VERSION]),
     "doctor": ([PRELUDE_PYTHON], ["doctor"]),
 }
-# Those of a run, all of whose output must be the command's in gVisor.
+# Starts whose whole output must be the command's in gVisor.
 SHOWN = set(STARTS) - {"the connector", "doctor"}
-# All ids need a privilege that the others are denied.
+# Mapping all ids requires a privilege that the other starts are denied.
 PRIVILEGED = {"all ids", "a launch of all ids"}
 
 
 @pytest.fixture
 def volume() -> Iterator[Path]:
-    """A directory of modules, programs and libraries that is /traps in the container."""
+    """Make a directory of modules, programs and libraries, which is /traps in the container."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-traps-") as made:
         os.chmod(made, 0o777)
         yield Path(made)
 
 
 def test_the_traps_work_in_a_container(plain: Engine, volume: Path) -> None:
-    """A check of the attacks: a shell as the entrypoint falls into them."""
+    """The traps must catch a shell as the entrypoint, or the attacks would prove nothing."""
     traps = set_traps(volume, Path("/traps"))
     for setting in ("LD_PRELOAD=/traps/traps/trap.so", "PATH=/traps/traps"):
         plain(
@@ -83,7 +83,7 @@ def test_variables_and_a_volume_name_what_runs_outside_gvisor(
         if start in SHOWN and done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{chosen}: {done.stdout!r}")
         if start in SHOWN and not any(one.startswith("LD_") for one in chosen):
-            # The traps did not keep it from running, so there was something to attack.
+            # The command ran despite the traps, so the attack was a real one.
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):
         tally.succeeded(mark)
@@ -93,7 +93,7 @@ def test_variables_and_a_volume_name_what_runs_outside_gvisor(
 def test_the_health_check_runs_nothing_that_a_variable_names(
     image: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """It runs outside of gVisor, with the container's environment and in its directory."""
+    """The health check runs outside gVisor, with the container's environment and directory."""
     traps = set_traps(volume, Path("/traps"))
     shown = plain.must("image", "inspect", "--format={{json .Config}}", image)
     kind, *command = json.loads(shown)["Healthcheck"]["Test"]
@@ -114,7 +114,7 @@ def test_the_health_check_runs_nothing_that_a_variable_names(
 
 @pytest.mark.parametrize("image", [PRELUDE, PRELUDE_PYTHON, CONNECTOR])
 def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tally) -> None:
-    """What an image starts is named by an absolute path, which root owns and nobody may write."""
+    """An image starts programs by absolute paths that root owns and no one else may write."""
     config = json.loads(plain.must("image", "inspect", "--format={{json .Config}}", image))
     started = [config["Entrypoint"], config["Healthcheck"]["Test"][1:]]
     for command in started:
@@ -128,7 +128,7 @@ def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tall
 
 
 def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
-    """A launch decides what the next command may have: it is root's alone."""
+    """A launch file defines the privileges of later commands, so only root may change it."""
     listed = "stat -c '%U %a' /etc/usernsctl /etc/usernsctl/*"
     attacks = ["echo x >>launch", "mv launch.all-ids launch", "rm -f launch", "touch launch.x"]
     attacks.append("chmod 666 launch")
@@ -142,7 +142,7 @@ def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
 
 
 def test_hostile_arguments_change_no_policy(plain: Engine, tally: Tally) -> None:
-    """The image's options are ended, so that what follows is the command's."""
+    """The entrypoint ends its options by --, so that all later arguments are the command's."""
     for word in ("--network=host", "--ids=all", "--runsc=/traps/runsc", "--", "--help"):
         done = plain("run", "--rm", *PROTECTED, "--network=none", CONNECTOR, word)
         tally.tried()
@@ -176,7 +176,7 @@ os.waitpid(child, 0)
 def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
     protected: bool, plain: Engine, tally: Tally
 ) -> None:
-    """What --security-opt no-new-privileges is for: newuidmap serves whoever is there."""
+    """newuidmap serves any process of the user, unless no-new-privileges is set."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
         os.chmod(made, 0o777)
         options = [SECCOMP, NO_NEW_PRIVILEGES] if protected else [SECCOMP]
@@ -196,7 +196,7 @@ def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
 def test_hostile_modules_in_the_working_directory_of_doctor(
     plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Also where it is called by the path of the script, as root."""
+    """Also if root starts doctor by the path of its script."""
     traps = set_traps(volume, Path("/traps"))
     script = shlex.join(["/opt/usernsctl/bin/usernsctl", "doctor"])
     for user in ("0", "1000"):

@@ -1,4 +1,4 @@
-"""Each way to run a container runs the connector in gVisor, or says why not and what helps."""
+"""Tests that each way to run a container works with gVisor, or names the cause and a remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from docker.matrix import CELLS, REMEDIES, Cell, Remedy, cause_of, table
 PAGE = TREE / "docs" / "docker-matrix.md"
 WRITE = "USERNSCTL_WRITE_MATRIX"
 
-# In the sandbox all is read-only below an overlay, so a trace is left only by a run outside of it.
+# Inside the sandbox an overlay takes all writes, so only a run outside leaves this file.
 TRACE = "ran"
 PAYLOAD = [
     *["sh", "-c"],
@@ -29,19 +29,19 @@ PAYLOAD = [
 ]
 NAMES = {"0": "root", "1000": "airbyte"}
 
-# More remedies than this after another are no help.
+# The maximum number of remedies to apply one after another.
 REMEDIES_MAX = 4
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[Cell, tuple[str, ...]]:
-    """The causes that were named in each cell."""
+    """Return the causes found for each cell, which the tests fill in."""
     return {}
 
 
 @pytest.fixture
 def canary() -> Iterator[Path]:
-    """A directory that every user of every container can reach and write to."""
+    """Make a directory that every user of every container can reach and write to."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-canary-") as made:
         os.chmod(made, 0o777)
         yield Path(made)
@@ -49,7 +49,7 @@ def canary() -> Iterator[Path]:
 
 @dataclass
 class Attempt:
-    """A way to run a container, as it becomes when remedies are applied."""
+    """A way to run a container, changed by the remedies applied so far."""
 
     cell: Cell
     options: list[str]
@@ -70,7 +70,7 @@ class Attempt:
         return in_container(engine, canary, options, run)
 
     def _as_root(self, options: list[str]) -> tuple[list[str], str]:
-        """The options and the script with which root does its part before the user's command."""
+        """Return options and a script for root, which applies remedies before the command."""
         user = self.cell.user
         name = NAMES.get(user, "someone")
         steps = [step.replace("UID", user).replace("USER", name) for step in self.shell]
@@ -83,7 +83,7 @@ class Attempt:
 def in_container(
     engine: Engine, canary: Path, options: list[str], command: list[str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a container of the connector's image that can reach the canary."""
+    """Run a command in a container of the connector's image, with the canary mounted."""
     options = [*options, f"--volume={canary}:/canary", f"--entrypoint={command[0]}"]
     return engine("run", "--rm", *options, CONNECTOR, *command[1:])
 

@@ -1,4 +1,4 @@
-"""Podman runs the same image with the same options, called by root and by anybody else."""
+"""Tests of Podman with the same image and options, as root and as another user."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from docker.engine import TREE, Engine, unmount_below
 
 @dataclass(frozen=True)
 class Podman:
-    """Podman with a storage of its own.
+    """Podman with a private storage.
 
-    :ivar user: who calls it.
-    :ivar directory: the user's, and what is here goes away with it.
+    :ivar user: the user who runs Podman.
+    :ivar directory: a temporary directory of that user.
     """
 
     user: str
     directory: Path
 
     def __call__(self, *arguments: str) -> str:
-        """The output of a podman command, which must succeed, in the directory."""
+        """Return the output of a podman command that must succeed, run in `directory`."""
         places = {"root": "storage", "runroot": "state", "tmpdir": "tmp"}
         done = subprocess.run(
             [
                 *["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"],
                 *["podman", "--log-level=error", "--storage-driver=overlay"],
-                # crun, its default, refuses machines that have control groups of both versions.
+                # Podman's default, crun, fails on hosts with control groups of both versions.
                 *["--runtime=runc", "--cgroup-manager=cgroupfs"],
                 *[f"--{option}={self.directory / name}" for option, name in places.items()],
                 *arguments,
@@ -59,7 +59,7 @@ class Podman:
 
 @pytest.fixture(scope="module", params=["root", USER])
 def podman(plain: Engine, request: pytest.FixtureRequest) -> Iterator[Podman]:
-    """Podman, with the images."""
+    """Return Podman with the images loaded."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-podman-") as made:
         directory = Path(made)

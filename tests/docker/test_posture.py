@@ -1,4 +1,4 @@
-"""How the processes of a container stand that run its command: tests/posture_table.py."""
+"""Tests of the security attributes of a container's processes, from tests/posture_table.py."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SECRET = "what the container was told"
 SETTLING = 20
 
 
-# `docker exec` would enter the mount namespace of process 1, which is not the container's any more.
+# `docker exec` would enter the mount namespace of process 1, which is no longer the container's.
 SCRIPT = "sleep 1000 & exec {} -- sh -c 'echo ready; read line'"
-# How a command is started, by images.
+# The program that starts a command in each image.
 STARTS = {
     PRELUDE_PYTHON: "usernsctl run",
     PRELUDE: "usernsctl-exec --launch /etc/usernsctl/launch.no-network",
@@ -35,7 +35,7 @@ STARTS = {
 
 @contextlib.contextmanager
 def container(engine: Engine, image: str, *options: str) -> Iterator[tuple[int, int]]:
-    """One with a command that waits: its process 1, and one that is as that was at first."""
+    """Start a container; yield the pids of its process 1 and of an unrelated process."""
     name = f"posture-{time.monotonic_ns()}"
     run = ["run", "--rm", "--interactive", f"--name={name}", "--env", f"TOKEN={SECRET}", *options]
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The seccomp profile in a real container: enough, no more than that, and it refuses the rest."""
+"""Tests of the seccomp profile in a real container: sufficient, minimal, and denying the rest."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ PROFILE = TREE / "docker" / "seccomp.json"
 SOURCE = tomllib.loads((TREE / "docker" / "seccomp.toml").read_text())
 ADDITIONS = [entry["name"] for entry in SOURCE["addition"]]
 
-# One id needs less than all of them, which are entered by setns(2).
+# Mapping one id needs fewer calls than mapping all, since the namespaces of all ids are entered by
+# setns(2).
 RUNS = [["run"], ["run", "--map-auto"], ["run", "--network=host"]]
 
-# Called as root with CAP_SYS_ADMIN, so that it is the filter that refuses. Numbers of x86-64 and
-# Arm64 (asm/unistd.h); the arguments are such that nothing would come of a call.
+# Run as root with CAP_SYS_ADMIN, so that only the filter can deny the calls. The numbers are those
+# of x86-64 and Arm64 (asm/unistd.h); the arguments make each call harmless.
 PROBE = """
 import ctypes, errno, json, platform
 calls = {
@@ -41,7 +42,7 @@ print(json.dumps(found))
 """
 
 
-# What a C library's socket(2) gives: domain, type, protocol.
+# Arguments of a C library's socket(2): domain, type, protocol.
 SOCKETS = {
     "unix": (1, 1, 0), "unix seqpacket": (1, 5, 0), "tcp": (2, 1, 0), "tcp6": (10, 1, 6),
     "tcp cloexec nonblock": (2, 1 | 0x80800, 0), "udp": (2, 2, 0), "udp6": (10, 2, 17),
@@ -54,7 +55,7 @@ NO_SOCKETS = {
     "sctp": (2, 1, 132), "mptcp": (2, 1, 262), "udplite": (2, 2, 136), "l2tp": (2, 2, 115),
     "dccp": (2, 6, 33), "smc": (43, 1, 0), "wrapped": (2 | 1 << 32, 1, 0),
 }  # fmt: skip
-# As if the kernel had none: programs that would use them, but need not, go on.
+# Denied as if the kernel lacked them, so that programs which don't depend on them continue.
 ABSENT_SOCKETS = {
     "nf_tables": (16, 3, 12), "xfrm": (16, 3, 6), "audit": (16, 3, 9), "uevent": (16, 2, 15),
     "generic": (16, 3, 16), "crypto": (16, 3, 21), "rdma": (16, 3, 20), "sock_diag": (16, 3, 4),
@@ -71,7 +72,7 @@ for name, words in json.loads(sys.argv[1]).items():
 print(json.dumps(found))
 """
 
-# CLONE_NEW* of sched.h; those that Docker's profile refuses without CAP_SYS_ADMIN.
+# CLONE_NEW* of sched.h, which Docker's profile denies without CAP_SYS_ADMIN.
 KINDS = {
     "mount": 0x00020000,
     "UTS": 0x04000000,
@@ -81,13 +82,13 @@ KINDS = {
     "network": 0x40000000,
 }
 ALL_KINDS = 0x7E020000
-# Which kinds each call may make; what is left of another's is refused.
+# The namespaces that each call may create; other uses of the calls are denied.
 CALLS_BY_KIND = [("unshare", kind) for kind in ("user", "mount")]
 CALLS_BY_KIND += [("clone", kind) for kind in KINDS]
 
 
 def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
-    """Allow the call, but with none of these bits in its first argument."""
+    """Allow a system call, but with none of these bits in its first argument."""
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name != call]
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]
@@ -97,19 +98,19 @@ def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
 
 
 def without(call: str) -> dict[str, Any]:
-    """The profile, had the addition `call` not been made to what Docker allows."""
+    """Return the profile without the addition `call` to Docker's profile."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name != call]
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]
     if call == "clone":
-        # Docker allows it, but no namespaces.
+        # Docker allows clone(2), but without namespaces.
         forbid(profile, "clone", ALL_KINDS)
     return profile
 
 
 def without_kind(call: str, kind: str) -> dict[str, Any]:
-    """The profile, but for one kind of namespace."""
+    """Return the profile without one kind of namespace."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
     (rule,) = [rule for rule in profile["syscalls"] if rule["names"] == [call]]
     forbid(profile, call, rule["args"][0]["value"] | KINDS[kind])
@@ -117,7 +118,7 @@ def without_kind(call: str, kind: str) -> dict[str, Any]:
 
 
 def fails(plain: Engine, directory: Path, profile: dict[str, Any]) -> bool:
-    """Whether one of the runs fails under a profile, and none does anything else."""
+    """Return whether a run fails under a profile; check that every run works or fails cleanly."""
     file = directory / "seccomp.json"
     file.write_text(json.dumps(profile))
     failed = []
@@ -144,7 +145,7 @@ def test_every_kind_of_namespace_is_needed(
 
 
 def test_nothing_fails_with_the_whole_profile(plain: Engine, tmp_path: Path) -> None:
-    """A check of the checks."""
+    """All runs must work with the unchanged profile, or the failures would prove nothing."""
     assert not fails(plain, tmp_path, json.loads(PROFILE.read_text()))
 
 
@@ -156,7 +157,7 @@ def test_no_other_kind_of_namespace_can_be_made() -> None:
 
 
 def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """What root with all capabilities is told of each of these sockets."""
+    """Return the error of opening each socket as root with all capabilities."""
     done = plain(
         *["run", "--rm", "--user=0", "--cap-add=ALL", f"--security-opt=seccomp={PROFILE}"],
         *["--entrypoint=python3", PRELUDE_PYTHON, "-c", SOCKET_PROBE, json.dumps(wanted)],
@@ -167,7 +168,7 @@ def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]
 
 def test_the_sockets_that_are_allowed(plain: Engine) -> None:
     assert set(sockets(plain, SOCKETS).values()) == {""}
-    # These depend on a setting of the kernel's, too.
+    # A sysctl may deny these sockets, too.
     echo = sockets(plain, {"icmp": (2, 2, 1), "icmp6": (10, 2, 58)})
     assert set(echo.values()) <= {"", "EACCES"}
 
@@ -181,7 +182,7 @@ def test_hostile_sockets_are_refused(plain: Engine, tally: Tally) -> None:
 
 
 def test_users_can_be_added(plain: Engine) -> None:
-    """Its programs want to tell the kernel's audit, and end if it refuses to listen."""
+    """useradd fails if its audit socket is denied with an errno that it does not expect."""
     done = plain(
         *["run", "--rm", "--user=0", f"--security-opt=seccomp={PROFILE}", "--entrypoint=sh"],
         *[PRELUDE, "-c", "useradd new && usermod --add-subuids 5000-5999 new && id -un new"],
@@ -217,14 +218,14 @@ def test_what_is_dangerous_is_refused(plain: Engine) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # As a check of the probe itself: what is allowed is not refused.
+    # The probe itself must report allowed calls as allowed.
     assert found.pop("getpid") == ""
     assert found.pop("clone3") == "ENOSYS"
     assert set(found.values()) == {"EPERM"}, found
 
 
 def test_the_image_is_ready_with_it(plain: Engine) -> None:
-    """HEALTHCHECK asks the doctor, too."""
+    """HEALTHCHECK runs doctor, too."""
     with_it = ["run", "--rm", f"--security-opt=seccomp={PROFILE}"]
     done = plain(*with_it, PRELUDE_PYTHON, "doctor")
     assert done.returncode == 0, done.stdout + done.stderr

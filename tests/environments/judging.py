@@ -1,4 +1,4 @@
-"""What of a trial is wrong: the truth of the table against what the commands said."""
+"""Comparison of a trial's answers with the table of environments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from table import STEP, Environment
 
-#: Causes that are in the way of a sandbox alone: a map of more than one id can be had nevertheless.
+#: Causes that prevent a sandbox, but not a map of more than one id.
 SANDBOX_ONLY = (
     "mount-denied", "mount-by-descriptor-missing", "ptrace-denied", "seccomp-denies-call",
     "address-space-limit", "file-size-limit", "dev-null-missing", "runsc-", "not-runsc",
@@ -31,7 +31,7 @@ def causes(expected: Expected) -> tuple[str, ...]:
 
 
 def in_range(environment: Environment) -> Expected:
-    """Why no map of more than one id can be had there."""
+    """Return the expected causes for doctor about maps of more than one id."""
     if environment.range_ is not NotImplemented:
         return environment.range_
     found = causes(environment.auto)
@@ -39,7 +39,7 @@ def in_range(environment: Environment) -> Expected:
 
 
 def faults(environment: Environment, command: str, answer: Answer) -> Iterator[str]:
-    """What must be nowhere, and then what is wrong with the answer itself."""
+    """Yield what is wrong with an answer, first the faults that no command may have."""
     if answer["status"] is None:
         yield f"it had not ended after {environment.seconds} s"
         return

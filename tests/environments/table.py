@@ -1,4 +1,4 @@
-"""The environments, each with what is true of it: what works, and what the cause is if not."""
+"""Table of environments: for each, which commands work, and the cause if one does not."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ import ways as w
 from broken import NOBODY, nest
 from calls import CLONE_NEWUSER, MS_NOSUID, MS_RDONLY
 
-#: What is tried in each: `usernsctl run`, the same with --map-auto, and doctor, for both.
+#: The commands to try: `usernsctl run`, run with --map-auto, and doctor for each.
 COMMANDS = ("run", "auto", "doctor", "range")
-#: What there is to try where one id has nothing to do with it.
+#: The commands to try in an environment that does not affect a map of one id.
 RANGE = ("auto", "range")
 
-#: Where nothing in the catalogue is the cause, and a command only names the step that failed.
+#: The expected cause if the catalogue has none, and the command only names the failed step.
 STEP = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """:ivar root: what root breaks; ways by name are those of broken.py.
+    """Environment in which the commands are tried.
 
-    :ivar early: what root has the commands inherit.
-    :ivar late: what nobody does before the exec.
-    :ivar user: who calls the commands, ``"nobody"`` or ``"root"``.
+    :ivar root: the ways in which root breaks the environment; a string names one of broken.py.
+    :ivar early: the ways that root applies before the commands inherit the result.
+    :ivar late: the ways that nobody applies before the exec.
+    :ivar user: the user who runs the commands, ``"nobody"`` or ``"root"``.
     :ivar uid: the uid of that user.
-    :ivar run: why `usernsctl run` fails; ``None``: it works. Several: any of these is right.
-    :ivar auto: why `usernsctl run --map-auto` fails; ``None``: it works.
-    :ivar range_: why a map of more than one id can't be had; by default as `auto` says.
-    :ivar status: what the command ends with where it works.
-    :ivar sometimes: whether it depends on the release of a program: then it may work, too.
-    :ivar tried: which of COMMANDS are.
-    :ivar apart: whether each command is tried in one of its own: the kernel counts a namespace for
-        some time after its last process has ended.
-    :ivar silent: whether nothing can be said, so that only the status tells.
-    :ivar quiet: whether output can't be had, so that only the status tells.
-    :ivar within: the deadline of doctor, in seconds, where it matters.
-    :ivar seconds: how long each command may take at most.
+    :ivar run: the cause for `usernsctl run`, several of which any is right, or ``None`` if it
+        works.
+    :ivar auto: the cause for `usernsctl run --map-auto`, or ``None`` if it works.
+    :ivar range_: the cause for a map of more than one id; by default that of `auto`.
+    :ivar status: the exit status of a command that works.
+    :ivar sometimes: whether the commands may work, too, depending on a program's release.
+    :ivar tried: the COMMANDS to try.
+    :ivar apart: whether each command needs a fresh environment, since the kernel counts a namespace
+        for some time after its last process has ended.
+    :ivar silent: whether nothing can be printed, so that only the exit status is checked.
+    :ivar quiet: whether output can't be read, so that only the exit status is checked.
+    :ivar within: the timeout of doctor in seconds, if it matters.
+    :ivar seconds: the timeout of each command.
     """
 
     name: str
@@ -73,7 +75,10 @@ def add(
     auto: str | tuple[str, ...] | None = None,
     **more: object,
 ) -> None:
-    """:param both: why `run` fails, and so `run --map-auto`."""
+    """Add an environment.
+
+    :param both: the cause for `run` and `run --map-auto`.
+    """
     assert name not in ENVIRONMENTS, name
     ENVIRONMENTS[name] = Environment(
         name=name,
@@ -84,21 +89,21 @@ def add(
 
 
 def add_range(name: str, **more: object) -> None:
-    """One in which one id is mapped as ever: only what maps more is tried."""
+    """Add an environment that affects only maps of more than one id, and try only those."""
     add(name, tried=RANGE, **more)  # type: ignore[arg-type]
 
 
 def add_counted(name: str, uid: int, **more: object) -> None:
-    """One in which the processes of the user count, who is no other environment's."""
+    """Add an environment with a user of its own, since the user's processes are counted."""
     add(name, root=[w.another_user(uid)], uid=uid, gid=uid, **more)  # type: ignore[arg-type]
 
 
 def filter_of(name: str, *calls: str, **more: object) -> None:
-    """A filter that refuses these calls, with each errno that filters use."""
+    """Add an environment with a seccomp filter that denies these calls, with each usual errno."""
     add(name, early=[w.denied(*calls)], **more)  # type: ignore[arg-type]
 
 
-# ---- healthy, or odd and yet healthy -----------------------------------------------------------
+# ---- working environments, ordinary and unusual ------------------------------------------------
 
 add("healthy")
 add("root", user="root", auto="no-subordinate-range")
@@ -150,24 +155,24 @@ add("stack-256k", late=[w.limit("STACK", 256 << 10)])
 add("stack-1m", late=[w.limit("STACK", 1 << 20)])
 add("nofile-64", late=[w.limit("NOFILE", 64, 64)], both="descriptor-limit", range_=None)
 add("nofile-256", late=[w.limit("NOFILE", 256, 256)], both="descriptor-limit", range_=None)
-# Go raises it as far as it may.
+# Go raises the soft limit up to the hard limit.
 add("nofile-64-soft", late=[w.limit("NOFILE", 64)])
 add("as-64g", late=[w.limit("AS", 512 << 30)])
 
-# ---- filters that do no harm -------------------------------------------------------------------
+# ---- harmless seccomp filters ------------------------------------------------------------------
 
 REFUSED = ("seccomp-denies-call", "seccomp-denies-userns")
 for one in ("fchdir", "clone3", "close_range", "keyctl", "bpf", "personality", "sethostname",
             "membarrier", "mknodat", "process_vm_writev"):  # fmt: skip
     filter_of(f"no-{one}", one)
-# Debian's shadow has newuidmap call it since 1:4.17.4-2+deb13u1, and not before.
+# newuidmap of Debian's shadow calls openat2(2) since 1:4.17.4-2+deb13u1.
 filter_of("no-openat2", "openat2", auto="seccomp-denies-helper", sometimes=True)
 add("no-clone3-enosys", early=[w.denied("clone3", number=errno.ENOSYS)])
 add("no-setns", early=[w.denied("setns")], both="seccomp-denies-userns")
 add("no-kill", early=[w.denied("kill")], both=REFUSED, range_=None)
 add("no-socketpair", early=[w.denied("socketpair")], both=REFUSED, range_=REFUSED)
 
-# ---- filters, and what forbids namespaces ------------------------------------------------------
+# ---- seccomp filters and other denials of namespaces -------------------------------------------
 
 for name in ("seccomp-engine", "seccomp-flags"):
     add(name, early=[name], both="seccomp-denies-userns")
@@ -248,7 +253,7 @@ add(
     both=("address-space-limit", STEP),
     range_=None,
 )
-# Too little for the interpreter itself.
+# Too low a limit for the Python interpreter itself.
 add(
     "data-8m",
     late=[w.limit("DATA", 8 << 20)],
@@ -429,7 +434,7 @@ add_range(
     auto="bounding-set",
 )
 
-# ---- who calls ---------------------------------------------------------------------------------
+# ---- callers -----------------------------------------------------------------------------------
 
 add(
     "powerless-root",
@@ -484,7 +489,7 @@ for kind, cause in {
     "pid": "max-pid-namespaces",
     "ipc": "max-ipc-namespaces",
     "uts": "max-uts-namespaces",
-    # A sandbox makes none.
+    # A sandbox has no cgroup namespace.
     "cgroup": None,
 }.items():
     limits = {f"max_{kind}_namespaces": 0}
@@ -538,7 +543,7 @@ add("runsc-killed-by-filter", root=[w.runsc(w.VERSION + "kill -SYS $$\n")], both
 add("runsc-wrapped", root=[w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')])
 add("runsc-hangs", root=[w.runsc("#!/bin/sh\nexec sleep 100\n")], both="not-runsc", within=12)
 
-#: Where what doctor prints is typed, and the command works then.
+#: Environments in which the commands work after doctor's remedies have been applied.
 HEALED = (
     *(f"ranges-{name}" for name in ("none", "of-another", "count-0", "negative", "past-the-end")),
     *(f"ranges-{name}" for name in ("two-fields", "words", "crlf", "by-gid-name", "upper-case")),

@@ -1,4 +1,4 @@
-"""Each environment of table.py, as root makes it: what the commands do there is what is true."""
+"""Tests of the commands in each environment of table.py, which root sets up."""
 
 from __future__ import annotations
 

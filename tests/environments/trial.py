@@ -1,7 +1,7 @@
-"""Make one environment, and try the commands in it: ``python trial.py NAME [COMMAND...]``.
+"""Trial of the commands in one environment: ``python trial.py NAME [COMMAND...]``.
 
-Prints JSON: what each command did. All is in a PID and a mount namespace of the trial's own, of
-which this process makes process 1; what a command leaves running becomes its child, and is seen.
+The script prints the answers of the commands as JSON. It becomes process 1 of a new PID namespace,
+with a new mount namespace, so that processes which a command leaves behind become its children.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from table import ENVIRONMENTS, Environment
 
 CLONE_NEWPID = 0x20000000
 SECONDS_TO_GO = 5
-# So often it is looked for orphans.
+# The interval of the search for orphans.
 SECONDS_TO_LOOK = 0.02
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 USERNSCTL = str(SCRIPTS / "usernsctl")
@@ -48,7 +48,7 @@ def look_up(way: str | ways.Way) -> ways.Way:
 
 
 def keep_capabilities(numbers: list[int]) -> None:
-    """Have nobody hold them, over the next exec too (capabilities(7))."""
+    """Drop all but these capabilities, and keep them over the next exec (capabilities(7))."""
     bits = sum(1 << number for number in numbers)
     header = struct.pack("Ii", 0x20080522, 0)
     low, high = bits & 0xFFFFFFFF, bits >> 32
@@ -59,7 +59,7 @@ def keep_capabilities(numbers: list[int]) -> None:
 
 
 def become(environment: Environment, words: list[str], output: int, errors: int) -> None:
-    """What the child does, up to its exec."""
+    """Apply the environment's ways in the child, and execute the command."""
     os.setsid()
     nothing, end = os.pipe()
     os.close(end)
@@ -103,7 +103,7 @@ def start(environment: Environment, words: list[str]) -> tuple[int, dict[int, by
 
 
 def collect_others(pid: int) -> None:
-    """Collect the orphans that have ended, as process 1 does: until then they count for limits."""
+    """Reap exited orphans, as process 1 must, since zombies count for the limits on processes."""
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -115,11 +115,11 @@ def collect_others(pid: int) -> None:
 
 
 def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
-    """The status of the child; ``None``: it had not ended in time."""
+    """Return the exit status of the child, or ``None`` if it does not end in `seconds`."""
     deadline = time.monotonic() + seconds
     pidfd = os.pidfd_open(pid)
     left = {pidfd, *outputs}
-    # What has been left open at its end is read below.
+    # Pipes that are still open when the child ends are read below.
     while pidfd in left and time.monotonic() < deadline:
         rest = max(0.0, deadline - time.monotonic())
         ready, _, _ = select.select(left, [], [], min(rest, SECONDS_TO_LOOK))
@@ -144,7 +144,7 @@ def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
 
 
 def remaining() -> list[str]:
-    """What still runs, after some time to go; it is killed."""
+    """Kill the processes that remain after a grace period, and return their names."""
     deadline = time.monotonic() + SECONDS_TO_GO
     while True:
         try:
@@ -168,7 +168,7 @@ def remaining() -> list[str]:
 
 
 def mounts() -> set[str]:
-    """A line for each; fewer there may be: others take away the directory that one is on."""
+    """Return the lines of mountinfo. Other processes may remove mount points meanwhile."""
     try:
         return set(Path("/proc/self/mountinfo").read_text().splitlines())
     except OSError:
@@ -203,8 +203,8 @@ def text_of(environment: Environment, words: list[str]) -> str:
 
 
 def heal(environment: Environment) -> dict[str, Any]:
-    """Type what doctor says, and try again."""
-    # Root of a namespace that was made meanwhile may mount nothing, and may need nothing of it.
+    """Apply the remedies that doctor prints, and try the command again."""
+    # Root of a user namespace created by the trial may be unable to mount, and need not.
     with contextlib.suppress(PermissionError):
         ways.own_etc()
     purpose = ["--for", "run"] if environment.run else ["--no-runsc", "--for", "range"]
@@ -217,7 +217,7 @@ def heal(environment: Environment) -> dict[str, Any]:
     if typed.startswith(("ulimit", "export")):
         words = ["/bin/sh", "-c", f'{typed}\nexec "$@"', "sh", *words]
     elif "\nif ask " in script:
-        # Whoever answers no has nothing changed; what is asked for first is what blocks first.
+        # The script changes nothing without the answer y, and asks first about what blocks first.
         typed = script
         done = subprocess.run(["sh", "-c", script], input="y\n" * 9, capture_output=True, text=True)
     else:

@@ -1,7 +1,7 @@
-"""Ways to break an environment, beside those of ../kernel/causes/broken.py.
+"""Ways to break an environment, besides those of ../kernel/causes/broken.py.
 
-Each is of a stage: root's own (files, mounts, programs, in a mount namespace of the trial),
-then what a process inherits that root may set before it becomes nobody, then what nobody does.
+Root applies some to files, mounts and programs, in a mount namespace of the trial; some to the
+process before it becomes nobody; and nobody applies the others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Way = Callable[[], None]
 
 
 def ranges(uids: str, gids: str | None = None) -> Way:
-    """What /etc/subuid and /etc/subgid hold."""
+    """Return a way that replaces /etc/subuid and /etc/subgid."""
 
     def cover_both() -> None:
         cover("/etc/subuid", uids)
@@ -61,12 +61,12 @@ def file(path: str, content: str) -> Way:
 
 
 def mode(path: str, bits: int) -> Way:
-    """The mode of a file that is covered before: it must not be the machine's own."""
+    """Return a way that sets the mode of a file which was replaced before, not the host's."""
     return partial(os.chmod, path, bits)
 
 
 def covered_mode(path: str, bits: int) -> Way:
-    """The same for any file or directory: a copy is shown in its place."""
+    """Return a way that sets the mode of any file or directory, by mounting a copy over it."""
 
     def show() -> None:
         own = SCRATCH / path.replace("/", "_")
@@ -94,7 +94,7 @@ def device(path: str, source: str) -> Way:
 
 
 def own_etc() -> None:
-    """A copy of /etc as it is now, in which files can be replaced, as those do who change them."""
+    """Mount a copy of /etc over it, in which files can be replaced by rename, as programs do."""
     own = SCRATCH / "own-etc"
     if own.exists():
         return
@@ -112,7 +112,7 @@ def own_etc() -> None:
 
 
 def another_user(uid: int) -> Way:
-    """One like nobody, but with no other process: RLIMIT_NPROC counts those of other trials."""
+    """Return a way that adds a user without processes, since RLIMIT_NPROC counts other trials'."""
 
     def make() -> None:
         for path, rest in (("/etc/passwd", f"{uid}::/nonexistent:/bin/sh"), ("/etc/group", "")):
@@ -123,7 +123,7 @@ def another_user(uid: int) -> Way:
 
 
 def slow_nss() -> None:
-    """getent and getsubids never answer, and the user is in no file."""
+    """Make getent and getsubids hang, for a user who is in no file."""
     cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
     programs("getent", "getsubids", text="#!/bin/sh\nexec sleep 100\n")()
 
@@ -134,7 +134,7 @@ def slow_nss() -> None:
 def empty(path: str) -> Way:
     def hide() -> None:
         mount("none", path, "tmpfs", 0)
-        # Their root may be found, but has nothing in it.
+        # An empty root directory that every user can search.
         os.chmod(path, 0o755)
 
     return hide
@@ -149,7 +149,7 @@ def remounted(path: str, flags: int) -> Way:
 
 
 def devices(*names: str, flags: int = 0) -> Way:
-    """A /dev that has these alone, as engines make them: binds in a tmpfs."""
+    """Return a way that mounts a /dev with only these devices, as container engines make it."""
 
     def make() -> None:
         kept = SCRATCH / "dev"
@@ -178,7 +178,7 @@ def proc(options: str) -> Way:
 
 
 def chroot_into_mount_point() -> None:
-    """Where what is at / is a mount, but not the namespace's own."""
+    """Change the root to a mount point that is not the root of the mount namespace."""
     root = SCRATCH / "whole"
     root.mkdir()
     mount("/", str(root), None, MS_BIND | MS_REC)
@@ -204,7 +204,7 @@ def closed_directory() -> None:
 
 
 def programs(*names: str, text: str | bytes, bits: int = 0o755) -> Way:
-    """Programs of these names, first on PATH."""
+    """Return a way that puts programs of these names first on PATH."""
 
     def make() -> None:
         directory = SCRATCH / "first"
@@ -220,7 +220,7 @@ def programs(*names: str, text: str | bytes, bits: int = 0o755) -> Way:
 
 
 def directories_first(*names: str) -> Way:
-    """Directories of these names, first on PATH."""
+    """Return a way that puts directories of these names first on PATH."""
 
     def make() -> None:
         directory = SCRATCH / "first"
@@ -233,7 +233,7 @@ def directories_first(*names: str) -> Way:
 
 
 def helpers(bits: int, owner: int = 0) -> Way:
-    """Copies of the helpers in place of them."""
+    """Return a way that puts copies of newuidmap and newgidmap first on PATH."""
 
     def make() -> None:
         directory = copy_helpers()
@@ -260,7 +260,7 @@ def only_newuidmap() -> None:
 
 
 def helper_capabilities(root_id: int | None) -> Way:
-    """File capabilities in place of the setuid bit, perhaps of another user namespace."""
+    """Return a way that gives the helpers file capabilities, perhaps of another user namespace."""
 
     def make() -> None:
         helpers(0o755)()
@@ -279,7 +279,7 @@ def runsc(text: str | bytes, bits: int = 0o755) -> Way:
 
 
 def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
-    """A copy of the machine's runsc, or of its beginning, as the only one."""
+    """Return a way that makes a copy of runsc, perhaps truncated, the only runsc."""
 
     def make() -> None:
         found = shutil.which("runsc")
@@ -295,7 +295,7 @@ def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
 
 
 def runsc_closed() -> None:
-    """In a directory that nobody may search."""
+    """Put runsc into a directory that nobody may search."""
     directory = SCRATCH / "closed"
     directory.mkdir()
     (directory / "runsc").symlink_to(shutil.which("runsc") or "")
@@ -338,7 +338,7 @@ int main(void)
 
 
 def runsc_other_go_program() -> None:
-    """What every program in Go has is there, but it is another one."""
+    """Put another program built with Go first on PATH as runsc."""
     directory = SCRATCH / "first"
     directory.mkdir()
     subprocess.run(
@@ -347,7 +347,7 @@ def runsc_other_go_program() -> None:
     use_path(directory)
 
 
-#: Says which release it is, as a real one does.
+#: A script that prints a release, as runsc does.
 VERSION = """#!/bin/sh
 case "$*" in
 *--version*) echo 'runsc version release-20240729.0'; echo 'spec: 1.1.0-rc.1'; exit 0 ;;
@@ -355,7 +355,7 @@ esac
 """
 
 
-# ---- what a process inherits -------------------------------------------------------------------
+# ---- inherited attributes ----------------------------------------------------------------------
 
 
 def filtered(*rules: tuple[str, int, int]) -> Way:
@@ -447,7 +447,7 @@ def mdwe() -> None:
 
 
 def ambient(*capabilities: int) -> Way:
-    """As systemd's AmbientCapabilities= has it; root keeps them over its change of ids."""
+    """Return a way that sets ambient capabilities as systemd's AmbientCapabilities= does."""
 
     def keep() -> None:
         os.environ["TRIAL_AMBIENT"] = ",".join(map(str, capabilities))
@@ -470,9 +470,9 @@ def socket_input() -> None:
 
 
 def container(limits: dict[str, int] | None = None) -> Way:
-    """A user namespace with the ids of a container, of which nobody is one.
+    """Return a way that enters a container's user namespace, in which nobody's id is unmapped.
 
-    :param limits: files of /proc/sys/user that its root writes.
+    :param limits: files of /proc/sys/user for the namespace's root to write.
     """
 
     def make() -> None:

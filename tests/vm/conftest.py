@@ -1,4 +1,4 @@
-"""What the tests in the virtual machine share: root sets the machine up, and a user meets it."""
+"""Fixtures of the tests in the virtual machine: a user, and sysctls that root sets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from logins import USER, Login
 
 @pytest.fixture
 def user() -> Login:
-    """A user with subordinate ranges."""
+    """Return the login of a user with subordinate ranges."""
     return Login(USER)
 
 
 @pytest.fixture
 def sysctl() -> Iterator[Callable[[str, int], None]]:
-    """Sets a sysctl for the time of a test."""
+    """Return a function that sets a sysctl until the end of the test."""
     before: dict[Path, str] = {}
 
     def write(name: str, value: int) -> None:

@@ -1,4 +1,4 @@
-"""Who uses the virtual machine, and what doctor tells them there."""
+"""Users of the virtual machine, and their reports of doctor."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 SCRIPTS = sysconfig.get_path("scripts")
 USER = "usernsctl-test"
-# The machine is emulated: what takes a tenth of a second elsewhere takes ten seconds here.
+# Timeout in seconds. The machine is emulated, and about a hundred times slower.
 PATIENCE = 900
 WITHIN = "300"
 
 
 @dataclass(frozen=True)
 class Login:
-    """A user of the machine."""
+    """A user of the virtual machine."""
 
     name: str
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Have the user run a command, one of usernsctl's by its name."""
+        """Run a command as the user, a program of usernsctl by its name alone."""
         become = ["setpriv", "--reuid", self.name, "--regid", self.name, "--init-groups", "--"]
         done = subprocess.run(
             [*become, *words],
@@ -37,7 +37,7 @@ class Login:
         return done
 
     def diagnose(self, *before: str, runsc: bool = True) -> dict[str, Any]:
-        """What doctor says; `before` is what starts it."""
+        """Return doctor's report as the user; `before` is a command that starts doctor."""
         words = ["usernsctl", "doctor", "--json", "--within", WITHIN]
         if not runsc:
             words.append("--no-runsc")
@@ -57,5 +57,5 @@ def remedy(report: dict[str, Any], cause_id: str) -> str:
 
 
 def typed_by_root(text: str) -> None:
-    """What a remedy says, word by word."""
+    """Run the command of a remedy as root, word by word as printed."""
     subprocess.run(["sh", "-e", "-c", text], check=True, capture_output=True, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""Profiles of AppArmor's: those that let our programs make namespaces, and those that don't."""
+"""Tests of AppArmor profiles that allow or deny namespaces to the programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Confined = Callable[..., list[str]]
 
 @pytest.fixture
 def confined(tmp_path: Path) -> Iterator[Confined]:
-    """Loads a profile, and says what confines a command by it."""
+    """Return a function that loads a profile and returns the command that applies it."""
     file, name = tmp_path / "profile", "usernsctl-vm-confined"
 
     def load(*left_out: str) -> list[str]:
@@ -78,7 +78,7 @@ def test_doctor_knows_whether_our_profile_is_loaded(user: Login) -> None:
     try:
         typed_by_root(f"apparmor_parser -r {file}")
         assert setting(user) == "absent; a profile is loaded for each of our programs"
-        # A script is known by its own path, and what a program starts inherits its profile.
+        # AppArmor matches a script by its path, and its children inherit the profile.
         report = user.diagnose(runsc=False)
         assert report["facts"]["security"]["label"].startswith("usernsctl-host-")
         shown = user("usernsctl-exec", "-r", "--", "cat", "/proc/self/attr/apparmor/current")

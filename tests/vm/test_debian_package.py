@@ -1,4 +1,4 @@
-"""Debian's package of the native programs, as dpkg installs and removes it where AppArmor is on."""
+"""Tests of the Debian package of the native programs, where AppArmor is enabled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def by_root(*words: str) -> None:
 
 
 def loaded() -> dict[str, str]:
-    """Which of our profiles are loaded, and their modes."""
+    """Return the loaded profiles of usernsctl and their modes."""
     lines = Path("/sys/kernel/security/apparmor/profiles").read_text().splitlines()
     profiles = (line.removesuffix(")").rsplit(" (", 1) for line in lines)
     return {name: mode for name, mode in profiles if name.startswith("usernsctl-host-")}
@@ -28,7 +28,7 @@ def loaded() -> dict[str, str]:
 
 @pytest.fixture
 def package() -> Iterator[None]:
-    """It is installed. What has no network can't install what the Python package depends on."""
+    """Install the native package alone; the Python package's dependencies would need a network."""
     [file] = Path("build/debian").glob(f"{NAME}_*.deb")
     assert loaded() == {}
     by_root("dpkg", "--install", str(file))

@@ -1,4 +1,4 @@
-"""Control groups of version 2 that systemd delegates to a user."""
+"""Tests of control groups of version 2 that systemd delegates to a user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TREE = Path(__file__).parent.parent.parent
 
 NOT_GIVEN = "cgroup-not-delegated"
 
-#: What has the user's own systemd start a command, in a control group that is the user's.
+#: A command prefix for the user's systemd to start a command in a delegated control group.
 STARTED = ["systemd-run", f"--machine={USER}@.host", "--user", "--quiet", "--pipe", "--wait"]
 STARTED += ["--collect", "-p", "Delegate=yes", "--setenv=PATH", "--setenv=LANG", "--", "env"]
 
@@ -25,7 +25,7 @@ def test_doctor_sees_what_is_delegated(user: Login) -> None:
 
 
 def test_commands_start_in_groups_that_a_user_makes() -> None:
-    """As tests/kernel/test_cgroup.py has it, which finds no such group elsewhere but as root."""
+    """Elsewhere tests/kernel/test_cgroup.py finds a delegated control group only as root."""
     pytest_ = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
     at = [f"--chdir={TREE}"]
     words = [*pytest_, "-o", "timeout=600", "-rs", "tests/kernel/test_cgroup.py"]
@@ -34,8 +34,9 @@ def test_commands_start_in_groups_that_a_user_makes() -> None:
     assert done.returncode == 0
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20  # type: ignore[index]
     reasons = set(re.findall(r"^SKIPPED .*: (.*)$", done.stdout, re.MULTILINE))
-    # Root's own tests make groups for others, which takes no delegation.
+    # Tests that require root create control groups for others, which needs no delegation.
     allowed = {"only root, outside of containers, may map any id by itself"}
-    # Where a process is, as the test's own is there, no controller can be handed on.
+    # A control group that has processes, like the test's, can't enable controllers for its
+    # children.
     allowed.add("no controller is enabled for the groups here")
     assert reasons <= allowed

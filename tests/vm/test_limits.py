@@ -1,4 +1,4 @@
-"""Hard limits, which only root can raise: who holds CAP_SYS_RESOURCE where they were set."""
+"""Tests of hard limits, which only a process with CAP_SYS_RESOURCE can raise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from logins import SCRIPTS, USER, WITHIN, blocking, remedy, typed_by_root
 
-#: The user's shell: it asks doctor, has root type what doctor says, and tries again.
+#: The user's shell: it runs doctor, waits for root to apply the remedy, and tries again.
 SHELL = f"""
 usernsctl doctor --json --within {WITHIN} | tr -d '\\n'
 echo
@@ -21,7 +21,7 @@ exec usernsctl run -- echo ran
     ("limits", "cause"),
     [
         (["--nofile=64:64"], "descriptor-limit"),
-        # One that the user could raise, and one that only root can.
+        # A limit that only root can raise, and one that the user could.
         (["--as=1073741824:1073741824", "--data=1073741824:"], "address-space-limit"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What this machine has that others lack, and that all works on it as a user finds it."""
+"""Tests of the virtual machine's AppArmor, and of all programs as a user finds them there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_it_is_the_machine_that_it_should_be() -> None:
 
 
 def test_only_ubuntus_kernels_have_that_switch_of_apparmors() -> None:
-    """So the cause apparmor-restricts-userns can't be had here."""
+    """Only Ubuntu's kernels have this sysctl, and so the cause apparmor-restricts-userns."""
     assert not Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists()
     features = Path("/sys/kernel/security/apparmor/features")
     assert "userns_create" in (features / "namespaces/mask").read_text()

@@ -1,4 +1,4 @@
-"""Debian's switch for user namespaces, at 0."""
+"""Tests of Debian's sysctl kernel.unprivileged_userns_clone at 0."""
 
 from __future__ import annotations
 

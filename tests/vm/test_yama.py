@@ -1,4 +1,4 @@
-"""Yama's scopes of ptrace(2). The last one can't be left again, so this file comes last."""
+"""Tests of Yama's ptrace_scope. Scope 3 is permanent, so this file must run last."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def test_where_nobody_may_attach_no_program_runs(user: Login) -> None:
     assert CAUSE in done.stderr
     report = user.diagnose()
     assert blocking(report) == [CAUSE]
-    # Maps and namespaces take no ptrace(2).
+    # Maps and namespaces do not depend on ptrace(2).
     assert user("usernsctl-exec", "-r", "--map-auto", "--", "true").returncode == 0
