@@ -78,7 +78,7 @@ def test_a_run_passes_few_files() -> None:
 def test_calls_of_sandboxes_pass_few_files() -> None:
     files = printed(CALL)
     assert isinstance(files, dict)
-    assert 10 < len(files["host.start"]) <= 26, files["host.start"]
-    assert 5 < len(files["box.run"]) <= 12, files["box.run"]
+    assert 10 < len(files["host.start"]) <= 27, files["host.start"]
+    assert 5 < len(files["box.run"]) <= 13, files["box.run"]
     # Without an event loop, nothing of it is imported.
     assert not files["asyncio"]
