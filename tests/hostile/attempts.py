@@ -1,7 +1,7 @@
-"""attempts.py COUNT REQUEST: have a sandbox started as often, each time in a new process.
+"""Script that starts a sandbox COUNT times, each in a new process: ``attempts.py COUNT REQUEST``.
 
-REQUEST is JSON: the fields of a Request, `binds` as lists, and `env_file`. For each try, one line
-tells what the program that is called as runsc has said, with commas, or the error.
+REQUEST is JSON: the fields of a Request, `binds` as lists, and `env_file`. For each start, the
+script prints a line with the output of the fake runsc, joined by commas, or the error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 /*
- * What is called as runsc. It says who it is, and what the sandbox would see of a file that is
- * called `secret`: in the root filesystem, in what is bound, in the environment. It leaves a file
- * in each directory that it is told to write to.
+ * A fake runsc. Prints its name, and whether the sandbox would see a file named `secret`: in the
+ * root filesystem, in bind mounts, in the environment. It creates a file in each directory that it
+ * is told to write to.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -34,7 +34,7 @@ static void leave(const char *directory)
         close(fd);
 }
 
-/* What stands between quotation marks after each `"name":`. */
+/* Calls `see` with each quoted value that follows `"name":` in config.json. */
 static void each(const char *name, void (*see)(const char *))
 {
     char value[4096];
@@ -43,7 +43,7 @@ static void each(const char *name, void (*see)(const char *))
             see(value);
 }
 
-/* As the payload will see it: links lead nowhere else than inside. */
+/* Looks for the file in the root filesystem as the payload would, where links stay inside. */
 static void look_in_root(const char *root)
 {
     fflush(stdout);
@@ -60,7 +60,7 @@ static void look_in_root(const char *root)
     waitpid(pid, NULL, 0);
 }
 
-/* As runsc says that it has come to its end: without that line, nothing shows that it ran. */
+/* Writes the log line with which runsc reports its end; without it, the run counts as a failure. */
 static void end(const char *log)
 {
     char path[4096];

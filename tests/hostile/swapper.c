@@ -1,4 +1,4 @@
-/* swapper A B: exchange the two in a tight loop, until whoever started us has ended. */
+/* swapper A B: exchanges two paths in a tight loop until the parent process ends. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>

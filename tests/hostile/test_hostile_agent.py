@@ -1,4 +1,4 @@
-"""Root in a sandbox attacks the agent there, and whoever believes what it says."""
+"""Attacks by root in a sandbox on the agent, and by a false agent on the host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 20
 PYTHON = ["/usr/bin/python3", "-c"]
 
-# Tries everything on all processes but itself and those that it comes from, and says what worked.
+# Attacks all processes but itself and its ancestors in every way, and prints those that worked.
 ATTACK = """
 import ctypes, os, signal, sys
 
@@ -89,7 +89,7 @@ def test_root_without_capabilities_can_not_reach_the_agent(
                 assert box.run(["true"], timeout=PATIENCE).returncode == 0
 
 
-# Puts a program of its own where the agent is, in each way that root without capabilities has.
+# Replaces the agent's program, in each way that root without capabilities can try.
 REPLACING = r"""
 cat >/tmp/evil <<'END'
 #!/bin/sh
@@ -117,11 +117,11 @@ exec sleep 1000
 def test_root_can_not_be_the_next_agent(
     host: un.SandboxHost, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would have capabilities that the sandbox's host has given to nobody."""
+    """A replaced agent would have capabilities that the sandbox's host granted to nobody."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     for detach in (False, True):
         with host.start(["sh", "-c", REPLACING], stdout=un.PIPE, detach=detach) as box:
-            # Not before the first command would there be one.
+            # The agent starts with the first command, so it can't have started before.
             assert box.stdout.readline() == b"done\n"
             tally.tried(11)
             try:
@@ -135,7 +135,7 @@ def test_root_can_not_be_the_next_agent(
 
 @several_ids
 def test_root_that_may_kill_it_is_told_of_and_stops_nobody(tally: Tally) -> None:
-    """The command ends, the next one gets an agent of its own, and nobody waits."""
+    """The command fails, the next one gets a new agent, and no call blocks."""
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
         for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM):
             for _ in range(Tally.rounds(1, 10)):
@@ -151,20 +151,20 @@ def test_root_that_may_kill_it_is_told_of_and_stops_nobody(tally: Tally) -> None
                         tally.succeeded(f"it took {time.monotonic() - begin} seconds")
 
 
-# Lets anybody trace it, and so be the one who has to wait for it.
+# Lets any process trace it, and so delay its end.
 WILLING = """
 import ctypes, time
 anybody = ctypes.c_ulong(-1)
 print(ctypes.CDLL(None).prctl(0x59616D61, anybody, 0, 0, 0), flush=True)
 time.sleep(1000)
 """
-# Does so, and never waits.
+# Traces a process, and never waits for it.
 TRACER = """
 import ctypes, sys, time
 print(ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None), flush=True)
 time.sleep(1000)
 """
-# Counts how often it goes on after a stop, until it is told to say so.
+# Counts its continuations after stops, and prints the count when asked.
 STOPPED = """
 import signal, sys
 counted = []
@@ -184,7 +184,7 @@ def count_later(other: un.SandboxPopen[str]) -> int:
 def test_whoever_traces_what_is_killed_has_nobody_stopped(
     host: un.SandboxHost, tally: Tally
 ) -> None:
-    """It stays as long as its tracer does not wait for it; others are not to stand still for it."""
+    """A killed process stays until its tracer waits for it; others must not stay stopped."""
 
     def command(code: str, *words: str) -> un.SandboxPopen[str]:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE}
@@ -204,7 +204,7 @@ def test_whoever_traces_what_is_killed_has_nobody_stopped(
             killing = pool.submit(victim.kill_tree, 2 * PATIENCE)
             counts = [count_later(other), count_later(other)]
             deadline = time.monotonic() + PATIENCE
-            # Before the end has come, which may take a while, others may have been stopped.
+            # Others may be stopped for a while, until the killed process has ended.
             while counts[-2] != counts[-1] and time.monotonic() < deadline:
                 counts.append(count_later(other))
             if counts[-2] != counts[-1]:
@@ -214,7 +214,7 @@ def test_whoever_traces_what_is_killed_has_nobody_stopped(
             assert killing.result()
 
 
-# What is there in the agent's place, and does what its first word says.
+# A program in place of the agent, which misbehaves as the file `mode` says.
 LIAR = """#!/usr/bin/python3
 import array, os, socket, struct, sys, time
 
@@ -372,7 +372,7 @@ async def from_asyncio(box: un.Sandbox) -> None:
 def test_an_event_loop_does_not_stand_still_for_who_takes_nothing(
     liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor for root who has stopped the agent: other sandboxes are in the same loop."""
+    """Nor may root that has stopped the agent block the event loop of other sandboxes."""
     monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
     monkeypatch.setattr(commands, "START_SECONDS", 2)
     (liar.parent / "mode").write_text("deaf")
@@ -385,7 +385,7 @@ def test_an_event_loop_does_not_stand_still_for_who_takes_nothing(
             await asyncio.sleep(0)
 
     async def ask() -> None:
-        # Few of these fit into a socket.
+        # A socket's buffer has space for only a few of these messages.
         await box.create_subprocess_exec("true", env={"A": "x" * 20_000}, stdin=un.DEVNULL)
 
     async def main() -> None:

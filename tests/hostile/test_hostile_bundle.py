@@ -1,7 +1,6 @@
-"""Bundles by somebody who wants to get out of them, by what config.json says or by swapping files.
+"""Attacks by bundles, through their config.json or by swapping files during the start.
 
-What an attacker is after is a file outside of the bundle, SECRET, and to have a program of his run
-on this machine's kernel.
+An attack succeeds if it reads a file outside the bundle, SECRET, or runs a program outside gVisor.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ from usernsctl.maps import Extent, MappedIds
 pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "the caller's secret"
-# What is refused at once may take so long on a busy machine, in seconds.
+# The timeout in seconds, on a busy machine, for what is refused at once.
 AT_MOST = 20
 
-# Prints the files that it is given, as far as it can.
+# Prints the readable ones among the files of its arguments.
 SHOW = """\
 #include <stdio.h>
 int main(int argc, char **argv)
@@ -66,7 +65,7 @@ def show(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A directory outside of the bundle, with a file that holds SECRET."""
+    """Make a directory outside the bundle, with a file that contains SECRET."""
     directory = tmp_path / "private"
     directory.mkdir()
     (directory / "secret").write_text(SECRET)
@@ -75,7 +74,7 @@ def secret(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle with a file and directories of its own, and an empty root filesystem."""
+    """Make a bundle with a file and directories, and an empty root filesystem."""
     directory = tmp_path / "bundle"
     for name in ("rootfs", "data/deep"):
         (directory / name).mkdir(parents=True)
@@ -102,7 +101,7 @@ def bind(source: str, **more: Any) -> dict[str, Any]:
 
 
 def read(directory: Path, **how: Any) -> OpenBundle:
-    """What `usernsctl run --bundle` does before anything is started."""
+    """Open a bundle as `usernsctl run --bundle` does before it starts anything."""
     own = MappedIds(
         uid=(Extent(0, os.geteuid(), 1),),
         gid=(Extent(0, os.getegid(), 1),),
@@ -122,7 +121,7 @@ def is_refused(directory: Path, cause: str, **how: Any) -> bool:
 
 @contextlib.contextmanager
 def meanwhile(work: Callable[[], None]) -> Iterator[None]:
-    """Has another process do `work` again and again."""
+    """Repeat `work` in another process until the end of the context."""
     attacker = get_context("fork").Process(target=repeat, args=(work,))
     attacker.start()
     try:
@@ -134,7 +133,7 @@ def meanwhile(work: Callable[[], None]) -> Iterator[None]:
 
 
 def repeat(work: Callable[[], None]) -> None:
-    # It ends when its work is whole, so that all is in its place afterwards.
+    # SIGTERM is blocked, so that each round of the work is completed and files are back in place.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     parent = os.getppid()
     while os.getppid() == parent and not signal.sigpending():
@@ -142,7 +141,7 @@ def repeat(work: Callable[[], None]) -> None:
 
 
 def swapper(place: Path, other: Path) -> Callable[[], None]:
-    """Puts a symbolic link to `other` where the directory `place` was, and back."""
+    """Return a function that swaps the directory `place` for a link to `other`, and back."""
     beside = place.with_name(place.name + "-real")
     link = place.with_name(place.name + "-link")
     link.symlink_to(other)
@@ -171,7 +170,7 @@ def test_hostile_hooks_run_nothing(
         for name in ("HOOKS", "Hooks", "hook\u017f", "hoo\u212as", "HOO\u212a\u017f")
         for moment in MOMENTS
     ]
-    # The first of each moment as a whole, the others as far as it takes to be refused.
+    # One whole run for each moment, and for the rest only the check that refuses the bundle.
     for number, (hooks, moment, spelled) in enumerate(folded):
         write(bundle, config(**{hooks: {spelled: [hook]}}))
         tally.tried()
@@ -186,7 +185,7 @@ def test_hostile_hooks_run_nothing(
 
 
 def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
-    """What one reader takes to be gone is what another one reads."""
+    """A key that one JSON reader considers overwritten may be the one that another reader uses."""
     hooks = '{"prestart": [{"path": "/usr/bin/true"}]}'
     start = '"process": {"args": ["/bin/show"]}, "root": {"path": "rootfs"}'
     spellings = ("hooks", "HOOKS", "hoo\\u212as", "hook\\u017f")
@@ -199,7 +198,7 @@ def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
 
 
 def test_hostile_keys_never_reach_runsc(tally: Any, bundle: Path) -> None:
-    """Parts of the specification that a runtime acts on, and keys that nobody knows."""
+    """Keys of the specification that a runtime acts on, and unknown keys."""
     acting = {
         "process": ["apparmorProfile", "ioPriority", "scheduler", "execCPUAffinity", "commandLine"],
         "linux": ["cgroupsPath", "intelRdt", "netDevices", "resources", "memoryPolicy"],
@@ -261,7 +260,7 @@ def test_hostile_sources_show_nothing_outside(tally: Any, bundle: Path, secret: 
 
 
 def test_hostile_sources_never_show_the_machine(tally: Any, bundle: Path) -> None:
-    """Not even to a bundle that is trusted."""
+    """The host's files must not be shown even to a trusted bundle."""
     (bundle / "proc").symlink_to("/proc")
     (bundle / "fd").symlink_to("/proc/self/fd")
     (bundle / "root").symlink_to("/proc/self/root")
@@ -372,7 +371,7 @@ def test_hostile_config_files_are_an_error_at_once(tally: Any, bundle: Path, kin
 
 
 def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, secret: Path) -> None:
-    """A link to the secret takes a directory's place again and again, at two depths."""
+    """A symbolic link to the secret replaces a directory again and again, at two depths."""
     outside = (secret.stat().st_dev, secret.stat().st_ino)
     (secret / "deep").mkdir()
     deep = (secret / "deep").stat().st_ino
@@ -380,7 +379,7 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
     rounds, patience = tally.rounds(short=4000, full=400_000), time.monotonic() + 30
     with meanwhile(swapper(bundle / "data", secret)), oci.Bundle(bundle) as opened:
         for number in itertools.count():
-            # On a busy machine the swapper may have no turn for long.
+            # On a busy machine the swapper may not run for a long time.
             is_seen = {0, errno.EXDEV} <= seen or time.monotonic() > patience
             if number >= rounds and is_seen:
                 break
@@ -402,7 +401,7 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
 def test_hostile_swaps_do_not_show_what_is_outside(
     tally: Any, usernsctl: Any, bundle: Path, secret: Path, show: Path
 ) -> None:
-    """The same against whole runs, whose payload prints what it finds."""
+    """Whole runs during the swaps, with a payload that prints what it can read."""
     (bundle / "rootfs/bin").mkdir()
     shutil.copy(show, bundle / "rootfs/bin")
     wanted = bind("data")
@@ -421,7 +420,7 @@ def test_hostile_swaps_do_not_show_what_is_outside(
 def test_hostile_swaps_of_the_bundle_show_no_other_one(
     tally: Any, bundle: Path, show: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between what was judged, and what is opened in the namespace."""
+    """The bundle is exchanged between its check and its opening in the namespace."""
     (bundle / "rootfs/bin").mkdir()
     shutil.copy(show, bundle / "rootfs/bin")
     write(bundle, bind("data"))

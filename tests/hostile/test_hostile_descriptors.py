@@ -1,4 +1,4 @@
-"""A program opens as many files of this machine as gVisor has open for it."""
+"""Attacks by programs that open as many files of the host through gVisor as they can."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 60
 
-# Opens files until there is an error, and keeps them open until its input ends.
+# Opens files until an error occurs, and keeps them open until end of file on standard input.
 OPENING = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -52,7 +52,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def check_descriptors(pid: int, tally: Tally) -> None:
-    """Count what each process has that comes from `pid`."""
+    """Count the descriptors of each descendant of `pid` that exceed the limit."""
     counts = {}
     for one in descendants(pid):
         with contextlib.suppress(FileNotFoundError):
@@ -70,13 +70,13 @@ def test_few_of_this_machine_s_descriptors_can_be_had(tally: Tally) -> None:
     with un.SandboxHost() as host, host.start(None) as box:
         with box.popen(COMMAND, stdin=un.PIPE, stdout=un.PIPE, text=True) as hoarder:
             told = hoarder.stdout.readline()
-            # What programs need, with all that gVisor has open besides.
+            # The minimum for programs, in addition to gVisor's own descriptors.
             assert int(told.split()[-1]) > 2000, told
             tally.tried()
             check_descriptors(box.init.pid, tally)
             with pytest.raises((OSError, un.UsernsError)):
                 box.run(["ls", "/"], timeout=PATIENCE, check=True)
-        # It has ended, and so the sandbox is of use again.
+        # The program has ended and its files are closed, so the sandbox works again.
         assert box.run(["ls", "/"], stdout=un.DEVNULL, timeout=PATIENCE).returncode == 0
 
 
@@ -93,7 +93,7 @@ def test_a_single_run_can_have_no_more(tally: Tally) -> None:
 
 
 def test_many_mounts_leave_room_for_what_programs_open(tmp_path: Path) -> None:
-    """gVisor holds files open that were used before, however many mounts they are in."""
+    """gVisor keeps files open after their use, up to a maximum that is independent of mounts."""
     binds = []
     for mount in range(10):
         directory = tmp_path / str(mount)

@@ -1,4 +1,4 @@
-"""Text from inside that would be taken for runsc's own words, or for ours."""
+"""Attacks by text from a sandbox that imitates messages of runsc or usernsctl."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import usernsctl as un
 pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 20
-# As runsc writes it, and as Go does; each line begins as one of theirs.
+# Lines in the formats of runsc's logs and Go's crashes.
 FORGED = (
     "x] FATAL ERROR: forged by the command\n"
     "W1124 15:44:06.773580       1 util.go:64] FATAL ERROR: forged by the command\n"
@@ -25,7 +25,7 @@ FORGED = (
     "runtime: failed to create new OS thread: forged by the command\n"
     "I1124 15:44:06.773580       1 main.go:222] Exiting with status: 0\n"
 )
-# Two that runsc ends with itself, where it failed and where it crashed.
+# Statuses with which runsc itself exits after a failure and after a crash.
 STATUSES = (128, 2)
 
 
@@ -33,7 +33,7 @@ STATUSES = (128, 2)
 def test_hostile_words_of_a_command_are_no_diagnosis(
     usernsctl: Any, tally: Any, status: int
 ) -> None:
-    """Its arguments, and what it executes, are in the logs of the sandbox."""
+    """The command's arguments, and the files that it executes, are in the sandbox's logs."""
     script = f"'./not there '\"$0\" 2>/dev/null; cat '/no/'\"$0\" 2>/dev/null; exit {status}"
     for _ in range(tally.rounds(1, 50)):
         tally.tried()
@@ -74,14 +74,14 @@ def bundle(tmp_path: Path, **process: Any) -> Path:
 
 
 def test_hostile_words_of_a_bundle_are_quoted(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
-    """runsc fails here, and repeats what the bundle says."""
+    """runsc fails, and its message repeats text of the bundle."""
     ends = ("\x1b]0;owned\x07\x1b[2J", '"', "", "\u202e", "\\")
     for end in ends[: tally.rounds(2, len(ends))]:
         text = f"{FORGED}usernsctl: all is well{end}"
         tally.tried()
         done = usernsctl("run", "--no-verify", "--bundle", bundle(tmp_path, cwd=f"/{text}"))
         assert done.returncode == 125, done.stderr
-        # Standard error is the bundle's own, too; what is ours begins with our name.
+        # Standard error has text of the bundle, too; usernsctl's own lines follow this prefix.
         _, ours = done.stderr.split("usernsctl: runsc: ", 1)
         told, *rest = ours.splitlines()
         assert told.startswith('runsc says: "'), done.stderr
@@ -130,7 +130,7 @@ def test_hostile_logs_of_an_earlier_run_are_no_diagnosis(
 
 
 def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
-    """They have the environment, and are put where everybody may look."""
+    """Debug logs contain the environment, and may be in a directory that everybody can read."""
     logs = tmp_path / "logs"
     logs.mkdir(mode=0o755)
     before = os.umask(0)
@@ -152,7 +152,7 @@ def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_p
 
 
 def used_bytes(host: un.SandboxHost) -> int:
-    """Of the file system that the files of its sandboxes are in."""
+    """Return the used bytes of the filesystem with the files of the host's sandboxes."""
     used = os.fstatvfs(host.directory)
     return (used.f_blocks - used.f_bfree) * used.f_frsize
 
@@ -161,7 +161,7 @@ def used_bytes(host: un.SandboxHost) -> int:
 def test_hostile_commands_fill_no_logs(
     tally: Any, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """14 MB a second, without privilege inside, is what a failing execve(2) writes."""
+    """A failing execve(2) writes 14 MB a second to the logs, without any privilege."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     seconds = tally.rounds(1, 10)
     script = (
@@ -175,7 +175,7 @@ def test_hostile_commands_fill_no_logs(
     )
     with un.SandboxHost() as host:
         command = ["python3", "-c", script]
-        # Root's sandboxes have a copy of /etc there.
+        # Sandboxes of root have a copy of /etc there.
         before = used_bytes(host)
         with host.start(command, detach=detach, stdout=un.PIPE) as box:
             assert box.stdout.readline() == b"done\n"
@@ -189,9 +189,9 @@ def test_hostile_commands_fill_no_logs(
 
 
 def test_hostile_command_ends_no_host_by_what_it_says(tally: Any) -> None:
-    """A sandbox that does not start is told of in quotation marks, too.
+    """The error of a sandbox that does not start quotes text of the command, too.
 
-    What lies in /proc inside only gVisor knows, so runsc is asked to start it.
+    Only gVisor knows the files of the sandbox's /proc, so runsc tries to start the command.
     """
     with un.SandboxHost(verify=False) as host:
         for detach in (False, True):

@@ -1,7 +1,6 @@
-"""Attacks by whoever chooses the directory that a command is started in, or its environment.
+"""Attacks by the working directory or the environment in which a program is started.
 
-What such a one can name must not run: a module or a program of theirs would be started outside of
-gVisor, as the user.
+No module or program that they name may run, since it would run outside gVisor, as the user.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ with un.SandboxHost() as host:
 """
 TRIAL = "from usernsctl.pytest_plugin.needs import _try_runsc; assert _try_runsc() is None"
 
-# Each starts a child of ours that is Python, or a program.
+# Calls that start a child, either Python or another program.
 STARTS = {
     "doctor": [SCRIPTS / "usernsctl", "doctor"],
     "run": [SCRIPTS / "usernsctl", "run", "--", "true"],
@@ -55,7 +54,7 @@ def traps(tmp_path: Path) -> Path:
 
 
 def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> None:
-    """Start a command of ours, itself isolated as that of the images is, and see it do its work."""
+    """Start a program in the attacked directory, and check that it works."""
     expected = 0
     if name == "explained":
         runsc = traps.parent / "runsc"
@@ -76,7 +75,7 @@ def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> 
 
 
 def test_the_traps_work(traps: Path) -> None:
-    """A check of the attacks themselves: where Python and a shell look, they are found."""
+    """Python and a shell must run the traps, or the attacks would prove nothing."""
     subprocess.run([sys.executable, "-c", "import argparse"], cwd=traps, timeout=60)
     subprocess.run(["/bin/sh", "-c", "getent"], env={"PATH": str(traps)}, timeout=60)
     assert {"module argparse", "program getent"} <= set(marks(traps))
@@ -130,7 +129,7 @@ def test_a_relative_path_names_what_runs_outside_gvisor(
 
 
 def test_the_library_works(traps: Path) -> None:
-    """A check of the attack itself."""
+    """The trap library must load, or the attacks would prove nothing."""
     subprocess.run(
         ["/bin/true"], env={"LD_PRELOAD": str(traps / "trap.so")}, timeout=60, check=True
     )
@@ -143,7 +142,7 @@ def test_the_library_works(traps: Path) -> None:
 def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
     options: list[str], tally: Tally, usernsctl: Program, prelude: Program
 ) -> None:
-    """Those of a container are a tenant's. Its user may have no name, and somebody is asked."""
+    """A tenant sets a container's variables. getent is started for a user without a name."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o777 | stat.S_ISVTX)
@@ -177,11 +176,11 @@ def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
 def test_variables_of_a_container_name_what_runs_outside_gvisor(
     words: list[str], traps: Path, tally: Tally
 ) -> None:
-    """The entrypoint of the images starts nothing that a variable names."""
+    """The images' entrypoint runs no program that a variable names."""
     program = traps.parent / words[0]
     program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
     settings = dict(entry.format(traps).split("=", 1) for entry in VARIABLES)
-    # Each alone, since one can keep another from having an effect, and all together.
+    # Each variable alone, since one can prevent another's effect, and all together.
     alone = [{name: value} for name, value in settings.items()][: tally.rounds(4, len(settings))]
     for environ in [settings, *alone] * tally.rounds(1, 3):
         done = subprocess.run(
@@ -190,14 +189,14 @@ def test_variables_of_a_container_name_what_runs_outside_gvisor(
             capture_output=True,
             text=True,
             timeout=100,
-            # All files are shown, but for those in /tmp.
+            # The sandbox shows all files of the host, except those in /tmp.
             cwd="/",
             env=environ,
         )
         tally.tried()
         if done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{environ}: {done.stdout!r}")
-        # In gVisor, they are the command's own matter: some keep it from running.
+        # Inside gVisor the variables may harm the command itself, and some prevent its start.
         if not any(name.startswith("LD_") for name in environ):
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):

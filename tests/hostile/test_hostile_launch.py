@@ -1,6 +1,6 @@
-"""Attacks on a launch that is kept in a file, by another user, by its own sandbox, and by signals.
+"""Attacks on a launch file by another user, by its own sandbox, and by signals.
 
-What is called as runsc in most of them tells what a payload would have got (stand_in.c).
+In most tests a fake runsc prints what a payload would have obtained (stand_in.c).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.also_root, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def runsc(place: Path, programs: Path) -> Path:
-    """The stand-in, where nobody swaps anything."""
+    """Copy the fake runsc to a directory that the attacker can't change."""
     directory = place / "bin"
     directory.mkdir()
     return Path(shutil.copy(programs / "runsc", directory))
 
 
 def attack(tally: Tally, launch: Path, count: int) -> None:
-    """Perform a launch as often, and count what the attacker got."""
+    """Start a launch `count` times, and count the successes of the attacker."""
     shown = 0
     for _ in range(count):
         done = subprocess.run(
@@ -87,7 +87,7 @@ def test_the_root_filesystem_becomes_a_link(
 def test_the_launch_becomes_another_one(
     tally: Tally, usernsctl: Program, runsc: Path, stranger: Stranger
 ) -> None:
-    """Which is the caller's, too, but shows more."""
+    """The other launch file is the caller's, too, but it shows more."""
     options = ["--runsc", str(runsc), "--no-verify"]
     freeze(usernsctl, stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
     with stranger.swaps() as x:
@@ -98,7 +98,7 @@ def test_the_launch_becomes_another_one(
 def test_a_launch_that_is_killed_leaves_something(
     tally: Tally, usernsctl: Program, tmp_path: Path
 ) -> None:
-    """At any moment: while it is read, made, started, or runs."""
+    """The launch is killed at random moments: while reading, building, starting, and running."""
     seconds = f"1{random.randrange(10**6):06}.5"
     (tmp_path / "data").mkdir()
     options = ["--bind", f"{tmp_path}/data:/data:rw"]

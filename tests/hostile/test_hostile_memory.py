@@ -1,8 +1,8 @@
-"""Nobody inside gains anything of a caller's: no memory, descriptor, environment, root directory.
+"""Attacks on a caller's memory, descriptors, environment and root directory from a namespace.
 
-An attacker (memory/attacker.c) looks into all new processes in every way there is, while a caller
-(memory/caller.py) starts commands: as root in the namespace that they come into, or as the caller's
-own user outside, who may do everything in a namespace of that user's.
+An attacker (memory/attacker.c) inspects all new processes in every way, while a caller
+(memory/caller.py) starts commands. The attacker is root in the namespace that they enter, or the
+caller's own user outside, who has all capabilities in that user's namespaces.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ USER = "usernsctl-test"
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A directory that every user can read: the attacker, a secret, and a command."""
+    """Make a directory that every user can read, with the attacker, a secret, and a command."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -79,7 +79,7 @@ def attack(kind: str, rounds: int, place: Path, tally: Tally, *before: str) -> N
 
 
 def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
-    """The caller has capabilities, and the attacker, who is the same user, none."""
+    """Attack a caller with capabilities from a process of the same user without any."""
     if os.geteuid() == 0:
         attack(kind, rounds, place, tally)
         return
@@ -96,7 +96,7 @@ def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
 
 
 def attack_unguarded(place: Path) -> str | None:
-    """What the attacker says that he got; ``None``: he keeps a victim stopped for ever."""
+    """Return the attacker's output, or ``None`` if the attacker keeps a victim stopped for ever."""
     with subprocess.Popen(
         words("unguarded", 30, place),
         stdout=subprocess.PIPE,
@@ -117,7 +117,7 @@ def attack_unguarded(place: Path) -> str | None:
 def test_the_attacker_gets_what_is_left_open(place: Path) -> None:
     wanted = {"process_vm_readv", "mem", "fd", "environ", "root", "ptrace"}
     ways: set[str] = set()
-    # On a busy machine an attacker may have no turn in time for all of them.
+    # On a busy machine, a single attacker may not have the time for all ways.
     for _ in range(5):
         output = attack_unguarded(place) or ""
         ways |= {line.partition(" ")[0] for line in output.splitlines()}
@@ -158,7 +158,7 @@ def test_hostile_same_user_beside_a_holder(place: Path, tally: Tally) -> None:
     attack_beside("named", tally.rounds(20, FULL_ROUNDS), place, tally)
 
 
-# Prints the environment, the descriptors, and where in its memory a process has a secret.
+# Prints the environment, the descriptors, and the addresses at which a process has a secret.
 SEARCH = """
 import os, sys
 pid, secret = sys.argv[1], bytes(~byte & 255 for byte in bytes.fromhex(sys.argv[2]))
@@ -199,7 +199,7 @@ def test_hostile_root_inside_a_named_namespace(
 @as_root
 @pytest.mark.parametrize("kind", ["fresh-newuidmap", "prelude-newuidmap"])
 def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally: Tally) -> None:
-    """A user with one capability; only such a one is not at the mercy of his other processes."""
+    """The caller's user has a capability, or the user's other processes could attack it anyway."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:

@@ -1,4 +1,4 @@
-"""Pools: who had a sandbox attacks who has it next, and a program with a pool is killed."""
+"""Attacks on pools by a sandbox's previous user, and by killing the program with the pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tally import Tally
 
 import usernsctl as un
 
-# So long may the first steps take, up to a pool, and so long the others, in seconds.
+# Maximum seconds for the steps up to a host, and up to a pool.
 HOST_SECONDS = 0.4
 POOL_SECONDS = 1.5
 
@@ -27,7 +27,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use_pool(told: int) -> None:
-    """Take sandboxes, run commands in them and give them back, for ever."""
+    """Acquire sandboxes, run commands in them and release them, for ever."""
     uses = 1 + os.getpid() % 2
     with un.SandboxHost() as host, host.pool(2, max_uses=uses, idle_timeout=0.3) as pool:
         os.write(told, b"+")
@@ -41,7 +41,7 @@ def use_pool(told: int) -> None:
 
 
 def kill_at_random(moments: random.Random) -> None:
-    """Have a copy of this process use a pool, and kill it."""
+    """Fork a child that uses a pool, and kill it at a random moment."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -74,7 +74,7 @@ def test_nothing_is_left_of_a_pool_whose_creator_was_killed(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # What is there from the first use on.
+    # The files that exist after the first use of a host.
     un.SandboxHost().close()
     before, kept = set(children()), files_below(runtime)
     for _ in range(tally.rounds(5, 200)):
@@ -88,8 +88,8 @@ def test_nothing_is_left_of_a_pool_whose_creator_was_killed(
             tally.succeeded(f"temporary files: {stay}")
 
 
-# Has gVisor let anybody trace what is of the same user (Yama's ptrace_scope), and tells which of
-# the processes that were there before, and stay, it could make its own.
+# Makes gVisor allow tracing of all processes of the user (Yama's ptrace_scope), and prints those of
+# the processes from before, which stay, that it could take over.
 TAKING = """
 import ctypes, os
 
@@ -112,7 +112,7 @@ set_scope("1")
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("idmap", [(), pytest.param((MAP_OF_SEVERAL,), marks=several_ids)])
 def test_no_process_that_stays_can_be_taken_over(idmap: tuple[un.IdMap], tally: Tally) -> None:
-    """Whoever is process 1 is there in the next block, too, and could look into all that runs."""
+    """Process 1 stays for the next user, and could read all that user's processes."""
     with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=2) as pool:
         with pool.acquire(EXIT_SECONDS) as one:
             told = one.check_output(["/usr/bin/python3", "-c", TAKING], text=True).splitlines()
@@ -125,7 +125,7 @@ def test_no_process_that_stays_can_be_taken_over(idmap: tuple[un.IdMap], tally: 
             again.run(["true"], check=True)
 
 
-# Leaves something that outlives a process, and tells what there is that others may have left.
+# Leaves an object that outlives its process, and prints those that earlier users may have left.
 LEAVING = """
 import ctypes, os, socket, struct, sys
 
@@ -207,7 +207,7 @@ if len(sys.argv) > 1:
     assert os.waitpid(pid, 0)[1] == 0
 print(sorted(found()))
 """
-# What belongs to namespaces that end with their processes.
+# Objects of namespaces, which end with their processes.
 OF_NAMESPACES = [
     *("shared memory", "semaphores", "message queue", "POSIX message queue", "interface"),
 ]
@@ -234,7 +234,7 @@ def test_nothing_but_files_is_left_to_the_next_user(
         with pool.acquire(EXIT_SECONDS) as box:
             fresh = leave_and_look(box)
         used = set()
-        # The first user of a sandbox has another agent than those that come later.
+        # The agent of a sandbox's first user differs from that of later ones.
         for _ in range(3):
             with pool.acquire(EXIT_SECONDS) as box:
                 used.add(box.id)

@@ -1,7 +1,7 @@
-"""Somebody swaps a directory for a symbolic link, while a sandbox that shows it is being started.
+"""Attacks by replacing a directory by a symbolic link while a sandbox that shows it starts.
 
-The attacker is a program that does nothing else (swapper.c). What is called as runsc here tells
-what a payload would have got (stand_in.c), so that many starts can be tried.
+The attacker swaps paths in a loop (swapper.c). A fake runsc prints what a payload would have
+obtained (stand_in.c), to allow many starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHORT, FULL = 15, 2000
 
 @pytest.fixture
 def victim(place: Path, programs: Path) -> Path:
-    """The directory that the caller has runsc in, for the attacker to mount something over."""
+    """Make the directory of the caller's runsc, over which an attacker would mount."""
     directory = place / "bin"
     directory.mkdir()
     shutil.copy(programs / "runsc", directory)
@@ -35,7 +35,7 @@ def victim(place: Path, programs: Path) -> Path:
 
 @pytest.fixture
 def rootfs(place: Path, programs: Path) -> Path:
-    """A root filesystem with the attacker's runsc in it."""
+    """Make a root filesystem that contains the attacker's runsc."""
     directory = place / "rootfs"
     (directory / "bin").mkdir(parents=True)
     shutil.copy("/bin/true", directory / "bin")
@@ -46,7 +46,7 @@ def rootfs(place: Path, programs: Path) -> Path:
 
 
 def attempts(victim: Path, count: int, **fields: Any) -> list[str]:
-    """What was said in each of `count` starts."""
+    """Return the output of each of `count` starts."""
     done = subprocess.run(
         [sys.executable, str(HERE / "attempts.py"), str(count), json.dumps(fields)],
         stdin=subprocess.DEVNULL,
@@ -64,7 +64,7 @@ def attempts(victim: Path, count: int, **fields: Any) -> list[str]:
 
 
 def judge(tally: Tally, lines: list[str], *, some_start: bool = True) -> None:
-    """Count what the attacker got; `some_start`: what he swaps is not refused as such."""
+    """Count the attacker's successes; if `some_start`, at least one start must have worked."""
     assert not some_start or any("ours" in line for line in lines), lines[:2]
     for line in lines:
         tally.tried()

@@ -1,4 +1,4 @@
-"""What a payload does to files of the machine that it is shown, and what it gets to see of them."""
+"""Attacks by a payload on files of the host that its sandbox shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usernsctl.gvisor.launch.request import Bind
 
 pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("runsc")]
 
-# All that changes a file or what is in a directory; sh has no other way to truncate one.
+# All changes of files and directories that sh can make.
 ATTACK = """
 for file in "$@"; do
     true >"$file"; echo x >"$file"; echo x >>"$file"; rm -f "$file"; mv "$file" "$file".moved
@@ -73,7 +73,7 @@ def test_a_payload_changes_what_a_host_binds(tally: Tally, shown: Path) -> None:
 def test_a_payload_changes_its_root_filesystem(
     tally: Tally, usernsctl: Program, tmp_path: Path, shown: Path
 ) -> None:
-    """By way of --rootfs, a bundle and --expose-root."""
+    """The root filesystem is shown by --rootfs, by a bundle and by --expose-root."""
     before = state_of(shown)
     (tmp_path / "bundle").mkdir()
     config = {
@@ -100,7 +100,7 @@ def bind_of(name: str) -> list[str]:
 
 
 def mounts_of(pid: int) -> dict[str, list[str]]:
-    """The options of each mount of ours that a process sees, by what follows our directory."""
+    """Return the options of a process's mounts, by their paths below usernsctl's directory."""
     lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
     fields = [line.split(" ") for line in lines]
     ours = [(one[4].partition("/usernsctl/")[2], one[5].split(",")) for one in fields]
@@ -109,7 +109,7 @@ def mounts_of(pid: int) -> dict[str, list[str]]:
 
 @pytest.fixture
 def running(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
-    """A sandbox that runs, with one bind that it may write to, and then two that it may not."""
+    """Start a sandbox with one writable bind mount and two read-only ones; return its pid."""
     (tmp_path / "dir").mkdir()
     (tmp_path / "file").touch()
     binds = [f"{tmp_path}/dir:/w:rw", f"{tmp_path}/dir:/r", f"{tmp_path}/file:/f"]
@@ -126,7 +126,7 @@ def running(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
 
 
 def test_a_mount_is_read_only_by_the_word_of_the_sentry_alone(tally: Tally, running: int) -> None:
-    """Whoever has taken over the sentry or the gofer finds them so on the machine, too."""
+    """A compromised sentry or gofer must find the mounts read-only on the host, too."""
     mounts = mounts_of(running)
     shown = sorted(int(name[6:]) for name in mounts if name.startswith("shown/"))
     writable, *others = (f"shown/{number}" for number in shown)
@@ -146,7 +146,7 @@ def test_a_mount_is_read_only_by_the_word_of_the_sentry_alone(tally: Tally, runn
 def test_a_file_of_etc_is_made_private_while_a_sandbox_runs(
     tally: Tally, usernsctl: Program
 ) -> None:
-    """As chpasswd does with /etc/shadow: by a new file that takes the name of the old one."""
+    """chpasswd replaces /etc/shadow so: it renames a new file over the old one."""
     old, new = (Path(f"/etc/usernsctl-hostile-{os.getpid()}-{name}") for name in ("old", "new"))
     old.write_text("public\n")
     script = f"echo ready; read go; cat {old} {new}; ls -l {old} >/dev/null"
@@ -216,7 +216,7 @@ def test_a_home_that_has_the_programs_in_it_is_refused(usernsctl: Program, tally
 def test_a_mount_point_is_made_on_the_machine(
     tally: Tally, usernsctl: Program, tmp_path: Path, order: str
 ) -> None:
-    """Below what the payload may write to, gVisor would make it with mode 0777."""
+    """gVisor would create the mount point in the writable directory, with mode 0777."""
     outer, inner, bundle = (tmp_path / name for name in ("outer", "inner", "bundle"))
     for directory in (outer, inner, bundle):
         directory.mkdir()

@@ -1,4 +1,4 @@
-"""A gVisor that does not answer: somebody has broken it, or had it stopped."""
+"""Attacks by a gVisor that does not answer, because it is broken or stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 FOREVER = ["sleep", "1000"]
 LIMIT = 0.5
-# So long what has a limit may take, under load.
+# Timeout in seconds, under load, for calls that have a limit themselves.
 AT_MOST = 20
 
 
@@ -34,7 +34,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sentry_of(id: str) -> int:
-    """The process of runsc that is gVisor's kernel."""
+    """Return the pid of a sandbox's sentry, gVisor's kernel."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_text().split("\0")
@@ -73,7 +73,7 @@ def test_hostile_silence_is_not_waited_for(
                     tally.succeeded(f"{call} waited")
             assert wait_until_gone(f"state {box.id}", AT_MOST) == []
             assert wait_until_gone(f"kill {box.id}", AT_MOST) == []
-        # Whoever is not silent may be slow.
+        # A gVisor that answers may still be slow.
         monkeypatch.setattr(container, "_ANSWER_SECONDS", AT_MOST)
         assert box.state()["status"] == "running"
         with silent(box.id):
@@ -84,7 +84,7 @@ def test_hostile_silence_is_not_waited_for(
 def test_hostile_silence_does_not_keep_a_pool_from_others(
     host: un.SandboxHost, tally: Tally
 ) -> None:
-    """Each is to be cleaned for whoever has it for a second time."""
+    """Each sandbox must be cleaned between its first and its second user."""
     with host.pool(1, max_uses=2) as pool, contextlib.ExitStack() as held:
         seen = set()
         for _ in range(tally.rounds(4, 40)):

@@ -1,4 +1,4 @@
-"""Root of a kept namespace stops whoever comes in: the start is given up when its time is over."""
+"""Attacks by root of an existing namespace, which stops new commands: their start times out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.namespaces import named
 
-# How long a start may take, and all that is done afterwards.
+# Seconds for a start, and for everything after it.
 START = 0.3
 PATIENCE = 20
 
@@ -35,7 +35,7 @@ while True:
 
 @pytest.fixture
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[un.Namespace]:
-    """A namespace in which somebody stops all others, with a PID namespace: nobody else is hit."""
+    """Create a namespace in which a process stops all others; a PID namespace protects the rest."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with un.Namespace.open_or_create("hostile", pid=True) as namespace:
         try:
@@ -49,7 +49,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[un.Name
             named.remove_named("hostile")
 
 
-# Stops the children of a process that are in its own user namespace: it may signal no others.
+# Stops a process's children in its own user namespace, the only ones that it may signal.
 STOPPER_OF_CHILDREN = """
 import contextlib, os, signal, sys
 children = f"/proc/{sys.argv[1]}/task/{sys.argv[1]}/children"
@@ -69,7 +69,7 @@ def children() -> set[str]:
 @without_us
 @pytest.mark.parametrize("more", [{"pid": True}, {"pid": True, "init": True}, {"time": True}])
 def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> None:
-    """Where a command takes two children, the first may be stopped before it names the second."""
+    """The first of two children may be stopped before it reports the pid of the second."""
     given_up, rounds = 0, tally.rounds(short=20, full=300)
     with un.Namespace.create(MAP_WITHOUT_US) as namespace:
         words = [sys.executable, "-c", STOPPER_OF_CHILDREN, str(os.getpid())]
@@ -95,11 +95,11 @@ def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> No
 
 def test_hostile_stop_of_whoever_enters(hostile: un.Namespace, tally: Tally) -> None:
     given_up, rounds = 0, tally.rounds(short=10, full=300)
-    # A check of the attack: some are stopped before they execute the command.
+    # At least one command must have been stopped before its exec, or the attack proves nothing.
     while tally.tries < rounds or not given_up:
         tally.tried()
         began = time.monotonic()
-        # The command may have been executed, and be stopped then.
+        # The command may be stopped after its exec, and then times out.
         try:
             hostile.run(["true"], start_timeout=START, timeout=2 * START)
         except un.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Who may write the state directory, such as a program that was shown it, wants more than that."""
+"""Attacks by a program that can write the state directory, as after a wrong bind mount."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOREVER = ["sleep", "1000"]
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The state directory of this test, with nothing in it."""
+    """Return the state directory of this test, which is empty."""
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -41,7 +41,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextlib.contextmanager
 def victim(command: list[str] | None = None) -> Iterator[int]:
-    """A process that nobody may harm; it says when it is what it is to be."""
+    """Start a process that must not be harmed; yield its pid once it is ready."""
     script = "echo ready; exec sleep 1000"
     words = ["sh", "-c", script] if command is None else command
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
@@ -68,7 +68,7 @@ def in_a_namespace_of_another_purpose() -> list[str]:
 
 
 def with_the_words_of_a_sandbox() -> list[str]:
-    """What has all the right words, but is in no namespace."""
+    """Return a command whose arguments look like a sandbox's, but which is in no namespace."""
     script = "import time; print('ready', flush=True); time.sleep(1000)"
     return [sys.executable, "-c", script, "--bundle=/mnt/usernsctl/boxes/box"]
 
@@ -88,7 +88,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
         "args": ["true"],
         "created": 1.0,
         "processes": [asdict(ProcessIdentity.of(pid)) for pid in pids],
-        # What was believed once.
+        # Fields that were trusted once.
         "runsc": "/bin/false",
         "env": [],
     }
@@ -99,7 +99,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
 
 
 def use_box() -> None:
-    """All that reads records, and may end what they name."""
+    """Make all calls that read records, and may kill the processes in them."""
     un.Sandbox.list_detached()
     with contextlib.suppress(un.UsernsError):
         un.Sandbox.attach("box").close()
@@ -148,7 +148,7 @@ def test_hostile_record_names_another_sandbox(
 def test_hostile_record_names_a_program(
     state: Path, host: un.SandboxHost, tally: Any, tmp_path: Path
 ) -> None:
-    """What was written down of runsc, and what else a record could be hoped to have executed."""
+    """The path of runsc in a record, and all other fields that could name a program."""
     program, mark = tmp_path / "program", tmp_path / "mark"
     program.write_text(f'#!/bin/sh\necho $0 >>{mark}\nexec runsc "$@"\n')
     program.chmod(0o755)
@@ -190,7 +190,7 @@ def test_hostile_state_has_no_values_of_the_environment(
 def test_hostile_record_of_a_name(
     state: Path, tally: Any, usernsctl: Any, make: Callable[[], list[str] | None]
 ) -> None:
-    """`ns remove` kills no stranger, and `ns exec` joins none."""
+    """`ns remove` must not kill another process, and `ns exec` must not join its namespace."""
     environment = dict(os.environ)
     entry = state / "namespaces" / "name"
     for _ in range(tally.rounds(1, 20)):
@@ -221,7 +221,7 @@ def test_hostile_record_of_a_name(
 
 
 def test_hostile_record_hides_the_others(state: Path, host: un.SandboxHost, tally: Any) -> None:
-    """Its pid is the id of a thread by now; that hid all that come after it."""
+    """A pid that has become the id of a thread once hid all records after it."""
     with host.start(FOREVER, id="live", detach=True), threading_pid() as thread:
         for pid in (thread, 1, 1 << 21):
             record = me() | {"pid": pid}
@@ -308,7 +308,7 @@ def test_hostile_bind_shows_the_state_that_is_not_there_yet(
             tally.succeeded(f"{path} is shown")
         except un.BindError as error:
             assert error.cause == "bind-shows-state"
-    # What is beside it may be seen.
+    # A directory beside the state directory may be shown.
     (later / "data").mkdir()
     un.SandboxHost(binds=[Bind(str(later / "data"), "/shown", False)]).close()
 
@@ -316,7 +316,7 @@ def test_hostile_bind_shows_the_state_that_is_not_there_yet(
 def test_hostile_bind_shows_the_state_by_another_mount(
     state: Path, tmp_path: Path, tally: Any
 ) -> None:
-    """The same directory is mounted elsewhere, also below what is shown."""
+    """The state directory has a second mount point, also below the bind mount's source."""
     other = tmp_path.parent / f"{tmp_path.name}-other"
     (other / "below" / "mount").mkdir(parents=True)
     script = (
@@ -334,7 +334,7 @@ def test_hostile_bind_shows_the_state_by_another_mount(
 
 
 def test_hostile_full_disk_moves_the_state(tmp_path: Path, tally: Any) -> None:
-    """Where another user has left no space in /tmp, the state in there is none any more."""
+    """If another user fills /tmp, the state directory can't be created there."""
     script = (
         "mount -t tmpfs -o size=64k none /mnt && "
         f"{SCRIPTS}/usernsctl ns create name -r && "

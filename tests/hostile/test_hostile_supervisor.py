@@ -1,4 +1,4 @@
-"""Ends whoever stands in for a command, at any moment: the command must not go on without it."""
+"""Attacks on supervisors: one is killed at a random moment, and its command must end, too."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
         os.close(held)
         select.select([output], [], [], chance.uniform(0, 0.01))
         process.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]))
-        # The first process of a PID namespace ignores all but this one.
+        # The first process of a PID namespace ignores all signals but SIGKILL.
         select.select([output], [], [], chance.uniform(0, 0.005))
         process.kill()
         process.wait()
         tally.tried()
-        # The pipe ends with the last process that holds it.
+        # The pipe reaches end of file when the last process with its write end has ended.
         left = not select.select([output], [], [], PATIENCE)[0]
         os.close(output)
         if left:
@@ -43,7 +43,7 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
 
 
 def reap_orphans() -> None:
-    """What was left becomes our child, and is dead: else its pipe would not have ended."""
+    """Reap orphans, which have become children and have ended, as the end of their pipe showed."""
     while True:
         try:
             os.waitpid(-1, 0)

@@ -1,4 +1,4 @@
-"""A payload in a template, and whoever replaces what was saved, against who starts it."""
+"""Attacks by a template's payload, and by replacing a template's files, on its user."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 60
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line"]
 
-# So long may the steps take that a creator is killed in, in seconds: to make a host and a template,
-# then to start a sandbox and a command in it.
+# Maximum seconds for the steps during which a creator is killed: making a host and a template, then
+# starting a sandbox and a command in it.
 CREATE_SECONDS = 1.2
 START_SECONDS = 0.6
 
@@ -42,11 +42,11 @@ def saved(host: un.SandboxHost, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-# What was saved.
+# Attacks on the files of saved templates.
 
 
 def try_to_start(tally: Tally, directory: Path, host: un.SandboxHost) -> None:
-    """Load and start what is there: nothing else than what was saved may come of it."""
+    """Load and start a template; check that either the saved one starts, or an error occurs."""
     tally.tried()
     before = open_descriptors()
     try:
@@ -98,7 +98,7 @@ def put(directory: Path, **fields: Any) -> None:
 def test_a_record_shows_nothing_that_the_host_does_not(
     tally: Tally, host: un.SandboxHost, saved: Path, tmp_path: Path
 ) -> None:
-    """It is as trusted as its owner's files; what it says of the host is checked all the same."""
+    """A record is as trusted as its owner's files, but its fields about the host are checked."""
     secret = tmp_path / "secret"
     secret.write_text("secret")
     config = json.loads((saved / "record.json").read_text())["config"]
@@ -180,7 +180,7 @@ def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
     monkeypatch: pytest.MonkeyPatch,
     replaces: bool,
 ) -> None:
-    """It is another one then, or none: never a part of one."""
+    """Either the whole other template is used or none, never a mixture."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     read = template.read
 
@@ -206,9 +206,9 @@ def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
         assert caught.value.cause == "no-such-template"
 
 
-# What runs in it.
+# Attacks by programs in templates.
 
-# Whatever a payload does before it is saved, it does from inside.
+# Whatever the payload can do before it is saved.
 ATTACK = """
 import ctypes, json, os, socket, sys, threading, time
 found = []
@@ -244,7 +244,7 @@ def test_a_payload_has_nothing_of_its_image(tally: Tally, host: un.SandboxHost) 
                 tally.succeeded(out.decode())
 
 
-# What it says in place of the interpreter, once it has its connection.
+# Messages of a false interpreter over its connection to the host.
 LIES = [
     "os.write(0, b'x' * 200_000)",
     "os.write(0, json.dumps({'error': ['x'] * 10}).encode())",
@@ -262,7 +262,7 @@ LIES = [
 def test_an_interpreter_that_lies_is_told_or_changes_nothing(
     tally: Tally, host: un.SandboxHost, lie: str
 ) -> None:
-    """Whoever is preloaded has the connection to us."""
+    """A preloaded program has the connection to the host."""
     before = open_descriptors()
     code = f"import json, os, socket, time\n{lie}\ntime.sleep(1000)"
     tally.tried()
@@ -279,7 +279,7 @@ def test_an_interpreter_that_lies_is_told_or_changes_nothing(
 def test_a_cat_that_is_none_has_no_template_wait_longer(
     tally: Tally, tmp_path: Path, script: str
 ) -> None:
-    """Whatever the root filesystem has by that name is executed to learn of ports."""
+    """The root filesystem's `cat` is executed to read the range of local ports."""
     (tmp_path / "cat").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "cat").chmod(0o755)
     env = {"PATH": "/mnt/evil:/usr/bin:/bin"}
@@ -293,7 +293,7 @@ def test_a_cat_that_is_none_has_no_template_wait_longer(
         assert open_descriptors() == before
 
 
-# Whoever makes it is killed.
+# Kills of the process that creates a template.
 
 
 def creator(id: str) -> None:
@@ -304,9 +304,9 @@ def creator(id: str) -> None:
 
 
 def collect_all() -> None:
-    """Collect what has come to be our children, in whatever order it ends.
+    """Reap the orphans that have become children, in any order.
 
-    Process 1 of a PID namespace comes to its end when all others in there were collected.
+    Process 1 of a PID namespace ends only after all others in the namespace have been reaped.
     """
     deadline = time.monotonic() + EXIT_SECONDS
     with contextlib.suppress(ChildProcessError):
@@ -339,7 +339,7 @@ def test_a_killed_creator_leaves_nothing(
         tally.tried()
         if left := wait_until_gone(id, EXIT_SECONDS):
             tally.succeeded(f"processes are left: {left}")
-    # Those that were being saved have ids of their own.
+    # Programs of templates that were being saved have other ids.
     assert wait_until_gone("echo READY; read line; echo $line", EXIT_SECONDS) == []
     assert list(tmp_path.iterdir()) == []
 

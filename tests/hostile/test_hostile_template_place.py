@@ -1,4 +1,4 @@
-"""A program in a sandbox that would like to write where templates are kept."""
+"""Attacks by a program in a sandbox on the directory of templates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of the templates, with one in it, which is reached by a symbolic link."""
+    """Make the directory of templates, with one template, and a symbolic link that leads there."""
     place = tmp_path / "data" / "usernsctl" / "templates"
     (place / "one").mkdir(parents=True, mode=0o700)
     (place / "one" / "record.json").write_text("{}")
@@ -48,11 +48,11 @@ def ways_to(place: Path, tmp_path: Path) -> dict[str, Path]:
 
 
 def run(usernsctl: Program, prelude: Program, bind: str, launch: Path) -> list[str]:
-    """Have a sandbox show something, in each way that there is: what came of it."""
+    """Show a directory in a sandbox, in every way; return the error messages."""
     found = [usernsctl("run", "--bind", bind, "--", "ls", "/shown", env=dict(os.environ)).stderr]
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", env=dict(os.environ))
     found.append(frozen.stderr)
-    # Whoever freezes it may have other variables than whoever performs it.
+    # The user who freezes a launch may have other variables than the user who starts it.
     env = {**os.environ, "XDG_DATA_HOME": "/nonexistent"}
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", "/shown", env=env)
     assert frozen.returncode == 0, frozen.stderr
@@ -120,7 +120,7 @@ def test_hostile_bind_shows_templates_in_a_home(
     arrange: Callable[[Path, Path, pytest.MonkeyPatch], None],
     data: str | None,
 ) -> None:
-    """$XDG_DATA_HOME says where only if it is an absolute path."""
+    """$XDG_DATA_HOME counts only if it is an absolute path."""
     home = tmp_path / "home"
     home.mkdir()
     arrange(place, home, monkeypatch)

@@ -1,4 +1,4 @@
-"""Who may write a template's record, such as a program in a sandbox, wants more than that."""
+"""Attacks by a program that can write a template's record."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("runsc")]
 
 SECRET = "a secret of the machine"
 READY = ["--ready", "READY", "--", "sh", "-c"]
-# What looks for the secret; it does not have the text itself.
+# Searches for the secret, with a pattern that does not match itself.
 LOOK = "grep -rash 's[e]cret of' /.usernsctl-agent /shown /tmp /mnt"
 SCRIPT = f"echo READY; read line; echo $line; {LOOK}"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) -> Path:
-    """What $XDG_DATA_HOME names, with the templates `command`, `agent` and `python`."""
+    """Create a data directory with the templates `command`, `agent` and `python`."""
     data = tmp_path_factory.mktemp("data")
     env = {**os.environ, "XDG_DATA_HOME": str(data)}
     done = usernsctl("template", "create", "command", *READY, SCRIPT, env=env)
@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) -> Path:
 
 @pytest.fixture
 def data(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that; `secret` and `evil` lie beside it."""
+    """Copy the data directory, with `secret` and `evil` beside it."""
     shutil.copytree(made, tmp_path / "data")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "secret").mkdir()
@@ -70,7 +70,7 @@ def put(data: Path, name: str, change: Callable[[dict[str, Any]], object]) -> No
 
 
 def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
-    """Have its owner start each template, in each way that there is, and look what came of it."""
+    """Start each template in every way as its owner; count the attacker's successes."""
     place, env = data.parent, dict(os.environ)
     told = []
     words = ("-c", f"import os; os.system({LOOK!r})")
@@ -102,7 +102,7 @@ def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
 
 
 def options_that_were_believed(place: Path) -> dict[str, Any]:
-    """The arguments of a host, as records had them once, each with a value of the attacker's."""
+    """Return former fields of records, the arguments of a host, with values of the attacker's."""
     evil, secret = str(place / "evil"), str(place / "secret")
     return {
         "runsc": {"runsc": evil},
@@ -133,7 +133,7 @@ def test_hostile_options_of_a_record_are_not_used(
 
 
 def fields_of_the_inside(place: Path) -> dict[str, Callable[[dict[str, Any]], object]]:
-    """Changes of a record's config.json and of all else that it has."""
+    """Return changes of a record's config.json and of its other fields."""
     evil, secret = str(place / "evil"), str(place / "secret")
     hook = {"path": evil, "args": [evil]}
 
@@ -142,7 +142,7 @@ def fields_of_the_inside(place: Path) -> dict[str, Callable[[dict[str, Any]], ob
         return {"destination": destination, "source": secret, "type": "bind", "options": options}
 
     def agent(record: dict[str, Any]) -> None:
-        """Mount something in the place of the agent, which each host mounts elsewhere."""
+        """Mount a file over the agent, which each host mounts elsewhere."""
         for mount in record["config"]["mounts"]:
             if mount["destination"] == "/.usernsctl-agent":
                 mount["source"] = f"{secret}/file"
@@ -204,7 +204,7 @@ def test_hostile_fields_of_a_record_are_not_used(
 
 
 def test_what_a_template_has_of_the_inside_is_used(usernsctl: Program, data: Path) -> None:
-    """The attacks above would look the same if nothing of a template could be started."""
+    """The unchanged templates must start, or the attacks would prove nothing."""
     env = dict(os.environ)
     done = usernsctl("template", "run", "command", input="line\n", env=env)
     assert (done.returncode, done.stdout, done.stderr) == (2, "line\n", "")

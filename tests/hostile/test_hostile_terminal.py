@@ -1,4 +1,4 @@
-"""Whoever connects in place of runsc sends no terminal, or more than one, or nothing at all."""
+"""Attacks by connections in place of runsc's that send no terminal, several, or nothing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from usernsctl.gvisor.runsc.stdio import receive_terminal
 
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket that runsc is to connect to."""
+    """Listen on the socket for runsc's connection."""
     with socket.socket(socket.AF_UNIX) as made, open_path(str(tmp_path)) as here:
-        # The name must be short.
+        # The path of a socket must be short (unix(7)), so it goes through a descriptor.
         made.bind(f"/proc/self/fd/{here.fd}/console")
         made.listen(1)
         yield made
@@ -43,7 +43,7 @@ def send(sender: socket.socket, *fds: int) -> None:
 
 
 def send_nothing(sender: socket.socket) -> None:
-    """And stay."""
+    """Send nothing, and keep the connection open."""
 
 
 def send_text(sender: socket.socket) -> None:
@@ -73,7 +73,7 @@ def send_pipe(sender: socket.socket) -> None:
 
 
 def send_many(sender: socket.socket) -> None:
-    """As many as one message may have (SCM_MAX_FD)."""
+    """Send the maximum number of descriptors for one message (SCM_MAX_FD)."""
     send(sender, *[os.open("/dev/null", os.O_RDWR)] * 253)
 
 
@@ -104,7 +104,7 @@ def test_hostile_sender_of_what_is_no_terminal(
 
 
 def test_hostile_sender_of_many_terminals(console: socket.socket, tally: Tally) -> None:
-    """One of them is taken, and the others are closed."""
+    """The first terminal is used, and the other descriptors are closed."""
     before = os.listdir("/proc/self/fd")
     ours, theirs = pty.openpty()
     with connected(console) as sender:
@@ -114,7 +114,8 @@ def test_hostile_sender_of_many_terminals(console: socket.socket, tally: Tally) 
             assert os.ttyname(theirs)
             assert os.isatty(taken.fileno())
             assert not os.get_inheritable(taken.fileno())
-            # Besides it: both ends here, and the sender's.
+            # Besides the used terminal, both ends of the pseudoterminal and of the connection are
+            # open.
             if len(os.listdir("/proc/self/fd")) != len(before) + 4:
                 tally.succeeded("more than one")
     os.close(ours)

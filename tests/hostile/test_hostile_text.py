@@ -1,4 +1,4 @@
-"""Names and texts that speak to a terminal, or to the shell that a remedy is pasted into."""
+"""Attacks by names and texts with control characters for a terminal, or syntax for a shell."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from usernsctl.cli import main
 from usernsctl.errors import BundleError
 from usernsctl.explain.printing import print_error
 
-# What a terminal acts on: a title, the screen, a new line of "ours", hidden and turned text, and
+# Texts that a terminal acts on: a title, the screen, a forged line, hidden and reversed text, and
 # CSI as one character.
 NASTY = (
     "\x1b]0;owned\x07",
@@ -39,12 +39,12 @@ ALLOWED = "\n"
 
 
 def raw(output: str) -> list[str]:
-    """The characters of an output that speak to a terminal."""
+    """Return the characters of an output that control a terminal."""
     return [char for char in output if not char.isprintable() and char not in ALLOWED]
 
 
 def configs() -> Iterator[dict[str, Any]]:
-    """One for each place of a config.json that ends up in a message."""
+    """Yield a config.json for each field that ends up in a message."""
     plain = {"process": {"args": ["x"]}, "root": {"path": "rootfs"}}
     for text in (*NASTY, TEXT):
         bare = text.replace("\0", "")
@@ -90,7 +90,7 @@ def test_hostile_bundles_do_not_speak_to_the_terminal(
 def test_hostile_names_do_not_speak_to_the_terminal(
     tally: Any, usernsctl: Any, tmp_path: Path
 ) -> None:
-    """As bundle, as what is run, as what is shown, and in what a root filesystem says."""
+    """The names are those of a bundle, a command, a bind mount, and an interpreter in a script."""
     for text in NASTY:
         name = text.replace("\0", "").replace("/", "")
         bundle = tmp_path / name
@@ -134,7 +134,7 @@ def test_hostile_names_do_not_speak_through_the_core(
                 [prelude.path, "-r", "--", *words] if words[0] == name else [prelude.path, *words],
                 capture_output=True,
             )
-            # A byte that is no character is one that an 8-bit terminal may act on.
+            # An 8-bit terminal may act on a byte that is not valid UTF-8.
             told = done.stderr.decode("utf-8", "surrogateescape")
             if found := raw(told):
                 tally.succeeded(f"{words}: {found}")
@@ -168,7 +168,7 @@ def test_hostile_text_does_not_speak_through_any_part_of_an_error(
 
 
 def test_hostile_characters_are_all_escaped(tally: Any) -> None:
-    """Every character that Unicode says is a control, a format, a line end or a surrogate."""
+    """All characters of Unicode's categories control, format, line end and surrogate."""
     for code in range(sys.maxunicode + 1):
         char = chr(code)
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
@@ -179,7 +179,7 @@ def test_hostile_characters_are_all_escaped(tally: Any) -> None:
 
 
 def test_hostile_words_are_what_they_were_after_the_shell(tally: Any) -> None:
-    """A command to be pasted gives its words, does nothing else, and is fit for a terminal."""
+    """A command to paste must keep its arguments, do nothing else, and be safe for a terminal."""
     shell = shutil.which("bash")
     if shell is None:
         pytest.skip("there is no bash")

@@ -1,15 +1,15 @@
 /*
  * attacker HOW ADDRESS MARKER DEVICE INODE VARIABLE PATH OWN
  *
- * Looks into every process that is made, in every way there is, until its standard input ends, and
- * says by a line what it got: the caller's marker in memory at ADDRESS, a descriptor of the file
- * with DEVICE and INODE, VARIABLE in an environment, the file PATH below a root directory, and OWN,
- * which is in the environment of the commands, where everybody can read it. MARKER, VARIABLE and OWN
- * are given inverted, so that nobody finds them with us. The last line tells how many processes were
- * seen.
+ * Inspects every new process in every way until end of file on standard input, and prints a line
+ * for each success: the caller's marker in memory at ADDRESS, a descriptor of the file with DEVICE
+ * and INODE, VARIABLE in an environment, the file PATH below a root directory, and OWN, which is in
+ * the commands' environment, where everybody can read it. MARKER, VARIABLE and OWN are passed
+ * inverted, so that they are not found in the attacker itself. The last line is the number of
+ * inspected processes.
  *
- * HOW: "drop" our capabilities first, "keep" them, or keep them and only "look": gVisor ends a
- * command whose processes somebody else traces.
+ * HOW: "drop" the capabilities first, "keep" them, or keep them and only "look", without tracing:
+ * gVisor ends a command whose processes another process traces.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -60,7 +60,7 @@ static bool is_marker(const unsigned char *data)
     return !memcmp(data, marker, marker_length);
 }
 
-/* Whether there is such a process. */
+/* Reads the marker by process_vm_readv(2). Returns false if the process has ended. */
 static bool by_vm_read(pid_t pid)
 {
     unsigned char data[64];
@@ -122,8 +122,8 @@ static void by_root(pid_t pid)
         got("root", pid);
 }
 
-/* Waits until whom we trace stops. If it has ended instead, its parent would wait in vain if we did
- * not. */
+/* Waits until the traced process stops. Returns whether it has ended instead; it is then reaped, so
+ * that its parent's wait returns. */
 static bool has_ended(pid_t pid)
 {
     int status;
@@ -178,7 +178,7 @@ static void drop_capabilities(void)
     struct __user_cap_data_struct data[2] = {{0, 0, 0}, {0, 0, 0}};
     if (syscall(SYS_capset, &header, data))
         perror("capset"), exit(2);
-    /* Who has lost capabilities is not dumpable, which does not matter to who attacks. */
+    /* Dropping capabilities makes this process undumpable, which does not hinder the attacks. */
 }
 
 int main(int argc, char **argv)

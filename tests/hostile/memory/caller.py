@@ -1,7 +1,8 @@
-"""caller.py KIND ROUNDS ATTACKER DIRECTORY: starts commands while an attacker looks on.
+"""Victim that starts commands while an attacker runs: ``caller.py KIND ROUNDS ATTACKER DIRECTORY``.
 
-It has a marker in its memory, a descriptor of a file, and a variable in its environment, none of
-which the commands get. Prints what the attacker got, a line each, then how many processes he saw.
+The process has a marker in its memory, a descriptor of a file and a variable in its environment,
+none of which commands inherit. It prints what the attacker obtained, one item a line, and then the
+number of processes that the attacker saw.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from usernsctl.namespaces.named import remove_named
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
-# Not close-on-exec: so even one that is handed down by mistake is told.
+# Inheritable, so that a descriptor passed on by mistake is detected.
 SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
 TRUE = f"{DIRECTORY}/true"
-# What a command has in its environment is not for everybody either.
+# A command's own environment must not be readable by others, either.
 OWN = os.urandom(16).hex()
 ENV = {"OWN": OWN}
 OTHER = {"user": 1, "group": 1}
@@ -67,7 +68,7 @@ def again(call: Callable[[], Any]) -> None:
 
 
 def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
-    """Root inside attacks who comes in. He can't see the directory that has the secret."""
+    """Run commands in a namespace whose root attacks them, but can't see the secret directory."""
     time = options.pop("time_namespace", False)
     with un.Namespace.create(idmap, mount=True, time=time) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
@@ -76,13 +77,13 @@ def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
 
 
 def fresh(**options: Any) -> None:
-    """The same user beside, who has no capability while we have some."""
+    """Run commands with capabilities, beside an attacker of the same user without any."""
     with attacked(subprocess.Popen, "drop"):
         again(lambda: un.run([TRUE], env=ENV, check=True, **options))
 
 
 def stranger(*, inside: bool) -> None:
-    """Whom the commands are outside attacks root: from there, or inside, where root stays root."""
+    """Run commands as root, attacked by the outside user of their ids, or by one inside."""
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
         if not inside:
@@ -101,7 +102,7 @@ def stranger(*, inside: bool) -> None:
 
 
 def executed() -> None:
-    """What ``usernsctl ns exec`` does, with all that this process has."""
+    """Run commands as ``usernsctl ns exec`` does, which keeps this process's resources."""
     with un.Namespace.create(mount=True) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
 
@@ -119,7 +120,7 @@ def executed() -> None:
 
 
 def entered() -> None:
-    """What ``usernsctl run`` and un.enter() do: this process itself moves."""
+    """Run commands as ``usernsctl run`` and un.enter() do, which move this process itself."""
     with attacked(subprocess.Popen, "drop"):
 
         def once() -> None:
@@ -136,7 +137,7 @@ def entered() -> None:
 
 
 def named() -> None:
-    """The holder of a named namespace is started with our environment, and stays inside."""
+    """Create a named namespace, whose holder starts with this environment and stays inside."""
     os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp()
 
     def once() -> None:
@@ -149,14 +150,14 @@ def named() -> None:
 
 
 def prelude(*options: str) -> None:
-    """usernsctl-exec has our descriptor, which its command does not get."""
+    """Run commands by usernsctl-exec, which inherits a descriptor that its commands must not."""
     with attacked(subprocess.Popen, "drop"):
         command = [program_path("usernsctl-exec"), *options, "--", TRUE]
         again(lambda: subprocess.run(command, env=ENV, check=True, pass_fds=[SECRET]))
 
 
 def sandbox() -> None:
-    """Root in the namespace of a host of sandboxes, whom something that broke gVisor would be."""
+    """Run commands in sandboxes, attacked by root of the host's namespace, as after an escape."""
     with (
         un.SandboxHost() as host,
         host.start(["sleep", "1000000"]) as box,
@@ -166,7 +167,7 @@ def sandbox() -> None:
 
 
 def unguarded() -> None:
-    """What must not be done: a process moves inside as it is, and stays. The attacker gets it."""
+    """Enter a namespace without protection, to show that the attacks succeed then."""
     with un.Namespace.create(mount=True) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
         with attacked(ns.popen, "keep", f"{DIRECTORY}/secret/file"):
@@ -180,7 +181,7 @@ def unguarded() -> None:
                 assert os.waitpid(pid, 0)[1] == 0
 
 
-# As who may map any id here: real root, or root of a namespace that has many.
+# A map of all ids, for root of the host or of a namespace with many ids.
 SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"])
 AUTO = SEVERAL if os.geteuid() == 0 else un.IdMap.auto()
 KINDS: dict[str, Callable[[], None]] = {
