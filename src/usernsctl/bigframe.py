@@ -19,17 +19,17 @@ import os
 import sys
 from importlib.machinery import BuiltinImporter, SourceFileLoader, SourcelessFileLoader
 
-# Importing these would take longer than all else that is done here.
+# For type checkers only: these imports would take longer than the rest of this program.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Any, NoReturn
 
-# Of a frame, in pointers. A chunk has the next power of two of bytes: here 128 KiB, more than one
-# page on every machine.
+# The size of a frame in pointers. The size of its chunk is the next power of two: 128 KiB here,
+# which is more than a page on all machines.
 PROBE = 10_000
-# Here 2 MiB. Nobody touches the half that is the frame's own, so that it takes up no memory.
+# The chunk has 2 MiB here. The frame's own half of it is never touched, and so takes no memory.
 BIG = 140_000
 
 USAGE = "usage: bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]"
@@ -42,10 +42,10 @@ def main() -> None:
     """
     run, program = _parse(sys.argv[1:])
     if not _safe_path():
-        # What Python has put there for us; the program's own takes its place.
+        # The directory of this file, which Python has added; that of the program replaces it.
         del sys.path[0]
     sys.modules["__main__"] = module = type(sys)("__main__")
-    # As Python makes it. What else that has, a new module has, too.
+    # As Python sets them; a new module has the other attributes already.
     if sys.version_info < (3, 14):
         module.__annotations__ = {}
     module.__dict__.update(__loader__=BuiltinImporter, __builtins__=builtins)
@@ -53,14 +53,17 @@ def main() -> None:
 
 
 def thrashes() -> bool:
-    """Whether this interpreter unmaps a chunk at once: less is mapped after a call than in it."""
+    """Return whether this interpreter unmaps a chunk when its last frame returns.
+
+    If so, less memory is mapped after a call than during the call.
+    """
     try:
-        # What the interpreter keeps of the first call, it has in the second one.
+        # Called twice, since the interpreter keeps some memory of the first call.
         _call_in_frame(PROBE, _mapped_pages)
         within: int = _call_in_frame(PROBE, _mapped_pages)
         return within > _mapped_pages()
     except OSError:
-        # Without /proc nobody can tell, and a big frame does no harm.
+        # Without /proc, the mapped memory is unknown; a big frame does no harm.
         return True
 
 
@@ -73,7 +76,7 @@ def _mapped_pages() -> int:
 
 
 def _call_in_frame(pointers: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the function from a frame of that many pointers, or of the usual size."""
+    """Call the function from a frame of at least `pointers` pointers."""
 
     def call() -> Any:
         return function(*arguments)
@@ -84,7 +87,10 @@ def _call_in_frame(pointers: int, function: Callable[..., Any], *arguments: Any)
 
 
 def _parse(words: list[str]) -> tuple[Callable[[str, dict[str, Any]], None], str]:
-    """How to run which program. Leaves the program's own arguments in sys.argv."""
+    """Parse the arguments; return a function that runs the program, and the program's name.
+
+    The program's own arguments are put into sys.argv.
+    """
     first, *rest = words or ["-"]
     option, value = first[:2], first[2:]
     if option in ("-c", "-m"):
@@ -124,7 +130,7 @@ def _module(name: str, _: dict[str, Any]) -> None:
     import runpy
 
     _add_path(_absolute(""))
-    # What Python itself calls for -m.
+    # The function that Python itself calls for -m.
     runpy._run_module_as_main(name)  # type: ignore[attr-defined]
 
 
@@ -168,7 +174,7 @@ def _load(path: str) -> tuple[SourceFileLoader | SourcelessFileLoader, Any]:
 
 
 def _absolute(path: str) -> str:
-    """As Python makes it: with all the dots that are in it."""
+    """Return a path as Python makes it absolute, with all its dots."""
     try:
         return os.path.join(os.getcwd(), path) if path else os.getcwd()
     except FileNotFoundError:
@@ -181,7 +187,7 @@ def _add_path(entry: str) -> None:
 
 
 def _safe_path() -> bool:
-    """Whether Python adds nothing of the program's to sys.path."""
+    """Return whether Python adds no directory of the program to sys.path."""
     return bool(getattr(sys.flags, "safe_path", sys.flags.isolated))
 
 
@@ -195,6 +201,6 @@ if __name__ == "__main__":
     try:
         main()
     except BaseException as _error:
-        # Raised without a name, it does not get this frame back.
+        # A bare raise does not add this frame to the traceback again.
         _error.__traceback__ = _without_ours(_error.__traceback__)
         raise

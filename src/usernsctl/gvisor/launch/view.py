@@ -1,4 +1,4 @@
-"""Paths as the command will see them, followed before it runs."""
+"""Resolution of paths as the command will see them, before it runs."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from usernsctl.maps import MappedIds
 
 
 class Remedies(Protocol):
-    """The words for remedies. The names in them are others' choice."""
+    """Texts of remedies, for the command line or for Python. Names in them are untrusted."""
 
     def show(self, source: str, destination: str = "") -> str:
-        """Return what shows `source` inside, at `destination` if that is given."""
+        """Return the option or argument that mounts `source`, by default at the same path."""
 
     def search(self, directory: str) -> str:
-        """Return what has commands looked for in `directory`, and in no unusual place else."""
+        """Return the option or argument that sets PATH to `directory` and the defaults."""
 
     def name_by_path(self, command: str) -> str:
-        """Return what starts the file `command` of the current directory."""
+        """Return the call that starts the file `command` in the current directory."""
 
     def separate_words(self, command: str) -> str:
-        """Return what starts a command whose words were given as one."""
+        """Return the call for a command whose arguments were given as a single word."""
 
 
 class CommandLine:
-    """Remedies for who calls ``usernsctl run``."""
+    """Remedies for callers of ``usernsctl run``."""
 
     def show(self, source: str, destination: str = "") -> str:
-        """Return the option that shows `source`.
+        """Return the option that mounts `source`.
 
-        A name that ends in ``:rw`` must not have another file be shown, nor be written to. Of a
-        path that the option can't name, this says what else there is to do.
+        A name that ends in ``:rw`` must not select another file, or a writable mount. For a path
+        that the option can't express, the result is another remedy.
         """
         words = [source, destination] if destination else [source]
         if not _is_read_as(":".join(words), Bind.shown(source, destination)):
@@ -53,20 +53,20 @@ class CommandLine:
         return f"--env PATH={quoted(directory)}:{DEFAULT_PATH}"
 
     def name_by_path(self, command: str) -> str:
-        """Return the options and the command."""
+        """Return the options and the command with its path."""
         by_path = quoted("./" + command)
         return f"name a file of the current directory by a path: --bind . -- {by_path}"
 
     def separate_words(self, command: str) -> str:
-        """Return what to type."""
+        """Return the command line with separate words."""
         return f"give each word as an argument of its own, or: sh -c {quoted(command)}"
 
 
 class PythonCall:
-    """Remedies for who calls the package."""
+    """Remedies for callers of the Python package."""
 
     def show(self, source: str, destination: str = "") -> str:
-        """Return the argument that shows `source`."""
+        """Return the argument that mounts `source`."""
         text = f"{source}:{destination}" if destination else source
         if _is_read_as(text, Bind.shown(source, destination)):
             return f"binds=[{text!r}]"
@@ -78,13 +78,13 @@ class PythonCall:
         return f"env={ {'PATH': f'{directory}:{DEFAULT_PATH}'}!r}"
 
     def name_by_path(self, command: str) -> str:
-        """Return the arguments."""
+        """Return the arguments with the path of the command."""
         path = os.path.abspath(command)
         shown = self.show(os.path.dirname(path))
         return f"name a file of the current directory by its path: {shown}, args=[{path!r}]"
 
     def separate_words(self, command: str) -> str:
-        """Return the arguments."""
+        """Return the arguments with separate words."""
         return f"give each word as an argument of its own: args={command.split()!r}"
 
 
@@ -100,13 +100,13 @@ def _is_read_as(text: str, bind: Bind) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """How far a path inside leads.
+    """The part of a path that exists inside.
 
-    :ivar inside: the path of the last file reached, as seen inside, without symbolic links.
-    :ivar missing: what is left of the path, which does not exist.
-    :ivar file: the last file reached; ``None`` where only gVisor will have one, a directory on the
-        way to a mount.
-    :ivar is_unknown: whether the path leads to where only gVisor knows what is there.
+    :ivar inside: the path inside of the last existing file, without symbolic links.
+    :ivar missing: the remaining components, which don't exist.
+    :ivar file: the last existing file; ``None`` for a directory that only gVisor will create, on
+        the path to a mount point.
+    :ivar is_unknown: whether the path is below a filesystem whose contents only gVisor knows.
     """
 
     inside: str
@@ -116,17 +116,17 @@ class Walk:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the path exists."""
+        """True if the whole path exists."""
         return not self.missing
 
     @property
     def is_directory(self) -> bool:
-        """Whether the last file reached is a directory."""
+        """True if the last existing file is a directory."""
         return self.file is None or self.file.is_directory
 
     @property
     def wanted(self) -> str:
-        """Where the path leads inside, whether or not it exists."""
+        """The path inside that the path resolves to, which need not exist."""
         return os.path.join(self.inside, *self.missing)
 
 
@@ -138,11 +138,11 @@ class View:
 
     @classmethod
     def of_root(cls, top: PathDescriptor, owners: MappedIds | None = None) -> Self:
-        """Make a view of a root filesystem.
+        """Return the view of a root filesystem.
 
-        :param top: the directory that becomes its ``/``, which is the view's from now on.
-        :param owners: the ids of those whose directories root inside may search even where this
-            process may not; by default root inside may do what this process may.
+        :param top: the directory that becomes ``/``; the view closes the descriptor.
+        :param owners: ids whose directories root inside may search, even if this process may not;
+            by default root inside may search the same directories as this process.
         """
         extents = None
         if owners is not None:
@@ -161,12 +161,12 @@ class View:
         open_path: Callable[[str], PathDescriptor],
         owners: MappedIds | None = None,
     ) -> Self:
-        """What a command will see of a launch that another process has built.
+        """Return the view of a launch whose files another process has built.
 
-        :param scratch: the path of the directory with its files.
-        :param binds: the sources and destinations that runsc binds.
-        :param open_path: opens a path in that directory (O_PATH).
-        :param owners: as :meth:`of_root` has them.
+        :param scratch: the path of the run's tmpfs.
+        :param binds: the sources and destinations of the bind mounts.
+        :param open_path: a function that opens a path in the tmpfs (O_PATH).
+        :param owners: as for :meth:`of_root`.
         """
         with contextlib.ExitStack() as undo:
             seen = cls.of_root(open_path(f"{scratch}/root"), owners)
@@ -181,7 +181,7 @@ class View:
         return seen
 
     def close(self) -> None:
-        """Close all that it has open."""
+        """Close all descriptors of the view."""
         self._native.close()
 
     def __enter__(self) -> Self:
@@ -191,20 +191,20 @@ class View:
         self.close()
 
     def add_bind(self, inside: str, source: PathDescriptor) -> None:
-        """Note that runsc will show `source` at a path inside that has no symbolic links.
+        """Add a mount of `source` at a path inside that has no symbolic links.
 
-        The first of two at the same place counts.
+        The first of two mounts at the same path counts.
 
-        :param source: the view's from now on.
+        :param source: the mounted file; the view closes the descriptor.
         """
         self._native.add(inside, source.detach())
 
     def walk(self, path: str, *, start: str = "/") -> Walk:
-        """Follow a path inside, and the symbolic links on it, as the kernel will do there.
+        """Resolve a path inside, with its symbolic links, as the kernel will do inside.
 
         :param start: the directory inside that a relative path starts at.
-        :raises PermissionError: a directory on the way may not be searched.
-        :raises OSError: there are too many links, or it goes on behind a file that is no directory.
+        :raises PermissionError: a directory of the path may not be searched.
+        :raises OSError: the path has too many symbolic links, or a file in place of a directory.
         """
         reached = self._native.follow(path, start)
         if reached.errnum:
@@ -212,7 +212,7 @@ class View:
         return _walk_of(reached)
 
     def has_directory(self, inside: str) -> bool:
-        """Whether a path inside leads to a directory.
+        """Return whether a path inside leads to a directory.
 
         :raises OSError: as :meth:`walk` does.
         """
@@ -220,17 +220,17 @@ class View:
         return walk.complete and walk.is_directory
 
     def fault_of_command(self, command: str, search: str, cwd: str) -> CommandFault | None:
-        """Return what keeps a command from being started, as far as that can be told from here.
+        """Return why a command can't be started inside, as far as this process can know.
 
-        :param search: PATH of the command.
-        :param cwd: the directory inside that the command starts in.
+        :param search: the PATH of the command.
+        :param cwd: the working directory of the command, a path inside.
         """
         return self._native.check_command(command, search, cwd)
 
     def fault_of_directory(self, path: str) -> tuple[int, str] | None:
-        """Return the errno of a directory that can't be entered, and the words for it.
+        """Return the errno and the reason why a directory can't be the working directory inside.
 
-        What can't be told from here is no fault.
+        Directories whose state only gVisor knows count as usable.
         """
         reached = self._native.follow(path, "/")
         walk = _walk_of(reached)
@@ -278,18 +278,17 @@ def check(
 ) -> None:
     """Check that the command can be found and executed inside.
 
-    What can't be told from here is left to the sandbox to find out.
+    The sandbox itself reports failures that this process can't foresee.
 
-    :param search: PATH of the command.
-    :param cwd: the directory inside that the command starts in.
-    :param caller: the caller's environment, to tell where it has that command.
-    :param tree: the root filesystem, where it has programs of its own: those of this machine are
-        no remedy then.
-    :param remedies: how to say what mends it.
-    :raises CommandNotFoundError: it, or its interpreter, does not exist inside.
-    :raises CommandNotADirectoryError: its path goes on behind a file.
-    :raises CommandNotExecutableError: it is not executable, or may not be reached.
-    :raises CommandError: it is no program.
+    :param search: the PATH of the command.
+    :param cwd: the working directory of the command, a path inside.
+    :param caller: the caller's environment, to find the command on this machine for the remedy.
+    :param tree: the root filesystem, if it has its own programs: this machine's are no remedy then.
+    :param remedies: the texts of remedies.
+    :raises CommandNotFoundError: the command, or its interpreter, does not exist inside.
+    :raises CommandNotADirectoryError: the path of the command has a file in place of a directory.
+    :raises CommandNotExecutableError: the command is not executable, or may not be reached.
+    :raises CommandError: the file is not a program.
     """
     fault = view.fault_of_command(command, search, cwd)
     if fault is None:
@@ -304,16 +303,16 @@ def check(
 
 
 def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> None:
-    """Check the directory that the command is to start in.
+    """Check the working directory of the command.
 
-    What can't be told from here is left to the sandbox to find out.
+    The sandbox itself reports failures that this process can't foresee.
 
-    :param named: how it was asked for.
-    :param remedy: what shows it.
-    :raises CommandError: it is no absolute path.
-    :raises CommandNotFoundError: there is nothing by that name inside.
-    :raises CommandNotADirectoryError: it is no directory.
-    :raises CommandNotExecutableError: it may not be reached.
+    :param named: the option or argument that names the directory, for errors.
+    :param remedy: the remedy that mounts the directory, if any.
+    :raises CommandError: the path is not absolute.
+    :raises CommandNotFoundError: the directory does not exist inside.
+    :raises CommandNotADirectoryError: the path leads to a file.
+    :raises CommandNotExecutableError: the directory may not be reached.
     """
     if not cwd.startswith("/"):
         reason = f"{named}: it must be an absolute path"
@@ -326,7 +325,7 @@ def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> Non
 def _missing(
     command: str, view: View, caller: Mapping[str, str], tree: str | None, remedies: Remedies
 ) -> tuple[str, str | None]:
-    """Return why a command is not found inside, and what mends that."""
+    """Return why a command is not found inside, and the remedy."""
     where = "" if "/" in command else " along PATH"
     nowhere = f"{command!r} was not found{where} in the sandbox"
     if tree is not None:
@@ -350,13 +349,13 @@ def _missing(
         known_as = f"{command!r}" if command == own else f"{command!r} ({own} here)"
         wanted = hidden.wanted if hidden is not None else own
         return f"{known_as} is not in the sandbox", show_program(wanted, remedies)
-    # The rest of PATH is not told: it is as much the environment's as any other variable.
+    # The rest of PATH is not printed: variables of the environment may be secret.
     reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
     return reason, remedies.search(os.path.dirname(own))
 
 
 def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
-    """Return what shows a program: with its whole installation, where it is in a ``bin``."""
+    """Return the remedy that mounts a program, with its whole installation if in a ``bin``."""
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
@@ -364,7 +363,10 @@ def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
 
 
 def files_named(words: Iterable[str], directory: str) -> list[str]:
-    """Those of a command's arguments that name a file of this machine, seen from `directory`."""
+    """Return those of a command's arguments that name files of this machine.
+
+    Relative paths start at `directory`.
+    """
     return [
         word
         for word in words
@@ -373,7 +375,7 @@ def files_named(words: Iterable[str], directory: str) -> list[str]:
 
 
 def hidden(named: Iterable[str], view: View, *, cwd: str) -> list[str]:
-    """Those of these paths that lead nowhere inside, for a command that starts in `cwd`."""
+    """Return those of the paths that don't exist inside, for a command that starts in `cwd`."""
     found = []
     for path in named:
         with contextlib.suppress(OSError):
@@ -384,12 +386,13 @@ def hidden(named: Iterable[str], view: View, *, cwd: str) -> list[str]:
 
 
 def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:
-    """How to show a file of this machine under the name that the command has for it.
+    """Return the remedy that mounts a file of this machine at the path that the command uses.
 
-    :param path: as the command names it.
-    :param directory: the caller's current directory, which a relative path starts at here.
-    :param cwd: where a relative path starts inside; ``None``: in the same directory, if that is
-        shown.
+    :param path: the path in the arguments of the command.
+    :param directory: the caller's current directory, at which a relative path starts on this
+        machine.
+    :param cwd: the directory at which a relative path starts inside, or ``None`` for the same
+        directory, if it is mounted.
     """
     if os.path.isabs(path):
         return COMMAND_LINE.show(path)
