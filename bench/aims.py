@@ -1,10 +1,10 @@
-"""What usernsctl aims at beside its peers: how much less, or no more, a start takes. One table.
+"""Benchmark of starts beside their peers, with an aim for each ratio; prints one table.
 
     python bench/aims.py [ROUNDS]
 
-"runsc by hand" is `runsc --rootless run` with a config.json that is there already and has this
-machine's / as its root filesystem. The connector is measured if USERNSCTL_CONNECTOR names its
-environment. What `docker run` takes, bench/docker.py tells.
+"runsc by hand" is `runsc --rootless run` with a prepared config.json, and the host's / as its root
+filesystem. The connector is measured if USERNSCTL_CONNECTOR names its virtual environment.
+bench/docker.py measures `docker run`.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from usernsctl.gvisor import oci
 from usernsctl.gvisor.runsc.find import find_runsc
 
 ROUNDS = 400
-# Of what takes a hundred times as long.
+# Fewer rounds for starts that take a hundred times as long.
 SANDBOX_ROUNDS = 60
 CONNECTOR_ROUNDS = 5
 
 
 def by_hand(directory: Path, *command: str) -> Call:
-    """runsc as one would call it who knows nothing of namespaces."""
+    """Run a command by runsc without usernsctl, with a prepared bundle."""
     one = [un.Extent(0, 0, 1)]
     options = oci.BuildOptions(
         args=command, rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/usr/bin:/bin"}

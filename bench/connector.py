@@ -1,7 +1,9 @@
-"""How long the connector's spec takes from cold, in gVisor and natively, started plainly and from a
-big frame (docs/bigframe.md). The four take turns; only the shares of one run mean anything.
+"""Benchmark of the connector's spec from a cold start, in gVisor and natively.
 
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/connector.py [ROUNDS]
+
+Each is started directly and by usernsctl.bigframe (docs/bigframe.md). The four commands take turns;
+only ratios within one run are comparable.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def main() -> int:
             "in gVisor": [*sandbox, *plain],
             "in gVisor, from a big frame (aim: 1.9)": [*sandbox, *big],
         }
-        # The first round finds nothing cached.
+        # The first round, with cold caches, is discarded.
         taken = [[seconds(command) for command in commands.values()] for _ in range(rounds + 1)]
     medians = [statistics.median(times) for times in zip(*taken[1:], strict=True)]
     print(f"{f'the connector, {VERB}: median of {rounds} rounds':<58}{'s':>9}{'share':>8}")

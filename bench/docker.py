@@ -1,10 +1,9 @@
-"""How long it is from `docker run` to the command's first byte in gVisor, and what the images add.
+"""Benchmark of `docker run` up to a command's first byte in gVisor, and the sizes of the images.
 
 Run as root, after `make docker` has built the images: python bench/docker.py [ROUNDS]
 
-What it is measured against is runsc as one would call it by hand in the same image, on the same
-files: `runsc --rootless`, with a config.json that is already there. The ratios are those to that;
-only these can be compared with those of another run.
+The baseline is runsc without usernsctl, in the same image and on the same files: `runsc --rootless`
+with a prepared config.json. Only ratios to the baseline can be compared with those of another run.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ BY_HAND = (
 
 
 def config(command: list[str]) -> str:
-    """A config.json for `command` in the container's own root filesystem."""
+    """Return a config.json for `command` in the container's root filesystem."""
     mounts = [
         {"destination": f"/{name}", "type": kind, "source": kind}
         for name, kind in (("proc", "proc"), ("dev", "tmpfs"), ("sys", "sysfs"), ("tmp", "tmpfs"))
@@ -63,7 +62,7 @@ def config(command: list[str]) -> str:
 
 
 def first_byte(engine: Engine, arguments: list[str]) -> float:
-    """Seconds until `docker run` with these arguments gives its first byte."""
+    """Return the seconds until `docker run` with these arguments writes its first byte."""
     before = time.monotonic()
     with subprocess.Popen(
         engine.command("run", *OPTIONS, *arguments),
@@ -82,7 +81,7 @@ def first_byte(engine: Engine, arguments: list[str]) -> float:
 
 
 def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
-    """What `docker run` is given to run a command of an image in gVisor, by titles."""
+    """Return docker's arguments of each way to run a command in gVisor, by title."""
     ways = {
         "a launch": [EXEC, image, *LAUNCH, *command],
         "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],
@@ -95,7 +94,7 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """The medians, in seconds, of what is done by hand, which is the first, and of the others."""
+    """Return the median seconds of each way, that of runsc by hand first."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
         os.chmod(bundle, 0o755)
         Path(bundle, "config.json").write_text(config(command))
@@ -105,12 +104,12 @@ def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict
         for _ in range(rounds + 1):
             for title, arguments in ways.items():
                 found[title].append(first_byte(engine, arguments))
-    # The first round finds nothing cached.
+    # The first round, with cold caches, is discarded.
     return {title: statistics.median(seconds[1:]) for title, seconds in found.items()}
 
 
 def sizes(engine: Engine, image: str) -> tuple[float, float]:
-    """The megabytes of an image on the disk, and about how many are downloaded."""
+    """Return an image's megabytes on disk, and compressed as for a download."""
     disk = int(engine.must("image", "inspect", "--format={{.Size}}", image))
     with subprocess.Popen(
         engine.command("save", image), stdout=subprocess.PIPE, env=engine.environ

@@ -1,6 +1,8 @@
-"""How things are measured beside their peers: the calls take turns, so that what else the machine
-does meets all of them alike. Only the shares of one run mean anything. Where others keep the
-machine busy, root can have them wait: chrt -r 20 tools/as-user USER bench demo -- python ....
+"""Measurement of calls beside their peers.
+
+The calls take turns, so that other load affects all of them alike. Only ratios within one run are
+comparable. On a busy machine, root can give a benchmark priority: chrt -r 20 tools/as-user USER
+bench demo -- python ....
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ Call = Callable[[], object]
 
 
 def native(*command: str, environ: Mapping[str, str] | None = None) -> Call:
-    """Start a command in the cheapest way, and wait for it."""
+    """Return a call that starts a command by posix_spawn(3), and waits for it."""
 
     def once() -> None:
         pid = os.posix_spawnp(command[0], command, os.environ if environ is None else environ)
@@ -41,7 +43,7 @@ def native(*command: str, environ: Mapping[str, str] | None = None) -> Call:
 
 
 def classic_wrapper(program: str) -> Call:
-    """What wrappers do for each sandbox: unshare(1), the helpers, and a pipe to wait for them."""
+    """Return a call that starts a program by unshare(1), newuidmap, newgidmap and pipes."""
     uid, gid = un.plan(un.IdMap.auto()).uid, un.plan(un.IdMap.auto()).gid
 
     def helper(name: str, pid: int, extents: tuple[un.Extent, ...]) -> None:
@@ -73,7 +75,7 @@ def spawner(namespace: un.Namespace, program: str) -> Call:
 
 
 def medians(*calls: Call, rounds: int) -> list[float]:
-    """The median time of each call, in milliseconds."""
+    """Return the median time of each call, in milliseconds."""
     warm_up = min(WARM_UP, rounds // 4 + 1)
     taken: list[list[float]] = [[] for _ in calls]
     for _ in range(warm_up + rounds):
@@ -98,7 +100,7 @@ def compare(title: str, aim: str, theirs: Call, ours: Call, *, rounds: int) -> N
 
 
 def tiny_program(directory: Path) -> str:
-    """A static program that only exits: what starting it costs is the starter's."""
+    """Build a static program that only exits, so that all measured time is the starter's."""
     source, program = directory / "tiny.c", directory / "tiny"
     source.write_text(TINY)
     subprocess.run(["cc", "-static", "-nostdlib", "-O2", source, "-o", program], check=True)
@@ -106,7 +108,7 @@ def tiny_program(directory: Path) -> str:
 
 
 def may_map_ranges() -> bool:
-    """Whether the caller has subordinate ids; what is left out otherwise is told."""
+    """Return whether the caller has subordinate ids; if not, print that they are left out."""
     try:
         un.plan(un.IdMap.auto())
     except un.PlanError as error:

@@ -1,6 +1,4 @@
-"""Measure usernsctl beside its peers where there is no aim, or where it is none beside them
-(bench/aims.py has those).
-"""
+"""Benchmarks of usernsctl beside its peers that have no aim (bench/aims.py has those with one)."""
 
 from __future__ import annotations
 
@@ -43,8 +41,10 @@ def bench_peers(tiny: str) -> None:
 
 
 def bench_heap(tiny: str) -> None:
-    """The same call with a small heap and with a large one: not side by side, since there is no
-    giving the memory back and taking it again between two rounds."""
+    """Compare the same call with a small heap and then a large one.
+
+    The two don't take turns, since the heap can't shrink and grow between rounds.
+    """
     with un.Namespace.create() as namespace:
         call = spawner(namespace, tiny)
         [small] = medians(call, rounds=ROUNDS)
@@ -60,7 +60,7 @@ def bench_heap(tiny: str) -> None:
 
 
 def bench_doctor() -> None:
-    """Beside a Python that does nothing: what of it is doctor's own."""
+    """Compare doctor with a Python that does nothing."""
     command = [USERNSCTL, "doctor", "--no-runsc"]
     nothing, ours = medians(
         native(sys.executable, "-c", ""),

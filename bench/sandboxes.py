@@ -1,8 +1,8 @@
-"""What a program pays that starts commands and sandboxes all day: rates, memory, and what is left.
+"""Benchmark of long-running programs that start commands and sandboxes: rates, memory and leaks.
 
     python bench/sandboxes.py [COMMANDS [SANDBOXES]]
 
-The peers are what such programs do otherwise: nsenter(1) by subprocess, and ``runsc --rootless``.
+The peers are the usual alternatives: nsenter(1) by subprocess, and ``runsc --rootless``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ COMMANDS = 10_000
 SANDBOXES = 100
 THREADS = 8
 AT_ONCE = 8
-# To measure the memory of, and to take the mean.
+# The number of running sandboxes for the mean memory of one.
 RUNNING = 5
 
 
 def in_threads(call: Callable[[], object], count: int) -> float:
-    """Calls a second, when some `count` calls are made in threads."""
+    """Return the calls per second of about `count` calls in threads."""
     share = max(count // THREADS, 1)
 
     def work() -> None:
@@ -48,14 +48,14 @@ def in_threads(call: Callable[[], object], count: int) -> float:
 
 
 def left_open() -> tuple[int, int, int]:
-    """How many descriptors, children and mounts we have."""
+    """Return the number of this process's descriptors, children and mounts."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return len(os.listdir("/proc/self/fd")), len(children), len(mounts)
 
 
 def memory() -> int:
-    """The most memory that we ever had, in KiB."""
+    """Return this process's maximum resident memory, in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -78,7 +78,7 @@ def bench_commands(count: int) -> None:
 
 
 def named(words: str) -> list[int]:
-    """The processes that have `words` in their command line."""
+    """Return the pids of processes with `words` in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -90,7 +90,7 @@ def named(words: str) -> list[int]:
 
 
 def proportional_size(pids: Iterable[int]) -> int:
-    """The memory of processes in KiB, what they share with others in proportion."""
+    """Return the memory of processes in KiB, with shared pages counted in proportion."""
     total = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -117,7 +117,7 @@ async def start_and_close(host: un.SandboxHost, count: int) -> float:
 
 
 class Rootless:
-    """``runsc --rootless run``, as a wrapper calls it that knows nothing of namespaces."""
+    """Sandboxes of ``runsc --rootless run``, started without usernsctl."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -141,7 +141,7 @@ class Rootless:
 
 
 class Exec:
-    """``runsc exec`` in a sandbox, as a wrapper calls it, for lack of an agent."""
+    """Commands in a sandbox by ``runsc exec``, without an agent."""
 
     def __init__(self, box: un.Sandbox) -> None:
         self._box = box
@@ -159,7 +159,7 @@ class Exec:
 
 
 def median_of(call: Callable[[], object], count: int) -> float:
-    """The time that a call takes, in milliseconds."""
+    """Return the median time of a call, in milliseconds."""
     times = []
     for _ in range(count):
         start = time.perf_counter()
@@ -169,7 +169,7 @@ def median_of(call: Callable[[], object], count: int) -> float:
 
 
 async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
-    """Calls a second, when some `count` calls are made in tasks."""
+    """Return the calls per second of about `count` calls in tasks."""
     share = max(count // AT_ONCE, 1)
 
     async def work() -> None:
@@ -182,7 +182,7 @@ async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
 
 
 def bench_further(count: int) -> None:
-    """Commands in a sandbox that runs: by its agent, and by ``runsc exec``."""
+    """Compare commands in a running sandbox by its agent and by ``runsc exec``."""
     print("other commands in a sandbox, medians in ms")
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
         by_runsc = Exec(box)
@@ -210,7 +210,7 @@ def bench_further(count: int) -> None:
 
 
 def family(pid: int) -> list[int]:
-    """A process, and all that come from it."""
+    """Return the pids of a process and its descendants."""
     found = [pid]
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in tasks.read_text().split():
@@ -219,14 +219,14 @@ def family(pid: int) -> list[int]:
 
 
 def await_stock(pool: un.SandboxPool) -> None:
-    """Wait until as many wait as can, and what was used last has ended."""
+    """Wait until the pool is full, and its last used sandbox has ended."""
     while pool.stats().waiting < RUNNING or pool.stats().handed_out:
         time.sleep(0.01)
     time.sleep(0.2)
 
 
 def bench_pool(count: int) -> None:
-    """From the wish for a sandbox to what a command in it has said."""
+    """Compare acquiring a sandbox with starting one, up to the output of its first command."""
 
     def until_answer(wish: Callable[[], contextlib.AbstractContextManager[un.Sandbox]]) -> float:
         start = time.perf_counter()
@@ -252,7 +252,7 @@ def bench_pool(count: int) -> None:
 
 
 def bench_left(count: int) -> None:
-    """What many of them leave."""
+    """Print what many commands leave behind."""
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 
         def by_agent() -> None:

@@ -1,4 +1,4 @@
-"""What Python takes before this package does anything, as shares of what it takes to do nothing.
+"""Benchmark of Python's start up to usernsctl's first action, beside a Python that does nothing.
 
     python bench/start.py [ROUNDS]
 
@@ -25,7 +25,7 @@ CALLS = {
     "usernsctl plan --help": [USERNSCTL, "plan", "--help"],
     "usernsctl run, refused": [USERNSCTL, "run", "--user", "7", "--", "true"],
 }
-# In milliseconds over Python that does nothing, but for the version: its whole time.
+# Milliseconds above those of a Python that does nothing, except for --version: the whole time.
 AIMS = {
     "python -c 'import usernsctl'": "+12",
     "... and of SandboxHost": "+50",
@@ -34,7 +34,7 @@ AIMS = {
 
 
 def quiet(command: list[str]) -> Call:
-    """Start a command without input and output, and wait for it, however it ends."""
+    """Return a call that starts a command on /dev/null, and waits for it with any exit status."""
     streams = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
 
     def once() -> None:
@@ -44,7 +44,7 @@ def quiet(command: list[str]) -> Call:
 
 
 def isolated(command: list[str]) -> list[str]:
-    """The same command, of a Python that heeds no variables and no user's packages."""
+    """Return the command with Python in isolated mode, without variables and user packages."""
     python = [] if command[0] == sys.executable else [sys.executable]
     return [*(python or command[:1]), "-I", *(command if python else command[1:])]
 
@@ -61,7 +61,7 @@ def print_shares(
 
 
 def print_import_time(count: int) -> None:
-    """What the interpreter itself says of an import (``-X importtime``)."""
+    """Print the time of the import that the interpreter measures (``-X importtime``)."""
     command = [sys.executable, "-X", "importtime", "-c", "import usernsctl"]
     found = []
     for _ in range(count):

@@ -1,9 +1,9 @@
-"""What a start from a template takes, beside a cold one in gVisor and one without gVisor.
+"""Benchmark of starts from a template, beside cold starts in gVisor and without gVisor.
 
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/templates.py [ROUNDS]
 
-The connector's environment has numpy, too. With `restores=N` in place of ROUNDS, one template is
-restored N times instead, and it is told what is left of that.
+The connector's environment also has numpy. With `restores=N` in place of ROUNDS, the script
+restores one template N times, and prints what is left behind.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def small(rounds: int) -> None:
 
 
 def resident() -> int:
-    """This process's memory, in KiB."""
+    """Return this process's resident memory, in KiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])

@@ -1,4 +1,4 @@
-"""Call the Airbyte connector `source-declarative-manifest`, in gVisor or without."""
+"""Calls of the Airbyte connector `source-declarative-manifest`, in gVisor or without."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ import usernsctl.bigframe
 
 DEMO = Path(__file__).parent
 USERNSCTL = Path(sysconfig.get_path("scripts"), "usernsctl")
-# Runs a program so that it starts in half the time in gVisor (docs/bigframe.md).
+# The script that halves a program's start time in gVisor (docs/bigframe.md).
 BIGFRAME = Path(usernsctl.bigframe.__file__)
-# A connector starts in seconds; this is for a busy machine.
+# Much more than the seconds that a connector takes, for a busy machine.
 TIMEOUT_SECONDS = 300
 
 Message = dict[str, Any]
 
 
 class ConnectorError(Exception):
-    """The connector, or what was to run it, failed."""
+    """Failure of the connector, or of the command that runs it."""
 
 
 @dataclass(frozen=True)
 class Connector:
-    """The connector in the virtual environment `environment`, reading from the server at `url`.
+    """The connector in a virtual environment.
 
-    `files` is a directory of this connector's own: its manifest, configuration and catalog.
+    :ivar environment: the virtual environment.
+    :ivar files: a directory for the connector's manifest, configuration and catalog.
+    :ivar url: the server that the connector reads from.
     """
 
     environment: Path
@@ -44,7 +46,7 @@ class Connector:
         (self.files / "config.json").write_text(json.dumps({"url": self.url}))
 
     def command(self, verb: str) -> list[str]:
-        """The command of one of the verbs spec, check, discover and read."""
+        """Return the command for one of the verbs spec, check, discover and read."""
         command = [str(self.environment / "bin" / "source-declarative-manifest"), verb]
         if verb != "spec":
             command += ["--config", str(self.files / "config.json")]
@@ -54,11 +56,11 @@ class Connector:
         return command
 
     def in_big_frame(self, verb: str) -> list[str]:
-        """The same, started by usernsctl.bigframe: in the connector's interpreter, as one file."""
+        """Return the command for a verb, started by usernsctl.bigframe."""
         return [str(self.environment / "bin" / "python"), str(BIGFRAME), *self.command(verb)]
 
     def sandbox(self, network: str) -> list[str]:
-        """What to put before a command to run it in gVisor, where it finds the connector."""
+        """Return the prefix of commands to run in gVisor, with the connector's files shown."""
         shown = [self.environment, self.files, BIGFRAME]
         interpreter = (self.environment / "bin" / "python").resolve()
         if not interpreter.is_relative_to("/usr"):
@@ -67,13 +69,13 @@ class Connector:
         return [str(USERNSCTL), "run", "--network", network, *binds, "--"]
 
     def sandboxed(self, verb: str) -> list[str]:
-        """The command of a verb in gVisor, with the host's network unless it needs none."""
+        """Return the command for a verb in gVisor, with the host's network unless it needs none."""
         return [*self.sandbox("none" if verb == "spec" else "host"), *self.in_big_frame(verb)]
 
     def call(self, verb: str, *, sandboxed: bool) -> list[Message]:
-        """The messages that a verb gives.
+        """Return the messages that a verb prints.
 
-        :raises ConnectorError: it did not exit with 0, or said what is no message.
+        :raises ConnectorError: the exit status is not 0, or the output is not a message.
         """
         command = self.sandboxed(verb) if sandboxed else self.command(verb)
         done = subprocess.run(
@@ -92,7 +94,7 @@ class Connector:
 
 
 def of_type(messages: list[Message], kind: str) -> list[Message]:
-    """The bodies of the messages of one type, such as RECORD."""
+    """Return the bodies of the messages of one type, such as RECORD."""
     bodies = {"CONNECTION_STATUS": "connectionStatus"}
     field = bodies.get(kind, kind.lower())
     return [message[field] for message in messages if message["type"] == kind]

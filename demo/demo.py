@@ -1,4 +1,4 @@
-"""The demo: an Airbyte connector, unchanged from PyPI, in gVisor and without root."""
+"""Demo of an unchanged Airbyte connector from PyPI in gVisor, without root."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def show(text: str) -> None:
 
 
 def show_sandbox(connector: Connector) -> None:
-    """Tell the kernel that a sandboxed program sees, and how its ids are mapped.
+    """Print the kernel version that a sandboxed program reads, and its id maps.
 
-    `cat` repeats the line that we send, so we know that it runs when we look at it from outside;
-    it ends when its input does.
+    `cat` repeats a line of input, which shows that it is running, and then waits for end of file,
+    so that it can be inspected from outside.
     """
     title("The kernel, outside and inside")
     show(Path("/proc/version").read_text())
@@ -56,13 +56,13 @@ def show_sandbox(connector: Connector) -> None:
 
 
 def call(connector: Connector, verb: str, kind: str) -> list[Message]:
-    """The messages of a kind that a verb gives in gVisor."""
+    """Return the messages of a type that a verb prints in gVisor."""
     title(f"The connector's {verb}, in gVisor")
     return of_type(connector.call(verb, sandboxed=True), kind)
 
 
 def only(connector: Connector, verb: str, kind: str) -> Message:
-    """The one message of a kind that a verb gives."""
+    """Return the only message of a type that a verb prints."""
     found = call(connector, verb, kind)
     if len(found) != 1:
         raise ConnectorError(f"{verb}: expected one {kind} message, got {len(found)}")

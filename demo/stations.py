@@ -1,4 +1,4 @@
-"""The demo's source of records: an HTTP server on 127.0.0.1 that serves them in pages of JSON."""
+"""The demo's source of records: an HTTP server on 127.0.0.1 that serves pages of JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE_SIZE = 25
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET /stations?page=N answers ``{"stations": [...], "next": N + 1 or null}``."""
+    """Handler of GET /stations?page=N: ``{"stations": [...], "next": N + 1 or null}``."""
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -36,12 +36,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the demo's output to the connector's words."""
+        """Log nothing, so that the demo prints only the connector's messages."""
 
 
 @contextlib.contextmanager
 def running() -> Iterator[str]:
-    """Serve in a thread; the server's URL. It has stopped when the context ends."""
+    """Serve in a thread until the end of the context; yield the server's URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,17 +1,17 @@
-"""A web server that answers for an Airbyte connector, each call in a sandbox of its own.
+"""A web server that runs an Airbyte connector, each call in a new sandbox.
 
     python examples/connector_server.py ENVIRONMENT 8000 [host|none]
     curl http://127.0.0.1:8000/spec
     curl --data-binary @files.json http://127.0.0.1:8000/read
 
-ENVIRONMENT is a virtual environment with airbyte-cdk. What is posted is a JSON object of files, by
-their names: config.json, manifest.yaml, and configured_catalog.json for read. The answer is what
-the connector writes: its messages, a line each; its exit status is in the header X-Exit-Status.
+ENVIRONMENT is a virtual environment with airbyte-cdk. The body of a POST is a JSON object of files
+by name: config.json, manifest.yaml, and for read configured_catalog.json. The response is the
+connector's output, one message a line, with the exit status in the header X-Exit-Status.
 
-The connector imports for seconds before it answers. That is done once, when the server starts: a
-template is saved then, and each call goes on from there, with files of its own. It has this
-machine's network, unless you say none: older releases of runsc save no sandbox that has. Then only
-spec makes sense.
+The connector's imports take seconds. They are done once, when the server starts and saves a
+template; each call starts from there, with its own files. The connector has the host's network,
+unless the argument is none: older releases of runsc can't save a sandbox with the host's network.
+Without a network only spec is useful.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VERBS = ("spec", "check", "discover", "read")
 LONGEST = 1 << 20
 SECONDS = 60
 
-# Runs inside: writes what was posted to files, which are gone with the sandbox.
+# Runs in the sandbox: writes the posted files, which vanish with the sandbox.
 PROGRAM = f"""
 import json, sys
 from {MODULE} import run
@@ -42,7 +42,7 @@ sys.exit(run())
 
 
 class Server(ThreadingHTTPServer):
-    """Keeps one template, from which all its threads start their sandboxes."""
+    """A server with one template, from which all its threads start sandboxes."""
 
     def __init__(self, environment: str, address: tuple[str, int], network: Network) -> None:
         super().__init__(address, Handler)
@@ -60,7 +60,7 @@ class Server(ThreadingHTTPServer):
         self.host.close()
 
     def call(self, verb: str, files: bytes) -> tuple[int, bytes]:
-        """Have the connector do something; its exit status and what it writes."""
+        """Run the connector; return its exit status and output."""
         words = [verb]
         if verb != "spec":
             words += ["--config", "/tmp/config.json", "--manifest-path", "/tmp/manifest.yaml"]

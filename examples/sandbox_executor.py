@@ -1,10 +1,9 @@
-"""An executor as concurrent.futures has them, whose tasks run in sandboxes.
+"""An executor in the sense of concurrent.futures that runs tasks in sandboxes.
 
     python examples/sandbox_executor.py
 
-A task is a function of a module that the sandbox can import, as for a ProcessPoolExecutor; its
-arguments and what it returns are sent as JSON, since what comes out of a sandbox is not to be
-unpickled.
+A task is a function of a module that the sandbox can import, as for a ProcessPoolExecutor. Its
+arguments and its result are sent as JSON, since output of a sandbox must not be unpickled.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ json.dump(getattr(importlib.import_module(module), name)(*arguments), sys.stdout
 
 
 class TaskError(Exception):
-    """A task failed; the message is what it wrote to its standard error."""
+    """Failure of a task; the message is the task's standard error."""
 
 
 class SandboxExecutor(Executor):
-    """Runs each task in a sandbox of its own, as many at once as there are threads."""
+    """An executor that runs each task in a new sandbox, at most one per thread at a time."""
 
     def __init__(self, max_workers: int) -> None:
         self._host = un.SandboxHost()

@@ -1,15 +1,15 @@
-"""A web server that runs the Python snippets posted to it, each in a sandbox of its own.
+"""A web server that runs posted Python snippets, each in a new sandbox.
 
-The sandboxes wait in a pool, so that nobody waits for one to start.
+The sandboxes are started in advance, in a pool, so that requests don't wait for their start.
 
     python examples/snippet_server.py 8000
     curl --data-binary 'print(6 * 7)' http://127.0.0.1:8000/
 
-The answer is what the snippet printed, its exit status is in the header X-Exit-Status. A snippet
-sees this machine's programs but none of its data, and no network. It gets five seconds, and may
-print 64 KiB: one that prints more is ended. No process of it may have more than 512 MiB of memory.
-For a limit that all of a sandbox keeps, files in memory included, make the pool with `in_cgroup=`:
-docs/python.md tells how.
+The response is the snippet's output, with the exit status in the header X-Exit-Status. A snippet
+can read the host's programs but no data, and has no network. It is killed after five seconds, or
+when it has printed 64 KiB. Each of its processes is limited to 512 MiB of memory. For a limit on
+the whole sandbox, with its files in memory, make the pool with `in_cgroup=`, as docs/python.md
+describes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PYTHON = "/usr/bin/python3"
 
 
 class Server(ThreadingHTTPServer):
-    """Keeps sandboxes that wait for snippets, for all its threads."""
+    """A server with a pool of sandboxes for all its threads."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, Handler)
@@ -42,7 +42,7 @@ class Server(ThreadingHTTPServer):
         self.host.close()
 
     def run_snippet(self, text: bytes) -> tuple[int, bytes]:
-        """Run a snippet; its exit status, -N after signal N, and the beginning of its output."""
+        """Run a snippet; return its exit status, -N after signal N, and its output's beginning."""
         with self.pool.acquire() as sandbox:
             timer = threading.Timer(SECONDS, sandbox.kill)
             timer.start()
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(output)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Be silent."""
+        """Log nothing."""
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Rules of the kernel, tested with usernsctl's pytest plugin and nothing else.
+"""Tests of the kernel's rules, with usernsctl's pytest plugin alone.
 
     pytest examples/test_kernel_rules.py
 
-It runs as anybody: nothing of this machine is changed, and what it can't do is skipped, with the
-reason.
+Every user can run these tests. They change nothing on the host, and a test that can't run is
+skipped with the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from usernsctl.pytest_plugin import Subids
 
 @pytest.mark.userns
 def test_we_are_root_but_only_here() -> None:
-    """user_namespaces(7), "Capabilities": all of them, over what the namespace owns."""
+    """user_namespaces(7), "Capabilities": root has all, but only over the namespace's resources."""
     assert os.getuid() == 0
     with pytest.raises(PermissionError):
         socket.sethostname("elsewhere")
@@ -30,14 +30,14 @@ def test_we_are_root_but_only_here() -> None:
 
 @pytest.mark.userns(uts=True)
 def test_the_name_of_the_host_is_ours_to_change() -> None:
-    """uts_namespaces(7): each has a name of its own."""
+    """uts_namespaces(7): each UTS namespace has a host name."""
     socket.sethostname("here")
     assert os.uname().nodename == "here"
 
 
 @pytest.mark.userns(net=True)
 def test_there_is_no_way_out() -> None:
-    """network_namespaces(7): a new one has a loopback device alone, which is down."""
+    """network_namespaces(7): a new one has only a loopback device, which is down."""
     assert [name for _, name in socket.if_nameindex()] == ["lo"]
     with pytest.raises(OSError, match="unreachable"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
@@ -45,13 +45,13 @@ def test_there_is_no_way_out() -> None:
 
 @pytest.mark.userns(mount=True, pid=True, mount_proc=True)
 def test_nobody_else_is_seen() -> None:
-    """pid_namespaces(7), "/proc and PID namespaces"."""
+    """pid_namespaces(7), "/proc and PID namespaces": /proc lists the namespace's processes."""
     assert {name for name in os.listdir("/proc") if name.isdecimal()} == {"1", str(os.getpid())}
 
 
 @pytest.fixture
 def file_made_inside(tmp_path: Path) -> Iterator[Path]:
-    """Fixtures are set up and torn down outside, so this one sees the other side of a file."""
+    """Return a file's path; afterwards, check its owner outside, where fixtures run."""
     path = tmp_path / "made"
     yield path
     assert path.stat().st_uid == os.geteuid()
@@ -59,7 +59,7 @@ def file_made_inside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.userns
 def test_a_file_has_an_owner_on_either_side(file_made_inside: Path) -> None:
-    """user_namespaces(7), "User ID and group ID mappings": they are translated."""
+    """user_namespaces(7), "User ID and group ID mappings": stat(2) translates owners."""
     file_made_inside.write_text("")
     assert file_made_inside.stat().st_uid == 0
 
@@ -77,12 +77,12 @@ def test_others_can_be_had_where_they_are_mapped(inside: int, userns_subids: Sub
 @pytest.mark.userns_requires("kernel>=5.6")
 @pytest.mark.userns(time=True)
 def test_a_clock_of_ones_own() -> None:
-    """time_namespaces(7), "/proc/PID/timens_offsets": what the clocks are off by."""
+    """time_namespaces(7), "/proc/PID/timens_offsets": the file lists the offsets of clocks."""
     assert Path("/proc/self/timens_offsets").read_text().split()[:2] == ["monotonic", "0"]
 
 
 def test_commands_run_in_a_kept_namespace(userns: un.Namespace) -> None:
-    """namespaces(7), "Namespace lifetime": an open descriptor keeps it."""
+    """namespaces(7), "Namespace lifetime": an open descriptor keeps a namespace alive."""
     userns.run(["mount", "-t", "tmpfs", "none", "/mnt"], check=True)
     userns.run(["touch", "/mnt/file"], check=True)
     assert userns.check_output(["ls", "/mnt"], text=True) == "file\n"
@@ -91,5 +91,5 @@ def test_commands_run_in_a_kept_namespace(userns: un.Namespace) -> None:
 
 @pytest.mark.userns_requires("cap:SYS_ADMIN")
 def test_root_may_do_the_same_without() -> None:
-    """mount_namespaces(7): CAP_SYS_ADMIN is enough where pytest itself has it."""
+    """mount_namespaces(7): CAP_SYS_ADMIN suffices, if pytest itself has it."""
     subprocess.run(["unshare", "--mount", "true"], check=True)

@@ -1,10 +1,10 @@
-"""A program that is not trusted reads a directory, and what it has found out is read back.
+"""An untrusted program that reads a directory, and whose result is read back.
 
     python examples/untrusted_report.py DIRECTORY
 
-It sees the directory, read-only, and one more to write its result to: nothing else of yours. Its
-result is not trusted either. What it leaves there may be a symbolic link to one of your files, or
-no file at all, so it is opened with care.
+The program can read the directory and write its result to another one, and has no access to other
+files. The result is not trusted, either: it may be a symbolic link to one of your files, or not a
+regular file, so it is opened with care.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRAM = "find /data -type f | wc -l >/results/report"
 
 
 def report_on(directory: str) -> str:
-    """What the program says of a directory."""
+    """Return the program's result for a directory."""
     with tempfile.TemporaryDirectory() as results:
         un.gvisor.run(
             ["sh", "-c", PROGRAM],
@@ -36,12 +36,12 @@ def report_on(directory: str) -> str:
 
 
 def read_result(path: str) -> bytes:
-    """The beginning of a file that a sandbox has made.
+    """Return the beginning of a file that a sandbox has created.
 
-    :raises OSError: it is a symbolic link, or not there.
-    :raises ValueError: it is no regular file.
+    :raises OSError: the file is a symbolic link, or missing.
+    :raises ValueError: the file is not a regular one.
     """
-    # O_NONBLOCK: to open a named pipe would wait for whoever writes to it.
+    # O_NONBLOCK, since opening a FIFO would wait for a writer.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

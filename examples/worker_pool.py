@@ -1,8 +1,8 @@
-"""Eight sandboxes work through many tasks: an asyncio program.
+"""An asyncio program that runs many tasks in eight sandboxes.
 
     python examples/worker_pool.py 20
 
-A task is a command that is run in one of the sandboxes of a pool.
+A task is a command in one of the sandboxes of a pool.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ TASK = "import sys; n = int(sys.argv[1]); print(sum(i * i for i in range(n)))"
 
 
 async def work(pool: un.SandboxPool, number: int) -> int:
-    """Run a task in the next sandbox that is free."""
+    """Run a task in the next free sandbox; return its result."""
     command = (PYTHON, "-c", TASK, str(number))
-    # If this task is cancelled, the blocks kill the command, and give the sandbox back.
+    # If this task is cancelled, the blocks kill the command and release the sandbox.
     async with (
         pool.acquire_async() as sandbox,
         await sandbox.create_subprocess_exec(*command, stdout=un.PIPE) as process,
@@ -30,7 +30,7 @@ async def work(pool: un.SandboxPool, number: int) -> int:
 
 
 async def main(tasks: int) -> dict[int, int]:
-    # These tasks trust each other: they may have a sandbox after somebody else has had it.
+    # These tasks trust each other, so a sandbox may be reused.
     async with (
         un.SandboxHost() as host,
         host.pool(WORKERS, limit=WORKERS, max_uses=100) as pool,
