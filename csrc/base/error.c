@@ -1,4 +1,4 @@
-/* Errors: how a failure is recorded, and how it is told. */
+/* Recording and formatting errors. */
 #include "base/base.h"
 
 #include <stdarg.h>
@@ -107,8 +107,8 @@ const char *un_error_reason(const struct un_error *err, char *text, size_t size)
     const char *detail = is_name && !*err->detail ? "\"\"" : err->detail;
     const char *between = *kernel && *detail ? ": " : "";
     snprintf(text, size, "%s%s%s", detail, between, kernel);
-    /* A path, an argument or a helper's words may hold anything; a message is one line, and no
-     * commands to a terminal. */
+    /* Paths, arguments and messages of helpers may contain anything, but an error message is one
+     * line without terminal control sequences. */
     if (size)
         un_make_printable(text);
     return text;

@@ -1,12 +1,12 @@
-/* A program without libc: where it begins, and how it asks the kernel. Internal; who includes it
- * defines start(). */
+/* Entry point and system calls of a program without libc. Internal. A source that includes this
+ * header defines start(). */
 #ifndef USERNSCTL_BASE_FREESTANDING_H
 #define USERNSCTL_BASE_FREESTANDING_H
 
 #include <asm/unistd.h>
 
 #ifndef UN_NO_ENTRY
-/* Gets the stack as a program finds it (the System V ABI): argc, argv, NULL, envp, NULL. */
+/* Receives the initial stack of the process (System V ABI): argc, argv, NULL, envp, NULL. */
 __attribute__((noreturn, used)) static void start(long *stack);
 
 __asm__(".globl _start\n_start:\n\t"
@@ -24,11 +24,12 @@ __asm__(".globl _start\n_start:\n\t"
 #endif
 
 /*
- * A system call: its result, or the negated errno.
+ * Makes a system call. Returns its result, or the negated errno.
  *
- * gVisor replaces "mov $NUMBER, %eax; syscall" by what is faster, and takes any bytes for it that
- * end like that: those of another instruction that a compiler has put there were overwritten in
- * their middle. So it is written as gVisor looks for it, or so that nothing looks like it.
+ * gVisor patches "mov $NUMBER, %eax; syscall" into a faster call, and matches only the bytes, so
+ * that it could overwrite the end of another instruction that a compiler has placed before the
+ * syscall. So this code emits either exactly the sequence that gVisor looks for, or one that can't
+ * match.
  */
 __attribute__((always_inline)) static inline long un_raw_call(long number, long a, long b, long c,
                                                               long d, long e, long f)

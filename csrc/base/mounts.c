@@ -1,9 +1,9 @@
-/* What is mounted where, by /proc/self/mountinfo. */
+/* The table of mounts, from /proc/self/mountinfo. */
 #include "base/base.h"
 
 #define ROOM_FIRST 16384
 
-/* Returns all of a file, ended by NUL, or NULL with errno. */
+/* Reads a whole file and terminates it by NUL. Returns NULL with errno. */
 static char *read_whole(int fd)
 {
     char *text = NULL, *grown;
@@ -24,7 +24,7 @@ static char *read_whole(int fd)
     return NULL;
 }
 
-/* Undoes the escapes of mountinfo, \ooo. */
+/* Decodes the escapes of mountinfo, \ooo. */
 static void unescape(char *text)
 {
     char *to = text;
@@ -37,7 +37,7 @@ static void unescape(char *text)
     *to = '\0';
 }
 
-/* Cuts off what is before the next space: the rest, or NULL if there is none. */
+/* Terminates `text` at the next space. Returns the rest, or NULL if there is no space. */
 static char *cut_field(char *text)
 {
     char *space = text ? strchr(text, ' ') : NULL;
@@ -47,7 +47,7 @@ static char *cut_field(char *text)
     return space + 1;
 }
 
-/* ID PARENT DEVICE ROOT POINT OPTIONS [TAG]... - TYPE SOURCE OPTIONS */
+/* Parses a line: ID PARENT DEVICE ROOT POINT OPTIONS [TAG]... - TYPE SOURCE OPTIONS */
 static bool parse_mount(char *line, struct un_mounted *mount)
 {
     char *end = strstr(line, " - ");
@@ -97,7 +97,7 @@ void un_mounts_free(const struct un_mounts *mounts)
     free(mounts->mount);
 }
 
-/* Returns the id of the mount that a file was reached by; -1 with errno. */
+/* Returns the id of the mount through which a file was opened; -1 with errno. */
 static int id_of(int fd)
 {
     char path[64];

@@ -3,8 +3,8 @@
 #include <ctype.h>
 #include <inttypes.h>
 
-/* Of Unicode's categories Cc (from 128 on), Cf, Zl and Zp, and the noncharacters of its last block:
- * what a terminal acts on, or shows in another place, or not at all. */
+/* Unicode's categories Cc (from 128 on), Cf, Zl and Zp, and the noncharacters of the last block:
+ * characters that a terminal interprets, reorders or does not display. */
 static const struct {
     uint32_t first, last;
 } unprintable[] = {
@@ -42,8 +42,7 @@ void un_make_printable(char *text)
     *to = '\0';
 }
 
-/* Writes a character that may not stand there as it is, as JSON does, or Python where it doesn't.
- */
+/* Writes an escape for a character: that of JSON, or that of Python where JSON has none. */
 static char *write_escape(char *to, uint32_t code)
 {
     static const char signs[] = "\"\\\b\f\n\r\t", names[] = "\"\\bfnrt";

@@ -1,4 +1,4 @@
-/* Reading single facts out of /proc. */
+/* Reading single facts from /proc. */
 #include "base/base.h"
 
 int64_t un_proc_number(const char *proc, const char *file)
@@ -23,8 +23,9 @@ static int read_mounts(const char *proc, const char *file, struct un_mounts *mou
     return un_mounts_read(mounts, path);
 }
 
-/* Nothing is ever in that directory of proc, so that no mount hides anything there: so the kernel
- * counts it (fs/namespace.c, mnt_already_visible()), and systemd has one there on every machine. */
+/* Returns whether a mount at this point can hide no files. The directory binfmt_misc is always
+ * empty: the kernel ignores mounts on it too (fs/namespace.c, mnt_already_visible()), and systemd
+ * mounts a file system there on every machine. */
 static bool hides_nothing(const char *point)
 {
     return !strcmp(point, "/proc/sys/fs/binfmt_misc");
@@ -49,7 +50,7 @@ bool un_proc_shares_root(const char *proc)
     un_auto_mounts struct un_mounts ours, others;
     read_mounts(proc, "self/mountinfo", &ours);
     read_mounts(proc, "1/mountinfo", &others);
-    /* The last mount at a mount point covers the others. */
+    /* Of several mounts at one mount point, the last one covers the others. */
     for (size_t i = 0; i < ours.count; i++)
         own = strcmp(ours.mount[i].point, "/") ? own : ours.mount[i].id;
     for (size_t i = 0; i < others.count && own >= 0; i++)
@@ -88,7 +89,7 @@ bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t
         return false;
     un_auto_fclose FILE *file = fopen(line, "re");
     while (file && fgets(line, sizeof line, file)) {
-        /* ID:CONTROLLERS:PATH */
+        /* A line is ID:CONTROLLERS:PATH. */
         char *name = strchr(line, ':'), *group = name ? strchr(++name, ':') : NULL;
         if (!group)
             continue;

@@ -1,4 +1,4 @@
-/* Which version this is: of the core, and so of the package that it comes with. */
+/* The version of the core, which is that of the package. */
 #include "include/usernsctl.h"
 
 const char *un_version(void)
