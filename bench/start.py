@@ -2,8 +2,8 @@
 
     python bench/start.py [ROUNDS]
 
-The calls take turns, as bench/measuring.py has it. `usernsctl run` is called so that it refuses
-what it was asked for once all is imported, before it makes a namespace.
+The calls take turns, as in bench/measuring.py. The arguments of `usernsctl run` make it fail after
+its imports, before it creates a namespace.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Check that calls in csrc/ point one way: csrc/layout.py says which.
+"""Check that the sources in csrc/ depend on each other as csrc/layout.py allows.
 
-A source depends on the headers that it includes, and on the sources that define what it calls or
-reads, as the symbols of their objects tell. It may depend on files of its own directory and of
-those below it, never in a circle; a program on itself and on programs/shared/ as well. What is pure
-calls nothing that looks at the machine.
+A source depends on the headers that it includes, and on the sources that define the symbols its
+object needs. It may depend on files of its own directory and of the layers below, without cycles; a
+program also on programs/shared/. Pure sources call no function whose result depends on the system.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import layout  # noqa: E402
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
-# Of libc, what depends on its arguments alone.
+# Functions of libc whose results depend only on their arguments.
 PURE_CALLS = re.compile(
     r"(__)?(mem(cpy|set|move|cmp|chr)|str(n?len|n?cmp|c?spn|r?chr|str)|v?snprintf)(_chk)?"
     r"|__stack_chk_fail|_GLOBAL_OFFSET_TABLE_"
@@ -36,15 +35,16 @@ PURE_CALLS = re.compile(
 
 @dataclass
 class Symbols:
-    """What an object has for others, and what it wants of them."""
+    """Symbols that an object file defines, and those that it needs."""
 
     defined: set[str] = field(default_factory=set)
     wanted: set[str] = field(default_factory=set)
 
 
 def read_symbols(csrc: Path, source: Path, target: Path) -> Symbols:
-    """
-    :raises subprocess.CalledProcessError: if it can't be compiled.
+    """Compile a source, and return the symbols of its object file.
+
+    :raises subprocess.CalledProcessError: the source does not compile.
     """
     compiler = shlex.split(os.environ.get("CC", "cc"))
     flags = [*layout.flags(csrc), "-w", '-DUSERNSCTL_VERSION=""']
@@ -67,12 +67,12 @@ def name_of(csrc: Path, path: Path) -> str:
 
 
 def place_of(name: str) -> str:
-    """The directory that a file belongs to: a layer, or a program."""
+    """Return the directory of a file, which is a layer or a program."""
     return name.rpartition("/")[0]
 
 
 def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Which file depends on which one, with an example of why; and what is wrong besides."""
+    """Return the dependencies of each file, with an example of each, and a list of errors."""
     sources = sorted(csrc.rglob("*.c"))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         targets = [Path(scratch, f"{number}.o") for number in range(len(sources))]
@@ -107,7 +107,7 @@ def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 def is_allowed(user: str, used: str) -> bool:
-    """Whether a file in the directory `user` may depend on one in `used`."""
+    """Return whether a file in the directory `user` may depend on one in `used`."""
     if used in ("include", user):
         return True
     if user == "include" or used.startswith("programs/"):
@@ -126,17 +126,17 @@ def circle(uses: dict[str, dict[str, str]]) -> Iterator[str]:
     try:
         TopologicalSorter({name: list(of) for name, of in uses.items()}).prepare()
     except CycleError as error:
-        # Each of them is used by the next one.
+        # Each file of the cycle is used by the next one.
         way = error.args[1][::-1]
         steps = [f"{a} {uses[a][b]} ({b})" for a, b in pairwise(way)]
         yield "a circle: " + ", ".join(steps)
 
 
 def check(csrc: Path) -> list[str]:
-    """
-    :param csrc: a directory like csrc/, with its own compile_flags.txt.
-    :returns: what is wrong, a line each.
-    :raises subprocess.CalledProcessError: if something can't be compiled.
+    """Return the violations in a tree of sources, one line each.
+
+    :param csrc: a directory like csrc/, with a compile_flags.txt.
+    :raises subprocess.CalledProcessError: a source does not compile.
     """
     uses, wrong = dependencies(csrc)
     unknown = {place for place in map(place_of, uses) if not is_known(place)}

@@ -1,13 +1,13 @@
-"""c_tests.py [NAME...]: build csrc/ and tests/c with each toolchain, and run the tests.
+"""Build csrc/ and tests/c with each toolchain, and run the tests: c_tests.py [NAME...].
 
-Without a name, the toolchains are gcc and clang, under ASan and UBSan, and gcc with musl, the libc
-that the programs are linked with. ``aarch64`` is for that processor, runs tests that start no other
-program in an emulator, and needs the packages in tools/dist/packages.apt. Where ``$ONLY`` is set,
-gcc alone builds the tests whose names contain it, if there are any.
+By default, the toolchains are gcc and clang with ASan and UBSan, and gcc with musl, the programs'
+libc. The toolchain ``aarch64`` cross-compiles, runs the tests that start no other program in an
+emulator, and needs the packages of tools/dist/packages.apt. If ``$ONLY`` is set, gcc alone builds
+the tests whose names contain it, if there are any.
 
-A test is a program of its own, linked with the core; it fails by exiting nonzero. The native
-programs are built too, so that each compiler has checked every line. ``fuzz_*.c`` get bytes from
-clang's libFuzzer for some seconds, beginning with the seeds in the directory beside them.
+A test is a program linked with the core, and fails by a nonzero exit status. The native programs
+are built, too, so that each compiler checks every line. Each ``fuzz_*.c`` is run by clang's
+libFuzzer for some seconds, with the seeds in the directory beside it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ FUZZ_SECONDS = 5
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler, and how what it makes is run here.
+    """A compiler, and the way to run its programs on this machine.
 
-    ``links``: for programs and tests. ``fuzzes``: it has libFuzzer, and these flags have that see
-    which lines are reached. ``runner``: the words before a program of another processor.
+    :ivar links: options for linking programs and tests.
+    :ivar fuzzes: options for libFuzzer's coverage, or none if the compiler lacks libFuzzer.
+    :ivar runner: the beginning of a command that runs a program of another architecture.
     """
 
     name: str
@@ -62,8 +63,8 @@ class Toolchain:
         return not self.runner or test.relative_to(TESTS).parts[0] in ALONE
 
 
-# Tests of these layers start no program and make no namespace, which an emulator has a thread too
-# many for.
+# Layers whose tests start no programs and create no namespaces. The emulator's extra thread would
+# prevent both.
 ALONE = ("base", "map", "child", "facts", "explain")
 TOOLCHAINS = {
     made.name: made
@@ -78,7 +79,7 @@ TOOLCHAINS = {
             machine="aarch64",
             runner=("qemu-aarch64",),
         ),
-        # What setup.py links the programs with.
+        # The options with which setup.py links the programs.
         Toolchain(
             "musl",
             "musl-gcc",
@@ -103,12 +104,16 @@ def compile_to_object(toolchain: Toolchain, source: Path, version: str) -> Path:
 
 
 def run(command: list[str | Path], **environment: str) -> None:
-    """Raises CalledProcessError if the command fails, TimeoutExpired if it hangs."""
+    """Run a command with a time limit.
+
+    :raises subprocess.CalledProcessError: the command fails.
+    :raises subprocess.TimeoutExpired: the command hangs.
+    """
     subprocess.run(command, check=True, timeout=TEST_SECONDS, env=os.environ | environment)
 
 
 def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | str]]:
-    """Build everything with this toolchain; the commands that test it."""
+    """Build all tests with this toolchain; return the commands that run them."""
     version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
     directory = BUILD / toolchain.name
 
@@ -132,10 +137,10 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
     agent = compile_all(layout.agent(CSRC))
 
     def parts(source: Path) -> list[Path]:
-        """What a test of a program is linked with besides the core."""
+        """Return the objects to link with a program's test besides the core."""
         return list(agent.values()) if source.parent.name == "agent" else []
 
-    # Beside usernsctl-child, which they look for there.
+    # In the directory of usernsctl-child, which the tests look for beside themselves.
     linked = {
         source: link([made, *parts(source)], directory / made.stem)
         for source, made in tests.items()
@@ -155,7 +160,7 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
 
 
 def fuzz_command(source: Path, program: Path) -> list[Path | str]:
-    """Have a program be called with bytes for a while; what it finds goes beside it."""
+    """Return a command that fuzzes for a limited time; new inputs are stored beside the program."""
     found = program.with_suffix(".corpus")
     found.mkdir(exist_ok=True)
     options = ["-close_fd_mask=1", "-verbosity=0", "-max_len=4096", f"-artifact_prefix={program}-"]
@@ -164,9 +169,9 @@ def fuzz_command(source: Path, program: Path) -> list[Path | str]:
 
 
 def build_freestanding(toolchain: Toolchain) -> None:
-    """Build what is linked with nothing, sanitizers included.
+    """Build the programs that are linked without any library, sanitizers included.
 
-    The tests use the programs that are linked with all that.
+    The tests use builds of these programs with libc and sanitizers.
     """
     if toolchain.machine not in layout.FREESTANDING_MACHINES:
         return

@@ -1,6 +1,6 @@
-"""Write docs/causes.md from the catalogue; with --check, say whether it is up to date.
+"""Write docs/causes.md from the catalogue, or with --check, check that it is up to date.
 
-It runs with the interpreter of the environment that has usernsctl installed as it is in this tree.
+The script needs an environment in which usernsctl is installed from this tree.
 """
 
 from __future__ import annotations

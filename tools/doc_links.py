@@ -1,7 +1,7 @@
-"""Check the links of README.md, docs/ and their like as hosts of code follow them.
+"""Check the links in README.md, docs/ and other pages as code hosting sites resolve them.
 
-Sphinx checks the same links, but it also finds headings by names of its own. A target is a file of
-the tree, and a fragment a heading of it.
+Sphinx checks the same links, but also accepts its own names of headings. Here, a target must be a
+file of the tree, and a fragment a heading of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 
 
 def slug(heading: str) -> str:
-    """The fragment that leads to a heading."""
+    """Return the fragment of a heading."""
     text = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading).lower()
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 
@@ -30,7 +30,7 @@ def _without_code(page: Path) -> str:
 
 
 def slugs(page: Path) -> set[str]:
-    """The fragments that lead to headings of a page; the second of the same has a number."""
+    """Return the fragments of a page's headings; a repeated heading gets a number."""
     found: set[str] = set()
     for heading in _HEADING.findall(_without_code(page)):
         name, number = slug(heading), 0
@@ -41,7 +41,7 @@ def slugs(page: Path) -> set[str]:
 
 
 def faults(page: Path) -> Iterator[str]:
-    """What is wrong with the links of a page."""
+    """Yield the broken links of a page."""
     for target, fragment in _LINK.findall(_SPAN.sub("", _without_code(page))):
         path = page.parent / target if target else page
         if not path.exists():
@@ -51,14 +51,14 @@ def faults(page: Path) -> Iterator[str]:
 
 
 def pages() -> list[Path]:
-    """The pages that are written by hand."""
+    """Return the pages that are written by hand."""
     made = {TREE / "docs" / "project", TREE / "docs" / "manual" / "verbs"}
     below = (path for path in (TREE / "docs").rglob("*.md") if path.parent not in made)
     return sorted([*TREE.glob("*.md"), *below])
 
 
 def main() -> int:
-    """Print what is wrong; the exit status."""
+    """Print the broken links, and return the exit status."""
     wrong = [f"{page.relative_to(TREE)}: {fault}" for page in pages() for fault in faults(page)]
     print("".join(f"{line}\n" for line in wrong), end="", file=sys.stderr)
     return 1 if wrong else 0

@@ -1,4 +1,4 @@
-"""Files that are made from others, and kept beside them: write one anew, or see if it is right."""
+"""Command line of tools that generate a file: write it anew, or check that it is up to date."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def run(arguments: list[str], target: Path, document: Callable[[], str]) -> int:
-    """Do what a tool is called for.
+    """Write or check a generated file.
 
-    :param arguments: of the tool: none, or ``--check``.
-    :param target: the file.
-    :param document: makes what it is to hold.
-    :returns: the exit status: 1 if the file is out of date.
+    :param arguments: the tool's arguments: none, or ``--check``.
+    :param target: the generated file.
+    :param document: a function that returns the file's text.
+    :returns: the exit status, 1 if the file is out of date.
     """
     tool = Path(sys.argv[0]).name
     if arguments not in ([], ["--check"]):

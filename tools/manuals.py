@@ -1,7 +1,7 @@
-"""A Sphinx extension: the manual pages, with what the programs say about their own options.
+"""A Sphinx extension that generates manual pages, with the programs' own texts on their options.
 
-The page of each verb is made of its parser. A page that is written by hand has the options of a
-native program, the list of the verbs or the records of a launch by ``from-program``.
+The page of each verb is generated from its argument parser. A page written by hand includes the
+options of a native program, the list of verbs or the records of a launch by ``from-program``.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from usernsctl.cli.completion.model import help_entries
 from usernsctl.cli.parser import VERBS, Parser, option_metavar, usernsctl
 from usernsctl.gvisor.launch.steps import VERBS as RECORDS
 
-#: Where the pages are, and those of them that are made here, below the sources of Sphinx.
+#: Directories of the pages, and of the generated ones, below Sphinx's sources.
 PAGES = "manual"
 MADE = f"{PAGES}/verbs"
 
-#: The pages that are written by hand, with their sections and what they are about. The verb of the
-#: second is that program.
+#: The pages that are written by hand, with their sections and descriptions. The page of
+# `usernsctl-exec` also serves as the page of the verb exec.
 WRITTEN = {
     "usernsctl": ("1", "run programs in user namespaces and in gVisor, without root"),
     "usernsctl-exec": ("1", "execute a command in a new user namespace, or in gVisor"),
@@ -42,7 +42,7 @@ WRITTEN = {
     "usernsctl-launch": ("5", "what usernsctl-exec is to do, kept in a file"),
 }
 
-# Which pages of the site say more about a verb, by its first word.
+# The page of the site that says more about a verb, by the verb's first word.
 _MORE = {
     "run": ("run.md", "Running a command in gVisor"),
     "freeze": ("run.md", "Running a command in gVisor"),
@@ -57,7 +57,7 @@ _MORE = {
     "docker-args": ("docker.md", "Docker"),
 }
 
-# What the core takes for a launch: the name of each record, and the part of it that it is in.
+# The core's table of launch records, with the part of the launch that each belongs to.
 _RULES = Path(__file__).parent.parent / "csrc" / "launch" / "verbs.c"
 _RULE = re.compile(r'\{\s*"([a-z-]+)",\s*UN_PART_([A-Z_]+),')
 _PARTS = {
@@ -73,7 +73,7 @@ _PARTS = {
     "WATCHER": "What is executed",
     "END": "The end",
 }
-# The words of records, and what they do, where RECORDS says nothing of it.
+# The arguments of records and their effects, for records that RECORDS does not describe.
 _TOLD: dict[str, tuple[tuple[str, ...], str]] = {
     "idmap": (("option",), "an option of usernsctl-exec about the map of ids"),
     "json": (("text",), "write {text}"),
@@ -97,19 +97,19 @@ _TOLD: dict[str, tuple[tuple[str, ...], str]] = {
     "end": ((), "nothing follows"),
 }
 
-# A word of a manual page: a backslash and its character, and a link, may have spaces in them.
+# A word of a manual page. An escape with a backslash, and a link, may contain spaces.
 _WORD = re.compile(r"(?:\\X'[^']*'|\\.|[^ \\])+")
 
-# Options that say nothing of themselves.
+# Options for which --help has no text.
 _ALWAYS = {"-h, --help": "show a summary and end", "-V, --version": "show the version and end"}
 
-# Of a line of text in a manual page.
+# The maximum width of a text line in a manual page.
 _WIDTH = 80
 
-# Where manual pages of others are.
+# The site with manual pages of other projects.
 _OTHERS = "https://manpages.debian.org/"
 
-# Which other manual pages do, besides that of usernsctl itself.
+# The related manual pages of each verb, besides usernsctl's own.
 _RELATED = {
     "run": ("usernsctl-freeze(1)", "usernsctl-doctor(1)", "usernsctl-explain(1)"),
     "freeze": ("usernsctl-run(1)", "usernsctl-exec(1)", "usernsctl-launch(5)"),
@@ -121,7 +121,7 @@ _RELATED = {
     "bundle": ("usernsctl-run(1)",),
 }
 
-# An option, a variable or a program of ours within a sentence: what is typed as it stands.
+# An option, a variable or a program of usernsctl within a sentence, to be set literally.
 _TYPED = re.compile(
     r"`([^`]+)`"
     r"|(?<![\w-])(--?[A-Za-z][\w-]*|\$[A-Z_]+|--"
@@ -134,7 +134,7 @@ _SPACES = re.compile(r"\s+")
 
 @dataclass(frozen=True)
 class Option:
-    """An option: how it is written, each of its names once, and what it does."""
+    """An option with its names and argument, and its description."""
 
     written: str
     told: str
@@ -144,7 +144,7 @@ class Option:
 
 
 def prose(text: str) -> str:
-    """A text of a program as Markdown: nothing in it is markup, and what is typed is literal."""
+    """Return a program's text as Markdown, with special characters escaped and options literal."""
     text = _SPACES.sub(" ", text)
     found, end = "", 0
     for typed in _TYPED.finditer(text):
@@ -161,7 +161,7 @@ def _block(name: str, argument: str, content: Iterable[str] = ()) -> Iterator[st
 
 
 def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
-    """The directives for options of a program."""
+    """Yield the Sphinx directives for a program's options."""
     yield from _block("program", program)
     for option in options:
         yield from _block("option", option.written, [prose(option.told)])
@@ -172,10 +172,10 @@ def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Told:
-    """What a verb says about itself.
+    """The parts of a verb's help text.
 
-    :ivar paragraphs: of its description.
-    :ivar status: the paragraphs about how it ends.
+    :ivar paragraphs: the description.
+    :ivar status: the paragraphs about the exit status.
     :ivar examples: blocks of commands.
     """
 
@@ -199,7 +199,7 @@ def _told(verb: Parser) -> Told:
 
 
 def commands_of(verb: Parser) -> Iterator[Parser]:
-    """A verb, or all that a group has."""
+    """Yield a verb, or all verbs of a group."""
     if not verb.verbs:
         yield verb
     for name in verb.verbs:
@@ -208,7 +208,7 @@ def commands_of(verb: Parser) -> Iterator[Parser]:
 
 def _options_section(verb: Parser, level: str) -> Iterator[str]:
     for heading, actions in verb.headings.items():
-        # Of what all verbs have, --help says enough.
+        # The page of each verb does without the option --help.
         options = [
             Option(_written(one), str(one.help))
             for one in actions
@@ -230,7 +230,7 @@ def _fenced(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _one_command(verb: Parser) -> Iterator[str]:
-    """The sections of a verb that is no group."""
+    """Yield the sections of a verb that is not a group."""
     told = _told(verb)
     yield from ("## Description", "")
     for paragraph in told.paragraphs:
@@ -280,7 +280,7 @@ def _page(name: str, verb: Parser) -> str:
 
 
 def help_of(program: str, *words: str) -> list[str]:
-    """The lines of ``--help`` of a program that is installed, or of a command of it."""
+    """Return the lines of ``--help`` of an installed program, or of one of its commands."""
     places = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     path = shutil.which(program, path=places)
     if path is None:
@@ -290,7 +290,7 @@ def help_of(program: str, *words: str) -> list[str]:
 
 
 def native_options(program: str) -> dict[str, list[Option]]:
-    """The options that ``--help`` of a native program lists, under its headings."""
+    """Return the options in a native program's ``--help``, by their headings."""
     found: dict[str, list[Option]] = {}
     for heading, written, about in help_entries("\n".join(help_of(program))):
         told = about or _ALWAYS.get(written, "")
@@ -314,7 +314,7 @@ def _verb_list() -> Iterator[str]:
 
 
 def _rules() -> dict[str, list[str]]:
-    """The names of the records by the part of a launch that they are in, as the core has them."""
+    """Return the core's names of launch records, by the part of the launch that they belong to."""
     found: dict[str, list[str]] = {}
     for name, part in _RULE.findall(_RULES.read_text()):
         found.setdefault(part, []).append(name)
@@ -339,7 +339,7 @@ def _records() -> Iterator[str]:
     rules = _rules()
     for part, heading in _PARTS.items():
         yield from (f"### {heading}", "")
-        # In the order in which they are decided, which is that of most launches.
+        # In the order of RECORDS, which is that of most launches.
         order = [*RECORDS, *_TOLD]
         for name in sorted(rules.pop(part), key=order.index):
             yield from _record(name)
@@ -355,9 +355,10 @@ def _index() -> Iterator[str]:
 
 
 class FromProgram(SphinxDirective):
-    """What a program says: the options of a native one, the verbs, or the records of a launch.
+    """Directive ``from-program``, which includes texts of programs.
 
-    Or which manual pages there are.
+    The argument is a native program for its options, or one of verbs, records (of a launch), and
+    index (of manual pages).
     """
 
     required_arguments = 1
@@ -370,7 +371,7 @@ class FromProgram(SphinxDirective):
 
 
 def pages() -> dict[str, str]:
-    """The pages that are made here: their names, and their text in MyST's Markdown."""
+    """Return the generated pages: their names, and their text in MyST's Markdown."""
     whole = usernsctl()
     return {
         f"usernsctl-{name}": _page(name, whole.find(name))
@@ -380,7 +381,7 @@ def pages() -> dict[str, str]:
 
 
 def manuals() -> list[tuple[str, str, str, list[str], str]]:
-    """All manual pages, as Sphinx's setting ``man_pages`` has them."""
+    """Return all manual pages in the form of Sphinx's setting ``man_pages``."""
     found: list[tuple[str, str, str, list[str], str]] = []
     for page, (section, about) in WRITTEN.items():
         found.append((f"{PAGES}/{page}", page, about, [], section))
@@ -392,11 +393,11 @@ def manuals() -> list[tuple[str, str, str, list[str], str]]:
     return found
 
 
-# ---- what docutils writes for man(1) -------------------------------------------------------------
+# ---- correction of docutils' manual pages --------------------------------------------------------
 
 
 def tidy(page: str) -> str:
-    """A manual page without what mandoc(1) warns of: needless macros and long lines of text."""
+    """Remove from a manual page what mandoc(1) warns about: needless macros and long text lines."""
     lines: list[str] = []
     shown = ""
     for line in page.splitlines():
@@ -411,7 +412,7 @@ def tidy(page: str) -> str:
 
 
 def _wrapped(line: str) -> Iterator[str]:
-    """A line of text as short ones; none of them looks like a macro."""
+    """Yield a text line as shorter lines, none of which looks like a macro."""
     short = ""
     for word in _WORD.findall(line):
         if short and len(short) + len(word) >= _WIDTH:
@@ -434,9 +435,9 @@ def _write(app: Sphinx) -> None:
 
 
 def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Have references to manual pages lead to them on the site, and to those of others.
+    """Link references to manual pages, to this site's or to those of other projects.
 
-    Sphinx's own setting for that would have the addresses in manual pages, too.
+    Sphinx's own setting for this would put the addresses into manual pages, too.
     """
     if app.builder.format != "html":
         return
@@ -451,7 +452,7 @@ def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Have Sphinx make the pages before it looks for its sources."""
+    """Register the directive and the hooks with Sphinx."""
     app.add_directive("from-program", FromProgram)
     app.connect("builder-inited", _write)
     app.connect("doctree-resolved", _link)

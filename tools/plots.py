@@ -1,4 +1,4 @@
-"""Write docs/pictures/performance.svg from bench/results.txt; with --check, say if it is right."""
+"""Write docs/pictures/performance.svg from bench/results.txt; with --check, check it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ TREE = Path(__file__).resolve().parent.parent
 RESULTS = TREE / "bench" / "results.txt"
 TARGET = TREE / "docs" / "pictures" / "performance.svg"
 
-# The look of all pictures is that of one that is drawn by hand.
+# The style of all pictures is taken from one that is drawn by hand.
 STYLE = re.compile(r"  <style>.*?</style>\n", re.DOTALL)
 MODEL = TREE / "docs" / "pictures" / "time.svg"
 
 WIDTH = 440
 LEFT = 20
-# Of the longer bar: behind it is room for its figure.
+# The length of the longer bar, behind which its figure needs space.
 LENGTH = 300
 ROW = 106
 TOP = 20
 
-ROUNDED = 10  # From so many milliseconds on, a figure has no decimals.
+ROUNDED = 10  # Figures of at least this many milliseconds have no decimals.
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison.
+    """A comparison of two times.
 
-    :ivar what: what was started, or ``""``.
-    :ivar theirs: milliseconds, as `ours`.
+    :ivar what: the started program, or ``""``.
+    :ivar theirs: milliseconds, like `ours`.
     """
 
     their_name: str
@@ -44,7 +44,7 @@ class Row:
 
 
 def rows(text: str) -> list[Row]:
-    """The comparisons in what bench/aims.py has printed."""
+    """Return the comparisons in the output of bench/aims.py."""
     found = []
     for names, theirs, ours in re.findall(r"^(.* / .*?) +([\d.]+) +([\d.]+) +[\d.]+", text, re.M):
         their_name, _, our_name = names.partition(" / ")
@@ -63,7 +63,7 @@ def _bar(kind: str, top: int, name: str, taken: float, length: float) -> str:
 
 
 def picture() -> str:
-    """The picture: two bars for each comparison, the longer one as long as those of the others."""
+    """Return the picture: two bars for each comparison, the longer ones of equal length."""
     measured = rows(RESULTS.read_text())
     style = STYLE.search(MODEL.read_text())
     assert style is not None

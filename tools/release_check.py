@@ -1,7 +1,7 @@
-"""release_check.py: make what the last commit would be released as, in a clone, and check it.
+"""Build and check the release of the last commit in a clone: release_check.py.
 
-What is not committed is not in the clone. The first failure ends it. Without one, build/release has
-what was made, and the release's notes.
+The clone has no uncommitted changes. The script stops at the first failure. On success,
+build/release contains the built files and the release notes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pathlib import Path
 import release_notes
 
 STEPS = ([".ci/run", "test-all"], ["make", "dist"], ["make", "deb"], ["make", "docs", "man"])
-#: Which directories then have what is released.
+#: Directories of the clone with the files to release.
 MADE = ("dist", "build/debian")
 
 
 class Fault(Exception):
-    """Why there can be no release; its text says so."""
+    """Reason against a release, as the exception's text."""
 
 
 def git(tree: Path, *words: str) -> str:
-    """What git prints of a tree.
+    """Return the output of a git command in a tree.
 
-    :raises Fault: it fails.
+    :raises Fault: the command fails.
     """
     command = ["git", "-C", str(tree), *words]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -39,9 +39,9 @@ def git(tree: Path, *words: str) -> str:
 
 
 def check_tags(tree: Path, version: str) -> None:
-    """See that the version is this commit's, or nobody's, and this commit no other version's.
+    """Check that the version has no tag on another commit, and this commit no other version's tag.
 
-    :raises Fault: it is not so.
+    :raises Fault: a tag contradicts the version.
     """
     tag = f"v{version}"
     here = git(tree, "tag", "--list", "v*", "--points-at", "HEAD").split()
@@ -54,7 +54,7 @@ def check_tags(tree: Path, version: str) -> None:
 
 
 class Caller:
-    """Calls commands, one at a time. A signal ends what runs, and this process after it."""
+    """Runner of commands, one at a time. A signal ends the running command and this process."""
 
     def __init__(self) -> None:
         self._signal = 0
@@ -63,12 +63,12 @@ class Caller:
             signal.signal(number, self._end)
 
     def call(self, command: list[str], directory: Path) -> int:
-        """Run a command to its end, and return its status."""
+        """Run a command and return its exit status."""
         self._process = subprocess.Popen(
             command, cwd=directory, stdin=subprocess.DEVNULL, process_group=0
         )
         if self._signal:
-            # It came when there was no process yet to be ended.
+            # The signal arrived before the process was started.
             self._end(self._signal, None)
         status = self._process.wait()
         self._process = None
@@ -85,7 +85,7 @@ class Caller:
 def run(steps: list[list[str]], clone: Path, caller: Caller) -> None:
     """Run commands one after another.
 
-    :raises Fault: one failed; those after it are not run.
+    :raises Fault: a command failed; the later ones are not run.
     """
     for done, step in enumerate(steps):
         print(f"=== {shlex.join(step)}", flush=True)
@@ -98,7 +98,7 @@ def run(steps: list[list[str]], clone: Path, caller: Caller) -> None:
 
 
 def keep(clone: Path, target: Path, notes: str) -> list[str]:
-    """Have a directory hold what was made, and nothing else; the names of the files."""
+    """Replace a directory's content by the released files; return their names."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for directory in MADE:
@@ -109,10 +109,10 @@ def keep(clone: Path, target: Path, notes: str) -> list[str]:
 
 
 def release(tree: Path, caller: Caller) -> list[str]:
-    """Make and check everything; the names of the files that are released.
+    """Build and check everything; return the names of the released files.
 
-    :raises Fault: it can't be released as it is.
-    :raises NoNotes: nothing says what is new in it.
+    :raises Fault: the commit can't be released.
+    :raises NoNotes: the changelog has no notes about the version.
     """
     changed = git(tree, "status", "--porcelain")
     if changed:
@@ -130,7 +130,7 @@ def release(tree: Path, caller: Caller) -> list[str]:
             run([*STEPS], clone, caller)
             return keep(clone, tree / "build" / "release", notes)
         finally:
-            # The environments of the clone are outside of it.
+            # The virtual environments of the clone are outside of it, so `make clean` removes them.
             subprocess.run(["make", "--silent", "clean"], cwd=clone, stdout=subprocess.DEVNULL)
 
 

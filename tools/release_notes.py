@@ -1,4 +1,4 @@
-"""release_notes.py VERSION: print what CHANGELOG.md says of a version, as its release notes."""
+"""Print the section of CHANGELOG.md on a version, as release notes: release_notes.py VERSION."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _HEADING = re.compile(r"## \[([^]]+)\](?: - \d{4}-\d\d-\d\d)?")
 
 
 class NoNotes(Exception):
-    """There is nothing to release by this name; its text says why."""
+    """Missing notes about a version, with the reason as the exception's text."""
 
 
 def version(tree: Path) -> str:
-    """The version of the package."""
+    """Return the version of the package."""
     found = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["version"]
     assert isinstance(found, str)
     return found
 
 
 def notes(changelog: str, wanted: str) -> str:
-    """The section of a version, a line for each paragraph and item.
+    """Return the changelog's section on a version, with one line for each paragraph and item.
 
-    Hosts of code show a line break in the text of a release as one.
+    Code hosting sites show line breaks in release notes as such.
 
-    :raises NoNotes: there is no such section, or nothing in it.
+    :raises NoNotes: the section is missing or empty.
     """
     sections: dict[str, list[str]] = {}
     lines: list[str] = []

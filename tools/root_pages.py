@@ -1,7 +1,7 @@
-"""A Sphinx extension: pages of the site that lie at the top of the tree, such as SECURITY.md.
+"""A Sphinx extension that adds pages from the top of the tree, such as SECURITY.md, to the site.
 
-They are copied below the sources of Sphinx, with links that lead to the same pages there. In other
-pages, links to them do.
+The pages are copied below Sphinx's sources, with links adapted to the copies. Links in other pages
+are adapted, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-#: Where the copies are, below the sources of Sphinx.
+#: The directory of the copies, below Sphinx's sources.
 MADE = "project"
 NAMES = ("README", "SECURITY", "CONTRIBUTING", "CHANGELOG")
 
@@ -20,7 +20,7 @@ _ROOT = re.compile(rf"(\]\((?:\.\./)*)\.\./({'|'.join(NAMES)})\.md")
 
 
 def copied(text: str) -> str:
-    """The text of a page at the top of the tree as that of its copy."""
+    """Return the text of a page at the top of the tree with the links of its copy."""
 
     def moved(link: re.Match[str]) -> str:
         target = link[2]
@@ -35,12 +35,12 @@ def copied(text: str) -> str:
 
 
 def led_to_copies(text: str) -> str:
-    """The text of a page below docs/ with links to the copies."""
+    """Return the text of a page below docs/ with links to the copies."""
     return _ROOT.sub(lambda link: f"{link[1]}{MADE}/{link[2].lower()}.md", text)
 
 
 def write_changed(directory: Path, files: dict[str, str]) -> None:
-    """Have a directory hold these files and no others; what has not changed keeps its time."""
+    """Write these files to a directory, and remove others; unchanged files keep their time."""
     directory.mkdir(exist_ok=True)
     for path in directory.iterdir():
         if path.name not in files:
@@ -62,7 +62,7 @@ def _lead(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Have Sphinx make the copies before it looks for its sources."""
+    """Register the hooks with Sphinx."""
     app.connect("builder-inited", _write)
     app.connect("source-read", _lead)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

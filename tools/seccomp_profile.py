@@ -1,4 +1,4 @@
-"""Make the seccomp profile from docker/seccomp.toml, or check that it is up to date.
+"""Generate the seccomp profile from docker/seccomp.toml, or check that it is up to date.
 
 python tools/seccomp_profile.py [--check]
 """
@@ -24,7 +24,7 @@ Rule = dict[str, Any]
 
 
 def profile(source: dict[str, Any]) -> Rule:
-    """The profile in the form that Docker, Podman and Kubernetes read (OCI runtime-spec)."""
+    """Return the profile in the form for Docker, Podman and Kubernetes (OCI runtime-spec)."""
     names = sorted(name for group in source["base"].values() for name in group.split())
     rules = [_rule(names)]
     for entry in source["conditional"]:
@@ -47,7 +47,7 @@ def _rule(names: list[str], *arguments: Rule) -> Rule:
 
 
 def _conditions(only: list[dict[str, Any]]) -> Iterator[list[Rule]]:
-    """The arguments of each rule that together allow any combination of the values."""
+    """Yield the arguments of rules that together allow every combination of the values."""
     yield from (
         list(chosen)
         for chosen in itertools.product(
@@ -63,7 +63,7 @@ def _condition(entry: dict[str, Any], value: int) -> Rule:
 
 
 def _masked(argument: int, mask: int, value: int) -> Rule:
-    """In this comparison, `value` is the mask and `valueTwo` what the masked argument must be."""
+    """Return a masked comparison, where `value` is the mask and `valueTwo` the expected result."""
     return {"index": argument, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
 
 

@@ -1,7 +1,8 @@
-"""Print this interpreter's real path if a virtual environment of ours can rest on it.
+"""Print this interpreter's real path if it is suitable for usernsctl's virtual environments.
 
-Ours must build an extension, and when root makes it, other users must be able to run it: an
-interpreter below root's home won't do. Runs on any Python 3, so it uses nothing new.
+The environments must be able to build an extension. Those that root creates must be usable by other
+users, so an interpreter below root's home is not suitable. This runs on any Python 3, and therefore
+uses no new features.
 """
 
 import os
@@ -11,7 +12,7 @@ import sysconfig
 
 
 def open_to_all(path):
-    """Whether every user can reach and read this file or directory."""
+    """Return whether every user can reach and read this file or directory."""
     path = os.path.realpath(path)
     if not os.stat(path).st_mode & stat.S_IROTH:
         return False
@@ -23,7 +24,7 @@ def open_to_all(path):
 
 
 def objection():
-    """Why this interpreter won't do, or None."""
+    """Return why this interpreter is not suitable, or None."""
     if sys.version_info < (3, 11):
         return "it is older than 3.11"
     try:

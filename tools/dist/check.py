@@ -1,4 +1,4 @@
-"""Check what wheels.py has left in dist/, and add a list of what is in it (CycloneDX)."""
+"""Check the files that wheels.py has built in dist/, and write lists of components (CycloneDX)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from elftools.elf.elffile import ELFFile
 from wheels import BUILDS, OUTPUT, TREE, last_commit
 
 ELF = b"\x7fELF"
-# What a static program has in it that is linked with glibc.
+# A string in every static program that is linked with glibc.
 GLIBC = b"glibc"
 TOOLS = Path(sys.executable).parent
-# The command is installed twice: where users look for it, and where the package does. And the wheel
-# of the programs is nothing but scripts.
+# Warnings to expect. The wheel of usernsctl has one command twice, in bin/ for users and in the
+# package. The wheel of the programs has only scripts.
 EXPECTED = {"usernsctl": "W002", "usernsctl_prelude": "W007"}
 
 
 def run(program: str, *words: str | Path) -> str:
-    """Run a tool of this environment; what it printed. If it fails, so do we."""
+    """Run a tool of this environment, and return its output; exit if it fails."""
     done = subprocess.run([TOOLS / program, *words], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{program}:\n{done.stdout}{done.stderr}")
@@ -40,12 +40,12 @@ def name_of(file: Path) -> str:
 
 
 def machine_of(wheel: Path) -> str:
-    """The processor that a wheel is for."""
+    """Return the architecture that a wheel is for."""
     return next(machine for machine in BUILDS if wheel.stem.endswith(machine))
 
 
 def glibc_of(wheel: Path) -> tuple[int, int]:
-    """The oldest glibc that the policies of manylinux have a wheel work with, or (0, 0): any."""
+    """Return the oldest glibc for a wheel by manylinux's policies, or (0, 0) if it needs none."""
     told = json.loads(run("auditwheel", "show", "--json", wheel))
     version = re.fullmatch(r"manylinux_(\d+)_(\d+)_\w+", told["overall_tag"])
     if not version or told["external_libs"]:
@@ -56,9 +56,9 @@ def glibc_of(wheel: Path) -> tuple[int, int]:
 
 
 def check_programs(wheel: Path) -> None:
-    """Every program is static, and the extension needs no function that is too new.
+    """Check that every program is static, and that the extension needs no newer functions of glibc.
 
-    All are for the processor that the wheel is for.
+    All must be for the wheel's architecture.
     """
     expected = {"x86_64": "x64", "aarch64": "AArch64"}[machine_of(wheel)]
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
@@ -81,7 +81,7 @@ def check_programs(wheel: Path) -> None:
 
 
 def check_start(program: Path, machine: str) -> None:
-    """The program starts, in an emulator if it is for another processor."""
+    """Check that a program starts, in an emulator if it is for another architecture."""
     emulator = [f"qemu-{machine}"] if BUILDS[machine] else []
     program.chmod(0o755)
     for option, beginning in (("--version", "usernsctl-exec "), ("--help", "Usage:")):
@@ -103,7 +103,7 @@ def check_wheel(wheel: Path) -> None:
 
 
 def libc_of_programs() -> dict[str, str]:
-    """The component that is linked into the static programs."""
+    """Return the component of musl, which the static programs are linked with."""
     fields = "${source:Package} ${source:Version}"
     command = ["dpkg-query", "-W", "-f", fields, "musl-dev"]
     name, version = subprocess.run(
@@ -114,7 +114,7 @@ def libc_of_programs() -> dict[str, str]:
 
 
 def list_components(wheel: Path, target: Path) -> None:
-    """Write what an installation of the wheel consists of, and what its programs are linked with."""
+    """Write the components of an installed wheel, and of the libc in its programs."""
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", scratch], check=True)
         python = Path(scratch, "bin/python")

@@ -1,4 +1,4 @@
-"""Which glibc a program or an extension needs, as its file tells."""
+"""The versions of glibc that programs and extensions need, by their ELF files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import SymbolTableSection
 
-# The oldest that the wheel is to work with: Debian 10, RHEL 8, Ubuntu 18.10. PEP 600 calls it so.
+# The oldest glibc for the wheel (Debian 10, RHEL 8, Ubuntu 18.10), and its name in PEP 600.
 OLDEST = (2, 28)
 PLATFORM = "manylinux_{}_{}".format(*OLDEST)
 
-# Functions that are older than OLDEST, whatever they are called since: their names or versions are
-# later where the headers are. In the wheel they have their old ones (sysroot.py).
+# Functions that are older than OLDEST, but have newer names or versions with current headers. The
+# wheel is built with older headers, and has the old names (sysroot.py).
 RENAMED = frozenset({"stat", "fstat", "lstat", "fstatat", "mknod", "mknodat"})
 RENAMED_PREFIXES = ("__isoc23_", "pthread_", "sem_", "dl")
 
 
 def needed(file: Path) -> dict[str, tuple[int, ...]]:
-    """The functions that are taken from glibc, and since when it has each of them, as (2, 17).
+    """Return the functions that a file needs from glibc, each with its version, such as (2, 17).
 
-    :param file: an ELF file. If it is static, it takes none.
+    :param file: an ELF file. A static one needs none.
     """
     with file.open("rb") as stream:
         elf = ELFFile(stream)
@@ -48,10 +48,10 @@ def needed(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def too_new(file: Path) -> list[str]:
-    """The functions of ``needed()`` that came after OLDEST."""
+    """Return the functions that a file needs which are newer than OLDEST."""
     return sorted(name for name, version in needed(file).items() if version > OLDEST)
 
 
 def is_renamed(name: str) -> bool:
-    """Whether a function of that name is older than glibc says on a newer system."""
+    """Return whether a function is older than its version on a newer system suggests."""
     return name in RENAMED or name.startswith(RENAMED_PREFIXES)

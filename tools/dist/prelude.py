@@ -1,7 +1,7 @@
-"""The wheel usernsctl-prelude: the native programs of usernsctl's wheel, and nothing else.
+"""Builder of the wheel usernsctl-prelude, with only the native programs of usernsctl's wheel.
 
-It is for images. It needs no Python once it is installed, and no libc: its programs are static, so
-it has the tags of glibc and of musl. They are the same bytes as in usernsctl's wheel.
+The wheel is for images. Once installed, it needs no Python and no libc: its programs are static, so
+it has the tags of glibc and of musl. The files are identical to those in usernsctl's wheel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import glibc
 
 NAME = "usernsctl_prelude"
-# A static program needs Linux alone, so the oldest of each tag will do (PEP 600, PEP 656).
+# A static program depends on Linux alone, so each tag is the oldest (PEP 600, PEP 656).
 PLATFORMS = ("manylinux_2_17", "manylinux2014", "musllinux_1_1")
 ABOUT = """\
 # usernsctl-prelude
@@ -34,7 +34,7 @@ Install either this or `usernsctl`, which has the same programs and the Python p
 
 
 def programs(wheel: zipfile.ZipFile) -> dict[str, bytes]:
-    """The native programs in the wheel of usernsctl, by their names."""
+    """Return the native programs in usernsctl's wheel by name."""
     return {
         Path(name).name: wheel.read(name)
         for name in sorted(wheel.namelist())
@@ -57,7 +57,7 @@ def metadata(project: dict[str, object]) -> str:
 
 
 def record(files: dict[str, bytes], own_name: str) -> bytes:
-    """The list of all files in a wheel, with their hashes."""
+    """Return the text of RECORD, the list of all files in a wheel with their hashes."""
     lines = []
     for name, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
@@ -66,11 +66,12 @@ def record(files: dict[str, bytes], own_name: str) -> bytes:
 
 
 def repack(wheel: Path, target: Path, source: Path, epoch: int) -> Path:
-    """Make the wheel of the programs in ``wheel``.
+    """Build the wheel of the programs from usernsctl's wheel.
 
-    :param target: the directory to make it in.
+    :param wheel: usernsctl's wheel.
+    :param target: the directory for the new wheel.
     :param source: the tree that ``wheel`` was built from.
-    :param epoch: the time of every file in it.
+    :param epoch: the modification time of every file in the new wheel.
     """
     project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
     stem = f"{NAME}-{project['version']}"
@@ -82,7 +83,7 @@ def repack(wheel: Path, target: Path, source: Path, epoch: int) -> Path:
     profiles = source / "src/usernsctl/profiles"
     with zipfile.ZipFile(wheel) as whole:
         files = {f"{stem}.data/scripts/{n}": body for n, body in programs(whole).items()}
-    # Where `usernsctl-entrypoint` looks for them.
+    # The paths at which `usernsctl-entrypoint` opens the profiles.
     for profile, name in (("seccomp.json", "seccomp"), ("apparmor", "apparmor")):
         path = f"{stem}.data/data/share/{name}-profile"
         files[path] = (profiles / profile).read_bytes()

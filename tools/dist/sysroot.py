@@ -1,8 +1,8 @@
-"""Make directories that hold other libcs and their headers, to link with.
+"""Sysroots with other libcs and their headers, to link with.
 
-A program that is linked with a libc works with that one and all later ones. So the extension is
-compiled by this machine's compiler, but with the libc of an older Debian. apt fetches its packages,
-and checks their signatures; nothing of this machine changes, and it takes no root.
+A program linked with a glibc works with that one and all later ones. So the extension is compiled
+by the host's compiler, but with the libc of an older Debian. apt downloads the packages and checks
+their signatures; this changes nothing on the host, and does not need root.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc"))
 import layout  # noqa: E402
 
-# glibc 2.31. Debian's archive has none that is older, but the extension uses no function that came
-# after 2.25, and `make dist` looks at which ones it needs (glibc.py).
+# glibc 2.31 is the oldest in Debian's archive. The extension uses no function newer than glibc
+# 2.25, and `make dist` checks that (glibc.py).
 SUITE = "bullseye"
-#: What Debian calls a processor.
+#: Debian's names of architectures.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PACKAGES = ("libc6", "libc6-dev", "linux-libc-dev")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def mirror() -> str:
-    """Where this machine has Debian's packages from."""
+    """Return the URI of the host's Debian mirror."""
     command = ["apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for line in listed.splitlines():
@@ -40,12 +40,12 @@ def mirror() -> str:
 
 
 def own_suite() -> str:
-    """Which Debian this machine has."""
+    """Return the codename of the host's Debian release."""
     return platform.freedesktop_os_release()["VERSION_CODENAME"]
 
 
 def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -> list[Path]:
-    """Fetch packages into the empty directory ``target``, by an apt with a state of its own."""
+    """Download packages into the empty directory ``target``, by an apt with its own state."""
     for name in ("lists/partial", "cache/archives/partial", "parts"):
         (target / name).mkdir(parents=True)
     (target / "status").touch()
@@ -60,7 +60,7 @@ def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -
         "Dir::Etc::sourceparts": target / "parts",
         "Dir::Etc::preferences": os.devnull,
         "Dir::Etc::preferencesparts": target / "parts",
-        # Else apt can't write to what root alone may reach.
+        # By default apt downloads as another user, who may be unable to write here.
         "APT::Sandbox::User": "",
     }
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
@@ -75,10 +75,10 @@ def unpack(packages: list[Path], target: Path) -> None:
 
 
 def make_musl(root: Path, machine: str) -> list[str]:
-    """Make the directory ``root`` with the musl of another processor, unless it is there.
+    """Make the directory ``root`` with musl for another architecture, unless it exists.
 
-    :returns: the compiler that links with that musl, as words: what musl-gcc is here.
-    :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has said why.
+    :returns: the compiler command that links with that musl, as musl-gcc does for the host's.
+    :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has printed why.
     """
     here, there = f"{platform.machine()}-linux-musl", f"{machine}-linux-musl"
     specs = root / "musl-gcc.specs"
@@ -95,7 +95,7 @@ def make_musl(root: Path, machine: str) -> list[str]:
 
 
 def add_python(root: Path, scratch: Path, machine: str) -> None:
-    """Have the part of Python's headers that Debian keeps among libc's be found there."""
+    """Add those of Python's headers that Debian installs beside libc's."""
     headers = Path(sysconfig.get_path("include")).name
     multiarch = Path("usr/include", f"{machine}-linux-gnu", headers)
     system = Path("/", multiarch)
@@ -109,9 +109,9 @@ def add_python(root: Path, scratch: Path, machine: str) -> None:
 
 
 def make(root: Path, machine: str) -> None:
-    """Make the sysroot ``root`` for a processor, unless it is there.
+    """Make the sysroot ``root`` for an architecture, unless it exists.
 
-    :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has said why.
+    :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has printed why.
     """
     if root.is_dir():
         return

@@ -1,7 +1,7 @@
-"""Build what is released, into dist/: the sdist, the wheel, and the wheel of the native programs alone.
+"""Build the released files in dist/: the sdist, the wheel, and the wheel of the native programs.
 
-All is built twice, in directories of different names, and both must give the same bytes: whoever
-has the same compiler and libc can make sure that a wheel is made of the sources that it says.
+Everything is built twice, in directories of different names, and must be identical. So everybody
+with the same compiler and libc can verify that a wheel was built from its sources.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sysroot
 
 TREE = Path(__file__).resolve().parents[2]
 OUTPUT = TREE / "dist"
-#: The tools that build for another processor, by the names that setup.py and setuptools take them by.
+#: The tools that build for another architecture, by the variables of setup.py and setuptools.
 CROSS = {
     "CC": "aarch64-linux-gnu-gcc",
     "LDSHARED": "aarch64-linux-gnu-gcc -shared",
@@ -34,7 +34,7 @@ BUILDS.setdefault("aarch64", CROSS)
 
 
 def last_commit() -> str:
-    """When the last commit was made, in seconds since the epoch: the time of all that is built."""
+    """Return the time of the last commit in seconds since the epoch, for all built files."""
     command = ["git", "-C", TREE, "log", "-1", "--format=%ct"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -46,7 +46,7 @@ def sysroot_for(machine: str) -> Path:
 def build_package(
     kind: str, source: Path, target: Path, *options: str, **environ: str
 ) -> Path:
-    """What ``python -m build --KIND`` makes of ``source``, in the empty directory ``target``."""
+    """Return the output of ``python -m build --KIND`` for ``source``, in the empty ``target``."""
     command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", *options]
     log = target / "log"
     with log.open("w") as output:
@@ -60,7 +60,7 @@ def build_package(
 
 
 def forget_the_builder(sdist: Path, epoch: int) -> None:
-    """Have an sdist tell nothing of who built it, and when."""
+    """Remove the builder's name and the time of the build from an sdist."""
     with tarfile.open(sdist) as archive:
         members = sorted(archive.getmembers(), key=lambda member: member.name)
         contents = [archive.extractfile(m) if m.isfile() else None for m in members]
@@ -93,7 +93,7 @@ def build_all(scratch: Path, target: Path, epoch: str) -> None:
 
 
 def build_wheels(sdist: Path, scratch: Path, target: Path, machine: str, epoch: str) -> None:
-    """Build both wheels for a processor into ``target``."""
+    """Build both wheels for an architecture into ``target``."""
     unpacked, wheels = scratch / "tree", scratch / "wheel"
     for directory in (unpacked, wheels):
         directory.mkdir(parents=True)
@@ -119,7 +119,7 @@ def hashes(directory: Path) -> dict[str, str]:
 def main() -> None:
     os.umask(0o022)
     epoch = last_commit()
-    # The compiler's notes for debuggers would hold the names of our directories.
+    # Debugging information would contain names of build directories.
     os.environ.update(SOURCE_DATE_EPOCH=epoch, CFLAGS="-g0")
     os.environ.pop("LDFLAGS", None)
     for machine in BUILDS:
