@@ -1,6 +1,7 @@
 /*
- * The child shares our memory until it executes something, so that the price does not grow with the
- * heap, and until then it makes system calls and little else: no allocation, no stdio, no locks.
+ * Starting a bare command. The child shares the memory of the parent until it executes the command,
+ * so that the cost does not grow with the heap; until then it does little but system calls: no
+ * allocation, no stdio, no locks.
  */
 #include "base/base.h"
 #include "sys/sys.h"
@@ -45,7 +46,7 @@ bool un_spawn_is_bare(const struct un_spawn *spawn)
 
 struct bare {
     const struct un_spawn *spawn;
-    struct un_error *err; /* no step: there was none */
+    struct un_error *err; /* UN_STEP_NONE means no error */
     const struct un_clone *clone;
 };
 

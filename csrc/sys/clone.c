@@ -11,7 +11,7 @@
 #ifndef SYS_clone3
 #define SYS_clone3 435
 #endif
-/* From linux/sched.h, which does not go together with sched.h. */
+/* From linux/sched.h, which can't be included together with sched.h. */
 #define CLEAR_SIGHAND 0x100000000ULL
 #define PIDFD 0x00001000
 
@@ -24,7 +24,8 @@
 #endif
 #ifdef WITH_ASAN
 void __asan_unpoison_memory_region(const volatile void *at, size_t size);
-/* The child left our stack by execve(2), not by returning from its functions. */
+/* Tells the address sanitizer that the stack below this frame is unused: the child ended by
+ * execve(2) and never returned from the functions whose frames the sanitizer has marked. */
 static void forget_frames_of_child(void)
 {
     enum { BELOW = 32 * 1024 };
@@ -47,15 +48,16 @@ struct clone3_args {
     uint64_t stack;
     uint64_t stack_size;
     uint64_t tls;
-    uint64_t set_tid; /* not before Linux 5.5 */
+    uint64_t set_tid; /* since Linux 5.5 */
     uint64_t set_tid_size;
-    uint64_t cgroup; /* not before Linux 5.7 */
+    uint64_t cgroup; /* since Linux 5.7 */
 };
 
 /*
- * Makes the system call, and in the child calls `run`, which must not return to where the parent
- * goes on: with CLONE_VM that stack frame is the parent's. Below the red zone all is free, since
- * the parent is suspended until the child has its own memory (CLONE_VFORK), as with vfork(2).
+ * Makes the system call; the child then calls `run` and exits. The child must never return from
+ * this function, because with CLONE_VM the stack frame is also the parent's. The child may
+ * overwrite the stack below the red zone: the parent is suspended until the child has its own
+ * memory (CLONE_VFORK), as with vfork(2).
  */
 #if defined(__x86_64__)
 static long call_and_run(long number, long first, long second, long third, int (*run)(void *),
@@ -136,7 +138,7 @@ static int try_clone3(struct un_clone *clone)
     return 0;
 }
 
-/* CLONE_CLEAR_SIGHAND for clone(2), which has no room for the flag. */
+/* Resets all handlers, as CLONE_CLEAR_SIGHAND does in clone3(2); clone(2) has no such flag. */
 static int reset_handlers_and_run(void *arg)
 {
     const struct un_clone *clone = arg;
@@ -200,8 +202,8 @@ int un_clone(struct un_clone *clone)
     clone->signals = un_block_signals();
     clone->pidfd = -1;
     int failed = try_clone3(clone);
-    /* EPERM is what some filters answer to a call they don't know: clone(2) tells whether it is. It
-     * has nothing to say of cgroups. */
+    /* Some filters return EPERM for unknown system calls; clone(2) then fails with EPERM too if the
+     * kernel itself denies the flags. clone(2) does not support cgroups. */
     if (failed && !(clone->flags & UN_CLONE_INTO_CGROUP) &&
         (errno == ENOSYS || errno == EPERM || errno == EINVAL || errno == E2BIG))
         failed = try_clone(clone);
@@ -214,7 +216,7 @@ int un_clone(struct un_clone *clone)
 
 bool un_clone3_works(void)
 {
-    /* What the kernel has to say to no arguments is EINVAL. */
+    /* The kernel returns EINVAL for a size of 0. */
     return !syscall(SYS_clone3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
 }
 

@@ -1,8 +1,8 @@
-/* Replacing this program by a command. */
+/* Searching and executing a command. */
 #include "base/base.h"
 
-/* Returns whether the last execve() failed because there is no such file. It says ENOENT also for a
- * file that is there, but whose interpreter is not. */
+/* Returns whether the last execve(2) failed because the file does not exist. ENOENT alone does not
+ * say so: execve(2) also returns ENOENT if the interpreter of the file is missing. */
 static bool is_absent(const char *file)
 {
     int errnum = errno;
@@ -11,8 +11,8 @@ static bool is_absent(const char *file)
     return absent;
 }
 
-/* Returns whether the last execve() said EACCES of a file that is there, and not of a directory on
- * the way that this process may not search. */
+/* Returns whether the last execve(2) failed with EACCES on an existing file. EACCES may also mean
+ * that a directory of the path can't be searched. */
 static bool is_denied(const char *file)
 {
     int errnum = errno;
@@ -31,8 +31,9 @@ static void exec_file(const struct un_command *command, const char *file)
     execve(file, (char *const *)command->argv, (char *const *)command->envp);
 }
 
-/* As execvp(3) does, but for two things: a file without "#!" is not handed to a shell, and in a
- * directory that this process may not search there is no command, as for shells. */
+/* Searches and executes a command as execvp(3) does, with two differences: a file without "#!" is
+ * not passed to a shell, and a directory that this process can't search counts as empty, as in
+ * shells. */
 static int exec_along_path(const struct un_command *command, struct un_error *err)
 {
     const char *at = command->path ? command->path : UN_DEFAULT_PATH;
@@ -51,7 +52,7 @@ static int exec_along_path(const struct un_command *command, struct un_error *er
 
 int un_exec(const struct un_command *command, struct un_error *err)
 {
-    /* An empty name is no file's, in no directory. */
+    /* An empty name would be looked up as the directories of PATH themselves. */
     if (*command->file && !un_has_slash(command->file))
         return exec_along_path(command, err);
     exec_file(command, command->file);

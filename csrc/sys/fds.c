@@ -1,4 +1,4 @@
-/* Which descriptors the command gets. */
+/* Closing descriptors, and passing descriptors on to a command. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -16,7 +16,7 @@
 #define CLOSE_RANGE_CLOEXEC 4U
 #endif
 
-/* Returns the number that a name in /proc/self/fd is; -1 for "." and "..". */
+/* Converts a name in /proc/self/fd to a number; -1 for "." and "..". */
 static int fd_number(const char *name)
 {
     uint64_t fd;
@@ -24,7 +24,7 @@ static int fd_number(const char *name)
     return end && !*end ? (int)fd : -1;
 }
 
-/* What is to be done with descriptors. */
+/* Whether to close a descriptor now or at the next execve(2). */
 enum what { CLOSE, CLOSE_AT_EXEC };
 
 static void close_one(int fd, enum what what)
@@ -35,7 +35,8 @@ static void close_one(int fd, enum what what)
         fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-/* By what is open. readdir(3) would allocate. False if /proc does not tell, or is none. */
+/* Closes the descriptors listed in /proc/self/fd. Uses getdents64(2), because readdir(3) allocates.
+ * Returns false if /proc can't be read or is not a proc file system. */
 static bool close_listed(unsigned first, unsigned last, enum what what)
 {
     _Alignas(struct dirent) char entries[1024];
@@ -81,9 +82,9 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
     unsigned flags = what == CLOSE ? 0 : CLOSE_RANGE_CLOEXEC;
     if (first > last || close_range_now(first, last, flags))
         return;
-    /* Before Linux 5.9 or, for the flag, 5.11; or under a filter that does not know the call.
-     * Counting comes last: the limit may be a billion, and what was opened before it was lowered is
-     * above it. */
+    /* close_range(2) is missing before Linux 5.9 (its flag before 5.11), or a seccomp filter denies
+     * it. Closing each number up to the limit is the last resort: the limit may be a billion, and
+     * descriptors opened before the limit was lowered are above it. */
     if (close_listed(first, last, what))
         return;
     struct rlimit limit;
@@ -93,7 +94,7 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
         close_one((int)fd, what);
 }
 
-/* printf(3) is not async-signal-safe. */
+/* Formats the number itself, because printf(3) is not async-signal-safe. */
 static int fail_pass_on(int fd, struct un_error *err)
 {
     char text[sizeof "descriptor -2147483648"] = "descriptor -";
@@ -145,7 +146,7 @@ void un_close_all_fds_at_exec(void)
 
 void un_make_fd_room(void)
 {
-    /* By O_PATH: it can be neither read nor written. */
+    /* O_PATH: the descriptor can be neither read nor written. */
     un_auto_close int nothing = openat(AT_FDCWD, "/dev/null", O_PATH);
     if (nothing < 0)
         return;
@@ -155,7 +156,8 @@ void un_make_fd_room(void)
 int un_place_stdio(const int stdio[3], struct un_error *err)
 {
     int from[3];
-    /* First out of the way: one that is to become 1 may stand where 0 is to come. */
+    /* First duplicate sources below 3 to higher numbers: dup2(2) to descriptor 0 could otherwise
+     * overwrite the source for descriptor 1. */
     for (int to = 0; to < 3; to++) {
         from[to] = stdio[to];
         if (from[to] < 0 || from[to] > 2 || from[to] == to)

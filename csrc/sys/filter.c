@@ -9,7 +9,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* Those from 424 on are the same everywhere, and older libcs lack them. */
+/* System calls from 424 on have the same number on all architectures; older libcs lack the names.
+ */
 #ifndef SYS_open_tree
 #define SYS_open_tree 428
 #define SYS_move_mount 429
@@ -37,11 +38,11 @@ const struct un_probe_call un_mount_calls[] = {
      "mount_setattr",
      UN_STEP_MOUNT,
      "mount-by-descriptor-missing"},
-    /* What waits for runsc starts it so. */
+    /* usernsctl-watch starts runsc by clone3(2). */
     {SYS_clone3, {0}, "clone3", UN_STEP_CLONE, "seccomp-denies-call"},
 };
 
-/* With a flag that there is not, which a filter does not look at. */
+/* The invalid flag 1 makes the kernel fail with EINVAL; filters check only the valid flags. */
 const struct un_probe_call un_unshare_call[] = {{SYS_unshare,
                                                  {CLONE_NEWUSER | CLONE_NEWNS | 1},
                                                  "unshare",
@@ -53,7 +54,7 @@ const struct un_probe_call un_setns_call[] = {
 
 static _Noreturn void try_in_child(const struct un_probe_call *calls, size_t count)
 {
-    /* Its end is no crash, of which anybody wants the memory. */
+    /* No core dump of a child that a filter kills. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGSYS, SIG_DFL);
     for (size_t i = 0; i < count; i++) {
@@ -63,8 +64,8 @@ static _Noreturn void try_in_child(const struct un_probe_call *calls, size_t cou
     _exit(0);
 }
 
-/* Returns whether a child would be process 1 of a PID namespace, which ends with it: until there is
- * one, the kernel shows no such namespace (pidns_for_children_get()). */
+/* Returns whether a child would become process 1 of a PID namespace, which would end with it. Until
+ * process 1 exists, stat(2) of ns/pid_for_children fails (pidns_for_children_get()). */
 static bool would_be_first(void)
 {
     struct stat status;
@@ -72,8 +73,9 @@ static bool would_be_first(void)
            stat("/proc/thread-self/ns/pid_for_children", &status) != 0;
 }
 
-/* It takes no signal, for which this process's handlers would run in it, too. And its end is nobody
- * else's to hear of: neither a handler's, nor a wait's for any child. */
+/* Forks a child with all signals blocked, so that handlers of this process don't run in the child.
+ * The child has no exit signal, so that neither a SIGCHLD handler nor a wait for any child notices
+ * it. */
 static pid_t start_child(const struct un_probe_call *calls, size_t count)
 {
     sigset_t all, before;
@@ -86,7 +88,7 @@ static pid_t start_child(const struct un_probe_call *calls, size_t count)
     return child;
 }
 
-/* Returns false for calls that can't be tried, too. */
+/* Returns whether one of the calls kills its caller; also false if the calls can't be tried. */
 static bool kills_caller(const struct un_probe_call *calls, size_t count)
 {
     int status;

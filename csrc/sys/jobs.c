@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 
-/* How long a wait may be before it is looked whether somebody was stopped. */
+/* Interval of the checks whether a job was stopped by a signal. */
 #define SLICE_MS 200
 #define JOBS_MAX 2
 
@@ -43,8 +43,8 @@ static size_t room(const struct un_job *job)
     return job->output_size - 1 - job->length;
 }
 
-/* Reads once from a pipe that poll(2) reports, so it does not wait; keeps what there is room for.
- */
+/* Reads once from a pipe that poll(2) has reported, so does not block. Output that exceeds the
+ * buffer is discarded. */
 static void read_output(struct un_job *job, short events)
 {
     char spare[4096];
@@ -62,7 +62,8 @@ static void read_output(struct un_job *job, short events)
     job->output[job->length] = '\0';
 }
 
-/* What it has left in its pipe, which others may still hold. */
+/* Reads the rest of the output of a job that has ended. Does not wait for the end of the pipe,
+ * because other processes may still have it open. */
 static void read_last_output(struct un_job *job)
 {
     struct pollfd end = {.fd = job->pipe, .events = POLLIN};
@@ -82,7 +83,7 @@ static void finish(struct un_job *job, bool (*reap)(int pidfd, siginfo_t *how))
     read_last_output(job);
 }
 
-/* One round: waits until something happens, or `timeout` is over. */
+/* Waits once for output or the end of a job, at most `timeout` milliseconds. */
 static void wait_round(struct un_job *jobs, size_t count, int timeout)
 {
     struct pollfd fds[2 * JOBS_MAX];
@@ -127,8 +128,9 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
     }
 }
 
-/* What jobs read in place of what our command is to read. Not /dev/null: root in the namespaces
- * that we are in may have mounted a file there that would have us wait. */
+/* Returns an empty pipe as standard input for the jobs, so that they don't read the command's.
+ * /dev/null is not used: root in the current namespaces may have mounted a file there that blocks
+ * the reader. */
 static int open_empty(void)
 {
     int ends[2];

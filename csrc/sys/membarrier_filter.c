@@ -1,13 +1,14 @@
 /*
- * Each process of runsc registers for private expedited memory barriers when it starts, before it
- * knows what it is to do. It has threads by then, so the kernel lets it wait until all processors
- * have gone through a grace period: 10 ms and more, and four of them, one after the other, until
- * the command starts. No platform but kvm ever asks for such a barrier, and releases since 20260714
- * register on that one only.
+ * A seccomp filter that spares runsc the registration for memory barriers.
  *
- * So a filter answers in the kernel's place. It says that the registration is done: an error runsc
- * would print where the command's output goes. Nobody is deceived about a barrier itself. That is
- * still asked of the kernel, which refuses it to who has not registered.
+ * Each process of runsc registers for private expedited memory barriers at startup. The process has
+ * threads by then, so the kernel waits for an RCU grace period, 10 ms and more; a start of a
+ * sandbox has four such waits in sequence. Only the kvm platform of gVisor uses the barriers, and
+ * releases since 20260714 register on that platform only.
+ *
+ * The filter returns success without registering: runsc would print an error to the command's
+ * output. Barriers themselves still reach the kernel, which fails them with EPERM for a process
+ * that is not registered, so runsc never assumes a barrier that did not happen.
  */
 #include "sys/sys.h"
 
@@ -24,22 +25,23 @@
 #define UN_AUDIT_ARCH AUDIT_ARCH_AARCH64
 #endif
 
-/* linux/membarrier.h: MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED. */
+/* MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED of linux/membarrier.h. */
 #define REGISTER (1 << 4)
-/* Without this flag, kernels before 5.16 slow down whoever has a filter (Speculative Store Bypass).
- */
+/* Without this flag, kernels before 5.16 enable the Speculative Store Bypass mitigation for every
+ * process with a filter, which makes it slower. */
 #ifndef SECCOMP_FILTER_FLAG_SPEC_ALLOW
 #define SECCOMP_FILTER_FLAG_SPEC_ALLOW (1UL << 2)
 #endif
 
-/* Where the number is another one, so many statements are skipped. */
+/* Skips that many instructions unless the loaded value equals `number`. */
 #define UNLESS(number, skipped) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (number), 0, (skipped))
 #define LOAD(member) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, member))
 #define ANSWER(action) BPF_STMT(BPF_RET | BPF_K, (action))
 
 void un_add_membarrier_filter(void)
 {
-    /* The first argument is an int, and both machines have its bytes first. */
+    /* The first argument is an int; both architectures are little-endian, so its bytes come first.
+     */
     struct sock_filter filter[] = {
         LOAD(arch),
         UNLESS(UN_AUDIT_ARCH, 5),
@@ -47,7 +49,7 @@ void un_add_membarrier_filter(void)
         UNLESS(SYS_membarrier, 3),
         LOAD(args[0]),
         UNLESS(REGISTER, 1),
-        ANSWER(SECCOMP_RET_ERRNO), /* and errno 0: it went well */
+        ANSWER(SECCOMP_RET_ERRNO), /* errno 0: the call returns success */
         ANSWER(SECCOMP_RET_ALLOW),
     };
     const struct sock_fprog program = {sizeof filter / sizeof *filter, filter};

@@ -5,8 +5,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* How often a message is tried that the user has too many descriptors under way for: those of all
- * his processes count, until they are received (unix(7)). Each time, a millisecond is waited. */
+/* Maximum number of attempts, one per millisecond, while sendmsg(2) fails with ETOOMANYREFS: the
+ * limit of descriptors in flight counts those of all processes of the user (unix(7)). */
 #define TRIES_MAX 1000
 
 bool un_send(int socket, const void *data, size_t size, const int *fds, size_t count)

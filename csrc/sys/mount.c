@@ -1,17 +1,18 @@
 /*
- * Mounts: by path, and by descriptor.
+ * Mounts, by path and by descriptor.
  *
- * Who may write to a directory can swap it for a symbolic link between two looks at its path. A
- * descriptor stays what it was, so whoever shows files that others may write to, or mounts on what
- * they may write to, has one of each: open_tree(2) and move_mount(2), Linux 5.2, and
- * mount_setattr(2), Linux 5.12.
+ * A user with write permission for a directory can replace an entry by a symbolic link between the
+ * check of a path and its use. A descriptor keeps referring to the same file. So files and mount
+ * points that another user may write to are passed as descriptors: open_tree(2) and move_mount(2),
+ * Linux 5.2, and mount_setattr(2), Linux 5.12.
  */
 #include "base/base.h"
 
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
-/* linux/mount.h does not go together with sys/mount.h, nor has every libc what is new in it. */
+/* linux/mount.h can't be included together with sys/mount.h, and some libcs lack the new
+ * definitions. */
 #ifndef SYS_open_tree
 #define SYS_open_tree 428
 #endif
@@ -36,7 +37,7 @@
 
 #define NO_SUCH_FLAG 0x40000000U
 
-/* struct mount_attr. */
+/* struct mount_attr of linux/mount.h. */
 struct attributes {
     uint64_t set, clear, propagation, userns_fd;
 };
@@ -49,14 +50,15 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
     return 0;
 }
 
-/* Returns whether the last call failed because there is none, or a filter forbids it. */
+/* Returns whether the last system call failed because the kernel lacks it or a filter denies it. */
 static bool is_call_missing(long result)
 {
     return result < 0 && (errno == ENOSYS || errno == EPERM);
 }
 
-/* The kernel looks at the flags first, and has EINVAL to say to these; move_mount(2) asks for the
- * capability before, which whoever came so far has. */
+/* Returns whether one of the mount calls is missing or denied by a filter. The kernel returns
+ * EINVAL for the invalid flags of these calls. move_mount(2) checks CAP_SYS_ADMIN before the flags,
+ * but a caller that has come so far has that capability. */
 static bool is_kept_away(void)
 {
     return is_call_missing(syscall(SYS_open_tree, -1, "", NO_SUCH_FLAG)) ||
@@ -86,8 +88,8 @@ int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name, s
 
 int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err)
 {
-    /* Recursive, since in a namespace owned by a user namespace the kernel refuses to show a
-     * directory without the mounts that may hide something in it (mount_namespaces(7)). */
+    /* Recursive, because a user namespace other than the owner of the mounts may not bind-mount a
+     * directory without the mounts below it, which may hide files (mount_namespaces(7)). */
     unsigned flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE | O_CLOEXEC;
     un_auto_close int tree = (int)syscall(SYS_open_tree, source, "", flags);
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;

@@ -1,4 +1,4 @@
-/* The kinds of namespaces, and going into them. */
+/* The types of namespaces, and joining them. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -6,7 +6,7 @@
 
 static const struct {
     uint64_t flag;
-    const char *file; /* in /proc/PID */
+    const char *file; /* relative to /proc/PID */
 } kinds[UN_NS_COUNT] = {
     [UN_NS_USER] = {CLONE_NEWUSER, "ns/user"},
     [UN_NS_MOUNT] = {CLONE_NEWNS, "ns/mnt"},
@@ -15,7 +15,7 @@ static const struct {
     [UN_NS_IPC] = {CLONE_NEWIPC, "ns/ipc"},
     [UN_NS_UTS] = {CLONE_NEWUTS, "ns/uts"},
     [UN_NS_CGROUP] = {CLONE_NEWCGROUP, "ns/cgroup"},
-    /* A child enters the namespace that its parent chose for its children. */
+    /* A child starts in the time namespace that its parent has set for its children. */
     [UN_NS_TIME] = {CLONE_NEWTIME, "ns/time_for_children"},
 };
 
@@ -44,7 +44,8 @@ int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
     if (UN_FILTER_IS_LETHAL(un_setns_call, err))
         return -1;
     un_hide_process();
-    /* The user namespace comes first: the right to join the others is had there. */
+    /* Joining the user namespace first grants the capabilities that setns(2) needs for the others.
+     */
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
         if (un_namespace_join_one(ns->fd[kind], kind, err))
             return -1;

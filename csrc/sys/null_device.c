@@ -16,7 +16,7 @@ static bool is_null(int fd)
 int un_open_null(int mode)
 {
     int fd = openat(AT_FDCWD, "/dev/null", mode | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    /* What gets the descriptor is not to find it nonblocking. */
+    /* O_NONBLOCK was only for the open: programs that inherit the descriptor don't expect it. */
     if (fd < 0 || (is_null(fd) && !fcntl(fd, F_SETFL, mode)))
         return fd;
     close(fd);

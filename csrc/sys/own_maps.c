@@ -22,7 +22,7 @@ int un_map_file_open(int dir, int file, struct un_error *err)
     return fd < 0 ? fail_map_file(file, err) : fd;
 }
 
-/* The kernel takes a map, and a policy, in one write(2) or not at all. */
+/* The kernel accepts the text of these files only in a single write(2). */
 int un_map_file_write(int fd, int file, const char *text, struct un_error *err)
 {
     ssize_t length = (ssize_t)strlen(text), written = write(fd, text, (size_t)length);
@@ -49,8 +49,10 @@ static int write_files(const char *const text[UN_MAP_FILES], const int fd[UN_MAP
     return 0;
 }
 
-/* The files of a hidden process belong to uid 0 of the namespace that its program was started in
- * (proc_pid(5)); to nobody's, where the kernel is too old for that, and then 0 is denied, too. */
+/* Opens the map files of this non-dumpable process. Its files in /proc belong to uid 0 of the user
+ * namespace in which its program was executed (proc_pid(5)). On old kernels they belong to the
+ * global root, so that a uid 0 inside is denied, too; then, and for any other uid, the process is
+ * dumpable while it opens the files. */
 static int open_while_hidden(int dir, const struct un_own_maps *maps,
                              const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],
                              struct un_error *err)
@@ -73,7 +75,7 @@ static int write_own_maps(const struct un_own_maps *maps, struct un_error *err)
         [UN_FILE_UID_MAP] = maps->map[UN_UID],
         [UN_FILE_GID_MAP] = maps->map[UN_GID],
     };
-    /* The directory is opened first, and closed with them. */
+    /* The directory comes first in the array, so that one un_close_each() closes everything. */
     int all[1 + UN_MAP_FILES] = {un_open_self(err), -1, -1, -1}, *fd = all + 1;
     if (all[0] < 0)
         return -1;

@@ -6,9 +6,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Notes a status of the command, or of process 1: that one ends after the command, with another
- * status, which counts only if none was reported, since process 1 was killed. Returns whether it is
- * of an end. */
+/* Records a wait status of the command, or of process 1 above it. Process 1 exits after the
+ * command, with another status, which counts only if process 1 has reported none, because it was
+ * killed. Returns whether the status is that of an exit. */
 static bool note_status(struct un_watched *child, int status)
 {
     bool ended = WIFEXITED(status) || WIFSIGNALED(status);
@@ -27,7 +27,7 @@ static void take_reports(struct un_watched *child)
         note_status(child, status);
 }
 
-/* Takes note of what happened to the child, and reaps all others. */
+/* Records the status changes of the child, and reaps all other children. */
 static void take_changes(struct un_watched *child)
 {
     int status;
@@ -35,18 +35,18 @@ static void take_changes(struct un_watched *child)
     while ((whose = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
         if (whose != child->pid)
             continue;
-        /* What process 1 has reported before it ended comes first. */
+        /* Reports that process 1 has written before its exit come first. */
         take_reports(child);
         child->ended = note_status(child, status);
-        /* A report that finds no room is lost: the reader is stopped, and reads the next one. */
+        /* If the pipe is full the report is lost; the reader is stopped then, and will read a later
+         * report. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);
     }
     take_reports(child);
 }
 
-/* Returns whether the kernel has sent a signal that we got to the child too; see
- * un_pass_on_by_kill. */
+/* Returns whether the kernel has sent the signal to the child too; see un_pass_on_by_kill. */
 static bool is_for_all(pid_t child, const siginfo_t *info)
 {
     if (info->si_code != SI_KERNEL || getpgid(child) != getpgid(0))
@@ -67,7 +67,7 @@ static bool is_for_all(pid_t child, const siginfo_t *info)
     }
 }
 
-/* Nobody but us waits for the child, so its pid stays its own for as long as we may signal it. */
+/* Only this thread reaps the child, so its pid can't have been reused. */
 void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
 {
     (void)arg;
@@ -75,8 +75,8 @@ void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
         kill(child, info->si_signo);
 }
 
-/* Waits for any signal, also one that a libc keeps for itself: musl has 34, which is the first
- * real-time signal to programs with glibc. Returns its number, or -1 with errno. */
+/* Waits for any signal, including those that libc reserves: musl reserves 34, which is the first
+ * real-time signal for programs with glibc. Returns the signal number, or -1 with errno. */
 static int wait_for_signal(siginfo_t *info, const struct timespec *timeout)
 {
     const uint64_t all = ~UINT64_C(0);
@@ -102,7 +102,7 @@ void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *a
             child->stopped = false;
             kill(getpid(), SIGSTOP);
         }
-        /* The SIGCONT that wakes us up is one more signal to be passed on. */
+        /* The SIGCONT that resumes this process is forwarded like any other signal. */
         int sig = wait_for_signal(&info, NULL);
         if (sig > 0 && sig != SIGCHLD)
             pass_on(child->pid, &info, arg);

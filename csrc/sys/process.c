@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* How long a child may take to end after SIGKILL. */
+/* Timeout for the exit of a child after SIGKILL. */
 #define END_MS 2000
 
 #ifndef SYS_pidfd_open
@@ -34,11 +34,11 @@ int un_wait_readable(int fd, int timeout_ms)
     return count;
 }
 
-/* struct pidfd_info of linux/pidfd.h, which is younger than some libcs. */
+/* struct pidfd_info of linux/pidfd.h, which some libcs lack. */
 struct pidfd_info {
     uint64_t mask;
     uint64_t cgroup;
-    uint32_t ids[11]; /* pid, tgid, ppid, and those of the user */
+    uint32_t ids[11]; /* pid, tgid, ppid, and the ids of the user */
     int32_t exit_code;
 };
 #define PIDFD_INFO_EXIT 8 /* since Linux 6.15 */
@@ -77,7 +77,8 @@ int un_stopped_by(int pidfd)
     return waitid(UN_BY_PIDFD, (id_t)pidfd, &how, options) || !how.si_pid ? 0 : how.si_status;
 }
 
-/* A child that nobody has waited for keeps its number. */
+/* Sends SIGKILL to the pid of a child, which is not reaped yet, so that the pid can't have been
+ * reused. */
 static void kill_by_number(int pidfd)
 {
     char path[64];
@@ -89,7 +90,8 @@ static void kill_by_number(int pidfd)
 
 void un_kill(int pidfd)
 {
-    /* A filter that does not know this call would have us wait for ever for what is not killed. */
+    /* A seccomp filter may deny this system call; then kill by pid, since the caller would
+     * otherwise wait for ever. */
     if (syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) && errno != ESRCH)
         kill_by_number(pidfd);
 }

@@ -1,4 +1,4 @@
-/* What is done once inside the namespaces, before the command. */
+/* The setup inside the namespaces, before the command is executed. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -19,7 +19,8 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
 {
     if (!setup->mount_proc)
         return 0;
-    /* The new /proc would show up in the old namespace if its mount point were shared. */
+    /* If the mount point were shared, the new proc would also be mounted in the caller's mount
+     * namespace. */
     if (mount("none", setup->mount_proc, NULL, MS_PRIVATE | MS_REC, NULL) && errno != EINVAL)
         return un_fail_errno(err, UN_STEP_PROPAGATION, setup->mount_proc);
     if (mount("proc", setup->mount_proc, "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL))
@@ -27,7 +28,8 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
     return 0;
 }
 
-/* Before the ids change: whoever is not root afterwards may not do it any more. */
+/* Drops capabilities and installs restrictions. Must come before the ids change, which may take the
+ * capabilities for it away. */
 static int apply_restrictions(const struct un_setup *setup, struct un_error *err)
 {
     if (un_caps_drop_bounding(setup->drop_bounding))
@@ -39,8 +41,8 @@ static int apply_restrictions(const struct un_setup *setup, struct un_error *err
     return 0;
 }
 
-/* The bare system calls: libc's wrappers change the ids of all threads, through a lock, and the
- * child program has no libc. */
+/* Changes the ids by direct system calls: libc's wrappers change the ids of all threads, under a
+ * lock, and the child program has no libc. */
 static int apply_credentials(const struct un_setup *setup, struct un_error *err)
 {
     bool changes = setup->gid >= 0 || setup->uid >= 0;
@@ -78,7 +80,8 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
 
 int un_setup_apply(const struct un_setup *setup, struct un_error *err)
 {
-    /* First: another root directory may have no /proc, and another user not open them. */
+    /* Must come first: the new root directory may have no /proc, and the new ids no permission to
+     * open the files. */
     if (setup->own_stdio)
         un_own_stdio();
     if (setup->propagation && mount("none", "/", NULL, MS_REC | setup->propagation, NULL))
@@ -91,6 +94,6 @@ int un_setup_apply(const struct un_setup *setup, struct un_error *err)
         return un_fail_errno(err, UN_STEP_CWD, setup->cwd);
     if (apply_restrictions(setup, err) || apply_credentials(setup, err))
         return -1;
-    /* Last: a change of credentials clears it (PR_SET_PDEATHSIG(2const)). */
+    /* Must come last: a change of credentials clears the signal (PR_SET_PDEATHSIG(2const)). */
     return setup->pdeathsig ? un_die_with_parent(setup->pdeathsig, setup->parent_pidfd, err) : 0;
 }

@@ -1,4 +1,4 @@
-/* Standard input, output and error that nobody else shares the flags of. */
+/* Private open file descriptions for standard input, output and error. */
 #include "sys/sys.h"
 
 #include <asm/termbits.h>
@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The bare system calls: the child program has no libc. */
+/* Uses direct system calls, because the child program has no libc. */
 static bool is_terminal(int fd)
 {
     struct termios mode;
@@ -30,7 +30,7 @@ static void own(int fd)
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || flags & O_PATH || (!is_pipe(fd) && !is_terminal(fd)))
         return;
-    /* A named pipe that nobody has open at its other end would have us wait. */
+    /* O_NONBLOCK: opening a named pipe without a process at the other end would block. */
     int made = openat(AT_FDCWD, path, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (made < 0)
         return;

@@ -3,16 +3,16 @@
 
 #include <termios.h>
 
-/* Returns whether the terminal is our input and our output, and we are in its foreground. If it is
- * one of them only, it is not ours to mend: in `we | less` we share its foreground with a program
- * that needs the mode it has set. */
+/* Returns whether standard input and output are the terminal, and this process group is its
+ * foreground. If only one of the two is the terminal, its mode must not be restored: in `command |
+ * less` the foreground is shared with a program that needs the mode it has set. */
 static bool has_terminal(void)
 {
     return tcgetpgrp(0) == getpgrp() && tcgetpgrp(1) == getpgrp();
 }
 
-/* Returns whether we are in the foreground, or were put out of it by a child that left nobody
- * there. */
+/* Returns whether this process group is the foreground of the terminal, after taking the foreground
+ * back if a child left it to a process group that no longer exists. */
 static bool take_foreground(void)
 {
     pid_t group = tcgetpgrp(0);
@@ -21,10 +21,10 @@ static bool take_foreground(void)
     return group > 1 && kill(-group, 0) && errno == ESRCH && !tcsetpgrp(0, getpgrp());
 }
 
-/* Signals as the supervisor of a child has them, and as they were before. */
+/* Signal settings of this process before it began to supervise a child. */
 struct signals {
-    uint64_t before;         /* what was blocked */
-    struct sigaction chosen; /* for SIGCHLD */
+    uint64_t before;         /* the signal mask */
+    struct sigaction chosen; /* the action of SIGCHLD */
 };
 
 static void take_signals(struct signals *signals)
@@ -39,18 +39,19 @@ static void give_signals_back(const struct signals *signals)
     un_set_signals(signals->before);
 }
 
-/* Reads the mode of the terminal that we have for ourselves. Returns false if there is none. */
+/* Reads the mode of the terminal. Returns false unless has_terminal(). */
 static bool read_terminal(struct termios *mode)
 {
     return has_terminal() && !tcgetattr(0, mode);
 }
 
-/* Waits for the child. `terminal`: the mode that the terminal is to get back, or NULL. */
+/* Waits for the child, then restores the mode of the terminal, unless `terminal` is NULL. */
 static void stand_in(struct un_watched *child, un_pass_on *pass_on, void *arg,
                      const struct termios *terminal)
 {
     un_pass_on_until_end(child, pass_on, arg);
-    /* SIGTTOU is blocked, so that nothing stops us if somebody takes the foreground right now. */
+    /* SIGTTOU is blocked, so tcsetattr(3) does not stop this process if another group takes the
+     * foreground meanwhile. */
     if (terminal && take_foreground())
         tcsetattr(0, TCSANOW, terminal);
     un_discard_signals();
@@ -72,17 +73,18 @@ void un_reraise(int sig)
 {
     if (sig < 1 || sig >= NSIG)
         return;
-    /* A process that is not dumpable leaves no core. RLIMIT_CORE is no limit to a core that goes to
-     * a program (core(5)). */
+    /* A non-dumpable process leaves no core dump; RLIMIT_CORE does not limit a core that is piped
+     * to a program (core(5)). */
     un_hide_process();
-    /* A caller may have left the signal ignored, or blocked. */
+    /* The caller may have ignored or blocked the signal. */
     signal(sig, SIG_DFL);
     un_set_signals(un_signal_mask() & ~(UINT64_C(1) << (sig - 1)));
     kill(getpid(), sig);
 }
 
-/* A pipe by which process 1, which has no number for us, reports on the command: the first end is
- * ours, and what comes there wakes us by SIGCHLD. */
+/* Opens a pipe through which process 1 reports on the command, since process 1 can't signal a
+ * process outside its PID namespace. reports[0] is the read end; each report raises SIGCHLD in this
+ * process. */
 static int open_reports(int reports[2], struct un_error *err)
 {
     if (pipe2(reports, O_CLOEXEC | O_NONBLOCK))
@@ -96,7 +98,7 @@ static int open_reports(int reports[2], struct un_error *err)
     return -1;
 }
 
-/* In process 1: forks the command, and returns in that, or if it failed. */
+/* Runs in process 1: forks the command. Returns only in the command's process, or on failure. */
 static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, int report,
                           struct un_error *err)
 {
@@ -108,7 +110,8 @@ static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, in
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "") : 0;
 }
 
-/* Forks with all signals blocked, so that none is lost which comes before it can be passed on. */
+/* Forks with all signals blocked, so that signals which arrive before they can be forwarded are not
+ * lost. */
 static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
                            struct un_error *err)
 {
