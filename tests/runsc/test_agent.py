@@ -1,4 +1,4 @@
-"""Other commands in a sandbox: what they are given, how they end, and that nothing is left."""
+"""Tests of further commands in a sandbox: their attributes, their ends, and cleanup."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PYTHON = ["/usr/bin/python3", "-c"]
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
-        # The first command has the agent started.
+        # The first further command starts the agent.
         made.run(["true"], check=True)
         yield made
 
@@ -53,7 +53,7 @@ def running(box: un.Sandbox) -> str:
 
 
 def agents(box: un.Sandbox) -> int:
-    """How many runsc has started beside the first command: they have no parent."""
+    """Return the number of agents, whose parent is outside the sandbox."""
     lines = told(box, "ps", "-eo", "ppid,args").splitlines()
     return [line.split() for line in lines].count(["0", "/.usernsctl-agent"])
 
@@ -64,7 +64,7 @@ def wait_until_gone(box: un.Sandbox, word: str) -> None:
         assert time.monotonic() < deadline, running(box)
 
 
-# What it is given.
+# Attributes of commands.
 
 
 def test_ids_and_groups_are_those_asked_for(box: un.Sandbox) -> None:
@@ -77,7 +77,7 @@ def test_ids_and_groups_are_those_asked_for(box: un.Sandbox) -> None:
 @pytest.mark.also_root
 @several_ids
 def test_root_has_the_capabilities_of_the_first_command() -> None:
-    # None is inherited (and newer releases have ambient ones), which nobody needs.
+    # Commands inherit no capabilities (in newer releases nor ambient ones).
     show = ["grep", "Cap[PEB]", "/proc/self/status"]
     with un.SandboxHost(MAP_OF_SEVERAL) as many:
         with many.start(show, stdout=un.PIPE) as first:
@@ -128,7 +128,7 @@ def test_umask_session_and_group(box: un.Sandbox) -> None:
 def test_signals_are_as_at_the_start_of_a_program(box: un.Sandbox) -> None:
     assert python(box, "import signal; print(signal.pthread_sigmask(0, []))") == "set()"
     code = "import signal as s; print([n for n in range(1, 65) if s.getsignal(n) == s.SIG_IGN])"
-    # Python's own: SIGPIPE and SIGXFSZ.
+    # Python itself ignores SIGPIPE and SIGXFSZ.
     assert python(box, code) == "[13, 25]"
 
 
@@ -191,7 +191,7 @@ def test_a_pipe_may_be_the_input_of_many(box: un.Sandbox) -> None:
     assert {err for _, err in told} == {b""}
 
 
-# A terminal.
+# Terminals.
 
 
 def test_a_terminal_is_the_commands_own(box: un.Sandbox) -> None:
@@ -227,7 +227,7 @@ def test_a_terminal_has_an_end_of_input_and_a_timeout(box: un.Sandbox) -> None:
     wait_until_gone(box, "sleep 1010")
 
 
-# How it ends.
+# Ends of commands.
 
 
 def test_signals_end_it(box: un.Sandbox) -> None:
@@ -301,7 +301,7 @@ def test_kill_tree(box: un.Sandbox) -> None:
     assert process.kill_tree()
 
 
-# At most so many processes: a bomb takes the processor from all else on this machine.
+# A limit on the bombs' processes, which would otherwise take all processor time of the host.
 BOUND = ["nproc=60"]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f; sleep 1000",
@@ -323,7 +323,7 @@ def test_kill_tree_ends_a_fork_bomb_or_its_sandbox(host: un.SandboxHost, script:
 
 
 def check_that_it_is_no_process(pid: int) -> None:
-    """Whatever a caller does with the pid of a Popen."""
+    """Check that the pid of a Popen names no process of the host."""
     for act in (
         os.getpgid,
         os.pidfd_open,
@@ -388,7 +388,7 @@ def test_it_ends_with_the_handle_of_a_detached_sandbox(
         assert box.run(["true"]).returncode == 0
 
 
-# From threads, event loops, forks and handlers.
+# Threads, event loops, forks and signal handlers.
 
 
 def test_no_process_and_no_thread_of_ours_is_needed(box: un.Sandbox) -> None:
@@ -400,7 +400,7 @@ def test_no_process_and_no_thread_of_ours_is_needed(box: un.Sandbox) -> None:
 
 
 def test_eight_threads_at_once(host: un.SandboxHost) -> None:
-    """Also where each of them needs the agent first."""
+    """Concurrent first commands must start one agent."""
     with host.start(FOREVER) as box:
         begin = threading.Barrier(8)
 
@@ -454,7 +454,7 @@ def test_a_process_of_asyncio_does_what_a_popen_does(box: un.Sandbox) -> None:
             process.send_signal_to_group(999)
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.wait() == 7
-        # The other group goes on, and it is too late for signals.
+        # The other process group continues, and signals to an ended command have no effect.
         assert running(box).splitlines().count("sleep 1011") == 1
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.kill_tree()
@@ -513,9 +513,9 @@ def test_a_block_of_asyncio_ends_all_of_it(box: un.Sandbox) -> None:
 
 
 def test_a_cancelled_start_leaves_nothing(box: un.Sandbox) -> None:
-    """In each of its steps: where the event loop is slow, the agent has answered before the next.
+    """A start is cancelled in each step; in a slow event loop the agent answers first.
 
-    What has started before it could be cancelled is the caller's, who has it killed.
+    A command that started before it could be cancelled must be killed.
     """
 
     async def cancel(turns: int, seconds: float) -> None:
@@ -567,7 +567,7 @@ def interrupted(box: un.Sandbox, seconds: float) -> bool:
     return False
 
 
-# What is interrupted within socket.socketpair() is closed by who collects garbage, with a warning.
+# A socketpair() that is interrupted is closed by garbage collection, with a warning.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_start_leaves_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
@@ -629,7 +629,7 @@ def test_standard_streams_may_be_closed(closed: str) -> None:
     assert done.stderr == (b"" if "2" in closed else b"err\nerr\n")
 
 
-# Each way to start a command, and at the end what is left of the caller's own standard input.
+# Starts a command in each way, and then reads the rest of the caller's standard input.
 UNNAMED = """
 import asyncio, sys
 import usernsctl as un
@@ -677,7 +677,7 @@ def test_our_own_standard_input_is_no_commands_unless_it_is_named(way: str) -> N
     assert unnamed(way, "named").endswith("left: \n")
 
 
-# Where there is no agent.
+# Sandboxes without an agent.
 
 
 def test_a_sandbox_of_an_older_version_is_told(
@@ -748,5 +748,5 @@ def test_many_leave_nothing() -> None:
     )
     assert done.returncode == 0, done.stderr
     grown = [int(word) for word in done.stdout.split()]
-    # Some pages, however many they were.
+    # Some pages, independent of the number of commands.
     assert max(grown) < 2048, grown

@@ -1,4 +1,4 @@
-"""A sandbox without a first command: its process 1 is the agent."""
+"""Tests of sandboxes without a first command, whose process 1 is the agent."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def test_its_process_1_is_the_one_agent(host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     with host.start(None, env={"A": "of all"}) as box:
         assert box.run(["sh", "-c", "exit 7"]).returncode == 7
-        # Its keeper is one, too.
+        # The agent's keeper is an agent process, too.
         assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
         assert processes(box)[0].split()[0] == "1"
         assert told(box, "printenv", "A") == "of all\n"
-        # Newer releases do not even let it be read.
+        # Newer releases of runsc don't even allow reading this file.
         seen = box.run(["cat", "/proc/1/environ"], stdout=un.PIPE, stderr=un.DEVNULL)
         assert b"of all" not in seen.stdout
         with box.popen(FOREVER) as process:
@@ -121,7 +121,7 @@ def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
     )
     bundle = tmp_path / "bundle"
     config = oci.build(options)
-    # Where ours lie; it is not asked.
+    # The bundle's own value of usernsctl's annotation, which must not be read.
     config["annotations"] = {"usernsctl.commands": "no JSON"}
     oci.create(bundle, config)
     with un.SandboxHost(bundle=bundle, trust=True) as host:
@@ -134,7 +134,7 @@ def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "link to a file", "link to nothing", "socket"])
 def test_what_is_in_its_place_is_refused_at_once(tmp_path: Path, kind: str) -> None:
-    """A root filesystem comes from somebody else: for a FIFO, runsc would wait for ever."""
+    """A root filesystem is untrusted: runsc would wait for ever to open a FIFO."""
     rootfs = tmp_path / "rootfs"
     (rootfs / "bin").mkdir(parents=True)
     (rootfs / "bin" / "sh").touch(mode=0o755)

@@ -1,4 +1,4 @@
-"""Keepers of the agent: they are used again, and have nothing then of what they had before."""
+"""Tests of the agent's keepers, which are reused without any state of earlier commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tally import Tally
 import usernsctl as un
 
 PATIENCE = 20
-# The agent, one that listens, and those that wait for its place (csrc/programs/agent/agent.h).
+# The agent, the listening keeper, and the waiting ones (csrc/programs/agent/agent.h).
 AT_REST = 2 + 3
 PYTHON = ["/usr/bin/python3", "-c"]
 
@@ -33,9 +33,9 @@ def agents(box: un.Sandbox) -> set[int]:
 
 
 def are_few_left(box: un.Sandbox) -> bool:
-    """Whether those are gone, in time, that are not needed any more."""
+    """Return whether superfluous keepers end before the deadline."""
     deadline = time.monotonic() + EXIT_SECONDS
-    # One more keeps the look.
+    # One more keeper runs the command that lists them.
     while len(agents(box)) > AT_REST + 1:
         if time.monotonic() > deadline:
             return False
@@ -48,7 +48,7 @@ def test_one_after_the_other_needs_few(box: un.Sandbox) -> None:
     seen = agents(box)
     for number in range(60):
         assert box.run(["sh", "-c", f"exit {number}"]).returncode == number
-        # What they could get wrong the next time.
+        # Attributes that a reused keeper could pass on by mistake.
         if number % 10 == 0:
             box.run(["true"], start_new_session=True, umask=0o77, cwd="/usr", user=(0, 0))
             box.run(["true"], rlimits=["nofile=9"], env={"A": "x" * 100_000})
@@ -80,7 +80,7 @@ def test_what_a_command_had_is_closed(box: un.Sandbox, words: int) -> None:
             os.close(shut)
             poll = select.poll()
             poll.register(held, 0)
-            # Nobody is left who could read.
+            # poll(2) reports an error once the pipe has no reader.
             assert poll.poll(PATIENCE * 1000), command
             os.close(held)
 
@@ -108,7 +108,7 @@ while True:
 
 
 def test_who_stops_a_command_before_it_runs_can_not_keep_it(box: un.Sandbox, tally: Tally) -> None:
-    """Between the change of its ids and its execution, a command belongs to its user already."""
+    """Between the change of its ids and its exec, a process belongs to the command's user."""
     with box.popen([*PYTHON, STOPPING], user=(0, 0), stdout=un.PIPE) as neighbour:
         assert neighbour.stdout.readline() == b"\n"
         for _ in range(Tally.rounds(10, 200)):

@@ -1,4 +1,4 @@
-"""Commands in a sandbox behave as subprocess's and asyncio's: by the tests of those."""
+"""Tests that commands in a sandbox behave as subprocess's and asyncio's, by the tests of those."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ import usernsctl as un
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
-    # Which files the tests make is seen inside.
+    # The sandbox shows the files that the tests create.
     shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
-        # The first command has the agent started.
+        # The first further command starts the agent.
         made.run(["true"], check=True)
         yield made
 
@@ -41,8 +41,8 @@ def pair(request: pytest.FixtureRequest, box: un.Sandbox) -> tuple[Any, Any]:
     return test_aio.runner(request.param), box.create_subprocess_exec
 
 
-# Those that ask for `api` or `pair` alone, and not for what a sandbox has otherwise: names and
-# numbers of processes outside, all of the environment, other words in errors, descriptors passed.
+# Tests that request `api` or `pair` alone, but don't apply to sandboxes. They are about names and
+# pids of processes outside, the whole environment, texts of errors, or inherited descriptors.
 OTHERWISE = {
     "test_a_process_says_what_it_is",
     "test_a_signal_that_comes_too_late_hits_nobody",
@@ -168,13 +168,13 @@ def test_one_that_is_forgotten_is_warned_of_and_goes_on(box: un.Sandbox) -> None
     stdin.close()
     with open(ours, "rb") as output:
         assert output.read() == b"lives\n"
-    # The next start lets go of it, once it has been told of its end.
+    # The next start closes the ended command's descriptors.
     while box.run(["true"]).returncode == 0 and os.listdir("/proc/self/fd") != before:
         pass
 
 
 def test_a_command_that_was_run_is_not_forgotten(box: un.Sandbox, tmp_path: Path) -> None:
-    """What run() has started ends with it, whatever has interrupted that."""
+    """A command ends with run(), even if an exception interrupts run()."""
     with pytest.raises(TypeError), (tmp_path / "x").open("wb") as file:
         box.run(["sleep", "4711"], stdout=file, input=5)
     while "sleep 4711" in box.check_output(["ps", "-ef"], text=True):

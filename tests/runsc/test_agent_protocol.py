@@ -1,4 +1,4 @@
-"""What usernsctl-agent does in gVisor, asked over its socket as the protocol says."""
+"""Tests of usernsctl-agent in gVisor, by messages of its protocol."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AGENT = "/.usernsctl-agent"
 FOREVER = ["sleep", "1000"]
 IS_FIRST, IS_APART = 1, 2
 
-# Each writes a line when it has become what it says.
+# Scripts that print a line once all their processes are running.
 STUBBORN = {
     "plain": "echo; exec sleep 1000",
     "child": "sleep 1000 & echo; wait",
@@ -50,7 +50,7 @@ STUBBORN = {
     "stopped": "sleep 1000 & echo; kill -STOP $$; sleep 1000",
     "forking": "echo; while :; do (sleep 0.01 &); done",
 }
-# At most so many processes: a bomb takes the processor from all else on this machine.
+# A limit on the bombs' processes, which would otherwise take all processor time of the host.
 BOUND = [(resource.RLIMIT_NPROC, 60, 60)]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f",
@@ -61,13 +61,13 @@ BOMBS = {
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
-        made.run(["true"])  # which starts an agent of its own, before anybody counts descriptors
+        made.run(["true"])  # starts the sandbox's own agent, before tests count descriptors
         yield made
 
 
 @contextlib.contextmanager
 def beside(box: un.Sandbox) -> Iterator[Client]:
-    """An agent that is started beside a first command."""
+    """Start an agent beside a first command; yield its client."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, box.popen([AGENT], stdin=theirs) as agent:
         theirs.close()
@@ -79,7 +79,7 @@ def beside(box: un.Sandbox) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def first(host: un.SandboxHost) -> Iterator[tuple[Client, un.Sandbox]]:
-    """An agent that is the first process of a sandbox."""
+    """Start an agent as the first process of a sandbox; yield its client and the sandbox."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, host.start([AGENT], stdin=theirs) as box:
         theirs.close()
@@ -108,7 +108,7 @@ def test_a_command_gets_what_was_asked_for(agent: Client) -> None:
     env = ["PATH=/usr/bin:/bin", "A=b c"]
     limits = [(resource.RLIMIT_NOFILE, 40, 50)]
     status, text = agent.run("sh", "-c", script, env=env, cwd="/usr", limits=limits)
-    # The last descriptor is of the directory itself.
+    # The last descriptor is that of the listed directory.
     assert (status, text) == (0, "b c\n/usr\n40\n0 1 2 3 ")
     assert agent.run("sh", "-c", "kill -KILL $$") == (-signal.SIGKILL, "")
     assert agent.run("sh", "-c", "exit 7") == (7, "")
@@ -199,7 +199,7 @@ def test_many_run_at_once(agent: Client) -> None:
 
 @contextlib.contextmanager
 def sitting(agent: Client, script: str) -> Iterator[tuple[int, Running]]:
-    """A command that has a terminal, and where to type for it."""
+    """Start a command with a terminal; yield the pipe to the terminal's input, and the command."""
     keys, typed = os.pipe()
     seen, screen = os.pipe()
     stdio = {0: keys, 1: screen}
@@ -255,7 +255,7 @@ def test_it_may_be_the_first_process(host: un.SandboxHost) -> None:
     with first(host) as (agent, box):
         assert agent.flags & IS_FIRST
         assert agent.pid == 1
-        # Orphans of others are waited for.
+        # The agent reaps orphans of other commands.
         assert box.run(["sh", "-c", "(true &) ; sleep 0.1"]).returncode == 0
         assert agent.run("sh", "-c", "! grep -l 'State:.Z' /proc/[0-9]*/status") == (0, "")
         with agent.running(*FOREVER) as one:

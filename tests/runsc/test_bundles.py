@@ -1,6 +1,6 @@
-"""Bundles that runsc refuses from a user without privileges, and what becomes of them with us.
+"""Tests of bundles that runsc refuses without privileges, run and fixed by usernsctl.
 
-The root filesystem of all of them is this machine's own, read-only: nothing has to be unpacked.
+Their root filesystem is the host's, read-only, so that no image needs unpacking.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
 LASTING = ["/bin/sh", "-c", "/bin/cat /proc/version; sleep 1"]
-# Prints only if it is let live.
+# Prints only if the sandbox is not killed before.
 LATE = ["/bin/sh", "-c", "sleep 10; /bin/cat /proc/version"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
 GRANTED_TO_NOBODY = [{"containerID": 0, "hostID": 4_000_000_000, "size": 65536}]
@@ -45,7 +45,7 @@ WORKS = {"linux": {"namespaces": USER, "uidMappings": OWN_ROOT, "gidMappings": O
 
 
 def make_bundle(directory: Path, **parts: Any) -> Path:
-    """A bundle with a config.json that prints the kernel's version, with `parts` besides."""
+    """Make a bundle that prints the kernel's version, with `parts` added to config.json."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": PRINT_VERSION, "cwd": "/"},
@@ -57,7 +57,7 @@ def make_bundle(directory: Path, **parts: Any) -> Path:
 
 
 def runsc_command(bundle: Path, *options: str) -> list[str]:
-    """The command that runs a bundle with runsc, its state beside the bundle."""
+    """Return runsc's command for a bundle, with its state directory beside the bundle."""
     runsc = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
     assert runsc is not None
     state = f"--root={bundle}-state"
@@ -66,7 +66,7 @@ def runsc_command(bundle: Path, *options: str) -> list[str]:
 
 
 def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a bundle with nothing but runsc."""
+    """Run a bundle by runsc alone."""
     done = subprocess.run(
         runsc_command(bundle, *options),
         stdin=subprocess.DEVNULL,
@@ -74,7 +74,7 @@ def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]
         text=True,
         timeout=60,
     )
-    # Root's runsc leaves it mounted, since 20260810, in the namespace that it was started in.
+    # Since 20260810, runsc as root leaves this mounted in the namespace in which it was started.
     left = Path(f"{bundle}-state", "null-netns")
     if left.is_mount():
         subprocess.run(["umount", left], check=True)
@@ -99,7 +99,7 @@ def test_runsc_alone_refuses_it(tmp_path: Path, name: str) -> None:
 def test_a_command_may_end_before_runsc_has_done_with_it(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """runsc sets oomScoreAdj once the command runs, and fails if that has ended: we do before."""
+    """runsc sets oomScoreAdj after the start, when the command may have ended; usernsctl before."""
     asked = {"args": ["/bin/true"], "oomScoreAdj": 500}
     bundle = make_bundle(tmp_path / "b", **process(**asked))
     for _ in range(15):
@@ -146,7 +146,7 @@ def test_check_finds_it_and_fix_makes_runsc_alone_take_it(
     bundle = make_bundle(tmp_path / "b", **REFUSED[name])
     assert usernsctl("bundle", "check", bundle).returncode == 1
     assert usernsctl("bundle", "fix", bundle).returncode == 0
-    # What is left is that the root filesystem is this machine's.
+    # The remaining finding is the root filesystem, which is the host's.
     assert [finding.id for finding in findings(bundle)] == ["bundle-root-outside"]
     done = run_plainly(bundle, "--rootless")
     assert gvisor.is_version(done.stdout)
@@ -192,7 +192,7 @@ BLOCKED = [
     ("bundle-selinux", process(selinuxLabel="a:b:c")),
     ("bundle-other-system", WORKS | {"windows": {"layerFolders": []}}),
     ("bundle-other-system", WORKS | {"solaris": {}}),
-    # runsc sets it once the command runs, which could have ended by then.
+    # runsc sets oomScoreAdj after the start, when a short command may have ended.
     ("bundle-oom-score", process(args=LATE, oomScoreAdj=-1000)),
     ("rootfs-missing", process() | {"root": {"path": "missing", "readonly": True}}),
     ("rootfs-missing", process() | {"root": {"path": "/etc/passwd", "readonly": True}}),
@@ -225,7 +225,7 @@ NOTED = [
     ("cgroup-not-delegated", linux(cgroupsPath="/a/b")),
     (None, process()),
     (None, bind("/usr", "/mnt", "rslave", "nosuid")),
-    # runsc sets it once the command runs, and fails if that has just ended.
+    # runsc sets oomScoreAdj after the start, and fails if the command has just ended.
     (None, process(args=LASTING, oomScoreAdj=1000)),
 ]
 

@@ -1,4 +1,4 @@
-"""What reaches outside of a bundle: refused, each thing named, until the caller allows it."""
+"""Tests of bundles that refer to files outside: refused with each of them named, unless allowed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRUST, HOOKS = "--trust-bundle", "--allow-hooks"
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A directory beside the bundle, with a file in it."""
+    """Make a directory with a file beside the bundle."""
     directory = tmp_path / "shared"
     directory.mkdir()
     (directory / "file").write_text("from outside\n")
@@ -28,7 +28,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def make_bundle(tmp_path: Path, script: str = "true", **more: Any) -> Path:
-    """A bundle whose root filesystem is this machine's."""
+    """Make a bundle with the host's root filesystem."""
     bundle = tmp_path / "bundle"
     bundle.mkdir(exist_ok=True)
     process = {"args": ["/bin/sh", "-c", script], "cwd": "/", **more.pop("process", {})}
@@ -63,7 +63,7 @@ def test_each_is_refused_and_named(
     bundle = make_bundle(tmp_path, "echo it ran", **parts)
     done = usernsctl("run", "--bundle", bundle)
     assert (done.returncode, done.stdout) == (125, "")
-    # All that is outside is named at once: here the root filesystem is, too.
+    # All references to the outside are named at once, here the root filesystem, too.
     assert path in done.stderr
     assert "$.root.path: / lies outside of the bundle" in done.stderr
     if cause != "bundle-bind-machine":
@@ -118,7 +118,7 @@ def test_a_bundle_that_is_trusted_shows_what_it_says(
 
 
 def test_what_is_in_the_bundle_needs_no_trust(usernsctl: Program, tmp_path: Path) -> None:
-    """By a relative path, by an absolute one, and by links that stay in it."""
+    """Paths inside the bundle: relative, absolute, and through links that stay in it."""
     bundle = make_bundle(tmp_path)
     (bundle / "data/deep").mkdir(parents=True)
     (bundle / "data/deep/file").write_text("its own\n")
@@ -146,7 +146,7 @@ def test_no_trust_shows_the_machine(usernsctl: Program, tmp_path: Path, source: 
 def test_an_annotation_of_a_trusted_bundle_reaches_runsc(
     usernsctl: Program, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(shared)  # a socket has room for a short path only
+    monkeypatch.chdir(shared)  # the path of a socket must be short (unix(7))
     code = 'import socket; socket.socket(socket.AF_UNIX).connect("/mnt/socket"); print("connected")'
     process = {"args": ["/usr/bin/python3", "-I", "-c", code]}
     parts: dict[str, Any] = {"process": process, "mounts": [bind("../shared")]}
@@ -188,7 +188,7 @@ exit 128
 def test_a_refusal_before_any_log_is_told(
     usernsctl: Program, tmp_path: Path, stand_in: Any
 ) -> None:
-    """As releases of 2026 do, which look at annotations before they open a log."""
+    """Releases of 2026 check annotations before they open a log."""
     stand_in(REFUSES)
     done = usernsctl("run", "--", "true", env=dict(os.environ))
     assert done.returncode == 125

@@ -1,4 +1,4 @@
-"""A host and a sandbox are made by a program whose own standard streams are closed."""
+"""Tests of hosts and sandboxes in a program whose standard streams are closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# In the place of what is closed there are descriptors of the host's own making.
+# New descriptors of the host get the numbers of the closed streams.
 CLOSED = """
 import os, sys
 import usernsctl as un

@@ -1,4 +1,4 @@
-"""The Airbyte connector says in gVisor what it says outside."""
+"""Tests that the Airbyte connector gives the same messages in gVisor as outside."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def connector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connector]:
 
 
 def essence(messages: list[Message]) -> list[Message]:
-    """The messages without what differs from run to run: the log, the progress and the times."""
+    """Return the messages without the parts that differ between runs: log, progress, times."""
     kept = [message for message in messages if message["type"] not in ("LOG", "TRACE")]
     for record in of_type(kept, "RECORD"):
         del record["emitted_at"]
@@ -40,7 +40,7 @@ def essence(messages: list[Message]) -> list[Message]:
 
 @pytest.fixture(scope="module")
 def outside(connector: Connector) -> Callable[[str], list[Message]]:
-    """Returns the essence of what a verb answers without gVisor; each verb is called once."""
+    """Return a function that runs a verb without gVisor once, and returns the constant messages."""
     return functools.cache(lambda verb: essence(connector.call(verb, sandboxed=False)))
 
 
@@ -65,13 +65,13 @@ def test_it_reads_what_the_server_has_as_outside(
     assert inside == outside("read")
 
 
-# Older releases of runsc save no sandbox that has this machine's network.
+# Older releases of runsc can't save a sandbox with the host's network.
 NETWORK = "host" if gvisor.saves_host_network() else "none"
 
 
 @pytest.fixture
 def server(connector: Connector) -> Iterator[str]:
-    """The URL of examples/connector_server.py."""
+    """Start examples/connector_server.py; yield its URL."""
     program = Path(__file__).parents[2] / "examples" / "connector_server.py"
     command = [sys.executable, program, connector.environment, "0", NETWORK]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -1,8 +1,8 @@
-"""Every command of README and docs runs as it is written, in a clean home.
+"""Tests that every command of README and docs runs as written, in a new home directory.
 
-What does so is in blocks of `sh`, `console` (after `$ `) and `python`, in README's cheat sheet, and
-in the right columns of the page for those who come from other tools.
-A block that can't run here is in EXCLUDED, with the reason.
+The commands are in blocks of `sh`, `console` (after `$ `) and `python`, in README's cheat sheet,
+and in the right columns of the page about migration from other tools. Blocks that can't run here
+are in EXCLUDED, with the reason.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ PAGES = [
         )
     ),
 ]
-# Of this page, what is Python.
+# The only page whose Python blocks are run.
 PYTHON_PAGE = "docs/python.md"
 LANGUAGES = {"sh", "console", "python", "text", "dockerfile"}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHEAT_SHEET = re.compile(r"^\| .* \| `(.+)` \|$", re.MULTILINE)
-# Which pages have one, and how what is run begins: other cells are names in Python.
+# Pages with a cheat sheet, and the beginning of its commands; other cells are Python names.
 CHEAT_SHEETS = {"README.md": "", "docs/migration.md": "usernsctl"}
 SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Block:
-    """What is run as a whole.
+    """A block or a line to run as a whole.
 
-    :ivar name: the page and the first line of it, without the remark.
-    :ivar script: what runs, without the output that is shown.
+    :ivar name: the page and the first line, without its comment.
+    :ivar script: the commands, without the output on the page.
     """
 
     page: str
@@ -86,7 +86,7 @@ def blocks_of(page: str) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 BLOCKS += [block for block in blocks_of(PYTHON_PAGE) if block.language == "python"]
 
-#: What can't run here, and why.
+#: Blocks that can't run here, with the reason.
 EXCLUDED = {
     "README.md: make demo": ("it installs from PyPI; `make test` runs this test"),
     "README.md: docker build -f Dockerfile.gvisor -t connector .": "it takes Docker",
@@ -112,7 +112,7 @@ EXCLUDED = {
     ),
 }
 
-#: What ends with another status than 0, as the page shows.
+#: Blocks with an exit status other than 0, as the page says.
 STATUS = {
     "docs/run.md: usernsctl run --bind ~/venv -- ~/venv/bin/tool": 126,
     # Root may map any id.
@@ -121,7 +121,7 @@ STATUS = {
 
 BOX = "docs/migration.md: usernsctl ns create box -r -m"
 
-#: What finds a namespace that another command of its page has made.
+#: Blocks that need a namespace which another block of the page creates.
 AFTER = {
     "README.md: usernsctl ns exec web -- id": "README.md: usernsctl ns create web -r -m",
     "README.md: usernsctl run --in web -- id": "README.md: usernsctl ns create web -r -m",
@@ -134,12 +134,12 @@ AFTER = {
     ),
 }
 
-#: What takes subordinate ranges.
+#: Blocks that need subordinate ranges.
 OF_RANGES = re.compile(r"--map-auto|IdMap\.auto\(\)")
 
 
 def make_rootfs(directory: Path) -> None:
-    """A small root filesystem of this machine's programs and their libraries."""
+    """Make a small root filesystem of some of the host's programs and their libraries."""
     programs = [f"/bin/{name}" for name in ("sh", "id", "sleep", "true")]
     told = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
     for path in {*programs, *re.findall(r"(/\S+) \(0x", told)}:
@@ -150,7 +150,7 @@ def make_rootfs(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with what the pages say that the reader has, but for bundles' configurations."""
+    """Make a home directory with the files that the pages assume, without bundles' config.json."""
     made = tmp_path_factory.mktemp("pattern") / "home"
     for directory in ("data", "results", "venv/bin", ".pyenv/versions/3.12/bin"):
         (made / directory).mkdir(parents=True)
@@ -166,7 +166,7 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def configs(pattern: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The configuration of each of its bundles."""
+    """Return the config.json of each bundle in the home directory."""
     found = {}
     for bundle, command in (("web", ["true"]), ("bundle", ["sleep", "100"])):
         found[bundle] = tmp_path_factory.mktemp("configs") / "config.json"
@@ -179,7 +179,7 @@ def configs(pattern: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture
 def home(pattern: Path, tmp_path: Path) -> Path:
-    """One of a test's own."""
+    """Copy the home directory for one test."""
     made = tmp_path / "home"
     shutil.copytree(pattern, made)
     python = made / "venv" / "bin" / "python"
@@ -192,7 +192,7 @@ def home(pattern: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environ(home: Path) -> Iterator[dict[str, str]]:
-    """A login's environment; the namespaces that were named with it are removed at the end."""
+    """Return a login's environment; remove the namespaces that were named in it."""
     made = {
         "HOME": str(home),
         "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
@@ -261,7 +261,7 @@ def test_every_exception_is_about_a_block_that_is_there() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_says_what_it_is(page: str) -> None:
-    """A block of commands that does not say so would never be run."""
+    """Blocks without a language would not be run."""
     for language, content in BLOCK.findall((TREE / page).read_text()):
         assert language in LANGUAGES, content
         assert language == "console" or not re.search(r"^\$ ", content, re.MULTILINE), content

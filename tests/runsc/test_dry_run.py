@@ -1,4 +1,4 @@
-"""`usernsctl run --dry-run` says what would be done, and does nothing."""
+"""Tests that `usernsctl run --dry-run` prints its plan and changes nothing."""
 
 from __future__ import annotations
 

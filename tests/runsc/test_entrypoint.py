@@ -1,4 +1,4 @@
-"""The entrypoint of the images: what it passes on, what it keeps, and what it refuses."""
+"""Tests of the images' entrypoint: the options it passes on, those it sets, and its refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def command_line(tmp_path: Path) -> Program:
 
 
 def test_it_is_static() -> None:
-    """Else code that a variable names would run in it (elf(5): it has no PT_INTERP)."""
+    """A dynamic program, which has PT_INTERP (elf(5)), would run code that a variable names."""
     done = subprocess.run(
         ["readelf", "--program-headers", ENTRYPOINT], capture_output=True, text=True, timeout=60
     )
@@ -55,7 +55,7 @@ def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
 
 
 def test_a_variable_that_is_no_text_is_told(in_gvisor: Program) -> None:
-    """config.json, where the environment goes, is UTF-8."""
+    """config.json contains the environment and must be UTF-8."""
     done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert "UTF-8" in done.stderr
@@ -136,7 +136,7 @@ def test_a_wrong_option_is_told(words: list[str], told: str, in_gvisor: Program)
 
 @pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
 def test_a_variable_that_decided_once_is_refused(name: str, in_gvisor: Program) -> None:
-    """Whoever relied on it must not get what it forbade."""
+    """An obsolete variable must not be ignored, since it may have forbidden something."""
     done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert f"{name} is set, but variables decide nothing" in done.stderr
@@ -161,7 +161,7 @@ def test_it_is_the_command_line_by_that_name(command_line: Program) -> None:
 
 
 def test_closed_standard_streams_are_not_mistaken(in_gvisor: Program) -> None:
-    """The environment must not become one of them."""
+    """A descriptor for the environment must not become a standard stream."""
     close = f"exec {in_gvisor.path} -- sh -c 'exit 7' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", close], cwd="/", timeout=60)
     assert done.returncode in (7, 125)
@@ -177,7 +177,7 @@ def test_an_installation_that_is_incomplete_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_python(tmp_path: Path) -> Path:
-    """The native programs alone, as they are in an image without Python."""
+    """Copy the native programs alone, as in an image without Python."""
     made = tmp_path / "usernsctl" / "bin"
     made.mkdir(parents=True)
     for name in ("usernsctl-entrypoint", "usernsctl-exec"):
@@ -208,7 +208,7 @@ def test_without_python_the_profiles_are_printed(without_python: Path) -> None:
 
 
 def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
-    """None was made for this machine."""
+    """No launch file was made for this machine."""
     program = Program(without_python / "in-gvisor")
     for words, file in (
         (["--", "true"], "launch"),

@@ -1,4 +1,4 @@
-"""Each program in examples/ does what it says."""
+"""Tests that each program in examples/ works."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_server_runs_what_is_posted(url: str, tmp_path: Path) -> None:
     assert status == "1"
     assert gvisor.BUILD in told
     assert "ZeroDivisionError" in told
-    # It has none of this machine's data.
+    # The sandbox shows none of the host's data.
     look = f"import os; print(os.path.exists({os.fspath(tmp_path)!r}))"
     assert post(url, look) == ("0", "False\n")
 

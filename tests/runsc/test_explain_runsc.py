@@ -1,4 +1,4 @@
-"""What runsc and the tools of the system really print, and which causes explain makes of it."""
+"""Tests of explain with the actual messages of runsc and system tools."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROC = ["unshare", "--map-root-user", "--mount-proc", "--pid", "--fork", "true"]
 
 
 def failure_of(command: list[str]) -> str:
-    """What a command that fails says, in the language that its messages are known in."""
+    """Return the error message of a failing command, in the language of the catalogue."""
     if shutil.which(command[0]) is None or ("bwrap" in command and shutil.which("bwrap") is None):
         pytest.skip(f"{' '.join(command)}: not installed")
     failed = subprocess.run(
@@ -51,7 +51,7 @@ def named(text: str) -> list[str]:
 
 
 def root_cause(usernsctl: Program, logs: Path) -> str:
-    """The cause that runsc's debug logs lead to."""
+    """Return the cause that explain finds in runsc's debug logs."""
     told = usernsctl("explain", "--no-probe", "--json", "--debug-log", logs)
     assert told.returncode == 0
     known = json.loads(told.stdout)
@@ -120,7 +120,7 @@ def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None
         ("no-ranges", RANGES, "no-subordinate-range"),
         ("other-group", RANGES, "gid-differs-from-passwd"),
         ("nameless", RANGES, "no-passwd-entry"),
-        # Where nothing that it needs is broken.
+        # In an environment in which nothing else is broken.
         ("read-only", OVERLAPPING, "range-overlap"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_network_that_runsc_takes_for_the_machines_own(tmp_path: Path) -> None
 
 
 def test_an_id_that_is_taken(tmp_path: Path) -> None:
-    """The running container can't be reached any more: the end of a PID namespace ends it."""
+    """The running container is unreachable: it ends with its PID namespace."""
     bundle = make_bundle(tmp_path / "b", **WORKS)
     run = shlex.join(runsc_command(bundle))
     create = run.replace(" run ", " create ")
@@ -207,7 +207,7 @@ def test_a_platform_that_is_closed(tmp_path: Path) -> None:
 
 @unprivileged
 def test_a_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
-    """runsc starts its processes with no id at all, and only their logs tell."""
+    """runsc starts its processes without any id, which only their logs report."""
     bundle, logs = make_bundle(tmp_path / "b", linux={"namespaces": USER}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert "bundle-no-mappings" in named(text)
@@ -216,7 +216,7 @@ def test_a_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
 
 @unprivileged
 def test_a_bundle_without_a_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
-    """runsc asks newuidmap for all ids there are, and only its log has the answer."""
+    """runsc asks newuidmap for all ids, and only its log has newuidmap's answer."""
     bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert named(text)[0] == "bundle-no-mappings"
@@ -225,7 +225,7 @@ def test_a_bundle_without_a_user_namespace(usernsctl: Program, tmp_path: Path) -
 
 @unprivileged
 def test_a_prepared_namespace_without_its_root(tmp_path: Path) -> None:
-    """With its capabilities, runsc does not make a namespace of its own."""
+    """With capabilities, runsc does not create a user namespace."""
     bundle = make_bundle(tmp_path / "b", **WORKS)
     prepared = [str(SCRIPTS / "usernsctl-exec"), "-c", "-m", "--keep-caps", "--"]
     text = failure_of([*prepared, *runsc_command(bundle, "--rootless")])
@@ -236,7 +236,7 @@ def test_a_hint_that_leads_astray(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
     text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
     assert "bundle-no-mappings" in named(text)
-    # The ability came with the release that does not hint any more.
+    # The release that added this feature dropped the misleading hint.
     hints = not gvisor.release().has("netstack-in-namespace")
     assert ("max_user_namespaces is set too low" in text) == hints
     assert (named(text)[0] == "false-max-userns-hint") == hints
@@ -256,7 +256,7 @@ FAILING = [
 FAILING_WITHOUT_ROOT = [
     ("rootfs-unreadable", PREPARED, with_root("/root")),
     ("bundle-overlay", PREPARED, with_root("/usr", read_only=False)),
-    # runsc itself makes the namespace then.
+    # runsc itself creates the namespace in these cases.
     ("mount-denied", [*BREAK, "seccomp-mount", "--"], WORKS),
     ("ptrace-denied", [*BREAK, "seccomp-ptrace", "--"], WORKS),
 ]

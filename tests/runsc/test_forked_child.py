@@ -1,4 +1,4 @@
-"""A forked child has the parent's objects, too: it is not warned of them, and leaves them alone."""
+"""Tests that a forked child drops its copies of objects without warnings and without effects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# Makes something, forks a child that forgets it, and says what it is good for afterwards.
+# Creates an object, forks a child that drops it, and prints whether the parent's still works.
 FORKING = """
 import asyncio, gc, os, sys, warnings
 import usernsctl as un

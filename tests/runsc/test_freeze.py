@@ -1,4 +1,4 @@
-"""`usernsctl freeze` keeps in a file what `usernsctl run` would do."""
+"""Tests of `usernsctl freeze`, which writes a launch of `usernsctl run` to a file."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_a_frozen_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -
 
 
 def test_the_name_of_the_host(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
-    """It is that of the moment, unless one was chosen."""
+    """The host name is read at the launch, unless --hostname was given."""
     file, chosen = tmp_path / "launch", tmp_path / "chosen"
     show = ("--", "cat", "/proc/sys/kernel/hostname")
     assert usernsctl("freeze", "-o", file).returncode == 0

@@ -1,4 +1,4 @@
-"""A frozen launch that fails says why without Python, and as `usernsctl run` does."""
+"""Tests that a failing launch is explained without Python, as by `usernsctl run`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conftest import Program
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.explanation import explain
 
-# What is called as runsc: it has written `errors`, which is beside it, before it fails.
+# A fake runsc that writes the text of the file `errors` beside it to its log, and fails.
 STAND_IN = """\
 #!/bin/sh
 [ "$1" = --version ] && echo "runsc version release-20260101.0" && exit
@@ -31,7 +31,7 @@ done
 exit "$(cat "${0%/*}/status")"
 """
 
-# Ten of what runsc is met to say, and the cause; None: it can have several, or none is known.
+# Typical messages of runsc, and the cause; None if there are several, or none is known.
 SAID = [
     ("creating container: unable to run a rootless container without userns", "bundle-no-mappings"),
     ("cannot create gofer process: newuidmap failed: exit status 1", None),
@@ -55,7 +55,7 @@ Fails = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def fails(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
-    """Performs a frozen launch of a runsc that fails."""
+    """Return a function that starts a launch with a fake, failing runsc."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
     program.write_text(STAND_IN)
@@ -91,7 +91,7 @@ def test_the_causes_of_runscs_words(fails: Fails, said: str, cause: str | None) 
     known = explain(io.BytesIO(said.encode())).candidates
     if cause is None:
         assert rest[0] == '  it also says: "and more"'
-        # Those that are ruled out are not told.
+        # The remedy does not list causes that have been ruled out.
         told = rest[1].removeprefix("  remedy: usernsctl doctor").split(", ")
         assert len(known) - 1 <= (len(told) if known else 0)
         assert rest[2].startswith("  more: usernsctl run --debug-log DIR")
@@ -108,13 +108,13 @@ def test_a_crash_and_silence(fails: Fails) -> None:
     assert "[process-limit]" in fails(written("EOF"), crash=crash, status=2).stderr
     assert "runsc crashed" in fails(b"", status=2).stderr
     assert "[runsc-refused-call]" in fails(b"").stderr
-    # Whatever the status, unless the log says that it came to its end.
+    # Any exit status is a failure, unless the log reports the end of the command.
     assert 'runsc says: "x"' in fails(written("x"), status=3).stderr
     assert "[runsc-ran-nothing]" in fails(b"", status=0).stderr
 
 
 def test_words_that_are_hostile(fails: Fails) -> None:
-    """Of whoever made a bundle, whose words runsc repeats."""
+    """runsc repeats texts of an untrusted bundle."""
     for errors in (
         written("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
         b'{"msg":"\\ud800\xff\xc3","level":"error"}',
@@ -156,14 +156,14 @@ def test_runsc_itself_fails(usernsctl: Program, prelude: Program, tmp_path: Path
 
 @pytest.mark.userns_requires("strace")
 def test_no_python_is_started(fails: Fails, prelude: Program, tmp_path: Path) -> None:
-    """Nor anything else but what the launch is made of."""
+    """Only the programs of the launch are executed."""
     fails(written("something new"))
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace, prelude.path]
     done = subprocess.run([*command, "--launch", tmp_path / "launch"], capture_output=True)
     assert done.returncode == 125
     programs = re.findall(r"execve\((\S+),", trace.read_text())
-    # The words of a process that is not dumpable are told to root alone.
+    # Only root can read the arguments of a process that is not dumpable.
     names = [os.path.basename(program.strip('"')) for program in programs]
     assert (names[0], names[2]) == ("usernsctl-exec", "runsc")
     assert set(names[3:]) == {"cat"}

@@ -1,4 +1,4 @@
-"""A handler of signals that raises an exception after any call, while a command is started."""
+"""Tests of signal handlers that raise an exception after any call during a command's start."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from interrupts import run_interrupted
 
 import usernsctl as un
 
-# What is forgotten, and closed for that, is warned of; that warning is an error here.
+# An object that is dropped without close() warns, and warnings are errors here.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 FOREVER = ["sleep", "1000"]
-# Functions in C that make what has no path.
+# Functions in C that create a descriptor without a path.
 MAKING = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
 
 
 def run(box: un.Sandbox, call: int, **streams: int) -> bool:
-    """Run a command, and say whether that was interrupted."""
+    """Run a command, and return whether it was interrupted."""
     return run_interrupted(lambda: box.run(["true"], **streams), call, places=("c_return",))
 
 
@@ -51,7 +51,7 @@ def test_no_descriptor_of_an_agent_is_lost(host: un.SandboxHost) -> None:
             new = open_descriptors() - before
             if new:
                 break
-        # That is the connection to the agent, and nothing else.
+        # The new descriptor is the connection to the agent.
         box.run(["true"])
         assert open_descriptors() - before == new
         assert children() == processes

@@ -1,5 +1,8 @@
-"""runsc in a kept namespace: all its commands, also those that it refuses with --rootless, and no
-helper is called but for the namespace itself."""
+"""Tests of runsc in an existing namespace.
+
+All its commands work, also those that it refuses with --rootless. Only the creation of the
+namespace calls newuidmap and newgidmap.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def global_options(directory: Path) -> list[str]:
 
 @dataclass
 class Containers:
-    """Containers of one bundle, in one kept namespace."""
+    """Containers of one bundle in one namespace."""
 
     namespace: Namespace
     directory: Path
@@ -60,7 +63,7 @@ class Containers:
         return f"--bundle={self.directory}/bundle"
 
     def runsc(self, *words: str, status: int = 0) -> str:
-        """What a command of runsc prints. Containers keep its output open, so it is a file's."""
+        """Return a runsc command's output, from a file, since containers keep the output open."""
         with open(self.directory / f"output-{words[0]}-{words[-1]}", "w+b", buffering=0) as output:
             done = self.namespace.run(
                 [*global_options(self.directory), *words],
@@ -91,8 +94,10 @@ class Containers:
 
     @contextlib.contextmanager
     def stopping(self, name: str) -> Iterator[None]:
-        """The block stops it; at the end its process is gone. Before that, one command of runsc may
-        find that it has stopped, and the next one that it runs."""
+        """Wait after the block until the container has stopped and its process is gone.
+
+        Before that, one runsc command may report it as stopped, and the next one as running.
+        """
         path = Path(f"/proc/{self.state(name)['pid']}")
         yield
         deadline = time.monotonic() + PATIENCE
@@ -108,14 +113,17 @@ class Containers:
 
 @pytest.fixture(autouse=True)
 def orphans_are_collected() -> Iterator[None]:
-    """Does what init does: the orphans of runsc, its sandboxes and gofers, have become ours. To
-    runsc they run until somebody has waited for them."""
+    """Reap the orphans of runsc, its sandboxes and gofers, as init does.
+
+    runsc considers a process running until it has been reaped.
+    """
     over = threading.Event()
 
     def collect() -> None:
         while not over.wait(0.02):
             for pid, who in children().items():
-                # As releases call them that have it as a program of its own, or not.
+                # The names of the process in releases with the sentry in a separate program, and in
+                # others.
                 if who in ("exe (zombie)", "gvisor_sentry (zombie)"):
                     os.waitpid(pid, 0)
 
@@ -148,7 +156,7 @@ def containers(
 
 
 def live(containers: Containers, name: str) -> None:
-    """The whole life of a container, with a second one as it was at its checkpoint."""
+    """Test all states of a container, and restore a second one from its checkpoint."""
     containers.runsc("create", containers.bundle, name)
     assert containers.state(name)["status"] == "created"
     containers.runsc("start", name)
@@ -181,7 +189,7 @@ def test_what_fails_is_runscs_own_status(containers: Containers) -> None:
 
 
 def put_counting_helpers(directory: Path) -> Path:
-    """newuidmap and newgidmap that take note of each call, and refuse."""
+    """Make fake newuidmap and newgidmap that log each call and fail; return the log."""
     log = directory / "helper-calls"
     for name in ("newuidmap", "newgidmap"):
         helper = directory / "helpers" / name
@@ -204,7 +212,7 @@ def test_many_containers_call_no_helper(directory: Path, monkeypatch: pytest.Mon
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))
 
-    # What runsc does by itself: such a call would have been noticed.
+    # runsc by itself calls the helpers, so the log would have shown their use.
     done = subprocess.run(
         [*global_options(directory), "run", containers.bundle, "alone"],
         stdin=subprocess.DEVNULL,

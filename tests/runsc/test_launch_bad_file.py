@@ -1,4 +1,4 @@
-"""usernsctl-exec --launch of a file that is no launch, is another one, or is not to be trusted."""
+"""Tests of usernsctl-exec --launch with invalid, changed and untrusted files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def launch(usernsctl: Program, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Callable[..., None]:
-    """Checks that a file is refused, and why."""
+    """Return a function that checks that a file is refused, by cause and parts of the message."""
 
     def perform(file: Path | str, *says: str, cause: str | None = "launch-malformed") -> None:
         assert_refused(prelude("--launch", file), *says, cause=cause)
@@ -50,7 +50,7 @@ def test_a_part_of_a_launch(perform: Refused, launch: Path) -> None:
 
 
 def test_a_launch_with_a_byte_changed(prelude: Program, launch: Path) -> None:
-    """It is refused, or performed: which of them depends on the byte. Never does it crash."""
+    """Depending on the byte, the launch is refused or works, but must not crash."""
     whole = launch.read_bytes()
     for _ in range(60):
         at = random.randrange(len(whole))
@@ -111,7 +111,7 @@ def test_a_launch_that_others_may_write(perform: Refused, launch: Path, mode: in
 def test_a_launch_that_others_may_replace(
     prelude: Program, perform: Refused, launch: Path, mode: int
 ) -> None:
-    """By another one of the caller's, or of root's, that shows more."""
+    """Another user could replace the file by a launch of the caller or root that shows more."""
     directory = launch.parent / "a" / "b"
     directory.mkdir(parents=True)
     moved = launch.rename(directory / "launch")
@@ -119,7 +119,7 @@ def test_a_launch_that_others_may_replace(
         place.chmod(mode)
         told = f"{moved} lies in {place}, where others may replace it (uid "
         perform(moved, told, f"mode {mode:o}", cause="launch-untrusted")
-        # What is the caller's there, nobody else can move.
+        # In a sticky directory, nobody else can move the caller's files.
         place.chmod(mode | 0o1000)
         assert_ran(prelude("--launch", moved))
 
@@ -147,7 +147,7 @@ def test_a_launch_of_somebody_else(prelude: Program, perform: Refused, launch: P
 def test_a_launch_that_the_callers_group_may_replace(
     usernsctl: Program, prelude: Program, tmp_path: Path, gid: int
 ) -> None:
-    """A group that has the user's number is made with the user; others are many users' own."""
+    """A group with the user's own number is private; other groups have more members."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -185,7 +185,7 @@ def test_a_launch_that_can_not_be_read(perform: Refused, launch: Path) -> None:
 
 @as_root
 def test_a_launch_of_roots_for_others(prelude: Program, usernsctl: Program) -> None:
-    """And one of another user's, that root is led to perform."""
+    """Root must refuse another user's launch file, and others may use root's."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -206,7 +206,7 @@ def test_a_launch_of_roots_for_others(prelude: Program, usernsctl: Program) -> N
 def test_a_launch_that_the_sandbox_could_write(
     prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
 ) -> None:
-    """The next time it would decide what it sees."""
+    """The payload could change what the next sandbox shows."""
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     for source in (tmp_path, tmp_path / "a", below):
@@ -226,7 +226,7 @@ def test_a_launch_that_the_sandbox_could_write(
 def test_a_launch_that_shows_the_state(
     prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
 ) -> None:
-    """What is frozen is any directory; whose state lies in it, only who performs it can know."""
+    """Only the user who starts the launch can know that the directory holds the state."""
     runtime = tmp_path / "runtime"
     (runtime / "usernsctl" / "inner").mkdir(parents=True)
     (tmp_path / "beside").mkdir()

@@ -1,4 +1,4 @@
-"""usernsctl-exec --launch where the machine has changed since the launch was made."""
+"""Tests of usernsctl-exec --launch on a host that has changed since the freeze."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def link_to(target: str) -> Change:
 
 
 def replace_parent(path: Path) -> None:
-    """The same file, by a path with a link in it."""
+    """Make the path contain a symbolic link to the same file's directory."""
     moved = path.parent.rename(path.parent.with_name("moved"))
     path.parent.symlink_to(moved)
 
@@ -87,7 +87,7 @@ def test_a_root_filesystem_is_none_any_more(
 def test_a_source_of_another_kind_is_shown(
     usernsctl: Program, prelude: Program, tmp_path: Path, source: Path
 ) -> None:
-    """What is in a source is not kept."""
+    """The content of a source is not part of the launch."""
     command = ("sh", "-c", "cat /x/file /x 2>/dev/null; :")
     options = ["--bind", f"{source}:/x"]
     launch = freeze(usernsctl, tmp_path / "launch", *options, command=command)
@@ -154,7 +154,7 @@ def test_runsc_is_another_one(
 
 
 def test_runsc_that_is_none(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
-    """Of the same size and time: it is executed, and the kernel refuses."""
+    """A file with runsc's size and time passes the check, but its exec fails."""
     runsc = tmp_path / "runsc"
     size = Path(shutil.which("runsc") or "").stat().st_size
     runsc.write_bytes(Path(shutil.which("runsc") or "").read_bytes())

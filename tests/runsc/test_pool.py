@@ -1,4 +1,4 @@
-"""Pools of sandboxes: what they hand out, what of it is left, and what they say if they can't."""
+"""Tests of pools of sandboxes: acquiring, isolation between users, cleanup, and errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def output(box: un.Sandbox, *command: str) -> str:
 
 
 def running(box: un.Sandbox) -> list[str]:
-    """The command lines of the processes inside."""
+    """Return the command lines of the processes in the sandbox."""
     lines = output(box, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; true")
     return [word for word in lines.split() if word]
 
@@ -144,7 +144,7 @@ def test_where_settings_can_not_be_read_nobody_is_given_a_used_one(
         assert "can't be read" in str(pool.stats().last_failure)
 
 
-# Answers at a port for ever, or asks whoever does.
+# Serves the text "answer" on a port for ever, or connects to such a server.
 ANSWERING = """
 import socket, sys
 with socket.create_server(("127.0.0.1", 5000)) as server:
@@ -155,7 +155,7 @@ ASKING = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).rec
 
 
 def test_each_user_reaches_the_network_inside(host: un.SandboxHost) -> None:
-    """That of a template's command, or else one of his own."""
+    """The network is that of a template's command, or of a server started by the user."""
     python = ("/usr/bin/python3", "-c")
 
     def ask(box: un.Sandbox) -> str:
@@ -179,7 +179,7 @@ def test_each_user_reaches_the_network_inside(host: un.SandboxHost) -> None:
                     server.kill()
 
 
-# Whoever is root in there can be rid of the agent, or have it stand still.
+# Root in the sandbox can kill or stop the agent.
 @pytest.mark.parametrize("sig", ["KILL", "STOP"])
 def test_who_gets_away_from_the_agent_is_not_handed_on(host: un.SandboxHost, sig: str) -> None:
     script = f"""
@@ -196,7 +196,7 @@ def test_who_gets_away_from_the_agent_is_not_handed_on(host: un.SandboxHost, sig
         with pool.acquire(PATIENCE) as one:
             attack = one.popen(["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE)
             attack.stdin.close()
-            # Or its end, if it has hit all that there is.
+            # Or end of file, if the attack has killed its own command.
             assert attack.stdout.readline() in (b"done\n", b"")
         with pool.acquire(PATIENCE) as next_one:
             assert "mark-4321" not in running(next_one)
@@ -218,7 +218,7 @@ def test_one_that_died_while_it_waited_is_replaced(host: un.SandboxHost) -> None
 def test_one_whose_agent_is_silent_is_replaced(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It is for the first of them; the others have all the time that they need.
+    # The timeout of the first check; later ones have more than enough time.
     limits = itertools.chain([0.2], itertools.repeat(PATIENCE))
     look = SandboxMaker.check
 
@@ -237,14 +237,14 @@ def test_one_whose_agent_is_silent_is_replaced(
 
 
 def stop_insides() -> None:
-    """Stop all that is in a sandbox; its process 1 is not among that."""
+    """Stop all processes of a sandbox but its process 1."""
     (init,) = [pid for pid, name in children().items() if name == "usernsctl-init"]
     for pid in children_of(init):
         stop(pid, PATIENCE)
 
 
 def runsc_that(does: str) -> str:
-    """A runsc that is one until it is to do something."""
+    """Return a fake runsc that runs a script, except for --version."""
     real = shutil.which("runsc")
     return f'#!/bin/sh\ncase " $* " in *--version*) exec {real} "$@" ;; esac\n{does}\n'
 
@@ -264,7 +264,7 @@ def test_a_runsc_that_fails_is_told_and_not_tried_at_once(
             pool.acquire(0).__enter__()
         pool.close()
         tries = len(count.read_text().splitlines())
-        # At least 0.1, 0.2, 0.4 ... seconds are between them.
+        # The retries wait at least 0.1, 0.2, 0.4 ... seconds.
         assert time.monotonic() - begin >= 0.1 * (2 ** (tries - 2) - 1)
 
 
@@ -297,7 +297,7 @@ def test_one_that_is_closed_in_its_block_is_replaced(host: un.SandboxHost) -> No
 
 
 def test_a_program_that_ends_leaves_nothing() -> None:
-    """Whether it closes its pool or not, and it does not wait for it."""
+    """The pool need not be closed, and the program's exit must not block."""
     program = (
         "import usernsctl as un\n"
         "host = un.SandboxHost(); pool = host.pool(2)\n"
@@ -310,7 +310,7 @@ def test_a_program_that_ends_leaves_nothing() -> None:
     assert left_children(before, EXIT_SECONDS) == {}
 
 
-# A command whose start was interrupted is forgotten with a warning, as subprocess's are.
+# A command whose start was interrupted is dropped with a warning, as by subprocess.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_an_interrupt_leaves_nothing(host: un.SandboxHost) -> None:
@@ -366,7 +366,7 @@ def test_env_and_a_template_exclude_each_other(host: un.SandboxHost) -> None:
 
 
 class Template:
-    """Something that starts sandboxes with a command of their own."""
+    """A fake template that starts sandboxes with a given command."""
 
     def __init__(self, host: un.SandboxHost, *command: str) -> None:
         self.host = host
@@ -386,7 +386,7 @@ def test_sandboxes_of_a_template_have_their_streams(host: un.SandboxHost) -> Non
 
 
 class Detaching:
-    """Starts sandboxes that no pool can end with the process that has made it."""
+    """A fake template whose sandboxes don't end with the process that created the pool."""
 
     def __init__(self, host: un.SandboxHost) -> None:
         self.host = host

@@ -1,6 +1,7 @@
-"""How the processes on this machine stand that run a sandbox, down to the last descriptor.
+"""Tests of the security attributes of a sandbox's processes on the host, and their descriptors.
 
-`tests/posture_table.py` says how. A process or a property that it does not have fails the test.
+`tests/posture_table.py` has the expected values. A process or an attribute that is missing there
+fails the test.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from usernsctl.namespaces.named import find_named
 
 pytestmark = pytest.mark.also_root
 
-# How long a start may take, and its last processes and mounts may stay, in seconds.
+# Timeouts in seconds: for a start, and for the end of the last processes and mounts.
 PATIENCE = 20
 SETTLING = 5
 
-# Words that nobody but the command should learn.
+# Texts that only the command may learn.
 SECRETS = {"SECRET": "in the environment", "TOKEN": "handed over", "argument": "of the command"}
 COMMAND = ["sh", "-c", f"echo ready; : {SECRETS['argument']}; read line"]
 
@@ -95,7 +96,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 @contextlib.contextmanager
 def running(scene: Scene, *options: str) -> Iterator[int]:
-    """`usernsctl run` with these options; the id of its process."""
+    """Start `usernsctl run` with these options; yield its pid."""
     words = [str(SCRIPTS / "usernsctl"), "run", *options, "--", *COMMAND]
     with started(scene, words) as pid:
         yield pid
@@ -103,7 +104,7 @@ def running(scene: Scene, *options: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def launched(scene: Scene, *options: str) -> Iterator[int]:
-    """The same by way of a file, without Python."""
+    """Start usernsctl-exec with a launch file of these options, without Python; yield its pid."""
     file = freeze(Program(SCRIPTS / "usernsctl"), scene.directory / "launch", *options)
     words = [str(SCRIPTS / "usernsctl-exec"), "--launch", str(file), "--", *COMMAND]
     with started(scene, words) as pid:
@@ -202,7 +203,7 @@ def test_a_detached_sandbox(scene: Scene) -> None:
 
 
 def go_on(scene: Scene) -> None:
-    """Have a command that was restored read a line, and wait until it has."""
+    """Write a line to a restored command, and wait until the command has read it."""
     with open(f"/proc/self/fd/{scene.streams['stdin']}", "wb", buffering=0) as input:
         input.write(b"\n")
     scene.wait_until_ready()

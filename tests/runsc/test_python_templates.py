@@ -1,4 +1,4 @@
-"""Interpreters that are saved after their imports, and the programs that they run then."""
+"""Tests of Python interpreters that are saved after their imports, and of programs run by them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_program_does_what_it_does_without_a_template(
     status, out, err = ended(template, *args)
     wanted = cold(host, *args)
     assert (status, out) == wanted[:2]
-    # Newer releases of Python show the source of -c.
+    # Newer releases of Python show the source of -c in a traceback.
     shown = [line for line in wanted[2].splitlines() if "^" not in line and "~" not in line]
     kept = [line for line in err.splitlines() if line in shown or "line" not in line]
     assert [line for line in shown if not line.startswith("    ")] == [
@@ -184,7 +184,7 @@ def test_it_is_saved_and_loaded(
         un.Template.load(tmp_path / "saved", host=host)
 
 
-# What can't be saved.
+# Interpreters that can't be saved.
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_what_takes_too_long_is_ended(host: un.SandboxHost) -> None:
 
 
 def test_an_interpreter_that_does_not_go_on_is_told(host: un.SandboxHost) -> None:
-    """Whoever is loaded may lie."""
+    """Preloaded modules may send false messages."""
     say = "import os, json; os.write(0, json.dumps({'files': 7, 'threads': 7}).encode());"
     for code, kind in (
         (say + "import time; time.sleep(1000)", un.TimeoutExpired),

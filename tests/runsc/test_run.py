@@ -1,4 +1,4 @@
-"""`usernsctl run`: the command has gVisor's kernel, and everything else is the caller's."""
+"""Tests of `usernsctl run`: the command runs in gVisor, with the caller's streams and signals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.each_user
 
 @contextmanager
 def started(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """A run whose command has said `ready`; in a process group of its own, killed at the end."""
+    """Start a run in a new process group; wait for its command's `ready`; kill it at the end."""
     with subprocess.Popen(
         [usernsctl.path, "run", *args, "--", "sh", "-c", "echo ready; exec sleep 1000"],
         stdin=subprocess.DEVNULL,
@@ -40,7 +40,7 @@ def started(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[s
 
 
 def runsc_of(pid: int) -> int:
-    """The runsc that a run waits for."""
+    """Return the pid of a run's runsc."""
     (runsc,) = children_of(pid)
     return runsc
 
@@ -92,7 +92,7 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
         below = children_of(process.pid)
         process.terminate()
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
-        # Their end of the pipe closes when the last of them is gone.
+        # The pipe reaches end of file once the last of the processes has ended.
         assert output.read() == ""
         assert below
 
@@ -101,10 +101,10 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
 def test_a_signal_before_the_start_ends_it_with_its_own_status(
     usernsctl: Program, number: signal.Signals
 ) -> None:
-    """Also one that runsc ignores, so that it has to be ended by another."""
+    """runsc ignores some of the signals, and must then be ended by another one."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
-        # Blocked, as in a container, so that it waits for the watcher.
+        # Blocked as in a container, so that the signal stays pending until it is watched for.
         process = subprocess.Popen(
             [usernsctl.path, "run", "--", "sleep", "100"],
             stdin=subprocess.DEVNULL,
@@ -137,7 +137,7 @@ def test_the_watchers_death_ends_all(usernsctl: Program) -> None:
         pids = [runsc, *children_of(runsc)]
         process.kill()
         assert process.wait(timeout=20) == -signal.SIGKILL
-        # Their end of the pipe closes when the last of them is gone.
+        # The pipe reaches end of file once the last of the processes has ended.
         assert output.read() == ""
         assert len(pids) == 3
 
@@ -203,7 +203,7 @@ def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
         with open(ours, "rb", buffering=0) as terminal:
             seen = b""
             while b"passed on" not in seen:
-                # A moment after the start of the command, runsc begins to do so.
+                # runsc begins to forward signals shortly after the command's start.
                 if b"ready" in seen and not select.select([terminal], [], [], 0.05)[0]:
                     process.send_signal(signal.SIGWINCH)
                     continue
@@ -219,7 +219,7 @@ def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
 def test_a_terminal_gets_back_its_mode(
     usernsctl: Program, sig: signal.Signals | None, status: int
 ) -> None:
-    """However the command, or runsc, ends; of a command whose runsc dies, no status is known."""
+    """The mode is restored after every end. If runsc is killed, the status is unknown."""
     ours, theirs = os.openpty()
     before = termios.tcgetattr(theirs)
     script = f"stty raw -echo; echo ready; {'sleep 99' if sig else 'exit 7'}"
@@ -244,7 +244,7 @@ def test_a_terminal_gets_back_its_mode(
 
 
 def test_a_terminal_is_given_only_where_all_streams_are_one(usernsctl: Program) -> None:
-    """gVisor often hangs at the start with one that has another file beside it."""
+    """gVisor often hangs at its start if only some of the streams are a terminal."""
     for _ in range(5):
         ours, theirs = os.openpty()
         done = subprocess.run(

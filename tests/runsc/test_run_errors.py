@@ -1,4 +1,4 @@
-"""What `usernsctl run` says when it can't run the command, and that it leaves nothing behind."""
+"""Tests of the errors of `usernsctl run`, and that a failure leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import usernsctl as un
 BREAK = TESTS / "kernel" / "causes" / "broken.py"
 
 ARGUMENTS = [
-    # (options, exit status, what the message says)
+    # (options, exit status, part of the message)
     (
         ["--bind", "/nonexistent", "--", "true"],
         125,
@@ -83,7 +83,7 @@ ARGUMENTS = [
     (["--", "/nonexistent"], 127, "'/nonexistent' was not found"),
     (["--", "no-such-command"], 127, "'no-such-command' was not found along PATH"),
     (["--", "/tmp/nonexistent"], 127, "not found in the sandbox"),
-    # What only gVisor knows is told by the program that starts the command.
+    # Only gVisor knows these files, so the error comes from the program that starts the command.
     (["--", "/proc/nonexistent"], 127, "/proc/nonexistent: not found in the sandbox"),
     (["--", "/proc/version"], 126, "/proc/version: it is not executable"),
 ]
@@ -91,7 +91,7 @@ ARGUMENTS = [
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a run would leave things behind, if it did."""
+    """Return the directory in which a run might leave files behind."""
     for name in ("TMPDIR", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     return tmp_path
@@ -112,7 +112,7 @@ def test_bad_input(
 
 
 def named_in(said: str) -> str | None:
-    """The cause that an error names."""
+    """Return the cause that an error message names."""
     found = re.search(r"\[([a-z-]+)\]$", said, re.MULTILINE)
     return found and found[1]
 
@@ -153,7 +153,7 @@ def test_a_directory_that_others_may_write_to(
         assert f"others may write to {public}," in done.stderr
         assert named_in(done.stderr) == "directory-writable-by-others"
     assert os.listdir(public) == ["there"]
-    # In a sticky one, only its owner may rename a directory.
+    # In a sticky directory, only its owner may rename a directory.
     public.chmod(0o1777)
     assert usernsctl("run", option, str(public / "new"), "--", "true").returncode == 0
 
@@ -164,7 +164,7 @@ def test_a_directory_that_others_may_write_to(
 def test_a_directory_that_the_callers_group_may_write_to(
     usernsctl: Program, option: str, gid: int, has_list: bool
 ) -> None:
-    """A group that has the user's number is made with the user; others are many users' own."""
+    """A group with the user's own number is private; other groups have more members."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         os.chown(directory, 12345, gid)
@@ -187,7 +187,7 @@ def test_a_directory_that_the_callers_group_may_write_to(
 
 
 def test_a_kernel_without_mounts_by_descriptors(usernsctl: Program) -> None:
-    """Or a seccomp filter that is older than they are."""
+    """An older seccomp filter denies these calls, too."""
     way = "seccomp-mount-bind"
     done = subprocess.run(
         [sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"],
@@ -263,7 +263,7 @@ def test_how_to_show_a_command_of_the_callers(usernsctl: Program, tmp_path: Path
 
 
 def test_how_to_show_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
-    """As a virtual environment has it: a script, and a link to an interpreter elsewhere."""
+    """A virtual environment has scripts, and a link to an interpreter elsewhere."""
     venv, python = tmp_path / "venv", tmp_path / "python" / "bin" / "python"
     for directory in (venv, python.parent):
         directory.mkdir(parents=True)
@@ -390,7 +390,7 @@ def test_the_files_of_runsc_are_not_shown(
 def test_something_in_the_root_filesystem_that_nothing_can_be_bound_on(
     usernsctl: Program, tmp_path: Path, kind: int, name: str
 ) -> None:
-    """runsc would wait for ever for whoever opens the other end of a FIFO."""
+    """runsc would wait for ever for a writer to the FIFO."""
     root, place = tmp_path / "root", tmp_path / "root" / "place"
     root.mkdir()
     os.mknod(place, kind | 0o755)

@@ -1,4 +1,4 @@
-"""The root filesystem of a run: what is in it, what can be added, and what is never written."""
+"""Tests of a run's root filesystem: its files, additions to it, and protection from writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from callers import as_root
 from conftest import Program
 
-# Prints its arguments and environment, writes to its root, and exits with 3.
+# Prints its arguments and environment, writes to its root directory, and exits with 3.
 PROBE = """\
 #include <stdio.h>
 #include <unistd.h>
@@ -37,7 +37,7 @@ int main(int argc, char **argv)
 
 @pytest.fixture(scope="session")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program that needs nothing else in its root filesystem."""
+    """Build a static program, which needs no other files in its root filesystem."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -51,7 +51,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rootfs(tmp_path: Path, probe: Path) -> Path:
-    """A root filesystem with nothing but /bin/probe."""
+    """Make a root filesystem that contains only /bin/probe."""
     directory = tmp_path / "rootfs"
     (directory / "bin").mkdir(parents=True)
     shutil.copy(probe, directory / "bin")
@@ -63,7 +63,7 @@ def tree(directory: Path) -> set[str]:
 
 
 def write_bundle(directory: Path, linux: dict[str, Any] | None, **more: Any) -> Path:
-    """A bundle for the `rootfs` in it."""
+    """Make a bundle for the directory `rootfs` in it."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": ["/bin/probe", "own"], "cwd": "/", "env": ["A=b"]},
@@ -119,7 +119,7 @@ def test_a_bind_can_go_where_the_machine_has_nothing(usernsctl: Program, tmp_pat
 
 
 def test_a_bind_through_a_link(usernsctl: Program, tmp_path: Path) -> None:
-    """/var/run leads to /run, inside as on most machines."""
+    """/var/run is a link to /run, in the sandbox as on most systems."""
     (tmp_path / "file").write_text("content\n")
     options = ["--bind", f"{tmp_path}:/var/run/mine"]
     assert usernsctl("run", *options, "--", "cat", "/run/mine/file").stdout == "content\n"
@@ -145,7 +145,7 @@ def test_the_current_directory_if_it_is_shown(usernsctl: Program, tmp_path: Path
 
 
 def test_a_home_in_tmp_is_no_directory_to_start_in(usernsctl: Program) -> None:
-    """What there is in /tmp lies below what gVisor mounts over it."""
+    """gVisor mounts a tmpfs over /tmp, which hides the directory."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
         env = {**os.environ, "HOME": home}
         for options in ([], ["--expose-root"]):
@@ -177,11 +177,11 @@ def test_all_of_the_root(usernsctl: Program) -> None:
 def test_a_mount_below_a_closed_directory_is_no_obstacle(
     usernsctl: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """As engines have them, for every container that runs."""
+    """Container engines have such a mount for every running container."""
     closed = tmp_path_factory.mktemp("closed")
     (closed / "mount").mkdir()
     closed.chmod(0o700)
-    # In a mount namespace of its own: other tests run beside this one.
+    # A private mount namespace, since other tests run at the same time.
     user = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     script = (
         f"mount -t tmpfs none {closed}/mount && cd / && "
@@ -273,7 +273,7 @@ def test_run_tells_which_option_shows_a_file(
 def test_the_name_of_a_file_has_no_other_file_be_written_to(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """What is told to show a file is typed: as the name ends, another directory would be open."""
+    """The suggested option must quote the name, whose end would otherwise grant write access."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine:rw").write_text("a stranger's")
     told = usernsctl("run", "--", "cat", f"{tmp_path}/mine:rw")

@@ -1,4 +1,4 @@
-"""What the command must not see, and a runsc that makes no sandbox."""
+"""Tests of what a command must not see, and of a runsc that provides no isolation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.also_root
 
 SECRET = "correct horse battery staple"
 
-# Answers as runsc does, but runs the command on this machine's kernel.
+# A fake runsc that runs the command on the host's kernel.
 FAKE_RUNSC = """\
 #!/usr/bin/python3
 import json, os, sys
@@ -37,7 +37,7 @@ os.execve(args[0], args, dict(entry.split("=", 1) for entry in config["process"]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The caller's HOME, with a secret in ~/.ssh."""
+    """Return the caller's home directory, with a secret in ~/.ssh."""
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "id_ed25519").write_text(SECRET)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -142,7 +142,7 @@ def test_a_runsc_that_makes_no_sandbox_is_caught(usernsctl: Program) -> None:
 
 @pytest.mark.usefixtures("fake_runsc")
 def test_without_the_proof_it_is_not_caught(usernsctl: Program) -> None:
-    """So it is the proof that catches it, in the test above."""
+    """Without the check the fake runsc works, so the check is what detects it above."""
     done = usernsctl("run", "--no-verify", "--", "/bin/echo", "I ran")
     assert (done.returncode, done.stdout) == (0, "I ran\n")
 

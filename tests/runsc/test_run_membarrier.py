@@ -1,4 +1,4 @@
-"""What runsc's processes go without (csrc/sys/membarrier_filter.c) is no loss to the command."""
+"""Tests that runsc's filter (csrc/sys/membarrier_filter.c) does not restrict the command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from processes import status_of
 
 import usernsctl as un
 
-# What the command's kernel says of memory barriers, and whether it makes them.
+# Prints the command's results of membarrier(2), for queries and for barriers.
 ASK = """
 import ctypes, errno, platform, sys
 call = ctypes.CDLL(None, use_errno=True).syscall

@@ -1,4 +1,4 @@
-"""--reraise-signal: a signal that kills the command kills the process that was called as well."""
+"""Tests of --reraise-signal: a signal that kills the command kills the calling program, too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def words(
     prelude: Program,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Words:
-    """Returns the command with --reraise-signal that runs a script of the shell in gVisor."""
+    """Return a function that returns the command which runs a shell script in gVisor."""
     file = tmp_path_factory.mktemp("words") / "launch"
     if request.param == "run":
         before = [str(usernsctl.path), "run", "--reraise-signal"]
@@ -57,7 +57,7 @@ def test_a_signal_that_kills_the_command_kills_the_caller_s_child(
 def test_a_status_is_no_signal(words: Words) -> None:
     """A program that handles SIGTERM, such as a JVM, may exit with 143.
 
-    runsc can tell a status from a signal only if the sandbox ends after runsc has begun to wait.
+    runsc distinguishes a status from a signal only if it waits before the sandbox ends.
     """
     statuses = [0, 7, 125, 127, 143, 137, 255]
     with contextlib.ExitStack() as stack:
@@ -138,7 +138,7 @@ def test_no_core_is_left(words: Words, tmp_path: Path) -> None:
 
 
 def test_process_1_ends_with_the_status(words: Words, prelude: Program) -> None:
-    """pid_namespaces(7): it can't kill itself by a signal."""
+    """pid_namespaces(7): process 1 can't kill itself by a signal."""
     command = [str(prelude.path), "-rp", "--mount-proc", "--", *words("kill -TERM $$")]
     assert run(command).returncode == 143
 

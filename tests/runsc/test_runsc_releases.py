@@ -1,4 +1,4 @@
-"""What differs between releases of runsc, by stand-ins for those that are not installed."""
+"""Tests of the differences between releases of runsc, with fakes for those not installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import Program
 LABEL = "release-20260831.0"
 CAUSE = "runsc-sidecars-missing"
 
-# It answers as that release does, and else is the runsc that there is.
+# A fake that prints a release's version, and otherwise executes the installed runsc.
 RUNSC = """#!/bin/sh
 [ "$1" != --version ] || {{ echo runsc version {label}; exit; }}
 exec {runsc} "$@"
@@ -27,7 +27,7 @@ def write(path: Path, text: str) -> None:
 
 @pytest.fixture
 def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of a whole release."""
+    """Make the directory of a complete release."""
     runsc = shutil.which("runsc")
     assert runsc is not None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -49,7 +49,7 @@ def test_another_directory_is_named_to_runsc_too(
     monkeypatch.setenv("GVISOR_SIDECAR_BINARIES_DIR", str(release / "other"))
     told = "[ $GVISOR_SIDECAR_BINARIES_DIR = {} ] || exit 99\nexec"
     runsc = (release / "runsc").read_text()
-    # A real release would find in there what is none of its own.
+    # The variable would lead a real release to another one's files.
     told += " env -u GVISOR_SIDECAR_BINARIES_DIR"
     write(release / "runsc", runsc.replace("exec", told.format(release / "other")))
     done = usernsctl("run", "--", "echo", "ran")

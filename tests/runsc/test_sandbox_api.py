@@ -1,4 +1,4 @@
-"""usernsctl.Sandbox and SandboxHost: what programs do that start sandboxes all day."""
+"""Tests of usernsctl.Sandbox and SandboxHost as used by long-running programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import usernsctl as un
 
 pytestmark = pytest.mark.also_root
 
-# No test waits longer than this for what it waits for, in seconds.
+# The timeout of each wait, in seconds.
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
 # SETGID, SETUID, SYS_CHROOT, SYS_ADMIN, SETFCAP (linux/capability.h).
@@ -113,7 +113,7 @@ def test_a_sandbox_may_have_a_host_of_its_own() -> None:
         assert box.wait() == 0
 
 
-# Everything but a process that hardens itself.
+# Starts sandboxes and templates without python-prctl, which only usernsctl.hardening needs.
 WITHOUT_PRCTL = """
 import sys
 sys.modules["prctl"] = None
@@ -163,7 +163,7 @@ def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost) -> 
         assert caught.value.cause == "duplicate-id"
         assert box.run(["true"]).returncode == 0
         box.close()
-        # It is free again, and closing the first one twice does the second one no harm.
+        # The id is free again, and closing the first sandbox twice does not affect the second.
         with host.start(FOREVER, id="mine") as second:
             box.close()
             assert second.state()["status"] == "running"
@@ -307,7 +307,7 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
         return isinstance(started, asyncio.CancelledError)
 
     async def main() -> None:
-        # It may have started by then, if we have no turn for long.
+        # Under load, the sandbox may have started before it is cancelled; try again.
         while not await is_cancelled():
             pass
 
@@ -318,7 +318,7 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
 @several_ids
 def test_runsc_keeps_no_more_than_it_needs_with_several_ids() -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many, many.start(FOREVER) as box:
-        # Those that act on files of other ids, too.
+        # With capabilities over files of other ids, too.
         assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 
 
@@ -333,7 +333,7 @@ def test_runsc_keeps_no_more_than_it_needs(
         else:
             runsc = children_of(box.init.pid)
             assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED
-        # In user namespaces of their own, where the kernel starts with a full set again.
+        # Both have their own user namespaces, in which the kernel's bounding set is full again.
         assert len(runsc) == 2
         assert {status_of(pid)["NoNewPrivs"] for pid in runsc} == {"1"}
 
@@ -367,7 +367,7 @@ def test_a_host_may_be_closed_before_its_sandboxes() -> None:
 def test_descriptors_may_be_many(
     host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """select(2) knows the first 1024 only."""
+    """select(2) works only with descriptors below 1024."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:

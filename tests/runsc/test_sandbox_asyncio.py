@@ -1,4 +1,4 @@
-"""An event loop goes on while sandboxes and their hosts are made, used and closed in it."""
+"""Tests that sandboxes and hosts never block an event loop when created, used and closed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from usernsctl.commands.async_start import _fill
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
-# Of the other task, while one thing is waited for: it would be none, or one, if the loop stood.
+# The minimum turns of another task during an operation; a blocked loop has at most one.
 TURNS = 20
 
 
@@ -36,9 +36,9 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 class Others:
-    """Another task of the loop, which counts how often it has its turn.
+    """Another task of the event loop, which counts its turns.
 
-    :ivar wanted: how often it is to have had it.
+    :ivar wanted: the number of turns to reach.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Others:
 
     @contextlib.contextmanager
     def go_on(self) -> Iterator[None]:
-        """Checks that they do, in the block."""
+        """Check that the other task reaches its number of turns during the block."""
         self.wanted = self.turns + TURNS
         yield
         assert self.turns >= self.wanted
@@ -194,7 +194,7 @@ def forget(things: list[Any]) -> None:
 
 @pytest.fixture
 def goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """What is begun in another thread waits for this, so that it is not done before."""
+    """Block creation in another thread until the yielded event is set."""
     may_go_on = threading.Event()
     fill = _fill
 
@@ -237,7 +237,7 @@ def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Ev
 
 
 def wait_for_threads() -> None:
-    """Wait for those that clear up."""
+    """Wait for the threads that clean up."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:
@@ -257,7 +257,7 @@ def test_async_with_that_is_cancelled_leaves_nothing_to_warn_of(
         with pytest.raises(asyncio.CancelledError):
             await entering
         goes_on.set()
-        # Another thread makes it, and closes it.
+        # The other thread finishes the creation, and closes the object.
         await asyncio.to_thread(wait_for_threads)
 
     run(main)

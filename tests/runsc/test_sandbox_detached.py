@@ -1,4 +1,4 @@
-"""usernsctl.Sandbox(..., detach=True): sandboxes that outlive the program that made them."""
+"""Tests of usernsctl.Sandbox(..., detach=True): sandboxes that outlive their creator."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; don
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where detached sandboxes are known; at the end, none is."""
+    """Return the directory with detached sandboxes' records; check at the end that it is empty."""
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -54,7 +54,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def init_collects() -> Iterator[None]:
-    """Orphans are process 1's, as they mostly are, and not ours."""
+    """Let orphans become children of process 1, as usual, not of the test."""
     prctl.set_child_subreaper(False)
     yield
     prctl.set_child_subreaper(True)
@@ -62,7 +62,7 @@ def init_collects() -> Iterator[None]:
 
 @pytest.fixture
 def marker() -> str:
-    """An id that no other sandbox has."""
+    """Return an id that no other sandbox has."""
     return f"detached-{os.getpid()}-{time.monotonic_ns()}"
 
 
@@ -74,7 +74,7 @@ def kill_from_outside(pid: int) -> None:
 
 
 def is_waited_for(id: str) -> bool:
-    """Whether there is a ``runsc wait`` that has called the sandbox."""
+    """Return whether ``runsc wait`` is connected to the sandbox."""
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (path / "cmdline").read_bytes().endswith(f"\0wait\0{id}\0".encode()):
@@ -92,7 +92,7 @@ def wait_until_it_is_waited_for(id: str) -> None:
 
 
 def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[str]:
-    """Have another program run `script`, which ends it: there is a host, and the id."""
+    """Run `script` in another program, which ends with it; `host` and `id` are defined."""
     begin = f"import os, usernsctl as un\nhost = un.SandboxHost()\nid = {id!r}\n"
     return subprocess.run(
         [sys.executable, "-c", begin + script], **{"capture_output": True, "text": True} | streams
@@ -103,7 +103,7 @@ def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[
 def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> None:
     script = f"un.Sandbox({TRAP}, host=host, id=id, detach=True)\nos.kill(os.getpid(), 9)"
     killed = create(marker, script)
-    # To have read to the end shows as well that the sandbox has not inherited the output.
+    # Reading to end of file also shows that the sandbox has not inherited the output.
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     words = [line.split()[0] for line in processes_with(marker)]
     assert sorted(words) == ["runsc-gofer", "runsc-sandbox"]
@@ -112,7 +112,7 @@ def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> Non
         assert (box.id, box.args, box.detached) == (marker, tuple(TRAP), True)
         assert [box.stdin, box.stdout, box.stderr] == [None, None, None]
         assert box.state()["status"] == "running"
-        # A program that nobody has loaded yet: the root filesystem is all there.
+        # The root filesystem is complete, including a program that has not been used yet.
         done = box.run(["sh", "-c", "ls /etc/passwd; exit 3"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (3, "/etc/passwd\n")
         assert box.poll() is None
@@ -172,7 +172,7 @@ def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost, mar
     assert len(won) == 1
     with won[0] as box:
         assert start(0) is None
-        # One that is held is its host's, and knows nothing of the others.
+        # A sandbox that is not detached belongs to its host, and is independent of detached ones.
         with host.start(FOREVER, id=marker):
             assert box.run(["true"]).returncode == 0
     with un.Sandbox(FOREVER, id=marker, detach=True):
@@ -220,14 +220,14 @@ def test_one_that_can_not_be_removed_is_closed_all_the_same(
 def test_a_process_that_does_not_end_keeps_nobody_waiting(
     host: un.SandboxHost, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A FUSE filesystem can keep a process from its end after SIGKILL."""
+    """A FUSE filesystem can delay a process's end after SIGKILL."""
     with host.start(FOREVER, id=marker, detach=True), monkeypatch.context() as patch:
         for module in (records, processes):
             patch.setattr(module, "kill", lambda pidfd: None)
         patch.setattr(records, "_END_SECONDS", 0.1)
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
             un.Sandbox.attach(marker).close()
-        # As if the process that the command runs in had ended, and another one had not.
+        # Simulates that the command's process has ended, and another one has not.
         patch.setattr(un.DetachedRecord, "is_alive", lambda self: False)
         assert un.Sandbox.list_detached() == []
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
@@ -277,7 +277,7 @@ def test_its_output_goes_to_files(host: un.SandboxHost, marker: str, tmp_path: P
 
 
 def test_pipes_end_with_the_creator(marker: str) -> None:
-    """The command reads the end of its input, and can't write any more."""
+    """The command reads end of file from its input, and can't write any more."""
     script = "echo ready; cat; trap '' PIPE; while echo more; do :; done; exec sleep 1000"
     command = ["sh", "-c", script]
     script = (
@@ -389,7 +389,7 @@ def test_a_fork_does_not_end_what_its_parent_has(host: un.SandboxHost, marker: s
 def test_no_descriptor_is_left_of_a_start_that_runs_out_of_them(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not far below /, since the way there takes some, too: more than is needed afterwards."""
+    """A short path, since following a long one needs descriptors itself."""
     with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
         run_out_of_descriptors(host)
@@ -412,6 +412,6 @@ def run_out_of_descriptors(host: un.SandboxHost) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert open_descriptors() == before
-        # What could not be removed then is now, since nobody has the lock on it.
+        # The files can be removed now, since the lock is free.
         assert un.Sandbox.list_detached() == []
     assert failures

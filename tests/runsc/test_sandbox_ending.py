@@ -1,4 +1,4 @@
-"""A sandbox that is just ending: whoever asks something of it then is told that it has ended."""
+"""Tests of calls on a sandbox that is just ending, which must report its end."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from usernsctl.gvisor.agent import commands
 from usernsctl.gvisor.sandbox import detached
 
 PATIENCE = 20
-# So long after its start a sandbox is asked again and again.
+# The seconds after a sandbox's start during which a test repeats its calls.
 ASKING_SECONDS = 0.5
 FOREVER = ["sleep", "1000"]
 SHORT = ["sh", "-c", "sleep 0.15; exit 7"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 
-# A runsc that meets the end of the sandbox when it is asked for WORD, and says what real ones say.
+# A fake runsc that reports the end of the sandbox for the command WORD, as real ones do.
 ENDING = """#!/bin/sh
 case " $* " in *" WORD "*) ;; *) exec RUNSC "$@" ;; esac
 for word; do
@@ -63,15 +63,14 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def init_collects() -> Iterator[None]:
-    """Orphans are process 1's, as they mostly are, and not ours."""
+    """Let orphans become children of process 1, as usual, not of the test."""
     prctl.set_child_subreaper(False)
     yield
     prctl.set_child_subreaper(True)
 
 
 def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
-    """Ask until some time after the end, and take note of answers that are neither the sandbox's
-    nor that it has ended."""
+    """Repeat a call until some time after the sandbox's end; add wrong results to `wrong`."""
     end = time.monotonic() + ASKING_SECONDS
     while time.monotonic() < end:
         try:
@@ -188,8 +187,8 @@ def test_a_runsc_that_never_tells_how_it_ended_is_not_waited_for(
     assert processes_with("sleep 999") == []
 
 
-# Waits for the end of the sandbox, and ends, as runsc-fd-parking does (since 20260831). Like that,
-# it has no words of the sandbox.
+# A fake runsc that leaves a child which waits for the sandbox's end, as runsc-fd-parking does
+# (since 20260831). The child's command line does not contain the sandbox's id.
 PARKS = """#!/bin/sh
 case " $* " in *" --detach "*) ;; *) exec RUNSC "$@" ;; esac
 RUNSC "$@" || exit
@@ -222,7 +221,7 @@ def test_who_parks_descriptors_is_none_of_its_processes(
 
 @pytest.mark.filterwarnings("ignore:.*was forgotten:ResourceWarning")
 def test_an_interrupt_at_the_very_end_of_a_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the start and the object's hearing of it."""
+    """The exception is raised between the start and its assignment to the object."""
 
     def begun(work: Callable[[], object]) -> None:
         work()

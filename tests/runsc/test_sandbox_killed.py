@@ -1,4 +1,4 @@
-"""A program that starts sandboxes is killed at random moments: it leaves what works, or nothing."""
+"""Tests that a program killed at a random moment leaves either a working sandbox or nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import usernsctl as un
 
 KILLS = 100
 AT_ONCE = 4
-# So long may the first steps take, up to a host, and so long the others, in seconds.
+# Maximum seconds for the first steps, up to a host, and for those up to a sandbox.
 HOST_SECONDS = 0.4
 SANDBOX_SECONDS = 0.35
 FOREVER = ["sleep", "1000"]
@@ -30,10 +30,10 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Creator:
-    """A copy of this process that makes a host, and in it a sandbox.
+    """A forked process that creates a host and then a sandbox.
 
-    :ivar host: the descriptor that can be read once there is the host.
-    :ivar due: when it is to be killed, on the clock of time.monotonic().
+    :ivar host: a descriptor that becomes readable once the host exists.
+    :ivar due: the time for the kill on time.monotonic()'s clock.
     """
 
     def __init__(self, id: str, detach: bool, moments: random.Random) -> None:
@@ -63,7 +63,7 @@ class Creator:
 
 
 def kill_all(creators: list[Creator]) -> None:
-    """Kill each when it is due."""
+    """Kill each creator at its time."""
     unseen = {one.host: one for one in creators}
     while creators:
         now = time.monotonic()
@@ -80,7 +80,7 @@ def kill_all(creators: list[Creator]) -> None:
 
 
 def end_what_lives(id: str) -> bool:
-    """End a detached sandbox, if there is one, after a look at whether it works."""
+    """Close a detached sandbox if there is one; check before that it works."""
     try:
         box = un.Sandbox.attach(id)
     except un.RunscError as error:
@@ -104,12 +104,12 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # What is there from the first use on.
+    # The files that exist after the first use of detached sandboxes.
     un.Sandbox(FOREVER, detach=True).close()
     before = files_below(runtime)
     lived = 0
     for batch in range(0, KILLS // 2, AT_ONCE):
-        # No other process has these words in its command line, which is what is looked for.
+        # Unique words, by which processes are found.
         ids = [f"killed-{os.getpid()}-{batch + n}" for n in range(AT_ONCE)]
         kill_all([Creator(id, detach, moments) for id in ids])
         for id in ids:
@@ -120,12 +120,12 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
     assert un.Sandbox.list_detached() == []
     assert files_below(runtime) == before
     assert list(temporary.iterdir()) == []
-    # Where runsc puts its sockets if it can't have them elsewhere.
+    # runsc puts its sockets into /tmp if it can't use another directory.
     assert not [name for name in os.listdir("/tmp") if f"killed-{os.getpid()}" in name]
 
 
 def test_neither_the_end_of_a_thread_nor_a_fork_matters() -> None:
-    """It is the creator that counts, not who else has its descriptors."""
+    """Sandboxes end with their creator, regardless of other processes with its descriptors."""
     id = f"forked-{os.getpid()}"
     ours, theirs = os.pipe()
     over, end = os.pipe()
@@ -150,7 +150,7 @@ def test_neither_the_end_of_a_thread_nor_a_fork_matters() -> None:
     os.kill(pid, signal.SIGKILL)
     assert wait_until_gone(id, EXIT_SECONDS) == []
     os.waitpid(pid, 0)
-    # Now the other one ends, too.
+    # Let the forked process end, too.
     os.write(end, b"+")
     for fd in (ours, theirs, over, end):
         os.close(fd)

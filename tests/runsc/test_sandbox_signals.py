@@ -1,4 +1,4 @@
-"""A signal handler that kills a sandbox or a command in it, whatever it has interrupted."""
+"""Tests of signal handlers that kill a sandbox or its command, at any moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import usernsctl as un
 from usernsctl.gvisor.agent import commands
 
 PATIENCE = 20
-# At so many steps of a close it is killed.
+# The number of steps of close() before which the sandbox is killed.
 STEPS = 40
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
@@ -37,9 +37,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def handled(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
-    """Has SIGALRM call `do`, and come once after some time, or not by itself (0).
+    """Make SIGALRM call `do`; send it once after some time, or not at all if that is 0.
 
-    The yielded list is empty until it has.
+    The yielded list has an item for each call.
     """
     calls: list[int] = []
 
@@ -58,7 +58,7 @@ def handled(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
 
 @contextmanager
 def handled_after(do: Callable[[], object], file: Path) -> Iterator[list[int]]:
-    """The same as soon as there is a file, which a command makes when it has come so far."""
+    """Make SIGALRM call `do`, and send it as soon as a command has created a file."""
 
     def ring() -> None:
         deadline = time.monotonic() + PATIENCE
@@ -77,7 +77,7 @@ def handled_after(do: Callable[[], object], file: Path) -> Iterator[list[int]]:
 
 @pytest.fixture
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that sandboxes are shown as /told."""
+    """Make a directory that sandboxes show as /told."""
     return tmp_path_factory.mktemp("told")
 
 
@@ -108,7 +108,7 @@ def test_it_kills_what_another_command_runs_in(
     finish = commands.finish
 
     def ring(*arguments: Any, **options: Any) -> Any:
-        # The command has started by now.
+        # The command is running by now.
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         return finish(*arguments, **options)
 
@@ -134,9 +134,9 @@ def test_it_kills_while_it_is_closed(detach: bool) -> None:
 
 
 def close_and_kill(box: un.Sandbox, step: int) -> int:
-    """Close a sandbox, and kill it, as a signal handler would, before the `step`-th line of that.
+    """Close a sandbox, and kill it before the `step`-th line of close(), as a signal handler would.
 
-    :returns: how many lines there were.
+    :returns: the number of lines that were executed.
     """
     lines = 0
 
@@ -191,7 +191,7 @@ def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
 
 @both_kinds
 def test_it_kills_while_it_communicates(detach: bool, told: Path) -> None:
-    """What is read sees the end of its pipes."""
+    """The caller reads end of file from the command's pipes."""
     pipes: dict[str, Any] = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     script = ["sh", "-c", "read x; echo early; touch /told/it; sleep 1000"]
     with un.SandboxHost(binds=[f"{told}:/told:rw"]) as host:

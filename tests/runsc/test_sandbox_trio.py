@@ -1,4 +1,4 @@
-"""Sandboxes under Trio: ``async with`` is asyncio's and is refused, ``with`` works."""
+"""Tests of sandboxes under Trio: ``async with`` needs asyncio and fails, ``with`` works."""
 
 from __future__ import annotations
 

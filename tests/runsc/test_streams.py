@@ -1,6 +1,6 @@
-"""Standard streams that are pipes or terminals: their flags are the command's, and the caller's.
+"""Tests of O_NONBLOCK of standard streams that are pipes or terminals.
 
-gVisor makes what it is given nonblocking, in an open file that others may share.
+gVisor sets the flag on its streams, whose open file descriptions the caller may share.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ LOOK = (
     "print([fd for fd in (0, 1, 2) if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK])"
 )
 PYTHON = ["/usr/bin/python3", "-c"]
-# gVisor looks at its streams in an order that changes from one start to the next.
+# gVisor checks its streams in an order that varies between starts.
 TRIES = 8
-# More than a pipe holds.
+# Larger than the buffer of a pipe.
 MUCH = 200_000
 
 
@@ -65,7 +65,7 @@ def test_run_leaves_the_callers_pipe_as_it_is(usernsctl: Program) -> None:
 def test_run_leaves_the_callers_terminal_as_it_is(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
     try:
-        # One is no terminal, or the command would get a terminal of its own.
+        # One stream is not a terminal, so that the command gets no terminal of its own.
         subprocess.run(
             [usernsctl.path, "run", "--", "cat"],
             check=True,

@@ -1,4 +1,4 @@
-"""``usernsctl template``: templates that are kept under a name."""
+"""Tests of ``usernsctl template``, which keeps templates by name."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_what_was_left_half_done_is_removed(template: Any, data: Path) -> None:
 
 
 def test_what_is_none_of_ours_is_left_alone(template: Any, data: Path) -> None:
-    """As network filesystems and file managers leave files in any directory."""
+    """Network filesystems and file managers create files in any directory."""
     create(template, "one")
     (data / ".file").touch()
     (data / ".link").symlink_to(data)
@@ -288,7 +288,7 @@ def test_a_place_that_can_not_be_had_is_told(
     assert (done.returncode, done.stdout) == (125, "")
 
 
-# What is told meanwhile.
+# Progress on a terminal.
 
 
 def created_on_terminal(usernsctl: Any, name: str, script: str, **more: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Templates that are saved: loaded elsewhere, or refused with a cause."""
+"""Tests of saved templates: loaded elsewhere, or refused with a cause."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def change(directory: Path, **fields: Any) -> None:
 
 
 def refused(directory: Path, cause: str, **options: Any) -> un.RunscError:
-    """The error; nothing was started, and nothing is left."""
+    """Return the error of loading a template; check that nothing was started or left open."""
     before = open_descriptors()
     with pytest.raises(un.RunscError) as caught:
         un.Template.load(directory, **options)
@@ -159,7 +159,7 @@ def test_it_is_saved_whole_by_several_threads_at_once(host: un.SandboxHost, tmp_
 
 
 def test_nothing_is_saved_that_could_not_be_loaded(host: un.SandboxHost, tmp_path: Path) -> None:
-    # In JSON, each character of these is six.
+    # JSON needs six characters for each of these.
     env = {f"NAME{number}": "\1" * 100_000 for number in range(8)}
     with host.template(env=env) as made:
         with pytest.raises(un.NamespaceError, match="and may have") as caught:
@@ -194,7 +194,7 @@ def test_one_in_a_namespace_without_a_name_is_loaded_there(tmp_path: Path) -> No
             assert answer(found) == b"word"
 
 
-# What is refused.
+# Templates that are refused.
 
 
 @pytest.mark.parametrize(

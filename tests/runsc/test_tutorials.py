@@ -1,7 +1,7 @@
-"""Each tutorial of docs/tutorials works from its beginning to its end, and shows what comes of it.
+"""Tests that each tutorial of docs/tutorials works from start to end with the output it shows.
 
-`Save this as FILE:` and the block after that make the file. In a block of `console`, what is shown
-after a command is what it prints; an ellipsis stands for anything.
+The block after `Save this as FILE:` is the file's content. In a block of `console`, the text after
+a command is its output, in which an ellipsis matches any text.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 STEP = re.compile(r"(Save this as `([\w.]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
 SECONDS = 120
 
-#: What can't run here: blocks of `sh`, which have no output.
+#: The reason why blocks of `sh`, which have no output, are not run.
 DOCKER = "it takes Docker; tests/docker builds and runs these images"
 
 
 def steps(page: str) -> Iterator[tuple[str, str, str]]:
-    """Each block: the file that it makes, or "", its language, and its text."""
+    """Yield for each block the file to write or "", its language, and its text."""
     for _, file, language, text in STEP.findall((TUTORIALS / f"{page}.md").read_text()):
         yield file, language, text
 
 
 def commands(transcript: str) -> Iterator[tuple[str, str]]:
-    """Each command of a transcript, and what is shown of its output."""
+    """Yield each command of a transcript with the output that it shows."""
     for part in re.split(r"^\$ ", transcript, flags=re.M)[1:]:
         command, _, shown = part.partition("\n")
         yield command, shown
 
 
 def is_shown(shown: str, printed: str) -> bool:
-    """Whether a text is what is shown, where an ellipsis stands for anything."""
-    # Newer releases of gVisor say that they are this.
+    """Return whether the printed text matches the shown one, where an ellipsis matches any text."""
+    # The version that newer releases of gVisor report.
     printed = printed.replace("4.19.0-gvisor", "4.4.0")
     return re.fullmatch(".*".join(map(re.escape, shown.split("…"))), printed, re.S) is not None
 

@@ -1,6 +1,6 @@
-"""How many files of the package a reader passes who follows a call from its start to its end.
+"""Tests of the number of the package's files that a call passes through.
 
-A change that passes more files needs a reason; one that passes fewer lowers the number here.
+A change that increases a number needs a reason, and one that decreases it adapts the test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# Prints the files of the package that are loaded when `usernsctl run` executes the next program.
+# Prints the package's files that are loaded when `usernsctl run` executes the next program.
 RUN = """
 import json, os, sys, usernsctl
 
@@ -31,7 +31,7 @@ from usernsctl.__main__ import main
 main()
 """
 
-# Prints the files of the package whose functions are called, all of them imported before.
+# Prints the package's files whose functions are called, with all of them imported before.
 CALL = """
 import json, os, sys, threading, usernsctl as un
 
@@ -80,5 +80,5 @@ def test_calls_of_sandboxes_pass_few_files() -> None:
     assert isinstance(files, dict)
     assert 10 < len(files["host.start"]) <= 27, files["host.start"]
     assert 5 < len(files["box.run"]) <= 13, files["box.run"]
-    # Without an event loop, nothing of it is imported.
+    # A program without an event loop must not import asyncio's part.
     assert not files["asyncio"]
