@@ -1,13 +1,13 @@
 /*
- * What our child program does: it enters namespaces on behalf of a caller, and becomes a command.
+ * The child program: enters namespaces on behalf of a caller, and executes a command.
  *
- * Who is in a namespace already, as root there, may look into whoever comes in: read and write his
- * memory, take his descriptors, see the root directory that he came from. So nobody comes in who
- * has any of that. This program has memory of its own, with nothing in it but what the command is
- * to get; its descriptors are the command's, and a socket, which can't be opened through /proc; and
- * it hides itself before it enters anything.
+ * A process inside a namespace, as root there, may ptrace a process that enters: read and write its
+ * memory, copy its descriptors, and see its former root directory. So the caller itself never
+ * enters. The child program has its own memory, which contains only what the command will get
+ * anyway; its only descriptors are the command's and a socket, which can't be reopened through
+ * /proc; and it becomes non-dumpable before it enters a namespace.
  *
- * It needs no libc at its side: no allocation, no stdio, no threads.
+ * The code needs little of libc: no allocation, no stdio, no threads.
  */
 #include "base/base.h"
 #include "child/child.h"
@@ -26,7 +26,7 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* Joins namespaces, then makes the further ones, but for a PID namespace: see run_second(). */
+/* Joins namespaces, then creates new ones, except a PID namespace, which run_second() creates. */
 static int enter_task_namespaces(struct un_task *task, struct un_error *err)
 {
     uint64_t flags = (uint64_t)task->number[UN_TASK_FLAGS] & ~(uint64_t)CLONE_NEWPID;
@@ -68,18 +68,19 @@ static int apply_task_setup(const struct un_task *task, struct un_error *err)
 
 struct inside {
     struct un_task task;
-    void (*sigchld)(int); /* what the caller has chosen, where process 1 has chosen another one */
+    void (*sigchld)(
+        int); /* the caller's action for SIGCHLD, saved while process 1 uses the default one */
     const char *const *environment;
 };
 
-/* Sends the caller the reason why the command was not started. */
+/* Sends the caller the error that kept the command from starting. Returns the exit status. */
 static int tell_and_fail(const struct inside *inside, struct un_error *err)
 {
     un_tell_failure(inside->task.fd[UN_TASK_SOCKET], err);
     return FAILED;
 }
 
-/* Only returns if it failed, which it has told then. */
+/* Executes the command. Returns only after a failure, which has been sent to the caller. */
 static int become_task_command(void *arg)
 {
     struct inside *inside = arg;
@@ -96,7 +97,8 @@ static int become_task_command(void *arg)
         close_fd(&task->fd[UN_TASK_PARENT]);
         if (task->number[UN_TASK_RESTORE_SIGNALS])
             un_restore_signals();
-        /* The caller has given up, and has reported that the command did not run. */
+        /* The socket is closed: the caller has given up and has reported a failure, so the command
+         * must not run. */
         if (!un_tell(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
             return FAILED;
         un_set_signals((uint64_t)task->number[UN_TASK_SIGNALS]);
@@ -105,7 +107,8 @@ static int become_task_command(void *arg)
     return tell_and_fail(inside, &err);
 }
 
-/* The child of process 1, which has reset SIGCHLD: ignored, no child could be waited for. */
+/* Executes the command below process 1. Restores the caller's action for SIGCHLD, which process 1
+ * has reset in order to wait for its child. */
 static int become_command_below_init(void *arg)
 {
     struct inside *inside = arg;
@@ -113,7 +116,8 @@ static int become_command_below_init(void *arg)
     return become_task_command(arg);
 }
 
-/* All signals are blocked, as un_clone() has it. Only returns if it failed. */
+/* Becomes process 1 and starts the command. All signals are blocked by un_clone(). Returns only on
+ * failure. */
 static int become_init(void *arg)
 {
     struct inside *inside = arg;
@@ -126,7 +130,7 @@ static int become_init(void *arg)
     };
     struct un_error err;
     int deathsig = (int)task->number[UN_TASK_PDEATHSIG];
-    /* Its end is the end of the command. */
+    /* The command needs no signal of its own: the kernel kills it when process 1 dies. */
     task->number[UN_TASK_PDEATHSIG] = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
         return tell_and_fail(inside, &err);
@@ -138,8 +142,8 @@ static int become_init(void *arg)
     return tell_and_fail(inside, &err);
 }
 
-/* Returns whether the caller has our socket: he would know of nothing that is started without it.
- */
+/* Waits until the caller has received the socket. Returns false if the caller has exited: nothing
+ * may be started of which the caller would not know. */
 static bool is_heard(int socket)
 {
     char byte;
@@ -149,8 +153,9 @@ static bool is_heard(int socket)
     return got == 1;
 }
 
-/* A child that is our parent's becomes the command, see un_task_has_second(). It is made with its
- * new PID namespace: seccomp filters may know clone(2) for that, and no unshare(2). */
+/* Forks a sibling process (CLONE_PARENT) that executes the command, see un_task_has_second(). The
+ * PID namespace is created by the same clone, because some seccomp filters allow clone(2) but not
+ * unshare(2). */
 static int run_second(struct inside *inside)
 {
     const int socket = inside->task.fd[UN_TASK_SOCKET];
@@ -173,15 +178,16 @@ static int run_task(struct inside *inside)
 {
     struct un_task *task = &inside->task;
     struct un_error err;
-    /* Asked before the descriptors are used up. */
+    /* Must come first: entering the namespaces closes the descriptors. */
     bool second = un_task_has_second(task);
     if (enter_task_namespaces(task, &err))
         return tell_and_fail(inside, &err);
     return second ? run_second(inside) : become_task_command(inside);
 }
 
-/* Makes namespaces, hands them out, and opens itself to those who write the maps, with empty hands:
- * the end of the socket tells that they are. */
+/* Creates namespaces and sends descriptors of them. Then closes its descriptors and becomes
+ * dumpable, so that the caller and the helpers can write its maps. The caller sees the end of the
+ * socket when no descriptors are left. */
 static int hold_namespaces(struct un_task *task, struct un_error *err)
 {
     const struct un_message holding = {.news = UN_NEWS_HOLDING};
@@ -220,7 +226,7 @@ void un_child_main(char **words, char **environment)
         (void)!write(STDERR_FILENO, usage, sizeof usage - 1);
         _exit(125);
     }
-    /* Who holds executes nothing. */
+    /* A process that holds namespaces executes nothing. */
     for (int i = 0; i < UN_TASK_FDS && !task->number[UN_TASK_HOLD]; i++)
         if (task->fd[i] >= 0)
             fcntl(task->fd[i], F_SETFD, FD_CLOEXEC);

@@ -1,10 +1,10 @@
-/* What our child program is asked, and what it answers. */
+/* The task of the child program as arguments, and the messages of the child program. */
 #include "base/base.h"
 #include "child/child.h"
 #include "sys/sys.h"
 
-/* The kernel takes no word that is longer than 128 KiB (MAX_ARG_STRLEN): so many groups in one,
- * each of at most ten digits, and a comma. */
+/* The kernel limits an argument to 128 KiB (MAX_ARG_STRLEN), so the groups are split into arguments
+ * of 8192 groups, each of at most ten digits and a comma. */
 #define GROUPS_IN_WORD 8192
 #define GROUP_LENGTH 11
 /* NGROUPS_MAX of the kernel. */
@@ -19,7 +19,7 @@ void un_task_init(struct un_task *task)
     task->number[UN_TASK_GROUPS] = -1;
 }
 
-/* Writes a number and a comma, ends it with NUL, and returns where that is. */
+/* Writes a number and a comma, terminated by NUL, and returns a pointer to the NUL. */
 static char *put_number(char *to, int64_t number)
 {
     if (number < 0)
@@ -30,7 +30,7 @@ static char *put_number(char *to, int64_t number)
     return to;
 }
 
-/* Reads what put_number() wrote; NULL: that is none. */
+/* Parses a number written by put_number(). Returns a pointer past the comma, or NULL. */
 static const char *take_number(const char *from, int64_t *number)
 {
     if (!from)
@@ -62,7 +62,7 @@ static size_t put_groups(const struct un_task *task, char *to, const char **word
     size_t count = 0, groups = (size_t)task->number[UN_TASK_GROUPS];
     for (size_t i = 0; i < groups; i++) {
         if (i % GROUPS_IN_WORD == 0) {
-            to += i > 0; /* behind the NUL of the word before */
+            to += i > 0; /* skip the NUL of the previous argument */
             words[count++] = to;
         }
         to = put_number(to, task->groups[i]);
@@ -123,7 +123,7 @@ void un_words_free(struct un_words *words)
     free(words->groups);
 }
 
-/* The child program has no heap, and needs these but once. */
+/* The groups are static: the child program has no heap, and reads a task only once. */
 static bool read_groups(char ***words, size_t count, struct un_task *task)
 {
     static gid_t groups[GROUPS_MAX];
@@ -167,7 +167,7 @@ bool un_words_read(char **words, struct un_task *task)
         wanted += texts >> i & 1;
     if (texts >> UN_TASK_TEXT_COUNT || wanted > given || argc != given - wanted)
         return false;
-    /* Who only holds namespaces executes nothing. */
+    /* A task that only holds namespaces has no command. */
     bool has_command = texts >> UN_TASK_FILE & 1 && argc;
     if (!task->number[UN_TASK_HOLD] && !has_command)
         return false;

@@ -1,5 +1,4 @@
-/* Plans that depend on who calls, and where: what is to be known is read, then map/plan.c decides.
- */
+/* Plans for the calling process: reads the facts, then map/plan.c decides. */
 #include "facts/facts.h"
 #include "map/map.h"
 #include "sys/sys.h"
@@ -20,8 +19,7 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
     return 0;
 }
 
-/* Returns whether root's shell takes a name as it is, and usermod(8) does not take it for an
- * option. */
+/* Returns whether a user name needs no quoting in a shell and is no option of usermod(8). */
 static bool is_plain_name(const char *name)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";

@@ -1,4 +1,4 @@
-/* Who the caller is, and which ids he may have. Internal. */
+/* Identity of the caller, and the ids granted to it. Internal. */
 #ifndef USERNSCTL_FACTS_H
 #define USERNSCTL_FACTS_H
 
@@ -6,33 +6,35 @@
 
 #include <sys/stat.h>
 
-/* ---- ask.c: programs of the system's, found and asked ---------------------------------------- */
+/* ---- ask.c: finding and running system programs ---------------------------------------------- */
 
-/* Returns whether this is an executable file, and what stat(2) says of it. */
+/* Returns whether a path is an executable regular file, and fills in its status. */
 bool un_is_program(const char *path, struct stat *status);
-/* Finds such a file in one of the absolute directories of `path`; false if there is none. */
+/* Finds an executable in the absolute directories of `path`. Returns false if there is none. */
 bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX],
                      struct stat *status);
-/* Finds such a file that may not be executed. */
+/* Finds a regular file in the absolute directories of `path`, executable or not. Returns false if
+ * there is none. */
 bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX]);
-/* Asks a program, found along `path`, for what only NSS knows: up to three words, which end with
- * NULL if they are fewer. Its output, cut to size - 1, or NULL. */
+/* Runs a program found in `path` with up to two arguments, for lookups that only NSS can answer.
+ * `words` holds the program and its arguments, followed by NULL if they are fewer. Returns its
+ * output, truncated to size - 1 bytes, or NULL on failure. */
 const char *un_ask(const char *path, const char *const words[], char *output, size_t size);
 
-/* ---- subid.c: how files like /etc/subuid are read -------------------------------------------- */
+/* ---- subid.c: parsing files like /etc/subuid ------------------------------------------------- */
 
-/* Returns the file that grants ids of a kind (enum un_kind): that of `sources`, or the system's. */
+/* Returns the file that grants ids of a kind (enum un_kind): that of `sources`, or the default. */
 const char *un_subid_path(const struct un_sources *sources, int kind);
 
-/* Reads a number of up to `most` that the byte `end` follows, as those do who grant it: blanks may
- * come first, and a 0 or 0x has the meaning that it has in C (shadow's lib/atoi). Returns what
- * follows, or NULL. */
+/* Parses a number of at most `most`, followed by the byte `end`, as shadow does (lib/atoi): leading
+ * blanks are allowed, and the prefixes 0 and 0x mean octal and hexadecimal. Returns a pointer past
+ * `end`, or NULL. */
 const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t *number);
 
 /* ---- user.c: a user's line in the user database ---------------------------------------------- */
 
-/* Finds the line of passwd(5) of a uid: in the file `passwd`, or by getent(1) along `path`. What is
- * at its end may be cut. Returns false if there is none. */
+/* Finds the passwd(5) line of a uid in the file `passwd`, or by getent(1) found in `path`. The end
+ * of the line may be truncated. Returns false if there is none. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX]);
 
 #endif

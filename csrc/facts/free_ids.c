@@ -1,9 +1,9 @@
-/* Ids that nobody has, to be granted to a user who has none: where useradd(8) would take them. */
+/* Free ids to grant to a user without subordinate ranges, chosen as useradd(8) does. */
 #include "base/base.h"
 #include "facts/facts.h"
 
 #define FIRST 100000 /* SUB_UID_MIN of login.defs(5) */
-/* Users have those from 1000 on; nobody logs in as one of 60000 or more (login.defs(5)). */
+/* The range of ids of users (UID_MIN and UID_MAX of login.defs(5)). */
 #define FIRST_USER 1000
 #define LAST_USER 59999
 #define END (UINT64_C(1) << 32)
@@ -13,7 +13,7 @@ struct span {
     uint64_t end;
 };
 
-/* What is taken. */
+/* A list of ranges in use. */
 struct spans {
     struct span *of;
     size_t length;
@@ -55,13 +55,13 @@ static bool take_granted(char *line, void *into)
     const char *at = strchr(line, ':');
     if (at)
         at = un_subid_number(at + 1, ':', UINT32_MAX, &start);
-    /* newuidmap(1) grants what is left of one that goes past the last id there is. */
+    /* The count may exceed the last id: newuidmap(1) grants the part below it. */
     if (!at || !un_subid_number(at, '\0', INT64_MAX, &count))
         return true;
     return add_span(into, start, start + count);
 }
 
-/* A line of passwd(5) or group(5): moves `into` behind the id of somebody. */
+/* Parses a line of passwd(5) or group(5), and raises *into to one past its id. */
 static bool take_user(char *line, void *into)
 {
     uint64_t *behind = into, id;
@@ -72,7 +72,7 @@ static bool take_user(char *line, void *into)
     return true;
 }
 
-/* What exists both as uids and as gids: by number, until there is none. */
+/* Iterates over the ranges that exist both as uids and as gids. Returns false at the end. */
 static bool next_room(const struct un_map *const parents[2], uint32_t *at, struct span *room)
 {
     const struct un_map *uids = parents[UN_UID], *gids = parents[UN_GID];
@@ -90,7 +90,7 @@ static bool next_room(const struct un_map *const parents[2], uint32_t *at, struc
     return false;
 }
 
-/* Returns whether a whole range that begins there exists. */
+/* Returns whether all UN_GRANT_COUNT ids from `first` on exist. */
 static bool range_exists(const struct un_map *const parents[2], uint64_t first)
 {
     struct span room;
@@ -113,7 +113,7 @@ static void keep_longer(struct span *longest, uint64_t start, uint64_t end)
         *longest = (struct span){start, end};
 }
 
-/* Returns the longest part of what exists that nobody has. */
+/* Returns the longest range that exists and is not in use. */
 static struct span longest_gap(const struct un_map *const parents[2], struct spans *taken)
 {
     struct span room, longest = {0, 0};
@@ -152,7 +152,7 @@ static bool find_free_range(const struct un_grant_files *files,
     }
     if (range_exists(parents, FIRST))
         return false;
-    /* In a container, ids may end below 100000. Who can't be read there is nobody. */
+    /* In a container the ids may end below 100000. Unreadable user files count as empty there. */
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         take_each_line(files->users[kind], take_user, &behind);
     if (!add_span(taken, 0, behind) || !add_span(taken, last, END))

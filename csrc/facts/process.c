@@ -1,4 +1,4 @@
-/* Facts: who we are, and which ids exist for us. */
+/* Facts: the ids of this process, and the ids that exist in its user namespace. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -25,7 +25,7 @@ static int read_parent_maps(struct un_facts *facts, struct un_error *err)
                  un_map_read(AT_FDCWD, "/proc/self/gid_map", &facts->id[UN_GID].parent, err);
     if (!failed || err->errnum != ENOENT)
         return failed ? -1 : 0;
-    /* Tells whether there is a /proc at all. */
+    /* Find out whether /proc is mounted at all. */
     struct un_error why;
     int self = un_open_self(&why);
     if (self < 0)
@@ -55,7 +55,7 @@ int un_facts_read_parents(struct un_facts *facts, struct un_error *err)
 
 int un_thread_count(void)
 {
-    /* A directory has a link for itself, one from its parent, and one for each thread. */
+    /* The link count of a directory is 2 plus the number of subdirectories, here one per thread. */
     struct stat task;
     if (stat("/proc/self/task", &task) || task.st_nlink < 3)
         return -1;

@@ -1,4 +1,4 @@
-/* Subordinate ranges: what /etc/subuid and /etc/subgid grant to a user (subuid(5)). */
+/* Subordinate ranges that /etc/subuid and /etc/subgid grant to a user (subuid(5)). */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "map/map.h"
@@ -22,7 +22,8 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
     return end ? at + 1 : at;
 }
 
-/* What is wrong with what follows the name, or NULL; fills in `range`. */
+/* Parses the part of a line after the name into `range`. Returns a message about a malformed line,
+ * or NULL. */
 static const char *parse_range(const char *text, struct un_range *range)
 {
     uint64_t start, count;
@@ -33,7 +34,7 @@ static const char *parse_range(const char *text, struct un_range *range)
         return strchr(text, '\r') ? "it ends with CR LF" : "it must be name:start:count";
     if (count == 0)
         return "its count is 0";
-    /* 4294967295 is no id. */
+    /* 4294967295 is not an id. */
     if (start + count > UINT32_MAX)
         return "it goes past 4294967294, the last id there is";
     *range = (struct un_range){(uint32_t)start, (uint32_t)count};
@@ -48,14 +49,14 @@ struct reader {
     struct un_notices *notices;
 };
 
-/* Returns whether a line is about our user. By name or uid to the letter: strtoul() would take any
- * name for user 0. */
+/* Returns whether the name of a line is the user's name, or exactly the uid in decimal; strtoul(3)
+ * would read any name as 0. */
 static bool is_line_of_user(const struct reader *reader, const char *name)
 {
     return (*reader->user && !strcmp(name, reader->user)) || !strcmp(name, reader->uid);
 }
 
-/* No user's name is empty or begins with "#", so such a line grants nothing. */
+/* Returns whether a line is empty, a comment, or has an empty name, so that it grants nothing. */
 static bool is_nobodys(const char *line)
 {
     return !*line || strchr("#:", *line);
@@ -84,7 +85,7 @@ static int read_ours(struct reader *reader, char *line, bool cut, unsigned numbe
         un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number, fault);
         return 0;
     }
-    /* Our own id takes one extent of the map. */
+    /* One extent of the map is reserved for the caller's own id. */
     if (reader->ranges->len == UN_MAP_MAX - 1) {
         un_notice(reader->notices, "%s, line %u is skipped: more ranges than a map can hold",
                   reader->path, number);
@@ -94,7 +95,8 @@ static int read_ours(struct reader *reader, char *line, bool cut, unsigned numbe
     return 0;
 }
 
-/* Two users with the same ids can read and kill what is the other's: worth knowing. */
+/* Warns of ids that are also granted to another user: each of the two could read the other's files
+ * and kill the other's processes. */
 static int compare_others(struct reader *reader, char *line, bool cut, unsigned number,
                           struct un_error *err)
 {

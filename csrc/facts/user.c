@@ -1,4 +1,4 @@
-/* Who a user is. */
+/* The user database. */
 #include "facts/facts.h"
 
 #include <inttypes.h>
@@ -25,8 +25,8 @@ static bool find_line(const char *passwd, uint32_t uid, char line[UN_LINE_MAX])
     return false;
 }
 
-/* Not getpwuid(): a static program can't load what NSS is made of. Who is not in the file is asked
- * for by a program that can. */
+/* getpwuid(3) is not used, because a static program can't load NSS modules. getent(1) looks up
+ * users that are not in the file. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX])
 {
     char number[11];

@@ -3,7 +3,8 @@
 
 #include <inttypes.h>
 
-/* Where the parent's map was not read, the kernel says whether our own id is in it. */
+/* Adds the caller's own id. If the parent's map was not read, the kernel will check whether the id
+ * is mapped there. */
 static int add_self(int kind, const struct un_id_request *want, const struct un_facts *facts,
                     struct un_map *map, struct un_error *err)
 {
@@ -17,8 +18,8 @@ static int add_self(int kind, const struct un_id_request *want, const struct un_
     return un_map_add(map, (struct un_extent){want->self, id->own, 1}, err);
 }
 
-/* Adds an extent as it is, but cut where the parent's map is cut: the kernel looks an extent up in
- * one extent of the parent's (map_id_range_down()). */
+/* Adds an extent of the request, split where the parent's map is split: the kernel requires that
+ * each extent lies within a single extent of the parent's map (map_id_range_down()). */
 static int add_named(int kind, struct un_extent extent, const struct un_map *parent,
                      struct un_map *map, struct un_error *err)
 {
@@ -39,7 +40,7 @@ static int add_named(int kind, struct un_extent extent, const struct un_map *par
     return 0;
 }
 
-/* Maps ids to the first free ones inside, from *next on. */
+/* Maps ids to the first free ids inside, from *next on. */
 static int place(struct un_range ids, uint32_t *next, struct un_map *map, struct un_error *err)
 {
     while (ids.count) {
@@ -65,7 +66,7 @@ static int clip(struct un_range ids, struct un_ranges *clipped, struct un_error 
     return 0;
 }
 
-/* Maps what of a range exists here and is not mapped yet. */
+/* Maps the part of a range that exists in the parent's map and is not mapped yet. */
 static int add_range(struct un_range ids, int fill, uint32_t *next, const struct un_map *parent,
                      struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {
@@ -94,7 +95,7 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
     const char *file = un_kinds[kind].subid;
     const char *notice = facts->notices.len ? facts->notices.text[0] : "";
     const char *separator = *notice ? "; " : "";
-    /* A grant would not help then: the helpers map nothing for a uid without a name. */
+    /* A grant would not help here: the helpers refuse a uid without a name. */
     if (!facts->user[0])
         return un_fail(err, UN_STEP_PLAN, 0, "no-passwd-entry",
                        "%s grants no %s to uid %" PRIu32 ", which has no name in /etc/passwd%s%s",
@@ -103,7 +104,8 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
                    file, un_kinds[kind].name, facts->user, separator, notice);
 }
 
-/* The kernel takes a map as text of less than a page. So many have room for sure. */
+/* Returns whether the text of a map is shorter than a page, as the kernel requires. 100 extents
+ * always are. */
 static bool has_room(const struct un_map *map, size_t page_size)
 {
     enum { SURE = 100 };
@@ -147,7 +149,7 @@ static int add_all_of_parent(const struct un_map *parent, struct un_map *map, st
     return 0;
 }
 
-/* Our own id first, then what was asked for by name; the rest fills what is left. */
+/* The caller's own id takes precedence, then the extents of the request; ranges fill the rest. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {

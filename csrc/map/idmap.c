@@ -1,9 +1,9 @@
-/* Extents and maps: reading, checking and writing them. */
+/* Extents and maps: parsing, checking and formatting. */
 #include "base/base.h"
 
 #include <inttypes.h>
 
-/* (uid_t)-1 stands for "no id" and can't be mapped. */
+/* (uid_t)-1 means "no id" and can't be mapped. */
 #define NO_ID UINT32_MAX
 
 static const char *read_map_id(const char *text, uint32_t *id)
@@ -14,8 +14,8 @@ static const char *read_map_id(const char *text, uint32_t *id)
     return end;
 }
 
-/* Returns whether the ids from `first` on exist: 4294967295 is not one of them (kernel:
- * map_write()). */
+/* Returns whether `count` ids from `first` on exist; 4294967295 is not an id (kernel: map_write()).
+ */
 static bool extent_fits(uint32_t first, uint32_t count)
 {
     return count <= NO_ID - first;
@@ -85,9 +85,9 @@ static int check_overlap(struct un_extent a, struct un_extent b, struct un_error
 }
 
 /*
- * user_namespaces(7), "Defining user and group ID mappings": the kernel answers EINVAL, and no more
- * than that, to an empty map, to an extent of no ids or past the last one, to extents that overlap
- * on either side, to too many of them, and to a text of a page or more.
+ * The kernel returns a bare EINVAL for an empty map, an extent that is empty or exceeds the last
+ * id, extents that overlap inside or outside, too many extents, and a text of a page or more
+ * (user_namespaces(7), "Defining user and group ID mappings").
  */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err)
@@ -188,7 +188,7 @@ uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t co
     return length;
 }
 
-/* Returns whether every id of `a` is mapped by `b`, to the same. */
+/* Returns whether `b` maps every id of `a` to the same id as `a` does. */
 static bool is_part_of(const struct un_map *a, const struct un_map *b)
 {
     for (uint32_t i = 0; i < a->len; i++) {

@@ -4,36 +4,36 @@
 
 #include "include/usernsctl.h"
 
-/* ---- kind.c: what there is of each kind of ids ----------------------------------------------- */
+/* ---- kind.c: constants of uids and gids ------------------------------------------------------ */
 
 struct un_kind_facts {
     const char *name;        /* "uid" or "gid" */
-    const char *subid;       /* the file that grants subordinate ranges (subuid(5), subgid(5)) */
-    const char *helper;      /* the program that writes what it grants */
-    const char *helper_does; /* that, as a sentence */
-    const char *capability;  /* what it takes to write any map ... */
-    int cap;                 /* ... and its number */
-    const char *privileged;  /* that we have it, as a sentence */
+    const char *subid;       /* file that grants subordinate ranges (subuid(5), subgid(5)) */
+    const char *helper;      /* name of the helper that writes granted maps */
+    const char *helper_does; /* sentence about the helper */
+    const char *capability;  /* name of the capability to write any map */
+    int cap;                 /* number of that capability */
+    const char *privileged;  /* sentence that says that the caller has the capability */
 };
 
-/* By enum un_kind. */
+/* Indexed by enum un_kind. */
 extern const struct un_kind_facts un_kinds[2];
 
-/* ---- compose.c: putting a map together from a request ---------------------------------------- */
+/* ---- compose.c: building a map from a request ------------------------------------------------ */
 
-/* Fills in the map that is asked for, and the ranges that had to be left out of it. */
+/* Builds the map of a request, and lists the ranges that don't exist in the parent's map. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err);
 
 /* ---- plan.c: parts of planning --------------------------------------------------------------- */
 
-/* What is left of a request where its ranges can't be had, and that is said to be enough: our own
- * id alone. `err` tells why, and becomes the plan's. */
+/* Plans a map of the caller's own id only, for a request with allow_single_id that failed with
+ * `err`, which is stored in the plan. */
 int un_plan_single_id(const struct un_request *request, const struct un_facts *facts,
                       struct un_plan *plan, struct un_error *err);
 
-/* Fills in who somebody with these ids becomes inside, and whether his groups are to be dropped, by
- * the maps and the policy of the plan. */
+/* Fills in the ids inside to which a process with these ids switches, and whether to drop its
+ * groups, from the maps and the setgroups policy of the plan. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid);
 
 #endif

@@ -1,11 +1,11 @@
-/* Planning: what is mapped, and who writes it. Pure functions of a request and of facts. */
+/* Planning: choosing the maps and their writers. Pure functions of a request and of facts. */
 #include "base/base.h"
 #include "map/map.h"
 
 #include <inttypes.h>
 #include <linux/capability.h>
 
-/* What the kernel shows in place of an id that does not exist here, unless it was told another. */
+/* Default id that the kernel shows for ids without a mapping (/proc/sys/kernel/overflowuid). */
 #define OVERFLOW_ID 65534
 
 static const char *const writer_names[] = {
@@ -38,7 +38,9 @@ static bool maps_outside(const struct un_map *map, uint32_t outside)
     return mapped;
 }
 
-/* Linux 5.12: who maps the parent's uid 0 could write file capabilities that count there. */
+/* Returns whether mapping uid 0 of the parent needs CAP_SETFCAP, which the caller lacks: since
+ * Linux 5.12, because root inside could otherwise write file capabilities that are valid in the
+ * parent. */
 static bool lacks_setfcap(int kind, const struct un_map *map, const struct un_facts *facts)
 {
     return kind == UN_UID && maps_outside(map, 0) && kernel_is(facts, 5, 12) &&
@@ -50,7 +52,8 @@ static bool is_own_id(const struct un_map *map, uint32_t own)
     return map->len == 1 && map->extent[0].count == 1 && map->extent[0].outside == own;
 }
 
-/* Returns how many ids from `id` on one of the ranges has; 0: none has it. */
+/* Returns the number of granted ids from `id` to the end of its range; 0 if no range contains `id`.
+ */
 static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
 {
     for (uint32_t i = 0; i < ranges->len; i++)
@@ -59,8 +62,9 @@ static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
     return 0;
 }
 
-/* As newuidmap(1) judges: an extent may go on from one range into the next, but not from one's own
- * id, which is granted by itself only (have_range() in shadow's subordinateio.c). */
+/* Returns whether newuidmap(1) would accept an extent: it may continue from one range into the
+ * next, but the caller's own id is granted only alone (have_range() in shadow's subordinateio.c).
+ */
 static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
 {
     if (extent.count == 1 && extent.outside == id->own)
@@ -87,7 +91,7 @@ static int refuse_helper(int kind, const struct un_facts *facts, const char *cau
                    *path ? path : un_kinds[kind].helper, why);
 }
 
-/* What can be told of a helper without running it. */
+/* Checks the state of a helper, without running it. */
 static int check_helper(int kind, const struct un_facts *facts, struct un_error *err)
 {
     switch (facts->id[kind].helper_state) {
@@ -149,9 +153,9 @@ static int choose_writer(int kind, const struct un_request *request, const struc
     const struct un_map *map = &plan->map.of[kind];
     bool own = is_own_id(map, facts->id[kind].own);
     bool privileged = has_capability(facts, un_kinds[kind].cap);
-    /* A file's group may be denied what everybody else is granted: so who maps a group without
-     * privilege must not be able to leave it (user_namespaces(7), "The /proc/PID/setgroups file").
-     */
+    /* A file's mode may deny the group what it grants to all others, so a process that maps a group
+     * without privileges must not be able to leave the group (user_namespaces(7), "The
+     * /proc/PID/setgroups file"). */
     bool self = own && !(kind == UN_GID && request->setgroups == UN_SETGROUPS_ALLOW);
 
     if (map->len == 0) {
@@ -173,7 +177,8 @@ static int choose_writer(int kind, const struct un_request *request, const struc
     return plan_helper(kind, facts, plan, err);
 }
 
-/* Our own id if it is mapped, else root if that is. */
+/* Returns the id inside of the caller's own id if that is mapped, otherwise 0 if that is mapped,
+ * otherwise -1. */
 static int64_t inside_id(const struct un_map *map, uint32_t own)
 {
     for (uint32_t i = 0; i < map->len; i++)
@@ -182,7 +187,7 @@ static int64_t inside_id(const struct un_map *map, uint32_t own)
     return un_map_has(map, 0) ? 0 : -1;
 }
 
-/* Our groups are not those of somebody else, but only who may call setgroups(2) can drop them. */
+/* Groups are to be dropped if the gid outside changes and setgroups(2) is allowed. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid)
 {
     plan->is_root = uid == 0;
@@ -255,9 +260,9 @@ bool un_plan_writes_itself(const struct un_plan *plan)
     return true;
 }
 
-/* Our own ids exist, or else the kernel makes no namespace, and un_diagnose() tells why: but one
- * that looks as the kernel shows those that do not exist (/proc/sys/kernel/overflowuid) is told of
- * before anything is tried. Who may map uid 0 depends on the kernel. */
+/* The kernel creates no user namespace for an unmapped own id, and un_diagnose() then names the
+ * cause; so the parent's map is read for the own id only if that equals the overflow id. For uid 0
+ * the kernel version decides whether CAP_SETFCAP is needed. */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++) {

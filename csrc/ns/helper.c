@@ -1,8 +1,9 @@
 /*
- * newuidmap(1) and newgidmap(1): setuid programs that write what /etc/subuid and /etc/subgid grant.
+ * newuidmap(1) and newgidmap(1): setuid programs that write the maps that /etc/subuid and
+ * /etc/subgid grant.
  *
- * They get the target's pid, the only way to name the target that every release of shadow knows.
- * The kernel gives the pid to nobody else meanwhile: the target is our child, and not reaped yet.
+ * The target is named by pid, because old releases of shadow support no other way. The pid can't be
+ * reused meanwhile: the target is an unreaped child of this process.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -18,10 +19,10 @@ struct call {
     int kind;
     const char *argv[2 + 3 * UN_MAP_MAX + 1];
     char numbers[UN_MAP_TEXT_MAX];
-    char output[OUTPUT_MAX]; /* its first bytes */
+    char output[OUTPUT_MAX]; /* first bytes of the output */
 };
 
-/* The numbers of a map as arguments are its text, cut at the blanks. */
+/* Builds the arguments: the text of the map, split at blanks, gives the numbers. */
 static void make_argv(struct call *call, const char *target, const struct un_plan *plan)
 {
     size_t count = 0;
@@ -45,9 +46,9 @@ static int fail_helper(const char *helper, const char *cause, const char *how, i
                    length, output);
 }
 
-/* Returns whether a seccomp filter kept the helper from opening the map: the kernel itself gives no
- * owner these two errors. Debian's shadow calls openat2(2) since 1:4.17.4-2+deb13u1, which older
- * filters do not allow. */
+/* Returns whether a seccomp filter kept the helper from opening the map file: the kernel itself
+ * never returns these two errors to the owner of the file. Debian's shadow calls openat2(2) since
+ * 1:4.17.4-2+deb13u1, which older filters deny. */
 static bool is_open_filtered(const char *output)
 {
     return strstr(output, "open of ") &&
@@ -56,7 +57,7 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Returns why it failed, by its own output (shadow's lib/idmapping.c). */
+/* Returns the cause of a helper's failure according to its output (shadow's lib/idmapping.c). */
 static const char *cause_in(const char *output)
 {
     if (strstr(output, "Read-only file system"))
@@ -67,14 +68,15 @@ static const char *cause_in(const char *output)
         return closed;
     if (is_open_filtered(output))
         return "seccomp-denies-helper";
-    /* One that is setuid root needs this, too: the namespace is not root's. */
+    /* CAP_SYS_ADMIN is required of a setuid-root helper too, because root does not own the
+     * namespace. */
     if (strstr(output, "_map failed: Operation not permitted") &&
         prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)
         return "bounding-set";
     return "helper-failed";
 }
 
-/* Only "exited with 0" is success. */
+/* Checks the result of a helper. Only exit status 0 is success. */
 static int judge_helper(const struct un_job *job, struct un_error *err)
 {
     const char *helper = job->argv[0];
@@ -97,7 +99,7 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
     return 0;
 }
 
-/* Returns why a helper can't be executed. */
+/* Returns the cause of a failure to execute a helper. */
 static const char *cause_of_exec(int errnum)
 {
     switch (errnum) {
@@ -113,8 +115,9 @@ static const char *cause_of_exec(int errnum)
     }
 }
 
-/* Reads the pid of the process whose /proc directory is open as `dir`. The helpers look the pid up
- * in the same /proc, which may show another PID namespace than ours. */
+/* Reads the pid of the process whose /proc directory is open as `dir`. The pid is read from /proc,
+ * because the helpers use the same /proc, which may belong to another PID namespace than this
+ * process. */
 static int read_target_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
     if (un_read_file(dir, "stat", pid, size) < 0)
@@ -134,7 +137,7 @@ static int run_calls(struct call *calls, size_t count, const struct un_plan *pla
             .output_size = sizeof calls[i].output,
         };
     if (un_run_jobs(jobs, count, plan->helper_timeout_ms, err)) {
-        /* The command that somebody wants to run is another one. */
+        /* A UN_STEP_LOOKUP or UN_STEP_EXEC would refer to the user's command, not to the helper. */
         err->step = UN_STEP_HELPER;
         err->cause = cause_of_exec(err->errnum);
         return -1;
@@ -153,7 +156,7 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
         return 0;
     if (read_target_pid(dir, pid, sizeof pid, err))
         return -1;
-    /* Too much for a small stack. */
+    /* Allocated, because both do not fit a small stack. */
     struct call *calls = calloc(2, sizeof *calls);
     if (!calls)
         return un_fail_errno(err, UN_STEP_HELPER, "the arguments of a helper");

@@ -1,4 +1,4 @@
-/* Making, keeping and entering namespaces. */
+/* Creating and entering namespaces. */
 #include "base/base.h"
 #include "ns/ns.h"
 #include "sys/sys.h"
@@ -7,14 +7,16 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* How long a holder may take from letting go of its socket to being dumpable: a call or two. */
+/* Timeout from the end of the holder's socket until it is dumpable, which takes the holder one or
+ * two system calls. */
 #define DUMPABLE_TIMEOUT_US 10000000
 #define LONGEST_NAP_US 1000
 
 /*
- * A holder opens itself to newuidmap, which has our ids, once it has nothing that could be taken
- * from it; nothing could tell us when. Its files belong to us then (proc_pid(5)). Until then a
- * /proc with hidepid denies that they exist.
+ * Waits until the holder is dumpable, so that its map files are writable for newuidmap, which runs
+ * with the caller's ids. The holder has closed all descriptors by then, so it can't send a message;
+ * the files belong to the caller once the holder is dumpable (proc_pid(5)). Before that, a /proc
+ * with hidepid hides them (ENOENT).
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {
@@ -36,7 +38,7 @@ static int wait_until_open(int dir, int pidfd, struct un_error *err)
     return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
 }
 
-/* Takes what the holder hands out: its /proc directory, and the namespaces with these flags. */
+/* Receives the /proc directory of the holder, and descriptors of the namespaces in `flags`. */
 static int take_namespaces(const struct un_start *start, uint64_t flags, int *dir,
                            struct un_namespace *ns, struct un_error *err)
 {
@@ -117,7 +119,7 @@ int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *
     return failed;
 }
 
-/* One thread can't be in another user namespace than the rest of its process: EINVAL. */
+/* unshare(2) of a user namespace fails with EINVAL in a process with several threads. */
 static void explain_unshare_user(struct un_error *err)
 {
     int threads = err->errnum == EINVAL ? un_thread_count() : 1;
@@ -141,12 +143,13 @@ static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un
     return failed;
 }
 
-/* Somebody else makes the namespace; then follow. */
+/* Lets the child program create the namespace, and joins it. */
 static int create_and_join(const struct un_plan *plan, uint64_t flags, const char *child,
                            struct un_error *err)
 {
     struct un_namespace ns;
-    /* The kernel would say so, too, but not before all the rest is done. */
+    /* Check this first: setns(2) would fail with the same EINVAL, but only after the namespace is
+     * created. */
     if (un_thread_count() > 1) {
         errno = EINVAL;
         un_fail_errno(err, UN_STEP_UNSHARE, "");
@@ -162,7 +165,7 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     if (!flags || !unshare((int)flags))
         return 0;
     un_fail_errno(err, UN_STEP_UNSHARE, "");
-    /* The limits that count are those outside of where we are now. */
+    /* Now inside, only the limits of the outer namespaces can have been exceeded. */
     if (err->errnum == ENOSPC && flags == CLONE_NEWNS)
         err->cause = "max-mnt-namespaces";
     return -1;

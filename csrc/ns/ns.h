@@ -1,50 +1,52 @@
-/* Making, mapping and entering namespaces, and starting commands in them. Internal. */
+/* Creating, mapping and entering namespaces, and starting commands inside. Internal. */
 #ifndef USERNSCTL_NS_H
 #define USERNSCTL_NS_H
 
 #include "child/child.h"
 #include "sys/sys.h"
 
-/* ---- start_child.c: starting the child program, and hearing it out --------------------------- */
+/* ---- start_child.c: starting the child program and receiving its messages -------------------- */
 
 struct un_start {
-    const char *program; /* the child program */
-    int cgroup;          /* a directory to start in; -1: ours */
-    bool has_second;     /* whether it has a child in its place */
-    bool is_empty;       /* it gets no descriptor but those of its task */
-    int timeout_ms;      /* how long its news may take; -1: for ever */
-    /* Else what is done in the child before it executes the program, to what it passes on: */
+    const char *program; /* path of the child program */
+    int cgroup;          /* descriptor of a cgroup to start in; -1 means the caller's */
+    bool has_second;     /* whether the child forks a second child, see un_task_has_second() */
+    bool is_empty;       /* pass on no descriptors but those of the task */
+    int timeout_ms;      /* timeout for all messages together; -1 means none */
+    /* Unless is_empty, called in the child before it executes the program: */
     int (*prepare)(const void *arg, struct un_error *err); /* async-signal-safe */
     const void *arg;
-    const char *const *environment; /* of the command; it is given to nobody else */
-    /* Out: */
+    const char *const *environment; /* of the command; NULL means empty */
+    /* Results: */
     pid_t pid;
     int pidfd;
-    int socket;       /* where its news come from, ... */
-    int64_t deadline; /* ... until then, as un_now_ms() counts */
+    int socket;       /* receives the messages */
+    int64_t deadline; /* end of the timeout, as of un_now_ms() */
 };
 
-/* Executes the child program in a child. 0: it is there, and will tell how it goes on. */
+/* Executes the child program in a child process. Returns 0 once the child runs and has a socket for
+ * its messages. */
 int un_start_child(struct un_start *start, const struct un_task *task, struct un_error *err);
 
-/* What was told. */
+/* A received message. */
 struct un_told {
     struct un_message message;
-    pid_t sender; /* of whom it is, where that was asked for: as this process sees it */
+    pid_t sender; /* pid of the sender in this process's PID namespace, if the socket has
+                     SO_PASSCRED */
     int fd[UN_MESSAGE_FDS];
     size_t fd_count;
 };
 
-/* Kills the child and waits for its end; closes its pidfd. */
+/* Kills the child, reaps it, and closes its pidfd. */
 void un_end_child(const struct un_start *start);
 
-/* Waits for the next news: 1, with descriptors that are the caller's; 0 at the end, when the child
- * has become something else, or has ended; -1: what came is none, and more may come after EMFILE
- * and EPROTO; ETIMEDOUT: its time is over. */
+/* Waits for the next message. Returns 1 for a message, whose descriptors the caller must close; 0
+ * at the end of the socket, after the child has executed the command or exited; -1 for an error.
+ * More messages may follow EMFILE and EPROTO, but not ETIMEDOUT. */
 int un_hear(const struct un_start *start, struct un_told *told, struct un_error *err);
-/* What a UN_NEWS_FAILED says. Returns -1. */
+/* Fills in `err` from a UN_NEWS_FAILED message. Returns -1. */
 int un_told_failure(const struct un_told *told, struct un_error *err);
-/* Of a child that ended without a word. Returns -1. */
+/* Fills in `err` for a child that has exited without a message. Returns -1. */
 int un_fail_ended(int pidfd, struct un_error *err);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Starting a command in a child: by the child program where it is to run somewhere else, or as
- * somebody else (start_child.c, child/enter.c), else at once (sys/bare_command.c).
+ * Starting a command in a child: through the child program if the command needs namespaces or other
+ * ids (start_child.c, child/enter.c), directly otherwise (sys/bare_command.c).
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -49,12 +49,12 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
         memcpy(task->fd + UN_TASK_NS, spawn->join->fd, sizeof spawn->join->fd);
 }
 
-/* Who is to be the command. */
+/* The state of a start, as received from the child and its second child. */
 struct heard {
     bool here;
-    pid_t pid;  /* of a second child, as all that follows */
-    int pidfd;  /* -1: nothing was heard of it */
-    int failed; /* as is written down */
+    pid_t pid;  /* pid of the second child */
+    int pidfd;  /* pidfd of the second child; -1 before its message */
+    int failed; /* -1 after a failure, which is stored in the error */
 };
 
 static void note_news(struct un_told *told, struct heard *heard, struct un_error *err)
@@ -63,7 +63,8 @@ static void note_news(struct un_told *told, struct heard *heard, struct un_error
         heard->failed = un_told_failure(told, err);
     if (told->message.news == UN_NEWS_HERE)
         heard->here = true;
-    /* Of process 1 the command is a child, and comes after it. */
+    /* The first of these messages comes from the second child; if that is process 1, a second one
+     * comes from the command. */
     if (heard->pid <= 0 &&
         (told->message.news == UN_NEWS_HERE || told->message.news == UN_NEWS_INIT))
         heard->pid = told->sender;
@@ -73,10 +74,10 @@ static void note_news(struct un_told *told, struct heard *heard, struct un_error
         close(told->fd[--told->fd_count]);
 }
 
-/* How often news may fail to be received. */
+/* Maximum number of messages that can't be received. */
 #define HEAR_TRIES 16
 
-/* Until the command has been executed, or nobody is left who could do it. */
+/* Receives messages until the command has been executed or no child is left. */
 static void hear_out(const struct un_start *start, struct heard *heard, struct un_error *err)
 {
     struct un_told told;
@@ -90,14 +91,15 @@ static void hear_out(const struct un_start *start, struct heard *heard, struct u
         if (!heard->failed)
             *err = mishap;
         heard->failed = -1;
-        /* The next message may name a second child, which is to be killed as well. */
+        /* Continue: the next message may contain the pidfd of a second child, which must be killed
+         * too. */
         if (mishap.errnum == ETIMEDOUT || !--tries)
             return;
     }
 }
 
-/* Adds to the error of a child whose time is over that a signal has stopped the child. Returns
- * whether one has. */
+/* Appends to a timeout error the signal that has stopped the child. Returns whether the child is
+ * stopped. */
 static bool note_stop(int pidfd, struct un_error *err)
 {
     int number = un_stopped_by(pidfd);
@@ -108,7 +110,7 @@ static bool note_stop(int pidfd, struct un_error *err)
     return number;
 }
 
-/* Reads the name of a process (proc_pid_comm(5)); an empty one where that fails. */
+/* Reads the name of a process (proc_pid_comm(5)), or "" on failure. */
 static void read_comm(pid_t pid, char name[64])
 {
     char path[64];
@@ -116,8 +118,9 @@ static void read_comm(pid_t pid, char name[64])
     un_read_file(AT_FDCWD, path, name, 64);
 }
 
-/* Returns a descriptor of a child of ours that is a copy of the first one, or -1. The number may be
- * of another PID namespace, and the process an orphan that we adopted. */
+/* Returns a pidfd of a child of this process if it is a fork of the first child, or -1. The pid may
+ * have been reused or belong to another PID namespace, or the process may be an adopted orphan, so
+ * the names are compared. */
 static int open_copy(pid_t pid, pid_t first)
 {
     char names[2][64];
@@ -131,10 +134,10 @@ static int open_copy(pid_t pid, pid_t first)
     return -1;
 }
 
-/* Returns a descriptor of a second child that no message has named, or -1: root inside can stop
- * both children before either has sent one. Once it is killed, the first child makes no other. The
- * kernel lists the children of a thread in the order of their creation (proc_tid_children(5)), and
- * meanwhile only the first child makes children for this thread. */
+/* Returns a pidfd of a second child of which no message has arrived, or -1: root inside can stop
+ * both children before they send one. The first child is killed, so that it forks no other. The
+ * kernel lists the children of a thread in order of creation (proc_tid_children(5)), and only the
+ * first child creates further children of this thread meanwhile. */
 static int find_second(const struct un_start *start)
 {
     int pid, found = -1;
@@ -149,16 +152,16 @@ static int find_second(const struct un_start *start)
     return found;
 }
 
-/* Returns a descriptor of the second child, or -1. */
+/* Returns a pidfd of the second child, or -1. */
 static int open_second(const struct un_start *start, const struct heard *heard)
 {
     if (!start->has_second || heard->pidfd >= 0)
         return heard->pidfd;
-    /* Of whom we only know the pid we had no room for the descriptor. */
+    /* A known pid without a pidfd means that this process's descriptor table was full. */
     return heard->pid > 0 ? un_pidfd_open(heard->pid) : find_second(start);
 }
 
-/* Nothing of it is to be left. */
+/* Kills the child and the second child after a failed start, and completes the error. */
 static int give_up(const struct un_start *start, const struct heard *heard, struct un_error *err)
 {
     const bool is_late = heard->failed && err->errnum == ETIMEDOUT;
@@ -251,7 +254,8 @@ static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd
     return failed;
 }
 
-/* Who maps more than its own id can't do so itself: the namespace is made first, then joined. */
+/* Creates the namespaces first if the map has more than the caller's own id, which the child can't
+ * write itself, and starts the command in them. */
 static int make_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
     struct un_namespace made;

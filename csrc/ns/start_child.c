@@ -1,15 +1,14 @@
 /*
- * Starting the child program in a child, and hearing it out.
+ * Starting the child program, and receiving its messages.
  *
- * Until it has executed that program the child shares our memory, so that the price does not grow
- * with the heap; it stays where we are meanwhile, as who we are, while this thread is suspended
- * (CLONE_VFORK). Other threads go on and may hold any lock, so it makes system calls and nothing
- * else. A failure it records in our memory.
+ * Until the child executes that program it shares this process's memory, so that the cost does not
+ * grow with the heap, while this thread is suspended (CLONE_VFORK). Other threads continue and may
+ * hold any lock, so the child makes only system calls. Errors are stored in the shared memory.
  *
- * After that it has a socket to tell us. That the other end of it is closed is how we know that the
- * command has been executed; so nobody else may have that end, least of all a child that another
- * thread forks just now. That is why the child makes the pair, in its own table of descriptors, and
- * sends us our end.
+ * Afterwards the child sends messages over a socket. End of file on the socket means that the
+ * command has been executed, so no other process may have the child's end, such as a child that
+ * another thread forks at the same time. That is why the child creates the socket pair in its own
+ * descriptor table, and sends the parent's end to the parent.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -24,17 +23,18 @@ struct child {
     const struct un_start *start;
     const struct un_task *task;
     struct un_words *words;
-    struct un_error *err; /* no step: there was none */
-    int letterbox[2];     /* where it sends our end to: ours, and its own */
+    struct un_error *err; /* UN_STEP_NONE means no error */
+    int letterbox[2];     /* socket pair through which the child sends the parent's end: parent's,
+                             child's */
 };
 
-/* What the kernel has room for: one descriptor, or those of a whole message. */
+/* Buffer for control messages: all descriptors of a message, and the sender's credentials. */
 union control {
     struct cmsghdr header;
     char room[CMSG_SPACE(UN_MESSAGE_FDS * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
 };
 
-/* Takes the descriptors of a message, and who sent it. */
+/* Extracts the descriptors of a message and the pid of the sender. */
 static void take_control(struct msghdr *letter, struct un_told *told)
 {
     struct ucred sender;
@@ -72,15 +72,15 @@ static ssize_t receive(int socket, void *data, size_t size, int flags, struct un
     take_control(&letter, told);
     if (!(letter.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
         return got;
-    /* What there is no room for in our table of descriptors is lost. */
+    /* The kernel has dropped descriptors that did not fit this process's descriptor table. */
     while (told->fd_count)
         close(told->fd[--told->fd_count]);
     errno = EMFILE;
     return -1;
 }
 
-/* Makes the pair, and sends one end. The other one, which is the result, is not one of the three
- * that the command gets as standard input, output and error. */
+/* Creates the socket pair, and sends one end to the parent. Returns the other end, whose number is
+ * above 2, because the command's stdio is placed there. */
 static int make_socket(const struct child *child)
 {
     int ends[2], on = 1, empty = child->start->is_empty;
@@ -97,7 +97,8 @@ static int make_socket(const struct child *child)
     return moved;
 }
 
-/* The descriptors of the task, as copies: the command may be to get the same ones. */
+/* Duplicates the descriptors of the task to numbers above 2, because the originals may also be
+ * passed on to the command. */
 static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
 {
     int copy = child->start->is_empty ? F_DUPFD : F_DUPFD_CLOEXEC;
@@ -112,14 +113,14 @@ static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
     return 0;
 }
 
-/* Only returns if it failed. */
+/* Executes the child program. Returns only on failure. */
 static int execute_program(void *arg)
 {
     static char *const nothing[] = {NULL};
     struct child *child = arg;
     const struct un_start *start = child->start;
     int fd[UN_TASK_FDS];
-    /* All that there is by then; what comes after is passed on. */
+    /* Sets close-on-exec on all descriptors that exist now; those created below are inherited. */
     if (start->is_empty)
         un_close_all_fds_at_exec();
     if (copy_fds(child, fd))
@@ -133,8 +134,7 @@ static int execute_program(void *arg)
     execve(start->program, (char *const *)child->words->argv,
            start->environment ? (char *const *)start->environment : nothing);
     un_fail_errno(child->err, UN_STEP_CLONE, start->program);
-    /* Words and environment, which are the command's but for a few, are more than the kernel
-     * takes. */
+    /* E2BIG is the command's fault: nearly all arguments and the environment are the command's. */
     if (errno == E2BIG && !start->is_empty)
         un_fail_errno(child->err, UN_STEP_EXEC, child->task->text[UN_TASK_FILE]);
     else if (errno == ENOENT || errno == EACCES)
@@ -142,13 +142,13 @@ static int execute_program(void *arg)
     return -1;
 }
 
-/* Takes our end of the socket, and tells the child to go on: what it starts is for us to end, and
- * we know of it by this socket only. */
+/* Receives the parent's end of the socket, and lets the child continue. The child waits for that,
+ * because the parent learns only by this socket which processes to kill. */
 static int greet(int letterbox, struct un_start *start, struct un_error *err)
 {
     struct un_told told;
     char byte;
-    /* It was sent before the program was executed, so it is there. */
+    /* MSG_DONTWAIT: the child has sent the socket before it executed the program. */
     ssize_t got = receive(letterbox, &byte, 1, MSG_DONTWAIT, &told);
     if (got < 0 && errno == EAGAIN)
         return un_fail_ended(start->pidfd, err);
@@ -217,7 +217,7 @@ void un_end_child(const struct un_start *start)
     close(start->pidfd);
 }
 
-/* Waits until there are news, but not past the deadline. */
+/* Waits until a message arrives, at most until the deadline. */
 static int wait_for_child_news(const struct un_start *start, struct un_error *err)
 {
     int64_t left = start->deadline - un_now_ms();
@@ -239,7 +239,7 @@ int un_hear(const struct un_start *start, struct un_told *told, struct un_error 
     if (wait_for_child_news(start, err))
         return -1;
     ssize_t got = receive(start->socket, message, sizeof *message, 0, told);
-    /* One that ended before it was told to go on has left that unread. */
+    /* ECONNRESET: the child has exited before it read the parent's byte. */
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
     if (got < 0)
@@ -267,7 +267,7 @@ int un_told_failure(const struct un_told *told, struct un_error *err)
 int un_fail_ended(int pidfd, struct un_error *err)
 {
     siginfo_t how;
-    /* Only a filter has SIGSYS sent. */
+    /* Only a seccomp filter sends SIGSYS. */
     if (un_kill_and_reap(pidfd, &how) && how.si_code != CLD_EXITED)
         return un_fail(err, UN_STEP_CLONE, 0,
                        how.si_status == SIGSYS ? "seccomp-denies-call" : "child-killed",
