@@ -50,7 +50,7 @@ class Others:
             await asyncio.sleep(0)
 
     def before(self, do: Callable[..., Any]) -> Callable[..., Any]:
-        """Another thread's work, which by itself may be over too soon to tell."""
+        """Return a function that delays `do`, which may be too fast, until the task's turns."""
 
         def do_later(*arguments: Any) -> Any:
             deadline = time.monotonic() + PATIENCE / 2

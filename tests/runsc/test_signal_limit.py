@@ -1,4 +1,4 @@
-"""No more signals may be queued: newer releases of runsc wait for ever, and doctor says why."""
+"""Tests of an exhausted RLIMIT_SIGPENDING, with which newer runsc hangs, and of doctor."""
 
 from __future__ import annotations
 
