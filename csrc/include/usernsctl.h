@@ -165,8 +165,7 @@ void un_runsc_words_free(struct un_runsc_words *words);
 /* ---- messages of other programs (explain/search.c) ------------------------------------------- */
 
 #define UN_CAUSES_MAX 256      /* above the number of causes in the catalogue */
-#define UN_OCCURRENCES_MAX 512 /* above the number of messages, hints and causes in the catalogue  \
-                                */
+#define UN_OCCURRENCES_MAX 512 /* above the number of messages, hints and causes */
 
 /* An occurrence of a message of the catalogue, or of the id of a cause, in a text. */
 struct un_occurrence {
