@@ -1,10 +1,10 @@
-/* Launch files for tests. */
+/* Writing and parsing launch files in C tests. */
 #ifndef LAUNCHED_H
 #define LAUNCHED_H
 
 #include "check.h"
 
-/* A launch file that is being written. */
+/* The text of a launch file that a test is writing. */
 struct draft {
     char bytes[65536];
     size_t size;

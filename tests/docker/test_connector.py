@@ -323,7 +323,7 @@ def test_host_name_and_working_directory_are_the_container_s(plain: Engine) -> N
 
 
 def test_doctor_is_plain_on_a_terminal(plain: Engine) -> None:
-    """The image does not include rich."""
+    """The image does not include the package rich, which would color the output."""
     done = plain("run", "--rm", "--tty", SECCOMP, PRELUDE_PYTHON, "doctor")
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("Ready for a command in gVisor")

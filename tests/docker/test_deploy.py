@@ -22,7 +22,7 @@ from docker.engine import TREE, Engine, build, started
 from docker.matrix import NO_NEW_PRIVILEGES, SECCOMP
 
 KUBERNETES = TREE / "deploy" / "kubernetes"
-# Kubernetes releases whose API has hostUsers.
+# Kubernetes releases whose pods have the field hostUsers.
 VERSIONS = ["1.33", "1.37"]
 
 
@@ -299,7 +299,7 @@ def test_a_launch_is_made_as_documented(plain: Engine, tmp_path: Path) -> None:
 
 
 def test_the_images_have_no_file_that_all_may_write(plain: Engine) -> None:
-    """Nor has an image certificates that its base lacks."""
+    """The images have no writable files and no certificates beyond those of their base."""
     found = plain(
         *["run", "--rm", "--user=0", "--entrypoint=sh", CONNECTOR, "-c"],
         "find / -xdev -perm -0002 ! -type l ! -path '/tmp' ! -path '/var/tmp' ! -path /run/lock "
@@ -309,7 +309,7 @@ def test_the_images_have_no_file_that_all_may_write(plain: Engine) -> None:
     assert found.stdout == base.stdout == ""
 
 
-# Megabytes, of which runsc takes 30.
+# The maximum size of the prelude image without its base; runsc takes 30 MB.
 PRELUDE_MEGABYTES = 45
 
 

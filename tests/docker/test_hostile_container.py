@@ -21,7 +21,7 @@ from docker.engine import Engine
 from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
-# By its absolute path, since other names are searched for in gVisor along the same PATH.
+# An absolute path, since other names are searched for in gVisor along the same PATH.
 VERSION = ["/bin/cat", "/proc/version"]
 
 LAUNCH = [EXEC, PRELUDE]
@@ -196,7 +196,7 @@ def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
 def test_hostile_modules_in_the_working_directory_of_doctor(
     plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Also if root starts doctor by the path of its script."""
+    """Root may also start doctor by the path of its script."""
     traps = set_traps(volume, Path("/traps"))
     script = shlex.join(["/opt/usernsctl/bin/usernsctl", "doctor"])
     for user in ("0", "1000"):

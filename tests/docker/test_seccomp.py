@@ -168,7 +168,7 @@ def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]
 
 def test_the_sockets_that_are_allowed(plain: Engine) -> None:
     assert set(sockets(plain, SOCKETS).values()) == {""}
-    # A sysctl may deny these sockets, too.
+    # The sysctl ping_group_range may deny these sockets, too.
     echo = sockets(plain, {"icmp": (2, 2, 1), "icmp6": (10, 2, 58)})
     assert set(echo.values()) <= {"", "EACCES"}
 

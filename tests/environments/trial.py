@@ -27,7 +27,7 @@ from table import ENVIRONMENTS, Environment
 
 CLONE_NEWPID = 0x20000000
 SECONDS_TO_GO = 5
-# The interval of the search for orphans.
+# The interval in seconds between searches for orphans.
 SECONDS_TO_LOOK = 0.02
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 USERNSCTL = str(SCRIPTS / "usernsctl")

@@ -88,7 +88,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
         "args": ["true"],
         "created": 1.0,
         "processes": [asdict(ProcessIdentity.of(pid)) for pid in pids],
-        # Fields that were trusted once.
+        # Fields that usernsctl trusted in earlier versions.
         "runsc": "/bin/false",
         "env": [],
     }

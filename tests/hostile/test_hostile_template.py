@@ -42,7 +42,7 @@ def saved(host: un.SandboxHost, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-# Attacks on the files of saved templates.
+# Tests of attacks on the files of saved templates.
 
 
 def try_to_start(tally: Tally, directory: Path, host: un.SandboxHost) -> None:
@@ -206,7 +206,7 @@ def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
         assert caught.value.cause == "no-such-template"
 
 
-# Attacks by programs in templates.
+# Tests of attacks by programs in templates.
 
 # Whatever the payload can do before it is saved.
 ATTACK = """
@@ -293,7 +293,7 @@ def test_a_cat_that_is_none_has_no_template_wait_longer(
         assert open_descriptors() == before
 
 
-# Kills of the process that creates a template.
+# Tests of killing the process that creates a template.
 
 
 def creator(id: str) -> None:

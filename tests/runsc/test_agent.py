@@ -35,7 +35,7 @@ PYTHON = ["/usr/bin/python3", "-c"]
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
-        # The first further command starts the agent.
+        # Start the agent, which the first call of run() does.
         made.run(["true"], check=True)
         yield made
 
@@ -64,7 +64,7 @@ def wait_until_gone(box: un.Sandbox, word: str) -> None:
         assert time.monotonic() < deadline, running(box)
 
 
-# Attributes of commands.
+# Tests of the attributes of a command: ids, environment, limits, descriptors.
 
 
 def test_ids_and_groups_are_those_asked_for(box: un.Sandbox) -> None:
@@ -128,7 +128,7 @@ def test_umask_session_and_group(box: un.Sandbox) -> None:
 def test_signals_are_as_at_the_start_of_a_program(box: un.Sandbox) -> None:
     assert python(box, "import signal; print(signal.pthread_sigmask(0, []))") == "set()"
     code = "import signal as s; print([n for n in range(1, 65) if s.getsignal(n) == s.SIG_IGN])"
-    # Python itself ignores SIGPIPE and SIGXFSZ.
+    # Python itself ignores these signals, SIGPIPE and SIGXFSZ.
     assert python(box, code) == "[13, 25]"
 
 
@@ -191,7 +191,7 @@ def test_a_pipe_may_be_the_input_of_many(box: un.Sandbox) -> None:
     assert {err for _, err in told} == {b""}
 
 
-# Terminals.
+# Tests of commands with a terminal.
 
 
 def test_a_terminal_is_the_commands_own(box: un.Sandbox) -> None:
@@ -227,7 +227,7 @@ def test_a_terminal_has_an_end_of_input_and_a_timeout(box: un.Sandbox) -> None:
     wait_until_gone(box, "sleep 1010")
 
 
-# Ends of commands.
+# Tests of how commands end, by themselves and by signals.
 
 
 def test_signals_end_it(box: un.Sandbox) -> None:
@@ -388,7 +388,7 @@ def test_it_ends_with_the_handle_of_a_detached_sandbox(
         assert box.run(["true"]).returncode == 0
 
 
-# Threads, event loops, forks and signal handlers.
+# Tests of commands in threads, event loops, forks and signal handlers.
 
 
 def test_no_process_and_no_thread_of_ours_is_needed(box: un.Sandbox) -> None:
@@ -677,7 +677,7 @@ def test_our_own_standard_input_is_no_commands_unless_it_is_named(way: str) -> N
     assert unnamed(way, "named").endswith("left: \n")
 
 
-# Sandboxes without an agent.
+# Tests of sandboxes without an agent.
 
 
 def test_a_sandbox_of_an_older_version_is_told(

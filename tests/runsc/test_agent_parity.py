@@ -26,7 +26,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
     # The sandbox shows the files that the tests create.
     shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
-        # The first further command starts the agent.
+        # Start the agent, which the first call of run() does.
         made.run(["true"], check=True)
         yield made
 

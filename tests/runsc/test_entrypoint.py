@@ -208,7 +208,7 @@ def test_without_python_the_profiles_are_printed(without_python: Path) -> None:
 
 
 def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
-    """No launch file was made for this machine."""
+    """The test's machine has no launch files in /etc/usernsctl."""
     program = Program(without_python / "in-gvisor")
     for words, file in (
         (["--", "true"], "launch"),

@@ -114,7 +114,7 @@ def test_a_crash_and_silence(fails: Fails) -> None:
 
 
 def test_words_that_are_hostile(fails: Fails) -> None:
-    """runsc repeats texts of an untrusted bundle."""
+    """runsc's messages repeat texts from a bundle, which may be hostile."""
     for errors in (
         written("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
         b'{"msg":"\\ud800\xff\xc3","level":"error"}',
@@ -156,7 +156,7 @@ def test_runsc_itself_fails(usernsctl: Program, prelude: Program, tmp_path: Path
 
 @pytest.mark.userns_requires("strace")
 def test_no_python_is_started(fails: Fails, prelude: Program, tmp_path: Path) -> None:
-    """Only the programs of the launch are executed."""
+    """A failed launch executes no program besides runsc and those of the launch."""
     fails(written("something new"))
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace, prelude.path]

@@ -196,7 +196,7 @@ def test_who_gets_away_from_the_agent_is_not_handed_on(host: un.SandboxHost, sig
         with pool.acquire(PATIENCE) as one:
             attack = one.popen(["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE)
             attack.stdin.close()
-            # Or end of file, if the attack has killed its own command.
+            # The line is missing if the attack has killed its own command.
             assert attack.stdout.readline() in (b"done\n", b"")
         with pool.acquire(PATIENCE) as next_one:
             assert "mark-4321" not in running(next_one)

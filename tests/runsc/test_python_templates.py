@@ -184,7 +184,7 @@ def test_it_is_saved_and_loaded(
         un.Template.load(tmp_path / "saved", host=host)
 
 
-# Interpreters that can't be saved.
+# Tests of interpreters that can't be saved.
 
 
 @pytest.mark.parametrize(

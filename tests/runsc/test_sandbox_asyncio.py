@@ -208,7 +208,7 @@ def goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Event) -> None:
-    # A word that is in no other command line.
+    # An id that occurs in no other process's command line.
     id = f"cancelled-{os.getpid()}"
 
     async def enter(made: Any) -> None:

@@ -63,7 +63,7 @@ class Creator:
 
 
 def kill_all(creators: list[Creator]) -> None:
-    """Kill each creator at its time."""
+    """Kill each creator at its random time."""
     unseen = {one.host: one for one in creators}
     while creators:
         now = time.monotonic()
@@ -109,7 +109,7 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
     before = files_below(runtime)
     lived = 0
     for batch in range(0, KILLS // 2, AT_ONCE):
-        # Unique words, by which processes are found.
+        # Ids that occur in no other process's command line, by which the test finds processes.
         ids = [f"killed-{os.getpid()}-{batch + n}" for n in range(AT_ONCE)]
         kill_all([Creator(id, detach, moments) for id in ids])
         for id in ids:
@@ -150,7 +150,7 @@ def test_neither_the_end_of_a_thread_nor_a_fork_matters() -> None:
     os.kill(pid, signal.SIGKILL)
     assert wait_until_gone(id, EXIT_SECONDS) == []
     os.waitpid(pid, 0)
-    # Let the forked process end, too.
+    # The forked process ends now.
     os.write(end, b"+")
     for fd in (ours, theirs, over, end):
         os.close(fd)

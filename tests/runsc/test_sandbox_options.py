@@ -243,7 +243,7 @@ def test_start_in_cgroup_has_all_its_processes_there(host: un.SandboxHost, detac
         words = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in there]
         named = sorted(os.fsdecode(word).rpartition("/")[2] for word in words)
         ours = [] if detach else ["usernsctl-init"]
-        # In addition, the sentry's processes that execute the sandbox's code.
+        # More processes belong to the sentry, and execute the sandbox's code.
         assert set(named) >= {"runsc-gofer", "runsc-sandbox", *ours}
         assert len(processes_with(box.id)) <= len(there)
     assert not group.exists()

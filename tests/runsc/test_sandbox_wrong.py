@@ -27,7 +27,7 @@ FOREVER = ["sleep", "1000"]
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
-        # The first further command starts the agent, whose connection stays open.
+        # Start the agent, which the first call of run() does, and whose connection stays open.
         made.run(["true"], check=True)
         yield made
 
@@ -215,7 +215,7 @@ def test_start_with_a_terminal_has_no_other_stream(host: un.SandboxHost, name: s
         host.start(["true"], terminal=True, **{name: un.PIPE})
 
 
-# As with subprocess, for a sandbox's first command, detached or not, and for a further one.
+# send_signal() treats invalid signals as subprocess does, for each kind of command.
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("is_other", [False, True])
 def test_signals_that_are_none(host: un.SandboxHost, detach: bool, is_other: bool) -> None:

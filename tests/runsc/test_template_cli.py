@@ -288,7 +288,7 @@ def test_a_place_that_can_not_be_had_is_told(
     assert (done.returncode, done.stdout) == (125, "")
 
 
-# Progress on a terminal.
+# Tests of the progress shown on a terminal.
 
 
 def created_on_terminal(usernsctl: Any, name: str, script: str, **more: str) -> tuple[int, str]:

@@ -59,7 +59,7 @@ def lines_of(template: un.Template, **options: Any) -> list[bytes]:
         return answer(box).splitlines()
 
 
-# Starts.
+# Tests of starting sandboxes from a template.
 
 
 def test_it_goes_on_where_it_was_saved(echo: un.Template) -> None:
@@ -186,7 +186,7 @@ def test_it_has_the_ids_that_it_had() -> None:
             assert box.stdout.read() == shown
 
 
-# Readiness.
+# Tests of recognizing when a command is ready to be saved.
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_this_machine_s_network_can_be_saved_or_that_is_told() -> None:
             assert "20260817" in str(caught.value.remedy)
 
 
-# Templates of the agent alone.
+# Tests of templates that contain only the agent.
 
 
 def test_an_agent_s_commands_are_started_without_runsc(
@@ -344,7 +344,7 @@ def test_an_agent_that_has_lost_its_connection_is_replaced(tmp_path: Path, detac
         assert box.poll() is None
 
 
-# Wrong arguments, and ends.
+# Tests of wrong arguments and of ends.
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_it_is_saved_whole_by_several_threads_at_once(host: un.SandboxHost, tmp_
 
 
 def test_nothing_is_saved_that_could_not_be_loaded(host: un.SandboxHost, tmp_path: Path) -> None:
-    # JSON needs six characters for each of these.
+    # JSON needs six bytes for each of these characters.
     env = {f"NAME{number}": "\1" * 100_000 for number in range(8)}
     with host.template(env=env) as made:
         with pytest.raises(un.NamespaceError, match="and may have") as caught:
@@ -194,7 +194,7 @@ def test_one_in_a_namespace_without_a_name_is_loaded_there(tmp_path: Path) -> No
             assert answer(found) == b"word"
 
 
-# Templates that are refused.
+# Tests of templates that can't be loaded.
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -
         "Dir::Etc::sourceparts": target / "parts",
         "Dir::Etc::preferences": os.devnull,
         "Dir::Etc::preferencesparts": target / "parts",
-        # By default apt downloads as another user, who may be unable to write here.
+        # By default apt downloads as the user _apt, who may be unable to write here.
         "APT::Sandbox::User": "",
     }
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]

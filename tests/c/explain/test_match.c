@@ -51,7 +51,7 @@ static void what_may_not_come_is_looked_for(void)
     CHECK(has("denied\2: check\003", "denied: why"));
     CHECK(!has("denied\2: check\003", "denied: check"));
     CHECK(has("denied\2: check\003", "denied: check denied"));
-    /* Does not match a, unless more letters follow. */
+    /* The sequence does not match "-a", but matches "-ab". */
     CHECK(!has("-\2a\2\1a-z\0011,1;\003\003", "-a"));
     CHECK(has("-\2a\2\1a-z\0011,1;\003\003", "-ab"));
     CHECK(has("-\2a\003\2b\003c", "-c"));

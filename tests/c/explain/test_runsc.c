@@ -40,7 +40,7 @@ static void one_cause_is_named(void)
                "runsc says: \"x: unable to run a rootless container without userns\"");
     CHECK_HAS(failure.cause.why, "Without a user namespace");
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
-    /* For a cause that the core diagnoses too, the text is that of the core. */
+    /* The texts about a cause that the core diagnoses itself come from the core. */
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
     struct un_cause known;
     CHECK(un_cause_find("mount-denied", &known));
@@ -112,7 +112,7 @@ static void long_words_take_no_longer(void)
     message = repeated("a ", 1 << 18);
     has_cause(message, config, NULL);
     free(message);
-    /* Many prefixes of known messages. */
+    /* A message with many prefixes of known messages. */
     message = repeated("unshare x mount: \"runsc: \" to rootfs mounting ", 1 << 18);
     has_cause(message, "{}", NULL);
     free(message);

@@ -12,7 +12,7 @@ static struct un_error err;
 /* A directory with files and programs in place of the machine's. */
 struct place {
     char dir[64];
-    char file[5][96]; /* paths of subuid, subgid, passwd, nsswitch.conf and login.defs */
+    char file[5][96]; /* the paths of subuid, subgid, passwd, nsswitch.conf and login.defs */
     struct un_sources sources;
 };
 

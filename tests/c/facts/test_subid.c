@@ -58,7 +58,7 @@ static void a_line_is_ones_own_by_exact_name_or_exact_uid(void)
         /* The user named root need not have uid 0, nor uid 0 be named root. */
         {"root:7:1\n", "toor", 0, 0},
         {"0:7:1\n", "root", 5, 0},
-        /* A user name of digits matches as a name. */
+        /* A user whose name consists of digits is matched by name, too. */
         {"2000:7:1\n", "2000", 5, 1},
         /* A user without a name is matched by uid only; an empty name matches nobody. */
         {":7:1\n", "", 1000, 0},
@@ -183,7 +183,7 @@ static void too_long_a_line_is_skipped_whole(void)
     check_range(0, 2, 2);
     CHECK_HAS(notices.text[0], "line 1 is skipped: it is too long");
 
-    /* Comments have no maximum length. */
+    /* A comment of any length is accepted without a notice. */
     text[0] = '#';
     read_text(text, "anna", 1000);
     CHECK_INT(ranges.len, 1);

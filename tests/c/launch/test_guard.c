@@ -72,13 +72,13 @@ static int what_is_kept_is_not_shown(void *arg)
     refused("/tmp/link", "/tmp/a/state", "holds");
     refused("/tmp/a", "/tmp/link", "holds");
     refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
-    /* The same directories through other bind mounts. */
+    /* The same directories, reached through other bind mounts, are refused, too. */
     refused("/tmp/a b", "/tmp/a/state", "holds");
     refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");
     refused("/tmp/other", "/tmp/a/state", "holds");
     refused("/tmp/other/mount/inner", "/tmp/a/state", "is in");
     refused("/tmp/a/state", "/tmp/a b/state", "holds");
-    /* A state directory that does not exist yet. */
+    /* The protected state directory need not exist yet. */
     refused("/tmp/a", "/tmp/a/later/state", "holds");
     refused("/tmp/a/state", "/tmp/a/later/state", NULL);
     refused("/tmp/a/state", "/tmp/scratch/state", NULL);
@@ -99,7 +99,7 @@ static int links_to_what_is_kept_are_not_shown(void *arg)
     refused("/tmp/a", "/tmp/first/way/state", "holds");
     refused("/tmp/a/state/inner", "/tmp/first/way/state", "is in");
     refused("/tmp/first", "/tmp/second/way/state", NULL);
-    /* Symbolic links that lead nowhere. */
+    /* Symbolic links to missing targets must not confuse the check. */
     refused("/tmp/loop", "/tmp/loop/way/state", "holds");
     refused("/tmp/a", "/tmp/loop/way/state", NULL);
     refused("/tmp/second", "/tmp/a/state", NULL);

@@ -168,7 +168,7 @@ static void the_program_gets_what_it_should(void)
     /* The flags of standard output, O_WRONLY and O_APPEND. */
     CHECK_HAS(text, "2001\n/dev/null\n");
     /* Besides the three standard descriptors only the program's own is open. */
-    int fds = 0; /* the commas between the listed descriptors */
+    int fds = 0; /* the number of commas in the list of open descriptors */
     for (const char *at = strchr(text, '\n') + 1; *at != '\n'; at++)
         fds += *at == ',';
     CHECK_INT(fds, 3);

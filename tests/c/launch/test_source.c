@@ -157,7 +157,7 @@ static int what_is_assumed_is_checked(void *arg)
     refuses(LINES(line, remedy, source), 0, "launch-outdated", "was changed at");
     write_assumption(line, 0, 0, 0100);
     refuses(LINES(line, remedy, source), 0, "launch-outdated", "the mode 100644; it was 100744");
-    /* Layers of an image store whole seconds only. */
+    /* A layer of a container image stores modification times in whole seconds. */
     write_assumption(line, 0, 0, 0);
     CHECK_INT(utimensat(AT_FDCWD, "file", whole, 0), 0);
     opens(LINES(line, remedy, source), "/tmp/file");

@@ -115,7 +115,7 @@ static void maps_that_the_kernel_refuses_are_refused(void)
     static const struct {
         struct un_extent extent[3];
         uint32_t len;
-        const char *says; /* NULL: the map is valid */
+        const char *says; /* NULL if the map is valid */
     } cases[] = {
         {{{0, 1000, 1}}, 1, NULL},
         {{{0, 1000, 1}, {1, 100000, 65536}}, 2, NULL},

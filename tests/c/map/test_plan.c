@@ -159,9 +159,9 @@ static void mapping_the_parents_root_takes_setfcap_since_5_12(void)
         {0, CAP(CAP_SETUID) | CAP(CAP_SETGID), 5, 11, true},
         {0, CAP(CAP_SETUID) | CAP(CAP_SETGID), 4, 20, true},
         {0, CAP(CAP_SETFCAP), 6, 1, true},
-        /* The kernel requires CAP_SETFCAP only to map the parent namespace's uid 0, */
+        /* CAP_SETFCAP is required only of the parent namespace's root. */
         {0, 0, 6, 1, false},
-        /* which an unprivileged user does not map. */
+        /* An unprivileged user does not map the parent's uid 0, and needs no CAP_SETFCAP. */
         {MINE_UID, 0, 6, 1, true},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -287,7 +287,7 @@ static void limits_are_those_of_the_kernel_and_its_page(void)
         uint32_t extents;
         uint32_t major, minor;
         size_t page;
-        const char *says; /* NULL: the map is valid */
+        const char *says; /* NULL if the map is valid */
     } cases[] = {
         {5, 4, 14, 4096, NULL},
         {6, 4, 14, 4096, "this kernel takes no more than 5"},
@@ -341,8 +341,8 @@ static void setgroups_stays_allowed_only_for_who_may_write_gids(void)
     static const struct {
         int policy;
         uint64_t caps;
-        int writer;  /* of the gid map; -1: planning fails */
-        int written; /* value for /proc/PID/setgroups */
+        int writer;  /* the writer of the gid map; -1 if planning fails */
+        int written; /* the text for /proc/PID/setgroups */
     } cases[] = {
         {UN_SETGROUPS_AUTO, 0, UN_WRITER_SELF, UN_SETGROUPS_DENY},
         {UN_SETGROUPS_DENY, 0, UN_WRITER_SELF, UN_SETGROUPS_DENY},
@@ -376,14 +376,14 @@ static void one_is_oneself_inside_or_else_root(void)
         int64_t uid_inside, gid_inside;
         bool drop_groups;
     } cases[] = {
-        /* The caller's own id is in the range, */
+        /* The caller's own id is mapped by the range, and is kept inside. */
         {{0, 0, 2000}, {500, 1000, 10}, UN_SETGROUPS_AUTO, 1000, 501, false},
-        /* or it is not, but the namespace has a root to become, */
+        /* The caller's own id is not mapped, so the child becomes root inside. */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_AUTO, 0, 0, true},
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_ALLOW, 0, 0, true},
-        /* whose supplementary groups can't be dropped where setgroups(2) is denied, */
+        /* Where setgroups(2) is denied, the child can't drop its supplementary groups. */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_DENY, 0, 0, false},
-        /* or the namespace has no root. */
+        /* Neither the caller's own id nor root is mapped, so the child changes no ids. */
         {{5, 100000, 10}, {5, 100000, 10}, UN_SETGROUPS_AUTO, -1, -1, false},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {

@@ -16,7 +16,7 @@ enum { PATIENCE_MS = 20000 };
 /* A directory with two scripts in place of the helpers, and a plan that requires them. */
 struct place {
     char dir[64];
-    char log[2][80]; /* files for the scripts' output, which scripts find in $LOG */
+    char log[2][80]; /* the files for the scripts' output, which scripts find in $LOG */
     struct un_plan plan;
 };
 
@@ -59,7 +59,7 @@ static void remove_place(const struct place *place)
     CHECK_INT(rmdir(place->dir), 0);
 }
 
-/* Runs the helpers for the calling process. */
+/* Runs newuidmap and newgidmap, or their replacements, for the calling process. */
 static int call(struct place *place, struct un_error *err)
 {
     int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -256,7 +256,8 @@ static int call_and_ignore_children(void *arg)
 {
     struct un_error err;
     signal(SIGUSR1, ignore_children);
-    /* As a kernel before Linux 6.15, which does not report the exit status of a reaped child. */
+    /* The filtered ioctl fails as before Linux 6.15, which added the exit status of reaped
+     * children. */
     refuse_call(SYS_ioctl, ENOTTY);
     CHECK_INT(call(arg, &err), -1);
     CHECK_TEXT(err.cause, "helper-status-lost");

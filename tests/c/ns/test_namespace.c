@@ -88,7 +88,7 @@ static int without_a_plan_no_user_namespace_is_made(void *arg)
     return 0;
 }
 
-/* Only root may write arbitrary maps. */
+/* Requires root, since only root may write arbitrary maps. */
 static int a_range_is_written_from_outside(void *arg)
 {
     static struct un_request request;

@@ -79,7 +79,7 @@ static void the_command_gets_what_was_asked_for(void)
     CHECK_TEXT(text, "0027\n/usr\nhello\nunset\n");
     close(input[0]);
     close(spawn.stdio[2]);
-    /* The parent's own umask is unchanged. */
+    /* The command's umask must not change the parent's. */
     mode_t mask = umask(022);
     umask(mask);
     CHECK(mask != 027);
@@ -178,7 +178,7 @@ static void only_named_descriptors_are_passed(void)
     spawn.keep = &kept;
     spawn.keep_count = 1;
     CHECK_INT(output_of(&spawn, text, sizeof text), 0);
-    /* ls has opened the directory as descriptor 3. */
+    /* Descriptor 3 is the directory that ls itself has opened. */
     CHECK_TEXT(text, "0\n1\n2\n3\n40\n");
     spawn.close_fds = false;
     CHECK_INT(output_of(&spawn, text, sizeof text), 0);

@@ -123,7 +123,7 @@ static void a_child_that_hangs(void)
     spawn.child = path;
     spawn.start_timeout_ms = 300;
     check_fails(&spawn, "start-timeout", "within 0.3 s");
-    /* A timeout of 0 has already passed. */
+    /* With a timeout of 0, the start fails at once. */
     spawn.start_timeout_ms = 0;
     check_fails(&spawn, "start-timeout", "within 0 s");
     CHECK_INT(unlink(path), 0);

@@ -155,8 +155,9 @@ enum { THREADS = 16, SPAWNS = 20 };
 struct storm {
     struct un_plan plan;
     pid_t self;
-    volatile sig_atomic_t here;      /* how often the handler ran in this process */
-    volatile sig_atomic_t elsewhere; /* and in a child, which shares the memory until its exec */
+    volatile sig_atomic_t here;      /* the number of signals handled in the test's process */
+    volatile sig_atomic_t elsewhere; /* the number of signals handled in a vfork child, which shares
+                                      * memory */
     atomic_bool over;
 };
 

@@ -56,13 +56,13 @@ static void a_command_that_can_not_run_is_told_from_one_that_is_not_there(void)
         const char *path;
         int step;
         int errnum;
-        const char *cause; /* NULL: no cause */
+        const char *cause; /* NULL if no cause is expected */
     } cases[] = {
         {"missing", "a:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "/no/such/dir", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "a/noexec:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", NULL, UN_STEP_LOOKUP, ENOENT, "command-not-found"},
-        /* Root may search the directory `closed`. */
+        /* The directory `closed` is not searchable, except by root. */
         {"missing", "closed:a", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "a:closed", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"noexec", "a:closed", UN_STEP_EXEC, EACCES, "command-not-executable"},

@@ -144,7 +144,7 @@ static void number_the_standard_descriptors(void)
 
 struct placing {
     int stdio[3];
-    char want[3]; /* the number to read from each of 0 to 2 afterwards */
+    char want[3]; /* the number of the pipe expected on each of descriptors 0 to 2 */
 };
 
 /* Returns a status instead of using CHECK, since standard error is among the moved descriptors. */
@@ -204,7 +204,7 @@ static int there_is_room_for_many(void *arg)
     char byte;
     CHECK_INT(read(511, &byte, 1), -1);
     CHECK_INT(errno, EBADF);
-    /* All other descriptors are closed. */
+    /* Descriptors that the command does not inherit must be closed. */
     for (int fd = 3; fd < 511; fd++)
         CHECK(!is_open(fd));
     return 0;

@@ -15,7 +15,7 @@
 static volatile sig_atomic_t heard;
 
 static pid_t own;
-static int *elsewhere; /* number of signals handled in a child process */
+static int *elsewhere; /* the number of signals handled in other processes than the test's */
 
 static void hear_where(int number)
 {

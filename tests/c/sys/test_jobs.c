@@ -171,7 +171,7 @@ static void a_job_gets_no_input_no_descriptor_and_no_environment_of_ours(void)
     CHECK(fd >= 0);
     CHECK_INT(setenv("SECRET", "x", 1), 0);
     run_one(&shell, "cat; ls /proc/self/fd | tr '\\n' ' '; echo ${SECRET-none}", PATIENCE_MS);
-    /* ls has opened the directory as descriptor 3. */
+    /* Descriptor 3 is the directory that ls itself has opened. */
     CHECK_TEXT(shell.output, "0 1 2 3 none\n");
     CHECK_INT(unsetenv("SECRET"), 0);
     close(fd);

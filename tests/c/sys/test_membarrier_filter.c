@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Commands of linux/membarrier.h. */
+/* Commands of membarrier(2), from linux/membarrier.h. */
 enum {
     QUERY = 0,
     REGISTER_GLOBAL_EXPEDITED = 1 << 2,

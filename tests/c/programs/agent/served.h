@@ -27,11 +27,12 @@ struct asked {
     unsigned flags;
     const struct agent_limit *limits;
     unsigned limit_count;
-    uint32_t umask; /* 0: inherited */
-    int stdio[3];   /* 0: /dev/null */
+    uint32_t umask; /* 0 to inherit the agent's umask */
+    int stdio[3];   /* descriptors for standard streams; 0 for /dev/null */
     uint16_t rows;
     uint16_t columns;
-    int words; /* with AGENT_WORDS_APART: the descriptor to write arguments to; 0: a memory file */
+    int words; /* with AGENT_WORDS_APART, the descriptor to write arguments to; 0 for a memory
+                * file */
 };
 
 static inline void socket_pair(int fd[2])

@@ -69,7 +69,7 @@ static void fails(struct served *agent, struct asked asked, int step, int errnum
         asked.argv = found;
     int socket = ask(agent, &asked);
     hear_failure(socket, step, errnum);
-    /* The command's socket reaches end of file. */
+    /* After the failure, the agent closes the command's socket. */
     CHECK_INT(hear(socket).size, 0);
     close(socket);
 }
@@ -289,7 +289,7 @@ static void where_descriptors_are_lost_that_is_told(void)
     struct served agent;
     struct rlimit before;
     CHECK_INT(getrlimit(RLIMIT_NOFILE, &before), 0);
-    /* The agent itself uses five descriptors. */
+    /* The limit leaves two descriptors, since the agent itself uses five. */
     const struct rlimit few = {.rlim_cur = 7, .rlim_max = before.rlim_max};
     start_agent_within(&agent, RLIMIT_NOFILE, &few);
     int socket = ask(&agent, &asked);

@@ -3,8 +3,8 @@
 
 struct sitting {
     int socket;
-    int in;  /* pipe for the terminal's input */
-    int out; /* pipe with the terminal's output */
+    int in;  /* the write end of a pipe to the terminal's input */
+    int out; /* the read end of a pipe with the terminal's output */
 };
 
 static struct sitting sit(struct served *agent, const char *script)
