@@ -1,7 +1,9 @@
 /*
- * The cause of an error among those that share its errno, by facts that cost a few microseconds.
+ * Choosing the cause of an error among the causes with the same errno, by facts that take only
+ * microseconds to read.
  *
- * A cause is named only if a fact shows it. The doctor finds other causes, since it can try steps.
+ * A cause is named only if a fact proves it. usernsctl doctor finds further causes, since it can
+ * try steps.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -19,7 +21,7 @@ static bool is_restricted_by_apparmor(const char *proc)
     return un_proc_number(proc, "sys/kernel/apparmor_restrict_unprivileged_userns") == 1;
 }
 
-/* Returns whether BPF programs can be security modules here (Documentation/bpf/prog_lsm.rst). */
+/* Returns whether BPF programs can act as a security module (Documentation/bpf/prog_lsm.rst). */
 static bool has_bpf_module(const char *proc)
 {
     char path[UN_PATH_MAX], names[256];
@@ -27,7 +29,8 @@ static bool has_bpf_module(const char *proc)
            un_read_file(AT_FDCWD, path, names, sizeof names) > 0 && strstr(names, "bpf");
 }
 
-/* An AppArmor profile in enforce mode denies whatever it does not name. */
+/* Returns whether an AppArmor profile in enforce mode confines this process: such a profile denies
+ * everything that it does not list. */
 static bool is_confined_by_apparmor(const char *proc)
 {
     static const char mode[] = " (enforce)";
@@ -38,8 +41,8 @@ static bool is_confined_by_apparmor(const char *proc)
     return length > end && !strcmp(label + length - end, mode);
 }
 
-/* Returns the facts of this process and its namespaces, which the caller frees: a small stack does
- * not hold them. NULL: they can't be read. */
+/* Returns the facts about this process and its namespaces, or NULL. Allocated, because they do not
+ * fit a small stack; the caller frees them. */
 static struct un_facts *read_facts(void)
 {
     struct un_error ignored;
@@ -64,7 +67,7 @@ static bool may_admin(void)
     return facts && facts->caps >> CAP_SYS_ADMIN & 1;
 }
 
-/* Only the initial user namespace maps every id. */
+/* Returns whether this is the initial user namespace: only that one maps every id. */
 static bool is_initial(void)
 {
     un_auto_free struct un_facts *facts = read_facts();
@@ -74,7 +77,7 @@ static bool is_initial(void)
 
 static const char *creation_denied(const char *proc)
 {
-    /* The kernel never denies unshare(0), so that a filter has denied it. */
+    /* The kernel never denies unshare(0), so a seccomp filter has. */
     if (syscall(SYS_unshare, 0) && errno == EPERM)
         return "seccomp-denies-userns";
     if (!un_proc_has_mount(proc, "/", false))
@@ -87,13 +90,14 @@ static const char *creation_denied(const char *proc)
         return "seccomp-denies-userns";
     if (is_restricted_by_apparmor(proc))
         return "apparmor-restricts-userns";
-    /* A chroot into a mount point looks like the root of a namespace. If the root directory is that
-     * of process 1, a BPF program is the cause: no other security module returns EPERM. */
+    /* A chroot into a mount point looks like the root directory of a namespace. If process 1 has
+     * the same root directory, a BPF program is the cause: no other security module returns EPERM.
+     */
     return has_bpf_module(proc) && un_proc_shares_root(proc) ? "lsm-denies-userns" : "in-chroot";
 }
 
-/* Returns the limit that was hit (namespaces(7), "The /proc/sys/user directory"). A limit of 0
- * forbids all namespaces of a kind; by default, a user namespace has no limit of its own. */
+/* Returns the exceeded limit (namespaces(7), "The /proc/sys/user directory"). A limit of 0 forbids
+ * all namespaces of a type; a new user namespace has no limits of its own by default. */
 static const char *limit_hit(const char *proc)
 {
     static const char *const others[][2] = {
@@ -111,7 +115,7 @@ static const char *limit_hit(const char *proc)
     return users >= INT32_MAX && !is_initial() ? "nesting-too-deep" : "max-user-namespaces";
 }
 
-/* Returns whether the call that failed does not make a namespace. */
+/* Returns whether the failed call is one that creates no namespace. */
 static bool is_other_call(const struct un_error *err)
 {
     return !strcmp(err->detail, "socketpair") || !strcmp(err->detail, "pidfd_open");
@@ -149,8 +153,8 @@ const char *un_cause_of_closed_proc(const char *proc)
         return "apparmor-restricts-userns";
     if (is_confined_by_apparmor(proc))
         return "lsm-denies-userns";
-    /* The kernel does not tell whether Landlock confines a process, but nothing else is left that
-     * denies a file to its owner. */
+    /* No query tells whether Landlock confines a process, but nothing else is left that denies a
+     * file to its owner. */
     return un_landlock_version() ? "landlock" : NULL;
 }
 
@@ -181,7 +185,8 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
         return is_filtered(proc) ? "mount-denied" : NULL;
     if (err->errnum != EPERM && err->errnum != EACCES)
         return NULL;
-    /* The kernel itself fails this call with EFAULT or EINVAL, so that a filter has denied it. */
+    /* The kernel itself fails this call with EFAULT or EINVAL, so EPERM comes from a seccomp
+     * filter. */
     if (syscall(SYS_mount, NULL, NULL, NULL, 0, NULL) && errno == EPERM)
         return "mount-denied";
     if (strcmp(err->detail, "/proc"))
@@ -191,7 +196,8 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
 
 static const char *join_failed(int errnum)
 {
-    /* The kernel checks the descriptor first, and returns EBADF for this one. */
+    /* The kernel checks the descriptor first and returns EBADF for -1, so EPERM comes from a
+     * seccomp filter. */
     if (errnum == EPERM && syscall(SYS_setns, -1, 0) && errno == EPERM)
         return "seccomp-denies-userns";
     return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;
@@ -200,7 +206,7 @@ static const char *join_failed(int errnum)
 static const char *exec_failed(int errnum)
 {
     switch (errnum) {
-    case ENOENT: /* of the interpreter, since the command itself was found */
+    case ENOENT: /* the interpreter is missing: the command itself was found */
         return "interpreter-not-found";
     case EACCES:
     case ENOEXEC:
@@ -227,7 +233,7 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
 {
     switch (err->step) {
     case UN_STEP_FACTS:
-        /* A profile may deny the file of a namespace, which has no path. */
+        /* An AppArmor profile may deny the file of a namespace, which has no path. */
         return err->errnum == EACCES && is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:
@@ -264,7 +270,7 @@ void un_diagnose(struct un_error *err, const char *proc)
 {
     if (err->cause)
         return;
-    /* These have only one cause, whichever call fails. */
+    /* These errnos have a single cause, whichever call fails. */
     if (err->errnum == EMFILE || err->errnum == ETOOMANYREFS)
         err->cause = "descriptor-limit";
     else if (err->errnum == EFBIG)

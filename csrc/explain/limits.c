@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 
-/* The files with the counters, for version 1 of control groups and for version 2, which has no
- * controllers in /proc/PID/cgroup. */
+/* The files with the counters, in version 1 and version 2 of control groups. /proc/PID/cgroup lists
+ * controllers for version 1 only. */
 static const struct {
     const char *controller;
     const char *files[2];
@@ -18,8 +18,8 @@ static const struct {
     [UN_LIMIT_PIDS] = {"pids", {"pids.events", "pids.events"}, "max ", "process-limit"},
 };
 
-/* Returns the counter, or -1 if there is none. `group` is the path of our control group, perhaps in
- * the host's hierarchy: a container sees its own group at the mount point. */
+/* Returns the counter, or -1 if it can't be read. `group` is the path of this process's control
+ * group, perhaps in the host's hierarchy: in a container, its own group is at the mount point. */
 static int64_t count_in(enum un_limit limit, int version, const char *group)
 {
     char mount[64], path[UN_PATH_MAX + 128];

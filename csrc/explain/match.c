@@ -6,20 +6,20 @@
 #define END '\3'
 #define MARKS "\1\2\3"
 
-/* More times than anything in a sequence may be repeated. */
+/* Above every repetition limit in the catalogue. */
 #define MANY 1000
 
-/* How many bytes a character of UTF-8 has at most. */
+/* The maximum number of bytes of a UTF-8 character. */
 #define CHARACTER_MAX 4
 
-/* Characters of a set, so many times. */
+/* A repeated set: LEAST to MOST characters of SET. */
 struct times {
-    const char *set; /* up to the next SET */
+    const char *set; /* ends at the next SET byte */
     uint64_t least;
     uint64_t most;
 };
 
-/* Reads what follows SET. Returns what comes behind, or NULL. */
+/* Parses a repetition after its first SET byte. Returns the position after it, or NULL. */
 static const char *read_times(const char *at, struct times *times)
 {
     times->set = at;
@@ -44,7 +44,7 @@ static bool has_member(const char *set, char member)
     return found != others;
 }
 
-/* Returns the end of a character of UTF-8, or of any other byte. */
+/* Returns the end of the UTF-8 character at `text`; any other byte counts as a character. */
 static const char *skip_character(const char *text, const char *end)
 {
     const char *most = end - text > CHARACTER_MAX ? text + CHARACTER_MAX : end;
@@ -54,7 +54,7 @@ static const char *skip_character(const char *text, const char *end)
     return text;
 }
 
-/* Returns the END of what follows NOT, or NULL. */
+/* Returns the END byte that closes a NOT, or NULL. */
 static const char *find_end(const char *at)
 {
     for (int depth = 1; *at; at++) {
@@ -82,7 +82,8 @@ static bool begins_with_set(const char *sequence, const char *text, const char *
     }
 }
 
-/* Calls itself at most once for each SET and NOT. */
+/* Returns whether a sequence matches at `text`. The recursion is as deep as the sequence has SET
+ * and NOT. */
 static bool begins_with(const char *sequence, const char *text, const char *end)
 {
     for (; *sequence && *sequence != END; sequence++) {
@@ -105,7 +106,7 @@ bool un_match_start(const char *sequence, const char *text, size_t size)
     return begins_with(sequence, text, text + size);
 }
 
-/* Returns the longest piece of plain text in a sequence, which is in each text that matches. */
+/* Returns the longest literal part of a sequence, which every matching text contains. */
 static const char *find_plain(const char *sequence, size_t *length)
 {
     const char *longest = sequence;
@@ -133,8 +134,8 @@ const char *un_match(const char *sequence, const char *text, size_t size)
     const char *end = text + size;
     size_t prefix = strcspn(sequence, MARKS), plain_length;
     const char *plain = find_plain(sequence, &plain_length);
-    /* Most messages are not in most texts: memmem(3) is many times as fast as a comparison at each
-     * place. */
+    /* Most texts contain few of the messages, and memmem(3) rejects a text many times faster than a
+     * match at each position. */
     if (plain_length > prefix && !memmem(text, size, plain, plain_length))
         return NULL;
     for (;; text++) {

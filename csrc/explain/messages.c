@@ -1,14 +1,14 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-/* The deepest nesting that is read, which fits the stack. */
+/* The maximum nesting depth, so that the recursion fits the stack. */
 #define DEPTH_MAX 64
 
-/* The rest of a text, and the place that strings are copied to. */
+/* A JSON parser: the rest of the text, and the destination for strings. */
 struct reader {
     const char *at;
     const char *end;
-    char *to; /* NULL: strings are skipped */
+    char *to; /* NULL skips strings */
 };
 
 static bool take_byte(struct reader *reader, char wanted)
@@ -47,7 +47,7 @@ static void add_code(struct reader *reader, uint32_t code)
     append_bytes(reader, bytes, length);
 }
 
-/* Reads four hexadecimal digits. */
+/* Parses four hexadecimal digits. */
 static bool read_hex(struct reader *reader, uint32_t *code)
 {
     static const char digits[] = "0123456789abcdef";
@@ -63,7 +63,7 @@ static bool read_hex(struct reader *reader, uint32_t *code)
     return true;
 }
 
-/* Reads what follows \u: a character, or both halves of a surrogate pair. */
+/* Parses the rest of a \u escape: a character, or both halves of a surrogate pair. */
 static bool read_code(struct reader *reader)
 {
     uint32_t code, low;
@@ -93,7 +93,8 @@ static bool read_escape(struct reader *reader)
     return true;
 }
 
-/* Reads a string after its first quotation mark. The copy is at most three times as long. */
+/* Parses a string after its first quotation mark. The copy is at most three times as long as the
+ * source. */
 static bool read_string(struct reader *reader)
 {
     while (reader->at < reader->end && *reader->at != '"') {
@@ -106,7 +107,7 @@ static bool read_string(struct reader *reader)
                 return false;
             continue;
         }
-        /* The text ends with NUL, so that no character reaches beyond its end. */
+        /* The text is terminated by NUL, so un_utf8_read() never reads past its end. */
         size_t length = byte < 0x80 ? 1 : un_utf8_read(reader->at, &code);
         if (length)
             append_bytes(reader, reader->at, length);
@@ -128,7 +129,7 @@ static bool skip_word(struct reader *reader)
 
 static bool skip_value(struct reader *reader, int depth);
 
-/* Skips the members after the opening bracket of a list or an object. */
+/* Skips the members of an array or object after its opening bracket. */
 static bool skip_members(struct reader *reader, char closing, int depth)
 {
     skip_space(reader);
@@ -164,7 +165,7 @@ static bool skip_value(struct reader *reader, int depth)
     return skip_word(reader);
 }
 
-/* Reads a member of the outermost object. Copies the value of "msg" to `message`. */
+/* Parses a member of the outermost object, and copies the value of "msg" to `message`. */
 static bool read_member(struct reader *reader, char *message)
 {
     skip_space(reader);
@@ -178,7 +179,7 @@ static bool read_member(struct reader *reader, char *message)
     skip_space(reader);
     if (!is_message || reader->at == reader->end || *reader->at != '"')
         return skip_value(reader, 1);
-    /* The last "msg" of an object counts. */
+    /* If an object has several members "msg", the last one counts. */
     reader->to = message;
     reader->at++;
     bool is_whole = read_string(reader);
@@ -187,7 +188,7 @@ static bool read_member(struct reader *reader, char *message)
     return is_whole;
 }
 
-/* Reads an object after its opening bracket. */
+/* Parses an object after its opening bracket. */
 static bool read_object(struct reader *reader, char *message)
 {
     skip_space(reader);
@@ -201,7 +202,7 @@ static bool read_object(struct reader *reader, char *message)
     return take_byte(reader, '}');
 }
 
-/* Removes white space from both ends. Returns the length. */
+/* Removes white space from both ends of a string. Returns the new length. */
 static size_t strip_space(char *text)
 {
     static const char space[] = " \t\r\n\v\f";
@@ -216,7 +217,7 @@ static size_t strip_space(char *text)
 int un_messages_read(const char *text, size_t size, struct un_messages *messages)
 {
     *messages = (struct un_messages){0};
-    /* Its end in NUL is nobody else's promise. */
+    /* A copy, because the caller's text need not be terminated by NUL. */
     char *copy = calloc(1, size + 1);
     messages->bytes = calloc(1, size * 3 + 1);
     if (!copy || !messages->bytes) {

@@ -4,14 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The length of the dots in place of blotted out text. */
+/* The number of dots in place of a quotation. */
 #define LEFT 3
 
-/* The most bytes to search, in about 0.1 seconds. In a message of 500 bytes, 250,000 strings can be
- * searched for. */
+/* The maximum number of bytes to search, which takes about 0.1 seconds: enough to search a message
+ * of 500 bytes for 250,000 strings. */
 #define SEARCHED_MAX ((size_t)1 << 27)
 
-/* A message, and which of its bytes are quotations. */
+/* A message, and which of its bytes are quotations of config.json. */
 struct message {
     const char *text;
     size_t length;
@@ -25,13 +25,15 @@ static bool is_letter_or_digit(char byte)
            (byte >= '0' && byte <= '9');
 }
 
-/* Returns whether runsc writes a byte unescaped, in quotations of Go, in JSON and in plain text. */
+/* Returns whether runsc prints a byte unescaped, whether in Go's quoted strings, in JSON or in
+ * plain text. */
 static bool is_plain_word(char byte)
 {
     return byte >= ' ' && byte <= '~' && !strchr("\"'\\<>&", byte);
 }
 
-/* Returns whether a text could be taken for words of a message. */
+/* Returns whether a text could be taken for part of a message: it has a letter or digit, and a
+ * character that single words and paths don't contain. */
 static bool is_phrase(const char *text, size_t length)
 {
     bool has_word = false, has_other = false;
@@ -45,7 +47,7 @@ static bool is_phrase(const char *text, size_t length)
 
 static void blot_out(struct message *message, const char *text, size_t length)
 {
-    /* A message has no spaces at its ends. */
+    /* A message never begins or ends with a space. */
     while (length && *text == ' ') {
         text++;
         length--;
@@ -63,15 +65,15 @@ static void blot_out(struct message *message, const char *text, size_t length)
     }
 }
 
-/* Returns the end of an escape, after its backslash. */
+/* Returns the end of a JSON escape. `at` is the byte after the backslash. */
 static const char *skip_escape(const char *at, const char *end)
 {
     size_t length = at < end && *at == 'u' ? 5 : 1;
     return (size_t)(end - at) < length ? end : at + length;
 }
 
-/* Blots out the strings of JSON. Searches for those parts of a string that are never escaped, so
- * that it does not matter how runsc escapes the rest. */
+/* Marks the strings of a JSON document as quotations. Only the parts of a string that are never
+ * escaped are searched, because runsc may escape the rest in several ways. */
 static void blot_out_strings(struct message *message, const char *at, const char *end)
 {
     bool is_string = false;

@@ -1,30 +1,30 @@
-/* The cause of a failure of runsc, by runsc's own message. */
+/* Causes of a failure of runsc, according to runsc's own message. */
 #include "base/base.h"
 #include "explain/explain.h"
 
 #include <signal.h>
 
-/* Only on kernels with Yama (Documentation/admin-guide/LSM/Yama.rst). */
+/* Exists only on kernels with Yama (Documentation/admin-guide/LSM/Yama.rst). */
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
-/* The length of a message that is searched: the reason may follow several paths. */
+/* The length of the searched part of a message: the explanation may follow several paths. */
 #define MATCHED_MAX (4 * UN_PATH_MAX)
 
-/* runsc's messages if the working directory does not exist in the sandbox, and can't be made. */
+/* runsc's messages if the working directory is missing in the sandbox and can't be created. */
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
-/* Returns whether a cause is impossible because the namespace of the sandbox was made. */
+/* Returns whether a cause is impossible because the namespaces of the sandbox were created. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
-    /* The kernel makes no user namespace for a process in a chroot. */
+    /* The kernel creates no user namespace for a process in a chroot. */
     if (!strcmp(id, "in-chroot"))
         return true;
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
 }
 
-/* Removes impossible causes. Returns the number of causes that are left. */
+/* Removes impossible causes. Returns the number of remaining causes. */
 static size_t rule_out(const char *ids[], size_t count, const char *proc)
 {
     size_t kept = 0;
@@ -47,7 +47,7 @@ static void set_cause(struct un_runsc_failure *failure, const char *id)
     set_remedy(failure, failure->cause.remedy);
 }
 
-/* Adds the ids of several causes, between which the doctor decides, to the remedy. */
+/* Adds the ids of several possible causes to the remedy, which is to run usernsctl doctor. */
 static void append_candidates(struct un_runsc_failure *failure, const char *const ids[],
                               size_t count)
 {
@@ -99,7 +99,7 @@ int un_runsc_explain(const char *told, const char *limit, const char *config, si
     return 0;
 }
 
-/* Stores what is known of a failure without a message. Returns the id of its cause, or "". */
+/* Describes a failure without a message. Returns the id of its cause, or "". */
 static const char *judge_silence(int status, struct un_runsc_failure *failure)
 {
     const char *what;

@@ -5,26 +5,27 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-/* Enough for all messages of a start, and for the beginning of a crash report. */
+/* Large enough for all messages of a start, and for the beginning of a crash report. */
 #define READ_MAX (1 << 18)
-/* Enough for end_line, and for the lines between waited_for_sandbox and end_line. */
+/* Large enough for end_line and the lines from waited_for_sandbox on. */
 #define END_MAX 4096
 
-/* The last line of runsc's debug log if runsc exits normally. */
+/* Matches the last line of runsc's debug log after a normal exit. */
 static const char end_line[] =
     "\1A-Z\0011,1;\0010-9\0014,4; \0010-9:.\0011,99; \1 \0010,99;\0010-9\0011,20; "
     "\1A-Za-z0-9_\0011,99;.go:\0010-9\0011,20;] Exiting with status: \0010-9\0011,9;" UN_MATCH_END;
 
-/* runsc logs this if the sandbox ended before runsc could ask for the exit status of the command.
- * runsc then uses the exit status of the sandbox process, which is 128+N if signal N has killed the
- * command (runsc/sandbox/sandbox.go, since 2018). */
+/* runsc logs this message if the sandbox exited before runsc could ask for the exit status of the
+ * command. runsc then reports the exit status of the sandbox process, which is 128+N if signal N
+ * killed the command (runsc/sandbox/sandbox.go, since 2018). */
 static const char waited_for_sandbox[] = "Will try waiting on the sandbox process instead.";
 
-/* Lines of Go's crash reports. The reason of some errors is in the line before the error. */
+/* Beginnings of lines in Go's crash reports. For some errors the explanation precedes the line with
+ * the error. */
 static const char *const crash_lines[] = {"runtime: failed ",
                                           "panic: ", "fatal error: ", "SIG\1A-Z\0011,99;: "};
 
-/* Opens a regular file. Returns -1 if the file is absent, of another type, or can't be read. */
+/* Opens a regular file. Returns -1 if the file is missing, of another type, or unreadable. */
 static int open_file(const char *path, struct stat *status)
 {
     int fd = openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
@@ -34,7 +35,8 @@ static int open_file(const char *path, struct stat *status)
     return -1;
 }
 
-/* Returns the beginning of a file, ended by NUL; empty if there is no file. NULL: no memory. */
+/* Returns the beginning of a file, terminated by NUL; empty if the file can't be opened. Returns
+ * NULL on ENOMEM. */
 static char *read_beginning(const char *path, size_t *size)
 {
     struct stat status;
@@ -78,7 +80,7 @@ static int read_errors(const char *path, struct un_runsc_words *words)
     return text ? un_messages_read(text, size, &words->messages) : -1;
 }
 
-/* Stores the path of the debug log of `runsc run`. Returns false if the path is too long. */
+/* Writes the path of the debug log of `runsc run`. Returns false if the path is too long. */
 static bool own_log(const char *debug, char path[UN_PATH_MAX])
 {
     static const char place[] = "%COMMAND%";
@@ -88,7 +90,8 @@ static bool own_log(const char *debug, char path[UN_PATH_MAX])
                     at ? at + sizeof place - 1 : "") < UN_PATH_MAX;
 }
 
-/* Returns the wait status of the command by the log's last line; `before` is the text before it. */
+/* Returns the wait status of the command according to the last line of the log. `before` is the
+ * text before that line. */
 static int status_in(const char *last, const char *before, size_t size)
 {
     uint64_t number = 0;
@@ -132,8 +135,8 @@ int un_runsc_words_read(const char *errors, const char *crash, const char *debug
     }
     words->has_ended = !words->crash && un_runsc_has_ended(debug, &wait_status);
     words->told = words->messages.count ? words->messages.bytes : NULL;
-    /* A single message is that of the process that was called, and says only that the sandbox
-     * process is gone. */
+    /* A single message comes from the runsc process that was called, and says only that the sandbox
+     * process has exited, so the crash is the better explanation. */
     if (words->crash && words->messages.count <= 1)
         words->told = words->crash;
     return 0;

@@ -1,15 +1,15 @@
-/* Which messages of the catalogue a text has, and so which causes it can have. */
+/* Finding messages of the catalogue in a text, and ranking their causes. */
 #include "explain/explain.h"
 
 #include <string.h>
 
-/* How likely a cause is: by how many causes its message has, and by its place among them. */
+/* The rank of a cause: the number of causes of its message, and its place among them. */
 struct rank {
     size_t of;
     size_t place;
 };
 
-/* The ids of all causes. */
+/* The ids of all causes of the catalogue. */
 struct ids {
     size_t count;
     const char *id[UN_CAUSES_MAX];
@@ -23,7 +23,8 @@ static size_t count_words(const char *list)
     return count;
 }
 
-/* Each entry of the catalogue has a list of causes of its own, which tells it from the others. */
+/* Returns whether an entry of the catalogue was found already. Each entry has its own list of
+ * causes, so the address identifies the entry. */
 static bool has_causes(const struct un_search *search, const char *causes)
 {
     for (size_t i = 0; i < search->count; i++)
@@ -38,7 +39,7 @@ static void add_occurrence(struct un_search *search, struct un_occurrence found)
         search->occurrence[search->count++] = found;
 }
 
-/* Returns where the first match of any of the sequences begins, or NULL. */
+/* Returns the beginning of the first match of any of the sequences, or NULL. */
 static const char *match_any(const char *sequences, const char *text, size_t size)
 {
     const char *first = NULL;
@@ -50,7 +51,7 @@ static const char *match_any(const char *sequences, const char *text, size_t siz
     return first;
 }
 
-/* Adds the entries of a table of texts.h that the search has not found yet. */
+/* Adds the entries of a table of texts.c that match the text and were not found before. */
 static void add_entries(struct un_search *search, const char *entries, bool are_hints,
                         const char *text, size_t size)
 {
@@ -81,7 +82,7 @@ static bool is_word(char byte)
            byte == '_';
 }
 
-/* Passes a word if the text goes on with it. */
+/* Advances past `word` if the text continues with it. */
 static bool take_text(const char **at, const char *end, const char *word)
 {
     size_t length = strlen(word);
@@ -91,7 +92,8 @@ static bool take_text(const char **at, const char *end, const char *word)
     return true;
 }
 
-/* Passes what an id stands behind: our errors end with [ID], and our JSON has "cause": "ID". */
+/* Advances past the text before an id: our errors end with [ID], and our JSON contains "cause":
+ * "ID". */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
     if (take_text(at, end, "["))
@@ -105,14 +107,14 @@ static bool take_opening(const char *start, const char **at, const char *end)
     return true;
 }
 
-/* Returns the end of the id that begins at `at`: words of small letters with hyphens between. */
+/* Returns the end of the id at `at`: lower-case words joined by hyphens. */
 static const char *find_id_end(const char *at, const char *end)
 {
     const char *start = at;
     while (at < end &&
            (is_lower(*at) || (*at == '-' && at > start && at + 1 < end && is_lower(at[1]))))
         at++;
-    /* What goes on with other letters has a hyphen before the word that is no part of the id. */
+    /* If another word character follows, the last word is no part of the id. */
     if (at < end && is_word(*at))
         while (at > start && *at != '-')
             at--;
@@ -161,7 +163,7 @@ static bool is_before(struct rank one, struct rank other)
     return one.of < other.of || (one.of == other.of && one.place < other.place);
 }
 
-/* Causes with their ranks, which add_cause() adds. */
+/* Causes with their ranks, filled by add_cause(). */
 struct ranking {
     size_t count;
     const char **id;
@@ -176,7 +178,8 @@ static size_t find_ranked(const struct ranking *ranking, const char *id)
     return at;
 }
 
-/* Adds a cause, or takes note that it is likelier than it was. A hint adds none. */
+/* Adds a cause, or improves the rank of a cause that was added before. A hint only improves ranks.
+ */
 static void add_cause(struct ranking *ranking, const char *id, bool is_hint, struct rank rank)
 {
     size_t at = find_ranked(ranking, id);
@@ -201,7 +204,7 @@ static void add_causes(struct ranking *ranking, const struct un_search *search, 
     }
 }
 
-/* Puts the likeliest first. Causes of one rank stay in the order in which they were found. */
+/* Sorts causes by rank, likeliest first. The sort is stable. */
 static void sort_causes(struct ranking *ranking)
 {
     for (size_t i = 1; i < ranking->count; i++) {

@@ -1,10 +1,10 @@
-/* What comes to a place inside: by us, or by runsc later. */
+/* Bind mounts at a path inside: files mounted here, and sources prepared for runsc. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <sys/statvfs.h>
 
-/* Shows a file of this machine at a path where there is none yet. */
+/* Bind-mounts a file of the host at a path inside, which is created first. */
 int un_step_file(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
@@ -18,7 +18,7 @@ int un_step_file(struct un_launch *launch, const struct un_record *record, struc
     return un_bind(source->fd, place, UN_ATTR_HARMLESS | UN_ATTR_RDONLY, inside, err);
 }
 
-/* Returns whether it is a device, or a directory that is there for devices. */
+/* Returns whether a source is a device, or a directory of devices. */
 static bool has_devices(const struct un_source *source, const struct stat *status)
 {
     return S_ISCHR(status->st_mode) || S_ISBLK(status->st_mode) || !strcmp(source->path, "/dev") ||
@@ -57,8 +57,9 @@ static const char *name_special(mode_t mode)
     }
 }
 
-/* runsc opens what it mounts on. It would wait for whoever opens the other end of a FIFO, and can
- * open neither a socket nor, in a user namespace, a device. */
+/* Fails if the mount point is a special file. runsc opens the mount point: for a FIFO the open
+ * would block until another process opens the other end, and a socket or, in a user namespace, a
+ * device can't be opened. */
 static int refuse_special(struct un_launch *launch, struct un_trail *trail, const char *inside,
                           struct un_error *err)
 {
@@ -72,8 +73,8 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
                    "%.200s is %s, and gVisor can't mount anything on it", inside, kind);
 }
 
-/* Notes a bind for runsc, whose source is open as `shown`, an entry of that name of the directory
- * for those. The descriptor becomes the launch's. */
+/* Adds a bind mount for runsc. Its source, open as `shown`, is the entry `name` of the directory
+ * scratch/shown. The launch takes over the descriptor. */
 static int note_bind(struct un_launch *launch, const struct un_source *source, const char *name,
                      const char *inside, int shown, struct un_error *err)
 {
@@ -107,7 +108,7 @@ static int show_for_runsc(struct un_launch *launch, const struct un_record *reco
     return note_bind(launch, source, name, un_view_inside(trail), shown, err);
 }
 
-/* Prepares what runsc is to bind, and a mount point for it. */
+/* Prepares the source of a bind mount of runsc, and its mount point. */
 int un_step_bind(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     struct stat status;
@@ -145,14 +146,14 @@ static int cover_by_empty(struct un_launch *launch, const struct un_trail *trail
                                                          : 0;
 }
 
-/* Notes that gVisor mounts something of its own there, over the binds expected so far. */
+/* Adds a mount that gVisor makes itself, which may cover earlier bind mounts. */
 int un_step_mount(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
     if (un_view_walk(&launch->view, record->words, &trail))
         return un_launch_fail_file(launch, record->words, err);
     const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
-    /* In what is read-only, gVisor makes the mount point up. */
+    /* gVisor creates the mount point itself if the file system is read-only. */
     if (*trail.missing && cover && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);
     return strcmp(un_record_word(record, 1), "empty") ? 0 : cover_by_empty(launch, &trail, err);

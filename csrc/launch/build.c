@@ -1,4 +1,4 @@
-/* Making what a launch says, record by record. */
+/* Building the root filesystem of a launch, record by record. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -9,7 +9,7 @@ static int step_home(struct un_launch *launch, const struct un_record *record, s
     return un_hide_home(launch, record->words, err);
 }
 
-/* Makes all that is shown read-only: nothing more can be added. */
+/* Makes the root filesystem and all mounts below it read-only, which ends all additions. */
 static int step_read_only(struct un_launch *launch, const struct un_record *record,
                           struct un_error *err)
 {
@@ -17,7 +17,7 @@ static int step_read_only(struct un_launch *launch, const struct un_record *reco
     return un_mount_restrict(launch->view.top, UN_ATTR_RDONLY, 0, "root", err);
 }
 
-/* By verb; what is not here is for another part of the launch. */
+/* Functions by verb; NULL for verbs of other parts of the launch. */
 static un_step_taker *const takers[UN_VERB_COUNT] = {
     [UN_VERB_BIND] = un_step_bind,
     [UN_VERB_DEBUG_LOG] = un_step_debug_log,
@@ -50,7 +50,7 @@ static int hide_homes(struct un_launch *launch, const struct un_moment *moment,
     return 0;
 }
 
-/* The sources by descriptors of the mount namespace that this process is in by now. */
+/* Reopens the sources as descriptors of the mount namespace of this process. */
 static int reopen_sources(struct un_launch *launch, struct un_error *err)
 {
     for (size_t i = 0; i < launch->of_verb[UN_VERB_SOURCE]; i++) {
@@ -88,7 +88,7 @@ static int build_root(struct un_launch *launch, const struct un_moment *moment,
 {
     if (un_marks_draw(&launch->marks))
         return un_launch_fail_file(launch, "random", err);
-    /* Before the first mount, which could cover them. */
+    /* Must come before the first mount, which could cover a source. */
     if (reopen_sources(launch, err) || un_scratch_mount(launch, err))
         return -1;
     if (!un_root_begin(launch, err) && !take_steps(launch, moment, err) &&
@@ -100,7 +100,7 @@ static int build_root(struct un_launch *launch, const struct un_moment *moment,
 
 int un_launch_build(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
 {
-    /* What is made here is seen inside, by other users too. */
+    /* The umask makes files readable inside, for other users too. */
     mode_t before = umask(022);
     int failed = build_root(launch, moment, err);
     umask(before);

@@ -3,16 +3,16 @@
 
 #include <sys/stat.h>
 
-/* So many bytes of a script the kernel looks at (execve(2)). */
+/* The part of a script that the kernel reads for the #! line (execve(2)). */
 #define FIRST_LINE_MAX 256
 
-/* How long to look for a command along PATH. PATH and the links in its directories may be those of
- * a hostile bundle. */
+/* Time limit for a search in PATH. PATH and the symbolic links in its directories may come from a
+ * hostile bundle. */
 #define SEARCH_MS 2000
 
-/* What a name stands for. */
+/* Results of looking up a file. */
 enum found {
-    UNKNOWN, /* only gVisor, or nobody whom we could ask, knows */
+    UNKNOWN, /* the file is visible only to gVisor, or not to this process */
     UNREACHABLE,
     MISSING,
     BELOW_FILE,
@@ -22,7 +22,7 @@ enum found {
     EXECUTABLE
 };
 
-/* A command, and where it is looked for. */
+/* A command, and the working directory of its lookup. */
 struct wanted {
     const struct un_view *view;
     const char *command;
@@ -53,7 +53,7 @@ static enum found judge_file(const struct un_reached *at)
     return status.st_mode & 0111 ? EXECUTABLE : NOT_EXECUTABLE;
 }
 
-/* The descriptor in `at` is to be closed. */
+/* Looks up a path inside. The caller closes the descriptor in `at`. */
 static enum found find_inside(const struct wanted *wanted, const char *name, struct un_reached *at)
 {
     un_view_follow(wanted->view, wanted->cwd, name, at);
@@ -69,7 +69,7 @@ static enum found find_inside(const struct wanted *wanted, const char *name, str
     return found == DIRECTORY ? MISSING : BELOW_FILE;
 }
 
-/* Returns the first that is executable, else the first regular file. */
+/* Returns the first executable in the directories `along`, otherwise the first regular file. */
 static enum found find_along_path(const struct wanted *wanted, const char *along,
                                   struct un_reached *at)
 {
@@ -95,7 +95,7 @@ static enum found find_along_path(const struct wanted *wanted, const char *along
     return best;
 }
 
-/* Reads what a program begins with: how many bytes, or -1. */
+/* Reads the beginning of a program. Returns the number of bytes, or -1. */
 static ssize_t read_start(int fd, char start[FIRST_LINE_MAX + 1])
 {
     un_auto_close int opened = un_reopen(fd, O_RDONLY);
@@ -104,7 +104,7 @@ static ssize_t read_start(int fd, char start[FIRST_LINE_MAX + 1])
     return got;
 }
 
-/* The interpreter that a script names in its first line; or NULL. */
+/* Returns the interpreter in the #! line of a script, or NULL. Modifies `start`. */
 static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
 {
     char *rest;
@@ -112,7 +112,8 @@ static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
     return strncmp(start, "#!", 2) ? NULL : strtok_r(start + 2, " \t\r\v\f", &rest);
 }
 
-/* Returns whether a path inside leads nowhere; then also where it leads. */
+/* Returns whether a path inside does not exist; then also stores the path with symbolic links
+ * resolved. */
 static bool is_not_inside(const struct wanted *wanted, const char *path, struct un_reached *at,
                           char where[UN_PATH_MAX])
 {
@@ -124,8 +125,9 @@ static bool is_not_inside(const struct wanted *wanted, const char *path, struct 
     return snprintf(where, UN_PATH_MAX, "%s/%s", top, at->missing) < UN_PATH_MAX;
 }
 
-/* Venvs are why: their scripts name an interpreter that links to one elsewhere. `path` is that of
- * the program. */
+/* Checks that a program is an ELF file, or a script whose interpreter exists inside. Scripts of
+ * Python's virtual environments name an interpreter that is a symbolic link out of the environment.
+ * `path` is that of the program. */
 static bool check_program(const struct wanted *wanted, int fd, const char *path,
                           struct un_command_fault *fault)
 {
@@ -204,7 +206,7 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
     }
 }
 
-/* PATH of the command; where it has none, all that anybody could search. */
+/* Returns PATH of the command's environment, or the default search path if PATH is not set. */
 static const char *path_of(const struct un_moment *moment)
 {
     const char *path = UN_SYSTEM_PATH;
@@ -214,7 +216,8 @@ static const char *path_of(const struct un_moment *moment)
     return path;
 }
 
-/* What mends a fault of a launch that was frozen: without the options that made it. */
+/* Returns the remedy for a fault of a frozen launch. The options that it was made from are unknown
+ * here. */
 static const char *remedy_of(const struct un_command_fault *fault, const char *root)
 {
     if (fault->step == UN_STEP_EXEC)
@@ -226,7 +229,8 @@ static const char *remedy_of(const struct un_command_fault *fault, const char *r
                   "shows it: usernsctl freeze --bind DIR";
 }
 
-/* The beginning of a sentence is left out if the whole does not fit an error: it is a path's. */
+/* Fills in the error. If the sentence does not fit, its beginning is left out, because that is a
+ * path. */
 static int fail_command_exec(const struct un_command_fault *fault, struct un_error *err)
 {
     size_t length = strlen(fault->reason), most = UN_DETAIL_MAX - sizeof "...";

@@ -1,8 +1,8 @@
-/* config.json, from pieces that are JSON already and what is known only at the start. */
+/* Writing config.json from the JSON fragments of the launch and the parameters of the moment. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* What is written, and of what. */
+/* Arguments for the functions that write config.json. */
 struct writing {
     struct un_launch *launch;
     const struct un_moment *moment;
@@ -19,7 +19,8 @@ uint64_t un_map_ids(const struct un_map *map)
     return ids;
 }
 
-/* A value of an environment is not told: it may be a secret. */
+/* Fails because of invalid UTF-8. The value is not printed: an environment variable may be a
+ * secret. */
 static int fail_text(struct writing *writing, const char *where, size_t number)
 {
     char place[64];
@@ -57,8 +58,8 @@ static int add_args(struct writing *writing)
     return add_strings(writing, args, "$.process.args");
 }
 
-/* The mappings of a nested user namespace that has the ids of the one it is in, unchanged. Extents
- * are not merged, even side by side: the kernel refuses one that lies across two of the parent's
+/* Writes the mappings of a nested user namespace that keeps all ids. Adjacent extents are not
+ * merged: the kernel rejects an extent that spans two extents of the parent's map
  * (user_namespaces(7)). */
 static int add_map(struct writing *writing, int kind)
 {

@@ -1,11 +1,12 @@
-/* The end of a launch: this process becomes the one that waits for runsc. */
+/* The last step of a launch: this process executes the program that waits for runsc. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
 
 #include <sys/stat.h>
 
-/* What the program is executed with: arrays that end with NULL, and a memory of all words. */
+/* Arguments and environment of the watcher, each ending with NULL; `memory` holds the expanded
+ * arguments. */
 struct words {
     char **argv;
     char **envp;
@@ -35,7 +36,7 @@ static void write_words(const struct un_launch *launch, bool reraise_signal, str
     UN_EACH_RECORD (record, launch, UN_VERB_WATCH) {
         *arg++ = at;
         at += un_marks_expand(&launch->marks, record->words, at) + 1;
-        /* Behind the name of the watcher. */
+        /* The option follows argv[0]. */
         if (reraise_signal && arg == words->argv + 1)
             *arg++ = (char *)UN_RERAISE_SIGNAL;
     }
@@ -58,9 +59,9 @@ static int make_words(struct un_launch *launch, bool reraise_signal, struct word
 }
 
 /*
- * gVisor writes to a file at an offset of its own, from 0: it would overwrite what is there, and
- * standard output and error in one file each other. Where we are at the end of the file, to append
- * is the same as to write.
+ * gVisor writes to a file from offset 0 on, at an offset of its own: output would overwrite the
+ * contents, and standard output and error in one file each other. At the end of a file, appending
+ * is equivalent to writing.
  */
 int un_append_at_end(int fd)
 {
@@ -74,7 +75,8 @@ int un_append_at_end(int fd)
     return 0;
 }
 
-/* Makes standard input, output and error fit to be shared with runsc. */
+/* Prepares standard input, output and error for sharing with runsc: opens closed descriptors on
+ * /dev/null, and reopens pipes and terminals. */
 static int prepare_stdio(struct un_error *err)
 {
     static const char *const names[] = {"standard input", "standard output", "standard error"};
@@ -99,7 +101,8 @@ static int compare_fds(const void *a, const void *b)
     return (*left > *right) - (*left < *right);
 }
 
-/* Returns the descriptors that the program inherits: sorted, without doubles. */
+/* Stores the descriptors that the watcher inherits, sorted and without duplicates. Returns their
+ * number. */
 static size_t list_kept(const struct un_launch *launch, int *kept)
 {
     size_t count = 0, unique = 0;
@@ -114,7 +117,8 @@ static size_t list_kept(const struct un_launch *launch, int *kept)
     return unique;
 }
 
-/* Nothing is closed before the exec: it may fail, and this process go on. */
+/* Sets close-on-exec on all other descriptors. Nothing is closed before the exec, which may fail.
+ */
 static int pass_only(const struct un_launch *launch, struct un_error *err)
 {
     size_t most = launch->of_verb[UN_VERB_PROGRAM_LINK] + launch->of_verb[UN_VERB_PROGRAM_PATH] + 1;
@@ -129,7 +133,7 @@ static int become_watcher(struct un_launch *launch, const struct words *words, s
     un_launch_tell(launch, NULL, NULL);
     if (prepare_stdio(err) || pass_only(launch, err))
         return -1;
-    /* The directory we were in may lie under what was mounted. */
+    /* The current directory may be covered by a mount. */
     if (chdir("/"))
         return un_fail_errno(err, UN_STEP_CWD, "/");
     if (un_check_programs(launch, err))
@@ -140,7 +144,7 @@ static int become_watcher(struct un_launch *launch, const struct words *words, s
     return -1;
 }
 
-/* Reads the maps of the user namespace that this process is in. */
+/* Reads the maps of the user namespace of this process. */
 static int read_maps(struct un_idmap *maps, struct un_error *err)
 {
     un_auto_close int self = un_open_self(err);
@@ -167,8 +171,8 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
     un_auto_free struct un_idmap *maps = malloc(sizeof *maps);
     if (!maps)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
-    /* What runsc writes, and what it reads, is for the caller alone. The command has a umask of its
-     * own. */
+    /* Files that runsc reads and writes are for the caller only. The command in the sandbox gets a
+     * umask of its own. */
     umask(077);
     if (!prepare_watcher(launch, moment, &words, maps, err))
         become_watcher(launch, &words, err);

@@ -1,15 +1,16 @@
-/* The files beside the root filesystem: the bundle, state and logs of runsc, programs of ours. */
+/* Files outside the root filesystem: the bundle, state and logs of runsc, and programs of this
+ * package. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <limits.h>
 #include <sys/mount.h>
 
-/* A path in scratch: the directory that is open, and the name in it. */
+/* A path in scratch: its open parent directory, and its last component. */
 struct scratch_entry {
     int directory;
     char path[UN_PATH_MAX]; /* relative to scratch */
-    const char *name;       /* the end of it */
+    const char *name;       /* last component of `path` */
 };
 
 static void close_entry(const struct scratch_entry *entry)
@@ -19,7 +20,8 @@ static void close_entry(const struct scratch_entry *entry)
 
 #define auto_close_entry __attribute__((cleanup(close_entry)))
 
-/* Goes to the directory of a path one name at a time, by no symbolic link. */
+/* Opens the parent directory of a path one component at a time, without following symbolic links.
+ */
 static int open_entry(struct un_launch *launch, const char *word, struct scratch_entry *entry,
                       struct un_error *err)
 {
@@ -94,14 +96,15 @@ static int make_link(struct un_launch *launch, const char *word, const char *tar
                : 0;
 }
 
-/* Has a log that is not wanted thrown away. */
+/* Links an unwanted log file to /dev/null. */
 int un_step_discard(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     return make_link(launch, record->words, "/dev/null", err);
 }
 
-/* No mount, since runsc looks for files of its own beside its real path. And a link, since
- * processes are known by the name of what was executed. */
+/* Links a program into scratch through /proc/self/fd. A bind mount would not do, since runsc looks
+ * for files next to its real path; a link keeps the name of the process, which is that of the
+ * executed path. */
 int un_step_program_link(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -110,7 +113,7 @@ int un_step_program_link(struct un_launch *launch, const struct un_record *recor
     return make_link(launch, un_record_word(record, 1), target, err);
 }
 
-/* Shows a source in a directory of ours. */
+/* Bind-mounts a source in a directory of scratch, under a new name. */
 static int show(struct un_launch *launch, const struct un_source *source, int directory,
                 const char *name, bool is_directory, uint64_t attributes, struct un_error *err)
 {
@@ -120,7 +123,8 @@ static int show(struct un_launch *launch, const struct un_source *source, int di
     return un_bind(source->fd, place, attributes, source->path, err);
 }
 
-/* Shows the directory for debug logs where nobody can have its path lead elsewhere. */
+/* Bind-mounts the directory for debug logs into scratch, where no other user can redirect its path
+ * by symbolic links. */
 int un_step_debug_log(struct un_launch *launch, const struct un_record *record,
                       struct un_error *err)
 {

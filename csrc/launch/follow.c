@@ -1,5 +1,5 @@
-/* Files outside: their paths are followed once, and a link counts only if nobody else could have
- * put it there. */
+/* Opening files of the host: each path is resolved once, and symbolic links of untrusted owners are
+ * rejected. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -9,17 +9,18 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
-/* An access control list with more entries counts as one that cannot be read. */
+/* An access control list with more entries is treated like an unreadable one. */
 #define ACL_ENTRIES_MAX 64
 
-/* Whose link it was that was not followed. */
+/* The owner and path of a symbolic link that was rejected. */
 struct foreign {
     int64_t owner;
     char *path;
 };
 
-/* Returns whether this lies in / itself, /etc or /usr, or is one of these: what nobody but root can
- * have made, where root's files look as everybody's. */
+/* Returns whether only root can have created a file at this path: it is an entry of /, or lies in
+ * /etc or /usr, or is one of these directories. Used where root's files have the same owner as
+ * other users' files. */
 static bool is_of_root(const char *path)
 {
     static const char *const known[] = {
@@ -35,12 +36,12 @@ static bool is_of_root(const char *path)
 }
 
 /*
- * Who may lead us anywhere is the caller, root, or who owns /. `path` is without symbolic links but
- * the file itself.
+ * Returns whether symbolic links of this owner are followed: those of the caller, of root, and of
+ * the owner of /. `path` is that of the link, with all other symbolic links resolved.
  *
- * In a user namespace that does not map root, root's files show the overflow uid, and so do those
- * of all others who are not mapped (user_namespaces(7)). There, what counts as root's is what
- * nobody else can have made.
+ * In a user namespace that does not map root, root's files have the overflow uid, as have the files
+ * of all other unmapped users (user_namespaces(7)). There, a file counts as root's if no other user
+ * can have created it.
  */
 bool un_owner_is_trusted(uid_t uid, const char *path)
 {
@@ -53,7 +54,8 @@ bool un_owner_is_trusted(uid_t uid, const char *path)
     return (overflow >= 0 && (int64_t)uid != overflow) || is_of_root(path);
 }
 
-/* Returns whether group(5) names members of a group, who have another one of their own. */
+/* Returns whether group(5) lists members of a group. Users whose primary group it is are not listed
+ * there. */
 static bool has_members(gid_t gid)
 {
     char line[UN_LINE_MAX];
@@ -73,17 +75,17 @@ static bool has_members(gid_t gid)
 }
 
 /*
- * A group that several users have as their own lists none of them as a member, so that its number
- * must be the caller's: so it is with a group that was made with its user (pam_umask(8),
- * usergroups).
+ * Returns whether a group contains only the caller and root. Users who share a primary group are
+ * not listed as its members, so the gid must also equal the uid, as for a group created with its
+ * user (pam_umask(8), usergroups).
  */
 bool un_group_is_private(gid_t gid)
 {
     return gid == 0 || (gid == getegid() && gid == geteuid() && !has_members(gid));
 }
 
-/* Returns whether an access control list lets a named user or group write (acl(5)). A list that
- * cannot be read may. */
+/* Returns whether an access control list grants write permission to a named user or group (acl(5)),
+ * or can't be read. */
 static bool acl_grants_write(int fd)
 {
     struct {
@@ -91,7 +93,7 @@ static bool acl_grants_write(int fd)
         struct posix_acl_xattr_entry entry[ACL_ENTRIES_MAX];
     } list;
     char path[UN_FD_PATH_MAX];
-    /* fgetxattr(2) takes no O_PATH. */
+    /* fgetxattr(2) does not accept an O_PATH descriptor. */
     ssize_t size = getxattr(un_fd_path(fd, path), "system.posix_acl_access", &list, sizeof list);
     if (size < 0)
         return errno != ENODATA && errno != EOPNOTSUPP;
@@ -103,7 +105,7 @@ static bool acl_grants_write(int fd)
     return false;
 }
 
-/* With an access control list, the bits of the group are the mask: they limit the named users and
+/* If there is an access control list, the group bits are its mask, which limits the named users and
  * groups (acl(5)). */
 bool un_others_may_write(int directory)
 {
@@ -114,7 +116,7 @@ bool un_others_may_write(int directory)
            (!un_group_is_private(status.st_gid) || acl_grants_write(directory));
 }
 
-/* Returns whether a symbolic link is one of the kernel's own, in /proc. */
+/* Returns whether a symbolic link lies in /proc. */
 static bool is_in_proc(const struct stat *link)
 {
     struct stat self;
@@ -129,7 +131,8 @@ static enum un_look look_at_link(const struct un_trail *trail, const char *name,
     int failed = 0;
     found->fd = -1;
     if (is_in_proc(status)) {
-        /* What it holds is no path: /dev/fd/N, which the shell makes of <(COMMAND). */
+        /* The kernel's links have no path, such as /dev/fd/N of the shell's <(COMMAND); let the
+         * kernel follow. */
         close(link);
         found->fd = openat(trail->place[trail->count - 1].fd, name, O_PATH | O_CLOEXEC);
         return found->fd < 0 ? UN_LOOK_FAILED : UN_LOOK_FILE;
@@ -146,7 +149,8 @@ static enum un_look look_at_link(const struct un_trail *trail, const char *name,
     return failed ? UN_LOOK_FAILED : UN_LOOK_LINK;
 }
 
-/* `arg`: see struct foreign; NULL: all links are followed. */
+/* Looks up a name, and checks the owner of symbolic links. `arg` is a struct foreign; NULL follows
+ * all links. */
 static enum un_look look_trusting(const struct un_trail *trail, const char *name,
                                   struct un_entry *found, void *arg)
 {
@@ -178,7 +182,8 @@ static enum un_look look_exactly(const struct un_trail *trail, const char *name,
     return found->fd < 0 ? UN_LOOK_FAILED : UN_LOOK_FILE;
 }
 
-/* Out of the way of standard input, output and error, which may be closed. */
+/* Duplicates a descriptor to a number above 2, because standard input, output and error may be
+ * closed. */
 static int move_above_stdio(int fd)
 {
     int taken = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -186,7 +191,7 @@ static int move_above_stdio(int fd)
     return taken;
 }
 
-/* Opens the file at the end of a walk, by a descriptor of its own. */
+/* Resolves a path, and returns a descriptor of the last file. */
 static int walk_to(const char *path, un_looker *look, void *arg)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");
@@ -200,7 +205,8 @@ static int walk_to(const char *path, un_looker *look, void *arg)
     return *trail.missing ? -1 : fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
 }
 
-/* Tells the path of an opened file; ENOENT: it has none any more. */
+/* Reads the path of an opened file. Fails with ENOENT if the file was deleted. Closes the
+ * descriptor on failure. */
 static int named(int fd, char real[UN_PATH_MAX])
 {
     struct stat status;

@@ -1,10 +1,11 @@
 /*
- * What runsc bears, found by trying: the same as hardening.for_run() of Python.
+ * Dropping the privileges that runsc does not need, as found by trial; hardening.for_run() in
+ * Python does the same.
  *
- * - no_new_privs: neither runsc nor what it starts ever executes a set-user-id program.
- * - The bounding set keeps what runsc needs, and nothing else. It bounds what runsc may do to the
- *   prepared namespace. Its sandbox lives in a user namespace nested in that one, where the kernel
- *   starts with a full set again (user_namespaces(7)), but over nothing outside.
+ * - no_new_privs: runsc and its children never execute a set-user-id program.
+ * - The bounding set keeps only what runsc needs. It limits what runsc can do to the prepared
+ *   namespace. The sandbox lives in a nested user namespace, which starts with a full bounding set
+ *   (user_namespaces(7)), but whose capabilities have no effect outside.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -15,12 +16,12 @@
 
 #define BIT(capability) (UINT64_C(1) << (capability))
 
-/* These four, or runsc re-executes itself in a namespace of its own making; and the last, to map id
- * 0 into the nested user namespace (user_namespaces(7), since Linux 5.12). */
+/* Without the first four, runsc re-executes itself in a namespace that it creates; the last one is
+ * needed to map id 0 into the nested user namespace (user_namespaces(7), since Linux 5.12). */
 #define OF_RUNSC                                                                                   \
     (BIT(CAP_SYS_ADMIN) | BIT(CAP_SYS_CHROOT) | BIT(CAP_SETUID) | BIT(CAP_SETGID) |                \
      BIT(CAP_SETFCAP))
-/* What the gofer needs besides, to act on files of any id of a map that has several. */
+/* Capabilities that the gofer needs to access files of all ids, if the map has several. */
 #define OF_FILES                                                                                   \
     (BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) |         \
      BIT(CAP_FSETID))
@@ -30,7 +31,7 @@ static int drop_bounding(uint64_t kept, struct un_error *err)
     for (unsigned long cap = 0; cap < 64; cap++) {
         int has = kept & BIT(cap) ? 0 : prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
         if (has < 0 && errno == EINVAL)
-            return 0; /* the kernel has no more */
+            return 0; /* past the kernel's last capability */
         if (has < 0 || (has && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0)))
             return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
         if (has && prctl(PR_CAPBSET_READ, cap, 0, 0, 0))

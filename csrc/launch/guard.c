@@ -1,38 +1,39 @@
 /*
- * Refuses to show directories of usernsctl's own to a sandbox: the state directory, which says what
- * to kill and what to join, and the directory of the templates, which holds the memory of programs.
- * A program inside that could write there would have others' processes killed, and one that could
- * read there would see what others' sandboxes were given. Nor may a program inside write to the
- * launch that decides what the program sees the next time.
+ * Keeping usernsctl's own directories out of sandboxes: the state directory, which records the
+ * processes to kill and the namespaces to join, and the directory of templates, which hold the
+ * memory of programs. A program inside with write access could have other processes killed; with
+ * read access it would see the input of other sandboxes. Nor may a program inside write to the
+ * launch file that decides what the next sandbox sees.
  *
- * A directory is compared by what it is, not by its name: by a link or another mount, it is the
- * same directory. A directory that has a symbolic link on the way there is refused, too: a program
- * that may write to it could have the link lead elsewhere.
+ * Directories are compared by device and inode, not by name, since symbolic links and other mounts
+ * lead to the same directory. A bind-mount source that contains a symbolic link on the way to a
+ * hidden directory is rejected, too: a program with write access could redirect the link.
  */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <sys/stat.h>
 
-/* Where something is: `path` as this process sees it, and `inner` in a file system. */
+/* The location of a file: `path` in this process's mount namespace, and `inner` in its file system.
+ */
 struct place {
     const char *device;
     char inner[2 * UN_PATH_MAX];
     char path[UN_PATH_MAX];
 };
 
-/* A directory that is kept from sandboxes. */
+/* A directory that must stay hidden from sandboxes. */
 struct kept {
-    /* First the directory, or the closest one above it that exists; then those that have a symbolic
-     * link on the way there. */
+    /* the directory, or its closest existing ancestor; then the parents of all symbolic links on
+     * its path */
     int fd[1 + UN_LINKS_MAX];
     size_t count;
-    bool is_there;      /* whether the first is the directory itself */
-    struct place place; /* of the one of these that is looked at */
+    bool is_there;      /* whether fd[0] is the directory itself */
+    struct place place; /* location of the descriptor being compared */
     struct un_mounts mounts;
 };
 
-/* A path is that of the mount's root, and of what is below the mount point. */
+/* Fills in place->inner from the root of the mount and the path below its mount point. */
 static void join(const struct un_mounted *mount, struct place *place)
 {
     size_t point = strcmp(mount->point, "/") ? strlen(mount->point) : 0;
@@ -51,18 +52,18 @@ static int find_place(const struct un_mounts *mounts, int fd, struct place *plac
     place->device = mount ? mount->device : "";
     if (mount)
         join(mount, place);
-    else /* of another mount namespace */
+    else /* the mount belongs to another mount namespace */
         strcpy(place->inner, place->path);
     return 0;
 }
 
-/* Returns whether what is mounted from here has the place in it. */
+/* Returns whether a mount of directory `inner` of a device contains a place. */
 static bool mount_holds(const char *device, const char *inner, const struct place *place)
 {
     return !strcmp(device, place->device) && un_is_below(place->inner, inner);
 }
 
-/* The same, with what is mounted below it. */
+/* Returns whether a file at `shown`, with the mounts below it, contains the hidden place. */
 static bool shows(const struct place *shown, const struct kept *kept)
 {
     if (mount_holds(shown->device, shown->inner, &kept->place))
@@ -81,8 +82,8 @@ static bool is_same(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* Opens the directory that a directory is in. Another user's may be closed to us: then by its path.
- */
+/* Opens the parent of a directory. If ".." may not be searched, as in another user's directory,
+ * opens the parent by its path. */
 static int open_above(int directory)
 {
     char path[UN_PATH_MAX];
@@ -94,7 +95,7 @@ static int open_above(int directory)
     return openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* 1: `upper` is the file `lower`, or a directory on the way to it. -1 with errno. */
+/* Returns 1 if `upper` is the file `lower` or one of its ancestors, 0 if not, -1 with errno. */
 static int is_above(int upper, int lower)
 {
     struct stat wanted, here, above;
@@ -117,14 +118,14 @@ static int is_above(int upper, int lower)
     return found;
 }
 
-/* Returns whether nothing can be reached by a name, by the errno of the attempt. */
+/* Returns whether an errno of a lookup means that no file can be reached by that path. */
 static bool is_unreachable(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == EACCES;
 }
 
-/* Keeps a descriptor of each directory in which a symbolic link is followed. What can't be reached,
- * and what is no directory, counts as missing. */
+/* Looks up a name, and keeps a descriptor of each directory that contains a followed symbolic link.
+ * Unreachable files and files that are no directories count as missing. */
 static enum un_look look_noting(const struct un_trail *trail, const char *name,
                                 struct un_entry *found, void *arg)
 {
@@ -144,8 +145,8 @@ static enum un_look look_noting(const struct un_trail *trail, const char *name,
     return UN_LOOK_MISSING;
 }
 
-/* Opens the directory, or the closest one above it if there is none yet: a path with too many links
- * or too long a name leads nowhere. */
+/* Opens the hidden directory, or its closest existing ancestor. A path with too many links or too
+ * long a name counts as missing. */
 static int open_nearest(const char *path, struct kept *kept)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");
@@ -179,8 +180,8 @@ static void drop(struct kept *kept)
     errno = errnum;
 }
 
-/* Says in words how a file shows the directory number `number` of what is kept, or NULL. -1 with
- * errno. */
+/* Finds out how a file exposes the directory kept->fd[number]. *how becomes a verb phrase for the
+ * error message, or NULL. Returns -1 with errno. */
 static int find_how_shown(const struct kept *kept, size_t number, int fd, const char **how)
 {
     un_auto_free struct place *shown = malloc(sizeof *shown);
@@ -195,7 +196,7 @@ static int find_how_shown(const struct kept *kept, size_t number, int fd, const 
     return failed ? -1 : 0;
 }
 
-/* The same for the first of several files that shows it. */
+/* Finds the first of several files that exposes kept->fd[number]. Returns -1 with errno. */
 static int look_at_all(const struct kept *kept, size_t number, const int *fds, size_t count,
                        size_t *which, const char **how)
 {
@@ -239,7 +240,8 @@ int un_refuse_to_show(const int *fds, const char *const *names, size_t count, co
                    names[*which], how, directory);
 }
 
-/* The sources that are bound, by descriptor and path: how many these are. */
+/* Lists the descriptors and paths of all bind-mount sources with that access (NULL for any).
+ * Returns their number. */
 static size_t list_bound(const struct un_launch *launch, const char *access, int *fds,
                          const char **names)
 {
@@ -254,7 +256,7 @@ static size_t list_bound(const struct un_launch *launch, const char *access, int
     return count;
 }
 
-/* Returns which of the sources the file is, or `count`. */
+/* Returns the index of the source that is the file itself, or `count`. */
 static size_t find_file(const int *fds, size_t count, int file)
 {
     struct stat wanted, shown;
@@ -266,7 +268,7 @@ static size_t find_file(const int *fds, size_t count, int file)
     return which;
 }
 
-/* Fails if a program inside could write to the launch itself, or put another one in its place. */
+/* Fails if a program inside could write to the launch file, or replace it. */
 static int check_file(struct un_launch *launch, int file, const int *fds, const char *const *names,
                       size_t count, struct un_error *err)
 {
@@ -297,7 +299,8 @@ static bool is_there(const char *path)
     return !stat(path, &status);
 }
 
-/* A program that may only read sees nothing of templates where there are none. */
+/* Checks all bind-mount sources. While no templates exist, only writable mounts matter for their
+ * directory. */
 static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
                         const char **names, struct un_error *err)
 {

@@ -1,17 +1,17 @@
-/* What of this machine, or of another root filesystem, a sandbox sees. */
+/* Directories of the host, or of another root filesystem, in a sandbox's root filesystem. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <limits.h>
 
-/* Who owns / of the machine is trusted as root is: see place.c. */
+/* Records the owner of the host's /, who is trusted like root; see place.c. */
 static void note_owner(struct un_launch *launch, const struct stat *top)
 {
     launch->root.machine_owner = top->st_uid;
     launch->root.has_machine = true;
 }
 
-/* Opens an entry of the machine's root directory: -1 with errno. */
+/* Opens an entry of the host's root directory. Returns -1 with errno. */
 static int open_of_machine(struct un_launch *launch, const char *name)
 {
     char path[UN_PATH_MAX];
@@ -93,8 +93,8 @@ int un_step_hide_private(struct un_launch *launch, const struct un_record *recor
     return hide_private(launch, record->words, err);
 }
 
-/* What has private files: root, who may read whatever comes to be there later, gets a copy of the
- * rest; for anybody else they are covered. */
+/* Shows a directory of the host that has private files. Root could read files that are created
+ * later, so root gets a copy of the public files; for other users the private files are covered. */
 int un_step_guarded(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char inside[NAME_MAX + 2];
@@ -104,13 +104,14 @@ int un_step_guarded(struct un_launch *launch, const struct un_record *record, st
     return un_step_machine(launch, record, err) ? -1 : hide_private(launch, inside, err);
 }
 
-/* gVisor mounts its own here, so the machine's are never even handed to runsc. */
+/* gVisor mounts its own file systems here, so the host's are never passed to runsc. */
 static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
     struct stat status;
-    /* Through a copy of the mount: in the source itself our own tmpfs may cover something. */
+    /* Through a copy of the mount, because the tmpfs of scratch may cover a directory of the
+     * source. */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
     if (copy < 0)

@@ -1,4 +1,4 @@
-/* JSON strings (RFC 8259): what is not UTF-8 has no place in them. */
+/* JSON strings (RFC 8259), which must be valid UTF-8. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -41,7 +41,7 @@ static void add_escaped(struct un_text *text, unsigned char byte)
     un_text_add(text, escape);
 }
 
-/* Returns how many bytes from here on go into a string as they are; *broken: it is not UTF-8 there.
+/* Returns the number of bytes that need no escape. *broken becomes true if invalid UTF-8 follows.
  */
 static size_t plain_run(const char *value, bool *broken)
 {

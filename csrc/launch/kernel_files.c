@@ -1,4 +1,5 @@
-/* Whether what is shown is, lies in or has below it a file system that is the kernel's face. */
+/* Detecting file systems that are interfaces of the kernel in, around or below a bind-mount source.
+ */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -12,7 +13,7 @@ static const char *const kernel_types[] = {
     "resctrl",     "securityfs", "selinuxfs", "smackfs", "sysfs",    "tracefs",
 };
 
-/* Returns the type of a mount, if it is one of the kernel's own, or NULL. */
+/* Returns the type of a mount if it is an interface of the kernel, otherwise NULL. */
 static const char *kernel_type(const struct un_mounted *mount)
 {
     for (size_t i = 0; i < sizeof kernel_types / sizeof *kernel_types; i++)
@@ -21,7 +22,7 @@ static const char *kernel_type(const struct un_mounted *mount)
     return NULL;
 }
 
-/* Returns whether a file lies in what is mounted on /dev, wherever else that is mounted. */
+/* Returns whether a file lies in the file system mounted on /dev, at whatever mount point. */
 static bool is_in_dev(int fd)
 {
     struct stat file, dev, root;
@@ -68,9 +69,9 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
 {
     const char *part;
     if (un_machine_part(source->fd, &part))
-        /* What can't be told is no permission. */
+        /* A failure to find out must not permit the mount. */
         part = "what /proc does not tell";
-    /* Devices are for being written to. */
+    /* Devices may be written to: access to a device is what such a bind mount is for. */
     if (!part || !strcmp(part, "/dev"))
         return 0;
     un_launch_tell(launch, source->path, "show it without :rw, or only what is needed of it");

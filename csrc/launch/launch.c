@@ -1,4 +1,4 @@
-/* What all parts of a launch that is performed have in common. */
+/* Functions that all parts of a launch share. */
 #include "launch/launch.h"
 #include "base/base.h"
 

@@ -1,4 +1,4 @@
-/* Marks in words. */
+/* Marks: placeholders in arguments of a launch. */
 #include "launch/verbs.h"
 
 #include <inttypes.h>

@@ -1,9 +1,9 @@
 /*
- * Reading a launch: words, each ended by NUL.
+ * Parsing a launch: arguments, each terminated by NUL.
  *
- * First three that say what it is: "usernsctl-launch", the format and the version of the package.
- * Then records: a verb and its arguments, as many as the verb has, in the order of enum un_part.
- * The last is "end". All is checked before anything is done.
+ * The header has three: "usernsctl-launch", the format, and the version of the package. Records
+ * follow: a verb and the number of arguments that the verb takes, in the order of enum un_part. The
+ * last record is "end". The whole launch is checked before any of it is performed.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -11,11 +11,11 @@
 #define NAME "usernsctl-launch"
 #define FORMAT "1"
 
-/* How far the words were read. */
+/* The position of the parser, and the counts for its checks. */
 struct reader {
     const char *at;
     const char *end;
-    size_t number; /* of the word that was read last, from 1 on */
+    size_t number; /* number of the last argument read, from 1 on */
     size_t sources;
     size_t binds;
     enum un_part part;
@@ -28,7 +28,7 @@ static int malformed(const struct reader *reader, const char *word, const char *
                    reader->number, word, fault);
 }
 
-/* Returns the next word, or NULL. */
+/* Returns the next argument, or NULL at the end. */
 static const char *next_word(struct reader *reader)
 {
     const char *word = reader->at;
@@ -89,7 +89,7 @@ static int read_arguments(struct reader *reader, const struct un_verb_rule *rule
     return 0;
 }
 
-/* What must come before what. */
+/* Checks the order of records. Returns a message about a record out of order, or NULL. */
 static const char *order_fault(const struct reader *reader, const struct un_launch *launch,
                                enum un_verb verb)
 {
@@ -139,7 +139,7 @@ static int read_all(struct reader *reader, struct un_launch *launch, struct un_e
     return more ? malformed(reader, more, "nothing may come after \"end\"", err) : 0;
 }
 
-/* Room for what comes of the records. */
+/* Allocates the arrays for sources and bind mounts. */
 static int make_room(struct un_launch *launch, struct un_error *err)
 {
     size_t sources = launch->of_verb[UN_VERB_SOURCE], binds = launch->of_verb[UN_VERB_BIND];

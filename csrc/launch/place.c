@@ -1,13 +1,13 @@
-/* Making room inside for what is to be shown there. */
+/* Creating mount points in the root filesystem. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <limits.h>
 
-/* More than there are directories on a trail: each of them is replaced once at most. */
+/* Limit of the iterations; each directory of a trail is replaced at most once. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
 
-/* A word of a shell, as it can be pasted; what may not fit is cut. */
+/* Quotes a string for a shell. The result is truncated to `size`. */
 static void quote(const char *word, char *to, size_t size)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -50,7 +50,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
                    wanted, *absent ? absent : "/");
 }
 
-/* Returns whether entries can be made there, or never will be: then another error comes. */
+/* Returns whether entries can be created in place `at`, or can't be for a reason that another check
+ * reports. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -61,9 +62,9 @@ static bool may_make_entries(const struct un_launch *launch, const struct un_tra
            !S_ISDIR(status->st_mode);
 }
 
-/* Returns whether somebody else could swap what is in a directory, while runsc passes it: not the
- * caller and root, whom the namespace may know as somebody who owns nothing else that is the
- * machine's. */
+/* Returns whether a user other than the caller and root could replace entries of a directory while
+ * runsc resolves a path through it. The caller and root may both appear as the owner of the host's
+ * /, if the namespace does not map root. */
 static bool may_change(const struct un_launch *launch, const struct un_trail *trail, size_t at)
 {
     struct stat status;
@@ -75,8 +76,7 @@ static bool may_change(const struct un_launch *launch, const struct un_trail *tr
     return !is_trusted || status.st_mode & 0022;
 }
 
-/* Returns the first directory on the trail that must be replaced by one of ours; -1: there is none.
- */
+/* Returns the index of the first directory of the trail that must be replaced by a copy, or -1. */
 static int find_closed(const struct un_launch *launch, const struct un_trail *trail, bool for_runsc)
 {
     struct stat status;
@@ -88,7 +88,7 @@ static int find_closed(const struct un_launch *launch, const struct un_trail *tr
     return -1;
 }
 
-/* Replaces a directory of the machine by one of ours that shows the same. */
+/* Replaces a directory of the host by a directory of this launch with the same entries. */
 static int open_up(struct un_launch *launch, int directory, const char *name, struct un_error *err)
 {
     static const char *const nothing[] = {NULL};
@@ -104,7 +104,8 @@ static int open_up(struct un_launch *launch, int directory, const char *name, st
     return un_bind(ours, directory, 0, name, err);
 }
 
-/* Follows a path, and has directories of ours on it wherever it takes that. */
+/* Resolves a path, and replaces directories on the way until the mount point can be created there.
+ */
 static int open_up_to(struct un_launch *launch, const char *inside, bool for_runsc,
                       struct un_trail *trail, struct un_error *err)
 {
@@ -122,7 +123,7 @@ static int open_up_to(struct un_launch *launch, const char *inside, bool for_run
     return un_launch_fail_file(launch, inside, err);
 }
 
-/* Makes what is missing of a path, by the names that are left. */
+/* Creates the missing components of a path. */
 static int make_missing(struct un_launch *launch, struct un_trail *trail, bool is_directory,
                         struct un_error *err)
 {

@@ -1,11 +1,12 @@
-/* Members of some groups may read more than the programs inside should. */
+/* Hiding files that the caller may read through a group, but programs inside should not. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 static int hide_below(struct un_launch *launch, int directory, const char *name, int depth,
                       struct un_error *err);
 
-/* By a cheap look: whether an entry is worth opening. 1: it is; -1 with errno. */
+/* Returns whether an entry must be opened for a further check, judged by its type and mode: 1 or 0,
+ * or -1 with errno. */
 static int may_be_private(int directory, const struct dirent *entry)
 {
     struct stat status;

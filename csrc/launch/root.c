@@ -1,4 +1,4 @@
-/* The root filesystem of a sandbox: how files of the machine come into it. */
+/* The root filesystem of a sandbox: creating and mounting its files. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -57,7 +57,7 @@ int un_root_begin(struct un_launch *launch, struct un_error *err)
         make_private(launch, "shown", 0700, &root->shown, err) ||
         make_private(launch, "root", 0755, top, err))
         return -1;
-    /* A mount of its own, so that it can be made read-only with all that is mounted below it. */
+    /* A mount of its own can be made read-only, with all mounts below it. */
     if (un_bind(*top, *top, 0, "root", err))
         return -1;
     close(*top);
@@ -168,7 +168,7 @@ int un_root_mirror(struct un_launch *launch, int source, int target, const char 
             continue;
         int found = un_child(source, entry->d_name);
         if (found < 0 && errno == ENOENT)
-            continue; /* it has vanished meanwhile */
+            continue; /* the entry was deleted meanwhile */
         failed = found < 0 ? un_launch_fail_file(launch, entry->d_name, err)
                            : mirror_entry(launch, found, target, entry->d_name, err);
         un_close_quietly(found);

@@ -1,11 +1,11 @@
-/* What is made in a root filesystem. */
+/* Directories, symbolic links and resolv.conf in a root filesystem. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #define RESOLVER "/etc/resolv.conf"
 #define RESOLVER_BYTES_MAX (1 << 16)
 
-/* Opens the directory that a path inside is to be made in: a descriptor, or -1. */
+/* Opens the parent directory of a path inside. Returns a descriptor, or -1. */
 static int open_parent(struct un_launch *launch, const char *inside, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
@@ -53,7 +53,7 @@ int un_step_link(struct un_launch *launch, const struct un_record *record, struc
     return 0;
 }
 
-/* What the resolver's file says: its length, or -1: it can't be had, or needs no copy. */
+/* Reads the host's resolv.conf. Returns its length, or -1 if it can't be read. */
 static ssize_t read_resolver(char *text, size_t size)
 {
     char path[UN_PATH_MAX];
@@ -67,7 +67,7 @@ static ssize_t read_resolver(char *text, size_t size)
     return file < 0 ? -1 : un_read_all(file, text, size);
 }
 
-/* Returns whether the path is there inside, or may not be looked for: then nothing is to be done.
+/* Returns whether a path exists inside, or can't be looked up, so that nothing remains to be done.
  */
 static bool is_settled(const struct un_launch *launch, const char *inside)
 {
@@ -96,7 +96,8 @@ static int add_resolver(struct un_launch *launch, const char *text, size_t lengt
     return write_resolver(launch, place, text, length, err);
 }
 
-/* Where resolv.conf links to a file in /run, as it often does, has a copy of it there. */
+/* Creates the target of /etc/resolv.conf as a copy, if it is a symbolic link to a missing file, as
+ * often in /run. */
 int un_step_resolver(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     (void)record;

@@ -1,8 +1,8 @@
-/* Homes stay hidden, wherever they are. */
+/* Hiding home directories of the host from a sandbox. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* What a sandbox must see, whosever home it is. */
+/* Directories that must stay visible in a sandbox, even if one is a home directory. */
 static const char *const of_programs[] = {
     "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin",
     "/sbin",           "/bin",           "/etc",      "/lib",
@@ -10,7 +10,7 @@ static const char *const of_programs[] = {
     "/usr/share",
 };
 
-/* Returns the first of those that is a directory inside, or lies in it; or NULL. */
+/* Returns the first of these directories that equals `path` or lies below it; or NULL. */
 static const char *program_directory(const char *path)
 {
     size_t length = strlen(path);
@@ -47,9 +47,10 @@ static int hide_found_home(struct un_launch *launch, const char *home, struct un
     if (file >= 0 && un_root_status(launch, file, home, &status, err))
         return -1;
     if (is_complete && kept && file >= 0)
-        /* Some users of services have such a home in the user database, but it is not theirs. */
+        /* Some service users have such a directory as home in the user database without owning it.
+         */
         return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
-    /* What belongs to the machine is not made, but covered. */
+    /* An existing directory of the host is covered; only missing ones are created. */
     if (file < 0 || status.st_dev == launch->root.device)
         return add_home_directory(launch, home, err);
     if (is_complete && S_ISDIR(status.st_mode))
@@ -62,6 +63,6 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
     un_auto_trail struct un_trail trail;
     if (!un_view_walk(&launch->view, home, &trail))
         return hide_found_home(launch, home, &trail, err);
-    /* Whoever can't look into a directory on the way can't inside, either. */
+    /* A directory that this process can't search can't be searched inside either. */
     return errno == EACCES || errno == EPERM ? 0 : un_launch_fail_file(launch, home, err);
 }

@@ -1,9 +1,9 @@
 /*
- * Where all that is made for a sandbox lies: a tmpfs of its own.
+ * Scratch: the tmpfs for all files of a sandbox.
  *
- * A recursive bind mount of a directory above leaves it out, and so shows what the tmpfs covers:
- * what is mounted on the place itself is unbindable (mount_namespaces(7)). Since nothing on that
- * mount could be bound anywhere, the tmpfs to be used is one below it.
+ * A recursive bind mount of a parent directory must show what the tmpfs covers, not the tmpfs. So
+ * the mount on the chosen directory is unbindable (mount_namespaces(7)). Files on an unbindable
+ * mount can't be bind mount sources, so the tmpfs in use is another one, mounted below.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -13,7 +13,7 @@
 
 #define OPTIONS (MS_NOSUID | MS_NODEV)
 
-/* Returns whether there is a directory, and no symbolic link on the way. */
+/* Returns whether a path is a directory, without symbolic links on the way. */
 static bool is_real_directory(const char *path)
 {
     struct stat status;

@@ -1,18 +1,19 @@
 /*
- * A copy of a directory as it is now.
+ * Copying a directory.
  *
- * As root, runsc could read all files in a directory that is shown, and also those that are made or
- * replaced later: a new /etc/shadow is a new file, which nothing has hidden. So a directory with
- * private files is shown as a copy of what every user may read.
+ * As root, runsc could read all files in a bind-mounted directory, including files that are created
+ * or replaced later: a new /etc/shadow is a new file, which no mount covers. So a directory with
+ * private files is shown as a copy of its publicly readable files.
  */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <sys/sendfile.h>
 
-/* A file that is bigger is no copy, but bound: what takes its name later is another one, too. */
+/* Larger files are bind-mounted, not copied. A bind mount shows the file itself: another file that
+ * takes its name later is not visible. */
 #define FILE_BYTES_MAX (1 << 20)
-/* What is copied in all; the files after that are bound. */
+/* Limit for all copies together; further files are bind-mounted. */
 #define TOTAL_BYTES_MAX (32 << 20)
 
 struct snapshot {
@@ -21,7 +22,7 @@ struct snapshot {
     int depth;
 };
 
-/* Copies what every user may read by now; returns how many bytes that was, or -1 with errno. */
+/* Copies a file while every user may read it. Returns the number of bytes, or -1 with errno. */
 static off_t copy_bytes(int source, int out)
 {
     struct stat status;
@@ -31,7 +32,7 @@ static off_t copy_bytes(int source, int out)
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);
-    /* It may have been closed to others since, and have become longer or shorter. */
+    /* Checked again after opening: the mode and the size may have changed. */
     while (!failed && un_is_public(status.st_mode) && copied < status.st_size &&
            copied < FILE_BYTES_MAX && count) {
         count = sendfile(out, file, NULL, FILE_BYTES_MAX);
@@ -93,8 +94,8 @@ static int copy_directory(struct snapshot *snapshot, int source, const struct st
     return un_root_set_mode(launch, made, status->st_mode, name, err);
 }
 
-/* Most of /etc are links, which need not be opened. Returns false if the entry is no link any more,
- * or can't be read. */
+/* Copies a symbolic link without opening it, since most entries of /etc are links. Returns false if
+ * the entry is no longer a link, or can't be read. */
 static bool copy_link(struct snapshot *snapshot, int source, int target, const char *name,
                       int *failed, struct un_error *err)
 {
@@ -135,7 +136,7 @@ static int copy_all(struct snapshot *snapshot, DIR *listing, int source, int tar
             continue;
         int found = un_child(source, entry->d_name);
         if (found < 0 && errno == ENOENT)
-            continue; /* it has vanished meanwhile */
+            continue; /* the entry was deleted meanwhile */
         failed = found < 0 ? un_launch_fail_file(snapshot->launch, entry->d_name, err)
                            : copy_entry(snapshot, found, target, entry->d_name, err);
         un_close_quietly(found);

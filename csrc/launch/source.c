@@ -1,5 +1,5 @@
-/* What must be so before a launch is performed, and the files of the machine that it uses: opened
- * before the namespaces are entered. */
+/* Preconditions of a launch, and its source files, which are opened before the namespaces are
+ * entered. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
@@ -9,7 +9,7 @@
 
 #define SECOND_NS 1000000000U
 
-/* Says that the launch was made for something else than what is there. */
+/* Fails because the host no longer matches the launch. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
     (tell_outdated(launch, filename),                                                              \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
@@ -23,12 +23,13 @@ static void tell_outdated(struct un_launch *launch, const char *filename)
 
 static bool is_same_time(const struct timespec *now, uint64_t then)
 {
-    /* Layers of images have whole seconds. */
+    /* Layers of images store times in whole seconds. */
     uint64_t part = now->tv_nsec ? then % SECOND_NS : 0;
     return (uint64_t)now->tv_sec == then / SECOND_NS && (uint64_t)now->tv_nsec == part;
 }
 
-/* What a path leads to now: the very file that is opened, if it is one of the sources. */
+/* Calls stat(2) on a path; on the open descriptor if the path is a source, so that the same file is
+ * checked and used. */
 static int stat_source(const struct un_launch *launch, const char *path, struct stat *now)
 {
     size_t next = 0;
@@ -76,8 +77,8 @@ static int check_version(struct un_launch *launch, struct un_error *err)
                     launch->version, un_version());
 }
 
-/* For this process, and so for all that come from it. runsc would set it once the command runs, and
- * fail where that has ended by then. */
+/* Sets the OOM score of this process and its descendants. runsc would set it after the command has
+ * started, and fail if the command has already exited. */
 static int take_oom_score(struct un_launch *launch, const char *score, struct un_error *err)
 {
     static const char path[] = "/proc/self/oom_score_adj";
@@ -156,7 +157,7 @@ static int open_sources(struct un_launch *launch, const int *fds, struct un_erro
     return 0;
 }
 
-/* Nothing else can be shown as the root filesystem. */
+/* Fails if the root filesystem is not a directory. */
 static int check_tree(struct un_launch *launch, struct un_error *err)
 {
     struct stat status;

@@ -1,4 +1,4 @@
-/* Which records there are, and what their arguments may be. */
+/* The verbs of records, and checks of their arguments. */
 #include "launch/verbs.h"
 #include "base/base.h"
 
@@ -104,7 +104,7 @@ static bool is_name(const char *word, size_t length)
     return length && length <= NAME_MAX && !is_dots;
 }
 
-/* Names with slashes between them. */
+/* Returns whether a text is a path of names separated by single slashes. */
 static bool is_relative(const char *word)
 {
     for (;;) {
@@ -138,7 +138,8 @@ static bool is_setting(const char *word)
     return strchr(word, '=') && *word != '=';
 }
 
-/* What else usernsctl-exec takes is decided by the launch in other ways, or by nobody. */
+/* Accepts only options about ids: other options of usernsctl-exec are set by other records, or not
+ * at all. */
 static bool is_id_option(const char *word)
 {
     return !strcmp(word, "-r") || !strcmp(word, "-c") || !strncmp(word, "--map-", 6) ||

@@ -1,12 +1,12 @@
-/* The records that a launch is made of. Internal. */
+/* The records of a launch. Internal. */
 #ifndef USERNSCTL_LAUNCH_VERBS_H
 #define USERNSCTL_LAUNCH_VERBS_H
 
 #include "include/usernsctl.h"
 
-/* ---- verbs.c: the records that a launch is made of ------------------------------------------- */
+/* ---- verbs.c: the records of a launch -------------------------------------------------------- */
 
-/* By name, in the order of strcmp(3). */
+/* Verbs by name, in the order of strcmp(3). */
 enum un_verb {
     UN_VERB_ARG,
     UN_VERB_ASSUME,
@@ -64,7 +64,7 @@ enum un_verb {
     UN_VERB_COUNT
 };
 
-/* The parts of a launch, in the order in which they come. */
+/* The parts of a launch, in their order. */
 enum un_part {
     UN_PART_ASSUMED,
     UN_PART_IDS,
@@ -79,16 +79,16 @@ enum un_part {
     UN_PART_END
 };
 
-/* What an argument of a record is. */
+/* Types of arguments. */
 enum un_argument {
     UN_ARG_TEXT = 1,
-    UN_ARG_JSON,        /* UTF-8: a piece of a config.json */
-    UN_ARG_MARKED,      /* text in which an @ begins a mark: see marks.c */
-    UN_ARG_NAME,        /* one name of a directory */
+    UN_ARG_JSON,        /* UTF-8: a fragment of config.json */
+    UN_ARG_MARKED,      /* text in which @ begins a mark, see struct un_marks */
+    UN_ARG_NAME,        /* the name of a directory entry */
     UN_ARG_SCRATCH,     /* a path relative to scratch, without . and .., with marks */
-    UN_ARG_PATH,        /* an absolute path, of the machine or inside */
-    UN_ARG_SOURCE,      /* the number of a source that came before */
-    UN_ARG_BIND,        /* the number of a bind that came before */
+    UN_ARG_PATH,        /* an absolute path, of the host or inside */
+    UN_ARG_SOURCE,      /* the index of an earlier source */
+    UN_ARG_BIND,        /* the index of an earlier bind */
     UN_ARG_MODE,        /* octal, as st_mode */
     UN_ARG_PERMISSIONS, /* octal, up to 07777 */
     UN_ARG_NUMBER,      /* decimal */
@@ -98,7 +98,7 @@ enum un_argument {
     UN_ARG_ACCESS,      /* ro or rw */
     UN_ARG_KIND,        /* empty or other */
     UN_ARG_ID_OPTION,   /* an option of usernsctl-exec about the map */
-    UN_ARG_VARIABLE,    /* the name of a variable */
+    UN_ARG_VARIABLE,    /* the name of an environment variable */
     UN_ARG_SETTING      /* NAME=VALUE */
 };
 
@@ -107,37 +107,38 @@ enum un_argument {
 struct un_verb_rule {
     const char *name;
     uint8_t part;                        /* enum un_part */
-    bool once;                           /* whether a second one is an error */
-    uint8_t argument[UN_VERB_ARGUMENTS]; /* enum un_argument, ended by 0 unless there are so many */
+    bool once;                           /* whether the verb may occur only once */
+    uint8_t argument[UN_VERB_ARGUMENTS]; /* enum un_argument, terminated by 0 if fewer than
+                                            UN_VERB_ARGUMENTS */
 };
 
-/* By enum un_verb. */
+/* Indexed by enum un_verb. */
 extern const struct un_verb_rule un_verb_rules[UN_VERB_COUNT];
 
 /* Returns the verb of this name, or UN_VERB_COUNT. */
 enum un_verb un_verb_find(const char *name);
-/* What is wrong with an argument, as "it must be ..."; NULL: nothing. `sources` and `binds` are how
- * many there were before. */
+/* Checks an argument. Returns what it must be, for a message, or NULL if it is valid. `sources` and
+ * `binds` are the numbers of earlier records of these verbs. */
 const char *un_argument_fault(int argument, const char *word, size_t sources, size_t binds);
-/* Returns the number that a word is: one without a fault. */
+/* Convert a valid argument to a number. */
 uint64_t un_argument_number(const char *word);
 unsigned un_argument_mode(const char *word);
 
-/* ---- marks.c: what a word of a launch leaves to the moment ----------------------------------- */
+/* ---- marks.c: placeholders in arguments of a launch ------------------------------------------ */
 
-/* What the marks stand for: @s, @i and @t; @@ is one @. */
+/* The values of the marks @s, @i and @t; @@ is a single @. */
 struct un_marks {
-    char scratch[UN_PATH_MAX]; /* the path of the directory with all that is made */
-    char id[17];               /* random: of this performance alone */
-    char stamp[48];            /* the time of it, YYYYmmdd-HHMMSS.micros, UTC */
+    char scratch[UN_PATH_MAX]; /* path of the directory of all that is built */
+    char id[17];               /* random, unique to this performance of the launch */
+    char stamp[48];            /* time of the start, YYYYmmdd-HHMMSS.micros, UTC */
 };
 
-/* Draws the id and the stamp. -1 with errno. */
+/* Sets the id and the stamp. Returns -1 with errno. */
 int un_marks_draw(struct un_marks *marks);
-/* Returns whether each @ of a word begins a mark: @@, or one whose letter is in `known`. */
+/* Returns whether each @ in a text begins @@ or a mark whose letter is in `known`. */
 bool un_marks_valid(const char *word, const char *known);
-/* Returns the length of a valid word with its marks replaced; the text itself goes to `to`, ended
- * by NUL, unless that is NULL. */
+/* Expands the marks in a valid text into `to`, terminated by NUL, unless `to` is NULL. Returns the
+ * length of the result. */
 size_t un_marks_expand(const struct un_marks *marks, const char *word, char *to);
 
 #endif

@@ -1,16 +1,17 @@
-/* Paths as the command will see them, followed before it runs. */
+/* Resolving paths as the kernel of the sandbox will, before the command runs. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <sys/stat.h>
 
-/* The paths of covers are never "": that of the root is "/". */
+/* Returns the length of a mount point in the form of trail paths, in which the root is "", not "/".
+ */
 static size_t inside_length(const char *inside)
 {
     return strcmp(inside, "/") ? strlen(inside) : 0;
 }
 
-/* Returns the cover that is exactly there. */
+/* Returns the mount at exactly this path, or NULL. */
 static const struct un_cover *find_cover(const struct un_view *view, const char *path,
                                          size_t length)
 {
@@ -33,8 +34,8 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
     }
 }
 
-/* Returns whether this is the place of a cover or a directory on the way to one. Those exist inside
- * even where a mount hides what is there for us: gVisor makes them up. */
+/* Returns whether a path is a mount point or an ancestor of one. Such directories exist inside even
+ * where a mount hides the host's: gVisor creates them. */
 static bool leads_to_cover(const struct un_view *view, const char *path)
 {
     size_t length = strlen(path);
@@ -46,7 +47,7 @@ static bool leads_to_cover(const struct un_view *view, const char *path)
     return false;
 }
 
-/* Opens an entry of a directory; -1: there is none. -2: errno tells. */
+/* Opens an entry of a directory. Returns -1 if there is none, or -2 with errno. */
 static int look_for(int directory, const char *name)
 {
     int fd = directory < 0 ? -1 : un_child(directory, name);
@@ -106,7 +107,7 @@ bool un_view_is_directory(struct un_trail *trail)
 {
     struct stat status;
     int fd = un_trail_last(trail)->fd;
-    /* What is on the way to a mount, gVisor makes up. */
+    /* gVisor creates directories on the way to a mount. */
     return fd < 0 || (!fstat(fd, &status) && S_ISDIR(status.st_mode));
 }
 
@@ -134,7 +135,7 @@ static bool has_outside(const struct un_map *map, uint32_t id)
     return mapped;
 }
 
-/* Returns whether somebody inside may search a directory that this process may not. */
+/* Returns whether a user inside may search a directory that this process may not. */
 static bool may_be_searched(const struct un_view *view, int directory)
 {
     struct stat status;
@@ -143,7 +144,7 @@ static bool may_be_searched(const struct un_view *view, int directory)
            has_outside(&view->owners->of[UN_GID], status.st_gid);
 }
 
-/* Returns whether the kernel inside will fail where our walk did. */
+/* Returns whether the kernel of the sandbox will fail with the same errno as this walk. */
 static bool is_certain(const struct un_view *view, struct un_trail *trail, int errnum)
 {
     if (errnum == EACCES)
@@ -158,7 +159,7 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
 {
     char wanted[UN_PATH_MAX];
     const struct un_place *last = un_trail_last(trail);
-    /* Where a step failed, the trail's path has its name already. */
+    /* After a failed step, the trail's path already includes the name of that step. */
     trail->path[last->length] = '\0';
     strcpy(reached->inside, un_view_inside(trail));
     if (reached->errnum) {
@@ -166,7 +167,7 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
         return;
     }
     strcpy(reached->missing, trail->missing);
-    /* Cut short, the path still begins alike. */
+    /* On failure the path is truncated, but its beginning is the same. */
     (void)un_view_wanted(trail, wanted);
     reached->is_of_gvisor = un_view_is_of_gvisor(wanted);
     reached->is_made_up = last->fd < 0;

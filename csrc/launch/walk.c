@@ -1,8 +1,9 @@
 /*
- * Following a path.
+ * Resolving paths by descriptors.
  *
- * Who may write to a directory can swap what is in it for a symbolic link at any time. So each step
- * goes from a descriptor to a name in it and follows no link; links are read and walked likewise.
+ * A user with write permission for a directory can replace an entry by a symbolic link at any time.
+ * So each step opens one name relative to a descriptor and without following links; the contents of
+ * links are read and resolved in the same way.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -12,7 +13,7 @@
 
 #define PENDING_MAX (4 * UN_PATH_MAX)
 
-/* What is still to be walked: the end of `text`, from `at` on. */
+/* The rest of the path to resolve: `text` from `at` on. */
 struct pending {
     char text[PENDING_MAX];
     size_t at;
@@ -53,7 +54,7 @@ void un_trail_begin(struct un_trail *trail, int root)
     trail->is_limited = false;
 }
 
-/* Leads back to the first `count` places. */
+/* Shortens a trail to its first `count` places. */
 static void cut_trail(struct un_trail *trail, size_t count)
 {
     while (trail->count > count) {
@@ -77,7 +78,7 @@ static int fail_limited(struct un_trail *trail)
     return -1;
 }
 
-/* Has `text` come before what is pending. */
+/* Inserts `text` before the rest of the path. */
 static int put_first(struct un_trail *trail, struct pending *pending, const char *text)
 {
     size_t length = strlen(text);
@@ -89,7 +90,7 @@ static int put_first(struct un_trail *trail, struct pending *pending, const char
     return 0;
 }
 
-/* The next name; false at the end. */
+/* Takes the next name from the rest of the path. Returns false at the end. */
 static bool take_name(struct pending *pending, char name[NAME_MAX + 1], int *failed)
 {
     const char *from = pending->text + pending->at;
@@ -110,7 +111,7 @@ static bool is_nothing(const char *name)
     return !*name || !strcmp(name, ".");
 }
 
-/* What is left, the empty names and those for the same directory left out. */
+/* Stores the rest of the path in trail->missing, without empty names and ".". */
 static int note_missing(struct un_trail *trail, const char *first, struct pending *pending)
 {
     char name[NAME_MAX + 1];
@@ -127,7 +128,7 @@ static int note_missing(struct un_trail *trail, const char *first, struct pendin
     return failed;
 }
 
-/* Has the path of the trail go on with a name. */
+/* Appends a name to the path of the trail. */
 static int extend(struct un_trail *trail, const char *name)
 {
     size_t length = un_trail_last(trail)->length, more = strlen(name);
@@ -149,7 +150,7 @@ static int follow_link(struct un_trail *trail, const char *link, struct pending 
     return put_first(trail, pending, link);
 }
 
-/* 1: the rest of the path does not exist. */
+/* Resolves one name. Returns 1 if the rest of the path does not exist. */
 static int step(struct un_trail *trail, const char *name, struct pending *pending, int *links,
                 un_looker *look, void *arg)
 {
@@ -171,8 +172,8 @@ static int step(struct un_trail *trail, const char *name, struct pending *pendin
     }
 }
 
-/* Fails where the kernel lets no "." or "..", or with the name "" no slash, follow the last place:
- * with ENOTDIR, or with EACCES where the directory may not be searched (path_resolution(7)). */
+/* Fails if the kernel would not allow ".", ".." or a trailing slash after the last place: with
+ * ENOTDIR, or with EACCES if the directory may not be searched (path_resolution(7)). */
 static int check_directory(struct un_trail *trail, const char *name)
 {
     struct stat status;
