@@ -46,10 +46,10 @@ FIRST_YEAR = 2023
 ABILITIES = {
     "netstack-in-namespace": (
         20240812,
-        "--network=sandbox in a prepared network namespace, without a look at its sysctls",
+        "allows --network=sandbox in a prepared network namespace, without a check of its sysctls",
     ),
     "host-settings": (20241014, "--host-settings, which checks this machine's settings"),
-    "exec-wants-cwd": (20241111, "exec --process refuses a file without cwd"),
+    "exec-wants-cwd": (20241111, "exec --process rejects a file without cwd"),
     "overlay-size": (20250616, "--overlay2=root:memory,size=N"),
     "bounded-first": (
         20250818,
@@ -57,20 +57,23 @@ ABILITIES = {
     ),
     "deprecated-flags": (
         20260126,
-        "a warning on standard error about each flag that will be removed",
+        "prints a warning to standard error for each flag that will be removed",
     ),
     "devices-without-mode": (
         20260223,
         "accepts linux.devices without fileMode, which crashed runsc before",
     ),
-    "terminals": (20260316, "if a stream is a terminal, it is a terminal inside, too"),
-    "linux-4-19": (20260427, "uname says 4.19.0-gvisor, no longer 4.4.0"),
+    "terminals": (
+        20260316,
+        "a standard stream that is a terminal outside is a terminal inside, too",
+    ),
+    "linux-4-19": (20260427, "uname -r prints 4.19.0-gvisor instead of 4.4.0"),
     "features": (20260511, "the command features, of the OCI runtime specification"),
     "side-directory": (20260721, "runs programs in gvisor-bin/ beside it, if they exist"),
-    "null-netns": (20260810, "leaves a mount null-netns below --root"),
+    "null-netns": (20260810, "does not remove a mount null-netns below --root"),
     "character-devices": (
         20260817,
-        "a device that you bind is gVisor's own device, or can't be opened (ENXIO)",
+        "a device in a bind mount is gVisor's own device, or can't be opened (ENXIO)",
     ),
     "side-programs": (20260831, "fails without its programs in gvisor-bin/"),
 }
