@@ -147,7 +147,7 @@ def cause_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 _DAEMONS = {
-    "plain": "Docker as it is by default",
+    "plain": "Docker with its default settings",
     "remapped": "Docker with userns-remap, where a container has 65,536 ids",
 }
 
@@ -155,19 +155,20 @@ _DAEMONS = {
 def table(found: dict[Cell, tuple[str, ...]]) -> str:
     """Return the page about the found causes, in Markdown."""
     text = [
-        "# What works in Docker, and what does not",
+        "# What works in Docker",
         "",
         "`USERNSCTL_WRITE_MATRIX=1 make docker` runs each line with a real engine, and writes",
         "this page.",
         "",
-        "- *works*: the connector ran, and it saw gVisor's kernel.",
-        "- A cause, such as `mount-denied`: nothing ran, the exit status was 125, and standard",
-        "  error named this cause and its remedy. The remedy was then applied. If the next try",
-        "  failed too, its cause stands after *then*. After the last remedy, the connector ran.",
+        "- *works*: the connector ran, on gVisor's kernel.",
+        "- An id of a cause, such as `mount-denied`: the connector did not run, the exit status",
+        "  was 125, and standard error named this cause and its remedy. The test then applied the",
+        "  remedy, and tried again. If that failed, the next cause follows after *then*. After the",
+        "  last remedy, the connector ran.",
         "",
         "`docker/seccomp.json` is the profile that `usernsctl seccomp-profile` prints. *One id* is",
-        "the image as it is. *All ids* is the image with `in-gvisor --ids=all`, which performs a",
-        "launch that was frozen with `--map-auto`.",
+        "the image without further options. *All ids* is the image with `in-gvisor --ids=all`,",
+        "which performs a launch that was frozen with `--map-auto`.",
     ]
     for daemon, title in _DAEMONS.items():
         text += ["", f"## {title}", "", "| options | one id | all ids |", "|---|---|---|"]
