@@ -77,7 +77,7 @@ def bench_commands(count: int) -> None:
     print(f"    most memory: {grown:+d} KiB", flush=True)
 
 
-def named(words: str) -> list[int]:
+def pids_of(words: str) -> list[int]:
     """Return the pids of processes with `words` in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -299,12 +299,12 @@ def bench_running(host: un.SandboxHost, peer: Rootless) -> None:
     for process in started:
         assert process.stdout is not None
         assert process.stdout.readline() == b"runs\n"
-    tell_running("runsc --rootless run:", named(f"bench-{os.getpid()}-"), RUNNING)
+    tell_running("runsc --rootless run:", pids_of(f"bench-{os.getpid()}-"), RUNNING)
     for process in started:
         process.terminate()
         process.communicate()
     boxes = [host.start(["sleep", "1000"], id=f"ours-{os.getpid()}-{n}") for n in range(RUNNING)]
-    tell_running("un.Sandbox:", named(f"ours-{os.getpid()}-"), RUNNING)
+    tell_running("un.Sandbox:", pids_of(f"ours-{os.getpid()}-"), RUNNING)
     start = time.perf_counter()
     for box in boxes:
         box.close()
@@ -313,7 +313,7 @@ def bench_running(host: un.SandboxHost, peer: Rootless) -> None:
         host.start(["sleep", "1000"], id=f"detached-{os.getpid()}-{n}", detach=True)
         for n in range(RUNNING)
     ]
-    tell_running("un.Sandbox, detached:", named(f"detached-{os.getpid()}-"), RUNNING)
+    tell_running("un.Sandbox, detached:", pids_of(f"detached-{os.getpid()}-"), RUNNING)
     for box in detached:
         box.close()
 

@@ -94,7 +94,7 @@ def main() -> int:
     user = pwd.getpwuid(os.geteuid()).pw_name
     title(f"This runs as the user {user}, uid {os.geteuid()}")
     try:
-        with tempfile.TemporaryDirectory() as files, stations.running() as url:
+        with tempfile.TemporaryDirectory() as files, stations.serve() as url:
             connector = Connector(environment, Path(files), url)
             show_sandbox(connector)
             show_spec(connector)

@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def running() -> Iterator[str]:
+def serve() -> Iterator[str]:
     """Serve in a thread until the end of the context; yield the server's URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -97,7 +97,7 @@ def run(steps: list[list[str]], clone: Path, caller: Caller) -> None:
             )
 
 
-def keep(clone: Path, target: Path, notes: str) -> list[str]:
+def keep_files(clone: Path, target: Path, notes: str) -> list[str]:
     """Replace a directory's content by the released files; return their names."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -128,7 +128,7 @@ def release(tree: Path, caller: Caller) -> list[str]:
         print(f"=== {version}: {commit}", flush=True)
         try:
             run([*STEPS], clone, caller)
-            return keep(clone, tree / "build" / "release", notes)
+            return keep_files(clone, tree / "build" / "release", notes)
         finally:
             # The virtual environments of the clone are outside of it, so `make clean` removes them.
             subprocess.run(["make", "--silent", "clean"], cwd=clone, stdout=subprocess.DEVNULL)

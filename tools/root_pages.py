@@ -19,7 +19,7 @@ _LINK = re.compile(r"(\]\()(?!\w+:|#)([^)\s]+\))")
 _ROOT = re.compile(rf"(\]\((?:\.\./)*)\.\./({'|'.join(NAMES)})\.md")
 
 
-def copied(text: str) -> str:
+def copy_text(text: str) -> str:
     """Return the text of a page at the top of the tree with the links of its copy."""
 
     def moved(link: re.Match[str]) -> str:
@@ -34,7 +34,7 @@ def copied(text: str) -> str:
     return _LINK.sub(moved, text)
 
 
-def led_to_copies(text: str) -> str:
+def link_copies(text: str) -> str:
     """Return the text of a page below docs/ with links to the copies."""
     return _ROOT.sub(lambda link: f"{link[1]}{MADE}/{link[2].lower()}.md", text)
 
@@ -54,11 +54,13 @@ def write_changed(directory: Path, files: dict[str, str]) -> None:
 def _write(app: Sphinx) -> None:
     docs = Path(app.srcdir)
     read = {name: (docs.parent / f"{name}.md").read_text() for name in NAMES}
-    write_changed(docs / MADE, {f"{name.lower()}.md": copied(text) for name, text in read.items()})
+    write_changed(
+        docs / MADE, {f"{name.lower()}.md": copy_text(text) for name, text in read.items()}
+    )
 
 
 def _lead(app: Sphinx, docname: str, source: list[str]) -> None:
-    source[0] = led_to_copies(source[0])
+    source[0] = link_copies(source[0])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -34,7 +34,7 @@ REMEDIES_MAX = 4
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[Cell, tuple[str, ...]]:
+def found_causes() -> dict[Cell, tuple[str, ...]]:
     """Return the causes found for each cell, which the tests fill in."""
     return {}
 
@@ -93,7 +93,9 @@ def in_container(
     [pytest.param(cell.daemon, cell, id=str(cell)) for cell in CELLS],
     indirect=["engine"],
 )
-def test_cell(engine: Engine, cell: Cell, canary: Path, found: dict[Cell, tuple[str, ...]]) -> None:
+def test_cell(
+    engine: Engine, cell: Cell, canary: Path, found_causes: dict[Cell, tuple[str, ...]]
+) -> None:
     attempt = Attempt(cell, list(cell.options), [])
     causes: list[str] = []
     while (done := attempt.run(engine, canary)).returncode != 0:
@@ -110,7 +112,7 @@ def test_cell(engine: Engine, cell: Cell, canary: Path, found: dict[Cell, tuple[
     assert "connectionSpecification" in spec
     assert list(canary.iterdir()) == []
     assert tuple(causes) == cell.causes
-    found[cell] = cell.causes
+    found_causes[cell] = cell.causes
 
 
 def test_a_run_outside_of_the_sandbox_would_leave_a_trace(plain: Engine, canary: Path) -> None:
@@ -120,10 +122,10 @@ def test_a_run_outside_of_the_sandbox_would_leave_a_trace(plain: Engine, canary:
     assert [trace.name for trace in canary.iterdir()] == [TRACE]
 
 
-def test_the_page_tells_what_was_found(found: dict[Cell, tuple[str, ...]]) -> None:
-    if len(found) < len(CELLS):
+def test_the_page_tells_what_was_found(found_causes: dict[Cell, tuple[str, ...]]) -> None:
+    if len(found_causes) < len(CELLS):
         pytest.skip("not every cell has been run, and come out as expected")
-    text = table(found)
+    text = table(found_causes)
     if os.environ.get(WRITE):
         PAGE.write_text(text)
     assert PAGE.read_text() == text, f"run {WRITE}=1 make docker"

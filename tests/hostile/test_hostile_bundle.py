@@ -120,7 +120,7 @@ def is_refused(directory: Path, cause: str, **how: Any) -> bool:
 
 
 @contextlib.contextmanager
-def meanwhile(work: Callable[[], None]) -> Iterator[None]:
+def repeated_beside(work: Callable[[], None]) -> Iterator[None]:
     """Repeat `work` in another process until the end of the context."""
     attacker = get_context("fork").Process(target=repeat, args=(work,))
     attacker.start()
@@ -377,7 +377,7 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
     deep = (secret / "deep").stat().st_ino
     seen: set[int | None] = set()
     rounds, patience = tally.rounds(short=4000, full=400_000), time.monotonic() + 30
-    with meanwhile(swapper(bundle / "data", secret)), oci.Bundle(bundle) as opened:
+    with repeated_beside(swapper(bundle / "data", secret)), oci.Bundle(bundle) as opened:
         for number in itertools.count():
             # On a busy machine the swapper may not run for a long time.
             is_seen = {0, errno.EXDEV} <= seen or time.monotonic() > patience
@@ -407,7 +407,7 @@ def test_hostile_swaps_do_not_show_what_is_outside(
     wanted = bind("data")
     wanted["process"]["args"] += ["/data/secret", "/data/file"]
     write(bundle, wanted)
-    with meanwhile(swapper(bundle / "data", secret)):
+    with repeated_beside(swapper(bundle / "data", secret)):
         for _ in range(tally.rounds(short=5, full=2000)):
             tally.tried()
             done = usernsctl("run", "--bundle", bundle)

@@ -49,7 +49,7 @@ def place() -> Iterator[Path]:
         yield directory
 
 
-def words(kind: str, rounds: int, place: Path) -> list[str]:
+def caller_command(kind: str, rounds: int, place: Path) -> list[str]:
     python = [sys.executable, str(place / "caller.py")]
     return [*python, kind, str(rounds), str(place / "attacker"), str(place)]
 
@@ -69,7 +69,7 @@ def conclude(done: subprocess.CompletedProcess[str], rounds: int, tally: Tally) 
 
 def attack(kind: str, rounds: int, place: Path, tally: Tally, *before: str) -> None:
     done = subprocess.run(
-        [*before, *words(kind, rounds, place)],
+        [*before, *caller_command(kind, rounds, place)],
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -85,7 +85,7 @@ def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
         return
     idmap = MAP_OF_SEVERAL if kind == "fresh-several" else un.IdMap.root()
     done = un.run(
-        words(kind, rounds, place),
+        caller_command(kind, rounds, place),
         idmap=idmap,
         capture_output=True,
         text=True,
@@ -98,7 +98,7 @@ def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
 def attack_unguarded(place: Path) -> str | None:
     """Return the attacker's output, or ``None`` if the attacker keeps a victim stopped for ever."""
     with subprocess.Popen(
-        words("unguarded", 30, place),
+        caller_command("unguarded", 30, place),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

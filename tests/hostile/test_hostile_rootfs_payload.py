@@ -30,7 +30,7 @@ exit 0
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> Path:
+def shown_dir(tmp_path: Path) -> Path:
     directory = tmp_path / "shown"
     (directory / "below").mkdir(parents=True)
     for path in (directory / "file", directory / "below" / "file"):
@@ -45,36 +45,36 @@ def state_of(directory: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def test_a_payload_changes_what_is_bound_read_only(
-    tally: Tally, usernsctl: Program, shown: Path
+    tally: Tally, usernsctl: Program, shown_dir: Path
 ) -> None:
-    before = state_of(shown)
-    binds = ["--bind", f"{shown}:/ro", "--bind", f"{shown}/file:/one"]
+    before = state_of(shown_dir)
+    binds = ["--bind", f"{shown_dir}:/ro", "--bind", f"{shown_dir}/file:/one"]
     for _ in range(tally.rounds(2, 50)):
         done = usernsctl(
             "run", *binds, "--", "sh", "-c", ATTACK, "sh", "/ro/file", "/ro/below/file", "/one"
         )
         assert done.returncode == 0, done.stderr
         tally.tried()
-        if state_of(shown) != before:
+        if state_of(shown_dir) != before:
             tally.succeeded("it changed a file of the machine")
 
 
-def test_a_payload_changes_what_a_host_binds(tally: Tally, shown: Path) -> None:
-    before = state_of(shown)
-    with un.SandboxHost(binds=[Bind(str(shown), "/ro")]) as host:
+def test_a_payload_changes_what_a_host_binds(tally: Tally, shown_dir: Path) -> None:
+    before = state_of(shown_dir)
+    with un.SandboxHost(binds=[Bind(str(shown_dir), "/ro")]) as host:
         for _ in range(tally.rounds(2, 50)):
             with host.start(["sh", "-c", ATTACK, "sh", "/ro/file", "/ro/below/file"]) as box:
                 assert box.wait(timeout=60) == 0
             tally.tried()
-            if state_of(shown) != before:
+            if state_of(shown_dir) != before:
                 tally.succeeded("it changed a file of the machine")
 
 
 def test_a_payload_changes_its_root_filesystem(
-    tally: Tally, usernsctl: Program, tmp_path: Path, shown: Path
+    tally: Tally, usernsctl: Program, tmp_path: Path, shown_dir: Path
 ) -> None:
     """The root filesystem is shown by --rootfs, by a bundle and by --expose-root."""
-    before = state_of(shown)
+    before = state_of(shown_dir)
     (tmp_path / "bundle").mkdir()
     config = {
         "process": {"args": ["sh", "-c", ATTACK, "sh", "/file"], "cwd": "/", "env": ["PATH=/bin"]},
@@ -84,14 +84,14 @@ def test_a_payload_changes_its_root_filesystem(
     programs = [arg for name in ("bin", "lib", "lib64", "usr") for arg in bind_of(name)]
     attack = ["sh", "-c", ATTACK, "sh"]
     for options in (
-        ["--rootfs", str(shown), *programs, "--", *attack, "/file", "/below/file"],
+        ["--rootfs", str(shown_dir), *programs, "--", *attack, "/file", "/below/file"],
         ["--bundle", str(tmp_path / "bundle"), "--trust-bundle", *programs],
-        ["--expose-root", "--", *attack, f"{shown}/file", f"{shown}/below/file"],
+        ["--expose-root", "--", *attack, f"{shown_dir}/file", f"{shown_dir}/below/file"],
     ):
         done = usernsctl("run", *options)
         assert done.returncode == 0, done.stderr
         tally.tried()
-        if state_of(shown) != before:
+        if state_of(shown_dir) != before:
             tally.succeeded(f"it changed a file of the machine by {options[0]}")
 
 
@@ -108,7 +108,7 @@ def mounts_of(pid: int) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def running(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
+def sandbox_pid(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
     """Start a sandbox with one writable bind mount and two read-only ones; return its pid."""
     (tmp_path / "dir").mkdir()
     (tmp_path / "file").touch()
@@ -125,9 +125,11 @@ def running(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
         process.communicate()
 
 
-def test_a_mount_is_read_only_by_the_word_of_the_sentry_alone(tally: Tally, running: int) -> None:
+def test_a_mount_is_read_only_by_the_word_of_the_sentry_alone(
+    tally: Tally, sandbox_pid: int
+) -> None:
     """A compromised sentry or gofer must find the mounts read-only on the host, too."""
-    mounts = mounts_of(running)
+    mounts = mounts_of(sandbox_pid)
     shown = sorted(int(name[6:]) for name in mounts if name.startswith("shown/"))
     writable, *others = (f"shown/{number}" for number in shown)
     assert "rw" in mounts[writable]

@@ -296,7 +296,7 @@ def test_a_cat_that_is_none_has_no_template_wait_longer(
 # Tests of killing the process that creates a template.
 
 
-def creator(id: str) -> None:
+def create_sandboxes(id: str) -> None:
     with un.SandboxHost() as host, host.template(SCRIPT, ready="READY") as made:
         for _ in range(100):
             with made.start(id=id, stdin=un.PIPE, stdout=un.PIPE) as box:
@@ -329,7 +329,7 @@ def test_a_killed_creator_leaves_nothing(
         pid = os.fork()
         if pid == 0:
             try:
-                creator(id)
+                create_sandboxes(id)
             finally:
                 os._exit(1)
         time.sleep(moments.uniform(0, CREATE_SECONDS + START_SECONDS))

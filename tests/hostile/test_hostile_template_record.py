@@ -26,7 +26,7 @@ SCRIPT = f"echo READY; read line; echo $line; {LOOK}"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) -> Path:
+def template_data(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) -> Path:
     """Create a data directory with the templates `command`, `agent` and `python`."""
     data = tmp_path_factory.mktemp("data")
     env = {**os.environ, "XDG_DATA_HOME": str(data)}
@@ -40,9 +40,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) -> Path:
 
 
 @pytest.fixture
-def data(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(template_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy the data directory, with `secret` and `evil` beside it."""
-    shutil.copytree(made, tmp_path / "data")
+    shutil.copytree(template_data, tmp_path / "data")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "file").write_text(SECRET)

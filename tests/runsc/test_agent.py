@@ -40,38 +40,38 @@ def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
         yield made
 
 
-def told(box: un.Sandbox, *command: str, **options: Any) -> str:
+def output_of(box: un.Sandbox, *command: str, **options: Any) -> str:
     return box.check_output(command, text=True, stderr=un.STDOUT, **options)
 
 
 def python(box: un.Sandbox, code: str, **options: Any) -> str:
-    return told(box, *PYTHON, code, **options).strip()
+    return output_of(box, *PYTHON, code, **options).strip()
 
 
-def running(box: un.Sandbox) -> str:
-    return told(box, "ps", "-eo", "args")
+def process_list(box: un.Sandbox) -> str:
+    return output_of(box, "ps", "-eo", "args")
 
 
 def agents(box: un.Sandbox) -> int:
     """Return the number of agents, whose parent is outside the sandbox."""
-    lines = told(box, "ps", "-eo", "ppid,args").splitlines()
+    lines = output_of(box, "ps", "-eo", "ppid,args").splitlines()
     return [line.split() for line in lines].count(["0", "/.usernsctl-agent"])
 
 
 def wait_until_gone(box: un.Sandbox, word: str) -> None:
     deadline = time.monotonic() + EXIT_SECONDS
-    while word in running(box):
-        assert time.monotonic() < deadline, running(box)
+    while word in process_list(box):
+        assert time.monotonic() < deadline, process_list(box)
 
 
 # Tests of the attributes of a command: ids, environment, limits, descriptors.
 
 
 def test_ids_and_groups_are_those_asked_for(box: un.Sandbox) -> None:
-    assert told(box, "id", "-u") == "0\n"
+    assert output_of(box, "id", "-u") == "0\n"
     show = ["sh", "-c", "id -u; id -g; id -G"]
-    assert told(box, *show, user=(5, 6), groups=[7, 8]) == "5\n6\n6 7 8\n"
-    assert told(box, "id", "-G", groups=[]) == "0\n"
+    assert output_of(box, *show, user=(5, 6), groups=[7, 8]) == "5\n6\n6 7 8\n"
+    assert output_of(box, "id", "-G", groups=[]) == "0\n"
 
 
 @pytest.mark.also_root
@@ -99,9 +99,10 @@ def test_it_has_no_more_privileges_than_the_first_command(host: un.SandboxHost) 
 def test_limits_are_the_sandbox_s_and_its_own() -> None:
     show = ["sh", "-c", "ulimit -n; ulimit -Hn; ulimit -c"]
     with un.SandboxHost(rlimits=["nofile=100:200"]) as host, host.start(FOREVER) as box:
-        assert told(box, *show) == "100\n200\nunlimited\n"
+        assert output_of(box, *show) == "100\n200\nunlimited\n"
         assert (
-            told(box, *show, rlimits=["nofile=50", un.Rlimit("RLIMIT_CORE", 0, 0)]) == "50\n50\n0\n"
+            output_of(box, *show, rlimits=["nofile=50", un.Rlimit("RLIMIT_CORE", 0, 0)])
+            == "50\n50\n0\n"
         )
 
 
@@ -114,12 +115,12 @@ def test_a_command_may_have_more_open_files_than_gvisor(
         usual = single.stdout.read().decode()
     assert int(usual) <= SANDBOX_FILES_MAX
     with host.start(first) as box:
-        assert told(box, *show) == usual
-        assert told(box, *show, rlimits=[f"nofile={2 * SANDBOX_FILES_MAX}"]) == "32768\n"
+        assert output_of(box, *show) == usual
+        assert output_of(box, *show, rlimits=[f"nofile={2 * SANDBOX_FILES_MAX}"]) == "32768\n"
 
 
 def test_umask_session_and_group(box: un.Sandbox) -> None:
-    assert told(box, "sh", "-c", "umask", umask=0o27) == "0027\n"
+    assert output_of(box, "sh", "-c", "umask", umask=0o27) == "0027\n"
     ids = "import os; print(os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid())"
     assert python(box, ids, start_new_session=True) == "True True"
     assert python(box, ids, process_group=0) == "False True"
@@ -139,7 +140,7 @@ def test_it_has_no_descriptors_but_its_streams(box: un.Sandbox) -> None:
 def test_its_words_may_be_many(box: un.Sandbox) -> None:
     words = ["x" * 1000] * 1900
     assert box.check_output(["echo", *words]) == b" ".join([b"x" * 1000] * 1900) + b"\n"
-    assert told(box, "sh", "-c", "echo ${#A}", env={"A": "y" * 100_000}) == "100000\n"
+    assert output_of(box, "sh", "-c", "echo ${#A}", env={"A": "y" * 100_000}) == "100000\n"
 
 
 def test_its_words_may_be_bytes(box: un.Sandbox) -> None:
@@ -248,7 +249,7 @@ def test_signals_end_it(box: un.Sandbox) -> None:
 def test_a_signal_to_its_group(box: un.Sandbox) -> None:
     script = ["sh", "-c", "sleep 1001 & sleep 1001"]
     with box.popen(script, process_group=0) as process:
-        while running(box).splitlines().count("sleep 1001") < 2:
+        while process_list(box).splitlines().count("sleep 1001") < 2:
             pass
         process.send_signal_to_group(signal.SIGTERM)
         assert process.wait(PATIENCE) == -signal.SIGTERM
@@ -287,16 +288,16 @@ def test_what_has_left_is_gone_too_where_it_keeps_a_pipe_open(box: un.Sandbox) -
 
 def test_what_it_leaves_in_the_background_goes_on(box: un.Sandbox) -> None:
     box.run(["sh", "-c", "sleep 1003 >/dev/null 2>&1 </dev/null &"], check=True)
-    assert "sleep 1003" in running(box)
+    assert "sleep 1003" in process_list(box)
     box.run(["pkill", "-f", "sleep 1003"])
 
 
 def test_kill_tree(box: un.Sandbox) -> None:
     with box.popen(["sh", "-c", "sleep 1004 & setsid sleep 1004"], stdout=un.PIPE) as process:
-        while running(box).splitlines().count("sleep 1004") < 2:
+        while process_list(box).splitlines().count("sleep 1004") < 2:
             pass
         assert process.kill_tree()
-        assert "sleep 1004" not in running(box)
+        assert "sleep 1004" not in process_list(box)
         assert process.wait(PATIENCE) == -signal.SIGKILL
     assert process.kill_tree()
 
@@ -377,7 +378,7 @@ def test_it_ends_with_the_handle_of_a_detached_sandbox(
     with host.start(FOREVER, detach=True) as box:
         with un.Sandbox.attach(box.id) as other:
             process = other.popen(["sleep", "1005"])
-            assert "sleep 1005" in running(box)
+            assert "sleep 1005" in process_list(box)
             assert agents(box) == 2
             other.release()
         assert process.wait(PATIENCE) == -signal.SIGKILL
@@ -438,7 +439,7 @@ TWO_GROUPS = ["sh", "-c", "trap 'exit 7' USR1; sleep 1011 & setsid sleep 1011 & 
 
 async def start_two_groups(box: un.Sandbox) -> un.SandboxProcess:
     process = await box.create_subprocess_exec(*TWO_GROUPS, process_group=0, stdout=un.DEVNULL)
-    while running(box).splitlines().count("sleep 1011") < 2:
+    while process_list(box).splitlines().count("sleep 1011") < 2:
         await asyncio.sleep(0.01)
     return process
 
@@ -455,14 +456,14 @@ def test_a_process_of_asyncio_does_what_a_popen_does(box: un.Sandbox) -> None:
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.wait() == 7
         # The other process group continues, and signals to an ended command have no effect.
-        assert running(box).splitlines().count("sleep 1011") == 1
+        assert process_list(box).splitlines().count("sleep 1011") == 1
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.kill_tree()
         assert process.rusage.maxrss > 0
         box.run(["pkill", "-f", "sleep 1011"])
         process = await start_two_groups(box)
         assert await process.kill_tree()
-        assert "sleep 1011" not in running(box)
+        assert "sleep 1011" not in process_list(box)
         assert await process.wait() == -signal.SIGKILL
         with pytest.raises(ValueError, match="no terminal"):
             process.resize_terminal(1, 1)

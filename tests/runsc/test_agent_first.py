@@ -31,12 +31,12 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
-def told(box: un.Sandbox, *command: str, **options: Any) -> str:
+def output_of(box: un.Sandbox, *command: str, **options: Any) -> str:
     return box.check_output(command, text=True, stderr=un.STDOUT, **options)
 
 
 def processes(box: un.Sandbox) -> list[str]:
-    lines = told(box, "ps", "-eo", "pid,args").splitlines()
+    lines = output_of(box, "ps", "-eo", "pid,args").splitlines()
     return [line for line in lines[1:] if "ps -eo" not in line]
 
 
@@ -47,7 +47,7 @@ def test_its_process_1_is_the_one_agent(host: un.SandboxHost) -> None:
         # The agent's keeper is an agent process, too.
         assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
         assert processes(box)[0].split()[0] == "1"
-        assert told(box, "printenv", "A") == "of all\n"
+        assert output_of(box, "printenv", "A") == "of all\n"
         # Newer releases of runsc don't even allow reading this file.
         seen = box.run(["cat", "/proc/1/environ"], stdout=un.PIPE, stderr=un.DEVNULL)
         assert b"of all" not in seen.stdout
@@ -92,7 +92,7 @@ def test_limits_are_its_commands_alone() -> None:
     show = ["sh", "-c", "ulimit -n; ulimit -Hn"]
     with un.SandboxHost(rlimits=["nofile=9:20"]) as host, host.start(None) as box:
         started = [box.popen(FOREVER) for _ in range(30)]
-        assert told(box, *show) == "9\n20\n"
+        assert output_of(box, *show) == "9\n20\n"
         for process in started:
             process.kill()
             process.wait(PATIENCE)
@@ -106,8 +106,8 @@ def test_a_detached_one_lives_on_and_is_found(host: un.SandboxHost) -> None:
         box.release()
     assert started.wait(PATIENCE) == -signal.SIGKILL
     with un.Sandbox.attach(box.id) as found:
-        assert told(found, "printenv", "A") == "of all\n"
-        assert told(found, "sh", "-c", "ulimit -n; ulimit -Hn") == "90\n200\n"
+        assert output_of(found, "printenv", "A") == "of all\n"
+        assert output_of(found, "sh", "-c", "ulimit -n; ulimit -Hn") == "90\n200\n"
         assert found.check_output(CAPABILITIES) == wanted
         assert not any("sleep" in line for line in processes(found))
         found.terminate()
@@ -126,7 +126,7 @@ def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
     oci.create(bundle, config)
     with un.SandboxHost(bundle=bundle, trust=True) as host:
         with host.start(None) as box:
-            assert told(box, "printenv", "B") == "b\n"
+            assert output_of(box, "printenv", "B") == "b\n"
             assert box.poll() is None
         with host.start() as box:
             assert box.wait(PATIENCE) == 1

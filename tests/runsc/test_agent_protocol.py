@@ -66,7 +66,7 @@ def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
 
 
 @contextlib.contextmanager
-def beside(box: un.Sandbox) -> Iterator[Client]:
+def start_agent_beside(box: un.Sandbox) -> Iterator[Client]:
     """Start an agent beside a first command; yield its client."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, box.popen([AGENT], stdin=theirs) as agent:
@@ -78,7 +78,7 @@ def beside(box: un.Sandbox) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def first(host: un.SandboxHost) -> Iterator[tuple[Client, un.Sandbox]]:
+def start_agent_first(host: un.SandboxHost) -> Iterator[tuple[Client, un.Sandbox]]:
     """Start an agent as the first process of a sandbox; yield its client and the sandbox."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, host.start([AGENT], stdin=theirs) as box:
@@ -88,7 +88,7 @@ def first(host: un.SandboxHost) -> Iterator[tuple[Client, un.Sandbox]]:
 
 @pytest.fixture
 def agent(box: un.Sandbox) -> Iterator[Client]:
-    with beside(box) as made:
+    with start_agent_beside(box) as made:
         yield made
 
 
@@ -142,7 +142,7 @@ def test_a_file_without_a_first_line_is_no_program(agent: Client) -> None:
 @pytest.mark.parametrize("script", STUBBORN.values(), ids=STUBBORN)
 @pytest.mark.parametrize("way", ["socket", "tree", "control"])
 def test_nothing_is_left_of_a_command(box: un.Sandbox, script: str, way: str) -> None:
-    with beside(box) as agent:
+    with start_agent_beside(box) as agent:
         one = agent.ask(Command(args=["sh", "-c", script]))
         one.started()
         one.line()
@@ -198,7 +198,7 @@ def test_many_run_at_once(agent: Client) -> None:
 
 
 @contextlib.contextmanager
-def sitting(agent: Client, script: str) -> Iterator[tuple[int, Running]]:
+def terminal_command(agent: Client, script: str) -> Iterator[tuple[int, Running]]:
     """Start a command with a terminal; yield the pipe to the terminal's input, and the command."""
     keys, typed = os.pipe()
     seen, screen = os.pipe()
@@ -219,24 +219,24 @@ def sitting(agent: Client, script: str) -> Iterator[tuple[int, Running]]:
 
 def test_a_terminal(agent: Client) -> None:
     script = "test -t 0 && test -t 2 && stty size && echo own >$(tty)"
-    with sitting(agent, script) as (_, one):
+    with terminal_command(agent, script) as (_, one):
         assert one.rest() == b"24 80\r\nown\r\n"
         assert one.status() == 0
     script = "trap 'stty size; exit 3' WINCH; echo; while :; do sleep 0.01; done"
-    with sitting(agent, script) as (_, one):
+    with terminal_command(agent, script) as (_, one):
         one.line()
         one.tell(2, 0, 50 << 16 | 132)
         assert one.rest() == b"50 132\r\n"
         assert one.status() == 3
     script = "stty -echo; echo; cat; echo end"
-    with sitting(agent, script) as (typed, one):
+    with terminal_command(agent, script) as (typed, one):
         one.line()
         os.write(typed, b"no line")
         os.close(typed)
         assert one.rest() == b"no lineend\r\n"
         assert one.status() == 0
     script = "trap 'exit 4' INT; echo; while :; do sleep 0.01; done"
-    with sitting(agent, script) as (typed, one):
+    with terminal_command(agent, script) as (typed, one):
         one.line()
         os.write(typed, b"\3")
         assert one.status() == 4
@@ -244,7 +244,7 @@ def test_a_terminal(agent: Client) -> None:
 
 def test_who_does_not_read_keeps_nobody_else_waiting(agent: Client) -> None:
     script = "i=0; while [ $i -lt 5000 ]; do echo 0123456789012345678; i=$((i+1)); done"
-    with sitting(agent, script) as (_, slow):
+    with terminal_command(agent, script) as (_, slow):
         for _ in range(5):
             assert agent.run("echo", "other") == (0, "other\n")
         assert len(slow.rest()) == 5000 * 21
@@ -252,7 +252,7 @@ def test_who_does_not_read_keeps_nobody_else_waiting(agent: Client) -> None:
 
 
 def test_it_may_be_the_first_process(host: un.SandboxHost) -> None:
-    with first(host) as (agent, box):
+    with start_agent_first(host) as (agent, box):
         assert agent.flags & IS_FIRST
         assert agent.pid == 1
         # The agent reaps orphans of other commands.
@@ -266,7 +266,7 @@ def test_it_may_be_the_first_process(host: un.SandboxHost) -> None:
 
 
 def test_sigterm_is_passed_on(host: un.SandboxHost) -> None:
-    with first(host) as (agent, box):
+    with start_agent_first(host) as (agent, box):
         script = "trap 'exit 5' TERM; echo; while :; do sleep 0.01; done"
         with agent.running("sh", "-c", script) as one:
             one.started()
@@ -284,7 +284,7 @@ def test_commands_have_ids_and_can_do_nothing_to_it() -> None:
         "cd /proc; for of in 1 $PPID; do kill -KILL $of; kill -STOP $of; cat $of/mem; "
         "for fd in 0 3 4; do cat <$of/fd/$fd; echo >$of/fd/$fd; done; done 2>/dev/null; echo"
     )
-    with un.SandboxHost(MAP_OF_SEVERAL) as host, first(host) as (agent, _):
+    with un.SandboxHost(MAP_OF_SEVERAL) as host, start_agent_first(host) as (agent, _):
         assert agent.flags & IS_APART
         assert agent.run("sh", "-c", "id -u; id -g", ids=(5, 6)) == (0, "5\n6\n")
         caps = "grep -E 'Cap(Prm|Eff)' /proc/self/status | cut -f2 | sort -u"

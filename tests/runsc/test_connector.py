@@ -25,7 +25,7 @@ def connector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connector]:
         if os.environ.get("CI"):
             pytest.fail(f"{CONNECTOR} must name the environment that holds the connector")
         pytest.skip(f"{CONNECTOR} does not name an environment that holds the connector")
-    with stations.running() as url:
+    with stations.serve() as url:
         files = tmp_path_factory.mktemp("connector") / "files"
         yield Connector(Path(os.environ[CONNECTOR]), files, url)
 
@@ -39,7 +39,7 @@ def essence(messages: list[Message]) -> list[Message]:
 
 
 @pytest.fixture(scope="module")
-def outside(connector: Connector) -> Callable[[str], list[Message]]:
+def messages_outside(connector: Connector) -> Callable[[str], list[Message]]:
     """Return a function that runs a verb without gVisor once, and returns the constant messages."""
     return functools.cache(lambda verb: essence(connector.call(verb, sandboxed=False)))
 
@@ -49,20 +49,20 @@ def outside(connector: Connector) -> Callable[[str], list[Message]]:
     [("spec", "SPEC"), ("check", "CONNECTION_STATUS"), ("discover", "CATALOG")],
 )
 def test_it_answers_as_outside(
-    connector: Connector, outside: Callable[[str], list[Message]], verb: str, answer: str
+    connector: Connector, messages_outside: Callable[[str], list[Message]], verb: str, answer: str
 ) -> None:
     inside = essence(connector.call(verb, sandboxed=True))
     assert of_type(inside, answer)
-    assert inside == outside(verb)
+    assert inside == messages_outside(verb)
 
 
 def test_it_reads_what_the_server_has_as_outside(
-    connector: Connector, outside: Callable[[str], list[Message]]
+    connector: Connector, messages_outside: Callable[[str], list[Message]]
 ) -> None:
     inside = essence(connector.call("read", sandboxed=True))
     records = of_type(inside, "RECORD")
     assert [record["data"] for record in records] == stations.STATIONS
-    assert inside == outside("read")
+    assert inside == messages_outside("read")
 
 
 # Older releases of runsc can't save a sandbox with the host's network.
@@ -83,7 +83,7 @@ def server(connector: Connector) -> Iterator[str]:
 
 
 def test_from_a_template_it_answers_as_outside(
-    connector: Connector, outside: Callable[[str], list[Message]], server: str
+    connector: Connector, messages_outside: Callable[[str], list[Message]], server: str
 ) -> None:
     names = ("config.json", "manifest.yaml", "configured_catalog.json")
     files = {name: (connector.files / name).read_text() for name in names}
@@ -93,6 +93,6 @@ def test_from_a_template_it_answers_as_outside(
         with urllib.request.urlopen(f"{server}/{verb}", body, TIMEOUT_SECONDS) as answer:
             assert answer.headers["X-Exit-Status"] == "0"
             told = [json.loads(line) for line in answer.read().splitlines()]
-        assert essence(told) == outside(verb)
+        assert essence(told) == messages_outside(verb)
     records = [one["data"] for one in of_type(told, "RECORD")]
     assert records == (stations.STATIONS if NETWORK == "host" else [])

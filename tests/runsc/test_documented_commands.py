@@ -149,7 +149,7 @@ def make_rootfs(directory: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a home directory with the files that the pages assume, without bundles' config.json."""
     made = tmp_path_factory.mktemp("pattern") / "home"
     for directory in ("data", "results", "venv/bin", ".pyenv/versions/3.12/bin"):
@@ -165,23 +165,23 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def configs(pattern: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def configs(home_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return the config.json of each bundle in the home directory."""
     found = {}
     for bundle, command in (("web", ["true"]), ("bundle", ["sleep", "100"])):
         found[bundle] = tmp_path_factory.mktemp("configs") / "config.json"
         init = ["bundle", "init", bundle, "--rootfs", f"{bundle}/rootfs", "--", *command]
-        done = execute([str(SCRIPTS / "usernsctl"), *init], pattern, dict(os.environ))
+        done = execute([str(SCRIPTS / "usernsctl"), *init], home_template, dict(os.environ))
         assert done.returncode == 0, done.stderr
-        (pattern / bundle / "config.json").rename(found[bundle])
+        (home_template / bundle / "config.json").rename(found[bundle])
     return found
 
 
 @pytest.fixture
-def home(pattern: Path, tmp_path: Path) -> Path:
+def home(home_template: Path, tmp_path: Path) -> Path:
     """Copy the home directory for one test."""
     made = tmp_path / "home"
-    shutil.copytree(pattern, made)
+    shutil.copytree(home_template, made)
     python = made / "venv" / "bin" / "python"
     python.symlink_to(made / ".pyenv" / "versions" / "3.12" / "bin" / "python3.12")
     tool = python.with_name("tool")

@@ -46,7 +46,7 @@ def failure_of(command: list[str]) -> str:
     return failed.stderr
 
 
-def named(text: str) -> list[str]:
+def causes_of(text: str) -> list[str]:
     return [each.cause.id for each in explain(io.BytesIO(text.encode())).candidates]
 
 
@@ -74,7 +74,7 @@ def root_cause(usernsctl: Program, logs: Path) -> str:
     ],
 )
 def test_tools_that_anybody_can_break(way: str, command: list[str], cause: str) -> None:
-    assert cause in named(failure_of([*BREAK, way, "--", *command]))
+    assert cause in causes_of(failure_of([*BREAK, way, "--", *command]))
 
 
 UNDUMPABLE = """
@@ -97,7 +97,7 @@ open("/proc/self/uid_map", "w")
     ],
 )
 def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None:
-    assert cause in named(failure_of(command))
+    assert cause in causes_of(failure_of(command))
 
 
 @as_root
@@ -125,7 +125,7 @@ def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None
     ],
 )
 def test_tools_that_root_can_break(way: str, command: list[str], cause: str) -> None:
-    assert cause in named(failure_of([*BREAK, way, "--", *command]))
+    assert cause in causes_of(failure_of([*BREAK, way, "--", *command]))
 
 
 @as_root
@@ -169,13 +169,13 @@ def test_calls_that_runsc_refuses(tmp_path: Path, command: list[str], cause: str
     # Some releases read the bundle before they refuse.
     bundle = make_bundle(tmp_path / "b", **WORKS)
     ours = [f"--bundle={bundle}", "x"] if "--rootless" in command else []
-    assert named(failure_of([*command, *ours]))[0] == cause
+    assert causes_of(failure_of([*command, *ours]))[0] == cause
 
 
 @unprivileged
 def test_the_state_of_runsc_in_a_place_of_roots(tmp_path: Path) -> None:
     command = runsc_command(make_bundle(tmp_path / "b", **WORKS), "--rootless", "--root=/usr/no")
-    assert named(failure_of(command))[0] == "runsc-root-unwritable"
+    assert causes_of(failure_of(command))[0] == "runsc-root-unwritable"
 
 
 def test_a_network_that_runsc_takes_for_the_machines_own(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_network_that_runsc_takes_for_the_machines_own(tmp_path: Path) -> None
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         assert (done.returncode, gvisor.is_version(done.stdout)) == (0, True)
     else:
-        assert named(failure_of(command))[0] == "runsc-netns-check"
+        assert causes_of(failure_of(command))[0] == "runsc-netns-check"
 
 
 def test_an_id_that_is_taken(tmp_path: Path) -> None:
@@ -195,14 +195,14 @@ def test_an_id_that_is_taken(tmp_path: Path) -> None:
     create = run.replace(" run ", " create ")
     script = f"{create} </dev/null >/dev/null 2>&1; {run}"
     own_processes = [*PREPARED[:-1], "-p", "-f", "--mount-proc", "--"]
-    assert named(failure_of([*own_processes, "sh", "-c", script]))[0] == "duplicate-id"
+    assert causes_of(failure_of([*own_processes, "sh", "-c", script]))[0] == "duplicate-id"
 
 
 @unprivileged
 @pytest.mark.skipif(os.access("/dev/kvm", os.W_OK), reason="/dev/kvm can be used")
 def test_a_platform_that_is_closed(tmp_path: Path) -> None:
     command = runsc_command(make_bundle(tmp_path / "b", **WORKS), "--rootless", "--platform=kvm")
-    assert named(failure_of(command))[0] == "kvm-denied"
+    assert causes_of(failure_of(command))[0] == "kvm-denied"
 
 
 @unprivileged
@@ -210,7 +210,7 @@ def test_a_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
     """runsc starts its processes without any id, which only their logs report."""
     bundle, logs = make_bundle(tmp_path / "b", linux={"namespaces": USER}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
-    assert "bundle-no-mappings" in named(text)
+    assert "bundle-no-mappings" in causes_of(text)
     assert root_cause(usernsctl, logs) == "bundle-no-mappings"
 
 
@@ -219,7 +219,7 @@ def test_a_bundle_without_a_user_namespace(usernsctl: Program, tmp_path: Path) -
     """runsc asks newuidmap for all ids, and only its log has newuidmap's answer."""
     bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
-    assert named(text)[0] == "bundle-no-mappings"
+    assert causes_of(text)[0] == "bundle-no-mappings"
     assert root_cause(usernsctl, logs) == "range-not-granted"
 
 
@@ -229,17 +229,17 @@ def test_a_prepared_namespace_without_its_root(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", **WORKS)
     prepared = [str(SCRIPTS / "usernsctl-exec"), "-c", "-m", "--keep-caps", "--"]
     text = failure_of([*prepared, *runsc_command(bundle, "--rootless")])
-    assert "nonroot-in-namespace" in named(text)
+    assert "nonroot-in-namespace" in causes_of(text)
 
 
 def test_a_hint_that_leads_astray(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
     text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
-    assert "bundle-no-mappings" in named(text)
+    assert "bundle-no-mappings" in causes_of(text)
     # The release that added this feature dropped the misleading hint.
     hints = not gvisor.release().has("netstack-in-namespace")
     assert ("max_user_namespaces is set too low" in text) == hints
-    assert (named(text)[0] == "false-max-userns-hint") == hints
+    assert (causes_of(text)[0] == "false-max-userns-hint") == hints
 
 
 def with_root(path: str, read_only: bool = True) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def test_the_root_failure_behind_what_runsc_prints(
         assert (done.returncode, gvisor.is_version(done.stdout)) == (0, True)
         return
     text = failure_of(command)
-    assert cause in named(text)
+    assert cause in causes_of(text)
     assert root_cause(usernsctl, logs) == cause
 
 

@@ -82,7 +82,7 @@ def test_nothing_but_a_file_is_replaced(usernsctl: Program, tmp_path: Path) -> N
     assert link.is_symlink()
 
 
-def launched(prelude: Program, file: Path, *words: str, **how: Any) -> Any:
+def run_launch(prelude: Program, file: Path, *words: str, **how: Any) -> Any:
     return prelude("--launch", file, *words, **how)
 
 
@@ -97,14 +97,14 @@ def test_a_frozen_launch_is_performed(usernsctl: Program, prelude: Program, tmp_
     )
     assert (made.returncode, made.stderr) == (0, "")
     caller = {"PATH": "/usr/bin:/bin", "TOKEN": "two words", "OTHER": "secret", "HOME": "/nowhere"}
-    done = launched(prelude, file, env=caller, cwd=Path("/usr/share"))
+    done = run_launch(prelude, file, env=caller, cwd=Path("/usr/share"))
     assert (done.returncode, done.stderr) == (5, "")
     first, cwd, uid, version = done.stdout.splitlines()
     assert (first, cwd, uid) == ("shown1-two words-/root-", "/usr/share", "0")
     assert BUILD in version
-    other = launched(prelude, file, "--", "echo", "another", "", "a b", env=caller)
+    other = run_launch(prelude, file, "--", "echo", "another", "", "a b", env=caller)
     assert (other.returncode, other.stdout) == (0, "another  a b\n")
-    none = launched(prelude, file, env={"PATH": "/usr/bin"})
+    none = run_launch(prelude, file, env={"PATH": "/usr/bin"})
     assert none.returncode == 125
     assert "TOKEN" in none.stderr
 
@@ -115,7 +115,7 @@ def test_a_frozen_launch_shows_what_a_run_does(
     file = tmp_path / "launch"
     command = ["sh", "-c", "ls / /home /root /tmp /run /etc /var; cat /etc/shadow | wc -c; umask"]
     assert usernsctl("freeze", "-o", file, "--", *command).returncode == 0
-    frozen, run = launched(prelude, file), usernsctl("run", "--", *command)
+    frozen, run = run_launch(prelude, file), usernsctl("run", "--", *command)
     assert (frozen.returncode, frozen.stderr) == (run.returncode, run.stderr)
     assert frozen.stdout == run.stdout
 
@@ -127,9 +127,9 @@ def test_a_launch_that_does_not_hold_any_more(
     data.mkdir()
     options = ["--bind", f"{data}:/x", "--env", "TOKEN=secret", "-o", str(file)]
     assert usernsctl("freeze", *options, "--", "true").returncode == 0
-    assert launched(prelude, file).returncode == 0
+    assert run_launch(prelude, file).returncode == 0
     data.rmdir()
-    gone = launched(prelude, file)
+    gone = run_launch(prelude, file)
     assert gone.returncode == 125
     assert "launch-outdated" in gone.stderr
     assert f"usernsctl freeze --bind {data}:/x --env TOKEN=... -o {file}" in gone.stderr
@@ -141,12 +141,12 @@ def test_a_frozen_launch_that_starts_where_its_caller_is(
 ) -> None:
     file = tmp_path / "launch"
     assert usernsctl("freeze", "--wd", ".", "-o", file, "--", "pwd").returncode == 0
-    done = launched(prelude, file, cwd=Path("/usr/share"))
+    done = run_launch(prelude, file, cwd=Path("/usr/share"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "/usr/share\n", "")
-    none = launched(prelude, file, cwd=tmp_path)
+    none = run_launch(prelude, file, cwd=tmp_path)
     assert (none.returncode, none.stdout) == (125, "")
     assert f"{tmp_path}, where" in none.stderr
-    ready = launched(prelude, file, "--check", cwd=Path("/usr"))
+    ready = run_launch(prelude, file, "--check", cwd=Path("/usr"))
     assert (ready.returncode, ready.stderr) == (0, "")
 
 
@@ -161,7 +161,7 @@ def test_a_frozen_launch_with_several_ids(
         "cat /proc/self/uid_map; touch /tmp/f && chown 5 /tmp/f && stat -c %u /tmp/f",
     ]
     assert usernsctl("freeze", "--map-auto", "-o", file, "--", *command).returncode == 0
-    frozen, run = launched(prelude, file), usernsctl("run", "--map-auto", "--", *command)
+    frozen, run = run_launch(prelude, file), usernsctl("run", "--map-auto", "--", *command)
     assert (frozen.returncode, frozen.stdout, frozen.stderr) == (0, run.stdout, "")
 
 
@@ -183,7 +183,7 @@ def test_a_frozen_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -
     assert made.returncode == 0, made.stderr
     frozen = usernsctl("freeze", "--trust-bundle", "--bundle", bundle, "-o", file)
     assert (frozen.returncode, frozen.stderr) == (0, "")
-    done = launched(prelude, file)
+    done = run_launch(prelude, file)
     assert (done.returncode, done.stdout, done.stderr) == (6, "/\n", "")
 
 
@@ -193,7 +193,7 @@ def test_the_name_of_the_host(usernsctl: Program, prelude: Program, tmp_path: Pa
     show = ("--", "cat", "/proc/sys/kernel/hostname")
     assert usernsctl("freeze", "-o", file).returncode == 0
     assert usernsctl("freeze", "--hostname", "chosen", "-o", chosen, *show).returncode == 0
-    there = launched(prelude, file, *show)
+    there = run_launch(prelude, file, *show)
     assert (there.returncode, there.stdout) == (0, f"{socket.gethostname()}\n"), there.stderr
     renamed = ("-r", "-u", "--", "sh", "-c", 'hostname other && exec "$@"', "sh", prelude.path)
     other = prelude(*renamed, "--launch", file, *show)
@@ -207,7 +207,7 @@ def test_a_command_that_cannot_be_started(
     file = tmp_path / "launch"
     assert usernsctl("freeze", "-o", file).returncode == 0
     for word, status in (("no-such", 127), ("/no/such", 127), ("/etc/passwd", 126), ("", 125)):
-        done, ran = launched(prelude, file, "--", word), usernsctl("run", "--", word)
+        done, ran = run_launch(prelude, file, "--", word), usernsctl("run", "--", word)
         assert (done.returncode, done.stdout) == (ran.returncode, "") == (status, "")
         line = ran.stderr.splitlines()[0].removeprefix("usernsctl")
         assert not word or done.stderr.splitlines()[0] == f"usernsctl-exec{line}"

@@ -155,7 +155,7 @@ def containers(
     assert not list((directory / "state").glob("*.state")), "a container was left"
 
 
-def live(containers: Containers, name: str) -> None:
+def check_all_states(containers: Containers, name: str) -> None:
     """Test all states of a container, and restore a second one from its checkpoint."""
     containers.runsc("create", containers.bundle, name)
     assert containers.state(name)["status"] == "created"
@@ -174,7 +174,7 @@ def live(containers: Containers, name: str) -> None:
 
 
 def test_a_container_lives_from_create_to_restore(containers: Containers) -> None:
-    live(containers, "one")
+    check_all_states(containers, "one")
 
 
 def test_a_detached_run_goes_on_after_runsc(containers: Containers) -> None:
@@ -207,7 +207,7 @@ def test_many_containers_call_no_helper(directory: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("PATH", f"{directory}/helpers:{os.environ['PATH']}")
         containers = Containers(namespace, directory)
         with ThreadPoolExecutor(4) as pool:
-            for _ in pool.map(lambda number: live(containers, f"c{number}"), range(8)):
+            for _ in pool.map(lambda number: check_all_states(containers, f"c{number}"), range(8)):
                 pass
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))

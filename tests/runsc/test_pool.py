@@ -53,7 +53,7 @@ def output(box: un.Sandbox, *command: str) -> str:
     return str(box.check_output(command, text=True, stderr=un.DEVNULL))
 
 
-def running(box: un.Sandbox) -> list[str]:
+def command_lines(box: un.Sandbox) -> list[str]:
     """Return the command lines of the processes in the sandbox."""
     lines = output(box, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; true")
     return [word for word in lines.split() if word]
@@ -97,10 +97,10 @@ def test_what_is_used_again_has_only_files(host: un.SandboxHost) -> None:
         with pool.acquire(PATIENCE) as one:
             one.run(["sh", "-c", script], check=True)
             left = one.popen(["sh", "-c", "trap '' TERM HUP; sleep 4321; sleep 4321"])
-            assert "4321" in running(one)
+            assert "4321" in command_lines(one)
         with pool.acquire(PATIENCE) as again:
             assert again is one
-            assert "4321" not in running(again)
+            assert "4321" not in command_lines(again)
             assert output(again, "ls", "/tmp") == "stays\n"
         assert left.wait(PATIENCE) == -signal.SIGKILL
         with pool.acquire(PATIENCE) as again:
@@ -199,7 +199,7 @@ def test_who_gets_away_from_the_agent_is_not_handed_on(host: un.SandboxHost, sig
             # The line is missing if the attack has killed its own command.
             assert attack.stdout.readline() in (b"done\n", b"")
         with pool.acquire(PATIENCE) as next_one:
-            assert "mark-4321" not in running(next_one)
+            assert "mark-4321" not in command_lines(next_one)
         assert attack.wait(PATIENCE) == -signal.SIGKILL
         attack.stdout.close()
 

@@ -95,24 +95,24 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 
 @contextlib.contextmanager
-def running(scene: Scene, *options: str) -> Iterator[int]:
+def start_run(scene: Scene, *options: str) -> Iterator[int]:
     """Start `usernsctl run` with these options; yield its pid."""
     words = [str(SCRIPTS / "usernsctl"), "run", *options, "--", *COMMAND]
-    with started(scene, words) as pid:
+    with start_command(scene, words) as pid:
         yield pid
 
 
 @contextlib.contextmanager
-def launched(scene: Scene, *options: str) -> Iterator[int]:
+def start_launch(scene: Scene, *options: str) -> Iterator[int]:
     """Start usernsctl-exec with a launch file of these options, without Python; yield its pid."""
     file = freeze(Program(SCRIPTS / "usernsctl"), scene.directory / "launch", *options)
     words = [str(SCRIPTS / "usernsctl-exec"), "--launch", str(file), "--", *COMMAND]
-    with started(scene, words) as pid:
+    with start_command(scene, words) as pid:
         yield pid
 
 
 @contextlib.contextmanager
-def started(scene: Scene, words: list[str]) -> Iterator[int]:
+def start_command(scene: Scene, words: list[str]) -> Iterator[int]:
     process = subprocess.Popen(words, **scene.streams, pass_fds=[scene.secret])
     try:
         scene.wait_until_ready()
@@ -123,7 +123,7 @@ def started(scene: Scene, words: list[str]) -> Iterator[int]:
 
 
 Start = Callable[..., contextlib.AbstractContextManager[int]]
-STARTS = (running, launched)
+STARTS = (start_run, start_launch)
 
 several = (
     ["--map-users=1:100001:9", "--map-groups=1:100001:9"] if may_map_any_id() else ["--map-auto"]
@@ -161,7 +161,7 @@ def test_run_in_a_kept_namespace(scene: Scene, usernsctl: Program) -> None:
     assert made.returncode == 0, made.stderr
     try:
         holder = find_named("kept").pid
-        with running(scene, "--in", "kept") as pid:
+        with start_run(scene, "--in", "kept") as pid:
             scene.check(RUN_IN_KEPT, lambda: [holder, *family_of(pid)])
     finally:
         usernsctl("ns", "remove", "kept")

@@ -21,7 +21,7 @@ PRELOAD = ["random", "json.tool", "multiprocessing"]
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shown_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shown")
     (path / "script.py").write_text("import sys; print(sys.argv, __name__, __file__, sys.path[0])")
     (path / "fails.py").write_text("def fail():\n    1 / 0\n\nfail()\n")
@@ -29,8 +29,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def host(shown: Path) -> Iterator[un.SandboxHost]:
-    with un.SandboxHost(binds=[f"{shown}:/shown"]) as made:
+def host(shown_dir: Path) -> Iterator[un.SandboxHost]:
+    with un.SandboxHost(binds=[f"{shown_dir}:/shown"]) as made:
         yield made
 
 

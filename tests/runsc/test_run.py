@@ -21,7 +21,7 @@ pytestmark = pytest.mark.each_user
 
 
 @contextmanager
-def started(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """Start a run in a new process group; wait for its command's `ready`; kill it at the end."""
     with subprocess.Popen(
         [usernsctl.path, "run", *args, "--", "sh", "-c", "echo ready; exec sleep 1000"],
@@ -88,7 +88,7 @@ def test_output_goes_to_the_end_of_a_file(usernsctl: Program, tmp_path: Path) ->
 
 
 def test_sigterm_ends_the_command(usernsctl: Program) -> None:
-    with started(usernsctl) as (process, output):
+    with start_run(usernsctl) as (process, output):
         below = children_of(process.pid)
         process.terminate()
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
@@ -132,7 +132,7 @@ def test_the_command_can_catch_a_signal(usernsctl: Program) -> None:
 
 
 def test_the_watchers_death_ends_all(usernsctl: Program) -> None:
-    with started(usernsctl) as (process, output):
+    with start_run(usernsctl) as (process, output):
         runsc = runsc_of(process.pid)
         pids = [runsc, *children_of(runsc)]
         process.kill()
@@ -152,7 +152,7 @@ def test_a_failure_of_runsc_is_explained(usernsctl: Program) -> None:
 
 
 def test_one_runsc_waits_and_none_was_re_executed(usernsctl: Program) -> None:
-    with started(usernsctl) as (process, _):
+    with start_run(usernsctl) as (process, _):
         assert os.path.basename(command_of(process.pid)[0]) == "usernsctl-watch"
         runsc = runsc_of(process.pid)
         assert os.path.basename(command_of(runsc)[0]) == "runsc"
@@ -162,7 +162,7 @@ def test_one_runsc_waits_and_none_was_re_executed(usernsctl: Program) -> None:
 
 
 def test_the_id_map_is_as_planned(usernsctl: Program) -> None:
-    with started(usernsctl) as (process, _):
+    with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
         for pid in (process.pid, runsc, *children_of(runsc)):
             for file, outside in (("uid_map", os.geteuid()), ("gid_map", os.getegid())):
@@ -171,7 +171,7 @@ def test_the_id_map_is_as_planned(usernsctl: Program) -> None:
 
 
 def test_runsc_keeps_no_more_than_it_needs(usernsctl: Program) -> None:
-    with started(usernsctl) as (process, _):
+    with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
         status = status_of(runsc)
         # SETGID, SETUID, SYS_CHROOT, SYS_ADMIN, SETFCAP (linux/capability.h).
@@ -182,7 +182,7 @@ def test_runsc_keeps_no_more_than_it_needs(usernsctl: Program) -> None:
 
 def test_hardening_can_be_left_out(usernsctl: Program) -> None:
     own = status_of(os.getpid())
-    with started(usernsctl, "--keep-bounding", "--new-privs") as (process, _):
+    with start_run(usernsctl, "--keep-bounding", "--new-privs") as (process, _):
         status = status_of(runsc_of(process.pid))
         assert (status["NoNewPrivs"], status["CapBnd"]) == (own["NoNewPrivs"], "000001ffffffffff")
 
@@ -286,7 +286,7 @@ def test_the_end_of_the_whole_group_leaves_nothing(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("TMPDIR", str(runtime))
     temporary = set(os.listdir("/tmp"))
-    with started(usernsctl) as (process, output):
+    with start_run(usernsctl) as (process, output):
         arguments = command_of(runsc_of(process.pid))
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait(timeout=20) == -signal.SIGKILL
@@ -303,7 +303,7 @@ def test_the_end_of_the_whole_group_leaves_nothing(
 
 def test_state_can_be_kept_in_sight(usernsctl: Program, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with started(usernsctl, "--root", str(state)):
+    with start_run(usernsctl, "--root", str(state)):
         listed = subprocess.run(
             ["runsc", f"--root={state}", "list", "-quiet"], capture_output=True, text=True
         )

@@ -21,7 +21,7 @@ Words = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module", params=["run", "launch", "frozen"])
-def words(
+def make_command(
     request: pytest.FixtureRequest,
     usernsctl: Program,
     prelude: Program,
@@ -48,13 +48,13 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     "number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGPIPE, signal.SIGSEGV, 34]
 )
 def test_a_signal_that_kills_the_command_kills_the_caller_s_child(
-    words: Words, number: int
+    make_command: Words, number: int
 ) -> None:
-    done = run(words(f"kill -{int(number)} $$"))
+    done = run(make_command(f"kill -{int(number)} $$"))
     assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
 
 
-def test_a_status_is_no_signal(words: Words) -> None:
+def test_a_status_is_no_signal(make_command: Words) -> None:
     """A program that handles SIGTERM, such as a JVM, may exit with 143.
 
     runsc distinguishes a status from a signal only if it waits before the sandbox ends.
@@ -63,7 +63,9 @@ def test_a_status_is_no_signal(words: Words) -> None:
     with contextlib.ExitStack() as stack:
         started = [
             stack.enter_context(
-                subprocess.Popen(words(f"echo; read line; exit {status}"), stdin=-1, stdout=-1)
+                subprocess.Popen(
+                    make_command(f"echo; read line; exit {status}"), stdin=-1, stdout=-1
+                )
             )
             for status in statuses
         ]
@@ -81,9 +83,11 @@ def test_without_the_option_it_is_a_status(usernsctl: Program) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_is_passed_on_does_so_too(words: Words, number: int) -> None:
+def test_a_signal_that_is_passed_on_does_so_too(make_command: Words, number: int) -> None:
     with subprocess.Popen(
-        words("echo ready; exec sleep 1000"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        make_command("echo ready; exec sleep 1000"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -91,10 +95,10 @@ def test_a_signal_that_is_passed_on_does_so_too(words: Words, number: int) -> No
         assert process.wait(PATIENCE) == -number
 
 
-def test_a_signal_that_is_handled_is_none(words: Words) -> None:
+def test_a_signal_that_is_handled_is_none(make_command: Words) -> None:
     script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"
     with subprocess.Popen(
-        words(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        make_command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -102,9 +106,9 @@ def test_a_signal_that_is_handled_is_none(words: Words) -> None:
         assert process.wait(PATIENCE) == 9
 
 
-def test_a_signal_at_any_moment_is_the_end(words: Words) -> None:
+def test_a_signal_at_any_moment_is_the_end(make_command: Words) -> None:
     number, chance = signal.SIGTERM, random.Random(0)
-    command = words("exec sleep 1000")
+    command = make_command("exec sleep 1000")
     for _ in range(5):
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=-1, stderr=-1) as process:
             try:
@@ -115,20 +119,22 @@ def test_a_signal_at_any_moment_is_the_end(words: Words) -> None:
 
 
 @pytest.mark.parametrize("how", ["ignored", "blocked"])
-def test_what_the_caller_left_ignored_or_blocked_kills_all_the_same(words: Words, how: str) -> None:
+def test_what_the_caller_left_ignored_or_blocked_kills_all_the_same(
+    make_command: Words, how: str
+) -> None:
     def prepare() -> None:
         if how == "ignored":
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         else:
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 
-    command = words("kill -USR1 $$")
+    command = make_command("kill -USR1 $$")
     done = subprocess.run(command, preexec_fn=prepare, timeout=PATIENCE)
     assert done.returncode == -signal.SIGUSR1
 
 
-def test_no_core_is_left(words: Words, tmp_path: Path) -> None:
-    command = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh", *words("kill -SEGV $$")]
+def test_no_core_is_left(make_command: Words, tmp_path: Path) -> None:
+    command = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh", *make_command("kill -SEGV $$")]
     before = set(tmp_path.iterdir())
     process = subprocess.Popen(command, cwd=tmp_path)
     _, status = os.waitpid(process.pid, 0)
@@ -137,20 +143,22 @@ def test_no_core_is_left(words: Words, tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == before
 
 
-def test_process_1_ends_with_the_status(words: Words, prelude: Program) -> None:
+def test_process_1_ends_with_the_status(make_command: Words, prelude: Program) -> None:
     """pid_namespaces(7): process 1 can't kill itself by a signal."""
-    command = [str(prelude.path), "-rp", "--mount-proc", "--", *words("kill -TERM $$")]
+    command = [str(prelude.path), "-rp", "--mount-proc", "--", *make_command("kill -TERM $$")]
     assert run(command).returncode == 143
 
 
-def test_a_command_that_is_missing_is_a_status(words: Words) -> None:
-    command = words("")
+def test_a_command_that_is_missing_is_a_status(make_command: Words) -> None:
+    command = make_command("")
     done = run([*command[: command.index("--")], "--", "no-such-command"])
     assert done.returncode == 127
 
 
 @pytest.fixture
-def kept(usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def pid_namespace_name(
+    usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     tmp_path.chmod(0o700)
     assert usernsctl("ns", "create", "box", "-rp").returncode == 0
@@ -160,7 +168,9 @@ def kept(usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("script", "status"), [("kill -TERM $$", -15), ("exit 143", 143)])
 def test_it_goes_through_whoever_waits_outside_of_a_pid_namespace(
-    usernsctl: Program, kept: str, script: str, status: int
+    usernsctl: Program, pid_namespace_name: str, script: str, status: int
 ) -> None:
-    done = usernsctl("run", "--reraise-signal", "--in", kept, "--", "sh", "-c", script)
+    done = usernsctl(
+        "run", "--reraise-signal", "--in", pid_namespace_name, "--", "sh", "-c", script
+    )
     assert done.returncode == status

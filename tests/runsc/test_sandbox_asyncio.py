@@ -193,7 +193,7 @@ def forget(things: list[Any]) -> None:
 
 
 @pytest.fixture
-def goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Block creation in another thread until the yielded event is set."""
     may_go_on = threading.Event()
     fill = _fill
@@ -207,7 +207,9 @@ def goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     may_go_on.set()
 
 
-def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Event) -> None:
+def test_what_is_cancelled_while_it_is_made_leaves_nothing(
+    creation_allowed: threading.Event,
+) -> None:
     # An id that occurs in no other process's command line.
     id = f"cancelled-{os.getpid()}"
 
@@ -216,20 +218,20 @@ def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Ev
             pass
 
     async def main() -> None:
-        goes_on.set()
+        creation_allowed.set()
         async with un.SandboxHost() as host:
             for make in (
                 lambda: un.Sandbox(FOREVER, host=host, id=id),
                 lambda: un.Sandbox(FOREVER, id=id),
                 un.SandboxHost,
             ):
-                goes_on.clear()
+                creation_allowed.clear()
                 task = asyncio.create_task(enter(make()))
                 await asyncio.sleep(0)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-                goes_on.set()
+                creation_allowed.set()
                 await asyncio.to_thread(wait_for_threads)
         assert processes_with(id) == []
 
@@ -247,7 +249,7 @@ def wait_for_threads() -> None:
 
 
 def test_async_with_that_is_cancelled_leaves_nothing_to_warn_of(
-    recwarn: pytest.WarningsRecorder, goes_on: threading.Event
+    recwarn: pytest.WarningsRecorder, creation_allowed: threading.Event
 ) -> None:
     async def main() -> None:
         host = un.SandboxHost()
@@ -256,7 +258,7 @@ def test_async_with_that_is_cancelled_leaves_nothing_to_warn_of(
         entering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await entering
-        goes_on.set()
+        creation_allowed.set()
         # The other thread finishes the creation, and closes the object.
         await asyncio.to_thread(wait_for_threads)
 

@@ -52,7 +52,7 @@ def at_once(start: Callable[..., Any], args: Any, options: dict[str, Any]) -> No
     asyncio.run(main())
 
 
-def of_words(start: Callable[..., Any]) -> Callable[..., Any]:
+def taking_list(start: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that passes a list of arguments to `start` one by one."""
     return lambda args, **options: start(*([args] if isinstance(args, str) else args), **options)
 
@@ -63,12 +63,12 @@ STARTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any, dict[str, Any]], An
     "Popen": lambda host, box, args, options: un.Popen(args, **options),
     "spawn": lambda host, box, args, options: un.spawn(args, **options),
     "create_subprocess_exec": lambda host, box, args, options: at_once(
-        of_words(un.create_subprocess_exec), args, options
+        taking_list(un.create_subprocess_exec), args, options
     ),
     "box.run": lambda host, box, args, options: box.run(args, **options),
     "box.popen": lambda host, box, args, options: box.popen(args, **options),
     "box.create_subprocess_exec": lambda host, box, args, options: at_once(
-        of_words(box.create_subprocess_exec), args, options
+        taking_list(box.create_subprocess_exec), args, options
     ),
     "gvisor.run": lambda host, box, args, options: un.gvisor.run(args, host=host, **options),
     "start": lambda host, box, args, options: host.start(args, **options),

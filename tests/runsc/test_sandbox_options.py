@@ -32,7 +32,7 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return path
 
 
-def shown(host: un.SandboxHost, script: str, **options: Any) -> str:
+def script_output(host: un.SandboxHost, script: str, **options: Any) -> str:
     """Return the output of a script in a sandbox of a host."""
     with host.start(["sh", "-c", script], stdout=un.PIPE, **options) as box:
         return str(box.communicate(timeout=PATIENCE)[0].decode())
@@ -47,7 +47,7 @@ def test_sandbox_binds_are_what_bind_takes(tmp_path: Path) -> None:
         un.Bind(str(tmp_path / "file"), "/one"),
     ]
     with un.SandboxHost(binds=binds) as made:
-        seen = shown(
+        seen = script_output(
             made,
             f"cat /writable/file /guarded/file {tmp_path}/file /one; echo new >/writable/new;"
             "echo no >/guarded/no || echo refused",
@@ -61,9 +61,9 @@ def test_sandbox_binds_are_what_bind_takes(tmp_path: Path) -> None:
 def test_sandbox_rlimits_are_what_rlimit_takes() -> None:
     limits: list[Any] = ["nofile=100:200", un.Rlimit("RLIMIT_AS", 1 << 28, 1 << 28)]
     with un.SandboxHost(rlimits=limits) as made:
-        assert shown(made, "ulimit -n; ulimit -Hn; ulimit -v") == f"100\n200\n{1 << 18}\n"
+        assert script_output(made, "ulimit -n; ulimit -Hn; ulimit -v") == f"100\n200\n{1 << 18}\n"
         grow = "python3 -c 'bytearray(1 << 29)' 2>&1 | grep -c MemoryError"
-        assert shown(made, grow) == "1\n"
+        assert script_output(made, grow) == "1\n"
 
 
 def test_sandbox_debug_log_has_what_runsc_writes(tmp_path: Path, state: Path) -> None:
@@ -99,7 +99,7 @@ def test_sandbox_namespace_may_be_kept(detach: bool) -> None:
                 assert os.path.samestat(os.stat(f"/proc/{inside.pid}/ns/user"), ours)
             assert box.check_output(["id", "-u"]) == b"0\n"
         ns.close()
-        assert gvisor.is_version(shown(made, "cat /proc/version"))
+        assert gvisor.is_version(script_output(made, "cat /proc/version"))
     assert open_descriptors() == before
 
 
@@ -109,7 +109,7 @@ def test_sandbox_namespace_may_be_named() -> None:
     un.Namespace.open_or_create("ours").close()
     try:
         with un.SandboxHost(namespace="ours") as made:
-            assert shown(made, "id -u") == "0\n"
+            assert script_output(made, "id -u") == "0\n"
     finally:
         remove_named("ours")
     with pytest.raises(un.NamespaceError, match="there is no namespace 'ours'"):
@@ -141,7 +141,7 @@ def test_sandbox_runsc_is_the_one_that_is_named(
     real = find_runsc(os.environ)
     monkeypatch.setenv("USERNSCTL_RUNSC", "/nonexistent")
     with un.SandboxHost(runsc=real) as made:
-        assert gvisor.is_version(shown(made, "cat /proc/version"))
+        assert gvisor.is_version(script_output(made, "cat /proc/version"))
     with pytest.raises(un.RunscError) as caught:
         un.SandboxHost(runsc=tmp_path / "absent")
     assert caught.value.cause == "runsc-missing"

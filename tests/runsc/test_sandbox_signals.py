@@ -36,7 +36,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @contextmanager
-def handled(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
+def on_alarm(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
     """Make SIGALRM call `do`; send it once after some time, or not at all if that is 0.
 
     The yielded list has an item for each call.
@@ -57,7 +57,7 @@ def handled(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
 
 
 @contextmanager
-def handled_after(do: Callable[[], object], file: Path) -> Iterator[list[int]]:
+def on_alarm_after_file(do: Callable[[], object], file: Path) -> Iterator[list[int]]:
     """Make SIGALRM call `do`, and send it as soon as a command has created a file."""
 
     def ring() -> None:
@@ -66,7 +66,7 @@ def handled_after(do: Callable[[], object], file: Path) -> Iterator[list[int]]:
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
-    with handled(do, 0) as calls:
+    with on_alarm(do, 0) as calls:
         thread = threading.Thread(target=ring)
         thread.start()
         try:
@@ -76,7 +76,7 @@ def handled_after(do: Callable[[], object], file: Path) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a directory that sandboxes show as /told."""
     return tmp_path_factory.mktemp("told")
 
@@ -86,7 +86,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_kills_what_is_waited_for(detach: bool, timeout: float | None) -> None:
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
-        with handled(box.kill, 0.3) as calls:
+        with on_alarm(box.kill, 0.3) as calls:
             assert box.wait(timeout) == 128 + signal.SIGKILL
         assert calls
         box.close()
@@ -95,7 +95,7 @@ def test_it_kills_what_is_waited_for(detach: bool, timeout: float | None) -> Non
 @both_kinds
 def test_it_kills_what_is_read(detach: bool) -> None:
     with un.Sandbox(FOREVER, stdout=un.PIPE, detach=detach) as box:
-        with handled(box.kill, 0.3) as calls:
+        with on_alarm(box.kill, 0.3) as calls:
             assert box.stdout.read() == b""
         assert calls
     assert box.stdout.closed
@@ -115,7 +115,7 @@ def test_it_kills_what_another_command_runs_in(
     monkeypatch.setattr(commands, "finish", ring)
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
-        with handled(box.kill, 0) as calls:
+        with on_alarm(box.kill, 0) as calls:
             assert box.run(FOREVER, stderr=un.DEVNULL).returncode != 0
         assert calls
         box.close()
@@ -126,7 +126,7 @@ def test_it_kills_while_it_is_closed(detach: bool) -> None:
     with un.SandboxHost() as host:
         for pause in range(1, 6):
             box = host.start(FOREVER, detach=detach)
-            with handled(box.kill, pause * 2e-3) as calls:
+            with on_alarm(box.kill, pause * 2e-3) as calls:
                 box.close()
                 while not calls:
                     pass
@@ -190,13 +190,13 @@ def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
 
 
 @both_kinds
-def test_it_kills_while_it_communicates(detach: bool, told: Path) -> None:
+def test_it_kills_while_it_communicates(detach: bool, shared_dir: Path) -> None:
     """The caller reads end of file from the command's pipes."""
     pipes: dict[str, Any] = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     script = ["sh", "-c", "read x; echo early; touch /told/it; sleep 1000"]
-    with un.SandboxHost(binds=[f"{told}:/told:rw"]) as host:
+    with un.SandboxHost(binds=[f"{shared_dir}:/told:rw"]) as host:
         box = host.start(script, **pipes, detach=detach)
-        with handled_after(box.kill, told / "it") as calls:
+        with on_alarm_after_file(box.kill, shared_dir / "it") as calls:
             assert box.communicate(b"x\n") == (b"early\n", b"")
         assert calls
         assert box.returncode == 128 + signal.SIGKILL

@@ -48,7 +48,7 @@ def change(directory: Path, **fields: Any) -> None:
     record.write_text(json.dumps({**given, **fields}))
 
 
-def refused(directory: Path, cause: str, **options: Any) -> un.RunscError:
+def load_error(directory: Path, cause: str, **options: Any) -> un.RunscError:
     """Return the error of loading a template; check that nothing was started or left open."""
     before = open_descriptors()
     with pytest.raises(un.RunscError) as caught:
@@ -96,10 +96,10 @@ def test_a_host_s_options_are_given_again(tmp_path: Path) -> None:
     ):
         assert box.communicate(b"\n", 60)[0].split() == [b"100", b"named", b"shown"]
     with un.SandboxHost(**(options | {"hostname": "other"})) as host:
-        error = refused(tmp_path / "saved", "template-host-differs", host=host)
+        error = load_error(tmp_path / "saved", "template-host-differs", host=host)
         told = "the template was made in another host: --hostname was 'named', and is 'other'"
         assert error.reason == told
-    error = refused(tmp_path / "saved", "template-host-differs", remedy="make it")
+    error = load_error(tmp_path / "saved", "template-host-differs", remedy="make it")
     assert error.reason == (
         "the template was made in another host: "
         f"--bind was '{tmp_path}/data:/data:ro', and is left out; "
@@ -120,13 +120,13 @@ def test_a_host_s_options_are_given_again(tmp_path: Path) -> None:
 )
 def test_a_host_with_more_is_another_one(saved: Path, options: dict[str, Any], told: str) -> None:
     with un.SandboxHost(**options) as host:
-        assert told in refused(saved, "template-host-differs", host=host).reason
+        assert told in load_error(saved, "template-host-differs", host=host).reason
 
 
 @several_ids
 def test_a_host_with_other_ids_is_another_one(saved: Path) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
-        error = refused(saved, "template-host-differs", host=host)
+        error = load_error(saved, "template-host-differs", host=host)
         assert "--map-users, --map-groups, --map-auto" in error.reason
 
 
@@ -209,7 +209,7 @@ def test_one_in_a_namespace_without_a_name_is_loaded_there(tmp_path: Path) -> No
 )
 def test_one_for_something_else_is_outdated(copy: Path, fields: dict[str, Any], told: str) -> None:
     change(copy, **fields)
-    error = refused(copy, "template-outdated", remedy="make it")
+    error = load_error(copy, "template-outdated", remedy="make it")
     assert told in error.reason
     assert error.remedy == "make it"
 
@@ -219,7 +219,7 @@ def test_one_that_shows_what_its_host_does_not_is_outdated(copy: Path) -> None:
     bind = {"destination": "/data", "source": "/etc", "type": "bind", "options": ["bind"]}
     config["mounts"] = [*config["mounts"], bind]
     change(copy, config=config)
-    assert "'mounts'" in refused(copy, "template-outdated").reason
+    assert "'mounts'" in load_error(copy, "template-outdated").reason
 
 
 @pytest.mark.parametrize(
@@ -242,13 +242,13 @@ def test_one_that_shows_what_its_host_does_not_is_outdated(copy: Path) -> None:
 )
 def test_a_record_that_makes_no_sense(copy: Path, fields: dict[str, Any], told: str) -> None:
     change(copy, **fields)
-    assert told in refused(copy, "template-damaged").reason
+    assert told in load_error(copy, "template-damaged").reason
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", "[" * 100_000, '{"format": 1}'])
 def test_a_record_that_is_no_record(copy: Path, text: str) -> None:
     (copy / "record.json").write_text(text)
-    refused(copy, "template-damaged")
+    load_error(copy, "template-damaged")
 
 
 def images(directory: Path) -> list[Path]:
@@ -275,19 +275,19 @@ def test_an_image_that_is_not_whole(saved: Path, tmp_path: Path, do: str) -> Non
     for number, one in enumerate(images(saved)):
         directory = Path(shutil.copytree(saved, tmp_path / str(number)))
         damage(directory / one.name, do)
-        assert one.name in refused(directory, "template-damaged").reason
+        assert one.name in load_error(directory, "template-damaged").reason
 
 
 def test_without_a_record(copy: Path) -> None:
     (copy / "record.json").unlink()
-    refused(copy, "template-damaged")
+    load_error(copy, "template-damaged")
 
 
 def test_none_is_no_template(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("none", "none/none", "file"):
-        refused(tmp_path / name, "no-such-template")
+        load_error(tmp_path / name, "no-such-template")
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_none_is_no_template(tmp_path: Path) -> None:
 def test_what_others_could_have_written(copy: Path, open_it: Callable[[Path], None]) -> None:
     open_it(copy)
     try:
-        refused(copy, "template-untrusted")
+        load_error(copy, "template-untrusted")
     finally:
         copy.parent.chmod(0o700)
 
@@ -311,7 +311,7 @@ def test_what_others_could_have_written(copy: Path, open_it: Callable[[Path], No
 @as_root
 def test_what_belongs_to_somebody_else(copy: Path) -> None:
     os.chown(copy, 65534, 65534)
-    refused(copy, "template-untrusted")
+    load_error(copy, "template-untrusted")
     os.chown(copy, 0, 0)
     os.chown(images(copy)[0], 65534, 65534)
-    refused(copy, "template-untrusted")
+    load_error(copy, "template-untrusted")

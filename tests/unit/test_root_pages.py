@@ -25,7 +25,7 @@ import root_pages  # noqa: E402
     ],
 )
 def test_a_copy_links_to_what_the_page_links_to(written: str, copied: str) -> None:
-    assert root_pages.copied(written) == copied
+    assert root_pages.copy_text(written) == copied
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_copy_links_to_what_the_page_links_to(written: str, copied: str) -> No
     ],
 )
 def test_a_page_links_to_the_copy(written: str, led: str) -> None:
-    assert root_pages.led_to_copies(written) == led
+    assert root_pages.link_copies(written) == led
 
 
 def test_what_has_not_changed_keeps_its_time_and_what_is_gone_goes(tmp_path: Path) -> None:

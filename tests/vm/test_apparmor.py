@@ -18,7 +18,7 @@ Confined = Callable[..., list[str]]
 
 
 @pytest.fixture
-def confined(tmp_path: Path) -> Iterator[Confined]:
+def load_profile(tmp_path: Path) -> Iterator[Confined]:
     """Return a function that loads a profile and returns the command that applies it."""
     file, name = tmp_path / "profile", "usernsctl-vm-confined"
 
@@ -34,8 +34,8 @@ def confined(tmp_path: Path) -> Iterator[Confined]:
     subprocess.run(["apparmor_parser", "-R", file], check=True, timeout=PATIENCE)
 
 
-def test_one_that_allows_all_is_in_nobodys_way(user: Login, confined: Confined) -> None:
-    words = confined()
+def test_one_that_allows_all_is_in_nobodys_way(user: Login, load_profile: Confined) -> None:
+    words = load_profile()
     assert user(*words, "usernsctl-exec", "-r", "--map-auto", "--", "true").returncode == 0
     report = user.diagnose(*words)
     assert report["facts"]["security"]["label"] == "usernsctl-vm-confined (enforce)"
@@ -43,8 +43,8 @@ def test_one_that_allows_all_is_in_nobodys_way(user: Login, confined: Confined) 
 
 
 @pytest.mark.parametrize("left_out", ["userns", "capability"])
-def test_one_that_refuses_namespaces(user: Login, confined: Confined, left_out: str) -> None:
-    words = confined(left_out)
+def test_one_that_refuses_namespaces(user: Login, load_profile: Confined, left_out: str) -> None:
+    words = load_profile(left_out)
     for command in (["usernsctl-exec", "-r", "--", "true"], ["usernsctl", "run", "--", "true"]):
         done = user(*words, *command)
         assert (done.returncode, f"[{CAUSE}]" in done.stderr) == (125, True), done.stderr
@@ -53,8 +53,8 @@ def test_one_that_refuses_namespaces(user: Login, confined: Confined, left_out: 
     assert "AppArmor" in remedy(report, CAUSE)
 
 
-def test_one_that_refuses_mounts(user: Login, confined: Confined) -> None:
-    report = user.diagnose(*confined("mount"), runsc=False)
+def test_one_that_refuses_mounts(user: Login, load_profile: Confined) -> None:
+    report = user.diagnose(*load_profile("mount"), runsc=False)
     assert blocking(report) == ["mount-denied"]
     evidence = next(one["evidence"] for one in report["findings"] if one["blocks"])
     assert "AppArmor label: usernsctl-vm-confined (enforce)" in evidence

@@ -43,15 +43,15 @@ def sysroot_for(machine: str) -> Path:
     return TREE / "build" / f"sysroot-{sysroot.SUITE}-{machine}"
 
 
-def build_package(
-    kind: str, source: Path, target: Path, *options: str, **environ: str
-) -> Path:
+def build_package(kind: str, source: Path, target: Path, *options: str, **environ: str) -> Path:
     """Return the output of ``python -m build --KIND`` for ``source``, in the empty ``target``."""
     command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", *options]
     log = target / "log"
     with log.open("w") as output:
         words = [*command, "--outdir", target, source]
-        done = subprocess.run(words, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environ)
+        done = subprocess.run(
+            words, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environ
+        )
     if done.returncode:
         sys.exit(f"{log.read_text()}\nthe {kind} could not be built")
     log.unlink()
@@ -59,7 +59,7 @@ def build_package(
     return made
 
 
-def forget_the_builder(sdist: Path, epoch: int) -> None:
+def remove_build_details(sdist: Path, epoch: int) -> None:
     """Remove the builder's name and the time of the build from an sdist."""
     with tarfile.open(sdist) as archive:
         members = sorted(archive.getmembers(), key=lambda member: member.name)
@@ -86,7 +86,7 @@ def build_all(scratch: Path, target: Path, epoch: str) -> None:
         directory.mkdir(parents=True)
     subprocess.run([TREE / "tools/source-copy", source], check=True)
     sdist = build_package("sdist", source, sdists)
-    forget_the_builder(sdist, int(epoch))
+    remove_build_details(sdist, int(epoch))
     for machine in BUILDS:
         build_wheels(sdist, scratch / machine, target, machine, epoch)
     shutil.move(sdist, target)

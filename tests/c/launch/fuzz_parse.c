@@ -9,7 +9,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Fills in what building the root filesystem would have set. */
-static void pretend(struct un_launch *launch)
+static void fill_in_build_results(struct un_launch *launch)
 {
     strcpy(launch->marks.scratch, "/mnt/usernsctl");
     strcpy(launch->marks.id, "0123456789abcdef");
@@ -43,7 +43,7 @@ static void read_launch(const char *bytes, size_t size)
     struct un_text text = {0};
     if (un_launch_parse(bytes, size, &launch, &err))
         return;
-    pretend(launch);
+    fill_in_build_results(launch);
     expand(launch);
     /* Arguments and environment from the input, which may be invalid UTF-8. */
     const char *const args[] = {launch->record[0].words, bytes, NULL};

@@ -9,7 +9,7 @@
 #define ROOT SCRATCH "/root"
 
 /* Builds a launch from these lines; the caller closes it. */
-static struct un_launch *built(struct draft *draft, const char *const *lines)
+static struct un_launch *build_launch(struct draft *draft, const char *const *lines)
 {
     struct un_error err;
     struct un_launch *launch = launch_of(draft, lines);
@@ -21,8 +21,8 @@ static struct un_launch *built(struct draft *draft, const char *const *lines)
 
 /* Checks that building these lines fails with `part` in the error's detail, and leaves no
  * descriptor or mount open. Copies the remedy. */
-static void fails(const char *const *lines, const char *part, struct un_error *err,
-                  char remedy[UN_PATH_MAX])
+static void check_build_fails(const char *const *lines, const char *part, struct un_error *err,
+                              char remedy[UN_PATH_MAX])
 {
     struct draft draft;
     int fds = count_fds(), mounts = count_mounts();
@@ -44,7 +44,7 @@ static int programs_of_the_machine_are_shown(void *arg)
     (void)arg;
     enter_inside();
     int fds = count_fds();
-    struct un_launch *launch = built(
+    struct un_launch *launch = build_launch(
         &draft, LINES("scratch /tmp/none", "scratch /tmp/scratch", "machine usr", "machine bin",
                       "machine not-there", "directory /run 755", "directory /tmp 1777",
                       "directory /run/lock 1777", "link /etc-link /usr/etc", "read-only"));
@@ -95,7 +95,7 @@ static int what_a_tree_has_is_seen(void *arg)
     (void)arg;
     enter_inside();
     make_tree();
-    struct un_launch *launch = built(&draft, LINES(TREE, "read-only"));
+    struct un_launch *launch = build_launch(&draft, LINES(TREE, "read-only"));
     CHECK_TEXT(read_text(ROOT "/etc/passwd"), "root\n");
     CHECK_TEXT(read_text(ROOT "/file"), "content\n");
     CHECK_INT(access(ROOT "/proc/own", F_OK), -1);
@@ -118,9 +118,9 @@ static int a_bind_gets_a_place_of_ours(void *arg)
     (void)arg;
     enter_inside();
     make_tree();
-    struct un_launch *launch =
-        built(&draft, LINES(TREE, "bind 1 /link/made/here ro", "bind 1 /open/up/new rw",
-                            "mount /link/made/here/tmp other", "mount /empty empty", "read-only"));
+    struct un_launch *launch = build_launch(
+        &draft, LINES(TREE, "bind 1 /link/made/here ro", "bind 1 /open/up/new rw",
+                      "mount /link/made/here/tmp other", "mount /empty empty", "read-only"));
     CHECK(un_launch_bind_count(launch) == 2);
     CHECK_TEXT(un_launch_bind_destination(launch, 0), "/open/inner/made/here");
     CHECK_TEXT(un_launch_bind_destination(launch, 1), "/etc/new");
@@ -152,22 +152,24 @@ static int what_can_not_be_bound_is_told(void *arg)
     enter_inside();
     make_tree();
     make_directory("it's", 0755);
-    fails(LINES(TREE, "bind 1 /file ro"), "/tmp/source is a directory, so it can't be mounted on",
-          &err, remedy);
+    check_build_fails(LINES(TREE, "bind 1 /file ro"),
+                      "/tmp/source is a directory, so it can't be mounted on", &err, remedy);
     CHECK_INT(err.step, UN_STEP_BIND);
-    fails(LINES(TREE, "bind 1 /file/below ro"), "/file/below can't be made in the sandbox", &err,
-          remedy);
+    check_build_fails(LINES(TREE, "bind 1 /file/below ro"),
+                      "/file/below can't be made in the sandbox", &err, remedy);
     CHECK_INT(err.errnum, ENOTDIR);
-    fails(LINES(TREE, "bind 1 /loop/x ro"), "/loop/x can't be made in the sandbox", &err, remedy);
+    check_build_fails(LINES(TREE, "bind 1 /loop/x ro"), "/loop/x can't be made in the sandbox",
+                      &err, remedy);
     CHECK_INT(err.errnum, ELOOP);
-    fails(LINES("source follow /tmp/it's", TREE, "bind 0 /data rw", "bind 0 /data/a/b rw"),
-          "/data/a/b would have to be made in /tmp/it's/a, which another mount shows there", &err,
-          remedy);
+    check_build_fails(
+        LINES("source follow /tmp/it's", TREE, "bind 0 /data rw", "bind 0 /data/a/b rw"),
+        "/data/a/b would have to be made in /tmp/it's/a, which another mount shows there", &err,
+        remedy);
     CHECK_TEXT(remedy, "make '/tmp/it'\"'\"'s/a/b' first");
-    fails(LINES(TREE, "mount /data empty", "bind 1 /data/a rw"),
-          "/data/a would have to be made where another mount hides it", &err, remedy);
-    fails(LINES(TREE, "bind 1 /data rw", "mount /data/x other"),
-          "/data/x would have to be made in /tmp/source, which", &err, remedy);
+    check_build_fails(LINES(TREE, "mount /data empty", "bind 1 /data/a rw"),
+                      "/data/a would have to be made where another mount hides it", &err, remedy);
+    check_build_fails(LINES(TREE, "bind 1 /data rw", "mount /data/x other"),
+                      "/data/x would have to be made in /tmp/source, which", &err, remedy);
     return 0;
 }
 
@@ -182,8 +184,8 @@ static int private_files_are_hidden(void *arg)
     make_file("tree/etc/private/key", "secret\n", 0644);
     make_directory("tree/etc/public", 0755);
     make_file("tree/etc/public/key", "secret\n", 0600);
-    struct un_launch *launch =
-        built(&draft, LINES(TREE, "hide-private /etc", "hide-private /none", "hide-private /file"));
+    struct un_launch *launch = build_launch(
+        &draft, LINES(TREE, "hide-private /etc", "hide-private /none", "hide-private /file"));
     CHECK_TEXT(read_text(ROOT "/etc/passwd"), "root\n");
     CHECK_TEXT(read_text(ROOT "/etc/shadow"), "");
     CHECK_TEXT(read_text(ROOT "/etc/public/key"), "");
@@ -238,7 +240,7 @@ static int a_snapshot_has_what_everybody_may_read(void *arg)
     enter_inside();
     make_etc();
     struct un_launch *launch =
-        built(&draft, LINES("scratch /tmp/scratch", "snapshot etc", "snapshot none"));
+        build_launch(&draft, LINES("scratch /tmp/scratch", "snapshot etc", "snapshot none"));
     CHECK(launch->is_root);
     check_etc(launch);
     CHECK_INT(access(ROOT "/etc/pipe", F_OK), -1);
@@ -262,7 +264,7 @@ static int what_is_guarded_depends_on_who_we_are(void *arg)
     un_launch_close(launch);
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
     CHECK_INT(unlink("/etc/later"), 0);
-    launch = built(&draft, LINES("scratch /tmp/scratch", "guarded etc"));
+    launch = build_launch(&draft, LINES("scratch /tmp/scratch", "guarded etc"));
     check_etc(launch);
     un_launch_close(launch);
     return 0;
@@ -278,14 +280,14 @@ static int a_home_is_hidden(void *arg)
     make_tree();
     make_directory("tree/home", 0755);
     make_file("tree/home/secret", "secret\n", 0644);
-    struct un_launch *launch =
-        built(&draft, LINES(TREE, "home /home", "home /var/lib/me", "home /file", "read-only"));
+    struct un_launch *launch = build_launch(
+        &draft, LINES(TREE, "home /home", "home /var/lib/me", "home /file", "read-only"));
     CHECK_INT(access(ROOT "/home/secret", F_OK), -1);
     CHECK_INT(access(ROOT "/var/lib/me", F_OK), 0);
     CHECK_TEXT(read_text(ROOT "/file"), "content\n");
     un_launch_close(launch);
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
-    fails(LINES(TREE, "home /etc"), "/etc is a home directory", &err, remedy);
+    check_build_fails(LINES(TREE, "home /etc"), "/etc is a home directory", &err, remedy);
     CHECK_INT(err.step, UN_STEP_HOME);
     CHECK_HAS(remedy, "set HOME");
     return 0;
@@ -317,11 +319,11 @@ static int files_are_made_beside(void *arg)
     make_tree();
     mode_t before = umask(027);
     struct un_launch *launch =
-        built(&draft, LINES("source follow /tmp/tree/file", "source follow /tmp/source",
-                            "scratch /tmp/scratch", "make log 0700", "make log/crash 0700",
-                            "make programs 0700", "tmpfs log/crash 1048576", "touch log/crash/@@",
-                            "discard log/boot.txt", "debug-log 1", "program 0",
-                            "program-link 0 programs/run"));
+        build_launch(&draft, LINES("source follow /tmp/tree/file", "source follow /tmp/source",
+                                   "scratch /tmp/scratch", "make log 0700", "make log/crash 0700",
+                                   "make programs 0700", "tmpfs log/crash 1048576",
+                                   "touch log/crash/@@", "discard log/boot.txt", "debug-log 1",
+                                   "program 0", "program-link 0 programs/run"));
     CHECK_INT(umask(before), 027);
     CHECK_INT(mode_of(SCRATCH "/log"), 0700);
     CHECK_INT(access(SCRATCH "/log/crash/@", F_OK), 0);
@@ -361,8 +363,8 @@ static int there_must_be_a_place_for_scratch(void *arg)
     enter_inside();
     make_file("file", "", 0644);
     CHECK_INT(symlink("scratch", "link"), 0);
-    fails(LINES("scratch /tmp/link", "scratch /tmp/file", "scratch /tmp/none"),
-          "no directory left to mount", &err, remedy);
+    check_build_fails(LINES("scratch /tmp/link", "scratch /tmp/file", "scratch /tmp/none"),
+                      "no directory left to mount", &err, remedy);
     CHECK_TEXT(remedy, "make an empty directory /mnt");
     return 0;
 }

@@ -15,7 +15,7 @@ static int hold(const char *path)
 
 /* Checks whether binding `path` is refused because of the protected path `kept`: the error has
  * `part` in its detail, or there is none if `part` is NULL. */
-static void refused(const char *path, const char *kept, const char *part)
+static void check_refused(const char *path, const char *kept, const char *part)
 {
     struct un_error err;
     size_t which;
@@ -65,24 +65,24 @@ static int what_is_kept_is_not_shown(void *arg)
 {
     (void)arg;
     prepare();
-    refused("/tmp/a/state", "/tmp/a/state", "holds");
-    refused("/tmp/a", "/tmp/a/state", "holds");
-    refused("/tmp", "/tmp/a/state", "holds");
-    refused("/", "/tmp/a/state", "holds");
-    refused("/tmp/link", "/tmp/a/state", "holds");
-    refused("/tmp/a", "/tmp/link", "holds");
-    refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
+    check_refused("/tmp/a/state", "/tmp/a/state", "holds");
+    check_refused("/tmp/a", "/tmp/a/state", "holds");
+    check_refused("/tmp", "/tmp/a/state", "holds");
+    check_refused("/", "/tmp/a/state", "holds");
+    check_refused("/tmp/link", "/tmp/a/state", "holds");
+    check_refused("/tmp/a", "/tmp/link", "holds");
+    check_refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
     /* The same directories, reached through other bind mounts, are refused, too. */
-    refused("/tmp/a b", "/tmp/a/state", "holds");
-    refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");
-    refused("/tmp/other", "/tmp/a/state", "holds");
-    refused("/tmp/other/mount/inner", "/tmp/a/state", "is in");
-    refused("/tmp/a/state", "/tmp/a b/state", "holds");
+    check_refused("/tmp/a b", "/tmp/a/state", "holds");
+    check_refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");
+    check_refused("/tmp/other", "/tmp/a/state", "holds");
+    check_refused("/tmp/other/mount/inner", "/tmp/a/state", "is in");
+    check_refused("/tmp/a/state", "/tmp/a b/state", "holds");
     /* The protected state directory need not exist yet. */
-    refused("/tmp/a", "/tmp/a/later/state", "holds");
-    refused("/tmp/a/state", "/tmp/a/later/state", NULL);
-    refused("/tmp/a/state", "/tmp/scratch/state", NULL);
-    refused("/tmp/other", "/tmp/a/later", NULL);
+    check_refused("/tmp/a", "/tmp/a/later/state", "holds");
+    check_refused("/tmp/a/state", "/tmp/a/later/state", NULL);
+    check_refused("/tmp/a/state", "/tmp/scratch/state", NULL);
+    check_refused("/tmp/other", "/tmp/a/later", NULL);
     return 0;
 }
 
@@ -91,24 +91,24 @@ static int links_to_what_is_kept_are_not_shown(void *arg)
 {
     (void)arg;
     prepare();
-    refused("/tmp/first", "/tmp/first/way/state", "has a link to");
-    refused("/tmp/second", "/tmp/first/way/state", "has a link to");
-    refused("/tmp/third/second", "/tmp/first/way/state", "has a link to");
-    refused("/tmp/third", "/tmp/second/way/state", "has a link to");
-    refused("/tmp/second", "/tmp/second/way/later/state", "has a link to");
-    refused("/tmp/a", "/tmp/first/way/state", "holds");
-    refused("/tmp/a/state/inner", "/tmp/first/way/state", "is in");
-    refused("/tmp/first", "/tmp/second/way/state", NULL);
+    check_refused("/tmp/first", "/tmp/first/way/state", "has a link to");
+    check_refused("/tmp/second", "/tmp/first/way/state", "has a link to");
+    check_refused("/tmp/third/second", "/tmp/first/way/state", "has a link to");
+    check_refused("/tmp/third", "/tmp/second/way/state", "has a link to");
+    check_refused("/tmp/second", "/tmp/second/way/later/state", "has a link to");
+    check_refused("/tmp/a", "/tmp/first/way/state", "holds");
+    check_refused("/tmp/a/state/inner", "/tmp/first/way/state", "is in");
+    check_refused("/tmp/first", "/tmp/second/way/state", NULL);
     /* Symbolic links to missing targets must not confuse the check. */
-    refused("/tmp/loop", "/tmp/loop/way/state", "holds");
-    refused("/tmp/a", "/tmp/loop/way/state", NULL);
-    refused("/tmp/second", "/tmp/a/state", NULL);
+    check_refused("/tmp/loop", "/tmp/loop/way/state", "holds");
+    check_refused("/tmp/a", "/tmp/loop/way/state", NULL);
+    check_refused("/tmp/second", "/tmp/a/state", NULL);
     return 0;
 }
 
 /* Opens a launch in /tmp/a/launch that binds `source`; checks its error. */
-static void guarded(const char *source, const char *access, const char *templates,
-                    const char *cause, const char *part)
+static void check_launch_guard(const char *source, const char *access, const char *templates,
+                               const char *cause, const char *part)
 {
     struct draft draft;
     struct un_error err;
@@ -136,13 +136,13 @@ static int a_launch_is_not_written_to(void *arg)
     (void)arg;
     prepare();
     make_file("a/launch", "", 0644);
-    guarded("/tmp/a/launch", "rw", none, cause, "since /tmp/a/launch is shown");
-    guarded("/tmp/a", "rw", none, cause, "since /tmp/a is shown");
-    guarded("/tmp", "rw", none, cause, "since /tmp is shown");
-    guarded("/tmp", "ro", none, cause, NULL);
-    guarded("/tmp/a/launch", "ro", none, cause, NULL);
-    guarded("/tmp/a/state", "rw", none, cause, NULL);
-    guarded("/tmp/beside", "rw", none, cause, NULL);
+    check_launch_guard("/tmp/a/launch", "rw", none, cause, "since /tmp/a/launch is shown");
+    check_launch_guard("/tmp/a", "rw", none, cause, "since /tmp/a is shown");
+    check_launch_guard("/tmp", "rw", none, cause, "since /tmp is shown");
+    check_launch_guard("/tmp", "ro", none, cause, NULL);
+    check_launch_guard("/tmp/a/launch", "ro", none, cause, NULL);
+    check_launch_guard("/tmp/a/state", "rw", none, cause, NULL);
+    check_launch_guard("/tmp/beside", "rw", none, cause, NULL);
     return 0;
 }
 
@@ -152,11 +152,13 @@ static int a_launch_shows_nothing_that_is_kept(void *arg)
     (void)arg;
     prepare();
     make_file("a/launch", "", 0644);
-    guarded("/tmp/other", "ro", "/tmp/a/state", cause, "/tmp/other can't be shown: it holds");
-    guarded("/tmp/other", "rw", "/tmp/other/later", cause, "/tmp/other can't be shown: it holds");
-    guarded("/tmp/other", "ro", "/tmp/other/later", cause, NULL);
-    guarded("/tmp/other", "rw", NULL, cause, NULL);
-    guarded("/tmp/beside", "rw", "/tmp/a/state", cause, NULL);
+    check_launch_guard("/tmp/other", "ro", "/tmp/a/state", cause,
+                       "/tmp/other can't be shown: it holds");
+    check_launch_guard("/tmp/other", "rw", "/tmp/other/later", cause,
+                       "/tmp/other can't be shown: it holds");
+    check_launch_guard("/tmp/other", "ro", "/tmp/other/later", cause, NULL);
+    check_launch_guard("/tmp/other", "rw", NULL, cause, NULL);
+    check_launch_guard("/tmp/beside", "rw", "/tmp/a/state", cause, NULL);
     return 0;
 }
 

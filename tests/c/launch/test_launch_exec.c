@@ -85,7 +85,7 @@ static void what_is_not_utf8_is_named(void)
     config_is_refused(LINES("scratch /mnt", "json-args"), &secret, "no command was given");
 }
 
-static struct un_launch *built(struct draft *draft, const char *const *lines)
+static struct un_launch *build_launch(struct draft *draft, const char *const *lines)
 {
     struct un_error err;
     struct un_launch *launch = launch_of(draft, lines);
@@ -181,7 +181,7 @@ static int nothing_is_left_of_a_failure(void *arg)
     (void)arg;
     enter_inside();
     const struct un_moment moment = {.args = LINES("true")};
-    struct un_launch *launch = built(&draft, LINES(SHELL, "json-args", "watch /none"));
+    struct un_launch *launch = build_launch(&draft, LINES(SHELL, "json-args", "watch /none"));
     int fds = count_fds();
     CHECK_INT(un_launch_exec(launch, &moment, &err), -1);
     CHECK_INT(err.step, UN_STEP_RUNSC);
@@ -191,7 +191,7 @@ static int nothing_is_left_of_a_failure(void *arg)
     CHECK_INT(count_fds(), fds);
     un_launch_close(launch);
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
-    launch = built(&draft, LINES("scratch /tmp/scratch"));
+    launch = build_launch(&draft, LINES("scratch /tmp/scratch"));
     CHECK_INT(un_launch_exec(launch, &moment, &err), -1);
     CHECK_HAS(err.detail, "nothing of what is to be executed");
     un_launch_close(launch);
@@ -208,8 +208,8 @@ static int a_program_that_is_covered_is_told(void *arg)
     enter_inside();
     make_file("program", "#!/bin/sh\n", 0755);
     struct un_launch *launch =
-        built(&draft, LINES("source own /tmp/program", "scratch /tmp/scratch", "program-path 0",
-                            "watch /bin/true"));
+        build_launch(&draft, LINES("source own /tmp/program", "scratch /tmp/scratch",
+                                   "program-path 0", "watch /bin/true"));
     CHECK_INT(unlink("program"), 0);
     make_file("program", "#!/bin/sh\n", 0755);
     CHECK_INT(un_launch_exec(launch, &moment, &err), -1);

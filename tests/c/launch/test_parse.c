@@ -2,7 +2,7 @@
 #include "launch/launch.h"
 #include "launched.h"
 
-static void refused(const struct draft *draft, const char *part)
+static void check_refused(const struct draft *draft, const char *part)
 {
     struct un_launch *launch;
     struct un_error err;
@@ -19,7 +19,7 @@ static void lines_are_refused(const char *const *lines, const char *part)
     struct draft draft;
     write_draft(&draft, lines);
     add_word(&draft, "end");
-    refused(&draft, part);
+    check_refused(&draft, part);
 }
 
 static const char *const everything[] = {
@@ -109,20 +109,20 @@ static void a_part_of_it_is_refused(void)
     write_draft(&draft, everything);
     add_word(&draft, "end");
     while (draft.size--)
-        refused(&draft, "");
+        check_refused(&draft, "");
 }
 
 static void what_is_no_launch_is_refused(void)
 {
     struct draft draft = {.size = 0};
-    refused(&draft, "a part of it is missing");
+    check_refused(&draft, "a part of it is missing");
     add_line(&draft, "#!/bin/sh");
-    refused(&draft, "it does not begin as a launch does");
+    check_refused(&draft, "it does not begin as a launch does");
     draft.size = 0;
     add_line(&draft, "usernsctl-launch 2 9.9");
-    refused(&draft, "format \"2\", made by usernsctl 9.9");
+    check_refused(&draft, "format \"2\", made by usernsctl 9.9");
     write_draft(&draft, LINES("machine usr"));
-    refused(&draft, "word 4, \"machine\": there is no scratch before it");
+    check_refused(&draft, "word 4, \"machine\": there is no scratch before it");
 }
 
 static void a_wrong_record_is_named(void)

@@ -62,7 +62,7 @@ static void the_program_may_be_another_one(struct served *agent)
     close(socket);
 }
 
-static void fails(struct served *agent, struct asked asked, int step, int errnum)
+static void check_start_fails(struct served *agent, struct asked asked, int step, int errnum)
 {
     static const char *const found[] = {"true", NULL};
     if (!asked.argv)
@@ -96,15 +96,16 @@ static void a_failure_is_told_by_its_step(struct served *agent)
     make_program(path, "text\n");
     make_program(script, "#!/no/such/interpreter\n");
 
-    fails(agent, (struct asked){.argv = missing}, AGENT_STEP_LOOKUP, ENOENT);
-    fails(agent, (struct asked){.argv = absent}, AGENT_STEP_LOOKUP, ENOENT);
-    fails(agent, (struct asked){.argv = empty}, AGENT_STEP_LOOKUP, ENOENT);
-    fails(agent, (struct asked){.argv = below_file}, AGENT_STEP_LOOKUP, ENOTDIR);
-    fails(agent, (struct asked){.argv = directory}, AGENT_STEP_EXEC, EACCES);
-    fails(agent, (struct asked){.argv = text_file}, AGENT_STEP_EXEC, ENOEXEC);
-    fails(agent, (struct asked){.argv = orphan}, AGENT_STEP_EXEC, ENOENT);
-    fails(agent, (struct asked){.cwd = "/no/such"}, AGENT_STEP_CWD, ENOENT);
-    fails(agent, (struct asked){.limits = &unknown, .limit_count = 1}, AGENT_STEP_LIMITS, EINVAL);
+    check_start_fails(agent, (struct asked){.argv = missing}, AGENT_STEP_LOOKUP, ENOENT);
+    check_start_fails(agent, (struct asked){.argv = absent}, AGENT_STEP_LOOKUP, ENOENT);
+    check_start_fails(agent, (struct asked){.argv = empty}, AGENT_STEP_LOOKUP, ENOENT);
+    check_start_fails(agent, (struct asked){.argv = below_file}, AGENT_STEP_LOOKUP, ENOTDIR);
+    check_start_fails(agent, (struct asked){.argv = directory}, AGENT_STEP_EXEC, EACCES);
+    check_start_fails(agent, (struct asked){.argv = text_file}, AGENT_STEP_EXEC, ENOEXEC);
+    check_start_fails(agent, (struct asked){.argv = orphan}, AGENT_STEP_EXEC, ENOENT);
+    check_start_fails(agent, (struct asked){.cwd = "/no/such"}, AGENT_STEP_CWD, ENOENT);
+    check_start_fails(agent, (struct asked){.limits = &unknown, .limit_count = 1},
+                      AGENT_STEP_LIMITS, EINVAL);
     unlink(path);
     unlink(script);
 }
@@ -133,7 +134,8 @@ static void a_word_that_is_too_long_is_told(struct served *agent)
     static char word[200001];
     memset(word, 'x', sizeof word - 1);
     const char *const argv[] = {"true", word, NULL};
-    fails(agent, (struct asked){.argv = argv, .flags = AGENT_WORDS_APART}, AGENT_STEP_EXEC, E2BIG);
+    check_start_fails(agent, (struct asked){.argv = argv, .flags = AGENT_WORDS_APART},
+                      AGENT_STEP_EXEC, E2BIG);
 }
 
 /* A slow writer of arguments delays no other command, and may close the pipe instead. */
