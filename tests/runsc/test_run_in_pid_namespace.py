@@ -1,4 +1,4 @@
-"""Tests of usernsctl run --in with a PID namespace, which an existing process can't enter."""
+"""Tests of `usernsctl run --in` with a PID namespace, which only new children can be in."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, kept: str) -
         try:
             while b"ready" not in told:
                 told += os.read(ours, 1000)
-            # runsc forwards no signals until shortly after the command's start.
+            # runsc forwards no signals until shortly after the command's start: repeat the key.
             deadline = time.monotonic() + PATIENCE
             while process.poll() is None and time.monotonic() < deadline:
                 os.write(ours, b"\x03")
@@ -127,6 +127,6 @@ def test_it_ends_with_who_waits_for_it(usernsctl: Program, kept: str) -> None:
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
         assert process.stdout.read() == ""
-    # The orphan becomes a child of the test, and must be reaped for its PID namespace to end.
+    # The orphan becomes a child of pytest, a subreaper. Its PID namespace can't end unreaped.
     _, status = os.waitpid(inside, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Tests of what a command must not see, and of a runsc that provides no isolation."""
+"""Tests that a command sees no secrets, and that a runsc without a sandbox is detected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ os.execve(args[0], args, dict(entry.split("=", 1) for entry in config["process"]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the caller's home directory, with a secret in ~/.ssh."""
+    """Set HOME to a directory with a secret in .ssh; return the directory."""
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "id_ed25519").write_text(SECRET)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -142,7 +142,7 @@ def test_a_runsc_that_makes_no_sandbox_is_caught(usernsctl: Program) -> None:
 
 @pytest.mark.usefixtures("fake_runsc")
 def test_without_the_proof_it_is_not_caught(usernsctl: Program) -> None:
-    """Without the check the fake runsc works, so the check is what detects it above."""
+    """Skip the check with --no-verify: the fake runsc succeeds, so the check detects it above."""
     done = usernsctl("run", "--no-verify", "--", "/bin/echo", "I ran")
     assert (done.returncode, done.stdout) == (0, "I ran\n")
 

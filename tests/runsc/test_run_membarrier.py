@@ -1,4 +1,7 @@
-"""Tests that runsc's filter (csrc/sys/membarrier_filter.c) does not restrict the command."""
+"""Tests that the seccomp filter of csrc/sys/membarrier_filter.c does not affect the command.
+
+The filter skips the registration for memory barriers of runsc's own processes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from processes import status_of
 
 import usernsctl as un
 
-# Prints the command's results of membarrier(2), for queries and for barriers.
+# A program that prints the results of membarrier(2): the query, a global barrier, the registration
+# for private expedited barriers, and such a barrier.
 ASK = """
 import ctypes, errno, platform, sys
 call = ctypes.CDLL(None, use_errno=True).syscall

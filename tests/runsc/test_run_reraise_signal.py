@@ -1,4 +1,4 @@
-"""Tests of --reraise-signal: a signal that kills the command kills the calling program, too."""
+"""Tests of --reraise-signal: a signal that kills the command also kills the process called."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_command(
     prelude: Program,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Words:
-    """Return a function that returns the command which runs a shell script in gVisor."""
+    """Return a function that returns the argv of a run of a shell script with --reraise-signal."""
     file = tmp_path_factory.mktemp("words") / "launch"
     if request.param == "run":
         before = [str(usernsctl.path), "run", "--reraise-signal"]
@@ -55,9 +55,9 @@ def test_a_signal_that_kills_the_command_kills_the_caller_s_child(
 
 
 def test_a_status_is_no_signal(make_command: Words) -> None:
-    """A program that handles SIGTERM, such as a JVM, may exit with 143.
+    """Exit with a status that looks like a signal, such as 143 of a JVM that handles SIGTERM.
 
-    runsc distinguishes a status from a signal only if it waits before the sandbox ends.
+    runsc distinguishes a status from a signal only if its wait begins before the sandbox ends.
     """
     statuses = [0, 7, 125, 127, 143, 137, 255]
     with contextlib.ExitStack() as stack:
@@ -144,7 +144,7 @@ def test_no_core_is_left(make_command: Words, tmp_path: Path) -> None:
 
 
 def test_process_1_ends_with_the_status(make_command: Words, prelude: Program) -> None:
-    """pid_namespaces(7): process 1 can't kill itself by a signal."""
+    """Run as process 1, which can't kill itself by a signal (pid_namespaces(7))."""
     command = [str(prelude.path), "-rp", "--mount-proc", "--", *make_command("kill -TERM $$")]
     assert run(command).returncode == 143
 

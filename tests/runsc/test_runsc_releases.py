@@ -1,4 +1,4 @@
-"""Tests of the differences between releases of runsc, with fakes for those not installed."""
+"""Tests of differences between releases of runsc, with fakes of releases that are not installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import Program
 LABEL = "release-20260831.0"
 CAUSE = "runsc-sidecars-missing"
 
-# A fake that prints a release's version, and otherwise executes the installed runsc.
+# A fake runsc that prints another release's version, and otherwise executes the installed runsc.
 RUNSC = """#!/bin/sh
 [ "$1" != --version ] || {{ echo runsc version {label}; exit; }}
 exec {runsc} "$@"
@@ -27,7 +27,7 @@ def write(path: Path, text: str) -> None:
 
 @pytest.fixture
 def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the directory of a complete release."""
+    """Return a directory with all programs of a (fake) release, and select its runsc."""
     runsc = shutil.which("runsc")
     assert runsc is not None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -49,7 +49,7 @@ def test_another_directory_is_named_to_runsc_too(
     monkeypatch.setenv("GVISOR_SIDECAR_BINARIES_DIR", str(release / "other"))
     told = "[ $GVISOR_SIDECAR_BINARIES_DIR = {} ] || exit 99\nexec"
     runsc = (release / "runsc").read_text()
-    # The variable would lead a real release to another one's files.
+    # The variable would lead the real runsc to the programs of the fake release.
     told += " env -u GVISOR_SIDECAR_BINARIES_DIR"
     write(release / "runsc", runsc.replace("exec", told.format(release / "other")))
     done = usernsctl("run", "--", "echo", "ran")

@@ -113,7 +113,7 @@ def test_a_sandbox_may_have_a_host_of_its_own() -> None:
         assert box.wait() == 0
 
 
-# Starts sandboxes and templates without python-prctl, which only usernsctl.hardening needs.
+# A program that starts sandboxes and templates where the module prctl can't be imported.
 WITHOUT_PRCTL = """
 import sys
 sys.modules["prctl"] = None
@@ -163,7 +163,7 @@ def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost) -> 
         assert caught.value.cause == "duplicate-id"
         assert box.run(["true"]).returncode == 0
         box.close()
-        # The id is free again, and closing the first sandbox twice does not affect the second.
+        # The id is free again, and closing the first sandbox again does not affect the second.
         with host.start(FOREVER, id="mine") as second:
             box.close()
             assert second.state()["status"] == "running"
@@ -307,7 +307,7 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
         return isinstance(started, asyncio.CancelledError)
 
     async def main() -> None:
-        # Under load, the sandbox may have started before it is cancelled; try again.
+        # On a busy machine, the sandbox may have started before starting.cancel(); try again.
         while not await is_cancelled():
             pass
 
@@ -318,7 +318,7 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
 @several_ids
 def test_runsc_keeps_no_more_than_it_needs_with_several_ids() -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many, many.start(FOREVER) as box:
-        # With capabilities over files of other ids, too.
+        # The lowest five capabilities (CAP_CHOWN to CAP_FSETID) act on files of other ids.
         assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 
 
@@ -333,7 +333,7 @@ def test_runsc_keeps_no_more_than_it_needs(
         else:
             runsc = children_of(box.init.pid)
             assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED
-        # Both have their own user namespaces, in which the kernel's bounding set is full again.
+        # Both are in nested user namespaces, where the kernel has filled their bounding sets again.
         assert len(runsc) == 2
         assert {status_of(pid)["NoNewPrivs"] for pid in runsc} == {"1"}
 
@@ -367,7 +367,7 @@ def test_a_host_may_be_closed_before_its_sandboxes() -> None:
 def test_descriptors_may_be_many(
     host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """select(2) works only with descriptors below 1024."""
+    """Use descriptors above 1023, which select(2) does not support."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:

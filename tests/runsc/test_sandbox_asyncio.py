@@ -22,7 +22,7 @@ from usernsctl.commands.async_start import _fill
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
-# The minimum turns of another task during an operation; a blocked loop has at most one.
+# Minimum number of turns of another task during an operation; a blocked loop allows at most one.
 TURNS = 20
 
 
@@ -36,9 +36,9 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 class Others:
-    """Another task of the event loop, which counts its turns.
+    """A task of the event loop that counts its turns.
 
-    :ivar wanted: the number of turns to reach.
+    :ivar wanted: the number of turns that a thread of `before` waits for.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,10 @@ class Others:
             await asyncio.sleep(0)
 
     def before(self, do: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that delays `do`, which may be too fast, until the task's turns."""
+        """Wrap `do`, which a thread calls, to wait until this task has had its turns.
+
+        Otherwise, `do` might return before the event loop could give the task a turn.
+        """
 
         def do_later(*arguments: Any) -> Any:
             deadline = time.monotonic() + PATIENCE / 2
@@ -62,7 +65,7 @@ class Others:
 
     @contextlib.contextmanager
     def go_on(self) -> Iterator[None]:
-        """Check that the other task reaches its number of turns during the block."""
+        """Check that the event loop gives the task TURNS turns during the block."""
         self.wanted = self.turns + TURNS
         yield
         assert self.turns >= self.wanted
@@ -194,7 +197,7 @@ def forget(things: list[Any]) -> None:
 
 @pytest.fixture
 def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Block creation in another thread until the yielded event is set."""
+    """Hold up the creation of objects in other threads until the yielded event is set."""
     may_go_on = threading.Event()
     fill = _fill
 
@@ -210,7 +213,7 @@ def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Even
 def test_what_is_cancelled_while_it_is_made_leaves_nothing(
     creation_allowed: threading.Event,
 ) -> None:
-    # An id that occurs in no other process's command line.
+    # Unique, since command lines are searched for it.
     id = f"cancelled-{os.getpid()}"
 
     async def enter(made: Any) -> None:
@@ -239,7 +242,7 @@ def test_what_is_cancelled_while_it_is_made_leaves_nothing(
 
 
 def wait_for_threads() -> None:
-    """Wait for the threads that clean up."""
+    """Wait until usernsctl's threads, which close what a cancelled call has created, have ended."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:
@@ -259,7 +262,7 @@ def test_async_with_that_is_cancelled_leaves_nothing_to_warn_of(
         with pytest.raises(asyncio.CancelledError):
             await entering
         creation_allowed.set()
-        # The other thread finishes the creation, and closes the object.
+        # The other thread finishes the creation of the host, and closes the host.
         await asyncio.to_thread(wait_for_threads)
 
     run(main)

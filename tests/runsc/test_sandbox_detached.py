@@ -1,4 +1,4 @@
-"""Tests of usernsctl.Sandbox(..., detach=True): sandboxes that outlive their creator."""
+"""Tests of detached sandboxes, Sandbox(..., detach=True), which outlive their creator."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; don
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the directory with detached sandboxes' records; check at the end that it is empty."""
+    """Yield the directory of detached sandboxes' records; check at the end that it is empty."""
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -54,7 +54,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def init_collects() -> Iterator[None]:
-    """Let orphans become children of process 1, as usual, not of the test."""
+    """Let process 1 reap orphans, as outside the tests: reset PR_SET_CHILD_SUBREAPER."""
     prctl.set_child_subreaper(False)
     yield
     prctl.set_child_subreaper(True)
@@ -62,7 +62,7 @@ def init_collects() -> Iterator[None]:
 
 @pytest.fixture
 def marker() -> str:
-    """Return an id that no other sandbox has."""
+    """Return a sandbox id that no other test uses."""
     return f"detached-{os.getpid()}-{time.monotonic_ns()}"
 
 
@@ -74,7 +74,7 @@ def kill_from_outside(pid: int) -> None:
 
 
 def is_waited_for(id: str) -> bool:
-    """Return whether ``runsc wait`` is connected to the sandbox."""
+    """Return whether a ``runsc wait`` for the sandbox `id` has connected to the sandbox."""
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (path / "cmdline").read_bytes().endswith(f"\0wait\0{id}\0".encode()):
@@ -92,7 +92,7 @@ def wait_until_it_is_waited_for(id: str) -> None:
 
 
 def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[str]:
-    """Run `script` in another program, which ends with it; `host` and `id` are defined."""
+    """Run `script` in a new Python interpreter, with a SandboxHost `host` and the variable `id`."""
     begin = f"import os, usernsctl as un\nhost = un.SandboxHost()\nid = {id!r}\n"
     return subprocess.run(
         [sys.executable, "-c", begin + script], **{"capture_output": True, "text": True} | streams
@@ -103,7 +103,7 @@ def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[
 def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> None:
     script = f"un.Sandbox({TRAP}, host=host, id=id, detach=True)\nos.kill(os.getpid(), 9)"
     killed = create(marker, script)
-    # Reading to end of file also shows that the sandbox has not inherited the output.
+    # subprocess.run() read to end of file, so the sandbox has not inherited the output pipe.
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     words = [line.split()[0] for line in processes_with(marker)]
     assert sorted(words) == ["runsc-gofer", "runsc-sandbox"]
@@ -112,7 +112,7 @@ def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> Non
         assert (box.id, box.args, box.detached) == (marker, tuple(TRAP), True)
         assert [box.stdin, box.stdout, box.stderr] == [None, None, None]
         assert box.state()["status"] == "running"
-        # The root filesystem is complete, including a program that has not been used yet.
+        # ls was not executed before, so this shows that the root filesystem is still mounted.
         done = box.run(["sh", "-c", "ls /etc/passwd; exit 3"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (3, "/etc/passwd\n")
         assert box.poll() is None
@@ -172,7 +172,7 @@ def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost, mar
     assert len(won) == 1
     with won[0] as box:
         assert start(0) is None
-        # A sandbox that is not detached belongs to its host, and is independent of detached ones.
+        # Only detached sandboxes share their ids across hosts; any other is unique in its host.
         with host.start(FOREVER, id=marker):
             assert box.run(["true"]).returncode == 0
     with un.Sandbox(FOREVER, id=marker, detach=True):
@@ -220,14 +220,14 @@ def test_one_that_can_not_be_removed_is_closed_all_the_same(
 def test_a_process_that_does_not_end_keeps_nobody_waiting(
     host: un.SandboxHost, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A FUSE filesystem can delay a process's end after SIGKILL."""
+    """Simulate a process that survives SIGKILL, as in an uninterruptible call to a FUSE server."""
     with host.start(FOREVER, id=marker, detach=True), monkeypatch.context() as patch:
         for module in (records, processes):
             patch.setattr(module, "kill", lambda pidfd: None)
         patch.setattr(records, "_END_SECONDS", 0.1)
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
             un.Sandbox.attach(marker).close()
-        # Simulates that the command's process has ended, and another one has not.
+        # Simulate a sandbox whose main process has ended while another one survives.
         patch.setattr(un.DetachedRecord, "is_alive", lambda self: False)
         assert un.Sandbox.list_detached() == []
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
@@ -277,7 +277,7 @@ def test_its_output_goes_to_files(host: un.SandboxHost, marker: str, tmp_path: P
 
 
 def test_pipes_end_with_the_creator(marker: str) -> None:
-    """The command reads end of file from its input, and can't write any more."""
+    """End the creator: the command must read end of file, and fail to write its output."""
     script = "echo ready; cat; trap '' PIPE; while echo more; do :; done; exec sleep 1000"
     command = ["sh", "-c", script]
     script = (
@@ -389,7 +389,10 @@ def test_a_fork_does_not_end_what_its_parent_has(host: un.SandboxHost, marker: s
 def test_no_descriptor_is_left_of_a_start_that_runs_out_of_them(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A short path, since following a long one needs descriptors itself."""
+    """Start with few free descriptors, and with a short path as XDG_RUNTIME_DIR.
+
+    Following a path needs descriptors; with a long one, the later steps would never lack any.
+    """
     with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
         run_out_of_descriptors(host)
@@ -412,6 +415,7 @@ def run_out_of_descriptors(host: un.SandboxHost) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert open_descriptors() == before
-        # The files can be removed now, since the lock is free.
+        # The failed start could not remove the sandbox's files; list_detached() does, since their
+        # lock is free.
         assert un.Sandbox.list_detached() == []
     assert failures

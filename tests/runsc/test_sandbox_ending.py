@@ -1,4 +1,4 @@
-"""Tests of calls on a sandbox that is just ending, which must report its end."""
+"""Tests of calls on a sandbox that ends meanwhile, which must report its end."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from usernsctl.gvisor.agent import commands
 from usernsctl.gvisor.sandbox import detached
 
 PATIENCE = 20
-# The seconds after a sandbox's start during which a test repeats its calls.
+# Seconds for which threads repeat a call on a sandbox; SHORT ends within that time.
 ASKING_SECONDS = 0.5
 FOREVER = ["sleep", "1000"]
 SHORT = ["sh", "-c", "sleep 0.15; exit 7"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 
-# A fake runsc that reports the end of the sandbox for the command WORD, as real ones do.
+# A fake runsc whose subcommand WORD kills the sandbox and fails with the message SAYS, as the real
+# runsc does when the sandbox ends during the subcommand.
 ENDING = """#!/bin/sh
 case " $* " in *" WORD "*) ;; *) exec RUNSC "$@" ;; esac
 for word; do
@@ -63,14 +64,17 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def init_collects() -> Iterator[None]:
-    """Let orphans become children of process 1, as usual, not of the test."""
+    """Let process 1 reap orphans, as outside the tests: reset PR_SET_CHILD_SUBREAPER."""
     prctl.set_child_subreaper(False)
     yield
     prctl.set_child_subreaper(True)
 
 
 def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
-    """Repeat a call until some time after the sandbox's end; add wrong results to `wrong`."""
+    """Repeat state(), send_signal() or run() until after the end of `box`, as `what` selects.
+
+    Append to `wrong` each result that neither a running nor an ended sandbox may have.
+    """
     end = time.monotonic() + ASKING_SECONDS
     while time.monotonic() < end:
         try:
@@ -221,7 +225,7 @@ def test_who_parks_descriptors_is_none_of_its_processes(
 
 @pytest.mark.filterwarnings("ignore:.*was forgotten:ResourceWarning")
 def test_an_interrupt_at_the_very_end_of_a_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exception is raised between the start and its assignment to the object."""
+    """Raise KeyboardInterrupt after the sandbox has started, before the Sandbox refers to it."""
 
     def begun(work: Callable[[], object]) -> None:
         work()

@@ -1,4 +1,7 @@
-"""Tests that a program killed at a random moment leaves either a working sandbox or nothing."""
+"""Tests that kill a program at random moments while it starts a sandbox.
+
+Afterwards, either a detached sandbox works, or nothing is left of it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ import usernsctl as un
 
 KILLS = 100
 AT_ONCE = 4
-# Maximum seconds for the first steps, up to a host, and for those up to a sandbox.
+# Upper bounds in seconds of the random delay before a kill: after the start of the program, and
+# after the creation of its SandboxHost.
 HOST_SECONDS = 0.4
 SANDBOX_SECONDS = 0.35
 FOREVER = ["sleep", "1000"]
@@ -30,10 +34,10 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Creator:
-    """A forked process that creates a host and then a sandbox.
+    """A forked child that creates a SandboxHost and starts a sandbox.
 
     :ivar host: a descriptor that becomes readable once the host exists.
-    :ivar due: the time for the kill on time.monotonic()'s clock.
+    :ivar due: the time at which to kill the child, on the clock of time.monotonic().
     """
 
     def __init__(self, id: str, detach: bool, moments: random.Random) -> None:
@@ -63,7 +67,7 @@ class Creator:
 
 
 def kill_all(creators: list[Creator]) -> None:
-    """Kill each creator at its random time."""
+    """Kill each of `creators` at its due time."""
     unseen = {one.host: one for one in creators}
     while creators:
         now = time.monotonic()
@@ -80,7 +84,7 @@ def kill_all(creators: list[Creator]) -> None:
 
 
 def end_what_lives(id: str) -> bool:
-    """Close a detached sandbox if there is one; check before that it works."""
+    """Check that the detached sandbox `id` works, and close it; return whether there was one."""
     try:
         box = un.Sandbox.attach(id)
     except un.RunscError as error:
@@ -104,12 +108,12 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # The files that exist after the first use of detached sandboxes.
+    # The first detached sandbox creates directories that stay.
     un.Sandbox(FOREVER, detach=True).close()
     before = files_below(runtime)
     lived = 0
     for batch in range(0, KILLS // 2, AT_ONCE):
-        # Ids that occur in no other process's command line, by which the test finds processes.
+        # Unique ids, since the test searches command lines for them.
         ids = [f"killed-{os.getpid()}-{batch + n}" for n in range(AT_ONCE)]
         kill_all([Creator(id, detach, moments) for id in ids])
         for id in ids:
@@ -120,12 +124,15 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
     assert un.Sandbox.list_detached() == []
     assert files_below(runtime) == before
     assert list(temporary.iterdir()) == []
-    # runsc puts its sockets into /tmp if it can't use another directory.
+    # runsc puts its control socket into /tmp if it can't use another directory.
     assert not [name for name in os.listdir("/tmp") if f"killed-{os.getpid()}" in name]
 
 
 def test_neither_the_end_of_a_thread_nor_a_fork_matters() -> None:
-    """Sandboxes end with their creator, regardless of other processes with its descriptors."""
+    """Kill the creator while a forked child holds its descriptors: the sandbox must end.
+
+    The thread that started the sandbox has ended before, which must not end the sandbox.
+    """
     id = f"forked-{os.getpid()}"
     ours, theirs = os.pipe()
     over, end = os.pipe()
@@ -150,7 +157,7 @@ def test_neither_the_end_of_a_thread_nor_a_fork_matters() -> None:
     os.kill(pid, signal.SIGKILL)
     assert wait_until_gone(id, EXIT_SECONDS) == []
     os.waitpid(pid, 0)
-    # The forked process ends now.
+    # Let the creator's forked child end, too.
     os.write(end, b"+")
     for fd in (ours, theirs, over, end):
         os.close(fd)

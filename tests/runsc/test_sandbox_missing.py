@@ -1,4 +1,4 @@
-"""Tests that all functions that start commands raise the same errors as subprocess."""
+"""Tests that all functions which start commands raise the same errors, like subprocess."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a directory to show in sandboxes, with files that can't be executed."""
+    """Return a directory of files that can't be executed, which `host` mounts in its sandboxes."""
     directory = tmp_path_factory.mktemp("shown")
     for name, text, mode in (
         ("denied", "#!/bin/sh\n", 0o644),
@@ -53,11 +53,11 @@ def at_once(start: Callable[..., Any], args: Any, options: dict[str, Any]) -> No
 
 
 def taking_list(start: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that passes a list of arguments to `start` one by one."""
+    """Wrap `start`, which takes the command as separate arguments, to take a list."""
     return lambda args, **options: start(*([args] if isinstance(args, str) else args), **options)
 
 
-#: Calls that start a command, with the command and options as arguments.
+#: Functions that start a command, called with its arguments and keyword options.
 STARTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any, dict[str, Any]], Any]] = {
     "run": lambda host, box, args, options: un.run(args, **options),
     "Popen": lambda host, box, args, options: un.Popen(args, **options),
@@ -142,7 +142,7 @@ def test_a_wrong_argument_is_named_everywhere(
     assert (open_descriptors(), sorted(os.listdir(host.directory))) == before
 
 
-#: Calls that take a timeout.
+#: Functions that take a timeout, called with one.
 TIMEOUTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any], Any]] = {
     "run": lambda host, box, timeout: un.run(["true"], timeout=timeout),
     "call": lambda host, box, timeout: un.call(["true"], timeout=timeout),
@@ -262,14 +262,14 @@ def test_a_directory_of_path_that_its_owner_may_not_search(tmp_path: Path) -> No
 
 
 def test_a_directory_of_path_that_may_not_be_searched() -> None:
-    # Only the host's root may search /root, not root of a new namespace.
+    # Only the host's root may search /root (mode 0700); root of another user namespace may not.
     env = {"PATH": "/root:/usr/bin:/bin"}
     with un.SandboxHost(expose_root=True) as open_host:
         with pytest.raises(FileNotFoundError) as caught:
             un.gvisor.run(["no-such"], host=open_host, env=env)
         assert caught.value.cause == "command-not-found"
         assert un.gvisor.run(["true"], host=open_host, env=env).returncode == 0
-        # Only gVisor knows this file, so the error comes from inside the sandbox.
+        # Only the sandbox knows the files of its /proc, so a program inside reports this error.
         done = un.gvisor.run(["/proc/no-such"], host=open_host, stderr=un.PIPE)
         assert (done.returncode, done.stderr.count(b"not found in the sandbox")) == (127, 1)
         with open_host.start(None) as box, pytest.raises(FileNotFoundError):

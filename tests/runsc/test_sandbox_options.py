@@ -1,4 +1,4 @@
-"""Tests of the options of SandboxHost and Sandbox, which are those of `usernsctl run`."""
+"""Tests of the options of SandboxHost, Sandbox and gvisor.run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def script_output(host: un.SandboxHost, script: str, **options: Any) -> str:
-    """Return the output of a script in a sandbox of a host."""
+    """Return the output of the shell script `script` in a sandbox of `host`."""
     with host.start(["sh", "-c", script], stdout=un.PIPE, **options) as box:
         return str(box.communicate(timeout=PATIENCE)[0].decode())
 
@@ -180,7 +180,7 @@ def test_no_program_inherits_what_a_sandbox_has() -> None:
 
 
 def read_until(fd: int, wanted: bytes) -> bool:
-    """Return whether `wanted` can be read from `fd` before a deadline."""
+    """Return whether `wanted` can be read from `fd` within PATIENCE seconds."""
     told = b""
     deadline = time.monotonic() + PATIENCE
     while wanted not in told and time.monotonic() < deadline:
@@ -213,7 +213,7 @@ def test_start_has_a_timeout(stand_in: Callable[[str], None], detach: bool, stat
 
 @contextlib.contextmanager
 def control_group() -> Iterator[Path]:
-    """Create a control group with a memory limit; skip the test where that is impossible."""
+    """Yield a new control group (cgroup v2); skip the test where none can be created."""
     with open("/proc/self/mountinfo") as file:
         tops = [line.split()[4] for line in file if " - cgroup2 " in line]
     if not tops:
@@ -243,7 +243,7 @@ def test_start_in_cgroup_has_all_its_processes_there(host: un.SandboxHost, detac
         words = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in there]
         named = sorted(os.fsdecode(word).rpartition("/")[2] for word in words)
         ours = [] if detach else ["usernsctl-init"]
-        # More processes belong to the sentry, and execute the sandbox's code.
+        # A superset: some platforms of gVisor have further processes, which run the sandbox's code.
         assert set(named) >= {"runsc-gofer", "runsc-sandbox", *ours}
         assert len(processes_with(box.id)) <= len(there)
     assert not group.exists()
@@ -356,7 +356,7 @@ def test_gvisor_run_by_many_threads(host: un.SandboxHost) -> None:
 
 
 def test_host_options_are_those_of_the_request() -> None:
-    """The options known to type checkers must be the existing ones."""
+    """Compare HostOptions, which type checkers read, with the fields of Request."""
     fields = Request.__dataclass_fields__.values()
     known = {one.metadata["argument"].name for one in fields if one.metadata.get("argument")}
     assert set(get_type_hints(un.HostOptions)) == known

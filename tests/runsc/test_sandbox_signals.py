@@ -1,4 +1,4 @@
-"""Tests of signal handlers that kill a sandbox or its command, at any moment."""
+"""Tests of signal handlers that kill a sandbox, or a command in it, during any call on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import usernsctl as un
 from usernsctl.gvisor.agent import commands
 
 PATIENCE = 20
-# The number of steps of close() before which the sandbox is killed.
+# The number of lines of Sandbox.close() before which a test kills the sandbox.
 STEPS = 40
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
@@ -37,9 +37,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def on_alarm(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
-    """Make SIGALRM call `do`; send it once after some time, or not at all if that is 0.
+    """Call `do` on SIGALRM, and raise SIGALRM after `seconds`, or leave that to the caller if 0.
 
-    The yielded list has an item for each call.
+    Yield a list that gets an item when the handler has run.
     """
     calls: list[int] = []
 
@@ -58,7 +58,10 @@ def on_alarm(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
 
 @contextmanager
 def on_alarm_after_file(do: Callable[[], object], file: Path) -> Iterator[list[int]]:
-    """Make SIGALRM call `do`, and send it as soon as a command has created a file."""
+    """Call `do` in a signal handler as soon as `file` exists, which a command in a sandbox creates.
+
+    Yield a list that gets an item when the handler has run.
+    """
 
     def ring() -> None:
         deadline = time.monotonic() + PATIENCE
@@ -77,7 +80,7 @@ def on_alarm_after_file(do: Callable[[], object], file: Path) -> Iterator[list[i
 
 @pytest.fixture
 def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a directory that sandboxes show as /told."""
+    """Return a directory of the host that the sandboxes mount at /told."""
     return tmp_path_factory.mktemp("told")
 
 
@@ -108,7 +111,7 @@ def test_it_kills_what_another_command_runs_in(
     finish = commands.finish
 
     def ring(*arguments: Any, **options: Any) -> Any:
-        # The command is running by now.
+        # commands.finish() waits for a command that has started, so the alarm interrupts that wait.
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         return finish(*arguments, **options)
 
@@ -134,9 +137,9 @@ def test_it_kills_while_it_is_closed(detach: bool) -> None:
 
 
 def close_and_kill(box: un.Sandbox, step: int) -> int:
-    """Close a sandbox, and kill it before the `step`-th line of close(), as a signal handler would.
+    """Close `box`, and kill it before the `step`-th line of close(), as a signal handler could.
 
-    :returns: the number of lines that were executed.
+    :returns: the number of lines that close() executed.
     """
     lines = 0
 
@@ -191,7 +194,7 @@ def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
 
 @both_kinds
 def test_it_kills_while_it_communicates(detach: bool, shared_dir: Path) -> None:
-    """The caller reads end of file from the command's pipes."""
+    """Kill during communicate(), which must return the output so far and close the pipes."""
     pipes: dict[str, Any] = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     script = ["sh", "-c", "read x; echo early; touch /told/it; sleep 1000"]
     with un.SandboxHost(binds=[f"{shared_dir}:/told:rw"]) as host:

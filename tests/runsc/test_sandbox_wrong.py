@@ -1,4 +1,4 @@
-"""Tests of wrong arguments to sandboxes: the error names the argument, and nothing is left."""
+"""Tests of wrong arguments to sandboxes and hosts: errors name the argument, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOREVER = ["sleep", "1000"]
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
-        # Start the agent, which the first call of run() does, and whose connection stays open.
+        # Start the agent, whose connection stays open, before the tests check for leaks.
         made.run(["true"], check=True)
         yield made
 
@@ -215,7 +215,7 @@ def test_start_with_a_terminal_has_no_other_stream(host: un.SandboxHost, name: s
         host.start(["true"], terminal=True, **{name: un.PIPE})
 
 
-# send_signal() treats invalid signals as subprocess does, for each kind of command.
+# Sandbox.send_signal and SandboxPopen.send_signal fail like subprocess.Popen.send_signal.
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("is_other", [False, True])
 def test_signals_that_are_none(host: un.SandboxHost, detach: bool, is_other: bool) -> None:
@@ -239,7 +239,7 @@ def test_signals_that_are_none(host: un.SandboxHost, detach: bool, is_other: boo
         box.kill()
         if not is_other:
             box.wait(PATIENCE)
-        # An ended command ignores every signal number, as with subprocess.
+        # Like subprocess.Popen, ignore any signal number once the process has ended.
         for number in (0, 15, 999):
             one.send_signal(number)
 
@@ -310,7 +310,7 @@ def test_no_host_where_descriptors_run_out() -> None:
 def test_an_id_is_free_again_where_descriptors_ran_out(
     host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sandbox's files could not be removed for lack of descriptors."""
+    """Use an id again after EMFILE, which also prevented the removal of the sandbox's files."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     before = os.listdir(host.directory)
     for room in range(6):
@@ -322,7 +322,7 @@ def test_an_id_is_free_again_where_descriptors_ran_out(
 
 
 def test_an_error_about_a_directory_holds_nothing_open(tmp_path: Path) -> None:
-    """A traceback that refers to open files would keep them open until garbage collection."""
+    """Check descriptors without garbage collection, so that reference cycles are noticed."""
     file = tmp_path / "file"
     file.touch()
     gc.collect()

@@ -1,4 +1,4 @@
-"""Tests of an exhausted RLIMIT_SIGPENDING, with which newer runsc hangs, and of doctor."""
+"""Tests of `usernsctl doctor` at an exhausted RLIMIT_SIGPENDING, with which newer runsc hangs."""
 
 from __future__ import annotations
 

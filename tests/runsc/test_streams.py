@@ -1,6 +1,7 @@
-"""Tests of O_NONBLOCK of standard streams that are pipes or terminals.
+"""Tests that standard streams stay blocking, for the command in the sandbox and for the caller.
 
-gVisor sets the flag on its streams, whose open file descriptions the caller may share.
+gVisor sets O_NONBLOCK on the descriptors it gets. The flag belongs to the open file description,
+which the caller, or another descriptor of the command, may share.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from conftest import Program
 
 import usernsctl as un
 
-# Prints which of its streams are nonblocking.
+# A program that prints those of its standard descriptors that have O_NONBLOCK.
 LOOK = (
     "import fcntl, os; "
     "print([fd for fd in (0, 1, 2) if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK])"
 )
 PYTHON = ["/usr/bin/python3", "-c"]
-# gVisor checks its streams in an order that varies between starts.
+# Several starts, since gVisor examines its descriptors in an order that varies between starts.
 TRIES = 8
-# Larger than the buffer of a pipe.
+# Bytes of output, more than the 65,536 that a pipe holds (pipe(7)).
 MUCH = 200_000
 
 
@@ -65,7 +66,7 @@ def test_run_leaves_the_callers_pipe_as_it_is(usernsctl: Program) -> None:
 def test_run_leaves_the_callers_terminal_as_it_is(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
     try:
-        # One stream is not a terminal, so that the command gets no terminal of its own.
+        # If all three streams were a terminal, `run` would give the command a terminal of its own.
         subprocess.run(
             [usernsctl.path, "run", "--", "cat"],
             check=True,

@@ -1,4 +1,4 @@
-"""Tests of ``usernsctl template``, which keeps templates by name."""
+"""Tests of ``usernsctl template``, which creates, lists, runs and removes named templates."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_what_was_left_half_done_is_removed(template: Any, data: Path) -> None:
 
 
 def test_what_is_none_of_ours_is_left_alone(template: Any, data: Path) -> None:
-    """Network filesystems and file managers create files in any directory."""
+    """Ignore foreign files, which network filesystems and file managers put into any directory."""
     create(template, "one")
     (data / ".file").touch()
     (data / ".link").symlink_to(data)
@@ -288,7 +288,7 @@ def test_a_place_that_can_not_be_had_is_told(
     assert (done.returncode, done.stdout) == (125, "")
 
 
-# Tests of the progress shown on a terminal.
+# Progress messages of `usernsctl template create` on a terminal.
 
 
 def created_on_terminal(usernsctl: Any, name: str, script: str, **more: str) -> tuple[int, str]:

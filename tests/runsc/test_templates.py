@@ -1,4 +1,4 @@
-"""Tests of templates: commands that are saved when ready, and restored."""
+"""Tests of templates: saving a checkpoint of a ready command, and starting sandboxes from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import usernsctl as un
 
 PATIENCE = 60
 PYTHON = ["/usr/bin/python3", "-u", "-c"]
-# Prints READY, answers each line, and exits with 7.
+# A program that prints READY, answers each line of its input, and exits with status 7.
 ECHO = """
 import os, sys
 print("READY")
@@ -59,7 +59,7 @@ def lines_of(template: un.Template, **options: Any) -> list[bytes]:
         return answer(box).splitlines()
 
 
-# Tests of starting sandboxes from a template.
+# Sandboxes started from a template.
 
 
 def test_it_goes_on_where_it_was_saved(echo: un.Template) -> None:
@@ -105,9 +105,9 @@ def test_a_cancelled_start_leaves_nothing(echo: un.Template) -> None:
             await started.close_async()
         return isinstance(started, asyncio.CancelledError)
 
-    # Under load, the sandbox may have started before it is cancelled, so several pauses are tried.
+    # On a busy machine, the sandbox may have started before task.cancel(): try shorter pauses.
     assert any(asyncio.run(is_cancelled(pause)) for pause in (0.05, 0.01, 0))
-    # Wait for the threads that clean up.
+    # usernsctl's threads close the sandbox of a cancelled start.
     for thread in threading.enumerate():
         if thread.name.startswith("usernsctl"):
             thread.join(PATIENCE)
@@ -161,7 +161,10 @@ def test_what_it_has_written_is_there_and_each_has_its_own(host: un.SandboxHost)
 
 
 def test_only_what_was_saved_has_the_addresses_that_it_had(host: un.SandboxHost) -> None:
-    """The auxiliary vector contains addresses of the stack and the vDSO (getauxval(3))."""
+    """Compare auxiliary vectors, which hold addresses of the stack and the vDSO (getauxval(3)).
+
+    Restored processes keep the saved addresses; a new command in the sandbox gets random ones.
+    """
     show = "print(open('/proc/self/auxv', 'rb').read())"
     code = f"print('READY'); input(); {show}"
     saved, new = set(), set()
@@ -186,7 +189,7 @@ def test_it_has_the_ids_that_it_had() -> None:
             assert box.stdout.read() == shown
 
 
-# Tests of recognizing when a command is ready to be saved.
+# Conditions for readiness, and commands that never become ready.
 
 
 @pytest.mark.parametrize(
@@ -283,7 +286,7 @@ def test_this_machine_s_network_can_be_saved_or_that_is_told() -> None:
             assert "20260817" in str(caught.value.remedy)
 
 
-# Tests of templates that contain only the agent.
+# Templates without a command, which contain only the agent.
 
 
 def test_an_agent_s_commands_are_started_without_runsc(
@@ -319,7 +322,7 @@ def test_an_agent_has_no_stdin(agent: un.Template) -> None:
         agent.start(stdin=un.PIPE)
 
 
-# A fake runsc that loses the connection at a restore, as some builds of runsc did.
+# A fake runsc that restores the agent with a closed connection, as some builds of runsc did.
 LOSES = f"""#!{sys.executable} -I
 import os, socket, sys
 if "restore" in sys.argv:
@@ -344,7 +347,7 @@ def test_an_agent_that_has_lost_its_connection_is_replaced(tmp_path: Path, detac
         assert box.poll() is None
 
 
-# Tests of wrong arguments and of ends.
+# Wrong arguments, closed templates, and changes of runsc.
 
 
 @pytest.mark.parametrize(
@@ -413,7 +416,7 @@ def test_a_forgotten_one_is_closed_with_a_warning(host: un.SandboxHost) -> None:
 
 
 def test_an_own_runsc_that_was_changed_is_told(echo: un.Template, tmp_path: Path) -> None:
-    """After an upgrade of runsc, the image can't be restored."""
+    """Change the size or time of runsc in the record, as an upgrade would: the load must fail."""
     from dataclasses import replace
 
     parts = echo._parts
@@ -426,7 +429,7 @@ def test_an_own_runsc_that_was_changed_is_told(echo: un.Template, tmp_path: Path
 
 
 def test_a_runsc_that_is_gone_is_told(tmp_path: Path) -> None:
-    """Between two steps of an upgrade, runsc may be missing."""
+    """Remove runsc, as an upgrade does before it installs the new one."""
     own = tmp_path / "runsc"
     shutil.copy(gvisor.path(), own)
     with un.SandboxHost(runsc=own) as host, host.template([*PYTHON, ECHO], ready="READY") as made:

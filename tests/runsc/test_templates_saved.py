@@ -1,4 +1,4 @@
-"""Tests of saved templates: loaded elsewhere, or refused with a cause."""
+"""Tests of Template.save and Template.load with intact, outdated, damaged and untrusted files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def change(directory: Path, **fields: Any) -> None:
 
 
 def load_error(directory: Path, cause: str, **options: Any) -> un.RunscError:
-    """Return the error of loading a template; check that nothing was started or left open."""
+    """Return the error of loading `directory`; check its cause, and that no descriptor leaks."""
     before = open_descriptors()
     with pytest.raises(un.RunscError) as caught:
         un.Template.load(directory, **options)
@@ -159,7 +159,7 @@ def test_it_is_saved_whole_by_several_threads_at_once(host: un.SandboxHost, tmp_
 
 
 def test_nothing_is_saved_that_could_not_be_loaded(host: un.SandboxHost, tmp_path: Path) -> None:
-    # JSON needs six bytes for each of these characters.
+    # JSON escapes \1 as six characters (\u0001), so the record exceeds its size limit.
     env = {f"NAME{number}": "\1" * 100_000 for number in range(8)}
     with host.template(env=env) as made:
         with pytest.raises(un.NamespaceError, match="and may have") as caught:
@@ -194,7 +194,7 @@ def test_one_in_a_namespace_without_a_name_is_loaded_there(tmp_path: Path) -> No
             assert answer(found) == b"word"
 
 
-# Tests of templates that can't be loaded.
+# Templates that Template.load refuses.
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Tests that each tutorial of docs/tutorials works from start to end with the output it shows.
+"""Tests that execute the tutorials of docs/tutorials and compare the output of each command.
 
-The block after `Save this as FILE:` is the file's content. In a block of `console`, the text after
-a command is its output, in which an ellipsis matches any text.
+A code block after the line `Save this as FILE:` is the content of that file. In a `console` block,
+each command is followed by its expected output, in which an ellipsis stands for any text.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ DOCKER = "it takes Docker; tests/docker builds and runs these images"
 
 
 def steps(page: str) -> Iterator[tuple[str, str, str]]:
-    """Yield for each block the file to write or "", its language, and its text."""
+    """Yield the file to write (or ""), the language and the text of each code block of `page`."""
     for _, file, language, text in STEP.findall((TUTORIALS / f"{page}.md").read_text()):
         yield file, language, text
 
 
 def commands(transcript: str) -> Iterator[tuple[str, str]]:
-    """Yield each command of a transcript with the output that it shows."""
+    """Yield each command of a console transcript with its expected output."""
     for part in re.split(r"^\$ ", transcript, flags=re.M)[1:]:
         command, _, shown = part.partition("\n")
         yield command, shown
 
 
 def is_shown(shown: str, printed: str) -> bool:
-    """Return whether the printed text matches the shown one, where an ellipsis matches any text."""
-    # The version that newer releases of gVisor report.
+    """Return whether `printed` matches `shown`, in which an ellipsis stands for any text."""
+    # Newer releases of gVisor report kernel 4.19.0-gvisor; the tutorials show the older 4.4.0.
     printed = printed.replace("4.19.0-gvisor", "4.4.0")
     return re.fullmatch(".*".join(map(re.escape, shown.split("…"))), printed, re.S) is not None
 

@@ -1,6 +1,7 @@
-"""Tests of the number of the package's files that a call passes through.
+"""Upper limits on the number of usernsctl's source files that a single call executes.
 
-A change that increases a number needs a reason, and one that decreases it adapts the test.
+They keep call chains short enough to read. Raising a limit needs a reason; a change that shortens a
+chain lowers the limit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# Prints the package's files that are loaded when `usernsctl run` executes the next program.
+# A program that prints the package's files that `usernsctl run` loads before it executes runsc.
 RUN = """
 import json, os, sys, usernsctl
 
@@ -31,7 +32,8 @@ from usernsctl.__main__ import main
 main()
 """
 
-# Prints the package's files whose functions are called, with all of them imported before.
+# A program that prints the package's files whose functions host.start() and box.run() call. Earlier
+# calls have imported all modules.
 CALL = """
 import json, os, sys, threading, usernsctl as un
 
@@ -80,5 +82,5 @@ def test_calls_of_sandboxes_pass_few_files() -> None:
     assert isinstance(files, dict)
     assert 10 < len(files["host.start"]) <= 27, files["host.start"]
     assert 5 < len(files["box.run"]) <= 13, files["box.run"]
-    # A program without an event loop must not import asyncio's part.
+    # Programs without an event loop must not pay for importing asyncio.
     assert not files["asyncio"]
