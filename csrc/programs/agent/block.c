@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-/* So many are made at once; one less is got, since they begin where they have to. */
+/* Number of blocks per allocation; alignment costs one of them. */
 #define CHUNK 8
 
 static void add_free(struct agent_blocks *blocks, struct agent_block *block)
@@ -42,7 +42,7 @@ struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper)
         if (block->keeper != keeper)
             continue;
         *at = block->next;
-        /* The one whose memory was used last is used next. */
+        /* LIFO order: reuse the block whose memory was touched last. */
         add_free(blocks, block);
         return block;
     }

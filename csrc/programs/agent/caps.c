@@ -4,8 +4,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-/* A user that no map of ids has, and that no file belongs to: (uid_t)-1 is no user, and who is not
- * mapped is 65534. */
+/* A uid that no id map contains and no file has. (uid_t)-1 is not a uid, and unmapped users appear
+ * as 65534. */
 #define NOBODY_ELSE ((uid_t) - 3)
 
 static int raise_permitted(struct un_cap_sets *sets)
@@ -45,7 +45,7 @@ void agent_return_uid(uid_t own)
 {
     struct un_cap_sets sets;
     syscall(SYS_setresuid, -1, own, -1);
-    /* Who was root for that has none in effect any more. */
+    /* A change of the effective uid away from 0 clears the effective capabilities. */
     if (!un_caps_get(&sets))
         raise_permitted(&sets);
 }

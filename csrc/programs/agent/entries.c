@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* struct linux_dirent64 of getdents64(2), which no header has. */
+/* struct linux_dirent64 of getdents64(2), which no header declares. */
 struct entry {
     uint64_t inode;
     int64_t next;

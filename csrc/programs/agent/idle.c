@@ -1,7 +1,8 @@
 /*
- * Nobody holds a lock here who could be killed with it: each place is taken by one exchange. The
- * agent looks again whenever one of its keepers ends, and listens where nobody does; that two do
- * for a moment is no harm, since a message is received by one.
+ * Keepers may be killed at any time, so this code uses no locks: each field is changed by one
+ * atomic exchange. The agent checks after the exit of each keeper whether a keeper still listens,
+ * and listens itself if not. Two listeners at the same time do no harm, since only one of them
+ * receives a message.
  */
 #include "programs/agent/agent.h"
 
@@ -41,7 +42,7 @@ void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_
             return;
         if (!kill(next->keeper, AGENT_TURN_SIGNAL))
             return;
-        /* It has been killed, and waited for. */
+        /* That keeper was killed and reaped. */
         block = next;
     }
     if (SET(&idle->listener, block, NULL))

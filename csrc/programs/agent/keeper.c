@@ -15,19 +15,20 @@
 struct keeper {
     const struct agent *agent;
     struct agent_block *block;
-    bool listens; /* it is who is to care for the next command: either itself, or somebody else */
-    int socket;   /* to the host, of this command alone; -1: the host has closed it */
-    int signals;  /* SIGCHLD, SIGTERM, and that it is to listen */
-    void *stack;  /* of the command until it is executed; NULL: the keeper's */
+    bool listens; /* whether this keeper must take the next command or pass the listening on */
+    int socket;   /* to the host, for this command only; -1 after the host has closed it */
+    int signals;  /* signalfd for SIGCHLD, SIGTERM and AGENT_TURN_SIGNAL */
+    void *stack; /* top of the command's stack until the command is executed; NULL uses the keeper's
+                  */
     pid_t command;
-    bool ending; /* the agent takes no more commands */
-    bool ended;  /* the command, and the host has been told so */
-    bool more;   /* children may have ended that have not been waited for */
-    bool empty;  /* nothing is left of it */
+    bool ending; /* whether the agent takes no more commands */
+    bool ended;  /* whether the command has exited and the host has been sent its status */
+    bool more;   /* whether unreaped children may be left */
+    bool empty;  /* whether no process of the command is left */
     struct agent_terminal terminal;
 };
 
-/* So many children are waited for before anything else is looked at. */
+/* The maximum number of children to reap before polling again. */
 #define AT_ONCE 32
 
 enum { POLL_SOCKET, POLL_SIGNALS, POLL_CONTROL, POLL_TERMINAL };
@@ -69,14 +70,14 @@ static bool reap_for_keeper(void *arg)
     return !keeper->empty;
 }
 
-/* Two who stop everything would stop each other, so the agent does. */
+/* Asks the agent, because two keepers that stop all processes would stop each other. */
 static void ask_agent(void *arg)
 {
     const struct keeper *keeper = arg;
     kill(keeper->agent->pid, AGENT_HELP_SIGNAL);
 }
 
-/* The next command has come, or may come while this keeper does not look. */
+/* Passes the listening on, when the next command has arrived or this keeper stops polling. */
 static void listen_no_more(void *arg)
 {
     struct keeper *keeper = arg;
@@ -99,21 +100,21 @@ static void kill_kept(struct keeper *keeper)
 
 static void send_signal(struct keeper *keeper, int to, int sig)
 {
-    /* The process id of one that has been waited for is somebody else's. */
+    /* After the command was reaped, its pid may have been reused. */
     if (to == AGENT_TO_PROCESS && !keeper->ended)
         kill(keeper->command, sig);
     if (to == AGENT_TO_GROUP && !keeper->ended)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
         kill_kept(keeper);
-        /* The host hears from the end of file that nothing is left. */
+        /* End of file tells the host that no process is left. */
         shutdown(keeper->socket, SHUT_WR);
     } else if (to == AGENT_TO_TREE) {
         agent_signal_tree(keeper->agent->proc, 0, sig);
     }
 }
 
-/* 0, or an errno. */
+/* Performs a request of the host. Returns 0 or an errno. */
 static int obey(struct keeper *keeper, const struct agent_note *note, size_t size)
 {
     if (size != sizeof *note)
@@ -134,7 +135,7 @@ static int obey(struct keeper *keeper, const struct agent_note *note, size_t siz
     return EPROTO;
 }
 
-/* One message of the host's. */
+/* Receives one message of the host. */
 static void hear(struct keeper *keeper)
 {
     struct agent_note note[2];
@@ -144,7 +145,8 @@ static void hear(struct keeper *keeper)
     if (size <= 0) {
         close(keeper->socket);
         keeper->socket = -1;
-        /* Who has heard the end of the command leaves alone what goes on in the background. */
+        /* After the status of the command was sent, closing the socket no longer kills background
+         * processes. */
         if (!keeper->ended)
             kill_kept(keeper);
         agent_terminal_close(&keeper->terminal);
@@ -162,7 +164,7 @@ static void end_with_agent(struct keeper *keeper)
     _exit(0);
 }
 
-/* Somebody has ended, or the agent passes on that all are to, or it has ended itself. */
+/* Reads a signal: a child has exited, the agent asks to end, or the agent itself has exited. */
 static void take_keeper_signal(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
@@ -182,7 +184,8 @@ static bool is_done(struct keeper *keeper)
     return keeper->empty && keeper->socket < 0;
 }
 
-/* What a terminal still holds is copied before it is closed: the host reads until the end. */
+/* Closes the terminal once its remaining output is copied and no process is left. The host reads
+ * until end of file. */
 static void end_output(struct keeper *keeper)
 {
     struct agent_terminal *terminal = &keeper->terminal;
@@ -208,7 +211,7 @@ static void wait_for_keeper_news(struct keeper *keeper)
         take_keeper_signal(keeper);
     if (polls[POLL_SIGNALS].revents || keeper->more)
         reap_for_keeper(keeper);
-    /* What was typed before the end was. */
+    /* Before messages of the host: input typed before the host closed the socket comes first. */
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
         hear(keeper);
@@ -217,7 +220,7 @@ static void wait_for_keeper_news(struct keeper *keeper)
         listen_no_more(keeper);
 }
 
-/* Signals come to a descriptor, and the death of the agent with them. */
+/* Receives signals by a signalfd; the death of the agent raises SIGTERM. */
 static int become_keeper(struct keeper *keeper)
 {
     sigset_t heard;
@@ -229,7 +232,7 @@ static int become_keeper(struct keeper *keeper)
     if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
         prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
         return -1;
-    /* Nobody else's command is in the session of this one. */
+    /* A new session keeps signals and terminals of other commands apart. */
     setsid();
     return 0;
 }
@@ -242,7 +245,7 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
     start->has_terminal = header->flags & AGENT_TERMINAL;
     if (!start->has_terminal)
         return 0;
-    /* It is to belong to who uses it. */
+    /* The terminal must belong to the user of the command. */
     uid_t uid = header->flags & AGENT_IDS ? header->uid : keeper->agent->uid;
     uid_t own = agent_borrow_uid(uid);
     int other = agent_terminal_open(&keeper->terminal, letter->fd[AGENT_STDIN],
@@ -255,8 +258,8 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
     return other < 0 ? -1 : 0;
 }
 
-/* Starts the command and closes what is only for it. -1: that failed, and the host has been told.
- */
+/* Starts the command, and closes the descriptors that only the command uses. Returns -1 after a
+ * failure, which has been sent to the host. */
 static int start_command(struct keeper *keeper, struct agent_letter *letter,
                          const struct agent_wait *wait, const struct agent_loaded *loaded)
 {
@@ -286,7 +289,7 @@ static int start_command(struct keeper *keeper, struct agent_letter *letter,
     return 0;
 }
 
-/* 0: the command runs. */
+/* Loads and starts the command of a message. Returns 0 if the command runs. */
 static int start_kept(struct keeper *keeper, struct agent_letter *letter)
 {
     struct agent_loaded loaded;
@@ -304,7 +307,8 @@ static int start_kept(struct keeper *keeper, struct agent_letter *letter)
     return failed;
 }
 
-/* Keeps one command to its end. Whether nothing is left of it, and nothing is changed. */
+/* Keeps one command until its end. Returns whether the keeper can be used again, as it is
+ * unchanged. */
 static bool keep_command(struct keeper *keeper, struct agent_letter *letter)
 {
     keeper->socket = letter->fd[AGENT_SOCKET];
@@ -319,7 +323,7 @@ static bool keep_command(struct keeper *keeper, struct agent_letter *letter)
     return !had_terminal;
 }
 
-/* Waits for the next command. Returns false if none will come for this keeper. */
+/* Waits for the next command. Returns false if this keeper gets none. */
 static bool await_letter(struct keeper *keeper, struct agent_block *block)
 {
     struct agent_idle *idle = keeper->agent->idle;
@@ -352,7 +356,7 @@ int agent_keep(struct agent_block *block)
         .stack = block->agent->idle ? agent_block_command_stack(block) : NULL,
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
-    /* Before clone(2) returns in the agent, other keepers may signal this one. */
+    /* Set here too: other keepers may signal this one before clone(2) returns in the agent. */
     block->keeper = getpid();
     if (become_keeper(&keeper)) {
         agent_answer_failure(block->letter.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);

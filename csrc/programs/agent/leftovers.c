@@ -11,7 +11,7 @@
 #define SETTINGS "/proc/sys"
 #define SHARED_MEMORY "/dev/shm"
 
-/* Directories in /proc/sys are nested less deep than this. */
+/* Above the depth of directories in /proc/sys. */
 #define DEPTH_MAX 16
 #define TEXT_SIZE 65536
 #define PATH_SIZE 1024
@@ -20,7 +20,7 @@ struct list {
     size_t size; /* of `text` */
     size_t path_size;
     int depth;
-    bool is_whole; /* all has been read, and there was room for it */
+    bool is_whole; /* whether everything was read and fits */
     char path[PATH_SIZE];
     char text[TEXT_SIZE];
 };
@@ -35,7 +35,7 @@ static void add_leftover(struct list *list, const char *text, size_t size)
     list->size += size;
 }
 
-/* Appends a slash and a name to the path, or the path that it begins with. */
+/* Appends a slash and a name to the path; only the name if the path is empty. */
 static bool append_name(struct list *list, const char *name)
 {
     size_t size = strlen(name);
@@ -80,7 +80,8 @@ static void add_leftover_directory(struct list *list)
     list->depth--;
 }
 
-/* A file that nobody may read is no setting: what is written to it acts at once. */
+/* Adds a writable file of /proc/sys. A file that can't be read holds no setting: writing to it
+ * triggers an action. */
 static void add_file(struct list *list, mode_t mode)
 {
     if (!(mode & 0222))
@@ -127,7 +128,7 @@ static bool add_name(const char *name, void *arg)
 static void add_shared_memory(struct list *list)
 {
     append_name(list, SHARED_MEMORY);
-    /* Not every root filesystem has it. */
+    /* A root filesystem may lack /dev/shm. */
     if (!agent_each_entry(AT_FDCWD, list->path, add_name, list) && errno != ENOENT)
         list->is_whole = false;
     cut_path(list, 0);
@@ -140,7 +141,8 @@ static void add_settings(struct list *list)
     cut_path(list, 0);
 }
 
-/* Each of gVisor's /proc remembers some settings as they were when they were first read there. */
+/* Mounts another proc, because each of gVisor's proc mounts caches some settings when they are
+ * first read. */
 static bool mount_another_proc(void)
 {
     return !syscall(SYS_unshare, CLONE_NEWUSER | CLONE_NEWNS) &&

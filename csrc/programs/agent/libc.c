@@ -1,7 +1,7 @@
 /*
- * What the agent needs of a libc: system calls, and what compilers take for granted. It runs in any
- * root filesystem, and the processes that it starts share its memory until they execute a command,
- * so that no libc would stand that.
+ * The agent's own libc: system calls, and the functions that compilers assume. The agent runs in
+ * any root filesystem, and shares its memory with the processes that it starts until they execute a
+ * command, which no other libc supports.
  */
 #include "base/freestanding.h"
 #include "programs/agent/agent.h"
@@ -24,11 +24,11 @@
 
 int main(int argc, char **argv, char **environment);
 
-/* The stack that a program begins on is above all other memory. */
+/* The lowest address of the initial stack, which is above all other memory. */
 static uintptr_t first_stack;
 static int first_error;
 
-/* It may have grown down so far. */
+/* The assumed maximum size of the initial stack. */
 #define FIRST_STACK_SIZE (256 * 1024)
 
 void agent_split_errno(void)
@@ -44,7 +44,7 @@ int *__errno_location(void)
     return (int *)(here - here % AGENT_STACK_SIZE);
 }
 
-/* The kernel's sets of signals, for which it is told their size. */
+/* The size of the kernel's signal sets, an argument of several system calls. */
 #define SET_SIZE 8
 
 __attribute__((always_inline)) static inline long call(long number, long a, long b, long c, long d,
@@ -88,7 +88,7 @@ int fcntl(int fd, int command, ...)
     return (int)call(__NR_fcntl, fd, command, argument, 0, 0, 0);
 }
 
-/* Nothing is created here, so there is no mode. */
+/* Ignores the mode argument: the agent creates no files. */
 int open(const char *path, int flags, ...)
 {
     return (int)call(__NR_openat, AT_FDCWD, (long)path, flags, 0, 0, 0);
@@ -129,7 +129,7 @@ int execve(const char *path, char *const argv[], char *const envp[])
     return (int)call(__NR_execve, (long)path, (long)argv, (long)envp, 0, 0, 0);
 }
 
-/* To look for handlers: there are none where a program has just been executed. */
+/* Called only to find handlers, of which a program that was just executed has none. */
 int sigaction(int sig, const struct sigaction *action, struct sigaction *before)
 {
     (void)sig, (void)action, (void)before;
@@ -152,7 +152,7 @@ void *memcpy(void *restrict to, const void *restrict from, size_t size)
     return to;
 }
 
-/* Eight bytes at once: what is cleared are tables of many pages. */
+/* Writes eight bytes at a time, since the agent clears tables of many pages. */
 void *memset(void *to, int byte, size_t size)
 {
     char *at = to;
@@ -205,13 +205,13 @@ int shutdown(int socket, int how)
     return (int)call(__NR_shutdown, socket, how, 0, 0, 0, 0);
 }
 
-/* Never to itself, where dup3(2) is another call. */
+/* dup3(2) would fail if both descriptors were equal, which the agent never passes. */
 int dup2(int fd, int to)
 {
     return (int)call(__NR_dup3, fd, to, 0, 0, 0, 0);
 }
 
-/* The kernel writes what is left into the time. */
+/* Copies the timeout, because the kernel overwrites it with the remaining time. */
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *most, const sigset_t *mask)
 {
     struct timespec left = most ? *most : (struct timespec){0, 0};
@@ -232,7 +232,7 @@ int sigemptyset(sigset_t *set)
 
 int sigaddset(sigset_t *set, int sig)
 {
-    /* Each libc has its own name for the array in it. */
+    /* A cast, because libcs name the array in sigset_t differently. */
     *(unsigned long *)set |= 1UL << (sig - 1);
     return 0;
 }

@@ -1,9 +1,9 @@
 /*
- * usernsctl-agent: starts commands in a sandbox for whoever has the other end of descriptor 0. It
- * makes sure first that the kernel is gVisor's; docs/agent.md has what it says and hears.
+ * usernsctl-agent: starts commands in a sandbox for the process at the other end of descriptor 0,
+ * after checking that the kernel is gVisor's. docs/agent.md describes the protocol.
  *
- * It is the sandbox's first process, or is started beside that one. It needs no libc, so it runs in
- * any root filesystem.
+ * The agent is the first process of the sandbox, or is started next to that one. It needs no libc,
+ * so it runs in any root filesystem.
  */
 #include "programs/agent/agent.h"
 #include "programs/shared/shared.h"

@@ -1,5 +1,4 @@
-/* The message of a command: everything that is read of it is looked at here, and nothing else is
- * done. */
+/* Parsing and checking the message of a command, without side effects. */
 #include "programs/agent/agent.h"
 
 #include <errno.h>
@@ -20,7 +19,7 @@ int agent_read_message(const char *bytes, size_t size, struct agent_message *mes
         return EPROTO;
     if (header->size > AGENT_WORDS_MAX)
         return E2BIG;
-    /* Each has a byte at least: so many words there can't be. */
+    /* Each string has at least one byte, its NUL. */
     if (!header->args || header->args > header->size || header->env > header->size)
         return EPROTO;
     size_t before = sizeof *header + groups * sizeof(uint32_t);
@@ -40,7 +39,7 @@ size_t agent_pointers(const struct agent_header *header)
     return (size_t)header->args + header->env + 2;
 }
 
-/* Returns the next word, or NULL if none ends before `end`. */
+/* Returns the next string, or NULL if no string ends before `end`. */
 static const char *take_word(const char **at, const char *end)
 {
     const char *word = *at;

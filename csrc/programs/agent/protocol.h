@@ -1,7 +1,7 @@
 /*
- * What usernsctl-agent and its host say to each other (docs/agent.md). Every message is one of a
- * SOCK_SEQPACKET socket; numbers have the order of bytes that both of gVisor's machines have, and
- * no padding. A change that an older one of both would misread takes another version.
+ * The protocol between usernsctl-agent and its host (docs/agent.md). Each message is one packet of
+ * a SOCK_SEQPACKET socket; numbers are little-endian, as both of gVisor's architectures are,
+ * without padding. An incompatible change needs another AGENT_VERSION.
  */
 #ifndef USERNSCTL_PROGRAMS_AGENT_PROTOCOL_H
 #define USERNSCTL_PROGRAMS_AGENT_PROTOCOL_H
@@ -13,12 +13,12 @@
 #define AGENT_HELLO 0x544e4741U   /* "AGNT" */
 #define AGENT_COMMAND 0x444e4d43U /* "CMND" */
 
-/* In the agent's first message. */
-#define AGENT_IS_FIRST 1 /* it is process 1 */
+/* Flags of struct agent_hello. */
+#define AGENT_IS_FIRST 1 /* the agent is process 1 */
 
-#define AGENT_IS_APART 2 /* no command can signal it without CAP_KILL */
+#define AGENT_IS_APART 2 /* no command can signal the agent without CAP_KILL */
 
-/* In a command's. */
+/* Flags of struct agent_header. */
 #define AGENT_NEW_SESSION 1
 #define AGENT_TERMINAL 2
 #define AGENT_WORDS_APART 4
@@ -28,15 +28,15 @@
 #define AGENT_CAPABILITIES 64
 #define AGENT_ALL_FLAGS 127
 
-/* No groups of its own, and no file mode creation mask. */
+/* Keeps the agent's groups or umask. */
 #define AGENT_UNCHANGED 0xffffffffU
 
-/* The most bytes that a message has, and the words of a command: Linux takes 6 MiB at most, three
- * quarters of what it takes for a stack (execve(2)). */
+/* The maximum sizes of a message, and of the strings of a command. Linux accepts at most 6 MiB of
+ * strings, three quarters of the maximum stack size (execve(2)). */
 #define AGENT_MESSAGE_MAX 65536
 #define AGENT_WORDS_MAX (8U << 20)
 
-/* Descriptors that come with a command; with AGENT_WORDS_APART there is one more. */
+/* Descriptors of a command's message. AGENT_WORDS is sent only with AGENT_WORDS_APART. */
 enum { AGENT_STDIN, AGENT_STDOUT, AGENT_STDERR, AGENT_SOCKET, AGENT_WORDS, AGENT_FDS };
 
 struct agent_hello {
@@ -46,18 +46,18 @@ struct agent_hello {
     uint32_t pid;
 };
 
-/* Followed by the groups, a uint32_t each, the limits, and the words. */
+/* Followed by the groups, each a uint32_t, the limits, and the strings. */
 struct agent_header {
     uint32_t magic;
     uint16_t version;
     uint16_t flags;
     uint32_t uid;
     uint32_t gid;
-    uint32_t groups; /* how many, or AGENT_UNCHANGED */
+    uint32_t groups; /* number of groups, or AGENT_UNCHANGED */
     uint32_t limits;
     uint32_t args;
     uint32_t env;
-    uint32_t size; /* of the words, wherever they are */
+    uint32_t size; /* of the strings, in the message or in the pipe */
     uint32_t umask;
     uint16_t rows;
     uint16_t columns;
@@ -70,9 +70,9 @@ struct agent_limit {
     uint64_t hard;
 } __attribute__((packed));
 
-/* From the agent. */
+/* Kinds of messages from the agent. */
 enum { AGENT_STARTED = 1, AGENT_FAILED, AGENT_ENDED, AGENT_REFUSED };
-/* What failed. */
+/* Steps of a failure. */
 enum {
     AGENT_STEP_WORDS = 1,
     AGENT_STEP_CWD,
@@ -83,25 +83,26 @@ enum {
     AGENT_STEP_TERMINAL,
     AGENT_STEP_LOOKUP,
 };
-/* From the host. */
+/* Kinds of messages from the host. */
 enum { AGENT_SIGNAL = 1, AGENT_WINDOW };
-/* To whom a signal goes. */
+/* Recipients of a signal. */
 enum { AGENT_TO_PROCESS, AGENT_TO_GROUP, AGENT_TO_TREE };
 
-/* Started and refused are this alone: with a process id, and an errno. The host's are, too. */
+/* A message of the host; or of the agent, with a pid (AGENT_STARTED) or an errno (AGENT_REFUSED).
+ */
 struct agent_note {
     uint16_t kind;
-    uint16_t to; /* else 0 */
+    uint16_t to; /* recipient of AGENT_SIGNAL, otherwise 0 */
     int32_t value;
 };
 
 struct agent_failure {
-    struct agent_note note; /* with an errno */
+    struct agent_note note; /* value: an errno */
     uint32_t step;
 };
 
 struct agent_end {
-    struct agent_note note; /* with a status as waitpid(2) has it */
+    struct agent_note note; /* value: a wait status, as of waitpid(2) */
     uint64_t user_us;
     uint64_t system_us;
     uint64_t rss_kib;

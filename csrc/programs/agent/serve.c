@@ -12,20 +12,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* So many children are waited for before anything else is looked at. */
+/* The maximum number of children to reap before polling again. */
 #define AT_ONCE 32
 
 struct server {
     struct agent agent;
     struct agent_blocks blocks;
-    struct agent_letter refused; /* a message that is answered with ENOMEM */
+    struct agent_letter refused; /* buffer for a message that is answered with ENOMEM */
     struct agent_idle idle;
     int signals;
-    bool is_apart; /* no command can signal us but by CAP_KILL */
-    bool more;     /* children may have ended that have not been waited for */
-    bool ending;   /* SIGTERM has come */
-    bool outlives; /* the end of control is not ours */
-    bool has_lost; /* a keeper was killed, so who it kept is our child now */
+    bool is_apart; /* whether commands need CAP_KILL to signal the agent */
+    bool more;     /* whether unreaped children may be left */
+    bool ending;   /* whether SIGTERM has arrived */
+    bool outlives; /* whether the agent continues after the end of the control socket */
+    bool
+        has_lost; /* whether a keeper was killed, so that its command is now a child of the agent */
 };
 
 static bool is_keeper(pid_t pid, void *arg)
@@ -44,8 +45,8 @@ static void forget_keeper(struct server *server, pid_t pid, int status)
         server->has_lost = true;
 }
 
-/* Reaps at most AT_ONCE children: keepers, and orphans, of which there may be new ones all the
- * time. Returns whether any are left. */
+/* Reaps at most AT_ONCE children, keepers and orphans, so that a fork bomb cannot starve the poll
+ * loop. Returns whether any are left. */
 static bool reap_keepers(void *arg)
 {
     struct server *server = arg;
@@ -60,7 +61,8 @@ static bool reap_keepers(void *arg)
     return pid >= 0;
 }
 
-/* Who could kill a keeper is not rid of the host by that. */
+/* Kills commands whose keeper was killed: a command must not escape the host by killing its keeper.
+ */
 static void kill_lost(struct server *server)
 {
     if (server->has_lost && !agent_kill_others(server->agent.proc, is_keeper, server))
@@ -87,7 +89,7 @@ static int start_keeper(struct server *server, struct agent_block *block)
     return 0;
 }
 
-/* Takes one command. Returns false if the host is gone. */
+/* Receives one command. Returns false if the host has closed the socket. */
 static bool take_command(struct server *server)
 {
     struct agent_block *block = agent_block_free(&server->blocks);
@@ -102,7 +104,7 @@ static bool take_command(struct server *server)
     return true;
 }
 
-/* The commands are told by their keepers. */
+/* Forwards SIGTERM to all keepers, which forward it to their commands. */
 static void pass_on_end(struct server *server)
 {
     server->ending = true;
@@ -130,7 +132,7 @@ static int open_signals(void)
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGTERM);
     sigaddset(&heard, AGENT_HELP_SIGNAL);
-    /* That nobody else listens is seen when it has come. */
+    /* The signal makes ppoll(2) return, so that the agent notices that no keeper listens. */
     sigaddset(&heard, AGENT_TURN_SIGNAL);
     return signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
 }
@@ -158,7 +160,7 @@ static void kill_descendants(struct server *server)
 {
     const struct agent_killing how = {
         .reap = reap_keepers,
-        /* On a whole machine, as tests are, it would be that which is stopped. */
+        /* Outside of a sandbox, as in tests, all processes of the host would be stopped. */
         .get_help = server->agent.is_inside ? help_ourselves : NULL,
         .arg = server,
     };
@@ -167,7 +169,7 @@ static void kill_descendants(struct server *server)
 
 static int serve(struct server *server)
 {
-    /* Who was lost is looked for until there is nobody. */
+    /* While orphans of a killed keeper are left, they are searched repeatedly. */
     const struct timespec soon = {.tv_nsec = 10000000};
     struct pollfd polls[] = {
         {.fd = server->agent.control, .events = POLLIN},
@@ -209,7 +211,7 @@ int agent_serve(int control, bool is_inside, bool outlives)
         .uid = getuid(),
         .idle = is_inside ? &server.idle : NULL,
     };
-    /* Nobody has given us any; if somebody had, commands would have them. */
+    /* Descriptors inherited by mistake must not be passed on to commands. */
     syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
     agent->proc = agent_open_proc();
     server.signals = open_signals();
@@ -222,7 +224,7 @@ int agent_serve(int control, bool is_inside, bool outlives)
         !say_hello(&server))
         return 1;
     int status = serve(&server);
-    /* With process 1 all ends anyway. */
+    /* The exit of process 1 kills all others anyway. */
     if (agent->pid != 1)
         kill_descendants(&server);
     return status;

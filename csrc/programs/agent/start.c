@@ -17,10 +17,10 @@ static int answer_start_failure(struct agent_start *start, int step, int errnum)
     return 1;
 }
 
-/* A group or a session of its own, and the terminal. */
+/* Creates a session or process group, and sets the controlling terminal. */
 static int set_session(struct agent_start *start, unsigned flags)
 {
-    /* A group in any case: that can be killed at once. */
+    /* Always at least a process group, so that all its members can be killed by one call. */
     bool leads = flags & (AGENT_NEW_SESSION | AGENT_TERMINAL);
     if (leads ? setsid() < 0 : setpgid(0, 0))
         return answer_start_failure(start, AGENT_STEP_FORK, errno);
@@ -35,15 +35,16 @@ static int set_limits(struct agent_start *start)
     for (uint32_t i = 0; i < message->header.limits; i++) {
         struct agent_limit asked;
         agent_read_limit(message, i, &asked);
-        const uint64_t limit[] = {asked.soft, asked.hard}; /* the kernel's own struct rlimit64 */
+        const uint64_t limit[] = {asked.soft, asked.hard}; /* the kernel's struct rlimit64 */
         if (syscall(SYS_prlimit64, 0, asked.resource, limit, NULL))
             return answer_start_failure(start, AGENT_STEP_LIMITS, errno);
     }
     return 0;
 }
 
-/* The command has what it is given of the agent's capabilities. Until it is executed nobody may
- * look into it, since it has the agent's memory: the kernel sees to it where ids change. */
+/* Sets the ids and capabilities of the command. The child shares the agent's memory until it
+ * executes the command, so it must not be ptraceable; the kernel makes it non-dumpable when its ids
+ * change. */
 static int change_ids(struct agent_start *start)
 {
     const struct agent *agent = start->agent;
@@ -67,22 +68,22 @@ static int set_up_command(struct agent_start *start)
         return 1;
     if (un_place_stdio(start->stdio, &err))
         return answer_start_failure(start, AGENT_STEP_FORK, err.errnum);
-    /* Of higher limits only the agent may be capable. */
+    /* Must precede the ids: raising a limit needs the agent's capabilities. */
     if (set_limits(start))
         return 1;
     if (change_ids(start))
         return answer_start_failure(start, AGENT_STEP_IDS, errno);
-    /* A change of ids has cleared it. */
+    /* The change of ids has cleared the parent-death signal. */
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (header->umask != AGENT_UNCHANGED)
         umask(header->umask & 0777);
-    /* That is where the agent is. */
+    /* "/" is the agent's working directory. */
     if (strcmp(start->words->cwd, "/") && chdir(start->words->cwd))
         return answer_start_failure(start, AGENT_STEP_CWD, errno);
     return 0;
 }
 
-/* What follows `name` and "=" in the environment. */
+/* Returns the value of a variable, or NULL. */
 static const char *look_up(const char *const *environment, const char *name)
 {
     size_t length = strlen(name);
@@ -92,8 +93,8 @@ static const char *look_up(const char *const *environment, const char *name)
     return NULL;
 }
 
-/* The longest word that Linux takes, with its NUL (MAX_ARG_STRLEN, execve(2)); gVisor's limit is
- * the same. */
+/* The maximum length of an argument in Linux, including the NUL (MAX_ARG_STRLEN, execve(2)); gVisor
+ * has the same limit. */
 #define WORD_MAX (128 * 1024)
 
 static bool has_long_word(const char *const *words)
@@ -104,14 +105,14 @@ static bool has_long_word(const char *const *words)
     return false;
 }
 
-/* gVisor says ENAMETOOLONG of a word. */
+/* Maps ENAMETOOLONG, which gVisor returns for an argument that is too long, to Linux's E2BIG. */
 static int errno_of_exec(const struct agent_words *words, int errnum)
 {
     bool is_word = has_long_word(words->argv) || has_long_word(words->envp);
     return errnum == ENAMETOOLONG && is_word ? E2BIG : errnum;
 }
 
-/* Runs in the memory of whoever starts it. */
+/* Executes the command, in a child that shares its parent's memory. */
 static int become_agent_command(void *arg)
 {
     struct agent_start *start = arg;
@@ -132,7 +133,8 @@ static int become_agent_command(void *arg)
                                 errno_of_exec(words, err.errnum));
 }
 
-/* Waits until the other end of the pipe `executed` is closed. */
+/* Waits until the write end of the pipe `executed` is closed by the exec; kills the child if the
+ * host no longer wants the command. */
 static void await_exec(const struct agent_start *start, pid_t pid, int executed)
 {
     struct agent_wait wait = start->wait;

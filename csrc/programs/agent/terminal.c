@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 
-/* Opens the other side of a terminal, by its number: -1 with errno. */
+/* Opens the slave side of a pseudoterminal. Returns -1 with errno. */
 static int open_other_side(int master)
 {
     char path[32] = "/dev/pts/";
@@ -69,7 +69,7 @@ void agent_terminal_polls(const struct agent_terminal *terminal, struct pollfd *
     polls[2] = (struct pollfd){.fd = can_read ? -1 : terminal->output, .events = POLLOUT};
 }
 
-/* Returns false at the end. */
+/* Reads into an empty buffer. Returns false at the end of file. */
 static bool fill(struct agent_flow *flow, int fd)
 {
     ssize_t size = read(fd, flow->bytes, sizeof flow->bytes);
@@ -80,7 +80,7 @@ static bool fill(struct agent_flow *flow, int fd)
     return size > 0;
 }
 
-/* Returns false if nobody reads any more. */
+/* Writes from the buffer. Returns false if the other end is closed. */
 static bool drain(struct agent_flow *flow, int fd)
 {
     ssize_t size = write(fd, flow->bytes + flow->from, flow->to - flow->from);
@@ -90,7 +90,8 @@ static bool drain(struct agent_flow *flow, int fd)
     return true;
 }
 
-/* Input that ends is told to who reads lines, as a user would: the first time ends the line. */
+/* Types VEOF to signal the end of input to a program that reads lines, as a user would. In the
+ * middle of a line, the first VEOF only ends the line. */
 static void type_end(struct agent_terminal *terminal)
 {
     struct termios mode;
@@ -132,7 +133,7 @@ void agent_terminal_copy(struct agent_terminal *terminal, const struct pollfd *p
     if (polls[1].fd >= 0 && polls[1].revents & (POLLIN | POLLHUP | POLLERR) &&
         is_empty(&terminal->out) && !fill(&terminal->out, terminal->master))
         agent_terminal_close(terminal);
-    /* What nobody reads is lost: the command goes on. */
+    /* Output that the host no longer reads is discarded, so that the command is not blocked. */
     if (polls[2].fd >= 0 && polls[2].revents && !drain(&terminal->out, terminal->output))
         terminal->out.from = terminal->out.to;
 }

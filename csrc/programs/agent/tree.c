@@ -1,9 +1,11 @@
 /*
- * Who loses a parent becomes the child of the nearest subreaper above (PR_SET_CHILD_SUBREAPER), so
- * a subreaper without children has no descendants: that is certain, and the kernel says so
- * (ECHILD). Who they are is read from /proc, and may have changed when it has been read. So that is
- * repeated until there are none. Who makes processes faster than they are found (a fork bomb has
- * most of the processor) is found while everything in the sandbox stands still for a moment.
+ * Killing all descendants of a subreaper.
+ *
+ * An orphan is reparented to the nearest subreaper among its ancestors (PR_SET_CHILD_SUBREAPER), so
+ * a subreaper without children (ECHILD) certainly has no descendants. The list of descendants comes
+ * from /proc, and may be outdated as soon as it is read, so listing and killing are repeated until
+ * there are none. A fork bomb that creates processes faster than they can be listed is listed while
+ * all processes of the sandbox are stopped for a moment.
  */
 #include "base/base.h"
 #include "programs/agent/agent.h"
@@ -18,20 +20,21 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* As many as are looked at in one go: those that are left out are found in the next one. */
+/* The maximum number of processes in one listing; the next listing finds the others. */
 #define PROCESSES_MAX 8192
-/* gVisor has 65,536 tasks at most, Linux (for the tests) ids up to 4,194,304. */
+/* Above all pids: gVisor has at most 65,536 tasks, and Linux (in tests) pids up to 4,194,304. */
 #define PIDS (1 << 22)
-/* So often all are killed that are found, before everything is stopped to find them, each time; or
- * if that takes so long (in ms, and so much longer each time), as it does if very many want the
- * processor. */
+/* The number of rounds of killing without stopping all processes, and the time limit of such a
+ * round in ms, which grows by that much each round. A round is slow if very many processes compete
+ * for the processor. */
 #define ROUNDS_ALONE 3
 #define LOOK_TIME 50
-/* The clock is looked at once for so many processes. */
+/* Number of processes between two reads of the clock. */
 #define LOOK_PART 4
-/* So often everything is stopped: what is just making a process stops when it has made it. */
+/* The maximum number of attempts to stop all processes: a process in the middle of fork(2) stops
+ * only after it. */
 #define STOPS_MAX 64
-/* In ns: until that has stopped, and until what is killed has ended. */
+/* In ns: delay between two attempts to stop, and the delays between rounds of killing. */
 #define STOP_NAP 1000000
 #define SHORTEST_NAP 100000
 #define LONGEST_NAP 20000000
@@ -41,14 +44,15 @@ struct process {
     pid_t parent;
     pid_t group;
     char state;
-    bool below; /* it is a descendant */
+    bool below; /* whether the process is a descendant of the root */
 };
 
-/* One look at /proc. It is in memory of its own: several keepers may look at the same time. */
+/* A listing of /proc, in separately mapped memory, because several keepers may list at the same
+ * time. */
 struct look {
     size_t count;
-    int64_t end;  /* when it is given up, or 0 */
-    bool is_late; /* it was */
+    int64_t end;  /* deadline of the listing, or 0 */
+    bool is_late; /* whether the deadline has passed */
     struct process processes[PROCESSES_MAX];
     uint64_t below[PIDS / 64];
 };
@@ -96,7 +100,8 @@ static const char *read_stat_id(const char *text, pid_t *id)
     return text && *text == ' ' ? text + 1 : NULL;
 }
 
-/* "PID (NAME) STATE PARENT GROUP ...": there may be anything in a name. */
+/* Parses /proc/PID/stat, "PID (NAME) STATE PARENT GROUP ...". The name may contain any characters.
+ */
 static bool read_process(int proc, const char *name, struct process *found)
 {
     char path[32], text[512];
@@ -143,9 +148,7 @@ static bool add_process(const char *name, void *arg)
     return look->count < PROCESSES_MAX && !look->is_late;
 }
 
-/* Marks those that are below `root`, but for those at whom `spared` says so, and whom they have
- * made.
- */
+/* Marks the descendants of `root`, except spared children and their descendants. */
 static void mark(struct look *look, pid_t root, agent_spared *spared, void *arg)
 {
     mark_below(look, root);
@@ -177,7 +180,8 @@ static void forget(struct look *look)
     munmap(look, sizeof *look);
 }
 
-/* NULL: /proc does not tell. To be forgotten. */
+/* Lists all processes, and marks the descendants of `root`. Returns NULL if /proc can't be read.
+ * The caller unmaps the listing by forget(). */
 static struct look *look_below(int proc, pid_t root, int64_t end, agent_spared *spared, void *arg)
 {
     if (proc < 0)
@@ -225,7 +229,7 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg)
     for (size_t i = 0; i < look->count; i++) {
         if (!look->processes[i].below)
             continue;
-        /* One that has ended, too: it may have made another one after the directory was read. */
+        /* Zombies count: a zombie may have forked after the directory was read. */
         any = true;
         kill(look->processes[i].pid, SIGKILL);
     }
@@ -233,7 +237,7 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg)
     return any;
 }
 
-/* Returns whether all that are below have stopped. */
+/* Returns whether all descendants are stopped or have exited. */
 static bool have_stopped(const struct look *look)
 {
     for (size_t i = 0; i < look->count; i++) {
@@ -248,7 +252,7 @@ void agent_kill_while_all_stands(int proc, pid_t root)
 {
     struct look *look = NULL;
     for (int i = 0; i < STOPS_MAX; i++) {
-        /* Whoever was made meanwhile is stopped by the next one. */
+        /* Repeated for processes that were forked between the listing and the stop. */
         for (int again = 0; again < 3; again++)
             kill(-1, SIGSTOP);
         look = look_below(proc, root, 0, NULL, NULL);
@@ -264,8 +268,8 @@ void agent_kill_while_all_stands(int proc, pid_t root)
         forget(look);
 }
 
-/* Without /proc only our children are to be found, by trying: those who lose a parent by that are
- * the next ones. */
+/* Without /proc, finds children by trying all pids. Their orphans become children for the next
+ * round. */
 static void kill_children_by_trial(void)
 {
     siginfo_t none;
@@ -274,11 +278,11 @@ static void kill_children_by_trial(void)
             kill(pid, SIGKILL);
 }
 
-/* Those that a look has found, as far as two looks can be compared. */
+/* A summary of the descendants in a listing, for comparison with the next one. */
 struct found {
     size_t count;
-    uint64_t pids; /* their sum */
-    bool rest;     /* all have ended, and were there before: whoever traces them does not wait */
+    uint64_t pids; /* sum of the pids */
+    bool rest;     /* whether all are the same zombies as before, which wait for their tracer */
 };
 
 static void compare_looks(struct found *found, const struct look *look)
@@ -296,7 +300,7 @@ static void compare_looks(struct found *found, const struct look *look)
     *found = now;
 }
 
-/* Returns false if time ran out. */
+/* Lists and kills the descendants. Returns false if the deadline has passed. */
 static bool kill_found(int proc, int64_t end, struct found *found)
 {
     found->rest = false;
@@ -324,7 +328,7 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
         int64_t end = milliseconds() + LOOK_TIME * (INT64_C(1) + round);
         if (how->group && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
-        /* That others stand still does not end what only waits for its tracer. */
+        /* Stopping all processes does not help against zombies that wait for their tracer. */
         bool is_alone = found.rest || !how->get_help;
         bool is_turn = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
         bool in_time = is_turn && kill_found(proc, is_alone ? INT64_MAX : end, &found);

@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Room for one more than there may be, so that too many are seen to be. */
+/* One more than allowed, to detect a message with too many descriptors. */
 #define ROOM (AGENT_FDS + 1)
 
 union control {
@@ -34,9 +34,9 @@ static void take_fds(struct msghdr *head, struct agent_letter *letter)
     }
 }
 
-/* Descriptors are lost where the host has sent too many, or our table has no room for them:
- * gVisor's kernel takes a descriptor of this machine for each, and for each file that is open
- * inside. */
+/* Returns the errno for lost data: EPROTO if the host has sent too much, EMFILE if descriptors did
+ * not fit the descriptor table. gVisor's kernel needs a host descriptor for each, and for each host
+ * file that is open inside. */
 static int fault_of(int flags, size_t fds)
 {
     if (flags & MSG_CTRUNC && fds <= AGENT_FDS)
@@ -86,7 +86,7 @@ static bool is_unwanted(int socket)
 
 bool agent_wait_while_wanted(const struct agent_wait *wait)
 {
-    /* gVisor tells of the end of a socket of the host's by POLLIN alone. */
+    /* gVisor reports the end of a host socket as POLLIN only. */
     struct pollfd polls[] = {
         {.fd = wait->fd, .events = POLLIN},
         {.fd = wait->socket, .events = POLLIN},
@@ -99,7 +99,7 @@ bool agent_wait_while_wanted(const struct agent_wait *wait)
             return true;
         if (polls[1].revents && is_unwanted(wait->socket))
             return false;
-        /* What else it says is for later. */
+        /* Other messages of the host are read later. */
         if (polls[1].revents)
             polls[1].fd = -1;
         if (polls[2].revents) {

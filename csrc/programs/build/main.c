@@ -1,16 +1,16 @@
 /*
  * usernsctl-build [LAUNCH SOCKET FD...]
  *
- * Builds a launch, inside the namespaces that it is for: the root filesystem that the sandboxes of
- * a host share. LAUNCH is a descriptor of a file with the launch, and each FD is one of its
- * sources, in their order. A descriptor of the directory for the sandboxes' files is sent over
- * SOCKET.
+ * Builds a launch inside the namespaces of a host: the root filesystem that all sandboxes of that
+ * host share. LAUNCH is a descriptor of a file with the launch, and the FDs are its sources, in
+ * order. A descriptor of the directory for the sandboxes' files is sent over SOCKET.
  *
- * Standard output gets words, each ended by NUL: the path of the directory with all that was built,
- * then the source and the destination of each bind; or, with exit status 1, what failed: step,
- * errno, cause, detail, path and remedy, the last four perhaps empty.
+ * Prints strings, each terminated by NUL: the path of the directory of all that was built, then the
+ * source and destination of each bind mount; or, with exit status 1, the failure: step, errno,
+ * cause, detail, path and remedy, of which the last four may be empty.
  *
- * Without arguments it only keeps its namespaces until it is killed, or standard input ends.
+ * Without arguments the program only holds its namespaces until it is killed or standard input
+ * ends.
  */
 #include "base/base.h"
 #include "sys/sys.h"

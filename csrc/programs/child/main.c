@@ -1,4 +1,4 @@
-/* usernsctl-child: enters namespaces in place of a caller, and becomes a command; see
+/* usernsctl-child: enters namespaces on behalf of a caller, and executes a command; see
  * child/enter.c. */
 #include "child/child.h"
 

@@ -1,14 +1,16 @@
 /*
  * usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY COMMAND...
  *
- * Starts a sandbox that outlives whoever asked for it, and nothing if that cannot be brought to its
- * end. It runs COMMAND, which leaves the sandbox behind, and says so by a byte on CONNECTION. The
- * answer "+" means that the sandbox is known by then: it stays, and we end. At any other answer,
- * which may come before that byte, or if COMMAND fails or CREATOR ends first, all processes that
- * were started are killed, and DIRECTORY is removed with all that is in it.
+ * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
+ * which starts the sandbox in the background, and reports its success by a byte on CONNECTION. The
+ * answer "+" means that the creator has recorded the sandbox: the sandbox stays, and
+ * usernsctl-detach exits. On any other answer, which may come before that byte, or if COMMAND fails
+ * or CREATOR exits first, all started processes are killed, and DIRECTORY is removed with its
+ * contents.
  *
- * CREATOR is a pidfd: a fork of that process may hold CONNECTION open. LOCK is a descriptor of
- * DIRECTORY with a lock on it (flock(2)), which tells others that it is in use until we end.
+ * CREATOR is a pidfd, because a fork of the creator may keep CONNECTION open. LOCK is a descriptor
+ * of DIRECTORY with a lock (flock(2)), which marks the directory as in use until usernsctl-detach
+ * exits.
  */
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
@@ -34,8 +36,8 @@ struct channel {
     int connection;
 };
 
-/* Waits until `fd` can be read. Returns false if the creator has ended or
- * answers, and there is nothing. */
+/* Waits until `fd` is readable. Returns false if the creator exits or answers, and `fd` is not
+ * readable. */
 static bool wait_unless_over(const struct channel *to, int fd)
 {
     struct pollfd fds[] = {
@@ -48,8 +50,8 @@ static bool wait_unless_over(const struct channel *to, int fd)
     return fds[2].revents;
 }
 
-/* Returns the exit status of the child `pid`, or SANDBOX_KILLED: the creator ended first, or wants
- * none. */
+/* Returns the exit status of the child `pid`, or SANDBOX_KILLED if the creator exits or answers
+ * first. */
 static int wait_for_child(pid_t pid, const struct channel *to, int signals)
 {
     struct signalfd_siginfo info;
@@ -64,7 +66,7 @@ static int wait_for_child(pid_t pid, const struct channel *to, int signals)
     return ended == pid ? un_exit_status_of(status) : SANDBOX_FAILED;
 }
 
-/* Kills all our descendants: whose parent dies becomes our child, since we are their reaper. */
+/* Kills all descendants: orphans become children of this process, which is their subreaper. */
 static void kill_descendants_now(void)
 {
     do {
@@ -80,7 +82,7 @@ static void kill_descendants_now(void)
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
 {
     (void)status, (void)kind, (void)where;
-    /* runsc leaves a namespace mounted below its state directory (null-netns, since 20260803). */
+    /* runsc leaves a namespace mounted in its state directory (null-netns, since 20260803). */
     if (remove(path) && errno == EBUSY && !umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW))
         remove(path);
     return 0;
@@ -121,7 +123,7 @@ int main(int argc, char **argv)
     if (access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
         return sandbox_fail(CHILDREN);
     int status = run_detached(argv + 5, &to, argv[4]);
-    /* A fork of the creator may have this descriptor too. */
+    /* A fork of the creator may also hold this descriptor, so closing it would not unlock. */
     flock(fds[2], LOCK_UN);
     return status;
 }

@@ -4,15 +4,15 @@
  *   in-gvisor [OPTION]... [--] CMD [ARGUMENT]...    usernsctl run, on the container's files
  *   usernsctl [ARGUMENT]...                         usernsctl itself
  *
- * It is called by either name. Who fills in a container's environment, and what is mounted there,
- * is not always who may decide what runs outside of gVisor. So this program is static, which leaves
- * nothing for the variables of a dynamic loader to change, and it finds what it starts beside
- * itself. That is usernsctl-exec, which is static, too, with a launch that was frozen when the
- * image was built; to it, the container's environment is data for the command in gVisor. Where
- * there is no such launch, it is Python, which gets an environment of its own; the container's goes
- * into a file in memory.
+ * The program is called by either name. Users who can set the environment of a container, or mount
+ * files in it, may not be allowed to decide what runs outside of gVisor. So this program is static,
+ * which leaves no variables of a dynamic loader to set, and it searches other programs only in its
+ * own directory. There it finds usernsctl-exec, which is static too, and performs a launch that was
+ * frozen when the image was built; to usernsctl-exec, the environment of the container is only data
+ * for the command in gVisor. Without such a launch, Python is started with a clean environment, and
+ * gets that of the container in a memory file.
  *
- * What in-gvisor lets a command have is said by its options alone.
+ * Only the options of in-gvisor decide what a command is allowed.
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -27,16 +27,16 @@
 #define MFD_NOEXEC_SEAL 8U /* since Linux 6.3 */
 #endif
 
-/* Not 126 or 127: the command has no part in it. */
+/* Not 126 or 127, which are about the command. */
 #define FAILED 125
 #define CLI "usernsctl"
 #define SELF "in-gvisor"
-/* The launch of in-gvisor's own options, and what others add to the name. */
+/* The launch for the default options of in-gvisor, and the suffixes for other options. */
 #define LAUNCH "/etc/usernsctl/launch"
 #define NO_NETWORK ".no-network"
 #define ALL_IDS ".all-ids"
 #define RERAISE_SIGNAL "--reraise-signal"
-/* Besides the words of the caller: the longest command line has 21 of ours. */
+/* The number of own arguments in addition to the caller's: at most 21 are used. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
 
@@ -73,7 +73,7 @@ struct policy {
     bool is_check;
 };
 
-/* A command line in the making. The array has room for all that can come. */
+/* Builder of a command line, whose array has room for all arguments. */
 struct words {
     const char **word;
     size_t count;
@@ -96,7 +96,7 @@ static int fail_entrypoint(const char *what)
     return FAILED;
 }
 
-/* What is started, which is installed beside us: writes its path. */
+/* Writes the path of a program in the directory of this program. */
 static int find_beside_self(const char *name, char path[PATH_MAX])
 {
     ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
@@ -113,8 +113,8 @@ static int find_beside_self(const char *name, char path[PATH_MAX])
     return 0;
 }
 
-/* Returns a descriptor of a file with the environment, each variable ended by a zero, or -1. It is
- * none of the standard ones, should one of those be closed. */
+/* Writes the environment to a memory file, each variable terminated by NUL. Returns its descriptor,
+ * which is above 2 even if a standard descriptor is closed, or -1. */
 static int keep_environment(void)
 {
     int fd = memfd_create("environ", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
@@ -128,7 +128,8 @@ static int keep_environment(void)
     return fd;
 }
 
-/* Returns the kind of terminal, for the colours of what we print ourselves: a name, and no path. */
+/* Returns a TERM setting for colours in the output of usernsctl, or NULL. Accepts only plain names,
+ * not paths. */
 static const char *terminal(void)
 {
     static const char allowed[] =
@@ -141,7 +142,7 @@ static const char *terminal(void)
     return setting;
 }
 
-/* Copies a file beside us to standard output: the exit status. */
+/* Copies a file in the directory of this program to standard output. Returns the exit status. */
 static int print_file(const char *name)
 {
     static char path[PATH_MAX], bytes[1 << 16];
@@ -156,7 +157,7 @@ static int print_file(const char *name)
     return failed ? fail_entrypoint(path) : 0;
 }
 
-/* Becomes usernsctl; only returns if that failed. */
+/* Executes usernsctl. Returns only on failure. */
 static int become_usernsctl(struct words *words, char *const *rest, bool is_run)
 {
     static char python[PATH_MAX], script[PATH_MAX], option[sizeof "--environ-fd=" + 11];
@@ -185,14 +186,14 @@ static int become_usernsctl(struct words *words, char *const *rest, bool is_run)
     return fail_entrypoint(python);
 }
 
-/* Returns whether the Python that usernsctl is installed with is there, beside us. */
+/* Returns whether the Python of usernsctl is installed in the directory of this program. */
 static bool has_python(void)
 {
     char python[PATH_MAX];
     return !find_beside_self("python3", python) && !access(python, X_OK);
 }
 
-/* Becomes usernsctl-exec, which performs a launch; only returns if that failed. */
+/* Executes usernsctl-exec to perform a launch. Returns only on failure. */
 static int perform_launch(struct words *words, const char *launch, const struct policy *policy,
                           char *const *rest)
 {
@@ -230,8 +231,8 @@ static bool is_either(const char *value, const char *a, const char *b)
     return !strcmp(value, a) || !strcmp(value, b);
 }
 
-/* What used to decide: who sets it relies on it, so that it can't go unnoticed. The exit
- * status, or -1 to go on. */
+/* Rejects variables that used to set options: a user who still sets them relies on them. Returns
+ * the exit status, or -1 to continue. */
 static int check_variables(void)
 {
     static const char *const names[] = {"USERNSCTL_NETWORK", "USERNSCTL_IDS"};
@@ -243,7 +244,7 @@ static int check_variables(void)
     return -1;
 }
 
-/* Returns the exit status, or -1 to go on. */
+/* Checks the options. Returns the exit status, or -1 to continue. */
 static int check_policy(const struct policy *policy, const char *command)
 {
     if (!is_either(policy->network, "host", "none"))
@@ -261,24 +262,24 @@ static int check_policy(const struct policy *policy, const char *command)
     return check_variables();
 }
 
-/* Options without a letter: no letter has one of these numbers. */
+/* Values of options without a letter; no letter has one of these values. */
 enum { NETWORK = 1, IDS, RUNSC, RERAISE, CHECK };
 
-/* Says which option getopt_long(3) has refused. */
+/* Reports the option that getopt_long(3) has rejected. */
 static int refuse_option(char **argv)
 {
-    /* Behind a letter, getopt_long() has gone on to the next word only if the letter was the last
-     * one of its word. */
+    /* After an option letter, getopt_long() has advanced to the next argument only if the letter
+     * was the last one of its argument. */
     bool is_letter = optopt < 0 || optopt > CHECK;
     char letter[] = {'-', optopt > ' ' && optopt < 127 ? (char)optopt : '?', '\0'};
-    /* These are refused only as words, with a value. */
+    /* These are rejected only in their long form, with a value. */
     if (optopt == 'h' || optopt == 'V')
         is_letter = false;
     return refuse_usage(is_letter ? letter : argv[optind - 1], " is no option, or lacks its value",
                         SELF " --help lists them");
 }
 
-/* Returns the exit status, or -1 to go on. */
+/* Parses the options. Returns the exit status, or -1 to continue. */
 static int parse_policy(int argc, char **argv, struct policy *policy)
 {
     static const struct option options[] = {
@@ -313,7 +314,7 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
     return -1;
 }
 
-/* Without a launch: usernsctl run, with the same options. */
+/* Executes usernsctl run with the same options, if there is no launch. */
 static int run_by_python(const struct policy *policy, char *const *command, struct words *words)
 {
     static char directory[PATH_MAX];
@@ -360,7 +361,7 @@ static int run_in_gvisor(int argc, char **argv, struct words *words)
     return run_by_python(&policy, argv + optind, words);
 }
 
-/* Without Python: prints what engines need, which is in files beside us. */
+/* Without Python, prints the profiles for container engines from files next to this program. */
 static int run_without_python(int argc, char **argv)
 {
     static const char *const printed[][2] = {
@@ -381,7 +382,7 @@ static int run_without_python(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    /* The first four are for become_usernsctl(). */
+    /* The first four elements are for become_usernsctl(). */
     struct words words = {calloc((size_t)argc + OWN_WORDS_MAX, sizeof *words.word), 4};
     if (!words.word || !argc)
         return fail_entrypoint("no memory");

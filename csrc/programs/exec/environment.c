@@ -1,15 +1,15 @@
-/* The environment of a command in a launch: what the launch sets, and what it takes of the
- * caller's. */
+/* The environment of a command in a launch: variables that the launch sets, and variables of the
+ * caller. */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 
 struct variable {
     const char *entry;
-    uint64_t hash;  /* of the name, so that few are compared */
-    unsigned round; /* in which it was set */
+    uint64_t hash;  /* hash of the name, to avoid most comparisons */
+    unsigned round; /* number of the record that has set the variable */
 };
 
-/* Each name is there once. */
+/* A set of variables with unique names. */
 struct variables {
     struct variable *variable;
     size_t count;
@@ -29,7 +29,7 @@ static uint64_t hash_of(const char *name, size_t length)
     return hash;
 }
 
-/* Sets a variable, in the place of one of the same name that was set in an earlier round. */
+/* Sets a variable, replacing one of the same name from an earlier record. */
 static void set_variable(struct variables *variables, const char *entry)
 {
     size_t length = name_length(entry), at = 0;
@@ -44,8 +44,8 @@ static void set_variable(struct variables *variables, const char *entry)
     variables->count += at == variables->count;
 }
 
-/* All of the caller's. Of two of one name the first counts, as it does for getenv(3). What has no
- * name is none. */
+/* Sets all variables of the caller. Of duplicates the first one counts, as for getenv(3). Entries
+ * without a name are skipped. */
 static void set_all(struct variables *variables, char **environment)
 {
     for (; *environment; environment++)
@@ -94,7 +94,7 @@ static int apply_record(struct variables *variables, const struct un_record *rec
     }
 }
 
-/* Returns the entries alone, ended by NULL. */
+/* Returns an array of the entries, terminated by NULL. */
 static const char **list_variables(const struct variables *variables)
 {
     const char **entries = calloc(variables->count + 1, sizeof *entries);

@@ -30,7 +30,7 @@ static ssize_t wait_for_answer(int socket)
     return got;
 }
 
-/* The namespaces that we are in, by descriptors: nobody else can open them yet. */
+/* Sends descriptors of this process's namespaces, which no other process can open yet. */
 static bool send_ready(int socket)
 {
     static const char text[] = "ready";
@@ -54,7 +54,8 @@ static int prepare_holder(int socket, const struct un_setup *setup, struct un_er
 {
     if (un_setup_apply(setup, err))
         return -1;
-    /* As process 1 of a PID namespace we are everybody's parent: nobody shall stay a zombie. */
+    /* As process 1 of a PID namespace, the holder adopts orphans; SIG_IGN makes the kernel reap
+     * them. */
     signal(SIGCHLD, SIG_IGN);
     if (setsid() < 0)
         return un_fail_errno(err, UN_STEP_SESSION, "setsid");
@@ -62,7 +63,7 @@ static int prepare_holder(int socket, const struct un_setup *setup, struct un_er
         return un_fail_errno(err, UN_STEP_CWD, "/");
     if (un_close_fds(&socket, 1, err))
         return -1;
-    /* A pipe that our caller reads from must end when our caller does. */
+    /* A pipe that the caller reads must reach end of file when the caller's other writers exit. */
     for (int fd = 0; fd < 3; fd++)
         if (fd != socket)
             close(fd);
@@ -79,11 +80,11 @@ static _Noreturn void become_holder(int socket, const struct un_setup *setup)
     }
     if (!send_ready(socket) || wait_for_answer(socket) != 1)
         _exit(125);
-    /* The name tells a holder that stays from one that is about to end with its creator. */
+    /* The name distinguishes a holder that stays from one that will exit with its creator. */
     prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0);
     close(socket);
-    /* Whoever may enter the namespaces must be able to open them in /proc, and so may look at all
-     * that this process has: nothing, by now. */
+    /* Processes that may enter the namespaces must be able to open them in /proc, for which the
+     * holder must be dumpable. That exposes its memory and descriptors, which are empty by now. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     for (;;)
         pause();
@@ -98,7 +99,7 @@ void un_forget_environment(char **environment)
 
 int un_hold(int socket, const struct un_setup *setup, struct un_error *err)
 {
-    /* Not our child, once we have ended: nobody has to wait for it. */
+    /* The holder is reparented when this process exits, so no process here has to reap it. */
     pid_t holder = fork();
     if (holder < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");

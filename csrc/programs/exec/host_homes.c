@@ -2,7 +2,7 @@
 #include "facts/facts.h"
 #include "programs/exec/exec.h"
 
-/* A path without empty names, . and .., by its text alone. */
+/* Removes empty components, . and .. from a path, without looking at the file system. */
 static void normalise(const char *path, char normal[UN_PATH_MAX])
 {
     size_t length = 0;
@@ -22,7 +22,7 @@ static void normalise(const char *path, char normal[UN_PATH_MAX])
     normal[length] = '\0';
 }
 
-/* Notes a home once, and never the root directory. */
+/* Adds a home directory unless it is a duplicate or the root directory. */
 static void note_home(struct un_homes *homes, const char *path)
 {
     for (size_t i = 0; i < homes->count; i++)

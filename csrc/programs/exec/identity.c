@@ -1,6 +1,6 @@
 #include "programs/exec/exec.h"
 
-/* Returns whether we are who we are to become, since our own id is mapped. */
+/* Returns whether the id stays the same, because the caller's own id is mapped. */
 static bool stays(const struct un_plan *plan, const struct un_facts *facts, int kind)
 {
     bool is_mapped;

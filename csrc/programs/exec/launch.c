@@ -1,8 +1,9 @@
 /*
- * usernsctl-exec --launch FILE: from a file to the exec of what waits for runsc, in one process.
+ * usernsctl-exec --launch FILE: performs a launch up to the exec of the program that waits for
+ * runsc, in a single process.
  *
- * All that is decided beforehand is in the file. What is of the moment are the command, its
- * environment, its directory, the name of the host, and the ids that the caller may have.
+ * The file contains all decisions made in advance. The parameters of the moment are the command,
+ * its environment, its working directory, the host name, and the ids granted to the caller.
  */
 #include "base/base.h"
 #include "programs/exec/exec.h"
@@ -14,7 +15,7 @@
 
 extern char **environ;
 
-/* A launch in the making: more than a small stack holds. */
+/* State of a launch being performed, which does not fit a small stack. */
 struct performance {
     struct un_launch_file file;
     struct un_launch *launch;
@@ -23,7 +24,8 @@ struct performance {
     struct moment moment;
 };
 
-/* What we open must not take the place of standard input, output or error. */
+/* Opens closed standard descriptors on /dev/null, so that files opened later do not get their
+ * numbers. */
 static int open_standard(struct un_error *err)
 {
     int fd;
@@ -36,7 +38,7 @@ static int open_standard(struct un_error *err)
     return 0;
 }
 
-/* Reads the options about ids that the launch has. */
+/* Parses the options about ids in the launch. */
 static int read_ids(const struct un_launch *launch, struct un_options *options,
                     struct un_error *err)
 {
@@ -63,7 +65,7 @@ static int check_mapped(const struct un_plan *plan, int kind, uint32_t id, struc
                    kind == UN_UID ? "uid" : "gid", id);
 }
 
-/* Fails unless runsc will find itself to be root, and the command the ids that it is to have. */
+/* Fails unless runsc will be root inside, and the ids of the command are mapped. */
 static int check_plan(const struct un_launch *launch, const struct un_plan *plan,
                       struct un_error *err)
 {
@@ -85,7 +87,8 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     struct un_setup setup;
     un_setup_init(&setup);
     setup.propagation = MS_PRIVATE;
-    /* In a container PATH is a tenant's, who decides what runs inside, and nothing outside. */
+    /* PATH is not used: in a container a tenant may set PATH, who may decide only what runs inside.
+     */
     if (read_ids(of->launch, &of->ids, err) ||
         un_exec_plan(&of->ids.request, NULL, &of->decision, err) ||
         check_plan(of->launch, &of->decision.plan, err) ||
@@ -94,15 +97,15 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     return un_setup_apply(&setup, err);
 }
 
-/* The words to check a launch with. A launch that is for any command is checked without one: what
- * lies in /proc inside is known to gVisor alone, so it is not looked for. */
+/* Returns the command for a check. A launch for any command is checked with a path in /proc, whose
+ * contents only gVisor knows, so that the path is not looked up. */
 static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
 {
     static const char *const any[] = {"/proc/self/exe", NULL};
     return *command || launch->of_verb[UN_VERB_ARG] ? command : any;
 }
 
-/* Refuses a launch that shows what it may not. */
+/* Fails if the launch exposes hidden directories or its own file. */
 static int guard(const struct performance *of, struct un_error *err)
 {
     char state[UN_PATH_MAX], templates[UN_PATH_MAX];
@@ -116,7 +119,8 @@ static int guard(const struct performance *of, struct un_error *err)
     return un_launch_guard(of->launch, of->file.fd, &hidden, err);
 }
 
-/* Opens what the launch names, unless it does not hold any more, or shows what it may not. */
+/* Opens the sources of the launch. Fails if its assumptions no longer hold, or if it exposes hidden
+ * directories. */
 static int open_launch_files(struct performance *of, const char *file, struct un_error *err)
 {
     if (un_launch_open(of->launch, NULL, err))
@@ -132,8 +136,8 @@ static void ignore(int number)
     (void)number;
 }
 
-/* A write past RLIMIT_FSIZE is to fail, not to kill us without a word; what is executed has the
- * signal's default action again. */
+/* Catches SIGXFSZ, so that a write past RLIMIT_FSIZE fails with EFBIG instead of killing this
+ * process. execve(2) resets the action. */
 static void survive_file_limit(void)
 {
     const struct sigaction action = {.sa_handler = ignore};
@@ -147,7 +151,7 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
 {
     const char *file = options->launch;
     const char *const *command = options->command;
-    /* Nobody inside could take what is closed. */
+    /* Closes all descriptors, so that processes inside can't get them. */
     if (open_standard(err) || un_close_fds(NULL, 0, err) ||
         un_launch_file_read(file, &of->file, &of->launch, err))
         return -1;
@@ -162,7 +166,7 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
     return options->check ? 0 : un_launch_exec(of->launch, &of->moment.is, err);
 }
 
-/* Returns the exit status. */
+/* Prints the error. Returns the exit status. */
 static int report_launch_failure(const struct performance *of, struct un_error *err)
 {
     un_diagnose(err, "/proc");

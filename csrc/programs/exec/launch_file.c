@@ -1,4 +1,5 @@
-/* A launch decides what of this machine a sandbox sees: who can write it decides that. */
+/* Reading the file of a launch. The launch decides which host files a sandbox sees, so the file
+ * must be writable by trusted users only. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "programs/exec/exec.h"
@@ -13,7 +14,8 @@ static int fail_launch_file(const char *file, const char *cause, const char *wha
     return un_fail(err, UN_STEP_LAUNCH, 0, cause, "%.300s: %s", file, what);
 }
 
-/* Where there is no /proc, no file has a path. */
+/* Fails because the file can't be opened. Without /proc, un_open_follow() fails with ENOENT for
+ * every file, so the error is then about /proc. */
 static int fail_open(const char *file, struct un_error *err)
 {
     struct un_error why;
@@ -24,7 +26,8 @@ static int fail_open(const char *file, struct un_error *err)
     return -1;
 }
 
-/* Opens it, and tells the path that it has: a descriptor that is good for looking only, or -1. */
+/* Opens the file (O_PATH), and stores its path without symbolic links. Returns a descriptor, or -1.
+ */
 static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_error *err)
 {
     char path[2 * UN_PATH_MAX];
@@ -46,9 +49,9 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
                    file, real, foreign);
 }
 
-/* Where on the way to a file somebody else could have put another one in its place. */
+/* A directory in which an untrusted user could have replaced an entry of the file's path. */
 struct gap {
-    char path[UN_PATH_MAX]; /* the directory; "": nowhere */
+    char path[UN_PATH_MAX]; /* path of the directory, or "" */
     struct stat status;
 };
 
@@ -66,7 +69,7 @@ static enum un_look look_for_gaps(const struct un_trail *trail, const char *name
         un_close_quietly(found->fd);
         return UN_LOOK_FAILED;
     }
-    /* In a sticky directory, an entry is its owner's. */
+    /* In a sticky directory only the owner of an entry can replace it. */
     bool is_kept = gap->status.st_mode & S_ISVTX && un_owner_is_trusted(entry.st_uid, trail->path);
     if (un_owner_is_trusted(gap->status.st_uid, gap->path) &&
         (is_kept || !un_others_may_write(parent->fd))) {
@@ -78,7 +81,7 @@ static enum un_look look_for_gaps(const struct un_trail *trail, const char *name
     return UN_LOOK_FAILED;
 }
 
-/* Fails if somebody else can have put the file there. */
+/* Fails if an untrusted user can have replaced the file or one of its parents. */
 static int check_way(const char *file, const char *real, struct un_error *err)
 {
     struct gap gap = {.path = ""};

@@ -1,7 +1,8 @@
 /*
- * usernsctl-exec: makes a user namespace, then becomes the command.
+ * usernsctl-exec: creates a user namespace, then executes a command in the same process.
  *
- * No process is left waiting unless --fork asks for it, so PID 1 of a container stays PID 1.
+ * No parent process stays unless --fork asks for it, so that process 1 of a container stays process
+ * 1.
  */
 #include "base/base.h"
 #include "child/child.h"
@@ -21,20 +22,20 @@ static void print_error(const struct un_error *err)
 
 static int enter_namespaces(struct un_options *options, struct un_error *err)
 {
-    /* Static: more than a small stack holds, and the heap would take system calls. */
+    /* Static: does not fit a small stack, and an allocation would need system calls. */
     static struct decision decision;
-    /* Not the caller's PATH if we have more privilege than the caller. */
+    /* secure_getenv(3) ignores PATH if this program has more privileges than its caller. */
     if (un_exec_plan(&options->request, secure_getenv("PATH"), &decision, err))
         return -1;
-    /* Before anybody inside could take them; our memory has nothing that the command does not get.
-     */
+    /* Close before entering: a process inside could get the descriptors. The memory of this process
+     * contains nothing that the command does not get. */
     bool holds = options->hold >= 0;
     if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count, err))
         return -1;
     return un_exec_enter(&decision, options->flags, &options->setup, err);
 }
 
-/* Only returns if it failed. */
+/* Executes the command. Returns only on failure. */
 static int exec_command(const struct un_options *options, struct un_error *err)
 {
     struct un_command command = {
@@ -53,7 +54,7 @@ static int report_failure(struct un_error *err)
     return un_exit_status(err);
 }
 
-/* To who asked for a namespace to be held. */
+/* Reports the error to the process that asked for the namespaces. */
 static int report_hold_failure(int socket, struct un_error *err)
 {
     un_diagnose(err, "/proc");
@@ -61,7 +62,7 @@ static int report_hold_failure(int socket, struct un_error *err)
     return un_exit_status(err);
 }
 
-/* The exit status, unless the command was killed by a signal that is to kill us as well. */
+/* Returns the exit status, or dies by the signal that killed the command, with reraise_signal. */
 static int end_as(int wait_status, bool reraise_signal)
 {
     if (reraise_signal && WIFSIGNALED(wait_status))
@@ -88,7 +89,7 @@ static int run_exec_command(struct un_options *options, struct un_error *err)
             return report_failure(err);
         if (child > 0)
             return end_as(how.wait_status, options->reraise_signal);
-        /* The end of process 1 is the end of all below it. */
+        /* With --init, process 1 gets the signal, and its death kills the command. */
         options->setup.pdeathsig = options->init ? 0 : options->kill_child;
         options->setup.parent_pidfd = how.parent_pidfd;
     }
@@ -96,7 +97,7 @@ static int run_exec_command(struct un_options *options, struct un_error *err)
     return report_failure(err);
 }
 
-/* A full disk is told by the flush at the earliest. */
+/* Prints a text. Write errors, as on a full disk, may show only at the flush. */
 static int print_text(const char *text)
 {
     struct un_error err;

@@ -37,7 +37,7 @@ int un_moment_take(const struct un_launch *launch, const char *const *command, c
     if (uname(&moment->host))
         return un_fail_errno(err, UN_STEP_FACTS, "uname");
     moment->is.hostname = moment->host.nodename;
-    /* Who is somewhere that is gone, starts in /. */
+    /* If the current directory was deleted, the command starts in /. */
     if (!getcwd(moment->cwd, sizeof moment->cwd) || *moment->cwd != '/')
         strcpy(moment->cwd, "/");
     if (launch->of_verb[UN_VERB_HOME_MOMENT])
@@ -46,7 +46,7 @@ int un_moment_take(const struct un_launch *launch, const char *const *command, c
     return 0;
 }
 
-/* Returns whether what is shown is this machine's, so that a path outside means the same inside. */
+/* Returns whether the root filesystem is the host's, so that paths outside are valid inside. */
 static bool shows_machine(const struct un_launch *launch)
 {
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);

@@ -1,5 +1,5 @@
-/* Reading the command line of usernsctl-exec: names and meanings are unshare(1)'s where it has
- * them. */
+/* The command line of usernsctl-exec. Names and meanings follow unshare(1) where it has the option.
+ */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 
@@ -29,7 +29,7 @@ enum {
     OPT_CHECK,
 };
 
-/* The + stops at the first word that is no option: what follows is the command's. */
+/* The + stops at the first argument that is not an option; the rest belongs to the command. */
 static const char short_options[] = "+:UrcmnpiuCTfR:w:S:G:hV";
 
 static const struct option long_options[] = {
@@ -65,7 +65,7 @@ static const struct option long_options[] = {
     {"preserve-fd", required_argument, NULL, OPT_PRESERVE_FD},
     {"launch", required_argument, NULL, OPT_LAUNCH},
     {"check", no_argument, NULL, OPT_CHECK},
-    /* How a named namespace is made: for usernsctl itself, so --help does not tell of it. */
+    /* Internal: creates a named namespace for usernsctl, so --help does not list it. */
     {"hold", required_argument, NULL, OPT_HOLD},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -95,7 +95,8 @@ static int parse_id(const char *option, const char *text, int64_t *id, struct un
     return parse_number(option, text, UINT32_MAX - 1, id, err);
 }
 
-/* Not every libc has sigabbrev_np(3). The real-time signals have no names. */
+/* Names of the signals, because some libcs lack sigabbrev_np(3). Real-time signals have no names.
+ */
 static const struct {
     char name[8];
     int number;
@@ -228,7 +229,7 @@ static int add_keep(struct un_options *options, const char *text, struct un_erro
 static bool add_namespace(struct un_options *options, int letter)
 {
     static const char letters[UN_NS_COUNT + 1] = "UmnpiuCT";
-    /* A long option without a letter is past all of them: strchr() would cut it to a char. */
+    /* Values of long options are above all letters: strchr() would truncate them to a char. */
     const char *found = letter < 128 ? strchr(letters, letter) : NULL;
     if (!found)
         return false;
@@ -240,7 +241,7 @@ static bool add_namespace(struct un_options *options, int letter)
     return true;
 }
 
-/* Options about maps. 1: the option is none of these. */
+/* Handles options about maps. Returns 1 for any other option. */
 static int take_map_option(struct un_options *options, int option, struct un_error *err)
 {
     switch (option) {
@@ -274,7 +275,7 @@ static int take_map_option(struct un_options *options, int option, struct un_err
     }
 }
 
-/* The other options. */
+/* Handles all other options. */
 static int take_option(struct un_options *options, int option, struct un_error *err)
 {
     switch (option) {
@@ -336,13 +337,13 @@ static bool is_letter(int letter)
     return (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z');
 }
 
-/* What getopt_long() refused. */
+/* Fails because getopt_long() has rejected an option. */
 static int refuse_exec_option(int option, const char *word, struct un_error *err)
 {
     if (option == ':')
         return fail_usage(err, "option %s needs a value%s", word, "");
-    /* optopt is the letter of an option that there is not, 0 for a long one that there is not, or
-     * what a long one that there is would have returned. */
+    /* optopt is the letter of an unknown short option, 0 for an unknown long option, or the value
+     * of a known long option that was given an argument. */
     if (optopt == 0)
         return fail_usage(err, "there is no option %s%s; see --help", word, "");
     if (optopt > UCHAR_MAX || (is_letter(optopt) && strchr(short_options, optopt)))
@@ -351,7 +352,7 @@ static int refuse_exec_option(int option, const char *word, struct un_error *err
     return fail_usage(err, "there is no option %s%s; see --help", name, "");
 }
 
-/* `word`: what getopt_long() read last. */
+/* Handles one option; `word` is the argument that getopt_long() read last. */
 static int take_one_option(struct un_options *options, int option, const char *word,
                            struct un_error *err)
 {
@@ -371,7 +372,7 @@ static bool maps_anything(const struct un_request *request)
     return false;
 }
 
-/* What follows from the options taken together. */
+/* Sets the options that follow from the combination of others. */
 static void conclude_options(struct un_options *options)
 {
     if (!options->user && !maps_anything(&options->request))
@@ -391,11 +392,11 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     options->propagation = MS_PRIVATE;
 
     opterr = 0;
-    /* Have getopt(3) begin anew: a launch has options of its own. */
+    /* Reinitialises getopt(3), which is called again for the options of a launch. */
     optind = 0;
     int option, count = 0;
     while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
-        /* Where a value is missing, musl has gone past the last word, and glibc has not. */
+        /* If the value of an option is missing, musl sets optind past the end, glibc does not. */
         const char *word = argv[(optind > argc ? argc : optind) - 1];
         if (take_one_option(options, option, word, err))
             return -1;

@@ -4,7 +4,7 @@
 
 #include <inttypes.h>
 
-/* The caller's uid, as the user namespace above its own counts it. */
+/* Returns the caller's uid in the parent user namespace. */
 static uint32_t uid_outside(void)
 {
     struct un_error err;

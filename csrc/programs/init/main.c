@@ -1,14 +1,14 @@
 /*
  * usernsctl-init CREATOR READY PIDFILE COMMAND...
  *
- * Process 1 of the PID namespace that a sandbox of its own lives in. It runs COMMAND, which leaves
- * the sandbox behind and its process id in PIDFILE, then ends as the sandbox does, or as COMMAND if
- * that failed. Its end is the end of whatever else is in the namespace (pid_namespaces(7)), so to
- * kill it is to kill all, and nothing outlives it.
+ * Process 1 of the PID namespace of a sandbox. Runs COMMAND, which starts the sandbox in the
+ * background and writes its pid to PIDFILE, then waits for the sandbox and exits with its status,
+ * or with that of COMMAND if that fails. The exit of process 1 kills all other processes of the
+ * namespace (pid_namespaces(7)), so killing this process kills everything, and nothing outlives it.
  *
- * CREATOR is a pidfd: with that process it ends too, however that one ended. A parent-death signal
- * would come with the end of the mere thread that started us. READY is a descriptor that gets one
- * byte once the sandbox runs.
+ * CREATOR is a pidfd: usernsctl-init exits when that process exits. A parent-death signal would
+ * already be sent at the exit of the thread that started usernsctl-init. READY is a descriptor to
+ * which one byte is written once the sandbox runs.
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -19,20 +19,22 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
-/* Waits until a child may have ended. Returns false if the creator has. */
+/* Waits until a child may have exited. Returns false if the creator has. */
 static bool wait_for_child_or_creator(int creator, int signals)
 {
     struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
     struct signalfd_siginfo info;
     while (poll(fds, 2, -1) < 0 && errno == EINTR)
         continue;
-    /* Which one is not to be relied on: several signals may have become one. */
+    /* Discards the signals: several SIGCHLDs may be merged into one, so they don't say which child
+     * has exited. */
     while (read(signals, &info, sizeof info) > 0)
         continue;
     return !fds[0].revents;
 }
 
-/* Waits for the child `pid` to end, and collects whoever else does meanwhile if `others`. */
+/* Waits for the exit of the child `pid`, and reaps all other children too if `others` is set.
+ * Returns the exit status, or SANDBOX_KILLED if the creator exits first. */
 static int wait_for_exit(pid_t pid, bool others, int creator, int signals)
 {
     int status;

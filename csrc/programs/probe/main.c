@@ -1,12 +1,13 @@
 /*
- * usernsctl-probe [--within MS] STEP [PATH...]: tries one step, undoes it by ending, and says how
- * it went. usernsctl-probe --within MS -- COMMAND...: the same for a command (within.c).
+ * usernsctl-probe [--within MS] STEP [PATH...]: tries one step, undoes it by exiting, and reports
+ * the result. usernsctl-probe --within MS -- COMMAND... runs a command with a time limit
+ * (within.c).
  *
- * Exit status 0: the step works; what is worth knowing is on standard output, a line each. 1: it
- * does not, and standard output has one line with errno, the step of the core, the cause that the
- * core found, and the reason, between tabs. 2: it was called wrongly. 125: there is no standard
- * output to tell it on. With --within, a NUL and the exit status come last on standard output, for
- * a caller that ignores SIGCHLD, whom no exit status is told.
+ * Exit status 0: the step works; standard output has notices, one per line. 1: the step fails;
+ * standard output has one line with the errno, the step of the core, the cause that the core found,
+ * and the reason, separated by tabs. 2: wrong usage. 125: standard output can't be written. With
+ * --within, a NUL and the exit status come last on standard output, for a caller that ignores
+ * SIGCHLD and so can't wait for the exit status.
  */
 #include "base/base.h"
 #include "child/child.h"
@@ -25,12 +26,12 @@
 
 extern char **environ;
 
-/* This very program, see main(). */
+/* This program acts as the child program, see main(). */
 #define CHILD "/proc/self/exe"
 #define READ_ONLY 1 /* MOUNT_ATTR_RDONLY */
 #define MOST_MS 1000000000
 
-/* What each step gets: the PATH it was given, or NULL. */
+/* Tries a step, with one of the given PATHs or NULL. */
 typedef int step_function(const char *path, struct un_error *err);
 
 enum wants { NO_PATH, ONE_PATH, EACH_PATH };
@@ -48,7 +49,7 @@ static int do_nothing(const char *path, struct un_error *err)
     return 0;
 }
 
-/* The kernel has no reason to refuse this. */
+/* Calls unshare(0), which the kernel itself never denies. */
 static int unshare_nothing(const char *path, struct un_error *err)
 {
     (void)path;
@@ -71,11 +72,11 @@ static int deny_setgroups(const char *path, struct un_error *err)
                                                : 0;
 }
 
-/* The request of `usernsctl run`: we are root inside, and nobody else is there. */
+/* The request of `usernsctl run`: the caller is root inside, and no other id is mapped. */
 static const struct un_request one_id = {
     .id = {[UN_UID] = {.map_self = true}, [UN_GID] = {.map_self = true}}};
 
-/* What is planned, and of what: more than a small stack holds. */
+/* A plan and its facts, which do not fit a small stack. */
 struct decision {
     struct un_facts facts;
     struct un_plan plan;
@@ -106,7 +107,7 @@ static int map_one_id(const char *path, struct un_error *err)
     return enter_one_id(0, err);
 }
 
-/* Waits for a child that reports by its exit status: the errno of what failed in it. */
+/* Waits for a child whose exit status is the errno of its failure. */
 static int wait_for_errno(pid_t child, enum un_step step, const char *what, struct un_error *err)
 {
     int status;
@@ -119,15 +120,16 @@ static int wait_for_errno(pid_t child, enum un_step step, const char *what, stru
     return errno ? un_fail_errno(err, step, what) : 0;
 }
 
-/* Forks into new namespaces, as runsc does: a filter can refuse to unshare(2) what it allows here.
- */
+/* Forks into new namespaces by clone(2), as runsc does, since a filter may deny unshare(2) but
+ * allow clone(2). */
 static pid_t fork_into(uint64_t flags, struct un_error *err)
 {
     pid_t child = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "") : child;
 }
 
-/* A filter that lets us make namespaces by unshare(2), and runsc not by clone(2). */
+/* Sets the cause of a failed clone(2) whose flags unshare(2) was allowed: a seccomp filter, which
+ * would deny it to runsc as well. */
 static int refused_here(struct un_error *err)
 {
     if (err->errnum == EPERM && un_proc_status("/proc", "Seccomp:") == 2)
@@ -135,7 +137,7 @@ static int refused_here(struct un_error *err)
     return -1;
 }
 
-/* As runsc does: in a child. */
+/* Creates a nested user namespace for a child, as runsc does. */
 static int nest(const char *path, struct un_error *err)
 {
     (void)path;
@@ -160,7 +162,7 @@ static int make_namespaces(const char *path, struct un_error *err)
     return child < 0 ? refused_here(err) : wait_for_errno(child, UN_STEP_CLONE, "namespaces", err);
 }
 
-/* The request of `usernsctl run --map-auto`. */
+/* Plans the request of `usernsctl run --map-auto`. */
 static struct decision *decide_range(struct un_error *err)
 {
     struct un_request request = one_id;
@@ -209,7 +211,7 @@ static int mount_tmpfs(const char *path, struct un_error *err)
                : 0;
 }
 
-/* As the root filesystem of a sandbox is made: in the namespace that we are in. */
+/* Bind-mounts a directory by descriptor, as for the root filesystem of a sandbox. */
 static int bind_here(struct un_error *err)
 {
     if (un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
@@ -226,7 +228,8 @@ static int bind_proc(const char *path, struct un_error *err)
     return enter_one_id(CLONE_NEWNS, err) || bind_here(err) ? -1 : 0;
 }
 
-/* The same with all our ids: others make that namespace, and we join it. */
+/* Bind-mounts a directory in a namespace with all ids of the caller, which the child program
+ * creates and this process joins. */
 static int mount_in_range(const char *path, struct un_error *err)
 {
     un_auto_free struct decision *made = decide_range(err);
@@ -235,7 +238,7 @@ static int mount_in_range(const char *path, struct un_error *err)
     return failed || bind_here(err) ? -1 : 0;
 }
 
-/* A /proc shows a PID namespace, and whoever mounts it must be in one of its own. */
+/* Mounts proc, in a child: that needs a PID namespace of one's own. */
 static int mount_proc(const char *path, struct un_error *err)
 {
     (void)path;
@@ -250,7 +253,7 @@ static int mount_proc(const char *path, struct un_error *err)
     return wait_for_errno(child, UN_STEP_MOUNT, "/proc", err);
 }
 
-/* On /proc, since that directory is there wherever we get so far. */
+/* Uses /proc as the new root, a directory that exists wherever the previous steps succeed. */
 static int pivot_root(const char *path, struct un_error *err)
 {
     (void)path;
@@ -263,7 +266,7 @@ static int pivot_root(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Waits to be traced; ends with its parent. */
+/* Waits to be traced; exits with its parent. */
 static _Noreturn void be_traced(pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -272,13 +275,13 @@ static _Noreturn void be_traced(pid_t parent)
     _exit(1);
 }
 
-/* gVisor's sandbox traces the processes that it starts. */
+/* Traces a child, as gVisor's sandbox traces the processes that it starts. */
 static int trace(const char *path, struct un_error *err)
 {
     (void)path;
     if (enter_one_id(0, err))
         return -1;
-    /* Who enters is kept from being traced. */
+    /* Entering has made this process non-dumpable, which would deny the trace. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     pid_t self = getpid(), child = fork();
     if (child < 0)
@@ -303,7 +306,7 @@ static int make_cgroup(const char *path, struct un_error *err)
     return mkdir(made, 0700) || rmdir(made) ? un_fail_errno(err, UN_STEP_NONE, made) : 0;
 }
 
-/* A program whose first instruction never comes. */
+/* Executes a program that is stopped by ptrace(2) before its first instruction. */
 static _Noreturn void become_stopped(const char *path)
 {
     char *argv[] = {(char *)path, NULL}, *none[] = {NULL};
@@ -313,8 +316,8 @@ static _Noreturn void become_stopped(const char *path)
     _exit(errno);
 }
 
-/* Says which profile of AppArmor's a program would have, if it can be started: the kernel chooses
- * it when the program is executed, and shows to nobody but root what it goes by. */
+/* Prints the AppArmor profile that a program would get. The kernel chooses the profile at
+ * execve(2), and its rules are readable by root only. */
 static int tell_profile(const char *path, struct un_error *err)
 {
     char who[16], label[512];
@@ -366,7 +369,7 @@ static int print_failure(struct un_error *err)
     return 1;
 }
 
-/* The status, if what goes with it could be told. */
+/* Returns the status, or 125 if standard output can't be written. */
 static int flush_status(int status)
 {
     if (!ferror(stdout) && fflush(stdout) == 0)
@@ -406,7 +409,7 @@ static int run_step(int argc, char **argv)
     return print_usage();
 }
 
-/* Only returns if it failed. */
+/* Executes the command. Returns only on failure. */
 static int run_command(char **argv)
 {
     execv(argv[0], argv);

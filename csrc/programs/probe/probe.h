@@ -1,21 +1,22 @@
-/* Trying something for so long, and no longer. Internal. */
+/* Running a step with a time limit. Internal. */
 #ifndef USERNSCTL_PROGRAMS_PROBE_H
 #define USERNSCTL_PROGRAMS_PROBE_H
 
 #include <stdint.h>
 #include <sys/types.h>
 
-/* The exit status where time ran out. */
+/* Exit status after the time limit. */
 #define UN_PROBE_LATE 124
 
 /*
- * Has a child go on, to which this returns -1. When that has ended, or after so many milliseconds,
- * all that it has started is killed and waited for. Returns its exit status, 128+N if signal N
- * killed it, or UN_PROBE_LATE; where there is no child, 125.
+ * Forks. Returns -1 in the child, which runs the step. In the parent, waits for the child for at
+ * most `most` milliseconds, kills and reaps all its descendants, and returns its exit status, 128+N
+ * if signal N killed the child, UN_PROBE_LATE after the time limit, or 125 if fork(2) fails.
  */
 int run_within(uint64_t most);
 
-/* By descriptor where there is one: a filter may forbid kill(2), and even kill who calls it. */
+/* Kills a child, by pidfd if possible, because a seccomp filter may deny kill(2), or kill its
+ * caller. */
 void kill_child(pid_t pid);
 
 #endif

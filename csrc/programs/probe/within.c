@@ -9,12 +9,12 @@
 
 #define FAILED 125
 
-/* How long what was killed may take to go. */
+/* Timeout for the exit of killed processes. */
 #define GRACE_MS 2000
-/* After so long it is looked again whether there are more to be killed. */
+/* Interval of the search for more processes to kill. */
 #define SLICE_MS 20
 
-/* Waits for a SIGCHLD, which is blocked, but not past `until`. */
+/* Waits for SIGCHLD, which is blocked, at most until `until`. */
 static void wait_for_change(const sigset_t *signals, int64_t until)
 {
     int64_t left = until - un_now_ms();
@@ -35,8 +35,8 @@ void kill_child(pid_t pid)
     }
 }
 
-/* Kills all children. Returns false if /proc does not list them: one of another PID namespace has
- * numbers that are somebody else's here. */
+/* Kills all children. Returns false if /proc does not list them, or belongs to another PID
+ * namespace, whose pids may be those of other processes here. */
 static bool kill_own_children(void)
 {
     if (un_proc_status("/proc", "Pid:") != getpid())
@@ -44,13 +44,13 @@ static bool kill_own_children(void)
     char text[4096], *at = text;
     if (un_read_file(AT_FDCWD, "/proc/thread-self/children", text, sizeof text) < 0)
         return false;
-    /* A blank follows each: else it is cut. */
+    /* A blank follows each complete pid; without it the list is truncated. */
     for (long pid; (pid = strtol(at, &at, 10)) > 0 && *at == ' ';)
         kill_child((pid_t)pid);
     return true;
 }
 
-/* Collects those that have ended. Whether there is no child any more. */
+/* Reaps all children that have exited. Returns whether no child is left. */
 static bool reap_ended(void)
 {
     pid_t pid;
@@ -59,8 +59,8 @@ static bool reap_ended(void)
     return pid < 0 && errno == ECHILD;
 }
 
-/* Where a child is gone, those that it leaves become ours, so that there may be several rounds. The
- * first one is not collected yet, so that its group is its own. */
+/* Kills all descendants, in rounds: the children of a killed child become children of this process.
+ * The first child is not reaped yet, so its process group id can't have been reused. */
 static void end_all(pid_t first, const sigset_t *signals)
 {
     int64_t until = un_now_ms() + GRACE_MS;
@@ -72,7 +72,7 @@ static void end_all(pid_t first, const sigset_t *signals)
     }
 }
 
-/* Returns how the child has ended; UN_PROBE_LATE: it has not. It is not collected. */
+/* Returns the exit status of the child, or UN_PROBE_LATE. Does not reap the child. */
 static int wait_for_probe(pid_t child, const sigset_t *signals, int64_t until)
 {
     siginfo_t how;

@@ -1,21 +1,21 @@
 #include "base/base.h"
 #include "programs/shared/shared.h"
-#define UN_NO_ENTRY /* that is the program's */
+#define UN_NO_ENTRY /* the entry point is that of the program */
 #include "base/freestanding.h"
 
 #include <linux/utsname.h>
 
-/* syslog(2): read what is in the kernel's log. gVisor grants that to every user. */
+/* Action of syslog(2) that reads the kernel's log; gVisor permits it to every user. */
 #define SYSLOG_ACTION_READ_ALL 3
-/* Far more than gVisor's log, which is a dozen lines. */
+/* Far more than gVisor's log, which has a dozen lines. */
 #define LOG_SIZE 8192
 
-/* gVisor has reported this build since 2018; only the release before it has changed. It is what
- * /proc/version shows, too. No Linux kernel of that minute is in use. */
+/* The build in uname(2) and /proc/version, which gVisor has reported since 2018; only the release
+ * before it has changed. No Linux kernel of that minute is in use. */
 static const char gvisor_build[] = "#1 SMP Sun Jan 10 15:06:54 PST 2016";
 
 /* The first line of gVisor's kernel log (gvisor.dev, "dmesg" in the quick start). The lines after
- * it are drawn by lot. */
+ * it are random. */
 static const char gvisor_boot[] = "Starting gVisor...";
 
 static bool contains(const char *text, const char *part)

@@ -38,14 +38,14 @@ int sandbox_take_fds(char **argv, int fds[], int count)
         if (fds[i] < 0)
             return -1;
     }
-    /* Not before all were taken: two words may name the same. */
+    /* Close the originals last: two arguments may name the same descriptor. */
     for (int i = 0; i < count; i++)
         if (fds[i] != atoi(argv[i]))
             close(atoi(argv[i]));
     for (int fd = 0; fd < 3; fd++) {
         if (fcntl(fd, F_GETFD) >= 0)
             continue;
-        /* The lowest number that is free is this one. */
+        /* open(2) uses the lowest free number, which is this one. */
         if (un_open_null(O_RDWR) != fd || fcntl(fd, F_SETFD, 0)) {
             sandbox_fail("/dev/null");
             return -1;
@@ -66,7 +66,8 @@ static _Noreturn void become_sandbox_command(char **argv, const sigset_t *mask,
     _exit(SANDBOX_FAILED);
 }
 
-/* Not closed: what we open later would be there, and be written to as standard error. */
+/* Replaces standard input, output and error by /dev/null. They are not closed, because a file
+ * opened later would get the number of standard error, and be written to. */
 static void let_go_of_standard(int nothing)
 {
     for (int fd = 0; fd < 3; fd++)

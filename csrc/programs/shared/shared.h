@@ -1,4 +1,4 @@
-/* What several programs use. */
+/* Functions that several programs share. Internal. */
 #ifndef USERNSCTL_PROGRAMS_SHARED_SHARED_H
 #define USERNSCTL_PROGRAMS_SHARED_SHARED_H
 
@@ -8,59 +8,60 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* ---- report.c: what the programs print on standard error ------------------------------------- */
+/* ---- report.c: error messages on standard error ---------------------------------------------- */
 
-/* A failure: in which step, why, and what mends it. */
+/* Prints an error: the step, the reason, and the remedy. */
 void report_error(const char *program, const struct un_error *err);
 
-/* The same with a remedy that is better than the cause's own; NULL: there is none. */
+/* Prints an error with a remedy that is better than that of the cause; NULL means none. */
 void report_error_with(const char *program, const struct un_error *err, const char *remedy);
 
-/* What is known of a cause, if its id is known. */
+/* Prints the explanation and remedy of a cause, if the id is known. */
 void report_cause(const char *id);
 
-/* ---- early_signals.c: signals that come before somebody can pass them on --------------------- */
+/* ---- early_signals.c: signals before the watcher can forward them ---------------------------- */
 
 /*
- * The first process of a container never gets a signal that it neither handles nor blocks. What is
- * blocked waits until the watcher can pass it on; else docker stop, come early, would be lost.
- * Returns 0, or -1 with errno.
+ * Blocks signals that end a program. Process 1 of a container never gets a signal that it neither
+ * handles nor blocks; a blocked signal stays pending until the watcher forwards it, so that an
+ * early docker stop is not lost. Returns 0, or -1 with errno.
  */
 int keep_early_signals(void);
 
-/* ---- sandbox_command.c: what the programs that start sandboxes have in common ---------------- */
+/* ---- sandbox_command.c: starting the command that starts a sandbox --------------------------- */
 
-/* Exit statuses: something failed before the sandbox ran; whoever asked for it has ended. */
+/* Exit statuses: a failure before the sandbox ran, and the exit of the creator. */
 #define SANDBOX_FAILED 125
 #define SANDBOX_KILLED (128 + SIGKILL)
 
-/* Says what failed, and why by errno. Returns SANDBOX_FAILED. */
+/* Prints an error with the text of errno. Returns SANDBOX_FAILED. */
 int sandbox_fail(const char *what);
 
 /*
- * Takes over `count` descriptors that we were called with, whose numbers are the words of `argv`:
- * they go into `fds`, from 3 on, and are close-on-exec. What of 0 to 2 is not open, or was one of
- * them, becomes /dev/null: what we open would else be there, and be taken for standard input or
- * output by COMMAND. Returns 0, or -1: it was said what is wrong.
+ * Takes over `count` inherited descriptors, whose numbers are the arguments in `argv`. They are
+ * stored in `fds`, with numbers above 2, and get close-on-exec. Descriptors 0 to 2 that are closed,
+ * or were among them, become /dev/null, so that a file opened later is not taken for standard input
+ * or output by COMMAND. Returns 0, or -1 after printing an error.
  */
 int sandbox_take_fds(char **argv, int fds[], int count);
 
 /*
- * Runs argv in a child, and lets go of our standard input, output and error: whoever reads what the
- * sandbox writes waits for all writers to end. `signals` becomes a signalfd, not blocking, that can
- * be read when a child has ended. Returns the child, or -1: it was said why there is none.
+ * Runs argv in a child, and redirects standard input, output and error of this process to
+ * /dev/null, because a reader of the sandbox's output waits for all writers to close it. *signals
+ * becomes a nonblocking signalfd for SIGCHLD. Returns the pid of the child, or -1 after printing an
+ * error.
  */
 pid_t sandbox_start_command(char **argv, int *signals);
 
-/* ---- proof.c: whether the kernel is gVisor's ------------------------------------------------- */
+/* ---- proof.c: checking that the kernel is gVisor's ------------------------------------------- */
 
-/* The kernel itself is asked, so that neither a mounted /proc nor a file can lie about it. */
-
-/* What is said if it is not. */
+/* Message if the kernel is not gVisor's. */
 #define UN_NOT_PROVEN                                                                              \
     "not started: this kernel is not gVisor's (its build and its boot message are missing), so "   \
     "what was called as runsc did not make a sandbox"
 
+/* Returns whether the kernel is gVisor's. Uses system calls only, so that neither a mounted /proc
+ * nor a file can fake the result. */
 bool un_runs_on_gvisor(void);
 
 #endif

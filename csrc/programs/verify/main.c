@@ -1,10 +1,10 @@
 /*
- * usernsctl-verify: what a sandbox runs first. It makes sure that the kernel it runs on is gVisor,
- * then becomes the payload.
+ * usernsctl-verify: the first program of a sandbox. Checks that the kernel is gVisor's, then
+ * executes the payload.
  *
- * It works in any root filesystem, and as any user: it needs no libc, and asks the kernel itself,
- * so that neither a mounted /proc nor a file can lie to it. Without a libc it is also two pages
- * long; each page that gVisor has to bring in delays the payload.
+ * The program works in any root filesystem, as any user: it needs no libc, and uses system calls
+ * only, so that neither a mounted /proc nor a file can fake the result. Without a libc it is two
+ * pages long; each page that gVisor has to load delays the payload.
  */
 #include "base/base.h"
 #include "base/freestanding.h"
@@ -67,14 +67,14 @@ static int explain_exec_failure(const char *path, long errnum)
     return write_complaint(NOT_EXECUTABLE, path, "the sandbox's kernel can't execute it");
 }
 
-/* Only returns if it failed. */
+/* Searches and executes the payload. Returns only on failure. */
 static int search_payload(char **argv, char **envp, const char *at)
 {
     char path[PATH_MAX];
     bool denied = false;
     while (un_next_candidate(&at, argv[0], path)) {
         long errnum = exec_payload(path, argv, envp);
-        /* It is also said of a directory that may not be searched. */
+        /* EACCES may also mean that a directory of the path can't be searched. */
         denied = denied || (errnum == EACCES && file_exists(path));
         if (errnum != EACCES && file_exists(path))
             return explain_exec_failure(path, errnum);

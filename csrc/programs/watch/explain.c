@@ -8,10 +8,10 @@
 
 #define FAILED 125
 
-/* So many more of its messages are quoted if the first one does not tell the cause. */
+/* The maximum number of further messages to quote if the first one does not tell the cause. */
 #define MORE_MAX 5
 
-/* What failed, in one line; why; and what mends it. */
+/* Prints the failure in one line, and its cause. */
 static void print_failure_line(const struct un_runsc_failure *failure)
 {
     fprintf(stderr, "usernsctl: runsc: %s\n", failure->what);
@@ -34,7 +34,7 @@ static void print_quoted(const char *text)
     fprintf(stderr, "  it also says: %s\n", quoted);
 }
 
-/* The last of what else it said. */
+/* Prints the last of the other messages. */
 static void print_more(const struct un_runsc_words *words)
 {
     const char *text = words->messages.bytes;
@@ -45,7 +45,7 @@ static void print_more(const struct un_runsc_words *words)
         print_quoted(words->crash);
 }
 
-/* Maps a file of our own. NULL: it can't be read, or is empty. */
+/* Maps config.json. Returns NULL if the file can't be read or is empty. */
 static const char *map_config(const char *bundle, size_t *size)
 {
     char path[UN_PATH_MAX];
@@ -87,7 +87,7 @@ static void print_explanation(const struct un_runsc_words *words,
               stderr);
 }
 
-/* A directory where runsc would have made a file. */
+/* Creates a directory at the path of runsc's error log, which marks that the error was reported. */
 void explain_no_more(char *const *files)
 {
     mkdir(files[ERRORS], 0700);

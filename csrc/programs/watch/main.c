@@ -1,18 +1,18 @@
 /*
  * usernsctl-watch [--reraise-signal] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- COMMAND...
  *
- * Runs COMMAND, which is a runsc, in a child, passes signals on to it, and ends with its exit
- * status. That is the command's if runsc's own log says that it came to its end. Otherwise runsc
- * has failed, whatever its status, and the four files tell why (explain.c).
+ * Runs COMMAND, a runsc, in a child, forwards signals to it, and exits with its exit status. That
+ * is the status of the command in the sandbox if runsc's own log shows a normal exit. Otherwise
+ * runsc has failed, whatever its status, and the four files tell why (explain.c).
  *
- * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
- * run` itself would end at a signal, and what it runs could not catch it.
+ * With KILL, a signal is forwarded by running KILL with the signal number as a further argument: a
+ * signal to `runsc run` would kill that, and the command in the sandbox could not catch the signal.
  *
- * With --reraise-signal, the signal that killed the command kills the watcher as well: runsc itself
- * makes 128+N of signal N, as if the command had exited so, but its log tells which of both it was.
+ * With --reraise-signal, the signal that killed the command kills the watcher as well. runsc itself
+ * turns signal N into exit status 128+N, but its log distinguishes both.
  *
- * PROGRAM is what is executed for KILL and COMMAND, whatever their first words are: it may lead to
- * a descriptor that we were given, which none of them inherits.
+ * PROGRAM is the executable for KILL and COMMAND, whose first arguments are only their argv[0]. It
+ * may be the path of an inherited descriptor, which the children do not inherit.
  */
 #include "explain/explain.h"
 #include "launch/launch.h"
@@ -33,16 +33,16 @@
 
 extern char **environ;
 
-/* The two commands, each ended by NULL, what they execute, what runsc writes its failures to, and
- * the signal in whose place SIGTERM has been sent, or 0. */
+/* Parsed arguments: the executable, runsc's files, and the two commands, each terminated by NULL.
+ */
 struct words {
     const char *program;
     char **files;
     char **kill;
     char **command;
-    int early;
-    bool reraise_signal; /* whether to end by the signal that killed the command */
-    bool signalled;      /* whether runsc itself may have ended of a signal that was passed on */
+    int early;           /* signal in whose place SIGTERM was sent to runsc, or 0 */
+    bool reraise_signal; /* whether to die by the signal that killed the command */
+    bool signalled;      /* whether a forwarded signal may have killed runsc itself */
 };
 
 static int fail_watch(const struct un_error *err)
@@ -60,8 +60,7 @@ static struct un_command command_of(const char *program, char **argv)
     };
 }
 
-/* Returns why the kernel does not execute a runsc. What can't be executed is no command of a
- * user's. */
+/* Returns the cause of a failed exec of runsc. The user's command is not involved. */
 static const char *cause_of_start(int errnum)
 {
     switch (errnum) {
@@ -77,7 +76,7 @@ static const char *cause_of_start(int errnum)
     }
 }
 
-/* Only returns if it failed, and has told so. */
+/* Executes runsc. Returns only after a failure, which has been reported. */
 static int become_runsc(const struct words *words)
 {
     struct un_command command = command_of(words->program, words->command);
@@ -89,7 +88,7 @@ static int become_runsc(const struct words *words)
     return fail_watch(&err);
 }
 
-/* What is to be said of an end with this status, and the status that is ours. `before` are the hits
+/* Reports a failure of runsc, and returns the exit status of the watcher. `before` has the counters
  * of all limits before the start. */
 static int judge_runsc(const struct words *words, int status, const uint64_t before[UN_LIMIT_COUNT])
 {
@@ -103,7 +102,8 @@ static int judge_runsc(const struct words *words, int status, const uint64_t bef
     int ignored;
     if (may_be_own || !(was_stopped || un_runsc_has_ended(words->files[DEBUG], &ignored)))
         return explain_runsc(words->files, status, cause);
-    /* gVisor may have gone on without the process that was killed, and the command have failed. */
+    /* gVisor may have continued without the killed process, and the command may have failed because
+     * of it. */
     if (hit[UN_LIMIT_MEMORY]) {
         fputs("usernsctl: the kernel killed a process of the sandbox, since memory ran out\n",
               stderr);
@@ -112,24 +112,25 @@ static int judge_runsc(const struct words *words, int status, const uint64_t bef
     return status;
 }
 
-/* Returns the signal that killed the command, or runsc when that was passed on to it; 0: none did.
- */
+/* Returns the signal that killed the command, or the forwarded signal that killed runsc; 0 if there
+ * is none. */
 static int fatal_signal(const struct words *words, int wait_status)
 {
     if (words->early && un_exit_status_of(wait_status) == 128 + SIGTERM)
         return words->early;
-    /* Without this log, runsc's own end counts. */
+    /* Without runsc's log, the wait status of runsc itself counts. */
     un_runsc_has_ended(words->files[DEBUG], &wait_status);
     return WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
 }
 
-/* Only returns if it failed. Who kills us means the command. */
+/* Executes runsc in the child. Returns only on failure. SIGKILL to the watcher must also end the
+ * command. */
 static int become_child(const struct words *words, int parent_pidfd)
 {
     struct un_error err;
     if (un_die_with_parent(SIGKILL, parent_pidfd, &err))
         return fail_watch(&err);
-    /* What the terminal sends comes through KILL. */
+    /* Signals from the terminal reach the command through KILL, so runsc itself ignores them. */
     if (*words->kill) {
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
@@ -139,7 +140,7 @@ static int become_child(const struct words *words, int parent_pidfd)
     return become_runsc(words);
 }
 
-/* Starts KILL with this standard error: a pidfd, or -1. */
+/* Starts KILL with `errors` as its standard error. Returns a pidfd, or -1. */
 static int start_kill(const char *program, char **words, int sig, int errors)
 {
     char number[12];
@@ -161,13 +162,13 @@ static int start_kill(const char *program, char **words, int sig, int errors)
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Returns whether KILL could deliver the signal. It asks a sandbox that may not answer, and while
- * we wait for it we notice nothing else. */
+/* Runs KILL. Returns whether the signal was delivered. Limited in time, because the sandbox may not
+ * answer, and the watcher handles nothing else meanwhile. */
 static bool run_kill(const char *program, char **words, int sig)
 {
     siginfo_t end;
-    /* That the sandbox is not there yet is told by the status alone, so nobody reads this. Not
-     * /dev/null: it may be another file, which would have us wait. */
+    /* A pipe that is never read discards the error messages of KILL, whose exit status suffices.
+     * Not /dev/null, which may be another file that blocks the writer. */
     int nowhere[2] = {-1, -1};
     bool known = false;
     if (pipe2(nowhere, O_CLOEXEC | O_NONBLOCK))
@@ -190,7 +191,8 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
     words->signalled = words->signalled || !stops;
     if (!*words->kill || stops)
         un_pass_on_by_kill(child, info, NULL);
-    /* Before the command has started there is nobody to catch it, and runsc ignores these two. */
+    /* KILL fails before the command has started. runsc ignores SIGINT and SIGQUIT then, so SIGTERM
+     * is sent in their place. */
     else if (!run_kill(words->program, words->kill, sig)) {
         bool is_ignored = sig == SIGINT || sig == SIGQUIT;
         words->early = is_ignored ? sig : 0;
@@ -198,7 +200,7 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
     }
 }
 
-/* Cuts argv at its first two "--". */
+/* Splits argv at its first two "--". */
 static bool split(int argc, char **argv, struct words *words)
 {
     char **start[2] = {NULL, NULL};
@@ -236,7 +238,7 @@ int main(int argc, char **argv)
               stderr);
         return 125;
     }
-    /* What we are given is for us alone. */
+    /* Inherited descriptors are for the watcher only. */
     un_close_fds_at_exec(NULL, 0, &err);
     pid_t child = un_supervise(&how, &err);
     if (child < 0)

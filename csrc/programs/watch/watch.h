@@ -2,18 +2,19 @@
 #ifndef USERNSCTL_PROGRAMS_WATCH_H
 #define USERNSCTL_PROGRAMS_WATCH_H
 
-/* The files that are handed over: paths of runsc's errors, its report of a crash, its debug log,
- * and the bundle. */
+/* Files in the arguments: paths of runsc's error log, crash report and debug log, and of the
+ * bundle. */
 enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
 
 /*
- * Says on standard error why runsc failed that ended with `status`, unless its log says that it
- * came to its end, and so that the status is the command's: nothing is said then. `limit` is the
- * cause of which a limit was hit meanwhile, or "". Returns the exit status that is ours.
+ * Reports on standard error why runsc failed with `status`. Prints nothing if runsc's log shows a
+ * normal exit, so that the status is the command's. `limit` is the id of the cause of a limit that
+ * was exceeded meanwhile, or "". Returns the exit status of the watcher.
  */
 int explain_runsc(char *const *files, int status, const char *limit);
 
-/* Says to the process that waits that what comes is told already: there is no runsc that could. */
+/* Tells the watcher that the child has reported its error already, because runsc was not executed.
+ */
 void explain_no_more(char *const *files);
 
 #endif
