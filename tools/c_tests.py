@@ -53,10 +53,10 @@ class Toolchain:
     runner: tuple[str, ...] = ()
 
     def runs(self, test: Path) -> bool:
-        """Return whether a test can be run here.
+        """Return whether a test can be run with this toolchain.
 
-        The agent is never linked with musl. Its processes share memory, and with musl they share
-        errno as well, so that one of them takes the failure of another for its own.
+        The agent is never linked with musl: its processes share memory, and with musl also errno,
+        so that one process could see the error of another.
         """
         if self.name == "musl" and test.parent.name == "agent":
             return False

@@ -1,4 +1,4 @@
-"""A private Docker engine, and the images that the tests run in it."""
+"""A private Docker engine, and images for the tests."""
 
 from __future__ import annotations
 

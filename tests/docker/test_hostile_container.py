@@ -83,7 +83,8 @@ def test_variables_and_a_volume_name_what_runs_outside_gvisor(
         if start in SHOWN and done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{chosen}: {done.stdout!r}")
         if start in SHOWN and not any(one.startswith("LD_") for one in chosen):
-            # The command ran despite the traps, so the attack was a real one.
+            # The command's output shows that the traps did not prevent the start, so the attack was
+            # real.
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):
         tally.succeeded(mark)

@@ -104,7 +104,7 @@ def without(call: str) -> dict[str, Any]:
         rule["names"] = [name for name in rule["names"] if name != call]
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]
     if call == "clone":
-        # Docker allows clone(2), but without namespaces.
+        # Docker's own profile allows clone(2), but without flags for namespaces.
         forbid(profile, "clone", ALL_KINDS)
     return profile
 

@@ -31,7 +31,7 @@ def causes(expected: Expected) -> tuple[str, ...]:
 
 
 def in_range(environment: Environment) -> Expected:
-    """Return the expected causes for doctor about maps of more than one id."""
+    """Return the causes that doctor must name about maps of more than one id."""
     if environment.range_ is not NotImplemented:
         return environment.range_
     found = causes(environment.auto)

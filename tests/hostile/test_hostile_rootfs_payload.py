@@ -18,7 +18,7 @@ from usernsctl.gvisor.launch.request import Bind
 
 pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("runsc")]
 
-# All changes of files and directories that sh can make.
+# A script that tries all changes of files and directories that sh can make.
 ATTACK = """
 for file in "$@"; do
     true >"$file"; echo x >"$file"; echo x >>"$file"; rm -f "$file"; mv "$file" "$file".moved

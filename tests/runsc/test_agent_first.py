@@ -44,7 +44,7 @@ def test_its_process_1_is_the_one_agent(host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     with host.start(None, env={"A": "of all"}) as box:
         assert box.run(["sh", "-c", "exit 7"]).returncode == 7
-        # The agent's keeper is an agent process, too.
+        # The agent's keeper runs the agent's program, too.
         assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
         assert processes(box)[0].split()[0] == "1"
         assert output_of(box, "printenv", "A") == "of all\n"

@@ -261,7 +261,7 @@ def test_every_exception_is_about_a_block_that_is_there() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_says_what_it_is(page: str) -> None:
-    """Blocks without a language would not be run."""
+    """A block without a language would never be run."""
     for language, content in BLOCK.findall((TREE / page).read_text()):
         assert language in LANGUAGES, content
         assert language == "console" or not re.search(r"^\$ ", content, re.MULTILINE), content

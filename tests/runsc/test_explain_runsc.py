@@ -30,7 +30,7 @@ PROC = ["unshare", "--map-root-user", "--mount-proc", "--pid", "--fork", "true"]
 
 
 def failure_of(command: list[str]) -> str:
-    """Return the error message of a failing command, in the language of the catalogue."""
+    """Return the error message of a failing command, with messages in English."""
     if shutil.which(command[0]) is None or ("bwrap" in command and shutil.which("bwrap") is None):
         pytest.skip(f"{' '.join(command)}: not installed")
     failed = subprocess.run(
@@ -120,7 +120,7 @@ def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None
         ("no-ranges", RANGES, "no-subordinate-range"),
         ("other-group", RANGES, "gid-differs-from-passwd"),
         ("nameless", RANGES, "no-passwd-entry"),
-        # In an environment in which nothing else is broken.
+        # Overlapping ranges need no broken environment, so this one breaks nothing that matters.
         ("read-only", OVERLAPPING, "range-overlap"),
     ],
 )

@@ -206,7 +206,7 @@ def test_a_launch_of_roots_for_others(prelude: Program, usernsctl: Program) -> N
 def test_a_launch_that_the_sandbox_could_write(
     prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
 ) -> None:
-    """The payload could change what the next sandbox shows."""
+    """A payload that can write its own launch file could change what the next sandbox shows."""
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     for source in (tmp_path, tmp_path / "a", below):

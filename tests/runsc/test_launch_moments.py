@@ -199,7 +199,7 @@ def test_no_proc(prelude: Program, launch: Path) -> None:
 def test_odd_environments(perform: Perform, usernsctl: Program, tmp_path: Path) -> None:
     assert_ran(perform(env={}))
     everything = freeze(usernsctl, tmp_path / "all", "--env-all", command=("env",))
-    # An array that execve(2) accepts, but that neither shells nor Python produce.
+    # An environment that execve(2) accepts, but that shells and Python never produce.
     odd = (b"=x", b"A=1", b"A=2", b"NONE", b"", b"B==")
     array = (ctypes.c_char_p * (len(odd) + 1))(*odd, None)
     words = [bytes(word) for word in (prelude_path(), b"--launch", bytes(everything))]

@@ -187,7 +187,7 @@ def test_a_directory_that_the_callers_group_may_write_to(
 
 
 def test_a_kernel_without_mounts_by_descriptors(usernsctl: Program) -> None:
-    """An older seccomp filter denies these calls, too."""
+    """A seccomp filter older than these system calls denies them as an old kernel would."""
     way = "seccomp-mount-bind"
     done = subprocess.run(
         [sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"],

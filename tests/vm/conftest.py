@@ -1,4 +1,4 @@
-"""Fixtures of the tests in the virtual machine: a user, and sysctls that root sets."""
+"""Fixtures of the tests in the virtual machine: a user's login, and settable sysctls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/* Tests of un_error: every field recorded, one line as text, and the exit status of a shell. */
+/* Tests of un_error: recording all fields, formatting them as one line, and shell exit statuses. */
 #include "base/base.h"
 #include "check.h"
 

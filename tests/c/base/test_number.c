@@ -1,4 +1,4 @@
-/* Tests of un_read_number: decimal digits only, and no number above the given maximum. */
+/* Tests of reading decimal numbers: digits only, up to a given maximum. */
 #include "base/base.h"
 #include "check.h"
 

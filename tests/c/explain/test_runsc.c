@@ -66,7 +66,7 @@ static void words_of_a_config_are_blotted_out(void)
     own_words_are("a \\u001b]x y z\\n", "[\"\\u001b]x y\\nz\"]", "a \\u001b... z\\n");
     own_words_are("path /a/b-c.d=e, word", "[\"/a/b-c.d=e\", \"word\", \": \", \",\"]",
                   "path /a/b-c.d=e, word");
-    /* Only words in JSON strings are replaced; malformed JSON is tolerated. */
+    /* Only words of strings in config.json are replaced by dots; malformed JSON is tolerated. */
     own_words_are("a: 5, 6", "{\"x\": [5, 6]}", "a: 5, 6");
     own_words_are("a b c", "{\"x\": \"a b", "... c");
     own_words_are("a b c", "\"\\", "a b c");

@@ -89,7 +89,7 @@ static void facts_come_from_the_files(void)
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_MISSING);
     CHECK_TEXT(facts.id[UN_UID].helper, "");
 
-    /* "files" is what there is without the line, too. */
+    /* The line "subid: files" in nsswitch.conf is the default, and changes nothing. */
     put(place.file[3], "passwd: files\nsubid: files\n", 0644);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].ranges.len, 1);
@@ -255,7 +255,7 @@ static void login_defs_says_whether_any_group_will_do(void)
     make_place(&place);
     put(place.file[4], "GRANT_AUX_GROUP_SUBIDS yes\n", 0644);
     read_facts(&place);
-    /* login.defs's GRANT_AUX_GROUP_SUBIDS does not concern the group in the passwd entry. */
+    /* GRANT_AUX_GROUP_SUBIDS in login.defs does not concern the group of the passwd entry. */
     CHECK_INT(facts.any_group, false);
     snprintf(line, sizeof line, "anna:x:%u:%u::/:\n", geteuid(), getegid() + 1);
     put(place.file[2], line, 0644);

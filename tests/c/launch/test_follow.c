@@ -1,5 +1,5 @@
-/* Tests of whose symbolic links are followed where root has no id: the kernel shows all unmapped
- * owners as the same one. */
+/* Tests of whose symbolic links are followed. The kernel shows all owners without an id in the user
+ * namespace as the same overflow id. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"

@@ -13,8 +13,8 @@ static int hold(const char *path)
     return fd;
 }
 
-/* Checks whether binding `path` is refused because of the protected path `kept`: the error has
- * `part` in its detail, or there is none if `part` is NULL. */
+/* Checks that binding `path` is refused with `part` in the error's detail, or is allowed if `part`
+ * is NULL. `kept` is the protected path. */
 static void check_refused(const char *path, const char *kept, const char *part)
 {
     struct un_error err;

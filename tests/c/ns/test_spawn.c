@@ -51,7 +51,8 @@ static void a_failure_is_told_by_its_step_and_leaves_nothing(void)
         close(next);
         CHECK_INT(un_spawn(&spawn[i], &pid, &pidfd, &err), -1);
         CHECK_TEXT(un_step_name(err.step), un_step_name(steps[i]));
-        /* Others than root fail with EPERM already for calling chroot(2) or joining a group. */
+        /* For other users, chroot(2) or joining a group fails with EPERM before the expected
+         * error. */
         CHECK(err.errnum == errnums[i] || err.errnum == EPERM);
         check_no_child_left();
         CHECK_INT(dup(0), next);

@@ -248,7 +248,7 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
     CHECK_INT(sigprocmask(SIG_SETMASK, &mask, NULL), 0);
 }
 
-/* Another thread may start a child meanwhile, which would stay a zombie. */
+/* Another thread may start a child while a job runs, which the kernel must still reap. */
 static void the_kernel_goes_on_reaping_other_children(void)
 {
     struct shell shell;
