@@ -53,7 +53,7 @@ def process_list(box: un.Sandbox) -> str:
 
 
 def agents(box: un.Sandbox) -> int:
-    """Return the number of agents, whose parent is outside the sandbox."""
+    """Return the number of agents started by runsc beside the first command (parent pid 0)."""
     lines = output_of(box, "ps", "-eo", "ppid,args").splitlines()
     return [line.split() for line in lines].count(["0", "/.usernsctl-agent"])
 
@@ -77,7 +77,8 @@ def test_ids_and_groups_are_those_asked_for(box: un.Sandbox) -> None:
 @pytest.mark.also_root
 @several_ids
 def test_root_has_the_capabilities_of_the_first_command() -> None:
-    # Commands inherit no capabilities (in newer releases nor ambient ones).
+    # CapInh and CapAmb are not compared: commands need no inheritable capabilities, nor the ambient
+    # ones that newer releases set.
     show = ["grep", "Cap[PEB]", "/proc/self/status"]
     with un.SandboxHost(MAP_OF_SEVERAL) as many:
         with many.start(show, stdout=un.PIPE) as first:
@@ -401,7 +402,7 @@ def test_no_process_and_no_thread_of_ours_is_needed(box: un.Sandbox) -> None:
 
 
 def test_eight_threads_at_once(host: un.SandboxHost) -> None:
-    """Concurrent first commands must start one agent."""
+    """Run commands from eight threads at once, all of which must share one agent."""
     with host.start(FOREVER) as box:
         begin = threading.Barrier(8)
 
@@ -514,9 +515,9 @@ def test_a_block_of_asyncio_ends_all_of_it(box: un.Sandbox) -> None:
 
 
 def test_a_cancelled_start_leaves_nothing(box: un.Sandbox) -> None:
-    """A start is cancelled in each step; in a slow event loop the agent answers first.
+    """Cancel a start in each of its steps; in a slow event loop, the agent answers before the next.
 
-    A command that started before it could be cancelled must be killed.
+    A command that has started before the cancellation is the caller's, who must kill it.
     """
 
     async def cancel(turns: int, seconds: float) -> None:
@@ -630,7 +631,7 @@ def test_standard_streams_may_be_closed(closed: str) -> None:
     assert done.stderr == (b"" if "2" in closed else b"err\nerr\n")
 
 
-# Starts a command in each way, and then reads the rest of the caller's standard input.
+# A program that starts a command by a given method, and then prints its own remaining input.
 UNNAMED = """
 import asyncio, sys
 import usernsctl as un
@@ -749,5 +750,5 @@ def test_many_leave_nothing() -> None:
     )
     assert done.returncode == 0, done.stderr
     grown = [int(word) for word in done.stdout.split()]
-    # Some pages, independent of the number of commands.
+    # The growth of memory may be a few pages (2,048 KiB), however many commands have run.
     assert max(grown) < 2048, grown

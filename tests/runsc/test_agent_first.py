@@ -48,7 +48,7 @@ def test_its_process_1_is_the_one_agent(host: un.SandboxHost) -> None:
         assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
         assert processes(box)[0].split()[0] == "1"
         assert output_of(box, "printenv", "A") == "of all\n"
-        # Newer releases of runsc don't even allow reading this file.
+        # Newer releases of runsc don't even allow reading /proc/1/environ.
         seen = box.run(["cat", "/proc/1/environ"], stdout=un.PIPE, stderr=un.DEVNULL)
         assert b"of all" not in seen.stdout
         with box.popen(FOREVER) as process:
@@ -121,7 +121,7 @@ def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
     )
     bundle = tmp_path / "bundle"
     config = oci.build(options)
-    # The bundle's own value of usernsctl's annotation, which must not be read.
+    # A bundle may have usernsctl's annotation with any value; it must not be parsed here.
     config["annotations"] = {"usernsctl.commands": "no JSON"}
     oci.create(bundle, config)
     with un.SandboxHost(bundle=bundle, trust=True) as host:
@@ -134,7 +134,10 @@ def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "link to a file", "link to nothing", "socket"])
 def test_what_is_in_its_place_is_refused_at_once(tmp_path: Path, kind: str) -> None:
-    """A root filesystem is untrusted: runsc would wait for ever to open a FIFO."""
+    """Refuse links and special files at the agent's path in an untrusted root filesystem.
+
+    Opening a FIFO, runsc would wait for ever.
+    """
     rootfs = tmp_path / "rootfs"
     (rootfs / "bin").mkdir(parents=True)
     (rootfs / "bin" / "sh").touch(mode=0o755)

@@ -16,7 +16,7 @@ from tally import Tally
 import usernsctl as un
 
 PATIENCE = 20
-# The agent, the listening keeper, and the waiting ones (csrc/programs/agent/agent.h).
+# Agent processes: the agent, the listening keeper, and waiting ones (csrc/programs/agent/agent.h).
 AT_REST = 2 + 3
 PYTHON = ["/usr/bin/python3", "-c"]
 
@@ -33,7 +33,7 @@ def agents(box: un.Sandbox) -> set[int]:
 
 
 def are_few_left(box: un.Sandbox) -> bool:
-    """Return whether superfluous keepers end before the deadline."""
+    """Return whether all keepers but the idle ones end before the deadline."""
     deadline = time.monotonic() + EXIT_SECONDS
     # One more keeper runs the command that lists them.
     while len(agents(box)) > AT_REST + 1:
@@ -80,7 +80,7 @@ def test_what_a_command_had_is_closed(box: un.Sandbox, words: int) -> None:
             os.close(shut)
             poll = select.poll()
             poll.register(held, 0)
-            # poll(2) reports an error once the pipe has no reader.
+            # poll(2) reports POLLERR once no process can read from the pipe.
             assert poll.poll(PATIENCE * 1000), command
             os.close(held)
 
@@ -108,7 +108,10 @@ while True:
 
 
 def test_who_stops_a_command_before_it_runs_can_not_keep_it(box: un.Sandbox, tally: Tally) -> None:
-    """Between the change of its ids and its exec, a process belongs to the command's user."""
+    """Run commands beside a process that stops all others of its user.
+
+    Between the change of its ids and its execve(2), a new command can be stopped that way.
+    """
     with box.popen([*PYTHON, STOPPING], user=(0, 0), stdout=un.PIPE) as neighbour:
         assert neighbour.stdout.readline() == b"\n"
         for _ in range(Tally.rounds(10, 200)):

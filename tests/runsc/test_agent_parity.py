@@ -1,4 +1,4 @@
-"""Tests that commands in a sandbox behave as subprocess's and asyncio's, by the tests of those."""
+"""Tests of commands in a sandbox that reuse the tests of subprocess's and asyncio's behaviour."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import usernsctl as un
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
-    # The sandbox shows the files that the tests create.
+    # The tests create files, which the sandbox must show.
     shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
         # Start the agent, which the first call of run() does.
@@ -174,7 +174,7 @@ def test_one_that_is_forgotten_is_warned_of_and_goes_on(box: un.Sandbox) -> None
 
 
 def test_a_command_that_was_run_is_not_forgotten(box: un.Sandbox, tmp_path: Path) -> None:
-    """A command ends with run(), even if an exception interrupts run()."""
+    """Interrupt run() by an exception, which must end the command."""
     with pytest.raises(TypeError), (tmp_path / "x").open("wb") as file:
         box.run(["sleep", "4711"], stdout=file, input=5)
     while "sleep 4711" in box.check_output(["ps", "-ef"], text=True):

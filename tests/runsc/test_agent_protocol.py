@@ -255,7 +255,7 @@ def test_it_may_be_the_first_process(host: un.SandboxHost) -> None:
     with start_agent_first(host) as (agent, box):
         assert agent.flags & IS_FIRST
         assert agent.pid == 1
-        # The agent reaps orphans of other commands.
+        # The agent, as process 1, reaps orphans that other commands leave.
         assert box.run(["sh", "-c", "(true &) ; sleep 0.1"]).returncode == 0
         assert agent.run("sh", "-c", "! grep -l 'State:.Z' /proc/[0-9]*/status") == (0, "")
         with agent.running(*FOREVER) as one:

@@ -23,7 +23,7 @@ from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
 LASTING = ["/bin/sh", "-c", "/bin/cat /proc/version; sleep 1"]
-# Prints only if the sandbox is not killed before.
+# Prints the kernel's version only if runsc does not kill the sandbox within ten seconds.
 LATE = ["/bin/sh", "-c", "sleep 10; /bin/cat /proc/version"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
 GRANTED_TO_NOBODY = [{"containerID": 0, "hostID": 4_000_000_000, "size": 65536}]
@@ -66,7 +66,7 @@ def runsc_command(bundle: Path, *options: str) -> list[str]:
 
 
 def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a bundle by runsc without usernsctl."""
+    """Run a bundle by runsc alone, without usernsctl."""
     done = subprocess.run(
         runsc_command(bundle, *options),
         stdin=subprocess.DEVNULL,
@@ -74,7 +74,7 @@ def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]
         text=True,
         timeout=60,
     )
-    # Since 20260810, runsc as root leaves this mounted in the namespace in which it was started.
+    # Since 20260810, runsc as root leaves a bind mount at null-netns behind.
     left = Path(f"{bundle}-state", "null-netns")
     if left.is_mount():
         subprocess.run(["umount", left], check=True)
@@ -99,7 +99,10 @@ def test_runsc_alone_refuses_it(tmp_path: Path, name: str) -> None:
 def test_a_command_may_end_before_runsc_has_done_with_it(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """runsc sets oomScoreAdj after the start, when the command may have ended; usernsctl before."""
+    """Run short commands with oomScoreAdj, which usernsctl sets before the command runs.
+
+    runsc alone sets oomScoreAdj afterwards, and fails if the command has ended.
+    """
     asked = {"args": ["/bin/true"], "oomScoreAdj": 500}
     bundle = make_bundle(tmp_path / "b", **process(**asked))
     for _ in range(15):

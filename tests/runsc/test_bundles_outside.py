@@ -1,4 +1,4 @@
-"""Tests of bundles that refer to files outside: refused with each of them named, unless allowed."""
+"""Tests that files outside a bundle to which it refers are named, and refused unless allowed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_each_is_refused_and_named(
     bundle = make_bundle(tmp_path, "echo it ran", **parts)
     done = usernsctl("run", "--bundle", bundle)
     assert (done.returncode, done.stdout) == (125, "")
-    # All references to the outside are named at once, here the root filesystem, too.
+    # The error lists all references to the outside at once; the root filesystem is always one here.
     assert path in done.stderr
     assert "$.root.path: / lies outside of the bundle" in done.stderr
     if cause != "bundle-bind-machine":
@@ -118,7 +118,7 @@ def test_a_bundle_that_is_trusted_shows_what_it_says(
 
 
 def test_what_is_in_the_bundle_needs_no_trust(usernsctl: Program, tmp_path: Path) -> None:
-    """Paths inside the bundle: relative, absolute, and through links that stay in it."""
+    """Accept bind sources in the bundle: relative and absolute paths, and links that stay in it."""
     bundle = make_bundle(tmp_path)
     (bundle / "data/deep").mkdir(parents=True)
     (bundle / "data/deep/file").write_text("its own\n")
@@ -146,7 +146,7 @@ def test_no_trust_shows_the_machine(usernsctl: Program, tmp_path: Path, source: 
 def test_an_annotation_of_a_trusted_bundle_reaches_runsc(
     usernsctl: Program, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(shared)  # the path of a socket must be short (unix(7))
+    monkeypatch.chdir(shared)  # the path of a Unix socket may have 107 bytes (unix(7))
     code = 'import socket; socket.socket(socket.AF_UNIX).connect("/mnt/socket"); print("connected")'
     process = {"args": ["/usr/bin/python3", "-I", "-c", code]}
     parts: dict[str, Any] = {"process": process, "mounts": [bind("../shared")]}
@@ -188,7 +188,7 @@ exit 128
 def test_a_refusal_before_any_log_is_told(
     usernsctl: Program, tmp_path: Path, stand_in: Any
 ) -> None:
-    """Releases of 2026 check annotations before they open a log."""
+    """Report what runsc prints before it opens a log, as releases of 2026 do for annotations."""
     stand_in(REFUSES)
     done = usernsctl("run", "--", "true", env=dict(os.environ))
     assert done.returncode == 125

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# New descriptors of the host get the numbers of the closed streams.
+# A program that closes standard streams; descriptors of its SandboxHost then get their numbers.
 CLOSED = """
 import os, sys
 import usernsctl as un

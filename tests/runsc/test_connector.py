@@ -40,7 +40,7 @@ def essence(messages: list[Message]) -> list[Message]:
 
 @pytest.fixture(scope="module")
 def messages_outside(connector: Connector) -> Callable[[str], list[Message]]:
-    """Return a function that runs a verb without gVisor once, and returns the constant messages."""
+    """Return a function that calls a verb of the connector outside gVisor, with a cached result."""
     return functools.cache(lambda verb: essence(connector.call(verb, sandboxed=False)))
 
 

@@ -37,7 +37,7 @@ PAGES = [
         )
     ),
 ]
-# The only page whose Python blocks are run.
+# The page of which only the Python blocks are run.
 PYTHON_PAGE = "docs/python.md"
 LANGUAGES = {"sh", "console", "python", "text", "dockerfile"}
 
@@ -166,7 +166,7 @@ def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def configs(home_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return the config.json of each bundle in the home directory."""
+    """Make the config.json of each bundle in `home_template`; return their paths."""
     found = {}
     for bundle, command in (("web", ["true"]), ("bundle", ["sleep", "100"])):
         found[bundle] = tmp_path_factory.mktemp("configs") / "config.json"
@@ -179,7 +179,7 @@ def configs(home_template: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def home(home_template: Path, tmp_path: Path) -> Path:
-    """Copy the home directory for one test."""
+    """Return a copy of `home_template` with a virtual environment, for one test."""
     made = tmp_path / "home"
     shutil.copytree(home_template, made)
     python = made / "venv" / "bin" / "python"
@@ -192,7 +192,7 @@ def home(home_template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environ(home: Path) -> Iterator[dict[str, str]]:
-    """Return a login's environment; remove the namespaces that were named in it."""
+    """Yield the environment of a login in `home`; remove its named namespaces at the end."""
     made = {
         "HOME": str(home),
         "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
@@ -261,7 +261,7 @@ def test_every_exception_is_about_a_block_that_is_there() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_says_what_it_is(page: str) -> None:
-    """A block without a language would never be run."""
+    """Require a language for each code block: blocks without one would never run."""
     for language, content in BLOCK.findall((TREE / page).read_text()):
         assert language in LANGUAGES, content
         assert language == "console" or not re.search(r"^\$ ", content, re.MULTILINE), content

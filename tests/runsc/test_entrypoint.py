@@ -31,7 +31,10 @@ def command_line(tmp_path: Path) -> Program:
 
 
 def test_it_is_static() -> None:
-    """A dynamic program, which has PT_INTERP (elf(5)), would run code that a variable names."""
+    """Check for a static program: in a dynamic one, LD_PRELOAD could run code of the tenant.
+
+    elf(5): a dynamic program has a header PT_INTERP.
+    """
     done = subprocess.run(
         ["readelf", "--program-headers", ENTRYPOINT], capture_output=True, text=True, timeout=60
     )
@@ -55,7 +58,7 @@ def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
 
 
 def test_a_variable_that_is_no_text_is_told(in_gvisor: Program) -> None:
-    """config.json contains the environment and must be UTF-8."""
+    """Refuse a variable that is not UTF-8, since config.json holds the environment as UTF-8."""
     done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert "UTF-8" in done.stderr
@@ -136,7 +139,7 @@ def test_a_wrong_option_is_told(words: list[str], told: str, in_gvisor: Program)
 
 @pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
 def test_a_variable_that_decided_once_is_refused(name: str, in_gvisor: Program) -> None:
-    """An obsolete variable must not be ignored, since it may have forbidden something."""
+    """Refuse an obsolete variable instead of ignoring it: it may have forbidden the network."""
     done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert f"{name} is set, but variables decide nothing" in done.stderr
@@ -161,7 +164,7 @@ def test_it_is_the_command_line_by_that_name(command_line: Program) -> None:
 
 
 def test_closed_standard_streams_are_not_mistaken(in_gvisor: Program) -> None:
-    """A descriptor for the environment must not become a standard stream."""
+    """Close the standard streams: the descriptor of the environment must not take their numbers."""
     close = f"exec {in_gvisor.path} -- sh -c 'exit 7' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", close], cwd="/", timeout=60)
     assert done.returncode in (7, 125)
@@ -177,7 +180,7 @@ def test_an_installation_that_is_incomplete_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_python(tmp_path: Path) -> Path:
-    """Copy the native programs alone, as in an image without Python."""
+    """Copy the native programs alone, as in an image without Python; return their directory."""
     made = tmp_path / "usernsctl" / "bin"
     made.mkdir(parents=True)
     for name in ("usernsctl-entrypoint", "usernsctl-exec"):
@@ -208,7 +211,7 @@ def test_without_python_the_profiles_are_printed(without_python: Path) -> None:
 
 
 def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
-    """The test's machine has no launch files in /etc/usernsctl."""
+    """Fail without Python and without a launch file; the machine has none in /etc/usernsctl."""
     program = Program(without_python / "in-gvisor")
     for words, file in (
         (["--", "true"], "launch"),

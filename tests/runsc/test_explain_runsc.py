@@ -30,7 +30,7 @@ PROC = ["unshare", "--map-root-user", "--mount-proc", "--pid", "--fork", "true"]
 
 
 def failure_of(command: list[str]) -> str:
-    """Return the error message of a failing command, with messages in English."""
+    """Return the standard error of a command that must fail, in English (LC_ALL=C)."""
     if shutil.which(command[0]) is None or ("bwrap" in command and shutil.which("bwrap") is None):
         pytest.skip(f"{' '.join(command)}: not installed")
     failed = subprocess.run(
@@ -120,7 +120,7 @@ def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None
         ("no-ranges", RANGES, "no-subordinate-range"),
         ("other-group", RANGES, "gid-differs-from-passwd"),
         ("nameless", RANGES, "no-passwd-entry"),
-        # Overlapping ranges need no broken environment, so this one breaks nothing that matters.
+        # The maps of OVERLAPPING overlap everywhere; the read-only filesystem has no part in that.
         ("read-only", OVERLAPPING, "range-overlap"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_network_that_runsc_takes_for_the_machines_own(tmp_path: Path) -> None
 
 
 def test_an_id_that_is_taken(tmp_path: Path) -> None:
-    """The running container is unreachable: it ends with its PID namespace."""
+    """Use an id twice, in a PID namespace whose end kills the first container."""
     bundle = make_bundle(tmp_path / "b", **WORKS)
     run = shlex.join(runsc_command(bundle))
     create = run.replace(" run ", " create ")
@@ -207,7 +207,7 @@ def test_a_platform_that_is_closed(tmp_path: Path) -> None:
 
 @unprivileged
 def test_a_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
-    """runsc starts its processes without any id, which only their logs report."""
+    """Run a bundle without mappings: runsc starts processes without any id, as their logs show."""
     bundle, logs = make_bundle(tmp_path / "b", linux={"namespaces": USER}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert "bundle-no-mappings" in causes_of(text)
@@ -216,7 +216,7 @@ def test_a_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
 
 @unprivileged
 def test_a_bundle_without_a_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
-    """runsc asks newuidmap for all ids, and only its log has newuidmap's answer."""
+    """Run a bundle without a user namespace: runsc requests all ids, as its log shows."""
     bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert causes_of(text)[0] == "bundle-no-mappings"
@@ -225,7 +225,7 @@ def test_a_bundle_without_a_user_namespace(usernsctl: Program, tmp_path: Path) -
 
 @unprivileged
 def test_a_prepared_namespace_without_its_root(tmp_path: Path) -> None:
-    """With capabilities, runsc does not create a user namespace."""
+    """Run runsc with capabilities, but not as root: it then creates no user namespace."""
     bundle = make_bundle(tmp_path / "b", **WORKS)
     prepared = [str(SCRIPTS / "usernsctl-exec"), "-c", "-m", "--keep-caps", "--"]
     text = failure_of([*prepared, *runsc_command(bundle, "--rootless")])
@@ -236,7 +236,7 @@ def test_a_hint_that_leads_astray(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
     text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
     assert "bundle-no-mappings" in causes_of(text)
-    # The release that added this feature dropped the misleading hint.
+    # netstack-in-namespace came with the release that dropped the misleading hint.
     hints = not gvisor.release().has("netstack-in-namespace")
     assert ("max_user_namespaces is set too low" in text) == hints
     assert (causes_of(text)[0] == "false-max-userns-hint") == hints
@@ -256,7 +256,7 @@ FAILING = [
 FAILING_WITHOUT_ROOT = [
     ("rootfs-unreadable", PREPARED, with_root("/root")),
     ("bundle-overlay", PREPARED, with_root("/usr", read_only=False)),
-    # runsc itself creates the namespace in these cases.
+    # These commands run runsc without a prepared namespace, so runsc itself creates one.
     ("mount-denied", [*BREAK, "seccomp-mount", "--"], WORKS),
     ("ptrace-denied", [*BREAK, "seccomp-ptrace", "--"], WORKS),
 ]

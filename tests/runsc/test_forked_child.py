@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# Creates an object, forks a child that drops it, and prints whether the parent's still works.
+# A program that creates an object, forks a child that drops it, and uses it in the parent.
 FORKING = """
 import asyncio, gc, os, sys, warnings
 import usernsctl as un

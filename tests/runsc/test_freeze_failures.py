@@ -18,7 +18,7 @@ from conftest import Program
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.explanation import explain
 
-# A fake runsc that writes the text of the file `errors` beside it to its log, and fails.
+# A fake runsc that copies the files `errors` and `crash` beside it to its logs, and then fails.
 STAND_IN = """\
 #!/bin/sh
 [ "$1" = --version ] && echo "runsc version release-20260101.0" && exit
@@ -31,7 +31,7 @@ done
 exit "$(cat "${0%/*}/status")"
 """
 
-# Typical messages of runsc, and the cause; None if there are several, or none is known.
+# Messages of runsc with the cause that explains each; None if several causes, or none, are known.
 SAID = [
     ("creating container: unable to run a rootless container without userns", "bundle-no-mappings"),
     ("cannot create gofer process: newuidmap failed: exit status 1", None),
@@ -55,7 +55,7 @@ Fails = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def fails(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
-    """Return a function that starts a launch with a fake, failing runsc."""
+    """Return a function that freezes and starts a launch of a fake, failing runsc."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
     program.write_text(STAND_IN)
@@ -108,7 +108,7 @@ def test_a_crash_and_silence(fails: Fails) -> None:
     assert "[process-limit]" in fails(written("EOF"), crash=crash, status=2).stderr
     assert "runsc crashed" in fails(b"", status=2).stderr
     assert "[runsc-refused-call]" in fails(b"").stderr
-    # Any exit status is a failure, unless the log reports the end of the command.
+    # Any exit status of runsc is a failure, unless its log records the end of the command.
     assert 'runsc says: "x"' in fails(written("x"), status=3).stderr
     assert "[runsc-ran-nothing]" in fails(b"", status=0).stderr
 

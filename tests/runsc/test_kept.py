@@ -1,4 +1,4 @@
-"""Tests of runsc in an existing namespace.
+"""Tests of runsc in a namespace that was created before.
 
 All its commands work, also those that it refuses with --rootless. Only the creation of the
 namespace calls newuidmap and newgidmap.
@@ -63,7 +63,7 @@ class Containers:
         return f"--bundle={self.directory}/bundle"
 
     def runsc(self, *words: str, status: int = 0) -> str:
-        """Return a runsc command's output, from a file, since containers keep the output open."""
+        """Run a runsc subcommand; return its output from a file, since containers keep it open."""
         with open(self.directory / f"output-{words[0]}-{words[-1]}", "w+b", buffering=0) as output:
             done = self.namespace.run(
                 [*global_options(self.directory), *words],
@@ -122,8 +122,7 @@ def orphans_are_collected() -> Iterator[None]:
     def collect() -> None:
         while not over.wait(0.02):
             for pid, who in children().items():
-                # The names of the process in releases with the sentry in a separate program, and in
-                # others.
+                # runsc as /proc/self/exe, and the separate program that newer releases have.
                 if who in ("exe (zombie)", "gvisor_sentry (zombie)"):
                     os.waitpid(pid, 0)
 
@@ -156,7 +155,7 @@ def containers(
 
 
 def check_all_states(containers: Containers, name: str) -> None:
-    """Test all states of a container, and restore a second one from its checkpoint."""
+    """Take a container through all states, and restore a second one from its checkpoint."""
     containers.runsc("create", containers.bundle, name)
     assert containers.state(name)["status"] == "created"
     containers.runsc("start", name)
@@ -189,7 +188,7 @@ def test_what_fails_is_runscs_own_status(containers: Containers) -> None:
 
 
 def put_counting_helpers(directory: Path) -> Path:
-    """Make fake newuidmap and newgidmap that log each call and fail; return the log."""
+    """Write fake newuidmap and newgidmap that log each call and fail; return the log's path."""
     log = directory / "helper-calls"
     for name in ("newuidmap", "newgidmap"):
         helper = directory / "helpers" / name
@@ -212,7 +211,7 @@ def test_many_containers_call_no_helper(directory: Path, monkeypatch: pytest.Mon
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))
 
-    # runsc by itself calls the helpers, so the log would have shown their use.
+    # Outside the namespace, runsc calls newuidmap itself, which shows that the log works.
     done = subprocess.run(
         [*global_options(directory), "run", containers.bundle, "alone"],
         stdin=subprocess.DEVNULL,

@@ -29,7 +29,7 @@ def launch(usernsctl: Program, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Callable[..., None]:
-    """Return a function that checks that a file is refused, by cause and parts of the message."""
+    """Return a function that launches a file, and checks the error's cause and message."""
 
     def perform(file: Path | str, *says: str, cause: str | None = "launch-malformed") -> None:
         assert_refused(prelude("--launch", file), *says, cause=cause)
@@ -50,7 +50,7 @@ def test_a_part_of_a_launch(perform: Refused, launch: Path) -> None:
 
 
 def test_a_launch_with_a_byte_changed(prelude: Program, launch: Path) -> None:
-    """Depending on the byte, the launch is refused or works, but must not crash."""
+    """Change a random byte: depending on it, the launch is refused or works, but does not crash."""
     whole = launch.read_bytes()
     for _ in range(60):
         at = random.randrange(len(whole))
@@ -111,7 +111,10 @@ def test_a_launch_that_others_may_write(perform: Refused, launch: Path, mode: in
 def test_a_launch_that_others_may_replace(
     prelude: Program, perform: Refused, launch: Path, mode: int
 ) -> None:
-    """Another user could replace the file by a launch of the caller or root that shows more."""
+    """Refuse a launch file in a directory in which another user may rename files.
+
+    That user could replace the file by another launch of the caller's or root's, with wider access.
+    """
     directory = launch.parent / "a" / "b"
     directory.mkdir(parents=True)
     moved = launch.rename(directory / "launch")
@@ -147,7 +150,7 @@ def test_a_launch_of_somebody_else(prelude: Program, perform: Refused, launch: P
 def test_a_launch_that_the_callers_group_may_replace(
     usernsctl: Program, prelude: Program, tmp_path: Path, gid: int
 ) -> None:
-    """A group with the user's own number is private; other groups have more members."""
+    """Trust the user private group, whose gid equals the uid, but no other group."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -185,7 +188,7 @@ def test_a_launch_that_can_not_be_read(perform: Refused, launch: Path) -> None:
 
 @as_root
 def test_a_launch_of_roots_for_others(prelude: Program, usernsctl: Program) -> None:
-    """Root must refuse another user's launch file, and others may use root's."""
+    """Let other users start root's launch file; let root refuse another user's."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -206,7 +209,7 @@ def test_a_launch_of_roots_for_others(prelude: Program, usernsctl: Program) -> N
 def test_a_launch_that_the_sandbox_could_write(
     prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
 ) -> None:
-    """A payload that can write its own launch file could change what the next sandbox shows."""
+    """Refuse a launch file below a writable bind mount, where the payload could change the file."""
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     for source in (tmp_path, tmp_path / "a", below):
@@ -226,7 +229,7 @@ def test_a_launch_that_the_sandbox_could_write(
 def test_a_launch_that_shows_the_state(
     prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
 ) -> None:
-    """Only the user who starts the launch can know that the directory holds the state."""
+    """Refuse a bind mount of usernsctl's state, whose directory is known only at the launch."""
     runtime = tmp_path / "runtime"
     (runtime / "usernsctl" / "inner").mkdir(parents=True)
     (tmp_path / "beside").mkdir()

@@ -32,7 +32,7 @@ def link_to(target: str) -> Change:
 
 
 def replace_parent(path: Path) -> None:
-    """Make the path contain a symbolic link to the same file's directory."""
+    """Rename the parent directory of `path`, and put a symbolic link in its place."""
     moved = path.parent.rename(path.parent.with_name("moved"))
     path.parent.symlink_to(moved)
 
@@ -87,7 +87,7 @@ def test_a_root_filesystem_is_none_any_more(
 def test_a_source_of_another_kind_is_shown(
     usernsctl: Program, prelude: Program, tmp_path: Path, source: Path
 ) -> None:
-    """The content of a source is not part of the launch."""
+    """Change the content and the type of a bind source, neither of which the launch records."""
     command = ("sh", "-c", "cat /x/file /x 2>/dev/null; :")
     options = ["--bind", f"{source}:/x"]
     launch = freeze(usernsctl, tmp_path / "launch", *options, command=command)
@@ -154,7 +154,7 @@ def test_runsc_is_another_one(
 
 
 def test_runsc_that_is_none(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
-    """A file with runsc's size and time passes the check, but its exec fails."""
+    """Replace runsc by zeros of the same size and time: the check passes, and execve(2) fails."""
     runsc = tmp_path / "runsc"
     size = Path(shutil.which("runsc") or "").stat().st_size
     runsc.write_bytes(Path(shutil.which("runsc") or "").read_bytes())

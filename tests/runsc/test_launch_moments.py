@@ -31,7 +31,7 @@ def launch(usernsctl: Program, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Perform:
-    """Return a function that starts a launch in a child after preparing the child."""
+    """Return a function that starts a launch in a child process, which calls `before` first."""
 
     def perform(
         *words: str, file: Path = launch, before: Callable[[], object] | None = None, **how: Any
@@ -84,7 +84,7 @@ def test_what_is_not_utf8(perform: Perform, usernsctl: Program, tmp_path: Path, 
     for env in ({"A": word}, {word: "a"}):
         done = perform(file=everything, env=ENV | env)
         assert_refused(done, "$.process.env[", cause="launch-text")
-    # Variables that the launch does not pass on may be invalid.
+    # Variables that the launch does not pass on need not be UTF-8.
     assert_ran(perform(env=ENV | {"A": word}))
 
 
@@ -116,7 +116,7 @@ def test_few_descriptors(perform: Perform, count: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 100])
 def test_no_file_may_be_written(perform: Perform, size: int) -> None:
-    """Each size truncates a file of the launch, and no truncated file must be used."""
+    """Limit the size of files, so that one of the launch's own files is truncated: it must fail."""
     done = perform(before=limited("FSIZE", size))
     assert_refused(done, "File too large")
 
@@ -127,7 +127,7 @@ def test_a_small_stack(perform: Perform) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("AS", 200 << 20), ("NOFILE", 32)])
 def test_limits_that_runsc_does_not_bear(perform: Perform, name: str, value: int) -> None:
-    """runsc itself fails, and its message is explained."""
+    """Explain the failure of runsc, which does not run with these limits."""
     done = perform(before=limited(name, value))
     assert (done.returncode, done.stdout) == (125, "")
     assert "usernsctl: runsc: " in done.stderr
@@ -135,7 +135,7 @@ def test_limits_that_runsc_does_not_bear(perform: Perform, name: str, value: int
 
 @pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
 def test_limits_that_matter_to_nobody(perform: Perform, name: str) -> None:
-    # A newer release queues signals (signal-limit), as other tests of this user may do.
+    # Releases of 2026 need queued signals (signal-limit), and other tests of this user queue some.
     fewest = 1000 if name == "SIGPENDING" and gvisor.is_of_2026() else 0
     assert_ran(perform(before=limited(name, fewest)))
 
@@ -184,7 +184,7 @@ def test_a_home_that_can_not_be(perform: Perform, home: str) -> None:
 @as_root
 @pytest.mark.parametrize("home", ["/usr", "/etc", "//usr//bin", "/tmp/../usr", "/bin"])
 def test_a_home_that_can_not_be_hidden(perform: Perform, home: str) -> None:
-    """A service's user may have such a home directory; root's own is that of $HOME."""
+    """Refuse a HOME such as root's /usr, which can't be hidden since the sandbox needs it."""
     done = perform(env=ENV | {"HOME": home})
     assert_refused(done, "is a home directory, which a sandbox must not see", "set HOME to")
 
@@ -199,7 +199,7 @@ def test_no_proc(prelude: Program, launch: Path) -> None:
 def test_odd_environments(perform: Perform, usernsctl: Program, tmp_path: Path) -> None:
     assert_ran(perform(env={}))
     everything = freeze(usernsctl, tmp_path / "all", "--env-all", command=("env",))
-    # An environment that execve(2) accepts, but that shells and Python never produce.
+    # Environment entries that execve(2) accepts, but that neither shells nor Python create.
     odd = (b"=x", b"A=1", b"A=2", b"NONE", b"", b"B==")
     array = (ctypes.c_char_p * (len(odd) + 1))(*odd, None)
     words = [bytes(word) for word in (prelude_path(), b"--launch", bytes(everything))]

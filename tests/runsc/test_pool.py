@@ -144,7 +144,7 @@ def test_where_settings_can_not_be_read_nobody_is_given_a_used_one(
         assert "can't be read" in str(pool.stats().last_failure)
 
 
-# Serves the text "answer" on a port for ever, or connects to such a server.
+# Python programs for sandboxes: a server of the text "answer" on port 5000, and its client.
 ANSWERING = """
 import socket, sys
 with socket.create_server(("127.0.0.1", 5000)) as server:
@@ -155,7 +155,7 @@ ASKING = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).rec
 
 
 def test_each_user_reaches_the_network_inside(host: un.SandboxHost) -> None:
-    """The network is that of a template's command, or of a server started by the user."""
+    """Reach a server in the sandbox from each lease: the template's command, or the lease's own."""
     python = ("/usr/bin/python3", "-c")
 
     def ask(box: un.Sandbox) -> str:
@@ -237,7 +237,7 @@ def test_one_whose_agent_is_silent_is_replaced(
 
 
 def stop_insides() -> None:
-    """Stop all processes of a sandbox but its process 1."""
+    """Stop runsc's processes on the host, the children of the sandbox's usernsctl-init."""
     (init,) = [pid for pid, name in children().items() if name == "usernsctl-init"]
     for pid in children_of(init):
         stop(pid, PATIENCE)
@@ -297,7 +297,7 @@ def test_one_that_is_closed_in_its_block_is_replaced(host: un.SandboxHost) -> No
 
 
 def test_a_program_that_ends_leaves_nothing() -> None:
-    """The pool need not be closed, and the program's exit must not block."""
+    """End a program without closing its pool: the exit must neither block nor leave processes."""
     program = (
         "import usernsctl as un\n"
         "host = un.SandboxHost(); pool = host.pool(2)\n"

@@ -50,7 +50,7 @@ COMMAND = ["sh", "-c", f"echo ready; : {SECRETS['argument']}; read line"]
 
 @dataclass
 class Scene:
-    """A caller with secrets, and streams for a command."""
+    """The caller's secrets, and the descriptors that a command gets as standard streams."""
 
     caller: Caller
     directory: Path

@@ -235,7 +235,7 @@ def test_what_takes_too_long_is_ended(host: un.SandboxHost) -> None:
 
 
 def test_an_interpreter_that_does_not_go_on_is_told(host: un.SandboxHost) -> None:
-    """Preloaded modules may send false messages."""
+    """Preload code that sends a false report on the control socket, and then hangs or exits."""
     say = "import os, json; os.write(0, json.dumps({'files': 7, 'threads': 7}).encode());"
     for code, kind in (
         (say + "import time; time.sleep(1000)", un.TimeoutExpired),

@@ -40,7 +40,7 @@ def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen
 
 
 def runsc_of(pid: int) -> int:
-    """Return the pid of a run's runsc."""
+    """Return the pid of runsc, the only child of the run `pid`."""
     (runsc,) = children_of(pid)
     return runsc
 
@@ -101,10 +101,10 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
 def test_a_signal_before_the_start_ends_it_with_its_own_status(
     usernsctl: Program, number: signal.Signals
 ) -> None:
-    """runsc ignores some of the signals, and must then be ended by another one."""
+    """Send a signal before runsc runs. runsc ignores some signals, so another one must end it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
-        # Blocked as in a container, so that the signal stays pending until it is watched for.
+        # Blocked, as in a container, the signal stays pending until the watcher reads it.
         process = subprocess.Popen(
             [usernsctl.path, "run", "--", "sleep", "100"],
             stdin=subprocess.DEVNULL,
@@ -219,7 +219,10 @@ def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
 def test_a_terminal_gets_back_its_mode(
     usernsctl: Program, sig: signal.Signals | None, status: int
 ) -> None:
-    """The mode is restored after every end. If runsc is killed, the status is unknown."""
+    """Restore the terminal's mode however the command or runsc ends.
+
+    If runsc is killed, the command's exit status is unknown.
+    """
     ours, theirs = os.openpty()
     before = termios.tcgetattr(theirs)
     script = f"stty raw -echo; echo ready; {'sleep 99' if sig else 'exit 7'}"
@@ -244,7 +247,7 @@ def test_a_terminal_gets_back_its_mode(
 
 
 def test_a_terminal_is_given_only_where_all_streams_are_one(usernsctl: Program) -> None:
-    """gVisor often hangs at its start if only some of the streams are a terminal."""
+    """Mix a terminal with pipes, at which gVisor often hangs: the command must get no terminal."""
     for _ in range(5):
         ours, theirs = os.openpty()
         done = subprocess.run(

@@ -91,7 +91,7 @@ ARGUMENTS = [
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the directory in which a run might leave files behind."""
+    """Set TMPDIR and XDG_RUNTIME_DIR to a new directory, which a failed run must leave empty."""
     for name in ("TMPDIR", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     return tmp_path
@@ -164,7 +164,7 @@ def test_a_directory_that_others_may_write_to(
 def test_a_directory_that_the_callers_group_may_write_to(
     usernsctl: Program, option: str, gid: int, has_list: bool
 ) -> None:
-    """A group with the user's own number is private; other groups have more members."""
+    """Trust the user private group, whose gid equals the uid, but no other group."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         os.chown(directory, 12345, gid)
@@ -187,7 +187,7 @@ def test_a_directory_that_the_callers_group_may_write_to(
 
 
 def test_a_kernel_without_mounts_by_descriptors(usernsctl: Program) -> None:
-    """A seccomp filter older than these system calls denies them as an old kernel would."""
+    """Deny open_tree(2) and move_mount(2), as old kernels and old seccomp profiles do."""
     way = "seccomp-mount-bind"
     done = subprocess.run(
         [sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"],
@@ -263,7 +263,7 @@ def test_how_to_show_a_command_of_the_callers(usernsctl: Program, tmp_path: Path
 
 
 def test_how_to_show_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
-    """A virtual environment has scripts, and a link to an interpreter elsewhere."""
+    """Suggest --bind for the interpreter of a script, in a virtual environment a link elsewhere."""
     venv, python = tmp_path / "venv", tmp_path / "python" / "bin" / "python"
     for directory in (venv, python.parent):
         directory.mkdir(parents=True)
@@ -390,7 +390,7 @@ def test_the_files_of_runsc_are_not_shown(
 def test_something_in_the_root_filesystem_that_nothing_can_be_bound_on(
     usernsctl: Program, tmp_path: Path, kind: int, name: str
 ) -> None:
-    """runsc would wait for ever for a writer to the FIFO."""
+    """Refuse a FIFO or socket as a mount point: runsc would wait for ever for a FIFO's writer."""
     root, place = tmp_path / "root", tmp_path / "root" / "place"
     root.mkdir()
     os.mknod(place, kind | 0o755)

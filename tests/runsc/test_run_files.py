@@ -1,4 +1,4 @@
-"""Tests of a run's root filesystem: its files, additions to it, and protection from writes."""
+"""Tests of a sandbox's root filesystem: its files, bind mounts, and protection from writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from callers import as_root
 from conftest import Program
 
-# Prints its arguments and environment, writes to its root directory, and exits with 3.
+# A C program that prints its arguments and environment, writes to /, and exits with status 3.
 PROBE = """\
 #include <stdio.h>
 #include <unistd.h>
@@ -63,7 +63,7 @@ def tree(directory: Path) -> set[str]:
 
 
 def write_bundle(directory: Path, linux: dict[str, Any] | None, **more: Any) -> Path:
-    """Make a bundle for the directory `rootfs` in it."""
+    """Write the config.json of a bundle with the root filesystem `rootfs`; return the bundle."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": ["/bin/probe", "own"], "cwd": "/", "env": ["A=b"]},
@@ -119,7 +119,7 @@ def test_a_bind_can_go_where_the_machine_has_nothing(usernsctl: Program, tmp_pat
 
 
 def test_a_bind_through_a_link(usernsctl: Program, tmp_path: Path) -> None:
-    """/var/run is a link to /run, in the sandbox as on most systems."""
+    """Mount below /var/run, a symbolic link to /run in the sandbox as on most systems."""
     (tmp_path / "file").write_text("content\n")
     options = ["--bind", f"{tmp_path}:/var/run/mine"]
     assert usernsctl("run", *options, "--", "cat", "/run/mine/file").stdout == "content\n"
@@ -145,7 +145,7 @@ def test_the_current_directory_if_it_is_shown(usernsctl: Program, tmp_path: Path
 
 
 def test_a_home_in_tmp_is_no_directory_to_start_in(usernsctl: Program) -> None:
-    """gVisor mounts a tmpfs over /tmp, which hides the directory."""
+    """Start in a home directory in /tmp, which the sandbox's own tmpfs on /tmp hides."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
         env = {**os.environ, "HOME": home}
         for options in ([], ["--expose-root"]):
@@ -177,11 +177,11 @@ def test_all_of_the_root(usernsctl: Program) -> None:
 def test_a_mount_below_a_closed_directory_is_no_obstacle(
     usernsctl: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Container engines have such a mount for every running container."""
+    """Expose a root with a mount that the caller can't reach, such as those of containers."""
     closed = tmp_path_factory.mktemp("closed")
     (closed / "mount").mkdir()
     closed.chmod(0o700)
-    # A private mount namespace, since other tests run at the same time.
+    # Mount in a private mount namespace, since other tests run at the same time.
     user = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     script = (
         f"mount -t tmpfs none {closed}/mount && cd / && "
@@ -273,7 +273,7 @@ def test_run_tells_which_option_shows_a_file(
 def test_the_name_of_a_file_has_no_other_file_be_written_to(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """The suggested option must quote the name, whose end would otherwise grant write access."""
+    """Suggest no --bind for a file `mine:rw`, which would make the directory `mine` writable."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine:rw").write_text("a stranger's")
     told = usernsctl("run", "--", "cat", f"{tmp_path}/mine:rw")
