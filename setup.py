@@ -1,7 +1,7 @@
 """Build the cffi extension and the native programs from csrc/.
 
-csrc/layout.py says what is built from which sources. The declarations that cffi needs come from the
-interface itself, csrc/include/usernsctl.h.
+csrc/layout.py lists the sources of each program. The declarations for cffi are parsed from the
+interface, csrc/include/usernsctl.h.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-# setuptools brings this module, and has no other name for the command.
+# setuptools provides this module, and exports the command under no other name.
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
-# setuptools wants paths that begin here.
+# A relative path, as setuptools requires.
 CSRC = Path("csrc")
 sys.path.insert(0, str(CSRC.resolve()))
 import layout  # noqa: E402
 
 PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text())
-# What users call; the others are data of the package.
+# Programs for users; the other programs are data of the package.
 SCRIPTS = ["usernsctl-exec", "usernsctl-entrypoint"]
-# An older libc for the extension to be linked with, so that it works with that and all later ones
-# (tools/dist/sysroot.py). The programs are static, and take this machine's.
+# A directory with an older libc to link the extension with, which then works with that and all
+# later versions (tools/dist/sysroot.py). The programs are static, and use the libc of this machine.
 SYSROOT = os.environ.get("USERNSCTL_SYSROOT")
 INTERFACE = "include/usernsctl.h"
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
@@ -45,19 +45,20 @@ DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))
 
 @functools.cache
 def processor() -> str:
-    """The processor that is built for, as platform.machine() calls it: the compiler's own target.
+    """Return the target processor of the compiler, in the form of platform.machine().
 
-    Without a compiler nothing is built, but what the package is can be asked for.
+    Falls back to the processor of this machine without a compiler, so that the metadata of the
+    package can be read.
     """
     try:
-        told = subprocess.run([*compiler(), "-dumpmachine"], capture_output=True, text=True)
+        target = subprocess.run([*compiler(), "-dumpmachine"], capture_output=True, text=True)
     except OSError:
         return platform.machine()
-    return told.stdout.partition("-")[0].strip() or platform.machine()
+    return target.stdout.partition("-")[0].strip() or platform.machine()
 
 
 def runs_here(program: Path) -> bool:
-    """Whether a program works; of one for another processor it can't be told here."""
+    """Return whether a program runs; assumed of a program for another processor."""
     if processor() != platform.machine():
         return True
     return subprocess.run([program], stdout=subprocess.DEVNULL).returncode == 0
@@ -68,9 +69,9 @@ def compiler() -> list[str]:
 
 
 FLAGS = layout.flags(CSRC)
-# Against forged returns and jumps, where the processor can tell them.
+# Control-flow protection against forged returns and jumps, on processors that support it.
 BRANCHES = {"x86_64": ["-fcf-protection=full"], "aarch64": ["-mbranch-protection=standard"]}
-# -U first: some distributions' compilers define FORTIFY themselves, at another level.
+# -U comes first: the compilers of some distributions define _FORTIFY_SOURCE at another level.
 RELEASE = [
     *("-O2", "-fstack-protector-strong", "-fstack-clash-protection"),
     *("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"),
@@ -87,8 +88,8 @@ PROGRAM_LDFLAGS = [
     "-s",
 ]
 
-# Best first. A static program starts in less than half the time, and runs in an image that has
-# no libc or another one.
+# In order of preference. A static program starts in less than half the time, and runs in images
+# with another libc or none.
 LINK_MODES = [["-fPIE", "-static-pie"], ["-static"], ["-fPIE", "-pie"]]
 
 # The types of <sys/types.h> that the header uses; the compiler fills in the dots.
@@ -96,7 +97,7 @@ SYSTEM_TYPES = "typedef int... pid_t; typedef int... uid_t; typedef int... gid_t
 
 
 def declarations(header: str) -> str:
-    """What cffi can parse of a C header: no preprocessor save ``#define NAME number``."""
+    """Remove what cffi can't parse from a C header: directives but ``#define NAME number``."""
     header = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.DOTALL).replace("\\\n", " ")
     header = re.sub(r"_Static_assert\s*\(.*?\)\s*;", "", header, flags=re.DOTALL)
     header = re.sub(r"__attribute__\s*\(\(.*?\)\)", "", header, flags=re.DOTALL)
@@ -106,7 +107,7 @@ def declarations(header: str) -> str:
 
 
 def older_libc() -> list[str]:
-    """What has the compiler take the libc in SYSROOT, even a cross compiler, which has its own."""
+    """Return flags that select the libc in SYSROOT, also for a cross compiler with its own."""
     if not SYSROOT:
         return []
     headers, system = f"{SYSROOT}/usr/include", f"{processor()}-linux-gnu"
@@ -119,8 +120,8 @@ def extension() -> Any:
     libc = older_libc()
     ffi = FFI()
     ffi.cdef(SYSTEM_TYPES + declarations((CSRC / INTERFACE).read_text()))
-    # BuildExtension adds the core. The binding that cffi generates is built without warnings: they
-    # could not be mended here.
+    # BuildExtension adds the core. The binding that cffi generates is built without warnings, which
+    # could not be fixed here.
     ffi.set_source(
         "usernsctl._native",
         f'#include "{INTERFACE}"',
@@ -134,7 +135,7 @@ def extension() -> Any:
 
 
 def link_mode(compiler: list[str]) -> list[str]:
-    """The first of LINK_MODES that makes a program which also runs."""
+    """Return the first of LINK_MODES whose programs link and run."""
     with tempfile.TemporaryDirectory() as scratch:
         source, program = Path(scratch, "probe.c"), Path(scratch, "probe")
         source.write_text("int main(void) { return 0; }\n")
@@ -148,7 +149,7 @@ def link_mode(compiler: list[str]) -> list[str]:
 
 
 class ProgramBuilder:
-    """Builds the native programs, and compiles the core once for all of them.
+    """Builder of the native programs, which compiles the core once for all of them.
 
     :param scratch: an empty directory, for objects.
     """
@@ -166,7 +167,7 @@ class ProgramBuilder:
         return compile_all([*self._compiler, *PROGRAM_FLAGS, *self._mode], sources, self._scratch)
 
     def build(self, program: Path) -> None:
-        """Build the program of that name, one of layout.PROGRAMS."""
+        """Build a program of layout.PROGRAMS, named by the last component of its path."""
         objects = [*self._compile(layout.program(program.name, CSRC)), *self._core]
         flags = [*RELEASE, *self._mode, *PROGRAM_LDFLAGS, *own_flags()]
         link(program, [*self._compiler, *flags], objects)
@@ -179,10 +180,10 @@ def program_builder(build_temp: str) -> ProgramBuilder:
 
 
 def program_compiler(scratch: Path) -> list[str]:
-    """Return the compiler of the programs: musl-gcc where there is one, since musl starts faster.
+    """Return the compiler for the programs: musl-gcc if installed, since musl starts faster.
 
-    A program that is linked with glibc works as well, and starts in twice the time: glibc asks the
-    processor for its features, which a virtual machine answers one after the other.
+    A program that is linked with glibc works too, but needs twice the time to start: glibc queries
+    the features of the processor, and a virtual machine emulates each query.
     """
     if chosen := os.environ.get("USERNSCTL_PROGRAM_CC"):
         return shlex.split(chosen)
@@ -192,30 +193,30 @@ def program_compiler(scratch: Path) -> list[str]:
 
 
 def build_freestanding(program: Path) -> None:
-    # What a program without libc can't do without comes last, such as -fno-stack-protector.
+    # Flags required by a program without libc come last, to override others: -fno-stack-protector.
     flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(processor())]
     sources = layout.freestanding(program.name, CSRC)
     link(program, [*compiler(), *flags], sources)
 
 
 def own_flags() -> list[str]:
-    """What the caller wants besides, as make has it; for the extension setuptools adds it."""
+    """Return the flags in the environment, as make uses them; setuptools adds them itself."""
     names = ("CPPFLAGS", "CFLAGS", "LDFLAGS")
     return [flag for name in names for flag in shlex.split(os.environ.get(name, ""))]
 
 
 def empty_directory(directory: Path) -> Path:
-    """Make a directory anew: objects of an earlier build may be older than their sources."""
+    """Recreate a directory, since objects of an earlier build may be outdated."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
 
 
 def compile_all(compiler: list[str], sources: list[Path], scratch: Path) -> list[Path]:
-    """Compile sources side by side.
+    """Compile sources in parallel.
 
-    :returns: their objects, in the same order, in the directory ``scratch``.
-    :raises CompileError: one can't be compiled; the compiler has said why.
+    :returns: the object files, in the order of the sources, in the directory ``scratch``.
+    :raises CompileError: a source can't be compiled; the compiler has printed the reason.
     """
     flags = [f"-D{name}={value}" for name, value in DEFINES] + own_flags()
 
@@ -232,11 +233,11 @@ def compile_all(compiler: list[str], sources: list[Path], scratch: Path) -> list
 def link(program: Path, compiler: list[str], inputs: list[Path]) -> None:
     """Link objects, or compile sources, into an executable program.
 
-    :raises CompileError: that is not possible; the compiler has said why.
+    :raises CompileError: linking failed; the compiler has printed the reason.
     """
     program.parent.mkdir(parents=True, exist_ok=True)
-    words = [*compiler, *map(str, inputs), "-o", str(program)]
-    run_compiler(words, program.name)
+    command = [*compiler, *map(str, inputs), "-o", str(program)]
+    run_compiler(command, program.name)
     program.chmod(0o755)
 
 
@@ -247,13 +248,13 @@ def run_compiler(command: list[str], name: str) -> None:
 
 
 class BuildExtension(build_ext):
-    """Also makes the programs that the package carries as data, and starts by their path."""
+    """build_ext that also builds the programs which are data of the package."""
 
     def build_extension(self, ext: Any) -> None:
-        """Compile the core, side by side, which setuptools would do one file after the other."""
-        words = [*compiler(), *older_libc(), *FLAGS, *EXTENSION_FLAGS, "-fPIC"]
+        """Compile the core in parallel; setuptools would compile its files in sequence."""
+        command = [*compiler(), *older_libc(), *FLAGS, *EXTENSION_FLAGS, "-fPIC"]
         scratch = empty_directory(Path(self.build_temp, "core"))
-        ext.extra_objects = [str(path) for path in compile_all(words, layout.core(CSRC), scratch)]
+        ext.extra_objects = [str(path) for path in compile_all(command, layout.core(CSRC), scratch)]
         super().build_extension(ext)
 
     def run(self) -> None:
@@ -266,19 +267,19 @@ class BuildExtension(build_ext):
         programs = self._package() / "_bin"
         for name in layout.FREESTANDING:
             build_freestanding(programs / name)
-        # Also a copy of usernsctl-exec: where scripts are installed, the package can't always tell.
+        # Includes a copy of usernsctl-exec, since the package can't always find installed scripts.
         for name in layout.PROGRAMS.keys() - {"usernsctl-entrypoint"}:
             program_builder(self.build_temp).build(programs / name)
 
     def _package(self) -> Path:
-        """Where the package will be imported from: the tree itself, if it is installed editable."""
+        """Return the package's directory: in the source tree for an editable installation."""
         if self.inplace or self.editable_mode:
             return Path(self.get_finalized_command("build_py").get_package_dir("usernsctl"))
         return Path(self.build_lib, "usernsctl")
 
 
 class BuildScripts(build_scripts):
-    """Compiles the scripts: setuptools would take them for text and rewrite their first lines."""
+    """build_scripts that compiles the scripts; setuptools would treat them as text files."""
 
     def run(self) -> None:
         build_temp = self.get_finalized_command("build").build_temp

@@ -1,7 +1,7 @@
-"""What is what in csrc/, for setup.py, tools/c_tests.py and tools/c_layers.py.
+"""The layers and programs of csrc/, for setup.py, tools/c_tests.py and tools/c_layers.py.
 
-A directory is a layer, and a program is a directory of programs/. So a new source is built without
-an edit, and a new program takes one line in PROGRAMS.
+Each directory is a layer, and each directory of programs/ is a program. So a new source needs no
+edit here, and a new program one line in PROGRAMS.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ CSRC = Path(__file__).resolve().parent
 sys.path.insert(0, str(CSRC / "explain"))
 import texts  # noqa: E402
 
-# From the bottom to the top: what is in one may call those below it. Everything may include the
-# interface, include/usernsctl.h.
+# Layers from the bottom to the top. Each may call functions of the layers below it. All layers may
+# include the interface, include/usernsctl.h.
 LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "programs")
 
-# The layers that look at nothing and start nothing: the same arguments give the same result.
+# Layers without side effects: the same arguments always give the same result.
 PURE = ("map",)
 
-# Programs, and what they share with others: sources of programs/shared/.
+# Programs, with the sources of programs/shared/ that each needs.
 PROGRAMS = {
     "usernsctl-exec": ("early_signals.c", "report.c"),
     "usernsctl-entrypoint": ("early_signals.c",),
@@ -33,8 +33,8 @@ PROGRAMS = {
     "usernsctl-child": (),
 }
 
-# Programs without libc, which run in gVisor, in any root filesystem: the smaller, the faster.
-# gVisor runs on no other processors.
+# Programs without libc, which run in gVisor in any root filesystem; small programs start faster.
+# gVisor supports no other processors.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-nostdlib"),
@@ -42,9 +42,9 @@ FREESTANDING_FLAGS = (
     *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
-# The compiler would call functions of its own library for what is atomic.
+# Without this flag the compiler calls library functions for atomic operations.
 FREESTANDING_FLAGS_OF = {"aarch64": ("-mno-outline-atomics",)}
-# The agent, but for where it begins: what the tests are linked with.
+# Sources of the agent without its entry point, which the C tests are linked with.
 AGENT = (
     "block",
     "caps",
@@ -68,21 +68,21 @@ FREESTANDING = {
     ),
 }
 
-# The functions of libc that the agent needs. No other program is built with this file.
+# The agent's own libc. No other program is built with this file.
 AGENT_LIBC = "programs/agent/libc.c"
 
 
 def flags(csrc: Path = CSRC) -> list[str]:
-    """The language, the include path and the warnings, for every build; clangd reads them too."""
+    """Return the flags of every build: language, include path, warnings. clangd reads them too."""
     words = (csrc / "compile_flags.txt").read_text().split()
     return [f"-I{csrc}" if word == "-I." else word for word in words]
 
 
 def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
-    """Return flags for musl-gcc: musl has no headers of the kernel, and its macros convert.
+    """Return flags for musl-gcc, which finds no kernel headers, and whose macros warn.
 
-    :param headers: the directory in which to make links to the kernel's headers in ``system``, and
-        to nothing of its libc.
+    :param headers: the directory in which to create links to the kernel's headers in ``system``,
+        but to no headers of its libc.
     """
     machine = [system / "asm", *system.glob(f"{platform.machine()}-linux-gnu/asm")]
     asm = next(directory for directory in machine if directory.is_dir())
@@ -95,9 +95,9 @@ def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
 
 
 def core(csrc: Path = CSRC) -> list[Path]:
-    """The sources that the extension and every program that has a libc are built from.
+    """Return the sources of the core, for the extension and every program with a libc.
 
-    texts.py makes one of them, explain/texts.c, first.
+    First generates one of the sources, explain/texts.c, by texts.py.
     """
     causes = csrc.resolve().parent / "src" / "usernsctl" / "explain" / "causes"
     if causes.is_dir():
@@ -108,22 +108,22 @@ def core(csrc: Path = CSRC) -> list[Path]:
 
 
 def program(name: str, csrc: Path = CSRC) -> list[Path]:
-    """The sources of a program, but for the core's."""
+    """Return the sources of a program, without those of the core."""
     programs = csrc / "programs"
     own = set((programs / name.removeprefix("usernsctl-")).glob("*.c"))
     return [*sorted(own), *(programs / "shared" / source for source in PROGRAMS[name])]
 
 
 def freestanding_flags(machine: str) -> tuple[str, ...]:
-    """How a program without libc is built for that processor (platform.machine())."""
+    """Return the flags of a program without libc, for a processor (platform.machine())."""
     return (*FREESTANDING_FLAGS, *FREESTANDING_FLAGS_OF.get(machine, ()))
 
 
 def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:
-    """All sources of a program that has no libc."""
+    """Return all sources of a program without libc."""
     return [csrc / source for source in FREESTANDING[name]]
 
 
 def agent(csrc: Path = CSRC) -> list[Path]:
-    """The sources of the agent but for where it begins, its libc and its proof, for tests."""
+    """Return the sources of the agent without entry point, libc and proof.c, for tests."""
     return [csrc / "programs" / "agent" / f"{name}.c" for name in AGENT]
