@@ -93,7 +93,7 @@ def test_a_single_run_can_have_no_more(tally: Tally) -> None:
 
 
 def test_many_mounts_leave_room_for_what_programs_open(tmp_path: Path) -> None:
-    """gVisor keeps files open after their use, up to a maximum that is independent of mounts."""
+    """gVisor keeps used files open, in a number that must not grow with the mounts."""
     binds = []
     for mount in range(10):
         directory = tmp_path / str(mount)

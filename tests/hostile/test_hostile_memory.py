@@ -199,7 +199,7 @@ def test_hostile_root_inside_a_named_namespace(
 @as_root
 @pytest.mark.parametrize("kind", ["fresh-newuidmap", "prelude-newuidmap"])
 def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally: Tally) -> None:
-    """The caller's user has a capability, or the user's other processes could attack it anyway."""
+    """The caller has a capability; without any, every process of its user could attack it."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:

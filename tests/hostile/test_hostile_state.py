@@ -334,7 +334,7 @@ def test_hostile_bind_shows_the_state_by_another_mount(
 
 
 def test_hostile_full_disk_moves_the_state(tmp_path: Path, tally: Any) -> None:
-    """If another user fills /tmp, the state directory can't be created there."""
+    """A full /tmp must not make usernsctl forget its state there, or show it in a sandbox."""
     script = (
         "mount -t tmpfs -o size=64k none /mnt && "
         f"{SCRIPTS}/usernsctl ns create name -r && "

@@ -180,7 +180,7 @@ def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
     monkeypatch: pytest.MonkeyPatch,
     replaces: bool,
 ) -> None:
-    """Either the whole other template is used or none, never a mixture."""
+    """A template that is replaced or removed while it is loaded is used whole or not at all."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     read = template.read
 
@@ -279,7 +279,7 @@ def test_an_interpreter_that_lies_is_told_or_changes_nothing(
 def test_a_cat_that_is_none_has_no_template_wait_longer(
     tally: Tally, tmp_path: Path, script: str
 ) -> None:
-    """The root filesystem's `cat` is executed to read the range of local ports."""
+    """cat(1) of the root filesystem is executed to read the listening ports, and may be hostile."""
     (tmp_path / "cat").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "cat").chmod(0o755)
     env = {"PATH": "/mnt/evil:/usr/bin:/bin"}
