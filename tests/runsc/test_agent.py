@@ -35,7 +35,7 @@ PYTHON = ["/usr/bin/python3", "-c"]
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
-        # Start the agent, which the first call of run() does.
+        # The first call of run() starts the agent.
         made.run(["true"], check=True)
         yield made
 

@@ -26,7 +26,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
     # The tests create files, which the sandbox must show.
     shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
-        # Start the agent, which the first call of run() does.
+        # The first call of run() starts the agent.
         made.run(["true"], check=True)
         yield made
 

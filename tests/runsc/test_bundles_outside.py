@@ -1,4 +1,4 @@
-"""Tests that files outside a bundle to which it refers are named, and refused unless allowed."""
+"""Tests of bundles that refer to files outside: each reference is named, and refused by default."""
 
 from __future__ import annotations
 

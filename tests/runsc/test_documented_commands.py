@@ -50,7 +50,7 @@ SECONDS = 120
 
 @dataclass(frozen=True)
 class Block:
-    """A block or a line to run as a whole.
+    """A code block, or a command of a cheat sheet, to run as a whole.
 
     :ivar name: the page and the first line, without its comment.
     :ivar script: the commands, without the output on the page.
@@ -134,7 +134,7 @@ AFTER = {
     ),
 }
 
-#: Blocks that need subordinate ranges.
+#: Matches blocks that need subordinate id ranges.
 OF_RANGES = re.compile(r"--map-auto|IdMap\.auto\(\)")
 
 

@@ -33,7 +33,7 @@ def command_line(tmp_path: Path) -> Program:
 def test_it_is_static() -> None:
     """Check for a static program: in a dynamic one, LD_PRELOAD could run code of the tenant.
 
-    elf(5): a dynamic program has a header PT_INTERP.
+    A dynamic program has a PT_INTERP header (elf(5)).
     """
     done = subprocess.run(
         ["readelf", "--program-headers", ENTRYPOINT], capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""Tests of explain with the actual messages of runsc and system tools."""
+"""Tests of `usernsctl explain` with the actual messages of runsc and of system tools."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_causes_with_one_text_are_told_apart_where_they_are(
     ],
 )
 def test_calls_that_runsc_refuses(tmp_path: Path, command: list[str], cause: str) -> None:
-    # Some releases read the bundle before they refuse.
+    # Some releases of runsc read the bundle before they refuse the options.
     bundle = make_bundle(tmp_path / "b", **WORKS)
     ours = [f"--bundle={bundle}", "x"] if "--rootless" in command else []
     assert causes_of(failure_of([*command, *ours]))[0] == cause
@@ -236,7 +236,7 @@ def test_a_hint_that_leads_astray(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
     text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
     assert "bundle-no-mappings" in causes_of(text)
-    # netstack-in-namespace came with the release that dropped the misleading hint.
+    # The ability netstack-in-namespace came with the release that dropped the misleading hint.
     hints = not gvisor.release().has("netstack-in-namespace")
     assert ("max_user_namespaces is set too low" in text) == hints
     assert (causes_of(text)[0] == "false-max-userns-hint") == hints

@@ -188,7 +188,7 @@ def test_a_frozen_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -
 
 
 def test_the_name_of_the_host(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
-    """Read the host name when the launch starts, unless the freeze fixed one by --hostname."""
+    """Use the host name at the start of the launch, unless --hostname fixed one at the freeze."""
     file, chosen = tmp_path / "launch", tmp_path / "chosen"
     show = ("--", "cat", "/proc/sys/kernel/hostname")
     assert usernsctl("freeze", "-o", file).returncode == 0

@@ -114,7 +114,7 @@ def test_a_crash_and_silence(fails: Fails) -> None:
 
 
 def test_words_that_are_hostile(fails: Fails) -> None:
-    """runsc's messages repeat texts from a bundle, which may be hostile."""
+    """Sanitize runsc's messages, which repeat texts of a bundle that may be hostile."""
     for errors in (
         written("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
         b'{"msg":"\\ud800\xff\xc3","level":"error"}',
@@ -156,7 +156,7 @@ def test_runsc_itself_fails(usernsctl: Program, prelude: Program, tmp_path: Path
 
 @pytest.mark.userns_requires("strace")
 def test_no_python_is_started(fails: Fails, prelude: Program, tmp_path: Path) -> None:
-    """A failed launch executes no program besides runsc and those of the launch."""
+    """Trace execve(2): a failed launch executes nothing but runsc and the launch's programs."""
     fails(written("something new"))
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace, prelude.path]

@@ -63,7 +63,7 @@ class Containers:
         return f"--bundle={self.directory}/bundle"
 
     def runsc(self, *words: str, status: int = 0) -> str:
-        """Run a runsc subcommand; return its output from a file, since containers keep it open."""
+        """Run a runsc subcommand; return its output, from a file, as containers hold pipes open."""
         with open(self.directory / f"output-{words[0]}-{words[-1]}", "w+b", buffering=0) as output:
             done = self.namespace.run(
                 [*global_options(self.directory), *words],
@@ -122,7 +122,7 @@ def orphans_are_collected() -> Iterator[None]:
     def collect() -> None:
         while not over.wait(0.02):
             for pid, who in children().items():
-                # runsc as /proc/self/exe, and the separate program that newer releases have.
+                # runsc's processes: re-executions of itself ("exe"), or newer releases' sentry.
                 if who in ("exe (zombie)", "gvisor_sentry (zombie)"):
                     os.waitpid(pid, 0)
 

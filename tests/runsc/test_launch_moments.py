@@ -135,7 +135,7 @@ def test_limits_that_runsc_does_not_bear(perform: Perform, name: str, value: int
 
 @pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
 def test_limits_that_matter_to_nobody(perform: Perform, name: str) -> None:
-    # Releases of 2026 need queued signals (signal-limit), and other tests of this user queue some.
+    # Releases of 2026 queue signals (cause signal-limit), and so do other tests of this user.
     fewest = 1000 if name == "SIGPENDING" and gvisor.is_of_2026() else 0
     assert_ran(perform(before=limited(name, fewest)))
 

@@ -218,7 +218,7 @@ def test_one_that_died_while_it_waited_is_replaced(host: un.SandboxHost) -> None
 def test_one_whose_agent_is_silent_is_replaced(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The timeout of the first check; later ones have more than enough time.
+    # Timeouts of the health checks: 0.2 s for the first, and more than enough for the others.
     limits = itertools.chain([0.2], itertools.repeat(PATIENCE))
     look = SandboxMaker.check
 

@@ -1,4 +1,4 @@
-"""Tests of `usernsctl run --in` with a PID namespace, which only new children can be in."""
+"""Tests of `usernsctl run --in` with a PID namespace, which only child processes can enter."""
 
 from __future__ import annotations
 
@@ -127,6 +127,6 @@ def test_it_ends_with_who_waits_for_it(usernsctl: Program, kept: str) -> None:
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
         assert process.stdout.read() == ""
-    # The orphan becomes a child of pytest, a subreaper. Its PID namespace can't end unreaped.
+    # The orphan becomes a child of pytest, a subreaper; unreaped, it keeps its PID namespace alive.
     _, status = os.waitpid(inside, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Tests of --reraise-signal: a signal that kills the command also kills the process called."""
+"""Tests of --reraise-signal: usernsctl ends by the signal that killed the command."""
 
 from __future__ import annotations
 

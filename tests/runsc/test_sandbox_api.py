@@ -333,7 +333,7 @@ def test_runsc_keeps_no_more_than_it_needs(
         else:
             runsc = children_of(box.init.pid)
             assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED
-        # Both are in nested user namespaces, where the kernel has filled their bounding sets again.
+        # runsc's processes are in nested user namespaces, in which all bounding sets are full.
         assert len(runsc) == 2
         assert {status_of(pid)["NoNewPrivs"] for pid in runsc} == {"1"}
 

@@ -213,7 +213,7 @@ def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Even
 def test_what_is_cancelled_while_it_is_made_leaves_nothing(
     creation_allowed: threading.Event,
 ) -> None:
-    # Unique, since command lines are searched for it.
+    # A unique id, since the test searches command lines for it.
     id = f"cancelled-{os.getpid()}"
 
     async def enter(made: Any) -> None:

@@ -172,7 +172,7 @@ def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost, mar
     assert len(won) == 1
     with won[0] as box:
         assert start(0) is None
-        # Only detached sandboxes share their ids across hosts; any other is unique in its host.
+        # Ids of attached sandboxes are unique within their host only, so this one is free.
         with host.start(FOREVER, id=marker):
             assert box.run(["true"]).returncode == 0
     with un.Sandbox(FOREVER, id=marker, detach=True):
