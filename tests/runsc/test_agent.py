@@ -557,7 +557,7 @@ def test_a_fork_can_use_it_and_leaves_it_alone(box: un.Sandbox) -> None:
     assert box.run(["true"]).returncode == 0
 
 
-def interrupted(box: un.Sandbox, seconds: float) -> bool:
+def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -575,12 +575,12 @@ def interrupted(box: un.Sandbox, seconds: float) -> bool:
 def test_an_interrupted_start_leaves_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     for step in range(20):
-        assert interrupted(box, 0.0002 + step * 0.0004)
+        assert is_interrupted(box, 0.0002 + step * 0.0004)
     assert (open_descriptors(), children()) == before
     wait_until_gone(box, "sleep 1008")
     with host.start(FOREVER) as new:
         for step in range(6):
-            assert interrupted(new, 0.001 + step * 0.015)
+            assert is_interrupted(new, 0.001 + step * 0.015)
         wait_until_gone(new, "sleep 1008")
     assert (open_descriptors(), children()) == before
 
@@ -660,7 +660,7 @@ print("left:", sys.stdin.read())
 """
 
 
-def unnamed(way: str, *named: str) -> str:
+def run_unnamed(way: str, *named: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", UNNAMED, way, *named],
         input="secret",
@@ -674,9 +674,9 @@ def unnamed(way: str, *named: str) -> str:
 
 @pytest.mark.parametrize("way", ["run", "check_output", "popen", "create_subprocess_exec"])
 def test_our_own_standard_input_is_no_commands_unless_it_is_named(way: str) -> None:
-    said, _, left = unnamed(way).rpartition("left: ")
+    said, _, left = run_unnamed(way).rpartition("left: ")
     assert (left, "secret" in said) == ("secret\n", False)
-    assert unnamed(way, "named").endswith("left: \n")
+    assert run_unnamed(way, "named").endswith("left: \n")
 
 
 # Tests of sandboxes without an agent.

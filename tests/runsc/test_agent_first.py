@@ -204,7 +204,7 @@ def test_an_event_loop_goes_on(host: un.SandboxHost) -> None:
 def test_one_that_is_none_leaves_nothing(
     host: un.SandboxHost, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_agent(config: dict[str, Any], *words: str) -> None:
+    def no_agent(config: dict[str, Any], *argv: str) -> None:
         config["process"] |= {"args": [program, "1000"], "env": ["PATH=/usr/bin"]}
 
     monkeypatch.setattr(host_namespace, "set_agent_as_init", no_agent)

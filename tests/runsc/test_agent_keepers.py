@@ -66,13 +66,13 @@ def test_few_are_left_of_many(box: un.Sandbox) -> None:
     assert box.run(["true"]).returncode == 0
 
 
-@pytest.mark.parametrize("words", [0, 100_000])
-def test_what_a_command_had_is_closed(box: un.Sandbox, words: int) -> None:
+@pytest.mark.parametrize("size", [0, 100_000])
+def test_what_a_command_had_is_closed(box: un.Sandbox, size: int) -> None:
     for command in (["true"], ["sh", "-c", "cat >/dev/null & kill -KILL $$"], ["no-such"]):
         for _ in range(10):
             shut, held = os.pipe()
             try:
-                with box.popen(command, stdin=shut, stdout=un.PIPE, env={"A": "x" * words}) as one:
+                with box.popen(command, stdin=shut, stdout=un.PIPE, env={"A": "x" * size}) as one:
                     assert select.select([one.stdout], [], [], PATIENCE)[0]
                     one.kill_tree()
             except FileNotFoundError:

@@ -68,9 +68,9 @@ def test_a_variable_that_is_no_text_is_told(in_gvisor: Program) -> None:
 def test_the_processes_around_it_have_none_of_it(name: str, tmp_path: Path) -> None:
     program = tmp_path / name
     program.symlink_to(ENTRYPOINT)
-    words = ["run", "--env-all"] if name == "usernsctl" else []
+    args = ["run", "--env-all"] if name == "usernsctl" else []
     with subprocess.Popen(
-        [program, *words, "--", "sh", "-c", "echo ready; read line"],
+        [program, *args, "--", "sh", "-c", "echo ready; read line"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={"SECRET": "of the tenant", "PATH": "/usr/bin", "TERM": "xterm"},
@@ -111,7 +111,7 @@ def test_no_network_is_none(in_gvisor: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "told"),
     [
         (["--network=some", "--", "true"], "--network=some; it may be host or none"),
         (["--ids=two", "--", "true"], "--ids=two; it may be one or all"),
@@ -131,8 +131,8 @@ def test_no_network_is_none(in_gvisor: Program) -> None:
         ([], "no command"),
     ],
 )
-def test_a_wrong_option_is_told(words: list[str], told: str, in_gvisor: Program) -> None:
-    done = in_gvisor(*words, cwd=Path("/"))
+def test_a_wrong_option_is_told(args: list[str], told: str, in_gvisor: Program) -> None:
+    done = in_gvisor(*args, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert told in done.stderr
 
@@ -203,8 +203,8 @@ def test_without_python_the_profiles_are_printed(without_python: Path) -> None:
         done = printed(name)
         assert (done.returncode, done.stdout) == (125, "")
         assert f"share/{name}: No such file" in done.stderr
-    for words in (["doctor"], [], ["run", "--", "true"], ["seccomp-profile", "x"]):
-        done = printed(*words)
+    for args in (["doctor"], [], ["run", "--", "true"], ["seccomp-profile", "x"]):
+        done = printed(*args)
         assert (done.returncode, done.stdout) == (125, "")
         assert "this image has no Python" in done.stderr
         assert "prelude-python" in done.stderr
@@ -213,13 +213,13 @@ def test_without_python_the_profiles_are_printed(without_python: Path) -> None:
 def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
     """Fail without Python and without a launch file; the machine has none in /etc/usernsctl."""
     program = Program(without_python / "in-gvisor")
-    for words, file in (
+    for args, file in (
         (["--", "true"], "launch"),
         (["--network=none", "true"], "launch.no-network"),
         (["--ids=all", "--check"], "launch.all-ids"),
         (["--ids=all", "--network=none", "true"], "launch.no-network.all-ids"),
     ):
-        done = program(*words)
+        done = program(*args)
         assert (done.returncode, done.stdout) == (125, "")
         assert f"/etc/usernsctl/{file}: No such file" in done.stderr
     done = program("--runsc=/usr/bin/runsc", "--", "true")
@@ -228,10 +228,10 @@ def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
 
 
 def test_a_wrong_descriptor_is_told() -> None:
-    words = [sys.executable, "-I", str(SCRIPTS / "usernsctl")]
+    args = [sys.executable, "-I", str(SCRIPTS / "usernsctl")]
     for wrong in ("99", "0", "x", "-1"):
         done = subprocess.run(
-            [*words, f"--environ-fd={wrong}", "run", "--", "true"],
+            [*args, f"--environ-fd={wrong}", "run", "--", "true"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

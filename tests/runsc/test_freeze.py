@@ -82,8 +82,8 @@ def test_nothing_but_a_file_is_replaced(usernsctl: Program, tmp_path: Path) -> N
     assert link.is_symlink()
 
 
-def run_launch(prelude: Program, file: Path, *words: str, **how: Any) -> Any:
-    return prelude("--launch", file, *words, **how)
+def run_launch(prelude: Program, file: Path, *args: str, **how: Any) -> Any:
+    return prelude("--launch", file, *args, **how)
 
 
 def test_a_frozen_launch_is_performed(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:

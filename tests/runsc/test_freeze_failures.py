@@ -78,13 +78,13 @@ def fails(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
     return fail
 
 
-def written(*messages: str) -> bytes:
+def error_log(*messages: str) -> bytes:
     return "".join(json.dumps({"msg": one, "level": "error"}) for one in messages).encode()
 
 
 @pytest.mark.parametrize(("said", "cause"), SAID)
 def test_the_causes_of_runscs_words(fails: Fails, said: str, cause: str | None) -> None:
-    done = fails(written(said, "and more"))
+    done = fails(error_log(said, "and more"))
     assert done.returncode == 125
     first, *rest = done.stderr.splitlines()
     assert first == f'usernsctl: runsc: runsc says: "{said}"'
@@ -105,21 +105,21 @@ def test_the_causes_of_runscs_words(fails: Fails, said: str, cause: str | None) 
 
 def test_a_crash_and_silence(fails: Fails) -> None:
     crash = b"runtime: failed to create new OS thread (have 6 already; errno=11)\nmore\n"
-    assert "[process-limit]" in fails(written("EOF"), crash=crash, status=2).stderr
+    assert "[process-limit]" in fails(error_log("EOF"), crash=crash, status=2).stderr
     assert "runsc crashed" in fails(b"", status=2).stderr
     assert "[runsc-refused-call]" in fails(b"").stderr
     # Any exit status of runsc is a failure, unless its log records the end of the command.
-    assert 'runsc says: "x"' in fails(written("x"), status=3).stderr
+    assert 'runsc says: "x"' in fails(error_log("x"), status=3).stderr
     assert "[runsc-ran-nothing]" in fails(b"", status=0).stderr
 
 
 def test_words_that_are_hostile(fails: Fails) -> None:
     """Sanitize runsc's messages, which repeat texts of a bundle that may be hostile."""
     for errors in (
-        written("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
+        error_log("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
         b'{"msg":"\\ud800\xff\xc3","level":"error"}',
         b'{"msg":"' + b"x" * (1 << 20),
-        written(*["y" * 5000] * 1000),
+        error_log(*["y" * 5000] * 1000),
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b"\0\n\xff" * 1000,
@@ -137,7 +137,7 @@ def test_words_that_are_hostile(fails: Fails) -> None:
 def test_the_words_of_a_config_choose_no_cause(fails: Fails, phrase: str) -> None:
     variable = f'A="\x07: {phrase}'
     for quoted in (json.dumps(variable), repr(variable), variable):
-        done = fails(written(f"bad variable {quoted}: refused"), "--env", variable)
+        done = fails(error_log(f"bad variable {quoted}: refused"), "--env", variable)
         assert done.returncode == 125
         assert "why:" not in done.stderr
 
@@ -157,7 +157,7 @@ def test_runsc_itself_fails(usernsctl: Program, prelude: Program, tmp_path: Path
 @pytest.mark.userns_requires("strace")
 def test_no_python_is_started(fails: Fails, prelude: Program, tmp_path: Path) -> None:
     """Trace execve(2): a failed launch executes nothing but runsc and the launch's programs."""
-    fails(written("something new"))
+    fails(error_log("something new"))
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace, prelude.path]
     done = subprocess.run([*command, "--launch", tmp_path / "launch"], capture_output=True)

@@ -62,11 +62,11 @@ class Containers:
     def bundle(self) -> str:
         return f"--bundle={self.directory}/bundle"
 
-    def runsc(self, *words: str, status: int = 0) -> str:
+    def runsc(self, *args: str, status: int = 0) -> str:
         """Run a runsc subcommand; return its output, from a file, as containers hold pipes open."""
-        with open(self.directory / f"output-{words[0]}-{words[-1]}", "w+b", buffering=0) as output:
+        with open(self.directory / f"output-{args[0]}-{args[-1]}", "w+b", buffering=0) as output:
             done = self.namespace.run(
-                [*global_options(self.directory), *words],
+                [*global_options(self.directory), *args],
                 stdin=un.DEVNULL,
                 stdout=output,
                 stderr=un.STDOUT,

@@ -34,10 +34,10 @@ def perform(prelude: Program, launch: Path) -> Perform:
     """Return a function that starts a launch in a child process, which calls `before` first."""
 
     def perform(
-        *words: str, file: Path = launch, before: Callable[[], object] | None = None, **how: Any
+        *args: str, file: Path = launch, before: Callable[[], object] | None = None, **how: Any
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [prelude.path, "--launch", file, *(["--", *words] if words else [])],
+            [prelude.path, "--launch", file, *(["--", *args] if args else [])],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=60,
@@ -57,7 +57,7 @@ def limited(name: str, value: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [
         ["", "", " "],
         ["".join(map(chr, range(1, 128)))],
@@ -68,10 +68,10 @@ def limited(name: str, value: int) -> Callable[[], None]:
     ],
     ids=["empty", "control", "unicode", "looks like ours", "2 MiB", "50,000"],
 )
-def test_arguments(perform: Perform, words: list[str]) -> None:
-    done = perform("printf", "%s\\0", *words)
+def test_arguments(perform: Perform, args: list[str]) -> None:
+    done = perform("printf", "%s\\0", *args)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split("\0")[:-1] == words
+    assert done.stdout.split("\0")[:-1] == args
 
 
 @pytest.mark.parametrize(
@@ -202,15 +202,15 @@ def test_odd_environments(perform: Perform, usernsctl: Program, tmp_path: Path) 
     # Environment entries that execve(2) accepts, but that neither shells nor Python create.
     odd = (b"=x", b"A=1", b"A=2", b"NONE", b"", b"B==")
     array = (ctypes.c_char_p * (len(odd) + 1))(*odd, None)
-    words = [bytes(word) for word in (prelude_path(), b"--launch", bytes(everything))]
-    argv = (ctypes.c_char_p * 4)(*words, None)
+    args = [bytes(word) for word in (prelude_path(), b"--launch", bytes(everything))]
+    argv = (ctypes.c_char_p * 4)(*args, None)
     execve = ctypes.CDLL(None).execve
     done = subprocess.run(
         ["/bin/false"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        preexec_fn=lambda: execve(words[0], argv, array),
+        preexec_fn=lambda: execve(args[0], argv, array),
     )
     assert (done.returncode, done.stderr) == (0, "")
     seen = [line for line in done.stdout.splitlines() if line[0] in "=ABN"]

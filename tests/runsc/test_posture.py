@@ -97,8 +97,8 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 @contextlib.contextmanager
 def start_run(scene: Scene, *options: str) -> Iterator[int]:
     """Start `usernsctl run` with these options; yield its pid."""
-    words = [str(SCRIPTS / "usernsctl"), "run", *options, "--", *COMMAND]
-    with start_command(scene, words) as pid:
+    argv = [str(SCRIPTS / "usernsctl"), "run", *options, "--", *COMMAND]
+    with start_command(scene, argv) as pid:
         yield pid
 
 
@@ -106,14 +106,14 @@ def start_run(scene: Scene, *options: str) -> Iterator[int]:
 def start_launch(scene: Scene, *options: str) -> Iterator[int]:
     """Start usernsctl-exec with a launch file of these options, without Python; yield its pid."""
     file = freeze(Program(SCRIPTS / "usernsctl"), scene.directory / "launch", *options)
-    words = [str(SCRIPTS / "usernsctl-exec"), "--launch", str(file), "--", *COMMAND]
-    with start_command(scene, words) as pid:
+    argv = [str(SCRIPTS / "usernsctl-exec"), "--launch", str(file), "--", *COMMAND]
+    with start_command(scene, argv) as pid:
         yield pid
 
 
 @contextlib.contextmanager
-def start_command(scene: Scene, words: list[str]) -> Iterator[int]:
-    process = subprocess.Popen(words, **scene.streams, pass_fds=[scene.secret])
+def start_command(scene: Scene, argv: list[str]) -> Iterator[int]:
+    process = subprocess.Popen(argv, **scene.streams, pass_fds=[scene.secret])
     try:
         scene.wait_until_ready()
         yield process.pid

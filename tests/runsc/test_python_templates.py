@@ -41,7 +41,9 @@ def template(host: un.SandboxHost) -> Iterator[un.PythonTemplate]:
         yield made
 
 
-def ended(template: un.PythonTemplate, *args: Any, **options: Any) -> tuple[int, str, str]:
+def run_from_template(
+    template: un.PythonTemplate, *args: Any, **options: Any
+) -> tuple[int, str, str]:
     input = options.pop("input", None)
     options = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE, **options}
     with template.start(args, **options) as box:
@@ -49,7 +51,7 @@ def ended(template: un.PythonTemplate, *args: Any, **options: Any) -> tuple[int,
         return box.wait(PATIENCE), out.decode(), err.decode()
 
 
-def cold(host: un.SandboxHost, *args: Any) -> tuple[int, str, str]:
+def run_without_template(host: un.SandboxHost, *args: Any) -> tuple[int, str, str]:
     done = un.gvisor.run([PYTHON, *args], host=host, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
@@ -75,8 +77,8 @@ def cold(host: un.SandboxHost, *args: Any) -> tuple[int, str, str]:
 def test_a_program_does_what_it_does_without_a_template(
     host: un.SandboxHost, template: un.PythonTemplate, args: list[str]
 ) -> None:
-    status, out, err = ended(template, *args)
-    wanted = cold(host, *args)
+    status, out, err = run_from_template(template, *args)
+    wanted = run_without_template(host, *args)
     assert (status, out) == wanted[:2]
     # Newer releases of Python show the source of -c in a traceback.
     shown = [line for line in wanted[2].splitlines() if "^" not in line and "~" not in line]
@@ -88,15 +90,18 @@ def test_a_program_does_what_it_does_without_a_template(
 
 def test_it_has_what_was_loaded(template: un.PythonTemplate) -> None:
     code = "import sys; print('json.tool' in sys.modules, sys.modules['decimal'].loaded)"
-    assert ended(template, "-c", code)[:2] == (0, "True by code\n")
+    assert run_from_template(template, "-c", code)[:2] == (0, "True by code\n")
 
 
 def test_its_environment_and_directory_are_of_the_moment(template: un.PythonTemplate) -> None:
     code = "import os; print(os.environ.get('A'), os.environ.get('B'), os.getcwd())"
-    assert ended(template, "-c", code)[1] == "1 None /\n"
-    assert ended(template, "-c", code, env={"A": "2", "B": "é"}, cwd="/usr")[1] == "2 é /usr\n"
+    assert run_from_template(template, "-c", code)[1] == "1 None /\n"
+    assert (
+        run_from_template(template, "-c", code, env={"A": "2", "B": "é"}, cwd="/usr")[1]
+        == "2 é /usr\n"
+    )
     child = "import subprocess; subprocess.run(['printenv', 'B'])"
-    assert ended(template, "-c", child, env={"B": "3"})[1] == "3\n"
+    assert run_from_template(template, "-c", child, env={"B": "3"})[1] == "3\n"
     with pytest.raises(un.CommandNotFoundError):
         template.start(["-c", ""], cwd="/none")
     with pytest.raises(un.CommandNotADirectoryError):
@@ -105,9 +110,9 @@ def test_its_environment_and_directory_are_of_the_moment(template: un.PythonTemp
 
 def test_a_program_may_be_long_and_come_from_standard_input(template: un.PythonTemplate) -> None:
     long = "x = 1\n" * 200_000 + "print('end')"
-    assert ended(template, "-c", long)[:2] == (0, "end\n")
-    assert ended(template, "-", input=b"print('read')")[:2] == (0, "read\n")
-    assert ended(template, input=b"print('read')")[:2] == (0, "read\n")
+    assert run_from_template(template, "-c", long)[:2] == (0, "end\n")
+    assert run_from_template(template, "-", input=b"print('read')")[:2] == (0, "read\n")
+    assert run_from_template(template, input=b"print('read')")[:2] == (0, "read\n")
 
 
 def test_streams_of_all_kinds(template: un.PythonTemplate, tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ import multiprocessing, random, tempfile, uuid
 key = multiprocessing.current_process().authkey
 print(random.random(), tempfile.mktemp(), uuid.uuid4(), bytes(key).hex())
 """
-    found = [ended(template, "-c", code)[1].split() for _ in range(2)]
+    found = [run_from_template(template, "-c", code)[1].split() for _ in range(2)]
     assert all(one != other for one, other in zip(*found, strict=True))
 
 
@@ -179,7 +184,7 @@ def test_it_is_saved_and_loaded(
 ) -> None:
     template.save(tmp_path / "saved")
     with un.PythonTemplate.load(tmp_path / "saved", host=host) as found:
-        assert ended(found, "-c", "print('loaded')")[:2] == (0, "loaded\n")
+        assert run_from_template(found, "-c", "print('loaded')")[:2] == (0, "loaded\n")
     with pytest.raises(un.RunscError, match="template of an interpreter"):
         un.Template.load(tmp_path / "saved", host=host)
 

@@ -20,8 +20,8 @@ def test_no_call_maps_memory_whatever_its_depth(usernsctl: Program) -> None:
         shown.append(interpreter.resolve().parent.parent)
     binds = [word for path in shown for word in ("--bind", str(path))]
 
-    def run(*words: str | Path) -> str:
-        done = usernsctl("run", *binds, "--", interpreter, *words)
+    def run(*args: str | Path) -> str:
+        done = usernsctl("run", *binds, "--", interpreter, *args)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 

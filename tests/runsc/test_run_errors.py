@@ -172,9 +172,9 @@ def test_a_directory_that_the_callers_group_may_write_to(
         if has_list:
             os.setxattr(directory, *LIST_WITH_ANOTHER)
         caller = ["setpriv", "--reuid=12345", f"--regid={gid}", "--clear-groups"]
-        words = ["run", option, str(directory / "new"), "--", "true"]
+        args = ["run", option, str(directory / "new"), "--", "true"]
         done = subprocess.run(
-            [*caller, usernsctl.path, *words],
+            [*caller, usernsctl.path, *args],
             env={"PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,

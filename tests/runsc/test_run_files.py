@@ -299,11 +299,11 @@ def test_run_tells_which_option_shows_a_file_under_the_name_it_is_called_by(
     (tmp_path / "file").write_text("shown")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    words = ["run", "--wd", "/usr/share"]
-    told = usernsctl(*words, "--", "cat", "../file")
+    args = ["run", "--wd", "/usr/share"]
+    told = usernsctl(*args, "--", "cat", "../file")
     option = told.stderr.splitlines()[0].partition(" add ")[2]
     assert option == "--bind ../file:/usr/file"
-    assert usernsctl(*words, *shlex.split(option), "--", "cat", "../file").stdout == "shown"
+    assert usernsctl(*args, *shlex.split(option), "--", "cat", "../file").stdout == "shown"
 
 
 def test_run_says_nothing_of_what_is_shown_or_no_file(
@@ -311,6 +311,6 @@ def test_run_says_nothing_of_what_is_shown_or_no_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "-n").touch()
-    words = ["/usr/bin/env", "/proc/self", "-n", "no such file", "", "/"]
-    done = usernsctl("run", "--", "echo", *words)
+    args = ["/usr/bin/env", "/proc/self", "-n", "no such file", "", "/"]
+    done = usernsctl("run", "--", "echo", *args)
     assert (done.returncode, done.stderr) == (0, "")

@@ -19,7 +19,7 @@ PATIENCE = 30
 
 
 @pytest.fixture(params=["-rp", "-rpm", "-rpm --mount-proc"])
-def kept(
+def pid_namespace(
     usernsctl: Program,
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -35,17 +35,17 @@ def kept(
 
 
 @pytest.mark.parametrize("status", [0, 7])
-def test_a_command_runs_there(usernsctl: Program, kept: str, status: int) -> None:
+def test_a_command_runs_there(usernsctl: Program, pid_namespace: str, status: int) -> None:
     script = f"read word; echo $word; cat /proc/version; exit {status}"
-    done = usernsctl("run", "--in", kept, "--", "sh", "-c", script, input="hello\n")
+    done = usernsctl("run", "--in", pid_namespace, "--", "sh", "-c", script, input="hello\n")
     assert (done.returncode, done.stderr) == (status, "")
     said, _, version = done.stdout.partition("\n")
     assert said == "hello"
     assert gvisor.is_version(version)
 
 
-def test_what_fails_is_told_once(usernsctl: Program, kept: str) -> None:
-    done = usernsctl("run", "--in", kept, "--", "no-such-command")
+def test_what_fails_is_told_once(usernsctl: Program, pid_namespace: str) -> None:
+    done = usernsctl("run", "--in", pid_namespace, "--", "no-such-command")
     assert (done.returncode, done.stdout) == (127, "")
     assert done.stderr.count("usernsctl: ") == 1
 
@@ -53,9 +53,9 @@ def test_what_fails_is_told_once(usernsctl: Program, kept: str) -> None:
 READY = 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.1; done'
 
 
-def start(usernsctl: Program, kept: str) -> subprocess.Popen[str]:
+def start(usernsctl: Program, pid_namespace: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [usernsctl.path, "run", "--in", kept, "--", "sh", "-c", READY],
+        [usernsctl.path, "run", "--in", pid_namespace, "--", "sh", "-c", READY],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -65,30 +65,39 @@ def start(usernsctl: Program, kept: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_signals_reach_the_command(usernsctl: Program, kept: str) -> None:
-    with start(usernsctl, kept) as process:
+def test_signals_reach_the_command(usernsctl: Program, pid_namespace: str) -> None:
+    with start(usernsctl, pid_namespace) as process:
         assert process.stdout is not None
         process.terminate()
         assert process.wait(PATIENCE) == 9
         assert process.stdout.read() == "caught\n"
 
 
-def test_it_is_in_the_namespace_and_ends_with_it(usernsctl: Program, kept: str) -> None:
-    with start(usernsctl, kept) as process:
+def test_it_is_in_the_namespace_and_ends_with_it(usernsctl: Program, pid_namespace: str) -> None:
+    with start(usernsctl, pid_namespace) as process:
         assert process.stdout is not None
         (inside,) = children_of(process.pid)
         ours = os.readlink("/proc/self/ns/pid")
         assert os.readlink(f"/proc/{inside}/ns/pid") != ours
-        assert usernsctl("ns", "remove", kept).returncode == 0
+        assert usernsctl("ns", "remove", pid_namespace).returncode == 0
         assert process.wait(PATIENCE) == 128 + signal.SIGKILL
         assert process.stdout.read() == ""
 
 
 def test_its_holder_is_process_1_and_the_command_gets_what_it_does_not_handle(
-    usernsctl: Program, kept: str
+    usernsctl: Program, pid_namespace: str
 ) -> None:
-    words = [usernsctl.path, "run", "--in", kept, "--", "sh", "-c", "echo ready; exec sleep 1000"]
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+    argv = [
+        usernsctl.path,
+        "run",
+        "--in",
+        pid_namespace,
+        "--",
+        "sh",
+        "-c",
+        "echo ready; exec sleep 1000",
+    ]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         (inside,) = children_of(process.pid)
@@ -97,11 +106,20 @@ def test_its_holder_is_process_1_and_the_command_gets_what_it_does_not_handle(
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
-def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, kept: str) -> None:
-    words = [usernsctl.path, "run", "--in", kept, "--", "sh", "-c", "echo ready; sleep 1000"]
+def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, pid_namespace: str) -> None:
+    argv = [
+        usernsctl.path,
+        "run",
+        "--in",
+        pid_namespace,
+        "--",
+        "sh",
+        "-c",
+        "echo ready; sleep 1000",
+    ]
     ours, theirs = os.openpty()
     with subprocess.Popen(
-        ["setsid", "--ctty", *words], stdin=theirs, stdout=theirs, stderr=theirs
+        ["setsid", "--ctty", *argv], stdin=theirs, stdout=theirs, stderr=theirs
     ) as process:
         os.close(theirs)
         told = b""
@@ -120,8 +138,8 @@ def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, kept: str) -
             os.close(ours)
 
 
-def test_it_ends_with_who_waits_for_it(usernsctl: Program, kept: str) -> None:
-    with start(usernsctl, kept) as process:
+def test_it_ends_with_who_waits_for_it(usernsctl: Program, pid_namespace: str) -> None:
+    with start(usernsctl, pid_namespace) as process:
         assert process.stdout is not None
         (inside,) = children_of(process.pid)
         process.kill()

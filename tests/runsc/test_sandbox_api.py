@@ -248,8 +248,8 @@ def test_closing_leaves_nothing(host: un.SandboxHost) -> None:
 
 def test_no_process_of_runsc_waits(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
-        words = [line.split()[0].rpartition("/")[2] for line in processes_with(box.id)]
-        assert sorted(words) == ["runsc-gofer", "runsc-sandbox", "usernsctl-init"]
+        names = [line.split()[0].rpartition("/")[2] for line in processes_with(box.id)]
+        assert sorted(names) == ["runsc-gofer", "runsc-sandbox", "usernsctl-init"]
 
 
 def test_a_command_that_ends_at_once(host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,8 +105,8 @@ def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> Non
     killed = create(marker, script)
     # subprocess.run() read to end of file, so the sandbox has not inherited the output pipe.
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    words = [line.split()[0] for line in processes_with(marker)]
-    assert sorted(words) == ["runsc-gofer", "runsc-sandbox"]
+    names = [line.split()[0] for line in processes_with(marker)]
+    assert sorted(names) == ["runsc-gofer", "runsc-sandbox"]
 
     with un.Sandbox.attach(marker) as box:
         assert (box.id, box.args, box.detached) == (marker, tuple(TRAP), True)

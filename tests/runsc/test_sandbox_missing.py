@@ -45,7 +45,7 @@ def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
         yield started
 
 
-def at_once(start: Callable[..., Any], args: Any, options: dict[str, Any]) -> None:
+def run_in_loop(start: Callable[..., Any], args: Any, options: dict[str, Any]) -> None:
     async def main() -> None:
         await start(args, **options)
 
@@ -62,18 +62,18 @@ STARTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any, dict[str, Any]], An
     "run": lambda host, box, args, options: un.run(args, **options),
     "Popen": lambda host, box, args, options: un.Popen(args, **options),
     "spawn": lambda host, box, args, options: un.spawn(args, **options),
-    "create_subprocess_exec": lambda host, box, args, options: at_once(
+    "create_subprocess_exec": lambda host, box, args, options: run_in_loop(
         taking_list(un.create_subprocess_exec), args, options
     ),
     "box.run": lambda host, box, args, options: box.run(args, **options),
     "box.popen": lambda host, box, args, options: box.popen(args, **options),
-    "box.create_subprocess_exec": lambda host, box, args, options: at_once(
+    "box.create_subprocess_exec": lambda host, box, args, options: run_in_loop(
         taking_list(box.create_subprocess_exec), args, options
     ),
     "gvisor.run": lambda host, box, args, options: un.gvisor.run(args, host=host, **options),
     "start": lambda host, box, args, options: host.start(args, **options),
     "start, detached": lambda host, box, args, options: host.start(args, detach=True, **options),
-    "start_async": lambda host, box, args, options: at_once(host.start_async, args, options),
+    "start_async": lambda host, box, args, options: run_in_loop(host.start_async, args, options),
     "Sandbox": lambda host, box, args, options: un.Sandbox(args, host=host, **options),
     "template": lambda host, box, args, options: host.template(args, ready="line:x", **options),
 }

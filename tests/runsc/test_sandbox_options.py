@@ -240,8 +240,8 @@ def control_group() -> Iterator[Path]:
 def test_start_in_cgroup_has_all_its_processes_there(host: un.SandboxHost, detach: bool) -> None:
     with control_group() as group, host.start(FOREVER, in_cgroup=group, detach=detach) as box:
         there = [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
-        words = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in there]
-        named = sorted(os.fsdecode(word).rpartition("/")[2] for word in words)
+        programs = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in there]
+        named = sorted(os.fsdecode(word).rpartition("/")[2] for word in programs)
         ours = [] if detach else ["usernsctl-init"]
         # A superset: some platforms of gVisor have further processes, which run the sandbox's code.
         assert set(named) >= {"runsc-gofer", "runsc-sandbox", *ours}

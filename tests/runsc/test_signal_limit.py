@@ -18,39 +18,39 @@ from conftest import SCRIPTS
 pytestmark = pytest.mark.userns_requires("runsc")
 
 
-def without_signals(
-    *words: str, soft: int = 0, hard: int | None = None, status: int
+def run_with_sigpending(
+    *argv: str, soft: int = 0, hard: int | None = None, status: int
 ) -> subprocess.CompletedProcess[str]:
     def limit() -> None:
         most = resource.getrlimit(resource.RLIMIT_SIGPENDING)[1] if hard is None else hard
         resource.setrlimit(resource.RLIMIT_SIGPENDING, (soft, most))
 
-    done = subprocess.run(words, capture_output=True, text=True, timeout=90, preexec_fn=limit)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=90, preexec_fn=limit)
     assert (done.returncode, done.stderr) == (status, ""), done
     return done
 
 
-def diagnosed(**limits: int) -> Any:
+def signal_limit_finding(**limits: int) -> Any:
     waits = gvisor.is_of_2026()
     doctor = (f"{SCRIPTS / 'usernsctl'}", "doctor", "--json", "--within", "30" if waits else "300")
-    report = json.loads(without_signals(*doctor, status=int(waits), **limits).stdout)
+    report = json.loads(run_with_sigpending(*doctor, status=int(waits), **limits).stdout)
     found = [finding for finding in report["findings"] if finding["blocks"]]
     assert [finding["id"] for finding in found] == (["signal-limit"] if waits else [])
     return found[0] if found else None
 
 
 def test_what_doctor_says_mends_it() -> None:
-    found = diagnosed()
+    found = signal_limit_finding()
     if found is None:
         return
     assert found["evidence"][0].startswith("RLIMIT_SIGPENDING is 0, ")
     mended = f"{found['remedy']}; exec {SCRIPTS / 'usernsctl'} run -- echo ran"
-    assert without_signals("sh", "-c", mended, status=0).stdout == "ran\n"
-    assert without_signals("bash", "-c", mended, status=0).stdout == "ran\n"
+    assert run_with_sigpending("sh", "-c", mended, status=0).stdout == "ran\n"
+    assert run_with_sigpending("bash", "-c", mended, status=0).stdout == "ran\n"
 
 
 @contextlib.contextmanager
-def queued(count: int) -> Iterator[None]:
+def queue_signals(count: int) -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])
     try:
         for _ in range(count):
@@ -63,14 +63,14 @@ def queued(count: int) -> Iterator[None]:
 
 
 def test_a_queue_that_is_full() -> None:
-    with queued(120):
-        found = diagnosed(soft=120)
+    with queue_signals(120):
+        found = signal_limit_finding(soft=120)
     if found is not None:
         assert found["evidence"][0].startswith("RLIMIT_SIGPENDING is 120, and 1")
 
 
 @pytest.mark.also_root
 def test_a_hard_limit_is_raised_by_root() -> None:
-    found = diagnosed(hard=0)
+    found = signal_limit_finding(hard=0)
     if found is not None:
         assert "prlimit" in found["remedy"] or "Only root raises a hard limit" in found["remedy"]

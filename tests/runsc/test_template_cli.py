@@ -33,8 +33,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def template(usernsctl: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def call(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        done = usernsctl("template", *words, env=dict(os.environ), **options)
+    def call(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        done = usernsctl("template", *args, env=dict(os.environ), **options)
         assert isinstance(done, subprocess.CompletedProcess)
         return done
 
@@ -115,8 +115,8 @@ def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, da
     assert done.returncode == 125
     assert "[template-outdated]" in done.stderr
     remedy = done.stderr.splitlines()[-1].removeprefix("  remedy: ")
-    words = ["create", "--replace", "one", "--ready", "...", "--", "sh", "-c", SCRIPT]
-    assert shlex.split(remedy) == ["usernsctl", "template", *words]
+    args = ["create", "--replace", "one", "--ready", "...", "--", "sh", "-c", SCRIPT]
+    assert shlex.split(remedy) == ["usernsctl", "template", *args]
     assert "secret" not in done.stderr
 
 
@@ -240,7 +240,7 @@ def test_a_killed_creator_leaves_nothing(usernsctl: Any, data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "told"),
     [
         (["create", "one", "--", "true"], "--ready is missing"),
         (["create", "one", "--ready", "port:x", "--", "true"], "is no port"),
@@ -257,8 +257,8 @@ def test_a_killed_creator_leaves_nothing(usernsctl: Any, data: Path) -> None:
         (["remove", ".x"], "can't be the name"),
     ],
 )
-def test_wrong_calls(template: Any, data: Path, words: list[str], told: str) -> None:
-    done = template(*words)
+def test_wrong_calls(template: Any, data: Path, args: list[str], told: str) -> None:
+    done = template(*args)
     assert done.returncode == 125
     assert told in done.stderr
     assert "Traceback" not in done.stderr
@@ -266,7 +266,7 @@ def test_wrong_calls(template: Any, data: Path, words: list[str], told: str) -> 
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [
         ["create", "one", "--ready", "READY", "--", "echo", "READY"],
         ["create", "one", "--replace", "--ready", "READY", "--", "sh", "-c", "echo READY; sleep 9"],
@@ -276,11 +276,11 @@ def test_wrong_calls(template: Any, data: Path, words: list[str], told: str) -> 
     ],
 )
 def test_a_place_that_can_not_be_had_is_told(
-    template: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    template: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_DATA_HOME", f"{tmp_path}/file")
-    done = template(*words)
+    done = template(*args)
     place = f"{tmp_path}/file/usernsctl/templates"
     first, last = done.stderr.splitlines()
     assert first == f"usernsctl: template: no templates can be kept in {place}: Not a directory"
@@ -292,8 +292,8 @@ def test_a_place_that_can_not_be_had_is_told(
 
 
 def created_on_terminal(usernsctl: Any, name: str, script: str, **more: str) -> tuple[int, str]:
-    words = ["template", "create", name, "--ready", "line:READY", "--", "sh", "-c", script]
-    return on_terminal([usernsctl.path, *words], {**os.environ, "TERM": "xterm", **more})
+    args = ["template", "create", name, "--ready", "line:READY", "--", "sh", "-c", script]
+    return on_terminal([usernsctl.path, *args], {**os.environ, "TERM": "xterm", **more})
 
 
 def test_what_goes_on_is_one_line_of_a_terminal_and_gone_at_the_end(usernsctl: Any) -> None:

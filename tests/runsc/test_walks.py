@@ -64,7 +64,7 @@ print(json.dumps({
 """
 
 
-def printed(code: str) -> object:
+def json_output(code: str) -> object:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True
     )
@@ -72,13 +72,13 @@ def printed(code: str) -> object:
 
 
 def test_a_run_passes_few_files() -> None:
-    files = printed(RUN)
+    files = json_output(RUN)
     assert isinstance(files, list)
     assert 20 < len(files) <= 35, files
 
 
 def test_calls_of_sandboxes_pass_few_files() -> None:
-    files = printed(CALL)
+    files = json_output(CALL)
     assert isinstance(files, dict)
     assert 10 < len(files["host.start"]) <= 27, files["host.start"]
     assert 5 < len(files["box.run"]) <= 13, files["box.run"]
