@@ -121,7 +121,7 @@ def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
     )
     bundle = tmp_path / "bundle"
     config = oci.build(options)
-    # A bundle may have usernsctl's annotation with any value; it must not be parsed here.
+    # start(None) must not parse usernsctl's annotation, which a bundle may set to anything.
     config["annotations"] = {"usernsctl.commands": "no JSON"}
     oci.create(bundle, config)
     with un.SandboxHost(bundle=bundle, trust=True) as host:

@@ -1,4 +1,7 @@
-"""Tests of the agent's keepers, which are reused without any state of earlier commands."""
+"""Tests of the agent's keepers, which start and watch one command each, and are reused.
+
+A reused keeper must not pass any state of an earlier command on.
+"""
 
 from __future__ import annotations
 

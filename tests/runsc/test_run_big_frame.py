@@ -1,4 +1,4 @@
-"""Tests that a program in a big frame makes no mmap(2) calls, which are slow in gVisor."""
+"""Tests that a program run by usernsctl.bigframe makes no mmap(2) calls, which gVisor slows."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ ARGUMENTS = [
     (["--", "/nonexistent"], 127, "'/nonexistent' was not found"),
     (["--", "no-such-command"], 127, "'no-such-command' was not found along PATH"),
     (["--", "/tmp/nonexistent"], 127, "not found in the sandbox"),
-    # Only gVisor knows these files, so the error comes from the program that starts the command.
+    # Only gVisor has these files of /proc, so usernsctl-verify, in the sandbox, reports the error.
     (["--", "/proc/nonexistent"], 127, "/proc/nonexistent: not found in the sandbox"),
     (["--", "/proc/version"], 126, "/proc/version: it is not executable"),
 ]

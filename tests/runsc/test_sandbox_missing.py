@@ -269,7 +269,7 @@ def test_a_directory_of_path_that_may_not_be_searched() -> None:
             un.gvisor.run(["no-such"], host=open_host, env=env)
         assert caught.value.cause == "command-not-found"
         assert un.gvisor.run(["true"], host=open_host, env=env).returncode == 0
-        # Only the sandbox knows the files of its /proc, so a program inside reports this error.
+        # Only gVisor has this file of /proc, so usernsctl-verify inside reports the error.
         done = un.gvisor.run(["/proc/no-such"], host=open_host, stderr=un.PIPE)
         assert (done.returncode, done.stderr.count(b"not found in the sandbox")) == (127, 1)
         with open_host.start(None) as box, pytest.raises(FileNotFoundError):
