@@ -1,7 +1,7 @@
-"""The C core, as Python functions.
+"""Python functions and classes for the C core.
 
-The one package that touches cffi's untyped objects: what comes out is Python's own types, and every
-failure is an exception. The GIL is released while C runs.
+Only this package touches the untyped objects of cffi. Its functions take and return Python types,
+and raise an exception for each failure. They release the GIL while C code runs.
 """
 
 from usernsctl._core.calls import (

@@ -1,4 +1,4 @@
-"""The calls of the core, an untyped object of cffi never leaves this module."""
+"""Calls of the C core with Python types: no untyped object of cffi leaves this package."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from usernsctl._lean import Any, NoReturn, Self
 from usernsctl._native import ffi, lib
 from usernsctl.errors import MapError, NamespaceError, RunscError, UsernsError
 
-#: How many subordinate ids useradd(8) grants to a user.
+#: The number of subordinate ids that useradd(8) grants to a user.
 GRANT_COUNT: int = lib.UN_GRANT_COUNT
 
 _SETGROUPS = {
@@ -51,12 +51,12 @@ _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 
 
 def parse_extent(text: str) -> ExtentTuple:
-    """Read ``inside:outside:count``.
+    """Parse an extent of an id map, ``inside:outside:count``.
 
-    :raises MapError: it is none.
+    :raises MapError: `text` is malformed.
     """
     extent, err = ffi.new("struct un_extent *"), ffi.new("struct un_error *")
-    # Only ASCII can be an extent; and C reads up to the first NUL, as if nothing came after it.
+    # Escaped, so that the error quotes the whole text: C strings end at the first NUL.
     native = text.encode("ascii", "backslashreplace").replace(b"\0", b"\\x00")
     check(lib.un_extent_parse(native, extent, err), err)
     return extent.inside, extent.outside, extent.count
@@ -95,12 +95,12 @@ def _ranges(native: Any) -> tuple[tuple[int, int], ...]:
 
 
 def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: bool) -> NativePlan:
-    """Decide what is mapped, and who writes it, for the calling process.
+    """Plan the id maps of a new user namespace of the calling process, and their writers.
 
     :param setgroups: ``"auto"``, ``"allow"`` or ``"deny"``.
-    :param allow_single_id: whether to go on with the caller's own id where more can't be had.
-    :raises MapError: an extent is malformed, or the map is one that the kernel refuses.
-    :raises PlanError: the caller may not have this map.
+    :param allow_single_id: whether to map only the caller's own id if more ids are not granted.
+    :raises MapError: an extent is malformed, or the kernel would refuse the map.
+    :raises PlanError: the caller may not use the map.
     """
     request, facts = ffi.new("struct un_request *"), ffi.new("struct un_facts *")
     result, err = ffi.new("struct un_plan *"), ffi.new("struct un_error *")
@@ -117,14 +117,16 @@ def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: boo
 def free_ids(
     etc: str, uid_map: Iterable[Iterable[int]], gid_map: Iterable[Iterable[int]]
 ) -> tuple[int, int] | None:
-    """Find ids that nobody has: the first one, and how many; the same as uids and as gids.
+    """Find a range of ids that no user has, and that is not granted to a user.
 
-    They are 65,536 behind all that anybody has, as useradd(8) does it, or, in a container without
-    ids that high, as many as there are.
+    The range has 65,536 ids above all ids in use, as useradd(8) chooses it, or fewer in a container
+    that does not have ids that high.
 
     :param etc: the directory of subuid, subgid, passwd and group.
-    :param uid_map: the uids that exist, and as `gid_map` the gids.
-    :returns: ``None``: there are none, or what is granted can't be read.
+    :param uid_map: the uids of this user namespace.
+    :param gid_map: the gids of this user namespace.
+    :returns: the first id and the count, for uids and gids alike; ``None`` if no ids are free, or a
+        file can't be read.
     """
     memory, err = Memory(), ffi.new("struct un_error *")
     files, found = ffi.new("struct un_grant_files *"), ffi.new("struct un_range *")
@@ -138,10 +140,10 @@ def free_ids(
 
 
 def setup_to_join(directory: int) -> Setup:
-    """What makes a process who it should be in the user namespace of another one.
+    """Return the ids for a process that joins the user namespace of another process.
 
-    :param directory: a descriptor of ``/proc/PID`` of that other process.
-    :raises UsernsError: its maps can't be read, or mean nothing in our namespace.
+    :param directory: a descriptor of ``/proc/PID`` of the other process.
+    :raises UsernsError: the id maps can't be read, or map no ids of this namespace.
     """
     result, err = ffi.new("struct un_plan *"), ffi.new("struct un_error *")
     check(lib.un_plan_to_join(directory, result, err), err)
@@ -149,21 +151,21 @@ def setup_to_join(directory: int) -> Setup:
 
 
 class NativePlan:
-    """A plan as the core has it. To tell what is in it costs more than to make use of it."""
+    """A struct un_plan. Its content becomes Python objects only if :meth:`describe` is called."""
 
     def __init__(self, result: Any, notices: Any, owner: Any) -> None:
         self.cdata = result
         self._notices = notices
-        self._owner = owner  # `notices` is a part of it
+        self._owner = owner  # keeps the memory of `notices`, a part of it
 
     def setup(self) -> Setup:
-        """What makes a process that is in the namespace who it should be there."""
+        """Return the ids that a process takes in the new namespace."""
         uid, gid = (None if inside < 0 else inside for inside in self.cdata.become)
         return Setup(uid=uid, gid=gid, groups=() if self.cdata.drop_groups else None)
 
     @property
     def single_id_reason(self) -> str | None:
-        """Why there is one id only, where more were asked for."""
+        """The reason why only one id is mapped although more were requested, or ``None``."""
         return reason_of(ffi.addressof(self.cdata.wanted)) if self.cdata.single_id else None
 
     def describe(self) -> PlanDescription:
@@ -191,11 +193,11 @@ def _raise_errno() -> Any:
 
 
 def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
-    """Refuse to show what holds a directory, or lies in it.
+    """Refuse bind mounts of files that contain a private directory, or lie in it.
 
-    :param files: descriptors, by the names that they were asked for by.
-    :param directory: its path; it need not be there yet.
-    :raises BindError: one does (cause ``bind-shows-state``), or it can't be told.
+    :param files: descriptors of the files, by the names that the caller gave them.
+    :param directory: the path of the private directory, which may be missing.
+    :raises BindError: a file is refused (cause ``bind-shows-state``), or can't be checked.
     """
     memory, names = Memory(), list(files)
     which, err = ffi.new("size_t *"), ffi.new("struct un_error *")
@@ -206,14 +208,13 @@ def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
 
 
 def machine_part(descriptor: int) -> str | None:
-    """The part of the machine itself that would be seen where an open file is shown.
+    """Find the kernel filesystem that a bind mount of an open file would show.
 
-    That is the case if it is one of /proc, /sys and /dev, lies in one, by whatever path it was
-    reached, or has one or a filesystem like these below it.
+    The file is /proc, /sys or /dev, lies in one of these, or has a filesystem like these below it.
 
-    :param descriptor: of the file, perhaps O_PATH.
-    :returns: the path or type, such as ``"/proc"``; ``None`` if there is none.
-    :raises OSError: /proc can't be read, so that it can't be told.
+    :param descriptor: a descriptor of the file, perhaps O_PATH.
+    :returns: the path or the type of the filesystem, such as ``"/proc"``; ``None`` for no such one.
+    :raises OSError: the mounts in /proc can't be read.
     """
     part = ffi.new("char const **")
     if lib.un_machine_part(descriptor, part):
@@ -222,13 +223,14 @@ def machine_part(descriptor: int) -> str | None:
 
 
 def is_trusted(uid: int, path: str) -> bool:
-    """Whether the owner of a file may lead us anywhere: it is the caller, root, or who owns ``/``.
+    """Return whether the owner of a file is trusted: the caller, root, or the owner of ``/``.
 
-    In a user namespace that does not map root, root's files show the overflow uid, and so do those
-    of all others who are not mapped (user_namespaces(7)). There, what counts as root's is what
-    nobody else can have made.
+    In a user namespace that does not map root, files of root and of all other unmapped users have
+    the overflow uid (user_namespaces(7)). A file of the overflow uid is trusted there if no user
+    but root can have made it.
 
-    :param path: of the file, without symbolic links but itself.
+    :param uid: the uid of the owner.
+    :param path: the path of the file, which may itself be a symbolic link, but has no others.
     """
     return bool(lib.un_owner_is_trusted(uid, os.fsencode(path)))
 
@@ -236,33 +238,33 @@ def is_trusted(uid: int, path: str) -> bool:
 def others_may_write(directory: int) -> bool:
     """Return whether a user other than the caller and root may write to a directory.
 
-    That is by its mode or its access control list (acl(5)). A group counts as the caller's alone if
-    it is root's, or has the caller's number and no members.
+    The mode and the access control list (acl(5)) decide. A group is no other user if it is root's,
+    or if it has the number of the caller's uid and no members.
 
-    :param directory: a descriptor of it, perhaps O_PATH.
+    :param directory: a descriptor of the directory, perhaps O_PATH.
     """
     return bool(lib.un_others_may_write(directory))
 
 
 def append_at_end(descriptor: int) -> None:
-    """Have what is written through `descriptor` appended, if it is at the end of a file.
+    """Set O_APPEND on a descriptor whose offset is at the end of a regular file.
 
-    gVisor writes to a file at an offset of its own, from 0: it would overwrite what is there, and
-    standard output and error in one file each other.
+    gVisor writes to a file from an offset of its own, which begins at 0. Without O_APPEND it would
+    overwrite the file, and standard output and error in one file would overwrite each other.
 
-    :raises OSError: it is not open.
+    :raises OSError: the descriptor is not open.
     """
     if lib.un_append_at_end(descriptor):
         _raise_errno()
 
 
 def denies_write_execute() -> bool | None:
-    """Whether this process can get no memory that it could write and execute.
+    """Return whether the kernel denies this process memory that is writable and executable.
 
-    :returns: ``None``: the kernel does not tell (PR_GET_MDWE(2const), since Linux 6.3).
+    :returns: ``None`` if the kernel has no PR_GET_MDWE(2const), which came with Linux 6.3.
     """
-    told = lib.un_denies_write_execute()
-    return None if told < 0 else bool(told)
+    answer = lib.un_denies_write_execute()
+    return None if answer < 0 else bool(answer)
 
 
 def securebits() -> int | None:
@@ -272,22 +274,26 @@ def securebits() -> int | None:
 
 
 def is_dumpable() -> bool | None:
-    """Return whether others of this user may look into this process, or ``None`` if unknown."""
-    told = lib.un_dumpable()
-    return None if told < 0 else told == 1
+    """Return whether this process is dumpable (PR_GET_DUMPABLE(2const)); ``None`` if unknown.
+
+    Other processes of the user may trace a dumpable process.
+    """
+    answer = lib.un_dumpable()
+    return None if answer < 0 else answer == 1
 
 
 def landlock_version() -> int:
-    """The version of Landlock's interface; 0: there is none, or it is refused.
+    """Return the ABI version of Landlock (landlock_create_ruleset(2)); 0 if it is unavailable.
 
-    Nothing tells whether Landlock confines this process.
+    A process can't find out whether Landlock confines it.
     """
     return int(lib.un_landlock_version())
 
 
-# The program that enters namespaces in place of a process that has something to lose.
+# The program that a child executes before it enters namespaces, so that no process inside can read
+# the memory of this process.
 _CHILD = os.fsencode(program_path("usernsctl-child"))
-# More milliseconds than an int has room for are for ever.
+# The longest time limit in seconds whose milliseconds fit into an int; longer ones are no limit.
 _SECONDS_MAX = (2**31 - 1) // 1000
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 
@@ -338,11 +344,12 @@ def _joined(fds: Sequence[int] | None, memory: Memory) -> Any:
 
 
 def spawn(request: Spawn) -> tuple[int, int]:
-    """Start a command in a child: its pid and a pidfd, which the caller closes.
+    """Start a command in a child.
 
-    :raises NamespaceError: the namespaces could not be had.
-    :raises CommandError: they could, but the command could not be started in them.
-    :raises ValueError: an argument contains NUL, or a variable's name is malformed.
+    :returns: the pid and a pidfd of the child; the caller closes the pidfd.
+    :raises NamespaceError: the kernel refused the namespaces.
+    :raises CommandError: the command could not be started in the namespaces.
+    :raises ValueError: an argument has a NUL character, or a variable's name is malformed.
     """
     native, err, memory = ffi.new("struct un_spawn *"), ffi.new("struct un_error *"), Memory()
     pid, pidfd = ffi.new("pid_t *"), ffi.new("int *", -1)
@@ -369,7 +376,8 @@ def spawn(request: Spawn) -> tuple[int, int]:
         request.pidfd = pidfd[0]
         return pid[0], pidfd[0]
     except BaseException:
-        # A handler of signals has raised it as soon as the call was over: nobody knows the child.
+        # A signal handler may have raised the exception after un_spawn() succeeded: the caller does
+        # not get the child.
         request.pidfd = -1
         if pidfd[0] >= 0:
             try:
@@ -380,14 +388,14 @@ def spawn(request: Spawn) -> tuple[int, int]:
 
 
 def _milliseconds(seconds: float | None) -> int:
-    """Return a time limit as the core has it; -1: none."""
+    """Return a time limit in milliseconds for the core; -1 for no limit."""
     if seconds is None or seconds > _SECONDS_MAX:
         return -1
     return math.ceil(max(seconds, 0) * 1000)
 
 
 def end_child(pidfd: int) -> None:
-    """Kill a child of ours, and wait for its end."""
+    """Kill a child of this process, and reap it."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
@@ -395,9 +403,9 @@ def end_child(pidfd: int) -> None:
 
 
 def lost_returncode(pidfd: int) -> int | None:
-    """Return how a child ended that was reaped already, as :class:`subprocess.Popen` has it.
+    """Return the returncode of a child that was reaped already (PIDFD_GET_INFO, Linux 6.15).
 
-    :returns: ``None``: the kernel does not tell (before Linux 6.15).
+    :returns: the returncode as :class:`subprocess.Popen` has it; ``None`` on an older kernel.
     """
     status = lib.un_lost_status(pidfd)
     return None if status < 0 else os.waitstatus_to_exitcode(status)
@@ -410,37 +418,37 @@ def _planned(plan: object | None) -> Any:
 def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
     """Move this single-threaded process into new namespaces.
 
-    If there is a plan, it is not dumpable from then on: nobody inside can look into it.
+    With a plan, the process is not dumpable afterwards: no process inside can trace it.
 
-    :raises NamespaceError: they could not be had.
+    :raises NamespaceError: the kernel refused the namespaces.
     """
     err = ffi.new("struct un_error *")
     check(lib.un_enter(_planned(plan), _flags(namespaces), _CHILD, True, err), err)
 
 
 class NamespaceFds:
-    """Descriptors of namespaces, which are closed with this object at the latest.
+    """The owner of descriptors of namespaces, which are closed with this object.
 
-    It exists before the descriptors do: a signal handler may raise an exception as soon as a call
-    of C returns, when nobody else knows of them.
+    It is made before the descriptors are opened: an exception from a signal handler right after
+    the call in C would otherwise lose them.
     """
 
     def __init__(self) -> None:
         """Begin with no descriptor."""
-        nothing = {"fd": [-1] * lib.UN_NS_COUNT}
-        self.cdata = ffi.gc(ffi.new("struct un_namespace *", nothing), lib.un_namespace_close)
+        unopened = {"fd": [-1] * lib.UN_NS_COUNT}
+        self.cdata = ffi.gc(ffi.new("struct un_namespace *", unopened), lib.un_namespace_close)
 
     def take(self, index: int, make: Callable[..., int], *arguments: Any) -> None:
-        """Take over the descriptor that a function in C returns.
+        """Call a function in C, and take over the descriptor that it returns.
 
-        No handler of signals comes between both: map() calls in C what is C.
+        Python runs no signal handler in between, since map() calls both functions in C.
 
-        :param index: of the namespace, in the order of :data:`ALL_NAMESPACES`.
+        :param index: the index of the namespace in :data:`ALL_NAMESPACES`.
         """
         deque(map(self.cdata.fd.__setitem__, (index,), map(make, *zip(arguments))), 0)
 
     def numbers(self) -> list[int]:
-        """Return the descriptors, in the order of :data:`ALL_NAMESPACES`; -1 stands for none."""
+        """Return the descriptors, in the order of :data:`ALL_NAMESPACES`; -1 for an absent one."""
         return list(self.cdata.fd)
 
     def close(self) -> None:
@@ -449,19 +457,19 @@ class NamespaceFds:
 
 
 def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> NamespaceFds:
-    """Make namespaces that no process is in.
+    """Make namespaces without a process in them.
 
-    :raises NamespaceError: the kernel refused.
+    :raises NamespaceError: the kernel refused the namespaces.
     """
-    made, err = NamespaceFds(), ffi.new("struct un_error *")
-    check(lib.un_namespace_create(plan.cdata, _flags(namespaces), _CHILD, made.cdata, err), err)
-    return made
+    fds, err = NamespaceFds(), ffi.new("struct un_error *")
+    check(lib.un_namespace_create(plan.cdata, _flags(namespaces), _CHILD, fds.cdata, err), err)
+    return fds
 
 
 def join(fds: Sequence[int]) -> None:
     """Move this single-threaded process into namespaces.
 
-    It is not dumpable from then on: nobody inside can look into it.
+    The process is not dumpable afterwards: no process inside can trace it.
 
     :raises NamespaceError: the kernel refused.
     """
@@ -470,19 +478,19 @@ def join(fds: Sequence[int]) -> None:
 
 
 def close_descriptors(keep: Iterable[int]) -> None:
-    """Close every descriptor from 3 on but `keep`, which an exec passes on then.
+    """Close all descriptors from 3 on except `keep`, which become inheritable.
 
     :raises CommandError: one of `keep` is not open.
     """
     err, memory = ffi.new("struct un_error *"), Memory()
-    kept = sorted(set(keep))
-    check(lib.un_close_fds(memory.numbers("int[]", kept), len(kept), err), err)
+    fds = sorted(set(keep))
+    check(lib.un_close_fds(memory.numbers("int[]", fds), len(fds), err), err)
 
 
 def check_single_thread() -> None:
-    """A process enters a user namespace as a whole, so it must have one thread.
+    """Check that this process has one thread only, as setns(2) needs for a user namespace.
 
-    :raises NamespaceError: it has more.
+    :raises NamespaceError: the process has several threads (cause ``"multithreaded"``).
     """
     threads = lib.un_thread_count()
     if threads > 1:
@@ -497,9 +505,9 @@ def check_single_thread() -> None:
 
 
 def apply_setup(setup: Setup) -> None:
-    """Do inside the namespaces what `setup` says.
+    """Apply settings to this process, which is in the namespaces.
 
-    :raises NamespaceError: something of it failed.
+    :raises NamespaceError: a system call failed.
     """
     native, err, memory = ffi.new("struct un_setup *"), ffi.new("struct un_error *"), Memory()
     lib.un_setup_init(native)
@@ -510,7 +518,7 @@ def apply_setup(setup: Setup) -> None:
 def exec_command(command: Command) -> NoReturn:
     """Replace this program by a command.
 
-    :raises CommandError: it could not be started.
+    :raises CommandError: the command could not be started.
     """
     native, err, memory = ffi.new("struct un_command *"), ffi.new("struct un_error *"), Memory()
     _fill_command(native, command, memory)
@@ -519,27 +527,31 @@ def exec_command(command: Command) -> NoReturn:
 
 
 def stand_in(child: int) -> int:
-    """Wait for the child process `child`, and pass on to it what signals come; see un_stand_in().
+    """Wait for a child, and forward the signals of this process to it; see un_stand_in().
 
-    :returns: how it ended, as :func:`os.waitpid` gives it.
+    :param child: the pid of the child.
+    :returns: the wait status of the child, as :func:`os.waitpid` returns it.
     """
     return int(lib.un_stand_in(child))
 
 
 def reraise(number: int) -> None:
-    """End this process by the signal that has killed a child; see un_reraise().
+    """Kill this process by the signal that killed a child; see un_reraise().
 
-    Returns if that is not possible, as in process 1.
+    Returns if the signal has no effect, as in process 1 (pid_namespaces(7)).
+
+    :param number: the number of the signal.
     """
     lib.un_reraise(number)
 
 
 def be_init(child: int, report: int) -> NoReturn:
-    """Be process 1 of a PID namespace for the command `child`; see un_be_init().
+    """Act as process 1 of a PID namespace until the command ends; see un_be_init().
 
-    All signals must be blocked since before the command was started.
+    The caller has blocked all signals before it started the command.
 
-    :param report: the descriptor of a pipe that gets each status of the command.
+    :param child: the pid of the command.
+    :param report: the descriptor of a pipe to which each wait status of the command is written.
     """
     lib.un_be_init(child, report)
     os.abort()
@@ -548,9 +560,9 @@ def be_init(child: int, report: int) -> NoReturn:
 def mount(
     source: str | None, target: str, fstype: str | None, flags: int, data: str | None
 ) -> None:
-    """Mount something (mount(2)).
+    """Mount a filesystem, or change a mount (mount(2)).
 
-    :raises NamespaceError: the kernel refused it.
+    :raises NamespaceError: mount(2) failed.
     """
     err, memory = ffi.new("struct un_error *"), Memory()
     strings = (memory.string(source), memory.string(target), memory.string(fstype))
@@ -558,16 +570,16 @@ def mount(
 
 
 def version() -> str:
-    """The version of this package."""
+    """Return the version of this package."""
     return text_of(lib.un_version())
 
 
-def failure(words: Sequence[bytes]) -> UsernsError:
-    """The exception for what failed in usernsctl-build.
+def failure(fields: Sequence[bytes]) -> UsernsError:
+    """Return the exception for a failure of usernsctl-build.
 
-    :param words: what it has written (csrc/programs/build/main.c).
+    :param fields: the fields of its output (csrc/programs/build/main.c).
     """
-    step, errnum, cause, detail, filename, remedy = words
+    step, errnum, cause, detail, filename, remedy = fields
     err = ffi.new("struct un_error *")
     err.step, err.errnum = int(step), int(errnum)
     known = ffi.new("struct un_cause *")
@@ -582,7 +594,7 @@ def failure(words: Sequence[bytes]) -> UsernsError:
 
 
 class NativeView:
-    """The directory tree that a sandbox will see."""
+    """The directory tree of a sandbox before its start: a struct un_view."""
 
     def __init__(self, view: Any, keep: object = None) -> None:
         self._view = view
@@ -592,15 +604,15 @@ class NativeView:
     def of_root(cls, top: int, owners: Sequence[Iterable[ExtentTuple]] | None = None) -> Self:
         """Make a view of a root filesystem.
 
-        :param top: a descriptor of it, which becomes the view's.
-        :param owners: the maps of uids and gids whose directories the sandbox may search where this
-            process may not; ``None``: there are none.
-        :raises MemoryError: there is no memory.
+        :param top: a descriptor of the root directory, which the view takes over.
+        :param owners: the maps of the uids and gids whose directories root inside may search even
+            if this process may not; ``None`` for no ids.
+        :raises MemoryError: malloc(3) failed.
         """
-        made = ffi.new("struct un_view **")
-        if lib.un_view_new(top, made):
+        native_view = ffi.new("struct un_view **")
+        if lib.un_view_new(top, native_view):
             raise MemoryError
-        view = cls(ffi.gc(made[0], lib.un_view_free))
+        view = cls(ffi.gc(native_view[0], lib.un_view_free))
         if owners is not None:
             ids, err = ffi.new("struct un_idmap *"), ffi.new("struct un_error *")
             for native, extents in zip(ids.of, owners, strict=True):
@@ -610,26 +622,25 @@ class NativeView:
         return view
 
     def close(self) -> None:
-        """Close all that it has open, unless that is a launch's."""
+        """Close the descriptors of the view. Those of a launch's view stay open."""
         if self._keep is None:
             ffi.release(self._view)
 
     def add(self, inside: str, file: int) -> None:
-        """Note that runsc will mount a file at a path inside that has no symbolic links.
+        """Add a bind mount of runsc to the view. The first of several at the same path counts.
 
-        The first of two at the same place counts.
-
-        :param file: a descriptor of it, which becomes the view's.
-        :raises MemoryError: there is no memory.
+        :param inside: the mount point, a path inside without symbolic links.
+        :param file: a descriptor of the source, which the view takes over.
+        :raises MemoryError: malloc(3) failed.
         """
         if lib.un_view_add(self._view, os.fsencode(inside), b"", file):
             raise MemoryError
 
     def follow(self, path: str, start: str) -> Reached:
-        """Follow a path inside, and the symbolic links on it, as the kernel will do there.
+        """Resolve a path inside, with its symbolic links, as gVisor's kernel will.
 
         :param start: the directory inside that a relative path starts at.
-        :raises ValueError: a path has a NUL.
+        :raises ValueError: a path has a NUL character.
         """
         memory, reached = Memory(), ffi.new("struct un_reached *")
         lib.un_view_follow(self._view, memory.string(start), memory.string(path), reached)
@@ -648,10 +659,9 @@ class NativeView:
         """Check that a command can be found and executed inside.
 
         :param search: PATH of the command.
-        :param cwd: the directory inside that it starts in.
-        :returns: what keeps the sandbox from starting it; ``None``: nothing, or that can't be told
-            from here.
-        :raises ValueError: a path has a NUL.
+        :param cwd: the working directory of the command, inside.
+        :returns: the reason why the sandbox can't start the command; ``None`` if none is known.
+        :raises ValueError: a path has a NUL character.
         """
         memory, fault = Memory(), ffi.new("struct un_command_fault *")
         words = map(memory.string, (command, search, cwd))
@@ -668,37 +678,38 @@ class NativeView:
 
 
 class NativeLaunch:
-    """A launch that is performed: opened, then built inside the namespaces, then executed.
+    """A launch in progress: a struct un_launch.
 
-    All that it has open is closed with this object.
+    The caller calls :meth:`open`, :meth:`build` inside the namespaces, and :meth:`exec`. The
+    descriptors of the launch are closed with this object.
     """
 
     def __init__(self, text: bytes) -> None:
-        """Read the words of a launch.
+        """Parse an encoded launch.
 
-        :raises NamespaceError: they are none.
+        :raises NamespaceError: `text` is malformed.
         """
         self._text = ffi.from_buffer(text)
         self._launch = ffi.NULL
-        made, err = ffi.new("struct un_launch **"), ffi.new("struct un_error *")
-        if lib.un_launch_parse(self._text, len(text), made, err):
+        parsed, err = ffi.new("struct un_launch **"), ffi.new("struct un_error *")
+        if lib.un_launch_parse(self._text, len(text), parsed, err):
             raise error_of(err)
-        self._launch = made[0]
+        self._launch = parsed[0]
 
     def open(self, fds: Sequence[int]) -> None:
-        """Check what it assumes, and open its sources.
+        """Check the assumptions of the launch, and open its sources.
 
-        :param fds: for each source a descriptor, which stays the caller's, or -1 for one that is
-            to be opened here.
-        :raises UsernsError: a source can't be had.
+        :param fds: for each source, a descriptor that the caller closes, or -1 to open the source
+            by its path.
+        :raises UsernsError: an assumption does not hold, or a source can't be opened.
         """
         err, memory = ffi.new("struct un_error *"), Memory()
         self._check(lib.un_launch_open(self._launch, memory.numbers("int[]", fds), err), err)
 
     def build(self) -> None:
-        """Make the root filesystem and the files, in the mount namespace that we are in by now.
+        """Make the root filesystem and the files in the mount namespace of this process.
 
-        :raises UsernsError: something of it can't be made.
+        :raises UsernsError: a file or mount can't be made.
         """
         err = ffi.new("struct un_error *")
         self._check(lib.un_launch_build(self._launch, ffi.NULL, err), err)
@@ -708,11 +719,11 @@ class NativeLaunch:
     ) -> NoReturn:
         """Write config.json, give up privileges, and execute the program that waits for runsc.
 
-        :param args: the command.
-        :param env: its environment, each ``NAME=VALUE``.
-        :param cwd: the directory inside that it starts in.
-        :param hostname: the name of the host inside, if that is left open.
-        :raises UsernsError: it failed; privileges may be gone by then.
+        :param args: the command and its arguments.
+        :param env: the environment of the command, each entry ``NAME=VALUE``.
+        :param cwd: the working directory of the command, inside.
+        :param hostname: the hostname inside, if the launch does not set one.
+        :raises UsernsError: a step failed, perhaps after the privileges were given up.
         """
         err, memory = ffi.new("struct un_error *"), Memory()
         moment = ffi.new("struct un_moment *")
@@ -724,11 +735,11 @@ class NativeLaunch:
         raise self._error(err)
 
     def view(self) -> NativeView:
-        """What the sandbox will see, to be used as long as the launch is not closed."""
+        """Return the view of the sandbox, which is valid until the launch is closed."""
         return NativeView(lib.un_launch_view(self._launch), keep=self)
 
     def close(self) -> None:
-        """Close all that it has open. What was mounted stays."""
+        """Close the descriptors of the launch. Its mounts stay."""
         launch, self._launch = self._launch, ffi.NULL
         lib.un_launch_close(launch)
 
@@ -752,35 +763,35 @@ class NativeLaunch:
 
 
 class MessageSearch:
-    """A search for the messages of the catalogue in a text that comes in pieces."""
+    """A search for the messages of the catalogue of causes in a text that comes in pieces."""
 
     def __init__(self) -> None:
         self._search = ffi.new("struct un_search *")
 
     def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
-        """Find what of the catalogue this piece has and the pieces before it had not.
+        """Search the next piece of the text.
 
-        :returns: where each message begins, and the ids of the causes that it can have, likeliest
-            first.
+        :returns: for each message that ends in this piece, its offset in the text, and the ids of
+            its possible causes, the likeliest first.
         """
         before = self._search.count
         lib.un_search_add(self._search, ffi.from_buffer(piece), len(piece))
         found = self._search.occurrence[before : self._search.count]
-        return [(one.at, _words(one.causes, one.count)) for one in found if not one.is_hint]
+        return [(one.at, _strings(one.causes, one.count)) for one in found if not one.is_hint]
 
     def causes(self) -> list[str]:
-        """Return the ids of all causes that the text can have, likeliest first."""
+        """Return the ids of all possible causes of the text so far, the likeliest first."""
         ids = ffi.new("const char *[]", lib.UN_CAUSES_MAX)
         return [text_of(ids[place]) for place in range(lib.un_search_causes(self._search, ids))]
 
 
-def _words(at: Any, count: int) -> tuple[str, ...]:
-    """Read words of ASCII that follow each other, each ended by NUL."""
-    words = []
+def _strings(at: Any, count: int) -> tuple[str, ...]:
+    """Read C strings of ASCII characters that follow each other in memory."""
+    found = []
     for _ in range(count):
-        words.append(text_of(at))
-        at += len(words[-1]) + 1
-    return tuple(words)
+        found.append(text_of(at))
+        at += len(found[-1]) + 1
+    return tuple(found)
 
 
 def first_message(written: bytes) -> str | None:
@@ -795,12 +806,12 @@ def first_message(written: bytes) -> str | None:
 
 
 def read_runsc_failure(errors: str, crash: str, debug: str) -> str | None:
-    """Return the message with which runsc failed, or None if its files have no message.
+    """Return the message of a failure of runsc from its log files, or None if they have none.
 
     :param errors: the file for ``--log``.
     :param crash: the file for ``--panic-log``.
     :param debug: the pattern for ``--debug-log``.
-    :raises MemoryError: the messages need more memory than there is.
+    :raises MemoryError: malloc(3) failed.
     """
     memory, words = Memory(), ffi.new("struct un_runsc_words *")
     paths = [memory.string(path) for path in (errors, crash, debug)]
@@ -819,11 +830,11 @@ def _message(told: Any) -> str:
 def explain_runsc(
     told: str, limit: str = "", config: str | None = "", proc: str = "/proc"
 ) -> RunscError:
-    """The error that a message of runsc's is: with a cause, if the message can have but one.
+    """Return the error for a message of runsc, with a cause if the message has only one.
 
-    :param limit: the id of the cause that it has, if the message can have several; or empty.
-    :param config: the config.json, whose words are not runsc's even where runsc repeats them;
-        ``None``: it is not known which those are.
+    :param limit: the id of the cause if the message has several; or empty.
+    :param config: the config.json: texts that runsc quotes from it select no cause; ``None`` if it
+        is unknown, and each part of the message may be a quotation.
     """
     memory = Memory()
     err, failure = ffi.new("struct un_error *"), ffi.new("struct un_runsc_failure *")
@@ -842,7 +853,10 @@ def explain_runsc(
 
 
 def explain_silent_runsc(status: int, limit: str = "") -> RunscError:
-    """The error that runsc ended with `status`, failed or crashed, and said nothing."""
+    """Return the error for a runsc that ended with an exit status and without a message.
+
+    :param limit: the id of the cause, if it is known; or empty.
+    """
     memory = Memory()
     failure = ffi.new("struct un_runsc_failure *")
     lib.un_runsc_explain_silence(status, memory.string(limit), failure)
@@ -850,7 +864,7 @@ def explain_silent_runsc(status: int, limit: str = "") -> RunscError:
 
 
 def _text(message: str) -> bytes:
-    """As C reads it from a log: what no text can have is replaced."""
+    """Encode a message as UTF-8; NUL, at which a C string ends, becomes U+FFFD."""
     return message.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
 
 

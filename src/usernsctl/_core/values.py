@@ -1,4 +1,4 @@
-"""What the calls of the core take and return, and how a failure becomes an exception."""
+"""Arguments and results of the calls of the C core, and the exceptions for its failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from usernsctl.errors import (
 
 
 class Memory:
-    """Keeps what C structs point to alive for as long as they are used."""
+    """Owner of the memory that C structs point to, which cffi frees with its Python object."""
 
     def __init__(self) -> None:
         self._alive: list[Any] = []
@@ -46,26 +46,26 @@ class Memory:
 
 ExtentTuple = tuple[int, int, int]
 
-#: The namespaces beside the user namespace, by the names that options and arguments have.
+#: The names of all namespaces except the user namespace, as options and arguments have them.
 NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
 
-#: All namespaces, in the order of the core.
+#: The names of all namespaces, in the order of enum un_ns.
 ALL_NAMESPACES = ("user", *NAMESPACES)
 
-#: Their files in /proc/PID/ns, in the same order.
+#: The files of all namespaces in /proc/PID/ns, in the order of ALL_NAMESPACES.
 NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 
-#: How long the start of a command may take by default, in seconds.
+#: The default time limit of the start of a command, in seconds.
 START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
 
-#: How many descriptors each process of a sandbox may have on this machine.
+#: The maximum number of descriptors of each process of a sandbox on this machine.
 SANDBOX_FILES_MAX: int = lib.UN_SANDBOX_FILES_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why something fails, and what mends it."""
+    """A cause of failures from the catalogue: an explanation, and a remedy."""
 
     why: str
     remedy: str
@@ -73,7 +73,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanDescription:
-    """What a plan says; see struct un_plan."""
+    """The content of the plan of an id map; see struct un_plan."""
 
     uid: tuple[ExtentTuple, ...]
     gid: tuple[ExtentTuple, ...]
@@ -92,7 +92,7 @@ class PlanDescription:
 
 @dataclass(kw_only=True, slots=True)
 class Setup:
-    """What is done inside the namespaces before a command starts; see struct un_setup."""
+    """The settings to apply inside the namespaces before a command starts; see struct un_setup."""
 
     own_stdio: bool = False
     propagation: int = 0
@@ -111,7 +111,7 @@ class Setup:
 
 @dataclass(kw_only=True, slots=True)
 class Command:
-    """A command; see struct un_command."""
+    """A command to execute; see struct un_command."""
 
     file: bytes
     argv: Sequence[bytes]
@@ -120,11 +120,11 @@ class Command:
 
 @dataclass(kw_only=True, slots=True)
 class Spawn:
-    """How a command is started in a child; see struct un_spawn.
+    """The request to start a command in a child; see struct un_spawn.
 
-    :ivar start_timeout: how long the child may take to execute the command, in seconds; ``None``:
-        for ever.
-    :ivar pidfd: of the child, once there is one for the caller to care for.
+    :ivar start_timeout: the time limit until the child executes the command, in seconds; ``None``:
+        no limit.
+    :ivar pidfd: the pidfd of the child once the start has succeeded, for the caller to close.
     """
 
     command: Command
@@ -147,7 +147,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class IdRequest:
-    """What is to be mapped of one kind of ids; see struct un_id_request."""
+    """A request to map uids or gids; see struct un_id_request."""
 
     own: int | None
     more: Iterable[Iterable[int]]
@@ -156,10 +156,10 @@ class IdRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """How far a path in a sandbox leads; see struct un_reached.
+    """The last existing file on a path in a sandbox; see struct un_reached.
 
-    :ivar fd: the caller's to close; -1: there is no such file for us.
-    :ivar missing: the names that are left of the path, and do not exist.
+    :ivar fd: a descriptor of the file, for the caller to close; -1 if only gVisor has the file.
+    :ivar missing: the remaining names of the path, which do not exist.
     """
 
     fd: int
@@ -173,7 +173,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandFault:
-    """What keeps a sandbox from starting a command; see struct un_command_fault."""
+    """The reason why a sandbox can't start a command; see struct un_command_fault."""
 
     is_missing: bool
     errnum: int
@@ -189,14 +189,14 @@ _REMEDY = "pip install --force-reinstall usernsctl"
 
 
 def program_path(name: str) -> str:
-    """Where a program of ours is, whether or not it is there."""
+    """Return the path of a native program of this package. It may be missing."""
     return os.path.join(_DIRECTORY, name)
 
 
 def missing_program(name: str, purpose: str) -> CommandError:
-    """The error that a program of ours is not there: the installation is incomplete.
+    """Return the error that a native program of this package is missing.
 
-    :param purpose: what it does.
+    :param purpose: the predicate of the message, such as ``"starts commands in sandboxes"``.
     """
     path = program_path(name)
     return CommandError(
@@ -208,9 +208,10 @@ def missing_program(name: str, purpose: str) -> CommandError:
 
 
 def find_program(name: str, purpose: str) -> str:
-    """The path of a program of ours.
+    """Return the path of a native program of this package.
 
-    :raises CommandError: it is not there, or can't be executed.
+    :param purpose: see :func:`missing_program`.
+    :raises CommandError: the program is missing, or can't be executed.
     """
     path = program_path(name)
     if not os.access(path, os.X_OK):
@@ -276,12 +277,12 @@ def error_of(
     remedy: str | None = None,
     is_diagnosed: bool = False,
 ) -> UsernsError:
-    """The exception for a failure.
+    """Return the exception for a struct un_error.
 
-    :param filename: the path that it is about, if that is known.
-    :param reason: the sentence that says what failed, in place of the detail and the errno.
-    :param remedy: what mends it, if that is known better than by its cause.
-    :param is_diagnosed: whether a cause was looked for where it failed.
+    :param filename: the path that the failure is about, if it is known.
+    :param reason: the message, in place of one from the detail and the errno.
+    :param remedy: the remedy, in place of the catalogue's for the cause.
+    :param is_diagnosed: whether the process that failed has looked for a cause already.
     """
     if not is_diagnosed:
         lib.un_diagnose(err, b"/proc")
@@ -302,13 +303,13 @@ def error_of(
 def command_error(
     step: str, number: int, path: str, *, reason: str | None = None, remedy: str | None = None
 ) -> UsernsError:
-    """Return the exception for a command that was not started by the core, such as by an agent.
+    """Return the exception for a command that another program could not start, such as an agent.
 
     :param step: ``"chdir"``, ``"lookup"`` or ``"exec"``.
     :param number: the errno.
-    :param path: the command, or the directory that it was to start in.
-    :param reason: what failed, one sentence; by default the path, and what the errno says.
-    :param remedy: what mends it; by default what mends its cause anywhere.
+    :param path: the path of the command, or its working directory.
+    :param reason: the message; by default the path, and the text of the errno.
+    :param remedy: the remedy; by default the catalogue's for the cause.
     """
     err = ffi.new("struct un_error *", {"step": _COMMAND_STEPS[step], "errnum": number})
     err.detail = os.fsencode(path)[: lib.UN_DETAIL_MAX - 1]
