@@ -220,7 +220,7 @@ def family(pid: int) -> list[int]:
 
 def await_stock(pool: un.SandboxPool) -> None:
     """Wait until the pool is full, and its last used sandbox has ended."""
-    while pool.stats().waiting < RUNNING or pool.stats().handed_out:
+    while pool.stats().idle < RUNNING or pool.stats().leased:
         time.sleep(0.01)
     time.sleep(0.2)
 

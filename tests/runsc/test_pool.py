@@ -206,7 +206,7 @@ def test_who_gets_away_from_the_agent_is_not_handed_on(host: un.SandboxHost, sig
 
 def test_one_that_died_while_it_waited_is_replaced(host: un.SandboxHost) -> None:
     with host.pool(1) as pool:
-        wait_until(lambda: pool.stats().waiting == 1)
+        wait_until(lambda: pool.stats().idle == 1)
         (init,) = [pid for pid, name in children().items() if name == "usernsctl-init"]
         os.kill(init, signal.SIGKILL)
         wait_until(lambda: pool.stats().failed == 1)
@@ -228,7 +228,7 @@ def test_one_whose_agent_is_silent_is_replaced(
 
     monkeypatch.setattr(SandboxMaker, "check", check)
     with host.pool(1) as pool:
-        wait_until(lambda: pool.stats().waiting == 1)
+        wait_until(lambda: pool.stats().idle == 1)
         stop_insides()
         with pool.acquire(PATIENCE) as box:
             assert output(box, "echo", "works") == "works\n"
@@ -256,11 +256,14 @@ def test_a_runsc_that_fails_is_told_and_not_tried_at_once(
     stand_in(runsc_that(f"echo >>{count}; exit 128"))
     with un.SandboxHost() as host, host.pool(4, starts=1) as pool:
         begin = time.monotonic()
-        with pytest.raises(un.PoolError, match="no sandbox could be had") as told, pool.acquire():
+        with (
+            pytest.raises(un.PoolError, match="no sandbox could be started") as told,
+            pool.acquire(),
+        ):
             pass
         assert isinstance(told.value.__cause__, un.RunscError)
         assert told.value.cause == told.value.__cause__.cause
-        with pytest.raises(un.PoolTimeoutError, match="the last one that failed"):
+        with pytest.raises(un.PoolTimeoutError, match="the last failure"):
             pool.acquire(0).__enter__()
         pool.close()
         tries = len(count.read_text().splitlines())
@@ -272,7 +275,7 @@ def test_close_does_not_wait_for_ever_for_a_start(stand_in: Callable[[str], None
     stand_in(runsc_that("exec sleep 1000"))
     with un.SandboxHost() as host, host.pool(2, start_timeout=0.5) as pool:
         wait_until(lambda: pool.stats().starting > 0)
-        with pytest.raises(un.PoolTimeoutError, match="0 are handed out"), pool.acquire(0):
+        with pytest.raises(un.PoolTimeoutError, match="0 are leased"), pool.acquire(0):
             pass
         pool.close()
 
@@ -282,7 +285,7 @@ def test_close_ends_what_is_handed_out(host: un.SandboxHost) -> None:
         process = box.popen(["sleep", "1000"])
         threading.Timer(0.1, pool.close).start()
         assert process.wait(PATIENCE) == -signal.SIGKILL
-        wait_until(lambda: pool.stats().handed_out == 0)
+        wait_until(lambda: pool.stats().leased == 0)
         with pytest.raises(ValueError, match="the pool is closed"), pool.acquire():
             pass
 
@@ -315,7 +318,7 @@ def test_a_program_that_ends_leaves_nothing() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_an_interrupt_leaves_nothing(host: un.SandboxHost) -> None:
     with host.pool(1, limit=2) as pool:
-        wait_until(lambda: pool.stats().waiting == 1)
+        wait_until(lambda: pool.stats().idle == 1)
         before = signal.signal(signal.SIGALRM, interrupt)
         try:
             for step in range(STEPS):
@@ -329,7 +332,7 @@ def test_an_interrupt_leaves_nothing(host: un.SandboxHost) -> None:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        wait_until(lambda: pool.stats().handed_out == 0 and pool.stats().waiting == 1)
+        wait_until(lambda: pool.stats().leased == 0 and pool.stats().idle == 1)
         assert pool.stats().queued == 0
     gc.collect()
 
@@ -343,13 +346,13 @@ def interrupt(*_: Any) -> None:
     [
         ({"size": 0}, "size must be 1 or more, not 0"),
         ({"size": "3"}, "size must be a whole number, not '3'"),
-        ({"size": 2, "limit": 1}, r"limit: with at most 1 sandboxes, 2 \(size\) can't wait"),
+        ({"size": 2, "limit": 1}, r"limit: 1 is less than size, 2"),
         ({"size": 1, "max_uses": 0}, "max_uses must be 1 or more"),
         ({"size": 1, "starts": True}, "starts must be a whole number"),
         ({"size": 1, "idle_timeout": 0}, "idle_timeout must be more than 0 seconds, not 0"),
         ({"size": 1, "start_timeout": "soon"}, "start_timeout must be a number of seconds"),
         ({"size": 1, "stdout": "path"}, "stdout must be an open file"),
-        ({"size": 1, "stdin": un.PIPE}, "stdin: without a template there is no command"),
+        ({"size": 1, "stdin": un.PIPE}, "stdin: without a template, there is no command"),
         ({"size": 1, "nonsense": 1}, "nonsense"),
     ],
 )
@@ -361,7 +364,7 @@ def test_arguments_that_are_wrong(
 
 
 def test_env_and_a_template_exclude_each_other(host: un.SandboxHost) -> None:
-    with pytest.raises(ValueError, match="env is the template's"):
+    with pytest.raises(ValueError, match="env can't be changed"):
         host.pool(1, template=Template(host), env={"A": "b"})
 
 

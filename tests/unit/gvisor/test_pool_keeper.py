@@ -39,16 +39,16 @@ def workshop() -> Iterator[Workshop]:
 
 def test_as_many_wait_as_were_asked_for(workshop: Workshop) -> None:
     with stock(workshop, size=3, starts=2) as pool:
-        wait_until(stands(pool, waiting=3, starting=0, made=3))
+        wait_until(stands(pool, idle=3, starting=0, started=3))
         assert workshop.most_at_once <= 2
         with lease(pool) as one:
             assert one is workshop.made[0]
             # The keeper starts another one as soon as a sandbox is leased.
-            wait_until(stands(pool, waiting=3, handed_out=1, made=4))
+            wait_until(stands(pool, idle=3, leased=1, started=4))
         assert "killed" in one.log
-        wait_until(stands(pool, waiting=3, handed_out=0, made=4, acquired=1))
+        wait_until(stands(pool, idle=3, leased=0, started=4, acquired=1))
         wait_until(lambda: "ended" in one.log)
-    assert pool.stats.waiting == 0
+    assert pool.stats.idle == 0
 
 
 def test_nobody_is_given_what_somebody_had(workshop: Workshop) -> None:
@@ -65,9 +65,9 @@ def test_no_more_than_the_limit(workshop: Workshop) -> None:
     with stock(workshop, size=2, limit=3) as pool, contextlib.ExitStack() as held:
         for _ in range(3):
             held.enter_context(lease(pool))
-        assert pool.stats.handed_out == 3
+        assert pool.stats.leased == 3
         with (
-            pytest.raises(un.PoolTimeoutError, match="of 3 at most, 3 are handed out, 0 are being"),
+            pytest.raises(un.PoolTimeoutError, match="of 3 at most, 3 are leased, 0 are starting"),
             lease(pool, 0.05),
         ):
             pass
@@ -76,14 +76,14 @@ def test_no_more_than_the_limit(workshop: Workshop) -> None:
 
 def test_without_patience_there_is_one_that_waits_or_none(workshop: Workshop) -> None:
     with stock(workshop, limit=1) as pool:
-        wait_until(stands(pool, waiting=1))
+        wait_until(stands(pool, idle=1))
         with (
             lease(pool, 0),
-            pytest.raises(un.PoolTimeoutError, match=r"within 0 s: of 1 at most, 1 are handed out"),
+            pytest.raises(un.PoolTimeoutError, match=r"within 0 s: of 1 at most, 1 are leased"),
             lease(pool, 0),
         ):
             pass
-        wait_until(stands(pool, waiting=1))
+        wait_until(stands(pool, idle=1))
 
         async def main() -> None:
             async with async_lease(pool, 0):
@@ -91,14 +91,14 @@ def test_without_patience_there_is_one_that_waits_or_none(workshop: Workshop) ->
                     await async_lease(pool, 0).__aenter__()
 
         asyncio.run(main())
-        wait_until(stands(pool, queued=0, waiting=1))
+        wait_until(stands(pool, queued=0, idle=1))
 
 
 def test_first_come_first_served(workshop: Workshop) -> None:
     """Waiters in threads and in asyncio share one queue."""
     order: list[int] = []
     with stock(workshop, limit=1) as pool:
-        wait_until(stands(pool, waiting=1))
+        wait_until(stands(pool, idle=1))
 
         def in_thread(number: int) -> None:
             with lease(pool):
@@ -150,7 +150,7 @@ def test_who_gives_up_is_forgotten(workshop: Workshop, end: str) -> None:
                 pass
 
         asyncio.run(main())
-        wait_until(stands(pool, queued=0, handed_out=0, waiting=1))
+        wait_until(stands(pool, queued=0, leased=0, idle=1))
 
 
 def test_a_loop_that_was_closed_gets_nothing(workshop: Workshop) -> None:
@@ -164,7 +164,7 @@ def test_a_loop_that_was_closed_gets_nothing(workshop: Workshop) -> None:
                 loop.run_until_complete(asyncio.sleep(0.001))
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             loop.close()
-        wait_until(stands(pool, queued=0, handed_out=0, waiting=1))
+        wait_until(stands(pool, queued=0, leased=0, idle=1))
         with lease(pool):
             pass
         del forgotten, task
@@ -182,7 +182,7 @@ def test_one_that_can_not_be_used_is_replaced(workshop: Workshop) -> None:
 
     workshop.sick = first_two
     with stock(workshop, size=2) as pool:
-        wait_until(stands(pool, waiting=2))
+        wait_until(stands(pool, idle=2))
         with lease(pool) as one:
             assert one not in sick
         assert pool.stats.failed == 2
@@ -195,7 +195,9 @@ def test_nobody_looks_for_ever_for_one_that_can_be_used(workshop: Workshop) -> N
     workshop.sick = lambda one: ValueError("it is sick")
     with (
         stock(workshop) as pool,
-        pytest.raises(un.PoolError, match="pool: no sandbox could be had: it is sick") as caught,
+        pytest.raises(
+            un.PoolError, match="pool: no sandbox could be started: it is sick"
+        ) as caught,
         lease(pool),
     ):
         pass
@@ -204,11 +206,11 @@ def test_nobody_looks_for_ever_for_one_that_can_be_used(workshop: Workshop) -> N
 
 def test_one_that_ends_while_it_waits_is_replaced(workshop: Workshop) -> None:
     with stock(workshop) as pool:
-        wait_until(stands(pool, waiting=1))
+        wait_until(stands(pool, idle=1))
         dead = workshop.made[0]
         workshop.sick = lambda one: ValueError("killed") if one is dead else None
         dead.end()
-        wait_until(stands(pool, made=2, waiting=1, failed=1))
+        wait_until(stands(pool, started=2, idle=1, failed=1))
         assert "ended" in dead.log
         assert str(pool.stats.last_failure) == "killed"
 
@@ -222,7 +224,9 @@ def test_failing_starts_are_told_and_not_repeated_at_once(workshop: Workshop) ->
         workshop.gate.set()
         for _ in range(3):
             with (
-                pytest.raises(un.PoolError, match="no sandbox could be had: runsc: broken") as told,
+                pytest.raises(
+                    un.PoolError, match="no sandbox could be started: runsc: broken"
+                ) as told,
                 lease(pool),
             ):
                 pass
@@ -233,7 +237,7 @@ def test_failing_starts_are_told_and_not_repeated_at_once(workshop: Workshop) ->
         assert all(pause >= 0.05 for pause in pauses)
         wait_until(lambda: pool.stats.failed == len(workshop.attempts))
         with (
-            pytest.raises(un.PoolTimeoutError, match="the last one that failed: runsc: broken"),
+            pytest.raises(un.PoolTimeoutError, match="the last failure: runsc: broken"),
             lease(pool, 0),
         ):
             pass
@@ -250,7 +254,7 @@ def test_pauses_grow_up_to_a_limit(workshop: Workshop) -> None:
         for pause, least in zip(pauses, (0.01, 0.02, 0.04, 0.08, 0.08), strict=False):
             assert pause >= least
         workshop.failure = None
-        wait_until(stands(pool, waiting=1))
+        wait_until(stands(pool, idle=1))
 
 
 def test_a_keeper_that_has_nothing_to_do_does_nothing(
@@ -276,10 +280,10 @@ def test_a_keeper_that_has_nothing_to_do_does_nothing(
         assert turns - before <= 3
         workshop.failure = None
         workshop.gate.set()
-        wait_until(stands(pool, waiting=2))
+        wait_until(stands(pool, idle=2))
         with lease(pool):
-            wait_until(stands(pool, waiting=2, made=3))
-        wait_until(stands(pool, handed_out=0))
+            wait_until(stands(pool, idle=2, started=3))
+        wait_until(stands(pool, leased=0))
         # About two turns for each attempt. On a busy machine, more attempts are made meanwhile.
         assert turns < 8 * len(workshop.attempts)
 
@@ -287,10 +291,10 @@ def test_a_keeper_that_has_nothing_to_do_does_nothing(
 def test_it_is_used_as_often_as_it_may_be(workshop: Workshop) -> None:
     with stock(workshop, max_uses=3) as pool:
         for _ in range(7):
-            wait_until(stands(pool, waiting=1))
+            wait_until(stands(pool, idle=1))
             with lease(pool):
                 pass
-        wait_until(stands(pool, waiting=1))
+        wait_until(stands(pool, idle=1))
         assert [one.log.count("cleaned") for one in workshop.made] == [2, 2, 1]
         assert "killed" not in workshop.made[2].log
 
@@ -298,10 +302,10 @@ def test_it_is_used_as_often_as_it_may_be(workshop: Workshop) -> None:
 def test_one_that_can_not_be_cleaned_is_replaced(workshop: Workshop) -> None:
     workshop.dirty = ValueError("a process is left")
     with stock(workshop, max_uses=3) as pool:
-        wait_until(stands(pool, waiting=1))
+        wait_until(stands(pool, idle=1))
         with lease(pool) as one:
             pass
-        wait_until(stands(pool, waiting=1, made=2, failed=1))
+        wait_until(stands(pool, idle=1, started=2, failed=1))
         assert one.log == ["cleaned", "killed", "ended"]
         assert str(pool.stats.last_failure) == "a process is left"
 
@@ -311,36 +315,36 @@ def test_more_than_wait_are_not_kept(workshop: Workshop) -> None:
         with contextlib.ExitStack() as held:
             for _ in range(4):
                 held.enter_context(lease(pool))
-            wait_until(stands(pool, handed_out=4))
-        wait_until(stands(pool, waiting=1, handed_out=0))
+            wait_until(stands(pool, leased=4))
+        wait_until(stands(pool, idle=1, leased=0))
         wait_until(lambda: sum("ended" in one.log for one in workshop.made) == 3)
 
 
 def test_none_wait_whom_nobody_wants(workshop: Workshop) -> None:
     with stock(workshop, size=2, idle_timeout=0.1) as pool:
         # Waits for the final state: the number of idle sandboxes before that depends on the timing.
-        wait_until(stands(pool, made=2, waiting=0))
+        wait_until(stands(pool, started=2, idle=0))
         wait_until(lambda: all("ended" in one.log for one in workshop.made))
-        assert pool.stats.made == 2
+        assert pool.stats.started == 2
         with lease(pool):
-            wait_until(stands(pool, made=5))
-        wait_until(stands(pool, waiting=0, handed_out=0))
+            wait_until(stands(pool, started=5))
+        wait_until(stands(pool, idle=0, leased=0))
 
 
 def test_a_block_is_entered_once(workshop: Workshop) -> None:
     with stock(workshop) as pool:
         used = lease(pool)
         with used as one:
-            with pytest.raises(ValueError, match="call acquire once more"), used:
+            with pytest.raises(ValueError, match="call acquire again"), used:
                 pass
             assert one.log == []
-            assert pool.stats.handed_out == 1
+            assert pool.stats.leased == 1
 
 
 def test_who_forgets_it_gives_it_back(workshop: Workshop) -> None:
     with stock(workshop) as pool:
         lease(pool).__enter__()
-        wait_until(stands(pool, handed_out=0, acquired=1, waiting=1))
+        wait_until(stands(pool, leased=0, acquired=1, idle=1))
         assert "killed" in workshop.made[0].log
 
 
@@ -373,11 +377,11 @@ def test_many_at_random_moments(workshop: Workshop) -> None:
         for thread in threads:
             thread.join(PATIENCE)
             assert not thread.is_alive()
-        wait_until(stands(pool, queued=0, handed_out=0, waiting=3))
-        assert pool.stats.made - sum("ended" in one.log for one in workshop.made) <= 6
+        wait_until(stands(pool, queued=0, leased=0, idle=3))
+        assert pool.stats.started - sum("ended" in one.log for one in workshop.made) <= 6
 
 
 def test_stats_do_not_change() -> None:
     with pytest.raises(AttributeError):
-        PoolStats().made = 1  # type: ignore[misc]
-    assert PoolStats(made=1) == PoolStats(made=1)
+        PoolStats().started = 1  # type: ignore[misc]
+    assert PoolStats(started=1) == PoolStats(started=1)

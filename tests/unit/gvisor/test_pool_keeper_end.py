@@ -106,14 +106,14 @@ def test_an_interrupt_at_any_line_leaves_nothing(workshop: Workshop) -> None:
     with stock(workshop, size=2) as pool:
         step = 1
         while interrupted(pool, step):
-            wait_until(stands(pool, queued=0, handed_out=0, waiting=2))
+            wait_until(stands(pool, queued=0, leased=0, idle=2))
             step += 1
         assert step > 20
 
 
 def test_after_a_fork_it_is_the_creators(workshop: Workshop) -> None:
     with stock(workshop) as pool:
-        wait_until(stands(pool, waiting=1))
+        wait_until(stands(pool, idle=1))
         ours, theirs = os.pipe()
         with warnings.catch_warnings():
             # Python warns of fork() with threads, but the child takes no lock.
@@ -135,7 +135,7 @@ def test_after_a_fork_it_is_the_creators(workshop: Workshop) -> None:
         os.waitpid(pid, 0)
         assert said.startswith(f"the pool belongs to process {os.getpid()}")
         assert said.endswith(" closed")
-        assert pool.stats.waiting == 1
+        assert pool.stats.idle == 1
         with lease(pool) as one:
             assert one.log == []
 
@@ -147,8 +147,8 @@ def test_what_should_not_happen_ends_all(
         raise ArithmeticError("a bug")
 
     pool = Keeper[Thing](workshop, Rules(size=1, limit=2, starts=1))
-    wait_until(stands(pool, waiting=1))
-    monkeypatch.setattr(pool, "_on_back", fail)
+    wait_until(stands(pool, idle=1))
+    monkeypatch.setattr(pool, "_on_release", fail)
     with lease(pool):
         pass
     with pytest.raises(ValueError, match="the pool is closed"), lease(pool):
@@ -170,4 +170,4 @@ def test_after_close_nothing_is_open(
 
     monkeypatch.setattr(os, "eventfd_write", write_slowly)
     with stock(workshop) as pool:
-        wait_until(stands(pool, waiting=1))
+        wait_until(stands(pool, idle=1))

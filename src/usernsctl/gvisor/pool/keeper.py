@@ -1,8 +1,8 @@
-"""What a pool has, makes and hands out, whatever that is: decided by one thread, the keeper.
+"""The keeper of a pool: the thread that starts sandboxes, leases them and ends them.
 
-Other threads tell the keeper what happens by messages, which never wait. So a thread that a signal
-handler interrupts by an exception leaves no lock behind, and nothing half done. What takes long, to
-make one and to end one, is done in other threads.
+Other threads send the keeper messages, which never block. So an exception from a signal handler
+leaves no lock held and no message half handled. Further threads start, clean and end sandboxes,
+which takes long. The keeper is generic, since tests use it with fake sandboxes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from usernsctl._system.descriptors import ClosedError, Shared
 class PoolStats:
     """Counters of a pool, and its state at one moment.
 
-    :ivar made: the number of sandboxes that the pool has started.
+    :ivar started: the number of sandboxes that the pool has started.
     :ivar starting: the number of sandboxes that are being started.
-    :ivar waiting: the number of idle sandboxes.
-    :ivar handed_out: the number of leased sandboxes.
+    :ivar idle: the number of idle sandboxes.
+    :ivar leased: the number of leased sandboxes.
     :ivar queued: the number of pending calls of ``acquire``.
     :ivar acquired: the number of calls of ``acquire`` that got a sandbox.
     :ivar waited: the time that these calls waited, in seconds, in total.
@@ -40,10 +40,10 @@ class PoolStats:
     :ivar last_failure: the exception of the last such failure.
     """
 
-    made: int = 0
+    started: int = 0
     starting: int = 0
-    waiting: int = 0
-    handed_out: int = 0
+    idle: int = 0
+    leased: int = 0
     queued: int = 0
     acquired: int = 0
     waited: float = 0
@@ -54,50 +54,54 @@ class PoolStats:
 
 _T = TypeVar("_T")
 
-# An acquire that was given so many which did not answer is not given another one.
-_REFUSALS_MAX = 3
+# The number of unhealthy sandboxes in a row after which a call of acquire() fails.
+_REJECTIONS_MAX = 3
 
-# So long after one was handed out the next one is begun, if nobody waits for it, in seconds: what
-# is done first with the one is not to wait for a processor that the other one has.
-_BEHIND_SECONDS = 0.02
+# The delay of the start of a sandbox after a lease if no caller waits, in seconds: the start would
+# take processor time from the first command of the leased sandbox.
+_START_DELAY_SECONDS = 0.02
 
 
 class Maker(Protocol[_T]):
-    """What is known of that which a pool has."""
+    """The operations of a pool on its sandboxes."""
 
     def make(self) -> _T:
-        """Make one, and return when it can be used."""
+        """Start a sandbox, and return when it can be used."""
 
-    def check(self, one: _T) -> None:
-        """See whether it can be used; an exception says why not."""
+    def check(self, sandbox: _T) -> None:
+        """Check that a sandbox can be used. Raises if it can't."""
 
-    async def check_async(self, one: _T) -> None:
-        """The same from asyncio."""
+    async def check_async(self, sandbox: _T) -> None:
+        """Check from asyncio that a sandbox can be used. Raises if it can't."""
 
-    def clean(self, one: _T) -> None:
-        """Make it fit for another user; an exception says why it is not."""
+    def clean(self, sandbox: _T) -> None:
+        """Kill everything in a sandbox so that it can be leased again. Raises if anything is left.
 
-    def kill(self, one: _T) -> None:
-        """Have it do nothing any more, without a wait."""
+        The keeper ends the sandbox then.
+        """
 
-    def end(self, one: _T) -> None:
-        """End it, and return when it has ended."""
+    def kill(self, sandbox: _T) -> None:
+        """Kill a sandbox; do not wait for its end."""
 
-    def pidfd(self, one: _T) -> int:
-        """A descriptor that can be read once it has ended; -1: there is none."""
+    def end(self, sandbox: _T) -> None:
+        """Kill a sandbox, and return when it has ended."""
+
+    def pidfd(self, sandbox: _T) -> int:
+        """Return a descriptor that is readable once a sandbox has ended; -1 if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How many there are, and for how long.
+    """The limits of a pool.
 
-    :ivar size: how many wait.
-    :ivar limit: how many there are at once, whatever they do.
-    :ivar starts: how many are made at once.
-    :ivar max_uses: how often one is handed out.
-    :ivar idle_timeout: after so many seconds in which nobody has asked for one, none wait.
-    :ivar pauses: how long is paused after the first failure in a row, how long at most while
-        somebody waits, and how long at most while nobody does, in seconds.
+    :ivar size: the number of idle sandboxes.
+    :ivar limit: the maximum number of sandboxes, including those being started or ended.
+    :ivar starts: the maximum number of simultaneous starts.
+    :ivar max_uses: the number of leases of one sandbox.
+    :ivar idle_timeout: the time without a call of acquire(), in seconds, after which the idle
+        sandboxes are ended; ``None``: never.
+    :ivar pauses: the pause after the first of several failures in a row, the longest pause while a
+        caller waits, and the longest pause otherwise, in seconds.
     """
 
     size: int
@@ -109,63 +113,63 @@ class Rules:
 
 
 class Slot(Generic[_T]):
-    """One that was made.
+    """A sandbox of a pool.
 
-    :ivar one: it.
-    :ivar uses: how often it was handed out.
+    :ivar uses: the number of its leases so far.
     """
 
-    __slots__ = ("one", "uses")
+    __slots__ = ("sandbox", "uses")
 
-    def __init__(self, one: _T) -> None:
-        """Take one that nobody has used."""
-        self.one: _T = one
+    def __init__(self, sandbox: _T) -> None:
+        """Take a sandbox that was not leased yet."""
+        self.sandbox: _T = sandbox
         self.uses: int = 0
 
 
 class Waiter(Generic[_T]):
-    """Somebody who wants one.
+    """A pending call of acquire().
 
-    :ivar member: what he was given.
-    :ivar failure: why he is given none.
-    :ivar is_last: whether nobody else will be given that.
+    :ivar slot: the leased sandbox, or ``None``.
+    :ivar failure: the reason why the call gets no sandbox, or ``None``.
+    :ivar is_last: whether this is the last lease of the sandbox.
     """
 
-    def __init__(self, tell: Callable[[], object]) -> None:
-        """Want one.
+    def __init__(self, notify: Callable[[], object]) -> None:
+        """Begin to wait.
 
-        :param tell: says that there is one, or a failure. RuntimeError: nobody hears that.
+        :param notify: called once there is a sandbox or a failure. It raises RuntimeError if the
+            event loop of the caller is closed.
         """
-        self.tell = tell
-        self.asked: float = time.monotonic()
-        self.member: Slot[_T] | None = None
+        self.notify = notify
+        self.since: float = time.monotonic()
+        self.slot: Slot[_T] | None = None
         self.failure: BaseException | None = None
         self.is_last = False
-        self.refusals = 0
+        self.rejections = 0
 
 
 class Closed(Exception):
-    """There is no pool any more."""
+    """Error of a call on a closed pool."""
 
 
 class PoolTimeout(Exception):
-    """There was none in time."""
+    """Error of a call of acquire() for which no sandbox became free before its deadline."""
 
 
 class Keeper(Generic[_T]):
-    """The keeper, and what it has.
+    """The thread that keeps the sandboxes of a pool, and its state.
 
-    :ivar rules: by which it keeps them.
-    :ivar maker: what makes them.
-    :ivar creator: the process that it belongs to.
-    :ivar stats: what it had when it was last looked at.
+    :ivar rules: the limits of the pool.
+    :ivar maker: the operations on sandboxes.
+    :ivar creator: the pid of the process that made the pool.
+    :ivar stats: the counters as of the last change.
     """
 
     def __init__(self, maker: Maker[_T], rules: Rules) -> None:
-        """Begin to make some.
+        """Start the thread, which begins to start sandboxes.
 
         :raises RuntimeError: no thread can be started.
-        :raises OSError: there are no descriptors left.
+        :raises OSError: no descriptors are left.
         """
         self.maker = maker
         self.rules = rules
@@ -174,86 +178,88 @@ class Keeper(Generic[_T]):
         self._inbox: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._queue: deque[Waiter[_T]] = deque()
         self._ready: deque[Slot[_T]] = deque()
-        self._out: dict[Waiter[_T], Slot[_T]] = {}
-        self._to_tell: list[Waiter[_T]] = []
+        self._leased: dict[Waiter[_T], Slot[_T]] = {}
+        self._to_notify: list[Waiter[_T]] = []
         self._starting = self._cleaning = self._ending = 0
-        self._made = self._acquired = self._failed = 0
+        self._started = self._acquired = self._failed = 0
         self._waited = self._longest_wait = 0.0
         self._last_failure: BaseException | None = None
-        self._troubles = 0
+        self._failures_in_row = 0
         self._is_failing = False
         self._failed_at = 0.0
-        self._served_at = -math.inf
-        self._wanted_at = time.monotonic()
-        self._is_dormant = self._is_closing = self._is_over = False
+        self._last_lease = -math.inf
+        self._last_acquire = time.monotonic()
+        self._is_dormant = self._is_closing = self._has_ended = False
         self._threads: set[threading.Thread] = set()
-        self._over: Future[None] = Future()
+        self._end_future: Future[None] = Future()
         self._wake = Shared("the pool", [_event()])
         try:
             threading.Thread(target=self._keep, name="usernsctl-pool", daemon=True).start()
         except BaseException:
-            # An interrupt may come after the thread has begun.
+            # A signal handler may have raised the exception after the thread was started.
             self._post(self._on_close, None)
             raise
 
-    # What others say to the keeper.
+    # Methods for other threads.
 
-    def ask(self, ticket: Waiter[_T]) -> None:
-        """Want one: the ticket is told when there is one.
+    def enqueue(self, waiter: Waiter[_T]) -> None:
+        """Add a waiter to the queue. The keeper notifies it of a sandbox or of a failure.
 
-        :raises Closed: there is no pool any more.
-        :raises ValueError: this is a fork of the process that it belongs to.
+        :raises Closed: the pool is closed.
+        :raises ValueError: this is a forked child of the process that made the pool.
         """
         if os.getpid() != self.creator:
             raise ValueError(
-                f"the pool belongs to process {self.creator}, which has made it: make one in each "
+                f"the pool belongs to process {self.creator}, which made it: make a pool in each "
                 "process"
             )
         if self._is_closing:
             raise Closed
-        self._post(self._on_ask, ticket)
+        self._post(self._on_acquire, waiter)
 
-    def hurry(self, ticket: Waiter[_T]) -> None:
-        """Have the ticket be told at once, be it that there is none."""
-        self._post(self._on_hurry, ticket)
+    def expire(self, waiter: Waiter[_T]) -> None:
+        """End the wait of a waiter: give it an idle sandbox, or else fail it with PoolTimeout."""
+        self._post(self._on_expire, waiter)
 
-    def abandon(self, ticket: Waiter[_T]) -> None:
-        """Want none any more; one that was given was not used."""
-        self._post(self._on_abandon, ticket)
+    def abandon(self, waiter: Waiter[_T]) -> None:
+        """Remove a waiter from the queue, and take back its sandbox, which was not used."""
+        self._post(self._on_abandon, waiter)
 
-    def refuse(self, ticket: Waiter[_T], error: BaseException) -> None:
-        """Say that what was given is of no use: the ticket is the next one that is given one."""
-        self._post(self._on_refuse, (ticket, error))
+    def reject(self, waiter: Waiter[_T], error: BaseException) -> None:
+        """End an unhealthy sandbox, and put its waiter at the head of the queue."""
+        self._post(self._on_reject, (waiter, error))
 
-    def give_back(self, ticket: Waiter[_T]) -> None:
-        """Say that what was given is not used any more. In a fork, only forget it."""
-        member = ticket.member
-        assert member is not None
+    def release(self, waiter: Waiter[_T]) -> None:
+        """End a lease. In a forked child, only close the descriptors of the sandbox."""
+        slot = waiter.slot
+        assert slot is not None
         if os.getpid() != self.creator:
-            self.maker.end(member.one)
-        elif ticket.is_last:
-            # Nothing is done in it any more, though it takes a moment until nothing is left.
+            self.maker.end(slot.sandbox)
+        elif waiter.is_last:
+            # Killed here, so that nothing runs in it once this returns; the keeper waits for its
+            # end.
             with contextlib.suppress(Exception):
-                self.maker.kill(member.one)
-        self._post(self._on_back, ticket)
+                self.maker.kill(slot.sandbox)
+        self._post(self._on_release, waiter)
 
     def close(self) -> None:
-        """End all, and wait for that. In a fork of the process that has it, only forget it."""
+        """End all sandboxes, and wait for their ends. In a forked child, only close descriptors."""
         if os.getpid() != self.creator:
             self._is_closing = True
             with contextlib.suppress(IndexError):
                 while True:
-                    self.maker.end(self._ready.popleft().one)
+                    self.maker.end(self._ready.popleft().sandbox)
             self._wake.close()
             return
         self._post(self._on_close, None)
-        # Whose end it is may be found out by any thread, such as the keeper's (__del__).
+        # A finaliser may call this in any thread. The threads of the pool must not wait for
+        # themselves.
         if not sys.is_finalizing() and threading.current_thread() not in self._threads:
-            self._over.result()
+            self._end_future.result()
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Return whether :meth:`close` was called."""
         return self._is_closing
 
     def _post(self, act: Callable[[Any], None], about: Any) -> None:
@@ -262,10 +268,10 @@ class Keeper(Generic[_T]):
         self._inbox.append((act, about))
         with contextlib.suppress(ClosedError), self._wake.use() as (wake,):
             os.eventfd_write(wake, 1)
-        if self._is_over:
+        if self._has_ended:
             self._read_inbox()
 
-    # What the keeper does.
+    # Methods that only the keeper's thread calls.
 
     def _keep(self) -> None:
         bug: BaseException | None = None
@@ -277,36 +283,38 @@ class Keeper(Generic[_T]):
                     self._publish()
                     self._await_news(wake, self._fill())
                     self._read_inbox()
-                    self._rest()
-                    self._serve()
+                    self._end_idle()
+                    self._lease_ready()
         except BaseException as error:
-            # A mistake of ours: nobody is to wait for a keeper that has gone.
+            # A bug in this module. Waiters must not wait for a thread that has ended.
             bug = error
             self._on_close(None)
         finally:
             self._publish()
-            self._is_over = True
-            # What comes from here on is read by whoever sends it.
+            self._has_ended = True
+            # From here on, each sender of a message handles it: see _post().
             self._read_inbox()
             if bug is None:
-                # They have done their work, but may still hold what wakes the keeper.
+                # Threads that have done their work may still use the descriptor of self._wake.
                 for thread in self._threads - {keeper}:
                     thread.join()
             self._wake.close()
-            self._over.set_result(None) if bug is None else self._over.set_exception(bug)
+            self._end_future.set_result(None) if bug is None else self._end_future.set_exception(
+                bug
+            )
 
     def _count_alive(self) -> int:
         busy = self._starting + self._cleaning + self._ending
-        return busy + len(self._ready) + len(self._out)
+        return busy + len(self._ready) + len(self._leased)
 
     def _fill(self) -> float:
-        """Have as many made as are to be; how long until there may be more, in seconds."""
+        """Begin the starts that are due; return the seconds until the next start."""
         rules = self.rules
-        to_come_back = sum(one.uses < rules.max_uses for one in self._out.values())
-        stock = 0 if self._is_dormant else max(rules.size - to_come_back, 0)
+        reusable = sum(slot.uses < rules.max_uses for slot in self._leased.values())
+        stock = 0 if self._is_dormant else max(rules.size - reusable, 0)
         wanted = len(self._queue) + stock
         coming = len(self._ready) + self._starting + self._cleaning
-        # After failures, one tries it for all.
+        # After a failure, only one start is tried at a time.
         starts = 1 if self._is_failing else rules.starts
         room = min(rules.limit - self._count_alive(), starts - self._starting)
         count = min(wanted - coming, room)
@@ -317,34 +325,34 @@ class Keeper(Generic[_T]):
             return left
         for _ in range(count):
             self._starting += 1
-            self._work(self.maker.make, self._on_made)
+            self._run_in_thread(self.maker.make, self._on_started)
             self._publish()
         return math.inf
 
     def _earliest_start(self) -> float:
-        """Before when none is made, by the monotonic clock."""
-        behind = -math.inf if self._queue else self._served_at + _BEHIND_SECONDS
+        """Return the time by :func:`time.monotonic` before which no sandbox is started."""
+        delayed = -math.inf if self._queue else self._last_lease + _START_DELAY_SECONDS
         if not self._is_failing:
-            return behind
+            return delayed
         first, while_waited_for, longest = self.rules.pauses
         most = while_waited_for if self._queue else longest
-        pause = min(first * (1 << min(max(self._troubles - 1, 0), 20)), most)
-        return max(behind, self._failed_at + pause)
+        pause = min(first * (1 << min(max(self._failures_in_row - 1, 0), 20)), most)
+        return max(delayed, self._failed_at + pause)
 
-    def _idle_left(self) -> float:
-        """How long those that wait still do so if nobody asks for one, in seconds."""
+    def _seconds_until_dormant(self) -> float:
+        """Return the seconds until the idle sandboxes are ended if no call of acquire() comes."""
         timeout = self.rules.idle_timeout
         if timeout is None or self._is_dormant or self._queue:
             return math.inf
-        return self._wanted_at + timeout - time.monotonic()
+        return self._last_acquire + timeout - time.monotonic()
 
     def _publish(self) -> None:
-        """Say how it stands, and then tell those who have waited for it."""
+        """Update :attr:`stats`, and then notify the waiters that have a sandbox or a failure."""
         self.stats = PoolStats(
-            made=self._made,
+            started=self._started,
             starting=self._starting,
-            waiting=len(self._ready),
-            handed_out=len(self._out),
+            idle=len(self._ready),
+            leased=len(self._leased),
             queued=len(self._queue),
             acquired=self._acquired,
             waited=self._waited,
@@ -352,32 +360,33 @@ class Keeper(Generic[_T]):
             failed=self._failed,
             last_failure=self._last_failure,
         )
-        to_tell, self._to_tell = self._to_tell, []
-        for ticket in to_tell:
+        to_notify, self._to_notify = self._to_notify, []
+        for waiter in to_notify:
             try:
-                ticket.tell()
+                waiter.notify()
             except RuntimeError:
-                self.abandon(ticket)
+                self.abandon(waiter)
 
     def _await_news(self, wake: int, seconds: float) -> None:
-        """Wait for a message, the end of one that waits, or the time to do something.
+        """Wait for a message, the end of an idle sandbox, or the next time to act.
 
-        :param seconds: how long at most.
+        :param seconds: the time limit, in seconds.
         """
-        left = min(seconds, self._idle_left())
+        left = min(seconds, self._seconds_until_dormant())
         poll = select.poll()
         poll.register(wake, select.POLLIN)
-        watched = {fd: one for one in self._ready if (fd := self.maker.pidfd(one.one)) >= 0}
+        pidfds = ((self.maker.pidfd(slot.sandbox), slot) for slot in self._ready)
+        watched = {fd: slot for fd, slot in pidfds if fd >= 0}
         for fd in watched:
             poll.register(fd, select.POLLIN)
-        # A day is as good as no end, and poll(2) can count it.
+        # At most a day: poll(2) takes milliseconds as an int.
         most = None if left == math.inf else math.ceil(1000 * min(max(left, 0), 86400))
         for fd, _ in poll.poll(most):
             if fd == wake:
                 os.eventfd_read(wake)
             else:
                 self._ready.remove(watched[fd])
-                self._bury(watched[fd])
+                self._replace_ended(watched[fd])
 
     def _read_inbox(self) -> None:
         with contextlib.suppress(IndexError):
@@ -385,99 +394,99 @@ class Keeper(Generic[_T]):
                 act, about = self._inbox.popleft()
                 act(about)
 
-    def _rest(self) -> None:
-        """Have none wait that nobody has wanted for so long."""
-        if self._idle_left() <= 0:
+    def _end_idle(self) -> None:
+        """End the idle sandboxes after `idle_timeout`."""
+        if self._seconds_until_dormant() <= 0:
             self._is_dormant = True
-            self._end_behind(self._ready)
+            self._end_in_background(self._ready)
             self._ready.clear()
 
-    def _serve(self) -> None:
+    def _lease_ready(self) -> None:
         while self._queue and self._ready:
-            ticket, member = self._queue.popleft(), self._ready.popleft()
-            member.uses += 1
-            ticket.member = member
-            ticket.is_last = member.uses >= self.rules.max_uses
-            self._out[ticket] = member
-            self._served_at = time.monotonic()
-            waited = self._served_at - ticket.asked
+            waiter, slot = self._queue.popleft(), self._ready.popleft()
+            slot.uses += 1
+            waiter.slot = slot
+            waiter.is_last = slot.uses >= self.rules.max_uses
+            self._leased[waiter] = slot
+            self._last_lease = time.monotonic()
+            waited = self._last_lease - waiter.since
             self._acquired += 1
             self._waited += waited
             self._longest_wait = max(self._longest_wait, waited)
-            self._to_tell.append(ticket)
+            self._to_notify.append(waiter)
 
     # Messages.
 
-    def _on_ask(self, ticket: Waiter[_T]) -> None:
+    def _on_acquire(self, waiter: Waiter[_T]) -> None:
         if self._is_closing:
-            self._fail([ticket], Closed())
+            self._fail([waiter], Closed())
             return
-        self._wanted_at = time.monotonic()
+        self._last_acquire = time.monotonic()
         self._is_dormant = False
-        self._queue.append(ticket)
+        self._queue.append(waiter)
 
-    def _on_hurry(self, ticket: Waiter[_T]) -> None:
-        self._serve()
+    def _on_expire(self, waiter: Waiter[_T]) -> None:
+        self._lease_ready()
         with contextlib.suppress(ValueError):
-            self._queue.remove(ticket)
-            self._fail([ticket], PoolTimeout())
+            self._queue.remove(waiter)
+            self._fail([waiter], PoolTimeout())
 
-    def _on_abandon(self, ticket: Waiter[_T]) -> None:
+    def _on_abandon(self, waiter: Waiter[_T]) -> None:
         with contextlib.suppress(ValueError):
-            self._queue.remove(ticket)
-        member = self._out.pop(ticket, None)
-        if member is not None:
+            self._queue.remove(waiter)
+        slot = self._leased.pop(waiter, None)
+        if slot is not None:
             self._acquired -= 1
-            member.uses -= 1
-            self._keep_ready(member, first=True)
+            slot.uses -= 1
+            self._keep_ready(slot, first=True)
 
-    def _on_refuse(self, told: tuple[Waiter[_T], BaseException]) -> None:
-        ticket, error = told
-        member = self._out.pop(ticket, None)
-        if member is None:
-            # It was closed meanwhile.
-            self._fail([ticket], Closed())
+    def _on_reject(self, told: tuple[Waiter[_T], BaseException]) -> None:
+        waiter, error = told
+        slot = self._leased.pop(waiter, None)
+        if slot is None:
+            # The pool was closed meanwhile.
+            self._fail([waiter], Closed())
             return
         self._acquired -= 1
-        self._end_behind([member])
+        self._end_in_background([slot])
         self._note_failure(error)
-        ticket.refusals += 1
-        if ticket.refusals < _REFUSALS_MAX and not self._is_closing:
-            self._queue.appendleft(ticket)
+        waiter.rejections += 1
+        if waiter.rejections < _REJECTIONS_MAX and not self._is_closing:
+            self._queue.appendleft(waiter)
         else:
-            self._fail([ticket], error)
+            self._fail([waiter], error)
 
-    def _on_back(self, ticket: Waiter[_T]) -> None:
-        member = self._out.pop(ticket, None)
-        if member is None:
+    def _on_release(self, waiter: Waiter[_T]) -> None:
+        slot = self._leased.pop(waiter, None)
+        if slot is None:
             return
-        self._troubles = 0
-        self._wanted_at = time.monotonic()
-        if ticket.is_last or self._is_closing:
-            self._end_behind([member])
+        self._failures_in_row = 0
+        self._last_acquire = time.monotonic()
+        if waiter.is_last or self._is_closing:
+            self._end_in_background([slot])
             return
 
         def clean() -> Slot[_T]:
             try:
-                self.maker.clean(member.one)
+                self.maker.clean(slot.sandbox)
             except BaseException:
-                self._end([member])
+                self._end([slot])
                 raise
-            return member
+            return slot
 
         self._cleaning += 1
-        self._work(clean, self._on_cleaned)
+        self._run_in_thread(clean, self._on_cleaned)
 
     def _on_cleaned(self, result: Slot[_T] | BaseException) -> None:
         self._cleaning -= 1
         if isinstance(result, BaseException):
-            # That is its user's doing.
+            # The processes of the lease made it fail: no reason to pause before the next start.
             self._failed += 1
-            self._last_failure = _bare(result)
+            self._last_failure = _without_traceback(result)
         else:
             self._keep_ready(result)
 
-    def _on_made(self, result: _T | BaseException) -> None:
+    def _on_started(self, result: _T | BaseException) -> None:
         self._starting -= 1
         if isinstance(result, BaseException):
             self._note_failure(result)
@@ -485,7 +494,7 @@ class Keeper(Generic[_T]):
                 self._fail(self._queue, result)
                 self._queue.clear()
             return
-        self._made += 1
+        self._started += 1
         self._is_failing = False
         self._keep_ready(Slot(result))
 
@@ -495,37 +504,40 @@ class Keeper(Generic[_T]):
         self._is_closing = True
         self._fail(self._queue, Closed())
         self._queue.clear()
-        self._end_behind([*self._ready, *self._out.values()])
+        self._end_in_background([*self._ready, *self._leased.values()])
         self._ready.clear()
-        self._out.clear()
+        self._leased.clear()
 
-    def _keep_ready(self, member: Slot[_T], *, first: bool = False) -> None:
+    def _keep_ready(self, slot: Slot[_T], *, first: bool = False) -> None:
         most = self.rules.size + len(self._queue)
         if self._is_closing or self._is_dormant or len(self._ready) >= most:
-            self._end_behind([member])
+            self._end_in_background([slot])
         elif first:
-            self._ready.appendleft(member)
+            self._ready.appendleft(slot)
         else:
-            self._ready.append(member)
+            self._ready.append(slot)
 
-    def _fail(self, tickets: Iterable[Waiter[_T]], failure: BaseException) -> None:
-        for ticket in tickets:
-            ticket.failure = failure
-            self._to_tell.append(ticket)
-        if self._is_over:
+    def _fail(self, waiters: Iterable[Waiter[_T]], failure: BaseException) -> None:
+        for waiter in waiters:
+            waiter.failure = failure
+            self._to_notify.append(waiter)
+        if self._has_ended:
             self._publish()
 
     def _note_failure(self, error: BaseException) -> None:
         self._failed += 1
-        self._last_failure = _bare(error)
-        self._troubles += 1
+        self._last_failure = _without_traceback(error)
+        self._failures_in_row += 1
         self._is_failing = True
         self._failed_at = time.monotonic()
 
-    # What takes long.
+    # Work in other threads.
 
-    def _work(self, work: Callable[[], Any], tell: Callable[[Any], None]) -> None:
-        """Have another thread do something, and tell what came of it."""
+    def _run_in_thread(self, work: Callable[[], Any], tell: Callable[[Any], None]) -> None:
+        """Call `work` in a new thread, and send its result or exception to the keeper.
+
+        :param tell: the handler of that message.
+        """
 
         def run() -> None:
             try:
@@ -541,34 +553,34 @@ class Keeper(Generic[_T]):
             thread.start()
         except RuntimeError as error:
             self._threads.discard(thread)
-            # There are no more threads; without one none is made, but what there is comes to its
-            # end.
+            # No thread can be started. The keeper cleans and ends sandboxes itself then; a start
+            # fails.
             self._post(tell, error if work == self.maker.make else _result_of(work))
 
-    def _bury(self, member: Slot[_T]) -> None:
-        """Find out why one has ended that was waiting, and end what is left of it."""
+    def _replace_ended(self, slot: Slot[_T]) -> None:
+        """Close an idle sandbox that has ended, and count it as a failure."""
 
         def look() -> BaseException:
             try:
-                self.maker.check(member.one)
+                self.maker.check(slot.sandbox)
             except BaseException as error:
                 return error
             finally:
-                self._end([member])
-            return RuntimeError("it has ended while it waited")
+                self._end([slot])
+            return RuntimeError("an idle sandbox has ended")
 
         def note(error: BaseException) -> None:
             self._ending -= 1
             self._note_failure(error)
 
         self._ending += 1
-        self._work(look, note)
+        self._run_in_thread(look, note)
 
-    def _end_behind(self, members: Iterable[Slot[_T]]) -> None:
-        ended = list(members)
+    def _end_in_background(self, slots: Iterable[Slot[_T]]) -> None:
+        ended = list(slots)
         if not ended:
             return
-        if self._is_over:
+        if self._has_ended:
             self._end(ended)
             return
 
@@ -576,19 +588,19 @@ class Keeper(Generic[_T]):
             self._ending -= len(ended)
 
         self._ending += len(ended)
-        self._work(lambda: self._end(ended), note)
+        self._run_in_thread(lambda: self._end(ended), note)
 
-    def _end(self, members: Iterable[Slot[_T]]) -> None:
-        """End some, all at once."""
+    def _end(self, slots: Iterable[Slot[_T]]) -> None:
+        """Kill all of `slots` first, then wait for their ends."""
         for act in (self.maker.kill, self.maker.end):
-            for member in members:
-                # One that can't be ended has ended, or ends with this process.
+            for slot in slots:
+                # A sandbox that can't be killed has ended, or ends with this process.
                 with contextlib.suppress(Exception):
-                    act(member.one)
+                    act(slot.sandbox)
 
 
 def _event() -> int:
-    """A descriptor for :func:`os.eventfd_write`, which is none of a standard stream's."""
+    """Make an eventfd with a number above those of the standard streams."""
     low = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -603,6 +615,6 @@ def _result_of(work: Callable[[], Any]) -> Any:
         return error
 
 
-def _bare(error: BaseException) -> BaseException:
-    """An error without the frames that it has passed, and what those have."""
+def _without_traceback(error: BaseException) -> BaseException:
+    """Remove the traceback of an exception: its frames would keep sandboxes alive."""
     return error.with_traceback(None)

@@ -1,7 +1,7 @@
-"""What a sandbox keeps of processes that have ended, apart from its files and IPC objects.
+"""Checks that an ended lease has left no kernel settings and no shared memory in a sandbox.
 
-Those are settings of gVisor's kernel and shared memory. A program of ours in the sandbox reads them
-(csrc/programs/agent/leftovers.c): all others may be those of the last user.
+The agent's program reads both inside (csrc/programs/agent/leftovers.c): all other programs in the
+sandbox may have been replaced during the lease.
 """
 
 from __future__ import annotations
@@ -21,68 +21,71 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
 _COMMAND = (AGENT_INSIDE, "--leftovers")
-# The program writes no more (TEXT_SIZE in csrc/programs/agent/leftovers.c).
+# The maximum size of the program's output (TEXT_SIZE in csrc/programs/agent/leftovers.c).
 _BYTES_MAX = 65536
 
 
 def read_leftovers(box: Sandbox, seconds: float) -> set[tuple[bytes, bytes]] | None:
-    """Read the settings in /proc/sys that may be changed, and the names in /dev/shm.
+    """Read the writable settings in /proc/sys, and the names of the files in /dev/shm.
 
     :param box: the sandbox.
-    :param seconds: how long that may take.
-    :returns: the path and the content of each; of names in /dev/shm no content. gVisor may show a
-        setting in two ways. ``None``: they can't be read, or there are more than anybody has.
-    :raises TimeoutExpired: it took longer.
+    :param seconds: the time limit, in seconds.
+    :returns: the path and the content of each file, without the contents in /dev/shm; ``None`` if
+        the program fails, or its output is too long.
+    :raises TimeoutExpired: the program took more than `seconds`.
     :raises UsernsError: as :meth:`usernsctl.Sandbox.popen` does.
     """
     deadline = time.monotonic() + seconds
     reader = box.popen(_COMMAND, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
     assert reader.stdout is not None
     try:
-        told = _read(reader.stdout.fileno(), deadline)
+        output = _read(reader.stdout.fileno(), deadline)
         status = reader.wait(seconds_left(deadline))
     finally:
         reader._end()
         reader.stdout.close()
-    if status or len(told) > _BYTES_MAX:
+    if status or len(output) > _BYTES_MAX:
         return None
-    words = told.split(b"\0")
-    return set(zip(words[::2], words[1::2], strict=False))
+    fields = output.split(b"\0")
+    return set(zip(fields[::2], fields[1::2], strict=False))
 
 
 def _read(fd: int, deadline: float) -> bytes:
-    """Read a pipe to its end, but no more than one byte too many."""
-    told = bytearray()
-    while len(told) <= _BYTES_MAX:
+    """Read a pipe to its end, but at most one byte more than the maximum.
+
+    :raises TimeoutExpired: the pipe is not at its end before the deadline.
+    """
+    output = bytearray()
+    while len(output) <= _BYTES_MAX:
         if not wait_readable(fd, timeout=seconds_left(deadline)):
             raise TimeoutExpired(_COMMAND, 0)
-        part = os.read(fd, _BYTES_MAX + 1 - len(told))
+        part = os.read(fd, _BYTES_MAX + 1 - len(output))
         if not part:
             break
-        told += part
-    return bytes(told)
+        output += part
+    return bytes(output)
 
 
 def check_leftovers(box: Sandbox, before: set[tuple[bytes, bytes]] | None, seconds: float) -> None:
-    """Check that no user has left anything in a sandbox.
+    """Check that no lease has changed the settings or shared memory of a sandbox.
 
     :param box: the sandbox.
-    :param before: what :func:`read_leftovers` returned before there was a user.
-    :param seconds: how long that may take.
-    :raises RunscError: something is left, which the message names, or that can't be told.
+    :param before: the result of :func:`read_leftovers` before the first lease.
+    :param seconds: the time limit, in seconds.
+    :raises RunscError: something was changed, or can't be read.
     :raises TimeoutExpired: as :func:`read_leftovers` does.
     :raises UsernsError: likewise.
     """
     now = read_leftovers(box, seconds)
     if before is None or now is None:
         raise RunscError(
-            f"what the last user of the sandbox {box.id} has left can't be read, or is too much",
+            f"the sandbox {box.id} can't be leased again: its settings can't be read",
             step="pool",
         )
     if changed := before ^ now:
         paths = sorted({path for path, _ in changed})
         names = ", ".join(shown(os.fsdecode(path)) for path in paths[:3])
         raise RunscError(
-            f"the last user of the sandbox {box.id} has left something that is kept: {names}",
+            f"the sandbox {box.id} can't be leased again: the last lease has changed {names}",
             step="pool",
         )

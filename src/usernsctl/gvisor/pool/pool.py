@@ -1,11 +1,10 @@
-"""Pools of sandboxes that are started ahead: making and cleaning sandboxes, and leasing them."""
+"""Pools of sandboxes that are started ahead, and leases of these sandboxes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import (
@@ -21,7 +20,7 @@ from typing import (
 from weakref import WeakKeyDictionary
 
 from usernsctl._lean import LateModule
-from usernsctl._system.deadlines import seconds_left
+from usernsctl._system.deadlines import deadline_after, seconds_left
 from usernsctl._system.descriptors import AsyncClosing, Closing
 from usernsctl.commands.arguments import Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_timeout
@@ -45,21 +44,21 @@ if TYPE_CHECKING:
 else:
     asyncio = LateModule("asyncio")
 
-#: How long the agent of a sandbox that waits is waited for when it is handed out, in seconds.
+#: The time limit for the agent's answer before an idle sandbox is leased, in seconds.
 CHECK_SECONDS = 5
 
-# How long that may take which is still to end, when a sandbox is cleaned.
+# The time limit for the end of the processes of a lease, in seconds.
 _CLEAN_SECONDS = 10
 
-# No program: whatever is inside, the agent starts a process for it, which can't be executed, and
-# says so (EACCES, execve(2)).
-_NOTHING = "/"
-_WARMING = ("true",)
+# A command that fails with EACCES in each root filesystem, after the agent has forked (execve(2)):
+# this tests the agent without a program of the sandbox.
+_PROBE_COMMAND = "/"
+_WARMING_COMMAND = ("true",)
 _STREAMS: dict[str, Any] = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL}
 
 
 class SandboxMaker:
-    """What a pool does with its sandboxes, wherever they come from."""
+    """The operations of a pool on its sandboxes: see ``keeper.Maker``."""
 
     def __init__(
         self,
@@ -69,28 +68,28 @@ class SandboxMaker:
         warms: bool = False,
         reuses: bool = False,
     ) -> None:
-        """Have them started in some way.
+        """Begin without sandboxes.
 
-        :param start: starts one, and returns when it runs.
-        :param start_seconds: how long its agent may take then until it answers.
-        :param warms: whether a command that does nothing is run in each. By that, gVisor gets to
-            know the files that most programs need, so that the next command starts sooner.
-        :param reuses: whether they have several users, one after the other.
+        :param start: starts a sandbox, and returns when it runs.
+        :param start_seconds: the time limit for the first answer of its agent, in seconds.
+        :param warms: whether to run ``true`` in each new sandbox. gVisor then has the files of the
+            C library open, and the next command starts sooner.
+        :param reuses: whether a sandbox is leased more than once.
         """
         self._start = start
         self._start_seconds = start_seconds
         self._warms = warms
         self._reuses = reuses
-        # What each had before its first user.
-        self._before: WeakKeyDictionary[Sandbox, set[tuple[bytes, bytes]] | None] = (
+        # The settings and shared memory of each sandbox before its first lease.
+        self._initial_leftovers: WeakKeyDictionary[Sandbox, set[tuple[bytes, bytes]] | None] = (
             WeakKeyDictionary()
         )
 
     def make(self) -> Sandbox:
-        """Start one, and its agent.
+        """Start a sandbox and its agent.
 
         :raises PoolError: the sandbox is detached, and so would outlive the pool.
-        :raises BaseException: what the start raises, and :meth:`check`.
+        :raises BaseException: the exception of the start, or of :meth:`check`.
         """
         box = self._start()
         try:
@@ -101,11 +100,11 @@ class SandboxMaker:
                     step="pool",
                     remedy="let start() of the template leave out detach=True",
                 )
-            self._look(box, self._start_seconds)
+            self._probe(box, self._start_seconds)
             if self._warms:
                 self._warm(box)
             if self._reuses:
-                self._before[box] = read_leftovers(box, self._start_seconds)
+                self._initial_leftovers[box] = read_leftovers(box, self._start_seconds)
         except BaseException:
             box.close()
             raise
@@ -113,234 +112,236 @@ class SandboxMaker:
 
     def _warm(self, box: Sandbox) -> None:
         with contextlib.suppress(CommandNotFoundError, CommandNotExecutableError):
-            box.run(_WARMING, **_STREAMS, timeout=self._start_seconds)
+            box.run(_WARMING_COMMAND, **_STREAMS, timeout=self._start_seconds)
 
     def check(self, box: Sandbox) -> None:
-        """See whether its agent starts commands.
+        """Check that the agent of a sandbox starts commands.
 
-        :raises TimeoutExpired: it does not answer.
-        :raises UsernsError: it is of no use, or the sandbox has ended.
+        :raises TimeoutExpired: the agent does not answer.
+        :raises UsernsError: the agent failed, or the sandbox has ended.
         """
-        self._look(box, CHECK_SECONDS)
+        self._probe(box, CHECK_SECONDS)
 
-    def _look(self, box: Sandbox, seconds: float) -> None:
+    def _probe(self, box: Sandbox, seconds: float) -> None:
         try:
-            box.run([_NOTHING], **_STREAMS, timeout=seconds)
+            box.run([_PROBE_COMMAND], **_STREAMS, timeout=seconds)
         except CommandNotExecutableError:
             return
-        raise _lied(box)
+        raise _invalid_answer_error(box)
 
     async def check_async(self, box: Sandbox) -> None:
-        """The same from asyncio.
+        """Check from asyncio that the agent of a sandbox starts commands.
 
-        :raises TimeoutError: it does not answer.
-        :raises UsernsError: it is of no use, or the sandbox has ended.
+        :raises TimeoutError: the agent does not answer.
+        :raises UsernsError: the agent failed, or the sandbox has ended.
         """
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                process = await box.create_subprocess_exec(_NOTHING, **_STREAMS)
+                process = await box.create_subprocess_exec(_PROBE_COMMAND, **_STREAMS)
         except CommandNotExecutableError:
             return
         process.kill()
-        raise _lied(box)
+        raise _invalid_answer_error(box)
 
     def clean(self, box: Sandbox) -> None:
-        """End all that was started in it, and check that nothing is left of that.
+        """Kill all processes of a lease, and check that settings and shared memory are unchanged.
 
-        :raises TimeoutExpired: its agent does not answer.
-        :raises UsernsError: that could not be done, or something is left.
+        :raises TimeoutExpired: the agent does not answer.
+        :raises UsernsError: a process is left, or something was changed.
         """
         box._end_others(_CLEAN_SECONDS)
-        self._look(box, self._start_seconds)
-        check_leftovers(box, self._before[box], self._start_seconds)
+        self._probe(box, self._start_seconds)
+        check_leftovers(box, self._initial_leftovers[box], self._start_seconds)
 
     def kill(self, box: Sandbox) -> None:
-        """End all that is in it."""
+        """Kill all processes in a sandbox."""
         box.kill()
 
     def end(self, box: Sandbox) -> None:
-        """Close it."""
+        """Kill a sandbox, and remove its files."""
         box.close()
 
     def pidfd(self, box: Sandbox) -> int:
-        """That of its process 1, on this side."""
+        """Return the pidfd of process 1 of the sandbox's PID namespace."""
         return box.init.pidfd
 
 
-def _lied(box: Sandbox) -> RunscError:
-    return agent_error(box.id, "is not to be believed: it says that it runs a directory")
+def _invalid_answer_error(box: Sandbox) -> RunscError:
+    return agent_error(box.id, "sent an invalid message: it reports that a directory was executed")
 
 
 _T = TypeVar("_T")
 
 
 class _Lease(Generic[_T]):
-    """What is the same for threads and for asyncio.
+    """Base class of the context managers that lease a sandbox.
 
-    An interrupt may come at any time, also just before or just after a block: so whoever forgets
-    this object has given back what it has.
+    A signal handler may raise an exception just before or just after the block. So the finaliser
+    ends the lease, too.
     """
 
-    _ticket: Waiter[_T] | None = None
-    _has = False
-    _is_over = False
+    _waiter: Waiter[_T] | None = None
+    _is_leased = False
+    _is_released = False
 
-    def __init__(self, stock: Keeper[_T], timeout: float | None) -> None:
-        """Want one, as soon as the block is entered.
+    def __init__(self, keeper: Keeper[_T], timeout: float | None) -> None:
+        """Prepare a lease, which begins when the block is entered.
 
-        :param timeout: how long to wait then, in seconds.
+        :param timeout: the time limit of the wait, in seconds; ``None``: no limit.
         """
-        self._stock = stock
+        self._keeper = keeper
         self._timeout = timeout
 
-    def _begin(self) -> float | None:
-        """Until when to wait, by the monotonic clock; ``None``: without an end.
+    def _deadline(self) -> float | None:
+        """Return the deadline of the wait by :func:`time.monotonic`; ``None``: no deadline.
 
-        :raises ValueError: this was entered before.
+        :raises ValueError: the context manager was entered before.
         """
-        if self._ticket is not None:
-            raise ValueError("a block was entered by this before: call acquire once more")
-        return None if self._timeout is None else time.monotonic() + self._timeout
+        if self._waiter is not None:
+            raise ValueError("a lease can be entered only once: call acquire again")
+        return deadline_after(self._timeout)
 
-    def _ask(self, tell: Callable[[], object]) -> Waiter[_T]:
-        self._ticket = ticket = Waiter[_T](tell)
+    def _enqueue(self, tell: Callable[[], object]) -> Waiter[_T]:
+        self._waiter = waiter = Waiter[_T](tell)
         try:
-            self._stock.ask(ticket)
+            self._keeper.enqueue(waiter)
         except Closed:
-            raise _closed() from None
-        return ticket
+            raise _closed_error() from None
+        return waiter
 
-    def _given(self, ticket: Waiter[_T]) -> _T:
-        """What the ticket was told of.
+    def _result_of(self, waiter: Waiter[_T]) -> _T:
+        """Return the sandbox that a waiter got.
 
-        :raises PoolError: a failure.
-        :raises PoolTimeoutError: that nothing was there in time.
+        :raises PoolError: no sandbox could be started.
+        :raises PoolTimeoutError: no sandbox became free before the deadline.
         :raises ValueError: the pool is closed.
         """
-        failure = ticket.failure
+        failure = waiter.failure
         if isinstance(failure, Closed):
-            raise _closed()
+            raise _closed_error()
         if isinstance(failure, PoolTimeout):
-            self._raise_late()
+            self._raise_timeout()
         if failure is not None:
             raise PoolError(
-                f"no sandbox could be had: {failure}", step="pool", **_why(failure)
+                f"no sandbox could be started: {failure}", step="pool", **_diagnosis_of(failure)
             ) from failure
-        assert ticket.member is not None
-        return ticket.member.one
+        assert waiter.slot is not None
+        return waiter.slot.sandbox
 
     @contextlib.contextmanager
-    def _refused_on_error(self, ticket: Waiter[_T]) -> Iterator[None]:
-        """Refuse what the ticket was given if a check in the block fails; it is asked for again."""
+    def _reject_on_error(self, waiter: Waiter[_T]) -> Iterator[None]:
+        """Reject the sandbox of a waiter if a check in the block fails; the waiter gets another."""
         try:
             yield
         except Exception as error:
-            self._stock.refuse(ticket, error)
+            self._keeper.reject(waiter, error)
 
-    def _raise_late(self) -> NoReturn:
-        stats, limit = self._stock.stats, self._stock.rules.limit
+    def _raise_timeout(self) -> NoReturn:
+        stats, limit = self._keeper.stats, self._keeper.rules.limit
         text = (
             f"no sandbox was free within {self._timeout:g} s: of {limit} at most, "
-            f"{stats.handed_out} are handed out, {stats.starting} are being made and "
-            f"{stats.waiting} wait; {stats.queued} other calls want one"
+            f"{stats.leased} are leased, {stats.starting} are starting and "
+            f"{stats.idle} are idle; {stats.queued} other calls wait"
         )
         failure = stats.last_failure
         if failure is None:
             raise PoolTimeoutError(text, step="pool")
-        text += f"; the last one that failed: {failure}"
-        raise PoolTimeoutError(text, step="pool", **_why(failure)) from failure
+        text += f"; the last failure: {failure}"
+        raise PoolTimeoutError(text, step="pool", **_diagnosis_of(failure)) from failure
 
-    def _undo(self) -> None:
-        """Want nothing any more."""
-        self._has = False
-        if self._ticket is not None:
-            self._stock.abandon(self._ticket)
-        self._is_over = True
+    def _abandon(self) -> None:
+        """Leave the queue; an unused sandbox goes to the next waiter."""
+        self._is_leased = False
+        if self._waiter is not None:
+            self._keeper.abandon(self._waiter)
+        self._is_released = True
 
-    def _give_back(self) -> None:
-        if self._has and self._ticket is not None:
-            self._stock.give_back(self._ticket)
-            self._is_over = True
-            self._has = False
+    def _release(self) -> None:
+        if self._is_leased and self._waiter is not None:
+            self._keeper.release(self._waiter)
+            self._is_released = True
+            self._is_leased = False
 
     def __del__(self) -> None:
-        if self._has:
-            self._give_back()
-        elif not self._is_over and self._ticket is not None:
-            self._undo()
+        if self._is_leased:
+            self._release()
+        elif not self._is_released and self._waiter is not None:
+            self._abandon()
 
 
 class Lease(_Lease[_T], contextlib.AbstractContextManager[_T]):
-    """The one for threads."""
+    """A lease of a sandbox for a ``with`` block."""
 
     def __enter__(self) -> _T:
-        deadline = self._begin()
-        told = threading.Lock()
-        told.acquire()
+        deadline = self._deadline()
+        notified = threading.Lock()
+        notified.acquire()
         try:
-            ticket = self._ask(told.release)
+            waiter = self._enqueue(notified.release)
             while True:
                 left = seconds_left(deadline)
-                if not told.acquire(timeout=-1 if left is None else min(left, _WAIT_MAX)):
-                    self._stock.hurry(ticket)
-                    told.acquire()
-                one = self._given(ticket)
-                with self._refused_on_error(ticket):
-                    self._stock.maker.check(one)
-                    self._has = True
-                    return one
+                if not notified.acquire(
+                    timeout=-1 if left is None else min(left, _LOCK_SECONDS_MAX)
+                ):
+                    self._keeper.expire(waiter)
+                    notified.acquire()
+                sandbox = self._result_of(waiter)
+                with self._reject_on_error(waiter):
+                    self._keeper.maker.check(sandbox)
+                    self._is_leased = True
+                    return sandbox
         except BaseException:
-            self._undo()
+            self._abandon()
             raise
 
     def __exit__(self, *_: object) -> None:
-        self._give_back()
+        self._release()
 
 
 class AsyncLease(_Lease[_T], contextlib.AbstractAsyncContextManager[_T]):
-    """The one for asyncio."""
+    """A lease of a sandbox for an ``async with`` block."""
 
     async def __aenter__(self) -> _T:
-        deadline = self._begin()
+        deadline = self._deadline()
         loop = asyncio.get_running_loop()
-        told = asyncio.Event()
+        notified = asyncio.Event()
         try:
-            ticket = self._ask(lambda: loop.call_soon_threadsafe(told.set))
+            waiter = self._enqueue(lambda: loop.call_soon_threadsafe(notified.set))
             while True:
                 try:
                     async with asyncio.timeout(seconds_left(deadline)):
-                        await told.wait()
+                        await notified.wait()
                 except TimeoutError:
-                    self._stock.hurry(ticket)
-                    await told.wait()
-                told.clear()
-                one = self._given(ticket)
-                with self._refused_on_error(ticket):
-                    await self._stock.maker.check_async(one)
-                    self._has = True
-                    return one
+                    self._keeper.expire(waiter)
+                    await notified.wait()
+                notified.clear()
+                sandbox = self._result_of(waiter)
+                with self._reject_on_error(waiter):
+                    await self._keeper.maker.check_async(sandbox)
+                    self._is_leased = True
+                    return sandbox
         except BaseException:
-            self._undo()
+            self._abandon()
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._give_back()
+        self._release()
 
 
-# As long as a lock can be waited for.
-_WAIT_MAX = threading.TIMEOUT_MAX
+# The greatest timeout of Lock.acquire(), in seconds.
+_LOCK_SECONDS_MAX = threading.TIMEOUT_MAX
 
 
-def _closed() -> ValueError:
+def _closed_error() -> ValueError:
     return ValueError("the pool is closed")
 
 
-def _why(failure: BaseException) -> dict[str, Any]:
-    """The cause and the remedy of a failure, for an error that tells of it."""
+def _diagnosis_of(failure: BaseException) -> dict[str, Any]:
+    """Return the cause and the remedy of a failure, as arguments of an error."""
     return {name: getattr(failure, name, None) for name in ("cause", "remedy")}
 
 
-#: How long a start may take where nobody says how long, in seconds.
+#: The default time limit of one start, in seconds.
 START_SECONDS = 30
 
 
@@ -376,11 +377,11 @@ class PoolOptions(TypedDict, total=False):
     stderr: Stream
 
 
-class _UsedAgain(Sandbox):
-    """One that is to be cleaned, and so outlives the agent's connection.
+class _ReusableSandbox(Sandbox):
+    """A sandbox that is leased more than once. It goes on when the agent's connection ends.
 
-    Its process 1 stays when all else in it is killed. So that is the agent: whoever was root there
-    could have traced any other program, and made it his own.
+    Its process 1, which survives when the processes of a lease are killed, is the agent: root
+    inside could have taken over any other program by ptrace(2).
     """
 
     _agent_outlives = True
@@ -419,7 +420,7 @@ class SandboxPool(Closing, AsyncClosing):
     """
 
     _what = "a SandboxPool"
-    _stock: Keeper[Sandbox] | None = None
+    _keeper: Keeper[Sandbox] | None = None
 
     def __init__(
         self,
@@ -443,29 +444,29 @@ class SandboxPool(Closing, AsyncClosing):
         seconds = checks.seconds("start_timeout", start_timeout)
         how: dict[str, Any] = {"stdout": stdout, "stderr": stderr}
         if stdin != DEVNULL:
-            # What has no command of its own has no use for one.
+            # A sandbox without a first command takes no standard input.
             how["stdin"] = stdin
         for name, stream in how.items():
             checks.stream(name, stream)
             if template is None and stream != DEVNULL:
-                raise ValueError(f"{name}: without a template there is no command to have it")
+                raise ValueError(f"{name}: without a template, there is no command to give it to")
         checks.variables(env)
         if template is not None and env is not None:
-            raise ValueError("env is the template's: it was made with it")
+            raise ValueError("env can't be changed: the command of the template has its variables")
         how |= {"in_cgroup": in_cgroup, "timeout": seconds}
 
         def start() -> Sandbox:
             if template is not None:
                 return template.start(**how)
-            kind = Sandbox if rules.max_uses == 1 else _UsedAgain
+            kind = Sandbox if rules.max_uses == 1 else _ReusableSandbox
             return kind(None, host=host, env=env, **how)
 
         boxes = SandboxMaker(start, seconds, warms=template is None, reuses=rules.max_uses > 1)
-        self._stock = Keeper[Sandbox](boxes, rules)
+        self._keeper = Keeper[Sandbox](boxes, rules)
 
     def _get(self) -> Keeper[Sandbox]:
-        assert self._stock is not None
-        return self._stock
+        assert self._keeper is not None
+        return self._keeper
 
     def acquire(self, timeout: float | None = None) -> AbstractContextManager[Sandbox]:
         """Lease a sandbox for a ``with`` block.
@@ -514,23 +515,23 @@ class SandboxPool(Closing, AsyncClosing):
         `start_timeout` at most. Any thread may call this at any time. In a forked child of the
         process that created the pool, it only closes descriptors.
         """
-        if self._stock is not None:
-            self._stock.close()
+        if self._keeper is not None:
+            self._keeper.close()
 
     async def close_async(self) -> None:
         """End all sandboxes from asyncio: see :meth:`close`."""
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
 
     def _holds(self) -> bool:
-        stock = self._stock
-        return stock is not None and not stock.closed and os.getpid() == stock.creator
+        keeper = self._keeper
+        return keeper is not None and not keeper.closed and os.getpid() == keeper.creator
 
     def __repr__(self) -> str:
-        stock = self._get()
-        stats, end = stock.stats, ", closed" if stock.closed else ""
+        keeper = self._get()
+        stats, end = keeper.stats, ", closed" if keeper.closed else ""
         return (
-            f"<SandboxPool: {stats.waiting} wait, {stats.handed_out} are handed out, "
-            f"{stats.starting} are being made{end}>"
+            f"<SandboxPool: {stats.idle} idle, {stats.leased} leased, "
+            f"{stats.starting} starting{end}>"
         )
 
     def __reduce__(self) -> NoReturn:
@@ -546,16 +547,16 @@ def _rules(
     max_uses: int,
     idle_timeout: float | None,
 ) -> Rules:
-    """The rules of a pool.
+    """Return the limits of a pool, after a check of its arguments.
 
-    :raises TypeError: an argument is of the wrong type.
-    :raises ValueError: one can't have its value.
+    :raises TypeError: an argument has the wrong type.
+    :raises ValueError: an argument has a wrong value.
     """
     checks.count("size", size)
     processors = len(os.sched_getaffinity(0))
     limit = 2 * size if limit is None else checks.count("limit", limit)
     if limit < size:
-        raise ValueError(f"limit: with at most {limit} sandboxes, {size} (size) can't wait")
+        raise ValueError(f"limit: {limit} is less than size, {size}: idle sandboxes count, too")
     return Rules(
         size=size,
         limit=limit,
