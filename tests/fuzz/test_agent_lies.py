@@ -184,7 +184,7 @@ LIES = {
 def test_a_lie_about_the_start_is_an_error(lie: bytes) -> None:
     before = settled_descriptors()
     with agent(saying([lie])) as fake:
-        with pytest.raises(un.RunscError, match="not to be believed") as caught:
+        with pytest.raises(un.RunscError, match="sent an invalid message") as caught:
             fake.popen(stdout=un.PIPE, stdin=un.PIPE)
         assert (caught.value.step, caught.value.cause) == ("agent", "sandbox-agent")
     assert open_descriptors() == before
@@ -195,7 +195,7 @@ def test_a_lie_about_the_end_is_told_once(lie: bytes) -> None:
     before = settled_descriptors()
     with agent(saying([STARTED, lie, ENDED])) as fake:
         process = fake.popen()
-        with pytest.raises(un.RunscError, match="not to be believed"):
+        with pytest.raises(un.RunscError, match="sent an invalid message"):
             process.wait(PATIENCE)
         assert process.wait() == process.poll() == -signal.SIGKILL
         process.terminate()

@@ -59,9 +59,9 @@ def test_spawn_takes_whatever_has_a_descriptor() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (un.PIPE, "=PIPE can't be had of spawn.*use Popen"),
-        (un.STDOUT, "=STDOUT can't be had of spawn.*use Popen"),
-        (-4, ": -4 is no descriptor; None stands for ours"),
+        (un.PIPE, "=PIPE is not supported by spawn.*use Popen"),
+        (un.STDOUT, "=STDOUT is not supported by spawn.*use Popen"),
+        (-4, ": -4 is no descriptor; None stands for the caller's own"),
         (-1000, "-1000 is no descriptor"),
         (2**31, "2147483648 is no descriptor"),
     ],

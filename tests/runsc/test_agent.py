@@ -692,7 +692,7 @@ def test_a_sandbox_of_an_older_version_is_told(
             with pytest.raises(un.RunscError, match=r"shows no /\.no-agent") as caught:
                 box.run(["true"])
             assert caught.value.cause == "sandbox-agent"
-            assert "start it anew" in (caught.value.remedy or "")
+            assert "start a new one" in (caught.value.remedy or "")
     assert (open_descriptors(), children()) == before
 
 

@@ -137,7 +137,7 @@ def test_its_creator_uses_and_closes_it(host: un.SandboxHost, marker: str, state
         assert box.run(["true"]).returncode == 0
         with pytest.raises(un.TimeoutExpired):
             box.wait(0.05)
-        with pytest.raises(ValueError, match="no process of ours"):
+        with pytest.raises(ValueError, match="no process that is a child"):
             _ = box.init
     assert box.returncode == 128 + signal.SIGKILL
     assert (open_descriptors(), os.listdir(host.directory)) == before

@@ -1,8 +1,8 @@
-"""Descriptors: how to wait for them, share them, and close them at the end of a block."""
+"""Functions and classes that open, wait for, share and close file descriptors."""
 
 from __future__ import annotations
 
-import _socket  # private, and the same from 3.11 to 3.14: what socket's Python is made of
+import _socket  # private, the same from 3.11 to 3.14: the base class of socket.socket, in C
 import array
 import contextlib
 import errno
@@ -27,12 +27,16 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 _SO_PASSRIGHTS = 83  # asm-generic/socket.h
 
-_UPDATE = "r+"  # says of a descriptor that exists what Python may do with it, and no more
+_UPDATE = "r+"  # the mode of a FileIO of an open descriptor, which opens and truncates nothing
 
 
 def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
-    """Return a file object of the descriptor that a function in C returns, but no directory's.
+    """Call a function in C that opens a descriptor, and return a file object that owns it.
 
+    Python runs no signal handler in between, since map() calls in C: an exception of a handler
+    can't lose the descriptor.
+
+    :param make: a function such as ``os.open``; the file must not be a directory.
     :raises OSError: the function failed.
     """
     return next(map(FileIO, map(make, *zip(arguments)), [_UPDATE]))
@@ -140,16 +144,14 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
 def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
     """Return `fd`, or a copy with a number above those of the standard streams.
 
-    :param given: closes the copy.
+    :param given: the stack that closes the copy.
     :raises OSError: no descriptors are left.
     """
-    import fcntl
-
     if fd > 2:
         return fd
-    made = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    given.callback(os.close, made)
-    return made
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    given.callback(os.close, copy)
+    return copy
 
 
 def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
@@ -159,7 +161,7 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
 
     :raises OSError: recvmsg(2) failed; EMFILE if this process can't take all descriptors.
     """
-    # Imported late: `usernsctl run` receives nothing.
+    # Imported here, since `usernsctl run` does not call this function.
     import socket
 
     fds = array.array("i")
@@ -176,14 +178,15 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
 
 
 class Closing:
-    """An object that a ``with`` block closes, and a finaliser if it was forgotten, with a warning.
+    """Base class of context managers that are closed at the end of a ``with`` block.
 
-    The finaliser asks :meth:`_holds`, since the constructor may have failed.
+    The finaliser closes an object that was not closed, with a ResourceWarning, if :meth:`_holds`
+    returns true.
     """
 
-    #: A noun for objects of the class, for the warning.
+    #: The noun for objects of the class in the warning.
     _what = "an object"
-    #: The process that made the object, of which forked children have a copy.
+    #: The pid of the process that made the object. Forked children have a copy of the object.
     _creator: int
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -195,7 +198,7 @@ class Closing:
         raise NotImplementedError
 
     def _holds(self) -> bool:
-        """Return whether the object holds something open."""
+        """Return whether the object was made, and is not closed yet."""
         return not getattr(self, "closed", True)
 
     def _check_open(self) -> None:
@@ -224,12 +227,12 @@ class Closing:
                 if os.getpid() == self._creator:
                     warn_forgotten(self, f"{self._what} was forgotten before it was closed")
             finally:
-                # Warnings may be errors.
+                # In `finally`, since the warning may be an error (-W error).
                 self.close()
 
 
 class AsyncClosing:
-    """An object that an ``async with`` block closes without blocking the event loop."""
+    """Base class of asynchronous context managers, closed at the end of an ``async with`` block."""
 
     async def close_async(self) -> None:
         raise NotImplementedError
@@ -244,9 +247,9 @@ class AsyncClosing:
     async def __aenter__(self) -> Self:
         """Enter the block.
 
-        :raises RuntimeError: no task of asyncio enters it; this object is closed then, which could
-            not be done without asyncio at the end of the block.
-        :raises ValueError: it was closed before.
+        :raises RuntimeError: the caller is not a task of asyncio. This object is closed then, as
+            the end of the block could not close it without asyncio.
+        :raises ValueError: the object is closed.
         """
         if not _in_asyncio_task():
             if isinstance(self, Closing):
@@ -269,9 +272,9 @@ class AsyncClosing:
 
 
 def _in_asyncio_task() -> bool:
-    """Return whether a task of asyncio calls this.
+    """Return whether the caller is a task of asyncio.
 
-    Where asyncio's event loop runs Trio as a guest, the loop is there in Trio's tasks, too.
+    A running event loop does not suffice: it also runs in tasks of Trio if Trio is its guest.
     """
     import asyncio
 
@@ -287,21 +290,21 @@ def warn_forgotten(owner: object, text: str) -> None:
 
 
 class ClosedError(ValueError):
-    """Descriptors were to be used, and were closed before."""
+    """Error of a use of descriptors that are closed."""
 
 
 class Shared:
-    """Descriptors that are closed once they were let go of and nobody uses them any more.
+    """Descriptors that are closed once :meth:`close` was called and no thread uses them.
 
     Any thread may use and close them at any time. There is no lock: an exception of a signal
-    handler could leave that locked, and kill(), which signal handlers call, would wait for it. Each
-    step here is one step for all threads (list.pop, set.add).
+    handler could leave it locked, and kill(), which signal handlers call, would wait for it.
+    Each step here is atomic for threads (list.pop, set.add).
     """
 
     def __init__(self, what: str, fds: Sequence[int]) -> None:
-        """Take over descriptors; -1 stands for none.
+        """Take over descriptors; -1 for an absent one.
 
-        :param what: what they are, for the error that it is closed.
+        :param what: the noun for the descriptors in the error that they are closed.
         """
         self._what = what
         self._fds = list(fds)
@@ -311,18 +314,18 @@ class Shared:
 
     @property
     def closed(self) -> bool:
-        """Whether they were let go of; they are still open for those who use them."""
+        """Return whether :meth:`close` was called; threads may still use the descriptors."""
         return self._let_go
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Sequence[int]]:
-        """Keep them from being closed, and their numbers from being used again.
+        """Keep the descriptors open for a block, also if another thread calls :meth:`close`.
 
-        :raises LetGoError: they were let go of.
+        :raises ClosedError: :meth:`close` was called before.
         """
         user = object()
         try:
-            # In this order: whoever lets go of them after the look sees that there is a user.
+            # Added before the check: a close() that comes after the check sees this user.
             self._users.add(user)
             if self._let_go:
                 raise ClosedError(f"{self._what} is closed")
@@ -332,12 +335,12 @@ class Shared:
             self._close_if_unused()
 
     def close(self) -> None:
-        """Let go of them."""
+        """Close the descriptors, as soon as no thread uses them."""
         self._let_go = True
         self._close_if_unused()
 
     def __del__(self) -> None:
-        # Who uses them has this object.
+        # No thread uses the descriptors: a user would have a reference to this object.
         if hasattr(self, "_users"):
             self.close()
 
@@ -346,14 +349,14 @@ class Shared:
             self._release()
 
     def _release(self) -> None:
-        # Whoever takes a number out closes it, in one call that is all C: an exception of a handler
-        # of signals comes before or after it. All are taken once there is an IndexError.
+        # One call in C takes each number out and closes it: a signal handler runs before or after.
+        # It ends with an IndexError when the list is empty.
         with contextlib.suppress(IndexError):
             deque(map(os.close, iter(self._unclosed.pop, None)), 0)
 
 
 class SharedSocket(Shared):
-    """The same for a socket, whose methods are called within :meth:`use` only."""
+    """A socket, closed as the descriptors of :class:`Shared`; call its methods in :meth:`use`."""
 
     def __init__(self, what: str, connection: Connection) -> None:
         """Take over a connection."""

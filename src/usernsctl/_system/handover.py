@@ -9,14 +9,14 @@ from collections.abc import Iterable
 
 
 def set_inheritable(fds: Iterable[int]) -> None:
-    """Let an exec pass on standard input, output and error, and of the others only `fds`.
+    """Make `fds` inheritable, and all other descriptors from 3 on close-on-exec.
 
-    Nothing is closed before the exec, which may fail.
+    No descriptor is closed before the exec, which may fail.
 
     :raises OSError: one of `fds` is not open.
     """
     for name in os.listdir("/proc/self/fd"):
-        # The listing has itself in it, closed by now.
+        # The list has the descriptor of os.listdir() itself, which is closed by now (EBADF).
         with contextlib.suppress(OSError):
             if int(name) > 2:
                 os.set_inheritable(int(name), False)
@@ -25,9 +25,9 @@ def set_inheritable(fds: Iterable[int]) -> None:
 
 
 def close_inherited() -> None:
-    """Close inherited descriptors, but for standard input, output and error.
+    """Close all inheritable descriptors except standard input, output and error.
 
-    They are not close-on-exec, unlike those that Python opens.
+    Those that Python has opened are close-on-exec, and so stay open (PEP 446).
     """
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -35,21 +35,22 @@ def close_inherited() -> None:
                 os.close(int(name))
 
 
-# The signals that the caller ignored, and that have their default action in this process.
+# The signals that were ignored when this process started, and have their default action now.
 _IGNORED: set[int] = set()
 
 
 def default_sigchld() -> None:
-    """Give SIGCHLD its default action: if it is ignored, the exit status of children is lost."""
+    """Set SIGCHLD to its default action, since exit statuses are lost while it is ignored."""
     if signal.signal(signal.SIGCHLD, signal.SIG_DFL) == signal.SIG_IGN:
         _IGNORED.add(signal.SIGCHLD)
 
 
 def restore_signals() -> None:
-    """Undo :func:`default_sigchld`, and stop ignoring what Python ignores, before an exec.
+    """Restore the signal actions from before the start of Python, just before an exec.
 
-    SIGXFSZ is caught, so that a write past RLIMIT_FSIZE fails until the exec, which gives a caught
-    signal its default action.
+    Python ignores SIGPIPE and SIGXFSZ, and :func:`default_sigchld` changes SIGCHLD. SIGXFSZ gets a
+    handler, so that a write past RLIMIT_FSIZE fails with EFBIG until the exec, which then sets the
+    default action (execve(2)).
     """
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -58,4 +59,4 @@ def restore_signals() -> None:
 
 
 def _bear(_number: int, _frame: object) -> None:
-    """Do nothing: the call that was interrupted fails."""
+    """Handle SIGXFSZ by doing nothing, so that write(2) fails with EFBIG."""

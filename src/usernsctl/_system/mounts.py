@@ -1,4 +1,4 @@
-"""The mounts in /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+"""Functions that read /proc/self/mountinfo (proc_pid_mountinfo(5))."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of namespaces and templates, and the ids of sandboxes."""
+"""Checks of the names of namespaces and templates, and of the ids of sandboxes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from usernsctl.errors import NamespaceError
 
-#: What such a name matches.
+#: The pattern that each name and id matches.
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 
 
@@ -17,7 +17,7 @@ class InvalidNameError(NamespaceError, ValueError):
 def check_name(name: str, what: str) -> str:
     """Check that a text can be the name of an entry, and return it.
 
-    :param what: it is to be, such as ``"the name of a namespace"``.
+    :param what: the kind of the name for the error, such as ``"the name of a namespace"``.
     :raises InvalidNameError: the text can't be a name.
     """
     if not re.fullmatch(NAME, name):

@@ -1,4 +1,4 @@
-"""Files and directories, opened so that no other user can exchange them."""
+"""Functions that open files and directories by paths that no other user can redirect."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from usernsctl._lean import BinaryIO, Protocol, Self, TypeVar
 from usernsctl._text import quoted
 from usernsctl.maps import parse_map
 
-# How many symbolic links a path may have, as in the kernel (path_resolution(7)).
+# The maximum number of symbolic links on a path, as in the kernel (path_resolution(7)).
 _LINKS_MAX = 40
 
 _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Step(Protocol):
-    """A file on the way of :func:`walk`."""
+    """A file that :func:`walk` passes."""
 
     def check_directory(self, name: str) -> None: ...
 
@@ -28,24 +28,24 @@ _T = TypeVar("_T", bound="_Step")
 
 
 class ForeignLinkError(PermissionError):
-    """A symbolic link belongs to another user, who decides where it leads."""
+    """Error of a path with a symbolic link of another user, who could redirect the path."""
 
     cause = "foreign-link"
     remedy = "name the file that it leads to"
 
 
 class WritableByOthersError(PermissionError):
-    """Another user may write to a directory on the way, and so redirect the path."""
+    """Error of a path with a directory that another user may write to, and so redirect the path."""
 
     cause = "directory-writable-by-others"
     remedy = "name a directory of your own in it, which is made if it is missing, or one elsewhere"
 
 
 class PathDescriptor:
-    """A file, of any kind, that a descriptor (O_PATH) holds. It is closed with this object.
+    """A file of any kind with an open descriptor (O_PATH), which is closed with this object.
 
     :ivar fd: the descriptor.
-    :ivar path: its path, without symbolic links.
+    :ivar path: the path of the file, without symbolic links.
     """
 
     def __init__(self, fd: int, path: str) -> None:
@@ -62,7 +62,7 @@ class PathDescriptor:
 
     @property
     def is_link(self) -> bool:
-        """Whether the file is a symbolic link."""
+        """Return whether the file is a symbolic link."""
         return stat.S_ISLNK(self.status.st_mode)
 
     @property
@@ -78,7 +78,7 @@ class PathDescriptor:
         return PathDescriptor(os.open(name, _ENTRY, dir_fd=self.fd), os.path.join(self.path, name))
 
     def check_directory(self, name: str) -> None:
-        """Check that a path may go on behind this file as the kernel says (path_resolution(7)).
+        """Check that a path may continue after this file, as the kernel does (path_resolution(7)).
 
         :param name: ``.`` or ``..``; empty for a slash alone, which demands no search permission.
         :raises OSError: the file is no directory (ENOTDIR), or may not be searched (EACCES).
@@ -132,8 +132,8 @@ def walk(
 ) -> tuple[str, ...]:
     """Follow a path from the last directory of `trail`, or from its first if it is absolute.
 
-    At the end, `trail` has what was passed on the way there. ``..`` leads back on it, and never
-    over its first, whatever others have moved meanwhile.
+    At the end, `trail` has the files that were passed. ``..`` goes back to the previous file of
+    `trail`, and stops at the first, even if another process moves a directory meanwhile.
 
     :param look: opens an entry of the last directory; returns the content of a symbolic link,
         another file, or ``None`` if there is no such entry.
@@ -216,10 +216,10 @@ def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
     for name in missing:
         parent = trail[-1]
         os.mkdir(name, mode, dir_fd=parent.fd)
-        made = parent.child(name)
-        # Whatever the umask is.
-        made.set_mode(mode)
-        trail.append(made)
+        child = parent.child(name)
+        # mkdir(2) clears the bits of the umask.
+        child.set_mode(mode)
+        trail.append(child)
     if not trail[-1].is_directory:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     return _named(trail[-1])
@@ -228,24 +228,24 @@ def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
 def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
     """Check that only the user and root can write to the directories of a path.
 
-    :param has_more: whether the caller makes another one in the last.
-    :raises WritableByOthersError: another user may write to one.
+    :param has_more: whether the caller makes another directory in the last one.
+    :raises WritableByOthersError: another user may write to one of the directories.
     """
-    for place, after in zip(trail, [*trail[1:], None], strict=True):
-        status = place.status
-        # In a sticky directory, an entry is its owner's.
+    for directory, entry in zip(trail, [*trail[1:], None], strict=True):
+        status = directory.status
+        # In a sticky directory, only its owner may rename an entry (inode(7)).
         is_sticky = bool(status.st_mode & stat.S_ISVTX)
-        is_kept = is_sticky and (
-            has_more if after is None else _core.is_trusted(after.status.st_uid, after.path)
+        is_protected = is_sticky and (
+            has_more if entry is None else _core.is_trusted(entry.status.st_uid, entry.path)
         )
-        if place.is_directory and (
-            not _core.is_trusted(status.st_uid, place.path)
-            or (not is_kept and _core.others_may_write(place.fd))
+        if directory.is_directory and (
+            not _core.is_trusted(status.st_uid, directory.path)
+            or (not is_protected and _core.others_may_write(directory.fd))
         ):
             raise WritableByOthersError(
                 errno.EACCES,
-                f"others may write to {place.path}, and so have the path lead elsewhere",
-                place.path,
+                f"others may write to {directory.path}, and so redirect the path",
+                directory.path,
             )
 
 
@@ -263,7 +263,8 @@ def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None
         return found
     status = found.status
     if _is_in_proc(status):
-        # Its content is no path: /dev/fd/N, which the shell makes of <(COMMAND).
+        # The content of a link in /proc is no path, as for /dev/fd/N, which a shell passes for
+        # <(COMMAND): only the kernel can follow the link.
         return PathDescriptor(
             os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=trail[-1].fd), found.path
         )
@@ -297,10 +298,10 @@ def _named(found: PathDescriptor) -> PathDescriptor:
 
 
 class UntrustedPathError(Exception):
-    """Another user can change the file that a path leads to.
+    """Error of a path that another user can redirect.
 
-    :ivar directory: the directory that this user can change.
-    :ivar remedy: the command that mends it, or ``None``.
+    :ivar directory: the directory that the other user can change.
+    :ivar remedy: the command that mends the directory, or ``None``.
     """
 
     def __init__(self, directory: str, why: str, remedy: str | None = None) -> None:
@@ -385,16 +386,15 @@ def _foreign(found: PathDescriptor) -> UntrustedPathError:
 def open_beneath(directory: int, path: str) -> int:
     """Open `path` within `directory`, as openat2(2) does with RESOLVE_BENEATH, on any kernel.
 
-    Every step goes from a descriptor to a name in it and follows no symbolic link; links are read
-    and walked likewise, and ``..`` goes back to the descriptor that was come from. So no step can
-    be led astray by who renames, or puts a link where a directory was.
+    Each step opens a name in the descriptor of a directory, and follows no symbolic link: links are
+    read, and their paths are walked the same way. ``..`` goes back to the previous descriptor. So a
+    process that renames directories, or replaces them by links, can't redirect a step.
 
     :param directory: a descriptor of the directory.
     :param path: a relative path.
-    :returns: a descriptor of the file that was reached (O_PATH, close-on-exec), which is no
-        symbolic link.
-    :raises OSError: EXDEV if the path leads out of the directory; ELOOP, too many symbolic links;
-        or what the kernel says of a step.
+    :returns: a descriptor of the file (O_PATH, close-on-exec), which is no symbolic link.
+    :raises OSError: the path leads out of the directory (EXDEV), has too many symbolic links
+        (ELOOP), or a file on it can't be opened.
     """
     trail = [PathDescriptor(os.open(".", _ENTRY, dir_fd=directory), ".")]
     try:
@@ -411,9 +411,9 @@ def _entry_or_link(trail: list[PathDescriptor], name: str) -> PathDescriptor | s
 
 
 def uid_outside() -> int:
-    """The effective uid of this process, as the user namespace above its own counts it.
+    """Return the effective uid of this process in the parent of its user namespace.
 
-    It is the same in the initial namespace, and where /proc does not tell.
+    In the initial namespace, or without /proc, that is the effective uid itself.
     """
     try:
         with open("/proc/self/uid_map") as file:
@@ -471,9 +471,6 @@ def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
         if not exist_ok:
             raise
         return
-    made = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        if stat.S_IMODE(os.fstat(made).st_mode) != 0o700:
-            os.chmod(f"/proc/self/fd/{made}", 0o700)
-    finally:
-        os.close(made)
+    with PathDescriptor(os.open(name, _ENTRY | os.O_DIRECTORY, dir_fd=parent), name) as directory:
+        if stat.S_IMODE(directory.status.st_mode) != 0o700:
+            directory.set_mode(0o700)

@@ -1,4 +1,4 @@
-"""Processes, known by more than their pid, which another process may have later."""
+"""Identities of processes that outlive a reuse of the pid, and calls about pidfds."""
 
 from __future__ import annotations
 
@@ -91,18 +91,19 @@ class ProcessIdentity:
         except ProcessLookupError:
             return None
         except OSError as error:
-            # The pid is the id of a thread by now.
+            # The process has ended, and the number is now the id of a thread (pidfd_open(2)).
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return None
             raise
         try:
-            # In this order: if the process has not ended by now, `accept` has looked at it.
+            # The pidfd is checked last: if its process still runs then, the pid was its all the
+            # time, and `accept` has checked this process.
             is_same = self.is_running()
             is_accepted = is_same and accept(self.pid)
             if is_same and not wait_readable(pidfd, timeout=0):
                 if not is_accepted:
                     raise ForeignProcessError(
-                        f"process {self.pid} is none of ours",
+                        f"process {self.pid} was not started by usernsctl",
                         step="state",
                         cause="state-directory-unusable",
                     )
@@ -127,7 +128,7 @@ class ProcessIdentity:
 
 
 class ForeignProcessError(NamespaceError):
-    """A process is not what its record says."""
+    """Error of a record that names a process of another kind."""
 
 
 def name_of(pid: int) -> str | None:
@@ -147,10 +148,7 @@ def command_line_of(pid: int) -> list[str]:
 
 
 def is_in_our_namespace(pid: int) -> bool:
-    """Return whether a process is in a user namespace that this user made in that of the caller.
-
-    Processes of other users are not, nor those of this user in the namespace of the caller itself.
-    """
+    """Return whether a process is in a user namespace below the caller's that this user made."""
     ours = os.stat("/proc/self/ns/user")
     try:
         here = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)

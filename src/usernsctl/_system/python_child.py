@@ -1,8 +1,7 @@
-"""Children that run modules of this package in Python, in any directory and environment.
+"""Python child processes that run a module of this package outside of gVisor.
 
-A child imports no module from the current directory or from a directory of PYTHONPATH: its modules
-run outside of gVisor. The parent passes on the directories of this package and of its dependencies,
-which Python may not search by itself.
+A child imports no module from the current directory or from PYTHONPATH, where another program may
+have put one. The parent passes the directories of this package and of its dependencies on.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import importlib.machinery
 import os
 import sys
 
-# This file is also the script that a child runs: it imports nothing of the package at first.
+# A child runs this file as its script, before it can import the package: no import of it here.
 
 _SCRIPT = os.path.abspath(__file__)
 _PACKAGE = os.path.dirname(os.path.dirname(_SCRIPT))
@@ -23,8 +22,8 @@ _NEEDED = ("_cffi_backend", "msgspec", "prctl", "rich")
 def command(module: str, *words: str) -> list[str]:
     """Return the command that runs a module of this package, as ``python -m module words`` does.
 
-    ``-I`` keeps out the current directory and the variables of the environment; the child's own
-    standard library and packages come before the directories that are passed on.
+    With ``-I``, Python ignores the current directory and PYTHONPATH. The child searches its own
+    standard library and packages before the directories that the parent passes on.
 
     :param module: the full name of a module with a ``__main__`` part.
     :raises CommandError: the path of this interpreter is unknown.
@@ -33,7 +32,7 @@ def command(module: str, *words: str) -> list[str]:
         from usernsctl.errors import CommandError
 
         raise CommandError(
-            "the interpreter that runs this program is unknown, so that no other can be started",
+            "no Python child can be started: the path of this interpreter is unknown",
             step="exec",
             remedy="set sys.executable to the path of a Python that has this package",
         )
@@ -57,7 +56,7 @@ def _places() -> list[str]:
 
 
 def _is_trusted(entry: str) -> bool:
-    """Return whether an entry of sys.path is not the current directory of the moment."""
+    """Return whether an entry of sys.path is absolute and is not the current directory."""
     if not os.path.isabs(entry):
         return False
     try:
@@ -67,12 +66,15 @@ def _is_trusted(entry: str) -> bool:
 
 
 def _run(places: list[str], module: str) -> None:
-    """Run a module, in the child."""
+    """Run a module of this package, in the child.
+
+    :param places: the directories that the parent has passed on.
+    """
     import importlib.util
     import runpy
 
     sys.path += [place for place in places if place not in sys.path]
-    # From the directory of this file: another package may have the name.
+    # Loaded from the directory of this file: sys.path may lead to another package of this name.
     name = os.path.basename(_PACKAGE)
     spec = importlib.util.spec_from_file_location(
         name, os.path.join(_PACKAGE, "__init__.py"), submodule_search_locations=[_PACKAGE]
@@ -86,7 +88,7 @@ def _run(places: list[str], module: str) -> None:
 
 
 if __name__ == "__main__":
-    # Directories are absolute paths, and the module's name is not.
+    # The leading arguments that are absolute paths are directories; the module's name follows.
     import itertools
 
     _given = list(itertools.takewhile(os.path.isabs, sys.argv[1:]))

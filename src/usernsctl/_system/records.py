@@ -1,14 +1,14 @@
-"""Stores of records that outlive the process that made them, in directories of the user's own.
+"""Stores of records that outlive the process that wrote them, in directories of the user.
 
-There is one for named namespaces, one for detached sandboxes and one for templates. A store is a
-directory with an entry for each name: a directory NAME, with ``record.json`` in it. While an entry
-is made it is called ``.NAME``; the rename to NAME is the last step, so that an entry with its name
-is whole. Whoever makes, reads or removes an entry holds a lock on it (flock(2)), which the kernel
-releases when that process ends: a ``.NAME`` without a lock was left by a process that was killed.
+There is a store for named namespaces, one for detached sandboxes and one for templates. A store is
+a directory that has a directory NAME with ``record.json`` for each entry. A new entry is called
+``.NAME`` until it is complete; the rename to NAME is the last step. A process that makes, reads or
+removes an entry locks it (flock(2)). The kernel releases the lock when the process ends, so a
+killed process has left a ``.NAME`` that is not locked.
 
-A record is never more than a hint, since other programs of the same user may have written it.
-Whoever reads it checks what it says of a process (:mod:`usernsctl._system.processes`), and executes
-nothing that it names. Every step goes from the descriptor of a directory to a name in it.
+A record is only a hint, since other programs of the same user may have written it. Readers check
+the processes that it names (:mod:`usernsctl._system.processes`), and execute no program that it
+names. Each file is opened by its name in the descriptor of a directory.
 """
 
 from __future__ import annotations
@@ -38,31 +38,33 @@ from usernsctl._system.processes import ForeignProcessError
 from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError
 
-#: What a record is called in the directory of its entry.
+#: The name of the file with the record, in the directory of its entry.
 RECORD = "record.json"
 
-# An entry that is being made, or was replaced or removed and is not gone yet.
+# The name of an entry that is a draft, or that was set aside to be removed (~ and 8 digits).
 _HIDDEN = re.compile(rf"\.(?P<name>{NAME})(?P<aside>~[0-9a-f]{{8}})?")
 
-# How often to try again where another process has removed or renamed an entry meanwhile.
+# The maximum number of attempts if other processes remove or rename the entry meanwhile.
 _ATTEMPTS = 100
 
-# How long to wait for a lock. Others hold it for milliseconds, but there may be many of them.
+# The time limit of the wait for a lock, in seconds. Each process has it for milliseconds only, but
+# many processes may wait.
 _LOCK_SECONDS = 10.0
 _LOCK_PAUSE_SECONDS = 0.02
 
-# A record has some hundred bytes, but a command may have many words, and runsc puts its environment
-# into a file of its own, which is read here too.
+# The maximum size of a JSON file, in bytes. A record has some hundred bytes, but a command may have
+# many arguments, and runsc's state file, which is read here, too, has its environment.
 _RECORD_MAX = 4 << 20
 
 _STEP = "state"
 _CAUSE = "state-directory-unusable"
 _ELSEWHERE = "set XDG_RUNTIME_DIR to a directory that is yours"
 
-# These errors are no fault of the directory: this process or the machine has run out of something.
+# Errors that no other directory would avoid: this process or the machine has run out of descriptors
+# or memory.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
-# open(2) fails with these where a file is of another kind than expected.
+# Errors of open(2) for a file of another type than expected.
 _OF_ANOTHER_KIND = (errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 
 #: The errors of code that reads JSON without checking each type before.
@@ -72,9 +74,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def fault_of(status: os.stat_result, forbidden: int) -> str | None:
-    """Return why others than the user could have changed a file; ``None`` if they could not.
+    """Return the reason why other users could have changed a file, or ``None``.
 
-    :param forbidden: permissions that nobody but the user may have, as in a mode.
+    :param forbidden: the mode bits that the file must not have.
     """
     if status.st_uid != os.geteuid():
         return f"it belongs to uid {status.st_uid}, not to {os.geteuid()}"
@@ -84,10 +86,10 @@ def fault_of(status: os.stat_result, forbidden: int) -> str | None:
 
 
 class Directory(Closing):
-    """A directory of the user's own.
+    """An open directory that belongs to the user.
 
-    :ivar fd: its descriptor; -1 once it is closed.
-    :ivar path: its path, for messages.
+    :ivar fd: the descriptor; -1 once the directory is closed.
+    :ivar path: the path, for messages.
     """
 
     def __init__(
@@ -95,9 +97,9 @@ class Directory(Closing):
     ) -> None:
         """Take over a descriptor.
 
-        :param forbidden: permissions that nobody but the user may have, as in a mode.
+        :param forbidden: the mode bits that the directory must not have.
         :param elsewhere: the remedy for most failures.
-        :raises UntrustedPathError: the directory is not the user's, or gives such a permission.
+        :raises UntrustedPathError: the directory belongs to another user, or has such a mode bit.
         """
         self.fd: int = fd
         self.path: str = path
@@ -123,7 +125,7 @@ class Directory(Closing):
             name = os.path.basename(path)
             if make:
                 make_private(name, parent, exist_ok=True)
-            # No other user can reach what is below then.
+            # With mode 0700, no other user can reach the files below this directory.
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
             return cls(fd, path, forbidden=0o077, elsewhere=elsewhere)
         finally:
@@ -132,8 +134,8 @@ class Directory(Closing):
     def open(self, name: str) -> Directory:
         """Open a directory in this one.
 
-        :raises FileNotFoundError: there is none.
-        :raises NamespaceError: NAME is no directory of the user's own, or can't be opened.
+        :raises FileNotFoundError: the directory does not exist.
+        :raises NamespaceError: the file is no directory of the user, or can't be opened.
         """
         path = f"{self.path}/{name}"
         try:
@@ -169,9 +171,10 @@ class Directory(Closing):
         return os.path.samestat(found, os.fstat(directory.fd))
 
     def lock(self, seconds: float | None = None) -> bool:
-        """Lock the directory for this process, and for those that inherit the descriptor.
+        """Lock the directory for this process, and for children that inherit the descriptor.
 
-        :param seconds: how long to wait while another process has the lock; by default 10.
+        :param seconds: the time limit while another process has the lock, in seconds; by default
+            10.
         :returns: whether this process has the lock now.
         """
         deadline = time.monotonic() + (_LOCK_SECONDS if seconds is None else seconds)
@@ -187,7 +190,7 @@ class Directory(Closing):
             pause = min(pause * 2, _LOCK_PAUSE_SECONDS)
 
     def unlock(self) -> None:
-        """Release the lock, which closing would leave to a fork of this process."""
+        """Release the lock; close(2) would not if a forked child has the descriptor, too."""
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def names(self, rule: re.Pattern[str] | str = NAME) -> list[str]:
@@ -196,13 +199,13 @@ class Directory(Closing):
             return sorted(name for name in os.listdir(self.fd) if re.fullmatch(rule, name))
 
     def read(self, name: str) -> Any:
-        """Return what a JSON file has; ``None`` if there is no such file.
+        """Read a JSON file; return ``None`` if it does not exist.
 
-        :raises ValueError: the file has no JSON, or ``null``.
+        :raises ValueError: the content is no JSON, or ``null``.
         :raises NamespaceError: the file can't be read, or others may have written it.
         """
         path = f"{self.path}/{name}"
-        # Whatever was put there, to open it must neither wait nor lead elsewhere.
+        # The file may be hostile: open(2) must not block on a FIFO, nor follow a symbolic link.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with wrap_os_errors(path, self.elsewhere):
             try:
@@ -213,7 +216,7 @@ class Directory(Closing):
                 status = os.fstat(file.fileno())
                 is_regular = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
                 if not is_regular or fault_of(status, 0o022) is not None:
-                    raise invalid_record(path, "it is no file that only you have written")
+                    raise invalid_record(path, "others than you may have written it")
                 content = file.read(_RECORD_MAX + 1)
         if len(content) > _RECORD_MAX:
             raise invalid_record(path, f"it has more than {_RECORD_MAX} bytes")
@@ -237,7 +240,7 @@ class Directory(Closing):
                 f"{path} would have {len(content)} bytes, and may have {_RECORD_MAX}",
                 step=_STEP,
                 filename=path,
-                remedy="let the command have fewer or shorter words and variables",
+                remedy="give the command fewer or shorter arguments and variables",
             )
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with (
@@ -253,13 +256,13 @@ class Directory(Closing):
                 raise
 
     def remove(self, name: str, directory: Directory) -> None:
-        """Remove the entry `directory`, unless another one is called `name` by now.
+        """Remove the entry `directory`, unless another entry has the name by now.
 
-        :raises NamespaceError: something in it can't be removed.
+        :raises NamespaceError: a file in it can't be removed.
         """
         with wrap_os_errors(directory.path, self.elsewhere), contextlib.suppress(FileNotFoundError):
             if self.has(name, directory):
-                # First: an entry without its record is never restored.
+                # The record first, since sweep() restores an entry that has its record.
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(RECORD, dir_fd=directory.fd)
                 shutil.rmtree(name, dir_fd=self.fd)
@@ -277,35 +280,35 @@ class Record(Protocol):
     def read(cls, name: str, directory: Directory) -> Self:
         """Read the record in the directory of the entry `name`.
 
-        :raises Exception: there is none, or it makes no sense: one of :data:`NONSENSE`.
+        :raises Exception: the record is missing or malformed: one of :data:`NONSENSE`.
         """
 
     def to_json(self) -> Mapping[str, Any]:
-        """Return what is written into the file."""
+        """Return the content of the JSON file."""
 
     def is_alive(self) -> bool:
-        """Return whether what the record stands for is there, or may be.
+        """Return whether the namespace, sandbox or template of the record exists, or may exist.
 
         :raises ForeignProcessError: the record names a process of another kind.
         """
 
     def discard(self) -> None:
-        """End what is left of what the record stands for."""
+        """End the processes that are left of a dead namespace or sandbox."""
 
 
 R = TypeVar("R", bound=Record)
 
 
 class TakenError(Exception):
-    """An entry has the name already."""
+    """Error of a new entry whose name another entry has."""
 
 
 class Entry(Closing, Generic[R]):
-    """The directory of one record, held by a descriptor and, at first, locked.
+    """An open entry of a store, locked until :meth:`unlock`.
 
-    :ivar name: what the directory is called.
-    :ivar directory: its descriptor and path.
-    :ivar record: the record, once it was read; of a draft, what is to be written.
+    :ivar name: the name of its directory.
+    :ivar directory: its open directory.
+    :ivar record: the record, as read from the file or to be written by :meth:`publish`.
     """
 
     record: R
@@ -330,39 +333,39 @@ class Entry(Closing, Generic[R]):
         return self.directory.lock()
 
     def unlock(self) -> None:
-        """Let others lock the entry."""
+        """Release the lock of the entry."""
         self.directory.unlock()
 
     def publish(self) -> None:
-        """Write the record, and let others find the entry.
+        """Write the record, and rename the draft to its final name.
 
-        :raises NamespaceError: the file can't be written; the disk is full, for example.
+        :raises NamespaceError: the file can't be written, for example since the disk is full.
         """
         self.directory.write(RECORD, self.record.to_json())
         self.rename(self.name.removeprefix("."))
 
     def rename(self, name: str) -> None:
-        """Give the directory a name that no entry has.
+        """Rename the directory.
 
-        :raises NamespaceError: an entry has it.
+        :raises NamespaceError: an entry has that name.
         """
         with wrap_os_errors(f"{self._parent.path}/{name}", self._parent.elsewhere):
             os.rename(self.name, name, src_dir_fd=self._parent.fd, dst_dir_fd=self._parent.fd)
         self.name = name
 
     def set_aside(self) -> None:
-        """Hide the entry, so that others find the whole of it or nothing; the exit removes it."""
+        """Rename the entry to a hidden name in one step, before :meth:`__exit__` removes it."""
         self.rename(f".{self.name}~{os.urandom(4).hex()}")
 
     def remove(self) -> None:
-        """Remove the directory, unless another one has its name by now.
+        """Remove the directory, unless another entry has its name by now.
 
-        :raises NamespaceError: it can't be removed.
+        :raises NamespaceError: the directory can't be removed.
         """
         self._parent.remove(self.name, self.directory)
 
     def close(self) -> None:
-        """Close the descriptors, which may leave the lock to a fork of this process."""
+        """Close the descriptors. A forked child that has them, too, keeps the lock."""
         self.directory.close()
         self._parent.close()
 
@@ -382,10 +385,10 @@ class Store(Generic[R]):
     def __init__(
         self, what: str, kind: type[R], open_directory: Callable[[bool], Directory]
     ) -> None:
-        """Open nothing yet.
+        """Describe the store, without opening its directory.
 
-        :param what: a name in there is, such as ``"the name of a namespace"``.
-        :param kind: reads records.
+        :param what: the kind of the names, such as ``"the name of a namespace"``.
+        :param kind: the class of the records.
         :param open_directory: opens the directory, and makes it first if its argument is true.
         """
         self._what = what
@@ -399,11 +402,11 @@ class Store(Generic[R]):
     def find(self, name: str) -> Entry[R] | None:
         """Return the entry `name`, locked, for the caller to close; ``None`` if it is not alive.
 
-        What an entry that is not alive has left is removed.
+        An entry that is not alive is removed, and its processes are ended.
 
         :raises InvalidNameError: `name` can't be a name.
-        :raises NamespaceError: the directory can't be used, the record is not true, or another
-            process has the lock for more than 10 seconds.
+        :raises NamespaceError: the directory can't be used, the record names a process of another
+            kind, or another process has the lock for more than 10 seconds.
         """
         self.check_name(name)
         for _ in range(_ATTEMPTS):
@@ -419,9 +422,10 @@ class Store(Generic[R]):
         raise self._unsteady(name)
 
     def list_records(self) -> list[R]:
-        """Return the records that are alive, by name; remove what others have left.
+        """Return the records that are alive, by name; remove the entries of killed processes.
 
-        Busy entries are left out (:class:`BusyError`), and those whose record is not true.
+        The result has no busy entries (:class:`BusyError`), and none whose record names a process
+        of another kind.
 
         :raises NamespaceError: the directory can't be used.
         """
@@ -439,9 +443,9 @@ class Store(Generic[R]):
         return found
 
     def draft(self, name: str, *, replace: bool = False) -> Entry[R]:
-        """Make an entry that nobody finds before it is published.
+        """Make an entry that other processes find only after :meth:`Entry.publish`.
 
-        :param replace: whether another one may have the name.
+        :param replace: whether another entry may have the name.
         :returns: the entry, empty and locked, for the caller to close: see :meth:`Entry.close`.
         :raises TakenError: an entry that is alive has the name.
         :raises InvalidNameError: `name` can't be a name.
@@ -455,7 +459,7 @@ class Store(Generic[R]):
                 if entry is not None:
                     with contextlib.ExitStack() as undo:
                         undo.enter_context(entry)
-                        # The process that had the lock before may have published its own.
+                        # The process that had the lock before may have published an entry.
                         self._check_free(name, replace)
                         if not os.listdir(entry.fd):
                             undo.pop_all()
@@ -463,7 +467,7 @@ class Store(Generic[R]):
         raise self._unsteady(name)
 
     def replace(self, entry: Entry[R]) -> None:
-        """Let others find a draft, in place of the entry that has the name.
+        """Rename a draft to its final name, in place of the entry that has the name.
 
         :raises NamespaceError: the directory can't be used.
         """
@@ -477,21 +481,21 @@ class Store(Generic[R]):
                 old.set_aside()
                 entry.rename(name)
             except BaseException:
-                # That fails if the draft has the name already.
+                # Restore the old entry. This fails if the rename of the draft has succeeded.
                 with contextlib.suppress(NamespaceError):
                     old.rename(name)
                 raise
 
     def sweep(self) -> None:
-        """Remove what processes that were killed have left.
+        """Remove the hidden entries of processes that were killed.
 
-        An entry that was set aside is restored, if its place was not taken.
+        An entry that was set aside is restored if no entry has its name.
 
         :raises NamespaceError: the directory can't be used.
         """
         with contextlib.suppress(FileNotFoundError), self._open_directory(False) as top:
             for name in top.names(_HIDDEN):
-                # What else has such a name is not of our making.
+                # A file that is no directory of the user was not made by a store: it stays.
                 with (
                     contextlib.suppress(FileNotFoundError, NamespaceError),
                     top.open(name) as directory,
@@ -506,10 +510,10 @@ class Store(Generic[R]):
                     raise TakenError
 
     def _live(self, entry: Entry[R]) -> Entry[R] | None:
-        """Read the record. If it is not alive, end and remove what is left, and close the entry."""
+        """Read the record, and return the entry if it is alive; else remove and close the entry."""
         with contextlib.ExitStack() as undo:
             undo.enter_context(entry)
-            # Another program has written a record that makes no sense, or has removed it.
+            # Another program may have removed the record, or written a malformed one.
             with contextlib.suppress(*NONSENSE):
                 entry.record = self._kind.read(entry.name, entry.directory)
                 if entry.record.is_alive():
@@ -524,8 +528,8 @@ class Store(Generic[R]):
     ) -> Entry[R] | None:
         """Open and lock an entry, for the caller to close.
 
-        :returns: ``None`` if another process has removed or renamed it meanwhile.
-        :raises FileNotFoundError: there is none.
+        :returns: the entry; ``None`` if another process has removed or renamed it meanwhile.
+        :raises FileNotFoundError: the entry does not exist.
         :raises BusyError: another process has the lock for too long.
         """
         with contextlib.ExitStack() as undo:
@@ -567,7 +571,7 @@ def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
 def open_state(name: str) -> Directory:
     """Open a directory in the state directory; both are made if they are missing.
 
-    :raises NamespaceError: they can't be made, or others could write there.
+    :raises NamespaceError: a directory can't be made, or others could write to it.
     """
     path = state_directory()
     try:
@@ -587,7 +591,7 @@ def _untrusted(path: str, error: UntrustedPathError) -> NamespaceError:
 
 
 class BusyError(NamespaceError):
-    """Another process has an entry locked for too long, or its own processes do not end."""
+    """Error of an entry whose lock another process keeps too long, or whose processes go on."""
 
 
 def _locked(directory: Directory) -> BusyError:
@@ -640,7 +644,10 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
 
 
 def invalid_record(path: str, why: str) -> NamespaceError:
-    """Return the error that usernsctl can't have written what a record says."""
+    """Return the error for a record that usernsctl can't have written.
+
+    :param why: the reason, as a sentence without a full stop.
+    """
     return NamespaceError(
         f"{path} is not believed: {why}",
         step=_STEP,

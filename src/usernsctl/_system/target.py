@@ -1,4 +1,4 @@
-"""The namespaces that a command is started in."""
+"""The target namespaces of a command, new or joined."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from usernsctl.maps import AnyIdMap, Plan, decide
 
 Propagation = Literal["private", "slave", "shared", "unchanged"]
 
-# mount(2)'s flags; the standard library does not have them.
+# MS_PRIVATE, MS_SLAVE and MS_SHARED of mount(2), which the standard library does not have.
 _PROPAGATION = {"private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20, "unchanged": 0}
 
 #: The namespaces that a process may enter itself; only its children enter the others.
@@ -22,7 +22,7 @@ KEPT = (*ENTERABLE, "time")
 
 @runtime_checkable
 class Joinable(Protocol):
-    """Namespaces that exist already and that a command can be put into."""
+    """Existing namespaces that a command can join."""
 
     def target(self) -> Target:
         """Return the target for one start of a command."""
@@ -37,8 +37,8 @@ class Target:
     :ivar namespaces: the names of further new namespaces.
     :ivar has_init: whether process 1 of a new PID namespace is the parent of the command.
     :ivar setup: the settings that are applied inside before the command starts.
-    :ivar owner: the object that `join` belongs to: a reference keeps it from closing them.
-    :ivar held: a context in which `join` stays open.
+    :ivar owner: the object that owns `join`, and would close the descriptors in its finaliser.
+    :ivar keep_open: a context manager that keeps `join` open.
     """
 
     plan: _core.NativePlan | None = None
@@ -47,7 +47,9 @@ class Target:
     has_init: bool = False
     setup: _core.Setup = field(default_factory=_core.Setup)
     owner: object | None = None
-    held: contextlib.AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
+    keep_open: contextlib.AbstractContextManager[Any] = field(
+        default_factory=contextlib.nullcontext
+    )
 
     def enter(self, *, pass_fds: Iterable[int] | None = None) -> None:
         """Move this process into the namespaces. It must have one thread only.
@@ -57,7 +59,7 @@ class Target:
             could take them.
         :raises NamespaceError: a call failed; cause ``"multithreaded"`` if there are threads.
         """
-        with self.held:
+        with self.keep_open:
             if self.join is not None:
                 _core.check_single_thread()
                 if pass_fds is not None:
@@ -68,7 +70,7 @@ class Target:
 
 
 def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -> tuple[str, ...]:
-    """Take the keywords of namespaces out of `options`; return the names of those that are true.
+    """Remove the keywords of namespaces from `options`; return the names of those that are true.
 
     :param kinds: the possible names, in the core's order.
     """
@@ -84,15 +86,15 @@ def make_target(
     planned: Plan | None = None,
     propagation: Propagation = "private",
 ) -> Target:
-    """Plan a new user namespace, or take a kept one.
+    """Return the target for a new user namespace, or for a kept one.
 
     :param namespaces: the names of further new namespaces.
     :param init: whether process 1 of a new PID namespace is the parent of the command.
     :param idmap: the map of a new user namespace; by default the caller is root there.
-    :param namespace: a kept namespace, in place of `idmap`.
-    :param planned: the plan of `idmap`, in its place. Its maker warns of a single id.
+    :param namespace: a kept namespace to join, in place of `idmap`.
+    :param planned: the plan of a map, in place of `idmap`. The caller has warned of a single id.
     :raises MapError: the map is malformed.
-    :raises PlanError: the caller is not granted the map.
+    :raises PlanError: the caller may not use the map.
     :raises TypeError: `idmap` is no map, or `namespace` is no namespace.
     :raises ValueError: `idmap` and `namespace` are both given, the propagation is unknown, or
         `init` is given without a new PID namespace.

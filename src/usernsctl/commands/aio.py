@@ -107,12 +107,12 @@ async def create_subprocess_exec(
     """
     others: dict[str, Any] = {**arguments}
     limit = take_limit(others)
-    words = [program, *args]
+    argv = [program, *args]
     if namespace is None or others.get("pdeathsig"):
-        popen = Popen[bytes](words, 0, idmap=idmap, namespace=namespace, **others)
+        popen = Popen[bytes](argv, 0, idmap=idmap, namespace=namespace, **others)
     else:
         popen = await start_in_thread(
-            lambda: Popen[bytes](words, 0, idmap=idmap, namespace=namespace, **others), _end
+            lambda: Popen[bytes](argv, 0, idmap=idmap, namespace=namespace, **others), _end
         )
     return await connected(popen, limit, Process)
 
@@ -130,7 +130,7 @@ def take_limit(arguments: dict[str, Any]) -> int:
     """
     for name, accepted in _BYTES_ONLY.items():
         if name in arguments and arguments.pop(name) not in accepted:
-            raise ValueError(f"{name} can't be had: asyncio's streams carry bytes, unbuffered")
+            raise ValueError(f"{name} is not supported: asyncio's streams carry bytes, unbuffered")
     limit: int = arguments.pop("limit", _LIMIT)
     return limit
 
@@ -160,7 +160,7 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
 
 
 async def wait_for_end(pidfd: int) -> None:
-    """Wait until the process of a pidfd has ended. A cancelled call has no effect on it."""
+    """Wait until the process of a pidfd has ended. A cancelled call does not kill the process."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     # A duplicate: an event loop watches a descriptor once, but several tasks may wait.
@@ -204,7 +204,7 @@ class _Transport(asyncio.SubprocessTransport):
         # Calls of the protocol from before it had its pipes; None once it has them.
         self._early: list[Callable[[], None]] | None = []
         # Background processes of the command may hold its standard streams.
-        popen._keep()
+        popen._watch()
         self._watched = popen.pidfd
         try:
             loop.add_reader(self._watched, self._reap)
@@ -242,7 +242,7 @@ class _Transport(asyncio.SubprocessTransport):
 
     def _reap(self) -> None:
         """Reap the command once its pidfd is readable (pidfd_open(2))."""
-        # Before the pidfd is closed, and its number is used again.
+        # poll() closes the pidfd, and the kernel may give its number to another file.
         self._loop.remove_reader(self._watched)
         self._collect()
 
@@ -264,7 +264,7 @@ class _Transport(asyncio.SubprocessTransport):
         if self._giving_up is not None:
             self._giving_up.cancel()
         if self._closed:
-            self._popen._let_go()
+            self._popen._unwatch()
         self.tell("process_exited")
 
     async def _wait(self) -> int | None:
@@ -316,7 +316,7 @@ class _Transport(asyncio.SubprocessTransport):
             with contextlib.suppress(PermissionError):
                 self._popen._kill_all()
         else:
-            self._popen._let_go()
+            self._popen._unwatch()
         is_over = self._loop.is_closed()
         for fd, stream in self._streams.items():
             pipe_transport = self.get_pipe_transport(fd)
@@ -344,7 +344,7 @@ def _wait_for_killed(popen: Any) -> None:
     with contextlib.suppress(TimeoutExpired, UsernsError):
         popen.wait(_END_SECONDS)
     popen._abandon()
-    popen._let_go()
+    popen._unwatch()
 
 
 class _Pipe(asyncio.Protocol):

@@ -29,17 +29,17 @@ class HasFileno(Protocol):
 #: standard error, or None for the caller's own.
 Stream = HasFileno | int | None
 
-_INHERITED = -1  # struct un_spawn
+_INHERITED = -1  # the caller's own stream (struct un_spawn)
 
 #: Arguments that make the streams carry text if they are true.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")
 
-# The number after it is -1, which means no id (setresuid(2)).
+# The greatest uid or gid: the next number is -1, which means no id (setresuid(2)).
 _MAX_ID = 2**32 - 2
 _MAX_FD = 2**31 - 1
 
 
-def words_of(args: Args) -> list[StrOrBytesPath]:
+def argv_of(args: Args) -> list[StrOrBytesPath]:
     """Return a command and its arguments as a list.
 
     :raises TypeError: `args` is neither text nor a path nor an iterable.
@@ -49,10 +49,10 @@ def words_of(args: Args) -> list[StrOrBytesPath]:
         return [args]
     if not isinstance(args, Iterable):
         raise TypeError(f"args must be text, or a sequence of text and paths, not {args!r}")
-    words = list(args)
-    if not words:
+    argv = list(args)
+    if not argv:
         raise ValueError("args is empty: it must hold a command")
-    return words
+    return argv
 
 
 def encoded_path(name: str, given: StrOrBytesPath) -> bytes:
@@ -91,7 +91,7 @@ def make_command(
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: `args` is empty.
     """
-    argv = [_encoded_word(word) for word in words_of(args)]
+    argv = [_encoded_word(word) for word in argv_of(args)]
     variables = dict(os.environb) if env is None else _encoded_variables(env)
     file = argv[0] if executable is None else encoded_path("executable", executable)
     return _core.Command(file=file, argv=argv, env=variables)
@@ -137,7 +137,7 @@ class ChildArguments(NamedTuple):
         """The process group to join; 0 for a new one, -1 for the parent's."""
         return -1 if self.process_group is None else self.process_group
 
-    def words(self) -> list[StrOrBytesPath]:
+    def argv(self) -> list[StrOrBytesPath]:
         """Return the command and its arguments. Call this once, since `args` may be an iterator.
 
         :raises TypeError: `args` is not a sequence.
@@ -145,17 +145,17 @@ class ChildArguments(NamedTuple):
         """
         if self.preexec_fn is not None:
             raise ValueError(
-                "preexec_fn can't be had: the child shares this process's memory until it execs"
+                "preexec_fn is not supported: the child shares this process's memory until it execs"
             )
         if self.shell:
             raise ValueError(
-                'shell=True can\'t be had: name the shell, as in ["sh", "-c", command]'
+                'shell=True is not supported: name the shell, as in ["sh", "-c", command]'
             )
-        return words_of(self.args)
+        return argv_of(self.args)
 
-    def audit(self, words: list[StrOrBytesPath], cwd: Any, env: Any) -> None:
+    def audit(self, argv: list[StrOrBytesPath], cwd: Any, env: Any) -> None:
         """Raise the auditing event subprocess.Popen for a command."""
-        sys.audit("subprocess.Popen", self.executable or words[0], words, cwd, env)
+        sys.audit("subprocess.Popen", self.executable or argv[0], argv, cwd, env)
 
 
 def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> None:
@@ -208,10 +208,10 @@ def _stream(name: str, wanted: Stream) -> int:
         return _INHERITED
     for word, number in (("PIPE", PIPE), ("STDOUT", STDOUT)):
         if wanted == number:
-            raise ValueError(f"{name}={word} can't be had of spawn(): use Popen")
+            raise ValueError(f"{name}={word} is not supported by spawn(): use Popen")
     fd = wanted if isinstance(wanted, int) else wanted.fileno()
     if not 0 <= fd <= _MAX_FD:
-        raise ValueError(f"{name}: {fd} is no descriptor; None stands for ours")
+        raise ValueError(f"{name}: {fd} is no descriptor; None stands for the caller's own")
     return fd
 
 

@@ -29,7 +29,8 @@ class AsyncStart(Generic[_T]):
     another thread makes the call, and the event loop goes on.
     """
 
-    # Of the other thread. A program without an event loop has no use for concurrent.futures.
+    # The future of the other thread. It exists only with an event loop: the import of
+    # concurrent.futures takes time.
     _future: Future[_T]
 
     def __init__(
@@ -43,18 +44,18 @@ class AsyncStart(Generic[_T]):
         :raises BaseException: the exception of `work`, if this thread calls it.
         """
         self._creator = os.getpid()
-        self._is_told = False
+        self._is_awaited = False
         # The result without a lock: an exception of a signal handler may leave a future locked, and
         # all other readers would wait for it.
-        self._came: tuple[_T] | None = None
+        self._result: tuple[_T] | None = None
         if not in_event_loop():
-            self._came = (work(),)
+            self._result = (work(),)
             return
         from concurrent.futures import Future
 
         self._future = Future()
         future = self._future
-        # From here on, the future can't be cancelled.
+        # A future that runs can't be cancelled: an asyncio future that waits for it may be.
         future.set_running_or_notify_cancel()
         (run or _in_thread)(lambda: _fill(future, work))
 
@@ -63,15 +64,15 @@ class AsyncStart(Generic[_T]):
 
         :raises BaseException: the exception of `work`.
         """
-        self._is_told = True
-        if self._came is None:
-            self._came = (self._future.result(),)
-        return self._came[0]
+        self._is_awaited = True
+        if self._result is None:
+            self._result = (self._future.result(),)
+        return self._result[0]
 
     async def wait(self) -> _T:
         """Wait for the result from asyncio. A cancelled call has no effect on `work`."""
-        self._is_told = True
-        if self._came is None and not self._future.done():
+        self._is_awaited = True
+        if self._result is None and not self._future.done():
             loop = asyncio.get_running_loop()
             done = loop.create_future()
 
@@ -85,21 +86,21 @@ class AsyncStart(Generic[_T]):
 
     def is_there(self) -> bool:
         """Return whether `work` has returned a result."""
-        if self._came is not None:
+        if self._result is not None:
             return True
         return self._future.done() and self._future.exception() is None
 
     def settle(self) -> bool:
         """Wait for the end of `work`; return whether there is a result."""
-        self._is_told = True
-        return self._came is not None or self._future.exception() is None
+        self._is_awaited = True
+        return self._result is not None or self._future.exception() is None
 
     def undo(self, do: Callable[[_T], object]) -> None:
         """Call `do` with the result in another thread, as soon as there is one."""
-        self._is_told = True
-        if self._came is not None:
-            came = self._came[0]
-            _in_thread(lambda: do(came))
+        self._is_awaited = True
+        if self._result is not None:
+            result = self._result[0]
+            _in_thread(lambda: do(result))
             return
 
         def act(future: Future[_T]) -> None:
@@ -110,12 +111,12 @@ class AsyncStart(Generic[_T]):
 
     def __del__(self) -> None:
         future = getattr(self, "_future", None)
-        if future is None or self._is_told or not future.done():
+        if future is None or self._is_awaited or not future.done():
             return
         if os.getpid() != self._creator:
             return
         if error := future.exception():
-            warnings.warn(f"nobody has asked what came of it: {error}", ResourceWarning, 1, self)
+            warnings.warn(f"a failed start was not awaited: {error}", ResourceWarning, 1, self)
 
 
 class AsyncStartMixin(Closing, AsyncClosing):
@@ -124,7 +125,7 @@ class AsyncStartMixin(Closing, AsyncClosing):
     The class that inherits it has :meth:`close`.
     """
 
-    _begun: AsyncStart[Any]
+    _async_start: AsyncStart[Any]
     _is_closed = False
 
     @property
@@ -133,13 +134,13 @@ class AsyncStartMixin(Closing, AsyncClosing):
         return self._is_closed
 
     def _holds(self) -> bool:
-        # After a failure of the constructor, there is no such attribute.
-        begun = getattr(self, "_begun", None)
+        # _async_start does not exist if the constructor has raised.
+        begun = getattr(self, "_async_start", None)
         return not self._is_closed and begun is not None and begun.is_there()
 
     def _check_open(self) -> None:
         # A failed start raises its own error, not that the object is closed.
-        if self._begun.is_there():
+        if self._async_start.is_there():
             super()._check_open()
 
     async def close_async(self) -> None:
@@ -148,15 +149,15 @@ class AsyncStartMixin(Closing, AsyncClosing):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self._begun.get()
+        self._async_start.get()
         return self
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         try:
-            await self._begun.wait()
+            await self._async_start.wait()
         except asyncio.CancelledError:
-            self._begun.undo(lambda _: self.close())
+            self._async_start.undo(lambda _: self.close())
             raise
         return self
 

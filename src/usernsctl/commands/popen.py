@@ -49,7 +49,7 @@ TRACER_SECONDS = 0.001
 class Collected(subprocess.Popen[AnyStr]):
     """A :class:`subprocess.Popen` that waits for its child by a pidfd.
 
-    The subclass that starts the child calls :meth:`_hold`.
+    The subclass that starts the child calls :meth:`_hold` with the child's pidfd.
     """
 
     #: Refers to the child until it has been waited for, then -1; close-on-exec, ours to close.
@@ -131,7 +131,7 @@ class Collected(subprocess.Popen[AnyStr]):
         except ClosedError:
             super().send_signal(sig)
 
-    # The same methods as those of SandboxPopen, for code that runs either kind of command.
+    # Methods that SandboxPopen has, too, so that aio and pools can use either class.
 
     def _signal(self, sig: int) -> None:
         """Send a signal to the child, and never reap it, since an event loop does that."""
@@ -154,10 +154,10 @@ class Collected(subprocess.Popen[AnyStr]):
     def _abandon(self) -> None:
         """Do nothing: the child was killed, and subprocess reaps it later."""
 
-    def _keep(self) -> None:
+    def _watch(self) -> None:
         """Do nothing: there are no background processes to keep a connection for."""
 
-    def _let_go(self) -> None:
+    def _unwatch(self) -> None:
         """Do nothing: there is no connection to release."""
 
     def __del__(self, *arguments: Any) -> None:
@@ -170,8 +170,9 @@ class Collected(subprocess.Popen[AnyStr]):
         try:
             super().__del__(*arguments)
         finally:
-            # With -W error, __del__ of subprocess raises before it appends the child to _active.
-            # The child would stay a zombie, and its PID namespace, which waits for it, would go on.
+            # With -W error, __del__ of subprocess raises before it appends the child to _active,
+            # the list of children to reap later. The child would stay a zombie, and its PID
+            # namespace would not end.
             waiting = subprocess._active  # type: ignore[attr-defined]
             is_running = self._child_created and self.returncode is None
             if is_running and waiting is not None and self not in waiting:
@@ -215,7 +216,7 @@ def _start(
     request.namespaces = target.namespaces
     request.has_init = target.has_init
     request.setup = target.setup
-    with target.held, opened(in_cgroup) as request.cgroup:
+    with target.keep_open, opened(in_cgroup) as request.cgroup:
         request.join = target.join
         return _core.spawn(request)
 
@@ -346,32 +347,32 @@ class Popen(Collected[AnyStr]):
             raise CommandError.from_os_error(error, "the streams", step="stdio") from error
 
     def _execute_child(self, *arguments: Any) -> None:
-        given = ChildArguments(*arguments)
-        words = given.words()
-        check_ids(given.uid, given.gid, given.gids)
-        command = make_command(words, given.executable, given.env)
-        given.audit(words, given.cwd, given.env)
+        child = ChildArguments(*arguments)
+        argv = child.argv()
+        check_ids(child.uid, child.gid, child.gids)
+        command = make_command(argv, child.executable, child.env)
+        child.audit(argv, child.cwd, child.env)
         setup = self._target.setup
-        setup.cwd = setup.cwd if given.cwd is None else encoded_path("cwd", given.cwd)
-        setup.uid = setup.uid if given.uid is None else given.uid
-        setup.gid = setup.gid if given.gid is None else given.gid
-        setup.groups = setup.groups if given.gids is None else given.gids
+        setup.cwd = setup.cwd if child.cwd is None else encoded_path("cwd", child.cwd)
+        setup.uid = setup.uid if child.uid is None else child.uid
+        setup.gid = setup.gid if child.gid is None else child.gid
+        setup.groups = setup.groups if child.gids is None else child.gids
         request = _core.Spawn(
             command=command,
-            stdio=(given.p2cread, given.c2pwrite, given.errwrite),
-            close_fds=given.close_fds,
-            keep=descriptors(given.pass_fds),
-            restore_signals=given.restore_signals,
-            new_session=given.start_new_session,
-            process_group=given.group,
-            umask=given.umask,
+            stdio=(child.p2cread, child.c2pwrite, child.errwrite),
+            close_fds=child.close_fds,
+            keep=descriptors(child.pass_fds),
+            restore_signals=child.restore_signals,
+            new_session=child.start_new_session,
+            process_group=child.group,
+            umask=child.umask,
             start_timeout=self._start_timeout,
         )
         try:
             self.pid, pidfd = _start(self._target, request, self._in_cgroup)
             self._hold(pidfd)
             self._child_created = True
-            self._close_pipe_fds(*given.pipes)  # type: ignore[attr-defined]
+            self._close_pipe_fds(*child.pipes)  # type: ignore[attr-defined]
         except BaseException:
             # A signal handler raised the exception after the start: only `request` has the child.
             if request.pidfd >= 0:
@@ -389,7 +390,7 @@ class Popen(Collected[AnyStr]):
             os.close(pidfd)
 
 
-# All known arguments, for messages about unknown ones.
+# All known keyword arguments, to suggest a similar one for an unknown one.
 _KEYWORDS = frozenset(
     (*keywords_of(subprocess.Popen.__init__), *keywords_of(Popen.__init__), *_core.NAMESPACES)
 )

@@ -238,7 +238,7 @@ class Namespace(Closing):
         if self._fds[1] >= 0:
             with contextlib.suppress(FileNotFoundError):
                 setup.cwd = os.getcwdb()
-        return Target(join=self._fds, setup=setup, owner=self, held=self._shared.use())
+        return Target(join=self._fds, setup=setup, owner=self, keep_open=self._shared.use())
 
     @overload
     def popen(

@@ -55,13 +55,14 @@ class CommandOptions(TypedDict, total=False):
     in_cgroup: StrOrBytesPath | int | None
 
 
-# Options about a child of this process; a sandbox has other arguments for some of these.
+# Options of usernsctl.Popen that apply only to a child of this process: a command in a sandbox is a
+# child of the agent.
 _REFUSED = (
     *("idmap", "namespace", "mount", "net", "pid", "ipc", "uts", "cgroup", "time", "propagation"),
     *("pass_fds", "in_cgroup", "pdeathsig", "group", "extra_groups"),
 )
 
-# All known arguments, for messages about unknown ones.
+# All known keyword arguments, to suggest a similar one for an unknown one.
 _KEYWORDS = frozenset(
     (
         *keywords_of(subprocess.Popen.__init__),
@@ -70,12 +71,12 @@ _KEYWORDS = frozenset(
     )
 )
 
-# As many as fit into a message.
+# The maximum number of supplementary groups that fit into one message to the agent.
 _GROUPS_MAX = 4096
-# The number after it means no id (setresuid(2)).
+# The greatest uid or gid: the next number is -1, which means no id (setresuid(2)).
 _ID_MAX = 2**32 - 2
 
-# The rows and columns of a terminal if no terminal of the caller tells a size.
+# The rows and columns of a new terminal if no standard stream of the caller is a terminal.
 _SIZE = (24, 80)
 
 
@@ -94,8 +95,8 @@ class SandboxCommands:
         """Prepare to start commands in a sandbox.
 
         :param id: the container id.
-        :param life: returns the attached or detached sandbox; dead once that was garbage collected.
-        :param agent_options: command line options of the agent.
+        :param life: a weak reference to a method that returns the attached or detached sandbox.
+        :param agent_options: the command line options of the agent.
         """
         self._id = id
         self._get_life = life
@@ -127,20 +128,20 @@ class SandboxCommands:
 
     def adopt(self, agent: Agent) -> None:
         """Start further commands by an agent that runs already."""
-        self._agents.keep(agent)
+        self._agents.adopt(agent)
 
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
         """Start a command: see :meth:`usernsctl.Sandbox.popen`."""
         arguments = dict(options)
-        wanted = self._wanted("popen", arguments)
-        return self._start(wanted, args, time.monotonic() + START_SECONDS, arguments)
+        spec = self._command_spec("popen", arguments)
+        return self._start(spec, args, time.monotonic() + START_SECONDS, arguments)
 
     def _start(
-        self, wanted: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
+        self, spec: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
     ) -> SandboxPopen[Any]:
         """Start a command after a check of `args`, which the result keeps unchanged."""
-        words = list(checks.argv(args))
-        started = SandboxPopen[Any](self._place, wanted, words, deadline=deadline, **arguments)
+        argv = list(checks.argv(args))
+        started = SandboxPopen[Any](self._place, spec, argv, deadline=deadline, **arguments)
         started.args = args
         return started
 
@@ -152,12 +153,12 @@ class SandboxCommands:
         check = arguments.pop("check", False)
         input = arguments.pop("input", None)
         choose_pipes(arguments, input, arguments.pop("capture_output", False))
-        wanted = self._wanted("run", arguments)
+        spec = self._command_spec("run", arguments)
         begin = time.monotonic()
         seconds = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
         try:
             arguments["outlives"] = False
-            with self._start(wanted, args, begin + seconds, arguments) as process:
+            with self._start(spec, args, begin + seconds, arguments) as process:
                 left = None if timeout is None else begin + timeout - time.monotonic()
                 return finish(process, input, left, check=check)
         except AgentUnresponsive as error:
@@ -175,14 +176,14 @@ class SandboxCommands:
         arguments = dict(options)
         limit = aio.take_limit(arguments)
         deadline = time.monotonic() + START_SECONDS
-        wanted = self._wanted("create_subprocess_exec", arguments)
+        spec = self._command_spec("create_subprocess_exec", arguments)
         arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
-        popen = await self._asked(wanted, [program, *args], deadline, arguments)
+        popen = await self._request_start(spec, [program, *args], deadline, arguments)
         await popen._start_async()
         return await aio.connected(popen, limit, process.SandboxProcess)
 
-    async def _asked(
-        self, wanted: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
+    async def _request_start(
+        self, spec: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
     ) -> SandboxPopen[Any]:
         """Ask the agent to start a command, without blocking the event loop.
 
@@ -193,13 +194,13 @@ class SandboxCommands:
         while True:
             try:
                 agent = await self._agents.get_async(deadline)
-                await agent.room_async(deadline)
+                await agent.await_room_async(deadline)
             except AgentTimeout:
                 raise agent_error(self._id, "does not answer", AgentUnresponsive) from None
             try:
-                return self._start(wanted, args, deadline, arguments)
+                return self._start(spec, args, deadline, arguments)
             except AgentUnresponsive:
-                # Something else has come first.
+                # Another thread or task has filled the socket since the check for room.
                 if not seconds_left(deadline):
                     raise
             await pause_async()
@@ -208,7 +209,7 @@ class SandboxCommands:
         """End the agent and the commands that it started. Does not wait."""
         self._agents.close()
 
-    def _wanted(self, function: str, arguments: dict[str, Any]) -> CommandSpec:
+    def _command_spec(self, function: str, arguments: dict[str, Any]) -> CommandSpec:
         """Remove the attributes of the command from the arguments of a Popen, and return them.
 
         :param function: the name of the function that was called with the arguments.
@@ -218,8 +219,8 @@ class SandboxCommands:
         refused = [name for name in _REFUSED if name in arguments]
         if refused:
             raise ValueError(
-                f"{', '.join(refused)}: this can't be had for a command in a sandbox; "
-                "env, cwd, user and groups can"
+                f"{', '.join(refused)}: not supported for a command in a sandbox; "
+                "env, cwd, user and groups are"
             )
         variables = checks.variables(arguments.pop("env", None))
         user = arguments.pop("user", None)
@@ -250,7 +251,7 @@ def _user(given: tuple[int, int]) -> tuple[int, int]:
     user = checks.user_ids(given)
     for number in user:
         if not 0 <= number <= _ID_MAX:
-            raise ValueError(f"user: {number} is no id: 0 to {_ID_MAX} are")
+            raise ValueError(f"user: {number} is no id: an id is a number from 0 to {_ID_MAX}")
     return user
 
 
@@ -265,11 +266,11 @@ def _groups(given: Iterable[int]) -> list[int]:
     found = list(given)
     for number in found:
         if not isinstance(number, int):
-            raise TypeError(f"groups must be gids, numbers, not {number!r}")
+            raise TypeError(f"groups must be numbers, each a gid, not {number!r}")
         if not 0 <= number <= _ID_MAX:
-            raise ValueError(f"groups: {number} is no gid: 0 to {_ID_MAX} are")
+            raise ValueError(f"groups: {number} is no gid: a gid is a number from 0 to {_ID_MAX}")
     if len(found) > _GROUPS_MAX:
-        raise ValueError(f"groups: {len(found)} are too many: {_GROUPS_MAX} can be had")
+        raise ValueError(f"groups: {len(found)} gids are too many: the limit is {_GROUPS_MAX}")
     return found
 
 

@@ -60,13 +60,13 @@ KILL_SECONDS = 10
 # The time limit of a write to the connection, in seconds: an agent that reads nothing is stopped.
 _ROOM_SECONDS = 1
 
-# More messages than usernsctl-agent ever sends about one command.
+# The maximum number of messages to read about one command. usernsctl-agent sends fewer.
 _MESSAGES_MAX = 8
 
 _MAX_INT = 2**31 - 1
 
-# No process has this number or a greater one: they are less than 2**22 (PID_MAX_LIMIT,
-# proc_sys_kernel(5)), and futex(2) has 30 bits for one.
+# The least number that is never a pid: pids are below 2**22 (PID_MAX_LIMIT, proc_sys_kernel(5)),
+# and futex(2) has 30 bits for a pid.
 _NO_PROCESS = 2**30
 
 
@@ -126,18 +126,18 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     pid: int
     pid_inside: int
     rusage: wire.Usage | None = None
-    # Until subprocess has looked at its arguments.
+    # A class attribute, since __del__ reads it even if the constructor of subprocess has raised.
     returncode = None
     _outlives = True
-    # Whether the socket is kept when the end is known: for who watches it, and since by it what the
-    # command has left can be killed.
+    # Whether the socket stays open after the end of the command: an event loop watches it, and
+    # kill_tree() needs it to kill the background processes of the command.
     _is_watched = False
     _shared: SharedSocket | None = None
 
     def __init__(
         self,
         place: Place,
-        wanted: CommandSpec,
+        spec: CommandSpec,
         args: Args,
         *,
         deadline: float,
@@ -159,7 +159,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         :raises ValueError: an argument has a wrong value, or is not supported.
         """
         self._place = place
-        self._wanted = wanted
+        self._spec = spec
         self._deadline = deadline
         self._is_awaited = is_awaited
         self._outlives = outlives
@@ -173,51 +173,51 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._abandon()
             if type(error) is not OSError:
                 raise
-            # For want of descriptors, pipes can't be made. A class of its own says what it is.
+            # subprocess raises a plain OSError if it can't make pipes (EMFILE).
             raise CommandError.from_os_error(error, "the streams", step="stdio") from error
 
     def _execute_child(self, *arguments: Any) -> None:
-        given = ChildArguments(*arguments)
-        words = given.words()
-        self._file = given.executable or words[0]
-        message, apart = _encoded(self._command(words, given), words)
-        given.audit(words, self._wanted.cwd, self._wanted.audited)
+        child = ChildArguments(*arguments)
+        argv = child.argv()
+        self._file = child.executable or argv[0]
+        message, apart = _encoded(self._command(argv, child), argv)
+        child.audit(argv, self._spec.cwd, self._spec.audited)
         with Streams(self._absent_streams) as streams:
-            streams.add(given.p2cread, is_fresh=given.p2cwrite >= 0)
-            streams.add(given.c2pwrite, is_fresh=given.c2pread >= 0)
-            streams.add(given.errwrite, is_fresh=given.errread >= 0)
+            streams.add(child.p2cread, is_fresh=child.p2cwrite >= 0)
+            streams.add(child.c2pwrite, is_fresh=child.c2pread >= 0)
+            streams.add(child.errwrite, is_fresh=child.errread >= 0)
             self._ask(message, apart, streams.fds)
         if self._is_awaited:
             self._await_start()
-        self._close_pipe_fds(*given.pipes)  # type: ignore[attr-defined]
+        self._close_pipe_fds(*child.pipes)  # type: ignore[attr-defined]
 
-    def _command(self, words: Sequence[StrOrBytesPath], given: ChildArguments) -> wire.Command:
+    def _command(self, argv: Sequence[StrOrBytesPath], child: ChildArguments) -> wire.Command:
         """Return the request for the agent.
 
         :raises OverflowError: a number is too large.
         :raises ValueError: `process_group` is the id of an existing group.
         """
-        wanted = self._wanted
-        for name, number in (("umask", given.umask), ("process_group", given.group)):
+        spec = self._spec
+        for name, number in (("umask", child.umask), ("process_group", child.group)):
             if not -1 <= number <= _MAX_INT:
                 raise OverflowError(f"{name}: {number} is too large, or less than -1")
-        if given.group > 0:
-            raise ValueError(f"process_group: {given.group} can't be joined; 0 makes a new one")
-        flags = wire.NEW_SESSION if given.start_new_session else 0
-        flags |= wire.NEW_GROUP if given.group == 0 else 0
-        flags |= wire.TERMINAL if wanted.size is not None else 0
+        if child.group > 0:
+            raise ValueError(f"process_group: {child.group} can't be joined; 0 makes a new one")
+        flags = wire.NEW_SESSION if child.start_new_session else 0
+        flags |= wire.NEW_GROUP if child.group == 0 else 0
+        flags |= wire.TERMINAL if spec.size is not None else 0
         return wire.Command(
-            args=[os.fsencode(word) for word in words],
-            program=None if given.executable is None else os.fsencode(given.executable),
-            cwd=os.fsencode(wanted.cwd or "/"),
-            env=wanted.env,
-            user=wanted.user,
-            groups=wanted.groups,
-            rlimits=wanted.rlimits,
-            umask=wire.UNCHANGED if given.umask < 0 else given.umask & 0o777,
+            args=[os.fsencode(word) for word in argv],
+            program=None if child.executable is None else os.fsencode(child.executable),
+            cwd=os.fsencode(spec.cwd or "/"),
+            env=spec.env,
+            user=spec.user,
+            groups=spec.groups,
+            rlimits=spec.rlimits,
+            umask=wire.UNCHANGED if child.umask < 0 else child.umask & 0o777,
             flags=flags,
-            size=wanted.size or (0, 0),
-            capabilities=wanted.capabilities,
+            size=spec.size or (0, 0),
+            capabilities=spec.capabilities,
         )
 
     # The start.
@@ -233,7 +233,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                     fds.append(opened.enter_context(sealed_file("words", apart)).fileno())
                 self._send_once_or_twice(message, fds)
         except AgentTimeout:
-            raise self._silent() from None
+            raise self._unresponsive_error() from None
         except OSError as error:
             if type(error) is not OSError:
                 raise
@@ -242,20 +242,20 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
     def _send_once_or_twice(self, message: bytes, fds: Sequence[int]) -> None:
         """Send a request to the agent, or to a new one if the agent has just ended."""
-        # Whoever does not wait for the start waits for nothing else here.
+        # A caller that awaits the start in an event loop must not block here.
         deadline = self._deadline if self._is_awaited else time.monotonic()
         for _ in range(2):
             agent = self._place.agents.get(deadline)
             with contextlib.suppress(AgentClosed):
                 agent.send(message, fds, deadline)
                 return
-        raise self._place.ended() or self._gone()
+        raise self._place.ended() or self._agent_ended_error()
 
     def _await_start(self) -> None:
         shared = self._get()
         left = seconds_left(self._deadline)
         if not wait_readable(shared.socket.fileno(), timeout=left):
-            raise self._silent()
+            raise self._unresponsive_error()
         self._finish_start()
 
     async def _start_async(self) -> None:
@@ -271,7 +271,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                 async with asyncio.timeout(seconds_left(self._deadline)):
                     await aio.wait_for_end(self._get().socket.fileno())
             except TimeoutError:
-                raise self._silent() from None
+                raise self._unresponsive_error() from None
             self._finish_start()
         except BaseException:
             self._abandon()
@@ -286,38 +286,38 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         :raises CommandError: the command could not be started.
         :raises RunscError: the agent failed.
         """
-        told = self._receive(0)
-        if not told:
-            self._fail_without_word()
+        message = self._receive(0)
+        if not message:
+            self._raise_unanswered()
         try:
-            start = wire.read_start(told)
+            start = wire.read_start(message)
         except wire.ProtocolError as lie:
-            raise agent_error(self._place.id, f"is not to be believed: {lie}") from None
+            raise agent_error(self._place.id, f"sent an invalid message: {lie}") from None
         if isinstance(start, wire.Failed):
             raise self._failure(start)
         self.pid_inside = start.pid
-        # The descriptor's number tells the commands of this process apart. None would not do: there
-        # are callers, such as psutil, for whom it is this process itself.
+        # The number of the descriptor makes the pid unique in this process. The pid must not be
+        # None: psutil takes None for the calling process.
         self.pid = _NO_PROCESS + self.pidfd
         self._child_created = True
 
-    def _fail_without_word(self) -> NoReturn:
+    def _raise_unanswered(self) -> NoReturn:
         """Raise the error for an agent that closed the command's socket without an answer."""
         agent = self._place.agents.current()
-        failed = None if agent is None else agent.told_failure()
+        failed = None if agent is None else agent.receive_failure()
         if failed is not None:
             raise self._failure(failed)
-        raise self._place.ended() or self._gone()
+        raise self._place.ended() or self._agent_ended_error()
 
-    def _gone(self) -> RunscError:
+    def _agent_ended_error(self) -> RunscError:
         return agent_error(self._place.id, "has ended before it started the command")
 
-    def _silent(self) -> RunscError:
+    def _unresponsive_error(self) -> RunscError:
         return agent_error(self._place.id, "does not answer", AgentUnresponsive)
 
     def _failure(self, failed: wire.Failed) -> UsernsError:
         if failed.step == "chdir":
-            return _core.command_error(failed.step, failed.errno, self._wanted.cwd or "/")
+            return _core.command_error(failed.step, failed.errno, self._spec.cwd or "/")
         if failed.step in ("lookup", "exec"):
             return _core.command_error(failed.step, failed.errno, os.fsdecode(self._file))
         return CommandError(
@@ -329,16 +329,16 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
     # The end.
 
-    # These two are subprocess's, private, and the same from 3.11 to 3.14. Its own are about a
-    # process of this machine with our number, which is a stranger's.
+    # _internal_poll and _wait override private methods of subprocess, which are the same from
+    # Python 3.11 to 3.14. Those of subprocess call waitpid(2), and `pid` is no process.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Return the exit status if the command has ended, else None."""
         if self.returncode is None:
             try:
-                self._look()
+                self._read_end()
             except RunscError:
-                # With it, it is not our caller who asks.
+                # subprocess passes _deadstate for garbage objects, where no caller gets the error.
                 if _deadstate is None:
                     raise
         return self.returncode
@@ -353,28 +353,28 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                     if not wait_readable(fd, timeout=seconds_left(deadline)):
                         assert timeout is not None
                         raise TimeoutExpired(self.args, timeout)
-            self._look()
+            self._read_end()
         return self.returncode
 
-    def _look(self) -> None:
+    def _read_end(self) -> None:
         """Read the exit status if the command has ended. Safe to call from several threads."""
         try:
-            # It stays where it is, for all who look for it.
-            told = self._receive(socket.MSG_PEEK)
+            # MSG_PEEK leaves the message in the socket, for other threads that wait for the end.
+            message = self._receive(socket.MSG_PEEK)
         except BlockingIOError:
             return
         except ClosedError:
             self._end_with(-signal.SIGKILL)
             return
-        if not told:
+        if not message:
             self._end_with(-signal.SIGKILL)
             return
         try:
-            ended = wire.read_end(told)
+            ended = wire.read_end(message)
         except wire.ProtocolError as lie:
             self._abandon()
             self._end_with(-signal.SIGKILL)
-            raise agent_error(self._place.id, f"is not to be believed: {lie}") from None
+            raise agent_error(self._place.id, f"sent an invalid message: {lie}") from None
         self._end_with(ended.returncode, ended.usage)
 
     def _receive(self, flags: int) -> bytes:
@@ -388,7 +388,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         shared = self._get()
         with shared.use():
             for _ in range(2):
-                # What was not read of ours is told of first, and only once.
+                # If the agent closes its end before it has read all orders, recv(2) fails once
+                # with ECONNRESET, before it returns the messages of the agent (unix(7)).
                 with contextlib.suppress(ConnectionError):
                     return shared.socket.recv(wire.MESSAGE_MAX, flags | socket.MSG_DONTWAIT)
         return b""
@@ -404,12 +405,12 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self.returncode = status
         self._close_unless_watched()
 
-    def _keep(self) -> None:
-        """Keep the socket open after the end of the command, until :meth:`_let_go` is called."""
+    def _watch(self) -> None:
+        """Keep the socket open after the end of the command, until :meth:`_unwatch` is called."""
         self._is_watched = True
 
-    def _let_go(self) -> None:
-        """Close the socket as soon as the end is known; background processes go on."""
+    def _unwatch(self) -> None:
+        """Close the socket as soon as the end of the command is known."""
         self._is_watched = False
         if self.returncode is not None:
             self._close_unless_watched()
@@ -419,27 +420,27 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             return
         self.pidfd = -1
         if self._shared is not None:
-            self._take_all(self._shared)
+            self._drain(self._shared)
             self._shared.close()
 
-    def _take_all(self, shared: SharedSocket) -> None:
-        """Read all messages that are left in the socket.
+    def _drain(self, shared: SharedSocket) -> None:
+        """Read all messages that are left in the socket, before it is closed.
 
-        Otherwise the agent gets ECONNRESET before the last orders that were sent to it.
+        Otherwise the agent gets ECONNRESET before the last orders that were sent to it (unix(7)).
         """
         if os.getpid() != self._owner:
             return
         with contextlib.suppress(OSError, ClosedError), shared.use():
-            # First, so that who still waits for a message sees an end in its place.
+            # Shut down first: a thread that waits for a message sees end-of-file instead.
             shut(shared.socket)
             for _ in range(_MESSAGES_MAX):
                 if not shared.socket.recv(1, socket.MSG_DONTWAIT):
                     return
 
     def _abandon(self) -> None:
-        """Tell the agent to kill the command and all that it started, without a wait.
+        """Tell the agent to kill the command and all that it started; do not wait.
 
-        A watcher of the socket sees its end.
+        An event loop that watches the socket sees end-of-file.
         """
         with contextlib.suppress(ClosedError):
             shared = self._get()
@@ -484,8 +485,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         is_kill = number == signal.SIGKILL
         if not self._order(wire.signal_order(number, to), 0 if is_kill else _ROOM_SECONDS):
             if not is_kill:
-                raise self._silent()
-            # This much of it works without its doing anything now.
+                raise self._unresponsive_error()
+            # The socket is full. The agent kills the command when it sees end-of-file.
             with contextlib.suppress(ClosedError), self._get().use():
                 shut(self._get().socket)
 
@@ -537,11 +538,11 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         :raises ValueError: the command has no terminal, or the size is impossible.
         :raises RunscError: the agent takes no more orders.
         """
-        if self._wanted.size is None:
+        if self._spec.size is None:
             raise ValueError("the command has no terminal: terminal=True gives it one")
         rows, columns = wire.terminal_size((columns, rows))
         if self.poll() is None and not self._order(wire.size_order(rows, columns), _ROOM_SECONDS):
-            raise self._silent()
+            raise self._unresponsive_error()
 
     def _order(self, message: bytes, seconds: float = 0) -> bool:
         """Send an order to the agent. Return False if the agent does not read it in time.
@@ -572,9 +573,9 @@ def _take_nulls(arguments: dict[str, Any]) -> set[int]:
     return nulls
 
 
-def _encoded(command: wire.Command, words: Sequence[StrOrBytesPath]) -> tuple[bytes, bytes]:
+def _encoded(command: wire.Command, argv: Sequence[StrOrBytesPath]) -> tuple[bytes, bytes]:
     try:
         return wire.encode(command)
     except OSError as error:
-        path = os.fsdecode(words[0])
+        path = os.fsdecode(argv[0])
         raise CommandError.from_os_error(error, path, step="exec", filename=path) from None

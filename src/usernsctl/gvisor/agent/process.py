@@ -51,7 +51,8 @@ class SandboxProcess(aio.Process):
         :returns: a future for the end of the processes: whether the sandbox goes on.
         """
         loop = asyncio.get_running_loop()
-        # Its connection outlives it here: what it has left in the background is to go on.
+        # SandboxPopen keeps its connection open while an event loop watches it, so kill_tree()
+        # after the end of the command would still kill the background processes, which go on.
         if self.returncode is None:
             return loop.run_in_executor(None, self._popen.kill_tree, timeout)
         done = loop.create_future()

@@ -1,7 +1,7 @@
-"""The agent of a sandbox, as this process knows it: by a socket, and nothing else.
+"""The protocol of the agent of a sandbox, and connections to an agent.
 
-It is a program of ours (csrc/programs/agent/), but it runs where a stranger may be root. So nothing
-that comes from there is believed before it is checked, and nothing is waited for without an end.
+The agent (csrc/programs/agent/) starts commands in the sandbox. Root inside may have replaced it,
+so each of its messages is checked, and each wait has a deadline.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ VERSION = 1
 _HELLO_MAGIC = 0x544E4741
 _COMMAND_MAGIC = int.from_bytes(b"CMND", "little")
 
-#: What a command may be asked to be, in its flags.
+#: Bits of the flags of a command. With _WORDS_APART, the arguments and the environment are in a
+#: file; _PROGRAM, _IDS and _CAPABILITIES say which optional fields the message has.
 NEW_SESSION, TERMINAL, _WORDS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES = (
     1 << bit for bit in range(7)
 )
 
-#: Who gets a signal: the command, its process group, or all that it has started.
+#: The recipients of a signal: the command, its process group, or all processes that it started.
 TO_PROCESS, TO_GROUP, TO_TREE = range(3)
 
-#: What is to be left as it is.
+#: The value of the umask, and of the number of groups, that leaves the agent's own.
 UNCHANGED = 0xFFFFFFFF
 
 _HELLO = struct.Struct("<IHHI")
@@ -50,20 +51,20 @@ _ORDER = struct.Struct("<HHi")
 _STARTED_KIND, _FAILED_KIND, _ENDED_KIND = 1, 2, 3
 _SIGNAL_KIND, _SIZE_KIND = 1, 2
 
-#: More than any message has that comes from inside, so that a longer one is seen to be.
+#: The size of the buffer for a message of the agent, in bytes. All valid messages are shorter.
 MESSAGE_MAX = 256
 
-# What goes in one message; the rest of a longer one lies in a file in memory.
+# The maximum size of one message to the agent, in bytes. Longer arguments go into a memfd.
 _TOGETHER_MAX = 32 << 10
-#: Linux has as much for the words and the environment of a command (execve(2)) where the limit of
-#: the stack is 8 MiB.
+#: The maximum size of the arguments and the environment of a command, in bytes, as Linux has it if
+#: RLIMIT_STACK is 8 MiB (execve(2)).
 WORDS_MAX = 2 << 20
 
 # The greatest errno (linux/err.h), and the greatest signal (signal(7)).
 _ERRNO_MAX = 4095
 _SIGNAL_MAX = 64
 
-#: What has failed, by the numbers of the steps.
+#: The steps of the start of a command that may fail, by their numbers in messages.
 STEPS = {
     1: "words",
     2: "chdir",
@@ -77,27 +78,26 @@ STEPS = {
 
 
 class ProtocolError(ValueError):
-    """What came from inside is no message that may come then."""
+    """A message from the sandbox that is malformed, or not allowed at that time."""
 
 
 class Started(NamedTuple):
-    """The command runs; `pid` is what it is called inside."""
+    """The message that a command runs; `pid` is its pid inside."""
 
     pid: int
 
 
 class Failed(NamedTuple):
-    """It could not be started."""
+    """The message that a command could not be started."""
 
     errno: int
     step: str
 
 
 class Usage(NamedTuple):
-    """What a command and those of its children that it has waited for have used.
+    """The resource usage of a command and of the children that it has waited for (getrusage(2)).
 
-    As gVisor counts it (getrusage(2)): time in seconds, on behalf of the command and in the kernel,
-    and the most memory that it had at once, in KiB.
+    gVisor counts `utime` and `stime` in seconds, and `maxrss`, the peak of the memory, in KiB.
     """
 
     utime: float
@@ -106,7 +106,7 @@ class Usage(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """It has ended; `returncode` is -N after signal N."""
+    """The message that a command has ended; `returncode` is -N after signal N."""
 
     returncode: int
     usage: Usage
@@ -114,16 +114,16 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What the agent is to start.
+    """A command for the agent to start.
 
     :ivar program: the file to execute, in place of the first of `args`.
-    :ivar env: all of the environment, each entry NAME=VALUE.
-    :ivar user: a uid and a gid, or ``None``: the agent's own.
-    :ivar groups: its supplementary groups, or ``None``: the agent's own.
-    :ivar rlimits: each a resource, the soft limit and the hard one (setrlimit(2)).
-    :ivar flags: of NEW_SESSION, NEW_GROUP and TERMINAL.
-    :ivar size: rows and columns of a terminal.
-    :ivar capabilities: a bit for each that it has (capabilities(7)).
+    :ivar env: the whole environment, each entry NAME=VALUE.
+    :ivar user: the uid and the gid of the command, or ``None`` for the agent's own.
+    :ivar groups: the supplementary groups, or ``None`` for the agent's own.
+    :ivar rlimits: each a resource, its soft limit and its hard limit (setrlimit(2)).
+    :ivar flags: the bits NEW_SESSION, NEW_GROUP and TERMINAL.
+    :ivar size: the rows and columns of the terminal.
+    :ivar capabilities: a bit for each capability of the command (capabilities(7)).
     """
 
     args: Sequence[bytes]
@@ -140,9 +140,10 @@ class Command:
 
 
 def rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
-    """A limit as it is sent; `name` is like ``"RLIMIT_NOFILE"``.
+    """Return a resource limit as messages have it.
 
-    :raises ValueError: there is no limit of that name.
+    :param name: the name of the resource, such as ``"RLIMIT_NOFILE"``.
+    :raises ValueError: no resource has that name.
     """
     number = getattr(resource, name, None)
     if number is None:
@@ -151,17 +152,17 @@ def rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
 
 
 def encode(command: Command) -> tuple[bytes, bytes]:
-    """The message that has a command started.
+    """Encode the message that tells the agent to start a command.
 
-    :returns: also the words, if these are to lie in a file of their own; else nothing.
-    :raises ValueError: one of the words has a NUL character.
-    :raises OSError: there are too many of them (E2BIG).
+    :returns: the message, and the content of the file for arguments that are too long for it.
+    :raises ValueError: an argument or a variable has a NUL character.
+    :raises OSError: the arguments and the environment are too long (E2BIG).
     """
     path = () if command.program is None else (command.program,)
     words = (command.cwd, *path, *command.args, *command.env)
     for word in words:
         if b"\0" in word:
-            raise ValueError("embedded null byte: no word of a command can have one")
+            raise ValueError("embedded null byte in an argument or a variable of the command")
     text = b"".join(b"%b\0" % word for word in words)
     if len(text) > WORDS_MAX:
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
@@ -192,123 +193,127 @@ def encode(command: Command) -> tuple[bytes, bytes]:
 
 
 def signal_order(number: int, to: int) -> bytes:
-    """The message that sends a signal."""
+    """Encode the message that sends signal `number` to the recipients `to`, such as TO_TREE."""
     return _ORDER.pack(_SIGNAL_KIND, to, number)
 
 
 def terminal_size(size: Sequence[int]) -> tuple[int, int]:
-    """The rows and columns of a size that has columns and lines, as os.terminal_size has them.
+    """Return the rows and the columns of a size.
 
-    :raises TypeError: these are no numbers.
-    :raises ValueError: no terminal can have them.
+    :param size: columns and rows, in the order of :class:`os.terminal_size`.
+    :raises TypeError: a number is not an integer.
+    :raises ValueError: a number is out of range for a terminal.
     """
     columns, rows = map(operator.index, size)
     for name, number in (("columns", columns), ("rows", rows)):
         if not 0 < number <= 0xFFFF:
-            raise ValueError(f"terminal: {number} {name} can't be had: 1 to 65535 can")
+            raise ValueError(f"terminal: {number} {name} are out of range: 1 to 65535")
     return rows, columns
 
 
 def size_order(rows: int, columns: int) -> bytes:
-    """The message that changes the size of the terminal."""
-    # The value is signed, but its bits are what counts.
+    """Encode the message that changes the size of the terminal."""
+    # Unsigned here, since rows above 32767 do not fit into the signed field of _ORDER.
     return struct.pack("<HHI", _SIZE_KIND, 0, rows << 16 | columns)
 
 
 def read_hello(data: bytes) -> int:
-    """The agent's pid inside, by its first message.
+    """Return the agent's pid inside, from its first message.
 
-    :raises Lie: it is none of an agent of this version.
+    :raises ProtocolError: the message does not come from an agent of this version.
     """
     if len(data) != _HELLO.size:
-        raise ProtocolError(f"its first message has {len(data)} bytes, not {_HELLO.size}")
+        raise ProtocolError(f"the first message has {len(data)} bytes, not {_HELLO.size}")
     magic, version, _, pid = _HELLO.unpack(data)
     if magic != _HELLO_MAGIC:
-        raise ProtocolError(f"its first message begins with {data[:4]!r}")
+        raise ProtocolError(f"the first message begins with {data[:4]!r}")
     if version != VERSION:
-        raise ProtocolError(f"it speaks version {version} of the protocol, not {VERSION}")
+        raise ProtocolError(f"the protocol has version {version}, not {VERSION}")
     return int(pid)
 
 
 def read_start(data: bytes) -> Started | Failed:
-    """What came of the start of a command.
+    """Decode the agent's answer to the request to start a command.
 
-    :raises Lie: it does not tell that.
+    :raises ProtocolError: the message is malformed, or of another kind.
     """
     kind, value = _kind_and_value(data)
     if kind == _STARTED_KIND and len(data) == _EVENT.size:
         if value <= 0:
-            raise ProtocolError(f"it tells that the command is process {value}")
+            raise ProtocolError(f"the pid of the command is {value}")
         return Started(value)
     if kind == _FAILED_KIND and len(data) == _FAILED.size:
         _, _, number, step = _FAILED.unpack(data)
         if not 0 < number <= _ERRNO_MAX or step not in STEPS:
-            raise ProtocolError(f"it tells of errno {number} at step {step}")
+            raise ProtocolError(f"the failure has errno {number} and step {step}")
         return Failed(number, STEPS[step])
-    raise ProtocolError(f"it tells of no start, but by {len(data)} bytes of the kind {kind}")
+    raise ProtocolError(f"{len(data)} bytes of kind {kind} are no answer to a start")
 
 
 def read_end(data: bytes) -> Ended:
-    """How a command has ended that had started.
+    """Decode the agent's message that a command has ended.
 
-    :raises Lie: it does not tell that.
+    :raises ProtocolError: the message is malformed, or of another kind.
     """
     kind, value = _kind_and_value(data)
     if kind != _ENDED_KIND or len(data) != _ENDED.size:
-        raise ProtocolError(f"it tells of no end, but by {len(data)} bytes of the kind {kind}")
+        raise ProtocolError(f"{len(data)} bytes of kind {kind} are no exit status")
     _, _, _, utime, stime, maxrss = _ENDED.unpack(data)
     return Ended(_returncode(value), Usage(utime / 1e6, stime / 1e6, maxrss))
 
 
 def _kind_and_value(data: bytes) -> tuple[int, int]:
     if len(data) < _EVENT.size:
-        raise ProtocolError(f"its message has {len(data)} bytes, fewer than any")
+        raise ProtocolError(f"the message has only {len(data)} bytes")
     kind, zero, value = _EVENT.unpack_from(data)
     if zero:
-        raise ProtocolError(f"its message has {zero} where nothing must be")
+        raise ProtocolError(f"the message has {zero} in the reserved field")
     return kind, value
 
 
 def _returncode(status: int) -> int:
-    """What subprocess makes of a wait status (wait(2)) of what has ended."""
+    """Return the returncode, as subprocess has it, for a wait status (wait(2)).
+
+    :raises ProtocolError: the status is none of a process that has ended.
+    """
     number = status & 0x7F
     if number == 0 and not status & ~0xFF00:
         return status >> 8
     if 0 < number <= _SIGNAL_MAX and not status & ~0xFF:
         return -number
-    raise ProtocolError(f"it tells of the wait status {status:#x}")
+    raise ProtocolError(f"the wait status is {status:#x}")
 
 
 def environment(inherited: Iterable[str], added: Mapping[str, str]) -> list[bytes]:
-    """The environment of a command: what the sandbox has, and what is added to that."""
-    kept = (entry for entry in inherited if entry.partition("=")[0] not in added)
-    entries = (*kept, *(f"{name}={value}" for name, value in added.items()))
+    """Return the environment of a command: the sandbox's variables, overridden by `added`."""
+    unchanged = (entry for entry in inherited if entry.partition("=")[0] not in added)
+    entries = (*unchanged, *(f"{name}={value}" for name, value in added.items()))
     return [os.fsencode(entry) for entry in entries]
 
 
-# How often to try again where this user has too many descriptors under way, in seconds.
+# The pause before another attempt, in seconds.
 _LOOK_SECONDS = 0.005
 
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class AgentClosed(Exception):
-    """The agent has ended, and got nothing of what was to be sent to it."""
+    """Error of a call whose message the agent did not get, since it has ended."""
 
 
 class AgentTimeout(Exception):
-    """The agent did not do in time what was to be waited for."""
+    """Error of a call whose deadline passed before the agent read or sent a message."""
 
 
 class AgentUnresponsive(RunscError):
-    """The agent does not answer."""
+    """Error of a command whose agent did not answer before the deadline."""
 
 
 def agent_error(id: str, what: str, kind: type[RunscError] = RunscError) -> RunscError:
-    """The error for an agent that is of no use.
+    """Return the error for an agent that failed.
 
-    :param id: of its sandbox.
-    :param what: what is wrong with it.
+    :param id: the id of its sandbox.
+    :param what: the predicate of the message, such as ``"does not answer"``.
     """
     return kind(
         f"the agent in the sandbox {id} {what}",
@@ -319,17 +324,20 @@ def agent_error(id: str, what: str, kind: type[RunscError] = RunscError) -> Runs
 
 
 def shut(connection: Connection) -> None:
-    """Have the other end see the end, though a fork of this process may have our end, too."""
+    """Shut a connection down, so that its peer sees end-of-file.
+
+    close(2) does not suffice: a forked child of this process may have the descriptor, too.
+    """
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def send_order(connection: Connection, message: bytes, deadline: float) -> None:
-    """Send something about a command, by its connection.
+    """Send an order about a running command on the connection of that command.
 
-    :param deadline: until when, by the monotonic clock.
-    :raises AgentLate: the agent took nothing of what was sent before.
-    :raises ConnectionError: it has ended.
+    :param deadline: the deadline, by :func:`time.monotonic`.
+    :raises AgentTimeout: the socket stayed full: the agent does not read.
+    :raises ConnectionError: the agent has ended.
     """
     while True:
         try:
@@ -348,24 +356,24 @@ def _await_room(connection: Connection, deadline: float) -> None:
 
 
 class Agent:
-    """A connection to an agent that has said who it is.
+    """A connection to an agent that has sent its first message.
 
-    :ivar pid: the agent's own, inside.
+    :ivar pid: the agent's pid inside.
     """
 
     def __init__(self, connection: Connection, pid: int) -> None:
-        """Take over our end of the connection."""
+        """Take over this process's end of the connection."""
         self.pid = pid
         self._owner = os.getpid()
         self._shared = SharedSocket("the connection to the agent", connection)
 
     def send(self, message: bytes, fds: Sequence[int], deadline: float) -> None:
-        """Send a message that has a command started.
+        """Send the request to start a command.
 
-        :param fds: what goes with it; they stay the caller's.
-        :param deadline: until when, by the monotonic clock.
-        :raises AgentGone: nobody has got it.
-        :raises AgentLate: it could not be sent in time.
+        :param fds: the descriptors to send with the message. The caller closes its own.
+        :param deadline: the deadline, by :func:`time.monotonic`.
+        :raises AgentClosed: the agent has ended, and did not get the message.
+        :raises AgentTimeout: the message could not be sent before the deadline.
         """
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _packed(fds))]
         try:
@@ -379,16 +387,17 @@ class Agent:
                     except OSError as error:
                         if error.errno != errno.ETOOMANYREFS:
                             raise
-                        # So many were sent by this user, and not yet received (unix(7)).
+                        # This user has sent too many descriptors that no process has received yet
+                        # (ETOOMANYREFS, unix(7)).
                         _pause(deadline)
         except (BrokenPipeError, ConnectionError, ClosedError) as error:
             raise AgentClosed from error
 
-    async def room_async(self, deadline: float) -> None:
-        """Wait until something can be sent at once, or the agent has ended.
+    async def await_room_async(self, deadline: float) -> None:
+        """Wait until a message can be sent without blocking, or the agent has ended.
 
-        :param deadline: until when, by the monotonic clock.
-        :raises AgentLate: it took nothing of what was sent before.
+        :param deadline: the deadline, by :func:`time.monotonic`.
+        :raises AgentTimeout: the socket stayed full: the agent does not read.
         """
         while not self._has_room():
             if not seconds_left(deadline):
@@ -404,15 +413,18 @@ class Agent:
         except ClosedError:
             return True
 
-    def told_failure(self) -> Failed | None:
-        """What it has told of a message of ours whose own socket it did not get."""
+    def receive_failure(self) -> Failed | None:
+        """Read a failure that the agent reports on this connection.
+
+        The agent does so if it could not receive the socket of the command.
+        """
         with contextlib.suppress(OSError, ClosedError, ProtocolError), self._shared.use():
-            told = read_start(self._shared.socket.recv(MESSAGE_MAX))
-            return told if isinstance(told, Failed) else None
+            answer = read_start(self._shared.socket.recv(MESSAGE_MAX))
+            return answer if isinstance(answer, Failed) else None
         return None
 
     def is_alive(self) -> bool:
-        """Whether it may get messages: its end was not seen."""
+        """Return whether the agent has not closed the connection."""
         try:
             with self._shared.use():
                 poll = select.poll()
@@ -422,9 +434,9 @@ class Agent:
             return False
 
     def close(self) -> None:
-        """Have it end all commands that it has started and that run, and then itself.
+        """Close the connection: the agent then kills the commands that it started, and exits.
 
-        In a fork of the process that has it, this closes the connection there, and no more.
+        In a forked child of the process that made the connection, only close the descriptor.
         """
         with contextlib.suppress(ClosedError), self._shared.use():
             if os.getpid() == self._owner:
@@ -446,36 +458,36 @@ def _pause(deadline: float) -> None:
 
 
 async def pause_async() -> None:
-    """Let an event loop go on, before it is looked again whether something can be done."""
+    """Pause before another attempt, without blocking the event loop."""
     import asyncio
 
     await asyncio.sleep(_LOOK_SECONDS)
 
 
 def receive_hello(connection: Connection, deadline: float) -> int:
-    """Wait for an agent to say who it is: its pid inside.
+    """Wait for the first message of an agent, and return the agent's pid inside.
 
-    :param deadline: until when, by the monotonic clock.
-    :raises AgentGone: it ended before.
-    :raises AgentLate: it said nothing in time.
-    :raises Lie: it said something else.
+    :param deadline: the deadline, by :func:`time.monotonic`.
+    :raises AgentClosed: the agent has ended before its first message.
+    :raises AgentTimeout: no message came before the deadline.
+    :raises ProtocolError: the message is no first message of an agent.
     """
     if not wait_readable(connection.fileno(), timeout=seconds_left(deadline)):
         raise AgentTimeout
     try:
-        told = connection.recv(MESSAGE_MAX)
+        hello = connection.recv(MESSAGE_MAX)
     except (BlockingIOError, ConnectionError):
-        told = b""
-    if not told:
+        hello = b""
+    if not hello:
         raise AgentClosed
-    return read_hello(told)
+    return read_hello(hello)
 
 
 class AgentCache:
-    """The one agent that a sandbox has for this object: started when it is needed first.
+    """The agent of a sandbox, which is started for the first command and shared by all.
 
-    One that has ended is replaced when the next command is started. There is no lock: a fork would
-    inherit it locked, and an exception of a signal handler could leave it so.
+    If the agent has ended, the next command starts a new one. There is no lock: a forked child
+    would inherit it locked, and an exception from a signal handler could leave it locked.
     """
 
     def __init__(
@@ -483,42 +495,44 @@ class AgentCache:
         start: Callable[[float], Agent],
         start_async: Callable[[float], Awaitable[Agent]] | None = None,
     ) -> None:
-        """Have `start` make one, which is told until when, by the monotonic clock.
+        """Begin without an agent.
 
-        :param start_async: does the same for an event loop.
+        :param start: starts an agent before a deadline by :func:`time.monotonic`.
+        :param start_async: does the same without blocking an event loop.
         """
         self._start = start
         self._start_async = start_async
         self._agent: Agent | None = None
         self._closed = False
-        # Who starts one: the process, for a fork has this, too; the thread; an object for each.
+        # The starts in progress, each with its process, since a forked child has this set, too; its
+        # thread; and an object of its own.
         self._starters: set[tuple[int, int, object]] = set()
 
     def current(self) -> Agent | None:
-        """The agent, if there is one that lives."""
+        """Return the agent if it has been started and is alive."""
         agent = self._agent
         return agent if agent is not None and agent.is_alive() else None
 
     def get(self, deadline: float) -> Agent:
-        """The agent; where there is none it is started.
+        """Return the agent; start it if none is alive.
 
-        :raises AgentLate: somebody else's start of it took too long.
-        :raises BaseException: what the start raises.
+        :raises AgentTimeout: the start by another thread took too long.
+        :raises BaseException: the exception of the start.
         """
         thread = threading.get_ident()
-        # A start in this thread's event loop will not go on before this returns.
+        # Do not wait for a start in this thread's event loop, which this call blocks.
         while (agent := self.current()) is None and self._is_being_started(but_by=thread):
             _pause(deadline)
         if agent is not None:
             return agent
         with self._starting():
-            return self.keep(self._start(deadline))
+            return self.adopt(self._start(deadline))
 
     async def get_async(self, deadline: float) -> Agent:
-        """The same from asyncio.
+        """Return the agent from asyncio; start it if none is alive.
 
-        :raises AgentLate: somebody else's start of it took too long.
-        :raises BaseException: what the start raises.
+        :raises AgentTimeout: the start by another thread or task took too long.
+        :raises BaseException: the exception of the start.
         """
         assert self._start_async is not None
         while (agent := self.current()) is None and self._is_being_started():
@@ -528,7 +542,7 @@ class AgentCache:
         if agent is not None:
             return agent
         with self._starting():
-            return self.keep(await self._start_async(deadline))
+            return self.adopt(await self._start_async(deadline))
 
     def _is_being_started(self, but_by: int | None = None) -> bool:
         """Return whether a thread of this process other than `but_by` starts an agent."""
@@ -544,22 +558,21 @@ class AgentCache:
         finally:
             self._starters.discard(own)
 
-    def keep(self, made: Agent) -> Agent:
-        """Take over an agent that was started, unless there is one already: the one to be used."""
-        # Somebody else may have been as fast.
+    def adopt(self, new: Agent) -> Agent:
+        """Keep a new agent, and return it; close it if another one is alive, and return that."""
         agent = self.current()
         if agent is not None:
-            made.close()
+            new.close()
             return agent
-        before, self._agent = self._agent, made
+        before, self._agent = self._agent, new
         if before is not None:
             before.close()
         if self._closed:
-            made.close()
-        return made
+            new.close()
+        return new
 
     def close(self) -> None:
-        """Let go of the agent, and with it of all that it has started. Waits for nobody."""
+        """Close the connection to the agent, which then kills its commands. Does not wait."""
         self._closed = True
         agent = self._agent
         if agent is not None:

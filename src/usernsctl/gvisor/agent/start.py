@@ -1,4 +1,4 @@
-"""How a running sandbox gets its agent, and what all its commands have in common."""
+"""The start of a sandbox's agent, and the settings that all commands of a sandbox share."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ else:
     asyncio = LateModule("asyncio")
     aio = LateModule("usernsctl.commands.aio")
 
-# What the agent needs to start a command as another user, with fewer capabilities, with limits that
-# are higher than its own, and to end it.
-_OF_AGENT = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_RESOURCE")
-# To make namespaces.
-_TO_UNSHARE = "CAP_SYS_ADMIN"
+# The capabilities of the agent: to start a command as another user, with fewer capabilities or with
+# higher resource limits, and to kill it.
+_AGENT_CAPABILITIES = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_RESOURCE")
+# The capability of an agent that makes namespaces (unshare(2)).
+_UNSHARE_CAPABILITY = "CAP_SYS_ADMIN"
 #: Options of an agent that makes namespaces for itself and its commands
 #: (csrc/programs/agent/main.c).
 OWN_IPC, OWN_NET = "--own-ipc", "--own-net"
 
-#: The annotation that has what the commands of a sandbox have in common where its process 1 is the
-#: agent, which has less and more.
-OF_COMMANDS = "usernsctl.commands"
+#: The annotation of a config.json that has the settings of commands in a sandbox whose process 1 is
+#: the agent: the ``process`` of that config.json is the agent's.
+COMMANDS_ANNOTATION = "usernsctl.commands"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessDefaults:
-    """What the commands of a sandbox have in common.
+    """The settings that all commands of a sandbox share.
 
     :ivar env: the environment, each entry NAME=VALUE.
-    :ivar rlimits: each a name like ``"RLIMIT_NOFILE"``, the soft limit and the hard one.
-    :ivar capabilities: the names of those that root has.
-    :ivar capability_set: the same, a bit for each.
-    :ivar no_new_privs: whether set-user-id programs have no effect.
+    :ivar rlimits: each a name like ``"RLIMIT_NOFILE"``, the soft limit and the hard limit.
+    :ivar capabilities: the names of root's capabilities.
+    :ivar capability_set: the capabilities as a bit mask (capabilities(7)).
+    :ivar no_new_privs: whether set-user-id bits of programs have no effect.
     """
 
     env: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class ProcessDefaults:
     def of(cls, process: Mapping[str, Any]) -> ProcessDefaults:
         """Read the ``process`` of a config.json.
 
-        :raises ArithmeticError: it is malformed.
+        :raises ArithmeticError: the ``process`` is malformed.
         :raises AttributeError: likewise.
         :raises LookupError: likewise.
         :raises TypeError: likewise.
@@ -99,27 +99,27 @@ class ProcessDefaults:
         :raises TypeError: likewise.
         :raises ValueError: likewise.
         """
-        kept = (config.get("annotations") or {}).get(OF_COMMANDS)
-        return cls.of(config["process"] if kept is None else json.loads(kept))
+        saved = (config.get("annotations") or {}).get(COMMANDS_ANNOTATION)
+        return cls.of(config["process"] if saved is None else json.loads(saved))
 
 
 def agent_process(
-    inherited: ProcessDefaults, *words: str, is_bounded: bool = False
+    inherited: ProcessDefaults, *argv: str, is_bounded: bool = False
 ) -> dict[str, Any]:
-    """The ``process`` of the OCI runtime specification for an agent.
+    """Return the ``process`` of the OCI runtime specification for an agent.
 
-    Its environment may be seen by everybody inside, and limits would be in its way: its commands
-    get both from it.
+    The agent gets no environment, which every process inside could read, and no resource limits. It
+    sets both for each command.
 
-    :param words: its command.
-    :param is_bounded: whether its bounding set is that of its commands, where it keeps what is not
-        in that. Otherwise it takes that from each of them.
+    :param argv: the program and the arguments of the agent.
+    :param is_bounded: whether the bounding set of the agent is that of its commands. Otherwise it
+        has all capabilities of the agent, and the agent reduces it for each command.
     """
-    capabilities = {*inherited.capabilities, *_OF_AGENT}
-    if not {OWN_IPC, OWN_NET}.isdisjoint(words):
-        capabilities.add(_TO_UNSHARE)
+    capabilities = {*inherited.capabilities, *_AGENT_CAPABILITIES}
+    if not {OWN_IPC, OWN_NET}.isdisjoint(argv):
+        capabilities.add(_UNSHARE_CAPABILITY)
     return {
-        "args": [*words],
+        "args": [*argv],
         "user": {"uid": 0, "gid": 0},
         "cwd": "/",
         "env": [],
@@ -132,32 +132,32 @@ def agent_process(
     }
 
 
-def set_agent_as_init(config: dict[str, Any], release: Release, *words: str) -> None:
-    """Have an agent be process 1, in place of the command that a config.json has.
+def set_agent_as_init(config: dict[str, Any], release: Release, *argv: str) -> None:
+    """Make the agent process 1 in a config.json, in place of the command.
 
-    What process 1 has in its bounding set, older releases have gVisor's own process have on this
-    machine.
+    Older releases of runsc give gVisor's own process on this machine the bounding set of process 1.
 
-    :param release: of the runsc that starts it.
-    :param words: the agent's.
+    :param release: the release of the runsc that starts the sandbox.
+    :param argv: the program and the arguments of the agent.
     """
     process = config["process"]
-    kept = {name: process.get(name) for name in ("env", "rlimits", "capabilities")}
-    kept["noNewPrivileges"] = process.get("noNewPrivileges", False)
-    config["annotations"] = {**(config.get("annotations") or {}), OF_COMMANDS: json.dumps(kept)}
+    saved = {name: process.get(name) for name in ("env", "rlimits", "capabilities")}
+    saved["noNewPrivileges"] = process.get("noNewPrivileges", False)
+    annotations = config.get("annotations") or {}
+    config["annotations"] = {**annotations, COMMANDS_ANNOTATION: json.dumps(saved)}
     config["process"] = agent_process(
-        ProcessDefaults.of(process), *words, is_bounded=not release.has("bounded-first")
+        ProcessDefaults.of(process), *argv, is_bounded=not release.has("bounded-first")
     )
 
 
-# What an agent says of itself is about a line.
-_SAID_MAX = 4096
+# The maximum size of the agent's output to standard error, in bytes.
+_STDERR_MAX = 4096
 
-# How long runsc is waited for that has let go of the connection, in seconds.
+# The time limit for the end of runsc after it closed the connection, in seconds.
 _END_SECONDS = 5
 
-# Of its message that there is no such file inside.
-_MISSING = "no such file or directory"
+# The part of a message of runsc that says that a file does not exist inside.
+_FILE_MISSING = "no such file or directory"
 
 
 class AgentContainer(Container, Protocol):
@@ -165,7 +165,7 @@ class AgentContainer(Container, Protocol):
 
     @property
     def inherited(self) -> ProcessDefaults:
-        """What all its commands have in common."""
+        """The settings that all commands of the sandbox share."""
 
     def kill(self) -> None:
         """Kill everything in the sandbox; do not wait for its end."""
@@ -176,19 +176,19 @@ def start_agent(
 ) -> Agent:
     """Start an agent in a running sandbox.
 
-    runsc is killed as soon as the agent has spoken: it would wait for the agent's end.
+    runsc is killed after the agent's first message: it would wait for the agent's end.
 
-    :param id: of the sandbox.
-    :param deadline: until when, by the monotonic clock.
-    :param options: of the agent's.
+    :param id: the id of the sandbox.
+    :param deadline: the deadline, by :func:`time.monotonic`.
+    :param options: the command line options of the agent.
     :raises SandboxEnded: the sandbox has ended.
-    :raises RunscError: there is no agent to be had.
-    :raises AgentLate: it took too long.
-    :raises OSError: there are no descriptors left.
+    :raises RunscError: the agent could not be started, or its first message is invalid.
+    :raises AgentTimeout: no message of the agent came before the deadline.
+    :raises OSError: no descriptors are left.
     """
     with _connection() as (ours, theirs), _starter(life, id, theirs, options) as starter:
         try:
-            return _greeted(ours, id, deadline)
+            return _receive_agent(ours, id, deadline)
         except AgentClosed:
             raise starter.failure(deadline) from None
 
@@ -196,18 +196,20 @@ def start_agent(
 async def start_agent_async(
     life: AgentContainer, id: str, deadline: float, options: Sequence[str] = ()
 ) -> Agent:
-    """The same from asyncio. If it is cancelled, nothing is left of it.
+    """Start an agent in a running sandbox from asyncio: see :func:`start_agent`.
+
+    If this call is cancelled, the agent ends, and runsc is killed.
 
     :raises SandboxEnded: as :func:`start_agent` does.
     :raises RunscError: likewise.
-    :raises AgentLate: likewise.
+    :raises AgentTimeout: likewise.
     :raises OSError: likewise.
     """
     with _connection() as (ours, theirs), _starter(life, id, theirs, options) as starter:
         try:
             async with asyncio.timeout(seconds_left(deadline)):
                 await aio.wait_for_end(ours.fileno())
-            return _greeted(ours, id, deadline)
+            return _receive_agent(ours, id, deadline)
         except TimeoutError:
             raise AgentTimeout from None
         except AgentClosed:
@@ -216,9 +218,11 @@ async def start_agent_async(
 
 @contextlib.contextmanager
 def _connection() -> Iterator[tuple[Connection, Connection]]:
-    """Make a connection for a block: our end, which stays open if the block succeeds, and theirs.
+    """Make a connection for a block: this process's end, and the agent's.
 
-    :raises OSError: there are no descriptors left.
+    The agent's end is closed after the block; this process's end only if the block fails.
+
+    :raises OSError: no descriptors are left.
     """
     ours, theirs = socket_pair()
     try:
@@ -230,36 +234,36 @@ def _connection() -> Iterator[tuple[Connection, Connection]]:
         raise
 
 
-def _greeted(ours: Connection, id: str, deadline: float) -> Agent:
+def _receive_agent(ours: Connection, id: str, deadline: float) -> Agent:
     """Wait for an agent's first message, and return the agent.
 
-    :raises AgentTimeout: none came before the deadline.
-    :raises AgentClosed: the agent ended before.
-    :raises RunscError: the message is none of an agent.
+    :raises AgentTimeout: no message came before the deadline.
+    :raises AgentClosed: the agent has ended before its first message.
+    :raises RunscError: the message is no first message of an agent.
     """
     try:
         return Agent(ours, receive_hello(ours, deadline))
     except wire.ProtocolError as error:
-        raise agent_error(id, f"is none: {error}") from None
+        raise agent_error(id, f"sent an invalid message: {error}") from None
 
 
 class InitAgent:
-    """The agent that is process 1 of a sandbox, while that is started; for a block.
+    """The start of an agent that is process 1 of a sandbox; a context manager.
 
     :ivar streams: the standard input, output and error of process 1, as a Popen takes them.
     """
 
     def __init__(self, id: str) -> None:
-        """Make the connection.
+        """Make the connection, and the pipe for the agent's standard error.
 
-        :param id: of the sandbox.
-        :raises OSError: there are no descriptors left.
+        :param id: the id of the sandbox.
+        :raises OSError: no descriptors are left.
         """
         self._id = id
-        self._is_got = False
+        self._is_connected = False
         self._ours, self._theirs = socket_pair()
         try:
-            self._said, self._says = pipe(os.O_NONBLOCK)
+            self._stderr_reader, self._stderr_writer = pipe(os.O_NONBLOCK)
         except BaseException:
             self._ours.close()
             self._theirs.close()
@@ -267,119 +271,121 @@ class InitAgent:
         self.streams: dict[str, Any] = {
             "stdin": self._theirs,
             "stdout": DEVNULL,
-            "stderr": self._says,
+            "stderr": self._stderr_writer,
         }
 
     def get(self, life: AgentContainer, deadline: float) -> Agent:
-        """The agent, once it has spoken.
+        """Wait for the agent's first message, and return the agent.
 
-        :param life: what holds the sandbox.
-        :param deadline: until when, by the monotonic clock.
-        :raises AgentLate: it took too long.
-        :raises RunscError: it is of no use.
+        :param life: the running sandbox.
+        :param deadline: the deadline, by :func:`time.monotonic`.
+        :raises AgentTimeout: no message came before the deadline.
+        :raises RunscError: the agent has ended, or its first message is invalid.
         """
         self._theirs.close()
-        self._says.close()
+        self._stderr_writer.close()
         try:
-            agent = _greeted(self._ours, self._id, deadline)
+            agent = _receive_agent(self._ours, self._id, deadline)
         except AgentClosed:
             life.ends_within(ENDING_SECONDS)
-            raise _ended_at_once(self._id, self._said.fileno()) from None
-        self._is_got = True
+            raise _early_end_error(self._id, self._stderr_reader.fileno()) from None
+        self._is_connected = True
         return agent
 
     def __enter__(self) -> InitAgent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one in (self._theirs, self._says, self._said):
-            one.close()
-        if not self._is_got:
+        for file in (self._theirs, self._stderr_writer, self._stderr_reader):
+            file.close()
+        if not self._is_connected:
             shut(self._ours)
             self._ours.close()
 
 
-def _ended_at_once(id: str, said: int) -> RunscError:
-    """The error for an agent that has ended without a word, but for what it wrote for users."""
-    told = b""
+def _early_end_error(id: str, stderr: int) -> RunscError:
+    """Return the error for an agent that ended before its first message.
+
+    :param stderr: the read end of the pipe from the agent's standard error.
+    """
+    output = b""
     with contextlib.suppress(BlockingIOError):
-        told = os.read(said, _SAID_MAX)
-    words = told.decode(errors="replace").strip()
-    return agent_error(id, f"has ended at once: {words}" if words else "has ended at once")
+        output = os.read(stderr, _STDERR_MAX)
+    text = output.decode(errors="replace").strip()
+    return agent_error(id, f"has ended at once: {text}" if text else "has ended at once")
 
 
 class _Starter:
-    """``runsc exec`` of an agent, and what it says."""
+    """The process ``runsc exec`` that starts an agent, with its log and standard error."""
 
     def __init__(
         self,
         life: AgentContainer,
         id: str,
         popen: Popen[bytes],
-        errors: int,
-        said: int,
+        log: int,
+        stderr: int,
     ) -> None:
         self._life = life
         self._id = id
         self._popen = popen
-        self._errors = errors
-        self._said = said
+        self._log = log
+        self._stderr = stderr
 
     def failure(self, deadline: float) -> RunscError | SandboxEnded:
-        """Why there is no agent, when its end of the connection was closed."""
+        """Return the error for an agent whose end of the connection was closed."""
         with contextlib.suppress(TimeoutExpired):
             self._popen.wait(min(_END_SECONDS, seconds_left(deadline) or 0))
-        told = logs.own_failure(self._errors)
+        logged = logs.own_failure(self._log)
         if self._life.ends_within(ENDING_SECONDS):
             return SandboxEnded.of(self._id)
-        if told is not None and os.path.basename(AGENT_INSIDE) in told and _MISSING in told:
+        if logged is None:
+            return _early_end_error(self._id, self._stderr)
+        if os.path.basename(AGENT_INSIDE) in logged and _FILE_MISSING in logged:
             return RunscError(
                 f"the sandbox {self._id} shows no {AGENT_INSIDE}, which starts commands in it",
                 step="agent",
                 cause="sandbox-agent",
-                remedy="an older version of usernsctl may have started it: close it, and start it "
-                "anew",
+                remedy="close the sandbox, and start a new one: an older version of usernsctl may "
+                "have started it",
             )
-        if told is not None:
-            return RunscError(
-                f"the agent of the sandbox {self._id} could not be started: "
-                f"{logs.quote_runsc(told)}",
-                step="agent",
-            )
-        return _ended_at_once(self._id, self._said)
+        return RunscError(
+            f"the agent of the sandbox {self._id} could not be started: {logs.quote_runsc(logged)}",
+            step="agent",
+        )
 
 
 @contextlib.contextmanager
 def _starter(
     life: AgentContainer, id: str, theirs: Connection, options: Sequence[str]
 ) -> Iterator[_Starter]:
-    """Have runsc start an agent, for a block; at its end runsc is gone.
+    """Start an agent by ``runsc exec``, which is killed at the end of the block.
 
-    :param theirs: the standard input of the agent, which is closed here once runsc has it.
+    :param theirs: the standard input of the agent; closed once runsc has it.
     """
     process = json.dumps(agent_process(life.inherited, AGENT_INSIDE, *options))
     with (
         memory_file("process.json", process.encode()) as file,
-        memory_file("errors") as errors,
+        memory_file("errors") as log,
         contextlib.ExitStack() as opened,
     ):
-        said, says = map(opened.enter_context, pipe(os.O_NONBLOCK))
-        nothing = opened.enter_context(open_owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
-        log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
+        stderr, stderr_writer = map(opened.enter_context, pipe(os.O_NONBLOCK))
+        null = opened.enter_context(open_owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        log_options = [f"--log=/proc/self/fd/{log.fileno()}", "--log-format=json"]
         process_file = f"--process=/proc/self/fd/{file.fileno()}"
         with (
-            life.runsc(*log, "exec", process_file, id) as (command, needed),
+            life.runsc(*log_options, "exec", process_file, id) as (command, needed),
             raise_if_ended(life, id),
         ):
-            fds = [*needed["pass_fds"], file.fileno(), errors.fileno()]
+            fds = [*needed["pass_fds"], file.fileno(), log.fileno()]
             needed = {**needed, "pass_fds": fds}
-            popen = Popen[bytes](command, stdin=theirs, stdout=nothing, stderr=says, **needed)
+            popen = Popen[bytes](command, stdin=theirs, stdout=null, stderr=stderr_writer, **needed)
         try:
-            # Whoever ends the sandbox may have to collect it in our place.
+            # A thread that ends the sandbox meanwhile may have to reap runsc.
             needed["namespace"].commands.add(popen)
-            says.close()
+            stderr_writer.close()
             theirs.close()
-            yield _Starter(life, id, popen, errors.fileno(), said.fileno())
+            yield _Starter(life, id, popen, log.fileno(), stderr.fileno())
         finally:
             popen.kill()
             popen.wait()

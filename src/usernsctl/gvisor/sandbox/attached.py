@@ -29,17 +29,19 @@ if TYPE_CHECKING:
 else:
     aio = LateModule("usernsctl.commands.aio")
 
-# How long the end of process 1 is waited for, once it was killed; whoever else has something to
-# collect, such as an event loop, can do so then.
+# The time limit for the end of process 1 after SIGKILL, in seconds. Process 1 may wait for another
+# child of this process, which only the event loop of this thread reaps: it can do so afterwards.
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
 
 
 class AttachedSandbox:
-    """Process 1 of a PID namespace, which ends as the sandbox does, and the sandbox with it.
+    """A running sandbox whose PID namespace has a child of this process as process 1.
 
-    :ivar popen: that process, seen from outside.
-    :ivar network: the sandbox's, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`.
+    Process 1 ends when the sandbox ends, and the sandbox ends when process 1 ends.
+
+    :ivar popen: process 1, usernsctl-init.
+    :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`.
     """
 
     popen: Popen[Any]
@@ -51,11 +53,11 @@ class AttachedSandbox:
         how: Mapping[str, Any],
         timeout: float | None = None,
     ) -> None:
-        """Start it, and return when the sandbox runs.
+        """Start a sandbox, and return when it runs.
 
-        :param how: streams, and other arguments of a Popen.
-        :param timeout: how long that may take, in seconds.
-        :raises TimeoutExpired: it took longer.
+        :param how: the standard streams, and other arguments of a Popen.
+        :param timeout: the time limit of the start, in seconds; ``None``: no limit.
+        :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises RunscError: runsc failed.
         :raises NamespaceError: the kernel refused.
         """
@@ -92,7 +94,7 @@ class AttachedSandbox:
                     )
                 theirs.close()
                 self._wait_until_ready(ready, files, timeout, deadline)
-                self._inside = self._open_inside()
+                self._inside = self._open_namespace()
             except BaseException:
                 if hasattr(self, "popen"):
                     self.close()
@@ -101,7 +103,12 @@ class AttachedSandbox:
     def _wait_until_ready(
         self, ready: FileIO, files: SandboxDirectory, timeout: float | None, deadline: float | None
     ) -> None:
-        """Wait for the byte that process 1 writes, or for its end."""
+        """Wait until process 1 reports that the sandbox runs.
+
+        :param ready: the pipe to which process 1 writes one byte.
+        :raises TimeoutExpired: no byte came before the deadline.
+        :raises RunscError: process 1 has ended.
+        """
         if not wait_readable(ready.fileno(), self.popen.pidfd, timeout=seconds_left(deadline)):
             assert timeout is not None
             raise TimeoutExpired(self.popen.args, timeout)
@@ -110,25 +117,28 @@ class AttachedSandbox:
         status = self.popen.wait()
         raise files.failure(status)
 
-    def _open_inside(self) -> Namespace | None:
-        """What commands of runsc's join; ``None`` where the command has ended already."""
+    def _open_namespace(self) -> Namespace | None:
+        """Open the namespaces of process 1 for further commands of runsc.
+
+        :returns: ``None`` if the sandbox has ended already.
+        """
         try:
             return Namespace.from_pid(self.popen.pid)
         except NamespaceError as error:
             if error.cause != "target-gone":
                 raise
-            # It gives its namespaces up some time before it can be waited for.
+            # A process that exits leaves its namespaces before it can be reaped.
             self.popen.wait()
             return None
 
     @functools.cached_property
     def inherited(self) -> ProcessDefaults:
-        """What all commands of the sandbox have in common."""
+        """The settings that all commands of the sandbox share."""
         return self._files.inherited
 
     @property
     def status(self) -> int | None:
-        """The exit status, 128+N after signal N; ``None``: none was seen yet."""
+        """The exit status, 128+N after signal N; ``None`` until the sandbox was waited for."""
         status = self.popen.returncode
         return 128 - status if status is not None and status < 0 else status
 
@@ -137,49 +147,50 @@ class AttachedSandbox:
         return self.popen.poll() is not None
 
     def ends_within(self, seconds: float) -> bool:
-        """Whether it has ended, or does so within this time."""
+        """Return whether the sandbox ends within some seconds."""
         with contextlib.suppress(TimeoutExpired):
             self.popen.wait(seconds)
         return self.has_ended()
 
     def poll(self) -> int | None:
-        """Look whether it has ended: see :meth:`usernsctl.Sandbox.poll`."""
+        """Return the exit status if the sandbox has ended: see :meth:`usernsctl.Sandbox.poll`."""
         self.popen.poll()
         return self.status
 
     def wait(self, timeout: float | None) -> int:
-        """Wait for its end, for `timeout` seconds: see :meth:`usernsctl.Sandbox.wait`."""
+        """Wait for the end of the sandbox: see :meth:`usernsctl.Sandbox.wait`."""
         self.popen.wait(timeout)
         status = self.status
         assert status is not None
         return status
 
     def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
-        """Write, read and wait: see :meth:`usernsctl.Sandbox.communicate`."""
+        """Write to the command and read its output: see :meth:`usernsctl.Sandbox.communicate`."""
         return self._streams.communicate(self.popen, input, timeout)
 
     async def wait_async(self) -> int:
-        """Wait for its end from asyncio."""
+        """Wait for the end of the sandbox from asyncio."""
         if not self.has_ended():
             await aio.wait_for_end(self.popen.pidfd)
         return self.wait(None)
 
     def kill(self) -> None:
-        """End all that is in the sandbox, at once."""
+        """Kill all processes of the sandbox; do not wait for their end."""
         self.popen.kill()
 
     @contextlib.contextmanager
-    def runsc(self, *words: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """A command of runsc about the sandbox, and what a Popen needs for it, for a block.
+    def runsc(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """Prepare a command of runsc about the sandbox: its argv, and arguments of a Popen.
 
-        :raises SandboxEnded: it has ended.
+        :param arguments: the arguments of runsc after the global options.
+        :raises SandboxEnded: the sandbox has ended.
         """
         if self._inside is None or self.has_ended():
             raise SandboxEnded.of(self._id)
         place = RunscNamespace(self._inside, self._restrictions)
         place.commands = self._commands
         yield (
-            [*self._runsc, *words],
+            [*self._runsc, *arguments],
             {
                 "namespace": place,
                 "env": self._environ,
@@ -189,30 +200,31 @@ class AttachedSandbox:
         )
 
     def close(self) -> None:
-        """End the sandbox, and close all that is ours."""
+        """Kill the sandbox, wait for its end, and close the descriptors."""
         self.popen.kill()
         self._wait_for_end()
-        self.let_go()
+        self.release()
 
     def _wait_for_end(self) -> None:
-        """Wait for the end of process 1, which is the last one of its namespace that is collected.
+        """Reap process 1, after the other children of this process in its PID namespace.
 
-        The others that we have started there are ours to collect. An event loop that waits for one
-        of them stands still until this returns.
+        Process 1 ends only after all processes of its namespace were reaped (pid_namespaces(7)),
+        also those that this process started there. An event loop in this thread can't reap them
+        meanwhile.
         """
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline:
             for command in list(self._commands):
                 command.poll()
-            # And of those that nobody has any more, as where a signal handler has raised an
-            # exception at their start, it is subprocess that knows.
+            # subprocess has a list of children whose Popen was garbage collected, for example after
+            # an exception of a signal handler during their start. This reaps them.
             subprocess._cleanup()  # type: ignore[attr-defined]
             with contextlib.suppress(TimeoutExpired):
                 self.popen.wait(_LOOK_SECONDS)
                 return
 
-    def let_go(self) -> None:
-        """Close our descriptors, and leave the sandbox alone."""
+    def release(self) -> None:
+        """Close the descriptors; the sandbox goes on."""
         self._streams.close(self.popen)
         if self._inside is not None:
             self._inside.close()

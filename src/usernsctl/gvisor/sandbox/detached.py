@@ -1,4 +1,4 @@
-"""Detached sandboxes: they go on when their creator ends, and no process waits for them."""
+"""Detached sandboxes, which go on after the process that created them has ended."""
 
 from __future__ import annotations
 
@@ -48,20 +48,21 @@ else:
     asyncio = LateModule("asyncio")
     aio = LateModule("usernsctl.commands.aio")
 
-# The directory for runsc's state, as its commands are given it: their current directory. runsc
-# writes the name of its socket there into that state.
+# The path of the directory for runsc's state, for all commands of runsc: their working directory.
+# The path must be the same in each process, since runsc writes the path of its socket into the
+# state.
 _HERE = "/proc/self/cwd"
 
-# How long `runsc wait` may take after the end of a sandbox, in seconds.
+# The time limit of `runsc wait` after the end of a sandbox, in seconds.
 _ANSWER_SECONDS = 10
 
 
 class DetachedSandbox:
     """A detached sandbox, seen from any process of the same user.
 
-    :ivar record: its record.
-    :ivar popen: the process that started the sandbox, with our ends of its pipes; ``None`` if
-        another process has started it.
+    :ivar record: the record of the sandbox.
+    :ivar popen: the process that started the sandbox, with the caller's ends of its pipes;
+        ``None`` if the sandbox was found by its id.
     """
 
     def __init__(
@@ -71,11 +72,11 @@ class DetachedSandbox:
         host: HostNamespace | None = None,
         inherited: ProcessDefaults | None = None,
     ) -> None:
-        """Open descriptors of its processes and of its namespace.
+        """Open descriptors of the sandbox's processes and of its namespace.
 
-        :param host: the namespace of its start, if that was just now.
-        :param inherited: the settings that all its commands have in common, if they are known.
-        :raises ForeignProcessError: its record is not true.
+        :param host: the host of a sandbox that was just started.
+        :param inherited: the settings that all commands of the sandbox share, if they are known.
+        :raises ForeignProcessError: the record names a process of another kind.
         :raises NamespaceError: a descriptor can't be opened.
         """
         self.record: DetachedRecord = entry.record
@@ -102,28 +103,29 @@ class DetachedSandbox:
             if opened[0] is not None:
                 self._inside = _namespace_of_runsc(self.record.pid, opened[0])
         except BaseException:
-            self.let_go()
+            self.release()
             raise
 
     @property
     def inherited(self) -> ProcessDefaults:
-        """The settings that all commands of the sandbox have in common.
+        """The settings that all commands of the sandbox share.
 
-        :raises RunscError: they are unknown.
+        :raises RunscError: the state file of runsc can't be read.
         """
         if self._inherited is None:
             self._inherited = read_defaults(self._entry)
         return self._inherited
 
     @contextlib.contextmanager
-    def runsc(self, *words: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Prepare a command of runsc about the sandbox: its words, and arguments of a Popen.
+    def runsc(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """Prepare a command of runsc about the sandbox: its argv, and arguments of a Popen.
 
-        runsc is searched for: no record names a program to execute. It gets its state by a
-        descriptor, under a name that is the same for all processes.
+        The runsc is the caller's: a record must not name a program to execute. The state directory
+        is the working directory of the command.
 
+        :param arguments: the arguments of runsc after the global options.
         :raises SandboxEnded: the sandbox has ended.
-        :raises RunscError: there is no runsc.
+        :raises RunscError: runsc was not found.
         """
         if self._inside is None or self.has_ended():
             raise SandboxEnded.of(self.record.id)
@@ -131,7 +133,7 @@ class DetachedSandbox:
             self._runsc = find_runsc(os.environ)
         with self._shared.use() as (state, *_):
             yield (
-                [self._runsc, f"--root={_HERE}", *words],
+                [self._runsc, f"--root={_HERE}", *arguments],
                 {
                     "namespace": RunscNamespace(self._inside, hardening.for_run()),
                     "env": self._environ,
@@ -144,8 +146,8 @@ class DetachedSandbox:
     def attach(cls, id: str) -> DetachedSandbox:
         """Find a sandbox by its id.
 
-        :raises RunscError: there is none.
-        :raises NamespaceError: the state directory can't be used, or a call failed.
+        :raises RunscError: no sandbox has the id.
+        :raises NamespaceError: the state directory can't be used, or a system call failed.
         """
         with contextlib.ExitStack() as undo:
             entry = undo.enter_context(find_detached(id))
@@ -166,24 +168,24 @@ class DetachedSandbox:
     ) -> DetachedSandbox:
         """Start a sandbox, and return when it runs.
 
-        :param how: streams, and other arguments of a Popen.
-        :param timeout: how long the start may take, in seconds.
-        :raises TimeoutExpired: the start took longer.
-        :raises RunscError: runsc failed, or the id is taken.
-        :raises NamespaceError: a call failed, or the state directory can't be used.
+        :param how: the standard streams, and other arguments of a Popen.
+        :param timeout: the time limit of the start, in seconds; ``None``: no limit.
+        :raises TimeoutExpired: the start took more than `timeout` seconds.
+        :raises RunscError: runsc failed, or another sandbox has the id.
+        :raises NamespaceError: a system call failed, or the state directory can't be used.
         """
         entry = draft_detached(id)
-        made = None
+        sandbox = None
         try:
             with _starter(host, files, entry, how, timeout) as popen:
                 entry.record = describe_detached(id, args, files.read_pid(), popen.pid)
-                made = cls(entry, popen, host, files.inherited)
+                sandbox = cls(entry, popen, host, files.inherited)
                 entry.publish()
             entry.unlock()
-            return made
+            return sandbox
         except BaseException:
-            if made is not None:
-                made.close()
+            if sandbox is not None:
+                sandbox.close()
             elif entry.fd >= 0:
                 with entry:
                     entry.remove()
@@ -202,7 +204,7 @@ class DetachedSandbox:
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within some seconds."""
-        # There is no pidfd if the sandbox had ended already when it was found.
+        # self._shared has no pidfd if the sandbox had ended before this object was made.
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
                 wait_readable(pidfd, timeout=seconds)
@@ -219,24 +221,24 @@ class DetachedSandbox:
 
     def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
         """Write to the command and read its output: see :meth:`usernsctl.Sandbox.communicate`."""
-        popen, told = self.popen, (None, None)
+        popen, output = self.popen, (None, None)
         begin = time.monotonic()
 
         def read() -> float | None:
-            nonlocal told
+            nonlocal output
             if popen is not None:
-                told = self._streams.communicate(popen, input, timeout)
+                output = self._streams.communicate(popen, input, timeout)
             return None if timeout is None else timeout - (time.monotonic() - begin)
 
         self._await(timeout, read)
-        return told
+        return output
 
     def _await(
         self, timeout: float | None, meanwhile: Callable[[], float | None] | None = None
     ) -> None:
         """Wait for the end, and learn the exit status from ``runsc wait``.
 
-        :param meanwhile: is called once ``runsc wait`` runs; returns how long to wait from then on.
+        :param meanwhile: called once ``runsc wait`` runs; returns the rest of the time limit.
         :raises TimeoutExpired: the sandbox goes on.
         """
         with contextlib.suppress(SandboxEnded, ClosedError), contextlib.ExitStack() as held:
@@ -275,7 +277,7 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _end(self) -> Iterator[int]:
-        """Open a copy of the pidfd for a block, in which this object may be closed."""
+        """Duplicate the pidfd for a block, so that another thread may close this object in it."""
         with self._shared.use() as (_, pidfd, *_others):
             copy = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
@@ -301,14 +303,14 @@ class DetachedSandbox:
             status = 128 + signal.SIGKILL
         if self.status is None:
             self.status = status
-        # Last: a thread that finds nothing to reap finds the status.
+        # Reaped last: another thread that finds no child to reap then finds self.status.
         reap(pidfd)
 
     def _known_status(self) -> int:
         if self.status is None:
             raise RunscError(
                 f"the sandbox {self.record.id} has ended, and its exit status is not known: "
-                "nobody waited for it then, or runsc did not tell",
+                "no process waited for the sandbox, or runsc did not report the status",
                 step="sandbox",
                 cause="exit-status-unknown",
             )
@@ -327,10 +329,10 @@ class DetachedSandbox:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
                 self._end_and_remove(pidfds)
         finally:
-            self.let_go()
+            self.release()
 
     def _end_and_remove(self, pidfds: list[int]) -> None:
-        # A process that has the lock ends the sandbox just now, and removes the entry.
+        # If another process keeps the lock, it ends the sandbox just now, and removes the entry.
         is_locked = False
         with self._unless_closed():
             is_locked = self._entry.lock()
@@ -346,17 +348,14 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _unless_closed(self) -> Iterator[None]:
-        """Suppress errors in a block if a signal handler has closed the sandbox meanwhile.
-
-        The handler has done then what the block was to do.
-        """
+        """Suppress errors in a block if a signal handler has called :meth:`close` meanwhile."""
         try:
             yield
         except (OSError, ValueError, NamespaceError):
             if self._entry.fd >= 0:
                 raise
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close the descriptors, and let the sandbox go on."""
         self._shared.close()
         if self._inside is not None:
@@ -376,7 +375,7 @@ def _starter(
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox by usernsctl-detach (csrc/programs/detach/main.c).
 
-    If the block fails or this process ends before its end, usernsctl-detach ends the sandbox.
+    usernsctl-detach kills the sandbox if the block raises, or if this process ends within it.
     """
     deadline = deadline_after(timeout)
     with contextlib.ExitStack() as opened:
@@ -399,7 +398,7 @@ def _starter(
                 env=host.environ,
                 cwd=f"/proc/self/fd/{entry.fd}/{STATE}",
                 umask=PRIVATE_UMASK,
-                # Signals of our terminal are not meant for the sandbox.
+                # The sandbox must not get signals of the caller's terminal (setsid(2)).
                 start_new_session=True,
                 **how,
             )
@@ -424,7 +423,7 @@ def _starter(
 def _is_ready(connection: socket.socket) -> bool:
     """Read the byte that reports that the sandbox runs, if it is there."""
     connection.setblocking(False)
-    # A fork of this process may hold the other end open.
+    # Non-blocking: a forked child of this process may keep the other end open.
     with contextlib.suppress(BlockingIOError):
         return bool(connection.recv(1))
     return False
@@ -442,7 +441,7 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
     except FileNotFoundError:
         return None
     try:
-        # No other process gets its pid before it has ended.
+        # If the process still runs now, /proc/PID was its directory: no other process had the pid.
         if wait_readable(pidfd, timeout=0):
             return None
         parent = parent_namespace(own)

@@ -1,4 +1,4 @@
-"""The files of a sandbox on the host, and our ends of the pipes to its processes."""
+"""The directory of a sandbox on the host, and the caller's ends of the pipes to its command."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from usernsctl.gvisor.sandbox.records import duplicate_id
 
 
 class PopenStreams:
-    """Our ends of the pipes of a process, closed once no thread communicates by them.
+    """The caller's ends of the pipes to a process, which are closed once no thread uses them.
 
-    Another thread may close them meanwhile: communicate() sees the end of them, since the process
-    has ended, and must not find other files under their numbers.
+    close() may be called while another thread is in communicate(). If the pipes were closed at
+    once, the kernel could give their numbers to other files, which communicate() would read.
     """
 
     def __init__(self) -> None:
         self._users: set[object] = set()
-        self._is_let_go = False
+        self._is_closed = False
 
     def communicate(
         self, popen: Popen[bytes], input: Any, timeout: float | None
     ) -> tuple[Any, Any]:
-        """Call Popen.communicate().
+        """Call :meth:`subprocess.Popen.communicate`.
 
-        :raises TimeoutExpired: as that does.
+        :raises TimeoutExpired: as that method does.
         """
         user = object()
         try:
@@ -54,18 +54,18 @@ class PopenStreams:
             return popen.communicate(input, timeout)
         finally:
             self._users.discard(user)
-            if self._is_let_go:
+            if self._is_closed:
                 self.close(popen)
 
     def close(self, popen: Popen[bytes]) -> None:
-        """Close the pipes once no thread communicates by them."""
-        self._is_let_go = True
+        """Close the pipes, as soon as no thread is in :meth:`communicate`."""
+        self._is_closed = True
         if not self._users:
             close_streams(popen)
 
 
 def close_streams(popen: Popen[bytes]) -> None:
-    """Close our ends of the pipes to a command."""
+    """Close the caller's ends of the pipes to a command."""
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         if stream is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -76,30 +76,29 @@ _CONSOLE = "console"
 
 
 class SandboxDirectory:
-    """The directory of a sandbox, named by its id, with a bundle in it."""
+    """The directory of a sandbox in the tmpfs of its host, with a bundle; its name is the id."""
 
     def __init__(
         self, host: HostNamespace, id: str, config: bytes, image: str | None = None
     ) -> None:
         """Make the directory.
 
-        :param config: what goes into config.json.
-        :param image: the directory of a checkpoint that the sandbox goes on from, by its path
-            inside.
+        :param config: the content of config.json.
+        :param image: the path of a checkpoint to restore, in the mount namespace of the host.
         :raises ValueError: the host is closed.
         :raises RunscError: another sandbox of the host has that id.
-        :raises NamespaceError: it can't be written.
+        :raises NamespaceError: a file can't be written.
         """
         self._host = host
         self.id = id
-        #: The same for those in the mount namespace of the host.
+        #: The path of the directory in the mount namespace of the host.
         self.inside: str = f"{host.prepared.scratch}/{BOXES}/{id}"
         self.pid_file: str = f"{self.inside}/pid"
         self._config = config.decode()
         self._image = image
-        # Of our own, so that the host may be closed meanwhile.
+        # A descriptor of its own, so that the host may be closed while the sandbox runs.
         self._top = host.open_directory()
-        self._is_made = False
+        self._exists = False
         self._console = False
         try:
             self._make(config)
@@ -115,19 +114,19 @@ class SandboxDirectory:
 
     @functools.cached_property
     def inherited(self) -> ProcessDefaults:
-        """What all commands of the sandbox have in common."""
+        """The settings that all commands of the sandbox share."""
         return ProcessDefaults.of_config(json.loads(self._config))
 
     def _make(self, config: bytes) -> None:
-        self._remove_left()
+        self._remove_leftovers()
         try:
             os.mkdir(self.id, 0o700, dir_fd=self._top)
         except FileExistsError as error:
             raise duplicate_id(self.id, "in this host") from error
-        self._is_made = True
+        self._exists = True
         for name in ("state", "log"):
             os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top)
-        #: Where runsc writes, by our descriptor.
+        # The directory for runsc's logs, by this process's descriptor.
         own = f"{self._here}/{self.id}/log"
         if self._host.request.debug_log is None:
             make_log_directory(f"{self.id}/log", self._top)
@@ -143,7 +142,7 @@ class SandboxDirectory:
 
         :param state: the directory for runsc's state.
         """
-        *words, bundle, id = command_line(
+        *arguments, bundle, id = command_line(
             self._host.runsc,
             RunOptions(
                 state=state,
@@ -157,13 +156,13 @@ class SandboxDirectory:
             ),
         )
         console = [f"--console-socket={self.inside}/{_CONSOLE}"] if self._console else []
-        return [*words, "--detach", f"--pid-file={self.pid_file}", *console, bundle, id]
+        return [*arguments, "--detach", f"--pid-file={self.pid_file}", *console, bundle, id]
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[socket.socket]:
-        """Open a socket for a block, to which runsc sends our end of the command's terminal.
+        """Open a socket for a block, to which runsc sends the caller's end of the terminal.
 
-        :raises OSError: it can't be made.
+        :raises OSError: the socket can't be made.
         """
         with socket.socket(socket.AF_UNIX) as console:
             console.bind(f"{self._here}/{self.id}/{_CONSOLE}")
@@ -173,46 +172,47 @@ class SandboxDirectory:
 
     @property
     def _here(self) -> str:
-        """The directory of all sandboxes, by our descriptor."""
+        """The path of the directory with all sandboxes, by this process's descriptor."""
         return f"/proc/self/fd/{self._top}"
 
     def read_pid(self) -> int:
-        """Read :attr:`pid_file`."""
+        """Read the pid of the sandbox, which runsc has written to :attr:`pid_file`."""
         flags = os.O_RDONLY | os.O_CLOEXEC
         with open(os.open(f"{self.id}/pid", flags, dir_fd=self._top)) as file:
             return int(file.read())
 
     def failure(self, status: int) -> RunscError:
-        """Return the error that the sandbox did not start, with runsc's message.
+        """Return the error for a sandbox that did not start, with runsc's message.
 
-        :param status: the exit status of who should have started it.
+        :param status: the exit status of usernsctl-init or usernsctl-detach.
         """
-        told = logs.read_failure(self._logs)
-        if told is None and status == CRASHED:
+        message = logs.read_failure(self._logs)
+        if message is None and status == CRASHED:
             return _core.explain_silent_runsc(status)
-        if told is None:
+        if message is None:
             return RunscError(f"runsc ended with status {status} before it started", step="runsc")
-        return _core.explain_runsc(told, config=self._config)
+        return _core.explain_runsc(message, config=self._config)
 
     def remove(self) -> None:
         """Remove the directory, which frees the id.
 
-        If no descriptors are left for that, the next sandbox does it.
+        If that fails, such as for want of descriptors, the next sandbox of the host tries again.
         """
-        if self._is_made:
+        if self._exists:
             if not self._remove(self.id):
-                self._host.left.add(self.id)
-            self._is_made = False
-        self.let_go()
+                self._host.unremoved.add(self.id)
+            self._exists = False
+        self.release()
 
-    def _remove_left(self) -> None:
+    def _remove_leftovers(self) -> None:
         """Remove directories that could not be removed before."""
-        for id in list(self._host.left):
-            # Nobody else does so meanwhile: there may be a new directory of that name then.
+        for id in list(self._host.unremoved):
+            # Taken out of the set first: two threads must not remove the same directory, as a new
+            # sandbox may have made a directory of that name in between.
             with contextlib.suppress(KeyError):
-                self._host.left.remove(id)
+                self._host.unremoved.remove(id)
                 if not self._remove(id):
-                    self._host.left.add(id)
+                    self._host.unremoved.add(id)
 
     def _remove(self, id: str) -> bool:
         """Remove the directory of a sandbox; return whether it is gone."""
@@ -225,7 +225,7 @@ class SandboxDirectory:
             return True
         return False
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close the descriptor without removing the directory."""
         top, self._top = self._top, -1
         if top >= 0:
@@ -233,4 +233,4 @@ class SandboxDirectory:
 
     def __del__(self) -> None:
         if hasattr(self, "_top"):
-            self.let_go()
+            self.release()

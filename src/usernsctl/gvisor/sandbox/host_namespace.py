@@ -1,4 +1,4 @@
-"""The namespace that a host starts its sandboxes in, and the root filesystem in it."""
+"""The namespaces of a host of sandboxes, with the root filesystem of its sandboxes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from usernsctl.commands.popen import (
 )
 from usernsctl.errors import BindError, NamespaceError, UsernsError
 from usernsctl.gvisor import checks, oci
-from usernsctl.gvisor.agent.start import OF_COMMANDS, set_agent_as_init
+from usernsctl.gvisor.agent.start import COMMANDS_ANNOTATION, set_agent_as_init
 from usernsctl.gvisor.launch import view
 from usernsctl.gvisor.launch.bundle import open_bundle, writable_sources
 from usernsctl.gvisor.launch.facts import (
@@ -87,11 +87,11 @@ class HostOptions(NamedHostOptions, total=False):
 
 
 class RunscNamespace:
-    """Namespaces whose commands have given up what runsc has no use for.
+    """Namespaces for commands of runsc, with the restrictions that runsc can do with.
 
-    :param restrictions: what they give up.
-    :param mount_proc: whether they get a /proc that fits their PID namespace: runsc reads it.
-    :ivar commands: where those who start commands there put them, to be collected in their place.
+    :param restrictions: the privileges that the commands give up.
+    :param mount_proc: whether to mount a /proc of the PID namespace, which runsc reads.
+    :ivar commands: the commands that were started here. Closing the sandbox reaps them.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class RunscNamespace:
         self.commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
 
     def target(self) -> Target:
-        """Where commands go, and what they give up.
+        """Return the namespaces and the restrictions for one start of a command.
 
-        gVisor makes the streams that it is given nonblocking, and takes for nonblocking which are
-        so already: of two that are one open file, such as those of ``2>&1``, the second. And who
-        has them from us would have them so afterwards.
+        The command gets open file descriptions of its own for its standard streams: gVisor sets
+        O_NONBLOCK on them, which the caller's streams would have, too, and it treats a stream with
+        O_NONBLOCK differently, such as the second of two that share one, after ``2>&1``.
         """
         target = self._namespace.target()
         target.setup.own_stdio = True
@@ -121,31 +121,31 @@ class RunscNamespace:
         return target
 
 
-# What starts sandboxes inside, and what it does.
+# The programs that start sandboxes in the namespaces, each with its purpose for errors.
 _PROGRAMS = {
     "usernsctl-init": "holds sandboxes",
     "usernsctl-detach": "starts detached sandboxes",
 }
 
-# Until a sandbox says what it runs; a config.json must have a command.
+# The command in the config.json of a host, which must have one; each sandbox replaces it.
 _NO_COMMAND = ("true",)
 
 
-# With these, modes of directories do not count (capabilities(7)).
+# The capabilities that allow a search of directories in spite of their modes (capabilities(7)).
 _SEARCHING = frozenset(("CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"))
 
 
 class HostNamespace:
-    """What sandboxes share: namespaces with a root filesystem in them.
+    """The namespaces and the root filesystem that the sandboxes of a host share.
 
-    :ivar request: what its sandboxes have in common.
+    :ivar request: the options that the sandboxes have in common.
     :ivar runsc: the path of runsc.
     :ivar environ: the environment of runsc.
-    :ivar restrictions: what runsc gives up.
-    :ivar namespace: where it runs.
-    :ivar prepared: what is there.
+    :ivar restrictions: the privileges that runsc gives up.
+    :ivar namespace: the namespaces that runsc runs in.
+    :ivar prepared: the files in the namespaces.
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
-    :ivar left: the ids of sandboxes that have ended, and whose files could not be removed then.
+    :ivar unremoved: the ids of ended sandboxes whose directories could not be removed.
     """
 
     request: Request
@@ -159,10 +159,10 @@ class HostNamespace:
     def __init__(self, request: Request) -> None:
         """Make the namespaces and the root filesystem.
 
-        :raises UsernsError: the reasons are those of ``usernsctl run``.
+        :raises UsernsError: for the same reasons as ``usernsctl run``.
         :raises ValueError: the kept namespaces are closed, or have a PID namespace.
         """
-        self.left: set[str] = set()
+        self.unremoved: set[str] = set()
         with NamespaceError.instead("the host of sandboxes", step="sandbox"):
             self._make(request)
 
@@ -176,7 +176,7 @@ class HostNamespace:
             else:
                 joined, self._ids = _join(request.kept)
                 undo.callback(joined.close)
-            # Of the namespaces, descriptors of our own are what counts from here on.
+            # `joined` has descriptors of its own, so the request needs no reference any more.
             self.request = request = replace(request, kept=None)
             self.runsc = find_runsc(os.environ, request.program)
             self.environ = runsc_environment(is_named=request.program is not None)
@@ -198,7 +198,7 @@ class HostNamespace:
 
     @functools.cached_property
     def _release(self) -> Release:
-        """That of runsc. Where no answer can be kept, each question starts it once more."""
+        """The release of runsc, cached, since release_of() may have to start runsc."""
         return release_of(self.runsc)
 
     def config_for(
@@ -211,15 +211,14 @@ class HostNamespace:
         terminal: bool = False,
         outlives: bool = False,
     ) -> bytes:
-        """The config.json of one sandbox.
+        """Return the config.json of one sandbox.
 
-        :param args: the command; ``None``: there is none, and process 1 is the agent.
+        :param args: the command; ``None`` for a sandbox whose process 1 is the agent.
         :param outlives: whether that agent goes on when its connection has ended.
-        :raises PlanError: `user` is not mapped.
-        :raises NamespaceError: usernsctl was installed anew since this was made.
-        :raises CommandError: the command, or the directory `cwd`, can't be used, or there is none
-            inside.
-        :raises ValueError: something can't be in a config.json, since it is not UTF-8.
+        :raises PlanError: an id of `user` is not mapped.
+        :raises NamespaceError: usernsctl was installed anew since the host was made.
+        :raises CommandError: the command or `cwd` does not exist inside, or can't be used.
+        :raises ValueError: an argument, a variable or `cwd` is not UTF-8, as config.json must be.
         """
         self._check_agent()
         variables = checks.variables(env)
@@ -251,15 +250,15 @@ class HostNamespace:
             options = ["--outlives"] if outlives else []
             set_agent_as_init(wanted, self._release, AGENT_INSIDE, *options)
         else:
-            # What a bundle has there counts only where set_agent_as_init() wrote it.
-            (wanted.get("annotations") or {}).pop(OF_COMMANDS, None)
+            # A bundle may have this annotation, too: only set_agent_as_init() may set it.
+            (wanted.get("annotations") or {}).pop(COMMANDS_ANNOTATION, None)
         if self.request.verify and args is not None:
             process["args"] = [VERIFIER_INSIDE, *process["args"]]
         oci.validate(wanted)
         return oci.serialise(wanted)
 
     def open_directory(self) -> int:
-        """A descriptor of the directory for the files of the sandboxes; the caller's to close.
+        """Return a descriptor of the directory for the sandboxes' files, for the caller to close.
 
         :raises ValueError: the host is closed.
         """
@@ -267,35 +266,35 @@ class HostNamespace:
             return fcntl.fcntl(directory, fcntl.F_DUPFD_CLOEXEC, 3)
 
     def _check_agent(self) -> None:
-        """Check that the agent can be mounted: the kernel refuses a file that was replaced.
+        """Check that usernsctl-agent was not replaced: an unlinked file can't be bind mounted.
 
-        :raises NamespaceError: it was.
+        :raises NamespaceError: the file was unlinked.
         """
-        shown = next(source for source, inside in self.prepared.binds if inside == AGENT_INSIDE)
-        below = shown.removeprefix(self.prepared.scratch)
+        source = next(source for source, inside in self.prepared.binds if inside == AGENT_INSIDE)
+        below = source.removeprefix(self.prepared.scratch)
         with self._shared.use() as (directory,):
-            is_there = os.stat(f"..{below}", dir_fd=directory).st_nlink
-        if not is_there:
+            link_count = os.stat(f"..{below}", dir_fd=directory).st_nlink
+        if not link_count:
             raise NamespaceError(
-                "usernsctl-agent, which this host of sandboxes shows, was replaced since it was "
-                "made: usernsctl was installed anew",
+                "usernsctl-agent was replaced since this SandboxHost was made: usernsctl was "
+                "installed anew",
                 step="sandbox",
                 remedy="make a new SandboxHost",
             )
 
     def _check(self, process: Mapping[str, Any], *, has_command: bool, cwd: str | None) -> None:
-        """Check what a sandbox is to start, as its files are before its first command runs.
+        """Check that the command and the working directory of a sandbox exist inside.
 
-        :param process: that of the config.json.
-        :param cwd: the directory that was asked for.
-        :raises CommandError: there is no such directory or command, or it can't be used.
+        :param process: the ``process`` of the config.json.
+        :param cwd: the working directory that the caller named, or ``None``.
+        :raises CommandError: the directory or the command does not exist, or can't be used.
         """
         request = self.request
         tree = request.rootfs or request.bundle
         try:
             seen = self.view()
         except PermissionError:
-            # Something on the way to a mount: what is there, the sandbox finds out.
+            # A directory on the way to a mount can't be searched: runsc finds out what is there.
             return
         with seen:
             if cwd is not None:
@@ -315,17 +314,17 @@ class HostNamespace:
 
     @functools.cached_property
     def _owners(self) -> MappedIds | None:
-        """Return whose directories somebody inside may search that this process may not.
+        """Return the ids whose directories root inside may search even if this process may not.
 
-        That is another user, or root by a capability, of an id that is mapped
-        (user_namespaces(7)).
+        These are all mapped ids if root inside has a capability for that, or if other users are
+        mapped (user_namespaces(7)).
         """
         granted = self.prepared.config["process"].get("capabilities") or {}
         overrides = _SEARCHING.intersection(granted.get("effective") or ())
         return self._ids if overrides or self._ids.count > 1 else None
 
     def view(self) -> View:
-        """What a sandbox sees, by descriptors, since it is in another namespace.
+        """Return the view of a sandbox, by descriptors, as it is in another mount namespace.
 
         :raises ValueError: the host is closed.
         """
@@ -340,7 +339,7 @@ class HostNamespace:
             return View.built(made.launch, made.scratch, made.binds, opened, self._owners)
 
     def close(self) -> None:
-        """Let go of the namespace. Sandboxes that still run keep what they need of it."""
+        """Close the descriptors of the namespaces. Running sandboxes go on."""
         self.namespace.close()
         self.directory = -1
         self._shared.close()
@@ -407,7 +406,7 @@ class HostBase(AsyncStartMixin):
         :raises UsernsError: for the same reasons as ``usernsctl run``.
         """
         self._request = request = Request.for_host({"idmap": idmap, **options})
-        self._begun: AsyncStart[HostNamespace] = AsyncStart(lambda: HostNamespace(request))
+        self._async_start: AsyncStart[HostNamespace] = AsyncStart(lambda: HostNamespace(request))
 
     @classmethod
     async def create_async(
@@ -432,7 +431,7 @@ class HostBase(AsyncStartMixin):
         :meta private:
         :raises UsernsError: the namespace or the root filesystem could not be made.
         """
-        return self._begun.get()
+        return self._async_start.get()
 
     @property
     def request(self) -> Request:
@@ -461,8 +460,8 @@ class HostBase(AsyncStartMixin):
         Any thread may call this at any time.
         """
         self._is_closed = True
-        if self._begun.settle():
-            self._begun.get().close()
+        if self._async_start.settle():
+            self._async_start.get().close()
 
     def __repr__(self) -> str:
         shown = self._request.bundle or self._request.rootfs or "/"
@@ -483,18 +482,19 @@ def _ids_of(idmap: IdMap) -> MappedIds:
 
 
 def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
-    """Kept namespaces, with a new mount namespace for a root filesystem.
+    """Open kept namespaces, with a new mount namespace for a root filesystem.
 
-    :returns: descriptors of our own.
-    :raises ValueError: they are closed, or have a PID namespace: /proc would be another one's.
-    :raises NamespaceError: there are none of that name, or the kernel refused.
+    :returns: the namespaces, with descriptors of their own, and the mapped ids.
+    :raises ValueError: the namespaces are closed, or have a PID namespace, whose /proc runsc does
+        not get.
+    :raises NamespaceError: no namespaces have that name, or the kernel refused.
     """
     with contextlib.ExitStack() as undo:
         if isinstance(kept, str):
             kept = undo.enter_context(Namespace.open(kept))
         if kept.has("pid"):
-            raise ValueError("namespace: one with a PID namespace of its own can't have sandboxes")
-        # A mount namespace needs a process that makes it: this one waits to be killed.
+            raise ValueError("namespace: a namespace with a PID namespace can't have sandboxes")
+        # Only a process inside can make the mount namespace. It waits until it is killed.
         maker = undo.enter_context(kept.popen([_builder()], mount=True, stdin=PIPE))
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
@@ -506,12 +506,12 @@ def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLayout:
-    """What was made.
+    """The files of a host in its mount namespace.
 
-    :ivar launch: of that which was made.
-    :ivar scratch: the path inside of the directory with all of it.
-    :ivar binds: the sources and destinations of what runsc binds.
-    :ivar config: the config.json of a sandbox, but for what differs between them.
+    :ivar launch: the launch that made the files.
+    :ivar scratch: the path of the tmpfs with the files, in the mount namespace.
+    :ivar binds: the sources and destinations of runsc's bind mounts.
+    :ivar config: the config.json that all sandboxes start from.
     """
 
     launch: Launch
@@ -520,17 +520,18 @@ class HostLayout:
     config: dict[str, Any]
 
     def program(self, name: str) -> str:
-        """The path inside of a program that was named in the order."""
+        """Return the path of a program of this package, in the mount namespace."""
         return f"{self.scratch}/programs/{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HostPlan:
-    """What is to be made.
+    """The plan for the files of a host.
 
-    :ivar config: see :func:`usernsctl.gvisor.launch.plan.plan_host`.
-    :ivar files: that the launch names.
-    :ivar is_script: whether runsc is executed by an interpreter.
+    :ivar config: the config.json from :func:`usernsctl.gvisor.launch.plan.plan_host`.
+    :ivar files: the open files that the launch names.
+    :ivar is_script: whether runsc is a script, which an interpreter executes.
+    :ivar several: whether more than one id is mapped.
     """
 
     launch: Launch
@@ -540,7 +541,7 @@ class _HostPlan:
     several: bool
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for file in self.files:
             file.close()
 
@@ -571,10 +572,10 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
 
 
 def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int]:
-    """Have a child inside make the root filesystem.
+    """Run usernsctl-build in the namespaces, which makes the root filesystem.
 
-    :returns: what was made, and a descriptor of the directory for the files of the sandboxes.
-    :raises UsernsError: it could not be made.
+    :returns: the files, and a descriptor of the directory for the sandboxes' files.
+    :raises UsernsError: a file could not be made.
     """
     sources = descriptors(order.launch, order.files)
     with contextlib.ExitStack() as undo:
@@ -590,35 +591,36 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
             undo.callback(os.close, fd)
         if done.returncode or not fds:
             raise _failure(done)
-        scratch, *shown = map(os.fsdecode, done.stdout.split(b"\0")[:-1])
-        binds = tuple(zip(shown[::2], shown[1::2], strict=True))
+        scratch, *paths = map(os.fsdecode, done.stdout.split(b"\0")[:-1])
+        binds = tuple(zip(paths[::2], paths[1::2], strict=True))
         prepared = HostLayout(
             launch=order.launch,
             scratch=scratch,
             binds=binds,
             config=completed(order.config, _places(scratch, binds), several=order.several),
         )
-        kept = fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, 3)
-    return prepared, kept
+        directory = fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, 3)
+    return prepared, directory
 
 
 def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
-    """Check what a root filesystem has where the agent is mounted.
+    """Check that the mount point of the agent is a regular file, or missing.
 
-    A link would have the agent cover another file. A FIFO is refused before, as for every bind.
+    The agent would cover the target of a symbolic link. A FIFO was refused before, as for each
+    bind mount.
 
-    :param directory: the one for the files of the sandboxes.
-    :raises BindError: it is neither a regular file nor nothing.
+    :param directory: a descriptor of the directory for the sandboxes' files.
+    :raises BindError: the mount point is another type of file.
     """
     is_file = any(inside == AGENT_INSIDE for _, inside in prepared.binds)
-    # Where we may not look, it can only be found out by mounting.
+    # If this process may not search the directory, only the mount itself finds out.
     with contextlib.suppress(PermissionError, FileNotFoundError):
         found = os.stat(f"../root{AGENT_INSIDE}", dir_fd=directory, follow_symlinks=False)
         is_file = is_file and stat.S_ISREG(found.st_mode)
     if not is_file:
         raise BindError(
-            f"{AGENT_INSIDE} in the root filesystem is no regular file, and the agent can't be "
-            "mounted there",
+            f"{AGENT_INSIDE} in the root filesystem is no regular file: the agent can't be mounted "
+            "there",
             step="bind",
             filename=AGENT_INSIDE,
             remedy="remove it from the root filesystem",
@@ -630,17 +632,17 @@ def _builder() -> str:
 
 
 def _failure(done: CompletedProcess[bytes]) -> UsernsError:
-    """What the child has told of its failure."""
-    words = done.stdout.split(b"\0")[:-1]
-    if done.returncode == 1 and len(words) == 6:
-        return _core.failure(words)
-    told = done.stderr.decode(errors="replace").strip().split("\n")[-1]
-    told = told or f"what makes it ended with status {done.returncode}"
-    return NamespaceError(f"the root filesystem could not be made: {told}", step="sandbox")
+    """Return the error for a failure of usernsctl-build."""
+    fields = done.stdout.split(b"\0")[:-1]
+    if done.returncode == 1 and len(fields) == 6:
+        return _core.failure(fields)
+    reason = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+    reason = reason or f"usernsctl-build ended with status {done.returncode}"
+    return NamespaceError(f"the root filesystem could not be made: {reason}", step="sandbox")
 
 
 def _places(scratch: str, binds: Iterable[tuple[str, str]]) -> dict[Record, Any]:
-    """What stands for the marks in a config.json."""
+    """Return the paths that replace the placeholders in a config.json."""
     found: dict[Record, Any] = {record("json-root"): f"{scratch}/root"}
     for number, (source, destination) in enumerate(binds):
         found[record("json-bind-source", number)] = source

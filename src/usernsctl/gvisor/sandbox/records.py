@@ -1,8 +1,8 @@
-"""Records of detached sandboxes: any process of the same user finds a sandbox by its id.
+"""Records of detached sandboxes, by which any process of the same user finds a sandbox.
 
-Each sandbox has an entry in a store (:mod:`usernsctl._system.records`), with runsc's own state in
-it. The entry is locked while the sandbox is started or ended. A sandbox is believed to live as long
-as its process is alive and is the same as when the record was written.
+Each sandbox has an entry in a store (:mod:`usernsctl._system.records`), with the state of runsc in
+it. The entry is locked while the sandbox is started or ended. A sandbox is alive as long as the
+process runs that its record names.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from usernsctl._system.records import (
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 
-#: The directory for runsc's state, in that of an entry.
+#: The name of the directory for runsc's state, in the directory of an entry.
 STATE = "state"
 
-# runsc has two processes that know of the sandbox; more for whatever a later release may add.
+# The maximum number of processes in a record. runsc has two; a later release may have more.
 _PROCESSES_MAX = 8
 
 _END_SECONDS = 60
@@ -63,7 +63,7 @@ class DetachedRecord:
 
     @property
     def pid(self) -> int:
-        """The process of runsc that the command runs in."""
+        """The pid of the runsc process that runs the command."""
         return self.processes[0].pid
 
     def is_foreign(self) -> bool:
@@ -86,13 +86,15 @@ class DetachedRecord:
         return opened
 
     def _is_ours(self, pid: int) -> bool:
-        """Return whether a process is in a namespace of this user's making, and has the bundle."""
-        words = command_line_of(pid)
-        # A process without words is about to end.
-        return is_in_our_namespace(pid) and (not words or _has_bundle(words, self.id))
+        """Return whether a process is in a user namespace of this user, and has the bundle's path.
+
+        The command line of a process that exits is empty.
+        """
+        argv = command_line_of(pid)
+        return is_in_our_namespace(pid) and (not argv or _has_bundle(argv, self.id))
 
     def is_alive(self) -> bool:
-        """Return whether the sandbox lives, or may live, since it is foreign.
+        """Return whether the sandbox is alive. Counts a foreign one as alive.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.
@@ -128,7 +130,7 @@ class DetachedRecord:
         """Read what :meth:`to_json` returned.
 
         :meta private:
-        :raises ValueError: the record makes no sense; also the others of ``NONSENSE``.
+        :raises ValueError: the record is malformed; also the other exceptions of ``NONSENSE``.
         """
         processes = tuple(map(ProcessIdentity.from_json, state["processes"]))
         if not 0 < len(processes) <= _PROCESSES_MAX:
@@ -164,11 +166,11 @@ def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
 
 
 def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
-    """Read what all commands of a sandbox have in common, from runsc's own state.
+    """Read the settings that all commands of a sandbox share from runsc's state file.
 
-    Our record has no copy: values of the environment may be secrets.
+    The record has no copy, since the environment may have secrets.
 
-    :raises RunscError: runsc has written its state in an unknown way.
+    :raises RunscError: the state file of this release of runsc has an unknown format.
     """
     with contextlib.suppress(*NONSENSE), open_runsc_state(entry) as state:
         found = [name for name in os.listdir(state.fd) if name.endswith(".state")]
@@ -176,9 +178,9 @@ def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
             return ProcessDefaults.of_config(state.read(found[0])["spec"])
     raise RunscError(
         f"the environment of commands in the sandbox {entry.name} is unknown: "
-        "runsc has written its state in another way",
+        "the state file of its runsc has another format",
         step="sandbox",
-        remedy="start the sandbox anew",
+        remedy="close the sandbox, and start a new one",
     )
 
 
@@ -201,11 +203,11 @@ def draft_detached(id: str) -> Entry[DetachedRecord]:
 
 
 def find_detached(id: str) -> Entry[DetachedRecord]:
-    """Find a detached sandbox. If it is just being ended, wait for that.
+    """Find a detached sandbox. If another process is just ending it, wait for that.
 
-    :returns: its entry, locked, for the caller to close.
-    :raises RunscError: no sandbox has the id, or it has ended: what it left is removed then.
-    :raises NamespaceError: the state directory can't be used, or the record is not true.
+    :returns: the entry of the sandbox, locked, for the caller to close.
+    :raises RunscError: no sandbox has the id, or the sandbox has ended and its entry was removed.
+    :raises NamespaceError: the state directory can't be used, or the record is invalid.
     """
     entry = _STORE.find(id)
     if entry is not None and not entry.record.is_foreign():
@@ -219,15 +221,15 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
         f"there is no detached sandbox {id!r}{where}",
         step="sandbox",
         cause="no-such-sandbox",
-        remedy="usernsctl.Sandbox.list_detached() tells which there are",
+        remedy="usernsctl.Sandbox.list_detached() returns all detached sandboxes",
     )
 
 
 def list_detached() -> list[DetachedRecord]:
-    """Return all detached sandboxes of this user, by id; remove what dead ones left.
+    """Return the records of all detached sandboxes of this user, by id; remove dead entries.
 
-    Sandboxes that are just being started or ended, those in another PID namespace, and those whose
-    record is not true are left out.
+    The result has no sandboxes that are just being started or ended, none of another PID namespace,
+    and none with an invalid record.
 
     :raises NamespaceError: the state directory can't be used.
     """
@@ -237,10 +239,11 @@ def list_detached() -> list[DetachedRecord]:
 def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) -> DetachedRecord:
     """Return the record of a sandbox that was just started.
 
-    Processes that can't be recognised later are left out: runsc-fd-parking (since 20260831) has no
-    words of the sandbox. It ends with the sandbox.
+    The record has only processes whose command line names the bundle, so that they can be
+    recognised later. runsc-fd-parking (since release 20260831) does not, but ends with the sandbox.
 
-    :param pid: the process of the sandbox, a child of `starter` by now.
+    :param pid: the pid of the sandbox, by now a child of `starter`.
+    :param starter: the pid of usernsctl-detach.
     """
     with open(f"/proc/{starter}/task/{starter}/children") as file:
         text = file.read()
@@ -253,15 +256,16 @@ def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) ->
     return DetachedRecord(id=id, args=args, created=time.time(), processes=tuple(processes))
 
 
-def _has_bundle(words: list[str], id: str) -> bool:
+def _has_bundle(argv: list[str], id: str) -> bool:
     """Return whether a command line names the bundle of the sandbox `id`."""
-    return any(word.endswith(f"/boxes/{id}") for word in words)
+    return any(argument.endswith(f"/boxes/{id}") for argument in argv)
 
 
 def end_processes(id: str, pidfds: list[int]) -> None:
     """Kill the processes of a sandbox, and wait until they have ended.
 
-    :raises BusyError: a process does not end in time; a FUSE filesystem can keep it from that.
+    :raises BusyError: a process does not end within 60 seconds, for example in a call that waits
+        for a FUSE filesystem.
     """
     for pidfd in pidfds:
         kill(pidfd)
@@ -277,14 +281,17 @@ def end_processes(id: str, pidfds: list[int]) -> None:
 
 
 def close_pidfds(pidfds: Iterable[int | None]) -> None:
-    """Close those that are not ``None``."""
+    """Close pidfds; skip ``None``."""
     for pidfd in pidfds:
         if pidfd is not None:
             os.close(pidfd)
 
 
 def duplicate_id(id: str, where: str) -> RunscError:
-    """Return the error that an id is taken."""
+    """Return the error that another sandbox has an id.
+
+    :param where: the place of the other sandbox, such as ``"in this host"``.
+    """
     return RunscError(
         f"there is a sandbox {id!r} {where} already",
         step="sandbox",

@@ -1,4 +1,4 @@
-"""Sandboxes: a command in gVisor, and the commands that are started beside it."""
+"""The class of sandboxes: a first command in gVisor, and further commands in the same sandbox."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ class Sandbox(AsyncStartMixin):
         **host_options: Unpack[HostOptions],
     ) -> None:
         """Start a sandbox, and return when its first command runs."""
-        words = None if args is None else checks.argv(args)
-        if words is None:
+        argv = None if args is None else checks.argv(args)
+        if argv is None:
             check_no_command(cwd=cwd, user=user, terminal=terminal)
             check_no_command(stdin=stdin, stdout=stdout, stderr=stderr)
         wanted = chosen_id(id)
@@ -160,22 +160,22 @@ class Sandbox(AsyncStartMixin):
         start = checks.directory_inside(cwd)
         checks.variables(env)
         check_timeout(timeout)
-        self._become(wanted, words or ())
+        self._become(wanted, argv or ())
 
         def begin() -> None:
             used = get_host()
             self._own_host = used if host is None else None
-            if words == () and used.request.bundle is None:
+            if argv == () and used.request.bundle is None:
                 raise ValueError(
                     "args is empty: it must hold a command, or be None where there is to be none"
                 )
             outlives = detach or self._agent_outlives
             config = used.config_for(
-                words, env=env, cwd=start, user=user, terminal=terminal, outlives=outlives
+                argv, env=env, cwd=start, user=user, terminal=terminal, outlives=outlives
             )
             self._files = SandboxDirectory(used, self.id, config)
             how = {"in_cgroup": in_cgroup}
-            if words is None:
+            if argv is None:
                 self._start_agent(used, self._files, how, detach=detach, timeout=timeout)
                 return
             if terminal:
@@ -184,7 +184,7 @@ class Sandbox(AsyncStartMixin):
                 how |= prepared_streams(stdin, stdout, stderr, detach)
             self._start(used, self._files, how, detach=detach, terminal=terminal, timeout=timeout)
 
-        self._begun = AsyncStart(lambda: self._undone_unless_whole(begin))
+        self._async_start = AsyncStart(lambda: self._undone_unless_whole(begin))
 
     def _start(
         self,
@@ -250,7 +250,8 @@ class Sandbox(AsyncStartMixin):
     def _become(self, id: str, args: tuple[str, ...]) -> None:
         self.id = id
         self.args = args
-        # Commands that outlive this object must not keep it: who forgets it has it closed.
+        # A weak reference, so that the sandbox is closed when this object is garbage collected,
+        # even if an object of one of its commands still exists.
         self._commands = SandboxCommands(id, weakref.WeakMethod(self._get))
         self._closing = threading.RLock()
 
@@ -273,7 +274,7 @@ class Sandbox(AsyncStartMixin):
         box = cls.__new__(cls)
         box._become(id, life.record.args)
         box._life = life
-        box._begun = AsyncStart(lambda: None)
+        box._async_start = AsyncStart(lambda: None)
         return box
 
     @staticmethod
@@ -289,7 +290,7 @@ class Sandbox(AsyncStartMixin):
     @property
     def detached(self) -> bool:
         """Return whether the sandbox outlives the process that created it."""
-        self._begun.settle()
+        self._async_start.settle()
         return isinstance(self._life, DetachedSandbox)
 
     @property
@@ -302,7 +303,7 @@ class Sandbox(AsyncStartMixin):
         """
         life = self._get()
         if isinstance(life, DetachedSandbox):
-            raise ValueError("a detached sandbox has no process of ours")
+            raise ValueError("a detached sandbox has no process that is a child of this one")
         return life.popen
 
     @property
@@ -337,7 +338,7 @@ class Sandbox(AsyncStartMixin):
     def _get(self) -> AttachedSandbox | DetachedSandbox:
         if self._is_released:
             raise ValueError(f"the sandbox {self.id} was released: attach to it")
-        self._begun.get()
+        self._async_start.get()
         assert self._life is not None
         return self._life
 
@@ -377,7 +378,7 @@ class Sandbox(AsyncStartMixin):
 
         See :meth:`wait`. A cancelled call has no effect on the command.
         """
-        await self._begun.wait()
+        await self._async_start.wait()
         return await self._get().wait_async()
 
     def communicate(
@@ -439,8 +440,8 @@ class Sandbox(AsyncStartMixin):
 
         :raises RunscError: as :meth:`send_signal` does.
         """
-        told = query(self._get(), self.id, "state", self.id)
-        return {"id": self.id, "status": "stopped"} if told is None else dict(json.loads(told))
+        state = query(self._get(), self.id, "state", self.id)
+        return {"id": self.id, "status": "stopped"} if state is None else dict(json.loads(state))
 
     @overload
     def run(
@@ -570,7 +571,7 @@ class Sandbox(AsyncStartMixin):
         :raises CommandError: as :meth:`popen` does.
         :raises RunscError: as :meth:`popen` does.
         """
-        await self._begun.wait()
+        await self._async_start.wait()
         return await self._commands.create_subprocess_exec(program, args, options)
 
     def _end_others(self, seconds: float) -> None:
@@ -593,11 +594,11 @@ class Sandbox(AsyncStartMixin):
         self._commands = SandboxCommands(self.id, weakref.WeakMethod(self._get), options)
         deadline = time.monotonic() + seconds
         while True:
-            words = ("ps", "--format=json", self.id)
-            told = query(life, self.id, *words, seconds=seconds_left(deadline))
-            if told is None:
+            argv = ("ps", "--format=json", self.id)
+            listed = query(life, self.id, *argv, seconds=seconds_left(deadline))
+            if listed is None:
                 raise SandboxEnded.of(self.id)
-            left = len(json.loads(told) or ()) - 1
+            left = len(json.loads(listed) or ()) - 1
             if left <= 0:
                 return
             if time.monotonic() >= deadline:
@@ -611,8 +612,9 @@ class Sandbox(AsyncStartMixin):
         Any thread may call this at any time. In a forked child of the process that created or
         attached to the sandbox, it only closes descriptors.
         """
-        # An interrupt may have come between the start and this object's hearing of it.
-        if begun := getattr(self, "_begun", None):
+        # A signal handler may have raised an exception in the constructor before _async_start was
+        # assigned.
+        if begun := getattr(self, "_async_start", None):
             begun.settle()
         self._finish(end=os.getpid() == self._creator)
 
@@ -629,7 +631,7 @@ class Sandbox(AsyncStartMixin):
         self._is_released = True
 
     def _finish(self, *, end: bool) -> None:
-        # Whatever fails, what comes after it is done.
+        # The stack calls the later callbacks even if an earlier one fails.
         with self._closing, contextlib.ExitStack() as rest:
             if self._is_released:
                 return
@@ -639,13 +641,14 @@ class Sandbox(AsyncStartMixin):
             if self._own_host is not None:
                 rest.callback(self._own_host.close)
             if self._files is not None:
-                # Its id is free again from there on.
+                # This frees the id, so it comes after the end of the sandbox.
                 is_ours = os.getpid() == self._creator
-                rest.callback(self._files.remove if is_ours else self._files.let_go)
+                rest.callback(self._files.remove if is_ours else self._files.release)
             rest.callback(self._commands.close)
-            # It is killed, before an agent that is its process 1 sees that nobody is there.
+            # The sandbox is killed before the connection to an agent that is process 1 is closed:
+            # that agent would exit with a status of its own.
             if self._life is not None:
-                self._life.close() if end else self._life.let_go()
+                self._life.close() if end else self._life.release()
 
     def __repr__(self) -> str:
         life = self._life
@@ -665,9 +668,9 @@ class Sandbox(AsyncStartMixin):
         )
 
     def _holds(self) -> bool:
-        # A start that an interrupt has ended has no such attribute. One that was under way in the
-        # parent never comes to its end in a forked child, and close() would wait for it.
-        begun = getattr(self, "_begun", None)
+        # _async_start does not exist if the constructor has raised. In a forked child, a start that
+        # was in progress in the parent never ends, and close() would wait for it.
+        begun = getattr(self, "_async_start", None)
         is_settled = begun is None or begun.is_there()
         return isinstance(self._life, AttachedSandbox) and is_settled and not self._is_closed
 
@@ -698,7 +701,7 @@ def check_no_command(**options: Any) -> None:
     """
     for name, given in options.items():
         if given not in (None, False, DEVNULL):
-            raise ValueError(f"{name}: without a first command, this is asked for by run and popen")
+            raise ValueError(f"{name}: without a first command, give this to run() or popen()")
 
 
 def chosen_id(id: str | None) -> str:

@@ -298,11 +298,11 @@ class TemplateSandbox(Sandbox):
                     connect(self, ours)
                 undo.pop_all()
 
-        self._begun = AsyncStart(lambda: self._undone_unless_whole(begin))
+        self._async_start = AsyncStart(lambda: self._undone_unless_whole(begin))
 
     @property
     def life(self) -> AttachedSandbox | DetachedSandbox:
-        """The running sandbox, also while :attr:`_begun` is not settled yet."""
+        """The running sandbox, also while :attr:`_async_start` is not settled yet."""
         if self._life is None:
             return self._get()
         return self._life

@@ -190,7 +190,7 @@ class Image:
                 shutil.rmtree(self._name, dir_fd=top)
             os.close(top)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close the descriptors without removing the directory."""
         for fd in (self._fd, self._top):
             if fd >= 0:
@@ -198,7 +198,7 @@ class Image:
         self._fd = self._top = -1
 
     def __del__(self) -> None:
-        self.let_go()
+        self.release()
 
 
 def sums_from_json(given: Mapping[str, object]) -> Sums:

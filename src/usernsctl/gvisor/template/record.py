@@ -10,7 +10,7 @@ from typing import Any
 from usernsctl import _core
 from usernsctl._lean import TYPE_CHECKING, asdict, dataclass, fields
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.agent.start import OF_COMMANDS, ProcessDefaults
+from usernsctl.gvisor.agent.start import COMMANDS_ANNOTATION, ProcessDefaults
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.view import View
 from usernsctl.gvisor.runsc.find import find_runsc
@@ -140,9 +140,9 @@ class TemplateRecord:
         given = host.config_for(args, env=None, cwd=None, user=None, outlives=True)
         found: dict[str, Any] = json.loads(given)
         if is_agent:
-            kept = json.loads(found["annotations"][OF_COMMANDS])
+            kept = json.loads(found["annotations"][COMMANDS_ANNOTATION])
             kept["env"] = list(ProcessDefaults.of_config(self.config).env)
-            found["annotations"][OF_COMMANDS] = json.dumps(kept)
+            found["annotations"][COMMANDS_ANNOTATION] = json.dumps(kept)
         else:
             process = self.config["process"]
             found["process"] |= {name: process[name] for name in _OF_PROCESS if name in process}

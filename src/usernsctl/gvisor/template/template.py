@@ -88,7 +88,7 @@ class Template(AsyncStartMixin):
 
     def __init__(self, begun: AsyncStart[Parts]) -> None:
         """Take over the parts of a template, which a thread may still be making."""
-        self._begun: AsyncStart[Parts] = begun
+        self._async_start: AsyncStart[Parts] = begun
 
     @classmethod
     def _make(
@@ -153,7 +153,7 @@ class Template(AsyncStartMixin):
 
     @property
     def _parts(self) -> Parts:
-        parts = self._begun.get()
+        parts = self._async_start.get()
         if self._is_closed:
             raise ValueError("the template is closed")
         return parts
@@ -256,20 +256,20 @@ class Template(AsyncStartMixin):
         In a forked child of the process that made the template, it only closes descriptors.
         """
         self._is_closed = True
-        if not self._begun.settle():
+        if not self._async_start.settle():
             return
-        parts = self._begun.get()
+        parts = self._async_start.get()
         if os.getpid() == self._creator:
             parts.image.close()
         else:
-            parts.image.let_go()
+            parts.image.release()
         if parts.is_own_host:
             parts.host.close()
 
     def __repr__(self) -> str:
-        if not self._begun.is_there():
+        if not self._async_start.is_there():
             return "<Template: not made>"
-        args = list(self._begun.get().record.args)
+        args = list(self._async_start.get().record.args)
         return f"<Template {args}{': closed' if self._is_closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
