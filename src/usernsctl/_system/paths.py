@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from usernsctl import _core
-from usernsctl._lean import BinaryIO, Protocol, Self, TypeVar
+from usernsctl._lean import Any, BinaryIO, Protocol, Self, TypeVar
 from usernsctl._text import quoted
 from usernsctl.maps import parse_map
 
@@ -52,6 +54,21 @@ class PathDescriptor:
         self.fd: int = fd
         self.path = path
 
+    @classmethod
+    def own(cls, path: str, make: Callable[..., int], *arguments: Any, **keywords: Any) -> Self:
+        """Call a function in C, and take over the descriptor that it returns.
+
+        Python runs no signal handler in between, since map() calls both functions in C: an
+        exception of a handler can't lose the descriptor.
+
+        :param make: a function such as ``os.open``.
+        :raises OSError: the function failed.
+        """
+        found = cls(-1, path)
+        made = map(partial(make, **keywords), *zip(arguments))
+        deque(map(partial(setattr, found, "fd"), made), 0)
+        return found
+
     @property
     def status(self) -> os.stat_result:
         return os.fstat(self.fd)
@@ -75,7 +92,8 @@ class PathDescriptor:
 
         :raises OSError: there is no such entry, or the directory may not be searched.
         """
-        return PathDescriptor(os.open(name, _ENTRY, dir_fd=self.fd), os.path.join(self.path, name))
+        path = os.path.join(self.path, name)
+        return PathDescriptor.own(path, os.open, name, _ENTRY, dir_fd=self.fd)
 
     def check_directory(self, name: str) -> None:
         """Check that a path may continue after this file, as the kernel does (path_resolution(7)).
@@ -198,7 +216,7 @@ def open_program(path: str) -> PathDescriptor:
 
     :raises OSError: the program does not exist, or can't be reached.
     """
-    return _named(PathDescriptor(os.open(path, os.O_PATH | os.O_CLOEXEC), path))
+    return _named(PathDescriptor.own(path, os.open, path, os.O_PATH | os.O_CLOEXEC))
 
 
 def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
@@ -251,7 +269,7 @@ def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
 
 def root() -> PathDescriptor:
     """Open the root directory of this process."""
-    return PathDescriptor(os.open("/", _ENTRY | os.O_DIRECTORY), "/")
+    return PathDescriptor.own("/", os.open, "/", _ENTRY | os.O_DIRECTORY)
 
 
 def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None:
@@ -265,9 +283,8 @@ def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None
     if _is_in_proc(status):
         # The content of a link in /proc is no path, as for /dev/fd/N, which a shell passes for
         # <(COMMAND): only the kernel can follow the link.
-        return PathDescriptor(
-            os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=trail[-1].fd), found.path
-        )
+        flags = os.O_PATH | os.O_CLOEXEC
+        return PathDescriptor.own(found.path, os.open, name, flags, dir_fd=trail[-1].fd)
     if not _core.is_trusted(status.st_uid, found.path):
         raise ForeignLinkError(
             errno.EACCES,
@@ -294,7 +311,7 @@ def _named(found: PathDescriptor) -> PathDescriptor:
     path = os.readlink(f"/proc/self/fd/{found.fd}")
     if found.status.st_nlink == 0:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return PathDescriptor(os.dup(found.fd), path)
+    return PathDescriptor.own(path, os.dup, found.fd)
 
 
 class UntrustedPathError(Exception):
@@ -396,7 +413,7 @@ def open_beneath(directory: int, path: str) -> int:
     :raises OSError: the path leads out of the directory (EXDEV), has too many symbolic links
         (ELOOP), or a file on it can't be opened.
     """
-    trail = [PathDescriptor(os.open(".", _ENTRY, dir_fd=directory), ".")]
+    trail = [PathDescriptor.own(".", os.open, ".", _ENTRY, dir_fd=directory)]
     try:
         walk(path, trail, _entry_or_link, beneath=True)
         return trail.pop().detach()
@@ -471,6 +488,7 @@ def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
         if not exist_ok:
             raise
         return
-    with PathDescriptor(os.open(name, _ENTRY | os.O_DIRECTORY, dir_fd=parent), name) as directory:
+    flags = _ENTRY | os.O_DIRECTORY
+    with PathDescriptor.own(name, os.open, name, flags, dir_fd=parent) as directory:
         if stat.S_IMODE(directory.status.st_mode) != 0o700:
             directory.set_mode(0o700)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from conftest import open_descriptors
+from interrupts import run_interrupted
 
 from usernsctl._system.descriptors import socket_pair
+from usernsctl._system.paths import make_directory, open_path, open_program
 
 SO_PASSRIGHTS = 83
 LINGERING_SECONDS = 5
@@ -73,3 +78,25 @@ def test_descriptors_can_be_sent_to_others() -> None:
         assert message == b"with a descriptor"
         for fd in fds:
             os.close(fd)
+
+
+def test_no_path_descriptor_is_lost_by_an_interrupt(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+
+    def run() -> None:
+        open_path(str(tmp_path / "link")).close()
+        open_path("/dev/fd/0").close()
+        open_program(str(tmp_path / "file")).close()
+        make_directory(str(tmp_path / "private")).child("..").close()
+
+    run()
+    before = open_descriptors()
+    # The calls that open descriptors, and those that come right after them.
+    names = ("open", "dup", "fstat", "readlink")
+    for call in itertools.count(1):
+        was_interrupted = run_interrupted(run, call, places=("c_return",), names=names)
+        assert open_descriptors() == before, call
+        if not was_interrupted:
+            break
+    assert call > 10

@@ -133,8 +133,9 @@ class SandboxDirectory:
             self._logs = private_log_paths(own, f"{self._here}/{CRASH_DIRECTORY}/{self.id}")
         else:
             self._logs = create_debug_logs(f"{self._here}/../debug-log", own)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(f"{self.id}/config.json", flags, 0o600, dir_fd=self._top), "wb") as file:
+        # With an opener, open() calls os.open() in C: no signal handler runs in between.
+        opener = functools.partial(os.open, mode=0o600, dir_fd=self._top)
+        with open(f"{self.id}/config.json", "xb", opener=opener) as file:
             file.write(config)
 
     def command(self, state: str) -> list[str]:
@@ -177,8 +178,7 @@ class SandboxDirectory:
 
     def read_pid(self) -> int:
         """Read the pid of the sandbox, which runsc has written to :attr:`pid_file`."""
-        flags = os.O_RDONLY | os.O_CLOEXEC
-        with open(os.open(f"{self.id}/pid", flags, dir_fd=self._top)) as file:
+        with open(f"{self.id}/pid", opener=functools.partial(os.open, dir_fd=self._top)) as file:
             return int(file.read())
 
     def failure(self, status: int) -> RunscError:

@@ -333,7 +333,7 @@ class HostNamespace:
             def opened(path: str) -> PathDescriptor:
                 flags = os.O_PATH | os.O_CLOEXEC
                 below = path.removeprefix(self.prepared.scratch)
-                return PathDescriptor(os.open(f"..{below}", flags, dir_fd=directory), path)
+                return PathDescriptor.own(path, os.open, f"..{below}", flags, dir_fd=directory)
 
             made = self.prepared
             return View.built(made.launch, made.scratch, made.binds, opened, self._owners)
