@@ -222,8 +222,8 @@ def test_threads_and_sockets_are_refused_by_their_names(
         ({"code": "syntax error"}, "SyntaxError"),
         ({"code": "import os; os._exit(3)"}, "has ended with status 3"),
         ({"preload": ["no_such_module"]}, "No module named 'no_such_module'"),
-        ({"code": "import os; os.write(0, b'{')"}, "makes no sense"),
-        ({"code": "import os; os.write(0, b'[]')"}, "makes no sense"),
+        ({"code": "import os; os.write(0, b'{')"}, "sent an invalid message"),
+        ({"code": "import os; os.write(0, b'[]')"}, "sent an invalid message"),
     ],
 )
 def test_what_fails_is_told(host: un.SandboxHost, options: dict[str, Any], told: str) -> None:

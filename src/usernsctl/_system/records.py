@@ -649,7 +649,7 @@ def invalid_record(path: str, why: str) -> NamespaceError:
     :param why: the reason, as a sentence without a full stop.
     """
     return NamespaceError(
-        f"{path} is not believed: {why}",
+        f"{path} can't be trusted: {why}",
         step=_STEP,
         filename=path,
         cause=_CAUSE,

@@ -1,4 +1,4 @@
-"""Start a command, wait until it is ready, and save a checkpoint of it."""
+"""Checkpoints of commands: the start of a command, the wait until it is ready, and the save."""
 
 from __future__ import annotations
 
@@ -47,14 +47,15 @@ from usernsctl.gvisor.template.record import TemplateRecord
 # How often to check whether a command is ready, in seconds.
 _NEWS_SECONDS = 0.02
 
-# How much of an output is kept, to look for a line, and to quote the last one in an error.
+# The number of bytes of each output stream to keep, for a search for a line, and for an error that
+# quotes the last line.
 _TAIL_BYTES = 1 << 16
 
 # A listening socket in /proc/net/tcp (proc(5)): the local port, and the state.
 _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
 
-# The lists of all sockets of a sandbox have fewer bytes.
-_SHOWN_MAX = 16 << 20
+# The maximum size of the socket lists in /proc/net, in bytes.
+_CONTENT_MAX = 16 << 20
 
 #: A condition for a command to be ready.
 AnyReady: TypeAlias = str | Callable[[Sandbox], object]
@@ -75,19 +76,19 @@ class Ready:
     def of(cls, given: Any) -> Ready:
         """Read the argument `ready` of a caller.
 
-        :raises TypeError: it is neither text nor callable.
-        :raises ValueError: the text has no such meaning.
+        :raises TypeError: the argument is neither text nor callable.
+        :raises ValueError: the text is no condition.
         """
         if callable(given):
             return cls("call", given)
         if not isinstance(given, str):
-            raise TypeError(f"ready must be text, or something to call, not {given!r}")
+            raise TypeError(f"ready must be text or callable, not {given!r}")
         kind, colon, what = given.partition(":")
         if kind not in ("line", "file", "port") or not colon:
             kind, what = ("file" if given.startswith("/") else "line"), given
         if kind == "port":
             if not re.fullmatch(r"[0-9]{1,5}", what) or not 0 < int(what) < 1 << 16:
-                raise ValueError(f"ready: {what!r} is no port: 1 to 65535 are")
+                raise ValueError(f"ready: {what!r} is no port: a port is a number from 1 to 65535")
             return cls(kind, int(what))
         if kind == "file" and not what.startswith("/"):
             raise ValueError(f"ready: {what!r} is no absolute path")
@@ -95,30 +96,31 @@ class Ready:
             raise ValueError(f"ready: {what!r} can't be {'a path' if kind == 'file' else 'a line'}")
         return cls(kind, what)
 
-    def wait(self, box: Sandbox, told: OutputReader, deadline: float | None) -> None:
+    def wait(self, box: Sandbox, output: OutputReader, deadline: float | None) -> None:
         """Wait until the command is ready.
 
-        :param deadline: until when, by the monotonic clock.
-        :raises RunscError: the command ended before.
-        :raises TimeoutExpired: the command was not ready in time.
-        :raises BaseException: the function to call raises.
+        :param output: the reader of the command's output.
+        :param deadline: the deadline, by :func:`time.monotonic`; ``None``: no deadline.
+        :raises RunscError: the command has ended.
+        :raises TimeoutExpired: the command was not ready before the deadline.
+        :raises BaseException: the exception of the function to call.
         """
         if self.kind == "call":
             self.what(box)
         else:
-            while not self._is_reached(box, told, deadline):
+            while not self._is_reached(box, output, deadline):
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutExpired(box.args, 0)
-                if box.poll() is not None and not self._is_reached(box, told, deadline):
-                    raise self._ended(box, told)
-                told.news.wait(_NEWS_SECONDS)
+                if box.poll() is not None and not self._is_reached(box, output, deadline):
+                    raise self._ended(box, output)
+                output.news.wait(_NEWS_SECONDS)
         if box.poll() is not None:
-            raise self._ended(box, told)
+            raise self._ended(box, output)
 
-    def _is_reached(self, box: Sandbox, told: OutputReader, deadline: float | None) -> bool:
+    def _is_reached(self, box: Sandbox, output: OutputReader, deadline: float | None) -> bool:
         try:
             if self.kind == "line":
-                return told.has_line(os.fsencode(self.what))
+                return output.has_line(os.fsencode(self.what))
             if self.kind == "file":
                 return _has_file(box, self.what)
             return _listens(box, self.what, deadline)
@@ -127,9 +129,9 @@ class Ready:
                 raise
             return False
 
-    def _ended(self, box: Sandbox, told: OutputReader) -> Exception:
+    def _ended(self, box: Sandbox, output: OutputReader) -> Exception:
         status = box.wait()
-        said = told.last_line()
+        said = output.last_line()
         why = f"the command of the template ended with status {status} before it was ready"
         return not_ready(f"{why}: {said}" if said else why)
 
@@ -137,7 +139,8 @@ class Ready:
 def _has_file(box: Sandbox, path: str) -> bool:
     """Return whether a path exists inside, without running a program of the root filesystem."""
     try:
-        # The agent enters `cwd` before it fails to execute a path below a file.
+        # The path of the command goes through a file, so its start always fails. The agent changes
+        # to the directory `cwd` before: the error names `path` if that failed.
         box.run([f"{AGENT_INSIDE}/"], cwd=path)
     except (CommandNotFoundError, CommandNotADirectoryError) as error:
         return error.filename != path or isinstance(error, CommandNotADirectoryError)
@@ -150,42 +153,42 @@ def _listens(box: Sandbox, port: int, deadline: float | None) -> bool:
         cat = box.popen(["cat", *files], stdout=PIPE, stderr=DEVNULL)
     except CommandNotFoundError as error:
         raise not_ready(
-            "the ports that are listened on are read by cat(1), and the root filesystem has none",
-            "let ready be a line, a file, or something to call",
+            "ready can't be a port: the root filesystem has no cat(1) to read /proc/net/tcp",
+            "let ready be a line, a file, or a function",
         ) from error
     with cat:
         try:
-            shown = _read(cat, deadline)
+            content = _read(cat, deadline)
         finally:
             cat.kill_tree()
-    return any(int(found, 16) == port for found in _LISTENING.findall(shown))
+    return any(int(found, 16) == port for found in _LISTENING.findall(content))
 
 
 def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
     """Return the output of cat(1), with limits: the root filesystem may have another program."""
     assert cat.stdout is not None
-    fd, shown = cat.stdout.fileno(), bytearray()
+    fd, content = cat.stdout.fileno(), bytearray()
     while wait_readable(fd, timeout=seconds_left(deadline)):
         data = os.read(fd, _TAIL_BYTES)
         if not data:
-            return bytes(shown)
-        shown += data
-        if len(shown) > _SHOWN_MAX:
+            return bytes(content)
+        content += data
+        if len(content) > _CONTENT_MAX:
             raise not_ready(
-                "cat(1) of the root filesystem shows no list of ports, but writes without an end",
-                "let ready be a line, a file, or something to call",
+                "ready can't be a port: cat(1) of the root filesystem writes without an end",
+                "let ready be a line, a file, or a function",
             )
     raise TimeoutExpired(cat.args, 0)
 
 
 class OutputReader:
-    """A thread that reads the standard output and error of a command, so that it never blocks.
+    """A thread that reads the output of a command, so that the command never blocks in write(2).
 
     :ivar news: an event that is set for a moment whenever there is more output.
     """
 
     def __init__(self, box: Sandbox) -> None:
-        """Begin to read."""
+        """Start the thread."""
         self.news: threading.Event = threading.Event()
         self._tails = {"stdout": b"\n", "stderr": b"\n"}
         self._streams = {name: getattr(box, name) for name in self._tails}
@@ -222,26 +225,27 @@ class OutputReader:
         return ""
 
     def close(self) -> None:
-        """Stop reading."""
+        """End the thread."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
         os.close(self._stop)
 
 
-# How long processes that the agent started may take to end, in seconds.
+# The time limit for the end of the agent's commands, in seconds.
 _GONE_SECONDS = 3
 _STATE_SECONDS = 0.01
 
-# The agent's name, as far as it fits in (PR_SET_NAME(2const)): runsc lists processes by that.
+# The agent's name in the list of runsc, cut to the 15 bytes of PR_SET_NAME(2const).
 _AGENT = os.path.basename(AGENT_INSIDE)[:15]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a sandbox is started from.
+    """The host, the config.json and the checkpoint to start a sandbox from.
 
-    :ivar config: its config.json.
-    :ivar image: the path inside of the checkpoint to restore; ``None`` to start the command.
+    :ivar config: the config.json of the sandbox.
+    :ivar image: the path of the checkpoint to restore, in the host's mount namespace; ``None`` to
+        start the command.
     """
 
     host: HostNamespace
@@ -251,7 +255,7 @@ class Source:
 
 
 class TemplateSandbox(Sandbox):
-    """A sandbox to save, or one that was restored."""
+    """A sandbox to make a checkpoint of, or one that was restored from a checkpoint."""
 
     def __init__(
         self,
@@ -270,9 +274,9 @@ class TemplateSandbox(Sandbox):
 
         The other arguments are those of :class:`usernsctl.Sandbox`.
 
-        :param connect: is called when the sandbox runs, and takes over our end of a connection,
-            whose other end is its standard input, in place of `stdin`.
-        :raises UsernsError: the sandbox could not be started; nothing is left of it.
+        :param connect: called with this object and the caller's end of a connection once the
+            sandbox runs. The other end is the standard input of the sandbox, in place of `stdin`.
+        :raises UsernsError: the sandbox could not be started. Its files are removed.
         """
         wanted = chosen_id(id)
         check_streams(stdin, stdout, stderr)
@@ -314,10 +318,10 @@ class TemplateSandbox(Sandbox):
     def end_agent(self, deadline: float) -> None:
         """End an agent that is not process 1, and all processes that it started.
 
-        They have files of this machine open, and so can't be saved.
+        runsc can't save processes that have files of this machine open, as these do.
 
-        :param deadline: until when, by the monotonic clock.
-        :raises TimeoutExpired: that took longer.
+        :param deadline: the deadline, by :func:`time.monotonic`.
+        :raises TimeoutExpired: the agent has not ended before the deadline.
         :raises RunscError: the agent does not end, or runsc does not answer.
         """
         self._commands.close()
@@ -327,15 +331,15 @@ class TemplateSandbox(Sandbox):
             if now > deadline:
                 raise TimeoutExpired(self.args, 0)
             if now > end:
-                raise unsavable("what was started beside the command of the template does not end")
+                raise unsavable("a command that was started beside the template's does not end")
             time.sleep(_STATE_SECONDS)
 
     def _other_processes(self, deadline: float) -> list[str]:
         """Return the names of the processes inside, without process 1."""
-        words = ("ps", "--format=table", self.id)
-        told = query(self.life, self.id, *words, seconds=seconds_left(deadline)) or ""
-        # CMD is the last column; releases differ in those before.
-        head, *lines = [line.split() for line in told.splitlines()] or [["PID"]]
+        argv = ("ps", "--format=table", self.id)
+        table = query(self.life, self.id, *argv, seconds=seconds_left(deadline)) or ""
+        # CMD is the last column in all releases of runsc; the columns before differ.
+        head, *lines = [line.split() for line in table.splitlines()] or [["PID"]]
         number = head.index("PID")
         return [line[-1] for line in lines if len(line) > number and line[number] != "1"]
 
@@ -343,23 +347,23 @@ class TemplateSandbox(Sandbox):
 # A part of runsc's message if a process has a file of this machine open.
 _FILES_OPEN = "is not savable"
 
-# How long to try again then, in seconds.
+# The time limit of further attempts after that message, in seconds.
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 
-# A part of the message of releases before 20260817.
+# A part of the message of releases before 20260817, which can't save a sandbox with network=host.
 _HOST_NETWORK = "not supported when using hostinet"
 
-#: How long a command may take to be ready by default, in seconds.
+#: The default time limit until a command is ready, in seconds.
 READY_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A command to start and save.
+    """A command to start, and to save a checkpoint of.
 
     :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`.
-    :ivar stdin: its standard input; ``None`` for a pipe.
+    :ivar stdin: the standard input of the command; ``None`` for a pipe.
     :ivar wait: waits until the command is ready, given the sandbox, its output and a deadline.
         Returns the paths inside of further files that must be unchanged at a restore.
     """
@@ -377,8 +381,8 @@ class Wanted:
 def for_command(ready: Ready) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
     """Return the function that waits until a command is ready."""
 
-    def wait(box: TemplateSandbox, told: OutputReader, deadline: float) -> list[str]:
-        ready.wait(box, told, deadline)
+    def wait(box: TemplateSandbox, output: OutputReader, deadline: float) -> list[str]:
+        ready.wait(box, output, deadline)
         return []
 
     return wait
@@ -389,23 +393,23 @@ def for_agent(
 ) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
     """Return the function that waits until an agent that is process 1 is ready.
 
-    :param ours: our end of the connection to the agent.
-    :param ready: a further condition.
+    :param ours: the caller's end of the connection to the agent.
+    :param ready: a further condition, or ``None``.
     """
 
-    def wait(box: TemplateSandbox, told: OutputReader, deadline: float) -> list[str]:
+    def wait(box: TemplateSandbox, output: OutputReader, deadline: float) -> list[str]:
         try:
             pid = receive_hello(ours, deadline)
         except AgentTimeout:
             raise TimeoutExpired(box.args, 0) from None
         except AgentClosed:
-            raise not_ready(f"the agent has ended at once: {told.last_line()}") from None
+            raise not_ready(f"the agent has ended at once: {output.last_line()}") from None
         except wire.ProtocolError as error:
-            raise not_ready(f"the agent is none: {error}") from None
+            raise not_ready(f"the agent sent an invalid message: {error}") from None
         agent = Agent(ours, pid)
         box.adopt(agent)
         if ready is not None:
-            ready.wait(box, told, deadline)
+            ready.wait(box, output, deadline)
         return []
 
     return wait
@@ -414,8 +418,8 @@ def for_agent(
 def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
     """Start a command, save it once it is ready, and end it.
 
-    :raises TimeoutExpired: the command was not ready in time.
-    :raises RunscError: the command ended before, or can't be saved.
+    :raises TimeoutExpired: the command was not ready within the time limit.
+    :raises RunscError: the command ended before it was ready, or can't be saved.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """
     seconds = READY_SECONDS if wanted.timeout is None else wanted.timeout
@@ -424,14 +428,14 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
     try:
         config = _config(prepared, wanted)
         source = Source(host=prepared, args=wanted.args, config=config)
-        # Standard output and error are pipes: all releases restore these.
+        # Standard output and error are pipes, which all releases of runsc can restore.
         stdin = PIPE if wanted.stdin is None else wanted.stdin.fileno()
         with TemplateSandbox(source, timeout=seconds, stdin=stdin, stdout=PIPE, stderr=PIPE) as box:
             if wanted.stdin is not None:
                 wanted.stdin.close()
-            told = OutputReader(box)
+            output = OutputReader(box)
             try:
-                files = wanted.wait(box, told, deadline)
+                files = wanted.wait(box, output, deadline)
                 if wanted.kind != "agent":
                     box.end_agent(deadline)
                 image = Image(prepared)
@@ -442,7 +446,7 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
                     image.close()
                     raise
             finally:
-                told.close()
+                output.close()
     except TimeoutExpired as expired:
         raise TimeoutExpired(wanted.args, seconds) from expired
     return made, image
@@ -451,60 +455,60 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
     args = None if wanted.kind == "agent" else wanted.args
     cwd = checks.directory_inside(wanted.cwd)
-    # An agent may outlive its connection: another one is started beside it after a restore.
+    # outlives=True: after a restore, the connection of an agent that is process 1 is a new one.
     given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user, outlives=True)
     found: dict[str, Any] = json.loads(given)
     return found
 
 
 def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
-    """Save a sandbox by runsc, and try again while a file of this machine is open.
+    """Save a sandbox by ``runsc checkpoint``; try again while a file of this machine is open.
 
-    Commands of an agent close their files a moment after it has reported their end.
+    gVisor closes the files of an agent's command a moment after the agent has reported its end.
 
-    :param deadline: until when, by the monotonic clock.
-    :raises TimeoutExpired: that took longer.
+    :param deadline: the deadline, by :func:`time.monotonic`.
+    :raises TimeoutExpired: runsc has not ended before the deadline.
     :raises RunscError: the sandbox can't be saved, or has ended.
     """
     end = time.monotonic() + _SAVED_GONE_SECONDS
     while True:
-        status, told = _checkpoint_once(box, image, deadline)
+        status, message = _checkpoint_once(box, image, deadline)
         if status == 0:
             return
-        if told is None or _FILES_OPEN not in told or time.monotonic() > end:
-            raise _unsaved(told, status)
+        if message is None or _FILES_OPEN not in message or time.monotonic() > end:
+            raise _unsaved(message, status)
         image.clear()
         time.sleep(_RETRY_SECONDS)
 
 
 def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tuple[int, str | None]:
-    """Save a sandbox by runsc; return the exit status of runsc, and its message."""
+    """Run ``runsc checkpoint`` once; return the exit status of runsc, and its message."""
     with memory_file("errors") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
-        # To read a compressed image takes longer. Without --leave-running, the end of the sandbox
-        # would end all processes of its PID namespace, perhaps this runsc before it has finished.
+        # No compression, since a compressed image takes longer to read. With --leave-running, since
+        # the end of the sandbox kills all processes of its PID namespace, and this runsc is in it.
         options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
-        words = ["checkpoint", *options, box.id]
+        argv = ["checkpoint", *options, box.id]
         life = box.life
-        with life.runsc(*log, *words) as (command, needed), raise_if_ended(life, box.id):
+        with life.runsc(*log, *argv) as (command, needed), raise_if_ended(life, box.id):
             fds = [*needed["pass_fds"], errors.fileno()]
             needed = {**needed, "pass_fds": fds, "timeout": seconds_left(deadline)}
             done = run_command(command, **needed, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
         return done.returncode, logs.own_failure(errors.fileno())
 
 
-def _unsaved(told: str | None, status: int) -> RunscError:
+def _unsaved(message: str | None, status: int) -> RunscError:
     """Return the error that a sandbox was not saved, with runsc's message."""
-    if told is None:
+    if message is None:
         return unsavable(f"runsc could not save the sandbox, and ended with status {status}")
     remedy = None
-    if _HOST_NETWORK in told:
+    if _HOST_NETWORK in message:
         remedy = (
             "leave out network='host' (--network host), or use a release of runsc that can: "
             "those from 20260817 on do"
         )
-    # Only the first line: the stacks of runsc's threads follow.
-    said = logs.quote_runsc(told.partition("\n")[0])
+    # Quote only the first line: the stack traces of runsc's goroutines follow.
+    said = logs.quote_runsc(message.partition("\n")[0])
     return unsavable(f"runsc could not save the sandbox: {said}", remedy)
 
 

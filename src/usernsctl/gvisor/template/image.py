@@ -1,6 +1,7 @@
-"""Checkpoint images: the files that runsc saves of a sandbox, in the tmpfs of a host.
+"""Checkpoint images: the files that ``runsc checkpoint`` writes, in the tmpfs of a host.
 
-No other process reaches them, and they vanish with the host. Saving the template copies them.
+Only processes in the host's mount namespace can open the files, which end with the host. Saving a
+template copies them to a directory.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ def not_ready(why: str, remedy: str | None = None) -> RunscError:
 
 
 def unsavable(why: str, remedy: str | None = None) -> RunscError:
-    """Return the error that a sandbox can't be saved, or does not go on afterwards."""
+    """Return the error that a sandbox can't be saved, or can't be restored afterwards."""
     return RunscError(why, step=STEP, cause="template-unsavable", remedy=remedy)
 
 
 def outdated(what: str, remedy: str | None) -> RunscError:
-    """Return the error that something a template was made for has changed.
+    """Return the error that the machine has changed since a template was made.
 
-    :param what: what was different then.
+    :param what: the earlier state, as the end of the message.
     :param remedy: the command that makes the template anew.
     """
     return RunscError(
         f"the template was made when {what}",
         step=STEP,
         cause="template-outdated",
-        remedy=remedy or "make the template anew",
+        remedy=remedy or "make a new template",
     )
 
 
@@ -59,7 +60,7 @@ def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
         step=STEP,
         cause="template-host-differs",
         remedy="give the options that you made the template with, to usernsctl template run or "
-        f"SandboxHost(); or {remedy or 'make the template anew'}",
+        f"SandboxHost(); or {remedy or 'make a new template'}",
     )
 
 
@@ -87,14 +88,14 @@ def damaged(path: str, why: str) -> RunscError:
         step=STEP,
         filename=path,
         cause="template-damaged",
-        remedy=f"make it anew; what is left of this one: rm -r {quoted(path)}",
+        remedy=f"make a new template, and remove this one: rm -r {quoted(path)}",
     )
 
 
 def untrusted(path: str, why: str) -> RunscError:
     """Return the error that others could have written a template."""
     return RunscError(
-        f"{path} is not believed: {why}",
+        f"{path} can't be trusted: {why}",
         step=STEP,
         filename=path,
         cause="template-untrusted",
@@ -103,24 +104,24 @@ def untrusted(path: str, why: str) -> RunscError:
     )
 
 
-# In the directory for the sandboxes, whose ids never begin with a dot.
+# The name of the directory for images beside those of the sandboxes, whose ids begin with no dot.
 _DIRECTORY = ".images"
 
-# runsc writes three; more for whatever a later release may add.
+# The maximum number of files of an image. runsc writes three; a later release may write more.
 _FILES_MAX = 16
 
 _CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: The files of an image: of each name, the size, and the SHA-256 of what is in it.
+#: The files of an image: the size and the SHA-256 digest of each, by its name.
 Sums = Mapping[str, tuple[int, str]]
 
 
 class Image:
     """A directory of checkpoint files, in the tmpfs of a host.
 
-    :ivar inside: its path in the mount namespace of the host.
+    :ivar inside: the path of the directory in the mount namespace of the host.
     """
 
     def __init__(self, host: HostNamespace) -> None:
@@ -132,7 +133,7 @@ class Image:
         name = os.urandom(8).hex()
         self.inside: str = f"{host.prepared.scratch}/{BOXES}/{_DIRECTORY}/{name}"
         self._name = f"{_DIRECTORY}/{name}"
-        # A descriptor of its own: the host may be closed meanwhile.
+        # A descriptor of its own, so that the host may be closed while the image is used.
         self._top = host.open_directory()
         with NamespaceError.instead("the image of the template", step=STEP):
             try:
@@ -153,7 +154,8 @@ class Image:
         :param directory: a descriptor of the directory.
         :raises OSError: a file can't be read or written.
         """
-        # With a descriptor of its own: two threads that list the same one get a part each.
+        # A descriptor of its own: two threads that list one open directory share its offset, and
+        # each gets only a part of the names.
         own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
         try:
             return {name: _copy(name, own, directory) for name in sorted(os.listdir(own))}
@@ -204,7 +206,7 @@ class Image:
 def sums_from_json(given: Mapping[str, object]) -> Sums:
     """Read what :meth:`Image.save` returned.
 
-    :raises ValueError: the list makes no sense.
+    :raises ValueError: the list is malformed.
     """
     found: dict[str, tuple[int, str]] = {}
     for name, one in given.items():

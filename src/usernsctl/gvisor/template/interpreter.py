@@ -1,9 +1,10 @@
-"""The program of a Python template: it loads modules, and waits for the program to run.
+"""The program of a Python template, which imports modules and waits for a user's program to run.
 
-The interpreter gets this text by ``-c``, together with that of bigframe. The text imports nothing
-of usernsctl, since the interpreter may be of another version. Descriptor 0 is a socket to the host.
-A message in JSON goes there: all is loaded, or why that failed. After a restore the host sends the
-descriptors of the program's standard streams, and of a file with the rest in JSON.
+The interpreter gets this text by ``-c``, together with the text of bigframe. The text imports
+nothing of usernsctl, since the interpreter may be of another version. Descriptor 0 is a socket to
+the host. The interpreter sends a JSON message: all modules are loaded, or the error. After a
+restore, the host sends the descriptors of the standard streams of the user's program, and of a file
+with its arguments, environment and working directory in JSON.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
     from typing import Any, NoReturn
 
-# As many as are sent, and some more bytes than are in the message.
+# The number of descriptors that the host sends, and the size of the buffer for its message.
 _FDS = 4
 _MESSAGE_BYTES = 16
 
-# So many files are told of that decide whether this process can go on.
+# The maximum number of files in the message to the host.
 _FILES_MAX = 1000
 
 _SOCKET = 0
 
 
 def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> ModuleType:
-    """Load modules, wait for a restore, and return bigframe's module, in a child, to run."""
+    """Import modules, and wait for a restore; return bigframe's module in a child to run it."""
     import gc
     import json
     import socket
@@ -38,7 +39,8 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
     control = socket.socket(fileno=os.dup(_SOCKET))
     bigframe = _module("usernsctl_bigframe", bigframe_text)
     hello = _load(preload, code)
-    # Nobody has to look at all of that again, and so to copy it.
+    # Frozen objects are skipped by later collections, which would write to their pages, and so copy
+    # them after a fork.
     gc.collect()
     gc.freeze()
     if "error" not in hello:
@@ -52,12 +54,12 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
     _start(control, wanted, fds)
     _forget_our_text()
     _expect_preloaded()
-    sys.argv[:] = ["bigframe", *_words(wanted["args"])]
+    sys.argv[:] = ["bigframe", *_arguments(wanted["args"])]
     return bigframe
 
 
 def _forget_our_text() -> None:
-    """Keep the lines of this text out of tracebacks: it and the program are called ``<string>``."""
+    """Remove this text from the line cache: the user's program is called ``<string>``, too."""
     import linecache
 
     linecache.clearcache()
@@ -68,8 +70,8 @@ def _expect_preloaded() -> None:
     """Suppress the warning of ``-m`` about a module that was loaded before."""
     import warnings
 
-    told = ".* found in sys.modules after import of package"
-    warnings.filterwarnings("ignore", told, RuntimeWarning, "runpy")
+    message = ".* found in sys.modules after import of package"
+    warnings.filterwarnings("ignore", message, RuntimeWarning, "runpy")
 
 
 def _module(name: str, text: str) -> ModuleType:
@@ -98,7 +100,7 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
         child = os.fork()
     if child == 0:
         os._exit(0)
-    # The code may have had SIGCHLD ignored: then the kernel reaps it.
+    # If the code ignores SIGCHLD, the kernel has reaped the child (wait(2)).
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
     return {}
@@ -135,9 +137,9 @@ def _files() -> list[str]:
     mapped = set()
     with open("/proc/self/maps", errors="surrogateescape") as file:
         for line in file:
-            words = line.rstrip("\n").split(None, 5)
-            if len(words) == 6 and words[5].startswith("/"):
-                mapped.add(words[5])
+            fields = line.rstrip("\n").split(None, 5)
+            if len(fields) == 6 and fields[5].startswith("/"):
+                mapped.add(fields[5])
     return sorted(mapped) + [path for path in sys.path if path.startswith("/")]
 
 
@@ -149,7 +151,7 @@ def _receive(control: socket) -> list[int]:
     room = socket.CMSG_LEN(_FDS * fds.itemsize)
     data, parts, _, _ = control.recvmsg(_MESSAGE_BYTES, room)
     if not data:
-        # The host has no use for us any more.
+        # The host has closed the connection.
         os._exit(0)
     for level, kind, content in parts:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -158,7 +160,7 @@ def _receive(control: socket) -> list[int]:
 
 
 def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
-    """Become the child that the program runs in; the process itself waits for it."""
+    """Fork a child for the user's program, and return in the child; the parent waits for it."""
     import json
 
     try:
@@ -173,15 +175,15 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
         os.close(fd)
     import signal
 
-    # Where it is ignored, nobody would learn how the program ends.
+    # While SIGCHLD is ignored, the exit status of the program is lost (wait(2)).
     is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
     if is_ignored:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child:
-        _let_go()
+        _close_streams()
         every = _block_signals()
-        # Whoever hears of the start may send a signal at once.
+        # Signals are blocked first: the caller may send one as soon as it gets this message.
         control.send(b"{}")
         control.close()
         _wait(child, every)
@@ -191,16 +193,16 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
     _renew()
 
 
-def _let_go() -> None:
-    """Close the program's standard streams."""
-    nothing = os.open(os.devnull, os.O_RDWR)
+def _close_streams() -> None:
+    """Replace the standard streams of this process by /dev/null."""
+    null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
-        os.dup2(nothing, number)
-    os.close(nothing)
+        os.dup2(null, number)
+    os.close(null)
 
 
 def _block_signals() -> set[Any]:
-    """Block all signals: :func:`_wait` takes them."""
+    """Block all signals, for sigwait(3) in :func:`_wait`; return them."""
     import signal
 
     every = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -209,10 +211,10 @@ def _block_signals() -> set[Any]:
 
 
 def _wait(child: int, every: set[Any]) -> NoReturn:
-    """Pass signals on to the child, and end as it does.
+    """Forward signals to the child until it ends, and exit with its status.
 
-    By sigwait(3): a handler of Python's might have to wait until the child ends, where the signal
-    comes just before wait(2).
+    sigwait(3) receives the signals. Python would run a handler only after the end of the child if
+    the signal came just before wait(2).
     """
     import signal
 
@@ -245,14 +247,14 @@ def _renew() -> None:
     if "multiprocessing.process" in modules:
         modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
     for stream, is_line in ((sys.stdout, os.isatty(1)), (sys.stderr, True)):
-        # The program's own may be another one.
+        # The code of the template may have replaced the stream by an object of another class.
         if hasattr(stream, "reconfigure"):
             through = bool(os.environ.get("PYTHONUNBUFFERED"))
             stream.reconfigure(line_buffering=is_line, write_through=through)
 
 
-def _words(args: list[str]) -> list[str]:
-    """Return the words for bigframe; a console script may be given by its name alone."""
+def _arguments(args: list[str]) -> list[str]:
+    """Return the arguments for bigframe, with the path of a console script for its name."""
     first = args[0] if args else "-"
     if first[:1] != "-" and "/" not in first and not os.path.exists(first):
         script = os.path.join(os.path.dirname(sys.executable), first)

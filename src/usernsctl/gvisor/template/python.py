@@ -1,4 +1,4 @@
-"""Templates of Python interpreters that have imported modules, and run a program after that."""
+"""Templates of Python interpreters that have imported modules and start programs from there."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _START_SECONDS = 60
 # The time limit for the end of an interpreter that has closed the connection, in seconds.
 _END_SECONDS = 5
 
-# More than the interpreter of a template ever sends.
+# The maximum size of a message of an interpreter, in bytes.
 _MESSAGE_MAX = 1 << 18
 
 _TAIL = """
@@ -85,7 +85,7 @@ class PythonTemplate(Template):
         :raises TypeError: an argument has the wrong type.
         """
         given: dict[str, Any] = {"env": None, "cwd": None, "user": None, "timeout": None, **options}
-        words = _words(python, preload, code)
+        argv = _interpreter_argv(python, preload, code)
         checks.variables(given["env"])
         checks.directory_inside(given["cwd"])
         check_timeout(given["timeout"])
@@ -94,7 +94,7 @@ class PythonTemplate(Template):
             ours, theirs = socket_pair()
             with ours, theirs:
                 wanted = Wanted(
-                    kind="python", args=words, stdin=theirs, wait=_loaded(ours), **given
+                    kind="python", args=argv, stdin=theirs, wait=_wait_until_loaded(ours), **given
                 )
                 made, image = create(host, wanted)
             return Parts(host=host, record=made, image=image, config=made.config)
@@ -117,7 +117,7 @@ class PythonTemplate(Template):
         :raises UsernsError: as :meth:`Template.start` does.
         """
         check_keywords("start", options, _START_KEYWORDS)
-        return self._begun_with(args, **options).__enter__()
+        return self._start_program(args, **options).__enter__()
 
     async def start_async(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
         """Start a Python program from asyncio: see :meth:`start`.
@@ -126,7 +126,7 @@ class PythonTemplate(Template):
         """
         return await start_in_executor(lambda: self.start(args, **options), Sandbox.close)
 
-    def _begun_with(
+    def _start_program(
         self,
         args: Args,
         *,
@@ -139,14 +139,14 @@ class PythonTemplate(Template):
         detach: bool = False,
         **options: Any,
     ) -> TemplateSandbox:
-        words, variables = checks.argv(args), checks.variables(env)
+        argv, variables = checks.argv(args), checks.variables(env)
         check_streams(stdin, stdout, stderr)
         check_timeout(timeout)
         source = self._source()
         process = source.config["process"]
         known = dict(one.partition("=")[::2] for one in process["env"])
         wanted = {
-            "args": words,
+            "args": argv,
             "env": {**known, **variables},
             "cwd": checks.directory_inside(cwd) or process["cwd"],
         }
@@ -161,7 +161,7 @@ class PythonTemplate(Template):
                 _hand_over(box, ours, wanted, streams, closed, deadline)
 
         return TemplateSandbox(
-            replace(source, args=(source.args[0], *words)),
+            replace(source, args=(source.args[0], *argv)),
             stdout=DEVNULL,
             stderr=DEVNULL,
             timeout=timeout,
@@ -174,11 +174,13 @@ class PythonTemplate(Template):
 _START_KEYWORDS = ("args", *PythonStartOptions.__annotations__)
 
 
-def _words(python: StrOrBytesPath, preload: Iterable[str], code: str | None) -> tuple[str, ...]:
-    """The command of a template.
+def _interpreter_argv(
+    python: StrOrBytesPath, preload: Iterable[str], code: str | None
+) -> tuple[str, ...]:
+    """Return the command of a template: an interpreter with the program of interpreter.py.
 
-    :raises ValueError: an argument can't have this value.
-    :raises TypeError: an argument is of the wrong type.
+    :raises ValueError: an argument has a wrong value.
+    :raises TypeError: an argument has the wrong type.
     """
     from importlib import resources
 
@@ -199,17 +201,19 @@ def _words(python: StrOrBytesPath, preload: Iterable[str], code: str | None) -> 
     return interpreter, "-c", inside + _TAIL.format(bigframe=bigframe, preload=names, code=code)
 
 
-def _loaded(ours: Connection) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
+def _wait_until_loaded(
+    ours: Connection,
+) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
     """Return the function that waits until an interpreter has loaded its modules.
 
-    :param ours: our end of the connection to the interpreter.
+    :param ours: the caller's end of the connection to the interpreter.
     """
 
-    def wait(box: TemplateSandbox, told: OutputReader, deadline: float) -> list[str]:
-        hello = _heard(ours, deadline)
+    def wait(box: TemplateSandbox, output: OutputReader, deadline: float) -> list[str]:
+        hello = _receive_message(ours, deadline)
         if hello is None:
             status = box.wait(_END_SECONDS)
-            said = told.last_line()
+            said = output.last_line()
             why = f"the interpreter has ended with status {status}"
             raise not_ready(f"{why}: {said}" if said else why)
         if "error" in hello:
@@ -223,25 +227,26 @@ def _loaded(ours: Connection) -> Callable[[TemplateSandbox, OutputReader, float]
     return wait
 
 
-def _heard(ours: Connection, deadline: float) -> dict[str, Any] | None:
-    """Receive a message of the interpreter; ``None`` if the interpreter has ended.
+def _receive_message(ours: Connection, deadline: float) -> dict[str, Any] | None:
+    """Receive a message of the interpreter.
 
-    :raises TimeoutExpired: no message came in time.
+    :returns: the message; ``None`` if the interpreter has ended.
+    :raises TimeoutExpired: no message came before the deadline.
     :raises RunscError: the message is no JSON object.
     """
     if not wait_readable(ours.fileno(), timeout=max(0, deadline - time.monotonic())):
         raise TimeoutExpired((), 0)
     try:
-        told = ours.recv(_MESSAGE_MAX)
+        message = ours.recv(_MESSAGE_MAX)
     except ConnectionError:
-        told = b""
-    if not told:
+        message = b""
+    if not message:
         return None
     with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(told)
+        found = json.loads(message)
         if isinstance(found, dict):
             return found
-    raise RunscError("the interpreter of the template says what makes no sense", step=STEP)
+    raise RunscError("the interpreter of the template sent an invalid message", step=STEP)
 
 
 def _hand_over(
@@ -268,18 +273,18 @@ def _hand_over(
         fds = array.array("i", [*given.fds, file.fileno()])
         try:
             ours.sendmsg([b"program"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
-            told = _heard(ours, deadline)
+            answer = _receive_message(ours, deadline)
         except (BrokenPipeError, ConnectionError):
-            told = None
-        if told is None:
+            answer = None
+        if answer is None:
             raise RunscError(
-                "the interpreter of the template has ended instead of going on", step=STEP
+                "the interpreter of the template has ended before it started the program", step=STEP
             )
-        if "errno" in told:
-            raise _no_directory(wanted["cwd"], told["errno"])
+        if "errno" in answer:
+            raise _no_directory(wanted["cwd"], answer["errno"])
         popen = box.life.popen
         assert popen is not None
-        # There Sandbox.communicate() and close() find them.
+        # Sandbox.communicate() and close() use the pipes of this Popen.
         for name, end in own.items():
             setattr(popen, name, end)
         own.clear()
@@ -288,7 +293,11 @@ def _hand_over(
 def _add(
     given: Streams, name: str, stream: Any, own: dict[str, Any], pipes: contextlib.ExitStack
 ) -> None:
-    """Add a standard stream of the program; our end of a pipe goes to `own`."""
+    """Add a standard stream of the program to `given`.
+
+    :param own: gets the caller's end of a pipe, by the name of the stream.
+    :param pipes: closes the program's end of a pipe.
+    """
     if isinstance(stream, int) and stream == PIPE:
         ends = os.pipe2(os.O_CLOEXEC)
         theirs, mine = ends if name == "stdin" else reversed(ends)
@@ -296,8 +305,8 @@ def _add(
         own[name] = open(mine, "wb" if name == "stdin" else "rb")  # noqa: SIM115
         given.add(theirs, is_fresh=True)
     elif isinstance(stream, int) and stream == DEVNULL:
-        nothing = pipes.enter_context(open_owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
-        given.add(nothing.fileno(), is_fresh=True)
+        null = pipes.enter_context(open_owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        given.add(null.fileno(), is_fresh=True)
     elif stream is None:
         given.add(-1, is_fresh=False)
     else:

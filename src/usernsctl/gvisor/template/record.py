@@ -1,4 +1,4 @@
-"""Records of templates: what a template was made of, and so in which hosts it can be started."""
+"""Records of templates, which decide in which hosts a template can be started."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 
-#: What process 1 of a template is: a command, the agent, or a Python interpreter.
+#: The kinds of process 1 of a template: a command, the agent, or a Python interpreter.
 KINDS = ("command", "agent", "python")
 
-# The directories of programs and libraries. To replace a file in one changes its time.
+# The directories of programs and libraries. Their modification time changes when a package manager
+# replaces a file in them.
 _LIBRARIES = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/bin", "/usr/local/lib")
 
-# An interpreter maps fewer files.
+# The maximum number of files of a template. An interpreter maps fewer files.
 _FILES_MAX = 4096
 
 # The fields of a process in config.json that concern only the inside of the sandbox.
 _OF_PROCESS = ("args", "env", "cwd", "user")
 _ANY_COMMAND = ("true",)
 
-# How much of the value of an option an error shows, in characters.
-_SHOWN_MAX = 200
+# The maximum length of the value of an option in an error, in characters.
+_VALUE_MAX = 200
 
-# Options that sandboxes do not depend on. The runsc itself is compared by its file.
+# Options whose values may differ at a restore. runsc is compared by its file, not by the option.
 _INDIFFERENT = ("program", "debug_log")
 
-#: A path inside, the size, and the time of the last change; -1 and 0 if there is no such file.
+#: A path inside, the size and the modification time of the file; -1 and 0 if it does not exist.
 Stamp = tuple[str, int, int]
 
 
@@ -49,10 +50,10 @@ Stamp = tuple[str, int, int]
 class TemplateRecord:
     """The record of a template.
 
-    A program that can write a record, such as one in a sandbox that has the file bound, must gain
-    nothing outside of its sandbox. So the caller names the runsc and the host that start a
-    template, and these are only compared with the record. Sandboxes get from the record only what
-    concerns their inside.
+    A program that can write a record, such as one in a sandbox with a bind mount of the file, must
+    gain no rights outside of its sandbox. So the caller names the runsc and the host that start a
+    template, and these are only compared with the record. From the record itself, sandboxes get
+    only the settings of their process.
 
     :ivar kind: one of :data:`KINDS`.
     :ivar args: the command.
@@ -82,13 +83,13 @@ class TemplateRecord:
         """Check that a runsc is the one that saved the template.
 
         :param remedy: the command that makes the template anew.
-        :raises RunscError: it is another one (cause ``"template-outdated"``), or is missing.
+        :raises RunscError: the runsc is another one (cause ``"template-outdated"``), or is missing.
         """
         label, *rest = self.runsc
         try:
             found = _stat_of(path)
         except OSError:
-            # This raises an error, unless the file has come back meanwhile.
+            # Raises the error of a missing runsc, unless the file exists again by now.
             find_runsc({}, path)
             found = _stat_of(path)
         if found != tuple(rest):
@@ -156,7 +157,7 @@ class TemplateRecord:
     def from_json(cls, given: Mapping[str, Any]) -> TemplateRecord:
         """Read what :meth:`to_json` returned.
 
-        :raises ValueError: the record makes no sense; also the others of ``NONSENSE``.
+        :raises ValueError: the record is malformed; also the other exceptions of ``NONSENSE``.
         """
         if given["format"] != _VERSION or given["kind"] not in KINDS:
             raise ValueError("it is of another version")
@@ -224,18 +225,18 @@ def _move(config: dict[str, Any], before: str, now: str) -> None:
 def deciding_files(config: Mapping[str, Any]) -> list[str]:
     """Return the paths inside of the files that must be unchanged for a command to go on later.
 
-    Binds are left out: they are data, as a rule, and meant to change.
+    Bind mounts are not among them: they are usually data, which may change.
 
-    :param config: the config.json of its sandbox.
+    :param config: the config.json of the template's sandbox.
     """
     machine = f"/usr/lib/{os.uname().machine}-linux-gnu"
     process = config["process"]
     path = next((e[5:] for e in process["env"] if e.startswith("PATH=")), "")
     # usernsctl-verify is left out: it comes from this package, whose version is compared.
-    words = [word for word in process["args"] if not word.startswith("/.usernsctl-")]
-    named = [word for word in words if word.startswith("/")]
-    if words and "/" not in words[0]:
-        named += [f"{directory}/{words[0]}" for directory in path.split(":") if directory]
+    argv = [word for word in process["args"] if not word.startswith("/.usernsctl-")]
+    named = [word for word in argv if word.startswith("/")]
+    if argv and "/" not in argv[0]:
+        named += [f"{directory}/{argv[0]}" for directory in path.split(":") if directory]
     return list(dict.fromkeys([*_LIBRARIES, machine, *named]))
 
 
@@ -257,7 +258,7 @@ def _stamp(seen: View, path: str) -> Stamp:
 
 
 def _host_fields() -> dict[str, str]:
-    """Return the options that decide what a sandbox of a host sees: the fields of a request."""
+    """Return the fields of a request that must be the same at a restore, by their options."""
     return {
         ", ".join(option.flags[0].partition("/")[0] for option in one.metadata["options"]): one.name
         for one in fields(Request)
@@ -268,7 +269,7 @@ def _host_fields() -> dict[str, str]:
 def options_of(request: Request) -> dict[str, str]:
     """Return the options of ``usernsctl run`` that make a host, each with its value as text.
 
-    Left out are those that have their defaults.
+    Options with their default values are omitted.
     """
     plain = Request()
     return {
@@ -279,7 +280,7 @@ def options_of(request: Request) -> dict[str, str]:
 
 
 def _text_of(name: str, value: Any) -> str:
-    """Return the value of an option in words."""
+    """Return the value of an option as text for messages."""
     if name == "binds":
         return ", ".join(
             f"{os.path.abspath(bind.source)}:{bind.destination}:{'ro' if bind.read_only else 'rw'}"
@@ -293,13 +294,13 @@ def _text_of(name: str, value: Any) -> str:
 
 
 def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the options that differ, in words. Names that only the record knows are left out."""
+    """Return the options that differ, as text; ignore unknown options of the record."""
 
-    def told(value: str | None) -> str:
-        return "left out" if value is None else repr(value[:_SHOWN_MAX])
+    def quote(value: str | None) -> str:
+        return "left out" if value is None else repr(value[:_VALUE_MAX])
 
     return [
-        f"{name} was {told(then.get(name))}, and is {told(now.get(name))}"
+        f"{name} was {quote(then.get(name))}, and is {quote(now.get(name))}"
         for name in sorted(_host_fields())
         if then.get(name) != now.get(name)
     ]

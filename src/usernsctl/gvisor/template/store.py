@@ -1,4 +1,4 @@
-"""Saved templates: the directory of each, and those that have a name."""
+"""Saved templates: directories with a checkpoint and a record, and the store of named templates."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def use(path: str, work: Callable[[Directory], _T]) -> _T:
     directory that has the path now.
 
     :param path: an absolute path.
-    :raises RunscError: there is no such template, or others could have written to its directory.
-    :raises UsernsError: what `work` raises.
+    :raises RunscError: the template does not exist, or others could have written to its directory.
+    :raises UsernsError: the exception of `work`.
     """
     while True:
         with _open_saved(path) as directory:
@@ -96,7 +96,7 @@ def read(directory: Directory) -> TemplateRecord:
             raise damaged(path, f"there is no {RECORD}")
         found = TemplateRecord.from_json(given)
         if found.images is None:
-            raise ValueError("it lists no files")
+            raise ValueError("the record lists no files")
         return found
     except NamespaceError as error:
         raise untrusted(path, error.reason) from None
@@ -109,12 +109,13 @@ _ELSEWHERE = "set XDG_DATA_HOME to a directory that is yours"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A template that has a name.
+    """A named template.
 
-    :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`; ``None`` if it is damaged.
-    :ivar args: its command.
-    :ivar size: the sizes of its files together, in bytes.
-    :ivar created: when it was saved, in seconds since 1970.
+    :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`; ``None`` if the template is
+        damaged.
+    :ivar args: the command of the template.
+    :ivar size: the total size of the files, in bytes.
+    :ivar created: the time of the save, in seconds since 1970.
     """
 
     name: str
@@ -125,7 +126,7 @@ class Named:
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Named:
-        """Look at the directory of a template."""
+        """Read the directory of a template, which may be damaged."""
         size, created = 0, 0.0
         with contextlib.suppress(UsernsError, OSError):
             created = os.fstat(directory.fd).st_mtime
@@ -136,7 +137,7 @@ class Named:
         return cls(name=name, size=size, created=created)
 
     def is_alive(self) -> bool:
-        """Return true, also for a damaged template: only its owner knows what it is good for."""
+        """Return true, also for a damaged template, which only its owner may remove."""
         return True
 
     def discard(self) -> None:
@@ -163,8 +164,8 @@ def directory() -> str:
 def _open_directory(make: bool) -> Directory:
     """Open the directory of named templates.
 
-    :param make: whether to make it if it is missing, and those above it.
-    :raises FileNotFoundError: it is missing.
+    :param make: whether to make the directory and its parents if they are missing.
+    :raises FileNotFoundError: the directory does not exist.
     :raises RunscError: the directory can't be opened or made, or others could write to it.
     """
     path = directory()
@@ -189,7 +190,7 @@ _STORE = Store("the name of a template", Named, _open_directory)
 
 
 def path_of(name: str) -> str:
-    """Return the path of the directory that a template has if it exists.
+    """Return the path of the directory of a named template, which may not exist.
 
     :raises InvalidNameError: `name` can't be a name.
     """
@@ -235,7 +236,7 @@ def check_free(name: str) -> None:
 def keep(save: Callable[[str], None], name: str, *, replace: bool) -> None:
     """Save a template under a name.
 
-    :param save: writes it to an empty directory, as :meth:`Template.save` does.
+    :param save: writes the template to an empty directory, as :meth:`Template.save` does.
     :param replace: whether to replace the template that has the name.
     :raises RunscError: a template has the name.
     :raises UsernsError: as :meth:`Template.save` does.
@@ -251,7 +252,7 @@ def keep(save: Callable[[str], None], name: str, *, replace: bool) -> None:
 def find(name: str) -> tuple[str, TemplateRecord]:
     """Return the directory of a named template, and its record.
 
-    :raises RunscError: there is none, it is damaged, or others could have written it.
+    :raises RunscError: no template has the name, it is damaged, or others could have written it.
     :raises InvalidNameError: `name` can't be a name.
     """
     path = path_of(name)
@@ -261,7 +262,7 @@ def find(name: str) -> tuple[str, TemplateRecord]:
 
 
 def list_all() -> list[Named]:
-    """Return all named templates, also damaged ones; remove what was left half done.
+    """Return all named templates, also damaged ones; remove drafts of killed processes.
 
     :raises UsernsError: the directory of templates can't be used.
     """
@@ -288,7 +289,7 @@ def names() -> list[str]:
 def remove(name: str) -> None:
     """Remove a named template.
 
-    :raises RunscError: there is none.
+    :raises RunscError: no template has the name.
     :raises InvalidNameError: `name` can't be a name.
     """
     entry = _STORE.find(name)

@@ -86,9 +86,9 @@ class Template(AsyncStartMixin):
     _what = "a template"
     _kinds: tuple[str, ...] = ("command", "agent")
 
-    def __init__(self, begun: AsyncStart[Parts]) -> None:
+    def __init__(self, start: AsyncStart[Parts]) -> None:
         """Take over the parts of a template, which a thread may still be making."""
-        self._async_start: AsyncStart[Parts] = begun
+        self._async_start: AsyncStart[Parts] = start
 
     @classmethod
     def _make(
@@ -108,23 +108,23 @@ class Template(AsyncStartMixin):
         :raises TypeError: an argument has the wrong type.
         :raises UsernsError: as :meth:`usernsctl.SandboxHost.template` does.
         """
-        words = () if args is None else checks.argv(args)
-        if args is not None and not words:
+        argv = () if args is None else checks.argv(args)
+        if args is not None and not argv:
             raise ValueError("args is empty: it must hold a command, or be None")
         checks.variables(env)
         checks.directory_inside(cwd)
         check_timeout(timeout)
         when = None if ready is None else Ready.of(ready)
-        if words and when is None:
-            raise ValueError("ready: a command needs something that tells when it is ready")
-        if not words:
+        if argv and when is None:
+            raise ValueError("ready: a template of a command needs a condition, such as a line")
+        if not argv:
             check_no_command(cwd=cwd, user=user)
 
         def work() -> Parts:
             given: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "timeout": timeout}
-            if words:
+            if argv:
                 assert when is not None
-                wanted = Wanted(kind="command", args=words, wait=for_command(when), **given)
+                wanted = Wanted(kind="command", args=argv, wait=for_command(when), **given)
                 made, image = create(host, wanted)
             else:
                 ours, theirs = socket_pair()
