@@ -310,12 +310,12 @@ class Shared:
         self._fds = list(fds)
         self._unclosed = [fd for fd in fds if fd >= 0]
         self._users: set[object] = set()
-        self._let_go = False
+        self._is_closed = False
 
     @property
     def closed(self) -> bool:
         """Return whether :meth:`close` was called; threads may still use the descriptors."""
-        return self._let_go
+        return self._is_closed
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Sequence[int]]:
@@ -327,7 +327,7 @@ class Shared:
         try:
             # Added before the check: a close() that comes after the check sees this user.
             self._users.add(user)
-            if self._let_go:
+            if self._is_closed:
                 raise ClosedError(f"{self._what} is closed")
             yield self._fds
         finally:
@@ -336,7 +336,7 @@ class Shared:
 
     def close(self) -> None:
         """Close the descriptors, as soon as no thread uses them."""
-        self._let_go = True
+        self._is_closed = True
         self._close_if_unused()
 
     def __del__(self) -> None:
@@ -345,7 +345,7 @@ class Shared:
             self.close()
 
     def _close_if_unused(self) -> None:
-        if self._let_go and not self._users:
+        if self._is_closed and not self._users:
             self._release()
 
     def _release(self) -> None:
