@@ -73,6 +73,19 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
                    "%.200s is %s, and gVisor can't mount anything on it", inside, kind);
 }
 
+/* A root filesystem or a bundle may lead a mount over the root filesystem, or over the program that
+ * proves that a sandbox is one. That program must be ours. */
+static int refuse_own(struct un_launch *launch, const char *named, const char *inside,
+                      struct un_error *err)
+{
+    if (strcmp(inside, "/") && strcmp(inside, UN_VERIFIER_INSIDE))
+        return 0;
+    un_launch_tell(launch, named, "choose another destination");
+    return un_fail(err, UN_STEP_BIND, 0, NULL,
+                   "%.200s leads to %.200s in the sandbox, and nothing may be mounted there", named,
+                   inside);
+}
+
 /* Adds a bind mount for runsc. Its source, open as `shown`, is the entry `name` of the directory
  * scratch/shown. The launch takes over the descriptor. */
 static int note_bind(struct un_launch *launch, const struct un_source *source, const char *name,
@@ -120,6 +133,8 @@ int un_step_bind(struct un_launch *launch, const struct un_record *record, struc
     un_auto_trail struct un_trail trail;
     if (un_place_make(launch, inside, is_directory, true, &trail, err))
         return -1;
+    if (refuse_own(launch, inside, un_view_inside(&trail), err))
+        return -1;
     if (un_view_is_directory(&trail) != is_directory)
         return fail_kind(launch, source, inside, is_directory, err);
     if (refuse_special(launch, &trail, inside, err))
@@ -133,12 +148,8 @@ static bool is_writable(int fd)
     return fstatvfs(fd, &status) || !(status.f_flag & ST_RDONLY);
 }
 
-static int cover_by_empty(struct un_launch *launch, const struct un_trail *trail,
-                          struct un_error *err)
+static int cover_by_empty(struct un_launch *launch, const char *wanted, struct un_error *err)
 {
-    char wanted[UN_PATH_MAX];
-    if (un_view_wanted(trail, wanted))
-        return un_launch_fail_file(launch, un_view_inside(trail), err);
     int empty = un_root_new(launch, launch->root.spare, true, NULL, err);
     if (empty < 0)
         return -1;
@@ -149,12 +160,17 @@ static int cover_by_empty(struct un_launch *launch, const struct un_trail *trail
 /* Adds a mount that gVisor makes itself, which may cover earlier bind mounts. */
 int un_step_mount(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
+    char wanted[UN_PATH_MAX];
     un_auto_trail struct un_trail trail;
     if (un_view_walk(&launch->view, record->words, &trail))
         return un_launch_fail_file(launch, record->words, err);
+    if (un_view_wanted(&trail, wanted))
+        return un_launch_fail_file(launch, un_view_inside(&trail), err);
+    if (refuse_own(launch, record->words, wanted, err))
+        return -1;
     const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
     /* gVisor creates the mount point itself if the file system is read-only. */
     if (*trail.missing && cover && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);
-    return strcmp(un_record_word(record, 1), "empty") ? 0 : cover_by_empty(launch, &trail, err);
+    return strcmp(un_record_word(record, 1), "empty") ? 0 : cover_by_empty(launch, wanted, err);
 }

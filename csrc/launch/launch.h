@@ -349,6 +349,8 @@ un_step_taker un_step_machine, un_step_snapshot, un_step_guarded, un_step_tree,
 /* root_dirs.c: directories, links and resolv.conf. */
 un_step_taker un_step_directory, un_step_link, un_step_resolver;
 /* bind_mounts.c: mounts at a path inside. */
+/* VERIFIER_INSIDE in gvisor/launch/steps.py. */
+#define UN_VERIFIER_INSIDE "/.usernsctl-verify"
 un_step_taker un_step_file, un_step_bind, un_step_mount;
 /* files.c: files outside the root filesystem. */
 un_step_taker un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;

@@ -400,6 +400,21 @@ def test_something_in_the_root_filesystem_that_nothing_can_be_bound_on(
     assert f"/place is {name}, and gVisor can't mount anything on it" in done.stderr
 
 
+@pytest.mark.parametrize("target", ["/", "/.usernsctl-verify"])
+def test_link_of_the_root_filesystem_to_what_nothing_can_be_bound_on(
+    usernsctl: Program, tmp_path: Path, target: str
+) -> None:
+    """The source would be executed in place of the program that checks the kernel."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "place").symlink_to(target)
+    source = "/usr" if target == "/" else "/bin/true"
+    options = ["--rootfs", str(root), "--bind", f"{source}:/place", "--bind", "/bin:/bin"]
+    done = usernsctl("run", *options, "--", "/bin/true")
+    assert done.returncode == 125
+    assert f"/place leads to {target} in the sandbox, and nothing may be mounted" in done.stderr
+
+
 @as_root
 def test_a_device_in_the_root_filesystem_where_something_is_bound(
     usernsctl: Program, tmp_path: Path

@@ -173,6 +173,29 @@ static int what_can_not_be_bound_is_told(void *arg)
     return 0;
 }
 
+/* Links of the tree lead to what is ours. */
+static int nothing_is_mounted_over_the_root_or_the_verifier(void *arg)
+{
+    struct un_error err;
+    char remedy[UN_PATH_MAX];
+    (void)arg;
+    enter_inside();
+    make_tree();
+    CHECK_INT(symlink("open/..", "tree/top"), 0);
+    CHECK_INT(symlink("/.usernsctl-verify", "tree/verifier"), 0);
+    check_build_fails(LINES(TREE, "bind 1 /top ro"),
+                      "/top leads to / in the sandbox, and nothing may be", &err, remedy);
+    CHECK_INT(err.step, UN_STEP_BIND);
+    CHECK_TEXT(remedy, "choose another destination");
+    check_build_fails(LINES(TREE, "mount /top empty"), "/top leads to / in", &err, remedy);
+    check_build_fails(LINES(TREE, "mount / other"), "/ leads to / in", &err, remedy);
+    check_build_fails(LINES(TREE, "bind 1 /verifier ro"),
+                      "/verifier leads to /.usernsctl-verify in", &err, remedy);
+    check_build_fails(LINES(TREE, "mount /verifier empty"),
+                      "/verifier leads to /.usernsctl-verify in", &err, remedy);
+    return 0;
+}
+
 static int private_files_are_hidden(void *arg)
 {
     struct draft draft;
@@ -376,6 +399,7 @@ int main(void)
         what_a_tree_has_is_seen,
         a_bind_gets_a_place_of_ours,
         what_can_not_be_bound_is_told,
+        nothing_is_mounted_over_the_root_or_the_verifier,
         private_files_are_hidden,
         a_snapshot_has_what_everybody_may_read,
         what_is_guarded_depends_on_who_we_are,
