@@ -30,24 +30,24 @@ PLACES = {"host": "Host", "docker": "Docker", "podman": "Podman", "kubernetes": 
 INTRODUCTION = """\
 # Causes
 
-Each cause has an id. It stands in brackets at the end of the second line of an error.
-`usernsctl-exec`, `usernsctl run`, `doctor` and `explain` use the same ids, and so does
-`UsernsError.cause` in Python. An id never changes once it is released.
+Each cause has an id, which error messages print in brackets at the end of their second line.
+`usernsctl-exec`, `usernsctl run`, `doctor`, `explain` and `UsernsError.cause` in Python use the
+same ids. An id never changes after it was released.
 
-Many causes share one message. `Operation not permitted` has more than a dozen causes, and runsc's
-`waiting for sandbox to start: EOF` has nearly as many. *Told by* says how to find out which cause
-it is: by a step that works or does not work, or by a fact about the machine.
+Many causes have the same error message. `Operation not permitted` has more than a dozen causes, and
+runsc's `waiting for sandbox to start: EOF` has nearly as many. *Recognised by* describes how to
+distinguish a cause from others: by a step that succeeds or fails, or by a fact about the machine.
 
-This file is made from the catalogue by `tools/cause_docs.py`.
+`tools/cause_docs.py` generates this page from the catalogue.
 """
 
 TESTED = """\
-## How they are tested
+## Tests of the causes
 
-*Real*: a test makes the machine fail for this cause, and checks that usernsctl names the cause.
-*Real, in a virtual machine*: the same, by `make vm`, since it takes Debian's own kernel.
-*Given*: not every machine can be made to fail for this cause. So a test gives usernsctl the facts,
-or the message, and checks that it names the cause.
+*Real*: a test creates the cause on the machine, and checks that usernsctl names the cause.
+*Real, in a virtual machine*: `make vm` runs such a test, because it needs Debian's own kernel.
+*Given*: the cause can't be created on every machine. A test passes the facts or the message to
+usernsctl, and checks that usernsctl names the cause.
 
 | id | tested |
 |---|---|
@@ -68,7 +68,7 @@ def document() -> str:
 
 def section(cause: Cause) -> str:
     lines = [f"### {cause.id}\n", f"**{cause.title[0].upper()}{cause.title[1:]}.** {cause.why}\n"]
-    lines.append(f"*Told by:* {cause.told_by}  \n*Source:* {cause.reference}\n")
+    lines.append(f"*Recognised by:* {cause.told_by}  \n*Source:* {cause.reference}\n")
     lines += [remedy_item(PLACES[place], remedy) for place, remedy in cause.remedies.items()]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -49,7 +49,7 @@ def test_a_refused_call_of_ours_is_not_called_gvisors() -> None:
     done = run_broken(["seccomp-pidfd"], [PRELUDE, "-rf", "--", "true"])
     said, why, *_ = done.stderr.splitlines()
     assert said == "usernsctl-exec: pdeathsig: pidfd_open: Operation not permitted"
-    assert why.startswith("  why: usernsctl and gVisor make system calls")
+    assert why.startswith("  why: usernsctl and gVisor use system calls")
     assert why.endswith(" [seccomp-denies-call]")
 
 

@@ -143,7 +143,7 @@ def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[F
         parts.append("Less likely, since not found here:" if confirmed else "Less likely:")
         for each in rest:
             parts += wrapped(f"  {_name(each)}", "    ")
-            parts += wrapped(f"    told by: {each.cause.told_by}", "      ")
+            parts += wrapped(f"    recognised by: {each.cause.told_by}", "      ")
     blocking = [finding for finding in explanation.others if finding.blocks]
     if blocking:
         parts.append("The probes also found these causes, which the text does not mention:")
@@ -182,7 +182,7 @@ def _in_full(candidate: Candidate, remedies: Mapping[Place, str], seen: Sequence
             lines += wrapped(f"  found here: {printable(evidence)}", "    ")
     lines += wrapped(f"  why: {cause.why}", "    ")
     if not finding:
-        lines += wrapped(f"  told by: {cause.told_by}", "    ")
+        lines += wrapped(f"  recognised by: {cause.told_by}", "    ")
     for place, remedy in remedies.items():
         where = "remedy" if place == "host" else f"in {place.capitalize()}"
         first, *more = remedy.split("\n")

@@ -437,7 +437,8 @@ def test_the_command_confirms(
     file.write_text("newuidmap: write to uid_map failed: Operation not permitted\n")
     status, out, err = run(capsys, str(file))
     assert (status, err) == (0, "")
-    assert out.startswith("no-new-privs: no_new_privs keeps newuidmap powerless (confirmed here)\n")
+    title = "no_new_privs denies newuidmap its privileges"
+    assert out.startswith(f"no-new-privs: {title} (confirmed here)\n")
     assert "found here: evidence of no-new-privs" in out
     assert "in-chroot: started in a chroot; evidence of in-chroot" in out
     assert f"remedy: {catalogue()['no-new-privs'].remedies['host']}" in out
@@ -500,7 +501,7 @@ def test_prose_fits_into_80_columns(cause: str, capsys: pytest.CaptureFixture[st
     status, out, _ = run(capsys, "--no-probe", cause)
     assert status == 0
     known = catalogue()[cause]
-    assert f"why: {known.why} told by: {known.told_by}" in re.sub(r"\s+", " ", out)
+    assert f"why: {known.why} recognised by: {known.told_by}" in re.sub(r"\s+", " ", out)
     remedies = {line for one in known.remedies.values() for line in one.split("\n")}
     for line in out.splitlines():
         copied = line.strip() in remedies or re.match(r"  (seen|remedy|in \w+): ", line)
