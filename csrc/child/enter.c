@@ -217,7 +217,7 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
 
 void un_child_main(char **words, char **environment)
 {
-    static const char usage[] = "usernsctl-child: it is a part of usernsctl, for its own use\n";
+    static const char usage[] = "usernsctl-child: this program is for internal use by usernsctl\n";
     struct inside inside = {.environment = (const char *const *)environment};
     struct un_task *task = &inside.task;
     struct un_error err;

@@ -86,7 +86,7 @@ int un_words_make(const struct un_task *task, struct un_words *words, struct un_
     if (!words->argv || (chunks && !words->groups)) {
         un_words_free(words);
         errno = ENOMEM;
-        return un_fail_errno(err, UN_STEP_CLONE, "the words of a child");
+        return un_fail_errno(err, UN_STEP_CLONE, "the arguments of the child program");
     }
     memcpy(numbers, task->number, sizeof numbers);
     numbers[UN_TASK_WORDS] = (int64_t)argc;

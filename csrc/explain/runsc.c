@@ -106,19 +106,19 @@ static const char *judge_silence(int status, struct un_runsc_failure *failure)
     int sig = status - 128;
     switch (status) {
     case UN_RUNSC_CRASHED:
-        what = "runsc crashed or rejected an option; its own words are on standard error";
+        what = "runsc crashed or rejected an option; the message is on standard error";
         break;
     case UN_RUNSC_FAILED:
-        what = "runsc refused to start; its own words are on standard error";
+        what = "runsc refused to start; the message is on standard error";
         break;
     default:
         if (sig > 0 && sig < NSIG)
             snprintf(failure->what, sizeof failure->what,
-                     "it ended by signal %d (%s), and wrote nothing of what the command did", sig,
+                     "runsc ended by signal %d (%s), but logged no end of the command", sig,
                      strsignal(sig));
         else
             snprintf(failure->what, sizeof failure->what,
-                     "it ended with status %d, and wrote nothing of what the command did", status);
+                     "runsc ended with status %d, but logged no end of the command", status);
         return sig > 0 && sig < NSIG ? "runsc-killed" : "runsc-ran-nothing";
     }
     strcpy(failure->what, what);
@@ -131,7 +131,7 @@ void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_fai
     const char *cause = judge_silence(status, failure);
     set_remedy(
         failure,
-        "usernsctl explain takes those words. Behind a crash are mostly too few threads: see "
+        "usernsctl explain takes the message. Behind a crash are mostly too few threads: see "
         "ulimit -u, and docker run --pids-limit. Behind a usage is mostly a release of runsc "
         "that does not know the option: see runsc --version");
     set_cause(failure, *limit ? limit : cause);

@@ -83,12 +83,12 @@ static const char *take_subids(const char *text, struct un_ranges *ranges)
         uint64_t start, count;
         const char *end = strchr(text, '\n');
         if (!end)
-            return "its answer is cut in a line";
+            return "the output is truncated";
         if (sscanf(text, "%*u: %*s %" SCNu64 " %" SCNu64, &start, &count) != 2 || !count ||
             start > UINT32_MAX || count > UINT32_MAX - start)
-            return "its answer has a line that is no range";
+            return "the output has a line that is no range";
         if (ranges->len == UN_MAP_MAX)
-            return "they are more than a map can hold";
+            return "more ranges than a map can hold";
         ranges->range[ranges->len++] = (struct un_range){(uint32_t)start, (uint32_t)count};
         text = end + 1;
     }
@@ -105,11 +105,11 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
         return un_fail_errno(err, UN_STEP_SUBID, "getsubids");
     const char *fault = un_ask(path, kind == UN_UID ? uids : gids, text, SUBIDS_TEXT_MAX)
                             ? take_subids(text, &facts->id[kind].ranges)
-                            : "it fails";
+                            : "the command failed";
     if (!fault)
         return 0;
     return un_fail(err, UN_STEP_SUBID, 0, "nss-subid",
-                   "getsubids does not tell the ranges of %s: %s", facts->user, fault);
+                   "getsubids does not list the ranges of %s: %s", facts->user, fault);
 }
 
 /* Returns whether a helper is a script: a script can't have privileges itself, but may execute a

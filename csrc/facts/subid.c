@@ -31,12 +31,12 @@ static const char *parse_range(const char *text, struct un_range *range)
     if (at)
         at = un_subid_number(at, '\0', UINT32_MAX, &count);
     if (!at)
-        return strchr(text, '\r') ? "it ends with CR LF" : "it must be name:start:count";
+        return strchr(text, '\r') ? "the line ends with CR LF" : "expected name:start:count";
     if (count == 0)
-        return "its count is 0";
+        return "the count is 0";
     /* 4294967295 is not an id. */
     if (start + count > UINT32_MAX)
-        return "it goes past 4294967294, the last id there is";
+        return "the range goes past 4294967294, the last id";
     *range = (struct un_range){(uint32_t)start, (uint32_t)count};
     return NULL;
 }
@@ -73,7 +73,7 @@ static int read_ours(struct reader *reader, char *line, bool cut, unsigned numbe
         return 0;
     if (cut || !colon) {
         un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number,
-                  cut ? "it is too long" : "it must be name:start:count");
+                  cut ? "the line is too long" : "expected name:start:count");
         return 0;
     }
     *colon = '\0';
@@ -113,7 +113,7 @@ static int compare_others(struct reader *reader, char *line, bool cut, unsigned 
         if (other.start < (uint64_t)own.start + own.count &&
             own.start < (uint64_t)other.start + other.count)
             un_notice(reader->notices,
-                      "%s, line %u grants %.32s ids that are ours too: %" PRIu32 ":%" PRIu32,
+                      "%s, line %u grants %.32s ids that this user has too: %" PRIu32 ":%" PRIu32,
                       reader->path, number, line, other.start, other.count);
     }
     return 0;

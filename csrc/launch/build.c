@@ -59,7 +59,7 @@ static int reopen_sources(struct un_launch *launch, struct un_error *err)
         if (again < 0) {
             un_launch_fail_file(launch, source->path, err);
             return un_fail(err, UN_STEP_SANDBOX, err->errnum, NULL,
-                           "%.400s, as the namespace has it", source->path);
+                           "%.400s, in the new mount namespace", source->path);
         }
         if (source->is_ours)
             close(source->fd);

@@ -174,7 +174,7 @@ static bool fail_file(const struct wanted *wanted, enum found found, const char 
     } words[] = {
         [DIRECTORY] = {"a directory, and no program", "name a program, such as a file in it"},
         [SPECIAL] = {"no regular file, and no program", "name a program"},
-        [NOT_EXECUTABLE] = {"there, but it is not executable",
+        [NOT_EXECUTABLE] = {"not executable",
                             "chmod +x it, or start it by its interpreter, as in: python3 FILE"},
     };
     snprintf(fault->reason, sizeof fault->reason, "%s is %s", path, words[found].what);

@@ -48,7 +48,7 @@ static int make_words(struct un_launch *launch, bool reraise_signal, struct word
     un_launch_tell(launch, NULL, NULL);
     if (!launch->of_verb[UN_VERB_WATCH])
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
-                       "it says nothing of what is to be executed");
+                       "the launch has no \"watch\" record");
     words->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 2, sizeof *words->argv);
     words->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *words->envp);
     words->memory = malloc(memory_for(launch));

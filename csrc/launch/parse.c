@@ -43,15 +43,14 @@ static int check_bounds(const char *bytes, size_t size, size_t *words, struct un
 {
     if (size > UN_LAUNCH_MAX)
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
-                       "it has %zu bytes, and may have %d", size, UN_LAUNCH_MAX);
+                       "%zu bytes exceed the limit of %d", size, UN_LAUNCH_MAX);
     if (!size || bytes[size - 1])
-        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
-                       "it ends within a word: a part of it is missing");
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed", "truncated within a word");
     for (const char *at = bytes; at < bytes + size; at += strlen(at) + 1)
         ++*words;
     if (*words > UN_LAUNCH_WORDS_MAX)
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
-                       "it has %zu words, and may have %d", *words, UN_LAUNCH_WORDS_MAX);
+                       "%zu words exceed the limit of %d", *words, UN_LAUNCH_WORDS_MAX);
     return 0;
 }
 
@@ -62,11 +61,11 @@ static int read_header(struct reader *reader, struct un_launch *launch, struct u
     const char *version = next_word(reader);
     if (!version || strcmp(name, NAME))
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
-                       "it does not begin as a launch does, with \"" NAME "\"");
+                       "does not begin with \"" NAME "\"");
     if (strcmp(format, FORMAT))
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated",
-                       "it is of format \"%.20s\", made by usernsctl %.40s; this is usernsctl "
-                       "%s, which reads format " FORMAT,
+                       "format \"%.20s\", made by usernsctl %.40s; this is usernsctl %s, which "
+                       "reads format " FORMAT,
                        format, version, un_version());
     launch->version = version;
     return 0;
@@ -78,7 +77,7 @@ static int read_arguments(struct reader *reader, const struct un_verb_rule *rule
     for (size_t i = 0; i < UN_VERB_ARGUMENTS && rule->argument[i]; i++) {
         const char *word = next_word(reader);
         if (!word)
-            return malformed(reader, rule->name, "it ends within this record", err);
+            return malformed(reader, rule->name, "truncated within this record", err);
         const char *right =
             un_argument_fault(rule->argument[i], word, reader->sources, reader->binds);
         if (right)
@@ -95,14 +94,14 @@ static const char *order_fault(const struct reader *reader, const struct un_laun
 {
     const struct un_verb_rule *rule = &un_verb_rules[verb];
     if (rule->part < reader->part)
-        return "it stands behind what must come later";
+        return "out of order";
     if (rule->once && launch->of_verb[verb])
-        return "there may be one only";
+        return "only one is allowed";
     if (rule->part == UN_PART_STEPS && launch->of_verb[UN_VERB_READ_ONLY])
         return "nothing can be changed after read-only";
     if (rule->part >= UN_PART_STEPS && rule->part <= UN_PART_CONFIG &&
         !launch->of_verb[UN_VERB_SCRATCH])
-        return "there is no scratch before it";
+        return "no scratch record precedes";
     return NULL;
 }
 
@@ -110,11 +109,10 @@ static int read_record(struct reader *reader, struct un_launch *launch, struct u
 {
     const char *name = next_word(reader);
     if (!name)
-        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
-                       "it has no \"end\": a part of it is missing");
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed", "truncated: no \"end\" record");
     enum un_verb verb = un_verb_find(name);
     if (verb == UN_VERB_COUNT)
-        return malformed(reader, name, "there is no such verb", err);
+        return malformed(reader, name, "unknown verb", err);
     const char *fault = order_fault(reader, launch, verb);
     if (fault)
         return malformed(reader, name, fault, err);

@@ -73,7 +73,7 @@ static int check_version(struct un_launch *launch, struct un_error *err)
 {
     if (!strcmp(launch->version, un_version()))
         return 0;
-    return OUTDATED(launch, err, NULL, "it was made by usernsctl %.40s; this is usernsctl %s",
+    return OUTDATED(launch, err, NULL, "made by usernsctl %.40s; this is usernsctl %s",
                     launch->version, un_version());
 }
 
@@ -113,7 +113,7 @@ static int fail_source(struct un_launch *launch, const char *how, const char *pa
         return OUTDATED(launch, err, path, "there is no %.300s on this machine any more", path);
     if (errnum == ELOOP && !strcmp(how, "exact"))
         return OUTDATED(launch, err, path,
-                        "%.300s is a symbolic link; it was none when the launch was made", path);
+                        "%.300s is a symbolic link; it was not when the launch was made", path);
     errno = errnum;
     return un_launch_fail_file(launch, path, err);
 }
@@ -170,8 +170,7 @@ static int check_tree(struct un_launch *launch, struct un_error *err)
     if (S_ISDIR(status.st_mode))
         return 0;
     return OUTDATED(launch, err, source->path,
-                    "%.300s, which is to be the root filesystem, is no directory any more",
-                    source->path);
+                    "%.300s, the root filesystem, is no directory any more", source->path);
 }
 
 static int check_assumptions(struct un_launch *launch, struct un_error *err)

@@ -13,7 +13,7 @@ static int add_self(int kind, const struct un_id_request *want, const struct un_
         return 0;
     if (facts->has_parents && !un_map_has(&id->parent, id->own))
         return un_fail(err, UN_STEP_PLAN, 0, "caller-id-unmapped",
-                       "our %s %" PRIu32 " is not mapped in the user namespace we are in",
+                       "the caller's %s %" PRIu32 " is not mapped in the current user namespace",
                        un_kinds[kind].name, id->own);
     return un_map_add(map, (struct un_extent){want->self, id->own, 1}, err);
 }
@@ -28,8 +28,8 @@ static int add_named(int kind, struct un_extent extent, const struct un_map *par
         uint32_t length = un_map_run(parent, UN_INSIDE, extent.outside, extent.count, &exists);
         if (!exists)
             return un_fail(err, UN_STEP_PLAN, 0, "outside-parent-map",
-                           "%s %" PRIu32 " does not exist in the user namespace we are in, and "
-                           "%" PRIu32 " from it on don't either",
+                           "%s %" PRIu32 " does not exist in the current user namespace, "
+                           "nor does any of the %" PRIu32 " ids from there on",
                            un_kinds[kind].name, extent.outside, length);
         if (un_map_add(map, (struct un_extent){extent.inside, extent.outside, length}, err))
             return -1;
@@ -61,7 +61,7 @@ static int clip(struct un_range ids, struct un_ranges *clipped, struct un_error 
 {
     if (clipped->len == UN_MAP_MAX)
         return un_fail(err, UN_STEP_PLAN, 0, "map-invalid",
-                       "more than %d ranges lie outside the user namespace we are in", UN_MAP_MAX);
+                       "more than %d ranges lie outside the current user namespace", UN_MAP_MAX);
     clipped->range[clipped->len++] = ids;
     return 0;
 }
@@ -132,7 +132,7 @@ static int add_ranges(int kind, int fill, const struct un_facts *facts, struct u
     if (map->len == before && clipped->len)
         return un_fail(err, UN_STEP_PLAN, 0, "range-outside-parent",
                        "the subordinate %ss %" PRIu32 ":%" PRIu32
-                       " do not exist in the user namespace we are in",
+                       " do not exist in the current user namespace",
                        un_kinds[kind].name, clipped->range[0].start, clipped->range[0].count);
     return 0;
 }

@@ -30,7 +30,7 @@ static int check_extent(struct un_extent e, struct un_error *err)
     if (!extent_fits(e.inside, e.count) || !extent_fits(e.outside, e.count))
         return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid",
                        "extent %" PRIu32 ":%" PRIu32 ":%" PRIu32
-                       " goes past 4294967294, the last id there is",
+                       " goes past 4294967294, the last id",
                        e.inside, e.outside, e.count);
     return 0;
 }
@@ -46,8 +46,7 @@ int un_extent_parse(const char *text, struct un_extent *extent, struct un_error 
     }
     if (!at || *at)
         return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid",
-                       "\"%.200s\" is no extent: it must be inside:outside:count, three numbers "
-                       "from 0 to 4294967295 such as 0:100000:65536",
+                       "\"%.200s\" is no extent, inside:outside:count, such as 0:100000:65536",
                        text);
     *extent = (struct un_extent){field[0], field[1], field[2]};
     return check_extent(*extent, err);
@@ -152,8 +151,7 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err)
             at = skip_blanks(at);
         if (!at || (*at && *at != '\n'))
             return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid",
-                           "\"%.*s\" is no line of a map: it must be three numbers, "
-                           "inside outside count",
+                           "\"%.*s\" is no line of a map: expected inside outside count",
                            (int)strcspn(line, "\n"), line);
         if (un_map_add(map, (struct un_extent){field[0], field[1], field[2]}, err))
             return -1;

@@ -85,8 +85,7 @@ static int refuse_helper(int kind, const struct un_facts *facts, const char *cau
                          struct un_error *err)
 {
     const char *path = facts->id[kind].helper;
-    return un_fail(err, UN_STEP_PLAN, 0, cause,
-                   "the %s map is more than our own id and we don't hold %s, so it takes %s; %s",
+    return un_fail(err, UN_STEP_PLAN, 0, cause, "mapping other %ss takes %s or %s: %s",
                    un_kinds[kind].name, un_kinds[kind].capability,
                    *path ? path : un_kinds[kind].helper, why);
 }
@@ -96,35 +95,34 @@ static int check_helper(int kind, const struct un_facts *facts, struct un_error 
 {
     switch (facts->id[kind].helper_state) {
     case UN_HELPER_MISSING:
-        return refuse_helper(kind, facts, "helper-missing", "it is not installed", err);
+        return refuse_helper(kind, facts, "helper-missing", "the program is not installed", err);
     case UN_HELPER_NOT_EXECUTABLE:
         return refuse_helper(kind, facts, "helper-not-executable",
-                             "it is there, and we may not execute it", err);
+                             "the caller may not execute the program", err);
     case UN_HELPER_CAPS_ELSEWHERE:
         return refuse_helper(kind, facts, "helper-caps-other-userns",
-                             "its file capabilities are for another user namespace", err);
+                             "the file capabilities are for another user namespace", err);
     case UN_HELPER_NOT_SETUID:
         return refuse_helper(kind, facts, "helper-not-setuid",
-                             "it is neither setuid root nor has it file capabilities", err);
+                             "the file has neither setuid root nor file capabilities", err);
     case UN_HELPER_NOSUID:
         return refuse_helper(kind, facts, "helper-on-nosuid",
-                             "it is on a mount with nosuid, where it has no privilege", err);
+                             "the file gains no privileges on a mount with nosuid", err);
     default:
         break;
     }
     if (facts->no_new_privs)
         return refuse_helper(kind, facts, "no-new-privs",
-                             "no_new_privs is set, so it gains no privilege", err);
+                             "the program gains no privileges with no_new_privs", err);
     if (!facts->in_bounding_set)
         return refuse_helper(kind, facts, "bounding-set",
-                             "CAP_SETUID and CAP_SETGID are not in our bounding set, so it can't "
-                             "gain them",
-                             err);
+                             "the bounding set lacks CAP_SETUID or CAP_SETGID", err);
     if (!facts->user[0])
-        return refuse_helper(kind, facts, "no-passwd-entry", "our uid has no name", err);
+        return refuse_helper(kind, facts, "no-passwd-entry", "the caller's uid has no user name",
+                             err);
     if (!facts->any_group && facts->user_gid != (int64_t)facts->id[UN_GID].own)
         return refuse_helper(kind, facts, "gid-differs-from-passwd",
-                             "our gid is not the one in our passwd entry", err);
+                             "the caller's gid differs from the passwd entry", err);
     return 0;
 }
 
@@ -168,12 +166,12 @@ static int choose_writer(int kind, const struct un_request *request, const struc
                        "uid 0 of this namespace can't be mapped without CAP_SETFCAP");
     if (self || privileged) {
         plan->writer[kind] = self ? UN_WRITER_SELF : UN_WRITER_PARENT;
-        plan->reason[kind] = self ? "one id, our own" : un_kinds[kind].privileged;
+        plan->reason[kind] = self ? "one id, the caller's own" : un_kinds[kind].privileged;
         return 0;
     }
     if (own)
         return un_fail(err, UN_STEP_PLAN, 0, "setgroups-order",
-                       "setgroups can't stay allowed: we don't hold CAP_SETGID");
+                       "setgroups can't stay allowed: the caller lacks CAP_SETGID");
     return plan_helper(kind, facts, plan, err);
 }
 

@@ -81,13 +81,13 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
 {
     const char *helper = job->argv[0];
     if (job->timed_out)
-        return fail_helper(helper, "helper-hung", "had not ended in time, and was killed", 0,
-                           job->output, err);
+        return fail_helper(helper, "helper-hung", "was killed after a timeout", 0, job->output,
+                           err);
     if (job->stopped_by)
         return fail_helper(helper, "helper-stopped", "was stopped by signal %d, so it was killed",
                            job->stopped_by, job->output, err);
     if (!job->ended)
-        return fail_helper(helper, "helper-status-lost", "ended, and nobody can tell how", 0,
+        return fail_helper(helper, "helper-status-lost", "ended with an unknown status", 0,
                            job->output, err);
     if (job->ended != CLD_EXITED)
         return fail_helper(helper,

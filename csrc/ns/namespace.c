@@ -62,7 +62,7 @@ static int take_namespaces(const struct un_start *start, uint64_t flags, int *di
     if (told.message.news == UN_NEWS_FAILED)
         return un_told_failure(&told, err);
     if (!taken || un_hear(start, &told, err))
-        return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "news of the holder");
+        return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "messages of the holder");
     return 0;
 }
 
@@ -112,7 +112,7 @@ int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *
     memset(ns->fd, 0xff, sizeof ns->fd);
     if (flags & CLONE_NEWPID)
         return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL,
-                       "a PID namespace ends with its first process, so it can't be kept");
+                       "a PID namespace can't outlive its process 1");
     int cancel = un_forbid_cancel();
     int failed = create(plan, flags | CLONE_NEWUSER, &start, ns, err);
     un_restore_cancel(cancel);

@@ -227,7 +227,7 @@ static int wait_for_child_news(const struct un_start *start, struct un_error *er
     if (count > 0)
         return 0;
     if (count < 0)
-        return un_fail_errno(err, UN_STEP_CLONE, "news of the child");
+        return un_fail_errno(err, UN_STEP_CLONE, "messages of the child");
     return un_fail(err, UN_STEP_CLONE, ETIMEDOUT, "start-timeout",
                    "the child did not get as far as the command within %g s",
                    start->timeout_ms / 1000.0);
@@ -243,7 +243,7 @@ int un_hear(const struct un_start *start, struct un_told *told, struct un_error 
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
     if (got < 0)
-        return un_fail_errno(err, UN_STEP_CLONE, "news of the child");
+        return un_fail_errno(err, UN_STEP_CLONE, "messages of the child");
     if (got == sizeof *message && message->news >= 0 && message->news < UN_NEWS_COUNT &&
         message->step >= 0 && message->step < UN_STEP_COUNT &&
         memchr(message->cause, '\0', sizeof message->cause) &&
@@ -252,7 +252,7 @@ int un_hear(const struct un_start *start, struct un_told *told, struct un_error 
     while (told->fd_count)
         close(told->fd[--told->fd_count]);
     errno = EPROTO;
-    return un_fail_errno(err, UN_STEP_CLONE, "news of the child");
+    return un_fail_errno(err, UN_STEP_CLONE, "messages of the child");
 }
 
 int un_told_failure(const struct un_told *told, struct un_error *err)

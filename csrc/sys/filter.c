@@ -107,6 +107,6 @@ bool un_filter_is_lethal(const struct un_probe_call *calls, size_t count, struct
     for (size_t i = 0; i < count; i++)
         if (kills_caller(&calls[i], 1))
             return un_fail(err, calls[i].step, 0, calls[i].cause,
-                           "a seccomp filter kills whoever calls %s(2)", calls[i].name);
+                           "a seccomp filter kills callers of %s(2)", calls[i].name);
     return false;
 }

@@ -227,7 +227,7 @@ def test_a_file_of_another_kind_is_refused(prelude: Program, tmp_path: Path) -> 
     with open(tmp_path / "large", "wb") as file:
         file.truncate((32 << 20) + 1)
     for name, text in (
-        ("/etc/passwd", "it ends within a word"),
+        ("/etc/passwd", "truncated within a word"),
         ("/dev/null", "it is not a regular file"),
         (tmp_path, "it is not a regular file"),
         (tmp_path / "pipe", "it is not a regular file"),
@@ -254,10 +254,10 @@ def test_one_of_another_time_is_refused(prelude: Program, write: Write, tmp_path
     remedy = "remedy\0usernsctl freeze -o it"
     launch = write(before=(remedy,), header=["usernsctl-launch", "1", "0.0.1"])
     done = prelude("--launch", launch, "--", "true")
-    refusal(done, "launch-outdated", "it was made by usernsctl 0.0.1")
+    refusal(done, "launch-outdated", "made by usernsctl 0.0.1")
     assert "  remedy: usernsctl freeze -o it\n" in done.stderr
     launch = write(header=["usernsctl-launch", "2", "9"])
-    refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", 'of format "2"')
+    refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", 'format "2"')
     file = tmp_path / "assumed"
     file.write_text("it")
     launch = write(before=(f"assume\0{file}\0003\0{file.stat().st_mtime_ns}\000100644", remedy))
@@ -286,8 +286,8 @@ def test_other_options_are_refused(prelude: Program, write: Write) -> None:
         (["no\x1b[2J'such"], 127, "lookup: 'no?[2J'such' was not found along PATH"),
         (["x" * 5000], 127, "was not found along PATH in the sandbox\n"),
         ([""], 125, "argument: the command is an empty string\n"),
-        (["/opt/plain"], 126, "exec: /opt/plain is there, but it is not executable\n"),
-        (["plain"], 126, "exec: /opt/plain is there, but it is not executable\n"),
+        (["/opt/plain"], 126, "exec: /opt/plain is not executable\n"),
+        (["plain"], 126, "exec: /opt/plain is not executable\n"),
         (["/opt/script"], 126, "/opt/script is run by /no/python, which is not in the sandbox\n"),
         (["/opt/venv"], 126, "run by /opt/python (which leads to /home/me/python), which is not"),
         (["/opt/fifo"], 126, "exec: /opt/fifo is no regular file, and no program\n"),

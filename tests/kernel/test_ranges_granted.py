@@ -106,11 +106,11 @@ def test_what_is_granted_is_mapped(machine: Machine, uids: str, uid_map: str) ->
     [
         ("", "/etc/subuid grants no uid to user nobody"),
         ("nobody2:1:9\nnobod:1:9\n0x0:1:9\n:1:9\n   :1:9\n", "/etc/subuid grants no uid"),
-        ("nobody:100000:65536\r\n", "line 1 is skipped: it ends with CR LF"),
-        ("nobody:100000:0\n", "line 1 is skipped: its count is 0"),
-        ("#\nnobody:4294967290:9\n", "line 2 is skipped: it goes past"),
-        ("nobody:100000\n", "line 1 is skipped: it must be name:start:count"),
-        (GRANTED.rstrip() + "x" * 2000, "line 1 is skipped: it is too long"),
+        ("nobody:100000:65536\r\n", "line 1 is skipped: the line ends with CR LF"),
+        ("nobody:100000:0\n", "line 1 is skipped: the count is 0"),
+        ("#\nnobody:4294967290:9\n", "line 2 is skipped: the range goes past"),
+        ("nobody:100000\n", "line 1 is skipped: expected name:start:count"),
+        (GRANTED.rstrip() + "x" * 2000, "line 1 is skipped: the line is too long"),
     ],
     ids=["empty", "others", "CR LF", "count 0", "past the last", "two fields", "long"],
 )

@@ -95,7 +95,7 @@ def test_a_child_program_called_by_hand() -> None:
     for words in ([], ["x", "y"], ["1,2,", "3,"], ["0," * 10, "0," * 13 + "999,"]):
         done = subprocess.run([program, *words], capture_output=True, text=True)
         assert done.returncode == 125
-        assert done.stderr == "usernsctl-child: it is a part of usernsctl, for its own use\n"
+        assert done.stderr == "usernsctl-child: this program is for internal use by usernsctl\n"
 
 
 @several_ids

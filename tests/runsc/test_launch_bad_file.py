@@ -68,7 +68,7 @@ def test_a_launch_that_is_too_long(perform: Refused, launch: Path, tmp_path: Pat
     long.write_bytes(whole + b"x" * LAUNCH_MAX)
     perform(long, f"{long} has {LAUNCH_MAX + len(whole)} bytes; a launch may have {LAUNCH_MAX}")
     many.write_bytes(whole + b"\0" * WORDS_MAX)
-    perform(many, f"{many}: it has ", f"words, and may have {WORDS_MAX}")
+    perform(many, f"{many}: ", f"words exceed the limit of {WORDS_MAX}")
     with sparse.open("wb") as file:
         file.truncate(1 << 40)
     perform(sparse, f"{sparse} has {1 << 40} bytes")
@@ -83,9 +83,9 @@ def test_what_is_no_launch(perform: Refused, tmp_path: Path) -> None:
         bound.bind(str(end))
         for file in (tmp_path, fifo, end, "/dev/zero", "/dev/null", "/dev/fd/0", "/"):
             perform(file, f"{file}: it is not a regular file")
-    perform(text, f"{text}: it ends within a word")
-    perform(program, f"{program}: it does not begin as a launch does")
-    perform("/proc/self/mem", "/proc/self/mem: it ends within a word")
+    perform(text, f"{text}: truncated within a word")
+    perform(program, f"{program}: does not begin with")
+    perform("/proc/self/mem", "/proc/self/mem: truncated within a word")
     perform("", "--launch: no file was named", cause=None)
     perform(tmp_path / "none", f"{tmp_path}/none: No such file", cause=None)
 
@@ -94,10 +94,10 @@ def test_a_launch_of_another_version(perform: Refused, launch: Path) -> None:
     whole = launch.read_bytes()
     ours = _core.version()
     launch.write_bytes(whole.replace(b"\0" + ours.encode() + b"\0", b"\x0099.1\0", 1))
-    told = f"{launch}: it was made by usernsctl 99.1; this is usernsctl {ours}"
+    told = f"{launch}: made by usernsctl 99.1; this is usernsctl {ours}"
     perform(launch, told, f"  remedy: usernsctl freeze -o {launch}", cause="launch-outdated")
     launch.write_bytes(whole.replace(b"\x001\0", b"\x002\0", 1))
-    perform(launch, f'{launch}: it is of format "2"', "reads format 1", cause="launch-outdated")
+    perform(launch, f'{launch}: format "2"', "reads format 1", cause="launch-outdated")
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o664, 0o646, 0o622, 0o602])

@@ -39,7 +39,7 @@ def replace_parent(path: Path) -> None:
 
 GONE = {
     "gone": (remove, "there is no {path} on this machine any more"),
-    "a link": (link_to("/etc"), "{path} is a symbolic link; it was none when the launch was made"),
+    "a link": (link_to("/etc"), "{path} is a symbolic link; it was not when the launch was made"),
     "a link to nothing": (link_to("/nonexistent"), "{path} is a symbolic link"),
     "a link to itself": (link_to("source"), "{path} is a symbolic link"),
     "below a link": (replace_parent, "there is no {path} on this machine any more"),
@@ -80,7 +80,7 @@ def test_a_root_filesystem_is_none_any_more(
     launch = freeze(usernsctl, tmp_path / "launch", "--rootfs", str(source))
     remove(source)
     source.write_text("") if kind == "file" else os.mkfifo(source)
-    told = f"{source}, which is to be the root filesystem, is no directory any more"
+    told = f"{source}, the root filesystem, is no directory any more"
     assert_refused(prelude("--launch", launch), told, cause=OUTDATED)
 
 

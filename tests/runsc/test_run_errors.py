@@ -85,7 +85,7 @@ ARGUMENTS = [
     (["--", "/tmp/nonexistent"], 127, "not found in the sandbox"),
     # Only gVisor has these files of /proc, so usernsctl-verify, in the sandbox, reports the error.
     (["--", "/proc/nonexistent"], 127, "/proc/nonexistent: not found in the sandbox"),
-    (["--", "/proc/version"], 126, "/proc/version: it is not executable"),
+    (["--", "/proc/version"], 126, "/proc/version: not executable"),
 ]
 
 
@@ -318,9 +318,9 @@ def test_a_runsc_that_crashes_is_not_the_command_that_fails(usernsctl: Program) 
     assert (done.returncode, done.stdout) == (125, "")
     said, *ours = done.stderr.splitlines()
     assert said == "fatal error: newosproc"
-    why = "runsc crashed or rejected an option; its own words are on standard error"
+    why = "runsc crashed or rejected an option; the message is on standard error"
     assert ours[0] == f"usernsctl: runsc: {why}"
-    assert ours[1].startswith("  remedy: usernsctl explain takes those words. Behind a crash ")
+    assert ours[1].startswith("  remedy: usernsctl explain takes the message. Behind a crash ")
 
 
 def test_a_runsc_that_rejects_an_option_is_not_said_to_have_crashed(

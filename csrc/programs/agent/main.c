@@ -46,6 +46,6 @@ int main(int argc, char **argv, char **environment)
     kinds |= is_given(argv, OWN_NET) ? CLONE_NEWNET : 0;
     if (kinds && syscall(SYS_unshare, kinds))
         return complain_not_gvisor(
-            "usernsctl: usernsctl-agent: it can't have namespaces of its own\n");
+            "usernsctl: usernsctl-agent: namespaces of its own are denied\n");
     return agent_serve(STDIN_FILENO, true, is_given(argv, OUTLIVES));
 }

@@ -109,7 +109,7 @@ int un_hold(int socket, const struct un_setup *setup, struct un_error *err)
     snprintf(text, sizeof text, "pid %d", (int)holder);
     if (send_text(socket, text))
         return 0;
-    un_fail_errno(err, UN_STEP_WAIT, "nobody is there to hold the namespace for");
+    un_fail_errno(err, UN_STEP_WAIT, "the process that asked for the namespace has exited");
     kill(holder, SIGKILL);
     return -1;
 }

@@ -60,8 +60,7 @@ static int check_mapped(const struct un_plan *plan, int kind, uint32_t id, struc
 {
     if (un_map_has(&plan->map.of[kind], id))
         return 0;
-    return un_fail(err, UN_STEP_PLAN, 0, "inside-id-unmapped",
-                   "the command is to have %s %u, which is not mapped",
+    return un_fail(err, UN_STEP_PLAN, 0, "inside-id-unmapped", "%s %u of the command is not mapped",
                    kind == UN_UID ? "uid" : "gid", id);
 }
 
@@ -72,8 +71,7 @@ static int check_plan(const struct un_launch *launch, const struct un_plan *plan
     const struct un_record *user = un_launch_first(launch, UN_VERB_USER);
     if (plan->become[UN_UID] != 0 || plan->become[UN_GID] != 0)
         return un_fail(err, UN_STEP_PLAN, 0, NULL,
-                       "the caller must be uid 0 and gid 0 inside: otherwise runsc has no "
-                       "capabilities there, and makes a namespace of its own");
+                       "the caller must be uid 0 and gid 0 inside, for the capabilities of runsc");
     for (int kind = UN_UID; user && kind <= UN_GID; kind++) {
         uint64_t id = un_argument_number(un_record_word(user, (size_t)kind));
         if (check_mapped(plan, kind, (uint32_t)id, err))

@@ -57,13 +57,12 @@ static int explain_exec_failure(const char *path, long errnum)
     if ((errnum == ENOENT || errnum == ENOTDIR) && !file_exists(path))
         return write_complaint(NOT_FOUND, path, "not found in the sandbox");
     if (errnum == ENOENT)
-        return write_complaint(NOT_EXECUTABLE, path,
-                               "the interpreter it asks for is not in the sandbox");
+        return write_complaint(NOT_EXECUTABLE, path, "the interpreter is not in the sandbox");
     if (errnum == EACCES)
-        return write_complaint(NOT_EXECUTABLE, path, "it is not executable");
+        return write_complaint(NOT_EXECUTABLE, path, "not executable");
     if (errnum == ENOEXEC)
         return write_complaint(NOT_EXECUTABLE, path,
-                               "it is no program, nor a script that begins with #!");
+                               "neither a program nor a script that begins with #!");
     return write_complaint(NOT_EXECUTABLE, path, "the sandbox's kernel can't execute it");
 }
 

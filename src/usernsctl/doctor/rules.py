@@ -345,7 +345,7 @@ def shared(seen: Seen) -> Evidence:
     probe = seen.probes.get("ranges")
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
     # The core's notice (csrc/facts/subid.c).
-    return tuple(line for line in lines if "ids that are ours too" in line)
+    return tuple(line for line in lines if "ids that this user has too" in line)
 
 
 # ---- mounts and runsc --------------------------------------------------------------------------

@@ -185,16 +185,16 @@ static void another_source_of_ranges_is_asked(void)
         const char *program;
         const char *says;
     } bad[] = {
-        {"echo 'no service' >&2; exit 1", "it fails"},
-        {"printf '0: anna 100000 65536\\n1: anna 300000 655'", "cut in a line"},
+        {"echo 'no service' >&2; exit 1", "the command failed"},
+        {"printf '0: anna 100000 65536\\n1: anna 300000 655'", "the output is truncated"},
         {"echo '0: anna 100000'", "no range"},
         {"echo '0: anna 100000 0'", "no range"},
         {"echo '0: anna 4294967290 9'", "no range"},
         {"echo '0: anna 18446744073709551615 9'", "no range"},
         {"echo 'Error fetching ranges'", "no range"},
         {"i=0; while [ $i -lt 341 ]; do echo \"$i: anna ${i}000 9\"; i=$((i+1)); done",
-         "more than"},
-        {"head -c 1000000 /dev/zero | tr '\\0' 1", "cut in a line"},
+         "more ranges than"},
+        {"head -c 1000000 /dev/zero | tr '\\0' 1", "the output is truncated"},
     };
     for (size_t i = 0; i < COUNT(bad); i++) {
         char script[256];

@@ -98,24 +98,24 @@ static void a_malformed_line_is_told_with_its_number_and_skipped(void)
         const char *line;
         const char *says;
     } cases[] = {
-        {"anna", "it must be name:start:count"},
-        {"anna:", "it must be name:start:count"},
-        {"anna:1", "it must be name:start:count"},
-        {"anna:1:", "it must be name:start:count"},
-        {"anna::1", "it must be name:start:count"},
-        {"anna:x:1", "it must be name:start:count"},
-        {"anna:1:1x", "it must be name:start:count"},
-        {"anna:1:1:1", "it must be name:start:count"},
-        {"anna:-1:1", "it must be name:start:count"},
-        {"anna:08:1", "it must be name:start:count"},
-        {"anna:1 :1", "it must be name:start:count"},
-        {"anna:4294967296:1", "it must be name:start:count"},
-        {"anna:99999999999999999999999:1", "it must be name:start:count"},
-        {"anna:1:1\r", "it ends with CR LF"},
-        {"anna:1:0", "its count is 0"},
-        {"anna:4294967295:1", "it goes past 4294967294"},
-        {"anna:4294967294:2", "it goes past 4294967294"},
-        {"anna:1:4294967295", "it goes past 4294967294"},
+        {"anna", "expected name:start:count"},
+        {"anna:", "expected name:start:count"},
+        {"anna:1", "expected name:start:count"},
+        {"anna:1:", "expected name:start:count"},
+        {"anna::1", "expected name:start:count"},
+        {"anna:x:1", "expected name:start:count"},
+        {"anna:1:1x", "expected name:start:count"},
+        {"anna:1:1:1", "expected name:start:count"},
+        {"anna:-1:1", "expected name:start:count"},
+        {"anna:08:1", "expected name:start:count"},
+        {"anna:1 :1", "expected name:start:count"},
+        {"anna:4294967296:1", "expected name:start:count"},
+        {"anna:99999999999999999999999:1", "expected name:start:count"},
+        {"anna:1:1\r", "the line ends with CR LF"},
+        {"anna:1:0", "the count is 0"},
+        {"anna:4294967295:1", "the range goes past 4294967294"},
+        {"anna:4294967294:2", "the range goes past 4294967294"},
+        {"anna:1:4294967295", "the range goes past 4294967294"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         char text[128];
@@ -153,11 +153,11 @@ static void a_large_file_is_read_to_its_end(void)
     check_range(1, 100000, 65536);
     /* Lines before the user's own are checked for overlaps, once the user's ranges are known. */
     CHECK_INT(notices.len, 1);
-    CHECK_HAS(notices.text[0], "grants last ids that are ours too: 100001:1");
+    CHECK_HAS(notices.text[0], "grants last ids that this user has too: 100001:1");
     memcpy(text, "early:5:3\n#", 11);
     read_text(text, "anna", 1000);
     CHECK_INT(notices.len, 2);
-    CHECK_HAS(notices.text[0], "line 1 grants early ids that are ours too: 5:3");
+    CHECK_HAS(notices.text[0], "line 1 grants early ids that this user has too: 5:3");
 }
 
 static void too_long_a_line_is_skipped_whole(void)
@@ -168,7 +168,7 @@ static void too_long_a_line_is_skipped_whole(void)
     strcpy(text + 1023, "\nanna:1:1\n");
     read_text(text, "anna", 1000);
     CHECK_INT(ranges.len, 1);
-    CHECK_HAS(notices.text[0], "line 1 is skipped: it is too long");
+    CHECK_HAS(notices.text[0], "line 1 is skipped: the line is too long");
 
     memset(text, 'x', 1023);
     strcpy(text + 1023, "anna:1:1\nanna:2:2\n");
@@ -181,7 +181,7 @@ static void too_long_a_line_is_skipped_whole(void)
     read_text(text, "anna", 1000);
     CHECK_INT(ranges.len, 1);
     check_range(0, 2, 2);
-    CHECK_HAS(notices.text[0], "line 1 is skipped: it is too long");
+    CHECK_HAS(notices.text[0], "line 1 is skipped: the line is too long");
 
     /* A comment of any length is accepted without a notice. */
     text[0] = '#';
@@ -245,7 +245,7 @@ static void ids_that_somebody_else_has_too_are_told(void)
         CHECK_INT(notices.len, cases[i].shared);
         if (cases[i].shared) {
             CHECK_HAS(notices.text[0], "line 1 grants ");
-            CHECK_HAS(notices.text[0], "ids that are ours too");
+            CHECK_HAS(notices.text[0], "ids that this user has too");
         }
     }
 }

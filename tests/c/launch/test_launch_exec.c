@@ -193,7 +193,7 @@ static int nothing_is_left_of_a_failure(void *arg)
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
     launch = build_launch(&draft, LINES("scratch /tmp/scratch"));
     CHECK_INT(un_launch_exec(launch, &moment, &err), -1);
-    CHECK_HAS(err.detail, "nothing of what is to be executed");
+    CHECK_HAS(err.detail, "no \"watch\" record");
     un_launch_close(launch);
     return 0;
 }

@@ -180,7 +180,7 @@ static void another_version_is_told(void)
     CHECK_OK(un_launch_parse(bytes, sizeof bytes, &launch, &err), &err);
     CHECK_INT(un_launch_open(launch, NULL, &err), -1);
     CHECK_TEXT(err.cause, "launch-outdated");
-    CHECK_HAS(err.detail, "it was made by usernsctl 0.0.1; this is usernsctl " USERNSCTL_VERSION);
+    CHECK_HAS(err.detail, "made by usernsctl 0.0.1; this is usernsctl " USERNSCTL_VERSION);
     CHECK_TEXT(un_launch_remedy(launch), "freeze it anew");
     un_launch_close(launch);
 }

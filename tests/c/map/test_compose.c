@@ -205,9 +205,9 @@ static void nobody_elses_range_is_ever_used(void)
     check_refused("no-passwd-entry", "grants no uid to uid 1000, which has no name in /etc/passwd");
 
     strcpy(facts.user, "anna");
-    strcpy(facts.notices.text[0], "/etc/subuid, line 3 is skipped: its count is 0");
+    strcpy(facts.notices.text[0], "/etc/subuid, line 3 is skipped: the count is 0");
     facts.notices.len = 1;
-    check_refused("no-subordinate-range", "line 3 is skipped: its count is 0");
+    check_refused("no-subordinate-range", "line 3 is skipped: the count is 0");
 }
 
 static void more_than_a_map_holds_is_refused(void)

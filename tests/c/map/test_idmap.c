@@ -28,7 +28,7 @@ static void well_formed_extents_are_read(void)
 
 static void malformed_extents_are_refused(void)
 {
-    static const char form[] = "must be inside:outside:count";
+    static const char form[] = "is no extent, inside:outside:count";
     static const struct {
         const char *text;
         const char *says;

@@ -49,23 +49,23 @@ static void what_a_helper_lacks_is_told(void)
     init_granted();
     facts.id[UN_UID].helper_state = UN_HELPER_MISSING;
     facts.id[UN_UID].helper[0] = '\0';
-    check_refused("helper-missing", "it takes newuidmap; it is not installed");
+    check_refused("helper-missing", "or newuidmap: the program is not installed");
 }
 
 static void what_the_caller_lacks_is_told(void)
 {
     init_granted();
     facts.no_new_privs = true;
-    check_refused("no-new-privs", "no_new_privs is set");
+    check_refused("no-new-privs", "with no_new_privs");
     init_granted();
     facts.in_bounding_set = false;
-    check_refused("bounding-set", "not in our bounding set");
+    check_refused("bounding-set", "the bounding set lacks");
     init_granted();
     facts.user[0] = '\0';
-    check_refused("no-passwd-entry", "our uid has no name");
+    check_refused("no-passwd-entry", "the caller's uid has no user name");
     init_granted();
     facts.user_gid = 5;
-    check_refused("gid-differs-from-passwd", "not the one in our passwd entry");
+    check_refused("gid-differs-from-passwd", "differs from the passwd entry");
     facts.any_group = true;
     CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
     CHECK_INT(plan.writer[UN_GID], UN_WRITER_HELPER);

@@ -287,7 +287,7 @@ static void a_helper_that_hangs_is_ended(void)
             break;
     }
     CHECK_TEXT(err.cause, "helper-hung");
-    CHECK_HAS(err.detail, "newgidmap had not ended in time, and was killed: asking");
+    CHECK_HAS(err.detail, "newgidmap was killed after a timeout: asking");
     remove_place(&place);
 }
 

@@ -76,7 +76,7 @@ static int with_killer(void *arg)
     CHECK(UN_FILTER_IS_LETHAL(un_mount_calls, &err));
     CHECK_INT(err.step, UN_STEP_MOUNT);
     CHECK_TEXT(err.cause, "mount-denied");
-    CHECK_HAS(err.detail, "kills whoever calls mount(2)");
+    CHECK_HAS(err.detail, "kills callers of mount(2)");
     CHECK(!UN_FILTER_IS_LETHAL(un_unshare_call, &err));
     CHECK(!UN_FILTER_IS_LETHAL(un_setns_call, &err));
     CHECK_INT(heard, 0);

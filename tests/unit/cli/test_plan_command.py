@@ -54,7 +54,7 @@ def test_maps_of_ones_own_id_are_written_by_oneself(
     assert extents(told, "gid") == gid
     assert told["uid"]["writer"] == ("self" if uid else "none")
     assert told["gid"]["writer"] == ("self" if gid else "none")
-    assert told["uid"]["reason"] == ("one id, our own" if uid else "nothing was asked for")
+    assert told["uid"]["reason"] == ("one id, the caller's own" if uid else "nothing was asked for")
     assert told["setgroups"] == ("deny" if gid else "auto")
     assert told["single_id_reason"] is None
     assert told["uid"]["clipped"] == told["gid"]["clipped"] == []
@@ -90,10 +90,10 @@ def test_people_get_bars(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.err == ""
     # The rest of the output does not depend on the user.
     assert [line.replace("━▶", "=>").split() for line in told.out.splitlines()] == [
-        ["uid", "map,", "written", "by", "self:", "one", "id,", "our", "own"],
+        ["uid", "map,", "written", "by", "self:", "one", "id,", "the", "caller's", "own"],
         ["inside", "outside", "count"],
         ["0", "=>", str(UID), "1"],
-        ["gid", "map,", "written", "by", "self:", "one", "id,", "our", "own"],
+        ["gid", "map,", "written", "by", "self:", "one", "id,", "the", "caller's", "own"],
         ["inside", "outside", "count"],
         ["0", "=>", str(GID), "1"],
         ["setgroups:", "deny"],
@@ -128,7 +128,7 @@ def test_one_id_in_place_of_ranges_is_said(
         assert "written by parent" in told
     else:
         assert "one id only, as --allow-single-id allows: " in told
-        assert "it takes newuidmap; it is not installed" in told
+        assert "or newuidmap: the program is not installed" in told
 
 
 @unprivileged
@@ -140,7 +140,7 @@ def test_what_can_not_be_had_is_refused_with_its_cause(
     told = capsys.readouterr()
     assert told.out == ""
     first, why, remedy = told.err.splitlines()
-    assert first.startswith("usernsctl: plan: the uid map is more than our own id")
+    assert first.startswith("usernsctl: plan: mapping other uids takes CAP_SETUID")
     assert why.endswith("[helper-missing]")
     assert "apt-get install uidmap" in remedy
 

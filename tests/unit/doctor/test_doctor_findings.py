@@ -279,7 +279,7 @@ def test_threads_are_told_and_block_nothing() -> None:
 
 
 def test_shared_ranges_are_told_and_block_nothing() -> None:
-    line = "/etc/subuid, line 2 grants bob ids that are ours too: 100000:65536"
+    line = "/etc/subuid, line 2 grants bob ids that this user has too: 100000:65536"
     tried = probes(Probe(name="ranges", outcome="ok", detail=f"something\n{line}"))
     (found,) = judged(healthy(), tried, "range")
     assert (found.id, found.blocks, found.evidence) == ("ranges-shared", False, (line,))

@@ -70,10 +70,10 @@ def test_a_status_is_the_commands_only_if_the_log_says_so(tmp_path: Path, status
 
 def test_an_end_without_a_word_is_told_with_what_is_known(tmp_path: Path) -> None:
     for status, said, cause in (
-        (0, "it ended with status 0,", "runsc-ran-nothing"),
-        (1, "it ended with status 1,", "runsc-ran-nothing"),
-        (139, "it ended by signal 11 (", "runsc-killed"),
-        (159, "it ended by signal 31 (", "runsc-killed"),
+        (0, "runsc ended with status 0,", "runsc-ran-nothing"),
+        (1, "runsc ended with status 1,", "runsc-ran-nothing"),
+        (139, "runsc ended by signal 11 (", "runsc-killed"),
+        (159, "runsc ended by signal 31 (", "runsc-killed"),
     ):
         text = told(tmp_path, status)
         assert text.startswith(f"usernsctl: runsc: {said}")
