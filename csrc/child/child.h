@@ -36,7 +36,7 @@ enum un_task_number {
     UN_TASK_INIT,    /* whether the second child is un_be_init(), with the command as its child */
     UN_TASK_GROUPS,  /* number of supplementary groups; -1 keeps them */
     UN_TASK_IS_ROOT, /* whether the caller is uid 0 of its user namespace */
-    UN_TASK_WORDS,   /* number of arguments of the command */
+    UN_TASK_ARGC,    /* number of arguments of the command */
     UN_TASK_TEXTS,   /* bit N is set if the task has text N of enum un_task_text */
     UN_TASK_NUMBERS
 };
@@ -68,28 +68,29 @@ void un_task_init(struct un_task *task);
 bool un_task_has_second(const struct un_task *task);
 
 /* A task as arguments of the child program. */
-struct un_words {
+struct un_task_argv {
     char fds[UN_TASK_FDS * 12 + 1];
     char numbers[UN_TASK_NUMBERS * 22 + 1];
-    const char **argv; /* ends with NULL; un_words_free() frees argv and groups */
+    const char **argv; /* ends with NULL; un_task_argv_free() frees argv and groups */
     char *groups;
 };
 
-int un_words_make(const struct un_task *task, struct un_words *words, struct un_error *err);
+int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, struct un_error *err);
 /* Replaces the descriptor numbers in the arguments. Async-signal-safe. */
-void un_words_set_fds(struct un_words *words, const int fd[UN_TASK_FDS]);
-void un_words_free(struct un_words *words);
+void un_task_argv_set_fds(struct un_task_argv *words, const int fd[UN_TASK_FDS]);
+void un_task_argv_free(struct un_task_argv *words);
 /* Parses the arguments of this program into a task, which refers to their memory. Returns false if
  * they are no valid task. */
-bool un_words_read(char **words, struct un_task *task);
+bool un_task_parse(char **words, struct un_task *task);
 
 /* Types of messages from the child program to its parent. */
 enum un_news {
-    UN_NEWS_FAILED, /* an error; the command has not run */
-    UN_NEWS_HERE, /* the sender will execute the command next; UN_NEWS_FAILED follows if that fails
-                   */
-    UN_NEWS_SECOND, /* the sender has forked a second child, whose pidfd is attached */
-    UN_NEWS_INIT,   /* the sender is the second child, process 1, and will start the command next */
+    UN_NEWS_FAILED,    /* an error; the command has not run */
+    UN_NEWS_EXECUTING, /* the sender will execute the command next; UN_NEWS_FAILED follows if that
+                        * fails
+                        */
+    UN_NEWS_SECOND,    /* the sender has forked a second child, whose pidfd is attached */
+    UN_NEWS_INIT, /* the sender is the second child, process 1, and will start the command next */
     UN_NEWS_HOLDING, /* attached: the sender's directory in /proc, and its namespaces in the order
                         of enum un_ns */
     UN_NEWS_COUNT
@@ -106,8 +107,8 @@ struct un_message {
 };
 
 /* Sends a message. Returns false if the parent has closed the socket. Async-signal-safe. */
-bool un_tell(int socket, const struct un_message *message, const int *fds, size_t count);
-void un_tell_failure(int socket, const struct un_error *err);
+bool un_send_news(int socket, const struct un_message *message, const int *fds, size_t count);
+void un_send_failure(int socket, const struct un_error *err);
 
 /* ---- enter.c: the entry point of the child program ------------------------------------------- */
 

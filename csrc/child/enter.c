@@ -76,7 +76,7 @@ struct inside {
 /* Sends the caller the error that kept the command from starting. Returns the exit status. */
 static int tell_and_fail(const struct inside *inside, struct un_error *err)
 {
-    un_tell_failure(inside->task.fd[UN_TASK_SOCKET], err);
+    un_send_failure(inside->task.fd[UN_TASK_SOCKET], err);
     return FAILED;
 }
 
@@ -85,7 +85,7 @@ static int become_task_command(void *arg)
 {
     struct inside *inside = arg;
     struct un_task *task = &inside->task;
-    const struct un_message here = {.news = UN_NEWS_HERE};
+    const struct un_message here = {.news = UN_NEWS_EXECUTING};
     const struct un_command command = {
         .file = task->text[UN_TASK_FILE],
         .path = task->text[UN_TASK_PATH],
@@ -99,7 +99,7 @@ static int become_task_command(void *arg)
             un_restore_signals();
         /* The socket is closed: the caller has given up and has reported a failure, so the command
          * must not run. */
-        if (!un_tell(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
+        if (!un_send_news(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
             return FAILED;
         un_set_signals((uint64_t)task->number[UN_TASK_SIGNALS]);
         un_exec(&command, &err);
@@ -134,7 +134,7 @@ static int become_init(void *arg)
     task->number[UN_TASK_PDEATHSIG] = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
         return tell_and_fail(inside, &err);
-    un_tell(task->fd[UN_TASK_SOCKET], &message, NULL, 0);
+    un_send_news(task->fd[UN_TASK_SOCKET], &message, NULL, 0);
     inside->sigchld = signal(SIGCHLD, SIG_DFL);
     if (!un_clone(&command))
         un_be_init(command.pid, -1);
@@ -171,7 +171,7 @@ static int run_second(struct inside *inside)
         un_fail_errno(&err, UN_STEP_CLONE, "");
         return tell_and_fail(inside, &err);
     }
-    return un_tell(socket, &message, &second.pidfd, 1) ? 0 : FAILED;
+    return un_send_news(socket, &message, &second.pidfd, 1) ? 0 : FAILED;
 }
 
 static int run_task(struct inside *inside)
@@ -206,7 +206,7 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
             if (fds[count++] < 0)
                 return un_fail_errno(err, UN_STEP_FACTS, un_ns_file(kind));
         }
-    if (!un_tell(task->fd[UN_TASK_SOCKET], &holding, fds, (size_t)count))
+    if (!un_send_news(task->fd[UN_TASK_SOCKET], &holding, fds, (size_t)count))
         return un_fail_errno(err, UN_STEP_WAIT, "");
     un_close_each(fds, (size_t)count);
     close_fd(&task->fd[UN_TASK_SOCKET]);
@@ -222,7 +222,7 @@ void un_child_main(char **words, char **environment)
     struct un_task *task = &inside.task;
     struct un_error err;
     un_hide_process();
-    if (!un_words_read(words, task)) {
+    if (!un_task_parse(words, task)) {
         (void)!write(STDERR_FILENO, usage, sizeof usage - 1);
         _exit(125);
     }
@@ -235,6 +235,6 @@ void un_child_main(char **words, char **environment)
     if (!task->number[UN_TASK_HOLD])
         _exit(run_task(&inside));
     hold_namespaces(task, &err);
-    un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
+    un_send_failure(task->fd[UN_TASK_SOCKET], &err);
     _exit(FAILED);
 }

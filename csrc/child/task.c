@@ -5,7 +5,7 @@
 
 /* The kernel limits an argument to 128 KiB (MAX_ARG_STRLEN), so the groups are split into arguments
  * of 8192 groups, each of at most ten digits and a comma. */
-#define GROUPS_IN_WORD 8192
+#define GROUPS_PER_ARGUMENT 8192
 #define GROUP_LENGTH 11
 /* NGROUPS_MAX of the kernel. */
 #define GROUPS_MAX 65536
@@ -44,9 +44,9 @@ static const char *take_number(const char *from, int64_t *number)
     return from + 1;
 }
 
-static size_t group_words(int64_t groups)
+static size_t count_group_arguments(int64_t groups)
 {
-    return groups <= 0 ? 0 : ((size_t)groups + GROUPS_IN_WORD - 1) / GROUPS_IN_WORD;
+    return groups <= 0 ? 0 : ((size_t)groups + GROUPS_PER_ARGUMENT - 1) / GROUPS_PER_ARGUMENT;
 }
 
 static size_t count_argv(const char *const *words)
@@ -61,7 +61,7 @@ static size_t put_groups(const struct un_task *task, char *to, const char **word
 {
     size_t count = 0, groups = (size_t)task->number[UN_TASK_GROUPS];
     for (size_t i = 0; i < groups; i++) {
-        if (i % GROUPS_IN_WORD == 0) {
+        if (i % GROUPS_PER_ARGUMENT == 0) {
             to += i > 0; /* skip the NUL of the previous argument */
             words[count++] = to;
         }
@@ -70,12 +70,12 @@ static size_t put_groups(const struct un_task *task, char *to, const char **word
     return count;
 }
 
-int un_words_make(const struct un_task *task, struct un_words *words, struct un_error *err)
+int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, struct un_error *err)
 {
     int64_t numbers[UN_TASK_NUMBERS];
     const int64_t groups = task->number[UN_TASK_GROUPS];
     size_t argc = task->argv ? count_argv(task->argv) : 0;
-    size_t count = 0, chunks = group_words(groups);
+    size_t count = 0, chunks = count_group_arguments(groups);
 
     if (groups > GROUPS_MAX) {
         errno = EINVAL;
@@ -84,17 +84,17 @@ int un_words_make(const struct un_task *task, struct un_words *words, struct un_
     words->argv = calloc(3 + UN_TASK_TEXT_COUNT + chunks + argc + 1, sizeof(char *));
     words->groups = chunks ? malloc((size_t)groups * GROUP_LENGTH + chunks) : NULL;
     if (!words->argv || (chunks && !words->groups)) {
-        un_words_free(words);
+        un_task_argv_free(words);
         errno = ENOMEM;
         return un_fail_errno(err, UN_STEP_CLONE, "the arguments of the child program");
     }
     memcpy(numbers, task->number, sizeof numbers);
-    numbers[UN_TASK_WORDS] = (int64_t)argc;
+    numbers[UN_TASK_ARGC] = (int64_t)argc;
     numbers[UN_TASK_TEXTS] = 0;
     words->argv[count++] = UN_CHILD_NAME;
     words->argv[count++] = words->fds;
     words->argv[count++] = words->numbers;
-    un_words_set_fds(words, task->fd);
+    un_task_argv_set_fds(words, task->fd);
     for (int i = 0; i < UN_TASK_TEXT_COUNT; i++)
         if (task->text[i]) {
             numbers[UN_TASK_TEXTS] |= 1 << i;
@@ -110,14 +110,14 @@ int un_words_make(const struct un_task *task, struct un_words *words, struct un_
     return 0;
 }
 
-void un_words_set_fds(struct un_words *words, const int fd[UN_TASK_FDS])
+void un_task_argv_set_fds(struct un_task_argv *words, const int fd[UN_TASK_FDS])
 {
     char *to = words->fds;
     for (int i = 0; i < UN_TASK_FDS; i++)
         to = put_number(to, fd[i]);
 }
 
-void un_words_free(struct un_words *words)
+void un_task_argv_free(struct un_task_argv *words)
 {
     free(words->argv);
     free(words->groups);
@@ -132,7 +132,7 @@ static bool read_groups(char ***words, size_t count, struct un_task *task)
     const char *from = NULL;
     for (size_t i = 0; i < count; i++) {
         int64_t group;
-        if (i % GROUPS_IN_WORD == 0)
+        if (i % GROUPS_PER_ARGUMENT == 0)
             from = *(*words)++;
         if (!(from = take_number(from, &group)))
             return false;
@@ -142,7 +142,7 @@ static bool read_groups(char ***words, size_t count, struct un_task *task)
     return true;
 }
 
-bool un_words_read(char **words, struct un_task *task)
+bool un_task_parse(char **words, struct un_task *task)
 {
     un_task_init(task);
     size_t given = count_argv((const char *const *)words);
@@ -160,8 +160,8 @@ bool un_words_read(char **words, struct un_task *task)
         if (!(from = take_number(from, &task->number[i])))
             return false;
     uint64_t texts = (uint64_t)task->number[UN_TASK_TEXTS];
-    uint64_t argc = (uint64_t)task->number[UN_TASK_WORDS];
-    size_t chunks = group_words(task->number[UN_TASK_GROUPS]);
+    uint64_t argc = (uint64_t)task->number[UN_TASK_ARGC];
+    size_t chunks = count_group_arguments(task->number[UN_TASK_GROUPS]);
     size_t wanted = 3 + chunks;
     for (int i = 0; i < UN_TASK_TEXT_COUNT; i++)
         wanted += texts >> i & 1;
@@ -187,12 +187,12 @@ bool un_task_has_second(const struct un_task *task)
            task->fd[UN_TASK_NS + UN_NS_PID] >= 0;
 }
 
-bool un_tell(int socket, const struct un_message *message, const int *fds, size_t count)
+bool un_send_news(int socket, const struct un_message *message, const int *fds, size_t count)
 {
     return un_send(socket, message, sizeof *message, fds, count);
 }
 
-void un_tell_failure(int socket, const struct un_error *err)
+void un_send_failure(int socket, const struct un_error *err)
 {
     struct un_message message = {.news = UN_NEWS_FAILED, .step = err->step, .errnum = err->errnum};
     if (err->cause) {
@@ -200,5 +200,5 @@ void un_tell_failure(int socket, const struct un_error *err)
         memcpy(message.cause, err->cause, length);
     }
     memcpy(message.detail, err->detail, strnlen(err->detail, sizeof message.detail - 1));
-    un_tell(socket, &message, NULL, 0);
+    un_send_news(socket, &message, NULL, 0);
 }

@@ -64,7 +64,7 @@ bool un_match_start(const char *sequence, const char *text, size_t size);
  * runsc only as quotations. */
 void un_search_add_messages(struct un_search *search, const char *text, size_t size);
 
-/* ---- own_words.c: removing quotations of config.json from a message of runsc ----------------- */
+/* ---- quotations.c: removing quotations of config.json from a message of runsc ---------------- */
 
 /*
  * Replaces, in place, quotations of config.json in a message of runsc by dots, so that the name of
@@ -72,7 +72,7 @@ void un_search_add_messages(struct un_search *search, const char *text, size_t s
  * message of the catalogue is that short. If the search takes too long, the whole message is
  * replaced. Returns -1 on ENOMEM.
  */
-int un_keep_own_words(char *message, const char *config, size_t size);
+int un_remove_quotations(char *message, const char *config, size_t size);
 
 /* ---- runsc_files.c: the last line of runsc's debug log --------------------------------------- */
 

@@ -89,7 +89,7 @@ int un_runsc_explain(const char *told, const char *limit, const char *config, si
     snprintf(failure->what, sizeof failure->what, "runsc says: %s", quoted);
     if (own && !config)
         *own = '\0';
-    if (!own || (config && un_keep_own_words(own, config, size))) {
+    if (!own || (config && un_remove_quotations(own, config, size))) {
         free(own);
         return un_fail_errno(err, UN_STEP_RUNSC, "");
     }

@@ -9,7 +9,7 @@ int un_step_file(struct un_launch *launch, const struct un_record *record, struc
 {
     un_auto_trail struct un_trail trail;
     const struct un_source *source = un_record_source(launch, record, 0);
-    const char *inside = un_record_word(record, 1);
+    const char *inside = un_record_argument(record, 1);
     if (un_place_make(launch, inside, false, false, &trail, err))
         return -1;
     int place = un_trail_last(&trail)->fd;
@@ -35,7 +35,7 @@ static uint64_t attributes_of(const struct un_source *source, const struct stat 
 static int fail_kind(struct un_launch *launch, const struct un_source *source, const char *inside,
                      bool is_directory, struct un_error *err)
 {
-    un_launch_tell(launch, inside, NULL);
+    un_launch_set_remedy(launch, inside, NULL);
     return un_fail(err, UN_STEP_BIND, 0, NULL,
                    "%.200s is %s, so it can't be mounted on %.200s, which is %s", source->path,
                    is_directory ? "a directory" : "a file", inside,
@@ -68,7 +68,7 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
     const char *kind = fd < 0 || fstat(fd, &status) ? NULL : name_special(status.st_mode);
     if (!kind)
         return 0;
-    un_launch_tell(launch, inside, "remove it from the root filesystem");
+    un_launch_set_remedy(launch, inside, "remove it from the root filesystem");
     return un_fail(err, UN_STEP_BIND, 0, NULL,
                    "%.200s is %s, and gVisor can't mount anything on it", inside, kind);
 }
@@ -80,7 +80,7 @@ static int refuse_own(struct un_launch *launch, const char *named, const char *i
 {
     if (strcmp(inside, "/") && strcmp(inside, UN_VERIFIER_INSIDE))
         return 0;
-    un_launch_tell(launch, named, "choose another destination");
+    un_launch_set_remedy(launch, named, "choose another destination");
     return un_fail(err, UN_STEP_BIND, 0, NULL,
                    "%.200s leads to %.200s in the sandbox, and nothing may be mounted there", named,
                    inside);
@@ -92,11 +92,11 @@ static int note_bind(struct un_launch *launch, const struct un_source *source, c
                      const char *inside, int shown, struct un_error *err)
 {
     struct un_bind *bind = &launch->bind[launch->bind_count];
-    if (asprintf(&bind->shown, "%s/shown/%s", launch->marks.scratch, name) < 0)
-        bind->shown = NULL;
-    bind->inside = strdup(inside);
+    if (asprintf(&bind->source, "%s/shown/%s", launch->marks.scratch, name) < 0)
+        bind->source = NULL;
+    bind->destination = strdup(inside);
     launch->bind_count++;
-    if (!bind->shown || !bind->inside) {
+    if (!bind->source || !bind->destination) {
         close(shown);
         errno = ENOMEM;
         return un_launch_fail_file(launch, inside, err);
@@ -114,7 +114,7 @@ static int show_for_runsc(struct un_launch *launch, const struct un_record *reco
     char name[16];
     if (un_root_status(launch, source->fd, source->path, &status, err))
         return -1;
-    uint64_t attributes = attributes_of(source, &status, un_record_word(record, 2));
+    uint64_t attributes = attributes_of(source, &status, un_record_argument(record, 2));
     int shown = un_root_show(launch, source->fd, launch->root.shown, attributes, name, err);
     if (shown < 0)
         return -1;
@@ -126,7 +126,7 @@ int un_step_bind(struct un_launch *launch, const struct un_record *record, struc
 {
     struct stat status;
     const struct un_source *source = un_record_source(launch, record, 0);
-    const char *inside = un_record_word(record, 1);
+    const char *inside = un_record_argument(record, 1);
     if (un_root_status(launch, source->fd, source->path, &status, err))
         return -1;
     bool is_directory = S_ISDIR(status.st_mode);
@@ -162,15 +162,15 @@ int un_step_mount(struct un_launch *launch, const struct un_record *record, stru
 {
     char wanted[UN_PATH_MAX];
     un_auto_trail struct un_trail trail;
-    if (un_view_walk(&launch->view, record->words, &trail))
-        return un_launch_fail_file(launch, record->words, err);
+    if (un_view_walk(&launch->view, record->arguments, &trail))
+        return un_launch_fail_file(launch, record->arguments, err);
     if (un_view_wanted(&trail, wanted))
         return un_launch_fail_file(launch, un_view_inside(&trail), err);
-    if (refuse_own(launch, record->words, wanted, err))
+    if (refuse_own(launch, record->arguments, wanted, err))
         return -1;
     const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
     /* gVisor creates the mount point itself if the file system is read-only. */
     if (*trail.missing && cover && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);
-    return strcmp(un_record_word(record, 1), "empty") ? 0 : cover_by_empty(launch, wanted, err);
+    return strcmp(un_record_argument(record, 1), "empty") ? 0 : cover_by_empty(launch, wanted, err);
 }

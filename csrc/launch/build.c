@@ -6,7 +6,7 @@
 
 static int step_home(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
-    return un_hide_home(launch, record->words, err);
+    return un_hide_home(launch, record->arguments, err);
 }
 
 /* Makes the root filesystem and all mounts below it read-only, which ends all additions. */

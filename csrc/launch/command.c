@@ -253,7 +253,7 @@ int un_launch_check_command(struct un_launch *launch, const struct un_moment *mo
 {
     un_auto_free struct un_command_fault *fault = malloc(sizeof *fault);
     const char *command = moment->args[0];
-    un_launch_tell(launch, NULL, NULL);
+    un_launch_set_remedy(launch, NULL, NULL);
     if (!fault)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
     if (!un_view_check_command(&launch->view, command, path_of(moment), moment->cwd, fault))
@@ -261,7 +261,7 @@ int un_launch_check_command(struct un_launch *launch, const struct un_moment *mo
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
     const char *root = tree ? un_record_source(launch, tree, 0)->path : "/";
     root = strcmp(root, "/") ? root : NULL;
-    un_launch_tell(launch, fault->path, "%s", remedy_of(fault, root));
+    un_launch_set_remedy(launch, fault->path, "%s", remedy_of(fault, root));
     bool is_missing = fault->step == UN_STEP_LOOKUP;
     return is_missing ? fail_lookup(command, root, err) : fail_command_exec(fault, err);
 }

@@ -25,7 +25,7 @@ static int fail_text(struct writing *writing, const char *where, size_t number)
 {
     char place[64];
     snprintf(place, sizeof place, number ? "%s[%zu]" : "%s", where, number - 1);
-    un_launch_tell(writing->launch, NULL, NULL);
+    un_launch_set_remedy(writing->launch, NULL, NULL);
     return un_fail(writing->err, UN_STEP_CONFIG, 0, "launch-text",
                    "%s: a byte that isn't UTF-8; config.json can't hold it", place);
 }
@@ -52,7 +52,7 @@ static int add_args(struct writing *writing)
 {
     const char *const *args = writing->moment->args;
     if (!args || !*args) {
-        un_launch_tell(writing->launch, NULL, NULL);
+        un_launch_set_remedy(writing->launch, NULL, NULL);
         return un_fail(writing->err, UN_STEP_ARGUMENT, 0, "usage", "no command was given");
     }
     return add_strings(writing, args, "$.process.args");
@@ -94,7 +94,7 @@ static int add_root(struct writing *writing)
 
 static const struct un_bind *bind_of(const struct writing *writing, const struct un_record *record)
 {
-    return &writing->launch->bind[un_argument_number(record->words)];
+    return &writing->launch->bind[un_argument_number(record->arguments)];
 }
 
 static int add_record(struct writing *writing, const struct un_record *record)
@@ -102,7 +102,7 @@ static int add_record(struct writing *writing, const struct un_record *record)
     const struct un_moment *moment = writing->moment;
     switch (record->verb) {
     case UN_VERB_JSON:
-        un_text_add(writing->text, record->words);
+        un_text_add(writing->text, record->arguments);
         return 0;
     case UN_VERB_JSON_ARGS:
         return add_args(writing);
@@ -115,15 +115,15 @@ static int add_record(struct writing *writing, const struct un_record *record)
     case UN_VERB_JSON_ROOT:
         return add_root(writing);
     case UN_VERB_JSON_BIND_SOURCE:
-        return add_string(writing, bind_of(writing, record)->shown, "$.mounts");
+        return add_string(writing, bind_of(writing, record)->source, "$.mounts");
     case UN_VERB_JSON_BIND_DESTINATION:
-        return add_string(writing, bind_of(writing, record)->inside, "$.mounts");
+        return add_string(writing, bind_of(writing, record)->destination, "$.mounts");
     case UN_VERB_JSON_UID_MAP:
         return add_map(writing, UN_UID);
     case UN_VERB_JSON_GID_MAP:
         return add_map(writing, UN_GID);
     case UN_VERB_JSON_SEVERAL:
-        return add_if_several(writing, record->words);
+        return add_if_several(writing, record->arguments);
     default:
         return 0;
     }

@@ -7,54 +7,55 @@
 
 /* Arguments and environment of the watcher, each ending with NULL; `memory` holds the expanded
  * arguments. */
-struct words {
+struct exec_args {
     char **argv;
     char **envp;
     char *memory;
 };
 
-static void free_words(struct words *words)
+static void free_exec_args(struct exec_args *args)
 {
-    free(words->argv);
-    free(words->envp);
-    free(words->memory);
+    free(args->argv);
+    free(args->envp);
+    free(args->memory);
 }
 
 static size_t memory_for(const struct un_launch *launch)
 {
     size_t size = 0;
     UN_EACH_RECORD (record, launch, UN_VERB_WATCH)
-        size += un_marks_expand(&launch->marks, record->words, NULL) + 1;
+        size += un_marks_expand(&launch->marks, record->arguments, NULL) + 1;
     return size;
 }
 
-static void write_words(const struct un_launch *launch, bool reraise_signal, struct words *words)
+static void fill_exec_args(const struct un_launch *launch, bool reraise_signal,
+                           struct exec_args *args)
 {
-    char *at = words->memory, **arg = words->argv, **variable = words->envp;
+    char *at = args->memory, **arg = args->argv, **variable = args->envp;
     UN_EACH_RECORD (record, launch, UN_VERB_RUNSC_ENV)
-        *variable++ = (char *)(uintptr_t)record->words;
+        *variable++ = (char *)(uintptr_t)record->arguments;
     UN_EACH_RECORD (record, launch, UN_VERB_WATCH) {
         *arg++ = at;
-        at += un_marks_expand(&launch->marks, record->words, at) + 1;
+        at += un_marks_expand(&launch->marks, record->arguments, at) + 1;
         /* The option follows argv[0]. */
-        if (reraise_signal && arg == words->argv + 1)
+        if (reraise_signal && arg == args->argv + 1)
             *arg++ = (char *)UN_RERAISE_SIGNAL;
     }
 }
 
-static int make_words(struct un_launch *launch, bool reraise_signal, struct words *words,
-                      struct un_error *err)
+static int build_exec_args(struct un_launch *launch, bool reraise_signal, struct exec_args *args,
+                           struct un_error *err)
 {
-    un_launch_tell(launch, NULL, NULL);
+    un_launch_set_remedy(launch, NULL, NULL);
     if (!launch->of_verb[UN_VERB_WATCH])
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "the launch has no \"watch\" record");
-    words->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 2, sizeof *words->argv);
-    words->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *words->envp);
-    words->memory = malloc(memory_for(launch));
-    if (!words->argv || !words->envp || !words->memory)
+    args->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 2, sizeof *args->argv);
+    args->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *args->envp);
+    args->memory = malloc(memory_for(launch));
+    if (!args->argv || !args->envp || !args->memory)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
-    write_words(launch, reraise_signal, words);
+    fill_exec_args(launch, reraise_signal, args);
     return 0;
 }
 
@@ -128,9 +129,10 @@ static int pass_only(const struct un_launch *launch, struct un_error *err)
     return un_close_fds_at_exec(kept, list_kept(launch, kept), err);
 }
 
-static int become_watcher(struct un_launch *launch, const struct words *words, struct un_error *err)
+static int exec_watcher(struct un_launch *launch, const struct exec_args *args,
+                        struct un_error *err)
 {
-    un_launch_tell(launch, NULL, NULL);
+    un_launch_set_remedy(launch, NULL, NULL);
     if (prepare_stdio(err) || pass_only(launch, err))
         return -1;
     /* The current directory may be covered by a mount. */
@@ -138,9 +140,9 @@ static int become_watcher(struct un_launch *launch, const struct words *words, s
         return un_fail_errno(err, UN_STEP_CWD, "/");
     if (un_check_programs(launch, err))
         return -1;
-    execve(words->argv[0], words->argv, words->envp);
-    un_fail_errno(err, UN_STEP_RUNSC, words->argv[0]);
-    un_launch_tell(launch, words->argv[0], NULL);
+    execve(args->argv[0], args->argv, args->envp);
+    un_fail_errno(err, UN_STEP_RUNSC, args->argv[0]);
+    un_launch_set_remedy(launch, args->argv[0], NULL);
     return -1;
 }
 
@@ -156,26 +158,26 @@ static int read_maps(struct un_idmap *maps, struct un_error *err)
 }
 
 static int prepare_watcher(struct un_launch *launch, const struct un_moment *moment,
-                           struct words *words, struct un_idmap *maps, struct un_error *err)
+                           struct exec_args *args, struct un_idmap *maps, struct un_error *err)
 {
-    if (make_words(launch, moment->reraise_signal, words, err) || read_maps(maps, err) ||
+    if (build_exec_args(launch, moment->reraise_signal, args, err) || read_maps(maps, err) ||
         un_config_write(launch, moment, maps, err))
         return -1;
     bool has_several = un_map_ids(&maps->of[UN_UID]) > 1 || un_map_ids(&maps->of[UN_GID]) > 1;
-    return un_give_up(launch, has_several, err);
+    return un_drop_privileges(launch, has_several, err);
 }
 
 int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
 {
-    struct words words = {NULL, NULL, NULL};
+    struct exec_args args = {NULL, NULL, NULL};
     un_auto_free struct un_idmap *maps = malloc(sizeof *maps);
     if (!maps)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
     /* Files that runsc reads and writes are for the caller only. The command in the sandbox gets a
      * umask of its own. */
     umask(077);
-    if (!prepare_watcher(launch, moment, &words, maps, err))
-        become_watcher(launch, &words, err);
-    free_words(&words);
+    if (!prepare_watcher(launch, moment, &args, maps, err))
+        exec_watcher(launch, &args, err);
+    free_exec_args(&args);
     return -1;
 }

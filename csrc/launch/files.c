@@ -46,13 +46,13 @@ static int open_entry(struct un_launch *launch, const char *word, struct scratch
 int un_step_make(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     auto_close_entry struct scratch_entry entry = {.directory = -1};
-    if (open_entry(launch, record->words, &entry, err))
+    if (open_entry(launch, record->arguments, &entry, err))
         return -1;
-    un_auto_close int made = un_root_make(launch, entry.directory, entry.name, true, err);
-    if (made < 0)
+    un_auto_close int created = un_root_make(launch, entry.directory, entry.name, true, err);
+    if (created < 0)
         return -1;
-    mode_t mode = un_argument_mode(un_record_word(record, 1));
-    return un_root_set_mode(launch, made, mode, entry.path, err);
+    mode_t mode = un_argument_mode(un_record_argument(record, 1));
+    return un_root_set_mode(launch, created, mode, entry.path, err);
 }
 
 int un_step_tmpfs(struct un_launch *launch, const struct un_record *record, struct un_error *err)
@@ -60,7 +60,7 @@ int un_step_tmpfs(struct un_launch *launch, const struct un_record *record, stru
     auto_close_entry struct scratch_entry entry = {.directory = -1};
     struct stat status;
     char path[2 * UN_PATH_MAX], options[64];
-    if (open_entry(launch, record->words, &entry, err))
+    if (open_entry(launch, record->arguments, &entry, err))
         return -1;
     if (fstatat(entry.directory, entry.name, &status, AT_SYMLINK_NOFOLLOW))
         return un_launch_fail_file(launch, entry.path, err);
@@ -69,18 +69,18 @@ int un_step_tmpfs(struct un_launch *launch, const struct un_record *record, stru
         return un_launch_fail_file(launch, entry.path, err);
     }
     snprintf(path, sizeof path, "%s/%s", launch->marks.scratch, entry.path);
-    snprintf(options, sizeof options, "mode=0700,size=%s", un_record_word(record, 1));
+    snprintf(options, sizeof options, "mode=0700,size=%s", un_record_argument(record, 1));
     return un_mount("usernsctl", path, "tmpfs", MS_NOSUID | MS_NODEV, options, err);
 }
 
 int un_step_touch(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     auto_close_entry struct scratch_entry entry = {.directory = -1};
-    if (open_entry(launch, record->words, &entry, err))
+    if (open_entry(launch, record->arguments, &entry, err))
         return -1;
     int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-    un_auto_close int made = openat(entry.directory, entry.name, flags, 0600);
-    if (made < 0)
+    un_auto_close int created = openat(entry.directory, entry.name, flags, 0600);
+    if (created < 0)
         return un_launch_fail_file(launch, entry.path, err);
     return 0;
 }
@@ -99,7 +99,7 @@ static int make_link(struct un_launch *launch, const char *word, const char *tar
 /* Links an unwanted log file to /dev/null. */
 int un_step_discard(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
-    return make_link(launch, record->words, "/dev/null", err);
+    return make_link(launch, record->arguments, "/dev/null", err);
 }
 
 /* Links a program into scratch through /proc/self/fd. A bind mount would not do, since runsc looks
@@ -110,7 +110,7 @@ int un_step_program_link(struct un_launch *launch, const struct un_record *recor
 {
     char target[UN_FD_PATH_MAX];
     un_fd_path(un_record_source(launch, record, 0)->fd, target);
-    return make_link(launch, un_record_word(record, 1), target, err);
+    return make_link(launch, un_record_argument(record, 1), target, err);
 }
 
 /* Bind-mounts a source in a directory of scratch, under a new name. */

@@ -23,7 +23,7 @@ struct place {
 };
 
 /* A directory that must stay hidden from sandboxes. */
-struct kept {
+struct hidden_dir {
     /* the directory, or its closest existing ancestor; then the parents of all symbolic links on
      * its path */
     int fd[1 + UN_LINKS_MAX];
@@ -34,7 +34,7 @@ struct kept {
 };
 
 /* Fills in place->inner from the root of the mount and the path below its mount point. */
-static void join(const struct un_mounted *mount, struct place *place)
+static void join_paths(const struct un_mounted *mount, struct place *place)
 {
     size_t point = strcmp(mount->point, "/") ? strlen(mount->point) : 0;
     const char *root = strcmp(mount->root, "/") ? mount->root : "";
@@ -51,7 +51,7 @@ static int find_place(const struct un_mounts *mounts, int fd, struct place *plac
         return -1;
     place->device = mount ? mount->device : "";
     if (mount)
-        join(mount, place);
+        join_paths(mount, place);
     else /* the mount belongs to another mount namespace */
         strcpy(place->inner, place->path);
     return 0;
@@ -64,14 +64,14 @@ static bool mount_holds(const char *device, const char *inner, const struct plac
 }
 
 /* Returns whether a file at `shown`, with the mounts below it, contains the hidden place. */
-static bool shows(const struct place *shown, const struct kept *kept)
+static bool exposes(const struct place *shown, const struct hidden_dir *hidden_dir)
 {
-    if (mount_holds(shown->device, shown->inner, &kept->place))
+    if (mount_holds(shown->device, shown->inner, &hidden_dir->place))
         return true;
-    for (size_t i = 0; i < kept->mounts.count; i++) {
-        const struct un_mounted *mount = &kept->mounts.mount[i];
+    for (size_t i = 0; i < hidden_dir->mounts.count; i++) {
+        const struct un_mounted *mount = &hidden_dir->mounts.mount[i];
         if (un_is_below(mount->point, shown->path) &&
-            mount_holds(mount->device, mount->root, &kept->place))
+            mount_holds(mount->device, mount->root, &hidden_dir->place))
             return true;
     }
     return false;
@@ -126,16 +126,16 @@ static bool is_unreachable(int errnum)
 
 /* Looks up a name, and keeps a descriptor of each directory that contains a followed symbolic link.
  * Unreachable files and files that are no directories count as missing. */
-static enum un_look look_noting(const struct un_trail *trail, const char *name,
-                                struct un_entry *found, void *arg)
+static enum un_look look_up_noting_links(const struct un_trail *trail, const char *name,
+                                         struct un_entry *found, void *arg)
 {
-    struct kept *kept = arg;
+    struct hidden_dir *hidden_dir = arg;
     struct stat status;
     int directory = trail->place[trail->count - 1].fd;
     enum un_look look = un_look_anywhere(trail, name, found, NULL);
-    if (look == UN_LOOK_LINK && kept->count <= UN_LINKS_MAX) {
-        kept->fd[kept->count] = fcntl(directory, F_DUPFD_CLOEXEC, 3);
-        return kept->fd[kept->count++] < 0 ? UN_LOOK_FAILED : look;
+    if (look == UN_LOOK_LINK && hidden_dir->count <= UN_LINKS_MAX) {
+        hidden_dir->fd[hidden_dir->count] = fcntl(directory, F_DUPFD_CLOEXEC, 3);
+        return hidden_dir->fd[hidden_dir->count++] < 0 ? UN_LOOK_FAILED : look;
     }
     if (look != UN_LOOK_FILE)
         return look == UN_LOOK_FAILED && is_unreachable(errno) ? UN_LOOK_MISSING : look;
@@ -147,107 +147,110 @@ static enum un_look look_noting(const struct un_trail *trail, const char *name,
 
 /* Opens the hidden directory, or its closest existing ancestor. A path with too many links or too
  * long a name counts as missing. */
-static int open_nearest(const char *path, struct kept *kept)
+static int open_nearest(const char *path, struct hidden_dir *hidden_dir)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");
     if (root < 0)
         return -1;
     un_auto_trail struct un_trail trail;
     un_trail_begin(&trail, root);
-    int failed = un_walk(&trail, path, look_noting, kept);
-    kept->is_there = !failed && !*trail.missing;
+    int failed = un_walk(&trail, path, look_up_noting_links, hidden_dir);
+    hidden_dir->is_there = !failed && !*trail.missing;
     if (!failed || is_unreachable(errno) || errno == ELOOP || errno == ENAMETOOLONG)
-        kept->fd[0] = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
-    return kept->fd[0] < 0 ? -1 : 0;
+        hidden_dir->fd[0] = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
+    return hidden_dir->fd[0] < 0 ? -1 : 0;
 }
 
-static int open_kept(const char *path, struct kept *kept)
+static int open_hidden_dir(const char *path, struct hidden_dir *hidden_dir)
 {
-    kept->mounts = (struct un_mounts){NULL, NULL, 0};
-    kept->fd[0] = -1;
-    kept->count = 1;
-    return open_nearest(path, kept) || un_mounts_read(&kept->mounts, "/proc/self/mountinfo") ? -1
-                                                                                             : 0;
+    hidden_dir->mounts = (struct un_mounts){NULL, NULL, 0};
+    hidden_dir->fd[0] = -1;
+    hidden_dir->count = 1;
+    return open_nearest(path, hidden_dir) ||
+                   un_mounts_read(&hidden_dir->mounts, "/proc/self/mountinfo")
+               ? -1
+               : 0;
 }
 
-static void drop(struct kept *kept)
+static void close_hidden_dir(struct hidden_dir *hidden_dir)
 {
     int errnum = errno;
-    for (size_t i = 0; i < kept->count; i++)
-        un_close_quietly(kept->fd[i]);
-    un_mounts_free(&kept->mounts);
-    free(kept);
+    for (size_t i = 0; i < hidden_dir->count; i++)
+        un_close_quietly(hidden_dir->fd[i]);
+    un_mounts_free(&hidden_dir->mounts);
+    free(hidden_dir);
     errno = errnum;
 }
 
-/* Finds out how a file exposes the directory kept->fd[number]. *how becomes a verb phrase for the
- * error message, or NULL. Returns -1 with errno. */
-static int find_how_shown(const struct kept *kept, size_t number, int fd, const char **how)
+/* Finds out how a file exposes the directory hidden_dir->fd[number]. *how becomes a verb phrase for
+ * the error message, or NULL. Returns -1 with errno. */
+static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int fd,
+                         const char **exposure)
 {
     un_auto_free struct place *shown = malloc(sizeof *shown);
-    int above = shown ? is_above(fd, kept->fd[number]) : -1;
-    int failed = above < 0 || find_place(&kept->mounts, fd, shown);
-    *how = NULL;
-    if (!failed && (above || shows(shown, kept)))
-        *how = number ? "has a link to" : "holds";
-    else if (!failed && !number && kept->is_there &&
-             mount_holds(kept->place.device, kept->place.inner, shown))
-        *how = "is in";
+    int above = shown ? is_above(fd, hidden_dir->fd[number]) : -1;
+    int failed = above < 0 || find_place(&hidden_dir->mounts, fd, shown);
+    *exposure = NULL;
+    if (!failed && (above || exposes(shown, hidden_dir)))
+        *exposure = number ? "has a link to" : "holds";
+    else if (!failed && !number && hidden_dir->is_there &&
+             mount_holds(hidden_dir->place.device, hidden_dir->place.inner, shown))
+        *exposure = "is in";
     return failed ? -1 : 0;
 }
 
-/* Finds the first of several files that exposes kept->fd[number]. Returns -1 with errno. */
-static int look_at_all(const struct kept *kept, size_t number, const int *fds, size_t count,
-                       size_t *which, const char **how)
+/* Finds the first of several files that exposes hidden_dir->fd[number]. Returns -1 with errno. */
+static int find_first_exposure(const struct hidden_dir *hidden_dir, size_t number, const int *fds,
+                               size_t count, size_t *index, const char **exposure)
 {
-    for (*which = 0; *which < count; ++*which)
-        if (find_how_shown(kept, number, fds[*which], how))
+    for (*index = 0; *index < count; ++*index)
+        if (find_exposure(hidden_dir, number, fds[*index], exposure))
             return -1;
-        else if (*how)
+        else if (*exposure)
             break;
     return 0;
 }
 
-int un_find_shown(const int *fds, size_t count, const char *directory, size_t *which,
-                  const char **how)
+int un_find_exposed(const int *fds, size_t count, const char *directory, size_t *index,
+                    const char **exposure)
 {
-    struct kept *kept = malloc(sizeof *kept);
-    *which = 0;
-    *how = NULL;
-    if (!kept)
+    struct hidden_dir *hidden_dir = malloc(sizeof *hidden_dir);
+    *index = 0;
+    *exposure = NULL;
+    if (!hidden_dir)
         return -1;
-    int failed = open_kept(directory, kept);
-    for (size_t i = 0; !failed && !*how && i < kept->count; i++)
-        failed = find_place(&kept->mounts, kept->fd[i], &kept->place) ||
-                 look_at_all(kept, i, fds, count, which, how);
-    drop(kept);
+    int failed = open_hidden_dir(directory, hidden_dir);
+    for (size_t i = 0; !failed && !*exposure && i < hidden_dir->count; i++)
+        failed = find_place(&hidden_dir->mounts, hidden_dir->fd[i], &hidden_dir->place) ||
+                 find_first_exposure(hidden_dir, i, fds, count, index, exposure);
+    close_hidden_dir(hidden_dir);
     return failed ? -1 : 0;
 }
 
 int un_refuse_to_show(const int *fds, const char *const *names, size_t count, const char *directory,
-                      size_t *which, struct un_error *err)
+                      size_t *index, struct un_error *err)
 {
-    const char *how;
-    *which = 0;
+    const char *exposure;
+    *index = 0;
     if (!count)
         return 0;
-    if (un_find_shown(fds, count, directory, which, &how))
+    if (un_find_exposed(fds, count, directory, index, &exposure))
         return un_fail_errno(err, UN_STEP_BIND, directory);
-    if (!how)
+    if (!exposure)
         return 0;
     return un_fail(err, UN_STEP_BIND, 0, "bind-shows-state",
                    "%.200s can't be shown: it %s %.200s, which is for usernsctl and runsc alone",
-                   names[*which], how, directory);
+                   names[*index], exposure, directory);
 }
 
 /* Lists the descriptors and paths of all bind-mount sources with that access (NULL for any).
  * Returns their number. */
-static size_t list_bound(const struct un_launch *launch, const char *access, int *fds,
-                         const char **names)
+static size_t list_bind_sources(const struct un_launch *launch, const char *access, int *fds,
+                                const char **names)
 {
     size_t count = 0;
     UN_EACH_RECORD (record, launch, UN_VERB_BIND) {
-        if (access && strcmp(un_record_word(record, 2), access) != 0)
+        if (access && strcmp(un_record_argument(record, 2), access) != 0)
             continue;
         const struct un_source *source = un_record_source(launch, record, 0);
         fds[count] = source->fd;
@@ -260,12 +263,12 @@ static size_t list_bound(const struct un_launch *launch, const char *access, int
 static size_t find_file(const int *fds, size_t count, int file)
 {
     struct stat wanted, shown;
-    size_t which = 0;
+    size_t index = 0;
     if (!count || fstat(file, &wanted))
         return count;
-    while (which < count && (fstat(fds[which], &shown) || !is_same(&shown, &wanted)))
-        which++;
-    return which;
+    while (index < count && (fstat(fds[index], &shown) || !is_same(&shown, &wanted)))
+        index++;
+    return index;
 }
 
 /* Fails if a program inside could write to the launch file, or replace it. */
@@ -273,24 +276,24 @@ static int check_file(struct un_launch *launch, int file, const int *fds, const 
                       size_t count, struct un_error *err)
 {
     char path[UN_PATH_MAX], directory[UN_PATH_MAX];
-    const char *how = NULL;
-    size_t which = find_file(fds, count, file);
+    const char *exposure = NULL;
+    size_t index = find_file(fds, count, file);
     if (un_path_of(file, path))
         return un_launch_fail_file(launch, "launch", err);
     strcpy(directory, path);
     strrchr(directory, '/')[directory[1] && strrchr(directory, '/') == directory] = '\0';
-    for (size_t i = 0, at; i < count && which == count; i++) {
-        if (un_find_shown(&fds[i], 1, directory, &at, &how))
+    for (size_t i = 0, at; i < count && index == count; i++) {
+        if (un_find_exposed(&fds[i], 1, directory, &at, &exposure))
             return un_launch_fail_file(launch, directory, err);
-        if (how && !strcmp(how, "holds"))
-            which = i;
+        if (exposure && !strcmp(exposure, "holds"))
+            index = i;
     }
-    if (which == count)
+    if (index == count)
         return 0;
-    un_launch_tell(launch, path, "keep it where no sandbox may write");
+    un_launch_set_remedy(launch, path, "keep it where no sandbox may write");
     return un_fail(err, UN_STEP_LAUNCH, 0, "launch-untrusted",
                    "%.200s could be written to from the sandbox, since %.200s is shown with :rw",
-                   path, names[which]);
+                   path, names[index]);
 }
 
 static bool is_there(const char *path)
@@ -304,14 +307,14 @@ static bool is_there(const char *path)
 static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
                         const char **names, struct un_error *err)
 {
-    size_t which;
-    size_t count = list_bound(launch, NULL, fds, names);
-    if (un_refuse_to_show(fds, names, count, hidden->state, &which, err))
+    size_t index;
+    size_t count = list_bind_sources(launch, NULL, fds, names);
+    if (un_refuse_to_show(fds, names, count, hidden->state, &index, err))
         return -1;
     if (!hidden->templates)
         return 0;
-    count = list_bound(launch, is_there(hidden->templates) ? NULL : "rw", fds, names);
-    return un_refuse_to_show(fds, names, count, hidden->templates, &which, err);
+    count = list_bind_sources(launch, is_there(hidden->templates) ? NULL : "rw", fds, names);
+    return un_refuse_to_show(fds, names, count, hidden->templates, &index, err);
 }
 
 int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *hidden,
@@ -324,8 +327,8 @@ int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *
     un_auto_free const char **names = calloc(binds, sizeof *names);
     if (!fds || !names)
         return un_launch_fail_file(launch, "", err);
-    un_launch_tell(launch, NULL, NULL);
+    un_launch_set_remedy(launch, NULL, NULL);
     if (check_hidden(launch, hidden, fds, names, err))
         return -1;
-    return check_file(launch, file, fds, names, list_bound(launch, "rw", fds, names), err);
+    return check_file(launch, file, fds, names, list_bind_sources(launch, "rw", fds, names), err);
 }

@@ -69,12 +69,12 @@ static int show_of_machine(struct un_launch *launch, const char *name, shower *s
 
 int un_step_machine(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
-    return show_of_machine(launch, record->words, show_as_it_is, err);
+    return show_of_machine(launch, record->arguments, show_as_it_is, err);
 }
 
 int un_step_snapshot(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
-    return show_of_machine(launch, record->words, show_copy, err);
+    return show_of_machine(launch, record->arguments, show_copy, err);
 }
 
 static int hide_private(struct un_launch *launch, const char *inside, struct un_error *err)
@@ -90,7 +90,7 @@ static int hide_private(struct un_launch *launch, const char *inside, struct un_
 int un_step_hide_private(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
-    return hide_private(launch, record->words, err);
+    return hide_private(launch, record->arguments, err);
 }
 
 /* Shows a directory of the host that has private files. Root could read files that are created
@@ -100,7 +100,7 @@ int un_step_guarded(struct un_launch *launch, const struct un_record *record, st
     char inside[NAME_MAX + 2];
     if (launch->is_root)
         return un_step_snapshot(launch, record, err);
-    snprintf(inside, sizeof inside, "/%s", record->words);
+    snprintf(inside, sizeof inside, "/%s", record->arguments);
     return un_step_machine(launch, record, err) ? -1 : hide_private(launch, inside, err);
 }
 
@@ -123,7 +123,7 @@ static int show_tree(struct un_launch *launch, const struct un_source *source, s
         failed = un_root_mirror(launch, copy, launch->view.top, of_gvisor, err);
     bool may_not = err->errnum == EACCES || err->errnum == EPERM;
     if (failed && err->step == UN_STEP_SANDBOX && may_not) {
-        un_launch_tell(launch, source->path, NULL);
+        un_launch_set_remedy(launch, source->path, NULL);
         un_fail(err, UN_STEP_ROOTFS, err->errnum, "rootfs-unreadable",
                 "the root filesystem %.400s can't be read", source->path);
     }

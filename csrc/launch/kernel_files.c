@@ -74,7 +74,7 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
     /* Devices may be written to: access to a device is what such a bind mount is for. */
     if (!part || !strcmp(part, "/dev"))
         return 0;
-    un_launch_tell(launch, source->path, "show it without :rw, or only what is needed of it");
+    un_launch_set_remedy(launch, source->path, "show it without :rw, or only what is needed of it");
     return un_fail(
         err, UN_STEP_BIND, 0, "bind-writes-machine",
         "%.300s: %s can't be written to from a sandbox: it acts on this machine's kernel",
@@ -85,7 +85,7 @@ int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err)
 {
     UN_EACH_RECORD (record, launch, UN_VERB_BIND) {
         const struct un_source *source = un_record_source(launch, record, 0);
-        bool is_writable = !strcmp(un_record_word(record, 2), "rw");
+        bool is_writable = !strcmp(un_record_argument(record, 2), "rw");
         if (is_writable && source->is_ours && refuse_kernel_file(launch, source, err))
             return -1;
     }

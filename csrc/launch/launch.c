@@ -4,9 +4,9 @@
 
 #include <stdarg.h>
 
-const char *un_record_word(const struct un_record *record, size_t number)
+const char *un_record_argument(const struct un_record *record, size_t number)
 {
-    const char *word = record->words;
+    const char *word = record->arguments;
     while (number--)
         word += strlen(word) + 1;
     return word;
@@ -15,7 +15,7 @@ const char *un_record_word(const struct un_record *record, size_t number)
 struct un_source *un_record_source(const struct un_launch *launch, const struct un_record *record,
                                    size_t number)
 {
-    return &launch->source[un_argument_number(un_record_word(record, number))];
+    return &launch->source[un_argument_number(un_record_argument(record, number))];
 }
 
 const struct un_record *un_launch_next(const struct un_launch *launch, enum un_verb verb,
@@ -28,7 +28,7 @@ const struct un_record *un_launch_next(const struct un_launch *launch, enum un_v
     return NULL;
 }
 
-void un_launch_tell(struct un_launch *launch, const char *filename, const char *remedy, ...)
+void un_launch_set_remedy(struct un_launch *launch, const char *filename, const char *remedy, ...)
 {
     launch->remedy[0] = '\0';
     snprintf(launch->filename, sizeof launch->filename, "%s", filename ? filename : "");
@@ -43,7 +43,7 @@ void un_launch_tell(struct un_launch *launch, const char *filename, const char *
 int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_error *err)
 {
     un_fail_errno(err, UN_STEP_SANDBOX, path);
-    un_launch_tell(launch, path, NULL);
+    un_launch_set_remedy(launch, path, NULL);
     return -1;
 }
 
@@ -64,8 +64,8 @@ void un_launch_close(struct un_launch *launch)
         free(launch->source[i].path);
     }
     for (size_t i = 0; i < launch->bind_count; i++) {
-        free(launch->bind[i].shown);
-        free(launch->bind[i].inside);
+        free(launch->bind[i].source);
+        free(launch->bind[i].destination);
     }
     close_root(&launch->root);
     un_view_clear(&launch->view);
@@ -97,12 +97,12 @@ size_t un_launch_bind_count(const struct un_launch *launch)
 
 const char *un_launch_bind_source(const struct un_launch *launch, size_t bind)
 {
-    return bind < launch->bind_count ? launch->bind[bind].shown : NULL;
+    return bind < launch->bind_count ? launch->bind[bind].source : NULL;
 }
 
 const char *un_launch_bind_destination(const struct un_launch *launch, size_t bind)
 {
-    return bind < launch->bind_count ? launch->bind[bind].inside : NULL;
+    return bind < launch->bind_count ? launch->bind[bind].destination : NULL;
 }
 
 const char *un_launch_remedy(const struct un_launch *launch)

@@ -17,7 +17,7 @@
 
 struct un_record {
     enum un_verb verb;
-    const char *words; /* its arguments, one after the other */
+    const char *arguments; /* its arguments, one after the other */
 };
 
 /* An open file of the host. */
@@ -29,8 +29,8 @@ struct un_source {
 
 /* A bind mount for runsc. */
 struct un_bind {
-    char *shown;  /* path of the source */
-    char *inside; /* path of the destination */
+    char *source;      /* path of the source */
+    char *destination; /* path of the destination */
 };
 
 /* A mount that runsc will make at a path inside. */
@@ -75,7 +75,7 @@ struct un_launch {
 };
 
 /* Returns argument `number` of a record. */
-const char *un_record_word(const struct un_record *record, size_t number);
+const char *un_record_argument(const struct un_record *record, size_t number);
 /* Returns the source that argument `number` of a record refers to. */
 struct un_source *un_record_source(const struct un_launch *launch, const struct un_record *record,
                                    size_t number);
@@ -95,7 +95,7 @@ static inline const struct un_record *un_launch_first(const struct un_launch *la
 int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_error *err);
 /* Sets the remedy, formatted as by printf(3), and the path of the failure that is about to be
  * recorded. Either may be NULL. */
-void un_launch_tell(struct un_launch *launch, const char *filename, const char *remedy, ...)
+void un_launch_set_remedy(struct un_launch *launch, const char *filename, const char *remedy, ...)
     __attribute__((format(printf, 3, 4)));
 /* Fails if a program is no longer found by its path, because a mount covers it. */
 int un_check_programs(struct un_launch *launch, struct un_error *err);
@@ -371,10 +371,10 @@ int un_config_write(struct un_launch *launch, const struct un_moment *moment,
 /* Returns the number of ids in a map. */
 uint64_t un_map_ids(const struct un_map *map);
 
-/* ---- give_up.c: dropping privileges before runsc is executed --------------------------------- */
+/* ---- drop_privileges.c: dropping privileges before runsc is executed ------------------------- */
 
 /* Drops the privileges that the launch lists, permanently, and verifies that they are gone.
  * `has_several` says whether the user namespace maps more than one id. */
-int un_give_up(struct un_launch *launch, bool has_several, struct un_error *err);
+int un_drop_privileges(struct un_launch *launch, bool has_several, struct un_error *err);
 
 #endif

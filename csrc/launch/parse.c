@@ -157,16 +157,16 @@ int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch, s
     *launch = NULL;
     if (check_bounds(bytes, size, &words, err))
         return -1;
-    struct un_launch *made = calloc(1, sizeof *made);
-    if (!made)
+    struct un_launch *parsed = calloc(1, sizeof *parsed);
+    if (!parsed)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
-    made->root.scratch = made->root.spare = made->root.shown = made->view.top = -1;
-    made->record = calloc(words, sizeof *made->record);
-    int failed = made->record ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
-    if (failed || read_all(&reader, made, err) || make_room(made, err)) {
-        un_launch_close(made);
+    parsed->root.scratch = parsed->root.spare = parsed->root.shown = parsed->view.top = -1;
+    parsed->record = calloc(words, sizeof *parsed->record);
+    int failed = parsed->record ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
+    if (failed || read_all(&reader, parsed, err) || make_room(parsed, err)) {
+        un_launch_close(parsed);
         return -1;
     }
-    *launch = made;
+    *launch = parsed;
     return 0;
 }

@@ -36,14 +36,14 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
     const struct un_cover *cover =
         un_view_cover_at(&launch->view, trail->path, strlen(trail->path));
     if (!cover || !*cover->source) {
-        un_launch_tell(launch, wanted, NULL);
+        un_launch_set_remedy(launch, wanted, NULL);
         return un_fail(err, UN_STEP_BIND, 0, NULL,
                        "%.300s would have to be made where another mount hides it", wanted);
     }
     size_t covered = strcmp(cover->inside, "/") ? strlen(cover->inside) : 0;
     snprintf(absent, sizeof absent, "%s%s", cover->source, wanted + covered);
     quote(absent, quoted, sizeof quoted);
-    un_launch_tell(launch, wanted, "make %s first", quoted);
+    un_launch_set_remedy(launch, wanted, "make %s first", quoted);
     *strrchr(absent, '/') = '\0';
     return un_fail(err, UN_STEP_BIND, 0, NULL,
                    "%.200s would have to be made in %.200s, which another mount shows there",
@@ -129,20 +129,20 @@ static int make_missing(struct un_launch *launch, struct un_trail *trail, bool i
 {
     char name[NAME_MAX + 1];
     const char *at = trail->missing;
-    int directory = un_trail_last(trail)->fd, made = -1;
+    int directory = un_trail_last(trail)->fd, created = -1;
     while (*at) {
         size_t length = strcspn(at, "/");
         bool is_last = !at[length];
         memcpy(name, at, length);
         name[length] = '\0';
         int next = un_root_make(launch, directory, name, is_directory || !is_last, err);
-        un_close_quietly(made);
+        un_close_quietly(created);
         if (next < 0)
             return -1;
-        directory = made = next;
+        directory = created = next;
         at += length + !is_last;
     }
-    un_close_quietly(made);
+    un_close_quietly(created);
     return 0;
 }
 
@@ -173,7 +173,7 @@ int un_place_make(struct un_launch *launch, const char *inside, bool is_director
     int failed = make(launch, inside, is_directory, for_runsc, trail, err);
     if (!failed || err->step != UN_STEP_SANDBOX)
         return failed;
-    un_launch_tell(launch, inside, NULL);
+    un_launch_set_remedy(launch, inside, NULL);
     return un_fail(err, UN_STEP_BIND, err->errnum, NULL, "%.400s can't be made in the sandbox",
                    inside);
 }

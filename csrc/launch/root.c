@@ -18,14 +18,14 @@ int un_root_set_mode(struct un_launch *launch, int fd, mode_t mode, const char *
 int un_root_make(struct un_launch *launch, int parent, const char *name, bool is_directory,
                  struct un_error *err)
 {
-    int made;
+    int created;
     if (is_directory) {
-        made = mkdirat(parent, name, 0755);
+        created = mkdirat(parent, name, 0755);
     } else {
-        made = openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-        un_close_quietly(made);
+        created = openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+        un_close_quietly(created);
     }
-    int fd = made < 0 ? -1 : un_child(parent, name);
+    int fd = created < 0 ? -1 : un_child(parent, name);
     return fd < 0 ? un_launch_fail_file(launch, name, err) : fd;
 }
 
@@ -141,10 +141,10 @@ static int mirror_entry(struct un_launch *launch, int found, int target, const c
         return -1;
     if (S_ISLNK(status.st_mode))
         return un_root_copy_link(launch, found, target, name, err);
-    un_auto_close int made = un_root_make(launch, target, name, S_ISDIR(status.st_mode), err);
-    if (made < 0)
+    un_auto_close int created = un_root_make(launch, target, name, S_ISDIR(status.st_mode), err);
+    if (created < 0)
         return -1;
-    return un_bind(found, made, 0, name, err);
+    return un_bind(found, created, 0, name, err);
 }
 
 static bool is_among(const char *name, const char *const *names)

@@ -31,24 +31,24 @@ static const char *last_name(const char *path)
 int un_step_directory(struct un_launch *launch, const struct un_record *record,
                       struct un_error *err)
 {
-    const char *inside = record->words;
+    const char *inside = record->arguments;
     un_auto_close int parent = open_parent(launch, inside, err);
     if (parent < 0)
         return -1;
-    un_auto_close int made = un_root_make(launch, parent, last_name(inside), true, err);
-    if (made < 0)
+    un_auto_close int created = un_root_make(launch, parent, last_name(inside), true, err);
+    if (created < 0)
         return -1;
-    mode_t mode = un_argument_mode(un_record_word(record, 1));
-    return un_root_set_mode(launch, made, mode, inside, err);
+    mode_t mode = un_argument_mode(un_record_argument(record, 1));
+    return un_root_set_mode(launch, created, mode, inside, err);
 }
 
 int un_step_link(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
-    const char *inside = record->words;
+    const char *inside = record->arguments;
     un_auto_close int parent = open_parent(launch, inside, err);
     if (parent < 0)
         return -1;
-    if (symlinkat(un_record_word(record, 1), parent, last_name(inside)))
+    if (symlinkat(un_record_argument(record, 1), parent, last_name(inside)))
         return un_launch_fail_file(launch, inside, err);
     return 0;
 }

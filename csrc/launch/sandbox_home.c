@@ -24,7 +24,7 @@ static const char *program_directory(const char *path)
 static int refuse_home(struct un_launch *launch, const char *home, const char *kept,
                        struct un_error *err)
 {
-    un_launch_tell(launch, home, "set HOME to a directory with nothing but your own files");
+    un_launch_set_remedy(launch, home, "set HOME to a directory with nothing but your own files");
     return un_fail(err, UN_STEP_HOME, 0, NULL,
                    "%.300s is a home directory, which a sandbox must not see, but it has %s, "
                    "which it needs",

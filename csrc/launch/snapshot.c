@@ -86,12 +86,12 @@ static int copy_directory(struct snapshot *snapshot, int source, const struct st
     struct un_launch *launch = snapshot->launch;
     if (mkdirat(directory, name, 0700))
         return un_launch_fail_file(launch, name, err);
-    un_auto_close int made = un_child(directory, name);
-    if (made < 0)
+    un_auto_close int created = un_child(directory, name);
+    if (created < 0)
         return un_launch_fail_file(launch, name, err);
-    if (un_is_public(status->st_mode) && copy(snapshot, source, made, name, err))
+    if (un_is_public(status->st_mode) && copy(snapshot, source, created, name, err))
         return -1;
-    return un_root_set_mode(launch, made, status->st_mode, name, err);
+    return un_root_set_mode(launch, created, status->st_mode, name, err);
 }
 
 /* Copies a symbolic link without opening it, since most entries of /etc are links. Returns false if

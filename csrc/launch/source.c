@@ -17,8 +17,8 @@
 static void tell_outdated(struct un_launch *launch, const char *filename)
 {
     const struct un_record *remedy = un_launch_first(launch, UN_VERB_REMEDY);
-    un_launch_tell(launch, filename, remedy ? "%s" : NULL,
-                   remedy ? un_record_word(remedy, 0) : NULL);
+    un_launch_set_remedy(launch, filename, remedy ? "%s" : NULL,
+                         remedy ? un_record_argument(remedy, 0) : NULL);
 }
 
 static bool is_same_time(const struct timespec *now, uint64_t then)
@@ -34,7 +34,7 @@ static int stat_source(const struct un_launch *launch, const char *path, struct 
 {
     size_t next = 0;
     UN_EACH_RECORD (record, launch, UN_VERB_SOURCE) {
-        if (!strcmp(un_record_word(record, 1), path))
+        if (!strcmp(un_record_argument(record, 1), path))
             return fstat(launch->source[next].fd, now);
         next++;
     }
@@ -45,10 +45,10 @@ static int check_assumed(struct un_launch *launch, const struct un_record *recor
                          struct un_error *err)
 {
     struct stat now;
-    const char *path = un_record_word(record, 0);
-    uint64_t size = un_argument_number(un_record_word(record, 1));
-    uint64_t time = un_argument_number(un_record_word(record, 2));
-    unsigned mode = un_argument_mode(un_record_word(record, 3));
+    const char *path = un_record_argument(record, 0);
+    uint64_t size = un_argument_number(un_record_argument(record, 1));
+    uint64_t time = un_argument_number(un_record_argument(record, 2));
+    unsigned mode = un_argument_mode(un_record_argument(record, 3));
     if (stat_source(launch, path, &now))
         return OUTDATED(launch, err, path, "%.300s, which it was made for: %s", path,
                         un_errno_text(errno));
@@ -103,7 +103,7 @@ static int fail_source(struct un_launch *launch, const char *how, const char *pa
 {
     int errnum = errno;
     if (foreign >= 0) {
-        un_launch_tell(launch, path, NULL);
+        un_launch_set_remedy(launch, path, NULL);
         return un_fail(err, UN_STEP_SANDBOX, EACCES, "foreign-link",
                        "%.150s: the symbolic link %.200s belongs to uid %" PRId64
                        ", who may change where it leads",
@@ -148,9 +148,9 @@ static int open_sources(struct un_launch *launch, const int *fds, struct un_erro
     UN_EACH_RECORD (record, launch, UN_VERB_SOURCE) {
         struct un_source *source = &launch->source[next];
         int given = fds ? fds[next] : -1;
-        const char *path = un_record_word(record, 1);
+        const char *path = un_record_argument(record, 1);
         if (given >= 0 ? take_source(launch, source, given, path, err)
-                       : open_source(launch, source, un_record_word(record, 0), path, err))
+                       : open_source(launch, source, un_record_argument(record, 0), path, err))
             return -1;
         next++;
     }
@@ -191,7 +191,7 @@ int un_check_programs(struct un_launch *launch, struct un_error *err)
         int again = un_open_here(source->fd, source->path);
         if (again < 0) {
             un_fail_errno(err, UN_STEP_RUNSC, source->path);
-            un_launch_tell(launch, source->path, NULL);
+            un_launch_set_remedy(launch, source->path, NULL);
             return -1;
         }
         close(again);
@@ -207,5 +207,5 @@ int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *er
         open_sources(launch, fds, err) || check_assumptions(launch, err) ||
         un_refuse_kernel_files(launch, err))
         return -1;
-    return score ? take_oom_score(launch, un_record_word(score, 0), err) : 0;
+    return score ? take_oom_score(launch, un_record_argument(score, 0), err) : 0;
 }

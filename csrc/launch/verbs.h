@@ -74,7 +74,7 @@ enum un_part {
     UN_PART_FILES,
     UN_PART_CONFIG,
     UN_PART_MOMENT,
-    UN_PART_GIVE_UP,
+    UN_PART_PRIVILEGES,
     UN_PART_WATCHER,
     UN_PART_END
 };

@@ -39,29 +39,29 @@ static int wait_until_open(int dir, int pidfd, struct un_error *err)
 }
 
 /* Receives the /proc directory of the holder, and descriptors of the namespaces in `flags`. */
-static int take_namespaces(const struct un_start *start, uint64_t flags, int *dir,
-                           struct un_namespace *ns, struct un_error *err)
+static int receive_namespaces(const struct un_start *start, uint64_t flags, int *dir,
+                              struct un_namespace *ns, struct un_error *err)
 {
-    struct un_told told;
+    struct un_received received;
     size_t taken = 1;
-    int got = un_hear(start, &told, err);
+    int got = un_receive_news(start, &received, err);
     if (got < 0)
         return -1;
     if (got == 0)
         return un_fail_ended(start->pidfd, err);
-    if (told.message.news == UN_NEWS_HOLDING && told.fd_count) {
-        *dir = told.fd[0];
+    if (received.message.news == UN_NEWS_HOLDING && received.fd_count) {
+        *dir = received.fd[0];
         for (int kind = 0; kind < UN_NS_COUNT; kind++)
-            if (flags & un_ns_flag(kind) && taken < told.fd_count)
-                ns->fd[kind] = told.fd[taken++];
+            if (flags & un_ns_flag(kind) && taken < received.fd_count)
+                ns->fd[kind] = received.fd[taken++];
     } else {
         taken = 0;
     }
-    while (told.fd_count > taken)
-        close(told.fd[--told.fd_count]);
-    if (told.message.news == UN_NEWS_FAILED)
-        return un_told_failure(&told, err);
-    if (!taken || un_hear(start, &told, err))
+    while (received.fd_count > taken)
+        close(received.fd[--received.fd_count]);
+    if (received.message.news == UN_NEWS_FAILED)
+        return un_received_failure(&received, err);
+    if (!taken || un_receive_news(start, &received, err))
         return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "messages of the holder");
     return 0;
 }
@@ -70,7 +70,7 @@ static int hold_and_map(struct un_start *start, const struct un_plan *plan, uint
                         struct un_namespace *ns, struct un_error *err)
 {
     int dir = -1;
-    int failed = take_namespaces(start, flags, &dir, ns, err) ||
+    int failed = receive_namespaces(start, flags, &dir, ns, err) ||
                  wait_until_open(dir, start->pidfd, err) || un_write_maps(dir, plan, err) ||
                  un_run_helpers(dir, plan, err) || un_verify_maps(dir, plan, err);
     if (dir >= 0)

@@ -29,7 +29,7 @@ struct un_start {
 int un_start_child(struct un_start *start, const struct un_task *task, struct un_error *err);
 
 /* A received message. */
-struct un_told {
+struct un_received {
     struct un_message message;
     pid_t sender; /* pid of the sender in this process's PID namespace, if the socket has
                      SO_PASSCRED */
@@ -43,9 +43,9 @@ void un_end_child(const struct un_start *start);
 /* Waits for the next message. Returns 1 for a message, whose descriptors the caller must close; 0
  * at the end of the socket, after the child has executed the command or exited; -1 for an error.
  * More messages may follow EMFILE and EPROTO, but not ETIMEDOUT. */
-int un_hear(const struct un_start *start, struct un_told *told, struct un_error *err);
+int un_receive_news(const struct un_start *start, struct un_received *told, struct un_error *err);
 /* Fills in `err` from a UN_NEWS_FAILED message. Returns -1. */
-int un_told_failure(const struct un_told *told, struct un_error *err);
+int un_received_failure(const struct un_received *told, struct un_error *err);
 /* Fills in `err` for a child that has exited without a message. Returns -1. */
 int un_fail_ended(int pidfd, struct un_error *err);
 

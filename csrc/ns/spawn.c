@@ -50,47 +50,49 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
 }
 
 /* The state of a start, as received from the child and its second child. */
-struct heard {
+struct start_state {
     bool here;
     pid_t pid;  /* pid of the second child */
     int pidfd;  /* pidfd of the second child; -1 before its message */
     int failed; /* -1 after a failure, which is stored in the error */
 };
 
-static void note_news(struct un_told *told, struct heard *heard, struct un_error *err)
+static void record_news(struct un_received *received, struct start_state *start_state,
+                        struct un_error *err)
 {
-    if (told->message.news == UN_NEWS_FAILED && !heard->failed)
-        heard->failed = un_told_failure(told, err);
-    if (told->message.news == UN_NEWS_HERE)
-        heard->here = true;
+    if (received->message.news == UN_NEWS_FAILED && !start_state->failed)
+        start_state->failed = un_received_failure(received, err);
+    if (received->message.news == UN_NEWS_EXECUTING)
+        start_state->here = true;
     /* The first of these messages comes from the second child; if that is process 1, a second one
      * comes from the command. */
-    if (heard->pid <= 0 &&
-        (told->message.news == UN_NEWS_HERE || told->message.news == UN_NEWS_INIT))
-        heard->pid = told->sender;
-    if (told->message.news == UN_NEWS_SECOND && told->fd_count && heard->pidfd < 0)
-        heard->pidfd = told->fd[--told->fd_count];
-    while (told->fd_count)
-        close(told->fd[--told->fd_count]);
+    if (start_state->pid <= 0 &&
+        (received->message.news == UN_NEWS_EXECUTING || received->message.news == UN_NEWS_INIT))
+        start_state->pid = received->sender;
+    if (received->message.news == UN_NEWS_SECOND && received->fd_count && start_state->pidfd < 0)
+        start_state->pidfd = received->fd[--received->fd_count];
+    while (received->fd_count)
+        close(received->fd[--received->fd_count]);
 }
 
 /* Maximum number of messages that can't be received. */
 #define HEAR_TRIES 16
 
 /* Receives messages until the command has been executed or no child is left. */
-static void hear_out(const struct un_start *start, struct heard *heard, struct un_error *err)
+static void receive_all_news(const struct un_start *start, struct start_state *start_state,
+                             struct un_error *err)
 {
-    struct un_told told;
+    struct un_received received;
     struct un_error mishap;
     int got, tries = HEAR_TRIES;
-    while ((got = un_hear(start, &told, &mishap))) {
+    while ((got = un_receive_news(start, &received, &mishap))) {
         if (got > 0) {
-            note_news(&told, heard, err);
+            record_news(&received, start_state, err);
             continue;
         }
-        if (!heard->failed)
+        if (!start_state->failed)
             *err = mishap;
-        heard->failed = -1;
+        start_state->failed = -1;
         /* Continue: the next message may contain the pidfd of a second child, which must be killed
          * too. */
         if (mishap.errnum == ETIMEDOUT || !--tries)
@@ -153,23 +155,24 @@ static int find_second(const struct un_start *start)
 }
 
 /* Returns a pidfd of the second child, or -1. */
-static int open_second(const struct un_start *start, const struct heard *heard)
+static int open_second(const struct un_start *start, const struct start_state *start_state)
 {
-    if (!start->has_second || heard->pidfd >= 0)
-        return heard->pidfd;
+    if (!start->has_second || start_state->pidfd >= 0)
+        return start_state->pidfd;
     /* A known pid without a pidfd means that this process's descriptor table was full. */
-    return heard->pid > 0 ? un_pidfd_open(heard->pid) : find_second(start);
+    return start_state->pid > 0 ? un_pidfd_open(start_state->pid) : find_second(start);
 }
 
 /* Kills the child and the second child after a failed start, and completes the error. */
-static int give_up(const struct un_start *start, const struct heard *heard, struct un_error *err)
+static int kill_after_failure(const struct un_start *start, const struct start_state *start_state,
+                              struct un_error *err)
 {
-    const bool is_late = heard->failed && err->errnum == ETIMEDOUT;
+    const bool is_late = start_state->failed && err->errnum == ETIMEDOUT;
     const bool has_stopped = is_late && note_stop(start->pidfd, err);
-    int second = open_second(start, heard);
+    int second = open_second(start, start_state);
     const int last = second >= 0 ? second : start->pidfd;
     siginfo_t how;
-    if (!heard->failed)
+    if (!start_state->failed)
         un_fail_ended(last, err);
     else if (is_late && !has_stopped)
         note_stop(last, err);
@@ -181,24 +184,25 @@ static int give_up(const struct un_start *start, const struct heard *heard, stru
     return -1;
 }
 
-static int start_and_hear(struct un_start *start, const struct un_task *task, pid_t *pid,
+static int start_and_wait(struct un_start *start, const struct un_task *task, pid_t *pid,
                           int *pidfd, struct un_error *err)
 {
-    struct heard heard = {.pidfd = -1};
+    struct start_state start_state = {.pidfd = -1};
     siginfo_t how;
     if (un_start_child(start, task, err))
         return -1;
-    hear_out(start, &heard, err);
+    receive_all_news(start, &start_state, err);
     close(start->socket);
-    if (heard.failed || !heard.here || (start->has_second && (heard.pidfd < 0 || heard.pid <= 0)))
-        return give_up(start, &heard, err);
+    if (start_state.failed || !start_state.here ||
+        (start->has_second && (start_state.pidfd < 0 || start_state.pid <= 0)))
+        return kill_after_failure(start, &start_state, err);
     *pid = start->pid;
     *pidfd = start->pidfd;
     if (start->has_second) {
         un_reap(start->pidfd, &how);
         close(start->pidfd);
-        *pid = heard.pid;
-        *pidfd = heard.pidfd;
+        *pid = start_state.pid;
+        *pidfd = start_state.pidfd;
     }
     return 0;
 }
@@ -226,7 +230,7 @@ static int spawn_inside(const struct un_spawn *spawn, pid_t *pid, int *pidfd, st
         .arg = spawn,
         .environment = spawn->command.envp,
     };
-    int failed = start_and_hear(&start, &task, pid, pidfd, err);
+    int failed = start_and_wait(&start, &task, pid, pidfd, err);
     free(text);
     return failed;
 }
@@ -258,15 +262,15 @@ static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd
  * write itself, and starts the command in them. */
 static int make_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
-    struct un_namespace made;
+    struct un_namespace created;
     if (!spawn->plan || un_plan_writes_itself(spawn->plan))
         return watch_parent_and_spawn(spawn, pid, pidfd, err);
-    if (un_namespace_create(spawn->plan, 0, spawn->child, &made, err))
+    if (un_namespace_create(spawn->plan, 0, spawn->child, &created, err))
         return -1;
     spawn->plan = NULL;
-    spawn->join = &made;
+    spawn->join = &created;
     int failed = watch_parent_and_spawn(spawn, pid, pidfd, err);
-    un_namespace_close(&made);
+    un_namespace_close(&created);
     return failed;
 }
 

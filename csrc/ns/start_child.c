@@ -22,10 +22,10 @@
 struct child {
     const struct un_start *start;
     const struct un_task *task;
-    struct un_words *words;
+    struct un_task_argv *words;
     struct un_error *err; /* UN_STEP_NONE means no error */
-    int letterbox[2];     /* socket pair through which the child sends the parent's end: parent's,
-                             child's */
+    int handover[2];      /* socket pair through which the child sends the parent's end: parent's,
+                              child's */
 };
 
 /* Buffer for control messages: all descriptors of a message, and the sender's credentials. */
@@ -35,46 +35,46 @@ union control {
 };
 
 /* Extracts the descriptors of a message and the pid of the sender. */
-static void take_control(struct msghdr *letter, struct un_told *told)
+static void take_control(struct msghdr *header, struct un_received *received)
 {
     struct ucred sender;
-    told->fd_count = 0;
-    told->sender = 0;
-    for (struct cmsghdr *part = CMSG_FIRSTHDR(letter); part; part = CMSG_NXTHDR(letter, part)) {
+    received->fd_count = 0;
+    received->sender = 0;
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(header); part; part = CMSG_NXTHDR(header, part)) {
         size_t size = part->cmsg_len - CMSG_LEN(0);
         if (part->cmsg_level != SOL_SOCKET)
             continue;
-        if (part->cmsg_type == SCM_RIGHTS && size <= sizeof told->fd) {
-            told->fd_count = size / sizeof(int);
-            memcpy(told->fd, CMSG_DATA(part), size);
+        if (part->cmsg_type == SCM_RIGHTS && size <= sizeof received->fd) {
+            received->fd_count = size / sizeof(int);
+            memcpy(received->fd, CMSG_DATA(part), size);
         } else if (part->cmsg_type == SCM_CREDENTIALS && size == sizeof sender) {
             memcpy(&sender, CMSG_DATA(part), size);
-            told->sender = sender.pid;
+            received->sender = sender.pid;
         }
     }
 }
 
-static ssize_t receive(int socket, void *data, size_t size, int flags, struct un_told *told)
+static ssize_t receive(int socket, void *data, size_t size, int flags, struct un_received *received)
 {
     union control control;
     struct iovec part = {.iov_base = data, .iov_len = size};
-    struct msghdr letter = {
+    struct msghdr header = {
         .msg_iov = &part,
         .msg_iovlen = 1,
         .msg_control = &control,
         .msg_controllen = sizeof control,
     };
     ssize_t got;
-    while ((got = recvmsg(socket, &letter, MSG_CMSG_CLOEXEC | flags)) < 0 && errno == EINTR)
+    while ((got = recvmsg(socket, &header, MSG_CMSG_CLOEXEC | flags)) < 0 && errno == EINTR)
         continue;
     if (got <= 0)
         return got;
-    take_control(&letter, told);
-    if (!(letter.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
+    take_control(&header, received);
+    if (!(header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
         return got;
     /* The kernel has dropped descriptors that did not fit this process's descriptor table. */
-    while (told->fd_count)
-        close(told->fd[--told->fd_count]);
+    while (received->fd_count)
+        close(received->fd[--received->fd_count]);
     errno = EMFILE;
     return -1;
 }
@@ -88,7 +88,7 @@ static int make_socket(const struct child *child)
         return -1;
     if (child->start->has_second && setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on))
         return -1;
-    if (!un_send(child->letterbox[1], "", 1, &ends[0], 1))
+    if (!un_send(child->handover[1], "", 1, &ends[0], 1))
         return -1;
     close(ends[0]);
     int moved = ends[1] > 2 ? ends[1] : fcntl(ends[1], empty ? F_DUPFD : F_DUPFD_CLOEXEC, 3);
@@ -130,7 +130,7 @@ static int execute_program(void *arg)
     for (int i = 0; i < UN_TASK_FDS && !start->is_empty; i++)
         if (fd[i] >= 0 && fcntl(fd[i], F_SETFD, 0))
             return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for the child");
-    un_words_set_fds(child->words, fd);
+    un_task_argv_set_fds(child->words, fd);
     execve(start->program, (char *const *)child->words->argv,
            start->environment ? (char *const *)start->environment : nothing);
     un_fail_errno(child->err, UN_STEP_CLONE, start->program);
@@ -144,17 +144,17 @@ static int execute_program(void *arg)
 
 /* Receives the parent's end of the socket, and lets the child continue. The child waits for that,
  * because the parent learns only by this socket which processes to kill. */
-static int greet(int letterbox, struct un_start *start, struct un_error *err)
+static int receive_socket(int handover, struct un_start *start, struct un_error *err)
 {
-    struct un_told told;
+    struct un_received received;
     char byte;
     /* MSG_DONTWAIT: the child has sent the socket before it executed the program. */
-    ssize_t got = receive(letterbox, &byte, 1, MSG_DONTWAIT, &told);
+    ssize_t got = receive(handover, &byte, 1, MSG_DONTWAIT, &received);
     if (got < 0 && errno == EAGAIN)
         return un_fail_ended(start->pidfd, err);
-    if (got != 1 || told.fd_count != 1)
+    if (got != 1 || received.fd_count != 1)
         return un_fail_errno(err, UN_STEP_CLONE, "a descriptor for the child");
-    start->socket = told.fd[0];
+    start->socket = received.fd[0];
     if (un_send(start->socket, "", 1, NULL, 0))
         return 0;
     if (errno == EPIPE || errno == ECONNRESET)
@@ -185,7 +185,7 @@ static int clone_child(struct un_start *start, struct child *child, struct un_er
     start->deadline = un_now_ms() + start->timeout_ms;
     start->pid = clone.pid;
     start->pidfd = clone.pidfd;
-    if (err->step == UN_STEP_NONE && !greet(child->letterbox[0], start, err))
+    if (err->step == UN_STEP_NONE && !receive_socket(child->handover[0], start, err))
         return 0;
     un_end_child(start);
     return -1;
@@ -193,20 +193,20 @@ static int clone_child(struct un_start *start, struct child *child, struct un_er
 
 int un_start_child(struct un_start *start, const struct un_task *task, struct un_error *err)
 {
-    struct un_words words;
+    struct un_task_argv words;
     struct child child = {.start = start, .task = task, .words = &words, .err = err};
     if (!start->program)
         return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL, "no child program is named");
-    if (un_words_make(task, &words, err))
+    if (un_task_argv_make(task, &words, err))
         return -1;
-    int failed = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, child.letterbox);
+    int failed = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, child.handover);
     if (failed) {
         un_fail_errno(err, UN_STEP_CLONE, "socketpair");
     } else {
         failed = clone_child(start, &child, err);
-        un_close_each(child.letterbox, 2);
+        un_close_each(child.handover, 2);
     }
-    un_words_free(&words);
+    un_task_argv_free(&words);
     return failed;
 }
 
@@ -233,12 +233,13 @@ static int wait_for_child_news(const struct un_start *start, struct un_error *er
                    start->timeout_ms / 1000.0);
 }
 
-int un_hear(const struct un_start *start, struct un_told *told, struct un_error *err)
+int un_receive_news(const struct un_start *start, struct un_received *received,
+                    struct un_error *err)
 {
-    struct un_message *message = &told->message;
+    struct un_message *message = &received->message;
     if (wait_for_child_news(start, err))
         return -1;
-    ssize_t got = receive(start->socket, message, sizeof *message, 0, told);
+    ssize_t got = receive(start->socket, message, sizeof *message, 0, received);
     /* ECONNRESET: the child has exited before it read the parent's byte. */
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
@@ -249,18 +250,18 @@ int un_hear(const struct un_start *start, struct un_told *told, struct un_error 
         memchr(message->cause, '\0', sizeof message->cause) &&
         memchr(message->detail, '\0', sizeof message->detail))
         return 1;
-    while (told->fd_count)
-        close(told->fd[--told->fd_count]);
+    while (received->fd_count)
+        close(received->fd[--received->fd_count]);
     errno = EPROTO;
     return un_fail_errno(err, UN_STEP_CLONE, "messages of the child");
 }
 
-int un_told_failure(const struct un_told *told, struct un_error *err)
+int un_received_failure(const struct un_received *received, struct un_error *err)
 {
     struct un_cause cause;
-    errno = told->message.errnum;
-    un_fail_errno(err, (enum un_step)told->message.step, told->message.detail);
-    err->cause = un_cause_find(told->message.cause, &cause) ? cause.id : NULL;
+    errno = received->message.errnum;
+    un_fail_errno(err, (enum un_step)received->message.step, received->message.detail);
+    err->cause = un_cause_find(received->message.cause, &cause) ? cause.id : NULL;
     return -1;
 }
 

@@ -23,7 +23,7 @@ static bool is_pipe(int fd)
            (status.stx_mode & S_IFMT) == S_IFIFO;
 }
 
-static void own(int fd)
+static void reopen(int fd)
 {
     char path[] = "/proc/self/fd/N";
     path[sizeof path - 2] = (char)('0' + fd);
@@ -31,16 +31,16 @@ static void own(int fd)
     if (flags < 0 || flags & O_PATH || (!is_pipe(fd) && !is_terminal(fd)))
         return;
     /* O_NONBLOCK: opening a named pipe without a process at the other end would block. */
-    int made = openat(AT_FDCWD, path, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (made < 0)
+    int reopened = openat(AT_FDCWD, path, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (reopened < 0)
         return;
-    if (!fcntl(made, F_SETFL, flags))
-        syscall(SYS_dup3, made, fd, 0, 0, 0);
-    close(made);
+    if (!fcntl(reopened, F_SETFL, flags))
+        syscall(SYS_dup3, reopened, fd, 0, 0, 0);
+    close(reopened);
 }
 
 void un_own_stdio(void)
 {
     for (int fd = 0; fd < 3; fd++)
-        own(fd);
+        reopen(fd);
 }

@@ -22,21 +22,21 @@ static bool take_foreground(void)
 }
 
 /* Signal settings of this process before it began to supervise a child. */
-struct signals {
-    uint64_t before;         /* the signal mask */
-    struct sigaction chosen; /* the action of SIGCHLD */
+struct signal_settings {
+    uint64_t mask;            /* the signal mask */
+    struct sigaction sigchld; /* the action of SIGCHLD */
 };
 
-static void take_signals(struct signals *signals)
+static void save_signals(struct signal_settings *signal_settings)
 {
-    signals->before = un_block_signals();
-    un_default_sigchld(&signals->chosen);
+    signal_settings->mask = un_block_signals();
+    un_default_sigchld(&signal_settings->sigchld);
 }
 
-static void give_signals_back(const struct signals *signals)
+static void restore_signals(const struct signal_settings *signal_settings)
 {
-    sigaction(SIGCHLD, &signals->chosen, NULL);
-    un_set_signals(signals->before);
+    sigaction(SIGCHLD, &signal_settings->sigchld, NULL);
+    un_set_signals(signal_settings->mask);
 }
 
 /* Reads the mode of the terminal. Returns false unless has_terminal(). */
@@ -46,8 +46,8 @@ static bool read_terminal(struct termios *mode)
 }
 
 /* Waits for the child, then restores the mode of the terminal, unless `terminal` is NULL. */
-static void stand_in(struct un_watched *child, un_pass_on *pass_on, void *arg,
-                     const struct termios *terminal)
+static void wait_and_restore(struct un_watched *child, un_pass_on *pass_on, void *arg,
+                             const struct termios *terminal)
 {
     un_pass_on_until_end(child, pass_on, arg);
     /* SIGTTOU is blocked, so tcsetattr(3) does not stop this process if another group takes the
@@ -60,12 +60,12 @@ static void stand_in(struct un_watched *child, un_pass_on *pass_on, void *arg,
 int un_stand_in(pid_t child)
 {
     struct termios terminal;
-    struct signals signals;
+    struct signal_settings signal_settings;
     struct un_watched watched = {.pid = child, .report = -1, .reports = -1};
     bool restore = read_terminal(&terminal);
-    take_signals(&signals);
-    stand_in(&watched, un_pass_on_by_kill, NULL, restore ? &terminal : NULL);
-    give_signals_back(&signals);
+    save_signals(&signal_settings);
+    wait_and_restore(&watched, un_pass_on_by_kill, NULL, restore ? &terminal : NULL);
+    restore_signals(&signal_settings);
     return watched.wait_status;
 }
 
@@ -116,20 +116,20 @@ static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
                            struct un_error *err)
 {
     struct termios terminal;
-    struct signals signals;
+    struct signal_settings signal_settings;
     bool restore = read_terminal(&terminal);
-    take_signals(&signals);
+    save_signals(&signal_settings);
     pid_t child = fork();
     if (child > 0) {
         struct un_watched watched = {.pid = child, .report = -1, .reports = reports[0]};
-        stand_in(&watched, how->pass_on, how->arg, restore ? &terminal : NULL);
+        wait_and_restore(&watched, how->pass_on, how->arg, restore ? &terminal : NULL);
         how->wait_status = watched.wait_status;
     } else if (child < 0) {
         un_fail_errno(err, UN_STEP_CLONE, "");
     } else if (how->has_init) {
         child = fork_command(how, self, reports[1], err);
     }
-    give_signals_back(&signals);
+    restore_signals(&signal_settings);
     return child;
 }
 

@@ -300,8 +300,8 @@ struct agent_terminal {
     int master; /* -1 if there is no terminal */
     int input;  /* descriptor of the host, closed by the caller; -1 after its end */
     int output;
-    bool line_begun; /* whether the last input did not end with a newline */
-    int ends;        /* how often VEOF must still be typed to signal the end of input */
+    bool is_mid_line; /* whether the last input did not end with a newline */
+    int ends;         /* how often VEOF must still be typed to signal the end of input */
     struct agent_flow in;
     struct agent_flow out;
 };

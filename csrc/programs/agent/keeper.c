@@ -39,7 +39,7 @@ static uint64_t microseconds(const struct timeval *time)
     return (uint64_t)time->tv_sec * 1000000 + (uint64_t)time->tv_usec;
 }
 
-static void tell_end(struct keeper *keeper, int status, const struct rusage *used)
+static void send_status(struct keeper *keeper, int status, const struct rusage *used)
 {
     const struct agent_end end = {
         .note = {.kind = AGENT_ENDED, .value = status},
@@ -63,7 +63,7 @@ static bool reap_for_keeper(void *arg)
     for (int i = 0; i < AT_ONCE && pid > 0; i++) {
         pid = wait4(-1, &status, WNOHANG, &used);
         if (pid > 0 && pid == keeper->command)
-            tell_end(keeper, status, &used);
+            send_status(keeper, status, &used);
     }
     keeper->more = pid > 0;
     keeper->empty = pid < 0;
@@ -71,14 +71,14 @@ static bool reap_for_keeper(void *arg)
 }
 
 /* Asks the agent, because two keepers that stop all processes would stop each other. */
-static void ask_agent(void *arg)
+static void request_help(void *arg)
 {
     const struct keeper *keeper = arg;
     kill(keeper->agent->pid, AGENT_HELP_SIGNAL);
 }
 
 /* Passes the listening on, when the next command has arrived or this keeper stops polling. */
-static void listen_no_more(void *arg)
+static void stop_listening(void *arg)
 {
     struct keeper *keeper = arg;
     if (keeper->listens)
@@ -86,12 +86,12 @@ static void listen_no_more(void *arg)
     keeper->listens = false;
 }
 
-static void kill_kept(struct keeper *keeper)
+static void kill_descendants_of_keeper(struct keeper *keeper)
 {
-    listen_no_more(keeper);
+    stop_listening(keeper);
     const struct agent_killing how = {
         .reap = reap_for_keeper,
-        .get_help = keeper->agent->is_inside ? ask_agent : NULL,
+        .get_help = keeper->agent->is_inside ? request_help : NULL,
         .arg = keeper,
         .group = keeper->command,
     };
@@ -106,7 +106,7 @@ static void send_signal(struct keeper *keeper, int to, int sig)
     if (to == AGENT_TO_GROUP && !keeper->ended)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
-        kill_kept(keeper);
+        kill_descendants_of_keeper(keeper);
         /* End of file tells the host that no process is left. */
         shutdown(keeper->socket, SHUT_WR);
     } else if (to == AGENT_TO_TREE) {
@@ -115,7 +115,7 @@ static void send_signal(struct keeper *keeper, int to, int sig)
 }
 
 /* Performs a request of the host. Returns 0 or an errno. */
-static int obey(struct keeper *keeper, const struct agent_note *note, size_t size)
+static int perform_request(struct keeper *keeper, const struct agent_note *note, size_t size)
 {
     if (size != sizeof *note)
         return EPROTO;
@@ -136,7 +136,7 @@ static int obey(struct keeper *keeper, const struct agent_note *note, size_t siz
 }
 
 /* Receives one message of the host. */
-static void hear(struct keeper *keeper)
+static void receive_request(struct keeper *keeper)
 {
     struct agent_note note[2];
     ssize_t size = recv(keeper->socket, note, sizeof note, MSG_DONTWAIT);
@@ -148,11 +148,11 @@ static void hear(struct keeper *keeper)
         /* After the status of the command was sent, closing the socket no longer kills background
          * processes. */
         if (!keeper->ended)
-            kill_kept(keeper);
+            kill_descendants_of_keeper(keeper);
         agent_terminal_close(&keeper->terminal);
         return;
     }
-    int errnum = obey(keeper, note, (size_t)size);
+    int errnum = perform_request(keeper, note, (size_t)size);
     const struct agent_note refused = {.kind = AGENT_REFUSED, .value = errnum};
     if (errnum)
         agent_answer(keeper->socket, &refused, sizeof refused);
@@ -160,7 +160,7 @@ static void hear(struct keeper *keeper)
 
 static void end_with_agent(struct keeper *keeper)
 {
-    kill_kept(keeper);
+    kill_descendants_of_keeper(keeper);
     _exit(0);
 }
 
@@ -214,21 +214,21 @@ static void wait_for_keeper_news(struct keeper *keeper)
     /* Before messages of the host: input typed before the host closed the socket comes first. */
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
-        hear(keeper);
+        receive_request(keeper);
     end_output(keeper);
     if (polls[POLL_CONTROL].revents && !is_done(keeper))
-        listen_no_more(keeper);
+        stop_listening(keeper);
 }
 
 /* Receives signals by a signalfd; the death of the agent raises SIGTERM. */
 static int become_keeper(struct keeper *keeper)
 {
-    sigset_t heard;
-    sigemptyset(&heard);
-    sigaddset(&heard, SIGCHLD);
-    sigaddset(&heard, SIGTERM);
-    sigaddset(&heard, AGENT_TURN_SIGNAL);
-    keeper->signals = signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGCHLD);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, AGENT_TURN_SIGNAL);
+    keeper->signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
         prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
         return -1;
@@ -296,7 +296,7 @@ static int start_kept(struct keeper *keeper, struct agent_letter *letter)
     const struct agent_wait wait = {
         .socket = keeper->socket,
         .other = keeper->listens ? keeper->agent->control : -1,
-        .tell = listen_no_more,
+        .tell = stop_listening,
         .arg = keeper,
     };
     int errnum = agent_load(letter, &wait, &loaded);

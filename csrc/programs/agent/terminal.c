@@ -111,7 +111,7 @@ static void copy_in(struct agent_terminal *terminal)
             type_end(terminal);
         return;
     }
-    terminal->line_begun = in->bytes[in->to - 1] != '\n';
+    terminal->is_mid_line = in->bytes[in->to - 1] != '\n';
     if (!drain(in, terminal->master))
         in->from = in->to;
 }
@@ -121,7 +121,7 @@ static void read_input(struct agent_terminal *terminal)
     if (fill(&terminal->in, terminal->input))
         return;
     terminal->input = -1;
-    terminal->ends = terminal->line_begun ? 2 : 1;
+    terminal->ends = terminal->is_mid_line ? 2 : 1;
 }
 
 void agent_terminal_copy(struct agent_terminal *terminal, const struct pollfd *polls)

@@ -74,20 +74,20 @@ struct policy {
 };
 
 /* Builder of a command line, whose array has room for all arguments. */
-struct words {
-    const char **word;
+struct argv_builder {
+    const char **argv;
     size_t count;
 };
 
-static void add_word(struct words *words, const char *word)
+static void add_argument(struct argv_builder *builder, const char *argv)
 {
-    words->word[words->count++] = word;
+    builder->argv[builder->count++] = argv;
 }
 
-static void add_words(struct words *words, char *const *more)
+static void add_arguments(struct argv_builder *builder, char *const *more)
 {
     while (*more)
-        add_word(words, *more++);
+        add_argument(builder, *more++);
 }
 
 static int fail_entrypoint(const char *what)
@@ -97,7 +97,7 @@ static int fail_entrypoint(const char *what)
 }
 
 /* Writes the path of a program in the directory of this program. */
-static int find_beside_self(const char *name, char path[PATH_MAX])
+static int find_in_own_directory(const char *name, char path[PATH_MAX])
 {
     ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
     if (length < 0)
@@ -115,7 +115,7 @@ static int find_beside_self(const char *name, char path[PATH_MAX])
 
 /* Writes the environment to a memory file, each variable terminated by NUL. Returns its descriptor,
  * which is above 2 even if a standard descriptor is closed, or -1. */
-static int keep_environment(void)
+static int save_environment(void)
 {
     int fd = memfd_create("environ", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
     if (fd < 0 && errno == EINVAL)
@@ -147,7 +147,7 @@ static int print_file(const char *name)
 {
     static char path[PATH_MAX], bytes[1 << 16];
     un_auto_close int fd =
-        find_beside_self(name, path) ? -1 : openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+        find_in_own_directory(name, path) ? -1 : openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return fail_entrypoint(path);
     ssize_t length;
@@ -158,7 +158,7 @@ static int print_file(const char *name)
 }
 
 /* Executes usernsctl. Returns only on failure. */
-static int become_usernsctl(struct words *words, char *const *rest, bool is_run)
+static int become_usernsctl(struct argv_builder *builder, char *const *rest, bool is_run)
 {
     static char python[PATH_MAX], script[PATH_MAX], option[sizeof "--environ-fd=" + 11];
     const char *term = terminal();
@@ -168,21 +168,21 @@ static int become_usernsctl(struct words *words, char *const *rest, bool is_run)
         term,
         NULL,
     };
-    int fd = keep_environment();
+    int fd = save_environment();
     if (fd < 0)
         return fail_entrypoint("the environment can't be kept");
-    if (find_beside_self("python3", python) || find_beside_self(CLI, script))
+    if (find_in_own_directory("python3", python) || find_in_own_directory(CLI, script))
         return fail_entrypoint("/proc/self/exe");
     if (is_run && keep_early_signals())
         return fail_entrypoint("sigprocmask");
     snprintf(option, sizeof option, "--environ-fd=%d", fd);
-    words->word[0] = python;
-    words->word[1] = "-I";
-    words->word[2] = script;
-    words->word[3] = option;
-    add_words(words, rest);
-    add_word(words, NULL);
-    execve(python, (char *const *)words->word, (char *const *)clean);
+    builder->argv[0] = python;
+    builder->argv[1] = "-I";
+    builder->argv[2] = script;
+    builder->argv[3] = option;
+    add_arguments(builder, rest);
+    add_argument(builder, NULL);
+    execve(python, (char *const *)builder->argv, (char *const *)clean);
     return fail_entrypoint(python);
 }
 
@@ -190,30 +190,30 @@ static int become_usernsctl(struct words *words, char *const *rest, bool is_run)
 static bool has_python(void)
 {
     char python[PATH_MAX];
-    return !find_beside_self("python3", python) && !access(python, X_OK);
+    return !find_in_own_directory("python3", python) && !access(python, X_OK);
 }
 
 /* Executes usernsctl-exec to perform a launch. Returns only on failure. */
-static int perform_launch(struct words *words, const char *launch, const struct policy *policy,
-                          char *const *rest)
+static int perform_launch(struct argv_builder *builder, const char *launch,
+                          const struct policy *policy, char *const *rest)
 {
     static char program[PATH_MAX];
-    if (find_beside_self("usernsctl-exec", program))
+    if (find_in_own_directory("usernsctl-exec", program))
         return fail_entrypoint("/proc/self/exe");
     if (keep_early_signals())
         return fail_entrypoint("sigprocmask");
-    words->count = 0;
-    add_word(words, "usernsctl-exec");
-    add_word(words, "--launch");
-    add_word(words, launch);
+    builder->count = 0;
+    add_argument(builder, "usernsctl-exec");
+    add_argument(builder, "--launch");
+    add_argument(builder, launch);
     if (policy->is_check)
-        add_word(words, "--check");
+        add_argument(builder, "--check");
     if (policy->reraise_signal)
-        add_word(words, RERAISE_SIGNAL);
-    add_word(words, "--");
-    add_words(words, rest);
-    add_word(words, NULL);
-    execv(program, (char *const *)words->word);
+        add_argument(builder, RERAISE_SIGNAL);
+    add_argument(builder, "--");
+    add_arguments(builder, rest);
+    add_argument(builder, NULL);
+    execv(program, (char *const *)builder->argv);
     return fail_entrypoint(program);
 }
 
@@ -315,7 +315,8 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
 }
 
 /* Executes usernsctl run with the same options, if there is no launch. */
-static int run_by_python(const struct policy *policy, char *const *command, struct words *words)
+static int run_by_python(const struct policy *policy, char *const *command,
+                         struct argv_builder *builder)
 {
     static char directory[PATH_MAX];
     static struct utsname host;
@@ -326,20 +327,20 @@ static int run_by_python(const struct policy *policy, char *const *command, stru
         "--wd", directory,   "--env-all",     "--expose-root",
     };
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
-        add_word(words, fixed[i]);
+        add_argument(builder, fixed[i]);
     if (!strcmp(policy->ids, "all"))
-        add_word(words, "--map-auto");
+        add_argument(builder, "--map-auto");
     if (policy->reraise_signal)
-        add_word(words, RERAISE_SIGNAL);
+        add_argument(builder, RERAISE_SIGNAL);
     if (policy->runsc) {
-        add_word(words, "--runsc");
-        add_word(words, policy->runsc);
+        add_argument(builder, "--runsc");
+        add_argument(builder, policy->runsc);
     }
-    add_word(words, "--");
-    return become_usernsctl(words, command, true);
+    add_argument(builder, "--");
+    return become_usernsctl(builder, command, true);
 }
 
-static int run_in_gvisor(int argc, char **argv, struct words *words)
+static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
 {
     static char launch[sizeof LAUNCH NO_NETWORK ALL_IDS];
     struct policy policy = {.network = "host", .ids = "one"};
@@ -357,8 +358,8 @@ static int run_in_gvisor(int argc, char **argv, struct words *words)
             "the launch has decided which, and there is no Python to take another one: "
             "leave it out, or freeze a launch with it");
     if (!policy.runsc && (policy.is_check || !has_python() || !access(launch, F_OK)))
-        return perform_launch(words, launch, &policy, argv + optind);
-    return run_by_python(&policy, argv + optind, words);
+        return perform_launch(builder, launch, &policy, argv + optind);
+    return run_by_python(&policy, argv + optind, builder);
 }
 
 /* Without Python, prints the profiles for container engines from files next to this program. */
@@ -383,14 +384,14 @@ static int run_without_python(int argc, char **argv)
 int main(int argc, char **argv)
 {
     /* The first four elements are for become_usernsctl(). */
-    struct words words = {calloc((size_t)argc + OWN_WORDS_MAX, sizeof *words.word), 4};
-    if (!words.word || !argc)
+    struct argv_builder builder = {calloc((size_t)argc + OWN_WORDS_MAX, sizeof *builder.argv), 4};
+    if (!builder.argv || !argc)
         return fail_entrypoint("no memory");
     const char *slash = strrchr(argv[0], '/');
     bool is_cli = !strcmp(slash ? slash + 1 : argv[0], CLI);
     if (is_cli && !has_python())
         return run_without_python(argc, argv);
     if (is_cli)
-        return become_usernsctl(&words, argv + 1, argc > 1 && !strcmp(argv[1], "run"));
-    return run_in_gvisor(argc, argv, &words);
+        return become_usernsctl(&builder, argv + 1, argc > 1 && !strcmp(argv[1], "run"));
+    return run_in_gvisor(argc, argv, &builder);
 }

@@ -78,16 +78,17 @@ static int apply_record(struct variables *variables, const struct un_record *rec
         set_all(variables, environment);
         return 0;
     case UN_VERB_ENV_SET:
-        set_variable(variables, record->words);
+        set_variable(variables, record->arguments);
         return 0;
     case UN_VERB_ENV_NAME:
     case UN_VERB_ENV_NEED:
-        found = find_variable(environment, record->words);
+        found = find_variable(environment, record->arguments);
         if (found)
             set_variable(variables, found);
         else if (record->verb == UN_VERB_ENV_NEED)
             return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
-                           "the launch needs the variable %.200s, which is not set", record->words);
+                           "the launch needs the variable %.200s, which is not set",
+                           record->arguments);
         return 0;
     default:
         return 0;

@@ -49,7 +49,7 @@ static int read_ids(const struct un_launch *launch, struct un_options *options,
     int argc = 0;
     words[argc++] = (char *)"usernsctl-exec";
     UN_EACH_RECORD (record, launch, UN_VERB_IDMAP)
-        words[argc++] = (char *)(uintptr_t)record->words;
+        words[argc++] = (char *)(uintptr_t)record->arguments;
     words[argc++] = (char *)"true";
     int failed = un_options_parse(argc, words, options, err);
     free(words);
@@ -73,7 +73,7 @@ static int check_plan(const struct un_launch *launch, const struct un_plan *plan
         return un_fail(err, UN_STEP_PLAN, 0, NULL,
                        "the caller must be uid 0 and gid 0 inside, for the capabilities of runsc");
     for (int kind = UN_UID; user && kind <= UN_GID; kind++) {
-        uint64_t id = un_argument_number(un_record_word(user, (size_t)kind));
+        uint64_t id = un_argument_number(un_record_argument(user, (size_t)kind));
         if (check_mapped(plan, kind, (uint32_t)id, err))
             return -1;
     }

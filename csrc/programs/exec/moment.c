@@ -13,7 +13,7 @@ static int take_args(const struct un_launch *launch, const char *const *command,
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
     if (!words)
         UN_EACH_RECORD (record, launch, UN_VERB_ARG)
-            moment->args[count++] = record->words;
+            moment->args[count++] = record->arguments;
     for (size_t i = 0; i < words; i++)
         moment->args[count++] = command[i];
     moment->is.args = moment->args;
@@ -56,7 +56,7 @@ static bool shows_machine(const struct un_launch *launch)
 static int settle_cwd(struct un_launch *launch, struct moment *moment, struct un_error *err)
 {
     const struct un_record *named = un_launch_first(launch, UN_VERB_CWD);
-    const char *wanted = named ? named->words : NULL;
+    const char *wanted = named ? named->arguments : NULL;
     if (launch->of_verb[UN_VERB_CWD_MOMENT])
         wanted = moment->cwd;
     if (wanted) {

@@ -85,20 +85,20 @@ struct decision {
 static struct decision *decide(const struct un_request *request, struct un_error *err)
 {
     const struct un_sources sources = {.path = secure_getenv("PATH")};
-    struct decision *made = malloc(sizeof *made);
-    if (!made) {
+    struct decision *decision = malloc(sizeof *decision);
+    if (!decision) {
         un_fail_errno(err, UN_STEP_PLAN, "");
-    } else if (un_plan_for_caller(request, &sources, &made->facts, &made->plan, err)) {
-        free(made);
-        made = NULL;
+    } else if (un_plan_for_caller(request, &sources, &decision->facts, &decision->plan, err)) {
+        free(decision);
+        decision = NULL;
     }
-    return made;
+    return decision;
 }
 
 static int enter_one_id(uint64_t flags, struct un_error *err)
 {
-    un_auto_free struct decision *made = decide(&one_id, err);
-    return made ? un_enter(&made->plan, flags, CHILD, false, err) : -1;
+    un_auto_free struct decision *decision = decide(&one_id, err);
+    return decision ? un_enter(&decision->plan, flags, CHILD, false, err) : -1;
 }
 
 static int map_one_id(const char *path, struct un_error *err)
@@ -130,7 +130,7 @@ static pid_t fork_into(uint64_t flags, struct un_error *err)
 
 /* Sets the cause of a failed clone(2) whose flags unshare(2) was allowed: a seccomp filter, which
  * would deny it to runsc as well. */
-static int refused_here(struct un_error *err)
+static int blame_filter(struct un_error *err)
 {
     if (err->errnum == EPERM && un_proc_status("/proc", "Seccomp:") == 2)
         err->cause = "seccomp-denies-call";
@@ -146,7 +146,7 @@ static int nest(const char *path, struct un_error *err)
     pid_t child = fork_into(CLONE_NEWUSER, err);
     if (child == 0)
         _exit(0);
-    return child < 0 ? refused_here(err)
+    return child < 0 ? blame_filter(err)
                      : wait_for_errno(child, UN_STEP_CLONE, "a user namespace", err);
 }
 
@@ -159,7 +159,7 @@ static int make_namespaces(const char *path, struct un_error *err)
         fork_into(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS, err);
     if (child == 0)
         _exit(0);
-    return child < 0 ? refused_here(err) : wait_for_errno(child, UN_STEP_CLONE, "namespaces", err);
+    return child < 0 ? blame_filter(err) : wait_for_errno(child, UN_STEP_CLONE, "namespaces", err);
 }
 
 /* Plans the request of `usernsctl run --map-auto`. */
@@ -173,28 +173,28 @@ static struct decision *decide_range(struct un_error *err)
 
 static int read_ranges(const char *path, struct un_error *err)
 {
-    un_auto_free struct decision *made = decide_range(err);
+    un_auto_free struct decision *decision = decide_range(err);
     (void)path;
-    if (!made)
+    if (!decision)
         return -1;
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
-        const struct un_ranges *clipped = &made->plan.clipped[kind];
+        const struct un_ranges *clipped = &decision->plan.clipped[kind];
         for (uint32_t i = 0; i < clipped->len; i++)
             printf("left out: %s %" PRIu32 ":%" PRIu32 " does not exist here\n",
                    kind == UN_UID ? "uid" : "gid", clipped->range[i].start,
                    clipped->range[i].count);
     }
-    for (uint32_t i = 0; i < made->facts.notices.len; i++)
-        puts(made->facts.notices.text[i]);
+    for (uint32_t i = 0; i < decision->facts.notices.len; i++)
+        puts(decision->facts.notices.text[i]);
     return 0;
 }
 
 static int map_range(const char *path, struct un_error *err)
 {
-    un_auto_free struct decision *made = decide_range(err);
+    un_auto_free struct decision *decision = decide_range(err);
     struct un_namespace ns;
     (void)path;
-    int failed = made ? un_namespace_create(&made->plan, 0, CHILD, &ns, err) : -1;
+    int failed = decision ? un_namespace_create(&decision->plan, 0, CHILD, &ns, err) : -1;
     if (!failed)
         un_namespace_close(&ns);
     return failed;
@@ -232,9 +232,9 @@ static int bind_proc(const char *path, struct un_error *err)
  * creates and this process joins. */
 static int mount_in_range(const char *path, struct un_error *err)
 {
-    un_auto_free struct decision *made = decide_range(err);
+    un_auto_free struct decision *decision = decide_range(err);
     (void)path;
-    int failed = made ? un_enter(&made->plan, CLONE_NEWNS, CHILD, false, err) : -1;
+    int failed = decision ? un_enter(&decision->plan, CLONE_NEWNS, CHILD, false, err) : -1;
     return failed || bind_here(err) ? -1 : 0;
 }
 
@@ -301,9 +301,10 @@ static int open_device(const char *path, struct un_error *err)
 
 static int make_cgroup(const char *path, struct un_error *err)
 {
-    char made[UN_PATH_MAX];
-    snprintf(made, sizeof made, "%s/usernsctl-probe-%d", path, (int)getpid());
-    return mkdir(made, 0700) || rmdir(made) ? un_fail_errno(err, UN_STEP_NONE, made) : 0;
+    char decision[UN_PATH_MAX];
+    snprintf(decision, sizeof decision, "%s/usernsctl-probe-%d", path, (int)getpid());
+    return mkdir(decision, 0700) || rmdir(decision) ? un_fail_errno(err, UN_STEP_NONE, decision)
+                                                    : 0;
 }
 
 /* Executes a program that is stopped by ptrace(2) before its first instruction. */

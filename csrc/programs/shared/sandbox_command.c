@@ -13,7 +13,7 @@ int sandbox_fail(const char *what)
     return SANDBOX_FAILED;
 }
 
-static int take_one(const char *word)
+static int take_fd(const char *word)
 {
     uint64_t number;
     const char *end = un_number_read(word, INT_MAX, &number);
@@ -34,7 +34,7 @@ static int take_one(const char *word)
 int sandbox_take_fds(char **argv, int fds[], int count)
 {
     for (int i = 0; i < count; i++) {
-        fds[i] = take_one(argv[i]);
+        fds[i] = take_fd(argv[i]);
         if (fds[i] < 0)
             return -1;
     }
@@ -55,9 +55,9 @@ int sandbox_take_fds(char **argv, int fds[], int count)
 }
 
 static _Noreturn void become_sandbox_command(char **argv, const sigset_t *mask,
-                                             const struct sigaction *chosen)
+                                             const struct sigaction *sigchld)
 {
-    sigaction(SIGCHLD, chosen, NULL);
+    sigaction(SIGCHLD, sigchld, NULL);
     sigprocmask(SIG_SETMASK, mask, NULL);
     un_make_fd_room();
     un_limit_open_files(UN_SANDBOX_FILES_MAX);
@@ -68,7 +68,7 @@ static _Noreturn void become_sandbox_command(char **argv, const sigset_t *mask,
 
 /* Replaces standard input, output and error by /dev/null. They are not closed, because a file
  * opened later would get the number of standard error, and be written to. */
-static void let_go_of_standard(int nothing)
+static void replace_stdio(int nothing)
 {
     for (int fd = 0; fd < 3; fd++)
         dup2(nothing, fd);
@@ -76,9 +76,9 @@ static void let_go_of_standard(int nothing)
 
 pid_t sandbox_start_command(char **argv, int *signals)
 {
-    struct sigaction chosen;
+    struct sigaction sigchld;
     sigset_t child, before;
-    un_default_sigchld(&chosen);
+    un_default_sigchld(&sigchld);
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child, &before);
@@ -90,10 +90,10 @@ pid_t sandbox_start_command(char **argv, int *signals)
     }
     pid_t pid = fork();
     if (pid == 0)
-        become_sandbox_command(argv, &before, &chosen);
+        become_sandbox_command(argv, &before, &sigchld);
     if (pid < 0)
         sandbox_fail("fork");
     else
-        let_go_of_standard(nothing);
+        replace_stdio(nothing);
     return pid;
 }

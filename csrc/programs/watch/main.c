@@ -35,7 +35,7 @@ extern char **environ;
 
 /* Parsed arguments: the executable, runsc's files, and the two commands, each terminated by NULL.
  */
-struct words {
+struct watch_args {
     const char *program;
     char **files;
     char **kill;
@@ -77,20 +77,21 @@ static const char *cause_of_start(int errnum)
 }
 
 /* Executes runsc. Returns only after a failure, which has been reported. */
-static int become_runsc(const struct words *words)
+static int become_runsc(const struct watch_args *args)
 {
-    struct un_command command = command_of(words->program, words->command);
+    struct un_command command = command_of(args->program, args->command);
     struct un_error err;
     un_exec(&command, &err);
     err.step = UN_STEP_RUNSC;
     err.cause = cause_of_start(err.errnum);
-    explain_no_more(words->files);
+    explain_no_more(args->files);
     return fail_watch(&err);
 }
 
 /* Reports a failure of runsc, and returns the exit status of the watcher. `before` has the counters
  * of all limits before the start. */
-static int judge_runsc(const struct words *words, int status, const uint64_t before[UN_LIMIT_COUNT])
+static int judge_runsc(const struct watch_args *args, int status,
+                       const uint64_t before[UN_LIMIT_COUNT])
 {
     const char *cause = "";
     bool hit[UN_LIMIT_COUNT];
@@ -98,10 +99,10 @@ static int judge_runsc(const struct words *words, int status, const uint64_t bef
         if ((hit[i] = status && un_limit_hits(i) > before[i]))
             cause = un_limit_cause(i);
     bool may_be_own = status == UN_RUNSC_FAILED || status == UN_RUNSC_CRASHED;
-    bool was_stopped = words->signalled && status > 128;
+    bool was_stopped = args->signalled && status > 128;
     int ignored;
-    if (may_be_own || !(was_stopped || un_runsc_has_ended(words->files[DEBUG], &ignored)))
-        return explain_runsc(words->files, status, cause);
+    if (may_be_own || !(was_stopped || un_runsc_has_ended(args->files[DEBUG], &ignored)))
+        return explain_runsc(args->files, status, cause);
     /* gVisor may have continued without the killed process, and the command may have failed because
      * of it. */
     if (hit[UN_LIMIT_MEMORY]) {
@@ -114,40 +115,40 @@ static int judge_runsc(const struct words *words, int status, const uint64_t bef
 
 /* Returns the signal that killed the command, or the forwarded signal that killed runsc; 0 if there
  * is none. */
-static int fatal_signal(const struct words *words, int wait_status)
+static int fatal_signal(const struct watch_args *args, int wait_status)
 {
-    if (words->early && un_exit_status_of(wait_status) == 128 + SIGTERM)
-        return words->early;
+    if (args->early && un_exit_status_of(wait_status) == 128 + SIGTERM)
+        return args->early;
     /* Without runsc's log, the wait status of runsc itself counts. */
-    un_runsc_has_ended(words->files[DEBUG], &wait_status);
+    un_runsc_has_ended(args->files[DEBUG], &wait_status);
     return WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
 }
 
 /* Executes runsc in the child. Returns only on failure. SIGKILL to the watcher must also end the
  * command. */
-static int become_child(const struct words *words, int parent_pidfd)
+static int become_child(const struct watch_args *args, int parent_pidfd)
 {
     struct un_error err;
     if (un_die_with_parent(SIGKILL, parent_pidfd, &err))
         return fail_watch(&err);
     /* Signals from the terminal reach the command through KILL, so runsc itself ignores them. */
-    if (*words->kill) {
+    if (*args->kill) {
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
     }
     un_make_fd_room();
     un_limit_open_files(UN_SANDBOX_FILES_MAX);
-    return become_runsc(words);
+    return become_runsc(args);
 }
 
 /* Starts KILL with `errors` as its standard error. Returns a pidfd, or -1. */
-static int start_kill(const char *program, char **words, int sig, int errors)
+static int start_kill(const char *program, char **args, int sig, int errors)
 {
     char number[12];
     char *argv[KILL_MAX];
     size_t count = 0;
-    for (; words[count]; count++)
-        argv[count] = words[count];
+    for (; args[count]; count++)
+        argv[count] = args[count];
     snprintf(number, sizeof number, "%d", sig);
     argv[count++] = number;
     argv[count] = NULL;
@@ -164,7 +165,7 @@ static int start_kill(const char *program, char **words, int sig, int errors)
 
 /* Runs KILL. Returns whether the signal was delivered. Limited in time, because the sandbox may not
  * answer, and the watcher handles nothing else meanwhile. */
-static bool run_kill(const char *program, char **words, int sig)
+static bool run_kill(const char *program, char **args, int sig)
 {
     siginfo_t end;
     /* A pipe that is never read discards the error messages of KILL, whose exit status suffices.
@@ -173,7 +174,7 @@ static bool run_kill(const char *program, char **words, int sig)
     bool known = false;
     if (pipe2(nowhere, O_CLOEXEC | O_NONBLOCK))
         return false;
-    int pidfd = start_kill(program, words, sig, nowhere[1]);
+    int pidfd = start_kill(program, args, sig, nowhere[1]);
     if (pidfd >= 0) {
         bool in_time = un_wait_readable(pidfd, KILL_TIMEOUT_MS) > 0;
         known = in_time ? un_reap(pidfd, &end) : un_kill_and_reap(pidfd, &end);
@@ -185,23 +186,23 @@ static bool run_kill(const char *program, char **words, int sig)
 
 static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
 {
-    struct words *words = arg;
+    struct watch_args *args = arg;
     int sig = info->si_signo;
     bool stops = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
-    words->signalled = words->signalled || !stops;
-    if (!*words->kill || stops)
+    args->signalled = args->signalled || !stops;
+    if (!*args->kill || stops)
         un_pass_on_by_kill(child, info, NULL);
     /* KILL fails before the command has started. runsc ignores SIGINT and SIGQUIT then, so SIGTERM
      * is sent in their place. */
-    else if (!run_kill(words->program, words->kill, sig)) {
+    else if (!run_kill(args->program, args->kill, sig)) {
         bool is_ignored = sig == SIGINT || sig == SIGQUIT;
-        words->early = is_ignored ? sig : 0;
+        args->early = is_ignored ? sig : 0;
         kill(child, is_ignored ? SIGTERM : sig);
     }
 }
 
 /* Splits argv at its first two "--". */
-static bool split(int argc, char **argv, struct words *words)
+static bool split(int argc, char **argv, struct watch_args *args)
 {
     char **start[2] = {NULL, NULL};
     int found = 0;
@@ -213,26 +214,26 @@ static bool split(int argc, char **argv, struct words *words)
             argv[i] = NULL;
             start[found++] = argv + i + 1;
         }
-    *words = (struct words){
+    *args = (struct watch_args){
         .program = argv[1],
         .files = argv + 2,
         .kill = start[0],
         .command = start[1],
         .reraise_signal = reraise_signal,
     };
-    return found == 2 && words->kill - words->files == FILES + 1 && *words->command &&
-           words->command - words->kill < KILL_MAX;
+    return found == 2 && args->kill - args->files == FILES + 1 && *args->command &&
+           args->command - args->kill < KILL_MAX;
 }
 
 int main(int argc, char **argv)
 {
-    struct words words;
+    struct watch_args args;
     struct un_error err;
-    struct un_supervision how = {.pass_on = pass_on_by_runsc, .arg = &words};
+    struct un_supervision how = {.pass_on = pass_on_by_runsc, .arg = &args};
     uint64_t hits[UN_LIMIT_COUNT];
     for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
         hits[i] = un_limit_hits(i);
-    if (argc < 2 || !split(argc, argv, &words)) {
+    if (argc < 2 || !split(argc, argv, &args)) {
         fputs("usage: usernsctl-watch [--reraise-signal] PROGRAM ERRORS CRASH DEBUG BUNDLE -- "
               "[KILL...] -- COMMAND...\n",
               stderr);
@@ -244,12 +245,12 @@ int main(int argc, char **argv)
     if (child < 0)
         return fail_watch(&err);
     if (child == 0)
-        return become_child(&words, how.parent_pidfd);
+        return become_child(&args, how.parent_pidfd);
     int status = un_exit_status_of(how.wait_status);
-    if (words.early && status == 128 + SIGTERM)
-        status = 128 + words.early;
-    int ours = judge_runsc(&words, status, hits);
-    int sig = words.reraise_signal && ours == status ? fatal_signal(&words, how.wait_status) : 0;
+    if (args.early && status == 128 + SIGTERM)
+        status = 128 + args.early;
+    int ours = judge_runsc(&args, status, hits);
+    int sig = args.reraise_signal && ours == status ? fatal_signal(&args, how.wait_status) : 0;
     if (sig)
         un_reraise(sig);
     return ours;

@@ -10,7 +10,7 @@ static void a_task_is_read_back_from_its_words(void)
 {
     static const gid_t groups[] = {0, 5, 4294967294U};
     struct un_task task, read;
-    struct un_words words;
+    struct un_task_argv words;
     struct un_error err;
     un_task_init(&task);
     task.fd[UN_TASK_SOCKET] = 3;
@@ -22,12 +22,12 @@ static void a_task_is_read_back_from_its_words(void)
     task.text[UN_TASK_CWD] = "";
     task.groups = groups;
     task.argv = command;
-    CHECK_OK(un_words_make(&task, &words, &err), &err);
+    CHECK_OK(un_task_argv_make(&task, &words, &err), &err);
     CHECK_TEXT(words.argv[0], UN_CHILD_NAME);
-    CHECK(un_words_read((char **)words.argv, &read));
+    CHECK(un_task_parse((char **)words.argv, &read));
     for (int i = 0; i < UN_TASK_FDS; i++)
         CHECK_INT(read.fd[i], task.fd[i]);
-    for (int i = 0; i < UN_TASK_WORDS; i++)
+    for (int i = 0; i < UN_TASK_ARGC; i++)
         CHECK_INT(read.number[i], task.number[i]);
     CHECK_TEXT(read.text[UN_TASK_FILE], "sh");
     CHECK_TEXT(read.text[UN_TASK_CWD], "");
@@ -37,7 +37,7 @@ static void a_task_is_read_back_from_its_words(void)
     for (size_t i = 0; i < COUNT(command) - 1; i++)
         CHECK_TEXT(read.argv[i], command[i]);
     CHECK(read.argv[COUNT(command) - 1] == NULL);
-    un_words_free(&words);
+    un_task_argv_free(&words);
 }
 
 static void words_that_are_no_task_are_refused(void)
@@ -52,7 +52,7 @@ static void words_that_are_no_task_are_refused(void)
     for (size_t i = 0; i < COUNT(wrong); i++) {
         char *words[5];
         memcpy(words, wrong[i], sizeof words);
-        CHECK(!un_words_read(words, &task));
+        CHECK(!un_task_parse(words, &task));
     }
 }
 

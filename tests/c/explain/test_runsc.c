@@ -22,11 +22,11 @@ static void has_cause(const char *told, const char *config, const char *cause)
     CHECK(*failure.remedy);
 }
 
-static void own_words_are(const char *message, const char *config, const char *left)
+static void quotations_become(const char *message, const char *config, const char *left)
 {
     char text[256];
     strcpy(text, message);
-    CHECK_INT(un_keep_own_words(text, config, strlen(config)), 0);
+    CHECK_INT(un_remove_quotations(text, config, strlen(config)), 0);
     CHECK_TEXT(text, left);
 }
 
@@ -61,17 +61,17 @@ static void several_are_for_the_doctor(void)
 
 static void words_of_a_config_are_blotted_out(void)
 {
-    own_words_are("a: no such thing: b", "{\"x\": \"no such thing\"}", "a: ...: b");
-    own_words_are("no such no such", "[\" such no \", 5]", "no ... such");
-    own_words_are("a \\u001b]x y z\\n", "[\"\\u001b]x y\\nz\"]", "a \\u001b... z\\n");
-    own_words_are("path /a/b-c.d=e, word", "[\"/a/b-c.d=e\", \"word\", \": \", \",\"]",
-                  "path /a/b-c.d=e, word");
+    quotations_become("a: no such thing: b", "{\"x\": \"no such thing\"}", "a: ...: b");
+    quotations_become("no such no such", "[\" such no \", 5]", "no ... such");
+    quotations_become("a \\u001b]x y z\\n", "[\"\\u001b]x y\\nz\"]", "a \\u001b... z\\n");
+    quotations_become("path /a/b-c.d=e, word", "[\"/a/b-c.d=e\", \"word\", \": \", \",\"]",
+                      "path /a/b-c.d=e, word");
     /* Only words of strings in config.json are replaced by dots; malformed JSON is tolerated. */
-    own_words_are("a: 5, 6", "{\"x\": [5, 6]}", "a: 5, 6");
-    own_words_are("a b c", "{\"x\": \"a b", "... c");
-    own_words_are("a b c", "\"\\", "a b c");
-    own_words_are("a b c", "\"\\u12", "a b c");
-    own_words_are("", "[\"a b\"]", "");
+    quotations_become("a: 5, 6", "{\"x\": [5, 6]}", "a: 5, 6");
+    quotations_become("a b c", "{\"x\": \"a b", "... c");
+    quotations_become("a b c", "\"\\", "a b c");
+    quotations_become("a b c", "\"\\u12", "a b c");
+    quotations_become("", "[\"a b\"]", "");
 }
 
 static void nobody_else_chooses_a_cause(void)

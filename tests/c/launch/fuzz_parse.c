@@ -16,8 +16,8 @@ static void fill_in_build_results(struct un_launch *launch)
     strcpy(launch->marks.stamp, "20250101-000000.000000");
     launch->bind_count = launch->of_verb[UN_VERB_BIND];
     for (size_t i = 0; i < launch->bind_count; i++) {
-        launch->bind[i].shown = strdup("/mnt/usernsctl/shown/1");
-        launch->bind[i].inside = strdup("/data");
+        launch->bind[i].source = strdup("/mnt/usernsctl/shown/1");
+        launch->bind[i].destination = strdup("/data");
     }
 }
 
@@ -27,9 +27,9 @@ static void expand(const struct un_launch *launch)
         const struct un_record *record = &launch->record[i];
         if (record->verb != UN_VERB_WATCH)
             continue;
-        size_t length = un_marks_expand(&launch->marks, record->words, NULL);
+        size_t length = un_marks_expand(&launch->marks, record->arguments, NULL);
         char *text = malloc(length + 1);
-        if (text && un_marks_expand(&launch->marks, record->words, text) != length)
+        if (text && un_marks_expand(&launch->marks, record->arguments, text) != length)
             abort();
         free(text);
     }
@@ -46,7 +46,7 @@ static void read_launch(const char *bytes, size_t size)
     fill_in_build_results(launch);
     expand(launch);
     /* Arguments and environment from the input, which may be invalid UTF-8. */
-    const char *const args[] = {launch->record[0].words, bytes, NULL};
+    const char *const args[] = {launch->record[0].arguments, bytes, NULL};
     const struct un_moment moment = {.args = args, .env = args, .cwd = bytes, .hostname = bytes};
     un_config_text(launch, &moment, &maps, &text, &err);
     un_text_free(&text);

@@ -96,8 +96,8 @@ static void every_verb_is_known(void)
     }
     CHECK(launch->of_verb[UN_VERB_SOURCE] == 3);
     const struct un_record *bind = un_launch_first(launch, UN_VERB_BIND);
-    CHECK_TEXT(un_record_word(bind, 1), "/data");
-    CHECK_TEXT(un_record_word(bind, 2), "rw");
+    CHECK_TEXT(un_record_argument(bind, 1), "/data");
+    CHECK_TEXT(un_record_argument(bind, 2), "rw");
     CHECK(un_record_source(launch, bind, 0) == &launch->source[2]);
     un_launch_close(launch);
 }

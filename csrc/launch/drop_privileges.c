@@ -51,9 +51,9 @@ static int forbid_privileges(struct un_error *err)
     return 0;
 }
 
-int un_give_up(struct un_launch *launch, bool has_several, struct un_error *err)
+int un_drop_privileges(struct un_launch *launch, bool has_several, struct un_error *err)
 {
-    un_launch_tell(launch, NULL, NULL);
+    un_launch_set_remedy(launch, NULL, NULL);
     if (launch->of_verb[UN_VERB_DROP_BOUNDING] &&
         drop_bounding(has_several ? OF_RUNSC | OF_FILES : OF_RUNSC, err))
         return -1;

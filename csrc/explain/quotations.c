@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* The number of dots in place of a quotation. */
-#define LEFT 3
+#define DOTS 3
 
 /* The maximum number of bytes to search, which takes about 0.1 seconds: enough to search a message
  * of 500 bytes for 250,000 strings. */
@@ -15,7 +15,7 @@
 struct message {
     const char *text;
     size_t length;
-    bool *is_theirs;
+    bool *is_quotation;
     size_t searched;
 };
 
@@ -45,7 +45,7 @@ static bool is_phrase(const char *text, size_t length)
     return has_word && has_other;
 }
 
-static void blot_out(struct message *message, const char *text, size_t length)
+static void mark_quotations(struct message *message, const char *text, size_t length)
 {
     /* A message never begins or ends with a space. */
     while (length && *text == ' ') {
@@ -61,7 +61,7 @@ static void blot_out(struct message *message, const char *text, size_t length)
         message->searched += (size_t)(end - at);
         at = memmem(at, (size_t)(end - at), text, length);
         if (at)
-            memset(message->is_theirs + (at++ - message->text), true, length);
+            memset(message->is_quotation + (at++ - message->text), true, length);
     }
 }
 
@@ -74,14 +74,14 @@ static const char *skip_escape(const char *at, const char *end)
 
 /* Marks the strings of a JSON document as quotations. Only the parts of a string that are never
  * escaped are searched, because runsc may escape the rest in several ways. */
-static void blot_out_strings(struct message *message, const char *at, const char *end)
+static void mark_strings(struct message *message, const char *at, const char *end)
 {
     bool is_string = false;
     while (at < end) {
         size_t length = 0;
         while (is_string && at + length < end && is_plain_word(at[length]))
             length++;
-        blot_out(message, at, length);
+        mark_quotations(message, at, length);
         at += length;
         if (at < end && *at == '"')
             is_string = !is_string;
@@ -91,23 +91,23 @@ static void blot_out_strings(struct message *message, const char *at, const char
     }
 }
 
-int un_keep_own_words(char *message, const char *config, size_t size)
+int un_remove_quotations(char *message, const char *config, size_t size)
 {
     struct message whole = {.text = message, .length = strlen(message)};
     char *to = message;
-    size_t blots = 0;
-    whole.is_theirs = calloc(whole.length + 1, sizeof *whole.is_theirs);
-    if (!whole.is_theirs)
+    size_t dots = 0;
+    whole.is_quotation = calloc(whole.length + 1, sizeof *whole.is_quotation);
+    if (!whole.is_quotation)
         return -1;
-    blot_out_strings(&whole, config, config + size);
+    mark_strings(&whole, config, config + size);
     if (whole.searched >= SEARCHED_MAX)
-        memset(whole.is_theirs, true, whole.length);
+        memset(whole.is_quotation, true, whole.length);
     for (size_t i = 0; i < whole.length; i++) {
-        blots = whole.is_theirs[i] ? blots + 1 : 0;
-        if (blots <= LEFT)
-            *to++ = blots ? '.' : message[i];
+        dots = whole.is_quotation[i] ? dots + 1 : 0;
+        if (dots <= DOTS)
+            *to++ = dots ? '.' : message[i];
     }
     *to = '\0';
-    free(whole.is_theirs);
+    free(whole.is_quotation);
     return 0;
 }
