@@ -176,6 +176,7 @@ class Directory(Closing):
         :param seconds: the time limit while another process has the lock, in seconds; by default
             10.
         :returns: whether this process has the lock now.
+        :raises NamespaceError: the filesystem can't lock directories, as NFS can't.
         """
         deadline = time.monotonic() + (_LOCK_SECONDS if seconds is None else seconds)
         pause = _LOCK_PAUSE_SECONDS / 16
@@ -184,8 +185,11 @@ class Directory(Closing):
                 fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
             except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    return False
+                pass
+            except OSError as error:
+                raise _unusable(self.path, error, self.elsewhere) from error
+            if time.monotonic() >= deadline:
+                return False
             time.sleep(pause)
             pause = min(pause * 2, _LOCK_PAUSE_SECONDS)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -222,6 +224,24 @@ def test_a_full_disk_leaves_no_entry(top: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(un.NamespaceError, match="No space left"):
         make("one", 1)
     assert os.listdir(top / "numbers") == []
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK])
+def test_filesystem_that_locks_no_directories(
+    top: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """NFS locks only files that are open for writing (flock(2))."""
+
+    def flock(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX:
+            raise OSError(number, os.strerror(number))
+
+    make("one", 1)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(un.NamespaceError) as failure:
+        NUMBERS.find("one")
+    assert failure.value.errno == number
+    assert failure.value.filename == str(top / "numbers" / "one")
 
 
 def test_there_is_one_message_for_a_wrong_name() -> None:
