@@ -50,6 +50,9 @@ class PathDescriptor:
     :ivar path: the path of the file, without symbolic links.
     """
 
+    # A signal handler can raise an exception before __init__() runs.
+    fd: int = -1
+
     def __init__(self, fd: int, path: str) -> None:
         self.fd: int = fd
         self.path = path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl._system.paths import open_beneath, open_path
+from usernsctl._system.paths import PathDescriptor, open_beneath, open_path
 
 NAMES = ("", ".", "..", "file", "directory", "link", "to-file", "shut", "none")
 
@@ -53,3 +53,8 @@ def test_nothing_lies_beneath_a_file(top: Path, end: str) -> None:
             open_beneath(directory, f"file{end}")
     finally:
         os.close(directory)
+
+
+def test_descriptor_whose_constructor_was_interrupted_is_dropped() -> None:
+    """A warning about an exception in __del__() is an error here."""
+    PathDescriptor.__new__(PathDescriptor)
