@@ -237,6 +237,7 @@ void un_lines_close(const struct un_lines *lines);
 /* A mount: a directory of a file system, and its mount point (proc_pid_mountinfo(5)). */
 struct un_mounted {
     int id;
+    int parent;          /* the id of the mount that the mount point is in */
     const char *device;  /* of the file system, MAJOR:MINOR */
     const char *root;    /* the mounted directory of the file system */
     const char *point;   /* the mount point, relative to the root directory of this process */

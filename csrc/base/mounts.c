@@ -58,7 +58,7 @@ static bool parse_mount(char *line, struct un_mounted *mount)
         return false;
     unescape(root);
     unescape(point);
-    *mount = (struct un_mounted){atoi(line), device, root, point, type, options};
+    *mount = (struct un_mounted){atoi(line), atoi(parent), device, root, point, type, options};
     return true;
 }
 

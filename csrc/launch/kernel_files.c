@@ -30,6 +30,22 @@ static bool is_in_dev(int fd)
            file.st_dev == dev.st_dev && dev.st_dev != root.st_dev;
 }
 
+/* Returns whether a mount is below another one. A mount point's path does not tell: a mount that is
+ * hidden by a later one, as /tmp/a is by a tmpfs on /tmp, keeps its path in mountinfo. */
+static bool is_mounted_below(const struct un_mounts *mounts, const struct un_mounted *mount,
+                             int top)
+{
+    for (size_t levels = mounts->count; levels-- && mount->parent != top;) {
+        size_t i = 0;
+        while (i < mounts->count && mounts->mount[i].id != mount->parent)
+            i++;
+        if (i == mounts->count)
+            return false;
+        mount = &mounts->mount[i];
+    }
+    return mount->parent == top;
+}
+
 static int find_by_mounts(const struct un_mounts *mounts, int fd, const char *path,
                           const char **part)
 {
@@ -40,9 +56,10 @@ static int find_by_mounts(const struct un_mounts *mounts, int fd, const char *pa
     if (!*part && is_in_dev(fd))
         *part = "/dev";
     for (size_t i = 0; !*part && i < mounts->count; i++) {
-        const char *point = mounts->mount[i].point;
-        if (un_is_below(point, path) && strcmp(point, path) != 0)
-            *part = kernel_type(&mounts->mount[i]);
+        const struct un_mounted *mount = &mounts->mount[i];
+        if (un_is_below(mount->point, path) && strcmp(mount->point, path) != 0 &&
+            kernel_type(mount) && (!own || is_mounted_below(mounts, mount, own->id)))
+            *part = kernel_type(mount);
     }
     return 0;
 }

@@ -162,6 +162,27 @@ static int a_launch_shows_nothing_that_is_kept(void *arg)
     return 0;
 }
 
+/* A mount of the kernel's that another mount hides can't be reached through a bind mount. */
+static int hidden_mounts_do_not_count(void *arg)
+{
+    const char *none = "/nonexistent/templates", *uts = "/proc/self/ns/uts";
+    struct un_error err;
+    struct draft draft;
+    (void)arg;
+    prepare();
+    make_file("a/launch", "", 0644);
+    make_file("other/uts", "", 0644);
+    CHECK_OK(un_mount(uts, "/tmp/other/uts", NULL, MS_BIND, NULL, &err), &err);
+    struct un_launch *launch = launch_of(
+        &draft, LINES("source follow /tmp/other", "scratch /tmp/scratch", "bind 0 /x rw"));
+    CHECK_INT(un_launch_open(launch, NULL, &err), -1);
+    CHECK_TEXT(err.cause, "bind-writes-machine");
+    un_launch_close(launch);
+    CHECK_OK(un_mount("tmpfs", "/tmp/other", "tmpfs", 0, NULL, &err), &err);
+    check_launch_guard("/tmp/other", "rw", none, NULL, NULL);
+    return 0;
+}
+
 static void paths_are_compared_by_names(void)
 {
     CHECK(un_is_below("/a", "/a") && un_is_below("/a/b", "/a") && un_is_below("/a", "/"));
@@ -177,6 +198,7 @@ int main(void)
     CHECK_INT(forked(links_to_what_is_kept_are_not_shown, NULL), 0);
     CHECK_INT(forked(a_launch_is_not_written_to, NULL), 0);
     CHECK_INT(forked(a_launch_shows_nothing_that_is_kept, NULL), 0);
+    CHECK_INT(forked(hidden_mounts_do_not_count, NULL), 0);
     check_no_child_left();
     return 0;
 }
