@@ -1,4 +1,4 @@
-"""Measurement of calls beside their peers.
+"""Measurement of calls of usernsctl and of equivalent calls of other tools.
 
 The calls take turns, so that other load affects all of them alike. Only ratios within one run are
 comparable. On a busy machine, root can give a benchmark priority: chrt -r 20 tools/as-user USER
@@ -108,7 +108,7 @@ def tiny_program(directory: Path) -> str:
 
 
 def may_map_ranges() -> bool:
-    """Return whether the caller has subordinate ids; if not, print that they are left out."""
+    """Return whether the caller has subordinate ids; if not, print that benchmarks are left out."""
     try:
         un.plan(un.IdMap.auto())
     except un.PlanError as error:

@@ -28,7 +28,7 @@ struct hidden_dir {
      * its path */
     int fd[1 + UN_LINKS_MAX];
     size_t count;
-    bool is_there;      /* whether fd[0] is the directory itself */
+    bool is_there;      /* whether the directory exists, so that fd[0] is not one of its parents */
     struct place place; /* location of the descriptor being compared */
     struct un_mounts mounts;
 };

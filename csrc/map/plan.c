@@ -258,9 +258,9 @@ bool un_plan_writes_itself(const struct un_plan *plan)
     return true;
 }
 
-/* The kernel creates no user namespace for an unmapped own id, and un_diagnose() then names the
- * cause; so the parent's map is read for the own id only if that equals the overflow id. For uid 0
- * the kernel version decides whether CAP_SETFCAP is needed. */
+/* Returns whether the plan depends on the maps of the current user namespace. The caller's own id
+ * is mapped there, since the kernel denies unshare(2) otherwise, unless it is the overflow id. If
+ * the caller maps uid 0, the kernel version decides whether CAP_SETFCAP is needed. */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++) {

@@ -94,7 +94,7 @@ def add_range(name: str, **more: object) -> None:
 
 
 def add_counted(name: str, uid: int, **more: object) -> None:
-    """Add an environment with a user of its own, since the user's processes are counted."""
+    """Add an environment with its own user, since RLIMIT_NPROC counts all processes of a user."""
     add(name, root=[w.another_user(uid)], uid=uid, gid=uid, **more)  # type: ignore[arg-type]
 
 

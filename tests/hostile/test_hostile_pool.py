@@ -1,4 +1,4 @@
-"""Attacks on pools by a sandbox's previous user, and by killing the program with the pool."""
+"""Attacks on pools by a sandbox's previous user, and by killing the process that owns the pool."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ FOREVER = ["sleep", "1000"]
 
 @contextmanager
 def handled(do: Any, seconds: float) -> Iterator[list[Any]]:
-    """Call `do` in a handler of SIGALRM, which comes after some time, or not by itself (0).
+    """Call `do` in the handler of SIGALRM; yield the list of its results.
 
-    Yields the list of its results.
+    :param seconds: the time until a timer sends SIGALRM; 0: there is no timer.
     """
     results: list[Any] = []
 

@@ -281,9 +281,9 @@ struct agent_start {
     int errnum;             /* out: the errno of that step */
 };
 
-/* Starts a command, and returns its pid once it has been executed. If the host no longer wants the
- * command before that, which its own user can delay, the command is killed. Returns -1 if there is
- * no process; then `start` has the error. */
+/* Starts a command, and returns its pid after a successful execve(2). A command of another user can
+ * delay its execve(2), so the host may cancel the start until then: the agent kills the command.
+ * Returns -1 if there is no process; then `start` has the error. */
 pid_t agent_start_command(struct agent_start *start);
 
 /* ---- terminal.c: a pseudoterminal between a command and the host's descriptors --------------- */

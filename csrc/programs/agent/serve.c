@@ -169,7 +169,7 @@ static void kill_descendants(struct server *server)
 
 static int serve(struct server *server)
 {
-    /* While orphans of a killed keeper are left, they are searched repeatedly. */
+    /* The interval at which the agent searches /proc for orphans of a killed keeper. */
     const struct timespec soon = {.tv_nsec = 10000000};
     struct pollfd polls[] = {
         {.fd = server->agent.control, .events = POLLIN},

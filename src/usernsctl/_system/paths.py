@@ -21,7 +21,7 @@ _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Step(Protocol):
-    """A file that :func:`walk` passes."""
+    """A component of a path, opened by :func:`walk`."""
 
     def check_directory(self, name: str) -> None: ...
 

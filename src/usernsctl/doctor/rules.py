@@ -1,7 +1,7 @@
-"""Rules that tell which causes hold: pure functions of facts and probes that return evidence.
+"""Rules that decide which causes apply: pure functions of facts and probes; they return evidence.
 
 The core itself names most causes, in the probe that failed (csrc/explain/diagnose.c). Rules that
-read facts find a second cause behind the first one.
+read facts also find a second cause, which the failed probe did not reach.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ else:
 
 
 class SandboxOptions(CommandOptions, HostOptions, total=False):
-    """Arguments of :func:`usernsctl.gvisor.run` that are a sandbox's or its host's."""
+    """Arguments of :func:`usernsctl.gvisor.run` that configure the sandbox and its host."""
 
 
 class RunOptions(SandboxOptions, total=False):

@@ -41,7 +41,7 @@ class Dropping:
 
 
 def begun(child: Child) -> Child:
-    """Return a fake command after a signal in a finalizer."""
+    """Return the fake command, after a finalizer has raised a signal in this process."""
     Dropping()
     return child
 

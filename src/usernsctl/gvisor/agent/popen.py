@@ -148,8 +148,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         """Ask the agent to start the command.
 
         :param deadline: the deadline of the start, by :func:`time.monotonic`.
-        :param is_awaited: whether to wait for the start. Otherwise the caller awaits
-            :meth:`_start_async`, and an agent that takes no message at once counts as silent.
+        :param is_awaited: whether to wait for the start. If not, the caller awaits
+            :meth:`_start_async`, and the agent counts as silent if its socket is full.
         :param outlives: whether the command goes on if this object is garbage collected, as for
             :class:`subprocess.Popen`.
         :param arguments: the arguments of :class:`subprocess.Popen`; `stdin` is DEVNULL by default.
@@ -474,7 +474,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
         :raises OSError: no signal has that number (EINVAL).
-        :raises RunscError: the agent takes no more orders.
+        :raises RunscError: the connection to the agent is closed.
         """
         if self.poll() is None:
             self._send(sig)
@@ -495,7 +495,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
         :raises OSError: no signal has that number (EINVAL).
-        :raises RunscError: the agent takes no more orders.
+        :raises RunscError: the connection to the agent is closed.
         """
         if self.poll() is None:
             self._send(sig, wire.TO_GROUP)
@@ -536,7 +536,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         :param int columns: the number of columns.
         :param int rows: the number of rows.
         :raises ValueError: the command has no terminal, or the size is impossible.
-        :raises RunscError: the agent takes no more orders.
+        :raises RunscError: the connection to the agent is closed.
         """
         if self._spec.size is None:
             raise ValueError("the command has no terminal: terminal=True gives it one")

@@ -38,7 +38,7 @@ class SandboxProcess(aio.Process):
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
         :raises OSError: no signal has that number (EINVAL).
-        :raises RunscError: the agent takes no more orders.
+        :raises RunscError: the connection to the agent is closed.
         """
         self._popen.send_signal_to_group(sig)
 
@@ -65,6 +65,6 @@ class SandboxProcess(aio.Process):
         :param int columns: the number of columns.
         :param int rows: the number of rows.
         :raises ValueError: the command has no terminal, or the size is impossible.
-        :raises RunscError: the agent takes no more orders.
+        :raises RunscError: the connection to the agent is closed.
         """
         self._popen.resize_terminal(columns, rows)

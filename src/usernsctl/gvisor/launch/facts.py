@@ -108,7 +108,7 @@ class HostFiles:
             file.close()
 
     def files(self) -> list[PathDescriptor]:
-        """Return all files."""
+        """Return the open files of all fields."""
         values = (getattr(self, field.name) for field in fields(self))
         return [
             *(value for value in values if isinstance(value, PathDescriptor)),

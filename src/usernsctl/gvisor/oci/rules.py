@@ -209,7 +209,7 @@ Network = Literal["none", "host"]
 
 
 def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
-    """Check for what runsc refuses or ignores, by the file itself and by runsc's ``--network``."""
+    """Yield the parts of a config.json that runsc refuses or ignores with this ``--network``."""
     linux = config.linux or Linux()
     yield from _check_platform(config)
     yield from _check_joins(linux, network)

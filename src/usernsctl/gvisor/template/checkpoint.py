@@ -312,7 +312,7 @@ class TemplateSandbox(Sandbox):
         return self._life
 
     def adopt(self, agent: Agent) -> None:
-        """Start commands by an agent that is process 1."""
+        """Use an agent that is process 1 of the sandbox for further commands."""
         self._adopt(agent)
 
     def end_agent(self, deadline: float) -> None:
