@@ -46,7 +46,7 @@ WATCHER = Posture(
     bounding=PREPARED,
     # The filter for membarrier(2) alone (csrc/sys/membarrier_filter.c).
     seccomp=True,
-    # A new namespace has no process that could trace the command; a named one may have such processes.
+    # Only a named namespace may have processes that could trace the command.
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,

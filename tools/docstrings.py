@@ -25,7 +25,7 @@ def exempt_patterns(config: str) -> list[str]:
 
 
 def bad_docstrings(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the line number and first line of each docstring in `source` with a wrong first word."""
+    """Yield the line number and first line of each docstring with a wrong first word."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)

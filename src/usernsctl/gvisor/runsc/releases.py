@@ -35,7 +35,7 @@ _CACHE = "runsc-releases.json"
 _CACHE_BYTES = 1 << 16
 _CACHE_ENTRIES = 20
 
-# The program of a release that reports the release by --version; no other program beside runsc does.
+# The only program beside runsc that reports its release by --version.
 _TELLS_RELEASE = "gvisor_sentry"
 
 #: Releases of earlier years can't run in a prepared user namespace.

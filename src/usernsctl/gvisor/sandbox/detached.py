@@ -332,7 +332,7 @@ class DetachedSandbox:
             self.release()
 
     def _end_and_remove(self, pidfds: list[int]) -> None:
-        # If another process holds the lock, that process is ending the sandbox and removes the entry.
+        # A process that holds the lock is ending the sandbox and then removes the entry.
         is_locked = False
         with self._unless_closed():
             is_locked = self._entry.lock()
