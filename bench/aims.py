@@ -1,4 +1,4 @@
-"""Benchmark of starts beside their peers, with an aim for each ratio; prints one table.
+"""Benchmark of startup times against other tools, with an aim for each ratio; prints one table.
 
     python bench/aims.py [ROUNDS]
 
@@ -37,13 +37,13 @@ from usernsctl.gvisor import oci
 from usernsctl.gvisor.runsc.find import find_runsc
 
 ROUNDS = 400
-# Fewer rounds for starts that take a hundred times as long.
+# Fewer rounds, because the start of a sandbox takes about a hundred times as long.
 SANDBOX_ROUNDS = 60
 CONNECTOR_ROUNDS = 5
 
 
 def by_hand(directory: Path, *command: str) -> Call:
-    """Run a command by runsc without usernsctl, with a prepared bundle."""
+    """Return a call that runs a command with runsc, without usernsctl, from a prepared bundle."""
     one = [un.Extent(0, 0, 1)]
     options = oci.BuildOptions(
         args=command, rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/usr/bin:/bin"}

@@ -1,9 +1,9 @@
-"""Benchmark of the connector's spec from a cold start, in gVisor and natively.
+"""Benchmark of the connector's `spec` command from a cold start, in gVisor and natively.
 
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/connector.py [ROUNDS]
 
-Each is started directly and by usernsctl.bigframe (docs/bigframe.md). The four commands take turns;
-only ratios within one run are comparable.
+Both ways are measured with a direct start and with a start through usernsctl.bigframe
+(docs/bigframe.md). The four commands take turns; only ratios within one run are comparable.
 """
 
 from __future__ import annotations

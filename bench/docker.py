@@ -81,7 +81,7 @@ def first_byte(engine: Engine, arguments: list[str]) -> float:
 
 
 def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
-    """Return docker's arguments of each way to run a command in gVisor, by title."""
+    """Return the arguments of `docker run` for each way to run a command, by title."""
     ways = {
         "a launch": [EXEC, image, *LAUNCH, *command],
         "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],
@@ -94,7 +94,7 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each way, that of runsc by hand first."""
+    """Return the median seconds of each way to run a command; the baseline comes first."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
         os.chmod(bundle, 0o755)
         Path(bundle, "config.json").write_text(config(command))
@@ -109,7 +109,7 @@ def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict
 
 
 def sizes(engine: Engine, image: str) -> tuple[float, float]:
-    """Return an image's megabytes on disk, and compressed as for a download."""
+    """Return an image's size on disk and its compressed size for download, in megabytes."""
     disk = int(engine.must("image", "inspect", "--format={{.Size}}", image))
     with subprocess.Popen(
         engine.command("save", image), stdout=subprocess.PIPE, env=engine.environ

@@ -1,4 +1,4 @@
-"""Measurement of calls of usernsctl and of equivalent calls of other tools.
+"""Functions that time calls of usernsctl and equivalent calls of other tools.
 
 The calls take turns, so that other load affects all of them alike. Only ratios within one run are
 comparable. On a busy machine, root can give a benchmark priority: chrt -r 20 tools/as-user USER
@@ -31,7 +31,7 @@ Call = Callable[[], object]
 
 
 def native(*command: str, environ: Mapping[str, str] | None = None) -> Call:
-    """Return a call that starts a command by posix_spawn(3), and waits for it."""
+    """Return a call that starts a command with posix_spawn(3) and waits for it."""
 
     def once() -> None:
         pid = os.posix_spawnp(command[0], command, os.environ if environ is None else environ)
@@ -43,7 +43,7 @@ def native(*command: str, environ: Mapping[str, str] | None = None) -> Call:
 
 
 def classic_wrapper(program: str) -> Call:
-    """Return a call that starts a program by unshare(1), newuidmap, newgidmap and pipes."""
+    """Return a call that starts a program with unshare(1), newuidmap, newgidmap and pipes."""
     uid, gid = un.plan(un.IdMap.auto()).uid, un.plan(un.IdMap.auto()).gid
 
     def helper(name: str, pid: int, extents: tuple[un.Extent, ...]) -> None:
@@ -108,7 +108,7 @@ def tiny_program(directory: Path) -> str:
 
 
 def may_map_ranges() -> bool:
-    """Return whether the caller has subordinate ids; if not, print that benchmarks are left out."""
+    """Return whether the caller has subordinate ids; if not, report the skipped benchmarks."""
     try:
         un.plan(un.IdMap.auto())
     except un.PlanError as error:

@@ -2,7 +2,7 @@
 
     python bench/sandboxes.py [COMMANDS [SANDBOXES]]
 
-The peers are the usual alternatives: nsenter(1) by subprocess, and ``runsc --rootless``.
+They are compared with nsenter(1) started through subprocess, and with ``runsc --rootless``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ COMMANDS = 10_000
 SANDBOXES = 100
 THREADS = 8
 AT_ONCE = 8
-# The number of running sandboxes for the mean memory of one.
+# The number of running sandboxes over which the memory per sandbox is averaged.
 RUNNING = 5
 
 
 def in_threads(call: Callable[[], object], count: int) -> float:
-    """Return the calls per second of about `count` calls in threads."""
+    """Make about `count` calls in THREADS threads; return the calls per second."""
     share = max(count // THREADS, 1)
 
     def work() -> None:
@@ -141,7 +141,7 @@ class Rootless:
 
 
 class Exec:
-    """Commands in a sandbox by ``runsc exec``, without an agent."""
+    """Callable that runs commands in a sandbox through ``runsc exec``, without the agent."""
 
     def __init__(self, box: un.Sandbox) -> None:
         self._box = box
@@ -169,7 +169,7 @@ def median_of(call: Callable[[], object], count: int) -> float:
 
 
 async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
-    """Return the calls per second of about `count` calls in tasks."""
+    """Make about `count` calls in AT_ONCE asyncio tasks; return the calls per second."""
     share = max(count // AT_ONCE, 1)
 
     async def work() -> None:
@@ -182,7 +182,7 @@ async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
 
 
 def bench_further(count: int) -> None:
-    """Compare commands in a running sandbox by its agent and by ``runsc exec``."""
+    """Compare the agent of a running sandbox with ``runsc exec``, by the time of a command."""
     print("other commands in a sandbox, medians in ms")
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
         by_runsc = Exec(box)
@@ -219,7 +219,7 @@ def family(pid: int) -> list[int]:
 
 
 def await_stock(pool: un.SandboxPool) -> None:
-    """Wait until the pool is full, and its last used sandbox has ended."""
+    """Wait until the pool is full and the sandbox that was used last has exited."""
     while pool.stats().idle < RUNNING or pool.stats().leased:
         time.sleep(0.01)
     time.sleep(0.2)
@@ -252,7 +252,7 @@ def bench_pool(count: int) -> None:
 
 
 def bench_left(count: int) -> None:
-    """Print what many commands leave behind."""
+    """Print the descriptors, processes and memory that leak from many commands."""
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 
         def by_agent() -> None:

@@ -1,4 +1,4 @@
-"""Benchmark of Python's start up to usernsctl's first action, beside a Python that does nothing.
+"""Benchmark of the startup time of usernsctl, against a Python process that does nothing.
 
     python bench/start.py [ROUNDS]
 
@@ -25,7 +25,7 @@ CALLS = {
     "usernsctl plan --help": [USERNSCTL, "plan", "--help"],
     "usernsctl run, refused": [USERNSCTL, "run", "--user", "7", "--", "true"],
 }
-# Milliseconds above those of a Python that does nothing, except for --version: the whole time.
+# Milliseconds more than a Python process that does nothing; for --version, the total.
 AIMS = {
     "python -c 'import usernsctl'": "+12",
     "... and of SandboxHost": "+50",
@@ -34,7 +34,7 @@ AIMS = {
 
 
 def quiet(command: list[str]) -> Call:
-    """Return a call that starts a command on /dev/null, and waits for it with any exit status."""
+    """Return a call that runs a command with /dev/null as stdio, and ignores its exit status."""
     streams = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
 
     def once() -> None:
@@ -44,7 +44,7 @@ def quiet(command: list[str]) -> Call:
 
 
 def isolated(command: list[str]) -> list[str]:
-    """Return the command with Python in isolated mode, without variables and user packages."""
+    """Return the command with Python's option -I: without PYTHON* variables and user packages."""
     python = [] if command[0] == sys.executable else [sys.executable]
     return [*(python or command[:1]), "-I", *(command if python else command[1:])]
 
@@ -61,7 +61,7 @@ def print_shares(
 
 
 def print_import_time(count: int) -> None:
-    """Print the time of the import that the interpreter measures (``-X importtime``)."""
+    """Print the import time of usernsctl as measured by the interpreter (``-X importtime``)."""
     command = [sys.executable, "-X", "importtime", "-c", "import usernsctl"]
     found = []
     for _ in range(count):

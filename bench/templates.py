@@ -1,4 +1,4 @@
-"""Benchmark of starts from a template, beside cold starts in gVisor and without gVisor.
+"""Benchmark of starts from a template, against cold starts in gVisor and without gVisor.
 
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/templates.py [ROUNDS]
 
