@@ -73,8 +73,9 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
                    "%.200s is %s, and gVisor can't mount anything on it", inside, kind);
 }
 
-/* A root filesystem or a bundle may lead a mount over the root filesystem, or over the program that
- * proves that a sandbox is one. That program must be ours. */
+/* Fails if the mount would cover the root filesystem or usernsctl-verify, the program that proves
+ * that its kernel is gVisor. A symbolic link of a hostile root filesystem or bundle may lead there.
+ */
 static int refuse_own(struct un_launch *launch, const char *named, const char *inside,
                       struct un_error *err)
 {

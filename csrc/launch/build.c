@@ -9,7 +9,8 @@ static int step_home(struct un_launch *launch, const struct un_record *record, s
     return un_hide_home(launch, record->arguments, err);
 }
 
-/* Makes the root filesystem and all mounts below it read-only, which ends all additions. */
+/* Makes the root filesystem and all mounts below it read-only. No later step can create files in
+ * it. */
 static int step_read_only(struct un_launch *launch, const struct un_record *record,
                           struct un_error *err)
 {
@@ -100,7 +101,7 @@ static int build_root(struct un_launch *launch, const struct un_moment *moment,
 
 int un_launch_build(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
 {
-    /* The umask makes files readable inside, for other users too. */
+    /* With this umask, other users inside can read the created files. */
     mode_t before = umask(022);
     int failed = build_root(launch, moment, err);
     umask(before);

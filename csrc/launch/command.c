@@ -12,7 +12,7 @@
 
 /* Results of looking up a file. */
 enum found {
-    UNKNOWN, /* the file is visible only to gVisor, or not to this process */
+    UNKNOWN, /* only gVisor can see the file, or this process may not read it */
     UNREACHABLE,
     MISSING,
     BELOW_FILE,
@@ -216,8 +216,8 @@ static const char *path_of(const struct un_moment *moment)
     return path;
 }
 
-/* Returns the remedy for a fault of a frozen launch. The options that it was made from are unknown
- * here. */
+/* Returns the remedy for a fault of a frozen launch. A launch does not contain the options from
+ * which it was frozen, so the remedy can't name them. */
 static const char *remedy_of(const struct un_command_fault *fault, const char *root)
 {
     if (fault->step == UN_STEP_EXEC)
@@ -229,8 +229,8 @@ static const char *remedy_of(const struct un_command_fault *fault, const char *r
                   "shows it: usernsctl freeze --bind DIR";
 }
 
-/* Fills in the error. If the sentence does not fit, its beginning is left out, because that is a
- * path. */
+/* Fills in the error. A sentence that does not fit is truncated at its beginning, which is a path.
+ */
 static int fail_command_exec(const struct un_command_fault *fault, struct un_error *err)
 {
     size_t length = strlen(fault->reason), most = UN_DETAIL_MAX - sizeof "...";

@@ -1,4 +1,4 @@
-/* Writing config.json from the JSON fragments of the launch and the parameters of the moment. */
+/* Writing config.json from the JSON fragments of the launch and from struct un_moment. */
 #include "base/base.h"
 #include "launch/launch.h"
 

@@ -60,9 +60,9 @@ static int build_exec_args(struct un_launch *launch, bool reraise_signal, struct
 }
 
 /*
- * gVisor writes to a file from offset 0 on, at an offset of its own: output would overwrite the
- * contents, and standard output and error in one file each other. At the end of a file, appending
- * is equivalent to writing.
+ * gVisor has its own offset in each file, which begins at 0. Without O_APPEND, output would
+ * overwrite the contents of the file, and standard output and standard error to the same file would
+ * overwrite each other. At the end of a file, appending is equivalent to writing.
  */
 int un_append_at_end(int fd)
 {
@@ -118,8 +118,8 @@ static size_t list_kept(const struct un_launch *launch, int *kept)
     return unique;
 }
 
-/* Sets close-on-exec on all other descriptors. Nothing is closed before the exec, which may fail.
- */
+/* Sets close-on-exec on all descriptors that the watcher does not inherit, see list_kept(). Nothing
+ * is closed before the exec, which may fail. */
 static int pass_only(const struct un_launch *launch, struct un_error *err)
 {
     size_t most = launch->of_verb[UN_VERB_PROGRAM_LINK] + launch->of_verb[UN_VERB_PROGRAM_PATH] + 1;
@@ -173,8 +173,8 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
     un_auto_free struct un_idmap *maps = malloc(sizeof *maps);
     if (!maps)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
-    /* Files that runsc reads and writes are for the caller only. The command in the sandbox gets a
-     * umask of its own. */
+    /* Only the caller may access files that runsc creates. The command in the sandbox has its own
+     * umask. */
     umask(077);
     if (!prepare_watcher(launch, moment, &args, maps, err))
         exec_watcher(launch, &args, err);

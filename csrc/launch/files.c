@@ -102,9 +102,9 @@ int un_step_discard(struct un_launch *launch, const struct un_record *record, st
     return make_link(launch, record->arguments, "/dev/null", err);
 }
 
-/* Links a program into scratch through /proc/self/fd. A bind mount would not do, since runsc looks
- * for files next to its real path; a link keeps the name of the process, which is that of the
- * executed path. */
+/* Creates a symbolic link in scratch to a program, through /proc/self/fd. A bind mount would change
+ * the real path of runsc, next to which runsc looks for other files. The link preserves the process
+ * name, which comes from the executed path. */
 int un_step_program_link(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {

@@ -131,8 +131,8 @@ static enum un_look look_at_link(const struct un_trail *trail, const char *name,
     int failed = 0;
     found->fd = -1;
     if (is_in_proc(status)) {
-        /* The kernel's links have no path, such as /dev/fd/N of the shell's <(COMMAND); let the
-         * kernel follow. */
+        /* Only the kernel can follow a magic link (symlink(7)), such as /proc/self/fd/N for the
+         * shell's <(COMMAND), whose target may have no path. */
         close(link);
         found->fd = openat(trail->place[trail->count - 1].fd, name, O_PATH | O_CLOEXEC);
         return found->fd < 0 ? UN_LOOK_FAILED : UN_LOOK_FILE;

@@ -182,8 +182,8 @@ static void close_hidden_dir(struct hidden_dir *hidden_dir)
     errno = errnum;
 }
 
-/* Finds out how a file exposes the directory hidden_dir->fd[number]. *how becomes a verb phrase for
- * the error message, or NULL. Returns -1 with errno. */
+/* Finds out how a file exposes the directory hidden_dir->fd[number]. *exposure becomes a verb
+ * phrase for the error message, or NULL. Returns -1 with errno. */
 static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int fd,
                          const char **exposure)
 {
@@ -302,8 +302,8 @@ static bool is_there(const char *path)
     return !stat(path, &status);
 }
 
-/* Checks all bind-mount sources. While no templates exist, only writable mounts matter for their
- * directory. */
+/* Checks all bind-mount sources. While the directory of templates does not exist, only writable
+ * sources are checked against it. */
 static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
                         const char **names, struct un_error *err)
 {

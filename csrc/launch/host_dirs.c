@@ -110,7 +110,7 @@ static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
     struct stat status;
-    /* Through a copy of the mount, because the tmpfs of scratch may cover a directory of the
+    /* Works on a copy of the mount, because the tmpfs of scratch may cover a directory of the
      * source. */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);

@@ -30,8 +30,9 @@ static bool is_in_dev(int fd)
            file.st_dev == dev.st_dev && dev.st_dev != root.st_dev;
 }
 
-/* Returns whether a mount is below another one. A mount point's path does not tell: a mount that is
- * hidden by a later one, as /tmp/a is by a tmpfs on /tmp, keeps its path in mountinfo. */
+/* Returns whether a mount is a descendant of the mount with id `top`. Comparing the paths of mount
+ * points does not suffice: a mount hidden by a later one, as /tmp/a is by a tmpfs on /tmp, keeps
+ * its path in mountinfo. */
 static bool is_mounted_below(const struct un_mounts *mounts, const struct un_mounted *mount,
                              int top)
 {
@@ -86,7 +87,7 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
 {
     const char *part;
     if (un_machine_part(source->fd, &part))
-        /* A failure to find out must not permit the mount. */
+        /* The mount is rejected if the check itself fails. */
         part = "what /proc does not tell";
     /* Devices may be written to: access to a device is what such a bind mount is for. */
     if (!part || !strcmp(part, "/dev"))

@@ -17,7 +17,7 @@
 
 struct un_record {
     enum un_verb verb;
-    const char *arguments; /* its arguments, one after the other */
+    const char *arguments; /* arguments of the record, each terminated by NUL */
 };
 
 /* An open file of the host. */
@@ -49,7 +49,7 @@ struct un_view {
 
 /* The root filesystem under construction. All descriptors are O_PATH; -1 before they exist. */
 struct un_root {
-    int scratch; /* the directory of all that is built */
+    int scratch; /* root directory of the tmpfs for all files of the sandbox */
     int spare;   /* files to be mounted below view.top */
     int shown;   /* sources of the bind mounts for runsc */
     dev_t device;
@@ -102,7 +102,7 @@ int un_check_programs(struct un_launch *launch, struct un_error *err);
 
 /* ---- json.c: building the text of config.json ------------------------------------------------ */
 
-/* A growing text. */
+/* A string that grows as text is added. */
 struct un_text {
     char *bytes;
     size_t length;
@@ -118,14 +118,14 @@ void un_text_free(struct un_text *text);
 
 /* ---- walk.c: resolving a path component by component, by descriptors ------------------------- */
 
-/* Maximum depth of a path: a descriptor is kept open for each directory on the way. */
+/* Maximum depth of a path: a descriptor stays open for each directory of the path. */
 #define UN_TRAIL_MAX 256
 /* Maximum number of symbolic links in a path, as in the kernel (path_resolution(7)). */
 #define UN_LINKS_MAX 40
 
-/* A file on the way, by descriptor (O_PATH). */
+/* A file on the resolved path. */
 struct un_place {
-    int fd; /* -1 for a directory that only gVisor will create */
+    int fd; /* O_PATH descriptor; -1 for a directory that only gVisor will create */
     bool is_ours;
     size_t length; /* length of the file's path, a prefix of the trail's path */
 };
@@ -157,7 +157,7 @@ struct un_entry {
 typedef enum un_look un_looker(const struct un_trail *trail, const char *name,
                                struct un_entry *found, void *arg);
 
-/* Starts a trail at a root directory, whose descriptor the caller keeps. */
+/* Starts a trail at a root directory. The caller remains the owner of the descriptor. */
 void un_trail_begin(struct un_trail *trail, int root);
 /* Closes the descriptors of a trail. Preserves errno. */
 void un_trail_close(struct un_trail *trail);
@@ -236,7 +236,7 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
 
 /* ---- command.c: looking up the command in the sandbox ---------------------------------------- */
 
-/* Checks the command of a moment as un_view_check_command() does, so that a missing command fails
+/* Checks the command in `moment` as un_view_check_command() does, so that a missing command fails
  * before runsc is started. Cases that only the sandbox can decide are checked by usernsctl-verify.
  */
 int un_launch_check_command(struct un_launch *launch, const struct un_moment *moment,
@@ -245,11 +245,11 @@ int un_launch_check_command(struct un_launch *launch, const struct un_moment *mo
 /* ---- place.c: creating mount points ---------------------------------------------------------- */
 
 /* Creates a file or directory inside, and its missing parents, and resolves its path. `for_runsc`
- * says whether runsc will access the mount point by its path. The trail must be closed, even after
- * a failure. */
+ * must be set if runsc will access the mount point by its path. The trail must be closed, even
+ * after a failure. */
 int un_place_make(struct un_launch *launch, const char *inside, bool is_directory, bool for_runsc,
                   struct un_trail *trail, struct un_error *err);
-/* Fails because a mount point would have to be created inside of another mount. */
+/* Fails because a mount point would have to be created inside another mount. */
 int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail,
                           struct un_error *err);
 
@@ -314,7 +314,7 @@ void un_scratch_unmount(struct un_launch *launch);
 
 /* ---- snapshot.c: copying publicly readable files --------------------------------------------- */
 
-/* Maximum depth of directories that are walked. */
+/* Maximum depth of a directory tree that is searched or copied. */
 #define UN_DEPTH_MAX 128
 
 /* Returns whether a mode lets every user read a file, or list and search a directory. */
@@ -332,9 +332,9 @@ int un_snapshot(struct un_launch *launch, int source, int target, struct un_erro
 
 /* ---- private.c: hiding files that not every user may read ------------------------------------ */
 
-/* Covers each file and directory below `directory` that not every user may read by an empty one.
- * Covered directories are not entered, symbolic links are not followed, and entries that vanish
- * meanwhile are skipped. */
+/* Covers, with an empty file or directory, each file and directory below `directory` that not every
+ * user may read. Covered directories are not entered, symbolic links are not followed, and entries
+ * that vanish meanwhile are skipped. */
 int un_hide_private(struct un_launch *launch, int directory, const char *name,
                     struct un_error *err);
 
@@ -349,7 +349,7 @@ un_step_taker un_step_machine, un_step_snapshot, un_step_guarded, un_step_tree,
 /* root_dirs.c: directories, links and resolv.conf. */
 un_step_taker un_step_directory, un_step_link, un_step_resolver;
 /* bind_mounts.c: mounts at a path inside. */
-/* VERIFIER_INSIDE in gvisor/launch/steps.py. */
+/* Must equal VERIFIER_INSIDE in gvisor/launch/steps.py. */
 #define UN_VERIFIER_INSIDE "/.usernsctl-verify"
 un_step_taker un_step_file, un_step_bind, un_step_mount;
 /* files.c: files outside the root filesystem. */
@@ -365,7 +365,7 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
  * record needs them. The text must be freed, even after a failure. */
 int un_config_text(struct un_launch *launch, const struct un_moment *moment,
                    const struct un_idmap *maps, struct un_text *text, struct un_error *err);
-/* Writes the text to bundle/config.json in scratch; nothing if the launch has no config.json. */
+/* Writes the text to bundle/config.json in scratch, if the launch has a config.json. */
 int un_config_write(struct un_launch *launch, const struct un_moment *moment,
                     const struct un_idmap *maps, struct un_error *err);
 /* Returns the number of ids in a map. */
@@ -374,7 +374,7 @@ uint64_t un_map_ids(const struct un_map *map);
 /* ---- drop_privileges.c: dropping privileges before runsc is executed ------------------------- */
 
 /* Drops the privileges that the launch lists, permanently, and verifies that they are gone.
- * `has_several` says whether the user namespace maps more than one id. */
+ * `has_several` must be set if the user namespace maps more than one id. */
 int un_drop_privileges(struct un_launch *launch, bool has_several, struct un_error *err);
 
 #endif

@@ -50,8 +50,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
                    wanted, *absent ? absent : "/");
 }
 
-/* Returns whether entries can be created in place `at`, or can't be for a reason that another check
- * reports. */
+/* Returns whether entries can be created in the directory at index `at`, or can't be created for a
+ * reason that another check reports. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -88,7 +88,8 @@ static int find_closed(const struct un_launch *launch, const struct un_trail *tr
     return -1;
 }
 
-/* Replaces a directory of the host by a directory of this launch with the same entries. */
+/* Covers a directory of the host by a new directory with the same entries, in which mount points
+ * can be created. */
 static int open_up(struct un_launch *launch, int directory, const char *name, struct un_error *err)
 {
     static const char *const nothing[] = {NULL};

@@ -1,4 +1,4 @@
-/* Hiding files that the caller may read through a group, but programs inside should not. */
+/* Hiding files that the caller may read as a member of a group, but programs inside must not. */
 #include "base/base.h"
 #include "launch/launch.h"
 
