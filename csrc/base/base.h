@@ -47,8 +47,8 @@ static inline bool un_begins(const char *text, const char *start)
 
 /* ---- number.c: strict decimal numbers, without libc ------------------------------------------ */
 
-/* Reads decimal digits up to the first other byte. Returns a pointer to that byte, or NULL if there
- * is no digit or the number exceeds `most`. Async-signal-safe. */
+/* Reads decimal digits up to the first byte that is no digit. Returns a pointer to that byte, or
+ * NULL if there is no digit or the number exceeds `most`. Async-signal-safe. */
 const char *un_number_read(const char *text, uint64_t most, uint64_t *number);
 
 /* Writes a number of at most 20 digits, terminated by NUL, and returns a pointer to the NUL.
@@ -122,7 +122,7 @@ static inline void un_release_memory(const void *memory)
 
 /* ---- files.c: paths, and reading and writing files ------------------------------------------- */
 
-/* Writes DIRECTORY/NAME. Returns -1 with ENAMETOOLONG if that is too long. */
+/* Writes DIRECTORY/NAME. Returns -1 with ENAMETOOLONG if the path is too long. */
 int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name);
 /* Returns whether a path equals `top` or lies below it. */
 bool un_is_below(const char *path, const char *top);
@@ -205,7 +205,7 @@ static inline bool un_next_candidate(const char **at, const char *name, char pat
 /* A file that is read line by line. */
 struct un_lines {
     int fd;
-    int errnum;       /* error that stopped reading; 0 if none did */
+    int errnum;       /* errno of a failed read; 0 if none failed */
     uint64_t size;    /* size of the file when it was opened */
     uint64_t read;    /* number of bytes read so far */
     size_t at;        /* number of bytes of `block` already returned */
@@ -237,12 +237,12 @@ void un_lines_close(const struct un_lines *lines);
 /* A mount: a directory of a file system, and its mount point (proc_pid_mountinfo(5)). */
 struct un_mounted {
     int id;
-    int parent;          /* the id of the mount that the mount point is in */
-    const char *device;  /* of the file system, MAJOR:MINOR */
-    const char *root;    /* the mounted directory of the file system */
+    int parent;          /* id of the mount that contains the mount point */
+    const char *device;  /* device number of the file system, MAJOR:MINOR */
+    const char *root;    /* directory of the file system that is mounted */
     const char *point;   /* the mount point, relative to the root directory of this process */
-    const char *type;    /* of the file system */
-    const char *options; /* of the file system */
+    const char *type;    /* type of the file system */
+    const char *options; /* options of the file system */
 };
 
 /* All mounts that are visible to a process. */

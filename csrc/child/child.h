@@ -33,7 +33,7 @@ enum un_task_number {
     UN_TASK_UID,
     UN_TASK_KEEP_CAPS,
     UN_TASK_PDEATHSIG,
-    UN_TASK_INIT,    /* whether the second child is un_be_init(), with the command as its child */
+    UN_TASK_INIT,    /* whether the second child forks the command and runs un_be_init() */
     UN_TASK_GROUPS,  /* number of supplementary groups; -1 keeps them */
     UN_TASK_IS_ROOT, /* whether the caller is uid 0 of its user namespace */
     UN_TASK_ARGC,    /* number of arguments of the command */
@@ -91,8 +91,8 @@ enum un_news {
                         */
     UN_NEWS_SECOND,    /* the sender has forked a second child, whose pidfd is attached */
     UN_NEWS_INIT, /* the sender is the second child, process 1, and will start the command next */
-    UN_NEWS_HOLDING, /* attached: the sender's directory in /proc, and its namespaces in the order
-                        of enum un_ns */
+    UN_NEWS_HOLDING, /* with descriptors of the sender's directory in /proc, and of its
+                        namespaces in the order of enum un_ns */
     UN_NEWS_COUNT
 };
 
@@ -100,7 +100,7 @@ enum un_news {
 
 struct un_message {
     int32_t news; /* enum un_news */
-    int32_t step; /* of a failure: enum un_step; the next fields are as in struct un_error */
+    int32_t step; /* enum un_step of a failure; this and the next fields as in struct un_error */
     int32_t errnum;
     char cause[UN_CAUSE_MAX]; /* "" for none */
     char detail[UN_DETAIL_MAX];

@@ -73,7 +73,7 @@ struct inside {
     const char *const *environment;
 };
 
-/* Sends the caller the error that kept the command from starting. Returns the exit status. */
+/* Sends the caller the error that prevented the start of the command. Returns the exit status. */
 static int tell_and_fail(const struct inside *inside, struct un_error *err)
 {
     un_send_failure(inside->task.fd[UN_TASK_SOCKET], err);
@@ -107,8 +107,8 @@ static int become_task_command(void *arg)
     return tell_and_fail(inside, &err);
 }
 
-/* Executes the command below process 1. Restores the caller's action for SIGCHLD, which process 1
- * has reset in order to wait for its child. */
+/* Executes the command in the child of process 1. Restores the caller's action for SIGCHLD, which
+ * process 1 has reset in order to wait for its child. */
 static int become_command_below_init(void *arg)
 {
     struct inside *inside = arg;
@@ -130,7 +130,7 @@ static int become_init(void *arg)
     };
     struct un_error err;
     int deathsig = (int)task->number[UN_TASK_PDEATHSIG];
-    /* The command needs no signal of its own: the kernel kills it when process 1 dies. */
+    /* The command needs no parent-death signal: the kernel kills it when process 1 dies. */
     task->number[UN_TASK_PDEATHSIG] = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
         return tell_and_fail(inside, &err);
@@ -142,8 +142,8 @@ static int become_init(void *arg)
     return tell_and_fail(inside, &err);
 }
 
-/* Waits until the caller has received the socket. Returns false if the caller has exited: nothing
- * may be started of which the caller would not know. */
+/* Waits until the caller has received the socket. Returns false if the caller has exited: a command
+ * must not start without a caller that knows of it. */
 static bool is_heard(int socket)
 {
     char byte;

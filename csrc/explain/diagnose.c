@@ -67,7 +67,7 @@ static bool may_admin(void)
     return facts && facts->caps >> CAP_SYS_ADMIN & 1;
 }
 
-/* Returns whether this is the initial user namespace: only that one maps every id. */
+/* Returns whether this is the initial user namespace, the only one that maps every id. */
 static bool is_initial(void)
 {
     un_auto_free struct un_facts *facts = read_facts();
@@ -77,7 +77,7 @@ static bool is_initial(void)
 
 static const char *creation_denied(const char *proc)
 {
-    /* The kernel never denies unshare(0), so a seccomp filter has. */
+    /* The kernel never denies unshare(0), so EPERM comes from a seccomp filter. */
     if (syscall(SYS_unshare, 0) && errno == EPERM)
         return "seccomp-denies-userns";
     if (!un_proc_has_mount(proc, "/", false))
@@ -153,8 +153,8 @@ const char *un_cause_of_closed_proc(const char *proc)
         return "apparmor-restricts-userns";
     if (is_confined_by_apparmor(proc))
         return "lsm-denies-userns";
-    /* No query tells whether Landlock confines a process, but nothing else is left that denies a
-     * file to its owner. */
+    /* The kernel has no query for whether Landlock confines a process, but Landlock is the only
+     * remaining mechanism that denies a file to its owner. */
     return un_landlock_version() ? "landlock" : NULL;
 }
 

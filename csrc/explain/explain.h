@@ -60,7 +60,7 @@ bool un_match_start(const char *sequence, const char *text, size_t size);
 
 /* ---- search.c: finding the messages of the catalogue in a text ------------------------------- */
 
-/* Does the same as un_search_add(), except for hints and ids of causes, which occur in output of
+/* Searches like un_search_add(), but ignores hints and ids of causes, which occur in output of
  * runsc only as quotations. */
 void un_search_add_messages(struct un_search *search, const char *text, size_t size);
 

@@ -18,8 +18,8 @@ static const struct {
     [UN_LIMIT_PIDS] = {"pids", {"pids.events", "pids.events"}, "max ", "process-limit"},
 };
 
-/* Returns the counter, or -1 if it can't be read. `group` is the path of this process's control
- * group, perhaps in the host's hierarchy: in a container, its own group is at the mount point. */
+/* Returns the counter, or -1 if it can't be read. In a container, `group` may be a path in the
+ * host's hierarchy, and the process's own control group is then the one at the mount point. */
 static int64_t count_in(enum un_limit limit, int version, const char *group)
 {
     char mount[64], path[UN_PATH_MAX + 128];

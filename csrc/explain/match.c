@@ -82,8 +82,8 @@ static bool begins_with_set(const char *sequence, const char *text, const char *
     }
 }
 
-/* Returns whether a sequence matches at `text`. The recursion is as deep as the sequence has SET
- * and NOT. */
+/* Returns whether a sequence matches at `text`. The recursion depth grows with the number of SET
+ * and NOT bytes in the sequence. */
 static bool begins_with(const char *sequence, const char *text, const char *end)
 {
     for (; *sequence && *sequence != END; sequence++) {

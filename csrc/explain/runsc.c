@@ -8,7 +8,7 @@
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
-/* The length of the searched part of a message: the explanation may follow several paths. */
+/* The number of bytes of a message that are searched: several paths may precede the explanation. */
 #define MATCHED_MAX (4 * UN_PATH_MAX)
 
 /* runsc's messages if the working directory is missing in the sandbox and can't be created. */

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* The rank of a cause: the number of causes of its message, and its place among them. */
+/* The rank of a cause: the number of causes of its message, and its position among them. */
 struct rank {
     size_t of;
     size_t place;

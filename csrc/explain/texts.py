@@ -20,7 +20,7 @@ MANY = 1000
 # Character classes of re.ASCII, as the contents of a set.
 CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "S": "^ \t\n\r\f\v"}
 
-#: Files of messages, in the order of precedence if several messages match.
+#: Files of messages. If several messages match, those of an earlier file take precedence.
 SPEAKERS = ("runsc", "helpers", "namespaces", "containers")
 
 HEAD = """\
@@ -152,7 +152,7 @@ def words(lists: list[list[str]]) -> Iterator[str]:
 
 
 def read(directory: Path, key: str) -> list[dict[str, Any]]:
-    """Return the tables of that name in all files of a directory, in the order of SPEAKERS."""
+    """Return the tables named `key` in all files of a directory, in the order of SPEAKERS."""
     order = {f"{name}.toml": place for place, name in enumerate(SPEAKERS)}
     files = sorted(directory.glob("*.toml"), key=lambda file: (order.get(file.name, 0), file.name))
     return [

@@ -17,8 +17,8 @@ bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX]
  * there is none. */
 bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX]);
 /* Runs a program found in `path` with up to two arguments, for lookups that only NSS can answer.
- * `words` holds the program and its arguments, followed by NULL if they are fewer. Returns its
- * output, truncated to size - 1 bytes, or NULL on failure. */
+ * `words` holds the program and its arguments; NULL must follow if there are fewer than two.
+ * Returns the output, truncated to size - 1 bytes, or NULL on failure. */
 const char *un_ask(const char *path, const char *const words[], char *output, size_t size);
 
 /* ---- subid.c: parsing files like /etc/subuid ------------------------------------------------- */
@@ -33,8 +33,9 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
 
 /* ---- user.c: a user's line in the user database ---------------------------------------------- */
 
-/* Finds the passwd(5) line of a uid in the file `passwd`, or by getent(1) found in `path`. The end
- * of the line may be truncated. Returns false if there is none. */
+/* Finds the passwd(5) line of a uid in the file `passwd`, otherwise in the output of getent(1), for
+ * which `path` is searched. The end of the line may be truncated. Returns false if there is none.
+ */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX]);
 
 #endif

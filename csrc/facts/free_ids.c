@@ -55,7 +55,7 @@ static bool take_granted(char *line, void *into)
     const char *at = strchr(line, ':');
     if (at)
         at = un_subid_number(at + 1, ':', UINT32_MAX, &start);
-    /* The count may exceed the last id: newuidmap(1) grants the part below it. */
+    /* The range may extend beyond the largest id: newuidmap(1) grants the part that exists. */
     if (!at || !un_subid_number(at, '\0', INT64_MAX, &count))
         return true;
     return add_span(into, start, start + count);
@@ -152,7 +152,7 @@ static bool find_free_range(const struct un_grant_files *files,
     }
     if (range_exists(parents, FIRST))
         return false;
-    /* In a container the ids may end below 100000. Unreadable user files count as empty there. */
+    /* In a container the ids may end below 100000. Unreadable user files count as empty here. */
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         take_each_line(files->users[kind], take_user, &behind);
     if (!add_span(taken, 0, behind) || !add_span(taken, last, END))

@@ -76,7 +76,7 @@ static bool grants_any_group(const char *login)
 }
 
 /* Parses the output of getsubids(1): a line "0: user 100000 65536" per range. Returns a message
- * about a malformed output, or NULL. */
+ * about malformed output, or NULL. */
 static const char *take_subids(const char *text, struct un_ranges *ranges)
 {
     while (*text) {

@@ -35,7 +35,7 @@
 /* Steps of the setup at which something can fail. */
 enum un_step {
     UN_STEP_NONE,
-    UN_STEP_ARGUMENT,    /* a request that makes no sense */
+    UN_STEP_ARGUMENT,    /* an invalid request */
     UN_STEP_FACTS,       /* reading the ids, the capabilities and the namespace of the caller */
     UN_STEP_SUBID,       /* reading the subordinate id ranges */
     UN_STEP_PLAN,        /* choosing the maps and their writers */
@@ -56,14 +56,14 @@ enum un_step {
     UN_STEP_CAPABILITIES,
     UN_STEP_SESSION,
     UN_STEP_PDEATHSIG,
-    UN_STEP_STDIO,   /* standard input, output and error */
+    UN_STEP_STDIO,   /* preparing standard input, output and error */
     UN_STEP_FDS,     /* passing and closing descriptors */
     UN_STEP_LOOKUP,  /* searching PATH for the command */
     UN_STEP_EXEC,    /* execve(2) of the command */
     UN_STEP_WAIT,    /* waiting for a child */
     UN_STEP_LAUNCH,  /* parsing a launch */
-    UN_STEP_SANDBOX, /* the files of a sandbox */
-    UN_STEP_ROOTFS,  /* the root filesystem of a sandbox */
+    UN_STEP_SANDBOX, /* creating the files of a sandbox */
+    UN_STEP_ROOTFS,  /* building the root filesystem of a sandbox */
     UN_STEP_HOME,    /* hiding a home directory in the root filesystem */
     UN_STEP_BIND,    /* bind-mounting a file into the root filesystem */
     UN_STEP_CONFIG,  /* writing config.json of a sandbox */
@@ -133,7 +133,7 @@ void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_fai
 /* A list of strings, stored one after the other, each terminated by NUL. */
 struct un_messages {
     char *bytes;
-    size_t size;  /* of all strings, in bytes */
+    size_t size;  /* total size of the strings, in bytes */
     size_t count; /* number of strings */
 };
 
@@ -150,7 +150,7 @@ void un_messages_free(struct un_messages *messages);
  * and command.
  */
 struct un_runsc_words {
-    bool has_ended;              /* runsc exited normally, after the sandbox */
+    bool has_ended;              /* whether runsc exited normally, after the sandbox */
     const char *told;            /* the message that explains the failure, or NULL */
     struct un_messages messages; /* all fatal errors, in order */
     char *crash;                 /* the first line of the crash report, or NULL */
@@ -309,9 +309,9 @@ bool un_free_ids(const struct un_grant_files *files, const struct un_map *const 
 
 /* All facts that a plan depends on. */
 struct un_facts {
-    struct un_id_facts id[2]; /* by enum un_kind */
+    struct un_id_facts id[2]; /* indexed by enum un_kind */
     uint64_t caps;            /* effective capabilities of the caller, bit N for capability N */
-    size_t page_size;         /* bytes */
+    size_t page_size;         /* in bytes */
     /* The following fields are read only if the plan needs them: un_facts_read_parents(). */
     bool has_parents; /* whether un_facts_read_parents() has filled in the kernel version and
                          id[].parent */
@@ -330,7 +330,7 @@ struct un_facts {
 
 /* Files from which un_facts_read_ranges() reads. NULL means the default path. */
 struct un_sources {
-    const char *subid[2]; /* /etc/subuid and /etc/subgid, by enum un_kind */
+    const char *subid[2]; /* /etc/subuid and /etc/subgid, indexed by enum un_kind */
     const char *passwd;   /* /etc/passwd */
     const char *nsswitch; /* /etc/nsswitch.conf */
     const char *login;    /* /etc/login.defs */
@@ -386,7 +386,7 @@ struct un_id_request {
 };
 
 struct un_request {
-    struct un_id_request id[2]; /* by enum un_kind */
+    struct un_id_request id[2]; /* indexed by enum un_kind */
     int setgroups;              /* enum un_setgroups */
     bool allow_single_id; /* fall back to mapping only the caller's own id instead of failing */
 };
@@ -395,8 +395,8 @@ struct un_request {
 
 struct un_plan {
     struct un_idmap map;
-    int writer[2];               /* enum un_writer, by enum un_kind */
-    const char *reason[2];       /* reason for the choice of the writer, by enum un_kind */
+    int writer[2];               /* enum un_writer, indexed by enum un_kind */
+    const char *reason[2];       /* why that writer was chosen, indexed by enum un_kind */
     char helper[2][UN_PATH_MAX]; /* path of the helper, if the writer is UN_WRITER_HELPER */
     int helper_timeout_ms;       /* timeout of both helpers together */
     struct un_ranges clipped[2]; /* parts of the subordinate ranges that do not exist in the
@@ -404,9 +404,9 @@ struct un_plan {
     bool single_id;         /* whether allow_single_id was used because the full request failed */
     struct un_error wanted; /* the error of the full request, if single_id is set */
     int setgroups;     /* what to write to /proc/PID/setgroups; UN_SETGROUPS_AUTO writes nothing */
-    int64_t become[2]; /* id to switch to inside, by enum un_kind; -1 keeps the id */
-    bool drop_groups;  /* whether to drop the supplementary groups, because the ids outside change
-                          too */
+    int64_t become[2]; /* id to switch to inside, indexed by enum un_kind; -1 keeps the id */
+    bool drop_groups;  /* whether to drop the supplementary groups: the gid outside changes, and
+                          setgroups(2) is allowed */
     bool is_root;      /* whether the caller is uid 0 of its own namespace */
 };
 
@@ -492,7 +492,7 @@ int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool
  * false or -1. */
 struct un_setup {
     bool own_stdio;            /* see un_own_stdio() */
-    unsigned long propagation; /* MS_PRIVATE, MS_SLAVE or MS_SHARED, of all mounts */
+    unsigned long propagation; /* MS_PRIVATE, MS_SLAVE or MS_SHARED for all mounts */
     const char *root;          /* chroot(2) */
     const char *mount_proc;    /* mount point of a new proc, below `root` */
     const char *cwd;           /* chdir(2) */
@@ -554,7 +554,7 @@ struct un_spawn {
     struct un_command command;
     int stdio[3];         /* descriptors to use as 0 to 2; -1 keeps the caller's */
     bool close_fds;       /* close all descriptors from 3 on except `keep` */
-    const int *keep;      /* descriptors to pass on, sorted, without duplicates */
+    const int *keep;      /* descriptors that the command inherits, sorted, without duplicates */
     size_t keep_count;    /* number of descriptors in `keep` */
     bool restore_signals; /* reset SIGPIPE and SIGXFSZ, which Python ignores, to the default action
                            */
@@ -577,8 +577,9 @@ void un_spawn_init(struct un_spawn *spawn);
  * the child directly; any other command by the child program, once inside.
  */
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
-/* Returns the wait status, as of waitpid(2), of a process that was already reaped, as by the kernel
- * where SIGCHLD is ignored; -1 if the kernel does not support that query (before Linux 6.15). */
+/* Returns the wait status, as of waitpid(2), of a process that was already reaped, for example by
+ * the kernel because SIGCHLD is ignored; -1 if the kernel does not support that query (before Linux
+ * 6.15). */
 int un_lost_status(int pidfd);
 /*
  * Acts as process 1 of a PID namespace for the command `child`: forwards signals to the command,
@@ -643,7 +644,7 @@ struct un_command_fault {
 };
 
 /* Checks that a command can be found in `search` and executed, from the directory `cwd` inside.
- * Files that only gVisor can read, or that this process may not read, are taken to be right.
+ * Files that only gVisor can read, or that this process may not read, are assumed to be valid.
  * Returns whether there is a fault. */
 bool un_view_check_command(const struct un_view *view, const char *command, const char *search,
                            const char *cwd, struct un_command_fault *fault);
@@ -689,7 +690,7 @@ int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *er
 /* Directories that must never be visible in a sandbox. */
 struct un_hidden {
     const char *state;     /* directory of the records of sandboxes */
-    const char *templates; /* NULL if the caller has none */
+    const char *templates; /* directory of templates; NULL if the caller has none */
 };
 
 /* Fails if a program in the sandbox could see a hidden directory, or could write to `file`, from
@@ -705,8 +706,8 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
 /* Closes all descriptors of the launch and frees it. Mounts stay. NULL is allowed. */
 void un_launch_close(struct un_launch *launch);
 
-/* Return the directory of all that was built, as a path and as a descriptor, and the file system
- * that the sandbox will see. All remain owned by the launch. */
+/* Return the scratch directory, which contains everything that was built, as a path and as a
+ * descriptor, and the file system that the sandbox will see. All remain owned by the launch. */
 const char *un_launch_scratch(const struct un_launch *launch);
 int un_launch_scratch_fd(const struct un_launch *launch);
 const struct un_view *un_launch_view(const struct un_launch *launch);
@@ -732,9 +733,9 @@ int un_machine_part(int fd, const char **part);
 /* Returns whether symbolic links of this owner may be followed anywhere. `path` is that of the
  * link, with all other symbolic links resolved. */
 bool un_owner_is_trusted(uid_t uid, const char *path);
-/* Returns whether a user other than the caller and root may write to an open directory, by its mode
- * or its access control list. A group counts as the caller's own if it is root's, or has the
- * caller's number and no members. */
+/* Returns whether a user other than the caller and root may write to an open directory, according
+ * to its mode or its access control list. A group counts as the caller's own if it is root's, or
+ * has the caller's number and no members. */
 bool un_others_may_write(int directory);
 /* Sets O_APPEND on a descriptor that is at the end of a file, because gVisor would overwrite the
  * file's contents otherwise. Returns -1 with errno if the descriptor is not open. */
