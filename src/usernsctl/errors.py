@@ -20,7 +20,7 @@ from errno import EPERM as _EPERM
 from usernsctl._lean import Any, Self
 from usernsctl._text import shown, shown_lines
 
-# The same as un_exit_status() of csrc/base/error.c, which usernsctl-exec calls.
+# Must match un_exit_status() of csrc/base/error.c, which usernsctl-exec calls.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
 # These errnos have one cause, whichever system call fails with them.
@@ -219,7 +219,7 @@ class PoolError(UsernsError):
 class PoolTimeoutError(PoolError, TimeoutError):
     """No sandbox of a pool became free before the deadline.
 
-    The reason tells the state of the pool, and the last start that failed.
+    The reason describes the state of the pool and its last failed start.
     """
 
 

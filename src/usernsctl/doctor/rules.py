@@ -25,7 +25,7 @@ Evidence = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The facts and probes that rules judge by."""
+    """The facts and probes that rules evaluate."""
 
     facts: Facts
     probes: Mapping[str, Probe]
@@ -96,14 +96,14 @@ def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule that tells whether a cause holds.
+    """A rule that decides whether a cause holds.
 
-    :ivar explains: the probes whose failure needs no other cause if this one holds.
+    :ivar explains: the probes whose failure the cause explains.
     :ivar holds: returns the evidence besides the probes for which the core named the cause.
     :ivar warns: whether the cause never blocks.
     :ivar always: whether the cause is reported for all purposes.
     :ivar guessed: whether the cause holds only if nothing else explains that the sandbox failed.
-    :ivar eclipses: whether no other finding means anything beside this cause.
+    :ivar eclipses: whether the cause makes all other findings meaningless.
     """
 
     id: str
@@ -150,7 +150,7 @@ def clone_off(seen: Seen) -> Evidence:
 
 
 def _full(seen: Seen) -> Probe | None:
-    """Return the failed run of a sandbox if a low limit denied it a namespace."""
+    """Return the failed probe of runsc if a low limit denied the sandbox a namespace."""
     low = (seen.facts.sysctls.get("user/max_user_namespaces") or NO_LIMIT) < _NEEDED
     return seen.failed("runsc") if low and seen.said("runsc", "no space left on device") else None
 
@@ -379,7 +379,7 @@ def selinux_nested(seen: Seen) -> Evidence:
 def yama(seen: Seen) -> Evidence:
     scope = seen.facts.sysctls.get("kernel/yama/ptrace_scope")
     probe = seen.failed("ptrace", errnos=(errno.EPERM,))
-    # Scope 2 requires a capability that we have in a namespace of our own.
+    # Scope 2 requires CAP_SYS_PTRACE, which this user has in a new user namespace (ptrace(2)).
     if scope is None or scope < 3 or probe is None:
         return ()
     return (f"kernel.yama.ptrace_scope is {scope}", told(probe))
@@ -423,7 +423,7 @@ def no_null(seen: Seen) -> Evidence:
     probe = seen.failed("null")
     if probe is None:
         return ()
-    # Other rules name other reasons why a device that exists can't be opened.
+    # If a device exists and its mount is not nodev, other rules explain EPERM and EACCES.
     nodev = [
         point for point in ("/dev", "/dev/null") if "nodev" in seen.facts.mounts.get(point, ())
     ]
@@ -434,7 +434,8 @@ def no_null(seen: Seen) -> Evidence:
 def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Evidence:
     """Return the limits that are too low, if a program in gVisor could not be run.
 
-    :param limits: by the name of the fact, the name of the limit, and a value that always suffices.
+    :param limits: for each field of the limits in the facts, the name of the limit, and a value
+        that always suffices, or None if any limit may be too low.
     """
     probe, found = seen.failed("runsc"), []
     for fact, (name, enough) in limits.items():
@@ -453,7 +454,7 @@ def signals_lost(seen: Seen) -> Evidence:
     return ()
 
 
-# Always enough: a signal for each thread of the processes of a new sandbox.
+# An upper bound of the signals that a new sandbox queues: one for each thread.
 _SIGNALS = 100
 
 # gVisor starts dozens of threads, and opens dozens of files, for the smallest program.
@@ -568,7 +569,7 @@ RULES: tuple[Rule, ...] = (
     Rule("kvm-denied", ("kvm",), fails("kvm", errnos=_REFUSALS)),
 )
 
-#: Causes that are only consequences of other causes, if one of those holds.
+#: Causes to leave out if one of the causes listed with them holds, as they are its consequences.
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     # The core does not compare the limit with its default.
     "nesting-too-deep": (
@@ -580,9 +581,9 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     LATE: ("signal-limit",),
     "target-gone": ("no-proc", "proc-hidepid"),
     "seccomp-denies-call": ("seccomp-denies-userns", "mount-denied", "ptrace-denied"),
-    # Where the caller is nobody, no file belongs to root either.
+    # If the caller's id is unmapped, root's usually is as well: the helpers belong to nobody.
     "helper-not-setuid": ("caller-id-unmapped",),
-    # The core names this cause if the helper gave no reason of its own.
+    # The core names this cause for a helper that failed without a known message.
     "helper-failed": tuple(
         rule.id for rule in RULES if "range-map" in rule.explains and rule.id != "helper-failed"
     ),

@@ -1,7 +1,7 @@
 """The catalogue of causes, read from the files in ``causes/``.
 
-The C core has the ids, reasons and remedies for the host as well: csrc/explain/texts.py makes a
-table of these files when the core is built.
+The C core also has the ids, the reasons and the remedies for the host: csrc/explain/texts.py
+generates a C table from these files when the core is built.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import msgspec
 
 from usernsctl.explain.model import Cause, Place, Purpose
 
-#: The files of the catalogue, in the order in which their causes get in the way.
+#: The files of the catalogue, in the order in which their causes stop a start.
 AREAS = ("namespaces", "maps", "helpers", "runsc", "bundle", "commands", "containers")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cause as its file has it; see :class:`~usernsctl.explain.model.Cause` for the fields.
 
-    :ivar reproduced: whether tests bring the cause about; ``"vm"`` if only the tests in the virtual
-        machine do, since not every machine can be made to fail so.
+    :ivar reproduced: whether tests reproduce the cause; ``"vm"`` if only the tests in the virtual
+        machine do, since the failure can't be provoked on every machine.
     """
 
     id: str
@@ -44,7 +44,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def entries() -> Iterator[tuple[str, Entry]]:
-    """Yield each entry of the files, after the name of its area."""
+    """Yield the name of the area and the entry, for each entry of the files."""
     directory = Path(__file__).with_name("causes")
     for area in AREAS:
         table = tomllib.loads((directory / f"{area}.toml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The causes that a text can have, by the messages that the core finds in it."""
+"""Explanations of text: the possible causes of error messages that the core recognises in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINE_MAX = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A cause that the input can have.
+    """A possible cause of an error message in the input.
 
     :ivar seen: the lines with messages of this cause, each cut to a few hundred characters.
     :ivar finding: the finding of this cause on this machine, or ``None``.
@@ -32,10 +32,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The causes that an input can have.
+    """The possible causes of the error messages in an input.
 
-    :ivar candidates: causes that the probes confirm first, then the likeliest first.
-    :ivar others: findings of the probes whose causes no message in the input has.
+    :ivar candidates: the possible causes: first those that the probes confirm, then the others,
+        the likeliest first.
+    :ivar others: findings on this machine whose causes match no message in the input.
     :ivar probed: whether this machine was probed.
     :ivar empty: whether there was no input at all.
     """
@@ -52,9 +53,9 @@ class Explanation:
 
 
 def explain(stream: BinaryIO) -> Explanation:
-    """Name the causes that the text of a stream can have, without probing this machine.
+    """Return the possible causes of the error messages in a stream, without probing this machine.
 
-    The stream may have any bytes; memory use does not grow with their number.
+    The stream may contain any bytes; memory use does not grow with its length.
 
     :raises OSError: the stream can't be read.
     """
@@ -74,9 +75,9 @@ def explain(stream: BinaryIO) -> Explanation:
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
-    """Name the causes of the first recognised failure in the debug logs of a call of runsc.
+    """Return the causes of the first recognised failure in the debug logs of a call of runsc.
 
-    The last message of a process is often only that another process is gone.
+    The last message of a process often reports only that another process has ended.
     """
     explanation = Explanation(candidates=(), empty=not failures)
     for failure in failures:
@@ -111,7 +112,8 @@ def confirm(explanation: Explanation, report: Report) -> Explanation:
     )
 
 
-# Programs without an AppArmor profile fail of these where usernsctl, which may have one, does not.
+# Causes by the setting that suggests them. A program without an AppArmor profile may fail where the
+# probes of usernsctl, which may have a profile, succeed.
 _BY_SYSCTL = {"apparmor-restricts-userns": ("kernel/apparmor_restrict_unprivileged_userns", 1)}
 
 
@@ -126,14 +128,14 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
     """Yield the text of a stream, in pieces that end at the end of a line, or overlap."""
     rest = b""
     while block := stream.read(_BLOCK):
-        # A text copied from another system may have its line ends.
+        # Text from other systems may have CR or CR LF as line ends.
         piece = rest + block.replace(b"\r", b"\n")
         yield piece
         rest = piece[max(piece.rfind(b"\n") + 1, len(piece) - _LINE_MAX) :]
 
 
 def _line_at(piece: bytes, at: int) -> str:
-    """Return the line, or the message in JSON, at this place, escaped for a terminal."""
+    """Return the line, or the message in JSON, at the offset `at`, escaped for a terminal."""
     start = max(piece.rfind(b"\n", 0, at) + 1, at - _LINE_MAX)
     end = piece.find(b"\n", at, at + 2 * _LINE_MAX)
     before = piece[start:at].decode("utf-8", "replace")

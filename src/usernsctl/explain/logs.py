@@ -25,9 +25,9 @@ _NAME = re.compile(r"(?P<call>.*\.\d{8}-\d{6}\.\d+)\.(?P<command>[a-z-]+)\.txt")
 _PROCESSES = {"gofer": "gofer", "boot": "sandbox", "panic": "sandbox"}
 _ORDER = ("gofer", "sandbox", "runsc")
 
-# The source location before it keeps output of the sandboxed program from being taken for it.
+# The source location before "]" distinguishes messages of runsc from output of the program inside.
 _FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
-# Go's runtime gives the reason of some fatal errors in the line before.
+# Go's runtime prints the reason of some fatal errors in the line before "fatal error:".
 _CRASH = re.compile(r"^(?:runtime: failed |(?:panic|fatal error|SIG[A-Z]+): )[^\n]*", re.MULTILINE)
 _HELPER_SAID = re.compile(r"^(?:newuidmap|newgidmap): [^\n]+", re.MULTILINE)
 _HELPER_FAILED = re.compile(r"new[ug]idmap failed")
@@ -73,7 +73,7 @@ def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
     for logs in _calls(directory):
         found = [failure for log in logs if (failure := log.failure()) is not None]
         if found:
-            # Without a map, the gofer fails, too, unless runsc kills it first.
+            # If a helper fails, the gofer has no id map, and fails unless runsc kills it first.
             return tuple(sorted(found, key=lambda failure: not failure.is_of_helper))
     return ()
 
@@ -142,7 +142,7 @@ _JSON_MESSAGE = re.compile(r'"(?:msg|log|message)":\s?"((?:[^"\\]|\\.)*)"')
 
 
 def message_at(line: str, place: int) -> str:
-    """Return the JSON message at this place of a line, or the line itself."""
+    """Return the JSON message at the offset `place` of a line, or the line itself."""
     for message in _JSON_MESSAGE.finditer(line):
         if message.start() <= place < message.end():
             return _unescape(message[1])
@@ -155,7 +155,7 @@ def printable(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return untrusted text as one line in quotation marks, which the text can't end.
+    """Return untrusted text as one line in quotation marks, with those in the text escaped.
 
     The text is cut after :data:`SHOWN_MAX` characters; control characters are escaped.
     """

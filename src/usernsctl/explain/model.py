@@ -24,12 +24,12 @@ class Cause:
     :ivar id: stable: it never changes once released.
     :ivar title: a few words.
     :ivar why: what the cause makes impossible, and by which rule; one or two sentences.
-    :ivar told_by: how to tell the cause from others with the same errno or text.
-    :ivar remedies: commands to copy, by the place they are for; ``"host"`` is always there.
+    :ivar told_by: how to distinguish the cause from others with the same errno or text.
+    :ivar remedies: commands to copy, by the place where they apply; ``"host"`` is always a key.
     :ivar prose: whether the remedy for the host is a sentence, rather than shell commands.
     :ivar purposes: the purposes that the cause blocks.
     :ivar reference: a manual page, a kernel version, or a document, that states the rule.
-    :ivar reproduced: whether tests bring the cause about; otherwise they inject its facts.
+    :ivar reproduced: whether tests reproduce the cause; otherwise they inject its facts.
     """
 
     id: str

@@ -7,7 +7,7 @@ import sys
 from usernsctl._text import say, shown, shown_lines
 from usernsctl.errors import UsernsError
 
-#: The most columns of a line of prose. Commands to copy are not wrapped.
+#: The maximum width of a line of prose, in columns. Commands to copy are not wrapped.
 WIDTH = 80
 
 
@@ -31,7 +31,7 @@ def print_error(error: UsernsError) -> None:
     known = _core.cause(error.cause)
     if known is not None:
         say(f"  why: {known.why} [{error.cause}]")
-    elif error.cause not in (None, "usage"):  # the core's word for an option that there is not
+    elif error.cause not in (None, "usage"):  # "usage": an unknown option
         say(f"  cause: {error.cause}")
     # Only remedies of the catalogue have several lines: names in other remedies are escaped.
     if remedy := error.remedy or (known.remedy if known else None):
