@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.template import python as python_templates
     from usernsctl.gvisor.template import template as templates
 else:
-    # Few programs have pools and templates.
+    # Imported on first use: few programs use pools or templates.
     pools = LateModule("usernsctl.gvisor.pool.pool")
     checkpoint = LateModule("usernsctl.gvisor.template.checkpoint")
     python_templates = LateModule("usernsctl.gvisor.template.python")
@@ -98,11 +98,11 @@ class SandboxHost(HostBase):
             begins with ``/``, else a line. Or a function that is called with the sandbox, and
             returns when the command is ready. Optional only if `args` is ``None``.
         :param options: `env`, `cwd` and `user`, as for :class:`Sandbox`; `timeout`, the time limit
-            of the whole, in seconds, 300 by default.
+            of the call, in seconds, 300 by default.
         :returns: the template.
         :raises ValueError: an argument has a wrong value, or the host is closed.
         :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises TimeoutExpired: the whole took more than `timeout` seconds; nothing is left of it.
+        :raises TimeoutExpired: the call took more than `timeout` seconds, and left nothing behind.
         :raises RunscError: the command ended before it was ready (cause
             ``"template-not-ready"``), or runsc can't save it (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
@@ -127,7 +127,7 @@ class SandboxHost(HostBase):
         :returns: the template.
         :raises ValueError: an argument has a wrong value, or the host is closed.
         :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises TimeoutExpired: the whole took more than `timeout` seconds; nothing is left of it.
+        :raises TimeoutExpired: the call took more than `timeout` seconds, and left nothing behind.
         :raises RunscError: the imports or `code` failed (cause ``"template-not-ready"``), or left
             threads or open sockets (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.

@@ -1,1 +1,1 @@
-"""The program of ours in a sandbox that starts further commands there."""
+"""The agent of a sandbox: the program of usernsctl that starts further commands inside."""

@@ -127,7 +127,7 @@ class SandboxCommands:
             self._life().kill()
 
     def adopt(self, agent: Agent) -> None:
-        """Start further commands by an agent that runs already."""
+        """Use a running agent to start further commands."""
         self._agents.adopt(agent)
 
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
@@ -139,7 +139,7 @@ class SandboxCommands:
     def _start(
         self, spec: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
     ) -> SandboxPopen[Any]:
-        """Start a command after a check of `args`, which the result keeps unchanged."""
+        """Check `args`, and start the command; `args` of the result is the unchanged argument."""
         argv = list(checks.argv(args))
         started = SandboxPopen[Any](self._place, spec, argv, deadline=deadline, **arguments)
         started.args = args
@@ -187,9 +187,9 @@ class SandboxCommands:
     ) -> SandboxPopen[Any]:
         """Ask the agent to start a command, without blocking the event loop.
 
-        A stopped agent takes only as many messages as its socket has room for.
+        If the agent is stopped, this call waits for room in the agent's socket.
 
-        :raises AgentUnresponsive: the agent did not take the message before the deadline.
+        :raises AgentUnresponsive: the agent did not receive the message before the deadline.
         """
         while True:
             try:

@@ -1,7 +1,7 @@
 """The keyword arguments of commands in a sandbox, for type checkers.
 
-:mod:`usernsctl.commands.options` has those of commands outside. A call does not look at these
-classes, so they are imported only for code that reads annotations.
+:mod:`usernsctl.commands.options` has those of commands outside. No call needs these classes at run
+time, so they are imported only for code that reads annotations.
 :meth:`usernsctl.gvisor.agent.commands.SandboxCommands` raises :class:`TypeError` for a keyword that
 no class has.
 """
@@ -19,7 +19,7 @@ _Input = TypeVar("_Input", str, bytes, Any)
 
 
 class _SandboxCommand(TypedDict, total=False):
-    """Options of each command; `stdout` is not one of ``check_output()``."""
+    """Options of each command, except `stdout`, which ``check_output()`` does not accept."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None

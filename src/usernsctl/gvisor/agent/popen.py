@@ -107,12 +107,12 @@ class Place:
 class SandboxPopen(subprocess.Popen[AnyStr]):
     """A command in a sandbox, which :meth:`usernsctl.Sandbox.popen` returns.
 
-    The interface is that of :class:`subprocess.Popen`. Any thread may call any method at any time,
-    a signal handler :meth:`kill`, :meth:`terminate` and :meth:`send_signal`. No process of the
-    machine stands for the command: `pid` is a number that no process has, so a system call with it
-    fails with ESRCH. The command is killed (SIGKILL) when its sandbox or the agent ends. Its
-    background processes go on after its end, unless
-    :meth:`kill_tree` is called while it runs.
+    The interface is that of :class:`subprocess.Popen`. Any thread may call any method at any time;
+    a signal handler may call :meth:`kill`, :meth:`terminate` and :meth:`send_signal`. The command
+    is not a process of the host kernel: `pid` is a number that no process has, so a system call
+    with it fails with ESRCH. The command is killed (SIGKILL) when its sandbox or the agent ends.
+    The background processes of the command keep running after its end, unless :meth:`kill_tree` is
+    called while the command runs.
 
     :ivar int pid_inside: the pid of the command inside.
     :ivar rusage: the resource usage of the command as gVisor counts it (getrusage(2)): `utime` and
@@ -150,8 +150,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         :param deadline: the deadline of the start, by :func:`time.monotonic`.
         :param is_awaited: whether to wait for the start. If not, the caller awaits
             :meth:`_start_async`, and the agent counts as silent if its socket is full.
-        :param outlives: whether the command goes on if this object is garbage collected, as for
-            :class:`subprocess.Popen`.
+        :param outlives: whether the command keeps running when this object is garbage collected, as
+            for :class:`subprocess.Popen`.
         :param arguments: the arguments of :class:`subprocess.Popen`; `stdin` is DEVNULL by default.
         :raises CommandError: the command could not be started.
         :raises RunscError: the agent failed.
@@ -164,7 +164,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._is_awaited = is_awaited
         self._outlives = outlives
         self._owner = os.getpid()
-        # The command is not trusted: only an explicit stdin=None passes the caller's own.
+        # The command is not trusted: it inherits standard input only with an explicit stdin=None.
         arguments.setdefault("stdin", DEVNULL)
         self._absent_streams = closed_streams() | _take_nulls(arguments)
         try:
@@ -220,7 +220,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             capabilities=spec.capabilities,
         )
 
-    # The start.
+    # Start of the command.
 
     def _ask(self, message: bytes, apart: bytes, streams: Sequence[int]) -> None:
         try:
@@ -327,10 +327,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             errno=failed.errno,
         )
 
-    # The end.
+    # End of the command.
 
     # _internal_poll and _wait override private methods of subprocess, which are the same from
-    # Python 3.11 to 3.14. Those of subprocess call waitpid(2), and `pid` is no process.
+    # Python 3.11 to 3.14. The overridden methods call waitpid(2), but `pid` is not a child process.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Return the exit status if the command has ended, else None."""
@@ -426,7 +426,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     def _drain(self, shared: SharedSocket) -> None:
         """Read all messages that are left in the socket, before it is closed.
 
-        Otherwise the agent gets ECONNRESET before the last orders that were sent to it (unix(7)).
+        If messages were left unread, the agent's recv(2) would fail with ECONNRESET before it
+        returns the last orders (unix(7)).
         """
         if os.getpid() != self._owner:
             return
@@ -438,7 +439,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                     return
 
     def _abandon(self) -> None:
-        """Tell the agent to kill the command and all that it started; do not wait.
+        """Tell the agent to kill the command and all processes that it started; do not wait.
 
         An event loop that watches the socket sees end-of-file.
         """
@@ -452,7 +453,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._end_with(-signal.SIGKILL)
 
     def _end(self) -> None:
-        """Kill the command and all that it started, and wait for at most `_END_SECONDS`."""
+        """Kill the command and all processes that it started; wait at most `_END_SECONDS`."""
         self._kill_all()
         try:
             self._wait(_END_SECONDS)
@@ -514,7 +515,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
         :param timeout: the time limit, in seconds. Afterwards the whole sandbox is killed: a fork
             bomb may leave the agent no processor time, and root inside may have stopped the agent.
-        :returns: whether the sandbox goes on.
+        :returns: whether the sandbox still runs.
         """
         deadline = time.monotonic() + timeout
         order = wire.signal_order(signal.SIGKILL, wire.TO_TREE)
@@ -561,9 +562,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
 
 def _take_nulls(arguments: dict[str, Any]) -> set[int]:
-    """Take DEVNULL out of a command's streams, and return the numbers of those that had it.
+    """Remove DEVNULL from the stream arguments; return the descriptor numbers of these streams.
 
-    subprocess would keep the number of an open /dev/null where an exception loses it.
+    subprocess would open /dev/null, and an exception of a signal handler could leak the descriptor.
     """
     if arguments.get("stdout") == DEVNULL and arguments.get("stderr") == STDOUT:
         arguments["stderr"] = DEVNULL

@@ -48,11 +48,12 @@ class SandboxProcess(aio.Process):
         The processes are killed even if the caller does not await the result.
 
         :param timeout: as for :meth:`usernsctl.SandboxPopen.kill_tree`.
-        :returns: a future for the end of the processes: whether the sandbox goes on.
+        :returns: a future that is done when the processes have ended; its result is whether the
+            sandbox still runs.
         """
         loop = asyncio.get_running_loop()
-        # SandboxPopen keeps its connection open while an event loop watches it, so kill_tree()
-        # after the end of the command would still kill the background processes, which go on.
+        # While an event loop watches a SandboxPopen, its connection stays open after the end of the
+        # command. kill_tree() would then kill background processes, which must survive.
         if self.returncode is None:
             return loop.run_in_executor(None, self._popen.kill_tree, timeout)
         done = loop.create_future()

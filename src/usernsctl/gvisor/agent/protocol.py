@@ -29,7 +29,7 @@ _HELLO_MAGIC = 0x544E4741
 _COMMAND_MAGIC = int.from_bytes(b"CMND", "little")
 
 #: Bits of the flags of a command. With _WORDS_APART, the arguments and the environment are in a
-#: file; _PROGRAM, _IDS and _CAPABILITIES say which optional fields the message has.
+#: file; _PROGRAM, _IDS and _CAPABILITIES mark the presence of optional fields.
 NEW_SESSION, TERMINAL, _WORDS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES = (
     1 << bit for bit in range(7)
 )
@@ -37,7 +37,7 @@ NEW_SESSION, TERMINAL, _WORDS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES = 
 #: The recipients of a signal: the command, its process group, or all processes that it started.
 TO_PROCESS, TO_GROUP, TO_TREE = range(3)
 
-#: The value of the umask, and of the number of groups, that leaves the agent's own.
+#: The value of the umask, and of the number of groups, that means: the same as the agent's.
 UNCHANGED = 0xFFFFFFFF
 
 _HELLO = struct.Struct("<IHHI")
@@ -56,8 +56,8 @@ MESSAGE_MAX = 256
 
 # The maximum size of one message to the agent, in bytes. Longer arguments go into a memfd.
 _TOGETHER_MAX = 32 << 10
-#: The maximum size of the arguments and the environment of a command, in bytes, as Linux has it if
-#: RLIMIT_STACK is 8 MiB (execve(2)).
+#: The maximum size of the arguments and the environment of a command, in bytes: the limit of Linux
+#: for an RLIMIT_STACK of 8 MiB (execve(2)).
 WORDS_MAX = 2 << 20
 
 # The greatest errno (linux/err.h), and the greatest signal (signal(7)).
@@ -140,7 +140,7 @@ class Command:
 
 
 def rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
-    """Return a resource limit as messages have it.
+    """Return a resource limit in the form that messages use: the resource is a number.
 
     :param name: the name of the resource, such as ``"RLIMIT_NOFILE"``.
     :raises ValueError: no resource has that name.
@@ -274,7 +274,7 @@ def _kind_and_value(data: bytes) -> tuple[int, int]:
 def _returncode(status: int) -> int:
     """Return the returncode, as subprocess has it, for a wait status (wait(2)).
 
-    :raises ProtocolError: the status is none of a process that has ended.
+    :raises ProtocolError: the status is not that of a process that has ended.
     """
     number = status & 0x7F
     if number == 0 and not status & ~0xFF00:
@@ -298,7 +298,7 @@ _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class AgentClosed(Exception):
-    """Error of a call whose message the agent did not get, since it has ended."""
+    """Error of a call whose message did not reach the agent, since the agent has ended."""
 
 
 class AgentTimeout(Exception):
@@ -470,7 +470,7 @@ def receive_hello(connection: Connection, deadline: float) -> int:
     :param deadline: the deadline, by :func:`time.monotonic`.
     :raises AgentClosed: the agent has ended before its first message.
     :raises AgentTimeout: no message came before the deadline.
-    :raises ProtocolError: the message is no first message of an agent.
+    :raises ProtocolError: the message is not a valid first message of an agent.
     """
     if not wait_readable(connection.fileno(), timeout=seconds_left(deadline)):
         raise AgentTimeout
@@ -495,7 +495,7 @@ class AgentCache:
         start: Callable[[float], Agent],
         start_async: Callable[[float], Awaitable[Agent]] | None = None,
     ) -> None:
-        """Begin without an agent.
+        """Create a cache without an agent.
 
         :param start: starts an agent before a deadline by :func:`time.monotonic`.
         :param start_async: does the same without blocking an event loop.
@@ -504,8 +504,8 @@ class AgentCache:
         self._start_async = start_async
         self._agent: Agent | None = None
         self._closed = False
-        # The starts in progress, each with its process, since a forked child has this set, too; its
-        # thread; and an object of its own.
+        # The starts in progress: the pid of this process, since a forked child inherits the set;
+        # the thread; and an object that makes the entry unique.
         self._starters: set[tuple[int, int, object]] = set()
 
     def current(self) -> Agent | None:
@@ -559,7 +559,7 @@ class AgentCache:
             self._starters.discard(own)
 
     def adopt(self, new: Agent) -> Agent:
-        """Keep a new agent, and return it; close it if another one is alive, and return that."""
+        """Store `new` and return it; if another agent is alive, close `new` and return that."""
         agent = self.current()
         if agent is not None:
             new.close()

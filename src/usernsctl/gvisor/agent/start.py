@@ -39,9 +39,9 @@ else:
 # The capabilities of the agent: to start a command as another user, with fewer capabilities or with
 # higher resource limits, and to kill it.
 _AGENT_CAPABILITIES = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_RESOURCE")
-# The capability of an agent that makes namespaces (unshare(2)).
+# The capability that an agent needs to create namespaces (unshare(2)).
 _UNSHARE_CAPABILITY = "CAP_SYS_ADMIN"
-#: Options of an agent that makes namespaces for itself and its commands
+#: Options of an agent that creates namespaces for itself and its commands
 #: (csrc/programs/agent/main.c).
 OWN_IPC, OWN_NET = "--own-ipc", "--own-net"
 
@@ -239,7 +239,7 @@ def _receive_agent(ours: Connection, id: str, deadline: float) -> Agent:
 
     :raises AgentTimeout: no message came before the deadline.
     :raises AgentClosed: the agent has ended before its first message.
-    :raises RunscError: the message is no first message of an agent.
+    :raises RunscError: the message is not a valid first message of an agent.
     """
     try:
         return Agent(ours, receive_hello(ours, deadline))
@@ -359,7 +359,7 @@ class _Starter:
 def _starter(
     life: AgentContainer, id: str, theirs: Connection, options: Sequence[str]
 ) -> Iterator[_Starter]:
-    """Start an agent by ``runsc exec``, which is killed at the end of the block.
+    """Start an agent with ``runsc exec``, and kill runsc at the end of the block.
 
     :param theirs: the standard input of the agent; closed once runsc has it.
     """

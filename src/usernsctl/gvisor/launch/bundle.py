@@ -1,4 +1,4 @@
-"""Loading of a request's bundle, with a refusal of what reaches outside of the bundle."""
+"""Loading of a request's bundle; refuses contents that reach outside of the bundle."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _open_source(directory: oci.Bundle, path: str, place: str, *, trusted: bool)
 
 
 def _with_path(descriptor: int) -> PathDescriptor:
-    """Return the descriptor with the file's real path, by which the namespace finds it again."""
+    """Return the descriptor with the file's real path, to open the file in the namespace."""
     return PathDescriptor(descriptor, os.readlink(f"/proc/self/fd/{descriptor}"))
 
 

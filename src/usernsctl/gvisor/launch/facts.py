@@ -347,7 +347,7 @@ def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
         if not os.access(f"/proc/self/fd/{directory.fd}", os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        # The error is not assigned to a variable, as above.
+        # The error is not assigned to a variable, whose traceback would keep descriptors open.
         raise _error(
             RunscError,
             what,
@@ -464,11 +464,11 @@ class TargetNamespace:
 
 
 def _mount_own_proc() -> None:
-    """Mount a /proc of the PID namespace that this process is in, unless there is one.
+    """Mount a /proc of this process's PID namespace, unless /proc is already of that namespace.
 
-    runsc finds its children there, by the pids that they have for it.
+    runsc looks up its children in /proc, by their pids in its own PID namespace.
 
-    :raises NamespaceError: the kernel refused; in a container, since parts of its /proc are hidden.
+    :raises NamespaceError: the mount failed; in a container, since parts of its /proc are masked.
     """
     with contextlib.suppress(FileNotFoundError):
         if os.readlink("/proc/self") == str(os.getpid()):
@@ -504,7 +504,7 @@ class Facts:
     :ivar is_root: whether the caller is root, who may read files that programs inside should not.
     :ivar homes: the home directories of the caller, which are hidden inside; ``None`` for those of
         the user who starts a frozen launch.
-    :ivar runsc: the path that runsc is called by.
+    :ivar runsc: the path of runsc, which may be a symbolic link.
     :ivar runsc_file: the path of runsc without symbolic links.
     :ivar runsc_is_script: whether runsc has to be executed by its path.
     :ivar watcher: the path of the program that waits for runsc.
@@ -615,7 +615,7 @@ def collect_facts(
 ) -> Facts:
     """Return the facts for a run whose files are open.
 
-    :param program: the path that runsc is called by.
+    :param program: the path of runsc, which may be a symbolic link.
     :param scratch: candidate mount points for the run's tmpfs.
     """
     return Facts(

@@ -1,6 +1,6 @@
 """Frozen launches: files that ``usernsctl-exec --launch`` performs later, without Python.
 
-The file fixes the plan of the run. Its start takes from the process that performs it: the homes to
+The file fixes the plan of the run. The process that performs the launch determines the homes to
 hide, the ids, the working directory, the hostname, variables that the file names, and arguments.
 """
 
@@ -31,7 +31,7 @@ _MODE = 0o644
 # State directories of the user who performs the launch, who may be root; they need not exist yet.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")
 
-# The largest map that the launch may get, and that of a single id.
+# The largest id map that a launch can have, and the map of a single id.
 _ALL_IDS = (Extent(0, 0, 1), Extent(1, 1, 2**32 - 2))
 _ONE_ID = (Extent(0, 0, 1),)
 

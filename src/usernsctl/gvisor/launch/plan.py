@@ -412,11 +412,12 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
 
 
 def skips_membarrier(request: Request, *, is_script: bool) -> bool:
-    """Return whether a filter keeps runsc from membarrier(2) (csrc/sys/membarrier_filter.c).
+    """Return whether a filter suppresses membarrier(2) in runsc (csrc/sys/membarrier_filter.c).
 
-    The registration delays the start of each process of runsc, and only the platform kvm uses it.
-    It is not suppressed for other programs, which may depend on it, and without no_new_privs, where
-    a set-user-id program would see a false result.
+    The registration for membarrier(2) delays the start of each process of runsc, and only the
+    platform kvm uses it. The filter is not installed if other programs would inherit it, since
+    they may depend on the call, nor without no_new_privs, where a set-user-id program would see a
+    false result.
 
     :param is_script: whether an interpreter executes runsc.
     """
@@ -459,7 +460,7 @@ def _with_placeholders(wanted: dict[str, Any], facts: Facts) -> dict[str, Any]:
 
 
 def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOptions) -> Launch:
-    """Return `launch` as a frozen launch, with the values of its start left open."""
+    """Return `launch` as a frozen launch, without the values that are known only at its start."""
     assert launch.config is not None
     assert launch.start_values is not None
     import copy

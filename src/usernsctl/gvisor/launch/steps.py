@@ -40,7 +40,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
         "{path} still has {size} bytes, and has not changed",
     ),
     "remedy": (("command",), "otherwise: {command}"),
-    # Ids.
+    # Ids and oom score.
     "idmap": (("option",), "{option}"),
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
     "oom-score": (("score",), "set the oom score to {score}"),
@@ -366,7 +366,7 @@ AGENT_INSIDE = "/.usernsctl-agent"
 
 #: Directory in a host's tmpfs that has a directory for each sandbox, named by its id.
 BOXES = "boxes"
-#: Directory in BOXES for the crash reports of all sandboxes, a tmpfs of limited size; other logs
-#: of failures are outside of it.
+#: Directory in BOXES for the crash reports of all sandboxes: a tmpfs of limited size, which other
+#: logs do not share.
 CRASH_DIRECTORY = ".crash"
 CRASHES = f"{BOXES}/{CRASH_DIRECTORY}"

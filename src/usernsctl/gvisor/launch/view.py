@@ -283,7 +283,8 @@ def check(
     :param search: the PATH of the command.
     :param cwd: the working directory of the command, a path inside.
     :param caller: the caller's environment, to find the command on this machine for the remedy.
-    :param tree: the root filesystem, if it has its own programs: this machine's are no remedy then.
+    :param tree: the root filesystem, if it has its own programs: remedies then don't mount programs
+        of this machine.
     :param remedies: the texts of remedies.
     :raises CommandNotFoundError: the command, or its interpreter, does not exist inside.
     :raises CommandNotADirectoryError: the path of the command has a file in place of a directory.

@@ -142,13 +142,13 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
 
 
 def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Violation:
-    """Return the violation for a source outside: a trusted bundle may mount it, or none may."""
+    """Return the violation for a source outside, which at most a trusted bundle may mount."""
     try:
         os.close(open_source(bundle, source, trusted=True))
     except ForbiddenSource as error:
         return _forbidden(path, f"{source}: {error.strerror}")
     except OSError:
-        pass  # an untrusted bundle may not name missing files outside, either
+        pass  # a missing file outside is a violation as well
     remedy = "move the source into the bundle"
     return _outside(path, "bundle-bind-outside", f"{source}: {reason}", remedy)
 

@@ -17,7 +17,7 @@ from usernsctl.gvisor.oci.schema import Config, Linux, MountEntry, Violation, va
 from usernsctl.maps import Extent
 
 _EOF = "runsc: `waiting for sandbox to start: EOF`"
-# Needs no write access to the bundle: it copies the tree, and keeps all writes in memory.
+# This command does not write to the bundle: it copies the tree, and keeps all writes in memory.
 _RUN = "usernsctl run --bundle"
 _MOVE = "move the bundle to a directory that these ids may search"
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)

@@ -411,7 +411,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Fault:
 def _integer(text: str) -> int | _Fault:
     try:
         return int(text)
-    except ValueError:  # Python's limit on digits
+    except ValueError:  # too many digits (sys.set_int_max_str_digits())
         return _Fault(f"a number of {len(text)} digits, which no runtime can read")
 
 
