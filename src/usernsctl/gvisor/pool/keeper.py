@@ -87,7 +87,7 @@ class Maker(Protocol[_T]):
         """Kill a sandbox, and return when it has ended."""
 
     def pidfd(self, sandbox: _T) -> int:
-        """Return a descriptor that is readable once a sandbox has ended; -1 if there is none."""
+        """Return a descriptor that becomes readable when a sandbox ends, or -1 for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class Slot(Generic[_T]):
     __slots__ = ("sandbox", "uses")
 
     def __init__(self, sandbox: _T) -> None:
-        """Take a sandbox that was not leased yet."""
+        """Create a slot for a sandbox that has not been leased yet."""
         self.sandbox: _T = sandbox
         self.uses: int = 0
 
@@ -135,7 +135,7 @@ class Waiter(Generic[_T]):
     """
 
     def __init__(self, notify: Callable[[], object]) -> None:
-        """Begin to wait.
+        """Create a waiter, which is not in the queue yet.
 
         :param notify: called once there is a sandbox or a failure. It raises RuntimeError if the
             event loop of the caller is closed.
@@ -236,8 +236,8 @@ class Keeper(Generic[_T]):
         if os.getpid() != self.creator:
             self.maker.end(slot.sandbox)
         elif waiter.is_last:
-            # Killed here, so that nothing runs in it once this returns; the keeper waits for its
-            # end.
+            # Kill the sandbox here, so that nothing runs in it once this method returns. The
+            # keeper waits for its end.
             with contextlib.suppress(Exception):
                 self.maker.kill(slot.sandbox)
         self._post(self._on_release, waiter)
@@ -480,7 +480,7 @@ class Keeper(Generic[_T]):
     def _on_cleaned(self, result: Slot[_T] | BaseException) -> None:
         self._cleaning -= 1
         if isinstance(result, BaseException):
-            # The processes of the lease made it fail: no reason to pause before the next start.
+            # Processes of the lease caused the failure, so the next start is not delayed.
             self._failed += 1
             self._last_failure = _without_traceback(result)
         else:

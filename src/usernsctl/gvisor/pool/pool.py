@@ -68,7 +68,7 @@ class SandboxMaker:
         warms: bool = False,
         reuses: bool = False,
     ) -> None:
-        """Begin without sandboxes.
+        """Store the settings, without starting a sandbox.
 
         :param start: starts a sandbox, and returns when it runs.
         :param start_seconds: the time limit for the first answer of its agent, in seconds.
@@ -378,7 +378,7 @@ class PoolOptions(TypedDict, total=False):
 
 
 class _ReusableSandbox(Sandbox):
-    """A sandbox that is leased more than once. It goes on when the agent's connection ends.
+    """A sandbox that is leased more than once. It survives the end of the agent's connection.
 
     Its process 1, which survives when the processes of a lease are killed, is the agent: root
     inside could have taken over any other program by ptrace(2).
@@ -388,16 +388,16 @@ class _ReusableSandbox(Sandbox):
 
 
 class SandboxPool(Closing, AsyncClosing):
-    """Sandboxes that are started ahead and leased, to threads and to asyncio.
+    """A pool of sandboxes that are started ahead of time, and leased to threads and to asyncio.
 
-    :meth:`usernsctl.SandboxHost.pool` creates a pool. Threads of the pool start the sandboxes, the
-    next one as soon as one is leased. All sandboxes of the pool, leased ones included, end when the
-    pool is closed, and when the process that created it ends.
+    :meth:`usernsctl.SandboxHost.pool` creates a pool. Threads of the pool start the sandboxes, and
+    replace leased ones. All sandboxes of the pool, leased ones included, end when the pool is
+    closed, and when the process that created it ends.
 
     A SandboxPool is a context manager, also an asynchronous one, that closes the pool at its end.
 
     :param SandboxHost host: the host to start the sandboxes in.
-    :param int size: the number of idle sandboxes, with released ones that are leased again.
+    :param int size: the number of idle sandboxes, including released ones that are leased again.
     :param template: a :class:`Template` or another object with its method ``start``, to start the
         sandboxes; by default the sandboxes have no first command.
     :param int max_uses: the number of leases of one sandbox, 1 by default. If it is more, the pool
@@ -444,7 +444,7 @@ class SandboxPool(Closing, AsyncClosing):
         seconds = checks.seconds("start_timeout", start_timeout)
         how: dict[str, Any] = {"stdout": stdout, "stderr": stderr}
         if stdin != DEVNULL:
-            # A sandbox without a first command takes no standard input.
+            # A sandbox without a first command does not accept the argument stdin.
             how["stdin"] = stdin
         for name, stream in how.items():
             checks.stream(name, stream)

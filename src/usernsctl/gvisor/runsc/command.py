@@ -7,7 +7,7 @@ import time
 
 from usernsctl._lean import Literal, dataclass
 
-# For runsc, whose state and logs may hold secrets of the command.
+# The umask of runsc, whose state and logs may hold secrets of the command.
 PRIVATE_UMASK = 0o077
 
 Network = Literal["none", "host"]
@@ -136,7 +136,7 @@ def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
 
 
 def seen_from(logs: Logs, here: str, there: str) -> Logs:
-    """Return the same files for a process that sees the directory `here` at the path `there`."""
+    """Return the paths of the logs for a process that has the directory `here` at `there`."""
     return Logs(
         errors=there + logs.errors.removeprefix(here),
         crash=there + logs.crash.removeprefix(here),

@@ -27,7 +27,7 @@ class Container(Protocol):
 
 
 class SandboxEnded(CommandError):
-    """A command for a sandbox that has ended."""
+    """Error of a command for a sandbox that has ended."""
 
     @classmethod
     def of(cls, id: str) -> SandboxEnded:

@@ -117,7 +117,7 @@ def _search(name: str, environ: Mapping[str, str]) -> str | None:
     for path in paths:
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
-    # Return a file that is not executable, too: the error says more than "not found" then.
+    # Fall back to a file that is not executable: the error then says so, not just "not found".
     return next(filter(os.path.isfile, paths), None)
 
 
@@ -233,8 +233,8 @@ def check_side_programs(path: str, directory: str | None) -> None:
     """Check that the sidecar programs are complete, and of the same release as runsc.
 
     Releases without the ability "side-programs" replace missing programs by their own code. If
-    there is no directory of sidecar programs, runsc itself fails if it needs one: checking its
-    release here would take as long as that.
+    there is no directory of sidecar programs, nothing is checked: runsc itself fails if it needs
+    one, which takes no longer than to determine its release here.
 
     :param path: the absolute path of runsc.
     :param directory: the directory that :data:`SIDE_VARIABLE` names, or ``None``.

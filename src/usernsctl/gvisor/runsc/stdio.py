@@ -28,7 +28,7 @@ def prepared_output(name: str, stream: Any, inherited: int) -> Any:
     :raises CommandError: `stream` is not open.
     """
     if stream is None:
-        with contextlib.suppress(OSError):  # a closed descriptor is not written to
+        with contextlib.suppress(OSError):  # a closed descriptor needs no O_APPEND
             _core.append_at_end(inherited)
     elif not isinstance(stream, int) or stream >= 0:
         try:
@@ -147,7 +147,7 @@ class Streams:
             # O_NONBLOCK: without it, opening a FIFO blocks until its other end is open.
             reopened = open_owned(os.open, f"/proc/self/fd/{fd}", (flags & os.O_ACCMODE) | _FLAGS)
         except OSError:
-            # The file's mode denies this user an open, as for another user's terminal.
+            # This user may not open the file, for example a terminal that belongs to another user.
             return None
         try:
             fcntl.fcntl(reopened, fcntl.F_SETFL, flags)

@@ -30,7 +30,7 @@ else:
     aio = LateModule("usernsctl.commands.aio")
 
 # The time limit for the end of process 1 after SIGKILL, in seconds. Process 1 may wait for another
-# child of this process, which only the event loop of this thread reaps: it can do so afterwards.
+# child of this process, which only the event loop of this thread can reap, after the timeout.
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
 
@@ -224,7 +224,7 @@ class AttachedSandbox:
                 return
 
     def release(self) -> None:
-        """Close the descriptors; the sandbox goes on."""
+        """Close the descriptors; the sandbox keeps running."""
         self._streams.close(self.popen)
         if self._inside is not None:
             self._inside.close()

@@ -1,4 +1,4 @@
-"""Detached sandboxes, which go on after the process that created them has ended."""
+"""Detached sandboxes, which keep running after the process that created them has ended."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ else:
     asyncio = LateModule("asyncio")
     aio = LateModule("usernsctl.commands.aio")
 
-# The path of the directory for runsc's state, for all commands of runsc: their working directory.
-# The path must be the same in each process, since runsc writes the path of its socket into the
-# state.
+# The path of the directory for runsc's state, which is the working directory of all commands of
+# runsc. The path must be the same in each process, since runsc writes the path of its socket into
+# the state.
 _HERE = "/proc/self/cwd"
 
 # The time limit of `runsc wait` after the end of a sandbox, in seconds.
@@ -95,8 +95,8 @@ class DetachedSandbox:
         except BaseException:
             close_pidfds(opened)
             raise
-        # The directory for runsc's state; the process that the command runs in, unless it has
-        # ended; runsc's other processes.
+        # Descriptors of the directory for runsc's state, of the process that the command runs in
+        # unless that has ended, and of runsc's other processes.
         self._shared = Shared("the sandbox", [state, *(fd for fd in opened if fd is not None)])
         self._has_ended = opened[0] is None
         try:
@@ -236,10 +236,10 @@ class DetachedSandbox:
     def _await(
         self, timeout: float | None, meanwhile: Callable[[], float | None] | None = None
     ) -> None:
-        """Wait for the end, and learn the exit status from ``runsc wait``.
+        """Wait for the end, and read the exit status from ``runsc wait``.
 
         :param meanwhile: called once ``runsc wait`` runs; returns the rest of the time limit.
-        :raises TimeoutExpired: the sandbox goes on.
+        :raises TimeoutExpired: the sandbox still runs after the time limit.
         """
         with contextlib.suppress(SandboxEnded, ClosedError), contextlib.ExitStack() as held:
             command, arguments = held.enter_context(self._asking())
@@ -256,7 +256,7 @@ class DetachedSandbox:
                         self._take_answer(waiter.communicate(timeout=_ANSWER_SECONDS)[0])
             finally:
                 waiter.kill()
-        if meanwhile is not None:  # the sandbox had ended before
+        if meanwhile is not None:  # not called above, since the sandbox had ended
             meanwhile()
 
     async def wait_async(self) -> int:
@@ -277,7 +277,7 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _end(self) -> Iterator[int]:
-        """Duplicate the pidfd for a block, so that another thread may close this object in it."""
+        """Yield a duplicate of the pidfd: another thread may close this object meanwhile."""
         with self._shared.use() as (_, pidfd, *_others):
             copy = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
@@ -297,13 +297,13 @@ class DetachedSandbox:
             self.status = int(json.loads(answer)["exitStatus"])
 
     def _see_end(self, pidfd: int) -> None:
-        """Learn the exit status from the process that the command ran in, and reap it."""
+        """Read the exit status of the process that the command ran in, and reap that process."""
         status = exit_status(pidfd)
         if status is None and self._is_killed:
             status = 128 + signal.SIGKILL
         if self.status is None:
             self.status = status
-        # Reaped last: another thread that finds no child to reap then finds self.status.
+        # Reap the child last: a thread that finds it reaped already relies on self.status.
         reap(pidfd)
 
     def _known_status(self) -> int:
@@ -356,7 +356,7 @@ class DetachedSandbox:
                 raise
 
     def release(self) -> None:
-        """Close the descriptors, and let the sandbox go on."""
+        """Close the descriptors; the sandbox keeps running."""
         self._shared.close()
         if self._inside is not None:
             self._inside.close()
@@ -373,7 +373,7 @@ def _starter(
     how: Mapping[str, Any],
     timeout: float | None,
 ) -> Iterator[Popen[bytes]]:
-    """Start a sandbox by usernsctl-detach (csrc/programs/detach/main.c).
+    """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
     usernsctl-detach kills the sandbox if the block raises, or if this process ends within it.
     """
@@ -421,7 +421,7 @@ def _starter(
 
 
 def _is_ready(connection: socket.socket) -> bool:
-    """Read the byte that reports that the sandbox runs, if it is there."""
+    """Return whether the byte that reports that the sandbox runs has arrived."""
     connection.setblocking(False)
     # Non-blocking: a forked child of this process may keep the other end open.
     with contextlib.suppress(BlockingIOError):
@@ -441,7 +441,7 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
     except FileNotFoundError:
         return None
     try:
-        # If the process still runs now, /proc/PID was its directory: no other process had the pid.
+        # If the process still runs, its pid was not reused, so the open file is of its namespace.
         if wait_readable(pidfd, timeout=0):
             return None
         parent = parent_namespace(own)

@@ -126,7 +126,7 @@ class SandboxDirectory:
         self._exists = True
         for name in ("state", "log"):
             os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top)
-        # The directory for runsc's logs, by this process's descriptor.
+        # The path of the directory for runsc's logs, through this process's descriptor.
         own = f"{self._here}/{self.id}/log"
         if self._host.request.debug_log is None:
             make_log_directory(f"{self.id}/log", self._top)
@@ -173,7 +173,7 @@ class SandboxDirectory:
 
     @property
     def _here(self) -> str:
-        """The path of the directory with all sandboxes, by this process's descriptor."""
+        """The path of the directory of all sandboxes, through this process's descriptor."""
         return f"/proc/self/fd/{self._top}"
 
     def read_pid(self) -> int:
@@ -196,7 +196,7 @@ class SandboxDirectory:
     def remove(self) -> None:
         """Remove the directory, which frees the id.
 
-        If that fails, such as for want of descriptors, the next sandbox of the host tries again.
+        If that fails, for example with EMFILE, the next sandbox of the host tries again.
         """
         if self._exists:
             if not self._remove(self.id):

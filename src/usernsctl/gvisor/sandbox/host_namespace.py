@@ -294,7 +294,7 @@ class HostNamespace:
         try:
             seen = self.view()
         except PermissionError:
-            # A directory on the way to a mount can't be searched: runsc finds out what is there.
+            # A directory of a mount's path can't be searched, so the check is left to runsc.
             return
         with seen:
             if cwd is not None:
@@ -324,7 +324,7 @@ class HostNamespace:
         return self._ids if overrides or self._ids.count > 1 else None
 
     def view(self) -> View:
-        """Return the view of a sandbox, by descriptors, as it is in another mount namespace.
+        """Return the view of a sandbox; a descriptor gives access to the host's mount namespace.
 
         :raises ValueError: the host is closed.
         """
@@ -339,7 +339,7 @@ class HostNamespace:
             return View.built(made.launch, made.scratch, made.binds, opened, self._owners)
 
     def close(self) -> None:
-        """Close the descriptors of the namespaces. Running sandboxes go on."""
+        """Close the descriptors of the namespaces. Sandboxes keep running."""
         self.namespace.close()
         self.directory = -1
         self._shared.close()
@@ -455,7 +455,7 @@ class HostBase(AsyncStartMixin):
         return self.prepared.namespace
 
     def close(self) -> None:
-        """Close the descriptors of the namespace. Running sandboxes go on.
+        """Close the descriptors of the namespace. Sandboxes keep running.
 
         Any thread may call this at any time.
         """
@@ -485,16 +485,16 @@ def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
     """Open kept namespaces, with a new mount namespace for a root filesystem.
 
     :returns: the namespaces, with descriptors of their own, and the mapped ids.
-    :raises ValueError: the namespaces are closed, or have a PID namespace, whose /proc runsc does
-        not get.
-    :raises NamespaceError: no namespaces have that name, or the kernel refused.
+    :raises ValueError: the namespaces are closed, or include a PID namespace, of which runsc would
+        have no /proc.
+    :raises NamespaceError: no namespaces have that name, or a system call failed.
     """
     with contextlib.ExitStack() as undo:
         if isinstance(kept, str):
             kept = undo.enter_context(Namespace.open(kept))
         if kept.has("pid"):
             raise ValueError("namespace: a namespace with a PID namespace can't have sandboxes")
-        # Only a process inside can make the mount namespace. It waits until it is killed.
+        # Only a process in the namespaces can create the mount namespace. It waits for SIGKILL.
         maker = undo.enter_context(kept.popen([_builder()], mount=True, stdin=PIPE))
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
@@ -613,7 +613,7 @@ def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
     :raises BindError: the mount point is another type of file.
     """
     is_file = any(inside == AGENT_INSIDE for _, inside in prepared.binds)
-    # If this process may not search the directory, only the mount itself finds out.
+    # If this process may not search the directory, only the mount can detect another type.
     with contextlib.suppress(PermissionError, FileNotFoundError):
         found = os.stat(f"../root{AGENT_INSIDE}", dir_fd=directory, follow_symlinks=False)
         is_file = is_file and stat.S_ISREG(found.st_mode)
