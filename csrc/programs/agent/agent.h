@@ -26,7 +26,7 @@ void agent_read_caps(struct agent_caps *caps);
 bool agent_become_nobody(void);
 
 /* Sets the effective uid for the creation of files; the real uid, which decides who may signal this
- * process, stays. Returns the previous uid, for agent_return_uid(). */
+ * process, is unchanged. Returns the previous uid, for agent_return_uid(). */
 uid_t agent_borrow_uid(uid_t uid);
 void agent_return_uid(uid_t own);
 
@@ -50,7 +50,7 @@ bool agent_each_entry(int dir, const char *name, agent_take_entry *take, void *a
 
 /* ---- message.c: parsing the message of a command --------------------------------------------- */
 
-/* The maximum number of groups (NGROUPS_MAX), and a number of limits above that of the kernel. */
+/* Maximum numbers of groups (NGROUPS_MAX) and of resource limits (above RLIM_NLIMITS). */
 #define AGENT_GROUPS_MAX 65536
 #define AGENT_LIMITS_MAX 64
 
@@ -104,7 +104,7 @@ int agent_receive(int socket, struct agent_letter *letter);
 
 struct agent_wait {
     int fd;     /* descriptor to wait for */
-    int socket; /* socket of the command that needs `fd`; -1 waits unconditionally */
+    int socket; /* of the command; the wait ends if the host closes it; -1 for none */
     int other;  /* if this descriptor becomes readable, `tell` is called once; or -1 */
     void (*tell)(void *arg);
     void *arg;
@@ -157,15 +157,17 @@ bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper);
 void *agent_block_stack(struct agent_block *block);
 void *agent_block_command_stack(struct agent_block *block);
 
-/* ---- idle.c: keepers that take further commands ---------------------------------------------- */
+/* ---- idle.c: keepers that run further commands ----------------------------------------------- */
 
 /*
- * One keeper at a time listens for the next command, even while it still keeps a command. If its
- * command has ended when the next message arrives, the listener takes that, and no other process is
- * involved. Otherwise a waiting keeper becomes the listener, or the agent itself listens.
+ * One keeper at a time listens for the next command, even while it still keeps a command. If the
+ * listener's own command has ended when the next message arrives, the listener runs the new command
+ * itself, and no other process is involved. Otherwise a waiting keeper becomes the listener, or the
+ * agent itself listens.
  */
 
-/* Signal that makes a waiting keeper the listener, and tells the agent that no keeper listens. */
+/* Signal that notifies a waiting keeper that it is the listener, or the agent that no keeper
+ * listens. */
 #define AGENT_TURN_SIGNAL SIGUSR2
 
 /* The maximum number of waiting keepers. */
@@ -177,8 +179,8 @@ struct agent_idle {
     struct agent_block *waiting[AGENT_WAITING_MAX];
 };
 
-/* Makes the keeper of `block` the listener, or a waiting keeper. Returns false if there are enough.
- */
+/* Makes the keeper of `block` the listener, or a waiting keeper. Returns false if AGENT_WAITING_MAX
+ * keepers are already waiting. */
 bool agent_idle_join(struct agent_idle *idle, struct agent_block *block);
 bool agent_idle_listens(const struct agent_idle *idle, const struct agent_block *block);
 /* Makes a waiting keeper the listener in place of `block`, or signals `agent` that no keeper
@@ -201,7 +203,7 @@ struct agent {
     pid_t pid;
     bool is_inside; /* whether this is a sandbox, so that all processes may be stopped for a moment
                      */
-    int control;    /* socket from the host; its end ends the agent and all commands */
+    int control;    /* socket to the host; end of file ends the agent and all commands */
     int proc;       /* see agent_open_proc() */
     uid_t uid;      /* uid of commands that are given no ids of their own */
     struct agent_caps caps;
@@ -226,7 +228,7 @@ struct agent_loaded {
 };
 
 /* Loads the message of a command. Returns 0 or an errno; agent_unload() must be called in any case.
- * If the strings come through a pipe, waits as `wait` says, except for its fd. */
+ * If the strings come through a pipe, waits for the pipe with `wait`, whose fd is ignored. */
 int agent_load(const struct agent_letter *letter, const struct agent_wait *wait,
                struct agent_loaded *loaded);
 void agent_unload(struct agent_loaded *loaded);
@@ -274,7 +276,7 @@ struct agent_start {
     const struct agent_words *words;
     const gid_t *groups; /* groups of the message */
     int stdio[3];
-    struct agent_wait wait; /* conditions for waiting, except the fd */
+    struct agent_wait wait; /* parameters of the wait for execve(2); fd is ignored */
     void *stack;            /* top of the command's stack; NULL uses the caller's */
     bool has_terminal;      /* whether stdio is a terminal that becomes the controlling terminal */
     int step;               /* out: the step that failed, or 0 */
@@ -298,7 +300,7 @@ struct agent_flow {
 
 struct agent_terminal {
     int master; /* -1 if there is no terminal */
-    int input;  /* descriptor of the host, closed by the caller; -1 after its end */
+    int input;  /* the host's input, which the caller closes; -1 after end of file */
     int output;
     bool is_mid_line; /* whether the last input did not end with a newline */
     int ends;         /* how often VEOF must still be typed to signal the end of input */
@@ -311,8 +313,8 @@ int agent_terminal_open(struct agent_terminal *terminal, int input, int output, 
                         uint16_t columns);
 void agent_terminal_resize(const struct agent_terminal *terminal, uint16_t rows, uint16_t columns);
 
-/* Sends SIGWINCH to the foreground process group, or to `group` if there is none, since gVisor's
- * kernel does not. */
+/* Sends SIGWINCH, which gVisor's kernel does not send, to the foreground process group, or to
+ * `group` if there is none. */
 void agent_terminal_tell_size(const struct agent_terminal *terminal, pid_t group);
 
 #define AGENT_TERMINAL_POLLS 3
@@ -326,16 +328,17 @@ bool agent_terminal_drained(struct agent_terminal *terminal);
 /* Closes the master side, which hangs up the terminal. */
 void agent_terminal_close(struct agent_terminal *terminal);
 
-/* ---- keeper.c: the life of a command --------------------------------------------------------- */
+/* ---- keeper.c: running a command to its end
+ * --------------------------------------------------------- */
 
 /*
  * A keeper starts a command, reports its status to the host, obeys messages of the host, and runs
  * until no process of the command is left.
  */
 
-/* Runs a keeper in a child of the agent, which may share the agent's memory; exits when the agent
- * does. Keeps the command whose message is in the block; then, if agent->idle is set, further
- * commands. Returns the exit status. */
+/* Runs a keeper in a child of the agent, which may share the agent's memory; the keeper exits when
+ * the agent exits. Runs the command whose message is in the block; then, if agent->idle is set,
+ * further commands. Returns the exit status. */
 int agent_keep(struct agent_block *block);
 
 /* ---- serve.c: the main loop of the agent ----------------------------------------------------- */

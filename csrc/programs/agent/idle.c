@@ -42,7 +42,7 @@ void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_
             return;
         if (!kill(next->keeper, AGENT_TURN_SIGNAL))
             return;
-        /* That keeper was killed and reaped. */
+        /* The keeper of `next` was killed and reaped: try another one. */
         block = next;
     }
     if (SET(&idle->listener, block, NULL))

@@ -15,13 +15,13 @@
 struct keeper {
     const struct agent *agent;
     struct agent_block *block;
-    bool listens; /* whether this keeper must take the next command or pass the listening on */
+    bool listens; /* whether this keeper is the listener, see agent_idle_pass_on() */
     int socket;   /* to the host, for this command only; -1 after the host has closed it */
     int signals;  /* signalfd for SIGCHLD, SIGTERM and AGENT_TURN_SIGNAL */
     void *stack; /* top of the command's stack until the command is executed; NULL uses the keeper's
                   */
     pid_t command;
-    bool ending; /* whether the agent takes no more commands */
+    bool ending; /* whether the agent accepts no more commands */
     bool ended;  /* whether the command has exited and the host has been sent its status */
     bool more;   /* whether unreaped children may be left */
     bool empty;  /* whether no process of the command is left */
@@ -70,14 +70,15 @@ static bool reap_for_keeper(void *arg)
     return !keeper->empty;
 }
 
-/* Asks the agent, because two keepers that stop all processes would stop each other. */
+/* Lets the agent stop all processes, because two keepers that did so would stop each other. */
 static void request_help(void *arg)
 {
     const struct keeper *keeper = arg;
     kill(keeper->agent->pid, AGENT_HELP_SIGNAL);
 }
 
-/* Passes the listening on, when the next command has arrived or this keeper stops polling. */
+/* Makes another keeper the listener, because the next command has arrived or this keeper stops
+ * polling. */
 static void stop_listening(void *arg)
 {
     struct keeper *keeper = arg;
@@ -107,7 +108,7 @@ static void send_signal(struct keeper *keeper, int to, int sig)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
         kill_descendants_of_keeper(keeper);
-        /* End of file tells the host that no process is left. */
+        /* End of file notifies the host that no process is left. */
         shutdown(keeper->socket, SHUT_WR);
     } else if (to == AGENT_TO_TREE) {
         agent_signal_tree(keeper->agent->proc, 0, sig);
@@ -220,7 +221,8 @@ static void wait_for_keeper_news(struct keeper *keeper)
         stop_listening(keeper);
 }
 
-/* Receives signals by a signalfd; the death of the agent raises SIGTERM. */
+/* Makes this process a subreaper that receives signals through a signalfd, and SIGTERM when the
+ * agent dies. */
 static int become_keeper(struct keeper *keeper)
 {
     sigset_t signals;
@@ -232,7 +234,7 @@ static int become_keeper(struct keeper *keeper)
     if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
         prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
         return -1;
-    /* A new session keeps signals and terminals of other commands apart. */
+    /* A new session isolates the keeper from the terminals of other commands and their signals. */
     setsid();
     return 0;
 }
@@ -307,8 +309,8 @@ static int start_kept(struct keeper *keeper, struct agent_letter *letter)
     return failed;
 }
 
-/* Keeps one command until its end. Returns whether the keeper can be used again, as it is
- * unchanged. */
+/* Runs one command until none of its processes is left. Returns whether the state of the keeper is
+ * unchanged, so that it can run another command. */
 static bool keep_command(struct keeper *keeper, struct agent_letter *letter)
 {
     keeper->socket = letter->fd[AGENT_SOCKET];
@@ -323,7 +325,7 @@ static bool keep_command(struct keeper *keeper, struct agent_letter *letter)
     return !had_terminal;
 }
 
-/* Waits for the next command. Returns false if this keeper gets none. */
+/* Waits for the message of the next command. Returns false if this keeper shall exit instead. */
 static bool await_letter(struct keeper *keeper, struct agent_block *block)
 {
     struct agent_idle *idle = keeper->agent->idle;

@@ -11,7 +11,7 @@
 #define SETTINGS "/proc/sys"
 #define SHARED_MEMORY "/dev/shm"
 
-/* Above the depth of directories in /proc/sys. */
+/* More than the depth of directories in /proc/sys. */
 #define DEPTH_MAX 16
 #define TEXT_SIZE 65536
 #define PATH_SIZE 1024

@@ -129,7 +129,7 @@ int execve(const char *path, char *const argv[], char *const envp[])
     return (int)call(__NR_execve, (long)path, (long)argv, (long)envp, 0, 0, 0);
 }
 
-/* Called only to find handlers, of which a program that was just executed has none. */
+/* Always fails: callers only look for signal handlers to reset, and the agent installs none. */
 int sigaction(int sig, const struct sigaction *action, struct sigaction *before)
 {
     (void)sig, (void)action, (void)before;
@@ -205,7 +205,7 @@ int shutdown(int socket, int how)
     return (int)call(__NR_shutdown, socket, how, 0, 0, 0, 0);
 }
 
-/* dup3(2) would fail if both descriptors were equal, which the agent never passes. */
+/* The agent never passes equal descriptors, with which dup3(2) fails, unlike dup2(2). */
 int dup2(int fd, int to)
 {
     return (int)call(__NR_dup3, fd, to, 0, 0, 0, 0);

@@ -2,8 +2,8 @@
  * usernsctl-agent: starts commands in a sandbox for the process at the other end of descriptor 0,
  * after checking that the kernel is gVisor's. docs/agent.md describes the protocol.
  *
- * The agent is the first process of the sandbox, or is started next to that one. It needs no libc,
- * so it runs in any root filesystem.
+ * The agent is the first process of the sandbox, or runs beside the first process. It needs no
+ * libc, so it runs in any root filesystem.
  */
 #include "programs/agent/agent.h"
 #include "programs/shared/shared.h"

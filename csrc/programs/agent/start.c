@@ -20,7 +20,7 @@ static int answer_start_failure(struct agent_start *start, int step, int errnum)
 /* Creates a session or process group, and sets the controlling terminal. */
 static int set_session(struct agent_start *start, unsigned flags)
 {
-    /* Always at least a process group, so that all its members can be killed by one call. */
+    /* The command always leads a new process group, so that one kill(2) reaches all its members. */
     bool leads = flags & (AGENT_NEW_SESSION | AGENT_TERMINAL);
     if (leads ? setsid() < 0 : setpgid(0, 0))
         return answer_start_failure(start, AGENT_STEP_FORK, errno);

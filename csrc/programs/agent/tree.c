@@ -22,11 +22,12 @@
 
 /* The maximum number of processes in one listing; the next listing finds the others. */
 #define PROCESSES_MAX 8192
-/* Above all pids: gVisor has at most 65,536 tasks, and Linux (in tests) pids up to 4,194,304. */
+/* Greater than all pids: gVisor has at most 65,536 tasks, and Linux (in tests) pids up to
+ * 4,194,304. */
 #define PIDS (1 << 22)
-/* The number of rounds of killing without stopping all processes, and the time limit of such a
- * round in ms, which grows by that much each round. A round is slow if very many processes compete
- * for the processor. */
+/* The number of rounds of killing without stopping all processes, and the time limit of the first
+ * of these rounds in ms; the limit of round N is N times as long. A round is slow if very many
+ * processes compete for the processor. */
 #define ROUNDS_ALONE 3
 #define LOOK_TIME 50
 /* Number of processes between two reads of the clock. */
@@ -34,7 +35,8 @@
 /* The maximum number of attempts to stop all processes: a process in the middle of fork(2) stops
  * only after it. */
 #define STOPS_MAX 64
-/* In ns: delay between two attempts to stop, and the delays between rounds of killing. */
+/* In ns: the delay between two attempts to stop all processes, and the minimum and maximum delay
+ * between rounds of killing. */
 #define STOP_NAP 1000000
 #define SHORTEST_NAP 100000
 #define LONGEST_NAP 20000000
@@ -181,7 +183,7 @@ static void forget(struct look *look)
 }
 
 /* Lists all processes, and marks the descendants of `root`. Returns NULL if /proc can't be read.
- * The caller unmaps the listing by forget(). */
+ * The caller unmaps the listing with forget(). */
 static struct look *look_below(int proc, pid_t root, int64_t end, agent_spared *spared, void *arg)
 {
     if (proc < 0)

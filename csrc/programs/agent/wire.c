@@ -35,8 +35,8 @@ static void take_fds(struct msghdr *head, struct agent_letter *letter)
 }
 
 /* Returns the errno for lost data: EPROTO if the host has sent too much, EMFILE if descriptors did
- * not fit the descriptor table. gVisor's kernel needs a host descriptor for each, and for each host
- * file that is open inside. */
+ * not fit the descriptor table. gVisor's kernel uses a host descriptor for each received one, and
+ * for each host file that is open inside. */
 static int fault_of(int flags, size_t fds)
 {
     if (flags & MSG_CTRUNC && fds <= AGENT_FDS)

@@ -10,7 +10,7 @@
  * own directory. There it finds usernsctl-exec, which is static too, and performs a launch that was
  * frozen when the image was built; to usernsctl-exec, the environment of the container is only data
  * for the command in gVisor. Without such a launch, Python is started with a clean environment, and
- * gets that of the container in a memory file.
+ * receives the container's environment in a memory file.
  *
  * Only the options of in-gvisor decide what a command is allowed.
  */
@@ -36,7 +36,7 @@
 #define NO_NETWORK ".no-network"
 #define ALL_IDS ".all-ids"
 #define RERAISE_SIGNAL "--reraise-signal"
-/* The number of own arguments in addition to the caller's: at most 21 are used. */
+/* Room for the arguments that this program adds to the caller's, at most 21. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
 
@@ -272,7 +272,7 @@ static int refuse_option(char **argv)
      * was the last one of its argument. */
     bool is_letter = optopt < 0 || optopt > CHECK;
     char letter[] = {'-', optopt > ' ' && optopt < 127 ? (char)optopt : '?', '\0'};
-    /* These are rejected only in their long form, with a value. */
+    /* getopt_long() never rejects -h and -V, only --help=VALUE and --version=VALUE. */
     if (optopt == 'h' || optopt == 'V')
         is_letter = false;
     return refuse_usage(is_letter ? letter : argv[optind - 1], " is no option, or lacks its value",

@@ -54,8 +54,8 @@ struct decision {
  * means the system's directories. */
 int un_exec_plan(const struct un_request *request, const char *path, struct decision *decision,
                  struct un_error *err);
-/* Moves this process into new namespaces as planned, and completes the ids in `setup`. Descriptors
- * that processes inside must not get must be closed before. */
+/* Moves this process into new namespaces as planned, and completes the ids in `setup`. The caller
+ * must first close all descriptors that processes inside must not get. */
 int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_setup *setup,
                   struct un_error *err);
 
@@ -94,7 +94,7 @@ struct un_homes {
     size_t count;
 };
 
-/* Finds the home directories by HOME, which may be NULL, and by the user database, as absolute
+/* Finds the home directories from HOME, which may be NULL, and from the user database, as absolute
  * paths, each also with symbolic links resolved. To be called outside of the namespaces. */
 void un_homes_find(struct un_homes *homes, const char *home);
 /* Returns the home directory in a line of passwd(5), which is modified, or NULL if the line has
@@ -104,12 +104,12 @@ char *un_home_of(char *line);
 /* ---- state.c: directories that are hidden from sandboxes ------------------------------------- */
 
 /*
- * Finds the state directory by the variables of an environment, by the same rule as the function of
- * this name in usernsctl/_system/records.py. The directory need not exist. Returns -1 with errno.
+ * Finds the state directory from environment variables, with the same rule as the function of this
+ * name in usernsctl/_system/records.py. The directory need not exist. Returns -1 with errno.
  */
 int un_state_directory(char **environment, char path[UN_PATH_MAX]);
-/* Finds the directory of templates in the same way. The path is "" if the caller has no home
- * directory, and so no templates. Returns -1 with errno. */
+/* Finds the directory of templates from environment variables too. The path is "" if the caller has
+ * no home directory, and so no templates. Returns -1 with errno. */
 int un_templates_directory(char **environment, char path[UN_PATH_MAX]);
 
 /* ---- environment.c: the environment of a command in a launch --------------------------------- */
@@ -124,7 +124,7 @@ const char *un_environment_value(char **environment, const char *name);
 
 /* ---- moment.c: parameters known only when a launch is performed ------------------------------ */
 
-/* A struct un_moment with its memory. */
+/* A struct un_moment, and the memory that its pointers refer to. */
 struct moment {
     struct un_moment is;
     const char **args;
@@ -134,9 +134,9 @@ struct moment {
     struct utsname host;
 };
 
-/* Collects the parameters of the moment, outside of the namespaces. `command` holds the arguments
- * after --, which replace the command of the launch. un_moment_drop() must be called in any case.
- */
+/* Collects the parameters that are known only now. To be called outside of the namespaces.
+ * `command` holds the arguments after --, which replace the command of the launch. un_moment_drop()
+ * must be called in any case. */
 int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
                    struct moment *moment, struct un_error *err);
 /* Chooses the working directory of the command after the root filesystem is built, and checks that

@@ -63,7 +63,7 @@ static int prepare_holder(int socket, const struct un_setup *setup, struct un_er
         return un_fail_errno(err, UN_STEP_CWD, "/");
     if (un_close_fds(&socket, 1, err))
         return -1;
-    /* A pipe that the caller reads must reach end of file when the caller's other writers exit. */
+    /* An open write end in the holder would keep the reader of a pipe from end of file. */
     for (int fd = 0; fd < 3; fd++)
         if (fd != socket)
             close(fd);

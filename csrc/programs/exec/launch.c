@@ -2,8 +2,9 @@
  * usernsctl-exec --launch FILE: performs a launch up to the exec of the program that waits for
  * runsc, in a single process.
  *
- * The file contains all decisions made in advance. The parameters of the moment are the command,
- * its environment, its working directory, the host name, and the ids granted to the caller.
+ * The file contains all decisions made in advance. The other parameters are known only when the
+ * launch is performed: the command, its environment, its working directory, the host name, and the
+ * ids granted to the caller.
  */
 #include "base/base.h"
 #include "programs/exec/exec.h"
@@ -85,8 +86,8 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     struct un_setup setup;
     un_setup_init(&setup);
     setup.propagation = MS_PRIVATE;
-    /* PATH is not used: in a container a tenant may set PATH, who may decide only what runs inside.
-     */
+    /* PATH is not used: a tenant who can set it for a container may decide only what runs
+     * inside. */
     if (read_ids(of->launch, &of->ids, err) ||
         un_exec_plan(&of->ids.request, NULL, &of->decision, err) ||
         check_plan(of->launch, &of->decision.plan, err) ||

@@ -275,7 +275,7 @@ static int take_map_option(struct un_options *options, int option, struct un_err
     }
 }
 
-/* Handles all other options. */
+/* Handles options about neither namespaces nor maps. Returns -1 on failure. */
 static int take_option(struct un_options *options, int option, struct un_error *err)
 {
     switch (option) {

@@ -128,8 +128,8 @@ static pid_t fork_into(uint64_t flags, struct un_error *err)
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "") : child;
 }
 
-/* Sets the cause of a failed clone(2) whose flags unshare(2) was allowed: a seccomp filter, which
- * would deny it to runsc as well. */
+/* Sets the cause of a failure of clone(2) with flags that unshare(2) has accepted: a seccomp
+ * filter, which would deny the clone(2) of runsc as well. */
 static int blame_filter(struct un_error *err)
 {
     if (err->errnum == EPERM && un_proc_status("/proc", "Seccomp:") == 2)
@@ -238,7 +238,8 @@ static int mount_in_range(const char *path, struct un_error *err)
     return failed || bind_here(err) ? -1 : 0;
 }
 
-/* Mounts proc, in a child: that needs a PID namespace of one's own. */
+/* Mounts proc in a child in a new PID namespace: the kernel denies a mount of proc for a PID
+ * namespace that another user namespace owns. */
 static int mount_proc(const char *path, struct un_error *err)
 {
     (void)path;
@@ -281,7 +282,8 @@ static int trace(const char *path, struct un_error *err)
     (void)path;
     if (enter_one_id(0, err))
         return -1;
-    /* Entering has made this process non-dumpable, which would deny the trace. */
+    /* un_enter() has made this process non-dumpable, and a non-dumpable child could not be
+     * traced. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     pid_t self = getpid(), child = fork();
     if (child < 0)

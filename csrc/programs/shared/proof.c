@@ -1,6 +1,6 @@
 #include "base/base.h"
 #include "programs/shared/shared.h"
-#define UN_NO_ENTRY /* the entry point is that of the program */
+#define UN_NO_ENTRY /* the programs linked with this file define the entry point */
 #include "base/freestanding.h"
 
 #include <linux/utsname.h>
@@ -10,8 +10,8 @@
 /* Far more than gVisor's log, which has a dozen lines. */
 #define LOG_SIZE 8192
 
-/* The build in uname(2) and /proc/version, which gVisor has reported since 2018; only the release
- * before it has changed. No Linux kernel of that minute is in use. */
+/* The version field of uname(2), also in /proc/version. gVisor has reported this one since 2018,
+ * with different releases. No Linux kernel in use was built at that time. */
 static const char gvisor_build[] = "#1 SMP Sun Jan 10 15:06:54 PST 2016";
 
 /* The first line of gVisor's kernel log (gvisor.dev, "dmesg" in the quick start). The lines after

@@ -8,7 +8,7 @@
 
 #define FAILED 125
 
-/* The maximum number of further messages to quote if the first one does not tell the cause. */
+/* The maximum number of further messages to quote if the first one does not show the cause. */
 #define MORE_MAX 5
 
 /* Prints the failure in one line, and its cause. */
@@ -34,7 +34,7 @@ static void print_quoted(const char *text)
     fprintf(stderr, "  it also says: %s\n", quoted);
 }
 
-/* Prints the last of the other messages. */
+/* Prints the last messages and the crash report, except the one already printed. */
 static void print_more(const struct un_runsc_words *words)
 {
     const char *text = words->messages.bytes;

@@ -3,7 +3,8 @@
  *
  * Runs COMMAND, a runsc, in a child, forwards signals to it, and exits with its exit status. That
  * is the status of the command in the sandbox if runsc's own log shows a normal exit. Otherwise
- * runsc has failed, whatever its status, and the four files tell why (explain.c).
+ * runsc has failed, whatever its status, and the cause is determined from the four files
+ * (explain.c).
  *
  * With KILL, a signal is forwarded by running KILL with the signal number as a further argument: a
  * signal to `runsc run` would kill that, and the command in the sandbox could not catch the signal.

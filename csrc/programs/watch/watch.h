@@ -13,8 +13,8 @@ enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
  */
 int explain_runsc(char *const *files, int status, const char *limit);
 
-/* Tells the watcher that the child has reported its error already, because runsc was not executed.
- */
+/* Called in the child if runsc can't be executed, which the child reports itself: explain_runsc()
+ * in the watcher then prints nothing. */
 void explain_no_more(char *const *files);
 
 #endif
