@@ -33,8 +33,8 @@ PROGRAMS = {
     "usernsctl-child": (),
 }
 
-# Programs without libc, which run in gVisor in any root filesystem; small programs start faster.
-# gVisor supports no other processors.
+# Processors that gVisor supports, and flags for programs without libc: these run in gVisor in any
+# root filesystem, and small programs start faster.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-nostdlib"),
@@ -44,7 +44,7 @@ FREESTANDING_FLAGS = (
 )
 # Without this flag the compiler calls library functions for atomic operations.
 FREESTANDING_FLAGS_OF = {"aarch64": ("-mno-outline-atomics",)}
-# Sources of the agent without its entry point, which the C tests are linked with.
+# Sources of the agent that are also linked into the C tests, so without the agent's entry point.
 AGENT = (
     "block",
     "caps",
@@ -79,10 +79,10 @@ def flags(csrc: Path = CSRC) -> list[str]:
 
 
 def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
-    """Return flags for musl-gcc, which finds no kernel headers, and whose macros warn.
+    """Return flags for musl-gcc: add kernel headers, and disable warnings that musl's macros cause.
 
-    :param headers: the directory in which to create links to the kernel's headers in ``system``,
-        but to no headers of its libc.
+    :param headers: the directory in which to create links to the kernel headers in ``system``,
+        but not to the libc headers there.
     """
     machine = [system / "asm", *system.glob(f"{platform.machine()}-linux-gnu/asm")]
     asm = next(directory for directory in machine if directory.is_dir())
@@ -97,7 +97,7 @@ def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
 def core(csrc: Path = CSRC) -> list[Path]:
     """Return the sources of the core, for the extension and every program with a libc.
 
-    First generates one of the sources, explain/texts.c, by texts.py.
+    Generates one of the sources, explain/texts.c, with texts.py first.
     """
     causes = csrc.resolve().parent / "src" / "usernsctl" / "explain" / "causes"
     if causes.is_dir():

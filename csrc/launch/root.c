@@ -57,7 +57,8 @@ int un_root_begin(struct un_launch *launch, struct un_error *err)
         make_private(launch, "shown", 0700, &root->shown, err) ||
         make_private(launch, "root", 0755, top, err))
         return -1;
-    /* A mount of its own can be made read-only, with all mounts below it. */
+    /* Bind-mounts the directory on itself: only a mount can be made read-only later, with all
+     * mounts below it. */
     if (un_bind(*top, *top, 0, "root", err))
         return -1;
     close(*top);

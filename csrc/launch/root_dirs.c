@@ -67,8 +67,7 @@ static ssize_t read_resolver(char *text, size_t size)
     return file < 0 ? -1 : un_read_all(file, text, size);
 }
 
-/* Returns whether a path exists inside, or can't be looked up, so that nothing remains to be done.
- */
+/* Returns false if a path does not exist inside; true if the path exists or can't be resolved. */
 static bool is_settled(const struct un_launch *launch, const char *inside)
 {
     un_auto_trail struct un_trail trail;
@@ -96,8 +95,8 @@ static int add_resolver(struct un_launch *launch, const char *text, size_t lengt
     return write_resolver(launch, place, text, length, err);
 }
 
-/* Creates the target of /etc/resolv.conf as a copy, if it is a symbolic link to a missing file, as
- * often in /run. */
+/* If /etc/resolv.conf is a symbolic link to a missing file, usually in /run, creates that file with
+ * the contents of the host's resolv.conf. */
 int un_step_resolver(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     (void)record;

@@ -10,7 +10,7 @@ static const char *const of_programs[] = {
     "/usr/share",
 };
 
-/* Returns the first of these directories that equals `path` or lies below it; or NULL. */
+/* Returns the first directory of of_programs that equals `path` or lies below it, or NULL. */
 static const char *program_directory(const char *path)
 {
     size_t length = strlen(path);
@@ -47,8 +47,8 @@ static int hide_found_home(struct un_launch *launch, const char *home, struct un
     if (file >= 0 && un_root_status(launch, file, home, &status, err))
         return -1;
     if (is_complete && kept && file >= 0)
-        /* Some service users have such a directory as home in the user database without owning it.
-         */
+        /* Fail only if the caller, uid 0 inside, owns the directory: the user database gives some
+         * service users a system directory such as /bin as home. */
         return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
     /* An existing directory of the host is covered; only missing ones are created. */
     if (file < 0 || status.st_dev == launch->root.device)

@@ -1,9 +1,10 @@
 /*
  * Scratch: the tmpfs for all files of a sandbox.
  *
- * A recursive bind mount of a parent directory must show what the tmpfs covers, not the tmpfs. So
- * the mount on the chosen directory is unbindable (mount_namespaces(7)). Files on an unbindable
- * mount can't be bind mount sources, so the tmpfs in use is another one, mounted below.
+ * A tmpfs covers a directory of the host, but a recursive bind mount of a parent must show the
+ * host's directory. So this tmpfs is unbindable (mount_namespaces(7)). Its files can't be bind
+ * mount sources, so the files of the sandbox are on a second tmpfs, mounted on a subdirectory of
+ * the first.
  */
 #include "base/base.h"
 #include "launch/launch.h"

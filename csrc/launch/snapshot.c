@@ -22,7 +22,8 @@ struct snapshot {
     int depth;
 };
 
-/* Copies a file while every user may read it. Returns the number of bytes, or -1 with errno. */
+/* Copies a file if its mode lets every user read it. Returns the number of bytes copied, or -1 with
+ * errno. */
 static off_t copy_bytes(int source, int out)
 {
     struct stat status;

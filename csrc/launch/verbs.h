@@ -117,8 +117,8 @@ extern const struct un_verb_rule un_verb_rules[UN_VERB_COUNT];
 
 /* Returns the verb of this name, or UN_VERB_COUNT. */
 enum un_verb un_verb_find(const char *name);
-/* Checks an argument. Returns what it must be, for a message, or NULL if it is valid. `sources` and
- * `binds` are the numbers of earlier records of these verbs. */
+/* Checks an argument. Returns NULL if it is valid, otherwise a description of valid arguments for
+ * an error message. `sources` and `binds` are the numbers of earlier records of these verbs. */
 const char *un_argument_fault(int argument, const char *word, size_t sources, size_t binds);
 /* Convert a valid argument to a number. */
 uint64_t un_argument_number(const char *word);
@@ -128,8 +128,8 @@ unsigned un_argument_mode(const char *word);
 
 /* The values of the marks @s, @i and @t; @@ is a single @. */
 struct un_marks {
-    char scratch[UN_PATH_MAX]; /* path of the directory of all that is built */
-    char id[17];               /* random, unique to this performance of the launch */
+    char scratch[UN_PATH_MAX]; /* path of the tmpfs for the files of the sandbox */
+    char id[17];               /* random, different each time the launch is performed */
     char stamp[48];            /* time of the start, YYYYmmdd-HHMMSS.micros, UTC */
 };
 

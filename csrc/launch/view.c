@@ -34,8 +34,8 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
     }
 }
 
-/* Returns whether a path is a mount point or an ancestor of one. Such directories exist inside even
- * where a mount hides the host's: gVisor creates them. */
+/* Returns whether a path is a mount point or an ancestor of one. gVisor creates these directories
+ * inside if a mount hides those of the host. */
 static bool leads_to_cover(const struct un_view *view, const char *path)
 {
     size_t length = strlen(path);
@@ -107,7 +107,7 @@ bool un_view_is_directory(struct un_trail *trail)
 {
     struct stat status;
     int fd = un_trail_last(trail)->fd;
-    /* gVisor creates directories on the way to a mount. */
+    /* Without a descriptor, the last place is a directory that gVisor creates for a mount point. */
     return fd < 0 || (!fstat(fd, &status) && S_ISDIR(status.st_mode));
 }
 
@@ -167,7 +167,7 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
         return;
     }
     strcpy(reached->missing, trail->missing);
-    /* On failure the path is truncated, but its beginning is the same. */
+    /* A truncated path suffices: un_view_is_of_gvisor() compares only the beginning. */
     (void)un_view_wanted(trail, wanted);
     reached->is_of_gvisor = un_view_is_of_gvisor(wanted);
     reached->is_made_up = last->fd < 0;

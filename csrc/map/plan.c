@@ -259,8 +259,9 @@ bool un_plan_writes_itself(const struct un_plan *plan)
 }
 
 /* Returns whether the plan depends on the maps of the current user namespace. The caller's own id
- * is mapped there, since the kernel denies unshare(2) otherwise, unless it is the overflow id. If
- * the caller maps uid 0, the kernel version decides whether CAP_SETFCAP is needed. */
+ * needs no check, because the kernel denies unshare(2) to a caller whose ids are not mapped there;
+ * but the overflow id may stand for an unmapped id. If the caller maps uid 0, the kernel version
+ * decides whether CAP_SETFCAP is needed. */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++) {

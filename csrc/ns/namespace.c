@@ -7,8 +7,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* Timeout from the end of the holder's socket until it is dumpable, which takes the holder one or
- * two system calls. */
+/* Timeout from end of file on the holder's socket until the holder is dumpable; the holder makes
+ * one or two system calls in between. */
 #define DUMPABLE_TIMEOUT_US 10000000
 #define LONGEST_NAP_US 1000
 
@@ -165,7 +165,8 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     if (!flags || !unshare((int)flags))
         return 0;
     un_fail_errno(err, UN_STEP_UNSHARE, "");
-    /* Now inside, only the limits of the outer namespaces can have been exceeded. */
+    /* The new user namespace has no mount namespaces yet, so the exceeded limit is that of an outer
+     * user namespace. */
     if (err->errnum == ENOSPC && flags == CLONE_NEWNS)
         err->cause = "max-mnt-namespaces";
     return -1;

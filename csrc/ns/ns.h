@@ -21,7 +21,7 @@ struct un_start {
     pid_t pid;
     int pidfd;
     int socket;       /* receives the messages */
-    int64_t deadline; /* end of the timeout, as of un_now_ms() */
+    int64_t deadline; /* end of the timeout, on the clock of un_now_ms() */
 };
 
 /* Executes the child program in a child process. Returns 0 once the child runs and has a socket for

@@ -64,8 +64,8 @@ static void record_news(struct un_received *received, struct start_state *start_
         start_state->failed = un_received_failure(received, err);
     if (received->message.news == UN_NEWS_EXECUTING)
         start_state->here = true;
-    /* The first of these messages comes from the second child; if that is process 1, a second one
-     * comes from the command. */
+    /* The second child sends the first of these messages. If the second child is process 1, the
+     * command sends another one, whose sender is ignored. */
     if (start_state->pid <= 0 &&
         (received->message.news == UN_NEWS_EXECUTING || received->message.news == UN_NEWS_INIT))
         start_state->pid = received->sender;
@@ -75,7 +75,7 @@ static void record_news(struct un_received *received, struct start_state *start_
         close(received->fd[--received->fd_count]);
 }
 
-/* Maximum number of messages that can't be received. */
+/* Maximum number of failures to receive a message. */
 #define HEAR_TRIES 16
 
 /* Receives messages until the command has been executed or no child is left. */

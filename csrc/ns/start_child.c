@@ -142,8 +142,9 @@ static int execute_program(void *arg)
     return -1;
 }
 
-/* Receives the parent's end of the socket, and lets the child continue. The child waits for that,
- * because the parent learns only by this socket which processes to kill. */
+/* Receives the parent's end of the socket, and lets the child continue. The child waits until then,
+ * because the messages on this socket are the only way for the parent to learn which processes to
+ * kill. */
 static int receive_socket(int handover, struct un_start *start, struct un_error *err)
 {
     struct un_received received;

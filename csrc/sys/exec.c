@@ -2,7 +2,7 @@
 #include "base/base.h"
 
 /* Returns whether the last execve(2) failed because the file does not exist. ENOENT alone does not
- * say so: execve(2) also returns ENOENT if the interpreter of the file is missing. */
+ * prove that: execve(2) also returns ENOENT if the interpreter of the file is missing. */
 static bool is_absent(const char *file)
 {
     int errnum = errno;

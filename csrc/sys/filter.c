@@ -54,7 +54,7 @@ const struct un_probe_call un_setns_call[] = {
 
 static _Noreturn void try_in_child(const struct un_probe_call *calls, size_t count)
 {
-    /* No core dump of a child that a filter kills. */
+    /* A filter that kills this child must not cause a core dump. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGSYS, SIG_DFL);
     for (size_t i = 0; i < count; i++) {
@@ -64,8 +64,9 @@ static _Noreturn void try_in_child(const struct un_probe_call *calls, size_t cou
     _exit(0);
 }
 
-/* Returns whether a child would become process 1 of a PID namespace, which would end with it. Until
- * process 1 exists, stat(2) of ns/pid_for_children fails (pidns_for_children_get()). */
+/* Returns whether a child would become process 1 of a PID namespace, whose end would be the end of
+ * the namespace. Until process 1 exists, stat(2) of ns/pid_for_children fails
+ * (pidns_for_children_get()). */
 static bool would_be_first(void)
 {
     struct stat status;

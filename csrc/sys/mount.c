@@ -58,7 +58,7 @@ static bool is_call_missing(long result)
 
 /* Returns whether one of the mount calls is missing or denied by a filter. The kernel returns
  * EINVAL for the invalid flags of these calls. move_mount(2) checks CAP_SYS_ADMIN before the flags,
- * but a caller that has come so far has that capability. */
+ * but only processes with that capability call this function. */
 static bool is_kept_away(void)
 {
     return is_call_missing(syscall(SYS_open_tree, -1, "", NO_SUCH_FLAG)) ||

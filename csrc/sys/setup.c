@@ -28,8 +28,8 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
     return 0;
 }
 
-/* Drops capabilities and installs restrictions. Must come before the ids change, which may take the
- * capabilities for it away. */
+/* Drops capabilities and installs restrictions. Must precede the change of ids, which may clear the
+ * capabilities that this needs. */
 static int apply_restrictions(const struct un_setup *setup, struct un_error *err)
 {
     if (un_caps_drop_bounding(setup->drop_bounding))

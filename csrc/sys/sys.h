@@ -115,15 +115,15 @@ struct un_job {
     int ended;      /* CLD_EXITED, CLD_KILLED or CLD_DUMPED; 0 if the status is unknown */
     int status;     /* exit status, or the signal that killed the job */
     bool timed_out; /* whether the job was killed at the timeout */
-    int stopped_by; /* the signal that had stopped the job, which was killed therefore; or 0 */
+    int stopped_by; /* signal that had stopped the job, so that the job was killed; or 0 */
     /* State while the job runs: */
     int pidfd; /* -1 after the job has ended */
     int pipe;
     size_t length;
 };
 
-/* Runs all jobs in parallel. Returns 0 if all were started; their results say how each ended.
- * Returns -1 if a job could not be started; no job is left running. */
+/* Runs all jobs in parallel. Returns 0 if all were started, after they have ended and their results
+ * are filled in. Returns -1 if a job could not be started; no job is left running. */
 int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err);
 
 /* ---- self.c: this process's dumpable attribute, and its directory in /proc ------------------- */
@@ -253,8 +253,8 @@ void un_make_fd_room(void);
 
 /* ---- open_files.c: the limit of descriptors -------------------------------------------------- */
 
-/* Lowers RLIMIT_NOFILE (getrlimit(2)) of this process and its descendants to `most`. A lower limit
- * stays. Async-signal-safe. */
+/* Lowers RLIMIT_NOFILE (getrlimit(2)) of this process and its descendants to `most`. Does not raise
+ * a lower limit. Async-signal-safe. */
 void un_limit_open_files(uint64_t most);
 
 /* ---- null_device.c: opening /dev/null -------------------------------------------------------- */
@@ -314,7 +314,7 @@ typedef void un_pass_on(pid_t child, const siginfo_t *info, void *arg);
  */
 un_pass_on un_pass_on_by_kill;
 
-/* A child whose changes of state are waited for. */
+/* A child that un_pass_on_until_end() waits for, and its state. */
 struct un_watched {
     pid_t pid;
     int report;      /* pipe to which each wait status of the child is written (an int), or -1 */
