@@ -1,6 +1,7 @@
-"""generated.py PYTHON PRELUDE: have the package tell what shells and AppArmor are to know of it.
+"""generated.py PYTHON PRELUDE: add shell completion and AppArmor profiles to the packages.
 
-PYTHON and PRELUDE are the directories of the two packages that are being made; all is in the first.
+PYTHON and PRELUDE are the build directories of the two packages. At this point of the build, all
+other files are still in PYTHON.
 """
 
 import os
@@ -14,14 +15,15 @@ sys.path.insert(0, str(site))
 
 from usernsctl import profiles  # noqa: E402
 
-# Where each shell looks: in a directory, by a name.
+# Paths at which the shells look for the completion of a program.
 PLACES = {
     "bash": "usr/share/bash-completion/completions/{}",
     "zsh": "usr/share/zsh/vendor-completions/_{}",
     "fish": "usr/share/fish/vendor_completions.d/{}.fish",
 }
 PACKAGES = {"usernsctl": python, "usernsctl-exec": prelude}
-# Not python3 itself, but for what these start: the script, by which AppArmor goes.
+# Programs that get an AppArmor profile. AppArmor chooses the profile of a Python script by the path
+# of the script, so python3 itself needs none.
 PROGRAMS = [
     *("/usr/bin/usernsctl", "/usr/bin/usernsctl-exec", "/usr/bin/usernsctl-entrypoint"),
     *(f"/usr/lib/usernsctl/usernsctl-{name}" for name in ("child", "init", "probe", "watch")),

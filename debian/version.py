@@ -1,4 +1,4 @@
-"""version.py VERSION: see that the package has the version that pyproject.toml has."""
+"""version.py VERSION: check that VERSION, of the package, equals the version in pyproject.toml."""
 
 import sys
 import tomllib

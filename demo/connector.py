@@ -16,7 +16,7 @@ DEMO = Path(__file__).parent
 USERNSCTL = Path(sysconfig.get_path("scripts"), "usernsctl")
 # The script that halves a program's start time in gVisor (docs/bigframe.md).
 BIGFRAME = Path(usernsctl.bigframe.__file__)
-# Much more than the seconds that a connector takes, for a busy machine.
+# A connector takes a few seconds, but may take much longer on a busy machine.
 TIMEOUT_SECONDS = 300
 
 Message = dict[str, Any]
@@ -60,7 +60,7 @@ class Connector:
         return [str(self.environment / "bin" / "python"), str(BIGFRAME), *self.command(verb)]
 
     def sandbox(self, network: str) -> list[str]:
-        """Return the prefix of commands to run in gVisor, with the connector's files shown."""
+        """Return the prefix of a command to run in gVisor with the connector's files mounted."""
         shown = [self.environment, self.files, BIGFRAME]
         interpreter = (self.environment / "bin" / "python").resolve()
         if not interpreter.is_relative_to("/usr"):

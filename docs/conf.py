@@ -11,23 +11,23 @@ project = "usernsctl"
 author = "the authors of usernsctl"
 release = version = metadata.version("usernsctl")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "manuals", "root_pages"]
-# What is typed has two dashes in it.
+# smartquotes would turn the two dashes of an option into an en dash.
 smartquotes = False
 today_fmt = "%Y-%m-%d"
 
 myst_enable_extensions = ["colon_fence", "deflist"]
-# Anchors of headings, as a code-hosting page has them.
+# Generate anchors for headings, as code-hosting sites do.
 myst_heading_anchors = 4
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_use_type_comments = False
-# Types that are long, and stand in many signatures: docs/api/index.rst tells what they are.
+# Long types in many signatures, shown by name only; docs/api/index.rst describes them.
 autodoc_type_aliases = {
     name: name for name in ("AnyExtent", "AnyIdMap", "Args", "Environment", "Stream")
 }
-# A parameter a line, where they don't fit into one.
+# Put each parameter of a longer signature on a line of its own.
 maximum_signature_line_length = 80
 add_module_names = False
 

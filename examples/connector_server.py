@@ -6,10 +6,10 @@
 
 ENVIRONMENT is a virtual environment with airbyte-cdk. The body of a POST is a JSON object of files
 by name: config.json, manifest.yaml, and for read configured_catalog.json. The response is the
-connector's output, one message a line, with the exit status in the header X-Exit-Status.
+connector's output, one message per line, with the exit status in the header X-Exit-Status.
 
-The connector's imports take seconds. They are done once, when the server starts and saves a
-template; each call starts from there, with its own files. The connector has the host's network,
+The connector's imports take seconds. They run once, when the server starts and saves a
+template; each call restores the template, with its own files. The connector has the host's network,
 unless the argument is none: older releases of runsc can't save a sandbox with the host's network.
 Without a network only spec is useful.
 """
