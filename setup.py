@@ -58,7 +58,7 @@ def processor() -> str:
 
 
 def runs_here(program: Path) -> bool:
-    """Return whether a program runs; assumed of a program for another processor."""
+    """Return whether a program runs. A program for another processor is assumed to run."""
     if processor() != platform.machine():
         return True
     return subprocess.run([program], stdout=subprocess.DEVNULL).returncode == 0
@@ -97,7 +97,10 @@ SYSTEM_TYPES = "typedef int... pid_t; typedef int... uid_t; typedef int... gid_t
 
 
 def declarations(header: str) -> str:
-    """Remove what cffi can't parse from a C header: directives but ``#define NAME number``."""
+    """Remove what cffi can't parse from a C header.
+
+    Of the preprocessor directives, only ``#define NAME number`` remains.
+    """
     header = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.DOTALL).replace("\\\n", " ")
     header = re.sub(r"_Static_assert\s*\(.*?\)\s*;", "", header, flags=re.DOTALL)
     header = re.sub(r"__attribute__\s*\(\(.*?\)\)", "", header, flags=re.DOTALL)
@@ -107,7 +110,7 @@ def declarations(header: str) -> str:
 
 
 def older_libc() -> list[str]:
-    """Return flags that select the libc in SYSROOT, also for a cross compiler with its own."""
+    """Return flags that select the libc in SYSROOT, even for a cross compiler that has its own."""
     if not SYSROOT:
         return []
     headers, system = f"{SYSROOT}/usr/include", f"{processor()}-linux-gnu"

@@ -42,7 +42,7 @@ class Server(ThreadingHTTPServer):
         self.host.close()
 
     def run_snippet(self, text: bytes) -> tuple[int, bytes]:
-        """Run a snippet; return its exit status, -N after signal N, and its output's beginning."""
+        """Run a snippet; return its exit status, or -N after signal N, and its first output."""
         with self.pool.acquire() as sandbox:
             timer = threading.Timer(SECONDS, sandbox.kill)
             timer.start()

@@ -51,7 +51,10 @@ def test_nobody_else_is_seen() -> None:
 
 @pytest.fixture
 def file_made_inside(tmp_path: Path) -> Iterator[Path]:
-    """Return a file's path; afterwards, check its owner outside, where fixtures run."""
+    """Yield a path for the test to create a file at; then check the file's owner outside.
+
+    Fixtures run outside of the namespace.
+    """
     path = tmp_path / "made"
     yield path
     assert path.stat().st_uid == os.geteuid()

@@ -1,4 +1,4 @@
-"""An untrusted program that reads a directory, and whose result is read back.
+"""Run an untrusted program that reads a directory, and read its result safely.
 
     python examples/untrusted_report.py DIRECTORY
 

@@ -1,11 +1,11 @@
-"""User namespaces, made and mapped without privilege, for gVisor and for everyone else."""
+"""User namespaces, created and mapped without privilege, for gVisor and other programs."""
 
 from __future__ import annotations
 
 import os as _os
 from importlib import import_module as _import_module
 
-# To type checkers this is true. The module that has it takes longer to import than this one.
+# Type checkers treat this as true. Importing typing would take longer than importing this module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -120,15 +120,15 @@ __all__ = [
     "spawn",
 ]
 
-# Nothing is imported before a name is used: a command must first see to its signals, and the pytest
-# plugin is loaded into sessions that never use it.
+# Nothing is imported before a name is used: a command must first set its signal actions, and pytest
+# loads the plugin into sessions that never use it.
 _TOGETHER = (
     "usernsctl.commands.popen",
     "usernsctl.errors",
     "usernsctl.maps",
     "usernsctl.namespaces.namespace",
 )
-# What takes longer to import than all the rest, and many programs never ask for.
+# Names from modules that many programs never use, and that take longer to import than all others.
 _APART = {
     "Bind": "usernsctl.gvisor.launch.request",
     "DetachedRecord": "usernsctl.gvisor.sandbox.records",
@@ -157,7 +157,7 @@ def __getattr__(name: str) -> Any:
     if name in _APART:
         globals()[name] = getattr(_import_module(_APART[name]), name)
     else:
-        # At once: whoever enters a namespace may not be able to read the rest afterwards.
+        # All modules now: a caller that enters a namespace may not be able to read them there.
         for module in map(_import_module, _TOGETHER):
             found = vars(module)
             globals().update((each, found[each]) for each in __all__ if each in found)

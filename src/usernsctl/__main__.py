@@ -9,7 +9,7 @@ import sys
 
 from usernsctl import _interrupts
 
-# Type checkers take this for true. Importing it from typing would delay the start.
+# Type checkers treat this as true. Importing it from typing would delay the start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 class _Output(io.FileIO):
-    """Standard output, whose errors have its name, since handlers can't identify it otherwise."""
+    """Standard output. Its errors have a filename, so that messages can name it."""
 
     def write(self, data: Buffer) -> int:
         try:

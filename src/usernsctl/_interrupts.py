@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-# Type checkers take this for true. Importing it from typing would delay the start.
+# Type checkers treat this as true. Importing it from typing would delay the start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType

@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-# Type checkers take this constant for true.
+# Type checkers treat this constant as true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ else:
 
 
 class LateModule:
-    """A module that only annotations name, imported when an attribute of it is read.
+    """A module that only annotations mention, imported when one of its attributes is read.
 
     :func:`typing.get_type_hints` reads attributes, for pydantic and others that use annotations.
     """
@@ -220,13 +220,13 @@ def _refuse_change(reason: str) -> NoReturn:
 
 
 def _refuse(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-    """Raise the TypeError of :mod:`dataclasses` for arguments that a class does not take."""
+    """Raise the TypeError of :mod:`dataclasses` for arguments that a class does not accept."""
     _twin(cls)(*args, **kwargs)
     raise AssertionError(f"{cls.__qualname__} takes {args} and {kwargs}")
 
 
 def _twin(cls: Any) -> Any:
-    """Return a class of :mod:`dataclasses` with the same fields."""
+    """Return a class with the same fields, made by :mod:`dataclasses`."""
     import dataclasses
 
     listed = []
@@ -246,7 +246,7 @@ def _signature(cls: type) -> Any:
 
 
 def _methods(of: type) -> dict[str, Any]:
-    """Return what a dataclass gets from a class above, without inheriting from it."""
+    """Return the methods of `of` and its bases, which dataclasses copy instead of inheriting."""
     found: dict[str, Any] = {}
     for each in reversed(of.__mro__[:-1]):
         for name, value in vars(each).items():
@@ -296,7 +296,7 @@ def _fields(of: Any) -> Any:
 
 
 def _asdict(of: Any) -> Any:
-    """Do what :func:`dataclasses.asdict` does, without copies of what can't be changed."""
+    """Do what :func:`dataclasses.asdict` does, without copying immutable values."""
     if hasattr(of, "_own_fields"):
         return {each.name: _asdict(getattr(of, each.name)) for each in of._own_fields}
     if isinstance(of, list | tuple):

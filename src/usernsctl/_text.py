@@ -61,7 +61,7 @@ def _escape(char: str) -> str:
 
 
 def _quoted_char(char: str) -> str:
-    # Quotes are escaped: a shell without $'...' takes it for '...', which a quote would end.
+    # Quotes are escaped, too: a shell without $'...' parses '...', and a quote would end that.
     if char.isprintable() and char not in "\\'":
         return char
     # Always three octal digits, so that a digit that follows is not part of the escape.

@@ -5,11 +5,12 @@
 
 CPython keeps the frames of a thread in chunks of 16 KiB. Many releases unmap a chunk as soon as its
 last frame returns. So a loop that calls a function at a chunk's edge maps and unmaps memory each
-time, and in gVisor that takes 0.1 ms and more. A frame of a megabyte gets a chunk that has most of
-another megabyte to spare, and there the program's frames find their place.
+time, and in gVisor that takes 0.1 ms and more. A frame of a megabyte gets a chunk with nearly
+another megabyte of free space, in which the program's frames fit.
 
 This file imports nothing of usernsctl: it can be copied alone into an image, and then also serves
-interpreters that usernsctl itself does not support. docs/bigframe.md tells what a program notices.
+interpreters that usernsctl itself does not support. docs/bigframe.md describes the effects on the
+program.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main() -> None:
         # The directory of this file, which Python has added; that of the program replaces it.
         del sys.path[0]
     sys.modules["__main__"] = module = type(sys)("__main__")
-    # As Python sets them; a new module has the other attributes already.
+    # Only attributes that Python sets in __main__ but not in other new modules.
     if sys.version_info < (3, 14):
         module.__annotations__ = {}
     module.__dict__.update(__loader__=BuiltinImporter, __builtins__=builtins)
@@ -174,7 +175,7 @@ def _load(path: str) -> tuple[SourceFileLoader | SourcelessFileLoader, Any]:
 
 
 def _absolute(path: str) -> str:
-    """Return a path as Python makes it absolute, with all its dots."""
+    """Return an absolute path, in which ``.`` and ``..`` remain, as in paths that Python sets."""
     try:
         return os.path.join(os.getcwd(), path) if path else os.getcwd()
     except FileNotFoundError:

@@ -156,10 +156,10 @@ class NativePlan:
     def __init__(self, result: Any, notices: Any, owner: Any) -> None:
         self.cdata = result
         self._notices = notices
-        self._owner = owner  # keeps the memory of `notices`, a part of it
+        self._owner = owner  # owns the memory that contains `notices`
 
     def setup(self) -> Setup:
-        """Return the ids that a process takes in the new namespace."""
+        """Return the ids that a process switches to in the new namespace."""
         uid, gid = (None if inside < 0 else inside for inside in self.cdata.become)
         return Setup(uid=uid, gid=gid, groups=() if self.cdata.drop_groups else None)
 
@@ -213,7 +213,7 @@ def machine_part(descriptor: int) -> str | None:
     The file is /proc, /sys or /dev, lies in one of these, or has a filesystem like these below it.
 
     :param descriptor: a descriptor of the file, perhaps O_PATH.
-    :returns: the path or the type of the filesystem, such as ``"/proc"``; ``None`` for no such one.
+    :returns: the path or the type of the filesystem, such as ``"/proc"``; ``None`` if none.
     :raises OSError: the mounts in /proc can't be read.
     """
     part = ffi.new("char const **")
@@ -238,8 +238,8 @@ def is_trusted(uid: int, path: str) -> bool:
 def others_may_write(directory: int) -> bool:
     """Return whether a user other than the caller and root may write to a directory.
 
-    The mode and the access control list (acl(5)) decide. A group is no other user if it is root's,
-    or if it has the number of the caller's uid and no members.
+    This depends on the mode and the access control list (acl(5)). Write permission of a group does
+    not count if the group is root's, or has the number of the caller's uid and no members.
 
     :param directory: a descriptor of the directory, perhaps O_PATH.
     """
@@ -293,7 +293,7 @@ def landlock_version() -> int:
 # The program that a child executes before it enters namespaces, so that no process inside can read
 # the memory of this process.
 _CHILD = os.fsencode(program_path("usernsctl-child"))
-# The longest time limit in seconds whose milliseconds fit into an int; longer ones are no limit.
+# The longest time limit in seconds whose milliseconds fit into an int; a longer one counts as none.
 _SECONDS_MAX = (2**31 - 1) // 1000
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 
@@ -376,8 +376,8 @@ def spawn(request: Spawn) -> tuple[int, int]:
         request.pidfd = pidfd[0]
         return pid[0], pidfd[0]
     except BaseException:
-        # A signal handler may have raised the exception after un_spawn() succeeded: the caller does
-        # not get the child.
+        # If a signal handler raised the exception after un_spawn() succeeded, the caller does not
+        # learn of the child, so kill it.
         request.pidfd = -1
         if pidfd[0] >= 0:
             try:
@@ -622,12 +622,12 @@ class NativeView:
         return view
 
     def close(self) -> None:
-        """Close the descriptors of the view. Those of a launch's view stay open."""
+        """Close the descriptors of the view. Does nothing if the view belongs to a launch."""
         if self._keep is None:
             ffi.release(self._view)
 
     def add(self, inside: str, file: int) -> None:
-        """Add a bind mount of runsc to the view. The first of several at the same path counts.
+        """Add a bind mount of runsc to the view. Of several at the same path, the first is used.
 
         :param inside: the mount point, a path inside without symbolic links.
         :param file: a descriptor of the source, which the view takes over.
@@ -763,7 +763,7 @@ class NativeLaunch:
 
 
 class MessageSearch:
-    """A search for the messages of the catalogue of causes in a text that comes in pieces."""
+    """An incremental search of a text for the messages in the catalogue of causes."""
 
     def __init__(self) -> None:
         self._search = ffi.new("struct un_search *")

@@ -46,7 +46,7 @@ class Memory:
 
 ExtentTuple = tuple[int, int, int]
 
-#: The names of all namespaces except the user namespace, as options and arguments have them.
+#: The names of all namespaces except the user namespace, as in options and arguments.
 NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 #: The names of all namespaces, in the order of enum un_ns.
@@ -194,7 +194,7 @@ def program_path(name: str) -> str:
 
 
 def missing_program(name: str, purpose: str) -> CommandError:
-    """Return the error that a native program of this package is missing.
+    """Return the exception for a missing native program of this package.
 
     :param purpose: the predicate of the message, such as ``"starts commands in sandboxes"``.
     """

@@ -27,7 +27,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 _SO_PASSRIGHTS = 83  # asm-generic/socket.h
 
-_UPDATE = "r+"  # the mode of a FileIO of an open descriptor, which opens and truncates nothing
+_UPDATE = "r+"  # a mode in which FileIO does not truncate the file of an open descriptor
 
 
 def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
@@ -120,16 +120,16 @@ def _higher(low: Connection) -> Connection:
     return next(map(_connection, map(fcntl.fcntl, [low], [fcntl.F_DUPFD_CLOEXEC], [3])))
 
 
-# poll(2) takes milliseconds as an int. Longer timeouts, such as math.inf, wait without an end.
+# poll(2) takes milliseconds as an int. Longer timeouts, such as math.inf, count as none.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
 
 
 def wait_readable(*fds: int, timeout: float | None = None, events: int = select.POLLIN) -> bool:
     """Wait until a descriptor can be read, or is at its end.
 
-    By poll(2): select(2) takes only descriptors below 1024.
+    This uses poll(2), since select(2) accepts only descriptors below 1024.
 
-    :param timeout: how long to wait, in seconds; ``None`` to wait without an end.
+    :param timeout: the time limit in seconds; ``None`` for no limit.
     :param events: the events of poll(2) to wait for, in place of POLLIN.
     :returns: whether a descriptor can be read within that time.
     """
@@ -144,7 +144,7 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
 def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
     """Return `fd`, or a copy with a number above those of the standard streams.
 
-    :param given: the stack that closes the copy.
+    :param given: the stack that will close the copy.
     :raises OSError: no descriptors are left.
     """
     if fd > 2:
@@ -198,7 +198,7 @@ class Closing:
         raise NotImplementedError
 
     def _holds(self) -> bool:
-        """Return whether the object was made, and is not closed yet."""
+        """Return whether the object was constructed, and is not closed yet."""
         return not getattr(self, "closed", True)
 
     def _check_open(self) -> None:
@@ -290,7 +290,7 @@ def warn_forgotten(owner: object, text: str) -> None:
 
 
 class ClosedError(ValueError):
-    """Error of a use of descriptors that are closed."""
+    """Error of an operation on closed descriptors."""
 
 
 class Shared:
@@ -349,14 +349,14 @@ class Shared:
             self._release()
 
     def _release(self) -> None:
-        # One call in C takes each number out and closes it: a signal handler runs before or after.
-        # It ends with an IndexError when the list is empty.
+        # A loop in C pops and closes each descriptor, so that no signal handler runs in between.
+        # pop() raises IndexError when the list is empty.
         with contextlib.suppress(IndexError):
             deque(map(os.close, iter(self._unclosed.pop, None)), 0)
 
 
 class SharedSocket(Shared):
-    """A socket, closed as the descriptors of :class:`Shared`; call its methods in :meth:`use`."""
+    """A socket that closes as :class:`Shared` does; call its methods only inside :meth:`use`."""
 
     def __init__(self, what: str, connection: Connection) -> None:
         """Take over a connection."""

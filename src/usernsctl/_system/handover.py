@@ -27,7 +27,7 @@ def set_inheritable(fds: Iterable[int]) -> None:
 def close_inherited() -> None:
     """Close all inheritable descriptors except standard input, output and error.
 
-    Those that Python has opened are close-on-exec, and so stay open (PEP 446).
+    Descriptors that Python has opened are close-on-exec (PEP 446), and stay open until the exec.
     """
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):

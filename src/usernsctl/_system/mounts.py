@@ -24,7 +24,7 @@ _OPTION_FLAGS = {
 
 
 def mounts_below(top: str, mountinfo: str) -> dict[str, int]:
-    """Return the flags of each mount point below `top`; of stacked mounts, those of the last."""
+    """Return the flags of each mount point below `top`; of stacked mounts, those of the topmost."""
     found = {}
     for line in mountinfo.split("\n")[:-1]:
         fields = line.partition(" - ")[0].split(" ")

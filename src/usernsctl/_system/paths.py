@@ -37,7 +37,7 @@ class ForeignLinkError(PermissionError):
 
 
 class WritableByOthersError(PermissionError):
-    """Error of a path with a directory that another user may write to, and so redirect the path."""
+    """Error of a path that another user could redirect by writing to a directory on it."""
 
     cause = "directory-writable-by-others"
     remedy = "name a directory of your own in it, which is made if it is missing, or one elsewhere"
@@ -153,16 +153,17 @@ def walk(
 ) -> tuple[str, ...]:
     """Follow a path from the last directory of `trail`, or from its first if it is absolute.
 
-    At the end, `trail` has the files that were passed. ``..`` goes back to the previous file of
-    `trail`, and stops at the first, even if another process moves a directory meanwhile.
+    On return, `trail` has the directories down to the file, and the file. ``..`` returns to the
+    previous element of `trail`, but not above the first, even if another process moves a directory
+    meanwhile.
 
     :param look: opens an entry of the last directory; returns the content of a symbolic link,
         another file, or ``None`` if there is no such entry.
     :param beneath: whether a path out of the first directory of `trail` is an error, as with
         RESOLVE_BENEATH (openat2(2)).
     :returns: the rest of the path, which does not exist.
-    :raises OSError: the path has too many links (ELOOP), leads out (EXDEV), or goes on behind a
-        file that is no directory (ENOTDIR).
+    :raises OSError: the path has too many links (ELOOP), leaves the first directory (EXDEV), or
+        continues after a file that is not a directory (ENOTDIR).
     """
 
     def refuse_to_leave(leaves: bool) -> None:
@@ -249,7 +250,7 @@ def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
 def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
     """Check that only the user and root can write to the directories of a path.
 
-    :param has_more: whether the caller makes another directory in the last one.
+    :param has_more: whether the caller will make a directory in the last one.
     :raises WritableByOthersError: another user may write to one of the directories.
     """
     for directory, entry in zip(trail, [*trail[1:], None], strict=True):
@@ -307,7 +308,7 @@ def _is_in_proc(link: os.stat_result) -> bool:
 
 
 def _named(found: PathDescriptor) -> PathDescriptor:
-    """Return the file with the path that the kernel knows.
+    """Return a copy of `found` whose path is read from /proc/self/fd.
 
     :raises FileNotFoundError: the file was removed.
     """
@@ -352,8 +353,8 @@ def open_file(descriptor: int) -> BinaryIO:
 def open_trusted(path: str) -> int:
     """Open a directory whose path no other user can redirect.
 
-    Only the user and root may write to a directory on the way, also to those of symbolic links; or
-    it is sticky (as /tmp is), and the next entry belongs to the user or root.
+    Each directory on the path, and on the paths of symbolic links, must either be writable only for
+    the user and root, or be sticky (as /tmp is) with the next entry owned by the user or root.
 
     :param path: an absolute path.
     :returns: a descriptor for use as ``dir_fd`` (O_PATH), for the caller to close.

@@ -1,4 +1,4 @@
-"""Identities of processes that outlive a reuse of the pid, and calls about pidfds."""
+"""Identities of processes that remain unique when a pid is reused, and functions for pidfds."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ProcessIdentity:
 
         :raises LookupError: a field is missing.
         :raises TypeError: a field has another type.
-        :raises ValueError: a field can't have its value.
+        :raises ValueError: a field has an impossible value.
         """
         pid = int(state["pid"])
         if not 0 < pid <= _PID_MAX:
@@ -96,8 +96,8 @@ class ProcessIdentity:
                 return None
             raise
         try:
-            # The pidfd is checked last: if its process still runs then, the pid was its all the
-            # time, and `accept` has checked this process.
+            # The pidfd is checked last: if its process still runs, the pid was not reused
+            # meanwhile, and `accept` has checked this process.
             is_same = self.is_running()
             is_accepted = is_same and accept(self.pid)
             if is_same and not wait_readable(pidfd, timeout=0):
@@ -128,7 +128,7 @@ class ProcessIdentity:
 
 
 class ForeignProcessError(NamespaceError):
-    """Error of a record that names a process of another kind."""
+    """Error of a record that names a process which usernsctl has not started."""
 
 
 def name_of(pid: int) -> str | None:
@@ -191,7 +191,7 @@ def owner_of(fd: int) -> int:
 
 
 def exit_status(pidfd: int) -> int | None:
-    """Return the exit status of a child that has ended, and leave it a zombie.
+    """Return the exit status of a child that has ended, without reaping it.
 
     :returns: the exit status, 128+N after signal N; ``None`` if the process is no child of the
         caller, or has not ended.
@@ -243,6 +243,6 @@ def _pid_namespace() -> int:
 
 
 def _stat(pid: int) -> tuple[str, list[str]]:
-    """Read proc_pid_stat(5): field 2, which may have blanks and parentheses, and the others."""
+    """Parse proc_pid_stat(5); return the name, which may have any characters, and fields 3 on."""
     before, _, after = os.fsdecode(_read(f"/proc/{pid}/stat")).rpartition(")")
     return before.partition("(")[2], after.split()

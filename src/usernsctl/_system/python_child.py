@@ -1,7 +1,7 @@
 """Python child processes that run a module of this package outside of gVisor.
 
 A child imports no module from the current directory or from PYTHONPATH, where another program may
-have put one. The parent passes the directories of this package and of its dependencies on.
+have put one. The parent passes it the directories of this package and of its dependencies.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.machinery
 import os
 import sys
 
-# A child runs this file as its script, before it can import the package: no import of it here.
+# The child runs this file as a script, and can't import the package yet: don't import it here.
 
 _SCRIPT = os.path.abspath(__file__)
 _PACKAGE = os.path.dirname(os.path.dirname(_SCRIPT))
@@ -25,7 +25,7 @@ def command(module: str, *words: str) -> list[str]:
     With ``-I``, Python ignores the current directory and PYTHONPATH. The child searches its own
     standard library and packages before the directories that the parent passes on.
 
-    :param module: the full name of a module with a ``__main__`` part.
+    :param module: the full name of a module or package that ``python -m`` can run.
     :raises CommandError: the path of this interpreter is unknown.
     """
     if not sys.executable:

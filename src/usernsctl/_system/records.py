@@ -4,7 +4,7 @@ There is a store for named namespaces, one for detached sandboxes and one for te
 a directory that has a directory NAME with ``record.json`` for each entry. A new entry is called
 ``.NAME`` until it is complete; the rename to NAME is the last step. A process that makes, reads or
 removes an entry locks it (flock(2)). The kernel releases the lock when the process ends, so a
-killed process has left a ``.NAME`` that is not locked.
+killed process leaves a ``.NAME`` that is not locked.
 
 A record is only a hint, since other programs of the same user may have written it. Readers check
 the processes that it names (:mod:`usernsctl._system.processes`), and execute no program that it
@@ -47,21 +47,21 @@ _HIDDEN = re.compile(rf"\.(?P<name>{NAME})(?P<aside>~[0-9a-f]{{8}})?")
 # The maximum number of attempts if other processes remove or rename the entry meanwhile.
 _ATTEMPTS = 100
 
-# The time limit of the wait for a lock, in seconds. Each process has it for milliseconds only, but
-# many processes may wait.
+# The time limit of the wait for a lock, in seconds. Each process holds the lock for milliseconds
+# only, but many processes may wait.
 _LOCK_SECONDS = 10.0
 _LOCK_PAUSE_SECONDS = 0.02
 
 # The maximum size of a JSON file, in bytes. A record has some hundred bytes, but a command may have
-# many arguments, and runsc's state file, which is read here, too, has its environment.
+# many arguments, and Directory.read() also reads runsc's state file, which has the environment.
 _RECORD_MAX = 4 << 20
 
 _STEP = "state"
 _CAUSE = "state-directory-unusable"
 _ELSEWHERE = "set XDG_RUNTIME_DIR to a directory that is yours"
 
-# Errors that no other directory would avoid: this process or the machine has run out of descriptors
-# or memory.
+# Errors that would occur in any other directory, too: this process or the machine has run out of
+# descriptors or memory.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # Errors of open(2) for a file of another type than expected.
@@ -98,7 +98,7 @@ class Directory(Closing):
         """Take over a descriptor.
 
         :param forbidden: the mode bits that the directory must not have.
-        :param elsewhere: the remedy for most failures.
+        :param elsewhere: the remedy in later errors, unless a file has the wrong type.
         :raises UntrustedPathError: the directory belongs to another user, or has such a mode bit.
         """
         self.fd: int = fd
@@ -116,7 +116,7 @@ class Directory(Closing):
 
         :param path: an absolute path.
         :param make: whether to make the directory, in one that exists, if it is missing.
-        :param elsewhere: the remedy for most failures below.
+        :param elsewhere: the remedy in later errors, unless a file has the wrong type.
         :raises UntrustedPathError: others may use the directory, or replace one on the way.
         :raises OSError: the directory does not exist, or can't be opened or made.
         """
@@ -163,7 +163,7 @@ class Directory(Closing):
         return self.open(name)
 
     def has(self, name: str, directory: Directory) -> bool:
-        """Return whether `name` in this directory leads to `directory`."""
+        """Return whether `name` in this directory refers to `directory`."""
         try:
             found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -194,7 +194,7 @@ class Directory(Closing):
             pause = min(pause * 2, _LOCK_PAUSE_SECONDS)
 
     def unlock(self) -> None:
-        """Release the lock; close(2) would not if a forked child has the descriptor, too."""
+        """Release the lock; close(2) would not if a forked child has a copy of the descriptor."""
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def names(self, rule: re.Pattern[str] | str = NAME) -> list[str]:
@@ -293,11 +293,11 @@ class Record(Protocol):
     def is_alive(self) -> bool:
         """Return whether the namespace, sandbox or template of the record exists, or may exist.
 
-        :raises ForeignProcessError: the record names a process of another kind.
+        :raises ForeignProcessError: usernsctl has not started the process in the record.
         """
 
     def discard(self) -> None:
-        """End the processes that are left of a dead namespace or sandbox."""
+        """Kill the remaining processes of a dead namespace or sandbox."""
 
 
 R = TypeVar("R", bound=Record)
@@ -324,7 +324,7 @@ class Entry(Closing, Generic[R]):
 
     @property
     def path(self) -> str:
-        """The path of the directory, in one that nobody else may write to."""
+        """The path of the directory. No other user may write to its parent directory."""
         return f"{self._parent.path}/{self.name}"
 
     @property
@@ -369,7 +369,7 @@ class Entry(Closing, Generic[R]):
         self._parent.remove(self.name, self.directory)
 
     def close(self) -> None:
-        """Close the descriptors. A forked child that has them, too, keeps the lock."""
+        """Close the descriptors. If a forked child has copies of them, the lock remains."""
         self.directory.close()
         self._parent.close()
 
@@ -409,8 +409,8 @@ class Store(Generic[R]):
         An entry that is not alive is removed, and its processes are ended.
 
         :raises InvalidNameError: `name` can't be a name.
-        :raises NamespaceError: the directory can't be used, the record names a process of another
-            kind, or another process has the lock for more than 10 seconds.
+        :raises NamespaceError: the directory can't be used, usernsctl has not started the process
+            in the record, or another process has the lock for more than 10 seconds.
         """
         self.check_name(name)
         for _ in range(_ATTEMPTS):
@@ -428,8 +428,8 @@ class Store(Generic[R]):
     def list_records(self) -> list[R]:
         """Return the records that are alive, by name; remove the entries of killed processes.
 
-        The result has no busy entries (:class:`BusyError`), and none whose record names a process
-        of another kind.
+        The result has no busy entries (:class:`BusyError`), and none whose record names a
+        process that usernsctl has not started.
 
         :raises NamespaceError: the directory can't be used.
         """
@@ -564,7 +564,7 @@ def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
         return
     try:
         if found["aside"] and RECORD in os.listdir(directory.fd):
-            with contextlib.suppress(OSError):  # another entry has its place
+            with contextlib.suppress(OSError):  # another entry has the name
                 os.rename(name, found["name"], src_dir_fd=top.fd, dst_dir_fd=top.fd)
                 return
         top.remove(name, directory)
@@ -595,7 +595,7 @@ def _untrusted(path: str, error: UntrustedPathError) -> NamespaceError:
 
 
 class BusyError(NamespaceError):
-    """Error of an entry whose lock another process keeps too long, or whose processes go on."""
+    """Error of an entry whose lock another process holds too long, or whose processes survive."""
 
 
 def _locked(directory: Directory) -> BusyError:
@@ -615,7 +615,7 @@ def _locked(directory: Directory) -> BusyError:
 def wrap_os_errors(path: str, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
     """Raise the failures of system calls in a block as a NamespaceError about `path`.
 
-    :param elsewhere: the remedy, unless the file is of another kind than expected.
+    :param elsewhere: the remedy, unless the file has the wrong type.
     :raises NamespaceError: a system call failed.
     """
     try:

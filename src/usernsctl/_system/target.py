@@ -55,8 +55,8 @@ class Target:
         """Move this process into the namespaces. It must have one thread only.
 
         :param pass_fds: the descriptors from 3 on that the process passes to the program that it
-            executes next. All others are closed before kept namespaces are joined: root there
-            could take them.
+            executes next. All others are closed before kept namespaces are joined, since root
+            inside could duplicate them.
         :raises NamespaceError: a call failed; cause ``"multithreaded"`` if there are threads.
         """
         with self.keep_open:
@@ -92,7 +92,8 @@ def make_target(
     :param init: whether process 1 of a new PID namespace is the parent of the command.
     :param idmap: the map of a new user namespace; by default the caller is root there.
     :param namespace: a kept namespace to join, in place of `idmap`.
-    :param planned: the plan of a map, in place of `idmap`. The caller has warned of a single id.
+    :param planned: the plan of a map, in place of `idmap`. The caller warns if it
+        maps only a single id.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not use the map.
     :raises TypeError: `idmap` is no map, or `namespace` is no namespace.
