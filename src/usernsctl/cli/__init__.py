@@ -10,7 +10,7 @@ import sys
 from usernsctl import _interrupts
 from usernsctl._system.handover import default_sigchld
 
-# Type checkers take this for true. Importing it from typing would delay the start.
+# Type checkers treat this as true. Importing it from typing would delay the start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence

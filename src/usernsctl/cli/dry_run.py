@@ -90,7 +90,7 @@ def _extents(extents: Iterable[Extent]) -> list[dict[str, int]]:
 
 
 class _Names:
-    """Readable values for the marks of a launch."""
+    """Readable replacements for the placeholders of a launch, such as ``@s``."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
@@ -115,7 +115,7 @@ class _Names:
         return {"do": one.verb, **self.named(one)}
 
     def config(self, facts: Facts) -> Any:
-        """Return the config.json, with the values that the start would have now."""
+        """Return the config.json with the values that a start would insert now."""
         from usernsctl.gvisor import oci
         from usernsctl.gvisor.launch.steps import completed, record
 

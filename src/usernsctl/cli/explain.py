@@ -153,7 +153,7 @@ def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[F
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the causes to print in full: the first ones, and the one for an unspecific text."""
+    """Return the causes to print in full: the first ones, and that of an unspecific message."""
     return [
         candidate
         for position, candidate in enumerate(candidates)

@@ -1,1 +1,1 @@
-"""Commands in namespaces: started, waited for and ended, as subprocess and asyncio do it."""
+"""Functions and classes that run commands in namespaces, like those of subprocess and asyncio."""

@@ -87,10 +87,10 @@ async def create_subprocess_exec(
 ) -> Process:
     """Start a command in new namespaces: :func:`asyncio.create_subprocess_exec`.
 
-    A pidfd tells the end of the command, in each event loop that has ``add_reader``, without a
-    signal handler. The start blocks the event loop for a millisecond, but longer if newuidmap
-    writes the id map: keep a :class:`usernsctl.Namespace` then. Root inside a kept namespace may
-    delay the start, so a thread starts commands in kept namespaces, except with `pdeathsig`.
+    The end of the command is detected through a pidfd, without a signal handler, in each event loop
+    that has ``add_reader``. The start blocks the event loop for a millisecond, but longer if
+    newuidmap writes the id map: use a kept :class:`usernsctl.Namespace` then. Root inside a kept
+    namespace may delay the start, so a thread starts commands there, except with `pdeathsig`.
 
     If this call is cancelled, the command is killed and reaped before the call ends; a thread kills
     the command once its start has ended. If a Process is garbage collected while the command runs,
@@ -201,9 +201,10 @@ class _Transport(asyncio.SubprocessTransport):
         self._pipes: dict[int, _Pipe] = {}
         self._ended = loop.create_future()
         self._giving_up: asyncio.TimerHandle | None = None
-        # Calls of the protocol from before it had its pipes; None once it has them.
+        # Calls of the protocol to make after its connection_made(); None from then on.
         self._early: list[Callable[[], None]] | None = []
-        # Background processes of the command may hold its standard streams.
+        # Even after the command's end, its background processes may have its standard streams open:
+        # keep the connection to the agent until the pipes are closed.
         popen._watch()
         self._watched = popen.pidfd
         try:
@@ -230,7 +231,7 @@ class _Transport(asyncio.SubprocessTransport):
             call()
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method of the protocol, once it knows of its pipes."""
+        """Call a method of the protocol, at the earliest after its connection_made()."""
 
         def call() -> None:
             getattr(self._protocol, method)(*arguments)
@@ -298,7 +299,7 @@ class _Transport(asyncio.SubprocessTransport):
         """Kill the command and, in a sandbox, all processes that it started."""
         self._popen._kill_all()
         if self._popen.returncode is None and self._giving_up is None:
-            # The agent kills a command in a sandbox, and may be stopped.
+            # In a sandbox, the agent kills the command, but root inside may have stopped the agent.
             self._giving_up = self._loop.call_later(_GIVE_UP_SECONDS, self._popen._abandon)
 
     def is_closing(self) -> bool:
@@ -339,7 +340,7 @@ class _Transport(asyncio.SubprocessTransport):
 def _wait_for_killed(popen: Any) -> None:
     """Reap a killed command without an event loop.
 
-    If the command goes on, since its user is another one now, subprocess reaps it later.
+    If the command survives, since it has changed its uid, subprocess reaps it later.
     """
     with contextlib.suppress(TimeoutExpired, UsernsError):
         popen.wait(_END_SECONDS)

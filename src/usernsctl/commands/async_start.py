@@ -26,7 +26,7 @@ class AsyncStart(Generic[_T]):
     """A function call in progress, and its result.
 
     The call is made in the caller's thread, unless an event loop of asyncio runs there: then
-    another thread makes the call, and the event loop goes on.
+    another thread makes the call, and the event loop is not blocked.
     """
 
     # The future of the other thread. It exists only with an event loop: the import of
@@ -55,7 +55,8 @@ class AsyncStart(Generic[_T]):
 
         self._future = Future()
         future = self._future
-        # A future that runs can't be cancelled: an asyncio future that waits for it may be.
+        # Mark it as running, so that the cancellation of an asyncio future which waits for it does
+        # not cancel it, too.
         future.set_running_or_notify_cancel()
         (run or _in_thread)(lambda: _fill(future, work))
 
@@ -122,7 +123,7 @@ class AsyncStart(Generic[_T]):
 class AsyncStartMixin(Closing, AsyncClosing):
     """A context manager whose start may still be in progress when the block is entered.
 
-    The class that inherits it has :meth:`close`.
+    Subclasses define :meth:`close`.
     """
 
     _async_start: AsyncStart[Any]
@@ -139,7 +140,7 @@ class AsyncStartMixin(Closing, AsyncClosing):
         return not self._is_closed and begun is not None and begun.is_there()
 
     def _check_open(self) -> None:
-        # A failed start raises its own error, not that the object is closed.
+        # Skipped after a failed start, whose own error is more useful than "is closed".
         if self._async_start.is_there():
             super()._check_open()
 

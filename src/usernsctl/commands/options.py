@@ -2,7 +2,7 @@
 
 A function takes ``**options: Unpack[...]`` of one of these classes. A call does not read the
 classes, so they are imported only for code that reads annotations.
-:func:`usernsctl._system.target.selected` takes the namespaces out of the dictionary, and an unknown
+:func:`usernsctl._system.target.selected` removes the namespaces from the dictionary, and an unknown
 keyword raises :class:`TypeError`.
 """
 
@@ -146,11 +146,11 @@ class _RunOptions(_OutputOptions[_Input], total=False):
     started: Callable[[Any], object]
 
 
-# `errors` or `universal_newlines` alone make the streams carry text, too, which no class here says.
+# No class here covers `errors` or `universal_newlines` alone, which also make streams carry text.
 
 
 class TextStreams(TypedDict, total=False):
-    """Streams of text, by ``text=True``."""
+    """Streams that carry text because of ``text=True``."""
 
     text: Required[Literal[True]]
     universal_newlines: bool | None
@@ -159,7 +159,7 @@ class TextStreams(TypedDict, total=False):
 
 
 class EncodedStreams(TypedDict, total=False):
-    """Streams of text, by `encoding`."""
+    """Streams that carry text because of `encoding`."""
 
     text: Literal[True] | None
     universal_newlines: bool | None

@@ -47,16 +47,16 @@ TRACER_SECONDS = 0.001
 
 
 class Collected(subprocess.Popen[AnyStr]):
-    """A :class:`subprocess.Popen` that waits for its child by a pidfd.
+    """A :class:`subprocess.Popen` that waits for its child through a pidfd.
 
     The subclass that starts the child calls :meth:`_hold` with the child's pidfd.
     """
 
-    #: Refers to the child until it has been waited for, then -1; close-on-exec, ours to close.
+    #: A pidfd of the child, close-on-exec, closed by this object; -1 once the child was reaped.
     pidfd: int = -1
 
     _child_created: bool  # subprocess's, private: whether there is a child to reap
-    _owner = -1  # the process whose child it is
+    _owner = -1  # the pid of the parent
 
     def _hold(self, pidfd: int) -> None:
         self._owner = os.getpid()
@@ -65,8 +65,8 @@ class Collected(subprocess.Popen[AnyStr]):
 
     # _internal_poll and _wait override private methods of subprocess, which are the same from 3.11
     # to 3.14. Those lose the exit status if a signal handler raises an exception after waitpid(2),
-    # look up to 50 ms late, and return 0 if SIGCHLD is ignored. A garbage object calls them, since
-    # its pidfd is closed before the exit status is known.
+    # look up to 50 ms late, and return 0 if SIGCHLD is ignored. They are still called if
+    # the pidfd was closed first, as in an object that is garbage collected.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Reap the child if it has exited; return its exit status, or None while it runs."""
@@ -91,7 +91,7 @@ class Collected(subprocess.Popen[AnyStr]):
             except ClosedError:
                 super()._wait(left)  # type: ignore[misc]
             else:
-                if self.returncode is None:  # a tracer has it first
+                if self.returncode is None:  # a tracer has not released the child yet
                     time.sleep(TRACER_SECONDS)
         return self.returncode
 
@@ -225,13 +225,14 @@ class Popen(Collected[AnyStr]):
     """A command in new or kept namespaces, with the interface of :class:`subprocess.Popen`.
 
     clone3(2) with CLONE_VFORK and CLONE_VM makes the child, so the cost does not depend on the size
-    of this process. The child executes a small program before it enters the namespaces, so nothing
-    of this process is inside but what the command gets. Any thread may start a command.
+    of this process. The child executes a small program before it enters the namespaces, so a
+    process inside sees nothing of this process except what the command gets. Any thread may start a
+    command.
 
     `user`, `group` and `extra_groups` are ids *inside*; `idmap` decides the default. `preexec_fn`
     and ``shell=True`` raise :class:`ValueError`.
 
-    If a Popen is garbage collected while the command runs, the command goes on, with a
+    If a Popen is garbage collected while the command runs, the command keeps running, with a
     :class:`ResourceWarning`, as for :mod:`subprocess`; `pidfd` is closed.
 
     :param idmap: the ids inside: an :class:`IdMap`; extents, for uids and gids alike; or a word:
@@ -269,7 +270,7 @@ class Popen(Collected[AnyStr]):
     """
 
     pid: int
-    returncode: int | Any  # None until the end is known; as typeshed has it
+    returncode: int | Any  # None until the exit status is known; the type is that of typeshed
 
     @overload
     def __init__(

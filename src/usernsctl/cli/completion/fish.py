@@ -28,7 +28,7 @@ def script(programs: Sequence[Verb]) -> str:
 
 
 def _entry(verb: Verb) -> Iterator[str]:
-    """Yield the lines of the table by which the script finds the position of a word in a line."""
+    """Yield a verb's ``case`` of the switch that the script uses to classify the typed words."""
     apart = [
         name
         for flag in verb.flags

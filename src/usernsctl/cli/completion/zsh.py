@@ -53,7 +53,7 @@ def script(programs: Sequence[Verb]) -> str:
     cases = [f"        {name}) {_function_of((name,))} ;;" for name in names]
     functions = [_function(verb) for program in programs for verb in program.all()]
     text = "\n".join([_BEGIN, *functions]) + _END.replace("@cases@", "\n".join(cases))
-    # The name of the first program: this function calls those of the other programs.
+    # The main function, named after the first program, calls the functions of all programs.
     return text.replace("@name@", f"_{names[0]}").replace("@programs@", " ".join(names))
 
 
