@@ -45,7 +45,7 @@ def examine(
     root: str = "/",
     seconds: float | None = None,
 ) -> tuple[Report, tuple[Need, ...]]:
-    """Return the report of :func:`diagnose`, and the needed settings of machine and containers."""
+    """Return the report of :func:`diagnose`, and the settings that machine and containers need."""
     # Imported here, since users of the catalogue alone do not need these.
     from usernsctl.doctor.findings import attributed, findings
     from usernsctl.doctor.needs import needs

@@ -37,7 +37,7 @@ class Ids:
     """The ids of this process, and the maps of its user namespace.
 
     :ivar uid: the effective uid; `gid` is the effective gid.
-    :ivar uid_map: ``None`` if /proc does not tell, as for `gid_map`.
+    :ivar uid_map: ``None`` if /proc can't be read; the same holds for `gid_map`.
     """
 
     uid: int = 0
@@ -119,7 +119,7 @@ class SecurityModules:
         context.
     :ivar selinux_enforcing: ``None`` without SELinux.
     :ivar landlock: the version of Landlock's interface; 0 if the kernel has none or denies it;
-        ``None`` if it is not known, as below a seccomp filter. The kernel does not tell whether
+        ``None`` if it is not known, as below a seccomp filter. The kernel does not reveal whether
         Landlock confines this process.
     """
 
@@ -204,7 +204,7 @@ class Cgroup:
     """The control group of this process.
 
     :ivar directory: ``None`` without a hierarchy of version 2.
-    :ivar delegated: whether this process may make groups in it.
+    :ivar delegated: whether this process may make child groups.
     """
 
     directory: str | None = None
@@ -227,7 +227,7 @@ class Device:
 class Runsc:
     """The runsc that would be used.
 
-    :ivar path: ``None`` if no runsc can be used; `cause` and `problem` say why.
+    :ivar path: ``None`` if no runsc can be used; `cause` and `problem` explain why.
     :ivar refused: the path of a runsc that exists, but can't be used.
     :ivar system: `path` or `refused` without symbolic links, if the file's name is runsc, and only
         root can replace the file; otherwise ``None``.

@@ -1,4 +1,4 @@
-"""From facts and probes to findings: a pure function."""
+"""A pure function that derives findings from facts and probes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "runsc": _SANDBOX,
 }
 
-#: The cause of runsc's message that one of its processes died, if nothing says why.
+#: The cause of runsc's message that one of its processes died, if the reason is unknown.
 _EOF_UNKNOWN = "mapped-sandbox-eof-unknown"
 
 
@@ -128,7 +128,7 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
 
 
 def _by_words(said: str) -> str | None:
-    """Return the cause of the first of runsc's messages that can have but one."""
+    """Return the cause of the first message in runsc's output that has only one possible cause."""
     for _, causes in _core.MessageSearch().add(said.encode("utf-8", "replace")):
         if len(causes) == 1:
             return causes[0]

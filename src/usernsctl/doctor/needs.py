@@ -1,4 +1,4 @@
-"""Settings that production needs, of a machine and of the containers on it."""
+"""Settings of a machine, and of the containers on it, that production use needs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _has_profile(facts: Facts) -> bool:
 
 
 def _profiles(facts: Facts, probes: Mapping[str, Probe]) -> tuple[bool, str]:
-    """Return whether each of our programs has an AppArmor profile, and a text that says so."""
+    """Return whether each of our programs has an AppArmor profile, and a text for `found`."""
     probe = probes.get(PROFILES)
     if probe is None or not probe.detail:
         return _has_profile(facts), _label(facts) if _has_profile(facts) else ""

@@ -45,7 +45,7 @@ _GRACE = 3.0
 
 _FULL = (errno.ENOSPC, errno.EUSERS)
 _FULL_TEXTS = ("no space left on device",)
-# The steps that always make a namespace of each kind.
+# For each kind of namespace, the steps that always make one.
 _MAKERS = {
     "user": ("unshare-user", "runsc"),
     "mnt": ("namespaces", "mount", "mount-proc", "runsc"),
@@ -97,7 +97,7 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
         programs = host_programs(facts.runsc.path if facts.runsc else None)
         found.append(Step(name=PROFILES, words=(PROFILES, *programs)))
     if runsc:
-        # `usernsctl run` itself says why runsc fails.
+        # The step is a whole `usernsctl run`, since its output explains why runsc failed.
         path = ":".join(filter(None, (os.environ.get("PATH"), DEFAULT_PATH)))
         run = ("run", "--no-terminal", "--env", f"PATH={path}", "--", "true")
         words = command("usernsctl", *run)
@@ -117,7 +117,7 @@ def try_steps(
 
     :param deadline: on the clock of :func:`time.monotonic`. A step that has not ended by then is
         killed, with all processes that it has started.
-    :param vain: by cause, the steps that this cause makes fail again at every retry.
+    :param vain: for each cause, the steps that need no retry, since they would fail again.
     :raises CommandError: the probe program is missing.
     """
     results: dict[str, Probe] = {}
@@ -140,7 +140,7 @@ def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) 
     """Try a step, and again if a limit on namespaces was hit.
 
     The kernel removes namespaces some time after their end, so that those of earlier probes may
-    still count. With a limit of 0, a retry is vain.
+    still count. With a limit of 0, a retry would fail again.
     """
     for pause in (*_PAUSES, None):
         probe = _try(step, max(0.0, deadline - time.monotonic()) * _SHARE)
@@ -154,7 +154,7 @@ def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) 
 
 def _try(step: Step, seconds: float) -> Probe:
     """Try a step; return a probe named START if no child can be started."""
-    # An empty pipe, since opening /dev/null may be what is forbidden here.
+    # An empty pipe as standard input, since this process may not be allowed to open /dev/null.
     nothing, end = os.pipe()
     os.close(end)
     started = time.monotonic()
@@ -185,7 +185,7 @@ def _try(step: Step, seconds: float) -> Probe:
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]:
-    """Return the output and exit status; kill a program that has not kept its time limit itself."""
+    """Return the output and exit status; kill a program that exceeds its own time limit."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as late:
@@ -201,9 +201,9 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]
 
 
 def _told_status(output: bytes, status: int) -> tuple[bytes, int]:
-    """Return the output without the exit status that the program writes last, and that status.
+    """Split the output into its text and the exit status that the program appends to it.
 
-    Where this process ignores SIGCHLD, subprocess takes every exit status for 0.
+    If this process ignores SIGCHLD, subprocess reports every exit status as 0.
     """
     text, mark, told = output.rpartition(b"\0")
     return (text, int(told)) if mark and told.isdigit() else (output, status or _FAILED_STATUS)
@@ -281,7 +281,8 @@ RUNSC = "runsc"
 # How our commands name a cause: "  why: ... [id]" or "  cause: id".
 _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
 
-# The reason is at the end of the output, or, after a crash, before the stacks.
+# The number of characters to show of runsc's output: the last ones, which have the reason, or after
+# a crash the first ones of its message, which stack traces follow.
 _SAID_MAX = 2000
 _CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 
@@ -289,7 +290,7 @@ _CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 def _judge_runsc(text: str, status: int, seconds: float) -> Probe:
     """Return the probe of a failed run."""
     named = _CAUSE.findall(text)
-    # Indented lines are what our own commands say of the cause.
+    # The indented lines are about the cause, and our own commands have added them.
     said = "\n".join(line for line in text.split("\n") if not line.startswith("  "))
     crash = _CRASH.search(said)
     told = said[-_SAID_MAX:] if crash is None else said[crash.start() :][:_SAID_MAX]

@@ -178,7 +178,7 @@ def read_container(
 
 
 def _engine(tree: Tree, environ: Mapping[str, str]) -> tuple[Engine | None, str]:
-    # The innermost first: the container of a Pod is one of containerd's or Docker's, too.
+    # The most specific engine first: a Pod's container also has the signs of containerd or Docker.
     if is_gvisor(tree):
         return "gvisor", "/proc/version is gVisor's"
     if "KUBERNETES_SERVICE_HOST" in environ:
@@ -195,7 +195,7 @@ def _engine(tree: Tree, environ: Mapping[str, str]) -> tuple[Engine | None, str]
 
 
 def is_gvisor(tree: Tree) -> bool:
-    """Return whether the kernel is gVisor's, by its version."""
+    """Return whether the kernel is gVisor's, according to /proc/version."""
     return _GVISOR_BUILD in (tree.text("proc/version") or "")
 
 
@@ -562,7 +562,7 @@ def _runsc(tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[st
             noexec=point if "noexec" in points.get(point, ()) else None,
             other=_other_runsc(tree, refused),
         )
-    # Other facts name what keeps programs from being started.
+    # The error is ignored, since other facts explain why no program can be started.
     release = None
     with contextlib.suppress(RunscError):
         release = release_of(path, remember=False)

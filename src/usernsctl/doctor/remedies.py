@@ -246,7 +246,7 @@ def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts],
 
 
 def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
-    """Return `lines` for a helper, or comments if not only root could replace the helper."""
+    """Return `lines` for a helper, or comments if other users could have replaced the helper."""
     file, point = helper["system"], helper["nosuid"] or "/"
     if not file or not (file + point).isprintable():
         return [

@@ -27,7 +27,7 @@ _PLACES: dict[str, Place] = {"docker": "docker", "podman": "podman", "kubernetes
 
 
 def place(report: Report) -> Place:
-    """Return the place for remedies: this container's engine, else the purpose, else the host."""
+    """Return where remedies apply: this container's engine, else the purpose's, else the host."""
     container = report.facts.get("container")
     engine = container.get("engine") if isinstance(container, dict) else None
     return _PLACES.get(str(engine)) or _PLACES.get(report.purpose) or "host"
@@ -141,7 +141,7 @@ ask() {
 
 
 def _asked(report: Report, finding: Finding) -> str:
-    """Return the commands that mend a cause, before which the script asks; or an empty string."""
+    """Return the commands that the script runs for a cause if the user agrees; "" if none."""
     if finding.cause is None:
         return ""
     found = remedy(report, finding.cause, place(report))
@@ -181,7 +181,7 @@ def _comment(text: str) -> list[str]:
     return wrapped(f"# {text}", "# ")
 
 
-#: The version of the JSON's form. It grows when a member goes away or changes its meaning.
+#: The version of the JSON format, incremented when a member is removed or changes its meaning.
 VERSION = 1
 
 

@@ -17,7 +17,7 @@ from usernsctl.explain.model import Probe
 from usernsctl.gvisor.runsc.releases import Release
 from usernsctl.profiles import is_own_profile
 
-#: The errors by which the kernel, or a security module, denies a call.
+#: The errors with which the kernel or a security module denies a call.
 _REFUSALS = (errno.EPERM, errno.EACCES)
 
 Evidence = tuple[str, ...]
@@ -31,7 +31,7 @@ class Seen:
     probes: Mapping[str, Probe]
 
     def failed(self, *names: str, errnos: tuple[int, ...] = ()) -> Probe | None:
-        """Return the first of these probes that failed, with one of `errnos` if there are any."""
+        """Return the first of these probes that failed, with one of `errnos` if given."""
         for name in names:
             probe = self.probes.get(name)
             if probe and probe.outcome == "failed" and (not errnos or probe.errno in errnos):
@@ -80,12 +80,12 @@ _Holds = Callable[[Seen], Evidence]
 
 
 def only_named(seen: Seen) -> Evidence:
-    """Return no evidence: only the core, or runsc's own words, can name the cause."""
+    """Return no evidence: only the core, or a message of runsc, can name the cause."""
     return ()
 
 
 def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
-    """Return a rule: one of these probes failed, with one of `errnos` if there are any."""
+    """Return a rule that holds if one of these probes failed, with one of `errnos` if given."""
 
     def holds(seen: Seen) -> Evidence:
         probe = seen.failed(*names, errnos=errnos)
@@ -155,7 +155,7 @@ def _full(seen: Seen) -> Probe | None:
     return seen.failed("runsc") if low and seen.said("runsc", "no space left on device") else None
 
 
-#: The user namespaces of a sandbox: ours, and those that runsc makes in it.
+#: The number of user namespaces that a sandbox needs: ours, and those that runsc makes in it.
 _NEEDED = 3
 _EXHAUSTED = (errno.ENOSPC, errno.EUSERS)
 _MAKING = ("unshare-user", "one-id-map", "nested-user")
