@@ -110,4 +110,4 @@ class SandboxOutputBytes(_SandboxOutput[bytes], ByteStreams, total=False):
 
 
 class SandboxOutputEither(_SandboxOutput[Any], AnyStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.check_output`, for `text` as a variable."""
+    """Options of :meth:`usernsctl.Sandbox.check_output`, for callers with a variable `text`."""

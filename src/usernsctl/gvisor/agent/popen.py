@@ -546,7 +546,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise self._unresponsive_error()
 
     def _order(self, message: bytes, seconds: float = 0) -> bool:
-        """Send an order to the agent. Return False if the agent does not read it in time.
+        """Send an order to the agent. Return False if the socket stays full.
 
         :param seconds: the time limit for room in the socket, in seconds.
         """

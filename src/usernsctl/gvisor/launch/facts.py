@@ -52,8 +52,8 @@ def refuse_own(
     """Refuse sources that contain usernsctl's state or template directory, or lie in one.
 
     Directories are compared by device and inode, so symbolic links and other mounts don't hide
-    them. They need not exist yet, except that a read-only source is allowed where the template
-    directory would be, as it shows no template.
+    them. They need not exist yet. While the template directory does not exist, read-only sources
+    may contain its path, since they show no template.
 
     :param sources: the open sources of bind mounts, by the names that the caller gave them.
     :param writable: the names of the sources that are mounted writable.

@@ -712,7 +712,7 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
 
 
 def names_in(settings: Iterable[str]) -> list[tuple[str, str | None]]:
-    """Return the names in the values of ``--env``, with their values or None for the caller's.
+    """Return the variables in the values of ``--env``; a value of None stands for the caller's.
 
     :raises CommandError: a setting is malformed.
     """
@@ -720,7 +720,7 @@ def names_in(settings: Iterable[str]) -> list[tuple[str, str | None]]:
 
 
 def names_in_file(path: str) -> list[tuple[str, str | None]]:
-    """Return the names in an ``--env-file``, with their values or None for the caller's.
+    """Return the variables in an ``--env-file``; a value of None stands for the caller's.
 
     :raises CommandError: the file can't be read, or a line is malformed.
     """

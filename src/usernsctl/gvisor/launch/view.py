@@ -28,10 +28,10 @@ class Remedies(Protocol):
         """Return the option or argument that sets PATH to `directory` and the defaults."""
 
     def name_by_path(self, command: str) -> str:
-        """Return the call that starts the file `command` in the current directory."""
+        """Return the remedy for the bare name of a file in the current directory."""
 
     def separate_words(self, command: str) -> str:
-        """Return the call for a command whose arguments were given as a single word."""
+        """Return the remedy for a command line that was given as a single word."""
 
 
 class CommandLine:
@@ -53,12 +53,12 @@ class CommandLine:
         return f"--env PATH={quoted(directory)}:{DEFAULT_PATH}"
 
     def name_by_path(self, command: str) -> str:
-        """Return the options and the command with its path."""
+        """Return the options that mount the current directory, and the command as a path."""
         by_path = quoted("./" + command)
         return f"name a file of the current directory by a path: --bind . -- {by_path}"
 
     def separate_words(self, command: str) -> str:
-        """Return the command line with separate words."""
+        """Return advice to separate the words of `command`, or to run it in a shell."""
         return f"give each word as an argument of its own, or: sh -c {quoted(command)}"
 
 
@@ -78,13 +78,13 @@ class PythonCall:
         return f"env={ {'PATH': f'{directory}:{DEFAULT_PATH}'}!r}"
 
     def name_by_path(self, command: str) -> str:
-        """Return the arguments with the path of the command."""
+        """Return the arguments that mount the directory of the command and give its path."""
         path = os.path.abspath(command)
         shown = self.show(os.path.dirname(path))
         return f"name a file of the current directory by its path: {shown}, args=[{path!r}]"
 
     def separate_words(self, command: str) -> str:
-        """Return the arguments with separate words."""
+        """Return advice to separate the words of `command`, with the argument `args`."""
         return f"give each word as an argument of its own: args={command.split()!r}"
 
 

@@ -263,7 +263,7 @@ class Config(Struct, rename="camel"):
 
 
 def hook_names(hooks: Hooks | None) -> list[str]:
-    """Return the names of the hook lists that are not empty, as the OCI specification has them."""
+    """Return the names of the hook lists that are not empty, as in the OCI specification."""
     if hooks is None:
         return []
     fields = msgspec.structs.fields(hooks)

@@ -19,7 +19,7 @@ import os
 from usernsctl import _core
 from usernsctl.gvisor.runsc import command as runsc_command
 
-# Enough for all messages of a start.
+# The maximum size to read of a log, in bytes: enough for all messages of a start.
 _READ_MAX = 1 << 18
 
 

@@ -101,10 +101,10 @@ class Streams:
     """Descriptors 0, 1 and 2 for a command; the context manager closes those that it has opened."""
 
     def __init__(self, absent: frozenset[int]) -> None:
-        """Create an empty list.
+        """Begin without descriptors.
 
         :param absent: which of this process's descriptors 0, 1 and 2 are replaced by /dev/null,
-            such as closed ones, whose numbers other files may have got since.
+            such as closed ones, whose numbers other files may have reused.
         """
         self.fds: list[int] = []
         self._absent = absent

@@ -59,7 +59,7 @@ class AttachedSandbox:
         :param timeout: the time limit of the start, in seconds; ``None``: no limit.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises RunscError: runsc failed.
-        :raises NamespaceError: the kernel refused.
+        :raises NamespaceError: a system call failed.
         """
         state = f"{files.inside}/state"
         self._id = files.id
@@ -147,7 +147,7 @@ class AttachedSandbox:
         return self.popen.poll() is not None
 
     def ends_within(self, seconds: float) -> bool:
-        """Return whether the sandbox ends within some seconds."""
+        """Return whether the sandbox ends within `seconds`."""
         with contextlib.suppress(TimeoutExpired):
             self.popen.wait(seconds)
         return self.has_ended()
@@ -180,7 +180,7 @@ class AttachedSandbox:
 
     @contextlib.contextmanager
     def runsc(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Prepare a command of runsc about the sandbox: its argv, and arguments of a Popen.
+        """Yield the argv of a runsc command for the sandbox, and the arguments for Popen.
 
         :param arguments: the arguments of runsc after the global options.
         :raises SandboxEnded: the sandbox has ended.

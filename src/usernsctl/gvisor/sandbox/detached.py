@@ -76,7 +76,7 @@ class DetachedSandbox:
 
         :param host: the host of a sandbox that was just started.
         :param inherited: the settings that all commands of the sandbox share, if they are known.
-        :raises ForeignProcessError: the record names a process of another kind.
+        :raises ForeignProcessError: the record names a process that is not of the sandbox.
         :raises NamespaceError: a descriptor can't be opened.
         """
         self.record: DetachedRecord = entry.record
@@ -118,7 +118,7 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def runsc(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Prepare a command of runsc about the sandbox: its argv, and arguments of a Popen.
+        """Yield the argv of a runsc command for the sandbox, and the arguments for Popen.
 
         The runsc is the caller's: a record must not name a program to execute. The state directory
         is the working directory of the command.
@@ -203,7 +203,7 @@ class DetachedSandbox:
         return True
 
     def ends_within(self, seconds: float) -> bool:
-        """Return whether the sandbox ends within some seconds."""
+        """Return whether the sandbox ends within `seconds`."""
         # self._shared has no pidfd if the sandbox had ended before this object was made.
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
@@ -287,7 +287,7 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Prepare the command ``runsc wait``, as :meth:`runsc` does."""
+        """Yield the argv of ``runsc wait``, and the arguments for Popen."""
         with self.runsc("wait", self.record.id) as (command, arguments):
             yield command, {**arguments, "stdin": DEVNULL, "stdout": PIPE, "stderr": DEVNULL}
 
