@@ -10,10 +10,10 @@
 
 #include <sys/sendfile.h>
 
-/* Larger files are bind-mounted, not copied. A bind mount shows the file itself: another file that
- * takes its name later is not visible. */
+/* Larger files are bind-mounted, not copied. A bind mount shows the file itself: a file that
+ * replaces it later is not visible. */
 #define FILE_BYTES_MAX (1 << 20)
-/* Limit for all copies together; further files are bind-mounted. */
+/* Maximum total size of the copies; further files are bind-mounted. */
 #define TOTAL_BYTES_MAX (32 << 20)
 
 struct snapshot {

@@ -28,8 +28,8 @@ static bool is_same_time(const struct timespec *now, uint64_t then)
     return (uint64_t)now->tv_sec == then / SECOND_NS && (uint64_t)now->tv_nsec == part;
 }
 
-/* Calls stat(2) on a path; on the open descriptor if the path is a source, so that the same file is
- * checked and used. */
+/* Calls stat(2) on a path, or fstat(2) on the open descriptor if the path is a source, so that the
+ * same file is checked and used. */
 static int stat_source(const struct un_launch *launch, const char *path, struct stat *now)
 {
     size_t next = 0;

@@ -32,8 +32,8 @@ int un_compose(int kind, const struct un_request *request, const struct un_facts
 int un_plan_single_id(const struct un_request *request, const struct un_facts *facts,
                       struct un_plan *plan, struct un_error *err);
 
-/* Fills in the ids inside to which a process with these ids switches, and whether to drop its
- * groups, from the maps and the setgroups policy of the plan. */
+/* Stores in the plan to which ids inside a process with these ids must switch, and whether it must
+ * drop its groups, according to the maps and the setgroups policy. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid);
 
 #endif

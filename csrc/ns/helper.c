@@ -22,7 +22,7 @@ struct call {
     char output[OUTPUT_MAX]; /* first bytes of the output */
 };
 
-/* Builds the arguments: the text of the map, split at blanks, gives the numbers. */
+/* Builds the arguments: the target's pid, and the numbers in the text of the map. */
 static void make_argv(struct call *call, const char *target, const struct un_plan *plan)
 {
     size_t count = 0;

@@ -11,7 +11,7 @@ struct un_start {
     const char *program; /* path of the child program */
     int cgroup;          /* descriptor of a cgroup to start in; -1 means the caller's */
     bool has_second;     /* whether the child forks a second child, see un_task_has_second() */
-    bool is_empty;       /* pass on no descriptors but those of the task */
+    bool is_empty;       /* whether the child inherits only the descriptors of the task */
     int timeout_ms;      /* timeout for all messages together; -1 means none */
     /* Unless is_empty, called in the child before it executes the program: */
     int (*prepare)(const void *arg, struct un_error *err); /* async-signal-safe */

@@ -136,8 +136,8 @@ static int open_copy(pid_t pid, pid_t first)
     return -1;
 }
 
-/* Returns a pidfd of a second child of which no message has arrived, or -1: root inside can stop
- * both children before they send one. The first child is killed, so that it forks no other. The
+/* Returns a pidfd of a second child that has sent no message, or -1. Root inside can stop both
+ * children before they send a message. The first child is killed, so that it forks no other. The
  * kernel lists the children of a thread in order of creation (proc_tid_children(5)), and only the
  * first child creates further children of this thread meanwhile. */
 static int find_second(const struct un_start *start)

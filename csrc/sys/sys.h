@@ -147,7 +147,7 @@ int un_open_self(struct un_error *err);
 const char *un_ns_file(int ns);
 
 /* Joins the namespace of type `ns` that a descriptor refers to; does nothing if the descriptor is
- * -1. The process must be non-dumpable, and stays so. Async-signal-safe. */
+ * -1. The process must be non-dumpable, and remains so. Async-signal-safe. */
 int un_namespace_join_one(int fd, int ns, struct un_error *err);
 
 /* ---- own_maps.c: writing the maps of this process's new user namespace ----------------------- */
@@ -178,8 +178,8 @@ struct un_own_maps {
 };
 
 /* Calls unshare(2) with flags that include CLONE_NEWUSER, and writes the maps. The process must be
- * non-dumpable, and stays so except during three calls of open(2); for uid 0, usually also during
- * these. Async-signal-safe. */
+ * non-dumpable, and becomes dumpable only during three calls of open(2), for uid 0 usually not even
+ * then. Async-signal-safe. */
 int un_make_and_map(uint64_t flags, const struct un_own_maps *maps, struct un_error *err);
 
 /* ---- map_files.c: setgroups, uid_map and gid_map of a process -------------------------------- */
@@ -269,8 +269,8 @@ int un_open_null(int mode);
 /*
  * Reopens standard input, output and error, if they are pipes or terminals, so that no other
  * process shares their open file descriptions: changes of the status flags (O_NONBLOCK) then affect
- * this process only. A descriptor that can't be reopened, such as another user's pipe, stays as it
- * is. Async-signal-safe.
+ * this process only. A descriptor that can't be reopened, such as another user's pipe, is left
+ * unchanged. Async-signal-safe.
  */
 void un_own_stdio(void);
 

@@ -212,7 +212,7 @@ struct agent {
 
 /* ---- words.c: loading all parts of a command's message --------------------------------------- */
 
-/* The number of pointers that need no allocation. */
+/* The maximum number of pointers that are stored without an allocation. */
 #define AGENT_FEW 512
 
 struct agent_loaded {
@@ -220,15 +220,16 @@ struct agent_loaded {
     struct agent_words words;
     gid_t *groups;
     const char *few[AGENT_FEW];
-    /* Allocated memory, to be unmapped. */
+    /* Mapped memory, which agent_unload() unmaps. */
     struct {
         void *at;
         size_t size;
     } memory[3];
 };
 
-/* Loads the message of a command. Returns 0 or an errno; agent_unload() must be called in any case.
- * If the strings come through a pipe, waits for the pipe with `wait`, whose fd is ignored. */
+/* Loads the message of a command. Returns 0 or an errno; in both cases agent_unload() must be
+ * called. If the strings come through a pipe, waits for the pipe with `wait`, whose fd is
+ * ignored. */
 int agent_load(const struct agent_letter *letter, const struct agent_wait *wait,
                struct agent_loaded *loaded);
 void agent_unload(struct agent_loaded *loaded);

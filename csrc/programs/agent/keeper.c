@@ -212,7 +212,8 @@ static void wait_for_keeper_news(struct keeper *keeper)
         take_keeper_signal(keeper);
     if (polls[POLL_SIGNALS].revents || keeper->more)
         reap_for_keeper(keeper);
-    /* Before messages of the host: input typed before the host closed the socket comes first. */
+    /* Must precede the reading of the host's messages: input typed before the host closed the
+     * socket comes first. */
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
         receive_request(keeper);

@@ -68,7 +68,7 @@ static int set_up_command(struct agent_start *start)
         return 1;
     if (un_place_stdio(start->stdio, &err))
         return answer_start_failure(start, AGENT_STEP_FORK, err.errnum);
-    /* Must precede the ids: raising a limit needs the agent's capabilities. */
+    /* Must precede the change of ids: raising a limit needs the agent's capabilities. */
     if (set_limits(start))
         return 1;
     if (change_ids(start))

@@ -5,8 +5,8 @@
  * host share. LAUNCH is a descriptor of a file with the launch, and the FDs are its sources, in
  * order. A descriptor of the directory for the sandboxes' files is sent over SOCKET.
  *
- * Prints strings, each terminated by NUL: the path of the directory of all that was built, then the
- * source and destination of each bind mount; or, with exit status 1, the failure: step, errno,
+ * Prints strings, each terminated by NUL: the path of the tmpfs that contains all files built, then
+ * the source and destination of each bind mount; or, with exit status 1, the failure: step, errno,
  * cause, detail, path and remedy, of which the last four may be empty.
  *
  * Without arguments the program only holds its namespaces until it is killed or standard input

@@ -1,8 +1,7 @@
 /*
  * usernsctl-exec: creates a user namespace, then executes a command in the same process.
  *
- * No parent process stays unless --fork asks for it, so that process 1 of a container stays process
- * 1.
+ * Without --fork no parent process remains, so that process 1 of a container stays process 1.
  */
 #include "base/base.h"
 #include "child/child.h"
@@ -62,7 +61,8 @@ static int report_hold_failure(int socket, struct un_error *err)
     return un_exit_status(err);
 }
 
-/* Returns the exit status, or dies by the signal that killed the command, with reraise_signal. */
+/* Returns the exit status; with reraise_signal, dies by the signal that killed the command
+ * instead. */
 static int end_as(int wait_status, bool reraise_signal)
 {
     if (reraise_signal && WIFSIGNALED(wait_status))
