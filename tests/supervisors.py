@@ -25,8 +25,8 @@ def words(kind: str, prelude: Path) -> list[str]:
         "fork": [str(prelude), "-rf", "--"],
         "pid": [str(prelude), "-rp", "--"],
         "init": [str(prelude), "-r", "--init", "--"],
-        # The watcher executes a program by a single path. Its log says that no exit status is a
-        # failure of runsc.
+        # The watcher is run with env(1) in place of runsc. According to the log ended.log, the
+        # command has ended, so no exit status counts as a failure of runsc.
         "watch": [str(WATCHER), "/usr/bin/env", *LOGS, "--", "--", "env"],
     }[kind]
 

@@ -1,6 +1,6 @@
-"""Tests of bundles that runsc refuses without privileges, run and fixed by usernsctl.
+"""Tests that usernsctl runs and fixes bundles that runsc refuses without privileges.
 
-Their root filesystem is the host's, read-only, so that no image needs unpacking.
+The bundles use the host's root filesystem, read-only, so that no image needs unpacking.
 """
 
 from __future__ import annotations

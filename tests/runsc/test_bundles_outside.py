@@ -63,7 +63,8 @@ def test_each_is_refused_and_named(
     bundle = make_bundle(tmp_path, "echo it ran", **parts)
     done = usernsctl("run", "--bundle", bundle)
     assert (done.returncode, done.stdout) == (125, "")
-    # The error lists all references to the outside at once; the root filesystem is always one here.
+    # The error lists all references to files outside of the bundle. The root filesystem is one of
+    # them in each of these bundles.
     assert path in done.stderr
     assert "$.root.path: / lies outside of the bundle" in done.stderr
     if cause != "bundle-bind-machine":
@@ -188,7 +189,10 @@ exit 128
 def test_a_refusal_before_any_log_is_told(
     usernsctl: Program, tmp_path: Path, stand_in: Any
 ) -> None:
-    """Report what runsc prints before it opens a log, as releases of 2026 do for annotations."""
+    """Report the standard error of a runsc that fails before it opens its log.
+
+    Releases of 2026 do so when they refuse an annotation.
+    """
     stand_in(REFUSES)
     done = usernsctl("run", "--", "true", env=dict(os.environ))
     assert done.returncode == 125

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-# A program that closes standard streams; descriptors of its SandboxHost then get their numbers.
+# A program that closes some standard streams, so that descriptors of its SandboxHost get their
+# numbers.
 CLOSED = """
 import os, sys
 import usernsctl as un

@@ -43,7 +43,8 @@ LANGUAGES = {"sh", "console", "python", "text", "dockerfile"}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHEAT_SHEET = re.compile(r"^\| .* \| `(.+)` \|$", re.MULTILINE)
-# Pages with a cheat sheet, and the beginning of its commands; other cells are Python names.
+# Pages with a cheat sheet, and the prefix of its commands. Cells without this prefix are Python
+# names.
 CHEAT_SHEETS = {"README.md": "", "docs/migration.md": "usernsctl"}
 SECONDS = 120
 

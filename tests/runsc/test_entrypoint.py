@@ -164,7 +164,7 @@ def test_it_is_the_command_line_by_that_name(command_line: Program) -> None:
 
 
 def test_closed_standard_streams_are_not_mistaken(in_gvisor: Program) -> None:
-    """Close the standard streams: the descriptor of the environment must not take their numbers."""
+    """Close the standard streams: the environment's descriptor must not get their numbers."""
     close = f"exec {in_gvisor.path} -- sh -c 'exit 7' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", close], cwd="/", timeout=60)
     assert done.returncode in (7, 125)

@@ -120,7 +120,7 @@ def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None
         ("no-ranges", RANGES, "no-subordinate-range"),
         ("other-group", RANGES, "gid-differs-from-passwd"),
         ("nameless", RANGES, "no-passwd-entry"),
-        # The maps of OVERLAPPING overlap everywhere; the read-only filesystem has no part in that.
+        # The maps of OVERLAPPING also overlap on a writable filesystem, so this is the cause.
         ("read-only", OVERLAPPING, "range-overlap"),
     ],
 )
@@ -189,7 +189,10 @@ def test_a_network_that_runsc_takes_for_the_machines_own(tmp_path: Path) -> None
 
 
 def test_an_id_that_is_taken(tmp_path: Path) -> None:
-    """Use an id twice, in a PID namespace whose end kills the first container."""
+    """Create a container, and run another one with the same id.
+
+    The first container is killed with the PID namespace of both.
+    """
     bundle = make_bundle(tmp_path / "b", **WORKS)
     run = shlex.join(runsc_command(bundle))
     create = run.replace(" run ", " create ")
@@ -207,7 +210,7 @@ def test_a_platform_that_is_closed(tmp_path: Path) -> None:
 
 @unprivileged
 def test_a_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
-    """Run a bundle without mappings: runsc starts processes without any id, as their logs show."""
+    """Run a bundle without mappings: runsc's processes have no mapped id, as their logs show."""
     bundle, logs = make_bundle(tmp_path / "b", linux={"namespaces": USER}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert "bundle-no-mappings" in causes_of(text)

@@ -1,4 +1,4 @@
-"""Tests that a failing launch is explained without Python, as by `usernsctl run`."""
+"""Tests that the failure of a launch is explained without Python, as `usernsctl run` does it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ done
 exit "$(cat "${0%/*}/status")"
 """
 
-# Messages of runsc with the cause that explains each; None if several causes, or none, are known.
+# Messages of runsc, each with its cause, or None if the catalogue has no cause, or several causes,
+# for the message.
 SAID = [
     ("creating container: unable to run a rootless container without userns", "bundle-no-mappings"),
     ("cannot create gofer process: newuidmap failed: exit status 1", None),

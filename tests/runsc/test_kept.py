@@ -1,6 +1,6 @@
-"""Tests of runsc in a namespace that was created before.
+"""Tests of runsc in a namespace that usernsctl has created in advance.
 
-All its commands work, also those that it refuses with --rootless. Only the creation of the
+All commands of runsc work, also those that it refuses with --rootless. Only the creation of the
 namespace calls newuidmap and newgidmap.
 """
 
@@ -63,7 +63,10 @@ class Containers:
         return f"--bundle={self.directory}/bundle"
 
     def runsc(self, *args: str, status: int = 0) -> str:
-        """Run a runsc subcommand; return its output, from a file, as containers hold pipes open."""
+        """Run a runsc subcommand, and return its output.
+
+        The output goes to a file, since a container would hold a pipe open.
+        """
         with open(self.directory / f"output-{args[0]}-{args[-1]}", "w+b", buffering=0) as output:
             done = self.namespace.run(
                 [*global_options(self.directory), *args],

@@ -50,7 +50,7 @@ def test_a_part_of_a_launch(perform: Refused, launch: Path) -> None:
 
 
 def test_a_launch_with_a_byte_changed(prelude: Program, launch: Path) -> None:
-    """Change a random byte: depending on it, the launch is refused or works, but does not crash."""
+    """Change a random byte: the launch must either work or be refused, but not crash."""
     whole = launch.read_bytes()
     for _ in range(60):
         at = random.randrange(len(whole))

@@ -116,7 +116,7 @@ def test_few_descriptors(perform: Perform, count: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 100])
 def test_no_file_may_be_written(perform: Perform, size: int) -> None:
-    """Limit the size of files, so that one of the launch's own files is truncated: it must fail."""
+    """Limit the size of files (RLIMIT_FSIZE): a launch must fail if it can't write its files."""
     done = perform(before=limited("FSIZE", size))
     assert_refused(done, "File too large")
 
@@ -127,7 +127,7 @@ def test_a_small_stack(perform: Perform) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("AS", 200 << 20), ("NOFILE", 32)])
 def test_limits_that_runsc_does_not_bear(perform: Perform, name: str, value: int) -> None:
-    """Explain the failure of runsc, which does not run with these limits."""
+    """Report the failure of runsc, which needs more memory or descriptors than allowed."""
     done = perform(before=limited(name, value))
     assert (done.returncode, done.stdout) == (125, "")
     assert "usernsctl: runsc: " in done.stderr
@@ -135,7 +135,8 @@ def test_limits_that_runsc_does_not_bear(perform: Perform, name: str, value: int
 
 @pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
 def test_limits_that_matter_to_nobody(perform: Perform, name: str) -> None:
-    # Releases of 2026 queue signals (cause signal-limit), and so do other tests of this user.
+    # Releases of 2026 queue signals (cause signal-limit). The limit also counts signals that
+    # other tests of this user have queued.
     fewest = 1000 if name == "SIGPENDING" and gvisor.is_of_2026() else 0
     assert_ran(perform(before=limited(name, fewest)))
 

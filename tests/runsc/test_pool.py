@@ -144,7 +144,7 @@ def test_where_settings_can_not_be_read_nobody_is_given_a_used_one(
         assert "can't be read" in str(pool.stats().last_failure)
 
 
-# Python programs for sandboxes: a server of the text "answer" on port 5000, and its client.
+# Python programs for sandboxes: a server on port 5000 that sends "answer", and its client.
 ANSWERING = """
 import socket, sys
 with socket.create_server(("127.0.0.1", 5000)) as server:
@@ -155,7 +155,7 @@ ASKING = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).rec
 
 
 def test_each_user_reaches_the_network_inside(host: un.SandboxHost) -> None:
-    """Reach a server in the sandbox from each lease: the template's command, or the lease's own."""
+    """Connect each lease to a server in its sandbox, started by the template or by the lease."""
     python = ("/usr/bin/python3", "-c")
 
     def ask(box: un.Sandbox) -> str:

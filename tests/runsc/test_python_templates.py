@@ -1,4 +1,4 @@
-"""Tests of Python interpreters that are saved after their imports, and of programs run by them."""
+"""Tests of Python templates: interpreters saved after their imports, and programs they run."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
 def test_a_signal_before_the_start_ends_it_with_its_own_status(
     usernsctl: Program, number: signal.Signals
 ) -> None:
-    """Send a signal before runsc runs. runsc ignores some signals, so another one must end it."""
+    """Send a signal before runsc starts: usernsctl must end runsc even if runsc ignores it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         # Blocked, as in a container, the signal stays pending until the watcher reads it.
@@ -247,7 +247,7 @@ def test_a_terminal_gets_back_its_mode(
 
 
 def test_a_terminal_is_given_only_where_all_streams_are_one(usernsctl: Program) -> None:
-    """Mix a terminal with pipes, at which gVisor often hangs: the command must get no terminal."""
+    """Mix a terminal and pipes, with which gVisor often hangs: the command must get no terminal."""
     for _ in range(5):
         ours, theirs = os.openpty()
         done = subprocess.run(

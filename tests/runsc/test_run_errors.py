@@ -263,7 +263,7 @@ def test_how_to_show_a_command_of_the_callers(usernsctl: Program, tmp_path: Path
 
 
 def test_how_to_show_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
-    """Suggest --bind for the interpreter of a script, in a virtual environment a link elsewhere."""
+    """Suggest --bind for a script's interpreter, to which a virtual environment has a link."""
     venv, python = tmp_path / "venv", tmp_path / "python" / "bin" / "python"
     for directory in (venv, python.parent):
         directory.mkdir(parents=True)
@@ -404,7 +404,10 @@ def test_something_in_the_root_filesystem_that_nothing_can_be_bound_on(
 def test_link_of_the_root_filesystem_to_what_nothing_can_be_bound_on(
     usernsctl: Program, tmp_path: Path, target: str
 ) -> None:
-    """The source would be executed in place of the program that checks the kernel."""
+    """Refuse a mount point that links to / or to the program that checks the kernel.
+
+    A source mounted on that program would be executed in its place.
+    """
     root = tmp_path / "root"
     root.mkdir()
     (root / "place").symlink_to(target)

@@ -177,7 +177,7 @@ def test_all_of_the_root(usernsctl: Program) -> None:
 def test_a_mount_below_a_closed_directory_is_no_obstacle(
     usernsctl: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Expose a root with a mount that the caller can't reach, such as those of containers."""
+    """Expose the host's root with a mount that the caller can't reach, such as a container's."""
     closed = tmp_path_factory.mktemp("closed")
     (closed / "mount").mkdir()
     closed.chmod(0o700)

@@ -142,7 +142,7 @@ def test_a_runsc_that_makes_no_sandbox_is_caught(usernsctl: Program) -> None:
 
 @pytest.mark.usefixtures("fake_runsc")
 def test_without_the_proof_it_is_not_caught(usernsctl: Program) -> None:
-    """Skip the check with --no-verify: the fake runsc then works, so the check detects it."""
+    """Skip the check with --no-verify: the fake runsc then works, so only the check detects it."""
     done = usernsctl("run", "--no-verify", "--", "/bin/echo", "I ran")
     assert (done.returncode, done.stdout) == (0, "I ran\n")
 

@@ -1,6 +1,6 @@
 """Tests that the seccomp filter of csrc/sys/membarrier_filter.c does not affect the command.
 
-The filter skips the registration for memory barriers of runsc's own processes.
+In runsc's own processes, the filter skips the registration for memory barriers.
 """
 
 from __future__ import annotations

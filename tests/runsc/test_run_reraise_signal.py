@@ -1,4 +1,4 @@
-"""Tests of --reraise-signal: usernsctl ends by the signal that killed the command."""
+"""Tests of --reraise-signal: usernsctl kills itself with the signal that killed the command."""
 
 from __future__ import annotations
 

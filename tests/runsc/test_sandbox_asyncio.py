@@ -197,7 +197,7 @@ def forget(things: list[Any]) -> None:
 
 @pytest.fixture
 def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Hold up the creation of objects in other threads until the yielded event is set."""
+    """Block the creation of objects in other threads until the yielded event is set."""
     may_go_on = threading.Event()
     fill = _fill
 

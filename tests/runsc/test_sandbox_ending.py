@@ -1,4 +1,4 @@
-"""Tests of calls on a sandbox that ends meanwhile, which must report its end."""
+"""Tests of calls on a sandbox that ends during the call, which must report its end."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # The first detached sandbox creates directories that stay.
+    # Create the directories that the first detached sandbox leaves, before files are counted.
     un.Sandbox(FOREVER, detach=True).close()
     before = files_below(runtime)
     lived = 0

@@ -37,7 +37,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def on_alarm(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
-    """Call `do` on SIGALRM, and raise SIGALRM after `seconds`, or leave that to the caller if 0.
+    """Call `do` on SIGALRM, sent after `seconds`, or by a timer of the caller if that is 0.
 
     Yield a list that gets an item when the handler has run.
     """
