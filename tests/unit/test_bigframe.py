@@ -299,7 +299,7 @@ def test_the_working_directory_may_be_gone(tmp_path: Path, launcher: list[str]) 
 def test_no_call_maps_memory_whatever_its_depth(run: Run, launcher: list[str]) -> None:
     plain, ours = run(str(CROSSINGS)), run(*launcher, str(CROSSINGS))
     assert (plain[0], ours) == (0, (0, "0\n", ""))
-    # A second measurement, by other means than those of the probe.
+    # The count of mmap(2) calls must agree with the measurement by bigframe itself.
     assert (int(plain[1]) > 0) == thrashes(run, launcher)
 
 

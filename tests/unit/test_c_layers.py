@@ -1,4 +1,4 @@
-"""Tests of tools/c_layers.py, by which `make c` checks csrc/: violations are found."""
+"""Tests of tools/c_layers.py, with which `make c` checks csrc/: violations are found."""
 
 from __future__ import annotations
 

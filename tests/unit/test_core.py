@@ -1,4 +1,4 @@
-"""Tests of the cffi binding: Python types of results, and its only importer."""
+"""Tests of the cffi binding: Python types of results, and that only _core imports cffi."""
 
 from __future__ import annotations
 

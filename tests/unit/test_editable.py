@@ -40,7 +40,7 @@ def test_run_in_an_editable_installation(tmp_path: Path) -> None:
             shutil.copy(source, tree / name)
     (tree / "LICENSE").touch()
     (tree / "wheel").mkdir()
-    # Full optimization would take half as long again, and changes no place of a file.
+    # Full optimization would take half as long again, and does not change where files are.
     env = os.environ | {"CFLAGS": "-Og"}
     built = subprocess.run(
         [sys.executable, "-c", BUILD], cwd=tree, env=env, capture_output=True, text=True

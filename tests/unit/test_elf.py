@@ -91,7 +91,10 @@ def test_overflows_are_told_of(elf: ELFFile) -> None:
 @of(*RELOCATED)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other marks")
 def test_jumps_land_where_they_may(elf: ELFFile) -> None:
-    """The linker sets the property only if all objects have it. Debian's libc lacks it."""
+    """Count ENDBR64 instructions, since the ELF file lacks the property (IBT) that implies them.
+
+    The linker sets the property only if all objects have it, and Debian's libc lacks it.
+    """
     text = elf.get_section_by_name(".text")
     assert text is not None
     assert text.data().count(ENDBR64) > 10

@@ -76,7 +76,7 @@ def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
         "assert ours() == {'usernsctl'}, ours()\n"
         "assert {n for n in dir(un) if not n.startswith('__')} == set(un.__all__)\n"
         "un.IdMap.root()\n"
-        # Modules that a process still uses after the package has become invisible.
+        # The first use imports all modules: the package may be invisible to the process later.
         "before = ours()\n"
         "for name in {*un.__all__} - {*un._APART, *un._MODULES}: getattr(un, name)\n"
         "assert ours() == before\n"

@@ -122,7 +122,7 @@ clean:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a repository whose targets are fast; the file log beside it lists the cleanups."""
+    """Create a repository with fast make targets; the file log beside it lists the cleanups."""
     for variable, value in {
         "HOME": str(tmp_path),
         "LOG": str(tmp_path / "log"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
-# Signals that nohup(1), background jobs and Python services ignore, and another one.
+# Signals that nohup(1), background jobs and Python services ignore, and USR1.
 IGNORED = "HUP INT QUIT PIPE XFSZ USR1"
 SHOW = "sed -n 's/^SigIgn:\\t//p' /proc/self/status"
 

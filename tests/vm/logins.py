@@ -22,7 +22,7 @@ class Login:
     name: str
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command as the user, a program of usernsctl by its name alone."""
+        """Run a command as the user, with the programs of usernsctl in PATH."""
         become = ["setpriv", "--reuid", self.name, "--regid", self.name, "--init-groups", "--"]
         done = subprocess.run(
             [*become, *words],

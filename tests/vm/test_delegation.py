@@ -25,7 +25,7 @@ def test_doctor_sees_what_is_delegated(user: Login) -> None:
 
 
 def test_commands_start_in_groups_that_a_user_makes() -> None:
-    """Elsewhere tests/kernel/test_cgroup.py finds a delegated control group only as root."""
+    """Run tests/kernel/test_cgroup.py in a delegated control group; elsewhere only root has one."""
     pytest_ = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
     at = [f"--chdir={TREE}"]
     words = [*pytest_, "-o", "timeout=600", "-rs", "tests/kernel/test_cgroup.py"]
@@ -34,7 +34,7 @@ def test_commands_start_in_groups_that_a_user_makes() -> None:
     assert done.returncode == 0
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20  # type: ignore[index]
     reasons = set(re.findall(r"^SKIPPED .*: (.*)$", done.stdout, re.MULTILINE))
-    # Tests that require root create control groups for others, which needs no delegation.
+    # Skipped tests: as root, they create control groups for other users, without delegation.
     allowed = {"only root, outside of containers, may map any id by itself"}
     # A control group that has processes, like the test's, can't enable controllers for its
     # children.

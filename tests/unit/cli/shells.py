@@ -1,4 +1,4 @@
-"""Real shells that complete a line: the words that a key press would type for a user."""
+"""Real shells that complete command lines, for tests of the completion scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Protocol
 SHELLS = ("bash", "zsh", "fish")
 _SECONDS = 60
 
-# The key ^G writes the line to a file and empties it, and ^O inserts all words that may follow.
+# The key ^O inserts all completions into the line; ^G writes the line to a file and empties it.
 _BASH = r"""
 PS1=
 source "$SCRIPT"
@@ -39,7 +39,7 @@ bindkey '^G' tell
 bindkey '^O' all
 : >"$TOLD.ready"
 """
-# fish answers each line of its standard input, and then with an empty line.
+# Reads lines; for each, prints the completions, one per line, and then an empty line.
 _FISH = """
 source $SCRIPT
 while read --line line
@@ -58,7 +58,7 @@ class Shell(Protocol):
     place: Path
 
     def complete(self, line: str) -> str:
-        """Return the line with all words that may follow; of fish, those words alone."""
+        """Return the line with all completions of its last word; with fish, only these words."""
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def started(shell: str, script: str, place: Path, env: Mapping[str, str]) -> Ite
 
 
 class Fish:
-    """fish, which tells without a terminal what it would offer, and what it says of each word."""
+    """fish, which prints completions and their descriptions without a terminal."""
 
     def __init__(self, place: Path, environ: dict[str, str]) -> None:
         self.place = place
@@ -93,7 +93,7 @@ class Fish:
             )
 
     def describe(self, line: str) -> dict[str, str]:
-        """Return the words that may follow, each with its description."""
+        """Return the completions, each with its description."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{line}\n")
@@ -111,7 +111,7 @@ class Fish:
 
 
 class _OnTerminal:
-    """bash or zsh, to which keys are typed."""
+    """bash or zsh on a pseudo-terminal, which receives keys."""
 
     def __init__(self, shell: str, place: Path, environ: dict[str, str]) -> None:
         self.place = place
@@ -140,13 +140,13 @@ class _OnTerminal:
         return told
 
     def _type(self, keys: bytes, answer: Path) -> None:
-        """Type keys, and wait for a file that the shell writes then."""
+        """Type `keys`, and wait until the shell has created the file `answer`."""
         os.write(self._leader, keys)
         deadline = time.monotonic() + _SECONDS
         said = b""
         while not answer.exists():
             assert time.monotonic() < deadline, said
-            # A shell whose terminal nobody reads waits.
+            # The shell blocks if its output fills the terminal's buffer.
             with contextlib.suppress(BlockingIOError):
                 said += os.read(self._leader, 65536)
             time.sleep(0.005)

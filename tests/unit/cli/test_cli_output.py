@@ -70,7 +70,7 @@ def test_a_reader_may_leave_in_the_midst(usernsctl: Program, unbuffered: bool) -
     assert (process.returncode, told) == (128 + signal.SIGPIPE, b"")
 
 
-# The last two print more than Python's buffer holds.
+# The output of the last two commands is larger than Python's buffer.
 @pytest.mark.parametrize(
     "words", ["--version", "plan -r --json", "--help", "seccomp-profile", "completion zsh"]
 )
@@ -112,7 +112,7 @@ def test_closed_output_is_no_error(usernsctl: Program) -> None:
         assert done.returncode == 0 or "doctor" in words
 
 
-# Replaces a module that the command imports, to interrupt the command during the import.
+# A module that replaces one that the command imports, and interrupts the command.
 INTERRUPTED = """
 import os, signal, time
 os.kill(os.getpid(), signal.SIGINT)

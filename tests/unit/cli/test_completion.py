@@ -103,7 +103,7 @@ def test_files_are_offered_where_a_file_is_wanted(shell: shells.Shell, tmp_path:
     assert found == {f"{below}/document"}
 
 
-# Names that must not be offered: a shell or terminal would not take each for a plain word.
+# Names that must not be offered: a shell, a command or a terminal would interpret them.
 HOSTILE = (
     "$(touch pwned)",
     "`touch pwned`",

@@ -74,7 +74,7 @@ def test_json_and_the_api_say_the_same(capsys: pytest.CaptureFixture[str]) -> No
 def test_plan_without_map_options_is_the_default_map_of_run(
     capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    """Without map options, plan needs no subordinate ranges, which root may not have."""
+    """Without map options, plan needs no subordinate ranges, since root may have none."""
     alone = planned(capsys, *options)
     assert alone == planned(capsys, "-r")
     assert (extents(alone, "uid"), extents(alone, "gid")) == ([(0, UID, 1)], [(0, GID, 1)])

@@ -99,7 +99,7 @@ def test_values_are_read_as_the_request_has_them() -> None:
 
 
 class Performed(Exception):
-    """Raised in place of performing the verb."""
+    """Exception that is raised in place of the execution of the verb."""
 
 
 @pytest.fixture

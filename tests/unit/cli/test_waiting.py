@@ -41,7 +41,7 @@ class Dropping:
 
 
 def begun(child: Child) -> Child:
-    """Return the fake command, after a finalizer has raised a signal in this process."""
+    """Raise SIGTERM in a finalizer, where Python ignores exceptions; return the fake command."""
     Dropping()
     return child
 

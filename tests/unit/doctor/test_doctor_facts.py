@@ -203,7 +203,10 @@ def test_where_subordinate_ranges_come_from(tmp_path: Path) -> None:
 def test_a_parent_is_who_this_process_has_its_limits_from(
     tmp_path: Path, hard: str, inherited: bool
 ) -> None:
-    """systemd limits its services but not itself, so the remedy must not change its own limits."""
+    """Report a parent only if its limits are those of this process.
+
+    systemd limits its services but not itself, so a remedy must not change systemd's limits.
+    """
     limits = "Limit  Soft  Hard  Units\nMax open files   50   {}  files\n"
     plant(
         tmp_path,

@@ -152,7 +152,8 @@ def test_one_deadline_is_for_all_and_kills_what_was_started(tmp_path: Path) -> N
     os.close(reader)
 
 
-# The inner process N has the same number as a probe's child in the mounted /proc.
+# usernsctl-probe runs in an inner PID namespace, but /proc shows the pids of the outer one. In the
+# latter, its child has the pid that an unrelated process has in the inner namespace.
 _OUTER = """
 import subprocess, sys
 open("/proc/sys/kernel/ns_last_pid", "w").write("999")

@@ -1,4 +1,4 @@
-"""The messages that the core's table is made of (csrc/explain/messages/), for tests."""
+"""Messages in csrc/explain/messages/, from which the core's table is generated, for tests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _DIRECTORY = Path(__file__).resolve().parents[3] / "csrc" / "explain" / "message
 class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A message that some program prints.
 
-    :ivar says: the message as it was met.
-    :ivar pattern: the regular expression (:data:`re.ASCII`) that it is known by, within a line.
-    :ivar causes: ids of what it can come from, likeliest first.
-    :ivar since: the first release of runsc that says so (YYYYMMDD), where others don't.
-    :ivar until: the first that no longer does.
+    :ivar says: an example of the message, as a program has printed it.
+    :ivar pattern: the regular expression (:data:`re.ASCII`) that finds the message within a line.
+    :ivar causes: ids of the possible causes, likeliest first.
+    :ivar since: the first release of runsc with the message (YYYYMMDD), if older ones lack it.
+    :ivar until: the first later release without the message.
     """
 
     says: str

@@ -156,7 +156,8 @@ def test_seccomp_is_never_switched_off() -> None:
 
 @pytest.mark.parametrize("cause_id", ["helper-not-executable", "runsc-not-executable"])
 def test_what_is_not_executable_is_named_and_not_looked_up(cause_id: str) -> None:
-    assert "command -v" not in catalogue()[cause_id].remedies["host"]  # dash(1) finds none
+    # `command -v` of dash(1) finds no file that is not executable.
+    assert "command -v" not in catalogue()[cause_id].remedies["host"]
 
 
 def test_an_unknown_id() -> None:

@@ -34,7 +34,7 @@ HINT = (
 )
 MKDIR = "mkdir /var/run/runsc: permission denied"
 
-# Messages with the cause that must be named first, or that shares the first rank.
+# Messages, each with the cause that must be named first.
 FIRST = [
     ("unable to run a rootless container without userns", "bundle-no-mappings"),
     ("cannot create gofer process: newuidmap failed: exit status 1", "bundle-no-mappings"),
@@ -200,14 +200,14 @@ def test_several_messages_have_the_causes_of_all(several: list[Text]) -> None:
 TWO_CAUSES = "pivot_root failed, make sure that the root mount has a parent"
 MANY_CAUSES = "newuidmap failed: exit status 1"
 SEVERAL = [
-    # A message that has few causes comes before one that has many ...
+    # The causes of a message with few causes come before those of one with many.
     (f"{TWO_CAUSES}\ncontainer already exists", ["duplicate-id", "mount-denied", "in-chroot"]),
-    # ... and of those that have as many, the one that the catalogue has first.
+    # If messages have equally many causes, the order of the catalogue decides.
     (
         "flag override disabled\ncontainer already exists",
         ["duplicate-id", "bundle-annotation-refused"],
     ),
-    # The likeliest place of a cause counts, the others stay in their order.
+    # A cause of several messages has the best of its ranks. The other causes keep their order.
     (
         f"{MANY_CAUSES}\nnewuidmap: Cannot determine your user name.",
         [
@@ -216,7 +216,7 @@ SEVERAL = [
             *("range-outside-parent", "gid-differs-from-passwd", "nonroot-in-namespace"),
         ],
     ),
-    # Ids come before messages that have one cause, in the order of the text.
+    # Ids in the text come first, in their order there, even before messages with one cause.
     (
         "container already exists [map-invalid] [in-chroot]",
         ["map-invalid", "in-chroot", "duplicate-id"],
@@ -396,7 +396,10 @@ def test_what_the_probes_found_comes_first() -> None:
 
 @pytest.mark.parametrize(("value", "first"), [(1, True), (0, False), (None, False)])
 def test_a_setting_of_this_machine_speaks_for_a_cause(value: int | None, first: bool) -> None:
-    """The setting ranks after the probes: another program may lack the profile of usernsctl."""
+    """Rank a cause that a sysctl suggests after the causes that probes have found.
+
+    The probes don't find it if usernsctl has an AppArmor profile that the failed program lacks.
+    """
     text = "unshare: unshare failed: Operation not permitted"
     report = Report(
         purpose="run",

@@ -15,7 +15,7 @@ from usernsctl.explain.logs import failures
 LOGS = Path(__file__).parent / "logs"
 RECORDED = sorted(path for path in LOGS.glob("*/*"))
 
-# These messages of runsc are misleading, and explain must say so first.
+# Logs with a misleading message of runsc: explain must name that before the real cause.
 LATER = {"20240729/bundle-no-mappings": "false-max-userns-hint"}
 
 

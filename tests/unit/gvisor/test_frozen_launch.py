@@ -1,4 +1,4 @@
-"""Tests of frozen launches, and of the values that they leave open."""
+"""Tests of frozen launches, and of the values that are determined only when a launch starts."""
 
 from __future__ import annotations
 

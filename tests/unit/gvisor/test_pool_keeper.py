@@ -43,7 +43,7 @@ def test_as_many_wait_as_were_asked_for(workshop: Workshop) -> None:
         assert workshop.most_at_once <= 2
         with lease(pool) as one:
             assert one is workshop.made[0]
-            # The keeper starts another one as soon as a sandbox is leased.
+            # The keeper starts a new sandbox as soon as one is leased.
             wait_until(stands(pool, idle=3, leased=1, started=4))
         assert "killed" in one.log
         wait_until(stands(pool, idle=3, leased=0, started=4, acquired=1))
@@ -217,7 +217,7 @@ def test_one_that_ends_while_it_waits_is_replaced(workshop: Workshop) -> None:
 
 def test_failing_starts_are_told_and_not_repeated_at_once(workshop: Workshop) -> None:
     workshop.failure = un.RunscError("broken", step="runsc", cause="runsc-missing", remedy="mend")
-    # Closed, so that both first starts are running before one of them fails.
+    # Block the first two starts, so that both are running before one of them fails.
     workshop.gate.clear()
     with stock(workshop, size=4, starts=2, pauses=(0.05, 0.2, 0.4)) as pool:
         wait_until(lambda: workshop.at_once == 2)

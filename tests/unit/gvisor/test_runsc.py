@@ -65,7 +65,7 @@ def test_the_variable_goes_first(tmp_path: Path, named: str) -> None:
 
 
 def test_a_go_program_is_not_started(tmp_path: Path) -> None:
-    """The file is not executable in truth, so an attempt to execute it would fail."""
+    """The file has no code, so a search that executed it would fail."""
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
     assert find_runsc({"PATH": str(tmp_path)})
 

@@ -1,4 +1,4 @@
-"""Tests of the steps of a run before anything is started."""
+"""Tests of the preparation of a run, before any process is started."""
 
 from __future__ import annotations
 

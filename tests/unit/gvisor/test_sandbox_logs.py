@@ -89,7 +89,8 @@ def test_the_first_error_is_behind_the_others(tmp_path: Path) -> None:
 
 def test_a_crash_is_behind_what_the_caller_saw(tmp_path: Path) -> None:
     line = PANIC.split("\n")[0]
-    # If the sandbox crashes later, runsc logs its status as if it were the command's.
+    # If the sandbox crashes after the start, runsc logs the sandbox's exit status as if it were
+    # the command's.
     for messages, run in (((EOF,), "started"), ((), END)):
         text = told(tmp_path, CRASHED, *messages, run=run, crash=PANIC)
         assert f'runsc says: "{line}"' in text

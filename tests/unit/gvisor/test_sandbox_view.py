@@ -22,7 +22,7 @@ from usernsctl.gvisor.launch.view import COMMAND_LINE, PYTHON, Remedies, View, W
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.maps import Extent, MappedIds
 
-# The ids of this process, as those that are mapped.
+# A namespace in which only the ids of this process are mapped.
 OURS = MappedIds(uid=(Extent(0, os.getuid(), 1),), gid=(Extent(0, os.getgid(), 1),), become=(0, 0))
 
 
@@ -282,7 +282,7 @@ def test_what_would_show_it(view: View, tmp_path: Path) -> None:
     view.add_bind(str(tmp_path), open_program(str(tmp_path)))
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
-    # The remedy has no other directory of PATH.
+    # The remedy contains none of the other directories in the caller's PATH.
     assert caught.value.remedy == f"--env PATH={tool.parent}:{DEFAULT_PATH}"
 
 

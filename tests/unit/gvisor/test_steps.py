@@ -1,4 +1,4 @@
-"""Tests of launches as words and as a config.json."""
+"""Tests of the encoding of launches as records of words, with a config.json."""
 
 from __future__ import annotations
 

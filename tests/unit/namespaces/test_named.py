@@ -30,12 +30,12 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def kept(state: Path) -> Path:
-    """Return where records are kept; the directory does not exist yet."""
+    """Return the path of the directory of records, which does not exist yet."""
     return state / "namespaces"
 
 
 def plant(kept: Path, name: str, content: bytes | str) -> Path:
-    """Write the record of a namespace, as whoever has the state directory could."""
+    """Write the record of a namespace, as any process of the state directory's owner could."""
     file = kept / name / "record.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     kept.parent.chmod(0o700)
@@ -127,7 +127,7 @@ def test_no_namespaces_are_listed_as_none(state: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "forge",
     [
-        # This process is alive but holds no namespace, like a process that has got a reused pid.
+        # This process is alive but holds no namespace, like a process with a reused pid.
         lambda: state_of(os.getpid()),
         lambda: state_of(os.getpid(), start_time=start_time(os.getpid()) - 1),
         lambda: state_of(os.getpid(), boot_id="00000000-0000-0000-0000-000000000000"),

@@ -83,7 +83,8 @@ def test_what_the_machine_lacks_is_told_with_its_cause(
     check_skipped(session, word, without, told)
 
 
-# If unused ids exist, the remedy is a complete command.
+# A shell script that runs a command with empty /etc/subuid and /etc/subgid. Since no ids
+# are granted then, the remedy can name free ranges, and is a complete command.
 NO_GRANTS = """
 touch empty
 mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"

@@ -336,7 +336,7 @@ def test_a_killed_session_leaves_no_test(session: pytest.Pytester) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)
-        # The pipe is at its end when the last process that has it open has ended.
+        # The pipe reaches end of file when the last process that has it open has ended.
         assert process.stderr.read() == b""
 
 

@@ -73,7 +73,7 @@ def test_who_ends_by_an_exception_uses_them_no_more() -> None:
 @settings(deadline=None, max_examples=50)
 @given(users=st.lists(st.integers(0, 20), min_size=2, max_size=8), closers=st.integers(1, 3))
 def test_many_threads(users: list[int], closers: int) -> None:
-    """The descriptors stay open and the same during each use, and are closed at the end."""
+    """Check that no descriptor is closed or replaced during use, and all are closed at the end."""
     ours, theirs = os.pipe()
     shared = Shared("it", [ours])
     wanted = os.fstat(ours)

@@ -1,4 +1,4 @@
-"""Test of the users whose symbolic links are followed.
+"""Test of the decision whether to follow a symbolic link, according to its owner.
 
 tests/c/launch/test_follow.c tests the same where root is not mapped.
 """

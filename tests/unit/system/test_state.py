@@ -154,7 +154,7 @@ def make_fifo(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    # By the descriptor, since sun_path is limited to 108 bytes (unix(7)).
+    # Shorten the path by the directory's descriptor: sun_path has 108 bytes (unix(7)).
     here = os.open(path.parent, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(f"/proc/self/fd/{here}/{path.name}")

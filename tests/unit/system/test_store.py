@@ -1,4 +1,4 @@
-"""Stores of records: processes that are killed at any line, and many at once."""
+"""Tests of stores of records: concurrent processes, and processes killed at any line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from usernsctl._system import records
 from usernsctl._system.records import RECORD, Directory, Store, TakenError, open_state
 from usernsctl.gvisor.template import store as templates
 
-# Each line would take a minute.
+# Processes are killed at every STRIDE-th line only, since every line would take a minute.
 STRIDE = 5
 
 FILES = {module.__file__ for module in (records, templates)}
@@ -31,7 +31,7 @@ FILES = {module.__file__ for module in (records, templates)}
 
 @pytest.fixture(autouse=True)
 def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the stores below are; the directory does not exist yet."""
+    """Return the directory of the stores, which does not exist yet."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
@@ -39,7 +39,7 @@ def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Number:
-    """A record that is alive unless it is negative."""
+    """Fake record that is alive unless its number is negative."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -72,7 +72,10 @@ def numbers() -> list[int]:
 
 
 def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
-    """Call something in a fork that is killed before its Nth line, if it has so many."""
+    """Run `call` in a forked child that kills itself before its `line`-th line.
+
+    Only lines of FILES are counted. Return whether there were enough of them.
+    """
     child = os.fork()
     if child:
         return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -95,14 +98,14 @@ def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
 
 
 def kill_at_lines(call: Callable[[], object], check: Callable[[], object]) -> None:
-    """Kill a process at every Nth line of a call, and look each time at what it leaves."""
+    """Kill processes at every STRIDE-th line of `call`, and run `check` after each."""
     line = first = random.randint(1, STRIDE)
     print(f"from line {first}")
     while is_killed_before_line(line, call):
         check()
         line += STRIDE
     check()
-    # Less would mean that no line was counted.
+    # A lower number would mean that the trace function had counted no lines.
     assert line > 40
 
 
@@ -126,7 +129,7 @@ def save_as(number: int) -> Callable[[str], None]:
 
 
 def saved(top: Path) -> list[tuple[str, str]]:
-    """Return what records and images of all templates have."""
+    """Return the numbers in the record and the image of each template."""
     assert [one.name for one in templates.list_all()] == os.listdir(top / "templates")
     return [
         (json.loads((path / RECORD).read_text())["number"], (path / "image").read_text())
@@ -136,7 +139,7 @@ def saved(top: Path) -> list[tuple[str, str]]:
 
 def test_a_process_that_replaces_an_entry_may_be_killed_anywhere(top: Path) -> None:
     def check() -> None:
-        # Both are whole; so is what a process takes that comes before anyone looks.
+        # The record and the image belong together: both are old, or both are new.
         assert saved(top) in ([(1, "1")], [(2, "2")])
         templates.keep(save_as(1), "one", replace=True)
 
