@@ -5,7 +5,7 @@ libc. The toolchain ``aarch64`` cross-compiles, runs the tests that start no oth
 emulator, and needs the packages of tools/dist/packages.apt. If ``$ONLY`` is set, gcc alone builds
 the tests whose names contain it, if there are any.
 
-A test is a program linked with the core, and fails by a nonzero exit status. The native programs
+A test is a program linked with the core; a nonzero exit status means failure. The native programs
 are built, too, so that each compiler checks every line. Each ``fuzz_*.c`` is run by clang's
 libFuzzer for some seconds, with the seeds in the directory beside it.
 """
@@ -140,7 +140,7 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
         """Return the objects to link with a program's test besides the core."""
         return list(agent.values()) if source.parent.name == "agent" else []
 
-    # In the directory of usernsctl-child, which the tests look for beside themselves.
+    # Tests look for usernsctl-child in their own directory, so they are linked into its directory.
     linked = {
         source: link([made, *parts(source)], directory / made.stem)
         for source, made in tests.items()

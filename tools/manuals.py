@@ -208,7 +208,7 @@ def commands_of(verb: Parser) -> Iterator[Parser]:
 
 def _options_section(verb: Parser, level: str) -> Iterator[str]:
     for heading, actions in verb.headings.items():
-        # The page of each verb does without the option --help.
+        # Every verb has --help, so the pages omit this option.
         options = [
             Option(_written(one), str(one.help))
             for one in actions
@@ -290,7 +290,7 @@ def help_of(program: str, *words: str) -> list[str]:
 
 
 def native_options(program: str) -> dict[str, list[Option]]:
-    """Return the options in a native program's ``--help``, by their headings."""
+    """Return the options in a native program's ``--help``, grouped by heading."""
     found: dict[str, list[Option]] = {}
     for heading, written, about in help_entries("\n".join(help_of(program))):
         told = about or _ALWAYS.get(written, "")
@@ -339,7 +339,7 @@ def _records() -> Iterator[str]:
     rules = _rules()
     for part, heading in _PARTS.items():
         yield from (f"### {heading}", "")
-        # In the order of RECORDS, which is that of most launches.
+        # Sort records as in most launches, which is the order of RECORDS.
         order = [*RECORDS, *_TOLD]
         for name in sorted(rules.pop(part), key=order.index):
             yield from _record(name)

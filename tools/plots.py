@@ -20,7 +20,7 @@ MODEL = TREE / "docs" / "pictures" / "time.svg"
 
 WIDTH = 440
 LEFT = 20
-# The length of the longer bar, behind which its figure needs space.
+# The length of the longer bar, which leaves space for the figure to its right.
 LENGTH = 300
 ROW = 106
 TOP = 20

@@ -39,7 +39,7 @@ def git(tree: Path, *words: str) -> str:
 
 
 def check_tags(tree: Path, version: str) -> None:
-    """Check that the version has no tag on another commit, and this commit no other version's tag.
+    """Check that no other commit has the version's tag, and this commit has no other version's.
 
     :raises Fault: a tag contradicts the version.
     """

@@ -47,7 +47,7 @@ def _rule(names: list[str], *arguments: Rule) -> Rule:
 
 
 def _conditions(only: list[dict[str, Any]]) -> Iterator[list[Rule]]:
-    """Yield the arguments of rules that together allow every combination of the values."""
+    """Yield the argument conditions of one rule for each combination of the allowed values."""
     yield from (
         list(chosen)
         for chosen in itertools.product(

@@ -45,7 +45,10 @@ def machine_of(wheel: Path) -> str:
 
 
 def glibc_of(wheel: Path) -> tuple[int, int]:
-    """Return the oldest glibc for a wheel by manylinux's policies, or (0, 0) if it needs none."""
+    """Return the oldest glibc that a wheel supports according to manylinux's policies.
+
+    :returns: the version, or (0, 0) if the wheel needs no glibc.
+    """
     told = json.loads(run("auditwheel", "show", "--json", wheel))
     version = re.fullmatch(r"manylinux_(\d+)_(\d+)_\w+", told["overall_tag"])
     if not version or told["external_libs"]:

@@ -1,4 +1,4 @@
-"""The versions of glibc that programs and extensions need, by their ELF files."""
+"""Versions of glibc that programs and extensions need, according to their ELF files."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ import sysroot
 
 TREE = Path(__file__).resolve().parents[2]
 OUTPUT = TREE / "dist"
-#: The tools that build for another architecture, by the variables of setup.py and setuptools.
+#: Environment variables of setup.py and setuptools that select the cross compiler and linker.
 CROSS = {
     "CC": "aarch64-linux-gnu-gcc",
     "LDSHARED": "aarch64-linux-gnu-gcc -shared",
@@ -34,7 +34,7 @@ BUILDS.setdefault("aarch64", CROSS)
 
 
 def last_commit() -> str:
-    """Return the time of the last commit in seconds since the epoch, for all built files."""
+    """Return the time of the last commit, which all built files get, in seconds since the epoch."""
     command = ["git", "-C", TREE, "log", "-1", "--format=%ct"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -44,7 +44,7 @@ def sysroot_for(machine: str) -> Path:
 
 
 def build_package(kind: str, source: Path, target: Path, *options: str, **environ: str) -> Path:
-    """Return the output of ``python -m build --KIND`` for ``source``, in the empty ``target``."""
+    """Build ``source`` with ``python -m build --KIND``; return the only file in ``target`` then."""
     command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", *options]
     log = target / "log"
     with log.open("w") as output:
