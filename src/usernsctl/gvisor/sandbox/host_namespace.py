@@ -87,7 +87,7 @@ class HostOptions(NamedHostOptions, total=False):
 
 
 class RunscNamespace:
-    """Namespaces for commands of runsc, with the restrictions that runsc can do with.
+    """Namespaces for commands of runsc, with the restrictions under which runsc works.
 
     :param restrictions: the privileges that the commands give up.
     :param mount_proc: whether to mount a /proc of the PID namespace, which runsc reads.
@@ -109,9 +109,9 @@ class RunscNamespace:
     def target(self) -> Target:
         """Return the namespaces and the restrictions for one start of a command.
 
-        The command gets open file descriptions of its own for its standard streams: gVisor sets
-        O_NONBLOCK on them, which the caller's streams would have, too, and it treats a stream with
-        O_NONBLOCK differently, such as the second of two that share one, after ``2>&1``.
+        The command gets new open file descriptions for its standard streams, since gVisor sets
+        O_NONBLOCK on them. With shared descriptions, the caller's streams would have the flag, too,
+        and so would the second of two streams (``2>&1``), which gVisor then treats differently.
         """
         target = self._namespace.target()
         target.setup.own_stdio = True
@@ -176,7 +176,7 @@ class HostNamespace:
             else:
                 joined, self._ids = _join(request.kept)
                 undo.callback(joined.close)
-            # `joined` has descriptors of its own, so the request needs no reference any more.
+            # `joined` has duplicates of the descriptors, so drop the reference to the Namespace.
             self.request = request = replace(request, kept=None)
             self.runsc = find_runsc(os.environ, request.program)
             self.environ = runsc_environment(is_named=request.program is not None)
@@ -214,9 +214,9 @@ class HostNamespace:
         """Return the config.json of one sandbox.
 
         :param args: the command; ``None`` for a sandbox whose process 1 is the agent.
-        :param outlives: whether that agent goes on when its connection has ended.
+        :param outlives: whether that agent keeps running after its connection has ended.
         :raises PlanError: an id of `user` is not mapped.
-        :raises NamespaceError: usernsctl was installed anew since the host was made.
+        :raises NamespaceError: usernsctl was reinstalled since the host was made.
         :raises CommandError: the command or `cwd` does not exist inside, or can't be used.
         :raises ValueError: an argument, a variable or `cwd` is not UTF-8, as config.json must be.
         """
@@ -359,17 +359,17 @@ class HostBase(AsyncStartMixin):
     ) -> None:
         """Create the namespace and the root filesystem, as ``usernsctl run`` does.
 
-        If an event loop of asyncio runs in this thread, another thread does that. ``async with``
-        waits for that thread, and so does each method that is called before. The constructor itself
-        then raises only TypeError and ValueError, for wrong arguments.
+        If an asyncio event loop runs in this thread, another thread creates them. ``async with``
+        waits for that thread, and so do methods that are called before it has finished. The
+        constructor itself then raises only TypeError and ValueError, for wrong arguments.
 
         :param idmap: the ids inside, as for :class:`usernsctl.Popen`; by default only the caller's
             id is mapped, to root.
         :param namespace: a kept :class:`usernsctl.Namespace`, or the name of one, to start the
             sandboxes in, instead of `idmap`. The caller may close the Namespace afterwards.
-        :param bundle: the directory of an OCI bundle. Its config.json decides all that no argument
-            does. Without `bundle`, `rootfs` and `expose_root`, the root filesystem of a sandbox
-            has the directories with this machine's programs.
+        :param bundle: the directory of an OCI bundle. Its config.json sets each option that no
+            argument sets. Without `bundle`, `rootfs` and `expose_root`, the root filesystem of a
+            sandbox has the directories with this machine's programs.
         :param bool trust: whether the bundle's bind mounts, annotations and capabilities apply
             unchanged. By default, a bind mount from outside of the bundle raises
             :class:`usernsctl.BundleError`, and only harmless annotations reach runsc.

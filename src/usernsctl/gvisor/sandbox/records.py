@@ -1,8 +1,8 @@
-"""Records of detached sandboxes, by which any process of the same user finds a sandbox.
+"""Records of detached sandboxes, through which any process of the same user finds a sandbox.
 
-Each sandbox has an entry in a store (:mod:`usernsctl._system.records`), with the state of runsc in
-it. The entry is locked while the sandbox is started or ended. A sandbox is alive as long as the
-process runs that its record names.
+Each sandbox has an entry in a store (:mod:`usernsctl._system.records`), which also contains
+runsc's state. The entry is locked while the sandbox is started or ended. A sandbox is alive while
+the first process in its record runs.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DetachedRecord:
         return self.processes[0].pid
 
     def is_foreign(self) -> bool:
-        """Return whether the pids are those of another PID namespace, such as a container."""
+        """Return whether the pids are of another PID namespace, such as a container's."""
         return self.processes[0].is_foreign()
 
     def open_processes(self) -> list[int | None]:
@@ -94,7 +94,7 @@ class DetachedRecord:
         return is_in_our_namespace(pid) and (not argv or _has_bundle(argv, self.id))
 
     def is_alive(self) -> bool:
-        """Return whether the sandbox is alive. Counts a foreign one as alive.
+        """Return whether the sandbox is alive; also true if its pids are of another PID namespace.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.
@@ -109,7 +109,7 @@ class DetachedRecord:
         """End all processes of the sandbox.
 
         :meta private:
-        :raises BusyError: a process does not end in time.
+        :raises BusyError: a process does not end within 60 seconds.
         :raises ForeignProcessError: a process does not belong to the sandbox.
         """
         opened = self.open_processes()
@@ -119,7 +119,7 @@ class DetachedRecord:
             close_pidfds(opened)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what :meth:`from_json` reads.
+        """Return the record as a JSON object, which :meth:`from_json` parses.
 
         :meta private:
         """
@@ -127,7 +127,7 @@ class DetachedRecord:
 
     @classmethod
     def from_json(cls, id: str, state: Mapping[str, Any]) -> DetachedRecord:
-        """Read what :meth:`to_json` returned.
+        """Return the record from the JSON object that :meth:`to_json` returned.
 
         :meta private:
         :raises ValueError: the record is malformed; also the other exceptions of ``NONSENSE``.
@@ -168,7 +168,7 @@ def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
 def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
     """Read the settings that all commands of a sandbox share from runsc's state file.
 
-    The record has no copy, since the environment may have secrets.
+    The record of the sandbox does not contain them, since the environment may have secrets.
 
     :raises RunscError: the state file of this release of runsc has an unknown format.
     """
@@ -228,8 +228,8 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
 def list_detached() -> list[DetachedRecord]:
     """Return the records of all detached sandboxes of this user, by id; remove dead entries.
 
-    The result has no sandboxes that are just being started or ended, none of another PID namespace,
-    and none with an invalid record.
+    Sandboxes that are just being started or ended, that are in another PID namespace, or whose
+    record is invalid are omitted.
 
     :raises NamespaceError: the state directory can't be used.
     """
@@ -240,7 +240,8 @@ def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) ->
     """Return the record of a sandbox that was just started.
 
     The record has only processes whose command line names the bundle, so that they can be
-    recognised later. runsc-fd-parking (since release 20260831) does not, but ends with the sandbox.
+    recognised later. The process runsc-fd-parking (since release 20260831) is omitted: its command
+    line does not name the bundle, and it ends with the sandbox.
 
     :param pid: the pid of the sandbox, by now a child of `starter`.
     :param starter: the pid of usernsctl-detach.
@@ -288,9 +289,9 @@ def close_pidfds(pidfds: Iterable[int | None]) -> None:
 
 
 def duplicate_id(id: str, where: str) -> RunscError:
-    """Return the error that another sandbox has an id.
+    """Return the error that the id of a new sandbox is taken.
 
-    :param where: the place of the other sandbox, such as ``"in this host"``.
+    :param where: where the id is taken, such as ``"in this host"``.
     """
     return RunscError(
         f"there is a sandbox {id!r} {where} already",

@@ -75,8 +75,8 @@ class Sandbox(AsyncStartMixin):
     A Sandbox is a context manager, also an asynchronous one, that closes the sandbox at its end,
     detached or not; :meth:`release` keeps a detached sandbox.
 
-    If an event loop of asyncio runs in this thread, another thread starts the sandbox. ``async
-    with`` waits for that thread, and so does each method that is called before. The constructor
+    If an asyncio event loop runs in this thread, another thread starts the sandbox. ``async with``
+    waits for that thread, and so do methods that are called before it has finished. The constructor
     itself then raises only TypeError and ValueError, for wrong arguments.
 
     :param args: the command and its arguments, or one word as the command. Optional for a bundle,
@@ -126,7 +126,7 @@ class Sandbox(AsyncStartMixin):
     _terminal: FileIO | None = None
     _is_released = False
     _what = "a sandbox"
-    # Whether an agent that is process 1 goes on when its connection has ended.
+    # Whether an agent that is process 1 keeps running after its connection has ended.
     _agent_outlives = False
     # Whether an agent is process 1.
     _is_agent_first = False
@@ -227,7 +227,7 @@ class Sandbox(AsyncStartMixin):
                 raise agent_error(self.id, "does not answer", AgentUnresponsive) from None
 
     def _adopt(self, agent: Agent) -> None:
-        """Start further commands by the agent that is process 1."""
+        """Start further commands through the agent that is process 1."""
         self._is_agent_first = True
         self._commands.adopt(agent)
 
@@ -297,7 +297,7 @@ class Sandbox(AsyncStartMixin):
     def init(self) -> Popen[bytes]:
         """Process 1 of the sandbox's PID namespace, a child of this process.
 
-        It ends with the sandbox. SIGKILL for it kills all processes of the sandbox.
+        The process ends with the sandbox. SIGKILL to the process kills the whole sandbox.
 
         :raises ValueError: the sandbox is detached, and so has no such process.
         """
@@ -357,13 +357,13 @@ class Sandbox(AsyncStartMixin):
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the command, and return its exit status, :attr:`returncode`.
 
-        For a detached sandbox, a process of runsc runs as long as this waits, and learns the exit
-        status up to two seconds late. The status of a sandbox that ends while no process waits is
-        lost. So wait in another thread or task before you send a signal to a detached sandbox. The
-        status after :meth:`kill` is always known.
+        For a detached sandbox, ``runsc wait`` runs during the call, and returns the exit status up
+        to two seconds late. The status of a sandbox that ends while no process waits is lost. So
+        wait in another thread or task before you send a signal to a detached sandbox. The status
+        after :meth:`kill` is always known.
 
         :param timeout: the time limit, in seconds; ``None``: no limit.
-        :raises TimeoutExpired: the command did not end within `timeout` seconds; it goes on.
+        :raises TimeoutExpired: the command did not end within `timeout` seconds; it keeps running.
         :raises RunscError: the sandbox is detached, and ended while no process waited (cause
             ``"exit-status-unknown"``).
         """
@@ -393,8 +393,8 @@ class Sandbox(AsyncStartMixin):
         :param float timeout: the time limit, in seconds; ``None``: no limit.
         :returns: the standard output and the standard error, as bytes, each ``None`` if it is not
             a pipe.
-        :raises TimeoutExpired: the command did not end within `timeout` seconds. It goes on, and a
-            further call returns all output.
+        :raises TimeoutExpired: the command did not end within `timeout` seconds. It keeps
+            running, and a further call returns all output.
         """
         check_timeout(timeout)
         try:
@@ -530,9 +530,9 @@ class Sandbox(AsyncStartMixin):
         """Start another command in the sandbox, and return when it runs.
 
         An agent inside, a small program of usernsctl, starts the command; runsc starts the agent
-        for the first call. A command takes no thread of this process and no further process of the
-        machine. The agent, and all commands that it started, end with this object, even if the
-        sandbox is detached and goes on.
+        for the first call. A command needs no thread in this process, and no process outside the
+        sandbox. The agent and all commands that it started end with this object, even if the
+        sandbox is detached and keeps running.
 
         :param args: the command and its arguments, or one word as the command.
         :param options: the options of :class:`subprocess.Popen`. These differ: `stdin` is DEVNULL
@@ -619,7 +619,7 @@ class Sandbox(AsyncStartMixin):
         self._finish(end=os.getpid() == self._creator)
 
     def release(self) -> None:
-        """Close all descriptors of a detached sandbox, pipes included. The sandbox goes on.
+        """Close all descriptors of a detached sandbox, including pipes. The sandbox keeps running.
 
         Afterwards, :meth:`close` does nothing, and other methods raise :class:`ValueError`.
 
@@ -641,7 +641,7 @@ class Sandbox(AsyncStartMixin):
             if self._own_host is not None:
                 rest.callback(self._own_host.close)
             if self._files is not None:
-                # This frees the id, so it comes after the end of the sandbox.
+                # This callback frees the id, so it must run after the one that ends the sandbox.
                 is_ours = os.getpid() == self._creator
                 rest.callback(self._files.remove if is_ours else self._files.release)
             rest.callback(self._commands.close)
@@ -679,7 +679,7 @@ _KEYWORDS = frozenset((*keywords_of(Sandbox.__init__), *HostOptions.__annotation
 
 
 def _host_of(options: HostOptions, host: HostBase | None) -> Callable[[], HostNamespace]:
-    """Return a function that returns the host of a sandbox: `host`, or a new one by `options`.
+    """Return a function that returns the host of a sandbox: `host`, or a new one with `options`.
 
     :raises TypeError: an option is unknown, or has the wrong type.
     :raises ValueError: an option has a wrong value, or `options` and `host` are both given.
@@ -695,7 +695,7 @@ def _host_of(options: HostOptions, host: HostBase | None) -> Callable[[], HostNa
 
 
 def check_no_command(**options: Any) -> None:
-    """Check that no option is given that only a first command can have.
+    """Check that no option is given that requires a first command.
 
     :raises ValueError: such an option is given.
     """

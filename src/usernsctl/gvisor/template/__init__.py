@@ -1,1 +1,1 @@
-"""Templates: a command that was brought to where it is ready, saved, and started from there."""
+"""Templates: checkpoints of commands that were ready, from which sandboxes are started."""

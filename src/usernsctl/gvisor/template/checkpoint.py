@@ -74,10 +74,10 @@ class Ready:
 
     @classmethod
     def of(cls, given: Any) -> Ready:
-        """Read the argument `ready` of a caller.
+        """Parse the argument `ready`.
 
         :raises TypeError: the argument is neither text nor callable.
-        :raises ValueError: the text is no condition.
+        :raises ValueError: the text is not a valid condition.
         """
         if callable(given):
             return cls("call", given)
@@ -100,7 +100,7 @@ class Ready:
         """Wait until the command is ready.
 
         :param output: the reader of the command's output.
-        :param deadline: the deadline, by :func:`time.monotonic`; ``None``: no deadline.
+        :param deadline: the deadline, as a value of :func:`time.monotonic`; ``None``: no deadline.
         :raises RunscError: the command has ended.
         :raises TimeoutExpired: the command was not ready before the deadline.
         :raises BaseException: the exception of the function to call.
@@ -139,8 +139,8 @@ class Ready:
 def _has_file(box: Sandbox, path: str) -> bool:
     """Return whether a path exists inside, without running a program of the root filesystem."""
     try:
-        # The path of the command goes through a file, so its start always fails. The agent changes
-        # to the directory `cwd` before: the error names `path` if that failed.
+        # The path of the command has a slash after a regular file, so exec always fails (ENOTDIR).
+        # The agent first changes to the directory `cwd`: if that fails, the error names `path`.
         box.run([f"{AGENT_INSIDE}/"], cwd=path)
     except (CommandNotFoundError, CommandNotADirectoryError) as error:
         return error.filename != path or isinstance(error, CommandNotADirectoryError)
@@ -165,7 +165,7 @@ def _listens(box: Sandbox, port: int, deadline: float | None) -> bool:
 
 
 def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
-    """Return the output of cat(1), with limits: the root filesystem may have another program."""
+    """Return the output of cat(1), limited in size and time: `cat` may be a hostile program."""
     assert cat.stdout is not None
     fd, content = cat.stdout.fileno(), bytearray()
     while wait_readable(fd, timeout=seconds_left(deadline)):
@@ -184,7 +184,7 @@ def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
 class OutputReader:
     """A thread that reads the output of a command, so that the command never blocks in write(2).
 
-    :ivar news: an event that is set for a moment whenever there is more output.
+    :ivar news: an event that is set when there is more output, and cleared again at once.
     """
 
     def __init__(self, box: Sandbox) -> None:
@@ -312,15 +312,15 @@ class TemplateSandbox(Sandbox):
         return self._life
 
     def adopt(self, agent: Agent) -> None:
-        """Use an agent that is process 1 of the sandbox for further commands."""
+        """Start further commands through an agent that is process 1 of the sandbox."""
         self._adopt(agent)
 
     def end_agent(self, deadline: float) -> None:
         """End an agent that is not process 1, and all processes that it started.
 
-        runsc can't save processes that have files of this machine open, as these do.
+        runsc can't save a sandbox in which a process has a host file open, and these have some.
 
-        :param deadline: the deadline, by :func:`time.monotonic`.
+        :param deadline: the deadline, as a value of :func:`time.monotonic`.
         :raises TimeoutExpired: the agent has not ended before the deadline.
         :raises RunscError: the agent does not end, or runsc does not answer.
         """
@@ -344,10 +344,10 @@ class TemplateSandbox(Sandbox):
         return [line[-1] for line in lines if len(line) > number and line[number] != "1"]
 
 
-# A part of runsc's message if a process has a file of this machine open.
+# A part of runsc's message if a process in the sandbox has a host file open.
 _FILES_OPEN = "is not savable"
 
-# The time limit of further attempts after that message, in seconds.
+# How long to retry while runsc prints that message, in seconds.
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 
@@ -462,11 +462,11 @@ def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
 
 
 def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
-    """Save a sandbox by ``runsc checkpoint``; try again while a file of this machine is open.
+    """Save a sandbox with ``runsc checkpoint``; retry while a process inside has a host file open.
 
     gVisor closes the files of an agent's command a moment after the agent has reported its end.
 
-    :param deadline: the deadline, by :func:`time.monotonic`.
+    :param deadline: the deadline, as a value of :func:`time.monotonic`.
     :raises TimeoutExpired: runsc has not ended before the deadline.
     :raises RunscError: the sandbox can't be saved, or has ended.
     """
@@ -486,7 +486,7 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
     with memory_file("errors") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         # No compression, since a compressed image takes longer to read. With --leave-running, since
-        # the end of the sandbox kills all processes of its PID namespace, and this runsc is in it.
+        # the end of the sandbox kills all processes of its PID namespace, including this runsc.
         options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
         argv = ["checkpoint", *options, box.id]
         life = box.life

@@ -1,7 +1,7 @@
 """Checkpoint images: the files that ``runsc checkpoint`` writes, in the tmpfs of a host.
 
-Only processes in the host's mount namespace can open the files, which end with the host. Saving a
-template copies them to a directory.
+Only processes in the host's mount namespace can open the files, which vanish with the host. Saving
+a template copies the files to a directory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def unsavable(why: str, remedy: str | None = None) -> RunscError:
 def outdated(what: str, remedy: str | None) -> RunscError:
     """Return the error that the machine has changed since a template was made.
 
-    :param what: the earlier state, as the end of the message.
+    :param what: the state when the template was made: the end of the message.
     :param remedy: the command that makes the template anew.
     """
     return RunscError(
@@ -50,9 +50,9 @@ def outdated(what: str, remedy: str | None) -> RunscError:
 
 
 def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
-    """Return the error that a host differs from the one that a template was made in.
+    """Return the error that a template was made in a host with other options.
 
-    :param options: the options that differ, in words.
+    :param options: the options that differ, as text.
     :param remedy: the command that makes the template anew.
     """
     return RunscError(
@@ -81,7 +81,7 @@ def wrong_kind(path: str, kind: str) -> RunscError:
 def damaged(path: str, why: str) -> RunscError:
     """Return the error that a saved template is incomplete or was changed.
 
-    :param path: its directory.
+    :param path: the directory of the template.
     """
     return RunscError(
         f"{path} is no whole template: {why}",
@@ -93,7 +93,7 @@ def damaged(path: str, why: str) -> RunscError:
 
 
 def untrusted(path: str, why: str) -> RunscError:
-    """Return the error that others could have written a template."""
+    """Return the error that other users could have modified a template."""
     return RunscError(
         f"{path} can't be trusted: {why}",
         step=STEP,
@@ -104,7 +104,7 @@ def untrusted(path: str, why: str) -> RunscError:
     )
 
 
-# The name of the directory for images beside those of the sandboxes, whose ids begin with no dot.
+# The directory for images, beside those of the sandboxes. A sandbox's id can't begin with a dot.
 _DIRECTORY = ".images"
 
 # The maximum number of files of an image. runsc writes three; a later release may write more.
@@ -133,7 +133,7 @@ class Image:
         name = os.urandom(8).hex()
         self.inside: str = f"{host.prepared.scratch}/{BOXES}/{_DIRECTORY}/{name}"
         self._name = f"{_DIRECTORY}/{name}"
-        # A descriptor of its own, so that the host may be closed while the image is used.
+        # A new descriptor, so that the host may be closed while the image is used.
         self._top = host.open_directory()
         with NamespaceError.instead("the image of the template", step=STEP):
             try:
@@ -154,8 +154,8 @@ class Image:
         :param directory: a descriptor of the directory.
         :raises OSError: a file can't be read or written.
         """
-        # A descriptor of its own: two threads that list one open directory share its offset, and
-        # each gets only a part of the names.
+        # A new open file description: threads that list a directory through the same one share its
+        # offset, so that each gets only some of the names.
         own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
         try:
             return {name: _copy(name, own, directory) for name in sorted(os.listdir(own))}
@@ -166,7 +166,7 @@ class Image:
         """Copy the files of a saved image from a directory, and check that they are whole.
 
         :param path: the path of that directory, for messages.
-        :raises RunscError: a file was changed, or others could have written it.
+        :raises RunscError: a file was changed, or other users could have modified it.
         :raises NamespaceError: there is no room for the files.
         """
         for name, (size, digest) in sums.items():
@@ -182,7 +182,7 @@ class Image:
             os.unlink(name, dir_fd=self._fd)
 
     def close(self) -> None:
-        """Remove the directory. Sandboxes that were started from it go on."""
+        """Remove the directory. Sandboxes that were started from the image keep running."""
         fd, self._fd = self._fd, -1
         top, self._top = self._top, -1
         if fd >= 0:
@@ -204,7 +204,7 @@ class Image:
 
 
 def sums_from_json(given: Mapping[str, object]) -> Sums:
-    """Read what :meth:`Image.save` returned.
+    """Return the result of :meth:`Image.save` from its form in JSON.
 
     :raises ValueError: the list is malformed.
     """

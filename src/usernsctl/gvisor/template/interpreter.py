@@ -1,10 +1,10 @@
 """The program of a Python template, which imports modules and waits for a user's program to run.
 
-The interpreter gets this text by ``-c``, together with the text of bigframe. The text imports
-nothing of usernsctl, since the interpreter may be of another version. Descriptor 0 is a socket to
-the host. The interpreter sends a JSON message: all modules are loaded, or the error. After a
-restore, the host sends the descriptors of the standard streams of the user's program, and of a file
-with its arguments, environment and working directory in JSON.
+The interpreter gets the source of this module, and that of bigframe, as the argument of ``-c``.
+This module imports nothing of usernsctl, since the interpreter may be another version of Python.
+Descriptor 0 is a socket to the host. The interpreter sends a JSON message when all modules are
+loaded, or with the error. After a restore, the host sends the descriptors of the user's program's
+standard streams, and of a file with its arguments, environment and working directory in JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SOCKET = 0
 
 
 def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> ModuleType:
-    """Import modules, and wait for a restore; return bigframe's module in a child to run it."""
+    """Import modules, wait for a restore, and fork; return bigframe's module in the child."""
     import gc
     import json
     import socket
@@ -59,7 +59,7 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 
 
 def _forget_our_text() -> None:
-    """Remove this text from the line cache: the user's program is called ``<string>``, too."""
+    """Clear the cache of source lines: the user's program has the filename ``<string>``, too."""
     import linecache
 
     linecache.clearcache()
@@ -92,7 +92,7 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
             exec(compile(code, "<template>", "exec", dont_inherit=True), {"__name__": "template"})
     except BaseException:
         return {"error": traceback.format_exc().strip().rpartition("\n")[2][-1000:]}
-    # A fork ends the threads of those libraries that expect one, such as OpenBLAS.
+    # Libraries that use pthread_atfork(3), such as OpenBLAS, end their threads at a fork.
     import warnings
 
     with warnings.catch_warnings():
@@ -254,7 +254,7 @@ def _renew() -> None:
 
 
 def _arguments(args: list[str]) -> list[str]:
-    """Return the arguments for bigframe, with the path of a console script for its name."""
+    """Return the arguments for bigframe; replace the name of a console script by its path."""
     first = args[0] if args else "-"
     if first[:1] != "-" and "/" not in first and not os.path.exists(first):
         script = os.path.join(os.path.dirname(sys.executable), first)

@@ -1,4 +1,4 @@
-"""Templates of Python interpreters that have imported modules and start programs from there."""
+"""Templates of Python interpreters that have imported modules, for starts of Python programs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ except BaseException as error:
 class PythonTemplate(Template):
     """A checkpoint of a Python interpreter that has imported modules.
 
-    :meth:`usernsctl.SandboxHost.python_template` makes one. All else is as for :class:`Template`.
+    :meth:`usernsctl.SandboxHost.python_template` makes one. See :class:`Template` for the rest.
     """
 
     _kinds = ("python",)

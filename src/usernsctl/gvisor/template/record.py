@@ -58,13 +58,13 @@ class TemplateRecord:
     :ivar kind: one of :data:`KINDS`.
     :ivar args: the command.
     :ivar version: the version of this package.
-    :ivar runsc: the label of the release, and the size and the time of the file.
-    :ivar flags: network and platform, as runsc is given them.
+    :ivar runsc: the label of the release, and the size and modification time of the file.
+    :ivar flags: the network and the platform, as in runsc's flags.
     :ivar scratch: the directory of the host's files.
     :ivar config: the config.json of the sandbox.
     :ivar files: the files of the root filesystem that must be unchanged at a restore.
     :ivar options: the options of ``usernsctl run`` that make such a host, with their values as
-        text, for messages alone.
+        text, only for messages.
     :ivar images: the files of the checkpoint, if it was saved.
     """
 
@@ -80,10 +80,10 @@ class TemplateRecord:
     images: Sums | None = None
 
     def check_runsc(self, path: str, remedy: str | None = None) -> None:
-        """Check that a runsc is the one that saved the template.
+        """Check that a file is the runsc that saved the template.
 
         :param remedy: the command that makes the template anew.
-        :raises RunscError: the runsc is another one (cause ``"template-outdated"``), or is missing.
+        :raises RunscError: the file has changed (cause ``"template-outdated"``), or is missing.
         """
         label, *rest = self.runsc
         try:
@@ -102,8 +102,8 @@ class TemplateRecord:
 
         :param remedy: the command that makes the template anew.
         :returns: the config.json of its sandboxes: that of the host, with the record's process.
-        :raises RunscError: the host was made of other options (cause ``"template-host-differs"``),
-            or something else has changed (``"template-outdated"``).
+        :raises RunscError: the host was made with other options (cause
+            ``"template-host-differs"``), or something else has changed (``"template-outdated"``).
         """
         prepared = host.prepared
         if self.version != _core.version():
@@ -150,12 +150,12 @@ class TemplateRecord:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Return what :meth:`from_json` reads."""
+        """Return the record as a JSON object, which :meth:`from_json` parses."""
         return {"format": _VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> TemplateRecord:
-        """Read what :meth:`to_json` returned.
+        """Return the record from the JSON object that :meth:`to_json` returned.
 
         :raises ValueError: the record is malformed; also the other exceptions of ``NONSENSE``.
         """
@@ -181,7 +181,7 @@ class TemplateRecord:
 
 
 def runsc_of(host: HostNamespace) -> tuple[str, int, int]:
-    """Return the release of a host's runsc, and the size and the time of its file."""
+    """Return the release of a host's runsc, and the size and modification time of the file."""
     return (release_of(host.runsc).label, *_stat_of(host.runsc))
 
 
@@ -210,7 +210,7 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _move(config: dict[str, Any], before: str, now: str) -> None:
-    """Change the paths of a host's files from one directory to another."""
+    """Replace the directory of a host's files, `before`, by `now` in the paths of a config.json."""
 
     def moved(path: str) -> str:
         return now + path.removeprefix(before) if path.startswith(f"{before}/") else path
@@ -223,7 +223,7 @@ def _move(config: dict[str, Any], before: str, now: str) -> None:
 
 
 def deciding_files(config: Mapping[str, Any]) -> list[str]:
-    """Return the paths inside of the files that must be unchanged for a command to go on later.
+    """Return the paths inside of the files that must be unchanged when a command is restored.
 
     Bind mounts are not among them: they are usually data, which may change.
 
@@ -258,7 +258,7 @@ def _stamp(seen: View, path: str) -> Stamp:
 
 
 def _host_fields() -> dict[str, str]:
-    """Return the fields of a request that must be the same at a restore, by their options."""
+    """Return the fields of a request that must be the same at a restore; the keys are options."""
     return {
         ", ".join(option.flags[0].partition("/")[0] for option in one.metadata["options"]): one.name
         for one in fields(Request)

@@ -24,7 +24,7 @@ def use(path: str, work: Callable[[Directory], _T]) -> _T:
     directory that has the path now.
 
     :param path: an absolute path.
-    :raises RunscError: the template does not exist, or others could have written to its directory.
+    :raises RunscError: the template does not exist, or other users could have modified it.
     :raises UsernsError: the exception of `work`.
     """
     while True:
@@ -66,7 +66,7 @@ def make_empty(path: str) -> Directory:
 
     :param path: an absolute path.
     :raises NamespaceError: the directory is not empty.
-    :raises RunscError: others could write to it.
+    :raises RunscError: other users could write to the directory.
     :raises OSError: the directory can't be made.
     """
     try:
@@ -87,7 +87,7 @@ def make_empty(path: str) -> Directory:
 def read(directory: Directory) -> TemplateRecord:
     """Read the record of a saved template.
 
-    :raises RunscError: the template is incomplete, or others could have written it.
+    :raises RunscError: the template is incomplete, or other users could have modified it.
     """
     path = directory.path
     try:
@@ -166,7 +166,7 @@ def _open_directory(make: bool) -> Directory:
 
     :param make: whether to make the directory and its parents if they are missing.
     :raises FileNotFoundError: the directory does not exist.
-    :raises RunscError: the directory can't be opened or made, or others could write to it.
+    :raises RunscError: the directory can't be opened or made, or is writable for other users.
     """
     path = directory()
     try:
@@ -227,7 +227,7 @@ def check_free(name: str) -> None:
     """Check that no template has a name.
 
     :raises InvalidNameError: `name` can't be a name.
-    :raises RunscError: a template has it.
+    :raises RunscError: a template has the name.
     """
     if _exists(_STORE.check_name(name)):
         raise _taken(name)
@@ -252,7 +252,7 @@ def keep(save: Callable[[str], None], name: str, *, replace: bool) -> None:
 def find(name: str) -> tuple[str, TemplateRecord]:
     """Return the directory of a named template, and its record.
 
-    :raises RunscError: no template has the name, it is damaged, or others could have written it.
+    :raises RunscError: no template has the name, or it is damaged or not to be trusted.
     :raises InvalidNameError: `name` can't be a name.
     """
     path = path_of(name)

@@ -1,4 +1,4 @@
-"""Templates of commands and of the agent, and the starts of sandboxes from them."""
+"""Templates of commands and of the agent, from which sandboxes are started."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class Template(AsyncStartMixin):
     and ends with this object or with the host; :meth:`save` copies it to a directory.
 
     A Template is a context manager, also an asynchronous one, that closes the template at its end.
-    If an event loop of asyncio runs in this thread, another thread makes the checkpoint. ``async
-    with`` waits for that thread, and so does each method that is called before.
+    If an asyncio event loop runs in this thread, another thread makes the checkpoint. ``async
+    with`` waits for that thread, and so do methods that are called before it has finished.
     """
 
     _what = "a template"
@@ -159,7 +159,7 @@ class Template(AsyncStartMixin):
         return parts
 
     def start(self, **options: Unpack[RestoreOptions]) -> Sandbox:
-        """Start a sandbox from the checkpoint, and return when the command goes on.
+        """Start a sandbox from the checkpoint, and return when the command has resumed.
 
         The command has the environment, working directory, ids and files that it had at the
         checkpoint. Sandboxes do not change the checkpoint, and several may start at the same time.
@@ -169,7 +169,7 @@ class Template(AsyncStartMixin):
         :raises ValueError: the template or its host is closed, or an option has a wrong value.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
-        :raises RunscError: runsc failed, or is another release than that which made the checkpoint
+        :raises RunscError: runsc failed, or is not the release that made the checkpoint
             (cause ``"template-outdated"``).
         :raises UsernsError: as :class:`usernsctl.Sandbox` does.
         """
@@ -211,7 +211,8 @@ class Template(AsyncStartMixin):
         :param directory: the path of a directory that does not exist or is empty.
         :raises ValueError: the template is closed.
         :raises NamespaceError: the directory can't be created or written.
-        :raises RunscError: others may write to the directory (cause ``"template-untrusted"``).
+        :raises RunscError: other users may write to the directory (cause
+            ``"template-untrusted"``).
         """
         parts = self._parts
         path = _absolute(directory)
@@ -243,7 +244,7 @@ class Template(AsyncStartMixin):
         :raises RunscError: there is no template (cause ``"no-such-template"``); it was made in a
             host with other arguments (``"template-host-differs"``), or with another release of
             runsc, other files or another version of usernsctl (``"template-outdated"``); it is
-            incomplete (``"template-damaged"``); or others may have written it
+            incomplete (``"template-damaged"``); or other users may have modified it
             (``"template-untrusted"``).
         :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
         """
@@ -251,7 +252,7 @@ class Template(AsyncStartMixin):
         return cls(AsyncStart(lambda: _load(path, host, cls._kinds, remedy)))
 
     def close(self) -> None:
-        """Remove the checkpoint from memory. Running sandboxes go on.
+        """Remove the checkpoint from memory. Running sandboxes are not affected.
 
         In a forked child of the process that made the template, it only closes descriptors.
         """
