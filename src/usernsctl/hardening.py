@@ -1,10 +1,10 @@
-"""Restrictions of processes that can't be lifted: of this process, and of commands.
+"""Restrictions of this process and of commands, which can't lift them.
 
 Only :meth:`Hardening.apply` and :func:`read`, which concern this process, need python-prctl. Its
 installation takes a compiler and libcap's headers, so python-prctl is the extra ``prctl``. The core
 restricts commands (:func:`prepare`).
 
-The restrictions of ``usernsctl run`` (:func:`for_run`) are all that runsc works with:
+``usernsctl run`` applies all restrictions under which runsc works (:func:`for_run`):
 
 - no_new_privs: runsc and its children execute no set-user-id program. The flag is set after the id
   map is written, since newuidmap is such a program.
@@ -14,7 +14,7 @@ The restrictions of ``usernsctl run`` (:func:`for_run`) are all that runsc works
 - No securebits: NOROOT would take runsc's capabilities at exec, and the kernel resets the others in
   the nested namespace.
 - Not dumpable: the kernel sets that attribute anew at exec (PR_SET_DUMPABLE(2const)).
-- No pdeathsig: a run goes on if its starter ends.
+- No pdeathsig: a run continues if its starter ends.
 """
 
 from __future__ import annotations

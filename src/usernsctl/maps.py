@@ -21,7 +21,7 @@ class Extent:
     """A line of an id map: `count` ids from `inside` on, mapped to `outside` (user_namespaces(7)).
 
     :ivar int inside: the first id in the new namespace, from 0 to 4294967294.
-    :ivar int outside: the id of the parent namespace that `inside` is mapped to, of the same range.
+    :ivar int outside: the id of the parent namespace that `inside` is mapped to, in the same range.
     :ivar int count: the number of ids, at least 1.
     """
 
@@ -164,8 +164,8 @@ class IdMap:
 
 Word = Literal["root", "current", "auto", "subids", "all"]
 
-#: An id map as an argument: see :func:`requested`. A str is a Sequence[str], so type checkers would
-#: take any text for a sequence of extents: hence the list and the tuple.
+#: An id map as an argument: see :func:`requested`. Extents as texts are in a list or a
+#: tuple, not in any Sequence: a str is a Sequence[str], so type checkers would accept any text.
 AnyIdMap = (
     IdMap
     | Word
@@ -282,11 +282,11 @@ class SingleIdWarning(UserWarning):
 
 
 def plan(idmap: AnyIdMap) -> Plan:
-    """Return the plan by which the caller would get an id map. Nothing is started.
+    """Return the core's plan for an id map that the caller requests; start no process.
 
     :param idmap: the requested map, as :class:`usernsctl.Popen` takes it.
     :raises MapError: the kernel would refuse the map (EINVAL in user_namespaces(7)).
-    :raises PlanError: the caller may not have the map; `cause` tells the reason.
+    :raises PlanError: the caller may not have the map; `cause` has the reason.
     :raises TypeError: `idmap` is neither an :class:`IdMap`, nor a word, nor extents.
     :raises ValueError: `idmap` is an unknown word.
     """

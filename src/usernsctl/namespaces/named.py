@@ -1,7 +1,7 @@
 """Named namespaces, which any process of the same user can find.
 
-A holder, a copy of ``usernsctl-exec`` that sleeps, keeps each namespace. Its record is in a store
-(:mod:`usernsctl._system.records`), and is believed only while that very process is alive.
+A holder, a sleeping process of ``usernsctl-exec``, keeps each namespace alive. The record of the
+namespace is in a store (:mod:`usernsctl._system.records`), and is valid only while the holder runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from usernsctl.maps import Extent, IdMap, parse_map
 STEP = "name"
 
 _HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/exec.h
-# The name of the process before: the program's.
+# The name of the holder's process before it is set to _HOLDER_NAME.
 _STARTING_NAME = "usernsctl-exec"
 _OPEN_SECONDS = 2
 _END_SECONDS = 10
@@ -51,7 +51,7 @@ class NamedNamespace:
     :ivar namespaces: the kinds of its namespaces, ``"user"`` among them.
     :ivar uid: the map of uids.
     :ivar gid: the map of gids.
-    :ivar notice: the output of usernsctl-exec at its creation, such as a warning; mostly empty.
+    :ivar notice: the output of usernsctl-exec at its creation, such as a warning; often empty.
     """
 
     name: str
@@ -80,15 +80,15 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Check at the end of a block that `pid` was the holder's all the time.
+        """Check at the end of a block that the holder, with the pid `pid`, ran throughout.
 
         :raises NamespaceError: the holder has ended.
-        :raises ForeignProcessError: the process is not of this user's making.
+        :raises ForeignProcessError: the process is not in a namespace that this user made.
         """
         with self._open_holder() as pidfd:
             if pidfd is not None:
                 yield
-                # No other process gets its pid before it has ended.
+                # The kernel does not reuse the pid of a process that still runs.
                 if not wait_readable(pidfd, timeout=0):
                     return
         raise _error(f"namespace {self.name!r} is gone: its holder has ended", "target-gone")
@@ -122,9 +122,9 @@ class NamedNamespace:
 
     @classmethod
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
-        """Read what :meth:`to_json` returned.
+        """Return the record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: the record makes no sense; also the others of ``NONSENSE``.
+        :raises ValueError: the record is malformed; also the other exceptions of ``NONSENSE``.
         """
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):
@@ -140,21 +140,21 @@ class NamedNamespace:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what :meth:`from_json` reads."""
+        """Return the record as a JSON object, which :meth:`from_json` parses."""
         extents = {"uid": list(map(list, self.uid)), "gid": list(map(list, self.gid))}
         return asdict(self) | extents
 
     def is_foreign(self) -> bool:
-        """Return whether `pid` means nothing here, as in another container."""
+        """Return whether `pid` is a pid of another PID namespace, such as a container's."""
         return self._identity().is_foreign()
 
     def is_alive(self) -> bool:
-        """Return whether the holder is alive, or may be, since it is foreign.
+        """Return whether the holder is alive; also true if its pid is of another PID namespace.
 
-        A holder has its name since it was told to stay. If its creator was killed before, the
-        process has another name and is about to end.
+        A holder sets its name when its creator has published the record. If the creator was killed
+        before, the process keeps its first name, and is about to exit.
 
-        :raises ForeignProcessError: the process is not of this user's making.
+        :raises ForeignProcessError: the process is not in a namespace that this user made.
         """
         if self.is_foreign():
             return True
@@ -164,11 +164,11 @@ class NamedNamespace:
     def discard(self) -> None:
         """Kill the holder, and wait for its end.
 
-        As process 1, the holder ends after all processes of its PID namespace. A file system that
-        root inside has mounted and that does not answer (FUSE) can keep a process from its end.
+        If the holder is process 1 of a PID namespace, it ends after all other processes in there.
+        A FUSE filesystem that root inside has mounted can block the end of a process.
 
-        :raises NamespaceError: the holder does not end in time.
-        :raises ForeignProcessError: the process is not of this user's making.
+        :raises NamespaceError: the holder has not ended after 10 seconds.
+        :raises ForeignProcessError: the process is not in a namespace that this user made.
         """
         with self._open_holder() as pidfd:
             if pidfd is None:
@@ -205,9 +205,10 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return whether a process is not a holder, now that this can be told, or one of this user's.
+    """Return False for a holder that is not in a namespace of this user's, else True.
 
-    Of a process that is no holder :meth:`NamedNamespace._open_holder` says that it has ended.
+    Waits until the process is certain to be a holder, or not to become one. If it is none,
+    :meth:`NamedNamespace._open_holder` returns ``None``.
     """
     deadline = time.monotonic() + _OPEN_SECONDS
     while _is_becoming_holder(process.pid) and process.is_running():
@@ -218,10 +219,10 @@ def _may_be_holder(process: ProcessIdentity) -> bool:
 
 
 def _is_becoming_holder(pid: int) -> bool:
-    """Return whether it can't be told yet that a process is a holder.
+    """Return whether a process may be a holder that is not ready yet.
 
-    A process whose creator was killed may have been told to stay, and not have read that yet. A
-    holder takes its name a moment before its namespaces can be opened.
+    A creator that was killed may have sent the holder a message that the holder has not read yet.
+    A holder sets its name a moment before its namespaces can be opened.
     """
     name = name_of(pid)
     if name == _HOLDER_NAME:
@@ -238,7 +239,7 @@ def read_map(path: str) -> tuple[Extent, ...]:
         return parse_map(file.read())
 
 
-# How long a holder may take to get ready; newuidmap may ask a slow user database.
+# The time limit until a holder is ready, in seconds; newuidmap may query a slow user database.
 _READY_SECONDS = 30
 
 _STORE = Store("the name of a namespace", NamedNamespace, lambda _: open_state("namespaces"))
@@ -277,15 +278,16 @@ def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
 
 @contextlib.contextmanager
 def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace]:
-    """Keep a named namespace as it is for a block; make it first if it does not exist.
+    """Lock a named namespace during a block; create it first if it does not exist.
 
-    Any number of processes may call this at once.
+    Any number of processes may call this at the same time.
 
-    :param options: as :func:`create_named` has them; unused if the namespace exists.
-    :raises NamespaceError: as :func:`create_named` does, but for a name that is taken.
+    :param options: as for :func:`create_named`; unused if the namespace exists.
+    :raises NamespaceError: as :func:`create_named` does, except that the name may be taken.
     """
     while (found := _find(name)) is None:
-        # Other processes don't wait for newuidmap. Of several, one publishes its namespace.
+        # The lock is taken after newuidmap has run. If several processes create the namespace, one
+        # of them publishes it, and the others then find it.
         with (
             _Holder(options) as holder,
             contextlib.suppress(TakenError),
@@ -298,9 +300,9 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
 
 
 def list_named() -> list[NamedNamespace]:
-    """Return all named namespaces of this user; remove what dead holders left.
+    """Return all named namespaces of this user; remove the records of dead holders.
 
-    Namespaces of another PID namespace are left out.
+    Namespaces whose holder is in another PID namespace are omitted.
 
     :raises NamespaceError: the state directory can't be trusted.
     """
@@ -308,11 +310,12 @@ def list_named() -> list[NamedNamespace]:
 
 
 def remove_named(name: str) -> None:
-    """End the holder and forget the name.
+    """Kill the holder of a namespace, and remove the record.
 
-    Processes inside go on, but for those in a PID namespace of it, which the kernel kills.
+    Processes in the namespace keep running, except those in the holder's PID namespace, which the
+    kernel kills.
 
-    :raises NamespaceError: no namespace has that name, or it is in another PID namespace.
+    :raises NamespaceError: no namespace has that name, or its holder is in another PID namespace.
     """
     with _open(name) as entry:
         entry.record.discard()
@@ -350,7 +353,7 @@ def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> 
 def _find(name: str) -> Entry[NamedNamespace] | None:
     """Return the entry of a namespace, locked, for the caller to close; ``None`` if none is alive.
 
-    :raises NamespaceError: the namespace is in another PID namespace, or its record is not true.
+    :raises NamespaceError: the holder is in another PID namespace, or the record is invalid.
     """
     found = _STORE.find(name)
     if found is not None and found.record.is_foreign():
@@ -365,9 +368,9 @@ def _find(name: str) -> Entry[NamedNamespace] | None:
 
 
 def _open(name: str) -> Entry[NamedNamespace]:
-    """Return what :func:`_find` does.
+    """Return the entry of a namespace, locked, for the caller to close.
 
-    :raises NamespaceError: as that does, or no namespace has that name.
+    :raises NamespaceError: as :func:`_find` does, or no namespace has that name.
     """
     found = _find(name)
     if found is None:
@@ -377,7 +380,7 @@ def _open(name: str) -> Entry[NamedNamespace]:
 
 
 class _Holder(Closing):
-    """A process that holds a namespace. It ends with this process, unless it is told to stay."""
+    """A process that keeps a namespace alive. It ends with its creator, unless kept."""
 
     def __init__(self, options: Iterable[str]) -> None:
         """Start the process, and wait until it holds the namespace.
@@ -407,17 +410,17 @@ class _Holder(Closing):
         self._notice = started.stderr.strip()
 
     def keep(self, entry: Entry[NamedNamespace]) -> NamedNamespace:
-        """Publish the record, and only then tell the holder to stay."""
+        """Publish the record, then tell the holder to outlive this process."""
         name = entry.name.removeprefix(".")
         entry.record = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
         entry.publish()
         self._connection.send(b"+")
-        # The holder closes the connection once it has the name that tells that it stays.
+        # The holder closes the connection after it has set its name to _HOLDER_NAME.
         self._connection.recv(1)
         return entry.record
 
     def close(self) -> None:
-        """Close the connection, which ends a holder that was not told to stay."""
+        """Close the connection, which ends the holder unless :meth:`keep` was called."""
         for fd in self._fds:
             os.close(fd)
         self._connection.close()
@@ -426,7 +429,7 @@ class _Holder(Closing):
 def _wait_until_ready(
     ours: socket.socket, started: subprocess.CompletedProcess[str]
 ) -> tuple[int, list[int]]:
-    """Return the holder's pid, and descriptors of its namespaces, which are the caller's to close.
+    """Return the holder's pid, and descriptors of its namespaces, for the caller to close.
 
     :raises NamespaceError: the namespace can't be made.
     """
@@ -438,7 +441,7 @@ def _wait_until_ready(
             word, _, rest = data.decode(errors="replace").partition(" ")
             if word == "error":
                 raise _reported_error(rest)
-            # One of two processes sends the pid, the other one the descriptors.
+            # The pid and the descriptors come from two processes, in any order.
             if word == "pid":
                 pid = int(rest)
             elif word == "ready":

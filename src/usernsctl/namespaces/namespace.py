@@ -35,7 +35,7 @@ _CLONE_NEWUSER = 0x10000000
 
 
 def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
-    """Move this process into a new user namespace, and into new ones of the kinds asked for.
+    """Move this process into a new user namespace, and into new namespaces of the requested kinds.
 
     The process must have one thread only, unlike callers of :func:`usernsctl.run` and
     :class:`usernsctl.Popen`. A process can't leave the namespaces, so it may be inside only some of
@@ -137,8 +137,8 @@ class Namespace(Closing):
         directory: list[int] = []
         try:
             with _reported(f"process {pid}"):
-                # The directory is empty once the process has ended, and never another process's.
-                # The list has the descriptor before a signal handler can raise an exception.
+                # After the end of the process, the directory is empty: it never refers to another
+                # process. extend() stores the descriptor before a signal handler can raise.
                 flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
                 directory.extend(map(os.open, [f"/proc/{pid}"], [flags]))
             fds = _core.NamespaceFds()
@@ -157,7 +157,7 @@ class Namespace(Closing):
     def from_fd(cls, fd: int) -> Self:
         """Open the user namespace that a descriptor refers to.
 
-        A descriptor does not tell the id map. Commands are 0:0, so uid 0 and gid 0 must be mapped.
+        The id map can't be read from a descriptor. Commands run as 0:0, so both ids must be mapped.
 
         :param fd: a descriptor of /proc/PID/ns/user, or one from ioctl_nsfs(2). It is duplicated,
             and the caller still has to close it.
@@ -181,7 +181,7 @@ class Namespace(Closing):
 
         :param name: 1 to 64 letters, digits, dots, dashes and underscores.
         :raises NamespaceError: no namespace has that name (cause ``"no-such-namespace"``), or the
-            state directory is not to be trusted, since others may write to it.
+            state directory is not to be trusted, since other users may write to it.
         """
         return cls.of_holder(named.find_named(name))
 
@@ -199,7 +199,7 @@ class Namespace(Closing):
         :param namespaces: the same as for :meth:`create`, and ``pid=True``.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises NamespaceError: the kernel refused, or the state directory is not to be trusted,
-            since others may write to it.
+            since other users may write to it.
         """
         others: dict[str, Any] = {**namespaces}
         check_keywords("Namespace.open_or_create", others, (*_core.NAMESPACES, "idmap"))
@@ -218,8 +218,8 @@ class Namespace(Closing):
         """Open the namespaces of the process that keeps a named namespace.
 
         :meta private:
-        :raises NamespaceError: it is gone.
-        :raises Stranger: it is not this user's.
+        :raises NamespaceError: the process has ended.
+        :raises ForeignProcessError: the process is not in a namespace that this user made.
         """
         with contextlib.ExitStack() as undo:
             with known.alive():
@@ -229,7 +229,7 @@ class Namespace(Closing):
         return namespace
 
     def target(self) -> Target:
-        """Return where to start a command; see :mod:`usernsctl._system.target`.
+        """Return the namespaces to start a command in, with its setup.
 
         :meta private:
         """
@@ -505,7 +505,7 @@ def _reported(what: str) -> Iterator[None]:
 
 
 def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
-    """Open the namespaces of a process, by its /proc directory, except those of the caller."""
+    """Open the namespaces of a process through its /proc directory, except those of the caller."""
     for index, name in enumerate(_core.NAMESPACE_FILES):
         with _reported(f"process {pid}: namespace {name}"):
             theirs = os.stat(f"ns/{name}", dir_fd=directory)

@@ -35,7 +35,7 @@ class UserNamespace:
     :ivar inode: the inode number (namespaces(7)).
     :ivar parent: the inode number of the parent; ``None`` for this process's own namespace.
     :ivar owner: the uid of its owner, in this process's user namespace.
-    :ivar uid: the map of uids, or ``None`` if no process tells the map.
+    :ivar uid: the map of uids, or ``None`` if no process has a readable map.
     :ivar gid: the map of gids, likewise.
     :ivar names: the names of the namespace.
     """
@@ -55,8 +55,8 @@ class Tree:
 
     :ivar namespaces: the namespaces, this process's own first, each after its parent.
     :ivar unseen: the number of processes whose namespace this process may not read.
-    :ivar nameless: the reason why no names are known, or ``None``. The uid in the name of the state
-        directory is another user's if this user is root of a nested namespace.
+    :ivar nameless: the reason why the names could not be read, or ``None``. For root of a
+        nested namespace, the state directory may be another user's: its path contains the uid.
     """
 
     namespaces: tuple[UserNamespace, ...]
@@ -95,7 +95,7 @@ def look() -> Tree:
 def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) -> None:
     """Add a process and its user namespace.
 
-    :raises PermissionError: this process may not read the namespace of the other one.
+    :raises PermissionError: this process may not read the namespace of the process `pid`.
     :raises OSError: the process has ended.
     """
     directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -145,7 +145,7 @@ def _read(directory: int, name: str) -> str:
 
 
 def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
-    """Return the children of each namespace by its inode number, in the order of theirs."""
+    """Return the children of each namespace, in order; the keys are the parents' inode numbers."""
     below: dict[int | None, list[UserNamespace]] = {}
     for one in sorted(namespaces, key=lambda one: one.inode):
         below.setdefault(one.parent, []).append(one)

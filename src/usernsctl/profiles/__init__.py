@@ -75,7 +75,7 @@ def for_programs(paths: Iterable[str]) -> str:
 def _name_part(path: str) -> str:
     """Return the basename of `path` without the characters that are special in a profile's name.
 
-    A variable may name any file as runsc.
+    An environment variable may name any file as runsc.
     """
     return "".join(re.findall("[A-Za-z0-9_.+-]", os.path.basename(path)))
 
@@ -114,7 +114,7 @@ def engine_options(*, seccomp: str, apparmor: bool, ids: Ids = "one") -> list[st
 
     :param seccomp: the path of the seccomp profile for the engine's client.
     :param apparmor: whether to name the AppArmor profile, which must be loaded on the host.
-    :param ids: whether runs map only the caller's ids, or also its subordinate ids.
+    :param ids: whether sandboxes map only the caller's ids, or also its subordinate ids.
     """
     # runsc only needs the capabilities in its own user namespace.
     options = ["--cap-drop=ALL"]

@@ -1,4 +1,4 @@
-"""Pytest plugin that runs tests in their own namespaces, and skips tests by requirements.
+"""Pytest plugin that runs tests in their own namespaces, and skips tests with unmet requirements.
 
 docs/pytest.md describes the plugin. Every pytest session where usernsctl is installed loads it, so
 other modules are imported only when a test uses a mark or fixture of the plugin.

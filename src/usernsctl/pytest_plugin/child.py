@@ -105,7 +105,7 @@ _START_SECONDS = _core.START_SECONDS
 
 
 class Channel:
-    """Connection from the child to the parent, for the child's user namespace and then messages.
+    """Connection on which the child sends the parent its user namespace, and then messages.
 
     :ivar alarm: the parent's alarm, as for setitimer(2), since fork(2) does not copy timers.
     """
@@ -453,7 +453,7 @@ def _is_in(pid: int, namespace: int) -> bool:
             parent = parent_namespace(current)
             os.close(current)
             current = parent
-    except OSError:  # EPERM: the parent is above this process's namespace
+    except OSError:  # EPERM: the parent namespace is above this process's namespace
         return False
     finally:
         os.close(current)

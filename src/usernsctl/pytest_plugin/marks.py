@@ -43,7 +43,7 @@ def wanted(item: pytest.Item) -> Wanted | None:
 
 
 def required(item: pytest.Item) -> list[Any]:
-    """Return the requirements of a test: by ``userns_requires`` marks, and by its ``userns`` mark.
+    """Return the requirements of a test, from its marks ``userns_requires`` and ``userns``.
 
     :raises ValueError: a mark has invalid arguments.
     """

@@ -110,7 +110,7 @@ def _run(item: pytest.Item, mark: Wanted, inner: Callable[[], None]) -> None:
             move(target, mount_proc=mark.mount_proc, channel=process)
             inner()
         except (KeyboardInterrupt, pytest.exit.Exception) as error:
-            # These end the session, which is the parent's, without a report.
+            # These exceptions end the session. The parent raises them again, without a report.
             _leave(inside, None, error)
         finally:
             if process.closed:
@@ -151,7 +151,7 @@ def _relay_subtests(inside: _Inside) -> None:
     """
     config, session = inside.item.config, inside.item.session
     for found in config.hook.pytest_runtest_logreport.get_hookimpls():
-        # The session counts failures, so that a subtest can stop after the maximum.
+        # The session's handler stays: it counts failures, and stops subtests after --maxfail.
         is_wrapper = found.hookwrapper or getattr(found, "wrapper", False)
         if found.plugin is not session and not is_wrapper:
             setattr(found, "function", _ignore)  # noqa: B010 - typed as final
