@@ -37,7 +37,7 @@ EXIT_SECONDS = 10
 # The option __WALL of wait(2): wait also for children that were cloned without SIGCHLD.
 WALL = 0x40000000
 
-# Requirements of all tests of a directory, which must also leave nothing behind.
+# The requirements of all tests in a directory. `nothing_left` checks these tests for leaks.
 REQUIRED = {
     "environments": ["userns", "runsc"],
     "faults": ["userns"],
@@ -57,7 +57,7 @@ if os.geteuid() == 0:
 
 @dataclass(frozen=True)
 class Program:
-    """An installed command, called as by a user."""
+    """An installed command, which is run as a user would run it."""
 
     path: Path
 
@@ -118,7 +118,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 @pytest.fixture
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Return a directory for further sessions of pytest."""
+    """Return a Pytester, which runs further sessions of pytest in a directory of its own."""
     monkeypatch.delenv("USERNSCTL_MUST_WORK", raising=False)
     options = "-p no:cacheprovider -p no:hypothesispytest --strict-markers -ra"
     pytester.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
@@ -216,9 +216,9 @@ def open_descriptors() -> set[str]:
 
 
 def settled_descriptors() -> set[str]:
-    """Return the open descriptors after a garbage collection of what earlier tests have left.
+    """Collect the garbage of earlier tests, then return the open descriptors.
 
-    Otherwise such a collection might come between two calls, and change the result.
+    A later collection could close descriptors between two calls.
     """
     gc.collect()
     return open_descriptors()

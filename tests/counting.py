@@ -2,12 +2,12 @@
 
 `make counts` writes them to bench/counts.json.
 
-Left out is what differs between machines, or between two runs:
+These are not counted, since they differ between machines or between two runs:
 
-- system calls by which a program waits (their number depends on timing), gets memory, or reads
-  files of /etc, which may be long;
+- system calls that wait (their number depends on timing), allocate memory, or read files of /etc,
+  which may be long;
 - instructions of Python, of the helpers, and of readers of /etc;
-- the start of libc: instructions of a program that does nothing are subtracted.
+- the start of libc: the instructions of a program that does nothing are subtracted.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ def leaf() -> bytes:
     return os.pread(STATM, 64, 0)
 
 
-# Larger than a frame of walk(), so that each edge of a chunk is crossed by a call.
+# A frame of leaf() is larger than one of walk(), so that leaf() is first to need a new chunk.
 leaf.__code__ = leaf.__code__.replace(co_stacksize=100)
 
 
 def walk(depth: int) -> int:
-    # Only leaf() needs a frame.
+    # A call of leaf() needs a frame; a call of os.pread() needs none.
     within, after = leaf(), os.pread(STATM, 64, 0)
     crosses = int(within.split()[0]) > int(after.split()[0])
     return crosses + (walk(depth - 1) if depth > 1 else 0)

@@ -1,4 +1,5 @@
-/* What the C tests require of the machine. With USERNSCTL_MUST_WORK its absence is a failure. */
+/* Requirements of the C tests. A test whose requirement the machine lacks is skipped, or fails if
+ * USERNSCTL_MUST_WORK names the requirement. */
 #ifndef NEEDS_H
 #define NEEDS_H
 

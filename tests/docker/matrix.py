@@ -88,7 +88,7 @@ def _both(
     causes: Sequence[str] = (),
     for_all: Sequence[str] | None = None,
 ) -> Iterable[Cell]:
-    """Yield a cell for one id, and one for all ids with the causes `for_all` if given."""
+    """Yield a cell with one id, and a cell with all ids, with the causes `for_all` if given."""
     yield Cell(daemon, options, "one", tuple(causes))
     yield Cell(daemon, options, "all", tuple(causes if for_all is None else for_all))
 
@@ -153,7 +153,7 @@ _DAEMONS = {
 
 
 def table(found: dict[Cell, tuple[str, ...]]) -> str:
-    """Return the page about the found causes, in Markdown."""
+    """Return the page that lists the causes found, as Markdown."""
     text = [
         "# What works in Docker",
         "",

@@ -276,7 +276,7 @@ def test_an_image_is_made_as_documented(
 
 @pytest.mark.timeout(900)
 def test_an_image_is_made_again_once_prelude_was(plain: Engine, tmp_path: Path) -> None:
-    """The build cache has the unchanged programs; the launches must be made again."""
+    """The unchanged programs come from the build cache, but the launch files are generated anew."""
     recipe = ("docs/docker.md", "FROM my-image\n")
     build_recipe(plain, *recipe, tmp_path)
     build(plain, "prelude", PRELUDE_AGAIN, BASE, "--no-cache-filter=build,launches")

@@ -62,7 +62,7 @@ static void a_reason_is_one_line_of_what_is_known(void)
     CHECK_TEXT(un_error_reason(&err, text, sizeof text), "two lines?[1m");
 }
 
-/* glibc's texts with every libc, as other programs print them, and Python. */
+/* The texts are glibc's with every libc, as Python and other programs print them. */
 static void an_errno_has_the_same_words_with_every_libc(void)
 {
     CHECK_TEXT(un_errno_text(EMFILE), "Too many open files");

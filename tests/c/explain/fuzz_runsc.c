@@ -36,8 +36,8 @@ static void explain(const char *told, const char *config, size_t size)
             abort();
     }
     check_quoted(told);
-    /* The text as a pattern, which may be malformed. Only short ones, since long ones take too
-     * long. */
+    /* The text is also used as a pattern, which may be malformed. Long patterns take too much
+     * time. */
     if (strlen(told) < 24)
         un_match(told, "a text\n", 7);
 }

@@ -137,7 +137,7 @@ static int a_bind_gets_a_place_of_ours(void *arg)
     int writable = open(path, O_WRONLY | O_CLOEXEC);
     CHECK(writable >= 0);
     close(writable);
-    /* The view tells what will be mounted there, not what the host's mounts show. */
+    /* The view has the planned mounts of the sandbox, not the current mounts of the host. */
     CHECK(un_view_has_directory(&launch->view, "/link/made/here"));
     CHECK(!un_view_has_directory(&launch->view, "/link/made/here/data"));
     un_launch_close(launch);
@@ -173,7 +173,7 @@ static int what_can_not_be_bound_is_told(void *arg)
     return 0;
 }
 
-/* Links of the tree lead to what is ours. */
+/* Symbolic links in the root filesystem lead to / and to usernsctl's verifier. */
 static int nothing_is_mounted_over_the_root_or_the_verifier(void *arg)
 {
     struct un_error err;

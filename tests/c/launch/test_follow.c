@@ -1,5 +1,5 @@
-/* Tests of whose symbolic links are followed. The kernel shows all owners without an id in the user
- * namespace as the same overflow id. */
+/* Tests of following symbolic links by their owners. The kernel shows all owners without an id in
+ * the user namespace as the same overflow id. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"

@@ -86,7 +86,7 @@ static int what_is_kept_is_not_shown(void *arg)
     return 0;
 }
 
-/* A command in the sandbox that can write to such a directory could redirect the link. */
+/* A command that can write to a directory could replace a link there that leads to `kept`. */
 static int links_to_what_is_kept_are_not_shown(void *arg)
 {
     (void)arg;
@@ -162,7 +162,7 @@ static int a_launch_shows_nothing_that_is_kept(void *arg)
     return 0;
 }
 
-/* A mount of the kernel's that another mount hides can't be reached through a bind mount. */
+/* A mount of a kernel object can't be reached through a bind mount if another mount hides it. */
 static int hidden_mounts_do_not_count(void *arg)
 {
     const char *none = "/nonexistent/templates", *uts = "/proc/self/ns/uts";

@@ -88,7 +88,7 @@ static int what_acts_on_the_kernel_is_not_written_to(void *arg)
     return 0;
 }
 
-/* Needs a second id, to have a link with another owner. */
+/* Requires root, which can give a symbolic link to another owner. */
 static int foreign_links_are_not(void *arg)
 {
     (void)arg;

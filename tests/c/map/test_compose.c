@@ -135,7 +135,7 @@ static void each_kind_has_its_own_ranges(void)
     CHECK_INT(plan.setgroups, UN_SETGROUPS_DENY);
 }
 
-/* A parent map as `unshare -r`, userns-remap or hostUsers: false leave it. */
+/* The parent maps are like those of `unshare -r`, userns-remap, or hostUsers: false. */
 static void ranges_are_clipped_to_what_exists_here(void)
 {
     static const struct un_extent container[] = {{0, 231072, 65536}};

@@ -221,7 +221,8 @@ static void an_id_that_does_not_exist_here_can_not_be_mapped(void)
     CHECK_HAS(err.detail, "120000");
 }
 
-/* Reading the facts costs more than everything else about a map of the caller's own ids. */
+/* For a map of the caller's own ids, reading the facts takes longer than all other steps, so they
+ * are read only where the plan depends on them. */
 static void ones_own_ids_are_mapped_wherever_one_is(void)
 {
     static const struct {
@@ -376,7 +377,7 @@ static void one_is_oneself_inside_or_else_root(void)
         int64_t uid_inside, gid_inside;
         bool drop_groups;
     } cases[] = {
-        /* The caller's own id is mapped by the range, and is kept inside. */
+        /* The range maps the caller's own id, so the child keeps that id inside. */
         {{0, 0, 2000}, {500, 1000, 10}, UN_SETGROUPS_AUTO, 1000, 501, false},
         /* The caller's own id is not mapped, so the child becomes root inside. */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_AUTO, 0, 0, true},

@@ -1,4 +1,4 @@
-/* Tests of who may write a map of subordinate ranges, and of the obstacles. */
+/* Tests of the choice of a writer for a map of subordinate ranges, and of what prevents a map. */
 #include "needs.h"
 #include "ranges.h"
 

@@ -279,7 +279,7 @@ static void a_helper_that_hangs_is_ended(void)
     struct place place;
     struct un_error err;
     make_place(&place, "true", "echo asking; exec sleep 1000");
-    /* Longer timeouts are tried only where a slow machine hasn't printed anything by then. */
+    /* Retried with a longer timeout if a slow machine has printed nothing before the first one. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         place.plan.helper_timeout_ms = ms;
         CHECK_INT(call(&place, &err), -1);

@@ -1,4 +1,4 @@
-/* Tests of creating, keeping and joining namespaces with the planned maps, in the kernel. */
+/* Tests of creating, keeping and joining real namespaces with the planned maps. */
 #include "check.h"
 #include "forked.h"
 #include "needs.h"

@@ -100,8 +100,8 @@ static void take_close_range_away(void)
     CHECK_INT(errno, ENOSYS);
 }
 
-/* Descriptors above a lowered limit are closed, too, and a huge limit must not be counted
- * through. */
+/* Descriptors above a lowered RLIMIT_NOFILE are closed, too, and a huge limit must not cause a call
+ * of close(2) for every number. */
 static int the_fallback_goes_by_what_is_open(void *arg)
 {
     struct rlimit limit;

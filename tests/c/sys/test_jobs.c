@@ -60,7 +60,7 @@ static void output_without_end_is_read_but_not_kept(void)
 static void a_job_that_hangs_is_killed_when_its_time_is_over(void)
 {
     struct shell shell;
-    /* Longer timeouts are tried only where a slow machine hasn't printed anything by then. */
+    /* Retried with a longer timeout if a slow machine has printed nothing before the first one. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         run_one(&shell, "echo waiting; exec sleep 1000", ms);
         if (*shell.output)

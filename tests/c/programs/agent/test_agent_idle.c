@@ -1,5 +1,5 @@
-/* Tests of reusing idle keepers of which the agent has no record yet, as before its clone(2)
- * returns. */
+/* Tests of reusing idle keepers before the agent has recorded them: a keeper may be idle before
+ * clone(2) returns in the agent. */
 #include "programs/agent/agent.h"
 #include "served.h"
 
