@@ -1,4 +1,4 @@
-"""Execution of commands on a broken machine; causes/broken.py has the ways to break it."""
+"""Execution of commands on a machine that causes/broken.py has broken."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ import usernsctl as un
 
 WAYS = ["subprocess", "fresh", "kept"]
 CALLS = ["Popen", "run", "call", "check_call", "check_output"]
-# A further way, which tests/runsc uses.
+# A way that only tests/runsc uses.
 SANDBOX = "sandbox"
 
 
 @contextmanager
 def opened(way: str) -> Iterator[Any]:
-    """Yield an object with subprocess's functions: its own, or ours with or without a namespace."""
+    """Yield an object with subprocess's functions: a module, a namespace or a sandbox."""
     modules: dict[str, ModuleType] = {"subprocess": subprocess, "fresh": un}
     if way in modules:
         yield modules[way]

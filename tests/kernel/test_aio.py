@@ -43,7 +43,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return runner(request.param)
 
 
-# Without uvloop's own function, which leaks a pipe, and raises other exceptions.
+# uvloop's own function is not tested: it leaks a pipe, and raises other exceptions.
 @pytest.fixture(
     params=[(asyncio, asyncio), (asyncio, un), (uvloop, un)],
     ids=["asyncio-its-own", "asyncio-ours", "uvloop-ours"],

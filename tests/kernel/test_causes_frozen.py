@@ -39,7 +39,7 @@ def seen_by_all() -> Iterator[Path]:
 def test_the_causes_of_containers(
     usernsctl: Program, seen_by_all: Path, way: str, options: list[str], cause: str
 ) -> None:
-    """These are the causes in docs/docker-matrix.md, with real runsc, and one more."""
+    """The causes are those that docs/docker-matrix.md lists with real runsc, and one more."""
     file = seen_by_all / "launch"
     made = usernsctl("freeze", *options, "-o", file, "--", "echo", "ran")
     assert (made.returncode, made.stderr) == (0, "")

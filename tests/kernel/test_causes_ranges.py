@@ -56,7 +56,7 @@ def test_the_range_to_grant_is_told_whichever_command_lacks_it() -> None:
 
 
 def test_an_entry_by_gid_is_told_from_no_entry() -> None:
-    # Causes that usernsctl-exec can't find in time, but doctor can.
+    # Only doctor takes the time to search for an entry by gid.
     assert named_by_command(["gid-entry"], *AUTO) == "no-subordinate-range"
     assert diagnose(["gid-entry"], "range").ids == ["subgid-by-gid"]
 

@@ -203,7 +203,7 @@ def test_there_is_no_other_way_where_clone3_is_filtered() -> None:
     assert told.stdout.split() == ["cgroup", str(errno.ENOSYS), "clone-into-cgroup-missing"]
 
 
-# Tries to start a command in each group, as a user whose own group is the first one.
+# Tries to start a command in each group, and prints the outcomes.
 TRY = """
 import sys
 import usernsctl as un

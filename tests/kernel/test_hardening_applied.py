@@ -1,4 +1,4 @@
-"""Tests of hardening that is applied to separate processes."""
+"""Tests of hardening, each in a process of its own."""
 
 from __future__ import annotations
 

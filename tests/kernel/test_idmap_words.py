@@ -59,7 +59,7 @@ def single(monkeypatch: pytest.MonkeyPatch) -> un.IdMap:
     """Return a map that the caller may not use, but that allows a single id."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     if UID == 0:
-        # Root has no ranges on this machine, and would write a map of them itself.
+        # Root needs no helper to map given ids, but has no subordinate ranges on this machine.
         return un.IdMap.auto(allow_single_id=True)
     return un.IdMap(
         map_user=0, map_group=0, map_users=(un.Extent(1, 2**32 - 2, 1),), allow_single_id=True

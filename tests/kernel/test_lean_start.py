@@ -83,7 +83,7 @@ def told(code: str, *words: str, environ: dict[str, str] | None = None) -> tuple
 
 
 def root(module: str) -> str | None:
-    """Return the package of a module, or the part of this package; None if it does not count."""
+    """Return a module's package, or its part of usernsctl; None for Python's private modules."""
     first, _, rest = module.partition(".")
     if first == "usernsctl" and rest:
         return f"{first}.{rest.partition('.')[0]}"
@@ -96,7 +96,7 @@ CALL = "from usernsctl.__main__ import main; main()"
 
 def test_import_usernsctl_imports_next_to_nothing() -> None:
     found, _ = told("import usernsctl")
-    # Until Python 3.12, importlib itself imports it.
+    # Until Python 3.12, importlib itself imports warnings.
     theirs = {"warnings"} if sys.version_info < (3, 13) else set()
     assert found - theirs <= {"usernsctl", "__future__", "importlib"}
 
@@ -152,7 +152,8 @@ def test_nothing_is_imported_where_others_may_have_mounted_something(
         usernsctl("ns", "remove", "box", env=environ)
 
 
-# What takes a program without an event loop, a bundle or a template longer to import than to use.
+# Packages with slow imports, which a program without an event loop, a bundle or a template does not
+# need.
 LARGE = names("argparse asyncio dataclasses inspect msgspec random rich ssl tempfile")
 
 

@@ -31,7 +31,7 @@ UID, GID = os.geteuid(), os.getegid()
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return where a test keeps namespaces; remove what is left there at the end."""
+    """Return the directory of named namespaces; remove the namespaces that a test leaves there."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     yield tmp_path / "usernsctl" / "namespaces"
@@ -40,7 +40,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def ns(usernsctl: Program, *arguments: str, status: int = 0) -> str:
-    """Run `usernsctl ns`; return its output, or that on standard error if it must fail."""
+    """Run `usernsctl ns`; return its standard output, or its standard error if it must fail."""
     done = usernsctl("ns", *arguments, env=dict(os.environ))
     assert done.returncode == status, done.stderr
     assert (done.stdout if status else done.stderr) == ""
@@ -319,7 +319,7 @@ def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
     environment = dict(os.environ) | {"PATH": "/no/such/directory"}
     options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]
     if UID == 0:
-        # Root has no ranges on this machine, and would write a map of them itself.
+        # Root needs no helper to map given ids, but has no subordinate ranges on this machine.
         options = ["-r", "--map-auto", "--allow-single-id"]
     done = usernsctl("ns", "create", "web", *options, env=environment)
     assert done.returncode == 0
@@ -469,7 +469,7 @@ def test_unknown_namespaces_are_refused() -> None:
 
 
 def test_a_holder_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As process 1, the holder ends after all processes of its namespace, of which one may hang."""
+    """As process 1, the holder ends after all processes of its namespace, and one may hang."""
     with Namespace.open_or_create("web"):
         pid = only_one().pid
     with monkeypatch.context() as patched:

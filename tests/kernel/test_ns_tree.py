@@ -54,7 +54,7 @@ def test_namespaces_are_below_those_that_they_are_in(usernsctl: Program, prelude
     assert found[made["outer"]]["parent"] == own
     inner = found[made["inner"]]
     assert (inner["parent"], inner["owner"]) == (made["outer"], os.geteuid())
-    # Uids as seen from here, where 0 of the outer namespace is the user's own.
+    # Outside uids are those of this process: 0 of the outer namespace is the user's own uid.
     assert [(one["inside"], one["outside"], one["count"]) for one in inner["uid"]] == [
         (0, os.geteuid(), 1)
     ]
@@ -97,7 +97,7 @@ def test_a_name_commands_no_terminal(usernsctl: Program, prelude: Program) -> No
 
 @unprivileged
 def test_processes_of_others_are_counted(usernsctl: Program) -> None:
-    """Process 1 belongs to root."""
+    """Process 1, which belongs to root, is counted but not listed."""
     told = tree(usernsctl)
     assert told["unseen"] >= 1
     assert 1 not in [p["pid"] for one in told["namespaces"] for p in one["processes"]]
@@ -119,7 +119,7 @@ def test_processes_may_end_meanwhile(usernsctl: Program) -> None:
 def test_what_is_in_a_namespace_in_another_one_has_a_tree_without_names(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """In there, the outside uid appears as 0, and root's files in /tmp can't be used."""
+    """The inner namespace shows the outside uid as 0, and root's state directory can't be used."""
     others = tmp_path / "usernsctl-0"
     others.mkdir()
     others.chmod(0o777)

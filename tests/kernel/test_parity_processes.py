@@ -281,7 +281,7 @@ def test_a_process_says_what_it_is(api: Any) -> None:
 def test_a_signal_that_comes_too_late_hits_nobody(api: Any, end: str) -> None:
     arguments = [signal.SIGTERM] if end == "send_signal" else []
     process = api.Popen(["true"])
-    # Reaped without the knowledge of `process`.
+    # `process` does not notice that its child is reaped here.
     os.waitpid(process.pid, 0)
     assert process.returncode is None
     getattr(process, end)(*arguments)

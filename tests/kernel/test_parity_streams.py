@@ -118,7 +118,7 @@ def test_streams_that_are_not_named_are_ours(way: str, how: str, stdout: str, st
     assert (done.returncode, done.stdout, done.stderr) == (0, stdout, stderr)
 
 
-# A child that is started later must not inherit the pipe to the first one.
+# A second child must not inherit the pipe to the first one.
 def test_a_pipe_is_nobody_else_s(api: Any) -> None:
     with (
         api.Popen(["cat"], stdin=api.PIPE, stdout=api.PIPE) as first,

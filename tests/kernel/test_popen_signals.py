@@ -30,7 +30,7 @@ FOREVER = ["sleep", "1000"]
 def handled(do: Any, seconds: float) -> Iterator[list[Any]]:
     """Call `do` in the handler of SIGALRM; yield the list of its results.
 
-    :param seconds: the time until a timer sends SIGALRM; 0: there is no timer.
+    :param seconds: the time until a timer sends SIGALRM, or 0 for no timer.
     """
     results: list[Any] = []
 
@@ -52,7 +52,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interrupting(function: Any) -> Iterator[None]:
-    """Raise from a signal handler while `function` runs."""
+    """Raise Interrupted from a signal handler while `function` runs."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if frame is not None and frame.f_code is function.__code__:

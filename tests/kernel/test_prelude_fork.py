@@ -19,7 +19,8 @@ from inside import PATIENCE, WAITER, read_ready, wait_for_end
 def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Start usernsctl-exec with WAITER; yield the process and WAITER's pid."""
     command: list[str | Path] = [prelude.path, *options, "--", *WAITER]
-    # In its own process group, whose leader's parent is outside: orphaned groups can't be stopped.
+    # A new process group, which is not orphaned since its leader's parent is in another group: the
+    # kernel does not stop orphaned groups.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None
         try:

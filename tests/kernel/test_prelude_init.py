@@ -1,6 +1,6 @@
-"""Tests of usernsctl-exec --init, whose process 1 of the PID namespace is usernsctl's.
+"""Tests of usernsctl-exec --init: process 1 of the PID namespace is a supervisor of usernsctl.
 
-test_supervisor.py tests what it does like the other supervisors.
+test_supervisor.py tests the behaviour that all supervisors share.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """Start usernsctl-exec --init with a command that prints a line when it is ready."""
     words: list[str | Path] = [prelude.path, *options, *INIT, *command]
-    # In its own process group, whose leader's parent is outside: orphaned groups can't be stopped.
+    # A new process group, which is not orphaned since its leader's parent is in another group: the
+    # kernel does not stop orphaned groups.
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield process

@@ -122,7 +122,7 @@ def test_a_launch_is_checked(prelude: Program, write: Write) -> None:
 def test_helpers_are_not_looked_for_along_path(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """In a container, PATH is the command's, and may have directories of other users."""
+    """In a container, PATH is meant for the command, and may contain directories of other users."""
     traps = tmp_path / "traps"
     traps.mkdir()
     for name in ("newuidmap", "newgidmap", "getent", "getsubids"):

@@ -85,8 +85,8 @@ def test_what_unshare_maps_of_subordinate_ranges_is_mapped_the_same(
 ) -> None:
     """usernsctl maps all ranges completely; unshare maps only the first one.
 
-    Beside an own id, unshare maps one id less. Not as root: unshare then takes the ranges of any
-    user whose name is not a number.
+    If the caller's own id is mapped, too, unshare maps one subordinate id less. The test does not
+    run as root, where unshare uses the ranges of any user whose name is not a number.
     """
     show = ["cat", f"/proc/self/{kind}_map"]
     ours = extents(stdout_of([prelude.path, *options, "--", *show]))

@@ -13,7 +13,7 @@ from inside import namespace, stdout_of
 
 pytestmark = pytest.mark.also_root
 
-# Options, and their links in /proc/PID/ns.
+# Options that create namespaces, and the links of the namespaces in /proc/PID/ns.
 KINDS = {
     "--mount": "mnt",
     "--net": "net",

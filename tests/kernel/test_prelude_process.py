@@ -125,7 +125,7 @@ def test_a_root_that_is_missing_is_told(prelude: Program) -> None:
     assert "chroot: /no/such/dir: No such file or directory" in done.stderr
 
 
-# Tries each number, since /proc may be that of another PID namespace.
+# Tries each descriptor number, since /proc may be that of another PID namespace.
 LIST_DESCRIPTORS = """
 import os
 for fd in range(256):

@@ -1,4 +1,4 @@
-"""Tests that planned subordinate ranges are the real ones, and those of unshare(1)."""
+"""Tests that subordinate ranges are mapped as planned, and as unshare(1) maps them."""
 
 from __future__ import annotations
 

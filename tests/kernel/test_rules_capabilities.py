@@ -107,7 +107,7 @@ def test_root_keeps_them_across_exec() -> None:
 @pytest.mark.userns(map="current")
 @unprivileged
 def test_who_is_not_root_loses_them_at_exec() -> None:
-    """Another user than root has no capabilities after exec.
+    """A process whose uids are not 0 loses its capabilities at exec.
 
     See capabilities(7), "Capabilities and execution of programs by root".
     """
@@ -126,7 +126,7 @@ def test_ambient_capabilities_survive_exec() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_a_change_to_another_uid_loses_them() -> None:
-    """Setting all uids to others than 0 clears the capabilities.
+    """Setting all uids to nonzero values clears the capabilities.
 
     See capabilities(7), "Effect of user ID changes on capabilities".
     """
@@ -153,7 +153,7 @@ def test_an_id_that_is_not_mapped_can_not_be_had() -> None:
 
 @pytest.mark.userns
 def test_below_they_are_had_again_and_above_they_are_not() -> None:
-    """A process gains all capabilities in a new namespace, and has none in the parent.
+    """A process gains all capabilities in a new namespace, but has none in the parent namespace.
 
     See user_namespaces(7), "Capabilities".
     """

@@ -252,7 +252,7 @@ def test_a_map_is_told_in_the_reader_s_own_ids() -> None:
     def nested() -> list[str]:
         map_self(7)
         with open(MAP) as file:
-            # The map of the reader's own namespace has ids of its parent.
+            # The outside ids in the map of the reader's own namespace are those of its parent.
             return file.read().split()
 
     assert in_child(nested) == ["7", "5", "1"]

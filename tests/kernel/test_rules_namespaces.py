@@ -157,7 +157,7 @@ def test_root_inside_signals_nobody_else_outside() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_root_signals_everybody_inside() -> None:
-    """Root inside may signal all processes inside, by CAP_KILL in their namespace (kill(2))."""
+    """Root inside may signal all processes inside: it has CAP_KILL in their namespace (kill(2))."""
     ready, ours = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -172,7 +172,7 @@ def test_root_signals_everybody_inside() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_and_nobody_else_does() -> None:
-    """Other users inside may not: kill(2) fails with EPERM without CAP_KILL."""
+    """Other users inside may not signal root: kill(2) fails with EPERM without CAP_KILL."""
     root = os.getpid()
 
     def attack() -> None:

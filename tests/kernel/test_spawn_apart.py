@@ -203,7 +203,7 @@ def test_an_undumpable_process_stays_so_inside() -> None:
 
 
 def test_what_exec_must_not_pass_on_is_closed_before_a_kept_namespace_is_joined() -> None:
-    """A failing setns() shows that the descriptors are closed before."""
+    """A failure of setns(2) shows that the descriptors have been closed before the call."""
     script = (
         "import os, usernsctl as un\n"
         "secret = os.open('/', os.O_RDONLY)\n"

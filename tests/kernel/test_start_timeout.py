@@ -119,7 +119,7 @@ def test_an_event_loop_goes_on_meanwhile(tmp_path: Path, monkeypatch: pytest.Mon
         program.chmod(0o755)
         monkeypatch.setattr(calls, "_CHILD", os.fsencode(program))
         asyncio.run(main(namespace))
-        # Ends the thread of the cancelled start.
+        # Unblock the thread of the cancelled start, so that it ends.
         go_on.write_text("x\n")
     for thread in threading.enumerate():
         if thread.name == "usernsctl":

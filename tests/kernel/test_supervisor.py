@@ -61,7 +61,7 @@ def supervised(request: pytest.FixtureRequest, prelude: Program) -> list[str]:
 
 
 class Terminal:
-    """A pseudoterminal, of which both ends are open."""
+    """A pseudoterminal with both ends open."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = os.openpty()
@@ -85,7 +85,7 @@ class Terminal:
         )
 
     def line(self) -> str:
-        """Read the next line that was written, or typed and echoed."""
+        """Read the next line of output or of echoed input."""
         while b"\n" not in self.read:
             self.read += os.read(self.ours, 1000)
         line, self.read = self.read.split(b"\n", 1)
@@ -209,7 +209,7 @@ def test_what_the_terminal_sends_comes_once(
         read_ready(lines)
         send(terminal)
         assert lines.readline() == f"{int(sig)}\n"
-        # A second signal would be forwarded before this one.
+        # If the signal were forwarded twice, the second would arrive before this one.
         process.send_signal(signal.SIGUSR1)
         assert lines.read() == "end\n"
         assert process.wait(PATIENCE) == 0

@@ -29,7 +29,7 @@ def namespace() -> Iterator[un.Namespace]:
 
 
 def start_many(namespace: un.Namespace, count: int) -> None:
-    """Run `count` commands in many threads, each by one of three functions."""
+    """Run `count` commands in many threads, with three functions in turn."""
 
     def once(number: int) -> None:
         if number % 3 == 0:
@@ -94,7 +94,7 @@ def test_signals_all_the_time(namespace: un.Namespace, number: int) -> None:
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        # First in the main thread, which handlers interrupt, then in other threads.
+        # Start commands in the main thread, which handlers interrupt, and then in other threads.
         for _ in range(30):
             assert namespace.run(["true"]).returncode == 0
         start_many(namespace, 60)
@@ -221,7 +221,7 @@ def test_a_process_with_numpy_a_gibibyte_threads_forks_and_signals() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-# The first step of a thread that starts a sandbox.
+# Validates a bundle's config in 16 threads at once, as threads do that start sandboxes.
 AT_ONCE = """
 import threading
 from usernsctl.gvisor import oci

@@ -29,7 +29,7 @@ async def in_turn(output_of: Any) -> None:
     assert await output_of("sh", "-c", "echo out; exit 3") == (3, b"out\n")
     with un.Namespace.create() as ns:
         for arguments in ({}, {"namespace": ns}, {"namespace": ns, "pid": True}):
-            # Cancelled while it waits for output, and while it waits for the end of the command.
+            # Cancel the wait for output, and the wait for the end of the command.
             for script in ("exec sleep 1000", "exec sleep 1000 >&-"):
                 with trio.move_on_after(0.05) as scope:
                     await output_of("sh", "-c", script, **arguments)

@@ -102,7 +102,7 @@ def seccomp_pidfd() -> None:
     refuse([("pidfd_open", 0, errno.EPERM)])
 
 
-# ---- what anybody can do to themselves ---------------------------------------------------------
+# ---- ways for all users ------------------------------------------------------------------------
 
 
 def no_new_privs() -> None:
@@ -150,7 +150,7 @@ def nested_no_more() -> None:
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
 
 
-# ---- what takes root ---------------------------------------------------------------------------
+# ---- ways for root only ------------------------------------------------------------------------
 
 
 def chroot() -> None:
@@ -301,7 +301,7 @@ def few_ids() -> None:
         os.close(descriptor)
 
 
-#: Ways for root only, before it changes to NOBODY.
+#: Ways that only root can apply, before it changes to NOBODY.
 FOR_ROOT: dict[str, Callable[[], None]] = {
     "chroot": chroot,
     "proc-read-only": proc_read_only,
@@ -324,7 +324,7 @@ FOR_ROOT: dict[str, Callable[[], None]] = {
     "other-group": other_group,
     "few-ids": few_ids,
 }
-#: Ways for all users, which root uses before it changes to NOBODY: afterwards, they would need
+#: Ways for all users, which root applies before it changes to NOBODY: afterwards, they would need
 #: no_new_privs.
 EARLY: dict[str, Callable[[], None]] = {
     "seccomp-engine": seccomp_engine,
@@ -335,7 +335,7 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-pidfd": seccomp_pidfd,
     "landlock": landlock,
 }
-#: Ways for all users, which root uses after it has changed to NOBODY.
+#: Ways for all users, which root applies after it has changed to NOBODY.
 LATE: dict[str, Callable[[], None]] = {
     "no-new-privs": no_new_privs,
     "no-processes": no_processes,
