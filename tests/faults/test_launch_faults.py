@@ -26,7 +26,8 @@ pytestmark = [
 
 ERRORS = ("EMFILE", "ENOMEM", "EPERM")
 
-# These calls don't fail in reality, fail in other ways, or are made by libc before main().
+# Calls without injected faults: they don't fail in reality, fail in other ways, or are made by libc
+# before main().
 LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 
@@ -88,6 +89,6 @@ def test_it_may_end_at_each_call(
     for name, when in random.sample(every, tally.rounds(10, 200)):
         done = run_with(f"{name}:signal={signal}:when={when}", command=command)
         tally.tried()
-        # A signal that arrives with the exec is handled by the next program.
+        # A signal that arrives during the exec is handled by the new program.
         if done.stdout and name != "execve":
             tally.succeeded(f"{name}, the {when}th: {done}")

@@ -37,7 +37,7 @@ class Fault:
 FAULTS = [
     Fault("uname", "EFAULT", "facts", options=(*WIDE,)),
     Fault("capget", "EINVAL", "facts"),
-    # By the descriptor's number, since strace without privileges can no longer read the path.
+    # Selected by the number of the call: strace without privileges can no longer read the path.
     Fault("openat", "ENOENT", "facts", when="1"),
     Fault("openat", "EACCES", "facts", options=(*WIDE,), path="/proc/self/uid_map"),
     Fault("openat", "ENOENT", "facts", options=(*WIDE,), path="/proc/self/gid_map"),
@@ -51,7 +51,7 @@ FAULTS = [
         Fault("openat", error, "setgroups", path="setgroups")
         for error in ("EACCES", "ENOENT", "EROFS")
     ),
-    # As root, the call is made again by a dumpable process.
+    # As root, a dumpable process repeats the failed call.
     Fault("openat", "EACCES", "uid_map", path="uid_map"),
     Fault("openat", "EROFS", "gid_map", path="gid_map"),
     Fault("openat", "EMFILE", "gid_map", path="gid_map"),
@@ -66,7 +66,7 @@ FAULTS = [
     Fault("mount", "EBUSY", "mount", options=("-rp", "--mount-proc"), when="3"),
     Fault("chroot", "EPERM", "chroot", options=("-r", "--root=/")),
     Fault("chdir", "EACCES", "chdir", options=("-r", "--wd=/")),
-    # A process that has the ids already does not set them.
+    # usernsctl-exec does not set ids that the process has already.
     Fault("setresgid", "EPERM", "setresgid", options=("-r", "--setgid=0")),
     Fault("setresuid", "EAGAIN", "setresuid", options=("-r", "--setuid=0")),
     Fault("capset", "EPERM", "capabilities", options=("-r", "--keep-caps")),
@@ -124,7 +124,7 @@ def test_who_may_not_be_signalled_by_a_descriptor_is_killed(prelude: Program, er
 @unprivileged
 @pytest.mark.userns_requires("subid")
 def test_a_helper_that_somebody_else_has_waited_for(prelude: Program) -> None:
-    """Where the kernel does not tell how it ended: before Linux 6.15 it has no such ioctl(2)."""
+    """Before Linux 6.15, no ioctl(2) reports the exit status of a helper that is already reaped."""
     done = run_with(
         "waitid:error=ECHILD",
         "ioctl:error=ENOTTY",
@@ -196,7 +196,7 @@ int main(void)
 def test_a_new_root_does_not_tell_which_descriptors_there_are(
     prelude: Program, tmp_path: Path
 ) -> None:
-    """Where close_range(2) is missing, what is open is listed in /proc: not in that of the root."""
+    """Without close_range(2), open descriptors are read from /proc, but not from the new root's."""
     (tmp_path / "proc" / "self" / "fd").mkdir(parents=True)
     (tmp_path / "list.c").write_text(LISTING)
     build = ["cc", "-static", tmp_path / "list.c", "-o", tmp_path / "list"]

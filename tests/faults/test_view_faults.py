@@ -10,7 +10,7 @@ from injecting import run_with
 
 pytestmark = pytest.mark.userns_requires("strace")
 
-# Checks commands and directories that are not there, in a root filesystem.
+# Looks up commands and directories that don't exist in a root filesystem.
 SCRIPT = """
 import sys
 from usernsctl._system.paths import open_program

@@ -129,7 +129,7 @@ def test_many_words_lie_apart_and_too_many_nowhere() -> None:
 
 
 def patience(answers: list[bytes | None], short: float) -> float:
-    """Return the timeout for the outcome, short if there may be no outcome at all."""
+    """Return the timeout for a command's outcome: `short` if the answers may lead to none."""
     begin = (answers[:1], answers[:2])
     is_end = begin[0] in ([None], [b""]) or begin[1] in ([STARTED, ENDED], [STARTED, None])
     return PATIENCE if is_end else short

@@ -1,4 +1,4 @@
-"""Tests of any input for a map: the map has the same extents, or MapError is raised."""
+"""Tests of maps from arbitrary input: the plan has the same extents, or MapError is raised."""
 
 from __future__ import annotations
 

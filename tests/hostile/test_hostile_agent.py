@@ -24,7 +24,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 20
 PYTHON = ["/usr/bin/python3", "-c"]
 
-# Attacks all processes but itself and its ancestors in every way, and prints those that worked.
+# Attacks all processes except itself and its ancestors, and prints the attacks that succeeded.
 ATTACK = """
 import ctypes, os, signal, sys
 
@@ -164,7 +164,7 @@ import ctypes, sys, time
 print(ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None), flush=True)
 time.sleep(1000)
 """
-# Counts its continuations after stops, and prints the count when asked.
+# Counts SIGCONT signals, and prints the count for each line of input.
 STOPPED = """
 import signal, sys
 counted = []
@@ -184,7 +184,7 @@ def count_later(other: un.SandboxPopen[str]) -> int:
 def test_whoever_traces_what_is_killed_has_nobody_stopped(
     host: un.SandboxHost, tally: Tally
 ) -> None:
-    """A killed process stays until its tracer waits for it; others must not stay stopped."""
+    """A killed process remains until its tracer reaps it; others must not remain stopped."""
 
     def command(code: str, *words: str) -> un.SandboxPopen[str]:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE}
@@ -214,7 +214,7 @@ def test_whoever_traces_what_is_killed_has_nobody_stopped(
             assert killing.result()
 
 
-# A program in place of the agent, which misbehaves as the file `mode` says.
+# A program in place of the agent, which misbehaves in the way that the file `mode` names.
 LIAR = """#!/usr/bin/python3
 import array, os, socket, struct, sys, time
 
@@ -372,7 +372,7 @@ async def from_asyncio(box: un.Sandbox) -> None:
 def test_an_event_loop_does_not_stand_still_for_who_takes_nothing(
     liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor may root that has stopped the agent block the event loop of other sandboxes."""
+    """An agent that root has stopped must not block the event loop for other sandboxes."""
     monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
     monkeypatch.setattr(commands, "START_SECONDS", 2)
     (liar.parent / "mode").write_text("deaf")

@@ -31,10 +31,10 @@ from usernsctl.maps import Extent, MappedIds
 pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "the caller's secret"
-# The timeout in seconds, on a busy machine, for what is refused at once.
+# Timeout in seconds, on a busy machine, for bundles that must be refused at once.
 AT_MOST = 20
 
-# Prints the readable ones among the files of its arguments.
+# Prints the contents of each file of its arguments that it can open.
 SHOW = """\
 #include <stdio.h>
 int main(int argc, char **argv)
@@ -170,7 +170,7 @@ def test_hostile_hooks_run_nothing(
         for name in ("HOOKS", "Hooks", "hook\u017f", "hoo\u212as", "HOO\u212a\u017f")
         for moment in MOMENTS
     ]
-    # One whole run for each moment, and for the rest only the check that refuses the bundle.
+    # Run some of the bundles as a whole; only check that the others are refused.
     for number, (hooks, moment, spelled) in enumerate(folded):
         write(bundle, config(**{hooks: {spelled: [hook]}}))
         tally.tried()
@@ -198,7 +198,7 @@ def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
 
 
 def test_hostile_keys_never_reach_runsc(tally: Any, bundle: Path) -> None:
-    """Keys of the specification that a runtime acts on, and unknown keys."""
+    """Keys that make a runtime act, and unknown keys, must not reach runsc."""
     acting = {
         "process": ["apparmorProfile", "ioPriority", "scheduler", "execCPUAffinity", "commandLine"],
         "linux": ["cgroupsPath", "intelRdt", "netDevices", "resources", "memoryPolicy"],

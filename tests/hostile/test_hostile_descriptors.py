@@ -70,7 +70,7 @@ def test_few_of_this_machine_s_descriptors_can_be_had(tally: Tally) -> None:
     with un.SandboxHost() as host, host.start(None) as box:
         with box.popen(COMMAND, stdin=un.PIPE, stdout=un.PIPE, text=True) as hoarder:
             told = hoarder.stdout.readline()
-            # The minimum for programs, in addition to gVisor's own descriptors.
+            # A program must be able to open 2,000 files, in addition to gVisor's own descriptors.
             assert int(told.split()[-1]) > 2000, told
             tally.tried()
             check_descriptors(box.init.pid, tally)
@@ -93,7 +93,7 @@ def test_a_single_run_can_have_no_more(tally: Tally) -> None:
 
 
 def test_many_mounts_leave_room_for_what_programs_open(tmp_path: Path) -> None:
-    """gVisor keeps used files open, in a number that must not grow with the mounts."""
+    """gVisor keeps files open after use; their number must not grow with the number of mounts."""
     binds = []
     for mount in range(10):
         directory = tmp_path / str(mount)

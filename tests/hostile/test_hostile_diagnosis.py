@@ -175,7 +175,7 @@ def test_hostile_commands_fill_no_logs(
     )
     with un.SandboxHost() as host:
         command = ["python3", "-c", script]
-        # The host's directory contains a copy of /etc if the host was made by root.
+        # A SandboxHost created by root has a copy of /etc in its directory.
         before = used_bytes(host)
         with host.start(command, detach=detach, stdout=un.PIPE) as box:
             assert box.stdout.readline() == b"done\n"

@@ -33,7 +33,7 @@ with un.SandboxHost() as host:
 """
 TRIAL = "from usernsctl.pytest_plugin.needs import _try_runsc; assert _try_runsc() is None"
 
-# Calls that start a child, either Python or another program.
+# Python's arguments for programs that start Python, or another program, as a child process.
 STARTS = {
     "doctor": [SCRIPTS / "usernsctl", "doctor"],
     "run": [SCRIPTS / "usernsctl", "run", "--", "true"],
@@ -142,7 +142,7 @@ def test_the_library_works(traps: Path) -> None:
 def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
     options: list[str], tally: Tally, usernsctl: Program, prelude: Program
 ) -> None:
-    """A tenant sets a container's variables. getent is started for a user without a name."""
+    """A tenant sets a container's variables. For a user without a name, the launch runs getent."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o777 | stat.S_ISVTX)
@@ -180,7 +180,7 @@ def test_variables_of_a_container_name_what_runs_outside_gvisor(
     program = traps.parent / words[0]
     program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
     settings = dict(entry.format(traps).split("=", 1) for entry in VARIABLES)
-    # Each variable alone, since one can prevent another's effect, and all together.
+    # Try all variables together, and each one alone, since one can prevent another's effect.
     alone = [{name: value} for name, value in settings.items()][: tally.rounds(4, len(settings))]
     for environ in [settings, *alone] * tally.rounds(1, 3):
         done = subprocess.run(

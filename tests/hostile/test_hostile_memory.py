@@ -79,7 +79,7 @@ def attack(kind: str, rounds: int, place: Path, tally: Tally, *before: str) -> N
 
 
 def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
-    """Attack a caller with capabilities from a process of the same user without any."""
+    """Attack a caller that has capabilities from a process of its user that has none."""
     if os.geteuid() == 0:
         attack(kind, rounds, place, tally)
         return
@@ -117,7 +117,7 @@ def attack_unguarded(place: Path) -> str | None:
 def test_the_attacker_gets_what_is_left_open(place: Path) -> None:
     wanted = {"process_vm_readv", "mem", "fd", "environ", "root", "ptrace"}
     ways: set[str] = set()
-    # On a busy machine, a single attacker may not have the time for all ways.
+    # On a busy machine, a single attacker may have no time to try everything.
     for _ in range(5):
         output = attack_unguarded(place) or ""
         ways |= {line.partition(" ")[0] for line in output.splitlines()}
@@ -158,7 +158,7 @@ def test_hostile_same_user_beside_a_holder(place: Path, tally: Tally) -> None:
     attack_beside("named", tally.rounds(20, FULL_ROUNDS), place, tally)
 
 
-# Prints the environment, the descriptors, and the addresses at which a process has a secret.
+# Prints a process's environment, its descriptors, and the memory mappings that contain a secret.
 SEARCH = """
 import os, sys
 pid, secret = sys.argv[1], bytes(~byte & 255 for byte in bytes.fromhex(sys.argv[2]))
@@ -199,7 +199,7 @@ def test_hostile_root_inside_a_named_namespace(
 @as_root
 @pytest.mark.parametrize("kind", ["fresh-newuidmap", "prelude-newuidmap"])
 def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally: Tally) -> None:
-    """The caller has a capability; without any, every process of its user could attack it."""
+    """The caller has a capability; otherwise every process of its user could attack it anyway."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:

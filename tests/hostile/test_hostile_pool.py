@@ -15,7 +15,7 @@ from tally import Tally
 
 import usernsctl as un
 
-# Maximum seconds for the steps up to a host, and up to a pool.
+# Maximum seconds until the kill: from the fork, and from the creation of the pool.
 HOST_SECONDS = 0.4
 POOL_SECONDS = 1.5
 
@@ -74,7 +74,7 @@ def test_nothing_is_left_of_a_pool_whose_creator_was_killed(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # The files that exist after the first use of a host.
+    # Create the files that remain after the first use of a host.
     un.SandboxHost().close()
     before, kept = set(children()), files_below(runtime)
     for _ in range(tally.rounds(5, 200)):
@@ -88,8 +88,8 @@ def test_nothing_is_left_of_a_pool_whose_creator_was_killed(
             tally.succeeded(f"temporary files: {stay}")
 
 
-# Makes gVisor allow tracing of all processes of the user (Yama's ptrace_scope), and prints those of
-# the processes from before, which stay, that it could take over.
+# Sets Yama's ptrace_scope in gVisor to 0, which allows tracing all processes of the user. Prints
+# each process of the sandbox that it can attach to.
 TAKING = """
 import ctypes, os
 
@@ -112,7 +112,7 @@ set_scope("1")
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("idmap", [(), pytest.param((MAP_OF_SEVERAL,), marks=several_ids)])
 def test_no_process_that_stays_can_be_taken_over(idmap: tuple[un.IdMap], tally: Tally) -> None:
-    """Process 1 stays for the next user, and could read all that user's processes."""
+    """Process 1 remains for the next user; if taken over, it could read that user's processes."""
     with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=2) as pool:
         with pool.acquire(EXIT_SECONDS) as one:
             told = one.check_output(["/usr/bin/python3", "-c", TAKING], text=True).splitlines()
@@ -207,7 +207,7 @@ if len(sys.argv) > 1:
     assert os.waitpid(pid, 0)[1] == 0
 print(sorted(found()))
 """
-# Objects of namespaces, which end with their processes.
+# Objects that belong to namespaces, which end with their processes.
 OF_NAMESPACES = [
     *("shared memory", "semaphores", "message queue", "POSIX message queue", "interface"),
 ]
@@ -234,7 +234,7 @@ def test_nothing_but_files_is_left_to_the_next_user(
         with pool.acquire(EXIT_SECONDS) as box:
             fresh = leave_and_look(box)
         used = set()
-        # The agent of a sandbox's first user differs from that of later ones.
+        # A sandbox's first user has another agent than its later users.
         for _ in range(3):
             with pool.acquire(EXIT_SECONDS) as box:
                 used.add(box.id)

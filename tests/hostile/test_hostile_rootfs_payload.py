@@ -148,7 +148,7 @@ def test_a_mount_is_read_only_by_the_word_of_the_sentry_alone(
 def test_a_file_of_etc_is_made_private_while_a_sandbox_runs(
     tally: Tally, usernsctl: Program
 ) -> None:
-    """chpasswd replaces /etc/shadow so: it renames a new file over the old one."""
+    """Replace a file by renaming a new one over it, as chpasswd does with /etc/shadow."""
     old, new = (Path(f"/etc/usernsctl-hostile-{os.getpid()}-{name}") for name in ("old", "new"))
     old.write_text("public\n")
     script = f"echo ready; read go; cat {old} {new}; ls -l {old} >/dev/null"

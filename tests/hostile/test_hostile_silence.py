@@ -22,7 +22,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 FOREVER = ["sleep", "1000"]
 LIMIT = 0.5
-# Timeout in seconds, under load, for calls that have a limit themselves.
+# Timeout in seconds, under load, for calls that must give up after LIMIT.
 AT_MOST = 20
 
 
@@ -73,7 +73,7 @@ def test_hostile_silence_is_not_waited_for(
                     tally.succeeded(f"{call} waited")
             assert wait_until_gone(f"state {box.id}", AT_MOST) == []
             assert wait_until_gone(f"kill {box.id}", AT_MOST) == []
-        # A gVisor that answers may still be slow.
+        # A working gVisor may need more time than LIMIT to answer.
         monkeypatch.setattr(container, "_ANSWER_SECONDS", AT_MOST)
         assert box.state()["status"] == "running"
         with silent(box.id):

@@ -18,7 +18,7 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.namespaces import named
 
-# Seconds for a start, and for everything after it.
+# Timeouts in seconds, for a start and for everything else.
 START = 0.3
 PATIENCE = 20
 
@@ -35,7 +35,7 @@ while True:
 
 @pytest.fixture
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[un.Namespace]:
-    """Create a namespace in which a process stops all others; a PID namespace protects the rest."""
+    """Create a namespace in which a process stops all others; the PID namespace confines it."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with un.Namespace.open_or_create("hostile", pid=True) as namespace:
         try:
@@ -49,7 +49,8 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[un.Name
             named.remove_named("hostile")
 
 
-# Stops a process's children in its own user namespace, the only ones that it may signal.
+# Stops those children of a process that are in this script's own user namespace; it may not signal
+# any others.
 STOPPER_OF_CHILDREN = """
 import contextlib, os, signal, sys
 children = f"/proc/{sys.argv[1]}/task/{sys.argv[1]}/children"

@@ -43,7 +43,7 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
 
 
 def reap_orphans() -> None:
-    """Reap orphans, which have become children and have ended, as the end of their pipe showed."""
+    """Reap orphans, which have become children of this process and have ended already."""
     while True:
         try:
             os.waitpid(-1, 0)

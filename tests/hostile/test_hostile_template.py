@@ -46,7 +46,7 @@ def saved(host: un.SandboxHost, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def try_to_start(tally: Tally, directory: Path, host: un.SandboxHost) -> None:
-    """Load and start a template; check that either the saved one starts, or an error occurs."""
+    """Load and start a template; check that the saved program works, or an error is raised."""
     tally.tried()
     before = open_descriptors()
     try:
@@ -208,7 +208,7 @@ def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
 
 # Tests of attacks by programs in templates.
 
-# Whatever the payload can do before it is saved.
+# Attacks that a payload can try before its checkpoint is saved.
 ATTACK = """
 import ctypes, json, os, socket, sys, threading, time
 found = []
@@ -262,7 +262,7 @@ LIES = [
 def test_an_interpreter_that_lies_is_told_or_changes_nothing(
     tally: Tally, host: un.SandboxHost, lie: str
 ) -> None:
-    """A preloaded program has the connection to the host."""
+    """A preloaded program has access to the interpreter's connection to the host."""
     before = open_descriptors()
     code = f"import json, os, socket, time\n{lie}\ntime.sleep(1000)"
     tally.tried()
@@ -339,7 +339,7 @@ def test_a_killed_creator_leaves_nothing(
         tally.tried()
         if left := wait_until_gone(id, EXIT_SECONDS):
             tally.succeeded(f"processes are left: {left}")
-    # Programs of templates that were being saved have other ids.
+    # `id` does not find a program whose template was still being saved; its script does.
     assert wait_until_gone("echo READY; read line; echo $line", EXIT_SECONDS) == []
     assert list(tmp_path.iterdir()) == []
 

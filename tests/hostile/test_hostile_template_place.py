@@ -18,7 +18,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the directory of templates, with one template, and a symbolic link that leads there."""
+    """Make the directory of templates with one template, and a symbolic link to its ancestor."""
     place = tmp_path / "data" / "usernsctl" / "templates"
     (place / "one").mkdir(parents=True, mode=0o700)
     (place / "one" / "record.json").write_text("{}")
@@ -48,7 +48,7 @@ def ways_to(place: Path, tmp_path: Path) -> dict[str, Path]:
 
 
 def run(usernsctl: Program, prelude: Program, bind: str, launch: Path) -> list[str]:
-    """Show a directory in a sandbox, in every way; return the error messages."""
+    """Bind-mount a directory with run and with frozen launches; return the error messages."""
     found = [usernsctl("run", "--bind", bind, "--", "ls", "/shown", env=dict(os.environ)).stderr]
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", env=dict(os.environ))
     found.append(frozen.stderr)

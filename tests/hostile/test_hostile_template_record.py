@@ -102,7 +102,7 @@ def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
 
 
 def options_that_were_believed(place: Path) -> dict[str, Any]:
-    """Return former fields of records, the arguments of a host, with values of the attacker's."""
+    """Return options of a host, which records once contained, with the attacker's values."""
     evil, secret = str(place / "evil"), str(place / "secret")
     return {
         "runsc": {"runsc": evil},
@@ -133,7 +133,7 @@ def test_hostile_options_of_a_record_are_not_used(
 
 
 def fields_of_the_inside(place: Path) -> dict[str, Callable[[dict[str, Any]], object]]:
-    """Return changes of a record's config.json and of its other fields."""
+    """Return functions that change a record's config.json or another field."""
     evil, secret = str(place / "evil"), str(place / "secret")
     hook = {"path": evil, "args": [evil]}
 
@@ -142,7 +142,7 @@ def fields_of_the_inside(place: Path) -> dict[str, Callable[[dict[str, Any]], ob
         return {"destination": destination, "source": secret, "type": "bind", "options": options}
 
     def agent(record: dict[str, Any]) -> None:
-        """Mount a file over the agent, which each host mounts elsewhere."""
+        """Change the source of the agent's mount, which each host replaces with its own."""
         for mount in record["config"]["mounts"]:
             if mount["destination"] == "/.usernsctl-agent":
                 mount["source"] = f"{secret}/file"

@@ -1,4 +1,4 @@
-"""Attacks by connections in place of runsc's that send no terminal, several, or nothing."""
+"""Attacks by a false runsc that connects, and sends no terminal, several, or nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from usernsctl.gvisor.runsc.stdio import receive_terminal
 def console(tmp_path: Path) -> Iterator[socket.socket]:
     """Listen on the socket for runsc's connection."""
     with socket.socket(socket.AF_UNIX) as made, open_path(str(tmp_path)) as here:
-        # The path of a socket must be short (unix(7)), so it goes through a descriptor.
+        # A socket's path must be short (unix(7)), so it begins with a descriptor in /proc.
         made.bind(f"/proc/self/fd/{here.fd}/console")
         made.listen(1)
         yield made

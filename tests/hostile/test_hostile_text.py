@@ -168,7 +168,7 @@ def test_hostile_text_does_not_speak_through_any_part_of_an_error(
 
 
 def test_hostile_characters_are_all_escaped(tally: Any) -> None:
-    """All characters of Unicode's categories control, format, line end and surrogate."""
+    """Control, format and surrogate characters, and line separators of Unicode, must be escaped."""
     for code in range(sys.maxunicode + 1):
         char = chr(code)
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):

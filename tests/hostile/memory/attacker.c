@@ -1,12 +1,12 @@
 /*
  * attacker HOW ADDRESS MARKER DEVICE INODE VARIABLE PATH OWN
  *
- * Inspects every new process in every way until end of file on standard input, and prints a line
- * for each success: the caller's marker in memory at ADDRESS, a descriptor of the file with DEVICE
- * and INODE, VARIABLE in an environment, the file PATH below a root directory, and OWN, which is in
- * the commands' environment, where everybody can read it. MARKER, VARIABLE and OWN are passed
- * inverted, so that they are not found in the attacker itself. The last line is the number of
- * inspected processes.
+ * Inspects every new process through ptrace(2), process_vm_readv(2) and /proc until end of file on
+ * standard input, and prints a line for each success: the caller's marker in memory at ADDRESS, a
+ * descriptor of the file with DEVICE and INODE, VARIABLE in an environment, the file PATH below a
+ * root directory, and OWN, which is in the commands' environment, where everybody can read it.
+ * MARKER, VARIABLE and OWN are passed inverted, so that they are not found in the attacker itself.
+ * The last line is the number of inspected processes.
  *
  * HOW: "drop" the capabilities first, "keep" them, or keep them and only "look", without tracing:
  * gVisor ends a command whose processes another process traces.
@@ -60,7 +60,7 @@ static bool is_marker(const unsigned char *data)
     return !memcmp(data, marker, marker_length);
 }
 
-/* Reads the marker by process_vm_readv(2). Returns false if the process has ended. */
+/* Reads the marker with process_vm_readv(2). Returns false if the process has ended. */
 static bool by_vm_read(pid_t pid)
 {
     unsigned char data[64];
@@ -122,8 +122,8 @@ static void by_root(pid_t pid)
         got("root", pid);
 }
 
-/* Waits until the traced process stops. Returns whether it has ended instead; it is then reaped, so
- * that its parent's wait returns. */
+/* Waits until the traced process stops. Returns true if the process has ended instead; waitpid(2)
+ * has then reaped it, so that its parent's wait returns. */
 static bool has_ended(pid_t pid)
 {
     int status;

@@ -77,13 +77,13 @@ def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
 
 
 def fresh(**options: Any) -> None:
-    """Run commands with capabilities, beside an attacker of the same user without any."""
+    """Run commands with capabilities, while a process of the same user without any attacks."""
     with attacked(subprocess.Popen, "drop"):
         again(lambda: un.run([TRUE], env=ENV, check=True, **options))
 
 
 def stranger(*, inside: bool) -> None:
-    """Run commands as root, attacked by the outside user of their ids, or by one inside."""
+    """Run commands as root; the attacker has their kernel uid, outside or inside the namespace."""
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
         if not inside:
@@ -120,7 +120,7 @@ def executed() -> None:
 
 
 def entered() -> None:
-    """Run commands as ``usernsctl run`` and un.enter() do, which move this process itself."""
+    """Enter namespaces as ``usernsctl run`` and un.enter() do, which move the calling process."""
     with attacked(subprocess.Popen, "drop"):
 
         def once() -> None:
@@ -150,7 +150,7 @@ def named() -> None:
 
 
 def prelude(*options: str) -> None:
-    """Run commands by usernsctl-exec, which inherits a descriptor that its commands must not."""
+    """Run commands with usernsctl-exec, which inherits a descriptor that its commands must not."""
     with attacked(subprocess.Popen, "drop"):
         command = [program_path("usernsctl-exec"), *options, "--", TRUE]
         again(lambda: subprocess.run(command, env=ENV, check=True, pass_fds=[SECRET]))
