@@ -22,7 +22,7 @@ class Interrupt:
         places: tuple[str, ...] = PLACES,
         names: Container[str] | None = None,
     ) -> None:
-        """Count the events in `places`, or only those of functions in C with these names."""
+        """Count the events in `places`; with `names`, only those of C functions so named."""
         self.left = number
         self._names = names
         self._handle = handle

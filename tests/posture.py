@@ -156,11 +156,11 @@ def identity_of(file: int | str) -> tuple[int, int]:
 
 
 class Caller:
-    """The creator of a sandbox, with what it passed on and its secrets.
+    """The creator of a sandbox, with the files that it has passed on, and its secrets.
 
     :param given: descriptors or paths of files, by their names in the table.
     :param secrets: texts that no other process should learn, by their names in the table.
-    :param asked: the mount points inside of further files of the machine.
+    :param asked: the mount points in the sandbox of further files of the machine.
     :param pid: a process with the ids, namespaces, mounts and cgroup of the caller.
     """
 
@@ -202,18 +202,18 @@ def kind_of(pid: int) -> str:
 
 
 class Family:
-    """The processes of a sandbox at a moment."""
+    """The processes of a sandbox at one point in time."""
 
     def __init__(self, caller: Caller, pids: Iterable[int]) -> None:
         self.caller = caller
-        # Read again each time: the kernel detaches a mount in all mount namespaces when its mount
-        # point is removed.
+        # The caller's mounts may have changed: the kernel detaches a mount in all mount namespaces
+        # when its mount point is removed.
         callers = mounts_of(caller.pid).values()
         self.callers_mounts = {mount.place for mount in callers}
         self.machine = {mount.device: mount.type for mount in callers}
         self.kinds: dict[int, str] = {}
         self.mounts: dict[int, str] = {}
-        # The names of the devices of mounts that no process sees.
+        # Names by device, for descriptors on mounts that no process sees.
         self.devices = dict(self.machine)
         self._namespaces: dict[str, str] = {}
         for pid in pids:
@@ -272,7 +272,7 @@ class Family:
         return "caller" if same else f"{status['Uid']} {status['Gid']}"
 
     def _maps(self, pid: int) -> frozenset[str]:
-        """Return the map in words; of several ids only the first, as others are the caller's."""
+        """Return the map in words, with only its first ids: the others depend on the caller."""
         found = set()
         for kind, name in (("uid", "Uid"), ("gid", "Gid")):
             extents = Path(f"/proc/{pid}/{kind}_map").read_text().split()
@@ -298,7 +298,7 @@ class Family:
         return "/" if cwd == root else cwd
 
     def _labels(self, mounts: Mapping[int, Mount]) -> dict[int, str]:
-        """Return the names in the table of the mounts that a process sees, without flags."""
+        """Return the table's names for the mounts that a process sees, without flags."""
         everything = self.callers_mounts <= {mount.place for mount in mounts.values()}
         tops = [mount.point for mount in mounts.values() if mount.is_top_of_ours]
         top = tops[-1] if tops else None
@@ -319,14 +319,15 @@ class Family:
             inside = mount.point.removeprefix(top)
         if mount.source == SCRATCH:
             return label_of_ours(mount.point, top, inside)
-        # All mounted namespaces have the same device, including those that the caller has mounted.
+        # All mounted namespaces have the same device, which is in `machine` if the caller has
+        # mounted a namespace.
         if mount.device not in self.machine or mount.point.endswith("/state/null-netns"):
             return mount.type if inside else f"{mount.source} at {mount.point}"
         shown = mount.point if inside is None else inside.removeprefix("/root")
         if shown.split("/")[1] in PROGRAMS:
             return "programs"
         if shown.split("/")[1] == "proc":
-            # Also masks that a container engine has mounted over files of /proc.
+            # This includes the mounts with which a container engine masks files of /proc.
             return "/proc"
         return shown if shown in self.caller.asked else "machine"
 
@@ -366,7 +367,7 @@ class Family:
         if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
             return f"limit of processors {how}"
         device = os.stat(entry).st_dev
-        # A file on a device that no process sees is named by its directory.
+        # If no process sees a mount of the file's device, the file is named by its directory.
         directory = re.sub(rf"^/.*/{SCRATCH}/(.*)/[^/]*$", r"\1", link)
         unknown = self.devices.get(f"{os.major(device)}:{os.minor(device)}", directory)
         return f"{self.mounts.get(int(info['mnt_id']), unknown)} {how}"
@@ -389,7 +390,7 @@ def label_of_ours(point: str, top: str | None, inside: str | None) -> str:
     The parameters `top` and `inside` are those of :meth:`Family._label`.
     """
     if top is None:
-        # The root of this process is the root filesystem that usernsctl has built.
+        # The root directory of the process is the root filesystem that usernsctl has built.
         if point == "/":
             return "root"
         return "hidden" if point.split("/")[1] in PROGRAMS else point
@@ -414,9 +415,9 @@ def environment_of(pid: int) -> Iterator[str]:
 
 
 def may_be_traced(pid: int) -> bool:
-    """Return whether a process in the user namespace may inspect a process without CAP_SYS_PTRACE.
+    """Return whether a process may be inspected from its user namespace without CAP_SYS_PTRACE.
 
-    The other process has all other capabilities. See ptrace(2), PTRACE_MODE_READ.
+    The inspecting process has all other capabilities. See ptrace(2), PTRACE_MODE_READ.
     """
     join = ["nsenter", "--user", f"--target={pid}", "--preserve-credentials", "--"]
     drop = ["setpriv", "--bounding-set=-sys_ptrace", "--"]

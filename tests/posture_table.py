@@ -23,7 +23,7 @@ FILES = words("chown, dac_override, dac_read_search, fowner, fsetid")
 STREAMS = words("stdin, stdout, stderr")
 # Newer releases of runsc pass capabilities to their child programs as ambient ones.
 INHERITED = frozenset(f"?{name}" for name in FILES)
-# Descriptors of all processes of runsc; some exist only at times, or in some releases.
+# Descriptors of all processes of runsc; some exist only temporarily, or in some releases.
 GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of processors r")
 # The error log. A crash report has a separate file, in a tmpfs of 1 MiB.
 LOG = frozenset({"scratch w"})
@@ -50,7 +50,7 @@ WATCHER = Posture(
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
-    # "caller's path" is runsc, which is executed by that descriptor.
+    # "caller's path" is the descriptor through which runsc is executed.
     descriptors=STREAMS | words("pidfd, caller's path"),
     environment=PATH,
 )
@@ -167,7 +167,7 @@ def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
 
 # A read-only --bind is also read-only in the mount namespace of runsc.
 BINDS = "/shown ro, /open rw"
-# The mount from which runsc binds, by a descriptor.
+# The mount that runsc bind-mounts from, through a descriptor.
 OPEN = words("machine rw")
 RUN_WITH_BINDS = showing(RUN, BINDS) | {
     "watcher": replace(WATCHER, mounts=PLACE | OPEN),
@@ -182,8 +182,8 @@ RUN_WITH_NETWORK = table(
     gofer=GOFER,
     sandbox=replace(
         SANDBOX,
-        # In newer releases, over the sandbox's own user namespace, to which the host's network does
-        # not belong.
+        # Newer releases have these capabilities only in the sandbox's own user namespace, which
+        # does not own the host's network namespace.
         effective=SANDBOX.effective | NETWORK,
         permitted=SANDBOX.permitted | NETWORK,
         bounding=SANDBOX.bounding | NETWORK,
@@ -192,7 +192,7 @@ RUN_WITH_NETWORK = table(
     ),
 )
 
-# The agent of sandboxes of a SandboxHost, which runsc mounts.
+# The agent's program, which runsc mounts in the sandboxes of a SandboxHost.
 AGENT = words("/.usernsctl-agent ro")
 # A sandbox of a SandboxHost, where no process of runsc waits, and process 1 is usernsctl-init.
 INIT = replace(
@@ -264,8 +264,8 @@ def serving(gofer: Posture) -> Posture:
 RESTORED = table(init=HELD["init"], gofer=serving(HELD["gofer"]), sandbox=restored(HELD["sandbox"]))
 RESTORED_DETACHED = table(gofer=serving(DETACHED["gofer"]), sandbox=restored(DETACHED["sandbox"]))
 
-# The holder of `usernsctl ns create`: processes that enter the namespace must be able to open it,
-# and have all of the holder's capabilities there in any case.
+# The holder of `usernsctl ns create`. Processes that enter its namespace must be able to open that
+# namespace, and gain all of the holder's capabilities there in any case.
 HOLDER = replace(
     WATCHER,
     session="own",
@@ -307,7 +307,8 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     """Return the table for a container with its own user namespace.
 
-    A process outside of that namespace can't change to one of its ids, so tracing can't be tried.
+    A process outside of that namespace can't assume ids that are mapped there, so the tests can't
+    try to trace.
     """
     return {kind: replace(row, traceable=None) for kind, row in in_container(sandboxes).items()}
 

@@ -202,8 +202,7 @@ def test_the_engine_s_settings_are_enough(plain: Engine, tmp_path: Path) -> None
     settings = json.loads((TREE / "docker" / "daemon.json").read_text())
     assert settings["userns-remap"] == "default"
     assert settings["seccomp-profile"] == "/etc/docker/usernsctl-seccomp.json"
-    # The tests' own user and profile path, since a test creates no user dockremap and no file in
-    # /etc.
+    # Replace the user dockremap and the path in /etc, since a test creates neither.
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     settings["userns-remap"] = USER
     settings["seccomp-profile"] = str(TREE / "docker" / "seccomp.json")

@@ -21,7 +21,7 @@ from docker.engine import Engine
 from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
-# An absolute path, since other names are searched for in gVisor along the same PATH.
+# An absolute path, since a bare name would be looked up in gVisor along the attacked PATH.
 VERSION = ["/bin/cat", "/proc/version"]
 
 LAUNCH = [EXEC, PRELUDE]
@@ -29,7 +29,8 @@ LAUNCH = [EXEC, PRELUDE]
 # Variables that libc and runsc read.
 OF_OTHERS = ["GLIBC_TUNABLES=glibc.malloc.check=3", "GVISOR_SIDECAR_BINARIES_DIR={}"]
 
-# How the images start a command in gVisor, and programs outside gVisor: options and arguments.
+# Ways to start a command in gVisor, or a program outside gVisor, with each image: options and image
+# for docker run, and arguments of the entrypoint.
 STARTS: dict[str, tuple[list[str], list[str]]] = {
     "the connector": ([CONNECTOR], ["spec"]),
     "in-gvisor": ([IN_GVISOR, CONNECTOR], ["--", *VERSION]),
@@ -40,7 +41,7 @@ STARTS: dict[str, tuple[list[str], list[str]]] = {
     "run": ([PRELUDE_PYTHON], ["run", "--env-all", "--expose-root", "--", *VERSION]),
     "doctor": ([PRELUDE_PYTHON], ["doctor"]),
 }
-# Starts whose whole output must be the command's in gVisor.
+# The starts whose entire output must come from the command in gVisor.
 SHOWN = set(STARTS) - {"the connector", "doctor"}
 # Mapping all ids requires a privilege that the other starts are denied.
 PRIVILEGED = {"all ids", "a launch of all ids"}
@@ -143,7 +144,7 @@ def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
 
 
 def test_hostile_arguments_change_no_policy(plain: Engine, tally: Tally) -> None:
-    """The entrypoint ends its options by --, so that all later arguments are the command's."""
+    """The entrypoint ends its options with --, so that all later arguments are the command's."""
     for word in ("--network=host", "--ids=all", "--runsc=/traps/runsc", "--", "--help"):
         done = plain("run", "--rm", *PROTECTED, "--network=none", CONNECTOR, word)
         tally.tried()
@@ -177,7 +178,7 @@ os.waitpid(child, 0)
 def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
     protected: bool, plain: Engine, tally: Tally
 ) -> None:
-    """newuidmap serves any process of the user, unless no-new-privileges is set."""
+    """Any process of the user may map ids with newuidmap, unless no-new-privileges is set."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
         os.chmod(made, 0o777)
         options = [SECCOMP, NO_NEW_PRIVILEGES] if protected else [SECCOMP]

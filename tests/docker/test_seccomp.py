@@ -88,7 +88,7 @@ CALLS_BY_KIND += [("clone", kind) for kind in KINDS]
 
 
 def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
-    """Allow a system call, but with none of these bits in its first argument."""
+    """Allow a system call only if none of these bits is set in its first argument."""
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name != call]
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]

@@ -31,7 +31,7 @@ def causes(expected: Expected) -> tuple[str, ...]:
 
 
 def in_range(environment: Environment) -> Expected:
-    """Return the causes that doctor must name about maps of more than one id."""
+    """Return the causes that doctor must name for a map of more than one id."""
     if environment.range_ is not NotImplemented:
         return environment.range_
     found = causes(environment.auto)
@@ -39,7 +39,7 @@ def in_range(environment: Environment) -> Expected:
 
 
 def faults(environment: Environment, command: str, answer: Answer) -> Iterator[str]:
-    """Yield what is wrong with an answer, first the faults that no command may have."""
+    """Yield each fault in an answer, first those that are faults in any environment."""
     if answer["status"] is None:
         yield f"it had not ended after {environment.seconds} s"
         return

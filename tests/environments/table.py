@@ -16,7 +16,7 @@ COMMANDS = ("run", "auto", "doctor", "range")
 #: The commands to try in an environment that does not affect a map of one id.
 RANGE = ("auto", "range")
 
-#: The expected cause if the catalogue has none, and the command only names the failed step.
+#: Stands for no cause of the catalogue: the command must only name the failed step.
 STEP = "unknown"
 
 
@@ -24,17 +24,18 @@ STEP = "unknown"
 class Environment:
     """Environment in which the commands are tried.
 
-    :ivar root: the ways in which root breaks the environment; a string names one of broken.py.
-    :ivar early: the ways that root applies before the commands inherit the result.
-    :ivar late: the ways that nobody applies before the exec.
+    :ivar root: the ways in which root breaks the environment; a string is the name of a way in
+        broken.py.
+    :ivar early: the ways that root applies to a command's process before its user changes.
+    :ivar late: the ways applied to a command's process after its user has changed.
     :ivar user: the user who runs the commands, ``"nobody"`` or ``"root"``.
     :ivar uid: the uid of that user.
-    :ivar run: the cause for `usernsctl run`, several of which any is right, or ``None`` if it
-        works.
-    :ivar auto: the cause for `usernsctl run --map-auto`, or ``None`` if it works.
+    :ivar run: the cause that `usernsctl run` must name, or several, any of which is right, or
+        ``None`` if the command works.
+    :ivar auto: the cause that `usernsctl run --map-auto` must name, likewise.
     :ivar range_: the cause for a map of more than one id; by default that of `auto`.
     :ivar status: the exit status of a command that works.
-    :ivar sometimes: whether the commands may work, too, depending on a program's release.
+    :ivar sometimes: whether the commands may also work, depending on a program's release.
     :ivar tried: the COMMANDS to try.
     :ivar apart: whether each command needs a fresh environment, since the kernel counts a namespace
         for some time after its last process has ended.
@@ -253,7 +254,7 @@ add(
     both=("address-space-limit", STEP),
     range_=None,
 )
-# Too low a limit for the Python interpreter itself.
+# The limit is too low for the Python interpreter itself.
 add(
     "data-8m",
     late=[w.limit("DATA", 8 << 20)],

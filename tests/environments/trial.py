@@ -27,7 +27,7 @@ from table import ENVIRONMENTS, Environment
 
 CLONE_NEWPID = 0x20000000
 SECONDS_TO_GO = 5
-# The interval in seconds between searches for orphans.
+# Seconds between searches for orphans.
 SECONDS_TO_LOOK = 0.02
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 USERNSCTL = str(SCRIPTS / "usernsctl")
@@ -204,7 +204,8 @@ def text_of(environment: Environment, words: list[str]) -> str:
 
 def heal(environment: Environment) -> dict[str, Any]:
     """Apply the remedies that doctor prints, and try the command again."""
-    # Root of a user namespace created by the trial may be unable to mount, and need not.
+    # As root of a user namespace that it has created, the trial may be unable to mount; remedies
+    # then need no copy of /etc.
     with contextlib.suppress(PermissionError):
         ways.own_etc()
     purpose = ["--for", "run"] if environment.run else ["--no-runsc", "--for", "range"]
@@ -217,7 +218,7 @@ def heal(environment: Environment) -> dict[str, Any]:
     if typed.startswith(("ulimit", "export")):
         words = ["/bin/sh", "-c", f'{typed}\nexec "$@"', "sh", *words]
     elif "\nif ask " in script:
-        # The script changes nothing without the answer y, and asks first about what blocks first.
+        # The script asks before each change, in the order in which the causes block.
         typed = script
         done = subprocess.run(["sh", "-c", script], input="y\n" * 9, capture_output=True, text=True)
     else:

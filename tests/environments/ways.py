@@ -1,7 +1,7 @@
 """Ways to break an environment, besides those of ../kernel/causes/broken.py.
 
-Root applies some to files, mounts and programs, in a mount namespace of the trial; some to the
-process before it becomes nobody; and nobody applies the others.
+Root applies some of them to files, mounts and programs, in a mount namespace of the trial, and some
+to the process before its user changes to nobody. The user nobody applies the others.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def file(path: str, content: str) -> Way:
 
 
 def mode(path: str, bits: int) -> Way:
-    """Return a way that sets the mode of a file which was replaced before, not the host's."""
+    """Return a way that sets the mode of a file, which another way must have replaced before."""
     return partial(os.chmod, path, bits)
 
 
@@ -112,7 +112,7 @@ def own_etc() -> None:
 
 
 def another_user(uid: int) -> Way:
-    """Return a way that adds a user without processes, since RLIMIT_NPROC counts other trials'."""
+    """Return a way that adds a new user: RLIMIT_NPROC counts a user's processes in all trials."""
 
     def make() -> None:
         for path, rest in (("/etc/passwd", f"{uid}::/nonexistent:/bin/sh"), ("/etc/group", "")):
@@ -123,7 +123,7 @@ def another_user(uid: int) -> Way:
 
 
 def slow_nss() -> None:
-    """Make getent and getsubids hang, for a user who is in no file."""
+    """Make getent and getsubids hang, for a user who is missing in /etc/passwd."""
     cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
     programs("getent", "getsubids", text="#!/bin/sh\nexec sleep 100\n")()
 
@@ -295,7 +295,7 @@ def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
 
 
 def runsc_closed() -> None:
-    """Put runsc into a directory that nobody may search."""
+    """Put runsc into a directory that only root may search."""
     directory = SCRATCH / "closed"
     directory.mkdir()
     (directory / "runsc").symlink_to(shutil.which("runsc") or "")
@@ -470,7 +470,7 @@ def socket_input() -> None:
 
 
 def container(limits: dict[str, int] | None = None) -> Way:
-    """Return a way that enters a container's user namespace, in which nobody's id is unmapped.
+    """Return a way that enters a container's user namespace, which doesn't map the user nobody.
 
     :param limits: files of /proc/sys/user for the namespace's root to write.
     """

@@ -303,7 +303,7 @@ def test_kill_tree(box: un.Sandbox) -> None:
     assert process.kill_tree()
 
 
-# A limit on the bombs' processes, which would otherwise take all processor time of the host.
+# A limit on the processes of fork bombs, which would otherwise take all processor time of the host.
 BOUND = ["nproc=60"]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f; sleep 1000",
@@ -515,9 +515,9 @@ def test_a_block_of_asyncio_ends_all_of_it(box: un.Sandbox) -> None:
 
 
 def test_a_cancelled_start_leaves_nothing(box: un.Sandbox) -> None:
-    """Cancel a start in each of its steps; in a slow event loop, the agent answers before the next.
+    """Cancel a start at each step, also in a loop so slow that the agent answers before the next.
 
-    A command that has started before the cancellation is the caller's, who must kill it.
+    If the command has started before the cancellation, the caller must kill it.
     """
 
     async def cancel(turns: int, seconds: float) -> None:
@@ -631,7 +631,7 @@ def test_standard_streams_may_be_closed(closed: str) -> None:
     assert done.stderr == (b"" if "2" in closed else b"err\nerr\n")
 
 
-# A program that starts a command by a given method, and then prints its own remaining input.
+# A program that starts a command with a given method, and then prints its own remaining input.
 UNNAMED = """
 import asyncio, sys
 import usernsctl as un

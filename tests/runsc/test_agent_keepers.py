@@ -19,7 +19,8 @@ from tally import Tally
 import usernsctl as un
 
 PATIENCE = 20
-# Agent processes: the agent, the listening keeper, and waiting ones (csrc/programs/agent/agent.h).
+# Processes of an idle agent: the agent, the listening keeper, and three waiting keepers
+# (csrc/programs/agent/agent.h).
 AT_REST = 2 + 3
 PYTHON = ["/usr/bin/python3", "-c"]
 

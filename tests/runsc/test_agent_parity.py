@@ -41,7 +41,7 @@ def pair(request: pytest.FixtureRequest, box: un.Sandbox) -> tuple[Any, Any]:
     return test_aio.runner(request.param), box.create_subprocess_exec
 
 
-# Tests that request `api` or `pair` alone, but don't apply to sandboxes. They are about names and
+# Tests with the fixture `api` or `pair` that don't apply to sandboxes. They are about names and
 # pids of processes outside, the whole environment, texts of errors, or inherited descriptors.
 OTHERWISE = {
     "test_a_process_says_what_it_is",
@@ -174,7 +174,7 @@ def test_one_that_is_forgotten_is_warned_of_and_goes_on(box: un.Sandbox) -> None
 
 
 def test_a_command_that_was_run_is_not_forgotten(box: un.Sandbox, tmp_path: Path) -> None:
-    """Interrupt run() by an exception, which must end the command."""
+    """An exception in run() must end the command."""
     with pytest.raises(TypeError), (tmp_path / "x").open("wb") as file:
         box.run(["sleep", "4711"], stdout=file, input=5)
     while "sleep 4711" in box.check_output(["ps", "-ef"], text=True):

@@ -1,4 +1,4 @@
-"""Tests of usernsctl-agent in gVisor, by messages of its protocol."""
+"""Tests of usernsctl-agent in gVisor, through messages of its protocol."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STUBBORN = {
     "stopped": "sleep 1000 & echo; kill -STOP $$; sleep 1000",
     "forking": "echo; while :; do (sleep 0.01 &); done",
 }
-# A limit on the bombs' processes, which would otherwise take all processor time of the host.
+# A limit on the processes of fork bombs, which would otherwise take all processor time of the host.
 BOUND = [(resource.RLIMIT_NPROC, 60, 60)]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f",
@@ -108,7 +108,7 @@ def test_a_command_gets_what_was_asked_for(agent: Client) -> None:
     env = ["PATH=/usr/bin:/bin", "A=b c"]
     limits = [(resource.RLIMIT_NOFILE, 40, 50)]
     status, text = agent.run("sh", "-c", script, env=env, cwd="/usr", limits=limits)
-    # The last descriptor is that of the listed directory.
+    # ls opens the last descriptor for the directory that it lists.
     assert (status, text) == (0, "b c\n/usr\n40\n0 1 2 3 ")
     assert agent.run("sh", "-c", "kill -KILL $$") == (-signal.SIGKILL, "")
     assert agent.run("sh", "-c", "exit 7") == (7, "")

@@ -66,7 +66,7 @@ def runsc_command(bundle: Path, *options: str) -> list[str]:
 
 
 def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a bundle by runsc alone, without usernsctl."""
+    """Run a bundle with runsc alone, without usernsctl."""
     done = subprocess.run(
         runsc_command(bundle, *options),
         stdin=subprocess.DEVNULL,
