@@ -92,7 +92,7 @@ PROGRAM_LDFLAGS = [
 # with another libc or none.
 LINK_MODES = [["-fPIE", "-static-pie"], ["-static"], ["-fPIE", "-pie"]]
 
-# The types of <sys/types.h> that the header uses; the compiler fills in the dots.
+# The types of <sys/types.h> that the header uses; for "...", cffi queries the compiler.
 SYSTEM_TYPES = "typedef int... pid_t; typedef int... uid_t; typedef int... gid_t;"
 
 

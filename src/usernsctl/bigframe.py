@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 # The size of a frame in pointers. The size of its chunk is the next power of two: 128 KiB here,
 # which is more than a page on all machines.
 PROBE = 10_000
-# The chunk has 2 MiB here. The frame's own half of it is never touched, and so takes no memory.
+# A frame of this size gets a chunk of 2 MiB. The pages of the frame itself are never touched, and
+# so use no memory.
 BIG = 140_000
 
 USAGE = "usage: bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]"
@@ -43,7 +44,7 @@ def main() -> None:
     """
     run, program = _parse(sys.argv[1:])
     if not _safe_path():
-        # The directory of this file, which Python has added; that of the program replaces it.
+        # Python has added the directory of this file. That of the program replaces it.
         del sys.path[0]
     sys.modules["__main__"] = module = type(sys)("__main__")
     # Only attributes that Python sets in __main__ but not in other new modules.

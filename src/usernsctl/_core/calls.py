@@ -434,7 +434,7 @@ class NamespaceFds:
     """
 
     def __init__(self) -> None:
-        """Begin with no descriptor."""
+        """Initialize without descriptors."""
         unopened = {"fd": [-1] * lib.UN_NS_COUNT}
         self.cdata = ffi.gc(ffi.new("struct un_namespace *", unopened), lib.un_namespace_close)
 
@@ -832,7 +832,7 @@ def explain_runsc(
 ) -> RunscError:
     """Return the error for a message of runsc, with a cause if the message has only one.
 
-    :param limit: the id of the cause if the message has several; or empty.
+    :param limit: the id of the cause to choose if the message has several, or empty.
     :param config: the config.json: texts that runsc quotes from it select no cause; ``None`` if it
         is unknown, and each part of the message may be a quotation.
     """
@@ -855,7 +855,7 @@ def explain_runsc(
 def explain_silent_runsc(status: int, limit: str = "") -> RunscError:
     """Return the error for a runsc that ended with an exit status and without a message.
 
-    :param limit: the id of the cause, if it is known; or empty.
+    :param limit: the id of the cause if it is known, else empty.
     """
     memory = Memory()
     failure = ffi.new("struct un_runsc_failure *")

@@ -102,7 +102,7 @@ class PathDescriptor:
         """Check that a path may continue after this file, as the kernel does (path_resolution(7)).
 
         :param name: ``.`` or ``..``; empty for a slash alone, which demands no search permission.
-        :raises OSError: the file is no directory (ENOTDIR), or may not be searched (EACCES).
+        :raises OSError: the file is not a directory (ENOTDIR), or may not be searched (EACCES).
         """
         if not self.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
@@ -228,7 +228,7 @@ def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
 
     :param mode: the mode of directories that are made, whatever the umask is.
     :raises WritableByOthersError: another user may write to a directory of the path.
-    :raises OSError: the file is no directory, or can't be made or reached.
+    :raises OSError: the file is not a directory, or can't be made or reached.
     """
     trail = [root()]
     missing = walk(os.path.join(os.getcwd(), path), trail, _look)
@@ -285,7 +285,7 @@ def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None
         return found
     status = found.status
     if _is_in_proc(status):
-        # The content of a link in /proc is no path, as for /dev/fd/N, which a shell passes for
+        # The content of a link in /proc is not a path, as for /dev/fd/N, which a shell passes for
         # <(COMMAND): only the kernel can follow the link.
         flags = os.O_PATH | os.O_CLOEXEC
         return PathDescriptor.own(found.path, os.open, name, flags, dir_fd=trail[-1].fd)
@@ -413,7 +413,7 @@ def open_beneath(directory: int, path: str) -> int:
 
     :param directory: a descriptor of the directory.
     :param path: a relative path.
-    :returns: a descriptor of the file (O_PATH, close-on-exec), which is no symbolic link.
+    :returns: a descriptor of the file (O_PATH, close-on-exec), which is not a symbolic link.
     :raises OSError: the path leads out of the directory (EXDEV), has too many symbolic links
         (ELOOP), or a file on it can't be opened.
     """
@@ -456,12 +456,12 @@ def id_outside(inside: int, id_map: str) -> int:
 
 
 def state_directory() -> str:
-    """Return the path of the state directory, which depends on variables alone.
+    """Return the path of the state directory, which depends only on variables and the uid.
 
     It is $XDG_RUNTIME_DIR/usernsctl, or usernsctl-UID in $TMPDIR or /tmp. UID is the uid outside:
-    a user who is root in a namespace must not use the directory of root. Unlike
-    :func:`tempfile.gettempdir`, a full disk does not change the path: the records would be lost,
-    and sandboxes could bind their directory.
+    a user who is root in a namespace must not use the directory of root. A full disk must not
+    change the path, as it does that of :func:`tempfile.gettempdir`: the records would be lost, and
+    sandboxes could bind their directory.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:

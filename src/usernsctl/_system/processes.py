@@ -148,7 +148,7 @@ def command_line_of(pid: int) -> list[str]:
 
 
 def is_in_our_namespace(pid: int) -> bool:
-    """Return whether a process is in a user namespace below the caller's that this user made."""
+    """Return whether a process is in a user namespace below ours that this user created."""
     ours = os.stat("/proc/self/ns/user")
     try:
         here = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -193,8 +193,8 @@ def owner_of(fd: int) -> int:
 def exit_status(pidfd: int) -> int | None:
     """Return the exit status of a child that has ended, without reaping it.
 
-    :returns: the exit status, 128+N after signal N; ``None`` if the process is no child of the
-        caller, or has not ended.
+    :returns: the exit status, 128+N after signal N; ``None`` if the process is not a child of
+        the caller, or has not ended.
     """
     try:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -220,7 +220,7 @@ def kill(pidfd: int) -> None:
 def parse_timestamp(written: Any) -> float:
     """Read a time from a record, in seconds since 1970.
 
-    :raises TypeError: the value is no number.
+    :raises TypeError: the value is not a number.
     :raises ValueError: the number is out of range.
     """
     seconds = float(written)

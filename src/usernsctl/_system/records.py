@@ -135,7 +135,7 @@ class Directory(Closing):
         """Open a directory in this one.
 
         :raises FileNotFoundError: the directory does not exist.
-        :raises NamespaceError: the file is no directory of the user, or can't be opened.
+        :raises NamespaceError: the file is not a directory of the user, or can't be opened.
         """
         path = f"{self.path}/{name}"
         try:
@@ -205,7 +205,7 @@ class Directory(Closing):
     def read(self, name: str) -> Any:
         """Read a JSON file; return ``None`` if it does not exist.
 
-        :raises ValueError: the content is no JSON, or ``null``.
+        :raises ValueError: the content is not JSON, or is ``null``.
         :raises NamespaceError: the file can't be read, or others may have written it.
         """
         path = f"{self.path}/{name}"
@@ -278,7 +278,7 @@ class Directory(Closing):
 
 
 class Record(Protocol):
-    """The methods of a record that a store calls."""
+    """The interface of a record that its store uses."""
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Self:
@@ -304,7 +304,7 @@ R = TypeVar("R", bound=Record)
 
 
 class TakenError(Exception):
-    """Error of a new entry whose name another entry has."""
+    """Error of a new entry whose name is taken."""
 
 
 class Entry(Closing, Generic[R]):
@@ -389,7 +389,7 @@ class Store(Generic[R]):
     def __init__(
         self, what: str, kind: type[R], open_directory: Callable[[bool], Directory]
     ) -> None:
-        """Describe the store, without opening its directory.
+        """Initialize the store; don't open its directory yet.
 
         :param what: the kind of the names, such as ``"the name of a namespace"``.
         :param kind: the class of the records.
@@ -499,7 +499,7 @@ class Store(Generic[R]):
         """
         with contextlib.suppress(FileNotFoundError), self._open_directory(False) as top:
             for name in top.names(_HIDDEN):
-                # A file that is no directory of the user was not made by a store: it stays.
+                # A file that is not a directory of the user was not made by a store, so keep it.
                 with (
                     contextlib.suppress(FileNotFoundError, NamespaceError),
                     top.open(name) as directory,

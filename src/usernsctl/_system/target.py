@@ -37,7 +37,7 @@ class Target:
     :ivar namespaces: the names of further new namespaces.
     :ivar has_init: whether process 1 of a new PID namespace is the parent of the command.
     :ivar setup: the settings that are applied inside before the command starts.
-    :ivar owner: the object that owns `join`, and would close the descriptors in its finaliser.
+    :ivar owner: the owner of `join`, referenced since its finaliser closes the descriptors.
     :ivar keep_open: a context manager that keeps `join` open.
     """
 
@@ -96,7 +96,7 @@ def make_target(
         maps only a single id.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not use the map.
-    :raises TypeError: `idmap` is no map, or `namespace` is no namespace.
+    :raises TypeError: `idmap` is not a map, or `namespace` is not a namespace.
     :raises ValueError: `idmap` and `namespace` are both given, the propagation is unknown, or
         `init` is given without a new PID namespace.
     """

@@ -115,7 +115,7 @@ def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> in
     namespace = Namespace.open(name)
     if not namespace.has("pid"):
         namespace.exec(command, env=environ)
-    # Only children of a process enter a PID namespace (setns(2)).
+    # setns(2) moves only later children of a process into a PID namespace, not the process.
     return exit_status(lambda: namespace.popen(command, env=environ, pdeathsig=signal.SIGKILL))
 
 

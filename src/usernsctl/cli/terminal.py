@@ -76,8 +76,8 @@ def progress() -> Iterator[Callable[[str], None]]:
     def report(text: str) -> None:
         if not is_shown:
             return
-        # Cut off, since the second line of a wide text could not be erased. OSError: the terminal
-        # may be gone.
+        # The text is cut to one line, since a second line could not be erased.
+        # OSError: the terminal may be gone.
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(sys.stderr.fileno()).columns or WIDTH
             sys.stderr.write(f"\r\x1b[K{shown(text)[: columns - 1]}")

@@ -140,7 +140,7 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
 
     If this call is cancelled, the command is killed and reaped before the call ends.
 
-    :param popen: an unbuffered Popen, also one of a command in a sandbox.
+    :param popen: an unbuffered Popen, or a SandboxPopen.
     :param limit: the size of the streams' buffers, in bytes.
     :param kind: the class of the result.
     :raises asyncio.CancelledError: the call was cancelled.
@@ -150,7 +150,7 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
     transport = _Transport(loop, protocol, popen)
     connecting = loop.create_task(transport.connect())
     try:
-        # Shielded, since uvloop would close a pipe without its file object on a cancellation.
+        # Shielded: if cancelled, uvloop would close a pipe's descriptor, but not its file object.
         await asyncio.shield(connecting)
     except BaseException:
         connecting.add_done_callback(lambda _: transport.close())

@@ -38,15 +38,15 @@ class AsyncStart(Generic[_T]):
         work: Callable[[], _T],
         run: Callable[[Callable[[], object]], object] | None = None,
     ) -> None:
-        """Begin the call of `work`.
+        """Start the call of `work`.
 
         :param run: calls its argument in another thread; by default in a new one.
         :raises BaseException: the exception of `work`, if this thread calls it.
         """
         self._creator = os.getpid()
         self._is_awaited = False
-        # The result without a lock: an exception of a signal handler may leave a future locked, and
-        # all other readers would wait for it.
+        # The result, to be read without a lock: an exception of a signal handler may leave a
+        # future locked, and all other readers would wait for it.
         self._result: tuple[_T] | None = None
         if not in_event_loop():
             self._result = (work(),)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 else:
     options = LateModule("usernsctl.commands.options")
 
-# The pause before the next look at an ended child that its tracer has not released yet, in seconds.
+# The interval, in seconds, of polling an ended child that its tracer has not released yet.
 TRACER_SECONDS = 0.001
 
 
@@ -391,7 +391,7 @@ class Popen(Collected[AnyStr]):
             os.close(pidfd)
 
 
-# All known keyword arguments, to suggest a similar one for an unknown one.
+# All known keyword arguments, with which the error for an unknown one suggests a similar one.
 _KEYWORDS = frozenset(
     (*keywords_of(subprocess.Popen.__init__), *keywords_of(Popen.__init__), *_core.NAMESPACES)
 )
@@ -652,7 +652,7 @@ def finish(
 ) -> CompletedProcess[Any]:
     """Communicate with the process of a ``run()`` until it ends, and return the result.
 
-    :param process: a Popen, also one of a command in a sandbox.
+    :param process: a Popen or a SandboxPopen.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
     """

@@ -16,7 +16,7 @@ DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 #: Bit numbers in sets of capabilities (linux/capability.h).
 CAPABILITIES = {"setgid": 6, "setuid": 7, "sys_admin": 21, "setfcap": 31}
 
-#: The default of a user namespace's own limit (kernel/ucount.c).
+#: The default of the limits on namespaces in a new user namespace (kernel/ucount.c).
 NO_LIMIT = 2**31 - 1
 
 

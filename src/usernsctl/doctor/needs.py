@@ -126,7 +126,7 @@ def _release(facts: Facts) -> list[Need]:
 
 
 def _own(name: str, inside: bool, look: Callable[[], tuple[bool, str]], wanted: str) -> Need:
-    """Return the state of a container's setting, which can be seen only inside the container."""
+    """Return the need for a container's setting, which is visible only inside the container."""
     if not inside:
         return Need(name=name, state="open", found="it shows inside only", wanted=wanted)
     good, found = look()

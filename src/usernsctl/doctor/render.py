@@ -1,4 +1,4 @@
-"""Forms of a report for pipes: plain text, a shell script, and JSON."""
+"""Output formats of a report for pipes: plain text, a shell script, and JSON."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def title(finding: Finding) -> str:
 
 
 def plain(report: Report, needs: Sequence[Need]) -> str:
-    """Return the report as text of 80 columns, in which only commands may be longer."""
+    """Return the report as text that is wrapped at 80 columns, except for commands."""
     lines = [headline(report)]
     for number, finding in enumerate(report.findings, 1):
         lines += ["", *_finding(number, finding, report)]

@@ -39,7 +39,7 @@ def show(report: Report, needs: Sequence[Need]) -> None:
     console.print(tried)
     console.print()
     settings = _table("setting", "", "found")
-    # The name of a setting is to be found and copied in one piece.
+    # Names of settings are not wrapped if they fit, so that users can search for and copy them.
     longest = max((len(need.name) for need in needs), default=0)
     settings.columns[0].no_wrap = longest < console.width * 2 // 3
     for need in needs:

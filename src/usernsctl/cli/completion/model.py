@@ -197,7 +197,7 @@ def _flags(parser: Parser) -> Iterator[Flag]:
 
 def _operand(action: argparse.Action, path: tuple[str, ...]) -> str:
     if action.dest in ("name", "names"):
-        # Existing names are not offered for a new one.
+        # No names are offered for a namespace or template that does not exist yet.
         return "" if path[-1] == "create" else _NAMES.get(path[1], "")
     if action.choices is not None:
         return f":{'|'.join(action.choices)}"
