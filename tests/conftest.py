@@ -126,7 +126,7 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Ignore a late SIGALRM: the kernel may deliver it by another thread after a test stopped its
+    # Ignore a late SIGALRM: the kernel may deliver it to another thread after a test stopped its
     # timer.
     signal.signal(signal.SIGALRM, lambda *_: None)
     if not is_controller(config):

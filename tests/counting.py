@@ -119,7 +119,7 @@ def stable(names: Counter[str]) -> int:
 
 
 def instructions(*command: str | Path) -> int:
-    """Count the instructions of a program, by callgrind."""
+    """Count the instructions of a program with callgrind."""
     with tempfile.TemporaryDirectory() as scratch:
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", "--callgrind-out-file=callgrind.out", *command],

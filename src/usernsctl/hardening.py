@@ -1,8 +1,8 @@
 """Restrictions of this process and of commands, which can't lift them.
 
 Only :meth:`Hardening.apply` and :func:`read`, which concern this process, need python-prctl. Its
-installation takes a compiler and libcap's headers, so python-prctl is the extra ``prctl``. The core
-restricts commands (:func:`prepare`).
+installation requires a compiler and libcap's headers, so python-prctl is in the extra ``prctl``.
+The core restricts commands (:func:`prepare`).
 
 ``usernsctl run`` applies all restrictions under which runsc works (:func:`for_run`):
 

@@ -175,7 +175,7 @@ def unmount_below(*directories: Path) -> None:
 
 
 def make_base(engine: Engine, image: str, suite: str) -> None:
-    """Make a minimal Debian image by debootstrap, unless the engine has it.
+    """Make a minimal Debian image with debootstrap, unless the engine has it.
 
     :raises EngineError: debootstrap fails.
     """

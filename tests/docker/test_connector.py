@@ -285,7 +285,7 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
     assert told == again == "Ready for a command in gVisor; runsc itself was not started\n"
 
 
-# Limits from those at which runsc crashes up to those that are too low for the sandbox.
+# With the lowest of these limits, runsc crashes; the highest are still too low for the sandbox.
 @pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
 def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--pids-limit={limit}", CONNECTOR, "spec")

@@ -38,7 +38,7 @@ class Subids(NamedTuple):
 
 
 class _Hooks:
-    """Specification of the hook by which a test suite adds requirements."""
+    """Specification of the hook through which a test suite adds requirements."""
 
     @pytest.hookspec
     def pytest_userns_needs(self) -> Mapping[str, Callable[[], str | None]]:  # type: ignore[empty-body]

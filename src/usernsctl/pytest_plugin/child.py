@@ -43,7 +43,7 @@ def describe(error: BaseException) -> list[bytes]:
         text = str(error)
     except Exception:  # __str__() of an unknown class may raise anything
         text = type(error).__name__
-    # The arguments of the class are unknown, except for exception groups.
+    # The constructor's arguments are unknown, except those of exception groups.
     grouped = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     parts = [describe(part) for part in grouped]
     found = []
@@ -152,7 +152,7 @@ class Channel:
     def receive(self, pidfd: int) -> dict[str, Any] | None:
         """Receive a message, or ``None`` if the child has ended.
 
-        The end of the child is known by its pidfd: other processes of the test may keep the
+        The pidfd of the child becomes readable at its end: other processes of the test may keep the
         connection open.
         """
         __tracebackhide__ = True
@@ -214,7 +214,7 @@ class Child:
 
     def close(self) -> None:
         """Kill all processes of the test, and close the connection."""
-        # The alarm must not interrupt this; the rest of its time is set again afterwards.
+        # The alarm must not interrupt this method; the remaining time is set again afterwards.
         left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
         self._end()
         if left > _GRACE:
@@ -288,7 +288,7 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
     target.setup.pdeathsig = signal.SIGKILL
     proc = "/proc" if mount_proc else None
     try:
-        # Imported before: the namespace's ids may not reach the module's file.
+        # Imported first: the ids inside may have no permission to read the module's file.
         prctl = hardening.python_prctl()
         target.enter()
         # Dumpable, so that the test may use its own files in /proc, as outside.

@@ -192,7 +192,7 @@ static void a_range_that_has_root_in_it_takes_setfcap_too(void)
     CHECK_INT(un_plan_make(&request, &facts, &plan, &err), -1);
     CHECK_TEXT(err.cause, "needs-setfcap");
 
-    /* Only uids are concerned: mapping gid 0 requires CAP_SETGID alone. */
+    /* This applies only to uids: mapping gid 0 requires CAP_SETGID alone. */
     init_request(&request, -1, -1);
     want(&request, UN_GID, 0, 0, 1000);
     init_facts(&facts, 0, 0, CAP(CAP_SETGID));

@@ -292,7 +292,7 @@ static int ignore_children_meanwhile(void *arg)
 static void an_end_that_nobody_saw_is_not_known(void)
 {
     int told = forked(ignore_children_meanwhile, NULL);
-    /* Since Linux 6.15 the status of a reaped child is available by its pidfd. */
+    /* Since Linux 6.15 the status of a reaped child is available through its pidfd. */
     CHECK(told == 3 || told == 100);
 }
 

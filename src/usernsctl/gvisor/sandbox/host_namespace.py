@@ -414,7 +414,7 @@ class HostBase(AsyncStartMixin):
     ) -> Self:
         """Create a host from asyncio, and return when it is ready.
 
-        If this call is cancelled, nothing is left of the host.
+        If this call is cancelled, the host is removed.
 
         :param idmap: as for the constructor.
         :param options: as for the constructor.
@@ -606,7 +606,7 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
 def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
     """Check that the mount point of the agent is a regular file, or missing.
 
-    The agent would cover the target of a symbolic link. A FIFO was refused before, as for each
+    The agent would cover the target of a symbolic link. FIFOs were already refused, as for every
     bind mount.
 
     :param directory: a descriptor of the directory for the sandboxes' files.

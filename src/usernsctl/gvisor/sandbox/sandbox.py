@@ -65,8 +65,8 @@ class Sandbox(AsyncStartMixin):
     """A sandbox: gVisor with one first command, and any number of further commands.
 
     A sandbox ends when its first command ends, when it is closed, or when the process that created
-    it ends. It has two processes of runsc, and process 1 of their PID namespace, which is
-    usernsctl's and takes a few hundred KiB.
+    it ends. It has two processes of runsc, and process 1 of their PID namespace, a program
+    of usernsctl that uses a few hundred KiB.
 
     A detached sandbox outlives the process that created it, and has only the two processes of
     runsc. Any process of the same user in the same PID namespace may :meth:`attach` to it. Only a

@@ -39,7 +39,7 @@ def outdated(what: str, remedy: str | None) -> RunscError:
     """Return the error that the machine has changed since a template was made.
 
     :param what: the state when the template was made: the end of the message.
-    :param remedy: the command that makes the template anew.
+    :param remedy: the command that recreates the template.
     """
     return RunscError(
         f"the template was made when {what}",
@@ -53,7 +53,7 @@ def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
     """Return the error that a template was made in a host with other options.
 
     :param options: the options that differ, as text.
-    :param remedy: the command that makes the template anew.
+    :param remedy: the command that recreates the template.
     """
     return RunscError(
         f"the template was made in another host: {'; '.join(options)}",

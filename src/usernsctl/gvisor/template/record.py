@@ -82,7 +82,7 @@ class TemplateRecord:
     def check_runsc(self, path: str, remedy: str | None = None) -> None:
         """Check that a file is the runsc that saved the template.
 
-        :param remedy: the command that makes the template anew.
+        :param remedy: the command that recreates the template.
         :raises RunscError: the file has changed (cause ``"template-outdated"``), or is missing.
         """
         label, *rest = self.runsc
@@ -100,7 +100,7 @@ class TemplateRecord:
     def check(self, host: HostBase, remedy: str | None = None) -> dict[str, Any]:
         """Check that the template can be started in a host.
 
-        :param remedy: the command that makes the template anew.
+        :param remedy: the command that recreates the template.
         :returns: the config.json of its sandboxes: that of the host, with the record's process.
         :raises RunscError: the host was made with other options (cause
             ``"template-host-differs"``), or something else has changed (``"template-outdated"``).

@@ -61,7 +61,7 @@ class Parts:
 
     :ivar config: the config.json of its sandboxes.
     :ivar is_own_host: whether the template created the host, and closes it.
-    :ivar remedy: the command that makes the template anew.
+    :ivar remedy: the command that recreates the template.
     """
 
     host: HostBase
@@ -165,7 +165,7 @@ class Template(AsyncStartMixin):
         checkpoint. Sandboxes do not change the checkpoint, and several may start at the same time.
 
         :param options: `id`, `stdin`, `stdout`, `stderr`, `detach`, `in_cgroup` and `timeout`, as
-            for :class:`usernsctl.Sandbox`. A template without a command takes no `stdin`.
+            for :class:`usernsctl.Sandbox`. A template without a command accepts no `stdin`.
         :raises ValueError: the template or its host is closed, or an option has a wrong value.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
@@ -239,7 +239,7 @@ class Template(AsyncStartMixin):
         :param SandboxHost host: the host to start sandboxes in; by default a new ``SandboxHost()``.
             Its arguments must be those of the host that the template was made in, except `runsc`,
             which must be the same release, and `debug_log`.
-        :param str remedy: the shell command that makes the template anew, for errors about an
+        :param str remedy: the shell command that recreates the template, for errors about an
             outdated template.
         :raises RunscError: there is no template (cause ``"no-such-template"``); it was made in a
             host with other arguments (``"template-host-differs"``), or with another release of
