@@ -198,7 +198,7 @@ def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
 def test_hostile_modules_in_the_working_directory_of_doctor(
     plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Root may also start doctor by the path of its script."""
+    """Root may also start doctor through the path of its script."""
     traps = set_traps(volume, Path("/traps"))
     script = shlex.join(["/opt/usernsctl/bin/usernsctl", "doctor"])
     for user in ("0", "1000"):

@@ -21,7 +21,7 @@ from docker.matrix import CELLS, REMEDIES, Cell, Remedy, cause_of, table
 PAGE = TREE / "docs" / "docker-matrix.md"
 WRITE = "USERNSCTL_WRITE_MATRIX"
 
-# Inside the sandbox an overlay takes all writes, so only a run outside leaves this file.
+# In the sandbox, all writes go to an overlay, so only a command that runs outside leaves this file.
 TRACE = "ran"
 PAYLOAD = [
     *["sh", "-c"],

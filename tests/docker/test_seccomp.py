@@ -225,7 +225,7 @@ def test_what_is_dangerous_is_refused(plain: Engine) -> None:
 
 
 def test_the_image_is_ready_with_it(plain: Engine) -> None:
-    """HEALTHCHECK runs doctor, too."""
+    """Under the profile, doctor and the program that HEALTHCHECK runs must report readiness."""
     with_it = ["run", "--rm", f"--security-opt=seccomp={PROFILE}"]
     done = plain(*with_it, PRELUDE_PYTHON, "doctor")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Injection of failing system calls by strace(1), which the tests must require."""
+"""Injection of failing system calls with strace(1), which the tests must require."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 @pytest.fixture
 def launch(usernsctl: Program, prelude: Program, tmp_path: Path) -> Path:
-    """Write a launch with a step of each kind."""
+    """Write a launch file that contains each kind of step."""
     for name in ("root/bin", "root/etc", "data/inner"):
         (tmp_path / name).mkdir(parents=True)
     # The launch searches for its command; a static program needs no other files.

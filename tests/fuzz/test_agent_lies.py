@@ -265,7 +265,7 @@ def test_one_that_takes_no_orders_is_told_but_its_end_is_not_waited_for() -> Non
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
-        # The agent's end of the connection counts as closed.
+        # The wait returns as if the agent had closed the connection.
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 

@@ -1,7 +1,7 @@
 /*
  * A fake runsc. Prints its name, and whether the sandbox would see a file named `secret`: in the
- * root filesystem, in bind mounts, in the environment. It creates a file in each directory that it
- * is told to write to.
+ * root filesystem, in bind mounts, in the environment. Creates a file in the
+ * directory of each option --root and --debug-log.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -43,7 +43,7 @@ static void each(const char *name, void (*see)(const char *))
             see(value);
 }
 
-/* Looks for the file in the root filesystem as the payload would, where links stay inside. */
+/* Looks for the file in the root filesystem as the payload would: links can't lead outside. */
 static void look_in_root(const char *root)
 {
     fflush(stdout);

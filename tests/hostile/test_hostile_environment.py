@@ -1,4 +1,4 @@
-"""Attacks by the working directory or the environment in which a program is started.
+"""Attacks through the working directory or the environment in which a program is started.
 
 No module or program that they name may run, since it would run outside gVisor, as the user.
 """

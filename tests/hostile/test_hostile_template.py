@@ -1,4 +1,4 @@
-"""Attacks by a template's payload, and by replacing a template's files, on its user."""
+"""Attacks on the user of a template: by its payload, and by replacing its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks by a program in a sandbox on the directory of templates."""
+"""Attacks on the directory of templates by a program in a sandbox."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def waiting_child(prepare: Callable[[], object]) -> Iterator[int]:
 
 
 def write(path: str, text: str) -> None:
-    """Write text to the start of a file by one system call, as the kernel requires for maps."""
+    """Write text to the start of a file in one system call, as the kernel requires for maps."""
     fd = os.open(path, os.O_WRONLY)
     try:
         os.write(fd, text.encode())

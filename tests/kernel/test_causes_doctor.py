@@ -1,4 +1,4 @@
-"""Tests of usernsctl doctor on this machine: its output, leaks, needs and time."""
+"""Tests of usernsctl doctor on this machine: output, leaks, requirements and run time."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_it_outlives_its_creator_and_the_others_find_it() -> None:
         assert kept.check_output(LINK, text=True) == inside
 
 
-# The creator is killed after it has told the holder to stay, but before the holder has read that.
+# The creator is killed after it has sent the order to stay, but before the holder has read it.
 KILLED_EARLY = """
 import os, signal
 from usernsctl.namespaces import named

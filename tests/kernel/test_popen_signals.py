@@ -161,7 +161,7 @@ def test_nothing_is_left_of_namespaces_whose_making_a_signal_handler_interrupts(
     assert settled_descriptors() == before
 
 
-# Objects that are lost by the interrupt are closed with a ResourceWarning, an error in tests.
+# Objects that the interrupt loses are closed with a ResourceWarning, an error in tests.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", ["create", "from_pid", "from_fd"])
 def test_no_descriptor_of_a_namespace_is_lost_wherever_its_making_is_interrupted(way: str) -> None:

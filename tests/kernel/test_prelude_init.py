@@ -178,7 +178,7 @@ def test_the_command_does_not_outlive_whoever_waits_for_it(prelude: Program, vic
 def test_the_command_gets_the_signal_that_was_chosen_for_the_death_of_its_parent(
     prelude: Program,
 ) -> None:
-    """Process 1 gets the signal, forwards it to the command, and waits."""
+    """Process 1 receives the signal, forwards it to the command, and waits."""
     script = "trap 'echo caught; exit' USR1; echo ready; while :; do sleep 0.05; done"
     with running(prelude, "sh", "-c", script, options=("--kill-child=USR1",)) as process:
         assert process.stdout is not None

@@ -178,7 +178,7 @@ def test_a_directory_on_the_path_is_no_helper(machine: Machine) -> None:
 
 @pytest.mark.parametrize("name", ["subuid", "subgid"])
 def test_a_grant_that_is_no_file_holds_nobody_up(machine: Machine, name: str) -> None:
-    """Root in an image may replace the file by a FIFO or a device."""
+    """Root in an image may replace the file with a FIFO or a device."""
     prepare = f"mkfifo -m 644 /mnt/fifo; mount --bind /mnt/fifo /etc/{name}\n"
     machine.refused("subid-not-a-file", f"/etc/{name}: Invalid argument", prepare=prepare)
 

@@ -33,7 +33,7 @@ def test_a_pid_namespace_is_entered_by_children() -> None:
 
 @pytest.mark.userns(pid=True, init=False)
 def test_process_1_gets_no_signal_that_it_does_not_handle() -> None:
-    """Process 1 gets no signals from inside that it does not handle, not even SIGKILL.
+    """Process 1 receives no signals from inside that it does not handle, not even SIGKILL.
 
     See pid_namespaces(7), "The namespace init process".
     """

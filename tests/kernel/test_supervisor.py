@@ -25,7 +25,7 @@ from processes import children_of, status_of
 
 import usernsctl as un
 
-# Prints the number of each signal that it gets, until SIGUSR1.
+# Prints the number of each received signal, until SIGUSR1.
 TELLER = """
 import os, signal
 wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
@@ -122,7 +122,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def status_with_alarms(command: list[str | Path]) -> int:
-    """Return the exit status of a command that gets SIGALRM repeatedly.
+    """Return the exit status of a command to which SIGALRM is sent repeatedly.
 
     The first alarm may come before the supervisor can forward it; then the test starts again with a
     later one.

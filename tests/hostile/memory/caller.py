@@ -181,7 +181,7 @@ def unguarded() -> None:
                 assert os.waitpid(pid, 0)[1] == 0
 
 
-# A map of all ids, for root of the host or of a namespace with many ids.
+# A map of several ids to themselves, for root of the host or of a namespace with many ids.
 SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"])
 AUTO = SEVERAL if os.geteuid() == 0 else un.IdMap.auto()
 KINDS: dict[str, Callable[[], None]] = {

@@ -114,7 +114,7 @@ def no_processes() -> None:
 
 
 def landlock() -> None:
-    """Deny all writes to files, including id maps, by a Landlock ruleset without rules."""
+    """Deny all writes to files, including id maps, with a Landlock ruleset without rules."""
     rules = struct.pack("Q", LANDLOCK_WRITE_FILE)
     ruleset = check(libc.syscall(LANDLOCK_CREATE, rules, len(rules), 0), "landlock")
     if os.geteuid() != 0:
