@@ -191,14 +191,16 @@ def test_hostile_commands_fill_no_logs(
 def test_hostile_command_ends_no_host_by_what_it_says(tally: Any) -> None:
     """The error of a sandbox that does not start quotes text of the command, too.
 
-    Only gVisor knows the files of the sandbox's /proc, so runsc tries to start the command.
+    Only gVisor knows the files of the sandbox's /proc, so runsc tries to start the command. Each
+    component of the path is shorter than NAME_MAX, since a longer one fails before.
     """
+    path = "/proc/no/" + FORGED.replace("\n", "/\n") + "\x1b[2J"
     with un.SandboxHost(verify=False) as host:
         for detach in (False, True):
             tally.tried()
             begin = time.monotonic()
             with pytest.raises(un.RunscError) as caught:
-                host.start(["/proc/no/" + FORGED + "\x1b[2J"], detach=detach)
+                host.start([path], detach=detach)
             assert time.monotonic() - begin < PATIENCE
             assert caught.value.reason.startswith('runsc says: "')
             if not caught.value.reason.isprintable() or caught.value.cause is not None:
