@@ -2,8 +2,8 @@
 
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/templates.py [ROUNDS]
 
-The connector's environment also has numpy. With `restores=N` in place of ROUNDS, the script
-restores one template N times, and prints what is left behind.
+The benchmark imports numpy from the virtual environment of the Airbyte connector. With `restores=N`
+in place of ROUNDS, the script restores one template N times, and prints leaked processes and files.
 """
 
 from __future__ import annotations

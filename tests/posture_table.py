@@ -315,6 +315,6 @@ def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 
 RUN_IN_CONTAINER = in_container(RUN)
 RUN_IN_REMAPPED = in_remapped(RUN)
-# The launches of the images show all files of the container.
+# The launches in our container images are frozen with --expose-root.
 LAUNCH_IN_CONTAINER = in_container(RUN_WITH_EXPOSED_ROOT)
 LAUNCH_IN_REMAPPED = in_remapped(RUN_WITH_EXPOSED_ROOT)

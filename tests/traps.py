@@ -66,7 +66,7 @@ activate = 1
 def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
     """Create modules, programs and libraries as traps in a directory `traps`.
 
-    :param seen_as: the path of `directory` for the trapped programs, by default its path here.
+    :param seen_as: the path of `directory` in the container or sandbox; the same path by default.
     """
     traps = directory / "traps"
     traps.mkdir()

@@ -113,7 +113,7 @@ static void keep_longer(struct span *longest, uint64_t start, uint64_t end)
         *longest = (struct span){start, end};
 }
 
-/* Returns the longest range that exists and is not in use. */
+/* Returns the longest range of ids that are mapped in this user namespace and not in use. */
 static struct span longest_gap(const struct un_map *const parents[2], struct spans *taken)
 {
     struct span room, longest = {0, 0};

@@ -63,7 +63,7 @@ struct un_launch {
     struct un_record *record;
     size_t record_count;
     size_t of_verb[UN_VERB_COUNT]; /* number of records, by verb */
-    struct un_source *source;      /* of_verb[UN_VERB_SOURCE] sources */
+    struct un_source *source;      /* array of of_verb[UN_VERB_SOURCE] items */
     struct un_bind *bind;          /* room for of_verb[UN_VERB_BIND] bind mounts */
     size_t bind_count;             /* number of entries of `bind` in use */
     bool is_root;                  /* whether the process that opened the sources was root */
@@ -142,7 +142,7 @@ struct un_trail {
 /* Types of the result of looking up a name. */
 enum un_look {
     UN_LOOK_FAILED = -1, /* see errno */
-    UN_LOOK_FILE,        /* a file, with a descriptor */
+    UN_LOOK_FILE,        /* a file that is not a link; it was opened */
     UN_LOOK_LINK,        /* a symbolic link to follow, with its contents */
     UN_LOOK_MISSING
 };

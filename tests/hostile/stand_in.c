@@ -43,7 +43,7 @@ static void each(const char *name, void (*see)(const char *))
             see(value);
 }
 
-/* Looks for the file in the root filesystem as the payload would: links can't lead outside. */
+/* Looks for the paths of `shown` below `root`, with symbolic links resolved inside `root`. */
 static void look_in_root(const char *root)
 {
     fflush(stdout);

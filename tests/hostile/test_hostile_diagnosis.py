@@ -189,10 +189,10 @@ def test_hostile_commands_fill_no_logs(
 
 
 def test_hostile_command_ends_no_host_by_what_it_says(tally: Any) -> None:
-    """The error of a sandbox that does not start quotes text of the command, too.
+    """Text of the command that runsc's error quotes must not choose the cause.
 
-    Only gVisor knows the files of the sandbox's /proc, so runsc tries to start the command. Each
-    component of the path is shorter than NAME_MAX, since a longer one fails before.
+    The command is below /proc, which only gVisor knows, so runsc tries to start it. Each component
+    of its path is shorter than NAME_MAX: usernsctl rejects a longer one before it starts runsc.
     """
     path = "/proc/no/" + FORGED.replace("\n", "/\n") + "\x1b[2J"
     with un.SandboxHost(verify=False) as host:

@@ -56,7 +56,7 @@ def test_run_with_idmap_all() -> None:
 
 @pytest.fixture
 def single(monkeypatch: pytest.MonkeyPatch) -> un.IdMap:
-    """Return a map that the caller may not use, but that allows a single id."""
+    """Return a map that the caller can't write, with allow_single_id=True."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     if UID == 0:
         # Root needs no helper to map given ids, but has no subordinate ranges on this machine.

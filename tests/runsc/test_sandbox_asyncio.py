@@ -65,7 +65,7 @@ class Others:
 
     @contextlib.contextmanager
     def go_on(self) -> Iterator[None]:
-        """Check that the event loop gives the task TURNS turns during the block."""
+        """Check that the event loop runs another task TURNS times during the `with` block."""
         self.wanted = self.turns + TURNS
         yield
         assert self.turns >= self.wanted

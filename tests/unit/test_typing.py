@@ -30,7 +30,7 @@ STRICT_MYPY = ("mypy", "--strict", "--no-error-summary", "--hide-error-context")
 def complaints(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, str]:
-    """Map the numbers of lines in the calls to the errors that a type checker finds there."""
+    """Map line numbers of typed_calls.py to the errors that a type checker finds there."""
     # In another directory, so that the installed package is checked, without our pyproject.toml.
     directory = tmp_path_factory.mktemp("types")
     (directory / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')

@@ -108,8 +108,8 @@ char *un_home_of(char *line);
  * name in usernsctl/_system/records.py. The directory need not exist. Returns -1 with errno.
  */
 int un_state_directory(char **environment, char path[UN_PATH_MAX]);
-/* Finds the directory of templates from environment variables too. The path is "" if the caller has
- * no home directory, and so no templates. Returns -1 with errno. */
+/* Finds the directory of templates from XDG_DATA_HOME or HOME. The path is "" if the caller has no
+ * home directory, and so no templates. Returns -1 with errno. */
 int un_templates_directory(char **environment, char path[UN_PATH_MAX]);
 
 /* ---- environment.c: the environment of a command in a launch --------------------------------- */

@@ -13,7 +13,7 @@
 /* Prints an error: the step, the reason, and the remedy. */
 void report_error(const char *program, const struct un_error *err);
 
-/* Prints an error with a remedy that is better than that of the cause; NULL means none. */
+/* Prints an error with `remedy`, or, if that is NULL, with the remedy of the error's cause. */
 void report_error_with(const char *program, const struct un_error *err, const char *remedy);
 
 /* Prints the explanation and remedy of a cause, if the id is known. */

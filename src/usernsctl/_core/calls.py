@@ -208,9 +208,10 @@ def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
 
 
 def machine_part(descriptor: int) -> str | None:
-    """Find the kernel filesystem that a bind mount of an open file would show.
+    """Find the kernel filesystem that a bind mount of an open file would expose.
 
-    The file is /proc, /sys or /dev, lies in one of these, or has a filesystem like these below it.
+    A bind mount exposes one if the file is /proc, /sys or /dev, lies in one of these directories,
+    or has a mount of a kernel filesystem, such as cgroup2, below it.
 
     :param descriptor: a descriptor of the file, perhaps O_PATH.
     :returns: the path or the type of the filesystem, such as ``"/proc"``; ``None`` if none.

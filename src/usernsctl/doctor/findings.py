@@ -87,7 +87,7 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
 
 
 def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool:
-    """Return whether the failures that a guessed rule would explain have a cause already."""
+    """Return whether other findings already explain all failures that a guess would explain."""
     return any(set(guessed.explains) & set(rule.explains) for rule, _ in held.values())
 
 

@@ -96,13 +96,13 @@ def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule that decides whether a cause holds.
+    """A rule that decides whether a cause applies.
 
     :ivar explains: the probes whose failure the cause explains.
-    :ivar holds: returns the evidence besides the probes for which the core named the cause.
-    :ivar warns: whether the cause never blocks.
+    :ivar holds: returns the evidence in the facts; the core adds the probes that named the cause.
+    :ivar warns: whether the cause is only a warning for every purpose.
     :ivar always: whether the cause is reported for all purposes.
-    :ivar guessed: whether the cause holds only if nothing else explains that the sandbox failed.
+    :ivar guessed: whether the cause applies only if no other cause explains the failed sandbox.
     :ivar eclipses: whether the cause makes all other findings meaningless.
     """
 

@@ -434,11 +434,11 @@ class Namespace(Closing):
         commands.exec(args, namespace=self, **arguments)
 
     def has(self, kind: str) -> bool:
-        """Return whether a namespace of a kind is kept; False once the Namespace is closed.
+        """Return whether this object holds a namespace of a kind; False once it is closed.
 
         :param kind: ``"user"``, ``"mount"``, ``"net"``, ``"pid"``, ``"ipc"``, ``"uts"``,
             ``"cgroup"`` or ``"time"``.
-        :raises ValueError: `kind` is another word.
+        :raises ValueError: `kind` is none of these.
         """
         if kind not in _core.ALL_NAMESPACES:
             known = ", ".join(_core.ALL_NAMESPACES)

@@ -57,9 +57,11 @@ def environment_of(
 ) -> tuple[Record, ...]:
     """Return the records for the environment of a frozen launch's command.
 
-    :param settings: ``NAME=VALUE``, or ``NAME`` for the variable's value at the start.
+    :param settings: ``NAME=VALUE``, or ``NAME`` for the variable's value when the launch is
+        performed.
     :param files: files with such settings.
-    :param everything: whether the command gets all variables of its starter.
+    :param everything: whether the command gets all variables of the process that performs the
+        launch; by default PATH, LANG and TERM.
     :param bare: whether the command gets only the variables in `settings` and `files`.
     :raises CommandError: a file can't be read, or a setting is malformed.
     """

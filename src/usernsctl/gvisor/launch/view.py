@@ -84,7 +84,7 @@ class PythonCall:
         return f"name a file of the current directory by its path: {shown}, args=[{path!r}]"
 
     def separate_words(self, command: str) -> str:
-        """Return advice to separate the words of `command`, with the argument `args`."""
+        """Return advice to pass the words of `command` as separate items of `args`."""
         return f"give each word as an argument of its own: args={command.split()!r}"
 
 

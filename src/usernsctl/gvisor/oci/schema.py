@@ -320,7 +320,7 @@ def serialise(config: dict[str, Any]) -> bytes:
 
 
 def fault(reason: str, filename: str | None) -> BundleError:
-    """Return the error for a mistake in a config.json; `filename` is None if it is not a file."""
+    """Return the error for a config.json; `filename` is None for a config in memory."""
     return BundleError(
         f"{filename}: {reason}" if filename else reason, step=STEP, filename=filename
     )

@@ -161,7 +161,7 @@ class SandboxDirectory:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[socket.socket]:
-        """Open a socket for a block, to which runsc sends the caller's end of the terminal.
+        """Listen on a Unix socket, to which runsc sends the master of the pseudoterminal.
 
         :raises OSError: the socket can't be made.
         """

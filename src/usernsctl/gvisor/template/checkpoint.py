@@ -455,7 +455,7 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
     args = None if wanted.kind == "agent" else wanted.args
     cwd = checks.directory_inside(wanted.cwd)
-    # outlives=True: after a restore, the connection of an agent that is process 1 is a new one.
+    # An agent that is process 1 must outlive its connection: a restore gives it a new one.
     given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user, outlives=True)
     found: dict[str, Any] = json.loads(given)
     return found
