@@ -69,7 +69,7 @@ _PARTS = {
     "FILES": "The run's own files",
     "CONFIG": "config.json, in pieces",
     "MOMENT": "What the command gets of whoever starts it",
-    "GIVE_UP": "What is given up",
+    "PRIVILEGES": "Privileges to drop",
     "WATCHER": "What is executed",
     "END": "The end",
 }
