@@ -257,6 +257,8 @@ struct un_mounts {
 int un_mounts_read(struct un_mounts *mounts, const char *path);
 void un_mounts_free(const struct un_mounts *mounts);
 #define un_auto_mounts __attribute__((cleanup(un_mounts_free)))
+/* Returns the mount with this id, or NULL. */
+const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id);
 /* Finds the mount through which a file was opened. *found becomes NULL if that mount belongs to
  * another mount namespace. Returns -1 with errno. */
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found);

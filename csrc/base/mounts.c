@@ -105,12 +105,17 @@ static int id_of(int fd)
     return (int)un_field_number(path, "mnt_id:");
 }
 
+const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id)
+{
+    for (size_t i = 0; i < mounts->count; i++)
+        if (mounts->mount[i].id == id)
+            return &mounts->mount[i];
+    return NULL;
+}
+
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found)
 {
     int id = id_of(fd);
-    *found = NULL;
-    for (size_t i = 0; i < mounts->count && id >= 0; i++)
-        if (mounts->mount[i].id == id)
-            *found = &mounts->mount[i];
+    *found = id < 0 ? NULL : un_mounts_by_id(mounts, id);
     return id < 0 ? -1 : 0;
 }

@@ -36,15 +36,9 @@ static bool is_in_dev(int fd)
 static bool is_mounted_below(const struct un_mounts *mounts, const struct un_mounted *mount,
                              int top)
 {
-    for (size_t levels = mounts->count; levels-- && mount->parent != top;) {
-        size_t i = 0;
-        while (i < mounts->count && mounts->mount[i].id != mount->parent)
-            i++;
-        if (i == mounts->count)
-            return false;
-        mount = &mounts->mount[i];
-    }
-    return mount->parent == top;
+    for (size_t levels = mounts->count; levels-- && mount && mount->parent != top;)
+        mount = un_mounts_by_id(mounts, mount->parent);
+    return mount && mount->parent == top;
 }
 
 static int find_by_mounts(const struct un_mounts *mounts, int fd, const char *path,
