@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from weakref import WeakMethod
 
 from usernsctl._lean import LateModule
-from usernsctl._system.deadlines import seconds_left
+from usernsctl._system.deadlines import deadline_after, seconds_left
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
@@ -154,15 +154,15 @@ class SandboxCommands:
         input = arguments.pop("input", None)
         choose_pipes(arguments, input, arguments.pop("capture_output", False))
         spec = self._command_spec("run", arguments)
-        begin = time.monotonic()
-        seconds = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
+        deadline = deadline_after(timeout)
+        last_start = time.monotonic() + START_SECONDS
+        start_deadline = last_start if deadline is None else min(deadline, last_start)
         try:
             arguments["outlives"] = False
-            with self._start(spec, args, begin + seconds, arguments) as process:
-                left = None if timeout is None else begin + timeout - time.monotonic()
-                return finish(process, input, left, check=check)
+            with self._start(spec, args, start_deadline, arguments) as process:
+                return finish(process, input, seconds_left(deadline), check=check)
         except AgentUnresponsive as error:
-            if timeout is None or time.monotonic() - begin < timeout:
+            if deadline is None or time.monotonic() < deadline:
                 raise
             raise TimeoutExpired(args, timeout) from error
         except TimeoutExpired as expired:

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -222,13 +221,13 @@ class DetachedSandbox:
     def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
         """Write to the command and read its output: see :meth:`usernsctl.Sandbox.communicate`."""
         popen, output = self.popen, (None, None)
-        begin = time.monotonic()
+        deadline = deadline_after(timeout)
 
         def read() -> float | None:
             nonlocal output
             if popen is not None:
                 output = self._streams.communicate(popen, input, timeout)
-            return None if timeout is None else timeout - (time.monotonic() - begin)
+            return seconds_left(deadline)
 
         self._await(timeout, read)
         return output
