@@ -53,9 +53,14 @@ def test_what_fails_is_told_once(usernsctl: Program, pid_namespace: str) -> None
 READY = 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.1; done'
 
 
+def run_shell(usernsctl: Program, pid_namespace: str, script: str) -> list[str | Path]:
+    """Return the command line that runs a script of sh in gVisor, in the namespace."""
+    return [usernsctl.path, "run", "--in", pid_namespace, "--", "sh", "-c", script]
+
+
 def start(usernsctl: Program, pid_namespace: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [usernsctl.path, "run", "--in", pid_namespace, "--", "sh", "-c", READY],
+        run_shell(usernsctl, pid_namespace, READY),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -87,16 +92,7 @@ def test_it_is_in_the_namespace_and_ends_with_it(usernsctl: Program, pid_namespa
 def test_its_holder_is_process_1_and_the_command_gets_what_it_does_not_handle(
     usernsctl: Program, pid_namespace: str
 ) -> None:
-    argv = [
-        usernsctl.path,
-        "run",
-        "--in",
-        pid_namespace,
-        "--",
-        "sh",
-        "-c",
-        "echo ready; exec sleep 1000",
-    ]
+    argv = run_shell(usernsctl, pid_namespace, "echo ready; exec sleep 1000")
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -107,16 +103,7 @@ def test_its_holder_is_process_1_and_the_command_gets_what_it_does_not_handle(
 
 
 def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, pid_namespace: str) -> None:
-    argv = [
-        usernsctl.path,
-        "run",
-        "--in",
-        pid_namespace,
-        "--",
-        "sh",
-        "-c",
-        "echo ready; sleep 1000",
-    ]
+    argv = run_shell(usernsctl, pid_namespace, "echo ready; sleep 1000")
     ours, theirs = os.openpty()
     with subprocess.Popen(
         ["setsid", "--ctty", *argv], stdin=theirs, stdout=theirs, stderr=theirs
