@@ -13,7 +13,6 @@
 #endif
 /* From linux/sched.h, which can't be included together with sched.h. */
 #define CLEAR_SIGHAND 0x100000000ULL
-#define PIDFD 0x00001000
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
