@@ -85,7 +85,7 @@ static int read_ours(struct reader *reader, char *line, bool cut, unsigned numbe
         un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number, fault);
         return 0;
     }
-    /* One extent of the map is reserved for the caller's own id. */
+    /* A map has UN_MAP_MAX extents, and the caller's own id needs one of them. */
     if (reader->ranges->len == UN_MAP_MAX - 1) {
         un_notice(reader->notices, "%s, line %u is skipped: more ranges than a map can hold",
                   reader->path, number);

@@ -249,7 +249,8 @@ int un_launch_check_command(struct un_launch *launch, const struct un_moment *mo
  * after a failure. */
 int un_place_make(struct un_launch *launch, const char *inside, bool is_directory, bool for_runsc,
                   struct un_trail *trail, struct un_error *err);
-/* Fails because a mount point would have to be created inside another mount. */
+/* Sets the error of a mount point that does not exist and that lies inside another mount, where
+ * usernsctl can't create it. Returns -1. */
 int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail,
                           struct un_error *err);
 

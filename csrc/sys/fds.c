@@ -24,7 +24,7 @@ static int fd_number(const char *name)
     return end && !*end ? (int)fd : -1;
 }
 
-/* Whether to close a descriptor now or at the next execve(2). */
+/* How to close a descriptor: now, or at the next execve(2). */
 enum what { CLOSE, CLOSE_AT_EXEC };
 
 static void close_one(int fd, enum what what)

@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* One more than allowed, to detect a message with too many descriptors. */
+/* recvmsg(2) gets room for one descriptor more than a message may have, to detect excess ones. */
 #define ROOM (AGENT_FDS + 1)
 
 union control {

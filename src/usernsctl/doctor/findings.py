@@ -102,7 +102,7 @@ def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Find
     if purpose in concerned:
         return Finding(cause=cause, evidence=evidence, blocks=not rule.warns)
     if "range" in concerned or rule.always:
-        # One id suffices for the purpose, but the user may want more ids.
+        # The purpose needs only one mapped id, but the user may want to map more.
         return Finding(cause=cause, evidence=evidence, blocks=False)
     return None
 

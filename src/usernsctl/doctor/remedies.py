@@ -285,7 +285,7 @@ def _other_runsc(facts: _Facts) -> list[str]:
     return [f"export USERNSCTL_RUNSC={quoted(other)}"] if other else []
 
 
-# Values that always suffice, for hard limits that have to be raised.
+# The values to which remedies raise hard limits; sandboxes need less.
 _ENOUGH = {"nofile": 4096, "nproc": 4096}
 
 # The options of ulimit and of prlimit(1), by the names of the facts.

@@ -205,10 +205,10 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return False for a holder that is not in a namespace of this user's, else True.
+    """Return whether a process may be opened as a holder: only a foreign holder may not.
 
-    Waits until the process is certain to be a holder, or not to become one. If it is none,
-    :meth:`NamedNamespace._open_holder` returns ``None``.
+    Waits while the process may still become a holder. A foreign holder is in a namespace that this
+    user did not create. :meth:`NamedNamespace._open_holder` detects processes that are no holders.
     """
     deadline = time.monotonic() + _OPEN_SECONDS
     while _is_becoming_holder(process.pid) and process.is_running():

@@ -104,7 +104,8 @@ static void long_words_take_no_longer(void)
     memcpy(message, known, strlen(known));
     has_cause(message, "{}", "bundle-no-mappings");
     has_cause(message, config, NULL);
-    /* One long string in config.json, which matches the message at every second character. */
+    /* A config.json with one long string: the start of the message matches at every second
+     * character of the string. */
     memset(config + 1, 'a', 1 << 17);
     for (size_t i = 2; i < 1 << 17; i += 2)
         config[i] = ' ';

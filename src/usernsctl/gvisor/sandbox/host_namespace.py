@@ -198,7 +198,7 @@ class HostNamespace:
 
     @functools.cached_property
     def _release(self) -> Release:
-        """The release of runsc, cached, since release_of() may have to start runsc."""
+        """The release of runsc. The value is cached, because release_of() may start runsc."""
         return release_of(self.runsc)
 
     def config_for(

@@ -126,7 +126,7 @@ class Sandbox(AsyncStartMixin):
     _terminal: FileIO | None = None
     _is_released = False
     _what = "a sandbox"
-    # Whether an agent that is process 1 keeps running after its connection has ended.
+    # Whether an agent that is process 1 keeps running after its connection was closed.
     _agent_outlives = False
     # Whether an agent is process 1.
     _is_agent_first = False
