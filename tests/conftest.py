@@ -21,6 +21,7 @@ import hypothesis
 import prctl
 import pytest
 from callers import may_map_any_id
+from processes import capture
 
 import usernsctl as un
 
@@ -71,16 +72,8 @@ class Program:
         pass_fds: tuple[int, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         """Run the command; `env` is its whole environment, and `timeout` is in seconds."""
-        return subprocess.run(
-            [self.path, *args],
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
-            text=True,
-            env=env,
-            timeout=timeout,
-            cwd=cwd,
-            pass_fds=pass_fds,
+        return capture(
+            [self.path, *args], input=input, env=env, timeout=timeout, cwd=cwd, pass_fds=pass_fds
         )
 
 
@@ -159,9 +152,7 @@ def pytest_userns_needs() -> dict[str, Callable[[], str | None]]:
 def try_strace() -> str | None:
     """Return why strace(1) can't inject faults, or None if it can."""
     try:
-        done = subprocess.run(
-            ["strace", "-o", os.devnull, "true"], capture_output=True, text=True, timeout=60
-        )
+        done = capture(["strace", "-o", os.devnull, "true"])
     except FileNotFoundError as error:
         return str(error)
     return done.stderr.strip() if done.returncode else None
@@ -170,7 +161,7 @@ def try_strace() -> str | None:
 def try_valgrind() -> str | None:
     """Return why valgrind(1) can't count instructions, or None if it can."""
     try:
-        done = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, timeout=60)
+        done = capture(["valgrind", "--version"])
     except FileNotFoundError as error:
         return str(error)
     return done.stderr.strip() if done.returncode else None

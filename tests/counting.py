@@ -22,6 +22,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from processes import capture
+
 PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
 # A fixed environment; the helpers are in a directory of this PATH.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
@@ -121,10 +123,8 @@ def stable(names: Counter[str]) -> int:
 def instructions(*command: str | Path) -> int:
     """Count the instructions of a program with callgrind."""
     with tempfile.TemporaryDirectory() as scratch:
-        done = subprocess.run(
+        done = capture(
             ["valgrind", "--tool=callgrind", "--callgrind-out-file=callgrind.out", *command],
-            capture_output=True,
-            text=True,
             cwd=scratch,
             env=ENVIRONMENT,
             timeout=SECONDS,

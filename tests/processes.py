@@ -1,13 +1,34 @@
-"""Facts about other processes from /proc."""
+"""Start processes, and read facts about them from /proc."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+
+def capture(
+    command: Sequence[str | Path],
+    *,
+    input: str | None = None,
+    timeout: float | None = 60,
+    **options: Any,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command with captured output, as text.
+
+    :param input: the standard input, by default that of /dev/null.
+    :param options: further arguments of subprocess.run().
+    """
+    if input is None:
+        options.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run(
+        command, input=input, timeout=timeout, capture_output=True, text=True, **options
+    )
 
 
 def children_of(pid: int) -> list[int]:

@@ -15,6 +15,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from processes import capture
 from tally import Tally
 
 from docker.conftest import BASE, CONNECTOR, PRELUDE, PRELUDE_PYTHON, USER
@@ -182,16 +183,14 @@ def test_hostile_request_for_metadata_is_no_part_of_the_policy(address: str, tal
 
 def test_compose_runs_the_connector(plain: Engine) -> None:
     environ = {"IMAGE": CONNECTOR, "NETWORK": "none", "FILES": str(TREE / "demo")}
-    done = subprocess.run(
+    done = capture(
         plain.command(
             *["compose", "--file=docker/compose.yaml", f"--project-name=usernsctl-{os.getpid()}"],
             *["run", "--rm", "--no-TTY", "connector", "spec"],
         ),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
         cwd=TREE,
         env={**plain.environ, **environ},
+        timeout=None,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"

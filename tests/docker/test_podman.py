@@ -13,6 +13,7 @@ from pathlib import Path
 
 import gvisor
 import pytest
+from processes import capture
 
 from docker.conftest import PRELUDE, PRELUDE_PYTHON, USER
 from docker.engine import TREE, Engine, unmount_below
@@ -32,7 +33,7 @@ class Podman:
     def __call__(self, *arguments: str) -> str:
         """Return the output of a podman command that must succeed, run in `directory`."""
         places = {"root": "storage", "runroot": "state", "tmpdir": "tmp"}
-        done = subprocess.run(
+        done = capture(
             [
                 *["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"],
                 *["podman", "--log-level=error", "--storage-driver=overlay"],
@@ -41,9 +42,6 @@ class Podman:
                 *[f"--{option}={self.directory / name}" for option, name in places.items()],
                 *arguments,
             ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
             timeout=300,
             cwd=self.directory,
             env={

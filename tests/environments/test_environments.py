@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import Any
 import pytest
 from callers import as_root
 from judging import faults
+from processes import capture
 from table import ENVIRONMENTS, HEALED
 
 TRIAL = Path(__file__).parent / "trial.py"
 
 
 def trial(*words: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-B", TRIAL, *words], capture_output=True, text=True, timeout=110
-    )
+    done = capture([sys.executable, "-B", TRIAL, *words], timeout=110)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

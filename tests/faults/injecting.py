@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from processes import capture
+
 SECONDS = 60
 
 
@@ -27,14 +29,7 @@ def run_with(
         options += ["-e", f"inject={fault}"]
     if path is not None:
         options += ["-P", path]
-    done = subprocess.run(
-        ["strace", *options, "--", *command],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        pass_fds=pass_fds,
-    )
+    done = capture(["strace", *options, "--", *command], timeout=SECONDS, pass_fds=pass_fds)
     # strace prints how it has resolved the path.
     told = [line for line in done.stderr.splitlines() if not line.startswith("strace: Requested")]
     done.stderr = "\n".join(told)

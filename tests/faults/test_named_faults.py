@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import SCRIPTS
 from injecting import run_with
+from processes import capture
 
 # Kills a creator before its Nth line, for N = 1, 2, ..., until a creator finishes. After each, the
 # next caller must get a working namespace. Prints the number of creators.
@@ -61,10 +61,8 @@ print(line)
 
 
 def test_a_creator_may_be_killed_anywhere(tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = capture(
         [sys.executable, "-c", SWEEP],
-        capture_output=True,
-        text=True,
         timeout=100,
         env=dict(os.environ) | {"XDG_RUNTIME_DIR": str(tmp_path)},
     )

@@ -18,6 +18,7 @@ import pytest
 from callers import as_root
 from conftest import Program
 from frozen import freeze
+from processes import capture
 from tally import Tally
 from traps import GVISOR, VARIABLES, marks, set_traps
 
@@ -62,11 +63,8 @@ def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> 
         runsc.chmod(0o755)
         environ = {**environ, "USERNSCTL_RUNSC": str(runsc)}
         expected = 125
-    done = subprocess.run(
+    done = capture(
         [sys.executable, "-I", *STARTS[name]],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
         timeout=100,
         cwd=directory,
         env={**os.environ, **environ},
@@ -157,13 +155,8 @@ def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
             ([entry.format(traps) for entry in VARIABLES], relative),
             (directory, traps),
         ):
-            done = subprocess.run(
-                [*before, "/usr/bin/env", "-i", *environ, prelude.path, "--launch", file],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                cwd=here,
+            done = capture(
+                [*before, "/usr/bin/env", "-i", *environ, prelude.path, "--launch", file], cwd=here
             )
             tally.tried()
             assert GVISOR in done.stdout or "--map-auto" in options, done.stderr
@@ -183,13 +176,9 @@ def test_variables_of_a_container_name_what_runs_outside_gvisor(
     # Try all variables together, and each one alone, since one can prevent another's effect.
     alone = [{name: value} for name, value in settings.items()][: tally.rounds(4, len(settings))]
     for environ in [settings, *alone] * tally.rounds(1, 3):
-        done = subprocess.run(
+        done = capture(
             [program, *words[1:], "--", "/bin/cat", "/proc/version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
             timeout=100,
-            # The sandbox shows all files of the host, except those in /tmp.
             cwd="/",
             env=environ,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import SCRIPTS, Program
 from frozen import freeze
-from processes import wait_until_gone
+from processes import capture, wait_until_gone
 from strangers import Stranger, other_users
 from tally import Tally
 
@@ -37,11 +37,8 @@ def attack(tally: Tally, launch: Path, count: int) -> None:
     """Start a launch `count` times, and count the successes of the attacker."""
     shown = 0
     for _ in range(count):
-        done = subprocess.run(
+        done = capture(
             [SCRIPTS / "usernsctl-exec", "--launch", launch, "--", "/bin/true"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
             cwd="/",
             env={"PATH": "/usr/bin:/bin", "HOME": "/"},
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from callers import MAP_OF_SEVERAL, as_root, several_ids
+from processes import capture
 from tally import Tally
 
 import usernsctl as un
@@ -68,12 +69,8 @@ def conclude(done: subprocess.CompletedProcess[str], rounds: int, tally: Tally) 
 
 
 def attack(kind: str, rounds: int, place: Path, tally: Tally, *before: str) -> None:
-    done = subprocess.run(
-        [*before, *caller_command(kind, rounds, place)],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        env=environment(),
+    done = capture(
+        [*before, *caller_command(kind, rounds, place)], timeout=SECONDS, env=environment()
     )
     conclude(done, rounds, tally)
 

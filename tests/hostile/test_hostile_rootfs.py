@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import capture
 from strangers import Stranger, other_users, swapping
 from tally import Tally
 
@@ -47,11 +47,8 @@ def rootfs(place: Path, programs: Path) -> Path:
 
 def attempts(victim: Path, count: int, **fields: Any) -> list[str]:
     """Return the output of each of `count` starts."""
-    done = subprocess.run(
+    done = capture(
         [sys.executable, str(HERE / "attempts.py"), str(count), json.dumps(fields)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
         env={"PATH": "/usr/bin:/bin", "USERNSCTL_RUNSC": str(victim / "runsc"), "HOME": "/"},
         cwd="/",
         check=True,

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from callers import may_map_any_id
+from processes import capture
 
 BROKEN = Path(__file__).parent / "causes" / "broken.py"
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -30,13 +31,8 @@ def run_broken(
     """Run a command, as a user other than root, after the machine was broken in these ways."""
     if os.geteuid() == 0 and not may_map_any_id():
         pytest.skip("root of a container can neither mount nor become everybody")
-    done = subprocess.run(
-        [sys.executable, BROKEN, *ways, "--", *command],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT if env is None else env,
-        timeout=60,
+    done = capture(
+        [sys.executable, BROKEN, *ways, "--", *command], env=ENVIRONMENT if env is None else env
     )
     if done.returncode == UNSUPPORTED:
         pytest.skip(done.stderr.strip())

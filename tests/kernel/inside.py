@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import select
-import subprocess
 import sys
 from pathlib import Path
 from typing import IO
+
+from processes import capture
 
 # Prints "ready PID", then waits; exits with 100 + the number of the first signal.
 WAITER = [
@@ -48,4 +49,4 @@ def namespace(name: str, pid: int | str = "self") -> str:
 
 
 def stdout_of(command: list[str | Path]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return capture(command, check=True).stdout

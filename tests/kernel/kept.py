@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
 from inside import PATIENCE
+from processes import capture
 
 import usernsctl as un
 
@@ -27,10 +27,8 @@ without_us = pytest.mark.userns_requires("userns" if ROOT else "subid")
 
 def in_python(script: str, *arguments: str, status: int = 0) -> str:
     """Run a script in a new, single-threaded Python process; return its output."""
-    done = subprocess.run(
+    done = capture(
         [sys.executable, "-c", "import os, sys\nimport usernsctl as un\n" + script, *arguments],
-        capture_output=True,
-        text=True,
         timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (status, ""), done.stderr

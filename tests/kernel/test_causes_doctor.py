@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from broken_machine import DOCTOR, ENVIRONMENT, USERNSCTL, Diagnosis, diagnose, run_broken
 from callers import as_root
+from processes import capture
 
 from usernsctl.doctor import diagnose as in_process
 from usernsctl.doctor.probes import PROGRAM
@@ -61,9 +62,7 @@ def test_a_real_program_is_run_in_gvisor() -> None:
 def test_a_sandbox_in_a_sandbox() -> None:
     shown = [option for place in {sys.prefix, sys.base_prefix} for option in ("--bind", place)]
     doctor = [*DOCTOR, "--no-runsc", "--json"]
-    done = subprocess.run(
-        [USERNSCTL, "run", *shown, "--", *doctor], capture_output=True, text=True, env=ENVIRONMENT
-    )
+    done = capture([USERNSCTL, "run", *shown, "--", *doctor], env=ENVIRONMENT)
     assert done.returncode == 1, done.stderr
     # Other probes fail too, but have no cause of their own.
     assert [finding["id"] for finding in json.loads(done.stdout)["findings"]] == [
@@ -130,7 +129,7 @@ def test_what_only_calls_tell_is_among_the_facts(deny: list[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [["--for", "nothing"], ["--nothing"], ["more"]])
 def test_a_wrong_call_has_an_exit_status_of_its_own(arguments: list[str]) -> None:
-    done = subprocess.run([*DOCTOR, *arguments], capture_output=True, text=True)
+    done = capture([*DOCTOR, *arguments])
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Error: " in done.stderr
@@ -160,13 +159,13 @@ def test_no_file_and_no_control_group_is_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["nothing", "more"], ["device"], ["no-such-step"]])
 def test_the_program_of_the_probes_refuses_a_wrong_call(arguments: list[str]) -> None:
-    done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True)
+    done = capture([PROGRAM, *arguments])
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("usage: ")
 
 
 def test_the_program_of_the_probes_leaves_no_control_group(tmp_path: Path) -> None:
-    done = subprocess.run([PROGRAM, "cgroup", tmp_path], capture_output=True, text=True)
+    done = capture([PROGRAM, "cgroup", tmp_path])
     assert (done.returncode, done.stdout) == (0, "")
     assert list(tmp_path.iterdir()) == []

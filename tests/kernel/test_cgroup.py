@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from broken_machine import run_broken
 from callers import as_root, unprivileged
 from inside import PATIENCE
+from processes import capture
 
 import usernsctl as un
 
@@ -225,10 +225,8 @@ def tried(own: Path, groups: list[Path], user: int) -> set[str]:
     """Return the set of outcomes for a user whose processes are in the group `own`."""
     script = 'echo 0 >"$1/cgroup.procs" && shift && exec "$@"'
     become = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--"]
-    done = subprocess.run(
+    done = capture(
         ["sh", "-c", script, "sh", own, *become, sys.executable, "-c", TRY, *groups],
-        capture_output=True,
-        text=True,
         cwd="/",
         timeout=PATIENCE,
     )

@@ -9,13 +9,13 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from typing import Any
 
 import pytest
 from callers import as_root
 from inside import PATIENCE, namespace
+from processes import capture
 
 pytestmark = pytest.mark.also_root
 
@@ -38,13 +38,7 @@ UID, GID = os.geteuid(), os.getegid()
 
 
 def in_python(script: str, *, status: int = 0, pass_fds: tuple[int, ...] = ()) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", PREPARE + script],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        pass_fds=pass_fds,
-    )
+    done = capture([sys.executable, "-c", PREPARE + script], timeout=PATIENCE, pass_fds=pass_fds)
     assert (done.returncode, done.stderr) == (status, "")
     return done.stdout
 
@@ -136,9 +130,7 @@ def test_exec_writes_what_python_holds_back() -> None:
         "print('first'); sys.stderr.reconfigure(line_buffering=False, write_through=False)\n"
         "sys.stderr.write('also'); un.exec(['sh', '-c', 'echo; echo second; echo >&2'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", PREPARE + script], capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = capture([sys.executable, "-c", PREPARE + script], timeout=PATIENCE)
     assert (done.stdout, done.stderr) == ("first\n\nsecond\n", "also\n")
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from typing import Any
 
 import pytest
+from processes import capture
 
 pytestmark = pytest.mark.also_root
 
@@ -41,7 +41,7 @@ else:
 def applied(times: int = 1, **wanted: Any) -> Any:
     """Return the restrictions in effect after `wanted` was applied to root in a new namespace."""
     command = [sys.executable, "-c", SCRIPT, json.dumps(wanted), str(times)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = capture(command)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -79,7 +79,5 @@ def test_what_the_kernel_refuses_is_told() -> None:
         "try:", 'hardening.Hardening(securebits=frozenset({"noroot_locked"})).apply()\ntry:', 1
     )
     wanted = json.dumps({"securebits": ["noroot"]})
-    done = subprocess.run(
-        [sys.executable, "-c", script, wanted, "1"], capture_output=True, text=True, timeout=60
-    )
+    done = capture([sys.executable, "-c", script, wanted, "1"])
     assert "securebits: Operation not permitted" in json.loads(done.stdout)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import struct
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Program
+from processes import capture
 
 import usernsctl as un
 
@@ -68,13 +68,7 @@ sys.argv = ["usernsctl", *sys.argv[1:]]
 
 def told(code: str, *words: str, environ: dict[str, str] | None = None) -> tuple[set[str], Any]:
     """Return the packages that a program imports, and the modules that it imports too late."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{TOLD}\n{code}\ntell()", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environ,
-    )
+    done = capture([sys.executable, "-c", f"{TOLD}\n{code}\ntell()", *words], env=environ)
     try:
         modules, late = json.loads(done.stderr.splitlines()[-1])
     except (ValueError, IndexError):

@@ -18,6 +18,7 @@ from callers import unprivileged
 from conftest import Program, children, open_descriptors
 from inside import PATIENCE, WAITER, namespace, read_ready
 from kept import LINK, MAP_WITHOUT_US, WHO, in_python, without_us
+from processes import capture
 
 import usernsctl as un
 from usernsctl.namespaces import named
@@ -308,10 +309,7 @@ def test_a_command_starts_where_its_caller_is_as_by_nsenter(
     script = f"pwd; cat file; cat {public}/file 2>&1"
     by_us = [usernsctl.path, "ns", "exec", "web", "--", *ids, "sh", "-c", script]
     by_nsenter = ["nsenter", f"--user=/proc/{only_one().pid}/ns/user", *ids, "sh", "-c", script]
-    told = {
-        subprocess.run(words, capture_output=True, text=True, cwd=public, timeout=PATIENCE).stdout
-        for words in (by_us, by_nsenter)
-    }
+    told = {capture(words, cwd=public, timeout=PATIENCE).stdout for words in (by_us, by_nsenter)}
     assert told == {f"{public}\nread\ncat: {public}/file: Permission denied\n"}
 
 
@@ -359,7 +357,7 @@ def test_the_holder_is_small_and_keeps_nothing_of_its_creators() -> None:
 def test_the_creators_pipes_end_with_the_creator(usernsctl: Program) -> None:
     """`$(usernsctl ns create web)` in a shell must not wait for the holder."""
     command = ["sh", "-c", f'told=$({usernsctl.path} ns create web 2>&1); echo "<$told>"']
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    done = capture(command, timeout=PATIENCE)
     assert done.stdout == "<>\n"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from callers import unprivileged
 from conftest import Program
+from processes import capture
 
 pytestmark = pytest.mark.also_root
 
@@ -126,9 +127,7 @@ def test_what_is_in_a_namespace_in_another_one_has_a_tree_without_names(
     twice = [prelude.path, "-r", "--", prelude.path, "-r", "--"]
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
     environ.pop("XDG_RUNTIME_DIR", None)
-    done = subprocess.run(
-        [*twice, usernsctl.path, "ns", "tree"], env=environ, capture_output=True, text=True
-    )
+    done = capture([*twice, usernsctl.path, "ns", "tree"], env=environ)
     assert (done.returncode, done.stderr) == (0, "")
     assert "(this one)\n" in done.stdout
     assert f"unknown: the names of namespaces: {others}" in done.stdout

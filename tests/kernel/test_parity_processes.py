@@ -19,6 +19,7 @@ from callers import as_root
 from conftest import children, open_descriptors
 from inside import PATIENCE
 from parity import WAYS, opened
+from processes import capture
 
 import usernsctl as un
 
@@ -33,13 +34,7 @@ def api(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def in_python(script: str, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *words],
-        capture_output=True,
-        text=True,
-        cwd=HERE,
-        timeout=PATIENCE,
-    )
+    done = capture([sys.executable, "-c", script, *words], cwd=HERE, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

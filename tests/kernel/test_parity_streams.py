@@ -18,6 +18,7 @@ from typing import IO, Any
 import pytest
 from inside import PATIENCE
 from parity import WAYS, opened
+from processes import capture
 
 MUCH = b"0123456789abcdef" * (1 << 16)
 BOTH = ["sh", "-c", "echo out; echo err >&2"]
@@ -107,11 +108,9 @@ with opened(sys.argv[1]) as api:
 )
 @pytest.mark.parametrize("way", WAYS)
 def test_streams_that_are_not_named_are_ours(way: str, how: str, stdout: str, stderr: str) -> None:
-    done = subprocess.run(
+    done = capture(
         [sys.executable, "-c", INHERITED, way, how],
         input="in\n",
-        capture_output=True,
-        text=True,
         cwd=Path(__file__).parent,
         timeout=PATIENCE,
     )

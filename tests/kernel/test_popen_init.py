@@ -17,7 +17,7 @@ import prctl
 import pytest
 from conftest import children, open_descriptors
 from inside import PATIENCE, WAITER, read_ready, wait_for_end
-from processes import children_of, status_of
+from processes import capture, children_of, status_of
 
 import usernsctl as un
 
@@ -198,9 +198,7 @@ def test_a_caller_that_ignores_its_children_is_no_obstacle() -> None:
         "signal.signal(signal.SIGCHLD, signal.SIG_DFL)\n"
         "os._exit(os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *command], capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = capture([sys.executable, "-c", script, *command], timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "SIG_IGN\n", "")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from callers import as_root
 from conftest import Program
+from processes import capture
 from strangers import LIST_WITH_ANOTHER
 
 pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("userns")]
@@ -140,7 +141,7 @@ def test_helpers_are_not_looked_for_along_path(
 @pytest.mark.parametrize("limit", [5, 8, 10])
 def test_too_few_descriptors_are_told(prelude: Program, write: Write, limit: int) -> None:
     line = f"ulimit -n {limit}; exec {prelude.path} --launch {write()} -- true"
-    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    done = capture(["sh", "-c", line])
     refusal(done, "descriptor-limit", "Too many open files")
     assert "  remedy: ulimit -n 4096\n" in done.stderr
 

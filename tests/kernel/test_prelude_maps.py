@@ -10,6 +10,7 @@ import pytest
 from callers import as_root, unprivileged
 from conftest import Program
 from inside import PATIENCE, stdout_of
+from processes import capture
 
 pytestmark = pytest.mark.each_user
 
@@ -68,7 +69,7 @@ def test_the_kernel_has_the_map_that_was_asked_for(
 )
 def test_options_mean_what_they_mean_to_unshare(prelude: Program, options: list[str]) -> None:
     ours = prelude(*options, "--", *MAPS)
-    theirs = subprocess.run(["unshare", *options, "--", *MAPS], capture_output=True, text=True)
+    theirs = capture(["unshare", *options, "--", *MAPS])
     assert theirs.returncode == 0, theirs.stderr
     assert ours.returncode == 0, ours.stderr
     assert words(ours.stdout) == words(theirs.stdout)

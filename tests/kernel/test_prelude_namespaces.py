@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import Program, mounts
 from inside import namespace, stdout_of
+from processes import capture
 
 pytestmark = pytest.mark.also_root
 
@@ -51,9 +51,7 @@ def test_all_can_be_had_at_once(prelude: Program) -> None:
 @pytest.fixture
 def needs_new_proc() -> None:
     """Skip the test if a new /proc can't be mounted, as in containers with a masked /proc."""
-    tried = subprocess.run(
-        ["unshare", "-Urpf", "--mount-proc", "true"], capture_output=True, text=True
-    )
+    tried = capture(["unshare", "-Urpf", "--mount-proc", "true"])
     if tried.returncode:
         pytest.skip(f"unshare can't mount proc either: {tried.stderr.strip()}")
 

@@ -12,6 +12,7 @@ import pytest
 from callers import as_root
 from conftest import Program
 from inside import PATIENCE, stdout_of
+from processes import capture
 
 pytestmark = pytest.mark.also_root
 
@@ -48,7 +49,7 @@ def test_arguments_and_environment_arrive_as_they_are(prelude: Program) -> None:
     command = (sys.executable, "-I", "-c", show, *arguments)
     env = {"LC_ALL": "C.UTF-8", "EMPTY": ""}
     done = prelude("-r", "--", *command, env=env)
-    bare = subprocess.run(command, env=env, capture_output=True, text=True)
+    bare = capture(command, env=env)
     assert bare.returncode == 0
     assert done.stdout == bare.stdout
 
@@ -167,7 +168,7 @@ def test_signal_masks_and_dispositions_are_the_callers(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         ours, bare = (
-            subprocess.run(command, capture_output=True, text=True, restore_signals=restore)
+            capture(command, restore_signals=restore)
             for command in ([str(prelude.path), *options, "--", *SIGNAL_SETS], SIGNAL_SETS)
         )
     finally:
@@ -201,5 +202,5 @@ for fd in range(3):
 )
 def test_a_small_stack_is_enough(prelude: Program, options: str) -> None:
     script = f"ulimit -s 64; {prelude.path} {options} -- true"
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    done = capture(["sh", "-c", script])
     assert done.returncode == (125 if "no-such" in options else 0), done.stderr

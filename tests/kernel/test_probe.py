@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import children
 from inside import PATIENCE
+from processes import capture
 
 import usernsctl as un
 
@@ -22,7 +23,7 @@ PROBE = Path(un.__file__).with_name("_bin") / "usernsctl-probe"
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
 def test_a_result_that_can_not_be_told_is_no_result(step: str, redirection: str) -> None:
     script = f'exec "$0" {step} {redirection}'
-    done = subprocess.run(["sh", "-c", script, PROBE], capture_output=True, text=True)
+    done = capture(["sh", "-c", script, PROBE])
     assert done.returncode == 125
     assert done.stderr.startswith("usernsctl-probe: standard output: ")
 
@@ -34,7 +35,7 @@ def test_a_program_whose_profile_is_asked_for_does_nothing(tmp_path: Path, progr
     script.write_text(f"#!/bin/sh\n: >{mark}\n")
     script.chmod(0o755)
     words = [PROBE, "profiles", program, script]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    done = capture(words, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert not mark.exists()
     # With AppArmor, each line has a label and the path of a program that can be started.

@@ -11,6 +11,7 @@ import pytest
 from callers import unprivileged
 from conftest import Program
 from inside import PATIENCE
+from processes import capture
 
 import usernsctl as un
 
@@ -31,7 +32,7 @@ def granted() -> tuple[int, int]:
 
 
 def maps(*command: str | Path) -> list[str]:
-    done = subprocess.run([*command, "--", *MAPS], capture_output=True, text=True, timeout=PATIENCE)
+    done = capture([*command, "--", *MAPS], timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.split()
 
@@ -156,7 +157,7 @@ def test_more_than_is_granted_is_refused(prelude: Program, granted: tuple[int, i
 def test_what_stands_in_the_way_is_told(prelude: Program, before: list[str], cause: str) -> None:
     command = [str(prelude.path) if word == "PRELUDE" else word for word in before]
     echo = [prelude.path, "-r", "--map-auto", "--", "/bin/echo", "ran"]
-    done = subprocess.run([*command, *echo], capture_output=True, text=True)
+    done = capture([*command, *echo])
     assert (done.returncode, done.stdout) == (125, "")
     assert f"[{cause}]" in done.stderr
     assert len(done.stderr.splitlines()) == 3

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from callers import as_root
 from conftest import Program
+from processes import capture
 
 pytestmark = as_root
 
@@ -48,10 +49,8 @@ class Machine:
         become: str = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups",
     ) -> subprocess.CompletedProcess[str]:
         command = f'exec {become} "$PRELUDE" "$@" -- cat /proc/self/uid_map /proc/self/gid_map'
-        return subprocess.run(
+        return capture(
             ["unshare", "-m", "sh", "-c", PREPARE + prepare + command, "sh", *options],
-            capture_output=True,
-            text=True,
             env={
                 "PATH": "/mnt:/usr/bin:/bin:/usr/sbin:/sbin",
                 "DIR": str(self.directory),

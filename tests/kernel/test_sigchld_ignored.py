@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from callers import unprivileged
 from conftest import Program
 from inside import PATIENCE
 from kept import in_python
+from processes import capture
 
 # Root maps ids without helpers.
 needs_helpers = [unprivileged, pytest.mark.userns_requires("subid")]
@@ -38,9 +38,7 @@ def with_helpers(test: Callable[..., None]) -> Callable[..., None]:
 
 def ignoring(*command: str | Path) -> str:
     """Run a command in a process that ignores SIGCHLD; return its output."""
-    done = subprocess.run(
-        [*IGNORE.split(), *command], capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = capture([*IGNORE.split(), *command], timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

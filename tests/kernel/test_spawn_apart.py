@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from callers import MAP_OF_SEVERAL, as_root, may_map_any_id, several_ids
 from conftest import SCRIPTS, Program
+from processes import capture
 
 import usernsctl as un
 from usernsctl._core import calls
@@ -64,7 +65,7 @@ finally:
 
 def test_a_fork_in_another_thread_delays_nobody() -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORKING, "100"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = capture(command)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -93,7 +94,7 @@ def test_a_child_program_that_is_killed(
 def test_a_child_program_called_by_hand() -> None:
     program = os.fsdecode(_CHILD)
     for words in ([], ["x", "y"], ["1,2,", "3,"], ["0," * 10, "0," * 13 + "999,"]):
-        done = subprocess.run([program, *words], capture_output=True, text=True)
+        done = capture([program, *words])
         assert done.returncode == 125
         assert done.stderr == "usernsctl-child: this program is for internal use by usernsctl\n"
 
@@ -144,7 +145,7 @@ def test_a_map_of_several_ids_from_a_thread_with_a_small_stack() -> None:
 @pytest.mark.parametrize("options", ["-r", "-rmpf --mount-proc", "-r --fork"])
 def test_the_prelude_with_a_small_stack(prelude: Program, options: str) -> None:
     command = f"ulimit -s 64; exec {prelude.path} {options} -- echo ran"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    done = capture(["sh", "-c", command])
     assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
 
 
@@ -152,7 +153,7 @@ def test_the_prelude_with_a_small_stack(prelude: Program, options: str) -> None:
 def test_the_prelude_with_a_small_stack_and_a_map_of_several_ids(prelude: Program) -> None:
     options = "--map-users=0:0:9 --map-groups=0:0:9" if may_map_any_id() else "-r --map-auto"
     command = f"ulimit -s 64; exec {prelude.path} {options} -- echo ran"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    done = capture(["sh", "-c", command])
     assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
 
 
@@ -182,9 +183,7 @@ def test_the_callers_children_are_in_another_pid_namespace() -> None:
         pytest.skip(f"there is no user {USER}, whom `make test` makes")
     become = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups"]
     command = [SCRIPTS / "usernsctl-exec", "-r", "--map-auto", "--", "cat", "/proc/self/uid_map"]
-    done = subprocess.run(
-        ["unshare", "--pid", *become, *command], capture_output=True, text=True, cwd="/"
-    )
+    done = capture(["unshare", "--pid", *become, *command], cwd="/")
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 2
 
@@ -197,7 +196,7 @@ def test_an_undumpable_process_stays_so_inside() -> None:
         "un.enter(un.IdMap.root())\n"
         "print(un.run(['true']).returncode, prctl.get_dumpable())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = capture([sys.executable, "-c", script])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["False", "0", "False"]
 
@@ -220,6 +219,6 @@ def test_what_exec_must_not_pass_on_is_closed_before_a_kept_namespace_is_joined(
         "except OSError:\n"
         "    print('closed')\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = capture([sys.executable, "-c", script])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["setns", "closed"]

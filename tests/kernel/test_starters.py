@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Program
 from inside import PATIENCE
+from processes import capture
 
 import usernsctl as un
 
@@ -130,7 +131,7 @@ def test_detach_needs_no_standard_streams(
 @pytest.mark.parametrize("word", ["", "x", "1x", "-1", "99999999999", "250"])
 def test_a_word_that_is_no_descriptor_is_told(program: str, word: str) -> None:
     words = [str(PROGRAMS / program), word, word, word, word, "/bin/true"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    done = capture(words, timeout=PATIENCE)
     assert done.returncode == 125
     assert len(done.stderr.splitlines()) == 1
     assert "descriptor" in done.stderr

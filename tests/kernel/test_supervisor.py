@@ -21,7 +21,7 @@ import pytest
 import supervisors
 from conftest import Program
 from inside import PATIENCE, WAITER, read_ready
-from processes import children_of, status_of
+from processes import capture, children_of, status_of
 
 import usernsctl as un
 
@@ -361,9 +361,7 @@ def as_first(supervised: list[str], prelude: Program) -> list[str]:
 def test_process_1_waits_for_orphans(as_first: list[str]) -> None:
     if as_first.count("-rp") + as_first.count("--init") == 2:
         pytest.skip("the command is in a namespace of its own")
-    done = subprocess.run(
-        [*as_first, "sh", "-c", ORPHAN], capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = capture([*as_first, "sh", "-c", ORPHAN], timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "gone\n", "")
 
 

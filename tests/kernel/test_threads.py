@@ -6,7 +6,6 @@ import os
 import resource
 import select
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from types import FrameType
 
 import pytest
 from conftest import children, mounts, open_descriptors
+from processes import capture
 
 import usernsctl as un
 
@@ -154,13 +154,7 @@ assert bytes_read == 1000, bytes_read
 
 
 def test_each_signal_is_handled_once_and_by_us() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", GROUP],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        start_new_session=True,
-    )
+    done = capture([sys.executable, "-c", GROUP], timeout=SECONDS, start_new_session=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -215,9 +209,7 @@ except ChildProcessError:
 def test_a_process_with_numpy_a_gibibyte_threads_forks_and_signals() -> None:
     # Python 3.12 and later warn of forks in processes with threads.
     options = ["-W", "ignore::DeprecationWarning"]
-    done = subprocess.run(
-        [sys.executable, *options, "-c", LOADED], capture_output=True, text=True, timeout=SECONDS
-    )
+    done = capture([sys.executable, *options, "-c", LOADED], timeout=SECONDS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -243,9 +235,7 @@ for thread in threads:
 
 def test_threads_read_a_first_config_at_once() -> None:
     for _ in range(5):
-        done = subprocess.run(
-            [sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=SECONDS
-        )
+        done = capture([sys.executable, "-c", AT_ONCE], timeout=SECONDS)
         assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -21,7 +21,7 @@ import tally
 from callers import MAP_OF_SEVERAL, several_ids
 from conftest import EXIT_SECONDS, children, open_descriptors
 from limits import descriptors_left
-from processes import processes_with
+from processes import capture, processes_with
 
 import usernsctl as un
 from usernsctl._core import SANDBOX_FILES_MAX
@@ -661,12 +661,8 @@ print("left:", sys.stdin.read())
 
 
 def run_unnamed(way: str, *named: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", UNNAMED, way, *named],
-        input="secret",
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE,
+    done = capture(
+        [sys.executable, "-c", UNNAMED, way, *named], input="secret", timeout=3 * PATIENCE
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -745,9 +741,7 @@ with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 
 def test_many_leave_nothing() -> None:
     count = 10_000 if tally.FULL else 160
-    done = subprocess.run(
-        [sys.executable, "-c", MANY, str(count)], capture_output=True, text=True, timeout=3600
-    )
+    done = capture([sys.executable, "-c", MANY, str(count)], timeout=3600)
     assert done.returncode == 0, done.stderr
     grown = [int(word) for word in done.stdout.split()]
     # The growth of memory may be a few pages (2,048 KiB), however many commands have run.

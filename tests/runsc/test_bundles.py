@@ -16,7 +16,7 @@ import gvisor
 import pytest
 from callers import unprivileged
 from conftest import Program
-from processes import children_of
+from processes import capture, children_of
 
 from usernsctl.gvisor.oci import Violation, check, load
 from usernsctl.maps import Extent
@@ -67,13 +67,7 @@ def runsc_command(bundle: Path, *options: str) -> list[str]:
 
 def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a bundle with runsc alone, without usernsctl."""
-    done = subprocess.run(
-        runsc_command(bundle, *options),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = capture(runsc_command(bundle, *options))
     # Since 20260810, runsc as root leaves a bind mount at null-netns behind.
     left = Path(f"{bundle}-state", "null-netns")
     if left.is_mount():

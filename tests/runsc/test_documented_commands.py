@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SCRIPTS
+from processes import capture
 
 TREE = Path(__file__).parents[2]
 PAGES = [
@@ -142,7 +143,7 @@ OF_RANGES = re.compile(r"--map-auto|IdMap\.auto\(\)")
 def make_rootfs(directory: Path) -> None:
     """Make a small root filesystem of some of the host's programs and their libraries."""
     programs = [f"/bin/{name}" for name in ("sh", "id", "sleep", "true")]
-    told = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
+    told = capture(["ldd", *programs], check=True).stdout
     for path in {*programs, *re.findall(r"(/\S+) \(0x", told)}:
         target = directory / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -214,15 +215,7 @@ def shell(script: str, home: Path, environ: dict[str, str]) -> subprocess.Comple
 def execute(
     command: list[str], home: Path, environ: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=home,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    return capture(command, cwd=home, env=environ, timeout=SECONDS)
 
 
 def cases() -> Iterator[object]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SCRIPTS, Program, children
+from processes import capture
 
 ENTRYPOINT = SCRIPTS / "usernsctl-entrypoint"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -35,9 +36,7 @@ def test_it_is_static() -> None:
 
     A dynamic program has a PT_INTERP header (elf(5)).
     """
-    done = subprocess.run(
-        ["readelf", "--program-headers", ENTRYPOINT], capture_output=True, text=True, timeout=60
-    )
+    done = capture(["readelf", "--program-headers", ENTRYPOINT])
     assert "LOAD" in done.stdout
     assert "INTERP" not in done.stdout
 
@@ -230,13 +229,7 @@ def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
 def test_a_wrong_descriptor_is_told() -> None:
     args = [sys.executable, "-I", str(SCRIPTS / "usernsctl")]
     for wrong in ("99", "0", "x", "-1"):
-        done = subprocess.run(
-            [*args, f"--environ-fd={wrong}", "run", "--", "true"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = capture([*args, f"--environ-fd={wrong}", "run", "--", "true"])
         assert done.returncode == 125
         assert "--environ-fd" in done.stderr
         assert "Traceback" not in done.stderr

@@ -13,18 +13,14 @@ from pathlib import Path
 
 import gvisor
 import pytest
+from processes import capture
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS = 60
 
 
 def run(name: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    done = capture([sys.executable, EXAMPLES / name, *arguments], timeout=SECONDS)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import gvisor
 import pytest
 from callers import as_root, unprivileged
 from conftest import SCRIPTS, TESTS, Program
+from processes import capture
 from test_bundles import USER, WORKS, bind, make_bundle, process, runsc_command
 
 from usernsctl.explain.explanation import explain
@@ -33,14 +33,7 @@ def failure_of(command: list[str]) -> str:
     """Return the standard error of a command that must fail, in English (LC_ALL=C)."""
     if shutil.which(command[0]) is None or ("bwrap" in command and shutil.which("bwrap") is None):
         pytest.skip(f"{' '.join(command)}: not installed")
-    failed = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"LC_ALL": "C"},
-        timeout=60,
-    )
+    failed = capture(command, env=os.environ | {"LC_ALL": "C"})
     assert failed.returncode != 0
     assert failed.stderr != ""
     return failed.stderr
@@ -144,13 +137,7 @@ def test_causes_with_one_text_are_told_apart_where_they_are(
 ) -> None:
     broken = [*BREAK, way, "--"]
     text = failure_of([*broken, *RANGES])
-    told = subprocess.run(
-        [*broken, str(usernsctl.path), "explain"],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    told = capture([*broken, str(usernsctl.path), "explain"], input=text)
     assert told.returncode == 0
     assert told.stdout.startswith(f"{cause}: ")
     assert "(confirmed here)" in " ".join(told.stdout.split())
@@ -182,7 +169,7 @@ def test_a_network_that_runsc_takes_for_the_machines_own(tmp_path: Path) -> None
     bundle = make_bundle(tmp_path / "b", **WORKS)
     command = [*PREPARED[:-1], "-n", "--", *runsc_command(bundle, "--network=sandbox")]
     if gvisor.release().has("netstack-in-namespace"):
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = capture(command)
         assert (done.returncode, gvisor.is_version(done.stdout)) == (0, True)
     else:
         assert causes_of(failure_of(command))[0] == "runsc-netns-check"
@@ -276,7 +263,7 @@ def test_the_root_failure_behind_what_runsc_prints(
     options = ["--rootless", "--debug", f"--debug-log={logs}/"]
     command = [*start, *runsc_command(bundle, *options)]
     if cause == "bundle-devices" and gvisor.release().has("devices-without-mode"):
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = capture(command)
         assert (done.returncode, gvisor.is_version(done.stdout)) == (0, True)
         return
     text = failure_of(command)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+from processes import capture
 
 # A program that creates an object, forks a child that drops it, and uses it in the parent.
 FORKING = """
@@ -100,10 +100,5 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_not_warned_and_ends_nothing(kind: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FORKING, kind],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = capture([sys.executable, "-W", "error", "-c", FORKING, kind])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -18,6 +18,7 @@ import pytest
 from callers import as_root
 from conftest import SCRIPTS, Program
 from frozen import assert_ran, assert_refused, freeze
+from processes import capture
 
 ENV = {"PATH": "/usr/bin:/bin"}
 
@@ -206,13 +207,7 @@ def test_odd_environments(perform: Perform, usernsctl: Program, tmp_path: Path) 
     args = [bytes(word) for word in (prelude_path(), b"--launch", bytes(everything))]
     argv = (ctypes.c_char_p * 4)(*args, None)
     execve = ctypes.CDLL(None).execve
-    done = subprocess.run(
-        ["/bin/false"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: execve(args[0], argv, array),
-    )
+    done = capture(["/bin/false"], preexec_fn=lambda: execve(args[0], argv, array))
     assert (done.returncode, done.stderr) == (0, "")
     seen = [line for line in done.stdout.splitlines() if line[0] in "=ABN"]
     assert sorted(seen) == ["A=1", "B=="]

@@ -9,7 +9,6 @@ import itertools
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import Any
 import gvisor
 import pytest
 from conftest import EXIT_SECONDS, children, left_children
-from processes import children_of, stop
+from processes import capture, children_of, stop
 
 import usernsctl as un
 from usernsctl.gvisor.pool import leftovers
@@ -308,7 +307,7 @@ def test_a_program_that_ends_leaves_nothing() -> None:
     )
     command = [sys.executable, "-W", "ignore", "-c", program]
     before = children()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    done = capture(command, timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "works\n\n", "")
     assert left_children(before, EXIT_SECONDS) == {}
 

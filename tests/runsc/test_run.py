@@ -15,7 +15,7 @@ from typing import IO
 import gvisor
 import pytest
 from conftest import Program
-from processes import children_of, status_of
+from processes import capture, children_of, status_of
 
 pytestmark = pytest.mark.each_user
 
@@ -250,12 +250,9 @@ def test_a_terminal_is_given_only_where_all_streams_are_one(usernsctl: Program) 
     """Mix a terminal and pipes, with which gVisor often hangs: the command must get no terminal."""
     for _ in range(5):
         ours, theirs = os.openpty()
-        done = subprocess.run(
+        done = capture(
             ["setsid", "--ctty", usernsctl.path, "run", "--", "sh", "-c", "echo ready; test -t 0"],
             stdin=theirs,
-            capture_output=True,
-            text=True,
-            timeout=60,
         )
         os.close(ours)
         os.close(theirs)
@@ -298,18 +295,14 @@ def test_the_end_of_the_whole_group_leaves_nothing(
     assert not [name for name in {*os.listdir("/tmp")} - temporary if "runsc" in name]
     (state,) = (word.partition("=")[2] for word in arguments if word.startswith("--root="))
     assert not os.path.exists(state)
-    listed = subprocess.run(
-        ["runsc", f"--root={tmp_path}/state", "list", "-quiet"], capture_output=True, text=True
-    )
+    listed = capture(["runsc", f"--root={tmp_path}/state", "list", "-quiet"])
     assert listed.stdout == ""
 
 
 def test_state_can_be_kept_in_sight(usernsctl: Program, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with start_run(usernsctl, "--root", str(state)):
-        listed = subprocess.run(
-            ["runsc", f"--root={state}", "list", "-quiet"], capture_output=True, text=True
-        )
+        listed = capture(["runsc", f"--root={state}", "list", "-quiet"])
         assert listed.stdout.startswith("usernsctl-")
 
 

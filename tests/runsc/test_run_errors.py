@@ -6,7 +6,6 @@ import json
 import os
 import re
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from callers import as_root
 from conftest import TESTS, Program
+from processes import capture
 from strangers import LIST_WITH_ANOTHER
 
 import usernsctl as un
@@ -173,12 +173,7 @@ def test_a_directory_that_the_callers_group_may_write_to(
             os.setxattr(directory, *LIST_WITH_ANOTHER)
         caller = ["setpriv", "--reuid=12345", f"--regid={gid}", "--clear-groups"]
         args = ["run", option, str(directory / "new"), "--", "true"]
-        done = subprocess.run(
-            [*caller, usernsctl.path, *args],
-            env={"PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-        )
+        done = capture([*caller, usernsctl.path, *args], env={"PATH": "/usr/bin:/bin"})
         if gid == 12345 and not has_list:
             assert (done.returncode, done.stderr) == (0, "")
         else:
@@ -189,11 +184,7 @@ def test_a_directory_that_the_callers_group_may_write_to(
 def test_a_kernel_without_mounts_by_descriptors(usernsctl: Program) -> None:
     """Deny open_tree(2) and move_mount(2), as old kernels and old seccomp profiles do."""
     way = "seccomp-mount-bind"
-    done = subprocess.run(
-        [sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"],
-        capture_output=True,
-        text=True,
-    )
+    done = capture([sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"])
     assert done.returncode == 125
     assert named_in(done.stderr) == "mount-by-descriptor-missing"
 
@@ -202,10 +193,8 @@ def test_a_umask_that_forbids_everything(usernsctl: Program, tmp_path: Path) -> 
     state, log, data = tmp_path / "a" / "state", tmp_path / "log", tmp_path / "data"
     data.mkdir()
     options = ["--root", str(state), "--debug-log", str(log), "--bind", f"{data}:/data:rw"]
-    done = subprocess.run(
+    done = capture(
         [usernsctl.path, "run", *options, "--", "sh", "-c", "echo ran >/data/file; umask"],
-        capture_output=True,
-        text=True,
         umask=0o777,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "0022\n", "")

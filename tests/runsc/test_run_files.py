@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from callers import as_root
 from conftest import Program
+from processes import capture
 
 # A C program that prints its arguments and environment, writes to /, and exits with status 3.
 PROBE = """\
@@ -187,9 +188,7 @@ def test_a_mount_below_a_closed_directory_is_no_obstacle(
         f"mount -t tmpfs none {closed}/mount && cd / && "
         f"exec {user} {usernsctl.path} run --expose-root -- echo ran"
     )
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True
-    )
+    done = capture(["unshare", "--mount", "sh", "-c", script])
     assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
 
 

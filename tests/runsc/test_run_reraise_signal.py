@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Program
 from frozen import freeze
+from processes import capture
 
 PATIENCE = 30
 
@@ -41,7 +42,7 @@ def make_command(
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    return capture(command, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import os
 import resource
 import select
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ import gvisor
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids
 from conftest import Program, children, open_descriptors
-from processes import children_of, processes_with, status_of
+from processes import capture, children_of, processes_with, status_of
 
 import usernsctl as un
 
@@ -130,9 +129,7 @@ with un.SandboxHost() as host:
 
 
 def test_sandboxes_and_templates_need_no_python_prctl() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PRCTL], capture_output=True, text=True, timeout=100
-    )
+    done = capture([sys.executable, "-c", WITHOUT_PRCTL], timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (0, "in it\n0.25\n", "")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import gvisor
 import pytest
 from conftest import SCRIPTS
+from processes import capture
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
@@ -25,7 +26,7 @@ def run_with_sigpending(
         most = resource.getrlimit(resource.RLIMIT_SIGPENDING)[1] if hard is None else hard
         resource.setrlimit(resource.RLIMIT_SIGPENDING, (soft, most))
 
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=90, preexec_fn=limit)
+    done = capture(argv, timeout=90, preexec_fn=limit)
     assert (done.returncode, done.stderr) == (status, ""), done
     return done
 

@@ -7,10 +7,10 @@ chain lowers the limit.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
+from processes import capture
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
@@ -65,9 +65,7 @@ print(json.dumps({
 
 
 def json_output(code: str) -> object:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True
-    )
+    done = capture([sys.executable, "-c", code], timeout=100, check=True)
     return json.loads(done.stdout)
 
 

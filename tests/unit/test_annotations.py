@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
 import sys
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from processes import capture
 
 import usernsctl as un
 from usernsctl import maps
@@ -33,7 +33,7 @@ def test_annotations_can_be_read() -> None:
 
 
 def test_typing_is_not_imported_for_nobody() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    done = capture([sys.executable, "-c", WITHOUT])
     assert done.returncode == 0, done.stderr
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 from usernsctl import bigframe
 
@@ -173,13 +174,10 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(programs: Path) -> Run:
     def python(*words: str, input: str = "") -> tuple[int, str, str]:
-        done = subprocess.run(
+        done = capture(
             [sys.executable, "-W", "default", *words],
             cwd=programs,
             input=input,
-            capture_output=True,
-            text=True,
-            timeout=60,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         )
         return done.returncode, done.stdout, done.stderr
@@ -266,9 +264,7 @@ def test_what_names_no_program_is_refused(run: Run, launcher: list[str], words: 
 def test_a_terminal_is_no_program(launcher: list[str]) -> None:
     controller, terminal = pty.openpty()
     try:
-        done = subprocess.run(
-            [sys.executable, *launcher], stdin=terminal, capture_output=True, text=True, timeout=60
-        )
+        done = capture([sys.executable, *launcher], stdin=terminal)
     finally:
         os.close(controller)
         os.close(terminal)
@@ -283,13 +279,7 @@ def test_the_working_directory_may_be_gone(tmp_path: Path, launcher: list[str]) 
     def run(*words: str) -> tuple[int, str, str]:
         script = 'rmdir "$PWD"; exec "$@"'
         (tmp_path / "gone").mkdir(exist_ok=True)
-        done = subprocess.run(
-            ["sh", "-c", script, "sh", sys.executable, *words],
-            cwd=tmp_path / "gone",
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = capture(["sh", "-c", script, "sh", sys.executable, *words], cwd=tmp_path / "gone")
         return done.returncode, done.stdout, done.stderr
 
     for words in ([str(tmp_path / "tell.py")], ["-c", "import sys; print(sys.path[0])"]):

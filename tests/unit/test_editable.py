@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 TREE = Path(__file__).parents[2]
 BUILT_FROM = ("csrc", "src", "setup.py", "pyproject.toml", "README.md")
@@ -42,9 +43,7 @@ def test_run_in_an_editable_installation(tmp_path: Path) -> None:
     (tree / "wheel").mkdir()
     # Full optimization would take half as long again, and does not change where files are.
     env = os.environ | {"CFLAGS": "-Og"}
-    built = subprocess.run(
-        [sys.executable, "-c", BUILD], cwd=tree, env=env, capture_output=True, text=True
-    )
+    built = capture([sys.executable, "-c", BUILD], cwd=tree, env=env, timeout=None)
     assert built.returncode == 0, built.stderr
     site = tmp_path / "site"
     with zipfile.ZipFile(tree / "wheel" / built.stdout.splitlines()[-1]) as wheel:
@@ -59,12 +58,11 @@ def test_run_in_an_editable_installation(tmp_path: Path) -> None:
         path = Path(found.strip())
         path = path.parent if path.name == "__init__.py" else path
         (needed / path.name).symlink_to(path)
-    used = subprocess.run(
+    used = capture(
         [os.path.realpath(sys.executable), "-c", USE, site],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(needed)},
         cwd="/",
-        capture_output=True,
-        text=True,
+        timeout=None,
     )
     assert used.returncode == 0, used.stderr
     assert used.stdout.split() == [str(tree / "src/usernsctl/__init__.py"), "0"]

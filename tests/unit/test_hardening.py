@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 from usernsctl import _core, hardening
 from usernsctl.errors import HardeningError
@@ -94,5 +94,5 @@ sys.exit(main(["plan", "-r", "--json"]))
 
 @pytest.mark.userns_requires("userns")
 def test_python_prctl_is_imported_only_where_it_is_used() -> None:
-    done = subprocess.run([sys.executable, "-c", USES], capture_output=True, text=True, timeout=60)
+    done = capture([sys.executable, "-c", USES])
     assert (done.returncode, done.stderr) == (0, "")

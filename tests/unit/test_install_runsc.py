@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 SCRIPT = Path(__file__).parents[2] / "docker" / "install-runsc"
 FILES = {"runsc": "main", "gvisor-bin/gvisor_sentry": "sentry"}
@@ -38,9 +39,7 @@ def sum_of(path: Path) -> str:
 
 def install(context: Path, name: str, checksum: str) -> subprocess.CompletedProcess[str]:
     root = context.parent / "root"
-    return subprocess.run(
-        [SCRIPT, name, checksum, context, root], capture_output=True, text=True, timeout=60
-    )
+    return capture([SCRIPT, name, checksum, context, root])
 
 
 @pytest.mark.parametrize("name", ["release", "release.tar"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 TREE = Path(__file__).parents[2]
 CHECK = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
@@ -22,14 +22,7 @@ def tree(tmp_path: Path) -> Path:
 
 def broken(tree: Path) -> str:
     """Return import-linter's report about a tree with a violation."""
-    done = subprocess.run(
-        CHECK,
-        cwd=tree,
-        env={"PYTHONPATH": str(tree / "src"), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = capture(CHECK, cwd=tree, env={"PYTHONPATH": str(tree / "src"), "COLUMNS": "200"})
     assert done.returncode == 1, done.stdout + done.stderr
     return done.stdout
 

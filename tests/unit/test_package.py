@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SCRIPTS, Program
+from processes import capture
 
 import usernsctl as usernsctl_package
 
@@ -54,19 +55,14 @@ def test_the_types_are_shipped() -> None:
 
 
 def test_the_package_is_not_imported_from_a_source_tree() -> None:
-    found = subprocess.run(
-        [sys.executable, "-c", "import usernsctl; print(usernsctl.__file__)"],
-        capture_output=True,
-        text=True,
-        check=True,
+    found = capture(
+        [sys.executable, "-c", "import usernsctl; print(usernsctl.__file__)"], check=True
     )
     assert Path(found.stdout.strip()).is_relative_to(sys.prefix)
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments, "-c", code], capture_output=True, text=True, timeout=60
-    )
+    return capture([sys.executable, *arguments, "-c", code])
 
 
 def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
@@ -107,7 +103,7 @@ def test_import_from_an_archive_is_refused_with_the_reason(tmp_path: Path) -> No
             file.write(path, path.relative_to(package.parent))
         file.writestr("__main__.py", "import usernsctl")
     imported = python(f"import sys; sys.path.insert(0, {str(archive)!r}); import usernsctl")
-    run = subprocess.run([sys.executable, archive], capture_output=True, text=True, timeout=60)
+    run = capture([sys.executable, archive])
     for done in (imported, run):
         assert done.returncode == 1
         last = done.stderr.splitlines()[-1]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 TREE = Path(__file__).parents[2]
 SUPPORTED = "usernsctl supports x86-64 and AArch64 only"
@@ -25,12 +25,10 @@ def test_setup_names_the_processors(tmp_path: Path) -> None:
     compiler = tmp_path / "cc"
     compiler.write_text(COMPILER)
     compiler.chmod(0o755)
-    done = subprocess.run(
+    done = capture(
         [sys.executable, "setup.py", "build_ext"],
         cwd=tmp_path,
         env=os.environ | {"CC": str(compiler)},
-        capture_output=True,
-        text=True,
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (f"error: {SUPPORTED}; {compiler} compiles for s390x")
@@ -46,10 +44,8 @@ def test_the_core_names_the_processors(option: str) -> None:
             "aarch64": "-U__x86_64__",
         }[os.uname().machine]
     )
-    done = subprocess.run(
+    done = capture(
         ["cc", f"-I{TREE}/csrc", option, "-fsyntax-only", "-x", "c", "-"],
         input='#include "include/usernsctl.h"\n',
-        capture_output=True,
-        text=True,
     )
     assert (SUPPORTED in done.stderr) == is_of_another

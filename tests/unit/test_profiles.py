@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
 from typing import Any
 
 import pytest
 from conftest import Program
+from processes import capture
 
 # System calls that have been used to escape from containers, or to change the kernel.
 DANGEROUS = {
@@ -122,12 +122,7 @@ def test_the_apparmor_profile_can_be_parsed(usernsctl: Program) -> None:
     parser = shutil.which("apparmor_parser", path="/usr/sbin:/sbin")
     if parser is None:
         pytest.skip("there is no apparmor_parser here")
-    parsed = subprocess.run(
-        [parser, "--skip-kernel-load", "--skip-cache", "--names"],
-        input=done.stdout,
-        capture_output=True,
-        text=True,
-    )
+    parsed = capture([parser, "--skip-kernel-load", "--skip-cache", "--names"], input=done.stdout)
     assert (parsed.returncode, parsed.stdout) == (0, "usernsctl\n"), parsed.stderr
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from processes import capture
 from terminals import on_terminal
 
 TREE = Path(__file__).resolve().parents[2]
@@ -41,7 +41,5 @@ def test_each_step_is_told_on_a_terminal(tree: Path) -> None:
 
 def test_a_dumb_terminal_and_a_pipe_are_told_nothing(tree: Path) -> None:
     assert on_terminal([tree / "demo" / "run"], environ(tree, TERM="dumb")) == (0, "done\r\n")
-    done = subprocess.run(
-        [tree / "demo" / "run"], env=environ(tree), capture_output=True, text=True
-    )
+    done = capture([tree / "demo" / "run"], env=environ(tree))
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

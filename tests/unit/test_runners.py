@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 TOOLS = Path(__file__).parents[2] / "tools"
 # Signals that nohup(1), background jobs and Python services ignore, and USR1.
@@ -20,7 +20,7 @@ SHOW = "sed -n 's/^SigIgn:\\t//p' /proc/self/status"
 def test_no_signal_is_ignored_in_tests_that_its_caller_ignores(runner: str) -> None:
     script = f"trap '' {IGNORED}; {SHOW}; {TOOLS}/{runner} \"$1\""
     words = ["sh", "-c", script, "sh", SHOW]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = capture(words)
     assert (done.returncode, done.stderr) == (0, "")
     before, after = (int(line, 16) for line in done.stdout.split())
     assert before

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import get_args, get_type_hints, is_typeddict
 
 import pytest
+from processes import capture
 
 import usernsctl as un
 from usernsctl import _core
@@ -35,11 +35,12 @@ def complaints(
     directory = tmp_path_factory.mktemp("types")
     (directory / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
     calls = shutil.copy(CALLS, directory)
-    done = subprocess.run(
+    done = capture(
         [sys.executable, "-m", *request.param, calls],
-        cwd=directory, capture_output=True, text=True, timeout=110,
+        cwd=directory,
+        timeout=110,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    )  # fmt: skip
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     found: dict[int, str] = {}
     for line in done.stdout.splitlines():

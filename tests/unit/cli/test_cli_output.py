@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Program
+from processes import capture
 
 # Verbs, and whether they write to standard error in place of standard output.
 CALLS = {
@@ -143,11 +144,5 @@ def test_an_interrupt_that_is_ignored_stays_ignored(usernsctl: Program, tmp_path
         "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise SystemExit(7)"
     )
     environ = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        ["sh", "-c", 'trap "" INT; exec "$0" plan', usernsctl.path],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = capture(["sh", "-c", 'trap "" INT; exec "$0" plan', usernsctl.path], env=environ)
     assert (done.returncode, done.stderr) == (7, "")

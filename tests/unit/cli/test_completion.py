@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import shells
 from conftest import SCRIPTS, Program
+from processes import capture
 
 from usernsctl.cli.completion import model
 
@@ -222,7 +222,5 @@ def test_scripts_of_one_program_leave_the_other_alone(name: str, usernsctl: Prog
 @pytest.mark.parametrize("program", ["usernsctl", "usernsctl-exec"])
 def test_a_script_is_one_that_shellcheck_likes(usernsctl: Program, program: str) -> None:
     script = usernsctl("completion", "bash", program).stdout
-    done = subprocess.run(
-        [SCRIPTS / "shellcheck", "-s", "bash", "-"], input=script, capture_output=True, text=True
-    )
+    done = capture([SCRIPTS / "shellcheck", "-s", "bash", "-"], input=script)
     assert done.stdout == ""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 from conftest import Program
+from processes import capture
 
 
 def told(prelude: Program, *arguments: str) -> str:
@@ -124,6 +123,6 @@ def test_what_can_not_be_printed_is_a_failure(
     prelude: Program, option: str, redirection: str, says: str
 ) -> None:
     script = f'exec "$0" {option} {redirection}'
-    done = subprocess.run(["sh", "-c", script, prelude.path], capture_output=True, text=True)
+    done = capture(["sh", "-c", script, prelude.path])
     assert done.returncode == 125
     assert done.stderr.startswith(f"usernsctl-exec: stdio: standard output: {says}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from processes import capture
 from terminals import on_terminal
 
 import usernsctl
@@ -38,10 +38,8 @@ def shown(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
 
 def plain(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
     """Return the exit status and output of usernsctl on a pipe."""
-    done = subprocess.run(
+    done = capture(
         [os.path.realpath(sys.executable), "-m", "usernsctl", *words],
-        capture_output=True,
-        text=True,
         env={"PATH": os.environ["PATH"], **environ},
         cwd="/",
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from callers import as_root
-from processes import processes_with
+from processes import capture, processes_with
 
 from usernsctl.doctor.facts import Cgroup, Facts
 from usernsctl.doctor.probes import LATE, PROGRAM, START, Step, judge, steps, try_steps
@@ -173,7 +173,7 @@ print([pid for pid in others if os.waitpid(pid, os.WNOHANG)[0]])
 @as_root
 def test_nobody_is_killed_by_a_number_of_another_pid_namespace() -> None:
     words = ["unshare", "--pid", "--fork", "--mount-proc", PYTHON, "-c", _OUTER, _INNER, PROGRAM]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = capture(words, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from callers import as_root
 from doctor_machines import examined, failed, healthy, probes, profiled
+from processes import capture
 
 from usernsctl import profiles
 from usernsctl._text import quoted
@@ -95,7 +96,7 @@ def test_a_shell_without_dollar_quotes_types_nothing_else(name: str) -> None:
     text = powerless(path=f"/{name}/newuidmap", system=f"/{name}/newuidmap")
     assert all(line.startswith("#") for line in text.splitlines())
     typed = f"printf %s {quoted(name)}"
-    done = subprocess.run(["/bin/sh", "-c", typed], capture_output=True, text=True, check=True)
+    done = capture(["/bin/sh", "-c", typed], check=True)
     assert "\\012" in done.stdout or done.stdout == name
 
 

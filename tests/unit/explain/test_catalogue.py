@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 from usernsctl import _core
 from usernsctl.errors import NamespaceError
@@ -166,11 +166,7 @@ def test_an_unknown_id() -> None:
 
 
 def test_the_documentation_is_up_to_date() -> None:
-    done = subprocess.run(
-        [sys.executable, TREE / "tools" / "cause_docs.py", "--check"],
-        capture_output=True,
-        text=True,
-    )
+    done = capture([sys.executable, TREE / "tools" / "cause_docs.py", "--check"])
     assert (done.returncode, done.stderr) == (0, "")
 
 

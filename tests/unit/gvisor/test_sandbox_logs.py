@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import capture
 from supervisors import WATCHER
 
 from usernsctl import _core
@@ -44,7 +44,7 @@ def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
     """Return the watcher's exit status and output after runsc has ended with `status`."""
     files = (written.errors, written.crash, written.debug, str(directory))
     command = [str(WATCHER), "/bin/sh", *files, "--", "--", "sh", "-c", f"exit {status}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = capture(command)
     assert done.stdout == ""
     return done.returncode, done.stderr
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 import usernsctl as un
 
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("userns")]
 
 
 def process_names() -> str:
-    return subprocess.run(["ps", "-e", "-o", "args"], capture_output=True, text=True).stdout
+    return capture(["ps", "-e", "-o", "args"]).stdout
 
 
 def timed_out(session: pytest.Pytester, code: str, *words: str) -> pytest.RunResult:
