@@ -74,7 +74,7 @@ _PARTS = {
     "END": "The end",
 }
 # The arguments of records and their effects, for records that RECORDS does not describe.
-_TOLD: dict[str, tuple[tuple[str, ...], str]] = {
+_EFFECTS: dict[str, tuple[tuple[str, ...], str]] = {
     "idmap": (("option",), "an option of usernsctl-exec about the map of ids"),
     "json": (("text",), "write {text}"),
     "json-several": (("text",), "write {text}, if several ids are mapped"),
@@ -137,7 +137,7 @@ class Option:
     """An option with its names and argument, and its description."""
 
     written: str
-    told: str
+    help: str
 
 
 # ---- text ----------------------------------------------------------------------------------------
@@ -164,38 +164,25 @@ def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
     """Yield the Sphinx directives for a program's options."""
     yield from _block("program", program)
     for option in options:
-        yield from _block("option", option.written, [prose(option.told)])
+        yield from _block("option", option.written, [prose(option.help)])
 
 
 # ---- the page of a verb --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Told:
-    """The parts of a verb's help text.
-
-    :ivar paragraphs: the description.
-    :ivar status: the paragraphs about the exit status.
-    :ivar examples: blocks of commands.
-    """
-
-    paragraphs: tuple[str, ...]
-    status: tuple[str, ...]
-    examples: tuple[str, ...]
-
-
-def _told(verb: Parser) -> Told:
-    paragraphs: list[str] = []
+def _help_parts(verb: Parser) -> tuple[list[str], list[str], list[str]]:
+    """Return a verb's description, the paragraphs on its exit status, and its example commands."""
+    description: list[str] = []
     status: list[str] = []
     examples: list[str] = []
     for paragraph in verb.paragraphs():
         if paragraph.startswith("    "):
-            examples.append(textwrap.dedent(paragraph))
+            examples += ("```sh", *textwrap.dedent(paragraph).splitlines(), "```", "")
         elif _STATUS.match(paragraph):
-            status.append(paragraph.removeprefix("Exit status: "))
+            status += (prose(paragraph.removeprefix("Exit status: ")), "")
         else:
-            paragraphs.append(paragraph)
-    return Told(tuple(paragraphs), tuple(status), tuple(examples))
+            description += (prose(paragraph), "")
+    return description, status, examples
 
 
 def commands_of(verb: Parser) -> Iterator[Parser]:
@@ -225,42 +212,27 @@ def _written(option: argparse.Action) -> str:
     return ", ".join(f"{flag}{value}" for flag in option.option_strings)
 
 
-def _fenced(lines: Iterable[str]) -> Iterator[str]:
-    yield from ("```sh", *lines, "```", "")
-
-
 def _one_command(verb: Parser) -> Iterator[str]:
     """Yield the sections of a verb that is not a group."""
-    told = _told(verb)
-    yield from ("## Description", "")
-    for paragraph in told.paragraphs:
-        yield from (prose(paragraph), "")
-    options = list(_options_section(verb, "###"))
-    if options:
-        yield from ("## Options", "", *options)
-    if told.status:
-        yield from ("## Exit status", "")
-        for paragraph in told.status:
-            yield from (prose(paragraph), "")
-    if told.examples:
-        yield from ("## Examples", "")
-        for example in told.examples:
-            yield from _fenced(example.splitlines())
+    description, status, examples = _help_parts(verb)
+    sections = (
+        ("Description", description),
+        ("Options", [*_options_section(verb, "###")]),
+        ("Exit status", status),
+        ("Examples", examples),
+    )
+    for heading, lines in sections:
+        if lines:
+            yield from (f"## {heading}", "", *lines)
 
 
 def _group(group: Parser) -> Iterator[str]:
-    yield from ("## Description", "")
-    for paragraph in _told(group).paragraphs:
-        yield from (prose(paragraph), "")
-    yield from ("## Commands", "")
+    description, _, _ = _help_parts(group)
+    yield from ("## Description", "", *description, "## Commands", "")
     for verb in commands_of(group):
-        told = _told(verb)
-        yield from (f"### {verb.prog}", "")
-        for paragraph in (*told.paragraphs, *told.status):
-            yield from (prose(paragraph), "")
-        yield from _options_section(verb, "####")
-        for example in told.examples:
-            yield from _fenced(example.splitlines())
+        description, status, examples = _help_parts(verb)
+        yield from (f"### {verb.prog}", "", *description, *status)
+        yield from (*_options_section(verb, "####"), *examples)
 
 
 def _page(name: str, verb: Parser) -> str:
@@ -293,24 +265,21 @@ def native_options(program: str) -> dict[str, list[Option]]:
     """Return the options in a native program's ``--help``, grouped by heading."""
     found: dict[str, list[Option]] = {}
     for heading, written, about in help_entries("\n".join(help_of(program))):
-        told = about or _ALWAYS.get(written, "")
-        found.setdefault(heading, []).append(Option(written, told))
+        option = Option(written, about or _ALWAYS.get(written, ""))
+        found.setdefault(heading, []).append(option)
     return found
 
 
 def _native(program: str) -> Iterator[str]:
     for heading, options in native_options(program).items():
-        told = [one for one in options if one.told]
         if heading:
             yield from (f"### {heading}", "")
-        yield from _listed(program, told)
+        yield from _listed(program, [one for one in options if one.help])
 
 
-def _verb_list() -> Iterator[str]:
-    for name, (summary, _) in VERBS.items():
-        yield f"{{manpage}}`usernsctl-{name}(1)`"
-        yield f": {prose(summary)}"
-        yield ""
+def _page_list(pages: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    for name, section, about in pages:
+        yield from (f"{{manpage}}`{name}({section})`", f": {prose(about)}", "")
 
 
 def _rules() -> dict[str, list[str]]:
@@ -318,18 +287,15 @@ def _rules() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, part in _RULE.findall(_RULES.read_text()):
         found.setdefault(part, []).append(name)
-    if {name for names in found.values() for name in names} != set(RECORDS) | set(_TOLD):
-        raise ExtensionError(f"{_RULES} and what is said of records differ")
+    if {name for names in found.values() for name in names} != set(RECORDS) | set(_EFFECTS):
+        raise ExtensionError(f"{_RULES} and the records of this tool differ")
     return found
 
 
 def _record(name: str) -> Iterator[str]:
-    words, told = RECORDS.get(name, ((), ""))
-    own = _TOLD.get(name)
-    if own is not None:
-        words, told = own
+    words, effect = _EFFECTS.get(name) or RECORDS[name]
     yield " ".join([f"`{name}`", *(f"*{prose(word)}*" for word in words)])
-    parts = re.split(r"\{(\w+)\}", told)
+    parts = re.split(r"\{(\w+)\}", effect)
     text = (f"*{prose(part)}*" if number % 2 else prose(part) for number, part in enumerate(parts))
     yield f": {''.join(text)}"
     yield ""
@@ -340,18 +306,11 @@ def _records() -> Iterator[str]:
     for part, heading in _PARTS.items():
         yield from (f"### {heading}", "")
         # Sort records as in most launches, which is the order of RECORDS.
-        order = [*RECORDS, *_TOLD]
+        order = [*RECORDS, *_EFFECTS]
         for name in sorted(rules.pop(part), key=order.index):
             yield from _record(name)
     if rules:
-        raise ExtensionError(f"{_RULES}: nothing is said of the parts {', '.join(rules)}")
-
-
-def _index() -> Iterator[str]:
-    for _, page, about, _, section in manuals():
-        yield f"{{manpage}}`{page}({section})`"
-        yield f": {prose(about)}"
-        yield ""
+        raise ExtensionError(f"{_RULES}: there are no headings for {', '.join(rules)}")
 
 
 class FromProgram(SphinxDirective):
@@ -365,8 +324,13 @@ class FromProgram(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         what = self.arguments[0]
-        makers = {"verbs": _verb_list, "records": _records, "index": _index}
-        text = list(makers[what]() if what in makers else _native(what))
+        if what == "verbs":
+            lines = _page_list((f"usernsctl-{n}", "1", about) for n, (about, _) in VERBS.items())
+        elif what == "index":
+            lines = _page_list((name, section, about) for _, name, about, _, section in manuals())
+        else:
+            lines = _records() if what == "records" else _native(what)
+        text = list(lines)
         return self.parse_text_to_nodes(StringList(text, what), allow_section_headings=True)
 
 
@@ -399,14 +363,14 @@ def manuals() -> list[tuple[str, str, str, list[str], str]]:
 def tidy(page: str) -> str:
     """Remove from a manual page what mandoc(1) warns about: needless macros and long text lines."""
     lines: list[str] = []
-    shown = ""
+    block = ""
     for line in page.splitlines():
         begins_block = re.match(r"\.(EX|nf|TS)\b", line)
         if begins_block or re.match(r"\.(EE|fi|TE)\b", line):
-            shown = line if begins_block else ""
+            block = line if begins_block else ""
         if line == ".sp" and lines and re.match(r"\.(SH|SS)\b", lines[-1]):
             continue
-        is_text = not shown and not line.startswith((".", "'"))
+        is_text = not block and not line.startswith((".", "'"))
         lines += _wrapped(line) if is_text else [line]
     return "\n".join([*lines, ""])
 
@@ -447,8 +411,8 @@ def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         target = f"{_OTHERS}{page.astext()}"
         if is_ours:
             target = app.builder.get_relative_uri(docname, ours[page["page"]])
-        shown = addnodes.literal_emphasis("", page.astext())
-        page.replace_self(nodes.reference("", "", shown, internal=is_ours, refuri=target))
+        name = addnodes.literal_emphasis("", page.astext())
+        page.replace_self(nodes.reference("", "", name, internal=is_ours, refuri=target))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[1]
@@ -14,13 +13,6 @@ _HEADING = re.compile(r"## \[([^]]+)\](?: - \d{4}-\d\d-\d\d)?")
 
 class NoNotes(Exception):
     """Missing notes about a version, with the reason as the exception's text."""
-
-
-def version(tree: Path) -> str:
-    """Return the version of the package."""
-    found = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["version"]
-    assert isinstance(found, str)
-    return found
 
 
 def notes(changelog: str, wanted: str) -> str:

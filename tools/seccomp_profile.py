@@ -1,7 +1,4 @@
-"""Generate the seccomp profile from docker/seccomp.toml, or check that it is up to date.
-
-python tools/seccomp_profile.py [--check]
-"""
+"""Write the seccomp profile from docker/seccomp.toml; with --check, check it."""
 
 from __future__ import annotations
 
@@ -12,6 +9,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import generated
 
 TREE = Path(__file__).parent.parent
 SOURCE = TREE / "docker" / "seccomp.toml"
@@ -48,12 +47,8 @@ def _rule(names: list[str], *arguments: Rule) -> Rule:
 
 def _conditions(only: list[dict[str, Any]]) -> Iterator[list[Rule]]:
     """Yield the argument conditions of one rule for each combination of the allowed values."""
-    yield from (
-        list(chosen)
-        for chosen in itertools.product(
-            *([_condition(entry, value) for value in entry["values"]] for entry in only)
-        )
-    )
+    choices = ([_condition(entry, value) for value in entry["values"]] for entry in only)
+    yield from map(list, itertools.product(*choices))
 
 
 def _condition(entry: dict[str, Any], value: int) -> Rule:
@@ -86,19 +81,9 @@ def _addition(entry: dict[str, Any]) -> Rule:
     return _rule([entry["name"]], _masked(0, forbidden, 0))
 
 
-def main(arguments: list[str]) -> int:
-    text = json.dumps(profile(tomllib.loads(SOURCE.read_text())), indent=2) + "\n"
-    if arguments == ["--check"]:
-        if PROFILE.read_text() == text:
-            return 0
-        print(f"{PROFILE} is out of date: run python tools/seccomp_profile.py", file=sys.stderr)
-        return 1
-    if arguments:
-        print(__doc__, file=sys.stderr)
-        return 2
-    PROFILE.write_text(text)
-    return 0
+def document() -> str:
+    return json.dumps(profile(tomllib.loads(SOURCE.read_text())), indent=2) + "\n"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(generated.run(sys.argv[1:], PROFILE, document))

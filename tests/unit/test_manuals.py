@@ -34,7 +34,7 @@ def test_every_option_that_a_native_program_takes_is_told(program: str, source: 
     )
     assert len(taken) > 5
     options = [one for each in manuals.native_options(program).values() for one in each]
-    assert all(one.told for one in options)
+    assert all(one.help for one in options)
     told = {name for one in options for name in re.findall(r"--([a-z-]+)", one.written)}
     assert told == set(taken) - HIDDEN
 

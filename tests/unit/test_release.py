@@ -13,14 +13,14 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from processes import capture
 
 TREE = Path(__file__).resolve().parents[2]
 
 sys.path.insert(0, str(TREE / "tools"))
-import release_check  # noqa: E402
 import release_notes  # noqa: E402
 
-VERSION = release_notes.version(TREE)
+VERSION = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]["version"]
 
 
 def test_the_version_is_the_same_everywhere() -> None:
@@ -83,24 +83,20 @@ def test_the_notes_are_the_section_with_a_line_for_each_item() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("wanted", "message"),
     [
         ("0.3.0", "no section of 0.3.0, only of: Unreleased, 0.2.0, 0.1.0"),
         ("Unreleased", "says nothing of Unreleased"),
     ],
 )
-def test_what_has_no_notes_is_told(wanted: str, told: str) -> None:
-    with pytest.raises(release_notes.NoNotes, match=told):
+def test_a_version_without_notes_is_reported(wanted: str, message: str) -> None:
+    with pytest.raises(release_notes.NoNotes, match=message):
         release_notes.notes(CHANGELOG, wanted)
 
 
 def test_there_are_notes_of_this_tree() -> None:
     """The notes are those of the last release, or of the next."""
-    done = subprocess.run(
-        [sys.executable, TREE / "tools" / "release_notes.py", "Unreleased"],
-        capture_output=True,
-        text=True,
-    )
+    done = capture([sys.executable, TREE / "tools" / "release_notes.py", "Unreleased"])
     if done.returncode:
         assert release_notes.notes((TREE / "CHANGELOG.md").read_text(), VERSION)
     else:
@@ -148,22 +144,28 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_text(text)
     (top / ".ci" / "run").chmod(0o755)
     (top / "tools").mkdir()
-    for name in ("release_check.py", "release_notes.py"):
+    for name in ("release-check", "release_notes.py"):
         shutil.copy(TREE / "tools" / name, top / "tools")
-    release_check.git(top, "init", "--quiet")
+    git(top, "init", "--quiet")
     commit(top)
     return top
 
 
+def git(tree: Path, *words: str) -> str:
+    return capture(["git", "-C", tree, *words], check=True).stdout.strip()
+
+
 def commit(tree: Path) -> None:
-    release_check.git(tree, "add", "--all")
-    release_check.git(tree, "commit", "--quiet", "--message", "Something")
+    git(tree, "add", "--all")
+    git(tree, "commit", "--quiet", "--message", "Something")
+
+
+def command(tree: Path) -> list[str | Path]:
+    return [tree / "tools" / "release-check", sys.executable]
 
 
 def check(tree: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-B", tree / "tools" / "release_check.py"], capture_output=True, text=True
-    )
+    return capture(command(tree))
 
 
 def assert_all_is_gone(tree: Path) -> None:
@@ -175,17 +177,17 @@ def assert_all_is_gone(tree: Path) -> None:
 def test_what_is_made_is_kept_with_the_notes(tree: Path) -> None:
     done = check(tree)
     assert (done.returncode, done.stderr) == (0, "")
-    commit = release_check.git(tree, "rev-parse", "HEAD")
-    told = [line for line in done.stdout.splitlines() if line.startswith("===")]
+    commit = git(tree, "rev-parse", "HEAD")
+    steps_printed = [line for line in done.stdout.splitlines() if line.startswith("===")]
     steps = [".ci/run test-all", "make dist", "make deb", "make docs man"]
-    assert told == [
+    assert steps_printed == [
         f"=== 0.2.0: {commit}",
         *(f"=== {step}" for step in steps),
         f"=== done: {', '.join(steps)}",
     ]
-    made = tree / "build" / "release"
-    assert sorted(path.name for path in made.iterdir()) == ["deb", "notes.md", "wheel"]
-    assert (made / "notes.md").read_text() == release_notes.notes(CHANGELOG, "0.2.0")
+    released = tree / "build" / "release"
+    assert sorted(path.name for path in released.iterdir()) == ["deb", "notes.md", "wheel"]
+    assert (released / "notes.md").read_text() == release_notes.notes(CHANGELOG, "0.2.0")
     assert_all_is_gone(tree)
 
 
@@ -214,8 +216,7 @@ def test_an_end_from_outside_is_that_of_all_it_has_started(
     script = f"#!/bin/sh\nsleep 1000 >{fifo}\nexit 1\n"
     (tree / ".ci" / "run").write_text(script)
     commit(tree)
-    command = [sys.executable, "-B", tree / "tools" / "release_check.py"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command(tree), stdout=subprocess.PIPE) as process:
         with fifo.open("rb") as until_it_ends:
             process.send_signal(number)
             assert until_it_ends.read() == b""
@@ -236,15 +237,23 @@ def test_what_is_not_committed_is_refused(tree: Path, name: str) -> None:
 
 
 def test_a_version_is_that_of_one_commit(tree: Path) -> None:
-    release_check.git(tree, "tag", "v0.2.0")
-    release_check.check_tags(tree, "0.2.0")
-    with pytest.raises(release_check.Fault, match=r"0\.3\.0, and this commit has the tag v0\.2\.0"):
-        release_check.check_tags(tree, "0.3.0")
-    (tree / "more").touch()
-    commit(tree)
-    done = check(tree)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "v0.2.0 is the tag of another commit" in done.stderr
+    git(tree, "tag", "v0.2.0")
+    assert check(tree).returncode == 0
+    project = tree / "pyproject.toml"
+    for version, reason in (
+        ("0.3.0", "the version is 0.3.0, and this commit has the tag v0.2.0"),
+        (
+            "0.2.0",
+            "v0.2.0 is the tag of another commit. Write the next version into pyproject.toml",
+        ),
+    ):
+        project.write_text(f'[project]\nversion = "{version}"\n# changed\n')
+        commit(tree)
+        if version == "0.3.0":
+            git(tree, "tag", "--force", "v0.2.0")
+        done = check(tree)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"release-check: {reason}")
 
 
 def test_a_version_without_notes_is_refused(tree: Path) -> None:
@@ -252,4 +261,4 @@ def test_a_version_without_notes_is_refused(tree: Path) -> None:
     commit(tree)
     done = check(tree)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("release-check: CHANGELOG.md has no section of 0.2.0")
+    assert done.stderr.startswith("release_notes.py: CHANGELOG.md has no section of 0.2.0")
