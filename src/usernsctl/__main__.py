@@ -7,7 +7,7 @@ import io
 import os
 import sys
 
-from usernsctl import _interrupts
+from usernsctl._system.handover import exit_on_interrupt
 
 # Type checkers treat this as true. Importing it from typing would delay the start.
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ def main() -> int:
     """Run the command line of this process and return its exit status."""
     # Garbage collection would only delay `usernsctl run`, which ends before there is much garbage.
     gc.disable()
-    _interrupts.end_at_once()
+    exit_on_interrupt()
     _replace_stdout()
     try:
         # Imported here, so that MemoryError is handled: this import takes most of the start's time.

@@ -33,7 +33,7 @@ COMMON = names(
 # Packages that `usernsctl run` needs. argparse imports gettext for its own messages.
 USED = names("argparse array codecs fcntl gettext grp locale pwd re select struct time")
 VERSION = names(
-    "_cffi_backend usernsctl usernsctl.__main__ usernsctl._core usernsctl._interrupts "
+    "_cffi_backend usernsctl usernsctl.__main__ usernsctl._core "
     "usernsctl._native usernsctl._lean usernsctl._system usernsctl._text usernsctl.cli "
     "usernsctl.errors usernsctl.explain"
 )

@@ -10,6 +10,7 @@ import fcntl
 import math
 import os
 import select
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -118,6 +119,19 @@ def socket_pair() -> tuple[Connection, Connection]:
 
 def _higher(low: Connection) -> Connection:
     return next(map(_connection, map(fcntl.fcntl, [low], [fcntl.F_DUPFD_CLOEXEC], [3])))
+
+
+# ---- waiting -------------------------------------------------------------------------------------
+
+
+def deadline_after(timeout: float | None) -> float | None:
+    """Return the time of :func:`time.monotonic` in `timeout` seconds; None without a timeout."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def seconds_left(deadline: float | None) -> float | None:
+    """Return the seconds until a deadline, 0 after it; None without a deadline."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
 # poll(2) takes milliseconds as an int. Longer timeouts, such as math.inf, count as none.

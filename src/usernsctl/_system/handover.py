@@ -1,11 +1,38 @@
-"""Descriptors and signals of a process that is about to execute another program."""
+"""Signals and descriptors of a process from its start to its exec of another program."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-from collections.abc import Iterable
+
+# Type checkers treat this as true. Importing it from typing would delay the start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import FrameType
+    from typing import NoReturn
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status of usernsctl after SIGINT, the same as a shell's."""
+
+
+def exit_on_interrupt() -> None:
+    """Make SIGINT exit this process silently with :data:`INTERRUPTED`, unless SIGINT is ignored.
+
+    While usernsctl starts, there is nothing to clean up yet.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit)
+
+
+def raise_on_interrupt() -> None:
+    """Undo :func:`exit_on_interrupt`, so that SIGINT raises KeyboardInterrupt for cleanup."""
+    if signal.getsignal(signal.SIGINT) is _exit:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(INTERRUPTED)
 
 
 def set_inheritable(fds: Iterable[int]) -> None:
@@ -15,6 +42,8 @@ def set_inheritable(fds: Iterable[int]) -> None:
 
     :raises OSError: one of `fds` is not open.
     """
+    import contextlib
+
     for name in os.listdir("/proc/self/fd"):
         # The list has the descriptor of os.listdir() itself, which is closed by now (EBADF).
         with contextlib.suppress(OSError):
@@ -29,6 +58,8 @@ def close_inherited() -> None:
 
     Descriptors that Python has opened are close-on-exec (PEP 446), and stay open until the exec.
     """
+    import contextlib
+
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if int(name) > 2 and os.get_inheritable(int(name)):

@@ -1,9 +1,10 @@
-"""Functions that open files and directories by paths that no other user can redirect."""
+"""Functions that open files by paths that no other user can redirect, and checks of names."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from functools import partial
 from usernsctl import _core
 from usernsctl._lean import Any, BinaryIO, Protocol, Self, TypeVar
 from usernsctl._text import quoted
+from usernsctl.errors import NamespaceError
 from usernsctl.maps import parse_map
 
 # The maximum number of symbolic links on a path, as in the kernel (path_resolution(7)).
@@ -496,3 +498,30 @@ def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
     with PathDescriptor.own(name, os.open, name, flags, dir_fd=parent) as directory:
         if stat.S_IMODE(directory.status.st_mode) != 0o700:
             directory.set_mode(0o700)
+
+
+# ---- names in directories of usernsctl -----------------------------------------------------------
+
+#: The pattern that each name and id matches.
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
+
+
+class InvalidNameError(NamespaceError, ValueError):
+    """A text that can't be the name of a namespace or template, or the id of a sandbox."""
+
+
+def check_name(name: str, what: str) -> str:
+    """Check that a text can be the name of an entry, and return it.
+
+    :param what: the kind of the name for the error, such as ``"the name of a namespace"``.
+    :raises InvalidNameError: the text can't be a name.
+    """
+    if not re.fullmatch(NAME, name):
+        shown = name if len(name) <= 80 else f"{name[:80]}..."
+        raise InvalidNameError(
+            f"{shown!r} can't be {what}: it must be 1 to 64 letters, digits, dots, dashes and "
+            "underscores, the first a letter, a digit or an underscore",
+            step="name",
+            cause="name-invalid",
+        )
+    return name

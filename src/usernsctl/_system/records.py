@@ -26,9 +26,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from usernsctl._system.descriptors import Closing
-from usernsctl._system.names import NAME, check_name
 from usernsctl._system.paths import (
+    NAME,
     UntrustedPathError,
+    check_name,
     make_private,
     open_file,
     open_trusted,

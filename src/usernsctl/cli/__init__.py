@@ -7,8 +7,7 @@ import os
 import signal
 import sys
 
-from usernsctl import _interrupts
-from usernsctl._system.handover import default_sigchld
+from usernsctl._system.handover import INTERRUPTED, default_sigchld, raise_on_interrupt
 
 # Type checkers treat this as true. Importing it from typing would delay the start.
 TYPE_CHECKING = False
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _call_and_flush(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
-        return _interrupts.STATUS
+        return INTERRUPTED
     except BrokenPipeError:
         _redirect_to_null(1)
         _redirect_to_null(2)
@@ -85,7 +84,7 @@ def _call(argv: list[str]) -> int:
             given = parser.read(argv)
         if parser.prog != "usernsctl run":
             gc.enable()
-        _interrupts.raise_again()
+        raise_on_interrupt()
         return parser.perform(given, environ, argv)
     except Answer as answer:
         print(answer.text, end="", file=sys.stderr if answer.status else sys.stdout)

@@ -15,8 +15,13 @@ from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Unpack, ove
 from usernsctl import _core
 from usernsctl._core import START_SECONDS
 from usernsctl._lean import LateModule
-from usernsctl._system.deadlines import deadline_after, seconds_left
-from usernsctl._system.descriptors import ClosedError, Shared, wait_readable
+from usernsctl._system.descriptors import (
+    ClosedError,
+    Shared,
+    deadline_after,
+    seconds_left,
+    wait_readable,
+)
 from usernsctl._system.handover import restore_signals, set_inheritable
 from usernsctl._system.target import ENTERABLE, Joinable, Propagation, Target, make_target, selected
 from usernsctl.commands.arguments import (
@@ -27,13 +32,15 @@ from usernsctl.commands.arguments import (
     Stream,
     StrOrBytesPath,
     check_ids,
+    check_keywords,
+    check_timeout,
     descriptors,
     encoded_path,
+    keywords_of,
     make_command,
     opened,
     stdio,
 )
-from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.errors import CommandError, NamespaceError
 from usernsctl.maps import AnyIdMap
 

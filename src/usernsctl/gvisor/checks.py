@@ -9,7 +9,7 @@ import signal
 from collections.abc import Mapping
 
 from usernsctl._lean import TYPE_CHECKING, Any
-from usernsctl._system.names import check_name
+from usernsctl._system.paths import check_name
 from usernsctl.errors import CommandError
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def seconds(name: str, given: float) -> float:
     """
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {given!r}")
-    from usernsctl.commands.keywords import check_timeout
+    from usernsctl.commands.arguments import check_timeout
 
     check_timeout(given, name)
     if not given > 0:

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from usernsctl._lean import LateModule
-from usernsctl._system.deadlines import deadline_after, seconds_left
-from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl._system.descriptors import deadline_after, seconds_left
+from usernsctl.commands.arguments import (
+    Args,
+    StrOrBytesPath,
+    check_keywords,
+    check_timeout,
+    keywords_of,
+)
 from usernsctl.commands.async_start import start_in_executor
-from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import (
     DEVNULL,
     PIPE,

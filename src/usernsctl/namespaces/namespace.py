@@ -15,8 +15,7 @@ from usernsctl._lean import LateModule, replace
 from usernsctl._system.descriptors import Closing, Shared
 from usernsctl._system.target import ENTERABLE, KEPT, Target, make_target, selected
 from usernsctl.commands import popen as commands
-from usernsctl.commands.arguments import Args, StrOrBytesPath
-from usernsctl.commands.keywords import check_keywords
+from usernsctl.commands.arguments import Args, StrOrBytesPath, check_keywords
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.maps import AnyIdMap, Plan, decide, plan, requested, warn_single_id
 from usernsctl.namespaces import named

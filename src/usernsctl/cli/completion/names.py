@@ -15,7 +15,7 @@ def print_names(kind: str) -> None:
     """Print the existing names, each on a line.
 
     Errors are ignored, and no directory is created: the shell calls this while the user types, when
-    messages would disturb. All names match :data:`usernsctl._system.names.NAME`, which has no
+    messages would disturb. All names match :data:`usernsctl._system.paths.NAME`, which has no
     characters that are special in a shell.
 
     :param kind: an element of :data:`KINDS`.

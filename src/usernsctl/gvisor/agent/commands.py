@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from weakref import WeakMethod
 
 from usernsctl._lean import LateModule
-from usernsctl._system.deadlines import deadline_after, seconds_left
-from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
-from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
+from usernsctl._system.descriptors import deadline_after, seconds_left
+from usernsctl.commands.arguments import (
+    Args,
+    Stream,
+    StrOrBytesPath,
+    check_keywords,
+    check_timeout,
+    keywords_of,
+)
 from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import protocol as wire

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, AnyStr, NoReturn
 
 from usernsctl import _core
 from usernsctl._lean import LateModule, dataclass
-from usernsctl._system.deadlines import deadline_after, seconds_left
 from usernsctl._system.descriptors import (
     ClosedError,
     SharedSocket,
+    deadline_after,
     sealed_file,
+    seconds_left,
     socket_pair,
     wait_readable,
 )

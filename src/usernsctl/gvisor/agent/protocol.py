@@ -20,8 +20,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from typing import NamedTuple
 
 from usernsctl._lean import dataclass
-from usernsctl._system.deadlines import seconds_left
-from usernsctl._system.descriptors import ClosedError, Connection, SharedSocket, wait_readable
+from usernsctl._system.descriptors import (
+    ClosedError,
+    Connection,
+    SharedSocket,
+    seconds_left,
+    wait_readable,
+)
 from usernsctl.errors import RunscError
 
 VERSION = 1

@@ -9,8 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from usernsctl._lean import LateModule, dataclass
-from usernsctl._system.deadlines import seconds_left
-from usernsctl._system.descriptors import Connection, memory_file, open_owned, pipe, socket_pair
+from usernsctl._system.descriptors import (
+    Connection,
+    memory_file,
+    open_owned,
+    pipe,
+    seconds_left,
+    socket_pair,
+)
 from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.agent import protocol as wire

@@ -649,7 +649,7 @@ class Request:
             for field in fields(cls)
             if (argument := field.metadata.get("argument")) is not None
         }
-        from usernsctl.commands.keywords import check_keywords
+        from usernsctl.commands.arguments import check_keywords
 
         check_keywords("SandboxHost", options, known)
         values = {known[name][0]: known[name][1](name, value) for name, value in options.items()}

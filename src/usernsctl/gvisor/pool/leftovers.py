@@ -10,8 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from usernsctl._system.deadlines import seconds_left
-from usernsctl._system.descriptors import wait_readable
+from usernsctl._system.descriptors import seconds_left, wait_readable
 from usernsctl._text import shown
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.errors import RunscError

@@ -20,10 +20,8 @@ from typing import (
 from weakref import WeakKeyDictionary
 
 from usernsctl._lean import LateModule
-from usernsctl._system.deadlines import deadline_after, seconds_left
-from usernsctl._system.descriptors import AsyncClosing, Closing
-from usernsctl.commands.arguments import Stream, StrOrBytesPath
-from usernsctl.commands.keywords import check_timeout
+from usernsctl._system.descriptors import AsyncClosing, Closing, deadline_after, seconds_left
+from usernsctl.commands.arguments import Stream, StrOrBytesPath, check_timeout
 from usernsctl.commands.popen import DEVNULL
 from usernsctl.errors import (
     CommandNotExecutableError,

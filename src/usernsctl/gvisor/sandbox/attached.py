@@ -13,8 +13,14 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from usernsctl._lean import LateModule
-from usernsctl._system.deadlines import deadline_after, seconds_left
-from usernsctl._system.descriptors import above_stdio, open_owned, pipe, wait_readable
+from usernsctl._system.descriptors import (
+    above_stdio,
+    deadline_after,
+    open_owned,
+    pipe,
+    seconds_left,
+    wait_readable,
+)
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor.agent.start import ProcessDefaults

@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Any
 from usernsctl import hardening
 from usernsctl._lean import LateModule
 from usernsctl._system import processes
-from usernsctl._system.deadlines import deadline_after, seconds_left
-from usernsctl._system.descriptors import ClosedError, Shared, wait_readable
+from usernsctl._system.descriptors import (
+    ClosedError,
+    Shared,
+    deadline_after,
+    seconds_left,
+    wait_readable,
+)
 from usernsctl._system.processes import exit_status, parent_namespace, reap
 from usernsctl._system.records import Entry
 from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired, start_within

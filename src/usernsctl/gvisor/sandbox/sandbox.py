@@ -14,10 +14,16 @@ from io import FileIO
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from usernsctl._lean import LateModule
-from usernsctl._system.deadlines import seconds_left
-from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
+from usernsctl._system.descriptors import seconds_left
+from usernsctl.commands.arguments import (
+    Args,
+    Stream,
+    StrOrBytesPath,
+    check_keywords,
+    check_timeout,
+    keywords_of,
+)
 from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin
-from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import (
     DEVNULL,
     CompletedProcess,

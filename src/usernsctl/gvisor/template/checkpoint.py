@@ -14,11 +14,15 @@ from typing import Any, TypeAlias
 
 from usernsctl import _core
 from usernsctl._lean import dataclass
-from usernsctl._system.deadlines import seconds_left
-from usernsctl._system.descriptors import Connection, memory_file, socket_pair, wait_readable
-from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl._system.descriptors import (
+    Connection,
+    memory_file,
+    seconds_left,
+    socket_pair,
+    wait_readable,
+)
+from usernsctl.commands.arguments import StrOrBytesPath, check_timeout
 from usernsctl.commands.async_start import AsyncStart
-from usernsctl.commands.keywords import check_timeout
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import (

@@ -13,8 +13,7 @@ import shutil
 import stat
 from collections.abc import Mapping, Sequence
 
-from usernsctl._system.names import NAME
-from usernsctl._system.paths import make_private, open_file
+from usernsctl._system.paths import NAME, make_private, open_file
 from usernsctl._system.records import fault_of
 from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError, RunscError

@@ -21,9 +21,8 @@ from usernsctl._system.descriptors import (
     socket_pair,
     wait_readable,
 )
-from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
+from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath, check_keywords, check_timeout
 from usernsctl.commands.async_start import AsyncStart, start_in_executor
-from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
 from usernsctl.errors import RunscError, UsernsError
 from usernsctl.gvisor import checks

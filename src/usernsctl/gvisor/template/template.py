@@ -9,9 +9,8 @@ from typing import Any, NoReturn, Self, TypedDict, Unpack
 from usernsctl._lean import dataclass, replace
 from usernsctl._system.descriptors import socket_pair
 from usernsctl._system.records import RECORD, Directory
-from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
+from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath, check_keywords, check_timeout
 from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin, start_in_executor
-from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.protocol import Agent
