@@ -45,7 +45,7 @@ def read_result(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError(f"{path} is no regular file")
+            raise ValueError(f"{path} is not a regular file")
         with open(fd, "rb", closefd=False) as file:
             return file.read(LONGEST)
     finally:

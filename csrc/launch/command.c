@@ -172,8 +172,8 @@ static bool fail_file(const struct wanted *wanted, enum found found, const char 
     static const struct {
         const char *what, *remedy;
     } words[] = {
-        [DIRECTORY] = {"a directory, and no program", "name a program, such as a file in it"},
-        [SPECIAL] = {"no regular file, and no program", "name a program"},
+        [DIRECTORY] = {"a directory, not a program", "name a program, such as a file in it"},
+        [SPECIAL] = {"a FIFO, a socket or a device, not a program", "name a program"},
         [NOT_EXECUTABLE] = {"not executable",
                             "chmod +x it, or start it by its interpreter, as in: python3 FILE"},
     };

@@ -38,7 +38,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
     if (!cover || !*cover->source) {
         un_launch_set_remedy(launch, wanted, NULL);
         return un_fail(err, UN_STEP_BIND, 0, NULL,
-                       "%.300s would have to be made where another mount hides it", wanted);
+                       "the mount point %.300s can't be created: another mount hides its directory",
+                       wanted);
     }
     size_t covered = strcmp(cover->inside, "/") ? strlen(cover->inside) : 0;
     snprintf(absent, sizeof absent, "%s%s", cover->source, wanted + covered);
@@ -46,7 +47,7 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
     un_launch_set_remedy(launch, wanted, "make %s first", quoted);
     *strrchr(absent, '/') = '\0';
     return un_fail(err, UN_STEP_BIND, 0, NULL,
-                   "%.200s would have to be made in %.200s, which another mount shows there",
+                   "the mount point %.200s does not exist in %.200s, which is mounted there",
                    wanted, *absent ? absent : "/");
 }
 

@@ -149,7 +149,7 @@ def test_what_is_in_its_place_is_refused_at_once(tmp_path: Path, kind: str) -> N
     else:
         place.symlink_to("/bin/sh" if kind == "link to a file" else "/missing/file")
     before = open_descriptors()
-    with pytest.raises(un.BindError, match=r"no regular file|is a (FIFO|socket)") as caught:
+    with pytest.raises(un.BindError, match=r"not a regular file|is a (FIFO|socket)") as caught:
         un.SandboxHost(rootfs=str(rootfs))
     assert caught.value.remedy == "remove it from the root filesystem"
     assert open_descriptors() == before

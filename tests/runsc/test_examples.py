@@ -84,7 +84,7 @@ def test_untrusted_report_follows_no_link(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
         report.report_on(str(tmp_path / "data"))
     monkeypatch.setattr(report, "PROGRAM", "mkdir /results/report")
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         report.report_on(str(tmp_path / "data"))
 
 

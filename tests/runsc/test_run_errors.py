@@ -76,7 +76,7 @@ ARGUMENTS = [
     ([], 125, "no command"),
     (["--", ""], 125, "the command is an empty string"),
     (["--", "/etc/passwd"], 126, "not executable"),
-    (["--", "/etc"], 126, "exec: /etc is a directory, and no program\n"),
+    (["--", "/etc"], 126, "exec: /etc is a directory, not a program\n"),
     (["--", "/etc"], 126, "[command-not-executable]\n  remedy: name a program, such as a file in"),
     (["--wd", "/usr", "--", "./lib"], 126, "exec: /usr/lib is a directory"),
     (["--", "/home"], 126, "exec: /home is a directory"),

@@ -163,13 +163,14 @@ static int what_can_not_be_bound_is_told(void *arg)
     CHECK_INT(err.errnum, ELOOP);
     check_build_fails(
         LINES("source follow /tmp/it's", TREE, "bind 0 /data rw", "bind 0 /data/a/b rw"),
-        "/data/a/b would have to be made in /tmp/it's/a, which another mount shows there", &err,
+        "the mount point /data/a/b does not exist in /tmp/it's/a, which is mounted there", &err,
         remedy);
     CHECK_TEXT(remedy, "make '/tmp/it'\"'\"'s/a/b' first");
     check_build_fails(LINES(TREE, "mount /data empty", "bind 1 /data/a rw"),
-                      "/data/a would have to be made where another mount hides it", &err, remedy);
+                      "the mount point /data/a can't be created: another mount hides its directory",
+                      &err, remedy);
     check_build_fails(LINES(TREE, "bind 1 /data rw", "mount /data/x other"),
-                      "/data/x would have to be made in /tmp/source, which", &err, remedy);
+                      "the mount point /data/x does not exist in /tmp/source, which", &err, remedy);
     return 0;
 }
 

@@ -619,8 +619,8 @@ def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
         is_file = is_file and stat.S_ISREG(found.st_mode)
     if not is_file:
         raise BindError(
-            f"{AGENT_INSIDE} in the root filesystem is no regular file: the agent can't be mounted "
-            "there",
+            f"{AGENT_INSIDE} in the root filesystem is not a regular file, so the agent can't be "
+            "mounted on it",
             step="bind",
             filename=AGENT_INSIDE,
             remedy="remove it from the root filesystem",

@@ -225,7 +225,7 @@ def _check_file(name: str, directory: int, path: str, size: int) -> None:
     except FileNotFoundError:
         raise damaged(path, f"{name} is missing") from None
     if not stat.S_ISREG(status.st_mode):
-        raise damaged(path, f"{name} is no regular file")
+        raise damaged(path, f"{name} is not a regular file")
     if status.st_size != size:
         raise damaged(path, f"{name} has {status.st_size} bytes, and had {size}")
     fault = fault_of(status, 0o022)
@@ -243,7 +243,7 @@ def _copy(name: str, source: int, target: int) -> tuple[int, str]:
         open(os.open(name, _WRITE, 0o600, dir_fd=target), "wb", buffering=0) as writing,
     ):
         if not stat.S_ISREG(os.fstat(reading.fileno()).st_mode):
-            raise OSError(22, "it is no regular file", name)
+            raise OSError(22, "not a regular file", name)
         while chunk := reading.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
