@@ -144,7 +144,7 @@ static enum un_look look_at_link(const struct un_trail *trail, const char *name,
         failed = -1;
     }
     if (!failed)
-        failed = un_read_link(link, found->link);
+        failed = un_read_link(link, "", found->link);
     un_close_quietly(link);
     return failed ? UN_LOOK_FAILED : UN_LOOK_LINK;
 }

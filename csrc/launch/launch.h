@@ -175,8 +175,9 @@ static inline struct un_place *un_trail_last(struct un_trail *trail)
 /* Opens an entry of a directory (O_PATH), without following a symbolic link. Returns -1 with errno.
  */
 int un_child(int directory, const char *name);
-/* Reads the contents of an open symbolic link. Returns -1 with errno. */
-int un_read_link(int link, char text[UN_PATH_MAX]);
+/* Reads the contents of a symbolic link; with an empty name, of the link open as `directory`.
+ * Returns -1 with errno. */
+int un_read_link(int directory, const char *name, char text[UN_PATH_MAX]);
 /* Reads the path of a descriptor from /proc/self/fd. Returns -1 with errno. */
 int un_path_of(int fd, char path[UN_PATH_MAX]);
 
@@ -272,7 +273,11 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
 /* Creates the directories of the root filesystem in scratch, which must be open. */
 int un_root_begin(struct un_launch *launch, struct un_error *err);
 
-/* Creates a directory or an empty file. Returns an O_PATH descriptor, or -1. */
+/* Creates a directory. Returns an O_PATH descriptor, or -1. */
+int un_root_make_directory(struct un_launch *launch, int parent, const char *name, mode_t mode,
+                           struct un_error *err);
+/* Creates a directory or an empty file, which every user can read. Returns an O_PATH descriptor, or
+ * -1. */
 int un_root_make(struct un_launch *launch, int parent, const char *name, bool is_directory,
                  struct un_error *err);
 /* Creates a directory or an empty file under a new name in spare or shown. `name` receives the
@@ -300,11 +305,21 @@ int un_root_hide(struct un_launch *launch, int file, const char *name, struct un
 int un_root_mirror(struct un_launch *launch, int source, int target, const char *const *without,
                    struct un_error *err);
 
-/* Iterate over the entries of a directory. un_root_next() returns NULL at the end and after a
- * failure, which sets *failed. */
-DIR *un_root_list(struct un_launch *launch, int directory, const char *name, struct un_error *err);
-const struct dirent *un_root_next(struct un_launch *launch, DIR *listing, const char *name,
-                                  int *failed, struct un_error *err);
+/* A visit of the entries of a directory. */
+struct un_visit {
+    /* Returns 1 if the entry shall be opened, 0 to skip it, or -1 with errno. */
+    int (*wants)(const struct un_visit *visit, int directory, const struct dirent *entry);
+    /* Handles an entry, an O_PATH descriptor. May visit a directory by a nested un_root_visit(). */
+    int (*take)(struct un_visit *visit, struct un_launch *launch, int found, const char *name,
+                struct un_error *err);
+    void *arg;
+    int depth; /* of nested visits; starts as 0 */
+};
+
+/* Visits all entries of the directory `name`. Entries that vanish meanwhile are skipped. Fails with
+ * ELOOP at a depth of more than 128 nested visits. */
+int un_root_visit(struct un_visit *visit, struct un_launch *launch, int directory, const char *name,
+                  struct un_error *err);
 
 /* ---- scratch.c: the tmpfs for all files of a sandbox ----------------------------------------- */
 
@@ -314,9 +329,6 @@ int un_scratch_mount(struct un_launch *launch, struct un_error *err);
 void un_scratch_unmount(struct un_launch *launch);
 
 /* ---- snapshot.c: copying publicly readable files --------------------------------------------- */
-
-/* Maximum depth of a directory tree that is searched or copied. */
-#define UN_DEPTH_MAX 128
 
 /* Returns whether a mode lets every user read a file, or list and search a directory. */
 static inline bool un_is_public(mode_t mode)

@@ -2,13 +2,11 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-static int hide_below(struct un_launch *launch, int directory, const char *name, int depth,
-                      struct un_error *err);
-
 /* Returns whether an entry must be opened for a further check, judged by its type and mode: 1 or 0,
  * or -1 with errno. */
-static int may_be_private(int directory, const struct dirent *entry)
+static int may_be_private(const struct un_visit *visit, int directory, const struct dirent *entry)
 {
+    (void)visit;
     struct stat status;
     if (entry->d_type == DT_LNK)
         return 0;
@@ -21,7 +19,7 @@ static int may_be_private(int directory, const struct dirent *entry)
     return S_ISDIR(status.st_mode) || !un_is_public(status.st_mode);
 }
 
-static int hide_entry(struct un_launch *launch, int found, const char *name, int depth,
+static int hide_entry(struct un_visit *visit, struct un_launch *launch, int found, const char *name,
                       struct un_error *err)
 {
     struct stat status;
@@ -31,44 +29,11 @@ static int hide_entry(struct un_launch *launch, int found, const char *name, int
         return 0;
     if (!un_is_public(status.st_mode))
         return un_root_hide(launch, found, name, err);
-    return S_ISDIR(status.st_mode) ? hide_below(launch, found, name, depth + 1, err) : 0;
-}
-
-static int hide_all(struct un_launch *launch, DIR *listing, int directory, const char *name,
-                    int depth, struct un_error *err)
-{
-    int failed = 0;
-    const struct dirent *entry;
-    while (!failed && (entry = un_root_next(launch, listing, name, &failed, err))) {
-        int wanted = may_be_private(directory, entry);
-        if (!wanted)
-            continue;
-        int found = wanted > 0 ? un_child(directory, entry->d_name) : -1;
-        if (found < 0 && errno == ENOENT)
-            continue;
-        failed = found < 0 ? un_launch_fail_file(launch, entry->d_name, err)
-                           : hide_entry(launch, found, entry->d_name, depth, err);
-        un_close_quietly(found);
-    }
-    return failed;
-}
-
-static int hide_below(struct un_launch *launch, int directory, const char *name, int depth,
-                      struct un_error *err)
-{
-    if (depth == UN_DEPTH_MAX) {
-        errno = ELOOP;
-        return un_launch_fail_file(launch, name, err);
-    }
-    DIR *listing = un_root_list(launch, directory, name, err);
-    if (!listing)
-        return -1;
-    int failed = hide_all(launch, listing, directory, name, depth, err);
-    closedir(listing);
-    return failed;
+    return S_ISDIR(status.st_mode) ? un_root_visit(visit, launch, found, name, err) : 0;
 }
 
 int un_hide_private(struct un_launch *launch, int directory, const char *name, struct un_error *err)
 {
-    return hide_below(launch, directory, name, 0, err);
+    struct un_visit visit = {.wants = may_be_private, .take = hide_entry};
+    return un_root_visit(&visit, launch, directory, name, err);
 }

@@ -2,6 +2,9 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
+/* Maximum depth of a directory tree that is searched or copied. */
+#define DEPTH_MAX 128
+
 int un_root_status(struct un_launch *launch, int fd, const char *name, struct stat *status,
                    struct un_error *err)
 {
@@ -15,18 +18,28 @@ int un_root_set_mode(struct un_launch *launch, int fd, mode_t mode, const char *
     return chmod(un_fd_path(fd, path), mode & 07777) ? un_launch_fail_file(launch, name, err) : 0;
 }
 
+/* Opens an entry that was just created, unless `failed` is set. */
+static int open_created(struct un_launch *launch, int failed, int parent, const char *name,
+                        struct un_error *err)
+{
+    int fd = failed ? -1 : un_child(parent, name);
+    return fd < 0 ? un_launch_fail_file(launch, name, err) : fd;
+}
+
+int un_root_make_directory(struct un_launch *launch, int parent, const char *name, mode_t mode,
+                           struct un_error *err)
+{
+    return open_created(launch, mkdirat(parent, name, mode), parent, name, err);
+}
+
 int un_root_make(struct un_launch *launch, int parent, const char *name, bool is_directory,
                  struct un_error *err)
 {
-    int created;
-    if (is_directory) {
-        created = mkdirat(parent, name, 0755);
-    } else {
-        created = openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-        un_close_quietly(created);
-    }
-    int fd = created < 0 ? -1 : un_child(parent, name);
-    return fd < 0 ? un_launch_fail_file(launch, name, err) : fd;
+    if (is_directory)
+        return un_root_make_directory(launch, parent, name, 0755, err);
+    int created = openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    un_close_quietly(created);
+    return open_created(launch, created < 0, parent, name, err);
 }
 
 int un_root_new(struct un_launch *launch, int directory, bool is_directory, char name[16],
@@ -39,23 +52,17 @@ int un_root_new(struct un_launch *launch, int directory, bool is_directory, char
     return un_root_make(launch, directory, own, is_directory, err);
 }
 
-static int make_private(struct un_launch *launch, const char *name, mode_t mode, int *fd,
-                        struct un_error *err)
-{
-    if (mkdirat(launch->root.scratch, name, mode))
-        return un_launch_fail_file(launch, name, err);
-    *fd = un_child(launch->root.scratch, name);
-    return *fd < 0 ? un_launch_fail_file(launch, name, err) : 0;
-}
-
 int un_root_begin(struct un_launch *launch, struct un_error *err)
 {
     struct un_root *root = &launch->root;
     int *top = &launch->view.top;
     struct stat status;
-    if (make_private(launch, "spare", 0700, &root->spare, err) ||
-        make_private(launch, "shown", 0700, &root->shown, err) ||
-        make_private(launch, "root", 0755, top, err))
+    root->spare = un_root_make_directory(launch, root->scratch, "spare", 0700, err);
+    if (root->spare >= 0)
+        root->shown = un_root_make_directory(launch, root->scratch, "shown", 0700, err);
+    if (root->shown >= 0)
+        *top = un_root_make_directory(launch, root->scratch, "root", 0755, err);
+    if (*top < 0)
         return -1;
     /* Bind-mounts the directory on itself: only a mount can be made read-only later, with all
      * mounts below it. */
@@ -75,7 +82,7 @@ int un_root_copy_link(struct un_launch *launch, int link, int directory, const c
                       struct un_error *err)
 {
     char text[UN_PATH_MAX];
-    if (un_read_link(link, text) || symlinkat(text, directory, name))
+    if (un_read_link(link, "", text) || symlinkat(text, directory, name))
         return un_launch_fail_file(launch, name, err);
     return 0;
 }
@@ -110,34 +117,80 @@ int un_root_hide(struct un_launch *launch, int file, const char *name, struct un
     return un_bind(empty, file, UN_ATTR_HARMLESS | UN_ATTR_RDONLY, name, err);
 }
 
-DIR *un_root_list(struct un_launch *launch, int directory, const char *name, struct un_error *err)
+static DIR *open_listing(int directory)
 {
     int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *listing = fd < 0 ? NULL : fdopendir(fd);
-    if (listing)
-        return listing;
-    un_close_quietly(fd);
-    un_launch_fail_file(launch, name, err);
-    return NULL;
+    if (!listing)
+        un_close_quietly(fd);
+    return listing;
 }
 
-const struct dirent *un_root_next(struct un_launch *launch, DIR *listing, const char *name,
-                                  int *failed, struct un_error *err)
+/* Returns the next entry except "." and "..". Returns NULL at the end, with errno 0, and after a
+ * failure. */
+static const struct dirent *next_entry(DIR *listing)
 {
     const struct dirent *entry;
     do {
         errno = 0;
         entry = readdir(listing);
     } while (entry && (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")));
-    if (!entry && errno)
-        *failed = un_launch_fail_file(launch, name, err);
     return entry;
 }
 
-static int mirror_entry(struct un_launch *launch, int found, int target, const char *name,
-                        struct un_error *err)
+static int visit_entry(struct un_visit *visit, struct un_launch *launch, int directory,
+                       const struct dirent *entry, struct un_error *err)
+{
+    int wanted = visit->wants(visit, directory, entry);
+    if (!wanted)
+        return 0;
+    un_auto_close int found = wanted > 0 ? un_child(directory, entry->d_name) : -1;
+    if (found >= 0)
+        return visit->take(visit, launch, found, entry->d_name, err);
+    /* ENOENT: the entry was deleted meanwhile. */
+    return errno == ENOENT ? 0 : un_launch_fail_file(launch, entry->d_name, err);
+}
+
+int un_root_visit(struct un_visit *visit, struct un_launch *launch, int directory, const char *name,
+                  struct un_error *err)
+{
+    const struct dirent *entry;
+    int failed = 0;
+    errno = ELOOP;
+    DIR *listing = visit->depth == DEPTH_MAX ? NULL : open_listing(directory);
+    if (!listing)
+        return un_launch_fail_file(launch, name, err);
+    visit->depth++;
+    while (!failed && (entry = next_entry(listing)))
+        failed = visit_entry(visit, launch, directory, entry, err);
+    if (!failed && errno)
+        failed = un_launch_fail_file(launch, name, err);
+    visit->depth--;
+    closedir(listing);
+    return failed;
+}
+
+/* The directory in which entries are mirrored, and the names of those that are not. */
+struct mirror {
+    int target;
+    const char *const *without;
+};
+
+static int is_mirrored(const struct un_visit *visit, int directory, const struct dirent *entry)
+{
+    const struct mirror *mirror = visit->arg;
+    (void)directory;
+    for (const char *const *name = mirror->without; *name; name++)
+        if (!strcmp(entry->d_name, *name))
+            return 0;
+    return 1;
+}
+
+static int mirror_entry(struct un_visit *visit, struct un_launch *launch, int found,
+                        const char *name, struct un_error *err)
 {
     struct stat status;
+    int target = ((const struct mirror *)visit->arg)->target;
     if (un_root_status(launch, found, name, &status, err))
         return -1;
     if (S_ISLNK(status.st_mode))
@@ -148,32 +201,10 @@ static int mirror_entry(struct un_launch *launch, int found, int target, const c
     return un_bind(found, created, 0, name, err);
 }
 
-static bool is_among(const char *name, const char *const *names)
-{
-    for (; *names; names++)
-        if (!strcmp(name, *names))
-            return true;
-    return false;
-}
-
 int un_root_mirror(struct un_launch *launch, int source, int target, const char *const *without,
                    struct un_error *err)
 {
-    int failed = 0;
-    const struct dirent *entry;
-    DIR *listing = un_root_list(launch, source, "", err);
-    if (!listing)
-        return -1;
-    while (!failed && (entry = un_root_next(launch, listing, "", &failed, err))) {
-        if (is_among(entry->d_name, without))
-            continue;
-        int found = un_child(source, entry->d_name);
-        if (found < 0 && errno == ENOENT)
-            continue; /* the entry was deleted meanwhile */
-        failed = found < 0 ? un_launch_fail_file(launch, entry->d_name, err)
-                           : mirror_entry(launch, found, target, entry->d_name, err);
-        un_close_quietly(found);
-    }
-    closedir(listing);
-    return failed;
+    struct mirror mirror = {target, without};
+    struct un_visit visit = {.wants = is_mirrored, .take = mirror_entry, .arg = &mirror};
+    return un_root_visit(&visit, launch, source, "", err);
 }

@@ -17,9 +17,8 @@
 #define TOTAL_BYTES_MAX (32 << 20)
 
 struct snapshot {
-    struct un_launch *launch;
-    off_t left;
-    int depth;
+    int target; /* the directory in which copies are created */
+    off_t left; /* how many bytes may still be copied */
 };
 
 /* Copies a file if its mode lets every user read it. Returns the number of bytes copied, or -1 with
@@ -43,127 +42,78 @@ static off_t copy_bytes(int source, int out)
     return failed ? -1 : copied;
 }
 
-static int bind_file(struct snapshot *snapshot, int source, int directory, const char *name,
+static int bind_file(struct un_launch *launch, int source, int directory, const char *name,
                      struct un_error *err)
 {
     un_auto_close int place = un_child(directory, name);
     if (place < 0)
-        return un_launch_fail_file(snapshot->launch, name, err);
+        return un_launch_fail_file(launch, name, err);
     return un_bind(source, place, UN_ATTR_RDONLY | UN_ATTR_HARMLESS, name, err);
 }
 
-static int copy_content(struct snapshot *snapshot, int source, int out, const char *name,
-                        struct un_error *err)
+static int copy_file(struct un_launch *launch, struct snapshot *snapshot, int source,
+                     const struct stat *status, const char *name, struct un_error *err)
 {
-    off_t copied = copy_bytes(source, out);
-    if (copied < 0)
-        return un_launch_fail_file(snapshot->launch, name, err);
+    int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
+    un_auto_close int out = openat(snapshot->target, name, flags, 0600);
+    if (out < 0)
+        return un_launch_fail_file(launch, name, err);
+    bool is_public = un_is_public(status->st_mode);
+    bool is_small = status->st_size <= FILE_BYTES_MAX && status->st_size <= snapshot->left;
+    if (is_public && !is_small)
+        return bind_file(launch, source, snapshot->target, name, err);
+    off_t copied = is_public ? copy_bytes(source, out) : 0;
+    if (copied < 0 || fchmod(out, status->st_mode & 07777))
+        return un_launch_fail_file(launch, name, err);
     snapshot->left -= copied;
     return 0;
 }
 
-static int copy_file(struct snapshot *snapshot, int source, const struct stat *status,
-                     int directory, const char *name, struct un_error *err)
+static int copy_directory(struct un_visit *visit, struct un_launch *launch, int source,
+                          const struct stat *status, const char *name, struct un_error *err)
 {
-    un_auto_close int out = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (out < 0)
-        return un_launch_fail_file(snapshot->launch, name, err);
-    bool is_public = un_is_public(status->st_mode);
-    bool is_small = status->st_size <= FILE_BYTES_MAX && status->st_size <= snapshot->left;
-    if (is_public && !is_small)
-        return bind_file(snapshot, source, directory, name, err);
-    if (is_public && copy_content(snapshot, source, out, name, err))
-        return -1;
-    return fchmod(out, status->st_mode & 07777) ? un_launch_fail_file(snapshot->launch, name, err)
-                                                : 0;
-}
-
-static int copy(struct snapshot *snapshot, int source, int target, const char *name,
-                struct un_error *err);
-
-static int copy_directory(struct snapshot *snapshot, int source, const struct stat *status,
-                          int directory, const char *name, struct un_error *err)
-{
-    struct un_launch *launch = snapshot->launch;
-    if (mkdirat(directory, name, 0700))
-        return un_launch_fail_file(launch, name, err);
-    un_auto_close int created = un_child(directory, name);
+    struct snapshot *snapshot = visit->arg;
+    int failed = 0, target = snapshot->target;
+    un_auto_close int created = un_root_make_directory(launch, target, name, 0700, err);
     if (created < 0)
-        return un_launch_fail_file(launch, name, err);
-    if (un_is_public(status->st_mode) && copy(snapshot, source, created, name, err))
         return -1;
-    return un_root_set_mode(launch, created, status->st_mode, name, err);
+    snapshot->target = created;
+    if (un_is_public(status->st_mode))
+        failed = un_root_visit(visit, launch, source, name, err);
+    snapshot->target = target;
+    return failed ? -1 : un_root_set_mode(launch, created, status->st_mode, name, err);
 }
 
-/* Copies a symbolic link without opening it, since most entries of /etc are links. Returns false if
- * the entry is no longer a link, or can't be read. */
-static bool copy_link(struct snapshot *snapshot, int source, int target, const char *name,
-                      int *failed, struct un_error *err)
+/* Copies a symbolic link without opening it, since most entries of /etc are links. Returns 0 if it
+ * is copied, 1 if the entry is no longer a link, or can't be read, or -1 with errno. */
+static int copy_link(const struct un_visit *visit, int source, const struct dirent *entry)
 {
+    const struct snapshot *snapshot = visit->arg;
     char text[UN_PATH_MAX];
-    ssize_t length = readlinkat(source, name, text, sizeof text);
-    if (length < 0 || length == sizeof text)
-        return false;
-    text[length] = '\0';
-    *failed = symlinkat(text, target, name);
-    if (*failed)
-        un_launch_fail_file(snapshot->launch, name, err);
-    return true;
+    if (entry->d_type != DT_LNK || un_read_link(source, entry->d_name, text))
+        return 1;
+    return symlinkat(text, snapshot->target, entry->d_name);
 }
 
-static int copy_entry(struct snapshot *snapshot, int found, int target, const char *name,
+static int copy_entry(struct un_visit *visit, struct un_launch *launch, int found, const char *name,
                       struct un_error *err)
 {
+    struct snapshot *snapshot = visit->arg;
     struct stat status;
-    if (un_root_status(snapshot->launch, found, name, &status, err))
+    if (un_root_status(launch, found, name, &status, err))
         return -1;
     if (S_ISLNK(status.st_mode))
-        return un_root_copy_link(snapshot->launch, found, target, name, err);
+        return un_root_copy_link(launch, found, snapshot->target, name, err);
     if (S_ISDIR(status.st_mode))
-        return copy_directory(snapshot, found, &status, target, name, err);
+        return copy_directory(visit, launch, found, &status, name, err);
     if (S_ISREG(status.st_mode))
-        return copy_file(snapshot, found, &status, target, name, err);
+        return copy_file(launch, snapshot, found, &status, name, err);
     return 0;
-}
-
-static int copy_all(struct snapshot *snapshot, DIR *listing, int source, int target,
-                    const char *name, struct un_error *err)
-{
-    int failed = 0;
-    const struct dirent *entry;
-    while (!failed && (entry = un_root_next(snapshot->launch, listing, name, &failed, err))) {
-        if (entry->d_type == DT_LNK &&
-            copy_link(snapshot, source, target, entry->d_name, &failed, err))
-            continue;
-        int found = un_child(source, entry->d_name);
-        if (found < 0 && errno == ENOENT)
-            continue; /* the entry was deleted meanwhile */
-        failed = found < 0 ? un_launch_fail_file(snapshot->launch, entry->d_name, err)
-                           : copy_entry(snapshot, found, target, entry->d_name, err);
-        un_close_quietly(found);
-    }
-    return failed;
-}
-
-static int copy(struct snapshot *snapshot, int source, int target, const char *name,
-                struct un_error *err)
-{
-    if (snapshot->depth == UN_DEPTH_MAX) {
-        errno = ELOOP;
-        return un_launch_fail_file(snapshot->launch, name, err);
-    }
-    DIR *listing = un_root_list(snapshot->launch, source, name, err);
-    if (!listing)
-        return -1;
-    snapshot->depth++;
-    int failed = copy_all(snapshot, listing, source, target, name, err);
-    snapshot->depth--;
-    closedir(listing);
-    return failed;
 }
 
 int un_snapshot(struct un_launch *launch, int source, int target, struct un_error *err)
 {
-    struct snapshot snapshot = {.launch = launch, .left = TOTAL_BYTES_MAX};
-    return copy(&snapshot, source, target, "", err);
+    struct snapshot snapshot = {.target = target, .left = TOTAL_BYTES_MAX};
+    struct un_visit visit = {.wants = copy_link, .take = copy_entry, .arg = &snapshot};
+    return un_root_visit(&visit, launch, source, "", err);
 }

@@ -79,7 +79,7 @@ static enum un_look look_inside(const struct un_trail *trail, const char *name,
     if (!failed && !S_ISLNK(status.st_mode))
         return UN_LOOK_FILE;
     if (!failed)
-        failed = un_read_link(fd, found->link);
+        failed = un_read_link(fd, "", found->link);
     un_close_quietly(fd);
     return failed ? UN_LOOK_FAILED : UN_LOOK_LINK;
 }

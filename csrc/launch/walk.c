@@ -24,7 +24,7 @@ int un_child(int directory, const char *name)
     return openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 }
 
-static int read_link(int directory, const char *name, char text[UN_PATH_MAX])
+int un_read_link(int directory, const char *name, char text[UN_PATH_MAX])
 {
     ssize_t length = readlinkat(directory, name, text, UN_PATH_MAX);
     if (length == UN_PATH_MAX)
@@ -35,15 +35,10 @@ static int read_link(int directory, const char *name, char text[UN_PATH_MAX])
     return 0;
 }
 
-int un_read_link(int link, char text[UN_PATH_MAX])
-{
-    return read_link(link, "", text);
-}
-
 int un_path_of(int fd, char path[UN_PATH_MAX])
 {
     char name[UN_FD_PATH_MAX];
-    return read_link(AT_FDCWD, un_fd_path(fd, name), path);
+    return un_read_link(AT_FDCWD, un_fd_path(fd, name), path);
 }
 
 void un_trail_begin(struct un_trail *trail, int root)
