@@ -58,8 +58,8 @@ _MORE = {
 }
 
 # The core's table of launch records, with the part of the launch that each belongs to.
-_RULES = Path(__file__).parent.parent / "csrc" / "launch" / "verbs.c"
-_RULE = re.compile(r'\{\s*"([a-z-]+)",\s*UN_PART_([A-Z_]+),')
+_RULES = Path(__file__).parent.parent / "csrc" / "launch" / "verbs.h"
+_RULE = re.compile(r'VERB\(\w+, "([a-z-]+)", ([A-Z_]+),')
 _PARTS = {
     "ASSUMED": "What must be as it was",
     "IDS": "The ids",

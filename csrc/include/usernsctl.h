@@ -653,7 +653,7 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 
 /*
  * A launch is the description of all steps from a request to the exec of runsc, as arguments
- * terminated by NUL, which launch/verbs.c lists. The Python package or usernsctl-exec composes a
+ * terminated by NUL, which launch/verbs.h lists. The Python package or usernsctl-exec composes a
  * launch, and these functions perform it: they open the sources, then (after the caller has entered
  * the namespaces) build the root filesystem and the files, then execute the program that waits for
  * runsc.

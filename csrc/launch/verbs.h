@@ -6,64 +6,6 @@
 
 /* ---- verbs.c: the records of a launch -------------------------------------------------------- */
 
-/* Verbs by name, in the order of strcmp(3). */
-enum un_verb {
-    UN_VERB_ARG,
-    UN_VERB_ASSUME,
-    UN_VERB_BIND,
-    UN_VERB_CWD,
-    UN_VERB_CWD_MOMENT,
-    UN_VERB_DEBUG_LOG,
-    UN_VERB_DIRECTORY,
-    UN_VERB_DISCARD,
-    UN_VERB_DROP_BOUNDING,
-    UN_VERB_END,
-    UN_VERB_ENV_ALL,
-    UN_VERB_ENV_NAME,
-    UN_VERB_ENV_NEED,
-    UN_VERB_ENV_SET,
-    UN_VERB_FILE,
-    UN_VERB_GUARDED,
-    UN_VERB_HIDE_PRIVATE,
-    UN_VERB_HOME,
-    UN_VERB_HOME_MOMENT,
-    UN_VERB_IDMAP,
-    UN_VERB_JSON,
-    UN_VERB_JSON_ARGS,
-    UN_VERB_JSON_BIND_DESTINATION,
-    UN_VERB_JSON_BIND_SOURCE,
-    UN_VERB_JSON_CWD,
-    UN_VERB_JSON_ENV,
-    UN_VERB_JSON_GID_MAP,
-    UN_VERB_JSON_HOSTNAME,
-    UN_VERB_JSON_ROOT,
-    UN_VERB_JSON_SEVERAL,
-    UN_VERB_JSON_UID_MAP,
-    UN_VERB_LINK,
-    UN_VERB_MACHINE,
-    UN_VERB_MAKE,
-    UN_VERB_MOUNT,
-    UN_VERB_NO_MEMBARRIER,
-    UN_VERB_NO_NEW_PRIVS,
-    UN_VERB_OOM_SCORE,
-    UN_VERB_PROGRAM,
-    UN_VERB_PROGRAM_LINK,
-    UN_VERB_PROGRAM_PATH,
-    UN_VERB_READ_ONLY,
-    UN_VERB_REMEDY,
-    UN_VERB_RESOLVER,
-    UN_VERB_RUNSC_ENV,
-    UN_VERB_SCRATCH,
-    UN_VERB_SNAPSHOT,
-    UN_VERB_SOURCE,
-    UN_VERB_TMPFS,
-    UN_VERB_TOUCH,
-    UN_VERB_TREE,
-    UN_VERB_USER,
-    UN_VERB_WATCH,
-    UN_VERB_COUNT
-};
-
 /* The parts of a launch, in their order. */
 enum un_part {
     UN_PART_ASSUMED,
@@ -100,6 +42,69 @@ enum un_argument {
     UN_ARG_ID_OPTION,   /* an option of usernsctl-exec about the map */
     UN_ARG_VARIABLE,    /* the name of an environment variable */
     UN_ARG_SETTING      /* NAME=VALUE */
+};
+
+/* All verbs, in the order of strcmp(3): the suffix of UN_VERB_..., the name, the part of the
+ * launch, whether the verb may occur only once, and the types of its arguments. */
+#define UN_EACH_VERB(VERB)                                                                         \
+    VERB(ARG, "arg", MOMENT, false, UN_ARG_TEXT)                                                   \
+    VERB(ASSUME, "assume", ASSUMED, false, UN_ARG_PATH, UN_ARG_NUMBER, UN_ARG_NUMBER, UN_ARG_MODE) \
+    VERB(BIND, "bind", STEPS, false, UN_ARG_SOURCE, UN_ARG_PATH, UN_ARG_ACCESS)                    \
+    VERB(CWD, "cwd", MOMENT, true, UN_ARG_PATH)                                                    \
+    VERB(CWD_MOMENT, "cwd-moment", MOMENT, true, 0)                                                \
+    VERB(DEBUG_LOG, "debug-log", FILES, true, UN_ARG_SOURCE)                                       \
+    VERB(DIRECTORY, "directory", STEPS, false, UN_ARG_PATH, UN_ARG_PERMISSIONS)                    \
+    VERB(DISCARD, "discard", FILES, false, UN_ARG_SCRATCH)                                         \
+    VERB(DROP_BOUNDING, "drop-bounding", PRIVILEGES, true, 0)                                      \
+    VERB(END, "end", END, true, 0)                                                                 \
+    VERB(ENV_ALL, "env-all", MOMENT, false, 0)                                                     \
+    VERB(ENV_NAME, "env-name", MOMENT, false, UN_ARG_VARIABLE)                                     \
+    VERB(ENV_NEED, "env-need", MOMENT, false, UN_ARG_VARIABLE)                                     \
+    VERB(ENV_SET, "env-set", MOMENT, false, UN_ARG_SETTING)                                        \
+    VERB(FILE, "file", STEPS, false, UN_ARG_SOURCE, UN_ARG_PATH)                                   \
+    VERB(GUARDED, "guarded", STEPS, false, UN_ARG_NAME)                                            \
+    VERB(HIDE_PRIVATE, "hide-private", STEPS, false, UN_ARG_PATH)                                  \
+    VERB(HOME, "home", STEPS, false, UN_ARG_PATH)                                                  \
+    VERB(HOME_MOMENT, "home-moment", STEPS, true, 0)                                               \
+    VERB(IDMAP, "idmap", IDS, false, UN_ARG_ID_OPTION)                                             \
+    VERB(JSON, "json", CONFIG, false, UN_ARG_JSON)                                                 \
+    VERB(JSON_ARGS, "json-args", CONFIG, false, 0)                                                 \
+    VERB(JSON_BIND_DESTINATION, "json-bind-destination", CONFIG, false, UN_ARG_BIND)               \
+    VERB(JSON_BIND_SOURCE, "json-bind-source", CONFIG, false, UN_ARG_BIND)                         \
+    VERB(JSON_CWD, "json-cwd", CONFIG, false, 0)                                                   \
+    VERB(JSON_ENV, "json-env", CONFIG, false, 0)                                                   \
+    VERB(JSON_GID_MAP, "json-gid-map", CONFIG, false, 0)                                           \
+    VERB(JSON_HOSTNAME, "json-hostname", CONFIG, false, 0)                                         \
+    VERB(JSON_ROOT, "json-root", CONFIG, false, 0)                                                 \
+    VERB(JSON_SEVERAL, "json-several", CONFIG, false, UN_ARG_JSON)                                 \
+    VERB(JSON_UID_MAP, "json-uid-map", CONFIG, false, 0)                                           \
+    VERB(LINK, "link", STEPS, false, UN_ARG_PATH, UN_ARG_TEXT)                                     \
+    VERB(MACHINE, "machine", STEPS, false, UN_ARG_NAME)                                            \
+    VERB(MAKE, "make", FILES, false, UN_ARG_SCRATCH, UN_ARG_PERMISSIONS)                           \
+    VERB(MOUNT, "mount", STEPS, false, UN_ARG_PATH, UN_ARG_KIND)                                   \
+    VERB(NO_MEMBARRIER, "no-membarrier", PRIVILEGES, true, 0)                                      \
+    VERB(NO_NEW_PRIVS, "no-new-privs", PRIVILEGES, true, 0)                                        \
+    VERB(OOM_SCORE, "oom-score", IDS, true, UN_ARG_SCORE)                                          \
+    VERB(PROGRAM, "program", FILES, false, UN_ARG_SOURCE)                                          \
+    VERB(PROGRAM_LINK, "program-link", FILES, false, UN_ARG_SOURCE, UN_ARG_SCRATCH)                \
+    VERB(PROGRAM_PATH, "program-path", FILES, false, UN_ARG_SOURCE)                                \
+    VERB(READ_ONLY, "read-only", STEPS, true, 0)                                                   \
+    VERB(REMEDY, "remedy", ASSUMED, true, UN_ARG_TEXT)                                             \
+    VERB(RESOLVER, "resolver", STEPS, true, 0)                                                     \
+    VERB(RUNSC_ENV, "runsc-env", WATCHER, false, UN_ARG_SETTING)                                   \
+    VERB(SCRATCH, "scratch", SCRATCH, false, UN_ARG_PATH)                                          \
+    VERB(SNAPSHOT, "snapshot", STEPS, false, UN_ARG_NAME)                                          \
+    VERB(SOURCE, "source", SOURCES, false, UN_ARG_HOW, UN_ARG_PATH)                                \
+    VERB(TMPFS, "tmpfs", FILES, false, UN_ARG_SCRATCH, UN_ARG_NUMBER)                              \
+    VERB(TOUCH, "touch", FILES, false, UN_ARG_SCRATCH)                                             \
+    VERB(TREE, "tree", STEPS, true, UN_ARG_SOURCE)                                                 \
+    VERB(USER, "user", IDS, true, UN_ARG_ID, UN_ARG_ID)                                            \
+    VERB(WATCH, "watch", WATCHER, false, UN_ARG_MARKED)
+
+enum un_verb {
+#define UN_VERB_ID(id, ...) UN_VERB_##id,
+    UN_EACH_VERB(UN_VERB_ID) UN_VERB_COUNT
+#undef UN_VERB_ID
 };
 
 #define UN_VERB_ARGUMENTS 4

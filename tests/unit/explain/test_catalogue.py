@@ -26,7 +26,6 @@ TAKES_ID = re.compile(r".*(?:Error|_error|Finding|MappingFault|Rule)")
 # Files in csrc/ whose strings look like ids, but are options, verbs or steps.
 WITHOUT_CAUSES = {
     "launch/files.c",
-    "launch/verbs.c",
     "programs/entrypoint/main.c",
     "programs/exec/help.c",
     "programs/exec/options.c",
