@@ -57,8 +57,10 @@ static struct un_facts *read_facts(void)
 static bool has_own_ids(void)
 {
     un_auto_free struct un_facts *facts = read_facts();
-    return !facts || (un_map_has(&facts->id[UN_UID].parent, facts->id[UN_UID].own) &&
-                      un_map_has(&facts->id[UN_GID].parent, facts->id[UN_GID].own));
+    for (int kind = UN_UID; facts && kind <= UN_GID; kind++)
+        if (!un_map_find(&facts->id[kind].parent, UN_INSIDE, facts->id[kind].own))
+            return false;
+    return true;
 }
 
 static bool may_admin(void)

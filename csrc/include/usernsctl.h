@@ -230,8 +230,8 @@ size_t un_map_format(const struct un_map *map, char text[UN_MAP_TEXT_MAX]);
 int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
 /* Reads a map from a file such as /proc/self/uid_map; `name` is relative to the directory `dir`. */
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
-/* Returns whether the map contains the id `inside`. */
-bool un_map_has(const struct un_map *map, uint32_t inside);
+/* Returns the extent with an id on that side of the map, or NULL. */
+const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id);
 /* Returns the length, at most `count`, of the run of ids from `id` on that either all belong to one
  * extent on that side of the map (*mapped becomes true), or all to none. */
 uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);

@@ -21,8 +21,8 @@ int un_step_file(struct un_launch *launch, const struct un_record *record, struc
 /* Returns whether a source is a device, or a directory of devices. */
 static bool has_devices(const struct un_source *source, const struct stat *status)
 {
-    return S_ISCHR(status->st_mode) || S_ISBLK(status->st_mode) || !strcmp(source->path, "/dev") ||
-           !strncmp(source->path, "/dev/", 5);
+    return S_ISCHR(status->st_mode) || S_ISBLK(status->st_mode) ||
+           un_is_below(source->path, "/dev");
 }
 
 static uint64_t attributes_of(const struct un_source *source, const struct stat *status,

@@ -13,11 +13,9 @@ static const char *const of_programs[] = {
 /* Returns the first directory of of_programs that equals `path` or lies below it, or NULL. */
 static const char *program_directory(const char *path)
 {
-    size_t length = strlen(path);
-    for (size_t i = 0; i < sizeof of_programs / sizeof *of_programs; i++)
-        if (!strncmp(of_programs[i], path, length) &&
-            (!of_programs[i][length] || of_programs[i][length] == '/'))
-            return length ? of_programs[i] : NULL;
+    for (size_t i = 0; *path && i < sizeof of_programs / sizeof *of_programs; i++)
+        if (un_is_below(of_programs[i], path))
+            return of_programs[i];
     return NULL;
 }
 

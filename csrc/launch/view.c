@@ -38,12 +38,9 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
  * inside if a mount hides those of the host. */
 static bool leads_to_cover(const struct un_view *view, const char *path)
 {
-    size_t length = strlen(path);
-    for (size_t i = 0; i < view->cover_count; i++) {
-        const char *inside = view->cover[i].inside;
-        if (!strncmp(inside, path, length) && (!inside[length] || inside[length] == '/'))
+    for (size_t i = 0; i < view->cover_count; i++)
+        if (un_is_below(view->cover[i].inside, path))
             return true;
-    }
     return false;
 }
 
@@ -120,19 +117,10 @@ bool un_view_has_directory(const struct un_view *view, const char *inside)
 bool un_view_is_of_gvisor(const char *inside)
 {
     static const char *const tops[] = {"/proc", "/sys", "/dev"};
-    for (size_t i = 0; i < sizeof tops / sizeof *tops; i++) {
-        size_t length = strlen(tops[i]);
-        if (!strncmp(inside, tops[i], length) && (!inside[length] || inside[length] == '/'))
+    for (size_t i = 0; i < sizeof tops / sizeof *tops; i++)
+        if (un_is_below(inside, tops[i]))
             return true;
-    }
     return false;
-}
-
-static bool has_outside(const struct un_map *map, uint32_t id)
-{
-    bool mapped;
-    un_map_run(map, UN_OUTSIDE, id, 1, &mapped);
-    return mapped;
 }
 
 /* Returns whether a user inside may search a directory that this process may not. */
@@ -140,8 +128,8 @@ static bool may_be_searched(const struct un_view *view, int directory)
 {
     struct stat status;
     return view->owners && !fstat(directory, &status) &&
-           has_outside(&view->owners->of[UN_UID], status.st_uid) &&
-           has_outside(&view->owners->of[UN_GID], status.st_gid);
+           un_map_find(&view->owners->of[UN_UID], UN_OUTSIDE, status.st_uid) &&
+           un_map_find(&view->owners->of[UN_GID], UN_OUTSIDE, status.st_gid);
 }
 
 /* Returns whether the kernel of the sandbox will fail with the same errno as this walk. */

@@ -11,7 +11,7 @@ static int add_self(int kind, const struct un_id_request *want, const struct un_
     const struct un_id_facts *id = &facts->id[kind];
     if (!want->map_self)
         return 0;
-    if (facts->has_parents && !un_map_has(&id->parent, id->own))
+    if (facts->has_parents && !un_map_find(&id->parent, UN_INSIDE, id->own))
         return un_fail(err, UN_STEP_PLAN, 0, "caller-id-unmapped",
                        "the caller's %s %" PRIu32 " is not mapped in the current user namespace",
                        un_kinds[kind].name, id->own);

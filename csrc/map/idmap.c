@@ -161,11 +161,14 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err)
     return 0;
 }
 
-bool un_map_has(const struct un_map *map, uint32_t inside)
+const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id)
 {
-    bool mapped;
-    un_map_run(map, UN_INSIDE, inside, 1, &mapped);
-    return mapped;
+    for (uint32_t i = 0; i < map->len; i++) {
+        const struct un_extent *extent = &map->extent[i];
+        if (id - (side == UN_INSIDE ? extent->inside : extent->outside) < extent->count)
+            return extent;
+    }
+    return NULL;
 }
 
 uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped)

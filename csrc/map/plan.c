@@ -31,19 +31,12 @@ static bool has_capability(const struct un_facts *facts, int cap)
     return facts->caps >> cap & 1;
 }
 
-static bool maps_outside(const struct un_map *map, uint32_t outside)
-{
-    bool mapped;
-    un_map_run(map, UN_OUTSIDE, outside, 1, &mapped);
-    return mapped;
-}
-
 /* Returns whether mapping uid 0 of the parent needs CAP_SETFCAP, which the caller lacks: since
  * Linux 5.12, because root inside could otherwise write file capabilities that are valid in the
  * parent. */
 static bool lacks_setfcap(int kind, const struct un_map *map, const struct un_facts *facts)
 {
-    return kind == UN_UID && maps_outside(map, 0) && kernel_is(facts, 5, 12) &&
+    return kind == UN_UID && un_map_find(map, UN_OUTSIDE, 0) && kernel_is(facts, 5, 12) &&
            !has_capability(facts, CAP_SETFCAP);
 }
 
@@ -179,10 +172,10 @@ static int choose_writer(int kind, const struct un_request *request, const struc
  * otherwise -1. */
 static int64_t inside_id(const struct un_map *map, uint32_t own)
 {
-    for (uint32_t i = 0; i < map->len; i++)
-        if (own - map->extent[i].outside < map->extent[i].count)
-            return map->extent[i].inside + (own - map->extent[i].outside);
-    return un_map_has(map, 0) ? 0 : -1;
+    const struct un_extent *extent = un_map_find(map, UN_OUTSIDE, own);
+    if (extent)
+        return extent->inside + (own - extent->outside);
+    return un_map_find(map, UN_INSIDE, 0) ? 0 : -1;
 }
 
 /* Groups are to be dropped if the gid outside changes and setgroups(2) is allowed. */
@@ -192,7 +185,7 @@ void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid)
     plan->become[UN_UID] = inside_id(&plan->map.of[UN_UID], uid);
     plan->become[UN_GID] = inside_id(&plan->map.of[UN_GID], gid);
     plan->drop_groups = plan->setgroups != UN_SETGROUPS_DENY && plan->become[UN_GID] >= 0 &&
-                        !maps_outside(&plan->map.of[UN_GID], gid);
+                        !un_map_find(&plan->map.of[UN_GID], UN_OUTSIDE, gid);
 }
 
 static int plan_kind(int kind, const struct un_request *request, const struct un_facts *facts,

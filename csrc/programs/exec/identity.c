@@ -3,9 +3,7 @@
 /* Returns whether the id stays the same, because the caller's own id is mapped. */
 static bool stays(const struct un_plan *plan, const struct un_facts *facts, int kind)
 {
-    bool is_mapped;
-    un_map_run(&plan->map.of[kind], UN_OUTSIDE, facts->id[kind].own, 1, &is_mapped);
-    return is_mapped;
+    return un_map_find(&plan->map.of[kind], UN_OUTSIDE, facts->id[kind].own);
 }
 
 void un_take_identity(const struct un_plan *plan, const struct un_facts *facts, bool alike,

@@ -59,7 +59,7 @@ static int read_ids(const struct un_launch *launch, struct un_options *options,
 
 static int check_mapped(const struct un_plan *plan, int kind, uint32_t id, struct un_error *err)
 {
-    if (un_map_has(&plan->map.of[kind], id))
+    if (un_map_find(&plan->map.of[kind], UN_INSIDE, id))
         return 0;
     return un_fail(err, UN_STEP_PLAN, 0, "inside-id-unmapped", "%s %u of the command is not mapped",
                    kind == UN_UID ? "uid" : "gid", id);

@@ -10,15 +10,10 @@ static uint32_t uid_outside(void)
     struct un_error err;
     uint32_t uid = geteuid();
     un_auto_free struct un_map *map = malloc(sizeof *map);
-    if (map && !un_map_read(AT_FDCWD, "/proc/self/uid_map", map, &err))
-        for (uint32_t i = 0; i < map->len; i++) {
-            const struct un_extent *extent = &map->extent[i];
-            if (uid >= extent->inside && uid - extent->inside < extent->count) {
-                uid = extent->outside + (uid - extent->inside);
-                break;
-            }
-        }
-    return uid;
+    if (!map || un_map_read(AT_FDCWD, "/proc/self/uid_map", map, &err))
+        return uid;
+    const struct un_extent *extent = un_map_find(map, UN_INSIDE, uid);
+    return extent ? extent->outside + (uid - extent->inside) : uid;
 }
 
 int un_state_directory(char **environment, char path[UN_PATH_MAX])
