@@ -21,8 +21,7 @@
 
 static void close_fd(int *fd)
 {
-    if (*fd >= 0)
-        close(*fd);
+    un_close_quietly(*fd);
     *fd = -1;
 }
 
@@ -147,10 +146,7 @@ static int become_init(void *arg)
 static bool is_heard(int socket)
 {
     char byte;
-    ssize_t got;
-    while ((got = read(socket, &byte, 1)) < 0 && errno == EINTR)
-        continue;
-    return got == 1;
+    return un_read_all(socket, &byte, 1) == 1;
 }
 
 /* Forks a sibling process (CLONE_PARENT) that executes the command, see un_task_has_second(). The

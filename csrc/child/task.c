@@ -77,16 +77,13 @@ int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, st
     size_t argc = task->argv ? count_argv(task->argv) : 0;
     size_t count = 0, chunks = count_group_arguments(groups);
 
-    if (groups > GROUPS_MAX) {
-        errno = EINVAL;
-        return un_fail_errno(err, UN_STEP_SETGROUPS, "supplementary groups");
-    }
+    if (groups > GROUPS_MAX)
+        return un_fail(err, UN_STEP_SETGROUPS, EINVAL, NULL, "supplementary groups");
     words->argv = calloc(3 + UN_TASK_TEXT_COUNT + chunks + argc + 1, sizeof(char *));
     words->groups = chunks ? malloc((size_t)groups * GROUP_LENGTH + chunks) : NULL;
     if (!words->argv || (chunks && !words->groups)) {
         un_task_argv_free(words);
-        errno = ENOMEM;
-        return un_fail_errno(err, UN_STEP_CLONE, "the arguments of the child program");
+        return un_fail(err, UN_STEP_CLONE, ENOMEM, NULL, "the arguments of the child program");
     }
     memcpy(numbers, task->number, sizeof numbers);
     numbers[UN_TASK_ARGC] = (int64_t)argc;

@@ -47,13 +47,6 @@ int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_er
     return -1;
 }
 
-static void close_root(struct un_root *root)
-{
-    const int fds[] = {root->scratch, root->spare, root->shown};
-    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
-        un_close_quietly(fds[i]);
-}
-
 void un_launch_close(struct un_launch *launch)
 {
     if (!launch)
@@ -67,7 +60,9 @@ void un_launch_close(struct un_launch *launch)
         free(launch->bind[i].source);
         free(launch->bind[i].destination);
     }
-    close_root(&launch->root);
+    un_close_quietly(launch->root.scratch);
+    un_close_quietly(launch->root.spare);
+    un_close_quietly(launch->root.shown);
     un_view_clear(&launch->view);
     free(launch->source);
     free(launch->bind);

@@ -157,7 +157,7 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
     if (read_target_pid(dir, pid, sizeof pid, err))
         return -1;
     /* Allocated, because both do not fit a small stack. */
-    struct call *calls = calloc(2, sizeof *calls);
+    un_auto_free struct call *calls = calloc(2, sizeof *calls);
     if (!calls)
         return un_fail_errno(err, UN_STEP_HELPER, "the arguments of a helper");
     for (int kind = UN_UID; kind <= UN_GID; kind++)
@@ -165,7 +165,5 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
             calls[count].kind = kind;
             make_argv(&calls[count++], pid, plan);
         }
-    int failed = run_calls(calls, count, plan, err);
-    free(calls);
-    return failed;
+    return run_calls(calls, count, plan, err);
 }

@@ -57,8 +57,7 @@ static int receive_namespaces(const struct un_start *start, uint64_t flags, int 
     } else {
         taken = 0;
     }
-    while (received.fd_count > taken)
-        close(received.fd[--received.fd_count]);
+    un_close_each(received.fd + taken, received.fd_count - taken);
     if (received.message.news == UN_NEWS_FAILED)
         return un_received_failure(&received, err);
     if (!taken || un_receive_news(start, &received, err))
@@ -73,8 +72,7 @@ static int hold_and_map(struct un_start *start, const struct un_plan *plan, uint
     int failed = receive_namespaces(start, flags, &dir, ns, err) ||
                  wait_until_open(dir, start->pidfd, err) || un_write_maps(dir, plan, err) ||
                  un_run_helpers(dir, plan, err) || un_verify_maps(dir, plan, err);
-    if (dir >= 0)
-        close(dir);
+    un_close_quietly(dir);
     return failed ? -1 : 0;
 }
 
@@ -120,27 +118,25 @@ int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *
 }
 
 /* unshare(2) of a user namespace fails with EINVAL in a process with several threads. */
-static void explain_unshare_user(struct un_error *err)
+static int fail_multithreaded(int threads, struct un_error *err)
 {
-    int threads = err->errnum == EINVAL ? un_thread_count() : 1;
-    if (threads > 1)
-        un_fail(err, UN_STEP_UNSHARE, EINVAL, "multithreaded", "this process has %d threads",
-                threads);
+    return un_fail(err, UN_STEP_UNSHARE, EINVAL, "multithreaded", "this process has %d threads",
+                   threads);
 }
 
 static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un_error *err)
 {
     struct un_own_maps maps;
-    char(*text)[UN_MAP_TEXT_MAX] = calloc(2, sizeof *text);
+    un_auto_free char(*text)[UN_MAP_TEXT_MAX] = calloc(2, sizeof *text);
     if (!text)
         return un_fail_errno(err, UN_STEP_UID_MAP, "the maps");
     un_own_maps_of(plan, text, &maps);
     un_hide_process();
     int failed = un_make_and_map(flags | CLONE_NEWUSER, &maps, err);
-    if (failed && err->step == UN_STEP_UNSHARE)
-        explain_unshare_user(err);
-    free(text);
-    return failed;
+    if (!failed || err->step != UN_STEP_UNSHARE || err->errnum != EINVAL)
+        return failed;
+    int threads = un_thread_count();
+    return threads > 1 ? fail_multithreaded(threads, err) : failed;
 }
 
 /* Lets the child program create the namespace, and joins it. */
@@ -150,12 +146,9 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     struct un_namespace ns;
     /* Check this first: setns(2) would fail with the same EINVAL, but only after the namespace is
      * created. */
-    if (un_thread_count() > 1) {
-        errno = EINVAL;
-        un_fail_errno(err, UN_STEP_UNSHARE, "");
-        explain_unshare_user(err);
-        return -1;
-    }
+    int threads = un_thread_count();
+    if (threads > 1)
+        return fail_multithreaded(threads, err);
     if (un_namespace_create(plan, 0, child, &ns, err))
         return -1;
     int failed = un_namespace_join(&ns, err);

@@ -71,8 +71,7 @@ static void record_news(struct un_received *received, struct start_state *start_
         start_state->pid = received->sender;
     if (received->message.news == UN_NEWS_SECOND && received->fd_count && start_state->pidfd < 0)
         start_state->pidfd = received->fd[--received->fd_count];
-    while (received->fd_count)
-        close(received->fd[--received->fd_count]);
+    un_close_each(received->fd, received->fd_count);
 }
 
 /* Maximum number of failures to receive a message. */
@@ -211,7 +210,7 @@ static int spawn_inside(const struct un_spawn *spawn, pid_t *pid, int *pidfd, st
 {
     struct un_own_maps maps = {.policy = NULL};
     struct un_task task;
-    char(*text)[UN_MAP_TEXT_MAX] = NULL;
+    un_auto_free char(*text)[UN_MAP_TEXT_MAX] = NULL;
     if (spawn->plan) {
         text = calloc(2, sizeof *text);
         if (!text)
@@ -230,9 +229,7 @@ static int spawn_inside(const struct un_spawn *spawn, pid_t *pid, int *pidfd, st
         .arg = spawn,
         .environment = spawn->command.envp,
     };
-    int failed = start_and_wait(&start, &task, pid, pidfd, err);
-    free(text);
-    return failed;
+    return start_and_wait(&start, &task, pid, pidfd, err);
 }
 
 static int spawn_bare(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)

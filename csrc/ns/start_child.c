@@ -73,8 +73,7 @@ static ssize_t receive(int socket, void *data, size_t size, int flags, struct un
     if (!(header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
         return got;
     /* The kernel has dropped descriptors that did not fit this process's descriptor table. */
-    while (received->fd_count)
-        close(received->fd[--received->fd_count]);
+    un_close_each(received->fd, received->fd_count);
     errno = EMFILE;
     return -1;
 }
@@ -251,10 +250,8 @@ int un_receive_news(const struct un_start *start, struct un_received *received,
         memchr(message->cause, '\0', sizeof message->cause) &&
         memchr(message->detail, '\0', sizeof message->detail))
         return 1;
-    while (received->fd_count)
-        close(received->fd[--received->fd_count]);
-    errno = EPROTO;
-    return un_fail_errno(err, UN_STEP_CLONE, "messages of the child");
+    un_close_each(received->fd, received->fd_count);
+    return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "messages of the child");
 }
 
 int un_received_failure(const struct un_received *received, struct un_error *err)

@@ -33,8 +33,7 @@ static int start_job(struct un_job *job, int empty, const uint64_t *signals, str
 
 static void close_pipe(struct un_job *job)
 {
-    if (job->pipe >= 0)
-        close(job->pipe);
+    un_close_quietly(job->pipe);
     job->pipe = -1;
 }
 
@@ -161,8 +160,7 @@ static int run_jobs(void *arg, const uint64_t *signals)
         if (start_job(&jobs[started], empty, signals, run->err))
             break;
     }
-    if (empty >= 0)
-        close(empty);
+    un_close_quietly(empty);
     if (started < run->count) {
         for (size_t i = 0; i < started; i++)
             finish(&jobs[i], un_kill_and_reap);

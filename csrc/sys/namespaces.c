@@ -54,9 +54,6 @@ int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
 
 void un_namespace_close(struct un_namespace *ns)
 {
-    for (int kind = 0; kind < UN_NS_COUNT; kind++) {
-        if (ns->fd[kind] >= 0)
-            close(ns->fd[kind]);
-        ns->fd[kind] = -1;
-    }
+    un_close_each(ns->fd, UN_NS_COUNT);
+    memset(ns->fd, 0xff, sizeof ns->fd);
 }

@@ -93,8 +93,7 @@ static int open_reports(int reports[2], struct un_error *err)
         !fcntl(reports[0], F_SETFL, O_NONBLOCK | O_ASYNC))
         return 0;
     un_fail_errno(err, UN_STEP_CLONE, "F_SETSIG");
-    close(reports[0]);
-    close(reports[1]);
+    un_close_each(reports, 2);
     return -1;
 }
 
@@ -147,8 +146,6 @@ pid_t un_supervise(struct un_supervision *how, struct un_error *err)
     how->parent_pidfd = child || how->has_init ? -1 : self;
     if (how->parent_pidfd < 0)
         close(self);
-    for (int i = 0; i < 2; i++)
-        if (reports[i] >= 0)
-            close(reports[i]);
+    un_close_each(reports, 2);
     return child;
 }

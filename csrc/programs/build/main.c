@@ -74,10 +74,8 @@ static int build_and_send(struct un_launch *launch, int socket, const int *fds)
 static int wait_for_end(void)
 {
     char ignored[64];
-    ssize_t got;
-    do
-        got = read(STDIN_FILENO, ignored, sizeof ignored);
-    while (got > 0 || (got < 0 && errno == EINTR));
+    while (un_read_all(STDIN_FILENO, ignored, sizeof ignored) > 0)
+        continue;
     return 0;
 }
 

@@ -20,16 +20,6 @@ void un_hold_report(int socket, const struct un_error *err)
     send(socket, text, (size_t)length, MSG_NOSIGNAL);
 }
 
-static ssize_t wait_for_answer(int socket)
-{
-    char byte;
-    ssize_t got;
-    do
-        got = recv(socket, &byte, 1, 0);
-    while (got < 0 && errno == EINTR);
-    return got;
-}
-
 /* Sends descriptors of this process's namespaces, which no other process can open yet. */
 static bool send_ready(int socket)
 {
@@ -45,8 +35,7 @@ static bool send_ready(int socket)
             return false;
     }
     bool sent = un_send(socket, text, sizeof text - 1, fds, UN_NS_COUNT);
-    for (int kind = 0; kind < UN_NS_COUNT; kind++)
-        close(fds[kind]);
+    un_close_each(fds, UN_NS_COUNT);
     return sent;
 }
 
@@ -73,12 +62,13 @@ static int prepare_holder(int socket, const struct un_setup *setup, struct un_er
 static _Noreturn void become_holder(int socket, const struct un_setup *setup)
 {
     struct un_error err;
+    char answer;
     if (prepare_holder(socket, setup, &err)) {
         un_diagnose(&err, "/proc");
         un_hold_report(socket, &err);
         _exit(125);
     }
-    if (!send_ready(socket) || wait_for_answer(socket) != 1)
+    if (!send_ready(socket) || un_read_all(socket, &answer, 1) != 1)
         _exit(125);
     /* The name distinguishes a holder that stays from one that will exit with its creator. */
     prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0);
