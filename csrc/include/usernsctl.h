@@ -706,16 +706,8 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
 /* Closes all descriptors of the launch and frees it. Mounts stay. NULL is allowed. */
 void un_launch_close(struct un_launch *launch);
 
-/* Return the scratch directory, which contains everything that was built, as a path and as a
- * descriptor, and the file system that the sandbox will see. All remain owned by the launch. */
-const char *un_launch_scratch(const struct un_launch *launch);
-int un_launch_scratch_fd(const struct un_launch *launch);
+/* Returns the file system that the sandbox will see, which the launch owns. */
 const struct un_view *un_launch_view(const struct un_launch *launch);
-/* Return the bind mounts for runsc. Their sources are paths that no other process can change; their
- * destinations have no symbolic links. */
-size_t un_launch_bind_count(const struct un_launch *launch);
-const char *un_launch_bind_source(const struct un_launch *launch, size_t bind);
-const char *un_launch_bind_destination(const struct un_launch *launch, size_t bind);
 /* Return the remedy of the last failure, if a better one than that of the cause is known, and the
  * path that failed; otherwise NULL. */
 const char *un_launch_remedy(const struct un_launch *launch);

@@ -70,34 +70,9 @@ void un_launch_close(struct un_launch *launch)
     free(launch);
 }
 
-const char *un_launch_scratch(const struct un_launch *launch)
-{
-    return launch->marks.scratch;
-}
-
-int un_launch_scratch_fd(const struct un_launch *launch)
-{
-    return launch->root.scratch;
-}
-
 const struct un_view *un_launch_view(const struct un_launch *launch)
 {
     return &launch->view;
-}
-
-size_t un_launch_bind_count(const struct un_launch *launch)
-{
-    return launch->bind_count;
-}
-
-const char *un_launch_bind_source(const struct un_launch *launch, size_t bind)
-{
-    return bind < launch->bind_count ? launch->bind[bind].source : NULL;
-}
-
-const char *un_launch_bind_destination(const struct un_launch *launch, size_t bind)
-{
-    return bind < launch->bind_count ? launch->bind[bind].destination : NULL;
 }
 
 const char *un_launch_remedy(const struct un_launch *launch)

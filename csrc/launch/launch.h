@@ -29,8 +29,8 @@ struct un_source {
 
 /* A bind mount for runsc. */
 struct un_bind {
-    char *source;      /* path of the source */
-    char *destination; /* path of the destination */
+    char *source;      /* path of the source, which no other process can change */
+    char *destination; /* path of the destination, without symbolic links */
 };
 
 /* A mount that runsc will make at a path inside. */

@@ -13,6 +13,7 @@
  * ends.
  */
 #include "base/base.h"
+#include "launch/launch.h"
 #include "sys/sys.h"
 
 #include <limits.h>
@@ -50,10 +51,10 @@ static int tell_failure(const struct un_launch *launch, struct un_error *err)
 
 static void print_result(const struct un_launch *launch)
 {
-    put(un_launch_scratch(launch));
-    for (size_t i = 0; i < un_launch_bind_count(launch); i++) {
-        put(un_launch_bind_source(launch, i));
-        put(un_launch_bind_destination(launch, i));
+    put(launch->marks.scratch);
+    for (size_t i = 0; i < launch->bind_count; i++) {
+        put(launch->bind[i].source);
+        put(launch->bind[i].destination);
     }
 }
 
@@ -62,7 +63,7 @@ static int build_and_send(struct un_launch *launch, int socket, const int *fds)
     struct un_error err;
     if (un_launch_open(launch, fds, &err) || un_launch_build(launch, NULL, &err))
         return tell_failure(launch, &err);
-    int boxes = openat(un_launch_scratch_fd(launch), "boxes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int boxes = openat(launch->root.scratch, "boxes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (boxes < 0 || !un_send(socket, "+", 1, &boxes, 1)) {
         perror("usernsctl-build: boxes");
         return 2;

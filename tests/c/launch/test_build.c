@@ -15,7 +15,7 @@ static struct un_launch *build_launch(struct draft *draft, const char *const *li
     struct un_launch *launch = launch_of(draft, lines);
     CHECK_OK(un_launch_open(launch, NULL, &err), &err);
     CHECK_OK(un_launch_build(launch, NULL, &err), &err);
-    CHECK_TEXT(un_launch_scratch(launch), SCRATCH);
+    CHECK_TEXT(launch->marks.scratch, SCRATCH);
     return launch;
 }
 
@@ -121,19 +121,18 @@ static int a_bind_gets_a_place_of_ours(void *arg)
     struct un_launch *launch = build_launch(
         &draft, LINES(TREE, "bind 1 /link/made/here ro", "bind 1 /open/up/new rw",
                       "mount /link/made/here/tmp other", "mount /empty empty", "read-only"));
-    CHECK(un_launch_bind_count(launch) == 2);
-    CHECK_TEXT(un_launch_bind_destination(launch, 0), "/open/inner/made/here");
-    CHECK_TEXT(un_launch_bind_destination(launch, 1), "/etc/new");
-    CHECK(un_launch_bind_destination(launch, 2) == NULL);
+    CHECK(launch->bind_count == 2);
+    CHECK_TEXT(launch->bind[0].destination, "/open/inner/made/here");
+    CHECK_TEXT(launch->bind[1].destination, "/etc/new");
     CHECK_INT(access(ROOT "/open/inner/made/here", F_OK), 0);
     CHECK_INT(access("tree/open/inner/made", F_OK), -1);
     CHECK_INT(mode_of(ROOT "/open"), 0777);
     CHECK(un_view_has_directory(&launch->view, "/empty"));
     char path[UN_PATH_MAX];
-    snprintf(path, sizeof path, "%s/data", un_launch_bind_source(launch, 0));
+    snprintf(path, sizeof path, "%s/data", launch->bind[0].source);
     CHECK_TEXT(read_text(path), "data\n");
     CHECK_INT(open(path, O_WRONLY), -1);
-    snprintf(path, sizeof path, "%s/data", un_launch_bind_source(launch, 1));
+    snprintf(path, sizeof path, "%s/data", launch->bind[1].source);
     int writable = open(path, O_WRONLY | O_CLOEXEC);
     CHECK(writable >= 0);
     close(writable);
