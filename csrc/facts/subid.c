@@ -62,52 +62,43 @@ static bool is_nobodys(const char *line)
     return !*line || strchr("#:", *line);
 }
 
-typedef int take_line(struct reader *, char *line, bool cut, unsigned number, struct un_error *);
+typedef void take_line(struct reader *, char *line, bool cut, unsigned number);
 
-static int read_ours(struct reader *reader, char *line, bool cut, unsigned number,
-                     struct un_error *err)
+static void read_ours(struct reader *reader, char *line, bool cut, unsigned number)
 {
-    char *colon = strchr(line, ':');
-    (void)err;
-    if (is_nobodys(line))
-        return 0;
-    if (cut || !colon) {
-        un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number,
-                  cut ? "the line is too long" : "expected name:start:count");
-        return 0;
-    }
-    *colon = '\0';
-    if (!is_line_of_user(reader, line))
-        return 0;
     struct un_range range;
-    const char *fault = parse_range(colon + 1, &range);
-    if (fault) {
-        un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number, fault);
-        return 0;
+    char *colon = strchr(line, ':');
+    const char *fault = NULL;
+    if (is_nobodys(line))
+        return;
+    if (cut || !colon) {
+        fault = cut ? "the line is too long" : "expected name:start:count";
+    } else {
+        *colon = '\0';
+        if (!is_line_of_user(reader, line))
+            return;
+        fault = parse_range(colon + 1, &range);
     }
     /* A map has UN_MAP_MAX extents, and the caller's own id needs one of them. */
-    if (reader->ranges->len == UN_MAP_MAX - 1) {
-        un_notice(reader->notices, "%s, line %u is skipped: more ranges than a map can hold",
-                  reader->path, number);
-        return 0;
-    }
-    reader->ranges->range[reader->ranges->len++] = range;
-    return 0;
+    if (!fault && reader->ranges->len == UN_MAP_MAX - 1)
+        fault = "more ranges than a map can hold";
+    if (fault)
+        un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number, fault);
+    else
+        reader->ranges->range[reader->ranges->len++] = range;
 }
 
 /* Warns of ids that are also granted to another user: each of the two could read the other's files
  * and kill the other's processes. */
-static int compare_others(struct reader *reader, char *line, bool cut, unsigned number,
-                          struct un_error *err)
+static void compare_others(struct reader *reader, char *line, bool cut, unsigned number)
 {
     struct un_range other;
     char *colon = strchr(line, ':');
-    (void)err;
     if (is_nobodys(line) || cut || !colon)
-        return 0;
+        return;
     *colon = '\0';
     if (is_line_of_user(reader, line) || parse_range(colon + 1, &other))
-        return 0;
+        return;
     for (uint32_t i = 0; i < reader->ranges->len; i++) {
         struct un_range own = reader->ranges->range[i];
         if (other.start < (uint64_t)own.start + own.count &&
@@ -116,7 +107,6 @@ static int compare_others(struct reader *reader, char *line, bool cut, unsigned 
                       "%s, line %u grants %.32s ids that this user has too: %" PRIu32 ":%" PRIu32,
                       reader->path, number, line, other.start, other.count);
     }
-    return 0;
 }
 
 static int read_each_line(struct un_lines *lines, struct reader *reader, take_line *take,
@@ -125,8 +115,7 @@ static int read_each_line(struct un_lines *lines, struct reader *reader, take_li
     char line[UN_LINE_MAX];
     bool cut;
     for (unsigned number = 1; un_lines_next(lines, line, &cut); number++)
-        if (take(reader, line, cut, number, err))
-            return -1;
+        take(reader, line, cut, number);
     errno = lines->errnum;
     return errno ? un_fail_errno(err, UN_STEP_SUBID, reader->path) : 0;
 }
