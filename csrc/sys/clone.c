@@ -118,6 +118,14 @@ static long call_and_run(long number, long first, long second, long third, int (
 }
 #endif
 
+/* Stores the result of the system call. Returns -1 with errno after a failure. */
+static int take_pid(struct un_clone *clone, long result)
+{
+    clone->pid = (pid_t)result;
+    errno = result < 0 ? (int)-result : errno;
+    return result < 0 ? -1 : 0;
+}
+
 static int try_clone3(struct un_clone *clone)
 {
     bool in_cgroup = clone->flags & UN_CLONE_INTO_CGROUP;
@@ -129,12 +137,7 @@ static int try_clone3(struct un_clone *clone)
     };
     size_t size = in_cgroup ? sizeof args : offsetof(struct clone3_args, set_tid);
     long pid = call_and_run(SYS_clone3, (long)&args, (long)size, 0, clone->run, clone->arg);
-    if (pid < 0) {
-        errno = (int)-pid;
-        return -1;
-    }
-    clone->pid = (pid_t)pid;
-    return 0;
+    return take_pid(clone, pid);
 }
 
 /* Resets all handlers, as CLONE_CLEAR_SIGHAND does in clone3(2); clone(2) has no such flag. */
@@ -158,12 +161,7 @@ static int try_clone(struct un_clone *c)
     int (*run)(void *) = c->is_plain ? c->run : reset_handlers_and_run;
     void *arg = c->is_plain ? c->arg : c;
     long pid = call_and_run(SYS_clone, flags, (long)c->stack, (long)&c->pidfd, run, arg);
-    if (pid < 0) {
-        errno = (int)-pid;
-        return -1;
-    }
-    c->pid = (pid_t)pid;
-    return 0;
+    return take_pid(c, pid);
 }
 
 uint64_t un_block_signals(void)
@@ -185,30 +183,22 @@ uint64_t un_signal_mask(void)
     return mask;
 }
 
-static int clone_plainly(struct un_clone *clone)
-{
-    int failed = try_clone(clone);
-    int errnum = errno;
-    forget_frames_of_child();
-    errno = errnum;
-    return failed;
-}
-
 int un_clone(struct un_clone *clone)
 {
-    if (clone->is_plain)
-        return clone_plainly(clone);
-    clone->signals = un_block_signals();
-    clone->pidfd = -1;
-    int failed = try_clone3(clone);
+    if (!clone->is_plain) {
+        clone->signals = un_block_signals();
+        clone->pidfd = -1;
+    }
+    int failed = clone->is_plain ? try_clone(clone) : try_clone3(clone);
     /* Some filters return EPERM for unknown system calls; clone(2) then fails with EPERM too if the
      * kernel itself denies the flags. clone(2) does not support cgroups. */
-    if (failed && !(clone->flags & UN_CLONE_INTO_CGROUP) &&
+    if (failed && !clone->is_plain && !(clone->flags & UN_CLONE_INTO_CGROUP) &&
         (errno == ENOSYS || errno == EPERM || errno == EINVAL || errno == E2BIG))
         failed = try_clone(clone);
     int errnum = errno;
     forget_frames_of_child();
-    un_set_signals(clone->signals);
+    if (!clone->is_plain)
+        un_set_signals(clone->signals);
     errno = errnum;
     return failed;
 }
