@@ -135,6 +135,11 @@ const char *un_fd_path(int fd, char path[UN_FD_PATH_MAX]);
  * Returns a descriptor, or -1. */
 int un_reopen(int fd, int flags);
 
+struct stat;
+/* Opens a regular file for reading, and fills in its status. Returns -1 if the file is missing, of
+ * another type, a symbolic link, or unreadable. */
+int un_open_regular(const char *path, struct stat *status);
+
 /* Reads up to the end of the file, or until the buffer is full. Returns the number of bytes, or -1
  * with errno. */
 ssize_t un_read_all(int fd, char *bytes, size_t size);
@@ -148,6 +153,8 @@ int un_write_all(int fd, const char *from, size_t size);
 /* Returns the number in the first line of a file that begins with `key`, such as "oom_kill ".
  * Returns -1 with errno, which is EBADMSG if no line begins with `key`. */
 int64_t un_field_number(const char *path, const char *key);
+/* Returns such a number of /proc/self/fdinfo/FD, or -1 with errno. */
+int64_t un_fd_info(int fd, const char *key);
 
 /* ---- clock.c: the clock for deadlines -------------------------------------------------------- */
 

@@ -1,5 +1,7 @@
 #include "base/base.h"
 
+#include <sys/stat.h>
+
 int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name)
 {
     if (snprintf(path, UN_PATH_MAX, "%s/%s", directory, name) < UN_PATH_MAX)
@@ -24,6 +26,15 @@ int un_reopen(int fd, int flags)
 {
     char path[UN_FD_PATH_MAX];
     return openat(AT_FDCWD, un_fd_path(fd, path), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+}
+
+int un_open_regular(const char *path, struct stat *status)
+{
+    int fd = openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0 || (!fstat(fd, status) && S_ISREG(status->st_mode)))
+        return fd;
+    close(fd);
+    return -1;
 }
 
 ssize_t un_read_all(int fd, char *bytes, size_t size)
@@ -71,4 +82,11 @@ int64_t un_field_number(const char *path, const char *key)
             return strtoll(line + strlen(key), NULL, 10);
     errno = file ? EBADMSG : errno;
     return -1;
+}
+
+int64_t un_fd_info(int fd, const char *key)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    return un_field_number(path, key);
 }

@@ -97,14 +97,6 @@ void un_mounts_free(const struct un_mounts *mounts)
     free(mounts->mount);
 }
 
-/* Returns the id of the mount through which a file was opened; -1 with errno. */
-static int id_of(int fd)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
-    return (int)un_field_number(path, "mnt_id:");
-}
-
 const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id)
 {
     for (size_t i = 0; i < mounts->count; i++)
@@ -115,7 +107,7 @@ const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id)
 
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found)
 {
-    int id = id_of(fd);
+    int id = (int)un_fd_info(fd, "mnt_id:");
     *found = id < 0 ? NULL : un_mounts_by_id(mounts, id);
     return id < 0 ? -1 : 0;
 }

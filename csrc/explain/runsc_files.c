@@ -25,23 +25,13 @@ static const char waited_for_sandbox[] = "Will try waiting on the sandbox proces
 static const char *const crash_lines[] = {"runtime: failed ",
                                           "panic: ", "fatal error: ", "SIG\1A-Z\0011,99;: "};
 
-/* Opens a regular file. Returns -1 if the file is missing, of another type, or unreadable. */
-static int open_file(const char *path, struct stat *status)
-{
-    int fd = openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
-    if (fd < 0 || (!fstat(fd, status) && S_ISREG(status->st_mode)))
-        return fd;
-    close(fd);
-    return -1;
-}
-
 /* Returns the beginning of a file, terminated by NUL; empty if the file can't be opened. Returns
  * NULL on ENOMEM. */
 static char *read_beginning(const char *path, size_t *size)
 {
     struct stat status;
     char *text = malloc(READ_MAX + 1);
-    un_auto_close int fd = text ? open_file(path, &status) : -1;
+    un_auto_close int fd = text ? un_open_regular(path, &status) : -1;
     ssize_t got = fd >= 0 ? un_read_all(fd, text, READ_MAX) : 0;
     *size = got > 0 ? (size_t)got : 0;
     if (text)
@@ -107,7 +97,7 @@ bool un_runsc_has_ended(const char *debug, int *wait_status)
 {
     char path[UN_PATH_MAX], text[END_MAX + 1];
     struct stat status;
-    un_auto_close int fd = own_log(debug, path) ? open_file(path, &status) : -1;
+    un_auto_close int fd = own_log(debug, path) ? un_open_regular(path, &status) : -1;
     if (fd < 0)
         return false;
     off_t from = status.st_size > END_MAX ? status.st_size - END_MAX : 0;

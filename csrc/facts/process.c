@@ -23,16 +23,7 @@ static int read_parent_maps(struct un_facts *facts, struct un_error *err)
 {
     int failed = un_map_read(AT_FDCWD, "/proc/self/uid_map", &facts->id[UN_UID].parent, err) ||
                  un_map_read(AT_FDCWD, "/proc/self/gid_map", &facts->id[UN_GID].parent, err);
-    if (!failed || err->errnum != ENOENT)
-        return failed ? -1 : 0;
-    /* Find out whether /proc is mounted at all. */
-    struct un_error why;
-    int self = un_open_self(&why);
-    if (self < 0)
-        *err = why;
-    else
-        close(self);
-    return -1;
+    return failed ? un_blame_missing_proc(err) : 0;
 }
 
 int un_facts_read(struct un_facts *facts, struct un_error *err)

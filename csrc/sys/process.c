@@ -81,9 +81,7 @@ int un_stopped_by(int pidfd)
  * reused. */
 static void kill_by_number(int pidfd)
 {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
-    int64_t pid = un_field_number(path, "Pid:");
+    int64_t pid = un_fd_info(pidfd, "Pid:");
     if (pid > 0)
         kill((pid_t)pid, SIGKILL);
 }

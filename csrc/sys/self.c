@@ -28,6 +28,15 @@ int un_open_self(struct un_error *err)
     return -1;
 }
 
+int un_blame_missing_proc(struct un_error *err)
+{
+    struct un_error why;
+    un_auto_close int self = err->errnum == ENOENT ? un_open_self(&why) : -1;
+    if (self < 0 && err->errnum == ENOENT)
+        *err = why;
+    return -1;
+}
+
 int un_denies_write_execute(void)
 {
     int flags = prctl(PR_GET_MDWE, 0, 0, 0, 0);

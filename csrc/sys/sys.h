@@ -136,6 +136,10 @@ void un_hide_process(void);
 /* Opens /proc/self. Returns a descriptor, or -1. Async-signal-safe. */
 int un_open_self(struct un_error *err);
 
+/* Replaces an ENOENT, such as of a file in /proc, by the error of un_open_self() if that fails,
+ * too. Returns -1. */
+int un_blame_missing_proc(struct un_error *err);
+
 /* ---- namespaces.c: the types of namespaces, and joining them --------------------------------- */
 
 /* Since Linux 5.6; some libcs lack the name. */

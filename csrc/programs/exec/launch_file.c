@@ -14,18 +14,6 @@ static int fail_launch_file(const char *file, const char *cause, const char *wha
     return un_fail(err, UN_STEP_LAUNCH, 0, cause, "%.300s: %s", file, what);
 }
 
-/* Fails because the file can't be opened. Without /proc, un_open_follow() fails with ENOENT for
- * every file, so the error is then about /proc. */
-static int fail_open(const char *file, struct un_error *err)
-{
-    struct un_error why;
-    un_fail_errno(err, UN_STEP_LAUNCH, file);
-    un_auto_close int self = err->errnum == ENOENT ? un_open_self(&why) : -1;
-    if (self < 0 && err->errnum == ENOENT)
-        *err = why;
-    return -1;
-}
-
 /* Opens the file (O_PATH), and stores its path without symbolic links. Returns a descriptor, or -1.
  */
 static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_error *err)
@@ -41,8 +29,11 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
     int fd = un_open_follow(path, real, &foreign);
     if (fd >= 0)
         return fd;
-    if (foreign < 0)
-        return fail_open(file, err);
+    if (foreign < 0) {
+        un_fail_errno(err, UN_STEP_LAUNCH, file);
+        /* Without /proc, un_open_follow() fails with ENOENT for every file. */
+        return un_blame_missing_proc(err);
+    }
     return un_fail(err, UN_STEP_LAUNCH, EACCES, "foreign-link",
                    "%.200s: the symbolic link %.200s belongs to uid %" PRId64
                    ", who may change where it leads",

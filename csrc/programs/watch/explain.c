@@ -51,13 +51,10 @@ static const char *map_config(const char *bundle, size_t *size)
     char path[UN_PATH_MAX];
     struct stat status;
     snprintf(path, sizeof path, "%s/config.json", bundle);
-    un_auto_close int fd =
-        openat(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (fd < 0)
-        return NULL;
-    bool has_text = !fstat(fd, &status) && S_ISREG(status.st_mode) && status.st_size > 0;
-    *size = has_text ? (size_t)status.st_size : 0;
-    void *text = has_text ? mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+    un_auto_close int fd = un_open_regular(path, &status);
+    *size = fd < 0 ? 0 : (size_t)status.st_size;
+    /* mmap(2) fails for a size of 0. */
+    void *text = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
     return text == MAP_FAILED ? NULL : text;
 }
 
