@@ -127,79 +127,57 @@ static bool skip_word(struct reader *reader)
     return reader->at > start;
 }
 
-static bool skip_value(struct reader *reader, int depth);
+static bool read_value(struct reader *reader, char *message, int depth);
 
-/* Skips the members of an array or object after its opening bracket. */
-static bool skip_members(struct reader *reader, char closing, int depth)
+/* Parses the name of a member and the colon. */
+static bool read_name(struct reader *reader, bool *is_message)
+{
+    const char *name = reader->at;
+    if (!take_byte(reader, '"') || !read_string(reader))
+        return false;
+    *is_message = reader->at - name == 5 && !memcmp(name, "\"msg\"", 5);
+    skip_space(reader);
+    return take_byte(reader, ':');
+}
+
+/* Parses the members of an array or object after its opening bracket. Copies the value of "msg" to
+ * `message`, unless that is NULL; if an object has several members "msg", the last one counts. */
+static bool read_members(struct reader *reader, char closing, char *message, int depth)
 {
     skip_space(reader);
     if (take_byte(reader, closing))
         return true;
     do {
+        bool is_message = false;
         skip_space(reader);
-        if (closing == '}') {
-            if (!take_byte(reader, '"') || !read_string(reader))
-                return false;
-            skip_space(reader);
-            if (!take_byte(reader, ':'))
-                return false;
-        }
-        if (!skip_value(reader, depth))
+        if (closing == '}' && !read_name(reader, &is_message))
+            return false;
+        if (!read_value(reader, is_message ? message : NULL, depth))
             return false;
         skip_space(reader);
     } while (take_byte(reader, ','));
     return take_byte(reader, closing);
 }
 
-static bool skip_value(struct reader *reader, int depth)
+/* Parses a value. Copies a string to `message`, unless that is NULL. */
+static bool read_value(struct reader *reader, char *message, int depth)
 {
     skip_space(reader);
     if (depth == DEPTH_MAX)
         return false;
-    if (take_byte(reader, '"'))
-        return read_string(reader);
+    if (take_byte(reader, '"')) {
+        reader->to = message;
+        bool is_whole = read_string(reader);
+        if (reader->to)
+            *reader->to = '\0';
+        reader->to = NULL;
+        return is_whole;
+    }
     if (take_byte(reader, '{'))
-        return skip_members(reader, '}', depth + 1);
+        return read_members(reader, '}', NULL, depth + 1);
     if (take_byte(reader, '['))
-        return skip_members(reader, ']', depth + 1);
+        return read_members(reader, ']', NULL, depth + 1);
     return skip_word(reader);
-}
-
-/* Parses a member of the outermost object, and copies the value of "msg" to `message`. */
-static bool read_member(struct reader *reader, char *message)
-{
-    skip_space(reader);
-    const char *name = reader->at;
-    if (!take_byte(reader, '"') || !read_string(reader))
-        return false;
-    bool is_message = reader->at - name == 5 && !memcmp(name, "\"msg\"", 5);
-    skip_space(reader);
-    if (!take_byte(reader, ':'))
-        return false;
-    skip_space(reader);
-    if (!is_message || reader->at == reader->end || *reader->at != '"')
-        return skip_value(reader, 1);
-    /* If an object has several members "msg", the last one counts. */
-    reader->to = message;
-    reader->at++;
-    bool is_whole = read_string(reader);
-    *reader->to = '\0';
-    reader->to = NULL;
-    return is_whole;
-}
-
-/* Parses an object after its opening bracket. */
-static bool read_object(struct reader *reader, char *message)
-{
-    skip_space(reader);
-    if (take_byte(reader, '}'))
-        return true;
-    do {
-        if (!read_member(reader, message))
-            return false;
-        skip_space(reader);
-    } while (take_byte(reader, ','));
-    return take_byte(reader, '}');
 }
 
 /* Removes white space from both ends of a string. Returns the new length. */
@@ -234,7 +212,7 @@ int un_messages_read(const char *text, size_t size, struct un_messages *messages
         if (!reader.at)
             break;
         reader.at++;
-        if (!read_object(&reader, message)) {
+        if (!read_members(&reader, '}', message, 1)) {
             *message = '\0';
             break;
         }
