@@ -3,6 +3,7 @@
 #define USERNSCTL_PROGRAMS_EXEC_EXEC_H
 
 #include "launch/launch.h"
+#include "programs/shared/shared.h"
 
 #include <sys/utsname.h>
 
@@ -43,12 +44,6 @@ void un_take_identity(const struct un_plan *plan, const struct un_facts *facts, 
                       struct un_setup *setup);
 
 /* ---- enter.c: planning the namespaces, and entering them ------------------------------------- */
-
-/* A plan and its facts, which do not fit a small stack. */
-struct decision {
-    struct un_facts facts;
-    struct un_plan plan;
-};
 
 /* Plans a request. `path` lists the directories to search for helpers, separated by colons; NULL
  * means the system's directories. */

@@ -12,6 +12,7 @@
 #include "base/base.h"
 #include "child/child.h"
 #include "programs/probe/probe.h"
+#include "programs/shared/shared.h"
 #include "sys/sys.h"
 
 #include <inttypes.h>
@@ -76,12 +77,6 @@ static int deny_setgroups(const char *path, struct un_error *err)
 static const struct un_request one_id = {
     .id = {[UN_UID] = {.map_self = true}, [UN_GID] = {.map_self = true}}};
 
-/* A plan and its facts, which do not fit a small stack. */
-struct decision {
-    struct un_facts facts;
-    struct un_plan plan;
-};
-
 static struct decision *decide(const struct un_request *request, struct un_error *err)
 {
     const struct un_sources sources = {.path = secure_getenv("PATH")};
@@ -99,6 +94,14 @@ static int enter_one_id(uint64_t flags, struct un_error *err)
 {
     un_auto_free struct decision *decision = decide(&one_id, err);
     return decision ? un_enter(&decision->plan, flags, CHILD, false, err) : -1;
+}
+
+/* Enters a new user namespace, and a mount namespace whose mounts are private. */
+static int enter_private(struct un_error *err)
+{
+    if (enter_one_id(CLONE_NEWNS, err))
+        return -1;
+    return un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err);
 }
 
 static int map_one_id(const char *path, struct un_error *err)
@@ -137,29 +140,27 @@ static int blame_filter(struct un_error *err)
     return -1;
 }
 
+/* Starts a child in new namespaces, in which it exits. */
+static int try_fork_into(uint64_t flags, const char *what, struct un_error *err)
+{
+    pid_t child = fork_into(flags, err);
+    if (child == 0)
+        _exit(0);
+    return child < 0 ? blame_filter(err) : wait_for_errno(child, UN_STEP_CLONE, what, err);
+}
+
 /* Creates a nested user namespace for a child, as runsc does. */
 static int nest(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter_one_id(0, err))
-        return -1;
-    pid_t child = fork_into(CLONE_NEWUSER, err);
-    if (child == 0)
-        _exit(0);
-    return child < 0 ? blame_filter(err)
-                     : wait_for_errno(child, UN_STEP_CLONE, "a user namespace", err);
+    return enter_one_id(0, err) ? -1 : try_fork_into(CLONE_NEWUSER, "a user namespace", err);
 }
 
 static int make_namespaces(const char *path, struct un_error *err)
 {
+    const uint64_t flags = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
     (void)path;
-    if (enter_one_id(CLONE_NEWNS, err))
-        return -1;
-    pid_t child =
-        fork_into(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS, err);
-    if (child == 0)
-        _exit(0);
-    return child < 0 ? blame_filter(err) : wait_for_errno(child, UN_STEP_CLONE, "namespaces", err);
+    return enter_one_id(CLONE_NEWNS, err) ? -1 : try_fork_into(flags, "namespaces", err);
 }
 
 /* Plans the request of `usernsctl run --map-auto`. */
@@ -203,12 +204,9 @@ static int map_range(const char *path, struct un_error *err)
 static int mount_tmpfs(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter_one_id(CLONE_NEWNS, err))
+    if (enter_private(err))
         return -1;
-    return un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err) ||
-                   un_mount("usernsctl", "/", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err)
-               ? -1
-               : 0;
+    return un_mount("usernsctl", "/", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err);
 }
 
 /* Bind-mounts a directory by descriptor, as for the root filesystem of a sandbox. */
@@ -243,8 +241,7 @@ static int mount_in_range(const char *path, struct un_error *err)
 static int mount_proc(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter_one_id(CLONE_NEWNS, err) ||
-        un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
+    if (enter_private(err))
         return -1;
     pid_t child = fork_into(CLONE_NEWPID, err);
     if (child < 0)
@@ -258,8 +255,7 @@ static int mount_proc(const char *path, struct un_error *err)
 static int pivot_root(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter_one_id(CLONE_NEWNS, err) ||
-        un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err) ||
+    if (enter_private(err) ||
         un_mount("usernsctl", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err))
         return -1;
     if (chdir("/proc") || syscall(SYS_pivot_root, ".", "."))
@@ -303,10 +299,9 @@ static int open_device(const char *path, struct un_error *err)
 
 static int make_cgroup(const char *path, struct un_error *err)
 {
-    char decision[UN_PATH_MAX];
-    snprintf(decision, sizeof decision, "%s/usernsctl-probe-%d", path, (int)getpid());
-    return mkdir(decision, 0700) || rmdir(decision) ? un_fail_errno(err, UN_STEP_NONE, decision)
-                                                    : 0;
+    char group[UN_PATH_MAX];
+    snprintf(group, sizeof group, "%s/usernsctl-probe-%d", path, (int)getpid());
+    return mkdir(group, 0700) || rmdir(group) ? un_fail_errno(err, UN_STEP_NONE, group) : 0;
 }
 
 /* Executes a program that is stopped by ptrace(2) before its first instruction. */

@@ -8,6 +8,12 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+/* A plan and its facts, which do not fit a small stack. */
+struct decision {
+    struct un_facts facts;
+    struct un_plan plan;
+};
+
 /* ---- report.c: error messages on standard error ---------------------------------------------- */
 
 /* Prints an error: the step, the reason, and the remedy. */
