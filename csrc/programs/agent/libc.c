@@ -57,6 +57,62 @@ __attribute__((always_inline)) static inline long call(long number, long a, long
     return -1;
 }
 
+/* Define functions of libc that are system calls with the same arguments, of the types A to D. */
+#define CALL_0(type, name, number)                                                                 \
+    type name(void)                                                                                \
+    {                                                                                              \
+        return (type)call(number, 0, 0, 0, 0, 0, 0);                                               \
+    }
+#define CALL_1(type, name, number, A)                                                              \
+    type name(A a)                                                                                 \
+    {                                                                                              \
+        return (type)call(number, (long)a, 0, 0, 0, 0, 0);                                         \
+    }
+#define CALL_2(type, name, number, A, B)                                                           \
+    type name(A a, B b)                                                                            \
+    {                                                                                              \
+        return (type)call(number, (long)a, (long)b, 0, 0, 0, 0);                                   \
+    }
+#define CALL_3(type, name, number, A, B, C)                                                        \
+    type name(A a, B b, C c)                                                                       \
+    {                                                                                              \
+        return (type)call(number, (long)a, (long)b, (long)c, 0, 0, 0);                             \
+    }
+#define CALL_4(type, name, number, A, B, C, D)                                                     \
+    type name(A a, B b, C c, D d)                                                                  \
+    {                                                                                              \
+        return (type)call(number, (long)a, (long)b, (long)c, (long)d, 0, 0);                       \
+    }
+
+CALL_0(pid_t, getpid, __NR_getpid)
+CALL_0(pid_t, getppid, __NR_getppid)
+CALL_0(pid_t, setsid, __NR_setsid)
+CALL_0(uid_t, getuid, __NR_getuid)
+CALL_1(int, close, __NR_close, int)
+CALL_1(int, chdir, __NR_chdir, const char *)
+CALL_1(pid_t, getpgid, __NR_getpgid, pid_t)
+CALL_1(mode_t, umask, __NR_umask, mode_t)
+CALL_2(int, shutdown, __NR_shutdown, int, int)
+/* The agent never passes equal descriptors, with which dup3(2) fails, unlike dup2(2). */
+CALL_2(int, dup2, __NR_dup3, int, int)
+CALL_2(int, kill, __NR_kill, pid_t, int)
+CALL_2(int, setpgid, __NR_setpgid, pid_t, pid_t)
+CALL_2(int, fstatfs, __NR_fstatfs, int, struct statfs *)
+CALL_2(int, munmap, __NR_munmap, void *, size_t)
+CALL_3(ssize_t, read, __NR_read, int, void *, size_t)
+CALL_3(ssize_t, write, __NR_write, int, const void *, size_t)
+CALL_3(int, execve, __NR_execve, const char *, char *const *, char *const *)
+CALL_3(ssize_t, recvmsg, __NR_recvmsg, int, struct msghdr *, int)
+CALL_4(ssize_t, recv, __NR_recvfrom, int, void *, size_t, int)
+CALL_4(ssize_t, send, __NR_sendto, int, const void *, size_t, int)
+CALL_4(pid_t, wait4, __NR_wait4, pid_t, int *, int, struct rusage *)
+CALL_4(int, waitid, __NR_waitid, idtype_t, id_t, siginfo_t *, int)
+
+int pipe2(int fds[2], int flags)
+{
+    return (int)call(__NR_pipe2, (long)fds, flags, 0, 0, 0, 0);
+}
+
 long syscall(long number, ...)
 {
     long argument[5];
@@ -99,34 +155,9 @@ int openat(int dir, const char *path, int flags, ...)
     return (int)call(__NR_openat, dir, (long)path, flags, 0, 0, 0);
 }
 
-int close(int fd)
-{
-    return (int)call(__NR_close, fd, 0, 0, 0, 0, 0);
-}
-
-ssize_t read(int fd, void *data, size_t size)
-{
-    return call(__NR_read, fd, (long)data, (long)size, 0, 0, 0);
-}
-
-ssize_t write(int fd, const void *data, size_t size)
-{
-    return call(__NR_write, fd, (long)data, (long)size, 0, 0, 0);
-}
-
-int chdir(const char *path)
-{
-    return (int)call(__NR_chdir, (long)path, 0, 0, 0, 0, 0);
-}
-
 int access(const char *path, int mode)
 {
     return (int)call(__NR_faccessat, AT_FDCWD, (long)path, mode, 0, 0, 0);
-}
-
-int execve(const char *path, char *const argv[], char *const envp[])
-{
-    return (int)call(__NR_execve, (long)path, (long)argv, (long)envp, 0, 0, 0);
 }
 
 /* Always fails: callers only look for signal handlers to reset, and the agent installs none. */
@@ -180,37 +211,6 @@ size_t strlen(const char *text)
     return length;
 }
 
-int pipe2(int fds[2], int flags)
-{
-    return (int)call(__NR_pipe2, (long)fds, flags, 0, 0, 0, 0);
-}
-
-ssize_t recvmsg(int socket, struct msghdr *letter, int flags)
-{
-    return call(__NR_recvmsg, socket, (long)letter, flags, 0, 0, 0);
-}
-
-ssize_t recv(int socket, void *data, size_t size, int flags)
-{
-    return call(__NR_recvfrom, socket, (long)data, (long)size, flags, 0, 0);
-}
-
-ssize_t send(int socket, const void *data, size_t size, int flags)
-{
-    return call(__NR_sendto, socket, (long)data, (long)size, flags, 0, 0);
-}
-
-int shutdown(int socket, int how)
-{
-    return (int)call(__NR_shutdown, socket, how, 0, 0, 0, 0);
-}
-
-/* The agent never passes equal descriptors, with which dup3(2) fails, unlike dup2(2). */
-int dup2(int fd, int to)
-{
-    return (int)call(__NR_dup3, fd, to, 0, 0, 0, 0);
-}
-
 /* Copies the timeout, because the kernel overwrites it with the remaining time. */
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *most, const sigset_t *mask)
 {
@@ -237,54 +237,9 @@ int sigaddset(sigset_t *set, int sig)
     return 0;
 }
 
-int kill(pid_t pid, int sig)
-{
-    return (int)call(__NR_kill, pid, sig, 0, 0, 0, 0);
-}
-
-pid_t wait4(pid_t pid, int *status, int options, struct rusage *used)
-{
-    return (pid_t)call(__NR_wait4, pid, (long)status, options, (long)used, 0, 0);
-}
-
 pid_t waitpid(pid_t pid, int *status, int options)
 {
     return wait4(pid, status, options, NULL);
-}
-
-int waitid(idtype_t type, id_t id, siginfo_t *info, int options)
-{
-    return (int)call(__NR_waitid, (long)type, (long)id, (long)info, options, 0, 0);
-}
-
-pid_t getpid(void)
-{
-    return (pid_t)call(__NR_getpid, 0, 0, 0, 0, 0, 0);
-}
-
-pid_t getppid(void)
-{
-    return (pid_t)call(__NR_getppid, 0, 0, 0, 0, 0, 0);
-}
-
-pid_t getpgid(pid_t pid)
-{
-    return (pid_t)call(__NR_getpgid, pid, 0, 0, 0, 0, 0);
-}
-
-int setpgid(pid_t pid, pid_t group)
-{
-    return (int)call(__NR_setpgid, pid, group, 0, 0, 0, 0);
-}
-
-pid_t setsid(void)
-{
-    return (pid_t)call(__NR_setsid, 0, 0, 0, 0, 0, 0);
-}
-
-mode_t umask(mode_t mask)
-{
-    return (mode_t)call(__NR_umask, mask, 0, 0, 0, 0, 0);
 }
 
 int ioctl(int fd, unsigned long request, ...)
@@ -296,24 +251,9 @@ int ioctl(int fd, unsigned long request, ...)
     return (int)call(__NR_ioctl, fd, (long)request, argument, 0, 0, 0);
 }
 
-int fstatfs(int fd, struct statfs *fs)
-{
-    return (int)call(__NR_fstatfs, fd, (long)fs, 0, 0, 0, 0);
-}
-
 void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
 {
     return (void *)call(__NR_mmap, (long)at, (long)size, protection, flags, fd, offset);
-}
-
-int munmap(void *at, size_t size)
-{
-    return (int)call(__NR_munmap, (long)at, (long)size, 0, 0, 0, 0);
-}
-
-uid_t getuid(void)
-{
-    return (uid_t)call(__NR_getuid, 0, 0, 0, 0, 0, 0);
 }
 
 int strcmp(const char *one, const char *other)
