@@ -11,6 +11,23 @@
 #include <linux/capability.h>
 #include <sys/syscall.h>
 
+/* Causes that the step and the errno prove. */
+static const struct {
+    enum un_step step;
+    int errnum;
+    const char *cause;
+} sure[] = {
+    {UN_STEP_SETRESUID, EINVAL, "inside-id-unmapped"},
+    {UN_STEP_SETRESGID, EINVAL, "inside-id-unmapped"},
+    {UN_STEP_CWD, ENOENT, "cwd-not-found"},
+    {UN_STEP_CWD, ENOTDIR, "cwd-not-found"},
+    {UN_STEP_CWD, EACCES, "cwd-not-searchable"},
+    /* execve(2) of a command that exists fails with ENOENT if its interpreter is missing. */
+    {UN_STEP_EXEC, ENOENT, "interpreter-not-found"},
+    {UN_STEP_EXEC, EACCES, "command-not-executable"},
+    {UN_STEP_EXEC, ENOEXEC, "command-not-executable"},
+};
+
 static bool is_filtered(const char *proc)
 {
     return un_proc_status(proc, "Seccomp:") == 2;
@@ -205,34 +222,11 @@ static const char *join_failed(int errnum)
     return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;
 }
 
-static const char *exec_failed(int errnum)
-{
-    switch (errnum) {
-    case ENOENT: /* the interpreter is missing: the command itself was found */
-        return "interpreter-not-found";
-    case EACCES:
-    case ENOEXEC:
-        return "command-not-executable";
-    default:
-        return NULL;
-    }
-}
-
-static const char *chdir_failed(int errnum)
-{
-    switch (errnum) {
-    case ENOENT:
-    case ENOTDIR:
-        return "cwd-not-found";
-    case EACCES:
-        return "cwd-not-searchable";
-    default:
-        return NULL;
-    }
-}
-
 static const char *find_errno_cause(const struct un_error *err, const char *proc)
 {
+    for (size_t i = 0; i < sizeof sure / sizeof *sure; i++)
+        if (sure[i].step == (enum un_step)err->step && sure[i].errnum == err->errnum)
+            return sure[i].cause;
     switch (err->step) {
     case UN_STEP_FACTS:
         /* An AppArmor profile may deny the file of a namespace, which has no path. */
@@ -254,15 +248,8 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     case UN_STEP_PROPAGATION:
     case UN_STEP_MOUNT:
         return mount_failed(err, proc);
-    case UN_STEP_SETRESUID:
-    case UN_STEP_SETRESGID:
-        return err->errnum == EINVAL ? "inside-id-unmapped" : NULL;
-    case UN_STEP_CWD:
-        return chdir_failed(err->errnum);
     case UN_STEP_LOOKUP:
         return "command-not-found";
-    case UN_STEP_EXEC:
-        return exec_failed(err->errnum);
     default:
         return NULL;
     }

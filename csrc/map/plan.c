@@ -86,24 +86,22 @@ static int refuse_helper(int kind, const struct un_facts *facts, const char *cau
 /* Checks the state of a helper, without running it. */
 static int check_helper(int kind, const struct un_facts *facts, struct un_error *err)
 {
-    switch (facts->id[kind].helper_state) {
-    case UN_HELPER_MISSING:
-        return refuse_helper(kind, facts, "helper-missing", "the program is not installed", err);
-    case UN_HELPER_NOT_EXECUTABLE:
-        return refuse_helper(kind, facts, "helper-not-executable",
-                             "the caller may not execute the program", err);
-    case UN_HELPER_CAPS_ELSEWHERE:
-        return refuse_helper(kind, facts, "helper-caps-other-userns",
-                             "the file capabilities are for another user namespace", err);
-    case UN_HELPER_NOT_SETUID:
-        return refuse_helper(kind, facts, "helper-not-setuid",
-                             "the file has neither setuid root nor file capabilities", err);
-    case UN_HELPER_NOSUID:
-        return refuse_helper(kind, facts, "helper-on-nosuid",
-                             "the file gains no privileges on a mount with nosuid", err);
-    default:
-        break;
-    }
+    static const struct {
+        const char *cause, *why;
+    } states[] = {
+        [UN_HELPER_MISSING] = {"helper-missing", "the program is not installed"},
+        [UN_HELPER_NOT_EXECUTABLE] = {"helper-not-executable",
+                                      "the caller may not execute the program"},
+        [UN_HELPER_CAPS_ELSEWHERE] = {"helper-caps-other-userns",
+                                      "the file capabilities are for another user namespace"},
+        [UN_HELPER_NOT_SETUID] = {"helper-not-setuid",
+                                  "the file has neither setuid root nor file capabilities"},
+        [UN_HELPER_NOSUID] = {"helper-on-nosuid",
+                              "the file gains no privileges on a mount with nosuid"},
+    };
+    int state = facts->id[kind].helper_state;
+    if (state != UN_HELPER_READY)
+        return refuse_helper(kind, facts, states[state].cause, states[state].why, err);
     if (facts->no_new_privs)
         return refuse_helper(kind, facts, "no-new-privs",
                              "the program gains no privileges with no_new_privs", err);
