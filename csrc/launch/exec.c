@@ -81,17 +81,11 @@ int un_append_at_end(int fd)
 static int prepare_stdio(struct un_error *err)
 {
     static const char *const names[] = {"standard input", "standard output", "standard error"};
-    for (int fd = 0; fd < 3; fd++) {
-        if (!un_append_at_end(fd))
-            continue;
-        if (errno != EBADF)
+    if (un_fill_stdio())
+        return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
+    for (int fd = 0; fd < 3; fd++)
+        if (un_append_at_end(fd))
             return un_fail_errno(err, UN_STEP_STDIO, names[fd]);
-        int nothing = un_open_null(O_RDWR);
-        if (nothing < 0 || (nothing == fd ? fcntl(fd, F_SETFD, 0) : dup2(nothing, fd)) < 0)
-            return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
-        if (nothing != fd)
-            close(nothing);
-    }
     un_own_stdio();
     return 0;
 }

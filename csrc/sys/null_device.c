@@ -13,6 +13,15 @@ static bool is_null(int fd)
     return !fstat(fd, &status) && S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 3);
 }
 
+int un_fill_stdio(void)
+{
+    for (int fd = 0; fd < 3; fd++)
+        /* open(2) uses the lowest free number, which is this one. */
+        if (fcntl(fd, F_GETFD) < 0 && (un_open_null(O_RDWR) != fd || fcntl(fd, F_SETFD, 0)))
+            return -1;
+    return 0;
+}
+
 int un_open_null(int mode)
 {
     int fd = openat(AT_FDCWD, "/dev/null", mode | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);

@@ -267,6 +267,9 @@ void un_limit_open_files(uint64_t most);
  * null device, because root in the namespaces of this process may have mounted another file there,
  * such as a FIFO. Returns -1 with errno; ENODEV for another file. */
 int un_open_null(int mode);
+/* Opens closed descriptors among 0 to 2 on /dev/null, so that files opened later do not get their
+ * numbers. They are inherited. Returns -1 with errno. */
+int un_fill_stdio(void);
 
 /* ---- stdio.c: private open file descriptions for standard input, output and error ------------ */
 

@@ -25,20 +25,6 @@ struct performance {
     struct moment moment;
 };
 
-/* Opens closed standard descriptors on /dev/null, so that files opened later do not get their
- * numbers. */
-static int open_standard(struct un_error *err)
-{
-    int fd;
-    do
-        fd = un_open_null(O_RDWR);
-    while (fd >= 0 && fd < 3 && !fcntl(fd, F_SETFD, 0));
-    if (fd < 3)
-        return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
-    close(fd);
-    return 0;
-}
-
 /* Parses the options about ids in the launch. */
 static int read_ids(const struct un_launch *launch, struct un_options *options,
                     struct un_error *err)
@@ -150,9 +136,10 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
 {
     const char *file = options->launch;
     const char *const *command = options->command;
+    if (un_fill_stdio())
+        return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
     /* Closes all descriptors, so that processes inside can't get them. */
-    if (open_standard(err) || un_close_fds(NULL, 0, err) ||
-        un_launch_file_read(file, &of->file, &of->launch, err))
+    if (un_close_fds(NULL, 0, err) || un_launch_file_read(file, &of->file, &of->launch, err))
         return -1;
     if (options->check)
         command = words_to_check(of->launch, command);

@@ -42,16 +42,7 @@ int sandbox_take_fds(char **argv, int fds[], int count)
     for (int i = 0; i < count; i++)
         if (fds[i] != atoi(argv[i]))
             close(atoi(argv[i]));
-    for (int fd = 0; fd < 3; fd++) {
-        if (fcntl(fd, F_GETFD) >= 0)
-            continue;
-        /* open(2) uses the lowest free number, which is this one. */
-        if (un_open_null(O_RDWR) != fd || fcntl(fd, F_SETFD, 0)) {
-            sandbox_fail("/dev/null");
-            return -1;
-        }
-    }
-    return 0;
+    return un_fill_stdio() ? sandbox_fail("/dev/null"), -1 : 0;
 }
 
 static _Noreturn void become_sandbox_command(char **argv, const sigset_t *mask,
