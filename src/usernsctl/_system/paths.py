@@ -500,7 +500,27 @@ def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
             directory.set_mode(0o700)
 
 
-# ---- names in directories of usernsctl -----------------------------------------------------------
+# ---- checks of arguments -------------------------------------------------------------------------
+
+
+def check_path(name: str, given: Any) -> str | None:
+    """Return the path `given` by the argument `name` as a string, or None.
+
+    :raises TypeError: `given` is not a path.
+    :raises ValueError: `given` is empty or has a NUL character.
+    """
+    try:
+        found = None if given is None else os.fsdecode(given)
+    except TypeError:
+        raise TypeError(f"{name} must be a path, not {given!r}") from None
+    # An empty path is often the value of an unset variable; os.path.abspath() would turn it into
+    # the current directory.
+    if found == "":
+        raise ValueError(f"{name} is empty: it must be a path")
+    if found is not None and "\0" in found:
+        raise ValueError(f"{name}: {found!r} can't be a path: it has a NUL character")
+    return found
+
 
 #: The pattern that each name and id matches.
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Mapping
 
 from usernsctl._lean import TYPE_CHECKING, Any
-from usernsctl._system.paths import check_name
+from usernsctl._system.paths import check_name, check_path
 from usernsctl.errors import CommandError
 
 if TYPE_CHECKING:
@@ -93,25 +93,6 @@ def check_utf8(name: str, text: str) -> None:
         raise ValueError(f"{name} {reason}") from None
 
 
-def path(name: str, given: StrOrBytesPath | None) -> str | None:
-    """Return the path `given` by the argument `name` as a string, or None.
-
-    :raises TypeError: `given` is not a path.
-    :raises ValueError: `given` is empty or has a NUL character.
-    """
-    try:
-        found = None if given is None else os.fsdecode(given)
-    except TypeError:
-        raise TypeError(f"{name} must be a path, not {given!r}") from None
-    # An empty path is often the value of an unset variable; os.path.abspath() would turn it into
-    # the current directory.
-    if found == "":
-        raise ValueError(f"{name} is empty: it must be a path")
-    if found is not None and "\0" in found:
-        raise ValueError(f"{name}: {found!r} can't be a path: it has a NUL character")
-    return found
-
-
 def directory_inside(cwd: StrOrBytesPath | None) -> str | None:
     """Return the working directory for a command in a sandbox as a string, or None.
 
@@ -119,8 +100,11 @@ def directory_inside(cwd: StrOrBytesPath | None) -> str | None:
     :raises ValueError: `cwd` is empty or has a NUL character.
     :raises CommandError: `cwd` is relative.
     """
-    found = path("cwd", cwd)
-    if found is not None and not found.startswith("/"):
+    if cwd is None:
+        return None
+    found = check_path("cwd", cwd)
+    assert found is not None
+    if not found.startswith("/"):
         raise CommandError(
             f"cwd={found!r} is not an absolute path",
             step="chdir",

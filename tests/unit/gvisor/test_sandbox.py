@@ -11,8 +11,7 @@ import pytest
 from usernsctl._system.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME, mounts_below
 from usernsctl._system.paths import PathDescriptor
 from usernsctl.errors import BindError, CommandError, NamespaceError, PlanError
-from usernsctl.gvisor.launch.bundle import bind_mounts
-from usernsctl.gvisor.launch.facts import HostFiles, _open_files, check_ids, home_directories
+from usernsctl.gvisor.launch.facts import HostFiles, check_ids, home_directories, open_files
 from usernsctl.gvisor.launch.plan import apply_request
 from usernsctl.gvisor.launch.request import (
     Bind,
@@ -21,6 +20,7 @@ from usernsctl.gvisor.launch.request import (
     read_file,
     read_settings,
 )
+from usernsctl.gvisor.oci import bind_mounts
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.maps import Extent, MappedIds
 
@@ -135,24 +135,24 @@ def test_binds_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
     request = Request(binds=(Bind("link", "/a//b/../c", False),), verify=False)
-    used = _open_files(request, "/bin/sh", None)
+    used = open_files(request, "/bin/sh", ONE_ID)
     (bind,) = used.binds
     assert used.sources[bind.source].is_directory
     assert bind == Bind(f"{tmp_path}/real", "/a/c", False)
     assert Bind.shown("link").destination == f"{tmp_path}/link"
     for bad in (Bind("absent", "/a"), Bind("link", "a"), Bind("link", "/"), Bind("link", "/a/..")):
         with pytest.raises(BindError, match="--bind"):
-            _open_files(Request(binds=(bad,), verify=False), "/bin/sh", None)
+            open_files(Request(binds=(bad,), verify=False), "/bin/sh", ONE_ID)
     for missing, kind in (("absent", FileNotFoundError), ("/etc/passwd/x", NotADirectoryError)):
         bad = Bind(missing, "/a")
         with pytest.raises(kind) as caught:
-            _open_files(Request(binds=(bad,), verify=False), "/bin/sh", None)
+            open_files(Request(binds=(bad,), verify=False), "/bin/sh", ONE_ID)
         assert isinstance(caught.value, BindError)
         assert caught.value.filename == missing
         assert caught.value.remedy
     for missing, kind in (("/absent", FileNotFoundError), ("/etc/passwd", NotADirectoryError)):
         with pytest.raises(kind, match="the root filesystem"):
-            _open_files(Request(verify=False), "/bin/sh", missing)
+            open_files(Request(rootfs=missing, verify=False), "/bin/sh", ONE_ID)
 
 
 def test_home_directories(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from usernsctl._lean import Any, dataclass
 from usernsctl._system.paths import ForeignLinkError, PathDescriptor
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.launch.request import Bind, Request
+from usernsctl.gvisor.launch.request import Request
 from usernsctl.maps import MappedIds
 
 
@@ -146,28 +146,3 @@ def _refusal(bundle: oci.Bundle, findings: Sequence[oci.Violation]) -> BundleErr
         cause=findings[0].id,
         remedy="\n".join(remedies),
     )
-
-
-def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the elements of ``mounts`` in config.json that are bind mounts."""
-    return [
-        mount
-        for mount in config.get("mounts") or ()
-        if oci.binds(mount.get("type"), mount.get("options"))
-    ]
-
-
-def is_read_only(mount: dict[str, Any]) -> bool:
-    """Return whether runsc mounts an element of ``mounts`` read-only: the last option counts."""
-    access = [name for name in mount.get("options") or () if name in ("ro", "rro", "rw")]
-    return bool(access) and access[-1] != "rw"
-
-
-def writable_sources(binds: Iterable[Bind], bundle: OpenBundle | None) -> set[str]:
-    """Return the sources of the writable bind mounts of a request and its bundle.
-
-    :param binds: the bind mounts of the request.
-    """
-    found = {bind.source for bind in binds if not bind.read_only}
-    mounts = bind_mounts(bundle.config) if bundle is not None else []
-    return found | {mount["source"] for mount in mounts if not is_read_only(mount)}

@@ -9,7 +9,7 @@ import pwd
 import select
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl import _core
 from usernsctl._core.values import find_program
@@ -35,37 +35,30 @@ from usernsctl.errors import (
     RunscError,
     UsernsError,
 )
-from usernsctl.gvisor.launch import bundle as launch_bundle
-from usernsctl.gvisor.launch.bundle import (
-    OpenBundle,
-    open_bundle,
-)
+from usernsctl.gvisor import oci
 from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import Launch
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.maps import Extent, IdMap, MappedIds, plan
 
 
-def refuse_own(
-    sources: Mapping[str, PathDescriptor], writable: Collection[str], others: Iterable[str] = ()
-) -> None:
-    """Refuse sources that contain usernsctl's state or template directory, or lie in one.
+def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
+    """Refuse bind mounts that contain usernsctl's state or template directory, or lie in one.
 
     Directories are compared by device and inode, so symbolic links and other mounts don't hide
     them. They need not exist yet. While the template directory does not exist, read-only sources
     may contain its path, since they show no template.
 
-    :param sources: the open sources of bind mounts, by the names that the caller gave them.
-    :param writable: the names of the sources that are mounted writable.
     :param others: paths of further directories that no sandbox may see.
     :raises BindError: a source is refused (cause ``bind-shows-state``).
     """
-    shown = {name: source.fd for name, source in sources.items()}
+    shown = {name: source.fd for name, source in used.sources.items()}
     for directory in (state_directory(), *others):
         _core.refuse_to_show(shown, directory)
     templates = templates_directory()
     if templates is not None:
         if not os.path.exists(templates):
+            writable = used.writable_sources()
             shown = {name: fd for name, fd in shown.items() if name in writable}
         _core.refuse_to_show(shown, templates)
 
@@ -91,6 +84,7 @@ class HostFiles:
     :ivar sources: the sources of all bind mounts, by their paths in `binds` and config.json.
     :ivar state: the directory for runsc's state, or ``None`` for a private one.
     :ivar debug_log: the directory for runsc's debug logs, or ``None`` for discarded ones.
+    :ivar bundle: the config.json of the bundle, see :class:`OpenBundle`, or ``None``.
     """
 
     runsc: PathDescriptor
@@ -101,6 +95,7 @@ class HostFiles:
     sources: Mapping[str, PathDescriptor] = field(default_factory=dict)
     state: PathDescriptor | None = None
     debug_log: PathDescriptor | None = None
+    bundle: dict[str, Any] | None = None
 
     def close(self) -> None:
         """Close all files."""
@@ -114,6 +109,13 @@ class HostFiles:
             *(value for value in values if isinstance(value, PathDescriptor)),
             *self.sources.values(),
         ]
+
+    def writable_sources(self) -> set[str]:
+        """Return the sources of the writable bind mounts, as in `sources`."""
+        mounts = oci.bind_mounts(self.bundle) if self.bundle is not None else []
+        return {bind.source for bind in self.binds if not bind.read_only} | {
+            mount["source"] for mount in mounts if not oci.is_read_only(mount)
+        }
 
     def scratch_places(self, others: Iterable[str] = ()) -> tuple[str, ...]:
         """Return directories to mount a tmpfs on, which hide no path that the run still uses.
@@ -155,28 +157,30 @@ def _no_scratch() -> NamespaceError:
     )
 
 
-def _open_files(
-    request: Request,
-    runsc: str,
-    tree: str | PathDescriptor | None,
-    bundle_sources: Mapping[str, PathDescriptor | None] | None = None,
-    *,
-    makes: bool = True,
-) -> HostFiles:
-    """Open the files that `request` names.
+def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = True) -> HostFiles:
+    """Open the files that a request names, and its bundle.
 
-    :param tree: the root filesystem, or ``None`` for this machine's programs.
-    :param bundle_sources: the sources of a bundle's bind mounts, by their paths in config.json. A
-        source of ``None`` is opened here, with the same checks as for --bind.
+    :param program: the path of runsc.
+    :param ids: the mapped ids, for which the bundle is checked.
     :param makes: whether to create missing directories for runsc's state and logs; otherwise
         missing ones are None in the result.
     :raises BindError: a source of a bind mount does not exist.
+    :raises BundleError: as :func:`usernsctl.gvisor.launch.bundle.open_bundle` does.
     :raises RunscError: a program of this package is missing, or the directory for state or logs is
         not writable.
     """
     sources: dict[str, PathDescriptor] = {}
-    for name, source in (bundle_sources or {}).items():
-        sources[name] = _follow(f"the bundle's bind of {name}", name) if source is None else source
+    config: dict[str, Any] | None = None
+    tree: PathDescriptor | None = None
+    if request.bundle:
+        # Imported here, since it imports msgspec.
+        from usernsctl.gvisor.launch.bundle import open_bundle
+
+        bundle = open_bundle(request, request.bundle, ids)
+        config, tree = bundle.config, bundle.tree
+        sources.update(bundle.sources)
+    elif request.expose_root or request.rootfs is not None:
+        tree = _open_tree("/" if request.expose_root else str(request.rootfs))
     binds = []
     for bind in request.binds:
         source = _follow(f"--bind {bind.source}", bind.source)
@@ -185,14 +189,15 @@ def _open_files(
         sources[source.path] = source
         binds.append(Bind(source.path, _destination(bind), bind.read_only))
     return HostFiles(
-        runsc=open_program(runsc),
+        runsc=open_program(program),
         watcher=_watcher(),
         verifier=_verifier() if request.verify else None,
-        tree=_open_tree(tree) if isinstance(tree, str) else tree,
+        tree=tree,
         binds=tuple(binds),
         sources=sources,
         state=_make_directory(request.state, makes=makes),
         debug_log=_make_directory(request.debug_log, makes=makes),
+        bundle=config,
     )
 
 
@@ -579,28 +584,11 @@ def inspect(
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
     check_ids(place.ids, request.user or (0, 0))
-    bundle = open_bundle(request, request.bundle, place.ids) if request.bundle else None
-    used = open_files(request, program, bundle, makes=makes)
-    own = [file.path for file in (used.state, used.debug_log) if file is not None]
-    refuse_own(used.sources, launch_bundle.writable_sources(used.binds, bundle), own)
+    used = open_files(request, program, place.ids, makes=makes)
+    refuse_own(used, [file.path for file in (used.state, used.debug_log) if file is not None])
     scratch = used.scratch_places()
-    facts = collect_facts(request, caller, program, used, place.ids, bundle, scratch=scratch)
+    facts = collect_facts(request, caller, program, used, place.ids, scratch=scratch)
     return Inspection(facts=facts, used=used, place=place)
-
-
-def open_files(
-    request: Request, program: str, bundle: OpenBundle | None, *, makes: bool = True
-) -> HostFiles:
-    """Open the files that a request names, besides those of its bundle.
-
-    :param program: the path of runsc.
-    :param makes: whether to create missing directories for runsc's state and logs.
-    :raises UsernsError: a file is missing or denied.
-    """
-    if bundle is not None:
-        return _open_files(request, program, bundle.tree, bundle.sources, makes=makes)
-    tree = "/" if request.expose_root else request.rootfs
-    return _open_files(request, program, tree, makes=makes)
 
 
 def collect_facts(
@@ -609,7 +597,6 @@ def collect_facts(
     program: str,
     used: HostFiles,
     ids: MappedIds,
-    bundle: OpenBundle | None,
     *,
     scratch: tuple[str, ...],
 ) -> Facts:
@@ -634,7 +621,7 @@ def collect_facts(
         sources={name: source.path for name, source in used.sources.items()},
         state=_directory(used.state, request.state),
         debug_log=_directory(used.debug_log, request.debug_log),
-        bundle=bundle.config if bundle is not None else None,
+        bundle=used.bundle,
         scratch=scratch,
     )
 

@@ -16,7 +16,6 @@ from usernsctl._lean import dataclass, replace
 from usernsctl._system.paths import PathDescriptor
 from usernsctl._text import quoted
 from usernsctl.errors import CommandError
-from usernsctl.gvisor.launch.bundle import open_bundle, writable_sources
 from usernsctl.gvisor.launch.facts import collect_facts, free_places, open_files, refuse_own
 from usernsctl.gvisor.launch.plan import HERE, FreezeOptions, plan_run
 from usernsctl.gvisor.launch.request import PASSED_ON, Request, names_in, names_in_file
@@ -98,12 +97,11 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     program = find_runsc(caller, request.program)
     extents = _ALL_IDS if later.has_several else _ONE_ID
     ids = MappedIds(uid=extents, gid=extents, become=(0, 0))
-    bundle = open_bundle(request, request.bundle, ids) if request.bundle else None
-    used = open_files(request, program, bundle)
-    refuse_own(used.sources, writable_sources(used.binds, bundle), _STATES)
+    used = open_files(request, program, ids)
+    refuse_own(used, _STATES)
     # The tmpfs must not hide paths that are looked up after it is mounted.
     scratch = free_places([program, used.runsc.path])
-    now = collect_facts(request, caller, program, used, ids, bundle, scratch=scratch)
+    now = collect_facts(request, caller, program, used, ids, scratch=scratch)
     # The user who performs the launch may be root, and has other home directories.
     facts = replace(now, is_root=True, homes=None)
     programs = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from usernsctl._lean import Any, dataclass, replace
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.launch import bundle as launch_bundle
 from usernsctl.gvisor.launch import facts as launch_facts
 from usernsctl.gvisor.launch import request as launch_request
 from usernsctl.gvisor.launch.facts import Facts
@@ -315,13 +314,13 @@ def root_steps(
         yield record("file", sources.own(facts.verifier), VERIFIER_INSIDE)
     if request.network == "host":
         yield record("resolver")
-    binds = launch_bundle.bind_mounts(wanted)
+    binds = oci.bind_mounts(wanted)
     for number, mount in enumerate(binds):
         if agent is not None and mount["source"] == agent:
             source = sources.own(agent)
         else:
             source = sources.user_file(facts.sources[mount["source"]])
-        access = "ro" if launch_bundle.is_read_only(mount) else "rw"
+        access = "ro" if oci.is_read_only(mount) else "rw"
         yield record("bind", source, mount["destination"], access)
         mount["source"] = Placeholder(record("json-bind-source", number))
         mount["destination"] = Placeholder(record("json-bind-destination", number))

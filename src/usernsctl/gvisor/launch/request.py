@@ -8,9 +8,8 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl._lean import TYPE_CHECKING, Any, Self, dataclass, field, fields
-from usernsctl._system.paths import ForeignLinkError, open_path
+from usernsctl._system.paths import ForeignLinkError, check_path, open_path
 from usernsctl.errors import CommandError, RunscError
-from usernsctl.gvisor import checks
 from usernsctl.gvisor.oci.builder import Rlimit
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH, NETWORKS, PLATFORMS
 from usernsctl.maps import IdMap, requested
@@ -54,8 +53,8 @@ def as_text(name: str, given: Any) -> Any:
 
     :raises TypeError: `given` has another type.
     """
-    if given is not None:
-        checks.instance(name, given, str)
+    if given is not None and not isinstance(given, str):
+        raise TypeError(f"{name} must be str, not {given!r}")
     return given
 
 
@@ -227,7 +226,7 @@ def binds(name: str, given: Iterable[Bind | StrOrBytesPath]) -> tuple[Bind, ...]
     """
     mounts = tuple(_bind(name, element) for element in _iterable(name, given))
     for bind in mounts:
-        checks.path(f"{name}: SRC", bind.source)
+        check_path(f"{name}: SRC", bind.source)
     return mounts
 
 
@@ -335,7 +334,7 @@ class Request:
                 help="Use DIR as the root filesystem, such as an unpacked image. Writes stay in "
                 "memory.",
             ),
-            argument=Argument("rootfs", checks.path),
+            argument=Argument("rootfs", check_path),
         ),
         default=None,
     )
@@ -348,7 +347,7 @@ class Request:
                 help="Run an OCI bundle. usernsctl adds missing settings to its config.json, in "
                 "memory. Options and CMD replace settings of the file.",
             ),
-            argument=Argument("bundle", checks.path),
+            argument=Argument("bundle", check_path),
         ),
         default=None,
     )
@@ -595,7 +594,7 @@ class Request:
                 help="Run FILE, an absolute path, as runsc. By default: the program in "
                 "$USERNSCTL_RUNSC or $RUNSC_PATH, else the first runsc in PATH.",
             ),
-            argument=Argument("runsc", checks.path),
+            argument=Argument("runsc", check_path),
         ),
         default=None,
     )
@@ -631,7 +630,7 @@ class Request:
                 metavar="DIR",
                 help="Write runsc's debug logs to DIR.",
             ),
-            argument=Argument("debug_log", checks.path),
+            argument=Argument("debug_log", check_path),
         ),
         default=None,
     )

@@ -184,6 +184,21 @@ def binds(kind: str | None, options: Sequence[str] | None) -> bool:
     return kind == "bind" or not {"bind", "rbind"}.isdisjoint(options or ())
 
 
+def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the elements of ``mounts`` in config.json that are bind mounts."""
+    return [
+        mount
+        for mount in config.get("mounts") or ()
+        if binds(mount.get("type"), mount.get("options"))
+    ]
+
+
+def is_read_only(mount: dict[str, Any]) -> bool:
+    """Return whether runsc mounts an element of ``mounts`` read-only: the last option counts."""
+    access = [name for name in mount.get("options") or () if name in ("ro", "rro", "rw")]
+    return bool(access) and access[-1] != "rw"
+
+
 def mount_entry(mount: Mount) -> dict[str, Any]:
     """Return `mount` as an element of ``mounts`` in config.json."""
     entry: dict[str, Any] = {

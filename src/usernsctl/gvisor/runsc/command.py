@@ -6,6 +6,7 @@ import os
 import time
 
 from usernsctl._lean import Literal, dataclass
+from usernsctl.errors import RunscError
 
 # The umask of runsc, whose state and logs may hold secrets of the command.
 PRIVATE_UMASK = 0o077
@@ -61,6 +62,18 @@ class RunOptions:
     image: str | None = None
 
 
+def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
+    """Return the error for a file that is not runsc."""
+    return RunscError(
+        f"{path} is not gVisor's runsc: {why}",
+        step="runsc",
+        errno=errno,
+        filename=path,
+        cause="not-runsc",
+        remedy=f"give the path of runsc by --runsc or {VARIABLES[0]}. To install: {INSTALL}",
+    )
+
+
 # Each cached file takes up to three of a sandbox's descriptors (UN_SANDBOX_FILES_MAX).
 _CACHED_FILES = 2000
 
@@ -106,6 +119,9 @@ INSTALL = (
     "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"
 )
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: Variables that name runsc; the first that is set counts. Other programs read the second, too.
+VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
 
 #: Maximum size of all crash reports; a report has the stacks of all threads, up to megabytes.
 CRASH_BYTES = 1 << 20

@@ -7,22 +7,21 @@ import struct
 import sys
 from collections.abc import Mapping
 
-from usernsctl._lean import TYPE_CHECKING, BinaryIO, dataclass
+from usernsctl._lean import TYPE_CHECKING, BinaryIO, LateModule, dataclass
 from usernsctl._text import operand, quoted
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.runsc.command import (
     DEFAULT_PATH,
     INSTALL,
-)
-from usernsctl.gvisor.runsc.releases import (
-    _TELLS_RELEASE,
     VARIABLES,
     not_runsc,
-    release_of,
 )
 
+# Imported on first use: most runs need no release.
 if TYPE_CHECKING:
-    pass
+    from usernsctl.gvisor.runsc import releases
+else:
+    releases = LateModule("usernsctl.gvisor.runsc.releases")
 
 # Names of the machine types (elf(5)) that runsc is built for, and of other common ones.
 _MACHINES = {3: "x86 (32 bits)", 40: "Arm (32 bits)", 62: "x86-64", 183: "Arm64", 243: "RISC-V"}
@@ -50,7 +49,7 @@ def find_runsc(environ: Mapping[str, str], named: str | None = None) -> str:
         raise _not_executable(path)
     # A file that is executable but not readable can only be checked by executing it.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
-        release_of(path)
+        releases.release_of(path)
     # runsc will get the same directory (runsc_environment()): a caller that names runsc explicitly
     # must not depend on a variable for its sidecar programs.
     check_side_programs(path, named_side_directory() if named is None else None)
@@ -219,7 +218,8 @@ class _ElfHeader:
 SIDE_DIRECTORY = "gvisor-bin"
 SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 
-#: Sidecar programs that start a sandbox; the others serve checkpoints and metrics.
+#: Sidecar programs that start a sandbox; the others serve checkpoints and metrics. Only the first
+#: reports its release by --version.
 SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
 
 
@@ -241,7 +241,7 @@ def check_side_programs(path: str, directory: str | None) -> None:
     :raises RunscError: a program is missing, not executable, or of another release (cause
         ``"runsc-sidecars-missing"``).
     """
-    if directory and not release_of(path).has("side-directory"):
+    if directory and not releases.release_of(path).has("side-directory"):
         return
     directory = directory or _side_directory(path)
     if directory is None:
@@ -250,9 +250,9 @@ def check_side_programs(path: str, directory: str | None) -> None:
         program = os.path.join(directory, name)
         why = "is missing" if not os.path.isfile(program) else "is not executable"
         if os.path.isfile(program) and os.access(program, os.X_OK):
-            if name == _TELLS_RELEASE:
+            if name == SIDE_PROGRAMS[0]:
                 _check_same_release(path, program)
-        elif release_of(path).has("side-programs"):
+        elif releases.release_of(path).has("side-programs"):
             raise _sidecar_error(path, f"{program} {why}")
 
 
@@ -264,9 +264,9 @@ def _side_directory(path: str) -> str | None:
 
 
 def _check_same_release(path: str, program: str) -> None:
-    ours = release_of(path).label
+    ours = releases.release_of(path).label
     try:
-        theirs = release_of(program).label
+        theirs = releases.release_of(program).label
     except RunscError as error:
         raise _sidecar_error(path, f"{program} does not print its release") from error
     if theirs != ours:

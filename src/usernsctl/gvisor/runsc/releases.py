@@ -14,14 +14,10 @@ from collections.abc import Iterator
 from usernsctl._lean import TYPE_CHECKING, dataclass
 from usernsctl._system.paths import open_file
 from usernsctl.errors import RunscError
-from usernsctl.gvisor.runsc.command import INSTALL
+from usernsctl.gvisor.runsc.command import not_runsc
 
 if TYPE_CHECKING:
     import datetime
-
-#: Variables that name runsc; the first that is set counts. Other programs read the second, too.
-VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
-VARIABLE = VARIABLES[0]
 
 #: Environment of ``runsc --version``.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -34,9 +30,6 @@ _FIRST_LINE = r"runsc version (\S{1,100})"
 _CACHE = "runsc-releases.json"
 _CACHE_BYTES = 1 << 16
 _CACHE_ENTRIES = 20
-
-# The only program beside runsc that reports its release by --version.
-_TELLS_RELEASE = "gvisor_sentry"
 
 #: Releases of earlier years can't run in a prepared user namespace.
 FIRST_YEAR = 2023
@@ -169,18 +162,6 @@ def _query_label(path: str) -> str:
     if answer.returncode != 0 or found is None:
         raise not_runsc(path, "the output of --version is not runsc's")
     return found[1]
-
-
-def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
-    """Return the error for a file that is not runsc."""
-    return RunscError(
-        f"{path} is not gVisor's runsc: {why}",
-        step="runsc",
-        errno=errno,
-        filename=path,
-        cause="not-runsc",
-        remedy=f"give the path of runsc by --runsc or {VARIABLE}. To install: {INSTALL}",
-    )
 
 
 # ---- cache ---------------------------------------------------------------------------------------

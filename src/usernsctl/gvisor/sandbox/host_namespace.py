@@ -30,7 +30,6 @@ from usernsctl.errors import BindError, NamespaceError, UsernsError
 from usernsctl.gvisor import checks, oci
 from usernsctl.gvisor.agent.start import COMMANDS_ANNOTATION, set_agent_as_init
 from usernsctl.gvisor.launch import view
-from usernsctl.gvisor.launch.bundle import open_bundle, writable_sources
 from usernsctl.gvisor.launch.facts import (
     check_ids,
     collect_facts,
@@ -548,15 +547,13 @@ class _HostPlan:
 
 def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
     check_ids(ids, (0, 0))
-    bundle = open_bundle(request, request.bundle, ids) if request.bundle else None
     with contextlib.ExitStack() as undo:
-        used = open_files(request, program, bundle)
+        used = open_files(request, program, ids)
         undo.callback(used.close)
         state = state_directory()
-        own = [used.debug_log.path] if used.debug_log else []
-        refuse_own(used.sources, writable_sources(used.binds, bundle), own)
+        refuse_own(used, [used.debug_log.path] if used.debug_log else [])
         scratch = used.scratch_places([state])
-        facts = collect_facts(request, os.environ, program, used, ids, bundle, scratch=scratch)
+        facts = collect_facts(request, os.environ, program, used, ids, scratch=scratch)
         programs = [own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
         agent = own_program("usernsctl-agent", "starts commands in sandboxes")
         launch, wanted = plan_host(request, facts, [one.path for one in programs], agent.path)

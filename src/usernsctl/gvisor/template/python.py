@@ -21,6 +21,7 @@ from usernsctl._system.descriptors import (
     socket_pair,
     wait_readable,
 )
+from usernsctl._system.paths import check_path
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath, check_keywords, check_timeout
 from usernsctl.commands.async_start import AsyncStart, start_in_executor
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
@@ -183,7 +184,7 @@ def _interpreter_argv(
     """
     from importlib import resources
 
-    interpreter = checks.path("python", python)
+    interpreter = check_path("python", python)
     if interpreter is None:
         raise TypeError("python must be a path, not None")
     if isinstance(preload, str) or not isinstance(preload, Iterable):

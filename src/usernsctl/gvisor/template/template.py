@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Self, TypedDict, Unpack
 
 from usernsctl._lean import dataclass, replace
 from usernsctl._system.descriptors import socket_pair
+from usernsctl._system.paths import check_path
 from usernsctl._system.records import RECORD, Directory
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath, check_keywords, check_timeout
 from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin, start_in_executor
@@ -280,7 +281,7 @@ class Template(AsyncStartMixin):
 
 
 def _absolute(directory: StrOrBytesPath) -> str:
-    found = checks.path("directory", directory)
+    found = check_path("directory", directory)
     if found is None:
         raise TypeError("directory must be a path, not None")
     return os.path.abspath(found)
