@@ -64,6 +64,7 @@ def offered(shell: shells.Shell, line: str) -> set[str]:
         ("usernsctl exec --map-r", {"--map-root-user"}),
         ("usernsctl ns create web --map-r", {"--map-root-user"}),
         ("usernsctl completion f", {"fish"}),
+        ("usernsctl explain in-c", {"in-chroot"}),
         ("usernsctl-exec --prop", {"--propagation"}),
         ("usernsctl-exec -r --setgroups ", {"allow", "deny"}),
         ("usernsctl-exec -m --map-sub", {"--map-subids"}),

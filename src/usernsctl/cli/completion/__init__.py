@@ -1,4 +1,4 @@
-"""Shell completion of verbs, options and their values, and names of namespaces and templates.
+"""Shell completion of verbs, options, values, names of namespaces and templates, and ids of causes.
 
 ``model`` collects the words from the parsers of the verbs, and from ``usernsctl-exec --help``. A
 module for each shell generates a script from them, so that completion starts no program, except for

@@ -12,6 +12,7 @@ _OFFERS = {
     "variables": "(set -nx)",
     "namespaces": "(@name@_names namespaces)",
     "templates": "(@name@_names templates)",
+    "causes": "(@name@_names causes)",
     "command": "(@name@_rest)",
 }
 
@@ -74,7 +75,8 @@ def _offer(kind: str) -> str:
         return " -F"
     # fish shows the text after the tab as the description of the value.
     words = " ".join(rf"{word}\t" for word in words_of(kind)) or _OFFERS.get(kind, "")
-    return f" -fa {_quoted(words)}" if words else ""
+    # A file may be given in place of a cause.
+    return f" -{'F' if kind == 'causes' else 'f'}a {_quoted(words)}" if words else ""
 
 
 def _about(text: str) -> str:

@@ -1,8 +1,8 @@
 """Model of the words to complete: verbs, options, and kinds of values.
 
 A kind names the completions of a value: ``"files"``, ``"directories"``, ``"variables"``,
-``"namespaces"``, ``"templates"``, ``"command"`` (and its arguments), ``""`` for nothing, or
-``":a|b"`` for words.
+``"namespaces"``, ``"templates"``, ``"causes"`` (or files), ``"command"`` (and its arguments),
+``""`` for nothing, or ``":a|b"`` for words.
 """
 
 from __future__ import annotations
@@ -199,6 +199,8 @@ def _operand(action: argparse.Action, path: tuple[str, ...]) -> str:
     if action.dest in ("name", "names"):
         # No names are offered for a namespace or template that does not exist yet.
         return "" if path[-1] == "create" else _NAMES.get(path[1], "")
+    if path[1:] == ("explain",):
+        return "causes"
     if action.choices is not None:
         return f":{'|'.join(action.choices)}"
     return _OPERANDS.get(action.dest, "")

@@ -1,4 +1,4 @@
-"""Existing names of namespaces and templates, for shell completion."""
+"""Names of namespaces and templates, and ids of causes, for shell completion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from usernsctl.errors import UsernsError
 
 #: Kinds of names.
-KINDS = ("namespaces", "templates")
+KINDS = ("namespaces", "templates", "causes")
 
 
 def print_names(kind: str) -> None:
@@ -21,7 +21,7 @@ def print_names(kind: str) -> None:
     :param kind: an element of :data:`KINDS`.
     """
     with contextlib.suppress(UsernsError, OSError):
-        for name in _namespaces() if kind == "namespaces" else _templates():
+        for name in {"namespaces": _namespaces, "templates": _templates, "causes": _causes}[kind]():
             print(name)
 
 
@@ -39,3 +39,9 @@ def _templates() -> list[str]:
     from usernsctl.gvisor.template import store
 
     return store.names()
+
+
+def _causes() -> list[str]:
+    from usernsctl.explain.catalogue import catalogue
+
+    return list(catalogue())

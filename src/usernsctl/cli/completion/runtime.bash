@@ -48,7 +48,9 @@
             compopt -o filenames -o default
             mapfile -t COMPREPLY < <(compgen -A command -- "$2")
             ;;
-        namespaces | templates)
+        namespaces | templates | causes)
+            # A file may be given in place of a cause.
+            [[ $1 != causes ]] || { compopt -o filenames && mapfile -t COMPREPLY < <(compgen -f -- "$2"); }
             LC_ALL=C
             # What is no name is left out, whatever it is that answers.
             while IFS= read -r one; do

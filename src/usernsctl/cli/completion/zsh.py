@@ -16,6 +16,7 @@ _ACTIONS = {
     "variables": "_parameters -g '*export*'",
     "namespaces": " @name@_names namespaces",
     "templates": " @name@_names templates",
+    "causes": " @name@_causes",
 }
 
 _BEGIN = """\
@@ -28,6 +29,10 @@ _BEGIN = """\
     # Drop lines that are not names, whichever program prints them.
     found=(${(M)found:#[A-Za-z0-9_][A-Za-z0-9_.-]#})
     _wanted names expl name compadd -a found
+}
+
+@name@_causes() {
+    _alternative "causes:cause: @name@_names causes" "files:file:_files"
 }
 """
 
