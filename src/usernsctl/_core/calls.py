@@ -768,6 +768,7 @@ class MessageSearch:
 
     def __init__(self) -> None:
         self._search = ffi.new("struct un_search *")
+        self._added: list[Any] = []  # the memory of causes that the caller added
 
     def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
         """Search the next piece of the text.
@@ -779,6 +780,17 @@ class MessageSearch:
         lib.un_search_add(self._search, ffi.from_buffer(piece), len(piece))
         found = self._search.occurrence[before : self._search.count]
         return [(one.at, _strings(one.causes, one.count)) for one in found if not one.is_hint]
+
+    def add_causes(self, causes: Sequence[str]) -> None:
+        """Rank these causes with those of the messages, as the causes of a further message.
+
+        :param causes: ids of the catalogue, the likeliest first.
+        """
+        if self._search.count < lib.UN_OCCURRENCES_MAX:
+            self._added.append(ffi.new("char[]", b"".join(id.encode() + b"\0" for id in causes)))
+            found = self._search.occurrence[self._search.count]
+            found.count, found.causes = len(causes), self._added[-1]
+            self._search.count += 1
 
     def causes(self) -> list[str]:
         """Return the ids of all possible causes of the text so far, the likeliest first."""

@@ -41,10 +41,10 @@ def parser(prog: str) -> Parser:
 def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bool) -> int:
     """Print the possible causes of an error message, and their remedies.
 
-    explain reads FILE or standard input: the output of runsc, newuidmap, newgidmap, unshare, bwrap,
-    podman, buildah, docker, rootlesskit or usernsctl, as text or JSON. FILE may also be the id of a
-    cause, which usernsctl's errors have in brackets. Then explain probes this machine to find out
-    which of the causes apply, unless you give --no-probe.
+    explain reads FILE or standard input: the output of any program that uses namespaces, such as
+    runsc, newuidmap, unshare, bwrap, podman, docker or usernsctl, as text or JSON. FILE may also be
+    the id of a cause, which usernsctl's errors have in brackets. Then explain probes this machine
+    to find out which of the causes apply, unless you give --no-probe.
 
     Exit status: 0 causes were found, 1 no message in the text is known, 2 wrong usage or FILE can't
     be read.
@@ -122,14 +122,20 @@ def _remedies(candidate: Candidate, report: Report | None) -> dict[Place, str]:
 
 
 def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[Failure]) -> str:
+    from usernsctl.explain.explanation import INPUT_MAX
+
     parts = []
     if logged:
         root = logged[0]
-        parts.append(f"root failure, logged by the {root.process}: {root.message}")
+        parts.append(f"Root failure, logged by the {root.process}: {root.message}")
+    if explanation.truncated:
+        parts.append(f"Only the first {INPUT_MAX >> 20} MiB of the text were read.")
     if not explanation.recognised:
         parts.append(_nothing(explanation, logged))
         return "\n".join(parts)
     confirmed = [candidate for candidate in explanation.candidates if candidate.finding]
+    blocking = [finding for finding in explanation.others if finding.blocks]
+    parts.append("\n".join(wrapped(_verdict(explanation, confirmed, blocking), "")))
     full = confirmed or _likeliest(explanation.candidates)
     before: tuple[str, ...] = ()
     for candidate in full:
@@ -137,19 +143,35 @@ def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[F
         parts.append(_in_full(candidate, _remedies(candidate, report), seen))
         before = candidate.seen
     rest = [candidate for candidate in explanation.candidates if candidate not in full]
-    if explanation.probed and not confirmed:
-        parts.append("The probes confirm none of these on this machine.")
     if rest:
-        parts.append("Less likely, since not found here:" if confirmed else "Less likely:")
+        lines = ["Less likely, since not found here:" if confirmed else "Less likely:"]
         for each in rest:
-            parts += wrapped(f"  {_name(each)}", "    ")
-            parts += wrapped(f"    recognised by: {each.cause.told_by}", "      ")
-    blocking = [finding for finding in explanation.others if finding.blocks]
+            lines += wrapped(f"  {_name(each)}", "    ")
+            lines += wrapped(f"    recognised by: {each.cause.told_by}", "      ")
+        parts.append("\n".join(lines))
     if blocking:
-        parts.append("The probes also found these causes, which the text does not mention:")
+        lines = ["The probes also found these causes, which the text does not mention:"]
         for finding in blocking:
-            parts += wrapped(_other(finding), "    ")
-    return "\n".join(parts)
+            lines += wrapped(_other(finding), "    ")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _verdict(
+    explanation: Explanation, confirmed: Sequence[Candidate], blocking: Sequence[Finding]
+) -> str:
+    """Return what the text and the probes together say, in a sentence or two."""
+    count = len(explanation.candidates)
+    several = "the cause is one of these" if count > 1 else "the cause is probably this"
+    elsewhere = f"Where the text comes from, {several}."
+    if confirmed:
+        names = ", ".join(candidate.cause.id for candidate in confirmed)
+        return f"Found on this machine: {names}."
+    if not explanation.probed:
+        return f"Not checked on this machine: {several}{', the likeliest first' * (count > 1)}."
+    if blocking:
+        return f"This machine has other problems (see the end). {elsewhere}"
+    return f"Nothing is wrong on this machine now. {elsewhere}"
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from usernsctl import _core
 from usernsctl._lean import dataclass
+from usernsctl.explain.attempts import AttemptReader
 from usernsctl.explain.catalogue import catalogue
 from usernsctl.explain.logs import SHOWN_MAX, Failure, message_at, printable
 from usernsctl.explain.model import Cause, Finding, Report
@@ -15,6 +16,8 @@ from usernsctl.explain.model import Cause, Finding, Report
 _BLOCK = 1 << 20
 # Longer lines are cut into pieces that overlap by this length, so that no message is lost.
 _LINE_MAX = 4096
+#: Number of bytes of a text that are read; the rest is ignored.
+INPUT_MAX = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +42,14 @@ class Explanation:
     :ivar others: findings on this machine whose causes match no message in the input.
     :ivar probed: whether this machine was probed.
     :ivar empty: whether there was no input at all.
+    :ivar truncated: whether the input was longer than :data:`INPUT_MAX`.
     """
 
     candidates: tuple[Candidate, ...]
     others: tuple[Finding, ...] = ()
     probed: bool = False
     empty: bool = False
+    truncated: bool = False
 
     @property
     def recognised(self) -> bool:
@@ -55,23 +60,30 @@ class Explanation:
 def explain(stream: BinaryIO) -> Explanation:
     """Return the possible causes of the error messages in a stream, without probing this machine.
 
-    The stream may contain any bytes; memory use does not grow with its length.
+    The stream may contain any bytes; memory use does not grow with its length. If the text has no
+    message of the catalogue, what its programs attempted, and the errors, give the causes.
 
     :raises OSError: the stream can't be read.
     """
-    search, empty = _core.MessageSearch(), True
+    search, reader, text = _core.MessageSearch(), AttemptReader(), _Limited(stream)
     seen: dict[str, dict[str, None]] = {}
-    for piece in _pieces(stream):
-        empty = False
+    for piece in _pieces(text):
         for at, causes in search.add(piece):
             line = _line_at(piece, at)
             for cause_id in causes:
                 seen.setdefault(cause_id, {})[line] = None
+        if not seen:
+            reader.add(piece)
+    if not seen:
+        for attempt in reader.attempts():
+            search.add_causes(attempt.causes)
+            for cause_id in attempt.causes:
+                seen.setdefault(cause_id, {})[printable(attempt.line)] = None
     known = catalogue()
     candidates = tuple(
         Candidate(cause=known[cause_id], seen=tuple(seen[cause_id])) for cause_id in search.causes()
     )
-    return Explanation(candidates=candidates, empty=empty)
+    return Explanation(candidates=candidates, empty=not text.size, truncated=text.is_truncated)
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
@@ -109,6 +121,7 @@ def confirm(explanation: Explanation, report: Report) -> Explanation:
         others=tuple(finding for finding in report.findings if finding.id not in named),
         probed=True,
         empty=explanation.empty,
+        truncated=explanation.truncated,
     )
 
 
@@ -124,7 +137,26 @@ def _spoken_for(report: Report) -> Iterator[str]:
             yield cause
 
 
-def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+class _Limited:
+    """The first :data:`INPUT_MAX` bytes of a stream, which may have no end.
+
+    :ivar size: the number of bytes that were read so far.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.size = 0
+        self.is_truncated = False
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes; none at the end or at the limit."""
+        block = self._stream.read(min(size, INPUT_MAX - self.size))
+        self.size += len(block)
+        self.is_truncated = self.size == INPUT_MAX and bool(self._stream.read(1))
+        return block
+
+
+def _pieces(stream: _Limited) -> Iterator[bytes]:
     """Yield the text of a stream, in pieces that end at the end of a line, or overlap."""
     rest = b""
     while block := stream.read(_BLOCK):

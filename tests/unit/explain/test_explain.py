@@ -441,7 +441,9 @@ def test_the_command_confirms(
     status, out, err = run(capsys, str(file))
     assert (status, err) == (0, "")
     title = "no_new_privs denies newuidmap its privileges"
-    assert out.startswith(f"no-new-privs: {title} (confirmed here)\n")
+    verdict, cause = out.split("\n\n")[:2]
+    assert verdict == "Found on this machine: no-new-privs."
+    assert cause.startswith(f"no-new-privs: {title} (confirmed here)\n")
     assert "found here: evidence of no-new-privs" in out
     assert "in-chroot: started in a chroot; evidence of in-chroot" in out
     assert f"remedy: {catalogue()['no-new-privs'].remedies['host']}" in out
@@ -467,10 +469,12 @@ def test_the_command_finds_nothing_here(
 ) -> None:
     file = tmp_path / "text"
     file.write_text(EOF)
-    told = run(capsys, str(file))[1]
-    assert "The probes confirm none of these" in told
-    assert "usernsctl explain --debug-log DIR" in told
-    assert "The probes confirm" not in run(capsys, str(file), "--no-probe")[1]
+    out = run(capsys, str(file))[1]
+    assert out.startswith("Nothing is wrong on this machine now. Where the text comes from, ")
+    assert "usernsctl explain --debug-log DIR" in out
+    assert run(capsys, str(file), "--no-probe")[1].startswith("Not checked on this machine: ")
+    probes.append(finding("in-chroot"))
+    assert run(capsys, str(file))[1].startswith("This machine has other problems (see the end).")
 
 
 def test_the_command_prints_json(
@@ -495,7 +499,7 @@ def test_the_command_reads_standard_input(
     monkeypatch.setattr(sys, "stdin", stdin)
     status, out, _ = run(capsys, *source, "--no-probe")
     assert status == 0
-    assert out.startswith("helper-not-setuid: ")
+    assert out.split("\n\n")[1].startswith("helper-not-setuid: ")
 
 
 @pytest.mark.parametrize("cause", sorted(catalogue()))
@@ -534,6 +538,15 @@ def test_the_command_recognises_nothing(tmp_path: Path, capsys: pytest.CaptureFi
         1,
         "There is nothing to explain: no text, or no failure in the logs.\n",
     )
+
+
+def test_a_text_without_an_end_is_read_in_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("usernsctl.explain.explanation.INPUT_MAX", 3 << 20)
+    status, out, err = run(capsys, "/dev/zero")
+    assert (status, err) == (1, "")
+    assert out.startswith("Only the first 3 MiB of the text were read.\n")
 
 
 def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,139 @@
+"""Explanations of messages that the catalogue does not have, by operation and error."""
+
+from __future__ import annotations
+
+import io
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from usernsctl.explain import attempts
+from usernsctl.explain.attempts import AttemptReader, operations
+from usernsctl.explain.catalogue import catalogue
+from usernsctl.explain.explanation import explain
+
+
+class Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    causes: tuple[str, ...]
+    says: str
+
+
+class Table(msgspec.Struct, forbid_unknown_fields=True):
+    unrelated: str
+    text: tuple[Text, ...]
+
+
+TABLE = msgspec.convert(
+    tomllib.loads(Path(__file__).with_name("attempts.toml").read_text(encoding="utf-8")), Table
+)
+UNRELATED = TABLE.unrelated.splitlines()
+
+
+def causes_of(text: str) -> list[str]:
+    return [one.cause.id for one in explain(io.BytesIO(text.encode())).candidates]
+
+
+@pytest.mark.parametrize("text", TABLE.text, ids=lambda text: text.says[:40])
+def test_a_right_cause_comes_first(text: Text) -> None:
+    assert causes_of(text.says)[0] in text.causes
+
+
+@pytest.mark.parametrize("line", UNRELATED)
+def test_an_unrelated_message_has_no_cause(line: str) -> None:
+    assert causes_of(line) == []
+
+
+def test_unrelated_messages_have_no_cause_together() -> None:
+    """Neighbouring lines must not be taken for the operation and the error of one attempt."""
+    assert len(UNRELATED) > 100
+    # In a container, as other lines of this text say, a failed mount may have a known cause.
+    lines = [line for line in UNRELATED if not line.startswith("mount")]
+    assert causes_of("\n".join(lines)) == []
+
+
+def test_the_operations_name_causes_of_the_catalogue_and_errors() -> None:
+    errors = attempts._EXACT.keys() | attempts._VAGUE.keys()
+    for operation in operations():
+        assert operation.causes.keys() <= errors, operation.name
+        for causes in operation.causes.values():
+            assert set(causes) <= catalogue().keys(), operation.name
+            assert len(set(causes)) == len(causes), operation.name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "Operation not permitted",
+        "operation not permitted",
+        "EPERM",
+        "errno=1",
+        "errno: 1",
+        "errno = 1",
+        "[Errno 1]",
+        "(os error 1)",
+        "error code 1",
+        "Os { code: 1, kind: PermissionDenied }",
+    ],
+)
+def test_an_error_has_many_forms(error: str) -> None:
+    assert causes_of(f"tool: make a new user namespace: {error}")[0] == "seccomp-denies-userns"
+
+
+@pytest.mark.parametrize("error", ["errno=19", "error 117", "EPERMX", "exit 1"])
+def test_another_error_is_not_taken_for_it(error: str) -> None:
+    assert causes_of(f"tool: make a new user namespace: {error}") == []
+
+
+def test_operation_and_error_may_be_in_neighbouring_lines() -> None:
+    assert causes_of("cloning a user namespace\nOperation not permitted") != []
+    assert causes_of("Operation not permitted\ncloning a user namespace") != []
+    assert causes_of("cloning a user namespace\n\n\nOperation not permitted") == []
+    # A vague error, without a number or the words of strerror(3), explains its own line only.
+    assert causes_of("a user namespace\nrefused") == []
+
+
+def test_a_message_of_the_catalogue_comes_before_guesses() -> None:
+    known = "newuidmap: Cannot determine your user name."
+    assert causes_of(f"{known}\ncloning a user namespace: EPERM") == causes_of(known)
+
+
+def test_the_seen_line_is_the_one_with_the_error() -> None:
+    line = "tool\x1b[31m: new user namespace: EPERM"
+    (first, *_) = explain(io.BytesIO(f"before\n{line}\nafter\n".encode())).candidates
+    assert first.seen == ("tool\\x1b[31m: new user namespace: EPERM",)
+
+
+@pytest.mark.parametrize(
+    ("context", "first"),
+    [
+        ("Linux host 3.10.0-1160.el7.x86_64", "max-user-namespaces"),
+        ("PRETTY_NAME=Debian GNU/Linux 10 (buster)", "unprivileged-userns-clone-off"),
+        ("Description: Ubuntu 24.04.1 LTS", "apparmor-restricts-userns"),
+        ("in /snap/tool/12", "apparmor-restricts-userns"),
+        ("debootstrap --variant=minbase", "in-chroot"),
+        ("", "seccomp-denies-userns"),
+    ],
+)
+def test_the_system_in_the_text_ranks_the_causes(context: str, first: str) -> None:
+    assert causes_of(f"tool: new user namespace: EPERM\n{context}")[0] == first
+
+
+def test_a_log_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "_READ_MAX", 20_000)
+    reader = AttemptReader()
+    reader.add(b"some error\n" * 2000 + b"new user namespace: EPERM\n")
+    assert reader.attempts() == []
+    reader = AttemptReader()
+    reader.add(b"all is well\n" * 2000 + b"new user namespace: EPERM\n")
+    assert len(reader.attempts()) == 1
+
+
+@pytest.mark.parametrize("filler", [b"x", b"mount ", b"namespace", b"\xff", b"error"])
+def test_an_error_in_a_long_line_is_read_with_what_is_near(filler: bytes) -> None:
+    line = filler * (10_000 // len(filler)) + b" new user namespace: EPERM " + filler * 2000
+    found = explain(io.BytesIO(line)).candidates
+    # Where the filler is an error itself, the text around its first occurrence is read.
+    assert bool(found) is (filler != b"error")
+    assert all(text.isprintable() for one in found for text in one.seen)
