@@ -61,9 +61,10 @@ _MORE = {
 _RULES = Path(__file__).parent.parent / "csrc" / "launch" / "verbs.h"
 _RULE = re.compile(r'VERB\(\w+, "([a-z-]+)", ([A-Z_]+),')
 _PARTS = {
-    "ASSUMED": "What must be as it was",
+    "REMEDY": "Remedy",
     "IDS": "The ids",
     "SOURCES": "Files of the machine",
+    "ASSUMED": "Programs that must not change",
     "SCRATCH": "The run's own tmpfs",
     "STEPS": "The root filesystem",
     "FILES": "The run's own files",

@@ -729,6 +729,12 @@ bool un_owner_is_trusted(uid_t uid, const char *path);
  * to its mode or its access control list. A group counts as the caller's own if it is root's, or
  * has the caller's number and no members. */
 bool un_others_may_write(int directory);
+/* Stores a checksum of the content of an open file of any kind of descriptor: of a program of up to
+ * 256 KiB all of it, of a larger one its head and samples (launch/content.c). Returns -1 with
+ * errno.
+ */
+#define UN_CONTENT_SUM_ROOM 17
+int un_content_sum(int fd, char text[UN_CONTENT_SUM_ROOM]);
 /* Sets O_APPEND on a descriptor that is at the end of a file, because gVisor would overwrite the
  * file's contents otherwise. Returns -1 with errno if the descriptor is not open. */
 int un_append_at_end(int fd);

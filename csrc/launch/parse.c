@@ -9,7 +9,7 @@
 #include "launch/launch.h"
 
 #define NAME "usernsctl-launch"
-#define FORMAT "1"
+#define FORMAT "2"
 
 /* The position of the parser, and the counts for its checks. */
 struct reader {

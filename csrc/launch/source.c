@@ -7,51 +7,36 @@
 #include <inttypes.h>
 #include <sys/stat.h>
 
-#define SECOND_NS 1000000000U
-
 /* Fails because the host no longer matches the launch. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
     (tell_outdated(launch, filename),                                                              \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
 
+/* Part of the remedy for images that have no `usernsctl freeze`. */
+#define WITHOUT_PYTHON                                                                             \
+    "    # in an image without Python: build the image again, with runsc, /opt/usernsctl and "     \
+    "/etc/usernsctl from the same build of prelude"
+
 static void tell_outdated(struct un_launch *launch, const char *filename)
 {
     const struct un_record *remedy = un_launch_first(launch, UN_VERB_REMEDY);
-    un_launch_set_remedy(launch, filename, remedy ? "%s" : NULL,
+    un_launch_set_remedy(launch, filename, remedy ? "%s" WITHOUT_PYTHON : NULL,
                          remedy ? un_record_argument(remedy, 0) : NULL);
 }
 
-static bool is_same_time(const struct timespec *now, uint64_t then)
-{
-    /* Layers of images store times in whole seconds. */
-    uint64_t part = now->tv_nsec ? then % SECOND_NS : 0;
-    return (uint64_t)now->tv_sec == then / SECOND_NS && (uint64_t)now->tv_nsec == part;
-}
-
-/* Calls stat(2) on a path, or fstat(2) on the open descriptor if the path is a source, so that the
- * same file is checked and used. */
-static int stat_source(const struct un_launch *launch, const char *path, struct stat *now)
-{
-    size_t next = 0;
-    UN_EACH_RECORD (record, launch, UN_VERB_SOURCE) {
-        if (!strcmp(un_record_argument(record, 1), path))
-            return fstat(launch->source[next].fd, now);
-        next++;
-    }
-    return stat(path, now);
-}
-
+/* Fails if a program is not the one that the launch was frozen with. The descriptor that is checked
+ * is the one that is executed later. */
 static int check_assumed(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
     struct stat now;
-    const char *path = un_record_argument(record, 0);
+    char sum[UN_CONTENT_SUM_ROOM];
+    const struct un_source *source = un_record_source(launch, record, 0);
+    const char *path = source->path;
     uint64_t size = un_argument_number(un_record_argument(record, 1));
-    uint64_t time = un_argument_number(un_record_argument(record, 2));
-    unsigned mode = un_argument_mode(un_record_argument(record, 3));
-    if (stat_source(launch, path, &now))
-        return OUTDATED(launch, err, path, "%.300s, which it was made for: %s", path,
-                        un_errno_text(errno));
+    unsigned mode = un_argument_mode(un_record_argument(record, 2));
+    if (fstat(source->fd, &now))
+        return un_launch_fail_file(launch, path, err);
     if ((uint64_t)now.st_size != size)
         return OUTDATED(launch, err, path,
                         "%.300s has %jd bytes; it had %" PRIu64 " when the launch was made", path,
@@ -60,12 +45,13 @@ static int check_assumed(struct un_launch *launch, const struct un_record *recor
         return OUTDATED(launch, err, path,
                         "%.300s has the mode %o; it was %o when the launch was made", path,
                         (unsigned)now.st_mode, mode);
-    if (!is_same_time(&now.st_mtim, time))
+    if (un_content_sum(source->fd, sum))
+        return un_launch_fail_file(launch, path, err);
+    if (strcmp(sum, un_record_argument(record, 3)))
         return OUTDATED(launch, err, path,
-                        "%.300s was changed at %jd; it was %" PRIu64
-                        " (seconds since 1970) when the "
-                        "launch was made",
-                        path, (intmax_t)now.st_mtim.tv_sec, time / SECOND_NS);
+                        "%.300s is not the program that the launch was made with: it has another "
+                        "content of the same size",
+                        path);
     return 0;
 }
 

@@ -38,6 +38,12 @@ static bool is_octal(const char *word, unsigned long most)
     return digits && digits < 9 && !word[digits] && un_argument_mode(word) <= most;
 }
 
+static bool is_sum(const char *word)
+{
+    size_t digits = strspn(word, "0123456789abcdef");
+    return digits == UN_CONTENT_SUM_ROOM - 1 && !word[digits];
+}
+
 static bool is_name(const char *word, size_t length)
 {
     bool is_dots = (length == 1 && word[0] == '.') || (length == 2 && !strncmp(word, "..", 2));
@@ -125,6 +131,8 @@ const char *un_argument_fault(int argument, const char *word, size_t sources, si
         return is_octal(word, 07777) ? NULL : "permissions in octal, up to 7777";
     case UN_ARG_NUMBER:
         return is_number(word, INT64_MAX) ? NULL : "a number";
+    case UN_ARG_SUM:
+        return is_sum(word) ? NULL : "16 hexadecimal digits";
     case UN_ARG_ID:
         return is_number(word, UINT32_MAX - 1) ? NULL : "an id";
     case UN_ARG_SCORE:

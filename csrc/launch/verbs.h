@@ -8,9 +8,10 @@
 
 /* The parts of a launch, in their order. */
 enum un_part {
-    UN_PART_ASSUMED,
+    UN_PART_REMEDY,
     UN_PART_IDS,
     UN_PART_SOURCES,
+    UN_PART_ASSUMED,
     UN_PART_SCRATCH,
     UN_PART_STEPS,
     UN_PART_FILES,
@@ -34,6 +35,7 @@ enum un_argument {
     UN_ARG_MODE,        /* octal, as st_mode */
     UN_ARG_PERMISSIONS, /* octal, up to 07777 */
     UN_ARG_NUMBER,      /* decimal */
+    UN_ARG_SUM,         /* a checksum of un_content_sum() */
     UN_ARG_ID,          /* a uid or gid, decimal */
     UN_ARG_SCORE,       /* -1000 to 1000 */
     UN_ARG_HOW,         /* own, follow or exact */
@@ -48,7 +50,7 @@ enum un_argument {
  * launch, whether the verb may occur only once, and the types of its arguments. */
 #define UN_EACH_VERB(VERB)                                                                         \
     VERB(ARG, "arg", MOMENT, false, UN_ARG_TEXT)                                                   \
-    VERB(ASSUME, "assume", ASSUMED, false, UN_ARG_PATH, UN_ARG_NUMBER, UN_ARG_NUMBER, UN_ARG_MODE) \
+    VERB(ASSUME, "assume", ASSUMED, false, UN_ARG_SOURCE, UN_ARG_NUMBER, UN_ARG_MODE, UN_ARG_SUM)  \
     VERB(BIND, "bind", STEPS, false, UN_ARG_SOURCE, UN_ARG_PATH, UN_ARG_ACCESS)                    \
     VERB(CWD, "cwd", MOMENT, true, UN_ARG_PATH)                                                    \
     VERB(CWD_MOMENT, "cwd-moment", MOMENT, true, 0)                                                \
@@ -89,7 +91,7 @@ enum un_argument {
     VERB(PROGRAM_LINK, "program-link", FILES, false, UN_ARG_SOURCE, UN_ARG_SCRATCH)                \
     VERB(PROGRAM_PATH, "program-path", FILES, false, UN_ARG_SOURCE)                                \
     VERB(READ_ONLY, "read-only", STEPS, true, 0)                                                   \
-    VERB(REMEDY, "remedy", ASSUMED, true, UN_ARG_TEXT)                                             \
+    VERB(REMEDY, "remedy", REMEDY, true, UN_ARG_TEXT)                                              \
     VERB(RESOLVER, "resolver", STEPS, true, 0)                                                     \
     VERB(RUNSC_ENV, "runsc-env", WATCHER, false, UN_ARG_SETTING)                                   \
     VERB(SCRATCH, "scratch", SCRATCH, false, UN_ARG_PATH)                                          \

@@ -42,7 +42,7 @@ static inline void add_line(struct draft *draft, const char *line)
 static inline void write_draft(struct draft *draft, const char *const *lines)
 {
     draft->size = 0;
-    add_line(draft, "usernsctl-launch 1 " USERNSCTL_VERSION);
+    add_line(draft, "usernsctl-launch 2 " USERNSCTL_VERSION);
     for (; *lines; lines++)
         add_line(draft, *lines);
 }

@@ -93,3 +93,16 @@ def test_the_options_that_the_image_prints(podman: Podman, ids: str, option: str
     command = ["run", *dict.fromkeys([option, "--"]), *show]
     assert gvisor.BUILD in run(podman, PRELUDE_PYTHON, *command, options=options)
     assert gvisor.BUILD in run(podman, PRELUDE, f"--ids={ids}", *show, options=options)
+
+
+def test_an_image_whose_times_were_rewritten(podman: Podman) -> None:
+    """Build with all times of files set to 0, which a frozen launch must not mind."""
+    context = podman.directory / "context"
+    context.mkdir(mode=0o755)
+    (context / "Containerfile").write_text(f"FROM {PRELUDE}\nLABEL rewritten=1\n")
+    build = ["build", "--timestamp=0", "--squash-all", "--pull=never", "--tag=rewritten"]
+    podman(*build, str(context))
+    show = "stat -c %Y /usr/bin/runsc /opt/usernsctl/bin/usernsctl-watch; cat /proc/version"
+    found = run(podman, "rewritten", "sh", "-c", show, options=[])
+    assert found.startswith("0\n0\n")
+    assert gvisor.BUILD in found

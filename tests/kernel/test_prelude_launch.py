@@ -20,7 +20,7 @@ from strangers import LIST_WITH_ANOTHER
 
 pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("userns")]
 
-HEADER = ["usernsctl-launch", "1", version("usernsctl")]
+HEADER = ["usernsctl-launch", "2", version("usernsctl")]
 SHOW = "cat @s/bundle/config.json"
 PLACES = [f"scratch\0{place}" for place in ("/mnt", "/media", "/srv", "/opt")]
 CONFIG = [
@@ -253,15 +253,16 @@ def test_a_part_of_a_launch_is_refused(prelude: Program, write: Write) -> None:
 
 def test_one_of_another_time_is_refused(prelude: Program, write: Write, tmp_path: Path) -> None:
     remedy = "remedy\0usernsctl freeze -o it"
-    launch = write(before=(remedy,), header=["usernsctl-launch", "1", "0.0.1"])
+    launch = write(before=(remedy,), header=["usernsctl-launch", "2", "0.0.1"])
     done = prelude("--launch", launch, "--", "true")
     refusal(done, "launch-outdated", "made by usernsctl 0.0.1")
-    assert "  remedy: usernsctl freeze -o it\n" in done.stderr
-    launch = write(header=["usernsctl-launch", "2", "9"])
-    refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", 'format "2"')
+    assert "  remedy: usernsctl freeze -o it    # in an image without Python: " in done.stderr
+    launch = write(header=["usernsctl-launch", "1", "9"])
+    refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", 'format "1"')
     file = tmp_path / "assumed"
     file.write_text("it")
-    launch = write(before=(f"assume\0{file}\0003\0{file.stat().st_mtime_ns}\000100644", remedy))
+    assumed = "assume\0000\0003\000100644\0000123456789abcdef"
+    launch = write(before=(remedy, f"source\0own\0{file}", assumed))
     refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", "has 2 bytes; it had 3")
 
 

@@ -22,7 +22,7 @@ def test_a_file_is_made(usernsctl: Program, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
     words = file.read_bytes().split(b"\0")
-    assert words[:2] == [b"usernsctl-launch", b"1"]
+    assert words[:2] == [b"usernsctl-launch", b"2"]
     assert words[-2:] == [b"end", b""]
     for pair in (b"env-need\0TOKEN", b"env-set\0A=1", b"idmap\0--map-auto", b"arg\0-u"):
         assert b"\0" + pair + b"\0" in file.read_bytes()

@@ -96,8 +96,8 @@ def test_a_launch_of_another_version(perform: Refused, launch: Path) -> None:
     launch.write_bytes(whole.replace(b"\0" + ours.encode() + b"\0", b"\x0099.1\0", 1))
     told = f"{launch}: made by usernsctl 99.1; this is usernsctl {ours}"
     perform(launch, told, f"  remedy: usernsctl freeze -o {launch}", cause="launch-outdated")
-    launch.write_bytes(whole.replace(b"\x001\0", b"\x002\0", 1))
-    perform(launch, f'{launch}: format "2"', "reads format 1", cause="launch-outdated")
+    launch.write_bytes(whole.replace(b"\x002\0", b"\x003\0", 1))
+    perform(launch, f'{launch}: format "3"', "reads format 2", cause="launch-outdated")
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o664, 0o646, 0o622, 0o602])

@@ -11,6 +11,9 @@ import pytest
 from conftest import Program
 from frozen import assert_ran, assert_refused, freeze
 
+from usernsctl import _core
+from usernsctl._system.paths import PathDescriptor
+
 Change = Callable[[Path], object]
 
 OUTDATED = "launch-outdated"
@@ -126,8 +129,32 @@ def make_directory(path: Path) -> None:
     path.mkdir()
 
 
+def write_zeros(path: Path) -> None:
+    """Replace the content by zeros, and keep the size and the time."""
+    status = path.stat()
+    with path.open("wb") as file:
+        file.truncate(status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def change_build_id(path: Path) -> None:
+    """Replace the build id in GNU's ELF note, as another build would; keep the size."""
+    content = path.read_bytes()
+    note = content.index(b"\x14\0\0\0\x03\0\0\0GNU\0") + 12
+    path.write_bytes(content[:note] + os.urandom(20) + content[note + 20 :])
+
+
+def break_headers(path: Path) -> None:
+    """Let the ELF header refer to tables beyond the end of the file; keep the size."""
+    with path.open("r+b") as file:
+        file.seek(32)
+        file.write(b"\xff" * 16)
+
+
 RUNSC = {
-    "touched": (os.utime, "was changed at"),
+    "of another build": (change_build_id, "another content of the same size"),
+    "of broken headers": (break_headers, "another content of the same size"),
+    "zeros": (write_zeros, "another content of the same size"),
     "closed": (lambda path: path.chmod(0o700), "has the mode 100700; it was 100755"),
     "not executable": (lambda path: path.chmod(0o644), "has the mode 100644; it was 100755"),
     "another": (write_script, "has 19 bytes; it had "),
@@ -135,7 +162,7 @@ RUNSC = {
     "gone": (remove, "there is no {path} on this machine any more"),
     "a directory": (make_directory, "{path} has "),
     "a link to nothing": (link_to("/nonexistent"), "there is no {path} on this machine any more"),
-    "a link to another": (link_to("/bin/true"), "{path} has "),
+    "a link to another": (link_to("/bin/true"), "/bin/true has "),
 }
 
 
@@ -150,20 +177,31 @@ def test_runsc_is_another_one(
     change, says = RUNSC[name]
     change(runsc)
     told = says.format(path=runsc)
-    assert_refused(prelude("--launch", launch), str(runsc), told, cause=OUTDATED)
+    assert_refused(prelude("--launch", launch), told, cause=OUTDATED)
+
+
+def test_times_do_not_matter(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+    """Copy runsc, and set the time of the copy to 0, as builders of images do."""
+    runsc = tmp_path / "runsc"
+    shutil.copy(shutil.which("runsc") or "", runsc)
+    launch = freeze(usernsctl, tmp_path / "launch", "--runsc", str(runsc))
+    copy = shutil.copy(runsc, tmp_path / "copy")
+    os.utime(copy, (0, 0))
+    os.replace(copy, runsc)
+    assert_ran(prelude("--launch", launch))
 
 
 def test_runsc_that_is_none(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
-    """Replace runsc by zeros of the same size and time: the check passes, and execve(2) fails."""
+    """Have a launch recognise zeros as runsc: the check passes, and execve(2) fails."""
     runsc = tmp_path / "runsc"
-    size = Path(shutil.which("runsc") or "").stat().st_size
-    runsc.write_bytes(Path(shutil.which("runsc") or "").read_bytes())
-    runsc.chmod(0o755)
-    os.utime(runsc, ns=(10**18, 10**18))
+    shutil.copy(shutil.which("runsc") or "", runsc)
     launch = freeze(usernsctl, tmp_path / "launch", "--runsc", str(runsc))
-    with runsc.open("wb") as file:
-        file.truncate(size)
-    os.utime(runsc, ns=(10**18, 10**18))
+    write_zeros(runsc)
+    with PathDescriptor(os.open(runsc, os.O_PATH), str(runsc)) as opened:
+        content = _core.content_sum(opened.fd)
+    words = launch.read_bytes().split(b"\0")
+    words[words.index(b"assume") + 4] = content.encode()
+    launch.write_bytes(b"\0".join(words))
     done = prelude("--launch", launch)
     assert (done.returncode, done.stdout) == (125, "")
     assert "programs/runsc: Exec format error" in done.stderr

@@ -247,6 +247,18 @@ def others_may_write(directory: int) -> bool:
     return bool(lib.un_others_may_write(directory))
 
 
+def content_sum(descriptor: int) -> str:
+    """Return a checksum of a program's content, by which a frozen launch recognises the program.
+
+    :param descriptor: a descriptor of the file, perhaps O_PATH.
+    :raises OSError: the file can't be read.
+    """
+    text = ffi.new("char[]", lib.UN_CONTENT_SUM_ROOM)
+    if lib.un_content_sum(descriptor, text):
+        _raise_errno()
+    return text_of(text)
+
+
 def append_at_end(descriptor: int) -> None:
     """Set O_APPEND on a descriptor whose offset is at the end of a regular file.
 

@@ -23,7 +23,6 @@ static void lines_are_refused(const char *const *lines, const char *part)
 }
 
 static const char *const everything[] = {
-    "assume /bin/sh 12 1700000000000000000 100755",
     "remedy usernsctl\\ freeze",
     "idmap --map-auto",
     "idmap -r",
@@ -32,6 +31,7 @@ static const char *const everything[] = {
     "source own /bin/sh",
     "source follow /",
     "source exact /etc",
+    "assume 0 12 100755 0123456789abcdef",
     "scratch /mnt",
     "scratch /srv",
     "machine usr",
@@ -119,8 +119,8 @@ static void what_is_no_launch_is_refused(void)
     add_line(&draft, "#!/bin/sh");
     check_refused(&draft, "does not begin with");
     draft.size = 0;
-    add_line(&draft, "usernsctl-launch 2 9.9");
-    check_refused(&draft, "format \"2\", made by usernsctl 9.9");
+    add_line(&draft, "usernsctl-launch 3 9.9");
+    check_refused(&draft, "format \"3\", made by usernsctl 9.9");
     write_draft(&draft, LINES("machine usr"));
     check_refused(&draft, "word 4, \"machine\": no scratch record precedes");
 }

@@ -10,6 +10,8 @@ import pytest
 from frozen import decoded
 from launches import launch
 
+from usernsctl import _core
+from usernsctl._system.paths import PathDescriptor
 from usernsctl.errors import BindError, CommandError
 from usernsctl.gvisor.launch import facts, freeze
 from usernsctl.gvisor.launch.freeze import FreezePolicy, environment_of, remedy_of
@@ -41,12 +43,14 @@ def test_what_must_be_as_it_was(caller: dict[str, str]) -> None:
     made = frozen(caller)
     program = caller["USERNSCTL_RUNSC"]
     status = os.stat(program)
-    mode, mtime = f"{status.st_mode:o}", str(status.st_mtime_ns)
-    first, *_ = words(made.assumptions, "assume")
-    assert first == (os.path.realpath(program), str(status.st_size), mtime, mode)
-    names = [os.path.basename(path) for path, *_ in words(made.assumptions, "assume")]
+    with PathDescriptor(os.open(program, os.O_PATH), program) as opened:
+        content = _core.content_sum(opened.fd)
+    (number, *first), *_ = found = words(made.assumptions, "assume")
+    assert made.sources[int(number)].path == os.path.realpath(program)
+    assert first == [str(status.st_size), f"{status.st_mode:o}", content]
+    names = [os.path.basename(made.sources[int(number)].path) for number, *_ in found]
     assert names == ["runsc", "usernsctl-watch", "usernsctl-verify"]
-    assert made.assumptions[-1] == record("remedy", "again")
+    assert made.remedy == "again"
 
 
 def test_it_does_not_matter_who_freezes(caller: dict[str, str]) -> None:

@@ -298,7 +298,8 @@ def test_config_json_is_json() -> None:
 
 
 FROZEN = FreezeOptions(
-    assumptions=(record("assume", "/r", 1, 2, "100755"), record("remedy", "usernsctl freeze")),
+    programs=((FACTS.runsc_file, (1, "100755", "0123456789abcdef")),),
+    remedy="usernsctl freeze",
     ids=("--map-auto",),
     env=(record("env-name", "TERM"),),
 )
@@ -322,7 +323,7 @@ def test_a_frozen_launch_leaves_open_what_the_moment_says() -> None:
     assert "home-moment" in verbs(made)
     assert "home" not in verbs(made)
     order = list(dict.fromkeys(verbs(made)))
-    assert order[:6] == ["assume", "remedy", "idmap", "user", "source", "scratch"]
+    assert order[:6] == ["remedy", "idmap", "user", "source", "assume", "scratch"]
     given_up = ["no-new-privs", "drop-bounding", "no-membarrier"]
     assert order[-7:] == ["arg", *given_up, "watch", "runsc-env", "end"]
 

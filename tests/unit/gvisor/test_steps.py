@@ -32,7 +32,8 @@ from usernsctl.gvisor.launch.steps import (
 
 CSRC = Path(__file__).parents[3] / "csrc"
 FROZEN = FreezeOptions(
-    assumptions=(record("assume", "/r", 1, 2, "100755"), record("remedy", "usernsctl freeze")),
+    programs=((FACTS.runsc_file, (1, "100755", "0123456789abcdef")),),
+    remedy="usernsctl freeze",
     ids=("--map-root-user", "--map-auto"),
     env=(record("env-all"), record("env-need", "TERM")),
 )
@@ -48,7 +49,7 @@ JSON = st.recursive(
 def test_words_are_what_was_encoded() -> None:
     made = launch()
     header, records = decoded(made.encode())
-    assert header == ["usernsctl-launch", "1", _core.version()]
+    assert header == ["usernsctl-launch", "2", _core.version()]
     assert records == list(made.records())
     assert records[-1] == Record("end")
 

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 
+from usernsctl import _core
 from usernsctl._lean import dataclass, replace
 from usernsctl._system.paths import PathDescriptor
 from usernsctl._text import quoted
@@ -106,17 +107,30 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     facts = replace(now, is_root=True, homes=None)
     programs = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
     frozen = FreezeOptions(
-        assumptions=(*map(_assumption, programs), record("remedy", later.remedy)),
+        programs=tuple((program.path, _recognise(program)) for program in programs),
+        remedy=later.remedy,
         ids=later.ids,
         env=later.env,
     )
     return plan_run(request, facts, frozen)
 
 
-def _assumption(program: PathDescriptor) -> Record:
+def _recognise(program: PathDescriptor) -> tuple[int, str, str]:
+    """Return the size, the mode and the checksum by which a launch recognises a program.
+
+    :raises CommandError: the program can't be read.
+    """
     status = program.status
-    mode = f"{status.st_mode:o}"
-    return record("assume", program.path, status.st_size, status.st_mtime_ns, mode)
+    try:
+        content = _core.content_sum(program.fd)
+    except OSError as error:
+        raise CommandError(
+            f"can't read {program.path}: {error.strerror}",
+            step="freeze",
+            errno=error.errno or 0,
+            filename=program.path,
+        ) from error
+    return status.st_size, f"{status.st_mode:o}", content
 
 
 def write(launch: Launch, path: str) -> None:

@@ -161,12 +161,15 @@ _NO_COMMAND = ("true",)
 class FreezeOptions:
     """Parts of a frozen launch that other launches don't have.
 
-    :ivar assumptions: records of files that must be unchanged when the launch is performed.
+    :ivar programs: paths of runsc and of programs of this package, each with the words by which an
+        ``assume`` record recognises the program.
+    :ivar remedy: the shell command that writes the launch again, or ``None``.
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
     :ivar env: records of the command's variables, in addition to those of a bundle.
     """
 
-    assumptions: tuple[Record, ...] = ()
+    programs: tuple[tuple[str, tuple[object, ...]], ...] = ()
+    remedy: str | None = None
     ids: tuple[str, ...] = ()
     env: tuple[Record, ...] = ()
 
@@ -479,7 +482,11 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
     user = request.user or (0, 0)
     return replace(
         launch,
-        assumptions=frozen.assumptions,
+        remedy=frozen.remedy,
+        assumptions=tuple(
+            record("assume", launch.sources.index(Source("own", path)), *words)
+            for path, words in frozen.programs
+        ),
         ids=frozen.ids,
         user=(user[0], user[1]),
         config=given,

@@ -24,7 +24,7 @@ EMPTY_DIRECTORY = "empty"
 # The same limits as in csrc/launch/.
 WORDS_MAX = 1 << 18
 BYTES_MAX = 32 << 20
-_HEADER = ("usernsctl-launch", "1")
+_HEADER = ("usernsctl-launch", "2")
 
 
 def literal(word: str) -> str:
@@ -34,18 +34,19 @@ def literal(word: str) -> str:
 
 #: Verbs of records: the names of their words, and a description for --dry-run.
 VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    # Assumptions of a frozen launch.
-    "assume": (
-        ("path", "size", "mtime_ns", "mode"),
-        "{path} still has {size} bytes, and has not changed",
-    ),
-    "remedy": (("command",), "otherwise: {command}"),
+    # What to do if an assumption of a frozen launch is wrong.
+    "remedy": (("command",), "if the launch is outdated: {command}"),
     # Ids and oom score.
     "idmap": (("option",), "{option}"),
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
     "oom-score": (("score",), "set the oom score to {score}"),
     # Files of the host.
     "source": (("how", "path"), "open {path}"),
+    # Assumptions of a frozen launch.
+    "assume": (
+        ("source", "size", "mode", "sum"),
+        "{source} still has {size} bytes, the mode {mode} and the checksum {sum}",
+    ),
     "scratch": (("path",), "mount the run's own tmpfs on {path}"),
     # The root filesystem.
     "machine": (("name",), "show this machine's /{name}, read-only"),
@@ -175,14 +176,15 @@ class StartValues:
 class Launch:
     """All steps of a run, in the order of these fields.
 
-    Only frozen launches have `assumptions`, `ids`, `user` and `policy`.
+    Only frozen launches have `remedy`, `assumptions`, `ids`, `user` and `policy`.
 
     :ivar version: the version of this package.
-    :ivar assumptions: records of files that must be unchanged, and of the remedy if they are not.
+    :ivar remedy: the shell command that writes an outdated launch again, or ``None``.
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
     :ivar user: the uid and gid of the command, which must be mapped.
     :ivar oom_score: the oom_score_adj of the process and its descendants (proc(5)), or ``None``.
     :ivar sources: the files of the host, to which records refer by their index.
+    :ivar assumptions: records by which the core recognises programs among `sources`.
     :ivar scratch: candidate mount points for the run's tmpfs; the first that exists is used.
     :ivar steps: records that make the root filesystem.
     :ivar files: records that make the run's own files.
@@ -198,11 +200,12 @@ class Launch:
     """
 
     version: str
-    assumptions: tuple[Record, ...] = ()
+    remedy: str | None = None
     ids: tuple[str, ...] = ()
     user: tuple[int, int] | None = None
     oom_score: int | None = None
     sources: tuple[Source, ...]
+    assumptions: tuple[Record, ...] = ()
     scratch: tuple[str, ...]
     steps: tuple[Record, ...]
     files: tuple[Record, ...]
@@ -216,13 +219,15 @@ class Launch:
 
     def records(self) -> Iterator[Record]:
         """Yield all records in the order that the core expects."""
-        yield from self.assumptions
+        if self.remedy is not None:
+            yield record("remedy", self.remedy)
         yield from (record("idmap", word) for word in self.ids)
         if self.user is not None:
             yield record("user", *self.user)
         if self.oom_score is not None:
             yield record("oom-score", self.oom_score)
         yield from (record("source", source.how, source.path) for source in self.sources)
+        yield from self.assumptions
         yield from (record("scratch", path) for path in self.scratch)
         yield from self.steps
         yield from self.files
