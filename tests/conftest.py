@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sysconfig
+import textwrap
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
@@ -116,6 +117,20 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     options = "-p no:cacheprovider -p no:hypothesispytest --strict-markers -ra"
     pytester.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
     return pytester
+
+
+RunTests = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run_tests(session: pytest.Pytester) -> RunTests:
+    """Return a function that runs a file of tests, with os and pytest imported, by pytest."""
+
+    def run(code: str, *options: str) -> pytest.RunResult:
+        session.makepyfile(f"import os\nimport pytest\n\n{textwrap.dedent(code)}")
+        return session.runpytest_subprocess(*options)
+
+    return run
 
 
 def pytest_configure(config: pytest.Config) -> None:

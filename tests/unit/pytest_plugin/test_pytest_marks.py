@@ -7,15 +7,14 @@ import re
 import sys
 
 import pytest
+from conftest import RunTests
 
 pytestmark = pytest.mark.each_user
 
 
-def test_requirements_skip_with_the_reason(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_requirements_skip_with_the_reason(session: pytest.Pytester, run_tests: RunTests) -> None:
+    result = run_tests(
         """
-        import pytest
-
         @pytest.mark.userns_requires("kernel>=4.0")
         def test_runs():
             pass
@@ -30,10 +29,9 @@ def test_requirements_skip_with_the_reason(session: pytest.Pytester) -> None:
             raise AssertionError
         """
     )
-    result = session.runpytest_subprocess()
     result.assert_outcomes(passed=1, skipped=2)
     result.stdout.fnmatch_lines(
-        [f"SKIPPED [[]1] test_*.py:{line}: kernel>=99.1: this kernel is *" for line in (7, 11)]
+        [f"SKIPPED [[]1] test_*.py:{line}: kernel>=99.1: this kernel is *" for line in (9, 13)]
     )
     must = session.runpytest_subprocess("--userns-must-work=kernel>=99.1")
     # pytest counts a failure during the setup as an error.
@@ -41,11 +39,9 @@ def test_requirements_skip_with_the_reason(session: pytest.Pytester) -> None:
     must.stdout.fnmatch_lines(["kernel>=99.1 must work, but this kernel is *"] * 2)
 
 
-def test_capabilities_are_those_outside(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_capabilities_are_those_outside(run_tests: RunTests) -> None:
+    result = run_tests(
         """
-        import pytest
-
         @pytest.mark.userns_requires("cap:SYS_ADMIN", "cap:CAP_SETFCAP")
         @pytest.mark.userns_requires("userns")
         @pytest.mark.userns
@@ -53,7 +49,6 @@ def test_capabilities_are_those_outside(session: pytest.Pytester) -> None:
             pass
         """
     )
-    result = session.runpytest_subprocess()
     if os.geteuid() == 0:
         result.assert_outcomes(passed=1)
     else:
@@ -118,17 +113,15 @@ def check_skipped(session: pytest.Pytester, word: str, without: list[str], told:
     must.stdout.fnmatch_lines([f"{word} must work, but {told}"])
 
 
-def test_a_suite_has_words_of_its_own(session: pytest.Pytester) -> None:
+def test_a_suite_has_words_of_its_own(session: pytest.Pytester, run_tests: RunTests) -> None:
     session.makeconftest(
         """
         def pytest_userns_needs():
             return {"coffee": lambda: "the pot is empty", "water": lambda: None}
         """
     )
-    session.makepyfile(
+    result = run_tests(
         """
-        import pytest
-
         @pytest.mark.userns_requires("water")
         def test_runs():
             pass
@@ -138,7 +131,6 @@ def test_a_suite_has_words_of_its_own(session: pytest.Pytester) -> None:
             raise AssertionError
         """
     )
-    result = session.runpytest_subprocess()
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED * coffee: the pot is empty"])
     must = session.runpytest_subprocess("--userns-must-work=coffee")
@@ -191,48 +183,43 @@ def test_mistakes_are_told_before_anything_runs(session: pytest.Pytester) -> Non
     ],
 )
 def test_options_that_can_not_be_had_are_refused(
-    session: pytest.Pytester, option: str, told: str
+    run_tests: RunTests, option: str, told: str
 ) -> None:
-    session.makepyfile(
+    result = run_tests(
         """
-        import pytest
-
         @pytest.mark.userns
         def test_it():
             raise AssertionError
 
         def test_other():
             pass
-        """
+        """,
+        option,
     )
-    result = session.runpytest_subprocess(option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([told])
 
 
-def test_what_is_refused_may_be_left_out(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_what_is_refused_may_be_left_out(run_tests: RunTests) -> None:
+    result = run_tests(
         """
-        import pytest
-
         @pytest.mark.userns
         def test_it():
             raise AssertionError
 
         def test_other():
             pass
-        """
+        """,
+        "--pdb",
+        "-m",
+        "not userns",
     )
-    result = session.runpytest_subprocess("--pdb", "-m", "not userns")
     result.assert_outcomes(passed=1, deselected=1)
 
 
-def test_a_nearer_mark_counts(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_a_nearer_mark_counts(run_tests: RunTests) -> None:
+    run_tests(
         """
-        import os
-        import pytest
-
         pytestmark = pytest.mark.userns(map=[(7, os.geteuid(), 1)])
 
         def test_module():
@@ -247,8 +234,7 @@ def test_a_nearer_mark_counts(session: pytest.Pytester) -> None:
             def test_function(self):
                 assert os.getuid() == 0
         """
-    )
-    session.runpytest_subprocess().assert_outcomes(passed=3)
+    ).assert_outcomes(passed=3)
 
 
 FOREIGN_CONFTEST = """

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from conftest import RunTests
 
 # Records everything that plugins see of a session: reports, exceptions, warnings.
 CONFTEST = """
@@ -304,42 +305,42 @@ def test_it_is_told_as_if_it_ran_here(
     assert inside == plain
 
 
-def test_a_directory_is_kept_for_a_failed_test(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_a_directory_is_kept_for_a_failed_test(
+    session: pytest.Pytester, run_tests: RunTests
+) -> None:
+    run_tests(
         """
-        import pytest
-
         @pytest.mark.userns
         @pytest.mark.parametrize("good", [True, False])
         def test_it(tmp_path, good):
             (tmp_path / "file").write_text("")
             assert good
-        """
+        """,
+        "-o",
+        "tmp_path_retention_policy=failed",
+        "--basetemp=kept",
     )
-    session.runpytest_subprocess("-o", "tmp_path_retention_policy=failed", "--basetemp=kept")
     kept = [path.parent.name for path in session.path.glob("kept/*/file")]
     # The second one is a symbolic link to the first.
     assert set(kept) == {"test_it_False_0", "test_it_False_current"}
 
 
-def test_without_capture_output_is_seen(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_without_capture_output_is_seen(run_tests: RunTests) -> None:
+    run_tests(
         """
-        import pytest
-
         @pytest.mark.userns
         def test_it():
             print("told to stdout")
-        """
-    )
-    session.runpytest_subprocess("-s").stdout.fnmatch_lines(["*told to stdout"])
+        """,
+        "-s",
+    ).stdout.fnmatch_lines(["*told to stdout"])
 
 
 @has_subtests
-def test_subtests_of_unittest_are_told(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_subtests_of_unittest_are_told(run_tests: RunTests) -> None:
+    result = run_tests(
         """
-        import pytest, unittest
+        import unittest
 
         @pytest.mark.userns
         class TestUnittest(unittest.TestCase):
@@ -349,17 +350,14 @@ def test_subtests_of_unittest_are_told(session: pytest.Pytester) -> None:
                         self.assertNotEqual(number, 1)
         """
     )
-    result = session.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["E *AssertionError: 1 == 1", "SUBFAILED(number='1') *"])
 
 
 @has_subtests
-def test_a_subtest_that_fails_first_ends_the_session(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_a_subtest_that_fails_first_ends_the_session(run_tests: RunTests) -> None:
+    result = run_tests(
         """
-        import pytest
-
         pytestmark = pytest.mark.userns
 
         def test_it(subtests):
@@ -369,8 +367,8 @@ def test_a_subtest_that_fails_first_ends_the_session(session: pytest.Pytester) -
 
         def test_never_runs():
             pass
-        """
+        """,
+        "-x",
     )
-    result = session.runpytest_subprocess("-x")
     result.stdout.fnmatch_lines(["*stopping after 2 failures*"])
     assert "passed" not in result.parseoutcomes()

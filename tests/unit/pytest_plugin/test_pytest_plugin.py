@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import RunTests
 
 pytestmark = pytest.mark.userns_requires("userns")
 
@@ -69,12 +70,9 @@ def test_the_mark_says_which_namespaces_are_new(session: pytest.Pytester) -> Non
 
 
 @pytest.mark.userns_requires("subid")
-def test_a_range_is_mapped(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_a_range_is_mapped(run_tests: RunTests) -> None:
+    run_tests(
         """
-        import os
-        import pytest
-
         @pytest.mark.userns(map="auto")
         def test_auto(userns_subids):
             with open("/proc/self/uid_map") as file:
@@ -82,16 +80,13 @@ def test_a_range_is_mapped(session: pytest.Pytester) -> None:
                     extent.count for extent in userns_subids.uids)
             os.setresuid(1, 1, 1)
         """
-    )
-    session.runpytest_subprocess().assert_outcomes(passed=1)
+    ).assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "pytest.exit('enough')"])
-def test_a_test_may_end_the_session(session: pytest.Pytester, how: str) -> None:
-    session.makepyfile(
+def test_a_test_may_end_the_session(run_tests: RunTests, how: str) -> None:
+    result = run_tests(
         f"""
-        import pytest
-
         @pytest.mark.userns
         def test_ends():
             {how}
@@ -100,7 +95,6 @@ def test_a_test_may_end_the_session(session: pytest.Pytester, how: str) -> None:
             pass
         """
     )
-    result = session.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.assert_outcomes()
 
@@ -182,28 +176,25 @@ def test_lines_that_only_the_child_runs_are_covered(
     assert measured["files"]["module.py"]["missing_lines"] == [5]
 
 
-def test_lines_that_can_not_be_counted_are_told(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_lines_that_can_not_be_counted_are_told(run_tests: RunTests) -> None:
+    result = run_tests(
         """
-        import os
-        import pytest
-
         @pytest.mark.userns(mount=True)
         def test_elsewhere(tmp_path):
             os.chroot(tmp_path)
             os.chdir("/")
-        """
+        """,
+        "--cov=.",
+        "-W",
+        "ignore::ResourceWarning",
     )
-    result = session.runpytest_subprocess("--cov=.", "-W", "ignore::ResourceWarning")
     result.assert_outcomes(passed=1, warnings=1)
     result.stdout.fnmatch_lines(["*PytestWarning: can't save the coverage data of the test: *"])
 
 
-def test_a_fixture_is_not_set_up_inside(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_a_fixture_is_not_set_up_inside(run_tests: RunTests) -> None:
+    result = run_tests(
         """
-        import pytest
-
         @pytest.fixture
         def late():
             yield
@@ -217,12 +208,13 @@ def test_a_fixture_is_not_set_up_inside(session: pytest.Pytester) -> None:
             request.getfixturevalue("late")
         """
     )
-    result = session.runpytest_subprocess()
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["the fixture late would be set up inside, *as an argument"])
 
 
-def test_plugins_that_call_functions_call_them_inside(session: pytest.Pytester) -> None:
+def test_plugins_that_call_functions_call_them_inside(
+    session: pytest.Pytester, run_tests: RunTests
+) -> None:
     session.makeconftest(
         """
         import asyncio
@@ -235,10 +227,9 @@ def test_plugins_that_call_functions_call_them_inside(session: pytest.Pytester) 
             return True
         """
     )
-    session.makepyfile(
+    run_tests(
         """
-        import asyncio, os
-        import pytest
+        import asyncio
 
         OUTSIDE = os.readlink("/proc/self/ns/user")
 
@@ -248,15 +239,12 @@ def test_plugins_that_call_functions_call_them_inside(session: pytest.Pytester) 
             process = await asyncio.create_subprocess_exec("true")
             assert await process.wait() == 0
         """
-    )
-    session.runpytest_subprocess().assert_outcomes(passed=1)
+    ).assert_outcomes(passed=1)
 
 
-def test_hypothesis_tries_its_examples_inside(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_hypothesis_tries_its_examples_inside(run_tests: RunTests) -> None:
+    run_tests(
         """
-        import os
-        import pytest
         from hypothesis import given, strategies as st
 
         OUTSIDE = os.readlink("/proc/self/ns/user")
@@ -266,8 +254,7 @@ def test_hypothesis_tries_its_examples_inside(session: pytest.Pytester) -> None:
         def test_it(number):
             assert os.readlink("/proc/self/ns/user") != OUTSIDE
         """
-    )
-    session.runpytest_subprocess().assert_outcomes(passed=1)
+    ).assert_outcomes(passed=1)
 
 
 def test_a_file_with_nothing_but_the_plugin_runs_as_anybody(session: pytest.Pytester) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import RunTests
 from processes import capture
 
 import usernsctl as un
@@ -82,11 +83,10 @@ def test_a_test_that_blocks_the_alarm_is_timed_out_as_well(session: pytest.Pytes
     result.assert_outcomes(failed=1, passed=1)
 
 
-def test_an_alarm_of_a_fixture_goes_off_in_the_test(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_an_alarm_of_a_fixture_goes_off_in_the_test(run_tests: RunTests) -> None:
+    run_tests(
         """
         import signal
-        import pytest
 
         class Alarm(Exception):
             pass
@@ -114,31 +114,27 @@ def test_an_alarm_of_a_fixture_goes_off_in_the_test(session: pytest.Pytester) ->
                 while True:
                     signal.pause()
         """
-    )
-    session.runpytest_subprocess().assert_outcomes(passed=1)
+    ).assert_outcomes(passed=1)
 
 
-def test_a_passed_test_leaves_no_process_either(session: pytest.Pytester) -> None:
+def test_a_passed_test_leaves_no_process_either(run_tests: RunTests) -> None:
     seconds = f"86401.{os.getpid()}"
-    session.makepyfile(
+    run_tests(
         f"""
         import subprocess
-        import pytest
 
         @pytest.mark.userns
         def test_daemon():
             subprocess.run(["setsid", "-f", "sleep", "{seconds}"], check=True)
         """
-    )
-    session.runpytest_subprocess().assert_outcomes(passed=1)
+    ).assert_outcomes(passed=1)
     assert seconds not in process_names()
 
 
-def test_a_process_that_dies_is_a_failure(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_a_process_that_dies_is_a_failure(run_tests: RunTests) -> None:
+    result = run_tests(
         """
-        import ctypes, os, signal
-        import pytest
+        import ctypes, signal
 
         pytestmark = pytest.mark.userns
 
@@ -165,7 +161,6 @@ def test_a_process_that_dies_is_a_failure(session: pytest.Pytester) -> None:
             pass
         """
     )
-    result = session.runpytest_subprocess()
     result.assert_outcomes(failed=5, passed=1)
     over = "before the test ended"
     result.stdout.fnmatch_lines(
@@ -214,12 +209,11 @@ def test_a_session_that_ignores_sigchld(session: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["the process that ran the test ended* before the test ended"])
 
 
-def test_an_end_in_a_pid_namespace_is_told_as_it_is(session: pytest.Pytester) -> None:
+def test_an_end_in_a_pid_namespace_is_told_as_it_is(run_tests: RunTests) -> None:
     """Status 143 and signal 15 are reported differently, though process 1 exits alike for both."""
-    session.makepyfile(
+    result = run_tests(
         """
-        import os, signal
-        import pytest
+        import signal
 
         pytestmark = pytest.mark.userns(pid=True)
 
@@ -237,7 +231,6 @@ def test_an_end_in_a_pid_namespace_is_told_as_it_is(session: pytest.Pytester) ->
             os._exit(143)
         """
     )
-    result = session.runpytest_subprocess()
     result.assert_outcomes(failed=3)
     over = "before the test ended"
     result.stdout.fnmatch_lines(
@@ -249,11 +242,10 @@ def test_an_end_in_a_pid_namespace_is_told_as_it_is(session: pytest.Pytester) ->
     )
 
 
-def test_orphans_in_a_pid_namespace_are_reaped(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_orphans_in_a_pid_namespace_are_reaped(run_tests: RunTests) -> None:
+    run_tests(
         """
-        import os, subprocess, time
-        import pytest
+        import subprocess, time
 
         @pytest.mark.userns(pid=True, mount=True, mount_proc=True)
         def test_orphans():
@@ -261,12 +253,15 @@ def test_orphans_in_a_pid_namespace_are_reaped(session: pytest.Pytester) -> None
                 subprocess.run(["sh", "-c", "sleep 0.01 &"], check=True)
             while set(filter(str.isdecimal, os.listdir("/proc"))) != {"1", str(os.getpid())}:
                 time.sleep(0.01)
-        """
-    )
-    session.runpytest_subprocess("-o", "timeout=60").assert_outcomes(passed=1)
+        """,
+        "-o",
+        "timeout=60",
+    ).assert_outcomes(passed=1)
 
 
-def test_a_process_that_does_not_get_into_its_namespaces(session: pytest.Pytester) -> None:
+def test_a_process_that_does_not_get_into_its_namespaces(
+    session: pytest.Pytester, run_tests: RunTests
+) -> None:
     session.makeconftest(
         """
         import signal
@@ -276,26 +271,20 @@ def test_a_process_that_does_not_get_into_its_namespaces(session: pytest.Pyteste
         child.Target.enter = lambda target: signal.pause()
         """
     )
-    session.makepyfile(
+    result = run_tests(
         """
-        import pytest
-
         @pytest.mark.userns
         def test_nothing():
             pass
         """
     )
-    result = session.runpytest_subprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["the process of the test was not in its namespaces after 0.3 s"])
 
 
-def test_what_the_test_forks_has_no_say(session: pytest.Pytester) -> None:
-    session.makepyfile(
+def test_what_the_test_forks_has_no_say(run_tests: RunTests) -> None:
+    run_tests(
         """
-        import os
-        import pytest
-
         @pytest.mark.userns
         def test_comes_back_twice(capfd):
             pid = os.fork()
@@ -315,9 +304,10 @@ def test_what_the_test_forks_has_no_say(session: pytest.Pytester) -> None:
                 os.write(teller, b"+")
                 os.execvp("sleep", ["sleep", "1000"])
             os.read(told, 1)
-        """
-    )
-    session.runpytest_subprocess("-W", "ignore").assert_outcomes(passed=2)
+        """,
+        "-W",
+        "ignore",
+    ).assert_outcomes(passed=2)
 
 
 def test_a_killed_session_leaves_no_test(session: pytest.Pytester) -> None:
