@@ -74,14 +74,12 @@ class Running:
     def started(self) -> int:
         """Receive the pid of the command."""
         answer = self.hear()
-        assert answer is not None
         assert answer[0] == STARTED, answer
         return answer[1]
 
     def status(self) -> int:
         """Receive the end of the command; return its exit status, or -N after signal N."""
         answer = self.hear()
-        assert answer is not None
         assert answer[0] == ENDED, answer
         return os.waitstatus_to_exitcode(answer[1])
 
@@ -174,7 +172,6 @@ class Client:
         """Return the errno and the step of a failed start."""
         with self.running(*args, **options) as one:
             answer = one.hear()
-            assert answer is not None
             assert answer[0] == FAILED, answer
             assert one.hear() is None
             return answer[1:]

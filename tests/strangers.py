@@ -70,7 +70,6 @@ def secret(place: Path) -> Path:
 def swapping(programs: Path, first: Path, second: Path, *before: str) -> Iterator[None]:
     command = [*before, str(programs / "swapper"), str(first), str(second)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"swapping\n"
         try:
             yield
@@ -108,7 +107,6 @@ class Stranger:
         else:
             process = un.Popen(command, stdout=un.PIPE, idmap=un.IdMap.auto(), user=1, group=1)
         with process:
-            assert process.stdout is not None
             assert process.stdout.readline() == b"swapping\n"
             try:
                 yield directory / "x"

@@ -45,7 +45,6 @@ def container(engine: Engine, image: str, *options: str) -> Iterator[tuple[int, 
         env=engine.environ,
     )
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         first = int(engine.must("inspect", "--format={{.State.Pid}}", name))
         (beside,) = (pid for pid in family_of(first) if kind_of(pid) == "sleep")

@@ -119,7 +119,6 @@ def sandbox_pid(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         yield process.pid
         process.communicate()
@@ -164,7 +163,6 @@ def test_a_file_of_etc_is_made_private_while_a_sandbox_runs(
                 stderr=subprocess.DEVNULL,
                 text=True,
             ) as process:
-                assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
                 for path in (old, new):
                     made = Path(f"{path}.made")

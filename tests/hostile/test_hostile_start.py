@@ -41,7 +41,6 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[un.Name
         try:
             stopper = namespace.popen([sys.executable, "-c", STOPPER], stdout=un.PIPE)
             with stopper:
-                assert stopper.stdout is not None
                 assert stopper.stdout.readline() == b"ready\n"
                 yield namespace
                 stopper.kill()
@@ -75,7 +74,6 @@ def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> No
     with un.Namespace.create(MAP_WITHOUT_US) as namespace:
         words = [sys.executable, "-c", STOPPER_OF_CHILDREN, str(os.getpid())]
         with namespace.popen(words, stdout=un.PIPE) as stopper:
-            assert stopper.stdout is not None
             assert stopper.stdout.readline() == b"ready\n"
             before = children()
             while tally.tries < rounds or given_up < rounds // 4:

@@ -45,7 +45,6 @@ def victim(command: list[str] | None = None) -> Iterator[int]:
     script = "echo ready; exec sleep 1000"
     words = ["sh", "-c", script] if command is None else command
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         yield process.pid
         is_alive = process.poll() is None

@@ -206,7 +206,6 @@ def test_without_a_pid_namespace_nobody_waits_for_the_command(usernsctl: Program
     ns(usernsctl, "create", "web")
     command = [usernsctl.path, "ns", "exec", "web", "--", *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         assert read_ready(process.stdout) == process.pid
         assert only_one().processes() == 1
         (row,) = json.loads(ns(usernsctl, "list", "--json"))
@@ -224,12 +223,10 @@ def test_a_pid_namespace_is_kept_and_its_processes_end_with_it(usernsctl: Progra
     assert len(others) < 5
     command = [usernsctl.path, "ns", "exec", "web", "--", *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         read_ready(process.stdout)
         process.send_signal(signal.SIGUSR1)
         assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         read_ready(process.stdout)
         ns(usernsctl, "remove", "web")
         assert process.wait(PATIENCE) == 128 + signal.SIGKILL

@@ -166,7 +166,6 @@ def test_the_current_directory_is_kept(
 def test_a_command_may_get_a_pid_namespace_of_its_own() -> None:
     with Namespace.create(mount=True) as ns:
         with ns.popen(WAITER, stdin=un.PIPE, stdout=un.PIPE, text=True, pid=True) as process:
-            assert process.stdout is not None
             assert read_ready(process.stdout) == 1
             assert process.pid in children()
             process.terminate()
@@ -187,7 +186,6 @@ def test_further_namespaces_may_be_made_for_one_command() -> None:
 def test_processes_in_it_survive_its_closing() -> None:
     ns = Namespace.create()
     with ns.popen(WAITER, stdout=un.PIPE, text=True) as process:
-        assert process.stdout is not None
         read_ready(process.stdout)
         inside = namespace("user", process.pid)
         ns.close()
@@ -276,7 +274,6 @@ def test_a_descriptor_of_something_else_is_refused() -> None:
 def test_one_can_be_held_by_a_process_in_it(prelude: Program, options: list[str]) -> None:
     command = [prelude.path, *options, "-u", "--", *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         read_ready(process.stdout)
         with Namespace.from_pid(process.pid) as ns:
             assert ns.has("uts")

@@ -30,7 +30,6 @@ def nested(prelude: Program) -> Iterator[dict[str, int]]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
     try:
         outer = int(process.stdout.readline())
         inode, pid = map(int, process.stdout.readline().split())

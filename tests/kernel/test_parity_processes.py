@@ -333,7 +333,6 @@ def test_one_that_is_forgotten_is_reaped_where_warnings_are_errors() -> None:
     """
     process = un.Popen(["cat"], stdin=un.PIPE)
     pid, stdin = process.pid, process.stdin
-    assert stdin is not None
     del process
     stdin.close()
     check_collected(un, pid)

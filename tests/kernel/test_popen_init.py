@@ -30,7 +30,6 @@ def waiting(*command: str, **arguments: Any) -> Iterator[un.Popen[str]]:
     """Yield a command that has printed its first line."""
     started = un.Popen(command, stdout=un.PIPE, text=True, **INIT, **arguments)
     with started as process:
-        assert process.stdout is not None
         try:
             process.stdout.readline()
             yield process
@@ -67,7 +66,6 @@ def test_a_pipe_ends_when_the_command_closes_it() -> None:
     with un.Popen(
         ["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE, text=True, **INIT
     ) as process:
-        assert process.stdout is not None
         assert wait_for_end(process.stdout) == "ready\n"
         assert process.poll() is None
         assert process.communicate("\n", timeout=PATIENCE)
@@ -90,7 +88,6 @@ def test_a_signal_at_once_is_not_lost() -> None:
 
 def test_a_command_may_handle_it() -> None:
     with un.Popen(WAITER, stdout=un.PIPE, text=True, **INIT) as process:
-        assert process.stdout is not None
         assert read_ready(process.stdout) == 2
         process.send_signal(signal.SIGUSR1)
         assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
@@ -100,7 +97,6 @@ def test_kill_ends_all_at_once() -> None:
     with waiting("sh", "-c", "setsid sleep 1000 & echo ready; wait") as process:
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
-        assert process.stdout is not None
         assert wait_for_end(process.stdout) == ""
 
 

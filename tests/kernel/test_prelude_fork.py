@@ -22,7 +22,6 @@ def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[
     # A new process group, which is not orphaned since its leader's parent is in another group: the
     # kernel does not stop orphaned groups.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
-        assert process.stdout is not None
         try:
             yield process, read_ready(process.stdout)
         finally:
@@ -76,14 +75,12 @@ def test_the_child_does_not_outlive_its_parent(prelude: Program, options: list[s
     with waiting(prelude, *options) as (process, _):
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
-        assert process.stdout is not None
         assert wait_for_end(process.stdout) == ""
 
 
 def test_the_child_gets_the_signal_that_was_chosen(prelude: Program) -> None:
     command: list[str | Path] = [prelude.path, "-r", "--kill-child=SIGUSR1", "--", *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         orphan = read_ready(process.stdout)
         process.kill()
         process.wait(PATIENCE)

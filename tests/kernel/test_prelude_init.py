@@ -75,7 +75,6 @@ ENDING = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.S
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_a_command_that_does_not_handle_it(prelude: Program, number: int) -> None:
     with running(prelude, "sh", "-c", "ulimit -c 0; echo ready; exec sleep 1000") as process:
-        assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
         assert process.wait(PATIENCE) == 128 + number
@@ -86,7 +85,6 @@ def test_without_init_it_does_not(prelude: Program) -> None:
     words = [prelude.path, "-rp", "--", "sh", "-c", "echo ready; exec sleep 1000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
             process.stdout.readline()
             process.send_signal(signal.SIGTERM)
             with pytest.raises(subprocess.TimeoutExpired):
@@ -98,7 +96,6 @@ def test_without_init_it_does_not(prelude: Program) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_process_1_passes_on_what_it_is_sent_itself(prelude: Program, number: int) -> None:
     with running(prelude, *WAITER) as process:
-        assert process.stdout is not None
         read_ready(process.stdout)
         os.kill(first_process(process.pid), number)
         assert process.wait(PATIENCE) == 100 + number
@@ -155,7 +152,6 @@ def test_process_1_reaps_orphans(prelude: Program) -> None:
 
 def test_the_end_of_the_command_is_the_end_of_all(prelude: Program) -> None:
     with running(prelude, "sh", "-c", "setsid sleep 1000 & echo ready; read line") as process:
-        assert process.stdout is not None
         assert process.wait(PATIENCE) == 1
         assert process.stdout.readline() == "ready\n"
         assert wait_for_end(process.stdout) == ""
@@ -164,7 +160,6 @@ def test_the_end_of_the_command_is_the_end_of_all(prelude: Program) -> None:
 @pytest.mark.parametrize("victim", ["usernsctl-exec", "process 1"])
 def test_the_command_does_not_outlive_whoever_waits_for_it(prelude: Program, victim: str) -> None:
     with running(prelude, *WAITER) as process:
-        assert process.stdout is not None
         read_ready(process.stdout)
         if victim == "usernsctl-exec":
             process.kill()
@@ -181,7 +176,6 @@ def test_the_command_gets_the_signal_that_was_chosen_for_the_death_of_its_parent
     """Process 1 receives the signal, forwards it to the command, and waits."""
     script = "trap 'echo caught; exit' USR1; echo ready; while :; do sleep 0.05; done"
     with running(prelude, "sh", "-c", script, options=("--kill-child=USR1",)) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.kill()
         process.wait(PATIENCE)
@@ -193,7 +187,6 @@ def test_a_stopped_command_stops_usernsctl_exec_and_both_go_on(
     prelude: Program, number: int
 ) -> None:
     with running(prelude, *WAITER) as process:
-        assert process.stdout is not None
         read_ready(process.stdout)
         payload = supervisors.payload_of(process.pid)
         os.kill(payload, number)
@@ -206,7 +199,6 @@ def test_a_stopped_command_stops_usernsctl_exec_and_both_go_on(
 
 def test_a_stop_asked_of_usernsctl_exec_stops_the_command(prelude: Program) -> None:
     with running(prelude, *WAITER) as process:
-        assert process.stdout is not None
         read_ready(process.stdout)
         process.send_signal(signal.SIGTSTP)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
@@ -228,7 +220,6 @@ def test_process_1_keeps_no_descriptor_of_the_command_s(prelude: Program) -> Non
         os.close(passed)
         os.close(output)
         try:
-            assert process.stdout is not None
             read_ready(process.stdout)
             first = first_process(process.pid)
             # The command must not inspect process 1; root outside may.

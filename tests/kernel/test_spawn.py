@@ -116,7 +116,6 @@ def test_mounts_made_inside_stay_inside() -> None:
 
 def test_the_pidfd_is_the_child_s_until_it_has_been_waited_for() -> None:
     with un.Popen(WAITER, stdout=un.PIPE, text=True) as process:
-        assert process.stdout is not None
         read_ready(process.stdout)
         assert not os.get_inheritable(process.pidfd)
         signal.pidfd_send_signal(process.pidfd, signal.SIGUSR1)

@@ -330,7 +330,6 @@ def test_signals_that_come_too_late_are_not_ours(supervised: list[str]) -> None:
     command = [*supervised, *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
             read_ready(process.stdout)
             (child,) = children_of(process.pid)
             process.send_signal(signal.SIGSTOP)
@@ -369,7 +368,6 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
     command = [*as_first, *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
             read_ready(process.stdout)
             (first,) = children_of(process.pid)
             payload = supervisors.payload_of(first)
@@ -403,7 +401,6 @@ def test_a_signal_is_passed_on_where_dev_null_is_a_fifo(tmp_path: Path) -> None:
     words = ["sh", "-c", ANOTHER_NULL, supervisors.WATCHER, none, ended_log]
     with un.Popen(words, mount=True, cwd=tmp_path, stdout=un.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 128 + signal.SIGTERM

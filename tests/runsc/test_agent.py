@@ -480,7 +480,6 @@ def test_a_terminal_of_a_process_of_asyncio_changes_its_size(box: un.Sandbox) ->
         async with await box.create_subprocess_exec(
             "sh", "-c", script, terminal=True, **streams
         ) as process:
-            assert process.stdout is not None
             assert await process.stdout.readline() == b"ready\r\n"
             process.resize_terminal(123, 45)
             assert await process.stdout.readline() == b"45 123\r\n"

@@ -311,7 +311,6 @@ def test_what_is_no_message_is_answered(agent: Client) -> None:
         for kind, to, value in ((9, 0, 0), (1, 3, 15), (1, 0, 65), (1, 0, -1)):
             one.tell(kind, to, value)
             answer = one.hear()
-            assert answer is not None
             assert answer[0] == REFUSED
         one.signal(signal.SIGTERM, TO_TREE)
         assert one.status() == -signal.SIGTERM

@@ -112,7 +112,6 @@ def test_a_bundle_has_the_oom_score_that_it_asks_for(usernsctl: Program, tmp_pat
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as running:
-        assert running.stdout is not None
         assert running.stdout.readline() == b"ready\n"
         family = [running.pid]
         for pid in family:

@@ -75,7 +75,6 @@ def server(connector: Connector) -> Iterator[str]:
     program = Path(__file__).parents[2] / "examples" / "connector_server.py"
     command = [sys.executable, program, connector.environment, "0", NETWORK]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         try:
             yield process.stdout.readline().split()[-1]
         finally:

@@ -75,7 +75,6 @@ def test_the_processes_around_it_have_none_of_it(name: str, tmp_path: Path) -> N
         env={"SECRET": "of the tenant", "PATH": "/usr/bin", "TERM": "xterm"},
         cwd="/",
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         assert process.pid in children()
         assert Path(f"/proc/{process.pid}/environ").read_text() == f"PATH={PATH}\0"

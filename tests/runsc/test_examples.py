@@ -29,7 +29,6 @@ def run(name: str, *arguments: str) -> str:
 def url() -> Iterator[str]:
     command = [sys.executable, EXAMPLES / "snippet_server.py", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
         try:
             yield server.stdout.readline().split()[-1]
         finally:

@@ -30,7 +30,6 @@ def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen
         text=True,
         process_group=0,
     ) as process:
-        assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"
             yield process, process.stdout
@@ -124,7 +123,6 @@ def test_the_command_can_catch_a_signal(usernsctl: Program) -> None:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.terminate()
         assert process.wait(timeout=30) == 9

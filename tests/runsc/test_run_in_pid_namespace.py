@@ -65,14 +65,12 @@ def start(usernsctl: Program, pid_namespace: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
 
 
 def test_signals_reach_the_command(usernsctl: Program, pid_namespace: str) -> None:
     with start(usernsctl, pid_namespace) as process:
-        assert process.stdout is not None
         process.terminate()
         assert process.wait(PATIENCE) == 9
         assert process.stdout.read() == "caught\n"
@@ -80,7 +78,6 @@ def test_signals_reach_the_command(usernsctl: Program, pid_namespace: str) -> No
 
 def test_it_is_in_the_namespace_and_ends_with_it(usernsctl: Program, pid_namespace: str) -> None:
     with start(usernsctl, pid_namespace) as process:
-        assert process.stdout is not None
         (inside,) = children_of(process.pid)
         ours = os.readlink("/proc/self/ns/pid")
         assert os.readlink(f"/proc/{inside}/ns/pid") != ours
@@ -94,7 +91,6 @@ def test_its_holder_is_process_1_and_the_command_gets_what_it_does_not_handle(
 ) -> None:
     argv = run_shell(usernsctl, pid_namespace, "echo ready; exec sleep 1000")
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         (inside,) = children_of(process.pid)
         assert status_of(inside)["NSpid"].split()[-1] != "1"
@@ -127,7 +123,6 @@ def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, pid_namespac
 
 def test_it_ends_with_who_waits_for_it(usernsctl: Program, pid_namespace: str) -> None:
     with start(usernsctl, pid_namespace) as process:
-        assert process.stdout is not None
         (inside,) = children_of(process.pid)
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL

@@ -116,7 +116,6 @@ def test_nothing_of_runsc_has_the_callers_environment(usernsctl: Program) -> Non
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.read(1) == b"\n"
         runsc = children_of(process.pid)
         below = [pid for parent in runsc for pid in children_of(parent)]

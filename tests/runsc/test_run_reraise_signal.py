@@ -71,7 +71,6 @@ def test_a_status_is_no_signal(make_command: Words) -> None:
             for status in statuses
         ]
         for process in started:
-            assert process.stdout is not None
             assert process.stdout.readline() == b"\n"
         time.sleep(1)
         for process in started:
@@ -90,7 +89,6 @@ def test_a_signal_that_is_passed_on_does_so_too(make_command: Words, number: int
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(number)
         assert process.wait(PATIENCE) == -number
@@ -101,7 +99,6 @@ def test_a_signal_that_is_handled_is_none(make_command: Words) -> None:
     with subprocess.Popen(
         make_command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.terminate()
         assert process.wait(PATIENCE) == 9

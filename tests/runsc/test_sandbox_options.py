@@ -162,7 +162,6 @@ def test_sandbox_privileges_may_be_kept() -> None:
 def test_start_with_a_terminal(host: un.SandboxHost, detach: bool) -> None:
     before = open_descriptors()
     with host.start(["sh"], terminal=True, detach=detach) as box:
-        assert box.terminal is not None
         box.terminal.write(b"test -t 0 && test -t 1 && test -t 2 && echo all-$((6 * 7))\n")
         assert read_until(box.terminal.fileno(), b"all-42\r\n")
         box.terminal.write(b"exit 5\n")

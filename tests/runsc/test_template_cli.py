@@ -168,8 +168,6 @@ def test_signals_are_passed_on(template: Any, usernsctl: Any) -> None:
     create(template, "one", script="echo READY; read line; echo up; exec sleep 1000")
     command = [usernsctl.path, "template", "run", "one"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"up\n"

@@ -71,7 +71,6 @@ def test_a_missing_python_prctl_is_told_with_what_builds_it(
     for use in (hardening.read, Hardening(no_new_privs=True).apply):
         with pytest.raises(HardeningError, match="python-prctl can't be imported") as caught:
             use()
-        assert caught.value.remedy is not None
         assert caught.value.remedy.startswith("apt-get install libcap-dev gcc")
 
 

@@ -31,7 +31,6 @@ def test_both_commands_tell_the_version_of_the_package(
 
 def test_the_wheel_fits_every_python_from_3_11() -> None:
     wheel = metadata.distribution("usernsctl").read_text("WHEEL")
-    assert wheel is not None
     tags = [line.split(": ")[1] for line in wheel.splitlines() if line.startswith("Tag: ")]
     assert tags
     assert all(tag.startswith("cp311-abi3-") for tag in tags)
@@ -39,7 +38,6 @@ def test_the_wheel_fits_every_python_from_3_11() -> None:
 
 def test_the_extension_uses_only_the_stable_abi() -> None:
     native = importlib.import_module("usernsctl._native").__file__
-    assert native is not None
     assert native.endswith(".abi3.so")
 
 

@@ -36,7 +36,6 @@ def test_what_root_types_heals_the_shell_that_asked(limits: list[str], cause: st
         cwd="/",
         env={"PATH": f"{SCRIPTS}:/usr/sbin:/usr/bin", "LANG": "C.UTF-8"},
     )
-    assert shell.stdout is not None
     try:
         report = json.loads(shell.stdout.readline())
         assert blocking(report) == [cause]

@@ -94,8 +94,6 @@ class Fish:
 
     def describe(self, line: str) -> dict[str, str]:
         """Return the completions, each with its description."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(f"{line}\n")
         rows = [
             row.rstrip("\n").partition("\t") for row in iter(self._process.stdout.readline, "\n")

@@ -105,7 +105,6 @@ def test_remedies_are_for_where_we_are(facts: Facts, purpose: Purpose, place: Pl
     report, _ = examined(facts, BLOCKED, purpose)
     assert render.place(report) == place
     cause = report.findings[0].cause
-    assert cause is not None
     assert render.remedy(report, cause, place) == cause.remedies[place]
 
 
@@ -188,6 +187,5 @@ def test_a_remedy_stays_in_one_piece_on_a_terminal(capsys: pytest.CaptureFixture
     report, settings = CASES["pod"]
     render_rich.show(report, settings)
     cause = report.findings[0].cause
-    assert cause is not None
     lines = [line.strip() for line in capsys.readouterr().out.split("\n")]
     assert set(cause.remedies["kubernetes"].split("\n")) <= set(lines)

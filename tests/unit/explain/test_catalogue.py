@@ -178,7 +178,6 @@ def printed(capsys: pytest.CaptureFixture[str], cause: str | None, remedy: str |
 
 def test_an_error_of_the_core_is_told_in_its_words(capsys: pytest.CaptureFixture[str]) -> None:
     known = _core.cause("no-proc")
-    assert known is not None
     assert printed(capsys, "no-proc", None) == [
         "usernsctl: unshare: it failed",
         f"  why: {known.why} [no-proc]",

@@ -43,7 +43,6 @@ def view(top: Path) -> View:
 
 
 def outside(walk: Walk) -> str:
-    assert walk.file is not None
     return os.readlink(f"/proc/self/fd/{walk.file.fd}")
 
 
@@ -245,7 +244,6 @@ def test_remedies_for_python(view: View, tmp_path: Path, monkeypatch: pytest.Mon
     }.items():
         with pytest.raises(CommandNotFoundError) as caught:
             check(view, name, remedies=PYTHON, PATH="/nonexistent")
-        assert caught.value.remedy is not None
         assert caught.value.remedy.endswith(remedy)
     assert PYTHON.show("/a:rw") == "binds=[usernsctl.Bind.shown('/a:rw')]"
     assert PYTHON.show("/a", "/b") == "binds=['/a:/b']"

@@ -324,7 +324,6 @@ def test_a_killed_session_leaves_no_test(session: pytest.Pytester) -> None:
     )
     command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider"]
     with subprocess.Popen(command, cwd=session.path, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
         assert process.stderr.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)
         # The pipe reaches end of file when the last process that has it open has ended.
