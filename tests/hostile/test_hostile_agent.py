@@ -114,11 +114,8 @@ exec sleep 1000
 """
 
 
-def test_root_can_not_be_the_next_agent(
-    host: un.SandboxHost, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_root_can_not_be_the_next_agent(host: un.SandboxHost, tally: Tally, runtime: Path) -> None:
     """A replaced agent would have capabilities that the sandbox's host granted to nobody."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     for detach in (False, True):
         with host.start(["sh", "-c", REPLACING], stdout=un.PIPE, detach=detach) as box:
             # The agent starts with the first command, so it can't have started before.

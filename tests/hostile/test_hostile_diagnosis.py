@@ -158,11 +158,8 @@ def used_bytes(host: un.SandboxHost) -> int:
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
-def test_hostile_commands_fill_no_logs(
-    tally: Any, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) -> None:
     """A failing execve(2) writes 14 MB a second to the logs, without any privilege."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     seconds = tally.rounds(1, 10)
     script = (
         "import os, time\n"
@@ -183,7 +180,7 @@ def test_hostile_commands_fill_no_logs(
             size = used_bytes(host) - before
             if size > 1 << 20:
                 tally.succeeded(f"{size} bytes in the host's file system")
-            state = sum(file.lstat().st_size for file in tmp_path.rglob("*"))
+            state = sum(file.lstat().st_size for file in runtime.rglob("*"))
             if state > 1 << 20:
                 tally.succeeded(f"{state} bytes in the state directory")
 

@@ -173,10 +173,9 @@ for line in open(f"/proc/{pid}/maps"):
 
 
 def test_hostile_root_inside_a_named_namespace(
-    tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
+    runtime: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = os.urandom(16).hex()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("SECRET", secret)
     path = os.environ["PATH"]
     inverted = bytes(~byte & 255 for byte in secret.encode()).hex()

@@ -15,15 +15,11 @@ from tally import Tally
 
 import usernsctl as un
 
+pytestmark = pytest.mark.usefixtures("runtime")
+
 # Maximum seconds until the kill: from the fork, and from the creation of the pool.
 HOST_SECONDS = 0.4
 POOL_SECONDS = 1.5
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path
 
 
 def use_pool(told: int) -> None:

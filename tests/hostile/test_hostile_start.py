@@ -34,9 +34,8 @@ while True:
 
 
 @pytest.fixture
-def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[un.Namespace]:
+def hostile(runtime: Path) -> Iterator[un.Namespace]:
     """Create a namespace in which a process stops all others; the PID namespace confines it."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with un.Namespace.open_or_create("hostile", pid=True) as namespace:
         try:
             stopper = namespace.popen([sys.executable, "-c", STOPPER], stdout=un.PIPE)

@@ -317,10 +317,9 @@ def collect_all() -> None:
 
 
 def test_a_killed_creator_leaves_nothing(
-    tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tally: Tally, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(runtime))
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
@@ -341,7 +340,7 @@ def test_a_killed_creator_leaves_nothing(
             tally.succeeded(f"processes are left: {left}")
     # `id` does not find a program whose template was still being saved; its script does.
     assert wait_until_gone("echo READY; read line; echo $line", EXIT_SECONDS) == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(runtime.iterdir()) == []
 
 
 def test_many_restores_leave_nothing(tally: Tally, host: un.SandboxHost) -> None:

@@ -39,10 +39,7 @@ def test_a_limit_on_descriptors_is_told_and_leaves_nothing(streams: dict[str, An
     assert failures
 
 
-def test_no_holder_is_left_where_descriptors_run_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_no_holder_is_left_where_descriptors_run_out(runtime: Path) -> None:
     before = open_descriptors()
     failures = 0
     for room in range(24):

@@ -81,10 +81,8 @@ def test_allow_single_id_warns_where_it_is_made_use_of(single: un.IdMap) -> None
 
 
 def test_allow_single_id_warns_where_a_name_is_made(
-    single: un.IdMap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usernsctl: Any
+    single: un.IdMap, runtime: Path, usernsctl: Any
 ) -> None:
-    tmp_path.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     reason = un.plan(single).single_id_reason
     try:
         with pytest.warns(un.SingleIdWarning) as caught:

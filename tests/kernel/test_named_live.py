@@ -31,11 +31,9 @@ UID, GID = os.geteuid(), os.getegid()
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def state(runtime: Path) -> Iterator[Path]:
     """Return the directory of named namespaces; remove the namespaces that a test leaves there."""
-    tmp_path.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    yield tmp_path / "usernsctl" / "namespaces"
+    yield runtime / "usernsctl" / "namespaces"
     for left in named.list_named():
         named.remove_named(left.name)
 

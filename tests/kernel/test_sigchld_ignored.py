@@ -43,12 +43,6 @@ def ignoring(*command: str | Path) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use an empty state directory."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -68,7 +62,7 @@ def test_the_verb_exec_hands_the_signals_on(usernsctl: Program) -> None:
 
 
 @with_helpers
-@pytest.mark.usefixtures("state")
+@pytest.mark.usefixtures("runtime")
 def test_a_named_namespace(usernsctl: Program) -> None:
     ignoring(usernsctl.path, "ns", "create", "web", "-r", "--map-auto")
     try:

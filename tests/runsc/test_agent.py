@@ -372,10 +372,7 @@ def test_it_ends_with_the_sandbox(host: un.SandboxHost) -> None:
         box.run(["true"])
 
 
-def test_it_ends_with_the_handle_of_a_detached_sandbox(
-    host: un.SandboxHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_it_ends_with_the_handle_of_a_detached_sandbox(host: un.SandboxHost, runtime: Path) -> None:
     with host.start(FOREVER, detach=True) as box:
         with un.Sandbox.attach(box.id) as other:
             process = other.popen(["sleep", "1005"])

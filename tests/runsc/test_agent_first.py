@@ -21,14 +21,11 @@ from usernsctl._core.values import _DIRECTORY, program_path
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.sandbox import host_namespace
 
+pytestmark = pytest.mark.usefixtures("runtime")
+
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
 CAPABILITIES = ["grep", "-E", "Cap|NoNewPrivs|Groups", "/proc/self/status"]
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 def output_of(box: un.Sandbox, *command: str, **options: Any) -> str:

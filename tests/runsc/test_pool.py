@@ -26,13 +26,10 @@ from usernsctl.gvisor.pool import leftovers
 from usernsctl.gvisor.pool import pool as pool_module
 from usernsctl.gvisor.pool.pool import SandboxMaker
 
+pytestmark = pytest.mark.usefixtures("runtime")
+
 PATIENCE = 60
 STEPS = 12
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 @pytest.fixture

@@ -336,18 +336,15 @@ def test_a_command_that_ends_as_a_failed_runsc_would(usernsctl: Program, status:
     assert (done.returncode, done.stderr) == (status, "")
 
 
-def test_the_state_directory_is_not_shown(
-    usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with pytest.raises(un.BindError, match=f"{tmp_path} can't be shown") as caught:
-        un.SandboxHost(binds=[un.Bind(str(tmp_path), "/data")])
+def test_the_state_directory_is_not_shown(usernsctl: Program, runtime: Path) -> None:
+    with pytest.raises(un.BindError, match=f"{runtime} can't be shown") as caught:
+        un.SandboxHost(binds=[un.Bind(str(runtime), "/data")])
     assert caught.value.cause == "bind-shows-state"
-    done = usernsctl("run", "--bind", str(tmp_path), "--", "true", env=dict(os.environ))
+    done = usernsctl("run", "--bind", str(runtime), "--", "true", env=dict(os.environ))
     assert done.returncode == 125
     assert "[bind-shows-state]" in done.stderr
-    (tmp_path / "beside").mkdir()
-    bind = f"{tmp_path / 'beside'}:/data"
+    (runtime / "beside").mkdir()
+    bind = f"{runtime / 'beside'}:/data"
     assert usernsctl("run", "--bind", bind, "--", "true", env=dict(os.environ)).returncode == 0
 
 

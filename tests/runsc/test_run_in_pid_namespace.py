@@ -20,13 +20,8 @@ PATIENCE = 30
 
 @pytest.fixture(params=["-rp", "-rpm", "-rpm --mount-proc"])
 def pid_namespace(
-    usernsctl: Program,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    usernsctl: Program, request: pytest.FixtureRequest, runtime: Path
 ) -> Iterator[str]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    tmp_path.chmod(0o700)
     made = usernsctl("ns", "create", "box", *request.param.split())
     assert (made.returncode, made.stderr) == (0, "")
     yield "box"

@@ -154,11 +154,7 @@ def test_a_command_that_is_missing_is_a_status(make_command: Words) -> None:
 
 
 @pytest.fixture
-def pid_namespace_name(
-    usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    tmp_path.chmod(0o700)
+def pid_namespace_name(usernsctl: Program, runtime: Path) -> Iterator[str]:
     assert usernsctl("ns", "create", "box", "-rp").returncode == 0
     yield "box"
     usernsctl("ns", "remove", "box")

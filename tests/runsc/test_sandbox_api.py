@@ -321,9 +321,8 @@ def test_runsc_keeps_no_more_than_it_needs_with_several_ids() -> None:
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_runsc_keeps_no_more_than_it_needs(
-    host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: un.SandboxHost, detach: bool, runtime: Path
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with host.start(FOREVER, detach=detach) as box:
         if detach:
             runsc = [one.pid for one in box.list_detached()[0].processes]
@@ -336,10 +335,7 @@ def test_runsc_keeps_no_more_than_it_needs(
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_many_threads_close_one(
-    host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_many_threads_close_one(host: un.SandboxHost, detach: bool, runtime: Path) -> None:
     before = open_descriptors(), os.listdir(host.directory)
     box = host.start(FOREVER, stdout=un.PIPE, detach=detach)
     with ThreadPoolExecutor(5) as pool:
@@ -361,11 +357,8 @@ def test_a_host_may_be_closed_before_its_sandboxes() -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_descriptors_may_be_many(
-    host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_descriptors_may_be_many(host: un.SandboxHost, detach: bool, runtime: Path) -> None:
     """Use descriptors above 1023, which select(2) does not support."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:
         pytest.skip("there can't be as many")

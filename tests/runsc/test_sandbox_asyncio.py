@@ -27,8 +27,7 @@ TURNS = 20
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def nothing_left(runtime: Path) -> Iterator[None]:
     before = open_descriptors()
     yield
     gc.collect()

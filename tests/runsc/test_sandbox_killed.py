@@ -18,6 +18,8 @@ from processes import wait_until_gone
 
 import usernsctl as un
 
+pytestmark = pytest.mark.usefixtures("runtime")
+
 KILLS = 100
 AT_ONCE = 4
 # Upper bounds in seconds of the random delay before a kill: after the start of the program, and
@@ -25,12 +27,6 @@ AT_ONCE = 4
 HOST_SECONDS = 0.4
 SANDBOX_SECONDS = 0.35
 FOREVER = ["sleep", "1000"]
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path
 
 
 class Creator:

@@ -29,8 +29,7 @@ both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "deta
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def state(runtime: Path) -> Iterator[None]:
     yield
     assert un.Sandbox.list_detached() == []
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 import usernsctl as un
+
+pytestmark = pytest.mark.usefixtures("runtime")
 
 FOREVER = ["sleep", "1000"]
 
@@ -21,11 +22,6 @@ MAKERS: dict[str, Callable[[un.SandboxHost], Any]] = {
     "template": lambda host: host.template(),
     "pool": lambda host: host.pool(1),
 }
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 async def enter(make: Callable[[un.SandboxHost], Any], host: un.SandboxHost) -> None:

@@ -308,10 +308,9 @@ def test_no_host_where_descriptors_run_out() -> None:
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_an_id_is_free_again_where_descriptors_ran_out(
-    host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: un.SandboxHost, detach: bool, runtime: Path
 ) -> None:
     """Use an id again after EMFILE, which also prevented the removal of the sandbox's files."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     before = os.listdir(host.directory)
     for room in range(6):
         with descriptors_left(room), pytest.raises(un.NamespaceError) as caught:

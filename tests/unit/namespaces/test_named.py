@@ -22,10 +22,9 @@ pytestmark = pytest.mark.also_root
 
 
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state(runtime: Path) -> Path:
     """Return the path of the test's state directory, which does not exist yet."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "usernsctl"
+    return runtime / "usernsctl"
 
 
 @pytest.fixture

@@ -29,11 +29,9 @@ AT_MOST = 2
 
 
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state(runtime: Path) -> Path:
     """Return the path of the test's state directory, which does not exist yet."""
-    tmp_path.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "usernsctl"
+    return runtime / "usernsctl"
 
 
 @pytest.fixture

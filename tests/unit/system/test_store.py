@@ -30,12 +30,10 @@ FILES = {module.__file__ for module in (records, templates)}
 
 
 @pytest.fixture(autouse=True)
-def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def top(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the directory of the stores, which does not exist yet."""
-    tmp_path.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    return tmp_path / "usernsctl"
+    monkeypatch.setenv("XDG_DATA_HOME", str(runtime))
+    return runtime / "usernsctl"
 
 
 class Number:
