@@ -66,12 +66,16 @@ def test_arguments_may_be_given_by_position(api: Any, tmp_path: Path) -> None:
     assert api.call(["test", "-e", f"../{tmp_path.name}"], *positional) == 0
 
 
-def test_check_output_decides_some_arguments_itself(api: Any) -> None:
-    for name, value in (("stdout", None), ("check", False)):
+def test_contradictory_arguments_are_refused(api: Any) -> None:
+    for name, value in (("stdout", None), ("stdout", api.DEVNULL), ("check", False)):
         with pytest.raises(ValueError, match=f"{name} argument not allowed"):
             api.check_output(["true"], **{name: value})
     with pytest.raises(ValueError, match="stdin and input"):
         api.check_output(["true"], stdin=api.DEVNULL, input=None)
+    with pytest.raises(ValueError, match="stdin and input"):
+        api.run(["true"], input=b"", stdin=api.DEVNULL)
+    with pytest.raises(ValueError, match="capture_output"):
+        api.run(["true"], capture_output=True, stdout=api.DEVNULL)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +133,8 @@ def made(tmp_path: Path, what: str) -> str:
         return "/etc/passwd/tool"
     elif what == "too-long":
         return f"/{'x' * 256}"
+    elif what == "no-such-tool":
+        return what
     return str(file)
 
 
@@ -136,6 +142,7 @@ def made(tmp_path: Path, what: str) -> str:
     ("what", "kind", "number"),
     [
         ("missing", FileNotFoundError, errno.ENOENT),
+        ("no-such-tool", FileNotFoundError, errno.ENOENT),
         ("orphan", FileNotFoundError, errno.ENOENT),
         ("denied", PermissionError, errno.EACCES),
         ("directory", PermissionError, errno.EACCES),
@@ -164,6 +171,7 @@ def test_a_working_directory_that_is_none(api: Any, cwd: str, kind: type[OSError
     with pytest.raises(kind) as caught:
         api.run(["true"], cwd=cwd)
     assert caught.value.filename == cwd
+    assert caught.value.errno
 
 
 def test_too_many_words_are_told(api: Any) -> None:
@@ -172,15 +180,20 @@ def test_too_many_words_are_told(api: Any) -> None:
     assert caught.value.errno == errno.E2BIG
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"cwd": "/a\0b"},
-        {"executable": "/bin/tr\0ue"},
-        {"args": [b"true", b"\0"]},
-        {"env": {"A=": "b"}},
-    ],
-)
+CUT_SHORT = [
+    {"cwd": "/a\0b"},
+    {"executable": "/bin/tr\0ue"},
+    {"args": [b"true", b"\0"]},
+    {"args": ["echo", "a\0b"]},
+    {"args": ["ec\0ho"]},
+    {"env": {"A=": "b"}},
+    {"env": {"A=B": "x"}},
+    {"env": {"A": "x\0y"}},
+    {"env": {"A\0": "x"}},
+]
+
+
+@pytest.mark.parametrize("arguments", CUT_SHORT)
 def test_what_would_be_cut_short_is_refused(api: Any, arguments: dict[str, Any]) -> None:
     before = open_descriptors()
     with pytest.raises(ValueError, match=r"null|illegal"):

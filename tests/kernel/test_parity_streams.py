@@ -102,10 +102,14 @@ with opened(sys.argv[1]) as api:
 """
 
 
-@pytest.mark.parametrize(
-    ("how", "stdout", "stderr"),
-    [("inherited", "in\n", "err\n"), ("named", "in\n", "err\n"), ("merged", "in\nerr\n", "")],
-)
+OWN_STREAMS = [
+    ("inherited", "in\n", "err\n"),
+    ("named", "in\n", "err\n"),
+    ("merged", "in\nerr\n", ""),
+]
+
+
+@pytest.mark.parametrize(("how", "stdout", "stderr"), OWN_STREAMS)
 @pytest.mark.parametrize("way", WAYS)
 def test_streams_that_are_not_named_are_ours(way: str, how: str, stdout: str, stderr: str) -> None:
     done = capture(
@@ -267,10 +271,10 @@ def test_what_is_no_descriptor_is_not_passed(api: Any, fd: int) -> None:
         api.run(["true"], pass_fds=[999])
 
 
-LOW = """
+STREAMS_ELSEWHERE = """
 import os, sys
 from parity import opened
-way, closed, names, passed, report = sys.argv[1:]
+way, names, places, report = sys.argv[1:]
 report = os.dup2(os.open(report, os.O_WRONLY), 50)
 with opened(way) as api:
     command = ["sh", "-c", "cat <&0; echo out >&1; echo err >&2"]
@@ -280,25 +284,34 @@ with opened(way) as api:
     files = {name: os.dup2(fd, 60 + fd) for name, fd in files.items()}
     for fd in (0, 1, 2):
         os.close(fd)
-    # Where they stand at first: two of them where others belong, nothing in the place of the third.
-    at = {name: os.dup2(files[name], int(fd)) for name, fd in zip(names.split(","), passed)}
+    at = {name: os.dup2(files[name], int(fd)) for name, fd in zip(names.split(","), places)}
     streams = {name: at.get(name, files[name]) for name in files}
-    status = api.call(command, pass_fds=[int(fd) for fd in passed], **streams)
-    told = [os.pread(files[name], 99, 0) for name in ("stdout", "stderr")]
-    os.write(report, b" ".join([*told, str(status).encode()]))
+    passed = [int(fd) for fd in places] if len(places) < 3 else []
+    status = api.call(command, pass_fds=passed, **streams)
+    printed = [os.pread(files[name], 99, 0) for name in ("stdout", "stderr")]
+    os.write(report, b" ".join([*printed, str(status).encode()]))
 """
 
 
-@pytest.mark.parametrize("closed", [0, 1, 2])
+# The descriptors of the named streams before the start: a permutation of 0, 1 and 2, or two streams
+# in each other's place, while the third descriptor is closed.
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        *(("stdin,stdout,stderr", order) for order in ("012", "021", "102", "120", "201", "210")),
+        ("stderr,stdout", "12"),
+        ("stderr,stdin", "02"),
+        ("stdout,stdin", "01"),
+    ],
+)
 @pytest.mark.parametrize("way", WAYS)
-def test_two_streams_are_swapped_and_one_is_closed(way: str, closed: int, tmp_path: Path) -> None:
+def test_streams_may_stand_where_others_belong(
+    way: str, names: str, places: str, tmp_path: Path
+) -> None:
     report = tmp_path / "report"
     report.touch()
-    low = [fd for fd in (0, 1, 2) if fd != closed]
-    names = [("stdin", "stdout", "stderr")[fd] for fd in reversed(low)]
-    words = [way, str(closed), ",".join(names), "".join(map(str, low)), str(report)]
     subprocess.run(
-        [sys.executable, "-c", LOW, *words],
+        [sys.executable, "-c", STREAMS_ELSEWHERE, way, names, places, str(report)],
         check=True,
         cwd=Path(__file__).parent,
         timeout=PATIENCE,

@@ -81,15 +81,6 @@ def test_waiting_with_a_timeout_leaves_the_child(api: Any) -> None:
         process.kill()
 
 
-def test_contradictory_arguments_are_refused(api: Any) -> None:
-    with pytest.raises(ValueError, match="stdin and input"):
-        api.run(CAT, input=b"", stdin=api.DEVNULL)
-    with pytest.raises(ValueError, match="capture_output"):
-        api.run(CAT, capture_output=True, stdout=api.DEVNULL)
-    with pytest.raises(ValueError, match="stdout"):
-        api.check_output(CAT, stdout=api.DEVNULL)
-
-
 def test_the_environment_is_the_callers_or_the_one_given(
     api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,23 +91,6 @@ def test_the_environment_is_the_callers_or_the_one_given(
     assert api.check_output(show, text=True, env=given, encoding="utf-8") == "no \u00e4\n"
     assert api.check_output([b"/bin/echo", b"\xff"], env={}) == b"\xff\n"
     assert api.check_output([b"/usr/bin/printenv", b"A"], env={b"A": b"\xff"}) == b"\xff\n"
-
-
-@pytest.mark.parametrize(
-    ("args", "env"),
-    [
-        (["echo", "a\0b"], None),
-        (["ec\0ho"], None),
-        (["true"], {"A=B": "x"}),
-        (["true"], {"A": "x\0y"}),
-        (["true"], {"A\0": "x"}),
-    ],
-)
-def test_what_no_kernel_could_pass_is_refused(
-    api: Any, args: list[str], env: dict[str, str] | None
-) -> None:
-    with pytest.raises(ValueError, match=r"null|illegal"):
-        api.run(args, env=env)
 
 
 def test_the_command_is_looked_for_along_the_path_of_its_own_environment(
@@ -139,25 +113,6 @@ def test_the_working_directory_is_the_one_given(api: Any, tmp_path: Path) -> Non
     for cwd in (tmp_path, str(tmp_path), os.fsencode(tmp_path)):
         assert api.check_output(["pwd"], cwd=cwd, text=True).strip() == str(tmp_path)
     assert api.check_output(["pwd"], text=True).strip() == str(Path.cwd())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kind", "filename"),
-    [
-        ({"args": ["no-such-tool"]}, FileNotFoundError, "no-such-tool"),
-        ({"args": ["/no/such/tool"]}, FileNotFoundError, "/no/such/tool"),
-        ({"args": ["/etc"]}, PermissionError, "/etc"),
-        ({"args": ["true"], "cwd": "/no/such/dir"}, FileNotFoundError, "/no/such/dir"),
-        ({"args": ["true"], "cwd": "/etc/passwd"}, OSError, "/etc/passwd"),
-    ],
-)
-def test_a_command_that_can_not_start_raises(
-    api: Any, arguments: dict[str, Any], kind: type[OSError], filename: str
-) -> None:
-    with pytest.raises(kind) as caught:
-        api.run(**arguments, capture_output=True)
-    assert caught.value.filename == filename
-    assert caught.value.errno
 
 
 def test_streams_can_be_files_or_nothing(api: Any, tmp_path: Path) -> None:
@@ -244,7 +199,7 @@ def test_a_path_may_hold_any_bytes(api: Any, tmp_path: Path) -> None:
     assert api.check_output([tool], cwd=os.fsencode(tmp_path)).strip() == os.fsencode(tmp_path)
 
 
-# Starts a command while the parent's standard streams are closed or permuted.
+# Starts a command while standard streams of the parent are closed.
 LOW_DESCRIPTORS = """
 import importlib, os, sys
 name, closed, report = sys.argv[1], sys.argv[2], os.open(sys.argv[3], os.O_WRONLY)
@@ -258,39 +213,12 @@ out, err = process.communicate(b"in")
 os.write(report, out + b" " + err + str(process.returncode).encode())
 """
 
-CROSSED_DESCRIPTORS = """
-import importlib, os, sys
-name, order, report = sys.argv[1], sys.argv[2], os.open(sys.argv[3], os.O_WRONLY)
-report = os.dup2(report, 50)
-api = importlib.import_module(name)
-stdin, out, err = os.memfd_create("in"), os.memfd_create("out"), os.memfd_create("err")
-os.write(stdin, b"in")
-os.lseek(stdin, 0, os.SEEK_SET)
-at = [int(digit) for digit in order]
-for fd, to in zip((stdin, out, err), at):
-    os.dup2(fd, to + 60)
-for fd in (0, 1, 2):
-    os.dup2(fd + 60, fd)
-command = ["sh", "-c", "cat; echo err >&2"]
-status = api.Popen(command, stdin=at[0], stdout=at[1], stderr=at[2]).wait()
-os.write(report, os.pread(out, 99, 0) + b" " + os.pread(err, 99, 0) + str(status).encode())
-"""
-
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "12", "02", "012"])
 def test_the_caller_s_own_streams_may_be_closed(api: Any, closed: str, tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.touch()
     script = [sys.executable, "-c", LOW_DESCRIPTORS, api.__name__, closed, str(report)]
-    subprocess.run(script, check=True, timeout=PATIENCE)
-    assert report.read_text() == "in err\n0"
-
-
-@pytest.mark.parametrize("order", ["012", "021", "102", "120", "201", "210"])
-def test_streams_may_stand_where_others_belong(api: Any, order: str, tmp_path: Path) -> None:
-    report = tmp_path / "report"
-    report.touch()
-    script = [sys.executable, "-c", CROSSED_DESCRIPTORS, api.__name__, order, str(report)]
     subprocess.run(script, check=True, timeout=PATIENCE)
     assert report.read_text() == "in err\n0"
 

@@ -73,10 +73,7 @@ for module in (test_parity_processes, test_parity_streams, test_aio):
             globals()[name] = function
 
 
-@pytest.mark.parametrize(
-    ("how", "stdout", "stderr"),
-    [("inherited", "in\n", "err\n"), ("named", "in\n", "err\n"), ("merged", "in\nerr\n", "")],
-)
+@pytest.mark.parametrize(("how", "stdout", "stderr"), test_parity_streams.OWN_STREAMS)
 def test_streams_that_are_not_named_are_ours(how: str, stdout: str, stderr: str) -> None:
     test_parity_streams.test_streams_that_are_not_named_are_ours(
         parity.SANDBOX, how, stdout, stderr
@@ -95,15 +92,7 @@ def test_a_start_is_audited(box: un.Sandbox) -> None:
     assert told == [("true", ["true", "x"], "/etc/..", {"PATH": "/bin"})]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"cwd": "/a\0b"},
-        {"executable": "/bin/tr\0ue"},
-        {"args": [b"true", b"\0"]},
-        {"env": {"A=": "b"}},
-    ],
-)
+@pytest.mark.parametrize("arguments", test_parity_processes.CUT_SHORT)
 def test_what_would_be_cut_short_is_refused(box: un.Sandbox, arguments: dict[str, Any]) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(ValueError, match=r"null|NUL|= after it"):
