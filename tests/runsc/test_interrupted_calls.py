@@ -9,6 +9,7 @@ from conftest import EXIT_SECONDS, children, left_children, open_descriptors
 from interrupts import run_interrupted
 
 import usernsctl as un
+from usernsctl.gvisor.template.image import Image
 
 # An object that is dropped without close() warns, and warnings are errors here.
 pytestmark = [
@@ -69,3 +70,23 @@ def test_no_descriptor_of_a_sandbox_is_lost(host: un.SandboxHost, args: list[str
         assert (open_descriptors(), left_children(before[1], EXIT_SECONDS)) == (before[0], {}), call
         if not was_interrupted:
             break
+
+
+def test_no_descriptor_of_an_image_is_lost(host: un.SandboxHost) -> None:
+    Image(host.prepared).close()
+    before = open_descriptors()
+    for call in itertools.count(1):
+        made: list[Image] = []
+        was_interrupted = run_interrupted(
+            lambda made=made: made.append(Image(host.prepared)),
+            call,
+            places=("c_return",),
+            names=("fcntl", "mkdir", "open"),
+        )
+        # Not interrupted, since shutil.rmtree() itself may lose a descriptor.
+        for image in made:
+            image.close()
+        assert open_descriptors() == before, call
+        if not was_interrupted:
+            break
+    assert call > 1

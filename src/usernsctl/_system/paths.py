@@ -45,11 +45,11 @@ class WritableByOthersError(PermissionError):
     remedy = "name a directory of your own in it, which is made if it is missing, or one elsewhere"
 
 
-class PathDescriptor:
-    """A file of any kind with an open descriptor (O_PATH), which is closed with this object.
+class OpenFile:
+    """A file with an open descriptor, which is closed with this object.
 
-    :ivar fd: the descriptor.
-    :ivar path: the path of the file, without symbolic links.
+    :ivar fd: the descriptor; -1 once it is closed.
+    :ivar path: the path of the file.
     """
 
     # A signal handler can raise an exception before __init__() runs.
@@ -73,6 +73,32 @@ class PathDescriptor:
         made = map(partial(make, **keywords), *zip(arguments))
         deque(map(partial(setattr, found, "fd"), made), 0)
         return found
+
+    def detach(self) -> int:
+        """Give up the descriptor, and return it for the caller to close."""
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def close(self) -> None:
+        """Close the descriptor. A second call does nothing."""
+        if self.fd >= 0:
+            os.close(self.detach())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Opened: {self.path}>"
+
+
+class PathDescriptor(OpenFile):
+    """A file of any kind, opened with O_PATH; its path has no symbolic links."""
 
     @property
     def status(self) -> os.stat_result:
@@ -123,27 +149,6 @@ class PathDescriptor:
         if self.is_directory:
             return os.open(".", flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
         return os.open(f"/proc/self/fd/{self.fd}", flags | os.O_CLOEXEC)
-
-    def detach(self) -> int:
-        """Give up the descriptor, and return it for the caller to close."""
-        fd, self.fd = self.fd, -1
-        return fd
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.detach())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Opened: {self.path}>"
 
 
 def walk(
@@ -352,14 +357,14 @@ def open_file(descriptor: int) -> BinaryIO:
         raise
 
 
-def open_trusted(path: str) -> int:
+def open_trusted(path: str) -> PathDescriptor:
     """Open a directory whose path no other user can redirect.
 
     Each directory on the path, and on the paths of symbolic links, must either be writable only for
     the user and root, or be sticky (as /tmp is) with the next entry owned by the user or root.
 
     :param path: an absolute path.
-    :returns: a descriptor for use as ``dir_fd`` (O_PATH), for the caller to close.
+    :returns: the directory, for the caller to close.
     :raises UntrustedPathError: another user can redirect the path.
     :raises OSError: the directory does not exist, or can't be reached.
     """
@@ -367,7 +372,7 @@ def open_trusted(path: str) -> int:
     try:
         _check(trail[0])
         walk(path, trail, _look_at_part)
-        return trail.pop().detach()
+        return trail.pop()
     finally:
         for passed in trail:
             passed.close()

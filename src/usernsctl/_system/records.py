@@ -28,6 +28,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from usernsctl._system.descriptors import Closing
 from usernsctl._system.paths import (
     NAME,
+    OpenFile,
     UntrustedPathError,
     check_name,
     make_private,
@@ -86,30 +87,13 @@ def fault_of(status: os.stat_result, forbidden: int) -> str | None:
     return None
 
 
-class Directory(Closing):
+class Directory(OpenFile):
     """An open directory that belongs to the user.
 
-    :ivar fd: the descriptor; -1 once the directory is closed.
-    :ivar path: the path, for messages.
+    :ivar elsewhere: the remedy in errors, unless a file has the wrong type.
     """
 
-    def __init__(
-        self, fd: int, path: str, *, forbidden: int = 0o022, elsewhere: str = _ELSEWHERE
-    ) -> None:
-        """Take over a descriptor.
-
-        :param forbidden: the mode bits that the directory must not have.
-        :param elsewhere: the remedy in later errors, unless a file has the wrong type.
-        :raises UntrustedPathError: the directory belongs to another user, or has such a mode bit.
-        """
-        self.fd: int = fd
-        self.path: str = path
-        self.elsewhere: str = elsewhere
-        fault = fault_of(os.fstat(fd), forbidden)
-        if fault is not None:
-            self.close()
-            remedy = f"chmod 700 {quoted(path)}"
-            raise UntrustedPathError(path, f"must be closed to others: {fault}", remedy)
+    elsewhere: str = _ELSEWHERE
 
     @classmethod
     def open_trusted(cls, path: str, *, make: bool = False, elsewhere: str = _ELSEWHERE) -> Self:
@@ -121,16 +105,30 @@ class Directory(Closing):
         :raises UntrustedPathError: others may use the directory, or replace one on the way.
         :raises OSError: the directory does not exist, or can't be opened or made.
         """
-        parent = open_trusted(os.path.dirname(path))
-        try:
-            name = os.path.basename(path)
+        with open_trusted(os.path.dirname(path)) as parent:
             if make:
-                make_private(name, parent, exist_ok=True)
+                make_private(os.path.basename(path), parent.fd, exist_ok=True)
             # With mode 0700, no other user can reach the files below this directory.
-            fd = os.open(name, _DIRECTORY, dir_fd=parent)
-            return cls(fd, path, forbidden=0o077, elsewhere=elsewhere)
-        finally:
-            os.close(parent)
+            return cls._open(path, parent.fd, forbidden=0o077, elsewhere=elsewhere)
+
+    @classmethod
+    def _open(cls, path: str, parent: int, *, forbidden: int, elsewhere: str) -> Self:
+        """Open the directory at `path`.
+
+        :param parent: a descriptor of its parent directory.
+        :param forbidden: the mode bits that the directory must not have.
+        :raises UntrustedPathError: the directory belongs to another user, or has such a mode bit.
+        :raises OSError: the directory does not exist, or can't be opened.
+        """
+        found = cls.own(path, os.open, os.path.basename(path), _DIRECTORY, dir_fd=parent)
+        found.elsewhere = elsewhere
+        fault = fault_of(os.fstat(found.fd), forbidden)
+        if fault is not None:
+            # The traceback of the error would keep the descriptor open.
+            found.close()
+            remedy = f"chmod 700 {quoted(path)}"
+            raise UntrustedPathError(path, f"must be closed to others: {fault}", remedy)
+        return found
 
     def open(self, name: str) -> Directory:
         """Open a directory in this one.
@@ -140,8 +138,7 @@ class Directory(Closing):
         """
         path = f"{self.path}/{name}"
         try:
-            fd = os.open(name, _DIRECTORY, dir_fd=self.fd)
-            return Directory(fd, path, elsewhere=self.elsewhere)
+            return Directory._open(path, self.fd, forbidden=0o022, elsewhere=self.elsewhere)
         except FileNotFoundError:
             raise
         except UntrustedPathError as error:
@@ -271,11 +268,6 @@ class Directory(Closing):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(RECORD, dir_fd=directory.fd)
                 shutil.rmtree(name, dir_fd=self.fd)
-
-    def close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class Record(Protocol):

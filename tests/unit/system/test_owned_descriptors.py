@@ -17,6 +17,7 @@ from interrupts import run_interrupted
 
 from usernsctl._system.descriptors import socket_pair
 from usernsctl._system.paths import make_directory, open_path, open_program
+from usernsctl._system.records import Directory
 
 SO_PASSRIGHTS = 83
 LINGERING_SECONDS = 5
@@ -100,3 +101,20 @@ def test_no_path_descriptor_is_lost_by_an_interrupt(tmp_path: Path) -> None:
         if not was_interrupted:
             break
     assert call > 10
+
+
+def test_no_directory_of_records_is_lost_by_an_interrupt(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    def run() -> None:
+        with Directory.open_trusted(str(tmp_path)) as top, top.make("entry", exist_ok=True):
+            pass
+
+    run()
+    before = open_descriptors()
+    for call in itertools.count(1):
+        was_interrupted = run_interrupted(run, call, places=("c_return",), names=("open", "fstat"))
+        assert open_descriptors() == before, call
+        if not was_interrupted:
+            break
+    assert call > 5

@@ -95,7 +95,7 @@ class DetachedSandbox:
         self._inside: Namespace | None = None
         opened = self.record.open_processes()
         try:
-            state = open_runsc_state(entry).fd
+            state = open_runsc_state(entry).detach()
         except BaseException:
             close_pidfds(opened)
             raise
@@ -249,10 +249,11 @@ class DetachedSandbox:
             command, arguments = held.enter_context(self._asking())
             end = held.enter_context(self._end())
             waiter = held.enter_context(Popen[bytes](command, **arguments))
+            left = timeout
             try:
                 if meanwhile is not None:
-                    timeout, meanwhile = meanwhile(), None
-                if not wait_readable(end, timeout=timeout):
+                    left, meanwhile = meanwhile(), None
+                if not wait_readable(end, timeout=left):
                     assert timeout is not None
                     raise TimeoutExpired(self.record.args, timeout)
                 if self.has_ended() and self.status is None:

@@ -120,21 +120,21 @@ class SandboxDirectory:
     def _make(self, config: bytes) -> None:
         self._remove_leftovers()
         try:
-            os.mkdir(self.id, 0o700, dir_fd=self._top)
+            os.mkdir(self.id, 0o700, dir_fd=self._top.fd)
         except FileExistsError as error:
             raise duplicate_id(self.id, "in this host") from error
         self._exists = True
         for name in ("state", "log"):
-            os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top)
+            os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top.fd)
         # The path of the directory for runsc's logs, through this process's descriptor.
         own = f"{self._here}/{self.id}/log"
         if self._host.request.debug_log is None:
-            make_log_directory(f"{self.id}/log", self._top)
+            make_log_directory(f"{self.id}/log", self._top.fd)
             self._logs = private_log_paths(own, f"{self._here}/{CRASH_DIRECTORY}/{self.id}")
         else:
             self._logs = create_debug_logs(f"{self._here}/../debug-log", own)
         # With an opener, open() calls os.open() in C: no signal handler runs in between.
-        opener = functools.partial(os.open, mode=0o600, dir_fd=self._top)
+        opener = functools.partial(os.open, mode=0o600, dir_fd=self._top.fd)
         with open(f"{self.id}/config.json", "xb", opener=opener) as file:
             file.write(config)
 
@@ -174,11 +174,11 @@ class SandboxDirectory:
     @property
     def _here(self) -> str:
         """The path of the directory of all sandboxes, through this process's descriptor."""
-        return f"/proc/self/fd/{self._top}"
+        return f"/proc/self/fd/{self._top.fd}"
 
     def read_pid(self) -> int:
         """Read the pid of the sandbox, which runsc has written to :attr:`pid_file`."""
-        with open(f"{self.id}/pid", opener=functools.partial(os.open, dir_fd=self._top)) as file:
+        with open(f"{self.id}/pid", opener=functools.partial(os.open, dir_fd=self._top.fd)) as file:
             return int(file.read())
 
     def failure(self, status: int) -> RunscError:
@@ -216,21 +216,15 @@ class SandboxDirectory:
 
     def _remove(self, id: str) -> bool:
         """Remove the directory of a sandbox; return whether it is gone."""
-        shutil.rmtree(id, ignore_errors=True, dir_fd=self._top)
+        shutil.rmtree(id, ignore_errors=True, dir_fd=self._top.fd)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{CRASH_DIRECTORY}/{id}", dir_fd=self._top)
+            os.unlink(f"{CRASH_DIRECTORY}/{id}", dir_fd=self._top.fd)
         try:
-            os.stat(id, dir_fd=self._top, follow_symlinks=False)
+            os.stat(id, dir_fd=self._top.fd, follow_symlinks=False)
         except FileNotFoundError:
             return True
         return False
 
     def release(self) -> None:
         """Close the descriptor without removing the directory."""
-        top, self._top = self._top, -1
-        if top >= 0:
-            os.close(top)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_top"):
-            self.release()
+        self._top.close()

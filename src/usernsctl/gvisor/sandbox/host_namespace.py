@@ -17,7 +17,7 @@ from usernsctl import _core, hardening
 from usernsctl._core.values import find_program
 from usernsctl._lean import dataclass, replace
 from usernsctl._system.descriptors import Shared, above_stdio, memory_file, receive
-from usernsctl._system.paths import PathDescriptor, state_directory
+from usernsctl._system.paths import OpenFile, PathDescriptor, state_directory
 from usernsctl._system.target import Joinable, Target
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin
@@ -42,6 +42,7 @@ from usernsctl.gvisor.launch.plan import apply_request, plan_host, skips_membarr
 from usernsctl.gvisor.launch.request import Bind, Request, base_environment, home
 from usernsctl.gvisor.launch.steps import (
     AGENT_INSIDE,
+    BOXES,
     VERIFIER_INSIDE,
     Launch,
     Record,
@@ -256,13 +257,14 @@ class HostNamespace:
         oci.validate(wanted)
         return oci.serialise(wanted)
 
-    def open_directory(self) -> int:
-        """Return a descriptor of the directory for the sandboxes' files, for the caller to close.
+    def open_directory(self) -> OpenFile:
+        """Return the directory for the sandboxes' files, for the caller to close.
 
         :raises ValueError: the host is closed.
         """
         with self._shared.use() as (directory,):
-            return fcntl.fcntl(directory, fcntl.F_DUPFD_CLOEXEC, 3)
+            path = f"{self.prepared.scratch}/{BOXES}"
+            return OpenFile.own(path, fcntl.fcntl, directory, fcntl.F_DUPFD_CLOEXEC, 3)
 
     def _check_agent(self) -> None:
         """Check that usernsctl-agent was not replaced: an unlinked file can't be bind mounted.

@@ -13,11 +13,10 @@ import shutil
 import stat
 from collections.abc import Mapping, Sequence
 
-from usernsctl._system.paths import NAME, make_private, open_file
+from usernsctl._system.paths import NAME, OpenFile, make_private, open_file
 from usernsctl._system.records import fault_of
 from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError, RunscError
-from usernsctl.gvisor.launch.steps import BOXES
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
 
 #: The step of the errors below.
@@ -130,22 +129,22 @@ class Image:
         :raises NamespaceError: the directory can't be made.
         """
         name = os.urandom(8).hex()
-        self.inside: str = f"{host.prepared.scratch}/{BOXES}/{_DIRECTORY}/{name}"
-        self._name = f"{_DIRECTORY}/{name}"
         # A new descriptor, so that the host may be closed while the image is used.
         self._top = host.open_directory()
+        self.inside: str = f"{self._top.path}/{_DIRECTORY}/{name}"
+        self._name = f"{_DIRECTORY}/{name}"
+        self._file = OpenFile(-1, self.inside)
         with NamespaceError.instead("the image of the template", step=STEP):
             try:
-                make_private(_DIRECTORY, self._top, exist_ok=True)
-                make_private(self._name, self._top)
+                make_private(_DIRECTORY, self._top.fd, exist_ok=True)
+                make_private(self._name, self._top.fd)
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                self._fd = os.open(self._name, flags, dir_fd=self._top)
+                self._file = OpenFile.own(
+                    self.inside, os.open, self._name, flags, dir_fd=self._top.fd
+                )
             except BaseException:
                 self.close()
                 raise
-
-    _fd = -1
-    _top = -1
 
     def save(self, directory: int) -> dict[str, tuple[int, str]]:
         """Copy the files into a directory, and return the size and digest of each.
@@ -155,7 +154,7 @@ class Image:
         """
         # A new open file description: threads that list a directory through the same one share its
         # offset, so that each gets only some of the names.
-        own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._file.fd)
         try:
             return {name: _copy(name, own, directory) for name in sorted(os.listdir(own))}
         finally:
@@ -171,35 +170,28 @@ class Image:
         for name, (size, digest) in sums.items():
             _check_file(name, directory, path, size)
             with NamespaceError.instead(f"{path}/{name}", step=STEP):
-                copied = _copy(name, directory, self._fd)
+                copied = _copy(name, directory, self._file.fd)
             if copied != (size, digest):
                 raise damaged(path, f"{name} has changed since it was saved")
 
     def clear(self) -> None:
         """Remove the files."""
-        for name in os.listdir(self._fd):
-            os.unlink(name, dir_fd=self._fd)
+        for name in os.listdir(self._file.fd):
+            os.unlink(name, dir_fd=self._file.fd)
 
     def close(self) -> None:
         """Remove the directory. Sandboxes that were started from the image keep running."""
-        fd, self._fd = self._fd, -1
-        top, self._top = self._top, -1
-        if fd >= 0:
-            os.close(fd)
-        if top >= 0:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self._name, dir_fd=top)
-            os.close(top)
+        self._file.close()
+        # Detached first, so that another thread that calls this does not close it meanwhile.
+        with OpenFile(self._top.detach(), self._top.path) as top:
+            if top.fd >= 0:
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(self._name, dir_fd=top.fd)
 
     def release(self) -> None:
         """Close the descriptors without removing the directory."""
-        for fd in (self._fd, self._top):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._top = -1
-
-    def __del__(self) -> None:
-        self.release()
+        self._file.close()
+        self._top.close()
 
 
 def sums_from_json(given: Mapping[str, object]) -> Sums:
