@@ -130,6 +130,14 @@ def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> Non
     assert os.listdir(state) == []
 
 
+def test_a_timeout_is_reported_as_the_caller_gave_it(host: un.SandboxHost, state: Path) -> None:
+    with host.start(FOREVER, detach=True) as box:
+        for call in (box.wait, lambda seconds: box.communicate(timeout=seconds)):
+            with pytest.raises(un.TimeoutExpired) as caught:
+                call(0.25)
+            assert caught.value.timeout == 0.25
+
+
 def test_its_creator_uses_and_closes_it(host: un.SandboxHost, marker: str, state: Path) -> None:
     before = open_descriptors(), os.listdir(host.directory)
     with host.start(FOREVER, id=marker, detach=True) as box:
