@@ -2,7 +2,7 @@
 #ifndef USERNSCTL_CHILD_H
 #define USERNSCTL_CHILD_H
 
-#include "include/usernsctl.h"
+#include "sys/sys.h"
 
 /* ---- task.c: the task of the child program, and its messages --------------------------------- */
 
@@ -19,46 +19,37 @@
 /* Descriptors of a task: the socket for messages, a pidfd of the parent, and namespaces to join. */
 enum { UN_TASK_SOCKET, UN_TASK_PARENT, UN_TASK_NS, UN_TASK_FDS = UN_TASK_NS + UN_NS_COUNT };
 
-enum un_task_number {
-    UN_TASK_HOLD,  /* whether to hold new namespaces instead of running a command */
-    UN_TASK_FLAGS, /* CLONE_NEW... flags of new namespaces */
-    UN_TASK_SIGNALS,
-    UN_TASK_RESTORE_SIGNALS,
-    UN_TASK_OWN_STDIO,
-    UN_TASK_PROPAGATION,
-    UN_TASK_DROP_BOUNDING,
-    UN_TASK_NO_NEW_PRIVS,
-    UN_TASK_NO_MEMBARRIER,
-    UN_TASK_GID,
-    UN_TASK_UID,
-    UN_TASK_KEEP_CAPS,
-    UN_TASK_PDEATHSIG,
-    UN_TASK_INIT,    /* whether the second child forks the command and runs un_be_init() */
-    UN_TASK_GROUPS,  /* number of supplementary groups; -1 keeps them */
-    UN_TASK_IS_ROOT, /* whether the caller is uid 0 of its user namespace */
-    UN_TASK_ARGC,    /* number of arguments of the command */
-    UN_TASK_TEXTS,   /* bit N is set if the task has text N of enum un_task_text */
-    UN_TASK_NUMBERS
-};
-
-enum un_task_text {
-    UN_TASK_POLICY, /* contents of setgroups, uid_map and gid_map of a new user namespace */
-    UN_TASK_UID_MAP,
-    UN_TASK_GID_MAP,
-    UN_TASK_MOUNT_PROC,
-    UN_TASK_ROOT,
-    UN_TASK_CWD,
-    UN_TASK_FILE, /* the command, and the directories to search for it */
-    UN_TASK_PATH,
-    UN_TASK_TEXT_COUNT
-};
-
 struct un_task {
-    int fd[UN_TASK_FDS]; /* -1 for an absent descriptor */
-    int64_t number[UN_TASK_NUMBERS];
-    const char *text[UN_TASK_TEXT_COUNT];
-    const gid_t *groups;
-    const char *const *argv; /* arguments of the command; ends with NULL */
+    int fd[UN_TASK_FDS];     /* -1 for an absent descriptor */
+    bool holds;              /* whether to hold new namespaces instead of running a command */
+    bool has_init;           /* whether the second child forks the command and runs un_be_init() */
+    bool restore_signals;    /* see struct un_spawn */
+    uint64_t flags;          /* CLONE_NEW... flags of new namespaces */
+    uint64_t signals;        /* signals that the command blocks */
+    struct un_own_maps maps; /* of a new user namespace */
+    struct un_setup setup;   /* its parent_pidfd is passed as fd[UN_TASK_PARENT] */
+    struct un_command command; /* its environment is that of the child program */
+};
+
+/* The numbers and texts of a task, in the order of the arguments. */
+/* clang-format off */
+#define UN_EACH_TASK_NUMBER(NUMBER)                                                                \
+    NUMBER(holds) NUMBER(has_init) NUMBER(restore_signals) NUMBER(flags) NUMBER(signals)           \
+    NUMBER(maps.is_root) NUMBER(setup.own_stdio) NUMBER(setup.propagation)                         \
+    NUMBER(setup.drop_bounding) NUMBER(setup.no_new_privs) NUMBER(setup.no_membarrier)             \
+    NUMBER(setup.group_count) NUMBER(setup.gid) NUMBER(setup.uid) NUMBER(setup.keep_caps)          \
+    NUMBER(setup.pdeathsig)
+#define UN_EACH_TASK_TEXT(TEXT)                                                                    \
+    TEXT(maps.policy) TEXT(maps.map[UN_UID]) TEXT(maps.map[UN_GID]) TEXT(setup.mount_proc)         \
+    TEXT(setup.root) TEXT(setup.cwd) TEXT(command.file) TEXT(command.path)
+/* clang-format on */
+
+/* Two more numbers come first: that of the command's arguments, and a set of the texts that are not
+ * NULL, bit N for text N. */
+#define UN_TASK_COUNT(member) +1
+enum {
+    UN_TASK_NUMBERS = 2 UN_EACH_TASK_NUMBER(UN_TASK_COUNT),
+    UN_TASK_TEXTS = 0 UN_EACH_TASK_TEXT(UN_TASK_COUNT)
 };
 
 void un_task_init(struct un_task *task);

@@ -28,48 +28,21 @@ static void close_fd(int *fd)
 /* Joins namespaces, then creates new ones, except a PID namespace, which run_second() creates. */
 static int enter_task_namespaces(struct un_task *task, struct un_error *err)
 {
-    uint64_t flags = (uint64_t)task->number[UN_TASK_FLAGS] & ~(uint64_t)CLONE_NEWPID;
+    uint64_t flags = task->flags & ~(uint64_t)CLONE_NEWPID;
     for (int kind = 0; kind < UN_NS_COUNT; kind++) {
         if (un_namespace_join_one(task->fd[UN_TASK_NS + kind], kind, err))
             return -1;
         close_fd(&task->fd[UN_TASK_NS + kind]);
     }
-    const struct un_own_maps maps = {task->text[UN_TASK_POLICY],
-                                     {task->text[UN_TASK_UID_MAP], task->text[UN_TASK_GID_MAP]},
-                                     task->number[UN_TASK_IS_ROOT]};
     if (flags & CLONE_NEWUSER)
-        return un_make_and_map(flags, &maps, err);
+        return un_make_and_map(flags, &task->maps, err);
     return flags && unshare((int)flags) ? un_fail_errno(err, UN_STEP_UNSHARE, "") : 0;
-}
-
-static int apply_task_setup(const struct un_task *task, struct un_error *err)
-{
-    const int64_t *number = task->number;
-    const struct un_setup setup = {
-        .own_stdio = number[UN_TASK_OWN_STDIO],
-        .propagation = (unsigned long)number[UN_TASK_PROPAGATION],
-        .mount_proc = task->text[UN_TASK_MOUNT_PROC],
-        .root = task->text[UN_TASK_ROOT],
-        .cwd = task->text[UN_TASK_CWD],
-        .drop_bounding = (uint64_t)number[UN_TASK_DROP_BOUNDING],
-        .no_new_privs = number[UN_TASK_NO_NEW_PRIVS],
-        .no_membarrier = number[UN_TASK_NO_MEMBARRIER],
-        .groups = task->groups,
-        .group_count = (int32_t)number[UN_TASK_GROUPS],
-        .gid = number[UN_TASK_GID],
-        .uid = number[UN_TASK_UID],
-        .keep_caps = number[UN_TASK_KEEP_CAPS],
-        .pdeathsig = (int)number[UN_TASK_PDEATHSIG],
-        .parent_pidfd = task->fd[UN_TASK_PARENT],
-    };
-    return un_setup_apply(&setup, err);
 }
 
 struct inside {
     struct un_task task;
     void (*sigchld)(
         int); /* the caller's action for SIGCHLD, saved while process 1 uses the default one */
-    const char *const *environment;
 };
 
 /* Sends the caller the error that prevented the start of the command. Returns the exit status. */
@@ -85,23 +58,17 @@ static int become_task_command(void *arg)
     struct inside *inside = arg;
     struct un_task *task = &inside->task;
     const struct un_message here = {.news = UN_NEWS_EXECUTING};
-    const struct un_command command = {
-        .file = task->text[UN_TASK_FILE],
-        .path = task->text[UN_TASK_PATH],
-        .argv = task->argv,
-        .envp = inside->environment,
-    };
     struct un_error err;
-    if (!apply_task_setup(task, &err)) {
+    if (!un_setup_apply(&task->setup, &err)) {
         close_fd(&task->fd[UN_TASK_PARENT]);
-        if (task->number[UN_TASK_RESTORE_SIGNALS])
+        if (task->restore_signals)
             un_restore_signals();
         /* The socket is closed: the caller has given up and has reported a failure, so the command
          * must not run. */
         if (!un_send_news(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
             return FAILED;
-        un_set_signals((uint64_t)task->number[UN_TASK_SIGNALS]);
-        un_exec(&command, &err);
+        un_set_signals(task->signals);
+        un_exec(&task->command, &err);
     }
     return tell_and_fail(inside, &err);
 }
@@ -128,9 +95,9 @@ static int become_init(void *arg)
         .exit_signal = SIGCHLD,
     };
     struct un_error err;
-    int deathsig = (int)task->number[UN_TASK_PDEATHSIG];
+    int deathsig = task->setup.pdeathsig;
     /* The command needs no parent-death signal: the kernel kills it when process 1 dies. */
-    task->number[UN_TASK_PDEATHSIG] = 0;
+    task->setup.pdeathsig = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
         return tell_and_fail(inside, &err);
     un_send_news(task->fd[UN_TASK_SOCKET], &message, NULL, 0);
@@ -157,9 +124,8 @@ static int run_second(struct inside *inside)
     const int socket = inside->task.fd[UN_TASK_SOCKET];
     const struct un_message message = {.news = UN_NEWS_SECOND};
     struct un_clone second = {
-        .flags = CLONE_PARENT | CLONE_PIDFD |
-                 ((uint64_t)inside->task.number[UN_TASK_FLAGS] & CLONE_NEWPID),
-        .run = inside->task.number[UN_TASK_INIT] ? become_init : become_task_command,
+        .flags = CLONE_PARENT | CLONE_PIDFD | (inside->task.flags & CLONE_NEWPID),
+        .run = inside->task.has_init ? become_init : become_task_command,
         .arg = inside,
     };
     struct un_error err;
@@ -191,13 +157,13 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
     if (un_die_with_parent(SIGKILL, task->fd[UN_TASK_PARENT], err))
         return -1;
     close_fd(&task->fd[UN_TASK_PARENT]);
-    if (unshare((int)task->number[UN_TASK_FLAGS]))
+    if (unshare((int)task->flags))
         return un_fail_errno(err, UN_STEP_UNSHARE, "");
     fds[0] = un_open_self(err);
     if (fds[0] < 0)
         return -1;
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
-        if ((uint64_t)task->number[UN_TASK_FLAGS] & un_ns_flag(kind)) {
+        if (task->flags & un_ns_flag(kind)) {
             fds[count] = openat(fds[0], un_ns_file(kind), O_RDONLY | O_CLOEXEC);
             if (fds[count++] < 0)
                 return un_fail_errno(err, UN_STEP_FACTS, un_ns_file(kind));
@@ -214,7 +180,7 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
 void un_child_main(char **words, char **environment)
 {
     static const char usage[] = "usernsctl-child: this program is for internal use by usernsctl\n";
-    struct inside inside = {.environment = (const char *const *)environment};
+    struct inside inside;
     struct un_task *task = &inside.task;
     struct un_error err;
     un_hide_process();
@@ -222,13 +188,14 @@ void un_child_main(char **words, char **environment)
         (void)!write(STDERR_FILENO, usage, sizeof usage - 1);
         _exit(125);
     }
+    task->command.envp = (const char *const *)environment;
     /* A process that holds namespaces executes nothing. */
-    for (int i = 0; i < UN_TASK_FDS && !task->number[UN_TASK_HOLD]; i++)
+    for (int i = 0; i < UN_TASK_FDS && !task->holds; i++)
         if (task->fd[i] >= 0)
             fcntl(task->fd[i], F_SETFD, FD_CLOEXEC);
     if (!is_heard(task->fd[UN_TASK_SOCKET]))
         _exit(FAILED);
-    if (!task->number[UN_TASK_HOLD])
+    if (!task->holds)
         _exit(run_task(&inside));
     hold_namespaces(task, &err);
     un_send_failure(task->fd[UN_TASK_SOCKET], &err);

@@ -15,8 +15,7 @@ void un_task_init(struct un_task *task)
     memset(task, 0, sizeof *task);
     for (int i = 0; i < UN_TASK_FDS; i++)
         task->fd[i] = -1;
-    task->number[UN_TASK_GID] = task->number[UN_TASK_UID] = -1;
-    task->number[UN_TASK_GROUPS] = -1;
+    un_setup_init(&task->setup);
 }
 
 /* Writes a number and a comma, terminated by NUL, and returns a pointer to the NUL. */
@@ -59,51 +58,58 @@ static size_t count_argv(const char *const *words)
 
 static size_t put_groups(const struct un_task *task, char *to, const char **words)
 {
-    size_t count = 0, groups = (size_t)task->number[UN_TASK_GROUPS];
+    size_t count = 0, groups = (size_t)task->setup.group_count;
     for (size_t i = 0; i < groups; i++) {
         if (i % GROUPS_PER_ARGUMENT == 0) {
             to += i > 0; /* skip the NUL of the previous argument */
             words[count++] = to;
         }
-        to = put_number(to, task->groups[i]);
+        to = put_number(to, task->setup.groups[i]);
     }
     return count;
 }
 
+static void put_numbers(const struct un_task *task, size_t argc, unsigned texts, char *to)
+{
+#define VALUE(member) (int64_t)task->member,
+    const int64_t numbers[] = {(int64_t)argc, texts, UN_EACH_TASK_NUMBER(VALUE)};
+#undef VALUE
+    for (int i = 0; i < UN_TASK_NUMBERS; i++)
+        to = put_number(to, numbers[i]);
+}
+
 int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, struct un_error *err)
 {
-    int64_t numbers[UN_TASK_NUMBERS];
-    const int64_t groups = task->number[UN_TASK_GROUPS];
-    size_t argc = task->argv ? count_argv(task->argv) : 0;
-    size_t count = 0, chunks = count_group_arguments(groups);
+#define VALUE(member) task->member,
+    const char *const text[] = {UN_EACH_TASK_TEXT(VALUE)};
+#undef VALUE
+    const int64_t groups = task->setup.group_count;
+    size_t argc = task->command.argv ? count_argv(task->command.argv) : 0;
+    size_t count = 3, chunks = count_group_arguments(groups);
+    unsigned texts = 0;
 
     if (groups > GROUPS_MAX)
         return un_fail(err, UN_STEP_SETGROUPS, EINVAL, NULL, "supplementary groups");
-    words->argv = calloc(3 + UN_TASK_TEXT_COUNT + chunks + argc + 1, sizeof(char *));
+    words->argv = calloc(count + UN_TASK_TEXTS + chunks + argc + 1, sizeof(char *));
     words->groups = chunks ? malloc((size_t)groups * GROUP_LENGTH + chunks) : NULL;
     if (!words->argv || (chunks && !words->groups)) {
         un_task_argv_free(words);
         return un_fail(err, UN_STEP_CLONE, ENOMEM, NULL, "the arguments of the child program");
     }
-    memcpy(numbers, task->number, sizeof numbers);
-    numbers[UN_TASK_ARGC] = (int64_t)argc;
-    numbers[UN_TASK_TEXTS] = 0;
-    words->argv[count++] = UN_CHILD_NAME;
-    words->argv[count++] = words->fds;
-    words->argv[count++] = words->numbers;
-    un_task_argv_set_fds(words, task->fd);
-    for (int i = 0; i < UN_TASK_TEXT_COUNT; i++)
-        if (task->text[i]) {
-            numbers[UN_TASK_TEXTS] |= 1 << i;
-            words->argv[count++] = task->text[i];
+    words->argv[0] = UN_CHILD_NAME;
+    words->argv[1] = words->fds;
+    words->argv[2] = words->numbers;
+    for (int i = 0; i < UN_TASK_TEXTS; i++)
+        if (text[i]) {
+            texts |= 1U << i;
+            words->argv[count++] = text[i];
         }
-    char *to = words->numbers;
-    for (int i = 0; i < UN_TASK_NUMBERS; i++)
-        to = put_number(to, numbers[i]);
+    un_task_argv_set_fds(words, task->fd);
+    put_numbers(task, argc, texts, words->numbers);
     if (chunks)
         count += put_groups(task, words->groups, words->argv + count);
     for (size_t i = 0; i < argc; i++)
-        words->argv[count++] = task->argv[i];
+        words->argv[count++] = task->command.argv[i];
     return 0;
 }
 
@@ -135,53 +141,62 @@ static bool read_groups(char ***words, size_t count, struct un_task *task)
             return false;
         groups[i] = (gid_t)group;
     }
-    task->groups = groups;
+    task->setup.groups = groups;
+    return true;
+}
+
+/* Parses the descriptors and numbers of a task. */
+static bool read_numbers(char **words, struct un_task *task, uint64_t *argc, uint64_t *texts)
+{
+    int64_t number[UN_TASK_FDS + UN_TASK_NUMBERS], *at = number;
+    const char *from = words[1];
+    for (int i = 0; i < UN_TASK_FDS + UN_TASK_NUMBERS; i++) {
+        if (i == UN_TASK_FDS)
+            from = words[2];
+        if (!(from = take_number(from, &number[i])))
+            return false;
+    }
+    for (int i = 0; i < UN_TASK_FDS; i++)
+        task->fd[i] = (int)*at++;
+    *argc = (uint64_t)*at++;
+    *texts = (uint64_t)*at++;
+#define TAKE(member) task->member = (__typeof__(task->member))*at++;
+    UN_EACH_TASK_NUMBER(TAKE)
+#undef TAKE
+    task->setup.parent_pidfd = task->fd[UN_TASK_PARENT];
     return true;
 }
 
 bool un_task_parse(char **words, struct un_task *task)
 {
+    uint64_t argc, texts;
     un_task_init(task);
     size_t given = count_argv((const char *const *)words);
-    if (given < 3)
+    if (given < 3 || !read_numbers(words, task, &argc, &texts))
         return false;
-    const char *from = words[1];
-    for (int i = 0; i < UN_TASK_FDS; i++) {
-        int64_t fd;
-        if (!(from = take_number(from, &fd)))
-            return false;
-        task->fd[i] = (int)fd;
-    }
-    from = words[2];
-    for (int i = 0; i < UN_TASK_NUMBERS; i++)
-        if (!(from = take_number(from, &task->number[i])))
-            return false;
-    uint64_t texts = (uint64_t)task->number[UN_TASK_TEXTS];
-    uint64_t argc = (uint64_t)task->number[UN_TASK_ARGC];
-    size_t chunks = count_group_arguments(task->number[UN_TASK_GROUPS]);
-    size_t wanted = 3 + chunks;
-    for (int i = 0; i < UN_TASK_TEXT_COUNT; i++)
+    size_t chunks = count_group_arguments(task->setup.group_count), wanted = 3 + chunks;
+    for (int i = 0; i < UN_TASK_TEXTS; i++)
         wanted += texts >> i & 1;
-    if (texts >> UN_TASK_TEXT_COUNT || wanted > given || argc != given - wanted)
-        return false;
-    /* A task that only holds namespaces has no command. */
-    bool has_command = texts >> UN_TASK_FILE & 1 && argc;
-    if (!task->number[UN_TASK_HOLD] && !has_command)
+    if (texts >> UN_TASK_TEXTS || wanted > given || argc != given - wanted)
         return false;
     words += 3;
-    for (int i = 0; i < UN_TASK_TEXT_COUNT; i++)
-        if (texts >> i & 1)
-            task->text[i] = *words++;
-    if (chunks && !read_groups(&words, (size_t)task->number[UN_TASK_GROUPS], task))
+#define TAKE(member)                                                                               \
+    task->member = texts & 1 ? *words++ : NULL;                                                    \
+    texts >>= 1;
+    UN_EACH_TASK_TEXT(TAKE)
+#undef TAKE
+    /* A task that only holds namespaces has no command. */
+    if (!task->holds && !(task->command.file && argc))
         return false;
-    task->argv = (const char *const *)words;
+    if (chunks && !read_groups(&words, (size_t)task->setup.group_count, task))
+        return false;
+    task->command.argv = (const char *const *)words;
     return true;
 }
 
 bool un_task_has_second(const struct un_task *task)
 {
-    return task->number[UN_TASK_FLAGS] & (CLONE_NEWPID | CLONE_NEWTIME) ||
-           task->fd[UN_TASK_NS + UN_NS_PID] >= 0;
+    return task->flags & (CLONE_NEWPID | CLONE_NEWTIME) || task->fd[UN_TASK_NS + UN_NS_PID] >= 0;
 }
 
 bool un_send_news(int socket, const struct un_message *message, const int *fds, size_t count)

@@ -81,8 +81,8 @@ static int create(const struct un_plan *plan, uint64_t flags, struct un_start *s
 {
     struct un_task task;
     un_task_init(&task);
-    task.number[UN_TASK_HOLD] = 1;
-    task.number[UN_TASK_FLAGS] = (int64_t)flags;
+    task.holds = true;
+    task.flags = flags;
     task.fd[UN_TASK_PARENT] = un_pidfd_open(getpid());
     if (task.fd[UN_TASK_PARENT] < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "pidfd_open");

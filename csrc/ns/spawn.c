@@ -10,40 +10,17 @@
 #include <sched.h>
 #include <sys/wait.h>
 
-static void describe_setup(const struct un_setup *setup, struct un_task *task)
-{
-    task->number[UN_TASK_OWN_STDIO] = setup->own_stdio;
-    task->number[UN_TASK_PROPAGATION] = (int64_t)setup->propagation;
-    task->number[UN_TASK_DROP_BOUNDING] = (int64_t)setup->drop_bounding;
-    task->number[UN_TASK_NO_NEW_PRIVS] = setup->no_new_privs;
-    task->number[UN_TASK_NO_MEMBARRIER] = setup->no_membarrier;
-    task->number[UN_TASK_GID] = setup->gid;
-    task->number[UN_TASK_UID] = setup->uid;
-    task->number[UN_TASK_KEEP_CAPS] = setup->keep_caps;
-    task->number[UN_TASK_PDEATHSIG] = setup->pdeathsig;
-    task->number[UN_TASK_GROUPS] = setup->group_count;
-    task->text[UN_TASK_MOUNT_PROC] = setup->mount_proc;
-    task->text[UN_TASK_ROOT] = setup->root;
-    task->text[UN_TASK_CWD] = setup->cwd;
-    task->groups = setup->groups;
-}
-
 static void describe(const struct un_spawn *spawn, const struct un_own_maps *maps, uint64_t signals,
                      struct un_task *task)
 {
     un_task_init(task);
-    task->number[UN_TASK_FLAGS] = (int64_t)spawn->flags;
-    task->number[UN_TASK_SIGNALS] = (int64_t)signals;
-    task->number[UN_TASK_INIT] = spawn->has_init;
-    task->number[UN_TASK_RESTORE_SIGNALS] = spawn->restore_signals;
-    task->text[UN_TASK_FILE] = spawn->command.file;
-    task->text[UN_TASK_PATH] = spawn->command.path;
-    task->argv = spawn->command.argv;
-    task->number[UN_TASK_IS_ROOT] = maps->is_root;
-    task->text[UN_TASK_POLICY] = maps->policy;
-    task->text[UN_TASK_UID_MAP] = maps->map[UN_UID];
-    task->text[UN_TASK_GID_MAP] = maps->map[UN_GID];
-    describe_setup(&spawn->setup, task);
+    task->has_init = spawn->has_init;
+    task->restore_signals = spawn->restore_signals;
+    task->flags = spawn->flags;
+    task->signals = signals;
+    task->maps = *maps;
+    task->setup = spawn->setup;
+    task->command = spawn->command;
     task->fd[UN_TASK_PARENT] = spawn->setup.parent_pidfd;
     if (spawn->join)
         memcpy(task->fd + UN_TASK_NS, spawn->join->fd, sizeof spawn->join->fd);
@@ -219,7 +196,7 @@ static int spawn_inside(const struct un_spawn *spawn, pid_t *pid, int *pidfd, st
     }
     describe(spawn, &maps, spawn->signals ? *spawn->signals : un_signal_mask(), &task);
     if (spawn->plan)
-        task.number[UN_TASK_FLAGS] |= CLONE_NEWUSER;
+        task.flags |= CLONE_NEWUSER;
     struct un_start start = {
         .program = spawn->child,
         .cgroup = spawn->cgroup,

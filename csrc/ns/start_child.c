@@ -135,7 +135,7 @@ static int execute_program(void *arg)
     un_fail_errno(child->err, UN_STEP_CLONE, start->program);
     /* E2BIG is the command's fault: nearly all arguments and the environment are the command's. */
     if (errno == E2BIG && !start->is_empty)
-        un_fail_errno(child->err, UN_STEP_EXEC, child->task->text[UN_TASK_FILE]);
+        un_fail_errno(child->err, UN_STEP_EXEC, child->task->command.file);
     else if (errno == ENOENT || errno == EACCES)
         child->err->cause = "child-missing";
     return -1;

@@ -15,28 +15,28 @@ static void a_task_is_read_back_from_its_words(void)
     un_task_init(&task);
     task.fd[UN_TASK_SOCKET] = 3;
     task.fd[UN_TASK_NS + UN_NS_PID] = 2147483647;
-    task.number[UN_TASK_DROP_BOUNDING] = -1;
-    task.number[UN_TASK_UID] = 4294967294;
-    task.number[UN_TASK_GROUPS] = COUNT(groups);
-    task.text[UN_TASK_FILE] = "sh";
-    task.text[UN_TASK_CWD] = "";
-    task.groups = groups;
-    task.argv = command;
+    task.setup.drop_bounding = UINT64_MAX;
+    task.setup.uid = 4294967294;
+    task.setup.group_count = COUNT(groups);
+    task.command.file = "sh";
+    task.setup.cwd = "";
+    task.setup.groups = groups;
+    task.command.argv = command;
     CHECK_OK(un_task_argv_make(&task, &words, &err), &err);
     CHECK_TEXT(words.argv[0], UN_CHILD_NAME);
     CHECK(un_task_parse((char **)words.argv, &read));
     for (int i = 0; i < UN_TASK_FDS; i++)
         CHECK_INT(read.fd[i], task.fd[i]);
-    for (int i = 0; i < UN_TASK_ARGC; i++)
-        CHECK_INT(read.number[i], task.number[i]);
-    CHECK_TEXT(read.text[UN_TASK_FILE], "sh");
-    CHECK_TEXT(read.text[UN_TASK_CWD], "");
-    CHECK(read.text[UN_TASK_ROOT] == NULL);
+#define CHECK_NUMBER(member) CHECK_INT((long long)read.member, (long long)task.member);
+    UN_EACH_TASK_NUMBER(CHECK_NUMBER)
+    CHECK_TEXT(read.command.file, "sh");
+    CHECK_TEXT(read.setup.cwd, "");
+    CHECK(read.setup.root == NULL);
     for (size_t i = 0; i < COUNT(groups); i++)
-        CHECK_INT(read.groups[i], groups[i]);
+        CHECK_INT(read.setup.groups[i], groups[i]);
     for (size_t i = 0; i < COUNT(command) - 1; i++)
-        CHECK_TEXT(read.argv[i], command[i]);
-    CHECK(read.argv[COUNT(command) - 1] == NULL);
+        CHECK_TEXT(read.command.argv[i], command[i]);
+    CHECK(read.command.argv[COUNT(command) - 1] == NULL);
     un_task_argv_free(&words);
 }
 
@@ -61,12 +61,12 @@ static void a_new_or_joined_pid_namespace_takes_a_second_child(void)
     struct un_task task;
     un_task_init(&task);
     CHECK(!un_task_has_second(&task));
-    task.number[UN_TASK_FLAGS] = CLONE_NEWUSER | CLONE_NEWNS;
+    task.flags = CLONE_NEWUSER | CLONE_NEWNS;
     task.fd[UN_TASK_NS + UN_NS_USER] = 0;
     CHECK(!un_task_has_second(&task));
-    task.number[UN_TASK_FLAGS] |= CLONE_NEWPID;
+    task.flags |= CLONE_NEWPID;
     CHECK(un_task_has_second(&task));
-    task.number[UN_TASK_FLAGS] = 0;
+    task.flags = 0;
     task.fd[UN_TASK_NS + UN_NS_PID] = 0;
     CHECK(un_task_has_second(&task));
 }
