@@ -310,8 +310,8 @@ struct un_visit {
     /* Returns 1 if the entry shall be opened, 0 to skip it, or -1 with errno. */
     int (*wants)(const struct un_visit *visit, int directory, const struct dirent *entry);
     /* Handles an entry, an O_PATH descriptor. May visit a directory by a nested un_root_visit(). */
-    int (*take)(struct un_visit *visit, struct un_launch *launch, int found, const char *name,
-                struct un_error *err);
+    int (*take)(struct un_visit *visit, struct un_launch *launch, int found,
+                const struct stat *status, const char *name, struct un_error *err);
     void *arg;
     int depth; /* of nested visits; starts as 0 */
 };

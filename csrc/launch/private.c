@@ -19,17 +19,14 @@ static int may_be_private(const struct un_visit *visit, int directory, const str
     return S_ISDIR(status.st_mode) || !un_is_public(status.st_mode);
 }
 
-static int hide_entry(struct un_visit *visit, struct un_launch *launch, int found, const char *name,
-                      struct un_error *err)
+static int hide_entry(struct un_visit *visit, struct un_launch *launch, int found,
+                      const struct stat *status, const char *name, struct un_error *err)
 {
-    struct stat status;
-    if (un_root_status(launch, found, name, &status, err))
-        return -1;
-    if (S_ISLNK(status.st_mode))
+    if (S_ISLNK(status->st_mode))
         return 0;
-    if (!un_is_public(status.st_mode))
+    if (!un_is_public(status->st_mode))
         return un_root_hide(launch, found, name, err);
-    return S_ISDIR(status.st_mode) ? un_root_visit(visit, launch, found, name, err) : 0;
+    return S_ISDIR(status->st_mode) ? un_root_visit(visit, launch, found, name, err) : 0;
 }
 
 int un_hide_private(struct un_launch *launch, int directory, const char *name, struct un_error *err)

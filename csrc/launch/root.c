@@ -141,12 +141,13 @@ static const struct dirent *next_entry(DIR *listing)
 static int visit_entry(struct un_visit *visit, struct un_launch *launch, int directory,
                        const struct dirent *entry, struct un_error *err)
 {
+    struct stat status;
     int wanted = visit->wants(visit, directory, entry);
     if (!wanted)
         return 0;
     un_auto_close int found = wanted > 0 ? un_child(directory, entry->d_name) : -1;
-    if (found >= 0)
-        return visit->take(visit, launch, found, entry->d_name, err);
+    if (found >= 0 && !fstat(found, &status))
+        return visit->take(visit, launch, found, &status, entry->d_name, err);
     /* ENOENT: the entry was deleted meanwhile. */
     return errno == ENOENT ? 0 : un_launch_fail_file(launch, entry->d_name, err);
 }
@@ -187,15 +188,12 @@ static int is_mirrored(const struct un_visit *visit, int directory, const struct
 }
 
 static int mirror_entry(struct un_visit *visit, struct un_launch *launch, int found,
-                        const char *name, struct un_error *err)
+                        const struct stat *status, const char *name, struct un_error *err)
 {
-    struct stat status;
     int target = ((const struct mirror *)visit->arg)->target;
-    if (un_root_status(launch, found, name, &status, err))
-        return -1;
-    if (S_ISLNK(status.st_mode))
+    if (S_ISLNK(status->st_mode))
         return un_root_copy_link(launch, found, target, name, err);
-    un_auto_close int created = un_root_make(launch, target, name, S_ISDIR(status.st_mode), err);
+    un_auto_close int created = un_root_make(launch, target, name, S_ISDIR(status->st_mode), err);
     if (created < 0)
         return -1;
     return un_bind(found, created, 0, name, err);

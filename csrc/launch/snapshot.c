@@ -95,19 +95,16 @@ static int copy_link(const struct un_visit *visit, int source, const struct dire
     return symlinkat(text, snapshot->target, entry->d_name);
 }
 
-static int copy_entry(struct un_visit *visit, struct un_launch *launch, int found, const char *name,
-                      struct un_error *err)
+static int copy_entry(struct un_visit *visit, struct un_launch *launch, int found,
+                      const struct stat *status, const char *name, struct un_error *err)
 {
     struct snapshot *snapshot = visit->arg;
-    struct stat status;
-    if (un_root_status(launch, found, name, &status, err))
-        return -1;
-    if (S_ISLNK(status.st_mode))
+    if (S_ISLNK(status->st_mode))
         return un_root_copy_link(launch, found, snapshot->target, name, err);
-    if (S_ISDIR(status.st_mode))
-        return copy_directory(visit, launch, found, &status, name, err);
-    if (S_ISREG(status.st_mode))
-        return copy_file(launch, snapshot, found, &status, name, err);
+    if (S_ISDIR(status->st_mode))
+        return copy_directory(visit, launch, found, status, name, err);
+    if (S_ISREG(status->st_mode))
+        return copy_file(launch, snapshot, found, status, name, err);
     return 0;
 }
 
