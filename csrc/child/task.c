@@ -126,7 +126,7 @@ void un_task_argv_free(struct un_task_argv *words)
     free(words->groups);
 }
 
-/* The groups are static: the child program has no heap, and reads a task only once. */
+/* Static: the groups do not fit a small stack, and the child program reads a single task. */
 static bool read_groups(char ***words, size_t count, struct un_task *task)
 {
     static gid_t groups[GROUPS_MAX];

@@ -42,7 +42,7 @@ static int apply_restrictions(const struct un_setup *setup, struct un_error *err
 }
 
 /* Changes the ids by direct system calls: libc's wrappers change the ids of all threads, under a
- * lock, and the child program has no libc. */
+ * lock. */
 static int apply_credentials(const struct un_setup *setup, struct un_error *err)
 {
     bool changes = setup->gid >= 0 || setup->uid >= 0;
