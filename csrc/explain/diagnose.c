@@ -8,7 +8,6 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-#include <linux/capability.h>
 #include <sys/syscall.h>
 
 /* Causes that the step and the errno prove. */

@@ -1,7 +1,6 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-#include <limits.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 

@@ -4,9 +4,6 @@
 #include "sys/sys.h"
 
 #include <inttypes.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
 int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
 {

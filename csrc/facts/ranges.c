@@ -4,7 +4,6 @@
 #include "map/map.h"
 
 #include <inttypes.h>
-#include <linux/capability.h>
 #include <strings.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>

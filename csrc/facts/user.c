@@ -2,8 +2,6 @@
 #include "facts/facts.h"
 
 #include <inttypes.h>
-#include <stdio.h>
-#include <string.h>
 
 static bool is_of(const char *line, uint32_t uid)
 {

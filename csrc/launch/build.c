@@ -2,8 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <sys/stat.h>
-
 static int step_home(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     return un_hide_home(launch, record->arguments, err);

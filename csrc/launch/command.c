@@ -1,8 +1,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <sys/stat.h>
-
 /* The part of a script that the kernel reads for the #! line (execve(2)). */
 #define FIRST_LINE_MAX 256
 

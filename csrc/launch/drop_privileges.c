@@ -11,7 +11,6 @@
 #include "launch/launch.h"
 #include "sys/sys.h"
 
-#include <linux/capability.h>
 #include <sys/prctl.h>
 
 #define BIT(capability) (UINT64_C(1) << (capability))

@@ -3,8 +3,6 @@
 #include "launch/launch.h"
 #include "sys/sys.h"
 
-#include <sys/stat.h>
-
 /* Arguments and environment of the watcher, each ending with NULL; `memory` holds the expanded
  * arguments. */
 struct exec_args {

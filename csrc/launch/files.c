@@ -3,7 +3,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <limits.h>
 #include <sys/mount.h>
 
 /* A path in scratch: its open parent directory, and its last component. */

@@ -6,7 +6,6 @@
 #include <endian.h>
 #include <linux/posix_acl.h>
 #include <linux/posix_acl_xattr.h>
-#include <sys/stat.h>
 #include <sys/xattr.h>
 
 /* An access control list with more entries is treated like an unreadable one. */

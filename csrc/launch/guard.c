@@ -12,8 +12,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <sys/stat.h>
-
 /* The location of a file: `path` in this process's mount namespace, and `inner` in its file system.
  */
 struct place {

@@ -2,8 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <limits.h>
-
 /* Records the owner of the host's /, who is trusted like root; see place.c. */
 static void note_owner(struct un_launch *launch, const struct stat *top)
 {

@@ -3,8 +3,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <sys/stat.h>
-
 static const char *const tops[] = {"/proc", "/sys", "/dev"};
 
 static const char *const kernel_types[] = {

@@ -2,8 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <limits.h>
-
 /* Limit of the iterations; each directory of a trail is replaced at most once. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
 

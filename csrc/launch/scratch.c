@@ -10,7 +10,6 @@
 #include "launch/launch.h"
 
 #include <sys/mount.h>
-#include <sys/stat.h>
 
 #define OPTIONS (MS_NOSUID | MS_NODEV)
 

@@ -5,7 +5,6 @@
 #include "sys/sys.h"
 
 #include <inttypes.h>
-#include <sys/stat.h>
 
 /* Fails because the host no longer matches the launch. */
 #define OUTDATED(launch, err, filename, ...)                                                       \

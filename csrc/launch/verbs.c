@@ -2,8 +2,6 @@
 #include "launch/verbs.h"
 #include "base/base.h"
 
-#include <limits.h>
-
 #define RULE(id, name, part, once, ...)                                                            \
     [UN_VERB_##id] = {name, UN_PART_##part, once, {__VA_ARGS__}},
 

@@ -2,8 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <sys/stat.h>
-
 /* Returns the length of a mount point in the form of trail paths, in which the root is "", not "/".
  */
 static size_t inside_length(const char *inside)

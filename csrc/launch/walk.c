@@ -8,9 +8,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <limits.h>
-#include <sys/stat.h>
-
 #define PENDING_MAX (4 * UN_PATH_MAX)
 
 /* The rest of the path to resolve: `text` from `at` on. */

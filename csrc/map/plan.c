@@ -3,7 +3,6 @@
 #include "map/map.h"
 
 #include <inttypes.h>
-#include <linux/capability.h>
 
 /* Default id that the kernel shows for ids without a mapping (/proc/sys/kernel/overflowuid). */
 #define OVERFLOW_ID 65534

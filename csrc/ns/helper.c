@@ -9,7 +9,6 @@
 #include "explain/explain.h"
 #include "sys/sys.h"
 
-#include <linux/capability.h>
 #include <signal.h>
 #include <sys/prctl.h>
 

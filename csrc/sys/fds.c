@@ -3,7 +3,6 @@
 #include "sys/sys.h"
 
 #include <dirent.h>
-#include <limits.h>
 #include <linux/magic.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>

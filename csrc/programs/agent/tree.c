@@ -10,7 +10,6 @@
 #include "base/base.h"
 #include "programs/agent/agent.h"
 
-#include <limits.h>
 #include <linux/magic.h>
 #include <signal.h>
 #include <sys/mman.h>

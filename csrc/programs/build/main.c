@@ -16,7 +16,6 @@
 #include "launch/launch.h"
 #include "sys/sys.h"
 
-#include <limits.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 

@@ -2,7 +2,6 @@
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
 
-#include <limits.h>
 #include <sys/signalfd.h>
 
 extern char **environ;
