@@ -8,9 +8,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef SYS_clone3
-#define SYS_clone3 435
-#endif
 /* From linux/sched.h, which can't be included together with sched.h. */
 #define CLEAR_SIGHAND 0x100000000ULL
 
@@ -136,7 +133,7 @@ static int try_clone3(struct un_clone *clone)
         .cgroup = in_cgroup ? (uint64_t)clone->cgroup : 0,
     };
     size_t size = in_cgroup ? sizeof args : offsetof(struct clone3_args, set_tid);
-    long pid = call_and_run(SYS_clone3, (long)&args, (long)size, 0, clone->run, clone->arg);
+    long pid = call_and_run(UN_SYS_CLONE3, (long)&args, (long)size, 0, clone->run, clone->arg);
     return take_pid(clone, pid);
 }
 
@@ -206,7 +203,7 @@ int un_clone(struct un_clone *clone)
 bool un_clone3_works(void)
 {
     /* The kernel returns EINVAL for a size of 0. */
-    return !syscall(SYS_clone3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
+    return !syscall(UN_SYS_CLONE3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
 }
 
 void un_restore_signals(void)

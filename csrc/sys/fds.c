@@ -8,9 +8,6 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 
-#ifndef SYS_close_range
-#define SYS_close_range 436
-#endif
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC 4U
 #endif
@@ -59,7 +56,7 @@ static bool close_listed(unsigned first, unsigned last, enum what what)
 
 static bool close_range_now(unsigned first, unsigned last, unsigned flags)
 {
-    return !syscall(SYS_close_range, first, last, flags);
+    return !syscall(UN_SYS_CLOSE_RANGE, first, last, flags);
 }
 
 void un_close_each(const int *fd, size_t count)

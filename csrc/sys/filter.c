@@ -9,37 +9,28 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* System calls from 424 on have the same number on all architectures; older libcs lack the names.
- */
-#ifndef SYS_open_tree
-#define SYS_open_tree 428
-#define SYS_move_mount 429
-#endif
-#ifndef SYS_clone3
-#define SYS_clone3 435
-#endif
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
-
 #define NO_FLAG (-1L)
 #define NO_FD (-1L)
 
 const struct un_probe_call un_mount_calls[] = {
     {SYS_mount, {0}, "mount", UN_STEP_MOUNT, "mount-denied"},
-    {SYS_open_tree, {NO_FD, 0, NO_FLAG}, "open_tree", UN_STEP_MOUNT, "mount-by-descriptor-missing"},
-    {SYS_move_mount,
+    {UN_SYS_OPEN_TREE,
+     {NO_FD, 0, NO_FLAG},
+     "open_tree",
+     UN_STEP_MOUNT,
+     "mount-by-descriptor-missing"},
+    {UN_SYS_MOVE_MOUNT,
      {NO_FD, 0, NO_FD, 0, NO_FLAG},
      "move_mount",
      UN_STEP_MOUNT,
      "mount-by-descriptor-missing"},
-    {SYS_mount_setattr,
+    {UN_SYS_MOUNT_SETATTR,
      {NO_FD, 0, NO_FLAG},
      "mount_setattr",
      UN_STEP_MOUNT,
      "mount-by-descriptor-missing"},
     /* usernsctl-watch starts runsc by clone3(2). */
-    {SYS_clone3, {0}, "clone3", UN_STEP_CLONE, "seccomp-denies-call"},
+    {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, "seccomp-denies-call"},
 };
 
 /* The invalid flag 1 makes the kernel fail with EINVAL; filters check only the valid flags. */

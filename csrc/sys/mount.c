@@ -7,21 +7,12 @@
  * Linux 5.2, and mount_setattr(2), Linux 5.12.
  */
 #include "base/base.h"
+#include "sys/sys.h"
 
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
-/* linux/mount.h can't be included together with sys/mount.h, and some libcs lack the new
- * definitions. */
-#ifndef SYS_open_tree
-#define SYS_open_tree 428
-#endif
-#ifndef SYS_move_mount
-#define SYS_move_mount 429
-#endif
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
+/* linux/mount.h can't be included together with sys/mount.h, and some libcs lack these names. */
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif
@@ -61,9 +52,9 @@ static bool is_call_missing(long result)
  * but only processes with that capability call this function. */
 static bool is_kept_away(void)
 {
-    return is_call_missing(syscall(SYS_open_tree, -1, "", NO_SUCH_FLAG)) ||
-           is_call_missing(syscall(SYS_move_mount, -1, "", -1, "", NO_SUCH_FLAG)) ||
-           is_call_missing(syscall(SYS_mount_setattr, -1, "", NO_SUCH_FLAG, NULL, 0));
+    return is_call_missing(syscall(UN_SYS_OPEN_TREE, -1, "", NO_SUCH_FLAG)) ||
+           is_call_missing(syscall(UN_SYS_MOVE_MOUNT, -1, "", -1, "", NO_SUCH_FLAG)) ||
+           is_call_missing(syscall(UN_SYS_MOUNT_SETATTR, -1, "", NO_SUCH_FLAG, NULL, 0));
 }
 
 static int fail_mount_call(const char *name, struct un_error *err)
@@ -77,7 +68,7 @@ static int fail_mount_call(const char *name, struct un_error *err)
 static int set_attributes(int fd, uint64_t set, uint64_t clear)
 {
     const struct attributes attributes = {.set = set, .clear = clear};
-    return (int)syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes,
+    return (int)syscall(UN_SYS_MOUNT_SETATTR, fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes,
                         sizeof attributes);
 }
 
@@ -91,10 +82,10 @@ int un_bind(int source, int target, uint64_t attributes, const char *name, struc
     /* Recursive, because a user namespace other than the owner of the mounts may not bind-mount a
      * directory without the mounts below it, which may hide files (mount_namespaces(7)). */
     unsigned flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE | O_CLOEXEC;
-    un_auto_close int tree = (int)syscall(SYS_open_tree, source, "", flags);
+    un_auto_close int tree = (int)syscall(UN_SYS_OPEN_TREE, source, "", flags);
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
     if (tree < 0 || (attributes && set_attributes(tree, attributes, 0)) ||
-        syscall(SYS_move_mount, tree, "", target, "", flags))
+        syscall(UN_SYS_MOVE_MOUNT, tree, "", target, "", flags))
         return fail_mount_call(name, err);
     return 0;
 }

@@ -11,16 +11,9 @@
 /* Timeout for the exit of a child after SIGKILL. */
 #define END_MS 2000
 
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
-#ifndef SYS_pidfd_send_signal
-#define SYS_pidfd_send_signal 424
-#endif
-
 int un_pidfd_open(pid_t pid)
 {
-    return (int)syscall(SYS_pidfd_open, pid, 0);
+    return (int)syscall(UN_SYS_PIDFD_OPEN, pid, 0);
 }
 
 int un_wait_readable(int fd, int timeout_ms)
@@ -90,7 +83,7 @@ void un_kill(int pidfd)
 {
     /* A seccomp filter may deny this system call; then kill by pid, since the caller would
      * otherwise wait for ever. */
-    if (syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) && errno != ESRCH)
+    if (syscall(UN_SYS_PIDFD_SEND_SIGNAL, pidfd, SIGKILL, NULL, 0) && errno != ESRCH)
         kill_by_number(pidfd);
 }
 

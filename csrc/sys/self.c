@@ -7,9 +7,6 @@
 #ifndef PR_GET_MDWE
 #define PR_GET_MDWE 66
 #endif
-#ifndef SYS_landlock_create_ruleset
-#define SYS_landlock_create_ruleset 444
-#endif
 #define LANDLOCK_VERSION 1U
 
 void un_hide_process(void)
@@ -55,6 +52,6 @@ int un_dumpable(void)
 
 int un_landlock_version(void)
 {
-    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION);
+    long version = syscall(UN_SYS_LANDLOCK_CREATE_RULESET, NULL, 0, LANDLOCK_VERSION);
     return version > 0 ? (int)version : 0;
 }

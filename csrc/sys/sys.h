@@ -7,6 +7,20 @@
 #include <sched.h>
 #include <signal.h>
 
+/* ---- system calls whose names some libcs lack ------------------------------------------------ */
+
+/* System calls from 424 on have the same number on all architectures. */
+enum {
+    UN_SYS_PIDFD_SEND_SIGNAL = 424,
+    UN_SYS_OPEN_TREE = 428,
+    UN_SYS_MOVE_MOUNT = 429,
+    UN_SYS_PIDFD_OPEN = 434,
+    UN_SYS_CLONE3 = 435,
+    UN_SYS_CLOSE_RANGE = 436,
+    UN_SYS_MOUNT_SETATTR = 442,
+    UN_SYS_LANDLOCK_CREATE_RULESET = 444
+};
+
 /* ---- clone.c: starting a child that runs a function ------------------------------------------ */
 
 /* From linux/sched.h, which can't be included together with sched.h. Since Linux 5.7. */
