@@ -27,8 +27,8 @@ PROGRAMS = {
     "usernsctl-entrypoint": ("early_signals.c",),
     "usernsctl-build": (),
     "usernsctl-init": ("sandbox_command.c",),
-    "usernsctl-detach": ("sandbox_command.c",),
-    "usernsctl-watch": ("report.c",),
+    "usernsctl-detach": ("descendants.c", "sandbox_command.c"),
+    "usernsctl-watch": ("descendants.c", "oom_watch.c", "report.c"),
     "usernsctl-probe": (),
     "usernsctl-child": (),
 }

@@ -82,6 +82,18 @@ bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t siz
     return true;
 }
 
+/* Returns whether a list with commas, such as "cpu,cpuacct", has this name. */
+static bool lists(const char *names, const char *name)
+{
+    size_t length = strlen(name);
+    while (strncmp(names, name, length) != 0 || (names[length] && names[length] != ',')) {
+        names = strchr(names, ',');
+        if (!names++)
+            return false;
+    }
+    return true;
+}
+
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size)
 {
     char line[UN_PATH_MAX];
@@ -95,10 +107,10 @@ bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t
             continue;
         *group++ = '\0';
         group[strcspn(group, "\n")] = '\0';
-        if (strcmp(name, controller))
+        /* Version 2 has no controllers here. */
+        if (*controller ? !lists(name, controller) : *name)
             continue;
-        snprintf(path, size, "%s", group);
-        return true;
+        return snprintf(path, size, "%s", group) < (int)size;
     }
     return false;
 }

@@ -101,6 +101,14 @@ enum un_limit {
     UN_LIMIT_COUNT
 };
 
+/* Opens the file that counts how often the control group of this process has exceeded a limit.
+ * *version is 1 or 2, or 0 for a file that counts the OOM kills of the whole machine. The kernel
+ * reports changes of a file of version 2 by POLLPRI, until the file is read again. Returns a
+ * descriptor, or -1. */
+int un_limit_open(enum un_limit limit, int *version);
+/* Returns the count in such a file, or 0 if it can't be read. */
+uint64_t un_limit_count(enum un_limit limit, int fd);
+
 /* Returns how often the control group of this process, of version 1 or 2 (cgroups(7)), has exceeded
  * a limit, or 0 if the counter can't be read. */
 uint64_t un_limit_hits(enum un_limit limit);

@@ -1,10 +1,11 @@
 #include "base/base.h"
 #include "explain/explain.h"
+#include "facts/facts.h"
 
-#include <inttypes.h>
+/* Large enough for /proc/vmstat. */
+#define COUNTS_MAX (1 << 14)
 
-/* The files with the counters, in version 1 and version 2 of control groups. /proc/PID/cgroup lists
- * controllers for version 1 only. */
+/* The files with the counters, in version 1 and version 2 of control groups. */
 static const struct {
     const char *controller;
     const char *files[2];
@@ -13,36 +14,42 @@ static const struct {
 } limits[UN_LIMIT_COUNT] = {
     [UN_LIMIT_MEMORY] = {"memory",
                          {"memory.oom_control", "memory.events"},
-                         "oom_kill ",
+                         "\noom_kill ",
                          "out-of-memory"},
-    [UN_LIMIT_PIDS] = {"pids", {"pids.events", "pids.events"}, "max ", "process-limit"},
+    [UN_LIMIT_PIDS] = {"pids", {"pids.events", "pids.events"}, "\nmax ", "process-limit"},
 };
 
-/* Returns the counter, or -1 if it can't be read. In a container, `group` may be a path in the
- * host's hierarchy, and the process's own control group is then the one at the mount point. */
-static int64_t count_in(enum un_limit limit, int version, const char *group)
+int un_limit_open(enum un_limit limit, int *version)
 {
-    char mount[64], path[UN_PATH_MAX + 128];
-    snprintf(mount, sizeof mount, "/sys/fs/cgroup%s%s", version == 1 ? "/" : "",
-             version == 1 ? limits[limit].controller : "");
-    snprintf(path, sizeof path, "%s%s/%s", mount, strcmp(group, "/") ? group : "",
-             limits[limit].files[version - 1]);
-    int64_t count = un_field_number(path, limits[limit].field);
-    if (count >= 0)
-        return count;
-    snprintf(path, sizeof path, "%s/%s", mount, limits[limit].files[version - 1]);
-    return un_field_number(path, limits[limit].field);
+    const char *controller = limits[limit].controller;
+    int fd = un_group_open(&un_groups_here, controller, limits[limit].files, version);
+    /* The root group has no such file. The kernel counts its OOM kills of the whole machine, too,
+     * since Linux 4.13. */
+    if (fd < 0 && limit == UN_LIMIT_MEMORY) {
+        *version = 0;
+        fd = openat(AT_FDCWD, "/proc/vmstat", O_RDONLY | O_CLOEXEC);
+    }
+    return fd;
+}
+
+uint64_t un_limit_count(enum un_limit limit, int fd)
+{
+    char text[COUNTS_MAX];
+    uint64_t count = 0;
+    ssize_t length = fd < 0 ? -1 : pread(fd, text + 1, sizeof text - 2, 0);
+    *text = '\n';
+    text[length < 0 ? 1 : length + 1] = '\0';
+    const char *line = strstr(text, limits[limit].field);
+    if (line)
+        un_number_read(line + strlen(limits[limit].field), UINT64_MAX, &count);
+    return count;
 }
 
 uint64_t un_limit_hits(enum un_limit limit)
 {
-    char group[UN_PATH_MAX];
-    int64_t count = -1;
-    if (un_proc_cgroup("/proc", limits[limit].controller, group, sizeof group))
-        count = count_in(limit, 1, group);
-    if (count < 0 && un_proc_cgroup("/proc", "", group, sizeof group))
-        count = count_in(limit, 2, group);
-    return count < 0 ? 0 : (uint64_t)count;
+    int version;
+    un_auto_close int fd = un_limit_open(limit, &version);
+    return un_limit_count(limit, fd);
 }
 
 const char *un_limit_cause(enum un_limit limit)

@@ -38,4 +38,25 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
  */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX]);
 
+/* ---- control_group.c: the control group of this process -------------------------------------- */
+
+/* The files that describe control groups. */
+struct un_groups {
+    const char *proc;   /* "/proc" */
+    const char *mounts; /* the mount point of version 2, with the mount points of version 1 in it */
+    bool is_copy;       /* whether the files are copies, on another filesystem */
+};
+
+extern const struct un_groups un_groups_here;
+
+/* Opens a file of this process's group, or of the closest parent that has the file: files[0] of
+ * version 1 if that has the controller, otherwise files[1] of version 2. Returns a descriptor, or
+ * -1. */
+int un_group_open(const struct un_groups *groups, const char *controller,
+                  const char *const files[2], int *version);
+
+/* Reads the lowest limits of this process's group and its parents. A container sees only the
+ * parents in its control group namespace. */
+void un_group_limits(const struct un_groups *groups, struct un_group_limits *limits);
+
 #endif

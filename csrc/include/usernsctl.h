@@ -105,6 +105,13 @@ void un_diagnose(struct un_error *err, const char *proc);
  * 126 if the command could not be executed, 125 for any other failure. */
 int un_exit_status(const struct un_error *err);
 
+/* ---- limits of the control group (facts/control_group.c) ------------------------------------- */
+
+struct un_group_limits {
+    uint64_t memory;     /* in bytes; UINT64_MAX for no limit */
+    uint64_t processors; /* quota of processor time, rounded up; UINT64_MAX for no limit */
+};
+
 /* ---- runsc's failures (explain/runsc.c) ------------------------------------------------------ */
 
 /* Exit statuses of `runsc run` if runsc failed, and if runsc crashed (2, as for each program in

@@ -1,6 +1,8 @@
 #include "sys/sys.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -75,12 +77,38 @@ void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
         kill(child, info->si_signo);
 }
 
-/* Waits for any signal, including those that libc reserves: musl reserves 34, which is the first
- * real-time signal for programs with glibc. Returns the signal number, or -1 with errno. */
+/* All signals, including those that libc reserves: musl reserves 34, which is the first real-time
+ * signal for programs with glibc. */
+static const uint64_t every_signal = ~UINT64_C(0);
+
+/* Waits for any signal. Returns the signal number, or -1 with errno. */
 static int wait_for_signal(siginfo_t *info, const struct timespec *timeout)
 {
-    const uint64_t all = ~UINT64_C(0);
-    return (int)syscall(SYS_rt_sigtimedwait, &all, info, timeout, sizeof all);
+    return (int)syscall(SYS_rt_sigtimedwait, &every_signal, info, timeout, sizeof every_signal);
+}
+
+/* Waits for any signal for `timeout_ms`, or until the descriptor of the checkup reports an event.
+ */
+static int wait_for_signal_or_event(siginfo_t *info, const struct un_checkup *checkup,
+                                    int timeout_ms)
+{
+    const struct timespec limit = {
+        .tv_sec = timeout_ms / 1000,
+        .tv_nsec = timeout_ms % 1000 * 1000000L,
+    };
+    struct timespec now = {.tv_sec = 0};
+    if (!checkup || checkup->fd < 0)
+        return wait_for_signal(info, timeout_ms < 0 ? NULL : &limit);
+    struct pollfd fds[] = {{.fd = checkup->signals, .events = POLLIN},
+                           {.fd = checkup->fd, .events = POLLPRI}};
+    poll(fds, 2, timeout_ms);
+    return wait_for_signal(info, &now);
+}
+
+int un_open_signals(void)
+{
+    return (int)syscall(SYS_signalfd4, -1, &every_signal, sizeof every_signal,
+                        SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
 void un_discard_signals(void)
@@ -102,8 +130,10 @@ void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *a
             child->stopped = false;
             kill(getpid(), SIGSTOP);
         }
+        int timeout_ms =
+            child->checkup ? child->checkup->check(child->pid, child->checkup->arg) : -1;
         /* The SIGCONT that resumes this process is forwarded like any other signal. */
-        int sig = wait_for_signal(&info, NULL);
+        int sig = wait_for_signal_or_event(&info, child->checkup, timeout_ms);
         if (sig > 0 && sig != SIGCHLD)
             pass_on(child->pid, &info, arg);
     }

@@ -120,7 +120,12 @@ static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
     save_signals(&signal_settings);
     pid_t child = fork();
     if (child > 0) {
-        struct un_watched watched = {.pid = child, .report = -1, .reports = reports[0]};
+        struct un_watched watched = {
+            .pid = child,
+            .checkup = how->checkup,
+            .report = -1,
+            .reports = reports[0],
+        };
         wait_and_restore(&watched, how->pass_on, how->arg, restore ? &terminal : NULL);
         how->wait_status = watched.wait_status;
     } else if (child < 0) {

@@ -335,9 +335,22 @@ typedef void un_pass_on(pid_t child, const siginfo_t *info, void *arg);
  */
 un_pass_on un_pass_on_by_kill;
 
+/* A function that is called before each wait for a signal. It returns the time until the next call
+ * in milliseconds, or -1 if only a signal or an event calls for one. */
+struct un_checkup {
+    int (*check)(pid_t child, void *arg);
+    void *arg;
+    int fd;      /* descriptor whose events (POLLPRI) end the wait, or -1 */
+    int signals; /* with fd: signalfd for all signals (un_open_signals()) */
+};
+
+/* Opens a nonblocking signalfd for all signals. Returns -1 with errno. */
+int un_open_signals(void);
+
 /* A child that un_pass_on_until_end() waits for, and its state. */
 struct un_watched {
     pid_t pid;
+    const struct un_checkup *checkup; /* or NULL */
     int report;      /* pipe to which each wait status of the child is written (an int), or -1 */
     int reports;     /* read end of the `report` pipe, if the child is un_be_init(); or -1 */
     bool stopped;    /* whether the command is stopped */
@@ -363,7 +376,8 @@ void un_discard_signals(void);
 /* Parameters of un_supervise(). Unset fields are NULL, false or 0. */
 struct un_supervision {
     un_pass_on *pass_on;
-    void *arg;     /* argument of pass_on */
+    void *arg;                        /* argument of pass_on */
+    const struct un_checkup *checkup; /* called while this process waits for the child, or NULL */
     bool has_init; /* run un_be_init() as process 1 between this process and the child, for a new
                       PID namespace */
     int init_deathsig; /* signal to process 1 at the death of this process */

@@ -29,8 +29,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHILDREN "/proc/thread-self/children"
-
 struct channel {
     int creator;
     int connection;
@@ -66,19 +64,6 @@ static int wait_for_child(pid_t pid, const struct channel *to, int signals)
     return ended == pid ? un_exit_status_of(status) : SANDBOX_FAILED;
 }
 
-/* Kills all descendants: orphans become children of this process, which is their subreaper. */
-static void kill_descendants_now(void)
-{
-    do {
-        FILE *children = fopen(CHILDREN, "re");
-        int pid;
-        while (children && fscanf(children, "%d", &pid) == 1)
-            kill(pid, SIGKILL);
-        if (children)
-            fclose(children);
-    } while (waitpid(-1, NULL, 0) >= 0 || errno == EINTR);
-}
-
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
 {
     (void)status, (void)kind, (void)where;
@@ -105,7 +90,7 @@ static int run_detached(char **argv, const struct channel *to, const char *direc
     int status = wait_for_child(starter, to, signals);
     if (status == 0 && is_wanted(to))
         return 0;
-    kill_descendants_now();
+    kill_descendants();
     nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     return status ? status : SANDBOX_KILLED;
 }

@@ -59,6 +59,39 @@ int sandbox_take_fds(char **argv, int fds[], int count);
  */
 pid_t sandbox_start_command(char **argv, int *signals);
 
+/* ---- oom_watch.c: processes of gVisor that the kernel's OOM killer kills --------------------- */
+
+struct oom_watch {
+    int fd;          /* the file that counts OOM kills, or -1 */
+    bool has_events; /* whether a change of the count is an event of fd (POLLPRI) */
+    uint64_t kills;  /* the count at the last look */
+    int looks;       /* the number of looks that are left after the last kill */
+};
+
+/* The maximum length of oom_describe(), and of the file with its text. */
+#define OOM_TEXT_MAX 256
+
+void oom_watch_begin(struct oom_watch *watch);
+/* Returns the time until the next look in milliseconds, or -1 if only an event calls for one. */
+int oom_watch_interval(const struct oom_watch *watch);
+/* Returns whether the kernel has killed a process of the sandbox, whose main processes are children
+ * of `parent`. */
+bool oom_watch_look(struct oom_watch *watch, pid_t parent);
+/* Returns whether the kernel has killed a process that no look has attributed to another sandbox.
+ */
+bool oom_watch_is_new(const struct oom_watch *watch);
+/* Writes a sentence about the kill, with the limit of the control group and its use. */
+void oom_describe(char *text, size_t size);
+
+/* ---- descendants.c: ending all processes that a program has started -------------------------- */
+
+/* Kills and reaps all descendants of this process, which must be their subreaper or process 1.
+ * Gives up after some seconds: a process may wait in the kernel. */
+void kill_descendants(void);
+
+/* The list of this process's children, if it has a single thread. */
+#define CHILDREN "/proc/thread-self/children"
+
 /* ---- proof.c: checking that the kernel is gVisor's ------------------------------------------- */
 
 /* Message if the kernel is not gVisor's. */

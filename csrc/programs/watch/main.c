@@ -12,6 +12,9 @@
  * With --reraise-signal, the signal that killed the command kills the watcher as well. runsc itself
  * turns signal N into exit status 128+N, but its log distinguishes both.
  *
+ * If the kernel's OOM killer kills a process of gVisor, the others may wait for ever. Then the
+ * watcher kills all of them, reports the cause, and exits with status 137.
+ *
  * PROGRAM is the executable for KILL and COMMAND, whose first arguments are only their argv[0]. It
  * may be the path of an inherited descriptor, which the children do not inherit.
  */
@@ -27,6 +30,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define KILL_MAX 32
@@ -44,6 +48,8 @@ struct watch_args {
     int early;           /* signal in whose place SIGTERM was sent to runsc, or 0 */
     bool reraise_signal; /* whether to die by the signal that killed the command */
     bool signalled;      /* whether a forwarded signal may have killed runsc itself */
+    struct oom_watch oom;
+    char oom_text[OOM_TEXT_MAX]; /* description of an OOM kill, or "" */
 };
 
 static int fail_watch(const struct un_error *err)
@@ -89,35 +95,56 @@ static int become_runsc(const struct watch_args *args)
     return fail_watch(&err);
 }
 
-/* Reports a failure of runsc, and returns the exit status of the watcher. `before` has the counters
- * of all limits before the start. */
-static int judge_runsc(const struct watch_args *args, int status,
-                       const uint64_t before[UN_LIMIT_COUNT])
+/* Reports that memory ran out. Returns the exit status of a killed command. */
+static int report_oom(struct watch_args *args)
 {
-    const char *cause = "";
-    bool hit[UN_LIMIT_COUNT];
-    for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
-        if ((hit[i] = status && un_limit_hits(i) > before[i]))
-            cause = un_limit_cause(i);
+    if (!*args->oom_text)
+        oom_describe(args->oom_text, sizeof args->oom_text);
+    fprintf(stderr, "usernsctl: %s\n", args->oom_text);
+    report_cause(un_limit_cause(UN_LIMIT_MEMORY));
+    return 128 + SIGKILL;
+}
+
+/* Reports a failure of runsc, and returns the exit status of the watcher. `forks` is the counter of
+ * failed forks before the start. */
+static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
+{
+    bool no_memory = *args->oom_text || (status && oom_watch_is_new(&args->oom));
+    bool no_process = status && un_limit_hits(UN_LIMIT_PIDS) > forks;
+    const char *cause = no_memory    ? un_limit_cause(UN_LIMIT_MEMORY)
+                        : no_process ? un_limit_cause(UN_LIMIT_PIDS)
+                                     : "";
     bool may_be_own = status == UN_RUNSC_FAILED || status == UN_RUNSC_CRASHED;
     bool was_stopped = args->signalled && status > 128;
+    bool is_killed = *args->oom_text || (no_memory && status == 128 + SIGKILL);
     int ignored;
-    if (may_be_own || !(was_stopped || un_runsc_has_ended(args->files[DEBUG], &ignored)))
+    if (!is_killed &&
+        (may_be_own || !(was_stopped || un_runsc_has_ended(args->files[DEBUG], &ignored))))
         return explain_runsc(args->files, status, cause);
-    /* gVisor may have continued without the killed process, and the command may have failed because
-     * of it. */
-    if (hit[UN_LIMIT_MEMORY]) {
-        fputs("usernsctl: the kernel killed a process of the sandbox, since memory ran out\n",
-              stderr);
-        report_cause(un_limit_cause(UN_LIMIT_MEMORY));
+    /* gVisor may have noticed first that a process is missing; its exit status is arbitrary then.
+     */
+    return no_memory ? report_oom(args) : status;
+}
+
+/* Kills runsc if the OOM killer has killed a process of the sandbox. The other processes are killed
+ * after runsc has ended. */
+static int look_for_oom(pid_t child, void *arg)
+{
+    struct watch_args *args = arg;
+    if (!*args->oom_text && oom_watch_look(&args->oom, child)) {
+        oom_describe(args->oom_text, sizeof args->oom_text);
+        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+        kill(child, SIGKILL);
     }
-    return status;
+    return *args->oom_text ? -1 : oom_watch_interval(&args->oom);
 }
 
 /* Returns the signal that killed the command, or the forwarded signal that killed runsc; 0 if there
  * is none. */
 static int fatal_signal(const struct watch_args *args, int wait_status)
 {
+    if (*args->oom_text)
+        return SIGKILL;
     if (args->early && un_exit_status_of(wait_status) == 128 + SIGTERM)
         return args->early;
     /* Without runsc's log, the wait status of runsc itself counts. */
@@ -226,14 +253,33 @@ static bool split(int argc, char **argv, struct watch_args *args)
            args->command - args->kill < KILL_MAX;
 }
 
+/* Runs runsc, and waits for it. Returns 0 in the child, -1 after a failure, and otherwise the pid
+ * of runsc. */
+static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how,
+                             struct un_error *err)
+{
+    oom_watch_begin(&args->oom);
+    struct un_checkup checkup = {.check = look_for_oom, .arg = args, .fd = -1};
+    checkup.signals = args->oom.has_events ? un_open_signals() : -1;
+    /* Without the signalfd, the watcher looks at intervals. */
+    args->oom.has_events = checkup.signals >= 0;
+    checkup.fd = args->oom.has_events ? args->oom.fd : -1;
+    how->pass_on = pass_on_by_runsc;
+    how->arg = args;
+    how->checkup = &checkup;
+    pid_t child = un_supervise(how, err);
+    how->checkup = NULL;
+    if (child > 0 && *args->oom_text)
+        kill_descendants();
+    return child;
+}
+
 int main(int argc, char **argv)
 {
     struct watch_args args;
     struct un_error err;
-    struct un_supervision how = {.pass_on = pass_on_by_runsc, .arg = &args};
-    uint64_t hits[UN_LIMIT_COUNT];
-    for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
-        hits[i] = un_limit_hits(i);
+    struct un_supervision how = {.parent_pidfd = -1};
+    uint64_t forks = un_limit_hits(UN_LIMIT_PIDS);
     if (argc < 2 || !split(argc, argv, &args)) {
         fputs("usage: usernsctl-watch [--reraise-signal] PROGRAM ERRORS CRASH DEBUG BUNDLE -- "
               "[KILL...] -- COMMAND...\n",
@@ -242,7 +288,7 @@ int main(int argc, char **argv)
     }
     /* Inherited descriptors are for the watcher only. */
     un_close_fds_at_exec(NULL, 0, &err);
-    pid_t child = un_supervise(&how, &err);
+    pid_t child = supervise_runsc(&args, &how, &err);
     if (child < 0)
         return fail_watch(&err);
     if (child == 0)
@@ -250,7 +296,7 @@ int main(int argc, char **argv)
     int status = un_exit_status_of(how.wait_status);
     if (args.early && status == 128 + SIGTERM)
         status = 128 + args.early;
-    int ours = judge_runsc(&args, status, hits);
+    int ours = judge_runsc(&args, status, forks);
     int sig = args.reraise_signal && ours == status ? fatal_signal(&args, how.wait_status) : 0;
     if (sig)
         un_reraise(sig);

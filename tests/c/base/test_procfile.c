@@ -30,6 +30,8 @@ static void each_hierarchy_has_its_own_path(void)
     check_cgroup("memory", "/a/b");
     check_cgroup("pids", "/");
     check_cgroup("", "/user.slice/x:y");
+    check_cgroup("cpu", "/c");
+    check_cgroup("cpuacct", "/c");
 }
 
 static void what_is_not_there_is_not_found(void)
@@ -38,6 +40,8 @@ static void what_is_not_there_is_not_found(void)
     write_file("cgroup", "4:memory:/a\nnonsense\n7\n");
     CHECK(!un_proc_cgroup(proc, "", path, sizeof path));
     CHECK(!un_proc_cgroup(proc, "pids", path, sizeof path));
+    CHECK(!un_proc_cgroup(proc, "mem", path, sizeof path));
+    CHECK(!un_proc_cgroup(proc, "memory", path, 2));
     CHECK(!un_proc_cgroup("/no/such", "memory", path, sizeof path));
 }
 

@@ -1,0 +1,196 @@
+/* The limits of the control group of this process, and of its parents (cgroups(7)). */
+#include "facts/facts.h"
+
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
+const struct un_groups un_groups_here = {.proc = "/proc", .mounts = "/sys/fs/cgroup"};
+
+/* Returns whether a directory belongs to a control group filesystem: a volume that a tenant has
+ * mounted there may contain any text. */
+static bool is_of_groups(const struct un_groups *groups, int directory)
+{
+    struct statfs fs;
+    if (groups->is_copy)
+        return true;
+    return !fstatfs(directory, &fs) && ((uint64_t)fs.f_type == CGROUP_SUPER_MAGIC ||
+                                        (uint64_t)fs.f_type == CGROUP2_SUPER_MAGIC);
+}
+
+static int open_mount(const struct un_groups *groups, const char *controller)
+{
+    char path[UN_PATH_MAX];
+    if (un_path_join(path, groups->mounts, controller))
+        return -1;
+    int fd = openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || is_of_groups(groups, fd))
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* Opens a file of the control group `group`, which begins with a slash. */
+static int open_in(int mount, const char *group, const char *file)
+{
+    char path[UN_PATH_MAX];
+    if (snprintf(path, sizeof path, "%s%s%s", group + 1, group[1] ? "/" : "", file) >=
+        (int)sizeof path)
+        return -1;
+    return openat(mount, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+/* Shortens a path to that of the parent. Returns false if it is the top. */
+static bool go_up(char *group)
+{
+    char *slash = strrchr(group, '/');
+    if (!slash || !group[1])
+        return false;
+    slash[slash == group] = '\0';
+    return true;
+}
+
+/* Finds the control group of this process below the mount point. In a container, the path in
+ * /proc/self/cgroup may be that of the host, or begin with /.. (cgroup_namespaces(7)); the mount
+ * point is then the group of the container. */
+static bool find_group(const struct un_groups *groups, const char *controller, int mount,
+                       char group[UN_PATH_MAX])
+{
+    struct stat status;
+    if (!un_proc_cgroup(groups->proc, controller, group, UN_PATH_MAX) || *group != '/')
+        return false;
+    if (group[1] && (strstr(group, "/..") || fstatat(mount, group + 1, &status, 0)))
+        strcpy(group, "/");
+    return true;
+}
+
+/* Calls `visit` for the file of the group and then of each parent, until `visit` returns false.
+ * Returns whether this process has a group of this controller; "" means version 2. */
+static bool visit_groups(const struct un_groups *groups, const char *controller, const char *file,
+                         bool (*visit)(int fd, void *arg), void *arg)
+{
+    char group[UN_PATH_MAX];
+    un_auto_close int mount = open_mount(groups, controller);
+    if (mount < 0 || !find_group(groups, controller, mount, group))
+        return false;
+    bool goes_on = true;
+    do {
+        int fd = open_in(mount, group, file);
+        goes_on = fd < 0 || visit(fd, arg);
+    } while (goes_on && go_up(group));
+    return true;
+}
+
+static bool keep_fd(int fd, void *arg)
+{
+    *(int *)arg = fd;
+    return false;
+}
+
+int un_group_open(const struct un_groups *groups, const char *controller,
+                  const char *const files[2], int *version)
+{
+    int fd = -1;
+    *version = 1;
+    if (visit_groups(groups, controller, files[0], keep_fd, &fd) && fd >= 0)
+        return fd;
+    *version = 2;
+    visit_groups(groups, "", files[1], keep_fd, &fd);
+    return fd;
+}
+
+/* Reads the first bytes of a file, and closes the file. */
+static bool read_limit(int fd, char *text, size_t size)
+{
+    ssize_t length = un_read_all(fd, text, size - 1);
+    close(fd);
+    text[length < 0 ? 0 : length] = '\0';
+    return length > 0;
+}
+
+static void lower(uint64_t *lowest, const char *number)
+{
+    uint64_t found;
+    const char *end = number ? un_number_read(number, INT64_MAX, &found) : NULL;
+    if (end && (*end == '\n' || !*end) && found < *lowest)
+        *lowest = found;
+}
+
+/* Lowers *arg to the limit in a file memory.max. Anything but a number, such as "max", is no limit.
+ */
+static bool lower_by_memory_max(int fd, void *arg)
+{
+    char text[64];
+    lower(arg, read_limit(fd, text, sizeof text) ? text : NULL);
+    return true;
+}
+
+/* Lowers *arg to the limit in a file memory.stat of version 1, which is the lowest of the group and
+ * all its parents, even of those that a container does not see. */
+static bool lower_by_memory_stat(int fd, void *arg)
+{
+    static const char key[] = "\nhierarchical_memory_limit ";
+    char text[8192];
+    const char *line = read_limit(fd, text, sizeof text) ? strstr(text, key) : NULL;
+    lower(arg, line ? line + sizeof key - 1 : NULL);
+    return false;
+}
+
+/* Lowers *processors to a quota of `quota` microseconds in each `period`, rounded up. */
+static void lower_processors(uint64_t quota, uint64_t period, uint64_t *processors)
+{
+    if (!quota || !period)
+        return;
+    uint64_t count = (quota - 1) / period + 1;
+    if (count < *processors)
+        *processors = count;
+}
+
+/* Lowers *arg to the quota in a file cpu.max. */
+static bool lower_by_max(int fd, void *arg)
+{
+    char text[64];
+    uint64_t quota, period;
+    const char *at =
+        read_limit(fd, text, sizeof text) ? un_number_read(text, INT64_MAX, &quota) : NULL;
+    if (at && *at == ' ' && un_number_read(at + 1, INT64_MAX, &period))
+        lower_processors(quota, period, arg);
+    return true;
+}
+
+/* The quotas of version 1, from the group to the top. */
+#define LEVELS_MAX 64
+struct quotas {
+    uint64_t number[LEVELS_MAX]; /* 0 for no quota */
+    size_t count;
+};
+
+static bool add_quota(int fd, void *arg)
+{
+    char text[64];
+    struct quotas *quotas = arg;
+    uint64_t *number = &quotas->number[quotas->count++];
+    if (!read_limit(fd, text, sizeof text) || !un_number_read(text, INT64_MAX, number))
+        *number = 0;
+    return quotas->count < LEVELS_MAX;
+}
+
+/* Version 1 has the quota and the period of a group in two files. */
+static bool lower_by_quotas(const struct un_groups *groups, uint64_t *processors)
+{
+    struct quotas quotas = {.count = 0}, periods = {.count = 0};
+    if (!visit_groups(groups, "cpu", "cpu.cfs_quota_us", add_quota, &quotas))
+        return false;
+    visit_groups(groups, "cpu", "cpu.cfs_period_us", add_quota, &periods);
+    for (size_t i = 0; i < quotas.count && i < periods.count; i++)
+        lower_processors(quotas.number[i], periods.number[i], processors);
+    return true;
+}
+
+void un_group_limits(const struct un_groups *groups, struct un_group_limits *limits)
+{
+    *limits = (struct un_group_limits){.memory = UINT64_MAX, .processors = UINT64_MAX};
+    if (!visit_groups(groups, "memory", "memory.stat", lower_by_memory_stat, &limits->memory))
+        visit_groups(groups, "", "memory.max", lower_by_memory_max, &limits->memory);
+    if (!lower_by_quotas(groups, &limits->processors))
+        visit_groups(groups, "", "cpu.max", lower_by_max, &limits->processors);
+}

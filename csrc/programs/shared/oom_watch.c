@@ -1,0 +1,196 @@
+/*
+ * Noticing that the kernel's OOM killer has killed a process of gVisor.
+ *
+ * gVisor's kernel, the sentry, is not told when one of its stubs is killed, the processes in which
+ * the programs inside run: the programs wait for ever. Stubs never exit (a stub without a program
+ * waits for the next one), so after an OOM kill in the control group, the sentry has lost a stub if
+ * one of its children is a zombie, or if it has reaped a child: then /proc/PID/stat counts the page
+ * faults of that child (proc_pid_stat(5), cminflt). Other sandboxes of the control group have lost
+ * none, and continue.
+ */
+#include "base/base.h"
+#include "explain/explain.h"
+#include "facts/facts.h"
+#include "programs/shared/shared.h"
+
+#include <dirent.h>
+#include <inttypes.h>
+
+/* A killed process may take a moment to exit. */
+#define LOOKS 40
+#define LOOK_MS 50
+/* A sandbox that is complete for so many looks has probably lost no process. */
+#define LOOKS_OF_DOUBT 4
+/* Version 1 of control groups reports no changes to unprivileged processes. */
+#define INTERVAL_MS 500
+
+void oom_watch_begin(struct oom_watch *watch)
+{
+    int version;
+    watch->fd = un_limit_open(UN_LIMIT_MEMORY, &version);
+    watch->has_events = version == 2;
+    watch->kills = un_limit_count(UN_LIMIT_MEMORY, watch->fd);
+    watch->looks = 0;
+}
+
+int oom_watch_interval(const struct oom_watch *watch)
+{
+    if (watch->looks)
+        return LOOK_MS;
+    return watch->has_events ? -1 : INTERVAL_MS;
+}
+
+bool oom_watch_is_new(const struct oom_watch *watch)
+{
+    return watch->looks > LOOKS - LOOKS_OF_DOUBT ||
+           un_limit_count(UN_LIMIT_MEMORY, watch->fd) > watch->kills;
+}
+
+/* A process in /proc. */
+struct facts_of_process {
+    char state;
+    bool has_reaped; /* whether a child has exited, and was reaped */
+};
+
+/* Returns whether the next `count` numbers are 0, after skipping `skip` words. */
+static bool are_zero(const char **at, int skip, int count)
+{
+    bool all = true;
+    for (int i = 0; i < skip + count && *at; i++) {
+        all = all && (i < skip || !strncmp(*at, "0 ", 2));
+        *at = strchr(*at, ' ');
+        *at += *at != NULL;
+    }
+    return all;
+}
+
+/* Reads /proc/PID/stat. Returns false if the process is gone, or the file unreadable. */
+static bool read_process(pid_t pid, struct facts_of_process *process)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    /* The name, in parentheses, may contain any character. */
+    const char *at =
+        un_read_file(AT_FDCWD, path, text, sizeof text) > 0 ? strrchr(text, ')') : NULL;
+    if (!at || at[1] != ' ' || !at[2])
+        return false;
+    process->state = at[2];
+    at += 2;
+    /* state, ppid, pgrp, session, tty_nr, tpgid, flags, minflt; cminflt; majflt; cmajflt; utime,
+     * stime; cutime, cstime */
+    bool faults = are_zero(&at, 8, 1), major = are_zero(&at, 1, 1), times = are_zero(&at, 2, 2);
+    process->has_reaped = !(faults && major && times);
+    return true;
+}
+
+/* Calls `visit` for each child of a process, until `visit` returns true. Returns whether it has.
+ * *failed is set if the children can't be read. */
+static bool any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed)
+{
+    char path[64];
+    bool found = false;
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    DIR *threads = opendir(path);
+    *failed = !threads;
+    for (const struct dirent *thread; threads && !found && (thread = readdir(threads));) {
+        snprintf(path, sizeof path, "/proc/%d/task/%.20s/children", (int)pid, thread->d_name);
+        FILE *children = *thread->d_name == '.' ? NULL : fopen(path, "re");
+        int child;
+        while (children && !found && fscanf(children, "%d", &child) == 1)
+            found = visit(child, arg);
+        if (children)
+            fclose(children);
+    }
+    if (threads)
+        closedir(threads);
+    return found;
+}
+
+static bool is_any(pid_t child, void *arg)
+{
+    (void)child, (void)arg;
+    return true;
+}
+
+static bool is_zombie(pid_t child, void *arg)
+{
+    struct facts_of_process process;
+    (void)arg;
+    return read_process(child, &process) && process.state == 'Z';
+}
+
+/* Returns whether a process has lost a child, if it has others. The gofer has none, but has reaped
+ * one at its start. */
+static bool has_lost_child(pid_t pid, void *arg)
+{
+    struct facts_of_process process;
+    bool ignored;
+    (void)arg;
+    if (!read_process(pid, &process) || process.state == 'Z' ||
+        !any_child(pid, is_any, NULL, &ignored))
+        return false;
+    return process.has_reaped || any_child(pid, is_zombie, NULL, &ignored);
+}
+
+/* Returns whether /proc shows this process's PID namespace. */
+static bool has_own_proc(void)
+{
+    char link[16] = "";
+    return readlink("/proc/self", link, sizeof link - 1) > 0 && atoi(link) == getpid();
+}
+
+bool oom_watch_look(struct oom_watch *watch, pid_t parent)
+{
+    uint64_t kills = un_limit_count(UN_LIMIT_MEMORY, watch->fd);
+    if (kills > watch->kills) {
+        watch->kills = kills;
+        watch->looks = LOOKS;
+    }
+    if (!watch->looks)
+        return false;
+    watch->looks--;
+    bool failed = false, found = has_own_proc() && any_child(parent, has_lost_child, NULL, &failed);
+    /* Where the processes can't be seen, the sandbox may have lost one. */
+    return found || !has_own_proc() || (failed && !kill(parent, 0));
+}
+
+/* Writes a number of bytes as MiB, rounded to tenths. */
+static const char *in_mib(uint64_t bytes, char text[32])
+{
+    uint64_t tenths = bytes / (1 << 20) * 10 + bytes % (1 << 20) * 10 / (1 << 20);
+    snprintf(text, 32, "%" PRIu64 ".%" PRIu64 " MiB", tenths / 10, tenths % 10);
+    return text;
+}
+
+/* Reads how much memory the control group has used at most, or uses now. */
+static bool read_use(uint64_t *bytes)
+{
+    static const char *const files[][2] = {{"memory.max_usage_in_bytes", "memory.peak"},
+                                           {"memory.usage_in_bytes", "memory.current"}};
+    for (int i = 0; i < 2; i++) {
+        int version;
+        char text[32] = "";
+        un_auto_close int fd = un_group_open(&un_groups_here, "memory", files[i], &version);
+        if (fd >= 0 && un_read_all(fd, text, sizeof text - 1) > 0 &&
+            un_number_read(text, UINT64_MAX, bytes))
+            return true;
+    }
+    return false;
+}
+
+void oom_describe(char *text, size_t size)
+{
+    struct un_group_limits limits;
+    uint64_t used;
+    char limit[32], most[32];
+    un_group_limits(&un_groups_here, &limits);
+    bool has_limit = limits.memory < UINT64_MAX;
+    int length =
+        snprintf(text, size, "the kernel killed a process of gVisor, since memory ran out");
+    if (has_limit)
+        length += snprintf(text + length, size - (size_t)length,
+                           "; the limit of the control group is %s", in_mib(limits.memory, limit));
+    if (has_limit && read_use(&used))
+        snprintf(text + length, size - (size_t)length, ", of which %s were used",
+                 in_mib(used, most));
+}

@@ -1,0 +1,195 @@
+/* Tests of reading the limits of control groups, from copies of their files. */
+#include "check.h"
+#include "facts/facts.h"
+
+#include <ftw.h>
+#include <sys/stat.h>
+
+static char top[] = "/tmp/usernsctl-test-XXXXXX";
+static char proc[64], mounts[64];
+
+static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
+{
+    (void)status, (void)kind, (void)where;
+    return remove(path);
+}
+
+static void remove_all(const char *path)
+{
+    CHECK_INT(nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+/* Writes a file below `top`, and creates its directories. */
+static void write_file(const char *name, const char *text)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", top, name);
+    for (char *at = path + strlen(top) + 1; (at = strchr(at, '/')); at++) {
+        *at = '\0';
+        mkdir(path, 0700);
+        *at = '/';
+    }
+    FILE *file = fopen(path, "we");
+    CHECK(file != NULL);
+    CHECK(fputs(text, file) >= 0);
+    CHECK_INT(fclose(file), 0);
+}
+
+static const struct un_groups groups = {.proc = proc, .mounts = mounts, .is_copy = true};
+
+static void check_limits(uint64_t memory, uint64_t processors)
+{
+    struct un_group_limits limits;
+    un_group_limits(&groups, &limits);
+    CHECK(limits.memory == memory);
+    CHECK(limits.processors == processors);
+}
+
+/* Makes a new tree, in which this process is in the group of this line of /proc/self/cgroup. */
+static void begin(const char *line)
+{
+    struct stat status;
+    if (!stat(mounts, &status))
+        remove_all(mounts);
+    CHECK_INT(mkdir(mounts, 0700), 0);
+    write_file("proc/self/cgroup", line);
+}
+
+static void the_lowest_limit_of_the_parents_counts(void)
+{
+    begin("0::/a/b\n");
+    write_file("mounts/a/b/memory.max", "536870912\n");
+    write_file("mounts/a/b/cpu.max", "max 100000\n");
+    check_limits(536870912, UINT64_MAX);
+    write_file("mounts/a/memory.max", "1000000\n");
+    write_file("mounts/a/cpu.max", "150000 100000\n");
+    check_limits(1000000, 2);
+    write_file("mounts/memory.max", "max\n");
+    write_file("mounts/cpu.max", "1 100000\n");
+    check_limits(1000000, 1);
+}
+
+static void version_1_has_the_limit_of_all_parents(void)
+{
+    begin("4:memory:/a\n3:cpu,cpuacct:/a\n0::/a\n");
+    write_file("mounts/memory.max", "1\n");
+    write_file("mounts/memory/a/memory.stat",
+               "cache 7\nhierarchical_memory_limit 300\nhierarchical_memsw_limit 1\n");
+    write_file("mounts/cpu/a/cpu.cfs_quota_us", "-1\n");
+    write_file("mounts/cpu/a/cpu.cfs_period_us", "100000\n");
+    check_limits(300, UINT64_MAX);
+    write_file("mounts/cpu/cpu.cfs_quota_us", "250000\n");
+    write_file("mounts/cpu/cpu.cfs_period_us", "100000\n");
+    check_limits(300, 3);
+}
+
+static void a_container_has_its_group_at_the_mount_point(void)
+{
+    static const char *const lines[] = {"0::/\n", "0::/docker/1\n", "0::/../1\n", "0::/a/../..\n"};
+    for (size_t i = 0; i < COUNT(lines); i++) {
+        begin(lines[i]);
+        write_file("mounts/memory.max", "4096\n");
+        check_limits(4096, UINT64_MAX);
+    }
+}
+
+static void odd_files_are_no_limit(void)
+{
+    static const char *const texts[] = {
+        "",
+        "max",
+        "-1\n",
+        "-9223372036854771712\n",
+        "99999999999999999999999\n",
+        "7  8",
+        "\n",
+        " 7\n",
+        "0x7\n",
+        "7,5\n",
+        "+7",
+        "nan\n",
+        "\x01",
+        "1e3",
+        "9223372036854775808\n",
+    };
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        begin("0::/a\n");
+        write_file("mounts/a/memory.max", texts[i]);
+        write_file("mounts/a/cpu.max", texts[i]);
+        check_limits(UINT64_MAX, UINT64_MAX);
+        begin("2:memory:/a\n3:cpu:/a\n");
+        write_file("mounts/memory/a/memory.stat", texts[i]);
+        write_file("mounts/cpu/a/cpu.cfs_quota_us", texts[i]);
+        write_file("mounts/cpu/a/cpu.cfs_period_us", "0\n");
+        check_limits(UINT64_MAX, UINT64_MAX);
+    }
+    begin("0::/a\n");
+    write_file("mounts/a/cpu.max", "9223372036854775807 0\n");
+    check_limits(UINT64_MAX, UINT64_MAX);
+    write_file("mounts/a/cpu.max", "9223372036854775807 1\n");
+    write_file("mounts/a/memory.max", "0\n");
+    check_limits(0, INT64_MAX);
+}
+
+static void only_regular_groups_count(void)
+{
+    char path[128];
+    begin("0::/a\n");
+    write_file("mounts/other", "5\n");
+    write_file("mounts/a/x", "");
+    snprintf(path, sizeof path, "%s/mounts/a/memory.max", top);
+    CHECK_INT(symlink("../other", path), 0);
+    check_limits(UINT64_MAX, UINT64_MAX);
+    /* Without `is_copy`, a directory on another filesystem is no control group. */
+    begin("0::/a\n");
+    write_file("mounts/a/memory.max", "5\n");
+    check_limits(5, UINT64_MAX);
+    const struct un_groups real = {.proc = proc, .mounts = mounts};
+    struct un_group_limits limits;
+    un_group_limits(&real, &limits);
+    CHECK(limits.memory == UINT64_MAX);
+}
+
+static void no_group_has_no_limit(void)
+{
+    static const char *const lines[] = {"", "0::\n", "nonsense", "0::a\n", "5:memory:\n"};
+    for (size_t i = 0; i < COUNT(lines); i++) {
+        begin(lines[i]);
+        write_file("mounts/memory.max", "5\n");
+        write_file("mounts/memory/memory.stat", "x\nhierarchical_memory_limit 5\n");
+        check_limits(UINT64_MAX, UINT64_MAX);
+    }
+}
+
+static void the_closest_group_with_a_file_is_opened(void)
+{
+    static const char *const files[] = {"memory.oom_control", "memory.events"};
+    int version;
+    begin("4:pids:/\n0::/a/b\n");
+    CHECK_INT(un_group_open(&groups, "memory", files, &version), -1);
+    write_file("mounts/a/memory.events", "oom_kill 3\n");
+    write_file("mounts/a/b/x", "");
+    un_auto_close int second = un_group_open(&groups, "memory", files, &version);
+    CHECK(second >= 0);
+    CHECK_INT(version, 2);
+    write_file("proc/self/cgroup", "4:memory:/\n0::/a/b\n");
+    write_file("mounts/memory/memory.oom_control", "oom_kill 3\n");
+    un_auto_close int first = un_group_open(&groups, "memory", files, &version);
+    CHECK(first >= 0);
+    CHECK_INT(version, 1);
+}
+
+int main(void)
+{
+    CHECK(mkdtemp(top) != NULL);
+    snprintf(proc, sizeof proc, "%s/proc", top);
+    snprintf(mounts, sizeof mounts, "%s/mounts", top);
+    the_lowest_limit_of_the_parents_counts();
+    version_1_has_the_limit_of_all_parents();
+    a_container_has_its_group_at_the_mount_point();
+    odd_files_are_no_limit();
+    only_regular_groups_count();
+    no_group_has_no_limit();
+    the_closest_group_with_a_file_is_opened();
+    remove_all(top);
+}

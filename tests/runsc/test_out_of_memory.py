@@ -1,0 +1,108 @@
+"""Tests of sandboxes in which the kernel's OOM killer kills a process of gVisor."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from callers import as_root
+from conftest import Program
+from control_groups import memory_group, within
+from processes import capture
+
+pytestmark = as_root
+
+MIB = 1 << 20
+PATIENCE = 60
+# Longer than the watcher looks at the processes of its sandbox after an OOM kill.
+LOOKED_SECONDS = 3
+
+GROW = {
+    "python": ["python3", "-c", "held = []\nwhile True: held.append(b'x' * 10**7)"],
+    "sh": ["sh", "-c", "x=0123456789abcdef; while :; do x=$x$x; done"],
+}
+
+
+def check_report(errors: str, limit: int) -> None:
+    """Check that the last report names the limit, the use and the cause."""
+    message, why, remedy = errors.splitlines()[-3:]
+    used = re.fullmatch(
+        r"usernsctl: the kernel killed a process of gVisor, since memory ran out; "
+        rf"the limit of the control group is {limit}\.0 MiB, of which ([0-9.]+) MiB were used",
+        message,
+    )
+    assert used, errors
+    assert limit / 2 < float(used[1]) <= limit
+    assert why.endswith("[out-of-memory]")
+    assert remedy.startswith("  remedy: raise the limit")
+
+
+@pytest.mark.parametrize("limit", [100, 200, 400])
+@pytest.mark.parametrize("program", GROW)
+def test_a_program_that_grows_is_ended_with_the_cause(
+    program: str, limit: int, usernsctl: Program
+) -> None:
+    with memory_group(limit * MIB) as group:
+        command = [usernsctl.path, "run", "--", *GROW[program]]
+        done = capture(within(group, *command), timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (137, "")
+    check_report(done.stderr, limit)
+
+
+def test_a_waiting_parent_ends_with_its_child_that_grew(usernsctl: Program) -> None:
+    """Without the watcher, gVisor does not notice the missing process, and the shell waits."""
+    script = '"$@"; sleep 1000'
+    with memory_group(200 * MIB) as group:
+        run = [usernsctl.path, "run", "--", "sh", "-c", script, "sh"]
+        command = within(group, *run, *GROW["python"])
+        done = capture(command, timeout=PATIENCE)
+    assert done.returncode == 137
+    check_report(done.stderr, 200)
+
+
+def test_other_sandboxes_of_the_control_group_continue(usernsctl: Program) -> None:
+    script = "ls / > /dev/null; echo started; read -r line; sh -c 'exit 3'"
+    with memory_group(300 * MIB) as group:
+        command = within(group, usernsctl.path, "run", "--", "sh", "-c", script)
+        others = [
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            for _ in range(3)
+        ]
+        try:
+            for other in others:
+                assert other.stdout is not None
+                assert other.stdout.readline() == b"started\n"
+            grow = [usernsctl.path, "run", "--", *GROW["python"]]
+            done = capture(within(group, *grow), timeout=PATIENCE)
+            with pytest.raises(subprocess.TimeoutExpired):
+                others[0].wait(LOOKED_SECONDS)
+            ends = [(*other.communicate(b"\n", PATIENCE), other.returncode) for other in others]
+        finally:
+            for other in others:
+                other.kill()
+                other.wait()
+    assert done.returncode == 137
+    check_report(done.stderr, 300)
+    assert ends == [(b"", b"", 3)] * 3
+
+
+def test_a_killed_neighbour_ends_no_sandbox(usernsctl: Program) -> None:
+    """The kernel kills a process of the same control group that is not gVisor's."""
+    script = "ls / > /dev/null; echo started; read -r line; exit 3"
+    with memory_group(200 * MIB) as group:
+        command = within(group, usernsctl.path, "run", "--", "sh", "-c", script)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+            assert run.stdout is not None
+            try:
+                assert run.stdout.readline() == b"started\n"
+                grown = capture(within(group, *GROW["python"]), timeout=PATIENCE)
+                assert grown.returncode == -9
+                with pytest.raises(subprocess.TimeoutExpired):
+                    run.wait(LOOKED_SECONDS)
+                run.communicate(b"\n", PATIENCE)
+            finally:
+                run.kill()
+    assert run.returncode == 3
