@@ -62,7 +62,7 @@ def plain(report: Report, needs: Sequence[Need]) -> str:
         lines += ["", *_finding(number, finding, report)]
     lines += ["", "Tried:"]
     for probe in report.probes.values():
-        lines += _probe(probe)
+        lines += _probe(probe, report.purpose)
     lines += ["", "Settings:"]
     for need in needs:
         lines += _need(need)
@@ -91,20 +91,23 @@ def _labelled(label: str, text: str) -> list[str]:
     return wrapped(f"   {label:<{_LABEL}}{text}", " " * (_LABEL + 3))
 
 
-def said(probe: Probe) -> str:
+def outcome(probe: Probe, purpose: Purpose) -> str:
+    """Return the outcome of a probe, or "advice" for a failure that does not prevent `purpose`."""
+    blocks = purpose in STANDS_IN_THE_WAY_OF.get(probe.name, ())
+    return "advice" if probe.outcome == "failed" and not blocks else probe.outcome
+
+
+def reason(probe: Probe) -> str:
     """Return why a probe is not ok, in a line."""
     if probe.outcome == "ok":
         return ""
-    parts = []
-    if probe.outcome == "failed" and probe.name not in STANDS_IN_THE_WAY_OF:
-        parts.append("(not needed)")
-    if probe.cause:
-        parts.append(f"[{probe.cause}]")
+    parts = [f"[{probe.cause}]"] if probe.cause else []
     return " ".join([*parts, probe.detail.split("\n")[0]])
 
 
-def _probe(probe: Probe) -> Iterator[str]:
-    yield from wrapped(f"   {probe.outcome:<8}{probe.name:<16} {said(probe)}".rstrip(), " " * 28)
+def _probe(probe: Probe, purpose: Purpose) -> Iterator[str]:
+    line = f"   {outcome(probe, purpose):<8}{probe.name:<16} {reason(probe)}"
+    yield from wrapped(line.rstrip(), " " * 28)
 
 
 def _need(need: Need) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -19,6 +20,7 @@ _STYLES = {
     "ok": "green",
     "met": "green",
     "failed": "red",
+    "advice": "bright_black",
     "unmet": "red",
     "skipped": "yellow",
     "open": "yellow",
@@ -27,15 +29,16 @@ _STYLES = {
 
 def show(report: Report, needs: Sequence[Need]) -> None:
     """Print the report and the settings on standard output."""
-    console = Console(highlight=False)
+    # Rich alone would print bold type with NO_COLOR, and users take any escape for a colour.
+    console = Console(highlight=False, color_system=None if "NO_COLOR" in os.environ else "auto")
     console.print(Text(render.headline(report), "bold green" if report.ready else "bold red"))
     for number, finding in enumerate(report.findings, 1):
         _show_finding(console, number, finding, report)
     console.print()
     tried = _table("tried", "", "")
     for probe in report.probes.values():
-        outcome = Text(probe.outcome, _STYLES[probe.outcome])
-        tried.add_row(probe.name, outcome, _text(render.said(probe)))
+        outcome = render.outcome(probe, report.purpose)
+        tried.add_row(probe.name, Text(outcome, _STYLES[outcome]), _text(render.reason(probe)))
     console.print(tried)
     console.print()
     settings = _table("setting", "", "found")
@@ -43,7 +46,9 @@ def show(report: Report, needs: Sequence[Need]) -> None:
     longest = max((len(need.name) for need in needs), default=0)
     settings.columns[0].no_wrap = longest < console.width * 2 // 3
     for need in needs:
-        state = Text(need.state, _STYLES[need.state])
+        # Nothing is red in the report of a machine that is ready.
+        style = "advice" if report.ready and need.state == "unmet" else need.state
+        state = Text(need.state, _STYLES[style])
         settings.add_row(_text(need.name), state, _text(need.found))
         if need.state != "met":
             settings.add_row("", "", _text(f"wanted: {need.wanted}"))

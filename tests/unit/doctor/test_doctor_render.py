@@ -85,9 +85,15 @@ def test_plain_text_names_causes_in_order() -> None:
     assert "seen     unshare-nothing: Operation not permitted" in text
 
 
-def test_a_failed_step_that_nobody_needs_is_told_as_such() -> None:
+def test_a_failed_step_that_the_purpose_does_not_need_is_advice() -> None:
     probe = failed("tun", 13, "/dev/net/tun: Permission denied", "tun-missing")
-    assert render.said(probe) == "(not needed) [tun-missing] /dev/net/tun: Permission denied"
+    assert render.reason(probe) == "[tun-missing] /dev/net/tun: Permission denied"
+    assert render.outcome(probe, "run") == "advice"
+    assert render.outcome(failed("range-map", 1), "run") == "advice"
+    assert render.outcome(failed("range-map", 1), "range") == "failed"
+    assert render.outcome(failed("mount", 1), "run") == "failed"
+    report, needs = examined(healthy(), probes(probe))
+    assert "   advice  tun " in render.plain(report, needs)
 
 
 @pytest.mark.parametrize(
