@@ -34,7 +34,7 @@ def assert_refused(
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     first, *rest = done.stderr.splitlines()
     assert first.startswith("usernsctl-exec: "), done.stderr
-    assert all(line.startswith(("  why: ", "  remedy: ")) for line in rest), done.stderr
+    assert all(line.startswith(("  why: ", "  remedy:", "    ")) for line in rest), done.stderr
     for text in says:
         assert text in done.stderr
     assert cause is None or f"[{cause}]" in done.stderr, done.stderr

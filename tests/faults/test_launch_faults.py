@@ -70,7 +70,7 @@ def test_each_call_may_fail(prelude: Program, launch: Path, tmp_path: Path, tall
                 continue
             first, *rest = done.stderr.splitlines() or [""]
             is_told = first.startswith("usernsctl-exec: ") and all(
-                line.startswith(("  why: ", "  remedy: ")) for line in rest
+                line.startswith(("  why: ", "  remedy:", "    ")) for line in rest
             )
             if done.returncode not in (125, 126) or done.stdout or not is_told:
                 tally.succeeded(what)

@@ -101,7 +101,7 @@ def check(prelude: Program, fault: Fault) -> None:
     first, *rest = done.stderr.splitlines()
     assert first.startswith(f"usernsctl-exec: {fault.step}: ")
     assert os.strerror(getattr(errno, fault.error)) in first
-    assert all(line.startswith(("  why: ", "  remedy: ")) for line in rest)
+    assert all(line.startswith(("  why: ", "  remedy:", "    ")) for line in rest)
     assert done.returncode == fault.status
 
 

@@ -184,7 +184,7 @@ def test_ids_that_nobody_granted_can_not_be_mapped(prelude: Program) -> None:
     assert done.returncode == 125
     assert done.stdout == ""
     assert done.stderr.startswith("usernsctl-exec: plan: ")
-    assert "remedy: " in done.stderr
+    assert "  remedy:" in done.stderr
 
 
 def test_an_id_that_does_not_exist_in_this_namespace_can_not_be_mapped(prelude: Program) -> None:

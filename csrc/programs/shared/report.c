@@ -23,12 +23,22 @@ void report_error_with(const char *program, const struct un_error *err, const ch
     un_make_printable(shown);
     if (un_cause_find(err->cause, &cause))
         fprintf(stderr, "  why: %s [%s]\n", cause.why, cause.id);
-    fprintf(stderr, "  remedy: %s\n", shown);
+    print_remedy(shown);
 }
 
 void report_cause(const char *id)
 {
     struct un_cause cause;
-    if (un_cause_find(id, &cause))
-        fprintf(stderr, "  why: %s [%s]\n  remedy: %s\n", cause.why, cause.id, cause.remedy);
+    if (!un_cause_find(id, &cause))
+        return;
+    fprintf(stderr, "  why: %s [%s]\n", cause.why, cause.id);
+    print_remedy(cause.remedy);
+}
+
+void print_remedy(const char *remedy)
+{
+    fputs(strchr(remedy, '\n') ? "  remedy:\n    " : "  remedy: ", stderr);
+    for (; *remedy; remedy++)
+        fputs(*remedy == '\n' ? "\n    " : (const char[]){*remedy, '\0'}, stderr);
+    fputc('\n', stderr);
 }

@@ -25,6 +25,9 @@ void report_error_with(const char *program, const struct un_error *err, const ch
 /* Prints the explanation and remedy of a cause, if the id is known. */
 void report_cause(const char *id);
 
+/* Prints a remedy in the line that names it, or, if it has several lines, in lines of its own. */
+void print_remedy(const char *remedy);
+
 /* ---- early_signals.c: signals before the watcher can forward them ---------------------------- */
 
 /*

@@ -19,14 +19,6 @@ static void print_failure_line(const struct un_runsc_failure *failure)
         fprintf(stderr, "  why: %s [%s]\n", failure->cause.why, failure->cause.id);
 }
 
-static void print_remedy(const char *remedy)
-{
-    fputs("  remedy: ", stderr);
-    for (; *remedy; remedy++)
-        fputs(*remedy == '\n' ? "\n    " : (const char[]){*remedy, '\0'}, stderr);
-    fputc('\n', stderr);
-}
-
 static void print_quoted(const char *text)
 {
     char quoted[UN_QUOTED_ROOM];

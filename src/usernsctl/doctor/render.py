@@ -79,11 +79,8 @@ def _finding(number: int, finding: Finding, report: Report) -> Iterator[str]:
         yield from _labelled("next", "usernsctl doctor --json has all that was read and tried")
         return
     yield from _labelled("why", finding.cause.why)
-    text = remedy(report, finding.cause, place(report))
-    if is_sentence(finding.cause, text):
-        yield from _labelled("remedy", text)
-    else:
-        yield f"   {'remedy':<{_LABEL}}" + f"\n   {'':<{_LABEL}}".join(text.split("\n"))
+    lines = remedy(report, finding.cause, place(report)).split("\n")
+    yield f"   {'remedy':<{_LABEL}}" + f"\n   {'':<{_LABEL}}".join(lines)
     yield from _labelled("see", finding.cause.reference)
 
 

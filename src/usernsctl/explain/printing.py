@@ -23,7 +23,7 @@ def wrapped(text: str, indent: str) -> list[str]:
 
 
 def print_error(error: UsernsError) -> None:
-    """Print on standard error what failed, why, and the remedy: a line each."""
+    """Print on standard error what failed, why, and the remedy."""
     say(f"usernsctl: {error}")
     # Imported here, to keep --help fast.
     from usernsctl import _core
@@ -35,4 +35,5 @@ def print_error(error: UsernsError) -> None:
         say(f"  cause: {error.cause}")
     # Only remedies of the catalogue have several lines: names in other remedies are escaped.
     if remedy := error.remedy or (known.remedy if known else None):
-        print("  remedy: " + shown_lines(remedy).replace("\n", "\n    "), file=sys.stderr)
+        lines = shown_lines(remedy).split("\n")
+        print("  remedy:", *lines, sep=" " if len(lines) == 1 else "\n    ", file=sys.stderr)

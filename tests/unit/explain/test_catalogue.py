@@ -146,6 +146,13 @@ def test_what_is_said_to_be_real_is_in_a_test_that_does_it(kind: bool | str) -> 
     assert [cause_id for cause_id in said if cause_id not in quoted] == []
 
 
+@pytest.mark.parametrize("cause_id", list(catalogue()))
+def test_a_remedy_fits_into_100_columns(cause_id: str) -> None:
+    """A remedy of several lines is indented by four columns."""
+    for text in catalogue()[cause_id].remedies.values():
+        assert all(len(line) <= 96 for line in text.split("\n"))
+
+
 def test_seccomp_is_never_switched_off() -> None:
     for cause in catalogue().values():
         for remedy in cause.remedies.values():

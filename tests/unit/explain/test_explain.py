@@ -446,7 +446,8 @@ def test_the_command_confirms(
     assert cause.startswith(f"no-new-privs: {title} (confirmed here)\n")
     assert "found here: evidence of no-new-privs" in out
     assert "in-chroot: started in a chroot; evidence of in-chroot" in out
-    assert f"remedy: {catalogue()['no-new-privs'].remedies['host']}" in out
+    remedy = catalogue()["no-new-privs"].remedies["host"].replace("\n", "\n    ")
+    assert f"  remedy:\n    {remedy}\n" in out
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -509,7 +510,7 @@ def test_prose_fits_into_80_columns(cause: str, capsys: pytest.CaptureFixture[st
     assert status == 0
     known = catalogue()[cause]
     assert f"why: {known.why} recognised by: {known.told_by}" in re.sub(r"\s+", " ", out)
-    remedies = {line for one in known.remedies.values() for line in one.split("\n")}
+    remedies = {line.strip() for one in known.remedies.values() for line in one.split("\n")}
     for line in out.splitlines():
         copied = line.strip() in remedies or re.match(r"  (seen|remedy|in \w+): ", line)
         assert copied or len(line) <= 80

@@ -77,7 +77,7 @@ def test_an_end_without_a_word_is_told_with_what_is_known(tmp_path: Path) -> Non
     ):
         text = told(tmp_path, status)
         assert text.startswith(f"usernsctl: runsc: {said}")
-        assert f"[{cause}]\n  remedy: " in text
+        assert f"[{cause}]\n  remedy:" in text
 
 
 def test_the_first_error_is_behind_the_others(tmp_path: Path) -> None:
