@@ -13,7 +13,7 @@ from usernsctl._system.paths import PathDescriptor
 from usernsctl._text import quoted
 from usernsctl.errors import CommandError
 from usernsctl.gvisor.launch.request import Bind
-from usernsctl.gvisor.launch.steps import EMPTY_DIRECTORY, Launch
+from usernsctl.gvisor.launch.steps import EMPTY_DIRECTORY
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.maps import MappedIds
 
@@ -155,16 +155,17 @@ class View:
     @classmethod
     def built(
         cls,
-        launch: Launch,
         scratch: str,
         binds: Iterable[tuple[str, str]],
+        empty: Iterable[str],
         open_path: Callable[[str], PathDescriptor],
         owners: MappedIds | None = None,
     ) -> Self:
-        """Return the view of a launch whose files another process has built.
+        """Return the view of a root filesystem that another process has built.
 
         :param scratch: the path of the run's tmpfs.
         :param binds: the sources and destinations of the bind mounts.
+        :param empty: the paths on which gVisor will mount an empty filesystem.
         :param open_path: a function that opens a path in the tmpfs (O_PATH).
         :param owners: as for :meth:`of_root`.
         """
@@ -173,10 +174,9 @@ class View:
             undo.callback(seen.close)
             for source, inside in binds:
                 seen.add_bind(inside, open_path(source))
-            for step in launch.steps:
-                if step.verb == "mount" and step.named["shows"] == "empty":
-                    place = seen.walk(step.named["inside"]).wanted
-                    seen.add_bind(place, open_path(f"{scratch}/{EMPTY_DIRECTORY}"))
+            for path in empty:
+                place = seen.walk(path).wanted
+                seen.add_bind(place, open_path(f"{scratch}/{EMPTY_DIRECTORY}"))
             undo.pop_all()
         return seen
 

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from usernsctl import hardening
 from usernsctl._lean import LateModule
 from usernsctl._system import processes
 from usernsctl._system.descriptors import (
@@ -30,7 +29,11 @@ from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
 from usernsctl.gvisor.runsc.container import SandboxEnded
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.sandbox.directory import PopenStreams, SandboxDirectory, close_streams
-from usernsctl.gvisor.sandbox.host_namespace import HostNamespace, RunscNamespace
+from usernsctl.gvisor.sandbox.host_namespace import (
+    HostNamespace,
+    RunscNamespace,
+    restrictions_of_runsc,
+)
 from usernsctl.gvisor.sandbox.records import (
     STATE,
     DetachedRecord,
@@ -139,7 +142,7 @@ class DetachedSandbox:
             yield (
                 [self._runsc, f"--root={_HERE}", *arguments],
                 {
-                    "namespace": RunscNamespace(self._inside, hardening.for_run()),
+                    "namespace": RunscNamespace(self._inside, restrictions_of_runsc()),
                     "env": self._environ,
                     "cwd": f"/proc/self/fd/{state}",
                     "pass_fds": [state],

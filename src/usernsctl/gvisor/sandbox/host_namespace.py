@@ -89,7 +89,7 @@ class HostOptions(NamedHostOptions, total=False):
 class RunscNamespace:
     """Namespaces for commands of runsc, with the restrictions under which runsc works.
 
-    :param restrictions: the privileges that the commands give up.
+    :param restrictions: the result of :func:`restrictions_of_runsc`.
     :param mount_proc: whether to mount a /proc of the PID namespace, which runsc reads.
     :ivar commands: the commands that were started here. Closing the sandbox reaps them.
     """
@@ -97,7 +97,7 @@ class RunscNamespace:
     def __init__(
         self,
         namespace: Joinable,
-        restrictions: hardening.Hardening,
+        restrictions: _core.Setup,
         *,
         mount_proc: bool = False,
     ) -> None:
@@ -115,10 +115,22 @@ class RunscNamespace:
         """
         target = self._namespace.target()
         target.setup.own_stdio = True
-        hardening.prepare(target.setup, self._restrictions)
+        target.setup.no_new_privs = self._restrictions.no_new_privs
+        target.setup.no_membarrier = self._restrictions.no_membarrier
+        target.setup.drop_bounding = self._restrictions.drop_bounding
         if self._mount_proc:
             target.setup.mount_proc = "/proc"
         return target
+
+
+def restrictions_of_runsc(**options: Any) -> _core.Setup:
+    """Return the core's settings for the restrictions of runsc.
+
+    :param options: the arguments of :func:`usernsctl.hardening.for_run`.
+    """
+    setup = _core.Setup()
+    hardening.prepare(setup, hardening.for_run(**options))
+    return setup
 
 
 # The programs that start sandboxes in the namespaces, each with its purpose for errors.
@@ -141,7 +153,7 @@ class HostNamespace:
     :ivar request: the options that the sandboxes have in common.
     :ivar runsc: the path of runsc.
     :ivar environ: the environment of runsc.
-    :ivar restrictions: the privileges that runsc gives up.
+    :ivar restrictions: the privileges that runsc gives up, as settings of the core.
     :ivar namespace: the namespaces that runsc runs in.
     :ivar prepared: the files in the namespaces.
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
@@ -151,7 +163,7 @@ class HostNamespace:
     request: Request
     runsc: str
     environ: dict[str, str]
-    restrictions: hardening.Hardening
+    restrictions: _core.Setup
     namespace: Namespace
     prepared: HostLayout
     directory: int
@@ -181,7 +193,7 @@ class HostNamespace:
             self.runsc = find_runsc(os.environ, request.program)
             self.environ = runsc_environment(is_named=request.program is not None)
             order = _plan_host(request, self._ids, self.runsc)
-            self.restrictions = hardening.for_run(
+            self.restrictions = restrictions_of_runsc(
                 no_new_privs=request.no_new_privs,
                 drop_bounding=request.drop_bounding,
                 ids=self._ids.count,
@@ -337,7 +349,7 @@ class HostNamespace:
                 return PathDescriptor.own(path, os.open, f"..{below}", flags, dir_fd=directory)
 
             made = self.prepared
-            return View.built(made.launch, made.scratch, made.binds, opened, self._owners)
+            return View.built(made.scratch, made.binds, made.empty, opened, self._owners)
 
     def close(self) -> None:
         """Close the descriptors of the namespaces. Sandboxes keep running."""
@@ -509,15 +521,15 @@ def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
 class HostLayout:
     """The files of a host in its mount namespace.
 
-    :ivar launch: the launch that made the files.
     :ivar scratch: the path of the tmpfs with the files, in the mount namespace.
     :ivar binds: the sources and destinations of runsc's bind mounts.
+    :ivar empty: the paths inside on which gVisor mounts an empty filesystem.
     :ivar config: the config.json that all sandboxes start from.
     """
 
-    launch: Launch
     scratch: str
     binds: tuple[tuple[str, str], ...]
+    empty: tuple[str, ...]
     config: dict[str, Any]
 
     def program(self, name: str) -> str:
@@ -593,9 +605,13 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
         scratch, *paths = map(os.fsdecode, done.stdout.split(b"\0")[:-1])
         binds = tuple(zip(paths[::2], paths[1::2], strict=True))
         prepared = HostLayout(
-            launch=order.launch,
             scratch=scratch,
             binds=binds,
+            empty=tuple(
+                step.named["inside"]
+                for step in order.launch.steps
+                if step.verb == "mount" and step.named["shows"] == "empty"
+            ),
             config=completed(order.config, _places(scratch, binds), several=order.several),
         )
         directory = fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, 3)

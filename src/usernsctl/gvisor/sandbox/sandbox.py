@@ -131,6 +131,7 @@ class Sandbox(AsyncStartMixin):
     _life: AttachedSandbox | DetachedSandbox | None = None
     _terminal: FileIO | None = None
     _is_released = False
+    _has_started = False
     _what = "a sandbox"
     # Whether an agent that is process 1 keeps running after its connection was closed.
     _agent_outlives = False
@@ -344,7 +345,9 @@ class Sandbox(AsyncStartMixin):
     def _get(self) -> AttachedSandbox | DetachedSandbox:
         if self._is_released:
             raise ValueError(f"the sandbox {self.id} was released: attach to it")
-        self._async_start.get()
+        if not self._has_started:
+            self._async_start.get()
+            self._has_started = True
         assert self._life is not None
         return self._life
 
