@@ -16,7 +16,7 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
     return 0;
 }
 
-/* Returns whether a user name needs no quoting in a shell and is no option of usermod(8). */
+/* Returns whether a user name needs no quoting in a shell and is not an option of usermod(8). */
 static bool is_plain_name(const char *name)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";

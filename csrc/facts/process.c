@@ -13,7 +13,7 @@ static int read_kernel(struct un_facts *facts, struct un_error *err)
     uint64_t major = 0, minor = 0;
     const char *at = un_number_read(name.release, UINT32_MAX, &major);
     if (!at || *at != '.' || !un_number_read(at + 1, UINT32_MAX, &minor))
-        return un_fail(err, UN_STEP_FACTS, 0, NULL, "\"%s\" is no kernel version", name.release);
+        return un_fail(err, UN_STEP_FACTS, 0, NULL, "\"%s\" is not a kernel version", name.release);
     facts->kernel_major = (uint32_t)major;
     facts->kernel_minor = (uint32_t)minor;
     return 0;

@@ -140,7 +140,7 @@ static bool check_program(const struct wanted *wanted, int fd, const char *path,
     const char *name = interpreter_of(start);
     if (!name) {
         snprintf(fault->reason, sizeof fault->reason,
-                 "%s is no program, nor a script that begins with #!", path);
+                 "%s is neither a program nor a script that begins with #!", path);
         return set_fault(fault, UN_STEP_EXEC, ENOEXEC, path,
                          "begin a script with #! and its interpreter, as in: #!/bin/sh");
     }

@@ -46,7 +46,7 @@ int un_extent_parse(const char *text, struct un_extent *extent, struct un_error 
     }
     if (!at || *at)
         return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid",
-                       "\"%.200s\" is no extent, inside:outside:count, such as 0:100000:65536",
+                       "\"%.200s\" is not an extent, inside:outside:count, such as 0:100000:65536",
                        text);
     *extent = (struct un_extent){field[0], field[1], field[2]};
     return check_extent(*extent, err);
@@ -151,7 +151,7 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err)
             at = skip_blanks(at);
         if (!at || (*at && *at != '\n'))
             return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid",
-                           "\"%.*s\" is no line of a map: expected inside outside count",
+                           "\"%.*s\" is not a line of a map: expected inside outside count",
                            (int)strcspn(line, "\n"), line);
         if (un_map_add(map, (struct un_extent){field[0], field[1], field[2]}, err))
             return -1;

@@ -293,7 +293,11 @@ def test_other_options_are_refused(prelude: Program, write: Write) -> None:
         (["/opt/script"], 126, "/opt/script is run by /no/python, which is not in the sandbox\n"),
         (["/opt/venv"], 126, "run by /opt/python (which leads to /home/me/python), which is not"),
         (["/opt/fifo"], 126, "exec: /opt/fifo is a FIFO, a socket or a device, not a program\n"),
-        (["/opt/text"], 126, "exec: /opt/text is no program, nor a script that begins with #!\n"),
+        (
+            ["/opt/text"],
+            126,
+            "exec: /opt/text is neither a program nor a script that begins with #!\n",
+        ),
         (["/opt/plain/x"], 127, "lookup: '/opt/plain/x' was not found in the sandbox\n"),
         (["/opt/loop"], 126, "exec: /opt/loop: Too many levels of symbolic links\n"),
     ],

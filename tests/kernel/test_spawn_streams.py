@@ -61,9 +61,9 @@ def test_spawn_takes_whatever_has_a_descriptor() -> None:
     [
         (un.PIPE, "=PIPE is not supported by spawn.*use Popen"),
         (un.STDOUT, "=STDOUT is not supported by spawn.*use Popen"),
-        (-4, ": -4 is no descriptor; None stands for the caller's own"),
-        (-1000, "-1000 is no descriptor"),
-        (2**31, "2147483648 is no descriptor"),
+        (-4, ": -4 is not a descriptor; None stands for the caller's own"),
+        (-1000, "-1000 is not a descriptor"),
+        (2**31, "2147483648 is not a descriptor"),
     ],
 )
 def test_spawn_refuses_other_numbers(stream: str, given: int, says: str) -> None:

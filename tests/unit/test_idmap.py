@@ -56,7 +56,7 @@ def test_the_last_id_is_4294967294() -> None:
     ],
 )
 def test_what_is_no_extent_is_refused(text: str) -> None:
-    with pytest.raises(MapError, match="is no extent, inside:outside:count") as caught:
+    with pytest.raises(MapError, match="is not an extent, inside:outside:count") as caught:
         Extent.parse(text)
     assert caught.value.cause == "map-invalid"
     assert caught.value.step == "argument"

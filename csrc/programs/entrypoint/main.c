@@ -275,8 +275,8 @@ static int refuse_option(char **argv)
     /* getopt_long() never rejects -h and -V, only --help=VALUE and --version=VALUE. */
     if (optopt == 'h' || optopt == 'V')
         is_letter = false;
-    return refuse_usage(is_letter ? letter : argv[optind - 1], " is no option, or lacks its value",
-                        SELF " --help lists them");
+    return refuse_usage(is_letter ? letter : argv[optind - 1],
+                        " is not an option, or lacks its value", SELF " --help lists them");
 }
 
 /* Parses the options. Returns the exit status, or -1 to continue. */

@@ -86,7 +86,8 @@ static int parse_number(const char *option, const char *text, int64_t most, int6
     *number = (int64_t)read;
     if (!end || *end)
         return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
-                       "%s: \"%.200s\" is no number from 0 to %lld", option, text, (long long)most);
+                       "%s: \"%.200s\" is not a number from 0 to %lld", option, text,
+                       (long long)most);
     return 0;
 }
 
@@ -127,7 +128,8 @@ static int parse_signal(const char *text, int *sig, struct un_error *err)
         if (!strcmp(signals[i].name, name))
             return 0;
     }
-    return fail_usage(err, "%s: \"%.200s\" is no signal; try KILL or TERM", "--kill-child", text);
+    return fail_usage(err, "%s: \"%.200s\" is not a signal; try KILL or TERM", "--kill-child",
+                      text);
 }
 
 static int map_self(struct un_options *options, int kind, const char *option, const char *text,

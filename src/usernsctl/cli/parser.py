@@ -408,7 +408,7 @@ def integer(least: int, most: int) -> Callable[[str], int]:
         # The pattern excludes underscores and the digits of other scripts, which int() accepts.
         if re.fullmatch(r"-?[0-9]{1,10}", text) and least <= int(text) <= most:
             return int(text)
-        raise ValueError(f"{text!r} is no number from {least} to {most}")
+        raise ValueError(f"{text!r} is not a number from {least} to {most}")
 
     return parse
 

@@ -224,7 +224,7 @@ def descriptors(pass_fds: Iterable[Any]) -> list[int]:
     fds = [int(fd) for fd in pass_fds]
     for fd in fds:
         if not 0 <= fd <= _MAX_FD:
-            raise ValueError(f"pass_fds: {fd} is no descriptor")
+            raise ValueError(f"pass_fds: {fd} is not a descriptor")
     return fds
 
 
@@ -255,7 +255,7 @@ def _stream(name: str, wanted: Stream) -> int:
             raise ValueError(f"{name}={word} is not supported by spawn(): use Popen")
     fd = wanted if isinstance(wanted, int) else wanted.fileno()
     if not 0 <= fd <= _MAX_FD:
-        raise ValueError(f"{name}: {fd} is no descriptor; None stands for the caller's own")
+        raise ValueError(f"{name}: {fd} is not a descriptor; None stands for the caller's own")
     return fd
 
 
@@ -270,7 +270,7 @@ def opened(cgroup: StrOrBytesPath | int | None) -> Iterator[int]:
         yield -1
     elif isinstance(cgroup, int):
         if not 0 <= cgroup <= _MAX_FD:
-            raise ValueError(f"in_cgroup: {cgroup} is no descriptor")
+            raise ValueError(f"in_cgroup: {cgroup} is not a descriptor")
         yield cgroup
     else:
         with _directory(os.fsdecode(cgroup)) as fd:

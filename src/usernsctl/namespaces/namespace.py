@@ -160,7 +160,7 @@ class Namespace(Closing):
 
         :param fd: a descriptor of /proc/PID/ns/user, or one from ioctl_nsfs(2). It is duplicated,
             and the caller still has to close it.
-        :raises NamespaceError: `fd` is no descriptor of a user namespace.
+        :raises NamespaceError: `fd` is not a descriptor of a user namespace.
         """
         try:
             kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)

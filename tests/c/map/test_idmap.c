@@ -28,7 +28,7 @@ static void well_formed_extents_are_read(void)
 
 static void malformed_extents_are_refused(void)
 {
-    static const char form[] = "is no extent, inside:outside:count";
+    static const char form[] = "is not an extent, inside:outside:count";
     static const struct {
         const char *text;
         const char *says;
@@ -197,7 +197,7 @@ static void the_kernels_text_is_read_back(void)
     static const char *const bad[] = {"0 0\n", "0 0 1 1\n", "\n", "x 0 1\n", "0 0 1\n0 1\n"};
     for (size_t i = 0; i < COUNT(bad); i++) {
         CHECK_INT(un_map_parse(bad[i], &map, &err), -1);
-        CHECK_HAS(err.detail, "is no line of a map");
+        CHECK_HAS(err.detail, "is not a line of a map");
     }
     CHECK_INT(un_map_parse("0 0 0\n", &map, &err), -1);
 }

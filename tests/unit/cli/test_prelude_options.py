@@ -33,23 +33,23 @@ def told(prelude: Program, *arguments: str) -> str:
         (["-w"], "option -w needs a value"),
         (["-rw"], "option -rw needs a value"),
         (["--map-user"], "option --map-user needs a value"),
-        (["--map-user="], '--map-user: "" is no number from 0 to 4294967294'),
-        (["--map-user=x"], '--map-user: "x" is no number from 0 to 4294967294'),
-        (["--map-user=-1"], '--map-user: "-1" is no number from 0 to 4294967294'),
-        (["--map-user=+1"], '--map-user: "+1" is no number from 0 to 4294967294'),
-        (["--map-user= 1"], '--map-user: " 1" is no number from 0 to 4294967294'),
-        (["--map-user=4294967295"], "is no number from 0 to 4294967294"),
-        (["--map-group=99999999999999999999"], "is no number from 0 to 4294967294"),
-        (["-S", "root"], '--setuid: "root" is no number from 0 to 4294967294'),
-        (["-G", "1x"], '--setgid: "1x" is no number from 0 to 4294967294'),
+        (["--map-user="], '--map-user: "" is not a number from 0 to 4294967294'),
+        (["--map-user=x"], '--map-user: "x" is not a number from 0 to 4294967294'),
+        (["--map-user=-1"], '--map-user: "-1" is not a number from 0 to 4294967294'),
+        (["--map-user=+1"], '--map-user: "+1" is not a number from 0 to 4294967294'),
+        (["--map-user= 1"], '--map-user: " 1" is not a number from 0 to 4294967294'),
+        (["--map-user=4294967295"], "is not a number from 0 to 4294967294"),
+        (["--map-group=99999999999999999999"], "is not a number from 0 to 4294967294"),
+        (["-S", "root"], '--setuid: "root" is not a number from 0 to 4294967294'),
+        (["-G", "1x"], '--setgid: "1x" is not a number from 0 to 4294967294'),
         (["--setgroups=maybe"], '--setgroups: "maybe" must be allow or deny'),
         (["--propagation=x"], "must be private, shared, slave or unchanged"),
-        (["--kill-child=NOPE"], '--kill-child: "NOPE" is no signal'),
+        (["--kill-child=NOPE"], '--kill-child: "NOPE" is not a signal'),
         (["--kill-child=999"], "--kill-child: "),
         (["--kill-child=0"], "--kill-child: "),
         (["--kill-child="], "--kill-child: "),
-        (["--preserve-fd=x"], '--preserve-fd: "x" is no number'),
-        (["--preserve-fd=-1"], '--preserve-fd: "-1" is no number'),
+        (["--preserve-fd=x"], '--preserve-fd: "x" is not a number'),
+        (["--preserve-fd=-1"], '--preserve-fd: "-1" is not a number'),
     ],
 )
 def test_a_mistake_is_told_by_name(prelude: Program, arguments: list[str], message: str) -> None:
@@ -61,7 +61,7 @@ def test_a_mistake_is_told_by_name(prelude: Program, arguments: list[str], messa
 
 def test_a_message_is_one_line_and_commands_no_terminal(prelude: Program) -> None:
     message = told(prelude, "--map-users=\n\033[31m", "echo", "ran")
-    assert message.startswith('" ?[31m" is no extent')
+    assert message.startswith('" ?[31m" is not an extent')
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_message_is_one_line_and_commands_no_terminal(prelude: Program) -> Non
 def test_a_malformed_extent_is_quoted(prelude: Program, option: str, extent: str) -> None:
     message = told(prelude, f"{option}={extent}", "echo", "ran")
     assert extent in message
-    assert any(part in message for part in ("is no extent", "must be", "goes past"))
+    assert any(part in message for part in ("is not an extent", "must be", "goes past"))
 
 
 def test_overlaps_are_refused(prelude: Program) -> None:

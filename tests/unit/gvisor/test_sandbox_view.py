@@ -327,7 +327,7 @@ def test_an_interpreter_that_is_missing(view: View, top: Path, line: str) -> Non
 @pytest.mark.parametrize("text", ["", "#!", "#!\n", "exit 3\n"])
 def test_a_file_that_is_no_program(view: View, top: Path, text: str) -> None:
     (top / "usr" / "bin" / "tool").write_text(text)
-    with pytest.raises(CommandError, match="is no program") as caught:
+    with pytest.raises(CommandError, match="is neither a program") as caught:
         check(view, "tool")
     assert (caught.value.errno, caught.value.cause) == (errno.ENOEXEC, "command-not-executable")
 

@@ -140,7 +140,7 @@ def test_a_suite_has_words_of_its_own(session: pytest.Pytester, run_tests: RunTe
 MISTAKES = [
     ("userns(map='rot')", "userns: map must be one of 'root', 'current', *'rot'"),
     ("userns(map=7)", "userns: map must be an IdMap, one of 'root', *7"),
-    ("userns(map=['0:0'])", 'userns: map: *"0:0" is no extent*inside:outside:count*'),
+    ("userns(map=['0:0'])", 'userns: map: *"0:0" is not an extent*inside:outside:count*'),
     ("userns(map=[(0, 0)])", "userns: map must be an IdMap, *three numbers or *not [[](0, 0)]"),
     ("userns('auto')", "userns needs keyword arguments, as in *"),
     ("userns(network=True)", "userns has no argument network; it has map, mount, net, *"),
