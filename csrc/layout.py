@@ -26,7 +26,7 @@ PROGRAMS = {
     "usernsctl-exec": ("early_signals.c", "report.c"),
     "usernsctl-entrypoint": ("early_signals.c",),
     "usernsctl-build": (),
-    "usernsctl-init": ("sandbox_command.c",),
+    "usernsctl-init": ("descendants.c", "sandbox_command.c"),
     "usernsctl-detach": ("descendants.c", "sandbox_command.c"),
     "usernsctl-watch": ("descendants.c", "oom_watch.c", "report.c"),
     "usernsctl-probe": (),

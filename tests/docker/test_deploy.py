@@ -18,9 +18,10 @@ import yaml
 from processes import capture
 from tally import Tally
 
-from docker.conftest import BASE, CONNECTOR, PRELUDE, PRELUDE_PYTHON, USER
+from docker.conftest import BASE, CONNECTOR, PRELUDE, USER
 from docker.engine import TREE, Engine, build, started
 from docker.matrix import NO_NEW_PRIVILEGES, SECCOMP
+from docker.recipes import RECIPE_IMAGE, build_recipe
 
 KUBERNETES = TREE / "deploy" / "kubernetes"
 # Kubernetes releases whose pods have the field hostUsers.
@@ -223,35 +224,8 @@ def test_the_engine_s_settings_are_enough(plain: Engine, tmp_path: Path) -> None
     assert (done.returncode, "Jan 10 15:06:54 PST 2016" in done.stdout) == (0, True), done.stderr
 
 
-RECIPE = re.compile(r"^```dockerfile\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RECIPE_IMAGE = "usernsctl-test/recipe"
 PRELUDE_AGAIN = "usernsctl-test/prelude-again"
 PROTECTED = ["--cap-drop=ALL", NO_NEW_PRIVILEGES, SECCOMP]
-SHOW_VERSION = "#!/bin/sh\nexec cat /proc/version\n"
-
-
-def build_recipe(
-    plain: Engine, page: str, begin: str, context: Path, prelude: str = PRELUDE
-) -> None:
-    """Build an image from the only Dockerfile of a page with this beginning.
-
-    :param begin: the first lines of the Dockerfile.
-    :param context: the build's directory, which also contains a program that the Dockerfile copies.
-    :param prelude: the image to use for the one that the page calls prelude.
-    """
-    recipes = RECIPE.findall((TREE / page).read_text())
-    (recipe,) = [one for one in recipes if one.startswith(begin)]
-    assert isinstance(recipe, str)
-    images = {"my-image": BASE, "prelude": prelude, "prelude-python": PRELUDE_PYTHON}
-    named = re.compile(r"(?<=FROM |from=)(my-image|prelude-python|prelude)\b")
-    (context / "Dockerfile").write_text(named.sub(lambda found: images[found[0]], recipe))
-    program = context / "program"
-    program.write_text(SHOW_VERSION)
-    program.chmod(0o755)
-    # The engine has no bridge, so a build can only use the host's network.
-    build = ["build", "--network=host", f"--tag={RECIPE_IMAGE}"]
-    built = plain(*build, str(context), timeout=600)
-    assert built.returncode == 0, built.stderr
 
 
 @pytest.mark.timeout(600)

@@ -27,12 +27,13 @@ def run(name: str, *arguments: str) -> str:
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    command = [sys.executable, EXAMPLES / "snippet_server.py", "0"]
+    command = [sys.executable, EXAMPLES / "snippet_server.py", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             yield server.stdout.readline().split()[-1]
         finally:
             server.terminate()
+        assert server.wait(SECONDS) == 0
 
 
 def post(url: str, text: str) -> tuple[str, str]:

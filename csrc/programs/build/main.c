@@ -5,9 +5,10 @@
  * host share. LAUNCH is a descriptor of a file with the launch, and the FDs are its sources, in
  * order. A descriptor of the directory for the sandboxes' files is sent over SOCKET.
  *
- * Prints strings, each terminated by NUL: the path of the tmpfs that contains all files built, then
- * the source and destination of each bind mount; or, with exit status 1, the failure: step, errno,
- * cause, detail, path and remedy, of which the last four may be empty.
+ * Prints strings, each terminated by NUL: the path of the tmpfs that contains all files built, "1"
+ * or "0", whether a new PID namespace can have a /proc, then the source and destination of each
+ * bind mount; or, with exit status 1, the failure: step, errno, cause, detail, path and remedy, of
+ * which the last four may be empty.
  *
  * Without arguments the program only holds its namespaces until it is killed or standard input
  * ends.
@@ -16,8 +17,12 @@
 #include "launch/launch.h"
 #include "sys/sys.h"
 
+#include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 static int read_fds(char **words, int count, int *fds)
 {
@@ -48,9 +53,33 @@ static int tell_failure(const struct un_launch *launch, struct un_error *err)
     return 1;
 }
 
+static int mount_proc(void *arg)
+{
+    struct un_error err;
+    struct un_setup setup;
+    (void)arg;
+    un_setup_init(&setup);
+    setup.propagation = MS_PRIVATE;
+    setup.mount_proc = "/proc";
+    return un_setup_apply(&setup, &err) ? 1 : 0;
+}
+
+/* Returns whether a child in a new PID namespace can mount a /proc, as usernsctl-init needs to. The
+ * kernel denies that where a part of this /proc is covered, as in a container. */
+static bool can_mount_proc(void)
+{
+    int status;
+    struct sigaction ignored;
+    struct un_clone clone = {
+        .flags = CLONE_NEWPID | CLONE_NEWNS, .exit_signal = SIGCHLD, .run = mount_proc};
+    un_default_sigchld(&ignored);
+    return !un_clone(&clone) && waitpid(clone.pid, &status, 0) == clone.pid && !status;
+}
+
 static void print_result(const struct un_launch *launch)
 {
     put(launch->marks.scratch);
+    put(can_mount_proc() ? "1" : "0");
     for (size_t i = 0; i < launch->bind_count; i++) {
         put(launch->bind[i].source);
         put(launch->bind[i].destination);

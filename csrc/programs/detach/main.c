@@ -5,8 +5,8 @@
  * which starts the sandbox in the background, and reports its success by a byte on CONNECTION. The
  * answer "+" means that the creator has recorded the sandbox: the sandbox stays, and
  * usernsctl-detach exits. On any other answer, which may come before that byte, or if COMMAND fails
- * or CREATOR exits first, all started processes are killed, and DIRECTORY is removed with its
- * contents.
+ * or CREATOR exits first, or after SIGTERM, all started processes are killed, and DIRECTORY is
+ * removed with its contents.
  *
  * CREATOR is a pidfd, because a fork of the creator may keep CONNECTION open. LOCK is a descriptor
  * of DIRECTORY with a lock (flock(2)), which marks the directory as in use until usernsctl-detach
@@ -23,8 +23,6 @@
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -52,15 +50,11 @@ static bool wait_unless_over(const struct channel *to, int fd)
  * first. */
 static int wait_for_child(pid_t pid, const struct channel *to, int signals)
 {
-    struct signalfd_siginfo info;
     int status;
     pid_t ended;
-    while (!(ended = waitpid(pid, &status, WNOHANG))) {
-        if (!wait_unless_over(to, signals))
+    while (!(ended = waitpid(pid, &status, WNOHANG)))
+        if (!wait_unless_over(to, signals) || sandbox_read_signals(signals))
             return SANDBOX_KILLED;
-        while (read(signals, &info, sizeof info) > 0)
-            continue;
-    }
     return ended == pid ? un_exit_status_of(status) : SANDBOX_FAILED;
 }
 
@@ -105,7 +99,7 @@ int main(int argc, char **argv)
     if (sandbox_take_fds(argv + 1, fds, 3))
         return SANDBOX_FAILED;
     const struct channel to = {.creator = fds[0], .connection = fds[1]};
-    if (access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    if (adopt_descendants())
         return sandbox_fail(CHILDREN);
     int status = run_detached(argv + 5, &to, argv[4]);
     /* A fork of the creator may also hold this descriptor, so closing it would not unlock. */

@@ -1,10 +1,13 @@
 /*
  * usernsctl-init CREATOR READY PIDFILE COMMAND...
  *
- * Process 1 of the PID namespace of a sandbox. Runs COMMAND, which starts the sandbox in the
- * background and writes its pid to PIDFILE, then waits for the sandbox and exits with its status,
- * or with that of COMMAND if that fails. The exit of process 1 kills all other processes of the
- * namespace (pid_namespaces(7)), so killing this process kills everything, and nothing outlives it.
+ * Runs COMMAND, which starts the sandbox in the background and writes its pid to PIDFILE, then
+ * waits for the sandbox and exits with its status, or with that of COMMAND if that fails. SIGTERM
+ * ends the sandbox.
+ *
+ * As process 1 of a PID namespace, usernsctl-init needs to kill nothing: its exit kills all other
+ * processes of the namespace (pid_namespaces(7)), even if SIGKILL ends it. Where a PID namespace
+ * can't have a /proc, usernsctl-init is an ordinary process, and kills its descendants at its exit.
  *
  * CREATOR is a pidfd: usernsctl-init exits when that process exits. A parent-death signal would
  * already be sent at the exit of the thread that started usernsctl-init. READY is a descriptor to
@@ -16,25 +19,19 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/signalfd.h>
 #include <sys/wait.h>
 
-/* Waits until a child may have exited. Returns false if the creator has. */
+/* Waits until a child may have exited. Returns false if the creator has, or after SIGTERM. */
 static bool wait_for_child_or_creator(int creator, int signals)
 {
     struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
-    struct signalfd_siginfo info;
     while (poll(fds, 2, -1) < 0 && errno == EINTR)
         continue;
-    /* Discards the signals: several SIGCHLDs may be merged into one, so they don't say which child
-     * has exited. */
-    while (read(signals, &info, sizeof info) > 0)
-        continue;
-    return !fds[0].revents;
+    return !sandbox_read_signals(signals) && !fds[0].revents;
 }
 
 /* Waits for the exit of the child `pid`, and reaps all other children too if `others` is set.
- * Returns the exit status, or SANDBOX_KILLED if the creator exits first. */
+ * Returns the exit status, or SANDBOX_KILLED if the creator exits, or SIGTERM comes, first. */
 static int wait_for_exit(pid_t pid, bool others, int creator, int signals)
 {
     int status;
@@ -80,5 +77,11 @@ int main(int argc, char **argv)
     int fds[2];
     if (sandbox_take_fds(argv + 1, fds, 2))
         return SANDBOX_FAILED;
-    return run_sandbox(argv + 4, fds[0], fds[1], argv[3]);
+    bool is_first = getpid() == 1;
+    if (!is_first && adopt_descendants())
+        return sandbox_fail(CHILDREN);
+    int status = run_sandbox(argv + 4, fds[0], fds[1], argv[3]);
+    if (!is_first)
+        kill_descendants();
+    return status;
 }

@@ -2,10 +2,16 @@
 #include "programs/shared/shared.h"
 
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #define END_MS 5000
+
+int adopt_descendants(void)
+{
+    return access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ? -1 : 0;
+}
 
 static void kill_children(void)
 {

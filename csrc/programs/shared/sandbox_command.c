@@ -67,13 +67,14 @@ static void replace_stdio(int nothing)
 pid_t sandbox_start_command(char **argv, int *signals)
 {
     struct sigaction sigchld;
-    sigset_t child, before;
+    sigset_t handled, before;
     un_default_sigchld(&sigchld);
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &child, &before);
+    sigemptyset(&handled);
+    sigaddset(&handled, SIGCHLD);
+    sigaddset(&handled, SIGTERM);
+    sigprocmask(SIG_BLOCK, &handled, &before);
     un_auto_close int nothing = un_open_null(O_RDWR);
-    *signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    *signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
     if (nothing < 0 || *signals < 0) {
         sandbox_fail(nothing < 0 ? "/dev/null" : "signalfd");
         return -1;
@@ -86,4 +87,14 @@ pid_t sandbox_start_command(char **argv, int *signals)
     else
         replace_stdio(nothing);
     return pid;
+}
+
+bool sandbox_read_signals(int signals)
+{
+    struct signalfd_siginfo info;
+    bool is_terminated = false;
+    /* Several SIGCHLDs may be merged into one, so they don't say which child has exited. */
+    while (read(signals, &info, sizeof info) > 0)
+        is_terminated = is_terminated || info.ssi_signo == SIGTERM;
+    return is_terminated;
 }

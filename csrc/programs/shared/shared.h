@@ -57,10 +57,13 @@ int sandbox_take_fds(char **argv, int fds[], int count);
 /*
  * Runs argv in a child, and redirects standard input, output and error of this process to
  * /dev/null, because a reader of the sandbox's output waits for all writers to close it. *signals
- * becomes a nonblocking signalfd for SIGCHLD. Returns the pid of the child, or -1 after printing an
- * error.
+ * becomes a nonblocking signalfd for SIGCHLD and SIGTERM, which are blocked. Returns the pid of the
+ * child, or -1 after printing an error.
  */
 pid_t sandbox_start_command(char **argv, int *signals);
+
+/* Reads all pending signals from the signalfd. Returns whether SIGTERM was among them. */
+bool sandbox_read_signals(int signals);
 
 /* ---- oom_watch.c: processes of gVisor that the kernel's OOM killer kills --------------------- */
 
@@ -87,6 +90,10 @@ bool oom_watch_is_new(const struct oom_watch *watch);
 void oom_describe(char *text, size_t size);
 
 /* ---- descendants.c: ending all processes that a program has started -------------------------- */
+
+/* Makes this process the subreaper of its descendants, and checks that kill_descendants() can find
+ * them. Returns 0, or -1 with errno. */
+int adopt_descendants(void);
 
 /* Kills and reaps all descendants of this process, which must be their subreaper or process 1.
  * Gives up after some seconds: a process may wait in the kernel. */

@@ -13,7 +13,7 @@ import select
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from io import FileIO
 from itertools import chain
@@ -307,6 +307,10 @@ class ClosedError(ValueError):
     """Error of an operation on closed descriptors."""
 
 
+# Returns whether a number is a descriptor and not -1, in C.
+_IS_OPEN = (-1).__lt__
+
+
 class Shared:
     """Descriptors that are closed once :meth:`close` was called and no thread uses them.
 
@@ -315,16 +319,20 @@ class Shared:
     Each step here is atomic for threads (list.pop, set.add).
     """
 
-    def __init__(self, what: str, fds: Sequence[int]) -> None:
+    def __init__(self, what: str, fds: Iterable[int]) -> None:
         """Take over descriptors; -1 for an absent one.
 
         :param what: the noun for the descriptors in the error that they are closed.
+        :param fds: the descriptors. Python runs no signal handler while ``map`` opens them in C, so
+            an exception of a handler can't lose them: ``map(os.pidfd_open, [pid])``.
         """
         self._what = what
-        self._fds = list(fds)
-        self._unclosed = [fd for fd in fds if fd >= 0]
+        self._fds: list[int] = []
+        self._unclosed: list[int] = []
         self._users: set[object] = set()
         self._is_closed = False
+        self._unclosed.extend(fds)
+        self._fds.extend(self._unclosed)
 
     @property
     def closed(self) -> bool:
@@ -366,7 +374,7 @@ class Shared:
         # A loop in C pops and closes each descriptor, so that no signal handler runs in between.
         # pop() raises IndexError when the list is empty.
         with contextlib.suppress(IndexError):
-            deque(map(os.close, iter(self._unclosed.pop, None)), 0)
+            deque(map(os.close, filter(_IS_OPEN, iter(self._unclosed.pop, None))), 0)
 
 
 class SharedSocket(Shared):

@@ -147,6 +147,14 @@ def command_line_of(pid: int) -> list[str]:
         return []
 
 
+def children_of(pid: int) -> set[int]:
+    """Return the pids of the children of a process with one thread; empty if it has ended."""
+    try:
+        return {int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()}
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+
+
 def is_in_our_namespace(pid: int) -> bool:
     """Return whether a process is in a user namespace below ours that this user created."""
     ours = os.stat("/proc/self/ns/user")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import subprocess
@@ -13,7 +14,10 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from usernsctl._lean import LateModule
+from usernsctl._system import processes
 from usernsctl._system.descriptors import (
+    ClosedError,
+    Shared,
     above_stdio,
     deadline_after,
     open_owned,
@@ -21,6 +25,7 @@ from usernsctl._system.descriptors import (
     seconds_left,
     wait_readable,
 )
+from usernsctl._system.processes import children_of
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor.agent.start import ProcessDefaults
@@ -35,18 +40,21 @@ if TYPE_CHECKING:
 else:
     aio = LateModule("usernsctl.commands.aio")
 
-# The time limit for the end of process 1 after SIGKILL, in seconds. Process 1 may wait for another
-# child of this process, which only the event loop of this thread can reap, after the timeout.
+# The time limit for the end of usernsctl-init, in seconds. Process 1 may wait for another child of
+# this process, which only the event loop of this thread can reap, after the timeout.
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
 
 
 class AttachedSandbox:
-    """A running sandbox whose PID namespace has a child of this process as process 1.
+    """A running sandbox that ends with a child of this process, usernsctl-init, which holds it.
 
-    Process 1 ends when the sandbox ends, and the sandbox ends when process 1 ends.
+    usernsctl-init ends when the sandbox ends. Usually usernsctl-init is process 1 of a PID
+    namespace, so its end kills everything. runsc needs a /proc of its PID namespace, though, which
+    the kernel denies where parts of /proc are covered, as in a container. There usernsctl-init is
+    an ordinary process, and kills its descendants when it gets SIGTERM, or its creator has ended.
 
-    :ivar popen: process 1, usernsctl-init.
+    :ivar popen: usernsctl-init.
     :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`.
     """
 
@@ -77,8 +85,12 @@ class AttachedSandbox:
         self._streams = PopenStreams()
         self._inside: Namespace | None = None
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
+        self._is_init = host.prepared.can_mount_proc
+        # Where usernsctl-init is not process 1, a pidfd of the sandbox, which would survive SIGKILL
+        # to usernsctl-init.
+        self._shared = Shared("the sandbox", [])
         deadline = deadline_after(timeout)
-        place = RunscNamespace(host.namespace, host.restrictions, mount_proc=True)
+        place = RunscNamespace(host.namespace, host.restrictions, mount_proc=self._is_init)
         with contextlib.ExitStack() as opened:
             creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
             ready, theirs = map(opened.enter_context, pipe(os.O_NONBLOCK))
@@ -90,8 +102,10 @@ class AttachedSandbox:
                         timeout,
                         [*init, *files.command(state)],
                         namespace=place,
-                        mount=True,
-                        pid=True,
+                        mount=self._is_init,
+                        pid=self._is_init,
+                        # Signals of the caller's terminal or process group never reach process 1.
+                        start_new_session=not self._is_init,
                         pass_fds=fds,
                         env=host.environ,
                         cwd="/",
@@ -100,6 +114,8 @@ class AttachedSandbox:
                     )
                 theirs.close()
                 self._wait_until_ready(ready, files, timeout, deadline)
+                if not self._is_init:
+                    self._open_sandbox(files.read_pid())
                 self._inside = self._open_namespace()
             except BaseException:
                 if hasattr(self, "popen"):
@@ -109,11 +125,11 @@ class AttachedSandbox:
     def _wait_until_ready(
         self, ready: FileIO, files: SandboxDirectory, timeout: float | None, deadline: float | None
     ) -> None:
-        """Wait until process 1 reports that the sandbox runs.
+        """Wait until usernsctl-init reports that the sandbox runs.
 
-        :param ready: the pipe to which process 1 writes one byte.
+        :param ready: the pipe to which usernsctl-init writes one byte.
         :raises TimeoutExpired: no byte came before the deadline.
-        :raises RunscError: process 1 has ended.
+        :raises RunscError: usernsctl-init has ended.
         """
         if not wait_readable(ready.fileno(), self.popen.pidfd, timeout=seconds_left(deadline)):
             assert timeout is not None
@@ -123,8 +139,21 @@ class AttachedSandbox:
         status = self.popen.wait()
         raise files.failure(status)
 
+    def _open_sandbox(self, pid: int) -> None:
+        """Open a pidfd of the sandbox, unless the sandbox has ended already."""
+        try:
+            pidfd = open_owned(os.pidfd_open, pid)
+        except ProcessLookupError:
+            return
+        with pidfd:
+            # usernsctl-init has not reaped its children, so none of their pids was reused.
+            if pid in children_of(self.popen.pid):
+                # Not a descriptor that commands inherit, which might be closed in this process.
+                above = map(fcntl.fcntl, [pidfd.fileno()], [fcntl.F_DUPFD_CLOEXEC], [3])
+                self._shared = Shared("the sandbox", above)
+
     def _open_namespace(self) -> Namespace | None:
-        """Open the namespaces of process 1 for further commands of runsc.
+        """Open the namespaces of usernsctl-init for further commands of runsc.
 
         :returns: ``None`` if the sandbox has ended already.
         """
@@ -182,7 +211,13 @@ class AttachedSandbox:
 
     def kill(self) -> None:
         """Kill all processes of the sandbox; do not wait for their end."""
-        self.popen.kill()
+        if self._is_init:
+            self.popen.kill()
+            return
+        self.popen.terminate()
+        with contextlib.suppress(ClosedError), self._shared.use() as pidfds:
+            for pidfd in pidfds:
+                processes.kill(pidfd)
 
     @contextlib.contextmanager
     def runsc(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
@@ -207,12 +242,12 @@ class AttachedSandbox:
 
     def close(self) -> None:
         """Kill the sandbox, wait for its end, and close the descriptors."""
-        self.popen.kill()
+        self.kill()
         self._wait_for_end()
         self.release()
 
     def _wait_for_end(self) -> None:
-        """Reap process 1, after the other children of this process in its PID namespace.
+        """Reap usernsctl-init, after the other children of this process in its PID namespace.
 
         Process 1 ends only after all processes of its namespace were reaped (pid_namespaces(7)),
         also those that this process started there. An event loop in this thread can't reap them
@@ -231,6 +266,7 @@ class AttachedSandbox:
 
     def release(self) -> None:
         """Close the descriptors; the sandbox keeps running."""
+        self._shared.close()
         self._streams.close(self.popen)
         if self._inside is not None:
             self._inside.close()

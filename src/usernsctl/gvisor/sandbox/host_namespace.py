@@ -508,7 +508,7 @@ def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
         if kept.has("pid"):
             raise ValueError("namespace: a namespace with a PID namespace can't have sandboxes")
         # Only a process in the namespaces can create the mount namespace. It waits for SIGKILL.
-        maker = undo.enter_context(kept.popen([_builder()], mount=True, stdin=PIPE))
+        maker = undo.enter_context(kept.popen([_builder()], mount=True, cwd="/", stdin=PIPE))
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
         joined = Namespace.from_pid(maker.pid)
@@ -522,12 +522,14 @@ class HostLayout:
     """The files of a host in its mount namespace.
 
     :ivar scratch: the path of the tmpfs with the files, in the mount namespace.
+    :ivar can_mount_proc: whether a new PID namespace can have a /proc.
     :ivar binds: the sources and destinations of runsc's bind mounts.
     :ivar empty: the paths inside on which gVisor mounts an empty filesystem.
     :ivar config: the config.json that all sandboxes start from.
     """
 
     scratch: str
+    can_mount_proc: bool
     binds: tuple[tuple[str, str], ...]
     empty: tuple[str, ...]
     config: dict[str, Any]
@@ -595,17 +597,20 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
         with contextlib.ExitStack() as given:
             numbers = [above_stdio(fd, given) for fd in (text.fileno(), theirs.fileno(), *sources)]
             command = [_builder(), *map(str, numbers)]
-            done = namespace.run(command, stdout=PIPE, stderr=PIPE, pass_fds=sorted({*numbers}))
+            pass_fds = sorted({*numbers})
+            # Root inside may not be permitted to search this process's working directory.
+            done = namespace.run(command, cwd="/", stdout=PIPE, stderr=PIPE, pass_fds=pass_fds)
         theirs.close()
         _, fds = receive(ours, 1, 1)
         for fd in fds:
             undo.callback(os.close, fd)
         if done.returncode or not fds:
             raise _failure(done)
-        scratch, *paths = map(os.fsdecode, done.stdout.split(b"\0")[:-1])
+        scratch, proc, *paths = map(os.fsdecode, done.stdout.split(b"\0")[:-1])
         binds = tuple(zip(paths[::2], paths[1::2], strict=True))
         prepared = HostLayout(
             scratch=scratch,
+            can_mount_proc=proc == "1",
             binds=binds,
             empty=tuple(
                 step.named["inside"]

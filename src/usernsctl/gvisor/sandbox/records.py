@@ -17,6 +17,7 @@ from usernsctl._lean import asdict, dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.processes import (
     ProcessIdentity,
+    children_of,
     command_line_of,
     is_in_our_namespace,
     kill,
@@ -246,11 +247,8 @@ def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) ->
     :param pid: the pid of the sandbox, by now a child of `starter`.
     :param starter: the pid of usernsctl-detach.
     """
-    with open(f"/proc/{starter}/task/{starter}/children") as file:
-        text = file.read()
-    others = {int(word) for word in text.split()} - {pid}
     processes = [ProcessIdentity.of(pid)]
-    for other in sorted(others):
+    for other in sorted(children_of(starter) - {pid}):
         if _has_bundle(command_line_of(other), id):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 processes.append(ProcessIdentity.of(other))

@@ -302,9 +302,10 @@ class Sandbox(AsyncStartMixin):
 
     @property
     def init(self) -> Popen[bytes]:
-        """Process 1 of the sandbox's PID namespace, a child of this process.
+        """The process that holds the sandbox, a child of this process, which ends with the sandbox.
 
-        The process ends with the sandbox. SIGKILL to the process kills the whole sandbox.
+        SIGTERM to the process kills the whole sandbox. So does SIGKILL, unless parts of /proc are
+        covered, as in a container: there the process is not process 1 of a PID namespace.
 
         :raises ValueError: the sandbox is detached, and so has no such process.
         """

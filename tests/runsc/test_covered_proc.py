@@ -1,0 +1,147 @@
+"""Tests of sandboxes where a part of /proc is covered, as in a container.
+
+The kernel then denies a new /proc, so usernsctl-init is not process 1 of a PID namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import gvisor
+import pytest
+from conftest import EXIT_SECONDS
+from processes import processes_with, wait_until_gone
+
+import usernsctl as un
+
+pytestmark = pytest.mark.userns(mount=True)
+
+FOREVER = ["sleep", "1000"]
+PATIENCE = 60
+
+# A program that starts a sandbox, and waits until a signal ends the program or usernsctl-init.
+CREATOR = """
+import sys
+import usernsctl as un
+with un.Sandbox(["sleep", "1000"], id=sys.argv[1]) as box:
+    print(box.init.pid, flush=True)
+    box.wait()
+"""
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+def cover() -> None:
+    """Cover a file of /proc, as container engines do. Only root of the test's namespace may."""
+    subprocess.run(["mount", "--bind", "/dev/null", "/proc/uptime"], check=True)
+
+
+def covered_host() -> un.SandboxHost:
+    cover()
+    return un.SandboxHost()
+
+
+def id_of(name: str) -> str:
+    """Return an id that no other test uses, so that processes are found by it."""
+    return f"covered-{name}-{os.getpid()}"
+
+
+def shown_version(box: un.Sandbox) -> str:
+    return str(box.check_output(["cat", "/proc/version"], text=True))
+
+
+def test_a_sandbox_runs_without_a_pid_namespace() -> None:
+    id = id_of("run")
+    with covered_host() as host:
+        with host.start(["sh", "-c", "read word; exit 7"], id=id, stdin=un.PIPE) as box:
+            assert os.readlink(f"/proc/{box.init.pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+            assert gvisor.is_version(shown_version(box))
+            box.communicate(b"end\n", PATIENCE)
+            assert box.returncode == 7
+        with host.start(FOREVER, id=id) as box:
+            assert box.state()["status"] == "running"
+            box.terminate()
+            assert box.wait(PATIENCE) == 128 + signal.SIGTERM
+        with host.start(FOREVER, id=id) as box:
+            box.kill()
+            assert box.wait(PATIENCE) == 128 + signal.SIGKILL
+        host.start(FOREVER, id=id).close()
+        assert processes_with(id) == []
+    done = un.gvisor.run(["cat", "/proc/version"], capture_output=True, text=True)
+    assert gvisor.is_version(done.stdout)
+
+
+def test_pools_templates_and_detached_sandboxes_work() -> None:
+    with covered_host() as host:
+        with host.pool(2) as pool:
+            for _ in range(4):
+                with pool.acquire(PATIENCE) as box:
+                    assert gvisor.is_version(shown_version(box))
+        with host.template() as template, template.start() as box:
+            assert gvisor.is_version(shown_version(box))
+        id = id_of("detached")
+        host.start(FOREVER, id=id, detach=True).release()
+    with un.Sandbox.attach(id) as box:
+        assert gvisor.is_version(shown_version(box))
+    assert processes_with(id) == []
+
+
+def start_creator(id: str) -> tuple[subprocess.Popen[str], int]:
+    """Start the creator of a sandbox in a session of its own; return it, and its usernsctl-init."""
+    cover()
+    creator = subprocess.Popen(
+        [sys.executable, "-c", CREATOR, id],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert creator.stdout is not None
+    return creator, int(creator.stdout.readline())
+
+
+def test_the_sandbox_ends_with_its_creator() -> None:
+    """SIGKILL to the creator's process group does not reach usernsctl-init."""
+    id = id_of("creator")
+    creator, _ = start_creator(id)
+    with creator:
+        os.killpg(creator.pid, signal.SIGKILL)
+    assert wait_until_gone(id, EXIT_SECONDS) == []
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_the_sandbox_ends_with_usernsctl_init(sig: signal.Signals) -> None:
+    """After SIGKILL to usernsctl-init, its creator kills the sandbox."""
+    id = id_of(f"init-{sig}")
+    creator, init = start_creator(id)
+    with creator:
+        os.kill(init, sig)
+        assert creator.wait(PATIENCE) == 0
+    # The processes have been killed, and usernsctl-init has waited for them only after SIGTERM.
+    assert wait_until_gone(id, EXIT_SECONDS if sig == signal.SIGKILL else 0) == []
+
+
+@pytest.mark.parametrize("end", ["exit 1", "sleep 1000"])
+def test_a_start_that_fails_leaves_nothing(
+    end: str, stand_in: Callable[[str], None], tmp_path: Path
+) -> None:
+    """A process that runsc leaves behind becomes a child of usernsctl-init, and is killed."""
+    started = tmp_path / "started"
+    stand_in(f"""#!/bin/sh
+case "$*" in *--version*) echo "runsc version release-20240729.0"; exit;; esac
+echo >{started}
+sleep 123456{os.getpid()} &
+{end}
+""")
+    cover()
+    with un.SandboxHost() as host, pytest.raises((un.RunscError, un.TimeoutExpired)):
+        host.start(FOREVER, timeout=5)
+    assert started.exists()
+    assert processes_with(f"sleep 123456{os.getpid()}") == []
