@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import subprocess
+import sys
 import sysconfig
 import textwrap
 import time
@@ -33,6 +34,9 @@ hypothesis.settings.register_profile("usernsctl", deadline=None)
 hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
+TREE = TESTS.parent
+# Tests of tools import them.
+sys.path += [str(TREE / "tools"), str(TREE / "tools" / "dist")]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 # Timeout in seconds for the processes of a test to end after the test.
 EXIT_SECONDS = 10

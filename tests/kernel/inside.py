@@ -21,6 +21,14 @@ WAITER = [
     "os._exit(100 + signal.sigwait(wanted))\n",
 ]
 
+# A shell script that prints whether an orphan of it is reaped.
+ORPHAN = """
+orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!')
+tries=0
+while [ -e /proc/$orphan ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+[ -e /proc/$orphan ] && echo left || echo gone
+"""
+
 # Maximum time in seconds that a test waits for anything.
 PATIENCE = 20
 

@@ -16,7 +16,7 @@ from typing import Any
 import prctl
 import pytest
 from conftest import children, open_descriptors
-from inside import PATIENCE, WAITER, read_ready, wait_for_end
+from inside import ORPHAN, PATIENCE, WAITER, read_ready, wait_for_end
 from processes import capture, children_of, status_of
 
 import usernsctl as un
@@ -118,14 +118,6 @@ def test_a_stop_is_passed_on() -> None:
         process.send_signal(signal.SIGCONT)
         process.terminate()
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
-
-
-ORPHAN = """
-orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!')
-tries=0
-while [ -e /proc/$orphan ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
-[ -e /proc/$orphan ] && echo left || echo gone
-"""
 
 
 def test_orphans_are_reaped() -> None:

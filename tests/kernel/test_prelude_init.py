@@ -234,23 +234,6 @@ def test_process_1_keeps_no_descriptor_of_the_command_s(prelude: Program) -> Non
             process.kill()
 
 
-def test_a_caller_that_ignores_its_children_is_no_obstacle(prelude: Program) -> None:
-    script = "import os, signal; print(signal.getsignal(signal.SIGCHLD).name); os._exit(7)"
-    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    try:
-        process = subprocess.Popen(
-            [prelude.path, *INIT, sys.executable, "-uc", script], stdout=subprocess.PIPE, text=True
-        )
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-    with process:
-        try:
-            chosen, _ = process.communicate(timeout=PATIENCE)
-        finally:
-            process.kill()
-    assert (process.returncode, chosen) == (7, "SIG_IGN\n")
-
-
 @pytest.mark.parametrize("closed", [(0,), (0, 1), (0, 1, 2)])
 def test_closed_streams_are_no_obstacle(prelude: Program, closed: tuple[int, ...]) -> None:
     closes = "; ".join(f"exec {fd}>&-" for fd in closed)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import supervisors
 from conftest import Program
-from inside import PATIENCE, WAITER, read_ready
+from inside import ORPHAN, PATIENCE, WAITER, read_ready
 from processes import capture, children_of, status_of
 
 import usernsctl as un
@@ -341,14 +341,6 @@ def test_signals_that_come_too_late_are_not_ours(supervised: list[str]) -> None:
             assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
         finally:
             process.kill()
-
-
-ORPHAN = """
-orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!')
-tries=0
-while [ -e /proc/$orphan ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
-[ -e /proc/$orphan ] && echo left || echo gone
-"""
 
 
 @pytest.fixture

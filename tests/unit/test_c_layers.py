@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import c_layers
 import pytest
-
-TREE = Path(__file__).resolve().parents[2]
-
-
-sys.path.insert(0, str(TREE / "tools"))
-import c_layers  # noqa: E402
 
 # Source files of a valid program that uses all layers.
 RIGHT = {

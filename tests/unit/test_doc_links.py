@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import doc_links
 import pytest
-
-TREE = Path(__file__).resolve().parents[2]
-
-sys.path.insert(0, str(TREE / "tools"))
-import doc_links  # noqa: E402
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,11 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
+import glibc
 import pytest
 from test_elf import EXTENSION, PROGRAMS
-
-TREE = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TREE / "tools/dist"))
-import glibc  # noqa: E402
 
 LATER = """
 #define _GNU_SOURCE

@@ -18,36 +18,14 @@ def test_an_extent_reads_and_writes_unshare_s_form() -> None:
     assert str(extent) == "0:100000:65536"
 
 
-def test_leading_zeros_are_no_octal() -> None:
-    assert Extent.parse("010:08:0009") == Extent(10, 8, 9)
-
-
-def test_the_last_id_is_4294967294() -> None:
-    assert Extent.parse("0:0:4294967295").count == 4294967295
-    assert Extent.parse("4294967294:4294967294:1").inside == 4294967294
-
-
+# tests/c/map/test_idmap.c has the other texts; these are of Python, or have NUL.
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        "0:0",
-        "a:b:c",
-        "0:0:1:2",
-        "0:0:1:",
-        ":0:1",
-        "+0:0:1",
-        "-1:0:1",
-        " 0:0:1",
-        "0:0:1 ",
-        "0:0:1\n",
-        "0 0 1",
-        "0,0,1",
-        "0x1:0:1",
         "1e3:0:1",
         "1_0:0:1",
         "\u0661:0:1",
-        "0:0:4294967296",
         "99999999999999999999:0:1",
         "0:0:1\0",
         "0:0:1\0:2",
@@ -65,20 +43,10 @@ def test_what_is_no_extent_is_refused(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("0:0:0", "the count must be 1 or more"),
-        ("4294967295:0:1", "goes past 4294967294"),
-        ("4294967295:0:2", "goes past 4294967294"),
-        ("0:4294967294:2", "goes past 4294967294"),
-        ("1:0:4294967295", "goes past 4294967294"),
-    ],
-)
-def test_an_extent_that_no_kernel_takes_is_refused(text: str, reason: str) -> None:
-    with pytest.raises(MapError, match=reason) as caught:
-        Extent.parse(text)
-    assert text in str(caught.value)
+def test_an_extent_that_no_kernel_takes_is_refused() -> None:
+    with pytest.raises(MapError, match="goes past 4294967294") as caught:
+        Extent.parse("1:0:4294967295")
+    assert "1:0:4294967295" in str(caught.value)
 
 
 @pytest.mark.each_user

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
+import manuals
 import pytest
+from conftest import TREE
 
 from usernsctl.cli.parser import VERBS, Parser, usernsctl
-
-TREE = Path(__file__).resolve().parents[2]
-
-sys.path.insert(0, str(TREE / "tools"))
-import manuals  # noqa: E402
 
 # Options of usernsctl-exec that only usernsctl uses.
 HIDDEN = {"hold"}

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-TREE = Path(__file__).resolve().parents[2]
-
-sys.path.insert(0, str(TREE / "tools"))
-import plots  # noqa: E402
+import plots
 
 PRINTED = """\
 the aims: theirs / ours, medians of 200 rounds or less        theirs      ours   share    aim

@@ -13,12 +13,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import release_notes
+from conftest import TREE
 from processes import capture
-
-TREE = Path(__file__).resolve().parents[2]
-
-sys.path.insert(0, str(TREE / "tools"))
-import release_notes  # noqa: E402
 
 VERSION = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]["version"]
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-TREE = Path(__file__).resolve().parents[2]
-
-sys.path.insert(0, str(TREE / "tools"))
-import root_pages  # noqa: E402
+import root_pages
 
 
 @pytest.mark.parametrize(
