@@ -31,6 +31,6 @@ def run_with(
         options += ["-P", path]
     done = capture(["strace", *options, "--", *command], timeout=SECONDS, pass_fds=pass_fds)
     # strace prints how it has resolved the path.
-    told = [line for line in done.stderr.splitlines() if not line.startswith("strace: Requested")]
-    done.stderr = "\n".join(told)
+    output = [line for line in done.stderr.splitlines() if not line.startswith("strace: Requested")]
+    done.stderr = "\n".join(output)
     return done

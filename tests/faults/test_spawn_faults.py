@@ -69,7 +69,7 @@ def test_too_many_descriptors_that_stay_under_way_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "path", "arguments", "told"),
+    ("fault", "path", "arguments", "message"),
     [
         # Restricted by path, since Python itself may make the same call before.
         ("openat:error=EACCES", "setgroups", "", "NamespaceError setgroups EACCES"),
@@ -91,8 +91,10 @@ def test_too_many_descriptors_that_stay_under_way_are_told() -> None:
         ("pidfd_open:error=ENOSYS", None, "pdeathsig=15", "CommandError pdeathsig ENOSYS"),
     ],
 )
-def test_a_fault_is_an_exception(fault: str, path: str | None, arguments: str, told: str) -> None:
-    kind, step, name = told.split()
+def test_a_fault_is_an_exception(
+    fault: str, path: str | None, arguments: str, message: str
+) -> None:
+    kind, step, name = message.split()
     (line,) = attempt(fault, arguments=arguments, path=path)
     got_kind, *got = line.split()
     assert got == [step, str(getattr(errno, name))]
@@ -167,7 +169,7 @@ def test_without_close_range_process_1_closes_all_as_well() -> None:
 
 @as_root
 @pytest.mark.parametrize(
-    ("fault", "path", "arguments", "told"),
+    ("fault", "path", "arguments", "message"),
     [
         ("openat:error=EACCES:when=1", "uid_map", WIDE, "NamespaceError uid_map EACCES"),
         ("openat:error=EMFILE", "ns/user", WIDE, "PlanError facts EMFILE"),
@@ -178,9 +180,9 @@ def test_without_close_range_process_1_closes_all_as_well() -> None:
     ],
 )
 def test_a_fault_is_an_exception_when_writing_from_outside(
-    fault: str, path: str | None, arguments: str, told: str
+    fault: str, path: str | None, arguments: str, message: str
 ) -> None:
-    kind, step, name = told.split()
+    kind, step, name = message.split()
     assert attempt(fault, arguments=arguments, path=path) == [
         f"{kind} {step} {getattr(errno, name)}"
     ]

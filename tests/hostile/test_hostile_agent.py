@@ -81,10 +81,12 @@ def test_root_without_capabilities_can_not_reach_the_agent(
     for _ in range(Tally.rounds(2, 20)):
         with host.start(["sleep", "1000"]) as box:
             for _ in range(3):
-                told = box.check_output([*PYTHON, ATTACK], text=True, timeout=PATIENCE).split("\n")
-                assert int(told[0].split()[0]) >= 2, told
+                output = box.check_output([*PYTHON, ATTACK], text=True, timeout=PATIENCE).split(
+                    "\n"
+                )
+                assert int(output[0].split()[0]) >= 2, output
                 tally.tried()
-                for line in filter(None, told[1:]):
+                for line in filter(None, output[1:]):
                     tally.succeeded(line)
                 assert box.run(["true"], timeout=PATIENCE).returncode == 0
 

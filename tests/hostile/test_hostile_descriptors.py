@@ -69,9 +69,9 @@ def check_descriptors(pid: int, tally: Tally) -> None:
 def test_few_of_this_machine_s_descriptors_can_be_had(tally: Tally) -> None:
     with un.SandboxHost() as host, host.start(None) as box:
         with box.popen(COMMAND, stdin=un.PIPE, stdout=un.PIPE, text=True) as hoarder:
-            told = hoarder.stdout.readline()
+            output = hoarder.stdout.readline()
             # A program must be able to open 2,000 files, in addition to gVisor's own descriptors.
-            assert int(told.split()[-1]) > 2000, told
+            assert int(output.split()[-1]) > 2000, output
             tally.tried()
             check_descriptors(box.init.pid, tally)
             with pytest.raises((OSError, un.UsernsError)):
@@ -84,8 +84,8 @@ def test_a_single_run_can_have_no_more(tally: Tally) -> None:
     words = [SCRIPTS / "usernsctl", "run", "--", *COMMAND]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(words, **streams, text=True) as hoarder:
-        told = hoarder.stdout.readline()
-        assert int(told.split()[-1]) > 2000, told
+        output = hoarder.stdout.readline()
+        assert int(output.split()[-1]) > 2000, output
         tally.tried()
         check_descriptors(hoarder.pid, tally)
         hoarder.stdin.close()

@@ -182,10 +182,10 @@ def test_hostile_root_inside_a_named_namespace(
     with un.Namespace.open_or_create("held", mount=True) as ns:
         holder = named.find_named("held").pid
         command = [sys.executable, "-c", SEARCH, str(holder), inverted]
-        told = ns.check_output(command, text=True, env={})
+        output = ns.check_output(command, text=True, env={})
         named.remove_named("held")
     tally.tried()
-    environment, descriptors, *memory = told.splitlines()
+    environment, descriptors, *memory = output.splitlines()
     if environment != repr(f"PATH={path}".encode()):
         tally.succeeded(f"environ: {environment}")
     if descriptors != "[]" or memory:

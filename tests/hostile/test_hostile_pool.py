@@ -111,10 +111,10 @@ def test_no_process_that_stays_can_be_taken_over(idmap: tuple[un.IdMap], tally: 
     """Process 1 remains for the next user; if taken over, it could read that user's processes."""
     with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=2) as pool:
         with pool.acquire(EXIT_SECONDS) as one:
-            told = one.check_output(["/usr/bin/python3", "-c", TAKING], text=True).splitlines()
-            assert told[0] == "ready"
+            output = one.check_output(["/usr/bin/python3", "-c", TAKING], text=True).splitlines()
+            assert output[0] == "ready"
             tally.tried()
-            for line in told[1:]:
+            for line in output[1:]:
                 tally.succeeded(line)
         with pool.acquire(EXIT_SECONDS) as again:
             assert again is one

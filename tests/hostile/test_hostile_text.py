@@ -135,8 +135,8 @@ def test_hostile_names_do_not_speak_through_the_core(
                 capture_output=True,
             )
             # An 8-bit terminal may act on a byte that is not valid UTF-8.
-            told = done.stderr.decode("utf-8", "surrogateescape")
-            if found := raw(told):
+            output = done.stderr.decode("utf-8", "surrogateescape")
+            if found := raw(output):
                 tally.succeeded(f"{words}: {found}")
             assert done.returncode in (125, 126, 127)
 

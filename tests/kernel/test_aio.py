@@ -329,11 +329,11 @@ asyncio.run(main())
 
 def test_create_subprocess_exec_goes_on_while_a_tracer_has_the_end_first() -> None:
     script = [sys.executable, "-W", "ignore", "-c", TRACED]
-    told = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
-    turns, status = map(int, told[-1].split())
+    output = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
+    turns, status = map(int, output[-1].split())
     assert status == -signal.SIGKILL
     # Without a tracer, the loop takes one or two turns; with one, many until the tracer has ended.
-    assert turns >= 20 or told[0] == "refused"
+    assert turns >= 20 or output[0] == "refused"
 
 
 async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> None:

@@ -43,16 +43,16 @@ def test_one_id_works_all_the_same_and_doctor_says_just_that(way: str, cause: st
 
 def test_the_range_to_grant_is_told_whichever_command_lacks_it() -> None:
     create = 'XDG_RUNTIME_DIR=$(mktemp -d); export XDG_RUNTIME_DIR; "$@"; rm -r "$XDG_RUNTIME_DIR"'
-    told = [
+    output = [
         run_broken(["no-ranges"], command).stderr.splitlines()[-1]
         for command in (
             [PRELUDE, *AUTO, "--", "true"],
             ["sh", "-c", create, "sh", USERNSCTL, "ns", "create", "web", *AUTO],
         )
     ]
-    assert told[0].startswith("  remedy: usermod --add-subuids ")
-    assert "USER" not in told[0]
-    assert told[1] == told[0]
+    assert output[0].startswith("  remedy: usermod --add-subuids ")
+    assert "USER" not in output[0]
+    assert output[1] == output[0]
 
 
 def test_an_entry_by_gid_is_told_from_no_entry() -> None:

@@ -199,8 +199,8 @@ def test_there_is_no_other_way_where_clone3_is_filtered() -> None:
         "try: un.run(['true'], in_cgroup='/proc/self')\n"
         "except un.NamespaceError as error: print(error.step, error.errno, error.cause)"
     )
-    told = run_broken(["seccomp-engine"], [sys.executable, "-c", script])
-    assert told.stdout.split() == ["cgroup", str(errno.ENOSYS), "clone-into-cgroup-missing"]
+    output = run_broken(["seccomp-engine"], [sys.executable, "-c", script])
+    assert output.stdout.split() == ["cgroup", str(errno.ENOSYS), "clone-into-cgroup-missing"]
 
 
 # Tries to start a command in each group, and prints the outcomes.

@@ -94,7 +94,7 @@ def test_entering_twice_nests() -> None:
 
 @pytest.mark.parametrize("call", ["un.enter(un.IdMap.root())", "un.exec(['echo', 'ran'])"])
 def test_a_process_with_threads_is_told_why_it_can_not(call: str) -> None:
-    told = in_python(
+    output = in_python(
         "stop = threading.Event()\n"
         "thread = threading.Thread(target=stop.wait)\n"
         "thread.start()\n"
@@ -108,18 +108,18 @@ def test_a_process_with_threads_is_told_why_it_can_not(call: str) -> None:
         "stop.set()\n"
         "thread.join()\n"
     )
-    first, remedy = told.splitlines()
+    first, remedy = output.splitlines()
     assert first == "multithreaded 22 unshare True"
     assert "usernsctl.run" in remedy
 
 
 def test_exec_becomes_the_command() -> None:
-    told = in_python(
+    output = in_python(
         "print(os.getpid(), flush=True)\n"
         "un.exec(['sh', '-c', 'echo $$; id -u; id -g; echo $GIVEN; pwd; cat /proc/self/uid_map'],"
         " cwd='/usr', env={'GIVEN': 'x', 'PATH': os.environ['PATH']})"
     )
-    before, after, uid, gid, given, cwd, uid_map = told.splitlines()
+    before, after, uid, gid, given, cwd, uid_map = output.splitlines()
     assert before == after
     assert (uid, gid, given, cwd) == ("0", "0", "x", "/usr")
     assert uid_map.split() == ["0", str(UID), "1"]
@@ -140,8 +140,8 @@ def test_exec_goes_without_standard_streams() -> None:
 
 @pytest.mark.parametrize("call", ["un.exec(['true'], pid=True)", "un.enter('root', moutn=True)"])
 def test_exec_and_enter_refuse_arguments_that_they_do_not_have(call: str) -> None:
-    told = in_python(f"try:\n    {call}\nexcept TypeError as error:\n    print(error)")
-    assert re.fullmatch(r"(exec|enter)\(\) got an unexpected keyword argument '.*'.*\n", told)
+    output = in_python(f"try:\n    {call}\nexcept TypeError as error:\n    print(error)")
+    assert re.fullmatch(r"(exec|enter)\(\) got an unexpected keyword argument '.*'.*\n", output)
 
 
 def test_exec_gives_the_status_of_the_command() -> None:
@@ -152,18 +152,18 @@ def test_exec_gives_the_status_of_the_command() -> None:
 def test_exec_passes_only_named_descriptors() -> None:
     first, second = os.pipe()
     try:
-        told = in_python(
+        output = in_python(
             f"un.exec(['ls', '/proc/self/fd'], pass_fds=[{second}])", pass_fds=(first, second)
         )
     finally:
         os.close(first)
         os.close(second)
-    assert set(told.split()) == {"0", "1", "2", "3", str(second)}
+    assert set(output.split()) == {"0", "1", "2", "3", str(second)}
 
 
 def test_exec_gives_the_command_the_signals_that_python_ignores() -> None:
-    told = in_python("un.exec(['grep', '^SigIgn', '/proc/self/status'])")
-    ignored = int(told.split()[1], 16)
+    output = in_python("un.exec(['grep', '^SigIgn', '/proc/self/status'])")
+    ignored = int(output.split()[1], 16)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         assert not ignored & 1 << number - 1
 
@@ -176,17 +176,17 @@ def test_exec_gives_the_command_the_signals_that_python_ignores() -> None:
     ],
 )
 def test_exec_raises_if_there_is_nothing_to_become(command: str, kind: str, step: str) -> None:
-    told = in_python(
+    output = in_python(
         "try:\n"
         f"    un.exec([{command!r}])\n"
         "except un.UsernsError as error:\n"
         "    print(type(error).__name__, error.step, error.filename)\n"
     )
-    assert told.split() == [kind, step, command]
+    assert output.split() == [kind, step, command]
 
 
 def test_a_map_that_can_not_be_had_changes_nothing() -> None:
-    told = in_python(
+    output = in_python(
         "before = facts()\n"
         "for extents in (['0:0:1', '0:1:1'], ['0:4294967295:1']):\n"
         "    try:\n"
@@ -195,4 +195,4 @@ def test_a_map_that_can_not_be_had_changes_nothing() -> None:
         "        print(error.cause)\n"
         "assert facts() == before\n"
     )
-    assert told.split() == ["map-invalid", "map-invalid"]
+    assert output.split() == ["map-invalid", "map-invalid"]

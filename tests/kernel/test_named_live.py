@@ -95,10 +95,10 @@ def test_a_name_is_listed_whatever_its_length(usernsctl: Program, length: int) -
     name = "n" * length
     assert usernsctl("ns", "create", name, "-r").returncode == 0
     try:
-        told = json.loads(usernsctl("ns", "list", "--json").stdout)
+        output = json.loads(usernsctl("ns", "list", "--json").stdout)
     finally:
         usernsctl("ns", "remove", name)
-    assert [one["name"] for one in told] == [name]
+    assert [one["name"] for one in output] == [name]
 
 
 def test_a_name_is_taken_only_once(usernsctl: Program) -> None:
@@ -304,8 +304,8 @@ def test_a_command_starts_where_its_caller_is_as_by_nsenter(
     script = f"pwd; cat file; cat {public}/file 2>&1"
     by_us = [usernsctl.path, "ns", "exec", "web", "--", *ids, "sh", "-c", script]
     by_nsenter = ["nsenter", f"--user=/proc/{only_one().pid}/ns/user", *ids, "sh", "-c", script]
-    told = {capture(words, cwd=public, timeout=PATIENCE).stdout for words in (by_us, by_nsenter)}
-    assert told == {f"{public}\nread\ncat: {public}/file: Permission denied\n"}
+    output = {capture(words, cwd=public, timeout=PATIENCE).stdout for words in (by_us, by_nsenter)}
+    assert output == {f"{public}\nread\ncat: {public}/file: Permission denied\n"}
 
 
 def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
@@ -414,7 +414,7 @@ def test_many_names_are_many_namespaces() -> None:
 
 
 def test_fifty_processes_that_race_get_the_same_one() -> None:
-    told = in_python(
+    output = in_python(
         "from usernsctl.namespaces.namespace import Namespace\n"
         "gate, opened = os.pipe()\n"
         "results, write_results = os.pipe()\n"
@@ -434,7 +434,7 @@ def test_fifty_processes_that_race_get_the_same_one() -> None:
         "print(*(os.waitpid(child, 0)[1] for child in children))\n"
         "print(open(results).read(), end='')\n"
     )
-    statuses, *links = told.splitlines()
+    statuses, *links = output.splitlines()
     assert statuses.split() == ["0"] * 50
     assert len(links) == 50
     assert set(links) == {namespace("user", only_one().pid)}

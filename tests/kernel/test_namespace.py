@@ -47,7 +47,7 @@ def test_every_way_to_start_leads_into_the_same_namespace() -> None:
 @pytest.mark.parametrize("method", ["exec", "enter"])
 def test_a_process_can_move_into_it_and_become_the_command(method: str) -> None:
     move = "ns.exec(command)" if method == "exec" else "ns.enter(); os.execvp('sh', command)"
-    told = in_python(
+    output = in_python(
         "from usernsctl.namespaces.namespace import Namespace\n"
         "links = 'id -u; readlink /proc/self/ns/user /proc/self/ns/uts'\n"
         "command = ['sh', '-c', 'echo $$; ' + links]\n"
@@ -55,8 +55,8 @@ def test_a_process_can_move_into_it_and_become_the_command(method: str) -> None:
         "print(os.getpid(), flush=True)\n"
         "ns.run(['sh', '-c', links])\n" + move
     )
-    pid, *links = told.split()[:4]
-    assert told.split()[4:] == [pid, *links]
+    pid, *links = output.split()[:4]
+    assert output.split()[4:] == [pid, *links]
 
 
 def test_it_is_made_without_a_process_that_stays() -> None:
@@ -111,8 +111,8 @@ def test_a_pid_namespace_can_not_be_kept() -> None:
 )
 def test_commands_are_who_the_map_makes_them(idmap: un.IdMap, who: list[int]) -> None:
     with Namespace.create(idmap) as ns:
-        told = ns.check_output(WHO, text=True).split()
-        assert told[:2] == [str(number) for number in who]
+        output = ns.check_output(WHO, text=True).split()
+        assert output[:2] == [str(number) for number in who]
 
 
 @without_us
@@ -146,9 +146,9 @@ def test_what_one_command_changes_the_next_one_finds() -> None:
         )
         ns.run(["sh", "-c", script], check=True)
         script = "cat /mnt/file; hostname; cat /sys/class/net/lo/operstate; ip -brief link show lo"
-        told = ns.check_output(["sh", "-c", script], text=True)
-        assert told.startswith("x\nkept\n")
-        assert "LOOPBACK,UP" in told
+        output = ns.check_output(["sh", "-c", script], text=True)
+        assert output.startswith("x\nkept\n")
+        assert "LOOPBACK,UP" in output
     assert not os.path.exists("/mnt/file")
 
 
@@ -278,9 +278,9 @@ def test_one_can_be_held_by_a_process_in_it(prelude: Program, options: list[str]
         with Namespace.from_pid(process.pid) as ns:
             assert ns.has("uts")
             assert not ns.has("net")
-            told = ns.check_output(["sh", "-c", "id -u; readlink /proc/self/ns/user"], text=True)
+            output = ns.check_output(["sh", "-c", "id -u; readlink /proc/self/ns/user"], text=True)
         wanted = {"-r": "0", "-c": str(UID), "--map-user=7": "7", "-U": "65534"}[options[0]]
-        assert told.split() == [wanted, namespace("user", process.pid)]
+        assert output.split() == [wanted, namespace("user", process.pid)]
         process.terminate()
 
 

@@ -59,8 +59,8 @@ def test_a_call_that_takes_too_long_is_killed(api: Any, name: str) -> None:
 
 def test_arguments_may_be_given_by_position(api: Any, tmp_path: Path) -> None:
     command = ["named", "-c", "echo $0"]
-    told = api.run(command, -1, "/bin/sh", None, api.PIPE, text=True).stdout
-    assert told == "named\n"
+    output = api.run(command, -1, "/bin/sh", None, api.PIPE, text=True).stdout
+    assert output == "named\n"
     assert api.check_output(command, -1, "/bin/sh", text=True) == "named\n"
     positional = (-1, None, None, None, None, None, True, False, tmp_path)
     assert api.call(["test", "-e", f"../{tmp_path.name}"], *positional) == 0
@@ -106,13 +106,13 @@ def test_a_relative_path_is_one_from_the_working_directory(
     arguments: dict[str, Any] = (
         {"args": ["./bin/tool"]} if how == "args" else {"args": ["x"], "executable": "./bin/tool"}
     )
-    told = api.check_output(cwd=tmp_path, text=True, **arguments)
-    assert told == f"{tmp_path}\n"
+    output = api.check_output(cwd=tmp_path, text=True, **arguments)
+    assert output == f"{tmp_path}\n"
     with pytest.raises(FileNotFoundError):
         api.check_output(cwd="/", **arguments)
     # Relative directories of PATH start at `cwd`, and an empty one is `cwd`.
     for path in ("bin", "/no/such:bin"):
-        assert api.check_output("tool", cwd=tmp_path, text=True, env={"PATH": path}) == told
+        assert api.check_output("tool", cwd=tmp_path, text=True, env={"PATH": path}) == output
     assert api.check_output("tool", cwd=tool.parent, env={"PATH": ""}) == os.fsencode(
         f"{tool.parent}\n"
     )
@@ -219,8 +219,8 @@ def test_an_environment_is_passed_on_however_odd(way: str) -> None:
     script = 'import os, sys; os.execve(sys.argv[1], sys.argv[1:], {b"A": b"\\xff"})'
     odd = [sys.executable, "-c", ODD_ENVIRONMENT, way]
     wrapped = [sys.executable, "-c", script, *odd]
-    told = subprocess.check_output(wrapped, text=True, cwd=HERE, timeout=PATIENCE)
-    assert r"A=\xff\n" in told
+    output = subprocess.check_output(wrapped, text=True, cwd=HERE, timeout=PATIENCE)
+    assert r"A=\xff\n" in output
     un_named = {b"": b"x"}
     assert un.check_output(["/usr/bin/env"], env=un_named) == b"=x\n"
 
@@ -268,8 +268,8 @@ def test_groups_can_be_names_and_can_be_none() -> None:
 
 def test_true_is_whatever_python_takes_for_true(api: Any) -> None:
     show = [sys.executable, "-Ic", "import os; print(os.getsid(0) == os.getpid())"]
-    told = api.check_output(show, start_new_session=5, close_fds=7, restore_signals=2, text=True)
-    assert told == "True\n"
+    output = api.check_output(show, start_new_session=5, close_fds=7, restore_signals=2, text=True)
+    assert output == "True\n"
 
 
 def test_a_process_says_what_it_is(api: Any) -> None:

@@ -137,8 +137,8 @@ def test_communicate_returns_what_was_piped(api: Any) -> None:
         pipes = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         wanted = {name: api.PIPE if piped else api.DEVNULL for name, piped in pipes.items()}
         with api.Popen(BOTH, **wanted) as process:
-            told = process.communicate()
-        assert told == (b"out\n" if stdout else None, b"err\n" if stderr else None)
+            output = process.communicate()
+        assert output == (b"out\n" if stdout else None, b"err\n" if stderr else None)
 
 
 def test_communicate_goes_on_after_a_timeout(api: Any) -> None:
@@ -231,8 +231,8 @@ def test_text_and_universal_newlines_must_agree(api: Any) -> None:
     "arguments", [{}, {"text": True}, {"encoding": "utf-8", "errors": "ignore"}]
 )
 def test_no_input_is_not_our_own(api: Any, arguments: dict[str, Any]) -> None:
-    told = api.check_output(["readlink", "/proc/self/fd/0"], input=None, **arguments)
-    assert ("pipe:" if arguments else b"pipe:") in told
+    output = api.check_output(["readlink", "/proc/self/fd/0"], input=None, **arguments)
+    assert ("pipe:" if arguments else b"pipe:") in output
 
 
 def test_high_descriptors_are_closed_and_passed(api: Any) -> None:

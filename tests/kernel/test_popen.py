@@ -144,8 +144,8 @@ def test_a_conversation_through_pipes(api: Any) -> None:
 def session(api: Any, **arguments: Any) -> tuple[int, int, int]:
     """Return the pid, process group and session of a command."""
     show = "import os; print(os.getpid(), os.getpgid(0), os.getsid(0))"
-    told = api.check_output([sys.executable, "-Ic", show], text=True, **arguments)
-    pid, group, sid = map(int, told.split())
+    output = api.check_output([sys.executable, "-Ic", show], text=True, **arguments)
+    pid, group, sid = map(int, output.split())
     return pid, group, sid
 
 

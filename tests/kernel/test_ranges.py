@@ -55,14 +55,14 @@ def maps(*command: str | Path) -> list[str]:
 def test_the_kernel_has_what_was_planned(
     prelude: Program, usernsctl: Program, options: list[str]
 ) -> None:
-    told = json.loads(usernsctl("plan", "--json", *options).stdout)
+    output = json.loads(usernsctl("plan", "--json", *options).stdout)
     wanted = [
         str(extent[number])
         for kind in ("uid", "gid")
-        for extent in told[kind]["extents"]
+        for extent in output[kind]["extents"]
         for number in ("inside", "outside", "count")
     ]
-    wanted.append("allow" if told["setgroups"] == "auto" else told["setgroups"])
+    wanted.append("allow" if output["setgroups"] == "auto" else output["setgroups"])
     assert maps(prelude.path, *options) == wanted
 
 

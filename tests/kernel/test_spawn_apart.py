@@ -161,8 +161,8 @@ def test_the_prelude_with_a_small_stack_and_a_map_of_several_ids(prelude: Progra
 def test_more_groups_than_a_word_has_room_for() -> None:
     wanted = list(range(5, 40005))
     idmap = un.IdMap.extents(["0:0:100000"], ["0:0:100000"], setgroups="allow")
-    told = un.check_output(["id", "-G"], idmap=idmap, extra_groups=wanted, group=0, text=True)
-    assert {int(word) for word in told.split()} == {0, *wanted}
+    output = un.check_output(["id", "-G"], idmap=idmap, extra_groups=wanted, group=0, text=True)
+    assert {int(word) for word in output.split()} == {0, *wanted}
 
 
 def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def add(file: Path, line: str) -> None:
 )
 def test_an_import_that_points_up_is_reported(tree: Path, line: str) -> None:
     add(tree / "src/usernsctl/maps.py", line)
-    told = broken(tree)
-    assert "usernsctl.maps is not allowed to import usernsctl.cli" in told
+    output = broken(tree)
+    assert "usernsctl.maps is not allowed to import usernsctl.cli" in output
 
 
 def test_a_circle_within_a_room_is_reported(tree: Path) -> None:

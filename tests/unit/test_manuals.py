@@ -55,9 +55,9 @@ WORDS = [parser.prog.split() for parser in every(usernsctl())]
 
 @pytest.mark.parametrize("words", [*WORDS, ["usernsctl-entrypoint"]], ids=" ".join)
 def test_help_fits_into_80_columns(words: list[str]) -> None:
-    told = manuals.help_of(*words)
-    assert len(told) > 5
-    assert [line for line in told if len(line) > 80] == []
+    output = manuals.help_of(*words)
+    assert len(output) > 5
+    assert [line for line in output if len(line) > 80] == []
 
 
 def test_every_page_has_a_section_and_is_there_once() -> None:

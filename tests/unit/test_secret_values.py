@@ -96,6 +96,6 @@ def test_a_bundles_value_is_not_told(
         config = {"process": {"args": ["x"], "env": env}, "root": {"path": "rootfs"}}
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert main(["bundle", verb, str(tmp_path)]) == 125
-        told = capsys.readouterr()
-        assert "$.process.env" in told.err
-        assert SECRET not in told.out + told.err
+        output = capsys.readouterr()
+        assert "$.process.env" in output.err
+        assert SECRET not in output.out + output.err

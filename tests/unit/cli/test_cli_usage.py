@@ -10,9 +10,9 @@ from usernsctl.cli import main
 
 def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(words) == 125
-    told = capsys.readouterr()
-    assert told.out == ""
-    return told.err.splitlines()[-1]
+    output = capsys.readouterr()
+    assert output.out == ""
+    return output.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def test_no_verb_is_summed_up_by_half_a_sentence(
     capsys: pytest.CaptureFixture[str], group: list[str]
 ) -> None:
     assert main([*group, "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "Commands:" in told
-    assert "..." not in told.partition("Commands:")[2]
+    output = capsys.readouterr().out
+    assert "Commands:" in output
+    assert "..." not in output.partition("Commands:")[2]
 
 
 def test_a_wrong_option_has_no_cause_but_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,9 +20,9 @@ UID, GID = os.geteuid(), os.getegid()
 
 def planned(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
     assert main(["plan", "--json", *options]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    result: dict[str, Any] = json.loads(told.out)
+    output = capsys.readouterr()
+    assert output.err == ""
+    result: dict[str, Any] = json.loads(output.out)
     return result
 
 
@@ -86,10 +86,10 @@ def test_plan_without_map_options_heeds_setgroups(capsys: pytest.CaptureFixture[
 
 def test_people_get_bars(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "-r"]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
+    output = capsys.readouterr()
+    assert output.err == ""
     # The rest of the output does not depend on the user.
-    assert [line.replace("━▶", "=>").split() for line in told.out.splitlines()] == [
+    assert [line.replace("━▶", "=>").split() for line in output.out.splitlines()] == [
         ["uid", "map,", "written", "by", "self:", "one", "id,", "the", "caller's", "own"],
         ["inside", "outside", "count"],
         ["0", "=>", str(UID), "1"],
@@ -123,12 +123,12 @@ def test_one_id_in_place_of_ranges_is_said(
     monkeypatch.setenv("PATH", "/no/such/directory")
     arguments = ["plan", "--map-users=1:4294967294:1", "-r", "--allow-single-id"]
     assert main(arguments) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     if UID == 0:
-        assert "written by parent" in told
+        assert "written by parent" in output
     else:
-        assert "one id only, as --allow-single-id allows: " in told
-        assert "or newuidmap: the program is not installed" in told
+        assert "one id only, as --allow-single-id allows: " in output
+        assert "or newuidmap: the program is not installed" in output
 
 
 @unprivileged
@@ -137,9 +137,9 @@ def test_what_can_not_be_had_is_refused_with_its_cause(
 ) -> None:
     monkeypatch.setenv("PATH", "/no/such/directory")
     assert main(["plan", "-r", "--map-users=1:4294967294:1"]) == 125
-    told = capsys.readouterr()
-    assert told.out == ""
-    first, why, remedy = told.err.splitlines()
+    output = capsys.readouterr()
+    assert output.out == ""
+    first, why, remedy = output.err.splitlines()
     assert first.startswith("usernsctl: plan: mapping other uids takes CAP_SETUID")
     assert why.endswith("[helper-missing]")
     assert "apt-get install uidmap" in remedy
@@ -166,7 +166,7 @@ def test_a_mistake_is_told_in_one_message(
     capsys: pytest.CaptureFixture[str], options: list[str], says: str
 ) -> None:
     assert main(["plan", *options]) == 125
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert says in told.err
-    assert "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert says in output.err
+    assert "Traceback" not in output.err

@@ -134,6 +134,6 @@ def test_the_environment_of_a_descriptor_is_taken(
 @pytest.mark.parametrize("number", ["2", "", "x", "-1", "٣", "99999999999", "1000000000"])
 def test_what_is_no_descriptor_is_told(capsys: pytest.CaptureFixture[str], number: str) -> None:
     assert main([f"--environ-fd={number}", "run", "--", "true"]) == 125
-    told = capsys.readouterr().err
-    assert "--environ-fd" in told
-    assert "\nUsage: usernsctl [OPTIONS]" in f"\n{told}"
+    output = capsys.readouterr().err
+    assert "--environ-fd" in output
+    assert "\nUsage: usernsctl [OPTIONS]" in f"\n{output}"

@@ -110,10 +110,10 @@ def test_the_command_line_tells_a_mistake_in_one_message(
     state: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     assert main(["ns", *arguments]) == 125
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert says in told.err
-    assert "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert says in output.err
+    assert "Traceback" not in output.err
 
 
 def test_no_namespaces_are_listed_as_none(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,9 +211,9 @@ def test_a_runtime_directory_that_is_not_there_is_told(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/no/such/directory")
     assert main(["ns", "list"]) == 125
-    told = capsys.readouterr().err
-    assert "/no/such/directory/usernsctl: No such file or directory" in told
-    assert "remedy: set XDG_RUNTIME_DIR" in told
+    output = capsys.readouterr().err
+    assert "/no/such/directory/usernsctl: No such file or directory" in output
+    assert "remedy: set XDG_RUNTIME_DIR" in output
 
 
 @unprivileged
@@ -221,8 +221,8 @@ def test_state_that_can_not_be_read_is_told(kept: Path, capsys: pytest.CaptureFi
     file = plant(kept, "secret", "")
     file.chmod(0)
     assert main(["ns", "list"]) == 125
-    told = capsys.readouterr().err
-    assert told.startswith(f"usernsctl: state: {file}: Permission denied\n")
+    output = capsys.readouterr().err
+    assert output.startswith(f"usernsctl: state: {file}: Permission denied\n")
 
 
 def test_without_a_runtime_directory_it_is_in_tmp(

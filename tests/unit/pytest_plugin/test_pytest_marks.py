@@ -71,11 +71,11 @@ LACKING = [
 
 
 @pytest.mark.userns_requires("userns")
-@pytest.mark.parametrize(("word", "without", "told"), LACKING, ids=[one[0] for one in LACKING])
+@pytest.mark.parametrize(("word", "without", "message"), LACKING, ids=[one[0] for one in LACKING])
 def test_what_the_machine_lacks_is_told_with_its_cause(
-    session: pytest.Pytester, word: str, without: list[str], told: str
+    session: pytest.Pytester, word: str, without: list[str], message: str
 ) -> None:
-    check_skipped(session, word, without, told)
+    check_skipped(session, word, without, message)
 
 
 # A shell script that runs a command with empty /etc/subuid and /etc/subgid. Since no ids
@@ -175,7 +175,7 @@ def test_mistakes_are_told_before_anything_runs(session: pytest.Pytester) -> Non
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("--pdb", "*::test_it: --pdb and --trace don't work*-m 'not userns'"),
         ("--trace", "*::test_it: --pdb and --trace don't work*-m 'not userns'"),
@@ -183,7 +183,7 @@ def test_mistakes_are_told_before_anything_runs(session: pytest.Pytester) -> Non
     ],
 )
 def test_options_that_can_not_be_had_are_refused(
-    run_tests: RunTests, option: str, told: str
+    run_tests: RunTests, option: str, message: str
 ) -> None:
     result = run_tests(
         """
@@ -197,7 +197,7 @@ def test_options_that_can_not_be_had_are_refused(
         option,
     )
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([told])
+    result.stderr.fnmatch_lines([message])
 
 
 def test_what_is_refused_may_be_left_out(run_tests: RunTests) -> None:
