@@ -115,15 +115,6 @@ def directory_inside(cwd: StrOrBytesPath | None) -> str | None:
     return found
 
 
-def instance(name: str, given: object, kind: type) -> None:
-    """Check that `given`, the value of the argument `name`, is an instance of `kind`.
-
-    :raises TypeError: `given` has another type.
-    """
-    if not isinstance(given, kind):
-        raise TypeError(f"{name} must be {kind.__name__}, not {given!r}")
-
-
 def stream(name: str, given: Any) -> None:
     """Check that `given` is valid as a standard input or output of subprocess.
 

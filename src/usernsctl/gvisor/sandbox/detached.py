@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from usernsctl._lean import LateModule
@@ -17,6 +18,7 @@ from usernsctl._system.descriptors import (
     ClosedError,
     Shared,
     deadline_after,
+    open_owned,
     seconds_left,
     wait_readable,
 )
@@ -223,55 +225,48 @@ class DetachedSandbox:
 
     def wait(self, timeout: float | None) -> int:
         """Wait for the end of the sandbox: see :meth:`usernsctl.Sandbox.wait`."""
-        self._await(timeout)
+        with self._waiting(timeout):
+            pass
         return self._known_status()
 
     def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
         """Write to the command and read its output: see :meth:`usernsctl.Sandbox.communicate`."""
-        popen, output = self.popen, (None, None)
-        deadline = deadline_after(timeout)
-
-        def read() -> float | None:
-            nonlocal output
-            if popen is not None:
-                output = self._streams.communicate(popen, input, timeout)
-            return seconds_left(deadline)
-
-        self._await(timeout, read)
+        output = (None, None)
+        with self._waiting(timeout):
+            if self.popen is not None:
+                output = self._streams.communicate(self.popen, input, timeout)
         return output
 
-    def _await(
-        self, timeout: float | None, meanwhile: Callable[[], float | None] | None = None
-    ) -> None:
-        """Wait for the end, and read the exit status from ``runsc wait``.
+    @contextlib.contextmanager
+    def _waiting(self, timeout: float | None) -> Iterator[None]:
+        """Wait for the end after a block, and read the exit status from ``runsc wait``.
 
-        :param meanwhile: called once ``runsc wait`` runs; returns the rest of the time limit.
-        :raises TimeoutExpired: the sandbox still runs after the time limit.
+        :raises TimeoutExpired: the sandbox still runs after the time limit, the block included.
         """
-        with contextlib.suppress(SandboxEnded, ClosedError), contextlib.ExitStack() as held:
-            command, arguments = held.enter_context(self._asking())
-            end = held.enter_context(self._end())
-            waiter = held.enter_context(Popen[bytes](command, **arguments))
-            left = timeout
-            try:
-                if meanwhile is not None:
-                    left, meanwhile = meanwhile(), None
-                if not wait_readable(end, timeout=left):
-                    assert timeout is not None
-                    raise TimeoutExpired(self.record.args, timeout)
-                if self.has_ended() and self.status is None:
-                    with contextlib.suppress(TimeoutExpired):
-                        self._take_answer(waiter.communicate(timeout=_ANSWER_SECONDS)[0])
-            finally:
-                waiter.kill()
-        if meanwhile is not None:  # not called above, since the sandbox had ended
-            meanwhile()
+        deadline = deadline_after(timeout)
+        with contextlib.ExitStack() as opened:
+            end = None
+            with contextlib.suppress(SandboxEnded, ClosedError):
+                command, arguments = opened.enter_context(self._asking())
+                pidfd = opened.enter_context(self._end())
+                waiter = opened.enter_context(Popen[bytes](command, **arguments))
+                opened.callback(waiter.kill)
+                end = pidfd.fileno()
+            yield
+            if end is None:
+                return
+            if not wait_readable(end, timeout=seconds_left(deadline)):
+                assert timeout is not None
+                raise TimeoutExpired(self.record.args, timeout)
+            if self.has_ended() and self.status is None:
+                with contextlib.suppress(TimeoutExpired):
+                    self._take_answer(waiter.communicate(timeout=_ANSWER_SECONDS)[0])
 
     async def wait_async(self) -> int:
         """Wait for the end of the sandbox from asyncio."""
         with contextlib.suppress(SandboxEnded, ClosedError), contextlib.ExitStack() as held:
             command, arguments = held.enter_context(self._asking())
-            end = held.enter_context(self._end())
+            end = held.enter_context(self._end()).fileno()
             async with await aio.create_subprocess_exec(*command, **arguments) as waiter:
                 await aio.wait_for_end(end)
                 try:
@@ -283,15 +278,10 @@ class DetachedSandbox:
                     waiter.kill()
         return self._known_status()
 
-    @contextlib.contextmanager
-    def _end(self) -> Iterator[int]:
-        """Yield a duplicate of the pidfd: another thread may close this object meanwhile."""
+    def _end(self) -> FileIO:
+        """Return a duplicate of the pidfd: another thread may close this object meanwhile."""
         with self._shared.use() as (_, pidfd, *_others):
-            copy = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
-        try:
-            yield copy
-        finally:
-            os.close(copy)
+            return open_owned(fcntl.fcntl, pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
@@ -387,11 +377,10 @@ def _starter(
     """
     deadline = deadline_after(timeout)
     with contextlib.ExitStack() as opened:
-        creator = os.pidfd_open(os.getpid())
-        opened.callback(os.close, creator)
+        creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
         ours, theirs = socket.socketpair()
         opened.enter_context(ours)
-        numbers = [creator, theirs.fileno(), entry.fd]
+        numbers = [creator.fileno(), theirs.fileno(), entry.fd]
         with theirs:
             popen = start_within(
                 timeout,
@@ -445,16 +434,14 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
     :raises NamespaceError: the namespace can't be opened.
     """
     try:
-        own = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        own = open_owned(os.open, f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    try:
+    with own:
         # If the process still runs, its pid was not reused, so the open file is of its namespace.
         if wait_readable(pidfd, timeout=0):
             return None
-        parent = parent_namespace(own)
-    finally:
-        os.close(own)
+        parent = parent_namespace(own.fileno())
     try:
         return Namespace.from_fd(parent)
     finally:

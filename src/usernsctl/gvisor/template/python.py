@@ -18,6 +18,7 @@ from usernsctl._system.descriptors import (
     Connection,
     memory_file,
     open_owned,
+    seconds_left,
     socket_pair,
     wait_readable,
 )
@@ -193,8 +194,8 @@ def _interpreter_argv(
     for name in names:
         if not isinstance(name, str) or not all(map(str.isidentifier, name.split("."))):
             raise ValueError(f"preload: {name!r} is no name of a module")
-    if code is not None:
-        checks.instance("code", code, str)
+    if code is not None and not isinstance(code, str):
+        raise TypeError(f"code must be str, not {code!r}")
     package = resources.files("usernsctl")
     inside = package.joinpath("gvisor/template/interpreter.py").read_text("utf-8")
     bigframe = package.joinpath("bigframe.py").read_text("utf-8")
@@ -234,7 +235,7 @@ def _receive_message(ours: Connection, deadline: float) -> dict[str, Any] | None
     :raises TimeoutExpired: no message came before the deadline.
     :raises RunscError: the message is no JSON object.
     """
-    if not wait_readable(ours.fileno(), timeout=max(0, deadline - time.monotonic())):
+    if not wait_readable(ours.fileno(), timeout=seconds_left(deadline)):
         raise TimeoutExpired((), 0)
     try:
         message = ours.recv(_MESSAGE_MAX)
