@@ -6,12 +6,12 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 
 from usernsctl import _core
 from usernsctl._lean import dataclass
-from usernsctl._system import mounts
 from usernsctl._system.paths import open_file
 from usernsctl.doctor.facts import (
     DEFAULT_PATH,
@@ -274,12 +274,8 @@ DEVICES = ("/dev/net/tun", "/dev/kvm")
 # PROC_USER_INIT_INO, the inode number of the initial user namespace (linux/proc_ns.h).
 _INITIAL = "user:[4026531837]"
 
-_RESTRICTIONS = {
-    "ro": mounts.MS_RDONLY,
-    "nosuid": mounts.MS_NOSUID,
-    "nodev": mounts.MS_NODEV,
-    "noexec": mounts.MS_NOEXEC,
-}
+# The options of a mount point that Facts has, as proc_pid_mountinfo(5) names them.
+_RESTRICTIONS = ("ro", "nosuid", "nodev", "noexec")
 
 
 def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Facts:
@@ -336,12 +332,23 @@ class _Status:
 
 
 def _mounts(mountinfo: str) -> dict[str, tuple[str, ...]]:
-    # The root mount's mount point is "/", so that all mounts are below the empty path.
-    found = mounts.mounts_below("", mountinfo)
     return {
-        point: tuple(name for name, flag in _RESTRICTIONS.items() if flags & flag)
-        for point, flags in found.items()
+        point: tuple(name for name in _RESTRICTIONS if name in options)
+        for point, options in mount_options(mountinfo).items()
     }
+
+
+def mount_options(mountinfo: str) -> dict[str, list[str]]:
+    """Return the options of each mount point; of stacked mounts, those of the topmost.
+
+    :param mountinfo: the content of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
+    """
+    found = {}
+    for line in mountinfo.split("\n")[:-1]:
+        fields = line.partition(" - ")[0].split(" ")
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
+        found[point] = fields[5].split(",")
+    return found
 
 
 def _namespaces(tree: Tree) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from usernsctl._system.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME, mounts_below
 from usernsctl._system.paths import PathDescriptor
+from usernsctl.doctor.reading import mount_options
 from usernsctl.errors import BindError, CommandError, NamespaceError, PlanError
 from usernsctl.gvisor.launch.facts import HostFiles, check_ids, home_directories, open_files
 from usernsctl.gvisor.launch.plan import apply_request
@@ -191,9 +191,9 @@ MOUNTINFO = """\
 """
 
 
-def test_mounts_below_a_directory() -> None:
-    found = mounts_below("/top", MOUNTINFO)
-    assert set(found) == {"/top", "/top/with space", "/top/a"}
-    assert found["/top"] == MS_RDONLY | MS_NOSUID | MS_NODEV | MS_RELATIME
-    assert found["/top/with space"] == MS_NOSUID
-    assert not found["/top/a"] & MS_NODEV, "the mount on top counts"
+def test_options_of_mount_points() -> None:
+    found = mount_options(MOUNTINFO)
+    assert set(found) == {"/", "/top", "/top/with space", "/topmost", "/top/a"}
+    assert found["/top"] == ["ro", "nosuid", "nodev", "relatime"]
+    assert found["/top/with space"] == ["rw", "nosuid"]
+    assert found["/top/a"] == ["rw", "noexec"], "the mount on top counts"
