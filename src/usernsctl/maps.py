@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from usernsctl import _core
-from usernsctl._lean import Any, Literal, dataclass, field, fields
+from usernsctl._lean import Any, Literal, Self, dataclass, field, fields
 
 SetgroupsPolicy = Literal["auto", "allow", "deny"]
 Fill = Literal["none", "auto", "subids", "all"]
@@ -347,6 +347,20 @@ class MappedIds:
     uid: tuple[Extent, ...]
     gid: tuple[Extent, ...]
     become: tuple[int, int]
+
+    @classmethod
+    def of_plan(cls, plan: Plan) -> Self:
+        """Return the ids of a new user namespace."""
+        return cls(uid=plan.uid, gid=plan.gid, become=plan.become)
+
+    @classmethod
+    def of_setup(cls, uid: tuple[Extent, ...], gid: tuple[Extent, ...], setup: _core.Setup) -> Self:
+        """Return the ids of an existing namespace; -1 in `become` stands for an unchanged id.
+
+        :param setup: the settings of a command in the namespace.
+        """
+        become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
+        return cls(uid=uid, gid=gid, become=become)
 
     @property
     def count(self) -> int:

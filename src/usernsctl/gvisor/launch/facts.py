@@ -424,7 +424,7 @@ class TargetNamespace:
         planned = plan(idmap)
         target = make_target(_NAMESPACES, planned=planned)
         return cls(
-            ids=MappedIds(uid=planned.uid, gid=planned.gid, become=planned.become),
+            ids=MappedIds.of_plan(planned),
             target=target,
             single_id_reason=planned.single_id_reason,
         )
@@ -442,10 +442,8 @@ class TargetNamespace:
         found = find_named(name)
         namespace = Namespace.of_holder(found)
         target = make_target(_NAMESPACES, namespace=namespace)
-        setup = target.setup
-        become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
         return cls(
-            ids=MappedIds(uid=found.uid, gid=found.gid, become=become),
+            ids=MappedIds.of_setup(found.uid, found.gid, target.setup),
             target=target,
             pid=namespace.has("pid"),
         )

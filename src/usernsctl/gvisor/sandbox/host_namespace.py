@@ -54,7 +54,7 @@ from usernsctl.gvisor.oci import Rlimit
 from usernsctl.gvisor.runsc.command import Network, Platform
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.runsc.releases import Release, release_of
-from usernsctl.maps import AnyIdMap, IdMap, MappedIds, plan
+from usernsctl.maps import AnyIdMap, MappedIds, plan
 from usernsctl.namespaces.named import read_map
 from usernsctl.namespaces.namespace import Namespace
 
@@ -184,7 +184,7 @@ class HostNamespace:
             request = replace(request, args=_NO_COMMAND, env=base)
         with contextlib.ExitStack() as undo:
             if request.kept is None:
-                joined, self._ids = None, _ids_of(request.idmap)
+                joined, self._ids = None, MappedIds.of_plan(plan(request.idmap))
             else:
                 joined, self._ids = _join(request.kept)
                 undo.callback(joined.close)
@@ -489,11 +489,6 @@ class HostBase(AsyncStartMixin):
         )
 
 
-def _ids_of(idmap: IdMap) -> MappedIds:
-    planned = plan(idmap)
-    return MappedIds(uid=planned.uid, gid=planned.gid, become=planned.become)
-
-
 def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
     """Open kept namespaces, with a new mount namespace for a root filesystem.
 
@@ -512,9 +507,7 @@ def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
         joined = Namespace.from_pid(maker.pid)
-        setup = joined.target().setup
-    become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
-    return joined, MappedIds(uid=uid, gid=gid, become=become)
+        return joined, MappedIds.of_setup(uid, gid, joined.target().setup)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
