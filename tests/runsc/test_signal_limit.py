@@ -74,4 +74,4 @@ def test_a_queue_that_is_full() -> None:
 def test_a_hard_limit_is_raised_by_root() -> None:
     found = signal_limit_finding(hard=0)
     if found is not None:
-        assert "prlimit" in found["remedy"] or "Only root raises a hard limit" in found["remedy"]
+        assert "prlimit" in found["remedy"] or "Only root can raise a hard limit" in found["remedy"]

@@ -15,18 +15,18 @@ FOR_SHELL = ("ulimit", "export")
 
 _Facts = Mapping[str, Any]
 
-_BY_STARTER = "what is to be changed is whatever started this process, which nobody here can see"
-_BY_CALLER = "what is to be changed is the program that asked for this, or how it is called"
-_BY_LOOKING = "only what is seen then tells what to change"
+_BY_STARTER = "a parent process must be changed, and doctor can't find out which one"
+_BY_CALLER = "the program that made this request must be changed, or its arguments"
+_BY_LOOKING = "the remedy depends on the output of these commands"
 
 #: Causes for which the catalogue has no command, each with the reason.
 BY_HAND: Mapping[str, str] = {
-    "no-config-user-ns": "only another kernel has them",
-    "already-in-gvisor": "no command in a sandbox changes its kernel",
-    "cgroup-not-delegated": "a command gets its group as it is started",
-    "child-missing": "how usernsctl was installed is not known",
-    "proc-masked": "what covers it was put there as the container was started",
-    "ranges-shared": "which of the users is to give up its ranges, nobody here can know",
+    "no-config-user-ns": "only another kernel has user namespaces",
+    "already-in-gvisor": "no command in a sandbox can change the kernel of the sandbox",
+    "cgroup-not-delegated": "a process can get a delegated control group only at its start",
+    "child-missing": "doctor does not know how usernsctl was installed",
+    "proc-masked": "the container engine masked /proc at the start of the container",
+    "ranges-shared": "an administrator must decide which user gives up a range",
     **dict.fromkeys(
         (
             "seccomp-denies-userns",
@@ -207,10 +207,10 @@ def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
         ):
             return []
         return [
-            "# The filter is that of whatever started this process. If that was a service of",
-            f"# systemd's, see: systemctl show --property {','.join(options)} UNIT",
-            f"# and by systemctl edit UNIT have it allow {calls}.",
-            "# If it was a program such as bwrap, leave its filter out, or start outside of it.",
+            "# A parent process has installed the filter. For a unit of systemd:",
+            f"# systemctl show --property {','.join(options)} UNIT",
+            f"# systemctl edit UNIT    # and allow {calls} there",
+            "# Start a program such as bwrap without its filter.",
         ]
 
     return fill
@@ -250,10 +250,10 @@ def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
     file, point = helper["system"], helper["nosuid"] or "/"
     if not file or not (file + point).isprintable():
         return [
-            "# Root must not make this privileged, which others may have made:",
+            "# Root must not trust this file, which other users could replace:",
             f"# {quoted(helper['path'])}",
-            "# Take its directory out of PATH, or have the package put it there",
-            "# anew: apt-get install --reinstall uidmap",
+            "# Remove its directory from PATH, or reinstall the package:",
+            "# apt-get install --reinstall uidmap",
         ]
     return [line.format(file=quoted(file), point=quoted(point)) for line in lines]
 
@@ -267,7 +267,7 @@ def _runsc(facts: _Facts) -> list[str]:
         return [f"chmod a+rx {quoted(file)}"]
     if not path or found.get("other"):
         return _other_runsc(facts)
-    return [f"# only if it is a runsc, and as its owner: chmod a+rx {quoted(operand(path))}"]
+    return [f"# if this file is runsc, as its owner: chmod a+rx {quoted(operand(path))}"]
 
 
 def _executable_mount(facts: _Facts, point: str, file: str | None) -> list[str]:
@@ -275,8 +275,8 @@ def _executable_mount(facts: _Facts, point: str, file: str | None) -> list[str]:
     if file and point.isprintable():
         return [f"mount -o remount,bind,exec {quoted(point)}"]
     return _other_runsc(facts) or [
-        "# Others than root may write there, so that nothing is executed from there.",
-        "# Install runsc where systems have their programs, such as in /usr/local/bin",
+        "# Other users may write to this mount, so it must stay noexec.",
+        "# Install runsc elsewhere, such as in /usr/local/bin",
     ]
 
 
@@ -314,8 +314,8 @@ def _by_root(names: list[str], parent: int | None) -> list[str]:
     """Return the command with which root raises hard and soft limits of the parent."""
     if not parent:
         return [
-            "# Only root raises a hard limit, and these are of this process alone: see what has",
-            "# started it, such as Limit... of a unit of systemd's, or /etc/security/limits.conf",
+            "# Only root can raise a hard limit. A parent process has set it: see",
+            "# Limit...= of a systemd unit, or /etc/security/limits.conf",
         ]
     options = []
     for name in names:

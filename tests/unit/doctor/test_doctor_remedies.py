@@ -151,7 +151,7 @@ def test_what_others_can_replace_is_not_the_systems(
 
 def test_a_runsc_that_is_there_is_named() -> None:
     assert closed_runsc("/opt/runsc") == "chmod a+rx /opt/runsc"
-    assert closed_runsc(None) == "# only if it is a runsc, and as its owner: chmod a+rx /opt/runsc"
+    assert closed_runsc(None) == "# if this file is runsc, as its owner: chmod a+rx /opt/runsc"
 
 
 def test_root_lets_nobody_execute_what_others_write() -> None:
