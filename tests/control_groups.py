@@ -33,10 +33,10 @@ def _make(controller: str) -> tuple[int, Path]:
 
 
 @contextlib.contextmanager
-def _group(controller: str) -> Iterator[tuple[int, Path]]:
-    version, path = _make(controller)
+def _removed(path: Path) -> Iterator[None]:
+    """Remove a control group after a block."""
     try:
-        yield version, path
+        yield
     finally:
         deadline = time.monotonic() + _PATIENCE
         while True:
@@ -48,6 +48,22 @@ def _group(controller: str) -> Iterator[tuple[int, Path]]:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _group(controller: str) -> Iterator[tuple[int, Path]]:
+    version, path = _make(controller)
+    with _removed(path):
+        yield version, path
+
+
+@contextlib.contextmanager
+def child_of(group: Path) -> Iterator[Path]:
+    """Make a control group without limits of its own in another one, for a block."""
+    path = group / "child"
+    path.mkdir()
+    with _removed(path):
+        yield path
 
 
 @contextlib.contextmanager

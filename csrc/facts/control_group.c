@@ -1,5 +1,6 @@
 /* The limits of the control group of this process, and of its parents (cgroups(7)). */
 #include "facts/facts.h"
+#include "sys/sys.h"
 
 #include <linux/magic.h>
 #include <sys/vfs.h>
@@ -193,4 +194,20 @@ void un_group_limits(const struct un_groups *groups, struct un_group_limits *lim
         visit_groups(groups, "", "memory.max", lower_by_memory_max, &limits->memory);
     if (!lower_by_quotas(groups, &limits->processors))
         visit_groups(groups, "", "cpu.max", lower_by_max, &limits->processors);
+}
+
+void un_limit_to_machine(struct un_group_limits *limits)
+{
+    int64_t kib = un_field_number("/proc/meminfo", "MemTotal:");
+    if (kib >= 0 && (uint64_t)kib << 10 < limits->memory)
+        limits->memory = (uint64_t)kib << 10;
+    uint64_t processors = un_processors();
+    if (processors < limits->processors)
+        limits->processors = processors;
+}
+
+void un_seen_limits(struct un_group_limits *limits)
+{
+    un_group_limits(&un_groups_here, limits);
+    un_limit_to_machine(limits);
 }

@@ -58,5 +58,7 @@ int un_group_open(const struct un_groups *groups, const char *controller,
 /* Reads the lowest limits of this process's group and its parents. A container sees only the
  * parents in its control group namespace. */
 void un_group_limits(const struct un_groups *groups, struct un_group_limits *limits);
+/* Lowers limits to the memory of this machine, and to the processors of this process. */
+void un_limit_to_machine(struct un_group_limits *limits);
 
 #endif

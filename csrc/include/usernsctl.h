@@ -112,6 +112,11 @@ struct un_group_limits {
     uint64_t processors; /* quota of processor time, rounded up; UINT64_MAX for no limit */
 };
 
+/* Reads the memory and the processors that a program in a sandbox sees: those of this machine, or
+ * of the control group of this process and its parents, if these are fewer. A cpuset of the control
+ * group determines on which processors this process may run. */
+void un_seen_limits(struct un_group_limits *limits);
+
 /* ---- runsc's failures (explain/runsc.c) ------------------------------------------------------ */
 
 /* Exit statuses of `runsc run` if runsc failed, and if runsc crashed (2, as for each program in

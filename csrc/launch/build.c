@@ -26,6 +26,7 @@ static un_step_taker *const takers[UN_VERB_COUNT] = {
     [UN_VERB_GUARDED] = un_step_guarded,
     [UN_VERB_HIDE_PRIVATE] = un_step_hide_private,
     [UN_VERB_HOME] = step_home,
+    [UN_VERB_LIMITS] = un_step_limits,
     [UN_VERB_LINK] = un_step_link,
     [UN_VERB_MACHINE] = un_step_machine,
     [UN_VERB_MAKE] = un_step_make,

@@ -369,6 +369,16 @@ un_step_taker un_step_file, un_step_bind, un_step_mount;
 un_step_taker un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;
 un_step_taker un_step_debug_log, un_step_program, un_step_program_link;
 
+/* seen_limits.c: the limits of the control group. */
+un_step_taker un_step_limits;
+
+/* ---- seen_limits.c: showing the limits of the control group ---------------------------------- */
+
+/* Shows the limits to the runsc that this process will start: covers /proc/meminfo, in the mount
+ * namespace of this process, by a file that is created at `path`, and restricts the processors.
+ * Fails if the memory limit is lower than what gVisor needs. */
+int un_show_limits(const char *path, struct un_error *err);
+
 /* sandbox_home.c: covers a home directory of the host by an empty directory. */
 int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err);
 

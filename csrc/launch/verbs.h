@@ -80,6 +80,7 @@ enum un_argument {
     VERB(JSON_ROOT, "json-root", CONFIG, false, 0)                                                 \
     VERB(JSON_SEVERAL, "json-several", CONFIG, false, UN_ARG_JSON)                                 \
     VERB(JSON_UID_MAP, "json-uid-map", CONFIG, false, 0)                                           \
+    VERB(LIMITS, "limits", FILES, true, 0)                                                         \
     VERB(LINK, "link", STEPS, false, UN_ARG_PATH, UN_ARG_TEXT)                                     \
     VERB(MACHINE, "machine", STEPS, false, UN_ARG_NAME)                                            \
     VERB(MAKE, "make", FILES, false, UN_ARG_SCRATCH, UN_ARG_PERMISSIONS)                           \

@@ -275,6 +275,14 @@ void un_make_fd_room(void);
  * a lower limit. Async-signal-safe. */
 void un_limit_open_files(uint64_t most);
 
+/* ---- processors.c: the processors on which this process may run ------------------------------ */
+
+/* Returns the number of processors, or UINT64_MAX if it can't be read. Async-signal-safe. */
+uint64_t un_processors(void);
+/* Restricts this thread and its descendants to `count` of its processors (sched_setaffinity(2)).
+ * Does nothing if the kernel refuses that. Async-signal-safe. */
+void un_use_processors(uint64_t count);
+
 /* ---- null_device.c: opening /dev/null -------------------------------------------------------- */
 
 /* Opens /dev/null with `mode`, such as O_RDWR, close-on-exec. Never blocks, and accepts only the

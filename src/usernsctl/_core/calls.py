@@ -50,6 +50,13 @@ _FILLS = {
 _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 
 
+def seen_limits() -> tuple[int, int]:
+    """Return the memory in bytes and the number of processors that a program in a sandbox sees."""
+    limits = ffi.new("struct un_group_limits *")
+    lib.un_seen_limits(limits)
+    return limits.memory, limits.processors
+
+
 def parse_extent(text: str) -> ExtentTuple:
     """Parse an extent of an id map, ``inside:outside:count``.
 

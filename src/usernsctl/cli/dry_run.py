@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from usernsctl import _text
+from usernsctl._core import seen_limits
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.facts import Facts
@@ -42,6 +43,7 @@ def described(launch: Launch, facts: Facts) -> dict[str, Any]:
         "version": launch.version,
         "ids": {"uid": _extents(facts.ids.uid), "gid": _extents(facts.ids.gid)},
         "oom_score": launch.oom_score,
+        "limits": dict(zip(("memory", "processors"), seen_limits(), strict=True)),
         "sources": [{"how": source.how, "path": source.path} for source in launch.sources],
         "scratch": place.scratch,
         "steps": [place.step(one) for one in launch.steps],
@@ -71,6 +73,9 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
         yield f"  {kind} {', '.join(map(str, extents))}"
     if launch.oom_score is not None:
         yield f"  oom_score_adj {launch.oom_score}"
+    memory, processors = seen_limits()
+    yield "What the command sees of this machine, by the limits of the control group:"
+    yield f"  {memory / 2**20:.1f} MiB of memory, {processors} processors"
     yield f"The root filesystem, {place.scratch}/root, in a mount namespace of its own:"
     yield from descriptions(launch.steps)
     yield f"Other files of the run, in {place.scratch}:"

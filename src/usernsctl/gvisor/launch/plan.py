@@ -361,6 +361,7 @@ def _machine(facts: Facts) -> Iterable[Record]:
 
 def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
     """Yield the records for the run's own files."""
+    yield record("limits")
     for name in ("bundle", "state", "log", "programs", EMPTY_DIRECTORY):
         yield record("make", name, "700")
     if facts.debug_log is not None:
