@@ -165,6 +165,16 @@ static const char *creation_failed(const struct un_error *err, const char *proc)
     }
 }
 
+/* Returns whether this process can open a file of its own in /proc for writing. Returns false also
+ * if the process is not dumpable. */
+static bool may_write_own_file(const char *proc)
+{
+    char path[UN_PATH_MAX];
+    un_auto_close int fd =
+        un_path_join(path, proc, "self/comm") ? -1 : openat(AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
+    return fd >= 0;
+}
+
 const char *un_cause_of_closed_proc(const char *proc)
 {
     if (is_restricted_by_apparmor(proc))
@@ -172,8 +182,9 @@ const char *un_cause_of_closed_proc(const char *proc)
     if (is_confined_by_apparmor(proc))
         return "lsm-denies-userns";
     /* The kernel has no query for whether Landlock confines a process, but Landlock is the only
-     * remaining mechanism that denies a file to its owner. */
-    return un_landlock_version() ? "landlock" : NULL;
+     * remaining mechanism that denies a file to its owner. A ruleset that denies writing to uid_map
+     * denies writing to all files of /proc. */
+    return un_landlock_version() && !may_write_own_file(proc) ? "landlock" : NULL;
 }
 
 static const char *map_failed(int errnum, const char *proc)

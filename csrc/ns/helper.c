@@ -9,8 +9,11 @@
 #include "explain/explain.h"
 #include "sys/sys.h"
 
+#include <linux/securebits.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
 
 #define OUTPUT_MAX 400
 
@@ -56,17 +59,43 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
+/* Returns the reason why a setuid-root helper gains too few capabilities to open the map file, or
+ * NULL (capabilities(7), "Capabilities and execution of programs by root" and "Set-user-ID-root
+ * programs that have file capabilities"). */
+static const char *cause_of_powerless_root(const char *helper)
+{
+    struct stat status;
+    if (stat(helper, &status) || !(status.st_mode & S_ISUID))
+        return NULL;
+    if (getxattr(helper, "security.capability", NULL, 0) > 0)
+        return "helper-setuid-and-capable";
+    int bits = un_securebits();
+    return bits >= 0 && bits & SECBIT_NOROOT ? "securebits-noroot" : NULL;
+}
+
+/* Returns the cause of EACCES for a helper that opens the map file. */
+static const char *cause_of_closed_map(const char *helper)
+{
+    const char *cause = un_cause_of_closed_proc("/proc");
+    return cause ? cause : cause_of_powerless_root(helper);
+}
+
 /* Returns the cause of a helper's failure according to its output (shadow's lib/idmapping.c). */
-static const char *cause_in(const char *output)
+static const char *cause_in(const char *helper, const char *output)
 {
     if (strstr(output, "Read-only file system"))
         return "proc-read-only";
     const char *closed =
-        strstr(output, "_map failed: Permission denied") ? un_cause_of_closed_proc("/proc") : NULL;
+        strstr(output, "_map failed: Permission denied") ? cause_of_closed_map(helper) : NULL;
     if (closed)
         return closed;
     if (is_open_filtered(output))
         return "seccomp-denies-helper";
+    /* Both checks are of the real ids, which may differ from the effective ones of the plan. */
+    if (strstr(output, "Cannot determine your user name"))
+        return "no-passwd-entry";
+    if (strstr(output, " is owned by a different user") && getuid() == geteuid())
+        return "gid-differs-from-passwd";
     /* CAP_SYS_ADMIN is required of a setuid-root helper too, because root does not own the
      * namespace. */
     if (strstr(output, "_map failed: Operation not permitted") &&
@@ -93,8 +122,8 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
                            job->status == SIGSYS ? "seccomp-denies-helper" : "helper-killed",
                            "was killed by signal %d", job->status, job->output, err);
     if (job->status)
-        return fail_helper(helper, cause_in(job->output), "exited with status %d", job->status,
-                           job->output, err);
+        return fail_helper(helper, cause_in(helper, job->output), "exited with status %d",
+                           job->status, job->output, err);
     return 0;
 }
 
@@ -109,6 +138,8 @@ static const char *cause_of_exec(int errnum)
     case ENOEXEC:
     case ENOENT:
         return "helper-failed";
+    case EAGAIN:
+        return "process-limit";
     default:
         return NULL;
     }

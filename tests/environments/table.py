@@ -381,6 +381,11 @@ add_range("helpers-4700", root=[w.helpers(0o4700)], auto="helper-not-executable"
 add_range("helpers-0", root=[w.helpers(0)], auto="helper-not-executable")
 add_range("helpers-capabilities", root=[w.helper_capabilities(None)])
 add_range(
+    "helpers-setuid-and-capable",
+    root=[w.helpers_setuid_and_capable],
+    auto="helper-setuid-and-capable",
+)
+add_range(
     "helpers-capabilities-elsewhere",
     root=[w.helper_capabilities(100000)],
     auto="helper-caps-other-userns",
@@ -451,6 +456,18 @@ add(
     run="needs-setfcap",
     auto=("needs-setfcap", "no-subordinate-range"),
 )
+OTHER = 1234
+for name, uids, gids, auto in (
+    ("ruid", (OTHER, NOBODY, NOBODY), (NOBODY,) * 3, "no-passwd-entry"),
+    ("euid", (NOBODY, OTHER, NOBODY), (NOBODY,) * 3, "no-passwd-entry"),
+    ("suid", (NOBODY, NOBODY, OTHER), (NOBODY,) * 3, None),
+    ("rgid", (NOBODY,) * 3, (OTHER, NOBODY, NOBODY), "gid-differs-from-passwd"),
+    ("egid", (NOBODY,) * 3, (NOBODY, OTHER, NOBODY), "gid-differs-from-passwd"),
+    ("sgid", (NOBODY,) * 3, (NOBODY, NOBODY, OTHER), None),
+):
+    late = [w.ids(uids=uids, gids=gids)]
+    add(f"{name}-differs", user="root", late=late, auto=auto)
+add("securebits-noroot", root=[w.helpers(0o4755)], early=[w.no_root], auto="securebits-noroot")
 add("ambient-set-ids", early=[w.ambient(w.CAP_SETUID, w.CAP_SETGID)])
 add("ambient-all-three", early=[w.ambient(w.CAP_SETUID, w.CAP_SETGID, w.CAP_SETFCAP)])
 add("ambient-admin", early=[w.ambient(w.CAP_SYS_ADMIN)])
@@ -550,6 +567,7 @@ HEALED = (
     *(f"ranges-{name}" for name in ("two-fields", "words", "crlf", "by-gid-name", "upper-case")),
     *("subgid-empty", "subuid-empty", "ranges-unreadable", "subgid-unreadable", "passwd-empty"),
     *("helpers-0755", "helpers-4750", "helpers-4644"),
+    *("securebits-noroot", "helpers-setuid-and-capable"),
     *("helpers-capabilities-elsewhere", "dev-nodev", "dev-empty"),
     *("max-user-0", "max-user-1", "max-user-2", "max-net-0", "max-mnt-0", "max-pid-0"),
     *("max-ipc-0", "max-uts-0", "fsize-1m", "as-200m", "as-1g", "runsc-0644", "runsc-0711"),

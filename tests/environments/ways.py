@@ -274,6 +274,16 @@ def helper_capabilities(root_id: int | None) -> Way:
     return make
 
 
+def helpers_setuid_and_capable() -> None:
+    """Give setuid-root helpers file capabilities, too."""
+    helper_capabilities(None)()
+    for name in HELPERS:
+        own = SCRATCH / "bin" / name
+        value = os.getxattr(own, "security.capability")
+        own.chmod(0o4755)
+        os.setxattr(own, "security.capability", value)
+
+
 def runsc(text: str | bytes, bits: int = 0o755) -> Way:
     return programs("runsc", text=text, bits=bits)
 
@@ -444,6 +454,22 @@ def groups() -> None:
 
 def mdwe() -> None:
     prctl(PR_SET_MDWE, 1)
+
+
+def ids(*, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> Way:
+    """Return a way that sets the real, effective and saved ids of a process of root's."""
+
+    def become() -> None:
+        os.setgroups([])
+        os.setresgid(*gids)
+        os.setresuid(*uids)
+
+    return become
+
+
+def no_root() -> None:
+    """Set SECBIT_NOROOT, so that programs of root gain no capabilities (capabilities(7))."""
+    prctl(PR_SET_SECUREBITS, 1)
 
 
 def ambient(*capabilities: int) -> Way:

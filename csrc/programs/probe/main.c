@@ -68,6 +68,9 @@ static int deny_setgroups(const char *path, struct un_error *err)
 {
     if (unshare_user(path, err))
         return -1;
+    /* A process whose real and effective ids differ is not dumpable (execve(2)), so its files in
+     * /proc belong to root. */
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int fd = openat(AT_FDCWD, "/proc/self/setgroups", O_WRONLY | O_CLOEXEC);
     return fd < 0 || write(fd, "deny", 4) != 4 ? un_fail_errno(err, UN_STEP_SETGROUPS, "setgroups")
                                                : 0;

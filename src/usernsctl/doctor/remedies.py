@@ -38,6 +38,7 @@ BY_HAND: Mapping[str, str] = {
             "memory-deny-write-execute",
             "no-new-privs",
             "bounding-set",
+            "securebits-noroot",
             "needs-setfcap",
             "landlock",
             "lsm-denies-userns",
@@ -351,11 +352,15 @@ _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
     "range-outside-parent": _grant_others,
     "subid-not-a-file": _replace,
     "bounding-set": _bounding,
+    "securebits-noroot": _bounding,
     "no-passwd-entry": _name,
     "helper-not-setuid": _helpers("chmod 4755 {file}", which=lambda one: not one["privileged"]),
     "helper-not-executable": _helpers("chmod 4755 {file}", which=lambda one: not one["executable"]),
     "helper-caps-other-userns": _helpers(
         "setcap -r {file}", "chmod 4755 {file}", which=lambda one: one["file_capabilities"]
+    ),
+    "helper-setuid-and-capable": _helpers(
+        "setcap -r {file}", which=lambda one: one["file_capabilities"]
     ),
     "map-not-written": _helpers("apt-get install --reinstall uidmap", which=lambda _one: True),
     "helper-on-nosuid": _helpers(

@@ -525,6 +525,8 @@ RULES: tuple[Rule, ...] = (
     Rule("helper-on-nosuid", _RANGE, helper_nosuid),
     Rule("no-new-privs", _RANGE, new_privs_given_up),
     Rule("bounding-set", _RANGE, bounded),
+    Rule("securebits-noroot", _RANGE),
+    Rule("helper-setuid-and-capable", _RANGE),
     Rule("seccomp-denies-helper", _RANGE),
     Rule("gid-differs-from-passwd", _RANGE),
     Rule(
