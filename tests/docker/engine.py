@@ -95,6 +95,18 @@ class Engine:
         return self.must("image", "inspect", "--format={{.Id}}", image).strip()
 
 
+def wait_for_output(engine: Engine, container: str) -> None:
+    """Wait until the program of a running container has written something.
+
+    :raises EngineError: the container has ended.
+    """
+    while not (written := engine("logs", container)).stdout:
+        if engine.must("inspect", "--format={{.State.Running}}", container).strip() != "true":
+            raise EngineError(f"{container} has ended: {written.stderr}")
+        # Polled, since docker logs --follow ends only with the container.
+        time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def started(name: str, *options: str) -> Iterator[Engine]:
     """Start an engine; stop it at the end, and check that nothing of it remains.

@@ -19,7 +19,7 @@ import pytest
 from connector import of_type
 
 from docker.conftest import CONNECTOR, PRELUDE, PRELUDE_PYTHON
-from docker.engine import TREE, Engine
+from docker.engine import TREE, Engine, wait_for_output
 from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, cause_of
 
 PAGES, PAGE_SIZE = 30, 100
@@ -270,19 +270,30 @@ def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) 
 
 @pytest.mark.parametrize("user", ["1000", "0", "12345"])
 def test_the_health_check_works_in_a_running_container(plain: Engine, user: str) -> None:
-    """The check runs where `docker exec` does: in the mount namespace of process 1."""
+    """The check asks the sandbox, and fails if gVisor there does not answer."""
     shown = plain.must("image", "inspect", "--format={{json .Config.Healthcheck.Test}}", CONNECTOR)
     kind, *command = json.loads(shown)
     assert kind == "CMD"
     name = f"usernsctl-health-{os.getpid()}-{user}"
     run = ["run", "--detach", f"--name={name}", f"--user={user}", SECCOMP, IN_GVISOR, CONNECTOR]
-    plain.must(*run, "sleep", "99")
+    plain.must(*run, "sh", "-c", "echo begun; exec sleep 99")
+    # pkill is not in the image.
+    find = "for p in /proc/[0-9]*; do grep -q ^runsc-sandbox $p/cmdline && "
+    stop = f"{find} kill -$0 ${{p#/proc/}}; done"
     try:
-        told = plain.must("exec", name, *command)
-        again = plain.must("exec", name, *command)
+        wait_for_output(plain, name)
+        healthy = plain("exec", name, *command)
+        inside = plain("exec", name, *command, "--", "cat", "/proc/version")
+        plain("exec", name, "sh", "-c", stop, "STOP")
+        stopped = plain("exec", name, *command)
+        plain("exec", name, "sh", "-c", stop, "CONT")
+        again = plain("exec", name, *command)
     finally:
         plain.must("rm", "--force", name)
-    assert told == again == "Ready for a command in gVisor; runsc itself was not started\n"
+    assert (healthy.returncode, healthy.stdout, healthy.stderr) == (0, "", "")
+    assert (inside.returncode, gvisor.BUILD in inside.stdout) == (0, True)
+    assert (stopped.returncode, cause_of(stopped)) == (1, "sandbox-unresponsive")
+    assert again.returncode == 0
 
 
 # With the lowest of these limits, runsc crashes; the highest are still too low for the sandbox.

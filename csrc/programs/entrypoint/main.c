@@ -60,6 +60,9 @@ static const char help[] =
     "                           process 1 of the container\n"
     "      --check              say whether a command could be started, and start\n"
     "                           none\n"
+    "      --health             ask the sandbox of this container, and exit with 0 if\n"
+    "                           it answers; with COMMAND, run COMMAND in it, and exit\n"
+    "                           with 0 if COMMAND does. Otherwise exit with 1\n"
     "  -h, --help               show this\n"
     "  -V, --version            show the version\n"
     "\n"
@@ -71,6 +74,7 @@ struct policy {
     const char *runsc;
     bool reraise_signal;
     bool is_check;
+    bool is_health;
 };
 
 /* Builder of a command line, whose array has room for all arguments. */
@@ -217,6 +221,21 @@ static int perform_launch(struct argv_builder *builder, const char *launch,
     return fail_entrypoint(program);
 }
 
+/* Executes the watcher's program to ask the running sandbox. Returns only on failure. */
+static int check_health(struct argv_builder *builder, char *const *rest)
+{
+    static char program[PATH_MAX];
+    if (find_in_own_directory("usernsctl-watch", program))
+        return fail_entrypoint("/proc/self/exe");
+    builder->count = 0;
+    add_argument(builder, "usernsctl-watch");
+    add_argument(builder, "--health");
+    add_arguments(builder, rest);
+    add_argument(builder, NULL);
+    execv(program, (char *const *)builder->argv);
+    return fail_entrypoint(program);
+}
+
 static int refuse_usage(const char *what, const char *value, const char *right)
 {
     char text[256];
@@ -257,20 +276,22 @@ static int check_policy(const struct policy *policy, const char *command)
         return refuse_usage(
             "--check with --runsc", "",
             "what is checked is a launch, which has decided on runsc: leave out --runsc");
-    if (!command && !policy->is_check)
+    if (policy->is_health && policy->is_check)
+        return refuse_usage("--health with --check", "", "give one of them");
+    if (!command && !policy->is_check && !policy->is_health)
         return refuse_usage("no command", "", "give one, as in: " SELF " -- cat /proc/version");
     return check_variables();
 }
 
 /* Values of options without a letter; no letter has one of these values. */
-enum { NETWORK = 1, IDS, RUNSC, RERAISE, CHECK };
+enum { NETWORK = 1, IDS, RUNSC, RERAISE, CHECK, HEALTH };
 
 /* Reports the option that getopt_long(3) has rejected. */
 static int refuse_option(char **argv)
 {
     /* After an option letter, getopt_long() has advanced to the next argument only if the letter
      * was the last one of its argument. */
-    bool is_letter = optopt < 0 || optopt > CHECK;
+    bool is_letter = optopt < 0 || optopt > HEALTH;
     char letter[] = {'-', optopt > ' ' && optopt < 127 ? (char)optopt : '?', '\0'};
     /* getopt_long() never rejects -h and -V, only --help=VALUE and --version=VALUE. */
     if (optopt == 'h' || optopt == 'V')
@@ -288,6 +309,7 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
         {"runsc", required_argument, NULL, RUNSC},
         {"reraise-signal", no_argument, NULL, RERAISE},
         {"check", no_argument, NULL, CHECK},
+        {"health", no_argument, NULL, HEALTH},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
@@ -305,6 +327,8 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
             policy->reraise_signal = true;
         else if (option == CHECK)
             policy->is_check = true;
+        else if (option == HEALTH)
+            policy->is_health = true;
         else if (option == 'h')
             return fputs(help, stdout) < 0 || fflush(stdout) ? FAILED : 0;
         else if (option == 'V')
@@ -349,6 +373,8 @@ static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
         status = check_policy(&policy, argv[optind]);
     if (status >= 0)
         return status;
+    if (policy.is_health)
+        return check_health(builder, argv + optind);
     snprintf(launch, sizeof launch, "%s%s%s", LAUNCH,
              !strcmp(policy.network, "none") ? NO_NETWORK : "",
              !strcmp(policy.ids, "all") ? ALL_IDS : "");

@@ -109,6 +109,10 @@ void kill_descendants(void);
     "not started: this kernel is not gVisor's (its build and its boot message are missing), so "   \
     "what was called as runsc did not make a sandbox"
 
+/* Option of usernsctl-verify for health checks, and the time that it gives the payload. */
+#define UN_HEALTH_OPTION "--health"
+#define UN_HEALTH_SECONDS 10
+
 /* Returns whether the kernel is gVisor's. Uses system calls only, so that neither a mounted /proc
  * nor a file can fake the result. */
 bool un_runs_on_gvisor(void);

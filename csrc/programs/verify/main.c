@@ -82,13 +82,28 @@ static int search_payload(char **argv, char **envp, const char *at)
                   : write_complaint(NOT_FOUND, argv[0], "not found along PATH in the sandbox");
 }
 
+/* Has the kernel send SIGALRM to this process, also after execve(2), so that a payload that checks
+ * the health of a sandbox does not stay there for ever. */
+static void limit_time(void)
+{
+    const long timer[4] = {0, 0, UN_HEALTH_SECONDS, 0}; /* struct itimerval */
+    call(__NR_setitimer, 0 /* ITIMER_REAL */, (long)timer, 0);
+}
+
 static int run_payload(int argc, char **argv, char **envp)
 {
     const char *path = UN_DEFAULT_PATH;
+    if (!un_runs_on_gvisor())
+        return write_complaint(NOT_PROVEN, argc < 2 ? "usernsctl-verify" : argv[1], UN_NOT_PROVEN);
+    if (argc > 1 && un_begins(argv[1], UN_HEALTH_OPTION) && !argv[1][sizeof UN_HEALTH_OPTION - 1]) {
+        limit_time();
+        argc--;
+        argv++;
+        if (argc < 2)
+            return 0;
+    }
     if (argc < 2)
         return write_complaint(NOT_PROVEN, "usernsctl-verify", "no command to run");
-    if (!un_runs_on_gvisor())
-        return write_complaint(NOT_PROVEN, argv[1], UN_NOT_PROVEN);
     for (char **variable = envp; *variable; variable++)
         if (un_begins(*variable, "PATH="))
             path = *variable + text_length("PATH=");

@@ -1,5 +1,6 @@
 /*
  * usernsctl-watch [--reraise-signal] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- COMMAND...
+ * usernsctl-watch --health [COMMAND...]    (health.c)
  *
  * Runs COMMAND, a runsc, in a child, forwards signals to it, and exits with its exit status. That
  * is the status of the command in the sandbox if runsc's own log shows a normal exit. Otherwise
@@ -37,20 +38,6 @@
 #define KILL_TIMEOUT_MS 10000
 
 extern char **environ;
-
-/* Parsed arguments: the executable, runsc's files, and the two commands, each terminated by NULL.
- */
-struct watch_args {
-    const char *program;
-    char **files;
-    char **kill;
-    char **command;
-    int early;           /* signal in whose place SIGTERM was sent to runsc, or 0 */
-    bool reraise_signal; /* whether to die by the signal that killed the command */
-    bool signalled;      /* whether a forwarded signal may have killed runsc itself */
-    struct oom_watch oom;
-    char oom_text[OOM_TEXT_MAX]; /* description of an OOM kill, or "" */
-};
 
 static int fail_watch(const struct un_error *err)
 {
@@ -229,8 +216,7 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
     }
 }
 
-/* Splits argv at its first two "--". */
-static bool split(int argc, char **argv, struct watch_args *args)
+bool split_watch_args(int argc, char **argv, struct watch_args *args)
 {
     char **start[2] = {NULL, NULL};
     int found = 0;
@@ -280,7 +266,9 @@ int main(int argc, char **argv)
     struct un_error err;
     struct un_supervision how = {.parent_pidfd = -1};
     uint64_t forks = un_limit_hits(UN_LIMIT_PIDS);
-    if (argc < 2 || !split(argc, argv, &args)) {
+    if (argc > 1 && !strcmp(argv[1], "--health"))
+        return check_health(argv + 2);
+    if (argc < 2 || !split_watch_args(argc, argv, &args)) {
         fputs("usage: usernsctl-watch [--reraise-signal] PROGRAM ERRORS CRASH DEBUG BUNDLE -- "
               "[KILL...] -- COMMAND...\n",
               stderr);

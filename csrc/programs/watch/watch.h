@@ -2,6 +2,8 @@
 #ifndef USERNSCTL_PROGRAMS_WATCH_H
 #define USERNSCTL_PROGRAMS_WATCH_H
 
+#include <stdbool.h>
+
 /* Files in the arguments: paths of runsc's error log, crash report and debug log, and of the
  * bundle. */
 enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
@@ -16,5 +18,27 @@ int explain_runsc(char *const *files, int status, const char *limit);
 /* Called in the child if runsc can't be executed, which the child reports itself: explain_runsc()
  * in the watcher then prints nothing. */
 void explain_no_more(char *const *files);
+
+/* Parsed arguments: the executable, runsc's files, and the two commands, each terminated by NULL.
+ */
+struct watch_args {
+    const char *program;
+    char **files;
+    char **kill;
+    char **command;
+    int early;           /* signal in whose place SIGTERM was sent to runsc, or 0 */
+    bool reraise_signal; /* whether to die by the signal that killed the command */
+    bool signalled;      /* whether a forwarded signal may have killed runsc itself */
+    struct oom_watch oom;
+    char oom_text[OOM_TEXT_MAX]; /* description of an OOM kill, or "" */
+};
+
+/* Parses the arguments of the program: splits argv at its first two "--". Returns false if they are
+ * invalid. */
+bool split_watch_args(int argc, char **argv, struct watch_args *args);
+
+/* Checks whether the sandbox of this container answers, and runs `command`, which ends with NULL,
+ * there. Returns the exit status of a health check: 0 if the sandbox is healthy, otherwise 1. */
+int check_health(char *const *command);
 
 #endif

@@ -1,0 +1,269 @@
+/*
+ * usernsctl-watch --health [COMMAND...]: asks the sandbox of this container whether it works.
+ *
+ * The caller is a health check, which an engine starts in the container, outside of gVisor. The
+ * sandbox is that of the oldest watcher with the caller's uid in the caller's control group; other
+ * sandboxes of the container come and go. This process joins the namespaces of that watcher, and
+ * starts COMMAND in the sandbox by `runsc exec`, without COMMAND the program that checks the
+ * kernel. So a sandbox is healthy if gVisor answers, and a program starts there and succeeds before
+ * the deadline. The payload can only let the check of its own sandbox fail.
+ */
+#include "base/base.h"
+#include "launch/launch.h"
+#include "programs/shared/shared.h"
+#include "programs/watch/watch.h"
+#include "sys/sys.h"
+
+#include <dirent.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#define UNHEALTHY 1
+/* Exit status after SIGALRM, by which usernsctl-verify limits the time of COMMAND. */
+#define TOO_LATE (128 + SIGALRM)
+/* gVisor itself has two more seconds, so that a slow command is not taken for a dead sandbox. */
+#define ANSWER_MS ((UN_HEALTH_SECONDS + 2) * 1000)
+#define SELF "usernsctl-watch"
+#define VERIFIER "/.usernsctl-verify"
+/* Far more than a watcher has. */
+#define ARGS_SIZE 32768
+#define ARGS_MAX 256
+#define GROUP_SIZE 4096
+#define OWN_ARGS 9
+
+/* A watcher, by its directory in /proc, which always refers to the same process. */
+struct watcher {
+    int proc; /* O_PATH descriptor, or -1 */
+    uint64_t started;
+    char text[ARGS_SIZE];
+    char *argv[ARGS_MAX + 1];
+    struct watch_args args;
+};
+
+static int fail_unhealthy(const char *what, const char *cause)
+{
+    fprintf(stderr, "in-gvisor: unhealthy: %s\n", what);
+    report_cause(cause);
+    return UNHEALTHY;
+}
+
+/* Reads when a process was started, in ticks since boot (proc_pid_stat(5), field 22). */
+static bool read_start(int proc, uint64_t *started)
+{
+    char text[1024];
+    if (un_read_file(proc, "stat", text, sizeof text) <= 0)
+        return false;
+    /* The name, field 2, may contain anything, and ends at the last parenthesis. */
+    const char *at = strrchr(text, ')');
+    for (int field = 2; at && field < 22; field++)
+        at = strchr(at + 1, ' ');
+    return at && un_number_read(at + 1, UINT64_MAX, started);
+}
+
+/* Reads the arguments of a process, and returns whether they are those of a watcher. */
+static bool read_args(struct watcher *of)
+{
+    int argc = 0;
+    ssize_t length = un_read_file(of->proc, "cmdline", of->text, sizeof of->text);
+    if (length <= 0 || length >= (ssize_t)sizeof of->text - 1 || of->text[length - 1])
+        return false;
+    for (char *at = of->text; at < of->text + length; at += strlen(at) + 1) {
+        if (argc == ARGS_MAX)
+            return false;
+        of->argv[argc++] = at;
+    }
+    of->argv[argc] = NULL;
+    const char *slash = strrchr(of->argv[0], '/');
+    return slash && !strcmp(slash + 1, SELF) && argc > 2 &&
+           split_watch_args(argc, of->argv, &of->args) && *of->args.program == '/';
+}
+
+static bool is_in_group(int proc, const char *group)
+{
+    char other[GROUP_SIZE];
+    return un_read_file(proc, "cgroup", other, sizeof other) >= 0 && !strcmp(other, group);
+}
+
+/* Opens a process of /proc, and returns whether it is a watcher of this user in this group. */
+static bool open_watcher(int all, const char *name, const char *group, struct watcher *of)
+{
+    struct stat status;
+    of->proc = openat(all, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (of->proc >= 0 && !fstat(of->proc, &status) && status.st_uid == geteuid() &&
+        is_in_group(of->proc, group) && read_args(of) && read_start(of->proc, &of->started))
+        return true;
+    un_close_quietly(of->proc);
+    of->proc = -1;
+    return false;
+}
+
+/* Finds the oldest watcher. `found` and `other` are buffers. Returns the one with the watcher, or
+ * NULL. */
+static struct watcher *find_watcher(struct watcher *found, struct watcher *other)
+{
+    char group[GROUP_SIZE];
+    const struct dirent *entry;
+    if (un_read_file(AT_FDCWD, "/proc/self/cgroup", group, sizeof group) < 0)
+        return NULL;
+    DIR *all = opendir("/proc");
+    found->proc = -1;
+    while (all && (entry = readdir(all))) {
+        if (strspn(entry->d_name, "0123456789") != strlen(entry->d_name) ||
+            !open_watcher(dirfd(all), entry->d_name, group, other))
+            continue;
+        if (found->proc < 0 || other->started < found->started) {
+            struct watcher *better = other;
+            other = found;
+            found = better;
+        }
+        un_close_quietly(other->proc);
+        other->proc = -1;
+    }
+    if (all)
+        closedir(all);
+    return found->proc < 0 ? NULL : found;
+}
+
+/* Joins the namespaces in which the watcher has started runsc. */
+static int join_watcher(const struct watcher *of, struct un_error *err)
+{
+    struct un_namespace joined;
+    for (int kind = 0; kind < UN_NS_COUNT; kind++)
+        joined.fd[kind] = -1;
+    joined.fd[UN_NS_USER] = openat(of->proc, "ns/user", O_RDONLY | O_CLOEXEC);
+    joined.fd[UN_NS_MOUNT] = openat(of->proc, "ns/mnt", O_RDONLY | O_CLOEXEC);
+    int failed = joined.fd[UN_NS_USER] < 0 || joined.fd[UN_NS_MOUNT] < 0
+                     ? un_fail_errno(err, UN_STEP_SETNS, "the namespaces of " SELF)
+                     : un_namespace_join(&joined, err);
+    un_close_each(joined.fd, UN_NS_COUNT);
+    return failed;
+}
+
+/* Opens the runsc that the watcher has started, which may be a link to a descriptor of the watcher.
+ * Stores its path, if it is not such a link. Returns a descriptor, or -1. */
+static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
+{
+    static const char own[] = "/proc/self/fd/";
+    char name[UN_PATH_MAX];
+    ssize_t length = readlink(of->args.program, path, UN_PATH_MAX - 1);
+    path[length < 0 ? 0 : length] = '\0';
+    if (strncmp(path, own, sizeof own - 1)) {
+        snprintf(path, UN_PATH_MAX, "%s", of->args.program);
+        return openat(AT_FDCWD, path, O_PATH | O_CLOEXEC);
+    }
+    snprintf(name, sizeof name, "fd/%s", path + sizeof own - 1);
+    int fd = openat(of->proc, name, O_PATH | O_CLOEXEC);
+    if (fd >= 0)
+        un_fd_path(fd, path);
+    return fd;
+}
+
+/* Writes the command line of `runsc exec`. Returns false if that of runsc has no --root. */
+static bool compose(const struct watcher *of, char *const *command, const char **argv)
+{
+    const char *state = NULL, *id = NULL;
+    for (char **word = of->args.command; *word; word++) {
+        if (un_begins(*word, "--root="))
+            state = *word;
+        id = *word;
+    }
+    if (!state)
+        return false;
+    const char *const fixed[] = {*of->args.command, "--rootless",    state, "exec", id,
+                                 VERIFIER,          UN_HEALTH_OPTION};
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        *argv++ = fixed[i];
+    while (*command)
+        *argv++ = *command++;
+    *argv = NULL;
+    return true;
+}
+
+/* Waits for `runsc exec`, and kills it at the deadline. Returns whether it ended in time. */
+static bool wait_for_exec(int pidfd, siginfo_t *end)
+{
+    if (un_wait_readable(pidfd, ANSWER_MS) > 0)
+        return un_reap(pidfd, end);
+    un_kill_and_reap(pidfd, end);
+    return false;
+}
+
+/* Prints why the sandbox is unhealthy, with the first line that `runsc exec` has written. */
+static int report_exec(bool in_time, const siginfo_t *end, int output)
+{
+    char line[UN_QUOTED_MAX + 1], quoted[UN_QUOTED_ROOM], what[UN_QUOTED_ROOM + 128];
+    ssize_t length = output < 0 ? -1 : read(output, line, sizeof line - 1);
+    line[length < 0 ? 0 : length] = '\0';
+    line[strcspn(line, "\n")] = '\0';
+    un_quote(line, quoted);
+    int status = end->si_code == CLD_EXITED ? end->si_status : 128 + end->si_status;
+    if (!in_time)
+        snprintf(what, sizeof what, "no answer from the sandbox within %d s", ANSWER_MS / 1000);
+    else if (status == TOO_LATE)
+        snprintf(what, sizeof what, "the command in the sandbox took longer than %d s",
+                 UN_HEALTH_SECONDS);
+    else
+        snprintf(what, sizeof what, "the command in the sandbox ended with status %d%s%s", status,
+                 *line ? ": " : "", *line ? quoted : "");
+    return fail_unhealthy(what, in_time ? "health-command-failed" : "sandbox-unresponsive");
+}
+
+static int ask(const struct watcher *of, char *const *command, const char *program,
+               const char **argv)
+{
+    static const char *const envp[] = {"PATH=" UN_SYSTEM_PATH, NULL};
+    struct un_spawn spawn;
+    struct un_error err;
+    siginfo_t end = {0};
+    pid_t pid;
+    int pidfd, output[2] = {-1, -1};
+    if (!compose(of, command, argv))
+        return fail_unhealthy("the command line of runsc has no --root", "no-sandbox");
+    un_auto_close int nothing = un_open_null(O_RDWR);
+    /* Without COMMAND, output is read only after a failure. A pipe that is full discards the rest.
+     */
+    if (!*command && pipe2(output, O_CLOEXEC | O_NONBLOCK))
+        return fail_unhealthy(un_errno_text(errno), "sandbox-unresponsive");
+    un_spawn_init(&spawn);
+    spawn.command = (struct un_command){.file = program, .argv = argv, .envp = envp};
+    spawn.setup.pdeathsig = SIGKILL;
+    spawn.stdio[0] = nothing;
+    for (int fd = 1; fd < 3; fd++)
+        spawn.stdio[fd] = output[1];
+    if (un_spawn(&spawn, &pid, &pidfd, &err)) {
+        report_error("in-gvisor: unhealthy", &err);
+        return UNHEALTHY;
+    }
+    bool in_time = wait_for_exec(pidfd, &end);
+    close(pidfd);
+    bool is_healthy = in_time && end.si_code == CLD_EXITED && end.si_status == 0;
+    int status = is_healthy ? 0 : report_exec(in_time, &end, output[0]);
+    un_close_each(output, 2);
+    return status;
+}
+
+int check_health(char *const *command)
+{
+    static struct watcher buffers[2];
+    static char program[UN_PATH_MAX];
+    struct sigaction sigchld;
+    struct un_error err;
+    size_t count = 0;
+    un_default_sigchld(&sigchld);
+    struct watcher *of = find_watcher(&buffers[0], &buffers[1]);
+    if (!of)
+        return fail_unhealthy("no sandbox runs in this container", "no-sandbox");
+    while (command[count])
+        count++;
+    un_auto_free const char **argv = calloc(count + OWN_ARGS, sizeof *argv);
+    if (join_watcher(of, &err)) {
+        un_diagnose(&err, "/proc");
+        report_error("in-gvisor: unhealthy", &err);
+        return UNHEALTHY;
+    }
+    un_auto_close int runsc = open_runsc(of, program);
+    if (!argv || runsc < 0)
+        return fail_unhealthy(un_errno_text(errno), "no-sandbox");
+    return ask(of, command, program, argv);
+}
