@@ -15,7 +15,7 @@ import pytest
 from usernsctl.explain.catalogue import catalogue
 from usernsctl.explain.explanation import explain
 
-Half = Literal["tuned", "kept out", "fresh"]
+Half = Literal["tuned", "kept out", "fresh", "later"]
 
 
 class Met(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,3 +115,16 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
     assert fresh["right first"] >= 29
     assert fresh["wrong"] == 0
     assert sum(named(met) != [] for met in of("fresh", ours=False)) == 0
+
+
+def test_how_often_it_is_right_of_what_was_collected_last() -> None:
+    """The collector of these texts had read no pattern. The bounds are the first measured score."""
+    later = score(of("later", ours=True))
+    print(f"later: {dict(later)}")
+    assert later["texts"] >= 80
+    assert later["recognised"] >= 55
+    assert later["right first"] >= 41
+    assert later["wrong"] <= 6
+    unrelated = [named(met) != [] for met in of("later", ours=False)]
+    assert len(unrelated) >= 40
+    assert sum(unrelated) <= 1
