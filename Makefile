@@ -3,7 +3,7 @@
 
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
-PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py
+PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py docker/sbom.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-as tools/pytest-as tools/to-the-end \
 	tools/default-signals tools/deb tools/release-check \
 	demo/run .ci/run \

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import pytest
 
@@ -19,6 +20,10 @@ PRELUDE_PYTHON = "usernsctl-test/prelude-python"
 CONNECTOR = "usernsctl-test/connector"
 # Images by their build targets in Dockerfile.gvisor.
 IMAGES = {"prelude": PRELUDE, "prelude-python": PRELUDE_PYTHON, "connector": CONNECTOR}
+
+# Values of labels, two of which the build checks.
+SOURCE = "https://example.org/usernsctl"
+LABELS = [f"--build-arg=VERSION={version('usernsctl')}", f"--build-arg=SOURCE={SOURCE}"]
 
 # The user whose subordinate ranges userns-remap uses, and who runs Podman; tools/user creates it.
 USER = "usernsctl-test"
@@ -52,7 +57,7 @@ def plain(userns_requires: Needs) -> Iterator[Engine]:
     with started("plain") as engine:
         make_base(engine, BASE, platform.freedesktop_os_release()["VERSION_CODENAME"])
         for target, image in IMAGES.items():
-            build(engine, target, image, BASE)
+            build(engine, target, image, BASE, *LABELS)
         yield engine
 
 
