@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SCRIPTS, Program, children
-from processes import capture
+from processes import capture, children_of, status_of
 
 ENTRYPOINT = SCRIPTS / "usernsctl-entrypoint"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -82,6 +83,32 @@ def test_the_processes_around_it_have_none_of_it(name: str, tmp_path: Path) -> N
         assert not [one for one in opened if "memfd" in one]
         process.communicate(b"\n", timeout=60)
     assert process.returncode == 0
+
+
+READY = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.1; done"
+
+
+def test_process_1_stays_outside_where_there_is_a_user_namespace(
+    in_gvisor: Program, prelude: Program
+) -> None:
+    """Engines start health checks in the namespaces of process 1 of the container."""
+    container = [prelude.path, "-rmpf", "--mount-proc", "--"]
+    with subprocess.Popen(
+        [*container, in_gvisor.path, "--network=none", "--", "sh", "-c", READY],
+        stdout=subprocess.PIPE,
+        env={"SECRET": "of the tenant", "PATH": "/usr/bin"},
+        cwd="/",
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        (first,) = children_of(process.pid)
+        (second,) = children_of(first)
+        assert status_of(first)["NSpid"].split()[-1] == "1"
+        assert Path(f"/proc/{first}/environ").read_text().strip("\0") == ""
+        assert os.readlink(f"/proc/{first}/ns/mnt") != os.readlink(f"/proc/{second}/ns/mnt")
+        os.kill(first, signal.SIGTERM)
+        assert process.wait(60) == 9
+        assert process.stdout.read() == b"caught\n"
 
 
 def test_host_name_and_directory_are_the_container_s(in_gvisor: Program) -> None:
