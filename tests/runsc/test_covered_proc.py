@@ -54,6 +54,10 @@ def id_of(name: str) -> str:
     return f"covered-{name}-{os.getpid()}"
 
 
+def namespace_of(pid: int, kind: str) -> str:
+    return os.readlink(f"/proc/{pid}/ns/{kind}")
+
+
 def shown_version(box: un.Sandbox) -> str:
     return str(box.check_output(["cat", "/proc/version"], text=True))
 
@@ -62,7 +66,10 @@ def test_a_sandbox_runs_without_a_pid_namespace() -> None:
     id = id_of("run")
     with covered_host() as host:
         with host.start(["sh", "-c", "read word; exit 7"], id=id, stdin=un.PIPE) as box:
-            assert os.readlink(f"/proc/{box.init.pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+            assert namespace_of(box.init.pid, "pid") == namespace_of(os.getpid(), "pid")
+            # runsc may leave a mount behind.
+            with host.start(FOREVER) as other:
+                assert namespace_of(box.init.pid, "mnt") != namespace_of(other.init.pid, "mnt")
             assert gvisor.is_version(shown_version(box))
             box.communicate(b"end\n", PATIENCE)
             assert box.returncode == 7

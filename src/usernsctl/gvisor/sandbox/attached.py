@@ -102,7 +102,9 @@ class AttachedSandbox:
                         timeout,
                         [*init, *files.command(state)],
                         namespace=place,
-                        mount=self._is_init,
+                        # With a mount namespace of its own, mounts that runsc leaves in its state
+                        # directory (null-netns, since 20260803) end with the sandbox.
+                        mount=True,
                         pid=self._is_init,
                         # Signals of the caller's terminal or process group never reach process 1.
                         start_new_session=not self._is_init,
