@@ -169,6 +169,9 @@ def table(found: dict[Cell, tuple[str, ...]]) -> str:
         "`docker/seccomp.json` is the profile that `usernsctl seccomp-profile` prints. *One id* is",
         "the image without further options. *All ids* is the image with `in-gvisor --ids=all`,",
         "which performs a launch that was frozen with `--map-auto`.",
+        "",
+        "Python programs that start sandboxes, pools and templates work with the same options as",
+        "one id ([a service](docker.md#a-service-that-starts-sandboxes)).",
     ]
     for daemon, title in _DAEMONS.items():
         text += ["", f"## {title}", "", "| options | one id | all ids |", "|---|---|---|"]

@@ -8,35 +8,113 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gvisor
 import kubernetes_validate
 import pytest
 import yaml
+from conftest import Program
 from processes import capture
 from tally import Tally
 
-from docker.conftest import BASE, CONNECTOR, PRELUDE, USER
+from docker.conftest import BASE, CONNECTOR, PRELUDE, PRELUDE_PYTHON, USER
 from docker.engine import TREE, Engine, build, started
 from docker.matrix import NO_NEW_PRIVILEGES, SECCOMP
 from docker.recipes import RECIPE_IMAGE, build_recipe
 
 KUBERNETES = TREE / "deploy" / "kubernetes"
-# Kubernetes releases whose pods have the field hostUsers.
-VERSIONS = ["1.33", "1.37"]
+# Kubernetes releases whose pods have the field hostUsers by default.
+VERSIONS = ["1.33", "1.35", "1.37"]
 
 
 def objects(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((KUBERNETES / name).read_text()))
 
 
+# The constraints of OpenShift are not part of Kubernetes.
+OPENSHIFT = "openshift.yaml"
+# The files with pods that run programs in gVisor.
+PODS = ["job.yaml", "deployment.yaml", "snippets.yaml"]
+
+
+def pod_of(name: str) -> dict[str, Any]:
+    """Return the template of the only pod in a file."""
+    (found,) = [
+        one["spec"]["template"] for one in objects(name) if "template" in one.get("spec", {})
+    ]
+    return dict(found)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("name", ["job.yaml", "network.yaml", "profile.yaml"])
+@pytest.mark.parametrize("name", sorted({file.name for file in KUBERNETES.iterdir()} - {OPENSHIFT}))
 def test_kubernetes_knows_every_field(name: str, version: str) -> None:
     for one in objects(name):
         kubernetes_validate.validate(one, version, strict=True)
+
+
+PAGE = TREE / "docs" / "kubernetes.md"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_knows_the_objects_in_the_documentation(version: str) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    found = [one for block in blocks for one in yaml.safe_load_all(block) if "kind" in one]
+    assert [one["kind"] for one in found] == ["RuntimeClass"]
+    for one in found:
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
+    """The documented command prints a SeccompProfile, whose fields are those of version v1beta1."""
+    shell = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (command,) = [block for block in shell if "SeccompProfile" in block]
+    command, _, _ = command.partition(" | kubectl")
+    (call,) = re.findall(r"\$\((docker run .*? seccomp-profile)\)", command)
+    done = capture(["sh", "-euc", command.replace(call, f"{usernsctl.path} seccomp-profile")])
+    made = json.loads(done.stdout)
+    assert made.pop("apiVersion") == "security-profiles-operator.x-k8s.io/v1beta1"
+    assert made.pop("kind") == "SeccompProfile"
+    assert made.pop("metadata") == {"name": "usernsctl"}
+    profile = json.loads((TREE / "docker" / "seccomp.json").read_text())
+    assert made == {"spec": profile}
+    # The operator's resource has these fields, among others.
+    assert set(profile) <= {"defaultAction", "defaultErrnoRet", "architectures", "syscalls"}
+    for rule in profile["syscalls"]:
+        assert set(rule) <= {"names", "action", "errnoRet", "args"}
+        for argument in rule.get("args", []):
+            assert set(argument) <= {"index", "value", "valueTwo", "op"}
+
+
+# The fields that every SecurityContextConstraints has.
+REQUIRED = {
+    *["allowHostDirVolumePlugin", "allowHostIPC", "allowHostNetwork", "allowHostPID"],
+    *["allowHostPorts", "allowPrivilegedContainer", "readOnlyRootFilesystem"],
+}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_openshift_permits_the_pod(name: str) -> None:
+    (rules,) = objects(OPENSHIFT)
+    assert set(rules) >= REQUIRED
+    assert not any(rules[field] for field in REQUIRED - {"readOnlyRootFilesystem"})
+    pod = pod_of(name)["spec"]
+    (container,) = pod["containers"]
+    context, own = pod["securityContext"], container["securityContext"]
+    assert context["runAsUser"] == rules["runAsUser"]["uid"]
+    for group in {context["runAsGroup"], context.get("fsGroup", context["runAsGroup"])}:
+        (allowed,) = rules["fsGroup"]["ranges"]
+        assert allowed["min"] <= group <= allowed["max"]
+    profile = context["seccompProfile"]["localhostProfile"]
+    assert f"localhost/{profile}" in rules["seccompProfiles"]
+    assert own["capabilities"]["drop"] == rules["requiredDropCapabilities"]
+    assert own["readOnlyRootFilesystem"] is rules["readOnlyRootFilesystem"] is True
+    assert own["allowPrivilegeEscalation"] is rules["allowPrivilegeEscalation"] is False
+    kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
+    assert kinds <= set(rules["volumes"])
 
 
 def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
@@ -47,9 +125,9 @@ def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
         kubernetes_validate.validate(job, VERSIONS[-1], strict=True)
 
 
-def docker_options() -> list[str]:
-    """Return the options of docker run that correspond to the Job's security context."""
-    pod = objects("job.yaml")[1]["spec"]["template"]["spec"]
+def docker_options(name: str) -> list[str]:
+    """Return the options of docker run that correspond to the security context of a pod."""
+    pod = pod_of(name)["spec"]
     (container,) = pod["containers"]
     context, own = pod["securityContext"], container["securityContext"]
     assert pod["hostUsers"] is False
@@ -69,9 +147,42 @@ def docker_options() -> list[str]:
 @pytest.mark.timeout(300)
 def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> None:
     """hostUsers: false corresponds to userns-remap: both give the container 65,536 ids."""
-    done = remapped("run", "--rm", *docker_options(), CONNECTOR, "spec")
+    done = remapped("run", "--rm", *docker_options("job.yaml"), CONNECTOR, "spec")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
+
+
+@pytest.mark.parametrize(("image", "words"), [(PRELUDE, []), (PRELUDE_PYTHON, ["run"])])
+def test_the_deployment_s_probe_works(remapped: Engine, image: str, words: list[str]) -> None:
+    """The engine starts the probe in the namespaces of process 1, which must be the container's.
+
+    Process 1 passes signals on to the program, and exits with its status.
+    """
+    (container,) = pod_of("deployment.yaml")["spec"]["containers"]
+    name = f"deployment-{os.getpid()}"
+    script = "trap 'exit 9' TERM; while :; do sleep 0.1; done"
+    options = ["--detach", f"--name={name}", *docker_options("deployment.yaml")]
+    remapped.must("run", *options, image, *words, "--network=none", "--", "sh", "-c", script)
+    try:
+        probe = container["livenessProbe"]["exec"]["command"]
+        deadline = time.monotonic() + 30
+        while (done := remapped("exec", name, *probe)).returncode != 0:
+            assert time.monotonic() < deadline, done.stdout + done.stderr
+        remapped.must("stop", "--time=30", name)
+        assert remapped.must("inspect", "--format={{.State.ExitCode}}", name) == "9\n"
+        assert remapped("logs", name).stderr == ""
+    finally:
+        remapped.must("rm", "--force", name)
+
+
+def test_a_service_runs_as_the_deployment_says(remapped: Engine) -> None:
+    script = "import usernsctl as un; un.gvisor.run(['cat', '/proc/version'])"
+    done = remapped(
+        *["run", "--rm", *docker_options("snippets.yaml")],
+        *["--entrypoint=/opt/usernsctl/bin/python", PRELUDE_PYTHON, "-Ic", script],
+    )
+    assert done.returncode == 0, done.stderr
+    assert gvisor.is_version(done.stdout)
 
 
 def daemon_set() -> dict[str, Any]:
@@ -166,10 +277,14 @@ METADATA = [
 
 @pytest.mark.parametrize("address", METADATA)
 def test_hostile_request_for_metadata_is_no_part_of_the_policy(address: str, tally: Tally) -> None:
-    (policy,) = objects("network.yaml")
-    job = objects("job.yaml")[1]["spec"]["template"]
-    assert policy["spec"]["podSelector"]["matchLabels"] == job["metadata"]["labels"]
-    assert sorted(policy["spec"]["policyTypes"]) == ["Egress", "Ingress"]
+    policy, ingress = objects("network.yaml")
+    job, server = (pod_of(name)["metadata"]["labels"] for name in PODS[:2])
+    selected = policy["spec"]["podSelector"]["matchLabels"].items()
+    assert selected <= job.items()
+    assert selected <= server.items()
+    assert policy["spec"]["policyTypes"] == ["Egress"]
+    assert ingress["spec"]["podSelector"]["matchLabels"].items() <= job.items()
+    assert (ingress["spec"]["policyTypes"], ingress["spec"]["ingress"]) == (["Ingress"], [])
     wanted = ipaddress.ip_address(address)
     for rule in policy["spec"]["egress"]:
         if {one["port"] for one in rule.get("ports", [])} == {53}:
