@@ -60,7 +60,7 @@ AGENT = (
     "words",
 )
 FREESTANDING = {
-    "usernsctl-verify": ("programs/verify/main.c", "programs/shared/proof.c"),
+    "usernsctl-verify": ("programs/verify/main.c", "programs/shared/proof.c", "base/number.c"),
     "usernsctl-agent": (
         *(f"programs/agent/{name}.c" for name in ("main", "libc", "leftovers", *AGENT)),
         *("programs/shared/proof.c", "base/caps.c", "base/error.c", "base/number.c"),

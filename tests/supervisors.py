@@ -27,7 +27,7 @@ def words(kind: str, prelude: Path) -> list[str]:
         "init": [str(prelude), "-r", "--init", "--"],
         # The watcher is run with env(1) in place of runsc. According to the log ended.log, the
         # command has ended, so no exit status counts as a failure of runsc.
-        "watch": [str(WATCHER), "/usr/bin/env", *LOGS, "--", "--", "env"],
+        "watch": [str(WATCHER), "/usr/bin/env", *LOGS, "--", "--", "--", "env"],
     }[kind]
 
 

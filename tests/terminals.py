@@ -1,10 +1,16 @@
-"""Output of a command to a terminal."""
+"""Commands on a terminal."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import select
+import signal
+import struct
 import subprocess
+import termios
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,3 +33,59 @@ def on_terminal(
     finally:
         os.close(leader)
     return process.wait(), told.decode()
+
+
+class Session:
+    """A command that leads a session with a controlling terminal, of 24 rows and 80 columns."""
+
+    def __init__(self, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+        self.pid, self._leader = pty.fork()
+        if self.pid == 0:
+            try:
+                os.execvpe(command[0], command, {**(os.environ if env is None else env)})
+            finally:
+                os._exit(127)
+        self.resize(24, 80)
+        self._output = b""
+
+    def resize(self, rows: int, columns: int) -> None:
+        size = struct.pack("4H", rows, columns, 0, 0)
+        fcntl.ioctl(self._leader, termios.TIOCSWINSZ, size)
+
+    def type(self, keys: str) -> None:
+        os.write(self._leader, keys.encode())
+
+    def read_until(self, wanted: str) -> str:
+        """Return the output up to `wanted`, which must come within a minute.
+
+        A text must differ from its echo: end''ed prints ended.
+        """
+        deadline = time.monotonic() + 60
+        while wanted.encode() not in self._output:
+            ready, _, _ = select.select([self._leader], [], [], deadline - time.monotonic())
+            assert ready, f"no {wanted!r} in {self._output!r}"
+            part = self._read()
+            assert part, f"no {wanted!r} in {self._output!r}, and then the end"
+            self._output += part
+        before, _, self._output = self._output.partition(wanted.encode())
+        return before.decode(errors="replace")
+
+    def wait(self) -> int:
+        """Read the rest of the output, wait for the command, and return its exit status."""
+        while part := self._read():
+            self._output += part
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def close(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self._leader)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._leader, 65536)
+        except OSError:  # all writers have closed the terminal
+            return b""

@@ -136,7 +136,11 @@ static const char *limit_hit(const char *proc)
 /* Returns whether the failed call is one that creates no namespace. */
 static bool is_other_call(const struct un_error *err)
 {
-    return !strcmp(err->detail, "socketpair") || !strcmp(err->detail, "pidfd_open");
+    static const char *const calls[] = {"socketpair", "pidfd_open", "fork", "prctl"};
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+        if (!strcmp(err->detail, calls[i]))
+            return true;
+    return false;
 }
 
 static const char *creation_failed(const struct un_error *err, const char *proc)
@@ -244,6 +248,8 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:
         return creation_failed(err, proc);
+    case UN_STEP_CAPABILITIES:
+        return err->errnum && is_filtered(proc) ? "seccomp-denies-call" : NULL;
     case UN_STEP_PDEATHSIG:
         return is_other_call(err) && is_filtered(proc) ? "seccomp-denies-call" : NULL;
     case UN_STEP_SETNS:

@@ -688,10 +688,15 @@ struct un_moment {
     const char *cwd;          /* the working directory inside */
     const char *hostname;     /* NULL means no host name */
     const char *const *homes; /* home directories of the caller, absolute paths; ends with NULL */
+    uint32_t id[2];           /* the uid and the gid of the command, indexed by UN_UID and UN_GID */
+    bool terminal;            /* whether the command gets the terminal of this process */
     bool reraise_signal; /* after death by signal N, die by the same signal instead of exiting with
                             128+N */
 };
 
+/* Returns whether standard input, output and error are the same terminal. gVisor uses only one of
+ * them as the command's terminal. */
+bool un_stdio_is_terminal(void);
 /* Parses a launch into *launch, which refers to `bytes` until it is closed. */
 int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
                     struct un_error *err);

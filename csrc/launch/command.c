@@ -215,13 +215,20 @@ static const char *path_of(const struct un_moment *moment)
 }
 
 /* Returns the remedy for a fault of a frozen launch. A launch does not contain the options from
- * which it was frozen, so the remedy can't name them. */
+ * which it was frozen, so the remedy can't name them. `root` is the directory that the sandbox has
+ * as its root directory, "/" if that shows all files of the host, or NULL. */
 static const char *remedy_of(const struct un_command_fault *fault, const char *root)
 {
+    bool shows_all = root && !strcmp(root, "/");
+    if (fault->step == UN_STEP_EXEC && !*fault->interpreter)
+        return fault->remedy;
+    if (shows_all)
+        return fault->step == UN_STEP_EXEC
+                   ? "install the interpreter, or correct the first line of the script"
+                   : "install the program, or name one that is there: the sandbox shows all files "
+                     "but those of /tmp, /dev, /proc and /sys";
     if (fault->step == UN_STEP_EXEC)
-        return *fault->interpreter ? "freeze the launch anew with an option that shows it: "
-                                     "usernsctl freeze --bind DIR"
-                                   : fault->remedy;
+        return "freeze the launch anew with an option that shows it: usernsctl freeze --bind DIR";
     return root ? "name a program that is there, by the path that it has in the sandbox"
                 : "name a program that is there, or freeze the launch anew with an option that "
                   "shows it: usernsctl freeze --bind DIR";
@@ -257,9 +264,9 @@ int un_launch_check_command(struct un_launch *launch, const struct un_moment *mo
     if (!un_view_check_command(&launch->view, command, path_of(moment), moment->cwd, fault))
         return 0;
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
-    const char *root = tree ? un_record_source(launch, tree, 0)->path : "/";
-    root = strcmp(root, "/") ? root : NULL;
+    const char *root = tree ? un_record_source(launch, tree, 0)->path : NULL;
     un_launch_set_remedy(launch, fault->path, "%s", remedy_of(fault, root));
+    root = root && strcmp(root, "/") ? root : NULL;
     bool is_missing = fault->step == UN_STEP_LOOKUP;
     return is_missing ? fail_lookup(command, root, err) : fail_command_exec(fault, err);
 }

@@ -1,6 +1,10 @@
 /* Writing config.json from the JSON fragments of the launch and from struct un_moment. */
 #include "base/base.h"
 #include "launch/launch.h"
+#include "map/map.h"
+
+#include <inttypes.h>
+#include <sys/resource.h>
 
 /* Arguments for the functions that write config.json. */
 struct writing {
@@ -48,6 +52,83 @@ static int add_strings(struct writing *writing, const char *const *values, const
     return 0;
 }
 
+/* Returns whether the ids of the command are mapped. */
+static bool is_user_mapped(const struct un_moment *moment, const struct un_idmap *maps)
+{
+    return !maps || (un_map_find(&maps->of[UN_UID], UN_INSIDE, moment->id[UN_UID]) &&
+                     un_map_find(&maps->of[UN_GID], UN_INSIDE, moment->id[UN_GID]));
+}
+
+static bool has_one_id(const struct un_idmap *maps)
+{
+    return un_map_ids(&maps->of[UN_UID]) == 1 && un_map_ids(&maps->of[UN_GID]) == 1;
+}
+
+static bool has_verifier(const struct un_launch *launch)
+{
+    UN_EACH_RECORD (record, launch, UN_VERB_FILE)
+        if (!strcmp(un_record_argument(record, 1), UN_VERIFIER_INSIDE))
+            return true;
+    return false;
+}
+
+int un_config_check_user(struct un_launch *launch, const struct un_moment *moment,
+                         const struct un_idmap *maps, struct un_error *err)
+{
+    un_launch_set_remedy(launch, NULL, NULL);
+    if (is_user_mapped(moment, maps) || (has_one_id(maps) && has_verifier(launch)))
+        return 0;
+    for (int kind = UN_UID; kind <= UN_GID; kind++)
+        if (!un_map_find(&maps->of[kind], UN_INSIDE, moment->id[kind]))
+            return un_fail(err, UN_STEP_PLAN, 0, "inside-id-unmapped",
+                           "%s %" PRIu32 " of the command is not mapped", un_kinds[kind].name,
+                           moment->id[kind]);
+    return 0;
+}
+
+static int add_user(struct writing *writing)
+{
+    bool is_mapped = is_user_mapped(writing->moment, writing->maps);
+    un_text_add(writing->text, "{\"uid\": ");
+    un_text_add_number(writing->text, is_mapped ? writing->moment->id[UN_UID] : 0);
+    un_text_add(writing->text, ", \"gid\": ");
+    un_text_add_number(writing->text, is_mapped ? writing->moment->id[UN_GID] : 0);
+    un_text_add(writing->text, "}");
+    return 0;
+}
+
+/* Adds the arguments by which usernsctl-verify gives the command its ids, if the namespace maps
+ * only id 0: runsc needs that id, so the command's are mapped in a user namespace of gVisor. */
+static void add_nested_ids(struct writing *writing)
+{
+    if (is_user_mapped(writing->moment, writing->maps))
+        return;
+    un_text_add(writing->text, "\"" UN_VERIFY_AS "\"");
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        un_text_add(writing->text, ", \"");
+        un_text_add_number(writing->text, writing->moment->id[kind]);
+        un_text_add(writing->text, "\"");
+    }
+    un_text_add(writing->text, ", ");
+}
+
+/* Writes the caller's limit of open files, which runsc raises for itself. */
+static int add_open_files(struct writing *writing)
+{
+    static const char *const names[] = {"{\"type\": \"RLIMIT_NOFILE\", \"soft\": ", ", \"hard\": "};
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return un_fail_errno(writing->err, UN_STEP_CONFIG, "getrlimit");
+    const rlim_t limits[] = {limit.rlim_cur, limit.rlim_max};
+    for (size_t i = 0; i < 2; i++) {
+        un_text_add(writing->text, names[i]);
+        un_text_add_number(writing->text,
+                           limits[i] < UN_SANDBOX_FILES_MAX ? limits[i] : UN_SANDBOX_FILES_MAX);
+    }
+    un_text_add(writing->text, "}");
+    return 0;
+}
+
 static int add_args(struct writing *writing)
 {
     const char *const *args = writing->moment->args;
@@ -55,6 +136,7 @@ static int add_args(struct writing *writing)
         un_launch_set_remedy(writing->launch, NULL, NULL);
         return un_fail(writing->err, UN_STEP_ARGUMENT, 0, "usage", "no command was given");
     }
+    add_nested_ids(writing);
     return add_strings(writing, args, "$.process.args");
 }
 
@@ -112,6 +194,13 @@ static int add_record(struct writing *writing, const struct un_record *record)
         return add_string(writing, moment->cwd ? moment->cwd : "/", "$.process.cwd");
     case UN_VERB_JSON_HOSTNAME:
         return add_string(writing, moment->hostname ? moment->hostname : "", "$.hostname");
+    case UN_VERB_JSON_OPEN_FILES:
+        return add_open_files(writing);
+    case UN_VERB_JSON_TERMINAL:
+        un_text_add(writing->text, moment->terminal ? "true" : "false");
+        return 0;
+    case UN_VERB_JSON_USER:
+        return add_user(writing);
     case UN_VERB_JSON_ROOT:
         return add_root(writing);
     case UN_VERB_JSON_BIND_SOURCE:

@@ -26,7 +26,7 @@ static size_t memory_for(const struct un_launch *launch)
     return size;
 }
 
-static void fill_exec_args(const struct un_launch *launch, bool reraise_signal,
+static void fill_exec_args(const struct un_launch *launch, const struct un_moment *moment,
                            struct exec_args *args)
 {
     char *at = args->memory, **arg = args->argv, **variable = args->envp;
@@ -35,25 +35,29 @@ static void fill_exec_args(const struct un_launch *launch, bool reraise_signal,
     UN_EACH_RECORD (record, launch, UN_VERB_WATCH) {
         *arg++ = at;
         at += un_marks_expand(&launch->marks, record->arguments, at) + 1;
-        /* The option follows argv[0]. */
-        if (reraise_signal && arg == args->argv + 1)
+        /* Options follow argv[0]. */
+        if (arg != args->argv + 1)
+            continue;
+        if (moment->reraise_signal)
             *arg++ = (char *)UN_RERAISE_SIGNAL;
+        if (moment->terminal)
+            *arg++ = (char *)UN_TERMINAL;
     }
 }
 
-static int build_exec_args(struct un_launch *launch, bool reraise_signal, struct exec_args *args,
-                           struct un_error *err)
+static int build_exec_args(struct un_launch *launch, const struct un_moment *moment,
+                           struct exec_args *args, struct un_error *err)
 {
     un_launch_set_remedy(launch, NULL, NULL);
     if (!launch->of_verb[UN_VERB_WATCH])
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "the launch has no \"watch\" record");
-    args->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 2, sizeof *args->argv);
+    args->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 3, sizeof *args->argv);
     args->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *args->envp);
     args->memory = malloc(memory_for(launch));
     if (!args->argv || !args->envp || !args->memory)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
-    fill_exec_args(launch, reraise_signal, args);
+    fill_exec_args(launch, moment, args);
     return 0;
 }
 
@@ -152,7 +156,8 @@ static int read_maps(struct un_idmap *maps, struct un_error *err)
 static int prepare_watcher(struct un_launch *launch, const struct un_moment *moment,
                            struct exec_args *args, struct un_idmap *maps, struct un_error *err)
 {
-    if (build_exec_args(launch, moment->reraise_signal, args, err) || read_maps(maps, err) ||
+    if (build_exec_args(launch, moment, args, err) || read_maps(maps, err) ||
+        un_config_check_user(launch, moment, maps, err) ||
         un_config_write(launch, moment, maps, err))
         return -1;
     bool has_several = un_map_ids(&maps->of[UN_UID]) > 1 || un_map_ids(&maps->of[UN_GID]) > 1;

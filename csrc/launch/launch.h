@@ -14,6 +14,8 @@
 
 /* Option of the watcher, before its other arguments: die by the signal that killed the command. */
 #define UN_RERAISE_SIGNAL "--reraise-signal"
+/* Option of the watcher: the command has a terminal. */
+#define UN_TERMINAL "--terminal"
 
 struct un_record {
     enum un_verb verb;
@@ -364,6 +366,9 @@ un_step_taker un_step_directory, un_step_link, un_step_resolver;
 /* bind_mounts.c: mounts at a path inside. */
 /* Must equal VERIFIER_INSIDE in gvisor/launch/steps.py. */
 #define UN_VERIFIER_INSIDE "/.usernsctl-verify"
+/* Option of usernsctl-verify, before a uid, a gid and the payload: run the payload with these ids.
+ */
+#define UN_VERIFY_AS "--as"
 un_step_taker un_step_file, un_step_bind, un_step_mount;
 /* files.c: files outside the root filesystem. */
 un_step_taker un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;
@@ -388,6 +393,9 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
  * record needs them. The text must be freed, even after a failure. */
 int un_config_text(struct un_launch *launch, const struct un_moment *moment,
                    const struct un_idmap *maps, struct un_text *text, struct un_error *err);
+/* Fails if the ids of the command are neither mapped, nor can be mapped inside the sandbox. */
+int un_config_check_user(struct un_launch *launch, const struct un_moment *moment,
+                         const struct un_idmap *maps, struct un_error *err);
 /* Writes the text to bundle/config.json in scratch, if the launch has a config.json. */
 int un_config_write(struct un_launch *launch, const struct un_moment *moment,
                     const struct un_idmap *maps, struct un_error *err);

@@ -77,9 +77,12 @@ enum un_argument {
     VERB(JSON_ENV, "json-env", CONFIG, false, 0)                                                   \
     VERB(JSON_GID_MAP, "json-gid-map", CONFIG, false, 0)                                           \
     VERB(JSON_HOSTNAME, "json-hostname", CONFIG, false, 0)                                         \
+    VERB(JSON_OPEN_FILES, "json-open-files", CONFIG, false, 0)                                     \
     VERB(JSON_ROOT, "json-root", CONFIG, false, 0)                                                 \
     VERB(JSON_SEVERAL, "json-several", CONFIG, false, UN_ARG_JSON)                                 \
+    VERB(JSON_TERMINAL, "json-terminal", CONFIG, false, 0)                                         \
     VERB(JSON_UID_MAP, "json-uid-map", CONFIG, false, 0)                                           \
+    VERB(JSON_USER, "json-user", CONFIG, false, 0)                                                 \
     VERB(LIMITS, "limits", FILES, true, 0)                                                         \
     VERB(LINK, "link", STEPS, false, UN_ARG_PATH, UN_ARG_TEXT)                                     \
     VERB(MACHINE, "machine", STEPS, false, UN_ARG_NAME)                                            \
@@ -98,6 +101,8 @@ enum un_argument {
     VERB(SCRATCH, "scratch", SCRATCH, false, UN_ARG_PATH)                                          \
     VERB(SNAPSHOT, "snapshot", STEPS, false, UN_ARG_NAME)                                          \
     VERB(SOURCE, "source", SOURCES, false, UN_ARG_HOW, UN_ARG_PATH)                                \
+    VERB(TERMINAL_MOMENT, "terminal-moment", MOMENT, true, 0)                                      \
+    VERB(TERMINAL_NEED, "terminal-need", MOMENT, true, 0)                                          \
     VERB(TMPFS, "tmpfs", FILES, false, UN_ARG_SCRATCH, UN_ARG_NUMBER)                              \
     VERB(TOUCH, "touch", FILES, false, UN_ARG_SCRATCH)                                             \
     VERB(TREE, "tree", STEPS, true, UN_ARG_SOURCE)                                                 \

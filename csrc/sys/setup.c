@@ -70,7 +70,7 @@ static int apply_credentials(const struct un_setup *setup, struct un_error *err)
 int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
 {
     if (prctl(PR_SET_PDEATHSIG, sig))
-        return un_fail_errno(err, UN_STEP_PDEATHSIG, "");
+        return un_fail_errno(err, UN_STEP_PDEATHSIG, "prctl");
     int ended = un_wait_readable(parent_pidfd, 0);
     if (ended < 0)
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "poll");

@@ -1,7 +1,19 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
+#include <sys/stat.h>
 #include <termios.h>
+
+bool un_stdio_is_terminal(void)
+{
+    struct stat first, other;
+    if (!isatty(0) || fstat(0, &first))
+        return false;
+    for (int fd = 1; fd < 3; fd++)
+        if (!isatty(fd) || fstat(fd, &other) || other.st_rdev != first.st_rdev)
+            return false;
+    return true;
+}
 
 /* Returns whether standard input and output are the terminal, and this process group is its
  * foreground. If only one of the two is the terminal, its mode must not be restored: in `command |
@@ -106,7 +118,7 @@ static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, in
     pid_t child = fork();
     if (child > 0)
         un_be_init(child, report);
-    return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "") : 0;
+    return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "fork") : 0;
 }
 
 /* Forks with all signals blocked, so that signals which arrive before they can be forwarded are not
@@ -129,7 +141,7 @@ static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
         wait_and_restore(&watched, how->pass_on, how->arg, restore ? &terminal : NULL);
         how->wait_status = watched.wait_status;
     } else if (child < 0) {
-        un_fail_errno(err, UN_STEP_CLONE, "");
+        un_fail_errno(err, UN_STEP_CLONE, "fork");
     } else if (how->has_init) {
         child = fork_command(how, self, reports[1], err);
     }

@@ -362,6 +362,11 @@ class MappedIds:
         become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
         return cls(uid=uid, gid=gid, become=become)
 
+    def has(self, user: tuple[int, int]) -> bool:
+        """Return whether a uid and a gid are mapped."""
+        both = zip((self.uid, self.gid), user, strict=True)
+        return all(any(extent.has(wanted) for extent in extents) for extents, wanted in both)
+
     @property
     def count(self) -> int:
         """The number of uids or of gids, whichever is greater."""

@@ -382,7 +382,7 @@ ANOTHER_NULL = """
 mkfifo fifo
 mount --bind fifo /dev/null
 exec "$0" /usr/bin/env "$1" "$1" "$2" "$1" -- \\
-    env sh -c 'echo told >&2; kill -"$0" "$(cat pid)"' -- \\
+    env sh -c 'echo told >&2; kill -"$0" "$(cat pid)"' -- -- \\
     env sh -c 'echo $$ >pid; echo ready; exec sleep 1000'
 """
 

@@ -61,7 +61,7 @@ def test_a_bundle(usernsctl: Program, tmp_path: Path) -> None:
         (["--json", "--", "true"], "--json needs --dry-run"),
         (["--dry-run"], "no command: give one"),
         (["--dry-run", "--bind", "/nonexistent", "--", "true"], "/nonexistent does not exist"),
-        (["--dry-run", "--user", "5", "--", "true"], "uid 5 is not mapped"),
+        (["--dry-run", "--no-verify", "--user", "5", "--", "true"], "uid 5 is not mapped"),
         (["--dry-run", "--in", "no-such-name", "--", "true"], "no-such-name"),
         (["--dry-run", "--env", "A=\udcff", "--", "true"], "UTF-8"),
     ],

@@ -135,11 +135,31 @@ def test_no_network_is_none(in_gvisor: Program) -> None:
     assert devices == ["lo"], done.stderr
 
 
+@pytest.mark.parametrize(("user", "ids"), [("1000:1001", "1000 1001"), ("7", "7 7")])
+def test_the_user_of_the_command(in_gvisor: Program, user: str, ids: str) -> None:
+    done = in_gvisor(f"--user={user}", "--", "sh", "-c", 'echo "$(id -u) $(id -g)"', cwd=Path("/"))
+    assert (done.stdout, done.stderr) == (f"{ids}\n", "")
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
         (["--network=some", "--", "true"], "--network=some; it may be host or none"),
         (["--ids=two", "--", "true"], "--ids=two; it may be one or all"),
+        *(
+            ([f"--user={user}", "--", "true"], f"--user={user}; it must be UID[:GID]")
+            for user in (
+                "app",
+                "-1",
+                "4294967295",
+                "1:app",
+                "1:-1",
+                "",
+                ":",
+                "00000000001",
+                "1:2:3",
+            )
+        ),
         (["--runsc=runsc", "--", "true"], "--runsc=runsc; it must be an absolute path"),
         (["--runsc=/nowhere", "--", "true"], "the path of runsc, /nowhere, does not exist"),
         (["--expose", "--", "true"], "--expose is not an option"),

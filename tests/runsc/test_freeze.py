@@ -46,7 +46,7 @@ def test_a_file_without_a_command(usernsctl: Program, tmp_path: Path) -> None:
         (["-o", "F", "-v", "/a:/b", "--", "true"], "Use --bind"),
         (["-o", "F", "--rootfs", "/a", "--expose-root", "--", "true"], "exclude each other"),
         (["-o", "F", "--bind", "/nonexistent", "--", "true"], "/nonexistent does not exist"),
-        (["-o", "F", "--user", "7", "--", "true"], "uid 7 is not mapped"),
+        (["-o", "F", "--no-verify", "--user", "7", "--", "true"], "uid 7 is not mapped"),
         (["-o", "F", "--map-users", "1:x:2", "--", "true"], "1:x:2"),
         (["-o", "F", "--env", "A:b", "--", "true"], "write A=VALUE"),
         (["-o", "F", "--hostname", "\udcff", "--", "true"], "UTF-8"),

@@ -7,6 +7,8 @@ import select
 import signal
 import subprocess
 import termios
+import time
+import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,6 +129,83 @@ def test_the_command_can_catch_a_signal(usernsctl: Program) -> None:
         process.terminate()
         assert process.wait(timeout=30) == 9
         assert process.stdout.read() == "caught\n"
+
+
+def wait_until_stopped(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while not status_of(pid)["State"].startswith("T"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# Prints the number of each received signal, until SIGUSR1.
+TELLER = """
+import signal, sys
+wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready", flush=True)
+while (number := signal.sigwait(wanted)) != signal.SIGUSR1:
+    print(int(number), flush=True)
+"""
+
+
+@pytest.mark.parametrize("has_terminal", [False, True], ids=["pipes", "terminal"])
+def test_every_signal_of_a_process_reaches_the_command(
+    usernsctl: Program, has_terminal: bool
+) -> None:
+    """`runsc kill` knows no real-time signals, and runsc itself stops at those of job control."""
+    sent = [signal.SIGCONT, signal.SIGINT, signal.SIGTERM, signal.SIGRTMIN, signal.SIGRTMAX, 35]
+    stops = [signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]
+    ours, theirs = os.openpty() if has_terminal else os.pipe()
+    if has_terminal:
+        tty.setraw(theirs)
+    with (
+        subprocess.Popen(
+            [usernsctl.path, "run", "--", "/usr/bin/python3", "-c", TELLER],
+            stdin=theirs if has_terminal else subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            # The kernel stops no process of a group whose parents are all in the group.
+            process_group=0,
+        ) as process,
+        open(ours, "rb") as lines,
+    ):
+        os.close(theirs)
+        try:
+            assert lines.readline().strip() == b"ready"
+            for number in sent:
+                process.send_signal(number)
+                assert int(lines.readline()) == number
+            for number in stops:
+                process.send_signal(number)
+                assert int(lines.readline()) == number
+                if not has_terminal:
+                    # Without a terminal inside, the job of a shell outside is stopped.
+                    wait_until_stopped(process.pid)
+                process.send_signal(signal.SIGCONT)
+                assert int(lines.readline()) == signal.SIGCONT
+            process.send_signal(signal.SIGUSR1)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+
+
+def test_a_real_time_signal_before_the_start_ends_nothing(usernsctl: Program) -> None:
+    """Process 1 of a container survives a signal that it does not handle, and so must runsc."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMIN})
+    try:
+        process = subprocess.Popen(
+            [usernsctl.path, "run", "--", "echo", "ran"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with process:
+        process.send_signal(signal.SIGRTMIN)
+        output, _ = process.communicate(timeout=30)
+        assert (process.returncode, output) == (0, "ran\n")
 
 
 def test_the_watchers_death_ends_all(usernsctl: Program) -> None:

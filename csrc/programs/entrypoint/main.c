@@ -37,9 +37,11 @@
 #define NO_NETWORK ".no-network"
 #define ALL_IDS ".all-ids"
 #define RERAISE_SIGNAL "--reraise-signal"
-/* Room for the arguments that this program adds to the caller's, at most 21. */
+/* Room for the arguments that this program adds to the caller's, at most 23. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
+/* Decimal digits of the highest uid, 4294967294; the next number is no uid (setresuid(2)). */
+#define ID_DIGITS 10
 
 extern char **environ;
 
@@ -53,6 +55,8 @@ static const char help[] =
     "      --network=host|none  the container's network (the default), or none\n"
     "      --ids=one|all        its own id (the default), or all its subordinate\n"
     "                           ids too\n"
+    "      --user=UID[:GID]     the ids of COMMAND inside (0 by default), which stand\n"
+    "                           for its own id, or with --ids=all are among all ids\n"
     "      --runsc=FILE         the runsc to run, where the image has Python; by\n"
     "                           default the one that the launch in /etc/usernsctl\n"
     "                           names\n"
@@ -73,6 +77,8 @@ struct policy {
     const char *network;
     const char *ids;
     const char *runsc;
+    const char *user;
+    char uid[ID_DIGITS + 1], gid[ID_DIGITS + 1]; /* the parts of `user` */
     bool reraise_signal;
     bool is_check;
     bool is_health;
@@ -250,6 +256,11 @@ static int perform_launch(struct argv_builder *builder, const char *launch,
         add_argument(builder, "--check");
     if (policy->reraise_signal)
         add_argument(builder, RERAISE_SIGNAL);
+    if (policy->user) {
+        const char *const ids[] = {"--setuid", policy->uid, "--setgid", policy->gid};
+        for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+            add_argument(builder, ids[i]);
+    }
     add_argument(builder, "--");
     add_arguments(builder, rest);
     add_argument(builder, NULL);
@@ -286,6 +297,29 @@ static bool is_either(const char *value, const char *a, const char *b)
     return !strcmp(value, a) || !strcmp(value, b);
 }
 
+/* Copies an id, which ends at `end`. Returns whether the text is an id. */
+static bool copy_id(const char *text, const char *end, char id[ID_DIGITS + 1])
+{
+    uint64_t number;
+    size_t length = (size_t)(end - text);
+    if (length < 1 || length > ID_DIGITS)
+        return false;
+    memcpy(id, text, length);
+    id[length] = '\0';
+    const char *rest = un_number_read(id, UINT32_MAX - 1, &number);
+    return rest && !*rest;
+}
+
+/* Splits UID[:GID]; GID is UID if it is left out. */
+static bool split_user(struct policy *policy)
+{
+    const char *colon = strchr(policy->user, ':');
+    const char *end = policy->user + strlen(policy->user);
+    const char *gid = colon && colon[1] ? colon + 1 : policy->user;
+    return copy_id(policy->user, colon ? colon : end, policy->uid) &&
+           copy_id(gid, gid == policy->user && colon ? colon : end, policy->gid);
+}
+
 /* Rejects variables that used to set options: a user who still sets them relies on them. Returns
  * the exit status, or -1 to continue. */
 static int check_variables(void)
@@ -300,12 +334,15 @@ static int check_variables(void)
 }
 
 /* Checks the options. Returns the exit status, or -1 to continue. */
-static int check_policy(const struct policy *policy, const char *command)
+static int check_policy(struct policy *policy, const char *command)
 {
     if (!is_either(policy->network, "host", "none"))
         return refuse_usage("--network=", policy->network, "it may be host or none");
     if (!is_either(policy->ids, "one", "all"))
         return refuse_usage("--ids=", policy->ids, "it may be one or all");
+    if (policy->user && !split_user(policy))
+        return refuse_usage("--user=", policy->user,
+                            "it must be UID[:GID], numbers from 0 to 4294967294");
     if (policy->runsc && *policy->runsc != '/')
         return refuse_usage("--runsc=", policy->runsc, "it must be an absolute path");
     if (policy->runsc && policy->is_check)
@@ -320,7 +357,7 @@ static int check_policy(const struct policy *policy, const char *command)
 }
 
 /* Values of options without a letter; no letter has one of these values. */
-enum { NETWORK = 1, IDS, RUNSC, RERAISE, CHECK, HEALTH };
+enum { NETWORK = 1, IDS, RUNSC, USER, RERAISE, CHECK, HEALTH };
 
 /* Reports the option that getopt_long(3) has rejected. */
 static int refuse_option(char **argv)
@@ -343,6 +380,7 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
         {"network", required_argument, NULL, NETWORK},
         {"ids", required_argument, NULL, IDS},
         {"runsc", required_argument, NULL, RUNSC},
+        {"user", required_argument, NULL, USER},
         {"reraise-signal", no_argument, NULL, RERAISE},
         {"check", no_argument, NULL, CHECK},
         {"health", no_argument, NULL, HEALTH},
@@ -359,6 +397,8 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
             policy->ids = optarg;
         else if (option == RUNSC)
             policy->runsc = optarg;
+        else if (option == USER)
+            policy->user = optarg;
         else if (option == RERAISE)
             policy->reraise_signal = true;
         else if (option == CHECK)
@@ -395,6 +435,10 @@ static int run_by_python(const struct policy *policy, char *const *command,
     if (policy->runsc) {
         add_argument(builder, "--runsc");
         add_argument(builder, policy->runsc);
+    }
+    if (policy->user) {
+        add_argument(builder, "--user");
+        add_argument(builder, policy->user);
     }
     add_argument(builder, "--");
     return become_usernsctl(builder, command, true);

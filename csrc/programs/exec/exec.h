@@ -134,6 +134,9 @@ struct moment {
  * must be called in any case. */
 int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
                    struct moment *moment, struct un_error *err);
+/* Sets the ids of the command: those of the options, or else those of the launch. */
+int un_moment_set_user(const struct un_launch *launch, const struct un_options *options,
+                       struct moment *moment, struct un_error *err);
 /* Chooses the working directory of the command after the root filesystem is built, and checks that
  * the directory and the command exist. */
 int un_moment_settle(struct un_launch *launch, struct moment *moment, struct un_error *err);

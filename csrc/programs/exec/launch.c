@@ -43,28 +43,14 @@ static int read_ids(const struct un_launch *launch, struct un_options *options,
     return failed;
 }
 
-static int check_mapped(const struct un_plan *plan, int kind, uint32_t id, struct un_error *err)
+/* Fails unless runsc will be root inside, and the command can have its ids. */
+static int check_plan(struct performance *of, struct un_error *err)
 {
-    if (un_map_find(&plan->map.of[kind], UN_INSIDE, id))
-        return 0;
-    return un_fail(err, UN_STEP_PLAN, 0, "inside-id-unmapped", "%s %u of the command is not mapped",
-                   kind == UN_UID ? "uid" : "gid", id);
-}
-
-/* Fails unless runsc will be root inside, and the ids of the command are mapped. */
-static int check_plan(const struct un_launch *launch, const struct un_plan *plan,
-                      struct un_error *err)
-{
-    const struct un_record *user = un_launch_first(launch, UN_VERB_USER);
+    const struct un_plan *plan = &of->decision.plan;
     if (plan->become[UN_UID] != 0 || plan->become[UN_GID] != 0)
         return un_fail(err, UN_STEP_PLAN, 0, NULL,
                        "the caller must be uid 0 and gid 0 inside, for the capabilities of runsc");
-    for (int kind = UN_UID; user && kind <= UN_GID; kind++) {
-        uint64_t id = un_argument_number(un_record_argument(user, (size_t)kind));
-        if (check_mapped(plan, kind, (uint32_t)id, err))
-            return -1;
-    }
-    return 0;
+    return un_config_check_user(of->launch, &of->moment.is, &plan->map, err);
 }
 
 static int enter_for_launch(struct performance *of, struct un_error *err)
@@ -75,8 +61,7 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     /* PATH is not used: a tenant who can set it for a container may decide only what runs
      * inside. */
     if (read_ids(of->launch, &of->ids, err) ||
-        un_exec_plan(&of->ids.request, NULL, &of->decision, err) ||
-        check_plan(of->launch, &of->decision.plan, err) ||
+        un_exec_plan(&of->ids.request, NULL, &of->decision, err) || check_plan(of, err) ||
         un_exec_enter(&of->decision, un_ns_flag(UN_NS_MOUNT), &setup, err))
         return -1;
     return un_setup_apply(&setup, err);
@@ -144,6 +129,7 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
     if (options->check)
         command = words_to_check(of->launch, command);
     if (un_moment_take(of->launch, command, environ, &of->moment, err) ||
+        un_moment_set_user(of->launch, options, &of->moment, err) ||
         open_launch_files(of, file, err) || enter_for_launch(of, err) ||
         un_launch_build(of->launch, &of->moment.is, err) ||
         un_moment_settle(of->launch, &of->moment, err))

@@ -26,12 +26,45 @@ static int take_args(const struct un_launch *launch, const char *const *command,
                    "-- COMMAND");
 }
 
+/* Decides whether the command gets a terminal. */
+static int take_terminal(const struct un_launch *launch, struct moment *moment,
+                         struct un_error *err)
+{
+    bool is_needed = launch->of_verb[UN_VERB_TERMINAL_NEED];
+    if (is_needed || launch->of_verb[UN_VERB_TERMINAL_MOMENT])
+        moment->is.terminal = un_stdio_is_terminal();
+    if (moment->is.terminal || !is_needed)
+        return 0;
+    return un_fail(err, UN_STEP_STDIO, 0, "terminal-missing",
+                   "the launch needs a terminal, but standard input, output and error are not one");
+}
+
+int un_moment_set_user(const struct un_launch *launch, const struct un_options *options,
+                       struct moment *moment, struct un_error *err)
+{
+    const struct un_record *user = un_launch_first(launch, UN_VERB_USER);
+    const int64_t wanted[] = {options->setup.uid, options->setup.gid};
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        if (user)
+            moment->is.id[kind] =
+                (uint32_t)un_argument_number(un_record_argument(user, (size_t)kind));
+        if (wanted[kind] < 0)
+            continue;
+        moment->is.id[kind] = (uint32_t)wanted[kind];
+        if (!launch->of_verb[UN_VERB_JSON_USER])
+            return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
+                           "--setuid and --setgid: the bundle of this launch decides the user");
+    }
+    return 0;
+}
+
 int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
                    struct moment *moment, struct un_error *err)
 {
     memset(moment, 0, sizeof *moment);
     if (take_args(launch, command, moment, err) ||
-        un_environment_make(launch, environment, &moment->env, err))
+        un_environment_make(launch, environment, &moment->env, err) ||
+        take_terminal(launch, moment, err))
         return -1;
     moment->is.env = moment->env;
     if (uname(&moment->host))

@@ -407,7 +407,9 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
             return 0;
     }
     options->command = (const char *const *)argv + optind;
-    if (options->launch && count > 1 + options->check + options->reraise_signal)
+    int of_launch = 1 + options->check + options->reraise_signal + (options->setup.uid >= 0) +
+                    (options->setup.gid >= 0);
+    if (options->launch && count > of_launch)
         return fail_usage(err, "%s decides all that options are for: leave out the others%s",
                           "--launch", "");
     if (options->launch)

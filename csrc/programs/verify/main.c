@@ -2,17 +2,32 @@
  * usernsctl-verify: the first program of a sandbox. Checks that the kernel is gVisor's, then
  * executes the payload.
  *
+ *   usernsctl-verify [--as UID GID] PAYLOAD [ARGUMENT...]
+ *   usernsctl-verify --signal NUMBER     not as process 1: sends a signal to process 1
+ *
+ * With --as, the payload has these ids in a user namespace of gVisor's, in which they stand for the
+ * ids of this process: where only one id of the host is mapped, that is 0, since runsc needs 0.
+ *
+ * The second form is for real-time signals, which `runsc kill` does not know.
+ *
  * The program works in any root filesystem, as any user: it needs no libc, and uses system calls
  * only, so that neither a mounted /proc nor a file can fake the result. Without a libc it is two
  * pages long; each page that gVisor has to load delays the payload.
  */
 #include "base/base.h"
 #include "base/freestanding.h"
+#include "launch/launch.h"
 #include "programs/shared/shared.h"
+
+#include <linux/prctl.h>
+#include <linux/sched.h>
 
 #define NOT_PROVEN 125
 #define NOT_EXECUTABLE 126
 #define NOT_FOUND 127
+#define SIGNAL_MAX 64
+/* Room for an id and " 0 1". */
+#define MAP_MAX 32
 
 static long call(long number, long a, long b, long c)
 {
@@ -90,20 +105,83 @@ static void limit_time(void)
     call(__NR_setitimer, 0 /* ITIMER_REAL */, (long)timer, 0);
 }
 
+static bool is_option(const char *word, const char *option)
+{
+    size_t length = text_length(option);
+    return un_begins(word, option) && !word[length];
+}
+
+/* Writes a text to a file. Returns whether that has succeeded. */
+static bool write_file(const char *path, const char *text)
+{
+    long fd = call(__NR_openat, AT_FDCWD, (long)path, O_WRONLY | O_CLOEXEC);
+    long length = (long)text_length(text);
+    bool written = fd >= 0 && call(__NR_write, fd, (long)text, length) == length;
+    if (fd >= 0)
+        call(__NR_close, fd, 0, 0);
+    return written;
+}
+
+/* Maps `id` to id 0 of the parent namespace. */
+static bool write_map(const char *path, const char *id)
+{
+    static const char end[] = " 0 1";
+    char text[MAP_MAX];
+    size_t length = text_length(id);
+    if (length + sizeof end > sizeof text)
+        return false;
+    for (size_t i = 0; i < length; i++)
+        text[i] = id[i];
+    for (size_t i = 0; i < sizeof end; i++)
+        text[length + i] = end[i];
+    return write_file(path, text);
+}
+
+static bool is_id(const char *text, long id)
+{
+    uint64_t number;
+    const char *end = un_number_read(text, UINT32_MAX, &number);
+    return end && !*end && (long)number == id;
+}
+
+/* Empties the bounding set, so that uid 0 gets no capabilities in a new user namespace. */
+static void drop_bounding_set(void)
+{
+    for (long cap = 0; !call(__NR_prctl, PR_CAPBSET_DROP, cap, 0); cap++)
+        continue;
+}
+
+/* Enters a user namespace that maps the ids, given as text, to those of this process. gVisor has no
+ * /proc/self/setgroups, and needs none. The result is checked, since a mounted /proc may be false.
+ */
+static bool become_user(const char *uid, const char *gid)
+{
+    if (call(__NR_unshare, CLONE_NEWUSER, 0, 0) || !write_map("/proc/self/uid_map", uid) ||
+        !write_map("/proc/self/gid_map", gid))
+        return false;
+    drop_bounding_set();
+    return is_id(uid, call(__NR_geteuid, 0, 0, 0)) && is_id(gid, call(__NR_getegid, 0, 0, 0));
+}
+
 static int run_payload(int argc, char **argv, char **envp)
 {
     const char *path = UN_DEFAULT_PATH;
+    if (argc < 2)
+        return write_complaint(NOT_PROVEN, "usernsctl-verify", "no command to run");
     if (!un_runs_on_gvisor())
-        return write_complaint(NOT_PROVEN, argc < 2 ? "usernsctl-verify" : argv[1], UN_NOT_PROVEN);
-    if (argc > 1 && un_begins(argv[1], UN_HEALTH_OPTION) && !argv[1][sizeof UN_HEALTH_OPTION - 1]) {
+        return write_complaint(NOT_PROVEN, argv[1], UN_NOT_PROVEN);
+    if (is_option(argv[1], UN_HEALTH_OPTION)) {
         limit_time();
         argc--;
         argv++;
         if (argc < 2)
             return 0;
     }
-    if (argc < 2)
-        return write_complaint(NOT_PROVEN, "usernsctl-verify", "no command to run");
+    if (argc > 4 && is_option(argv[1], UN_VERIFY_AS)) {
+        if (!become_user(argv[2], argv[3]))
+            return write_complaint(NOT_PROVEN, argv[4], "not started: gVisor can't map its ids");
+        argv += 3;
+    }
     for (char **variable = envp; *variable; variable++)
         if (un_begins(*variable, "PATH="))
             path = *variable + text_length("PATH=");
@@ -112,10 +190,26 @@ static int run_payload(int argc, char **argv, char **envp)
     return explain_exec_failure(argv[1], exec_payload(argv[1], argv + 1, envp));
 }
 
+/* Returns whether the arguments are those of the second form. Process 1 executes a payload, however
+ * that is called. */
+static bool is_for_signal(int argc, char **argv)
+{
+    return argc == 3 && is_option(argv[1], "--signal") && call(__NR_getpid, 0, 0, 0) != 1;
+}
+
+static int signal_first(const char *text)
+{
+    uint64_t number;
+    const char *end = un_number_read(text, SIGNAL_MAX, &number);
+    return end && !*end && !call(__NR_kill, 1, (long)number, 0) ? 0 : NOT_PROVEN;
+}
+
 static void start(long *stack)
 {
     int argc = (int)stack[0];
     char **argv = (char **)(stack + 1);
+    int status = is_for_signal(argc, argv) ? signal_first(argv[2])
+                                           : run_payload(argc, argv, argv + argc + 1);
     for (;;)
-        call(__NR_exit_group, run_payload(argc, argv, argv + argc + 1), 0, 0);
+        call(__NR_exit_group, status, 0, 0);
 }

@@ -1,5 +1,6 @@
 /*
- * usernsctl-watch [--reraise-signal] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- COMMAND...
+ * usernsctl-watch [OPTION...] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- [RAISE...] --
+ *     COMMAND...
  * usernsctl-watch --health [COMMAND...]    (health.c)
  *
  * Runs COMMAND, a runsc, in a child, forwards signals to it, and exits with its exit status. That
@@ -9,15 +10,19 @@
  *
  * With KILL, a signal is forwarded by running KILL with the signal number as a further argument: a
  * signal to `runsc run` would kill that, and the command in the sandbox could not catch the signal.
+ * `runsc kill` knows no real-time signals: those are forwarded by running RAISE, likewise.
  *
  * With --reraise-signal, the signal that killed the command kills the watcher as well. runsc itself
  * turns signal N into exit status 128+N, but its log distinguishes both.
  *
+ * With --terminal, the command has a terminal. runsc then forwards the signals of the terminal's
+ * keys itself, to the foreground process group inside.
+ *
  * If the kernel's OOM killer kills a process of gVisor, the others may wait for ever. Then the
  * watcher kills all of them, reports the cause, and exits with status 137.
  *
- * PROGRAM is the executable for KILL and COMMAND, whose first arguments are only their argv[0]. It
- * may be the path of an inherited descriptor, which the children do not inherit.
+ * PROGRAM is the executable for KILL, RAISE and COMMAND, whose first arguments are only their
+ * argv[0]. It may be the path of an inherited descriptor, which the children do not inherit.
  */
 #include "explain/explain.h"
 #include "launch/launch.h"
@@ -35,12 +40,15 @@
 #include <unistd.h>
 
 #define KILL_MAX 32
+/* The first real-time signal of the kernel, below the SIGRTMIN of every libc. */
+#define REALTIME_MIN 32
 #define KILL_TIMEOUT_MS 10000
 
 extern char **environ;
 
-static int fail_watch(const struct un_error *err)
+static int fail_watch(struct un_error *err)
 {
+    un_diagnose(err, "/proc");
     report_error("usernsctl", err);
     return un_exit_status(err);
 }
@@ -146,8 +154,9 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
     struct un_error err;
     if (un_die_with_parent(SIGKILL, parent_pidfd, &err))
         return fail_watch(&err);
-    /* Signals from the terminal reach the command through KILL, so runsc itself ignores them. */
-    if (*args->kill) {
+    /* Without a terminal inside, signals from a terminal reach the command through KILL, so runsc
+     * itself ignores them. */
+    if (*args->kill && !args->has_terminal) {
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
     }
@@ -156,8 +165,8 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
     return become_runsc(args);
 }
 
-/* Starts KILL with `errors` as its standard error. Returns a pidfd, or -1. */
-static int start_kill(const char *program, char **args, int sig, int errors)
+/* Starts KILL or RAISE, with the ends of a pipe as its standard streams. Returns a pidfd, or -1. */
+static int start_kill(const char *program, char **args, int sig, const int streams[2])
 {
     char number[12];
     char *argv[KILL_MAX];
@@ -174,22 +183,23 @@ static int start_kill(const char *program, char **args, int sig, int errors)
     int pidfd;
     un_spawn_init(&spawn);
     spawn.command = command_of(program, argv);
-    spawn.stdio[2] = errors;
+    spawn.stdio[0] = streams[0];
+    spawn.stdio[1] = spawn.stdio[2] = streams[1];
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Runs KILL. Returns whether the signal was delivered. Limited in time, because the sandbox may not
- * answer, and the watcher handles nothing else meanwhile. */
+/* Runs KILL or RAISE. Returns whether the signal was delivered. Limited in time, because the
+ * sandbox may not answer, and the watcher handles nothing else meanwhile. */
 static bool run_kill(const char *program, char **args, int sig)
 {
     siginfo_t end;
-    /* A pipe that is never read discards the error messages of KILL, whose exit status suffices.
-     * Not /dev/null, which may be another file that blocks the writer. */
+    /* A pipe that is never read discards the error messages, since the exit status suffices. Not
+     * /dev/null, which may be another file that blocks the writer. */
     int nowhere[2] = {-1, -1};
     bool known = false;
-    if (pipe2(nowhere, O_CLOEXEC | O_NONBLOCK))
+    if (!*args || pipe2(nowhere, O_CLOEXEC | O_NONBLOCK))
         return false;
-    int pidfd = start_kill(program, args, sig, nowhere[1]);
+    int pidfd = start_kill(program, args, sig, nowhere);
     if (pidfd >= 0) {
         bool in_time = un_wait_readable(pidfd, KILL_TIMEOUT_MS) > 0;
         known = in_time ? un_reap(pidfd, &end) : un_kill_and_reap(pidfd, &end);
@@ -199,31 +209,49 @@ static bool run_kill(const char *program, char **args, int sig)
     return known && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
+/* Sends runsc itself a signal that could not be delivered to the command, which has not started. */
+static void signal_runsc(struct watch_args *args, pid_t child, int sig)
+{
+    /* SIGTERM is sent in place of SIGINT and SIGQUIT where runsc ignores those. A real-time signal
+     * would kill runsc, but not a command that is process 1 (pid_namespaces(7)). */
+    bool is_ignored = !args->has_terminal && (sig == SIGINT || sig == SIGQUIT);
+    if (sig >= REALTIME_MIN)
+        return;
+    args->early = is_ignored ? sig : 0;
+    kill(child, is_ignored ? SIGTERM : sig);
+}
+
 static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
 {
     struct watch_args *args = arg;
     int sig = info->si_signo;
-    bool stops = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
-    args->signalled = args->signalled || !stops;
-    if (!*args->kill || stops)
+    bool is_job_control = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
+    args->signalled = args->signalled || !is_job_control;
+    bool is_of_runsc = !*args->kill || (args->has_terminal && info->si_code == SI_KERNEL);
+    /* runsc stops and continues with the command, so that a shell sees a stopped job. With a
+     * terminal inside, the shell is inside, and runsc would forward the signal as well. */
+    if (is_of_runsc || (is_job_control && !args->has_terminal))
         un_pass_on_by_kill(child, info, NULL);
-    /* KILL fails before the command has started. runsc ignores SIGINT and SIGQUIT then, so SIGTERM
-     * is sent in their place. */
-    else if (!run_kill(args->program, args->kill, sig)) {
-        bool is_ignored = sig == SIGINT || sig == SIGQUIT;
-        args->early = is_ignored ? sig : 0;
-        kill(child, is_ignored ? SIGTERM : sig);
-    }
+    if (is_of_runsc)
+        return;
+    bool delivered = run_kill(args->program, sig < REALTIME_MIN ? args->kill : args->raise, sig);
+    if (!delivered && !is_job_control)
+        signal_runsc(args, child, sig);
 }
 
 bool split_watch_args(int argc, char **argv, struct watch_args *args)
 {
-    char **start[2] = {NULL, NULL};
+    char **start[3] = {NULL, NULL, NULL};
     int found = 0;
-    bool reraise_signal = false;
-    for (; argc > 2 && !strcmp(argv[1], UN_RERAISE_SIGNAL); argc--, argv++)
-        reraise_signal = true;
-    for (int i = 2; i < argc && found < 2; i++)
+    bool reraise_signal = false, has_terminal = false;
+    for (; argc > 2; argc--, argv++)
+        if (!strcmp(argv[1], UN_RERAISE_SIGNAL))
+            reraise_signal = true;
+        else if (!strcmp(argv[1], UN_TERMINAL))
+            has_terminal = true;
+        else
+            break;
+    for (int i = 2; i < argc && found < 3; i++)
         if (!strcmp(argv[i], "--")) {
             argv[i] = NULL;
             start[found++] = argv + i + 1;
@@ -232,11 +260,13 @@ bool split_watch_args(int argc, char **argv, struct watch_args *args)
         .program = argv[1],
         .files = argv + 2,
         .kill = start[0],
-        .command = start[1],
+        .raise = start[1],
+        .command = start[2],
+        .has_terminal = has_terminal,
         .reraise_signal = reraise_signal,
     };
-    return found == 2 && args->kill - args->files == FILES + 1 && *args->command &&
-           args->command - args->kill < KILL_MAX;
+    return found == 3 && args->kill - args->files == FILES + 1 && *args->command &&
+           args->raise - args->kill < KILL_MAX && args->command - args->raise < KILL_MAX;
 }
 
 /* Runs runsc, and waits for it. Returns 0 in the child, -1 after a failure, and otherwise the pid
@@ -269,9 +299,10 @@ int main(int argc, char **argv)
     if (argc > 1 && !strcmp(argv[1], "--health"))
         return check_health(argv + 2);
     if (argc < 2 || !split_watch_args(argc, argv, &args)) {
-        fputs("usage: usernsctl-watch [--reraise-signal] PROGRAM ERRORS CRASH DEBUG BUNDLE -- "
-              "[KILL...] -- COMMAND...\n",
-              stderr);
+        fputs(
+            "usage: usernsctl-watch [OPTION...] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- "
+            "[RAISE...] -- COMMAND...\n",
+            stderr);
         return 125;
     }
     /* Inherited descriptors are for the watcher only. */

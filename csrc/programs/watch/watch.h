@@ -19,22 +19,23 @@ int explain_runsc(char *const *files, int status, const char *limit);
  * in the watcher then prints nothing. */
 void explain_no_more(char *const *files);
 
-/* Parsed arguments: the executable, runsc's files, and the two commands, each terminated by NULL.
- */
+/* Parsed arguments: the executable, runsc's files, and the commands, each terminated by NULL. */
 struct watch_args {
     const char *program;
     char **files;
     char **kill;
+    char **raise;
     char **command;
     int early;           /* signal in whose place SIGTERM was sent to runsc, or 0 */
+    bool has_terminal;   /* whether the command has a terminal */
     bool reraise_signal; /* whether to die by the signal that killed the command */
     bool signalled;      /* whether a forwarded signal may have killed runsc itself */
     struct oom_watch oom;
     char oom_text[OOM_TEXT_MAX]; /* description of an OOM kill, or "" */
 };
 
-/* Parses the arguments of the program: splits argv at its first two "--". Returns false if they are
- * invalid. */
+/* Parses the arguments of the program: splits argv at its first three "--". Returns false if they
+ * are invalid. */
 bool split_watch_args(int argc, char **argv, struct watch_args *args);
 
 /* Checks whether the sandbox of this container answers, and runs `command`, which ends with NULL,

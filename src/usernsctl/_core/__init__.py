@@ -45,6 +45,7 @@ from usernsctl._core.calls import (
     setup_to_join,
     spawn,
     stand_in,
+    stdio_is_terminal,
     version,
 )
 from usernsctl._core.values import (
@@ -121,5 +122,6 @@ __all__ = [
     "setup_to_join",
     "spawn",
     "stand_in",
+    "stdio_is_terminal",
     "version",
 ]

@@ -555,6 +555,11 @@ def stand_in(child: int) -> int:
     return int(lib.un_stand_in(child))
 
 
+def stdio_is_terminal() -> bool:
+    """Return whether standard input, output and error are the same terminal."""
+    return bool(lib.un_stdio_is_terminal())
+
+
 def reraise(number: int) -> None:
     """Kill this process by the signal that killed a child; see un_reraise().
 
@@ -735,7 +740,14 @@ class NativeLaunch:
         self._check(lib.un_launch_build(self._launch, ffi.NULL, err), err)
 
     def exec(
-        self, *, args: Iterable[str], env: Iterable[str], cwd: str, hostname: str | None = None
+        self,
+        *,
+        args: Iterable[str],
+        env: Iterable[str],
+        cwd: str,
+        hostname: str | None = None,
+        user: tuple[int, int] = (0, 0),
+        terminal: bool = False,
     ) -> NoReturn:
         """Write config.json, give up privileges, and execute the program that waits for runsc.
 
@@ -743,6 +755,8 @@ class NativeLaunch:
         :param env: the environment of the command, each entry ``NAME=VALUE``.
         :param cwd: the working directory of the command, inside.
         :param hostname: the hostname inside, if the launch does not set one.
+        :param user: the uid and gid of the command, if config.json does not have them.
+        :param terminal: whether the command gets the terminal of this process.
         :raises UsernsError: a step failed, perhaps after the privileges were given up.
         """
         err, memory = ffi.new("struct un_error *"), Memory()
@@ -751,6 +765,8 @@ class NativeLaunch:
         moment.env = memory.strings(map(os.fsencode, env))
         moment.cwd = memory.string(cwd)
         moment.hostname = memory.string(hostname)
+        moment.id = user
+        moment.terminal = terminal
         lib.un_launch_exec(self._launch, moment, err)
         raise self._error(err)
 

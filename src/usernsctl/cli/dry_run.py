@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from usernsctl import _text
-from usernsctl._core import seen_limits
+from usernsctl._core import SANDBOX_FILES_MAX, seen_limits
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.facts import Facts
@@ -90,6 +90,17 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
     yield f"  {_text.command(place.words(launch.runsc))}"
 
 
+def _open_files() -> dict[str, Any]:
+    """Return the limit that the core writes to config.json."""
+    import resource
+
+    soft, hard = (
+        min(limit % 2**64, SANDBOX_FILES_MAX)
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    return {"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}
+
+
 def _extents(extents: Iterable[Extent]) -> list[dict[str, int]]:
     return [{"inside": e.inside, "outside": e.outside, "count": e.count} for e in extents]
 
@@ -127,11 +138,19 @@ class _Names:
         launch, start = self._launch, self._launch.start_values
         assert launch.config is not None
         assert start is not None
+        user = start.user if facts.ids.has(start.user) else (0, 0)
         values: dict[Record, Any] = {
-            record("json-args"): start.args,
+            # usernsctl-verify gives the command ids that are not mapped (launch/config.c).
+            record("json-args"): (
+                *(("--as", *map(str, start.user)) if user != start.user else ()),
+                *start.args,
+            ),
             record("json-env"): start.env,
             record("json-cwd"): start.cwd or os.getcwd(),
             record("json-root"): f"{self.scratch}/root",
+            record("json-terminal"): start.terminal,
+            record("json-user"): dict(zip(("uid", "gid"), user, strict=True)),
+            record("json-open-files"): [_open_files()],
             record("json-uid-map"): oci.identity_mappings(facts.ids.uid),
             record("json-gid-map"): oci.identity_mappings(facts.ids.gid),
         }

@@ -75,10 +75,10 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
             everything=everything,
             bare=given["bundle"] is not None and not everything,
         ),
+        terminal=given.pop("terminal"),
         remedy=freeze.remedy_of(words),
     )
     given.pop("allow_single_id")
-    given["terminal"] = bool(given["terminal"])
     request = Request(args=given.pop("command"), **given)
     freeze.write(freeze.freeze(request, environ, later), output)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 
@@ -92,8 +91,10 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
         raise UsageError("--json needs --dry-run")
     check_combination(given)
     if given["terminal"] is None:
-        # If one of the three is not a terminal, gVisor often hangs before the command starts.
-        given["terminal"] = all(map(os.isatty, (0, 1, 2)))
+        from usernsctl import _core
+
+        # If one of the three is not the terminal, gVisor often hangs before the command starts.
+        given["terminal"] = _core.stdio_is_terminal()
     request = request_of(given, environ)
     if dry_run:
         from usernsctl.cli.dry_run import show

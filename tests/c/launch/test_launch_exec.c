@@ -70,6 +70,38 @@ static void pieces_are_put_together(void)
               "\"/\"");
 }
 
+static void ids_and_terminal_are_of_the_moment(void)
+{
+    const struct un_moment mapped = {.args = LINES("id"), .id = {7, 0}, .terminal = true};
+    const struct un_moment other = {.args = LINES("id"), .id = {70000, 5}};
+    config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
+              &mapped, "{\"uid\": 7, \"gid\": 0};\"id\";true");
+    /* usernsctl-verify maps other ids inside. */
+    config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
+              &other, "{\"uid\": 0, \"gid\": 0};\"--as\", \"70000\", \"5\", \"id\";false");
+}
+
+static void ids_are_mapped_or_can_be_mapped_inside(void)
+{
+    static const char *const verified[] = {"source own /bin/true", "scratch /mnt",
+                                           "file 0 " UN_VERIFIER_INSIDE, NULL};
+    static struct un_idmap maps = {
+        .of = {{.len = 1, .extent = {{0, 1000, 1}}}, {.len = 1, .extent = {{0, 1000, 1}}}}};
+    const struct un_moment root = {.id = {0, 0}}, other = {.id = {0, 5}};
+    struct draft draft, bare;
+    struct un_error err;
+    struct un_launch *launch = launch_of(&draft, verified);
+    struct un_launch *unproven = launch_of(&bare, LINES("scratch /mnt"));
+    CHECK_OK(un_config_check_user(unproven, &root, &maps, &err), &err);
+    CHECK_OK(un_config_check_user(launch, &other, &maps, &err), &err);
+    CHECK_INT(un_config_check_user(unproven, &other, &maps, &err), -1);
+    CHECK_TEXT(err.cause, "inside-id-unmapped");
+    maps.of[UN_UID].extent[0].count = 2;
+    CHECK_INT(un_config_check_user(launch, &other, &maps, &err), -1);
+    un_launch_close(launch);
+    un_launch_close(unproven);
+}
+
 static void what_is_not_utf8_is_named(void)
 {
     static const char *const broken[] = {
@@ -222,6 +254,8 @@ static int a_program_that_is_covered_is_told(void *arg)
 int main(void)
 {
     pieces_are_put_together();
+    ids_and_terminal_are_of_the_moment();
+    ids_are_mapped_or_can_be_mapped_inside();
     what_is_not_utf8_is_named();
     need_user_namespaces();
     the_program_gets_what_it_should();

@@ -43,6 +43,9 @@ def config(made: Launch, *, several: bool = False) -> dict[str, object]:
             "uid-map": [],
             "gid-map": [],
             "hostname": "host",
+            "open-files": [],
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
         }.items()
     }
     for n in range(3):
@@ -134,6 +137,9 @@ def test_one_file_is_opened_once() -> None:
     assert [source.path for source in made.sources].count("/src") == 1
 
 
+START = StartValues(args=("cat", "a b"), env=("HOME=/root", "LANG=C"))
+
+
 def test_what_the_command_gets() -> None:
     made = launch(cwd="/work", user=(0, 0))
     assert made.start_values == StartValues(
@@ -167,16 +173,18 @@ def test_the_words_of_runsc() -> None:
         "usernsctl-@i",
     )
     kill = ("/usr/bin/runsc", "--rootless", "--root=@s/state", "kill", "usernsctl-@i")
+    sends = ("--cap=CAP_KILL", "usernsctl-@i", "/.usernsctl-verify", "--signal")
+    realtime = (*kill[:3], "exec", *sends)
     assert made.watcher == (
         *("@s/programs/usernsctl-watch", "@s/programs/runsc"),
         *("@s/log/errors", "@s/log/crash/report", "@s/log/%COMMAND%.txt", "@s/bundle"),
-        *("--", *kill, "--", *made.runsc),
+        *("--", *kill, "--", *realtime, "--", *made.runsc),
     )
     assert "resolver" in verbs(made)
 
 
-def test_a_terminal_passes_signals_on_itself() -> None:
-    assert "kill" not in launch(terminal=True).watcher
+def test_without_a_verifier_real_time_signals_are_sent_by_nobody() -> None:
+    assert "exec" not in launch(verifier=None).watcher
 
 
 def test_a_script_is_executed_by_its_path() -> None:
@@ -224,10 +232,16 @@ def test_capabilities_inside_go_with_the_ids() -> None:
     assert "CAP_CHOWN" in several["process"]["capabilities"]["effective"]  # type: ignore[index]
 
 
-def test_ids_must_be_mapped() -> None:
-    with pytest.raises(PlanError, match="uid 7 is not mapped"):
-        launch(user=(7, 0))
+def test_ids_must_be_mapped_or_can_be_mapped_inside() -> None:
+    with pytest.raises(PlanError, match="uid 70 is not mapped"):
+        launch(user=(70, 0), ids=SEVERAL)
     assert launch(user=(7, 0), ids=SEVERAL).config
+    # The verifier maps them inside, in place of the only id.
+    assert launch(user=(70, 71)).start_values == replace(
+        START, user=(70, 71), env=("HOME=/", "LANG=C")
+    )
+    with pytest.raises(PlanError, match="uid 70 is not mapped"):
+        launch(user=(70, 71), verifier=None)
 
 
 def test_limits_and_the_host_name() -> None:
@@ -284,12 +298,13 @@ def test_text_that_is_not_utf8_is_refused() -> None:
 
 def test_config_json_is_json() -> None:
     made = launch()
-    text = "".join(one.words[0] for one in made.records() if one.verb == "json")
-    assert json.loads(
-        text.replace('"/.usernsctl-verify", ', '"/.usernsctl-verify"')
-        .replace('"cwd": ,', '"cwd": "",')
-        .replace('"path": ,', '"path": "",')
+    values = {"json-args": "", "json-env": "", "json-open-files": ""}
+    text = "".join(
+        one.words[0] if one.verb == "json" else values.get(one.verb, "null")
+        for one in made.records()
+        if one.verb.startswith("json")
     )
+    assert json.loads(text.replace('"/.usernsctl-verify", ', '"/.usernsctl-verify"'))
 
 
 FROZEN = FreezeOptions(
@@ -311,6 +326,7 @@ def test_a_frozen_launch_leaves_open_what_the_moment_says() -> None:
     assert [(one.verb, *one.words) for one in made.policy] == [
         ("env-set", "HOME=/root"),
         ("env-name", "TERM"),
+        ("terminal-moment",),
         ("arg", "cat"),
         ("arg", "a b"),
     ]
@@ -320,6 +336,18 @@ def test_a_frozen_launch_leaves_open_what_the_moment_says() -> None:
     assert order[:6] == ["remedy", "idmap", "user", "source", "assume", "scratch"]
     given_up = ["no-new-privs", "drop-bounding", "no-membarrier"]
     assert order[-7:] == ["arg", *given_up, "watch", "runsc-env", "end"]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "verb"), [(None, "terminal-moment"), (True, "terminal-need"), (False, None)]
+)
+def test_a_frozen_launch_may_need_a_terminal_or_take_none(
+    terminal: bool | None, verb: str | None
+) -> None:
+    made = plan_run(REQUEST, FACTS, replace(FROZEN, terminal=terminal))
+    assert [one.verb for one in made.policy if "terminal" in one.verb] == [verb] * (
+        verb is not None
+    )
 
 
 def test_a_frozen_launch_may_have_no_command() -> None:

@@ -43,7 +43,7 @@ def write(directory: Path, *messages: str, run: str = "", crash: str = "") -> Lo
 def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
     """Return the watcher's exit status and output after runsc has ended with `status`."""
     files = (written.errors, written.crash, written.debug, str(directory))
-    command = [str(WATCHER), "/bin/sh", *files, "--", "--", "sh", "-c", f"exit {status}"]
+    command = [str(WATCHER), "/bin/sh", *files, "--", "--", "--", "sh", "-c", f"exit {status}"]
     done = capture(command)
     assert done.stdout == ""
     return done.returncode, done.stderr

@@ -365,9 +365,11 @@ def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
     return directory
 
 
-def check_ids(ids: MappedIds, user: tuple[int, int]) -> None:
-    """Check that runsc will be 0:0 in the namespace, and that the ids of the command are mapped.
+def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> None:
+    """Check that runsc will be 0:0 in the namespace, and that the command can have its ids.
 
+    :param nests: whether the verifier can map the ids of the command inside, which it does if the
+        namespace maps no id but 0.
     :raises PlanError: an id is not mapped.
     """
     if ids.become != (0, 0):
@@ -376,6 +378,8 @@ def check_ids(ids: MappedIds, user: tuple[int, int]) -> None:
             step="plan",
             remedy="map ids from 1 on; the caller becomes 0",
         )
+    if nests and ids.count == 1:
+        return
     for name, option, wanted, extents in (
         ("uid", "--map-users", user[0], ids.uid),
         ("gid", "--map-groups", user[1], ids.gid),
@@ -568,10 +572,13 @@ def inspect(
     :param makes: whether to create missing directories for runsc's state and logs.
     :raises UsernsError: a file or namespace is missing or denied.
     """
-    if request.terminal and not os.isatty(0):
-        # gVisor would wait forever for input from the terminal.
-        reason = "--terminal needs a terminal, but standard input is not one"
-        raise CommandError(reason, step="terminal")
+    if request.terminal and not _core.stdio_is_terminal():
+        # gVisor takes one of the three for all three, so that output would be lost.
+        raise CommandError(
+            "--terminal needs a terminal, but standard input, output and error are not one",
+            step="stdio",
+            cause="terminal-missing",
+        )
     program = find_runsc(caller, request.program)
     assert request.kept is None or isinstance(request.kept, str)
     place = (
@@ -581,7 +588,7 @@ def inspect(
     )
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
-    check_ids(place.ids, request.user or (0, 0))
+    check_ids(place.ids, request.user or (0, 0), nests=request.verify)
     used = open_files(request, program, place.ids, makes=makes)
     refuse_own(used, [file.path for file in (used.state, used.debug_log) if file is not None])
     scratch = used.scratch_places()

@@ -43,12 +43,15 @@ class FreezePolicy:
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
     :ivar has_several: whether these options map more than one id.
     :ivar env: the records of :func:`environment_of` for the command's variables.
+    :ivar terminal: whether the command needs a terminal; ``None`` if it gets one where there is
+        one.
     :ivar remedy: the shell command that writes the file again.
     """
 
     ids: tuple[str, ...] = ()
     has_several: bool = False
     env: tuple[Record, ...] = ()
+    terminal: bool | None = None
     remedy: str
 
 
@@ -111,6 +114,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
         remedy=later.remedy,
         ids=later.ids,
         env=later.env,
+        terminal=later.terminal,
     )
     return plan_run(request, facts, frozen)
 

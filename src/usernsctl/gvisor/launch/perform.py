@@ -64,7 +64,9 @@ def run_in_place(
     )
     _notify_hidden(request, inspection.facts, inside, named, directory, cwd, notify)
     restore_signals()
-    native.exec(args=values.args, env=values.env, cwd=cwd)
+    native.exec(
+        args=values.args, env=values.env, cwd=cwd, user=values.user, terminal=values.terminal
+    )
 
 
 def _current_directory() -> str:

@@ -37,6 +37,7 @@ from usernsctl.gvisor.runsc.command import (
     debug_log_paths,
     kill_command,
     private_log_paths,
+    raise_command,
 )
 from usernsctl.maps import MappedIds
 
@@ -166,12 +167,15 @@ class FreezeOptions:
     :ivar remedy: the shell command that writes the launch again, or ``None``.
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
     :ivar env: records of the command's variables, in addition to those of a bundle.
+    :ivar terminal: whether the command needs a terminal; ``None`` if it gets one where there is
+        one.
     """
 
     programs: tuple[tuple[str, tuple[object, ...]], ...] = ()
     remedy: str | None = None
     ids: tuple[str, ...] = ()
     env: tuple[Record, ...] = ()
+    terminal: bool | None = None
 
 
 def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None) -> Launch:
@@ -181,7 +185,7 @@ def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None
     :raises PlanError: a required id is not mapped.
     :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
     """
-    launch_facts.check_ids(facts.ids, request.user or (0, 0))
+    launch_facts.check_ids(facts.ids, request.user or (0, 0), nests=facts.verifier is not None)
     programs = filter(None, (facts.runsc_file, facts.watcher, facts.verifier))
     sources = _Sources(facts, programs, is_frozen=frozen is not None)
     wanted = make_config(request, facts)
@@ -197,7 +201,7 @@ def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None
         scratch=facts.scratch,
         steps=steps,
         files=files,
-        config=_with_placeholders(wanted, facts),
+        config=_with_placeholders(wanted, request, facts),
         start_values=values,
         given_up=tuple(_given_up(request, facts)),
         watcher=watcher,
@@ -406,12 +410,15 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     program = literal(facts.runsc_file)
     if not facts.runsc_is_script:
         program = f"{programs}/{os.path.basename(name)}"
-    # With a terminal, runsc itself forwards signals.
-    kill = [] if request.terminal else kill_command(name, options)
+    kill = kill_command(name, options)
+    has_verifier = facts.verifier is not None
+    realtime = raise_command(name, options, VERIFIER_INSIDE) if has_verifier else []
     run = command_line(name, options)
-    explained = (written.errors, written.crash, written.debug, options.bundle)
-    reraise = ["--reraise-signal"] if request.reraise_signal else []
-    return tuple(run), (watcher, *reraise, program, *explained, "--", *kill, "--", *run)
+    watched = [
+        *(["--reraise-signal"] if request.reraise_signal else []),
+        *(program, written.errors, written.crash, written.debug, options.bundle),
+    ]
+    return tuple(run), (watcher, *watched, "--", *kill, "--", *realtime, "--", *run)
 
 
 def skips_membarrier(request: Request, *, is_script: bool) -> bool:
@@ -445,16 +452,28 @@ def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> 
     if cwd is None and facts.tree not in (None, "/"):
         # The current directory's path names another directory in another root filesystem.
         cwd = "/"
-    return StartValues(args=tuple(process["args"]), env=tuple(process.get("env") or ()), cwd=cwd)
+    return StartValues(
+        args=tuple(process["args"]),
+        env=tuple(process.get("env") or ()),
+        cwd=cwd,
+        user=request.user or (0, 0),
+        terminal=request.terminal,
+    )
 
 
-def _with_placeholders(wanted: dict[str, Any], facts: Facts) -> dict[str, Any]:
+def _with_placeholders(wanted: dict[str, Any], request: Request, facts: Facts) -> dict[str, Any]:
     """Replace values in `wanted` that are known only at the start by placeholders; return it."""
     process = wanted["process"]
     verifier = [] if facts.verifier is None else [VERIFIER_INSIDE]
     process["args"] = [*verifier, Placeholder(record("json-args"))]
     process["env"] = [Placeholder(record("json-env"))]
     process["cwd"] = Placeholder(record("json-cwd"))
+    process["terminal"] = Placeholder(record("json-terminal"))
+    if request.user is not None or facts.bundle is None:
+        process["user"] = Placeholder(record("json-user"))
+    limits = process.get("rlimits") or []
+    if not any(limit["type"] == "RLIMIT_NOFILE" for limit in limits):
+        process["rlimits"] = [*limits, Placeholder(record("json-open-files"))]
     wanted["root"]["path"] = Placeholder(record("json-root"))
     for kind, extents in (("uid", facts.ids.uid), ("gid", facts.ids.gid)):
         if wanted["linux"][f"{kind}Mappings"] == oci.identity_mappings(extents):
@@ -478,6 +497,8 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
         policy.append(record("cwd-moment"))
     elif launch.start_values.cwd is not None:
         policy.append(record("cwd", launch.start_values.cwd))
+    if frozen.terminal is not False:
+        policy.append(record("terminal-need" if frozen.terminal else "terminal-moment"))
     if request.args or facts.bundle is not None:
         policy += [record("arg", word) for word in launch.start_values.args]
     user = request.user or (0, 0)

@@ -80,6 +80,9 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "json-env": ((), ""),
     "json-cwd": ((), ""),
     "json-hostname": ((), ""),
+    "json-open-files": ((), ""),
+    "json-terminal": ((), ""),
+    "json-user": ((), ""),
     "json-uid-map": ((), ""),
     "json-gid-map": ((), ""),
     "json-root": ((), ""),
@@ -93,6 +96,8 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "cwd": (("path",), "start in {path}"),
     "cwd-moment": ((), "start in the current directory, which must be inside"),
     "arg": (("word",), "{word}"),
+    "terminal-moment": ((), "give the command a terminal if the standard streams are one"),
+    "terminal-need": ((), "give the command a terminal; the standard streams must be one"),
     # Privileges to give up before runsc is executed.
     "no-new-privs": ((), "gain no more privileges (no_new_privs)"),
     "no-membarrier": ((), "make membarrier(2) a no-op, which runsc does not need"),
@@ -165,12 +170,16 @@ class StartValues:
     :ivar cwd: the working directory of the command, or ``None`` for the current directory if it
         exists inside, else /.
     :ivar hostname: the hostname inside, or ``None`` for runsc's default.
+    :ivar user: the uid and gid of the command.
+    :ivar terminal: whether the command gets a terminal.
     """
 
     args: tuple[str, ...]
     env: tuple[str, ...]
     cwd: str | None = None
     hostname: str | None = None
+    user: tuple[int, int] = (0, 0)
+    terminal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

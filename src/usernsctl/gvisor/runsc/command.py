@@ -115,6 +115,17 @@ def kill_command(runsc: str, options: RunOptions) -> list[str]:
     return [runsc, "--rootless", f"--root={options.state}", "kill", options.container_id]
 
 
+def raise_command(runsc: str, options: RunOptions, verifier: str) -> list[str]:
+    """Return the argv that sends the command in a container a real-time signal, without its number.
+
+    ``runsc kill`` does not know these signals, so the verifier sends them from inside the sandbox.
+
+    :param verifier: the path of usernsctl-verify in the container.
+    """
+    exec_options = ["--cap=CAP_KILL", options.container_id, verifier, "--signal"]
+    return [runsc, "--rootless", f"--root={options.state}", "exec", *exec_options]
+
+
 INSTALL = (
     "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"
 )

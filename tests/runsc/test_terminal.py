@@ -1,0 +1,144 @@
+"""Tests of a command in gVisor on a terminal: job control, sizes, keys, launches without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from frozen import freeze
+from processes import capture
+from terminals import Session
+
+SHELLS = [["/bin/bash", "--norc", "--noediting", "-i"], ["/bin/sh", "-i"]]
+
+Start = Callable[..., Session]
+
+
+@pytest.fixture(params=["run", "launch"])
+def start(
+    request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
+) -> Iterator[Start]:
+    """Return a function that starts a command on a terminal, by a run or by a frozen launch."""
+    sessions: list[Session] = []
+
+    def start(*command: str, options: tuple[str, ...] = ()) -> Session:
+        words: list[str | Path] = [usernsctl.path, "run", *options, "--", *command]
+        if request.param == "launch":
+            words = [prelude.path, "--launch"]
+            words.append(freeze(usernsctl, tmp_path / "launch", *options, command=command))
+        sessions.append(Session(words))
+        return sessions[-1]
+
+    yield start
+    for session in sessions:
+        session.close()
+
+
+# A job that prints when it starts and when it is continued, for python3 -c "$JOB". A shell that is
+# stopped while it starts a command by vfork(2) would stay in that call.
+JOB = """
+import os, signal, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.signal(signal.SIGCONT, lambda *_: os.write(1, b"continued.\\n"))
+os.write(1, b"starts.\\n")
+while True: time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=["bash", "sh"])
+@pytest.mark.parametrize("user", [(), ("--user", "1000:1000")], ids=["root", "user"])
+def test_job_control(start: Start, shell: list[str], user: tuple[str, ...]) -> None:
+    session = start(*shell, options=("--env", f"JOB={JOB}", *user))
+    session.type('/usr/bin/python3 -c "$JOB"\n')
+    session.read_until("starts.")
+    session.type("\x1a")
+    session.read_until("Stopped")
+    session.type("fg\n")
+    session.read_until("continued.")
+    session.type("\x03")
+    session.type("echo interrupted $?\n")
+    session.read_until("interrupted 130")
+    session.type('/usr/bin/python3 -c "$JOB"\n')
+    session.read_until("starts.")
+    session.type("\x1a")
+    session.read_until("Stopped")
+    session.type("bg\n")
+    session.read_until("continued.")
+    session.type("jobs\n")
+    session.read_until("Running")
+    session.type("kill -9 %1; wait %1; echo killed $?\n")
+    session.read_until("killed 137")
+    session.type("exit 7\n")
+    assert session.wait() == 7
+
+
+def test_a_change_of_size_reaches_the_foreground(start: Start) -> None:
+    script = 'trap "stty size; exit 3" WINCH; stty size; while :; do sleep 0.1; done'
+    session = start("sh", "-c", script)
+    session.read_until("24 80")
+    session.resize(40, 123)
+    session.read_until("40 123")
+    assert session.wait() == 3
+
+
+CURSES = """
+import curses
+def draw(screen):
+    screen.addstr(1, 1, "size %d %d." % screen.getmaxyx())
+    screen.refresh()
+    while (key := screen.getch()) != ord("q"):
+        screen.addstr(2, 1, "resized." if key == curses.KEY_RESIZE else "key %d." % key)
+        screen.refresh()
+curses.wrapper(draw)
+"""
+
+
+def test_a_program_that_draws(start: Start) -> None:
+    """Run a program that reads single keys, and redraws when the terminal changes its size."""
+    session = start("/usr/bin/python3", "-c", CURSES, options=("--env", "TERM=xterm"))
+    session.read_until("size 24 80.")
+    session.type("a")
+    session.read_until("key 97.")
+    session.resize(30, 90)
+    session.read_until("resized.")
+    session.type("q")
+    assert session.wait() == 0
+
+
+def test_a_launch_takes_pipes_where_no_terminal_is(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    script = "test -t 0 || test -t 1 || test -t 2 || echo pipes; cat; echo error >&2"
+    launch = freeze(usernsctl, tmp_path / "launch", command=("sh", "-c", script))
+    done = capture([prelude.path, "--launch", launch], input="typed\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "pipes\ntyped\n", "error\n")
+
+
+def test_a_launch_that_needs_a_terminal_says_so(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    """gVisor would lose the output, and the status would be the command's."""
+    launch = freeze(usernsctl, tmp_path / "launch", "--terminal", command=("echo", "ran"))
+    run = [usernsctl.path, "run", "--terminal", "--", "echo", "ran"]
+    for words in ([prelude.path, "--launch", launch], run):
+        done = capture(words)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "terminal-missing" in done.stderr
+    session = Session([prelude.path, "--launch", launch])
+    session.read_until("ran")
+    assert session.wait() == 0
+    session.close()
+
+
+def test_a_launch_may_be_without_a_terminal_on_a_terminal(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    launch = freeze(
+        usernsctl, tmp_path / "launch", "--no-terminal", command=("sh", "-c", "echo ran; exit 4")
+    )
+    session = Session([prelude.path, "--launch", launch])
+    session.read_until("ran")
+    assert session.wait() == 4
+    session.close()
