@@ -75,6 +75,14 @@ def memory_group(limit: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def process_group(limit: int) -> Iterator[Path]:
+    """Make a control group with a limit of processes and threads, for a block."""
+    with _group("pids") as (_, path):
+        (path / "pids.max").write_text(str(limit))
+        yield path
+
+
+@contextlib.contextmanager
 def processor_group(quota: int, period: int) -> Iterator[Path]:
     """Make a control group with `quota` microseconds of processor time in each `period`."""
     with _group("cpu") as (version, path):

@@ -114,9 +114,9 @@ static const char *creation_denied(const char *proc)
     return has_bpf_module(proc) && un_proc_shares_root(proc) ? "lsm-denies-userns" : "in-chroot";
 }
 
-/* Returns the exceeded limit (namespaces(7), "The /proc/sys/user directory"). A limit of 0 forbids
- * all namespaces of a type; a new user namespace has no limits of its own by default. */
-static const char *limit_hit(const char *proc)
+/* Returns the cause for the first limit below `most` of namespaces other than user namespaces, or
+ * NULL. */
+static const char *low_limit(const char *proc, int64_t most)
 {
     static const char *const others[][2] = {
         {"sys/user/max_mnt_namespaces", "max-mnt-namespaces"},
@@ -126,11 +126,27 @@ static const char *limit_hit(const char *proc)
         {"sys/user/max_uts_namespaces", "max-uts-namespaces"},
         {"sys/user/max_cgroup_namespaces", "max-cgroup-namespaces"},
     };
-    int64_t users = un_proc_number(proc, "sys/user/max_user_namespaces");
-    for (size_t i = 0; users && i < sizeof others / sizeof *others; i++)
-        if (un_proc_number(proc, others[i][0]) == 0)
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        int64_t limit = un_proc_number(proc, others[i][0]);
+        if (limit >= 0 && limit < most)
             return others[i][1];
-    return users >= INT32_MAX && !is_initial() ? "nesting-too-deep" : "max-user-namespaces";
+    }
+    return NULL;
+}
+
+/* Returns the exceeded limit (namespaces(7), "The /proc/sys/user directory"). A limit of 0 forbids
+ * all namespaces of a type; a new user namespace has no limits of its own until its root sets one.
+ */
+static const char *limit_hit(const char *proc)
+{
+    int64_t users = un_proc_number(proc, "sys/user/max_user_namespaces");
+    const char *other = users ? low_limit(proc, 1) : NULL;
+    if (other)
+        return other;
+    if (users < INT32_MAX || is_initial())
+        return "max-user-namespaces";
+    other = low_limit(proc, INT32_MAX);
+    return other ? other : "nesting-too-deep";
 }
 
 /* Returns whether the failed call is one that creates no namespace. */
@@ -212,8 +228,22 @@ static const char *map_failed(int errnum, const char *proc)
     }
 }
 
+/* Returns the cause of ENOSPC: open_tree(2) makes a mount namespace for the copy, whose number is
+ * limited, unless there are too many mounts (proc_sys_fs(5), mount-max). */
+static const char *mount_space_used(const char *proc)
+{
+    char path[UN_PATH_MAX];
+    un_auto_mounts struct un_mounts mounts;
+    un_path_join(path, proc, "self/mountinfo");
+    un_mounts_read(&mounts, path);
+    int64_t most = un_proc_number(proc, "sys/fs/mount-max");
+    return (int64_t)mounts.count < most / 2 ? "max-mnt-namespaces" : NULL;
+}
+
 static const char *mount_failed(const struct un_error *err, const char *proc)
 {
+    if (err->errnum == ENOSPC)
+        return mount_space_used(proc);
     if (err->errnum == ENOSYS)
         return is_filtered(proc) ? "mount-denied" : NULL;
     if (err->errnum != EPERM && err->errnum != EACCES)

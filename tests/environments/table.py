@@ -228,9 +228,16 @@ add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
 
 # ---- limits ------------------------------------------------------------------------------------
 
-for most in (0, 1):
+for most in range(5):
     add_counted(f"nproc-{most}", 64000 + most, late=[w.limit("NPROC", most)], both="process-limit")
-add_counted("nproc-15", 64015, late=[w.limit("NPROC", 15)], both="process-limit", range_=None)
+for most in (8, 12, 15, 20):
+    add_counted(
+        f"nproc-{most}",
+        64000 + most,
+        late=[w.limit("NPROC", most)],
+        both="process-limit",
+        range_=None,
+    )
 add(
     "nofile-10",
     late=[w.limit("NOFILE", 10, 10)],
@@ -501,17 +508,25 @@ for most in range(11):
         range_="max-user-namespaces" if most < 1 else None,
         apart=True,
     )
-for kind, cause in {
-    "net": "max-net-namespaces",
-    "mnt": "max-mnt-namespaces",
-    "pid": "max-pid-namespaces",
-    "ipc": "max-ipc-namespaces",
-    "uts": "max-uts-namespaces",
-    # A sandbox has no cgroup namespace.
-    "cgroup": None,
-}.items():
-    limits = {f"max_{kind}_namespaces": 0}
-    add(f"max-{kind}-0", root=[w.ranges(w.RANGE_INSIDE), w.container(limits)], both=cause)
+# The number of namespaces that a sandbox needs. It has no cgroup namespace.
+for kind, needed, cause in (
+    ("net", 2, "max-net-namespaces"),
+    ("mnt", 3, "max-mnt-namespaces"),
+    ("pid", 1, "max-pid-namespaces"),
+    ("ipc", 2, "max-ipc-namespaces"),
+    ("uts", 2, "max-uts-namespaces"),
+    ("cgroup", 0, None),
+):
+    for most in range(needed + 1):
+        add(
+            f"max-{kind}-{most}",
+            root=[
+                w.ranges(w.RANGE_INSIDE),
+                w.container({f"max_{kind}_namespaces": most}),
+            ],
+            both=cause if most < needed else None,
+            apart=True,
+        )
 
 # ---- runsc -------------------------------------------------------------------------------------
 

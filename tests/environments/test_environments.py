@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from callers import as_root
+from control_groups import process_group, within
 from judging import faults
 from processes import capture
-from table import ENVIRONMENTS, HEALED
+from table import ENVIRONMENTS, HEALED, Environment
+from trial import USERNSCTL, WORDS
 
 TRIAL = Path(__file__).parent / "trial.py"
 
@@ -42,3 +44,20 @@ def test_the_truth_is_told(name: str, score: Counter[str]) -> None:
         score["wrong" if found else "right"] += 1
         wrong += [f"{command}: {fault}" for fault in found]
     assert not wrong, "\n".join(wrong)
+
+
+@as_root
+@pytest.mark.parametrize("command", ["run", "doctor"])
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 6, 10, 15, 20])
+def test_the_limit_of_processes_of_a_control_group_is_named(most: int, command: str) -> None:
+    environment = Environment(name="pids", run="process-limit", auto="process-limit")
+    with process_group(most) as group:
+        done = capture(within(group, USERNSCTL, *WORDS[command]))
+    answer = {
+        "status": done.returncode,
+        "stdout": done.stdout,
+        "stderr": done.stderr,
+        "left": [],
+        "mounts": True,
+    }
+    assert list(faults(environment, command, answer)) == []

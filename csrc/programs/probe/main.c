@@ -6,7 +6,8 @@
  * Exit status 0: the step works; standard output has notices, one per line. 1: the step fails;
  * standard output has one line with the errno, the step of the core, the cause that the core found,
  * and the reason, separated by tabs. 2: wrong usage. 125: standard output can't be written. With
- * --within, a NUL and the exit status come last on standard output, for a caller that ignores
+ * --within, such a line also reports that no child could be started for the step or command, and a
+ * NUL and the exit status come last on standard output, for a caller that ignores
  * SIGCHLD and so can't wait for the exit status.
  */
 #include "base/base.h"
@@ -422,6 +423,7 @@ int main(int argc, char **argv)
 {
     uint64_t most;
     struct sigaction ignored;
+    struct un_error err;
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
         un_child_main(argv, environ);
     un_default_sigchld(&ignored);
@@ -430,7 +432,9 @@ int main(int argc, char **argv)
     const char *end = un_number_read(argv[2], MOST_MS, &most);
     if (!end || *end)
         return print_usage();
-    int status = run_within(most);
+    int status = run_within(most, &err);
+    if (status == UN_PROBE_NO_CHILD)
+        status = print_failure(&err);
     if (status >= 0) {
         printf("%c%d", '\0', status);
         return flush_status(status);

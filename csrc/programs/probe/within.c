@@ -35,9 +35,9 @@ void kill_child(pid_t pid)
     }
 }
 
-/* Kills all children. Returns false if /proc does not list them, or belongs to another PID
- * namespace, whose pids may be those of other processes here. */
-static bool kill_own_children(void)
+/* Kills all children except `ended`, which may be 0. Returns false if /proc does not list them, or
+ * belongs to another PID namespace, whose pids may be those of other processes here. */
+static bool kill_own_children(pid_t ended)
 {
     if (un_proc_status("/proc", "Pid:") != getpid())
         return false;
@@ -46,7 +46,8 @@ static bool kill_own_children(void)
         return false;
     /* A blank follows each complete pid; without it the list is truncated. */
     for (long pid; (pid = strtol(at, &at, 10)) > 0 && *at == ' ';)
-        kill_child((pid_t)pid);
+        if (pid != ended)
+            kill_child((pid_t)pid);
     return true;
 }
 
@@ -60,15 +61,17 @@ static bool reap_ended(void)
 }
 
 /* Kills all descendants, in rounds: the children of a killed child become children of this process.
- * The first child is not reaped yet, so its process group id can't have been reused. */
-static void end_all(pid_t first, const sigset_t *signals)
+ * The first child is not reaped yet, so its process group id can't have been reused. If only the
+ * first child is left and has ended, makes none of the calls that kill: a seccomp filter may kill
+ * their caller. */
+static void end_all(pid_t first, bool has_ended, const sigset_t *signals)
 {
     int64_t until = un_now_ms() + GRACE_MS;
-    if (!kill_own_children())
+    if (!kill_own_children(has_ended ? first : 0))
         kill(-first, SIGKILL);
     while (!reap_ended() && un_now_ms() < until) {
         wait_for_change(signals, un_now_ms() + SLICE_MS);
-        kill_own_children();
+        kill_own_children(0);
     }
 }
 
@@ -86,7 +89,7 @@ static int wait_for_probe(pid_t child, const sigset_t *signals, int64_t until)
     }
 }
 
-int run_within(uint64_t most)
+int run_within(uint64_t most, struct un_error *err)
 {
     int64_t until = un_now_ms() + (int64_t)most;
     sigset_t signals, before;
@@ -96,16 +99,18 @@ int run_within(uint64_t most)
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     pid_t self = getpid(), child = fork();
     if (child < 0) {
-        perror("usernsctl-probe: fork");
-        return FAILED;
+        un_fail_errno(err, UN_STEP_CLONE, "fork");
+        return UN_PROBE_NO_CHILD;
     }
     if (child > 0) {
         int status = wait_for_probe(child, &signals, until);
-        end_all(child, &signals);
+        end_all(child, status != UN_PROBE_LATE, &signals);
         return status;
     }
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigprocmask(SIG_SETMASK, &before, NULL);
-    return getppid() == self ? -1 : FAILED;
+    if (getppid() != self)
+        _exit(FAILED);
+    return UN_PROBE_CHILD;
 }

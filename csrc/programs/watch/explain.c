@@ -3,13 +3,19 @@
 #include "programs/shared/shared.h"
 #include "programs/watch/watch.h"
 
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #define FAILED 125
 
 /* The maximum number of further messages to quote if the first one does not show the cause. */
 #define MORE_MAX 5
+
+/* The number of processes and threads without which no sandbox of gVisor starts. */
+#define SANDBOX_PROCESSES 25
 
 /* Prints the failure in one line, and its cause. */
 static void print_failure_line(const struct un_runsc_failure *failure)
@@ -88,6 +94,32 @@ static bool is_told(char *const *files)
     return !lstat(files[ERRORS], &status) && S_ISDIR(status.st_mode);
 }
 
+static _Noreturn void wait_to_be_killed(pid_t parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (getppid() == parent)
+        pause();
+    _exit(0);
+}
+
+/* Returns whether the limits allow fewer processes than a sandbox needs, by starting so many. The
+ * kernel has no counter of failures by RLIMIT_NPROC. Both limits count processes and threads alike.
+ */
+static bool is_short_of_processes(void)
+{
+    pid_t child[SANDBOX_PROCESSES], self = getpid();
+    size_t count = 0;
+    for (; count < SANDBOX_PROCESSES && (child[count] = fork()) >= 0; count++)
+        if (child[count] == 0)
+            wait_to_be_killed(self);
+    bool is_short = count < SANDBOX_PROCESSES && errno == EAGAIN;
+    while (count) {
+        kill(child[--count], SIGKILL);
+        waitpid(child[count], NULL, 0);
+    }
+    return is_short;
+}
+
 int explain_runsc(char *const *files, int status, const char *limit)
 {
     struct un_runsc_words words;
@@ -100,6 +132,8 @@ int explain_runsc(char *const *files, int status, const char *limit)
         return FAILED;
     }
     bool is_command = words.has_ended;
+    if (!is_command && !*limit && is_short_of_processes())
+        limit = un_limit_cause(UN_LIMIT_PIDS);
     if (!is_command && words.told)
         failed = find_explanation(&words, files[BUNDLE], limit, &failure);
     else if (!is_command)

@@ -222,7 +222,9 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
     if status == 0:
         detail = "" if name == RUNSC else text
         return Probe(name=name, outcome="ok", detail=detail, seconds=seconds)
-    if name == RUNSC:
+    number, *rest = text.split("\t", 3)
+    is_failed_step = status == 1 and len(rest) == 3 and number.isdecimal()
+    if name == RUNSC and not is_failed_step:
         return _judge_runsc(text, status, seconds)
     if status < 0 or status > 128:
         sig = -status if status < 0 else status - 128
@@ -239,8 +241,7 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
             cause="seccomp-denies-call" if by_filter else None,
             seconds=seconds,
         )
-    number, *rest = text.split("\t", 3)
-    if status != 1 or len(rest) != 3 or not number.isdecimal():
+    if not is_failed_step:
         detail = text or f"exit status {status}"
         return Probe(name=name, outcome="failed", detail=detail, seconds=seconds)
     step, cause, reason = rest

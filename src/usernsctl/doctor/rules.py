@@ -137,7 +137,7 @@ def not_supported(seen: Seen) -> Evidence:
 def filtered(seen: Seen) -> Evidence:
     probe, mode = seen.failed("unshare-nothing"), seen.facts.privileges.seccomp
     shown = () if mode is None else (f"Seccomp is {mode} in /proc/self/status",)
-    if probe is not None:
+    if probe is not None and probe.cause != "process-limit":
         return (told(probe), "the kernel itself never refuses unshare(0)", *shown)
     return shown if seen.named("seccomp-denies-userns") else ()
 
@@ -157,6 +157,10 @@ def _full(seen: Seen) -> Probe | None:
 
 #: The number of user namespaces that a sandbox needs: ours, and those that runsc makes in it.
 _NEEDED = 3
+
+#: The number of other namespaces that a sandbox needs: those of runsc's gofer and of its sandbox
+#: process, and a mount namespace of ours.
+_NAMESPACES = {"mnt": 3, "net": 2, "pid": 1, "ipc": 2, "uts": 2}
 _EXHAUSTED = (errno.ENOSPC, errno.EUSERS)
 _MAKING = ("unshare-user", "one-id-map", "nested-user")
 
@@ -172,9 +176,11 @@ def limited(seen: Seen) -> Evidence:
 
 
 def forbidden(kind: str, seen: Seen) -> Evidence:
-    probe = seen.failed("namespaces", "mount", errnos=(errno.ENOSPC,)) or seen.failed("runsc")
-    if probe is not None and seen.facts.sysctls.get(f"user/max_{kind}_namespaces") == 0:
-        return (f"user.max_{kind}_namespaces is 0", told(probe))
+    probe = seen.failed("namespaces", "mount", "mount-bind", errnos=(errno.ENOSPC,))
+    limit = seen.facts.sysctls.get(f"user/max_{kind}_namespaces")
+    probe = probe or seen.failed("runsc")
+    if probe is not None and limit is not None and limit < _NAMESPACES[kind]:
+        return (f"user.max_{kind}_namespaces is {limit}", told(probe))
     return ()
 
 
@@ -421,7 +427,7 @@ def too_old(seen: Seen) -> Evidence:
 
 def no_null(seen: Seen) -> Evidence:
     probe = seen.failed("null")
-    if probe is None:
+    if probe is None or probe.cause is not None:
         return ()
     # If a device exists and its mount is not nodev, other rules explain EPERM and EACCES.
     nodev = [
@@ -487,9 +493,14 @@ RULES: tuple[Rule, ...] = (
     Rule("unprivileged-userns-clone-off", _USERNS, clone_off),
     Rule("max-user-namespaces", _USERNS, limited),
     *(
-        Rule(f"max-{kind}-namespaces", ("namespaces", "mount", *_RUNSC), partial(forbidden, kind))
-        for kind in ("mnt", "net", "pid", "ipc", "uts", "cgroup")
+        Rule(
+            f"max-{kind}-namespaces",
+            ("namespaces", "mount", "mount-bind", *_RUNSC),
+            partial(forbidden, kind),
+        )
+        for kind in _NAMESPACES
     ),
+    Rule("max-cgroup-namespaces", ("namespaces", *_RUNSC)),
     Rule("nesting-too-deep", _USERNS, nested),
     Rule("in-chroot", _USERNS, chrooted),
     Rule("caller-id-unmapped", _USERNS, unmapped),

@@ -1,4 +1,5 @@
-/* Tests of diagnosing EPERM of unshare(2) from files in /proc, here in a fake directory. */
+/* Tests of diagnosing EPERM of unshare(2), and ENOSPC of mounts, from files in /proc, here in a
+ * fake directory. */
 #include "check.h"
 #include "explain/explain.h"
 #include "needs.h"
@@ -31,10 +32,22 @@ static void the_cause_is(const char *top, const char *modules, const char *own, 
     CHECK_TEXT(err.cause, cause);
 }
 
+/* open_tree(2) and mount(2) fail with ENOSPC by a limit of mount namespaces or of mounts. */
+static void a_full_mount_means(const char *top, const char *most, const char *cause)
+{
+    char proc[128];
+    struct un_error err = {.step = UN_STEP_MOUNT, .errnum = ENOSPC};
+    write_file(top, "proc/sys/fs/mount-max", most);
+    snprintf(proc, sizeof proc, "%s/proc", top);
+    un_diagnose(&err, proc);
+    CHECK_TEXT(err.cause ? err.cause : "", cause);
+}
+
 int main(void)
 {
-    static const char *const directories[] = {"proc", "proc/self",  "proc/1",
-                                              "sys",  "sys/kernel", "sys/kernel/security"};
+    static const char *const directories[] = {"proc",       "proc/self",          "proc/1",
+                                              "proc/sys",   "proc/sys/fs",        "sys",
+                                              "sys/kernel", "sys/kernel/security"};
     static const char with_bpf[] = "capability,landlock,yama,bpf", others[] = "capability,yama";
     static const char machine[] = "20 1 8:1 / / rw - ext4 a rw\n31 20 8:2 / /mnt rw - ext4 b rw\n";
     static const char into_mount[] = "31 20 8:2 / / rw - ext4 b rw\n";
@@ -53,6 +66,9 @@ int main(void)
     the_cause_is(top, with_bpf, into_mount, machine, "in-chroot");
     the_cause_is(top, with_bpf, into_mount, elsewhere, "in-chroot");
     the_cause_is(top, with_bpf, "", machine, "in-chroot");
+    write_file(top, "proc/self/mountinfo", covered);
+    a_full_mount_means(top, "100000", "max-mnt-namespaces");
+    a_full_mount_means(top, "2", "");
     snprintf(path, sizeof path, "rm -r %s", top);
     CHECK_INT(system(path), 0);
     return 0;
