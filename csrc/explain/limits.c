@@ -52,6 +52,11 @@ uint64_t un_limit_hits(enum un_limit limit)
     return un_limit_count(limit, fd);
 }
 
+uint64_t un_oom_kills(void)
+{
+    return un_limit_hits(UN_LIMIT_MEMORY);
+}
+
 const char *un_limit_cause(enum un_limit limit)
 {
     return limits[limit].cause;

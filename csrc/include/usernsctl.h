@@ -116,6 +116,9 @@ struct un_group_limits {
  * of the control group of this process and its parents, if these are fewer. A cpuset of the control
  * group determines on which processors this process may run. */
 void un_seen_limits(struct un_group_limits *limits);
+/* Returns how many processes of the control group of this process the kernel has killed since
+ * memory ran out (explain/limits.c), or 0 if that can't be read. */
+uint64_t un_oom_kills(void);
 
 /* ---- runsc's failures (explain/runsc.c) ------------------------------------------------------ */
 

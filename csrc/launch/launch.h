@@ -379,10 +379,11 @@ un_step_taker un_step_limits;
 
 /* ---- seen_limits.c: showing the limits of the control group ---------------------------------- */
 
-/* Shows the limits to the runsc that this process will start: covers /proc/meminfo, in the mount
- * namespace of this process, by a file that is created at `path`, and restricts the processors.
- * Fails if the memory limit is lower than what gVisor needs. */
-int un_show_limits(const char *path, struct un_error *err);
+/* Shows the limits to the runsc that this process will start: covers /proc/meminfo by a file that
+ * is created at `path`, and restricts the processors. If other processes share the mount namespace
+ * of this process, it enters a new one. Fails if the memory limit is lower than what gVisor needs.
+ */
+int un_show_limits(const char *path, bool shares_mounts, struct un_error *err);
 
 /* sandbox_home.c: covers a home directory of the host by an empty directory. */
 int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err);

@@ -43,17 +43,25 @@ static int write_meminfo(const char *path, uint64_t memory, struct un_error *err
     return 0;
 }
 
-static int cover_meminfo(const char *path, uint64_t memory, struct un_error *err)
+static int leave_mount_namespace(struct un_error *err)
+{
+    if (unshare(CLONE_NEWNS))
+        return un_fail_errno(err, UN_STEP_UNSHARE, "mount");
+    return un_mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL, err);
+}
+
+static int cover_meminfo(const char *path, uint64_t memory, bool shares_mounts,
+                         struct un_error *err)
 {
     /* Without the file, runsc fails, and says so. */
     if (faccessat(AT_FDCWD, MEMINFO, F_OK, 0))
         return 0;
-    if (write_meminfo(path, memory, err))
+    if (write_meminfo(path, memory, err) || (shares_mounts && leave_mount_namespace(err)))
         return -1;
     return un_mount(path, MEMINFO, NULL, MS_BIND, NULL, err);
 }
 
-int un_show_limits(const char *path, struct un_error *err)
+int un_show_limits(const char *path, bool shares_mounts, struct un_error *err)
 {
     struct un_group_limits own, seen;
     un_group_limits(&un_groups_here, &own);
@@ -62,7 +70,7 @@ int un_show_limits(const char *path, struct un_error *err)
     seen = own;
     un_limit_to_machine(&seen);
     bool has_limit = own.memory < UINT64_MAX && own.memory == seen.memory;
-    if (has_limit && cover_meminfo(path, seen.memory, err))
+    if (has_limit && cover_meminfo(path, seen.memory, shares_mounts, err))
         return -1;
     if (own.processors == seen.processors)
         un_use_processors(seen.processors);
@@ -75,5 +83,5 @@ int un_step_limits(struct un_launch *launch, const struct un_record *record, str
     (void)record;
     if (un_path_join(path, launch->marks.scratch, "meminfo"))
         return un_launch_fail_file(launch, launch->marks.scratch, err);
-    return un_show_limits(path, err);
+    return un_show_limits(path, false, err);
 }

@@ -25,17 +25,15 @@ GROW = {
 
 
 def check_report(errors: str, limit: int) -> None:
-    """Check that the last report names the limit, the use and the cause."""
-    message, why, remedy = errors.splitlines()[-3:]
-    used = re.fullmatch(
-        r"usernsctl: the kernel killed a process of gVisor, since memory ran out; "
-        rf"the limit of the control group is {limit}\.0 MiB, of which ([0-9.]+) MiB were used",
-        message,
+    """Check that there is one report, with the limit, the use and the cause."""
+    (used,) = re.findall(
+        r"^usernsctl: the kernel killed a process of gVisor, since memory ran out; "
+        rf"the limit of the control group is {limit}\.0 MiB, of which ([0-9.]+) MiB were used$",
+        errors,
+        re.MULTILINE,
     )
-    assert used, errors
-    assert limit / 2 < float(used[1]) <= limit
-    assert why.endswith("[out-of-memory]")
-    assert remedy.startswith("  remedy: raise the limit")
+    assert limit / 2 < float(used) <= limit
+    assert re.findall(r"\[([a-z-]+)\]$", errors, re.MULTILINE) == ["out-of-memory"]
 
 
 @pytest.mark.parametrize("limit", [100, 200, 400])

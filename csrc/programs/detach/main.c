@@ -2,7 +2,8 @@
  * usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY COMMAND...
  *
  * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
- * which starts the sandbox in the background, and reports its success by a byte on CONNECTION. The
+ * which starts the sandbox in the background, and reports its success by "+" on CONNECTION, or an
+ * error before the start of COMMAND by its fields (shared.h, sandbox_show_limits()). The
  * answer "+" means that the creator has recorded the sandbox: the sandbox stays, and
  * usernsctl-detach exits. On any other answer, which may come before that byte, or if COMMAND fails
  * or CREATOR exits first, or after SIGTERM, all started processes are killed, and DIRECTORY is
@@ -101,6 +102,8 @@ int main(int argc, char **argv)
     const struct channel to = {.creator = fds[0], .connection = fds[1]};
     if (adopt_descendants())
         return sandbox_fail(CHILDREN);
+    if (sandbox_show_limits(argv[4], true, to.connection))
+        return SANDBOX_FAILED;
     int status = run_detached(argv + 5, &to, argv[4]);
     /* A fork of the creator may also hold this descriptor, so closing it would not unlock. */
     flock(fds[2], LOCK_UN);

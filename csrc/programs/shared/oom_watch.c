@@ -20,7 +20,7 @@
 #define LOOKS 40
 #define LOOK_MS 50
 /* A sandbox that is complete for so many looks has probably lost no process. */
-#define LOOKS_OF_DOUBT 4
+#define LOOKS_OF_DOUBT 20
 /* Version 1 of control groups reports no changes to unprivileged processes. */
 #define INTERVAL_MS 500
 

@@ -102,6 +102,12 @@ void kill_descendants(void);
 /* The list of this process's children, if it has a single thread. */
 #define CHILDREN "/proc/thread-self/children"
 
+/* ---- sandbox_limits.c: the limits of the control group of a sandbox -------------------------- */
+
+/* Calls un_show_limits() with a file in `directory`. After a failure, sends the error to `fd`:
+ * step, errno, cause, detail, path and remedy, each terminated by NUL. Returns 0, or -1. */
+int sandbox_show_limits(const char *directory, bool shares_mounts, int fd);
+
 /* ---- proof.c: checking that the kernel is gVisor's ------------------------------------------- */
 
 /* Message if the kernel is not gVisor's. */

@@ -36,7 +36,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #define KILL_MAX 32
@@ -128,7 +127,7 @@ static int look_for_oom(pid_t child, void *arg)
     struct watch_args *args = arg;
     if (!*args->oom_text && oom_watch_look(&args->oom, child)) {
         oom_describe(args->oom_text, sizeof args->oom_text);
-        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+        adopt_descendants();
         kill(child, SIGKILL);
     }
     return *args->oom_text ? -1 : oom_watch_interval(&args->oom);

@@ -5,6 +5,7 @@ and raise an exception for each failure. They release the GIL while C code runs.
 """
 
 from usernsctl._core.calls import (
+    FAILURE_FIELDS,
     GRANT_COUNT,
     MessageSearch,
     NamespaceFds,
@@ -34,6 +35,7 @@ from usernsctl._core.calls import (
     lost_returncode,
     machine_part,
     mount,
+    oom_kills,
     others_may_write,
     parse_extent,
     plan,
@@ -68,6 +70,7 @@ from usernsctl._core.values import (
 
 __all__ = [
     "ALL_NAMESPACES",
+    "FAILURE_FIELDS",
     "GRANT_COUNT",
     "NAMESPACES",
     "NAMESPACE_FILES",
@@ -111,6 +114,7 @@ __all__ = [
     "lost_returncode",
     "machine_part",
     "mount",
+    "oom_kills",
     "others_may_write",
     "parse_extent",
     "plan",

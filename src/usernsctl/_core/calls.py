@@ -50,6 +50,11 @@ _FILLS = {
 _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 
 
+def oom_kills() -> int:
+    """Return how many processes of this control group the kernel has killed for lack of memory."""
+    return int(lib.un_oom_kills())
+
+
 def seen_limits() -> tuple[int, int]:
     """Return the memory in bytes and the number of processors that a program in a sandbox sees."""
     limits = ffi.new("struct un_group_limits *")
@@ -599,8 +604,12 @@ def version() -> str:
     return text_of(lib.un_version())
 
 
+#: The number of fields of an error that a program of this package reports.
+FAILURE_FIELDS = 6
+
+
 def failure(fields: Sequence[bytes]) -> UsernsError:
-    """Return the exception for a failure of usernsctl-build.
+    """Return the exception for a failure of usernsctl-build, -init or -detach.
 
     :param fields: the fields of its output (csrc/programs/build/main.c).
     """

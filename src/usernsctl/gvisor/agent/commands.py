@@ -21,6 +21,7 @@ from usernsctl.commands.arguments import (
     keywords_of,
 )
 from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
+from usernsctl.errors import RunscError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import protocol as wire
 from usernsctl.gvisor.agent.popen import (
@@ -108,7 +109,7 @@ class SandboxCommands:
         self._get_life = life
         self._agent_options = agent_options
         self._agents = AgentCache(self._start_agent, self._start_agent_async)
-        self._place = Place(id, self._agents, self._ended, self._kill)
+        self._place = Place(id, self._agents, self._ended, self._oom_error, self._kill)
 
     def _life(self) -> AgentContainer:
         get = self._get_life()
@@ -124,9 +125,17 @@ class SandboxCommands:
 
     def _ended(self) -> SandboxEnded | None:
         try:
-            return SandboxEnded.of(self._id) if self._life().ends_within(ENDING_SECONDS) else None
+            life = self._life()
+            return life.end_error() if life.ends_within(ENDING_SECONDS) else None
         except SandboxEnded as error:
             return error
+
+    def _oom_error(self) -> RunscError | None:
+        try:
+            return self._life().awaited_oom_error()
+        except (SandboxEnded, ValueError):
+            # The sandbox is gone, or was released.
+            return None
 
     def _kill(self) -> None:
         with contextlib.suppress(SandboxEnded):

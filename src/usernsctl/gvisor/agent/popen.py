@@ -96,12 +96,14 @@ class Place:
     :ivar id: the container id.
     :ivar agents: the agent that starts commands there.
     :ivar ended: returns an error if the sandbox has ended or ends in a moment, else ``None``.
+    :ivar oom_error: returns an error if the sandbox ends since memory ran out, else ``None``.
     :ivar kill: kills the sandbox; does not wait for its end.
     """
 
     id: str
     agents: AgentCache
     ended: Callable[[], Exception | None]
+    oom_error: Callable[[], RunscError | None]
     kill: Callable[[], None]
 
 
@@ -369,6 +371,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             return
         if not message:
             self._end_with(-signal.SIGKILL)
+            if (error := self._place.oom_error()) is not None:
+                raise error
             return
         try:
             ended = wire.read_end(message)
@@ -377,6 +381,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._end_with(-signal.SIGKILL)
             raise agent_error(self._place.id, f"sent an invalid message: {lie}") from None
         self._end_with(ended.returncode, ended.usage)
+        # gVisor may have ended the command, since the kernel has killed its process.
+        if ended.returncode and (error := self._place.oom_error()) is not None:
+            raise error
 
     def _receive(self, flags: int) -> bytes:
         """Return the next message on the command's socket, or nothing if its other end is closed.

@@ -173,6 +173,9 @@ class AgentContainer(Container, Protocol):
     def inherited(self) -> ProcessDefaults:
         """The settings that all commands of the sandbox share."""
 
+    def awaited_oom_error(self) -> RunscError | None:
+        """Return an error if the sandbox ends since the kernel killed a process of gVisor."""
+
     def kill(self) -> None:
         """Kill everything in the sandbox; do not wait for its end."""
 
@@ -344,7 +347,7 @@ class _Starter:
             self._popen.wait(min(_END_SECONDS, seconds_left(deadline) or 0))
         logged = logs.own_failure(self._log)
         if self._life.ends_within(ENDING_SECONDS):
-            return SandboxEnded.of(self._id)
+            return self._life.end_error()
         if logged is None:
             return _early_end_error(self._id, self._stderr)
         if os.path.basename(AGENT_INSIDE) in logged and _FILE_MISSING in logged:

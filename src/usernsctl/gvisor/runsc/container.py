@@ -25,14 +25,23 @@ class Container(Protocol):
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""
 
+    def end_error(self) -> SandboxEnded:
+        """Return the error of a command for this sandbox, which has ended."""
+
 
 class SandboxEnded(CommandError):
     """Error of a command for a sandbox that has ended."""
 
     @classmethod
-    def of(cls, id: str) -> SandboxEnded:
-        """Return the error for the sandbox `id`."""
-        return cls(f"the sandbox {id} has ended", step="sandbox")
+    def of(cls, id: str, reason: RunscError | None = None) -> SandboxEnded:
+        """Return the error for the sandbox `id`.
+
+        :param reason: the error because of which the sandbox has ended, if that is known.
+        """
+        if reason is None:
+            return cls(f"the sandbox {id} has ended", step="sandbox")
+        text = f"the sandbox {id} has ended: {reason.reason}"
+        return cls(text, step="sandbox", cause=reason.cause)
 
 
 # A sandbox doesn't answer between the end of its command and its own end. So if it ends within this
@@ -53,7 +62,7 @@ def raise_if_ended(life: Container, id: str) -> Iterator[None]:
     except NamespaceError as error:
         if not life.ends_within(ENDING_SECONDS):
             raise
-        raise SandboxEnded.of(id) from error
+        raise life.end_error() from error
 
 
 # runsc waits for an answer of gVisor, which may be stopped, or compromised and silent.

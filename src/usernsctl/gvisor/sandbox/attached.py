@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
+from usernsctl import _core
 from usernsctl._lean import LateModule
 from usernsctl._system import processes
 from usernsctl._system.descriptors import (
@@ -27,11 +28,11 @@ from usernsctl._system.descriptors import (
 )
 from usernsctl._system.processes import children_of
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
-from usernsctl.errors import NamespaceError
+from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
 from usernsctl.gvisor.runsc.container import SandboxEnded
-from usernsctl.gvisor.sandbox.directory import PopenStreams, SandboxDirectory
+from usernsctl.gvisor.sandbox.directory import ERROR_BYTES, PopenStreams, SandboxDirectory
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace, RunscNamespace
 from usernsctl.namespaces.namespace import Namespace
 
@@ -44,6 +45,10 @@ else:
 # this process, which only the event loop of this thread can reap, after the timeout.
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
+
+# The time limit for the end of a sandbox after the kernel has killed a process, in seconds.
+# usernsctl-init looks twice a second (csrc/programs/shared/oom_watch.c).
+_OOM_SECONDS = 2
 
 
 class AttachedSandbox:
@@ -84,6 +89,8 @@ class AttachedSandbox:
         self._restrictions = host.restrictions
         self._streams = PopenStreams()
         self._inside: Namespace | None = None
+        self._oom = ""
+        self._oom_kills = _core.oom_kills()
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
         # Where usernsctl-init is not process 1, a pidfd of the sandbox, which would survive SIGKILL
@@ -129,17 +136,18 @@ class AttachedSandbox:
     ) -> None:
         """Wait until usernsctl-init reports that the sandbox runs.
 
-        :param ready: the pipe to which usernsctl-init writes one byte.
+        :param ready: the pipe to which usernsctl-init writes ``+``, or the fields of an error.
         :raises TimeoutExpired: no byte came before the deadline.
-        :raises RunscError: usernsctl-init has ended.
+        :raises UsernsError: usernsctl-init has ended.
         """
         if not wait_readable(ready.fileno(), self.popen.pidfd, timeout=seconds_left(deadline)):
             assert timeout is not None
             raise TimeoutExpired(self.popen.args, timeout)
-        if ready.read(1):
+        answer = ready.read(ERROR_BYTES)
+        if answer == b"+":
             return
         status = self.popen.wait()
-        raise files.failure(status)
+        raise files.failure(status, answer or b"")
 
     def _open_sandbox(self, pid: int) -> None:
         """Open a pidfd of the sandbox, unless the sandbox has ended already."""
@@ -182,6 +190,30 @@ class AttachedSandbox:
     def has_ended(self) -> bool:
         """Return whether the sandbox has ended."""
         return self.popen.poll() is not None
+
+    def oom_error(self) -> RunscError | None:
+        """Return an error if the sandbox has ended since the kernel killed a process of gVisor."""
+        if not self._oom and self.has_ended():
+            # The files of the sandbox are removed later.
+            self._oom = self._files.read_oom()
+        if not self._oom:
+            return None
+        return RunscError(self._oom, step="sandbox", cause="out-of-memory")
+
+    def awaited_oom_error(self) -> RunscError | None:
+        """Return :meth:`oom_error`; wait for the end if the kernel has just killed a process.
+
+        usernsctl-init may end the sandbox some time after a command in the sandbox has failed.
+        """
+        kills = _core.oom_kills()
+        if kills > self._oom_kills:
+            self._oom_kills = kills
+            self.ends_within(_OOM_SECONDS)
+        return self.oom_error()
+
+    def end_error(self) -> SandboxEnded:
+        """Return the error of a command for this sandbox, which has ended."""
+        return SandboxEnded.of(self._id, self.oom_error())
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""
@@ -229,7 +261,7 @@ class AttachedSandbox:
         :raises SandboxEnded: the sandbox has ended.
         """
         if self._inside is None or self.has_ended():
-            raise SandboxEnded.of(self._id)
+            raise self.end_error()
         place = RunscNamespace(self._inside, self._restrictions)
         place.commands = self._commands
         yield (

@@ -30,7 +30,12 @@ from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
 from usernsctl.gvisor.runsc.container import SandboxEnded
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
-from usernsctl.gvisor.sandbox.directory import PopenStreams, SandboxDirectory, close_streams
+from usernsctl.gvisor.sandbox.directory import (
+    ERROR_BYTES,
+    PopenStreams,
+    SandboxDirectory,
+    close_streams,
+)
 from usernsctl.gvisor.sandbox.host_namespace import (
     HostNamespace,
     RunscNamespace,
@@ -137,7 +142,7 @@ class DetachedSandbox:
         :raises RunscError: runsc was not found.
         """
         if self._inside is None or self.has_ended():
-            raise SandboxEnded.of(self.record.id)
+            raise self.end_error()
         if self._runsc is None:
             self._runsc = find_runsc(os.environ)
         with self._shared.use() as (state, *_):
@@ -150,6 +155,16 @@ class DetachedSandbox:
                     "pass_fds": [state],
                 },
             )
+
+    def oom_error(self) -> RunscError | None:
+        """Return None: no process looks for OOM kills of a detached sandbox."""
+        return None
+
+    awaited_oom_error = oom_error
+
+    def end_error(self) -> SandboxEnded:
+        """Return the error of a command for this sandbox, which has ended."""
+        return SandboxEnded.of(self.record.id)
 
     @classmethod
     def attach(cls, id: str) -> DetachedSandbox:
@@ -403,8 +418,9 @@ def _starter(
             if not wait_readable(ours.fileno(), popen.pidfd, timeout=seconds_left(deadline)):
                 assert timeout is not None
                 raise TimeoutExpired(popen.args, timeout)
-            if not _is_ready(ours):
-                raise files.failure(popen.wait())
+            answer = _read_answer(ours)
+            if answer != b"+":
+                raise files.failure(popen.wait(), answer)
             yield popen
             ours.send(b"+")
             if popen.wait() != 0:
@@ -417,13 +433,13 @@ def _starter(
             raise
 
 
-def _is_ready(connection: socket.socket) -> bool:
-    """Return whether the byte that reports that the sandbox runs has arrived."""
+def _read_answer(connection: socket.socket) -> bytes:
+    """Return the report of usernsctl-detach: ``+``, the fields of an error, or nothing."""
     connection.setblocking(False)
     # Non-blocking: a forked child of this process may keep the other end open.
     with contextlib.suppress(BlockingIOError):
-        return bool(connection.recv(1))
-    return False
+        return connection.recv(ERROR_BYTES)
+    return b""
 
 
 def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from usernsctl import _core
 from usernsctl.commands.popen import Popen
-from usernsctl.errors import NamespaceError, RunscError
+from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.gvisor.launch.steps import BOXES, CRASH_DIRECTORY
 from usernsctl.gvisor.runsc import logs
@@ -73,6 +73,9 @@ def close_streams(popen: Popen[bytes]) -> None:
 
 
 _CONSOLE = "console"
+
+#: The maximum size of the fields of an error of usernsctl-init or usernsctl-detach.
+ERROR_BYTES = 1 << 14
 
 
 class SandboxDirectory:
@@ -181,11 +184,26 @@ class SandboxDirectory:
         with open(f"{self.id}/pid", opener=functools.partial(os.open, dir_fd=self._top.fd)) as file:
             return int(file.read())
 
-    def failure(self, status: int) -> RunscError:
+    def read_oom(self) -> str:
+        """Return the description of an OOM kill that has ended the sandbox, or ``""``."""
+        opener = functools.partial(os.open, dir_fd=self._top.fd)
+        try:
+            with open(f"{self.id}/oom", encoding="ascii", opener=opener) as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    def failure(self, status: int, answer: bytes = b"") -> UsernsError:
         """Return the error for a sandbox that did not start, with runsc's message.
 
         :param status: the exit status of usernsctl-init or usernsctl-detach.
+        :param answer: the fields of an error before the start of runsc, or nothing.
         """
+        fields = answer.split(b"\0")[:-1]
+        if len(fields) == _core.FAILURE_FIELDS:
+            return _core.failure(fields)
+        if text := self.read_oom():
+            return RunscError(text, step="runsc", cause="out-of-memory")
         message = logs.read_failure(self._logs)
         if message is None and status == CRASHED:
             return _core.explain_silent_runsc(status)

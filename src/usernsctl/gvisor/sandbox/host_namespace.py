@@ -647,7 +647,7 @@ def _builder() -> str:
 def _failure(done: CompletedProcess[bytes]) -> UsernsError:
     """Return the error for a failure of usernsctl-build."""
     fields = done.stdout.split(b"\0")[:-1]
-    if done.returncode == 1 and len(fields) == 6:
+    if done.returncode == 1 and len(fields) == _core.FAILURE_FIELDS:
         return _core.failure(fields)
     reason = done.stderr.decode(errors="replace").strip().split("\n")[-1]
     reason = reason or f"usernsctl-build ended with status {done.returncode}"

@@ -38,7 +38,7 @@ from usernsctl.gvisor.agent.popen import START_SECONDS, SandboxPopen
 from usernsctl.gvisor.agent.protocol import Agent, AgentTimeout, AgentUnresponsive, agent_error
 from usernsctl.gvisor.agent.start import OWN_IPC, OWN_NET, InitAgent
 from usernsctl.gvisor.launch.request import Request
-from usernsctl.gvisor.runsc.container import SandboxEnded, query
+from usernsctl.gvisor.runsc.container import query
 from usernsctl.gvisor.runsc.stdio import prepared_streams, receive_terminal
 from usernsctl.gvisor.sandbox import records
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
@@ -375,13 +375,16 @@ class Sandbox(AsyncStartMixin):
         :param timeout: the time limit, in seconds; ``None``: no limit.
         :raises TimeoutExpired: the command did not end within `timeout` seconds; it keeps running.
         :raises RunscError: the sandbox is detached, and ended while no process waited (cause
-            ``"exit-status-unknown"``).
+            ``"exit-status-unknown"``). Or memory ran out, and the kernel killed a process of gVisor
+            (``"out-of-memory"``): the sandbox was ended, and :attr:`returncode` is 137.
         """
         check_timeout(timeout)
+        life = self._get()
         try:
-            return self._get().wait(timeout)
+            status = life.wait(timeout)
         except TimeoutExpired as expired:
             raise TimeoutExpired(self.args, expired.timeout) from None
+        return _unless_oom(life, status)
 
     async def wait_async(self) -> int:
         """Wait for the end of the command from asyncio, and return its exit status.
@@ -389,7 +392,8 @@ class Sandbox(AsyncStartMixin):
         See :meth:`wait`. A cancelled call has no effect on the command.
         """
         await self._async_start.wait()
-        return await self._get().wait_async()
+        life = self._get()
+        return _unless_oom(life, await life.wait_async())
 
     def communicate(
         self, input: bytes | None = None, timeout: float | None = None
@@ -607,7 +611,7 @@ class Sandbox(AsyncStartMixin):
             argv = ("ps", "--format=json", self.id)
             listed = query(life, self.id, *argv, seconds=seconds_left(deadline))
             if listed is None:
-                raise SandboxEnded.of(self.id)
+                raise life.end_error()
             left = len(json.loads(listed) or ()) - 1
             if left <= 0:
                 return
@@ -686,6 +690,16 @@ class Sandbox(AsyncStartMixin):
 
 
 _KEYWORDS = frozenset((*keywords_of(Sandbox.__init__), *HostOptions.__annotations__))
+
+
+def _unless_oom(life: AttachedSandbox | DetachedSandbox, status: int) -> int:
+    """Return the exit status of a sandbox that has ended.
+
+    :raises RunscError: the sandbox has ended since memory ran out.
+    """
+    if (error := life.oom_error()) is not None:
+        raise error
+    return status
 
 
 def _host_of(options: HostOptions, host: HostBase | None) -> Callable[[], HostNamespace]:

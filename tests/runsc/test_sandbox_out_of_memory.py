@@ -1,0 +1,147 @@
+"""Tests of sandboxes of a SandboxHost in control groups with limits.
+
+Each test runs a program in the control group, which prints what it got.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from callers import as_root
+from control_groups import memory_group, processor_group, within
+from processes import capture
+
+pytestmark = as_root
+
+MIB = 1 << 20
+PATIENCE = 120
+
+PROGRAM = """
+import json, sys
+import usernsctl as un
+from usernsctl import gvisor
+
+GROW = ["python3", "-c", "held = []\\nwhile True: held.append(b'x' * 10**7)"]
+SHOW = ["sh", "-c", "head -n 1 /proc/meminfo; nproc; sleep 1"]
+
+def caught(call):
+    try:
+        return call()
+    except un.UsernsError as error:
+        return type(error).__name__, error.cause, error.reason
+"""
+
+
+def run(group: Path, script: str) -> list[object]:
+    """Return what a program prints, each line as JSON."""
+    command = [sys.executable, "-c", PROGRAM + script]
+    done = capture(within(group, *command), timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def is_oom(result: object, kind: str = "RunscError") -> bool:
+    assert isinstance(result, list)
+    name, cause, reason = result
+    limit = "the limit of the control group is 250.0 MiB, of which "
+    return (name, cause) == (kind, "out-of-memory") and limit in reason
+
+
+CALLS = {
+    "start": "h.start(GROW).wait()",
+    "run in a sandbox without a command": "(box := h.start(None)).run(GROW).returncode",
+    "run beside a command": "(box := h.start(['sleep', '1000'])).run(GROW).returncode",
+    "popen": "(box := h.start(None)).popen(GROW, stdout=un.PIPE).communicate()[0].decode()",
+    "run": "gvisor.run(GROW, host=h).returncode",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_memory_that_runs_out_is_an_error_with_the_cause(call: str) -> None:
+    script = f"""
+with un.SandboxHost() as h:
+    print(json.dumps(caught(lambda: {CALLS[call]})))
+"""
+    with memory_group(250 * MIB) as group:
+        (result,) = run(group, script)
+    assert is_oom(result), result
+
+
+def test_a_sandbox_that_has_ended_says_why_to_each_call() -> None:
+    script = """
+with un.SandboxHost() as h, h.start(GROW) as box:
+    print(json.dumps(caught(box.wait)))
+    print(json.dumps(box.returncode))
+    print(json.dumps(caught(lambda: box.run(["true"]).returncode)))
+    box.close()
+    print(json.dumps(caught(box.wait)))
+"""
+    with memory_group(250 * MIB) as group:
+        first, status, later, closed = run(group, script)
+    assert is_oom(first), first
+    assert status == 137
+    assert is_oom(later, "SandboxEnded"), later
+    assert is_oom(closed), closed
+
+
+def test_the_other_sandboxes_of_the_host_continue() -> None:
+    script = """
+with un.SandboxHost() as h, h.start(None) as one, h.start(["sleep", "1000"]) as two:
+    one.run(["true"]); two.run(["true"])
+    print(json.dumps(caught(lambda: h.start(GROW).wait())))
+    try:
+        two.wait(3)
+    except un.TimeoutExpired:
+        pass
+    print(json.dumps([box.run(["sh", "-c", "exit 3"]).returncode for box in (one, two)]))
+"""
+    with memory_group(250 * MIB) as group:
+        first, others = run(group, script)
+    assert is_oom(first), first
+    assert others == [3, 3]
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_sandboxes_see_the_limits(detach: bool) -> None:
+    script = f"""
+with un.SandboxHost() as h:
+    with h.start(SHOW, stdout=un.PIPE, detach={detach}) as box:
+        print(json.dumps(box.communicate()[0].decode().split()))
+    with h.template() as template, template.start() as box:
+        print(json.dumps(box.check_output(SHOW, text=True).split()))
+print(json.dumps(open("/proc/meminfo").readline().split()))
+"""
+    with memory_group(100 * MIB) as group:
+        started, restored, own = run(group, script)
+    assert isinstance(started, list)
+    assert started[:3] == ["MemTotal:", str(100 << 10), "kB"]
+    assert restored == started
+    assert own == Path("/proc/meminfo").read_text().split()[:3]
+
+
+def test_sandboxes_see_the_quota() -> None:
+    script = """
+with un.SandboxHost() as h, h.start(SHOW, stdout=un.PIPE) as box:
+    print(json.dumps(box.communicate()[0].decode().split()[-1]))
+"""
+    with processor_group(90000, 100000) as group:
+        assert run(group, script) == ["1"]
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_limit_below_what_gvisor_needs_is_an_error(detach: bool) -> None:
+    script = f"""
+import os
+with un.SandboxHost() as h:
+    with open(GROUP, "w") as procs:
+        procs.write(str(os.getpid()))
+    print(json.dumps(caught(lambda: h.start(["true"], detach={detach}).wait())))
+"""
+    with memory_group(100 * MIB) as group, memory_group(23 * MIB) as small:
+        (result,) = run(group, f"GROUP = {str(small / 'cgroup.procs')!r}\n" + script)
+    assert isinstance(result, list)
+    assert result[1] == "memory-limit-too-low"
+    assert "23.0 MiB of memory, and gVisor alone needs 24 MiB" in result[2]
