@@ -8,6 +8,7 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
+#include <sched.h>
 #include <sys/syscall.h>
 
 /* Causes that the step and the errno prove. */
@@ -149,6 +150,14 @@ static const char *limit_hit(const char *proc)
     return other ? other : "nesting-too-deep";
 }
 
+/* Returns whether a filter denied a call that the kernel itself never denies. systemd's
+ * RestrictAddressFamilies= returns EAFNOSUPPORT. */
+static bool is_refused_by_filter(int errnum, const char *proc)
+{
+    return (errnum == EPERM || errnum == EACCES || errnum == ENOSYS || errnum == EAFNOSUPPORT) &&
+           is_filtered(proc);
+}
+
 /* Returns whether the failed call is one that creates no namespace. */
 static bool is_other_call(const struct un_error *err)
 {
@@ -159,11 +168,18 @@ static bool is_other_call(const struct un_error *err)
     return false;
 }
 
+/* Returns whether a seccomp filter denies unshare(2), with whichever error: for an invalid flag,
+ * the kernel returns EINVAL. */
+static bool is_unshare_filtered(void)
+{
+    return syscall(SYS_unshare, CLONE_NEWUSER | 1) && errno != EINVAL;
+}
+
 static const char *creation_failed(const struct un_error *err, const char *proc)
 {
     int errnum = err->errnum;
     char path[64];
-    if (is_other_call(err) && (errnum == EPERM || errnum == ENOSYS) && is_filtered(proc))
+    if (is_other_call(err) && is_refused_by_filter(errnum, proc))
         return "seccomp-denies-call";
     switch (errnum) {
     case EPERM:
@@ -181,7 +197,7 @@ static const char *creation_failed(const struct un_error *err, const char *proc)
         snprintf(path, sizeof path, "%s/self/ns/user", proc);
         return access(path, F_OK) ? "no-config-user-ns" : NULL;
     default:
-        return NULL;
+        return is_unshare_filtered() ? "seccomp-denies-userns" : NULL;
     }
 }
 
@@ -252,16 +268,22 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
      * filter. */
     if (syscall(SYS_mount, NULL, NULL, NULL, 0, NULL) && errno == EPERM)
         return "mount-denied";
+    if (strcmp(err->detail, "/proc") && is_filtered(proc))
+        return "mount-denied";
+    /* Landlock denies every change of mounts, and can't be queried. The kernel itself allows root
+     * of the mount namespace to change the propagation of "/". */
+    if (!strcmp(err->detail, "/") && err->errnum == EPERM && may_admin())
+        return un_landlock_version() ? "landlock-denies-mount" : NULL;
     if (strcmp(err->detail, "/proc"))
-        return is_filtered(proc) ? "mount-denied" : NULL;
+        return NULL;
     return un_proc_has_mount(proc, "/proc", true) ? "proc-masked" : "mount-without-owned-ns";
 }
 
 static const char *join_failed(int errnum)
 {
-    /* The kernel checks the descriptor first and returns EBADF for -1, so EPERM comes from a
-     * seccomp filter. */
-    if (errnum == EPERM && syscall(SYS_setns, -1, 0) && errno == EPERM)
+    /* The kernel checks the descriptor first and returns EBADF for -1, so another error comes from
+     * a seccomp filter. */
+    if (syscall(SYS_setns, -1, 0) && errno != EBADF)
         return "seccomp-denies-userns";
     return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;
 }
@@ -273,6 +295,9 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
             return sure[i].cause;
     switch (err->step) {
     case UN_STEP_FACTS:
+        if ((!strcmp(err->detail, "capget") || !strcmp(err->detail, "uname")) &&
+            is_refused_by_filter(err->errnum, proc))
+            return "seccomp-denies-call";
         /* An AppArmor profile may deny the file of a namespace, which has no path. */
         return err->errnum == EACCES && is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
     case UN_STEP_CLONE:
@@ -281,7 +306,7 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     case UN_STEP_CAPABILITIES:
         return err->errnum && is_filtered(proc) ? "seccomp-denies-call" : NULL;
     case UN_STEP_PDEATHSIG:
-        return is_other_call(err) && is_filtered(proc) ? "seccomp-denies-call" : NULL;
+        return is_refused_by_filter(err->errnum, proc) ? "seccomp-denies-call" : NULL;
     case UN_STEP_SETNS:
         return join_failed(err->errnum);
     case UN_STEP_SETGROUPS:

@@ -366,6 +366,8 @@ int un_thread_count(void);
 int un_denies_write_execute(void);
 /* Returns the securebits of the calling thread (capabilities(7)), or -1. */
 int un_securebits(void);
+/* Returns the number of capabilities that this kernel has (capabilities(7)), or -1. */
+int un_capability_count(void);
 /* Returns the dumpable attribute of this process (PR_GET_DUMPABLE(2const)), or -1. The value 1
  * allows other processes of the same user to ptrace this process. */
 int un_dumpable(void);

@@ -188,7 +188,7 @@ int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *er
 {
     const struct un_record *score = un_launch_first(launch, UN_VERB_OOM_SCORE);
     launch->is_root = geteuid() == 0;
-    if (UN_FILTER_IS_LETHAL(un_mount_calls, err) || check_version(launch, err) ||
+    if (un_filter_forbids(&un_launch_calls, err) || check_version(launch, err) ||
         open_sources(launch, fds, err) || check_assumptions(launch, err) ||
         un_refuse_kernel_files(launch, err))
         return -1;

@@ -168,7 +168,7 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
 int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool is_private,
              struct un_error *err)
 {
-    if ((plan || flags) && UN_FILTER_IS_LETHAL(un_unshare_call, err))
+    if ((plan || flags) && un_filter_forbids(&un_enter_calls, err))
         return -1;
     if (plan && !is_private && un_plan_writes_itself(plan))
         return enter_and_write(plan, flags, err);

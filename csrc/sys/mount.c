@@ -26,8 +26,6 @@
 #define MOVE_MOUNT_T_EMPTY_PATH 0x40U
 #endif
 
-#define NO_SUCH_FLAG 0x40000000U
-
 /* struct mount_attr of linux/mount.h. */
 struct attributes {
     uint64_t set, clear, propagation, userns_fd;
@@ -41,26 +39,29 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
     return 0;
 }
 
-/* Returns whether the last system call failed because the kernel lacks it or a filter denies it. */
+/* Returns whether the last system call failed because the kernel lacks it or a filter denies it:
+ * the kernel returns EBADF for the descriptor -1. */
 static bool is_call_missing(long result)
 {
-    return result < 0 && (errno == ENOSYS || errno == EPERM);
+    return result < 0 && errno != EBADF;
 }
 
-/* Returns whether one of the mount calls is missing or denied by a filter. The kernel returns
- * EINVAL for the invalid flags of these calls. move_mount(2) checks CAP_SYS_ADMIN before the flags,
- * but only processes with that capability call this function. */
+/* Returns whether one of the mount calls is missing or denied by a filter. Two of the calls check
+ * CAP_SYS_ADMIN first, but only processes with that capability call this function. */
 static bool is_kept_away(void)
 {
-    return is_call_missing(syscall(UN_SYS_OPEN_TREE, -1, "", NO_SUCH_FLAG)) ||
-           is_call_missing(syscall(UN_SYS_MOVE_MOUNT, -1, "", -1, "", NO_SUCH_FLAG)) ||
-           is_call_missing(syscall(UN_SYS_MOUNT_SETATTR, -1, "", NO_SUCH_FLAG, NULL, 0));
+    const struct attributes read_only = {.set = 1};
+    const unsigned both = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    return is_call_missing(syscall(UN_SYS_OPEN_TREE, -1, "", AT_EMPTY_PATH)) ||
+           is_call_missing(syscall(UN_SYS_MOVE_MOUNT, -1, "", -1, "", both)) ||
+           is_call_missing(
+               syscall(UN_SYS_MOUNT_SETATTR, -1, "", AT_EMPTY_PATH, &read_only, sizeof read_only));
 }
 
 static int fail_mount_call(const char *name, struct un_error *err)
 {
     un_fail_errno(err, UN_STEP_MOUNT, name);
-    if ((err->errnum == ENOSYS || err->errnum == EPERM) && is_kept_away())
+    if (is_kept_away())
         err->cause = "mount-by-descriptor-missing";
     return -1;
 }

@@ -41,7 +41,7 @@ int un_namespace_join_one(int fd, int ns, struct un_error *err)
 
 int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
 {
-    if (UN_FILTER_IS_LETHAL(un_setns_call, err))
+    if (un_filter_forbids(&un_join_calls, err))
         return -1;
     un_hide_process();
     /* Joining the user namespace first grants the capabilities that setns(2) needs for the others.

@@ -45,6 +45,15 @@ int un_securebits(void)
     return prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
 }
 
+int un_capability_count(void)
+{
+    for (int count = 0; count < 64; count++)
+        if (prctl(PR_CAPBSET_READ, count, 0, 0, 0) < 0)
+            /* The kernel returns EINVAL for a capability that it does not have, a filter others. */
+            return errno == EINVAL ? count : -1;
+    return 64;
+}
+
 int un_dumpable(void)
 {
     return prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);

@@ -209,9 +209,9 @@ void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
 /* Reads whether setgroups(2) is allowed: UN_SETGROUPS_ALLOW or _DENY. */
 int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
-/* ---- filter.c: detecting seccomp filters that kill ------------------------------------------- */
+/* ---- filter.c: detecting calls that a seccomp filter forbids -------------------------------- */
 
-enum { UN_PROBE_ARGUMENTS = 5 };
+enum { UN_PROBE_ARGUMENTS = 6 };
 
 /* A system call to try, with arguments that the kernel rejects or that have no effect. */
 struct un_probe_call {
@@ -219,21 +219,27 @@ struct un_probe_call {
     long argument[UN_PROBE_ARGUMENTS];
     const char *name;
     enum un_step step;
-    const char *cause; /* cause of an error, if a filter kills the caller */
+    const char *cause; /* cause of an error, if a filter forbids the call */
+    bool is_needed;    /* whether a filter that denies the call with an error forbids it, too */
 };
 
-/* The system calls that mounting, creating a user namespace, and joining a namespace need. */
-extern const struct un_probe_call un_mount_calls[5], un_unshare_call[1], un_setns_call[1];
+struct un_probe_calls {
+    const struct un_probe_call *call;
+    size_t count; /* below 255 */
+};
+
+/* The system calls that starting a sandbox, entering a new user namespace, and joining a namespace
+ * need. */
+extern const struct un_probe_calls un_launch_calls, un_enter_calls, un_join_calls;
 
 /*
- * Returns whether a seccomp filter kills the caller of one of these system calls, and fills in
- * `err` then: the killed process could not report the failure. A child tries the calls, which is
- * slow, so only if this process has a filter (seccomp(2), SECCOMP_RET_KILL_PROCESS; systemd's
- * SystemCallFilter= is such a filter by default).
+ * Returns whether a seccomp filter forbids one of these system calls, and fills in `err` then: a
+ * process that the filter kills can't report that (seccomp(2), SECCOMP_RET_KILL_PROCESS; systemd's
+ * SystemCallFilter= is such a filter by default), and programs such as runsc wait for ever, or
+ * report something else, after a call that the filter denies with an error. A child tries the
+ * calls, which is slow, so only if this process has a filter.
  */
-bool un_filter_is_lethal(const struct un_probe_call *calls, size_t count, struct un_error *err);
-#define UN_FILTER_IS_LETHAL(calls, err)                                                            \
-    un_filter_is_lethal(calls, sizeof(calls) / sizeof(calls)[0], err)
+bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err);
 
 /* ---- setup.c: part of the setup inside namespaces -------------------------------------------- */
 

@@ -240,9 +240,11 @@ def _capabilities() -> list[tuple[str, int]]:
     so that it can be dropped, too.
     """
     names = {number: name.removeprefix("CAP_").lower() for number, name in enumerate(CAPABILITIES)}
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        last = int(file.read())
-    return [(names.get(number, str(number)), number) for number in range(last + 1)]
+    # Not from /proc/sys/kernel/cap_last_cap, which a container engine may have covered.
+    count = _core.capability_count()
+    if count is None:
+        raise HardeningError("the capabilities of this kernel can't be read", step="prctl")
+    return [(names.get(number, str(number)), number) for number in range(count)]
 
 
 def _is_bounding(number: int) -> bool:

@@ -14,7 +14,7 @@ SANDBOX_ONLY = (
     "mount-denied", "mount-by-descriptor-missing", "ptrace-denied", "seccomp-denies-call",
     "address-space-limit", "file-size-limit", "dev-null-missing", "runsc-", "not-runsc",
     "wrong-architecture", "max-mnt-", "max-net-", "max-pid-", "max-ipc-", "max-uts-", "max-cgroup-",
-    "memory-deny-write-execute", "descriptor-limit",
+    "memory-deny-write-execute", "descriptor-limit", "landlock-denies-mount",
 )  # fmt: skip
 
 Expected = str | Sequence[str] | None

@@ -6,9 +6,10 @@ import errno
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import ways as w
-from broken import NOBODY, nest
+from broken import NOBODY, landlock, nest
 from calls import CLONE_NEWUSER, MS_NOSUID, MS_RDONLY
 
 #: The commands to try: `usernsctl run`, run with --map-auto, and doctor for each.
@@ -225,6 +226,58 @@ add("no-capset", early=[w.denied("capset")], both="seccomp-denies-call")
 add("no-memfd", early=[w.denied("memfd_create")], both="seccomp-denies-call")
 add("no-pidfd", early=[w.denied("pidfd_open")], both=REFUSED, range_=REFUSED)
 add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
+# Calls of usernsctl or of runsc, of which nobody else could tell that a filter has killed them.
+for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg", "getpid",
+            "close_range", "pidfd_open", "pidfd_send_signal", "rt_sigtimedwait", "seccomp", "bind",
+            "epoll_ctl", "flock", "eventfd2", "faccessat", "dup3"):  # fmt: skip
+    add(f"{one}-killed", early=[w.killed(one)], run=REFUSED, tried=("run", "doctor"))
+# Without accept4(2), wait4(2) and shutdown(2), runsc waits for ever.
+for one in ("accept4", "wait4", "shutdown"):
+    for number in (errno.EPERM, errno.ENOSYS):
+        add(
+            f"no-{one}-{number}",
+            early=[w.denied(one, number=number)],
+            run="seccomp-denies-call",
+            tried=("run", "doctor"),
+            within=20,
+        )
+for one in ("setsid", "capget", "flock", "mkdirat", "symlinkat", "readlinkat", "getrandom",
+            "chdir", "bind", "epoll_ctl"):  # fmt: skip
+    add(
+        f"no-{one}",
+        early=[w.denied(one)],
+        run="seccomp-denies-call",
+        tried=("run", "doctor"),
+    )
+AF_UNIX, PR_SET_PDEATHSIG = 1, 1
+add(
+    "no-unix-sockets",
+    early=[
+        w.denied_value("socket", AF_UNIX, errno.EAFNOSUPPORT),
+        w.denied_value("socketpair", AF_UNIX, errno.EAFNOSUPPORT),
+    ],
+    both="seccomp-denies-call",
+    range_="seccomp-denies-call",
+)
+add(
+    "no-pdeathsig",
+    early=[w.denied_value("prctl", PR_SET_PDEATHSIG)],
+    both="seccomp-denies-call",
+    range_="seccomp-denies-call",
+)
+add("setns-enosys", early=[w.denied("setns", number=errno.ENOSYS)], both="seccomp-denies-userns")
+add(
+    "unshare-enomem",
+    early=[w.denied("unshare", number=errno.ENOMEM)],
+    both="seccomp-denies-userns",
+)
+for one in ("open_tree", "move_mount", "mount_setattr"):
+    add(
+        f"{one}-einval",
+        early=[w.denied(one, number=errno.EINVAL)],
+        both="mount-by-descriptor-missing",
+        range_=None,
+    )
 
 # ---- limits ------------------------------------------------------------------------------------
 
@@ -289,6 +342,13 @@ add("nsswitch-closed", root=[w.covered_mode("/etc/nsswitch.conf", 0)])
 add("nsswitch-empty", root=[w.file("/etc/nsswitch.conf", "")])
 add("login-defs-empty", root=[w.file("/etc/login.defs", "")])
 add("landlock", early=["landlock"], both="landlock")
+for name, allowed in {"proc": "/proc", "all": "/"}.items():
+    add(
+        f"landlock-allows-{name}",
+        early=[partial(landlock, allowed)],
+        both="landlock-denies-mount",
+    )
+add("cap-last-cap-empty", root=[w.file("/proc/sys/kernel/cap_last_cap", "")])
 add("full-output", late=[w.full_output], quiet=True, status=1)
 add("stdout-closed", late=[w.closed(1)], quiet=True)
 add("stderr-closed", late=[w.closed(2)])

@@ -32,6 +32,7 @@ from calls import (
     mount,
     prctl,
     refuse,
+    refuse_value,
 )
 
 MS_NODEV, MS_NOEXEC = 4, 8
@@ -378,6 +379,11 @@ def denied(*calls: str, number: int = errno.EPERM) -> Way:
 
 def killed(*calls: str) -> Way:
     return filtered(*((call, 0, KILLED) for call in calls))
+
+
+def denied_value(call: str, value: int, number: int = errno.EPERM) -> Way:
+    """Return a way that denies a system call whose first argument is `value`."""
+    return partial(refuse_value, call, value, number)
 
 
 def unbounded(*capabilities: int) -> Way:

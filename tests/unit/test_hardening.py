@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from callers import as_root
 from processes import capture
 
 from usernsctl import _core, hardening
@@ -52,6 +53,18 @@ def test_a_command_to_be_started_drops_all_but_what_is_kept() -> None:
     untouched = _core.Setup()
     hardening.prepare(untouched, Hardening())
     assert untouched == _core.Setup()
+
+
+@as_root
+def test_a_covered_cap_last_cap_does_not_matter(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    script = (
+        f"mount --bind {empty} /proc/sys/kernel/cap_last_cap\n"
+        f"exec {sys.executable} -c 'from usernsctl import hardening; print(*hardening.names())'"
+    )
+    done = capture(["unshare", "--mount", "sh", "-ec", script])
+    assert sorted(done.stdout.split()) == sorted(hardening.names()), done.stderr
 
 
 def test_facts_are_those_of_proc() -> None:

@@ -262,7 +262,7 @@ static int pivot_root(const char *path, struct un_error *err)
     if (enter_private(err) ||
         un_mount("usernsctl", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err))
         return -1;
-    if (chdir("/proc") || syscall(SYS_pivot_root, ".", "."))
+    if (syscall(SYS_pivot_root, "/proc", "/proc"))
         return un_fail_errno(err, UN_STEP_ROOT, "pivot_root");
     return 0;
 }

@@ -298,6 +298,15 @@ def securebits() -> int | None:
     return None if bits < 0 else bits
 
 
+def capability_count() -> int | None:
+    """Return the number of capabilities that this kernel has (capabilities(7)).
+
+    :returns: ``None`` if a seccomp filter denies the query.
+    """
+    count = int(lib.un_capability_count())
+    return None if count < 0 else count
+
+
 def is_dumpable() -> bool | None:
     """Return whether this process is dumpable (PR_GET_DUMPABLE(2const)); ``None`` if unknown.
 

@@ -153,12 +153,29 @@ def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) 
 
 
 def _try(step: Step, seconds: float) -> Probe:
-    """Try a step; return a probe named START if no child can be started."""
+    """Try a step; return a probe named START if no child can be started, or waited for."""
+    started = time.monotonic()
+    words = [PROGRAM, "--within", str(int(seconds * 1000)), *step.words]
+    try:
+        output, status = _told_status(*_run(words, seconds + _GRACE))
+    except FileNotFoundError as error:
+        raise missing_program("usernsctl-probe", "tries the steps") from error
+    except OSError as error:
+        return Probe(
+            name=START,
+            outcome="failed",
+            errno=error.errno or 0,
+            detail=f"no child can be started and waited for: {error.strerror}",
+            cause="process-limit" if isinstance(error, BlockingIOError) else None,
+        )
+    return judge(step.name, status, os.fsdecode(output), time.monotonic() - started)
+
+
+def _run(words: list[str], seconds: float) -> tuple[bytes, int]:
+    """Return the output and the exit status of the probe program."""
     # An empty pipe as standard input, since this process may not be allowed to open /dev/null.
     nothing, end = os.pipe()
     os.close(end)
-    started = time.monotonic()
-    words = [PROGRAM, "--within", str(int(seconds * 1000)), *step.words]
     try:
         # In a session of its own, so that all its processes can be killed.
         process = subprocess.Popen(
@@ -168,20 +185,9 @@ def _try(step: Step, seconds: float) -> Probe:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    except FileNotFoundError as error:
-        raise missing_program("usernsctl-probe", "tries the steps") from error
-    except OSError as error:
-        return Probe(
-            name=START,
-            outcome="failed",
-            errno=error.errno or 0,
-            detail=f"a child can't be started: {error.strerror}",
-            cause="process-limit" if isinstance(error, BlockingIOError) else None,
-        )
     finally:
         os.close(nothing)
-    output, status = _told_status(*_wait(process, seconds + _GRACE))
-    return judge(step.name, status, os.fsdecode(output), time.monotonic() - started)
+    return _wait(process, seconds)
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]:

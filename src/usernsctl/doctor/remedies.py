@@ -41,6 +41,7 @@ BY_HAND: Mapping[str, str] = {
             "securebits-noroot",
             "needs-setfcap",
             "landlock",
+            "landlock-denies-mount",
             "lsm-denies-userns",
             "in-chroot",
             "nesting-too-deep",

@@ -470,6 +470,14 @@ _FILE_SIZE = {"file_size": ("RLIMIT_FSIZE", None)}
 _MEMORY = {"address_space": ("RLIMIT_AS", None), "data": ("RLIMIT_DATA", None)}
 
 
+def start_refused(seen: Seen) -> Evidence:
+    """Return evidence that a seccomp filter denies a call with which every child is started."""
+    probe = seen.failed("start", errnos=(*_REFUSALS, errno.ENOSYS))
+    if probe is None or seen.facts.privileges.seccomp != 2:
+        return ()
+    return (told(probe), "Seccomp is 2 in /proc/self/status")
+
+
 def refused_call(seen: Seen) -> Evidence:
     probe = seen.failed("runsc")
     if probe is None or seen.facts.privileges.seccomp != 2:
@@ -488,6 +496,7 @@ RULES: tuple[Rule, ...] = (
     Rule("no-proc", (*_MAP, "ranges", "namespaces", "mount"), no_proc),
     Rule("process-limit", ("start", *_USERNS, *_RANGE, "ptrace"), too_many_processes),
     Rule("descriptor-limit", ("start", *_USERNS, *_RANGE, "ptrace"), too_many_files),
+    Rule("seccomp-denies-call", ("start",), start_refused),
     Rule("seccomp-denies-userns", (*_USERNS, "unshare-nothing"), filtered),
     Rule("no-config-user-ns", _USERNS, not_supported),
     Rule("unprivileged-userns-clone-off", _USERNS, clone_off),
@@ -551,6 +560,7 @@ RULES: tuple[Rule, ...] = (
     Rule("map-not-written", _RANGE),
     Rule("ranges-shared", holds=shared, warns=True),
     Rule("mount-denied", ("mount", "pivot-root", "mount-proc", "runsc"), mount_denied),
+    Rule("landlock-denies-mount", ("mount", "mount-bind", "mount-proc", "pivot-root", "runsc")),
     Rule("mount-by-descriptor-missing", ("mount-bind", "runsc")),
     Rule("mount-without-owned-ns", ("mount-proc",)),
     Rule("proc-masked", ("mount-proc",), masked, warns=True),

@@ -1,4 +1,4 @@
-/* Tests of detecting seccomp filters that kill: only a child of the test's process dies. */
+/* Tests of detecting calls that a filter forbids: only a child of the test's process dies. */
 #include "check.h"
 #include "forked.h"
 #include "sys/sys.h"
@@ -47,9 +47,9 @@ static void filter(unsigned call, unsigned answer)
 static void check_survives_all(void)
 {
     struct un_error err;
-    CHECK(!UN_FILTER_IS_LETHAL(un_mount_calls, &err));
-    CHECK(!UN_FILTER_IS_LETHAL(un_unshare_call, &err));
-    CHECK(!UN_FILTER_IS_LETHAL(un_setns_call, &err));
+    CHECK(!un_filter_forbids(&un_launch_calls, &err));
+    CHECK(!un_filter_forbids(&un_enter_calls, &err));
+    CHECK(!un_filter_forbids(&un_join_calls, &err));
 }
 
 static int without_filter(void *arg)
@@ -59,7 +59,7 @@ static int without_filter(void *arg)
     return 0;
 }
 
-/* A filter that returns an error is not lethal; the call itself reports it. */
+/* usernsctl reports the errors of these calls itself. */
 static int with_refusal(void *arg)
 {
     (void)arg;
@@ -68,17 +68,30 @@ static int with_refusal(void *arg)
     return 0;
 }
 
+/* A call of runsc's, or one that fails with an error that other causes have, too. */
+static int with_refusal_of_needed(void *arg)
+{
+    struct un_error err;
+    filter(SYS_accept4, SECCOMP_RET_ERRNO | *(unsigned *)arg);
+    CHECK(un_filter_forbids(&un_launch_calls, &err));
+    CHECK_TEXT(err.cause, "seccomp-denies-call");
+    CHECK_TEXT(err.detail, "a seccomp filter denies accept4(2)");
+    CHECK(!un_filter_forbids(&un_enter_calls, &err));
+    check_no_child_left();
+    return 0;
+}
+
 static int with_killer(void *arg)
 {
     struct un_error err;
     signal(SIGCHLD, hear);
     filter(SYS_mount, *(unsigned *)arg);
-    CHECK(UN_FILTER_IS_LETHAL(un_mount_calls, &err));
+    CHECK(un_filter_forbids(&un_launch_calls, &err));
     CHECK_INT(err.step, UN_STEP_MOUNT);
     CHECK_TEXT(err.cause, "mount-denied");
     CHECK_HAS(err.detail, "kills callers of mount(2)");
-    CHECK(!UN_FILTER_IS_LETHAL(un_unshare_call, &err));
-    CHECK(!UN_FILTER_IS_LETHAL(un_setns_call, &err));
+    CHECK(!un_filter_forbids(&un_enter_calls, &err));
+    CHECK(!un_filter_forbids(&un_join_calls, &err));
     CHECK_INT(heard, 0);
     check_no_child_left();
     return 0;
@@ -91,7 +104,7 @@ static int with_ignored_children(void *arg)
     struct un_error err;
     signal(SIGCHLD, SIG_IGN);
     filter(SYS_setns, *(unsigned *)arg);
-    CHECK(UN_FILTER_IS_LETHAL(un_setns_call, &err));
+    CHECK(un_filter_forbids(&un_join_calls, &err));
     CHECK_TEXT(err.cause, "seccomp-denies-userns");
     return 0;
 }
@@ -121,7 +134,7 @@ static int with_signals(void *arg)
     if (sender == 0)
         signal_all();
     for (int i = 0; i < 200; i++)
-        CHECK(!UN_FILTER_IS_LETHAL(un_mount_calls, &err));
+        CHECK(!un_filter_forbids(&un_launch_calls, &err));
     CHECK_INT(kill(sender, SIGKILL), 0);
     CHECK_INT(wait_for(sender), 128 + SIGKILL);
     CHECK_INT(*elsewhere, 0);
@@ -136,7 +149,7 @@ static int with_children_elsewhere(void *arg)
     (void)arg;
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWPID), 0);
     filter(SYS_mount, SECCOMP_RET_KILL_PROCESS);
-    CHECK(!UN_FILTER_IS_LETHAL(un_mount_calls, &err));
+    CHECK(!un_filter_forbids(&un_launch_calls, &err));
     pid_t first = fork();
     CHECK(first >= 0);
     if (first == 0)
@@ -148,8 +161,11 @@ static int with_children_elsewhere(void *arg)
 int main(void)
 {
     unsigned killers[] = {SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD, SECCOMP_RET_TRAP};
+    unsigned errnums[] = {EPERM, EACCES, ENOSYS, EAFNOSUPPORT};
     CHECK_INT(forked(without_filter, NULL), 0);
     CHECK_INT(forked(with_refusal, NULL), 0);
+    for (size_t i = 0; i < COUNT(errnums); i++)
+        CHECK_INT(forked(with_refusal_of_needed, &errnums[i]), 0);
     CHECK_INT(forked(with_signals, NULL), 0);
     CHECK_INT(forked(with_children_elsewhere, NULL), 0);
     for (size_t i = 0; i < COUNT(killers); i++) {

@@ -22,8 +22,10 @@ from calls import (
     CAP_SETUID,
     CLONE_NEWNS,
     CLONE_NEWUSER,
+    LANDLOCK_ADD_RULE,
     LANDLOCK_CREATE,
     LANDLOCK_RESTRICT,
+    LANDLOCK_RULE_PATH_BENEATH,
     LANDLOCK_WRITE_FILE,
     MS_BIND,
     MS_NOSUID,
@@ -113,10 +115,16 @@ def no_processes() -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
-def landlock() -> None:
-    """Deny all writes to files, including id maps, with a Landlock ruleset without rules."""
+def landlock(*allowed: str) -> None:
+    """Deny all writes to files, including id maps, except below the allowed directories."""
     rules = struct.pack("Q", LANDLOCK_WRITE_FILE)
     ruleset = check(libc.syscall(LANDLOCK_CREATE, rules, len(rules), 0), "landlock")
+    for path in allowed:
+        directory = os.open(path, os.O_PATH)
+        rule = struct.pack("=Qi", LANDLOCK_WRITE_FILE, directory)
+        done = libc.syscall(LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)
+        check(done, f"landlock: {path}")
+        os.close(directory)
     if os.geteuid() != 0:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
     check(libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock")

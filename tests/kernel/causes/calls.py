@@ -23,6 +23,11 @@ CALLS = {
         "setresuid": 117, "setgroups": 116, "umount2": 166, "capset": 126, "memfd_create": 319,
         "personality": 135, "socketpair": 53, "sethostname": 170, "membarrier": 324,
         "process_vm_writev": 311, "fchdir": 81, "mknodat": 259, "keyctl": 250, "bpf": 321,
+        "setsid": 112, "wait4": 61, "accept4": 288, "capget": 125, "chdir": 80, "mkdirat": 258,
+        "socket": 41, "bind": 49, "connect": 42, "shutdown": 48, "recvmsg": 47, "sendmsg": 46,
+        "getpid": 39, "flock": 73, "readlinkat": 267, "epoll_ctl": 233, "waitid": 247,
+        "symlinkat": 266, "getrandom": 318, "rt_sigtimedwait": 128, "eventfd2": 290,
+        "faccessat": 269,
     },
     "aarch64": {
         "unshare": 97, "clone": 220, "mount": 40, "ptrace": 117, "setns": 268, "kill": 129,
@@ -30,11 +35,16 @@ CALLS = {
         "setresuid": 147, "setgroups": 159, "umount2": 39, "capset": 91, "memfd_create": 279,
         "personality": 92, "socketpair": 199, "sethostname": 161, "membarrier": 283,
         "process_vm_writev": 271, "fchdir": 50, "mknodat": 33, "keyctl": 219, "bpf": 280,
+        "setsid": 157, "wait4": 260, "accept4": 242, "capget": 90, "chdir": 49, "mkdirat": 34,
+        "socket": 198, "bind": 200, "connect": 203, "shutdown": 210, "recvmsg": 212, "sendmsg": 211,
+        "getpid": 172, "flock": 32, "readlinkat": 78, "epoll_ctl": 21, "waitid": 95,
+        "symlinkat": 36, "getrandom": 278, "rt_sigtimedwait": 137, "eventfd2": 19, "faccessat": 48,
     },
 }[platform.machine()]  # fmt: skip
 CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "clone3": 435}
 CALLS |= {"pidfd_send_signal": 424, "pidfd_open": 434, "close_range": 436, "openat2": 437}
-LANDLOCK_CREATE, LANDLOCK_RESTRICT = 444, 446
+LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = 444, 445, 446
+LANDLOCK_RULE_PATH_BENEATH = 1
 LANDLOCK_WRITE_FILE = 2
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -87,7 +97,24 @@ def refuse(rules: list[tuple[str, int, int]]) -> None:
             ]
         else:
             lines += [(JUMP_EQUAL, 0, 1, CALLS[call]), (RETURN, 0, 0, REFUSE + number)]
-    lines.append((RETURN, 0, 0, ALLOW))
+    _load_filter(lines)
+
+
+def refuse_value(call: str, value: int, number: int) -> None:
+    """Load a seccomp filter that denies a system call whose first argument is `value`."""
+    _load_filter(
+        [
+            (LOAD, 0, 0, OFFSET_NUMBER),
+            (JUMP_EQUAL, 0, 3, CALLS[call]),
+            (LOAD, 0, 0, OFFSET_FIRST_ARGUMENT),
+            (JUMP_EQUAL, 0, 1, value),
+            (RETURN, 0, 0, REFUSE + number),
+        ]
+    )
+
+
+def _load_filter(rules: list[tuple[int, int, int, int]]) -> None:
+    lines = [*rules, (RETURN, 0, 0, ALLOW)]
     code = b"".join(struct.pack("HBBI", *line) for line in lines)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(buffer))

@@ -359,7 +359,8 @@ def test_facts_of_a_profile_meet_the_setting() -> None:
 STAYS_BY_HAND = """
 already-in-gvisor caller-id-unmapped cgroup-not-delegated child-missing
 clone-flags-conflict helper-failed helper-hung helper-killed helper-status-lost helper-stopped
-in-chroot join-denied landlock lsm-denies-userns map-invalid memory-deny-write-execute
+in-chroot join-denied landlock landlock-denies-mount lsm-denies-userns map-invalid
+memory-deny-write-execute
 mount-by-descriptor-missing mount-denied mount-without-owned-ns multithreaded needs-setfcap
 nesting-too-deep no-answer-in-time no-config-user-ns no-new-privs not-runsc outside-parent-map
 proc-masked ptrace-denied range-not-granted range-overlap ranges-shared runsc-killed
