@@ -19,6 +19,9 @@ int explain_runsc(char *const *files, int status, const char *limit);
  * in the watcher then prints nothing. */
 void explain_no_more(char *const *files);
 
+/* The maximum number of words of each command but the last. */
+#define KILL_MAX 32
+
 /* Parsed arguments: the executable, runsc's files, and the commands, each terminated by NULL. */
 struct watch_args {
     const char *program;

@@ -1,0 +1,34 @@
+#include "base/base.h"
+#include "launch/launch.h"
+#include "programs/shared/shared.h"
+#include "programs/watch/watch.h"
+
+bool split_watch_args(int argc, char **argv, struct watch_args *args)
+{
+    char **start[3] = {NULL, NULL, NULL};
+    int found = 0;
+    bool reraise_signal = false, has_terminal = false;
+    for (; argc > 2; argc--, argv++)
+        if (!strcmp(argv[1], UN_RERAISE_SIGNAL))
+            reraise_signal = true;
+        else if (!strcmp(argv[1], UN_TERMINAL))
+            has_terminal = true;
+        else
+            break;
+    for (int i = 2; i < argc && found < 3; i++)
+        if (!strcmp(argv[i], "--")) {
+            argv[i] = NULL;
+            start[found++] = argv + i + 1;
+        }
+    *args = (struct watch_args){
+        .program = argv[1],
+        .files = argv + 2,
+        .kill = start[0],
+        .raise = start[1],
+        .command = start[2],
+        .has_terminal = has_terminal,
+        .reraise_signal = reraise_signal,
+    };
+    return found == 3 && args->kill - args->files == FILES + 1 && *args->command &&
+           args->raise - args->kill < KILL_MAX && args->command - args->raise < KILL_MAX;
+}
