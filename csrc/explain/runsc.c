@@ -54,7 +54,7 @@ static void append_candidates(struct un_runsc_failure *failure, const char *cons
     size_t length = strlen(failure->remedy);
     for (size_t i = 0; i < count && length < sizeof failure->remedy; i++)
         length += (size_t)snprintf(failure->remedy + length, sizeof failure->remedy - length,
-                                   "%s%s", i ? ", " : " tells which it is: ", ids[i]);
+                                   "%s%s", i ? ", " : "    # finds which cause applies: ", ids[i]);
 }
 
 static void find_runsc_causes(const char *own, const char *limit, const char *proc,
@@ -64,7 +64,7 @@ static void find_runsc_causes(const char *own, const char *limit, const char *pr
     const char *ids[UN_CAUSES_MAX];
     for (size_t i = 0; i < sizeof no_directory / sizeof *no_directory; i++)
         if (strstr(own, no_directory[i])) {
-            set_remedy(failure, "choose a working directory that there is in the sandbox");
+            set_remedy(failure, "choose a working directory that exists in the sandbox");
             return;
         }
     un_search_add_messages(&search, own, strlen(own));
@@ -114,11 +114,12 @@ static const char *judge_silence(int status, struct un_runsc_failure *failure)
     default:
         if (sig > 0 && sig < NSIG)
             snprintf(failure->what, sizeof failure->what,
-                     "runsc ended by signal %d (%s), but logged no end of the command", sig,
-                     strsignal(sig));
+                     "runsc ended by signal %d (%s), and did not log the command's exit status",
+                     sig, strsignal(sig));
         else
             snprintf(failure->what, sizeof failure->what,
-                     "runsc ended with status %d, but logged no end of the command", status);
+                     "runsc ended with status %d, and did not log the command's exit status",
+                     status);
         return sig > 0 && sig < NSIG ? "runsc-killed" : "runsc-ran-nothing";
     }
     strcpy(failure->what, what);
@@ -131,8 +132,8 @@ void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_fai
     const char *cause = judge_silence(status, failure);
     set_remedy(
         failure,
-        "usernsctl explain takes the message. Behind a crash are mostly too few threads: see "
-        "ulimit -u, and docker run --pids-limit. Behind a usage is mostly a release of runsc "
-        "that does not know the option: see runsc --version");
+        "usernsctl explain    # with the message as input. After a crash, raise the limit of "
+        "processes: ulimit -u, or docker run --pids-limit. After a usage message, see runsc "
+        "--version: the release may not know an option");
     set_cause(failure, *limit ? limit : cause);
 }

@@ -85,7 +85,7 @@ static const char *take_subids(const char *text, struct un_ranges *ranges)
             return "the output is truncated";
         if (sscanf(text, "%*u: %*s %" SCNu64 " %" SCNu64, &start, &count) != 2 || !count ||
             start > UINT32_MAX || count > UINT32_MAX - start)
-            return "the output has a line that is not a range";
+            return "a line of the output is not a range";
         if (ranges->len == UN_MAP_MAX)
             return "more ranges than a map can hold";
         ranges->range[ranges->len++] = (struct un_range){(uint32_t)start, (uint32_t)count};

@@ -37,7 +37,7 @@ static int fail_kind(struct un_launch *launch, const struct un_source *source, c
 {
     un_launch_set_remedy(launch, inside, NULL);
     return un_fail(err, UN_STEP_BIND, 0, NULL,
-                   "%.200s is %s, so it can't be mounted on %.200s, which is %s", source->path,
+                   "%.200s is %s and can't be mounted on %.200s, which is %s", source->path,
                    is_directory ? "a directory" : "a file", inside,
                    is_directory ? "a file" : "a directory");
 }

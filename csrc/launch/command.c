@@ -148,7 +148,7 @@ static bool check_program(const struct wanted *wanted, int fd, const char *path,
         return false;
     bool leads = strcmp(fault->interpreter, name);
     snprintf(fault->reason, sizeof fault->reason,
-             "%s is run by %s%s%s%s, which is not in the sandbox", path, name,
+             "%s needs the interpreter %s%s%s%s, which is not in the sandbox", path, name,
              leads ? " (which leads to " : "", leads ? fault->interpreter : "", leads ? ")" : "");
     return set_fault(fault, UN_STEP_EXEC, ENOENT, path, "");
 }
@@ -173,7 +173,7 @@ static bool fail_file(const struct wanted *wanted, enum found found, const char 
         [DIRECTORY] = {"a directory, not a program", "name a program, such as a file in it"},
         [SPECIAL] = {"a FIFO, a socket or a device, not a program", "name a program"},
         [NOT_EXECUTABLE] = {"not executable",
-                            "chmod +x it, or start it by its interpreter, as in: python3 FILE"},
+                            "chmod +x FILE, or name its interpreter, as in: python3 FILE"},
     };
     snprintf(fault->reason, sizeof fault->reason, "%s is %s", path, words[found].what);
     return set_fault(fault, UN_STEP_EXEC, EACCES, wanted->command, words[found].remedy);
@@ -228,10 +228,11 @@ static const char *remedy_of(const struct un_command_fault *fault, const char *r
                    : "install the program, or name one that is there: the sandbox shows all files "
                      "but those of /tmp, /dev, /proc and /sys";
     if (fault->step == UN_STEP_EXEC)
-        return "freeze the launch anew with an option that shows it: usernsctl freeze --bind DIR";
-    return root ? "name a program that is there, by the path that it has in the sandbox"
-                : "name a program that is there, or freeze the launch anew with an option that "
-                  "shows it: usernsctl freeze --bind DIR";
+        return "freeze the launch again, with the directory of the interpreter: usernsctl freeze "
+               "--bind DIR";
+    return root ? "name an existing program, by its path in the sandbox"
+                : "name an existing program, or freeze the launch again, with the directory of the "
+                  "program: usernsctl freeze --bind DIR";
 }
 
 /* Fills in the error. A sentence that does not fit is truncated at its beginning, which is a path.
@@ -250,7 +251,7 @@ static int fail_lookup(const char *command, const char *root, struct un_error *e
 {
     return un_fail(err, UN_STEP_LOOKUP, 0, NULL, "'%.200s' was not found%s in the sandbox%s%.200s",
                    command, un_has_slash(command) ? "" : " along PATH",
-                   root ? ", whose programs are those of " : "", root ? root : "");
+                   root ? ", whose root filesystem is " : "", root ? root : "");
 }
 
 int un_launch_check_command(struct un_launch *launch, const struct un_moment *moment,

@@ -31,7 +31,7 @@ static int fail_text(struct writing *writing, const char *where, size_t number)
     snprintf(place, sizeof place, number ? "%s[%zu]" : "%s", where, number - 1);
     un_launch_set_remedy(writing->launch, NULL, NULL);
     return un_fail(writing->err, UN_STEP_CONFIG, 0, "launch-text",
-                   "%s: a byte that isn't UTF-8; config.json can't hold it", place);
+                   "%s has a byte that is not UTF-8, as all of config.json must be", place);
 }
 
 static int add_string(struct writing *writing, const char *value, const char *where)

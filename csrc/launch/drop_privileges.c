@@ -35,7 +35,7 @@ static int drop_bounding(uint64_t kept, struct un_error *err)
             return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
         if (has && prctl(PR_CAPBSET_READ, cap, 0, 0, 0))
             return un_fail(err, UN_STEP_CAPABILITIES, 0, NULL,
-                           "the kernel accepted bounding set but does not show it");
+                           "bounding set not in effect, although the kernel reported success");
     }
     return 0;
 }
@@ -46,7 +46,7 @@ static int forbid_privileges(struct un_error *err)
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_NO_NEW_PRIVS");
     if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1)
         return un_fail(err, UN_STEP_CAPABILITIES, 0, NULL,
-                       "the kernel accepted no_new_privs but does not show it");
+                       "no_new_privs not in effect, although the kernel reported success");
     return 0;
 }
 

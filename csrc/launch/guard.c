@@ -190,7 +190,7 @@ static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int
     int failed = above < 0 || find_place(&hidden_dir->mounts, fd, shown);
     *exposure = NULL;
     if (!failed && (above || exposes(shown, hidden_dir)))
-        *exposure = number ? "has a link to" : "holds";
+        *exposure = number ? "has a link to" : "contains";
     else if (!failed && !number && hidden_dir->is_there &&
              mount_holds(hidden_dir->place.device, hidden_dir->place.inner, shown))
         *exposure = "is in";
@@ -237,7 +237,7 @@ int un_refuse_to_show(const int *fds, const char *const *names, size_t count, co
     if (!exposure)
         return 0;
     return un_fail(err, UN_STEP_BIND, 0, "bind-shows-state",
-                   "%.200s can't be shown: it %s %.200s, which is for usernsctl and runsc alone",
+                   "%.200s can't be bind-mounted: this path %s %.200s, which no sandbox may see",
                    names[*index], exposure, directory);
 }
 
@@ -283,15 +283,16 @@ static int check_file(struct un_launch *launch, int file, const int *fds, const 
     for (size_t i = 0, at; i < count && index == count; i++) {
         if (un_find_exposed(&fds[i], 1, directory, &at, &exposure))
             return un_launch_fail_file(launch, directory, err);
-        if (exposure && !strcmp(exposure, "holds"))
+        if (exposure && !strcmp(exposure, "contains"))
             index = i;
     }
     if (index == count)
         return 0;
-    un_launch_set_remedy(launch, path, "keep it where no sandbox may write");
+    un_launch_set_remedy(launch, path,
+                         "move the launch to a directory that no sandbox may write to");
     return un_fail(err, UN_STEP_LAUNCH, 0, "launch-untrusted",
-                   "%.200s could be written to from the sandbox, since %.200s is shown with :rw",
-                   path, names[index]);
+                   "a sandbox could write to %.200s, since %.200s is bind-mounted with :rw", path,
+                   names[index]);
 }
 
 static bool is_there(const char *path)

@@ -80,14 +80,15 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
     const char *part;
     if (un_machine_part(source->fd, &part))
         /* The mount is rejected if the check itself fails. */
-        part = "what /proc does not tell";
+        part = "an unknown filesystem";
     /* Devices may be written to: access to a device is what such a bind mount is for. */
     if (!part || !strcmp(part, "/dev"))
         return 0;
-    un_launch_set_remedy(launch, source->path, "show it without :rw, or only what is needed of it");
+    un_launch_set_remedy(launch, source->path,
+                         "bind without :rw, or bind only the files that are needed");
     return un_fail(
         err, UN_STEP_BIND, 0, "bind-writes-machine",
-        "%.300s: %s can't be written to from a sandbox: it acts on this machine's kernel",
+        "%.300s: %s must not be writable in a sandbox: writing there acts on this machine's kernel",
         source->path, part);
 }
 

@@ -24,7 +24,7 @@ struct reader {
 static int malformed(const struct reader *reader, const char *word, const char *fault,
                      struct un_error *err)
 {
-    return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed", "word %zu, \"%.100s\": %s",
+    return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed", "string %zu, \"%.100s\": %s",
                    reader->number, word, fault);
 }
 
@@ -45,12 +45,12 @@ static int check_bounds(const char *bytes, size_t size, size_t *words, struct un
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "%zu bytes exceed the limit of %d", size, UN_LAUNCH_MAX);
     if (!size || bytes[size - 1])
-        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed", "truncated within a word");
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed", "truncated within a string");
     for (const char *at = bytes; at < bytes + size; at += strlen(at) + 1)
         ++*words;
     if (*words > UN_LAUNCH_WORDS_MAX)
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
-                       "%zu words exceed the limit of %d", *words, UN_LAUNCH_WORDS_MAX);
+                       "%zu strings exceed the limit of %d", *words, UN_LAUNCH_WORDS_MAX);
     return 0;
 }
 
@@ -63,10 +63,10 @@ static int read_header(struct reader *reader, struct un_launch *launch, struct u
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "does not begin with \"" NAME "\"");
     if (strcmp(format, FORMAT))
-        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated",
-                       "format \"%.20s\", made by usernsctl %.40s; this is usernsctl %s, which "
-                       "reads format " FORMAT,
-                       format, version, un_version());
+        return un_fail(
+            err, UN_STEP_LAUNCH, 0, "launch-outdated",
+            "format \"%.20s\", of usernsctl %.40s; this usernsctl %s reads format " FORMAT, format,
+            version, un_version());
     launch->version = version;
     return 0;
 }
@@ -82,7 +82,7 @@ static int read_arguments(struct reader *reader, const struct un_verb_rule *rule
             un_argument_fault(rule->argument[i], word, reader->sources, reader->binds);
         if (right)
             return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
-                           "word %zu, \"%.100s\", of \"%s\": it must be %s", reader->number, word,
+                           "string %zu, \"%.100s\", of \"%s\" must be %s", reader->number, word,
                            rule->name, right);
     }
     return 0;
@@ -98,10 +98,10 @@ static const char *order_fault(const struct reader *reader, const struct un_laun
     if (rule->once && launch->of_verb[verb])
         return "only one is allowed";
     if (rule->part == UN_PART_STEPS && launch->of_verb[UN_VERB_READ_ONLY])
-        return "nothing can be changed after read-only";
+        return "not allowed after \"read-only\"";
     if (rule->part >= UN_PART_STEPS && rule->part <= UN_PART_CONFIG &&
         !launch->of_verb[UN_VERB_SCRATCH])
-        return "no scratch record precedes";
+        return "no \"scratch\" record before";
     return NULL;
 }
 

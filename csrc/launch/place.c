@@ -42,7 +42,7 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
     size_t covered = strcmp(cover->inside, "/") ? strlen(cover->inside) : 0;
     snprintf(absent, sizeof absent, "%s%s", cover->source, wanted + covered);
     quote(absent, quoted, sizeof quoted);
-    un_launch_set_remedy(launch, wanted, "make %s first", quoted);
+    un_launch_set_remedy(launch, wanted, "create %s first", quoted);
     *strrchr(absent, '/') = '\0';
     return un_fail(err, UN_STEP_BIND, 0, NULL,
                    "the mount point %.200s does not exist in %.200s, which is mounted there",
@@ -174,6 +174,6 @@ int un_place_make(struct un_launch *launch, const char *inside, bool is_director
     if (!failed || err->step != UN_STEP_SANDBOX)
         return failed;
     un_launch_set_remedy(launch, inside, NULL);
-    return un_fail(err, UN_STEP_BIND, err->errnum, NULL, "%.400s can't be made in the sandbox",
+    return un_fail(err, UN_STEP_BIND, err->errnum, NULL, "%.400s can't be created in the sandbox",
                    inside);
 }

@@ -24,9 +24,7 @@ static int refuse_home(struct un_launch *launch, const char *home, const char *k
 {
     un_launch_set_remedy(launch, home, "set HOME to a directory with nothing but your own files");
     return un_fail(err, UN_STEP_HOME, 0, NULL,
-                   "%.300s is a home directory, which a sandbox must not see, but it has %s, "
-                   "which it needs",
-                   home, kept);
+                   "the home directory %.300s can't be hidden: the sandbox needs %s", home, kept);
 }
 
 static int add_home_directory(struct un_launch *launch, const char *home, struct un_error *err)

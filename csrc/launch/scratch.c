@@ -29,9 +29,8 @@ static const char *choose(struct un_launch *launch, struct un_error *err)
     UN_EACH_RECORD (record, launch, UN_VERB_SCRATCH)
         if (is_real_directory(record->arguments))
             return record->arguments;
-    un_launch_set_remedy(launch, NULL, "make an empty directory /mnt");
-    un_fail(err, UN_STEP_MOUNT, 0, NULL,
-            "there is no directory left to mount the files of the sandbox on");
+    un_launch_set_remedy(launch, NULL, "mkdir /mnt");
+    un_fail(err, UN_STEP_MOUNT, 0, NULL, "no directory is free for the run's tmpfs");
     return NULL;
 }
 

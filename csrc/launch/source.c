@@ -38,17 +38,17 @@ static int check_assumed(struct un_launch *launch, const struct un_record *recor
         return un_launch_fail_file(launch, path, err);
     if ((uint64_t)now.st_size != size)
         return OUTDATED(launch, err, path,
-                        "%.300s has %jd bytes; it had %" PRIu64 " when the launch was made", path,
-                        (intmax_t)now.st_size, size);
+                        "%.300s has %jd bytes, but had %" PRIu64 " when the launch was frozen",
+                        path, (intmax_t)now.st_size, size);
     if (now.st_mode != mode)
         return OUTDATED(launch, err, path,
-                        "%.300s has the mode %o; it was %o when the launch was made", path,
+                        "%.300s has the mode %o, but had %o when the launch was frozen", path,
                         (unsigned)now.st_mode, mode);
     if (un_content_sum(source->fd, sum))
         return un_launch_fail_file(launch, path, err);
     if (strcmp(sum, un_record_argument(record, 3)))
         return OUTDATED(launch, err, path,
-                        "%.300s is not the program that the launch was made with: it has another "
+                        "%.300s is not the program that the launch was frozen with: it has another "
                         "content of the same size",
                         path);
     return 0;
@@ -58,7 +58,7 @@ static int check_version(struct un_launch *launch, struct un_error *err)
 {
     if (!strcmp(launch->version, un_version()))
         return 0;
-    return OUTDATED(launch, err, NULL, "made by usernsctl %.40s; this is usernsctl %s",
+    return OUTDATED(launch, err, NULL, "frozen by usernsctl %.40s; this is usernsctl %s",
                     launch->version, un_version());
 }
 
@@ -95,10 +95,10 @@ static int fail_source(struct un_launch *launch, const char *how, const char *pa
                        path, link, foreign);
     }
     if (errnum == ENOENT || errnum == ENOTDIR)
-        return OUTDATED(launch, err, path, "there is no %.300s on this machine any more", path);
+        return OUTDATED(launch, err, path, "%.300s does not exist on this machine any more", path);
     if (errnum == ELOOP && !strcmp(how, "exact"))
         return OUTDATED(launch, err, path,
-                        "%.300s is a symbolic link; it was not when the launch was made", path);
+                        "%.300s is a symbolic link, but was none when the launch was frozen", path);
     errno = errnum;
     return un_launch_fail_file(launch, path, err);
 }
@@ -155,7 +155,7 @@ static int check_tree(struct un_launch *launch, struct un_error *err)
     if (S_ISDIR(status.st_mode))
         return 0;
     return OUTDATED(launch, err, source->path,
-                    "%.300s, the root filesystem, is no directory any more", source->path);
+                    "the root filesystem %.300s is not a directory any more", source->path);
 }
 
 static int check_assumptions(struct un_launch *launch, struct un_error *err)

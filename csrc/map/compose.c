@@ -23,14 +23,14 @@ static int add_self(int kind, const struct un_id_request *want, const struct un_
 static int add_named(int kind, struct un_extent extent, const struct un_map *parent,
                      struct un_map *map, struct un_error *err)
 {
+    char text[UN_IDS_TEXT_MAX];
     while (extent.count) {
         bool exists;
         uint32_t length = un_map_run(parent, UN_INSIDE, extent.outside, extent.count, &exists);
         if (!exists)
             return un_fail(err, UN_STEP_PLAN, 0, "outside-parent-map",
-                           "%s %" PRIu32 " does not exist in the current user namespace, "
-                           "nor does any of the %" PRIu32 " ids from there on",
-                           un_kinds[kind].name, extent.outside, length);
+                           "the current user namespace does not have %s",
+                           un_ids_text(kind, extent.outside, length, text));
         if (un_map_add(map, (struct un_extent){extent.inside, extent.outside, length}, err))
             return -1;
         extent.inside += length;
@@ -129,11 +129,12 @@ static int add_ranges(int kind, int fill, const struct un_facts *facts, struct u
             map->len--;
         break;
     }
+    char text[UN_IDS_TEXT_MAX];
+    const struct un_range *absent = &clipped->range[0];
     if (map->len == before && clipped->len)
         return un_fail(err, UN_STEP_PLAN, 0, "range-outside-parent",
-                       "the subordinate %ss %" PRIu32 ":%" PRIu32
-                       " do not exist in the current user namespace",
-                       un_kinds[kind].name, clipped->range[0].start, clipped->range[0].count);
+                       "the current user namespace does not have the subordinate %s",
+                       un_ids_text(kind, absent->start, absent->count, text));
     return 0;
 }
 

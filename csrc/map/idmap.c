@@ -95,7 +95,7 @@ int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_siz
         return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid", "the map is empty");
     if (map->len > max_extents)
         return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid",
-                       "the map has %" PRIu32 " extents; this kernel takes no more than %" PRIu32,
+                       "the map has %" PRIu32 " extents; this kernel allows at most %" PRIu32,
                        map->len, max_extents);
     for (uint32_t i = 0; i < map->len; i++) {
         if (check_extent(map->extent[i], err))
@@ -108,7 +108,7 @@ int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_siz
     size_t length = un_map_format(map, text);
     if (length >= page_size)
         return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid",
-                       "the map takes %zu bytes as text; the kernel takes less than a page of %zu",
+                       "the map has %zu bytes as text; the kernel allows less than a page of %zu",
                        length, page_size);
     return 0;
 }

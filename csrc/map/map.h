@@ -19,6 +19,11 @@ struct un_kind_facts {
 /* Indexed by enum un_kind. */
 extern const struct un_kind_facts un_kinds[2];
 
+#define UN_IDS_TEXT_MAX sizeof "uids 4294967295-4294967295"
+
+/* Writes ids for a message, as "uid 5" or "uids 5-9", and returns `text`. */
+const char *un_ids_text(int kind, uint32_t first, uint32_t count, char text[UN_IDS_TEXT_MAX]);
+
 /* ---- compose.c: building a map from a request ------------------------------------------------ */
 
 /* Builds the map of a request, and lists the ranges that don't exist in the parent's map. */

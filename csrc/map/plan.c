@@ -77,7 +77,7 @@ static int refuse_helper(int kind, const struct un_facts *facts, const char *cau
                          struct un_error *err)
 {
     const char *path = facts->id[kind].helper;
-    return un_fail(err, UN_STEP_PLAN, 0, cause, "mapping other %ss takes %s or %s: %s",
+    return un_fail(err, UN_STEP_PLAN, 0, cause, "mapping other %ss needs %s or %s: %s",
                    un_kinds[kind].name, un_kinds[kind].capability,
                    *path ? path : un_kinds[kind].helper, why);
 }
@@ -123,12 +123,13 @@ static int plan_helper(int kind, const struct un_facts *facts, struct un_plan *p
     const struct un_id_facts *id = &facts->id[kind];
     if (check_helper(kind, facts, err))
         return -1;
+    char text[UN_IDS_TEXT_MAX];
     for (uint32_t i = 0; i < map->len; i++)
         if (!is_granted(map->extent[i], id))
             return un_fail(err, UN_STEP_PLAN, 0, "range-not-granted",
-                           "the %ss %" PRIu32 ":%" PRIu32 " are not granted to user %s by %s",
-                           un_kinds[kind].name, map->extent[i].outside, map->extent[i].count,
-                           facts->user, un_kinds[kind].subid);
+                           "%s does not grant %s to user %s", un_kinds[kind].subid,
+                           un_ids_text(kind, map->extent[i].outside, map->extent[i].count, text),
+                           facts->user);
     plan->writer[kind] = UN_WRITER_HELPER;
     plan->reason[kind] = un_kinds[kind].helper_does;
     memcpy(plan->helper[kind], id->helper, sizeof id->helper);
@@ -148,7 +149,7 @@ static int choose_writer(int kind, const struct un_request *request, const struc
 
     if (map->len == 0) {
         plan->writer[kind] = UN_WRITER_NONE;
-        plan->reason[kind] = "nothing was asked for";
+        plan->reason[kind] = "no map was requested";
         return 0;
     }
     if ((self || privileged) && lacks_setfcap(kind, map, facts))

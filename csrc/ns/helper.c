@@ -112,7 +112,7 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
         return fail_helper(helper, "helper-hung", "was killed after a timeout", 0, job->output,
                            err);
     if (job->stopped_by)
-        return fail_helper(helper, "helper-stopped", "was stopped by signal %d, so it was killed",
+        return fail_helper(helper, "helper-stopped", "was stopped by signal %d, and then killed",
                            job->stopped_by, job->output, err);
     if (!job->ended)
         return fail_helper(helper, "helper-status-lost", "ended with an unknown status", 0,

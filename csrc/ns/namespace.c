@@ -61,7 +61,8 @@ static int receive_namespaces(const struct un_start *start, uint64_t flags, int 
     if (received.message.news == UN_NEWS_FAILED)
         return un_received_failure(&received, err);
     if (!taken || un_receive_news(start, &received, err))
-        return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "messages of the holder");
+        return un_fail(err, UN_STEP_CLONE, EPROTO, NULL,
+                       "messages of the process that holds the namespace");
     return 0;
 }
 

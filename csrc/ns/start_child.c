@@ -123,12 +123,12 @@ static int execute_program(void *arg)
     if (start->is_empty)
         un_close_all_fds_at_exec();
     if (copy_fds(child, fd))
-        return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for the child");
+        return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for usernsctl-child");
     if (!start->is_empty && start->prepare(start->arg, child->err))
         return -1;
     for (int i = 0; i < UN_TASK_FDS && !start->is_empty; i++)
         if (fd[i] >= 0 && fcntl(fd[i], F_SETFD, 0))
-            return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for the child");
+            return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for usernsctl-child");
     un_task_argv_set_fds(child->words, fd);
     execve(start->program, (char *const *)child->words->argv,
            start->environment ? (char *const *)start->environment : nothing);
@@ -153,7 +153,7 @@ static int receive_socket(int handover, struct un_start *start, struct un_error 
     if (got < 0 && errno == EAGAIN)
         return un_fail_ended(start->pidfd, err);
     if (got != 1 || received.fd_count != 1)
-        return un_fail_errno(err, UN_STEP_CLONE, "a descriptor for the child");
+        return un_fail_errno(err, UN_STEP_CLONE, "a descriptor for usernsctl-child");
     start->socket = received.fd[0];
     if (un_send(start->socket, "", 1, NULL, 0))
         return 0;
@@ -227,10 +227,9 @@ static int wait_for_child_news(const struct un_start *start, struct un_error *er
     if (count > 0)
         return 0;
     if (count < 0)
-        return un_fail_errno(err, UN_STEP_CLONE, "messages of the child");
+        return un_fail_errno(err, UN_STEP_CLONE, "messages of usernsctl-child");
     return un_fail(err, UN_STEP_CLONE, ETIMEDOUT, "start-timeout",
-                   "the child did not get as far as the command within %g s",
-                   start->timeout_ms / 1000.0);
+                   "the child did not execute the command within %g s", start->timeout_ms / 1000.0);
 }
 
 int un_receive_news(const struct un_start *start, struct un_received *received,
@@ -244,14 +243,14 @@ int un_receive_news(const struct un_start *start, struct un_received *received,
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
     if (got < 0)
-        return un_fail_errno(err, UN_STEP_CLONE, "messages of the child");
+        return un_fail_errno(err, UN_STEP_CLONE, "messages of usernsctl-child");
     if (got == sizeof *message && message->news >= 0 && message->news < UN_NEWS_COUNT &&
         message->step >= 0 && message->step < UN_STEP_COUNT &&
         memchr(message->cause, '\0', sizeof message->cause) &&
         memchr(message->detail, '\0', sizeof message->detail))
         return 1;
     un_close_each(received->fd, received->fd_count);
-    return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "messages of the child");
+    return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "messages of usernsctl-child");
 }
 
 int un_received_failure(const struct un_received *received, struct un_error *err)

@@ -91,19 +91,19 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
 }
 
 /* Formats the number itself, because printf(3) is not async-signal-safe. */
-static int fail_pass_on(int fd, struct un_error *err)
+static int fail_descriptor(enum un_step step, int fd, struct un_error *err)
 {
     char text[sizeof "descriptor -2147483648"] = "descriptor -";
     char *at = text + strlen("descriptor ") + (fd < 0);
     un_number_write(at, fd < 0 ? 0U - (unsigned)fd : (unsigned)fd);
-    return un_fail_errno(err, UN_STEP_FDS, text);
+    return un_fail_errno(err, step, text);
 }
 
 static int clear_cloexec(int fd, struct un_error *err)
 {
     int flags = fcntl(fd, F_GETFD);
     if (flags < 0 || fcntl(fd, F_SETFD, flags & ~FD_CLOEXEC))
-        return fail_pass_on(fd, err);
+        return fail_descriptor(UN_STEP_FDS, fd, err);
     return 0;
 }
 
@@ -160,14 +160,14 @@ int un_place_stdio(const int stdio[3], struct un_error *err)
             continue;
         from[to] = fcntl(from[to], F_DUPFD_CLOEXEC, 3);
         if (from[to] < 0)
-            return un_fail_errno(err, UN_STEP_STDIO, "");
+            return fail_descriptor(UN_STEP_STDIO, stdio[to], err);
     }
     for (int to = 0; to < 3; to++) {
         if (from[to] == to) {
             if (clear_cloexec(to, err))
                 return -1;
         } else if (from[to] >= 0 && dup2(from[to], to) < 0) {
-            return un_fail_errno(err, UN_STEP_STDIO, "");
+            return fail_descriptor(UN_STEP_STDIO, from[to], err);
         }
     }
     return 0;

@@ -65,7 +65,7 @@ int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err)
             return -1;
         if (!un_map_equal(&written, &plan->map.of[kind]))
             return un_fail(err, un_map_files[file_of[kind]].step, 0, "map-not-written",
-                           "the kernel shows another map than was planned");
+                           "the kernel's map differs from the planned map");
     }
     return 0;
 }

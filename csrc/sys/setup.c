@@ -22,7 +22,7 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
     /* If the mount point were shared, the new proc would also be mounted in the caller's mount
      * namespace. */
     if (mount("none", setup->mount_proc, NULL, MS_PRIVATE | MS_REC, NULL) && errno != EINVAL)
-        return un_fail_errno(err, UN_STEP_PROPAGATION, setup->mount_proc);
+        return un_fail_errno(err, UN_STEP_MOUNT, setup->mount_proc);
     if (mount("proc", setup->mount_proc, "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL))
         return un_fail_errno(err, UN_STEP_MOUNT, setup->mount_proc);
     return 0;
@@ -41,6 +41,15 @@ static int apply_restrictions(const struct un_setup *setup, struct un_error *err
     return 0;
 }
 
+/* Formats the id itself, because printf(3) is not async-signal-safe. */
+static int fail_change(enum un_step step, const char *kind, int64_t id, struct un_error *err)
+{
+    char text[sizeof "uid 4294967295"];
+    strcpy(text, kind);
+    un_number_write(text + strlen(text), (uint64_t)id);
+    return un_fail_errno(err, step, text);
+}
+
 /* Changes the ids by direct system calls: libc's wrappers change the ids of all threads, under a
  * lock. */
 static int apply_credentials(const struct un_setup *setup, struct un_error *err)
@@ -52,14 +61,14 @@ static int apply_credentials(const struct un_setup *setup, struct un_error *err)
         return un_fail_errno(err, UN_STEP_SETGROUPS, "supplementary groups");
     gid_t gid = (gid_t)setup->gid;
     if (setup->gid >= 0 && syscall(SYS_setresgid, gid, gid, gid))
-        return un_fail_errno(err, UN_STEP_SETRESGID, "");
+        return fail_change(UN_STEP_SETRESGID, "gid ", setup->gid, err);
     if (hidden)
         un_hide_process();
     uid_t uid = (uid_t)setup->uid;
     if (setup->keep_caps && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_KEEPCAPS");
     if (setup->uid >= 0 && syscall(SYS_setresuid, uid, uid, uid))
-        return un_fail_errno(err, UN_STEP_SETRESUID, "");
+        return fail_change(UN_STEP_SETRESUID, "uid ", setup->uid, err);
     if (hidden)
         un_hide_process();
     if (setup->keep_caps && un_caps_keep())
@@ -75,7 +84,7 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
     if (ended < 0)
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "poll");
     errno = ESRCH;
-    return ended ? un_fail_errno(err, UN_STEP_PDEATHSIG, "the parent") : 0;
+    return ended ? un_fail_errno(err, UN_STEP_PDEATHSIG, "the parent has ended") : 0;
 }
 
 int un_setup_apply(const struct un_setup *setup, struct un_error *err)

@@ -107,7 +107,7 @@ def _parse(words: list[str]) -> tuple[Callable[[str, dict[str, Any]], None], str
             _refuse("standard input is a terminal, so there is no program to read")
         return _standard_input, "<stdin>"
     if first.startswith("-"):
-        _refuse(f"{first} is not one of mine; Python's options go before bigframe")
+        _refuse(f"{first} is not an option of bigframe; Python's options go before bigframe")
     return _script, first
 
 

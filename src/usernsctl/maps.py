@@ -320,7 +320,7 @@ def warn_single_id(reason: str) -> None:
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "usernsctl":
         frame, level = frame.f_back, level + 1
     warnings.warn(
-        f"going on with one id, as allow_single_id permits: {reason}",
+        f"mapping only the caller's own id, as allow_single_id permits: {reason}",
         SingleIdWarning,
         stacklevel=level,
     )

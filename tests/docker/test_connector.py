@@ -250,7 +250,7 @@ def test_the_container_is_read_only_and_gone_after(plain: Engine, files: Path) -
 def test_a_setting_that_decides_no_more_is_told(name: str, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--env={name}=none", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
-    assert f"{name} is set, but variables decide nothing" in done.stderr
+    assert f"{name} is set, but has no effect" in done.stderr
 
 
 def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) -> None:
@@ -330,7 +330,7 @@ def test_host_name_and_working_directory_are_the_container_s(plain: Engine) -> N
     done = plain("run", "--rm", *PROTECTED, *options, "--workdir=/tmp/mine", CONNECTOR, *show)
     assert (done.returncode, done.stdout) == (125, "")
     assert "/tmp/mine, where" in done.stderr
-    assert "there is no such directory in the sandbox" in done.stderr
+    assert "the directory does not exist in the sandbox" in done.stderr
 
 
 def test_doctor_is_plain_on_a_terminal(plain: Engine) -> None:

@@ -21,7 +21,7 @@ Expected = str | Sequence[str] | None
 Answer = Mapping[str, Any]
 
 _NAMED = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
-_LISTED = re.compile(r"usernsctl doctor tells which it is: ([a-z0-9, -]+)")
+_LISTED = re.compile(r"usernsctl doctor    # finds which cause applies: ([a-z0-9, -]+)")
 
 
 def causes(expected: Expected) -> tuple[str, ...]:

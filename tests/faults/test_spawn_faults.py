@@ -136,7 +136,7 @@ def test_spawn_of_a_child_that_cannot_be_heard_runs_nothing(arguments: str) -> N
     faults = ("recvmsg:error=EMFILE:when=1", "pidfd_send_signal:delay_enter=300000")
     done = run_with(*faults, command=[sys.executable, "-c", script])
     assert done.stderr == ""
-    assert "a descriptor for the child" in done.stdout
+    assert "a descriptor for usernsctl-child" in done.stdout
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EAGAIN", "ENOMEM"])

@@ -76,7 +76,7 @@ def test_allow_single_id_warns_where_it_is_made_use_of(single: un.IdMap) -> None
         with un.Popen(["/usr/bin/true"], idmap=single) as process:
             assert process.wait() == 0
     told = [(one.category, str(one.message), one.filename) for one in caught]
-    says = f"going on with one id, as allow_single_id permits: {reason}"
+    says = f"mapping only the caller's own id, as allow_single_id permits: {reason}"
     assert told == [(un.SingleIdWarning, says, __file__)] * 3
 
 

@@ -105,7 +105,7 @@ def test_a_name_is_taken_only_once(usernsctl: Program) -> None:
     ns(usernsctl, "create", "web")
     before = only_one()
     told = ns(usernsctl, "create", "web", status=125)
-    assert "there is a namespace 'web' already" in told
+    assert "a namespace 'web' exists already" in told
     assert "remedy: usernsctl ns remove web" in told
     assert only_one() == before
 
@@ -264,8 +264,8 @@ def test_orphans_in_a_pid_namespace_leave_no_zombies(usernsctl: Program) -> None
     ("options", "says"),
     [
         (["--bogus"], "there is no option --bogus"),
-        (["-r", "--", "sleep", "5"], "no command run in it: sleep"),
-        (["-r", "sleep"], "no command run in it: sleep"),
+        (["-r", "--", "sleep", "5"], "runs no command: sleep"),
+        (["-r", "sleep"], "runs no command: sleep"),
         (["--map-users=0:0"], '"0:0" is not an extent'),
         (["--map-users=0:0:1", "--map-users=0:1:1"], "overlap inside"),
         (["--root=/no/such/directory"], "/no/such/directory: No such file or directory"),
@@ -316,7 +316,7 @@ def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
         options = ["-r", "--map-auto", "--allow-single-id"]
     done = usernsctl("ns", "create", "web", *options, env=environment)
     assert done.returncode == 0
-    assert "going on with one id, as --allow-single-id allows" in done.stderr
+    assert "mapping only the caller's own id, as --allow-single-id allows" in done.stderr
     found = only_one()
     assert found.uid == (un.Extent(0, UID, 1),)
     assert found.notice == done.stderr.strip()
@@ -468,6 +468,6 @@ def test_a_holder_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     with monkeypatch.context() as patched:
         patched.setattr(named, "kill", lambda pidfd: None)
         patched.setattr(named, "_END_SECONDS", 0.1)
-        with pytest.raises(un.NamespaceError, match=f"process {pid}, was killed, and has not"):
+        with pytest.raises(un.NamespaceError, match=f"process {pid}, which holds namespace"):
             named.remove_named("web")
     assert only_one().pid == pid

@@ -262,11 +262,11 @@ def test_a_descriptor_of_something_else_is_refused() -> None:
     for path in ("/", "/proc/self/ns/uts", "/dev/null"):
         fd = os.open(path, os.O_RDONLY)
         try:
-            with pytest.raises(un.NamespaceError, match="of no user namespace"):
+            with pytest.raises(un.NamespaceError, match="is not a user namespace"):
                 Namespace.from_fd(fd)
         finally:
             os.close(fd)
-    with pytest.raises(un.NamespaceError, match="of no user namespace"):
+    with pytest.raises(un.NamespaceError, match="is not a user namespace"):
         Namespace.from_fd(99999)
 
 
@@ -290,7 +290,7 @@ def test_a_process_that_is_gone_or_with_us_has_none() -> None:
     with pytest.raises(un.NamespaceError, match=f"process {process.pid}: ") as caught:
         Namespace.from_pid(process.pid)
     assert caught.value.cause == "target-gone"
-    with pytest.raises(un.NamespaceError, match="in our own user namespace"):
+    with pytest.raises(un.NamespaceError, match="is in this process's own user namespace"):
         Namespace.from_pid(os.getpid())
 
 

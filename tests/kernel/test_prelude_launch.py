@@ -91,7 +91,7 @@ def test_what_is_of_the_moment_is_filled_in(prelude: Program, write: Write) -> N
 def test_the_current_directory_counts_if_it_is_inside(prelude: Program, write: Write) -> None:
     assert config_of(prelude("--launch", write(), "--", "true", cwd=Path("/var")))["cwd"] == "/"
     launch = write(("cwd\0/not/there",))
-    refusal(prelude("--launch", launch, "--", "true"), None, "/not/there, where the launch has")
+    refusal(prelude("--launch", launch, "--", "true"), None, "/not/there, the working directory of")
     launch = write(("cwd\0/proc/1",))
     assert config_of(prelude("--launch", launch, "--", "true"))["cwd"] == "/proc/1"
 
@@ -101,7 +101,7 @@ def test_the_current_directory_can_be_demanded(prelude: Program, write: Write) -
     done = prelude("--launch", launch, "--", "true", cwd=Path("/usr/share"))
     assert config_of(done)["cwd"] == "/usr/share"
     launch = write(("cwd-moment",))
-    text = "/var, where the launch has the command start: there is no such directory"
+    text = "/var, the working directory of the launch, does not exist in the sandbox"
     refusal(prelude("--launch", launch, "--", "true", cwd=Path("/var")), None, text)
 
 
@@ -115,8 +115,8 @@ def test_a_launch_is_checked(prelude: Program, write: Write) -> None:
         assert (done.returncode, done.stdout) == (127, "")
     done = prelude("--check", "--launch", write(("env-need\0TOKEN",)))
     refusal(done, None, "variable TOKEN, which is not set")
-    refusal(prelude("--check", "--", "true"), None, "--check checks a launch")
-    refusal(prelude("--launch", write(), "--check", "-r"), None, "leave out the others")
+    refusal(prelude("--check", "--", "true"), None, "--check needs --launch FILE")
+    refusal(prelude("--launch", write(), "--check", "-r"), None, "excludes all options")
 
 
 @pytest.mark.userns_requires("subid")
@@ -228,10 +228,10 @@ def test_a_file_of_another_kind_is_refused(prelude: Program, tmp_path: Path) -> 
     with open(tmp_path / "large", "wb") as file:
         file.truncate((32 << 20) + 1)
     for name, text in (
-        ("/etc/passwd", "truncated within a word"),
-        ("/dev/null", "it is not a regular file"),
-        (tmp_path, "it is not a regular file"),
-        (tmp_path / "pipe", "it is not a regular file"),
+        ("/etc/passwd", "truncated within a string"),
+        ("/dev/null", "not a regular file"),
+        (tmp_path, "not a regular file"),
+        (tmp_path / "pipe", "not a regular file"),
         (tmp_path / "large", "a launch may have 33554432"),
     ):
         refusal(prelude("--launch", name, "--", "true"), "launch-malformed", text)
@@ -255,7 +255,7 @@ def test_one_of_another_time_is_refused(prelude: Program, write: Write, tmp_path
     remedy = "remedy\0usernsctl freeze -o it"
     launch = write(before=(remedy,), header=["usernsctl-launch", "2", "0.0.1"])
     done = prelude("--launch", launch, "--", "true")
-    refusal(done, "launch-outdated", "made by usernsctl 0.0.1")
+    refusal(done, "launch-outdated", "frozen by usernsctl 0.0.1")
     assert "  remedy: usernsctl freeze -o it    # in an image without Python: " in done.stderr
     launch = write(header=["usernsctl-launch", "1", "9"])
     refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", 'format "1"')
@@ -263,13 +263,13 @@ def test_one_of_another_time_is_refused(prelude: Program, write: Write, tmp_path
     file.write_text("it")
     assumed = "assume\0000\0003\000100644\0000123456789abcdef"
     launch = write(before=(remedy, f"source\0own\0{file}", assumed))
-    refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", "has 2 bytes; it had 3")
+    refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", "has 2 bytes, but had 3")
 
 
 def test_other_options_are_refused(prelude: Program, write: Write) -> None:
     launch = write()
     for words in (["-r", "--launch", launch], ["--launch", launch, "-m"]):
-        refusal(prelude(*words, "--", "true"), None, "--launch decides all that options are for")
+        refusal(prelude(*words, "--", "true"), None, "--launch excludes all options except --check")
     launch = write(before=("idmap\0--map-user=5",))
     refusal(prelude("--launch", launch, "--", "true"), None, "must be uid 0 and gid 0 inside")
     launch = write(before=("user\0000\0005",))
@@ -290,13 +290,21 @@ def test_other_options_are_refused(prelude: Program, write: Write) -> None:
         ([""], 125, "argument: the command is an empty string\n"),
         (["/opt/plain"], 126, "exec: /opt/plain is not executable\n"),
         (["plain"], 126, "exec: /opt/plain is not executable\n"),
-        (["/opt/script"], 126, "/opt/script is run by /no/python, which is not in the sandbox\n"),
-        (["/opt/venv"], 126, "run by /opt/python (which leads to /home/me/python), which is not"),
+        (
+            ["/opt/script"],
+            126,
+            "/opt/script needs the interpreter /no/python, which is not in the sandbox\n",
+        ),
+        (
+            ["/opt/venv"],
+            126,
+            "the interpreter /opt/python (which leads to /home/me/python), which is not",
+        ),
         (["/opt/fifo"], 126, "exec: /opt/fifo is a FIFO, a socket or a device, not a program\n"),
         (
             ["/opt/text"],
             126,
-            "exec: /opt/text is neither a program nor a script that begins with #!\n",
+            "/opt/text is neither a program nor a script that begins with #!\n",
         ),
         (["/opt/plain/x"], 127, "lookup: '/opt/plain/x' was not found in the sandbox\n"),
         (["/opt/loop"], 126, "exec: /opt/loop: Too many levels of symbolic links\n"),
@@ -347,7 +355,7 @@ def test_the_programs_of_a_tree_are_its_own(prelude: Program, write: Write, tmp_
     done = prelude("--launch", launch, "--", "env")
     assert done.returncode == 127
     assert (
-        f"'env' was not found along PATH in the sandbox, whose programs are those of {tree}"
+        f"'env' was not found along PATH in the sandbox, whose root filesystem is {tree}"
         in done.stderr
     )
 
@@ -372,4 +380,4 @@ def test_a_name_of_the_host_that_is_no_text_is_refused(prelude: Program, write: 
     command = [prelude.path, "--launch", write(), "--", "true"]
     name = os.fsdecode(b"a\xff")
     done = prelude("-r", "-u", "--", sys.executable, "-c", RENAME, name, *command)
-    refusal(done, "launch-text", "$.hostname: a byte that isn't UTF-8")
+    refusal(done, "launch-text", "$.hostname has a byte that is not UTF-8")

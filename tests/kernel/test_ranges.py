@@ -179,7 +179,9 @@ def test_one_id_is_had_only_on_demand_and_said(prelude: Program) -> None:
     done = prelude("-r", "--", *nested)
     assert done.returncode == 0
     assert done.stdout.split() == ["0", "0", "1", "0", "0", "1", "deny"]
-    assert done.stderr.startswith("usernsctl-exec: going on with one id, as --allow-single-id")
+    assert done.stderr.startswith(
+        "usernsctl-exec: mapping only the caller's own id, as --allow-single-id"
+    )
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -143,7 +143,7 @@ def test_an_extent_may_go_on_from_range_to_range(
     if granted:
         machine.mapped(*2 * [f"0 {NOBODY} 1 1 100000 20"], *options)
     else:
-        machine.refused("range-not-granted", "100000:20 are not granted", *options)
+        machine.refused("range-not-granted", "does not grant uids 100000-100019 to user", *options)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_helpers_without_privilege_are_told(
         ("kill -SEGV $$", "helper-killed", "was killed by signal 11"),
         ("kill -STOP $$", "helper-stopped", "was stopped by signal 19"),
         ("head -c 10000000 /dev/zero; exit 1", "helper-failed", "exited with status 1"),
-        ("exit 0", "map-not-written", "another map than was planned"),
+        ("exit 0", "map-not-written", "the kernel's map differs from the planned map"),
     ],
 )
 def test_helpers_that_fail_are_told(machine: Machine, body: str, cause: str, says: str) -> None:
@@ -276,7 +276,7 @@ def test_in_a_container_of_65536_ids_ranges_are_clipped(
     machine.grant(grant, grant)
     container = '"$PRELUDE" --map-users=0:300000:65536 --map-groups=0:300000:65536 -- env PATH=/bin'
     if uid_map is None:
-        says = "the subordinate uids 100000:65536 do not exist"
+        says = "does not have the subordinate uids 100000-165535"
         machine.refused("range-outside-parent", says, become=container)
     else:
         machine.mapped(uid_map, uid_map, become=container)

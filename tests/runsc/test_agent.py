@@ -681,7 +681,7 @@ def test_a_sandbox_of_an_older_version_is_told(
     before = open_descriptors(), children()
     with host.start(FOREVER) as box:
         for _ in range(2):
-            with pytest.raises(un.RunscError, match=r"shows no /\.no-agent") as caught:
+            with pytest.raises(un.RunscError, match=r"has no /\.no-agent") as caught:
                 box.run(["true"])
             assert caught.value.cause == "sandbox-agent"
             assert "start a new one" in (caught.value.remedy or "")

@@ -163,9 +163,11 @@ def test_a_host_from_before_an_upgrade_says_so(
         with host.start(FOREVER) as box:
             (tmp_path / "new").rename(tmp_path / "usernsctl-agent")
             assert box.run(["sh", "-c", "exit 7"]).returncode == 7
-            with pytest.raises(un.NamespaceError, match="was installed anew") as caught:
+            with pytest.raises(
+                un.NamespaceError, match="was replaced after this SandboxHost"
+            ) as caught:
                 host.start(None)
-            assert caught.value.remedy == "make a new SandboxHost"
+            assert caught.value.remedy == "create a new SandboxHost"
 
 
 def test_what_only_a_command_could_have_is_refused(host: un.SandboxHost) -> None:

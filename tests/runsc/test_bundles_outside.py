@@ -66,7 +66,7 @@ def test_each_is_refused_and_named(
     # The error lists all references to files outside of the bundle. The root filesystem is one of
     # them in each of these bundles.
     assert path in done.stderr
-    assert "$.root.path: / lies outside of the bundle" in done.stderr
+    assert "$.root.path: / is outside of the bundle" in done.stderr
     if cause != "bundle-bind-machine":
         assert f"run with {HOOKS if cause == 'bundle-runs-hooks' else TRUST}" in done.stderr
     checked = usernsctl("bundle", "check", bundle)

@@ -59,7 +59,7 @@ def test_a_bundle(usernsctl: Program, tmp_path: Path) -> None:
     ("options", "says"),
     [
         (["--json", "--", "true"], "--json needs --dry-run"),
-        (["--dry-run"], "no command: give one"),
+        (["--dry-run"], "no command: give a command"),
         (["--dry-run", "--bind", "/nonexistent", "--", "true"], "/nonexistent does not exist"),
         (["--dry-run", "--no-verify", "--user", "5", "--", "true"], "uid 5 is not mapped"),
         (["--dry-run", "--in", "no-such-name", "--", "true"], "no-such-name"),

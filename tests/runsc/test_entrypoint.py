@@ -144,10 +144,10 @@ def test_the_user_of_the_command(in_gvisor: Program, user: str, ids: str) -> Non
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--network=some", "--", "true"], "--network=some; it may be host or none"),
-        (["--ids=two", "--", "true"], "--ids=two; it may be one or all"),
+        (["--network=some", "--", "true"], "--network=some: the value must be host or none"),
+        (["--ids=two", "--", "true"], "--ids=two: the value must be one or all"),
         *(
-            ([f"--user={user}", "--", "true"], f"--user={user}; it must be UID[:GID]")
+            ([f"--user={user}", "--", "true"], f"--user={user}: the value must be UID[:GID]")
             for user in (
                 "app",
                 "-1",
@@ -160,8 +160,8 @@ def test_the_user_of_the_command(in_gvisor: Program, user: str, ids: str) -> Non
                 "1:2:3",
             )
         ),
-        (["--runsc=runsc", "--", "true"], "--runsc=runsc; it must be an absolute path"),
-        (["--runsc=/nowhere", "--", "true"], "the path of runsc, /nowhere, does not exist"),
+        (["--runsc=runsc", "--", "true"], "--runsc=runsc: the value must be an absolute path"),
+        (["--runsc=/nowhere", "--", "true"], "/nowhere does not exist"),
         (["--expose", "--", "true"], "--expose is not an option"),
         (["--network"], "--network is not an option, or lacks its value"),
         (["-x", "true"], "-x is not an option"),
@@ -170,7 +170,7 @@ def test_the_user_of_the_command(in_gvisor: Program, user: str, ids: str) -> Non
         (["-nV"], "in-gvisor: -n is not an option"),
         (["-\u20acV"], "in-gvisor: -? is not an option"),
         (["--help=x"], "in-gvisor: --help=x is not an option"),
-        (["--check", "--runsc=/usr/bin/runsc"], "--check with --runsc; what is checked is a"),
+        (["--check", "--runsc=/usr/bin/runsc"], "--check with --runsc: --check checks a launch"),
         (["--check"], "/etc/usernsctl/launch: No such file"),
         (["--"], "no command"),
         ([], "no command"),
@@ -187,7 +187,7 @@ def test_a_variable_that_decided_once_is_refused(name: str, in_gvisor: Program) 
     """Refuse an obsolete variable instead of ignoring it: it may have forbidden the network."""
     done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
-    assert f"{name} is set, but variables decide nothing" in done.stderr
+    assert f"{name} is set, but has no effect" in done.stderr
 
 
 def test_help_and_version(in_gvisor: Program) -> None:
@@ -269,7 +269,7 @@ def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
         assert f"/etc/usernsctl/{file}: No such file" in done.stderr
     done = program("--runsc=/usr/bin/runsc", "--", "true")
     assert done.returncode == 125
-    assert "the launch has decided which" in done.stderr
+    assert "only the launch names runsc" in done.stderr
 
 
 def test_a_wrong_descriptor_is_told() -> None:

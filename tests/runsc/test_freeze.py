@@ -41,7 +41,10 @@ def test_a_file_without_a_command(usernsctl: Program, tmp_path: Path) -> None:
         (["--", "true"], "required: -o/--output"),
         (["-o", "F", "--in", "name", "--", "true"], "--in can't be frozen: the namespace may"),
         (["-o", "F", "--root", "/r", "--", "true"], "--root can't be frozen: each start"),
-        (["-o", "F", "--debug-log", "/r", "--", "true"], "--debug-log can't be frozen: use it"),
+        (
+            ["-o", "F", "--debug-log", "/r", "--", "true"],
+            "--debug-log can't be frozen: use",
+        ),
         (["-o", "F", "--dry-run", "--", "true"], "--dry-run"),
         (["-o", "F", "-v", "/a:/b", "--", "true"], "Use --bind"),
         (["-o", "F", "--rootfs", "/a", "--expose-root", "--", "true"], "exclude each other"),
@@ -145,7 +148,7 @@ def test_a_frozen_launch_that_starts_where_its_caller_is(
     assert (done.returncode, done.stdout, done.stderr) == (0, "/usr/share\n", "")
     none = run_launch(prelude, file, cwd=tmp_path)
     assert (none.returncode, none.stdout) == (125, "")
-    assert f"{tmp_path}, where" in none.stderr
+    assert f"{tmp_path}, the working directory of the launch," in none.stderr
     ready = run_launch(prelude, file, "--check", cwd=Path("/usr"))
     assert (ready.returncode, ready.stderr) == (0, "")
 

@@ -91,7 +91,7 @@ def test_the_causes_of_runscs_words(fails: Fails, said: str, cause: str | None) 
     assert first == f'usernsctl: runsc: runsc says: "{said}"'
     known = explain(io.BytesIO(said.encode())).candidates
     if cause is None:
-        assert rest[0] == '  it also says: "and more"'
+        assert rest[0] == '  runsc also says: "and more"'
         # The remedy does not list causes that have been ruled out.
         told = rest[1].removeprefix("  remedy: usernsctl doctor").split(", ")
         assert len(known) - 1 <= (len(told) if known else 0)

@@ -68,7 +68,7 @@ def test_a_launch_that_is_too_long(perform: Refused, launch: Path, tmp_path: Pat
     long.write_bytes(whole + b"x" * LAUNCH_MAX)
     perform(long, f"{long} has {LAUNCH_MAX + len(whole)} bytes; a launch may have {LAUNCH_MAX}")
     many.write_bytes(whole + b"\0" * WORDS_MAX)
-    perform(many, f"{many}: ", f"words exceed the limit of {WORDS_MAX}")
+    perform(many, f"{many}: ", f"strings exceed the limit of {WORDS_MAX}")
     with sparse.open("wb") as file:
         file.truncate(1 << 40)
     perform(sparse, f"{sparse} has {1 << 40} bytes")
@@ -82,10 +82,10 @@ def test_what_is_no_launch(perform: Refused, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(end))
         for file in (tmp_path, fifo, end, "/dev/zero", "/dev/null", "/dev/fd/0", "/"):
-            perform(file, f"{file}: it is not a regular file")
-    perform(text, f"{text}: truncated within a word")
+            perform(file, f"{file}: not a regular file")
+    perform(text, f"{text}: truncated within a string")
     perform(program, f"{program}: does not begin with")
-    perform("/proc/self/mem", "/proc/self/mem: truncated within a word")
+    perform("/proc/self/mem", "/proc/self/mem: truncated within a string")
     perform("", "--launch: no file was named", cause=None)
     perform(tmp_path / "none", f"{tmp_path}/none: No such file", cause=None)
 
@@ -94,7 +94,7 @@ def test_a_launch_of_another_version(perform: Refused, launch: Path) -> None:
     whole = launch.read_bytes()
     ours = _core.version()
     launch.write_bytes(whole.replace(b"\0" + ours.encode() + b"\0", b"\x0099.1\0", 1))
-    told = f"{launch}: made by usernsctl 99.1; this is usernsctl {ours}"
+    told = f"{launch}: frozen by usernsctl 99.1; this is usernsctl {ours}"
     perform(launch, told, f"  remedy: usernsctl freeze -o {launch}", cause="launch-outdated")
     launch.write_bytes(whole.replace(b"\x002\0", b"\x003\0", 1))
     perform(launch, f'{launch}: format "3"', "reads format 2", cause="launch-outdated")
@@ -214,7 +214,7 @@ def test_a_launch_that_the_sandbox_could_write(
     below.mkdir(parents=True)
     for source in (tmp_path, tmp_path / "a", below):
         launch = freeze(usernsctl, below / "launch", "--bind", f"{source}:/x:rw")
-        told = f"{launch} could be written to from the sandbox, since {source} is shown with :rw"
+        told = f"a sandbox could write to {launch}, since {source} is bind-mounted with :rw"
         perform(launch, told, cause="launch-untrusted")
         freeze(usernsctl, launch, "--bind", f"{source}:/x")
         assert_ran(prelude("--launch", launch))
@@ -223,7 +223,7 @@ def test_a_launch_that_the_sandbox_could_write(
     freeze(usernsctl, launch, "--bind", f"{beside}:/x:rw")
     assert_ran(prelude("--launch", launch))
     freeze(usernsctl, launch, "--bind", f"{launch}:/x:rw")
-    perform(launch, "could be written to from the sandbox", cause="launch-untrusted")
+    perform(launch, "a sandbox could write to ", cause="launch-untrusted")
 
 
 def test_a_launch_that_shows_the_state(
@@ -235,14 +235,14 @@ def test_a_launch_that_shows_the_state(
     (tmp_path / "beside").mkdir()
     env = {"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(runtime)}
     for source, how in (
-        (tmp_path, "holds"),
-        (runtime, "holds"),
-        (runtime / "usernsctl", "holds"),
+        (tmp_path, "contains"),
+        (runtime, "contains"),
+        (runtime / "usernsctl", "contains"),
         (runtime / "usernsctl" / "inner", "is in"),
     ):
         launch = freeze(usernsctl, tmp_path / "launch", "--bind", f"{source}:/x")
         done = prelude("--launch", launch, env=env)
-        told = f"{source} can't be shown: it {how} {runtime}/usernsctl"
+        told = f"{source} can't be bind-mounted: this path {how} {runtime}/usernsctl"
         assert_refused(done, told, cause="bind-shows-state")
         assert_ran(prelude("--launch", launch, env=env | {"XDG_RUNTIME_DIR": "/nonexistent"}))
     launch = freeze(usernsctl, tmp_path / "launch", "--bind", f"{tmp_path}/beside:/x:rw")

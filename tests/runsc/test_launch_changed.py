@@ -41,11 +41,14 @@ def replace_parent(path: Path) -> None:
 
 
 GONE = {
-    "gone": (remove, "there is no {path} on this machine any more"),
-    "a link": (link_to("/etc"), "{path} is a symbolic link; it was not when the launch was made"),
+    "gone": (remove, "{path} does not exist on this machine any more"),
+    "a link": (
+        link_to("/etc"),
+        "{path} is a symbolic link, but was none when the launch was frozen",
+    ),
     "a link to nothing": (link_to("/nonexistent"), "{path} is a symbolic link"),
     "a link to itself": (link_to("source"), "{path} is a symbolic link"),
-    "below a link": (replace_parent, "there is no {path} on this machine any more"),
+    "below a link": (replace_parent, "{path} does not exist on this machine any more"),
 }
 
 
@@ -83,7 +86,7 @@ def test_a_root_filesystem_is_none_any_more(
     launch = freeze(usernsctl, tmp_path / "launch", "--rootfs", str(source))
     remove(source)
     source.write_text("") if kind == "file" else os.mkfifo(source)
-    told = f"{source}, the root filesystem, is no directory any more"
+    told = f"the root filesystem {source} is not a directory any more"
     assert_refused(prelude("--launch", launch), told, cause=OUTDATED)
 
 
@@ -111,7 +114,7 @@ def test_a_place_inside_that_does_not_fit_any_more(
     launch = freeze(usernsctl, tmp_path / "launch", *options)
     remove(root / "x")
     (root / "x").write_text("")
-    told = f"{source} is a directory, so it can't be mounted on /x, which is a file"
+    told = f"{source} is a directory and can't be mounted on /x, which is a file"
     assert_refused(prelude("--launch", launch), told)
     remove(root / "x")
     (root / "x").symlink_to("x")
@@ -155,13 +158,13 @@ RUNSC = {
     "of another build": (change_build_id, "another content of the same size"),
     "of broken headers": (break_headers, "another content of the same size"),
     "zeros": (write_zeros, "another content of the same size"),
-    "closed": (lambda path: path.chmod(0o700), "has the mode 100700; it was 100755"),
-    "not executable": (lambda path: path.chmod(0o644), "has the mode 100644; it was 100755"),
-    "another": (write_script, "has 19 bytes; it had "),
-    "empty": (lambda path: path.write_bytes(b""), "has 0 bytes; it had "),
-    "gone": (remove, "there is no {path} on this machine any more"),
+    "closed": (lambda path: path.chmod(0o700), "has the mode 100700, but had 100755"),
+    "not executable": (lambda path: path.chmod(0o644), "has the mode 100644, but had 100755"),
+    "another": (write_script, "has 19 bytes, but had "),
+    "empty": (lambda path: path.write_bytes(b""), "has 0 bytes, but had "),
+    "gone": (remove, "{path} does not exist on this machine any more"),
     "a directory": (make_directory, "{path} has "),
-    "a link to nothing": (link_to("/nonexistent"), "there is no {path} on this machine any more"),
+    "a link to nothing": (link_to("/nonexistent"), "{path} does not exist on this machine any more"),
     "a link to another": (link_to("/bin/true"), "/bin/true has "),
 }
 

@@ -348,7 +348,7 @@ def interrupt(*_: Any) -> None:
         ({"size": 1, "idle_timeout": 0}, "idle_timeout must be more than 0 seconds, not 0"),
         ({"size": 1, "start_timeout": "soon"}, "start_timeout must be a number of seconds"),
         ({"size": 1, "stdout": "path"}, "stdout must be an open file"),
-        ({"size": 1, "stdin": un.PIPE}, "stdin: without a template, there is no command"),
+        ({"size": 1, "stdin": un.PIPE}, "stdin: a pool without a template has no command"),
         ({"size": 1, "nonsense": 1}, "nonsense"),
     ],
 )

@@ -37,10 +37,10 @@ ARGUMENTS = [
     (["--bind", "/etc:relative", "--", "true"], 125, "must be an absolute path"),
     (["--bind", "/etc:/a:b", "--", "true"], 125, "'/etc:/a:b' is not SRC[:DST][:ro|rw]"),
     (["--bind", "/etc:/", "--", "true"], 125, "an absolute path other than /"),
-    (["--bind", "/etc/passwd:/opt", "--", "true"], 125, "it can't be mounted on /opt"),
-    (["--bind", "/etc:/etc/passwd/x", "--", "true"], 125, "/etc/passwd/x can't be made"),
-    (["--user", "5", "--", "true"], 125, "uid 5 is not mapped: the map has 0"),
-    (["--user", "0:5", "--", "true"], 125, "gid 5 is not mapped: the map has 0"),
+    (["--bind", "/etc/passwd:/opt", "--", "true"], 125, " and can't be mounted on /opt"),
+    (["--bind", "/etc:/etc/passwd/x", "--", "true"], 125, "/etc/passwd/x can't be created"),
+    (["--user", "5", "--", "true"], 125, "uid 5 is not mapped: the map has only 0"),
+    (["--user", "0:5", "--", "true"], 125, "gid 5 is not mapped: the map has only 0"),
     (["--user", "me", "--", "true"], 125, "'me' is not UID[:GID]"),
     (["--network", "sandbox", "--", "true"], 125, "runsc-rootless-netstack"),
     (["--network", "bridge", "--", "true"], 125, "'bridge' must be none or host"),
@@ -53,7 +53,7 @@ ARGUMENTS = [
     (
         ["--rootfs", "/usr/lib", "--", "sh"],
         127,
-        "[command-not-found]\n  remedy: name a program that is there",
+        "[command-not-found]\n  remedy: name an existing program",
     ),
     (["--rootfs", "/usr/lib", "--", "/bin/sh"], 127, "'/bin/sh' was not found in the sandbox"),
     (["--rootfs", "/etc/passwd", "--", "true"], 125, "/etc/passwd is not a directory"),
@@ -61,14 +61,14 @@ ARGUMENTS = [
     (["--bundle", "/nonexistent"], 125, "/nonexistent"),
     (["--bundle", "/usr"], 125, "config.json"),
     (["--env", "NO_SUCH_VARIABLE", "--", "true"], 125, "NO_SUCH_VARIABLE is not set"),
-    (["--env", "NAME:value", "--", "true"], 125, "in place of a =; write NAME=VALUE"),
+    (["--env", "NAME:value", "--", "true"], 125, "in place of =; write NAME=VALUE"),
     (["--env", "=x", "--", "true"], 125, "the name before the = is missing"),
     (["--env-file", "/nonexistent", "--", "true"], 125, "/nonexistent: No such file"),
     (["--rlimit", "speed=1", "--", "true"], 125, "'speed' is not a resource limit"),
     (["--rlimit", "nofile=2:1", "--", "true"], 125, "the soft limit is above the hard limit"),
     (["--rlimit", "nofile=many", "--", "true"], 125, "numbers or 'unlimited'"),
     (["--wd", "/nonexistent", "--", "true"], 125, "--wd /nonexistent"),
-    (["--wd", "relative", "--", "true"], 125, "it must be an absolute path"),
+    (["--wd", "relative", "--", "true"], 125, "not an absolute path"),
     (["--terminal", "--", "true"], 125, "standard input is not one"),
     (["--root", "/proc/nonexistent", "--", "true"], 125, "/proc/nonexistent"),
     (["--map-users", "0:0:0", "--", "true"], 125, "0:0:0"),
@@ -309,7 +309,7 @@ def test_a_runsc_that_crashes_is_not_the_command_that_fails(usernsctl: Program) 
     assert said == "fatal error: newosproc"
     why = "runsc crashed or rejected an option; the message is on standard error"
     assert ours[0] == f"usernsctl: runsc: {why}"
-    assert ours[1].startswith("  remedy: usernsctl explain takes the message. Behind a crash ")
+    assert ours[1].startswith("  remedy: usernsctl explain    # with the message as input. ")
 
 
 def test_a_runsc_that_rejects_an_option_is_not_said_to_have_crashed(
@@ -319,7 +319,7 @@ def test_a_runsc_that_rejects_an_option_is_not_said_to_have_crashed(
     stand_in(CRASHING_RUNSC.replace("fatal error: newosproc", said))
     done = usernsctl("run", "--", "true")
     assert done.stderr.startswith(f"{said}\nusernsctl: runsc: runsc crashed or rejected an option;")
-    assert "Behind a usage is mostly a release of runsc that" in done.stderr
+    assert "After a usage message, see runsc --version" in done.stderr
     explained = usernsctl("explain", input=done.stderr)
     assert "runsc-too-old" in explained.stdout
 
@@ -337,7 +337,7 @@ def test_a_command_that_ends_as_a_failed_runsc_would(usernsctl: Program, status:
 
 
 def test_the_state_directory_is_not_shown(usernsctl: Program, runtime: Path) -> None:
-    with pytest.raises(un.BindError, match=f"{runtime} can't be shown") as caught:
+    with pytest.raises(un.BindError, match=f"{runtime} can't be bind-mounted") as caught:
         un.SandboxHost(binds=[un.Bind(str(runtime), "/data")])
     assert caught.value.cause == "bind-shows-state"
     done = usernsctl("run", "--bind", str(runtime), "--", "true", env=dict(os.environ))

@@ -279,7 +279,7 @@ def test_the_name_of_a_file_has_no_other_file_be_written_to(
     first = told.stderr.splitlines()[0]
     assert first == (
         f"usernsctl: the sandbox does not show {tmp_path}/mine:rw; to show it, "
-        "rename it: --bind would take a part of its path for something else"
+        "rename the file: --bind would misread a part of the path as DST or rw"
     )
 
 

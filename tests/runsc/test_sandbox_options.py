@@ -78,7 +78,7 @@ def test_sandbox_debug_log_has_what_runsc_writes(tmp_path: Path, state: Path) ->
             assert {(logs / name).stat().st_mode & 0o777 for name in new} == {0o600}
             boot = next(name for name in new if name.endswith(".boot.txt"))
             assert "sleep" in (logs / boot).read_text()
-    with pytest.raises(un.BindError, match="can't be shown"):
+    with pytest.raises(un.BindError, match="can't be bind-mounted"):
         un.SandboxHost(debug_log=logs, binds=[tmp_path])
 
 

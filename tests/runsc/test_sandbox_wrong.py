@@ -163,9 +163,9 @@ PATHS = ("rootfs", "bundle", "debug_log", "runsc")
         ({"trust": True}, "need a bundle"),
         ({"rootfs": "/a", "expose_root": True}, "exclude each other"),
         *(({name: ""}, f"{name} is empty") for name in PATHS),
-        *(({name: "/a\0b"}, rf"{name}: '/a\\x00b' can't be a path") for name in PATHS),
+        *(({name: "/a\0b"}, rf"{name}: '/a\\x00b' has a NUL character") for name in PATHS),
         ({"binds": [un.Bind("", "/x")]}, "binds: SRC is empty"),
-        ({"binds": ["/a\0b:/x"]}, r"binds: SRC: '/a\\x00b' can't be a path"),
+        ({"binds": ["/a\0b:/x"]}, r"binds: SRC: '/a\\x00b' has a NUL character"),
         ({"bundle": "", "trust": True}, "bundle is empty"),
     ],
 )
@@ -351,6 +351,6 @@ def test_they_are_neither_pickled_nor_copied(
 ) -> None:
     with pytest.raises(TypeError, match="attach"):
         how(box)
-    with pytest.raises(TypeError, match="make one in each process"):
+    with pytest.raises(TypeError, match="create one in each process"):
         how(host)
     assert box.poll() is None

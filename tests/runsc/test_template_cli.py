@@ -82,7 +82,7 @@ def test_one_takes_the_place_of_another_if_that_is_said(template: Any, data: Pat
     again = ["--ready", "line:READY", "--", "sh", "-c", "echo READY; read line; echo new"]
     done = template("create", "one", *again)
     assert done.returncode == 125
-    assert "there is a template 'one' already" in done.stderr
+    assert "a template 'one' exists already" in done.stderr
     assert template("create", "one", "--replace", *again).returncode == 0
     assert template("run", "one", input="\n").stdout == "new\n"
     assert os.listdir(data) == ["one"]
@@ -241,10 +241,10 @@ def test_a_killed_creator_leaves_nothing(usernsctl: Any, data: Path) -> None:
     ("args", "told"),
     [
         (["create", "one", "--", "true"], "--ready is missing"),
-        (["create", "one", "--ready", "port:x", "--", "true"], "is no port"),
+        (["create", "one", "--ready", "port:x", "--", "true"], "is not a port"),
         (["create", "one", "--ready", "x"], "no command"),
         (["create", "a/b", "--ready", "x", "--", "true"], "can't be the name"),
-        (["create", "one", "--python", "x", "--", "true"], "excludes CMD"),
+        (["create", "one", "--python", "x", "--", "true"], "with CMD or --ready"),
         (["create", "one", "--preload", "x", "--ready", "x", "--", "true"], "needs --python"),
         (["create", "one", "--terminal", "--ready", "x", "--", "true"], "--terminal"),
         (["create"], "NAME"),
@@ -281,8 +281,8 @@ def test_a_place_that_can_not_be_had_is_told(
     done = template(*args)
     place = f"{tmp_path}/file/usernsctl/templates"
     first, last = done.stderr.splitlines()
-    assert first == f"usernsctl: template: no templates can be kept in {place}: Not a directory"
-    assert last == "  remedy: set XDG_DATA_HOME to a directory that is yours"
+    assert first == f"usernsctl: template: can't store templates in {place}: Not a directory"
+    assert last == "  remedy: set XDG_DATA_HOME to a directory of your own"
     assert (done.returncode, done.stdout) == (125, "")
 
 

@@ -97,11 +97,11 @@ def test_a_host_s_options_are_given_again(tmp_path: Path) -> None:
         assert box.communicate(b"\n", 60)[0].split() == [b"100", b"named", b"shown"]
     with un.SandboxHost(**(options | {"hostname": "other"})) as host:
         error = load_error(tmp_path / "saved", "template-host-differs", host=host)
-        told = "the template was made in another host: --hostname was 'named', and is 'other'"
+        told = "the template was created with other options: --hostname was 'named', and is 'other'"
         assert error.reason == told
     error = load_error(tmp_path / "saved", "template-host-differs", remedy="make it")
     assert error.reason == (
-        "the template was made in another host: "
+        "the template was created with other options: "
         f"--bind was '{tmp_path}/data:/data:ro', and is left out; "
         "--hostname was 'named', and is left out; "
         "--rlimit was 'RLIMIT_NOFILE=100:200', and is left out"
@@ -161,7 +161,7 @@ def test_nothing_is_saved_that_could_not_be_loaded(host: un.SandboxHost, tmp_pat
     # JSON escapes \1 as six characters (\u0001), so the record exceeds its size limit.
     env = {f"NAME{number}": "\1" * 100_000 for number in range(8)}
     with host.template(env=env) as made:
-        with pytest.raises(un.NamespaceError, match="and may have") as caught:
+        with pytest.raises(un.NamespaceError, match="the limit is") as caught:
             made.save(tmp_path / "large")
         assert caught.value.remedy is not None
     assert os.listdir(tmp_path / "large") == []
@@ -177,7 +177,7 @@ def test_nothing_is_saved_over_something(host: un.SandboxHost, tmp_path: Path) -
             made.save(tmp_path / "none" / "saved")
         with pytest.raises(un.UsernsError):
             made.save(tmp_path / "file")
-        with pytest.raises(un.RunscError, match="open to others"):
+        with pytest.raises(un.RunscError, match="others have access"):
             made.save(tmp_path / "open")
     assert sorted(os.listdir(tmp_path)) == ["file", "open"]
 
@@ -199,11 +199,11 @@ def test_one_in_a_namespace_without_a_name_is_loaded_there(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"version": "0.0.1"}, "usernsctl was 0.0.1"),
-        ({"runsc": ["release-20200101.0", 5, 6]}, "was release-20200101.0, which is"),
+        ({"version": "0.0.1"}, "template is of usernsctl 0.0.1"),
+        ({"runsc": ["release-20200101.0", 5, 6]}, "was release-20200101.0 when the template was"),
         ({"flags": ["host", "default"]}, "network and platform were host, default"),
-        ({"files": [["/usr/bin/sh", 1, 2]]}, "/usr/bin/sh was another one"),
-        ({"files": [["/usr/none", 1, 2]]}, "/usr/none was another one"),
+        ({"files": [["/usr/bin/sh", 1, 2]]}, "/usr/bin/sh in the root filesystem has changed"),
+        ({"files": [["/usr/none", 1, 2]]}, "/usr/none in the root filesystem has changed"),
     ],
 )
 def test_one_for_something_else_is_outdated(copy: Path, fields: dict[str, Any], told: str) -> None:
@@ -224,19 +224,19 @@ def test_one_that_shows_what_its_host_does_not_is_outdated(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"format": 2}, "makes no sense"),
-        ({"kind": "other"}, "makes no sense"),
-        ({"args": None}, "makes no sense"),
-        ({"config": {}}, "makes no sense"),
-        ({"config": {"process": {"args": []}, "root": {}}}, "makes no sense"),
-        ({"files": 7}, "makes no sense"),
-        ({"images": None}, "makes no sense"),
-        ({"images": {}}, "makes no sense"),
-        ({"images": {"../../etc/passwd": [1, "x"]}}, "makes no sense"),
-        ({"images": {"checkpoint.img": [-1, "x"]}}, "makes no sense"),
-        ({"args": []}, "makes no sense"),
-        ({"options": None}, "makes no sense"),
-        ({"options": [1]}, "makes no sense"),
+        ({"format": 2}, "is invalid"),
+        ({"kind": "other"}, "is invalid"),
+        ({"args": None}, "is invalid"),
+        ({"config": {}}, "is invalid"),
+        ({"config": {"process": {"args": []}, "root": {}}}, "is invalid"),
+        ({"files": 7}, "is invalid"),
+        ({"images": None}, "is invalid"),
+        ({"images": {}}, "is invalid"),
+        ({"images": {"../../etc/passwd": [1, "x"]}}, "is invalid"),
+        ({"images": {"checkpoint.img": [-1, "x"]}}, "is invalid"),
+        ({"args": []}, "is invalid"),
+        ({"options": None}, "is invalid"),
+        ({"options": [1]}, "is invalid"),
     ],
 )
 def test_a_record_that_makes_no_sense(copy: Path, fields: dict[str, Any], told: str) -> None:

@@ -71,10 +71,10 @@ def test_ids_that_nobody_granted_are_refused_with_a_cause() -> None:
         (["0:10:2", "5:11:1"], "0:10:2 and 5:11:1 overlap outside"),
         ([(0, 10, 0)], "the count must be 1 or more"),
         ([(4294967295, 0, 2)], "goes past 4294967294"),
-        ([(-1, 0, 1)], "must be a number from 0 to 4294967295"),
-        ([(0, 1 << 32, 1)], "must be a number from 0 to 4294967295"),
-        ([(0, 1.5, 1)], "must be a number from 0 to 4294967295"),
-        ([(0, "1", 1)], "must be a number from 0 to 4294967295"),
+        ([(-1, 0, 1)], "each number must be from 0 to 4294967295"),
+        ([(0, 1 << 32, 1)], "each number must be from 0 to 4294967295"),
+        ([(0, 1.5, 1)], "each number must be from 0 to 4294967295"),
+        ([(0, "1", 1)], "each number must be from 0 to 4294967295"),
         ([(n, 100000 + n, 1) for n in range(0, 682, 2)], "no more than 340 extents"),
     ],
 )
@@ -96,5 +96,5 @@ def test_a_text_of_a_page_or_more_is_refused() -> None:
 @pytest.mark.parametrize("own", [-1, 4294967295, 1 << 40])
 def test_an_id_that_there_can_not_be_is_refused(own: int) -> None:
     for idmap in (IdMap(map_user=own), IdMap(map_group=own)):
-        with pytest.raises(un.MapError, match="must be a number from 0 to 4294967294"):
+        with pytest.raises(un.MapError, match="an id is a number from 0 to 4294967294"):
             un.plan(idmap)

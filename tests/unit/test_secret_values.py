@@ -78,7 +78,7 @@ def test_a_wrong_setting_is_not_told(setting: str, tmp_path: Path) -> None:
 def test_a_file_that_is_no_text_is_not_told(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_bytes(b"A=b\nC=" + SECRET.encode() + b"\xff")
-    with pytest.raises(UsernsError, match=r"line 2: a byte that isn't UTF-8$") as caught:
+    with pytest.raises(UsernsError, match=r"line 2: a byte that is not UTF-8$") as caught:
         read_file(str(file), {})
     assert caught.value.__cause__ is None
     assert SECRET not in str(caught.value)

@@ -71,13 +71,13 @@ def setting(user: Login) -> str:
 
 
 def test_doctor_knows_whether_our_profile_is_loaded(user: Login) -> None:
-    assert setting(user) == "absent; no profile is loaded for our programs"
+    assert setting(user) == "absent; no profile is loaded for the programs of usernsctl"
     printed = user("usernsctl", "apparmor-profile", "--host").stdout
     file = Path("/etc/apparmor.d/usernsctl-host")
     file.write_text(printed)
     try:
         typed_by_root(f"apparmor_parser -r {file}")
-        assert setting(user) == "absent; a profile is loaded for each of our programs"
+        assert setting(user) == "absent; a profile is loaded for each program of usernsctl"
         # AppArmor matches a script by its path, and its children inherit the profile.
         report = user.diagnose(runsc=False)
         assert report["facts"]["security"]["label"].startswith("usernsctl-host-")

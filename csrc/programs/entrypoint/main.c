@@ -48,30 +48,30 @@ extern char **environ;
 static const char help[] =
     "Usage: " SELF " [OPTIONS] [--] COMMAND [ARGUMENT...]\n"
     "\n"
-    "Runs COMMAND in gVisor, on the files of this container, read-only under an\n"
-    "overlay in memory, and with its environment. For ENTRYPOINT, by its absolute\n"
-    "path.\n"
+    "Runs COMMAND in gVisor. COMMAND sees the files of this container, read-only\n"
+    "under an overlay in memory, and has the environment of the container. In\n"
+    "ENTRYPOINT, use the absolute path of this program.\n"
     "\n"
     "      --network=host|none  the container's network (the default), or none\n"
-    "      --ids=one|all        its own id (the default), or all its subordinate\n"
-    "                           ids too\n"
-    "      --user=UID[:GID]     the ids of COMMAND inside (0 by default), which stand\n"
-    "                           for its own id, or with --ids=all are among all ids\n"
-    "      --runsc=FILE         the runsc to run, where the image has Python; by\n"
-    "                           default the one that the launch in /etc/usernsctl\n"
-    "                           names\n"
-    "      --reraise-signal     if a signal kills COMMAND, end by that signal too, in\n"
-    "                           place of the exit status 128+N, unless this is\n"
+    "      --ids=one|all        the ids in the sandbox: the id of the caller (the\n"
+    "                           default), or its subordinate ids, too\n"
+    "      --user=UID[:GID]     the ids of COMMAND inside (0 by default): other names of\n"
+    "                           the caller's id, or with --ids=all any mapped ids\n"
+    "      --runsc=FILE         the runsc to run, in an image with Python; by\n"
+    "                           default the runsc of the launch in /etc/usernsctl\n"
+    "      --reraise-signal     if a signal kills COMMAND, end by the same signal,\n"
+    "                           instead of the exit status 128+N, unless this is\n"
     "                           process 1 of the container\n"
-    "      --check              say whether a command could be started, and start\n"
-    "                           none\n"
+    "      --check              check whether a command could be started, without\n"
+    "                           starting a command\n"
     "      --health             ask the sandbox of this container, and exit with 0 if\n"
-    "                           it answers; with COMMAND, run COMMAND in it, and exit\n"
-    "                           with 0 if COMMAND does. Otherwise exit with 1\n"
-    "  -h, --help               show this\n"
+    "                           the sandbox answers; with COMMAND, run COMMAND in the\n"
+    "                           sandbox, and exit with 0 if COMMAND does. Otherwise\n"
+    "                           exit with 1\n"
+    "  -h, --help               show this help\n"
     "  -V, --version            show the version\n"
     "\n"
-    "End the options with --, where who gives COMMAND must not add any.\n";
+    "End the options with --, so that arguments of the container can't add options.\n";
 
 struct policy {
     const char *network;
@@ -181,7 +181,7 @@ static int become_usernsctl(struct argv_builder *builder, char *const *rest, boo
     };
     int fd = save_environment();
     if (fd < 0)
-        return fail_entrypoint("the environment can't be kept");
+        return fail_entrypoint("can't save the environment");
     if (find_in_own_directory("python3", python) || find_in_own_directory(CLI, script))
         return fail_entrypoint("/proc/self/exe");
     if (is_run && keep_early_signals())
@@ -286,7 +286,7 @@ static int check_health(struct argv_builder *builder, char *const *rest)
 static int refuse_usage(const char *what, const char *value, const char *right)
 {
     char text[256];
-    snprintf(text, sizeof text, "%s%s; %s", what, value, right);
+    snprintf(text, sizeof text, "%s%s: %s", what, value, right);
     un_make_printable(text);
     fprintf(stderr, CLI ": " SELF ": %s\n", text);
     return FAILED;
@@ -327,9 +327,9 @@ static int check_variables(void)
     static const char *const names[] = {"USERNSCTL_NETWORK", "USERNSCTL_IDS"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (getenv(names[i]))
-            return refuse_usage(names[i], " is set, but variables decide nothing",
-                                "give --network or --ids to " SELF
-                                " in the ENTRYPOINT, and unset it");
+            return refuse_usage(names[i], " is set, but has no effect",
+                                "unset the variable, and give --network or --ids to " SELF
+                                " in the ENTRYPOINT");
     return -1;
 }
 
@@ -337,18 +337,18 @@ static int check_variables(void)
 static int check_policy(struct policy *policy, const char *command)
 {
     if (!is_either(policy->network, "host", "none"))
-        return refuse_usage("--network=", policy->network, "it may be host or none");
+        return refuse_usage("--network=", policy->network, "the value must be host or none");
     if (!is_either(policy->ids, "one", "all"))
-        return refuse_usage("--ids=", policy->ids, "it may be one or all");
+        return refuse_usage("--ids=", policy->ids, "the value must be one or all");
     if (policy->user && !split_user(policy))
         return refuse_usage("--user=", policy->user,
-                            "it must be UID[:GID], numbers from 0 to 4294967294");
+                            "the value must be UID[:GID], numbers from 0 to 4294967294");
     if (policy->runsc && *policy->runsc != '/')
-        return refuse_usage("--runsc=", policy->runsc, "it must be an absolute path");
+        return refuse_usage("--runsc=", policy->runsc, "the value must be an absolute path");
     if (policy->runsc && policy->is_check)
         return refuse_usage(
             "--check with --runsc", "",
-            "what is checked is a launch, which has decided on runsc: leave out --runsc");
+            "--check checks a launch, which names its own runsc: leave out --runsc");
     if (policy->is_health && policy->is_check)
         return refuse_usage("--health with --check", "", "give one of them");
     if (!command && !policy->is_check && !policy->is_health)
@@ -370,7 +370,7 @@ static int refuse_option(char **argv)
     if (optopt == 'h' || optopt == 'V')
         is_letter = false;
     return refuse_usage(is_letter ? letter : argv[optind - 1],
-                        " is not an option, or lacks its value", SELF " --help lists them");
+                        " is not an option, or lacks its value", SELF " --help lists the options");
 }
 
 /* Parses the options. Returns the exit status, or -1 to continue. */
@@ -421,7 +421,7 @@ static int run_by_python(const struct policy *policy, char *const *command,
     static char directory[PATH_MAX];
     static struct utsname host;
     if (!getcwd(directory, sizeof directory) || uname(&host))
-        return fail_entrypoint("the working directory or the host name can't be told");
+        return fail_entrypoint("can't read the working directory or the host name");
     const char *const fixed[] = {
         "run",  "--network", policy->network, "--hostname",    host.nodename,
         "--wd", directory,   "--env-all",     "--expose-root",
@@ -461,8 +461,8 @@ static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
     if (policy.runsc && !has_python())
         return refuse_usage(
             "--runsc=", policy.runsc,
-            "the launch has decided which, and there is no Python to take another one: "
-            "leave it out, or freeze a launch with it");
+            "without Python in the image, only the launch names runsc: leave the option "
+            "out, or freeze a launch with this --runsc");
     status = policy.is_check ? -1 : stay_outside();
     if (status >= 0)
         return status;
@@ -481,11 +481,11 @@ static int run_without_python(int argc, char **argv)
     for (size_t i = 0; argc == 2 && i < sizeof printed / sizeof *printed; i++)
         if (!strcmp(argv[1], printed[i][0]))
             return print_file(printed[i][1]);
-    fputs(CLI ": this image has no Python, so that " CLI " can do no more than print what engines "
-              "need:\n  " CLI " seccomp-profile|apparmor-profile\n"
-              "in-gvisor runs a command in gVisor, and in-gvisor --check says whether one could be "
-              "started.\nThe target prelude-python of Dockerfile.gvisor has all of " CLI
-              ", such as " CLI " doctor.\n",
+    fputs(CLI ": this image has no Python, so " CLI " has only these two commands:\n  " CLI
+              " seccomp-profile|apparmor-profile\n"
+              "in-gvisor runs a command in gVisor; in-gvisor --check checks whether that works.\n"
+              "The target prelude-python of Dockerfile.gvisor has all of " CLI ", such as " CLI
+              " doctor.\n",
           stderr);
     return FAILED;
 }
@@ -495,7 +495,7 @@ int main(int argc, char **argv)
     /* The first four elements are for become_usernsctl(). */
     struct argv_builder builder = {calloc((size_t)argc + OWN_WORDS_MAX, sizeof *builder.argv), 4};
     if (!builder.argv || !argc)
-        return fail_entrypoint("no memory");
+        return fail_entrypoint("calloc");
     const char *slash = strrchr(argv[0], '/');
     bool is_cli = !strcmp(slash ? slash + 1 : argv[0], CLI);
     if (is_cli && !has_python())

@@ -6,7 +6,8 @@
 static void warn_single_id(const struct un_error *wanted)
 {
     char reason[UN_DETAIL_MAX + 128];
-    fprintf(stderr, "usernsctl-exec: going on with one id, as --allow-single-id allows: %s\n",
+    fprintf(stderr,
+            "usernsctl-exec: mapping only the caller's own id, as --allow-single-id allows: %s\n",
             un_error_reason(wanted, reason, sizeof reason));
 }
 

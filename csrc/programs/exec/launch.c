@@ -48,8 +48,9 @@ static int check_plan(struct performance *of, struct un_error *err)
 {
     const struct un_plan *plan = &of->decision.plan;
     if (plan->become[UN_UID] != 0 || plan->become[UN_GID] != 0)
-        return un_fail(err, UN_STEP_PLAN, 0, NULL,
-                       "the caller must be uid 0 and gid 0 inside, for the capabilities of runsc");
+        return un_fail(
+            err, UN_STEP_PLAN, 0, NULL,
+            "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities");
     return un_config_check_user(of->launch, &of->moment.is, &plan->map, err);
 }
 

@@ -95,7 +95,7 @@ static int check_launch_file(const char *file, const char *real, const struct st
                              struct un_error *err)
 {
     if (!S_ISREG(status->st_mode))
-        return fail_launch_file(file, "launch-malformed", "it is not a regular file", err);
+        return fail_launch_file(file, "launch-malformed", "not a regular file", err);
     if (!un_owner_is_trusted(status->st_uid, real))
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-untrusted",
                        "%.300s belongs to uid %u, who is neither root nor you", file,

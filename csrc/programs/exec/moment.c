@@ -97,8 +97,7 @@ static int settle_cwd(struct un_launch *launch, struct moment *moment, struct un
         if (un_view_is_of_gvisor(wanted) || un_view_has_directory(&launch->view, wanted))
             return 0;
         return un_fail(err, UN_STEP_CWD, 0, "cwd-not-found",
-                       "%.300s, where the launch has the command start: there is no such directory "
-                       "in the sandbox",
+                       "%.300s, the working directory of the launch, does not exist in the sandbox",
                        wanted);
     }
     bool has = shows_machine(launch) && un_view_has_directory(&launch->view, moment->cwd);

@@ -410,18 +410,20 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     int of_launch = 1 + options->check + options->reraise_signal + (options->setup.uid >= 0) +
                     (options->setup.gid >= 0);
     if (options->launch && count > of_launch)
-        return fail_usage(err, "%s decides all that options are for: leave out the others%s",
+        return fail_usage(err,
+                          "%s excludes all options except --check, --reraise-signal, --setuid and "
+                          "--setgid%s",
                           "--launch", "");
     if (options->launch)
         return 0;
     if (options->check)
-        return fail_usage(err, "%s checks a launch: %s", "--check", "--launch FILE --check");
+        return fail_usage(err, "%s needs %s", "--check", "--launch FILE");
     if (optind == argc && options->hold < 0)
         return fail_usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND",
                           "");
     if (optind < argc && options->hold >= 0)
-        return fail_usage(err, "a namespace is made, and no command run in it: %s%s", argv[optind],
-                          "");
+        return fail_usage(err, "--hold creates a namespace, and runs no command: %s%s",
+                          argv[optind], "");
     conclude_options(options);
     return 0;
 }

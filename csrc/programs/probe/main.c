@@ -12,11 +12,11 @@
  */
 #include "base/base.h"
 #include "child/child.h"
+#include "map/map.h"
 #include "programs/probe/probe.h"
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
 
-#include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
@@ -178,6 +178,7 @@ static struct decision *decide_range(struct un_error *err)
 
 static int read_ranges(const char *path, struct un_error *err)
 {
+    char text[UN_IDS_TEXT_MAX];
     un_auto_free struct decision *decision = decide_range(err);
     (void)path;
     if (!decision)
@@ -185,9 +186,8 @@ static int read_ranges(const char *path, struct un_error *err)
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         const struct un_ranges *clipped = &decision->plan.clipped[kind];
         for (uint32_t i = 0; i < clipped->len; i++)
-            printf("left out: %s %" PRIu32 ":%" PRIu32 " does not exist here\n",
-                   kind == UN_UID ? "uid" : "gid", clipped->range[i].start,
-                   clipped->range[i].count);
+            printf("left out: %s, not mapped in this user namespace\n",
+                   un_ids_text(kind, clipped->range[i].start, clipped->range[i].count, text));
     }
     for (uint32_t i = 0; i < decision->facts.notices.len; i++)
         puts(decision->facts.notices.text[i]);

@@ -17,7 +17,7 @@ static int take_fd(const char *word)
     uint64_t number;
     const char *end = un_number_read(word, INT_MAX, &number);
     if (!end || *end) {
-        fprintf(stderr, "\"%s\" is not a descriptor\n", word);
+        fprintf(stderr, "usernsctl: \"%s\" is not a descriptor\n", word);
         return -1;
     }
     int fd = (int)number;

@@ -112,8 +112,8 @@ int sandbox_show_limits(const char *directory, bool shares_mounts, int fd);
 
 /* Message if the kernel is not gVisor's. */
 #define UN_NOT_PROVEN                                                                              \
-    "not started: this kernel is not gVisor's (its build and its boot message are missing), so "   \
-    "what was called as runsc did not make a sandbox"
+    "not started: this kernel is not gVisor's (gVisor's build date or boot message is missing), "  \
+    "so the program called runsc created no sandbox"
 
 /* Option of usernsctl-verify for health checks, and the time that it gives the payload. */
 #define UN_HEALTH_OPTION "--health"

@@ -29,7 +29,7 @@ static void print_quoted(const char *text)
 {
     char quoted[UN_QUOTED_ROOM];
     un_quote(text, quoted);
-    fprintf(stderr, "  it also says: %s\n", quoted);
+    fprintf(stderr, "  runsc also says: %s\n", quoted);
 }
 
 /* Prints the last messages and the crash report, except the one already printed. */
@@ -78,7 +78,7 @@ static void print_explanation(const struct un_runsc_words *words,
     print_remedy(failure->remedy);
     if (!failure->has_cause)
         fputs("  more: usernsctl run --debug-log DIR -- COMMAND; usernsctl explain --debug-log DIR"
-              "    # both of usernsctl's Python package\n",
+              "    # needs the Python package of usernsctl\n",
               stderr);
 }
 

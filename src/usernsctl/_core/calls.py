@@ -81,7 +81,7 @@ def _fill_map(native: Any, extents: Iterable[Iterable[int]], err: Any) -> None:
             extent = ffi.new("struct un_extent *", (inside, outside, count))
         except (OverflowError, TypeError) as error:
             raise MapError(
-                f"extent {inside}:{outside}:{count}: each must be a number from 0 to 4294967295",
+                f"extent {inside}:{outside}:{count}: each number must be from 0 to 4294967295",
                 step="argument",
                 cause="map-invalid",
             ) from error
@@ -95,7 +95,7 @@ def _extents(native: Any) -> tuple[ExtentTuple, ...]:
 def _fill_request(native: Any, request: IdRequest, err: Any) -> None:
     if request.own is not None:
         if not 0 <= request.own < 2**32 - 1:
-            reason = f"{request.own} is no id: it must be a number from 0 to 4294967294"
+            reason = f"{request.own} is not an id: an id is a number from 0 to 4294967294"
             raise MapError(reason, step="argument", cause="map-invalid")
         native.map_self, native.self = True, request.own
     native.fill = _FILLS[request.fill]

@@ -200,7 +200,7 @@ def missing_program(name: str, purpose: str) -> CommandError:
     """
     path = program_path(name)
     return CommandError(
-        f"{path}, which {purpose}, is missing: it is installed together with this package",
+        f"{path}, which {purpose}, is missing: the installation of usernsctl is incomplete",
         step="exec",
         filename=path,
         remedy=_REMEDY,

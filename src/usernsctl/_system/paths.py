@@ -35,14 +35,14 @@ class ForeignLinkError(PermissionError):
     """Error of a path with a symbolic link of another user, who could redirect the path."""
 
     cause = "foreign-link"
-    remedy = "name the file that it leads to"
+    remedy = "name the file that the symbolic link leads to"
 
 
 class WritableByOthersError(PermissionError):
     """Error of a path that another user could redirect by writing to a directory on it."""
 
     cause = "directory-writable-by-others"
-    remedy = "name a directory of your own in it, which is made if it is missing, or one elsewhere"
+    remedy = "name a directory that only you may write to; usernsctl creates a missing directory"
 
 
 class OpenFile:
@@ -273,7 +273,7 @@ def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
         ):
             raise WritableByOthersError(
                 errno.EACCES,
-                f"others may write to {directory.path}, and so redirect the path",
+                f"others may write to {directory.path}, and could redirect the path",
                 directory.path,
             )
 
@@ -521,9 +521,9 @@ def check_path(name: str, given: Any) -> str | None:
     # An empty path is often the value of an unset variable; os.path.abspath() would turn it into
     # the current directory.
     if found == "":
-        raise ValueError(f"{name} is empty: it must be a path")
+        raise ValueError(f"{name} is empty: a path must have at least one character")
     if found is not None and "\0" in found:
-        raise ValueError(f"{name}: {found!r} can't be a path: it has a NUL character")
+        raise ValueError(f"{name}: {found!r} has a NUL character, which no path can have")
     return found
 
 
@@ -544,8 +544,8 @@ def check_name(name: str, what: str) -> str:
     if not re.fullmatch(NAME, name):
         shown = name if len(name) <= 80 else f"{name[:80]}..."
         raise InvalidNameError(
-            f"{shown!r} can't be {what}: it must be 1 to 64 letters, digits, dots, dashes and "
-            "underscores, the first a letter, a digit or an underscore",
+            f"{shown!r} can't be {what}: only 1 to 64 letters, digits, dots, dashes and "
+            "underscores are allowed, and a dot or dash can't be the first",
             step="name",
             cause="name-invalid",
         )

@@ -63,7 +63,7 @@ class ProcessIdentity:
         """
         pid = int(state["pid"])
         if not 0 < pid <= _PID_MAX:
-            raise ValueError(f"{pid} can't be a process id")
+            raise ValueError(f"{pid} is not a process id")
         return cls(
             pid=pid,
             start_time=int(state["start_time"]),
@@ -233,7 +233,7 @@ def parse_timestamp(written: Any) -> float:
     """
     seconds = float(written)
     if not 0 <= seconds < _MOMENT_MAX:
-        raise ValueError(f"{seconds} can't be a time")
+        raise ValueError(f"{seconds} is not a time")
     return seconds
 
 

@@ -32,7 +32,7 @@ def command(module: str, *words: str) -> list[str]:
         from usernsctl.errors import CommandError
 
         raise CommandError(
-            "no Python child can be started: the path of this interpreter is unknown",
+            "can't start a Python child: the path of this interpreter is unknown",
             step="exec",
             remedy="set sys.executable to the path of a Python that has this package",
         )

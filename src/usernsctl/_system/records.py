@@ -60,7 +60,7 @@ _RECORD_MAX = 4 << 20
 
 _STEP = "state"
 _CAUSE = "state-directory-unusable"
-_ELSEWHERE = "set XDG_RUNTIME_DIR to a directory that is yours"
+_ELSEWHERE = "set XDG_RUNTIME_DIR to a directory of your own"
 
 # Errors that would occur in any other directory, too: this process or the machine has run out of
 # descriptors or memory.
@@ -81,9 +81,9 @@ def fault_of(status: os.stat_result, forbidden: int) -> str | None:
     :param forbidden: the mode bits that the file must not have.
     """
     if status.st_uid != os.geteuid():
-        return f"it belongs to uid {status.st_uid}, not to {os.geteuid()}"
+        return f"the owner is uid {status.st_uid}, not {os.geteuid()}"
     if status.st_mode & forbidden:
-        return f"it is open to others (mode {stat.S_IMODE(status.st_mode):o})"
+        return f"others have access (mode {stat.S_IMODE(status.st_mode):o})"
     return None
 
 
@@ -218,16 +218,16 @@ class Directory(OpenFile):
                 status = os.fstat(file.fileno())
                 is_regular = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
                 if not is_regular or fault_of(status, 0o022) is not None:
-                    raise invalid_record(path, "others than you may have written it")
+                    raise invalid_record(path, "other users may have written to the file")
                 content = file.read(_RECORD_MAX + 1)
         if len(content) > _RECORD_MAX:
-            raise invalid_record(path, f"it has more than {_RECORD_MAX} bytes")
+            raise invalid_record(path, f"the file has more than {_RECORD_MAX} bytes")
         try:
             record = json.loads(content)
         except RecursionError as error:
-            raise ValueError("it is nested too deeply") from error
+            raise ValueError("the JSON is nested too deeply") from error
         if record is None:
-            raise ValueError("it says nothing")
+            raise ValueError("the file is empty")
         return record
 
     def write(self, name: str, record: Any) -> None:
@@ -239,7 +239,7 @@ class Directory(OpenFile):
         content = json.dumps(record)
         if len(content) > _RECORD_MAX:
             raise NamespaceError(
-                f"{path} would have {len(content)} bytes, and may have {_RECORD_MAX}",
+                f"{path} would have {len(content)} bytes; the limit is {_RECORD_MAX}",
                 step=_STEP,
                 filename=path,
                 remedy="give the command fewer or shorter arguments and variables",
@@ -543,7 +543,7 @@ class Store(Generic[R]):
 
     def _unsteady(self, name: str) -> NamespaceError:
         return NamespaceError(
-            f"{name!r} can't be {self._what} now: other processes make and remove it all the time",
+            f"{name!r} can't be {self._what} now: other processes keep creating and removing it",
             step=_STEP,
             errno=errno.EAGAIN,
             remedy="try again",
@@ -600,7 +600,7 @@ def _locked(directory: Directory) -> BusyError:
         errno=errno.EAGAIN,
         filename=directory.path,
         cause=_CAUSE,
-        remedy=f"grep ':{inode} ' /proc/locks  # its 5th word is the process to end",
+        remedy=f"grep ':{inode} ' /proc/locks  # the 5th field is the pid of the process to end",
     )
 
 

@@ -101,17 +101,17 @@ def make_target(
         `init` is given without a new PID namespace.
     """
     if init and "pid" not in namespaces:
-        raise ValueError("init=True is about process 1 of a new PID namespace: give pid=True, too")
+        raise ValueError("init=True needs pid=True: process 1 exists only in a new PID namespace")
     if propagation not in _PROPAGATION:
         known = ", ".join(_PROPAGATION)
         raise ValueError(f"propagation must be one of {known}, not {propagation!r}")
     if namespace is not None:
         if idmap is not None:
-            raise ValueError("idmap makes a new user namespace, namespace joins one: give only one")
+            raise ValueError("idmap and namespace exclude each other: a namespace has its own map")
         if not callable(getattr(namespace, "target", None)):
             raise TypeError(
                 f"namespace must be a Namespace, not {namespace!r}; "
-                "Namespace.open(name) finds the one of that name"
+                "Namespace.open(name) opens a namespace by its name"
             )
         target = namespace.target()
     else:

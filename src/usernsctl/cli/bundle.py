@@ -95,7 +95,7 @@ def init(
     init creates DIRECTORY if it is missing, and never overwrites an existing config.json.
     """
     if not command:
-        raise UsageError("no command: give one, as in: usernsctl bundle init web ... -- sh")
+        raise UsageError("no command: give a command, as in: usernsctl bundle init web ... -- sh")
     uid_map, gid_map = _default_map()
     env = {"PATH": DEFAULT_PATH}
     env.update(read_settings(settings, environ))

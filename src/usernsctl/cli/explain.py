@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -53,7 +54,7 @@ def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bo
     from usernsctl.explain.logs import failures
 
     if file is not None and debug_log is not None:
-        return _fail("give FILE or --debug-log, not both")
+        return _fail("FILE and --debug-log exclude each other")
     logged: Sequence[Failure] = ()
     try:
         if debug_log is None:
@@ -61,6 +62,10 @@ def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bo
         else:
             logged = failures(debug_log)
             explanation = explain_failures(logged)
+    except FileNotFoundError:
+        if debug_log is None and "/" not in str(file):
+            return _fail(f"{file}: neither a file nor the id of a cause")
+        return _fail(f"{debug_log or file}: {os.strerror(errno.ENOENT)}")
     except OSError as error:
         return _fail(f"{debug_log or file or 'standard input'}: {error.strerror}")
     report = None
@@ -89,7 +94,7 @@ def _read(file: str | None) -> Explanation:
         with open(str(file), "rb") as stream:
             return explained(stream)
     if sys.stdin.isatty():
-        print("Paste what was printed, then press Ctrl-D.", file=sys.stderr)
+        print("Paste the output with the error, then press Ctrl-D.", file=sys.stderr)
     return explained(sys.stdin.buffer)
 
 
@@ -187,8 +192,8 @@ def _nothing(explanation: Explanation, logged: Sequence[Failure]) -> str:
     if logged:
         return "The cause of this failure is unknown."
     if explanation.empty:
-        return "There is nothing to explain: no text, or no failure in the logs."
-    return "The text has no known message. To find problems of this machine: usernsctl doctor"
+        return "Nothing to explain: the text is empty, or the logs have no failure."
+    return "The text has no known error message. To find problems of this machine: usernsctl doctor"
 
 
 def _name(candidate: Candidate) -> str:

@@ -12,9 +12,9 @@ from usernsctl.maps import Extent
 
 # Options of run that have no meaning for a later start.
 _REFUSED = {
-    "kept": ("--in", "the namespace may be gone at the start"),
-    "state": ("--root", "each start has a state of its own"),
-    "debug_log": ("--debug-log", "use it with usernsctl run"),
+    "kept": ("--in", "the namespace may not exist when the launch is started"),
+    "state": ("--root", "each start creates its own directory for runsc's state"),
+    "debug_log": ("--debug-log", "use --debug-log with usernsctl run"),
 }
 
 

@@ -111,7 +111,7 @@ def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> in
     COMMAND starts in the current directory, even if its ids in NAME may not search the path to it.
     """
     if not command:
-        raise UsageError("no command: give one, as in: usernsctl ns exec NAME -- id")
+        raise UsageError("no command: give a command, as in: usernsctl ns exec NAME -- id")
     namespace = Namespace.open(name)
     if not namespace.has("pid"):
         namespace.exec(command, env=environ)

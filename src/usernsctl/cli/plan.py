@@ -115,7 +115,7 @@ def _remarks(decided: Plan) -> list[str]:
         lines.append(f"setgroups: {decided.setgroups}")
     for kind, _, _, _, clipped in _kinds(decided):
         lines += [
-            f"left out: {kind} {ids.start}:{ids.count}, not mapped in this user namespace"
+            f"left out: {kind} {_ids(ids.start, ids.count)}, not mapped in this user namespace"
             for ids in clipped
         ]
     if decided.single_id_reason is not None:

@@ -173,7 +173,7 @@ def check_combination(given: dict[str, Any]) -> None:
         if given[name] and not given["bundle"]:
             raise UsageError(f"--{name.replace('_', '-')} needs --bundle")
     if not given["command"] and not given["bundle"]:
-        raise UsageError("no command: give one, as in: usernsctl run -- cat /proc/version")
+        raise UsageError("no command: give a command, as in: usernsctl run -- cat /proc/version")
     if given["command"] and not given["command"][0]:
         raise UsageError("the command is an empty string")
 

@@ -153,11 +153,11 @@ def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
     """
     if own["python"] is not None:
         if given["command"] or own["ready"] is not None:
-            raise UsageError("--python excludes CMD and --ready")
+            raise UsageError("--python can't be combined with CMD or --ready")
     elif own["preload"]:
         raise UsageError("--preload needs --python")
     elif own["ready"] is None:
-        raise UsageError("--ready is missing: it says when CMD is ready")
+        raise UsageError("--ready is missing: tell when CMD is ready, as by --ready LINE")
     command = given["command"] or (("python3",) if own["python"] is not None else ())
     run.check_combination({**given, "command": command, "state": None})
     if own["ready"] is not None:
@@ -227,7 +227,7 @@ def run_(
             return _wait(lambda: python.start(args, env=env, cwd=cwd, **streams))
     elif args or settings or cwd is not None:
         raise UsageError(
-            f"the template {name!r} has a command that runs already; ARG, --env and --wd need the "
+            f"the template {name!r} contains a running command; ARG, --env and --wd need the "
             "template of an interpreter"
         )
     else:

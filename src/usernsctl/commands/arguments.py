@@ -52,7 +52,7 @@ def argv_of(args: Args) -> list[StrOrBytesPath]:
         raise TypeError(f"args must be text, or a sequence of text and paths, not {args!r}")
     argv = list(args)
     if not argv:
-        raise ValueError("args is empty: it must hold a command")
+        raise ValueError("args is empty: args must contain a command")
     return argv
 
 

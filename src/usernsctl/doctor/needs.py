@@ -58,18 +58,18 @@ def _switch(facts: Facts) -> Need:
         name="kernel.unprivileged_userns_clone",
         state=_state(value != 0),
         found="absent" if value is None else str(value),
-        wanted="1, or absent: only kernels of Debian's kind have it",
+        wanted="1, or absent: only Debian's kernels have this sysctl",
     )
 
 
 def _limit(facts: Facts) -> Need:
     value = facts.sysctls.get("user/max_user_namespaces")
-    shown = "no limit of its own" if value is not None and value >= NO_LIMIT else str(value)
+    shown = "no limit" if value is not None and value >= NO_LIMIT else str(value)
     return Need(
         name="user.max_user_namespaces",
         state="open" if value is None else _state(value > 0),
         found="not readable" if value is None else shown,
-        wanted="three for each sandbox that is to run at a time",
+        wanted="three for each sandbox that runs at the same time",
     )
 
 
@@ -90,9 +90,9 @@ def _profiles(facts: Facts, probes: Mapping[str, Probe]) -> tuple[bool, str]:
         return _has_profile(facts), _label(facts) if _has_profile(facts) else ""
     bare = without_profile(probes)
     if not bare:
-        return True, "a profile is loaded for each of our programs"
+        return True, "a profile is loaded for each program of usernsctl"
     if len(bare) == len(probe.detail.split("\n")):
-        return False, "no profile is loaded for our programs"
+        return False, "no profile is loaded for the programs of usernsctl"
     return False, f"no profile is loaded for {', '.join(bare)}"
 
 
@@ -128,7 +128,9 @@ def _release(facts: Facts) -> list[Need]:
 def _own(name: str, inside: bool, look: Callable[[], tuple[bool, str]], wanted: str) -> Need:
     """Return the need for a container's setting, which is visible only inside the container."""
     if not inside:
-        return Need(name=name, state="open", found="it shows inside only", wanted=wanted)
+        return Need(
+            name=name, state="open", found="visible only inside the container", wanted=wanted
+        )
     good, found = look()
     return Need(name=name, state=_state(good), found=found, wanted=wanted)
 
@@ -184,7 +186,7 @@ def _docker_privileges(facts: Facts, inside: bool) -> Need:
         "docker run --security-opt no-new-privileges",
         inside,
         lambda: _privileges_found(facts),
-        "left out, if more than one id is to be mapped by newuidmap",
+        "left out, if newuidmap is to map more than one id",
     )
 
 
@@ -202,7 +204,7 @@ def _escalation(facts: Facts, inside: bool) -> Need:
         "allowPrivilegeEscalation",
         inside,
         lambda: _privileges_found(facts),
-        "true, if more than one id is to be mapped by newuidmap",
+        "true, if newuidmap is to map more than one id",
     )
 
 

@@ -114,8 +114,8 @@ def _need(need: Need) -> Iterator[str]:
 
 
 _HEAD = """#!/bin/sh
-# What mends what usernsctl doctor found. Read it before you run it: words in capital letters are
-# for you to replace.
+# Remedies for the findings of usernsctl doctor. Read this script before you run it, and replace
+# words in capital letters.
 set -eu
 """
 
@@ -157,7 +157,7 @@ def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
         for line in evidence.split("\n"):
             yield from _comment(f"seen: {line}")
     if finding.cause is None:
-        yield from _comment("nothing is known that mends it")
+        yield from _comment("no remedy is known")
         return
     yield from _comment(f"why: {finding.cause.why}")
     text = remedy(report, finding.cause, place(report))

@@ -191,8 +191,8 @@ def nested(seen: Seen) -> Evidence:
         return ()
     return (
         told(probe),
-        f"user.max_user_namespaces is {limit} here, so it isn't that; a limit of a namespace "
-        "around this one can't be seen from inside",
+        f"user.max_user_namespaces is {limit} here, so this limit is not reached; limits of "
+        "outer namespaces are not visible from inside",
     )
 
 
@@ -206,7 +206,7 @@ def unmapped(seen: Seen) -> Evidence:
     ids, found = seen.facts.ids, []
     for kind, own, extents in (("uid", ids.uid, ids.uid_map), ("gid", ids.gid, ids.gid_map)):
         if extents is not None and not any(e.has(own) for e in extents):
-            found.append(f"our {kind}, {own}, is not in /proc/self/{kind}_map")
+            found.append(f"the {kind} of this process, {own}, is not in /proc/self/{kind}_map")
     return tuple(found)
 
 
@@ -225,7 +225,7 @@ def apparmor_restricted(seen: Seen) -> Evidence:
         "kernel.apparmor_restrict_unprivileged_userns is 1",
         f"no profile applies to {', '.join(bare)}"
         if bare
-        else f"no profile applies to us: {label or 'there is no label'}",
+        else f"no profile applies to this process: {label or 'there is no label'}",
         told(probe),
     )
 
@@ -291,7 +291,7 @@ def helper_closed(seen: Seen) -> Evidence:
         helper = seen.facts.helpers[name]
         if helper.path is None or helper.executable:
             return None
-        return f"{helper.path}: mode {helper.mode:04o}, owner {helper.owner}: not for us to execute"
+        return f"{helper.path}: mode {helper.mode:04o}, owner {helper.owner}: not executable here"
 
     return _of_helpers(seen, judge)
 
@@ -336,7 +336,7 @@ def overlapping(seen: Seen) -> Evidence:
 def keyed_by_gid(seen: Seen) -> Evidence:
     entries, refused = seen.facts.subordinate.gid_entries, seen.named("no-subordinate-range")
     if entries and refused:
-        return (f"/etc/subgid has {entries[0]!r}, which begins with our gid", *refused)
+        return (f"/etc/subgid has {entries[0]!r}, which begins with the gid of this user", *refused)
     return ()
 
 

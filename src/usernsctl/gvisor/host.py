@@ -287,7 +287,7 @@ def _check_run(args: Args | None, options: Mapping[str, Any]) -> None:
     check_keywords("run", options, _RUN_KEYWORDS)
     if args is None:
         raise ValueError(
-            "args is None: run() needs a command; SandboxHost.start(None) starts a sandbox without"
+            "args is None: run() needs a command, but SandboxHost.start(None) does not"
         )
 
 

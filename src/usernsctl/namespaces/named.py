@@ -91,7 +91,9 @@ class NamedNamespace:
                 # The kernel does not reuse the pid of a process that still runs.
                 if not wait_readable(pidfd, timeout=0):
                     return
-        raise _error(f"namespace {self.name!r} is gone: its holder has ended", "target-gone")
+        raise _error(
+            f"namespace {self.name!r} has ended, because its holder has ended", "target-gone"
+        )
 
     @classmethod
     def describe(cls, name: str, pid: int, fds: Sequence[int], notice: str) -> NamedNamespace:
@@ -176,8 +178,8 @@ class NamedNamespace:
             kill(pidfd)
             if not wait_readable(pidfd, timeout=_END_SECONDS):
                 raise _error(
-                    f"namespace {self.name!r}: its holder, process {self.pid}, was killed, and has "
-                    f"not ended after {_END_SECONDS} seconds"
+                    f"process {self.pid}, which holds namespace {self.name!r}, was killed, and has "
+                    f"not ended after {_END_SECONDS} s"
                 )
 
     @contextlib.contextmanager
@@ -273,7 +275,7 @@ def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
         with found:
             pass
     remedy = f"usernsctl ns remove {name}, or choose another name"
-    raise _error(f"there is a namespace {name!r} already", "name-taken", remedy)
+    raise _error(f"a namespace {name!r} exists already", "name-taken", remedy)
 
 
 @contextlib.contextmanager
@@ -374,7 +376,7 @@ def _open(name: str) -> Entry[NamedNamespace]:
     """
     found = _find(name)
     if found is None:
-        remedy = f"usernsctl ns create {name}"
+        remedy = f"usernsctl ns create {name}    # or another name: usernsctl ns list"
         raise _error(f"there is no namespace {name!r}", "no-such-namespace", remedy)
     return found
 
@@ -453,7 +455,7 @@ def _wait_until_ready(
     for fd in fds:
         os.close(fd)
     told = started.stderr.strip().split("\n")[0] or f"exit status {started.returncode}"
-    raise _error(f"the holder did not get ready: {told}")
+    raise _error(f"the process that holds the namespace did not start: {told}")
 
 
 def _reported_error(text: str) -> NamespaceError:

@@ -168,7 +168,7 @@ class Namespace(Closing):
             kind = 0
         if kind != _CLONE_NEWUSER:
             raise NamespaceError(
-                f"descriptor {fd} is of no user namespace: open /proc/PID/ns/user", step="setns"
+                f"descriptor {fd} is not a user namespace: open /proc/PID/ns/user", step="setns"
             )
         fds = _core.NamespaceFds()
         fds.take(0, fcntl.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -478,7 +478,7 @@ class Namespace(Closing):
         return f"<Namespace: {', '.join(filter(self.has, _core.ALL_NAMESPACES))}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Namespace can't be pickled: descriptors mean nothing elsewhere; name it")
+        raise TypeError("a Namespace can't be pickled, because of its descriptors; use a named one")
 
 
 class _SharedFds(Shared):
@@ -512,7 +512,7 @@ def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
                 open_there = functools.partial(os.open, dir_fd=directory)
                 fds.take(index, open_there, f"ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
     if fds.numbers()[0] < 0:
-        raise NamespaceError(f"process {pid}: it is in our own user namespace", step="setns")
+        raise NamespaceError(f"process {pid} is in this process's own user namespace", step="setns")
 
 
 def _identity(pid: int, directory: int) -> _core.Setup:
@@ -521,7 +521,7 @@ def _identity(pid: int, directory: int) -> _core.Setup:
         return _core.setup_to_join(directory)
     except UsernsError as error:
         raise NamespaceError(
-            f"process {pid}: its ids can't be told from ours: {error.reason}",
+            f"process {pid}: can't compare its ids with this process's ids: {error.reason}",
             step="setns",
             errno=error.errno or 0,
             cause="join-denied",

@@ -46,8 +46,8 @@ class _Inside:
 
     def pytest_fixture_setup(self, fixturedef: Any) -> None:
         pytest.fail(
-            f"the fixture {fixturedef.argname} would be set up inside, and never be torn down: let "
-            "the test take it as an argument",
+            f"the fixture {fixturedef.argname} would be set up in the namespace, and never be torn "
+            "down: make the fixture an argument of the test",
             pytrace=False,
         )
 

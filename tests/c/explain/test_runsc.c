@@ -51,7 +51,8 @@ static void several_are_for_the_doctor(void)
 {
     struct un_runsc_failure failure = explained("newuidmap failed: exit status 1", "", "{}");
     CHECK(!failure.has_cause);
-    CHECK_HAS(failure.remedy, "usernsctl doctor tells which it is: bundle-no-mappings, range-not-");
+    CHECK_HAS(failure.remedy,
+              "usernsctl doctor    # finds which cause applies: bundle-no-mappings, range-not-");
     failure = explained("newuidmap failed: exit status 1", "process-limit", "{}");
     CHECK_TEXT(failure.cause.id, "process-limit");
     failure = explained("something new", "", "{}");

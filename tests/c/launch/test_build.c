@@ -152,19 +152,19 @@ static int what_can_not_be_bound_is_told(void *arg)
     make_tree();
     make_directory("it's", 0755);
     check_build_fails(LINES(TREE, "bind 1 /file ro"),
-                      "/tmp/source is a directory, so it can't be mounted on", &err, remedy);
+                      "/tmp/source is a directory and can't be mounted on", &err, remedy);
     CHECK_INT(err.step, UN_STEP_BIND);
     check_build_fails(LINES(TREE, "bind 1 /file/below ro"),
-                      "/file/below can't be made in the sandbox", &err, remedy);
+                      "/file/below can't be created in the sandbox", &err, remedy);
     CHECK_INT(err.errnum, ENOTDIR);
-    check_build_fails(LINES(TREE, "bind 1 /loop/x ro"), "/loop/x can't be made in the sandbox",
+    check_build_fails(LINES(TREE, "bind 1 /loop/x ro"), "/loop/x can't be created in the sandbox",
                       &err, remedy);
     CHECK_INT(err.errnum, ELOOP);
     check_build_fails(
         LINES("source follow /tmp/it's", TREE, "bind 0 /data rw", "bind 0 /data/a/b rw"),
         "the mount point /data/a/b does not exist in /tmp/it's/a, which is mounted there", &err,
         remedy);
-    CHECK_TEXT(remedy, "make '/tmp/it'\"'\"'s/a/b' first");
+    CHECK_TEXT(remedy, "create '/tmp/it'\"'\"'s/a/b' first");
     check_build_fails(LINES(TREE, "mount /data empty", "bind 1 /data/a rw"),
                       "the mount point /data/a can't be created: another mount hides its directory",
                       &err, remedy);
@@ -310,7 +310,8 @@ static int a_home_is_hidden(void *arg)
     CHECK_TEXT(read_text(ROOT "/file"), "content\n");
     un_launch_close(launch);
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
-    check_build_fails(LINES(TREE, "home /etc"), "/etc is a home directory", &err, remedy);
+    check_build_fails(LINES(TREE, "home /etc"), "the home directory /etc can't be hidden", &err,
+                      remedy);
     CHECK_INT(err.step, UN_STEP_HOME);
     CHECK_HAS(remedy, "set HOME");
     return 0;
@@ -387,8 +388,8 @@ static int there_must_be_a_place_for_scratch(void *arg)
     make_file("file", "", 0644);
     CHECK_INT(symlink("scratch", "link"), 0);
     check_build_fails(LINES("scratch /tmp/link", "scratch /tmp/file", "scratch /tmp/none"),
-                      "no directory left to mount", &err, remedy);
-    CHECK_TEXT(remedy, "make an empty directory /mnt");
+                      "no directory is free for the run's tmpfs", &err, remedy);
+    CHECK_TEXT(remedy, "mkdir /mnt");
     return 0;
 }
 

@@ -26,7 +26,7 @@ static void check_refused(const char *path, const char *kept, const char *part)
     CHECK_INT(failed, part ? -1 : 0);
     if (part) {
         CHECK_TEXT(err.cause, "bind-shows-state");
-        CHECK_HAS(err.detail, "the second can't be shown: it");
+        CHECK_HAS(err.detail, "the second can't be bind-mounted: this path");
         CHECK_HAS(err.detail, part);
         CHECK_HAS(err.detail, kept);
         CHECK(which == 1);
@@ -65,21 +65,21 @@ static int what_is_kept_is_not_shown(void *arg)
 {
     (void)arg;
     prepare();
-    check_refused("/tmp/a/state", "/tmp/a/state", "holds");
-    check_refused("/tmp/a", "/tmp/a/state", "holds");
-    check_refused("/tmp", "/tmp/a/state", "holds");
-    check_refused("/", "/tmp/a/state", "holds");
-    check_refused("/tmp/link", "/tmp/a/state", "holds");
-    check_refused("/tmp/a", "/tmp/link", "holds");
+    check_refused("/tmp/a/state", "/tmp/a/state", "contains");
+    check_refused("/tmp/a", "/tmp/a/state", "contains");
+    check_refused("/tmp", "/tmp/a/state", "contains");
+    check_refused("/", "/tmp/a/state", "contains");
+    check_refused("/tmp/link", "/tmp/a/state", "contains");
+    check_refused("/tmp/a", "/tmp/link", "contains");
     check_refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
     /* The same directories, reached through other bind mounts, are refused, too. */
-    check_refused("/tmp/a b", "/tmp/a/state", "holds");
+    check_refused("/tmp/a b", "/tmp/a/state", "contains");
     check_refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");
-    check_refused("/tmp/other", "/tmp/a/state", "holds");
+    check_refused("/tmp/other", "/tmp/a/state", "contains");
     check_refused("/tmp/other/mount/inner", "/tmp/a/state", "is in");
-    check_refused("/tmp/a/state", "/tmp/a b/state", "holds");
+    check_refused("/tmp/a/state", "/tmp/a b/state", "contains");
     /* The protected state directory need not exist yet. */
-    check_refused("/tmp/a", "/tmp/a/later/state", "holds");
+    check_refused("/tmp/a", "/tmp/a/later/state", "contains");
     check_refused("/tmp/a/state", "/tmp/a/later/state", NULL);
     check_refused("/tmp/a/state", "/tmp/scratch/state", NULL);
     check_refused("/tmp/other", "/tmp/a/later", NULL);
@@ -96,11 +96,11 @@ static int links_to_what_is_kept_are_not_shown(void *arg)
     check_refused("/tmp/third/second", "/tmp/first/way/state", "has a link to");
     check_refused("/tmp/third", "/tmp/second/way/state", "has a link to");
     check_refused("/tmp/second", "/tmp/second/way/later/state", "has a link to");
-    check_refused("/tmp/a", "/tmp/first/way/state", "holds");
+    check_refused("/tmp/a", "/tmp/first/way/state", "contains");
     check_refused("/tmp/a/state/inner", "/tmp/first/way/state", "is in");
     check_refused("/tmp/first", "/tmp/second/way/state", NULL);
     /* Symbolic links to missing targets must not confuse the check. */
-    check_refused("/tmp/loop", "/tmp/loop/way/state", "holds");
+    check_refused("/tmp/loop", "/tmp/loop/way/state", "contains");
     check_refused("/tmp/a", "/tmp/loop/way/state", NULL);
     check_refused("/tmp/second", "/tmp/a/state", NULL);
     return 0;
@@ -136,9 +136,9 @@ static int a_launch_is_not_written_to(void *arg)
     (void)arg;
     prepare();
     make_file("a/launch", "", 0644);
-    check_launch_guard("/tmp/a/launch", "rw", none, cause, "since /tmp/a/launch is shown");
-    check_launch_guard("/tmp/a", "rw", none, cause, "since /tmp/a is shown");
-    check_launch_guard("/tmp", "rw", none, cause, "since /tmp is shown");
+    check_launch_guard("/tmp/a/launch", "rw", none, cause, "since /tmp/a/launch is bind-mounted");
+    check_launch_guard("/tmp/a", "rw", none, cause, "since /tmp/a is bind-mounted");
+    check_launch_guard("/tmp", "rw", none, cause, "since /tmp is bind-mounted");
     check_launch_guard("/tmp", "ro", none, cause, NULL);
     check_launch_guard("/tmp/a/launch", "ro", none, cause, NULL);
     check_launch_guard("/tmp/a/state", "rw", none, cause, NULL);
@@ -153,9 +153,9 @@ static int a_launch_shows_nothing_that_is_kept(void *arg)
     prepare();
     make_file("a/launch", "", 0644);
     check_launch_guard("/tmp/other", "ro", "/tmp/a/state", cause,
-                       "/tmp/other can't be shown: it holds");
+                       "/tmp/other can't be bind-mounted: this path contains");
     check_launch_guard("/tmp/other", "rw", "/tmp/other/later", cause,
-                       "/tmp/other can't be shown: it holds");
+                       "/tmp/other can't be bind-mounted: this path contains");
     check_launch_guard("/tmp/other", "ro", "/tmp/other/later", cause, NULL);
     check_launch_guard("/tmp/other", "rw", NULL, cause, NULL);
     check_launch_guard("/tmp/beside", "rw", "/tmp/a/state", cause, NULL);

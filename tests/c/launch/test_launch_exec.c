@@ -109,11 +109,11 @@ static void what_is_not_utf8_is_named(void)
     for (size_t i = 0; i < COUNT(broken); i++) {
         const struct un_moment moment = {.args = LINES("true", broken[i]), .cwd = broken[i]};
         config_is_refused(LINES("scratch /mnt", "json-args"), &moment,
-                          "$.process.args[1]: a byte that isn't UTF-8");
-        config_is_refused(LINES("scratch /mnt", "json-cwd"), &moment, "$.process.cwd: a byte");
+                          "$.process.args[1] has a byte that is not UTF-8");
+        config_is_refused(LINES("scratch /mnt", "json-cwd"), &moment, "$.process.cwd has a byte");
     }
     const struct un_moment secret = {.env = LINES("A=1", "TOKEN=secret\xff")};
-    config_is_refused(LINES("scratch /mnt", "json-env"), &secret, "$.process.env[1]: a byte");
+    config_is_refused(LINES("scratch /mnt", "json-env"), &secret, "$.process.env[1] has a byte");
     config_is_refused(LINES("scratch /mnt", "json-args"), &secret, "no command was given");
 }
 

@@ -120,20 +120,20 @@ static void what_is_no_launch_is_refused(void)
     check_refused(&draft, "does not begin with");
     draft.size = 0;
     add_line(&draft, "usernsctl-launch 3 9.9");
-    check_refused(&draft, "format \"3\", made by usernsctl 9.9");
+    check_refused(&draft, "format \"3\", of usernsctl 9.9");
     write_draft(&draft, LINES("machine usr"));
-    check_refused(&draft, "word 4, \"machine\": no scratch record precedes");
+    check_refused(&draft, "string 4, \"machine\": no \"scratch\" record before");
 }
 
 static void a_wrong_record_is_named(void)
 {
     lines_are_refused(LINES("scratch /mnt", "frobnicate 1"),
-                      "word 6, \"frobnicate\": unknown verb");
+                      "string 6, \"frobnicate\": unknown verb");
     lines_are_refused(LINES("scratch /mnt", "read-only", "read-only"), "only one is allowed");
-    lines_are_refused(LINES("scratch /mnt", "read-only", "machine usr"), "after read-only");
+    lines_are_refused(LINES("scratch /mnt", "read-only", "machine usr"), "after \"read-only\"");
     lines_are_refused(LINES("scratch /mnt", "source own /"), "out of order");
     lines_are_refused(LINES("end", "scratch"), "nothing may come after");
-    lines_are_refused(LINES("scratch"), "word 5, \"end\", of \"scratch\": it must be an absolute");
+    lines_are_refused(LINES("scratch"), "string 5, \"end\", of \"scratch\" must be an absolute");
 }
 
 static void a_wrong_argument_is_named(void)

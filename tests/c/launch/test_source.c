@@ -47,12 +47,13 @@ static int links_of_our_own_are_followed(void *arg)
     opens(LINES("source exact /tmp/real//file"), "/tmp/real/file");
     opens(LINES("source follow /"), "/");
     opens(LINES("source follow /proc/self/../../tmp"), "/tmp");
-    refuses(LINES("source exact /tmp/one/file"), 0, "launch-outdated", "no /tmp/one/file");
+    refuses(LINES("source exact /tmp/one/file"), 0, "launch-outdated",
+            "/tmp/one/file does not exist");
     refuses(LINES("source exact /tmp/two"), 0, "launch-outdated", "/tmp/two is a symbolic link");
     refuses(LINES("source follow /tmp/three"), ELOOP, NULL, "/tmp/three");
-    refuses(LINES("source follow /tmp/none"), 0, "launch-outdated", "there is no /tmp/none");
+    refuses(LINES("source follow /tmp/none"), 0, "launch-outdated", "/tmp/none does not exist");
     refuses(LINES("remedy freeze\\ it\\ anew", "source follow /tmp/real/file/x"), 0,
-            "launch-outdated", "there is no /tmp/real/file/x");
+            "launch-outdated", "/tmp/real/file/x does not exist");
     return 0;
 }
 
@@ -75,7 +76,7 @@ static int what_acts_on_the_kernel_is_not_written_to(void *arg)
                  space ? "\\" : "", space ? space : "");
         snprintf(line, sizeof line, "source follow %s", escaped);
         refuses(LINES(line, "scratch /tmp/scratch", "bind 0 /x rw"), 0, "bind-writes-machine",
-                "can't be written to from a sandbox");
+                "must not be writable in a sandbox");
         struct draft draft;
         struct un_launch *launch =
             launch_of(&draft, LINES(line, "scratch /tmp/scratch", "bind 0 /x ro"));
@@ -155,9 +156,9 @@ static int programs_are_recognised_by_content(void *arg)
     CHECK_INT(utimensat(AT_FDCWD, "file", times, 0), 0);
     opens(LINES(remedy, source, line), "/tmp/file");
     write_assumption(line, 1, 0);
-    refuses(LINES(remedy, source, line), 0, "launch-outdated", "has 5 bytes; it had 6");
+    refuses(LINES(remedy, source, line), 0, "launch-outdated", "has 5 bytes, but had 6");
     write_assumption(line, 0, 0100);
-    refuses(LINES(remedy, source, line), 0, "launch-outdated", "the mode 100644; it was 100744");
+    refuses(LINES(remedy, source, line), 0, "launch-outdated", "the mode 100644, but had 100744");
     write_assumption(line, 0, 0);
     make_file("other", "12346", 0644);
     CHECK_INT(rename("other", "file"), 0);
@@ -178,7 +179,7 @@ static void another_version_is_told(void)
     CHECK_OK(un_launch_parse(bytes, sizeof bytes, &launch, &err), &err);
     CHECK_INT(un_launch_open(launch, NULL, &err), -1);
     CHECK_TEXT(err.cause, "launch-outdated");
-    CHECK_HAS(err.detail, "made by usernsctl 0.0.1; this is usernsctl " USERNSCTL_VERSION);
+    CHECK_HAS(err.detail, "frozen by usernsctl 0.0.1; this is usernsctl " USERNSCTL_VERSION);
     CHECK_HAS(un_launch_remedy(launch), "freeze it anew    # in an image without Python: ");
     un_launch_close(launch);
 }

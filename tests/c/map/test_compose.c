@@ -168,11 +168,11 @@ static void a_range_that_does_not_exist_here_at_all_is_a_cause(void)
     static const struct un_extent container[] = {{0, 231072, 65536}};
     init_granted(0, UN_FILL_PACKED);
     set_parent(UN_UID, container, 1);
-    check_refused("range-outside-parent", "uids 100000:65536 do not exist");
+    check_refused("range-outside-parent", "does not have the subordinate uids 100000-165535");
 
     init_granted(0, UN_FILL_PACKED);
     set_parent(UN_GID, container, 1);
-    check_refused("range-outside-parent", "gids 100000:65536 do not exist");
+    check_refused("range-outside-parent", "does not have the subordinate gids 100000-165535");
 }
 
 static void all_maps_every_id_of_the_parent_to_itself(void)

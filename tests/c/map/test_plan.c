@@ -291,8 +291,8 @@ static void limits_are_those_of_the_kernel_and_its_page(void)
         const char *says; /* NULL if the map is valid */
     } cases[] = {
         {5, 4, 14, 4096, NULL},
-        {6, 4, 14, 4096, "this kernel takes no more than 5"},
-        {6, 3, 10, 4096, "this kernel takes no more than 5"},
+        {6, 4, 14, 4096, "this kernel allows at most 5"},
+        {6, 3, 10, 4096, "this kernel allows at most 5"},
         {6, 4, 15, 4096, NULL},
         {170, 6, 1, 4096, NULL},
         {171, 6, 1, 4096, "less than a page of 4096"},

@@ -182,7 +182,7 @@ static int with_recvmsg_refused(void *arg)
     init_inside(&spawn);
     filter(SYS_recvmsg, 2, MSG_CMSG_CLOEXEC, SECCOMP_RET_ERRNO | EPERM);
     alarm(20);
-    check_fails(&spawn, NULL, "messages of the child");
+    check_fails(&spawn, NULL, "messages of usernsctl-child");
     return 0;
 }
 

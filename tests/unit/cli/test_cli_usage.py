@@ -156,7 +156,7 @@ def test_run_takes_no_empty_string_for_an_option_left_out(
 
 def test_ns_exec_wants_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     told = complaint(capsys, "ns", "exec", "name", "--")
-    assert told == "Error: no command: give one, as in: usernsctl ns exec NAME -- id"
+    assert told == "Error: no command: give a command, as in: usernsctl ns exec NAME -- id"
 
 
 @pytest.mark.parametrize("group", [[], ["bundle"], ["ns"]])

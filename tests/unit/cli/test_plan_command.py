@@ -54,7 +54,7 @@ def test_maps_of_ones_own_id_are_written_by_oneself(
     assert extents(told, "gid") == gid
     assert told["uid"]["writer"] == ("self" if uid else "none")
     assert told["gid"]["writer"] == ("self" if gid else "none")
-    assert told["uid"]["reason"] == ("one id, the caller's own" if uid else "nothing was asked for")
+    assert told["uid"]["reason"] == ("one id, the caller's own" if uid else "no map was requested")
     assert told["setgroups"] == ("deny" if gid else "auto")
     assert told["single_id_reason"] is None
     assert told["uid"]["clipped"] == told["gid"]["clipped"] == []
@@ -140,7 +140,7 @@ def test_what_can_not_be_had_is_refused_with_its_cause(
     output = capsys.readouterr()
     assert output.out == ""
     first, why, remedy = output.err.splitlines()
-    assert first.startswith("usernsctl: plan: mapping other uids takes CAP_SETUID")
+    assert first.startswith("usernsctl: plan: mapping other uids needs CAP_SETUID")
     assert why.endswith("[helper-missing]")
     assert "apt-get install uidmap" in remedy
 

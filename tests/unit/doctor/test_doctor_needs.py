@@ -31,7 +31,7 @@ def by_name(facts: Facts, purpose: Purpose = "run", refuse: bool = False) -> dic
         ("user.max_user_namespaces", None, "open", "not readable"),
         ("user.max_user_namespaces", 0, "unmet", "0"),
         ("user.max_user_namespaces", 1, "met", "1"),
-        ("user.max_user_namespaces", 2**31 - 1, "met", "no limit of its own"),
+        ("user.max_user_namespaces", 2**31 - 1, "met", "no limit"),
         ("kernel.apparmor_restrict_unprivileged_userns", None, "met", "absent"),
         ("kernel.apparmor_restrict_unprivileged_userns", 1, "unmet", "1"),
     ],

@@ -327,8 +327,16 @@ def test_a_profile_of_ours_counts_for_the_program_that_it_is_named_after(
 @pytest.mark.parametrize(
     ("labels", "state", "found"),
     [
-        (("a (unconfined)", "b (enforce)"), "met", "a profile is loaded for each of our programs"),
-        (("unconfined", "unconfined"), "unmet", "no profile is loaded for our programs"),
+        (
+            ("a (unconfined)", "b (enforce)"),
+            "met",
+            "a profile is loaded for each program of usernsctl",
+        ),
+        (
+            ("unconfined", "unconfined"),
+            "unmet",
+            "no profile is loaded for the programs of usernsctl",
+        ),
         (("a (unconfined)", "unconfined"), "unmet", "no profile is loaded for /opt/program1"),
     ],
 )

@@ -525,7 +525,7 @@ def test_the_command_takes_the_id_of_a_cause(
     # An existing file takes precedence over the id of a cause.
     (tmp_path / "range-not-granted").write_text("nothing\n")
     assert main(["explain", "--no-probe", "range-not-granted"]) == 1
-    assert "no known message" in capsys.readouterr().out
+    assert "no known error message" in capsys.readouterr().out
 
 
 def test_the_command_recognises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -533,11 +533,11 @@ def test_the_command_recognises_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text(NOVEL)
     status, out, err = run(capsys, str(file))
     assert (status, err) == (1, "")
-    assert out.startswith("The text has no known message.")
+    assert out.startswith("The text has no known error message.")
     file.write_text("")
     assert run(capsys, str(file))[:2] == (
         1,
-        "There is nothing to explain: no text, or no failure in the logs.\n",
+        "Nothing to explain: the text is empty, or the logs have no failure.\n",
     )
 
 
@@ -556,7 +556,7 @@ def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ([absent], f"{absent}: No such file or directory"),
         ([str(tmp_path)], f"{tmp_path}: Is a directory"),
         (["--debug-log", absent], f"{absent}: No such file or directory"),
-        (["--debug-log", str(tmp_path), absent], "not both"),
+        (["--debug-log", str(tmp_path), absent], "exclude each other"),
         (["--no-such-option"], "there is no option '--no-such-option'"),
         ([absent, absent], "unexpected extra argument"),
     ):

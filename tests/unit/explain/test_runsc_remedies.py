@@ -25,7 +25,7 @@ def test_each_message_has_the_remedy_of_its_cause(text: Text, tmp_path: Path) ->
         if len(causes) == 1:
             assert (error.cause, error.remedy) == (causes[0], get(causes[0]).remedies["host"])
         else:
-            told = f"usernsctl doctor tells which it is: {', '.join(causes)}"
+            told = f"usernsctl doctor    # finds which cause applies: {', '.join(causes)}"
             assert (error.cause, error.remedy) == (None, told)
 
 

@@ -133,7 +133,7 @@ def test_after_a_fork_it_is_the_creators(workshop: Workshop) -> None:
         with open(ours) as told:
             said = told.read()
         os.waitpid(pid, 0)
-        assert said.startswith(f"the pool belongs to process {os.getpid()}")
+        assert said.startswith(f"the pool belongs to its creator, process {os.getpid()}")
         assert said.endswith(" closed")
         assert pool.stats.idle == 1
         with lease(pool) as one:

@@ -179,7 +179,7 @@ def test_a_directory_that_depends_on_the_current_one_is_not_searched(
 
 
 def test_an_error_about_the_runsc_of_an_option_speaks_of_that_option(tmp_path: Path) -> None:
-    with pytest.raises(RunscError, match="must be absolute") as caught:
+    with pytest.raises(RunscError, match="bin/runsc is not an absolute path") as caught:
         find_runsc({}, "bin/runsc")
     assert caught.value.remedy == "give an absolute path, such as /usr/bin/runsc"
     with pytest.raises(RunscError) as caught:

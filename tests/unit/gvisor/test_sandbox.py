@@ -60,7 +60,7 @@ def test_a_file_of_settings(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="line 2: ABSENT is not set"):
         read_file(str(file), CALLER)
     file.write_bytes(b"A=\xff")
-    with pytest.raises(CommandError, match="line 1: a byte that isn't UTF-8"):
+    with pytest.raises(CommandError, match="line 1: a byte that is not UTF-8"):
         read_file(str(file), CALLER)
 
 
@@ -93,7 +93,7 @@ def test_ids_must_be_mapped() -> None:
     check_ids(ONE_ID, (0, 0))
     ranges = ids_of((Extent(0, 1000, 1), Extent(1, 100000, 9)), (Extent(0, 1000, 1),), (0, 0))
     check_ids(ranges, (9, 0))
-    with pytest.raises(PlanError, match="uid 10 is not mapped: the map has 0, 1 to 9"):
+    with pytest.raises(PlanError, match="uid 10 is not mapped: the map has only 0, 1 to 9"):
         check_ids(ranges, (10, 0))
     with pytest.raises(PlanError, match="gid 9 is not mapped"):
         check_ids(ranges, (9, 9))

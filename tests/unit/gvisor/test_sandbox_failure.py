@@ -28,7 +28,7 @@ def test_a_missing_directory_is_no_fault_of_the_machine() -> None:
         "read-only file system"
     )
     assert error.cause is None
-    assert error.remedy == "choose a working directory that there is in the sandbox"
+    assert error.remedy == "choose a working directory that exists in the sandbox"
 
 
 @pytest.mark.parametrize(

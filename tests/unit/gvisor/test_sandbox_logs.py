@@ -109,8 +109,8 @@ def test_more_is_quoted_where_no_cause_is_known(tmp_path: Path) -> None:
     text = told(tmp_path, FAILED, "something new", *others, crash="panic: \x1b[2J")
     lines = text.splitlines()
     assert lines[0] == 'usernsctl: runsc: runsc says: "something new"'
-    quoted_lines = [*(f'  it also says: "error {number}"' for number in range(15, 20))]
-    assert lines[1:7] == [*quoted_lines, '  it also says: "panic: \\u001b[2J"']
+    quoted_lines = [*(f'  runsc also says: "error {number}"' for number in range(15, 20))]
+    assert lines[1:7] == [*quoted_lines, '  runsc also says: "panic: \\u001b[2J"']
     assert lines[7] == "  remedy: usernsctl doctor"
     assert lines[8].startswith("  more: usernsctl run --debug-log DIR")
     assert len(lines) == 9

@@ -276,12 +276,12 @@ def test_what_would_show_it(view: View, tmp_path: Path) -> None:
     tool.touch(mode=0o755)
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
-    assert caught.value.remedy == f"--bind {tmp_path}/venv"
+    assert caught.value.remedy == f"add --bind {tmp_path}/venv"
     view.add_bind(str(tmp_path), open_program(str(tmp_path)))
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
     # The remedy contains none of the other directories in the caller's PATH.
-    assert caught.value.remedy == f"--env PATH={tool.parent}:{DEFAULT_PATH}"
+    assert caught.value.remedy == f"add --env PATH={tool.parent}:{DEFAULT_PATH}"
 
 
 def test_a_file_of_this_machine_is_told_how_to_show_it_and_to_name_it(
@@ -293,7 +293,7 @@ def test_a_file_of_this_machine_is_told_how_to_show_it_and_to_name_it(
         with pytest.raises(CommandNotFoundError) as caught:
             check(view, name, PATH="/usr/bin")
         assert "is not in the sandbox" in str(caught.value)
-        assert caught.value.remedy == f"--bind {tmp_path}"
+        assert caught.value.remedy == f"add --bind {tmp_path}"
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "job.py", PATH="/usr/bin")
     assert caught.value.remedy is not None
@@ -350,15 +350,15 @@ def test_an_interpreter_is_named_as_the_kernel_reads_it(view: View, top: Path, t
         check(view, "data")
 
 
-UNNAMEABLE = "rename it: --bind would take a part of its path for something else"
+UNNAMEABLE = "rename the file: --bind would misread a part of the path as DST or rw"
 
 
 @pytest.mark.parametrize(
     ("path", "option"),
     [
-        ("/home/me/venv/bin/tool", "--bind /home/me/venv"),
-        ("/home/me/tool", "--bind /home/me"),
-        ("/srv/bin/tool", "--bind /srv/bin"),
+        ("/home/me/venv/bin/tool", "add --bind /home/me/venv"),
+        ("/home/me/tool", "add --bind /home/me"),
+        ("/srv/bin/tool", "add --bind /srv/bin"),
         ("/home/me:rw/tool", UNNAMEABLE),
         ("/home/me:/etc:rw/bin/tool", UNNAMEABLE),
     ],
@@ -370,10 +370,10 @@ def test_the_option_that_shows_a_program(path: str, option: str) -> None:
 @pytest.mark.parametrize(
     ("path", "cwd", "option"),
     [
-        ("/home/me/data", None, "--bind /home/me/data"),
-        ("/home/me/,rw", None, "--bind /home/me/,rw"),
-        ("data:rw", None, "--bind ."),
-        ("../data", "/usr", "--bind ../data:/data"),
+        ("/home/me/data", None, "add --bind /home/me/data"),
+        ("/home/me/,rw", None, "add --bind /home/me/,rw"),
+        ("data:rw", None, "add --bind ."),
+        ("../data", "/usr", "add --bind ../data:/data"),
         # With --bind, each of these paths would mean another file, or a writable mount.
         ("/home/me:rw", None, UNNAMEABLE),
         ("/home/me:ro", None, UNNAMEABLE),

@@ -209,7 +209,7 @@ def test_a_fixture_is_not_set_up_inside(run_tests: RunTests) -> None:
         """
     )
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["the fixture late would be set up inside, *as an argument"])
+    result.stdout.fnmatch_lines(["the fixture late would be set up in *an argument of the test"])
 
 
 def test_plugins_that_call_functions_call_them_inside(

@@ -252,7 +252,7 @@ def test_there_is_one_message_for_a_wrong_name() -> None:
         ("the name of a template", lambda: templates.find("a b")),
     ]
     for what, call in calls:
-        with pytest.raises(un.NamespaceError, match=f"^name: 'a b' can't be {what}: it must") as e:
+        with pytest.raises(un.NamespaceError, match=f"^name: 'a b' can't be {what}: only") as e:
             call()
         assert isinstance(e.value, ValueError)
         assert e.value.cause == "name-invalid"

@@ -33,7 +33,7 @@ def complete(shell: str | None, program: str | None, kind: str | None) -> None:
         usernsctl completion fish | source        # in ~/.config/fish/config.fish
     """
     if (kind is None) == (shell is None):
-        raise UsageError("give a shell: bash, zsh or fish; or --names")
+        raise UsageError("no shell: give bash, zsh or fish, or --names")
     if kind is not None:
         print_names(kind)
         return

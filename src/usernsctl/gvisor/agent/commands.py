@@ -233,10 +233,7 @@ class SandboxCommands:
         """
         refused = [name for name in _REFUSED if name in arguments]
         if refused:
-            raise ValueError(
-                f"{', '.join(refused)}: not supported for a command in a sandbox; "
-                "env, cwd, user and groups are"
-            )
+            raise ValueError(f"{', '.join(refused)}: not supported for a command in a sandbox")
         variables = checks.variables(arguments.pop("env", None))
         user = arguments.pop("user", None)
         groups = arguments.pop("groups", None)
@@ -266,7 +263,7 @@ def _user(given: tuple[int, int]) -> tuple[int, int]:
     user = checks.user_ids(given)
     for number in user:
         if not 0 <= number <= _ID_MAX:
-            raise ValueError(f"user: {number} is no id: an id is a number from 0 to {_ID_MAX}")
+            raise ValueError(f"user: {number} is not an id: an id is a number from 0 to {_ID_MAX}")
     return user
 
 
@@ -283,7 +280,7 @@ def _groups(given: Iterable[int]) -> list[int]:
         if not isinstance(number, int):
             raise TypeError(f"groups must be numbers, each a gid, not {number!r}")
         if not 0 <= number <= _ID_MAX:
-            raise ValueError(f"groups: {number} is no gid: a gid is a number from 0 to {_ID_MAX}")
+            raise ValueError(f"groups: {number} is not a gid, a number from 0 to {_ID_MAX}")
     if len(found) > _GROUPS_MAX:
         raise ValueError(f"groups: {len(found)} gids are too many: the limit is {_GROUPS_MAX}")
     return found

@@ -205,7 +205,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             if not -1 <= number <= _MAX_INT:
                 raise OverflowError(f"{name}: {number} is too large, or less than -1")
         if child.group > 0:
-            raise ValueError(f"process_group: {child.group} can't be joined; 0 makes a new one")
+            raise ValueError(f"process_group: {child.group} can't be joined; 0 creates a new group")
         flags = wire.NEW_SESSION if child.start_new_session else 0
         flags |= wire.NEW_GROUP if child.group == 0 else 0
         flags |= wire.TERMINAL if spec.size is not None else 0

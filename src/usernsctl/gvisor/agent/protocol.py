@@ -152,7 +152,7 @@ def rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
     """
     number = getattr(resource, name, None)
     if number is None:
-        raise ValueError(f"rlimits: {name!r} is no resource limit")
+        raise ValueError(f"rlimits: {name!r} is not a resource limit")
     return number, soft, hard
 
 
@@ -252,7 +252,7 @@ def read_start(data: bytes) -> Started | Failed:
         if not 0 < number <= _ERRNO_MAX or step not in STEPS:
             raise ProtocolError(f"the failure has errno {number} and step {step}")
         return Failed(number, STEPS[step])
-    raise ProtocolError(f"{len(data)} bytes of kind {kind} are no answer to a start")
+    raise ProtocolError(f"{len(data)} bytes of kind {kind} are not an answer to a start")
 
 
 def read_end(data: bytes) -> Ended:
@@ -262,7 +262,7 @@ def read_end(data: bytes) -> Ended:
     """
     kind, value = _kind_and_value(data)
     if kind != _ENDED_KIND or len(data) != _ENDED.size:
-        raise ProtocolError(f"{len(data)} bytes of kind {kind} are no exit status")
+        raise ProtocolError(f"{len(data)} bytes of kind {kind} are not an exit status")
     _, _, _, utime, stime, maxrss = _ENDED.unpack(data)
     return Ended(_returncode(value), Usage(utime / 1e6, stime / 1e6, maxrss))
 
@@ -324,7 +324,7 @@ def agent_error(id: str, what: str, kind: type[RunscError] = RunscError) -> Runs
         f"the agent in the sandbox {id} {what}",
         step="agent",
         cause="sandbox-agent",
-        remedy="a program inside may have stopped it or taken it over: close the sandbox",
+        remedy="close the sandbox: a program inside may have stopped or replaced the agent",
     )
 
 

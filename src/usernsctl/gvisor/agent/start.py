@@ -321,7 +321,7 @@ def _early_end_error(id: str, stderr: int) -> RunscError:
     with contextlib.suppress(BlockingIOError):
         output = os.read(stderr, _STDERR_MAX)
     text = output.decode(errors="replace").strip()
-    return agent_error(id, f"has ended at once: {text}" if text else "has ended at once")
+    return agent_error(id, f"ended at once: {text}" if text else "ended at once")
 
 
 class _Starter:
@@ -352,7 +352,7 @@ class _Starter:
             return _early_end_error(self._id, self._stderr)
         if os.path.basename(AGENT_INSIDE) in logged and _FILE_MISSING in logged:
             return RunscError(
-                f"the sandbox {self._id} shows no {AGENT_INSIDE}, which starts commands in it",
+                f"the sandbox {self._id} has no {AGENT_INSIDE}, which starts commands inside",
                 step="agent",
                 cause="sandbox-agent",
                 remedy="close the sandbox, and start a new one: an older version of usernsctl may "

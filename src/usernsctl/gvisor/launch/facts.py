@@ -150,7 +150,7 @@ def free_places(needed: Iterable[str]) -> tuple[str, ...]:
 
 def _no_scratch() -> NamespaceError:
     return NamespaceError(
-        f"no directory is free for the run's tmpfs: the run uses paths in each of "
+        f"no directory is free for the run's tmpfs: the run has paths in all of "
         f"{', '.join(_SCRATCH_DIRECTORIES)}",
         step="mount",
         remedy="mkdir /mnt",
@@ -299,7 +299,7 @@ def _refuse_kernel(name: str, source: PathDescriptor) -> None:
             step="bind",
             filename=name,
             cause="bind-writes-machine",
-            remedy="bind it without :rw, or bind only the files that are needed",
+            remedy="bind without :rw, or bind only the files that are needed",
         )
 
 
@@ -374,9 +374,9 @@ def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> 
     """
     if ids.become != (0, 0):
         raise PlanError(
-            "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities there",
+            "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities",
             step="plan",
-            remedy="map ids from 1 on; the caller becomes 0",
+            remedy="map other ids from 1 on: id 0 inside is the caller's own",
         )
     if nests and ids.count == 1:
         return
@@ -387,9 +387,9 @@ def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> 
         if not any(e.has(wanted) for e in extents):
             mapped = ", ".join(map(_range, extents))
             raise PlanError(
-                f"{name} {wanted} is not mapped: the map has {mapped}",
+                f"{name} {wanted} is not mapped: the map has only {mapped}",
                 step="plan",
-                remedy=f"choose one of these ids, or map more with {option}",
+                remedy=f"choose a mapped id, or map more ids with {option}",
             )
 
 
@@ -587,7 +587,8 @@ def inspect(
         else TargetNamespace.new(request.idmap)
     )
     if place.single_id_reason is not None:
-        notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
+        reason = place.single_id_reason
+        notify(f"mapping only the caller's own id, as --allow-single-id allows: {reason}")
     check_ids(place.ids, request.user or (0, 0), nests=request.verify)
     used = open_files(request, program, place.ids, makes=makes)
     refuse_own(used, [file.path for file in (used.state, used.debug_log) if file is not None])

@@ -212,7 +212,7 @@ def parse_network(text: str) -> str:
             "machine",
             step="runsc",
             cause="runsc-rootless-netstack",
-            remedy="--network host, or none",
+            remedy="use --network host or --network none",
         )
     return one_of(*NETWORKS)(text)
 
@@ -739,7 +739,7 @@ def _lines(path: str) -> list[tuple[str, str]]:
     except UnicodeDecodeError as error:
         # Don't chain the UnicodeDecodeError, which has the whole text, secrets included.
         line = content.count(b"\n", 0, error.start) + 1
-        raise _error(f"--env-file {path}, line {line}: a byte that isn't UTF-8", path) from None
+        raise _error(f"--env-file {path}, line {line}: a byte that is not UTF-8", path) from None
     settings = []
     for number, setting in enumerate(text.split("\n"), 1):
         where = f"--env-file {path}, line {number}"
@@ -776,7 +776,7 @@ def _read_settings_file(path: str) -> bytes:
         # Opening a FIFO without a writer blocks. The shell's <(COMMAND) is a pipe without a path,
         # and open already.
         if stat.S_ISFIFO(found.status.st_mode) and found.path.startswith("/"):
-            raise OSError(errno.EINVAL, "a FIFO; give a regular file, or <(COMMAND) in a shell")
+            raise OSError(errno.EINVAL, "a FIFO; give a regular file, or in a shell <(COMMAND)")
         with open(found.open(), "rb") as file:
             return file.read(_FILE_BYTES_MAX + 1)
 
@@ -815,7 +815,7 @@ def _refuse_colon(name: str, where: str) -> None:
 
     head, colon, _ = name.partition(":")
     if colon and re.fullmatch(_PLAIN_NAME, head):
-        raise _error(f"{where}: a colon follows {head} in place of a =; write {head}=VALUE")
+        raise _error(f"{where}: {head} is followed by a colon in place of =; write {head}=VALUE")
 
 
 def _error(reason: str, path: str | None = None) -> CommandError:

@@ -45,21 +45,21 @@ class CommandLine:
         """
         words = [source, destination] if destination else [source]
         if not _is_read_as(":".join(words), Bind.shown(source, destination)):
-            return "rename it: --bind would take a part of its path for something else"
-        return f"--bind {':'.join(map(quoted, words))}"
+            return "rename the file: --bind would misread a part of the path as DST or rw"
+        return f"add --bind {':'.join(map(quoted, words))}"
 
     def search(self, directory: str) -> str:
         """Return the option that sets PATH."""
-        return f"--env PATH={quoted(directory)}:{DEFAULT_PATH}"
+        return f"add --env PATH={quoted(directory)}:{DEFAULT_PATH}"
 
     def name_by_path(self, command: str) -> str:
         """Return the options that mount the current directory, and the command as a path."""
         by_path = quoted("./" + command)
-        return f"name a file of the current directory by a path: --bind . -- {by_path}"
+        return f"name a file of the current directory by its path, as in: --bind . -- {by_path}"
 
     def separate_words(self, command: str) -> str:
         """Return advice to separate the words of `command`, or to run it in a shell."""
-        return f"give each word as an argument of its own, or: sh -c {quoted(command)}"
+        return f"give each word as a separate argument, or run a shell: sh -c {quoted(command)}"
 
 
 class PythonCall:
@@ -85,7 +85,7 @@ class PythonCall:
 
     def separate_words(self, command: str) -> str:
         """Return advice to pass the words of `command` as separate items of `args`."""
-        return f"give each word as an argument of its own: args={command.split()!r}"
+        return f"give each word as a separate item: args={command.split()!r}"
 
 
 COMMAND_LINE, PYTHON = CommandLine(), PythonCall()
@@ -241,9 +241,9 @@ class View:
         if reached.errnum not in (0, errno.ENOTDIR):
             return reached.errnum, os.strerror(reached.errnum)
         if reached.errnum or not walk.is_directory:
-            return errno.ENOTDIR, "it is no directory"
+            return errno.ENOTDIR, "not a directory"
         if not walk.complete:
-            return errno.ENOENT, "there is no such directory in the sandbox"
+            return errno.ENOENT, "the directory does not exist in the sandbox"
         return None
 
 
@@ -316,7 +316,7 @@ def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> Non
     :raises CommandNotExecutableError: the directory may not be reached.
     """
     if not cwd.startswith("/"):
-        reason = f"{named}: it must be an absolute path"
+        reason = f"{named}: not an absolute path"
         raise CommandError(reason, step="chdir", errno=errno.EINVAL, filename=cwd)
     if fault := view.fault_of_directory(cwd):
         number, why = fault
@@ -330,8 +330,8 @@ def _missing(
     where = "" if "/" in command else " along PATH"
     nowhere = f"{command!r} was not found{where} in the sandbox"
     if tree is not None:
-        remedy = "name a program that is there, by the path that it has in the sandbox"
-        return f"{nowhere}, whose programs are those of {tree}", remedy
+        remedy = "name an existing program, by its path in the sandbox"
+        return f"{nowhere}, whose root filesystem is {tree}", remedy
     import shutil
 
     own = shutil.which(command, path=caller.get("PATH"))
@@ -351,7 +351,7 @@ def _missing(
         wanted = hidden.wanted if hidden is not None else own
         return f"{known_as} is not in the sandbox", show_program(wanted, remedies)
     # The rest of PATH is not printed: variables of the environment may be secret.
-    reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
+    reason = f"{command!r} is {own}, but PATH in the sandbox lacks this directory"
     return reason, remedies.search(os.path.dirname(own))
 
 

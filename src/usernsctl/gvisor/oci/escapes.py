@@ -68,7 +68,7 @@ def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
         source = bundle.open_path(path, anywhere=trusted)
     except OSError as error:
         if error.errno == errno.EXDEV:
-            raise _denied("the source lies outside of the bundle", path) from None
+            raise _denied("the source is outside of the bundle", path) from None
         raise
     try:
         if part := _core.machine_part(source):
@@ -113,7 +113,7 @@ def _check_root(config: Config, bundle: Bundle) -> Iterator[Violation]:
             yield _outside(
                 "$.root.path",
                 "bundle-root-outside",
-                f"{config.root.path} lies outside of the bundle",
+                f"{config.root.path} is outside of the bundle",
                 "move it into the bundle",
             )
 

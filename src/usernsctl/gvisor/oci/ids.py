@@ -203,7 +203,7 @@ def _check_user(config: Config, ids: IdView) -> Iterator[Violation]:
             path="$.process.user",
             id="bundle-no-user",
             problem="missing",
-            why="the OCI specification requires it; runsc takes 0:0",
+            why="the OCI specification requires a user; runsc uses 0:0",
             remedy='add {"uid": 0, "gid": 0}',
             fixable=True,
             blocks=False,
@@ -216,8 +216,8 @@ def _check_user(config: Config, ids: IdView) -> Iterator[Violation]:
                 path=f"$.process.user.{kind}",
                 id="bundle-user-unmapped",
                 problem=f"{kind} {value} is not mapped",
-                why="the command has this id in gVisor, but no id outside: it owns no file, and "
-                "can't create files in bind mounts (`Invalid argument`)",
+                why="the command has this id in gVisor, but no id outside, so the command owns no "
+                "files, and can't create files in bind mounts (`Invalid argument`)",
                 remedy=f"map {kind} {value}, or use 0",
                 blocks=False,
             )
@@ -230,7 +230,7 @@ def _within_one(mapping: IdMapping, extents: Sequence[Extent]) -> bool:
 def _malformed(mappings: Sequence[IdMapping]) -> str | None:
     """Return why the kernel refuses `mappings` in any namespace (user_namespaces(7)), or None."""
     if len(mappings) > _MAX_MAPPINGS:
-        return f"{len(mappings)} mappings; the kernel takes {_MAX_MAPPINGS}"
+        return f"{len(mappings)} mappings; the kernel allows {_MAX_MAPPINGS}"
     for mapping in mappings:
         if mapping.container_id + mapping.size > MAX_ID:
             reach = _range(mapping.container_id, mapping.size)

@@ -344,7 +344,7 @@ def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as error:
         before = text[: error.start].decode("utf-8")
-        _refuse(f"{_position(before, len(before))}: a byte that isn't UTF-8", filename)
+        _refuse(f"{_position(before, len(before))}: a byte that is not UTF-8", filename)
     _refuse_deep_nesting(decoded, filename)
     try:
         config = json.loads(
@@ -544,7 +544,7 @@ class _Shape:
             meant = folded.get(key.casefold(), key)
             if meant != key:
                 where = child(path, key)
-                self._refuse(f"{where}: runtimes read this key as {meant!r}; spell it that way")
+                self._refuse(f"{where}: runtimes read this key as {meant!r}; write {meant!r}")
 
     def _refuse(self, reason: str) -> NoReturn:
         raise fault(reason, self._filename)

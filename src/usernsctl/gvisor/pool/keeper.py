@@ -210,7 +210,7 @@ class Keeper(Generic[_T]):
         """
         if os.getpid() != self.creator:
             raise ValueError(
-                f"the pool belongs to process {self.creator}, which made it: make a pool in each "
+                f"the pool belongs to its creator, process {self.creator}: create a pool in each "
                 "process"
             )
         if self._is_closing:

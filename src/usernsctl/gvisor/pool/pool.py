@@ -96,7 +96,7 @@ class SandboxMaker:
                     "the pool's template has started a detached sandbox, which would outlive the "
                     "pool",
                     step="pool",
-                    remedy="let start() of the template leave out detach=True",
+                    remedy="leave out detach=True in the start() of the template",
                 )
             self._probe(box, self._start_seconds)
             if self._warms:
@@ -165,7 +165,7 @@ class SandboxMaker:
 
 
 def _invalid_answer_error(box: Sandbox) -> RunscError:
-    return agent_error(box.id, "sent an invalid message: it reports that a directory was executed")
+    return agent_error(box.id, "sent an invalid message: a directory was executed")
 
 
 _T = TypeVar("_T")
@@ -447,7 +447,7 @@ class SandboxPool(Closing, AsyncClosing):
         for name, stream in how.items():
             checks.stream(name, stream)
             if template is None and stream != DEVNULL:
-                raise ValueError(f"{name}: without a template, there is no command to give it to")
+                raise ValueError(f"{name}: a pool without a template has no command for {name}")
         checks.variables(env)
         if template is not None and env is not None:
             raise ValueError("env can't be changed: the command of the template has its variables")
@@ -533,9 +533,7 @@ class SandboxPool(Closing, AsyncClosing):
         )
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a SandboxPool can't be copied or pickled: it holds sandboxes; make one in each process"
-        )
+        raise TypeError("a SandboxPool can't be copied or pickled: create a pool in each process")
 
 
 def _rules(
@@ -554,7 +552,7 @@ def _rules(
     processors = len(os.sched_getaffinity(0))
     limit = 2 * size if limit is None else checks.count("limit", limit)
     if limit < size:
-        raise ValueError(f"limit: {limit} is less than size, {size}: idle sandboxes count, too")
+        raise ValueError(f"limit: {limit} is less than size, {size}: idle sandboxes count")
     return Rules(
         size=size,
         limit=limit,

@@ -89,7 +89,7 @@ def query(life: Container, id: str, *argv: str, seconds: float | None = None) ->
             f"the sandbox {id} did not answer runsc {argv[0]} within {limit:g} seconds",
             step="runsc",
             errno=errno.ETIMEDOUT,
-            remedy="end the sandbox by kill() or close(), which need no answer",
+            remedy="end the sandbox by kill() or close(), which do not wait for runsc",
         ) from None
     if done.returncode == 0:
         return str(done.stdout)

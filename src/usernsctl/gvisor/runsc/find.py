@@ -44,7 +44,7 @@ def find_runsc(environ: Mapping[str, str], named: str | None = None) -> str:
     """
     path = _locate(environ) if named is None else _check_named(named)
     if not os.path.isfile(path):
-        raise not_runsc(path, "it is not a file")
+        raise not_runsc(path, "not a file")
     if not os.access(path, os.X_OK):
         raise _not_executable(path)
     # A file that is executable but not readable can only be checked by executing it.
@@ -86,7 +86,7 @@ def _locate(environ: Mapping[str, str]) -> str:
 def _check_named(path: str) -> str:
     if not os.path.isabs(path):
         raise RunscError(
-            f"the path of runsc, {path}, must be absolute",
+            f"{path} is not an absolute path",
             step="runsc",
             filename=path,
             cause="not-runsc",
@@ -96,7 +96,7 @@ def _check_named(path: str) -> str:
         raise _not_executable(path)
     if not os.path.exists(path):
         raise RunscError(
-            f"the path of runsc, {path}, does not exist",
+            f"{path} does not exist",
             step="runsc",
             filename=path,
             cause="runsc-missing",
@@ -135,7 +135,7 @@ def _not_executable(path: str) -> RunscError:
     import errno
 
     return RunscError(
-        f"{path} may not be executed by this user",
+        f"this user may not execute {path}",
         step="runsc",
         errno=errno.EACCES,
         filename=path,
@@ -270,7 +270,7 @@ def _check_same_release(path: str, program: str) -> None:
     except RunscError as error:
         raise _sidecar_error(path, f"{program} does not print its release") from error
     if theirs != ours:
-        raise _sidecar_error(path, f"{program} is of {theirs}, and runsc of {ours}")
+        raise _sidecar_error(path, f"{program} is of release {theirs}, and runsc of release {ours}")
 
 
 def _sidecar_error(path: str, why: str) -> RunscError:

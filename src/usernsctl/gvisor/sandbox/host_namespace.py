@@ -289,10 +289,10 @@ class HostNamespace:
             link_count = os.stat(f"..{below}", dir_fd=directory).st_nlink
         if not link_count:
             raise NamespaceError(
-                "usernsctl-agent was replaced since this SandboxHost was made: usernsctl was "
-                "installed anew",
+                "usernsctl-agent was replaced after this SandboxHost was created, as by a new "
+                "installation of usernsctl",
                 step="sandbox",
-                remedy="make a new SandboxHost",
+                remedy="create a new SandboxHost",
             )
 
     def _check(self, process: Mapping[str, Any], *, has_command: bool, cwd: str | None) -> None:
@@ -484,8 +484,8 @@ class HostBase(AsyncStartMixin):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a SandboxHost can't be copied or pickled: it holds descriptors; "
-            "make one in each process"
+            "a SandboxHost can't be copied or pickled, because of its descriptors; "
+            "create one in each process"
         )
 
 
@@ -501,7 +501,7 @@ def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
         if isinstance(kept, str):
             kept = undo.enter_context(Namespace.open(kept))
         if kept.has("pid"):
-            raise ValueError("namespace: a namespace with a PID namespace can't have sandboxes")
+            raise ValueError("namespace: sandboxes can't be started in a PID namespace")
         # Only a process in the namespaces can create the mount namespace. It waits for SIGKILL.
         maker = undo.enter_context(kept.popen([_builder()], mount=True, cwd="/", stdin=PIPE))
         undo.callback(maker.kill)
@@ -632,8 +632,8 @@ def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
         is_file = is_file and stat.S_ISREG(found.st_mode)
     if not is_file:
         raise BindError(
-            f"{AGENT_INSIDE} in the root filesystem is not a regular file, so the agent can't be "
-            "mounted on it",
+            f"{AGENT_INSIDE} in the root filesystem is not a regular file: the agent can't be "
+            "mounted there",
             step="bind",
             filename=AGENT_INSIDE,
             remedy="remove it from the root filesystem",
@@ -651,7 +651,7 @@ def _failure(done: CompletedProcess[bytes]) -> UsernsError:
         return _core.failure(fields)
     reason = done.stderr.decode(errors="replace").strip().split("\n")[-1]
     reason = reason or f"usernsctl-build ended with status {done.returncode}"
-    return NamespaceError(f"the root filesystem could not be made: {reason}", step="sandbox")
+    return NamespaceError(f"the root filesystem could not be created: {reason}", step="sandbox")
 
 
 def _places(scratch: str, binds: Iterable[tuple[str, str]]) -> dict[Record, Any]:

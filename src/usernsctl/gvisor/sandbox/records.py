@@ -213,9 +213,9 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
     entry = _STORE.find(id)
     if entry is not None and not entry.record.is_foreign():
         return entry
-    where = ": it has ended, or there was none"
+    where = ": the sandbox has ended, or never existed"
     if entry is not None:
-        where = " here: it is in another PID namespace"
+        where = " in this PID namespace: the sandbox is in another one"
         with entry:
             pass
     raise RunscError(
@@ -292,8 +292,8 @@ def duplicate_id(id: str, where: str) -> RunscError:
     :param where: where the id is taken, such as ``"in this host"``.
     """
     return RunscError(
-        f"there is a sandbox {id!r} {where} already",
+        f"a sandbox {id!r} {where} exists already",
         step="sandbox",
         cause="duplicate-id",
-        remedy="choose another id, or leave it out",
+        remedy="choose another id, or leave id out",
     )

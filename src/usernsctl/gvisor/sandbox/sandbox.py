@@ -173,9 +173,7 @@ class Sandbox(AsyncStartMixin):
             used = get_host()
             self._own_host = used if host is None else None
             if argv == () and used.request.bundle is None:
-                raise ValueError(
-                    "args is empty: it must hold a command, or be None where there is to be none"
-                )
+                raise ValueError("args is empty: args must contain a command, or be None")
             outlives = detach or self._agent_outlives
             config = used.config_for(
                 argv, env=env, cwd=start, user=user, terminal=terminal, outlives=outlives
@@ -345,7 +343,7 @@ class Sandbox(AsyncStartMixin):
 
     def _get(self) -> AttachedSandbox | DetachedSandbox:
         if self._is_released:
-            raise ValueError(f"the sandbox {self.id} was released: attach to it")
+            raise ValueError(f"the sandbox {self.id} was released: call Sandbox.attach first")
         if not self._has_started:
             self._async_start.get()
             self._has_started = True
@@ -677,8 +675,8 @@ class Sandbox(AsyncStartMixin):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a Sandbox can't be copied or pickled: it holds descriptors; where it is detached, "
-            "pass its id on, and call Sandbox.attach"
+            "a Sandbox can't be copied or pickled, because of its descriptors; pass the id of a "
+            "detached sandbox on, and call Sandbox.attach"
         )
 
     def _holds(self) -> bool:
@@ -708,7 +706,7 @@ def _host_of(options: HostOptions, host: HostBase | None) -> Callable[[], HostNa
     :raises TypeError: an option is unknown, or has the wrong type.
     :raises ValueError: an option has a wrong value, or `options` and `host` are both given.
     """
-    hint = "; its streams carry bytes, and what is about its namespaces is its host's"
+    hint = "; SandboxHost() takes the options about namespaces, and the streams carry bytes"
     check_keywords("Sandbox", options, _KEYWORDS, hint)
     if host is None:
         request = Request.for_host(options)
@@ -725,7 +723,7 @@ def check_no_command(**options: Any) -> None:
     """
     for name, given in options.items():
         if given not in (None, False, DEVNULL):
-            raise ValueError(f"{name}: without a first command, give this to run() or popen()")
+            raise ValueError(f"{name}: without a first command, pass {name} to run() or popen()")
 
 
 def chosen_id(id: str | None) -> str:

@@ -92,10 +92,10 @@ class Ready:
             kind, what = ("file" if given.startswith("/") else "line"), given
         if kind == "port":
             if not re.fullmatch(r"[0-9]{1,5}", what) or not 0 < int(what) < 1 << 16:
-                raise ValueError(f"ready: {what!r} is no port: a port is a number from 1 to 65535")
+                raise ValueError(f"ready: {what!r} is not a port, a number from 1 to 65535")
             return cls(kind, int(what))
         if kind == "file" and not what.startswith("/"):
-            raise ValueError(f"ready: {what!r} is no absolute path")
+            raise ValueError(f"ready: {what!r} is not an absolute path")
         if not what or "\n" in what or "\0" in what:
             raise ValueError(f"ready: {what!r} can't be {'a path' if kind == 'file' else 'a line'}")
         return cls(kind, what)
@@ -158,7 +158,7 @@ def _listens(box: Sandbox, port: int, deadline: float | None) -> bool:
     except CommandNotFoundError as error:
         raise not_ready(
             "ready can't be a port: the root filesystem has no cat(1) to read /proc/net/tcp",
-            "let ready be a line, a file, or a function",
+            "use a line, a file or a function for ready",
         ) from error
     with cat:
         try:
@@ -179,8 +179,8 @@ def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
         content += data
         if len(content) > _CONTENT_MAX:
             raise not_ready(
-                "ready can't be a port: cat(1) of the root filesystem writes without an end",
-                "let ready be a line, a file, or a function",
+                "ready can't be a port: cat(1) of the root filesystem writes output without end",
+                "use a line, a file or a function for ready",
             )
     raise TimeoutExpired(cat.args, 0)
 
@@ -335,7 +335,7 @@ class TemplateSandbox(Sandbox):
             if now > deadline:
                 raise TimeoutExpired(self.args, 0)
             if now > end:
-                raise unsavable("a command that was started beside the template's does not end")
+                raise unsavable("another command in the sandbox of the template does not end")
             time.sleep(_STATE_SECONDS)
 
     def _other_processes(self, deadline: float) -> list[str]:
@@ -507,10 +507,7 @@ def _unsaved(message: str | None, status: int) -> RunscError:
         return unsavable(f"runsc could not save the sandbox, and ended with status {status}")
     remedy = None
     if _HOST_NETWORK in message:
-        remedy = (
-            "leave out network='host' (--network host), or use a release of runsc that can: "
-            "those from 20260817 on do"
-        )
+        remedy = "leave out network='host' (--network host), or use runsc 20260817 or later"
     # Quote only the first line: the stack traces of runsc's goroutines follow.
     said = logs.quote_runsc(message.partition("\n")[0])
     return unsavable(f"runsc could not save the sandbox: {said}", remedy)

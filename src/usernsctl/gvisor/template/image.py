@@ -40,10 +40,10 @@ def outdated(what: str, remedy: str | None) -> RunscError:
     :param remedy: the command that recreates the template.
     """
     return RunscError(
-        f"the template was made when {what}",
+        f"the template is outdated: {what}",
         step=STEP,
         cause="template-outdated",
-        remedy=remedy or "make a new template",
+        remedy=remedy or "create the template again",
     )
 
 
@@ -54,11 +54,11 @@ def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
     :param remedy: the command that recreates the template.
     """
     return RunscError(
-        f"the template was made in another host: {'; '.join(options)}",
+        f"the template was created with other options: {'; '.join(options)}",
         step=STEP,
         cause="template-host-differs",
-        remedy="give the options that you made the template with, to usernsctl template run or "
-        f"SandboxHost(); or {remedy or 'make a new template'}",
+        remedy="give the options of the template's creation to usernsctl template run or "
+        f"SandboxHost(); or {remedy or 'create the template again'}",
     )
 
 
@@ -82,11 +82,11 @@ def damaged(path: str, why: str) -> RunscError:
     :param path: the directory of the template.
     """
     return RunscError(
-        f"{path} is no whole template: {why}",
+        f"{path} is not a complete template: {why}",
         step=STEP,
         filename=path,
         cause="template-damaged",
-        remedy=f"make a new template, and remove this one: rm -r {quoted(path)}",
+        remedy=f"create the template again, after: rm -r {quoted(path)}",
     )
 
 
@@ -205,9 +205,9 @@ def sums_from_json(given: Mapping[str, object]) -> Sums:
             case [int(size), str(digest)] if re.fullmatch(NAME, name) and size >= 0:
                 found[name] = (size, digest)
             case _:
-                raise ValueError("its list of files makes no sense")
+                raise ValueError("the list of files is invalid")
     if not 0 < len(found) <= _FILES_MAX:
-        raise ValueError("it lists no files, or too many")
+        raise ValueError("the list of files is empty or too long")
     return found
 
 
@@ -219,7 +219,7 @@ def _check_file(name: str, directory: int, path: str, size: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise damaged(path, f"{name} is not a regular file")
     if status.st_size != size:
-        raise damaged(path, f"{name} has {status.st_size} bytes, and had {size}")
+        raise damaged(path, f"{name} has {status.st_size} bytes, but had {size} when saved")
     fault = fault_of(status, 0o022)
     if fault is not None:
         raise untrusted(f"{path}/{name}", fault)

@@ -193,7 +193,7 @@ def _interpreter_argv(
     names = list(preload)
     for name in names:
         if not isinstance(name, str) or not all(map(str.isidentifier, name.split("."))):
-            raise ValueError(f"preload: {name!r} is no name of a module")
+            raise ValueError(f"preload: {name!r} is not the name of a module")
     if code is not None and not isinstance(code, str):
         raise TypeError(f"code must be str, not {code!r}")
     package = resources.files("usernsctl")

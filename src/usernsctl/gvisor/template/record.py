@@ -94,8 +94,8 @@ class TemplateRecord:
             found = _stat_of(path)
         if found != tuple(rest):
             now = release_of(path).label
-            other = f", which is {now} now" if now != label else ", another build of which is there"
-            raise outdated(f"{path} was {label}{other}", remedy)
+            other = f", and is {now} now" if now != label else ", and is another build now"
+            raise outdated(f"{path} was {label} when the template was created{other}", remedy)
 
     def check(self, host: HostBase, remedy: str | None = None) -> dict[str, Any]:
         """Check that the template can be started in a host.
@@ -107,7 +107,10 @@ class TemplateRecord:
         """
         prepared = host.prepared
         if self.version != _core.version():
-            raise outdated(f"usernsctl was {self.version}, which is {_core.version()} now", remedy)
+            raise outdated(
+                f"the template is of usernsctl {self.version}; this is usernsctl {_core.version()}",
+                remedy,
+            )
         self.check_runsc(prepared.runsc, remedy)
         config = self._config_in(prepared)
         if changed := self._changes(prepared, config):
@@ -117,7 +120,7 @@ class TemplateRecord:
         found = stamps(prepared, [path for path, *_ in self.files])
         for before, after in zip(self.files, found, strict=True):
             if before != after:
-                raise outdated(f"{before[0]} was another one in the root filesystem", remedy)
+                raise outdated(f"{before[0]} in the root filesystem has changed", remedy)
         return config
 
     def _changes(self, host: HostNamespace, config: Mapping[str, Any]) -> str | None:
@@ -131,7 +134,7 @@ class TemplateRecord:
         _move(then, self.scratch, host.prepared.scratch)
         for name in sorted({*config, *then}):
             if config.get(name) != then.get(name):
-                return f"the host had another {name!r} in its config.json"
+                return f"{name!r} has changed in the host's config.json"
         return None
 
     def _config_in(self, host: HostNamespace) -> dict[str, Any]:
@@ -160,7 +163,7 @@ class TemplateRecord:
         :raises ValueError: the record is malformed; also the other exceptions of ``NONSENSE``.
         """
         if given["format"] != _VERSION or given["kind"] not in KINDS:
-            raise ValueError("it is of another version")
+            raise ValueError("the version is unknown")
         args = tuple(map(str, given["args"]))
         if not args:
             raise ValueError("there is no command")

@@ -101,10 +101,10 @@ def read(directory: Directory) -> TemplateRecord:
     except NamespaceError as error:
         raise untrusted(path, error.reason) from None
     except NONSENSE as error:
-        raise damaged(path, f"{RECORD} makes no sense") from error
+        raise damaged(path, f"{RECORD} is invalid") from error
 
 
-_ELSEWHERE = "set XDG_DATA_HOME to a directory that is yours"
+_ELSEWHERE = "set XDG_DATA_HOME to a directory of your own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ def directory() -> str:
     path = templates_directory()
     if path is None:
         raise RunscError(
-            "this user has no home directory to keep templates in", step=STEP, remedy=_ELSEWHERE
+            "this user has no home directory to store templates in", step=STEP, remedy=_ELSEWHERE
         )
     return path
 
@@ -179,7 +179,7 @@ def _open_directory(make: bool) -> Directory:
         raise untrusted(path, error.why(path)) from None
     except OSError as error:
         raise RunscError(
-            f"no templates can be kept in {path}: {error.strerror}",
+            f"can't store templates in {path}: {error.strerror}",
             step=STEP,
             errno=error.errno or 0,
             remedy=_ELSEWHERE,
@@ -208,7 +208,7 @@ def _exists(name: str) -> bool:
 
 def _taken(name: str) -> RunscError:
     return RunscError(
-        f"there is a template {name!r} already",
+        f"a template {name!r} exists already",
         step=STEP,
         remedy=f"usernsctl template remove {name}, or create it with --replace",
     )

@@ -110,7 +110,7 @@ class Template(AsyncStartMixin):
         """
         argv = () if args is None else checks.argv(args)
         if args is not None and not argv:
-            raise ValueError("args is empty: it must hold a command, or be None")
+            raise ValueError("args is empty: args must contain a command, or be None")
         checks.variables(env)
         checks.directory_inside(cwd)
         check_timeout(timeout)
@@ -275,8 +275,8 @@ class Template(AsyncStartMixin):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a Template can't be copied or pickled: it holds descriptors; save it, and load it in "
-            "the other process"
+            "a Template can't be copied or pickled, because of its descriptors; save the template, "
+            "and load it in the other process"
         )
 
 

@@ -61,7 +61,7 @@ def test_init_names_a_root_filesystem_elsewhere_by_its_whole_path(
         (["--rootfs", "missing", "--", "sh"], "remedy: name the directory of a root filesystem"),
         (["--rootfs", ".", "--cwd", "x", "--", "sh"], "$.process.cwd"),
         (["--rootfs", ".", "--env", "=", "--", "sh"], "--env, number 1"),
-        (["--rootfs", "."], "no command: give one"),
+        (["--rootfs", "."], "no command: give a command"),
         (["--", "sh"], "required: --rootfs"),
     ],
 )

@@ -29,7 +29,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | objects(keys, inn
         (b'{"a": 1} trailing', "line 1, column 10", "broken JSON"),
         (b'{"a": "\n"}', "line 1, column 8", "broken JSON"),
         (b"\xef\xbb\xbf{}", "line 1, column 1", "broken JSON"),
-        (b'{\n"\xc3\xa9": "\xff"}', "line 2, column 7", "isn't UTF-8"),
+        (b'{\n"\xc3\xa9": "\xff"}', "line 2, column 7", "is not UTF-8"),
         (b"[1]", "$", "found an array; should be an object"),
         (b"7", "$", "found 7; should be an object"),
         (b'{"a": NaN}', "$.a", "NaN is not JSON"),

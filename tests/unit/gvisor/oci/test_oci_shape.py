@@ -106,7 +106,7 @@ def test_a_key_that_only_go_would_recognise_is_refused(path: str, where: str, ri
     config = changed(minimal(), path, "x")
     with pytest.raises(BundleError) as caught:
         validate(config)
-    assert caught.value.reason == f"{where}: runtimes read this key as {right!r}; spell it that way"
+    assert caught.value.reason == f"{where}: runtimes read this key as {right!r}; write {right!r}"
 
 
 @pytest.mark.parametrize(
