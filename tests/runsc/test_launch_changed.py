@@ -164,7 +164,10 @@ RUNSC = {
     "empty": (lambda path: path.write_bytes(b""), "has 0 bytes, but had "),
     "gone": (remove, "{path} does not exist on this machine any more"),
     "a directory": (make_directory, "{path} has "),
-    "a link to nothing": (link_to("/nonexistent"), "{path} does not exist on this machine any more"),
+    "a link to nothing": (
+        link_to("/nonexistent"),
+        "{path} does not exist on this machine any more",
+    ),
     "a link to another": (link_to("/bin/true"), "/bin/true has "),
 }
 

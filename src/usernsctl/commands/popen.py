@@ -142,12 +142,12 @@ class Collected(subprocess.Popen[AnyStr]):
 
     def _signal(self, sig: int) -> None:
         """Send a signal to the child, and never reap it, since an event loop does that."""
-        with contextlib.suppress(ProcessLookupError):
-            if self.pidfd >= 0:
-                signal.pidfd_send_signal(self.pidfd, sig)
-            else:
-                # The child has ended, or this object is garbage and was finalised first.
-                self.send_signal(sig)
+        try:
+            with contextlib.suppress(ProcessLookupError), self._shared.use() as (pidfd,):
+                signal.pidfd_send_signal(pidfd, sig)
+        except ClosedError:
+            # The child has ended, or its pidfd is garbage, too, and was finalised first.
+            self.send_signal(sig)
 
     def _kill_all(self) -> None:
         """Kill the child; the processes that it started are unknown."""
