@@ -385,6 +385,24 @@ def test_a_launch_is_made_as_documented(plain: Engine, tmp_path: Path) -> None:
     assert "Jan 10 15:06:54 PST 2016" in done.stdout
 
 
+@pytest.mark.timeout(600)
+def test_a_launch_for_programs_that_wait(plain: Engine, tmp_path: Path) -> None:
+    """Freeze a launch with the platform ptrace, as docs/docker.md advises for such programs."""
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {PRELUDE_PYTHON} AS launch\n"
+        "USER root\n"
+        'RUN ["/usr/local/bin/usernsctl", "freeze", "--runsc", "/usr/bin/runsc", "--platform", '
+        '"ptrace", "--expose-root", "-o", "/waiting.launch"]\n'
+        f"FROM {PRELUDE}\n"
+        "COPY --from=launch /waiting.launch /etc/usernsctl/launch.no-network\n"
+    )
+    built = plain("build", "--network=host", f"--tag={RECIPE_IMAGE}", str(tmp_path), timeout=600)
+    assert built.returncode == 0, built.stderr
+    done = plain("run", "--rm", *PROTECTED, RECIPE_IMAGE, "--network=none", "cat", "/proc/version")
+    assert done.returncode == 0, done.stderr
+    assert "Jan 10 15:06:54 PST 2016" in done.stdout
+
+
 def test_the_images_have_no_file_that_all_may_write(plain: Engine) -> None:
     """The images have no writable files and no certificates beyond those of their base."""
     found = plain(

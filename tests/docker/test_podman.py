@@ -7,6 +7,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,3 +107,17 @@ def test_an_image_whose_times_were_rewritten(podman: Podman) -> None:
     found = run(podman, "rewritten", "sh", "-c", show, options=[])
     assert found.startswith("0\n0\n")
     assert gvisor.BUILD in found
+
+
+def test_the_health_check_with_its_own_profile(podman: Podman) -> None:
+    """Ask the sandbox in a container with Podman's default seccomp profile."""
+    name = "usernsctl-health"
+    start = ["run", "--detach", "--network=none", f"--name={name}", PRELUDE]
+    podman(*start, "sh", "-c", "echo begun; exec sleep 99")
+    try:
+        while not podman("logs", name):
+            time.sleep(0.1)
+        check = ["exec", name, "/usr/local/bin/in-gvisor", "--health", "--"]
+        assert gvisor.BUILD in podman(*check, "cat", "/proc/version")
+    finally:
+        podman("rm", "--force", "--time=0", name)

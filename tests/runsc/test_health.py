@@ -134,9 +134,9 @@ def test_the_sandbox_of_the_container_counts(script: Script) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        "a b c d -- kill -- run",
-        "a b c d -- kill -- run --root=/nowhere id",
-        "a b c d -- -- --root=",
+        "a b c d -- kill -- raise -- run",
+        "a b c d -- kill -- raise -- run --root=/nowhere id",
+        "a b c d -- -- -- --root=",
         "-- --",
         "",
         '"$(head -c 50000 /dev/zero | tr "\\0" x)"',

@@ -157,6 +157,12 @@ int un_launch_file_read(const char *file, struct un_launch_file *of, struct un_l
 int un_launch_file_name(const char *file, struct un_error *err);
 void un_launch_file_close(struct un_launch_file *of);
 
+/* ---- volumes.c: volumes of a container whose changes are lost ------------------------------- */
+
+/* Prints a warning if the command sees volumes to which this user, but not the command may write.
+ * The sources of the launch must be open. */
+void un_warn_of_volumes(const struct un_launch *launch);
+
 /* ---- launch.c: usernsctl-exec --launch FILE -------------------------------------------------- */
 
 /* Performs the launch in a file, with the command of the options. Returns only after a failure,

@@ -1,0 +1,110 @@
+"""Tests of the warning about volumes that a frozen launch shows, and whose changes are lost."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPTS, Program
+from frozen import freeze
+
+Mounted = Callable[..., "subprocess.CompletedProcess[str]"]
+
+ALL = ("--expose-root", "--wd", "/")
+#: Mount point of the volume. The tests' temporary files are in /tmp, which is gVisor's own inside.
+SRV = "/srv"
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Mounted:
+    """Return a function that performs a launch after mount commands, in a mount namespace."""
+
+    def run(launch: Path, *commands: str) -> subprocess.CompletedProcess[str]:
+        perform = shlex.join([str(SCRIPTS / "usernsctl-exec"), "--launch", str(launch)])
+        script = "; ".join(["set -e", *commands, f"exec {perform} $check"])
+        return subprocess.run(
+            [SCRIPTS / "usernsctl-exec", "-r", "-m", "--", "sh", "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """Make the directory that the tests mount on SRV."""
+    path = tmp_path / "volume"
+    path.mkdir()
+    (path / "file").write_text("a file\n")
+    return path
+
+
+def test_changes_of_a_volume_are_lost(
+    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path
+) -> None:
+    command = ("sh", "-c", f"echo new >{SRV}/new && echo ran")
+    launch = freeze(usernsctl, tmp_path / "launch", *ALL, command=command)
+    done = mounted(launch, f"mount --bind volume {SRV}")
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    told = f"usernsctl-exec: warning: what the command writes to {SRV} is lost: bind it"
+    assert done.stderr.startswith(told)
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in volume.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [f"mount --bind volume {SRV}", f"mount -o remount,bind,ro {SRV}"],
+        ["mount --bind volume/file /etc/hosts"],
+        [f"mount -t tmpfs tmpfs {SRV}"],
+        [f"mount --bind volume {SRV}", "check=--check"],
+        [],
+    ],
+)
+def test_no_warning(
+    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path, commands: list[str]
+) -> None:
+    """Mount a volume read-only, a file or a tmpfs, or only check the launch."""
+    done = mounted(freeze(usernsctl, tmp_path / "launch", *ALL), *commands)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_warning_of_a_volume_that_is_bound(
+    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path
+) -> None:
+    command = ("sh", "-c", f"echo new >{SRV}/new")
+    bind = f"{SRV}:{SRV}:rw"
+    launch = freeze(usernsctl, tmp_path / "launch", *ALL, "--bind", bind, command=command)
+    done = mounted(launch, f"mount --bind volume {SRV}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (volume / "new").read_text() == "new\n"
+
+
+def test_no_warning_where_the_volume_is_not_visible(
+    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path
+) -> None:
+    done = mounted(freeze(usernsctl, tmp_path / "launch"), f"mount --bind volume {SRV}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_hostile_name_of_a_volume(
+    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path
+) -> None:
+    """Let names of mount points contain a newline and an escape, and exceed the warning's room."""
+    names = ["a\nb\x1b[31m", *(f"{number}-{'x' * 200}" for number in range(9))]
+    for name in names:
+        (volume / name).mkdir()
+    launch = freeze(usernsctl, tmp_path / "launch", *ALL)
+    paths = [shlex.quote(f"{SRV}/{name}") for name in names]
+    binds = [f"mount --bind volume {path}" for path in (SRV, *paths)]
+    done = mounted(launch, *binds)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert len(done.stderr.splitlines()) == 1
+    assert "\x1b" not in done.stderr
