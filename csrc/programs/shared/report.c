@@ -37,8 +37,13 @@ void report_cause(const char *id)
 
 void print_remedy(const char *remedy)
 {
-    fputs(strchr(remedy, '\n') ? "  remedy:\n    " : "  remedy: ", stderr);
-    for (; *remedy; remedy++)
-        fputs(*remedy == '\n' ? "\n    " : (const char[]){*remedy, '\0'}, stderr);
-    fputc('\n', stderr);
+    if (!strchr(remedy, '\n')) {
+        fprintf(stderr, "  remedy: %s\n", remedy);
+        return;
+    }
+    fputs("  remedy:\n", stderr);
+    for (size_t length; *remedy; remedy += length + (remedy[length] == '\n')) {
+        length = strcspn(remedy, "\n");
+        fprintf(stderr, "    %.*s\n", (int)length, remedy);
+    }
 }

@@ -48,7 +48,8 @@ _VAGUE = {
     ),
     "EPERM": (
         "not permitted", "not allowed", "no permission", "insufficient permission", "disallow",
-        "insufficient privilege", "denied", "refused", "forbid",
+        "insufficient privilege", "denied", "refused", "forbid", "not have permission",
+        "n't have permission",
     ),
     "ENOENT": ("not found", "no entry", "no mapping entry", "no matching", "missing"),
     "STATUS": ("exit status ", "exit code "),
@@ -62,16 +63,18 @@ _SANDBOX = re.compile(
     rb"namespace|userns|sandbox|container|\bjail|rootless|unshare|bwrap|bubblewrap|flatpak|chroot"
     rb"|nspawn|\brunsc?\b|\bcrun\b|podman|buildah|docker|\blxc|singularity|apptainer|enroot|fakeroot",
 )
-# Lines about other things with clones or namespaces: git, C++, XML, the API of Kubernetes.
+# Lines about other things with clones or namespaces: git, C++, XML, the API of Kubernetes, and
+# libseccomp, which names the system calls of its rules.
 _OTHER_SUBJECT = re.compile(
     r"\bgit\b|namespace (?:std|\w+::)|xmlns|using namespace|is forbidden: user|kind: namespace"
-    r"|namespaces? \"[\w-]+\" (?:is|not|already)|\bkubectl\b|\bhelm\b"
+    r"|namespaces? \"[\w-]+\" (?:is|not|already)|\bkubectl\b|\bhelm\b|filter rule for syscall"
 )
 # Length of the text that is read before and after an error in the same line.
 _AROUND = 512
 # Length of all lines with errors that are read. A text with more of them is a log.
 _READ_MAX = 1 << 20
 _KEPT_MAX = 64
+_HEADINGS_MAX = 2
 # Length of a line that says no more than the error, such as "ptrace: Operation not permitted.".
 _ERROR_ALONE_MAX = 40
 
@@ -128,8 +131,7 @@ class AttemptReader:
         text = piece.lower()
         self._is_about_sandboxes = self._is_about_sandboxes or bool(_SANDBOX.search(text))
         for start, end in _error_lines(text):
-            before = text[text.rfind(b"\n", 0, max(start - 1, 0)) + 1 : max(start - 1, 0)]
-            lines = (piece[start:end], before[-_AROUND:], _next(text, end))
+            lines = (piece[start:end], _line_before(text, start), _line_after(text, end))
             self._read += sum(map(len, lines))
             if self._read > _READ_MAX or len(self._found) == _KEPT_MAX:
                 break
@@ -141,7 +143,18 @@ class AttemptReader:
         return [one for one in self._found if self._is_about_sandboxes or not one.common]
 
 
-def _next(text: bytes, end: int) -> bytes:
+def _line_before(text: bytes, start: int) -> bytes:
+    """Return the end of the line before the one at `start`; skip headings such as "Caused by:"."""
+    for _ in range(_HEADINGS_MAX):
+        end = max(start - 1, 0)
+        start = text.rfind(b"\n", 0, end) + 1
+        line = text[max(start, end - _AROUND) : end]
+        if line.strip() not in (b"caused by:", b"error:"):
+            break
+    return line
+
+
+def _line_after(text: bytes, end: int) -> bytes:
     """Return the beginning of the line after the one that ends at `end`."""
     return text[end + 1 : end + 1 + _AROUND].partition(b"\n")[0]
 

@@ -118,13 +118,14 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
 
 
 def test_how_often_it_is_right_of_what_was_collected_last() -> None:
-    """The collector of these texts had read no pattern. The bounds are the first measured score."""
+    """The collector of these texts had read no pattern; some were corrected afterwards."""
     later = score(of("later", ours=True))
     print(f"later: {dict(later)}")
     assert later["texts"] >= 80
-    assert later["recognised"] >= 55
-    assert later["right first"] >= 41
-    assert later["wrong"] <= 6
+    # When they were collected: 55 recognised, 41 right first, 6 wrong.
+    assert later["recognised"] >= 72
+    assert later["right first"] >= 63
+    assert later["wrong"] == 0
     unrelated = [named(met) != [] for met in of("later", ours=False)]
     assert len(unrelated) >= 40
-    assert sum(unrelated) <= 1
+    assert not any(unrelated)
