@@ -288,6 +288,14 @@ static const char *join_failed(int errnum)
     return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;
 }
 
+static const char *change_of_ids_failed(enum un_step step)
+{
+    /* The argument -1 leaves an id as it is, so only a seccomp filter fails this call. */
+    return syscall(step == UN_STEP_SETRESGID ? SYS_setresgid : SYS_setresuid, -1, -1, -1)
+               ? "seccomp-denies-call"
+               : NULL;
+}
+
 static const char *find_errno_cause(const struct un_error *err, const char *proc)
 {
     for (size_t i = 0; i < sizeof sure / sizeof *sure; i++)
@@ -307,6 +315,9 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
         return err->errnum && is_filtered(proc) ? "seccomp-denies-call" : NULL;
     case UN_STEP_PDEATHSIG:
         return is_refused_by_filter(err->errnum, proc) ? "seccomp-denies-call" : NULL;
+    case UN_STEP_SETRESGID:
+    case UN_STEP_SETRESUID:
+        return change_of_ids_failed(err->step);
     case UN_STEP_SETNS:
         return join_failed(err->errnum);
     case UN_STEP_SETGROUPS:

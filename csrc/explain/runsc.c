@@ -15,9 +15,12 @@
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
-/* Returns whether a cause is impossible because the namespaces of the sandbox were created. */
+/* Returns whether a cause is impossible, because the namespaces of the sandbox were created, or
+ * because no filter that runsc could inherit is in force. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
+    if (un_begins(id, "seccomp-denies-"))
+        return un_proc_status(proc, "Seccomp:") == 0;
     /* The kernel creates no user namespace for a process in a chroot. */
     if (!strcmp(id, "in-chroot"))
         return true;
@@ -57,11 +60,24 @@ static void append_candidates(struct un_runsc_failure *failure, const char *cons
                                    "%s%s", i ? ", " : "    # finds which cause applies: ", ids[i]);
 }
 
+/* Returns whether `proc` belongs to another PID namespace than this process. */
+static bool is_of_other_pids(const char *proc)
+{
+    int64_t pid = un_proc_status(proc, "Pid:");
+    return pid >= 0 && pid != getpid();
+}
+
 static void find_runsc_causes(const char *own, const char *limit, const char *proc,
                               struct un_runsc_failure *failure)
 {
     struct un_search search = {.count = 0};
     const char *ids[UN_CAUSES_MAX];
+    /* runsc writes the maps of its children, and so finds other processes, or none, by their pids.
+     * Its message depends on which. */
+    if (is_of_other_pids(proc)) {
+        set_cause(failure, "no-proc");
+        return;
+    }
     for (size_t i = 0; i < sizeof no_directory / sizeof *no_directory; i++)
         if (strstr(own, no_directory[i])) {
             set_remedy(failure, "choose a working directory that exists in the sandbox");
@@ -100,7 +116,7 @@ int un_runsc_explain(const char *told, const char *limit, const char *config, si
 }
 
 /* Describes a failure without a message. Returns the id of its cause, or "". */
-static const char *judge_silence(int status, struct un_runsc_failure *failure)
+static const char *judge_silence(int status, const char *proc, struct un_runsc_failure *failure)
 {
     const char *what;
     int sig = status - 128;
@@ -120,16 +136,20 @@ static const char *judge_silence(int status, struct un_runsc_failure *failure)
             snprintf(failure->what, sizeof failure->what,
                      "runsc ended with status %d, and did not log the command's exit status",
                      status);
+        /* The kernel sends SIGSYS only for a filter. */
+        if (sig == SIGSYS && un_proc_status(proc, "Seccomp:") == 2)
+            return "seccomp-denies-call";
         return sig > 0 && sig < NSIG ? "runsc-killed" : "runsc-ran-nothing";
     }
     strcpy(failure->what, what);
     return status == UN_RUNSC_FAILED ? "runsc-refused-call" : "";
 }
 
-void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_failure *failure)
+void un_runsc_explain_silence(int status, const char *limit, const char *proc,
+                              struct un_runsc_failure *failure)
 {
     *failure = (struct un_runsc_failure){.has_cause = false};
-    const char *cause = judge_silence(status, failure);
+    const char *cause = judge_silence(status, proc, failure);
     set_remedy(
         failure,
         "usernsctl explain    # with the message as input. After a crash, raise the limit of "

@@ -140,8 +140,10 @@ struct un_runsc_failure {
  * message is ignored. `proc` is "/proc". */
 int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,
                      const char *proc, struct un_runsc_failure *failure, struct un_error *err);
-/* Explains an exit of runsc without a message. A `status` of 128+N may mean death by signal N. */
-void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_failure *failure);
+/* Explains an exit of runsc without a message. A `status` of 128+N may mean death by signal N.
+ * `proc` is "/proc". */
+void un_runsc_explain_silence(int status, const char *limit, const char *proc,
+                              struct un_runsc_failure *failure);
 
 /* ---- output of runsc (explain/messages.c, explain/runsc_files.c) ----------------------------- */
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import platform
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -225,10 +226,28 @@ add("no-seccomp", early=[w.denied("seccomp")], both="seccomp-denies-call")
 add("no-capset", early=[w.denied("capset")], both="seccomp-denies-call")
 add("no-memfd", early=[w.denied("memfd_create")], both="seccomp-denies-call")
 add("no-pidfd", early=[w.denied("pidfd_open")], both=REFUSED, range_=REFUSED)
+add(
+    "pidfd_open-killed",
+    early=[w.killed("pidfd_open")],
+    both="seccomp-denies-call",
+    range_="seccomp-denies-call",
+)
+for one in ("setresgid", "setresuid"):
+    # The filter of an unprivileged user sets no_new_privs.
+    add(
+        f"no-{one}",
+        late=[w.denied(one)],
+        run="seccomp-denies-call",
+        auto="no-new-privs",
+        range_="no-new-privs",
+    )
+if platform.machine() == "x86_64":
+    # On other processors, ppoll(2) is the only poll(2).
+    add("ppoll-killed", early=[w.killed("ppoll")], both=("seccomp-denies-call", "runsc-killed"))
 add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
 # Calls of usernsctl or of runsc, of which nobody else could tell that a filter has killed them.
 for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg", "getpid",
-            "close_range", "pidfd_open", "pidfd_send_signal", "rt_sigtimedwait", "seccomp", "bind",
+            "close_range", "pidfd_send_signal", "rt_sigtimedwait", "seccomp", "bind",
             "epoll_ctl", "flock", "eventfd2", "faccessat", "dup3"):  # fmt: skip
     add(f"{one}-killed", early=[w.killed(one)], run=REFUSED, tried=("run", "doctor"))
 # Without accept4(2), wait4(2) and shutdown(2), runsc waits for ever.
@@ -283,7 +302,7 @@ for one in ("open_tree", "move_mount", "mount_setattr"):
 
 for most in range(5):
     add_counted(f"nproc-{most}", 64000 + most, late=[w.limit("NPROC", most)], both="process-limit")
-for most in (8, 12, 15, 20):
+for most in (12, 15, 20):
     add_counted(
         f"nproc-{most}",
         64000 + most,
@@ -327,6 +346,8 @@ add("fsize-1m", late=[w.limit("FSIZE", 1 << 20)], both="file-size-limit")
 # ---- files and mounts --------------------------------------------------------------------------
 
 add("no-proc", root=["no-proc"], both="no-proc")
+add("proc-of-outer-pids", root=[w.proc_of_outer_pids], both="no-proc", range_=None)
+add("proc-of-other-pids", root=[w.proc_of_other_pids], both="no-proc")
 add("proc-read-only", root=["proc-read-only"], both="proc-read-only")
 add("proc-subset", root=[w.proc("subset=pid")], both=("no-proc", STEP), range_=None)
 add("chroot", root=["chroot"], both="in-chroot")

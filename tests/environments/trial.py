@@ -22,10 +22,9 @@ from typing import Any
 
 import ways
 from broken import EARLY, FOR_ROOT, LATE, NOBODY, become_nobody, prepare
-from calls import check, libc, mount, prctl, unshare
+from calls import CLONE_NEWPID, check, libc, mount, prctl, unshare
 from table import ENVIRONMENTS, Environment
 
-CLONE_NEWPID = 0x20000000
 SECONDS_TO_GO = 5
 # Seconds between searches for orphans.
 SECONDS_TO_LOOK = 0.02

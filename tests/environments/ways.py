@@ -24,18 +24,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "kernel" / "causes"))
 
 from broken import HELPERS, NOBODY, SCRATCH, copy_helpers, cover, few_ids, use_path
 from calls import (
+    CLONE_NEWPID,
     KILLED,
     MS_BIND,
     MS_REC,
     MS_REMOUNT,
     PR_CAPBSET_DROP,
+    check,
+    libc,
     mount,
     prctl,
     refuse,
     refuse_value,
+    unshare,
 )
 
 MS_NODEV, MS_NOEXEC = 4, 8
+MNT_DETACH = 2
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_SET_MDWE, PR_SET_KEEPCAPS = 47, 2, 65, 8
 PR_SET_SECUREBITS = 28
 CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SETFCAP = 6, 7, 21, 31
@@ -170,12 +175,28 @@ def devices(*names: str, flags: int = 0) -> Way:
 
 def proc(options: str) -> Way:
     def make() -> None:
-        from calls import check, libc
-
         done = libc.mount(b"proc", b"/proc", b"proc", 0, options.encode())
         check(done, f"proc with {options}")
 
     return make
+
+
+def proc_of_outer_pids() -> None:
+    """Uncover the /proc of the PID namespace around that of the trial."""
+    check(libc.umount2(b"/proc", MNT_DETACH), "umount")
+
+
+def proc_of_other_pids() -> None:
+    """Mount the /proc of a PID namespace that does not contain the trial."""
+    maker = os.fork()
+    if maker == 0:
+        unshare(CLONE_NEWPID)
+        first = os.fork()
+        if first == 0:
+            mount("proc", "/proc", "proc", 0)
+            os._exit(0)
+        os._exit(os.waitpid(first, 0)[1])
+    assert os.waitpid(maker, 0)[1] == 0
 
 
 def chroot_into_mount_point() -> None:

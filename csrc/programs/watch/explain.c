@@ -3,9 +3,7 @@
 #include "programs/shared/shared.h"
 #include "programs/watch/watch.h"
 
-#include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -94,29 +92,32 @@ static bool is_told(char *const *files)
     return !lstat(files[ERRORS], &status) && S_ISDIR(status.st_mode);
 }
 
-static _Noreturn void wait_to_be_killed(pid_t parent)
+/* Waits until the watcher closes its end of the pipe, or ends. */
+static _Noreturn void wait_for_end_of_pipe(const int ends[2])
 {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    while (getppid() == parent)
-        pause();
+    char byte;
+    close(ends[1]);
+    un_read_all(ends[0], &byte, 1);
     _exit(0);
 }
 
 /* Returns whether the limits allow fewer processes than a sandbox needs, by starting so many. The
  * kernel has no counter of failures by RLIMIT_NPROC. Both limits count processes and threads alike.
- */
+ * The processes end by themselves: a seccomp filter may kill callers of kill(2). */
 static bool is_short_of_processes(void)
 {
-    pid_t child[SANDBOX_PROCESSES], self = getpid();
+    pid_t child[SANDBOX_PROCESSES];
     size_t count = 0;
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC))
+        return false;
     for (; count < SANDBOX_PROCESSES && (child[count] = fork()) >= 0; count++)
         if (child[count] == 0)
-            wait_to_be_killed(self);
+            wait_for_end_of_pipe(ends);
     bool is_short = count < SANDBOX_PROCESSES && errno == EAGAIN;
-    while (count) {
-        kill(child[--count], SIGKILL);
-        waitpid(child[count], NULL, 0);
-    }
+    un_close_each(ends, 2);
+    while (count)
+        waitpid(child[--count], NULL, 0);
     return is_short;
 }
 
@@ -137,7 +138,7 @@ int explain_runsc(char *const *files, int status, const char *limit)
     if (!is_command && words.told)
         failed = find_explanation(&words, files[BUNDLE], limit, &failure);
     else if (!is_command)
-        un_runsc_explain_silence(status, limit, &failure);
+        un_runsc_explain_silence(status, limit, "/proc", &failure);
     if (!is_command && !failed)
         print_explanation(&words, &failure);
     un_runsc_words_free(&words);

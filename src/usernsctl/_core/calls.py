@@ -918,14 +918,14 @@ def explain_runsc(
     return _error(failure)
 
 
-def explain_silent_runsc(status: int, limit: str = "") -> RunscError:
+def explain_silent_runsc(status: int, limit: str = "", *, proc: str = "/proc") -> RunscError:
     """Return the error for a runsc that ended with an exit status and without a message.
 
     :param limit: the id of the cause if it is known, else empty.
     """
     memory = Memory()
     failure = ffi.new("struct un_runsc_failure *")
-    lib.un_runsc_explain_silence(status, memory.string(limit), failure)
+    lib.un_runsc_explain_silence(status, memory.string(limit), memory.string(proc), failure)
     return _error(failure)
 
 

@@ -168,6 +168,15 @@ def _try(step: Step, seconds: float) -> Probe:
             detail=f"no child can be started and waited for: {error.strerror}",
             cause="process-limit" if isinstance(error, BlockingIOError) else None,
         )
+    if status == -signal.SIGSYS:
+        # The program itself: it reports that a step was killed.
+        return Probe(
+            name=step.name,
+            outcome="failed",
+            detail="usernsctl-probe: a seccomp filter has killed it",
+            cause="seccomp-denies-call",
+            seconds=time.monotonic() - started,
+        )
     return judge(step.name, status, os.fsdecode(output), time.monotonic() - started)
 
 

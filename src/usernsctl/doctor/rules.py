@@ -137,7 +137,8 @@ def not_supported(seen: Seen) -> Evidence:
 def filtered(seen: Seen) -> Evidence:
     probe, mode = seen.failed("unshare-nothing"), seen.facts.privileges.seccomp
     shown = () if mode is None else (f"Seccomp is {mode} in /proc/self/status",)
-    if probe is not None and probe.cause != "process-limit":
+    # With a cause but without an errno of the call, the probe program failed before or after it.
+    if probe is not None and (probe.cause is None or probe.errno not in (0, errno.EAGAIN)):
         return (told(probe), "the kernel itself never refuses unshare(0)", *shown)
     return shown if seen.named("seccomp-denies-userns") else ()
 
@@ -603,7 +604,12 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     "map-invalid": ("range-overlap",),
     LATE: ("signal-limit",),
     "target-gone": ("no-proc", "proc-hidepid"),
-    "seccomp-denies-call": ("seccomp-denies-userns", "mount-denied", "ptrace-denied"),
+    "seccomp-denies-call": (
+        "seccomp-denies-userns",
+        "mount-denied",
+        "mount-by-descriptor-missing",
+        "ptrace-denied",
+    ),
     # If the caller's id is unmapped, root's usually is as well: the helpers belong to nobody.
     "helper-not-setuid": ("caller-id-unmapped",),
     # The core names this cause for a helper that failed without a known message.

@@ -124,12 +124,12 @@ static void long_words_take_no_longer(void)
 static void silence_is_told(void)
 {
     struct un_runsc_failure failure;
-    un_runsc_explain_silence(UN_RUNSC_FAILED, "", &failure);
+    un_runsc_explain_silence(UN_RUNSC_FAILED, "", "/proc", &failure);
     CHECK_TEXT(failure.cause.id, "runsc-refused-call");
     CHECK_HAS(failure.what, "runsc refused to start");
-    un_runsc_explain_silence(UN_RUNSC_FAILED, "process-limit", &failure);
+    un_runsc_explain_silence(UN_RUNSC_FAILED, "process-limit", "/proc", &failure);
     CHECK_TEXT(failure.cause.id, "process-limit");
-    un_runsc_explain_silence(UN_RUNSC_CRASHED, "", &failure);
+    un_runsc_explain_silence(UN_RUNSC_CRASHED, "", "/proc", &failure);
     CHECK(!failure.has_cause);
     CHECK_HAS(failure.what, "runsc crashed or rejected an option");
     CHECK_HAS(failure.remedy, "ulimit -u");

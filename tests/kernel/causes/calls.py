@@ -9,6 +9,7 @@ import struct
 
 CLONE_NEWNS = 0x20000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
 MS_RDONLY, MS_NOSUID, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 32, 4096, 16384, 1 << 18
 
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 22, 24, 38
@@ -28,6 +29,7 @@ CALLS = {
         "getpid": 39, "flock": 73, "readlinkat": 267, "epoll_ctl": 233, "waitid": 247,
         "symlinkat": 266, "getrandom": 318, "rt_sigtimedwait": 128, "eventfd2": 290,
         "faccessat": 269,
+        "setresgid": 119, "ppoll": 271,
     },
     "aarch64": {
         "unshare": 97, "clone": 220, "mount": 40, "ptrace": 117, "setns": 268, "kill": 129,
@@ -39,6 +41,7 @@ CALLS = {
         "socket": 198, "bind": 200, "connect": 203, "shutdown": 210, "recvmsg": 212, "sendmsg": 211,
         "getpid": 172, "flock": 32, "readlinkat": 78, "epoll_ctl": 21, "waitid": 95,
         "symlinkat": 36, "getrandom": 278, "rt_sigtimedwait": 137, "eventfd2": 19, "faccessat": 48,
+        "setresgid": 149, "ppoll": 73,
     },
 }[platform.machine()]  # fmt: skip
 CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "clone3": 435}
