@@ -113,6 +113,10 @@ uint64_t un_limit_count(enum un_limit limit, int fd);
  * a limit, or 0 if the counter can't be read. */
 uint64_t un_limit_hits(enum un_limit limit);
 
+/* Returns how many more processes and threads the control group of this process allows, UINT64_MAX
+ * if that is unknown or unlimited. */
+uint64_t un_pids_left(void);
+
 /* Returns the id of the cause of a failure by this limit (un_cause_find). */
 const char *un_limit_cause(enum un_limit limit);
 

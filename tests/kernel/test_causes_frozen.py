@@ -28,6 +28,9 @@ def seen_by_all() -> Iterator[Path]:
         ("seccomp-engine", [], "seccomp-denies-userns"),
         ("seccomp-mount", [], "mount-denied"),
         ("seccomp-ptrace", [], "ptrace-denied"),
+        ("seccomp-pidfd", [], "seccomp-denies-call"),
+        ("seccomp-pidfd-unknown", [], "seccomp-denies-call"),
+        ("seccomp-prctl", [], "seccomp-denies-call"),
         pytest.param("powerless-root", [], "needs-setfcap", marks=as_root),
         pytest.param("no-new-privs", ["--map-auto"], "no-new-privs", marks=as_root),
         pytest.param("bounded", ["--map-auto"], "bounding-set", marks=as_root),
@@ -48,3 +51,13 @@ def test_the_causes_of_containers(
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     assert f" [{cause}]\n" in done.stderr
     assert done.stderr.splitlines()[1:] == ran.stderr.splitlines()[1:]
+
+
+def test_a_refused_fork_of_the_watcher(usernsctl: Program, seen_by_all: Path) -> None:
+    """Name the call: the namespaces were created before."""
+    file = seen_by_all / "launch"
+    assert usernsctl("freeze", "-o", file, "--", "echo", "ran").returncode == 0
+    done = run_broken(["seccomp-fork"], [PRELUDE, "--launch", str(file)])
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("usernsctl: clone: fork: Operation not permitted\n")
+    assert " [seccomp-denies-call]\n" in done.stderr

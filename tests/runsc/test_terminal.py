@@ -50,20 +50,25 @@ while True: time.sleep(1000)
 @pytest.mark.parametrize("shell", SHELLS, ids=["bash", "sh"])
 @pytest.mark.parametrize("user", [(), ("--user", "1000:1000")], ids=["root", "user"])
 def test_job_control(start: Start, shell: list[str], user: tuple[str, ...]) -> None:
-    session = start(*shell, options=("--env", f"JOB={JOB}", *user))
+    session = start(*shell, options=("--env", f"JOB={JOB}", "--env", "PS1=ready> ", *user))
+    session.read_until("ready> ")
     session.type('/usr/bin/python3 -c "$JOB"\n')
     session.read_until("starts.")
     session.type("\x1a")
     session.read_until("Stopped")
+    session.read_until("ready> ")
     session.type("fg\n")
     session.read_until("continued.")
     session.type("\x03")
+    session.read_until("ready> ")
     session.type("echo interrupted $?\n")
     session.read_until("interrupted 130")
+    session.read_until("ready> ")
     session.type('/usr/bin/python3 -c "$JOB"\n')
     session.read_until("starts.")
     session.type("\x1a")
     session.read_until("Stopped")
+    session.read_until("ready> ")
     session.type("bg\n")
     session.read_until("continued.")
     session.type("jobs\n")
@@ -89,7 +94,10 @@ def draw(screen):
     screen.addstr(1, 1, "size %d %d." % screen.getmaxyx())
     screen.refresh()
     while (key := screen.getch()) != ord("q"):
-        screen.addstr(2, 1, "resized." if key == curses.KEY_RESIZE else "key %d." % key)
+        if key == curses.KEY_RESIZE:
+            screen.addstr(3, 1, "resized.")
+        else:
+            screen.addstr(2, 1, "key %d." % key)
         screen.refresh()
 curses.wrapper(draw)
 """
@@ -102,6 +110,8 @@ def test_a_program_that_draws(start: Start) -> None:
     session.type("a")
     session.read_until("key 97.")
     session.resize(30, 90)
+    # curses notices a signal that comes just before it reads only after the next key.
+    session.type("b")
     session.read_until("resized.")
     session.type("q")
     assert session.wait() == 0

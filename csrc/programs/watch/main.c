@@ -24,6 +24,7 @@
  * PROGRAM is the executable for KILL, RAISE and COMMAND, whose first arguments are only their
  * argv[0]. It may be the path of an inherited descriptor, which the children do not inherit.
  */
+#include "base/base.h"
 #include "explain/explain.h"
 #include "launch/launch.h"
 #include "programs/shared/shared.h"
@@ -32,6 +33,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +45,10 @@
 #define KILL_TIMEOUT_MS 10000
 
 extern char **environ;
+
+/* With fewer further processes and threads, a runsc can't even start a sandbox. It crashes then,
+ * and prints the stacks of its threads. A sandbox needs about 30. */
+#define PIDS_MIN 16
 
 static int fail_watch(struct un_error *err)
 {
@@ -242,6 +248,11 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
 static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how,
                              struct un_error *err)
 {
+    uint64_t left = un_pids_left();
+    if (left < PIDS_MIN)
+        return un_fail(err, UN_STEP_RUNSC, 0, "process-limit",
+                       "the control group allows %" PRIu64 " more processes; a sandbox needs 30",
+                       left);
     oom_watch_begin(&args->oom);
     struct un_checkup checkup = {.check = look_for_oom, .arg = args, .fd = -1};
     checkup.signals = args->oom.has_events ? un_open_signals() : -1;

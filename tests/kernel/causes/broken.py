@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from calls import (
+    CALLS,
     CAP_SETGID,
     CAP_SETUID,
     CLONE_NEWNS,
@@ -102,6 +103,19 @@ def seccomp_ptrace() -> None:
 
 def seccomp_pidfd() -> None:
     refuse([("pidfd_open", 0, errno.EPERM)])
+
+
+def seccomp_pidfd_unknown() -> None:
+    refuse([("pidfd_open", 0, errno.ENOSYS)])
+
+
+def seccomp_fork() -> None:
+    calls = [call for call in ("clone", "clone3", "fork") if call in CALLS]
+    refuse([(call, 0, errno.EPERM) for call in calls])
+
+
+def seccomp_prctl() -> None:
+    refuse([("prctl", 0, errno.EPERM)])
 
 
 # ---- ways for all users ------------------------------------------------------------------------
@@ -341,6 +355,9 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-mount-bind": seccomp_mount_bind,
     "seccomp-ptrace": seccomp_ptrace,
     "seccomp-pidfd": seccomp_pidfd,
+    "seccomp-pidfd-unknown": seccomp_pidfd_unknown,
+    "seccomp-fork": seccomp_fork,
+    "seccomp-prctl": seccomp_prctl,
     "landlock": landlock,
 }
 #: Ways for all users, which root applies after it has changed to NOBODY.

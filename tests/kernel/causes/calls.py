@@ -29,7 +29,7 @@ CALLS = {
         "getpid": 39, "flock": 73, "readlinkat": 267, "epoll_ctl": 233, "waitid": 247,
         "symlinkat": 266, "getrandom": 318, "rt_sigtimedwait": 128, "eventfd2": 290,
         "faccessat": 269,
-        "setresgid": 119, "ppoll": 271,
+        "setresgid": 119, "ppoll": 271, "fork": 57,
     },
     "aarch64": {
         "unshare": 97, "clone": 220, "mount": 40, "ptrace": 117, "setns": 268, "kill": 129,
