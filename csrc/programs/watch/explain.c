@@ -2,6 +2,7 @@
 #include "base/base.h"
 #include "programs/shared/shared.h"
 #include "programs/watch/watch.h"
+#include "sys/sys.h"
 
 #include <sys/mman.h>
 #include <sys/stat.h>
