@@ -153,7 +153,7 @@ void un_runsc_explain_silence(int status, const char *limit, const char *proc,
     set_remedy(
         failure,
         "usernsctl explain    # with the message as input. After a crash, raise the limit of "
-        "processes: ulimit -u, or docker run --pids-limit. After a usage message, see runsc "
-        "--version: the release may not know an option");
+        "processes: ulimit -u, or docker run --pids-limit. After SIGILL, reinstall runsc. After a "
+        "usage message, see runsc --version: the release may not know an option");
     set_cause(failure, *limit ? limit : cause);
 }

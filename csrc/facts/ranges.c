@@ -3,6 +3,7 @@
 #include "facts/facts.h"
 #include "map/map.h"
 
+#include <elf.h>
 #include <inttypes.h>
 #include <strings.h>
 #include <sys/prctl.h>
@@ -111,13 +112,13 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not list the ranges of %s: %s", facts->user, fault);
 }
 
-/* Returns whether a helper is a script: a script can't have privileges itself, but may execute a
- * program that has. */
+/* Returns whether a helper is no ELF program. A script can't have privileges itself, but may
+ * execute a program that has; for other files, execve(2) fails. */
 static bool is_script(const char *helper)
 {
-    char start[2];
+    char start[SELFMAG];
     un_auto_close int fd = openat(AT_FDCWD, helper, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    return fd >= 0 && read(fd, start, 2) == 2 && !memcmp(start, "#!", 2);
+    return fd >= 0 && (read(fd, start, SELFMAG) != SELFMAG || memcmp(start, ELFMAG, SELFMAG));
 }
 
 static int helper_state(const char *helper, const struct stat *status)

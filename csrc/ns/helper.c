@@ -73,6 +73,16 @@ static const char *cause_of_powerless_root(const char *helper)
     return bits >= 0 && bits & SECBIT_NOROOT ? "securebits-noroot" : NULL;
 }
 
+/* Returns whether a helper has file capabilities without the one that writing the map takes. */
+static bool has_wrong_capability(const char *helper)
+{
+    struct vfs_ns_cap_data caps;
+    const unsigned needed = strstr(helper, "newgidmap") ? CAP_SETGID : CAP_SETUID;
+    ssize_t size = getxattr(helper, "security.capability", &caps, sizeof caps);
+    return size >= (ssize_t)XATTR_CAPS_SZ_1 && (!(caps.magic_etc & VFS_CAP_FLAGS_EFFECTIVE) ||
+                                                !(caps.data[0].permitted & 1U << needed));
+}
+
 /* Returns the cause of EACCES for a helper that opens the map file. */
 static const char *cause_of_closed_map(const char *helper)
 {
@@ -101,6 +111,8 @@ static const char *cause_in(const char *helper, const char *output)
     if (strstr(output, "_map failed: Operation not permitted") &&
         prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)
         return "bounding-set";
+    if (strstr(output, "write to ") && has_wrong_capability(helper))
+        return "helper-wrong-capability";
     return "helper-failed";
 }
 
@@ -128,16 +140,18 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
 }
 
 /* Returns the cause of a failure to execute a helper. */
-static const char *cause_of_exec(int errnum)
+static const char *cause_of_exec(const struct un_error *err)
 {
-    switch (errnum) {
+    switch (err->errnum) {
     case EOVERFLOW:
         return "helper-caps-other-userns";
     case EACCES:
         return "helper-not-executable";
     case ENOEXEC:
+        return "helper-not-a-program";
     case ENOENT:
-        return "helper-failed";
+        /* Either the interpreter is missing, or the helper itself since the plan was made. */
+        return access(err->detail, F_OK) ? "helper-failed" : "helper-not-a-program";
     case EAGAIN:
         return "process-limit";
     default:
@@ -169,7 +183,7 @@ static int run_calls(struct call *calls, size_t count, const struct un_plan *pla
     if (un_run_jobs(jobs, count, plan->helper_timeout_ms, err)) {
         /* A UN_STEP_LOOKUP or UN_STEP_EXEC would refer to the user's command, not to the helper. */
         err->step = UN_STEP_HELPER;
-        err->cause = cause_of_exec(err->errnum);
+        err->cause = cause_of_exec(err);
         return -1;
     }
     for (size_t i = 0; i < count; i++)

@@ -15,6 +15,7 @@ SANDBOX_ONLY = (
     "address-space-limit", "file-size-limit", "dev-null-missing", "runsc-", "not-runsc",
     "wrong-architecture", "max-mnt-", "max-net-", "max-pid-", "max-ipc-", "max-uts-", "max-cgroup-",
     "memory-deny-write-execute", "descriptor-limit", "landlock-denies-mount",
+    "meminfo-", "no-mount-point",
 )  # fmt: skip
 
 Expected = str | Sequence[str] | None

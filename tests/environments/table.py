@@ -353,6 +353,14 @@ add("proc-subset", root=[w.proc("subset=pid")], both=("no-proc", STEP), range_=N
 add("chroot", root=["chroot"], both="in-chroot")
 add("chroot-into-mount-point", root=[w.chroot_into_mount_point], both="in-chroot")
 add("dev-empty", root=[w.empty("/dev")], both="dev-null-missing")
+add("dev-null-0600", root=[w.devices("null"), w.mode("/dev/null", 0o600)], both="dev-null-missing")
+# A run in a control group with a memory limit covers /proc/meminfo, and works.
+for name, way in {
+    "covered": w.device("/proc/meminfo", "/dev/null"),
+    "closed": w.covered_mode("/proc/meminfo", 0),
+}.items():
+    add(f"meminfo-{name}", root=[way], both="meminfo-unreadable", sometimes=True)
+add("no-mount-point", root=[w.no_mount_point], both="no-mount-point")
 add("dev-nodev", root=[w.devices("null", flags=w.MS_NODEV)], both="dev-null-missing")
 CLOSED = ("no-passwd-entry", "subid-file-unreadable")
 add("etc-closed", root=[w.covered_mode("/etc", 0)], run=STEP, auto=CLOSED)
@@ -482,10 +490,15 @@ add_range("helpers-directories-first", root=[w.directories_first("newuidmap", "n
 add_range(
     "helpers-unusable-first", root=[w.programs("newuidmap", "newgidmap", text="", bits=0o644)]
 )
+for name, text in {"empty": "", "text": "hello\n"}.items():
+    for bits in (0o755, 0o4755):
+        add_range(
+            f"helpers-{name}-{bits:o}",
+            root=[w.programs("newuidmap", "newgidmap", text=text, bits=bits)],
+            auto="helper-not-a-program",
+        )
 add_range(
-    "helpers-empty",
-    root=[w.programs("newuidmap", "newgidmap", text="")],
-    auto=("helper-not-setuid", "helper-failed"),
+    "helpers-wrong-capability", root=[w.helper_wrong_capability], auto="helper-wrong-capability"
 )
 WRAPPER = '#!/bin/sh\nexec /usr/bin/$(basename "$0") "$@"\n'
 add_range("helpers-wrapped", root=[w.programs("newuidmap", "newgidmap", text=WRAPPER)])
@@ -515,7 +528,7 @@ add_range(
 add_range(
     "helpers-no-interpreter",
     root=[w.programs("newuidmap", "newgidmap", text="#!/nonexistent\n", bits=0o4755)],
-    auto="helper-failed",
+    auto="helper-not-a-program",
 )
 add_range("no-new-privs", late=["no-new-privs"], auto="no-new-privs")
 add_range("bounded", root=["bounded"], auto="bounding-set")
@@ -634,6 +647,7 @@ add("runsc-empty", root=[w.runsc("")], both="not-runsc")
 add("runsc-text", root=[w.runsc("hello\n")], both="not-runsc")
 add("runsc-truncated", root=[w.runsc_copy(size=20 << 20)], both="runsc-killed")
 add("runsc-truncated-more", root=[w.runsc_copy(size=1 << 20)], both="runsc-killed")
+add("runsc-damaged", root=[w.runsc_damaged], both=("runsc-damaged", STEP))
 add(
     "runsc-other-go-program", root=[w.runsc_other_go_program], both=("not-runsc", STEP), range_=None
 )
@@ -677,4 +691,5 @@ HEALED = (
     *("runsc-exits-1", "runsc-exits-3-with-words", "runsc-crashes", "runsc-killed"),
     *("runsc-killed-by-filter", "subuid-fifo", "subgid-fifo", "bounded-admin"),
     *("container-range-outside", "container-without-range"),
+    *("dev-null-0600", "helpers-wrong-capability"),
 )

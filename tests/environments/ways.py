@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "kernel" / "causes"))
 
 from broken import HELPERS, NOBODY, SCRATCH, copy_helpers, cover, few_ids, use_path
 from calls import (
+    CALLS,
     CLONE_NEWPID,
     KILLED,
     MS_BIND,
@@ -208,6 +209,34 @@ def chroot_into_mount_point() -> None:
     os.chdir("/")
 
 
+# The directories on which a run can mount its own files.
+MOUNT_POINTS = ("mnt", "media", "srv", "tmp", "run", "var/tmp", "home", "boot")
+
+
+def no_mount_point() -> None:
+    """Change to a root directory without the directories on which a run mounts its files."""
+    root = SCRATCH / "root"
+    root.mkdir()
+    mount("none", str(root), "tmpfs", 0)
+    (root / "var").mkdir()
+    for entry in (*Path("/").iterdir(), *Path("/var").iterdir()):
+        name = str(entry.relative_to("/"))
+        own = root / name
+        if name in MOUNT_POINTS or name == "var":
+            continue
+        if entry.is_symlink():
+            own.symlink_to(os.readlink(entry))
+        elif entry.is_dir():
+            own.mkdir()
+            mount(str(entry), str(own), None, MS_BIND | MS_REC)
+    for directory in (root, root / "var"):
+        directory.chmod(0o755)
+    os.chdir(root)
+    check(libc.syscall(CALLS["pivot_root"], b".", b"."), "pivot_root")
+    check(libc.umount2(b".", MNT_DETACH), "umount")
+    os.chdir("/")
+
+
 def gone_directory() -> None:
     place = SCRATCH / "gone"
     place.mkdir()
@@ -306,6 +335,14 @@ def helpers_setuid_and_capable() -> None:
         os.setxattr(own, "security.capability", value)
 
 
+def helper_wrong_capability() -> None:
+    """Give each helper the file capability that the other one needs."""
+    helpers(0o755)()
+    for name, bit in (("newuidmap", CAP_SETGID), ("newgidmap", CAP_SETUID)):
+        value = struct.pack("<IIIII", 0x02000001, 1 << bit, 0, 0, 0)
+        os.setxattr(SCRATCH / "bin" / name, "security.capability", value)
+
+
 def runsc(text: str | bytes, bits: int = 0o755) -> Way:
     return programs("runsc", text=text, bits=bits)
 
@@ -324,6 +361,15 @@ def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
         mount(str(own), found, None, MS_BIND)
 
     return make
+
+
+def runsc_damaged() -> None:
+    """Overwrite the beginning of runsc's code by invalid instructions."""
+    runsc_copy()()
+    with open(SCRATCH / "runsc", "r+b") as file:
+        file.seek(1 << 12)
+        # UD2 on x86-64 (0f 0b), and UDF on AArch64 (zeros).
+        file.write(b"\x0f\x0b" * (1 << 11) if os.uname().machine == "x86_64" else bytes(1 << 12))
 
 
 def runsc_closed() -> None:

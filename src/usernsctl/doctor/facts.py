@@ -14,7 +14,7 @@ Engine = Literal["docker", "podman", "kubernetes", "gvisor", "other"]
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 #: Bit numbers in sets of capabilities (linux/capability.h).
-CAPABILITIES = {"setgid": 6, "setuid": 7, "sys_admin": 21, "setfcap": 31}
+CAPABILITIES = {"setgid": 6, "setuid": 7, "sys_admin": 21, "sys_resource": 24, "setfcap": 31}
 
 #: The default of the limits on namespaces in a new user namespace (kernel/ucount.c).
 NO_LIMIT = 2**31 - 1
@@ -159,7 +159,8 @@ class Helper:
     :ivar path: ``None`` if the helper is not on PATH.
     :ivar executable: whether this process may execute the helper.
     :ivar privileged: whether the helper is setuid root, or has file capabilities.
-    :ivar script: whether the helper is a script, which may start a privileged program.
+    :ivar script: whether the helper is no ELF program, but perhaps a script, which may start a
+        privileged program.
     :ivar nosuid: the helper's mount point if the mount is nosuid, otherwise ``None``.
     :ivar system: the path without symbolic links, if only root can replace the file, and it is in a
         directory for the system's programs; otherwise ``None``.

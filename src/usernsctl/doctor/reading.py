@@ -136,10 +136,10 @@ class Tree:
         return files[0] if files else None, False
 
     def is_script(self, path: str) -> bool:
-        """Return whether a file begins with ``#!``."""
+        """Return whether a file can be read, and is not an ELF program."""
         try:
             with open(self.path(path), "rb") as file:
-                return file.read(2) == b"#!"
+                return file.read(4) != b"\x7fELF"
         except OSError:
             return False
 
@@ -269,7 +269,7 @@ SYSCTLS = (
 )
 
 HELPERS = ("newuidmap", "newgidmap")
-DEVICES = ("/dev/net/tun", "/dev/kvm")
+DEVICES = ("/dev/null", "/dev/net/tun", "/dev/kvm")
 
 # PROC_USER_INIT_INO, the inode number of the initial user namespace (linux/proc_ns.h).
 _INITIAL = "user:[4026531837]"

@@ -168,13 +168,17 @@ def _bounding(facts: _Facts) -> list[str]:
     needed = [CAPABILITIES[name] for name in ("setuid", "setgid")]
     if bounding is None or not all(int(bounding, 16) >> bit & 1 for bit in needed):
         return []
+    return _capable(facts, "chmod u-s {file}")
+
+
+def _capable(facts: _Facts, *before: str) -> list[str]:
+    """Return commands that give the helpers the file capabilities that they need."""
     lines = []
     for name, capability in (("newuidmap", "setuid"), ("newgidmap", "setgid")):
         helper = facts.get("helpers", {}).get(name)
         if not helper or not helper["path"]:
             return []
-        powers = ("chmod u-s {file}", f"setcap cap_{capability}=ep {{file}}")
-        lines += _mend_helper(helper, powers)
+        lines += _mend_helper(helper, (*before, f"setcap cap_{capability}=ep {{file}}"))
     return lines
 
 
@@ -306,14 +310,21 @@ def _limits(*names: str) -> Callable[[_Facts], list[str]]:
         limits, hard = facts.get("limits", {}), facts.get("limits", {}).get("hard", {})
         low = [name for name in names if limits.get(name) is not None]
         if any(limits[name] == hard.get(name) for name in low):
-            return _by_root(low, facts.get("parent"))
+            return _by_root(low, facts)
         return [_by_shell(name, hard.get(name)) for name in low or names[:1]]
 
     return fill
 
 
-def _by_root(names: list[str], parent: int | None) -> list[str]:
+def _by_root(names: list[str], facts: _Facts) -> list[str]:
     """Return the command with which root raises hard and soft limits of the parent."""
+    parent, bounding = facts.get("parent"), facts.get("privileges", {}).get("bounding")
+    if bounding is not None and not int(bounding, 16) >> CAPABILITIES["sys_resource"] & 1:
+        ulimits = " ".join(f"--ulimit {_LIMITS[name][1]}=-1" for name in names)
+        return [
+            "# Without CAP_SYS_RESOURCE, not even root can raise a hard limit here.",
+            f"# Raise the limit where this container is started: docker run {ulimits}",
+        ]
     if not parent:
         return [
             "# Only root can raise a hard limit. A parent process has set it: see",
@@ -362,6 +373,10 @@ _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
     ),
     "helper-setuid-and-capable": _helpers(
         "setcap -r {file}", which=lambda one: one["file_capabilities"]
+    ),
+    "helper-wrong-capability": _capable,
+    "helper-not-a-program": _helpers(
+        "apt-get install --reinstall uidmap", which=lambda one: one["script"]
     ),
     "map-not-written": _helpers("apt-get install --reinstall uidmap", which=lambda _one: True),
     "helper-on-nosuid": _helpers(

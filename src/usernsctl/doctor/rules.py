@@ -434,8 +434,11 @@ def no_null(seen: Seen) -> Evidence:
     nodev = [
         point for point in ("/dev", "/dev/null") if "nodev" in seen.facts.mounts.get(point, ())
     ]
-    shown = tuple(f"the mount at {point} is nodev" for point in nodev)
-    return (told(probe), *shown) if nodev or probe.errno not in _REFUSALS else ()
+    shown = [f"the mount at {point} is nodev" for point in nodev]
+    device = seen.facts.devices.get("/dev/null")
+    if device is not None and device.mode is not None and not device.accessible:
+        shown.append(f"/dev/null has mode {device.mode:04o}")
+    return (told(probe), *shown) if shown or probe.errno not in _REFUSALS else ()
 
 
 def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Evidence:
@@ -469,6 +472,10 @@ _PROCESSES = {"processes": ("RLIMIT_NPROC", 100)}
 _OPEN_FILES = {"open_files": ("RLIMIT_NOFILE", 300)}
 _FILE_SIZE = {"file_size": ("RLIMIT_FSIZE", None)}
 _MEMORY = {"address_space": ("RLIMIT_AS", None), "data": ("RLIMIT_DATA", None)}
+
+
+def damaged(seen: Seen) -> Evidence:
+    return seen.said("runsc", "SIGILL: illegal instruction", "unexpected fault address")
 
 
 def start_refused(seen: Seen) -> Evidence:
@@ -557,6 +564,8 @@ RULES: tuple[Rule, ...] = (
     Rule("helper-stopped", _RANGE),
     Rule("helper-killed", _RANGE),
     Rule("helper-status-lost", _RANGE),
+    Rule("helper-wrong-capability", _RANGE),
+    Rule("helper-not-a-program", _RANGE),
     Rule("helper-failed", _RANGE),
     Rule("map-not-written", _RANGE),
     Rule("ranges-shared", holds=shared, warns=True),
@@ -581,6 +590,9 @@ RULES: tuple[Rule, ...] = (
     Rule("signal-limit", _RUNSC, signals_lost, guessed=True),
     Rule("memory-deny-write-execute", _RUNSC),
     Rule("seccomp-denies-call", _RUNSC, refused_call, guessed=True),
+    Rule("no-mount-point", _RUNSC),
+    Rule("meminfo-unreadable", _RUNSC),
+    Rule("runsc-damaged", _RUNSC, damaged),
     Rule("runsc-ran-nothing", _RUNSC),
     Rule("runsc-killed", _RUNSC),
     Rule(LATE),

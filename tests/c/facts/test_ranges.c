@@ -109,8 +109,8 @@ static void a_helper_is_judged_by_its_file(void)
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_READY);
 
-    put_program(&place, "newuidmap", "program\n", 0755);
-    put_program(&place, "newgidmap", "program\n", 04755);
+    put_program(&place, "newuidmap", "\177ELF program\n", 0755);
+    put_program(&place, "newgidmap", "\177ELF program\n", 04755);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_SETUID);
     CHECK_HAS(facts.id[UN_UID].helper, "/newuidmap");

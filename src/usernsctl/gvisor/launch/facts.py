@@ -153,6 +153,7 @@ def _no_scratch() -> NamespaceError:
         f"no directory is free for the run's tmpfs: the run has paths in all of "
         f"{', '.join(_SCRATCH_DIRECTORIES)}",
         step="mount",
+        cause="no-mount-point",
         remedy="mkdir /mnt",
     )
 
