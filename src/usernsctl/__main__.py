@@ -27,6 +27,9 @@ def main() -> int:
     gc.disable()
     exit_on_interrupt()
     _replace_stdout()
+    if sys.stderr is None:
+        # print() would print errors on standard output.
+        sys.stderr = io.StringIO()
     try:
         # Imported here, so that MemoryError is handled: this import takes most of the start's time.
         from usernsctl import cli

@@ -194,15 +194,12 @@ static int read_ranges(const char *path, struct un_error *err)
     return 0;
 }
 
+/* Joins the new namespace, too, as usernsctl-exec does. */
 static int map_range(const char *path, struct un_error *err)
 {
     un_auto_free struct decision *decision = decide_range(err);
-    struct un_namespace ns;
     (void)path;
-    int failed = decision ? un_namespace_create(&decision->plan, 0, CHILD, &ns, err) : -1;
-    if (!failed)
-        un_namespace_close(&ns);
-    return failed;
+    return decision ? un_enter(&decision->plan, 0, CHILD, false, err) : -1;
 }
 
 static int mount_tmpfs(const char *path, struct un_error *err)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
-from usernsctl import _core
 from usernsctl._lean import replace
 from usernsctl.doctor.facts import Facts
 from usernsctl.doctor.rules import CONSEQUENCES, RULES, Evidence, Rule, Seen, told
 from usernsctl.explain.catalogue import catalogue
+from usernsctl.explain.logs import only_cause
 from usernsctl.explain.model import Finding, Probe, Purpose
 
 _ANY: tuple[Purpose, ...] = ("run", "range", "docker", "kubernetes")
@@ -128,10 +128,9 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
 
 
 def _by_words(said: str) -> str | None:
-    """Return the cause of the first message in runsc's output that has only one possible cause."""
-    for _, causes in _core.MessageSearch().add(said.encode("utf-8", "replace")):
-        if len(causes) == 1:
-            return causes[0]
+    """Return the cause that runsc's output names."""
+    if cause := only_cause(said.encode("utf-8", "replace")):
+        return cause
     return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in said else None
 
 

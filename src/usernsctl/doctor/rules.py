@@ -471,7 +471,9 @@ _SIGNALS = 100
 _PROCESSES = {"processes": ("RLIMIT_NPROC", 100)}
 _OPEN_FILES = {"open_files": ("RLIMIT_NOFILE", 300)}
 _FILE_SIZE = {"file_size": ("RLIMIT_FSIZE", None)}
-_MEMORY = {"address_space": ("RLIMIT_AS", None), "data": ("RLIMIT_DATA", None)}
+# A sandbox starts within this address space: runsc reserves less.
+_ADDRESSES = 1 << 38
+_MEMORY = {"address_space": ("RLIMIT_AS", _ADDRESSES), "data": ("RLIMIT_DATA", _ADDRESSES)}
 
 
 def damaged(seen: Seen) -> Evidence:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from usernsctl import _core
 from usernsctl._lean import dataclass
 from usernsctl._text import shown
 
@@ -31,6 +32,14 @@ _FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
 _CRASH = re.compile(r"^(?:runtime: failed |(?:panic|fatal error|SIG[A-Z]+): )[^\n]*", re.MULTILINE)
 _HELPER_SAID = re.compile(r"^(?:newuidmap|newgidmap): [^\n]+", re.MULTILINE)
 _HELPER_FAILED = re.compile(r"new[ug]idmap failed")
+
+
+def only_cause(output: bytes) -> str | None:
+    """Return the cause of the first message in an output that has only one possible cause."""
+    for _, causes in _core.MessageSearch().add(output):
+        if len(causes) == 1:
+            return causes[0]
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ a later day than all in ABILITIES, is treated as the newest in ABILITIES.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 #: Environment of ``runsc --version``.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _SECONDS = 10
+
+# Errors that say nothing about the program that could not be started.
+_NO_RESOURCE = {errno.EMFILE: "descriptor-limit", errno.EAGAIN: "process-limit"}
 
 # Matches release-20260817.0, and Debian's 0.0~20240729.0.
 _DAY = r"\b(20\d{6})\.\d+"
@@ -132,8 +136,19 @@ def release_of(path: str, *, remember: bool = True) -> Release:
     except RunscError:
         raise
     except OSError as error:
-        raise not_runsc(path, error.strerror or str(error), error.errno or 0) from error
+        raise _query_error(path, error) from error
     return Release.parse(label)
+
+
+def _query_error(path: str, error: OSError) -> RunscError:
+    """Return the error for a ``runsc --version`` that could not be started."""
+    if error.filename == os.devnull:
+        what, cause = os.devnull, "dev-null-missing"
+    elif error.errno in _NO_RESOURCE:
+        what, cause = f"{path} --version", _NO_RESOURCE[error.errno]
+    else:
+        return not_runsc(path, error.strerror or str(error), error.errno or 0)
+    return RunscError.from_os_error(error, what, step="runsc", filename=path, cause=cause)
 
 
 def _identity(path: str) -> list[int]:
@@ -159,9 +174,14 @@ def _query_label(path: str) -> str:
     import re
 
     found = re.match(_FIRST_LINE, answer.stdout.decode(errors="replace"))
-    if answer.returncode != 0 or found is None:
-        raise not_runsc(path, "the output of --version is not runsc's")
-    return found[1]
+    if answer.returncode == 0 and found is not None:
+        return found[1]
+    from usernsctl.explain.logs import only_cause
+
+    # A wrapper's runsc may have crashed, for example for lack of memory.
+    if cause := only_cause(answer.stdout):
+        raise RunscError(f"{path} --version failed", step="runsc", filename=path, cause=cause)
+    raise not_runsc(path, "the output of --version is not runsc's")
 
 
 # ---- cache ---------------------------------------------------------------------------------------
