@@ -36,7 +36,8 @@ test: packages ## run every check, and every test as the users whom it concerns;
 	@$(BESIDE) $(DOCKER) as-ranges c $(if $(ONLY),,lint) $(AS_USERS)
 
 test-all: packages ## run every check, and every test as every kind of user
-	@USERNSCTL_TEST_ALL=1 $(MAKE) --no-print-directory test
+	@USERNSCTL_TEST_ALL=1 USERNSCTL_PAIRS=$${USERNSCTL_PAIRS-200} USERNSCTL_PAIRS_SEED=$${USERNSCTL_PAIRS_SEED-$$(date +%Y%m%d)} \
+		$(MAKE) --no-print-directory test
 
 unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or tests/runsc; RUNSC=FILE takes another runsc
 	@USERNSCTL_TEST_RUNSC='$(RUNSC)' $(BESIDE) TESTS=tests/$@ $(AS_USERS)
@@ -95,6 +96,7 @@ lint: docs ## check style, spelling, types, links and manual pages
 	"$$bin/shellcheck" $(SHELL_CODE); \
 	"$$bin/python" tools/seccomp_profile.py --check; \
 	"$$bin/python" tools/plots.py --check; \
+	"$$bin/python" tools/environment_docs.py --check; \
 	"$$bin/python" tools/doc_links.py; \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
 

@@ -12,7 +12,10 @@ _PROPERTY = "trials"
 
 @pytest.fixture
 def score(record_property: pytest.RecordProperty) -> Iterator[Counter[str]]:
-    """Count the trials that were "right" or "wrong", and the environments that were "healed"."""
+    """Count the trials that were "right" or "wrong", and the environments that were "healed".
+
+    Other names are printed after their counts.
+    """
     counted: Counter[str] = Counter()
     yield counted
     record_property(_PROPERTY, dict(counted))
@@ -28,6 +31,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                         total.update(value)  # type: ignore[arg-type]
     if total:
         terminalreporter.section("broken environments")
-        tried = total["right"] + total["wrong"]
-        terminalreporter.write_line(f"{total['right']} of {tried} trials are right")
-        terminalreporter.write_line(f"{total['healed']} environments are mended by what was typed")
+        right, wrong, healed = (total.pop(name, 0) for name in ("right", "wrong", "healed"))
+        terminalreporter.write_line(f"{right} of {right + wrong} trials are right")
+        terminalreporter.write_line(f"{healed} environments are mended by what was typed")
+        for name, count in sorted(total.items()):
+            terminalreporter.write_line(f"{count} {name}")

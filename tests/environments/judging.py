@@ -54,6 +54,8 @@ def faults(environment: Environment, command: str, answer: Answer) -> Iterator[s
         yield from _of_run(environment, environment.run, answer)
     elif command == "auto":
         yield from _of_run(environment, environment.auto, answer)
+    elif command == "exec":
+        yield from _of_run(environment, in_range(environment), answer)
     else:
         expected = environment.run if command == "doctor" else in_range(environment)
         yield from _of_doctor(environment, expected, answer)

@@ -26,6 +26,7 @@ STEP = "unknown"
 class Environment:
     """Environment in which the commands are tried.
 
+    :ivar kind: one of KINDS.
     :ivar root: the ways in which root breaks the environment; a string is the name of a way in
         broken.py.
     :ivar early: the ways that root applies to a command's process before its user changes.
@@ -41,13 +42,14 @@ class Environment:
     :ivar tried: the COMMANDS to try.
     :ivar apart: whether each command needs a fresh environment, since the kernel counts a namespace
         for some time after its last process has ended.
-    :ivar silent: whether nothing can be printed, so that only the exit status is checked.
+    :ivar silent: whether no message can be printed, so that only the exit status is checked.
     :ivar quiet: whether output can't be read, so that only the exit status is checked.
     :ivar within: the timeout of doctor in seconds, if it matters.
     :ivar seconds: the timeout of each command.
     """
 
     name: str
+    kind: str
     root: Sequence[str | w.Way] = ()
     early: Sequence[str | w.Way] = ()
     late: Sequence[str | w.Way] = ()
@@ -69,6 +71,8 @@ class Environment:
 
 
 ENVIRONMENTS: dict[str, Environment] = {}
+#: The kinds of environments. Each part of the table appends its kind.
+KINDS: list[str] = []
 
 
 def add(
@@ -85,6 +89,7 @@ def add(
     assert name not in ENVIRONMENTS, name
     ENVIRONMENTS[name] = Environment(
         name=name,
+        kind=KINDS[-1],
         run=more.pop("run", both),  # type: ignore[arg-type]
         auto=auto or both,
         **more,  # type: ignore[arg-type]
@@ -108,6 +113,7 @@ def filter_of(name: str, *calls: str, **more: object) -> None:
 
 # ---- working environments, ordinary and unusual ------------------------------------------------
 
+KINDS.append("ordinary and unusual")
 add("healthy")
 add("root", user="root", auto="no-subordinate-range")
 add("root-with-ranges", user="root", root=[w.ranges("root:100000:65536\n")])
@@ -164,6 +170,7 @@ add("as-64g", late=[w.limit("AS", 512 << 30)])
 
 # ---- harmless seccomp filters ------------------------------------------------------------------
 
+KINDS.append("filters of single calls")
 REFUSED = ("seccomp-denies-call", "seccomp-denies-userns")
 for one in ("fchdir", "clone3", "close_range", "keyctl", "bpf", "personality", "sethostname",
             "membarrier", "mknodat", "process_vm_writev"):  # fmt: skip
@@ -177,6 +184,7 @@ add("no-socketpair", early=[w.denied("socketpair")], both=REFUSED, range_=REFUSE
 
 # ---- seccomp filters and other denials of namespaces -------------------------------------------
 
+KINDS.append("filters of namespaces, mounts and tracing")
 for name in ("seccomp-engine", "seccomp-flags"):
     add(name, early=[name], both="seccomp-denies-userns")
 add(
@@ -300,6 +308,7 @@ for one in ("open_tree", "move_mount", "mount_setattr"):
 
 # ---- limits ------------------------------------------------------------------------------------
 
+KINDS.append("limits")
 for most in range(5):
     add_counted(f"nproc-{most}", 64000 + most, late=[w.limit("NPROC", most)], both="process-limit")
 for most in (12, 15, 20):
@@ -345,6 +354,7 @@ add("fsize-1m", late=[w.limit("FSIZE", 1 << 20)], both="file-size-limit")
 
 # ---- files and mounts --------------------------------------------------------------------------
 
+KINDS.append("files and mounts")
 add("no-proc", root=["no-proc"], both="no-proc")
 add("proc-of-outer-pids", root=[w.proc_of_outer_pids], both="no-proc", range_=None)
 add("proc-of-other-pids", root=[w.proc_of_other_pids], both="no-proc")
@@ -380,11 +390,12 @@ for name, allowed in {"proc": "/proc", "all": "/"}.items():
 add("cap-last-cap-empty", root=[w.file("/proc/sys/kernel/cap_last_cap", "")])
 add("full-output", late=[w.full_output], quiet=True, status=1)
 add("stdout-closed", late=[w.closed(1)], quiet=True)
-add("stderr-closed", late=[w.closed(2)])
+add("stderr-closed", late=[w.closed(2)], silent=True)
 add("all-closed", late=[w.closed(0, 1, 2)], quiet=True, silent=True)
 
 # ---- ranges ------------------------------------------------------------------------------------
 
+KINDS.append("subordinate ranges")
 OWN = f"{NOBODY}"
 for name, text in {
     "by-name": "nobody:100000:65536\n",
@@ -459,6 +470,7 @@ add("slow-nss", root=[w.slow_nss], auto=("no-passwd-entry", "no-answer-in-time")
 
 # ---- helpers -----------------------------------------------------------------------------------
 
+KINDS.append("newuidmap and newgidmap")
 add_range("helpers-missing", root=["helpers-missing"], auto="helper-missing")
 add_range("newgidmap-missing", root=[w.only_newuidmap], auto="helper-missing")
 add_range("helpers-powerless", root=["helpers-powerless"], auto="helper-not-setuid")
@@ -543,6 +555,7 @@ add_range(
 
 # ---- callers -----------------------------------------------------------------------------------
 
+KINDS.append("callers and containers")
 add(
     "powerless-root",
     root=["powerless-root"],
@@ -624,6 +637,7 @@ for kind, needed, cause in (
 
 # ---- runsc -------------------------------------------------------------------------------------
 
+KINDS.append("runsc")
 add("runsc-missing", root=[w.runsc_missing], both="runsc-missing")
 add(
     "runsc-named-missing",

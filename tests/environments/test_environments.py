@@ -12,6 +12,7 @@ import pytest
 from callers import as_root
 from control_groups import process_group, within
 from judging import faults
+from pairs import COUNT, REMEMBERED, SEED, draw, faults_of_pair, find
 from processes import capture
 from table import ENVIRONMENTS, HEALED, Environment
 from trial import USERNSCTL, WORDS
@@ -23,6 +24,15 @@ def trial(*words: str) -> Any:
     done = capture([sys.executable, "-B", TRIAL, *words], timeout=110)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def answers(environment: Environment) -> dict[str, Any]:
+    tried = [[command] for command in environment.tried] if environment.apart else [[]]
+    return {
+        command: answer
+        for names in tried
+        for command, answer in trial(environment.name, *names).items()
+    }
 
 
 @as_root
@@ -38,8 +48,7 @@ def test_what_doctor_says_mends_it(name: str, score: Counter[str]) -> None:
 def test_the_truth_is_told(name: str, score: Counter[str]) -> None:
     wrong = []
     environment = ENVIRONMENTS[name]
-    tried = [[command] for command in environment.tried] if environment.apart else [[]]
-    for command, answer in (item for names in tried for item in trial(name, *names).items()):
+    for command, answer in answers(environment).items():
         found = list(faults(environment, command, answer))
         score["wrong" if found else "right"] += 1
         wrong += [f"{command}: {fault}" for fault in found]
@@ -50,7 +59,7 @@ def test_the_truth_is_told(name: str, score: Counter[str]) -> None:
 @pytest.mark.parametrize("command", ["run", "doctor"])
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 6, 10, 15, 20])
 def test_the_limit_of_processes_of_a_control_group_is_named(most: int, command: str) -> None:
-    environment = Environment(name="pids", run="process-limit", auto="process-limit")
+    environment = Environment(name="pids", kind="limits", run="process-limit", auto="process-limit")
     with process_group(most) as group:
         done = capture(within(group, USERNSCTL, *WORDS[command]))
     answer = {
@@ -61,3 +70,23 @@ def test_the_limit_of_processes_of_a_control_group_is_named(most: int, command: 
         "mounts": True,
     }
     assert list(faults(environment, command, answer)) == []
+
+
+DRAWN, IN_VAIN = draw(COUNT, SEED)
+
+
+@as_root
+@pytest.mark.parametrize("name", dict.fromkeys((*REMEMBERED, *DRAWN)))
+def test_the_truth_is_told_of_two_faults(name: str, score: Counter[str]) -> None:
+    pair = find(name)
+    wrong = list(faults_of_pair(pair, answers(pair)))
+    score[f"pairs of seed {SEED} are {'wrong' if wrong else 'right'}"] += 1
+    assert not wrong, "\n".join((f"USERNSCTL_PAIRS_SEED={SEED}", *wrong))
+
+
+@as_root
+def test_a_seed_gives_the_same_pairs_again(score: Counter[str]) -> None:
+    assert draw(COUNT, SEED) == (DRAWN, IN_VAIN)
+    assert draw(COUNT, SEED + 1)[0] != DRAWN
+    for reason, count in IN_VAIN.items():
+        score[f"pairs of seed {SEED} were not tried: {reason}"] += count

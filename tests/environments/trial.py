@@ -1,7 +1,8 @@
 """Trial of the commands in one environment: ``python trial.py NAME [COMMAND...]``.
 
-The script prints the answers of the commands as JSON. It becomes process 1 of a new PID namespace,
-with a new mount namespace, so that processes which a command leaves behind become its children.
+NAME is that of an environment of table.py, or two joined by a plus sign: both at once. The script
+prints the answers of the commands as JSON. It becomes process 1 of a new PID namespace, with a new
+mount namespace, so that processes which a command leaves behind become its children.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ from typing import Any
 import ways
 from broken import EARLY, FOR_ROOT, LATE, NOBODY, become_nobody, prepare
 from calls import CLONE_NEWPID, check, libc, mount, prctl, unshare
-from table import ENVIRONMENTS, Environment
+from pairs import find
+from table import Environment
 
 SECONDS_TO_GO = 5
 # Seconds between searches for orphans.
 SECONDS_TO_LOOK = 0.02
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 USERNSCTL = str(SCRIPTS / "usernsctl")
+EXEC = str(SCRIPTS / "usernsctl-exec")
 OUTPUT_MAX = 1 << 20
 
 WORDS = {
+    "exec": ["-r", "--map-auto", "--", "/bin/echo", "ran"],
     "run": ["run", "--", "/bin/echo", "ran"],
     "auto": ["run", "--map-auto", "--", "/bin/echo", "ran"],
     "doctor": ["doctor", "--json"],
@@ -175,7 +179,7 @@ def mounts() -> set[str]:
 
 
 def try_command(environment: Environment, name: str) -> dict[str, Any]:
-    words = [USERNSCTL, *WORDS[name]]
+    words = [EXEC if name == "exec" else USERNSCTL, *WORDS[name]]
     if name in ("doctor", "range") and environment.within is not None:
         words += ["--within", str(environment.within)]
     before, started = mounts(), time.monotonic()
@@ -242,7 +246,7 @@ def try_all(environment: Environment, names: list[str]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    environment = ENVIRONMENTS[arguments[0]]
+    environment = find(arguments[0])
     unshare(CLONE_NEWPID)
     output, end = os.pipe()
     init = os.fork()

@@ -275,7 +275,7 @@ def directories_first(*names: str) -> Way:
 
     def make() -> None:
         directory = SCRATCH / "first"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         for name in names:
             (directory / name).mkdir()
         use_path(directory)
@@ -418,7 +418,7 @@ int main(void)
 def runsc_other_go_program() -> None:
     """Put another program built with Go first on PATH as runsc."""
     directory = SCRATCH / "first"
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     subprocess.run(
         ["cc", "-x", "c", "-o", directory / "runsc", "-"], input=GO_PROGRAM.encode(), check=True
     )

@@ -1,0 +1,187 @@
+"""Pairs of environments: two faults at once, drawn at random.
+
+For a pair, no table says which commands work. The commands themselves do: doctor must say "ready"
+if and only if the command works, and the first cause named must be one of either environment.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from judging import Answer, Expected, causes, faults, in_range
+from table import ENVIRONMENTS, KINDS, Environment
+
+#: The number of pairs, and the seed to draw them with. The nightly CI draws
+#: more, with another seed each time.
+COUNT = int(os.environ.get("USERNSCTL_PAIRS") or 40)
+SEED = int(os.environ.get("USERNSCTL_PAIRS_SEED") or 1)
+
+#: The commands to try in a pair. `exec` shows whether the map of more than one id works.
+TRIED = ("run", "auto", "exec", "doctor", "range")
+
+#: The kind whose ways are applied last: in a container's user namespace, root can't mount.
+LAST = "callers and containers"
+#: Environments in which root can't make a container, or other namespaces, before the command.
+CLOSED = (
+    *("no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "landlock"),
+    *("chroot", "chroot-into-mount-point", "etc-closed"),
+)
+#: The kinds that set the caller's ids or ranges.
+OF_CALLER = ("subordinate ranges", LAST)
+#: Kinds of which two environments change the same object, so that the second covers the first.
+EXCLUSIVE = (
+    "subordinate ranges",
+    "newuidmap and newgidmap",
+    "runsc",
+    LAST,
+)
+#: Causes that doctor names where it knows no other reason for a failed sandbox, and one of these
+#: environments has such a limit or filter.
+GUESSES = {
+    "limits": ("process-limit", "descriptor-limit", "file-size-limit", "address-space-limit"),
+    "filters of single calls": ("seccomp-denies-call",),
+    "filters of namespaces, mounts and tracing": ("seccomp-denies-call",),
+}
+
+#: Causes that are as right as others, in a pair.
+AS_RIGHT = {
+    # Landlock is a security module; a filter is likelier, and need not show what it denies.
+    "landlock-denies-mount": ("mount-denied",),
+    # A script in place of runsc can't run with few descriptors: dash(1) needs the tenth.
+    "descriptor-limit": ("not-runsc",),
+}
+#: Pairs in which doctor or a command was wrong once.
+REMEMBERED = (
+    "dev-nodev+runsc-killed",
+    "nofile-5+runsc-killed-by-filter",
+    "open_tree-killed+no-setns",
+    "runsc-wrapped+as-200m",
+    "stderr-closed+helpers-lie",
+    "as-64g+etc-closed",
+)
+
+
+def find(name: str) -> Environment:
+    """Return the environment or the pair of this name."""
+    first, plus, second = name.partition("+")
+    return combine(ENVIRONMENTS[first], ENVIRONMENTS[second]) if plus else ENVIRONMENTS[name]
+
+
+def caller(environment: Environment) -> tuple[object, ...]:
+    return (environment.user, environment.uid, environment.gid, tuple(environment.groups))
+
+
+ORDINARY = caller(ENVIRONMENTS["healthy"])
+
+
+def contradiction(first: Environment, second: Environment) -> str | None:
+    """Return why the two can't be combined, or ``None`` if they can."""
+    if first.quiet or second.quiet:
+        return "output can't be read"
+    if "range" not in first.tried or "range" not in second.tried:
+        return "doctor can't start"
+    if all(caller(one) != ORDINARY or one.kind in OF_CALLER for one in (first, second)):
+        return "two callers"
+    if first.kind == second.kind and first.kind in EXCLUSIVE:
+        return "the same object"
+    # Ways of LAST are the second's (draw()).
+    closed = first.name in CLOSED or (second.late and (first.early or first.kind == "limits"))
+    if second.kind == LAST and closed:
+        return "a container can't be made"
+    if not any((first.run, first.auto, second.run, second.auto)):
+        return "both work"
+    return None
+
+
+def combine(first: Environment, second: Environment) -> Environment:
+    other = first if caller(first) != ORDINARY else second
+    both = (first, second)
+    within = [one.within for one in both if one.within is not None]
+    return replace(
+        other,
+        name=f"{first.name}+{second.name}",
+        root=(*first.root, *second.root),
+        early=(*first.early, *second.early),
+        late=(*first.late, *second.late),
+        run=union(first.run, second.run),
+        auto=union(first.auto, second.auto),
+        range_=union(in_range(first), in_range(second)),
+        tried=TRIED,
+        sometimes=False,
+        silent=first.silent or second.silent,
+        apart=first.apart or second.apart,
+        within=max(within) if within else None,
+        seconds=max(first.seconds, second.seconds),
+    )
+
+
+def union(first: Expected, second: Expected) -> tuple[str, ...]:
+    found = (*causes(first), *causes(second))
+    return (*found, *(other for one in found for other in AS_RIGHT.get(one, ())))
+
+
+def draw(count: int, seed: int) -> tuple[list[str], Counter[str]]:
+    """Return the names of pairs, and why others were drawn in vain, with counts.
+
+    Each kind of environment is drawn as often as another, however many rows it has.
+    """
+    chance = random.Random(seed)
+    by_kind = {
+        kind: [one for one in ENVIRONMENTS.values() if one.kind == kind and one.name != "healthy"]
+        for kind in KINDS
+    }
+    found: dict[str, None] = {}
+    vain: Counter[str] = Counter()
+    while len(found) < count:
+        first, second = sorted(
+            (chance.choice(by_kind[chance.choice(KINDS)]) for _ in range(2)),
+            # No file of a covered /etc can be replaced.
+            key=lambda one: (one.kind == LAST, one.name == "etc-closed"),
+        )
+        if first is second:
+            continue
+        reason = contradiction(first, second)
+        if reason:
+            vain[reason] += 1
+        else:
+            found[f"{first.name}+{second.name}"] = None
+    return list(found), vain
+
+
+def works(answer: Answer) -> bool:
+    return answer["status"] == 0 and answer["stdout"] == "ran\n"
+
+
+def doctors(first: Environment, second: Environment) -> Expected:
+    """Return the causes that doctor may name for a sandbox that failed."""
+    guesses = (guess for one in (first, second) for guess in GUESSES.get(one.kind, ()))
+    return (*union(first.run, second.run), *guesses)
+
+
+def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each fault in the answers, with its command."""
+    judged = replace(
+        pair,
+        run=None if works(answers["run"]) else pair.run,
+        auto=None if works(answers["auto"]) else pair.auto,
+        range_=None if works(answers["exec"]) else pair.range_,
+    )
+    first, second = (ENVIRONMENTS[name] for name in pair.name.split("+"))
+    within = in_range(pair)
+    for command, answer in answers.items():
+        if command == "exec" and (answer["status"] or 0) < 0:
+            # The kernel killed the native program itself, whose caller names the signal.
+            continue
+        expected = judged
+        if command == "doctor" and judged.run is not None:
+            expected = replace(judged, run=doctors(first, second))
+        elif command == "range" and works(answers["exec"]) and "process-limit" in causes(within):
+            # doctor's own processes count for the limit, too: it may be short of one.
+            expected = replace(judged, range_=within, sometimes=True)
+        for fault in faults(expected, command, answer):
+            yield f"{command}: {fault}"
