@@ -26,10 +26,12 @@ TRIED = ("run", "auto", "exec", "doctor", "range")
 
 #: The kind whose ways are applied last: in a container's user namespace, root can't mount.
 LAST = "callers and containers"
+#: Environments in which root can't replace files for another fault, which is then applied first.
+LATE = ("etc-closed", "read-only", "no-mount-point")
 #: Environments in which root can't make a container, or other namespaces, before the command.
 CLOSED = (
     *("no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "landlock"),
-    *("chroot", "chroot-into-mount-point", "etc-closed"),
+    *("chroot", "chroot-into-mount-point", *LATE),
 )
 #: The kinds that set the caller's ids or ranges.
 OF_CALLER = ("subordinate ranges", LAST)
@@ -87,7 +89,8 @@ def contradiction(first: Environment, second: Environment) -> str | None:
         return "doctor can't start"
     if all(caller(one) != ORDINARY or one.kind in OF_CALLER for one in (first, second)):
         return "two callers"
-    if first.kind == second.kind and first.kind in EXCLUSIVE:
+    late = first.name in LATE and second.name in LATE
+    if late or (first.kind == second.kind and first.kind in EXCLUSIVE):
         return "the same object"
     # Ways of LAST are the second's (draw()).
     closed = first.name in CLOSED or (second.late and (first.early or first.kind == "limits"))
@@ -140,8 +143,7 @@ def draw(count: int, seed: int) -> tuple[list[str], Counter[str]]:
     while len(found) < count:
         first, second = sorted(
             (chance.choice(by_kind[chance.choice(KINDS)]) for _ in range(2)),
-            # No file of a covered /etc can be replaced.
-            key=lambda one: (one.kind == LAST, one.name == "etc-closed"),
+            key=lambda one: (one.kind == LAST, LATE.index(one.name) if one.name in LATE else -1),
         )
         if first is second:
             continue

@@ -76,7 +76,7 @@ def covered_mode(path: str, bits: int) -> Way:
     """Return a way that sets the mode of any file or directory, by mounting a copy over it."""
 
     def show() -> None:
-        own = SCRATCH / path.replace("/", "_")
+        own = SCRATCH / f"copy{path.replace('/', '_')}"
         if os.path.isdir(path):
             own.mkdir()
         else:
