@@ -182,7 +182,7 @@ async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
 
 
 def bench_further(count: int) -> None:
-    """Compare the agent of a running sandbox with ``runsc exec``, by the time of a command."""
+    """Compare the time of a command through the agent of a sandbox and through ``runsc exec``."""
     print("other commands in a sandbox, medians in ms")
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
         by_runsc = Exec(box)

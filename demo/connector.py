@@ -28,7 +28,7 @@ class ConnectorError(Exception):
 
 @dataclass(frozen=True)
 class Connector:
-    """The connector in a virtual environment.
+    """An Airbyte connector that is installed in a virtual environment.
 
     :ivar environment: the virtual environment.
     :ivar files: a directory for the connector's manifest, configuration and catalog.

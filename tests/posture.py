@@ -422,7 +422,7 @@ def may_be_traced(pid: int) -> bool:
     join = ["nsenter", "--user", f"--target={pid}", "--preserve-credentials", "--"]
     drop = ["setpriv", "--bounding-set=-sys_ptrace", "--"]
     ids = {name: int(status_of(pid)[field].split()[0]) for name, field in IDS.items()}
-    # Root may inspect containers of others, but must change its ids to be mapped inside.
+    # Root may inspect containers of other users, but must first switch to ids that they map.
     become = {} if ids["user"] == os.geteuid() else ids
     done = subprocess.run(
         [*join, *drop, "readlink", f"/proc/{pid}/exe"], capture_output=True, **become

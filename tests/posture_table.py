@@ -16,7 +16,7 @@ from posture import Posture, words
 ONE_ID = words("uid 0 is caller, gid 0 is caller, setgroups deny")
 SEVERAL_IDS = words("uid 0 is caller of several, gid 0 is caller of several")
 PATH = frozenset({"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
-# Capabilities over the prepared namespace, for making mounts and the nested namespace.
+# Capabilities in the prepared user namespace, for mounts and for the nested user namespace.
 PREPARED = words("setfcap, setgid, setuid, sys_admin, sys_chroot")
 # Capabilities over files, in the nested namespaces that runsc makes.
 FILES = words("chown, dac_override, dac_read_search, fowner, fsetid")

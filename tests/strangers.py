@@ -87,7 +87,7 @@ class Stranger:
 
     @contextlib.contextmanager
     def swaps(self) -> Iterator[Path]:
-        """Yield a path `x`, alternately the intended directory and a link to the secret one."""
+        """Yield a path `x` that is exchanged all the time: the directory, or a link to the secret."""
         directory = self.directory
         directory.mkdir()
         directory.chmod(0o777)

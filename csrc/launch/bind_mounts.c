@@ -1,4 +1,4 @@
-/* Bind mounts at a path inside: files mounted here, and sources prepared for runsc. */
+/* Bind mounts of a sandbox: files that this process mounts, and sources for runsc's own mounts. */
 #include "base/base.h"
 #include "launch/launch.h"
 

@@ -112,7 +112,8 @@ static void add_nested_ids(struct writing *writing)
     un_text_add(writing->text, ", ");
 }
 
-/* Writes the caller's limit of open files, which runsc raises for itself. */
+/* Adds the caller's RLIMIT_NOFILE: the command would inherit that of runsc, which raises its own.
+ */
 static int add_open_files(struct writing *writing)
 {
     static const char *const names[] = {"{\"type\": \"RLIMIT_NOFILE\", \"soft\": ", ", \"hard\": "};

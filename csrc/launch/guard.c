@@ -12,8 +12,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* The location of a file: `path` in this process's mount namespace, and `inner` in its file system.
- */
+/* The location of a file: `path` in this process's mount namespace, and `inner` from the root of
+ * the file's filesystem. */
 struct place {
     const char *device;
     char inner[2 * UN_PATH_MAX];

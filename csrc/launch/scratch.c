@@ -13,7 +13,7 @@
 
 #define OPTIONS (MS_NOSUID | MS_NODEV)
 
-/* Returns whether a path is a directory, without symbolic links on the way. */
+/* Returns whether a path is a directory and has no symbolic link as a component. */
 static bool is_real_directory(const char *path)
 {
     struct stat status;

@@ -84,8 +84,10 @@ static int copy_directory(struct un_visit *visit, struct un_launch *launch, int 
     return failed ? -1 : un_root_set_mode(launch, created, status->st_mode, name, err);
 }
 
-/* Copies a symbolic link without opening it, since most entries of /etc are links. Returns 0 if it
- * is copied, 1 if the entry is no longer a link, or can't be read, or -1 with errno. */
+/* Copies a symbolic link. The link is not opened, which saves time: most entries of /etc are links.
+ * Returns 0 on success; 1 if the entry is no longer a link or can't be read; otherwise -1 with
+ * errno.
+ */
 static int copy_link(const struct un_visit *visit, int source, const struct dirent *entry)
 {
     const struct snapshot *snapshot = visit->arg;

@@ -50,9 +50,9 @@ static int write_files(const char *const text[UN_MAP_FILES], const int fd[UN_MAP
 }
 
 /* Opens the map files of this non-dumpable process. Its files in /proc belong to uid 0 of the user
- * namespace in which its program was executed (proc_pid(5)). On old kernels they belong to the
- * global root, so that a uid 0 inside is denied, too; then, and for any other uid, the process is
- * dumpable while it opens the files. */
+ * namespace in which its program was executed (proc_pid(5)). On old kernels the files belong
+ * to uid 0 of the initial user namespace. A caller that does not own the files makes the process
+ * dumpable while it opens them. */
 static int open_while_hidden(int dir, const struct un_own_maps *maps,
                              const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],
                              struct un_error *err)

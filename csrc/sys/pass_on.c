@@ -87,7 +87,7 @@ static int wait_for_signal(siginfo_t *info, const struct timespec *timeout)
     return (int)syscall(SYS_rt_sigtimedwait, &every_signal, info, timeout, sizeof every_signal);
 }
 
-/* Waits for any signal for `timeout_ms`, or until the descriptor of the checkup reports an event.
+/* Waits for any signal for `timeout_ms`, or until the descriptor of `checkup` reports an event.
  */
 static int wait_for_signal_or_event(siginfo_t *info, const struct un_checkup *checkup,
                                     int timeout_ms)

@@ -200,7 +200,7 @@ def effective() -> frozenset[str]:
 
 
 def names() -> frozenset[str]:
-    """Return the names of the capabilities in :data:`CAPABILITIES` and of those of this kernel."""
+    """Return the names of all capabilities that :data:`CAPABILITIES` or this kernel has."""
     known = frozenset(name for name, _ in _capabilities())
     return known.union(name.removeprefix("CAP_").lower() for name in CAPABILITIES)
 

@@ -1,4 +1,4 @@
-"""Injection of failing system calls with strace(1), which the tests must require."""
+"""Failing system calls by strace(1). Tests that use this module must declare that they need it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from usernsctl.gvisor.runsc.stdio import receive_terminal
 
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[socket.socket]:
-    """Listen on the socket for runsc's connection."""
+    """Listen on runsc's console socket, and accept the connection."""
     with socket.socket(socket.AF_UNIX) as made, open_path(str(tmp_path)) as here:
         # A socket's path must be short (unix(7)), so it begins with a descriptor in /proc.
         made.bind(f"/proc/self/fd/{here.fd}/console")

@@ -1,4 +1,4 @@
-"""Tests of usernsctl doctor on this machine: output, leaks, requirements and run time."""
+"""Tests of usernsctl doctor on this machine: output, leaked processes, required programs, time."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_a_stop_asked_of_the_parent_stops_the_child(prelude: Program) -> None:
 
 @pytest.mark.parametrize("options", ["-rf", "-r --init"])
 def test_a_caller_that_ignores_its_children_is_no_obstacle(prelude: Program, options: str) -> None:
-    """If SIGCHLD is ignored, the kernel reaps the child, and waitpid(2) has no status."""
+    """If SIGCHLD is ignored, the child leaves no zombie, and waitpid(2) fails with ECHILD."""
     script = "import os, signal; print(signal.getsignal(signal.SIGCHLD).name); os._exit(7)"
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:

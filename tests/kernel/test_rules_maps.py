@@ -166,7 +166,7 @@ def test_to_map_the_parent_s_0_takes_cap_setfcap() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_more_than_one_s_own_id_takes_cap_setuid_in_the_parent() -> None:
-    """Mapping other ids than one's own needs CAP_SETUID in the parent; otherwise EPERM."""
+    """Mapping other ids than the writer's own takes CAP_SETUID in the parent user namespace."""
     written_from_outside("0 1 1")
     with refused(errno.EPERM):
         written_from_outside("0 1 1", drop_setuid)

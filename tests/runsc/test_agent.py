@@ -1,4 +1,4 @@
-"""Tests of further commands in a sandbox: their attributes, their ends, and cleanup."""
+"""Tests of commands in a running sandbox: process attributes, exit status and cleanup."""
 
 from __future__ import annotations
 
@@ -387,7 +387,7 @@ def test_it_ends_with_the_handle_of_a_detached_sandbox(host: un.SandboxHost, run
         assert box.run(["true"]).returncode == 0
 
 
-# Tests of commands in threads, event loops, forks and signal handlers.
+# Tests of commands started from threads, event loops, forked children and signal handlers.
 
 
 def test_no_process_and_no_thread_of_ours_is_needed(box: un.Sandbox) -> None:

@@ -95,7 +95,7 @@ def test_a_command_may_end_before_runsc_has_done_with_it(
 ) -> None:
     """Run short commands with oomScoreAdj, which usernsctl sets before the command runs.
 
-    runsc alone sets oomScoreAdj afterwards, and fails if the command has ended.
+    Without usernsctl, runsc sets oomScoreAdj after the start, and fails if the command has exited.
     """
     asked = {"args": ["/bin/true"], "oomScoreAdj": 500}
     bundle = make_bundle(tmp_path / "b", **process(**asked))

@@ -122,7 +122,7 @@ def test_a_launch_that_others_may_replace(
         place.chmod(mode)
         told = f"{moved} lies in {place}, where others may replace it (uid "
         perform(moved, told, f"mode {mode:o}", cause="launch-untrusted")
-        # In a sticky directory, nobody else can move the caller's files.
+        # In a directory with the sticky bit, other users can't rename the caller's files.
         place.chmod(mode | 0o1000)
         assert_ran(prelude("--launch", moved))
 

@@ -1,4 +1,4 @@
-"""Tests of `usernsctl run`: the command runs in gVisor, with the caller's streams and signals."""
+"""Tests of `usernsctl run`: a command in gVisor, its standard streams and its signals."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def forget(things: list[Any]) -> None:
 
 @pytest.fixture
 def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Block the creation of objects in other threads until the yielded event is set."""
+    """Block the initialisation of objects in other threads until the yielded event is set."""
     may_go_on = threading.Event()
     fill = _fill
 

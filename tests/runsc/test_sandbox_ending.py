@@ -71,9 +71,9 @@ def init_collects() -> Iterator[None]:
 
 
 def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
-    """Repeat state(), send_signal() or run() until after the end of `box`, as `what` selects.
+    """Call the method `what` (state(), send_signal() or run()) until some time after `box` exits.
 
-    Append to `wrong` each result that neither a running nor an ended sandbox may have.
+    Append to `wrong` each result that is valid neither for a running nor for an exited sandbox.
     """
     end = time.monotonic() + ASKING_SECONDS
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Tests of a command in gVisor on a terminal: job control, sizes, keys, launches without one."""
+"""Tests of commands on a terminal: job control, sizes, keys; and launches without a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of tools/c_layers.py, with which `make c` checks csrc/: violations are found."""
+"""Tests that tools/c_layers.py, which `make c` runs, finds violations of the layers of csrc/."""
 
 from __future__ import annotations
 

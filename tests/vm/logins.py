@@ -57,5 +57,5 @@ def remedy(report: dict[str, Any], cause_id: str) -> str:
 
 
 def typed_by_root(text: str) -> None:
-    """Run the command of a remedy as root, word by word as printed."""
+    """Run the command of a remedy as root, exactly as printed."""
     subprocess.run(["sh", "-e", "-c", text], check=True, capture_output=True, timeout=PATIENCE)

@@ -304,7 +304,7 @@ struct agent_terminal {
     int input;  /* the host's input, which the caller closes; -1 after end of file */
     int output;
     bool is_mid_line; /* whether the last input did not end with a newline */
-    int ends;         /* how often VEOF must still be typed to signal the end of input */
+    int ends;         /* number of VEOF characters still to type, for the end of input */
     struct agent_flow in;
     struct agent_flow out;
 };

@@ -230,7 +230,7 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg)
     for (size_t i = 0; i < look->count; i++) {
         if (!look->processes[i].below)
             continue;
-        /* Zombies count: a zombie may have forked after the directory was read. */
+        /* A zombie counts as a process: it may have forked after /proc was read. */
         any = true;
         kill(look->processes[i].pid, SIGKILL);
     }

@@ -197,7 +197,7 @@ static int become_usernsctl(struct argv_builder *builder, char *const *rest, boo
     return fail_entrypoint(python);
 }
 
-/* Returns whether the Python of usernsctl is installed in the directory of this program. */
+/* Returns whether the Python command usernsctl is in this program's directory. */
 static bool has_python(void)
 {
     char python[PATH_MAX];

@@ -29,7 +29,7 @@ static uint64_t hash_of(const char *name, size_t length)
     return hash;
 }
 
-/* Sets a variable, replacing one of the same name from an earlier record. */
+/* Sets an environment variable; replaces one of that name from an earlier record of the launch. */
 static void set_variable(struct variables *variables, const char *entry)
 {
     size_t length = name_length(entry), at = 0;

@@ -26,7 +26,7 @@ struct un_options {
     int keep[UN_KEEP_MAX]; /* descriptors to pass on, sorted, without duplicates */
     size_t keep_count;
     const char *launch;         /* file of a launch to perform, or NULL */
-    bool check;                 /* whether to omit the last step of the launch */
+    bool check;                 /* whether to omit the final execve(2) */
     const char *const *command; /* ends with NULL */
 };
 
@@ -38,8 +38,8 @@ extern const char un_options_help[];
 
 /* ---- identity.c: the ids of the command ------------------------------------------------------ */
 
-/* Sets the ids to switch to inside, unless the options have set them. `alike` says whether the
- * real, effective and saved ids of this process are the same. */
+/* Chooses the uid and gid of the command in the user namespace, unless the options set them.
+ * `alike` says whether the real, effective and saved ids of this process are equal. */
 void un_take_identity(const struct un_plan *plan, const struct un_facts *facts, bool alike,
                       struct un_setup *setup);
 
@@ -145,7 +145,7 @@ void un_moment_drop(struct moment *moment);
 /* ---- launch_file.c: the file of a launch ----------------------------------------------------- */
 
 struct un_launch_file {
-    int fd;      /* -1 before it is opened */
+    int fd;      /* -1 until the file is opened */
     char *bytes; /* contents of the file */
 };
 
@@ -165,9 +165,9 @@ void un_warn_of_volumes(const struct un_launch *launch);
 
 /* ---- launch.c: usernsctl-exec --launch FILE -------------------------------------------------- */
 
-/* Performs the launch in a file, with the command of the options. Returns only after a failure,
- * which has been reported, with the exit status. With options->check, does everything except the
- * final exec, and returns 0 on success. */
+/* Reads a launch file, and performs its launch, with the command of the options. Returns only after
+ * a failure, which has been reported, with the exit status. With options->check, does everything
+ * except the final exec, and returns 0 on success. */
 int un_exec_launch(const struct un_options *options);
 
 #endif

@@ -74,7 +74,8 @@ static _Noreturn void become_holder(int socket, const struct un_setup *setup)
     prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0);
     close(socket);
     /* Processes that may enter the namespaces must be able to open them in /proc, for which the
-     * holder must be dumpable. That exposes its memory and descriptors, which are empty by now. */
+     * holder must be dumpable. That exposes its memory and descriptors; by now, it has closed all
+     * others and keeps no secret. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     for (;;)
         pause();

@@ -1,6 +1,6 @@
 #include "programs/exec/exec.h"
 
-/* Returns whether the id stays the same, because the caller's own id is mapped. */
+/* Returns whether the command can keep the caller's uid or gid, that is, whether it is mapped. */
 static bool stays(const struct un_plan *plan, const struct un_facts *facts, int kind)
 {
     return un_map_find(&plan->map.of[kind], UN_OUTSIDE, facts->id[kind].own);

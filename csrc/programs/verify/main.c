@@ -97,8 +97,7 @@ static int search_payload(char **argv, char **envp, const char *at)
                   : write_complaint(NOT_FOUND, argv[0], "not found along PATH in the sandbox");
 }
 
-/* Has the kernel send SIGALRM to this process, also after execve(2), so that a payload that checks
- * the health of a sandbox does not stay there for ever. */
+/* Sets a timer that execve(2) preserves: SIGALRM ends a health check in the sandbox that hangs. */
 static void limit_time(void)
 {
     const long timer[4] = {0, 0, UN_HEALTH_SECONDS, 0}; /* struct itimerval */

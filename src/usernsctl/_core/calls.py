@@ -252,9 +252,10 @@ def others_may_write(directory: int) -> bool:
     """Return whether a user other than the caller and root may write to a directory.
 
     This depends on the mode and the access control list (acl(5)). Write permission of a group does
-    not count if the group is root's, or has the number of the caller's uid and no members.
+    not count if the group is root's, or is the user private group of the caller: its gid is the
+    caller's uid, and it has no members.
 
-    :param directory: a descriptor of the directory, perhaps O_PATH.
+    :param directory: a descriptor of the directory, which may be opened with O_PATH.
     """
     return bool(lib.un_others_may_write(directory))
 

@@ -320,9 +320,9 @@ class Shared:
     """
 
     def __init__(self, what: str, fds: Iterable[int]) -> None:
-        """Take over descriptors; -1 for an absent one.
+        """Take ownership of descriptors; -1 stands for none.
 
-        :param what: the noun for the descriptors in the error that they are closed.
+        :param what: what the error of closed descriptors calls them.
         :param fds: the descriptors. Python runs no signal handler while ``map`` opens them in C, so
             an exception of a handler can't lose them: ``map(os.pidfd_open, [pid])``.
         """

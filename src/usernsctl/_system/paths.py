@@ -536,10 +536,10 @@ class InvalidNameError(NamespaceError, ValueError):
 
 
 def check_name(name: str, what: str) -> str:
-    """Check that a text can be the name of an entry, and return it.
+    """Return `name` if it is valid for a namespace, a sandbox or a template.
 
     :param what: the kind of the name for the error, such as ``"the name of a namespace"``.
-    :raises InvalidNameError: the text can't be a name.
+    :raises InvalidNameError: `name` is not valid.
     """
     if not re.fullmatch(NAME, name):
         shown = name if len(name) <= 80 else f"{name[:80]}..."

@@ -142,12 +142,12 @@ def _host_arguments(request: Request) -> dict[str, Any]:
         for field in fields(Request)
         if (argument := field.metadata.get("argument")) is not None
     }
-    # SandboxHost refuses an idmap besides a named namespace, which has its own map.
+    # SandboxHost does not accept an idmap together with a named namespace, which has its own maps.
     return arguments if request.kept is None else {**arguments, "idmap": None}
 
 
 def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
-    """Check that no option of ``template create`` contradicts or lacks another.
+    """Check that the options of ``template create`` are compatible and complete.
 
     :raises UsageError: options exclude each other, or an option is missing or invalid.
     """

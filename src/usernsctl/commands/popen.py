@@ -382,7 +382,7 @@ class Popen(Collected[AnyStr]):
             self._child_created = True
             self._close_pipe_fds(*child.pipes)  # type: ignore[attr-defined]
         except BaseException:
-            # A signal handler raised the exception after the start: only `request` has the child.
+            # A signal handler raised after the start: only `request` has the pidfd of the child.
             if request.pidfd >= 0:
                 self._undo(request.pidfd)
             raise

@@ -226,11 +226,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runsc:
-    """The runsc that would be used.
+    """The runsc that usernsctl would use on this machine.
 
     :ivar path: ``None`` if no runsc can be used; `cause` and `problem` explain why.
     :ivar refused: the path of a runsc that exists, but can't be used.
-    :ivar system: `path` or `refused` without symbolic links, if the file's name is runsc, and only
+    :ivar system: the real path of `path` or `refused`, if the file's name is runsc, and only
         root can replace the file; otherwise ``None``.
     :ivar noexec: the mount point of `refused` if the mount is noexec.
     :ivar other: another runsc that works, in a directory for the system's programs, and that only

@@ -126,7 +126,7 @@ class NamedNamespace:
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
         """Return the record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: the record is malformed; also the other exceptions of ``NONSENSE``.
+        :raises ValueError: the record is malformed; other exceptions of ``NONSENSE``, too.
         """
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):

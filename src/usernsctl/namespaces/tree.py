@@ -145,7 +145,7 @@ def _read(directory: int, name: str) -> str:
 
 
 def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
-    """Return the children of each namespace, in order; the keys are the parents' inode numbers."""
+    """Return the children by the inode number of their parent, sorted by inode number."""
     below: dict[int | None, list[UserNamespace]] = {}
     for one in sorted(namespaces, key=lambda one: one.inode):
         below.setdefault(one.parent, []).append(one)

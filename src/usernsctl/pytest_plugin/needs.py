@@ -33,9 +33,9 @@ class Needs:
     """
 
     def __init__(self, must_work: Iterable[str], trials: Mapping[str, Trial]) -> None:
-        """Check the requirements in `must_work`.
+        """Check that each requirement in `must_work` is known.
 
-        :param trials: requirements in addition to the plugin's own.
+        :param trials: checks of requirements that the plugin does not have.
         :raises pytest.UsageError: a requirement is unknown.
         """
         self.must_work: frozenset[str] = frozenset(must_work)

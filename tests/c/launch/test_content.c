@@ -24,7 +24,7 @@ static void fill(int fd, size_t offset, size_t length, char byte)
     CHECK_INT(pwrite(fd, bytes, length, (off_t)offset), (long long)length);
 }
 
-/* Returns whether the checksum changes if a part of the zeros in a file does. Restores the part. */
+/* Returns whether the checksum changes if zeros of the file are overwritten. Restores the zeros. */
 static bool notices(int fd, size_t offset, size_t length)
 {
     char before[UN_CONTENT_SUM_ROOM], changed[UN_CONTENT_SUM_ROOM], after[UN_CONTENT_SUM_ROOM];

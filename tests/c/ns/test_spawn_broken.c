@@ -31,7 +31,7 @@ static void filter(unsigned call, int argument, unsigned value, unsigned answer)
     CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
 }
 
-/* Prepares a command that the child program starts, without namespaces. */
+/* Prepares a command that usernsctl-child starts in no new namespaces. */
 static void init_inside(struct un_spawn *spawn)
 {
     static const char *const argv[] = {"true", NULL};

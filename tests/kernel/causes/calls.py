@@ -85,8 +85,8 @@ OFFSET_NUMBER, OFFSET_FIRST_ARGUMENT = 0, 16
 def refuse(rules: list[tuple[str, int, int]]) -> None:
     """Load a seccomp filter.
 
-    A rule has a system call, bits of its first argument (0 for any argument), and an errno or
-    KILLED.
+    A rule has a system call, bits that the first argument must have (0 for any argument), and the
+    errno of the call, or KILLED.
     """
     lines = [(LOAD, 0, 0, OFFSET_NUMBER)]
     for call, bits, number in rules:

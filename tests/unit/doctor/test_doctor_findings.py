@@ -319,7 +319,7 @@ def test_the_programs_without_a_profile_are_named() -> None:
 
 
 def test_a_cause_without_evidence_is_not_named() -> None:
-    # Each machine has only one of the two facts that prove a cause together.
+    # Each machine has only one of the two facts that together prove a cause.
     assert judged(healthy(container=Container(chroot=True))) == ()
     assert judged(healthy(sysctls=RESTRICTED)) == ()
     assert judged(healthy(privileges=privileges(seccomp=2))) == ()

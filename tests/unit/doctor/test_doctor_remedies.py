@@ -296,7 +296,7 @@ def test_the_profile_of_this_machine_names_the_script_of_the_command() -> None:
 
 
 def test_the_profile_of_this_machine_does_not_name_the_interpreter() -> None:
-    """With a profile for the interpreter, all scripts could create user namespaces."""
+    """An AppArmor profile for the Python interpreter would allow every script user namespaces."""
     for path in profiles.host_programs("/bin/true"):
         assert not os.path.samefile(path, sys.executable)
         with open(path, "rb") as file:

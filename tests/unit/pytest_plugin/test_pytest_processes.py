@@ -53,7 +53,7 @@ def test_a_timeout_ends_all_that_the_test_started(session: pytest.Pytester, pid:
         *("-p", "no:unraisableexception"),
     )
     result.assert_outcomes(failed=1)
-    # The report has the interrupted line, as without namespaces.
+    # The report has the source line that the timeout interrupted, as for other tests.
     result.stdout.fnmatch_lines(
         [">*subprocess.run(*unshare*", "E * Failed: Timeout (>*s) from pytest-timeout."]
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def one_of(*known: str) -> Callable[[str], str]:
-    """Return a parser that accepts only these words, and raises ValueError for others."""
+    """Return a parser that accepts only `words`, and raises ValueError for other strings."""
 
     def parse(text: str) -> str:
         if text not in known:

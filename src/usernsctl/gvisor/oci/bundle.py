@@ -119,7 +119,7 @@ class Bundle(Closing):
         return open_beneath(self.descriptor, inside)
 
     def create_file(self, name: str, mode: int) -> int:
-        """Create a file of this name in the bundle; return a descriptor to write to."""
+        """Create the file `name` in the bundle, and return a descriptor open for writing."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return os.open(name, flags, mode, dir_fd=self.descriptor)
 

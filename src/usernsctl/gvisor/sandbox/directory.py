@@ -79,7 +79,7 @@ ERROR_BYTES = 1 << 14
 
 
 class SandboxDirectory:
-    """The directory of a sandbox in the tmpfs of its host, with a bundle; its name is the id."""
+    """A sandbox's directory in the tmpfs of its host. The directory's name is the sandbox's id."""
 
     def __init__(
         self, host: HostNamespace, id: str, config: bytes, image: str | None = None

@@ -131,7 +131,7 @@ class DetachedRecord:
         """Return the record from the JSON object that :meth:`to_json` returned.
 
         :meta private:
-        :raises ValueError: the record is malformed; also the other exceptions of ``NONSENSE``.
+        :raises ValueError: the record is malformed; other exceptions of ``NONSENSE``, too.
         """
         processes = tuple(map(ProcessIdentity.from_json, state["processes"]))
         if not 0 < len(processes) <= _PROCESSES_MAX:

@@ -42,7 +42,7 @@ _VALUE_MAX = 200
 # Options whose values may differ at a restore. runsc is compared by its file, not by the option.
 _INDIFFERENT = ("program", "debug_log")
 
-#: A path inside, the size and the modification time of the file; -1 and 0 if it does not exist.
+#: A path in the sandbox, and the size and modification time of the file: -1 and 0 if there is none.
 Stamp = tuple[str, int, int]
 
 

@@ -192,7 +192,7 @@ _STORE = Store("the name of a template", Named, _open_directory)
 def path_of(name: str) -> str:
     """Return the path of the directory of a named template, which may not exist.
 
-    :raises InvalidNameError: `name` can't be a name.
+    :raises InvalidNameError: `name` is not a valid name of a template.
     """
     return os.path.join(directory(), _STORE.check_name(name))
 
@@ -226,7 +226,7 @@ def _absent(name: str) -> RunscError:
 def check_free(name: str) -> None:
     """Check that no template has a name.
 
-    :raises InvalidNameError: `name` can't be a name.
+    :raises InvalidNameError: `name` is not a valid name of a template.
     :raises RunscError: a template has the name.
     """
     if _exists(_STORE.check_name(name)):
@@ -253,7 +253,7 @@ def find(name: str) -> tuple[str, TemplateRecord]:
     """Return the directory of a named template, and its record.
 
     :raises RunscError: no template has the name, or it is damaged or not to be trusted.
-    :raises InvalidNameError: `name` can't be a name.
+    :raises InvalidNameError: `name` is not a valid name of a template.
     """
     path = path_of(name)
     if not _exists(name):
@@ -290,7 +290,7 @@ def remove(name: str) -> None:
     """Remove a named template.
 
     :raises RunscError: no template has the name.
-    :raises InvalidNameError: `name` can't be a name.
+    :raises InvalidNameError: `name` is not a valid name of a template.
     """
     entry = _STORE.find(name)
     if entry is None:
