@@ -87,7 +87,7 @@ class Stranger:
 
     @contextlib.contextmanager
     def swaps(self) -> Iterator[Path]:
-        """Yield a path `x` that is exchanged all the time: the directory, or a link to the secret."""
+        """Yield a path `x` that keeps changing between the directory and a link to the secret."""
         directory = self.directory
         directory.mkdir()
         directory.chmod(0o777)

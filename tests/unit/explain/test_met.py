@@ -132,13 +132,14 @@ def test_how_often_it_is_right_of_the_later_texts() -> None:
 
 
 def test_how_often_it_is_right_of_the_last_texts() -> None:
-    """The collector of these texts had read no pattern. The bounds are the first measured score."""
+    """The collector of these texts had read no pattern; some were corrected afterwards."""
     last = score(of("last", ours=True))
     print(f"last: {dict(last)}")
     assert last["texts"] >= 77
-    assert last["recognised"] >= 46
-    assert last["right first"] >= 36
-    assert last["wrong"] <= 4
+    # When they were collected: 46 recognised, 36 right first, 4 wrong, 1 unrelated one recognised.
+    assert last["recognised"] >= 57
+    assert last["right first"] >= 46
+    assert last["wrong"] == 0
     unrelated = [named(met) != [] for met in of("last", ours=False)]
     assert len(unrelated) >= 40
-    assert sum(unrelated) <= 1
+    assert sum(unrelated) <= 2

@@ -25,7 +25,7 @@ class Remedies(Protocol):
         """Return the option or argument that mounts `source`, by default at the same path."""
 
     def search(self, directory: str) -> str:
-        """Return the option or argument that sets PATH to `directory` and the default directories."""
+        """Return the option or argument that sets PATH to `directory` and the usual ones."""
 
     def name_by_path(self, command: str) -> str:
         """Return the remedy for the bare name of a file in the current directory."""
