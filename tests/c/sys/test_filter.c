@@ -81,6 +81,19 @@ static int with_refusal_of_needed(void *arg)
     return 0;
 }
 
+/* The default filters of container engines deny unshare(2) and others of these calls. */
+static int with_engine(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    filter(SYS_umount2, SECCOMP_RET_ERRNO | EPERM);
+    filter(SYS_unshare, SECCOMP_RET_ERRNO | EPERM);
+    CHECK(un_filter_forbids(&un_launch_calls, &err));
+    CHECK_TEXT(err.cause, "seccomp-denies-userns");
+    CHECK_TEXT(err.detail, "a seccomp filter denies unshare(2)");
+    return 0;
+}
+
 static int with_killer(void *arg)
 {
     struct un_error err;
@@ -164,6 +177,7 @@ int main(void)
     unsigned errnums[] = {EPERM, EACCES, ENOSYS, EAFNOSUPPORT};
     CHECK_INT(forked(without_filter, NULL), 0);
     CHECK_INT(forked(with_refusal, NULL), 0);
+    CHECK_INT(forked(with_engine, NULL), 0);
     for (size_t i = 0; i < COUNT(errnums); i++)
         CHECK_INT(forked(with_refusal_of_needed, &errnums[i]), 0);
     CHECK_INT(forked(with_signals, NULL), 0);

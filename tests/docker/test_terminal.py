@@ -1,0 +1,115 @@
+"""Tests of terminals, signals, ids and limits of containers whose program runs in gVisor."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+
+import pytest
+from terminals import Session
+
+from docker.conftest import PRELUDE, PRELUDE_PYTHON
+from docker.engine import TREE, Engine
+from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT
+
+PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, f"--security-opt=seccomp={TREE}/docker/seccomp.json"]
+RUN = ["run", "--rm", *PROTECTED, IN_GVISOR]
+
+# Prints the number of each received signal, until SIGUSR1.
+TELLER = """
+import signal
+wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready", flush=True)
+while (number := signal.sigwait(wanted)) != signal.SIGUSR1:
+    print(int(number), flush=True)
+"""
+
+
+def test_a_terminal_is_of_the_moment(plain: Engine) -> None:
+    """The same image gives pipes to its program without -t."""
+    command = ["--network=none", "--", "bash", "--norc", "--noediting", "-i"]
+    session = Session(plain.command(*RUN, "-it", PRELUDE, *command), plain.environ)
+    try:
+        session.type("test -t 0 && test -t 1 && test -t 2 && echo a terminal''.\n")
+        session.read_until("a terminal.")
+        session.type("stty size; bash -c 'echo sleeps.; exec sleep 1000'\n")
+        session.read_until("24 80")
+        session.read_until("sleeps.")
+        session.type("\x1a")
+        session.read_until("Stopped")
+        session.resize(31, 99)
+        session.type("stty size\n")
+        session.read_until("31 99")
+        session.type("exit 7\n")
+        session.type("exit 7\n")
+        assert session.wait() == 7
+    finally:
+        session.close()
+    script = "test -t 0 || test -t 1 || echo pipes; cat"
+    done = plain(*RUN, "-i", PRELUDE, "--network=none", "--", "sh", "-c", script, input="typed\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "pipes\ntyped\n", "")
+
+
+@pytest.mark.parametrize("terminal", [[], ["--tty"]], ids=["pipes", "terminal"])
+@pytest.mark.parametrize("image", [PRELUDE_PYTHON])
+def test_signals_of_docker_kill_reach_the_program(
+    plain: Engine, terminal: list[str], image: str
+) -> None:
+    name = f"signals-{uuid.uuid4().hex}"
+    command = ["--network=none", "--", "/usr/bin/python3", "-c", TELLER]
+    run = plain.command(*RUN, f"--name={name}", *terminal, image, *command)
+    with subprocess.Popen(
+        run,
+        env=plain.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if line.strip() == "ready":
+                    break
+            for sent, number in (
+                *(("CONT", 18), ("TSTP", 20), ("WINCH", 28), ("INT", 2)),
+                *(("RTMIN", 34), ("RTMIN+3", 37), ("RTMAX", 64), ("TERM", 15)),
+            ):
+                plain.must("kill", f"--signal={sent}", name)
+                assert process.stdout.readline().strip() == str(number)
+            plain.must("kill", "--signal=USR1", name)
+            assert process.wait(60) == 0
+        finally:
+            plain("rm", "--force", name)
+
+
+@pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
+def test_a_program_that_refuses_root_runs_without_privileges(engine: Engine) -> None:
+    script = 'test "$(id -u)" != 0 && id -u && id -g && touch /tmp/file && stat -c %u /tmp/file'
+    for user, told in (("1000:1001", "1000\n1001\n1000\n"), ("7", "7\n7\n7\n")):
+        done = engine(*RUN, PRELUDE, "--network=none", f"--user={user}", "--", "sh", "-c", script)
+        assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
+    done = engine(*RUN, PRELUDE, "--user=app", "--", "true")
+    assert (done.returncode, "--user=app; it must be UID[:GID]" in done.stderr) == (125, True)
+
+
+def test_the_limit_of_open_files_is_the_container_s(plain: Engine) -> None:
+    done = plain(
+        *[*RUN, "--ulimit=nofile=4096:8192", PRELUDE, "--network=none"],
+        *["--", "sh", "-c", "ulimit -Sn; ulimit -Hn"],
+    )
+    assert (done.stdout, done.stderr) == ("4096\n8192\n", "")
+
+
+def test_a_missing_program_is_not_to_be_bound(plain: Engine) -> None:
+    done = plain(*RUN, PRELUDE, "--", "no-such-program")
+    assert (done.returncode, "--bind" in done.stderr) == (127, False)
+    assert "  remedy: install the program" in done.stderr
+
+
+def test_too_few_processes_are_told_without_a_trace_of_runsc(plain: Engine) -> None:
+    done = plain(*RUN, "--pids-limit=4", PRELUDE, "--network=none", "--", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("usernsctl"), done.stderr
+    assert "[process-limit]" in done.stderr
