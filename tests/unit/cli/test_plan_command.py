@@ -142,7 +142,7 @@ def test_what_can_not_be_had_is_refused_with_its_cause(
     first, why, remedy = output.err.splitlines()
     assert first.startswith("usernsctl: plan: mapping other uids needs CAP_SETUID")
     assert why.endswith("[helper-missing]")
-    assert "apt-get install uidmap" in remedy
+    assert "apt-get install --reinstall uidmap" in remedy
 
 
 @pytest.mark.parametrize(
