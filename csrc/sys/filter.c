@@ -26,15 +26,10 @@
 #define MOUNT(number, name, ...)                                                                   \
     {number, {__VA_ARGS__}, name, UN_STEP_MOUNT, "mount-by-descriptor-missing", false}
 
-/* An invalid flag makes the kernel fail with EINVAL; filters check only the valid flags. */
-#define UNSHARE(is_needed)                                                                         \
-    {SYS_unshare,     {CLONE_NEWUSER | CLONE_NEWNS | 1}, "unshare",                                \
-     UN_STEP_UNSHARE, "seccomp-denies-userns",           is_needed}
-
 /* Filters that deny unshare(2), such as those of container engines, deny others of these calls,
- * too, so unshare(2) comes first. */
+ * too, so unshare(2) comes first. The kernel never refuses unshare(0). */
 static const struct un_probe_call launch_calls[] = {
-    UNSHARE(true),
+    {SYS_unshare, {0}, "unshare", UN_STEP_UNSHARE, "seccomp-denies-userns", true},
     {SYS_mount, {0}, "mount", UN_STEP_MOUNT, "mount-denied", false},
     MOUNT(UN_SYS_OPEN_TREE, "open_tree", NO_FD, 0, NO_FLAG),
     MOUNT(UN_SYS_MOVE_MOUNT, "move_mount", NO_FD, 0, NO_FD, 0, NO_FLAG),
@@ -106,8 +101,14 @@ static const struct un_probe_call launch_calls[] = {
     USED(membarrier, NO_FLAG, NO_FLAG),
 };
 
+/* An invalid flag makes the kernel fail with EINVAL; filters check only the valid flags. */
 static const struct un_probe_call enter_calls[] = {
-    UNSHARE(false),
+    {SYS_unshare,
+     {CLONE_NEWUSER | CLONE_NEWNS | 1},
+     "unshare",
+     UN_STEP_UNSHARE,
+     "seccomp-denies-userns",
+     false},
     USED(getpid, 0),
     {UN_SYS_PIDFD_OPEN, {NO_PID}, "pidfd_open", UN_STEP_CLONE, DENIED, false},
     {UN_SYS_PIDFD_SEND_SIGNAL, {NO_FD}, "pidfd_send_signal", UN_STEP_CLONE, DENIED, false},

@@ -39,8 +39,9 @@ def test_a_terminal_is_of_the_moment(plain: Engine) -> None:
         session.type("\x1a")
         session.read_until("Stopped")
         session.resize(31, 99)
-        session.type("stty size\n")
-        session.read_until("31 99")
+        # The engine passes the size on after a while.
+        session.type("until stty size | grep '31 99'; do sleep 0.1; done\n")
+        session.read_until("\n31 99")
         session.type("exit 7\n")
         session.type("exit 7\n")
         assert session.wait() == 7
