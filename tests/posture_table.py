@@ -50,8 +50,9 @@ WATCHER = Posture(
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
-    # "caller's path" is the descriptor through which runsc is executed.
-    descriptors=STREAMS | words("pidfd, caller's path"),
+    # "caller's path": runsc is executed through this descriptor. "caller's r": the counter of OOM
+    # kills of the control group.
+    descriptors=STREAMS | words("pidfd, caller's path, ?caller's r"),
     environment=PATH,
 )
 RUNSC = replace(
@@ -201,7 +202,7 @@ INIT = replace(
     mounts=PLACE - {"log/crash rw nosuid nodev"}
     | words("boxes/.crash rw nosuid nodev, proc at /proc rw nosuid nodev noexec"),
     # "null rw" replaces descriptors 0 to 2, so that no other file gets these numbers.
-    descriptors=words("pidfd, signalfd, null rw"),
+    descriptors=words("pidfd, signalfd, null rw, ?caller's r"),
 )
 # The directory of the crash reports of all sandboxes of a host.
 IN_BOX = {"boxes/.crash w"}

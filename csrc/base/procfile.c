@@ -88,8 +88,9 @@ static bool lists(const char *names, const char *name)
     size_t length = strlen(name);
     while (strncmp(names, name, length) != 0 || (names[length] && names[length] != ',')) {
         names = strchr(names, ',');
-        if (!names++)
+        if (!names)
             return false;
+        names++;
     }
     return true;
 }

@@ -317,7 +317,7 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
         return is_refused_by_filter(err->errnum, proc) ? "seccomp-denies-call" : NULL;
     case UN_STEP_SETRESGID:
     case UN_STEP_SETRESUID:
-        return change_of_ids_failed(err->step);
+        return change_of_ids_failed((enum un_step)err->step);
     case UN_STEP_SETNS:
         return join_failed(err->errnum);
     case UN_STEP_SETGROUPS:

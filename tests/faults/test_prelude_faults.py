@@ -61,7 +61,7 @@ FAULTS = [
     Fault("write", "EINVAL", "uid_map", when="2"),
     Fault("write", "EPERM", "gid_map", when="3"),
     Fault("mount", "EPERM", "propagation", options=("-rm",)),
-    Fault("mount", "EPERM", "propagation", options=("-rp", "--mount-proc"), when="2"),
+    Fault("mount", "EPERM", "mount", options=("-rp", "--mount-proc"), when="2"),
     Fault("mount", "EPERM", "mount", options=("-rp", "--mount-proc"), when="3"),
     Fault("mount", "EBUSY", "mount", options=("-rp", "--mount-proc"), when="3"),
     Fault("chroot", "EPERM", "chroot", options=("-r", "--root=/")),
@@ -161,7 +161,7 @@ def test_no_process_is_no_child(prelude: Program) -> None:
         "clone:error=EAGAIN", "clone3:error=EAGAIN", "fork:error=EAGAIN", command=command
     )
     assert (done.returncode, done.stdout) == (125, "")
-    assert "clone: Resource temporarily unavailable" in done.stderr
+    assert "clone: fork: Resource temporarily unavailable" in done.stderr
 
 
 def test_without_close_range_as_much_is_closed(prelude: Program) -> None:
@@ -270,4 +270,4 @@ def test_a_parent_that_is_dead_already_is_noticed(prelude: Program) -> None:
     # poll(2) reports the parent's pidfd as readable, which means that the parent has ended.
     done = run_with("poll:retval=1", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"])
     assert (done.returncode, done.stdout) == (125, "")
-    assert "pdeathsig: the parent: No such process" in done.stderr
+    assert "pdeathsig: the parent has ended: No such process" in done.stderr

@@ -237,4 +237,4 @@ def test_a_mount_point_is_made_on_the_machine(
     if list(outer.iterdir()):
         tally.succeeded("a directory was made on the machine")
     assert done.returncode == 125
-    assert f"make {outer}/here first" in done.stderr
+    assert f"create {outer}/here first" in done.stderr

@@ -130,7 +130,8 @@ def test_detach_needs_no_standard_streams(
 @pytest.mark.parametrize("program", ["usernsctl-init", "usernsctl-detach"])
 @pytest.mark.parametrize("word", ["", "x", "1x", "-1", "99999999999", "250"])
 def test_a_word_that_is_no_descriptor_is_told(program: str, word: str) -> None:
-    words = [str(PROGRAMS / program), word, word, word, word, "/bin/true"]
+    path = ["/tmp/pid"] if program == "usernsctl-init" else [word, word]
+    words = [str(PROGRAMS / program), word, word, *path, "/bin/true"]
     done = capture(words, timeout=PATIENCE)
     assert done.returncode == 125
     assert len(done.stderr.splitlines()) == 1

@@ -289,7 +289,7 @@ def test_no_directory_to_start_in_is_shown_by_the_name_of_another(
     (tmp_path / "mine:rw").mkdir()
     told = usernsctl("run", "--wd", f"{tmp_path}/mine:rw", "--", "true")
     assert told.returncode == 125
-    assert "remedy: rename it:" in told.stderr
+    assert "remedy: rename the file:" in told.stderr
 
 
 def test_run_tells_which_option_shows_a_file_under_the_name_it_is_called_by(

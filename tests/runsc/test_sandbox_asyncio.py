@@ -169,10 +169,10 @@ def test_errors_in_a_loop() -> None:
             host.start(["true"])
         host.close()
         async with un.SandboxHost() as host:
-            with pytest.raises(un.CommandError, match="no such directory"):
+            with pytest.raises(un.CommandError, match="the directory does not exist"):
                 async with un.Sandbox(["true"], host=host, cwd="/nope"):
                     pass
-            with pytest.raises(un.CommandError, match="no such directory"):
+            with pytest.raises(un.CommandError, match="the directory does not exist"):
                 await host.start_async(["true"], cwd="/nope")
 
     run(main)

@@ -331,7 +331,9 @@ def test_one_of_another_pid_namespace_is_left_alone(
         record["processes"] = [one | elsewhere for one in record["processes"]]
         file.write_text(json.dumps(record))
         assert un.Sandbox.list_detached() == []
-        with pytest.raises(un.RunscError, match="another PID namespace"):
+        with pytest.raises(
+            un.RunscError, match="in this PID namespace: the sandbox is in another one"
+        ):
             un.Sandbox.attach(marker)
         with pytest.raises(un.RunscError, match="already"):
             host.start(FOREVER, id=marker, detach=True)

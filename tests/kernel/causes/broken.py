@@ -357,11 +357,11 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-pidfd": seccomp_pidfd,
     "seccomp-pidfd-unknown": seccomp_pidfd_unknown,
     "seccomp-fork": seccomp_fork,
-    "seccomp-prctl": seccomp_prctl,
     "landlock": landlock,
 }
 #: Ways for all users, which root applies after it has changed to NOBODY.
 LATE: dict[str, Callable[[], None]] = {
+    "seccomp-prctl": seccomp_prctl,
     "no-new-privs": no_new_privs,
     "no-processes": no_processes,
     "unmapped": unmapped,
