@@ -397,6 +397,8 @@ def test_hostile_hog_leaves_the_service_usable(plain: Engine, service: str, tall
                 running.post(snippet)
             if running.post("print(1)") != ("0", "1\n"):
                 tally.succeeded(name)
-        assert running.stop().splitlines()[-1] == "status 0 after 1 looks:"
+        # The service reports a sandbox that ran out of memory on standard error, which comes last.
+        lines = [line for line in running.stop().splitlines() if not line.startswith("503: ")]
+        assert lines[-1] == "status 0 after 1 looks:"
     finally:
         running.remove()
