@@ -37,14 +37,24 @@ def start(
 
 
 # A job that prints when it starts and when it is continued, for python3 -c "$JOB". A shell that is
-# stopped while it starts a command by vfork(2) would stay in that call.
+# stopped while it starts a command by vfork(2) would stay in that call. The job sleeps only for
+# moments: Python does not run a handler before a sleep whose system call is yet to come.
 JOB = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 signal.signal(signal.SIGCONT, lambda *_: os.write(1, b"continued.\\n"))
 os.write(1, b"starts.\\n")
-while True: time.sleep(1000)
+while True: time.sleep(0.05)
 """
+
+
+def stop_job(session: Session) -> None:
+    """Start JOB in the shell, and stop it by the key ^Z."""
+    session.type('/usr/bin/python3 -c "$JOB"\n')
+    session.read_until("starts.")
+    session.type("\x1a")
+    session.read_until("Stopped")
+    session.read_until("ready> ")
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=["bash", "sh"])
@@ -52,11 +62,7 @@ while True: time.sleep(1000)
 def test_job_control(start: Start, shell: list[str], user: tuple[str, ...]) -> None:
     session = start(*shell, options=("--env", f"JOB={JOB}", "--env", "PS1=ready> ", *user))
     session.read_until("ready> ")
-    session.type('/usr/bin/python3 -c "$JOB"\n')
-    session.read_until("starts.")
-    session.type("\x1a")
-    session.read_until("Stopped")
-    session.read_until("ready> ")
+    stop_job(session)
     session.type("fg\n")
     session.read_until("continued.")
     session.type("\x03")
@@ -64,11 +70,7 @@ def test_job_control(start: Start, shell: list[str], user: tuple[str, ...]) -> N
     session.type("echo interrupted $?\n")
     session.read_until("interrupted 130")
     session.read_until("ready> ")
-    session.type('/usr/bin/python3 -c "$JOB"\n')
-    session.read_until("starts.")
-    session.type("\x1a")
-    session.read_until("Stopped")
-    session.read_until("ready> ")
+    stop_job(session)
     session.type("bg\n")
     session.read_until("continued.")
     session.type("jobs\n")
