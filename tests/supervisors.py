@@ -12,6 +12,16 @@ WATCHER = Path(un.__file__).with_name("_bin") / "usernsctl-watch"
 
 LOGS = ("/none", "/none", str(Path(__file__).with_name("ended.log")), "/none")
 
+#: A program that prints the number of each received signal, until SIGUSR1.
+TELLER = """
+import signal
+wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready", flush=True)
+while (number := signal.sigwait(wanted)) != signal.SIGUSR1:
+    print(int(number), flush=True)
+"""
+
 #: The kinds of supervisors, by their names.
 KINDS = ("fork", "pid", "init", "watch")
 

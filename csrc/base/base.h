@@ -288,6 +288,11 @@ bool un_proc_shares_root(const char *proc);
 /* Returns whether a mount of proc hides the processes of other users (proc(5), hidepid). */
 bool un_proc_hides(const char *proc);
 
+/* Reads /proc/PID/stat, as `file` below the directory `at`. Returns the fields from the third on
+ * (proc_pid_stat(5)), since the second, the name, may contain any character; NULL if the file is
+ * unreadable. */
+const char *un_proc_stat(int at, const char *file, char *text, size_t size);
+
 /* Reads the AppArmor label of a process, such as "unconfined" or "NAME (enforce)". `who` is "self"
  * or a pid. Returns false if the label is absent or unreadable. */
 bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t size);

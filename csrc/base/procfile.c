@@ -72,6 +72,12 @@ bool un_proc_hides(const char *proc)
     return false;
 }
 
+const char *un_proc_stat(int at, const char *file, char *text, size_t size)
+{
+    const char *end = un_read_file(at, file, text, size) > 0 ? strrchr(text, ')') : NULL;
+    return end && end[1] == ' ' && end[2] ? end + 2 : NULL;
+}
+
 bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t size)
 {
     char path[UN_PATH_MAX];

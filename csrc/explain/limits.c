@@ -57,19 +57,9 @@ uint64_t un_oom_kills(void)
     return un_limit_hits(UN_LIMIT_MEMORY);
 }
 
-/* Reads a number from a file of the group for pids. Returns false if there is none, as in a
- * pids.max without a limit. */
-static bool read_pids(const char *name, uint64_t *number)
+static bool read_pids(const char *file, uint64_t *number)
 {
-    const char *const files[] = {name, name};
-    char text[32];
-    int version;
-    un_auto_close int fd = un_group_open(&un_groups_here, "pids", files, &version);
-    ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (length <= 0)
-        return false;
-    text[length] = '\0';
-    return un_number_read(text, UINT64_MAX, number);
+    return un_group_number(&un_groups_here, "pids", (const char *const[]){file, file}, number);
 }
 
 uint64_t un_pids_left(void)

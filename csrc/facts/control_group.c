@@ -2,6 +2,7 @@
 #include "facts/facts.h"
 #include "sys/sys.h"
 
+#include <inttypes.h>
 #include <linux/magic.h>
 #include <sys/vfs.h>
 
@@ -108,6 +109,14 @@ static bool read_limit(int fd, char *text, size_t size)
     return length > 0;
 }
 
+bool un_group_number(const struct un_groups *groups, const char *controller,
+                     const char *const files[2], uint64_t *number)
+{
+    char text[64];
+    int version, fd = un_group_open(groups, controller, files, &version);
+    return fd >= 0 && read_limit(fd, text, sizeof text) && un_number_read(text, UINT64_MAX, number);
+}
+
 static void lower(uint64_t *lowest, const char *number)
 {
     uint64_t found;
@@ -210,4 +219,11 @@ void un_seen_limits(struct un_group_limits *limits)
 {
     un_group_limits(&un_groups_here, limits);
     un_limit_to_machine(limits);
+}
+
+const char *un_mib_text(uint64_t bytes, char text[UN_MIB_ROOM])
+{
+    uint64_t tenths = (bytes >> 20) * 10 + ((bytes & ((1 << 20) - 1)) * 10 >> 20);
+    snprintf(text, UN_MIB_ROOM, "%" PRIu64 ".%" PRIu64 " MiB", tenths / 10, tenths % 10);
+    return text;
 }

@@ -55,10 +55,20 @@ extern const struct un_groups un_groups_here;
 int un_group_open(const struct un_groups *groups, const char *controller,
                   const char *const files[2], int *version);
 
+/* Reads the number at the beginning of such a file. Returns false if there is none, as in a
+ * pids.max without a limit. */
+bool un_group_number(const struct un_groups *groups, const char *controller,
+                     const char *const files[2], uint64_t *number);
+
 /* Reads the lowest limits of this process's group and its parents. A container sees only the
  * parents in its control group namespace. */
 void un_group_limits(const struct un_groups *groups, struct un_group_limits *limits);
 /* Lowers limits to the memory of this machine, and to the processors of this process. */
 void un_limit_to_machine(struct un_group_limits *limits);
+
+/* Room for a number of MiB. */
+#define UN_MIB_ROOM 32
+/* Writes a number of bytes as MiB, rounded down to tenths, such as "24.0 MiB". Returns `text`. */
+const char *un_mib_text(uint64_t bytes, char text[UN_MIB_ROOM]);
 
 #endif

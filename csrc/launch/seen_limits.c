@@ -22,10 +22,10 @@
 
 static int refuse_little_memory(uint64_t memory, struct un_error *err)
 {
+    char limit[UN_MIB_ROOM];
     return un_fail(err, UN_STEP_SANDBOX, 0, "memory-limit-too-low",
-                   "the control group may use %" PRIu64 ".%" PRIu64
-                   " MiB of memory, and gVisor alone needs %u MiB",
-                   memory >> 20, (memory & ((1 << 20) - 1)) * 10 >> 20, LEAST_MEMORY >> 20);
+                   "the control group may use %s of memory, and gVisor alone needs %u MiB",
+                   un_mib_text(memory, limit), LEAST_MEMORY >> 20);
 }
 
 static int write_meminfo(const char *path, uint64_t memory, struct un_error *err)

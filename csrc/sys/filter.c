@@ -101,7 +101,9 @@ static const struct un_probe_call launch_calls[] = {
     USED(membarrier, NO_FLAG, NO_FLAG),
 };
 
-/* An invalid flag makes the kernel fail with EINVAL; filters check only the valid flags. */
+/* Only a filter that kills matters here. With an invalid flag, unshare(2) fails, and changes
+ * nothing.
+ */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},

@@ -6,6 +6,7 @@ import subprocess
 import uuid
 
 import pytest
+from supervisors import TELLER
 from terminals import Session
 
 from docker.conftest import PRELUDE, PRELUDE_PYTHON
@@ -14,16 +15,6 @@ from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT
 
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, f"--security-opt=seccomp={TREE}/docker/seccomp.json"]
 RUN = ["run", "--rm", *PROTECTED, IN_GVISOR]
-
-# Prints the number of each received signal, until SIGUSR1.
-TELLER = """
-import signal
-wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
-signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-print("ready", flush=True)
-while (number := signal.sigwait(wanted)) != signal.SIGUSR1:
-    print(int(number), flush=True)
-"""
 
 
 def test_a_terminal_is_of_the_moment(plain: Engine) -> None:

@@ -22,7 +22,7 @@ from tally import Tally
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# What a payload tries on the terminal; each prints nothing that the caller reads.
+# Attacks of a payload on its terminal. None of these scripts prints anything for the caller.
 INJECT = """
 import fcntl, termios
 for request in (termios.TIOCSTI, 0x541C):  # TIOCLINUX

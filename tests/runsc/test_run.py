@@ -18,6 +18,7 @@ import gvisor
 import pytest
 from conftest import Program
 from processes import capture, children_of, status_of
+from supervisors import TELLER
 
 pytestmark = pytest.mark.each_user
 
@@ -136,17 +137,6 @@ def wait_until_stopped(pid: int) -> None:
     while not status_of(pid)["State"].startswith("T"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-# Prints the number of each received signal, until SIGUSR1.
-TELLER = """
-import signal, sys
-wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
-signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-print("ready", flush=True)
-while (number := signal.sigwait(wanted)) != signal.SIGUSR1:
-    print(int(number), flush=True)
-"""
 
 
 @pytest.mark.parametrize("has_terminal", [False, True], ids=["pipes", "terminal"])

@@ -14,7 +14,6 @@
 #include "programs/shared/shared.h"
 
 #include <dirent.h>
-#include <inttypes.h>
 
 /* A killed process may take a moment to exit. */
 #define LOOKS 40
@@ -69,13 +68,10 @@ static bool read_process(pid_t pid, struct facts_of_process *process)
 {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    /* The name, in parentheses, may contain any character. */
-    const char *at =
-        un_read_file(AT_FDCWD, path, text, sizeof text) > 0 ? strrchr(text, ')') : NULL;
-    if (!at || at[1] != ' ' || !at[2])
+    const char *at = un_proc_stat(AT_FDCWD, path, text, sizeof text);
+    if (!at)
         return false;
-    process->state = at[2];
-    at += 2;
+    process->state = *at;
     /* state, ppid, pgrp, session, tty_nr, tpgid, flags, minflt; cminflt; majflt; cmajflt; utime,
      * stime; cutime, cstime */
     bool faults = are_zero(&at, 8, 1), major = are_zero(&at, 1, 1), times = are_zero(&at, 2, 2);
@@ -154,27 +150,14 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent)
     return found || !has_own_proc() || (failed && !kill(parent, 0));
 }
 
-/* Writes a number of bytes as MiB, rounded to tenths. */
-static const char *in_mib(uint64_t bytes, char text[32])
-{
-    uint64_t tenths = bytes / (1 << 20) * 10 + bytes % (1 << 20) * 10 / (1 << 20);
-    snprintf(text, 32, "%" PRIu64 ".%" PRIu64 " MiB", tenths / 10, tenths % 10);
-    return text;
-}
-
 /* Reads how much memory the control group has used at most, or uses now. */
 static bool read_use(uint64_t *bytes)
 {
     static const char *const files[][2] = {{"memory.max_usage_in_bytes", "memory.peak"},
                                            {"memory.usage_in_bytes", "memory.current"}};
-    for (int i = 0; i < 2; i++) {
-        int version;
-        char text[32] = "";
-        un_auto_close int fd = un_group_open(&un_groups_here, "memory", files[i], &version);
-        if (fd >= 0 && un_read_all(fd, text, sizeof text - 1) > 0 &&
-            un_number_read(text, UINT64_MAX, bytes))
+    for (int i = 0; i < 2; i++)
+        if (un_group_number(&un_groups_here, "memory", files[i], bytes))
             return true;
-    }
     return false;
 }
 
@@ -182,15 +165,16 @@ void oom_describe(char *text, size_t size)
 {
     struct un_group_limits limits;
     uint64_t used;
-    char limit[32], most[32];
+    char limit[UN_MIB_ROOM], most[UN_MIB_ROOM];
     un_group_limits(&un_groups_here, &limits);
     bool has_limit = limits.memory < UINT64_MAX;
     int length =
         snprintf(text, size, "the kernel killed a process of gVisor, since memory ran out");
     if (has_limit)
-        length += snprintf(text + length, size - (size_t)length,
-                           "; the limit of the control group is %s", in_mib(limits.memory, limit));
+        length +=
+            snprintf(text + length, size - (size_t)length, "; the limit of the control group is %s",
+                     un_mib_text(limits.memory, limit));
     if (has_limit && read_use(&used))
         snprintf(text + length, size - (size_t)length, ", of which %s were used",
-                 in_mib(used, most));
+                 un_mib_text(used, most));
 }

@@ -52,11 +52,8 @@ static int fail_unhealthy(const char *what, const char *cause)
 static bool read_start(int proc, uint64_t *started)
 {
     char text[1024];
-    if (un_read_file(proc, "stat", text, sizeof text) <= 0)
-        return false;
-    /* The name, field 2, may contain anything, and ends at the last parenthesis. */
-    const char *at = strrchr(text, ')');
-    for (int field = 2; at && field < 22; field++)
+    const char *at = un_proc_stat(proc, "stat", text, sizeof text);
+    for (int field = 3; at && field < 22; field++)
         at = strchr(at + 1, ' ');
     return at && un_number_read(at + 1, UINT64_MAX, started);
 }

@@ -138,7 +138,7 @@ def _spoken_for(report: Report) -> Iterator[str]:
 
 
 class _Limited:
-    """The first :data:`INPUT_MAX` bytes of a stream, which may have no end.
+    """A reader of the first :data:`INPUT_MAX` bytes of a stream that may be endless.
 
     :ivar size: the number of bytes that were read so far.
     """

@@ -132,8 +132,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     # A class attribute, since __del__ reads it even if the constructor of subprocess has raised.
     returncode = None
     _outlives = True
-    # Whether an event loop watches the socket. It then stays open after the end of the command:
-    # kill_tree() needs it to kill the background processes of the command.
+    # True if an event loop watches the socket. The socket then stays open after the end of the
+    # command: kill_tree() needs the socket to kill the background processes of the command.
     _is_watched = False
     _shared: SharedSocket | None = None
 

@@ -34,7 +34,7 @@ def literal(word: str) -> str:
 
 #: Verbs of records: the names of their words, and a description for --dry-run.
 VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    # What to do if an assumption of a frozen launch is wrong.
+    # The remedy for a frozen launch with a wrong assumption.
     "remedy": (("command",), "if the launch is outdated: {command}"),
     # Ids and oom score.
     "idmap": (("option",), "{option}"),

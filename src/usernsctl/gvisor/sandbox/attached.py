@@ -97,30 +97,14 @@ class AttachedSandbox:
         # to usernsctl-init.
         self._shared = Shared("the sandbox", [])
         deadline = deadline_after(timeout)
-        place = RunscNamespace(host.namespace, host.restrictions, mount_proc=self._is_init)
         with contextlib.ExitStack() as opened:
             creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
             ready, theirs = map(opened.enter_context, pipe(os.O_NONBLOCK))
             try:
                 with contextlib.ExitStack() as given:
                     fds = [above_stdio(file.fileno(), given) for file in (creator, theirs)]
-                    init = [host.prepared.program("usernsctl-init"), *map(str, fds), files.pid_file]
-                    self.popen = start_within(
-                        timeout,
-                        [*init, *files.command(state)],
-                        namespace=place,
-                        # With a mount namespace of its own, mounts that runsc leaves in its state
-                        # directory (null-netns, since 20260803) end with the sandbox.
-                        mount=True,
-                        pid=self._is_init,
-                        # Signals of the caller's terminal or process group never reach process 1.
-                        start_new_session=not self._is_init,
-                        pass_fds=fds,
-                        env=host.environ,
-                        cwd="/",
-                        umask=PRIVATE_UMASK,
-                        **how,
-                    )
+                    args = [*map(str, fds), files.pid_file, *files.command(state)]
+                    self.popen = self._start_init(host, args, timeout, {**how, "pass_fds": fds})
                 theirs.close()
                 self._wait_until_ready(ready, files, timeout, deadline)
                 if not self._is_init:
@@ -130,6 +114,34 @@ class AttachedSandbox:
                 if hasattr(self, "popen"):
                     self.close()
                 raise
+
+    def _start_init(
+        self,
+        host: HostNamespace,
+        args: list[str],
+        timeout: float | None,
+        how: Mapping[str, Any],
+    ) -> Popen[Any]:
+        """Start usernsctl-init.
+
+        :param args: the arguments of usernsctl-init.
+        :param how: the standard streams, and other arguments of a Popen.
+        """
+        return start_within(
+            timeout,
+            [host.prepared.program("usernsctl-init"), *args],
+            namespace=RunscNamespace(host.namespace, host.restrictions, mount_proc=self._is_init),
+            # With a mount namespace of its own, mounts that runsc leaves in its state directory
+            # (null-netns, since 20260803) end with the sandbox.
+            mount=True,
+            pid=self._is_init,
+            # Signals of the caller's terminal or process group never reach process 1.
+            start_new_session=not self._is_init,
+            env=host.environ,
+            cwd="/",
+            umask=PRIVATE_UMASK,
+            **how,
+        )
 
     def _wait_until_ready(
         self, ready: FileIO, files: SandboxDirectory, timeout: float | None, deadline: float | None

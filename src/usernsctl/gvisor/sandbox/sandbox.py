@@ -133,9 +133,9 @@ class Sandbox(AsyncStartMixin):
     _is_released = False
     _has_started = False
     _what = "a sandbox"
-    # Whether an agent that is process 1 keeps running after its connection was closed.
+    # True if the agent, as process 1, keeps running after the host has closed its connection.
     _agent_outlives = False
-    # Whether an agent is process 1.
+    # True if process 1 of the sandbox is the agent.
     _is_agent_first = False
 
     def __init__(
