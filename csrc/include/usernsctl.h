@@ -650,6 +650,8 @@ struct un_reached {
  * at `start`, a directory inside. */
 void un_view_follow(const struct un_view *view, const char *start, const char *path,
                     struct un_reached *reached);
+/* Returns whether the sandbox will have a directory at this absolute path. */
+bool un_view_has_directory(const struct un_view *view, const char *inside);
 
 /* The reason why a sandbox can't start a command. */
 struct un_command_fault {

@@ -228,8 +228,6 @@ const char *un_view_inside(const struct un_trail *trail);
 int un_view_wanted(const struct un_trail *trail, char wanted[UN_PATH_MAX]);
 /* Returns whether the last file of a trail is a directory. */
 bool un_view_is_directory(struct un_trail *trail);
-/* Returns whether the sandbox will have a directory at this absolute path. */
-bool un_view_has_directory(const struct un_view *view, const char *inside);
 /* Returns whether a path inside lies in /proc, /sys or /dev, whose contents only gVisor knows. */
 bool un_view_is_of_gvisor(const char *inside);
 /* Returns the innermost mount that contains the path given by the first `length` bytes of `path`;

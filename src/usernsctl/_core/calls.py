@@ -699,6 +699,25 @@ class NativeView:
             missing=tuple(missing.split("/")) if missing else (),
         )
 
+    def has_directory(self, path: str) -> bool:
+        """Return whether an absolute path inside leads to a directory.
+
+        :raises ValueError: the path has a NUL character.
+        """
+        memory = Memory()
+        return lib.un_view_has_directory(self._view, memory.string(path))
+
+    def lacks(self, path: str, start: str) -> bool:
+        """Return whether a path certainly does not exist inside.
+
+        :param start: the directory inside that a relative path starts at.
+        :raises ValueError: a path has a NUL character.
+        """
+        reached = self.follow(path, start)
+        if reached.fd >= 0:
+            os.close(reached.fd)
+        return bool(reached.missing) and not reached.errnum and not reached.is_of_gvisor
+
     def check_command(self, command: str, search: str, cwd: str) -> CommandFault | None:
         """Check that a command can be found and executed inside.
 

@@ -128,8 +128,9 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
     """
     codecs.lookup("ascii")  # encodings are modules, too
     if joins_namespace:
-        # Search for a command, errors of usernsctl, and tracebacks of other exceptions.
-        for module in ("shutil", "usernsctl.explain.printing", "traceback"):
+        # The search for a missing command, errors of usernsctl, tracebacks of other exceptions.
+        late = ("shutil", "usernsctl.gvisor.launch.view", "usernsctl.explain.printing", "traceback")
+        for module in late:
             import_module(module)
 
 

@@ -7,20 +7,18 @@ are in a mount namespace of this process, so nothing remains when the process en
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from usernsctl import _core
+from usernsctl._core import NativeLaunch, NativeView
 from usernsctl._lean import NoReturn
 from usernsctl._system.handover import restore_signals
 from usernsctl._text import quoted
-from usernsctl.gvisor.launch import view
 from usernsctl.gvisor.launch.facts import Facts, descriptors, inspect
 from usernsctl.gvisor.launch.plan import plan_run
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.steps import StartValues
-from usernsctl.gvisor.launch.view import COMMAND_LINE, View
+from usernsctl.gvisor.runsc.command import search_path
 
 
 def run_in_place(
@@ -44,24 +42,17 @@ def run_in_place(
     inspection = inspect(request, caller, notify=notify)
     launch = plan_run(request, inspection.facts)
     directory = _current_directory()
-    named = view.files_named(request.args[1:], directory)
+    named = _files_named(request.args[1:], directory)
 
-    native = _core.NativeLaunch(launch.encode())
+    native = NativeLaunch(launch.encode())
     native.open(descriptors(launch, inspection.used.files()))
     inspection.place.enter(reraise_signal=request.reraise_signal)
     native.build()
-    inside = View(native.view())
+    inside = native.view()
     values = launch.start_values
     assert values is not None
     cwd = _start_directory(request, inspection.facts, values, inside, directory)
-    view.check(
-        values.args[0],
-        inside,
-        search=view.search_path(values.env),
-        cwd=cwd,
-        caller=caller,
-        tree=request.rootfs or request.bundle,
-    )
+    _check_command(request, values, inside, cwd, caller)
     _notify_hidden(request, inspection.facts, inside, named, directory, cwd, notify)
     restore_signals()
     native.exec(
@@ -76,8 +67,41 @@ def _current_directory() -> str:
         return "/"
 
 
+def _files_named(words: Iterable[str], directory: str) -> list[str]:
+    """Return those of a command's arguments that name files of this machine.
+
+    Relative paths start at `directory`.
+    """
+    return [
+        word
+        for word in words
+        if word and not word.startswith("-") and os.path.lexists(os.path.join(directory, word))
+    ]
+
+
+# Only failures need launch/view. For a kept namespace, cli/run imports the module before the
+# namespace is entered.
+
+
+def _check_command(
+    request: Request, values: StartValues, inside: NativeView, cwd: str, caller: Mapping[str, str]
+) -> None:
+    """Check that the command can be found and executed inside.
+
+    :raises CommandError: the command can't be executed.
+    """
+    search = search_path(values.env)
+    if inside.check_command(values.args[0], search, cwd) is None:
+        return
+    from usernsctl.gvisor.launch import view
+
+    tree = request.rootfs or request.bundle
+    seen = view.View(inside)
+    view.check(values.args[0], seen, search=search, cwd=cwd, caller=caller, tree=tree)
+
+
 def _start_directory(
-    request: Request, facts: Facts, values: StartValues, inside: View, directory: str
+    request: Request, facts: Facts, values: StartValues, inside: NativeView, directory: str
 ) -> str:
     """Return the working directory for the command, a path inside.
 
@@ -85,21 +109,21 @@ def _start_directory(
     :raises CommandError: the directory that the request names is missing or denied.
     """
     if values.cwd is None:
-        with contextlib.suppress(OSError):
-            if inside.has_directory(directory):
-                return directory
-        return "/"
-    if request.cwd is not None:
-        exists = facts.tree is None and os.path.isdir(request.cwd)
-        remedy = COMMAND_LINE.show(request.cwd) if exists else None
-        view.check_directory(inside, request.cwd, f"--wd {request.cwd}", remedy)
+        return directory if inside.has_directory(directory) else "/"
+    wanted = request.cwd
+    if wanted is not None and not (wanted.startswith("/") and inside.has_directory(wanted)):
+        from usernsctl.gvisor.launch import view
+
+        exists = facts.tree is None and os.path.isdir(wanted)
+        remedy = view.COMMAND_LINE.show(wanted) if exists else None
+        view.check_directory(view.View(inside), wanted, f"--wd {wanted}", remedy)
     return values.cwd
 
 
 def _notify_hidden(
     request: Request,
     facts: Facts,
-    inside: View,
+    inside: NativeView,
     named: list[str],
     directory: str,
     cwd: str,
@@ -111,9 +135,11 @@ def _notify_hidden(
 
     :param named: the arguments that name existing files of this machine.
     """
-    found = view.hidden(named, inside, cwd=cwd)
+    found = [path for path in named if inside.lacks(path, cwd)]
     if not found:
         return
+    from usernsctl.gvisor.launch import view
+
     is_kept = request.cwd is None and facts.tree is None
     remedy = view.how_to_show(found[0], directory=directory, cwd=None if is_kept else cwd)
     others = f" and {len(found) - 1} more files that the command names" if found[1:] else ""

@@ -211,14 +211,6 @@ class View:
             raise OSError(reached.errnum, os.strerror(reached.errnum), reached.inside)
         return _walk_of(reached)
 
-    def has_directory(self, inside: str) -> bool:
-        """Return whether a path inside leads to a directory.
-
-        :raises OSError: as :meth:`walk` does.
-        """
-        walk = self.walk(inside)
-        return walk.complete and walk.is_directory
-
     def fault_of_command(self, command: str, search: str, cwd: str) -> CommandFault | None:
         """Return why a command can't be started inside, as far as this process can know.
 
@@ -254,16 +246,6 @@ def _walk_of(reached: Reached) -> Walk:
         file=PathDescriptor(reached.fd, reached.inside) if reached.fd >= 0 else None,
         is_unknown=reached.is_of_gvisor,
     )
-
-
-def search_path(settings: Iterable[str]) -> str:
-    """Return the PATH in `settings`, each NAME=VALUE, or the default PATH."""
-    found = DEFAULT_PATH
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name == "PATH":
-            found = value
-    return found
 
 
 def check(
@@ -361,29 +343,6 @@ def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
     return remedies.show(prefix if whole else directory)
-
-
-def files_named(words: Iterable[str], directory: str) -> list[str]:
-    """Return those of a command's arguments that name files of this machine.
-
-    Relative paths start at `directory`.
-    """
-    return [
-        word
-        for word in words
-        if word and not word.startswith("-") and os.path.lexists(os.path.join(directory, word))
-    ]
-
-
-def hidden(named: Iterable[str], view: View, *, cwd: str) -> list[str]:
-    """Return those of the paths that don't exist inside, for a command that starts in `cwd`."""
-    found = []
-    for path in named:
-        with contextlib.suppress(OSError):
-            walk = view.walk(path, start=cwd)
-            if not walk.complete and not walk.is_unknown:
-                found.append(path)
-    return found
 
 
 def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:

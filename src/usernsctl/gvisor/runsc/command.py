@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 
 from usernsctl._lean import Literal, dataclass
 from usernsctl.errors import RunscError
@@ -130,6 +131,17 @@ INSTALL = (
     "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"
 )
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def search_path(settings: Iterable[str]) -> str:
+    """Return the PATH in `settings`, each NAME=VALUE, or the default PATH."""
+    found = DEFAULT_PATH
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name == "PATH":
+            found = value
+    return found
+
 
 #: Variables that name runsc; the first that is set counts. Other programs read the second, too.
 VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")

@@ -51,7 +51,7 @@ from usernsctl.gvisor.launch.steps import (
 )
 from usernsctl.gvisor.launch.view import PYTHON, View
 from usernsctl.gvisor.oci import Rlimit
-from usernsctl.gvisor.runsc.command import Network, Platform
+from usernsctl.gvisor.runsc.command import Network, Platform, search_path
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.runsc.releases import Release, release_of
 from usernsctl.maps import AnyIdMap, MappedIds, plan
@@ -318,7 +318,7 @@ class HostNamespace:
                 view.check(
                     process["args"][0],
                     seen,
-                    search=view.search_path(process.get("env") or ()),
+                    search=search_path(process.get("env") or ()),
                     cwd=process["cwd"],
                     caller=os.environ,
                     tree=tree,
