@@ -705,7 +705,7 @@ class NativeView:
         :raises ValueError: the path has a NUL character.
         """
         memory = Memory()
-        return lib.un_view_has_directory(self._view, memory.string(path))
+        return bool(lib.un_view_has_directory(self._view, memory.string(path)))
 
     def lacks(self, path: str, start: str) -> bool:
         """Return whether a path certainly does not exist inside.
