@@ -600,6 +600,14 @@ int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_err
  * the kernel because SIGCHLD is ignored; -1 if the kernel does not support that query (before Linux
  * 6.15). */
 int un_lost_status(int pidfd);
+/* The resource usage of a process and of all its descendants that were reaped (getrusage(2)). */
+struct un_usage {
+    int64_t user_us;   /* processor time in user mode, in microseconds */
+    int64_t system_us; /* processor time in the kernel, in microseconds */
+    int64_t max_kib;   /* peak of the memory of the greatest of the processes, in KiB */
+};
+/* Reaps a child that has exited, without waiting. Returns 0 and its usage, or -1. */
+int un_reap_exited(int pidfd, struct un_usage *usage);
 /*
  * Acts as process 1 of a PID namespace for the command `child`: forwards signals to the command,
  * reaps all children, and exits with the status of the command, or 128+N if signal N killed it,

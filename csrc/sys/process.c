@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -61,6 +62,25 @@ bool un_reap(int pidfd, siginfo_t *how)
     while ((failed = waitid(UN_BY_PIDFD, (id_t)pidfd, how, WEXITED | __WALL)) && errno == EINTR)
         continue;
     return !failed || (errno == ECHILD && read_lost(pidfd, how));
+}
+
+static int64_t microseconds(const struct timeval *time)
+{
+    return (int64_t)time->tv_sec * 1000000 + time->tv_usec;
+}
+
+int un_reap_exited(int pidfd, struct un_usage *usage)
+{
+    siginfo_t how = {.si_pid = 0};
+    struct rusage used;
+    /* waitid() of libc has no parameter for the usage. */
+    if (syscall(SYS_waitid, UN_BY_PIDFD, pidfd, &how, WEXITED | WNOHANG | __WALL, &used) ||
+        !how.si_pid)
+        return -1;
+    usage->user_us = microseconds(&used.ru_utime);
+    usage->system_us = microseconds(&used.ru_stime);
+    usage->max_kib = used.ru_maxrss;
+    return 0;
 }
 
 int un_stopped_by(int pidfd)

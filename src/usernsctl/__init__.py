@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         PoolError,
         PoolTimeoutError,
         RunscError,
+        SandboxEndedError,
         UsernsError,
     )
     from usernsctl.gvisor.agent.popen import SandboxPopen
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.oci import Rlimit
     from usernsctl.gvisor.pool.keeper import PoolStats
     from usernsctl.gvisor.pool.pool import SandboxPool
+    from usernsctl.gvisor.result import Result
     from usernsctl.gvisor.sandbox.host_namespace import HostOptions
     from usernsctl.gvisor.sandbox.records import DetachedRecord
     from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
@@ -95,9 +97,11 @@ __all__ = [
     "PoolTimeoutError",
     "Popen",
     "PythonTemplate",
+    "Result",
     "Rlimit",
     "RunscError",
     "Sandbox",
+    "SandboxEndedError",
     "SandboxHost",
     "SandboxPool",
     "SandboxPopen",
@@ -135,6 +139,7 @@ _APART = {
     "HostOptions": "usernsctl.gvisor.sandbox.host_namespace",
     "PoolStats": "usernsctl.gvisor.pool.keeper",
     "PythonTemplate": "usernsctl.gvisor.template.python",
+    "Result": "usernsctl.gvisor.result",
     "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",

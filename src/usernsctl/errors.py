@@ -181,6 +181,14 @@ class CommandNotExecutableError(CommandError, PermissionError):
     """A command that exists but can't be executed (EACCES, EPERM)."""
 
 
+class SandboxEndedError(CommandError):
+    """A command could not be run because its sandbox has ended.
+
+    The command is not at fault: another sandbox can run it. `cause` is the limit that has ended the
+    sandbox, such as ``"out-of-memory"``, or ``None``.
+    """
+
+
 class BindError(UsernsError):
     """A bind mount or root filesystem of a sandbox is impossible or not allowed.
 

@@ -295,7 +295,7 @@ def test_check_output_is_as_with_subprocess(host: un.SandboxHost) -> None:
 
 def test_kill_sends_sigkill_and_terminate_sigterm(host: un.SandboxHost) -> None:
     trap = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
-    for end, status in ((un.Sandbox.terminate, 9), (un.Sandbox.kill, 137)):
+    for end, status in ((un.Sandbox.terminate, 9), (un.Sandbox.kill, -9)):
         with host.start(trap, stdout=un.PIPE) as box:
             assert box.stdout.readline() == b"ready\n"
             end(box)

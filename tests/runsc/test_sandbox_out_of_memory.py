@@ -52,10 +52,10 @@ def is_oom(result: object, kind: str = "RunscError") -> bool:
 
 CALLS = {
     "start": "h.start(GROW).wait()",
-    "run in a sandbox without a command": "(box := h.start(None)).run(GROW).returncode",
-    "run beside a command": "(box := h.start(['sleep', '1000'])).run(GROW).returncode",
+    "run in a sandbox without a command": "(box := h.start(None)).run(GROW, check=True)",
+    "run beside a command": "(box := h.start(['sleep', '1000'])).run(GROW, check=True)",
     "popen": "(box := h.start(None)).popen(GROW, stdout=un.PIPE).communicate()[0].decode()",
-    "run": "gvisor.run(GROW, host=h).returncode",
+    "run": "gvisor.run(GROW, host=h, check=True)",
 }
 
 
@@ -67,7 +67,26 @@ with un.SandboxHost() as h:
 """
     with memory_group(250 * MIB) as group:
         (result,) = run(group, script)
-    assert is_oom(result), result
+    assert is_oom(result, "SandboxEndedError" if "run " in call else "RunscError"), result
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "(box := h.start(None)).run(GROW)",
+        "(box := h.start(['sleep', '1000'])).run(GROW)",
+        "(box := h.start(GROW)).result()",
+        "gvisor.run(GROW, host=h)",
+    ],
+)
+def test_memory_that_runs_out_is_the_reason_of_a_result(call: str) -> None:
+    script = f"""
+with un.SandboxHost() as h:
+    result = {call}
+    print(json.dumps([result.returncode != 0, result.reason]))
+"""
+    with memory_group(250 * MIB) as group:
+        assert run(group, script) == [[True, "memory-limit"]]
 
 
 def test_a_sandbox_that_has_ended_says_why_to_each_call() -> None:
@@ -82,8 +101,8 @@ with un.SandboxHost() as h, h.start(GROW) as box:
     with memory_group(250 * MIB) as group:
         first, status, later, closed = run(group, script)
     assert is_oom(first), first
-    assert status == 137
-    assert is_oom(later, "SandboxEnded"), later
+    assert status == -9
+    assert is_oom(later, "SandboxEndedError"), later
     assert is_oom(closed), closed
 
 

@@ -89,7 +89,7 @@ def test_it_kills_what_is_waited_for(detach: bool, timeout: float | None) -> Non
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
         with on_alarm(box.kill, 0.3) as calls:
-            assert box.wait(timeout) == 128 + signal.SIGKILL
+            assert box.wait(timeout) == -signal.SIGKILL
         assert calls
         box.close()
 
@@ -107,14 +107,14 @@ def test_it_kills_what_is_read(detach: bool) -> None:
 def test_it_kills_what_another_command_runs_in(
     detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = commands.finish
+    communicate = commands.communicate
 
     def ring(*arguments: Any, **options: Any) -> Any:
-        # commands.finish() waits for a command that has started, so the alarm interrupts that wait.
+        # The command has started, so the alarm interrupts the wait for its end.
         signal.setitimer(signal.ITIMER_REAL, 0.1)
-        return finish(*arguments, **options)
+        return communicate(*arguments, **options)
 
-    monkeypatch.setattr(commands, "finish", ring)
+    monkeypatch.setattr(commands, "communicate", ring)
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
         with on_alarm(box.kill, 0) as calls:
@@ -132,7 +132,7 @@ def test_it_kills_while_it_is_closed(detach: bool) -> None:
                 box.close()
                 while not calls:
                     pass
-            assert box.returncode == 128 + signal.SIGKILL
+            assert box.returncode == -signal.SIGKILL
 
 
 def close_and_kill(box: un.Sandbox, step: int) -> int:
@@ -167,7 +167,7 @@ def test_it_kills_at_any_step_of_a_close(detach: bool) -> None:
         for step in range(first, count, count // STEPS):
             box = host.start(FOREVER, detach=detach)
             assert close_and_kill(box, step) >= step or step > count // 2
-            assert box.returncode == 128 + signal.SIGKILL, step
+            assert box.returncode == -signal.SIGKILL, step
             assert sorted(os.listdir(host.directory)) == before, step
             assert un.Sandbox.list_detached() == [], step
 
@@ -188,7 +188,7 @@ def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
-    assert sorted(results, key=str) == [128 + signal.SIGKILL] * 4 + [None] * 4
+    assert sorted(results, key=str) == [-signal.SIGKILL] * 4 + [None] * 4
 
 
 @both_kinds
@@ -201,7 +201,7 @@ def test_it_kills_while_it_communicates(detach: bool, shared_dir: Path) -> None:
         with on_alarm_after_file(box.kill, shared_dir / "it") as calls:
             assert box.communicate(b"x\n") == (b"early\n", b"")
         assert calls
-        assert box.returncode == 128 + signal.SIGKILL
+        assert box.returncode == -signal.SIGKILL
         box.close()
         assert box.stdout.closed
         assert box.stdin.closed

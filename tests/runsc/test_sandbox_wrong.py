@@ -338,7 +338,7 @@ def test_an_error_about_a_directory_holds_nothing_open(tmp_path: Path) -> None:
 def test_they_tell_what_they_are(host: un.SandboxHost) -> None:
     with host.start(["sleep", "1000"], id="shown") as started:
         assert repr(started) == "<Sandbox 'shown' ['sleep', '1000']: no exit status>"
-    assert repr(started) == "<Sandbox 'shown' ['sleep', '1000']: exit status 137>"
+    assert repr(started) == "<Sandbox 'shown' ['sleep', '1000']: killed by signal 9>"
     assert repr(host) == "<SandboxHost: this machine's programs>"
     with un.Namespace.create(mount=True) as ns:
         assert repr(ns) == "<Namespace: user, mount>"

@@ -446,6 +446,19 @@ def lost_returncode(pidfd: int) -> int | None:
     return None if status < 0 else os.waitstatus_to_exitcode(status)
 
 
+def reap_exited(pidfd: int) -> tuple[float, float, int] | None:
+    """Reap a child that has exited; do not wait for it.
+
+    :returns: the processor time of the child and its reaped descendants in user mode and in the
+        kernel, in seconds, and the peak of the memory of the greatest of them, in KiB; ``None`` if
+        another thread has reaped the child.
+    """
+    usage = ffi.new("struct un_usage *")
+    if lib.un_reap_exited(pidfd, usage):
+        return None
+    return usage.user_us / 1e6, usage.system_us / 1e6, usage.max_kib
+
+
 def _planned(plan: object | None) -> Any:
     return plan.cdata if isinstance(plan, NativePlan) else ffi.NULL
 

@@ -64,6 +64,8 @@ class Collected(subprocess.Popen[AnyStr]):
 
     _child_created: bool  # subprocess's, private: whether there is a child to reap
     _owner = -1  # the pid of the parent
+    # See _core.reap_exited().
+    _usage: tuple[float, float, int] | None = None
 
     def _hold(self, pidfd: int) -> None:
         self._owner = os.getpid()
@@ -116,8 +118,7 @@ class Collected(subprocess.Popen[AnyStr]):
             try:
                 self._end_with(ended.si_status if is_exit else -ended.si_status)
             finally:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+                self._usage = _core.reap_exited(pidfd) or self._usage
 
     def _end_with(self, status: int) -> None:
         if self.returncode is None:
@@ -630,10 +631,14 @@ def run(
     with start_within(timeout, args, bufsize, *positional, **arguments) as process:
         started(process)
         try:
-            return finish(process, input, seconds_left(deadline), check=check)
+            stdout, stderr = communicate(process, input, seconds_left(deadline))
         except TimeoutExpired as expired:
             expired.timeout = timeout or 0
             raise
+    status = process.returncode
+    if check and status:
+        raise CalledProcessError(status, process.args, output=stdout, stderr=stderr)
+    return CompletedProcess(process.args, status, stdout, stderr)
 
 
 _RUN_KEYWORDS = _KEYWORDS.union(keywords_of(run))
@@ -654,17 +659,14 @@ def choose_pipes(arguments: dict[str, Any], input: Any, capture_output: bool) ->
         arguments["stdout"] = arguments["stderr"] = PIPE
 
 
-def finish(
-    process: Any, input: Any, timeout: float | None, *, check: bool
-) -> CompletedProcess[Any]:
-    """Communicate with the process of a ``run()`` until it ends, and return the result.
+def communicate(process: Any, input: Any, timeout: float | None) -> tuple[Any, Any]:
+    """Communicate with the process of a ``run()`` until it ends, and return its output.
 
     :param process: a Popen or a SandboxPopen.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
-    :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
     """
     try:
-        stdout, stderr = process.communicate(input, timeout=timeout)
+        output: tuple[Any, Any] = process.communicate(input, timeout=timeout)
     except TimeoutExpired as expired:
         # The exception has the output so far; the rest is lost.
         process._end()
@@ -672,11 +674,7 @@ def finish(
     except BaseException:
         process.kill()
         raise
-    status = process.poll()
-    assert status is not None
-    if check and status:
-        raise CalledProcessError(status, process.args, output=stdout, stderr=stderr)
-    return CompletedProcess(process.args, status, stdout, stderr)
+    return output
 
 
 @overload

@@ -19,10 +19,10 @@ from usernsctl.commands.popen import (
     DEVNULL,
     PIPE,
     CalledProcessError,
-    CompletedProcess,
     TimeoutExpired,
 )
 from usernsctl.gvisor.agent.commands import CommandOptions
+from usernsctl.gvisor.result import Result
 from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
 
@@ -174,7 +174,7 @@ def run(
     errors: str | None = None,
     input: str | None = None,
     **options: Unpack[RunOptions],
-) -> CompletedProcess[str]: ...
+) -> Result[str]: ...
 
 
 @overload
@@ -186,7 +186,7 @@ def run(
     errors: str | None = None,
     input: str | None = None,
     **options: Unpack[RunOptions],
-) -> CompletedProcess[str]: ...
+) -> Result[str]: ...
 
 
 @overload
@@ -198,7 +198,7 @@ def run(
     errors: None = None,
     input: bytes | None = None,
     **options: Unpack[RunOptions],
-) -> CompletedProcess[bytes]: ...
+) -> Result[bytes]: ...
 
 
 @overload
@@ -210,7 +210,7 @@ def run(
     errors: str | None = None,
     input: Any = None,
     **options: Unpack[RunOptions],
-) -> CompletedProcess[Any]: ...
+) -> Result[Any]: ...
 
 
 def run(
@@ -225,7 +225,7 @@ def run(
     errors: str | None = None,
     host: HostBase | None = None,
     **options: Unpack[SandboxOptions],
-) -> CompletedProcess[Any]:
+) -> Result[Any]:
     """Run a command in gVisor and wait for it, as :func:`subprocess.run` does.
 
     The sandbox ends with the command, and leaves nothing behind.
@@ -245,7 +245,8 @@ def run(
     :param options: `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and `in_cgroup`, as for
         :class:`usernsctl.Sandbox`; without `host`, also the arguments of
         :class:`usernsctl.SandboxHost`.
-    :returns: the exit status of the command, or 128+N after signal N, and its output.
+    :returns: the exit status of the command, or -N after signal N, its output, and the
+        reason of its end.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
     :raises TypeError: an argument has the wrong type, or is unknown.
@@ -264,15 +265,16 @@ def run(
             sent = input.encode(*coding) if is_text and input is not None else input
             left = seconds_left(deadline)
             out, err = box.communicate(sent, left)
-            status = box.wait()
+            result = box.result()
     except TimeoutExpired as expired:
         expired.cmd, expired.timeout = args, timeout or 0
         raise
     if is_text:
         out, err = (_lines(told, *coding) for told in (out, err))
-    if check and status:
-        raise CalledProcessError(status, args, output=out, stderr=err)
-    return CompletedProcess(args, status, out, err)
+    result.args, result.stdout, result.stderr = args, out, err
+    if check:
+        _check_result(box, result)
+    return result
 
 
 _RUN_KEYWORDS = (*keywords_of(run), *SandboxOptions.__annotations__)
@@ -306,6 +308,18 @@ def _choose_streams(options: SandboxOptions, input: Any, capture_output: bool) -
         options["stdout"] = options["stderr"] = PIPE
     if options.get("stdin") is None:
         options["stdin"] = DEVNULL
+
+
+def _check_result(box: Sandbox, result: Result[Any]) -> None:
+    """Raise an error unless the exit status of the command is 0.
+
+    :raises RunscError: a limit has ended the sandbox.
+    :raises CalledProcessError: the command failed for another reason.
+    """
+    if result.reason not in ("exited", "signalled"):
+        box.wait()
+    if result.returncode:
+        raise CalledProcessError(result.returncode, result.args, result.stdout, result.stderr)
 
 
 def _lines(told: bytes | None, encoding: str, errors: str) -> str | None:

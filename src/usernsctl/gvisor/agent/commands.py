@@ -20,8 +20,13 @@ from usernsctl.commands.arguments import (
     check_timeout,
     keywords_of,
 )
-from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
-from usernsctl.errors import RunscError
+from usernsctl.commands.popen import (
+    CalledProcessError,
+    TimeoutExpired,
+    choose_pipes,
+    communicate,
+)
+from usernsctl.errors import RunscError, SandboxEndedError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import protocol as wire
 from usernsctl.gvisor.agent.popen import (
@@ -40,7 +45,8 @@ from usernsctl.gvisor.agent.protocol import (
 )
 from usernsctl.gvisor.agent.start import AgentContainer, start_agent, start_agent_async
 from usernsctl.gvisor.launch import request
-from usernsctl.gvisor.runsc.container import ENDING_SECONDS, SandboxEnded
+from usernsctl.gvisor.result import Result
+from usernsctl.gvisor.runsc.container import ENDING_SECONDS, ended_error, limit_reason
 
 if TYPE_CHECKING:
     from usernsctl.commands import aio
@@ -114,7 +120,7 @@ class SandboxCommands:
     def _life(self) -> AgentContainer:
         get = self._get_life()
         if get is None:
-            raise SandboxEnded.of(self._id)
+            raise ended_error(self._id)
         return get()
 
     def _start_agent(self, deadline: float) -> Agent:
@@ -123,22 +129,25 @@ class SandboxCommands:
     async def _start_agent_async(self, deadline: float) -> Agent:
         return await start_agent_async(self._life(), self._id, deadline, self._agent_options)
 
-    def _ended(self) -> SandboxEnded | None:
+    def _ended(self) -> SandboxEndedError | None:
         try:
             life = self._life()
             return life.end_error() if life.ends_within(ENDING_SECONDS) else None
-        except SandboxEnded as error:
+        except SandboxEndedError as error:
             return error
+        except ValueError:
+            # The sandbox was released.
+            return None
 
     def _oom_error(self) -> RunscError | None:
         try:
             return self._life().awaited_oom_error()
-        except (SandboxEnded, ValueError):
+        except (SandboxEndedError, ValueError):
             # The sandbox is gone, or was released.
             return None
 
     def _kill(self) -> None:
-        with contextlib.suppress(SandboxEnded):
+        with contextlib.suppress(SandboxEndedError):
             self._life().kill()
 
     def adopt(self, agent: Agent) -> None:
@@ -160,7 +169,7 @@ class SandboxCommands:
         started.args = args
         return started
 
-    def run(self, args: Args, options: Mapping[str, Any]) -> CompletedProcess[Any]:
+    def run(self, args: Args, options: Mapping[str, Any]) -> Result[Any]:
         """Run a command to its end: see :meth:`usernsctl.Sandbox.run`."""
         arguments = dict(options)
         timeout = arguments.pop("timeout", None)
@@ -175,7 +184,9 @@ class SandboxCommands:
         try:
             arguments["outlives"] = False
             with self._start(spec, args, start_deadline, arguments) as process:
-                return finish(process, input, seconds_left(deadline), check=check)
+                process._raises_limit = False
+                output = communicate(process, input, seconds_left(deadline))
+            return self._result(process, *output, check=check)
         except AgentUnresponsive as error:
             if deadline is None or time.monotonic() < deadline:
                 raise
@@ -183,6 +194,33 @@ class SandboxCommands:
         except TimeoutExpired as expired:
             expired.timeout = timeout
             raise
+
+    def _result(
+        self, process: SandboxPopen[Any], stdout: Any, stderr: Any, *, check: bool
+    ) -> Result[Any]:
+        """Return the :class:`Result` of a command that has ended.
+
+        :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
+        :raises SandboxEndedError: `check` is true, and the sandbox has ended before the command.
+        """
+        status = process.returncode
+        assert status is not None
+        result = Result[Any](process.args, status, stdout, stderr)
+        result.rusage = process.rusage
+        if status == 0:
+            return result
+        ended = None
+        if process._limit_error is not None:
+            ended = ended_error(self._id, process._limit_error)
+            result.reason = limit_reason(process._limit_error)
+        elif process._is_lost:
+            ended = self._ended()
+            result.reason = "killed" if ended is None else "sandbox-ended"
+        elif status < 0:
+            result.reason = "signalled"
+        if check:
+            raise ended or CalledProcessError(status, process.args, stdout, stderr)
+        return result
 
     async def create_subprocess_exec(
         self, program: StrOrBytesPath, args: Iterable[StrOrBytesPath], options: Mapping[str, Any]

@@ -38,6 +38,7 @@ from usernsctl.gvisor.agent.protocol import (
     send_order,
     shut,
 )
+from usernsctl.gvisor.result import Usage
 from usernsctl.gvisor.runsc.stdio import Streams, closed_streams
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
     pid: int
     pid_inside: int
-    rusage: wire.Usage | None = None
+    rusage: Usage | None = None
     # A class attribute, since __del__ reads it even if the constructor of subprocess has raised.
     returncode = None
     _outlives = True
@@ -136,6 +137,12 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     # command: kill_tree() needs the socket to kill the background processes of the command.
     _is_watched = False
     _shared: SharedSocket | None = None
+    # The error of a limit that has ended the sandbox. poll() and wait() raise it, unless the caller
+    # reads this attribute afterwards.
+    _limit_error: RunscError | None = None
+    _raises_limit = True
+    # True if the agent, or the whole sandbox, has ended before the command.
+    _is_lost = False
 
     def __init__(
         self,
@@ -370,9 +377,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._end_with(-signal.SIGKILL)
             return
         if not message:
+            self._is_lost = True
             self._end_with(-signal.SIGKILL)
-            if (error := self._place.oom_error()) is not None:
-                raise error
+            self._look_for_limit()
             return
         try:
             ended = wire.read_end(message)
@@ -382,8 +389,14 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise agent_error(self._place.id, f"sent an invalid message: {lie}") from None
         self._end_with(ended.returncode, ended.usage)
         # gVisor may have ended the command, since the kernel has killed its process.
-        if ended.returncode and (error := self._place.oom_error()) is not None:
-            raise error
+        if ended.returncode:
+            self._look_for_limit()
+
+    def _look_for_limit(self) -> None:
+        """Set `_limit_error`, and raise it unless a ``run()`` reads that attribute."""
+        self._limit_error = self._place.oom_error()
+        if self._limit_error is not None and self._raises_limit:
+            raise self._limit_error
 
     def _receive(self, flags: int) -> bytes:
         """Return the next message on the command's socket, or nothing if its other end is closed.
@@ -407,7 +420,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise ClosedError("the command has not started")
         return self._shared
 
-    def _end_with(self, status: int, usage: wire.Usage | None = None) -> None:
+    def _end_with(self, status: int, usage: Usage | None = None) -> None:
         if self.returncode is None:
             self.rusage = usage
             self.returncode = status

@@ -7,7 +7,7 @@ from typing import Any
 
 from usernsctl.commands import aio
 from usernsctl.gvisor.agent.popen import KILL_SECONDS, SandboxPopen
-from usernsctl.gvisor.agent.protocol import Usage
+from usernsctl.gvisor.result import Usage
 
 
 class SandboxProcess(aio.Process):

@@ -28,6 +28,7 @@ from usernsctl._system.descriptors import (
     wait_readable,
 )
 from usernsctl.errors import RunscError
+from usernsctl.gvisor.result import Usage
 
 VERSION = 1
 _HELLO_MAGIC = 0x544E4741
@@ -97,17 +98,6 @@ class Failed(NamedTuple):
 
     errno: int
     step: str
-
-
-class Usage(NamedTuple):
-    """The resource usage of a command and of the children that it has waited for (getrusage(2)).
-
-    gVisor counts `utime` and `stime` in seconds, and `maxrss`, the peak of the memory, in KiB.
-    """
-
-    utime: float
-    stime: float
-    maxrss: int
 
 
 class Ended(NamedTuple):

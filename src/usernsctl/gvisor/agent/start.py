@@ -18,7 +18,7 @@ from usernsctl._system.descriptors import (
     socket_pair,
 )
 from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
-from usernsctl.errors import RunscError
+from usernsctl.errors import RunscError, SandboxEndedError
 from usernsctl.gvisor.agent import protocol as wire
 from usernsctl.gvisor.agent.protocol import (
     Agent,
@@ -30,7 +30,7 @@ from usernsctl.gvisor.agent.protocol import (
 )
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE
 from usernsctl.gvisor.runsc import logs
-from usernsctl.gvisor.runsc.container import ENDING_SECONDS, Container, SandboxEnded, raise_if_ended
+from usernsctl.gvisor.runsc.container import ENDING_SECONDS, Container, raise_if_ended
 from usernsctl.gvisor.runsc.releases import Release
 from usernsctl.hardening import CAPABILITIES
 
@@ -190,7 +190,7 @@ def start_agent(
     :param id: the id of the sandbox.
     :param deadline: the deadline, by :func:`time.monotonic`.
     :param options: the command line options of the agent.
-    :raises SandboxEnded: the sandbox has ended.
+    :raises SandboxEndedError: the sandbox has ended.
     :raises RunscError: the agent could not be started, or its first message is invalid.
     :raises AgentTimeout: no message of the agent came before the deadline.
     :raises OSError: no descriptors are left.
@@ -209,7 +209,7 @@ async def start_agent_async(
 
     If this call is cancelled, the agent ends, and runsc is killed.
 
-    :raises SandboxEnded: as :func:`start_agent` does.
+    :raises SandboxEndedError: as :func:`start_agent` does.
     :raises RunscError: likewise.
     :raises AgentTimeout: likewise.
     :raises OSError: likewise.
@@ -341,7 +341,7 @@ class _Starter:
         self._log = log
         self._stderr = stderr
 
-    def failure(self, deadline: float) -> RunscError | SandboxEnded:
+    def failure(self, deadline: float) -> RunscError | SandboxEndedError:
         """Return the error for an agent whose end of the connection was closed."""
         with contextlib.suppress(TimeoutExpired):
             self._popen.wait(min(_END_SECONDS, seconds_left(deadline) or 0))

@@ -22,6 +22,17 @@ PLATFORMS: tuple[Platform, ...] = ("systrap", "ptrace", "kvm")
 FAILED = 128
 CRASHED = 2
 
+_SIGNAL_MAX = 64
+
+
+def returncode_of(status: int) -> int:
+    """Return the returncode, as of :mod:`subprocess`, for an exit status of runsc.
+
+    runsc exits with 128+N if signal N has killed the command, but a command may exit with the same
+    status.
+    """
+    return 128 - status if 128 < status <= 128 + _SIGNAL_MAX else status
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logs:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.commands.popen import run as run_command
-from usernsctl.errors import CommandError, NamespaceError, RunscError
+from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
+from usernsctl.gvisor.result import Reason
 
 
 class Container(Protocol):
@@ -19,29 +20,30 @@ class Container(Protocol):
     def runsc(self, *argv: str) -> AbstractContextManager[tuple[list[str], dict[str, Any]]]:
         """Return a context manager with the argv of a runsc command and the arguments for Popen.
 
-        :raises SandboxEnded: the sandbox has ended.
+        :raises SandboxEndedError: the sandbox has ended.
         """
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""
 
-    def end_error(self) -> SandboxEnded:
+    def end_error(self) -> SandboxEndedError:
         """Return the error of a command for this sandbox, which has ended."""
 
 
-class SandboxEnded(CommandError):
-    """Error of a command for a sandbox that has ended."""
+def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
+    """Return the error of a command for the sandbox `id`, which has ended.
 
-    @classmethod
-    def of(cls, id: str, reason: RunscError | None = None) -> SandboxEnded:
-        """Return the error for the sandbox `id`.
+    :param reason: the error because of which the sandbox has ended, if that is known.
+    """
+    if reason is None:
+        return SandboxEndedError(f"the sandbox {id} has ended", step="sandbox")
+    text = f"the sandbox {id} has ended: {reason.reason}"
+    return SandboxEndedError(text, step="sandbox", cause=reason.cause)
 
-        :param reason: the error because of which the sandbox has ended, if that is known.
-        """
-        if reason is None:
-            return cls(f"the sandbox {id} has ended", step="sandbox")
-        text = f"the sandbox {id} has ended: {reason.reason}"
-        return cls(text, step="sandbox", cause=reason.cause)
+
+def limit_reason(error: RunscError) -> Reason:
+    """Return the reason of a result for the error of a limit that has ended the sandbox."""
+    return "memory-limit"
 
 
 # A sandbox doesn't answer between the end of its command and its own end. So if it ends within this
@@ -51,11 +53,11 @@ ENDING_SECONDS = 1
 
 @contextlib.contextmanager
 def raise_if_ended(life: Container, id: str) -> Iterator[None]:
-    """Turn a NamespaceError of the block into SandboxEnded if the sandbox has ended.
+    """Turn a NamespaceError of the block into SandboxEndedError if the sandbox has ended.
 
     In a PID namespace whose process 1 has ended, fork() fails with ENOMEM (pid_namespaces(7)).
 
-    :raises SandboxEnded: the sandbox has ended.
+    :raises SandboxEndedError: the sandbox has ended.
     """
     try:
         yield
@@ -82,7 +84,7 @@ def query(life: Container, id: str, *argv: str, seconds: float | None = None) ->
         with life.runsc(*argv) as (command, options), raise_if_ended(life, id):
             options |= {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
             done = run_command(command, **options, text=True, timeout=limit)
-    except SandboxEnded:
+    except SandboxEndedError:
         return None
     except TimeoutExpired:
         raise RunscError(

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import signal
 import subprocess
 import time
 import weakref
@@ -28,10 +29,11 @@ from usernsctl._system.descriptors import (
 )
 from usernsctl._system.processes import children_of
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
-from usernsctl.errors import NamespaceError, RunscError
+from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.agent.start import ProcessDefaults
-from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
-from usernsctl.gvisor.runsc.container import SandboxEnded
+from usernsctl.gvisor.result import Usage
+from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, returncode_of
+from usernsctl.gvisor.runsc.container import ended_error
 from usernsctl.gvisor.sandbox.directory import ERROR_BYTES, PopenStreams, SandboxDirectory
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace, RunscNamespace
 from usernsctl.namespaces.namespace import Namespace
@@ -90,6 +92,7 @@ class AttachedSandbox:
         self._streams = PopenStreams()
         self._inside: Namespace | None = None
         self._oom = ""
+        self._is_killed = False
         self._oom_kills = _core.oom_kills()
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
@@ -195,9 +198,20 @@ class AttachedSandbox:
 
     @property
     def status(self) -> int | None:
-        """The exit status, 128+N after signal N; ``None`` until the sandbox was waited for."""
+        """The exit status, -N after signal N; ``None`` until the sandbox was waited for."""
         status = self.popen.returncode
-        return 128 - status if status is not None and status < 0 else status
+        return None if status is None else returncode_of(status)
+
+    @property
+    def is_killed(self) -> bool:
+        """True if :meth:`kill` has ended the sandbox."""
+        return self._is_killed and self.status == -signal.SIGKILL
+
+    @property
+    def rusage(self) -> Usage | None:
+        """The resource usage of all processes; ``None`` until the sandbox was waited for."""
+        usage = self.popen._usage
+        return None if usage is None else Usage(*usage)
 
     def has_ended(self) -> bool:
         """Return whether the sandbox has ended."""
@@ -223,9 +237,9 @@ class AttachedSandbox:
             self.ends_within(_OOM_SECONDS)
         return self.oom_error()
 
-    def end_error(self) -> SandboxEnded:
+    def end_error(self) -> SandboxEndedError:
         """Return the error of a command for this sandbox, which has ended."""
-        return SandboxEnded.of(self._id, self.oom_error())
+        return ended_error(self._id, self.oom_error())
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""
@@ -257,6 +271,7 @@ class AttachedSandbox:
 
     def kill(self) -> None:
         """Kill all processes of the sandbox; do not wait for their end."""
+        self._is_killed = True
         if self._is_init:
             self.popen.kill()
             return
@@ -270,7 +285,7 @@ class AttachedSandbox:
         """Yield the argv of a runsc command for the sandbox, and the arguments for Popen.
 
         :param arguments: the arguments of runsc after the global options.
-        :raises SandboxEnded: the sandbox has ended.
+        :raises SandboxEndedError: the sandbox has ended.
         """
         if self._inside is None or self.has_ended():
             raise self.end_error()

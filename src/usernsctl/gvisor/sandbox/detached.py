@@ -25,10 +25,10 @@ from usernsctl._system.descriptors import (
 from usernsctl._system.processes import exit_status, parent_namespace, reap
 from usernsctl._system.records import Entry
 from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired, start_within
-from usernsctl.errors import NamespaceError, RunscError
+from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.agent.start import ProcessDefaults
-from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
-from usernsctl.gvisor.runsc.container import SandboxEnded
+from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, returncode_of
+from usernsctl.gvisor.runsc.container import ended_error
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.sandbox.directory import (
     ERROR_BYTES,
@@ -77,7 +77,10 @@ class DetachedSandbox:
     :ivar record: the record of the sandbox.
     :ivar popen: the process that started the sandbox, with the caller's ends of its pipes;
         ``None`` if the sandbox was found by its id.
+    :ivar rusage: ``None``: no process that waits for the sandbox is its parent.
     """
+
+    rusage = None
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class DetachedSandbox:
         is the working directory of the command.
 
         :param arguments: the arguments of runsc after the global options.
-        :raises SandboxEnded: the sandbox has ended.
+        :raises SandboxEndedError: the sandbox has ended.
         :raises RunscError: runsc was not found.
         """
         if self._inside is None or self.has_ended():
@@ -156,15 +159,20 @@ class DetachedSandbox:
                 },
             )
 
+    @property
+    def is_killed(self) -> bool:
+        """True if :meth:`kill` has ended the sandbox."""
+        return self._is_killed and self.status == -signal.SIGKILL
+
     def oom_error(self) -> RunscError | None:
         """Return None: no process looks for OOM kills of a detached sandbox."""
         return None
 
     awaited_oom_error = oom_error
 
-    def end_error(self) -> SandboxEnded:
+    def end_error(self) -> SandboxEndedError:
         """Return the error of a command for this sandbox, which has ended."""
-        return SandboxEnded.of(self.record.id)
+        return ended_error(self.record.id)
 
     @classmethod
     def attach(cls, id: str) -> DetachedSandbox:
@@ -261,7 +269,7 @@ class DetachedSandbox:
         deadline = deadline_after(timeout)
         with contextlib.ExitStack() as opened:
             end = None
-            with contextlib.suppress(SandboxEnded, ClosedError):
+            with contextlib.suppress(SandboxEndedError, ClosedError):
                 command, arguments = opened.enter_context(self._asking())
                 pidfd = opened.enter_context(self._end())
                 waiter = opened.enter_context(Popen[bytes](command, **arguments))
@@ -279,7 +287,7 @@ class DetachedSandbox:
 
     async def wait_async(self) -> int:
         """Wait for the end of the sandbox from asyncio."""
-        with contextlib.suppress(SandboxEnded, ClosedError), contextlib.ExitStack() as held:
+        with contextlib.suppress(SandboxEndedError, ClosedError), contextlib.ExitStack() as held:
             command, arguments = held.enter_context(self._asking())
             end = held.enter_context(self._end()).fileno()
             async with await aio.create_subprocess_exec(*command, **arguments) as waiter:
@@ -307,15 +315,15 @@ class DetachedSandbox:
     def _take_answer(self, answer: bytes) -> None:
         """Read the exit status from the output of ``runsc wait``, if it has one."""
         with contextlib.suppress(LookupError, TypeError, ValueError):
-            self.status = int(json.loads(answer)["exitStatus"])
+            self.status = returncode_of(int(json.loads(answer)["exitStatus"]))
 
     def _see_end(self, pidfd: int) -> None:
         """Read the exit status of the process that the command ran in, and reap that process."""
         status = exit_status(pidfd)
         if status is None and self._is_killed:
-            status = 128 + signal.SIGKILL
-        if self.status is None:
-            self.status = status
+            status = -signal.SIGKILL
+        if self.status is None and status is not None:
+            self.status = returncode_of(status)
         # Reap the child last: a thread that finds it reaped already relies on self.status.
         reap(pidfd)
 

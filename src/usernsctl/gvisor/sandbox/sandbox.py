@@ -26,7 +26,6 @@ from usernsctl.commands.arguments import (
 from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin
 from usernsctl.commands.popen import (
     DEVNULL,
-    CompletedProcess,
     Popen,
     TimeoutExpired,
     output_options,
@@ -38,7 +37,8 @@ from usernsctl.gvisor.agent.popen import START_SECONDS, SandboxPopen
 from usernsctl.gvisor.agent.protocol import Agent, AgentTimeout, AgentUnresponsive, agent_error
 from usernsctl.gvisor.agent.start import OWN_IPC, OWN_NET, InitAgent
 from usernsctl.gvisor.launch.request import Request
-from usernsctl.gvisor.runsc.container import query
+from usernsctl.gvisor.result import Result
+from usernsctl.gvisor.runsc.container import limit_reason, query
 from usernsctl.gvisor.runsc.stdio import prepared_streams, receive_terminal
 from usernsctl.gvisor.sandbox import records
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
@@ -352,7 +352,7 @@ class Sandbox(AsyncStartMixin):
 
     @property
     def returncode(self) -> int | None:
-        """The exit status of the command, 128+N after signal N; ``None`` while it is not known."""
+        """The exit status of the command, -N after signal N; ``None`` while it is not known."""
         return self._get().status
 
     def poll(self) -> int | None:
@@ -374,15 +374,45 @@ class Sandbox(AsyncStartMixin):
         :raises TimeoutExpired: the command did not end within `timeout` seconds; it keeps running.
         :raises RunscError: the sandbox is detached, and ended while no process waited (cause
             ``"exit-status-unknown"``). Or memory ran out, and the kernel killed a process of gVisor
-            (``"out-of-memory"``): the sandbox was ended, and :attr:`returncode` is 137.
+            (``"out-of-memory"``): the sandbox was ended, and :attr:`returncode` is -9.
         """
+        return _unless_oom(self._get(), self._await_end(timeout))
+
+    def _await_end(self, timeout: float | None) -> int:
         check_timeout(timeout)
-        life = self._get()
         try:
-            status = life.wait(timeout)
+            return self._get().wait(timeout)
         except TimeoutExpired as expired:
             raise TimeoutExpired(self.args, expired.timeout) from None
-        return _unless_oom(life, status)
+
+    def result(self, timeout: float | None = None) -> Result[Any]:
+        """Wait for the end of the command, and return its exit status and the reason of its end.
+
+        The result has no output: :meth:`communicate` returns that. A limit that has ended the
+        sandbox is the reason of the result, where :meth:`wait` raises an error.
+
+        :param timeout: as for :meth:`wait`.
+        :raises TimeoutExpired: as :meth:`wait` does.
+        :raises RunscError: as :meth:`wait` does for a detached sandbox.
+        """
+        return self._result(self._await_end(timeout))
+
+    async def result_async(self) -> Result[Any]:
+        """Wait for the end of the command from asyncio: see :meth:`result`."""
+        await self._async_start.wait()
+        return self._result(await self._get().wait_async())
+
+    def _result(self, status: int) -> Result[Any]:
+        life = self._get()
+        result = Result[Any](self.args, status)
+        result.rusage = life.rusage
+        if (error := life.oom_error()) is not None:
+            result.reason = limit_reason(error)
+        elif life.is_killed:
+            result.reason = "killed"
+        elif status < 0:
+            result.reason = "signalled"
+        return result
 
     async def wait_async(self) -> int:
         """Wait for the end of the command from asyncio, and return its exit status.
@@ -456,36 +486,31 @@ class Sandbox(AsyncStartMixin):
         return {"id": self.id, "status": "stopped"} if state is None else dict(json.loads(state))
 
     @overload
-    def run(
-        self, args: Args, **options: Unpack[options.SandboxRunText]
-    ) -> CompletedProcess[str]: ...
+    def run(self, args: Args, **options: Unpack[options.SandboxRunText]) -> Result[str]: ...
 
     @overload
-    def run(
-        self, args: Args, **options: Unpack[options.SandboxRunEncoded]
-    ) -> CompletedProcess[str]: ...
+    def run(self, args: Args, **options: Unpack[options.SandboxRunEncoded]) -> Result[str]: ...
 
     @overload
-    def run(
-        self, args: Args, **options: Unpack[options.SandboxRunBytes]
-    ) -> CompletedProcess[bytes]: ...
+    def run(self, args: Args, **options: Unpack[options.SandboxRunBytes]) -> Result[bytes]: ...
 
     @overload
-    def run(
-        self, args: Args, **options: Unpack[options.SandboxRunEither]
-    ) -> CompletedProcess[Any]: ...
+    def run(self, args: Args, **options: Unpack[options.SandboxRunEither]) -> Result[Any]: ...
 
-    def run(self, args: Args, **options: Any) -> CompletedProcess[Any]:
+    def run(self, args: Args, **options: Any) -> Result[Any]:
         """Run another command in the sandbox and wait for it, as :func:`subprocess.run` does.
 
         :param args: the command and its arguments, or one word as the command.
         :param options: `input`, `capture_output`, `timeout` (in seconds) and `check`, as for
             :func:`subprocess.run`; and the options of :meth:`popen`.
-        :returns: the exit status of the command, or -N after signal N, and its output: text if
-            `text`, `encoding`, `errors` or `universal_newlines` is given, else bytes.
+        :returns: the exit status of the command, or -N after signal N, its output, and the reason
+            of its end. The output is text if `text`, `encoding`, `errors` or `universal_newlines`
+            is given, else bytes.
         :raises TimeoutExpired: the command took more than `timeout` seconds, its start included.
             It was killed, with all processes that it had started.
         :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
+        :raises SandboxEndedError: the sandbox has ended before the start of the command, or, with
+            `check`, before its end.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value, or is not supported.
         :raises CommandError: as :meth:`popen` does.
@@ -669,7 +694,7 @@ class Sandbox(AsyncStartMixin):
         elif life is None:
             state = "not started"
         else:
-            state = "no exit status" if life.status is None else f"exit status {life.status}"
+            state = _ending(life.status)
         kind = "detached, " if isinstance(life, DetachedSandbox) else ""
         return f"<Sandbox {self.id!r} {list(self.args)}: {kind}{state}>"
 
@@ -688,6 +713,13 @@ class Sandbox(AsyncStartMixin):
 
 
 _KEYWORDS = frozenset((*keywords_of(Sandbox.__init__), *HostOptions.__annotations__))
+
+
+def _ending(status: int | None) -> str:
+    """Describe a returncode."""
+    if status is None:
+        return "no exit status"
+    return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
 
 
 def _unless_oom(life: AttachedSandbox | DetachedSandbox, status: int) -> int:

@@ -1,0 +1,71 @@
+"""The result of a command in a sandbox."""
+
+from __future__ import annotations
+
+from subprocess import CompletedProcess
+from typing import AnyStr, Literal, NamedTuple
+
+#: Why a command has ended, see :class:`Result`.
+Reason = Literal[
+    "exited",
+    "signalled",
+    "timeout",
+    "memory-limit",
+    "pids-limit",
+    "output-limit",
+    "disk-limit",
+    "sandbox-ended",
+    "killed",
+    "start-failed",
+]
+
+
+class Usage(NamedTuple):
+    """The resource usage of a command and of the children that it has waited for (getrusage(2)).
+
+    gVisor counts `utime` and `stime` in seconds, and `maxrss`, the peak of the memory, in KiB.
+    """
+
+    utime: float
+    stime: float
+    maxrss: int
+
+
+class Result(CompletedProcess[AnyStr]):
+    """The result of a command in a sandbox, a :class:`subprocess.CompletedProcess`.
+
+    :ivar args: the command and its arguments, as they were given.
+    :ivar int returncode: the exit status of the command, or -N after signal N.
+    :ivar stdout: the standard output, text or bytes; ``None`` if it was not captured.
+    :ivar stderr: the standard error, likewise.
+    :ivar reason: why the command has ended: ``"exited"``, also with an exit status other than 0;
+        ``"signalled"``, by a signal; ``"killed"``, by the caller, who has killed or closed the
+        sandbox; ``"sandbox-ended"``, because its sandbox has ended;
+        ``"memory-limit"`` and so on, because a limit was reached. The Python functions raise an
+        exception in place of ``"start-failed"``.
+    :ivar limit: the limit that was reached, in bytes; ``None`` if none was reached, or its value
+        is not known.
+    :ivar used: how much of it was used, in the unit of `limit`.
+    :ivar rusage: the processor time of the command, in seconds (`utime`, `stime`). For a command
+        in a running sandbox, the time that gVisor counts for the command and the children that it
+        has waited for. For a whole sandbox, the time of all its processes on this machine.
+        ``None`` if it is not known, as for a detached sandbox.
+    :ivar peak_memory: the greatest memory usage of the whole sandbox, in bytes; ``None`` if no
+        limit of the memory was reached.
+    :ivar int stdout_truncated: the number of bytes that `stdout` lacks.
+    :ivar int stderr_truncated: the number of bytes that `stderr` lacks.
+    """
+
+    # Class attributes, which the creator of a result overrides: a constructor in Python would cost
+    # each command some microseconds.
+    reason: Reason = "exited"
+    limit: float | None = None
+    used: float | None = None
+    rusage: Usage | None = None
+    peak_memory: int | None = None
+    stdout_truncated: int = 0
+    stderr_truncated: int = 0
+
+    def __repr__(self) -> str:
+        shown = super().__repr__()
+        return shown if self.reason == "exited" else f"{shown[:-1]}, reason={self.reason!r})"

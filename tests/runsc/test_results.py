@@ -1,0 +1,158 @@
+"""Tests of the results of commands in sandboxes: how they ended, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import usernsctl as un
+from usernsctl import gvisor
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+PATIENCE = 60
+FOREVER = ["sleep", "1000"]
+SPIN = ["sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]
+
+# Shell scripts, and the returncode and the reason of each.
+ENDS = {
+    "true": (0, "exited"),
+    "exit 7": (7, "exited"),
+    "exit 255": (255, "exited"),
+    "exit 125": (125, "exited"),
+    "kill -TERM $$": (-15, "signalled"),
+    "kill -SEGV $$": (-11, "signalled"),
+    "kill -KILL $$": (-9, "signalled"),
+}
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def running(host: un.SandboxHost) -> Iterator[un.Sandbox]:
+    with host.start(None) as box:
+        yield box
+
+
+@pytest.mark.parametrize("script", ENDS)
+def test_a_command_in_a_sandbox_has_a_result(running: un.Sandbox, script: str) -> None:
+    result = running.run(["sh", "-c", script], capture_output=True, text=True)
+    assert isinstance(result, un.Result)
+    assert (result.returncode, result.reason) == ENDS[script]
+    assert (result.args, result.stdout, result.stderr) == (["sh", "-c", script], "", "")
+    assert (result.limit, result.used, result.peak_memory) == (None, None, None)
+    assert result.rusage is not None
+
+
+@pytest.mark.parametrize("script", ENDS)
+def test_a_sandbox_has_a_result(host: un.SandboxHost, script: str) -> None:
+    with host.start(["sh", "-c", script]) as box:
+        result = box.result(PATIENCE)
+        assert (result.returncode, result.reason) == ENDS[script]
+        assert (box.wait(), box.poll(), box.returncode) == (result.returncode,) * 3
+        assert result.args == ("sh", "-c", script)
+        assert (result.stdout, result.stderr) == (None, None)
+    assert box.result().returncode == result.returncode
+
+
+def test_a_run_has_a_result(host: un.SandboxHost) -> None:
+    options = {"host": host, "capture_output": True}
+    result = gvisor.run(["sh", "-c", "echo out; kill -9 $$"], host=host, capture_output=True)
+    assert (result.returncode, result.reason, result.stdout) == (-9, "signalled", b"out\n")
+    text = gvisor.run(["sh", "-c", "echo e >&2; exit 3"], text=True, **options)
+    assert (text.returncode, text.reason, text.stdout, text.stderr) == (3, "exited", "", "e\n")
+    with pytest.raises(un.CalledProcessError) as caught:
+        gvisor.run(["sh", "-c", "exit 3"], check=True, **options)
+    assert caught.value.returncode == 3
+
+
+def test_the_caller_who_kills_a_sandbox_is_the_reason(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as box:
+        box.kill()
+        result = box.result(PATIENCE)
+        assert (result.returncode, result.reason) == (-signal.SIGKILL, "killed")
+    with host.start(FOREVER) as box:
+        pass
+    assert (box.result().returncode, box.result().reason) == (-signal.SIGKILL, "killed")
+    with host.start(FOREVER, detach=True) as detached:
+        detached.kill()
+        assert detached.result(PATIENCE).reason == "killed"
+        assert detached.result().rusage is None
+
+
+def test_a_result_waits_until_its_time_limit(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as box:
+        with pytest.raises(un.TimeoutExpired):
+            box.result(0.1)
+        assert box.poll() is None
+        for wrong in ("1", float("nan")):
+            with pytest.raises((TypeError, ValueError), match="timeout"):
+                box.result(wrong)  # type: ignore[arg-type]
+
+
+def test_results_from_asyncio(host: un.SandboxHost) -> None:
+    async def main() -> None:
+        async with await host.start_async(["sh", "-c", "kill -TERM $$; exit 5"]) as box:
+            result = await box.result_async()
+            assert (result.returncode, result.reason) == (-signal.SIGTERM, "signalled")
+
+    asyncio.run(main())
+
+
+def test_processor_time_is_counted(host: un.SandboxHost, running: un.Sandbox) -> None:
+    inside = running.run(SPIN)
+    assert inside.rusage is not None
+    assert 0.01 < inside.rusage.utime < 60
+    with host.start(SPIN) as box:
+        usage = box.result(PATIENCE).rusage
+    assert usage is not None
+    assert 0.01 < usage.utime + usage.stime < 60
+    assert usage.maxrss > 1000
+
+
+def test_a_lost_sandbox_is_not_the_fault_of_the_command(host: un.SandboxHost) -> None:
+    with host.start(None) as box:
+        threading.Timer(0.5, box.kill).start()
+        result = box.run(FOREVER)
+        assert (result.returncode, result.reason) == (-signal.SIGKILL, "sandbox-ended")
+        with pytest.raises(un.SandboxEndedError, match="has ended"):
+            box.run(["true"])
+    with host.start(None) as box:
+        threading.Timer(0.5, box.close).start()
+        with pytest.raises(un.SandboxEndedError) as caught:
+            box.run(FOREVER, check=True)
+    assert isinstance(caught.value, un.CommandError)
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+    with pytest.raises(un.SandboxEndedError):
+        box.popen(["true"])
+
+
+def test_commands_of_an_agent_that_ends_are_killed(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as box:
+        box.run(["true"])
+        threading.Timer(0.5, box._end_others, [PATIENCE]).start()
+        started = time.monotonic()
+        result = box.run(FOREVER)
+        assert (result.returncode, result.reason) == (-signal.SIGKILL, "killed")
+        assert time.monotonic() - started < PATIENCE
+        assert box.run(["true"]).returncode == 0
+
+
+def test_a_result_can_be_pickled_and_shown(running: un.Sandbox) -> None:
+    result = running.run(["sh", "-c", "kill -9 $$"])
+    assert repr(result).endswith("returncode=-9, reason='signalled')")
+    assert repr(running.run(["true"])) == "Result(args=['true'], returncode=0)"
+    copy = pickle.loads(pickle.dumps(result))
+    assert (copy.returncode, copy.reason, copy.rusage) == (-9, "signalled", result.rusage)
+    with pytest.raises(un.CalledProcessError):
+        result.check_returncode()
