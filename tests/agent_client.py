@@ -156,7 +156,7 @@ class Client:
 
     @contextlib.contextmanager
     def running(self, *args: str, **options: object) -> Iterator[Running]:
-        """Start a command for a block, and close the host's end of its socket at the end."""
+        """Start a command; close the host's end of its socket at the end of the ``with`` block."""
         one = self.ask(Command(args=args, **options))  # type: ignore[arg-type]
         with contextlib.closing(one):
             yield one

@@ -177,7 +177,7 @@ def pytest_userns_needs() -> dict[str, Callable[[], str | None]]:
 
 
 def try_strace() -> str | None:
-    """Return why strace(1) can't inject faults, or None if it can."""
+    """Return the reason why strace(1) can't inject faults, or None if it can."""
     try:
         done = capture(["strace", "-o", os.devnull, "true"])
     except FileNotFoundError as error:
@@ -186,7 +186,7 @@ def try_strace() -> str | None:
 
 
 def try_valgrind() -> str | None:
-    """Return why valgrind(1) can't count instructions, or None if it can."""
+    """Return the reason why valgrind(1) can't count instructions, or None if it can."""
     try:
         done = capture(["valgrind", "--version"])
     except FileNotFoundError as error:
@@ -211,7 +211,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Exclude the tests from garbage collections, which the check for leaks triggers.
+    # Exclude the collected tests from garbage collections, since the check for leaks runs many of
+    # them.
     gc.collect()
     gc.freeze()
 

@@ -34,7 +34,7 @@ def _make(controller: str) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def _removed(path: Path) -> Iterator[None]:
-    """Remove a control group after a block."""
+    """Remove a control group at the end of a ``with`` block."""
     try:
         yield
     finally:
@@ -59,7 +59,7 @@ def _group(controller: str) -> Iterator[tuple[int, Path]]:
 
 @contextlib.contextmanager
 def child_of(group: Path) -> Iterator[Path]:
-    """Make a control group without limits of its own in another one, for a block."""
+    """Make a child control group without limits of its own; remove it at the end."""
     path = group / "child"
     path.mkdir()
     with _removed(path):
@@ -68,7 +68,7 @@ def child_of(group: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[Path]:
-    """Make a control group with a memory limit in bytes, for a block."""
+    """Make a control group with a memory limit in bytes; remove it at the end."""
     with _group("memory") as (version, path):
         (path / _MEMORY[version]).write_text(str(limit))
         yield path
@@ -76,7 +76,7 @@ def memory_group(limit: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def process_group(limit: int) -> Iterator[Path]:
-    """Make a control group with a limit of processes and threads, for a block."""
+    """Make a control group with a limit of processes and threads; remove it at the end."""
     with _group("pids") as (_, path):
         (path / "pids.max").write_text(str(limit))
         yield path

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Leave only `count` free descriptors to this process during a block."""
+    """Leave only `count` free descriptors to this process during a ``with`` block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ballast = []
     try:

@@ -154,7 +154,8 @@ int un_write_all(int fd, const char *from, size_t size);
 /* Returns the number in the first line of a file that begins with `key`, such as "oom_kill ".
  * Returns -1 with errno, which is EBADMSG if no line begins with `key`. */
 int64_t un_field_number(const char *path, const char *key);
-/* Returns such a number of /proc/self/fdinfo/FD, or -1 with errno. */
+/* Returns the number in the first line of /proc/self/fdinfo/FD that begins with `key`, or -1 with
+ * errno. */
 int64_t un_fd_info(int fd, const char *key);
 
 /* ---- clock.c: the clock for deadlines -------------------------------------------------------- */

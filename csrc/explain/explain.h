@@ -106,7 +106,7 @@ enum un_limit {
  * reports changes of a file of version 2 by POLLPRI, until the file is read again. Returns a
  * descriptor, or -1. */
 int un_limit_open(enum un_limit limit, int *version);
-/* Returns the count in such a file, or 0 if it can't be read. */
+/* Returns the count in a file that un_limit_open() has opened, or 0 if it can't be read. */
 uint64_t un_limit_count(enum un_limit limit, int fd);
 
 /* Returns how often the control group of this process, of version 1 or 2 (cgroups(7)), has exceeded
@@ -117,7 +117,7 @@ uint64_t un_limit_hits(enum un_limit limit);
  * if that is unknown or unlimited. */
 uint64_t un_pids_left(void);
 
-/* Returns the id of the cause of a failure by this limit (un_cause_find). */
+/* Returns the id of the cause of failures at this limit (un_cause_find()). */
 const char *un_limit_cause(enum un_limit limit);
 
 #endif

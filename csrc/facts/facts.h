@@ -55,8 +55,8 @@ extern const struct un_groups un_groups_here;
 int un_group_open(const struct un_groups *groups, const char *controller,
                   const char *const files[2], int *version);
 
-/* Reads the number at the beginning of such a file. Returns false if there is none, as in a
- * pids.max without a limit. */
+/* Reads the number at the beginning of a file that un_group_open() opens. Returns false if there is
+ * none, as in a pids.max without a limit. */
 bool un_group_number(const struct un_groups *groups, const char *controller,
                      const char *const files[2], uint64_t *number);
 

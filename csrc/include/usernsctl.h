@@ -116,7 +116,7 @@ struct un_group_limits {
  * of the control group of this process and its parents, if these are fewer. A cpuset of the control
  * group determines on which processors this process may run. */
 void un_seen_limits(struct un_group_limits *limits);
-/* Returns how many processes of the control group of this process the kernel has killed since
+/* Returns how many processes of the control group of this process the kernel has killed because
  * memory ran out (explain/limits.c), or 0 if that can't be read. */
 uint64_t un_oom_kills(void);
 
@@ -636,7 +636,7 @@ struct un_view;
 int un_view_new(int top, struct un_view **view);
 /* Adds a mount that runsc will make at `inside`, a path without symbolic links. Of two mounts at
  * the same path the first one is used. The view takes over the descriptor `fd` (O_PATH). `source`
- * is the path outside, or "" if the mount shows no file of the host. Returns -1 with errno. */
+ * is the path outside, or "" if no file of the host is mounted. Returns -1 with errno. */
 int un_view_add(struct un_view *view, const char *inside, const char *source, int fd);
 /* Sets the users and groups, by their ids outside, whose directories the sandbox may search even
  * where this process may not. Returns -1 with errno. */
@@ -760,8 +760,8 @@ int un_machine_part(int fd, const char **part);
  * link, with all other symbolic links resolved. */
 bool un_owner_is_trusted(uid_t uid, const char *path);
 /* Returns whether a user other than the caller and root may write to an open directory, according
- * to its mode or its access control list. A group counts as the caller's own if it is root's, or
- * has the caller's number and no members. */
+ * to its mode or its access control list. A group counts as the caller's own if it is root's, or if
+ * its gid equals the caller's uid and it has no members. */
 bool un_others_may_write(int directory);
 /* Stores a checksum of the content of an open file of any kind of descriptor: of a program of up to
  * 256 KiB all of it, of a larger one its head and samples (launch/content.c). Returns -1 with

@@ -88,7 +88,7 @@ static int build_root(struct un_launch *launch, const struct un_moment *moment,
 {
     if (un_marks_draw(&launch->marks))
         return un_launch_fail_file(launch, "random", err);
-    /* Must come before the first mount, which could cover a source. */
+    /* Reopen the sources before the first mount, which could cover a source. */
     if (reopen_sources(launch, err) || un_scratch_mount(launch, err))
         return -1;
     if (!un_root_begin(launch, err) && !take_steps(launch, moment, err) &&

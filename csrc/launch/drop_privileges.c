@@ -15,8 +15,9 @@
 
 #define BIT(capability) (UINT64_C(1) << (capability))
 
-/* Without the first four, runsc re-executes itself in a namespace that it creates; the last one is
- * needed to map id 0 into the nested user namespace (user_namespaces(7), since Linux 5.12). */
+/* Without one of the first four capabilities, runsc re-executes itself in a namespace that it
+ * creates. CAP_SETFCAP is needed to map id 0 into the nested user namespace (user_namespaces(7),
+ * since Linux 5.12). */
 #define OF_RUNSC                                                                                   \
     (BIT(CAP_SYS_ADMIN) | BIT(CAP_SYS_CHROOT) | BIT(CAP_SETUID) | BIT(CAP_SETGID) |                \
      BIT(CAP_SETFCAP))

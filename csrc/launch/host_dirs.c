@@ -91,8 +91,9 @@ int un_step_hide_private(struct un_launch *launch, const struct un_record *recor
     return hide_private(launch, record->arguments, err);
 }
 
-/* Shows a directory of the host that has private files. Root could read files that are created
- * later, so root gets a copy of the public files; for other users the private files are covered. */
+/* Makes a directory of the host with private files visible in the sandbox. Root could read files
+ * that are created later, so root gets a copy of the public files; for other users, the private
+ * files are covered. */
 int un_step_guarded(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char inside[NAME_MAX + 2];

@@ -38,7 +38,7 @@ struct un_bind {
 /* A mount that runsc will make at a path inside. */
 struct un_cover {
     char *inside; /* path of the mount point, without symbolic links */
-    char *source; /* path outside; "" if the mount shows no file of the host */
+    char *source; /* path outside; "" if no file of the host is mounted */
     int fd;       /* O_PATH descriptor of the mounted file */
 };
 
@@ -204,8 +204,8 @@ un_looker un_look_anywhere;
  * the kernel does not bind-mount a descriptor of another mount namespace. Fails with ESTALE if the
  * path leads to another file. */
 int un_open_here(int fd, const char *path);
-/* Returns whether a group contains only the caller and root: it is root's, or has the caller's
- * number and no members. */
+/* Returns whether a group contains only the caller and root: it is root's, or its gid equals the
+ * caller's uid and it has no members. */
 bool un_group_is_private(gid_t gid);
 
 /* ---- kernel_files.c: files that act on the kernel -------------------------------------------- */

@@ -43,8 +43,8 @@ static int hide_found_home(struct un_launch *launch, const char *home, struct un
     if (file >= 0 && un_root_status(launch, file, home, &status, err))
         return -1;
     if (is_complete && kept && file >= 0)
-        /* Fail only if the caller, uid 0 inside, owns the directory: the user database gives some
-         * service users a system directory such as /bin as home. */
+        /* Fail only if the directory belongs to the caller, who is uid 0 inside: the home of some
+         * service users is a system directory such as /bin. */
         return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
     /* An existing directory of the host is covered; only missing ones are created. */
     if (file < 0 || status.st_dev == launch->root.device)

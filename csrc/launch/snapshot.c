@@ -2,16 +2,16 @@
  * Copying a directory.
  *
  * As root, runsc could read all files in a bind-mounted directory, including files that are created
- * or replaced later: a new /etc/shadow is a new file, which no mount covers. So a directory with
- * private files is shown as a copy of its publicly readable files.
+ * or replaced later: a new /etc/shadow is a new file, which no mount covers. So the sandbox gets a
+ * copy of the publicly readable files of such a directory.
  */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <sys/sendfile.h>
 
-/* Larger files are bind-mounted, not copied. A bind mount shows the file itself: a file that
- * replaces it later is not visible. */
+/* Larger files are bind-mounted, not copied. The bind mount keeps the mounted file: a file that
+ * replaces it on the host later is not visible. */
 #define FILE_BYTES_MAX (1 << 20)
 /* Maximum total size of the copies; further files are bind-mounted. */
 #define TOTAL_BYTES_MAX (32 << 20)

@@ -7,7 +7,7 @@
  *
  * Afterwards the child sends messages over a socket. End of file on the socket means that the
  * command has been executed, so no other process may have the child's end, such as a child that
- * another thread forks at the same time. That is why the child creates the socket pair in its own
+ * another thread forks at the same time. Therefore the child creates the socket pair in its own
  * descriptor table, and sends the parent's end to the parent.
  */
 #include "base/base.h"

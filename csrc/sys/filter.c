@@ -18,9 +18,11 @@
 #define NO_PID (-1L)
 #define NO_SUCH_PID INT_MAX
 
-/* A call that only kills the start if the filter kills: the caller handles or reports an error. */
+/* A call that matters only if the filter kills: if the call fails with an error instead, the caller
+ * handles or reports that. */
 #define USED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, false}
-/* A call without which a later failure of usernsctl or runsc would not name the filter. */
+/* A call whose denial by an error matters, too: the later failure of usernsctl or runsc would not
+ * name the filter. */
 #define NEEDED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, true}
 #define DENIED "seccomp-denies-call"
 #define MOUNT(number, name, ...)                                                                   \

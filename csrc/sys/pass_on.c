@@ -37,7 +37,7 @@ static void take_changes(struct un_watched *child)
     while ((whose = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
         if (whose != child->pid)
             continue;
-        /* First read the reports that process 1 has written before its exit. */
+        /* Read the reports that process 1 has written before its exit, then its wait status. */
         take_reports(child);
         child->ended = note_status(child, status);
         /* If the pipe is full the report is lost; the reader is stopped then, and will read a later

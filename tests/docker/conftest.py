@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def objection() -> str | None:
-    """Return why no engine can be started here, or None."""
+    """Return the reason why no engine can be started here, or None."""
     if os.geteuid() != 0:
         return "only root can start a Docker engine"
     if not (TREE / "Dockerfile.gvisor").exists():

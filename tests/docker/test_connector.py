@@ -277,7 +277,7 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
     name = f"usernsctl-health-{os.getpid()}-{user}"
     run = ["run", "--detach", f"--name={name}", f"--user={user}", SECCOMP, IN_GVISOR, CONNECTOR]
     plain.must(*run, "sh", "-c", "echo begun; exec sleep 99")
-    # pkill is not in the image.
+    # The image has no pkill(1), so find the process in /proc.
     find = "for p in /proc/[0-9]*; do grep -q ^runsc-sandbox $p/cmdline && "
     stop = f"{find} kill -$0 ${{p#/proc/}}; done"
     try:
@@ -296,7 +296,7 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
     assert again.returncode == 0
 
 
-# With the lowest of these limits, runsc crashes; the highest are still too low for the sandbox.
+# With the lowest of these limits, runsc crashes. The highest are still too low for a sandbox.
 @pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
 def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--pids-limit={limit}", CONNECTOR, "spec")

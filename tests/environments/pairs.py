@@ -1,7 +1,7 @@
 """Pairs of environments: two faults at once, drawn at random.
 
-For a pair, no table says which commands work. The commands themselves do: doctor must say "ready"
-if and only if the command works, and the first cause named must be one of either environment.
+No table has the results of a pair. Instead, doctor must report "ready" if and only if the command
+works, and the first cause must be a cause of one of the two environments.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ GUESSES = {
     "filters of namespaces, mounts and tracing": ("seccomp-denies-call",),
 }
 
-#: Causes that are as right as others, in a pair.
+#: Causes that are as correct as another cause, in a pair.
 AS_RIGHT = {
     # Landlock is a security module; a filter is likelier, and need not show what it denies.
     "landlock-denies-mount": ("mount-denied",),
     # A script in place of runsc can't run with few descriptors: dash(1) needs the tenth.
     "descriptor-limit": ("not-runsc",),
 }
-#: Pairs in which doctor or a command was wrong once.
+#: Pairs that found a bug in doctor or in a command.
 REMEMBERED = (
     "dev-nodev+runsc-killed",
     "nofile-5+runsc-killed-by-filter",
@@ -82,7 +82,7 @@ ORDINARY = caller(ENVIRONMENTS["healthy"])
 
 
 def contradiction(first: Environment, second: Environment) -> str | None:
-    """Return why the two can't be combined, or ``None`` if they can."""
+    """Return the reason why the two can't be combined, or ``None`` if they can."""
     if first.quiet or second.quiet:
         return "output can't be read"
     if "range" not in first.tried or "range" not in second.tried:
@@ -92,7 +92,7 @@ def contradiction(first: Environment, second: Environment) -> str | None:
     late = first.name in LATE and second.name in LATE
     if late or (first.kind == second.kind and first.kind in EXCLUSIVE):
         return "the same object"
-    # Ways of LAST are the second's (draw()).
+    # Only the second environment can be of the kind LAST (draw()).
     closed = first.name in CLOSED or (second.late and (first.early or first.kind == "limits"))
     if second.kind == LAST and closed:
         return "a container can't be made"

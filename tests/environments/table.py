@@ -253,7 +253,7 @@ if platform.machine() == "x86_64":
     # On other processors, ppoll(2) is the only poll(2).
     add("ppoll-killed", early=[w.killed("ppoll")], both=("seccomp-denies-call", "runsc-killed"))
 add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
-# Calls of usernsctl or of runsc, of which nobody else could tell that a filter has killed them.
+# System calls of usernsctl or runsc: a caller that a filter kills can't report that itself.
 for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg", "getpid",
             "close_range", "pidfd_send_signal", "rt_sigtimedwait", "seccomp", "bind",
             "epoll_ctl", "flock", "eventfd2", "faccessat", "dup3"):  # fmt: skip

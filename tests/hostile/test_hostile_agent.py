@@ -203,7 +203,7 @@ def test_whoever_traces_what_is_killed_has_nobody_stopped(
             killing = pool.submit(victim.kill_tree, 2 * PATIENCE)
             counts = [count_later(other), count_later(other)]
             deadline = time.monotonic() + PATIENCE
-            # Others may be stopped for a while, until the killed process has ended.
+            # Other processes may be stopped briefly, until the killed process has ended.
             while counts[-2] != counts[-1] and time.monotonic() < deadline:
                 counts.append(count_later(other))
             if counts[-2] != counts[-1]:
@@ -213,7 +213,7 @@ def test_whoever_traces_what_is_killed_has_nobody_stopped(
             assert killing.result()
 
 
-# A program in place of the agent, which misbehaves in the way that the file `mode` names.
+# A fake agent that misbehaves in the way that the file `mode` names.
 LIAR = """#!/usr/bin/python3
 import array, os, socket, struct, sys, time
 

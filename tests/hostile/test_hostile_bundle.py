@@ -260,7 +260,7 @@ def test_hostile_sources_show_nothing_outside(tally: Any, bundle: Path, secret: 
 
 
 def test_hostile_sources_never_show_the_machine(tally: Any, bundle: Path) -> None:
-    """The host's files must not be shown even to a trusted bundle."""
+    """Not even a trusted bundle may mount /proc, /sys or /dev of the host."""
     (bundle / "proc").symlink_to("/proc")
     (bundle / "fd").symlink_to("/proc/self/fd")
     (bundle / "root").symlink_to("/proc/self/root")
@@ -371,7 +371,7 @@ def test_hostile_config_files_are_an_error_at_once(tally: Any, bundle: Path, kin
 
 
 def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, secret: Path) -> None:
-    """A symbolic link to the secret replaces a directory again and again, at two depths."""
+    """A symbolic link to the secret repeatedly replaces a directory, at two depths."""
     outside = (secret.stat().st_dev, secret.stat().st_ino)
     (secret / "deep").mkdir()
     deep = (secret / "deep").stat().st_ino

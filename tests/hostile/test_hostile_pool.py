@@ -100,7 +100,7 @@ print("ready")
 for pid in [name for name in os.listdir("/proc") if name.isdigit() and int(name) != own]:
     if libc.ptrace(0x4206, int(pid), None, None) == 0:
         print(pid, open(f"/proc/{pid}/cmdline").read())
-# Or the sandbox would be ended.
+# Otherwise, the pool would end the sandbox.
 set_scope("1")
 """
 
@@ -187,7 +187,7 @@ def found():
         yield "POSIX message queue"
     yield from (name for _, name in socket.if_nameindex())
     yield from os.listdir("/dev/shm")
-    # One that does not remember what there was.
+    # Another mount of /proc, without cached settings.
     mount_proc(b"/proc")
     for where, _, names in os.walk("/proc/sys"):
         for path in [f"{where}/{name}" for name in names]:
@@ -195,7 +195,7 @@ def found():
                 yield f"{path}={open(path).read()}"
 
 if len(sys.argv) > 1:
-    # Whoever is in another user namespace can make no more of them.
+    # A process in another user namespace can't create more of these objects.
     pid = os.fork()
     if pid == 0:
         leave(sys.argv[1])

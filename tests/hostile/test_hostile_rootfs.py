@@ -1,4 +1,4 @@
-"""Attacks that replace a directory with a symbolic link while a sandbox that shows it starts.
+"""Attacks that replace a directory with a symbolic link while a sandbox that mounts it starts.
 
 The attacker swaps paths in a loop (swapper.c). A fake runsc prints what a payload would have
 obtained (stand_in.c), to allow many starts.

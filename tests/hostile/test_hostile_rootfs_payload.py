@@ -1,4 +1,4 @@
-"""Attacks by a payload on files of the host that its sandbox shows."""
+"""Attacks by a payload on files of the host that are mounted in its sandbox."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_payload_changes_what_a_host_binds(tally: Tally, shown_dir: Path) -> N
 def test_a_payload_changes_its_root_filesystem(
     tally: Tally, usernsctl: Program, tmp_path: Path, shown_dir: Path
 ) -> None:
-    """The root filesystem is shown by --rootfs, by a bundle and by --expose-root."""
+    """The root filesystem is that of --rootfs, of a bundle, or of --expose-root."""
     before = state_of(shown_dir)
     (tmp_path / "bundle").mkdir()
     config = {

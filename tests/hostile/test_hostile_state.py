@@ -67,7 +67,7 @@ def in_a_namespace_of_another_purpose() -> list[str]:
 
 
 def with_the_words_of_a_sandbox() -> list[str]:
-    """Return a command whose arguments look like a sandbox's, but which is in no namespace."""
+    """Return a command with the arguments of a sandbox's process, but in no new namespace."""
     script = "import time; print('ready', flush=True); time.sleep(1000)"
     return [sys.executable, "-c", script, "--bundle=/mnt/usernsctl/boxes/box"]
 
@@ -307,7 +307,7 @@ def test_hostile_bind_shows_the_state_that_is_not_there_yet(
             tally.succeeded(f"{path} is shown")
         except un.BindError as error:
             assert error.cause == "bind-shows-state"
-    # A directory beside the state directory may be shown.
+    # A directory beside the state directory may be bind-mounted.
     (later / "data").mkdir()
     un.SandboxHost(binds=[Bind(str(later / "data"), "/shown", False)]).close()
 

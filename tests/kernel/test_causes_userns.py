@@ -71,7 +71,7 @@ def test_root_without_capabilities() -> None:
 def test_of_two_causes_the_one_that_blocks_first_is_first(
     ways: list[str], causes: list[str]
 ) -> None:
-    # The second cause is named if it shows in spite of the first one.
+    # The second cause is named if a fact proves it in spite of the first one.
     assert diagnose(ways).blocking == causes
     assert named_by_command(ways, "-r", "-m") == causes[0]
 

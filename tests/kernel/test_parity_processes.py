@@ -380,7 +380,7 @@ from parity import opened
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 with opened(sys.argv[1]) as api:
     arguments = {} if sys.argv[1] == "subprocess" else {"pid": True}
-    # What has ended may be gone before anybody looks.
+    # A process may end between the listing and the check.
     for _ in range(100):
         assert api.run(["true"], **arguments).returncode == 0
     try:

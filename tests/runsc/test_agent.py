@@ -699,7 +699,8 @@ def left():
     children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
     return len(os.listdir("/proc/self/fd")), len(children)
 
-# What runs there; of the agent's, besides it, the keeper of what looks, and those that wait.
+# The commands of other processes, and whether there are few of the agent: the agent itself, the
+# keeper of ps, and idle keepers.
 def inside(box):
     told = box.check_output(["ps", "-eo", "args"], text=True).splitlines()
     agents = [line for line in told if line.startswith("/.usernsctl-agent")]

@@ -29,7 +29,7 @@ def in_asyncio(start):
     loop.close()
 
 def fork(made, close=lambda: None):
-    # The pool has threads, of which Python warns whoever forks.
+    # The pool has threads, and Python warns of a fork in a process with threads.
     warnings.simplefilter("ignore", DeprecationWarning)
     pid = os.fork()
     if pid:
@@ -42,7 +42,7 @@ def fork(made, close=lambda: None):
         gc.collect()
     told = [str(one.message) for one in seen]
     if kind == "asyncio":
-        # Its own transports and their files.
+        # asyncio also warns of its own transports and their files.
         told = [text for text in told if "unclosed" not in text and text != "loop is closed"]
     if told:
         print("warned:", told, flush=True)

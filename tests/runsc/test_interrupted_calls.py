@@ -11,7 +11,7 @@ from interrupts import run_interrupted
 import usernsctl as un
 from usernsctl.gvisor.template.image import Image
 
-# An object that is dropped without close() warns, and warnings are errors here.
+# An object that is dropped without close() issues a warning, which is an error here.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -80,7 +80,7 @@ def kill_all(creators: list[Creator]) -> None:
 
 
 def end_what_lives(id: str) -> bool:
-    """Check that the detached sandbox `id` works, and close it; return whether there was one."""
+    """Check that the detached sandbox `id` works, and close it; return whether it existed."""
     try:
         box = un.Sandbox.attach(id)
     except un.RunscError as error:

@@ -1,4 +1,4 @@
-"""Tests of what the command sees of the limits of its control group."""
+"""Tests of the memory and the processors that a command sees in a control group with limits."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_limit_below_what_gvisor_needs_is_an_error(command: Command) -> None:
     message = "the control group may use 23.0 MiB of memory, and gVisor alone needs 24 MiB"
     assert message in done.stderr
     assert cause_of(done.stderr) == "memory-limit-too-low"
-    # The limit of which the error speaks is enough.
+    # The minimum in the error message suffices.
     with memory_group(24 * MIB) as group:
         done = capture(within(group, *command("true")), timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Tests of the warning about volumes that a frozen launch shows, and whose changes are lost."""
+"""Tests of the warning about volumes whose changes are lost, in a frozen launch."""
 
 from __future__ import annotations
 

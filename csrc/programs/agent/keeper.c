@@ -146,8 +146,8 @@ static void receive_request(struct keeper *keeper)
     if (size <= 0) {
         close(keeper->socket);
         keeper->socket = -1;
-        /* After the status of the command was sent, closing the socket no longer kills background
-         * processes. */
+        /* After the keeper has sent the status of the command, the end of the socket kills no
+         * background processes. */
         if (!keeper->ended)
             kill_descendants_of_keeper(keeper);
         agent_terminal_close(&keeper->terminal);

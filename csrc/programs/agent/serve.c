@@ -224,7 +224,7 @@ int agent_serve(int control, bool is_inside, bool outlives)
         !say_hello(&server))
         return 1;
     int status = serve(&server);
-    /* The exit of process 1 kills all others anyway. */
+    /* When process 1 exits, the kernel kills all other processes. */
     if (agent->pid != 1)
         kill_descendants(&server);
     return status;

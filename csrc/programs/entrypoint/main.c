@@ -363,8 +363,7 @@ enum { NETWORK = 1, IDS, RUNSC, USER, RERAISE, CHECK, HEALTH };
 /* Reports the option that getopt_long(3) has rejected. */
 static int refuse_option(char **argv)
 {
-    /* After an option letter, getopt_long() has advanced to the next argument only if the letter
-     * was the last one of its argument. */
+    /* getopt_long() advances to the next argument only after the last letter of an argument. */
     bool is_letter = optopt < 0 || optopt > HEALTH;
     char letter[] = {'-', optopt > ' ' && optopt < 127 ? (char)optopt : '?', '\0'};
     /* getopt_long() never rejects -h and -V, only --help=VALUE and --version=VALUE. */

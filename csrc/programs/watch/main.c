@@ -120,8 +120,8 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
     if (!is_killed &&
         (may_be_own || !(was_stopped || un_runsc_has_ended(args->files[DEBUG], &ignored))))
         return explain_runsc(args->files, status, cause);
-    /* gVisor may have noticed first that a process is missing; its exit status is arbitrary then.
-     */
+    /* gVisor may have noticed the missing process before the watcher did; its exit status is
+     * arbitrary then. */
     return no_memory ? report_oom(args) : status;
 }
 

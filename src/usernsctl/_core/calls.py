@@ -68,7 +68,8 @@ def parse_extent(text: str) -> ExtentTuple:
     :raises MapError: `text` is malformed.
     """
     extent, err = ffi.new("struct un_extent *"), ffi.new("struct un_error *")
-    # Escaped, so that the error quotes the whole text: C strings end at the first NUL.
+    # Non-ASCII characters are escaped, so that the error quotes the whole text; C strings end at
+    # the first NUL.
     native = text.encode("ascii", "backslashreplace").replace(b"\0", b"\\x00")
     check(lib.un_extent_parse(native, extent, err), err)
     return extent.inside, extent.outside, extent.count
@@ -205,7 +206,7 @@ def _raise_errno() -> Any:
 
 
 def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
-    """Refuse bind mounts of files that contain a private directory, or lie in it.
+    """Reject bind mounts of files that contain a private directory or lie in it.
 
     :param files: descriptors of the files, by the names that the caller gave them.
     :param directory: the path of the private directory, which may be missing.
@@ -411,8 +412,8 @@ def spawn(request: Spawn) -> tuple[int, int]:
         request.pidfd = pidfd[0]
         return pid[0], pidfd[0]
     except BaseException:
-        # If a signal handler raised the exception after un_spawn() succeeded, the caller does not
-        # learn of the child, so kill it.
+        # A signal handler may have raised the exception after un_spawn() succeeded: the caller gets
+        # no pid of the child, so kill the child.
         request.pidfd = -1
         if pidfd[0] >= 0:
             try:
@@ -477,8 +478,8 @@ def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
 class NamespaceFds:
     """The owner of descriptors of namespaces, which are closed with this object.
 
-    It is made before the descriptors are opened: an exception from a signal handler right after
-    the call in C would otherwise lose them.
+    The object is created before the C function opens the descriptors: an exception from a signal
+    handler right after the call would otherwise leak them.
     """
 
     def __init__(self) -> None:
@@ -868,7 +869,7 @@ class MessageSearch:
         return [(one.at, _strings(one.causes, one.count)) for one in found if not one.is_hint]
 
     def add_causes(self, causes: Sequence[str]) -> None:
-        """Rank these causes with those of the messages, as the causes of a further message.
+        """Add causes to the ranking, as those of one more message of the text.
 
         :param causes: ids of the catalogue, the likeliest first.
         """

@@ -156,9 +156,9 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
 
 
 def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
-    """Return `fd`, or a copy with a number above those of the standard streams.
+    """Return `fd` if it is above 2, else a duplicate that is.
 
-    :param given: the stack that will close the copy.
+    :param given: the stack that will close the duplicate.
     :raises OSError: no descriptors are left.
     """
     if fd > 2:
@@ -241,7 +241,7 @@ class Closing:
                 if os.getpid() == self._creator:
                     warn_forgotten(self, f"{self._what} was forgotten before it was closed")
             finally:
-                # In `finally`, since the warning may be an error (-W error).
+                # In a `finally` clause: with -W error, the warning is raised as an exception.
                 self.close()
 
 
@@ -322,7 +322,7 @@ class Shared:
     def __init__(self, what: str, fds: Iterable[int]) -> None:
         """Take ownership of descriptors; -1 stands for none.
 
-        :param what: what the error of closed descriptors calls them.
+        :param what: the noun for the descriptors in the error after they are closed.
         :param fds: the descriptors. Python runs no signal handler while ``map`` opens them in C, so
             an exception of a handler can't lose them: ``map(os.pidfd_open, [pid])``.
         """
@@ -341,13 +341,14 @@ class Shared:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Sequence[int]]:
-        """Keep the descriptors open for a block, also if another thread calls :meth:`close`.
+        """Keep the descriptors open during a ``with`` block, even after :meth:`close`.
 
         :raises ClosedError: :meth:`close` was called before.
         """
         user = object()
         try:
-            # Added before the check: a close() that comes after the check sees this user.
+            # This user is added before the check, so that a concurrent close() either fails the
+            # check or waits for this user.
             self._users.add(user)
             if self._is_closed:
                 raise ClosedError(f"{self._what} is closed")

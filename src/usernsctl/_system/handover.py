@@ -90,4 +90,4 @@ def restore_signals() -> None:
 
 
 def _bear(_number: int, _frame: object) -> None:
-    """Handle SIGXFSZ by doing nothing, so that write(2) fails with EFBIG."""
+    """Ignore SIGXFSZ in a handler, so that write(2) fails with EFBIG."""

@@ -257,7 +257,7 @@ def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
 def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
     """Check that only the user and root can write to the directories of a path.
 
-    :param has_more: whether the caller will make a directory in the last one.
+    :param has_more: whether the caller will create a directory in the last directory.
     :raises WritableByOthersError: another user may write to one of the directories.
     """
     for directory, entry in zip(trail, [*trail[1:], None], strict=True):
@@ -339,7 +339,7 @@ class UntrustedPathError(Exception):
         self._why = why
 
     def why(self, path: str) -> str:
-        """Return why `path` can't be trusted, without naming it again."""
+        """Return the reason why `path` can't be trusted, without the path itself."""
         return f"it {self._why}" if self.directory == path else str(self)
 
 

@@ -96,8 +96,8 @@ class ProcessIdentity:
                 return None
             raise
         try:
-            # The pidfd is checked last: if its process still runs, the pid was not reused
-            # meanwhile, and `accept` has checked this process.
+            # Check last that the process of the pidfd still runs: then the pid was not reused
+            # meanwhile, and `accept` has checked the same process.
             is_same = self.is_running()
             is_accepted = is_same and accept(self.pid)
             if is_same and not wait_readable(pidfd, timeout=0):

@@ -62,8 +62,7 @@ _STEP = "state"
 _CAUSE = "state-directory-unusable"
 _ELSEWHERE = "set XDG_RUNTIME_DIR to a directory of your own"
 
-# Errors that would occur in any other directory, too: this process or the machine has run out of
-# descriptors or memory.
+# Errors for lack of descriptors or memory, which another directory would not avoid.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # Errors of open(2) for a file of another type than expected.
@@ -264,7 +263,8 @@ class Directory(OpenFile):
         """
         with wrap_os_errors(directory.path, self.elsewhere), contextlib.suppress(FileNotFoundError):
             if self.has(name, directory):
-                # The record first, since sweep() restores an entry that has its record.
+                # Remove the record first, since sweep() restores an entry that still has its
+                # record.
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(RECORD, dir_fd=directory.fd)
                 shutil.rmtree(name, dir_fd=self.fd)

@@ -140,7 +140,8 @@ class _Names:
         assert start is not None
         user = start.user if facts.ids.has(start.user) else (0, 0)
         values: dict[Record, Any] = {
-            # usernsctl-verify gives the command ids that are not mapped (launch/config.c).
+            # usernsctl-verify sets ids that are not mapped, by arguments before the command
+            # (launch/config.c).
             record("json-args"): (
                 *(("--as", *map(str, start.user)) if user != start.user else ()),
                 *start.args,

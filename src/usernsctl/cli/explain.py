@@ -165,7 +165,7 @@ def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[F
 def _verdict(
     explanation: Explanation, confirmed: Sequence[Candidate], blocking: Sequence[Finding]
 ) -> str:
-    """Return what the text and the probes together say, in a sentence or two."""
+    """Return the conclusion from the text and the probes, in one or two sentences."""
     count = len(explanation.candidates)
     several = "the cause is one of these" if count > 1 else "the cause is probably this"
     elsewhere = f"Where the text comes from, {several}."
@@ -180,7 +180,7 @@ def _verdict(
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the causes to print in full: the first ones, and that of an unspecific message."""
+    """Return the causes to print in full: the likeliest, and that of an unspecific message."""
     return [
         candidate
         for position, candidate in enumerate(candidates)

@@ -61,8 +61,8 @@ def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> N
         parser.add_option(*option.flags, **about)
 
 
-# Options that refuse an empty string, which is often the value of an unset variable. It would mean
-# the current directory, or that the option is omitted.
+# Options that reject an empty string, often the value of an unset variable. Otherwise an empty
+# string would mean the current directory, or that the option is omitted.
 _NEVER_EMPTY = {
     "rootfs": ("--rootfs", "a directory"),
     "bundle": ("--bundle", "a directory"),
@@ -93,7 +93,8 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
     if given["terminal"] is None:
         from usernsctl import _core
 
-        # If one of the three is not the terminal, gVisor often hangs before the command starts.
+        # If standard input, output or error is not this terminal, gVisor often hangs before the
+        # command starts.
         given["terminal"] = _core.stdio_is_terminal()
     request = request_of(given, environ)
     if dry_run:

@@ -29,10 +29,10 @@ __all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
 # asyncio.StreamReader's own default, in bytes.
 _LIMIT = 2**16
 
-# The time limit for the end of a killed command that no event loop reaps, in seconds.
+# The timeout, in seconds, of the wait for a killed command that no event loop reaps.
 _END_SECONDS = 5
 
-# The time limit for the end of a command that an agent kills, in seconds.
+# The timeout, in seconds, of the wait for a command that an agent kills.
 _GIVE_UP_SECONDS = 1
 
 # Arguments that asyncio refuses, too, each with its permitted values.
@@ -203,8 +203,8 @@ class _Transport(asyncio.SubprocessTransport):
         self._giving_up: asyncio.TimerHandle | None = None
         # Calls of the protocol to make after its connection_made(); None from then on.
         self._early: list[Callable[[], None]] | None = []
-        # Even after the command's end, its background processes may have its standard streams open:
-        # keep the connection to the agent until the pipes are closed.
+        # Background processes of the command may have its standard streams open after its end: keep
+        # the connection to the agent until the pipes are closed.
         popen._watch()
         self._watched = popen.pidfd
         try:

@@ -230,7 +230,7 @@ def descriptors(pass_fds: Iterable[Any]) -> list[int]:
 
 @contextlib.contextmanager
 def stdio(**streams: Stream) -> Iterator[tuple[int, ...]]:
-    """Yield the descriptors of the standard streams, open for a block; -1 for the caller's own.
+    """Yield the descriptors of the standard streams; -1 for a stream of the caller.
 
     :param streams: the arguments for the streams, by their names.
     :raises ValueError: an argument is PIPE, STDOUT or no descriptor.

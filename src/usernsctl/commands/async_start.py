@@ -140,7 +140,8 @@ class AsyncStartMixin(Closing, AsyncClosing):
         return not self._is_closed and begun is not None and begun.is_there()
 
     def _check_open(self) -> None:
-        # Skipped after a failed start, whose own error is more useful than "is closed".
+        # After a failed start, the error of the start is raised later, which is more useful than
+        # "is closed".
         if self._async_start.is_there():
             super()._check_open()
 

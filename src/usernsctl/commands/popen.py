@@ -74,8 +74,8 @@ class Collected(subprocess.Popen[AnyStr]):
 
     # _internal_poll and _wait override private methods of subprocess, which are the same from 3.11
     # to 3.14. Those lose the exit status if a signal handler raises an exception after waitpid(2),
-    # look up to 50 ms late, and return 0 if SIGCHLD is ignored. They are still called if
-    # the pidfd was closed first, as in an object that is garbage collected.
+    # look up to 50 ms late, and return 0 if SIGCHLD is ignored. The methods of subprocess are still
+    # called if the pidfd is closed, as while the object is garbage collected.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Reap the child if it has exited; return its exit status, or None while it runs."""
@@ -147,7 +147,7 @@ class Collected(subprocess.Popen[AnyStr]):
             with contextlib.suppress(ProcessLookupError), self._shared.use() as (pidfd,):
                 signal.pidfd_send_signal(pidfd, sig)
         except ClosedError:
-            # The child has ended, or its pidfd is garbage, too, and was finalised first.
+            # The child has ended, or its pidfd was finalised before this object.
             self.send_signal(sig)
 
     def _kill_all(self) -> None:
@@ -160,7 +160,7 @@ class Collected(subprocess.Popen[AnyStr]):
         self.wait()
 
     def _abandon(self) -> None:
-        """Do nothing: the child was killed, and subprocess reaps it later."""
+        """Do nothing: subprocess reaps the killed child later."""
 
     def _watch(self) -> None:
         """Do nothing: there are no background processes to keep a connection for."""
@@ -668,7 +668,7 @@ def communicate(process: Any, input: Any, timeout: float | None) -> tuple[Any, A
     try:
         output: tuple[Any, Any] = process.communicate(input, timeout=timeout)
     except TimeoutExpired as expired:
-        # The exception has the output so far; the rest is lost.
+        # Only the output so far is in the exception.
         process._end()
         raise expired
     except BaseException:

@@ -128,7 +128,7 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
 
 
 def _by_words(said: str) -> str | None:
-    """Return the cause that runsc's output names."""
+    """Return the cause of a message in runsc's output, or None if there is none."""
     if cause := only_cause(said.encode("utf-8", "replace")):
         return cause
     return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in said else None

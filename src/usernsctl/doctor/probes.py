@@ -137,7 +137,7 @@ def try_steps(
 
 
 def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) -> Probe:
-    """Try a step, and again if a limit on namespaces was hit.
+    """Try a step; try it again if a limit on namespaces was reached.
 
     The kernel removes namespaces some time after their end, so that those of earlier probes may
     still count. With a limit of 0, a retry would fail again.
@@ -271,7 +271,7 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
 
 
 def _says_already(step: str, name: str, reason: str) -> bool:
-    """Return whether the probe's name or the reason names the step already."""
+    """Return whether the probe's name or the reason contains the name of the step."""
     return step == "none" or name.startswith(step) or reason.startswith(step)
 
 
@@ -294,7 +294,7 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
 
 RUNSC = "runsc"
 
-# How our commands name a cause: "  why: ... [id]" or "  cause: id".
+# A cause in the output of our commands: "  why: ... [id]" or "  cause: id".
 _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
 
 # The number of characters to show of runsc's output: the last ones, which have the reason, or after

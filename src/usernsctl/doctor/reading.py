@@ -83,7 +83,7 @@ class Tree:
             return None
 
     def is_absent(self, path: str) -> bool:
-        """Return whether the file is known not to exist, rather than being out of reach."""
+        """Return whether the file certainly does not exist; false if that is unknown."""
         try:
             os.lstat(self.path(path))
         except FileNotFoundError:

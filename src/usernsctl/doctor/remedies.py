@@ -91,7 +91,7 @@ def is_sentence(cause: Cause, text: str) -> bool:
 
 
 def by_hand(cause: Cause, text: str) -> str | None:
-    """Return why a remedy is not a command for a script, or None if it is one."""
+    """Return the reason why a script can't apply the remedy, or None if it can."""
     is_general = text == cause.remedies["host"]
     return BY_HAND.get(cause.id) if is_general else None
 
@@ -197,7 +197,7 @@ def _name(facts: _Facts) -> list[str]:
 
 
 def _group(facts: _Facts) -> list[str]:
-    """Return the command that makes the caller's gid the user's: newuidmap requires that."""
+    """Return the command that starts with the gid of the passwd entry, as newuidmap requires."""
     user, gid = _user(facts), facts.get("ids", {}).get("gid")
     if user is None or gid is None:
         return []

@@ -95,7 +95,7 @@ def outcome(probe: Probe, purpose: Purpose) -> str:
 
 
 def reason(probe: Probe) -> str:
-    """Return why a probe is not ok, in a line."""
+    """Return the reason why a probe is not ok, in a line."""
     if probe.outcome == "ok":
         return ""
     parts = [f"[{probe.cause}]"] if probe.cause else []

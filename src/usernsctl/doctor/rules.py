@@ -80,7 +80,7 @@ _Holds = Callable[[Seen], Evidence]
 
 
 def only_named(seen: Seen) -> Evidence:
-    """Return no evidence: only the core, or a message of runsc, can name the cause."""
+    """Return no evidence: no fact proves this cause; the core, or a message of runsc, names it."""
     return ()
 
 
@@ -137,7 +137,7 @@ def not_supported(seen: Seen) -> Evidence:
 def filtered(seen: Seen) -> Evidence:
     probe, mode = seen.failed("unshare-nothing"), seen.facts.privileges.seccomp
     shown = () if mode is None else (f"Seccomp is {mode} in /proc/self/status",)
-    # With a cause but without an errno of the call, the probe program failed before or after it.
+    # A probe with a cause, but without the errno of the call, failed before or after the call.
     if probe is not None and (probe.cause is None or probe.errno not in (0, errno.EAGAIN)):
         return (told(probe), "the kernel itself never refuses unshare(0)", *shown)
     return shown if seen.named("seccomp-denies-userns") else ()

@@ -75,7 +75,8 @@ _AROUND = 512
 _READ_MAX = 1 << 20
 _KEPT_MAX = 64
 _HEADINGS_MAX = 2
-# Length of a line that says no more than the error, such as "ptrace: Operation not permitted.".
+# Maximum length of a line with little more than the error, such as "ptrace: Operation not
+# permitted.".
 _ERROR_ALONE_MAX = 40
 
 
@@ -182,7 +183,7 @@ def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _attempt(lines: Sequence[str]) -> Attempt | None:
-    """Return what failed, by a line with an error and the lines before and after it.
+    """Return the failed attempt of a line with an error and its neighbouring lines.
 
     An operation in the line itself comes first, then one in the line before and after.
     """
@@ -191,7 +192,7 @@ def _attempt(lines: Sequence[str]) -> Attempt | None:
         return None
     # Only a line of little more than the error can belong to an operation in another line.
     lines = lines if len(line) <= _ERROR_ALONE_MAX else lines[:1]
-    # Words for a failure explain only their own line.
+    # Words of _VAGUE explain only their own line.
     return _first(lines, _exact_errors(line)) or _first(lines[:1], _named(_VAGUE, line))
 
 

@@ -116,7 +116,7 @@ def directory_inside(cwd: StrOrBytesPath | None) -> str | None:
 
 
 def stream(name: str, given: Any) -> None:
-    """Check that `given` is valid as a standard input or output of subprocess.
+    """Check that `given` is a standard stream as subprocess accepts it.
 
     :raises TypeError: `given` has another type, such as a path.
     """

@@ -80,7 +80,7 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Check at the end of a block that the holder, with the pid `pid`, ran throughout.
+        """Check at the end of a ``with`` block that the holder, with the pid `pid`, still runs.
 
         :raises NamespaceError: the holder has ended.
         :raises ForeignProcessError: the process is not in a namespace that this user made.
@@ -184,7 +184,7 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def _open_holder(self) -> Iterator[int | None]:
-        """Open a pidfd of the holder for a block; ``None`` if the holder has ended."""
+        """Yield a pidfd of the holder; ``None`` if the holder has ended."""
         identity = self._identity()
         pidfd = identity.open(lambda _: _may_be_holder(identity))
         try:
@@ -280,7 +280,7 @@ def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
 
 @contextlib.contextmanager
 def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace]:
-    """Lock a named namespace during a block; create it first if it does not exist.
+    """Lock a named namespace during a ``with`` block; create it first if it does not exist.
 
     Any number of processes may call this at the same time.
 

@@ -77,7 +77,7 @@ def warnings_of_both(item: pytest.Item) -> Iterator[None]:
 
 @contextlib.contextmanager
 def run_in_child(item: pytest.Item) -> Iterator[None]:
-    """Replace the test's function, in the block, by one that runs the test in a child."""
+    """Replace the test's function, during a ``with`` block, by one that forks a child."""
     mark = wanted(item)
     assert mark is not None
     # item.runtest is called by the innermost hook, so no hook can call the test in the parent.

@@ -86,7 +86,8 @@ static int what_is_kept_is_not_shown(void *arg)
     return 0;
 }
 
-/* A command that can write to a directory could replace a link there that leads to `kept`. */
+/* A command that can write to a directory could replace a symbolic link there that the path of
+ * `kept` uses. */
 static int links_to_what_is_kept_are_not_shown(void *arg)
 {
     (void)arg;

@@ -102,7 +102,7 @@ def stranger(*, inside: bool) -> None:
 
 
 def executed() -> None:
-    """Run commands as ``usernsctl ns exec`` does, which keeps this process's resources."""
+    """Execute commands in place of a fork of this process, as ``usernsctl ns exec`` does."""
     with un.Namespace.create(mount=True) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
 

@@ -56,7 +56,7 @@ def test_a_reader_that_is_gone_is_no_error(
 @pytest.mark.parametrize("unbuffered", [False, True])
 def test_a_reader_may_leave_in_the_midst(usernsctl: Program, unbuffered: bool) -> None:
     reading, writing = os.pipe()
-    # One page, the minimum size of a pipe: the output does not fit.
+    # A pipe of one page, the minimum size, so that the output does not fit.
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     process = subprocess.Popen(
         [usernsctl.path, "seccomp-profile"],

@@ -103,7 +103,7 @@ def test_it_fits_into_80_columns(words: list[str], said: dict[str, str]) -> None
 
 
 def is_to_be_copied(line: str) -> bool:
-    """Return whether a line is a command to be copied, which must not be wrapped."""
+    """Return whether a line is a command for the user to copy, which must not be wrapped."""
     return line.strip().startswith(("usernsctl ", "usermod ", "docker "))
 
 

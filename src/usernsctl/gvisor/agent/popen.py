@@ -97,7 +97,7 @@ class Place:
     :ivar id: the container id.
     :ivar agents: the agent that starts commands there.
     :ivar ended: returns an error if the sandbox has ended or ends in a moment, else ``None``.
-    :ivar oom_error: returns an error if the sandbox ends since memory ran out, else ``None``.
+    :ivar oom_error: returns an error if the sandbox ends because memory ran out, else ``None``.
     :ivar kill: kills the sandbox; does not wait for its end.
     """
 
@@ -388,7 +388,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._end_with(-signal.SIGKILL)
             raise agent_error(self._place.id, f"sent an invalid message: {lie}") from None
         self._end_with(ended.returncode, ended.usage)
-        # gVisor may have ended the command, since the kernel has killed its process.
+        # The kernel's OOM killer may have killed the command's process on the host.
         if ended.returncode:
             self._look_for_limit()
 
@@ -460,7 +460,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                     return
 
     def _abandon(self) -> None:
-        """Tell the agent to kill the command and all processes that it started; do not wait.
+        """Order the agent to kill the command and all processes that it started; do not wait.
 
         An event loop that watches the socket sees end-of-file.
         """

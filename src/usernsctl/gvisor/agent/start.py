@@ -174,7 +174,7 @@ class AgentContainer(Container, Protocol):
         """The settings that all commands of the sandbox share."""
 
     def awaited_oom_error(self) -> RunscError | None:
-        """Return an error if the sandbox ends since the kernel killed a process of gVisor."""
+        """Return an error if the sandbox ends because the kernel killed a process of gVisor."""
 
     def kill(self) -> None:
         """Kill everything in the sandbox; do not wait for its end."""
@@ -342,7 +342,7 @@ class _Starter:
         self._stderr = stderr
 
     def failure(self, deadline: float) -> RunscError | SandboxEndedError:
-        """Return the error for an agent whose end of the connection was closed."""
+        """Return the error for an agent that has closed its end of the connection."""
         with contextlib.suppress(TimeoutExpired):
             self._popen.wait(min(_END_SECONDS, seconds_left(deadline) or 0))
         logged = logs.own_failure(self._log)
@@ -390,7 +390,7 @@ def _starter(
             needed = {**needed, "pass_fds": fds}
             popen = Popen[bytes](command, stdin=theirs, stdout=null, stderr=stderr_writer, **needed)
         try:
-            # A thread that ends the sandbox meanwhile may have to reap runsc.
+            # Another thread that ends the sandbox meanwhile must be able to reap runsc.
             needed["namespace"].commands.add(popen)
             stderr_writer.close()
             theirs.close()

@@ -1,4 +1,4 @@
-"""Loading of a request's bundle; refuses contents that reach outside of the bundle."""
+"""Loading of a request's bundle; rejects entries that reach outside of the bundle."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[st
 
 
 def _refuse_escapes(request: Request, bundle: oci.Bundle, config: dict[str, Any]) -> None:
-    """Refuse whatever reaches outside of the bundle and is not allowed by an option.
+    """Reject entries that reach outside of the bundle, unless an option allows them.
 
     A single error lists all findings, so that the user sees everything before allowing it.
 

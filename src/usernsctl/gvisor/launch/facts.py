@@ -43,11 +43,11 @@ from usernsctl.maps import Extent, IdMap, MappedIds, plan
 
 
 def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
-    """Refuse bind mounts that contain usernsctl's state or template directory, or lie in one.
+    """Reject bind mounts that contain usernsctl's state or template directory, or lie in one.
 
     Directories are compared by device and inode, so symbolic links and other mounts don't hide
-    them. They need not exist yet. While the template directory does not exist, read-only sources
-    may contain its path, since they show no template.
+    them. The directories need not exist yet. While the template directory does not exist, read-only
+    sources may contain its path, since there is no template to read.
 
     :param others: paths of further directories that no sandbox may see.
     :raises BindError: a source is refused (cause ``bind-shows-state``).
@@ -574,7 +574,8 @@ def inspect(
     :raises UsernsError: a file or namespace is missing or denied.
     """
     if request.terminal and not _core.stdio_is_terminal():
-        # gVisor takes one of the three for all three, so that output would be lost.
+        # gVisor uses one of the three standard streams as the terminal of all three, so output
+        # would be lost.
         raise CommandError(
             "--terminal needs a terminal, but standard input, output and error are not one",
             step="stdio",

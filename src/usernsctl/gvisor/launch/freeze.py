@@ -165,7 +165,7 @@ def write(launch: Launch, path: str) -> None:
 
 
 def _check_replaceable(path: str) -> None:
-    """Refuse to replace a device, such as /dev/null, or a link such as /dev/stdout.
+    """Check that a file to replace is no device, such as /dev/null, and no link to one.
 
     :raises OSError: `path` exists, and is neither a regular file nor a link to one.
     """

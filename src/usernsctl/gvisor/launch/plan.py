@@ -227,8 +227,8 @@ def plan_host(
     sources = _Sources(facts, [*programs, agent])
     wanted = make_config(request, facts)
     wanted["root"]["path"] = Placeholder(record("json-root"))
-    # A mount, since root inside may write to its root directory: it could replace the agent, and
-    # have another program run with the agent's privileges.
+    # The agent is a read-only mount: root inside may write to its root directory, and could
+    # otherwise replace the agent by a program that then runs with the agent's privileges.
     shown = oci.mount_entry(oci.Mount.bind(agent, AGENT_INSIDE))
     wanted["mounts"] = [*(wanted.get("mounts") or ()), shown]
     steps = tuple(root_steps(request, facts, wanted, sources, agent))
@@ -344,7 +344,7 @@ def _machine(facts: Facts) -> Iterable[Record]:
         if name != "etc":
             yield record("machine", name)
         elif facts.homes is None:
-            # A frozen launch may be performed by root, or by another user.
+            # Root or another user may perform a frozen launch, so decide at the start.
             yield record("guarded", name)
         elif facts.is_root:
             # Root could read private files that are created in /etc later, so copy it now.
@@ -398,7 +398,8 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
         state=literal(facts.state) if facts.state is not None else f"{SCRATCH}/state",
         logs=written,
         bundle=f"{SCRATCH}/bundle",
-        # Unique: a second container with the same id would delete the state of the first.
+        # The id must be unique: a second container with the same id would delete the state of the
+        # first.
         container_id="usernsctl-@i",
         network=request.network,
         platform=request.platform,

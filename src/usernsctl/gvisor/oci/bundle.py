@@ -281,7 +281,7 @@ def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> I
 
 @contextlib.contextmanager
 def _bundle_errors(filename: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a BundleError about `filename`."""
+    """Turn an OSError of a ``with`` block into a BundleError about `filename`."""
     try:
         yield
     except BundleError:

@@ -101,7 +101,7 @@ class MappingFault:
 def mapping_fault(
     mappings: Sequence[IdMapping] | None, extents: Sequence[Extent]
 ) -> MappingFault | None:
-    """Return why `mappings` can't be used in a namespace nested in one with `extents`, or None.
+    """Return the fault of `mappings` for a namespace nested in one with `extents`, or None.
 
     The kernel requires that each extent lies within one extent of the parent
     (user_namespaces(7)). runsc requires that 0 is mapped, since its processes become 0:0.
@@ -228,7 +228,7 @@ def _within_one(mapping: IdMapping, extents: Sequence[Extent]) -> bool:
 
 
 def _malformed(mappings: Sequence[IdMapping]) -> str | None:
-    """Return why the kernel refuses `mappings` in any namespace (user_namespaces(7)), or None."""
+    """Return the reason why the kernel rejects `mappings` in any namespace, or None."""
     if len(mappings) > _MAX_MAPPINGS:
         return f"{len(mappings)} mappings; the kernel allows {_MAX_MAPPINGS}"
     for mapping in mappings:

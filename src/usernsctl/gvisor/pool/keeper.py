@@ -222,7 +222,7 @@ class Keeper(Generic[_T]):
         self._post(self._on_expire, waiter)
 
     def abandon(self, waiter: Waiter[_T]) -> None:
-        """Remove a waiter from the queue, and take back its sandbox, which was not used."""
+        """Remove a waiter from the queue; its unused sandbox becomes idle again."""
         self._post(self._on_abandon, waiter)
 
     def reject(self, waiter: Waiter[_T], error: BaseException) -> None:
@@ -286,13 +286,14 @@ class Keeper(Generic[_T]):
                     self._end_idle()
                     self._lease_ready()
         except BaseException as error:
-            # A bug in this module. Waiters must not wait for a thread that has ended.
+            # Only a bug in this module leads here. Waiters must not wait for a thread that has
+            # ended.
             bug = error
             self._on_close(None)
         finally:
             self._publish()
             self._has_ended = True
-            # From here on, each sender of a message handles it: see _post().
+            # After this, each thread that sends a message handles it itself: see _post().
             self._read_inbox()
             if bug is None:
                 # Threads that have done their work may still use the descriptor of self._wake.

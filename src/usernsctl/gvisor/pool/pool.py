@@ -174,8 +174,8 @@ _T = TypeVar("_T")
 class _Lease(Generic[_T]):
     """Base class of the context managers that lease a sandbox.
 
-    A signal handler may raise an exception just before or just after the block. So the finaliser
-    ends the lease, too.
+    The finaliser ends the lease, too: a signal handler may raise an exception just before or just
+    after the ``with`` block.
     """
 
     _waiter: Waiter[_T] | None = None
@@ -228,7 +228,7 @@ class _Lease(Generic[_T]):
 
     @contextlib.contextmanager
     def _reject_on_error(self, waiter: Waiter[_T]) -> Iterator[None]:
-        """Reject the sandbox of a waiter if a check in the block fails; the waiter gets another."""
+        """Reject the sandbox of a waiter if the ``with`` block fails; the waiter gets another."""
         try:
             yield
         except Exception as error:

@@ -33,7 +33,7 @@ class Container(Protocol):
 def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
     """Return the error of a command for the sandbox `id`, which has ended.
 
-    :param reason: the error because of which the sandbox has ended, if that is known.
+    :param reason: the error that has ended the sandbox, if it is known.
     """
     if reason is None:
         return SandboxEndedError(f"the sandbox {id} has ended", step="sandbox")
@@ -53,7 +53,7 @@ ENDING_SECONDS = 1
 
 @contextlib.contextmanager
 def raise_if_ended(life: Container, id: str) -> Iterator[None]:
-    """Turn a NamespaceError of the block into SandboxEndedError if the sandbox has ended.
+    """Turn a NamespaceError of a ``with`` block into SandboxEndedError if the sandbox has ended.
 
     In a PID namespace whose process 1 has ended, fork() fails with ENOMEM (pid_namespaces(7)).
 

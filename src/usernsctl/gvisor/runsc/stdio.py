@@ -85,7 +85,7 @@ _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def closed_streams() -> frozenset[int]:
-    """Return which of this process's descriptors 0, 1 and 2 are closed."""
+    """Return the numbers of the closed descriptors among 0, 1 and 2 of this process."""
     return frozenset(fd for fd in (0, 1, 2) if not _is_open(fd))
 
 

@@ -96,8 +96,8 @@ class AttachedSandbox:
         self._oom_kills = _core.oom_kills()
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
-        # Where usernsctl-init is not process 1, a pidfd of the sandbox, which would survive SIGKILL
-        # to usernsctl-init.
+        # A pidfd of the sandbox if usernsctl-init is not process 1: then the sandbox would survive
+        # SIGKILL to usernsctl-init.
         self._shared = Shared("the sandbox", [])
         deadline = deadline_after(timeout)
         with contextlib.ExitStack() as opened:
@@ -218,7 +218,7 @@ class AttachedSandbox:
         return self.popen.poll() is not None
 
     def oom_error(self) -> RunscError | None:
-        """Return an error if the sandbox has ended since the kernel killed a process of gVisor."""
+        """Return an error if the sandbox has ended because the OOM killer killed a process."""
         if not self._oom and self.has_ended():
             # The files of the sandbox are removed later.
             self._oom = self._files.read_oom()
@@ -311,8 +311,8 @@ class AttachedSandbox:
         """Reap usernsctl-init, after the other children of this process in its PID namespace.
 
         Process 1 ends only after all processes of its namespace were reaped (pid_namespaces(7)),
-        also those that this process started there. An event loop in this thread can't reap them
-        meanwhile.
+        also those that this process started there. This thread's event loop is blocked meanwhile,
+        and can't reap them.
         """
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline:

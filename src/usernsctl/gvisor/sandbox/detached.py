@@ -262,9 +262,10 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _waiting(self, timeout: float | None) -> Iterator[None]:
-        """Wait for the end after a block, and read the exit status from ``runsc wait``.
+        """Wait for the end after a ``with`` block, and read the status from ``runsc wait``.
 
-        :raises TimeoutExpired: the sandbox still runs after the time limit, the block included.
+        :raises TimeoutExpired: the sandbox still runs after the time limit, which includes the
+            ``with`` block.
         """
         deadline = deadline_after(timeout)
         with contextlib.ExitStack() as opened:
@@ -369,7 +370,7 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _unless_closed(self) -> Iterator[None]:
-        """Suppress errors in a block if a signal handler has called :meth:`close` meanwhile."""
+        """Suppress errors of a ``with`` block if a signal handler has called :meth:`close`."""
         try:
             yield
         except (OSError, ValueError, NamespaceError):
@@ -396,7 +397,8 @@ def _starter(
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
-    usernsctl-detach kills the sandbox if the block raises, or if this process ends within it.
+    usernsctl-detach kills the sandbox if the ``with`` block raises, or if this process ends within
+    the block.
     """
     deadline = deadline_after(timeout)
     with contextlib.ExitStack() as opened:

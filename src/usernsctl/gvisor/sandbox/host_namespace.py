@@ -307,7 +307,8 @@ class HostNamespace:
         try:
             seen = self.view()
         except PermissionError:
-            # A directory of a mount's path can't be searched, so the check is left to runsc.
+            # This process can't search a directory of a mount's path, so only runsc can check the
+            # command.
             return
         with seen:
             if cwd is not None:

@@ -725,7 +725,7 @@ def _ending(status: int | None) -> str:
 def _unless_oom(life: AttachedSandbox | DetachedSandbox, status: int) -> int:
     """Return the exit status of a sandbox that has ended.
 
-    :raises RunscError: the sandbox has ended since memory ran out.
+    :raises RunscError: the sandbox has ended because memory ran out.
     """
     if (error := life.oom_error()) is not None:
         raise error

@@ -48,7 +48,7 @@ from usernsctl.gvisor.template import record
 from usernsctl.gvisor.template.image import Image, not_ready, unsavable
 from usernsctl.gvisor.template.record import TemplateRecord
 
-# How often to check whether a command is ready, in seconds.
+# The interval, in seconds, of the checks whether a command is ready.
 _NEWS_SECONDS = 0.02
 
 # The number of bytes of each output stream to keep, for a search for a line, and for an error that
@@ -351,7 +351,7 @@ class TemplateSandbox(Sandbox):
 # A part of runsc's message if a process in the sandbox has a host file open.
 _FILES_OPEN = "is not savable"
 
-# How long to retry while runsc prints that message, in seconds.
+# The time limit, in seconds, of retries while runsc prints the message _FILES_OPEN.
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 

@@ -59,7 +59,7 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 
 
 def _forget_our_text() -> None:
-    """Clear the cache of source lines: the user's program has the filename ``<string>``, too."""
+    """Clear the cache of source lines: the user's program has the same filename, ``<string>``."""
     import linecache
 
     linecache.clearcache()

@@ -124,7 +124,7 @@ class TemplateRecord:
         return config
 
     def _changes(self, host: HostNamespace, config: Mapping[str, Any]) -> str | None:
-        """Return what differs in a host, as text, or ``None``.
+        """Return a description of the differences in a host, or ``None``.
 
         :param config: the config.json of the template's sandboxes in that host.
         """
