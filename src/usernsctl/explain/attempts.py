@@ -3,81 +3,58 @@
 The messages in csrc/explain/messages are exact, but no list of messages is complete. A message that
 is not listed still names an operation, such as ``clone`` or ``uid_map``, and an error, such as
 ``Operation not permitted``, in the same line or in neighbouring lines. ``operations.toml`` has the
-causes of each such pair.
+causes of each such pair, and ``errors.toml`` the texts of the errors.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from usernsctl._lean import dataclass
 
-# Errors by name: the texts of strerror(3) with glibc and musl, and other words, in lower case, for
-# the same error. AUTHENTICATION (of polkit) and SIGSYS are not errno values.
-_EXACT = {
-    "EPERM": ("operation not permitted",),
-    "EACCES": ("permission denied",),
-    "ENOSPC": ("no space left on device",),
-    "EINVAL": ("invalid argument",),
-    "ENOSYS": ("function not implemented",),
-    "EUSERS": ("too many users",),
-    "EAGAIN": ("resource temporarily unavailable",),
-    "ENOMEM": ("cannot allocate memory", "out of memory"),
-    "ENOENT": ("no such file or directory", "executable file not found", "command not found"),
-    "ENODEV": ("no such device",),
-    "ENXIO": ("no such device or address",),
-    "EROFS": ("read-only file system",),
-    "EBUSY": ("device or resource busy",),
-    "EIO": ("input/output error",),
-    "EOVERFLOW": ("value too large for defined data type",),
-    "AUTHENTICATION": ("interactive authentication required", "authentication is required"),
-    "SIGSYS": ("bad system call",),
-}
-# Words for a failure without an exact error. An error that stands further up counts first.
-_VAGUE = {
-    "UNSUPPORTED": (
-        "not enabled", "n't enabled", "not support", "n't support", "not available", "unsupported",
-        "unavailable", "disabled", "require user namespaces",
-    ),
-    "EPERM": (
-        "not permitted", "not allowed", "no permission", "insufficient permission", "disallow",
-        "insufficient privilege", "denied", "refused", "forbid", "not have permission",
-        "n't have permission",
-    ),
-    "ENOENT": ("not found", "no entry", "no mapping entry", "no matching", "missing"),
-    "STATUS": ("exit status ", "exit code "),
-    "FAILED": (
-        "fail", "error", "cannot", "can't", "could not", "couldn't", "unable to", "not listed",
-    ),
-}  # fmt: skip
-_NUMBER = re.compile(r"\b(?:errno|os error|error code|error|err|code)\W{1,4}-?(\d{1,3})\b")
+_NUMBER = re.compile(
+    r"\b(?:errno|os error|error code|error|err|code|ret|rc|returned|result)\b\W{1,4}-?(\d{1,3})\b"
+)
 # Words of texts about sandboxes.
 _SANDBOX = re.compile(
     rb"namespace|userns|sandbox|container|\bjail|rootless|unshare|bwrap|bubblewrap|flatpak|chroot"
-    rb"|nspawn|\brunsc?\b|\bcrun\b|podman|buildah|docker|\blxc|singularity|apptainer|enroot|fakeroot",
+    rb"|nspawn|\brunsc?\b|\bcrun\b|podman|buildah|docker|\blx[cd]|singularity|apptainer|enroot|fakeroot"
+    rb"|buildkit|kubelet|gvisor|incus|proot|debootstrap|appimage|ch-run|charliecloud|snap-confine|landlock"
+    rb"|toolbox|distrobox|kubernetes|bazel|\bguix\b|\bnix\b|pressure-vessel|bubblejail|clone_new",
 )
 # Lines about other things with clones or namespaces: git, C++, XML, the API of Kubernetes, and
 # libseccomp, which names the system calls of its rules.
 _OTHER_SUBJECT = re.compile(
-    r"\bgit\b|namespace (?:std|\w+::)|xmlns|using namespace|is forbidden: user|kind: namespace"
+    r"\bgit[ :]|namespace (?:std|\w+::)|xmlns|using namespace|is forbidden: user|kind: namespace"
     r"|namespaces? \"[\w-]+\" (?:is|not|already)|\bkubectl\b|\bhelm\b|filter rule for syscall"
+    r"|\bnfs\w*|sysctl: cannot stat|not disabled as requested|/users/"
 )
 # Length of the text that is read before and after an error in the same line.
 _AROUND = 512
 # Length of all lines with errors that are read. A text with more of them is a log.
 _READ_MAX = 1 << 20
 _KEPT_MAX = 64
-_HEADINGS_MAX = 2
-# Maximum length of a line with little more than the error, such as "ptrace: Operation not
-# permitted.".
-_ERROR_ALONE_MAX = 40
+# Number of lines before a line with nothing but an error that may name its operation. Headings,
+# and the marks in Python's tracebacks, do not count.
+_BEFORE_MAX = 3
+_SKIPPED_MAX = 3
+_SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
+# What a line may have beside an error that belongs to an operation in another line: dates, levels,
+# names of exceptions, numbers and a few words, such as "ptrace: Operation not permitted.".
+_NOISE = re.compile(
+    r"\[[^\]]*\]|\((?:os error )?-?\w{1,7}\)"
+    r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
+)
+_REST_MAX = 16
 
 
 class _Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +64,13 @@ class _Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     says: tuple[str, ...]
     causes: dict[str, tuple[str, ...]]
     common: bool = False
+
+
+class _Errors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The texts of errors.toml by the name of the error."""
+
+    exact: dict[str, tuple[str, ...]]
+    vague: dict[str, tuple[str, ...]]
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,17 +84,29 @@ class Attempt:
     :ivar line: the line with the error.
     :ivar causes: the ids of the possible causes, the likeliest first.
     :ivar common: whether programs without a sandbox print such lines, too.
+    :ivar strength: how much is known of the error: 2 for an exact one, 1 for words such as
+        "failed" and for a missing file, which may have another cause, 0 for mere advice.
     """
 
     line: str
     causes: tuple[str, ...]
     common: bool
+    strength: int
 
 
 def operations() -> tuple[_Operation, ...]:
     """Return the entries of operations.toml, in the order of the file."""
-    text = Path(__file__).with_name("operations.toml").read_text(encoding="utf-8")
-    return msgspec.convert(tomllib.loads(text), _File).operation
+    return msgspec.convert(_read_table("operations.toml"), _File).operation
+
+
+@functools.cache
+def errors() -> _Errors:
+    """Return the texts of errors.toml."""
+    return msgspec.convert(_read_table("errors.toml"), _Errors)
+
+
+def _read_table(name: str) -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 @functools.cache
@@ -132,27 +128,41 @@ class AttemptReader:
         text = piece.lower()
         self._is_about_sandboxes = self._is_about_sandboxes or bool(_SANDBOX.search(text))
         for start, end in _error_lines(text):
-            lines = (piece[start:end], _line_before(text, start), _line_after(text, end))
-            self._read += sum(map(len, lines))
+            near = (*_lines_before(text, start), _line_after(text, end))
+            self._read += sum(map(len, near), end - start)
             if self._read > _READ_MAX or len(self._found) == _KEPT_MAX:
                 break
-            if found := _attempt([line.decode("utf-8", "replace") for line in lines]):
+            line = piece[start:end].decode("utf-8", "replace")
+            if found := _attempt(line, [one.decode("utf-8", "replace") for one in near]):
                 self._found[found] = None
 
     def attempts(self) -> list[Attempt]:
-        """Return the failed attempts, in the order of the text."""
-        return [one for one in self._found if self._is_about_sandboxes or not one.common]
+        """Return the failed attempts of which most is known, in the order of the text."""
+        found = [one for one in self._found if self._is_about_sandboxes or not one.common]
+        strength = max((one.strength for one in found), default=0)
+        return [one for one in found if one.strength == strength]
 
 
-def _line_before(text: bytes, start: int) -> bytes:
-    """Return the end of the line before the one at `start`; skip headings such as "Caused by:"."""
-    for _ in range(_HEADINGS_MAX):
-        end = max(start - 1, 0)
+def _lines_before(text: bytes, start: int) -> Iterator[bytes]:
+    """Yield the ends of the lines before the one at `start`, nearest first, up to an empty line.
+
+    A heading such as "Caused by:" may have empty lines before it.
+    """
+    left, skipped = _BEFORE_MAX, 0
+    after_heading = False
+    while start and left and skipped <= _SKIPPED_MAX:
+        end = start - 1
         start = text.rfind(b"\n", 0, end) + 1
-        line = text[max(start, end - _AROUND) : end]
-        if line.strip() not in (b"caused by:", b"error:"):
+        line = text[max(start, end - _AROUND) : end].strip()
+        if not line and not after_heading:
             break
-    return line
+        if not line or _SKIPPED.fullmatch(line):
+            after_heading = bool(line)
+            skipped += 1
+            continue
+        after_heading = False
+        left -= 1
+        yield line
 
 
 def _line_after(text: bytes, end: int) -> bytes:
@@ -163,9 +173,13 @@ def _line_after(text: bytes, end: int) -> bytes:
 @functools.cache
 def _literals() -> tuple[bytes, ...]:
     """Return the words that a line with an error has at least one of."""
-    words = [word for table in (_EXACT, _VAGUE) for texts in table.values() for word in texts]
-    names = [name.lower() for name in _EXACT]
-    return tuple(word.encode() for word in (*words, *names, "errno"))
+    known = errors()
+    exact, vague = ([*itertools.chain(*table.values())] for table in (known.exact, known.vague))
+    names = [name.lower() for name in known.exact]
+    # bytes.lower() changes no letters beyond ASCII.
+    words = (*exact, *names, "errno", *vague)
+    forms = (form for word in words for form in (word, word.capitalize()))
+    return tuple(dict.fromkeys(form.encode().lower() for form in forms))
 
 
 def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
@@ -182,18 +196,34 @@ def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
     yield from sorted(lines.values())
 
 
-def _attempt(lines: Sequence[str]) -> Attempt | None:
+def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
     """Return the failed attempt of a line with an error and its neighbouring lines.
 
-    An operation in the line itself comes first, then one in the line before and after.
+    An operation in the line itself comes first, then one in the line before and after. Words for
+    a failure without an exact error explain only their own line.
     """
-    line = lines[0].lower()
+    line = text.lower()
     if _OTHER_SUBJECT.search(line):
         return None
-    # Only a line of little more than the error can belong to an operation in another line.
-    lines = lines if len(line) <= _ERROR_ALONE_MAX else lines[:1]
-    # Words of _VAGUE explain only their own line.
-    return _first(lines, _exact_errors(line)) or _first(lines[:1], _named(_VAGUE, line))
+    found = _exact_errors(line)
+    if found:
+        strength = 1 if found == ["ENOENT"] else 2
+        return _first(text, [line], found, strength) or (
+            _first(text, near, found, strength, common=False) if _is_error_alone(line) else None
+        )
+    found = _named(errors().vague, line)
+    advice = "ADVICE" in found
+    return _first(text, [line], [one for one in found if one != "ADVICE"], 1) or (
+        _first(text, [line], ["ADVICE"], 0) if advice else None
+    )
+
+
+def _is_error_alone(line: str) -> bool:
+    """Return whether a line says little more than its error, and names no file."""
+    for texts in errors().exact.values():
+        for text in texts:
+            line = line.replace(text, "")
+    return len(_NOISE.sub("", line)) <= _REST_MAX and "/" not in line
 
 
 def _named(words: dict[str, tuple[str, ...]], line: str) -> list[str]:
@@ -202,15 +232,18 @@ def _named(words: dict[str, tuple[str, ...]], line: str) -> list[str]:
 
 def _exact_errors(line: str) -> list[str]:
     numbers = [errno.errorcode.get(int(number), "") for number in _NUMBER.findall(line)]
-    names = [name for name in _EXACT if re.search(rf"\b{name.lower()}\b", line)]
-    return [*_named(_EXACT, line), *names, *numbers]
+    exact = errors().exact
+    names = [name for name in exact if re.search(rf"\b{name.lower()}\b", line)]
+    return [*_named(exact, line), *names, *numbers]
 
 
-def _first(lines: Sequence[str], errors: Sequence[str]) -> Attempt | None:
+def _first(
+    text: str, lines: Sequence[str], found: Sequence[str], strength: int, *, common: bool = True
+) -> Attempt | None:
     """Return the first operation that a line names and that fails with one of the errors."""
-    for line in lines if errors else ():
+    for line in lines if found else ():
         for pattern, operation in _patterns():
-            causes = next((operation.causes[one] for one in errors if one in operation.causes), ())
-            if causes and pattern.search(line):
-                return Attempt(lines[0], causes, operation.common)
+            causes = next((operation.causes[one] for one in found if one in operation.causes), ())
+            if causes and (common or not operation.common) and pattern.search(line):
+                return Attempt(text, causes, operation.common, strength)
     return None

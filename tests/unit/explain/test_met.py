@@ -43,7 +43,7 @@ MET = msgspec.convert(
 ).text
 
 # Texts that can't be recognised, since they look like many harmless texts.
-NOT_TOLD = {"hpc/charliecloud#103", "obeone/docker-nfs-server#11"}
+NOT_TOLD = {"obeone/docker-nfs-server#11"}
 
 
 def of(half: Half, *, ours: bool) -> list[Met]:
@@ -93,15 +93,16 @@ def test_how_often_it_is_right() -> None:
     tuned = score(of("tuned", ours=True))
     print(f"tuned: {dict(tuned)}")
     assert tuned["texts"] - tuned["recognised"] == len(NOT_TOLD)
-    assert (tuned["right first"], tuned["wrong"]) == (72, 0)
+    assert tuned["right first"] >= 72
+    assert tuned["wrong"] == 0
 
 
 def test_how_often_it_is_right_of_what_was_kept_out() -> None:
-    """The patterns were written without these texts. The minimum is the first measured score."""
+    """The first patterns were written without these texts."""
     kept = score(of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
-    assert kept["recognised"] >= 50
-    assert kept["right first"] >= 41
+    assert kept["recognised"] >= 74
+    assert kept["right first"] >= 60
     assert kept["wrong"] == 0
     assert sum(named(met) != [] for met in of("kept out", ours=False)) == 0
 
@@ -111,8 +112,8 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
     fresh = score(of("fresh", ours=True))
     print(f"fresh: {dict(fresh)}")
     assert fresh["texts"] >= 40
-    assert fresh["recognised"] >= 37
-    assert fresh["right first"] >= 29
+    assert fresh["recognised"] >= 49
+    assert fresh["right first"] >= 43
     assert fresh["wrong"] == 0
     assert sum(named(met) != [] for met in of("fresh", ours=False)) == 0
 
@@ -121,9 +122,9 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
     ("half", "texts", "recognised", "right", "unrelated"),
     [
         # When they were collected: 55 recognised, 41 right first, 6 wrong, 1 unrelated recognised.
-        ("later", 80, 72, 63, 0),
+        ("later", 80, 78, 69, 0),
         # When they were collected: 46 recognised, 36 right first, 4 wrong, 1 unrelated recognised.
-        ("last", 77, 57, 46, 2),
+        ("last", 77, 76, 74, 0),
     ],
 )
 def test_how_often_it_is_right_of_texts_by_other_collectors(
