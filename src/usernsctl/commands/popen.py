@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Unpack, overload
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Protocol, Unpack, overload
 
 from usernsctl import _core
 from usernsctl._core import START_SECONDS
@@ -659,14 +659,28 @@ def choose_pipes(arguments: dict[str, Any], input: Any, capture_output: bool) ->
         arguments["stdout"] = arguments["stderr"] = PIPE
 
 
-def communicate(process: Any, input: Any, timeout: float | None) -> tuple[Any, Any]:
+class Bounds(Protocol):
+    """A limit of the output of a command."""
+
+    def output_of(self, process: Any, input: Any, timeout: float | None) -> tuple[Any, Any]:
+        """Communicate with a process until it ends, and return the output that was kept."""
+
+
+def communicate(
+    process: Any, input: Any, timeout: float | None, bounds: Bounds | None = None
+) -> tuple[Any, Any]:
     """Communicate with the process of a ``run()`` until it ends, and return its output.
 
     :param process: a Popen or a SandboxPopen.
+    :param bounds: the limit of the output, or ``None``.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     """
+    output: tuple[Any, Any]
     try:
-        output: tuple[Any, Any] = process.communicate(input, timeout=timeout)
+        if bounds is None:
+            output = process.communicate(input, timeout=timeout)
+        else:
+            output = bounds.output_of(process, input, timeout)
     except TimeoutExpired as expired:
         # Only the output so far is in the exception.
         process._end()

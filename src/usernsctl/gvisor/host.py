@@ -27,12 +27,14 @@ from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
 
 if TYPE_CHECKING:
+    from usernsctl.gvisor import output
     from usernsctl.gvisor.pool import pool as pools
     from usernsctl.gvisor.template import checkpoint
     from usernsctl.gvisor.template import python as python_templates
     from usernsctl.gvisor.template import template as templates
 else:
     # Imported on first use: few programs use pools or templates.
+    output = LateModule("usernsctl.gvisor.output")
     pools = LateModule("usernsctl.gvisor.pool.pool")
     checkpoint = LateModule("usernsctl.gvisor.template.checkpoint")
     python_templates = LateModule("usernsctl.gvisor.template.python")
@@ -49,6 +51,8 @@ class RunOptions(SandboxOptions, total=False):
     capture_output: bool
     timeout: float | None
     check: bool
+    max_output: int | None
+    on_overflow: output.OnOverflow
     host: HostBase | None
 
 
@@ -223,6 +227,8 @@ def run(
     text: bool | None = None,
     encoding: str | None = None,
     errors: str | None = None,
+    max_output: int | None = None,
+    on_overflow: output.OnOverflow = "truncate",
     host: HostBase | None = None,
     **options: Unpack[SandboxOptions],
 ) -> Result[Any]:
@@ -240,6 +246,11 @@ def run(
     :param bool text: whether `input` and the output are text.
     :param str encoding: the encoding of the text, UTF-8 by default; implies `text`.
     :param str errors: the handling of encoding errors, ``"strict"`` by default; implies `text`.
+    :param int max_output: the number of bytes to keep of the standard output, and of the standard
+        error: one half from the beginning, one from the end. The rest is only counted; ``None``:
+        all is kept.
+    :param on_overflow: ``"kill"``, to kill a command that writes more than `max_output`, or
+        ``"truncate"``, the default.
     :param SandboxHost host: the host to start the sandbox in; by default a new one. Callers that
         run many commands share one host.
     :param options: `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and `in_cgroup`, as for
@@ -257,21 +268,23 @@ def run(
     check_timeout(timeout)
     _check_run(args, options)
     _choose_streams(options, input, capture_output)
+    bounds = None
+    if max_output is not None or on_overflow != "truncate":
+        streams = options.get("stdout"), options.get("stderr")
+        bounds = output.BoundedOutput(max_output, on_overflow, *streams)
     is_text = bool(text or encoding or errors)
-    coding = (encoding or "utf-8", errors or "strict")
+    coding = (encoding or "utf-8", errors or "strict") if is_text else None
     deadline = deadline_after(timeout)
     try:
         with Sandbox(args, host=host, timeout=timeout, **options) as box:
-            sent = input.encode(*coding) if is_text and input is not None else input
-            left = seconds_left(deadline)
-            out, err = box.communicate(sent, left)
+            out, err = _communicate(box, input, seconds_left(deadline), bounds, coding)
             result = box.result()
     except TimeoutExpired as expired:
         expired.cmd, expired.timeout = args, timeout or 0
         raise
-    if is_text:
-        out, err = (_lines(told, *coding) for told in (out, err))
     result.args, result.stdout, result.stderr = args, out, err
+    if bounds is not None:
+        bounds.describe(result)
     if check:
         _check_result(box, result)
     return result
@@ -308,6 +321,26 @@ def _choose_streams(options: SandboxOptions, input: Any, capture_output: bool) -
         options["stdout"] = options["stderr"] = PIPE
     if options.get("stdin") is None:
         options["stdin"] = DEVNULL
+
+
+def _communicate(
+    box: Sandbox,
+    input: Any,
+    timeout: float | None,
+    bounds: output.BoundedOutput | None,
+    coding: tuple[str, str] | None,
+) -> tuple[Any, Any]:
+    """Communicate with a sandbox until it ends, and return its output.
+
+    :param coding: the encoding of the text, and the handling of errors; ``None`` for bytes.
+    :raises TimeoutExpired: the sandbox did not end within `timeout` seconds.
+    """
+    sent = input.encode(*coding) if coding and input is not None else input
+    if bounds is not None:
+        bounds.communicate(box, sent, timeout, wait=box.result, kill=box.kill)
+        return bounds.texts(box, *coding) if coding else bounds.data(box)
+    out, err = box.communicate(sent, timeout)
+    return (_lines(out, *coding), _lines(err, *coding)) if coding else (out, err)
 
 
 def _check_result(box: Sandbox, result: Result[Any]) -> None:

@@ -52,8 +52,9 @@ class Result(CompletedProcess[AnyStr]):
         ``None`` if it is not known, as for a detached sandbox.
     :ivar peak_memory: the greatest memory usage of the whole sandbox, in bytes; ``None`` if no
         limit of the memory was reached.
-    :ivar int stdout_truncated: the number of bytes that `stdout` lacks.
-    :ivar int stderr_truncated: the number of bytes that `stderr` lacks.
+    :ivar int stdout_truncated: the number of bytes that `stdout` lacks between its halves, of
+        `max_output` // 2 bytes and the rest of `max_output`.
+    :ivar int stderr_truncated: the number of bytes that `stderr` lacks, likewise.
     """
 
     # Class attributes, which the creator of a result overrides: a constructor in Python would cost

@@ -50,9 +50,11 @@ from usernsctl.gvisor.runsc.container import ENDING_SECONDS, ended_error, limit_
 
 if TYPE_CHECKING:
     from usernsctl.commands import aio
+    from usernsctl.gvisor import output
     from usernsctl.gvisor.agent import process
 else:
     aio = LateModule("usernsctl.commands.aio")
+    output = LateModule("usernsctl.gvisor.output")
     process = LateModule("usernsctl.gvisor.agent.process")
 
 
@@ -80,7 +82,7 @@ _KEYWORDS = frozenset(
     (
         *keywords_of(subprocess.Popen.__init__),
         *("env", "cwd", "user", "groups", "rlimits", "terminal"),
-        *("input", "timeout", "check", "capture_output"),
+        *("input", "timeout", "check", "capture_output", "max_output", "on_overflow"),
     )
 )
 
@@ -177,6 +179,7 @@ class SandboxCommands:
         check = arguments.pop("check", False)
         input = arguments.pop("input", None)
         choose_pipes(arguments, input, arguments.pop("capture_output", False))
+        bounds = _take_bounds(arguments)
         spec = self._command_spec("run", arguments)
         deadline = deadline_after(timeout)
         last_start = time.monotonic() + START_SECONDS
@@ -185,8 +188,8 @@ class SandboxCommands:
             arguments["outlives"] = False
             with self._start(spec, args, start_deadline, arguments) as process:
                 process._raises_limit = False
-                output = communicate(process, input, seconds_left(deadline))
-            return self._result(process, *output, check=check)
+                output = communicate(process, input, seconds_left(deadline), bounds)
+            return self._result(process, *output, check=check, bounds=bounds)
         except AgentUnresponsive as error:
             if deadline is None or time.monotonic() < deadline:
                 raise
@@ -196,7 +199,13 @@ class SandboxCommands:
             raise
 
     def _result(
-        self, process: SandboxPopen[Any], stdout: Any, stderr: Any, *, check: bool
+        self,
+        process: SandboxPopen[Any],
+        stdout: Any,
+        stderr: Any,
+        *,
+        check: bool,
+        bounds: output.BoundedOutput | None,
     ) -> Result[Any]:
         """Return the :class:`Result` of a command that has ended.
 
@@ -207,12 +216,16 @@ class SandboxCommands:
         assert status is not None
         result = Result[Any](process.args, status, stdout, stderr)
         result.rusage = process.rusage
+        if bounds is not None:
+            bounds.describe(result)
         if status == 0:
             return result
         ended = None
         if process._limit_error is not None:
             ended = ended_error(self._id, process._limit_error)
             result.reason = limit_reason(process._limit_error)
+        elif result.reason == "output-limit":
+            pass
         elif process._is_lost:
             ended = self._ended()
             result.reason = "killed" if ended is None else "sandbox-ended"
@@ -295,6 +308,20 @@ class SandboxCommands:
             capabilities=inherited.capability_set,
             size=_size(terminal),
         )
+
+
+def _take_bounds(arguments: dict[str, Any]) -> output.BoundedOutput | None:
+    """Remove the limit of the output from the arguments of a ``run()``, and return it.
+
+    :raises TypeError: the limit has the wrong type.
+    :raises ValueError: the limit has a wrong value, or no output is captured.
+    """
+    limit = arguments.pop("max_output", None)
+    on_overflow = arguments.pop("on_overflow", "truncate")
+    if limit is None and on_overflow == "truncate":
+        return None
+    streams = arguments.get("stdout"), arguments.get("stderr")
+    return output.BoundedOutput(limit, on_overflow, *streams)
 
 
 def _user(given: tuple[int, int]) -> tuple[int, int]:

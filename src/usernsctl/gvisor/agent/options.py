@@ -14,6 +14,7 @@ from typing import Any, Generic, TypedDict, TypeVar
 from usernsctl.commands.arguments import Stream, StrOrBytesPath
 from usernsctl.commands.options import AnyStreams, ByteStreams, EncodedStreams, TextStreams
 from usernsctl.gvisor.oci import Rlimit
+from usernsctl.gvisor.output import OnOverflow
 
 _Input = TypeVar("_Input", str, bytes, Any)
 
@@ -47,9 +48,17 @@ class _SandboxOutput(_SandboxCommand, Generic[_Input], total=False):
 
 
 class _SandboxRun(_SandboxOutput[_Input], total=False):
+    """Options of ``run()``.
+
+    :ivar max_output: the number of bytes to keep of each stream; ``None``: all are kept.
+    :ivar on_overflow: what happens to a command that writes more.
+    """
+
     stdout: Stream
     capture_output: bool
     check: bool
+    max_output: int | None
+    on_overflow: OnOverflow
 
 
 class _SandboxPopen(_SandboxCommand, total=False):

@@ -502,7 +502,8 @@ class Sandbox(AsyncStartMixin):
 
         :param args: the command and its arguments, or one word as the command.
         :param options: `input`, `capture_output`, `timeout` (in seconds) and `check`, as for
-            :func:`subprocess.run`; and the options of :meth:`popen`.
+            :func:`subprocess.run`; `max_output` and `on_overflow`, as for
+            :func:`usernsctl.gvisor.run`; and the options of :meth:`popen`.
         :returns: the exit status of the command, or -N after signal N, its output, and the reason
             of its end. The output is text if `text`, `encoding`, `errors` or `universal_newlines`
             is given, else bytes.

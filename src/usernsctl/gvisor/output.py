@@ -1,0 +1,232 @@
+"""The output of a command, of which a limited number of bytes is kept."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import select
+import selectors
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from usernsctl._system.descriptors import deadline_after, seconds_left
+from usernsctl.commands.popen import PIPE, TimeoutExpired
+from usernsctl.gvisor.result import Result
+
+#: What happens to a command that writes more than `max_output`.
+OnOverflow = Literal["truncate", "kill"]
+
+_READ_BYTES = 1 << 16
+
+# The greatest time limit for poll(2), in seconds, after which the loop looks for the deadline.
+_PATIENCE = 3600.0
+
+# The maximum length of an encoded character, in bytes.
+_CHARACTER_BYTES = 4
+
+
+class KeptOutput:
+    """The beginning and the end of the output to one stream, and the number of all its bytes."""
+
+    def __init__(self, limit: int) -> None:
+        """Keep nothing yet.
+
+        :param limit: the number of bytes to keep, half of them from the beginning.
+        """
+        self._limit = limit
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.total: int = 0
+
+    def add(self, data: bytes) -> None:
+        """Append bytes to the output."""
+        self.total += len(data)
+        room = self._limit // 2 - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data
+        # Not at each call, since each moves the whole tail.
+        if len(self._tail) > 2 * self._tail_size + _READ_BYTES:
+            self._cut()
+
+    @property
+    def _tail_size(self) -> int:
+        return self._limit - self._limit // 2
+
+    def _cut(self) -> None:
+        del self._tail[: max(len(self._tail) - self._tail_size, 0)]
+
+    @property
+    def truncated(self) -> int:
+        """The number of bytes that were not kept."""
+        return max(self.total - self._limit, 0)
+
+    def data(self) -> bytes:
+        """Return the bytes that were kept."""
+        self._cut()
+        return bytes(self._head + self._tail)
+
+    def text(self, encoding: str, errors: str) -> str:
+        """Return the text that was kept, without the parts of characters that were cut.
+
+        Line ends are converted to newlines, as :mod:`subprocess` does.
+
+        :raises UnicodeDecodeError: the output is not text.
+        """
+        if not self.truncated:
+            return _newlines(self.data().decode(encoding, errors))
+        self._cut()
+        head = codecs.getincrementaldecoder(encoding)(errors).decode(bytes(self._head))
+        for skip in range(_CHARACTER_BYTES):
+            with contextlib.suppress(UnicodeDecodeError):
+                return _newlines(head + self._tail[skip:].decode(encoding, errors))
+        return _newlines(head + self._tail.decode(encoding, errors))
+
+
+def _newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class BoundedOutput:
+    """The communication with a command whose output is limited."""
+
+    def __init__(
+        self, limit: int | None, on_overflow: OnOverflow, stdout: Any, stderr: Any
+    ) -> None:
+        """Prepare the communication.
+
+        :param limit: the number of bytes to keep, for each stream.
+        :param on_overflow: whether to kill a command that writes more.
+        :param stdout: the argument for the standard output of the command.
+        :param stderr: the argument for its standard error.
+        :raises TypeError: an argument has the wrong type.
+        :raises ValueError: an argument has a wrong value, or neither stream is a pipe.
+        """
+        if on_overflow not in ("truncate", "kill"):
+            raise ValueError(f"on_overflow must be 'truncate' or 'kill', not {on_overflow!r}")
+        if limit is None:
+            raise ValueError(f"on_overflow={on_overflow!r} needs max_output, a number of bytes")
+        if not isinstance(limit, int) or isinstance(limit, bool):
+            raise TypeError(f"max_output must be a number of bytes, not {limit!r}")
+        if limit < 1:
+            raise ValueError(f"max_output must be at least 1 byte, not {limit}")
+        if PIPE not in (stdout, stderr):
+            raise ValueError("max_output limits captured output: add capture_output=True")
+        self._limit = limit
+        self._is_killing = on_overflow == "kill"
+        self.stdout: KeptOutput = KeptOutput(limit)
+        self.stderr: KeptOutput = KeptOutput(limit)
+
+    @property
+    def overflow(self) -> KeptOutput | None:
+        """The output because of which the command is killed, or ``None``."""
+        if self._is_killing:
+            for kept in (self.stdout, self.stderr):
+                if kept.truncated:
+                    return kept
+        return None
+
+    def communicate(
+        self,
+        process: Any,
+        input: bytes | None,
+        timeout: float | None,
+        *,
+        wait: Callable[[float | None], object],
+        kill: Callable[[], object],
+    ) -> None:
+        """Write to a command and read its output, until the command ends.
+
+        :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
+        :param wait: waits for the end of the command, with a time limit in seconds.
+        :param kill: kills the command.
+        :raises TimeoutExpired: the command did not end within `timeout` seconds. The exception has
+            the output that was kept.
+        """
+        deadline = deadline_after(timeout)
+        try:
+            self._exchange(process, input, deadline)
+            if self.overflow is None:
+                wait(seconds_left(deadline))
+                return
+        except TimeoutExpired as expired:
+            expired.output, expired.stderr = self.data(process)
+            raise
+        kill()
+
+    def output_of(self, process: Any, input: Any, timeout: float | None) -> tuple[Any, Any]:
+        """Communicate with a SandboxPopen until it ends, and return the output that was kept.
+
+        :raises TimeoutExpired: as :meth:`communicate` does.
+        """
+        streams = [one for one in (process.stdout, process.stderr) if one is not None]
+        if process.text_mode and input is not None:
+            input = input.encode(process.stdin.encoding, process.stdin.errors)
+        self.communicate(process, input, timeout, wait=process.wait, kill=process._end)
+        if process.text_mode:
+            return self.texts(process, streams[0].encoding, streams[0].errors)
+        return self.data(process)
+
+    def _exchange(self, process: Any, input: bytes | None, deadline: float | None) -> None:
+        """Write `input`, and read both streams up to their ends, or until one is too long."""
+        kept = {process.stdout: self.stdout, process.stderr: self.stderr}
+        left = memoryview(input or b"")
+        with selectors.PollSelector() as selector:
+            if process.stdin is not None:
+                selector.register(process.stdin, selectors.EVENT_WRITE)
+            for stream in kept:
+                if stream is not None:
+                    selector.register(stream, selectors.EVENT_READ)
+            while selector.get_map() and self.overflow is None:
+                ready = selector.select(min(seconds_left(deadline) or _PATIENCE, _PATIENCE))
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutExpired("", 0)
+                for key, _ in ready:
+                    stream = key.fileobj
+                    if stream is process.stdin:
+                        left = left[_write(key.fd, left) :]
+                        is_over = not left
+                    else:
+                        data = os.read(key.fd, _READ_BYTES)
+                        kept[stream].add(data)
+                        is_over = not data
+                    if is_over:
+                        selector.unregister(stream)
+                        with contextlib.suppress(BrokenPipeError):
+                            stream.close()
+
+    def describe(self, result: Result[Any]) -> None:
+        """Set the fields of a result that are about output."""
+        result.stdout_truncated = self.stdout.truncated
+        result.stderr_truncated = self.stderr.truncated
+        if (overflow := self.overflow) is not None:
+            result.reason = "output-limit"
+            result.limit, result.used = self._limit, overflow.total
+
+    def texts(self, process: Any, encoding: str, errors: str) -> tuple[str | None, str | None]:
+        """Return the texts of both streams, each ``None`` if it is not a pipe.
+
+        :raises UnicodeDecodeError: the output is not text.
+        """
+        return (
+            None if process.stdout is None else self.stdout.text(encoding, errors),
+            None if process.stderr is None else self.stderr.text(encoding, errors),
+        )
+
+    def data(self, process: Any) -> tuple[bytes | None, bytes | None]:
+        """Return the output to both streams, each ``None`` if it is not a pipe."""
+        return (
+            None if process.stdout is None else self.stdout.data(),
+            None if process.stderr is None else self.stderr.data(),
+        )
+
+
+def _write(fd: int, data: memoryview) -> int:
+    """Write to a pipe that has room; return the number of bytes to skip, all if nobody reads."""
+    try:
+        return os.write(fd, data[: select.PIPE_BUF])
+    except BrokenPipeError:
+        return len(data)
