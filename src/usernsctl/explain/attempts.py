@@ -36,7 +36,7 @@ _SANDBOX = re.compile(
 _OTHER_SUBJECT = re.compile(
     r"\bgit[ :]|namespace (?:std|\w+::)|xmlns|using namespace|is forbidden: user|kind: namespace"
     r"|namespaces? \"[\w-]+\" (?:is|not|already)|\bkubectl\b|\bhelm\b|filter rule for syscall"
-    r"|\bnfs\w*|sysctl: cannot stat|not disabled as requested|/users/"
+    r"|\bnfs\w*|sysctl: cannot stat|not disabled as requested|/users/|namespace package|resource type"
 )
 # Length of the text that is read before and after an error in the same line.
 _AROUND = 512
@@ -203,8 +203,6 @@ def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
     a failure without an exact error explain only their own line.
     """
     line = text.lower()
-    if _OTHER_SUBJECT.search(line):
-        return None
     found = _exact_errors(line)
     if found:
         strength = 1 if found == ["ENOENT"] else 2
@@ -242,6 +240,8 @@ def _first(
 ) -> Attempt | None:
     """Return the first operation that a line names and that fails with one of the errors."""
     for line in lines if found else ():
+        if _OTHER_SUBJECT.search(line.lower()):
+            continue
         for pattern, operation in _patterns():
             causes = next((operation.causes[one] for one in found if one in operation.causes), ())
             if causes and (common or not operation.common) and pattern.search(line):
