@@ -24,15 +24,15 @@ def test_a_terminal_is_of_the_moment(plain: Engine) -> None:
     try:
         session.type("test -t 0 && test -t 1 && test -t 2 && echo a terminal''.\n")
         session.read_until("a terminal.")
-        session.type("stty size; bash -c 'echo sleeps.; exec sleep 1000'\n")
+        session.type("stty size; bash -c \"echo sleeps''.; exec sleep 1000\"\n")
         session.read_until("24 80")
         session.read_until("sleeps.")
         session.type("\x1a")
         session.read_until("Stopped")
         session.resize(31, 99)
         # The engine passes the size on after a while.
-        session.type("until stty size | grep '31 99'; do sleep 0.1; done\n")
-        session.read_until("\n31 99")
+        session.type("until test \"$(stty size)\" = '31 99'; do sleep 0.1; done; echo resized''.\n")
+        session.read_until("resized.")
         session.type("exit 7\n")
         session.type("exit 7\n")
         assert session.wait() == 7
