@@ -24,7 +24,7 @@ PURE = ("map",)
 # Programs, with the sources of programs/shared/ that each needs.
 PROGRAMS = {
     "usernsctl-exec": ("early_signals.c", "report.c"),
-    "usernsctl-entrypoint": ("early_signals.c",),
+    "usernsctl-entrypoint": ("early_signals.c", "report.c"),
     "usernsctl-build": (),
     "usernsctl-init": ("descendants.c", "oom_watch.c", "sandbox_command.c", "sandbox_limits.c"),
     "usernsctl-detach": ("descendants.c", "sandbox_command.c", "sandbox_limits.c"),

@@ -709,6 +709,7 @@ struct un_moment {
     bool terminal;            /* whether the command gets the terminal of this process */
     bool reraise_signal; /* after death by signal N, die by the same signal instead of exiting with
                             128+N */
+    bool log_json;       /* whether the watcher prints messages in JSON */
 };
 
 /* Returns whether standard input, output and error are the same terminal. gVisor uses only one of

@@ -42,6 +42,8 @@ static void fill_exec_args(const struct un_launch *launch, const struct un_momen
             *arg++ = (char *)UN_RERAISE_SIGNAL;
         if (moment->terminal)
             *arg++ = (char *)UN_TERMINAL;
+        if (moment->log_json)
+            *arg++ = (char *)UN_LOG_JSON;
     }
 }
 
@@ -52,7 +54,7 @@ static int build_exec_args(struct un_launch *launch, const struct un_moment *mom
     if (!launch->of_verb[UN_VERB_WATCH])
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "the launch has no \"watch\" record");
-    args->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 3, sizeof *args->argv);
+    args->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 4, sizeof *args->argv);
     args->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *args->envp);
     args->memory = malloc(memory_for(launch));
     if (!args->argv || !args->envp || !args->memory)

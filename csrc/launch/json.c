@@ -78,6 +78,12 @@ bool un_text_add_string(struct un_text *text, const char *value)
     return true;
 }
 
+const char *un_text_end(struct un_text *text)
+{
+    add_bytes(text, "", 1);
+    return text->failed ? NULL : text->bytes;
+}
+
 void un_text_free(struct un_text *text)
 {
     free(text->bytes);

@@ -14,6 +14,8 @@
 
 /* Option of the watcher, before its other arguments: die by the signal that killed the command. */
 #define UN_RERAISE_SIGNAL "--reraise-signal"
+/* Option of the watcher: messages in JSON. */
+#define UN_LOG_JSON "--log=json"
 /* Option of the watcher: the command has a terminal. */
 #define UN_TERMINAL "--terminal"
 
@@ -116,6 +118,8 @@ void un_text_add(struct un_text *text, const char *more);
 /* Adds a JSON string. Returns false if `value` is not valid UTF-8. */
 bool un_text_add_string(struct un_text *text, const char *value);
 void un_text_add_number(struct un_text *text, uint64_t number);
+/* Terminates the text by NUL. Returns the text, or NULL if an allocation failed. */
+const char *un_text_end(struct un_text *text);
 void un_text_free(struct un_text *text);
 
 /* ---- walk.c: resolving a path component by component, by descriptors ------------------------- */

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 
 import pytest
 
-from docker.conftest import CONNECTOR
+from docker.conftest import CONNECTOR, PRELUDE
 from docker.engine import Engine
 from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, cause_of
 
@@ -44,6 +45,22 @@ def test_a_program_that_grows_ends_the_container_with_the_cause(
     assert (done.returncode, done.stdout) == (137, "")
     assert cause_of(done) == "out-of-memory"
     assert f"the limit of the control group is {limit}.0 MiB, of which " in done.stderr
+
+
+def test_messages_are_told_in_json(plain: Engine) -> None:
+    """Print the cause in JSON before the start, of a program's end, and of a health check."""
+    limits = ["--memory=150m", "--memory-swap=150m"]
+    wrong = [one for one in PROTECTED if one != SECCOMP]
+    for options, status, cause in (
+        ([*wrong, PRELUDE, "--log=json", "--", "true"], 125, "seccomp-denies-userns"),
+        ([*PROTECTED, *limits, PRELUDE, "--log=json", "--", *GROW["sh"]], 137, "out-of-memory"),
+        ([*PROTECTED, PRELUDE, "--log=json", "--health"], 1, "no-sandbox"),
+    ):
+        done = plain(*options)
+        assert (done.returncode, done.stdout) == (status, "")
+        told = [json.loads(line) for line in done.stderr.splitlines()]
+        assert [(one["level"], one["cause"]) for one in told] == [("error", cause)]
+        assert told[0]["remedy"]
 
 
 def test_a_program_sees_the_limits_of_its_container(plain: Engine) -> None:

@@ -74,9 +74,30 @@ def fails(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
         done = prelude("--launch", file)
         ran = usernsctl("run", "--runsc", program, *options, "--", "true")
         assert (done.returncode, done.stdout, done.stderr) == (ran.returncode, "", ran.stderr)
+        in_json = prelude("--log=json", "--launch", file)
+        assert (in_json.returncode, in_json.stdout) == (done.returncode, "")
+        assert as_text(in_json.stderr) == done.stderr
         return done
 
     return fail
+
+
+def as_text(stderr: str) -> str:
+    """Return the output on standard error with the last line, the watcher's message, as text."""
+    *before, line = stderr.splitlines()
+    message = json.loads(line)
+    text = [*before, f"{message['program']}: {message['step']}: {message['message']}"]
+    if "cause" in message:
+        text.append(f"  why: {message['why']} [{message['cause']}]")
+    text += [f"  {one}" for one in message.get("details", "").splitlines()]
+    remedy = message["remedy"].splitlines()
+    if len(remedy) == 1:
+        text.append(f"  remedy: {remedy[0]}")
+    else:
+        text += ["  remedy:", *(f"    {one}" for one in remedy)]
+    if "more" in message:
+        text.append(f"  more: {message['more']}")
+    return "\n".join([*text, ""])
 
 
 def error_log(*messages: str) -> bytes:

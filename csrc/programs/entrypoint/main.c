@@ -15,6 +15,7 @@
  * Only the options of in-gvisor decide what a command is allowed.
  */
 #include "base/base.h"
+#include "launch/launch.h"
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
 
@@ -36,7 +37,6 @@
 #define LAUNCH "/etc/usernsctl/launch"
 #define NO_NETWORK ".no-network"
 #define ALL_IDS ".all-ids"
-#define RERAISE_SIGNAL "--reraise-signal"
 /* Room for the arguments that this program adds to the caller's, at most 23. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
@@ -60,6 +60,8 @@ static const char help[] =
     "                           ids\n"
     "      --runsc=FILE         the runsc to run, in an image with Python; by\n"
     "                           default the runsc of the launch in /etc/usernsctl\n"
+    "      --log=text|json      the format of messages on standard error: text, or\n"
+    "                           one JSON object in a line for each\n"
     "      --reraise-signal     if a signal kills COMMAND, end by the same signal,\n"
     "                           instead of the exit status 128+N, unless this is\n"
     "                           process 1 of the container\n"
@@ -79,6 +81,7 @@ struct policy {
     const char *ids;
     const char *runsc;
     const char *user;
+    const char *log;
     char uid[ID_DIGITS + 1], gid[ID_DIGITS + 1]; /* the parts of `user` */
     bool reraise_signal;
     bool is_check;
@@ -90,6 +93,11 @@ struct argv_builder {
     const char **argv;
     size_t count;
 };
+
+static bool is_json(const char *format)
+{
+    return !strcmp(format, "json");
+}
 
 static void add_argument(struct argv_builder *builder, const char *argv)
 {
@@ -104,7 +112,7 @@ static void add_arguments(struct argv_builder *builder, char *const *more)
 
 static int fail_entrypoint(const char *what)
 {
-    fprintf(stderr, CLI ": %s: %s\n", what, un_errno_text(errno));
+    report_message((struct report){.program = CLI, .step = what, .message = un_errno_text(errno)});
     return FAILED;
 }
 
@@ -256,7 +264,9 @@ static int perform_launch(struct argv_builder *builder, const char *launch,
     if (policy->is_check)
         add_argument(builder, "--check");
     if (policy->reraise_signal)
-        add_argument(builder, RERAISE_SIGNAL);
+        add_argument(builder, UN_RERAISE_SIGNAL);
+    if (is_json(policy->log))
+        add_argument(builder, UN_LOG_JSON);
     if (policy->user) {
         const char *const ids[] = {"--setuid", policy->uid, "--setgid", policy->gid};
         for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
@@ -270,13 +280,16 @@ static int perform_launch(struct argv_builder *builder, const char *launch,
 }
 
 /* Executes the watcher's program to ask the running sandbox. Returns only on failure. */
-static int check_health(struct argv_builder *builder, char *const *rest)
+static int check_health(struct argv_builder *builder, const struct policy *policy,
+                        char *const *rest)
 {
     static char program[PATH_MAX];
     if (find_in_own_directory("usernsctl-watch", program))
         return fail_entrypoint("/proc/self/exe");
     builder->count = 0;
     add_argument(builder, "usernsctl-watch");
+    if (is_json(policy->log))
+        add_argument(builder, UN_LOG_JSON);
     add_argument(builder, "--health");
     add_arguments(builder, rest);
     add_argument(builder, NULL);
@@ -289,7 +302,7 @@ static int refuse_usage(const char *what, const char *value, const char *right)
     char text[256];
     snprintf(text, sizeof text, "%s%s: %s", what, value, right);
     un_make_printable(text);
-    fprintf(stderr, CLI ": " SELF ": %s\n", text);
+    report_message((struct report){.program = CLI, .step = SELF, .message = text});
     return FAILED;
 }
 
@@ -341,6 +354,8 @@ static int check_policy(struct policy *policy, const char *command)
         return refuse_usage("--network=", policy->network, "the value must be host or none");
     if (!is_either(policy->ids, "one", "all"))
         return refuse_usage("--ids=", policy->ids, "the value must be one or all");
+    if (!is_either(policy->log, "text", "json"))
+        return refuse_usage("--log=", policy->log, "the value must be text or json");
     if (policy->user && !split_user(policy))
         return refuse_usage("--user=", policy->user,
                             "the value must be UID[:GID], numbers from 0 to 4294967294");
@@ -358,7 +373,7 @@ static int check_policy(struct policy *policy, const char *command)
 }
 
 /* Values of options without a letter; no letter has one of these values. */
-enum { NETWORK = 1, IDS, RUNSC, USER, RERAISE, CHECK, HEALTH };
+enum { NETWORK = 1, IDS, RUNSC, USER, LOG, RERAISE, CHECK, HEALTH };
 
 /* Reports the option that getopt_long(3) has rejected. */
 static int refuse_option(char **argv)
@@ -373,6 +388,14 @@ static int refuse_option(char **argv)
                         " is not an option, or lacks its value", SELF " --help lists the options");
 }
 
+/* Sets the format of messages at once, for messages about options that follow. */
+static void set_log(struct policy *policy, const char *format)
+{
+    policy->log = format;
+    if (is_json(format))
+        report_in_json();
+}
+
 /* Parses the options. Returns the exit status, or -1 to continue. */
 static int parse_policy(int argc, char **argv, struct policy *policy)
 {
@@ -381,6 +404,7 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
         {"ids", required_argument, NULL, IDS},
         {"runsc", required_argument, NULL, RUNSC},
         {"user", required_argument, NULL, USER},
+        {"log", required_argument, NULL, LOG},
         {"reraise-signal", no_argument, NULL, RERAISE},
         {"check", no_argument, NULL, CHECK},
         {"health", no_argument, NULL, HEALTH},
@@ -399,6 +423,8 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
             policy->runsc = optarg;
         else if (option == USER)
             policy->user = optarg;
+        else if (option == LOG)
+            set_log(policy, optarg);
         else if (option == RERAISE)
             policy->reraise_signal = true;
         else if (option == CHECK)
@@ -431,7 +457,9 @@ static int run_by_python(const struct policy *policy, char *const *command,
     if (!strcmp(policy->ids, "all"))
         add_argument(builder, "--map-auto");
     if (policy->reraise_signal)
-        add_argument(builder, RERAISE_SIGNAL);
+        add_argument(builder, UN_RERAISE_SIGNAL);
+    if (is_json(policy->log))
+        add_argument(builder, UN_LOG_JSON);
     if (policy->runsc) {
         add_argument(builder, "--runsc");
         add_argument(builder, policy->runsc);
@@ -447,14 +475,14 @@ static int run_by_python(const struct policy *policy, char *const *command,
 static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
 {
     static char launch[sizeof LAUNCH NO_NETWORK ALL_IDS];
-    struct policy policy = {.network = "host", .ids = "one"};
+    struct policy policy = {.network = "host", .ids = "one", .log = "text"};
     int status = parse_policy(argc, argv, &policy);
     if (status < 0)
         status = check_policy(&policy, argv[optind]);
     if (status >= 0)
         return status;
     if (policy.is_health)
-        return check_health(builder, argv + optind);
+        return check_health(builder, &policy, argv + optind);
     snprintf(launch, sizeof launch, "%s%s%s", LAUNCH,
              !strcmp(policy.network, "none") ? NO_NETWORK : "",
              !strcmp(policy.ids, "all") ? ALL_IDS : "");

@@ -5,10 +5,11 @@
 
 static void warn_single_id(const struct un_error *wanted)
 {
-    char reason[UN_DETAIL_MAX + 128];
-    fprintf(stderr,
-            "usernsctl-exec: mapping only the caller's own id, as --allow-single-id allows: %s\n",
-            un_error_reason(wanted, reason, sizeof reason));
+    char reason[UN_DETAIL_MAX + 128], text[sizeof reason + 128];
+    snprintf(text, sizeof text, "mapping only the caller's own id, as --allow-single-id allows: %s",
+             un_error_reason(wanted, reason, sizeof reason));
+    report_message(
+        (struct report){.program = "usernsctl-exec", .level = "notice", .message = text});
 }
 
 int un_exec_plan(const struct un_request *request, const char *path, struct decision *decision,

@@ -27,6 +27,7 @@ struct un_options {
     size_t keep_count;
     const char *launch;         /* file of a launch to perform, or NULL */
     bool check;                 /* whether to omit the final execve(2) */
+    bool log_json;              /* whether to print messages in JSON */
     const char *const *command; /* ends with NULL */
 };
 

@@ -139,6 +139,7 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
         un_moment_settle(of->launch, &of->moment, err))
         return -1;
     of->moment.is.reraise_signal = options->reraise_signal;
+    of->moment.is.log_json = options->log_json;
     return options->check ? 0 : un_launch_exec(of->launch, &of->moment.is, err);
 }
 

@@ -114,6 +114,8 @@ int main(int argc, char **argv)
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
         un_child_main(argv, environ);
     int failed = un_options_parse(argc, argv, &options, &err);
+    if (options.log_json)
+        report_in_json();
     if (options.hold >= 0)
         un_forget_environment(environ);
     if (failed)

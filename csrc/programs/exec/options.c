@@ -27,6 +27,7 @@ enum {
     OPT_PRESERVE_FD,
     OPT_LAUNCH,
     OPT_CHECK,
+    OPT_LOG,
 };
 
 /* The + stops at the first argument that is not an option; the rest belongs to the command. */
@@ -65,6 +66,7 @@ static const struct option long_options[] = {
     {"preserve-fd", required_argument, NULL, OPT_PRESERVE_FD},
     {"launch", required_argument, NULL, OPT_LAUNCH},
     {"check", no_argument, NULL, OPT_CHECK},
+    {"log", required_argument, NULL, OPT_LOG},
     /* Internal: creates a named namespace for usernsctl, so --help does not list it. */
     {"hold", required_argument, NULL, OPT_HOLD},
     {"help", no_argument, NULL, 'h'},
@@ -200,6 +202,14 @@ static int parse_propagation(const char *text, struct un_options *options, struc
                       "--propagation", text);
 }
 
+static int parse_log(const char *text, struct un_options *options, struct un_error *err)
+{
+    options->log_json = !strcmp(text, "json");
+    if (options->log_json || !strcmp(text, "text"))
+        return 0;
+    return fail_usage(err, "%s: \"%.200s\" must be text or json", "--log", text);
+}
+
 static int parse_fd(const char *option, const char *text, int *fd, struct un_error *err)
 {
     int64_t number;
@@ -323,6 +333,8 @@ static int take_option(struct un_options *options, int option, struct un_error *
     case OPT_CHECK:
         options->check = true;
         return 0;
+    case OPT_LOG:
+        return parse_log(optarg, options, err);
     case 'h':
         options->action = UN_HELP;
         return 0;
@@ -408,11 +420,11 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     }
     options->command = (const char *const *)argv + optind;
     int of_launch = 1 + options->check + options->reraise_signal + (options->setup.uid >= 0) +
-                    (options->setup.gid >= 0);
+                    (options->setup.gid >= 0) + options->log_json;
     if (options->launch && count > of_launch)
         return fail_usage(err,
-                          "%s excludes all options except --check, --reraise-signal, --setuid and "
-                          "--setgid%s",
+                          "%s excludes all options except --check, --log=json, --reraise-signal, "
+                          "--setuid and --setgid%s",
                           "--launch", "");
     if (options->launch)
         return 0;

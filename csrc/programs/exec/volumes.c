@@ -67,8 +67,11 @@ void un_warn_of_volumes(const struct un_launch *launch)
     if (!length)
         return;
     un_make_printable(list);
-    fprintf(stderr,
-            "usernsctl-exec: warning: what the command writes to %s is lost: bind it by --bind of "
-            "usernsctl freeze, or mount it read-only\n",
-            list);
+    char text[LIST_MAX + 128];
+    snprintf(text, sizeof text,
+             "what the command writes to %s is lost: bind it by --bind of usernsctl freeze, or "
+             "mount it read-only",
+             list);
+    report_message(
+        (struct report){.program = "usernsctl-exec", .level = "warning", .message = text});
 }

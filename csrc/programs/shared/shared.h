@@ -14,19 +14,32 @@ struct decision {
     struct un_plan plan;
 };
 
-/* ---- report.c: error messages on standard error ---------------------------------------------- */
+/* ---- report.c: messages on standard error ---------------------------------------------------- */
+
+/* A message. Members are NULL if there is nothing to say. */
+struct report {
+    const char *program;
+    const char *level; /* "warning" or "notice"; NULL means "error" */
+    const char *step;
+    const char *message; /* one line */
+    const char *cause;   /* the id of a cause; an unknown id is left out */
+    const char *why;     /* in place of the cause's explanation */
+    const char *details; /* lines */
+    const char *remedy;  /* lines, in place of the cause's remedy */
+    const char *more;    /* where to find out more */
+};
+
+/* Makes this process print all messages in JSON, each as one object in a line. */
+void report_in_json(void);
+
+/* Prints a message. Its texts must be printable. */
+void report_message(struct report report);
 
 /* Prints an error: the step, the reason, and the remedy. */
 void report_error(const char *program, const struct un_error *err);
 
 /* Prints an error with `remedy`, or, if that is NULL, with the remedy of the error's cause. */
 void report_error_with(const char *program, const struct un_error *err, const char *remedy);
-
-/* Prints the explanation and remedy of a cause, if the id is known. */
-void report_cause(const char *id);
-
-/* Prints a remedy in the line that names it, or, if it has several lines, in lines of its own. */
-void print_remedy(const char *remedy);
 
 /* ---- early_signals.c: signals before the watcher can forward them ---------------------------- */
 

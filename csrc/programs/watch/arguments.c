@@ -13,7 +13,7 @@ bool split_watch_args(int argc, char **argv, struct watch_args *args)
             reraise_signal = true;
         else if (!strcmp(argv[1], UN_TERMINAL))
             has_terminal = true;
-        else
+        else if (strcmp(argv[1], UN_LOG_JSON))
             break;
     for (int i = 2; i < argc && found < 3; i++)
         if (!strcmp(argv[i], "--")) {

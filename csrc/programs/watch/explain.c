@@ -1,5 +1,6 @@
 #include "explain/explain.h"
 #include "base/base.h"
+#include "launch/launch.h"
 #include "programs/shared/shared.h"
 #include "programs/watch/watch.h"
 #include "sys/sys.h"
@@ -16,30 +17,24 @@
 /* The number of processes and threads without which no sandbox of gVisor starts. */
 #define SANDBOX_PROCESSES 25
 
-/* Prints the failure in one line, and its cause. */
-static void print_failure_line(const struct un_runsc_failure *failure)
-{
-    fprintf(stderr, "usernsctl: runsc: %s\n", failure->what);
-    if (failure->has_cause)
-        fprintf(stderr, "  why: %s [%s]\n", failure->cause.why, failure->cause.id);
-}
-
-static void print_quoted(const char *text)
+static void add_quoted(struct un_text *text, const char *message)
 {
     char quoted[UN_QUOTED_ROOM];
-    un_quote(text, quoted);
-    fprintf(stderr, "  runsc also says: %s\n", quoted);
+    un_quote(message, quoted);
+    un_text_add(text, "runsc also says: ");
+    un_text_add(text, quoted);
+    un_text_add(text, "\n");
 }
 
-/* Prints the last messages and the crash report, except the one already printed. */
-static void print_more(const struct un_runsc_words *words)
+/* Adds the last messages and the crash report, except the one that the failure quotes. */
+static void add_more(struct un_text *text, const struct un_runsc_words *words)
 {
-    const char *text = words->messages.bytes;
-    for (size_t i = 0; i < words->messages.count; i++, text += strlen(text) + 1)
-        if (text != words->told && i + MORE_MAX >= words->messages.count)
-            print_quoted(text);
+    const char *message = words->messages.bytes;
+    for (size_t i = 0; i < words->messages.count; i++, message += strlen(message) + 1)
+        if (message != words->told && i + MORE_MAX >= words->messages.count)
+            add_quoted(text, message);
     if (words->crash && words->crash != words->told)
-        print_quoted(words->crash);
+        add_quoted(text, words->crash);
 }
 
 /* Maps config.json. Returns NULL if the file can't be read or is empty. */
@@ -68,17 +63,25 @@ static int find_explanation(const struct un_runsc_words *words, const char *bund
     return failed;
 }
 
-static void print_explanation(const struct un_runsc_words *words,
-                              const struct un_runsc_failure *failure)
+static void report_failure_of_runsc(const struct un_runsc_words *words,
+                                    const struct un_runsc_failure *failure)
 {
-    print_failure_line(failure);
-    if (!failure->has_cause)
-        print_more(words);
-    print_remedy(failure->remedy);
-    if (!failure->has_cause)
-        fputs("  more: usernsctl run --debug-log DIR -- COMMAND; usernsctl explain --debug-log DIR"
-              "    # needs the Python package of usernsctl\n",
-              stderr);
+    struct un_text details = {.bytes = NULL};
+    struct report report = {.program = "usernsctl",
+                            .step = "runsc",
+                            .message = failure->what,
+                            .remedy = failure->remedy};
+    if (failure->has_cause) {
+        report.cause = failure->cause.id;
+        report.why = failure->cause.why;
+    } else {
+        add_more(&details, words);
+        report.details = un_text_end(&details);
+        report.more = "usernsctl run --debug-log DIR -- COMMAND; usernsctl explain --debug-log DIR"
+                      "    # needs the Python package of usernsctl";
+    }
+    report_message(report);
+    un_text_free(&details);
 }
 
 /* Creates a directory at the path of runsc's error log, which marks that the error was reported. */
@@ -130,7 +133,8 @@ int explain_runsc(char *const *files, int status, const char *limit)
     if (is_told(files))
         return FAILED;
     if (un_runsc_words_read(files[ERRORS], files[CRASH], files[DEBUG], &words)) {
-        perror("usernsctl: runsc");
+        report_message((struct report){
+            .program = "usernsctl", .step = "runsc", .message = un_errno_text(errno)});
         return FAILED;
     }
     bool is_command = words.has_ended;
@@ -141,7 +145,7 @@ int explain_runsc(char *const *files, int status, const char *limit)
     else if (!is_command)
         un_runsc_explain_silence(status, limit, "/proc", &failure);
     if (!is_command && !failed)
-        print_explanation(&words, &failure);
+        report_failure_of_runsc(&words, &failure);
     un_runsc_words_free(&words);
     return is_command ? status : FAILED;
 }

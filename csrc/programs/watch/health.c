@@ -43,8 +43,8 @@ struct watcher {
 
 static int fail_unhealthy(const char *what, const char *cause)
 {
-    fprintf(stderr, "in-gvisor: unhealthy: %s\n", what);
-    report_cause(cause);
+    report_message((struct report){
+        .program = "in-gvisor", .step = "unhealthy", .message = what, .cause = cause});
     return UNHEALTHY;
 }
 

@@ -1,7 +1,7 @@
 /*
  * usernsctl-watch [OPTION...] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- [RAISE...] --
  *     COMMAND...
- * usernsctl-watch --health [COMMAND...]    (health.c)
+ * usernsctl-watch [--log=json] --health [COMMAND...]    (health.c)
  *
  * Runs COMMAND, a runsc, in a child, forwards signals to it, and exits with its exit status. That
  * is the status of the command in the sandbox if runsc's own log shows a normal exit. Otherwise
@@ -14,6 +14,8 @@
  *
  * With --reraise-signal, the signal that killed the command kills the watcher as well. runsc itself
  * turns signal N into exit status 128+N, but its log distinguishes both.
+ *
+ * With --log=json, messages are in JSON (report.c).
  *
  * With --terminal, the command has a terminal. runsc then forwards the signals of the terminal's
  * keys itself, to the foreground process group inside.
@@ -99,8 +101,9 @@ static int report_oom(struct watch_args *args)
 {
     if (!*args->oom_text)
         oom_describe(args->oom_text, sizeof args->oom_text);
-    fprintf(stderr, "usernsctl: %s\n", args->oom_text);
-    report_cause(un_limit_cause(UN_LIMIT_MEMORY));
+    report_message((struct report){.program = "usernsctl",
+                                   .message = args->oom_text,
+                                   .cause = un_limit_cause(UN_LIMIT_MEMORY)});
     return 128 + SIGKILL;
 }
 
@@ -275,8 +278,11 @@ int main(int argc, char **argv)
     struct un_error err;
     struct un_supervision how = {.parent_pidfd = -1};
     uint64_t forks = un_limit_hits(UN_LIMIT_PIDS);
-    if (argc > 1 && !strcmp(argv[1], "--health"))
-        return check_health(argv + 2);
+    bool is_json = argc > 1 && !strcmp(argv[1], UN_LOG_JSON);
+    if (is_json)
+        report_in_json();
+    if (argc > is_json + 1 && !strcmp(argv[is_json + 1], "--health"))
+        return check_health(argv + is_json + 2);
     if (argc < 2 || !split_watch_args(argc, argv, &args)) {
         fputs(
             "usage: usernsctl-watch [OPTION...] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- "

@@ -14,6 +14,7 @@ from usernsctl.maps import Extent
 _REFUSED = {
     "kept": ("--in", "the namespace may not exist when the launch is started"),
     "state": ("--root", "each start creates its own directory for runsc's state"),
+    "log": ("--log", "give --log to usernsctl-exec with --launch"),
     "debug_log": ("--debug-log", "use --debug-log with usernsctl run"),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 
 from usernsctl._lean import TYPE_CHECKING, Any, fields
@@ -72,7 +72,7 @@ _NEVER_EMPTY = {
 }
 
 
-def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: Any) -> None:
+def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: Any) -> int:
     """Run CMD in gVisor: on a kernel of its own, without root.
 
     CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Home directories, /tmp, /run,
@@ -87,6 +87,24 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
         usernsctl run --bind ~/data:/data:rw -- touch /data/file
         usernsctl run --network host --env TOKEN -- curl https://example.org
     """
+    if given["log"] == "json":
+        from usernsctl.cli import json_log
+
+        return json_log.reporting(
+            lambda: _run(given, environ, json_log.notice, dry_run=dry_run, as_json=as_json)
+        )
+    _run(given, environ, _notify, dry_run=dry_run, as_json=as_json)
+    return 0
+
+
+def _run(
+    given: dict[str, Any],
+    environ: Mapping[str, str],
+    notify: Callable[[str], None],
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     if as_json and not dry_run:
         raise UsageError("--json needs --dry-run")
     check_combination(given)
@@ -100,12 +118,12 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
     if dry_run:
         from usernsctl.cli.dry_run import show
 
-        show(request, _notify, as_json=as_json)
+        show(request, notify, as_json=as_json)
     else:
         from usernsctl.gvisor.launch.perform import run_in_place
 
         _import_the_rest(joins_namespace=given["kept"] is not None)
-        run_in_place(request, notify=_notify)
+        run_in_place(request, notify=notify)
 
 
 def request_of(given: dict[str, Any], environ: Mapping[str, str]) -> Request:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.template.record import TemplateRecord
 
 # Options of run that templates don't have.
-_LEFT_OUT = ("terminal", "state", "reraise_signal")
+_LEFT_OUT = ("terminal", "state", "reraise_signal", "log")
 
 
 def parser(prog: str) -> Parser:

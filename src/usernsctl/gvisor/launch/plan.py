@@ -417,6 +417,7 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     run = command_line(name, options)
     watched = [
         *(["--reraise-signal"] if request.reraise_signal else []),
+        *(["--log=json"] if request.log == "json" else []),
         *(program, written.errors, written.crash, written.debug, options.bundle),
     ]
     return tuple(run), (watcher, *watched, "--", *kill, "--", *realtime, "--", *run)

@@ -297,6 +297,7 @@ class Request:
     :ivar terminal: whether the command gets a pseudo-terminal.
     :ivar reraise_signal: whether the watcher kills itself by the signal that killed the command, in
         place of the exit status 128+N; process 1 of a container always exits with the status.
+    :ivar log: ``"json"`` if the watcher prints its messages in JSON.
     :ivar idmap: the id map of a new user namespace.
     :ivar kept: the name of a namespace to run in, or for sandboxes of a host the Namespace itself;
         ``None`` for a new namespace.
@@ -472,6 +473,19 @@ class Request:
             ),
         ),
         default=False,
+    )
+    log: str | None = field(
+        metadata=by(
+            Option(
+                flags=("--log",),
+                heading=PROCESS,
+                metavar="text|json",
+                parse=one_of("text", "json"),
+                help="The format of messages of usernsctl on standard error: text, or one JSON "
+                "object in a line for each. [default: text]",
+            ),
+        ),
+        default=None,
     )
     rlimits: tuple[Rlimit, ...] = field(
         metadata=by(

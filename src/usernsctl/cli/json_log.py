@@ -1,0 +1,56 @@
+"""Messages of ``usernsctl run --log json``: one JSON object in a line for each, on standard error.
+
+csrc/programs/shared/report.c prints the messages of native programs in the same form.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from usernsctl import _core
+from usernsctl._text import shown, shown_lines
+from usernsctl.cli.parser import UsageError
+from usernsctl.errors import UsernsError
+
+
+def notice(text: str) -> None:
+    """Print a notice."""
+    _print("notice", message=shown(text))
+
+
+def reporting(function: Callable[[], object]) -> int:
+    """Call a function; print its error, and return the exit status, which is 0 without an error."""
+    try:
+        function()
+    except UsageError as error:
+        _print("error", step="usage", message=shown(str(error)))
+    except UsernsError as error:
+        known = _core.cause(error.cause)
+        remedy = error.remedy or (known.remedy if known else None)
+        _print(
+            "error",
+            step=error.step,
+            message=shown(error.reason),
+            cause=error.cause,
+            why=known.why if known else None,
+            remedy=shown_lines(remedy) if remedy else None,
+        )
+        return error.exit_status
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _print("error", message=shown(f"{where}{error.strerror or error}"))
+    else:
+        return 0
+    return 125
+
+
+def _print(level: str, **members: str | None) -> None:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    message = {"time": now, "level": level, "program": "usernsctl", **members}
+    given = {name: value for name, value in message.items() if value is not None}
+    # One write(2), so that lines of other processes don't come in between.
+    sys.stderr.write(json.dumps(given, ensure_ascii=False) + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,153 @@
+"""Tests of messages in JSON (--log=json) of usernsctl run, frozen launches and in-gvisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SCRIPTS, Program
+from frozen import freeze
+from processes import capture
+
+from usernsctl._core.values import program_path
+
+# A name with an escape sequence, a forged line, quotes and a bidirectional control.
+HOSTILE = '/no\x1b[2J\n{"level": "error"}\\"\u202e'
+# The same, followed by bytes that are not UTF-8.
+BYTES = os.fsdecode(HOSTILE.encode() + b"\xff\xc3")
+
+
+def messages(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """Return the messages on standard error, each a printable line with an object in JSON."""
+    found = []
+    for line in done.stderr.removesuffix("\n").split("\n"):
+        assert line.isprintable(), ascii(line)
+        message = json.loads(line)
+        assert isinstance(message, dict)
+        assert all(isinstance(value, str) for value in message.values())
+        for value in message.values():
+            assert value.replace("\n", "").isprintable()
+        age = datetime.now(UTC) - datetime.fromisoformat(message.pop("time"))
+        assert timedelta(0) <= age + timedelta(seconds=1) < timedelta(minutes=2)
+        found.append(message)
+    return found
+
+
+def error(done: subprocess.CompletedProcess[str], status: int) -> dict[str, Any]:
+    """Return the only message, an error."""
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    (message,) = messages(done)
+    assert message.pop("level") == "error"
+    return message
+
+
+@pytest.fixture
+def in_gvisor(tmp_path: Path) -> Program:
+    program = tmp_path / "in-gvisor"
+    program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
+    return Program(program)
+
+
+def test_an_error_has_the_members_of_its_text(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    launch = freeze(usernsctl, tmp_path / "launch")
+    calls = (
+        ("usernsctl", usernsctl, ["run", "--log", "json", "--"]),
+        ("usernsctl-exec", prelude, ["--log=json", "--launch", launch, "--"]),
+    )
+    for program, run, words in calls:
+        done = run(*words, "no-such-command")
+        text = run(*(word for word in words if "json" not in str(word) and word != "--log"),
+                   "no-such-command").stderr  # fmt: skip
+        message = error(done, 127)
+        assert text == (
+            f"{program}: {message['step']}: {message['message']}\n"
+            f"  why: {message['why']} [{message['cause']}]\n"
+            f"  remedy: {message['remedy']}\n"
+        )
+        assert (message["program"], message["cause"]) == (program, "command-not-found")
+
+
+def test_hostile_text_is_escaped(
+    usernsctl: Program, prelude: Program, in_gvisor: Program, tmp_path: Path
+) -> None:
+    launch = freeze(usernsctl, tmp_path / "launch")
+    for done in (
+        usernsctl("run", "--log", "json", "--", HOSTILE),
+        prelude("--log=json", "--launch", launch, "--", HOSTILE),
+    ):
+        message = error(done, 127)
+        assert '{"level": "error"}' in message["message"]
+    done = prelude("--log=json", "--launch", BYTES, "--", "true")
+    assert '{"level": "error"}' in error(done, 125)["message"]
+    done = usernsctl("run", "--log", "json", "--", BYTES)
+    assert error(done, 125)["step"] == "bundle"
+    done = in_gvisor("--log=json", f"--network={BYTES}", "--", "true")
+    assert error(done, 125)["message"].endswith("the value must be host or none")
+
+
+def test_a_wrong_call_is_told_in_json_after_the_option(
+    usernsctl: Program, prelude: Program, in_gvisor: Program
+) -> None:
+    done = usernsctl("run", "--log", "json", "--json", "--", "true")
+    assert error(done, 125)["message"] == "--json needs --dry-run"
+    for program in (prelude, in_gvisor):
+        assert "--no-such" in error(program("--log=json", "--no-such", "true"), 125)["message"]
+        done = program("--log=xml", "true")
+        assert done.returncode == 125
+        assert "must be text or json" in done.stderr
+
+
+def test_the_variable_of_a_caller_has_no_effect(in_gvisor: Program) -> None:
+    done = in_gvisor("--no-such", env={"USERNSCTL_LOG": "json"})
+    assert done.stderr.startswith("usernsctl: in-gvisor: ")
+
+
+def test_notices_are_told_in_json(usernsctl: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = usernsctl("run", "--log", "json", "--", "test", "!", "-e", tmp_path / "file")
+    (message,) = messages(done)
+    assert done.returncode == 0
+    assert (message["level"], message["program"]) == ("notice", "usernsctl")
+    assert message["message"].startswith("the sandbox does not show ")
+
+
+def test_the_output_of_the_command_is_its_own(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    script = ("sh", "-c", "echo out; echo err >&2; exit 3")
+    launch = freeze(usernsctl, tmp_path / "launch", command=script)
+    for done in (
+        usernsctl("run", "--log", "json", "--", *script),
+        prelude("--log=json", "--launch", launch),
+    ):
+        assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+
+
+def test_health_is_told_in_json() -> None:
+    watcher = Program(program_path("usernsctl-watch"))
+    message = error(watcher("--log=json", "--health"), 1)
+    assert (message["step"], message["cause"]) == ("unhealthy", "no-sandbox")
+
+
+def test_a_frozen_launch_has_no_format(usernsctl: Program, tmp_path: Path) -> None:
+    done = usernsctl("freeze", "--log", "json", "-o", tmp_path / "launch", "--", "true")
+    assert done.returncode == 125
+    assert "--log can't be frozen" in done.stderr
+
+
+def test_a_lost_standard_error_is_no_failure(usernsctl: Program, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [usernsctl.path, "run", "--log", "json", "--", "no-such-command"], stderr=full
+        )
+    assert done.returncode == 125 or done.returncode == 127
+    done = capture(["sh", "-c", 'exec "$@" 2>&-', "sh", usernsctl.path, "run", "--log", "json",
+                    "--", "no-such-command"])  # fmt: skip
+    assert done.returncode == 127
