@@ -21,13 +21,17 @@ LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "pr
 # Layers without side effects: the same arguments always give the same result.
 PURE = ("map",)
 
+SANDBOX_SOURCES = (
+    *("descendants.c", "oom_watch.c", "sandbox_command.c", "sandbox_limits.c", "sandbox_wait.c"),
+)
+
 # Programs, with the sources of programs/shared/ that each needs.
 PROGRAMS = {
     "usernsctl-exec": ("early_signals.c", "report.c"),
     "usernsctl-entrypoint": ("early_signals.c", "report.c"),
     "usernsctl-build": (),
-    "usernsctl-init": ("descendants.c", "oom_watch.c", "sandbox_command.c", "sandbox_limits.c"),
-    "usernsctl-detach": ("descendants.c", "sandbox_command.c", "sandbox_limits.c"),
+    "usernsctl-init": SANDBOX_SOURCES,
+    "usernsctl-detach": SANDBOX_SOURCES,
     "usernsctl-watch": ("descendants.c", "oom_watch.c", "report.c"),
     "usernsctl-probe": (),
     "usernsctl-child": (),

@@ -34,6 +34,7 @@ NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 KINDS = {
     "usernsctl-watch": "watcher",
     "usernsctl-init": "init",
+    "usernsctl-detach": "keeper",
     "runsc": "runsc",
     "runsc-gofer": "gofer",
     "runsc-sandbox": "sandbox",
@@ -366,6 +367,9 @@ class Family:
         # the end of their paths.
         if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
             return f"limit of processors {how}"
+        # The directory of a detached sandbox's record.
+        if re.search(r"/usernsctl/sandboxes/[^/]+$", link):
+            return f"record {how}"
         device = os.stat(entry).st_dev
         # If no process sees a mount of the file's device, the file is named by its directory.
         directory = re.sub(rf"^/.*/{SCRATCH}/(.*)/[^/]*$", r"\1", link)

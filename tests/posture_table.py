@@ -242,8 +242,17 @@ POOLED = table(
 )
 # A detached sandbox, which has no process 1, and is in the PID namespace of the caller.
 DETACHED = table(
-    gofer=replace(HELD["gofer"], parent="caller"),
-    sandbox=replace(SANDBOX, parent="caller", descriptors=HELD["sandbox"].descriptors),
+    keeper=replace(
+        INIT,
+        # usernsctl-detach, which has made the session, has exited.
+        session="outside",
+        namespaces=words("user own, mnt own"),
+        mounts=PLACE - {"log/crash rw nosuid nodev"} | {"boxes/.crash rw nosuid nodev"},
+        # "record r": the directory for the exit status.
+        descriptors=words("signalfd, null rw, record r, ?caller's r"),
+    ),
+    gofer=replace(HELD["gofer"], parent="keeper"),
+    sandbox=replace(SANDBOX, parent="keeper", descriptors=HELD["sandbox"].descriptors),
 )
 
 
@@ -263,7 +272,11 @@ def serving(gofer: Posture) -> Posture:
 
 
 RESTORED = table(init=HELD["init"], gofer=serving(HELD["gofer"]), sandbox=restored(HELD["sandbox"]))
-RESTORED_DETACHED = table(gofer=serving(DETACHED["gofer"]), sandbox=restored(DETACHED["sandbox"]))
+RESTORED_DETACHED = table(
+    keeper=DETACHED["keeper"],
+    gofer=serving(DETACHED["gofer"]),
+    sandbox=restored(DETACHED["sandbox"]),
+)
 
 # The holder of `usernsctl ns create`. Processes that enter its namespace must be able to open that
 # namespace, and gain all of the holder's capabilities there in any case.

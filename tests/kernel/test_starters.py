@@ -105,7 +105,8 @@ def test_detach_needs_no_standard_streams(
     lock = os.open(directory, os.O_RDONLY)
     fds = [creator, theirs.fileno(), lock]
     first, numbers = moved(at_the_start, fds)
-    words = [*first, str(PROGRAMS / "usernsctl-detach"), *numbers, str(directory), str(command)]
+    words = [*first, str(PROGRAMS / "usernsctl-detach"), *numbers, str(directory)]
+    words += [f"{command}.pid", str(command)]
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
         process = subprocess.Popen(words, pass_fds=fds)
@@ -130,7 +131,7 @@ def test_detach_needs_no_standard_streams(
 @pytest.mark.parametrize("program", ["usernsctl-init", "usernsctl-detach"])
 @pytest.mark.parametrize("word", ["", "x", "1x", "-1", "99999999999", "250"])
 def test_a_word_that_is_no_descriptor_is_told(program: str, word: str) -> None:
-    path = ["/tmp/pid"] if program == "usernsctl-init" else [word, word]
+    path = ["/tmp/pid"] if program == "usernsctl-init" else [word, "/tmp", "/tmp/pid"]
     words = [str(PROGRAMS / program), word, word, *path, "/bin/true"]
     done = capture(words, timeout=PATIENCE)
     assert done.returncode == 125

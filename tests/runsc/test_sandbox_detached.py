@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import os
@@ -23,7 +22,7 @@ import prctl
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids, unprivileged
 from conftest import EXIT_SECONDS, open_descriptors
-from processes import processes_with, wait_until_gone
+from processes import processes_with, status_of, wait_until_gone
 
 import usernsctl as un
 from usernsctl._system import processes
@@ -73,24 +72,6 @@ def kill_from_outside(pid: int) -> None:
     os.close(pidfd)
 
 
-def is_waited_for(id: str) -> bool:
-    """Return whether a ``runsc wait`` for the sandbox `id` has connected to the sandbox."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (path / "cmdline").read_bytes().endswith(f"\0wait\0{id}\0".encode()):
-                links = [os.readlink(entry) for entry in (path / "fd").iterdir()]
-                if any(link.startswith("socket:") for link in links):
-                    return True
-    return False
-
-
-def wait_until_it_is_waited_for(id: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not is_waited_for(id):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[str]:
     """Run `script` in a new Python interpreter, with a SandboxHost `host` and the variable `id`."""
     begin = f"import os, usernsctl as un\nhost = un.SandboxHost()\nid = {id!r}\n"
@@ -106,7 +87,11 @@ def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> Non
     # subprocess.run() read to end of file, so the sandbox has not inherited the output pipe.
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     names = [line.split()[0] for line in processes_with(marker)]
-    assert sorted(names) == ["runsc-gofer", "runsc-sandbox"]
+    assert sorted(map(os.path.basename, names)) == [
+        "runsc-gofer",
+        "runsc-sandbox",
+        "usernsctl-detach",
+    ]
 
     with un.Sandbox.attach(marker) as box:
         assert (box.id, box.args, box.detached) == (marker, tuple(TRAP), True)
@@ -118,7 +103,6 @@ def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> Non
         assert box.poll() is None
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(box.wait, PATIENCE)
-            wait_until_it_is_waited_for(marker)
             box.terminate()
             assert waiting.result() == 9
         assert box.poll() == box.returncode == 9
@@ -243,10 +227,25 @@ def test_a_process_that_does_not_end_keeps_nobody_waiting(
 
 
 @pytest.mark.usefixtures("init_collects")
-def test_the_status_of_one_that_nobody_waited_for(host: un.SandboxHost, marker: str) -> None:
-    with host.start(FOREVER, id=marker, detach=True) as box:
-        kill_from_outside(un.Sandbox.list_detached()[0].pid)
-        for look in (box.poll, box.wait, lambda: asyncio.run(box.wait_async())):
+@pytest.mark.parametrize("keeper_dies", [False, True])
+def test_the_status_of_one_that_nobody_waited_for(
+    host: un.SandboxHost, marker: str, keeper_dies: bool
+) -> None:
+    command = ["sh", "-c", "read line; exit 7"]
+    with (
+        host.start(command, id=marker, detach=True, stdin=un.PIPE) as box,
+        un.Sandbox.attach(marker) as other,
+    ):
+        if keeper_dies:
+            (record,) = un.Sandbox.list_detached()
+            kill_from_outside(int(status_of(record.pid)["PPid"]))
+        box.stdin.write(b"end\n")
+        box.stdin.flush()
+        assert wait_until_gone(marker, PATIENCE) == []
+        if not keeper_dies:
+            assert (box.poll(), other.wait(), asyncio.run(box.wait_async())) == (7, 7, 7)
+            return
+        for look in (box.poll, other.wait, lambda: asyncio.run(box.wait_async())):
             with pytest.raises(un.RunscError, match="not known") as caught:
                 look()
             assert caught.value.cause == "exit-status-unknown"
@@ -264,7 +263,6 @@ def test_it_is_waited_for_from_asyncio(host: un.SandboxHost, marker: str) -> Non
             cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
-            await asyncio.to_thread(wait_until_it_is_waited_for, marker)
             box.terminate()
             return await waiting
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 import signal
@@ -19,7 +18,6 @@ from processes import processes_with, wait_until_gone
 
 import usernsctl as un
 from usernsctl.gvisor.agent import commands
-from usernsctl.gvisor.sandbox import detached
 
 PATIENCE = 20
 # Seconds for which threads repeat a call on a sandbox; SHORT ends within that time.
@@ -169,24 +167,6 @@ def test_a_failure_of_runsc_alone_is_still_one(
         pytest.raises(un.RunscError, match="connection refused"),
     ):
         box.state()
-
-
-@pytest.mark.usefixtures("init_collects")
-def test_a_runsc_that_never_tells_how_it_ended_is_not_waited_for(
-    stand_in: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(f'#!/bin/sh\ncase " $* " in *" wait "*) exec sleep 999 ;; esac\n'
-             f'exec {real_runsc()} "$@"\n')  # fmt: skip
-    assert 1 <= detached._ANSWER_SECONDS <= 10
-    monkeypatch.setattr(detached, "_ANSWER_SECONDS", 0.3)
-    for wait in (lambda box: box.wait(), lambda box: asyncio.run(box.wait_async())):
-        with un.Sandbox(["sleep", "0.5"], detach=True) as box:
-            begin = time.monotonic()
-            with pytest.raises(un.RunscError, match="not known") as caught:
-                wait(box)
-            assert caught.value.cause == "exit-status-unknown"
-            assert time.monotonic() - begin < PATIENCE
-    assert processes_with("sleep 999") == []
 
 
 # A fake runsc that leaves a child which waits for the sandbox's end, as runsc-fd-parking does

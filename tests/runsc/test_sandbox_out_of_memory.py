@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from callers import as_root
@@ -35,7 +36,7 @@ def caught(call):
 """
 
 
-def run(group: Path, script: str) -> list[object]:
+def run(group: Path, script: str) -> list[Any]:
     """Return what a program prints, each line as JSON."""
     command = [sys.executable, "-c", PROGRAM + script]
     done = capture(within(group, *command), timeout=PATIENCE)
@@ -104,6 +105,44 @@ with un.SandboxHost() as h, h.start(GROW) as box:
     assert status == -9
     assert is_oom(later, "SandboxEndedError"), later
     assert is_oom(closed), closed
+
+
+def test_a_detached_sandbox_says_why_it_has_ended() -> None:
+    """Report the cause to the process that started the sandbox, to others, and to an attach()."""
+    script = """
+with un.SandboxHost() as h:
+    box = h.start(["sleep", "1000"], detach=True)
+    other = un.Sandbox.attach(box.id)
+    print(json.dumps(caught(lambda: box.run(GROW, check=True))))
+    print(json.dumps([caught(box.wait), caught(other.wait)]))
+    print(json.dumps([box.returncode, other.poll()]))
+    print(json.dumps(caught(lambda: other.run(["true"], check=True))))
+    print(json.dumps(caught(lambda: un.Sandbox.attach(box.id))))
+    print(json.dumps(caught(lambda: un.Sandbox.attach(box.id))))
+"""
+    with memory_group(250 * MIB) as group:
+        first, (own, attached), statuses, later, again, gone = run(group, script)
+    assert is_oom(first, "SandboxEndedError"), first
+    for result in (own, attached, again):
+        assert is_oom(result), result
+    assert statuses == [-9, -9]
+    assert is_oom(later, "SandboxEndedError"), later
+    # The entry was removed.
+    assert gone[1] == "no-such-sandbox"
+
+
+def test_a_detached_sandbox_is_watched_after_the_end_of_its_creator() -> None:
+    creator = """
+with un.SandboxHost() as h:
+    print(json.dumps(h.start(GROW, detach=True).id))
+"""
+    waiter = """
+print(json.dumps(caught(lambda: un.Sandbox.attach(ID).wait(60))))
+"""
+    with memory_group(250 * MIB) as group:
+        (id,) = run(group, creator)
+        (result,) = run(group, f"ID = {id!r}\n{waiter}")
+    assert is_oom(result), result
 
 
 def test_the_other_sandboxes_of_the_host_continue() -> None:

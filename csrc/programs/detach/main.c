@@ -1,62 +1,53 @@
 /*
- * usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY COMMAND...
+ * usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY PIDFILE COMMAND...
  *
  * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
- * which starts the sandbox in the background, and reports its success by "+" on CONNECTION, or an
- * error before the start of COMMAND by its fields (shared.h, sandbox_show_limits()). The
+ * which starts the sandbox in the background and writes its pid to PIDFILE, and reports its success
+ * by "+" on CONNECTION, or an error before the start of COMMAND by its fields (shared.h,
+ * sandbox_show_limits()). The
  * answer "+" means that the creator has recorded the sandbox: the sandbox stays, and
  * usernsctl-detach exits. On any other answer, which may come before that byte, or if COMMAND fails
  * or CREATOR exits first, or after SIGTERM, all started processes are killed, and DIRECTORY is
  * removed with its contents.
  *
+ * The work is done by a child, the keeper, which stays as the parent of the sandbox's processes.
+ * When the sandbox has ended, the keeper writes the exit status into the file "status" in
+ * DIRECTORY, and exits. If the kernel's OOM killer kills a process of the sandbox, the keeper kills
+ * the others, and writes a description into the file "oom". SIGTERM to the keeper ends the sandbox.
+ *
  * CREATOR is a pidfd, because a fork of the creator may keep CONNECTION open. LOCK is a descriptor
  * of DIRECTORY with a lock (flock(2)), which marks the directory as in use until usernsctl-detach
  * exits.
  */
+#include "base/base.h"
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
 
-#include <errno.h>
 #include <ftw.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdio.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-struct channel {
-    int creator;
-    int connection;
-};
+enum { CREATOR, CONNECTION, LOCK, FDS };
 
-/* Waits until `fd` is readable. Returns false if the creator exits or answers, and `fd` is not
- * readable. */
-static bool wait_unless_over(const struct channel *to, int fd)
+/* Waits for an answer of the creator. Returns whether the creator wants the sandbox to stay. */
+static bool is_wanted(const int fds[FDS])
 {
-    struct pollfd fds[] = {
-        {.fd = to->creator, .events = POLLIN},
-        {.fd = to->connection, .events = POLLIN},
-        {.fd = fd, .events = POLLIN},
+    char answer = 0;
+    struct pollfd polled[] = {
+        {.fd = fds[CREATOR], .events = POLLIN},
+        {.fd = fds[CONNECTION], .events = POLLIN},
     };
-    while (poll(fds, 3, -1) < 0 && errno == EINTR)
+    if (send(fds[CONNECTION], "+", 1, MSG_NOSIGNAL) != 1)
+        return false;
+    while (poll(polled, 2, -1) < 0 && errno == EINTR)
         continue;
-    return fds[2].revents;
-}
-
-/* Returns the exit status of the child `pid`, or SANDBOX_KILLED if the creator exits or answers
- * first. */
-static int wait_for_child(pid_t pid, const struct channel *to, int signals)
-{
-    int status;
-    pid_t ended;
-    while (!(ended = waitpid(pid, &status, WNOHANG)))
-        if (!wait_unless_over(to, signals) || sandbox_read_signals(signals))
-            return SANDBOX_KILLED;
-    return ended == pid ? un_exit_status_of(status) : SANDBOX_FAILED;
+    return polled[1].revents && recv(fds[CONNECTION], &answer, 1, 0) == 1 && answer == '+';
 }
 
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
@@ -68,44 +59,106 @@ static int remove_one(const char *path, const struct stat *status, int kind, str
     return 0;
 }
 
-static bool is_wanted(const struct channel *to)
+/* Starts the sandbox. Stores its pid, or returns the exit status after a failure. */
+static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **argv, pid_t *sandbox)
 {
-    char answer = 0;
-    return send(to->connection, "+", 1, MSG_NOSIGNAL) == 1 &&
-           wait_unless_over(to, to->connection) && recv(to->connection, &answer, 1, 0) == 1 &&
-           answer == '+';
-}
-
-static int run_detached(char **argv, const struct channel *to, const char *directory)
-{
-    int signals;
-    pid_t starter = sandbox_start_command(argv, &signals);
+    wait->enders[0] = fds[CREATOR];
+    wait->enders[1] = fds[CONNECTION];
+    pid_t starter = sandbox_start_command(argv + 1, &wait->signals);
     if (starter < 0)
         return SANDBOX_FAILED;
-    int status = wait_for_child(starter, to, signals);
-    if (status == 0 && is_wanted(to))
+    int status = sandbox_wait_for_exit(wait, starter, false, starter);
+    if (status)
+        return status;
+    *sandbox = sandbox_read_pid(argv[0]);
+    if (*sandbox <= 0)
+        return SANDBOX_FAILED;
+    return is_wanted(fds) ? 0 : SANDBOX_KILLED;
+}
+
+/* Keeps the sandbox until it has ended. A byte to `started` ends the waiting parent. */
+static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int started, pid_t sandbox)
+{
+    char status[16];
+    /* A fork of the creator may also hold this descriptor, so closing it would not unlock. */
+    flock(fds[LOCK], LOCK_UN);
+    un_close_each(fds, FDS);
+    (void)!write(started, "+", 1);
+    close(started);
+    wait->enders[0] = wait->enders[1] = -1;
+    (void)!chdir("/");
+    snprintf(status, sizeof status, "%d", sandbox_wait_for_exit(wait, sandbox, true, getpid()));
+    sandbox_write_text(wait->directory, "status", status);
+    kill_descendants();
+}
+
+static int run_keeper(const int fds[FDS], int started, char **argv)
+{
+    struct sandbox_wait wait;
+    pid_t sandbox;
+    const char *directory = argv[0];
+    sandbox_wait_begin(&wait);
+    wait.oom_file = "oom";
+    /* Open for as long as the sandbox runs: the creator renames the directory. */
+    wait.directory = openat(fds[LOCK], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (wait.directory < 0)
+        return sandbox_fail(directory);
+    if (adopt_descendants())
+        return sandbox_fail(CHILDREN);
+    if (sandbox_show_limits(directory, true, fds[CONNECTION]))
+        return SANDBOX_FAILED;
+    int status = start_sandbox(&wait, fds, argv + 1, &sandbox);
+    if (!status) {
+        keep_sandbox(&wait, fds, started, sandbox);
         return 0;
+    }
     kill_descendants();
     nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-    return status ? status : SANDBOX_KILLED;
+    flock(fds[LOCK], LOCK_UN);
+    return status;
+}
+
+/* Waits until the keeper keeps the sandbox, or exits, and passes SIGTERM on to it. Returns the exit
+ * status. */
+static int wait_for_keeper(pid_t keeper, int started, int signals)
+{
+    int status;
+    char byte;
+    struct pollfd fds[] = {{.fd = started, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+    do {
+        if (poll(fds, 2, -1) > 0 && fds[1].revents && sandbox_read_signals(signals))
+            kill(keeper, SIGTERM);
+    } while (!fds[0].revents);
+    if (un_read_all(started, &byte, 1) == 1)
+        return 0;
+    return waitpid(keeper, &status, 0) == keeper ? un_exit_status_of(status) : SANDBOX_FAILED;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 6) {
-        fputs("usage: usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY COMMAND...\n", stderr);
+    struct sigaction sigchld;
+    sigset_t handled, before;
+    int fds[FDS], ends[2];
+    if (argc < 7) {
+        fputs("usage: usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY PIDFILE COMMAND...\n",
+              stderr);
         return SANDBOX_FAILED;
     }
-    int fds[3];
-    if (sandbox_take_fds(argv + 1, fds, 3))
+    if (sandbox_take_fds(argv + 1, fds, FDS))
         return SANDBOX_FAILED;
-    const struct channel to = {.creator = fds[0], .connection = fds[1]};
-    if (adopt_descendants())
-        return sandbox_fail(CHILDREN);
-    if (sandbox_show_limits(argv[4], true, to.connection))
-        return SANDBOX_FAILED;
-    int status = run_detached(argv + 5, &to, argv[4]);
-    /* A fork of the creator may also hold this descriptor, so closing it would not unlock. */
-    flock(fds[2], LOCK_UN);
-    return status;
+    sigemptyset(&handled);
+    sigaddset(&handled, SIGTERM);
+    sigprocmask(SIG_BLOCK, &handled, &before);
+    un_default_sigchld(&sigchld);
+    int signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
+    pid_t keeper = signals < 0 || pipe2(ends, O_CLOEXEC) ? -1 : fork();
+    if (keeper < 0)
+        return sandbox_fail("usernsctl-detach");
+    close(ends[keeper > 0]);
+    if (keeper > 0)
+        return wait_for_keeper(keeper, ends[0], signals);
+    close(signals);
+    sigaction(SIGCHLD, &sigchld, NULL);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return run_keeper(fds, ends[1], argv + 4);
 }

@@ -21,115 +21,42 @@
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
 
-#include <poll.h>
-#include <signal.h>
-#include <sys/wait.h>
-
-struct init {
-    int creator;
-    int ready;
-    int signals;
-    const char *pidfile;
-    char directory[UN_PATH_MAX]; /* directory of the pid file */
-    struct oom_watch oom;
-};
-
-/* Waits until a child may have exited, or the kernel may have killed a process. Returns false if
- * the creator has exited, or after SIGTERM. */
-static bool wait_for_event(const struct init *init)
+static int run_sandbox(struct sandbox_wait *wait, int ready, const char *pidfile, char **argv)
 {
-    struct pollfd fds[] = {
-        {.fd = init->creator, .events = POLLIN},
-        {.fd = init->signals, .events = POLLIN},
-        {.fd = init->oom.has_events ? init->oom.fd : -1, .events = POLLPRI},
-    };
-    while (poll(fds, 3, oom_watch_interval(&init->oom)) < 0 && errno == EINTR)
-        continue;
-    return !sandbox_read_signals(init->signals) && !fds[0].revents;
-}
-
-/* Writes a description of an OOM kill into a file. Returns the exit status. */
-static int report_oom_kill(const struct init *init)
-{
-    char path[UN_PATH_MAX], text[OOM_TEXT_MAX];
-    oom_describe(text, sizeof text);
-    int flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC;
-    un_auto_close int fd =
-        un_path_join(path, init->directory, "oom") ? -1 : openat(AT_FDCWD, path, flags, 0600);
-    if (fd >= 0)
-        un_write_all(fd, text, strlen(text));
-    return SANDBOX_KILLED;
-}
-
-/* Returns the exit status of this process for a wait status of a child. */
-static int judge_end(const struct init *init, int wait_status)
-{
-    int status = un_exit_status_of(wait_status);
-    return status && oom_watch_is_new(&init->oom) ? report_oom_kill(init) : status;
-}
-
-/* Waits for the exit of the child `pid`, and reaps all other children too if `others` is set. The
- * processes of the sandbox are children of `parent`. Returns the exit status, or SANDBOX_KILLED if
- * the creator exits, SIGTERM comes, or the kernel kills a process of the sandbox, first. */
-static int wait_for_exit(struct init *init, pid_t pid, bool others, pid_t parent)
-{
-    int status;
-    do {
-        pid_t ended;
-        while ((ended = waitpid(others ? -1 : pid, &status, WNOHANG)) > 0)
-            if (ended == pid)
-                return judge_end(init, status);
-        if (ended < 0 && errno == ECHILD)
-            return SANDBOX_FAILED;
-        if (oom_watch_look(&init->oom, parent))
-            return report_oom_kill(init);
-    } while (wait_for_event(init));
-    return SANDBOX_KILLED;
-}
-
-static pid_t read_pidfile(const char *path)
-{
-    char text[32];
-    return un_read_file(AT_FDCWD, path, text, sizeof text) < 0 ? 0 : (pid_t)strtol(text, NULL, 10);
-}
-
-static int run_sandbox(struct init *init, char **argv)
-{
-    oom_watch_begin(&init->oom);
-    pid_t starter = sandbox_start_command(argv, &init->signals);
+    pid_t starter = sandbox_start_command(argv, &wait->signals);
     if (starter < 0)
         return SANDBOX_FAILED;
-    int status = wait_for_exit(init, starter, false, starter);
+    int status = sandbox_wait_for_exit(wait, starter, false, starter);
     if (status)
         return status;
-    pid_t sandbox = read_pidfile(init->pidfile);
-    if (sandbox <= 0 || write(init->ready, "+", 1) != 1)
+    pid_t sandbox = sandbox_read_pid(pidfile);
+    if (sandbox <= 0 || write(ready, "+", 1) != 1)
         return SANDBOX_FAILED;
-    close(init->ready);
-    return wait_for_exit(init, sandbox, true, getpid());
+    close(ready);
+    return sandbox_wait_for_exit(wait, sandbox, true, getpid());
 }
 
 int main(int argc, char **argv)
 {
-    struct init init;
-    if (argc < 5 || !strrchr(argv[3], '/') || strlen(argv[3]) >= sizeof init.directory) {
+    struct sandbox_wait wait;
+    char directory[UN_PATH_MAX], oom[UN_PATH_MAX]; /* the pid file's directory, and a file there */
+    if (argc < 5 || !strrchr(argv[3], '/') || strlen(argv[3]) >= sizeof directory) {
         fputs("usage: usernsctl-init CREATOR READY PIDFILE COMMAND...\n", stderr);
         return SANDBOX_FAILED;
     }
     int fds[2];
     if (sandbox_take_fds(argv + 1, fds, 2))
         return SANDBOX_FAILED;
-    init.creator = fds[0];
-    init.ready = fds[1];
-    init.pidfile = argv[3];
-    snprintf(init.directory, sizeof init.directory, "%.*s", (int)(strrchr(argv[3], '/') - argv[3]),
-             argv[3]);
+    snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(argv[3], '/') - argv[3]), argv[3]);
+    sandbox_wait_begin(&wait);
+    wait.enders[0] = fds[0];
+    wait.oom_file = un_path_join(oom, directory, "oom") ? NULL : oom;
     bool is_first = getpid() == 1;
     if (!is_first && adopt_descendants())
         return sandbox_fail(CHILDREN);
-    if (sandbox_show_limits(init.directory, !is_first, init.ready))
+    if (sandbox_show_limits(directory, !is_first, fds[1]))
         return SANDBOX_FAILED;
-    int status = run_sandbox(&init, argv + 4);
+    int status = run_sandbox(&wait, fds[1], argv[3], argv + 4);
     if (!is_first)
         kill_descendants();
     return status;

@@ -102,6 +102,32 @@ bool oom_watch_is_new(const struct oom_watch *watch);
 /* Writes a sentence about the kill, with the limit of the control group and its use. */
 void oom_describe(char *text, size_t size);
 
+/* ---- sandbox_wait.c: waiting for the end of a sandbox ---------------------------------------- */
+
+#define SANDBOX_WAIT_FDS 2
+
+struct sandbox_wait {
+    int signals;                  /* see sandbox_start_command() */
+    int enders[SANDBOX_WAIT_FDS]; /* descriptors that end the wait when they are readable, or -1 */
+    int directory;                /* descriptor of the directory that `oom_file` starts from */
+    const char *oom_file;         /* path of the file for a description of an OOM kill, or NULL */
+    struct oom_watch oom;
+};
+
+/* Initializes the structure, and begins to count OOM kills. */
+void sandbox_wait_begin(struct sandbox_wait *wait);
+
+/* Waits for the exit of the child `pid`, and reaps all other children too if `others` is set. The
+ * processes of the sandbox are children of `parent`. Returns the exit status, or SANDBOX_KILLED if
+ * the wait is ended, SIGTERM comes, or the kernel kills a process of the sandbox, first. */
+int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent);
+
+/* Reads the pid file that runsc has written. Returns 0 if there is no pid. */
+pid_t sandbox_read_pid(const char *path);
+
+/* Writes a text into a file, which is created. A failure is ignored. */
+void sandbox_write_text(int directory, const char *path, const char *text);
+
 /* ---- descendants.c: ending all processes that a program has started -------------------------- */
 
 /* Makes this process the subreaper of its descendants, and checks that kill_descendants() can find

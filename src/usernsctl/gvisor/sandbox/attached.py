@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
-from usernsctl import _core
 from usernsctl._lean import LateModule
 from usernsctl._system import processes
 from usernsctl._system.descriptors import (
@@ -34,7 +33,12 @@ from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.gvisor.result import Usage
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, returncode_of
 from usernsctl.gvisor.runsc.container import ended_error
-from usernsctl.gvisor.sandbox.directory import ERROR_BYTES, PopenStreams, SandboxDirectory
+from usernsctl.gvisor.sandbox.directory import (
+    ERROR_BYTES,
+    OomReport,
+    PopenStreams,
+    SandboxDirectory,
+)
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace, RunscNamespace
 from usernsctl.namespaces.namespace import Namespace
 
@@ -47,10 +51,6 @@ else:
 # this process, which only the event loop of this thread can reap, after the timeout.
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
-
-# The time limit for the end of a sandbox after the kernel has killed a process, in seconds.
-# usernsctl-init looks twice a second (csrc/programs/shared/oom_watch.c).
-_OOM_SECONDS = 2
 
 
 class AttachedSandbox:
@@ -91,9 +91,8 @@ class AttachedSandbox:
         self._restrictions = host.restrictions
         self._streams = PopenStreams()
         self._inside: Namespace | None = None
-        self._oom = ""
+        self._oom = OomReport()
         self._is_killed = False
-        self._oom_kills = _core.oom_kills()
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
         # A pidfd of the sandbox if usernsctl-init is not process 1: then the sandbox would survive
@@ -219,22 +218,14 @@ class AttachedSandbox:
 
     def oom_error(self) -> RunscError | None:
         """Return an error if the sandbox has ended because the OOM killer killed a process."""
-        if not self._oom and self.has_ended():
+        if not self._oom.text and self.has_ended():
             # The files of the sandbox are removed later.
-            self._oom = self._files.read_oom()
-        if not self._oom:
-            return None
-        return RunscError(self._oom, step="sandbox", cause="out-of-memory")
+            self._oom.text = self._files.read_oom()
+        return self._oom.error()
 
     def awaited_oom_error(self) -> RunscError | None:
-        """Return :meth:`oom_error`; wait for the end if the kernel has just killed a process.
-
-        usernsctl-init may end the sandbox some time after a command in the sandbox has failed.
-        """
-        kills = _core.oom_kills()
-        if kills > self._oom_kills:
-            self._oom_kills = kills
-            self.ends_within(_OOM_SECONDS)
+        """Return :meth:`oom_error`; wait for the end if the kernel has just killed a process."""
+        self._oom.await_end(self.ends_within)
         return self.oom_error()
 
     def end_error(self) -> SandboxEndedError:

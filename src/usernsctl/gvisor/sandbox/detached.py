@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ from usernsctl._system.descriptors import (
 )
 from usernsctl._system.processes import exit_status, parent_namespace, reap
 from usernsctl._system.records import Entry
-from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired, start_within
+from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, returncode_of
@@ -32,6 +31,7 @@ from usernsctl.gvisor.runsc.container import ended_error
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.sandbox.directory import (
     ERROR_BYTES,
+    OomReport,
     PopenStreams,
     SandboxDirectory,
     close_streams,
@@ -51,15 +51,13 @@ from usernsctl.gvisor.sandbox.records import (
     find_detached,
     open_runsc_state,
     read_defaults,
+    read_report,
 )
 from usernsctl.namespaces.namespace import Namespace
 
 if TYPE_CHECKING:
-    import asyncio
-
     from usernsctl.commands import aio
 else:
-    asyncio = LateModule("asyncio")
     aio = LateModule("usernsctl.commands.aio")
 
 # The path of the directory for runsc's state, which is the working directory of all commands of
@@ -67,8 +65,8 @@ else:
 # the state.
 _HERE = "/proc/self/cwd"
 
-# The time limit of `runsc wait` after the end of a sandbox, in seconds.
-_ANSWER_SECONDS = 10
+# The time limit for the end of a sandbox's other processes after its end, in seconds.
+_KEEPER_SECONDS = 2
 
 
 class DetachedSandbox:
@@ -104,7 +102,9 @@ class DetachedSandbox:
         self._entry = entry
         self._environ = runsc_environment() if host is None else host.environ
         self._streams = PopenStreams()
+        self._oom = OomReport()
         self._is_killed = False
+        self._is_reported = False
         self._inside: Namespace | None = None
         opened = self.record.open_processes()
         try:
@@ -165,14 +165,19 @@ class DetachedSandbox:
         return self._is_killed and self.status == -signal.SIGKILL
 
     def oom_error(self) -> RunscError | None:
-        """Return None: no process looks for OOM kills of a detached sandbox."""
-        return None
+        """Return an error if the sandbox has ended because the OOM killer killed a process."""
+        if self.has_ended():
+            self._read_report()
+        return self._oom.error()
 
-    awaited_oom_error = oom_error
+    def awaited_oom_error(self) -> RunscError | None:
+        """Return :meth:`oom_error`; wait for the end if the kernel has just killed a process."""
+        self._oom.await_end(self.ends_within)
+        return self.oom_error()
 
     def end_error(self) -> SandboxEndedError:
         """Return the error of a command for this sandbox, which has ended."""
-        return ended_error(self.record.id)
+        return ended_error(self.record.id, self.oom_error())
 
     @classmethod
     def attach(cls, id: str) -> DetachedSandbox:
@@ -248,75 +253,43 @@ class DetachedSandbox:
 
     def wait(self, timeout: float | None) -> int:
         """Wait for the end of the sandbox: see :meth:`usernsctl.Sandbox.wait`."""
-        with self._waiting(timeout):
-            pass
+        self._wait_for_end(timeout, deadline_after(timeout))
         return self._known_status()
 
     def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
         """Write to the command and read its output: see :meth:`usernsctl.Sandbox.communicate`."""
         output = (None, None)
-        with self._waiting(timeout):
-            if self.popen is not None:
-                output = self._streams.communicate(self.popen, input, timeout)
+        deadline = deadline_after(timeout)
+        if self.popen is not None:
+            output = self._streams.communicate(self.popen, input, timeout)
+        self._wait_for_end(timeout, deadline)
         return output
 
-    @contextlib.contextmanager
-    def _waiting(self, timeout: float | None) -> Iterator[None]:
-        """Wait for the end after a ``with`` block, and read the status from ``runsc wait``.
+    def _wait_for_end(self, timeout: float | None, deadline: float | None) -> None:
+        """Wait for the end of the sandbox.
 
-        :raises TimeoutExpired: the sandbox still runs after the time limit, which includes the
-            ``with`` block.
+        :raises TimeoutExpired: the sandbox still runs at the deadline.
         """
-        deadline = deadline_after(timeout)
-        with contextlib.ExitStack() as opened:
-            end = None
-            with contextlib.suppress(SandboxEndedError, ClosedError):
-                command, arguments = opened.enter_context(self._asking())
-                pidfd = opened.enter_context(self._end())
-                waiter = opened.enter_context(Popen[bytes](command, **arguments))
-                opened.callback(waiter.kill)
-                end = pidfd.fileno()
-            yield
-            if end is None:
-                return
-            if not wait_readable(end, timeout=seconds_left(deadline)):
-                assert timeout is not None
-                raise TimeoutExpired(self.record.args, timeout)
-            if self.has_ended() and self.status is None:
-                with contextlib.suppress(TimeoutExpired):
-                    self._take_answer(waiter.communicate(timeout=_ANSWER_SECONDS)[0])
+        if not self._has_ended:
+            with contextlib.suppress(ClosedError), self._end() as pidfd:
+                if not wait_readable(pidfd.fileno(), timeout=seconds_left(deadline)):
+                    assert timeout is not None
+                    raise TimeoutExpired(self.record.args, timeout)
+        if self.has_ended():
+            self._read_report()
 
     async def wait_async(self) -> int:
         """Wait for the end of the sandbox from asyncio."""
-        with contextlib.suppress(SandboxEndedError, ClosedError), contextlib.ExitStack() as held:
-            command, arguments = held.enter_context(self._asking())
-            end = held.enter_context(self._end()).fileno()
-            async with await aio.create_subprocess_exec(*command, **arguments) as waiter:
-                await aio.wait_for_end(end)
-                try:
-                    if self.has_ended() and self.status is None:
-                        answer = asyncio.wait_for(waiter.communicate(), _ANSWER_SECONDS)
-                        with contextlib.suppress(TimeoutError):
-                            self._take_answer((await answer)[0])
-                finally:
-                    waiter.kill()
+        if not self._has_ended:
+            with contextlib.suppress(ClosedError), self._end() as pidfd:
+                await aio.wait_for_end(pidfd.fileno())
+        self.has_ended()
         return self._known_status()
 
     def _end(self) -> FileIO:
         """Return a duplicate of the pidfd: another thread may close this object meanwhile."""
         with self._shared.use() as (_, pidfd, *_others):
             return open_owned(fcntl.fcntl, pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
-
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Yield the argv of ``runsc wait``, and the arguments for Popen."""
-        with self.runsc("wait", self.record.id) as (command, arguments):
-            yield command, {**arguments, "stdin": DEVNULL, "stdout": PIPE, "stderr": DEVNULL}
-
-    def _take_answer(self, answer: bytes) -> None:
-        """Read the exit status from the output of ``runsc wait``, if it has one."""
-        with contextlib.suppress(LookupError, TypeError, ValueError):
-            self.status = returncode_of(int(json.loads(answer)["exitStatus"]))
 
     def _see_end(self, pidfd: int) -> None:
         """Read the exit status of the process that the command ran in, and reap that process."""
@@ -329,14 +302,29 @@ class DetachedSandbox:
         reap(pidfd)
 
     def _known_status(self) -> int:
+        self._read_report()
         if self.status is None:
             raise RunscError(
                 f"the sandbox {self.record.id} has ended, and its exit status is not known: "
-                "no process waited for the sandbox, or runsc did not report the status",
+                "the process that waited for the sandbox was killed",
                 step="sandbox",
                 cause="exit-status-unknown",
             )
         return self.status
+
+    def _read_report(self) -> None:
+        """Read the files that the keeper (csrc/programs/detach/main.c) writes before its end."""
+        if self._is_reported:
+            return
+        with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
+            deadline = deadline_after(_KEEPER_SECONDS)
+            for pidfd in pidfds:
+                wait_readable(pidfd, timeout=seconds_left(deadline))
+            self._oom.text = read_report("oom", self._entry.fd)
+            status = read_report("status", self._entry.fd)
+            if status.isdecimal():
+                self.status = returncode_of(int(status))
+            self._is_reported = True
 
     def kill(self) -> None:
         """Kill all processes of the sandbox."""
@@ -413,6 +401,7 @@ def _starter(
                     host.prepared.program("usernsctl-detach"),
                     *map(str, numbers),
                     entry.path,
+                    files.pid_file,
                     *files.command(_HERE),
                 ],
                 namespace=RunscNamespace(host.namespace, host.restrictions),

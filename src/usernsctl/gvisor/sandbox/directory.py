@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from usernsctl import _core
@@ -27,7 +27,7 @@ from usernsctl.gvisor.runsc.command import (
     seen_from,
 )
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
-from usernsctl.gvisor.sandbox.records import duplicate_id
+from usernsctl.gvisor.sandbox.records import duplicate_id, read_report
 
 
 class PopenStreams:
@@ -72,7 +72,39 @@ def close_streams(popen: Popen[bytes]) -> None:
                 stream.close()
 
 
+class OomReport:
+    """The error of a sandbox that has ended since the kernel killed a process of gVisor.
+
+    :ivar text: the description of the OOM kill; ``""`` if there was none, or the sandbox runs.
+    """
+
+    def __init__(self) -> None:
+        self.text: str = ""
+        self._kills = _core.oom_kills()
+
+    def error(self) -> RunscError | None:
+        """Return the error, or ``None`` if there was no OOM kill."""
+        return RunscError(self.text, step="sandbox", cause="out-of-memory") if self.text else None
+
+    def await_end(self, ends_within: Callable[[float], bool]) -> None:
+        """Wait for the end of the sandbox if the kernel has just killed a process.
+
+        The watching process may end the sandbox some time after a command in the sandbox has
+        failed.
+
+        :param ends_within: waits so many seconds for the end.
+        """
+        kills = _core.oom_kills()
+        if kills > self._kills:
+            self._kills = kills
+            ends_within(_OOM_SECONDS)
+
+
 _CONSOLE = "console"
+
+# The time limit for the end of a sandbox after the kernel has killed a process, in seconds. The
+# watching process looks twice a second (csrc/programs/shared/oom_watch.c).
+_OOM_SECONDS = 2
 
 #: The maximum size of the fields of an error of usernsctl-init or usernsctl-detach.
 ERROR_BYTES = 1 << 14
@@ -186,12 +218,7 @@ class SandboxDirectory:
 
     def read_oom(self) -> str:
         """Return the description of an OOM kill that has ended the sandbox, or ``""``."""
-        opener = functools.partial(os.open, dir_fd=self._top.fd)
-        try:
-            with open(f"{self.id}/oom", encoding="ascii", opener=opener) as file:
-                return file.read()
-        except OSError:
-            return ""
+        return read_report(f"{self.id}/oom", self._top.fd)
 
     def failure(self, status: int, answer: bytes = b"") -> UsernsError:
         """Return the error for a sandbox that did not start, with runsc's message.

@@ -41,8 +41,12 @@ from usernsctl.gvisor.agent.start import ProcessDefaults
 #: The name of the directory for runsc's state, in the directory of an entry.
 STATE = "state"
 
-# The maximum number of processes in a record. runsc has two; a later release may have more.
+# The maximum number of processes in a record. runsc has two, and a later release may have more;
+# the keeper is another.
 _PROCESSES_MAX = 8
+
+# The maximum size of a text about the end of a sandbox, in bytes.
+_REPORT_BYTES = 4096
 
 _END_SECONDS = 60
 
@@ -54,7 +58,7 @@ class DetachedRecord:
     :ivar id: the container id.
     :ivar args: the command and its arguments, empty if the bundle decides.
     :ivar created: the time of the start, in seconds since 1970.
-    :ivar processes: the processes of runsc, the one that runs the command first.
+    :ivar processes: the processes of the sandbox, the one that runs the command first.
     """
 
     id: str
@@ -210,6 +214,8 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
     :raises RunscError: no sandbox has the id, or the sandbox has ended and its entry was removed.
     :raises NamespaceError: the state directory can't be used, or the record is invalid.
     """
+    _STORE.check_name(id)
+    oom = _read_oom(id)
     entry = _STORE.find(id)
     if entry is not None and not entry.record.is_foreign():
         return entry
@@ -218,12 +224,38 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
         where = " in this PID namespace: the sandbox is in another one"
         with entry:
             pass
+    elif oom:
+        raise RunscError(
+            f"the sandbox {id!r} has ended: {oom}", step="sandbox", cause="out-of-memory"
+        )
     raise RunscError(
         f"there is no detached sandbox {id!r}{where}",
         step="sandbox",
         cause="no-such-sandbox",
         remedy="usernsctl.Sandbox.list_detached() returns all detached sandboxes",
     )
+
+
+def read_report(path: str, directory: int) -> str:
+    """Return a text of usernsctl-init or usernsctl-detach about a sandbox's end, or ``""``.
+
+    :param directory: a descriptor of the directory that a relative `path` starts from.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with open(
+            path, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=directory)
+        ) as file:
+            return file.read(_REPORT_BYTES).decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def _read_oom(id: str) -> str:
+    """Return the description of an OOM kill that has ended a sandbox, or ``""``."""
+    with contextlib.suppress(FileNotFoundError), open_state("sandboxes") as top, top.open(id) as at:
+        return read_report("oom", at.fd)
+    return ""
 
 
 def list_detached() -> list[DetachedRecord]:
@@ -240,15 +272,18 @@ def list_detached() -> list[DetachedRecord]:
 def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) -> DetachedRecord:
     """Return the record of a sandbox that was just started.
 
-    The record has only processes whose command line names the bundle, so that they can be
-    recognised later. The process runsc-fd-parking (since release 20260831) is omitted: its command
-    line does not name the bundle, and it ends with the sandbox.
+    The processes are the sandbox, its other processes, and the keeper of usernsctl-detach
+    (csrc/programs/detach/main.c), whose children these are. The record has only processes whose
+    command line names the bundle, so that they can be recognised later. The process
+    runsc-fd-parking (since release 20260831) is omitted: its command line does not name the bundle,
+    and it ends with the sandbox.
 
-    :param pid: the pid of the sandbox, by now a child of `starter`.
+    :param pid: the pid of the sandbox.
     :param starter: the pid of usernsctl-detach.
     """
     processes = [ProcessIdentity.of(pid)]
-    for other in sorted(children_of(starter) - {pid}):
+    keepers = children_of(starter)
+    for other in sorted(keepers.union(*map(children_of, keepers)) - {pid}):
         if _has_bundle(command_line_of(other), id):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 processes.append(ProcessIdentity.of(other))

@@ -365,14 +365,9 @@ class Sandbox(AsyncStartMixin):
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the command, and return its exit status, :attr:`returncode`.
 
-        For a detached sandbox, ``runsc wait`` runs during the call, and returns the exit status up
-        to two seconds late. The status of a sandbox that ends while no process waits is lost. So
-        wait in another thread or task before you send a signal to a detached sandbox. The status
-        after :meth:`kill` is always known.
-
         :param timeout: the time limit, in seconds; ``None``: no limit.
         :raises TimeoutExpired: the command did not end within `timeout` seconds; it keeps running.
-        :raises RunscError: the sandbox is detached, and ended while no process waited (cause
+        :raises RunscError: the sandbox is detached, and its keeper was killed (cause
             ``"exit-status-unknown"``). Or memory ran out, and the kernel killed a process of gVisor
             (``"out-of-memory"``): the sandbox was ended, and :attr:`returncode` is -9.
         """
