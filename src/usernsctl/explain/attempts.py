@@ -36,7 +36,8 @@ _SANDBOX = re.compile(
 _OTHER_SUBJECT = re.compile(
     r"\bgit[ :]|namespace (?:std|\w+::)|xmlns|using namespace|is forbidden: user|kind: namespace"
     r"|namespaces? \"[\w-]+\" (?:is|not|already)|\bkubectl\b|\bhelm\b|filter rule for syscall"
-    r"|\bnfs\w*|sysctl: cannot stat|not disabled as requested|/users/|namespace package|resource type"
+    r"|\bnfs\w*|sysctl: cannot stat|not disabled as requested|/users/|namespace package"
+    r"|resource type"
 )
 # Length of the text that is read before and after an error in the same line.
 _AROUND = 512
@@ -48,6 +49,8 @@ _KEPT_MAX = 64
 _BEFORE_MAX = 3
 _SKIPPED_MAX = 3
 _SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
+# Lines of a log that report no failure.
+_HARMLESS = re.compile(r"\W{0,2}(?:warn|info|debu|notice|trace)")
 # What a line may have beside an error that belongs to an operation in another line: dates, levels,
 # names of exceptions, numbers and a few words, such as "ptrace: Operation not permitted.".
 _NOISE = re.compile(
@@ -203,6 +206,7 @@ def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
     a failure without an exact error explain only their own line.
     """
     line = text.lower()
+    near = [one for one in near if not _HARMLESS.match(one.lower())]
     found = _exact_errors(line)
     if found:
         strength = 1 if found == ["ENOENT"] else 2
