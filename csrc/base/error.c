@@ -101,7 +101,9 @@ const char *un_errno_text(int errnum)
 
 const char *un_error_reason(const struct un_error *err, char *text, size_t size)
 {
-    const char *kernel = err->errnum ? un_errno_text(err->errnum) : "";
+    /* ETIMEDOUT comes from timeouts of usernsctl, and the detail describes them. */
+    bool has_text = err->errnum && err->errnum != ETIMEDOUT;
+    const char *kernel = has_text ? un_errno_text(err->errnum) : "";
     /* Only a command or a working directory can have an empty name. */
     bool is_name = err->step == UN_STEP_LOOKUP || err->step == UN_STEP_CWD;
     const char *detail = is_name && !*err->detail ? "\"\"" : err->detail;

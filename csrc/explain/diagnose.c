@@ -7,6 +7,7 @@
  */
 #include "base/base.h"
 #include "explain/explain.h"
+#include "sys/sys.h"
 
 #include <sched.h>
 #include <sys/syscall.h>
@@ -323,7 +324,8 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     case UN_STEP_SETGROUPS:
         if (err->errnum != EPERM)
             return map_failed(err->errnum, proc);
-        return strcmp(err->detail, "setgroups") ? "setgroups-denied-on-join" : "setgroups-order";
+        return strcmp(err->detail, UN_SETGROUPS_FILE) ? "setgroups-denied-on-join"
+                                                      : "setgroups-order";
     case UN_STEP_UID_MAP:
     case UN_STEP_GID_MAP:
         return map_failed(err->errnum, proc);

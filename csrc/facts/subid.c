@@ -130,9 +130,11 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
     if (!un_lines_open(&lines, path)) {
         if (errno == ENOENT)
             return 0;
+        if (un_lines_is_no_file(errno))
+            return un_fail(err, UN_STEP_SUBID, 0, "subid-not-a-file", "%s is not a regular file",
+                           path);
         un_fail_errno(err, UN_STEP_SUBID, path);
-        err->cause =
-            un_lines_is_no_file(err->errnum) ? "subid-not-a-file" : "subid-file-unreadable";
+        err->cause = "subid-file-unreadable";
         return -1;
     }
     if (read_each_line(&lines, &reader, read_ours, err))

@@ -13,7 +13,7 @@ static int step_read_only(struct un_launch *launch, const struct un_record *reco
                           struct un_error *err)
 {
     (void)record;
-    return un_mount_restrict(launch->view.top, UN_ATTR_RDONLY, 0, "root", err);
+    return un_mount_restrict(launch->view.top, UN_ATTR_RDONLY, 0, "the root filesystem", err);
 }
 
 /* Functions by verb; NULL for verbs of other parts of the launch. */

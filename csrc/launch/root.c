@@ -66,7 +66,7 @@ int un_root_begin(struct un_launch *launch, struct un_error *err)
         return -1;
     /* Bind-mounts the directory on itself: only a mount can be made read-only later, with all
      * mounts below it. */
-    if (un_bind(*top, *top, 0, "root", err))
+    if (un_bind(*top, *top, 0, "the root filesystem", err))
         return -1;
     close(*top);
     *top = un_child(root->scratch, "root");

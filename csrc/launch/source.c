@@ -89,7 +89,7 @@ static int fail_source(struct un_launch *launch, const char *how, const char *pa
     int errnum = errno;
     if (foreign >= 0) {
         un_launch_set_remedy(launch, path, NULL);
-        return un_fail(err, UN_STEP_SANDBOX, EACCES, "foreign-link",
+        return un_fail(err, UN_STEP_SANDBOX, 0, "foreign-link",
                        "%.150s: the symbolic link %.200s belongs to uid %" PRId64
                        ", who may change where it leads",
                        path, link, foreign);

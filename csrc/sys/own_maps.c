@@ -6,14 +6,14 @@
 #include <sys/prctl.h>
 
 const struct un_map_file un_map_files[UN_MAP_FILES] = {
-    [UN_FILE_SETGROUPS] = {"setgroups", UN_STEP_SETGROUPS},
-    [UN_FILE_UID_MAP] = {"uid_map", UN_STEP_UID_MAP},
-    [UN_FILE_GID_MAP] = {"gid_map", UN_STEP_GID_MAP},
+    [UN_FILE_SETGROUPS] = {"setgroups", UN_SETGROUPS_FILE, UN_STEP_SETGROUPS},
+    [UN_FILE_UID_MAP] = {"uid_map", "/proc/PID/uid_map", UN_STEP_UID_MAP},
+    [UN_FILE_GID_MAP] = {"gid_map", "/proc/PID/gid_map", UN_STEP_GID_MAP},
 };
 
 static int fail_map_file(int file, struct un_error *err)
 {
-    return un_fail_errno(err, un_map_files[file].step, un_map_files[file].name);
+    return un_fail_errno(err, un_map_files[file].step, un_map_files[file].object);
 }
 
 int un_map_file_open(int dir, int file, struct un_error *err)

@@ -177,9 +177,12 @@ int un_namespace_join_one(int fd, int ns, struct un_error *err);
  */
 enum { UN_FILE_SETGROUPS, UN_FILE_UID_MAP, UN_FILE_GID_MAP, UN_MAP_FILES };
 
+#define UN_SETGROUPS_FILE "/proc/PID/setgroups" /* detail of an error on that file */
+
 struct un_map_file {
-    const char *name;
-    enum un_step step; /* step of an error on this file */
+    const char *name;   /* relative to /proc/PID */
+    const char *object; /* the name of the file in errors */
+    enum un_step step;  /* step of an error on this file */
 };
 
 extern const struct un_map_file un_map_files[UN_MAP_FILES];

@@ -152,7 +152,7 @@ def test_a_fault_is_told_by_its_step_when_writing_from_outside(
 def test_a_map_written_in_part_is_no_success(prelude: Program) -> None:
     done = run_with("write:retval=3:when=2", command=[prelude.path, "-r", "--", "/bin/echo", "ran"])
     assert (done.returncode, done.stdout) == (125, "")
-    assert "uid_map: uid_map: Input/output error" in done.stderr
+    assert "uid_map: /proc/PID/uid_map: Input/output error" in done.stderr
 
 
 def test_no_process_is_no_child(prelude: Program) -> None:

@@ -180,7 +180,7 @@ def test_a_directory_on_the_path_is_no_helper(machine: Machine) -> None:
 def test_a_grant_that_is_no_file_holds_nobody_up(machine: Machine, name: str) -> None:
     """Root in an image may replace the file with a FIFO or a device."""
     prepare = f"mkfifo -m 644 /mnt/fifo; mount --bind /mnt/fifo /etc/{name}\n"
-    machine.refused("subid-not-a-file", f"/etc/{name}: Invalid argument", prepare=prepare)
+    machine.refused("subid-not-a-file", f"/etc/{name} is not a regular file", prepare=prepare)
 
 
 def test_a_hundred_ranges_are_mapped(machine: Machine) -> None:

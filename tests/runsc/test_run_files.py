@@ -264,7 +264,7 @@ def test_run_tells_which_option_shows_a_file(
         told = usernsctl("run", "--", "python3", named)
         assert told.returncode == 2
         first = told.stderr.splitlines()[0]
-        assert first == f"usernsctl: the sandbox does not show '{named}'; to show it, add {option}"
+        assert first == f"usernsctl: the sandbox lacks '{named}'; to mount it, add {option}"
         shown = usernsctl("run", *shlex.split(option), "--", "python3", named)
         assert (shown.returncode, shown.stdout, shown.stderr) == (0, "it runs\n", "")
 
@@ -278,7 +278,7 @@ def test_the_name_of_a_file_has_no_other_file_be_written_to(
     told = usernsctl("run", "--", "cat", f"{tmp_path}/mine:rw")
     first = told.stderr.splitlines()[0]
     assert first == (
-        f"usernsctl: the sandbox does not show {tmp_path}/mine:rw; to show it, "
+        f"usernsctl: the sandbox lacks {tmp_path}/mine:rw; to mount it, "
         "rename the file: --bind would misread a part of the path as DST or rw"
     )
 

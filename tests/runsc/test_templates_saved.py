@@ -199,9 +199,9 @@ def test_one_in_a_namespace_without_a_name_is_loaded_there(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"version": "0.0.1"}, "template is of usernsctl 0.0.1"),
+        ({"version": "0.0.1"}, "usernsctl 0.0.1 created the template"),
         ({"runsc": ["release-20200101.0", 5, 6]}, "was release-20200101.0 when the template was"),
-        ({"flags": ["host", "default"]}, "network and platform were host, default"),
+        ({"flags": ["host", "default"]}, "the network was host, and the platform default"),
         ({"files": [["/usr/bin/sh", 1, 2]]}, "/usr/bin/sh in the root filesystem has changed"),
         ({"files": [["/usr/none", 1, 2]]}, "/usr/none in the root filesystem has changed"),
     ],

@@ -34,7 +34,7 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
         /* Without /proc, un_open_follow() fails with ENOENT for every file. */
         return un_blame_missing_proc(err);
     }
-    return un_fail(err, UN_STEP_LAUNCH, EACCES, "foreign-link",
+    return un_fail(err, UN_STEP_LAUNCH, 0, "foreign-link",
                    "%.200s: the symbolic link %.200s belongs to uid %" PRId64
                    ", who may change where it leads",
                    file, real, foreign);

@@ -340,7 +340,7 @@ class UntrustedPathError(Exception):
 
     def why(self, path: str) -> str:
         """Return the reason why `path` can't be trusted, without the path itself."""
-        return f"it {self._why}" if self.directory == path else str(self)
+        return f"the directory {self._why}" if self.directory == path else str(self)
 
 
 def open_file(descriptor: int) -> BinaryIO:

@@ -353,7 +353,7 @@ class Popen(Collected[AnyStr]):
             # Without free descriptors, subprocess can't make pipes. Subclasses of OSError are ours.
             if type(error) is not OSError:
                 raise
-            raise CommandError.from_os_error(error, "the streams", step="stdio") from error
+            raise CommandError.from_os_error(error, "the standard streams", step="stdio") from error
 
     def _execute_child(self, *arguments: Any) -> None:
         child = ChildArguments(*arguments)

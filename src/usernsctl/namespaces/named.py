@@ -389,7 +389,7 @@ class _Holder(Closing):
 
         :raises NamespaceError: the namespace can't be made.
         """
-        with NamespaceError.instead("the holder", step=STEP):
+        with NamespaceError.instead("the process that holds the namespace", step=STEP):
             self._begin(options)
 
     def _begin(self, options: Iterable[str]) -> None:

@@ -506,7 +506,7 @@ def _reported(what: str) -> Iterator[None]:
 def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
     """Open the namespaces of a process through its /proc directory, except those of the caller."""
     for index, name in enumerate(_core.NAMESPACE_FILES):
-        with _reported(f"process {pid}: namespace {name}"):
+        with _reported(f"the {name} namespace of process {pid}"):
             theirs = os.stat(f"ns/{name}", dir_fd=directory)
             if not os.path.samestat(theirs, os.stat(f"/proc/self/ns/{name}")):
                 open_there = functools.partial(os.open, dir_fd=directory)

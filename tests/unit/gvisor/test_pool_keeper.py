@@ -67,7 +67,9 @@ def test_no_more_than_the_limit(workshop: Workshop) -> None:
             held.enter_context(lease(pool))
         assert pool.stats.leased == 3
         with (
-            pytest.raises(un.PoolTimeoutError, match="of 3 at most, 3 are leased, 0 are starting"),
+            pytest.raises(
+                un.PoolTimeoutError, match="the limit is 3; 3 are leased, 0 are starting"
+            ),
             lease(pool, 0.05),
         ):
             pass
@@ -79,7 +81,7 @@ def test_without_patience_there_is_one_that_waits_or_none(workshop: Workshop) ->
         wait_until(stands(pool, idle=1))
         with (
             lease(pool, 0),
-            pytest.raises(un.PoolTimeoutError, match=r"within 0 s: of 1 at most, 1 are leased"),
+            pytest.raises(un.PoolTimeoutError, match=r"within 0 s: the limit is 1; 1 are leased"),
             lease(pool, 0),
         ):
             pass

@@ -184,7 +184,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             if type(error) is not OSError:
                 raise
             # subprocess raises a plain OSError if it can't make pipes (EMFILE).
-            raise CommandError.from_os_error(error, "the streams", step="stdio") from error
+            raise CommandError.from_os_error(error, "the standard streams", step="stdio") from error
 
     def _execute_child(self, *arguments: Any) -> None:
         child = ChildArguments(*arguments)

@@ -143,4 +143,4 @@ def _notify_hidden(
     is_kept = request.cwd is None and facts.tree is None
     remedy = view.how_to_show(found[0], directory=directory, cwd=None if is_kept else cwd)
     others = f" and {len(found) - 1} more files that the command names" if found[1:] else ""
-    notify(f"the sandbox does not show {quoted(found[0])}{others}; to show it, {remedy}")
+    notify(f"the sandbox lacks {quoted(found[0])}{others}; to mount it, {remedy}")

@@ -102,7 +102,7 @@ def build(options: BuildOptions) -> dict[str, Any]:
             before = name.partition("=")[0]
             from usernsctl.gvisor.oci.schema import fault
 
-            raise fault(f"$.process.env: a name with a = in it, after {before!r}", None)
+            raise fault(f"$.process.env: the name that begins with {before!r} contains =", None)
     config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(options),

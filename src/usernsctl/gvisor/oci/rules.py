@@ -70,7 +70,10 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Violation]:
     try:
         blocked = view.reach.blocked_at(rootfs, SEARCH)
     except OSError as error:
-        problem, why = f"{rootfs}: {error.strerror}", f"no directory to run a command in ({_EOF})"
+        problem, why = (
+            f"{rootfs}: {error.strerror}",
+            f"without a root filesystem, runsc fails ({_EOF})",
+        )
         yield Violation(path=path, id="rootfs-missing", problem=problem, why=why, remedy=wanted)
         return
     if blocked is not None:

@@ -237,7 +237,7 @@ class _Lease(Generic[_T]):
     def _raise_timeout(self) -> NoReturn:
         stats, limit = self._keeper.stats, self._keeper.rules.limit
         text = (
-            f"no sandbox was free within {self._timeout:g} s: of {limit} at most, "
+            f"no sandbox was free within {self._timeout:g} s: the limit is {limit}; "
             f"{stats.leased} are leased, {stats.starting} are starting and "
             f"{stats.idle} are idle; {stats.queued} other calls wait"
         )

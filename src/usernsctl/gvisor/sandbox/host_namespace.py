@@ -175,7 +175,7 @@ class HostNamespace:
         :raises ValueError: the kept namespaces are closed, or have a PID namespace.
         """
         self.unremoved: set[str] = set()
-        with NamespaceError.instead("the host of sandboxes", step="sandbox"):
+        with NamespaceError.instead("the SandboxHost could not be created", step="sandbox"):
             self._make(request)
 
     def _make(self, request: Request) -> None:

@@ -108,7 +108,7 @@ class TemplateRecord:
         prepared = host.prepared
         if self.version != _core.version():
             raise outdated(
-                f"the template is of usernsctl {self.version}; this is usernsctl {_core.version()}",
+                f"usernsctl {self.version} created the template; this is {_core.version()}",
                 remedy,
             )
         self.check_runsc(prepared.runsc, remedy)
@@ -129,7 +129,7 @@ class TemplateRecord:
         :param config: the config.json of the template's sandboxes in that host.
         """
         if self.flags != flags_of(host):
-            return f"network and platform were {', '.join(self.flags)}"
+            return "the network was {}, and the platform {}".format(*self.flags)
         then = dict(self.config)
         _move(then, self.scratch, host.prepared.scratch)
         for name in sorted({*config, *then}):

@@ -99,7 +99,7 @@ def read(directory: Directory) -> TemplateRecord:
             raise ValueError("the record lists no files")
         return found
     except NamespaceError as error:
-        raise untrusted(path, error.reason) from None
+        raise untrusted(path, error.reason.replace(" can't be trusted: ", ": ")) from None
     except NONSENSE as error:
         raise damaged(path, f"{RECORD} is invalid") from error
 
