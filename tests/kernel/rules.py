@@ -80,7 +80,7 @@ def in_child(action: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def waiting_child(prepare: Callable[[], object]) -> Iterator[int]:
-    """Yield the pid of a child that has called `prepare`, and that lives until the block ends."""
+    """Yield the pid of a child that has called `prepare`, and ends with the ``with`` block."""
     ready, over = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:

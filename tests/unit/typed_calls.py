@@ -106,7 +106,7 @@ def sandbox_results(box: un.Sandbox, is_text: bool) -> None:
     assert_type(box.run(["id"]).stdout, bytes)
     assert_type(box.run("id", capture_output=True, check=True, timeout=1).stderr, bytes)
     assert_type(box.run(["id"], encoding="utf-8", input="x").stdout, str)
-    assert_type(box.run(["id"], text=is_text), subprocess.CompletedProcess[Any])
+    assert_type(box.run(["id"], text=is_text), un.Result[Any])
     box.run(["id"], **KEYWORDS)
     assert_type(box.check_output(["id"], text=True), str)
     assert_type(box.check_output([Path("id")], input=b"x"), bytes)
@@ -133,7 +133,7 @@ def gvisor_results(host: un.SandboxHost, is_text: bool) -> None:
     assert_type(un.gvisor.run(["id"], text=True).stdout, str)
     assert_type(un.gvisor.run(["id"], capture_output=True, host=host).stdout, bytes)
     assert_type(un.gvisor.run(["id"], encoding="utf-8", input="x", timeout=1).stdout, str)
-    assert_type(un.gvisor.run(["id"], text=is_text), subprocess.CompletedProcess[Any])
+    assert_type(un.gvisor.run(["id"], text=is_text), un.Result[Any])
     assert_type(un.gvisor.run(bundle="/b", network="host").returncode, int)
     un.gvisor.run(["id"], **KEYWORDS)
 

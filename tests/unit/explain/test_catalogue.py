@@ -20,7 +20,7 @@ TREE = Path(__file__).parents[3]
 ID = re.compile(r"[a-z]+(?:-[a-z]+)+")
 C_STRING = re.compile(r'"([a-z]+(?:-[a-z]+)+)"')
 
-# Functions and classes with such names take the id of a cause as an argument.
+# Names of functions and classes that take the id of a cause as an argument.
 TAKES_ID = re.compile(r".*(?:Error|_error|Finding|MappingFault|Rule)")
 
 # Files in csrc/ whose strings look like ids, but are options, verbs or steps.

@@ -130,7 +130,7 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
 def test_how_often_it_is_right_of_texts_by_other_collectors(
     half: Half, texts: int, recognised: int, right: int, unrelated: int
 ) -> None:
-    """The collectors of these texts had read no pattern; some were corrected afterwards."""
+    """The collectors had read no pattern. Some patterns were corrected afterwards."""
     found = score(of(half, ours=True))
     print(f"{half}: {dict(found)}")
     assert found["texts"] >= texts

@@ -186,7 +186,7 @@ def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
 
 
 def seen_from(logs: Logs, here: str, there: str) -> Logs:
-    """Return the paths of the logs for a process that has the directory `here` at `there`."""
+    """Return the paths of the logs for a process in which the directory `here` is `there`."""
     return Logs(
         errors=there + logs.errors.removeprefix(here),
         crash=there + logs.crash.removeprefix(here),
