@@ -37,7 +37,7 @@ _OTHER_SUBJECT = re.compile(
     r"\bgit[ :]|namespace (?:std|\w+::)|xmlns|using namespace|is forbidden: user|kind: namespace"
     r"|namespaces? \"[\w-]+\" (?:is|not|already)|\bkubectl\b|\bhelm\b|filter rule for syscall"
     r"|\bnfs\w*|sysctl: cannot stat|not disabled as requested|/users/|namespace package"
-    r"|resource type"
+    r"|resource type|\b(?:deleting|delete|removing|remove|destroying) (?:\w+ )?cgroup"
 )
 # Length of the text that is read before and after an error in the same line.
 _AROUND = 512

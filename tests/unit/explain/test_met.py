@@ -15,7 +15,7 @@ import pytest
 from usernsctl.explain.catalogue import catalogue
 from usernsctl.explain.explanation import explain
 
-Half = Literal["tuned", "kept out", "fresh", "later", "last"]
+Half = Literal["tuned", "kept out", "fresh", "later", "last", "seen"]
 
 
 class Met(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,7 +102,7 @@ def test_how_often_it_is_right_of_what_was_kept_out() -> None:
     kept = score(of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
     assert kept["recognised"] >= 74
-    assert kept["right first"] >= 60
+    assert kept["right first"] >= 61
     assert kept["wrong"] == 0
     assert sum(named(met) != [] for met in of("kept out", ours=False)) == 0
 
@@ -122,15 +122,17 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
     ("half", "texts", "recognised", "right", "unrelated"),
     [
         # When they were collected: 55 recognised, 41 right first, 6 wrong, 1 unrelated recognised.
-        ("later", 80, 78, 69, 0),
+        ("later", 80, 78, 71, 0),
         # When they were collected: 46 recognised, 36 right first, 4 wrong, 1 unrelated recognised.
         ("last", 77, 76, 74, 0),
+        # Of 52 of these, at first 47 were recognised, 41 right first, 1 wrong.
+        ("seen", 82, 81, 77, 0),
     ],
 )
-def test_how_often_it_is_right_of_texts_by_other_collectors(
+def test_how_often_it_is_right_of_texts_of_other_programs(
     half: Half, texts: int, recognised: int, right: int, unrelated: int
 ) -> None:
-    """The collectors had read no pattern. Some patterns were corrected afterwards."""
+    """Count texts of collectors who had read no pattern, and those that were only seen."""
     found = score(of(half, ours=True))
     print(f"{half}: {dict(found)}")
     assert found["texts"] >= texts
@@ -138,5 +140,5 @@ def test_how_often_it_is_right_of_texts_by_other_collectors(
     assert found["right first"] >= right
     assert found["wrong"] == 0
     others = [named(met) != [] for met in of(half, ours=False)]
-    assert len(others) >= 40
+    assert len(others) >= (15 if half == "seen" else 40)
     assert sum(others) <= unrelated
