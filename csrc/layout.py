@@ -52,7 +52,10 @@ FREESTANDING_FLAGS_OF = {"aarch64": ("-mno-outline-atomics",)}
 AGENT = (
     "block",
     "caps",
+    "copy_in",
+    "copy_out",
     "entries",
+    "files",
     "idle",
     "keeper",
     "message",

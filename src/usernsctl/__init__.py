@@ -47,8 +47,16 @@ if TYPE_CHECKING:
         PoolTimeoutError,
         RunscError,
         SandboxEndedError,
+        SandboxFileError,
+        SandboxFileExistsError,
+        SandboxFileIsADirectoryError,
+        SandboxFileNotADirectoryError,
+        SandboxFileNotFoundError,
+        SandboxFilePermissionError,
+        SandboxFileTimeoutError,
         UsernsError,
     )
+    from usernsctl.gvisor.agent.file_copies import CopyReport, FileEntry
     from usernsctl.gvisor.agent.popen import SandboxPopen
     from usernsctl.gvisor.agent.process import SandboxProcess
     from usernsctl.gvisor.host import SandboxHost
@@ -57,6 +65,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.pool.keeper import PoolStats
     from usernsctl.gvisor.pool.pool import SandboxPool
     from usernsctl.gvisor.result import Result
+    from usernsctl.gvisor.sandbox.files import FileOptions
     from usernsctl.gvisor.sandbox.host_namespace import HostOptions
     from usernsctl.gvisor.sandbox.records import DetachedRecord
     from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
@@ -82,8 +91,11 @@ __all__ = [
     "CommandNotExecutableError",
     "CommandNotFoundError",
     "CompletedProcess",
+    "CopyReport",
     "DetachedRecord",
     "Extent",
+    "FileEntry",
+    "FileOptions",
     "HardeningError",
     "HostOptions",
     "IdMap",
@@ -102,6 +114,13 @@ __all__ = [
     "RunscError",
     "Sandbox",
     "SandboxEndedError",
+    "SandboxFileError",
+    "SandboxFileExistsError",
+    "SandboxFileIsADirectoryError",
+    "SandboxFileNotADirectoryError",
+    "SandboxFileNotFoundError",
+    "SandboxFilePermissionError",
+    "SandboxFileTimeoutError",
     "SandboxHost",
     "SandboxPool",
     "SandboxPopen",
@@ -135,7 +154,10 @@ _TOGETHER = (
 # Names from modules that many programs never use, and that take longer to import than all others.
 _APART = {
     "Bind": "usernsctl.gvisor.launch.request",
+    "CopyReport": "usernsctl.gvisor.agent.file_copies",
     "DetachedRecord": "usernsctl.gvisor.sandbox.records",
+    "FileEntry": "usernsctl.gvisor.agent.file_copies",
+    "FileOptions": "usernsctl.gvisor.sandbox.files",
     "HostOptions": "usernsctl.gvisor.sandbox.host_namespace",
     "PoolStats": "usernsctl.gvisor.pool.keeper",
     "PythonTemplate": "usernsctl.gvisor.template.python",

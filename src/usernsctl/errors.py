@@ -12,10 +12,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 from errno import EACCES as _EACCES
+from errno import EEXIST as _EEXIST
+from errno import EISDIR as _EISDIR
 from errno import EMFILE as _EMFILE
 from errno import ENOENT as _ENOENT
 from errno import ENOTDIR as _ENOTDIR
 from errno import EPERM as _EPERM
+from errno import ETIMEDOUT as _ETIMEDOUT
 
 from usernsctl._lean import Any, Self
 from usernsctl._text import shown, shown_lines
@@ -220,6 +223,38 @@ class RunscError(UsernsError):
     """runsc is missing, is not usable, or failed."""
 
 
+class SandboxFileError(UsernsError):
+    """A file could not be copied into or out of a sandbox.
+
+    `step` is the side of the failure, ``"inside"`` or ``"outside"`` of the sandbox, and `filename`
+    is the path there.
+    """
+
+
+class SandboxFileNotFoundError(SandboxFileError, FileNotFoundError):
+    """The file, or the directory to create it in, does not exist (ENOENT)."""
+
+
+class SandboxFileExistsError(SandboxFileError, FileExistsError):
+    """The file or directory to create exists (EEXIST)."""
+
+
+class SandboxFilePermissionError(SandboxFileError, PermissionError):
+    """The user inside, or the caller outside, may not read or create the file (EACCES, EPERM)."""
+
+
+class SandboxFileNotADirectoryError(SandboxFileError, NotADirectoryError):
+    """A component of the path, or the path to list, is not a directory (ENOTDIR)."""
+
+
+class SandboxFileIsADirectoryError(SandboxFileError, IsADirectoryError):
+    """The file to read or write is a directory (EISDIR)."""
+
+
+class SandboxFileTimeoutError(SandboxFileError, TimeoutError):
+    """The copy was not complete at its deadline (ETIMEDOUT)."""
+
+
 class PoolError(UsernsError):
     """A pool could not start a sandbox; `__cause__` is the reason."""
 
@@ -240,4 +275,11 @@ _KINDS: dict[tuple[type[UsernsError], int], type[UsernsError]] = {
     (BindError, _ENOTDIR): BindNotADirectoryError,
     (BindError, _EACCES): BindPermissionError,
     (BindError, _EPERM): BindPermissionError,
+    (SandboxFileError, _ENOENT): SandboxFileNotFoundError,
+    (SandboxFileError, _EEXIST): SandboxFileExistsError,
+    (SandboxFileError, _EACCES): SandboxFilePermissionError,
+    (SandboxFileError, _EPERM): SandboxFilePermissionError,
+    (SandboxFileError, _ENOTDIR): SandboxFileNotADirectoryError,
+    (SandboxFileError, _EISDIR): SandboxFileIsADirectoryError,
+    (SandboxFileError, _ETIMEDOUT): SandboxFileTimeoutError,
 }

@@ -100,6 +100,9 @@ EXCLUDED = {
     ),
     "README.md: usernsctl run --network host -- curl https://example.org": "it takes the Internet",
     'README.md: ENTRYPOINT ["usernsctl-exec", "-r", "--"]': "it is a line of a Dockerfile",
+    "README.md: usernsctl cp script.py box:/tmp/": (
+        "it takes a detached sandbox; test_cp.py copies into and out of one"
+    ),
     "docs/explain.md: unshare --map-root-user --map-auto true 2>&1 | usernsctl explain": (
         "it shows what is said under no_new_privs"
     ),

@@ -362,6 +362,52 @@ int agent_serve(int control, bool is_inside, bool outlives);
  */
 bool agent_print_leftovers(void);
 
+/* ---- copy_out.c: sending files to the host ----------------------------------------------------
+ */
+
+/* Flags to open a file that may be anything: they neither block nor have an effect. */
+#define AGENT_OPEN_FILE (O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+/* Flags to open a directory, but no symbolic link to one: without O_PATH, gVisor 20240729 follows a
+ * link in spite of O_NOFOLLOW. */
+#define AGENT_OPEN_DIRECTORY (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+
+/* What to send of a path. */
+enum agent_sending { AGENT_SEND_TREE, AGENT_SEND_FILE, AGENT_SEND_ENTRIES };
+
+/* Sends what `path` names to the descriptor `output`, as records (protocol.h): a file or directory
+ * tree, a regular file alone, or the entries of a directory without their contents. Symbolic links
+ * in `path` are followed, those in a tree are sent as links. Only regular files are opened. Returns
+ * whether everything was sent. */
+bool agent_copy_out(int output, const char *path, enum agent_sending what);
+
+/* ---- copy_in.c: creating files that the host sends --------------------------------------------
+ */
+
+struct agent_copying {
+    int input;
+    int output;       /* for the answer, AGENT_DONE or AGENT_STOPPED */
+    const char *path; /* the file or directory to create */
+    bool parents;     /* whether to create missing directories above `path` */
+    bool merges;      /* whether to add to existing directories, whose modes and times stay, and to
+                       * replace existing files */
+};
+
+/* Creates a file or directory tree from records (protocol.h). Returns whether all was created. */
+bool agent_copy_in(const struct agent_copying *how);
+
+/* Replaces the content of a regular file, or creates the file. Symbolic links in the path are
+ * followed. Returns whether the whole content was written; a file that was created for nothing is
+ * removed again. */
+bool agent_write_file(const struct agent_copying *how);
+
+/* ---- files.c: the command line of both --------------------------------------------------------
+ */
+
+/* Handles the arguments after `--files`: "get", "read", "list", "put" or "write", an absolute path,
+ * and `--parents` and `--merge`. Standard input and output carry the records. Returns the exit
+ * status. */
+int agent_handle_files(char **argv);
+
 /* ---- libc.c: setup of the agent's own libc --------------------------------------------------- */
 
 /* Gives each process that shares the memory an errno of its own, in the block of its stack. To be

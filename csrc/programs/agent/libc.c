@@ -97,6 +97,7 @@ CALL_2(int, shutdown, __NR_shutdown, int, int)
 CALL_2(int, dup2, __NR_dup3, int, int)
 CALL_2(int, kill, __NR_kill, pid_t, int)
 CALL_2(int, setpgid, __NR_setpgid, pid_t, pid_t)
+CALL_2(int, fstat, __NR_fstat, int, struct stat *)
 CALL_2(int, fstatfs, __NR_fstatfs, int, struct statfs *)
 CALL_2(int, munmap, __NR_munmap, void *, size_t)
 CALL_3(ssize_t, read, __NR_read, int, void *, size_t)
@@ -144,7 +145,7 @@ int fcntl(int fd, int command, ...)
     return (int)call(__NR_fcntl, fd, command, argument, 0, 0, 0);
 }
 
-/* Ignores the mode argument: the agent creates no files. */
+/* Ignores the mode argument: copy_in.c, which creates files, calls syscall(). */
 int open(const char *path, int flags, ...)
 {
     return (int)call(__NR_openat, AT_FDCWD, (long)path, flags, 0, 0, 0);
@@ -180,6 +181,19 @@ void *memcpy(void *restrict to, const void *restrict from, size_t size)
     const char *source = from;
     while (size--)
         *at++ = *source++;
+    return to;
+}
+
+void *memmove(void *to, const void *from, size_t size)
+{
+    char *at = to;
+    const char *source = from;
+    if (at > source)
+        while (size--)
+            at[size] = source[size];
+    else
+        while (size--)
+            *at++ = *source++;
     return to;
 }
 

@@ -20,6 +20,7 @@
 #define OWN_IPC "--own-ipc"
 #define OWN_NET "--own-net"
 #define LEFTOVERS "--leftovers"
+#define FILES "--files" /* always the first argument */
 
 static bool is_given(char **argv, const char *option)
 {
@@ -35,10 +36,12 @@ static int complain_not_gvisor(const char *text)
 
 int main(int argc, char **argv, char **environment)
 {
-    (void)argc;
     (void)environment;
     if (!un_runs_on_gvisor())
         return complain_not_gvisor("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
+    /* Before agent_split_errno(), which needs a small stack: a deep tree needs a larger one. */
+    if (argc > 1 && !strcmp(argv[1], FILES))
+        return agent_handle_files(argv + 2);
     agent_split_errno();
     if (is_given(argv, LEFTOVERS))
         return !agent_print_leftovers();

@@ -108,6 +108,39 @@ struct agent_end {
     uint64_t rss_kib;
 };
 
+/* Kinds of records about files, which `usernsctl-agent --files` reads from its standard input or
+ * writes to its standard output. */
+enum {
+    AGENT_DIRECTORY = 1, /* a name follows; then the records of its entries, and AGENT_LEAVE */
+    AGENT_FILE,          /* a name follows; then AGENT_DATA any number of times, and AGENT_LEAVE */
+    AGENT_LINK,          /* a name and the target follow */
+    AGENT_OTHER,         /* a name follows: a FIFO, socket or device, which is not copied */
+    AGENT_DATA,          /* a part of the content of a file follows */
+    AGENT_LEAVE,         /* the end of a directory or file; mode 1: it changed meanwhile */
+    AGENT_STOPPED,       /* a path follows, relative to the copied tree; mode: the errno */
+    AGENT_DONE,
+};
+
+/* The maximum number of nested directories of a tree: each has an open descriptor on both sides. */
+#define AGENT_DEPTH_MAX 256
+/* The maximum length of a name (NAME_MAX), and sizes of a path or a link's target with its NUL
+ * (PATH_MAX). */
+#define AGENT_NAME_MAX 255
+#define AGENT_PATH_SIZE 4096
+/* The maximum size of the data in one record. */
+#define AGENT_DATA_MAX (256 * 1024)
+
+/* A record about a file. The copied file or directory itself has an empty name. */
+struct agent_record {
+    uint32_t kind;
+    uint32_t mode;        /* st_mode of a file (inode(7)) */
+    uint32_t size;        /* of the text or data that follows */
+    uint32_t nanoseconds; /* of the last modification */
+    int64_t seconds;
+    uint64_t length; /* st_size of a file; of a link, the length of its name */
+} __attribute__((packed));
+
+static_assert(sizeof(struct agent_record) == 32, "");
 static_assert(sizeof(struct agent_hello) == 12, "");
 static_assert(sizeof(struct agent_header) == 52, "");
 static_assert(sizeof(struct agent_limit) == 20, "");

@@ -31,6 +31,7 @@ VERBS = {
     "bundle": ("Create, check or fix an OCI bundle.", "bundle:parser"),
     "ns": ("Create, list, use and remove named namespaces.", "ns:parser"),
     "template": ("Start programs from saved checkpoints.", "template:parser"),
+    "cp": ("Copy files into and out of detached sandboxes.", "cp:parser"),
     "plan": ("Show the planned id maps, their writers, and the reasons.", "plan:parser"),
     "doctor": ("Find out why programs can't run in gVisor here.", "doctor:parser"),
     "explain": ("Name the causes of an error message, and the remedies.", "explain:parser"),

@@ -25,7 +25,13 @@ _KINDS = {
 }
 
 # Kinds of operands, by the names of their parameters.
-_OPERANDS = {"command": "command", "file": "files", "directory": "directories"}
+_OPERANDS = {
+    "command": "command",
+    "file": "files",
+    "directory": "directories",
+    "source": "files",
+    "destination": "files",
+}
 
 # Kinds of names, by the group of verbs that takes them.
 _NAMES = {"ns": "namespaces", "template": "templates"}

@@ -171,6 +171,21 @@ class SandboxCommands:
         started.args = args
         return started
 
+    def start_program(
+        self, args: Args, options: Mapping[str, Any], deadline: float | None
+    ) -> SandboxPopen[Any]:
+        """Start a program of usernsctl in the sandbox; it ends with the returned object.
+
+        :param options: as for :meth:`popen`.
+        :param deadline: the deadline of the start, by :func:`time.monotonic`, or ``None``.
+        :raises AgentUnresponsive: the agent did not answer before the deadline.
+        """
+        arguments = dict(options)
+        spec = self._command_spec("popen", arguments)
+        last_start = time.monotonic() + START_SECONDS
+        start_deadline = last_start if deadline is None else min(deadline, last_start)
+        return self._start(spec, args, start_deadline, {**arguments, "outlives": False})
+
     def run(self, args: Args, options: Mapping[str, Any]) -> Result[Any]:
         """Run a command to its end: see :meth:`usernsctl.Sandbox.run`."""
         arguments = dict(options)

@@ -44,6 +44,7 @@ from usernsctl.gvisor.sandbox import records
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
 from usernsctl.gvisor.sandbox.detached import DetachedSandbox
 from usernsctl.gvisor.sandbox.directory import SandboxDirectory
+from usernsctl.gvisor.sandbox.files import SandboxFiles
 from usernsctl.gvisor.sandbox.host_namespace import (
     HostBase,
     HostNamespace,
@@ -67,7 +68,7 @@ class StartOptions(CommandOptions, total=False):
     timeout: float | None
 
 
-class Sandbox(AsyncStartMixin):
+class Sandbox(SandboxFiles, AsyncStartMixin):
     """A sandbox: gVisor with one first command, and any number of further commands.
 
     A sandbox ends when its first command ends, when it is closed, or when the process that created

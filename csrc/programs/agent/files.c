@@ -1,0 +1,46 @@
+#include "programs/agent/agent.h"
+
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Ignores the signal for files beyond RLIMIT_FSIZE: a write then fails with EFBIG. */
+static void ignore_size_signal(void)
+{
+    /* The kernel's struct sigaction: handler, flags, restorer, mask. */
+    const void *const action[] = {(const void *)SIG_IGN, NULL, NULL, NULL};
+    syscall(SYS_rt_sigaction, SIGXFSZ, action, NULL, 8);
+}
+
+static bool is_option(char **argv, const char *option)
+{
+    for (; *argv; argv++)
+        if (!strcmp(*argv, option))
+            return true;
+    return false;
+}
+
+int agent_handle_files(char **argv)
+{
+    static const char *const sendings[] = {
+        [AGENT_SEND_TREE] = "get", [AGENT_SEND_FILE] = "read", [AGENT_SEND_ENTRIES] = "list"};
+    const char *verb = argv[0], *path = verb ? argv[1] : NULL;
+    if (!path || *path != '/')
+        return 1;
+    ignore_size_signal();
+    for (size_t i = 0; i < sizeof sendings / sizeof *sendings; i++)
+        if (!strcmp(verb, sendings[i]))
+            return !agent_copy_out(STDOUT_FILENO, path, (enum agent_sending)i);
+    const struct agent_copying how = {
+        .input = STDIN_FILENO,
+        .output = STDOUT_FILENO,
+        .path = path,
+        .parents = is_option(argv + 2, "--parents"),
+        .merges = is_option(argv + 2, "--merge"),
+    };
+    if (!strcmp(verb, "put"))
+        return !agent_copy_in(&how);
+    return strcmp(verb, "write") ? 1 : !agent_write_file(&how);
+}

@@ -1,0 +1,337 @@
+"""Reading and creating directory trees by descriptors, so that no symbolic link leads elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Generator
+
+from usernsctl._lean import dataclass
+from usernsctl._system.paths import OpenFile
+
+_OPEN_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# The permissions that are copied: without the set-user-id, set-group-id and sticky bits.
+_PERMISSIONS = 0o777
+# The owner can always list and remove a copied directory.
+_OWNER_ALL = 0o700
+
+
+def leads_out(target: bytes, depth: int) -> bool:
+    """Return whether a symbolic link in a tree may lead out of the tree.
+
+    A target that passes this test begins with at most `depth` components ``..``, and has none
+    later. The first ones leave real directories. A later ``..`` would leave the directory that
+    another link leads to, which may be less deep.
+
+    :param depth: the number of directories between the link and the top of the tree.
+    """
+    if not target or target.startswith(b"/"):
+        return True
+    parts = [part for part in target.split(b"/") if part not in (b"", b".")]
+    ups = 0
+    while ups < len(parts) and parts[ups] == b"..":
+        ups += 1
+    return ups > depth or b".." in parts[ups:]
+
+
+def is_file_name(name: bytes) -> bool:
+    """Return whether `name` names an entry of a directory, and nothing else."""
+    return bool(name) and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A directory or file that is not complete yet."""
+
+    file: OpenFile
+    mode: int
+    mtime_ns: int
+    is_file: bool
+
+
+class TreeWriter:
+    """A new file or directory tree, created entry by entry below one descriptor.
+
+    No path is resolved but the one of the directory that contains the tree. Each entry is created
+    by its name in the directory that was created before, and never replaces another one.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open the directory in which to create the tree.
+
+        :param path: the path of the tree, which must not exist.
+        :raises OSError: the directory can't be opened, or `path` has no last component.
+        """
+        parent, name = os.path.split(path.rstrip("/"))
+        self._path = path
+        self._name = os.fsencode(name)
+        if not is_file_name(self._name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        # Not a directory that is read: only its entries are created.
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        self._parent = OpenFile.own(parent or ".", os.open, parent or ".", flags)
+        self._levels: list[_Level] = []
+        self._names: list[bytes] = []
+        self._has_begun = False
+        #: Whether the tree is complete.
+        self.is_complete = False
+
+    @property
+    def depth(self) -> int:
+        """Return the number of directories that are open."""
+        return len(self._levels) - self.is_in_file
+
+    @property
+    def is_in_file(self) -> bool:
+        """Return whether a file is open, so that data may be written."""
+        return bool(self._levels) and self._levels[-1].is_file
+
+    def path_of(self, name: bytes = b"") -> bytes:
+        """Return the path, relative to the tree, of an entry of the open directory."""
+        return b"/".join([*self._names[1:], *([name] if name else [])])
+
+    def _take_name(self, name: bytes) -> tuple[bytes, int]:
+        """Return the name to create, and the descriptor of the directory.
+
+        :raises ValueError: `name` is no name of a file, or no file may be created now.
+        """
+        if self.is_in_file or self.is_complete:
+            raise ValueError("an entry outside of a directory")
+        if not self._levels:
+            if name or self._has_begun:
+                raise ValueError("a tree with a second top")
+            return self._name, self._parent.fd
+        if not is_file_name(name):
+            raise ValueError("an entry whose name is no name of a file")
+        return name, self._levels[-1].file.fd
+
+    def enter_directory(self, name: bytes, mode: int, mtime_ns: int) -> None:
+        """Create a directory, and open it; :meth:`leave` sets its mode and time.
+
+        :param name: the name; empty for the tree itself.
+        :raises ValueError: `name` is no name of a file, or no directory may be created now.
+        :raises OSError: the directory can't be created.
+        """
+        wanted, parent = self._take_name(name)
+        os.mkdir(wanted, _OWNER_ALL, dir_fd=parent)
+        self._has_begun = True
+        opened = OpenFile.own("", os.open, wanted, _OPEN_DIRECTORY, dir_fd=parent)
+        self._push(name, _Level(opened, mode | _OWNER_ALL, mtime_ns, False))
+
+    def enter_file(self, name: bytes, mode: int, mtime_ns: int) -> None:
+        """Create a file, and open it for :meth:`write`: see :meth:`enter_directory`.
+
+        :raises ValueError: as :meth:`enter_directory` does.
+        :raises OSError: the file can't be created.
+        """
+        wanted, parent = self._take_name(name)
+        opened = OpenFile.own("", os.open, wanted, _CREATE_FILE, 0o600, dir_fd=parent)
+        self._has_begun = True
+        self._push(name, _Level(opened, mode, mtime_ns, True))
+
+    def _push(self, name: bytes, level: _Level) -> None:
+        self._levels.append(level)
+        self._names.append(name)
+
+    def write(self, data: memoryview) -> None:
+        """Append data to the open file.
+
+        :raises OSError: the data can't be written.
+        """
+        fd = self._levels[-1].file.fd
+        while data:
+            data = data[os.write(fd, data) :]
+
+    def leave(self) -> None:
+        """Set the mode and the time of the open file or directory, and close it.
+
+        :raises ValueError: nothing is open.
+        :raises OSError: the file system has reported an error.
+        """
+        if not self._levels:
+            raise ValueError("an end of nothing")
+        level = self._levels[-1]
+        os.fchmod(level.file.fd, level.mode & _PERMISSIONS)
+        # Not every file system can store every time.
+        with contextlib.suppress(OSError, OverflowError):
+            os.utime(level.file.fd, ns=(level.mtime_ns, level.mtime_ns))
+        self._levels.pop()
+        self._names.pop()
+        level.file.close()
+        self.is_complete = not self._levels
+
+    def link(self, name: bytes, target: bytes, mtime_ns: int) -> None:
+        """Create a symbolic link in the open directory.
+
+        :raises ValueError: as :meth:`enter_directory` does.
+        :raises OSError: the link can't be created.
+        """
+        if not self._levels:
+            raise ValueError("a tree that is a symbolic link")
+        wanted, parent = self._take_name(name)
+        os.symlink(target, wanted, dir_fd=parent)
+        with contextlib.suppress(OSError, OverflowError):
+            times = (mtime_ns, mtime_ns)
+            os.utime(wanted, ns=times, dir_fd=parent, follow_symlinks=False)
+
+    def close(self) -> None:
+        """Close all descriptors, and remove a tree that is not complete.
+
+        :raises OSError: the tree can't be removed.
+        """
+        for level in self._levels:
+            level.file.close()
+        try:
+            if self._has_begun and not self.is_complete:
+                self._remove()
+        finally:
+            self._parent.close()
+
+    def _remove(self) -> None:
+        found = os.stat(self._name, dir_fd=self._parent.fd, follow_symlinks=False)
+        if not stat.S_ISDIR(found.st_mode):
+            os.unlink(self._name, dir_fd=self._parent.fd)
+            return
+        from shutil import rmtree
+
+        # rmtree() removes by descriptors, and follows no symbolic links.
+        rmtree(os.fsdecode(self._name), dir_fd=self._parent.fd)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """A file that :func:`walk_tree` has found.
+
+    :ivar name: the name; empty for the tree itself.
+    :ivar path: the path relative to the tree.
+    :ivar status: the attributes of the file.
+    :ivar file: the descriptor of a regular file, open until the next entry; else ``None``.
+    :ivar target: the target of a symbolic link; else empty.
+    :ivar is_open: whether the entry is a directory whose entries follow.
+    :ivar is_end: whether this is the end of a directory.
+    """
+
+    name: bytes
+    path: bytes
+    status: os.stat_result
+    file: int | None = None
+    target: bytes = b""
+    is_open: bool = False
+    is_end: bool = False
+
+
+class _OpenDirectory:
+    """A directory that is being listed."""
+
+    def __init__(self, file: OpenFile, entry: TreeEntry) -> None:
+        self.file = file
+        self.entry = entry
+        self._entries = os.scandir(file.fd)
+
+    def next_name(self) -> bytes | None:
+        """Return the name of the next entry; ``None`` after the last one."""
+        entry = next(self._entries, None)
+        return None if entry is None else os.fsencode(entry.name)
+
+    def close(self) -> None:
+        self._entries.close()
+        self.file.close()
+
+
+def walk_tree(path: str, depth_max: int) -> Generator[TreeEntry]:
+    """Yield the file `path`, or the directory and everything in it, each directory twice.
+
+    Symbolic links in `path` are followed, those in the tree are yielded. Only regular files and
+    directories are opened.
+
+    :param depth_max: the maximum number of nested directories.
+    :raises OSError: a file can't be read. Its attribute ``filename`` is the path.
+    """
+    top = _open_top(path)
+    status = os.fstat(top.fd)
+    if not stat.S_ISDIR(status.st_mode):
+        with top:
+            yield TreeEntry(b"", b"", status, top.fd)
+        return
+    entry = TreeEntry(b"", b"", status, is_open=True)
+    open_directories = [_OpenDirectory(top, entry)]
+    try:
+        yield entry
+        while open_directories:
+            current = open_directories[-1]
+            name = current.next_name()
+            if name is None:
+                open_directories.pop().close()
+                done = current.entry
+                yield TreeEntry(done.name, done.path, done.status, is_end=True)
+                continue
+            found, opened = _open_entry(path, current, name)
+            if found.is_open and opened is not None:
+                if len(open_directories) == depth_max:
+                    opened.close()
+                    raise _error_at(OSError(errno.ENAMETOOLONG, ""), path, found.path)
+                open_directories.append(_OpenDirectory(opened, found))
+            yield found
+            if opened is not None and found.file is not None:
+                opened.close()
+    finally:
+        for directory in open_directories:
+            directory.close()
+
+
+def _open_top(path: str) -> OpenFile:
+    """Open the file or directory that is the top of a tree.
+
+    :raises OSError: it can't be opened, or is neither.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        top = OpenFile.own(path, os.open, path, _OPEN_FILE)
+        mode = os.fstat(top.fd).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return top
+        top.close()
+    raise OSError(errno.EINVAL, "neither a regular file nor a directory", path)
+
+
+def _open_entry(
+    top: str, directory: _OpenDirectory, name: bytes
+) -> tuple[TreeEntry, OpenFile | None]:
+    """Return an entry of a directory; and the open file if it is a regular file or a directory.
+
+    An entry that is replaced meanwhile is returned as what it was, without a file.
+
+    :raises OSError: the entry can't be read.
+    """
+    path = b"/".join(filter(None, [directory.entry.path, name]))
+    parent = directory.file.fd
+    try:
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            target = os.readlink(name, dir_fd=parent)
+            return TreeEntry(name, path, status, target=target), None
+        is_directory = stat.S_ISDIR(status.st_mode)
+        if not is_directory and not stat.S_ISREG(status.st_mode):
+            return TreeEntry(name, path, status), None
+        flags = _OPEN_DIRECTORY if is_directory else _OPEN_FILE | os.O_NOFOLLOW
+        opened = OpenFile.own("", os.open, name, flags, dir_fd=parent)
+        status = os.fstat(opened.fd)
+        if is_directory:
+            return TreeEntry(name, path, status, is_open=True), opened
+        if stat.S_ISREG(status.st_mode):
+            return TreeEntry(name, path, status, opened.fd), opened
+        opened.close()
+    except OSError as error:
+        raise _error_at(error, top, path) from error
+    return TreeEntry(name, path, status), None
+
+
+def _error_at(error: OSError, top: str, path: bytes) -> OSError:
+    """Return the error with the path of the file as its ``filename``."""
+    number = error.errno or 0
+    return OSError(number, os.strerror(number), os.path.join(top, os.fsdecode(path)))

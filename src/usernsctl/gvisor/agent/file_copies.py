@@ -1,0 +1,641 @@
+"""Copies of files into and out of a running sandbox.
+
+The program ``usernsctl-agent --files`` reads or creates the files inside, as a command of the
+sandbox: it needs nothing of the root filesystem, and has the user and the limits of a command.
+Nothing inside is trusted: files outside are created by :mod:`usernsctl._system.trees`, and every
+copy has limits and a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+
+from usernsctl._lean import LateModule, dataclass
+from usernsctl._system import trees
+from usernsctl._system.descriptors import deadline_after, pipe, seconds_left
+from usernsctl._system.paths import check_path
+from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.popen import DEVNULL, TimeoutExpired
+from usernsctl.errors import SandboxFileError, UsernsError
+from usernsctl.gvisor.agent import file_records as records
+from usernsctl.gvisor.agent.commands import SandboxCommands
+from usernsctl.gvisor.agent.file_records import Patience, Record, RecordReader, RecordWriter, Stop
+from usernsctl.gvisor.agent.popen import SandboxPopen
+from usernsctl.gvisor.agent.protocol import AgentUnresponsive
+from usernsctl.gvisor.launch.steps import AGENT_INSIDE
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = LateModule("asyncio")
+
+_T = TypeVar("_T")
+
+# The size to request for the pipes, in bytes; a user may have few large pipes (pipe(7)).
+_PIPE_SIZE = 1 << 20
+
+# The time limit for the end of the program inside after its last record, in seconds.
+_END_SECONDS = 1
+
+# The maximum number of paths in each list of a report.
+_PATHS_MAX = 1000
+
+# More than the size of any file.
+_SIZE_MAX = 2**63
+
+_SKIPPED_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+}
+_OUTSIDE_LINK = "a symbolic link that leads out of the tree"
+_REPLACED = "replaced or removed while it was copied"
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFBLK: "block device",
+    stat.S_IFCHR: "character device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """An entry of a directory in a sandbox.
+
+    :ivar name: the name. Bytes that are not UTF-8 are surrogate escapes (:pep:`383`).
+    :ivar type: ``"file"``, ``"directory"``, ``"symlink"``, ``"fifo"``, ``"socket"``,
+        ``"block device"`` or ``"character device"``.
+    :ivar size: the size in bytes.
+    :ivar mode: the permissions (chmod(2)).
+    :ivar mtime: the time of the last modification, in seconds since 1970.
+    :ivar target: the target of a symbolic link, else empty.
+    """
+
+    name: str
+    type: str
+    size: int
+    mode: int
+    mtime: float
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """The result of a copy into or out of a sandbox.
+
+    :ivar files: the number of copied regular files.
+    :ivar directories: the number of copied directories.
+    :ivar links: the number of copied symbolic links.
+    :ivar bytes: the size of the copied files, in bytes.
+    :ivar skipped: the files that were not copied, at most 1000: each a path relative to the tree,
+        and the reason.
+    :ivar skipped_count: the number of files that were not copied.
+    :ivar changed: the files that changed while they were copied, at most 1000: paths relative to
+        the tree. A copy has no more bytes than the file had at first.
+    :ivar changed_count: the number of files that changed while they were copied.
+    """
+
+    files: int = 0
+    directories: int = 0
+    links: int = 0
+    bytes: int = 0
+    skipped: tuple[tuple[str, str], ...] = ()
+    skipped_count: int = 0
+    changed: tuple[str, ...] = ()
+    changed_count: int = 0
+
+
+class _Counts:
+    """The parts of a CopyReport."""
+
+    def __init__(self) -> None:
+        self.files = self.directories = self.links = self.bytes = 0
+        self._skipped: list[tuple[str, str]] = []
+        self._changed: list[str] = []
+        self.skipped_count = self.changed_count = 0
+
+    @property
+    def entries(self) -> int:
+        return self.files + self.directories + self.links + self.skipped_count
+
+    def skip(self, path: bytes, mode: int) -> None:
+        """Count a file of another type, or one that was replaced if `mode` is 0."""
+        self._add_skipped(path, _SKIPPED_KINDS.get(stat.S_IFMT(mode), _REPLACED))
+
+    def skip_link(self, path: bytes) -> None:
+        self._add_skipped(path, _OUTSIDE_LINK)
+
+    def _add_skipped(self, path: bytes, why: str) -> None:
+        self.skipped_count += 1
+        if len(self._skipped) < _PATHS_MAX:
+            self._skipped.append((os.fsdecode(path), why))
+
+    def add_changed(self, path: bytes) -> None:
+        self.changed_count += 1
+        if len(self._changed) < _PATHS_MAX:
+            self._changed.append(os.fsdecode(path))
+
+    def report(self) -> CopyReport:
+        return CopyReport(
+            self.files,
+            self.directories,
+            self.links,
+            self.bytes,
+            tuple(self._skipped),
+            self.skipped_count,
+            tuple(self._changed),
+            self.changed_count,
+        )
+
+
+class BinaryReader(Protocol):
+    """An object to read bytes from, such as a file opened in binary mode."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes; none at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The sandbox of a copy, and the settings that all copies have.
+
+    :ivar commands: the starter of commands in the sandbox.
+    :ivar id: the container id.
+    :ivar user: the uid and the gid of the program inside; ``None`` for 0 and 0.
+    :ivar timeout: the time limit of the copy, in seconds; ``None`` for none.
+    :ivar stop: the order to stop the copy, or ``None``.
+    """
+
+    commands: SandboxCommands
+    id: str
+    user: tuple[int, int] | None
+    timeout: float | None
+    stop: Stop | None = None
+
+
+def path_inside(name: str, path: StrOrBytesPath) -> str:
+    """Return a path in a sandbox as a string, without slashes at its end.
+
+    :raises TypeError: `path` is not a path.
+    :raises ValueError: `path` is empty, relative or too long, or has a NUL character.
+    """
+    found = check_path(name, path)
+    if found is None:
+        raise TypeError(f"{name} must be a path, not None")
+    if not found.startswith("/"):
+        raise ValueError(f"{name}: {found!r} is not an absolute path, as paths inside must be")
+    if len(os.fsencode(found)) > records.PATH_MAX:
+        raise ValueError(
+            f"{name}: a path of {len(os.fsencode(found))} bytes; the kernel accepts at most "
+            f"{records.PATH_MAX}"
+        )
+    return found.rstrip("/") or "/"
+
+
+class _Copy:
+    """A copy of files, with the program inside that performs it."""
+
+    def __init__(self, place: Place, verb: str, path: str, *options: str) -> None:
+        self.place = place
+        self.path = path
+        self._verb = verb
+        self._argv = (AGENT_INSIDE, "--files", verb, path, *options)
+        self._deadline = deadline_after(place.timeout)
+        self.patience = Patience(self._deadline, place.stop)
+        self._opened = contextlib.ExitStack()
+
+    def __enter__(self) -> _Copy:
+        try:
+            with self._opened:
+                self._start()
+                self._opened = self._opened.pop_all()
+        except (AgentUnresponsive, records.ExpiredError):
+            if seconds_left(self._deadline) == 0:
+                self._raise_timeout()
+            raise
+        return self
+
+    def _start(self) -> None:
+        """Start the program inside, with a pipe to and from it."""
+        pipes = contextlib.ExitStack()
+        self._opened.push(pipes)
+        output, theirs_out = map(pipes.enter_context, pipe())
+        theirs_in, input = map(pipes.enter_context, pipe())
+        for end in (output, input):
+            os.set_blocking(end.fileno(), False)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        options: dict[str, Any] = {"stdin": theirs_in, "stdout": theirs_out, "stderr": DEVNULL}
+        if self.place.user is not None:
+            options["user"] = self.place.user
+        self._command = self.place.commands.start_program(self._argv, options, self._deadline)
+        self._opened.callback(_end, self._command)
+        # At the end, the pipes are closed first: the program then ends, and removes a partial file.
+        self._opened.callback(pipes.close)
+        theirs_in.close()
+        theirs_out.close()
+        self.reader = RecordReader(output.fileno(), self.patience)
+        self.writer = RecordWriter(input.fileno(), output.fileno(), self.patience)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        with self._opened:
+            if isinstance(error, records.ExpiredError):
+                self._raise_timeout()
+            if isinstance(error, records.InvalidRecordError):
+                raise self.program_error(f"sent an invalid record: {error}") from None
+            if isinstance(error, records.StreamEndError):
+                raise self._ended_error() from None
+
+    def inside(self, path: bytes = b"") -> str:
+        """Return the absolute path of a file below the path of the copy."""
+        return os.path.join(self.path, os.fsdecode(path)) if path else self.path
+
+    def failure(self, number: int, path: bytes = b"", why: str | None = None) -> SandboxFileError:
+        """Return the error for a path inside.
+
+        :param number: the errno.
+        :param path: the path relative to the path of the copy.
+        """
+        name = self.inside(path)
+        kind = SandboxFileError.kind_for(number)
+        reason = why or _REASONS.get(number) or os.strerror(number)
+        return kind(
+            f"{name} in the sandbox {self.place.id}: {reason}",
+            step="inside",
+            errno=number,
+            filename=name,
+            remedy=_REMEDIES.get(number),
+        )
+
+    def _raise_timeout(self) -> NoReturn:
+        why = f"the copy took more than {self.place.timeout:g} seconds"
+        raise self.failure(errno.ETIMEDOUT, why=why) from None
+
+    def program_error(self, what: str) -> SandboxFileError:
+        """Return the error for the program inside, which did not do its work."""
+        return SandboxFileError(
+            f"{self.path} in the sandbox {self.place.id}: the program that copies {what}",
+            step="inside",
+            filename=self.path,
+            cause="sandbox-agent",
+            remedy="close the sandbox: a program inside may have killed or replaced the one that "
+            "copies files",
+        )
+
+    def _ended_error(self) -> Exception:
+        """Return the error for a program that has ended too early."""
+        status = None
+        with contextlib.suppress(TimeoutExpired):
+            status = self._command.wait(_END_SECONDS)
+        if (error := self._command._place.ended()) is not None:
+            return error
+        if status is None:
+            return self.program_error("has closed its output")
+        if status < 0:
+            return self.program_error(f"was killed by signal {-status}")
+        return self.program_error(f"has ended too early, with status {status}")
+
+    def read(self) -> Record:
+        """Return the next record of the program inside, except STOPPED.
+
+        :raises SandboxFileError: the program has failed.
+        """
+        record = self.reader.read()
+        if record.kind == records.STOPPED:
+            raise self.failure(record.mode, record.name)
+        return record
+
+    @contextlib.contextmanager
+    def sending(self, final: Record) -> Iterator[RecordWriter]:
+        """Yield the writer for a block; then write the last record, and read the answer.
+
+        :raises SandboxFileError: the program inside has failed, or has answered early.
+        """
+        with contextlib.suppress(records.EarlyAnswerError):
+            yield self.writer
+            self.writer.write(final)
+            self.writer.flush()
+        answer = self.read()
+        if answer.kind != records.DONE:
+            raise records.InvalidRecordError(f"an answer of kind {answer.kind}")
+
+
+# What an errno means here, where the text of strerror(3) would mislead.
+_REASONS = {
+    errno.EINVAL: "neither a regular file nor a directory",
+    errno.EPROTO: "the program that copies has received invalid records",
+    errno.ENAMETOOLONG: "a name or path is too long, or a tree has more than "
+    f"{records.DEPTH_MAX} levels",
+}
+_REMEDIES = {
+    errno.EEXIST: "name another path, or pass merge=True",
+    errno.ENOSPC: "make room inside, or give the file system a larger size",
+    errno.EFBIG: "raise the limit of the sandbox for the size of a file (fsize)",
+}
+
+
+def _end(command: SandboxPopen[Any]) -> None:
+    """Wait for the end of the program inside; kill it if it does not end."""
+    try:
+        command.wait(_END_SECONDS)
+    except (TimeoutExpired, OSError):
+        command._end()
+
+
+@contextlib.contextmanager
+def _outside(path: str) -> Iterator[None]:
+    """Convert each OSError of a block to the error for a path outside.
+
+    :raises SandboxFileError: the block raised an OSError.
+    """
+    try:
+        yield
+    except UsernsError:
+        raise
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else path
+        raise _outside_error(error, where) from error
+
+
+def _outside_error(error: OSError, path: str) -> SandboxFileError:
+    """Return the error for a path outside."""
+    number = error.errno or 0
+    return SandboxFileError.kind_for(number)(
+        f"{path}: {error.strerror}",
+        step="outside",
+        errno=number,
+        filename=path,
+        remedy="name a path that does not exist" if number == errno.EEXIST else None,
+    )
+
+
+def _limit_error(copy: _Copy, path: bytes, name: str, limit: int) -> SandboxFileError:
+    error = copy.failure(errno.EFBIG, path, f"the copy would exceed {name}={limit}")
+    error.remedy = None
+    error.explain(remedy=f"pass a larger {name}")
+    return error
+
+
+# ---- out of the sandbox --------------------------------------------------------------------------
+
+
+def read_file(place: Place, path: str, max_bytes: int) -> bytes:
+    """Return the content of a file: see :meth:`usernsctl.Sandbox.read_file`."""
+    with _Copy(place, "read", path) as copy:
+        record = copy.read()
+        if record.kind != records.FILE:
+            raise records.InvalidRecordError(f"a record of kind {record.kind}, not a file")
+        if record.size > max_bytes:
+            raise _limit_error(copy, b"", "max_bytes", max_bytes)
+        # As large as the file at once: growing would copy what was read so far.
+        content = bytearray(record.size)
+        size = 0
+        while (record := copy.read()).kind == records.DATA:
+            if record.size > max_bytes - size:
+                raise _limit_error(copy, b"", "max_bytes", max_bytes)
+            for part in copy.reader.data(record.size):
+                content[size : size + len(part)] = part
+                size += len(part)
+        if record.kind != records.LEAVE or copy.read().kind != records.DONE:
+            raise records.InvalidRecordError("no end of the file")
+    return bytes(memoryview(content)[:size])
+
+
+def list_dir(place: Place, path: str, max_entries: int) -> list[FileEntry]:
+    """Return the entries of a directory: see :meth:`usernsctl.Sandbox.list_dir`."""
+    found: list[FileEntry] = []
+    with _Copy(place, "list", path) as copy:
+        while (record := copy.read()).kind != records.DONE:
+            if len(found) == max_entries:
+                raise _limit_error(copy, b"", "max_entries", max_entries)
+            if record.kind == records.OTHER and not record.mode:
+                continue  # removed since it was listed
+            found.append(_entry_of(record))
+    return found
+
+
+def _entry_of(record: Record) -> FileEntry:
+    kind = _TYPES.get(stat.S_IFMT(record.mode))
+    if kind is None or not trees.is_file_name(record.name):
+        raise records.InvalidRecordError("an entry without a type or a name")
+    return FileEntry(
+        name=os.fsdecode(record.name),
+        type=kind,
+        size=record.size,
+        mode=stat.S_IMODE(record.mode),
+        mtime=record.mtime_ns / 1e9,
+        target=os.fsdecode(record.target),
+    )
+
+
+class _Getting:
+    """A copy of a tree out of the sandbox."""
+
+    def __init__(self, copy: _Copy, destination: str, max_bytes: int, max_files: int) -> None:
+        self._copy = copy
+        self._destination = destination
+        self._max_bytes = max_bytes
+        self._max_files = max_files
+        self.counts = _Counts()
+
+    def run(self, writer: trees.TreeWriter) -> None:
+        """Create everything that the program inside sends."""
+        while (record := self._copy.read()).kind != records.DONE:
+            try:
+                self._perform(writer, record)
+            except ValueError as error:
+                raise records.InvalidRecordError(str(error)) from None
+            except UsernsError:
+                raise
+            except OSError as error:
+                path = os.fsdecode(writer.path_of(record.name))
+                where = os.path.join(self._destination, path) if path else self._destination
+                raise _outside_error(error, where) from error
+        if not writer.is_complete:
+            raise records.InvalidRecordError("an end of the copy before the end of the tree")
+
+    def _perform(self, writer: trees.TreeWriter, record: Record) -> None:
+        """Perform one record.
+
+        :raises ValueError: the record is invalid here.
+        :raises OSError: a file outside can't be created or written.
+        """
+        if record.kind == records.DATA:
+            if not writer.is_in_file:
+                raise ValueError("data without a file")
+            self._check_bytes(writer.path_of(), record.size)
+            self.counts.bytes += record.size
+            for part in self._copy.reader.data(record.size):
+                writer.write(part)
+        elif record.kind == records.LEAVE:
+            if writer.is_in_file and record.mode:
+                self.counts.add_changed(writer.path_of())
+            writer.leave()
+        else:
+            self._add(writer, record)
+
+    def _check_bytes(self, path: bytes, size: int) -> None:
+        """Check that a file may have `size` more bytes.
+
+        :raises SandboxFileError: the copy would be too large.
+        """
+        if size > self._max_bytes - self.counts.bytes:
+            raise _limit_error(self._copy, path, "max_bytes", self._max_bytes)
+
+    def _add(self, writer: trees.TreeWriter, record: Record) -> None:
+        counts, name, path = self.counts, record.name, writer.path_of(record.name)
+        if counts.entries == self._max_files:
+            raise _limit_error(self._copy, path, "max_files", self._max_files)
+        if record.kind == records.DIRECTORY:
+            if writer.depth == records.DEPTH_MAX:
+                raise self._copy.failure(errno.ENAMETOOLONG, path)
+            counts.directories += 1
+            writer.enter_directory(name, record.mode, record.mtime_ns)
+        elif record.kind == records.FILE:
+            self._check_bytes(path, record.size)
+            counts.files += 1
+            writer.enter_file(name, record.mode, record.mtime_ns)
+        elif record.kind == records.LINK and not trees.leads_out(record.target, writer.depth - 1):
+            counts.links += 1
+            writer.link(name, record.target, record.mtime_ns)
+        elif record.kind == records.LINK:
+            counts.skip_link(path)
+        else:
+            counts.skip(path, record.mode)
+
+
+def get(place: Place, path: str, destination: str, max_bytes: int, max_files: int) -> CopyReport:
+    """Copy a file or directory out of the sandbox: see :meth:`usernsctl.Sandbox.get`."""
+    with _outside(destination):
+        writer = trees.TreeWriter(destination)
+        try:
+            with _Copy(place, "get", path) as copy:
+                getting = _Getting(copy, destination, max_bytes, max_files)
+                getting.run(writer)
+        finally:
+            writer.close()
+    return getting.counts.report()
+
+
+# ---- into the sandbox ----------------------------------------------------------------------------
+
+
+def write_file(
+    place: Place, path: str, data: bytes | BinaryReader, mode: int, *, parents: bool
+) -> None:
+    """Write a file: see :meth:`usernsctl.Sandbox.write_file`."""
+    options = ["--parents"] if parents else []
+    with (
+        _Copy(place, "write", path, *options) as copy,
+        copy.sending(Record(records.DONE, mode)) as writer,
+    ):
+        if isinstance(data, bytes | bytearray | memoryview):
+            writer.write_data(memoryview(data).cast("B"))
+            return
+        while part := data.read(records.DATA_MAX):
+            writer.write_data(memoryview(part).cast("B"))
+
+
+def put(place: Place, tree: str, path: str, *, merge: bool, parents: bool) -> CopyReport:
+    """Copy a file or directory into the sandbox: see :meth:`usernsctl.Sandbox.put`."""
+    options = [*(["--merge"] if merge else []), *(["--parents"] if parents else [])]
+    counts = _Counts()
+    with _outside(tree), contextlib.closing(trees.walk_tree(tree, records.DEPTH_MAX)) as entries:
+        # The tree is opened before the program inside is started.
+        first = next(entries)
+        with (
+            _Copy(place, "put", path, *options) as copy,
+            copy.sending(Record(records.DONE)) as writer,
+        ):
+            for entry in chain([first], entries):
+                try:
+                    _send_entry(writer, entry, counts)
+                except OSError as error:
+                    path = os.fsdecode(entry.path)
+                    where = os.path.join(tree, path) if path else tree
+                    raise _outside_error(error, where) from error
+    return counts.report()
+
+
+def _send_entry(writer: RecordWriter, entry: trees.TreeEntry, counts: _Counts) -> None:
+    """Write the records about a file outside.
+
+    :raises OSError: the file can't be read.
+    """
+    status = entry.status
+    mode, mtime = status.st_mode, status.st_mtime_ns
+    if entry.is_end:
+        writer.write(Record(records.LEAVE))
+    elif stat.S_ISDIR(mode) and entry.is_open:
+        counts.directories += 1
+        # The owner inside can always list and remove a copied directory.
+        writer.write(Record(records.DIRECTORY, mode | stat.S_IRWXU, entry.name, mtime_ns=mtime))
+    elif entry.file is not None:
+        counts.files += 1
+        writer.write(Record(records.FILE, mode, entry.name, b"", status.st_size, mtime))
+        _send_content(writer, entry, entry.file, counts)
+        writer.write(Record(records.LEAVE))
+    elif stat.S_ISLNK(mode):
+        counts.links += 1
+        writer.write(Record(records.LINK, mode, entry.name, entry.target, mtime_ns=mtime))
+    else:
+        counts.skip(entry.path, mode)
+
+
+def _send_content(writer: RecordWriter, entry: trees.TreeEntry, file: int, counts: _Counts) -> None:
+    """Write the content of a file outside: no more than its size, if it has one."""
+    most = entry.status.st_size or _SIZE_MAX
+    sent = 0
+    while sent < most and (part := writer.write_from(file, most - sent)):
+        sent += part
+    now = os.fstat(file)
+    counts.bytes += sent
+    if (now.st_size, now.st_mtime_ns) != (entry.status.st_size, entry.status.st_mtime_ns):
+        counts.add_changed(entry.path)
+
+
+# ---- from asyncio --------------------------------------------------------------------------------
+
+
+async def call_in_thread(copy: Callable[[Stop], _T]) -> _T:
+    """Perform a copy in another thread, and return its result.
+
+    If this call is cancelled, the copy is stopped, and the call ends when the copy has ended.
+
+    :param copy: performs the copy until the order to stop.
+    :raises CancelledError: this call was cancelled.
+    """
+    stop = Stop()
+
+    def work() -> _T:
+        try:
+            return copy(stop)
+        finally:
+            stop.close()
+
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        task.add_done_callback(_ignore_result)
+        await asyncio.wait([task])
+        raise
+
+
+def _ignore_result(task: asyncio.Future[Any]) -> None:
+    """Read the exception of a task whose result nobody needs, so that asyncio does not log it."""
+    if not task.cancelled():
+        task.exception()

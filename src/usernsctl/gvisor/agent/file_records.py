@@ -1,0 +1,322 @@
+"""Records about files, which the program ``usernsctl-agent --files`` in a sandbox reads and writes.
+
+csrc/programs/agent/protocol.h defines the records. Any program in the sandbox may have written what
+is read here, so each record is checked, and each wait has a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import struct
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from usernsctl._system.descriptors import ClosedError, Shared
+
+#: The kinds of records.
+DIRECTORY, FILE, LINK, OTHER, DATA, LEAVE, STOPPED, DONE = range(1, 9)
+
+#: The maximum number of nested directories in a tree.
+DEPTH_MAX = 256
+#: The maximum size of the data in one record, in bytes.
+DATA_MAX = 256 * 1024
+#: The maximum length of a name, and of a path or the target of a link, in bytes (limits.h).
+NAME_MAX, PATH_MAX = 255, 4095
+
+# The maximum length of a path relative to a tree.
+_DEEP_PATH_MAX = (DEPTH_MAX + 2) * (NAME_MAX + 1)
+# The longest texts of the kinds of records.
+_TEXT_MAX = {
+    DIRECTORY: NAME_MAX,
+    FILE: NAME_MAX,
+    LINK: NAME_MAX + PATH_MAX,
+    OTHER: NAME_MAX,
+    LEAVE: 0,
+    STOPPED: _DEEP_PATH_MAX,
+    DONE: 0,
+}
+
+_HEADER = struct.Struct("<IIIIqQ")
+_BUFFER_SIZE = _HEADER.size + DATA_MAX
+_NANOSECONDS = 10**9
+_ERRNO_MAX = 4095
+
+
+class InvalidRecordError(ValueError):
+    """A record that ``usernsctl-agent`` never writes."""
+
+
+class StreamEndError(Exception):
+    """The program in the sandbox has ended before its last record."""
+
+
+class EarlyAnswerError(Exception):
+    """The program in the sandbox does not read further records: it has answered, or has ended."""
+
+
+class ExpiredError(Exception):
+    """The deadline of a copy has passed."""
+
+
+class StoppedError(Exception):
+    """The caller does not want the result of a copy any more."""
+
+
+class Record(NamedTuple):
+    """A record without data.
+
+    :ivar mode: the type and the permissions of a file (inode(7)); of a STOPPED record an errno; of
+        a LEAVE record 1 if the file has changed while it was read.
+    :ivar name: the name of a file, empty for the copied file or directory itself; of a STOPPED
+        record a path relative to it.
+    :ivar target: the target of a link.
+    :ivar size: the size of a file, or of the data that follow, in bytes.
+    :ivar mtime_ns: the time of the last modification, in ns.
+    """
+
+    kind: int
+    mode: int = 0
+    name: bytes = b""
+    target: bytes = b""
+    size: int = 0
+    mtime_ns: int = 0
+
+    def encode(self) -> bytes:
+        """Return the record as bytes; of a DATA record, the data have to follow."""
+        text = self.name + self.target
+        seconds, nanoseconds = divmod(self.mtime_ns, _NANOSECONDS)
+        following = self.size if self.kind == DATA else len(text)
+        length = len(self.name) if self.kind == LINK else 0 if self.kind == DATA else self.size
+        return _HEADER.pack(self.kind, self.mode, following, nanoseconds, seconds, length) + text
+
+
+class Stop:
+    """An order to stop a copy that another thread performs."""
+
+    def __init__(self) -> None:
+        """Open the descriptor that becomes readable.
+
+        :raises OSError: no descriptors are left.
+        """
+        flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
+        self._shared = Shared("the order", map(os.eventfd, [0], [flags]))
+
+    def set(self) -> None:
+        """Stop the copy. Does nothing if the copy has ended."""
+        with contextlib.suppress(ClosedError), self._shared.use() as fds:
+            os.eventfd_write(fds[0], 1)
+
+    def fileno(self) -> int:
+        """Return the descriptor; only the thread that performs the copy may use it."""
+        with self._shared.use() as fds:
+            return fds[0]
+
+    def close(self) -> None:
+        """Close the descriptor. Called by the thread that performs the copy."""
+        self._shared.close()
+
+
+class Patience:
+    """The deadline of a copy, and the order to stop it."""
+
+    def __init__(self, deadline: float | None, stop: Stop | None = None) -> None:
+        """Take a deadline of :func:`time.monotonic`; ``None`` for none."""
+        self.deadline = deadline
+        self._stop = None if stop is None else stop.fileno()
+
+    def check(self) -> float | None:
+        """Return the seconds until the deadline; ``None`` without a deadline.
+
+        :raises ExpiredError: the deadline has passed.
+        """
+        if self.deadline is None:
+            return None
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise ExpiredError
+        return left
+
+    def wait(self, *wanted: tuple[int, int]) -> int:
+        """Wait for an event of poll(2), and return the descriptor that has one.
+
+        :param wanted: each a descriptor, and the events to wait for. The last one that is ready is
+            returned.
+        :raises ExpiredError: the deadline has passed.
+        :raises StoppedError: the order to stop was given.
+        """
+        poll = select.poll()
+        for fd, events in wanted:
+            poll.register(fd, events)
+        if self._stop is not None:
+            poll.register(self._stop, select.POLLIN)
+        while True:
+            left = self.check()
+            # Not longer than an hour, which is well below the maximum of poll(2).
+            ready = dict(poll.poll(None if left is None else min(left, 3600) * 1000 + 1))
+            if self._stop in ready:
+                raise StoppedError
+            for fd, _ in reversed(wanted):
+                if fd in ready:
+                    return fd
+
+
+class RecordReader:
+    """A reader of records from a non-blocking pipe, with one buffer of constant size."""
+
+    def __init__(self, fd: int, patience: Patience) -> None:
+        self._fd = fd
+        self._patience = patience
+        self._view = memoryview(bytearray(_BUFFER_SIZE))
+        self._from = self._to = 0
+
+    def _fill(self) -> None:
+        """Read more bytes behind those that are left.
+
+        :raises StreamEndError: there are no more.
+        """
+        if self._from == self._to:
+            self._from = self._to = 0
+        elif self._to == _BUFFER_SIZE:
+            left = bytes(self._view[self._from :])
+            self._view[: len(left)] = left
+            self._from, self._to = 0, len(left)
+        self._patience.check()
+        while True:
+            try:
+                count = os.readv(self._fd, [self._view[self._to :]])
+            except BlockingIOError:
+                self._patience.wait((self._fd, select.POLLIN))
+                continue
+            if not count:
+                raise StreamEndError
+            self._to += count
+            return
+
+    def _take(self, size: int) -> memoryview:
+        """Return the next `size` bytes, which are valid until the next call."""
+        while self._to - self._from < size:
+            self._fill()
+        start = self._from
+        self._from += size
+        return self._view[start : self._from]
+
+    def read(self) -> Record:
+        """Return the next record; the data of a DATA record must be read by :meth:`data`.
+
+        :raises InvalidRecordError: the record is not one of ``usernsctl-agent``.
+        :raises StreamEndError: there are no more records.
+        :raises ExpiredError: the deadline has passed.
+        :raises StoppedError: the order to stop was given.
+        """
+        header = _HEADER.unpack(self._take(_HEADER.size))
+        kind, mode, size, nanoseconds, seconds, length = header
+        if kind == DATA:
+            if not 0 < size <= DATA_MAX:
+                raise InvalidRecordError(f"{size} bytes of data in one record")
+            return Record(DATA, size=size)
+        if kind not in _TEXT_MAX or size > _TEXT_MAX[kind]:
+            raise InvalidRecordError(f"a record of kind {kind} with {size} bytes of text")
+        text = bytes(self._take(size))
+        target = b""
+        if kind == LINK:
+            if not 0 < length < size or length > NAME_MAX:
+                raise InvalidRecordError("a link without a name or a target")
+            text, target = text[:length], text[length:]
+            length = len(target)
+        if b"\0" in text + target or nanoseconds >= _NANOSECONDS:
+            raise InvalidRecordError("a name with NUL, or an impossible time")
+        if kind == STOPPED and not 0 < mode <= _ERRNO_MAX:
+            raise InvalidRecordError(f"an error with the number {mode}")
+        return Record(kind, mode, text, target, length, seconds * _NANOSECONDS + nanoseconds)
+
+    def data(self, size: int) -> Iterator[memoryview]:
+        """Yield the data of a record in parts, each valid until the next one.
+
+        :raises StreamEndError: as :meth:`read` does.
+        """
+        while size:
+            if self._from == self._to:
+                self._fill()
+            part = self._take(min(size, self._to - self._from))
+            size -= len(part)
+            yield part
+
+
+class RecordWriter:
+    """A writer of records to a non-blocking pipe, with one buffer of constant size."""
+
+    def __init__(self, fd: int, answers: int, patience: Patience) -> None:
+        """Write to `fd`, until the descriptor `answers` becomes readable."""
+        self._fd = fd
+        self._answers = answers
+        self._patience = patience
+        self._view = memoryview(bytearray(_BUFFER_SIZE))
+        self._size = 0
+
+    def write(self, record: Record) -> None:
+        """Write a record without data.
+
+        :raises EarlyAnswerError: nothing reads further records.
+        :raises ExpiredError: the deadline has passed.
+        :raises StoppedError: the order to stop was given.
+        """
+        encoded = record.encode()
+        if len(encoded) > _BUFFER_SIZE - self._size:
+            self.flush()
+        self._view[self._size : self._size + len(encoded)] = encoded
+        self._size += len(encoded)
+
+    def write_data(self, data: memoryview) -> None:
+        """Write data as records.
+
+        :raises EarlyAnswerError: as :meth:`write` does.
+        """
+        while data:
+            part = data[:DATA_MAX]
+            self.write(Record(DATA, size=len(part)))
+            self.flush()
+            self._send(part)
+            data = data[DATA_MAX:]
+
+    def write_from(self, file: int, most: int) -> int:
+        """Read at most `most` bytes of a file, and write them as a record.
+
+        :returns: the number of bytes, 0 at the end of the file.
+        :raises EarlyAnswerError: as :meth:`write` does.
+        :raises OSError: the file can't be read.
+        """
+        # Less room than a page is not worth a system call.
+        if _BUFFER_SIZE - self._size < _HEADER.size + 4096:
+            self.flush()
+        start = self._size + _HEADER.size
+        count = os.readv(file, [self._view[start : min(start + most, _BUFFER_SIZE)]])
+        if count:
+            self.write(Record(DATA, size=count))
+            self._size += count
+        return count
+
+    def flush(self) -> None:
+        """Write all records that are in the buffer.
+
+        :raises EarlyAnswerError: as :meth:`write` does.
+        """
+        size, self._size = self._size, 0
+        self._send(self._view[:size])
+
+    def _send(self, data: memoryview) -> None:
+        self._patience.check()
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                both = (self._fd, select.POLLOUT), (self._answers, select.POLLIN)
+                if self._patience.wait(*both) == self._answers:
+                    raise EarlyAnswerError from None
+            except OSError as error:
+                if error.errno != errno.EPIPE:
+                    raise
+                raise EarlyAnswerError from None

@@ -1,0 +1,353 @@
+"""Files of a running sandbox: the methods that copy them in and out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+
+from usernsctl._lean import LateModule
+from usernsctl._system.paths import check_path
+from usernsctl.commands.arguments import StrOrBytesPath, check_keywords, check_timeout
+from usernsctl.commands.async_start import AsyncStart
+from usernsctl.gvisor import checks
+from usernsctl.gvisor.agent.commands import SandboxCommands
+
+if TYPE_CHECKING:
+    from usernsctl.gvisor.agent import file_copies
+    from usernsctl.gvisor.agent.file_records import Stop
+else:
+    # Imported on first use: few programs copy files.
+    file_copies = LateModule("usernsctl.gvisor.agent.file_copies")
+
+_T = TypeVar("_T")
+
+#: The default time limit of a copy, in seconds.
+COPY_SECONDS = 300.0
+#: The default maximum size of a file that is read into memory, in bytes.
+READ_BYTES = 64 << 20
+#: The default maximum size of a copied tree, in bytes.
+GET_BYTES = 1 << 30
+#: The default maximum number of files, directories and links of a copied tree, and of entries of a
+#: listed directory.
+GET_FILES = 100_000
+
+
+class FileOptions(TypedDict, total=False):
+    """Keyword arguments of all methods of :class:`usernsctl.Sandbox` that copy files.
+
+    :ivar user: the uid and the gid inside of the program that reads or creates the files; 0 and 0
+        by default. Created files belong to that user.
+    :ivar timeout: the time limit of the copy, in seconds, 300 by default; ``None``: no limit.
+    """
+
+    user: tuple[int, int] | None
+    timeout: float | None
+
+
+class SandboxFiles:
+    """The methods of a sandbox that copy files in and out."""
+
+    id: str
+    _commands: SandboxCommands
+    _async_start: AsyncStart[Any]
+
+    def _place(self, options: FileOptions, stop: Stop | None = None) -> file_copies.Place:
+        """Check the options of a copy.
+
+        :raises TypeError: an option has the wrong type, or is unknown.
+        :raises ValueError: an option has a wrong value.
+        """
+        check_keywords("Sandbox", options, FileOptions.__annotations__)
+        timeout = options.get("timeout", COPY_SECONDS)
+        check_timeout(timeout)
+        user = options.get("user")
+        return file_copies.Place(
+            commands=self._commands,
+            id=self.id,
+            user=None if user is None else checks.user_ids(user),
+            timeout=timeout,
+            stop=stop,
+        )
+
+    async def _copy_async(
+        self, copy: Callable[[file_copies.Place], _T], options: FileOptions
+    ) -> _T:
+        """Perform a copy in another thread."""
+        self._place(options)
+        await self._async_start.wait()
+        return await file_copies.call_in_thread(lambda stop: copy(self._place(options, stop)))
+
+    def read_file(
+        self,
+        path: StrOrBytesPath,
+        *,
+        max_bytes: int = READ_BYTES,
+        **options: Unpack[FileOptions],
+    ) -> bytes:
+        """Return the content of a regular file in the sandbox.
+
+        No program of the root filesystem is needed. A program of usernsctl reads the file inside;
+        symbolic links in `path` are resolved there, and never lead out of the sandbox.
+
+        :param path: the absolute path inside.
+        :param int max_bytes: the maximum size of the file, in bytes.
+        :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
+        :raises SandboxFileError: the file can't be read: as :class:`FileNotFoundError` if it does
+            not exist, as :class:`IsADirectoryError` for a directory, as :class:`PermissionError`
+            if the user may not read it, as :class:`TimeoutError` after `timeout`. Or it is not a
+            regular file, or is larger than `max_bytes`.
+        :raises CommandError: the sandbox has ended.
+        :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises ValueError: an argument has a wrong value, such as a relative path.
+        """
+        return self._reading(path, max_bytes)(self._place(options))
+
+    async def read_file_async(
+        self,
+        path: StrOrBytesPath,
+        *,
+        max_bytes: int = READ_BYTES,
+        **options: Unpack[FileOptions],
+    ) -> bytes:
+        """Return the content of a file in the sandbox, from asyncio: see :meth:`read_file`."""
+        return await self._copy_async(self._reading(path, max_bytes), options)
+
+    @staticmethod
+    def _reading(path: StrOrBytesPath, max_bytes: int) -> Callable[[file_copies.Place], bytes]:
+        inside = file_copies.path_inside("path", path)
+        limit = _limit("max_bytes", max_bytes)
+        return lambda place: file_copies.read_file(place, inside, limit)
+
+    def write_file(
+        self,
+        path: StrOrBytesPath,
+        data: bytes | file_copies.BinaryReader,
+        mode: int = 0o644,
+        *,
+        parents: bool = False,
+        **options: Unpack[FileOptions],
+    ) -> None:
+        """Create a file in the sandbox, or replace the content of an existing one.
+
+        After a failure, a new file is removed, and an existing one has a part of the content.
+
+        :param path: the absolute path inside. Symbolic links are resolved inside.
+        :param data: the content, or a file opened in binary mode, which is read to its end.
+        :param int mode: the permissions of the file, also of an existing one (chmod(2)).
+        :param bool parents: whether to create missing directories of `path`.
+        :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
+        :raises SandboxFileError: the file can't be written; see :meth:`read_file`.
+        :raises CommandError: as :meth:`read_file` does.
+        :raises RunscError: as :meth:`read_file` does.
+        :raises TypeError: an argument has the wrong type: text, for example, must be encoded.
+        :raises ValueError: as :meth:`read_file` does.
+        """
+        self._writing(path, data, mode, parents)(self._place(options))
+
+    async def write_file_async(
+        self,
+        path: StrOrBytesPath,
+        data: bytes | file_copies.BinaryReader,
+        mode: int = 0o644,
+        *,
+        parents: bool = False,
+        **options: Unpack[FileOptions],
+    ) -> None:
+        """Create or replace a file in the sandbox, from asyncio: see :meth:`write_file`.
+
+        Another thread reads `data`.
+        """
+        await self._copy_async(self._writing(path, data, mode, parents), options)
+
+    @staticmethod
+    def _writing(
+        path: StrOrBytesPath,
+        data: bytes | file_copies.BinaryReader,
+        mode: int,
+        parents: bool,
+    ) -> Callable[[file_copies.Place], None]:
+        inside = file_copies.path_inside("path", path)
+        if not isinstance(data, bytes | bytearray | memoryview) and not hasattr(data, "read"):
+            raise TypeError(f"data must be bytes or a binary file, not {type(data).__name__}")
+        if isinstance(mode, bool) or not isinstance(mode, int):
+            raise TypeError(f"mode must be a number, not {mode!r}")
+        if not 0 <= mode <= 0o777:
+            raise ValueError(f"mode must be from 0 to 0o777, not {mode:#o}")
+        return lambda place: file_copies.write_file(place, inside, data, mode, parents=parents)
+
+    def list_dir(
+        self,
+        path: StrOrBytesPath,
+        *,
+        max_entries: int = GET_FILES,
+        **options: Unpack[FileOptions],
+    ) -> list[file_copies.FileEntry]:
+        """Return the entries of a directory in the sandbox, in no particular order.
+
+        :param path: the absolute path inside.
+        :param int max_entries: the maximum number of entries.
+        :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
+        :raises SandboxFileError: the directory can't be listed: as :class:`NotADirectoryError` for
+            another file; see :meth:`read_file`. Or it has more than `max_entries` entries.
+        :raises CommandError: as :meth:`read_file` does.
+        :raises RunscError: as :meth:`read_file` does.
+        :raises TypeError: as :meth:`read_file` does.
+        :raises ValueError: as :meth:`read_file` does.
+        """
+        return self._listing(path, max_entries)(self._place(options))
+
+    async def list_dir_async(
+        self,
+        path: StrOrBytesPath,
+        *,
+        max_entries: int = GET_FILES,
+        **options: Unpack[FileOptions],
+    ) -> list[file_copies.FileEntry]:
+        """Return the entries of a directory, from asyncio: see :meth:`list_dir`."""
+        return await self._copy_async(self._listing(path, max_entries), options)
+
+    @staticmethod
+    def _listing(
+        path: StrOrBytesPath, max_entries: int
+    ) -> Callable[[file_copies.Place], list[file_copies.FileEntry]]:
+        inside = file_copies.path_inside("path", path)
+        limit = _limit("max_entries", max_entries)
+        return lambda place: file_copies.list_dir(place, inside, limit)
+
+    def put(
+        self,
+        tree: StrOrBytesPath,
+        path: StrOrBytesPath,
+        *,
+        merge: bool = False,
+        parents: bool = False,
+        **options: Unpack[FileOptions],
+    ) -> file_copies.CopyReport:
+        """Copy a file or directory of this machine into the sandbox.
+
+        Permissions and times are kept, set-user-id bits are not. Symbolic links are copied as
+        links, hard links as separate files. FIFOs, sockets and devices are skipped. The memory in
+        use does not depend on the size of the tree. After a failure, a part of the copy is left.
+
+        :param tree: the path outside. If it is a symbolic link, what it leads to is copied.
+        :param path: the absolute path to create inside.
+        :param bool merge: whether `path` may exist: files are then added to existing directories,
+            and replace existing files; existing directories keep their modes.
+        :param bool parents: whether to create missing directories above `path`.
+        :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
+        :returns: what was copied, and what was not.
+        :raises SandboxFileError: a file can't be copied: as :class:`FileExistsError` if `path`
+            exists, and as :meth:`read_file` does. Its `step` is ``"inside"`` or ``"outside"``, and
+            `filename` is the path there.
+        :raises CommandError: as :meth:`read_file` does.
+        :raises RunscError: as :meth:`read_file` does.
+        :raises TypeError: as :meth:`read_file` does.
+        :raises ValueError: as :meth:`read_file` does.
+        """
+        return self._putting(tree, path, merge, parents)(self._place(options))
+
+    async def put_async(
+        self,
+        tree: StrOrBytesPath,
+        path: StrOrBytesPath,
+        *,
+        merge: bool = False,
+        parents: bool = False,
+        **options: Unpack[FileOptions],
+    ) -> file_copies.CopyReport:
+        """Copy a file or directory into the sandbox, from asyncio: see :meth:`put`."""
+        return await self._copy_async(self._putting(tree, path, merge, parents), options)
+
+    @staticmethod
+    def _putting(
+        tree: StrOrBytesPath, path: StrOrBytesPath, merge: bool, parents: bool
+    ) -> Callable[[file_copies.Place], file_copies.CopyReport]:
+        outside = _path_outside("tree", tree)
+        inside = file_copies.path_inside("path", path)
+        if inside == "/":
+            raise ValueError("path is /, which exists: name a file or directory to create")
+        return lambda place: file_copies.put(place, outside, inside, merge=merge, parents=parents)
+
+    def get(
+        self,
+        path: StrOrBytesPath,
+        destination: StrOrBytesPath,
+        *,
+        max_bytes: int = GET_BYTES,
+        max_files: int = GET_FILES,
+        **options: Unpack[FileOptions],
+    ) -> file_copies.CopyReport:
+        """Copy a file or directory out of the sandbox.
+
+        Nothing but `destination` is written, whatever the programs inside do. Permissions and times
+        are kept, set-user-id bits are not; the owner may always write to copied directories.
+        Symbolic links are copied as links if they stay in the tree. Links that lead out of the
+        tree, FIFOs, sockets and devices are skipped. The memory in use does not depend on the size
+        of the tree. After a failure, the partial copy is removed.
+
+        :param path: the absolute path inside. If it is a symbolic link, what it leads to is copied.
+        :param destination: the path to create outside, which must not exist.
+        :param int max_bytes: the maximum size of all files together, in bytes.
+        :param int max_files: the maximum number of files, directories and links.
+        :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
+        :returns: what was copied, and what was not.
+        :raises SandboxFileError: as :meth:`put` does. Or the tree exceeds `max_bytes`, `max_files`
+            or 256 levels.
+        :raises CommandError: as :meth:`read_file` does.
+        :raises RunscError: as :meth:`read_file` does.
+        :raises TypeError: as :meth:`read_file` does.
+        :raises ValueError: as :meth:`read_file` does.
+        """
+        return self._getting(path, destination, max_bytes, max_files)(self._place(options))
+
+    async def get_async(
+        self,
+        path: StrOrBytesPath,
+        destination: StrOrBytesPath,
+        *,
+        max_bytes: int = GET_BYTES,
+        max_files: int = GET_FILES,
+        **options: Unpack[FileOptions],
+    ) -> file_copies.CopyReport:
+        """Copy a file or directory out of the sandbox, from asyncio: see :meth:`get`.
+
+        A cancelled call removes the partial copy before it ends.
+        """
+        copy = self._getting(path, destination, max_bytes, max_files)
+        return await self._copy_async(copy, options)
+
+    @staticmethod
+    def _getting(
+        path: StrOrBytesPath, destination: StrOrBytesPath, max_bytes: int, max_files: int
+    ) -> Callable[[file_copies.Place], file_copies.CopyReport]:
+        inside = file_copies.path_inside("path", path)
+        outside = _path_outside("destination", destination)
+        size, count = _limit("max_bytes", max_bytes), _limit("max_files", max_files)
+        return lambda place: file_copies.get(place, inside, outside, size, count)
+
+
+def _limit(name: str, given: int) -> int:
+    """Return a maximum if it is a whole number of at least 0.
+
+    :raises TypeError: `given` is not a whole number.
+    :raises ValueError: `given` is less than 0.
+    """
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"{name} must be a whole number, not {given!r}")
+    if given < 0:
+        raise ValueError(f"{name} must be 0 or more, not {given}")
+    return given
+
+
+def _path_outside(name: str, given: StrOrBytesPath) -> str:
+    """Return a path of this machine, absolute, so that a later chdir(2) does not change it.
+
+    :raises TypeError: `given` is not a path.
+    :raises ValueError: `given` is empty or has a NUL character.
+    """
+    found = check_path(name, given)
+    if found is None:
+        raise TypeError(f"{name} must be a path, not None")
+    return os.path.join(os.getcwd(), found)
