@@ -97,7 +97,7 @@ static bool take_record(struct copy *copy, struct agent_record *record)
 }
 
 /* Copies a text of the input. Returns false if it has a NUL, or the input ends. */
-static bool take_text(struct copy *copy, char *to, size_t size)
+static bool take_entry_text(struct copy *copy, char *to, size_t size)
 {
     const char *bytes = take_input(copy, size);
     if (!bytes || strnlen(bytes, size) != size)
@@ -163,9 +163,10 @@ static int current_directory(const struct copy *copy)
 }
 
 /* Reads the name of an entry. Returns the name to create, or NULL if it is invalid. */
-static const char *take_name(struct copy *copy, size_t size, char *name)
+static const char *take_entry_name(struct copy *copy, size_t size, char *name)
 {
-    if (copy->in_file || copy->is_complete || size > AGENT_NAME_MAX || !take_text(copy, name, size))
+    if (copy->in_file || copy->is_complete || size > AGENT_NAME_MAX ||
+        !take_entry_text(copy, name, size))
         return NULL;
     if (!copy->depth)
         return size ? NULL : copy->name;
@@ -176,7 +177,7 @@ static int enter_level(struct copy *copy, const struct agent_record *record)
 {
     char text[AGENT_NAME_MAX + 1];
     size_t before = copy->path_size;
-    const char *name = take_name(copy, record->size, text);
+    const char *name = take_entry_name(copy, record->size, text);
     if (!name)
         return EPROTO;
     enter_path(copy, text);
@@ -202,14 +203,16 @@ static void set_times(int dir, const char *name, const struct agent_record *reco
 }
 
 /* Sets the mode and the time of a new directory or file. Returns 0 or an errno. */
-static int set_attributes(const struct level *level)
+static int set_level_attributes(const struct level *level)
 {
     mode_t mode = level->record.mode & 0777;
     if (level->record.kind == AGENT_FILE) {
         set_times(level->fd, NULL, &level->record, 0);
         return syscall(SYS_fchmod, level->fd, mode) ? errno : 0;
     }
-    /* fchmod(2) fails for a descriptor of O_PATH. */
+    /* The owner can always list and remove a copied directory. fchmod(2) fails for a descriptor of
+     * O_PATH. */
+    mode |= OWNER_ONLY;
     set_times(level->fd, ".", &level->record, 0);
     return syscall(SYS_fchmodat, level->fd, ".", mode) ? errno : 0;
 }
@@ -219,7 +222,7 @@ static int leave_level(struct copy *copy)
     if (!copy->depth)
         return EPROTO;
     const struct level *level = &copy->levels[--copy->depth];
-    int errnum = level->is_new ? set_attributes(level) : 0;
+    int errnum = level->is_new ? set_level_attributes(level) : 0;
     if (close(level->fd) && !errnum)
         errnum = errno;
     copy->in_file = false;
@@ -235,9 +238,9 @@ static int create_link(struct copy *copy, const struct agent_record *record)
     size_t before = copy->path_size;
     if (!copy->depth || record->length > record->size)
         return EPROTO;
-    const char *name = take_name(copy, record->length, text);
+    const char *name = take_entry_name(copy, record->length, text);
     size_t size = record->size - record->length;
-    if (!name || size >= sizeof target || !take_text(copy, target, size))
+    if (!name || size >= sizeof target || !take_entry_text(copy, target, size))
         return EPROTO;
     enter_path(copy, text);
     int dir = current_directory(copy);
@@ -314,7 +317,7 @@ static void create_parents(char *path)
 }
 
 /* Opens the directory above the path, and sets the name of the tree in it. */
-static bool open_parent(struct copy *copy, char *path)
+static bool open_tree_parent(struct copy *copy, char *path)
 {
     size_t length = strnlen(copy->how->path, AGENT_PATH_SIZE), slash = 0;
     if (length == AGENT_PATH_SIZE) {
@@ -352,7 +355,7 @@ bool agent_copy_in(const struct agent_copying *how)
     static struct copy copy;
     char path[AGENT_PATH_SIZE];
     begin_copy(&copy, how);
-    if (!open_parent(&copy, path))
+    if (!open_tree_parent(&copy, path))
         return stop_copy(&copy, errno);
     bool is_whole = copy_records(&copy);
     close_levels(&copy);
@@ -404,7 +407,7 @@ bool agent_write_file(const struct agent_copying *how)
     bool is_new;
     begin_copy(&copy, how);
     if (how->parents) {
-        if (!open_parent(&copy, path))
+        if (!open_tree_parent(&copy, path))
             return stop_copy(&copy, errno);
         close(copy.parent);
     }

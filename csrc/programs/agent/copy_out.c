@@ -33,43 +33,43 @@ static void send_buffer(struct sending *sending)
 }
 
 /* Ensures that the buffer has room for `size` bytes. */
-static void make_room(struct sending *sending, size_t size)
+static void make_record_room(struct sending *sending, size_t size)
 {
     if (size > sizeof sending->bytes - sending->size)
         send_buffer(sending);
 }
 
-static void add_text(struct sending *sending, const char *text, size_t size)
+static void add_record_text(struct sending *sending, const char *text, size_t size)
 {
     memcpy(sending->bytes + sending->size, text, size);
     sending->size += size;
 }
 
 /* Adds a record with a name, and the target of a link after it. */
-static void add_record(struct sending *sending, struct agent_record *record, const char *name,
-                       const char *target)
+static void add_file_record(struct sending *sending, struct agent_record *record, const char *name,
+                            const char *target)
 {
     size_t length = strlen(name), rest = target ? strlen(target) : 0;
     if (target)
         record->length = length;
     record->size = (uint32_t)(length + rest);
-    make_room(sending, sizeof *record + record->size);
-    add_text(sending, (const char *)record, sizeof *record);
-    add_text(sending, name, length);
-    add_text(sending, target ? target : "", rest);
+    make_record_room(sending, sizeof *record + record->size);
+    add_record_text(sending, (const char *)record, sizeof *record);
+    add_record_text(sending, name, length);
+    add_record_text(sending, target ? target : "", rest);
 }
 
 static bool stop_sending(struct sending *sending, int errnum, const char *name)
 {
     struct agent_record record = {.kind = AGENT_STOPPED, .mode = (uint32_t)errnum};
     if (!sending->stopped)
-        add_record(sending, &record, name, NULL);
+        add_file_record(sending, &record, name, NULL);
     send_buffer(sending);
     sending->stopped = true;
     return false;
 }
 
-static void describe(struct agent_record *record, uint32_t kind, const struct stat *found)
+static void describe_file(struct agent_record *record, uint32_t kind, const struct stat *found)
 {
     *record = (struct agent_record){
         .kind = kind,
@@ -83,14 +83,14 @@ static void describe(struct agent_record *record, uint32_t kind, const struct st
 static void leave_file(struct sending *sending, bool changed)
 {
     struct agent_record record = {.kind = AGENT_LEAVE, .mode = changed};
-    add_record(sending, &record, "", NULL);
+    add_file_record(sending, &record, "", NULL);
 }
 
 /* Reports an entry that was replaced or removed after it was listed. */
 static bool send_changed(struct sending *sending, const char *name)
 {
     struct agent_record record = {.kind = AGENT_OTHER};
-    add_record(sending, &record, name, NULL);
+    add_file_record(sending, &record, name, NULL);
     return !sending->stopped;
 }
 
@@ -105,13 +105,13 @@ static bool is_replaced(int errnum)
 static ssize_t send_part(struct sending *sending, int file, uint64_t most)
 {
     struct agent_record record = {.kind = AGENT_DATA};
-    make_room(sending, sizeof record + DATA_MIN);
+    make_record_room(sending, sizeof record + DATA_MIN);
     char *data = sending->bytes + sending->size + sizeof record;
     size_t room = sizeof sending->bytes - sending->size - sizeof record;
     ssize_t size = read(file, data, most < room ? (size_t)most : room);
     if (size > 0) {
         record.size = (uint32_t)size;
-        add_text(sending, (const char *)&record, sizeof record);
+        add_record_text(sending, (const char *)&record, sizeof record);
         sending->size += (size_t)size;
     }
     return size;
@@ -132,8 +132,8 @@ static bool send_file(struct sending *sending, int file, const struct stat *foun
 {
     struct agent_record record;
     uint64_t sent = 0, most = found->st_size > 0 ? (uint64_t)found->st_size : UINT64_MAX;
-    describe(&record, AGENT_FILE, found);
-    add_record(sending, &record, name, NULL);
+    describe_file(&record, AGENT_FILE, found);
+    add_file_record(sending, &record, name, NULL);
     while (sent < most && !sending->stopped) {
         ssize_t part = send_part(sending, file, most - sent);
         if (part < 0 && errno == EINTR)
@@ -169,8 +169,8 @@ static bool send_directory(struct sending *sending, int fd, const struct stat *f
     struct agent_record record;
     if (sending->depth == AGENT_DEPTH_MAX)
         return stop_sending(sending, ENAMETOOLONG, name);
-    describe(&record, AGENT_DIRECTORY, found);
-    add_record(sending, &record, name, NULL);
+    describe_file(&record, AGENT_DIRECTORY, found);
+    add_file_record(sending, &record, name, NULL);
     sending->depth++;
     if (!send_entries(sending, fd, ""))
         return false;
@@ -189,8 +189,8 @@ static bool send_link(struct sending *sending, int dir, const struct stat *found
     if (size < 0 || size == sizeof target)
         return stop_sending(sending, size < 0 ? errno : ENAMETOOLONG, name);
     target[size] = '\0';
-    describe(&record, AGENT_LINK, found);
-    add_record(sending, &record, name, target);
+    describe_file(&record, AGENT_LINK, found);
+    add_file_record(sending, &record, name, target);
     return !sending->stopped;
 }
 
@@ -237,8 +237,8 @@ static bool send_entry(const char *name, void *arg)
         return send_link(sending, directory->fd, &found, name);
     if (!sending->lists && kind != AGENT_OTHER)
         return send_opened(sending, directory->fd, name, kind == AGENT_DIRECTORY);
-    describe(&record, kind, &found);
-    add_record(sending, &record, name, NULL);
+    describe_file(&record, kind, &found);
+    add_file_record(sending, &record, name, NULL);
     return !sending->stopped;
 }
 
@@ -291,7 +291,7 @@ bool agent_copy_out(int output, const char *path, enum agent_sending what)
     close(fd);
     if (!sent)
         return false;
-    add_record(&sending, &done, "", NULL);
+    add_file_record(&sending, &done, "", NULL);
     send_buffer(&sending);
     return !sending.stopped;
 }

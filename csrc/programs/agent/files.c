@@ -14,7 +14,7 @@ static void ignore_size_signal(void)
     syscall(SYS_rt_sigaction, SIGXFSZ, action, NULL, 8);
 }
 
-static bool is_option(char **argv, const char *option)
+static bool has_option(char **argv, const char *option)
 {
     for (; *argv; argv++)
         if (!strcmp(*argv, option))
@@ -37,8 +37,8 @@ int agent_handle_files(char **argv)
         .input = STDIN_FILENO,
         .output = STDOUT_FILENO,
         .path = path,
-        .parents = is_option(argv + 2, "--parents"),
-        .merges = is_option(argv + 2, "--merge"),
+        .parents = has_option(argv + 2, "--parents"),
+        .merges = has_option(argv + 2, "--merge"),
     };
     if (!strcmp(verb, "put"))
         return !agent_copy_in(&how);

@@ -580,8 +580,7 @@ def _send_entry(writer: RecordWriter, entry: trees.TreeEntry, counts: _Counts) -
         writer.write(Record(records.LEAVE))
     elif stat.S_ISDIR(mode) and entry.is_open:
         counts.directories += 1
-        # The owner inside can always list and remove a copied directory.
-        writer.write(Record(records.DIRECTORY, mode | stat.S_IRWXU, entry.name, mtime_ns=mtime))
+        writer.write(Record(records.DIRECTORY, mode, entry.name, mtime_ns=mtime))
     elif entry.file is not None:
         counts.files += 1
         writer.write(Record(records.FILE, mode, entry.name, b"", status.st_size, mtime))
