@@ -4,16 +4,16 @@
  * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
  * which starts the sandbox in the background and writes its pid to PIDFILE, and reports its success
  * by "+" on CONNECTION, or an error before the start of COMMAND by its fields (shared.h,
- * sandbox_show_limits()). The
- * answer "+" means that the creator has recorded the sandbox: the sandbox stays, and
- * usernsctl-detach exits. On any other answer, which may come before that byte, or if COMMAND fails
- * or CREATOR exits first, or after SIGTERM, all started processes are killed, and DIRECTORY is
- * removed with its contents.
+ * sandbox_show_limits()). The answer "+" means that the creator has recorded the sandbox, which
+ * then outlives the creator. On any other answer, which may come before that byte, or if COMMAND
+ * fails or CREATOR exits first, or after SIGTERM, all started processes are killed, and DIRECTORY
+ * is removed with its contents.
  *
- * The work is done by a child, the keeper, which stays as the parent of the sandbox's processes.
- * When the sandbox has ended, the keeper writes the exit status into the file "status" in
- * DIRECTORY, and exits. If the kernel's OOM killer kills a process of the sandbox, the keeper kills
- * the others, and writes a description into the file "oom". SIGTERM to the keeper ends the sandbox.
+ * usernsctl-detach exits after that answer or failure. Its child, the keeper, starts the sandbox
+ * and remains the parent (child subreaper) of the sandbox's processes. When the sandbox has ended,
+ * the keeper writes the exit status into the file "status" in DIRECTORY, and exits. If the kernel's
+ * OOM killer kills a process of the sandbox, the keeper kills the others, and writes a description
+ * into the file "oom". SIGTERM to the keeper ends the sandbox.
  *
  * CREATOR is a pidfd, because a fork of the creator may keep CONNECTION open. LOCK is a descriptor
  * of DIRECTORY with a lock (flock(2)), which marks the directory as in use until usernsctl-detach
@@ -76,7 +76,8 @@ static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **a
     return is_wanted(fds) ? 0 : SANDBOX_KILLED;
 }
 
-/* Keeps the sandbox until it has ended. A byte to `started` ends the waiting parent. */
+/* Waits until the sandbox has ended, and writes its exit status. Writes a byte to the pipe
+ * `started` first, after which the parent exits. */
 static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int started, pid_t sandbox)
 {
     char status[16];
@@ -118,8 +119,8 @@ static int run_keeper(const int fds[FDS], int started, char **argv)
     return status;
 }
 
-/* Waits until the keeper keeps the sandbox, or exits, and passes SIGTERM on to it. Returns the exit
- * status. */
+/* Waits until the keeper writes a byte to `started` or exits, and passes SIGTERM on to it. Returns
+ * the exit status. */
 static int wait_for_keeper(pid_t keeper, int started, int signals)
 {
     int status;

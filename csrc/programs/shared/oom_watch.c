@@ -15,10 +15,12 @@
 
 #include <dirent.h>
 
-/* A killed process may take a moment to exit. */
+/* A process that the OOM killer kills may take a moment to exit: the number of checks after a kill,
+ * and the time between them. */
 #define LOOKS 40
 #define LOOK_MS 50
-/* A sandbox that is complete for so many looks has probably lost no process. */
+/* If no process is missing after this number of checks, the kernel has probably killed a process of
+ * another sandbox. */
 #define LOOKS_OF_DOUBT 20
 /* Version 1 of control groups reports no changes to unprivileged processes. */
 #define INTERVAL_MS 500
@@ -146,7 +148,7 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent)
         return false;
     watch->looks--;
     bool failed = false, found = has_own_proc() && any_child(parent, has_lost_child, NULL, &failed);
-    /* Where the processes can't be seen, the sandbox may have lost one. */
+    /* Without a /proc of this PID namespace, the processes can't be checked: one may be missing. */
     return found || !has_own_proc() || (failed && !kill(parent, 0));
 }
 

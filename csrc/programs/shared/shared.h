@@ -96,7 +96,7 @@ int oom_watch_interval(const struct oom_watch *watch);
 /* Returns whether the kernel has killed a process of the sandbox, whose main processes are children
  * of `parent`. */
 bool oom_watch_look(struct oom_watch *watch, pid_t parent);
-/* Returns whether the kernel has killed a process that no look has attributed to another sandbox.
+/* Returns whether the kernel has killed a process that no check has attributed to another sandbox.
  */
 bool oom_watch_is_new(const struct oom_watch *watch);
 /* Writes a sentence about the kill, with the limit of the control group and its use. */

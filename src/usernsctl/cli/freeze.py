@@ -50,7 +50,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
     FILE fixes the files that CMD sees, config.json, and the arguments of runsc. Each start takes
     from its caller: ids, the current directory, the hostname, and variables that are passed on,
     such as those of --env NAME. FILE has the values of --env NAME=VALUE, and all users may read it.
-    --in, --root and --debug-log can't be frozen.
+    --in, --root, --debug-log and --log can't be frozen.
 
         usernsctl freeze -o job.launch --bind ~/data:/data -- ls /data
         usernsctl-exec --launch job.launch

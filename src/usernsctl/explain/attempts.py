@@ -24,7 +24,7 @@ from usernsctl._lean import dataclass
 _NUMBER = re.compile(
     r"\b(?:errno|os error|error code|error|err|code|ret|rc|returned|result)\b\W{1,4}-?(\d{1,3})\b"
 )
-# Words of texts about sandboxes.
+# Words that occur in texts about sandboxes.
 _SANDBOX = re.compile(
     rb"namespace|userns|sandbox|container|\bjail|rootless|unshare|bwrap|bubblewrap|flatpak|chroot"
     rb"|nspawn|\brunsc?\b|\bcrun\b|podman|buildah|docker|\blx[cd]|singularity|apptainer|enroot|fakeroot"

@@ -1,4 +1,4 @@
-"""The output of a command, of which a limited number of bytes is kept."""
+"""The output of a command, captured up to a limited number of bytes."""
 
 from __future__ import annotations
 

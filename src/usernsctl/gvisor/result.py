@@ -38,11 +38,11 @@ class Result(CompletedProcess[AnyStr]):
     :ivar int returncode: the exit status of the command, or -N after signal N.
     :ivar stdout: the standard output, text or bytes; ``None`` if it was not captured.
     :ivar stderr: the standard error, likewise.
-    :ivar reason: why the command has ended: ``"exited"``, also with an exit status other than 0;
-        ``"signalled"``, by a signal; ``"killed"``, by the caller, who has killed or closed the
-        sandbox; ``"sandbox-ended"``, because its sandbox has ended;
-        ``"memory-limit"`` and so on, because a limit was reached. The Python functions raise an
-        exception in place of ``"start-failed"``.
+    :ivar reason: the reason of the command's end. ``"exited"``: the command exited, also with an
+        exit status other than 0; ``"signalled"``: a signal killed the command; ``"killed"``: the
+        caller killed the command, or killed or closed the sandbox; ``"sandbox-ended"``: the sandbox
+        ended first; ``"memory-limit"`` and so on: a limit was reached. The Python functions raise
+        an exception in place of ``"start-failed"``.
     :ivar limit: the limit that was reached, in bytes; ``None`` if none was reached, or its value
         is not known.
     :ivar used: how much of it was used, in the unit of `limit`.

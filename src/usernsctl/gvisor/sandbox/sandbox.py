@@ -75,9 +75,9 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
     it ends. It has two processes of runsc, and process 1 of their PID namespace, a program
     of usernsctl that uses a few hundred KiB.
 
-    A detached sandbox outlives the process that created it, and has only the two processes of
-    runsc. Any process of the same user in the same PID namespace may :meth:`attach` to it. Only a
-    process that waits when the sandbox ends learns the exit status: see :meth:`wait`.
+    A detached sandbox outlives the process that created it. It has the two processes of runsc, and
+    a process of usernsctl that writes the exit status into a file. Any process of the same user in
+    the same PID namespace may :meth:`attach` to it.
 
     A Sandbox is a context manager, also an asynchronous one, that closes the sandbox at its end,
     detached or not; :meth:`release` keeps a detached sandbox.
