@@ -718,6 +718,11 @@ bool un_stdio_is_terminal(void);
 /* Parses a launch into *launch, which refers to `bytes` until it is closed. */
 int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
                     struct un_error *err);
+/* Fails if a seccomp filter forbids a system call that the start of a sandbox makes. Call this
+ * before any of these calls, since a process that the filter kills can't report it. */
+int un_filter_check_launch(struct un_error *err);
+/* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` itself makes. */
+int un_filter_check_doctor(struct un_error *err);
 /* Checks the assumptions of the launch about the host, and opens its sources, before the namespaces
  * are entered. `fds` has one descriptor per source, which the caller keeps, or -1 for a source to
  * be opened here; NULL means all -1. */

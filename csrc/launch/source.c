@@ -188,9 +188,8 @@ int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *er
 {
     const struct un_record *score = un_launch_first(launch, UN_VERB_OOM_SCORE);
     launch->is_root = geteuid() == 0;
-    if (un_filter_forbids(&un_launch_calls, err) || check_version(launch, err) ||
-        open_sources(launch, fds, err) || check_assumptions(launch, err) ||
-        un_refuse_kernel_files(launch, err))
+    if (check_version(launch, err) || open_sources(launch, fds, err) ||
+        check_assumptions(launch, err) || un_refuse_kernel_files(launch, err))
         return -1;
     return score ? take_oom_score(launch, un_record_argument(score, 0), err) : 0;
 }

@@ -200,6 +200,11 @@ int un_clone(struct un_clone *clone)
     return failed;
 }
 
+pid_t un_fork(void)
+{
+    return (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+}
+
 bool un_clone3_works(void)
 {
     /* The kernel returns EINVAL for a size of 0. */

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -43,11 +44,16 @@ static const struct un_probe_call launch_calls[] = {
     {SYS_pivot_root, {0}, "pivot_root", UN_STEP_SANDBOX, "mount-denied", false},
     /* To build the root filesystem. */
     NEEDED(chdir, 0),
+    NEEDED(getcwd, 0, 1),
+    USED(clock_nanosleep, NO_FLAG),
+    NEEDED(dup, NO_FD),
     NEEDED(mkdirat, NO_FD),
     NEEDED(symlinkat, 0, NO_FD),
     NEEDED(readlinkat, NO_FD),
     NEEDED(getrandom, 0, 0, NO_FLAG),
     NEEDED(uname, 0),
+    NEEDED(prlimit64, 0, NO_FLAG),
+    NEEDED(writev, NO_FD), /* by which musl prints messages */
     NEEDED(capget, 0),
     NEEDED(capset, 0),
     NEEDED(prctl, PR_SET_PDEATHSIG, NO_FLAG),
@@ -55,13 +61,15 @@ static const struct un_probe_call launch_calls[] = {
     NEEDED(chmod, 0),
     NEEDED(mkdir, 0),
     NEEDED(readlink, 0),
-    USED(poll, 0, NO_FLAG),
+    NEEDED(dup2, NO_FD, NO_FD),
+    NEEDED(poll, 0, NO_FLAG),
+    USED(stat, 0),
 #endif
     USED(copy_file_range, NO_FD, 0, NO_FD, 0, 0, NO_FLAG),
     USED(unlinkat, NO_FD, 0, NO_FLAG),
     USED(umask, 0),
     /* To run runsc. */
-    NEEDED(wait4, NO_PID, 0, NO_FLAG),
+    NEEDED(wait4, NO_PID, 0, NO_FLAG), /* the first call that is tried, see wait_call */
     NEEDED(waitid, 0, 0, 0, NO_FLAG),
     NEEDED(setsid, 0),
     NEEDED(setuid, NO_FLAG),
@@ -101,6 +109,22 @@ static const struct un_probe_call launch_calls[] = {
     USED(sched_yield, 0),
     USED(madvise, 1),
     USED(membarrier, NO_FLAG, NO_FLAG),
+    /* Of gVisor and of the programs in it: their calls pass this filter before gVisor sees them. */
+    USED(statx, NO_FD, 0, NO_FLAG),
+    USED(fgetxattr, NO_FD),
+    USED(fallocate, NO_FD),
+    USED(getpriority, NO_FLAG),
+    USED(setpriority, NO_FLAG),
+    USED(syslog, NO_FLAG),
+};
+
+/* Calls of Python's subprocess module, and of doctor itself, to start and watch the probes. */
+static const struct un_probe_call doctor_calls[] = {
+    USED(uname, 0),           USED(pipe2, 0, NO_FLAG),    USED(clock_nanosleep, NO_FLAG),
+    USED(getxattr, 0),        NEEDED(writev, NO_FD),
+#ifdef SYS_poll
+    NEEDED(poll, 0, NO_FLAG), NEEDED(dup2, NO_FD, NO_FD),
+#endif
 };
 
 /* Only a filter that kills matters here. With an invalid flag, unshare(2) fails, and changes
@@ -143,18 +167,35 @@ static bool is_denied(long result)
            (errno == EPERM || errno == EACCES || errno == ENOSYS || errno == EAFNOSUPPORT);
 }
 
-static _Noreturn void try_in_child(const struct un_probe_call *calls, size_t count)
+/* Waits for no process: the kernel rejects the flag. */
+static const struct un_probe_call wait_call = USED(wait4, NO_PID, 0, NO_FLAG);
+
+/* What the child has found, in memory shared with its parent. */
+struct trial {
+    size_t begun;   /* number of calls that the child has begun to try */
+    bool can_wait;  /* whether wait4(2) does not kill the caller */
+    bool has_ended; /* whether no call has killed the child */
+    bool is_denied; /* whether the last of these calls is denied */
+};
+
+static long call(const struct un_probe_call *call)
+{
+    const long *with = call->argument;
+    return syscall(call->number, with[0], with[1], with[2], with[3], with[4], with[5]);
+}
+
+static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct trial *trial)
 {
     /* A filter that kills this child must not cause a core dump. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGSYS, SIG_DFL);
-    for (size_t i = 0; i < count; i++) {
-        const long *with = calls[i].argument;
-        long result =
-            syscall(calls[i].number, with[0], with[1], with[2], with[3], with[4], with[5]);
-        if (calls[i].is_needed && is_denied(result))
-            _exit((int)i + 1);
+    call(&wait_call);
+    trial->can_wait = true;
+    while (!trial->is_denied && trial->begun < calls->count) {
+        const struct un_probe_call *next = &calls->call[trial->begun++];
+        trial->is_denied = is_denied(call(next)) && next->is_needed;
     }
+    trial->has_ended = true;
     _exit(0);
 }
 
@@ -170,34 +211,31 @@ static bool would_be_first(void)
 
 /* Forks a child with all signals blocked, so that handlers of this process don't run in the child.
  * The child has no exit signal, so that neither a SIGCHLD handler nor a wait for any child notices
- * it. */
-static pid_t start_child(const struct un_probe_call *calls, size_t count)
+ * it. Returns after the end of the child (CLONE_VFORK), so that no call is needed to wait for it.
+ */
+static pid_t run_child(const struct un_probe_calls *calls, struct trial *trial)
 {
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
-    pid_t child = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
+    pid_t child = (pid_t)syscall(SYS_clone, CLONE_VFORK, NULL, NULL, NULL, NULL);
     if (child == 0)
-        try_in_child(calls, count);
+        try_in_child(calls, trial);
     sigprocmask(SIG_SETMASK, &before, NULL);
     return child;
 }
 
-/* Waits for a child that has tried the calls. Returns false if they can't be tried. */
-static bool try_calls(const struct un_probe_call *calls, size_t count, siginfo_t *how)
+/* Reaps the child. Returns whether a seccomp filter has killed the child. */
+static bool was_killed(pid_t child, const struct trial *trial)
 {
-    pid_t child = would_be_first() ? -1 : start_child(calls, count);
-    int failed = child < 0 ? -1 : 0;
-    while (child > 0 && (failed = waitid(P_PID, (id_t)child, how, WEXITED | __WALL)) &&
-           errno == EINTR)
-        continue;
-    return !failed;
-}
-
-static bool is_lethal(const struct un_probe_call *calls, size_t count)
-{
-    siginfo_t how;
-    return try_calls(calls, count, &how) && how.si_code != CLD_EXITED && how.si_status == SIGSYS;
+    int status;
+    /* If wait4(2) kills its caller, the child stays a zombie until this process ends. */
+    if (!trial->can_wait)
+        return true;
+    while (waitpid(child, &status, __WALL) < 0)
+        if (errno != EINTR)
+            return !trial->has_ended;
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS;
 }
 
 static bool fail_call(const struct un_probe_call *call, const char *how, struct un_error *err)
@@ -206,17 +244,39 @@ static bool fail_call(const struct un_probe_call *call, const char *how, struct 
     return true;
 }
 
+static bool is_forbidden(const struct un_probe_calls *calls, struct trial *trial,
+                         struct un_error *err)
+{
+    pid_t child = would_be_first() ? -1 : run_child(calls, trial);
+    if (child < 0)
+        return false;
+    const struct un_probe_call *last = trial->begun ? &calls->call[trial->begun - 1] : &wait_call;
+    if (was_killed(child, trial))
+        return fail_call(last, "a seccomp filter kills callers of %s(2)", err);
+    return trial->is_denied && fail_call(last, "a seccomp filter denies %s(2)", err);
+}
+
+static const struct un_probe_calls of_doctor = LIST(doctor_calls);
+
+int un_filter_check_launch(struct un_error *err)
+{
+    return un_filter_forbids(&un_launch_calls, err) ? -1 : 0;
+}
+
+int un_filter_check_doctor(struct un_error *err)
+{
+    return un_filter_forbids(&of_doctor, err) ? -1 : 0;
+}
+
 bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err)
 {
-    siginfo_t how;
-    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER ||
-        !try_calls(calls->call, calls->count, &how))
+    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER)
         return false;
-    if (how.si_code == CLD_EXITED)
-        return how.si_status &&
-               fail_call(&calls->call[how.si_status - 1], "a seccomp filter denies %s(2)", err);
-    for (size_t i = 0; i < calls->count; i++)
-        if (is_lethal(&calls->call[i], 1))
-            return fail_call(&calls->call[i], "a seccomp filter kills callers of %s(2)", err);
-    return false;
+    struct trial *trial =
+        mmap(NULL, sizeof *trial, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (trial == MAP_FAILED)
+        return false;
+    bool is_found = is_forbidden(calls, trial, err);
+    munmap(trial, sizeof *trial);
+    return is_found;
 }

@@ -115,7 +115,7 @@ static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, in
 {
     if (un_die_with_parent(how->init_deathsig, parent_pidfd, err))
         return -1;
-    pid_t child = fork();
+    pid_t child = un_fork();
     if (child > 0)
         un_be_init(child, report);
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "fork") : 0;
@@ -130,7 +130,7 @@ static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
     struct signal_settings signal_settings;
     bool restore = read_terminal(&terminal);
     save_signals(&signal_settings);
-    pid_t child = fork();
+    pid_t child = un_fork();
     if (child > 0) {
         struct un_watched watched = {
             .pid = child,

@@ -51,6 +51,10 @@ struct un_clone {
  */
 int un_clone(struct un_clone *clone);
 
+/* Forks by clone(2). musl's fork(3) calls fork(2) on x86-64, which seccomp filters for programs
+ * that use glibc may forbid. For single-threaded programs. Async-signal-safe. */
+pid_t un_fork(void);
+
 /* Returns whether clone3(2) exists and no seccomp filter denies it. */
 bool un_clone3_works(void);
 

@@ -236,7 +236,7 @@ static int stay_outside(void)
         return -1;
     uint64_t signals = un_block_signals();
     un_default_sigchld(&sigchld);
-    pid_t child = fork();
+    pid_t child = un_fork();
     if (child > 0) {
         /* Only the command may have the environment. */
         for (char **at = environ; *at; at++)

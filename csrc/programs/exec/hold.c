@@ -91,7 +91,7 @@ void un_forget_environment(char **environment)
 int un_hold(int socket, const struct un_setup *setup, struct un_error *err)
 {
     /* The holder is reparented when this process exits, so no process here has to reap it. */
-    pid_t holder = fork();
+    pid_t holder = un_fork();
     if (holder < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");
     if (holder == 0)

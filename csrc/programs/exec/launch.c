@@ -122,6 +122,8 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
 {
     const char *file = options->launch;
     const char *const *command = options->command;
+    if (un_filter_check_launch(err))
+        return -1;
     if (un_fill_stdio())
         return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
     /* Closes all descriptors, so that processes inside can't get them. */

@@ -282,7 +282,7 @@ static int trace(const char *path, struct un_error *err)
     /* un_enter() has made this process non-dumpable, and a non-dumpable child could not be
      * traced. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-    pid_t self = getpid(), child = fork();
+    pid_t self = getpid(), child = un_fork();
     if (child < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");
     if (child == 0)
@@ -321,7 +321,7 @@ static int tell_profile(const char *path, struct un_error *err)
 {
     char who[16], label[512];
     int status;
-    pid_t child = fork();
+    pid_t child = un_fork();
     if (child < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");
     if (child == 0)

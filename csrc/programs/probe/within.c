@@ -97,7 +97,7 @@ int run_within(uint64_t most, struct un_error *err)
     sigaddset(&signals, SIGCHLD);
     sigprocmask(SIG_BLOCK, &signals, &before);
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-    pid_t self = getpid(), child = fork();
+    pid_t self = getpid(), child = un_fork();
     if (child < 0) {
         un_fail_errno(err, UN_STEP_CLONE, "fork");
         return UN_PROBE_NO_CHILD;

@@ -79,7 +79,7 @@ pid_t sandbox_start_command(char **argv, int *signals)
         sandbox_fail(nothing < 0 ? "/dev/null" : "signalfd");
         return -1;
     }
-    pid_t pid = fork();
+    pid_t pid = un_fork();
     if (pid == 0)
         become_sandbox_command(argv, &before, &sigchld);
     if (pid < 0)

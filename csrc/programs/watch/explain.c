@@ -115,7 +115,7 @@ static bool is_short_of_processes(void)
     int ends[2];
     if (pipe2(ends, O_CLOEXEC))
         return false;
-    for (; count < SANDBOX_PROCESSES && (child[count] = fork()) >= 0; count++)
+    for (; count < SANDBOX_PROCESSES && (child[count] = un_fork()) >= 0; count++)
         if (child[count] == 0)
             wait_for_end_of_pipe(ends);
     bool is_short = count < SANDBOX_PROCESSES && errno == EAGAIN;

@@ -55,6 +55,18 @@ def oom_kills() -> int:
     return int(lib.un_oom_kills())
 
 
+def check_filter(*, of_doctor: bool = False) -> None:
+    """Fail if a seccomp filter forbids a system call that the start of a sandbox makes.
+
+    :param of_doctor: whether to fail instead if a filter kills callers of a system call that doctor
+        itself makes.
+    :raises NamespaceError: a filter denies such a call, or kills its callers.
+    """
+    err = ffi.new("struct un_error *")
+    check_calls = lib.un_filter_check_doctor if of_doctor else lib.un_filter_check_launch
+    check(check_calls(err), err)
+
+
 def seen_limits() -> tuple[int, int]:
     """Return the memory in bytes and the number of processors that a program in a sandbox sees."""
     limits = ffi.new("struct un_group_limits *")

@@ -122,6 +122,34 @@ static int with_ignored_children(void *arg)
     return 0;
 }
 
+/* The calls that wait for the child that tries the calls. A zombie may be left of it. */
+static int with_killed_wait(void *arg)
+{
+    struct un_error err;
+    const char *expected =
+        *(unsigned *)arg == SYS_wait4 ? "kills callers of wait4(2)" : "kills callers of waitid(2)";
+    filter(*(unsigned *)arg, SECCOMP_RET_KILL_PROCESS);
+    CHECK(un_filter_forbids(&un_launch_calls, &err));
+    CHECK_HAS(err.detail, expected);
+    CHECK_TEXT(err.cause, "seccomp-denies-call");
+    return 0;
+}
+
+static int with_killed_fork(void *arg)
+{
+    (void)arg;
+#ifdef SYS_fork
+    filter(SYS_fork, SECCOMP_RET_KILL_PROCESS);
+#endif
+    check_survives_all();
+    pid_t child = un_fork();
+    CHECK(child >= 0);
+    if (child == 0)
+        _exit(7);
+    CHECK_INT(wait_for(child), 7);
+    return 0;
+}
+
 static _Noreturn void signal_all(void)
 {
     pid_t parent = getppid();
@@ -180,6 +208,9 @@ int main(void)
     CHECK_INT(forked(with_engine, NULL), 0);
     for (size_t i = 0; i < COUNT(errnums); i++)
         CHECK_INT(forked(with_refusal_of_needed, &errnums[i]), 0);
+    CHECK_INT(forked(with_killed_wait, &(unsigned){SYS_wait4}), 0);
+    CHECK_INT(forked(with_killed_wait, &(unsigned){SYS_waitid}), 0);
+    CHECK_INT(forked(with_killed_fork, NULL), 0);
     CHECK_INT(forked(with_signals, NULL), 0);
     CHECK_INT(forked(with_children_elsewhere, NULL), 0);
     for (size_t i = 0; i < COUNT(killers); i++) {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 
-from usernsctl._core import NativeLaunch, NativeView
+from usernsctl._core import NativeLaunch, NativeView, check_filter
 from usernsctl._lean import NoReturn
 from usernsctl._system.handover import restore_signals
 from usernsctl._text import quoted
@@ -39,6 +39,7 @@ def run_in_place(
         can only report the error and exit.
     """
     caller = os.environ if environ is None else environ
+    check_filter()
     inspection = inspect(request, caller, notify=notify)
     launch = plan_run(request, inspection.facts)
     directory = _current_directory()

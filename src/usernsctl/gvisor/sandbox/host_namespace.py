@@ -179,6 +179,7 @@ class HostNamespace:
             self._make(request)
 
     def _make(self, request: Request) -> None:
+        _core.check_filter()
         if request.bundle is None:
             base = base_environment(os.environ, everything=False)
             request = replace(request, args=_NO_COMMAND, env=base)
