@@ -56,8 +56,13 @@ def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) ->
 
     Exit status: 0 the machine can run programs, 1 at least one cause prevents it, 2 wrong usage.
     """
+    import subprocess
+
     from usernsctl import doctor
 
+    # Start children by fork(3), thus clone(2): a seccomp filter may kill callers of vfork(2).
+    # Documented in "Disabling use of vfork() or posix_spawn()" of subprocess.
+    subprocess._USE_VFORK = False  # type: ignore[misc]
     tolerate_any_text()
     report, needs = doctor.examine(purpose, runsc=not no_runsc, seconds=seconds)
     if form == "json":

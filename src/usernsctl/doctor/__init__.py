@@ -49,12 +49,17 @@ def examine(
     # Imported here, since users of the catalogue alone do not need these.
     from usernsctl.doctor.findings import attributed, findings
     from usernsctl.doctor.needs import needs
-    from usernsctl.doctor.probes import DEADLINE, try_all
+    from usernsctl.doctor.probes import DEADLINE, skip_all, try_all, try_own_calls
     from usernsctl.doctor.reading import read_facts
 
     deadline = time.monotonic() + (DEADLINE if seconds is None else seconds)
-    facts = read_facts(root)
-    probes = try_all(facts, runsc=runsc, seconds=max(1.0, deadline - time.monotonic()))
+    failed = try_own_calls()
+    facts = read_facts(root, only_files=failed is not None)
+    probes = (
+        try_all(facts, runsc=runsc, seconds=max(1.0, deadline - time.monotonic()))
+        if failed is None
+        else skip_all(facts, failed, runsc=runsc)
+    )
     report = Report(
         purpose=purpose,
         findings=findings(facts, probes, purpose),

@@ -16,10 +16,12 @@ import subprocess
 import time
 from collections.abc import Container, Iterable, Mapping
 
+from usernsctl import _core
 from usernsctl._core.values import missing_program, program_path
 from usernsctl._lean import dataclass
 from usernsctl._system.python_child import command
 from usernsctl.doctor.facts import DEFAULT_PATH, Facts
+from usernsctl.errors import UsernsError
 from usernsctl.explain.model import Probe
 from usernsctl.profiles import host_programs
 
@@ -125,13 +127,12 @@ def try_steps(
         needs = (START, *step.needs) if START in results else step.needs
         broken = [name for name in needs if results[name].outcome != "ok"]
         if broken:
-            detail = f"{broken[0]} must work first"
-            results[step.name] = Probe(name=step.name, outcome="skipped", detail=detail)
+            results[step.name] = _skipped(step, broken[0])
             continue
         probe = _try_often(step, deadline, vain or {})
         if probe.name == START:
             results[START] = probe
-            probe = Probe(name=step.name, outcome="skipped", detail=f"{START} must work first")
+            probe = _skipped(step, START)
         results[step.name] = probe
     return results
 
@@ -290,6 +291,29 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
     }
     tried = try_steps(wanted, time.monotonic() + seconds, vain)
     return {name: tried[name] for name in (START, *(s.name for s in wanted)) if name in tried}
+
+
+def try_own_calls() -> Probe | None:
+    """Return a failed probe named START if a seccomp filter would kill this process, else None.
+
+    A process that a filter kills can't report that, so a child tries the calls.
+    """
+    try:
+        _core.check_filter(of_doctor=True)
+    except UsernsError as error:
+        return Probe(name=START, outcome="failed", detail=error.reason, cause=error.cause)
+    return None
+
+
+def skip_all(facts: Facts, failed: Probe, *, runsc: bool = True) -> dict[str, Probe]:
+    """Return the results if no step can be tried: all are skipped, because of `failed`."""
+    return {failed.name: failed} | {
+        step.name: _skipped(step, failed.name) for step in steps(facts, runsc=runsc)
+    }
+
+
+def _skipped(step: Step, needed: str) -> Probe:
+    return Probe(name=step.name, outcome="skipped", detail=f"{needed} must work first")
 
 
 RUNSC = "runsc"

@@ -278,15 +278,20 @@ _INITIAL = "user:[4026531837]"
 _RESTRICTIONS = ("ro", "nosuid", "nodev", "noexec")
 
 
-def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Facts:
+def read_facts(
+    root: str = "/", environ: Mapping[str, str] | None = None, *, only_files: bool = False
+) -> Facts:
     """Read all facts. No program is started, except a runsc whose release is not known yet.
 
     :param root: the directory with proc, sys, etc, dev and usr. Facts about this process that only
         system calls return are read if `root` is ``/``, and otherwise unknown.
     :param environ: the variables such as PATH, by default ``os.environ``.
+    :param only_files: whether to start no program at all and not to call uname(2), since a seccomp
+        filter kills callers of such calls.
     """
     environ = os.environ if environ is None else environ
     tree = Tree(root)
+    may_call = tree.is_real and not only_files
     status = _Status.read(tree)
     mountinfo = tree.text("proc/self/mountinfo")
     points = _mounts(mountinfo or "")
@@ -296,7 +301,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         has_proc=bool(status.fields),
         supported=not tree.is_absent("proc/self/ns/user") if status.fields else None,
         initial=namespaces["user"] == _INITIAL if "user" in namespaces else None,
-        kernel=_kernel(tree),
+        kernel=_kernel(tree, may_call=may_call),
         ids=ids,
         privileges=_privileges(status, live=tree.is_real),
         namespaces=namespaces,
@@ -311,7 +316,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         subordinate=_subordinate(tree, status, ids),
         cgroup=read_cgroup(tree),
         devices={path: _device(tree, path) for path in DEVICES},
-        runsc=_runsc(tree, environ, points) if tree.is_real else None,
+        runsc=_runsc(tree, environ, points) if may_call else None,
     )
 
 
@@ -360,12 +365,12 @@ def _namespaces(tree: Tree) -> dict[str, str]:
     return found
 
 
-def _kernel(tree: Tree) -> Kernel:
+def _kernel(tree: Tree, *, may_call: bool) -> Kernel:
     words = (tree.text("proc/version") or "").split()
     return Kernel(
         release=words[2] if words[:2] == ["Linux", "version"] and len(words) > 2 else None,
         gvisor=is_gvisor(tree),
-        machine=os.uname().machine if tree.is_real else None,
+        machine=os.uname().machine if may_call else None,
     )
 
 
