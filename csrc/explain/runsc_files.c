@@ -79,17 +79,20 @@ static bool own_log(const char *debug, char path[UN_PATH_MAX])
                     at ? at + sizeof place - 1 : "") < UN_PATH_MAX;
 }
 
-/* Returns the wait status of the command according to the last line of the log. `before` is the
- * text before that line. */
-static int status_in(const char *last, const char *before, size_t size)
+/* Stores the wait status of the command according to the last line of the log. `before` is the text
+ * before that line. Returns false if a signal killed the sandbox process itself. */
+static bool read_status(const char *last, const char *before, size_t size, int *status)
 {
     uint64_t number = 0;
     un_number_read(strrchr(last, ' ') + 1, INT_MAX, &number);
-    int status = (int)number;
-    bool is_sandbox = memmem(before, size, waited_for_sandbox, sizeof waited_for_sandbox - 1);
-    if (is_sandbox && WIFEXITED(status) && WEXITSTATUS(status) > 128)
-        return WEXITSTATUS(status) - 128;
-    return status;
+    *status = (int)number;
+    if (!memmem(before, size, waited_for_sandbox, sizeof waited_for_sandbox - 1))
+        return true;
+    if (WIFEXITED(*status) && WEXITSTATUS(*status) > 128)
+        *status = WEXITSTATUS(*status) - 128;
+    else if (WIFSIGNALED(*status))
+        return false;
+    return true;
 }
 
 bool un_runsc_has_ended(const char *debug, int *wait_status)
@@ -107,10 +110,8 @@ bool un_runsc_has_ended(const char *debug, int *wait_status)
     text[size] = '\0';
     const char *before = memrchr(text, '\n', size);
     const char *last = before ? before + 1 : text;
-    if (!un_match_start(end_line, last, size - (size_t)(last - text)))
-        return false;
-    *wait_status = status_in(last, text, (size_t)(last - text));
-    return true;
+    return un_match_start(end_line, last, size - (size_t)(last - text)) &&
+           read_status(last, text, (size_t)(last - text), wait_status);
 }
 
 int un_runsc_words_read(const char *errors, const char *crash, const char *debug,

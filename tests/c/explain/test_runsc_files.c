@@ -54,10 +54,17 @@ static void the_status_of_the_sandbox_process_is_128_and_the_signal(void)
     CHECK_INT(status_of_log(WAITED LINE "Exiting with status: 32768\n"), 128 << 8);
 }
 
+static void a_killed_sandbox_process_has_no_status_of_the_command(void)
+{
+    CHECK_INT(status_of_log(WAITED LINE "Exiting with status: 31\n"), -1);
+    CHECK_INT(status_of_log(WAITED LINE "Destroying\n" LINE "Exiting with status: 9\n"), -1);
+}
+
 int main(void)
 {
     the_last_line_has_the_status();
     another_end_is_none();
     a_number_that_runsc_does_not_write_is_none();
     the_status_of_the_sandbox_process_is_128_and_the_signal();
+    a_killed_sandbox_process_has_no_status_of_the_command();
 }
