@@ -65,6 +65,14 @@ static int show_of_machine(struct un_launch *launch, const char *name, shower *s
     return show_found(launch, found, name, show, err);
 }
 
+/* Names the cause if the caller may not list a directory, whose private files must be hidden. */
+static int name_cause(int failed, struct un_error *err)
+{
+    if (failed && err->step == UN_STEP_SANDBOX && err->errnum == EACCES && !err->cause)
+        err->cause = "host-directory-unreadable";
+    return failed;
+}
+
 int un_step_machine(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     return show_of_machine(launch, record->arguments, show_as_it_is, err);
@@ -72,7 +80,7 @@ int un_step_machine(struct un_launch *launch, const struct un_record *record, st
 
 int un_step_snapshot(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
-    return show_of_machine(launch, record->arguments, show_copy, err);
+    return name_cause(show_of_machine(launch, record->arguments, show_copy, err), err);
 }
 
 static int hide_private(struct un_launch *launch, const char *inside, struct un_error *err)
@@ -82,7 +90,7 @@ static int hide_private(struct un_launch *launch, const char *inside, struct un_
         return un_launch_fail_file(launch, inside, err);
     int directory = un_trail_last(&trail)->fd;
     bool is_there = !*trail.missing && directory >= 0 && un_view_is_directory(&trail);
-    return is_there ? un_hide_private(launch, directory, inside, err) : 0;
+    return is_there ? name_cause(un_hide_private(launch, directory, inside, err), err) : 0;
 }
 
 int un_step_hide_private(struct un_launch *launch, const struct un_record *record,

@@ -18,6 +18,8 @@
 #define UN_LOG_JSON "--log=json"
 /* Option of the watcher: the command has a terminal. */
 #define UN_TERMINAL "--terminal"
+/* Option of the watcher: the time limit of the sandbox's start, in seconds. */
+#define UN_START_TIMEOUT "--start-timeout="
 
 struct un_record {
     enum un_verb verb;

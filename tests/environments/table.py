@@ -253,10 +253,18 @@ if platform.machine() == "x86_64":
     # On other processors, ppoll(2) is the only poll(2).
     add("ppoll-killed", early=[w.killed("ppoll")], both=("seccomp-denies-call", "runsc-killed"))
 add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
+if platform.machine() == "x86_64":
+    add("no-dup2", early=[w.denied("dup2")], run="seccomp-denies-call", tried=("run", "doctor"))
+    add("poll-killed", early=[w.killed("poll")], run=REFUSED, tried=("run", "doctor"))
+    # musl's fork(3) and Python's subprocess call these; usernsctl calls clone(2) instead.
+    for one in ("fork", "vfork"):
+        add(f"{one}-killed", early=[w.killed(one)])
 # System calls of usernsctl or runsc: a caller that a filter kills can't report that itself.
 for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg", "getpid",
             "close_range", "pidfd_send_signal", "rt_sigtimedwait", "seccomp", "bind",
-            "epoll_ctl", "flock", "eventfd2", "faccessat", "dup3"):  # fmt: skip
+            "epoll_ctl", "flock", "eventfd2", "faccessat", "dup3", "connect", "socket", "waitid",
+            "wait4", "uname", "dup", "getcwd", "statx", "fallocate", "setpriority", "getpriority",
+            "fgetxattr", "syslog", "clock_nanosleep"):  # fmt: skip
     add(f"{one}-killed", early=[w.killed(one)], run=REFUSED, tried=("run", "doctor"))
 # Without accept4(2), wait4(2) and shutdown(2), runsc waits for ever.
 for one in ("accept4", "wait4", "shutdown"):
@@ -269,7 +277,7 @@ for one in ("accept4", "wait4", "shutdown"):
             within=20,
         )
 for one in ("setsid", "capget", "flock", "mkdirat", "symlinkat", "readlinkat", "getrandom",
-            "chdir", "bind", "epoll_ctl"):  # fmt: skip
+            "chdir", "bind", "epoll_ctl", "dup", "getcwd", "prlimit64", "writev"):  # fmt: skip
     add(
         f"no-{one}",
         early=[w.denied(one)],
@@ -373,7 +381,10 @@ for name, way in {
 add("no-mount-point", root=[w.no_mount_point], both="no-mount-point")
 add("dev-nodev", root=[w.devices("null", flags=w.MS_NODEV)], both="dev-null-missing")
 CLOSED = ("no-passwd-entry", "subid-file-unreadable")
-add("etc-closed", root=[w.covered_mode("/etc", 0)], run=STEP, auto=CLOSED)
+UNREADABLE = "host-directory-unreadable"
+for bits in (0, 0o750):
+    name = f"etc-{bits:04o}" if bits else "etc-closed"
+    add(name, root=[w.covered_mode("/etc", bits)], run=UNREADABLE, auto=CLOSED)
 add("passwd-closed", root=[w.covered_mode("/etc/passwd", 0)], auto="no-passwd-entry")
 add("passwd-empty", root=[w.file("/etc/passwd", "")], auto="no-passwd-entry")
 add("group-empty", root=[w.file("/etc/group", "")])

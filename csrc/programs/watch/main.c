@@ -20,6 +20,9 @@
  * With --terminal, the command has a terminal. runsc then forwards the signals of the terminal's
  * keys itself, to the foreground process group inside.
  *
+ * With --start-timeout=SECONDS, the watcher kills runsc if the sandbox has not started by then; 0
+ * is no limit (start_limit.c).
+ *
  * If the kernel's OOM killer kills a process of gVisor, the others may wait for ever. Then the
  * watcher kills all of them, reports the cause, and exits with status 137.
  *
@@ -128,17 +131,33 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
     return no_memory ? report_oom(args) : status;
 }
 
-/* Kills runsc if the OOM killer has killed a process of the sandbox. The other processes are killed
- * after runsc has ended. */
-static int look_for_oom(pid_t child, void *arg)
+/* Returns the shorter time; -1 is no limit. */
+static int shorter(int left, int right)
+{
+    return left < 0 || (right >= 0 && right < left) ? right : left;
+}
+
+/* Returns whether the watcher has given up the sandbox, and kills all its processes. */
+static bool is_given_up(const struct watch_args *args)
+{
+    return *args->oom_text || args->start.is_over;
+}
+
+/* Kills runsc if the OOM killer has killed a process of the sandbox, or the sandbox has not started
+ * in time. The other processes are killed after runsc has ended. */
+static int look_after(pid_t child, void *arg)
 {
     struct watch_args *args = arg;
-    if (!*args->oom_text && oom_watch_look(&args->oom, child)) {
+    if (is_given_up(args))
+        return -1;
+    if (oom_watch_look(&args->oom, child))
         oom_describe(args->oom_text, sizeof args->oom_text);
+    if (is_given_up(args) || start_limit_is_over(&args->start, args->command)) {
         adopt_descendants();
         kill(child, SIGKILL);
+        return -1;
     }
-    return *args->oom_text ? -1 : oom_watch_interval(&args->oom);
+    return shorter(oom_watch_interval(&args->oom), start_limit_interval(&args->start));
 }
 
 /* Returns the signal that killed the command, or the forwarded signal that killed runsc; 0 if there
@@ -257,7 +276,8 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
                        "the control group allows %" PRIu64 " more processes; a sandbox needs 30",
                        left);
     oom_watch_begin(&args->oom);
-    struct un_checkup checkup = {.check = look_for_oom, .arg = args, .fd = -1};
+    start_limit_begin(&args->start);
+    struct un_checkup checkup = {.check = look_after, .arg = args, .fd = -1};
     checkup.signals = args->oom.has_events ? un_open_signals() : -1;
     /* Without the signalfd, the watcher looks at intervals. */
     args->oom.has_events = checkup.signals >= 0;
@@ -267,8 +287,12 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     how->checkup = &checkup;
     pid_t child = un_supervise(how, err);
     how->checkup = NULL;
-    if (child > 0 && *args->oom_text)
+    if (child > 0 && is_given_up(args))
         kill_descendants();
+    if (child > 0 && args->start.is_over)
+        return un_fail(err, UN_STEP_RUNSC, 0, "runsc-hung",
+                       "runsc had not started the sandbox after %" PRIu32 " s",
+                       args->start.seconds);
     return child;
 }
 

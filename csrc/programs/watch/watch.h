@@ -3,6 +3,7 @@
 #define USERNSCTL_PROGRAMS_WATCH_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* Files in the arguments: paths of runsc's error log, crash report and debug log, and of the
  * bundle. */
@@ -19,6 +20,27 @@ int explain_runsc(char *const *files, int status, const char *limit);
  * in the watcher then prints nothing. */
 void explain_no_more(char *const *files);
 
+/* ---- start_limit.c: the time limit of a sandbox's start -------------------------------------- */
+
+/* The default limit, in seconds: many times what a start takes on a slow machine. */
+#define START_SECONDS 120
+#define START_SECONDS_MAX 1000000
+
+struct start_limit {
+    uint32_t seconds; /* 0 for no limit */
+    int64_t until;    /* the deadline on the clock of un_now_ms(), or 0 if there is none (left) */
+    bool is_over;     /* whether the sandbox had not started at the deadline */
+};
+
+void start_limit_begin(struct start_limit *limit);
+/* Returns whether the deadline is over, and the sandbox of `command`, a `runsc run`, has not
+ * started. */
+bool start_limit_is_over(struct start_limit *limit, char *const *command);
+/* Returns the time until the deadline in milliseconds, or -1 if there is none (left). */
+int start_limit_interval(const struct start_limit *limit);
+
+/* ---- arguments.c ----------------------------------------------------------------------------- */
+
 /* The maximum number of words of each command but the last. */
 #define KILL_MAX 32
 
@@ -33,6 +55,7 @@ struct watch_args {
     bool has_terminal;   /* whether the command has a terminal */
     bool reraise_signal; /* whether to die by the signal that killed the command */
     bool signalled;      /* whether a forwarded signal may have killed runsc itself */
+    struct start_limit start;
     struct oom_watch oom;
     char oom_text[OOM_TEXT_MAX]; /* description of an OOM kill, or "" */
 };

@@ -592,10 +592,12 @@ RULES: tuple[Rule, ...] = (
     Rule("signal-limit", _RUNSC, signals_lost, guessed=True),
     Rule("memory-deny-write-execute", _RUNSC),
     Rule("seccomp-denies-call", _RUNSC, refused_call, guessed=True),
+    Rule("host-directory-unreadable", _RUNSC),
     Rule("no-mount-point", _RUNSC),
     Rule("meminfo-unreadable", _RUNSC),
     Rule("runsc-damaged", _RUNSC, damaged),
     Rule("runsc-ran-nothing", _RUNSC),
+    Rule("runsc-hung", _RUNSC),
     Rule("runsc-killed", _RUNSC),
     Rule(LATE),
     Rule(

@@ -29,7 +29,10 @@ CALLS = {
         "getpid": 39, "flock": 73, "readlinkat": 267, "epoll_ctl": 233, "waitid": 247,
         "symlinkat": 266, "getrandom": 318, "rt_sigtimedwait": 128, "eventfd2": 290,
         "faccessat": 269,
-        "setresgid": 119, "ppoll": 271, "fork": 57,
+        "setresgid": 119, "ppoll": 271, "fork": 57, "vfork": 58, "poll": 7, "dup2": 33, "uname": 63,
+        "dup": 32, "getcwd": 79, "statx": 332, "fallocate": 285, "setpriority": 141,
+        "getpriority": 140, "fgetxattr": 193, "syslog": 103, "clock_nanosleep": 230,
+        "prlimit64": 302, "writev": 20,
     },
     "aarch64": {
         "unshare": 97, "clone": 220, "mount": 40, "ptrace": 117, "setns": 268, "kill": 129,
@@ -41,7 +44,10 @@ CALLS = {
         "socket": 198, "bind": 200, "connect": 203, "shutdown": 210, "recvmsg": 212, "sendmsg": 211,
         "getpid": 172, "flock": 32, "readlinkat": 78, "epoll_ctl": 21, "waitid": 95,
         "symlinkat": 36, "getrandom": 278, "rt_sigtimedwait": 137, "eventfd2": 19, "faccessat": 48,
-        "setresgid": 149, "ppoll": 73,
+        "setresgid": 149, "ppoll": 73, "uname": 160, "dup": 23, "getcwd": 17, "statx": 291,
+        "fallocate": 47, "setpriority": 140, "getpriority": 141, "fgetxattr": 10, "syslog": 116,
+        "clock_nanosleep": 115, "prlimit64": 261,
+        "writev": 66,
     },
 }[platform.machine()]  # fmt: skip
 CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "clone3": 435}

@@ -418,6 +418,7 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     watched = [
         *(["--reraise-signal"] if request.reraise_signal else []),
         *(["--log=json"] if request.log == "json" else []),
+        *([] if request.start_timeout is None else [f"--start-timeout={request.start_timeout}"]),
         *(program, written.errors, written.crash, written.debug, options.bundle),
     ]
     return tuple(run), (watcher, *watched, "--", *kill, "--", *realtime, "--", *run)

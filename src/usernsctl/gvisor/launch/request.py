@@ -200,6 +200,16 @@ def parse_user(text: str) -> tuple[int, int]:
     return int(ids[0]), int(ids[1])
 
 
+def parse_start_timeout(text: str) -> int:
+    """Parse a number of seconds, the value of ``--start-timeout``.
+
+    :raises ValueError: `text` is not a whole number from 0 to a million.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) <= 1_000_000):
+        raise ValueError(f"{text!r} is not a number of seconds from 0 to 1000000")
+    return int(text)
+
+
 def parse_network(text: str) -> str:
     """Parse ``none`` or ``host``, the value of ``--network``.
 
@@ -305,6 +315,8 @@ class Request:
     :ivar no_new_privs: whether to set no_new_privs for runsc and its children.
     :ivar drop_bounding: whether to drop the capabilities that runsc does not need.
     :ivar program: the path of runsc, or ``None`` to search for it.
+    :ivar start_timeout: the time limit of the sandbox's start, in seconds; 0 for none, ``None`` for
+        the watcher's default.
     :ivar state: a directory for runsc's state, which other runsc commands can use, or ``None`` for
         a private directory that is gone after the run.
     """
@@ -633,6 +645,19 @@ class Request:
                 help="The method by which gVisor intercepts system calls; systrap by default.",
             ),
             argument=Argument("platform", is_one_of(None, *PLATFORMS)),
+        ),
+        default=None,
+    )
+    start_timeout: int | None = field(
+        metadata=by(
+            Option(
+                flags=("--start-timeout",),
+                heading=RUNSC,
+                parse=parse_start_timeout,
+                metavar="SECONDS",
+                help="Give up if the sandbox has not started after SECONDS, 120 by default; 0: "
+                "never.",
+            ),
         ),
         default=None,
     )
