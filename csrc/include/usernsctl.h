@@ -706,7 +706,9 @@ struct un_moment {
     const char *hostname;     /* NULL means no host name */
     const char *const *homes; /* home directories of the caller, absolute paths; ends with NULL */
     uint32_t id[2];           /* the uid and the gid of the command, indexed by UN_UID and UN_GID */
-    bool terminal;            /* whether the command gets the terminal of this process */
+    const uint32_t *groups; /* supplementary groups of the command, which one mapped id excludes */
+    size_t group_count;
+    bool terminal;       /* whether the command gets the terminal of this process */
     bool reraise_signal; /* after death by signal N, die by the same signal instead of exiting with
                             128+N */
     bool log_json;       /* whether the watcher prints messages in JSON */

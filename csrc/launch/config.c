@@ -86,6 +86,17 @@ int un_config_check_user(struct un_launch *launch, const struct un_moment *momen
     return 0;
 }
 
+static void add_groups(struct writing *writing)
+{
+    const struct un_moment *moment = writing->moment;
+    for (size_t i = 0; i < moment->group_count; i++) {
+        un_text_add(writing->text, i ? ", " : ", \"additionalGids\": [");
+        un_text_add_number(writing->text, moment->groups[i]);
+    }
+    if (moment->group_count)
+        un_text_add(writing->text, "]");
+}
+
 static int add_user(struct writing *writing)
 {
     bool is_mapped = is_user_mapped(writing->moment, writing->maps);
@@ -93,6 +104,8 @@ static int add_user(struct writing *writing)
     un_text_add_number(writing->text, is_mapped ? writing->moment->id[UN_UID] : 0);
     un_text_add(writing->text, ", \"gid\": ");
     un_text_add_number(writing->text, is_mapped ? writing->moment->id[UN_GID] : 0);
+    if (is_mapped)
+        add_groups(writing);
     un_text_add(writing->text, "}");
     return 0;
 }

@@ -64,6 +64,7 @@ enum un_argument {
     VERB(ENV_NEED, "env-need", MOMENT, false, UN_ARG_VARIABLE)                                     \
     VERB(ENV_SET, "env-set", MOMENT, false, UN_ARG_SETTING)                                        \
     VERB(FILE, "file", STEPS, false, UN_ARG_SOURCE, UN_ARG_PATH)                                   \
+    VERB(GROUP, "group", IDS, false, UN_ARG_ID)                                                    \
     VERB(GUARDED, "guarded", STEPS, false, UN_ARG_NAME)                                            \
     VERB(HIDE_PRIVATE, "hide-private", STEPS, false, UN_ARG_PATH)                                  \
     VERB(HOME, "home", STEPS, false, UN_ARG_PATH)                                                  \

@@ -39,7 +39,7 @@ ARGUMENTS = [
     (["--bind", "/etc:/", "--", "true"], 125, "an absolute path other than /"),
     (["--bind", "/etc/passwd:/opt", "--", "true"], 125, " and can't be mounted on /opt"),
     (["--bind", "/etc:/etc/passwd/x", "--", "true"], 125, "/etc/passwd/x can't be created"),
-    (["--user", "me", "--", "true"], 125, "'me' is not UID[:GID]"),
+    (["--user", "m e", "--", "true"], 125, "'m e' is not UID[:GID]"),
     (["--network", "sandbox", "--", "true"], 125, "runsc-rootless-netstack"),
     (["--network", "bridge", "--", "true"], 125, "'bridge' must be none or host"),
     (["--platform", "xen", "--", "true"], 125, "'xen' must be systrap, ptrace or kvm"),

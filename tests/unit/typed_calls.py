@@ -142,7 +142,7 @@ def wrong_in_a_sandbox(box: un.Sandbox) -> None:
     box.run(["id"], txet=True)  # wrong
     box.run(["id"], stdin="nope")  # wrong
     box.run(["id"], idmap="auto")  # wrong
-    box.run(["id"], user="root")  # wrong
+    box.run(["id"], user=0)  # wrong
     box.run("ls", "-l")  # wrong
     box.check_output(["id"], txet=True)  # wrong
     box.check_output(["id"], stdout=un.PIPE)  # wrong

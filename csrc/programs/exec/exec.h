@@ -125,6 +125,7 @@ struct moment {
     struct un_moment is;
     const char **args;
     const char **env;
+    uint32_t *groups;
     struct un_homes homes;
     char cwd[UN_PATH_MAX];
     struct utsname host;

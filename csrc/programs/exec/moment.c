@@ -39,6 +39,18 @@ static int take_terminal(const struct un_launch *launch, struct moment *moment,
                    "the launch needs a terminal, but standard input, output and error are not one");
 }
 
+/* Sets the supplementary groups of the launch, which belong to the user of the launch. */
+static int take_groups(const struct un_launch *launch, struct moment *moment, struct un_error *err)
+{
+    moment->groups = calloc((size_t)launch->of_verb[UN_VERB_GROUP] + 1, sizeof *moment->groups);
+    if (!moment->groups)
+        return un_fail_errno(err, UN_STEP_LAUNCH, "");
+    UN_EACH_RECORD (record, launch, UN_VERB_GROUP)
+        moment->groups[moment->is.group_count++] = (uint32_t)un_argument_number(record->arguments);
+    moment->is.groups = moment->groups;
+    return 0;
+}
+
 int un_moment_set_user(const struct un_launch *launch, const struct un_options *options,
                        struct moment *moment, struct un_error *err)
 {
@@ -55,7 +67,7 @@ int un_moment_set_user(const struct un_launch *launch, const struct un_options *
             return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
                            "--setuid and --setgid: the bundle of this launch decides the user");
     }
-    return 0;
+    return wanted[UN_UID] < 0 && wanted[UN_GID] < 0 ? take_groups(launch, moment, err) : 0;
 }
 
 int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
@@ -116,4 +128,5 @@ void un_moment_drop(struct moment *moment)
 {
     free(moment->args);
     free(moment->env);
+    free(moment->groups);
 }

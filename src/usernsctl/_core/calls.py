@@ -811,6 +811,7 @@ class NativeLaunch:
         cwd: str,
         hostname: str | None = None,
         user: tuple[int, int] = (0, 0),
+        groups: Sequence[int] = (),
         terminal: bool = False,
     ) -> NoReturn:
         """Write config.json, give up privileges, and execute the program that waits for runsc.
@@ -820,6 +821,8 @@ class NativeLaunch:
         :param cwd: the working directory of the command, inside.
         :param hostname: the hostname inside, if the launch does not set one.
         :param user: the uid and gid of the command, if config.json does not have them.
+        :param groups: the supplementary groups of the command, the same way; they are left out if
+            only one id is mapped.
         :param terminal: whether the command gets the terminal of this process.
         :raises UsernsError: a step failed, perhaps after the privileges were given up.
         """
@@ -830,6 +833,8 @@ class NativeLaunch:
         moment.cwd = memory.string(cwd)
         moment.hostname = memory.string(hostname)
         moment.id = user
+        moment.groups = memory.numbers("uint32_t[]", groups)
+        moment.group_count = len(groups)
         moment.terminal = terminal
         lib.un_launch_exec(self._launch, moment, err)
         raise self._error(err)

@@ -29,7 +29,7 @@ def show(request: Request, notify: Callable[[str], object], *, as_json: bool) ->
     from usernsctl.gvisor.launch.plan import plan_run
 
     inspection = inspect(request, os.environ, notify=notify, makes=False)
-    launch = plan_run(request, inspection.facts)
+    launch = plan_run(inspection.request, inspection.facts)
     if as_json:
         print(json.dumps(described(launch, inspection.facts), indent=2))
     else:
@@ -133,7 +133,7 @@ class _Names:
     def config(self, facts: Facts) -> Any:
         """Return the config.json with the values that a start would insert now."""
         from usernsctl.gvisor import oci
-        from usernsctl.gvisor.launch.steps import completed, record
+        from usernsctl.gvisor.launch.steps import VERIFY_AS, completed, record
 
         launch, start = self._launch, self._launch.start_values
         assert launch.config is not None
@@ -143,14 +143,17 @@ class _Names:
             # usernsctl-verify sets ids that are not mapped, by arguments before the command
             # (launch/config.c).
             record("json-args"): (
-                *(("--as", *map(str, start.user)) if user != start.user else ()),
+                *((VERIFY_AS, *map(str, start.user)) if user != start.user else ()),
                 *start.args,
             ),
             record("json-env"): start.env,
             record("json-cwd"): start.cwd or os.getcwd(),
             record("json-root"): f"{self.scratch}/root",
             record("json-terminal"): start.terminal,
-            record("json-user"): dict(zip(("uid", "gid"), user, strict=True)),
+            record("json-user"): {
+                **dict(zip(("uid", "gid"), user, strict=True)),
+                **({"additionalGids": start.groups} if start.groups and user == start.user else {}),
+            },
             record("json-open-files"): [_open_files()],
             record("json-uid-map"): oci.identity_mappings(facts.ids.uid),
             record("json-gid-map"): oci.identity_mappings(facts.ids.gid),

@@ -14,6 +14,7 @@ from usernsctl._text import quoted
 from usernsctl.cli import run, terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
+from usernsctl.gvisor.checks import NamedUser
 from usernsctl.gvisor.launch.request import PROCESS, Request, read_settings
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 from usernsctl.gvisor.template.template import RestoreOptions, TemplateOptions
@@ -114,10 +115,11 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
     else:
         store.check_free(name)
     request = run.request_of({**given, "terminal": False}, environ)
+    user = request.user
     options: TemplateOptions = {
         "env": request.env,
         "cwd": request.cwd,
-        "user": request.user,
+        "user": str(user) if isinstance(user, NamedUser) else user,
         "timeout": own["timeout"],
     }
     what = "the interpreter" if own["python"] is not None else "the command"

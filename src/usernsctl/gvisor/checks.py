@@ -6,9 +6,9 @@ import errno
 import operator
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from usernsctl._lean import TYPE_CHECKING, Any
+from usernsctl._lean import TYPE_CHECKING, Any, dataclass
 from usernsctl._system.paths import check_name, check_path
 from usernsctl.errors import CommandError
 
@@ -44,15 +44,134 @@ def sandbox_id(id: str) -> str:
     return check_name(id, "the id of a sandbox")
 
 
-def user_ids(user: tuple[int, int]) -> tuple[int, int]:
-    """Return `user` as a tuple of a uid and a gid.
+#: The greatest uid or gid: the next number is -1, which means no id (setresuid(2)).
+ID_MAX = 2**32 - 2
 
-    :raises TypeError: `user` is not a pair of numbers; names are not accepted.
+
+@dataclass(frozen=True, slots=True)
+class NamedUser:
+    """A user and a group of a sandbox, at least one of them by its name.
+
+    :ivar user: the uid, or the name.
+    :ivar group: the gid, or the name; ``None`` for the user's own group.
     """
-    is_pair = isinstance(user, tuple | list) and len(user) == 2
-    if not is_pair or not all(isinstance(number, int) for number in user):
-        raise TypeError(f"user must be two numbers, a uid and a gid, not {user!r}")
-    return int(user[0]), int(user[1])
+
+    user: int | str
+    group: int | str | None
+
+    def __str__(self) -> str:
+        """Return the text that :func:`parse_user` has parsed."""
+        return str(self.user) if self.group is None else f"{self.user}:{self.group}"
+
+
+#: The types of the argument `user`.
+AnyUser = str | tuple[int, int] | NamedUser
+
+
+def parse_user(text: str) -> tuple[int, int] | NamedUser:
+    """Parse ``UID[:GID]`` or ``NAME[:GROUP]``, also mixed; GID = UID if it is left out.
+
+    :param text: a part that has only digits is a number.
+    :raises ValueError: `text` has another format.
+    """
+    first, colon, second = text.partition(":")
+    user, group = _id_or_name(first), _id_or_name(second) if colon else None
+    if user is None or (colon and group is None):
+        raise ValueError(
+            f"{text!r} is not UID[:GID] or NAME[:GROUP]; ids are numbers from 0 to {ID_MAX}"
+        )
+    if isinstance(user, int) and not isinstance(group, str):
+        return user, user if group is None else group
+    return NamedUser(user, group)
+
+
+def _id_or_name(text: str) -> int | str | None:
+    """Return a number for digits, a text that can be a name, or None."""
+    if text.isdigit():
+        is_id = text.isascii() and len(text) <= 10 and int(text) <= ID_MAX
+        return int(text) if is_id else None
+    # A - begins negative numbers, + and - the lines of NIS (nsswitch.conf(5)).
+    is_name = text[:1] not in ("", "+", "-") and text.isprintable() and len(text) <= 256
+    return text if is_name and not set(text) & set(" :,/") else None
+
+
+def user_of(given: Any) -> tuple[int, int] | NamedUser:
+    """Return a user as two numbers, or as its names.
+
+    :param given: a pair of a uid and a gid, a text for :func:`parse_user`, or its result.
+    :raises TypeError: `given` has another type.
+    :raises ValueError: a number is not an id, or the text has another format.
+    """
+    if isinstance(given, NamedUser):
+        return given
+    if isinstance(given, str):
+        try:
+            return parse_user(given)
+        except ValueError as error:
+            raise ValueError(f"user: {error}") from None
+    is_pair = isinstance(given, tuple | list) and len(given) == 2
+    if not is_pair or not all(isinstance(number, int) for number in given):
+        raise TypeError(
+            f"user must be a uid and a gid, or text like 'name' or 'name:group', not {given!r}"
+        )
+    for number in given:
+        if not 0 <= number <= ID_MAX:
+            raise ValueError(f"user: {number} is not an id: an id is a number from 0 to {ID_MAX}")
+    return int(given[0]), int(given[1])
+
+
+def user_ids(given: Any) -> tuple[int, int]:
+    """Return a user as two numbers.
+
+    :raises TypeError: `given` has another type.
+    :raises ValueError: a number is not an id, or `given` has a name.
+    """
+    user = user_of(given)
+    if isinstance(user, NamedUser):
+        raise ValueError(f"user: {given!r} has a name: give numbers")
+    return user
+
+
+# The maximum length of a hostname, in bytes (__NEW_UTS_LEN of linux/utsname.h).
+_HOSTNAME_MAX = 64
+
+# The maximum number of supplementary groups that fit into one message to the agent.
+_GROUPS_MAX = 4096
+
+
+def gids(given: Any) -> list[int]:
+    """Return a list of supplementary groups.
+
+    :raises TypeError: `given` is not a list of numbers.
+    :raises ValueError: a number is not a gid, or there are too many.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"groups must be a list of gids, not {given!r}")
+    found = list(given)
+    for number in found:
+        if not isinstance(number, int):
+            raise TypeError(f"groups must be numbers, each a gid, not {number!r}")
+        if not 0 <= number <= ID_MAX:
+            raise ValueError(f"groups: {number} is not a gid, a number from 0 to {ID_MAX}")
+    if len(found) > _GROUPS_MAX:
+        raise ValueError(f"groups: {len(found)} gids are too many: the limit is {_GROUPS_MAX}")
+    return found
+
+
+def hostname(given: str | None) -> str | None:
+    """Return a hostname for a sandbox, or None.
+
+    :raises TypeError: `given` is not text.
+    :raises ValueError: `given` is empty, longer than the kernel allows (64 bytes), or has a NUL.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise TypeError(f"hostname must be text, not {given!r}")
+    check_utf8("hostname", given)
+    if not 0 < len(given.encode()) <= _HOSTNAME_MAX or "\0" in given:
+        raise ValueError(f"hostname must have 1 to {_HOSTNAME_MAX} bytes, and no NUL: {given!r}")
+    return given
 
 
 def variables(env: Mapping[str, str] | None) -> dict[str, str]:

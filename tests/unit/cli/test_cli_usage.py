@@ -78,7 +78,10 @@ def test_no_option_is_named_that_is_none(
     [
         (["run", "--expose-root=1", "x"], "--expose-root takes no value"),
         (["freeze", "-o"], "-o needs a value: -o FILE"),
-        (["run", "--user=x", "y"], "--user: 'x' is not UID[:GID], numbers from 0 to 4294967294"),
+        (
+            ["run", "--user=x:", "y"],
+            "--user: 'x:' is not UID[:GID] or NAME[:GROUP]; ids are numbers from 0 to 4294967294",
+        ),
         (["plan", "x"], "unexpected extra argument 'x'"),
         (["ns", "remove"], "the following arguments are required: NAME..."),
     ],
@@ -115,7 +118,7 @@ def test_help_is_as_wide_as_the_terminal_and_no_wider_than_100_columns(
         (["--mount", "type=bind"], "--bind SRC[:DST][:ro|rw]"),
         (["-w", "/data"], "--wd DIR"),
         (["--workdir", "/data"], "--wd DIR"),
-        (["-u", "1000"], "--user UID[:GID]"),
+        (["-u", "1000"], "--user USER[:GROUP]"),
         (["--net=host"], "--network none|host"),
         (["-it"], "--terminal"),
         (["--ulimit", "nofile=9"], "--rlimit NAME=SOFT[:HARD]"),

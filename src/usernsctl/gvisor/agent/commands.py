@@ -63,7 +63,8 @@ class CommandOptions(TypedDict, total=False):
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
-    user: tuple[int, int] | None
+    user: str | tuple[int, int] | None
+    groups: Iterable[int] | None
     stdin: Stream
     stdout: Stream
     stderr: Stream
@@ -85,11 +86,6 @@ _KEYWORDS = frozenset(
         *("input", "timeout", "check", "capture_output", "max_output", "on_overflow"),
     )
 )
-
-# The maximum number of supplementary groups that fit into one message to the agent.
-_GROUPS_MAX = 4096
-# The greatest uid or gid: the next number is -1, which means no id (setresuid(2)).
-_ID_MAX = 2**32 - 2
 
 # The rows and columns of a new terminal if no standard stream of the caller is a terminal.
 _SIZE = (24, 80)
@@ -317,8 +313,8 @@ class SandboxCommands:
             env=wire.environment(inherited.env, variables),
             audited=variables or None,
             cwd=cwd,
-            user=None if user is None else _user(user),
-            groups=None if groups is None else _groups(groups),
+            user=None if user is None else checks.user_ids(user),
+            groups=None if groups is None else checks.gids(groups),
             rlimits=[wire.rlimit(*limit) for limit in named.values()],
             capabilities=inherited.capability_set,
             size=_size(terminal),
@@ -337,33 +333,6 @@ def _take_bounds(arguments: dict[str, Any]) -> output.BoundedOutput | None:
         return None
     streams = arguments.get("stdout"), arguments.get("stderr")
     return output.BoundedOutput(limit, on_overflow, *streams)
-
-
-def _user(given: tuple[int, int]) -> tuple[int, int]:
-    user = checks.user_ids(given)
-    for number in user:
-        if not 0 <= number <= _ID_MAX:
-            raise ValueError(f"user: {number} is not an id: an id is a number from 0 to {_ID_MAX}")
-    return user
-
-
-def _groups(given: Iterable[int]) -> list[int]:
-    """Return a list of supplementary groups after a check.
-
-    :raises TypeError: `given` is not a list of numbers.
-    :raises ValueError: a number is not a gid, or there are too many.
-    """
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise TypeError(f"groups must be a list of gids, not {given!r}")
-    found = list(given)
-    for number in found:
-        if not isinstance(number, int):
-            raise TypeError(f"groups must be numbers, each a gid, not {number!r}")
-        if not 0 <= number <= _ID_MAX:
-            raise ValueError(f"groups: {number} is not a gid, a number from 0 to {_ID_MAX}")
-    if len(found) > _GROUPS_MAX:
-        raise ValueError(f"groups: {len(found)} gids are too many: the limit is {_GROUPS_MAX}")
-    return found
 
 
 def _size(given: Any) -> tuple[int, int] | None:

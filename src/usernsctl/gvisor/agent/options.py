@@ -24,7 +24,7 @@ class _SandboxCommand(TypedDict, total=False):
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
-    user: tuple[int, int] | None
+    user: str | tuple[int, int] | None
     groups: Iterable[int] | None
     rlimits: Iterable[Rlimit | str] | None
     terminal: bool | tuple[int, int]

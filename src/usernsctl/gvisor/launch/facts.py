@@ -390,8 +390,37 @@ def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> 
             raise PlanError(
                 f"{name} {wanted} is not mapped: the map has only {mapped}",
                 step="plan",
-                remedy=f"choose a mapped id, or map more ids with {option}",
+                cause="inside-id-unmapped",
+                remedy=f"choose a mapped id, or map more ids with --map-auto or {option} (in "
+                "Python: idmap=IdMap.auto())",
             )
+
+
+def ids_of(request: Request) -> tuple[int, int]:
+    """Return the uid and the gid of a request, which must not have names."""
+    assert request.user is None or isinstance(request.user, tuple)
+    return request.user or (0, 0)
+
+
+def with_account(request: Request, used: HostFiles) -> Request:
+    """Return `request` with numbers in place of the names of its user and group.
+
+    :param used: the open files of the request.
+    :raises CommandError: a name does not exist in the root filesystem (cause ``user-unknown``).
+    """
+    if request.user is None or isinstance(request.user, tuple):
+        return request
+    # Imported here, since most runs have no names.
+    from usernsctl.gvisor.launch import accounts
+
+    config = used.bundle or {}
+    shown = {id(mount) for mount in oci.bind_mounts(config)}
+    mounts = [
+        (mount["destination"], used.sources[mount["source"]] if id(mount) in shown else None)
+        for mount in config.get("mounts") or ()
+    ]
+    mounts += [(bind.destination, used.sources[bind.source]) for bind in used.binds]
+    return accounts.with_numbers(request, used.tree, mounts)
 
 
 def _range(extent: Extent) -> str:
@@ -550,10 +579,12 @@ class Facts:
 class Inspection:
     """Results of :func:`inspect`.
 
+    :ivar request: the request, with numbers in place of the names of its user and group.
     :ivar used: the open files, so that the launch uses the inspected ones.
     :ivar place: the namespaces that runsc will run in.
     """
 
+    request: Request
     facts: Facts
     used: HostFiles
     place: TargetNamespace
@@ -591,12 +622,13 @@ def inspect(
     if place.single_id_reason is not None:
         reason = place.single_id_reason
         notify(f"mapping only the caller's own id, as --allow-single-id allows: {reason}")
-    check_ids(place.ids, request.user or (0, 0), nests=request.verify)
     used = open_files(request, program, place.ids, makes=makes)
     refuse_own(used, [file.path for file in (used.state, used.debug_log) if file is not None])
+    request = with_account(request, used)
+    check_ids(place.ids, ids_of(request), nests=request.verify)
     scratch = used.scratch_places()
     facts = collect_facts(request, caller, program, used, place.ids, scratch=scratch)
-    return Inspection(facts=facts, used=used, place=place)
+    return Inspection(request=request, facts=facts, used=used, place=place)
 
 
 def collect_facts(

@@ -17,7 +17,13 @@ from usernsctl._lean import dataclass, replace
 from usernsctl._system.paths import PathDescriptor
 from usernsctl._text import quoted
 from usernsctl.errors import CommandError
-from usernsctl.gvisor.launch.facts import collect_facts, free_places, open_files, refuse_own
+from usernsctl.gvisor.launch.facts import (
+    collect_facts,
+    free_places,
+    open_files,
+    refuse_own,
+    with_account,
+)
 from usernsctl.gvisor.launch.plan import HERE, FreezeOptions, plan_run
 from usernsctl.gvisor.launch.request import PASSED_ON, Request, names_in, names_in_file
 from usernsctl.gvisor.launch.steps import Launch, Record, record
@@ -103,6 +109,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     ids = MappedIds(uid=extents, gid=extents, become=(0, 0))
     used = open_files(request, program, ids)
     refuse_own(used, _STATES)
+    request = with_account(request, used)
     # The tmpfs must not hide paths that are looked up after it is mounted.
     scratch = free_places([program, used.runsc.path])
     now = collect_facts(request, caller, program, used, ids, scratch=scratch)

@@ -41,6 +41,7 @@ def run_in_place(
     caller = os.environ if environ is None else environ
     check_filter()
     inspection = inspect(request, caller, notify=notify)
+    request = inspection.request
     launch = plan_run(request, inspection.facts)
     directory = _current_directory()
     named = _files_named(request.args[1:], directory)
@@ -57,7 +58,12 @@ def run_in_place(
     _notify_hidden(request, inspection.facts, inside, named, directory, cwd, notify)
     restore_signals()
     native.exec(
-        args=values.args, env=values.env, cwd=cwd, user=values.user, terminal=values.terminal
+        args=values.args,
+        env=values.env,
+        cwd=cwd,
+        user=values.user,
+        groups=values.groups,
+        terminal=values.terminal,
     )
 
 

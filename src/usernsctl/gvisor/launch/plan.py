@@ -10,7 +10,7 @@ from usernsctl.gvisor import oci
 from usernsctl.gvisor.launch import facts as launch_facts
 from usernsctl.gvisor.launch import request as launch_request
 from usernsctl.gvisor.launch.facts import Facts
-from usernsctl.gvisor.launch.request import Bind, Request
+from usernsctl.gvisor.launch.request import SHOWN, Bind, Request
 from usernsctl.gvisor.launch.steps import (
     AGENT_INSIDE,
     BOXES,
@@ -40,9 +40,6 @@ from usernsctl.gvisor.runsc.command import (
     raise_command,
 )
 from usernsctl.maps import MappedIds
-
-# Directories of this machine that its programs need, without the machine's data.
-SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
 
 # Empty directories that programs expect, with their modes.
 EMPTY = {
@@ -87,7 +84,7 @@ def for_command(
     :param binds: the bind mounts of the request, with real paths as sources.
     :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
     """
-    uid, gid = request.user or (0, 0)
+    uid, gid = launch_facts.ids_of(request)
     has_other_ids = ids.count > 1
     return oci.build(
         oci.BuildOptions(
@@ -125,7 +122,10 @@ def apply_request(
     kept = [e for e in process.get("env") or () if e.partition("=")[0] not in request.env]
     process["env"] = [*kept, *(f"{name}={value}" for name, value in request.env.items())]
     if request.user is not None:
-        process["user"] = {"uid": request.user[0], "gid": request.user[1]}
+        uid, gid = launch_facts.ids_of(request)
+        process["user"] = {"uid": uid, "gid": gid}
+    if request.groups:
+        process["user"] = {**process["user"], "additionalGids": list(request.groups)}
     process["terminal"] = request.terminal
     if request.rlimits:
         process["rlimits"] = [
@@ -185,7 +185,9 @@ def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None
     :raises PlanError: a required id is not mapped.
     :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
     """
-    launch_facts.check_ids(facts.ids, request.user or (0, 0), nests=facts.verifier is not None)
+    launch_facts.check_ids(
+        facts.ids, launch_facts.ids_of(request), nests=facts.verifier is not None
+    )
     programs = filter(None, (facts.runsc_file, facts.watcher, facts.verifier))
     sources = _Sources(facts, programs, is_frozen=frozen is not None)
     wanted = make_config(request, facts)
@@ -290,7 +292,7 @@ def make_config(request: Request, facts: Facts) -> dict[str, Any]:
         wanted = copy.deepcopy(dict(facts.bundle))
         apply_request(wanted, request, "/", facts.binds)
     else:
-        uid = request.user[0] if request.user is not None else 0
+        uid, _ = launch_facts.ids_of(request)
         env = {"HOME": launch_request.home(uid), **request.env}
         named = replace(request, args=request.args or _NO_COMMAND)
         wanted = for_command(named, facts.ids, "/", facts.binds, env)
@@ -459,7 +461,8 @@ def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> 
         args=tuple(process["args"]),
         env=tuple(process.get("env") or ()),
         cwd=cwd,
-        user=request.user or (0, 0),
+        user=launch_facts.ids_of(request),
+        groups=request.groups,
         terminal=request.terminal,
     )
 
@@ -504,7 +507,7 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
         policy.append(record("terminal-need" if frozen.terminal else "terminal-moment"))
     if request.args or facts.bundle is not None:
         policy += [record("arg", word) for word in launch.start_values.args]
-    user = request.user or (0, 0)
+    user = launch_facts.ids_of(request)
     return replace(
         launch,
         remedy=frozen.remedy,
@@ -513,7 +516,8 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
             for path, words in frozen.programs
         ),
         ids=frozen.ids,
-        user=(user[0], user[1]),
+        user=user,
+        groups=request.groups,
         config=given,
         start_values=None,
         policy=tuple(policy),

@@ -16,6 +16,7 @@ from usernsctl.maps import IdMap, requested
 
 if TYPE_CHECKING:
     from usernsctl.commands.arguments import StrOrBytesPath
+    from usernsctl.gvisor.checks import NamedUser
     from usernsctl.namespaces.namespace import Namespace
 
 
@@ -104,6 +105,9 @@ class Argument:
     check: Callable[[str, Any], Any]
 
 
+#: Directories of this machine that its programs need, without the machine's data.
+SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
+
 FILES, PROCESS, ISOLATION, RUNSC = "Files", "The command", "Isolation", "runsc"
 
 
@@ -112,7 +116,6 @@ def by(*options: Option, argument: Argument | None = None) -> dict[str, Any]:
     return {"options": options, "argument": argument}
 
 
-_ID_MAX = 2**32 - 2  # 2**32 - 1 means "no change" (setresuid(2))
 _UNLIMITED = 2**64 - 1  # RLIM_INFINITY in config.json
 
 
@@ -186,18 +189,15 @@ def _limit(text: str, number: str) -> int:
     return int(number)
 
 
-def parse_user(text: str) -> tuple[int, int]:
-    """Parse ``UID[:GID]``, the value of ``--user``; the default is GID = UID.
+def parse_user(text: str) -> tuple[int, int] | NamedUser:
+    """Parse the value of ``--user``: see :func:`usernsctl.gvisor.checks.parse_user`.
 
     :raises ValueError: `text` has another format.
     """
-    import re
+    # Imported here, since most runs don't have the option.
+    from usernsctl.gvisor import checks
 
-    uid, _, gid = text.partition(":")
-    ids = [uid, gid or uid]
-    if not all(re.fullmatch(r"[0-9]{1,10}", number) and int(number) <= _ID_MAX for number in ids):
-        raise ValueError(f"{text!r} is not UID[:GID], numbers from 0 to {_ID_MAX}")
-    return int(ids[0]), int(ids[1])
+    return checks.parse_user(text)
 
 
 def parse_start_timeout(text: str) -> int:
@@ -303,7 +303,9 @@ class Request:
     :ivar env: the complete environment; with a bundle, variables in addition to the bundle's.
     :ivar cwd: the working directory of the command, or ``None`` for the current directory if it
         exists inside, else ``/``.
-    :ivar user: the uid and gid inside, or ``None`` for 0 and 0.
+    :ivar user: the uid and gid inside, or names that :func:`inspect` replaces by numbers, or
+        ``None`` for 0 and 0.
+    :ivar groups: the supplementary groups of the command.
     :ivar terminal: whether the command gets a pseudo-terminal.
     :ivar reraise_signal: whether the watcher kills itself by the signal that killed the command, in
         place of the exit status 128+N; process 1 of a container always exits with the status.
@@ -440,18 +442,20 @@ class Request:
         ),
         default=None,
     )
-    user: tuple[int, int] | None = field(
+    user: tuple[int, int] | NamedUser | None = field(
         metadata=by(
             Option(
                 flags=("--user",),
                 heading=PROCESS,
                 parse=parse_user,
-                metavar="UID[:GID]",
-                help="Run as these ids inside; 0:0 by default.",
+                metavar="USER[:GROUP]",
+                help="Run as this user inside: numbers, or names in /etc/passwd and /etc/group of "
+                "the root filesystem. 0:0 by default.",
             ),
         ),
         default=None,
     )
+    groups: tuple[int, ...] = ()
     hostname: str | None = field(
         metadata=by(
             Option(

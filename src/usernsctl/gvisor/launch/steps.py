@@ -39,6 +39,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     # Ids and oom score.
     "idmap": (("option",), "{option}"),
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
+    "group": (("gid",), "run the command with the supplementary group {gid}"),
     "oom-score": (("score",), "set the oom score to {score}"),
     # Files of the host.
     "source": (("how", "path"), "open {path}"),
@@ -171,6 +172,7 @@ class StartValues:
         exists inside, else /.
     :ivar hostname: the hostname inside, or ``None`` for runsc's default.
     :ivar user: the uid and gid of the command.
+    :ivar groups: the supplementary groups of the command, if several ids are mapped.
     :ivar terminal: whether the command gets a terminal.
     """
 
@@ -179,6 +181,7 @@ class StartValues:
     cwd: str | None = None
     hostname: str | None = None
     user: tuple[int, int] = (0, 0)
+    groups: tuple[int, ...] = ()
     terminal: bool = False
 
 
@@ -186,12 +189,13 @@ class StartValues:
 class Launch:
     """All steps of a run, in the order of these fields.
 
-    Only frozen launches have `remedy`, `assumptions`, `ids`, `user` and `policy`.
+    Only frozen launches have `remedy`, `assumptions`, `ids`, `user`, `groups` and `policy`.
 
     :ivar version: the version of this package.
     :ivar remedy: the shell command that writes an outdated launch again, or ``None``.
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
     :ivar user: the uid and gid of the command, which must be mapped.
+    :ivar groups: the supplementary groups of the command.
     :ivar oom_score: the oom_score_adj of the process and its descendants (proc(5)), or ``None``.
     :ivar sources: the files of the host, to which records refer by their index.
     :ivar assumptions: records by which the core recognises programs among `sources`.
@@ -213,6 +217,7 @@ class Launch:
     remedy: str | None = None
     ids: tuple[str, ...] = ()
     user: tuple[int, int] | None = None
+    groups: tuple[int, ...] = ()
     oom_score: int | None = None
     sources: tuple[Source, ...]
     assumptions: tuple[Record, ...] = ()
@@ -234,6 +239,7 @@ class Launch:
         yield from (record("idmap", word) for word in self.ids)
         if self.user is not None:
             yield record("user", *self.user)
+        yield from (record("group", gid) for gid in self.groups)
         if self.oom_score is not None:
             yield record("oom-score", self.oom_score)
         yield from (record("source", source.how, source.path) for source in self.sources)
@@ -376,6 +382,8 @@ def dumps(value: Any) -> str:
 
 #: Path inside of the program that checks that the kernel is gVisor's.
 VERIFIER_INSIDE = "/.usernsctl-verify"
+#: Option of that program, before a uid and a gid: map these ids to 0, for the command.
+VERIFY_AS = "--as"
 #: Path inside of the agent, which starts further commands; only sandboxes of a host have it.
 AGENT_INSIDE = "/.usernsctl-agent"
 

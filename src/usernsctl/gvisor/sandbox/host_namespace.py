@@ -26,7 +26,7 @@ from usernsctl.commands.popen import (
     CompletedProcess,
     Popen,
 )
-from usernsctl.errors import BindError, NamespaceError, UsernsError
+from usernsctl.errors import BindError, NamespaceError, PlanError, UsernsError
 from usernsctl.gvisor import checks, oci
 from usernsctl.gvisor.agent.start import COMMANDS_ANNOTATION, set_agent_as_init
 from usernsctl.gvisor.launch import view
@@ -34,6 +34,7 @@ from usernsctl.gvisor.launch.facts import (
     check_ids,
     collect_facts,
     descriptors,
+    ids_of,
     open_files,
     own_program,
     refuse_own,
@@ -44,6 +45,7 @@ from usernsctl.gvisor.launch.steps import (
     AGENT_INSIDE,
     BOXES,
     VERIFIER_INSIDE,
+    VERIFY_AS,
     Launch,
     Record,
     completed,
@@ -220,13 +222,18 @@ class HostNamespace:
         *,
         env: Mapping[str, str] | None,
         cwd: str | None,
-        user: tuple[int, int] | None,
+        user: checks.AnyUser | None,
+        groups: Sequence[int] | None = None,
+        hostname: str | None = None,
         terminal: bool = False,
         outlives: bool = False,
     ) -> bytes:
         """Return the config.json of one sandbox.
 
         :param args: the command; ``None`` for a sandbox whose process 1 is the agent.
+        :param user: the uid and gid of the command, or names that the sandbox has.
+        :param groups: the supplementary groups of the command; ``None`` for those of `user`.
+        :param hostname: the hostname inside; ``None`` for that of the host.
         :param outlives: whether that agent keeps running after its connection has ended.
         :raises PlanError: an id of `user` is not mapped.
         :raises NamespaceError: usernsctl was reinstalled since the host was made.
@@ -240,20 +247,27 @@ class HostNamespace:
         for name, value in variables.items():
             checks.check_utf8(f"env[{name!r}]", name + value)
         checks.check_utf8("cwd", cwd or "")
-        if user is not None:
-            user = checks.user_ids(user)
-            check_ids(self._ids, user)
-            if self.request.bundle is None:
-                variables.setdefault("HOME", home(user[0]))
-        wanted = copy.deepcopy(self.prepared.config)
         request = replace(
             self.request,
             args=tuple(args or ()),
             env=variables,
-            user=user,
+            groups=tuple(groups or ()),
             terminal=terminal,
             binds=(),
         )
+        if hostname is not None:
+            request = replace(request, hostname=hostname)
+        if user is not None:
+            request = self._with_user(request, checks.user_of(user), groups)
+        nested, request = self._nested_ids(request)
+        if nested and groups:
+            raise PlanError(
+                "groups: a user whose ids are not mapped can have no supplementary groups",
+                step="plan",
+                cause="inside-id-unmapped",
+                remedy="map more ids: idmap=IdMap.auto()",
+            )
+        wanted = copy.deepcopy(self.prepared.config)
         apply_request(wanted, request, wanted["root"]["path"], ())
         process = wanted["process"]
         if cwd is not None:
@@ -266,9 +280,51 @@ class HostNamespace:
             # A bundle may have this annotation, too: only set_agent_as_init() may set it.
             (wanted.get("annotations") or {}).pop(COMMANDS_ANNOTATION, None)
         if self.request.verify and args is not None:
-            process["args"] = [VERIFIER_INSIDE, *process["args"]]
+            process["args"] = [VERIFIER_INSIDE, *nested, *process["args"]]
         oci.validate(wanted)
         return oci.serialise(wanted)
+
+    def _with_user(
+        self,
+        request: Request,
+        user: tuple[int, int] | checks.NamedUser,
+        groups: Sequence[int] | None,
+    ) -> Request:
+        """Return the request of a sandbox with the user of its command.
+
+        :param groups: the groups that the caller gave, in place of those of the user.
+        :raises CommandError: a name does not exist inside (cause ``user-unknown``).
+        :raises PlanError: an id is not mapped.
+        """
+        home_directory = None
+        if isinstance(user, checks.NamedUser):
+            # Imported here, since few sandboxes have a user by name.
+            from usernsctl.gvisor.launch import accounts
+
+            with self.view() as seen:
+                found = accounts.read_account(user, lambda path: accounts.read_file(seen, path))
+            user, home_directory = (found.uid, found.gid), found.home
+            if groups is None:
+                request = replace(request, groups=found.groups)
+        check_ids(self._ids, user, nests=self.request.verify)
+        if request.bundle is None:
+            variables = {"HOME": home_directory or home(user[0]), **request.env}
+            request = replace(request, env=variables)
+        return replace(request, user=user)
+
+    def _nested_ids(self, request: Request) -> tuple[list[str], Request]:
+        """Return the arguments by which usernsctl-verify gives the command ids that are not mapped.
+
+        The command then has no supplementary groups: they are not mapped, either.
+
+        :returns: the arguments, and the request without these ids.
+        """
+        if request.user is None:
+            return [], request
+        user = ids_of(request)
+        if self._ids.has(user):
+            return [], request
+        return [VERIFY_AS, *map(str, user)], replace(request, user=(0, 0), groups=())
 
     def open_directory(self) -> OpenFile:
         """Return the directory for the sandboxes' files, for the caller to close.

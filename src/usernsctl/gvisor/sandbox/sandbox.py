@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
@@ -63,6 +63,7 @@ class StartOptions(CommandOptions, total=False):
     """Keyword arguments of :class:`usernsctl.Sandbox`, except those of its host."""
 
     id: str | None
+    hostname: str | None
     terminal: bool
     detach: bool
     timeout: float | None
@@ -97,7 +98,13 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
     :param env: variables to set besides PATH, LANG and TERM, or besides the bundle's variables.
     :param cwd: the working directory of the command, an absolute path inside; by default ``/``, or
         the bundle's.
-    :param user: the uid and the gid of the command inside; by default 0 and 0, or the bundle's.
+    :param user: the user of the command inside: a uid and a gid, or text: ``"uid"``,
+        ``"uid:gid"``, ``"name"`` or ``"name:group"``, with names in the sandbox's own /etc/passwd
+        and /etc/group. A user by name gets the groups of /etc/group, unless `user` names a group.
+        By default 0 and 0, or the bundle's.
+    :param groups: a list of gids, the supplementary groups of the command inside; by default none,
+        or those of a user by name.
+    :param str hostname: the hostname inside; by default that of the host.
     :param stdin: the standard input of the command, as for :class:`subprocess.Popen`, but DEVNULL
         by default.
     :param stdout: the standard output, as for :class:`subprocess.Popen`. gVisor appends to a file:
@@ -147,7 +154,8 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         id: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: StrOrBytesPath | None = None,
-        user: tuple[int, int] | None = None,
+        user: str | tuple[int, int] | None = None,
+        groups: Iterable[int] | None = None,
         stdin: Stream = DEVNULL,
         stdout: Stream = None,
         stderr: Stream = None,
@@ -160,13 +168,16 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         """Start a sandbox, and return when its first command runs."""
         argv = None if args is None else checks.argv(args)
         if argv is None:
-            check_no_command(cwd=cwd, user=user, terminal=terminal)
+            check_no_command(cwd=cwd, user=user, groups=groups, terminal=terminal)
             check_no_command(stdin=stdin, stdout=stdout, stderr=stderr)
         wanted = chosen_id(id)
+        name = checks.hostname(host_options.pop("hostname", None))
         get_host = _host_of(host_options, host)
         check_streams(stdin, stdout, stderr, terminal)
         start = checks.directory_inside(cwd)
         checks.variables(env)
+        wanted_user = None if user is None else checks.user_of(user)
+        gids = None if groups is None else checks.gids(groups)
         check_timeout(timeout)
         self._become(wanted, argv or ())
 
@@ -177,7 +188,14 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
                 raise ValueError("args is empty: args must contain a command, or be None")
             outlives = detach or self._agent_outlives
             config = used.config_for(
-                argv, env=env, cwd=start, user=user, terminal=terminal, outlives=outlives
+                argv,
+                env=env,
+                cwd=start,
+                user=wanted_user,
+                groups=gids,
+                hostname=name,
+                terminal=terminal,
+                outlives=outlives,
             )
             self._files = SandboxDirectory(used, self.id, config)
             how = {"in_cgroup": in_cgroup}

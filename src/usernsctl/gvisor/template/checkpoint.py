@@ -376,7 +376,7 @@ class Wanted:
     args: tuple[str, ...]
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
-    user: tuple[int, int] | None
+    user: str | tuple[int, int] | None
     timeout: float | None
     stdin: Connection | None = None
     wait: Callable[[TemplateSandbox, OutputReader, float], list[str]]

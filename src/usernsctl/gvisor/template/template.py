@@ -39,7 +39,7 @@ class TemplateOptions(TypedDict, total=False):
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
-    user: tuple[int, int] | None
+    user: str | tuple[int, int] | None
     timeout: float | None
 
 
@@ -99,7 +99,7 @@ class Template(AsyncStartMixin):
         ready: AnyReady | None = None,
         env: Mapping[str, str] | None = None,
         cwd: StrOrBytesPath | None = None,
-        user: tuple[int, int] | None = None,
+        user: str | tuple[int, int] | None = None,
         timeout: float | None = None,
     ) -> Self:
         """Make a template: see :meth:`usernsctl.SandboxHost.template`.

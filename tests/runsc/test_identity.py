@@ -1,0 +1,299 @@
+"""Tests of users and groups by name, which the sandbox's own files define, and of groups."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Program
+from frozen import freeze
+from processes import capture
+
+import usernsctl as un
+
+PASSWD = """\
+root:x:0:0:root:/root:/bin/sh
+app:x:1234:1235:an app:/srv/app:/bin/sh
+app:x:1:1:second:/:/bin/sh
+broken:x:-1:5:::
+short:x:7:7
+nohome:x:70:71::relative:/bin/sh
+caf\N{LATIN SMALL LETTER E WITH ACUTE}:x:80:81::/:/bin/sh
+"""
+GROUP = """\
+root:x:0:
+own:x:1235:
+logs:x:40:root,app
+other:x:41:application
+data:x:42:app
+wide:x:4294967295:app
+"""
+SHOW = 'id -u; id -g; echo "$HOME"; id -G | tr " " "\\n" | sort -n | paste -sd,'
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Return a root filesystem that has only accounts."""
+    (tmp_path / "tree" / "etc").mkdir(parents=True)
+    (tmp_path / "tree/etc/passwd").write_text(PASSWD)
+    (tmp_path / "tree/etc/group").write_text(GROUP)
+    return tmp_path / "tree"
+
+
+@pytest.fixture
+def binds(tree: Path) -> list[str]:
+    return [f"{tree}/etc/passwd:/etc/passwd", f"{tree}/etc/group:/etc/group"]
+
+
+def dry_run(usernsctl: Program, *options: str) -> subprocess.CompletedProcess[str]:
+    return usernsctl("run", "--dry-run", "--json", *options, "--", "true")
+
+
+def ids_of(usernsctl: Program, *options: str) -> list[Any]:
+    """Return the uid and the gid of a run, and HOME, without starting it."""
+    done = dry_run(usernsctl, *options)
+    assert done.returncode == 0, done.stderr
+    process = json.loads(done.stdout)["config"]["process"]
+    (home,) = [one for one in process["env"] if one.startswith("HOME=")]
+    if "--as" in process["args"]:
+        at = process["args"].index("--as")
+        return [*map(int, process["args"][at + 1 : at + 3]), home]
+    return [process["user"]["uid"], process["user"]["gid"], home]
+
+
+def refusal(usernsctl: Program, *options: str) -> str:
+    """Return the error of a run that is refused because of its user."""
+    done = dry_run(usernsctl, *options)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "[user-unknown]" in done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("user", "ids"),
+    [
+        ("app", [1234, 1235, "HOME=/srv/app"]),
+        ("app:data", [1234, 42, "HOME=/srv/app"]),
+        ("app:7", [1234, 7, "HOME=/srv/app"]),
+        ("9:data", [9, 42, "HOME=/"]),
+        ("nohome", [70, 71, "HOME=/"]),
+        ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", [80, 81, "HOME=/"]),
+        ("root", [0, 0, "HOME=/root"]),
+    ],
+)
+def test_names_are_those_of_the_root_filesystem(
+    usernsctl: Program, tree: Path, user: str, ids: list[Any]
+) -> None:
+    assert ids_of(usernsctl, "--rootfs", str(tree), "--user", user) == ids
+
+
+@pytest.mark.parametrize(
+    "user", ["nosuch", "broken", "short", "app:nosuch", "app:wide", "9:x", "A"]
+)
+def test_a_name_that_the_sandbox_lacks(usernsctl: Program, tree: Path, user: str) -> None:
+    error = refusal(usernsctl, "--rootfs", str(tree), "--user", user)
+    assert "the sandbox has no " in error
+    assert "has no such name" in error
+    # No name of this machine is looked up.
+    (tree / "etc/passwd").unlink()
+    assert "it has no /etc/passwd" in refusal(usernsctl, "--rootfs", str(tree), "--user", "root")
+
+
+@pytest.mark.parametrize(
+    "user", ["app:", ":app", "a:b:c", "a b", "a\nb", "-app", "+app", "a,b", "a/b", "x" * 257, "٣"]
+)
+def test_a_text_that_is_no_user(usernsctl: Program, user: str) -> None:
+    done = usernsctl("run", f"--user={user}", "--", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "is not UID[:GID]" in done.stderr
+    with pytest.raises(ValueError, match="is not UID"):
+        un.gvisor.run(["true"], user=user)
+
+
+def test_a_run_has_the_user_and_its_groups(usernsctl: Program, binds: list[str]) -> None:
+    options = [word for bind in binds for word in ("--bind", bind)]
+    run = usernsctl("run", *options, "--user", "app", "--", "sh", "-c", SHOW)
+    assert (run.stderr, run.returncode) == ("", 0)
+    assert run.stdout == "1234\n1235\n/srv/app\n1235\n"
+
+
+@pytest.mark.userns_requires("subid")
+def test_several_ids_include_the_groups_of_a_name(
+    usernsctl: Program, prelude: Program, tmp_path: Path, binds: list[str]
+) -> None:
+    options = ["--map-auto", *(word for bind in binds for word in ("--bind", bind))]
+    script = ["sh", "-c", SHOW]
+    run = usernsctl("run", *options, "--user", "app", "--", *script)
+    assert (run.stdout, run.stderr) == ("1234\n1235\n/srv/app\n40,42,1235\n", "")
+    named = usernsctl("run", *options, "--user", "app:data", "--", *script)
+    assert (named.stdout, named.stderr) == ("1234\n42\n/srv/app\n42\n", "")
+    launch = freeze(usernsctl, tmp_path / "launch", *options, "--user", "app", command=script)
+    frozen = prelude("--launch", launch)
+    assert (frozen.stdout, frozen.stderr) == (run.stdout, "")
+    # Another user has not the groups of this one.
+    other = prelude("--launch", launch, "--setuid", "9", "--setgid", "9")
+    assert other.stdout.split() == ["9", "9", "/srv/app", "9"], other.stderr
+
+
+def output(host: un.SandboxHost, **options: Any) -> str:
+    with host.start(["sh", "-c", f"{SHOW}; hostname"], stdout=un.PIPE, **options) as box:
+        return str(box.communicate(timeout=60)[0].decode())
+
+
+def test_sandboxes_take_names_groups_and_hostnames(binds: list[str]) -> None:
+    with un.SandboxHost(binds=binds, hostname="every") as host:
+        assert output(host, user="app") == "1234\n1235\n/srv/app\n1235\nevery\n"
+        assert output(host, user="app:data", hostname="one").split()[1::3] == ["42", "one"]
+        assert output(host, user=(5, 6)) == "5\n6\n/\n6\nevery\n"
+        assert output(host, groups=[4, 77]) == "0\n0\n/root\n0,4,77\nevery\n"
+        with pytest.raises(un.CommandError, match="has no user 'nobody'") as caught:
+            host.start(["true"], user="nobody")
+        assert caught.value.cause == "user-unknown"
+        with pytest.raises(un.PlanError, match="no supplementary groups") as refused:
+            host.start(["true"], user="app", groups=[4])
+        assert "IdMap.auto()" in str(refused.value.remedy)
+
+
+@pytest.mark.userns_requires("subid")
+def test_sandboxes_with_several_ids_have_groups(binds: list[str]) -> None:
+    with un.SandboxHost(un.IdMap.auto(), binds=binds) as host:
+        assert output(host, user="app").split()[3] == "40,42,1235"
+        assert output(host, user="app", groups=[4]).split()[3] == "4,1235"
+        assert output(host, user="app", groups=[]).split()[3] == "1235"
+        with pytest.raises(un.PlanError, match="uid 4000000000 is not mapped") as caught:
+            host.start(["true"], user="4000000000:0")
+        assert caught.value.cause == "inside-id-unmapped"
+        assert "IdMap.auto()" in str(caught.value.remedy)
+
+
+def test_without_the_check_ids_must_be_mapped() -> None:
+    with (
+        un.SandboxHost(verify=False) as host,
+        pytest.raises(un.PlanError, match="uid 5 is not mapped"),
+    ):
+        host.start(["true"], user=(5, 5))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"user": 5}, TypeError, "user must be"),
+        ({"user": ("app", "app")}, TypeError, "user must be"),
+        ({"user": (-1, 0)}, ValueError, "-1 is not an id"),
+        ({"groups": "app"}, TypeError, "a list of gids"),
+        ({"groups": [2**32]}, ValueError, "not a gid"),
+        ({"groups": range(5000)}, ValueError, "too many"),
+        ({"hostname": ""}, ValueError, "1 to 64 bytes"),
+        ({"hostname": "x" * 65}, ValueError, "1 to 64 bytes"),
+        ({"hostname": 5}, TypeError, "must be text"),
+    ],
+)
+def test_wrong_identities(
+    host: un.SandboxHost, options: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        host.start(["true"], **options)
+
+
+def test_no_first_command_has_no_groups_but_may_have_a_hostname(host: un.SandboxHost) -> None:
+    with pytest.raises(ValueError, match="groups: without a first command"):
+        host.start(None, groups=[5])
+    with host.start(None, hostname="waits") as box:
+        assert box.check_output(["hostname"], text=True) == "waits\n"
+
+
+class TestHostileFiles:
+    """An image may have any file in place of /etc/passwd: none may block, or fill the memory."""
+
+    def test_a_fifo(self, usernsctl: Program, tree: Path) -> None:
+        (tree / "etc/passwd").unlink()
+        os.mkfifo(tree / "etc/passwd")
+        error = refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
+        assert "/etc/passwd in the sandbox: not a regular file" in error
+
+    def test_a_directory(self, usernsctl: Program, tree: Path) -> None:
+        (tree / "etc/group").unlink()
+        (tree / "etc/group").mkdir()
+        assert "not a regular file" in refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
+
+    def test_a_gigabyte(self, usernsctl: Program, tree: Path) -> None:
+        os.truncate(tree / "etc/passwd", 1 << 30)
+        limited = ["prlimit", f"--as={500 << 20}", usernsctl.path, "run", "--dry-run"]
+        done = capture([*limited, "--rootfs", str(tree), "--user", "nosuch", "--", "true"])
+        assert done.returncode == 125
+        assert "/etc/passwd in the sandbox is larger than 8 MiB" in done.stderr
+
+    @pytest.mark.parametrize("target", ["{out}", "../../../../../../..{out}"])
+    def test_a_link_out_of_the_root(
+        self, usernsctl: Program, tree: Path, tmp_path: Path, target: str
+    ) -> None:
+        """Links are followed as in the sandbox, whose root has no such file."""
+        (tmp_path / "outside").write_text(PASSWD)
+        (tree / "etc/passwd").unlink()
+        (tree / "etc/passwd").symlink_to(target.format(out=tmp_path / "outside"))
+        error = refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
+        assert "it has no /etc/passwd" in error
+
+    def test_a_link_within_the_root(self, usernsctl: Program, tree: Path) -> None:
+        (tree / "usr").mkdir()
+        (tree / "etc/passwd").rename(tree / "usr/passwd")
+        (tree / "etc/passwd").symlink_to("/usr/passwd")
+        assert ids_of(usernsctl, "--rootfs", str(tree), "--user", "app")[0] == 1234
+
+    def test_a_loop(self, usernsctl: Program, tree: Path) -> None:
+        (tree / "etc/passwd").unlink()
+        (tree / "etc/passwd").symlink_to("passwd")
+        assert "/etc/passwd in the sandbox: " in refusal(
+            usernsctl, "--rootfs", str(tree), "--user", "app"
+        )
+
+    def test_bytes_that_are_no_text(self, usernsctl: Program, tree: Path) -> None:
+        (tree / "etc/passwd").write_bytes(
+            b"\xff:x:1:1:::\n\0app:x:2:2:::\napp\0:x:3:3:::\napp:x:5:6::/\xff\x1b[2J:\n"
+        )
+        found = ids_of(usernsctl, "--rootfs", str(tree), "--user", "app")
+        assert found == [5, 6, "HOME=/"]
+
+    def test_very_many_groups(self, usernsctl: Program, tree: Path) -> None:
+        lines = "".join(f"g{number}:x:{number}:app\n" for number in range(5000))
+        (tree / "etc/group").write_text(lines)
+        error = refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
+        assert "the limit is 4096" in error
+        assert ids_of(usernsctl, "--rootfs", str(tree), "--user", "app:g7")[1] == 7
+
+    @pytest.mark.parametrize("covers", [True, False], ids=["covered", "beside"])
+    def test_a_filesystem_of_gvisor_over_it(
+        self, usernsctl: Program, tree: Path, covers: bool
+    ) -> None:
+        bundle = tree.parent
+        config = {
+            "ociVersion": "1.0.0",
+            "root": {"path": "tree"},
+            "process": {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+            "mounts": [{"destination": "/etc" if covers else "/tmp", "type": "tmpfs"}],
+        }
+        (bundle / "config.json").write_text(json.dumps(config))
+        options = ["--bundle", str(bundle), "--user", "app"]
+        if covers:
+            assert "it has no /etc/passwd" in refusal(usernsctl, *options)
+        else:
+            assert dry_run(usernsctl, *options).returncode == 0
+
+
+def test_files_of_this_machine_that_the_sandbox_does_not_see(usernsctl: Program) -> None:
+    """The user database of this machine has more than /etc/passwd, such as names of NIS."""
+    assert ids_of(usernsctl, "--user", "nobody")[0] == 65534
+    assert "has no user 'nosuch'" in refusal(usernsctl, "--user", "nosuch")
+
+
+def test_a_bind_mount_covers_the_accounts_of_this_machine(
+    usernsctl: Program, tree: Path, binds: list[str]
+) -> None:
+    (tree / "etc/passwd").chmod(0o600)
+    assert ids_of(usernsctl, "--bind", binds[0], "--user", "app:0")[0] == 1234
+    assert ids_of(usernsctl, "--bind", f"{tree}/etc:/etc", "--user", "app:data")[:2] == [1234, 42]
