@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,63 @@ def test_no_first_command_has_no_groups_but_may_have_a_hostname(host: un.Sandbox
         host.start(None, groups=[5])
     with host.start(None, hostname="waits") as box:
         assert box.check_output(["hostname"], text=True) == "waits\n"
+
+
+class TestFurtherCommands:
+    """The names of further commands are those of the files inside at that time."""
+
+    @pytest.fixture
+    def box(self, tree: Path) -> Iterator[un.Sandbox]:
+        with (
+            un.SandboxHost(binds=[f"{tree}/etc:/etc:rw"]) as host,
+            host.start(None) as box,
+        ):
+            yield box
+
+    def test_names(self, box: un.Sandbox) -> None:
+        show = ["sh", "-c", SHOW]
+        seen = box.check_output(show, user="app", text=True)
+        assert seen == "1234\n1235\n/srv/app\n40,42,1235\n"
+        assert box.check_output(show, user="app:data", text=True).split()[3] == "42"
+        assert box.check_output(show, user="app", groups=[4], text=True).split()[3] == "4,1235"
+        own = box.check_output(show, user="app", env={"HOME": "/x"}, text=True)
+        assert own.split()[2] == "/x"
+        assert box.check_output(["id", "-u"], user="7", text=True) == "7\n"
+        box.run(["sh", "-c", "echo late:x:99:98::/:/bin/sh >>/etc/passwd"], check=True)
+        assert box.check_output(["id", "-u"], user="late", text=True) == "99\n"
+        with box.popen(["id", "-g"], user="late:0", stdout=un.PIPE, text=True) as process:
+            assert process.communicate(timeout=60)[0] == "0\n"
+
+    def test_names_from_asyncio(self, box: un.Sandbox) -> None:
+        async def output(user: str) -> bytes:
+            process = await box.create_subprocess_exec("id", "-u", user=user, stdout=un.PIPE)
+            return (await process.communicate())[0]
+
+        assert asyncio.run(output("app")) == b"1234\n"
+        assert asyncio.run(output("5:6")) == b"5\n"
+        with pytest.raises(un.CommandError, match="has no user 'nosuch'"):
+            asyncio.run(output("nosuch"))
+
+    def test_files_that_a_process_inside_has_replaced(self, box: un.Sandbox, tree: Path) -> None:
+        def refusal(user: str) -> str:
+            with pytest.raises(un.CommandError) as caught:
+                box.run(["true"], user=user)
+            assert caught.value.cause == "user-unknown"
+            return str(caught.value)
+
+        assert "has no such name" in refusal("nosuch")
+        (tree / "etc/passwd").unlink()
+        assert "it has no /etc/passwd" in refusal("app")
+        box.run(["ln", "-s", "/dev/zero", "/etc/passwd"], check=True)
+        assert "/etc/passwd" in refusal("app")
+        (tree / "etc/passwd").unlink()
+        os.mkfifo(tree / "etc/passwd")
+        assert "/etc/passwd" in refusal("app")
+        (tree / "etc/passwd").unlink()
+        (tree / "etc/passwd").touch()
+        os.truncate(tree / "etc/passwd", 1 << 30)
+        assert "/etc/passwd" in refusal("app")
+        assert box.run(["true"], user="1:1").returncode == 0
 
 
 class TestHostileFiles:

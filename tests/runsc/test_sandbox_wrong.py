@@ -86,7 +86,7 @@ def test_what_can_not_be_had_inside_is_refused(box: un.Sandbox, options: dict[st
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"user": 0}, "user"),
-    ({"user": "root"}, "user"),
+    ({"user": b"root"}, "user"),
     ({"user": ("0", "0")}, "user"),
     ({"user": (0, 0, 0)}, "user"),
     ({"env": ["A=b"]}, "env"),

@@ -20,8 +20,8 @@ from usernsctl.gvisor.launch.view import View
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
-# The maximum size of each file, in bytes: room for more than 100,000 users.
-_BYTES_MAX = 8 << 20
+#: The maximum size of each file, in bytes: room for more than 100,000 users.
+BYTES_MAX = 8 << 20
 # The maximum number of groups of a user, as in a message to the agent.
 _GROUPS_MAX = 4096
 _REMEDY = (
@@ -127,6 +127,14 @@ def _refuse(what: str, path: str, content: bytes | None) -> NoReturn:
     raise _error(f"the sandbox has no {what}: {why}", _REMEDY)
 
 
+def unusable(reason: str, errnum: int = 0) -> CommandError:
+    """Return the error for a file that can't be used.
+
+    :param reason: the path of the file, and why.
+    """
+    return _error(reason, _REMEDY, errnum)
+
+
 def _error(reason: str, remedy: str, errnum: int = 0) -> CommandError:
     return CommandError(reason, step="user", errno=errnum, cause="user-unknown", remedy=remedy)
 
@@ -164,12 +172,11 @@ def read_file(view: View, path: str, *, of_machine: Sequence[str] | None = None)
                 raise OSError(errno.EINVAL, "not a regular file")
             # Another process could replace the file, but not what this descriptor refers to.
             with open(file.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as content:
-                found = content.read(_BYTES_MAX + 1)
+                found = content.read(BYTES_MAX + 1)
     except OSError as error:
-        number = error.errno or 0
-        raise _error(f"{path} in the sandbox: {error.strerror}", _REMEDY, number) from None
-    if len(found) > _BYTES_MAX:
-        raise _error(f"{path} in the sandbox is larger than {_BYTES_MAX >> 20} MiB", _REMEDY)
+        raise unusable(f"{path} in the sandbox: {error.strerror}", error.errno or 0) from None
+    if len(found) > BYTES_MAX:
+        raise unusable(f"{path} in the sandbox is larger than {BYTES_MAX >> 20} MiB")
     return found
 
 

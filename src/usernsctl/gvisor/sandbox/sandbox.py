@@ -54,9 +54,11 @@ from usernsctl.gvisor.sandbox.records import DetachedRecord
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.agent import options, process
+    from usernsctl.gvisor.sandbox import users
 else:
     options = LateModule("usernsctl.gvisor.agent.options")
     process = LateModule("usernsctl.gvisor.agent.process")
+    users = LateModule("usernsctl.gvisor.sandbox.users")
 
 
 class StartOptions(CommandOptions, total=False):
@@ -531,7 +533,7 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         :raises CommandError: as :meth:`popen` does.
         :raises RunscError: as :meth:`popen` does.
         """
-        return self._commands.run(args, options)
+        return self._commands.run(args, self._with_numbers(options))
 
     @overload
     def check_output(self, args: Args, **options: Unpack[options.SandboxOutputText]) -> str: ...
@@ -590,7 +592,8 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         :param options: the options of :class:`subprocess.Popen`. These differ: `stdin` is DEVNULL
             by default, and ``None`` is the caller's standard input; `env` has variables to set
             besides those of the sandbox; `cwd` is a path inside, ``/`` by default; `user` is a uid
-            and a gid inside, 0 and 0 by default; `groups` is a list of gids; `rlimits` is the same
+            and a gid inside, 0 and 0 by default, or text as for :class:`Sandbox`, with names in the
+            files that the sandbox has now; `groups` is a list of gids; `rlimits` is the same
             as for :class:`SandboxHost`; `terminal` is true for a new terminal behind the standard
             streams, or the size of that terminal in columns and rows. Options about namespaces and
             `pass_fds` are not supported.
@@ -602,7 +605,7 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
             sandbox has ended.
         :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
         """
-        return self._commands.popen(args, options)
+        return self._commands.popen(args, self._with_numbers(options))
 
     async def create_subprocess_exec(
         self,
@@ -624,7 +627,16 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         :raises RunscError: as :meth:`popen` does.
         """
         await self._async_start.wait()
-        return await self._commands.create_subprocess_exec(program, args, options)
+        given: Mapping[str, Any] = options
+        if isinstance(options.get("user"), str):
+            given = await users.with_numbers_async(options, self.read_file_async)
+        return await self._commands.create_subprocess_exec(program, args, given)
+
+    def _with_numbers(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options of a command with numbers in place of the names of its user."""
+        if not isinstance(options.get("user"), str):
+            return options
+        return users.with_numbers(options, self.read_file)
 
     def _end_others(self, seconds: float) -> None:
         """Kill all processes but the first command's.
