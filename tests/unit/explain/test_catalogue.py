@@ -94,8 +94,8 @@ def raised_in_c() -> Iterator[tuple[str, str]]:
         name = str(file.relative_to(TREE / "csrc"))
         if name not in WITHOUT_CAUSES:
             for found in C_STRING.findall(file.read_text()):
-                # Names of usernsctl's programs look like ids.
-                if not found.startswith("usernsctl-"):
+                # Names of programs look like ids.
+                if not found.startswith(("usernsctl-", "in-gvisor")):
                     yield found, name
 
 
