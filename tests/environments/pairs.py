@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -42,12 +43,20 @@ EXCLUSIVE = (
     "runsc",
     LAST,
 )
-#: Causes that doctor names where it knows no other reason for a failed sandbox, and one of these
-#: environments has such a limit or filter.
-GUESSES = {
-    "limits": ("process-limit", "descriptor-limit", "file-size-limit", "address-space-limit"),
-    "filters of single calls": ("seccomp-denies-call",),
-    "filters of namespaces, mounts and tracing": ("seccomp-denies-call",),
+#: Causes that doctor names if it knows no other reason for a failed sandbox, and an environment has
+#: such a limit: by the beginning of the environment's name. A limit that suffices for a sandbox
+#: alone can be too low beside another fault, and doctor has no way to find out.
+GUESSES_OF_LIMITS = {
+    "nproc-": "process-limit",
+    "nofile-": "descriptor-limit",
+    "as-": "address-space-limit",
+    "data-": "address-space-limit",
+    "fsize-": "file-size-limit",
+}
+#: The same for environments with a filter, by their kinds: no program can read a filter's rules.
+GUESSES_OF_FILTERS = {
+    "filters of single calls": "seccomp-denies-call",
+    "filters of namespaces, mounts and tracing": "seccomp-denies-call",
 }
 
 #: Causes that are as correct as another cause, in a pair.
@@ -57,6 +66,9 @@ AS_RIGHT = {
     # A script in place of runsc can't run with few descriptors: dash(1) needs the tenth.
     "descriptor-limit": ("not-runsc",),
 }
+#: Exit statuses of a native program that a filter, or a low limit of its memory, has killed.
+KILLED = (-signal.SIGSYS, -signal.SIGKILL, -signal.SIGSEGV)
+
 #: Pairs that found a bug in doctor or in a command.
 REMEMBERED = (
     "dev-nodev+runsc-killed",
@@ -65,6 +77,7 @@ REMEMBERED = (
     "runsc-wrapped+as-200m",
     "stderr-closed+helpers-lie",
     "as-64g+etc-closed",
+    "nproc-15-hard+proc-of-other-pids",
 )
 
 
@@ -161,7 +174,15 @@ def works(answer: Answer) -> bool:
 
 def doctors(first: Environment, second: Environment) -> Expected:
     """Return the causes that doctor may name for a sandbox that failed."""
-    guesses = (guess for one in (first, second) for guess in GUESSES.get(one.kind, ()))
+    guesses = [
+        guess
+        for one in (first, second)
+        for start, guess in GUESSES_OF_LIMITS.items()
+        if one.name.startswith(start)
+    ]
+    guesses += [
+        GUESSES_OF_FILTERS[one.kind] for one in (first, second) if one.kind in GUESSES_OF_FILTERS
+    ]
     return (*union(first.run, second.run), *guesses)
 
 
@@ -176,14 +197,15 @@ def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[st
     first, second = (ENVIRONMENTS[name] for name in pair.name.split("+"))
     within = in_range(pair)
     for command, answer in answers.items():
-        if command == "exec" and (answer["status"] or 0) < 0:
+        if command == "exec" and answer["status"] in KILLED:
             # The kernel killed the native program itself, whose caller names the signal.
             continue
         expected = judged
         if command == "doctor" and judged.run is not None:
             expected = replace(judged, run=doctors(first, second))
         elif command == "range" and works(answers["exec"]) and "process-limit" in causes(within):
-            # doctor's own processes count for the limit, too: it may be short of one.
-            expected = replace(judged, range_=within, sometimes=True)
+            # doctor's own processes count for the limit, too: it may be short of one, and then it
+            # names the limit, whatever the other fault is.
+            expected = replace(judged, range_="process-limit", sometimes=True)
         for fault in faults(expected, command, answer):
             yield f"{command}: {fault}"

@@ -51,13 +51,18 @@ def _call_and_flush(argv: list[str]) -> int:
         print(end="", flush=True)
         return status
     except OSError as error:
-        from usernsctl.errors import UsernsError
+        from usernsctl.errors import NamespaceError, UsernsError
         from usernsctl.explain.printing import print_error
 
-        if not isinstance(error, UsernsError):
-            raise
-        print_error(error)
-        return error.exit_status
+        known = error
+        where = str(error.filename)
+        if not isinstance(known, UsernsError):
+            # Without a /proc of this PID namespace, this process has no directory there.
+            if not isinstance(known, FileNotFoundError) or not where.startswith("/proc/self"):
+                raise
+            known = NamespaceError.from_os_error(known, where, step="facts", cause="no-proc")
+        print_error(known)
+        return known.exit_status
 
 
 def _call(argv: list[str]) -> int:
