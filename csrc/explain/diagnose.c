@@ -95,7 +95,14 @@ static bool is_initial(void)
            facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
 }
 
-static const char *creation_denied(const char *proc)
+/* Returns whether a seccomp filter denies unshare(2), with whichever error: for an invalid flag,
+ * the kernel returns EINVAL. */
+static bool is_unshare_filtered(void)
+{
+    return syscall(SYS_unshare, CLONE_NEWUSER | 1) && errno != EINVAL;
+}
+
+static const char *creation_denied(const struct un_error *err, const char *proc)
 {
     /* The kernel never denies unshare(0), so EPERM comes from a seccomp filter. */
     if (syscall(SYS_unshare, 0) && errno == EPERM)
@@ -106,7 +113,8 @@ static const char *creation_denied(const char *proc)
         return "caller-id-unmapped";
     if (un_proc_number(proc, "sys/kernel/unprivileged_userns_clone") == 0 && !may_admin())
         return "unprivileged-userns-clone-off";
-    if (is_filtered(proc))
+    /* A filter may allow unshare(2), but deny clone(2). */
+    if (is_filtered(proc) && (err->step != UN_STEP_UNSHARE || is_unshare_filtered()))
         return "seccomp-denies-userns";
     if (is_restricted_by_apparmor(proc))
         return "apparmor-restricts-userns";
@@ -169,13 +177,6 @@ static bool is_other_call(const struct un_error *err)
     return false;
 }
 
-/* Returns whether a seccomp filter denies unshare(2), with whichever error: for an invalid flag,
- * the kernel returns EINVAL. */
-static bool is_unshare_filtered(void)
-{
-    return syscall(SYS_unshare, CLONE_NEWUSER | 1) && errno != EINVAL;
-}
-
 static const char *creation_failed(const struct un_error *err, const char *proc)
 {
     int errnum = err->errnum;
@@ -184,7 +185,7 @@ static const char *creation_failed(const struct un_error *err, const char *proc)
         return "seccomp-denies-call";
     switch (errnum) {
     case EPERM:
-        return creation_denied(proc);
+        return creation_denied(err, proc);
     case EACCES:
         return is_restricted_by_apparmor(proc) ? "apparmor-restricts-userns" : "lsm-denies-userns";
     case ENOSYS:

@@ -78,6 +78,7 @@ REMEMBERED = (
     "stderr-closed+helpers-lie",
     "as-64g+etc-closed",
     "nproc-15-hard+proc-of-other-pids",
+    "chroot-into-mount-point+no-bpf",
 )
 
 
@@ -102,6 +103,10 @@ def contradiction(first: Environment, second: Environment) -> str | None:
         return "doctor can't start"
     if all(caller(one) != ORDINARY or one.kind in OF_CALLER for one in (first, second)):
         return "two callers"
+    # Both make copies of newuidmap and newgidmap.
+    helpers = "newuidmap and newgidmap" in (first.kind, second.kind)
+    if helpers and "securebits-noroot" in (first.name, second.name):
+        return "the same object"
     late = first.name in LATE and second.name in LATE
     if late or (first.kind == second.kind and first.kind in EXCLUSIVE):
         return "the same object"

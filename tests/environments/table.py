@@ -692,7 +692,12 @@ add(
 add("runsc-exits-128", root=[w.runsc(w.VERSION + "exit 128\n")], both="runsc-refused-call")
 add("runsc-crashes", root=[w.runsc(w.VERSION + "kill -SEGV $$\n")], both="runsc-killed")
 add("runsc-killed", root=[w.runsc(w.VERSION + "kill -KILL $$\n")], both="runsc-killed")
-add("runsc-killed-by-filter", root=[w.runsc(w.VERSION + "kill -SYS $$\n")], both="runsc-killed")
+# In a pair with a filter, a message that blames the filter is right.
+add(
+    "runsc-killed-by-filter",
+    root=[w.runsc(w.VERSION + "kill -SYS $$\n")],
+    both=("runsc-killed", "seccomp-denies-call"),
+)
 add("runsc-wrapped", root=[w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')])
 add("runsc-hangs", root=[w.runsc("#!/bin/sh\nexec sleep 100\n")], both="not-runsc", within=12)
 
