@@ -21,9 +21,9 @@ LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "pr
 # Layers without side effects: the same arguments always give the same result.
 PURE = ("map",)
 
-SANDBOX_SOURCES = (
-    *("descendants.c", "oom_watch.c", "sandbox_command.c", "sandbox_limits.c", "sandbox_wait.c"),
-)
+# Sources of programs/shared/ for programs that watch a sandbox, and that start one for Python.
+WATCHED = ("descendants.c", "limit_watch.c", "limits.c", "oom_watch.c", "sandbox_end.c")
+SANDBOX_SOURCES = (*WATCHED, "sandbox_command.c", "sandbox_limits.c", "sandbox_wait.c")
 
 # Programs, with the sources of programs/shared/ that each needs.
 PROGRAMS = {
@@ -32,7 +32,7 @@ PROGRAMS = {
     "usernsctl-build": (),
     "usernsctl-init": SANDBOX_SOURCES,
     "usernsctl-detach": SANDBOX_SOURCES,
-    "usernsctl-watch": ("descendants.c", "oom_watch.c", "report.c"),
+    "usernsctl-watch": (*WATCHED, "report.c"),
     "usernsctl-probe": (),
     "usernsctl-child": (),
 }

@@ -16,6 +16,8 @@
 #define UN_RERAISE_SIGNAL "--reraise-signal"
 /* Option of the watcher: messages in JSON. */
 #define UN_LOG_JSON "--log=json"
+/* Option of the watcher: the limits of the sandbox (programs/shared/limits.c). */
+#define UN_LIMITS "--limits="
 /* Option of the watcher: the command has a terminal. */
 #define UN_TERMINAL "--terminal"
 /* Option of the watcher: the time limit of the sandbox's start, in seconds. */
@@ -378,16 +380,18 @@ un_step_taker un_step_file, un_step_bind, un_step_mount;
 un_step_taker un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;
 un_step_taker un_step_debug_log, un_step_program, un_step_program_link;
 
-/* seen_limits.c: the limits of the control group. */
+/* seen_limits.c: the limits that the sandbox sees. */
 un_step_taker un_step_limits;
 
-/* ---- seen_limits.c: showing the limits of the control group ---------------------------------- */
+/* ---- seen_limits.c: showing limits to the sandbox -------------------------------------------- */
 
-/* Shows the limits to the runsc that this process will start: covers /proc/meminfo by a file that
- * is created at `path`, and restricts the processors. If other processes share the mount namespace
- * of this process, it enters a new one. Fails if the memory limit is lower than what gVisor needs.
- */
-int un_show_limits(const char *path, bool shares_mounts, struct un_error *err);
+/* Shows limits to the runsc that this process will start: those of the control group, or `memory`
+ * and `processors` where these are lower and not 0. Covers /proc/meminfo by a file that is created
+ * at `path`, and restricts the processors. If other processes share the mount namespace of this
+ * process, it enters a new one. Fails if the memory limit of the control group is lower than what
+ * gVisor needs. */
+int un_show_limits(const char *path, uint64_t memory, uint64_t processors, bool shares_mounts,
+                   struct un_error *err);
 
 /* sandbox_home.c: covers a home directory of the host by an empty directory. */
 int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err);

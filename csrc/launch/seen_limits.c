@@ -1,5 +1,5 @@
 /*
- * Showing the limits of the control group to the program in the sandbox.
+ * Showing the limits of the sandbox, and of its control group, to the program inside.
  *
  * runsc tells the sandbox the memory of the whole machine, which it reads from /proc/meminfo, and
  * the number of processors on which it may run. Programs size heaps and pools by both, as Node and
@@ -61,12 +61,21 @@ static int cover_meminfo(const char *path, uint64_t memory, bool shares_mounts,
     return un_mount(path, MEMINFO, NULL, MS_BIND, NULL, err);
 }
 
-int un_show_limits(const char *path, bool shares_mounts, struct un_error *err)
+static void lower(uint64_t *lowest, uint64_t number)
+{
+    if (number && number < *lowest)
+        *lowest = number;
+}
+
+int un_show_limits(const char *path, uint64_t memory, uint64_t processors, bool shares_mounts,
+                   struct un_error *err)
 {
     struct un_group_limits own, seen;
     un_group_limits(&un_groups_here, &own);
     if (own.memory < LEAST_MEMORY)
         return refuse_little_memory(own.memory, err);
+    lower(&own.memory, memory);
+    lower(&own.processors, processors);
     seen = own;
     un_limit_to_machine(&seen);
     bool has_limit = own.memory < UINT64_MAX && own.memory == seen.memory;
@@ -80,8 +89,8 @@ int un_show_limits(const char *path, bool shares_mounts, struct un_error *err)
 int un_step_limits(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char path[UN_PATH_MAX];
-    (void)record;
     if (un_path_join(path, launch->marks.scratch, "meminfo"))
         return un_launch_fail_file(launch, launch->marks.scratch, err);
-    return un_show_limits(path, false, err);
+    return un_show_limits(path, un_argument_number(un_record_argument(record, 0)),
+                          un_argument_number(un_record_argument(record, 1)), false, err);
 }

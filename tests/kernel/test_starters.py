@@ -73,7 +73,7 @@ def test_init_needs_no_standard_streams(
     ready, theirs = os.pipe()
     first, numbers = moved(at_the_start, [creator, theirs])
     keep = [f"--preserve-fd={fd}" for fd in (creator, theirs)]
-    words = [*first, str(PROGRAMS / "usernsctl-init"), *numbers, f"{command}.pid", str(command)]
+    words = [*first, str(PROGRAMS / "usernsctl-init"), *numbers, "", f"{command}.pid", str(command)]
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
         process = subprocess.Popen(
@@ -105,7 +105,7 @@ def test_detach_needs_no_standard_streams(
     lock = os.open(directory, os.O_RDONLY)
     fds = [creator, theirs.fileno(), lock]
     first, numbers = moved(at_the_start, fds)
-    words = [*first, str(PROGRAMS / "usernsctl-detach"), *numbers, str(directory)]
+    words = [*first, str(PROGRAMS / "usernsctl-detach"), *numbers, "", str(directory)]
     words += [f"{command}.pid", str(command)]
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
@@ -131,7 +131,7 @@ def test_detach_needs_no_standard_streams(
 @pytest.mark.parametrize("program", ["usernsctl-init", "usernsctl-detach"])
 @pytest.mark.parametrize("word", ["", "x", "1x", "-1", "99999999999", "250"])
 def test_a_word_that_is_no_descriptor_is_told(program: str, word: str) -> None:
-    path = ["/tmp/pid"] if program == "usernsctl-init" else [word, "/tmp", "/tmp/pid"]
+    path = ["", "/tmp/pid"] if program == "usernsctl-init" else [word, "", "/tmp", "/tmp/pid"]
     words = [str(PROGRAMS / program), word, word, *path, "/bin/true"]
     done = capture(words, timeout=PATIENCE)
     assert done.returncode == 125

@@ -1,5 +1,5 @@
 /*
- * usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY PIDFILE COMMAND...
+ * usernsctl-detach CREATOR CONNECTION LOCK LIMITS DIRECTORY PIDFILE COMMAND...
  *
  * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
  * which starts the sandbox in the background and writes its pid to PIDFILE, and reports its success
@@ -12,8 +12,9 @@
  * usernsctl-detach exits after that answer or failure. Its child, the keeper, starts the sandbox
  * and remains the parent (child subreaper) of the sandbox's processes. When the sandbox has ended,
  * the keeper writes the exit status into the file "status" in DIRECTORY, and exits. If the kernel's
- * OOM killer kills a process of the sandbox, the keeper kills the others, and writes a description
- * into the file "oom". SIGTERM to the keeper ends the sandbox.
+ * OOM killer kills a process of the sandbox, or the sandbox exceeds one of its LIMITS (shared.h,
+ * limits_parse()), the keeper kills all processes, and writes the reason into the file "end"
+ * (shared.h, end_write()). SIGTERM to the keeper ends the sandbox.
  *
  * CREATOR is a pidfd, because a fork of the creator may keep CONNECTION open. LOCK is a descriptor
  * of DIRECTORY with a lock (flock(2)), which marks the directory as in use until usernsctl-detach
@@ -93,22 +94,22 @@ static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int star
     kill_descendants();
 }
 
-static int run_keeper(const int fds[FDS], int started, char **argv)
+static int run_keeper(const int fds[FDS], const struct un_limits *limits, int started, char **argv)
 {
     struct sandbox_wait wait;
     pid_t sandbox;
-    const char *directory = argv[0];
-    sandbox_wait_begin(&wait);
-    wait.oom_file = "oom";
+    const char *directory = argv[1];
+    sandbox_wait_begin(&wait, limits, argv + 3);
+    wait.end_file = "end";
     /* Open for as long as the sandbox runs: the creator renames the directory. */
     wait.directory = openat(fds[LOCK], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (wait.directory < 0)
         return sandbox_fail(directory);
     if (adopt_descendants())
         return sandbox_fail(CHILDREN);
-    if (sandbox_show_limits(directory, true, fds[CONNECTION]))
+    if (sandbox_show_limits(directory, limits, true, fds[CONNECTION]))
         return SANDBOX_FAILED;
-    int status = start_sandbox(&wait, fds, argv + 1, &sandbox);
+    int status = start_sandbox(&wait, fds, argv + 2, &sandbox);
     if (!status) {
         keep_sandbox(&wait, fds, started, sandbox);
         return 0;
@@ -140,9 +141,11 @@ int main(int argc, char **argv)
     struct sigaction sigchld;
     sigset_t handled, before;
     int fds[FDS], ends[2];
-    if (argc < 7) {
-        fputs("usage: usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY PIDFILE COMMAND...\n",
-              stderr);
+    struct un_limits limits;
+    if (argc < 8 || !limits_parse(argv[4], &limits)) {
+        fputs(
+            "usage: usernsctl-detach CREATOR CONNECTION LOCK LIMITS DIRECTORY PIDFILE COMMAND...\n",
+            stderr);
         return SANDBOX_FAILED;
     }
     if (sandbox_take_fds(argv + 1, fds, FDS))
@@ -161,5 +164,5 @@ int main(int argc, char **argv)
     close(signals);
     sigaction(SIGCHLD, &sigchld, NULL);
     sigprocmask(SIG_SETMASK, &before, NULL);
-    return run_keeper(fds, ends[1], argv + 4);
+    return run_keeper(fds, &limits, ends[1], argv + 4);
 }

@@ -1,5 +1,5 @@
 /*
- * usernsctl-init CREATOR READY PIDFILE COMMAND...
+ * usernsctl-init CREATOR READY LIMITS PIDFILE COMMAND...
  *
  * Runs COMMAND, which starts the sandbox in the background and writes its pid to PIDFILE, then
  * waits for the sandbox and exits with its status, or with that of COMMAND if that fails. SIGTERM
@@ -9,8 +9,9 @@
  * processes of the namespace (pid_namespaces(7)), even if SIGKILL ends it. Where a PID namespace
  * can't have a /proc, usernsctl-init is an ordinary process, and kills its descendants at its exit.
  *
- * If the kernel's OOM killer kills a process of the sandbox, usernsctl-init writes a description
- * into the file "oom" beside PIDFILE, and exits with status 137.
+ * If the kernel's OOM killer kills a process of the sandbox, or the sandbox exceeds one of its
+ * LIMITS (shared.h, limits_parse()), usernsctl-init writes the reason into the file "end" beside
+ * PIDFILE (shared.h, end_write()), and exits with status 137.
  *
  * CREATOR is a pidfd: usernsctl-init exits when that process exits. A parent-death signal would
  * already be sent at the exit of the thread that started usernsctl-init. READY is a descriptor to
@@ -39,24 +40,26 @@ static int run_sandbox(struct sandbox_wait *wait, int ready, const char *pidfile
 int main(int argc, char **argv)
 {
     struct sandbox_wait wait;
-    char directory[UN_PATH_MAX], oom[UN_PATH_MAX]; /* the pid file's directory, and a file there */
-    if (argc < 5 || !strrchr(argv[3], '/') || strlen(argv[3]) >= sizeof directory) {
-        fputs("usage: usernsctl-init CREATOR READY PIDFILE COMMAND...\n", stderr);
+    char directory[UN_PATH_MAX], end[UN_PATH_MAX]; /* the pid file's directory, and a file there */
+    struct un_limits limits;
+    if (argc < 6 || !limits_parse(argv[3], &limits) || !strrchr(argv[4], '/') ||
+        strlen(argv[4]) >= sizeof directory) {
+        fputs("usage: usernsctl-init CREATOR READY LIMITS PIDFILE COMMAND...\n", stderr);
         return SANDBOX_FAILED;
     }
     int fds[2];
     if (sandbox_take_fds(argv + 1, fds, 2))
         return SANDBOX_FAILED;
-    snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(argv[3], '/') - argv[3]), argv[3]);
-    sandbox_wait_begin(&wait);
+    snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(argv[4], '/') - argv[4]), argv[4]);
+    sandbox_wait_begin(&wait, &limits, argv + 5);
     wait.enders[0] = fds[0];
-    wait.oom_file = un_path_join(oom, directory, "oom") ? NULL : oom;
+    wait.end_file = un_path_join(end, directory, "end") ? NULL : end;
     bool is_first = getpid() == 1;
     if (!is_first && adopt_descendants())
         return sandbox_fail(CHILDREN);
-    if (sandbox_show_limits(directory, !is_first, fds[1]))
+    if (sandbox_show_limits(directory, &limits, !is_first, fds[1]))
         return SANDBOX_FAILED;
-    int status = run_sandbox(&wait, fds[1], argv[3], argv + 4);
+    int status = run_sandbox(&wait, fds[1], argv[4], argv + 5);
     if (!is_first)
         kill_descendants();
     return status;

@@ -13,8 +13,6 @@
 #include "facts/facts.h"
 #include "programs/shared/shared.h"
 
-#include <dirent.h>
-
 /* A process that the OOM killer kills may take a moment to exit: the number of checks after a kill,
  * and the time between them. */
 #define LOOKS 40
@@ -81,29 +79,6 @@ static bool read_process(pid_t pid, struct facts_of_process *process)
     return true;
 }
 
-/* Calls `visit` for each child of a process, until `visit` returns true. Returns whether it has.
- * *failed is set if the children can't be read. */
-static bool any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed)
-{
-    char path[64];
-    bool found = false;
-    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-    DIR *threads = opendir(path);
-    *failed = !threads;
-    for (const struct dirent *thread; threads && !found && (thread = readdir(threads));) {
-        snprintf(path, sizeof path, "/proc/%d/task/%.20s/children", (int)pid, thread->d_name);
-        FILE *children = *thread->d_name == '.' ? NULL : fopen(path, "re");
-        int child;
-        while (children && !found && fscanf(children, "%d", &child) == 1)
-            found = visit(child, arg);
-        if (children)
-            fclose(children);
-    }
-    if (threads)
-        closedir(threads);
-    return found;
-}
-
 static bool is_any(pid_t child, void *arg)
 {
     (void)child, (void)arg;
@@ -163,20 +138,24 @@ static bool read_use(uint64_t *bytes)
     return false;
 }
 
-void oom_describe(char *text, size_t size)
+void oom_describe(struct un_end *end)
 {
     struct un_group_limits limits;
-    uint64_t used;
     char limit[UN_MIB_ROOM], most[UN_MIB_ROOM];
     un_group_limits(&un_groups_here, &limits);
     bool has_limit = limits.memory < UINT64_MAX;
-    int length =
-        snprintf(text, size, "the kernel killed a process of gVisor, since memory ran out");
+    *end = (struct un_end){
+        .reason = un_limit_cause(UN_LIMIT_MEMORY),
+        .limit = has_limit ? limits.memory : 0,
+    };
+    bool has_use = has_limit && read_use(&end->used);
+    int length = snprintf(end->text, sizeof end->text,
+                          "the kernel killed a process of gVisor, since memory ran out");
     if (has_limit)
         length +=
-            snprintf(text + length, size - (size_t)length, "; the limit of the control group is %s",
-                     un_mib_text(limits.memory, limit));
-    if (has_limit && read_use(&used))
-        snprintf(text + length, size - (size_t)length, ", of which %s were used",
-                 un_mib_text(used, most));
+            snprintf(end->text + length, sizeof end->text - (size_t)length,
+                     "; the limit of the control group is %s", un_mib_text(limits.memory, limit));
+    if (has_use)
+        snprintf(end->text + length, sizeof end->text - (size_t)length, ", of which %s were used",
+                 un_mib_text(end->used, most));
 }

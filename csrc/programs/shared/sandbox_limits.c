@@ -12,13 +12,14 @@ static void send_error(int fd, struct un_error *err)
     (void)!write(fd, text, (size_t)length);
 }
 
-int sandbox_show_limits(const char *directory, bool shares_mounts, int fd)
+int sandbox_show_limits(const char *directory, const struct un_limits *limits, bool shares_mounts,
+                        int fd)
 {
     char path[UN_PATH_MAX];
     struct un_error err;
     if (un_path_join(path, directory, "meminfo"))
         un_fail_errno(&err, UN_STEP_SANDBOX, directory);
-    else if (!un_show_limits(path, shares_mounts, &err))
+    else if (!un_show_limits(path, limits->memory, limits->processors, shares_mounts, &err))
         return 0;
     send_error(fd, &err);
     return -1;

@@ -5,14 +5,17 @@
 #include <poll.h>
 #include <sys/wait.h>
 
-void sandbox_wait_begin(struct sandbox_wait *wait)
+void sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
+                        char *const *command)
 {
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
         wait->enders[i] = -1;
     wait->signals = -1;
     wait->directory = AT_FDCWD;
-    wait->oom_file = NULL;
+    wait->end_file = NULL;
+    wait->command = command;
     oom_watch_begin(&wait->oom);
+    limit_watch_begin(&wait->limits, limits);
 }
 
 pid_t sandbox_read_pid(const char *path)
@@ -21,10 +24,14 @@ pid_t sandbox_read_pid(const char *path)
     return un_read_file(AT_FDCWD, path, text, sizeof text) < 0 ? 0 : (pid_t)strtol(text, NULL, 10);
 }
 
+static int create_file(int directory, const char *path)
+{
+    return openat(directory, path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
 void sandbox_write_text(int directory, const char *path, const char *text)
 {
-    int flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC;
-    un_auto_close int fd = openat(directory, path, flags, 0600);
+    un_auto_close int fd = create_file(directory, path);
     if (fd >= 0)
         un_write_all(fd, text, strlen(text));
 }
@@ -38,35 +45,58 @@ static bool wait_for_event(const struct sandbox_wait *wait)
         {.fd = wait->oom.has_events ? wait->oom.fd : -1, .events = POLLPRI},
     };
     bool is_over = false;
+    int oom = oom_watch_interval(&wait->oom), limit = limit_watch_interval(&wait->limits);
+    int timeout_ms = oom < 0 || (limit >= 0 && limit < oom) ? limit : oom;
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
         fds[i + 2] = (struct pollfd){.fd = wait->enders[i], .events = POLLIN};
-    while (poll(fds, SANDBOX_WAIT_FDS + 2, oom_watch_interval(&wait->oom)) < 0 && errno == EINTR)
+    while (poll(fds, SANDBOX_WAIT_FDS + 2, timeout_ms) < 0 && errno == EINTR)
         continue;
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
         is_over = is_over || fds[i + 2].revents;
     return !sandbox_read_signals(wait->signals) && !is_over;
 }
 
-/* Writes a description of an OOM kill into a file. Returns the exit status. */
+/* Writes the reason of the end into a file. Returns the exit status. */
+static int report_end(const struct sandbox_wait *wait, const struct un_end *end)
+{
+    un_auto_close int fd = wait->end_file ? create_file(wait->directory, wait->end_file) : -1;
+    if (fd >= 0)
+        end_write(fd, end);
+    return end_status(end);
+}
+
 static int report_oom_kill(const struct sandbox_wait *wait)
 {
-    char text[OOM_TEXT_MAX];
-    oom_describe(text, sizeof text);
-    if (wait->oom_file)
-        sandbox_write_text(wait->directory, wait->oom_file, text);
-    return SANDBOX_KILLED;
+    struct un_end end;
+    oom_describe(&end);
+    return report_end(wait, &end);
+}
+
+/* Returns the value of an option of runsc, "" if it is missing. */
+static const char *option_of(const struct sandbox_wait *wait, const char *name)
+{
+    for (char *const *word = wait->command; *word; word++)
+        if (un_begins(*word, name))
+            return *word + strlen(name);
+    return "";
 }
 
 /* Returns the exit status of this process for a wait status of a child. */
 static int judge_end(const struct sandbox_wait *wait, int wait_status)
 {
+    struct un_end end;
     int status = un_exit_status_of(wait_status);
+    if (status &&
+        limit_watch_judge(&wait->limits, option_of(wait, "--log="), option_of(wait, "--panic-log="),
+                          option_of(wait, "--debug-log="), &end))
+        return report_end(wait, &end);
     return status && oom_watch_is_new(&wait->oom) ? report_oom_kill(wait) : status;
 }
 
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent)
 {
     int status;
+    struct un_end end;
     do {
         pid_t ended;
         while ((ended = waitpid(others ? -1 : pid, &status, WNOHANG)) > 0)
@@ -76,6 +106,8 @@ int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid
             return SANDBOX_FAILED;
         if (oom_watch_look(&wait->oom, parent))
             return report_oom_kill(wait);
+        if (limit_watch_look(&wait->limits, parent, &end))
+            return report_end(wait, &end);
     } while (wait_for_event(wait));
     return SANDBOX_KILLED;
 }

@@ -78,6 +78,23 @@ pid_t sandbox_start_command(char **argv, int *signals);
 /* Reads all pending signals from the signalfd. Returns whether SIGTERM was among them. */
 bool sandbox_read_signals(int signals);
 
+/* ---- sandbox_end.c: why a watcher has ended its sandbox -------------------------------------- */
+
+#define END_TEXT_MAX 256
+
+struct un_end {
+    const char *reason;      /* the id of a cause, or NULL while the watcher has ended nothing */
+    uint64_t limit, used;    /* bytes, tasks, or milliseconds; 0 if unknown */
+    char text[END_TEXT_MAX]; /* a sentence about both */
+};
+
+/* Returns the exit status of a watcher that has ended its sandbox. */
+int end_status(const struct un_end *end);
+
+/* Writes two lines to a file: "REASON LIMIT USED", and the sentence. Returns 0, or -1 with errno.
+ */
+int end_write(int fd, const struct un_end *end);
+
 /* ---- oom_watch.c: processes of gVisor that the kernel's OOM killer kills --------------------- */
 
 struct oom_watch {
@@ -86,9 +103,6 @@ struct oom_watch {
     uint64_t kills;  /* the count at the last look */
     int looks;       /* the number of looks that are left after the last kill */
 };
-
-/* The maximum length of oom_describe(), and of the file with its text. */
-#define OOM_TEXT_MAX 256
 
 void oom_watch_begin(struct oom_watch *watch);
 /* Returns the time until the next look in milliseconds, or -1 if only an event calls for one. */
@@ -99,8 +113,52 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent);
 /* Returns whether the kernel has killed a process that no check has attributed to another sandbox.
  */
 bool oom_watch_is_new(const struct oom_watch *watch);
-/* Writes a sentence about the kill, with the limit of the control group and its use. */
-void oom_describe(char *text, size_t size);
+/* Describes the kill, with the limit of the control group and its use. */
+void oom_describe(struct un_end *end);
+
+/* ---- limits.c: the limits that a watcher enforces -------------------------------------------- */
+
+/* Limits of one sandbox; 0 for no limit. */
+struct un_limits {
+    uint64_t memory;     /* bytes */
+    uint64_t pids;       /* tasks */
+    uint64_t processors; /* set before the start, by sandbox_show_limits() */
+    uint64_t timeout;    /* milliseconds */
+};
+
+/* Parses NAME=NUMBER[,NAME=NUMBER]..., or "" for no limits. Returns false if `text` is malformed.
+ */
+bool limits_parse(const char *text, struct un_limits *limits);
+
+/* ---- limit_watch.c: what a sandbox uses ------------------------------------------------------ */
+
+/* A sandbox has one file for its memory; restored ones may have several. */
+#define MEMORY_FILES 8
+
+struct limit_watch {
+    struct un_limits limits;
+    int64_t start;     /* when the sandbox was started, of un_now_ms() */
+    int64_t next_look; /* when the memory and the tasks are next read */
+    int64_t next_walk; /* when all processes are next read */
+    pid_t sentry;      /* the process of gVisor's kernel, or 0 before it is found */
+    int statm;         /* its /proc/PID/statm */
+    int file[MEMORY_FILES];
+    size_t file_count;
+    uint64_t others; /* bytes of page tables, and of processes other than the sentry */
+    uint64_t memory; /* bytes, at the last look */
+    uint64_t tasks;  /* processes and threads, at the last look */
+};
+
+void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits);
+/* Returns the time until the next look in milliseconds, or -1 without limits. */
+int limit_watch_interval(const struct limit_watch *watch);
+/* Looks at the sandbox, whose main processes are children of `parent`. Returns whether the sandbox
+ * exceeds a limit, which `end` then describes. */
+bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *end);
+/* Returns whether gVisor has crashed since it could not start more processes than the limit, which
+ * `end` then describes. The paths are those of runsc's error log, crash report and debug log. */
+bool limit_watch_judge(const struct limit_watch *watch, const char *errors, const char *crash,
+                       const char *debug, struct un_end *end);
 
 /* ---- sandbox_wait.c: waiting for the end of a sandbox ---------------------------------------- */
 
@@ -109,17 +167,21 @@ void oom_describe(char *text, size_t size);
 struct sandbox_wait {
     int signals;                  /* see sandbox_start_command() */
     int enders[SANDBOX_WAIT_FDS]; /* descriptors that end the wait when they are readable, or -1 */
-    int directory;                /* descriptor of the directory that `oom_file` starts from */
-    const char *oom_file;         /* path of the file for a description of an OOM kill, or NULL */
+    int directory;                /* descriptor of the directory that `end_file` starts from */
+    const char *end_file;         /* path of the file for the reason of the end, or NULL */
+    char *const *command;         /* see sandbox_start_command() */
     struct oom_watch oom;
+    struct limit_watch limits;
 };
 
-/* Initializes the structure, and begins to count OOM kills. */
-void sandbox_wait_begin(struct sandbox_wait *wait);
+/* Initializes the structure, and begins to count OOM kills and the time. */
+void sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
+                        char *const *command);
 
 /* Waits for the exit of the child `pid`, and reaps all other children too if `others` is set. The
  * processes of the sandbox are children of `parent`. Returns the exit status, or SANDBOX_KILLED if
- * the wait is ended, SIGTERM comes, or the kernel kills a process of the sandbox, first. */
+ * the wait is ended, SIGTERM comes, the kernel kills a process of the sandbox, or the sandbox
+ * exceeds a limit, first. */
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent);
 
 /* Reads the pid file that runsc has written. Returns 0 if there is no pid. */
@@ -134,6 +196,10 @@ void sandbox_write_text(int directory, const char *path, const char *text);
  * them. Returns 0, or -1 with errno. */
 int adopt_descendants(void);
 
+/* Calls `visit` for each child of a process, until `visit` returns true. Returns whether it has.
+ * *failed is set if the children can't be read. */
+bool any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed);
+
 /* Kills and reaps all descendants of this process, which must be their subreaper or process 1.
  * Gives up after some seconds: a process may wait in the kernel. */
 void kill_descendants(void);
@@ -141,11 +207,12 @@ void kill_descendants(void);
 /* The list of this process's children, if it has a single thread. */
 #define CHILDREN "/proc/thread-self/children"
 
-/* ---- sandbox_limits.c: the limits of the control group of a sandbox -------------------------- */
+/* ---- sandbox_limits.c: the limits that a sandbox sees ---------------------------------------- */
 
 /* Calls un_show_limits() with a file in `directory`. After a failure, sends the error to `fd`:
  * step, errno, cause, detail, path and remedy, each terminated by NUL. Returns 0, or -1. */
-int sandbox_show_limits(const char *directory, bool shares_mounts, int fd);
+int sandbox_show_limits(const char *directory, const struct un_limits *limits, bool shares_mounts,
+                        int fd);
 
 /* ---- proof.c: checking that the kernel is gVisor's ------------------------------------------- */
 

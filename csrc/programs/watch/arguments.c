@@ -22,13 +22,18 @@ bool split_watch_args(int argc, char **argv, struct watch_args *args)
     int found = 0;
     bool reraise_signal = false, has_terminal = false;
     uint32_t start_seconds = START_SECONDS;
+    struct un_limits limits = {.memory = 0};
     for (; argc > 2; argc--, argv++)
         if (!strcmp(argv[1], UN_RERAISE_SIGNAL))
             reraise_signal = true;
         else if (!strcmp(argv[1], UN_TERMINAL))
             has_terminal = true;
-        else if (strcmp(argv[1], UN_LOG_JSON) && !read_start_timeout(argv[1], &start_seconds))
+        else if (!strcmp(argv[1], UN_LOG_JSON) || read_start_timeout(argv[1], &start_seconds))
+            continue;
+        else if (!un_begins(argv[1], UN_LIMITS))
             break;
+        else if (!limits_parse(argv[1] + sizeof UN_LIMITS - 1, &limits))
+            return false;
     for (int i = 2; i < argc && found < 3; i++)
         if (!strcmp(argv[i], "--")) {
             argv[i] = NULL;
@@ -43,6 +48,7 @@ bool split_watch_args(int argc, char **argv, struct watch_args *args)
         .has_terminal = has_terminal,
         .reraise_signal = reraise_signal,
         .start = {.seconds = start_seconds},
+        .limits = limits,
     };
     return found == 3 && args->kill - args->files == FILES + 1 && *args->command &&
            args->raise - args->kill < KILL_MAX && args->command - args->raise < KILL_MAX;

@@ -24,7 +24,8 @@
  * is no limit (start_limit.c).
  *
  * If the kernel's OOM killer kills a process of gVisor, the others may wait for ever. Then the
- * watcher kills all of them, reports the cause, and exits with status 137.
+ * watcher kills all of them, reports the cause, and exits with status 137. The same happens if the
+ * sandbox exceeds one of its LIMITS (--limits=LIMITS); after the time limit, the status is 124.
  *
  * PROGRAM is the executable for KILL, RAISE and COMMAND, whose first arguments are only their
  * argv[0]. It may be the path of an inherited descriptor, which the children do not inherit.
@@ -99,36 +100,40 @@ static int become_runsc(const struct watch_args *args)
     return fail_watch(&err);
 }
 
-/* Reports that memory ran out. Returns the exit status of a killed command. */
-static int report_oom(struct watch_args *args)
+/* Reports why the watcher has ended the sandbox. Returns the exit status. */
+static int report_end(const struct un_end *end)
 {
-    if (!*args->oom_text)
-        oom_describe(args->oom_text, sizeof args->oom_text);
-    report_message((struct report){.program = "usernsctl",
-                                   .message = args->oom_text,
-                                   .cause = un_limit_cause(UN_LIMIT_MEMORY)});
-    return 128 + SIGKILL;
+    report_message(
+        (struct report){.program = "usernsctl", .message = end->text, .cause = end->reason});
+    return end_status(end);
 }
 
 /* Reports a failure of runsc, and returns the exit status of the watcher. `forks` is the counter of
  * failed forks before the start. */
 static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
 {
-    bool no_memory = *args->oom_text || (status && oom_watch_is_new(&args->oom));
+    if (args->end.reason ||
+        (status && limit_watch_judge(&args->watch, args->files[ERRORS], args->files[CRASH],
+                                     args->files[DEBUG], &args->end)))
+        return report_end(&args->end);
+    bool no_memory = status && oom_watch_is_new(&args->oom);
     bool no_process = status && un_limit_hits(UN_LIMIT_PIDS) > forks;
     const char *cause = no_memory    ? un_limit_cause(UN_LIMIT_MEMORY)
                         : no_process ? un_limit_cause(UN_LIMIT_PIDS)
                                      : "";
     bool may_be_own = status == UN_RUNSC_FAILED || status == UN_RUNSC_CRASHED;
     bool was_stopped = args->signalled && status > 128;
-    bool is_killed = *args->oom_text || (no_memory && status == 128 + SIGKILL);
+    bool is_killed = no_memory && status == 128 + SIGKILL;
     int ignored;
     if (!is_killed &&
         (may_be_own || !(was_stopped || un_runsc_has_ended(args->files[DEBUG], &ignored))))
         return explain_runsc(args->files, status, cause);
+    if (!no_memory)
+        return status;
     /* gVisor may have noticed the missing process before the watcher did; its exit status is
      * arbitrary then. */
-    return no_memory ? report_oom(args) : status;
+    oom_describe(&args->end);
+    return report_end(&args->end);
 }
 
 /* Returns the shorter time; -1 is no limit. */
@@ -140,32 +145,42 @@ static int shorter(int left, int right)
 /* Returns whether the watcher has given up the sandbox, and kills all its processes. */
 static bool is_given_up(const struct watch_args *args)
 {
-    return *args->oom_text || args->start.is_over;
+    return args->end.reason || args->start.is_over;
 }
 
-/* Kills runsc if the OOM killer has killed a process of the sandbox, or the sandbox has not started
- * in time. The other processes are killed after runsc has ended. */
+/* Returns whether the sandbox must be killed: for the reason in args->end, or because it has not
+ * started in time. */
+static bool must_end(struct watch_args *args, pid_t child)
+{
+    if (oom_watch_look(&args->oom, child)) {
+        oom_describe(&args->end);
+        return true;
+    }
+    return limit_watch_look(&args->watch, child, &args->end) ||
+           start_limit_is_over(&args->start, args->command);
+}
+
+/* Kills runsc if the sandbox must end. The other processes are killed after runsc has ended. */
 static int look_after(pid_t child, void *arg)
 {
     struct watch_args *args = arg;
     if (is_given_up(args))
         return -1;
-    if (oom_watch_look(&args->oom, child))
-        oom_describe(args->oom_text, sizeof args->oom_text);
-    if (is_given_up(args) || start_limit_is_over(&args->start, args->command)) {
+    if (must_end(args, child)) {
         adopt_descendants();
         kill(child, SIGKILL);
         return -1;
     }
-    return shorter(oom_watch_interval(&args->oom), start_limit_interval(&args->start));
+    return shorter(shorter(oom_watch_interval(&args->oom), limit_watch_interval(&args->watch)),
+                   start_limit_interval(&args->start));
 }
 
 /* Returns the signal that killed the command, or the forwarded signal that killed runsc; 0 if there
  * is none. */
 static int fatal_signal(const struct watch_args *args, int wait_status)
 {
-    if (*args->oom_text)
-        return SIGKILL;
+    if (args->end.reason)
+        return end_status(&args->end) == 128 + SIGKILL ? SIGKILL : 0;
     if (args->early && un_exit_status_of(wait_status) == 128 + SIGTERM)
         return args->early;
     /* Without runsc's log, the wait status of runsc itself counts. */
@@ -275,6 +290,7 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
         return un_fail(err, UN_STEP_RUNSC, 0, "process-limit",
                        "the control group allows %" PRIu64 " more processes; a sandbox needs 30",
                        left);
+    limit_watch_begin(&args->watch, &args->limits);
     oom_watch_begin(&args->oom);
     start_limit_begin(&args->start);
     struct un_checkup checkup = {.check = look_after, .arg = args, .fd = -1};

@@ -56,8 +56,10 @@ struct watch_args {
     bool reraise_signal; /* whether to die by the signal that killed the command */
     bool signalled;      /* whether a forwarded signal may have killed runsc itself */
     struct start_limit start;
+    struct un_limits limits;
+    struct limit_watch watch;
     struct oom_watch oom;
-    char oom_text[OOM_TEXT_MAX]; /* description of an OOM kill, or "" */
+    struct un_end end; /* why the watcher has ended the sandbox */
 };
 
 /* Parses the arguments of the program: splits argv at its first three "--". Returns false if they

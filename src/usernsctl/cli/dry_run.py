@@ -43,7 +43,11 @@ def described(launch: Launch, facts: Facts) -> dict[str, Any]:
         "version": launch.version,
         "ids": {"uid": _extents(facts.ids.uid), "gid": _extents(facts.ids.gid)},
         "oom_score": launch.oom_score,
-        "limits": dict(zip(("memory", "processors"), seen_limits(), strict=True)),
+        "limits": dict(zip(("memory", "processors"), _seen(facts), strict=True)),
+        "enforced": [
+            {"name": part.name, "limit": part.limit, "means": part.means}
+            for part in (facts.enforced.parts if facts.enforced is not None else ())
+        ],
         "sources": [{"how": source.how, "path": source.path} for source in launch.sources],
         "scratch": place.scratch,
         "steps": [place.step(one) for one in launch.steps],
@@ -73,9 +77,12 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
         yield f"  {kind} {', '.join(map(str, extents))}"
     if launch.oom_score is not None:
         yield f"  oom_score_adj {launch.oom_score}"
-    memory, processors = seen_limits()
-    yield "What the command sees of this machine, by the limits of the control group:"
+    memory, processors = _seen(facts)
+    yield "What the command sees of this machine, by its limits and those of the control group:"
     yield f"  {memory / 2**20:.1f} MiB of memory, {processors} processors"
+    if facts.enforced is not None:
+        yield "Limits, with the mechanism that enforces each:"
+        yield from (f"  {part}" for part in facts.enforced.parts)
     yield f"The root filesystem, {place.scratch}/root, in a mount namespace of its own:"
     yield from descriptions(launch.steps)
     yield f"Other files of the run, in {place.scratch}:"
@@ -88,6 +95,15 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
     yield f"  {_text.command(place.words(launch.watcher))}"
     yield "Command line of runsc in it:"
     yield f"  {_text.command(place.words(launch.runsc))}"
+
+
+def _seen(facts: Facts) -> tuple[int, int]:
+    """Return the memory in bytes and the number of processors that the command sees."""
+    memory, processors = seen_limits()
+    if facts.enforced is not None:
+        memory = min(memory, facts.enforced.memory or memory)
+        processors = min(processors, facts.enforced.processors or processors)
+    return memory, processors
 
 
 def _open_files() -> dict[str, Any]:

@@ -55,7 +55,7 @@ static const char *const everything[] = {
     "touch log/@t.@i.txt",
     "discard log/boot@@.txt",
     "debug-log 2",
-    "limits",
+    "limits 536870912 2",
     "program 0",
     "program-link 0 programs/runsc",
     "program-path 0",

@@ -113,7 +113,7 @@ class SandboxCommands:
         self._get_life = life
         self._agent_options = agent_options
         self._agents = AgentCache(self._start_agent, self._start_agent_async)
-        self._place = Place(id, self._agents, self._ended, self._oom_error, self._kill)
+        self._place = Place(id, self._agents, self._ended, self._limit_error, self._kill)
 
     def _life(self) -> AgentContainer:
         get = self._get_life()
@@ -137,9 +137,9 @@ class SandboxCommands:
             # The sandbox was released.
             return None
 
-    def _oom_error(self) -> RunscError | None:
+    def _limit_error(self, is_gone: bool) -> RunscError | None:
         try:
-            return self._life().awaited_oom_error()
+            return self._life().awaited_limit_error(is_gone=is_gone)
         except (SandboxEndedError, ValueError):
             # The sandbox is gone, or was released.
             return None

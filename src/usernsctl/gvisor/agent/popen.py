@@ -97,14 +97,15 @@ class Place:
     :ivar id: the container id.
     :ivar agents: the agent that starts commands there.
     :ivar ended: returns an error if the sandbox has ended or ends in a moment, else ``None``.
-    :ivar oom_error: returns an error if the sandbox ends because memory ran out, else ``None``.
+    :ivar limit_error: returns an error if the sandbox ends because it exceeded a limit, or memory
+        ran out, else ``None``. The argument is whether the command has ended without a status.
     :ivar kill: kills the sandbox; does not wait for its end.
     """
 
     id: str
     agents: AgentCache
     ended: Callable[[], Exception | None]
-    oom_error: Callable[[], RunscError | None]
+    limit_error: Callable[[bool], RunscError | None]
     kill: Callable[[], None]
 
 
@@ -379,7 +380,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         if not message:
             self._is_lost = True
             self._end_with(-signal.SIGKILL)
-            self._look_for_limit()
+            self._look_for_limit(is_gone=True)
             return
         try:
             ended = wire.read_end(message)
@@ -390,11 +391,14 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._end_with(ended.returncode, ended.usage)
         # The kernel's OOM killer may have killed the command's process on the host.
         if ended.returncode:
-            self._look_for_limit()
+            self._look_for_limit(is_gone=False)
 
-    def _look_for_limit(self) -> None:
-        """Set `_limit_error`, and raise it unless a ``run()`` reads that attribute."""
-        self._limit_error = self._place.oom_error()
+    def _look_for_limit(self, *, is_gone: bool) -> None:
+        """Set `_limit_error`, and raise it unless a ``run()`` reads that attribute.
+
+        :param is_gone: whether the command has ended without a status.
+        """
+        self._limit_error = self._place.limit_error(is_gone)
         if self._limit_error is not None and self._raises_limit:
             raise self._limit_error
 

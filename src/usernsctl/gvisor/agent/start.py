@@ -173,8 +173,11 @@ class AgentContainer(Container, Protocol):
     def inherited(self) -> ProcessDefaults:
         """The settings that all commands of the sandbox share."""
 
-    def awaited_oom_error(self) -> RunscError | None:
-        """Return an error if the sandbox ends because the kernel killed a process of gVisor."""
+    def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
+        """Return an error if the sandbox ends because of a limit, or of an OOM kill.
+
+        :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
+        """
 
     def kill(self) -> None:
         """Kill everything in the sandbox; do not wait for its end."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl import _core
 from usernsctl._core.values import find_program
-from usernsctl._lean import Any, dataclass, field, fields
+from usernsctl._lean import TYPE_CHECKING, Any, LateModule, dataclass, field, fields
 from usernsctl._system.handover import close_inherited
 from usernsctl._system.paths import (
     ForeignLinkError,
@@ -40,6 +40,12 @@ from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import Launch
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.maps import Extent, IdMap, MappedIds, plan
+
+if TYPE_CHECKING:
+    from usernsctl.gvisor.launch import limits
+else:
+    # Most runs have no limits.
+    limits = LateModule("usernsctl.gvisor.launch.limits")
 
 
 def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
@@ -554,6 +560,7 @@ class Facts:
     :ivar debug_log: the directory for runsc's debug logs, or ``None`` for discarded ones.
     :ivar bundle: the config.json of a bundle as :func:`read_bundle` returned it, or ``None``.
     :ivar scratch: candidate mount points for the run's tmpfs.
+    :ivar enforced: the limits of the sandbox, or ``None``.
     """
 
     version: str
@@ -573,6 +580,7 @@ class Facts:
     debug_log: str | None = None
     bundle: Mapping[str, Any] | None = None
     scratch: tuple[str, ...]
+    enforced: limits.EnforcedLimits | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -663,6 +671,22 @@ def collect_facts(
         debug_log=_directory(used.debug_log, request.debug_log),
         bundle=used.bundle,
         scratch=scratch,
+        enforced=limits_of(request) if request.has_limits else None,
+    )
+
+
+def limits_of(request: Request) -> limits.EnforcedLimits:
+    """Return the limits of a request, each with the mechanism that enforces it.
+
+    :raises RunscError: a limit is out of range, or can't be enforced here.
+    """
+    wanted = limits.Limits(
+        memory=request.memory, pids=request.pids, cpus=request.cpus, timeout=request.timeout
+    )
+    return limits.enforce(
+        wanted,
+        limits.Machine.here(),
+        best_effort=request.limits == limits.BEST_EFFORT,
     )
 
 

@@ -367,7 +367,8 @@ def _machine(facts: Facts) -> Iterable[Record]:
 
 def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
     """Yield the records for the run's own files."""
-    yield record("limits")
+    limits = facts.enforced
+    yield record("limits", limits.memory if limits else 0, limits.processors if limits else 0)
     for name in ("bundle", "state", "log", "programs", EMPTY_DIRECTORY):
         yield record("make", name, "700")
     if facts.debug_log is not None:
@@ -421,6 +422,7 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
         *(["--reraise-signal"] if request.reraise_signal else []),
         *(["--log=json"] if request.log == "json" else []),
         *([] if request.start_timeout is None else [f"--start-timeout={request.start_timeout}"]),
+        *([f"--limits={facts.enforced.words}"] if facts.enforced is not None else []),
         *(program, written.errors, written.crash, written.debug, options.bundle),
     ]
     return tuple(run), (watcher, *watched, "--", *kill, "--", *realtime, "--", *run)

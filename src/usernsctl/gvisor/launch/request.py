@@ -109,6 +109,7 @@ class Argument:
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
 
 FILES, PROCESS, ISOLATION, RUNSC = "Files", "The command", "Isolation", "runsc"
+LIMITS = "Limits"
 
 
 def by(*options: Option, argument: Argument | None = None) -> dict[str, Any]:
@@ -252,6 +253,28 @@ def _bind(name: str, given: Any) -> Bind:
     raise TypeError(f"{name} must be a list of paths, SRC[:DST][:ro|rw], or Bind, not {given!r}")
 
 
+def _parser_of_limit(function: str) -> Callable[[str], Any]:
+    """Return a function of :mod:`usernsctl.gvisor.launch.limits`, imported at the first call."""
+
+    def parse(text: str) -> Any:
+        from usernsctl.gvisor.launch import limits
+
+        return getattr(limits, function)(text)
+
+    return parse
+
+
+def _check_of_limit(function: str) -> Callable[[str, Any], Any]:
+    def check(name: str, given: Any) -> Any:
+        if given is None:
+            return None
+        from usernsctl.gvisor.launch import limits
+
+        return getattr(limits, function)(name, given)
+
+    return check
+
+
 def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
     """Return the resource limits of an argument; text is parsed as by ``--rlimit``.
 
@@ -316,6 +339,12 @@ class Request:
     :ivar verify: whether to check that the kernel is gVisor's before the command starts.
     :ivar no_new_privs: whether to set no_new_privs for runsc and its children.
     :ivar drop_bounding: whether to drop the capabilities that runsc does not need.
+    :ivar memory: the memory limit of the sandbox, in bytes.
+    :ivar pids: the limit of processes and threads.
+    :ivar cpus: the limit of processors.
+    :ivar timeout: the time limit of the run, in seconds.
+    :ivar limits: ``"strict"`` if a limit that can't be enforced is an error, else
+        ``"best-effort"``.
     :ivar program: the path of runsc, or ``None`` to search for it.
     :ivar start_timeout: the time limit of the sandbox's start, in seconds; 0 for none, ``None`` for
         the watcher's default.
@@ -518,6 +547,73 @@ class Request:
         ),
         default=(),
     )
+    memory: int | None = field(
+        metadata=by(
+            Option(
+                flags=("--memory",),
+                heading=LIMITS,
+                parse=_parser_of_limit("parse_size"),
+                metavar="SIZE",
+                help="End the sandbox if it uses more memory than SIZE, such as 512M. gVisor's own "
+                "memory, and files in memory, count. CMD sees SIZE as the machine's memory.",
+            ),
+            argument=Argument("memory", _check_of_limit("check_size")),
+        ),
+        default=None,
+    )
+    pids: int | None = field(
+        metadata=by(
+            Option(
+                flags=("--pids",),
+                heading=LIMITS,
+                parse=_parser_of_limit("parse_count"),
+                metavar="N",
+                help="End the sandbox if it has N processes and threads of this machine. gVisor "
+                "alone has about 20, and each process inside one or two.",
+            ),
+            argument=Argument("pids", _check_of_limit("check_count")),
+        ),
+        default=None,
+    )
+    cpus: float | None = field(
+        metadata=by(
+            Option(
+                flags=("--cpus",),
+                heading=LIMITS,
+                parse=_parser_of_limit("parse_cpus"),
+                metavar="N",
+                help="Use at most N processors.",
+            ),
+            argument=Argument("cpus", _check_of_limit("check_cpus")),
+        ),
+        default=None,
+    )
+    timeout: float | None = field(
+        metadata=by(
+            Option(
+                flags=("--timeout",),
+                heading=LIMITS,
+                parse=_parser_of_limit("parse_duration"),
+                metavar="TIME",
+                help="End the sandbox after TIME, such as 30s or 2m, with exit status 124.",
+            ),
+        ),
+        default=None,
+    )
+    limits: str = field(
+        metadata=by(
+            Option(
+                flags=("--limits",),
+                heading=LIMITS,
+                shows_default=True,
+                parse=one_of("strict", "best-effort"),
+                metavar="strict|best-effort",
+                help="If a limit can't be enforced here: fail (strict), or start CMD without it.",
+            ),
+            argument=Argument("limits", is_one_of("strict", "best-effort")),
+        ),
+        default="strict",
+    )
     network: str = field(
         metadata=by(
             Option(
@@ -678,6 +774,30 @@ class Request:
         default=None,
     )
 
+    @property
+    def has_limits(self) -> bool:
+        """Return whether the request has a limit of the whole sandbox."""
+        return any(limit is not None for limit in (self.memory, self.pids, self.cpus, self.timeout))
+
+    @classmethod
+    def _arguments(cls) -> dict[str, tuple[str, Callable[[str, Any], Any]]]:
+        """Return the field and the check for each argument of SandboxHost."""
+        return {
+            argument.name: (field.name, argument.check)
+            for field in fields(cls)
+            if (argument := field.metadata.get("argument")) is not None
+        }
+
+    @classmethod
+    def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of fields for arguments of SandboxHost.
+
+        :raises TypeError: an argument has the wrong type.
+        :raises ValueError: an argument has an invalid value.
+        """
+        known = cls._arguments()
+        return {known[name][0]: known[name][1](name, value) for name, value in options.items()}
+
     @classmethod
     def for_host(cls, options: Mapping[str, Any]) -> Self:
         """Return the request that all sandboxes of a host share.
@@ -686,15 +806,10 @@ class Request:
         :raises TypeError: an argument is unknown, or has the wrong type.
         :raises ValueError: an argument has an invalid value, or two arguments exclude each other.
         """
-        known = {
-            argument.name: (field.name, argument.check)
-            for field in fields(cls)
-            if (argument := field.metadata.get("argument")) is not None
-        }
         from usernsctl.commands.arguments import check_keywords
 
-        check_keywords("SandboxHost", options, known)
-        values = {known[name][0]: known[name][1](name, value) for name, value in options.items()}
+        check_keywords("SandboxHost", options, cls._arguments())
+        values = cls.checked(options)
         roots = [name for name in ("bundle", "rootfs", "expose_root") if values.get(name)]
         if len(roots) > 1:
             raise ValueError(f"{' and '.join(roots)} exclude each other")

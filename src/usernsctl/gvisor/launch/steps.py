@@ -67,7 +67,11 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     # The run's own files.
     "make": (("name", "mode"), "make the directory {name}, mode {mode}"),
     "tmpfs": (("name", "size"), "mount a tmpfs of {size} bytes on {name}"),
-    "limits": ((), "show the limits of the control group as the machine's memory and processors"),
+    "limits": (
+        ("memory", "processors"),
+        "show the limits of the control group as the machine's memory and processors, or {memory} "
+        "bytes and {processors} processors where these are lower and not 0",
+    ),
     "discard": (("name",), "discard writes to {name}"),
     "touch": (("name",), "make the empty file {name}"),
     "debug-log": (("source",), "show {source} as debug-log"),

@@ -43,7 +43,7 @@ def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
 
 def limit_reason(error: RunscError) -> Reason:
     """Return the reason of a result for the error of a limit that has ended the sandbox."""
-    return "memory-limit"
+    return "pids-limit" if error.cause == "pids-limit" else "memory-limit"
 
 
 # A sandbox doesn't answer between the end of its command and its own end. So if it ends within this

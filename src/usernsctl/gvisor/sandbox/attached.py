@@ -35,7 +35,7 @@ from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, returncode_of
 from usernsctl.gvisor.runsc.container import ended_error
 from usernsctl.gvisor.sandbox.directory import (
     ERROR_BYTES,
-    OomReport,
+    EndReport,
     PopenStreams,
     SandboxDirectory,
 )
@@ -73,11 +73,13 @@ class AttachedSandbox:
         files: SandboxDirectory,
         how: Mapping[str, Any],
         timeout: float | None = None,
+        limits: str = "",
     ) -> None:
         """Start a sandbox, and return when it runs.
 
         :param how: the standard streams, and other arguments of a Popen.
         :param timeout: the time limit of the start, in seconds; ``None``: no limit.
+        :param limits: the limits of the sandbox, as usernsctl-init parses them.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises RunscError: runsc failed.
         :raises NamespaceError: a system call failed.
@@ -91,7 +93,7 @@ class AttachedSandbox:
         self._restrictions = host.restrictions
         self._streams = PopenStreams()
         self._inside: Namespace | None = None
-        self._oom = OomReport()
+        self._end = EndReport(is_limited=bool(limits))
         self._is_killed = False
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
@@ -105,7 +107,7 @@ class AttachedSandbox:
             try:
                 with contextlib.ExitStack() as given:
                     fds = [above_stdio(file.fileno(), given) for file in (creator, theirs)]
-                    args = [*map(str, fds), files.pid_file, *files.command(state)]
+                    args = [*map(str, fds), limits, files.pid_file, *files.command(state)]
                     self.popen = self._start_init(host, args, timeout, {**how, "pass_fds": fds})
                 theirs.close()
                 self._wait_until_ready(ready, files, timeout, deadline)
@@ -216,21 +218,24 @@ class AttachedSandbox:
         """Return whether the sandbox has ended."""
         return self.popen.poll() is not None
 
-    def oom_error(self) -> RunscError | None:
-        """Return an error if the sandbox has ended because the OOM killer killed a process."""
-        if not self._oom.text and self.has_ended():
+    def limit_error(self) -> RunscError | None:
+        """Return an error if the sandbox was ended because of a limit, or of an OOM kill."""
+        if self._end.end is None and self.has_ended():
             # The files of the sandbox are removed later.
-            self._oom.text = self._files.read_oom()
-        return self._oom.error()
+            self._end.end = self._files.read_end()
+        return self._end.error()
 
-    def awaited_oom_error(self) -> RunscError | None:
-        """Return :meth:`oom_error`; wait for the end if the kernel has just killed a process."""
-        self._oom.await_end(self.ends_within)
-        return self.oom_error()
+    def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
+        """Return :meth:`limit_error`; wait for the end if a limit may just have been exceeded.
+
+        :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
+        """
+        self._end.await_end(self.ends_within, is_gone=is_gone)
+        return self.limit_error()
 
     def end_error(self) -> SandboxEndedError:
         """Return the error of a command for this sandbox, which has ended."""
-        return ended_error(self._id, self.oom_error())
+        return ended_error(self._id, self.limit_error())
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""

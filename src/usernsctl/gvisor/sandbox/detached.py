@@ -31,9 +31,10 @@ from usernsctl.gvisor.runsc.container import ended_error
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.sandbox.directory import (
     ERROR_BYTES,
-    OomReport,
+    EndReport,
     PopenStreams,
     SandboxDirectory,
+    SandboxEnd,
     close_streams,
 )
 from usernsctl.gvisor.sandbox.host_namespace import (
@@ -86,11 +87,14 @@ class DetachedSandbox:
         popen: Popen[bytes] | None = None,
         host: HostNamespace | None = None,
         inherited: ProcessDefaults | None = None,
+        *,
+        is_limited: bool = True,
     ) -> None:
         """Open descriptors of the sandbox's processes and of its namespace.
 
         :param host: the host of a sandbox that was just started.
         :param inherited: the settings that all commands of the sandbox share, if they are known.
+        :param is_limited: whether the sandbox may have limits of its own.
         :raises ForeignProcessError: the record names a process that is not of the sandbox.
         :raises NamespaceError: a descriptor can't be opened.
         """
@@ -102,7 +106,7 @@ class DetachedSandbox:
         self._entry = entry
         self._environ = runsc_environment() if host is None else host.environ
         self._streams = PopenStreams()
-        self._oom = OomReport()
+        self._end_report = EndReport(is_limited=is_limited)
         self._is_killed = False
         self._is_reported = False
         self._inside: Namespace | None = None
@@ -164,20 +168,23 @@ class DetachedSandbox:
         """True if :meth:`kill` has ended the sandbox."""
         return self._is_killed and self.status == -signal.SIGKILL
 
-    def oom_error(self) -> RunscError | None:
-        """Return an error if the sandbox has ended because the OOM killer killed a process."""
+    def limit_error(self) -> RunscError | None:
+        """Return an error if the sandbox was ended because of a limit, or of an OOM kill."""
         if self.has_ended():
             self._read_report()
-        return self._oom.error()
+        return self._end_report.error()
 
-    def awaited_oom_error(self) -> RunscError | None:
-        """Return :meth:`oom_error`; wait for the end if the kernel has just killed a process."""
-        self._oom.await_end(self.ends_within)
-        return self.oom_error()
+    def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
+        """Return :meth:`limit_error`; wait for the end if a limit may just have been exceeded.
+
+        :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
+        """
+        self._end_report.await_end(self.ends_within, is_gone=is_gone)
+        return self.limit_error()
 
     def end_error(self) -> SandboxEndedError:
         """Return the error of a command for this sandbox, which has ended."""
-        return ended_error(self.record.id, self.oom_error())
+        return ended_error(self.record.id, self.limit_error())
 
     @classmethod
     def attach(cls, id: str) -> DetachedSandbox:
@@ -202,11 +209,13 @@ class DetachedSandbox:
         args: tuple[str, ...],
         how: Mapping[str, Any],
         timeout: float | None = None,
+        limits: str = "",
     ) -> DetachedSandbox:
         """Start a sandbox, and return when it runs.
 
         :param how: the standard streams, and other arguments of a Popen.
         :param timeout: the time limit of the start, in seconds; ``None``: no limit.
+        :param limits: the limits of the sandbox, as usernsctl-detach parses them.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises RunscError: runsc failed, or another sandbox has the id.
         :raises NamespaceError: a system call failed, or the state directory can't be used.
@@ -214,9 +223,9 @@ class DetachedSandbox:
         entry = draft_detached(id)
         sandbox = None
         try:
-            with _starter(host, files, entry, how, timeout) as popen:
+            with _starter(host, files, entry, how, timeout, limits) as popen:
                 entry.record = describe_detached(id, args, files.read_pid(), popen.pid)
-                sandbox = cls(entry, popen, host, files.inherited)
+                sandbox = cls(entry, popen, host, files.inherited, is_limited=bool(limits))
                 entry.publish()
             entry.unlock()
             return sandbox
@@ -320,7 +329,7 @@ class DetachedSandbox:
             deadline = deadline_after(_KEEPER_SECONDS)
             for pidfd in pidfds:
                 wait_readable(pidfd, timeout=seconds_left(deadline))
-            self._oom.text = read_report("oom", self._entry.fd)
+            self._end_report.end = SandboxEnd.parse(read_report("end", self._entry.fd))
             status = read_report("status", self._entry.fd)
             if status.isdecimal():
                 self.status = returncode_of(int(status))
@@ -382,6 +391,7 @@ def _starter(
     entry: Entry[DetachedRecord],
     how: Mapping[str, Any],
     timeout: float | None,
+    limits: str,
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
@@ -400,6 +410,7 @@ def _starter(
                 [
                     host.prepared.program("usernsctl-detach"),
                     *map(str, numbers),
+                    limits,
                     entry.path,
                     files.pid_file,
                     *files.command(_HERE),

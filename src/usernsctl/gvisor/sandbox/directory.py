@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from usernsctl import _core
+from usernsctl._lean import dataclass
 from usernsctl.commands.popen import Popen
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.agent.start import ProcessDefaults
@@ -72,30 +73,65 @@ def close_streams(popen: Popen[bytes]) -> None:
                 stream.close()
 
 
-class OomReport:
-    """The error of a sandbox that has ended since the kernel killed a process of gVisor.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxEnd:
+    """The reason for which the watcher has ended a sandbox (csrc/programs/shared/sandbox_end.c).
 
-    :ivar text: the description of the OOM kill; ``""`` if there was none, or the sandbox runs.
+    :ivar reason: the id of a cause, such as ``"memory-limit"``.
+    :ivar limit: the limit in bytes, tasks or milliseconds; 0 if it is unknown.
+    :ivar used: the use, in the same unit.
+    :ivar text: a sentence about both.
     """
 
-    def __init__(self) -> None:
-        self.text: str = ""
+    reason: str
+    limit: int
+    used: int
+    text: str
+
+    @classmethod
+    def parse(cls, report: str) -> SandboxEnd | None:
+        """Return the end that a watcher has written to a file; ``None`` if it is incomplete."""
+        numbers, _, text = report.partition("\n")
+        fields = numbers.split(" ")
+        if len(fields) != 3 or not text.endswith("\n"):
+            return None
+        return cls(reason=fields[0], limit=int(fields[1]), used=int(fields[2]), text=text[:-1])
+
+    def error(self, step: str) -> RunscError:
+        """Return the error for this end."""
+        return RunscError(self.text, step=step, cause=self.reason)
+
+
+class EndReport:
+    """The error of a sandbox that was ended because of a limit, or of an OOM kill.
+
+    :ivar end: the report; ``None`` if there is none, or the sandbox runs.
+    """
+
+    def __init__(self, *, is_limited: bool) -> None:
+        """Begin to count OOM kills.
+
+        :param is_limited: whether the sandbox may have limits of its own.
+        """
+        self.end: SandboxEnd | None = None
+        self._is_limited = is_limited
         self._kills = _core.oom_kills()
 
     def error(self) -> RunscError | None:
-        """Return the error, or ``None`` if there was no OOM kill."""
-        return RunscError(self.text, step="sandbox", cause="out-of-memory") if self.text else None
+        """Return the error, or ``None`` without a report."""
+        return None if self.end is None else self.end.error("sandbox")
 
-    def await_end(self, ends_within: Callable[[float], bool]) -> None:
-        """Wait for the end of the sandbox if the kernel has just killed a process.
+    def await_end(self, ends_within: Callable[[float], bool], *, is_gone: bool) -> None:
+        """Wait for the end of the sandbox if a limit may just have been exceeded.
 
         The watching process may end the sandbox some time after a command in the sandbox has
         failed.
 
         :param ends_within: waits so many seconds for the end.
+        :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
         """
         kills = _core.oom_kills()
-        if kills > self._kills:
+        if kills > self._kills or (is_gone and self._is_limited):
             self._kills = kills
             ends_within(_OOM_SECONDS)
 
@@ -216,9 +252,9 @@ class SandboxDirectory:
         with open(f"{self.id}/pid", opener=functools.partial(os.open, dir_fd=self._top.fd)) as file:
             return int(file.read())
 
-    def read_oom(self) -> str:
-        """Return the description of an OOM kill that has ended the sandbox, or ``""``."""
-        return read_report(f"{self.id}/oom", self._top.fd)
+    def read_end(self) -> SandboxEnd | None:
+        """Return why the watching process has ended the sandbox, or ``None``."""
+        return SandboxEnd.parse(read_report(f"{self.id}/end", self._top.fd))
 
     def failure(self, status: int, answer: bytes = b"") -> UsernsError:
         """Return the error for a sandbox that did not start, with runsc's message.
@@ -229,8 +265,8 @@ class SandboxDirectory:
         fields = answer.split(b"\0")[:-1]
         if len(fields) == _core.FAILURE_FIELDS:
             return _core.failure(fields)
-        if text := self.read_oom():
-            return RunscError(text, step="runsc", cause="out-of-memory")
+        if (end := self.read_end()) is not None:
+            return end.error("runsc")
         message = logs.read_failure(self._logs)
         if message is None and status == CRASHED:
             return _core.explain_silent_runsc(status)

@@ -11,7 +11,7 @@ import socket
 import stat
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, Unpack
 
 from usernsctl import _core, hardening
 from usernsctl._core.values import find_program
@@ -60,6 +60,12 @@ from usernsctl.maps import AnyIdMap, MappedIds, plan
 from usernsctl.namespaces.named import read_map
 from usernsctl.namespaces.namespace import Namespace
 
+if TYPE_CHECKING:
+    from usernsctl.gvisor.launch.limits import EnforcedLimits
+
+#: The values of the argument `limits`.
+LimitsMode = Literal["strict", "best-effort"]
+
 
 class NamedHostOptions(TypedDict, total=False):
     """Keyword arguments of :class:`usernsctl.SandboxHost`, except `idmap`."""
@@ -73,6 +79,10 @@ class NamedHostOptions(TypedDict, total=False):
     binds: Iterable[Bind | StrOrBytesPath]
     hostname: str | None
     rlimits: Iterable[Rlimit | str]
+    memory: int | str | None
+    pids: int | None
+    cpus: float | str | None
+    limits: LimitsMode
     network: Network
     platform: Platform | None
     debug_log: StrOrBytesPath | None
@@ -159,6 +169,7 @@ class HostNamespace:
     :ivar namespace: the namespaces that runsc runs in.
     :ivar prepared: the files in the namespaces.
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
+    :ivar enforced: the limits of the sandboxes, or ``None``.
     :ivar unremoved: the ids of ended sandboxes whose directories could not be removed.
     """
 
@@ -169,6 +180,7 @@ class HostNamespace:
     namespace: Namespace
     prepared: HostLayout
     directory: int
+    enforced: EnforcedLimits | None
 
     def __init__(self, request: Request) -> None:
         """Make the namespaces and the root filesystem.
@@ -202,6 +214,7 @@ class HostNamespace:
                 ids=self._ids.count,
                 no_membarrier=skips_membarrier(request, is_script=order.is_script),
             )
+            self.enforced = order.enforced
             with contextlib.closing(order):
                 self.namespace = joined or Namespace.create(request.idmap, mount=True)
                 undo.callback(self.namespace.close)
@@ -455,6 +468,14 @@ class HostBase(AsyncStartMixin):
         :param rlimits: limits of each process inside, which gVisor enforces: each a text
             ``"NAME=SOFT[:HARD]"`` as for ``--rlimit``, in the units of setrlimit(2), or a
             :class:`usernsctl.Rlimit`.
+        :param memory: the memory limit of each sandbox, gVisor's own memory and files in memory
+            included: a number of bytes, or a text such as ``"512M"`` or ``"1.5GiB"``. See
+            :class:`Sandbox` for what happens to a sandbox that exceeds a limit.
+        :param int pids: the limit of processes and threads of this machine that each sandbox has.
+            gVisor alone has about 20, and each process inside one or two.
+        :param cpus: the number of processors that each sandbox may use.
+        :param str limits: ``"strict"``, the default, or ``"best-effort"``: whether a limit that
+            can't be enforced here is an error, or is ignored.
         :param str network: ``"none"``, the default, for a loopback device alone, or ``"host"`` for
             the network of the machine.
         :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by
@@ -598,6 +619,7 @@ class _HostPlan:
     :ivar files: the open files that the launch names.
     :ivar is_script: whether runsc is a script, which an interpreter executes.
     :ivar several: whether more than one id is mapped.
+    :ivar enforced: the limits of the sandboxes, or ``None``.
     """
 
     launch: Launch
@@ -605,6 +627,7 @@ class _HostPlan:
     files: tuple[PathDescriptor, ...]
     is_script: bool
     several: bool
+    enforced: EnforcedLimits | None
 
     def close(self) -> None:
         """Close the files."""
@@ -632,6 +655,7 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
         files=files,
         is_script=facts.runsc_is_script,
         several=ids.count > 1,
+        enforced=facts.enforced,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
-from usernsctl._lean import LateModule
+from usernsctl._lean import LateModule, replace
 from usernsctl._system.descriptors import seconds_left
 from usernsctl.commands.arguments import (
     Args,
@@ -36,6 +36,7 @@ from usernsctl.gvisor.agent.commands import CommandOptions, SandboxCommands
 from usernsctl.gvisor.agent.popen import START_SECONDS, SandboxPopen
 from usernsctl.gvisor.agent.protocol import Agent, AgentTimeout, AgentUnresponsive, agent_error
 from usernsctl.gvisor.agent.start import OWN_IPC, OWN_NET, InitAgent
+from usernsctl.gvisor.launch.facts import limits_of
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.result import Result
 from usernsctl.gvisor.runsc.container import limit_reason, query
@@ -49,15 +50,18 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     HostBase,
     HostNamespace,
     HostOptions,
+    LimitsMode,
 )
 from usernsctl.gvisor.sandbox.records import DetachedRecord
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.agent import options, process
+    from usernsctl.gvisor.launch import limits as launch_limits
     from usernsctl.gvisor.sandbox import users
 else:
     options = LateModule("usernsctl.gvisor.agent.options")
     process = LateModule("usernsctl.gvisor.agent.process")
+    launch_limits = LateModule("usernsctl.gvisor.launch.limits")
     users = LateModule("usernsctl.gvisor.sandbox.users")
 
 
@@ -68,6 +72,10 @@ class StartOptions(CommandOptions, total=False):
     hostname: str | None
     terminal: bool
     detach: bool
+    memory: int | str | None
+    pids: int | None
+    cpus: float | str | None
+    limits: LimitsMode
     timeout: float | None
 
 
@@ -95,7 +103,11 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         sandbox ends when it is closed or gets a signal (:meth:`terminate`).
     :param SandboxHost host: the host to start the sandbox in; by default a new one of
         `host_options`.
-    :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given.
+    :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given. With `host`,
+        only `memory`, `pids`, `cpus` and `limits`, in place of the limits of the host. If the
+        sandbox exceeds a limit, all of it is killed: :meth:`wait` raises
+        :class:`usernsctl.RunscError` with the cause ``"memory-limit"`` or ``"pids-limit"``, which
+        is also the reason of the results of its commands.
     :param str id: the container id for runsc; by default a random one.
     :param env: variables to set besides PATH, LANG and TERM, or besides the bundle's variables.
     :param cwd: the working directory of the command, an absolute path inside; by default ``/``, or
@@ -147,6 +159,9 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
     _agent_outlives = False
     # True if process 1 of the sandbox is the agent.
     _is_agent_first = False
+    # The limits of this sandbox that replace those of its host, and the resulting ones.
+    _own_limits: Mapping[str, Any] | None = None
+    _enforced: launch_limits.EnforcedLimits | None = None
 
     def __init__(
         self,
@@ -168,6 +183,7 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         **host_options: Unpack[HostOptions],
     ) -> None:
         """Start a sandbox, and return when its first command runs."""
+        self._own_limits = None if host is None else take_limits(host_options)
         argv = None if args is None else checks.argv(args)
         if argv is None:
             check_no_command(cwd=cwd, user=user, groups=groups, terminal=terminal)
@@ -222,11 +238,16 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         terminal: bool,
         timeout: float | None,
     ) -> None:
+        enforced = enforced_limits(host, self._own_limits)
+        self._enforced = enforced
+        words = "" if enforced is None else enforced.words
         with files.listening() if terminal else contextlib.nullcontext() as console:
             if detach:
-                self._life = DetachedSandbox.start(host, files, self.id, self.args, how, timeout)
+                self._life = DetachedSandbox.start(
+                    host, files, self.id, self.args, how, timeout, words
+                )
             else:
-                self._life = AttachedSandbox(host, files, how, timeout)
+                self._life = AttachedSandbox(host, files, how, timeout, words)
             if console is not None:
                 self._terminal = receive_terminal(console)
 
@@ -320,6 +341,15 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         return isinstance(self._life, DetachedSandbox)
 
     @property
+    def limits(self) -> tuple[launch_limits.LimitPart, ...]:
+        """The limits of the sandbox, each with the mechanism that enforces it.
+
+        Empty without limits, and for an object of :meth:`attach`.
+        """
+        self._get()
+        return () if self._enforced is None else self._enforced.parts
+
+    @property
     def init(self) -> Popen[bytes]:
         """The process that holds the sandbox, a child of this process, which ends with the sandbox.
 
@@ -390,9 +420,10 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         :raises TimeoutExpired: the command did not end within `timeout` seconds; it keeps running.
         :raises RunscError: the sandbox is detached, and its keeper was killed (cause
             ``"exit-status-unknown"``). Or memory ran out, and the kernel killed a process of gVisor
-            (``"out-of-memory"``): the sandbox was ended, and :attr:`returncode` is -9.
+            (``"out-of-memory"``), or the sandbox exceeded a limit (``"memory-limit"``,
+            ``"pids-limit"``): the sandbox was ended, and :attr:`returncode` is -9.
         """
-        return _unless_oom(self._get(), self._await_end(timeout))
+        return _unless_limited(self._get(), self._await_end(timeout))
 
     def _await_end(self, timeout: float | None) -> int:
         check_timeout(timeout)
@@ -422,7 +453,7 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         life = self._get()
         result = Result[Any](self.args, status)
         result.rusage = life.rusage
-        if (error := life.oom_error()) is not None:
+        if (error := life.limit_error()) is not None:
             result.reason = limit_reason(error)
         elif life.is_killed:
             result.reason = "killed"
@@ -437,7 +468,7 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         """
         await self._async_start.wait()
         life = self._get()
-        return _unless_oom(life, await life.wait_async())
+        return _unless_limited(life, await life.wait_async())
 
     def communicate(
         self, input: bytes | None = None, timeout: float | None = None
@@ -749,14 +780,41 @@ def _ending(status: int | None) -> str:
     return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
 
 
-def _unless_oom(life: AttachedSandbox | DetachedSandbox, status: int) -> int:
+def _unless_limited(life: AttachedSandbox | DetachedSandbox, status: int) -> int:
     """Return the exit status of a sandbox that has ended.
 
-    :raises RunscError: the sandbox has ended because memory ran out.
+    :raises RunscError: the sandbox was ended because it exceeded a limit, or memory ran out.
     """
-    if (error := life.oom_error()) is not None:
+    if (error := life.limit_error()) is not None:
         raise error
     return status
+
+
+_LIMITS = ("memory", "pids", "cpus", "limits")
+
+
+def take_limits(options: HostOptions) -> Mapping[str, Any] | None:
+    """Remove the limits from `options`, and return them; ``None`` if there are none.
+
+    :raises TypeError: a limit has the wrong type.
+    :raises ValueError: a limit has a wrong value.
+    """
+    given: dict[str, Any] = {**options}
+    taken = {name: given[name] for name in _LIMITS if given.get(name) is not None}
+    for name in _LIMITS:
+        options.pop(name, None)  # type: ignore[misc]
+    return Request.checked(taken) if taken else None
+
+
+def enforced_limits(
+    host: HostNamespace, own: Mapping[str, Any] | None
+) -> launch_limits.EnforcedLimits | None:
+    """Return the limits of a sandbox, with their mechanisms; ``None`` without limits.
+
+    :param own: the limits of the sandbox that replace those of the host: see :func:`take_limits`.
+    :raises RunscError: a limit is out of range, or can't be enforced here.
+    """
+    return limits_of(replace(host.request, **own)) if own else host.enforced
 
 
 def _host_of(options: HostOptions, host: HostBase | None) -> Callable[[], HostNamespace]:

@@ -1,0 +1,314 @@
+/*
+ * Limits without control groups: a look at what the sandbox uses.
+ *
+ * The memory of the programs inside, and of their files, is in a memfd of gVisor's kernel, the
+ * sentry, so RSS does not show it: the blocks of that file do. The rest is the anonymous memory of
+ * gVisor's processes, and their page tables, of which a program inside can have many with few
+ * pages.
+ *
+ * A look takes some microseconds. The time until the next one is that in which the sandbox can't
+ * exceed the limit by much, at the highest rate at which a machine clears pages or starts
+ * processes. A walk through all processes takes longer, and must not take more than a small share
+ * of the time.
+ */
+#include "base/base.h"
+#include "explain/explain.h"
+#include "facts/facts.h"
+#include "programs/shared/shared.h"
+
+#include <dirent.h>
+#include <inttypes.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+
+#define MEMORY_FILE "/memfd:runsc-memory"
+/* The time between two looks for the sentry, and the time after which it must have been found. */
+#define FIND_MS 20
+#define FOUND_MS 60000
+
+/* Bytes that a program may allocate in a millisecond, and bytes by which it may exceed the limit.
+ */
+#define BYTES_PER_MS (4U << 20)
+#define EXCESS (48U << 20)
+#define LOOK_MS_MIN 8
+#define LOOK_MS_MAX 1000
+
+/* The same for page tables and tasks, which grow more slowly: gVisor handles each page fault, and
+ * each start of a process takes it some hundred microseconds. */
+#define TABLE_BYTES_PER_MS (256U << 10)
+#define TASKS_PER_MS 2
+#define WALK_MS_MIN 20
+#define WALK_MS_MAX 2000
+/* A walk takes at most one part of this number of the time. */
+#define WALK_SHARE 100
+
+/* Far more levels than runsc's processes have. */
+#define LEVELS_MAX 8
+
+void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits)
+{
+    *watch = (struct limit_watch){.limits = *limits, .start = un_now_ms(), .statm = -1};
+}
+
+static bool looks(const struct limit_watch *watch)
+{
+    return watch->limits.memory || watch->limits.pids;
+}
+
+int limit_watch_interval(const struct limit_watch *watch)
+{
+    int64_t now = un_now_ms(), next = INT64_MAX;
+    if (looks(watch))
+        next = watch->next_look;
+    if (watch->limits.timeout && watch->start + (int64_t)watch->limits.timeout < next)
+        next = watch->start + (int64_t)watch->limits.timeout;
+    if (next == INT64_MAX)
+        return -1;
+    return next <= now ? 0 : next - now > INT32_MAX ? INT32_MAX : (int)(next - now);
+}
+
+/* Opens the memory files of a process. Returns whether it has any. */
+static bool open_memory_files(struct limit_watch *watch, pid_t pid)
+{
+    char path[64], link[sizeof MEMORY_FILE];
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    DIR *all = opendir(path);
+    for (const struct dirent *fd; all && (fd = readdir(all)) && watch->file_count < MEMORY_FILES;) {
+        ssize_t length = readlinkat(dirfd(all), fd->d_name, link, sizeof link);
+        if (length < (ssize_t)sizeof MEMORY_FILE - 1 ||
+            strncmp(link, MEMORY_FILE, sizeof MEMORY_FILE - 1) != 0)
+            continue;
+        int file = openat(dirfd(all), fd->d_name, O_PATH | O_CLOEXEC);
+        if (file >= 0)
+            watch->file[watch->file_count++] = file;
+    }
+    if (all)
+        closedir(all);
+    return watch->file_count;
+}
+
+/* Returns whether RLIMIT_NPROC counts the processes of each user namespace apart, as since Linux
+ * 5.14. Before, it counted all processes of the user. */
+static bool counts_by_namespace(void)
+{
+    struct utsname name;
+    uint64_t major = 0, minor = 0;
+    const char *at = uname(&name) ? NULL : un_number_read(name.release, INT32_MAX, &major);
+    if (at && *at)
+        un_number_read(at + 1, INT32_MAX, &minor);
+    return major > 5 || (major == 5 && minor >= 14);
+}
+
+/* Limits the tasks of the sentry, and of a process that it has started. Each sentry has a user
+ * namespace of its own. The processes of the real root have no such limit: for those, only the
+ * watcher counts. */
+static bool limit_tasks(pid_t pid, void *arg)
+{
+    const struct limit_watch *watch = arg;
+    const struct rlimit limit = {.rlim_cur = watch->limits.pids, .rlim_max = watch->limits.pids};
+    bool ignored;
+    prlimit(pid, RLIMIT_NPROC, &limit, NULL);
+    return any_child(pid, limit_tasks, arg, &ignored);
+}
+
+static bool find_sentry(pid_t pid, void *arg)
+{
+    char path[64];
+    struct limit_watch *watch = arg;
+    if (!open_memory_files(watch, pid))
+        return false;
+    snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
+    watch->statm = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    watch->sentry = pid;
+    if (watch->limits.pids && counts_by_namespace())
+        limit_tasks(pid, watch);
+    return true;
+}
+
+/* Returns the anonymous memory of the sentry in bytes, 0 if it has ended. */
+static uint64_t read_anonymous(const struct limit_watch *watch)
+{
+    char text[128];
+    uint64_t size, resident = 0, shared = 0;
+    ssize_t length = watch->statm < 0 ? -1 : pread(watch->statm, text, sizeof text - 1, 0);
+    text[length < 0 ? 0 : length] = '\0';
+    const char *at = un_number_read(text, INT64_MAX, &size);
+    at = at && *at ? un_number_read(at + 1, INT64_MAX, &resident) : NULL;
+    if (!at || !*at || !un_number_read(at + 1, INT64_MAX, &shared))
+        return 0;
+    return (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Copies of a descriptor of one file count once. */
+static uint64_t read_files(const struct limit_watch *watch)
+{
+    struct stat status[MEMORY_FILES];
+    uint64_t blocks = 0;
+    for (size_t i = 0; i < watch->file_count; i++) {
+        size_t same = 0;
+        if (fstat(watch->file[i], &status[i]))
+            status[i] = (struct stat){.st_blocks = 0};
+        while (same < i && status[same].st_ino != status[i].st_ino)
+            same++;
+        if (same == i)
+            blocks += (uint64_t)status[i].st_blocks;
+    }
+    return blocks * 512;
+}
+
+/* A walk through the processes of a sandbox. */
+struct walk {
+    pid_t sentry;
+    bool is_inside; /* whether the process is the sentry, or one that it has started */
+    int level;
+    uint64_t bytes;
+    uint64_t tasks;
+};
+
+/* Returns a number of KiB in /proc/PID/status, in bytes. */
+static uint64_t read_kib(const char *status, const char *key)
+{
+    uint64_t kib = 0;
+    const char *at = strstr(status, key);
+    if (at) {
+        at += strlen(key);
+        un_number_read(at + strspn(at, " \t"), INT64_MAX >> 10, &kib);
+    }
+    return kib << 10;
+}
+
+static bool walk_process(pid_t pid, void *arg)
+{
+    char path[64], text[4096];
+    struct stat status;
+    struct walk *walk = arg;
+    bool was_inside = walk->is_inside, ignored;
+    walk->is_inside = was_inside || pid == walk->sentry;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    if (un_read_file(AT_FDCWD, path, text, sizeof text) > 0) {
+        walk->bytes += read_kib(text, "\nVmPTE:");
+        walk->bytes += pid == walk->sentry ? 0 : read_kib(text, "\nRssAnon:");
+    }
+    /* The directory has one subdirectory for each thread, and itself and its parent as links. */
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    if (walk->is_inside && !stat(path, &status) && status.st_nlink > 2)
+        walk->tasks += status.st_nlink - 2;
+    if (walk->level++ < LEVELS_MAX)
+        any_child(pid, walk_process, walk, &ignored);
+    walk->level--;
+    walk->is_inside = was_inside;
+    return false;
+}
+
+static int64_t clamp(int64_t number, int64_t least, int64_t most)
+{
+    return number < least ? least : number > most ? most : number;
+}
+
+/* Returns the time in which a use can't grow to the limit and the excess, at this rate. */
+static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_t per_ms)
+{
+    if (!limit)
+        return INT64_MAX;
+    return used >= limit + excess ? 0 : (int64_t)((limit + excess - used) / per_ms);
+}
+
+static void walk_processes(struct limit_watch *watch, pid_t parent)
+{
+    bool ignored;
+    struct walk walk = {.sentry = watch->sentry};
+    int64_t start = un_now_ms();
+    any_child(parent, walk_process, &walk, &ignored);
+    int64_t now = un_now_ms(), share = (now - start) * WALK_SHARE;
+    watch->others = walk.bytes;
+    watch->tasks = walk.tasks;
+    int64_t memory = time_left(watch->limits.memory, EXCESS, watch->memory, TABLE_BYTES_PER_MS);
+    int64_t tasks = time_left(watch->limits.pids, 0, watch->tasks, TASKS_PER_MS);
+    int64_t least = share > WALK_MS_MIN ? share : WALK_MS_MIN;
+    watch->next_walk = now + clamp(memory < tasks ? memory : tasks, least,
+                                   least > WALK_MS_MAX ? least : WALK_MS_MAX);
+}
+
+static bool describe_memory(const struct limit_watch *watch, struct un_end *end)
+{
+    char limit[UN_MIB_ROOM], used[UN_MIB_ROOM];
+    *end = (struct un_end){
+        .reason = "memory-limit", .limit = watch->limits.memory, .used = watch->memory};
+    snprintf(end->text, sizeof end->text,
+             "the sandbox was ended: it used %s of memory, and its limit is %s",
+             un_mib_text(end->used, used), un_mib_text(end->limit, limit));
+    return true;
+}
+
+static bool describe_tasks(const struct limit_watch *watch, uint64_t tasks, struct un_end *end)
+{
+    *end = (struct un_end){.reason = "pids-limit", .limit = watch->limits.pids, .used = tasks};
+    snprintf(end->text, sizeof end->text,
+             "the sandbox was ended: it had %" PRIu64 " processes and threads, and its limit is "
+             "%" PRIu64,
+             end->used, end->limit);
+    return true;
+}
+
+static bool describe_timeout(const struct limit_watch *watch, int64_t now, struct un_end *end)
+{
+    *end = (struct un_end){.reason = "timeout",
+                           .limit = watch->limits.timeout,
+                           .used = (uint64_t)(now - watch->start)};
+    snprintf(end->text, sizeof end->text,
+             "the sandbox was ended: it ran for %" PRIu64 ".%03" PRIu64
+             " s, and its time limit is %" PRIu64 ".%03" PRIu64 " s",
+             end->used / 1000, end->used % 1000, end->limit / 1000, end->limit % 1000);
+    return true;
+}
+
+/* Without a look at the sandbox, no limit holds. */
+static bool describe_blindness(struct un_end *end)
+{
+    *end = (struct un_end){.reason = "limit-unenforceable"};
+    snprintf(end->text, sizeof end->text,
+             "the sandbox was ended: the memory of gVisor's kernel was not found in /proc");
+    return true;
+}
+
+bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *end)
+{
+    bool ignored;
+    int64_t now = un_now_ms();
+    if (watch->limits.timeout && now - watch->start >= (int64_t)watch->limits.timeout)
+        return describe_timeout(watch, now, end);
+    if (!looks(watch) || now < watch->next_look)
+        return false;
+    if (!watch->sentry && !any_child(parent, find_sentry, watch, &ignored)) {
+        watch->next_look = now + FIND_MS;
+        return now - watch->start > FOUND_MS && describe_blindness(end);
+    }
+    if (now >= watch->next_walk)
+        walk_processes(watch, parent);
+    watch->memory = read_files(watch) + read_anonymous(watch) + watch->others;
+    int64_t wait = time_left(watch->limits.memory, EXCESS, watch->memory, BYTES_PER_MS);
+    watch->next_look = now + clamp(wait, LOOK_MS_MIN, LOOK_MS_MAX);
+    if (watch->next_walk < watch->next_look)
+        watch->next_look = watch->next_walk;
+    if (watch->limits.memory && watch->memory > watch->limits.memory)
+        return describe_memory(watch, end);
+    return watch->limits.pids && watch->tasks >= watch->limits.pids &&
+           describe_tasks(watch, watch->tasks, end);
+}
+
+bool limit_watch_judge(const struct limit_watch *watch, const char *errors, const char *crash,
+                       const char *debug, struct un_end *end)
+{
+    struct un_runsc_words words;
+    struct un_runsc_failure failure = {.has_cause = false};
+    struct un_error err;
+    if (!watch->limits.pids || un_runsc_words_read(errors, crash, debug, &words))
+        return false;
+    /* An unclear message is about the limit if the sandbox was close to it. */
+    const char *limit = watch->tasks > watch->limits.pids / 2 ? un_limit_cause(UN_LIMIT_PIDS) : "";
+    bool is_limit = !words.has_ended && words.told &&
+                    !un_runsc_explain(words.told, limit, "", 0, "/proc", &failure, &err) &&
+                    failure.has_cause && !strcmp(failure.cause.id, un_limit_cause(UN_LIMIT_PIDS));
+    un_runsc_words_free(&words);
+    return is_limit && describe_tasks(watch, watch->limits.pids, end);
+}

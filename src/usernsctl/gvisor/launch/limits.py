@@ -1,0 +1,309 @@
+"""Limits of a sandbox: what was asked for, and the mechanism that enforces each part here."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+
+from usernsctl import _core
+from usernsctl._lean import Any, dataclass, fields
+from usernsctl.errors import RunscError
+
+# gVisor alone uses 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
+MEMORY_MIN = 24 << 20
+PIDS_MIN = 30
+
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE_FORM = "a number of bytes, or a number with a unit such as 512M or 1.5GiB"
+_TIME_FORM = "a number of seconds, or a number with a unit: 30s, 2m, 1.5h"
+_CPUS_FORM = "a number of processors such as 2 or 1.5"
+
+#: The values of ``--limits``.
+STRICT, BEST_EFFORT = MODES = ("strict", "best-effort")
+
+
+def parse_size(text: str) -> int:
+    """Parse a size as Docker writes it, such as ``512M``, ``1g``, ``1GiB`` or ``1048576``.
+
+    :returns: the number of bytes; all units are powers of 1024.
+    :raises ValueError: `text` is not a size, or is 0.
+    """
+    match = re.fullmatch(r"([0-9]{1,19})(\.[0-9]{1,9})?([kmgtp]?)(?:i?b)?", text, re.ASCII | re.I)
+    if match is None or (match[2] and not match[3]) or text.lower().endswith("ib") > bool(match[3]):
+        raise ValueError(f"{text!r} is not {_SIZE_FORM}")
+    whole, part, unit = match.groups()
+    bytes_ = int(float(f"0{part or ''}") * 2 ** _UNITS[unit.lower()])
+    size = (int(whole) << _UNITS[unit.lower()]) + bytes_
+    _check_above_zero(text, size)
+    return size
+
+
+def parse_count(text: str) -> int:
+    """Parse a number of processes.
+
+    :raises ValueError: `text` is not a whole number, or is 0.
+    """
+    if not re.fullmatch("[0-9]{1,19}", text):
+        raise ValueError(f"{text!r} is not a whole number")
+    _check_above_zero(text, int(text))
+    return int(text)
+
+
+def parse_cpus(text: str) -> float:
+    """Parse a number of processors, which may have a fraction.
+
+    :raises ValueError: `text` is not such a number, or is 0.
+    """
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text):
+        raise ValueError(f"{text!r} is not {_CPUS_FORM}")
+    _check_above_zero(text, float(text))
+    return float(text)
+
+
+def parse_duration(text: str) -> float:
+    """Parse a duration as timeout(1) does, such as ``30s``, ``2m`` or ``1.5``.
+
+    :returns: seconds.
+    :raises ValueError: `text` is not a duration, is less than a millisecond, or too long.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not {_TIME_FORM}")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds < 0.001:
+        raise ValueError(f"{text!r} must be at least a millisecond")
+    return seconds
+
+
+def _check_above_zero(text: str, number: float) -> None:
+    if not number:
+        raise ValueError(f"{text!r} must be more than 0; leave the limit out to have none")
+
+
+def _check_number(
+    name: str, given: Any, parse: Callable[[str], Any], types: tuple[type, ...], form: str
+) -> Any:
+    """Return the limit for an argument: None, text for `parse`, or a number."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, (str, *types)):
+        raise TypeError(f"{name} must be {form}, not {given!r}")
+    # str() of a float may have an exponent, which no limit has.
+    text = f"{given:.12g}" if isinstance(given, float) else str(given)
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def check_size(name: str, given: Any) -> int | None:
+    """Return the size for an argument: text as for :func:`parse_size`, or a number of bytes.
+
+    :raises TypeError: `given` has another type.
+    :raises ValueError: `given` is not a size, or is 0.
+    """
+    size: int | None = _check_number(name, given, parse_size, (int,), _SIZE_FORM)
+    return size
+
+
+def check_count(name: str, given: Any) -> int | None:
+    """Return the number of processes for an argument.
+
+    :raises TypeError: `given` is not an int.
+    :raises ValueError: `given` is below 1.
+    """
+    count: int | None = _check_number(name, given, parse_count, (int,), "a whole number")
+    return count
+
+
+def check_cpus(name: str, given: Any) -> float | None:
+    """Return the number of processors for an argument.
+
+    :raises TypeError: `given` is not a number.
+    :raises ValueError: `given` is not a positive number.
+    """
+    cpus: float | None = _check_number(name, given, parse_cpus, (int, float), _CPUS_FORM)
+    return cpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits that were asked for; ``None`` for no limit.
+
+    :ivar memory: the memory of the whole sandbox in bytes, gVisor's own and files included.
+    :ivar pids: the number of processes and threads of the machine that the sandbox uses.
+    :ivar cpus: the number of processors.
+    :ivar timeout: the time of the run, in seconds.
+    """
+
+    memory: int | None = None
+    pids: int | None = None
+    cpus: float | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Facts about this machine, or the control group of this process.
+
+    :ivar memory: the memory in bytes.
+    :ivar processors: the number of processors that this process may use.
+    :ivar pids: the number of processes and threads that this user may have.
+    :ivar is_root: whether runsc runs as root, whose processes RLIMIT_NPROC does not limit.
+    :ivar counts_by_namespace: whether RLIMIT_NPROC counts each user namespace apart.
+    """
+
+    memory: int
+    processors: int
+    pids: int
+    is_root: bool = False
+    counts_by_namespace: bool = True
+
+    @classmethod
+    def here(cls) -> Machine:
+        """Return the facts about this machine."""
+        import resource
+
+        memory, processors = _core.seen_limits()
+        most = [limit for limit in resource.getrlimit(resource.RLIMIT_NPROC) if limit >= 0]
+        with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
+            most.append(int(file.read()))
+        release = tuple(map(int, re.findall("[0-9]+", os.uname().release)[:2]))
+        return cls(
+            memory=memory,
+            processors=processors,
+            pids=min(most),
+            is_root=os.geteuid() == 0,
+            counts_by_namespace=release >= (5, 14),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitPart:
+    """A limit of a sandbox, with its mechanism.
+
+    :ivar name: ``"memory"``, ``"pids"``, ``"cpus"`` or ``"timeout"``.
+    :ivar limit: the limit: bytes, processes and threads, processors, or seconds.
+    :ivar means: the mechanism that enforces the limit, or ``None`` if none does (best effort).
+    """
+
+    name: str
+    limit: float
+    means: str | None
+
+    def __str__(self) -> str:
+        unit = {"memory": " bytes", "pids": " processes and threads"}
+        text = f"{self.limit:.16g}{unit.get(self.name, '')}"
+        return f"{self.name} {text}: {self.means or 'not enforced'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnforcedLimits:
+    """The limits of a sandbox, each with the mechanism that enforces it here.
+
+    :ivar parts: the limits that were asked for.
+    """
+
+    parts: tuple[LimitPart, ...] = ()
+
+    def get(self, name: str) -> LimitPart | None:
+        """Return the limit of that name, or ``None``."""
+        return next((part for part in self.parts if part.name == name), None)
+
+    def _enforced(self, name: str) -> float:
+        part = self.get(name)
+        return part.limit if part is not None and part.means is not None else 0
+
+    @property
+    def memory(self) -> int:
+        """The memory that the program sees, in bytes; 0 without limit."""
+        return int(self._enforced("memory"))
+
+    @property
+    def processors(self) -> int:
+        """The number of processors that the program sees; 0 without limit."""
+        return math.ceil(self._enforced("cpus"))
+
+    @property
+    def words(self) -> str:
+        """The limits as csrc/programs/shared/limits.c parses them."""
+        values = {
+            "memory": self.memory,
+            "pids": int(self._enforced("pids")),
+            "processors": self.processors,
+            "timeout": math.ceil(self._enforced("timeout") * 1000),
+        }
+        return ",".join(f"{name}={value}" for name, value in values.items() if value)
+
+
+NO_LIMITS = EnforcedLimits()
+
+
+def enforce(limits: Limits, machine: Machine, *, best_effort: bool = False) -> EnforcedLimits:
+    """Choose the mechanism for each limit.
+
+    :param best_effort: whether a limit that can't be enforced here is no error.
+    :raises RunscError: a limit is below what gVisor needs (cause ``memory-limit-too-low`` or
+        ``limit-out-of-range``), above what this machine has (``limit-out-of-range``), or can't be
+        enforced here (``limit-unenforceable``).
+    """
+    _check_range(limits, machine)
+    parts = []
+    for field in fields(limits):
+        limit = getattr(limits, field.name)
+        if limit is None:
+            continue
+        means = _means(field.name, limit, machine)
+        if means is None and not best_effort:
+            raise RunscError(
+                f"the limit {field.name}={limit:.12g} can't be enforced here: only a control group "
+                "can limit a sandbox to a part of a processor",
+                step="sandbox",
+                cause="limit-unenforceable",
+                remedy="set a whole number of processors\n--limits best-effort or "
+                'limits="best-effort" starts the sandbox without this limit',
+            )
+        parts.append(LimitPart(name=field.name, limit=limit, means=means))
+    return EnforcedLimits(parts=tuple(parts))
+
+
+def _means(name: str, limit: float, machine: Machine) -> str | None:
+    """Return the mechanism that enforces a limit, or ``None`` if none does."""
+    if name == "cpus":
+        return "processor affinity" if limit == int(limit) else None
+    if name == "pids" and machine.counts_by_namespace and not machine.is_root:
+        return f"RLIMIT_NPROC in the user namespace of the sandbox, and {_WATCHER}"
+    return _WATCHER
+
+
+def _check_range(limits: Limits, machine: Machine) -> None:
+    if limits.memory is not None and limits.memory < MEMORY_MIN:
+        raise RunscError(
+            f"the limit memory={limits.memory} bytes is too low: gVisor alone needs "
+            f"{MEMORY_MIN >> 20} MiB",
+            step="sandbox",
+            cause="memory-limit-too-low",
+            remedy="write a unit, as in 512M" if limits.memory < 1 << 16 else "set at least 64M",
+        )
+    for name, limit, least, most, unit in (
+        ("memory", limits.memory, 0, machine.memory, "bytes"),
+        ("pids", limits.pids, PIDS_MIN, machine.pids, "processes and threads"),
+        ("cpus", limits.cpus, 0.01, machine.processors, "processors"),
+    ):
+        if limit is None or least <= limit <= most:
+            continue
+        bound = f"gVisor alone needs {least}" if limit < least else f"this machine has only {most}"
+        raise RunscError(
+            f"the limit {name}={limit:.16g} is too {'low' if limit < least else 'high'}: "
+            f"{bound} {unit}",
+            step="sandbox",
+            cause="limit-out-of-range",
+            remedy=f"set {name} to at {'least' if limit < least else 'most'} "
+            f"{least if limit < least else most}",
+        )
+
+
+_WATCHER = "a watcher ends the sandbox"

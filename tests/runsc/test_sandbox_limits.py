@@ -1,0 +1,220 @@
+"""Tests of limits of a sandbox that a watcher enforces, without control groups."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from frozen import freeze
+from processes import capture
+
+import usernsctl as un
+from usernsctl import gvisor
+
+MIB = 1 << 20
+PATIENCE = 60
+# A limit is exceeded by at most so many bytes.
+EXCESS = 64 * MIB
+
+MEMORY_HOGS = {
+    "heap": "held = []\nwhile True: held.append(b'x' * 10**6)",
+    "mmap": "import mmap\nheld = []\nwhile True: held.append(mmap.mmap(-1, 1 << 22)); "
+    "held[-1].write(b'x' * (1 << 22))",
+    "memfds": "import os\nwhile True: os.write(os.memfd_create('x'), b'x' * 10**6)",
+    "shm": "import os\nn = 0\nwhile True:\n n += 1\n"
+    " open(f'/dev/shm/{n}', 'wb').write(b'x' * 10**6); held = bytearray(10**6)\n"
+    " globals()[f'h{n}'] = held",
+    "processes": "import os, time\nwhile True:\n if os.fork() == 0:\n  held = b'x' * 10**7\n"
+    "  time.sleep(100)\n time.sleep(0.02)",
+    "page tables": "import mmap\nf = mmap.mmap(-1, 4096)\nimport ctypes\n"
+    "libc = ctypes.CDLL(None, use_errno=True)\nlibc.mmap.restype = ctypes.c_void_p\n"
+    "libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + "
+    "[ctypes.c_long]\nimport os\nfd = os.memfd_create('x'); os.ftruncate(fd, 4096)\n"
+    "a = 1 << 40\nwhile True:\n a += 1 << 21\n p = libc.mmap(a, 4096, 3, 0x11, fd, 0)\n"
+    " ctypes.c_char.from_address(a).value = b'x'",
+}
+
+FORK_BOMBS = {
+    "shell": ["sh", "-c", "b() { b | b & }; b; sleep 100"],
+    "python": [
+        "python3",
+        "-c",
+        "import os, time\nwhile True:\n if os.fork() == 0: time.sleep(100)",
+    ],
+    "threads": [
+        "python3",
+        "-c",
+        "import threading, time\nwhile True:\n"
+        " threading.Thread(target=time.sleep, args=[99]).start()",
+    ],
+}
+
+
+def check_report(errors: str, cause: str) -> list[float]:
+    """Check that there is one report, and return its numbers."""
+    assert re.findall(r"\[([a-z-]+)\]$", errors, re.MULTILINE) == [cause]
+    (told,) = re.findall("^usernsctl: the sandbox was ended: (.*)$", errors, re.MULTILINE)
+    return [float(number) for number in re.findall("[0-9.]+", told)]
+
+
+@pytest.mark.parametrize("hog", MEMORY_HOGS)
+def test_a_memory_hog_is_ended(hog: str, usernsctl: Program) -> None:
+    limit = 256
+    command = [usernsctl.path, "run", f"--memory={limit}M", "--", "python3", "-c", MEMORY_HOGS[hog]]
+    done = capture(command, timeout=PATIENCE)
+    assert done.returncode == 137
+    used, told = check_report(done.stderr, "memory-limit")
+    assert told == limit
+    assert limit <= used <= limit + EXCESS // MIB
+
+
+@pytest.mark.parametrize("bomb", ["shell", "python"])
+def test_a_fork_bomb_is_ended(bomb: str, usernsctl: Program) -> None:
+    command = [usernsctl.path, "run", "--pids=100", "--", *FORK_BOMBS[bomb]]
+    done = capture(command, timeout=PATIENCE)
+    assert done.returncode == 137
+    assert check_report(done.stderr, "pids-limit") == [100, 100]
+
+
+def test_the_time_limit_ends_the_run(usernsctl: Program) -> None:
+    start = time.monotonic()
+    command = [usernsctl.path, "run", "--timeout=1.5", "--", "sleep", "100"]
+    done = capture(command, timeout=PATIENCE)
+    assert done.returncode == 124
+    used, limit = check_report(done.stderr, "timeout")
+    assert limit == 1.5 <= used <= time.monotonic() - start
+
+
+def test_a_program_within_its_limits_ends_as_usual(usernsctl: Program) -> None:
+    limits = ["--memory=128M", "--pids=60", "--cpus=1", "--timeout=1m"]
+    script = "head -n 1 /proc/meminfo; nproc; exit 7"
+    done = capture([usernsctl.path, "run", *limits, "--", "sh", "-c", script], timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (7, "")
+    assert done.stdout == "MemTotal:         131072 kB\n1\n"
+
+
+def test_a_limit_does_not_hide_a_crash_of_another_kind(usernsctl: Program) -> None:
+    command = [usernsctl.path, "run", "--pids=60", "--", "sh", "-c", "kill -SEGV $$"]
+    done = capture(command, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGSEGV, "")
+
+
+def test_frozen_launches_have_the_limits(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    freeze(usernsctl, tmp_path / "launch", "--memory=256M", "--timeout=30")
+    launch = [prelude.path, "--launch", tmp_path / "launch", "--"]
+    done = capture([*launch, "head", "-n", "1", "/proc/meminfo"], timeout=PATIENCE)
+    assert done.stdout == "MemTotal:         262144 kB\n"
+    done = capture([*launch, "python3", "-c", MEMORY_HOGS["heap"]], timeout=PATIENCE)
+    assert done.returncode == 137
+    check_report(done.stderr, "memory-limit")
+
+
+def test_a_dry_run_names_the_mechanisms(usernsctl: Program) -> None:
+    options = ["--dry-run", "--memory=128M", "--pids=60", "--cpus=1.5", "--limits=best-effort"]
+    done = capture([usernsctl.path, "run", *options, "--", "true"], timeout=PATIENCE)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    start = lines.index("Limits, with the mechanism that enforces each:")
+    assert lines[start + 1] == "  memory 134217728 bytes: a watcher ends the sandbox"
+    assert lines[start + 3] == "  cpus 1.5: not enforced"
+    done = capture([usernsctl.path, "run", "--json", *options, "--", "true"], timeout=PATIENCE)
+    shown = json.loads(done.stdout)
+    assert shown["limits"]["memory"] == 128 * MIB
+    assert [part["name"] for part in shown["enforced"]] == ["memory", "pids", "cpus"]
+
+
+@pytest.mark.parametrize(
+    ("option", "cause"),
+    [
+        ("--memory=512", "memory-limit-too-low"),
+        ("--memory=10TB", "limit-out-of-range"),
+        ("--pids=9", "limit-out-of-range"),
+        ("--cpus=4000", "limit-out-of-range"),
+        ("--cpus=0.5", "limit-unenforceable"),
+    ],
+)
+def test_a_limit_that_can_not_hold_is_an_error(option: str, cause: str, usernsctl: Program) -> None:
+    done = capture([usernsctl.path, "run", option, "--", "echo", "x"], timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == [cause]
+
+
+@pytest.mark.parametrize("option", ["--memory=1.5x", "--pids=-1", "--cpus=0", "--timeout=1e9"])
+def test_malformed_limits_are_errors(option: str, usernsctl: Program) -> None:
+    done = capture([usernsctl.path, "run", option, "--", "echo", "x"], timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert f"Error: {option.partition('=')[0]}: " in done.stderr
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost(memory="300M") as host:
+        yield host
+
+
+def test_a_sandbox_has_the_limits_of_its_host(host: un.SandboxHost) -> None:
+    with host.start(None) as box:
+        assert [(part.name, part.limit) for part in box.limits] == [("memory", 300 * MIB)]
+        ended = box.run(["python3", "-c", MEMORY_HOGS["heap"]])
+        assert (ended.reason, ended.returncode) == ("memory-limit", -signal.SIGKILL)
+        with pytest.raises(un.RunscError, match=r"its limit is 300\.0 MiB") as error:
+            box.wait(PATIENCE)
+    assert error.value.cause == "memory-limit"
+
+
+def test_a_sandbox_may_replace_the_limits(host: un.SandboxHost) -> None:
+    with host.start(None, memory="100M", pids=70) as box:
+        limits = {part.name: part.limit for part in box.limits}
+        assert limits == {"memory": 100 * MIB, "pids": 70}
+        seen = box.run(["head", "-n", "1", "/proc/meminfo"], capture_output=True, text=True)
+        assert seen.stdout == "MemTotal:         102400 kB\n"
+        assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_detached_sandbox_has_its_limits(attached: bool, host: un.SandboxHost) -> None:
+    with ExitStack() as opened:
+        box = opened.enter_context(host.start(None, detach=True, memory="100M", pids=70))
+        other = opened.enter_context(un.Sandbox.attach(box.id)) if attached else box
+        seen = other.run(["head", "-n", "1", "/proc/meminfo"], capture_output=True, text=True)
+        assert seen.stdout == "MemTotal:         102400 kB\n"
+        assert other.run(["python3", "-c", MEMORY_HOGS["heap"]]).reason == "memory-limit"
+        with pytest.raises(un.RunscError, match=r"its limit is 100\.0 MiB"):
+            other.wait(PATIENCE)
+    with host.start(FORK_BOMBS["python"], detach=True, pids=70) as box:
+        assert box.result(PATIENCE).reason == "pids-limit"
+
+
+@pytest.mark.parametrize("name", ["memory", "pids", "cpus"])
+def test_wrong_arguments_are_errors_at_once(name: str, host: un.SandboxHost) -> None:
+    for wrong in ("x", 0, -1):
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            host.start(["true"], **{name: wrong})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            un.SandboxHost(**{name: wrong})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"^{name} must be "):
+        host.start(["true"], **{name: [1]})  # type: ignore[arg-type]
+
+
+def test_run_takes_limits() -> None:
+    done = gvisor.run(["nproc"], cpus=1, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "1\n"
+    done = gvisor.run(FORK_BOMBS["python"], pids=80, timeout=PATIENCE)
+    assert done.reason == "pids-limit"
+
+
+def test_the_sandbox_of_another_is_not_ended(host: un.SandboxHost) -> None:
+    """The limits of the sandboxes of a host are apart, though all share a user namespace."""
+    with host.start(None, pids=60) as other, host.start(None, pids=60, memory="100M") as box:
+        assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"
+        assert other.run(["true"]).returncode == 0
+        assert other.poll() is None

@@ -1,0 +1,118 @@
+"""Tests of limits as users write them, and of the choice of mechanisms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from usernsctl.errors import RunscError
+from usernsctl.gvisor.launch import limits
+
+MIB = 1 << 20
+MACHINE = limits.Machine(memory=8 << 30, processors=4, pids=32768)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *(("1", 1), ("512", 512), ("512M", 512 * MIB), ("512m", 512 * MIB), ("1g", 1 << 30)),
+        *(("1GiB", 1 << 30), ("1gb", 1 << 30), ("1.5GiB", 3 << 29), ("2k", 2048), ("3b", 3)),
+        *(("0.5M", MIB // 2), ("10TB", 10 << 40), ("1P", 1 << 50)),
+    ],
+)
+def test_sizes_are_written_as_for_docker(text: str, size: int) -> None:
+    assert limits.parse_size(text) == size
+    assert limits.check_size("memory", text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("2m", 120), ("1.5", 1.5), ("1.5h", 5400), ("1d", 86400), ("0.001", 0.001)],
+)
+def test_durations_are_written_as_for_timeout(text: str, seconds: float) -> None:
+    assert limits.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("parse", "texts"),
+    [
+        (limits.parse_size, ["", "-1", "0", "0M", "1e9", "1.5x", "1.5", "M", "1 M", "1ib"]),
+        (limits.parse_size, ["9" * 20, "1.M", "+1", "1MiBs", "inf", "1\n", "0.1b", "\uff11"]),
+        (limits.parse_count, ["", "-1", "0", "1e3", "1.5", "x", "2 ", "9" * 20]),
+        (limits.parse_cpus, ["", "-1", "0", "0.000", "1e1", "1.5x", "1.2345", "inf", "nan"]),
+        (limits.parse_duration, ["", "-1", "0", "1e3", "1.5x", "1ms", "0.0001", "inf"]),
+    ],
+)
+def test_other_texts_are_errors_that_quote_the_text(
+    parse: Callable[[str], Any], texts: list[str]
+) -> None:
+    for text in texts:
+        with pytest.raises(ValueError, match=r"is not|must be") as error:
+            parse(text)
+        assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("given", [True, 1.5, b"1M", [1], object()])
+def test_a_size_of_another_type_is_an_error(given: object) -> None:
+    with pytest.raises(TypeError, match="memory must be a number of bytes"):
+        limits.check_size("memory", given)
+
+
+def test_arguments_may_be_numbers() -> None:
+    assert limits.check_size("memory", 5 * MIB) == 5 * MIB
+    assert limits.check_count("pids", 7) == 7
+    assert limits.check_cpus("cpus", 2) == 2
+    assert limits.check_cpus("cpus", 0.5) == 0.5
+    for check in (limits.check_size, limits.check_count, limits.check_cpus):
+        assert check("name", None) is None
+        for number in (0, -1):
+            with pytest.raises(ValueError, match=r"^name: "):
+                check("name", number)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cause", "text"),
+    [
+        ({"memory": 512}, "memory-limit-too-low", "memory=512 bytes .* gVisor alone needs 24 MiB"),
+        ({"memory": 10 << 40}, "limit-out-of-range", "only 8589934592 bytes"),
+        ({"pids": 9}, "limit-out-of-range", "gVisor alone needs 30 processes"),
+        ({"pids": 99999}, "limit-out-of-range", "only 32768 processes"),
+        ({"cpus": 5.0}, "limit-out-of-range", "only 4 processors"),
+        ({"cpus": 1.5}, "limit-unenforceable", "only a control group"),
+    ],
+)
+def test_a_limit_that_can_not_hold_is_an_error(
+    wanted: dict[str, Any], cause: str, text: str
+) -> None:
+    with pytest.raises(RunscError, match=text) as error:
+        limits.enforce(limits.Limits(**wanted), MACHINE)
+    assert error.value.cause == cause
+    assert error.value.remedy
+
+
+def test_the_watcher_gets_whole_numbers() -> None:
+    wanted = limits.Limits(memory=64 * MIB, pids=100, cpus=2.0, timeout=1.5)
+    enforced = limits.enforce(wanted, MACHINE)
+    assert enforced.words == f"memory={64 * MIB},pids=100,processors=2,timeout=1500"
+    assert (enforced.memory, enforced.processors) == (64 * MIB, 2)
+    assert all(part.means for part in enforced.parts)
+
+
+def test_a_fraction_of_a_processor_is_left_out_if_that_is_allowed() -> None:
+    tried = limits.enforce(limits.Limits(cpus=1.5), MACHINE, best_effort=True)
+    assert (tried.words, tried.processors) == ("", 0)
+    assert str(tried.parts[0]) == "cpus 1.5: not enforced"
+
+
+def test_rlimit_nproc_does_not_bind_root() -> None:
+    for machine in (
+        limits.Machine(memory=8 << 30, processors=4, pids=999, is_root=True),
+        limits.Machine(memory=8 << 30, processors=4, pids=999, counts_by_namespace=False),
+    ):
+        (part,) = limits.enforce(limits.Limits(pids=100), machine).parts
+        assert part.means == "a watcher ends the sandbox"
+    (part,) = limits.enforce(limits.Limits(pids=100), MACHINE).parts
+    assert part.means is not None
+    assert part.means.startswith("RLIMIT_NPROC")
