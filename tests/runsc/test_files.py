@@ -173,6 +173,7 @@ def test_fifos_sockets_and_devices_neither_block_nor_are_opened(
         with pytest.raises(un.SandboxFileError) as caught:
             box.write_file(path, b"x")
         assert caught.value.errno in (errno.ENXIO, errno.EINVAL)
+        assert "regular file" in str(caught.value)
 
 
 def test_reading_stops_at_the_limit(box: un.Sandbox, inside: str) -> None:

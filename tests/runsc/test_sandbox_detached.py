@@ -350,7 +350,7 @@ def test_a_mistake_leaves_nothing(host: un.SandboxHost, marker: str, state: Path
         un.Sandbox.attach(marker)
     assert caught.value.cause == "no-such-sandbox"
     state.parent.chmod(0o755)
-    with pytest.raises(un.NamespaceError, match="closed to others"):
+    with pytest.raises(un.NamespaceError, match="is not private"):
         host.start(FOREVER, id=marker, detach=True)
     state.parent.chmod(0o700)
     assert (open_descriptors(), os.listdir(host.directory)) == before

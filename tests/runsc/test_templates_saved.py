@@ -127,6 +127,7 @@ def test_a_host_with_other_ids_is_another_one(saved: Path) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
         error = load_error(saved, "template-host-differs", host=host)
         assert "--map-users, --map-groups, --map-auto" in error.reason
+        assert "and is 'map_" in error.reason
 
 
 def test_a_host_that_writes_logs_is_none(saved: Path, tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_nothing_is_saved_over_something(host: un.SandboxHost, tmp_path: Path) -
             made.save(tmp_path / "none" / "saved")
         with pytest.raises(un.UsernsError):
             made.save(tmp_path / "file")
-        with pytest.raises(un.RunscError, match="others have access"):
+        with pytest.raises(un.RunscError, match="other users have access"):
             made.save(tmp_path / "open")
     assert sorted(os.listdir(tmp_path)) == ["file", "open"]
 

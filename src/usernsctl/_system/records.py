@@ -82,7 +82,7 @@ def fault_of(status: os.stat_result, forbidden: int) -> str | None:
     if status.st_uid != os.geteuid():
         return f"the owner is uid {status.st_uid}, not {os.geteuid()}"
     if status.st_mode & forbidden:
-        return f"others have access (mode {stat.S_IMODE(status.st_mode):o})"
+        return f"other users have access (mode {stat.S_IMODE(status.st_mode):o})"
     return None
 
 
@@ -126,7 +126,7 @@ class Directory(OpenFile):
             # The traceback of the error would keep the descriptor open.
             found.close()
             remedy = f"chmod 700 {quoted(path)}"
-            raise UntrustedPathError(path, f"must be closed to others: {fault}", remedy)
+            raise UntrustedPathError(path, f"is not private: {fault}", remedy)
         return found
 
     def open(self, name: str) -> Directory:

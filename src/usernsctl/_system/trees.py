@@ -72,7 +72,7 @@ class TreeWriter:
         self._name = os.fsencode(name)
         if not is_file_name(self._name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        # Not a directory that is read: only its entries are created.
+        # O_PATH needs no read permission: the directory is never listed.
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         self._parent = OpenFile.own(parent or ".", os.open, parent or ".", flags)
         self._levels: list[_Level] = []

@@ -29,7 +29,7 @@ def parser(prog: str) -> Parser:
     parser.add_flag(
         "-f",
         "--force",
-        help="Add to existing directories in the sandbox, and replace existing files.",
+        help="Merge with existing directories in the sandbox, and replace existing files.",
     )
     parser.add_flag("-p", "--parents", help="Create missing directories above PATH.")
     parser.add_option(
@@ -98,12 +98,13 @@ def copy(
     """Copy a file or directory into the detached sandbox NAME, or out of it.
 
     NAME is the id of the sandbox, and PATH an absolute path in the sandbox. If PATH or DST is an
-    existing directory, the copy is created in that directory, under the name of the source. Any
-    other existing file is an error, unless --force is given for PATH.
+    existing directory, the copy is created in that directory, under the name of the source. If a
+    file of the copy's name exists there, the copy fails; in the sandbox, --force replaces the file.
 
-    Permissions and times are kept. FIFOs, sockets and devices are skipped, and so are symbolic
-    links that would lead out of the tree at DST. Nothing but DST is written outside, and a partial
-    copy there is removed. Write ./ before the path of a local file whose name contains a colon.
+    The copy has the permissions and times of the source. FIFOs, sockets and devices are skipped,
+    and so are symbolic links that would lead out of the tree at DST. A copy out of the sandbox
+    writes only to DST on this machine, and is removed if it fails. Write ./ before the path of a
+    local file whose name contains a colon.
 
     Exit status: 0 if everything was copied, 1 if files were skipped, 125 if the copy failed.
 

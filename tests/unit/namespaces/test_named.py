@@ -178,7 +178,7 @@ def test_what_is_written_down_is_read_again() -> None:
 def test_a_directory_that_is_open_to_others_is_refused(state: Path, mode: int) -> None:
     state.mkdir()
     state.chmod(mode)
-    with pytest.raises(un.NamespaceError, match="closed to others") as caught:
+    with pytest.raises(un.NamespaceError, match="is not private") as caught:
         named.list_named()
     assert caught.value.cause == "state-directory-unusable"
     assert caught.value.remedy is not None

@@ -131,7 +131,7 @@ class _Counts:
         return self.files + self.directories + self.links + self.skipped_count
 
     def skip(self, path: bytes, mode: int) -> None:
-        """Count a file of another type, or one that was replaced if `mode` is 0."""
+        """Count a FIFO, socket or device; if `mode` is 0, an entry that was replaced meanwhile."""
         self._add_skipped(path, _SKIPPED_KINDS.get(stat.S_IFMT(mode), _REPLACED))
 
     def skip_link(self, path: bytes) -> None:
@@ -332,16 +332,17 @@ class _Copy:
             raise records.InvalidRecordError(f"an answer of kind {answer.kind}")
 
 
-# What an errno means here, where the text of strerror(3) would mislead.
+# The meanings of errnos in an answer of the agent, where the texts of strerror(3) would mislead.
 _REASONS = {
     errno.EINVAL: "neither a regular file nor a directory",
+    errno.ENXIO: "a FIFO or socket, not a regular file",
     errno.EPROTO: "the program that copies has received invalid records",
     errno.ENAMETOOLONG: "a name or path is too long, or a tree has more than "
     f"{records.DEPTH_MAX} levels",
 }
 _REMEDIES = {
-    errno.EEXIST: "name another path, or pass merge=True",
-    errno.ENOSPC: "make room inside, or give the file system a larger size",
+    errno.EEXIST: "name another path, or pass merge=True (usernsctl cp: --force)",
+    errno.ENOSPC: "delete files in the sandbox, or give its filesystem a larger size",
     errno.EFBIG: "raise the limit of the sandbox for the size of a file (fsize)",
 }
 

@@ -289,7 +289,7 @@ class RecordWriter:
         :raises EarlyAnswerError: as :meth:`write` does.
         :raises OSError: the file can't be read.
         """
-        # Less room than a page is not worth a system call.
+        # A read of less than a page is not worth a system call.
         if _BUFFER_SIZE - self._size < _HEADER.size + 4096:
             self.flush()
         start = self._size + _HEADER.size

@@ -1,7 +1,7 @@
 """The users and groups of a sandbox, read from its own /etc/passwd and /etc/group.
 
-Both files are hostile: an image has them. They are opened as the sandbox will see them, below its
-root, and are read up to a limit of size. The user database of the host is never asked.
+Both files are untrusted: they may come from an image. Their paths are resolved in the sandbox's
+root, and their size is limited. The user database of the host is never used.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _groups(group: bytes | None) -> Iterator[tuple[bytes, int, list[bytes]]]:
 
 
 def _lines(content: bytes | None, fields: int) -> Iterator[list[bytes]]:
-    """Yield the fields of each line that has that many."""
+    """Yield the fields of each line that has the number `fields` of them."""
     for line in (content or b"").split(b"\n"):
         parts = line.split(b":")
         if len(parts) == fields:
@@ -154,8 +154,9 @@ def read_account(named: NamedUser, read: Callable[[str], bytes | None]) -> Accou
 def read_file(view: View, path: str, *, of_machine: Sequence[str] | None = None) -> bytes | None:
     """Read a file as a sandbox will see it; return None if it does not exist.
 
-    :param of_machine: if the view is of all files of this machine, the paths inside of bind mounts:
-        of other files, a sandbox sees only those that every user may read, in some directories.
+    :param of_machine: the paths of the bind mounts in a sandbox with this machine's programs;
+        ``None`` in other sandboxes. Outside of bind mounts, such a sandbox has only the directories
+        ``SHOWN``, and in them only the files that every user may read.
     :raises CommandError: the file is not a regular file, too large, or can't be read (cause
         ``user-unknown``).
     """
@@ -213,7 +214,7 @@ def with_numbers(
 def _add_mount(view: View, destination: str, source: PathDescriptor | None) -> str:
     """Add a mount to a view, and return the mount point.
 
-    A file stands for a filesystem of gVisor, so that nothing below is found.
+    A filesystem that gVisor mounts is represented by a file, so that no path below it is found.
     """
     try:
         place = view.walk(destination).wanted

@@ -227,9 +227,10 @@ class SandboxFiles:
     ) -> file_copies.CopyReport:
         """Copy a file or directory of this machine into the sandbox.
 
-        Permissions and times are kept, set-user-id bits are not. Symbolic links are copied as
-        links, hard links as separate files. FIFOs, sockets and devices are skipped. The memory in
-        use does not depend on the size of the tree. After a failure, a part of the copy is left.
+        The copy has the permissions and times of the tree, but no set-user-id bits. Symbolic links
+        are copied as links, hard links as separate files. FIFOs, sockets and devices are skipped.
+        The memory in use does not depend on the size of the tree. A failed call leaves the part
+        that was copied.
 
         :param tree: the path outside. If it is a symbolic link, what it leads to is copied.
         :param path: the absolute path to create inside.
@@ -281,11 +282,11 @@ class SandboxFiles:
     ) -> file_copies.CopyReport:
         """Copy a file or directory out of the sandbox.
 
-        Nothing but `destination` is written, whatever the programs inside do. Permissions and times
-        are kept, set-user-id bits are not; the owner may always write to copied directories.
-        Symbolic links are copied as links if they stay in the tree. Links that lead out of the
-        tree, FIFOs, sockets and devices are skipped. The memory in use does not depend on the size
-        of the tree. After a failure, the partial copy is removed.
+        Only `destination` is written, whatever the programs inside do. The copy has the permissions
+        and times of the tree, but no set-user-id bits; the owner may always write to copied
+        directories. Symbolic links are copied as links if they stay in the tree. Links that lead
+        out of the tree, FIFOs, sockets and devices are skipped. The memory in use does not depend
+        on the size of the tree. After a failure, the partial copy is removed.
 
         :param path: the absolute path inside. If it is a symbolic link, what it leads to is copied.
         :param destination: the path to create outside, which must not exist.

@@ -16,6 +16,7 @@ from usernsctl.gvisor.launch.view import View
 from usernsctl.gvisor.runsc.find import find_runsc
 from usernsctl.gvisor.runsc.releases import release_of
 from usernsctl.gvisor.template.image import Sums, other_host, outdated, sums_from_json
+from usernsctl.maps import IdMap
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostNamespace
@@ -291,6 +292,12 @@ def _text_of(name: str, value: Any) -> str:
         )
     if name == "rlimits":
         return ", ".join(f"{limit.type}={limit.soft}:{limit.hard}" for limit in value)
+    if isinstance(value, IdMap):
+        given = [field.name for field in fields(IdMap)]
+        given = [name for name in given if getattr(value, name) != getattr(IdMap(), name)]
+        return ", ".join(f"{name}={_text_of(name, getattr(value, name))}" for name in given)
+    if name in ("map_users", "map_groups"):
+        return ",".join(map(str, value))
     if isinstance(value, bool):
         return "on" if value else "off"
     return os.path.abspath(value) if name in ("rootfs", "bundle") else str(value)
