@@ -44,10 +44,13 @@ static void name_grant(const struct un_sources *sources, const struct un_facts *
 int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
                        struct un_facts *facts, struct un_plan *plan, struct un_error *err)
 {
-    if (un_facts_read(facts, err) ||
+    if (un_facts_read(facts, err))
+        return -1;
+    bool needs_ranges = un_plan_needs_ranges(request, facts);
+    if ((needs_ranges && un_filter_forbids(&un_ranges_calls, err)) ||
         (un_plan_needs_parents(request, facts) && un_facts_read_parents(facts, err)))
         return -1;
-    if (un_plan_needs_ranges(request, facts) && un_facts_read_ranges(facts, sources, err))
+    if (needs_ranges && un_facts_read_ranges(facts, sources, err))
         return request->allow_single_id ? un_plan_single_id(request, facts, plan, err) : -1;
     int failed = un_plan_make(request, facts, plan, err);
     struct un_error *told = failed ? err : plan->single_id ? &plan->wanted : NULL;

@@ -149,6 +149,14 @@ static const struct un_probe_call enter_calls[] = {
 #endif
 };
 
+/* Calls that find the ranges and the helpers, and run the helpers. */
+static const struct un_probe_call ranges_calls[] = {
+    USED(uname, 0), USED(statfs, 0), USED(pipe2, 0, NO_FLAG), USED(waitid, 0, 0, 0, NO_FLAG),
+#ifdef SYS_stat
+    USED(stat, 0),
+#endif
+};
+
 static const struct un_probe_call join_calls[] = {
     {SYS_setns, {NO_FD}, "setns", UN_STEP_SETNS, "seccomp-denies-userns", false}};
 
@@ -156,6 +164,7 @@ static const struct un_probe_call join_calls[] = {
 
 const struct un_probe_calls un_launch_calls = LIST(launch_calls);
 const struct un_probe_calls un_enter_calls = LIST(enter_calls);
+const struct un_probe_calls un_ranges_calls = LIST(ranges_calls);
 const struct un_probe_calls un_join_calls = LIST(join_calls);
 
 /* Returns whether a filter has denied the last call. For these arguments, the kernel itself returns

@@ -49,16 +49,16 @@ def test_a_state_file_of_a_container_that_does_not_run_is_no_start(
     text = f"""{SCRIPT}
 for word in "$@"; do case "$word" in --root=*) root=${{word#--root=}} ;; esac; done
 echo '{{"id":"x","status":"'$STATUS'"}}' >"$root/$word.state"
-exec sleep 2
+exec sleep 6
 """
     for status, cause in {"created": "runsc-hung", "running": "runsc-ran-nothing"}.items():
         own = program(tmp_path, text.replace("$STATUS", status))
-        done = run("--runsc", own, "--start-timeout", "1", "--", "true")
+        done = run("--runsc", own, "--start-timeout", "4", "--", "true")
         assert (done.returncode, f"[{cause}]" in done.stderr) == (125, True), done.stderr
 
 
 def test_a_command_that_runs_is_not_limited(run: Run) -> None:
-    done = run("--start-timeout", "2", "--", "sh", "-c", "sleep 3; echo ran")
+    done = run("--start-timeout", "8", "--", "sh", "-c", "sleep 9; echo ran")
     assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
 
 
