@@ -79,6 +79,7 @@ REMEMBERED = (
     "as-64g+etc-closed",
     "nproc-15-hard+proc-of-other-pids",
     "chroot-into-mount-point+no-bpf",
+    "runsc-missing+bounded-admin",
 )
 
 

@@ -301,7 +301,7 @@ def helpers(bits: int, owner: int = 0) -> Way:
 def only_newuidmap() -> None:
     found = shutil.which("newgidmap")
     assert found is not None
-    directory = SCRATCH / "bin"
+    directory = SCRATCH / "without-newgidmap"
     directory.mkdir()
     for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
         own = directory / program.name
@@ -394,7 +394,7 @@ def runsc_noexec() -> None:
 def runsc_missing() -> None:
     found = shutil.which("runsc")
     assert found is not None
-    hidden = SCRATCH / "bin"
+    hidden = SCRATCH / "without-runsc"
     hidden.mkdir(exist_ok=True)
     for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
         own = hidden / program.name
