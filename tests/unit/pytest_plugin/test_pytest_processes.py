@@ -94,7 +94,7 @@ def test_an_alarm_of_a_fixture_goes_off_in_the_test(run_tests: RunTests) -> None
         waits = []
 
         def ring(number, frame):
-            # It may have rung before on a slow machine.
+            # On a slow machine, the alarm may go off before the test waits.
             if waits:
                 waits.clear()
                 raise Alarm

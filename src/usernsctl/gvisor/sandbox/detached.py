@@ -66,7 +66,7 @@ else:
 # the state.
 _HERE = "/proc/self/cwd"
 
-# The time limit for the end of a sandbox's other processes after its end, in seconds.
+# The time limit, in seconds, for the other processes of a sandbox after its main process has ended.
 _KEEPER_SECONDS = 2
 
 
