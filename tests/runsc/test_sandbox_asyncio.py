@@ -8,7 +8,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def test_async_with_sandbox_host_does_not_block() -> None:
     async def main() -> None:
         async with others() as other:
             with other.go_on():
-                host = await un.SandboxHost().__aenter__()
+                host = await un.SandboxHost.create_async()
             with other.go_on():
                 script = ["sh", "-c", "read x; exit 4"]
                 box = await host.start_async(script, stdin=un.PIPE)
@@ -100,20 +100,20 @@ def test_async_with_sandbox_host_does_not_block() -> None:
                 assert await box.wait_async() == 4
             ending.join()
             await box.close_async()
-            await host.__aexit__(None, None, None)
+            await host.close_async()
 
     run(main)
 
 
 def test_async_with_is_the_same() -> None:
     async def main() -> None:
-        async with others() as other, un.SandboxHost() as host:
+        async with others() as other, await un.SandboxHost.create_async() as host:
             with other.go_on():
-                async with un.Sandbox(FOREVER, host=host) as box:
+                async with await un.Sandbox.create_async(FOREVER, host=host) as box:
                     box.kill()
                     assert await box.wait_async() == -9
             with other.go_on():
-                async with un.Sandbox(["sleep", "0.5"]) as box:
+                async with await un.Sandbox.create_async(["sleep", "0.5"]) as box:
                     assert await box.wait_async() == 0
 
     run(main)
@@ -160,38 +160,18 @@ def test_errors_in_a_loop() -> None:
         with pytest.raises(TypeError, match="hostname"):
             un.SandboxHost(hostname=5)  # type: ignore[arg-type]
         with pytest.raises(FileNotFoundError, match="does not exist"):
-            async with un.SandboxHost(rootfs="/no/such"):
-                pass
+            un.SandboxHost(rootfs="/no/such")
         with pytest.raises(FileNotFoundError, match="does not exist"):
             await un.SandboxHost.create_async(rootfs="/no/such")
-        host = un.SandboxHost(rootfs="/no/such")
-        with pytest.raises(FileNotFoundError, match="does not exist"):
-            host.start(["true"])
-        host.close()
+        with pytest.raises(TypeError, match="unexpected keyword argument 'hostnam'"):
+            await un.SandboxHost.create_async(hostnam="x")  # type: ignore[call-arg]
         async with un.SandboxHost() as host:
             with pytest.raises(un.CommandError, match="the directory does not exist"):
-                async with un.Sandbox(["true"], host=host, cwd="/nope"):
-                    pass
+                await un.Sandbox.create_async(["true"], host=host, cwd="/nope")
             with pytest.raises(un.CommandError, match="the directory does not exist"):
                 await host.start_async(["true"], cwd="/nope")
 
     run(main)
-
-
-def test_an_error_in_a_loop_that_nobody_asks_for_is_a_warning() -> None:
-    async def main() -> None:
-        told = [un.SandboxHost(rootfs="/no/such")]
-        while any(thread.name.startswith("usernsctl") for thread in threading.enumerate()):
-            await asyncio.sleep(0.001)
-        with pytest.warns(ResourceWarning, match="does not exist"):
-            forget(told)
-
-    run(main)
-
-
-def forget(things: list[Any]) -> None:
-    things.clear()
-    gc.collect()
 
 
 @pytest.fixture
@@ -209,35 +189,34 @@ def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Even
     may_go_on.set()
 
 
+@pytest.mark.parametrize("what", ["a sandbox", "a sandbox with a host of its own", "a host"])
 def test_what_is_cancelled_while_it_is_made_leaves_nothing(
-    creation_allowed: threading.Event,
+    what: str, creation_allowed: threading.Event
 ) -> None:
     # A unique id, since the test searches command lines for it.
     id = f"cancelled-{os.getpid()}"
 
-    async def enter(made: Any) -> None:
-        async with made:
-            pass
-
     async def main() -> None:
         creation_allowed.set()
-        async with un.SandboxHost() as host:
-            for make in (
-                lambda: un.Sandbox(FOREVER, host=host, id=id),
-                lambda: un.Sandbox(FOREVER, id=id),
-                un.SandboxHost,
-            ):
-                creation_allowed.clear()
-                task = asyncio.create_task(enter(make()))
-                await asyncio.sleep(0)
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
-                creation_allowed.set()
-                await asyncio.to_thread(wait_for_threads)
-        assert processes_with(id) == []
+        with await un.SandboxHost.create_async() as host:
+            creation_allowed.clear()
+            make: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+                "a sandbox": lambda: un.Sandbox.create_async(FOREVER, host=host, id=id),
+                "a sandbox with a host of its own": lambda: un.Sandbox.create_async(FOREVER, id=id),
+                "a host": un.SandboxHost.create_async,
+            }
+            task = asyncio.create_task(make[what]())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            creation_allowed.set()
+            # The other thread finishes the creation, and then another one closes the object.
+            await asyncio.get_running_loop().shutdown_default_executor()
+            wait_for_threads()
 
     run(main)
+    assert processes_with(id) == []
 
 
 def wait_for_threads() -> None:
@@ -250,19 +229,18 @@ def wait_for_threads() -> None:
     raise AssertionError(threading.enumerate())
 
 
-def test_async_with_that_is_cancelled_leaves_nothing_to_warn_of(
+def test_a_creation_that_is_cancelled_leaves_nothing_to_warn_of(
     recwarn: pytest.WarningsRecorder, creation_allowed: threading.Event
 ) -> None:
     async def main() -> None:
-        host = un.SandboxHost()
-        entering = asyncio.create_task(host.__aenter__())
+        entering = asyncio.create_task(un.SandboxHost.create_async())
         await asyncio.sleep(0)
         entering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await entering
         creation_allowed.set()
-        # The other thread finishes the creation of the host, and closes the host.
-        await asyncio.to_thread(wait_for_threads)
+        await asyncio.get_running_loop().shutdown_default_executor()
+        wait_for_threads()
 
     run(main)
     gc.collect()

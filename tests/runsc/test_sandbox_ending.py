@@ -205,13 +205,13 @@ def test_who_parks_descriptors_is_none_of_its_processes(
 def test_an_interrupt_at_the_very_end_of_a_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise KeyboardInterrupt after the sandbox has started, before the Sandbox refers to it."""
 
-    def start_and_interrupt(work: Callable[[], object]) -> None:
-        work()
+    def start_and_interrupt(_box: un.Sandbox, begin: Callable[[], object]) -> None:
+        begin()
         raise KeyboardInterrupt
 
     word = "1000.0625"
     with un.SandboxHost() as host:
-        monkeypatch.setattr("usernsctl.gvisor.sandbox.sandbox.AsyncStart", start_and_interrupt)
+        monkeypatch.setattr(un.Sandbox, "_undone_unless_whole", start_and_interrupt)
         with contextlib.suppress(KeyboardInterrupt):
             host.start(["sleep", word])
         assert wait_until_gone(word, EXIT_SECONDS) == []

@@ -8,16 +8,16 @@ from importlib import import_module
 from usernsctl._lean import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor.host import run
+    from usernsctl.gvisor.host import run, run_async
 
-__all__ = ["run"]
+__all__ = ["run", "run_async"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: most programs import only one of the modules of this package.
-    if name != "run":
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module("usernsctl.gvisor.host").run
+    return getattr(import_module("usernsctl.gvisor.host"), name)
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
 from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import deadline_after, seconds_left
@@ -27,13 +27,14 @@ from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor import output
+    from usernsctl.gvisor import async_output, output
     from usernsctl.gvisor.pool import pool as pools
     from usernsctl.gvisor.template import checkpoint
     from usernsctl.gvisor.template import python as python_templates
     from usernsctl.gvisor.template import template as templates
 else:
     # Imported on first use: few programs use pools or templates.
+    async_output = LateModule("usernsctl.gvisor.async_output")
     output = LateModule("usernsctl.gvisor.output")
     pools = LateModule("usernsctl.gvisor.pool.pool")
     checkpoint = LateModule("usernsctl.gvisor.template.checkpoint")
@@ -119,6 +120,21 @@ class SandboxHost(HostBase):
         _check_template("template", options)
         return templates.Template._make(self, args, ready=ready, **options)
 
+    async def template_async(
+        self,
+        args: Args | None = None,
+        *,
+        ready: checkpoint.AnyReady | None = None,
+        **options: Unpack[templates.TemplateOptions],
+    ) -> templates.Template:
+        """Make a template from asyncio: see :meth:`template`.
+
+        If this call is cancelled, the template is closed.
+        """
+        return await start_in_executor(
+            lambda: self.template(args, ready=ready, **options), lambda made: made.close()
+        )
+
     def python_template(
         self,
         *,
@@ -144,6 +160,23 @@ class SandboxHost(HostBase):
         _check_template("python_template", options)
         return python_templates.PythonTemplate._make_python(
             self, python=python, preload=preload, code=code, **options
+        )
+
+    async def python_template_async(
+        self,
+        *,
+        python: StrOrBytesPath = "python3",
+        preload: Iterable[str] = (),
+        code: str | None = None,
+        **options: Unpack[templates.TemplateOptions],
+    ) -> python_templates.PythonTemplate:
+        """Make a template of an interpreter from asyncio: see :meth:`python_template`.
+
+        If this call is cancelled, the template is closed.
+        """
+        return await start_in_executor(
+            lambda: self.python_template(python=python, preload=preload, code=code, **options),
+            lambda made: made.close(),
         )
 
     def pool(self, size: int, **options: Unpack[pools.PoolOptions]) -> pools.SandboxPool:
@@ -265,6 +298,169 @@ def run(
         `stderr`; and as :class:`usernsctl.Sandbox` does.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """
+    call = _call_of(
+        args,
+        input=input,
+        capture_output=capture_output,
+        timeout=timeout,
+        check=check,
+        text=text,
+        encoding=encoding,
+        errors=errors,
+        max_output=max_output,
+        on_overflow=on_overflow,
+        host=host,
+        **options,
+    )
+    try:
+        with Sandbox(args, **call.options) as box:
+            left = seconds_left(call.deadline)
+            if call.bounds is None:
+                out, err = box.communicate(call.input, left)
+            else:
+                call.bounds.communicate(box, call.input, left, wait=box.result, kill=box.kill)
+                out, err = call.bounds.data(box)
+            return call.completed(box, box.result(), out, err)
+    except TimeoutExpired as expired:
+        expired.cmd, expired.timeout = args, timeout or 0
+        raise
+
+
+@overload
+async def run_async(
+    args: Args = (),
+    *,
+    text: Literal[True],
+    encoding: str | None = None,
+    errors: str | None = None,
+    input: str | None = None,
+    **options: Unpack[RunOptions],
+) -> Result[str]: ...
+
+
+@overload
+async def run_async(
+    args: Args = (),
+    *,
+    text: Literal[True] | None = None,
+    encoding: str,
+    errors: str | None = None,
+    input: str | None = None,
+    **options: Unpack[RunOptions],
+) -> Result[str]: ...
+
+
+@overload
+async def run_async(
+    args: Args = (),
+    *,
+    text: Literal[False] | None = None,
+    encoding: None = None,
+    errors: None = None,
+    input: bytes | None = None,
+    **options: Unpack[RunOptions],
+) -> Result[bytes]: ...
+
+
+@overload
+async def run_async(
+    args: Args = (),
+    *,
+    text: bool | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    input: Any = None,
+    **options: Unpack[RunOptions],
+) -> Result[Any]: ...
+
+
+async def run_async(args: Args = (), **options: Any) -> Result[Any]:
+    """Run a command in gVisor from asyncio, and wait for it: see :func:`run`.
+
+    If this call is cancelled, the sandbox is ended.
+
+    :param args: as for :func:`run`.
+    :param options: as for :func:`run`.
+    :raises TimeoutExpired: as :func:`run` does.
+    """
+    call = _call_of(args, **options)
+    bounds = call.bounds or output.BoundedOutput.without_limit()
+    try:
+        async with await Sandbox.create_async(args, **call.options) as box:
+
+            async def end() -> None:
+                box.kill()
+                await box.result_async()
+
+            await async_output.communicate(
+                box,
+                call.input,
+                seconds_left(call.deadline),
+                bounds,
+                wait=box.result_async,
+                end=end,
+            )
+            return call.completed(box, await box.result_async(), *bounds.data(box))
+    except TimeoutExpired as expired:
+        expired.cmd, expired.timeout = args, options["timeout"]
+        raise
+
+
+class _Call(NamedTuple):
+    """The arguments of a :func:`run`.
+
+    :ivar input: the standard input, as bytes.
+    :ivar coding: the encoding of the text, and the handling of errors; ``None`` for bytes.
+    :ivar options: the arguments of the Sandbox.
+    """
+
+    args: Args
+    input: bytes | None
+    check: bool
+    coding: tuple[str, str] | None
+    bounds: output.BoundedOutput | None
+    deadline: float | None
+    options: dict[str, Any]
+
+    def completed(self, box: Sandbox, result: Result[Any], out: Any, err: Any) -> Result[Any]:
+        """Return a result with the output of the command.
+
+        :raises RunscError: `check` is true, and a limit has ended the sandbox.
+        :raises CalledProcessError: `check` is true, and the command has failed.
+        """
+        if self.bounds is not None:
+            self.bounds.describe(result)
+        if self.coding and self.bounds is not None:
+            out, err = self.bounds.texts(box, *self.coding)
+        elif self.coding:
+            out, err = (_lines(told, *self.coding) for told in (out, err))
+        result.args, result.stdout, result.stderr = self.args, out, err
+        if self.check and result.returncode:
+            box.wait()  # raises the error of a limit
+            raise CalledProcessError(result.returncode, self.args, out, err)
+        return result
+
+
+def _call_of(
+    args: Args,
+    *,
+    input: Any = None,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    text: bool | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    max_output: int | None = None,
+    on_overflow: output.OnOverflow = "truncate",
+    host: HostBase | None = None,
+    **options: Unpack[SandboxOptions],
+) -> _Call:
+    """Check the arguments of a :func:`run`.
+
+    :raises TypeError: an argument has the wrong type, or is unknown.
+    :raises ValueError: two arguments exclude each other, or one has a wrong value.
+    """
     check_timeout(timeout)
     _check_run(args, options)
     _choose_streams(options, input, capture_output)
@@ -274,23 +470,12 @@ def run(
         bounds = output.BoundedOutput(max_output, on_overflow, *streams)
     is_text = bool(text or encoding or errors)
     coding = (encoding or "utf-8", errors or "strict") if is_text else None
-    deadline = deadline_after(timeout)
-    try:
-        with Sandbox(args, host=host, timeout=timeout, **options) as box:
-            out, err = _communicate(box, input, seconds_left(deadline), bounds, coding)
-            result = box.result()
-    except TimeoutExpired as expired:
-        expired.cmd, expired.timeout = args, timeout or 0
-        raise
-    result.args, result.stdout, result.stderr = args, out, err
-    if bounds is not None:
-        bounds.describe(result)
-    if check:
-        _check_result(box, result)
-    return result
+    sent = input.encode(*coding) if coding and input is not None else input
+    given: dict[str, Any] = {**options, "host": host, "timeout": timeout}
+    return _Call(args, sent, check, coding, bounds, deadline_after(timeout), given)
 
 
-_RUN_KEYWORDS = (*keywords_of(run), *SandboxOptions.__annotations__)
+_RUN_KEYWORDS = (*keywords_of(_call_of), *SandboxOptions.__annotations__)
 
 
 def _check_run(args: Args | None, options: Mapping[str, Any]) -> None:
@@ -321,38 +506,6 @@ def _choose_streams(options: SandboxOptions, input: Any, capture_output: bool) -
         options["stdout"] = options["stderr"] = PIPE
     if options.get("stdin") is None:
         options["stdin"] = DEVNULL
-
-
-def _communicate(
-    box: Sandbox,
-    input: Any,
-    timeout: float | None,
-    bounds: output.BoundedOutput | None,
-    coding: tuple[str, str] | None,
-) -> tuple[Any, Any]:
-    """Communicate with a sandbox until it ends, and return its output.
-
-    :param coding: the encoding of the text, and the handling of errors; ``None`` for bytes.
-    :raises TimeoutExpired: the sandbox did not end within `timeout` seconds.
-    """
-    sent = input.encode(*coding) if coding and input is not None else input
-    if bounds is not None:
-        bounds.communicate(box, sent, timeout, wait=box.result, kill=box.kill)
-        return bounds.texts(box, *coding) if coding else bounds.data(box)
-    out, err = box.communicate(sent, timeout)
-    return (_lines(out, *coding), _lines(err, *coding)) if coding else (out, err)
-
-
-def _check_result(box: Sandbox, result: Result[Any]) -> None:
-    """Raise an error unless the exit status of the command is 0.
-
-    :raises RunscError: a limit has ended the sandbox.
-    :raises CalledProcessError: the command failed for another reason.
-    """
-    if result.reason not in ("exited", "signalled"):
-        box.wait()
-    if result.returncode:
-        raise CalledProcessError(result.returncode, result.args, result.stdout, result.stderr)
 
 
 def _lines(told: bytes | None, encoding: str, errors: str) -> str | None:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import selectors
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,7 +19,8 @@ from usernsctl.gvisor.result import Result
 #: What happens to a command that writes more than `max_output`.
 OnOverflow = Literal["truncate", "kill"]
 
-_READ_BYTES = 1 << 16
+#: The maximum number of bytes to read at once.
+READ_BYTES = 1 << 16
 
 # The greatest time limit for poll(2), in seconds, after which the loop looks for the deadline.
 _PATIENCE = 3600.0
@@ -49,7 +51,7 @@ class KeptOutput:
             data = data[room:]
         self._tail += data
         # Not at each call, since each moves the whole tail.
-        if len(self._tail) > 2 * self._tail_size + _READ_BYTES:
+        if len(self._tail) > 2 * self._tail_size + READ_BYTES:
             self._cut()
 
     @property
@@ -115,10 +117,20 @@ class BoundedOutput:
             raise ValueError(f"max_output must be at least 1 byte, not {limit}")
         if PIPE not in (stdout, stderr):
             raise ValueError("max_output limits captured output: add capture_output=True")
+        self._set(limit, on_overflow)
+
+    def _set(self, limit: int, on_overflow: OnOverflow) -> None:
         self._limit = limit
         self._is_killing = on_overflow == "kill"
         self.stdout: KeptOutput = KeptOutput(limit)
         self.stderr: KeptOutput = KeptOutput(limit)
+
+    @classmethod
+    def without_limit(cls) -> BoundedOutput:
+        """Return an object that keeps all output."""
+        made = cls.__new__(cls)
+        made._set(sys.maxsize, "truncate")
+        return made
 
     @property
     def overflow(self) -> KeptOutput | None:
@@ -162,11 +174,17 @@ class BoundedOutput:
 
         :raises TimeoutExpired: as :meth:`communicate` does.
         """
+        sent = encoded_input(process, input)
+        self.communicate(process, sent, timeout, wait=process.wait, kill=process._end)
+        return self.kept(process)
+
+    def kept(self, process: Any) -> tuple[Any, Any]:
+        """Return the output of a SandboxPopen that was kept, text if its streams carry text.
+
+        :raises UnicodeDecodeError: the output is not text.
+        """
         streams = [one for one in (process.stdout, process.stderr) if one is not None]
-        if process.text_mode and input is not None:
-            input = input.encode(process.stdin.encoding, process.stdin.errors)
-        self.communicate(process, input, timeout, wait=process.wait, kill=process._end)
-        if process.text_mode:
+        if process.text_mode and streams:
             return self.texts(process, streams[0].encoding, streams[0].errors)
         return self.data(process)
 
@@ -190,7 +208,7 @@ class BoundedOutput:
                         left = left[_write(key.fd, left) :]
                         is_over = not left
                     else:
-                        data = os.read(key.fd, _READ_BYTES)
+                        data = os.read(key.fd, READ_BYTES)
                         kept[stream].add(data)
                         is_over = not data
                     if is_over:
@@ -222,6 +240,13 @@ class BoundedOutput:
             None if process.stdout is None else self.stdout.data(),
             None if process.stderr is None else self.stderr.data(),
         )
+
+
+def encoded_input(process: Any, input: Any) -> Any:
+    """Return the input of a SandboxPopen as bytes."""
+    if process.text_mode and input is not None:
+        return input.encode(process.stdin.encoding, process.stdin.errors)
+    return input
 
 
 def _write(fd: int, data: memoryview) -> int:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from weakref import WeakMethod
 
 from usernsctl._lean import LateModule
@@ -50,10 +50,11 @@ from usernsctl.gvisor.runsc.container import ENDING_SECONDS, ended_error, limit_
 
 if TYPE_CHECKING:
     from usernsctl.commands import aio
-    from usernsctl.gvisor import output
+    from usernsctl.gvisor import async_output, output
     from usernsctl.gvisor.agent import process
 else:
     aio = LateModule("usernsctl.commands.aio")
+    async_output = LateModule("usernsctl.gvisor.async_output")
     output = LateModule("usernsctl.gvisor.output")
     process = LateModule("usernsctl.gvisor.agent.process")
 
@@ -89,6 +90,38 @@ _KEYWORDS = frozenset(
 
 # The rows and columns of a new terminal if no standard stream of the caller is a terminal.
 _SIZE = (24, 80)
+
+
+class _Run(NamedTuple):
+    """The arguments of a ``run()``.
+
+    :ivar arguments: the other arguments of the SandboxPopen.
+    """
+
+    input: Any
+    timeout: float | None
+    check: bool
+    bounds: output.BoundedOutput | None
+    spec: CommandSpec
+    arguments: dict[str, Any]
+    deadline: float | None
+
+    def start(self, args: Args) -> tuple[CommandSpec, Args, float, dict[str, Any]]:
+        """Return the arguments for the start of the command."""
+        deadline = time.monotonic() + START_SECONDS
+        if self.deadline is not None:
+            deadline = min(self.deadline, deadline)
+        return self.spec, args, deadline, self.arguments
+
+    def raise_timeout(self, error: AgentUnresponsive | TimeoutExpired, args: Args) -> None:
+        """Raise the error of a command whose time is over, unless `error` is another failure.
+
+        :raises TimeoutExpired: the time of the command is over.
+        """
+        if isinstance(error, TimeoutExpired):
+            raise TimeoutExpired(args, self.timeout or 0, error.output, error.stderr) from None
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise TimeoutExpired(args, self.timeout or 0) from error
 
 
 class SandboxCommands:
@@ -184,6 +217,47 @@ class SandboxCommands:
 
     def run(self, args: Args, options: Mapping[str, Any]) -> Result[Any]:
         """Run a command to its end: see :meth:`usernsctl.Sandbox.run`."""
+        wanted = self._take_run("run", options)
+        try:
+            with self._start(*wanted.start(args)) as process:
+                process._raises_limit = False
+                left = seconds_left(wanted.deadline)
+                output = communicate(process, wanted.input, left, wanted.bounds)
+            return self._result(process, *output, check=wanted.check, bounds=wanted.bounds)
+        except (AgentUnresponsive, TimeoutExpired) as error:
+            wanted.raise_timeout(error, args)
+            raise
+
+    async def run_async(self, args: Args, options: Mapping[str, Any]) -> Result[Any]:
+        """Run a command to its end from asyncio: see :meth:`usernsctl.Sandbox.run_async`."""
+        wanted = self._take_run("run_async", options)
+        bounds = wanted.bounds or output.BoundedOutput.without_limit()
+        wanted.arguments["is_awaited"] = False
+        try:
+            process = await self._request_start(*wanted.start(args))
+            process._raises_limit = False
+            await process._start_async()
+            with process:
+                await async_output.communicate(
+                    process,
+                    output.encoded_input(process, wanted.input),
+                    seconds_left(wanted.deadline),
+                    bounds,
+                    wait=process._wait_async,
+                    end=process._end_async,
+                )
+            kept = bounds.kept(process)
+            return self._result(process, *kept, check=wanted.check, bounds=wanted.bounds)
+        except (AgentUnresponsive, TimeoutExpired) as error:
+            wanted.raise_timeout(error, args)
+            raise
+
+    def _take_run(self, function: str, options: Mapping[str, Any]) -> _Run:
+        """Return the arguments of a ``run()``.
+
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises ValueError: an argument has a wrong value, or is not supported.
+        """
         arguments = dict(options)
         timeout = arguments.pop("timeout", None)
         check_timeout(timeout)
@@ -191,23 +265,9 @@ class SandboxCommands:
         input = arguments.pop("input", None)
         choose_pipes(arguments, input, arguments.pop("capture_output", False))
         bounds = _take_bounds(arguments)
-        spec = self._command_spec("run", arguments)
-        deadline = deadline_after(timeout)
-        last_start = time.monotonic() + START_SECONDS
-        start_deadline = last_start if deadline is None else min(deadline, last_start)
-        try:
-            arguments["outlives"] = False
-            with self._start(spec, args, start_deadline, arguments) as process:
-                process._raises_limit = False
-                output = communicate(process, input, seconds_left(deadline), bounds)
-            return self._result(process, *output, check=check, bounds=bounds)
-        except AgentUnresponsive as error:
-            if deadline is None or time.monotonic() < deadline:
-                raise
-            raise TimeoutExpired(args, timeout) from error
-        except TimeoutExpired as expired:
-            expired.timeout = timeout
-            raise
+        spec = self._command_spec(function, arguments)
+        arguments["outlives"] = False
+        return _Run(input, timeout, check, bounds, spec, arguments, deadline_after(timeout))
 
     def _result(
         self,

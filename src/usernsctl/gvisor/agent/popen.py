@@ -485,6 +485,22 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         except (RunscError, TimeoutExpired):
             self._abandon()
 
+    async def _wait_async(self) -> None:
+        """Wait for the end of the command from asyncio."""
+        while self.returncode is None:
+            with contextlib.suppress(ClosedError):
+                await aio.wait_for_end(self._get().socket.fileno())
+            self._read_end()
+
+    async def _end_async(self) -> None:
+        """Kill the command and all processes that it started: see :meth:`_end`."""
+        self._kill_all()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await self._wait_async()
+        except (RunscError, TimeoutError):
+            self._abandon()
+
     def __del__(self, *arguments: Any) -> None:
         if self._shared is not None and os.getpid() != self._owner:
             drop_streams(self)

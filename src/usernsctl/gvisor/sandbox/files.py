@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 from usernsctl._lean import LateModule
 from usernsctl._system.paths import check_path
 from usernsctl.commands.arguments import StrOrBytesPath, check_keywords, check_timeout
-from usernsctl.commands.async_start import AsyncStart
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.commands import SandboxCommands
 
@@ -50,7 +49,6 @@ class SandboxFiles:
 
     id: str
     _commands: SandboxCommands
-    _async_start: AsyncStart[Any]
 
     def _place(self, options: FileOptions, stop: Stop | None = None) -> file_copies.Place:
         """Check the options of a copy.
@@ -75,7 +73,6 @@ class SandboxFiles:
     ) -> _T:
         """Perform a copy in another thread."""
         self._place(options)
-        await self._async_start.wait()
         return await file_copies.call_in_thread(lambda stop: copy(self._place(options, stop)))
 
     def read_file(

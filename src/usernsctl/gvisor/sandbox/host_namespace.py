@@ -20,7 +20,7 @@ from usernsctl._system.descriptors import Shared, above_stdio, memory_file, rece
 from usernsctl._system.paths import OpenFile, PathDescriptor, state_directory
 from usernsctl._system.target import Joinable, Target
 from usernsctl.commands.arguments import StrOrBytesPath
-from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin
+from usernsctl.commands.async_start import ClosingMixin, start_in_executor
 from usernsctl.commands.popen import (
     PIPE,
     CompletedProcess,
@@ -433,7 +433,7 @@ class HostNamespace:
             self.close()
 
 
-class HostBase(AsyncStartMixin):
+class HostBase(ClosingMixin):
     """Base class of :class:`SandboxHost`, without the methods that start sandboxes."""
 
     _what = "a SandboxHost"
@@ -443,9 +443,7 @@ class HostBase(AsyncStartMixin):
     ) -> None:
         """Create the namespace and the root filesystem, as ``usernsctl run`` does.
 
-        If an asyncio event loop runs in this thread, another thread creates them. ``async with``
-        waits for that thread, and so do methods that are called before it has finished. The
-        constructor itself then raises only TypeError and ValueError, for wrong arguments.
+        That takes a few tenths of a second: call :meth:`create_async` in an event loop.
 
         :param idmap: the ids inside, as for :class:`usernsctl.Popen`; by default only the caller's
             id is mapped, to root.
@@ -498,7 +496,7 @@ class HostBase(AsyncStartMixin):
         :raises UsernsError: for the same reasons as ``usernsctl run``.
         """
         self._request = request = Request.for_host({"idmap": idmap, **options})
-        self._async_start: AsyncStart[HostNamespace] = AsyncStart(lambda: HostNamespace(request))
+        self._prepared: HostNamespace = HostNamespace(request)
 
     @classmethod
     async def create_async(
@@ -514,16 +512,15 @@ class HostBase(AsyncStartMixin):
         :raises ValueError: as the constructor does.
         :raises TypeError: as the constructor does.
         """
-        return await cls(idmap, **options).__aenter__()
+        return await start_in_executor(lambda: cls(idmap, **options), cls.close)
 
     @property
     def prepared(self) -> HostNamespace:
-        """The namespace and the root filesystem; waits until both are made.
+        """The namespace and the root filesystem.
 
         :meta private:
-        :raises UsernsError: the namespace or the root filesystem could not be made.
         """
-        return self._async_start.get()
+        return self._prepared
 
     @property
     def request(self) -> Request:
@@ -552,8 +549,11 @@ class HostBase(AsyncStartMixin):
         Any thread may call this at any time.
         """
         self._is_closed = True
-        if self._async_start.settle():
-            self._async_start.get().close()
+        self._prepared.close()
+
+    def _holds(self) -> bool:
+        # _prepared does not exist if the constructor has raised.
+        return hasattr(self, "_prepared") and not self._is_closed
 
     def __repr__(self) -> str:
         shown = self._request.bundle or self._request.rootfs or "/"

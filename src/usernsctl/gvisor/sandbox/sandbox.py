@@ -23,7 +23,7 @@ from usernsctl.commands.arguments import (
     check_timeout,
     keywords_of,
 )
-from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin
+from usernsctl.commands.async_start import ClosingMixin, start_in_executor
 from usernsctl.commands.popen import (
     DEVNULL,
     Popen,
@@ -79,7 +79,13 @@ class StartOptions(CommandOptions, total=False):
     timeout: float | None
 
 
-class Sandbox(SandboxFiles, AsyncStartMixin):
+class CreateOptions(StartOptions, HostOptions, total=False):
+    """Keyword arguments of :class:`usernsctl.Sandbox`."""
+
+    host: HostBase | None
+
+
+class Sandbox(SandboxFiles, ClosingMixin):
     """A sandbox: gVisor with one first command, and any number of further commands.
 
     A sandbox ends when its first command ends, when it is closed, or when the process that created
@@ -93,9 +99,7 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
     A Sandbox is a context manager, also an asynchronous one, that closes the sandbox at its end,
     detached or not; :meth:`release` keeps a detached sandbox.
 
-    If an asyncio event loop runs in this thread, another thread starts the sandbox. ``async with``
-    waits for that thread, and so do methods that are called before it has finished. The constructor
-    itself then raises only TypeError and ValueError, for wrong arguments.
+    The start takes some tenths of a second: call :meth:`create_async` in an event loop.
 
     :param args: the command and its arguments, or one word as the command. Optional for a bundle,
         whose config.json has a command. ``None``: the sandbox has no first command. Its process 1
@@ -153,7 +157,6 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
     _life: AttachedSandbox | DetachedSandbox | None = None
     _terminal: FileIO | None = None
     _is_released = False
-    _has_started = False
     _what = "a sandbox"
     # True if the agent, as process 1, keeps running after the host has closed its connection.
     _agent_outlives = False
@@ -226,7 +229,22 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
                 how |= prepared_streams(stdin, stdout, stderr, detach)
             self._start(used, self._files, how, detach=detach, terminal=terminal, timeout=timeout)
 
-        self._async_start = AsyncStart(lambda: self._undone_unless_whole(begin))
+        self._undone_unless_whole(begin)
+
+    @classmethod
+    async def create_async(cls, args: Args | None = (), **options: Unpack[CreateOptions]) -> Self:
+        """Start a sandbox from asyncio, and return when its first command runs.
+
+        If this call is cancelled, the sandbox is closed.
+
+        :param args: as for the constructor.
+        :param options: as for the constructor.
+        :raises UsernsError: as the constructor does.
+        :raises TypeError: as the constructor does.
+        :raises ValueError: as the constructor does.
+        :raises TimeoutExpired: as the constructor does.
+        """
+        return await start_in_executor(lambda: cls(args, **options), cls.close)
 
     def _start(
         self,
@@ -321,7 +339,6 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         box = cls.__new__(cls)
         box._become(id, life.record.args)
         box._life = life
-        box._async_start = AsyncStart(lambda: None)
         return box
 
     @staticmethod
@@ -337,7 +354,6 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
     @property
     def detached(self) -> bool:
         """Return whether the sandbox outlives the process that created it."""
-        self._async_start.settle()
         return isinstance(self._life, DetachedSandbox)
 
     @property
@@ -395,9 +411,6 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
     def _get(self) -> AttachedSandbox | DetachedSandbox:
         if self._is_released:
             raise ValueError(f"the sandbox {self.id} was released: call Sandbox.attach first")
-        if not self._has_started:
-            self._async_start.get()
-            self._has_started = True
         assert self._life is not None
         return self._life
 
@@ -446,7 +459,6 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
 
     async def result_async(self) -> Result[Any]:
         """Wait for the end of the command from asyncio: see :meth:`result`."""
-        await self._async_start.wait()
         return self._result(await self._get().wait_async())
 
     def _result(self, status: int) -> Result[Any]:
@@ -466,7 +478,6 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
 
         See :meth:`wait`. A cancelled call has no effect on the command.
         """
-        await self._async_start.wait()
         life = self._get()
         return _unless_limited(life, await life.wait_async())
 
@@ -567,6 +578,33 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         return self._commands.run(args, self._with_numbers(options))
 
     @overload
+    async def run_async(
+        self, args: Args, **options: Unpack[options.SandboxRunText]
+    ) -> Result[str]: ...
+
+    @overload
+    async def run_async(
+        self, args: Args, **options: Unpack[options.SandboxRunEncoded]
+    ) -> Result[str]: ...
+
+    @overload
+    async def run_async(
+        self, args: Args, **options: Unpack[options.SandboxRunBytes]
+    ) -> Result[bytes]: ...
+
+    @overload
+    async def run_async(
+        self, args: Args, **options: Unpack[options.SandboxRunEither]
+    ) -> Result[Any]: ...
+
+    async def run_async(self, args: Args, **options: Any) -> Result[Any]:
+        """Run another command in the sandbox from asyncio, and wait for it: see :meth:`run`.
+
+        If this call is cancelled, the command and all processes that it started are killed.
+        """
+        return await self._commands.run_async(args, await self._with_numbers_async(options))
+
+    @overload
     def check_output(self, args: Args, **options: Unpack[options.SandboxOutputText]) -> str: ...
 
     @overload
@@ -657,11 +695,15 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         :raises CommandError: as :meth:`popen` does.
         :raises RunscError: as :meth:`popen` does.
         """
-        await self._async_start.wait()
-        given: Mapping[str, Any] = options
-        if isinstance(options.get("user"), str):
-            given = await users.with_numbers_async(options, self.read_file_async)
-        return await self._commands.create_subprocess_exec(program, args, given)
+        return await self._commands.create_subprocess_exec(
+            program, args, await self._with_numbers_async(options)
+        )
+
+    async def _with_numbers_async(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return :meth:`_with_numbers` from asyncio."""
+        if not isinstance(options.get("user"), str):
+            return options
+        return await users.with_numbers_async(options, self.read_file_async)
 
     def _with_numbers(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the options of a command with numbers in place of the names of its user."""
@@ -707,10 +749,6 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         Any thread may call this at any time. In a forked child of the process that created or
         attached to the sandbox, it only closes descriptors.
         """
-        # A signal handler may have raised an exception in the constructor before _async_start was
-        # assigned.
-        if begun := getattr(self, "_async_start", None):
-            begun.settle()
         self._finish(end=os.getpid() == self._creator)
 
     def release(self) -> None:
@@ -763,11 +801,7 @@ class Sandbox(SandboxFiles, AsyncStartMixin):
         )
 
     def _holds(self) -> bool:
-        # _async_start does not exist if the constructor has raised. In a forked child, a start that
-        # was in progress in the parent never ends, and close() would wait for it.
-        begun = getattr(self, "_async_start", None)
-        is_settled = begun is None or begun.is_there()
-        return isinstance(self._life, AttachedSandbox) and is_settled and not self._is_closed
+        return isinstance(self._life, AttachedSandbox) and not self._is_closed
 
 
 _KEYWORDS = frozenset((*keywords_of(Sandbox.__init__), *HostOptions.__annotations__))

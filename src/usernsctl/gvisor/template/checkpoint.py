@@ -22,7 +22,6 @@ from usernsctl._system.descriptors import (
     wait_readable,
 )
 from usernsctl.commands.arguments import StrOrBytesPath, check_timeout
-from usernsctl.commands.async_start import AsyncStart
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import (
@@ -306,14 +305,12 @@ class TemplateSandbox(Sandbox):
                     connect(self, ours)
                 undo.pop_all()
 
-        self._async_start = AsyncStart(lambda: self._undone_unless_whole(begin))
+        self._undone_unless_whole(begin)
 
     @property
     def life(self) -> AttachedSandbox | DetachedSandbox:
-        """The running sandbox, also while :attr:`_async_start` is not settled yet."""
-        if self._life is None:
-            return self._get()
-        return self._life
+        """The running sandbox."""
+        return self._get()
 
     def adopt(self, agent: Agent) -> None:
         """Start further commands through an agent that is process 1 of the sandbox."""

@@ -24,7 +24,7 @@ from usernsctl._system.descriptors import (
 )
 from usernsctl._system.paths import check_path
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath, check_keywords, check_timeout
-from usernsctl.commands.async_start import AsyncStart, start_in_executor
+from usernsctl.commands.async_start import start_in_executor
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
 from usernsctl.errors import RunscError, UsernsError
 from usernsctl.gvisor import checks
@@ -91,16 +91,13 @@ class PythonTemplate(Template):
         checks.directory_inside(given["cwd"])
         check_timeout(given["timeout"])
 
-        def work() -> Parts:
-            ours, theirs = socket_pair()
-            with ours, theirs:
-                wanted = Wanted(
-                    kind="python", args=argv, stdin=theirs, wait=_wait_until_loaded(ours), **given
-                )
-                made, image = create(host, wanted)
-            return Parts(host=host, record=made, image=image, config=made.config)
-
-        return cls(AsyncStart(work))
+        ours, theirs = socket_pair()
+        with ours, theirs:
+            wanted = Wanted(
+                kind="python", args=argv, stdin=theirs, wait=_wait_until_loaded(ours), **given
+            )
+            made, image = create(host, wanted)
+        return cls(Parts(host=host, record=made, image=image, config=made.config))
 
     def start(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
         """Start a Python program from the checkpoint, and return when the program begins.

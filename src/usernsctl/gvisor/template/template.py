@@ -11,7 +11,7 @@ from usernsctl._system.descriptors import socket_pair
 from usernsctl._system.paths import check_path
 from usernsctl._system.records import RECORD, Directory
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath, check_keywords, check_timeout
-from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin, start_in_executor
+from usernsctl.commands.async_start import ClosingMixin, start_in_executor
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.protocol import Agent
@@ -72,23 +72,25 @@ class Parts:
     remedy: str | None = None
 
 
-class Template(AsyncStartMixin):
+class Template(ClosingMixin):
     """A checkpoint of a command that was ready, to start any number of sandboxes from.
 
     :meth:`usernsctl.SandboxHost.template` makes a template. Its checkpoint is in the host's memory,
     and ends with this object or with the host; :meth:`save` copies it to a directory.
 
     A Template is a context manager, also an asynchronous one, that closes the template at its end.
-    If an asyncio event loop runs in this thread, another thread makes the checkpoint. ``async
-    with`` waits for that thread, and so do methods that are called before it has finished.
     """
 
     _what = "a template"
     _kinds: tuple[str, ...] = ("command", "agent")
 
-    def __init__(self, start: AsyncStart[Parts]) -> None:
-        """Take over the parts of a template, which a thread may still be making."""
-        self._async_start: AsyncStart[Parts] = start
+    def __init__(self, made: Parts) -> None:
+        """Take over the parts of a template."""
+        self._made: Parts = made
+
+    def _holds(self) -> bool:
+        # _made does not exist if a signal handler has raised in the constructor.
+        return hasattr(self, "_made") and not self._is_closed
 
     @classmethod
     def _make(
@@ -120,26 +122,23 @@ class Template(AsyncStartMixin):
         if not argv:
             check_no_command(cwd=cwd, user=user)
 
-        def work() -> Parts:
-            given: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "timeout": timeout}
-            if argv:
-                assert when is not None
-                wanted = Wanted(kind="command", args=argv, wait=for_command(when), **given)
+        given: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "timeout": timeout}
+        if argv:
+            assert when is not None
+            wanted = Wanted(kind="command", args=argv, wait=for_command(when), **given)
+            made, image = create(host, wanted)
+        else:
+            ours, theirs = socket_pair()
+            with ours, theirs:
+                wanted = Wanted(
+                    kind="agent",
+                    args=(AGENT_INSIDE,),
+                    stdin=theirs,
+                    wait=for_agent(ours, when),
+                    **given,
+                )
                 made, image = create(host, wanted)
-            else:
-                ours, theirs = socket_pair()
-                with ours, theirs:
-                    wanted = Wanted(
-                        kind="agent",
-                        args=(AGENT_INSIDE,),
-                        stdin=theirs,
-                        wait=for_agent(ours, when),
-                        **given,
-                    )
-                    made, image = create(host, wanted)
-            return Parts(host=host, record=made, image=image, config=made.config)
-
-        return cls(AsyncStart(work))
+        return cls(Parts(host=host, record=made, image=image, config=made.config))
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -153,10 +152,9 @@ class Template(AsyncStartMixin):
 
     @property
     def _parts(self) -> Parts:
-        parts = self._async_start.get()
         if self._is_closed:
             raise ValueError("the template is closed")
-        return parts
+        return self._made
 
     def start(self, **options: Unpack[RestoreOptions]) -> Sandbox:
         """Start a sandbox from the checkpoint, and return when the command has resumed.
@@ -249,7 +247,23 @@ class Template(AsyncStartMixin):
         :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
         """
         path = _absolute(directory)
-        return cls(AsyncStart(lambda: _load(path, host, cls._kinds, remedy)))
+        return cls(_load(path, host, cls._kinds, remedy))
+
+    @classmethod
+    async def load_async(
+        cls,
+        directory: StrOrBytesPath,
+        *,
+        host: HostBase | None = None,
+        remedy: str | None = None,
+    ) -> Self:
+        """Load a template from asyncio: see :meth:`load`.
+
+        If this call is cancelled, the template is closed.
+        """
+        return await start_in_executor(
+            lambda: cls.load(directory, host=host, remedy=remedy), cls.close
+        )
 
     def close(self) -> None:
         """Remove the checkpoint from memory. Running sandboxes are not affected.
@@ -257,9 +271,7 @@ class Template(AsyncStartMixin):
         In a forked child of the process that made the template, it only closes descriptors.
         """
         self._is_closed = True
-        if not self._async_start.settle():
-            return
-        parts = self._async_start.get()
+        parts = self._made
         if os.getpid() == self._creator:
             parts.image.close()
         else:
@@ -268,9 +280,7 @@ class Template(AsyncStartMixin):
             parts.host.close()
 
     def __repr__(self) -> str:
-        if not self._async_start.is_there():
-            return "<Template: not made>"
-        args = list(self._async_start.get().record.args)
+        args = list(self._made.record.args)
         return f"<Template {args}{': closed' if self._is_closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
