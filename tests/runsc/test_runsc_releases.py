@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Program
+from frozen import assert_ran, assert_refused, freeze
 
 LABEL = "release-20260831.0"
 CAUSE = "runsc-sidecars-missing"
@@ -72,3 +73,30 @@ def test_what_is_wrong_beside_runsc_is_named_before_the_start(
     assert (done.returncode, done.stdout) == (125, "")
     assert f"[{CAUSE}]" in done.stderr
     assert "gvisor_sentry" in done.stderr
+
+
+def test_a_launch_refuses_another_program_beside_runsc(
+    usernsctl: Program, prelude: Program, release: Path
+) -> None:
+    """Replace a sidecar program, which runs outside of gVisor, after a launch was frozen."""
+    runsc = release / "runsc"
+    sentry = release / "gvisor-bin" / "gvisor_sentry"
+    # A runsc that executes its sidecar program.
+    write(runsc, runsc.read_text().replace("exec", f"{sentry} >/dev/null\nexec"))
+    other = release / "gvisor-bin" / "runsc-fd-parking"
+    write(other, "#!/bin/sh\n")
+    launch = freeze(usernsctl, release / "launch", "--runsc", str(runsc))
+    assert_ran(prelude("--launch", launch))
+    planted = release / "planted"
+    for program in (sentry, other):
+        before = program.read_bytes()
+        text = f"#!/bin/sh\n>{planted}\n"
+        for attack in (text, text.ljust(len(before), "#"), None):
+            program.unlink()
+            if attack is not None:
+                write(program, attack)
+            assert_refused(prelude("--launch", launch), str(program), cause="launch-outdated")
+            assert not planted.exists()
+            program.write_bytes(before)
+            program.chmod(0o755)
+            assert_ran(prelude("--launch", launch))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from usernsctl import _core
 from usernsctl._lean import dataclass, replace
-from usernsctl._system.paths import PathDescriptor
+from usernsctl._system.paths import PathDescriptor, open_path
 from usernsctl._text import quoted
 from usernsctl.errors import CommandError
 from usernsctl.gvisor.launch.facts import (
@@ -28,7 +28,7 @@ from usernsctl.gvisor.launch.plan import HERE, FreezeOptions, plan_run
 from usernsctl.gvisor.launch.request import PASSED_ON, Request, names_in, names_in_file
 from usernsctl.gvisor.launch.steps import Launch, Record, record
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
-from usernsctl.gvisor.runsc.find import find_runsc
+from usernsctl.gvisor.runsc.find import SIDE_VARIABLE, find_runsc, side_programs
 from usernsctl.maps import Extent, MappedIds
 
 # Any user may perform the launch, and only the owner may change it.
@@ -116,8 +116,12 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     # The user who performs the launch may be root, and has other home directories.
     facts = replace(now, is_root=True, homes=None)
     programs = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
+    beside = side_programs(program, facts.runsc_env.get(SIDE_VARIABLE))
     frozen = FreezeOptions(
-        programs=tuple((program.path, _recognise(program)) for program in programs),
+        programs=(
+            *((one.path, _recognise(one)) for one in programs),
+            *map(_recognise_by_path, beside),
+        ),
         remedy=later.remedy,
         ids=later.ids,
         env=later.env,
@@ -142,6 +146,24 @@ def _recognise(program: PathDescriptor) -> tuple[int, str, str]:
             filename=program.path,
         ) from error
     return status.st_size, f"{status.st_mode:o}", content
+
+
+def _recognise_by_path(path: str) -> tuple[str, tuple[int, str, str]]:
+    """Return the path without symbolic links, and the result of :func:`_recognise`.
+
+    :raises CommandError: the program can't be opened or read.
+    """
+    try:
+        opened = open_path(path)
+    except OSError as error:
+        raise CommandError(
+            f"can't read {path}: {error.strerror}",
+            step="freeze",
+            errno=error.errno or 0,
+            filename=path,
+        ) from error
+    with contextlib.closing(opened):
+        return opened.path, _recognise(opened)
 
 
 def write(launch: Launch, path: str) -> None:

@@ -510,11 +510,15 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
     if request.args or facts.bundle is not None:
         policy += [record("arg", word) for word in launch.start_values.args]
     user = launch_facts.ids_of(request)
+    programs = [Source("own", path) for path, _ in frozen.programs]
+    # runsc executes its sidecar programs itself, so no step of the launch has them as a source.
+    sources = [*launch.sources, *(one for one in programs if one not in launch.sources)]
     return replace(
         launch,
         remedy=frozen.remedy,
+        sources=tuple(sources),
         assumptions=tuple(
-            record("assume", launch.sources.index(Source("own", path)), *words)
+            record("assume", sources.index(Source("own", path)), *words)
             for path, words in frozen.programs
         ),
         ids=frozen.ids,

@@ -256,6 +256,18 @@ def check_side_programs(path: str, directory: str | None) -> None:
             raise _sidecar_error(path, f"{program} {why}")
 
 
+def side_programs(path: str, directory: str | None) -> list[str]:
+    """Return the paths of all files in the directory of the sidecar programs, which may be missing.
+
+    :param path: the absolute path of runsc.
+    :param directory: the directory that :data:`SIDE_VARIABLE` names, or ``None``.
+    """
+    found = directory or _side_directory(path)
+    names = os.listdir(found) if found is not None and os.path.isdir(found) else []
+    paths = [os.path.join(found or "", name) for name in sorted(names)]
+    return [one for one in paths if os.path.isfile(one)]
+
+
 def _side_directory(path: str) -> str | None:
     """Return gvisor-bin/ beside `path`, else beside the file that `path` links to, else None."""
     parents = [os.path.dirname(path), os.path.dirname(os.path.realpath(path))]
