@@ -6,9 +6,11 @@ which the caller, or another descriptor of the command, may share.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,3 +124,33 @@ def test_start_has_all_written_that_is_read_late(host: un.SandboxHost) -> None:
         with host.start([*PYTHON, code], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT) as box:
             assert box.communicate()[0] == b"x" * MUCH + b"\n"
             assert box.wait() == 0
+
+
+UNUSABLE = {
+    "eventfd": lambda: os.eventfd(0),
+    "pidfd": lambda: os.pidfd_open(os.getpid()),
+    "directory": lambda: os.open("/", os.O_RDONLY),
+    "namespace": lambda: os.open("/proc/self/ns/user", os.O_RDONLY),
+    "path": lambda: os.open("/etc/passwd", os.O_PATH),
+}
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_a_file_that_gvisor_can_not_use_is_an_error_at_once(
+    host: un.SandboxHost, kind: str, name: str
+) -> None:
+    with contextlib.ExitStack() as undo:
+        fd = UNUSABLE[kind]()
+        undo.callback(os.close, fd)
+        box = undo.enter_context(host.start(None))
+        for start in (
+            lambda: box.run(["true"], **{name: fd}),
+            lambda: host.start(["true"], **{name: fd}),
+        ):
+            begin = time.monotonic()
+            with pytest.raises(un.CommandError, match=f"{name}: gVisor can't pass") as caught:
+                start()
+            assert caught.value.step == "stdio"
+            assert time.monotonic() - begin < 5
+        assert box.run(["true"]).returncode == 0

@@ -18,6 +18,54 @@ if TYPE_CHECKING:
     import socket
 
 
+def check_file(name: str, fd: int) -> None:
+    """Check that gVisor can pass a file of this machine to a program.
+
+    gVisor would fail to import other files, such as a pidfd, and answer late or never.
+
+    :param name: the name of the argument, for errors.
+    :raises OSError: `fd` is not open.
+    :raises CommandError: gVisor can't use the file.
+    """
+    mode = os.fstat(fd).st_mode
+    can_use = stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+    if stat.S_ISREG(mode):
+        # Files of nsfs, and pidfds of newer kernels, look like regular ones. lseek(2) of a
+        # descriptor that was opened with O_PATH fails, too.
+        with contextlib.suppress(OSError):
+            os.lseek(fd, 0, os.SEEK_CUR)
+            can_use = True
+    if not can_use:
+        link = os.readlink(f"/proc/self/fd/{fd}")
+        raise CommandError(
+            f"{name}: gVisor can't pass {link} to a command: only open regular files, pipes, "
+            "sockets, terminals and other character devices",
+            step="stdio",
+            filename=link,
+        )
+
+
+def prepared_input(stream: Any) -> Any:
+    """Check standard input, and return it.
+
+    :param stream: the input, as subprocess takes it.
+    :raises CommandError: `stream` is not open, or gVisor can't use the file.
+    """
+    if stream is not None and (not isinstance(stream, int) or stream >= 0):
+        try:
+            check_file("stdin", stream if isinstance(stream, int) else stream.fileno())
+        except CommandError:
+            raise
+        except OSError as error:
+            raise _not_open("stdin", error) from error
+    return stream
+
+
+def _not_open(name: str, error: OSError) -> CommandError:
+    reason = f"{name}: {error.strerror or error}"
+    return CommandError(reason, step="stdio", errno=error.errno or 0)
+
+
 def prepared_output(name: str, stream: Any, inherited: int) -> Any:
     """Set O_APPEND on an output that is at the end of a file, so that gVisor doesn't overwrite it.
 
@@ -25,18 +73,20 @@ def prepared_output(name: str, stream: Any, inherited: int) -> Any:
     :param stream: the output, as subprocess takes it.
     :param inherited: this process's descriptor that ``None`` stands for.
     :returns: `stream`.
-    :raises CommandError: `stream` is not open.
+    :raises CommandError: `stream` is not open, or gVisor can't use the file.
     """
     if stream is None:
         with contextlib.suppress(OSError):  # a closed descriptor needs no O_APPEND
             _core.append_at_end(inherited)
     elif not isinstance(stream, int) or stream >= 0:
         try:
-            _core.append_at_end(stream if isinstance(stream, int) else stream.fileno())
+            fd = stream if isinstance(stream, int) else stream.fileno()
+            check_file(name, fd)
+            _core.append_at_end(fd)
+        except CommandError:
+            raise
         except OSError as error:
-            number = error.errno or 0
-            reason = f"{name}: {error.strerror or error}"
-            raise CommandError(reason, step="stdio", errno=number) from error
+            raise _not_open(name, error) from error
     return stream
 
 
@@ -44,7 +94,7 @@ def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict
     """Return standard input, output and error for a command in gVisor, as arguments of Popen.
 
     :param detach: whether the command outlives this process; ``None`` is /dev/null then.
-    :raises CommandError: a stream is not open.
+    :raises CommandError: a stream is not open, or gVisor can't use its file.
     """
     if detach:
         from subprocess import DEVNULL
@@ -53,7 +103,7 @@ def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict
             DEVNULL if stream is None else stream for stream in (stdin, stdout, stderr)
         )
     return {
-        "stdin": stdin,
+        "stdin": prepared_input(stdin),
         "stdout": prepared_output("stdout", stdout, 1),
         "stderr": prepared_output("stderr", stderr, 2),
     }
@@ -116,13 +166,17 @@ class Streams:
         :param given: a descriptor, or -1 for this process's descriptor of the same number.
         :param is_fresh: whether `given` is the end of a new pipe that only this command gets.
         :raises OSError: `given` is not open.
+        :raises CommandError: gVisor can't use the file.
         """
         if given < 0:
             given = len(self.fds)
             if given in self._absent:
                 self._add_opened(open_owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
                 return
-        own = None if is_fresh else self._reopen(given)
+        own = None
+        if not is_fresh:
+            check_file(("stdin", "stdout", "stderr")[len(self.fds)], given)
+            own = self._reopen(given)
         if own is None:
             self.fds.append(given)
         else:
