@@ -27,8 +27,8 @@ SANDBOX_SOURCES = (*WATCHED, "sandbox_command.c", "sandbox_limits.c", "sandbox_w
 
 # Programs, with the sources of programs/shared/ that each needs.
 PROGRAMS = {
-    "usernsctl-exec": ("early_signals.c", "report.c"),
-    "usernsctl-entrypoint": ("early_signals.c", "report.c"),
+    "usernsctl-exec": ("early_signals.c", "report.c", "stay_outside.c"),
+    "usernsctl-entrypoint": ("early_signals.c", "report.c", "stay_outside.c"),
     "usernsctl-build": (),
     "usernsctl-init": SANDBOX_SOURCES,
     "usernsctl-detach": SANDBOX_SOURCES,

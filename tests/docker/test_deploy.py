@@ -23,7 +23,7 @@ from tally import Tally
 
 from docker.conftest import BASE, CONNECTOR, PRELUDE, PRELUDE_PYTHON, USER
 from docker.engine import TREE, Engine, build, started
-from docker.matrix import NO_NEW_PRIVILEGES, SECCOMP
+from docker.matrix import EXEC, NO_NEW_PRIVILEGES, SECCOMP
 from docker.recipes import RECIPE_IMAGE, build_recipe
 
 KUBERNETES = TREE / "deploy" / "kubernetes"
@@ -152,8 +152,17 @@ def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> 
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
 
 
-@pytest.mark.parametrize(("image", "words"), [(PRELUDE, []), (PRELUDE_PYTHON, ["run"])])
-def test_the_deployment_s_probe_works(remapped: Engine, image: str, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("entrypoint", "image", "words"),
+    [
+        ([], PRELUDE, ["--network=none"]),
+        ([], PRELUDE_PYTHON, ["run", "--network=none"]),
+        ([EXEC], PRELUDE, ["--launch", "/etc/usernsctl/launch.no-network"]),
+    ],
+)
+def test_the_deployment_s_probe_works(
+    remapped: Engine, entrypoint: list[str], image: str, words: list[str]
+) -> None:
     """The engine starts the probe in the namespaces of process 1, which must be the container's.
 
     Process 1 passes signals on to the program, and exits with its status.
@@ -162,7 +171,8 @@ def test_the_deployment_s_probe_works(remapped: Engine, image: str, words: list[
     name = f"deployment-{os.getpid()}"
     script = "trap 'exit 9' TERM; while :; do sleep 0.1; done"
     options = ["--detach", f"--name={name}", *docker_options("deployment.yaml")]
-    remapped.must("run", *options, image, *words, "--network=none", "--", "sh", "-c", script)
+    options += entrypoint
+    remapped.must("run", *options, image, *words, "--", "sh", "-c", script)
     try:
         probe = container["livenessProbe"]["exec"]["command"]
         deadline = time.monotonic() + 30

@@ -116,6 +116,16 @@ static int fail_entrypoint(const char *what)
     return FAILED;
 }
 
+/* Continues in a child of process 1 where that must stay outside. Returns the exit status, or -1 in
+ * the process that is to continue. */
+static int stay_outside_or_fail(void)
+{
+    int status;
+    if (!stay_outside(&status))
+        return -1;
+    return status < 0 ? fail_entrypoint("fork") : status;
+}
+
 /* Writes the path of a program in the directory of this program. */
 static int find_in_own_directory(const char *name, char path[PATH_MAX])
 {
@@ -211,41 +221,6 @@ static bool has_python(void)
 {
     char python[PATH_MAX];
     return !find_in_own_directory("python3", python) && !access(python, X_OK);
-}
-
-/* Returns whether this container has a user namespace of its own. The machine's first one maps all
- * ids. */
-static bool is_in_user_namespace(void)
-{
-    char map[64];
-    unsigned inside, outside, count;
-    return un_read_file(AT_FDCWD, "/proc/self/uid_map", map, sizeof map) > 0 &&
-           (sscanf(map, "%u %u %u", &inside, &outside, &count) != 3 || count != UINT32_MAX);
-}
-
-/*
- * If the container has a user namespace of its own, continues in a child of process 1: engines
- * start further programs, such as health checks and probes, in the namespaces of process 1, and
- * their setns(2) fails if process 1 has entered another user namespace. Returns the exit status in
- * process 1, and -1 in the process that is to continue.
- */
-static int stay_outside(void)
-{
-    struct sigaction sigchld;
-    if (getpid() != 1 || !is_in_user_namespace())
-        return -1;
-    uint64_t signals = un_block_signals();
-    un_default_sigchld(&sigchld);
-    pid_t child = un_fork();
-    if (child > 0) {
-        /* Only the command may have the environment. */
-        for (char **at = environ; *at; at++)
-            memset(*at, 0, strlen(*at));
-        return un_exit_status_of(un_stand_in(child));
-    }
-    sigaction(SIGCHLD, &sigchld, NULL);
-    un_set_signals(signals);
-    return child ? fail_entrypoint("fork") : -1;
 }
 
 /* Executes usernsctl-exec to perform a launch. Returns only on failure. */
@@ -491,7 +466,7 @@ static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
             "--runsc=", policy.runsc,
             "without Python in the image, only the launch names runsc: leave the option "
             "out, or freeze a launch with this --runsc");
-    status = policy.is_check ? -1 : stay_outside();
+    status = policy.is_check ? -1 : stay_outside_or_fail();
     if (status >= 0)
         return status;
     if (!policy.runsc && (policy.is_check || !has_python() || !access(launch, F_OK)))
@@ -529,7 +504,7 @@ int main(int argc, char **argv)
     if (is_cli && !has_python())
         return run_without_python(argc, argv);
     bool is_run = is_cli && argc > 1 && !strcmp(argv[1], "run");
-    int status = is_run ? stay_outside() : -1;
+    int status = is_run ? stay_outside_or_fail() : -1;
     if (status >= 0)
         return status;
     if (is_cli)

@@ -156,7 +156,13 @@ static int report_launch_failure(const struct performance *of, struct un_error *
 
 int un_exec_launch(const struct un_options *options)
 {
+    int status;
     struct un_error err;
+    if (!options->check && stay_outside(&status)) {
+        if (status < 0)
+            un_fail_errno(&err, UN_STEP_CLONE, "fork");
+        return status < 0 ? report_launch_failure(NULL, &err) : status;
+    }
     struct performance *of = calloc(1, sizeof *of);
     if (getpid() == 1)
         keep_early_signals();
@@ -165,7 +171,7 @@ int un_exec_launch(const struct un_options *options)
         of->file.fd = -1;
     int failed = of ? perform_and_exec(of, options, &err)
                     : un_fail_errno(&err, UN_STEP_LAUNCH, options->launch);
-    int status = failed ? report_launch_failure(of, &err) : 0;
+    status = failed ? report_launch_failure(of, &err) : 0;
     if (of) {
         un_launch_close(of->launch);
         un_moment_drop(&of->moment);

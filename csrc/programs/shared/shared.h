@@ -50,6 +50,17 @@ void report_error_with(const char *program, const struct un_error *err, const ch
  */
 int keep_early_signals(void);
 
+/* ---- stay_outside.c: process 1 of a container with a user namespace ------------------------- */
+
+/*
+ * If this is process 1 of a container that has a user namespace of its own, continues in a child:
+ * engines start further programs, such as health checks and probes, in the namespaces of process 1,
+ * and their setns(2) fails if process 1 has entered another user namespace. Returns false in the
+ * process that is to continue, and true in process 1 with the exit status of the child; the status
+ * is -1 after a failed fork, with errno.
+ */
+bool stay_outside(int *status);
+
 /* ---- sandbox_command.c: starting the command that starts a sandbox --------------------------- */
 
 /* Exit statuses: a failure before the sandbox ran, and the exit of the creator. */
