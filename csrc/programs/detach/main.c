@@ -155,7 +155,7 @@ int main(int argc, char **argv)
     sigprocmask(SIG_BLOCK, &handled, &before);
     un_default_sigchld(&sigchld);
     int signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
-    pid_t keeper = signals < 0 || pipe2(ends, O_CLOEXEC) ? -1 : fork();
+    pid_t keeper = signals < 0 || pipe2(ends, O_CLOEXEC) ? -1 : un_fork();
     if (keeper < 0)
         return sandbox_fail("usernsctl-detach");
     close(ends[keeper > 0]);
