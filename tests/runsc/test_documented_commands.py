@@ -236,6 +236,9 @@ def test_documented_block_runs_as_written(
     if "bundle init" not in block.script:
         for bundle, config in configs.items():
             shutil.copy(config, home / bundle)
+    if ".venv" in block.script:
+        venv = ["/usr/bin/python3", "-m", "venv", "--without-pip", ".venv"]
+        assert execute(venv, home, environ).returncode == 0
     if block.name in AFTER:
         (before,) = (each.script for each in BLOCKS if each.name == AFTER[block.name])
         assert shell(before, home, environ).returncode == 0

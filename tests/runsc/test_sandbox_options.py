@@ -360,5 +360,9 @@ def test_host_options_are_those_of_the_request() -> None:
     known = {one.metadata["argument"].name for one in fields if one.metadata.get("argument")}
     assert set(get_type_hints(un.HostOptions)) == known
     options = [option for one in fields for option in one.metadata.get("options", ())]
-    assert {name for one in fields if not one.metadata for name in [one.name]} == {"args", "groups"}
+    assert {name for one in fields if not one.metadata for name in [one.name]} == {
+        "args",
+        "groups",
+        "virtual_env",
+    }
     assert len({flag for option in options for flag in option.flags}) >= len(options) > 20

@@ -77,7 +77,8 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
 
     CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Home directories, /tmp, /run,
     /var, /mnt, /media and /srv are empty; use --bind for files of yours. Writes of CMD stay in
-    memory, and are gone when CMD ends. CMD gets only PATH, LANG and TERM of your environment.
+    memory, and are gone when CMD ends. CMD gets only PATH, LANG and TERM of your environment. A CMD
+    in your active virtual environment sees that, too.
 
     The exit status is that of CMD, or 128+N if signal N killed CMD. 125: CMD did not run, or runsc
     failed. 126: CMD can't be executed. 127: CMD does not exist.
@@ -114,6 +115,7 @@ def _run(
         # If standard input, output or error is not this terminal, gVisor often hangs before the
         # command starts.
         given["terminal"] = _core.stdio_is_terminal()
+    given["virtual_env"] = environ.get("VIRTUAL_ENV")
     request = request_of(given, environ)
     if dry_run:
         from usernsctl.cli.dry_run import show

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl import _core
 from usernsctl._core.values import find_program
-from usernsctl._lean import TYPE_CHECKING, Any, LateModule, dataclass, field, fields
+from usernsctl._lean import TYPE_CHECKING, Any, LateModule, dataclass, field, fields, replace
 from usernsctl._system.handover import close_inherited
 from usernsctl._system.paths import (
     ForeignLinkError,
@@ -38,6 +38,7 @@ from usernsctl.errors import (
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import Launch
+from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.maps import Extent, IdMap, MappedIds, plan
 
@@ -631,12 +632,46 @@ def inspect(
         reason = place.single_id_reason
         notify(f"mapping only the caller's own id, as --allow-single-id allows: {reason}")
     used = open_files(request, program, place.ids, makes=makes)
+    used = _with_virtual_env(request, caller, used, notify)
     refuse_own(used, [file.path for file in (used.state, used.debug_log) if file is not None])
     request = with_account(request, used)
     check_ids(place.ids, ids_of(request), nests=request.verify)
     scratch = used.scratch_places()
     facts = collect_facts(request, caller, program, used, place.ids, scratch=scratch)
     return Inspection(request=request, facts=facts, used=used, place=place)
+
+
+def _with_virtual_env(
+    request: Request,
+    caller: Mapping[str, str],
+    used: HostFiles,
+    notify: Callable[[str], object],
+) -> HostFiles:
+    """Return `used` with the virtual environment that the command lies in, if the caller has one.
+
+    :param notify: called with a message if the environment is not shown.
+    """
+    if not request.virtual_env or not request.args or used.tree is not None:
+        return used
+    # Imported here, since few callers have an active virtual environment.
+    from usernsctl.gvisor.launch import virtualenv
+
+    command = virtualenv.find_command(request.args[0], request.env.get("PATH", DEFAULT_PATH))
+    if command is None:
+        return used
+    shown = virtualenv.show(
+        request.virtual_env,
+        command,
+        binds=used.binds,
+        homes=home_directories(caller),
+        notify=notify,
+    )
+    sources = {bind.source: source for bind, source in shown}
+    return replace(
+        used,
+        binds=(*used.binds, *(bind for bind, _ in shown)),
+        sources={**sources, **used.sources},
+    )
 
 
 def collect_facts(

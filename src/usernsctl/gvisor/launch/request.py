@@ -329,6 +329,7 @@ class Request:
     :ivar user: the uid and gid inside, or names that :func:`inspect` replaces by numbers, or
         ``None`` for 0 and 0.
     :ivar groups: the supplementary groups of the command.
+    :ivar virtual_env: the active virtual environment of the caller, to be shown to a command in it.
     :ivar terminal: whether the command gets a pseudo-terminal.
     :ivar reraise_signal: whether the watcher kills itself by the signal that killed the command, in
         place of the exit status 128+N; process 1 of a container always exits with the status.
@@ -485,6 +486,7 @@ class Request:
         default=None,
     )
     groups: tuple[int, ...] = ()
+    virtual_env: str | None = None
     hostname: str | None = field(
         metadata=by(
             Option(

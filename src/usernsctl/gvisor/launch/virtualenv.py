@@ -1,0 +1,209 @@
+"""The caller's active virtual environment, which a command in it needs inside.
+
+``VIRTUAL_ENV`` is the caller's own, but another program may have written the files in the
+environment, such as one in a sandbox with a writable bind mount. So only a directory that has
+nothing but an environment is shown, and of what its files name, only installations of Python.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from usernsctl import _core
+from usernsctl._system.paths import PathDescriptor, open_path
+from usernsctl._text import quoted
+from usernsctl.gvisor.launch.request import SHOWN, Bind
+
+# The entries of a virtual environment: those of venv, virtualenv and uv, and of installed packages.
+_ENTRIES = frozenset(
+    (
+        *("bin", "include", "lib", "lib64", "man", "share", "etc", "pyvenv.cfg"),
+        *(".gitignore", ".lock", "CACHEDIR.TAG"),
+    )
+)
+# The maximum size of a pyvenv.cfg, in bytes.
+_CONFIG_BYTES_MAX = 1 << 16
+_LIBRARY = re.compile(r"python3\.\d{1,3}t?")
+
+Shown = tuple[Bind, PathDescriptor]
+
+
+class _UnsuitableError(Exception):
+    """Error of a directory that is not shown without the caller's request."""
+
+
+def find_command(command: str, search: str) -> str | None:
+    """Return the path of a command on this machine, or None.
+
+    :param search: the PATH of the command.
+    """
+    if "/" in command:
+        return os.path.abspath(command)
+    paths = (os.path.join(directory, command) for directory in search.split(":") if directory)
+    return next((p for p in paths if os.access(p, os.X_OK) and not os.path.isdir(p)), None)
+
+
+def show(
+    environment: str,
+    command: str,
+    *,
+    binds: Sequence[Bind],
+    homes: Iterable[str],
+    notify: Callable[[str], object],
+) -> list[Shown]:
+    """Return read-only bind mounts of the virtual environment that a command lies in.
+
+    :param environment: the value of ``VIRTUAL_ENV``.
+    :param command: the path of the command on this machine.
+    :param binds: the bind mounts that the caller has requested.
+    :param homes: the home directories of the caller, which the sandbox hides.
+    :param notify: called with a message if the environment is not shown.
+    :returns: the bind mounts, each with the open source; empty if the command does not lie in a
+        virtual environment.
+    """
+    place = os.path.normpath(environment)
+    if not environment.startswith("/") or not _is_below(command, place):
+        return []
+    hidden = _Hidden([bind.destination for bind in binds], list(homes))
+    try:
+        with open_path(place) as top:
+            config = _read_config(top)
+            found: list[Shown] = []
+            if hidden.has(place):
+                _check_environment(top)
+                found += _mounts(top, place)
+            for prefix in _prefixes(place, config):
+                if hidden.has(prefix):
+                    found += _installation(prefix, hidden.homes)
+            return found
+    except (OSError, _UnsuitableError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        notify(
+            f"the sandbox does not show the virtual environment {quoted(place)}, in which "
+            f"{quoted(command)} lies: {reason}; to show it, add --bind {quoted(place)}"
+        )
+        return []
+
+
+class _Hidden:
+    """The paths of this machine that the sandbox does not show."""
+
+    def __init__(self, places: list[str], homes: list[str]) -> None:
+        self._places = places
+        self.homes = homes
+
+    def has(self, path: str) -> bool:
+        if any(_is_below(path, place) for place in self._places):
+            return False
+        in_home = any(_is_below(path, home) for home in self.homes)
+        return in_home or path.split("/")[1] not in SHOWN
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
+def _mounts(source: PathDescriptor, place: str) -> Iterator[Shown]:
+    """Yield the mounts of a directory at a path, and at its path without symbolic links.
+
+    Programs find their files by either path.
+    """
+    for destination in dict.fromkeys([place, source.path]):
+        again = PathDescriptor.own(source.path, os.dup, source.fd)
+        yield Bind(source.path, destination), again
+
+
+def _read_config(top: PathDescriptor) -> dict[str, str]:
+    """Return the settings in the pyvenv.cfg of an environment.
+
+    :raises _UnsuitableError: the file belongs to another user, or is not a small regular file.
+    :raises OSError: there is no such file, or it can't be read.
+    """
+    with top.child("pyvenv.cfg") as file:
+        status = file.status
+        if not stat.S_ISREG(status.st_mode):
+            raise _UnsuitableError("its pyvenv.cfg is not a regular file")
+        if not _core.is_trusted(status.st_uid, file.path):
+            raise _UnsuitableError(f"its pyvenv.cfg belongs to uid {status.st_uid}")
+        with open(file.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as content:
+            text = content.read(_CONFIG_BYTES_MAX + 1)
+    if len(text) > _CONFIG_BYTES_MAX:
+        raise _UnsuitableError("its pyvenv.cfg is not a small file")
+    lines = (line.partition("=") for line in os.fsdecode(text).split("\n"))
+    return {name.strip().lower(): value.strip() for name, equals, value in lines if equals}
+
+
+def _check_environment(top: PathDescriptor) -> None:
+    """Check that a directory has only the entries of a virtual environment.
+
+    Others may be secret: a project with its environment in its own directory, or the pip.conf of
+    the environment, which may have passwords.
+
+    :raises _UnsuitableError: there is another entry.
+    """
+    fd = top.open()
+    try:
+        others = sorted({*os.listdir(fd)} - _ENTRIES)
+    finally:
+        os.close(fd)
+    if others:
+        raise _UnsuitableError(f"it also has {quoted(others[0])}")
+
+
+def _prefixes(place: str, config: dict[str, str]) -> Iterable[str]:
+    """Return the directories of the Python installation that an environment uses.
+
+    :param place: the path of the environment.
+    """
+    real = os.path.realpath(f"{place}/bin/python")
+    programs = [config.get("home", ""), os.path.dirname(real)]
+    return dict.fromkeys(os.path.dirname(path) for path in programs if _is_plain_bin(path))
+
+
+def _is_plain_bin(path: str) -> bool:
+    is_plain = path.startswith("/") and os.path.normpath(path) == path and "\0" not in path
+    return is_plain and os.path.basename(path) == "bin"
+
+
+def _installation(prefix: str, homes: Iterable[str]) -> list[Shown]:
+    """Return the mounts of a Python installation; none if the directory is not one.
+
+    The command then fails, with an error that names the interpreter and the option to show it.
+
+    :param homes: directories that must not be shown.
+    """
+    try:
+        with open_path(prefix) as top:
+            contains_home = any(_is_below(home, top.path) for home in homes)
+            if contains_home or top.path.count("/") < 2 or not _has_library(top):
+                return []
+            return list(_mounts(top, prefix))
+    except OSError:
+        return []
+
+
+def _has_library(prefix: PathDescriptor) -> bool:
+    """Return whether a directory has a standard library of Python, not behind symbolic links.
+
+    :raises OSError: the directory can't be read.
+    """
+    with prefix.child("lib") as library:
+        if not library.is_directory:
+            return False
+        fd = library.open()
+        try:
+            names = [name for name in os.listdir(fd) if _LIBRARY.fullmatch(name)]
+        finally:
+            os.close(fd)
+        return any(_has_module(library, name) for name in names)
+
+
+def _has_module(library: PathDescriptor, name: str) -> bool:
+    try:
+        with library.child(name) as modules, modules.child("os.py") as module:
+            return stat.S_ISREG(module.status.st_mode)
+    except OSError:
+        return False
