@@ -64,8 +64,9 @@ EMPTY = {
 LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
 
 
-# Capabilities that root inside needs to use several ids. Only gVisor's kernel grants them.
-_ID_CAPABILITIES = (
+# Capabilities that root inside needs to use several ids, and to write to files of other users. Only
+# gVisor's kernel grants them.
+_ROOT_CAPABILITIES = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
@@ -85,7 +86,6 @@ def for_command(
     :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
     """
     uid, gid = launch_facts.ids_of(request)
-    has_other_ids = ids.count > 1
     return oci.build(
         oci.BuildOptions(
             args=request.args,
@@ -101,7 +101,7 @@ def for_command(
             mounts=[_mount(bind) for bind in binds],
             terminal=request.terminal,
             rlimits=request.rlimits,
-            capabilities=_ID_CAPABILITIES if has_other_ids else (),
+            capabilities=_ROOT_CAPABILITIES if ids.count > 1 or request.writable_root else (),
             no_new_privileges=request.no_new_privs,
         )
     )
@@ -132,6 +132,12 @@ def apply_request(
             {"type": limit.type, "soft": limit.soft, "hard": limit.hard}
             for limit in request.rlimits
         ]
+    if request.writable_root:
+        given = process.get("capabilities") or {}
+        process["capabilities"] = {
+            kind: sorted({*(given.get(kind) or ()), *_ROOT_CAPABILITIES})
+            for kind in ("bounding", "effective", "permitted")
+        }
     if request.hostname is not None:
         config["hostname"] = request.hostname
     added = [
@@ -496,7 +502,8 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
     import copy
 
     given = copy.deepcopy(dict(launch.config))
-    if facts.bundle is None and "capabilities" in given["process"]:
+    has_some = facts.bundle is None and not request.writable_root
+    if has_some and "capabilities" in given["process"]:
         given["process"]["capabilities"] = IfSeveralIds(given["process"]["capabilities"])
     if given.get("hostname") is None:
         given["hostname"] = Placeholder(record("json-hostname"))

@@ -420,6 +420,18 @@ class Request:
         ),
         default=False,
     )
+    writable_root: bool = field(
+        metadata=by(
+            Option(
+                flags=("--writable-root",),
+                heading=FILES,
+                help="Let root inside write to all files of the root filesystem, such as /etc and "
+                "/usr, whoever owns them. Writes stay in memory.",
+            ),
+            argument=Argument("writable_root", as_bool),
+        ),
+        default=False,
+    )
     expose_root: bool = field(
         metadata=by(
             Option(

@@ -76,6 +76,7 @@ class NamedHostOptions(TypedDict, total=False):
     allow_hooks: bool
     rootfs: StrOrBytesPath | None
     expose_root: bool
+    writable_root: bool
     binds: Iterable[Bind | StrOrBytesPath]
     hostname: str | None
     rlimits: Iterable[Rlimit | str]
@@ -460,6 +461,8 @@ class HostBase(ClosingMixin):
         :param rootfs: the directory of a root filesystem.
         :param bool expose_root: whether this machine's root directory is the root filesystem,
             read-only.
+        :param bool writable_root: whether root inside may write to all files of the root
+            filesystem, whoever owns them, such as those in /etc and /usr. Writes stay in memory.
         :param binds: further bind mounts: each a path, a text ``"SRC[:DST][:ro|rw]"`` as for
             ``--bind``, or a :class:`usernsctl.Bind`.
         :param str hostname: the hostname inside.
