@@ -43,8 +43,8 @@ class Result(CompletedProcess[AnyStr]):
         caller killed the command, or killed or closed the sandbox; ``"sandbox-ended"``: the sandbox
         ended first; ``"memory-limit"`` and so on: a limit was reached. The Python functions raise
         an exception in place of ``"start-failed"``.
-    :ivar limit: the limit that was reached, in bytes; ``None`` if none was reached, or its value
-        is not known.
+    :ivar limit: the limit that was reached: bytes, the number of processes and threads, or, for
+        ``"timeout"``, seconds; ``None`` if none was reached, or its value is not known.
     :ivar used: how much of it was used, in the unit of `limit`.
     :ivar rusage: the processor time of the command, in seconds (`utime`, `stime`). For a command
         in a running sandbox, the time that gVisor counts for the command and the children that it

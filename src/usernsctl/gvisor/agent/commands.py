@@ -46,7 +46,7 @@ from usernsctl.gvisor.agent.protocol import (
 from usernsctl.gvisor.agent.start import AgentContainer, start_agent, start_agent_async
 from usernsctl.gvisor.launch import request
 from usernsctl.gvisor.result import Result
-from usernsctl.gvisor.runsc.container import ENDING_SECONDS, ended_error, limit_reason
+from usernsctl.gvisor.runsc.container import ENDING_SECONDS, describe_limit, ended_error
 
 if TYPE_CHECKING:
     from usernsctl.commands import aio
@@ -294,7 +294,7 @@ class SandboxCommands:
         ended = None
         if process._limit_error is not None:
             ended = ended_error(self._id, process._limit_error)
-            result.reason = limit_reason(process._limit_error)
+            describe_limit(result, process._limit_error)
         elif result.reason == "output-limit":
             pass
         elif process._is_lost:

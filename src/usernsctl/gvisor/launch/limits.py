@@ -129,6 +129,17 @@ def check_cpus(name: str, given: Any) -> float | None:
     return cpus
 
 
+def check_duration(name: str, given: Any) -> float | None:
+    """Return the number of seconds for an argument: text as for :func:`parse_duration`, or seconds.
+
+    :raises TypeError: `given` has another type.
+    :raises ValueError: `given` is not a duration, or is less than a millisecond.
+    """
+    form = "a number of seconds, or a text such as '30s'"
+    seconds: float | None = _check_number(name, given, parse_duration, (int, float), form)
+    return seconds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Limits that were asked for; ``None`` for no limit.

@@ -611,6 +611,7 @@ class Request:
                 metavar="TIME",
                 help="End the sandbox after TIME, such as 30s or 2m, with exit status 124.",
             ),
+            argument=Argument("ttl", _check_of_limit("check_duration")),
         ),
         default=None,
     )

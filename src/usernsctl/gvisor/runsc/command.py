@@ -22,6 +22,9 @@ PLATFORMS: tuple[Platform, ...] = ("systrap", "ptrace", "kvm")
 FAILED = 128
 CRASHED = 2
 
+#: The exit status of usernsctl-init and usernsctl-detach for a sandbox whose time was over.
+TIME_IS_OVER = 124
+
 _SIGNAL_MAX = 64
 
 

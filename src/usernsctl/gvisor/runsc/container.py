@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
-from usernsctl.gvisor.result import Reason
+from usernsctl.gvisor.result import Reason, Result
 
 
 class Container(Protocol):
@@ -41,9 +41,34 @@ def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
     return SandboxEndedError(text, step="sandbox", cause=reason.cause)
 
 
-def limit_reason(error: RunscError) -> Reason:
-    """Return the reason of a result for the error of a limit that has ended the sandbox."""
-    return "pids-limit" if error.cause == "pids-limit" else "memory-limit"
+class LimitError(RunscError):
+    """Error of a sandbox that was ended because of a limit.
+
+    :ivar limit: the limit: bytes, tasks or seconds; ``None`` if it is not known.
+    :ivar used: the use, in the same unit.
+    """
+
+    limit: float | None = None
+    used: float | None = None
+
+
+# The reason of a result for each cause of a LimitError.
+_REASONS: dict[str | None, Reason] = {
+    "out-of-memory": "memory-limit",
+    "memory-limit": "memory-limit",
+    "pids-limit": "pids-limit",
+    "disk-limit": "disk-limit",
+    "timeout": "timeout",
+}
+
+
+def describe_limit(result: Result[Any], error: RunscError) -> None:
+    """Set the fields of a result for the error of a limit that has ended the sandbox."""
+    result.reason = _REASONS.get(error.cause, "sandbox-ended")
+    if isinstance(error, LimitError):
+        result.limit, result.used = error.limit, error.used
+        if result.reason == "memory-limit" and error.used is not None:
+            result.peak_memory = int(error.used)
 
 
 # A sandbox doesn't answer between the end of its command and its own end. So if it ends within this

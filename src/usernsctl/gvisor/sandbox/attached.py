@@ -31,7 +31,7 @@ from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.gvisor.result import Usage
-from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, returncode_of
+from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, TIME_IS_OVER, returncode_of
 from usernsctl.gvisor.runsc.container import ended_error
 from usernsctl.gvisor.sandbox.directory import (
     ERROR_BYTES,
@@ -201,6 +201,8 @@ class AttachedSandbox:
     def status(self) -> int | None:
         """The exit status, -N after signal N; ``None`` until the sandbox was waited for."""
         status = self.popen.returncode
+        if status == TIME_IS_OVER and self.limit_error() is not None:
+            return -signal.SIGKILL
         return None if status is None else returncode_of(status)
 
     @property

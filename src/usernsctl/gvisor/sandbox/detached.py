@@ -26,7 +26,7 @@ from usernsctl._system.records import Entry
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.agent.start import ProcessDefaults
-from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, returncode_of
+from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, TIME_IS_OVER, returncode_of
 from usernsctl.gvisor.runsc.container import ended_error
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.sandbox.directory import (
@@ -333,6 +333,8 @@ class DetachedSandbox:
             status = read_report("status", self._entry.fd)
             if status.isdecimal():
                 self.status = returncode_of(int(status))
+            if self.status == TIME_IS_OVER and self._end_report.end is not None:
+                self.status = -signal.SIGKILL
             self._is_reported = True
 
     def kill(self) -> None:

@@ -27,6 +27,7 @@ from usernsctl.gvisor.runsc.command import (
     private_log_paths,
     seen_from,
 )
+from usernsctl.gvisor.runsc.container import LimitError
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
 from usernsctl.gvisor.sandbox.records import duplicate_id, read_report
 
@@ -99,7 +100,11 @@ class SandboxEnd:
 
     def error(self, step: str) -> RunscError:
         """Return the error for this end."""
-        return RunscError(self.text, step=step, cause=self.reason)
+        error = LimitError(self.text, step=step, cause=self.reason)
+        scale = 1000 if self.reason == "timeout" else 1
+        error.limit = self.limit / scale if self.limit else None
+        error.used = self.used / scale if self.used else None
+        return error
 
 
 class EndReport:

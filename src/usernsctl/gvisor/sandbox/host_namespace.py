@@ -83,6 +83,7 @@ class NamedHostOptions(TypedDict, total=False):
     memory: int | str | None
     pids: int | None
     cpus: float | str | None
+    ttl: float | str | None
     limits: LimitsMode
     network: Network
     platform: Platform | None
@@ -475,6 +476,7 @@ class HostBase(ClosingMixin):
         :param int pids: the limit of processes and threads of this machine that each sandbox has.
             gVisor alone has about 20, and each process inside one or two.
         :param cpus: the number of processors that each sandbox may use.
+        :param ttl: the time after which each sandbox is ended: seconds, or a text such as ``"2m"``.
         :param str limits: ``"strict"``, the default, or ``"best-effort"``: whether a limit that
             can't be enforced here is an error, or is ignored.
         :param str network: ``"none"``, the default, for a loopback device alone, or ``"host"`` for

@@ -39,7 +39,7 @@ from usernsctl.gvisor.agent.start import OWN_IPC, OWN_NET, InitAgent
 from usernsctl.gvisor.launch.facts import limits_of
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.result import Result
-from usernsctl.gvisor.runsc.container import limit_reason, query
+from usernsctl.gvisor.runsc.container import describe_limit, query
 from usernsctl.gvisor.runsc.stdio import prepared_streams, receive_terminal
 from usernsctl.gvisor.sandbox import records
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
@@ -75,6 +75,7 @@ class StartOptions(CommandOptions, total=False):
     memory: int | str | None
     pids: int | None
     cpus: float | str | None
+    ttl: float | str | None
     limits: LimitsMode
     timeout: float | None
 
@@ -108,10 +109,10 @@ class Sandbox(SandboxFiles, ClosingMixin):
     :param SandboxHost host: the host to start the sandbox in; by default a new one of
         `host_options`.
     :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given. With `host`,
-        only `memory`, `pids`, `cpus` and `limits`, in place of the limits of the host. If the
-        sandbox exceeds a limit, all of it is killed: :meth:`wait` raises
-        :class:`usernsctl.RunscError` with the cause ``"memory-limit"`` or ``"pids-limit"``, which
-        is also the reason of the results of its commands.
+        only `memory`, `pids`, `cpus`, `ttl` and `limits`, in place of the limits of the host. If
+        the sandbox exceeds a limit, all of it is killed: :meth:`wait` raises
+        :class:`usernsctl.RunscError` with the cause ``"memory-limit"``, ``"pids-limit"`` or
+        ``"timeout"`` (`ttl`), which is also the reason of the results of its commands.
     :param str id: the container id for runsc; by default a random one.
     :param env: variables to set besides PATH, LANG and TERM, or besides the bundle's variables.
     :param cwd: the working directory of the command, an absolute path inside; by default ``/``, or
@@ -434,7 +435,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
         :raises RunscError: the sandbox is detached, and its keeper was killed (cause
             ``"exit-status-unknown"``). Or memory ran out, and the kernel killed a process of gVisor
             (``"out-of-memory"``), or the sandbox exceeded a limit (``"memory-limit"``,
-            ``"pids-limit"``): the sandbox was ended, and :attr:`returncode` is -9.
+            ``"pids-limit"``, ``"timeout"``): the sandbox was ended, and :attr:`returncode` is -9.
         """
         return _unless_limited(self._get(), self._await_end(timeout))
 
@@ -466,7 +467,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
         result = Result[Any](self.args, status)
         result.rusage = life.rusage
         if (error := life.limit_error()) is not None:
-            result.reason = limit_reason(error)
+            describe_limit(result, error)
         elif life.is_killed:
             result.reason = "killed"
         elif status < 0:
@@ -824,7 +825,7 @@ def _unless_limited(life: AttachedSandbox | DetachedSandbox, status: int) -> int
     return status
 
 
-_LIMITS = ("memory", "pids", "cpus", "limits")
+_LIMITS = ("memory", "pids", "cpus", "ttl", "limits")
 
 
 def take_limits(options: HostOptions) -> Mapping[str, Any] | None:

@@ -1,0 +1,121 @@
+"""Tests of `ttl`, the time after which a sandbox is ended, and of the reasons of results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import open_descriptors
+from processes import wait_until_gone
+
+import usernsctl as un
+from usernsctl import gvisor
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+PATIENCE = 60
+FOREVER = ["sleep", "1000"]
+GROW = ["python3", "-c", "held = []\nwhile True: held.append(b'x' * 10**7)"]
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_sandbox_ends_when_its_time_is_over(detach: bool, runtime: Path) -> None:
+    before = open_descriptors()
+    with un.SandboxHost() as host:
+        started = time.monotonic()
+        with host.start(FOREVER, ttl=1.5, detach=detach) as box:
+            result = box.result(PATIENCE)
+            assert 1.4 < time.monotonic() - started < PATIENCE / 2
+            assert (result.returncode, result.reason, result.limit) == (-9, "timeout", 1.5)
+            assert result.used is not None
+            assert 1.5 <= result.used < PATIENCE
+            assert box.returncode == -signal.SIGKILL
+            with pytest.raises(un.RunscError) as caught:
+                box.wait()
+            assert caught.value.cause == "timeout"
+            with pytest.raises(un.SandboxEndedError) as lost:
+                box.run(["true"])
+            assert lost.value.cause == "timeout"
+    assert open_descriptors() == before
+
+
+def test_the_time_of_a_host_is_that_of_each_sandbox(runtime: Path) -> None:
+    with un.SandboxHost(ttl="2s") as host:
+        with host.start(None) as box:
+            result = box.run(FOREVER)
+            assert (result.returncode, result.reason, result.limit) == (-9, "timeout", 2)
+        with host.start(["true"]) as box:
+            assert (box.result(PATIENCE).reason, box.result().returncode) == ("exited", 0)
+        with host.start(FOREVER, ttl=1000) as box, pytest.raises(un.TimeoutExpired):
+            box.wait(3)
+        result = gvisor.run(["sh", "-c", "echo begun; sleep 1000"], host=host, capture_output=True)
+        assert (result.stdout, result.reason) == (b"begun\n", "timeout")
+        with pytest.raises(un.RunscError) as caught:
+            gvisor.run(FOREVER, host=host, check=True)
+        assert caught.value.cause == "timeout"
+
+
+def test_the_time_ends_also_if_the_caller_is_stopped(runtime: Path) -> None:
+    word = "1000.53125"
+    child = os.fork()
+    if child == 0:
+        try:
+            box = un.Sandbox(["sleep", word], ttl=3)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            box.close()
+        finally:
+            os._exit(0)
+    try:
+        os.waitid(os.P_PID, child, os.WSTOPPED)
+        assert wait_until_gone(word, PATIENCE) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_an_exit_status_of_124_is_no_timeout(runtime: Path) -> None:
+    with un.Sandbox(["sh", "-c", "exit 124"], ttl=1000) as box:
+        result = box.result(PATIENCE)
+        assert (result.returncode, result.reason, box.returncode) == (124, "exited", 124)
+
+
+def test_a_limit_is_the_reason_of_a_result(runtime: Path) -> None:
+    limit = 200 << 20
+    with un.SandboxHost(memory=limit) as host:
+        with host.start(GROW) as box:
+            first = box.result(PATIENCE)
+        for result in (first, gvisor.run(GROW, host=host)):
+            assert (result.reason, result.limit) == ("memory-limit", limit)
+            assert result.used is not None
+            assert result.used == result.peak_memory
+            assert limit / 2 < result.used < 10 * limit
+        with host.start(None) as box:
+            result = box.run(GROW)
+            assert (result.reason, result.limit) == ("memory-limit", limit)
+        with host.start(None) as box, pytest.raises(un.SandboxEndedError) as caught:
+            box.run(GROW, check=True)
+        assert caught.value.cause == "memory-limit"
+
+
+@pytest.mark.parametrize(
+    ("ttl", "error"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        ("soon", ValueError),
+        ("-1s", ValueError),
+        (True, TypeError),
+        ([1], TypeError),
+    ],
+)
+def test_wrong_times_are_refused_before_the_start(ttl: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="ttl"):
+        un.SandboxHost(ttl=ttl)
+    with pytest.raises(error, match="ttl"):
+        un.Sandbox(["true"], ttl=ttl)
