@@ -25,7 +25,7 @@ BYTES_MAX = 8 << 20
 # The maximum number of groups of a user, as in a message to the agent.
 _GROUPS_MAX = 4096
 _REMEDY = (
-    "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group have"
+    "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group contain"
 )
 
 

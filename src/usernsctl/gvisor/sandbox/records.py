@@ -232,7 +232,7 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
         f"there is no detached sandbox {id!r}{where}",
         step="sandbox",
         cause="no-such-sandbox",
-        remedy="usernsctl.Sandbox.list_detached() returns all detached sandboxes",
+        remedy="in Python, usernsctl.Sandbox.list_detached() returns all detached sandboxes",
     )
 
 
