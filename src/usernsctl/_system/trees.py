@@ -78,8 +78,9 @@ class TreeWriter:
         self._levels: list[_Level] = []
         self._names: list[bytes] = []
         self._has_begun = False
-        #: Whether the tree is complete.
+        #: Whether everything was created.
         self.is_complete = False
+        self._is_kept = False
 
     @property
     def depth(self) -> int:
@@ -179,15 +180,19 @@ class TreeWriter:
             times = (mtime_ns, mtime_ns)
             os.utime(wanted, ns=times, dir_fd=parent, follow_symlinks=False)
 
+    def keep(self) -> None:
+        """Keep the tree when this object is closed."""
+        self._is_kept = True
+
     def close(self) -> None:
-        """Close all descriptors, and remove a tree that is not complete.
+        """Close all descriptors, and remove the tree unless :meth:`keep` was called.
 
         :raises OSError: the tree can't be removed.
         """
         for level in self._levels:
             level.file.close()
         try:
-            if self._has_begun and not self.is_complete:
+            if self._has_begun and not self._is_kept:
                 self._remove()
         finally:
             self._parent.close()

@@ -462,10 +462,22 @@ class _Getting:
                 raise
             except OSError as error:
                 path = os.fsdecode(writer.path_of(record.name))
+                if error.errno == errno.EEXIST and path:
+                    raise self._twice_error(path) from error
                 where = os.path.join(self._destination, path) if path else self._destination
                 raise _outside_error(error, where) from error
         if not writer.is_complete:
             raise records.InvalidRecordError("an end of the copy before the end of the tree")
+
+    def _twice_error(self, path: str) -> SandboxFileError:
+        where = os.path.join(self._destination, path)
+        return SandboxFileError.kind_for(errno.EEXIST)(
+            f"{where}: the copy has a file of this name already: its directory inside changed while "
+            "it was copied, or the file system outside ignores case",
+            step="outside",
+            errno=errno.EEXIST,
+            filename=where,
+        )
 
     def _perform(self, writer: trees.TreeWriter, record: Record) -> None:
         """Perform one record.
@@ -525,6 +537,7 @@ def get(place: Place, path: str, destination: str, max_bytes: int, max_files: in
             with _Copy(place, "get", path) as copy:
                 getting = _Getting(copy, destination, max_bytes, max_files)
                 getting.run(writer)
+            writer.keep()
         finally:
             writer.close()
     return getting.counts.report()
