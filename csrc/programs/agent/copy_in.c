@@ -10,6 +10,8 @@
 #define INPUT_SIZE AGENT_DATA_MAX
 /* The mode of a directory until it is complete, and of missing directories above the tree. */
 #define OWNER_ONLY 0700
+/* The part of a mode that is copied, without the set-user-id, set-group-id and sticky bits. */
+#define PERMISSIONS 0777
 #define PARENT_MODE 0755
 
 /* A directory or file that is not complete yet, and its record. */
@@ -134,9 +136,11 @@ static int open_level(struct copy *copy, int dir, const char *name, struct level
 {
     level->is_new = true;
     if (level->record.kind == AGENT_FILE) {
-        int fd = create_file(dir, name, O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+        int flags = O_CREAT | O_EXCL | O_NOFOLLOW;
+        mode_t mode = level->record.mode & PERMISSIONS;
+        int fd = create_file(dir, name, flags, mode);
         if (fd < 0 && may_replace(copy, dir, name))
-            fd = create_file(dir, name, O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+            fd = create_file(dir, name, flags, mode);
         return fd;
     }
     if (syscall(SYS_mkdirat, dir, name, OWNER_ONLY)) {
@@ -202,17 +206,16 @@ static void set_times(int dir, const char *name, const struct agent_record *reco
     syscall(SYS_utimensat, dir, name, times, flags);
 }
 
-/* Sets the mode and the time of a new directory or file. Returns 0 or an errno. */
+/* Sets the time of a new directory or file, and the mode of a directory. Returns 0 or an errno. */
 static int set_level_attributes(const struct level *level)
 {
-    mode_t mode = level->record.mode & 0777;
     if (level->record.kind == AGENT_FILE) {
         set_times(level->fd, NULL, &level->record, 0);
-        return syscall(SYS_fchmod, level->fd, mode) ? errno : 0;
+        return 0;
     }
     /* The owner can always list and remove a copied directory. fchmod(2) fails for a descriptor of
      * O_PATH. */
-    mode |= OWNER_ONLY;
+    mode_t mode = (level->record.mode & PERMISSIONS) | OWNER_ONLY;
     set_times(level->fd, ".", &level->record, 0);
     return syscall(SYS_fchmodat, level->fd, ".", mode) ? errno : 0;
 }
@@ -392,7 +395,7 @@ static int write_content(struct copy *copy)
     struct level *level = copy->levels;
     while (take_record(copy, &record)) {
         if (record.kind == AGENT_DONE)
-            return syscall(SYS_fchmod, level->fd, record.mode & 0777) ? errno : 0;
+            return syscall(SYS_fchmod, level->fd, record.mode & PERMISSIONS) ? errno : 0;
         int errnum = record.kind == AGENT_DATA ? write_data(copy, record.size) : EPROTO;
         if (errnum)
             return errnum;

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -30,6 +31,8 @@ int agent_handle_files(char **argv)
     if (!path || *path != '/')
         return 1;
     ignore_size_signal();
+    /* Files are created with their modes: one system call less for each. */
+    umask(0);
     for (size_t i = 0; i < sizeof sendings / sizeof *sendings; i++)
         if (!strcmp(verb, sendings[i]))
             return !agent_copy_out(STDOUT_FILENO, path, (enum agent_sending)i);

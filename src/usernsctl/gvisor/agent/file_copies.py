@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -400,18 +401,35 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
             raise records.InvalidRecordError(f"a record of kind {record.kind}, not a file")
         if record.size > max_bytes:
             raise _limit_error(copy, b"", "max_bytes", max_bytes)
-        # As large as the file at once: growing would copy what was read so far.
-        content = bytearray(record.size)
-        size = 0
-        while (record := copy.read()).kind == records.DATA:
-            if record.size > max_bytes - size:
-                raise _limit_error(copy, b"", "max_bytes", max_bytes)
+        # As large as the file at once: growing would copy what was read so far. getvalue() does
+        # not copy a buffer that is full.
+        content = io.BytesIO(bytes(record.size))
+        more = bytearray()
+        with content.getbuffer() as view:
+            size = _read_content(copy, view, more, max_bytes)
+    content.truncate(size)
+    return content.getvalue() + more if more else content.getvalue()
+
+
+def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int) -> int:
+    """Read the rest of the records of a file into `view`, and what does not fit into `more`.
+
+    :returns: the number of bytes in `view`.
+    """
+    size = 0
+    while (record := copy.read()).kind == records.DATA:
+        if record.size > max_bytes - size - len(more):
+            raise _limit_error(copy, b"", "max_bytes", max_bytes)
+        if more or record.size > len(view) - size:
+            # A file without a size, as in /proc.
             for part in copy.reader.data(record.size):
-                content[size : size + len(part)] = part
-                size += len(part)
-        if record.kind != records.LEAVE or copy.read().kind != records.DONE:
-            raise records.InvalidRecordError("no end of the file")
-    return bytes(memoryview(content)[:size])
+                more += part
+            continue
+        copy.reader.read_into(view[size : size + record.size])
+        size += record.size
+    if record.kind != records.LEAVE or copy.read().kind != records.DONE:
+        raise records.InvalidRecordError("no end of the file")
+    return size
 
 
 def list_dir(place: Place, path: str, max_entries: int) -> list[FileEntry]:
@@ -472,8 +490,8 @@ class _Getting:
     def _twice_error(self, path: str) -> SandboxFileError:
         where = os.path.join(self._destination, path)
         return SandboxFileError.kind_for(errno.EEXIST)(
-            f"{where}: the copy has a file of this name already: its directory inside changed while "
-            "it was copied, or the file system outside ignores case",
+            f"{where}: the copy has a file of this name already: the directory inside has changed "
+            "while it was copied, or the file system outside ignores case",
             step="outside",
             errno=errno.EEXIST,
             filename=where,

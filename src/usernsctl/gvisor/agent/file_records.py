@@ -12,7 +12,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from usernsctl._system.descriptors import ClosedError, Shared
@@ -184,17 +184,23 @@ class RecordReader:
             left = bytes(self._view[self._from :])
             self._view[: len(left)] = left
             self._from, self._to = 0, len(left)
+        self._to += self._read_pipe([self._view[self._to :]])
+
+    def _read_pipe(self, buffers: Sequence[memoryview]) -> int:
+        """Read bytes into the buffers, and return their number.
+
+        :raises StreamEndError: there are no more.
+        """
         self._patience.check()
         while True:
             try:
-                count = os.readv(self._fd, [self._view[self._to :]])
+                count = os.readv(self._fd, buffers)
             except BlockingIOError:
                 self._patience.wait((self._fd, select.POLLIN))
                 continue
             if not count:
                 raise StreamEndError
-            self._to += count
-            return
+            return count
 
     def _take(self, size: int) -> memoryview:
         """Return the next `size` bytes, which are valid until the next call."""
@@ -244,6 +250,21 @@ class RecordReader:
             part = self._take(min(size, self._to - self._from))
             size -= len(part)
             yield part
+
+    def read_into(self, target: memoryview) -> None:
+        """Read the data of a record into `target`, without a copy of most of them.
+
+        :raises StreamEndError: as :meth:`read` does.
+        """
+        while target:
+            if self._from < self._to:
+                part = self._take(min(len(target), self._to - self._from))
+                target[: len(part)] = part
+                target = target[len(part) :]
+                continue
+            count = self._read_pipe([target, self._view])
+            self._from, self._to = 0, max(count - len(target), 0)
+            target = target[count:]
 
 
 class RecordWriter:
