@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import MAP_OF_SEVERAL, several_ids
+from callers import MAP_OF_SEVERAL, as_root, several_ids
 from conftest import settled_descriptors
+from processes import capture
 
 import usernsctl as un
 
@@ -430,6 +431,61 @@ def test_errors_inside_name_the_path(host: un.SandboxHost, tmp_path: Path) -> No
         with pytest.raises(un.SandboxFileError) as caught:
             box.put(tmp_path, "/tmp/tree")
         assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, "/tmp/tree/file")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """Yield a file system of one MiB."""
+    made = tmp_path / "small"
+    made.mkdir()
+    capture(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0777", "none", str(made)], check=True)
+    yield made
+    capture(["umount", str(made)], check=True)
+
+
+@as_root
+def test_a_full_file_system_is_named(small: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * (2 << 20))
+    with un.SandboxHost(binds=[f"{small}:/data:rw"]) as host, host.start(None) as box:
+        for call in (
+            lambda: box.write_file("/data/file", large.read_bytes()),
+            lambda: box.put(large, "/data/file"),
+        ):
+            error = failure("inside", errno.ENOSPC, "/data/file", call)
+            assert error.remedy
+            box.run(["rm", "-f", "/data/file"], check=True)
+        box.write_file("/tmp/large", large.read_bytes())
+        path = str(small / "copy")
+        failure("outside", errno.ENOSPC, path, lambda: box.get("/tmp/large", path))
+        assert os.listdir(small) == []
+
+
+def test_files_that_change_during_a_copy_are_reported(
+    box: un.Sandbox, inside: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    with open(source, "wb") as file:
+        file.truncate(64 << 20)
+    stop = threading.Event()
+
+    def touch() -> None:
+        while not stop.wait(0.001):
+            os.utime(source)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        report = box.put(source, f"{inside}/file")
+    finally:
+        stop.set()
+        thread.join()
+    assert (report.changed, report.changed_count, report.bytes) == (("",), 1, 64 << 20)
+    script = 'while :; do touch "$1"; done'
+    with box.popen(["sh", "-c", script, "sh", f"{inside}/file"]) as process:
+        report = box.get(inside, tmp_path / "back")
+        process.kill_tree()
+    assert (report.changed, report.changed_count) == (("file",), 1)
 
 
 @several_ids
