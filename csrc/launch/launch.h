@@ -385,6 +385,9 @@ un_step_taker un_step_limits;
 
 /* ---- seen_limits.c: showing limits to the sandbox -------------------------------------------- */
 
+/* Enters a new mount namespace, whose mounts other namespaces do not see. */
+int un_leave_mount_namespace(struct un_error *err);
+
 /* Shows limits to the runsc that this process will start: those of the control group, or `memory`
  * and `processors` where these are lower and not 0. Covers /proc/meminfo by a file that is created
  * at `path`, and restricts the processors. If other processes share the mount namespace of this

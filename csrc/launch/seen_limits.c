@@ -43,7 +43,7 @@ static int write_meminfo(const char *path, uint64_t memory, struct un_error *err
     return 0;
 }
 
-static int leave_mount_namespace(struct un_error *err)
+int un_leave_mount_namespace(struct un_error *err)
 {
     if (unshare(CLONE_NEWNS))
         return un_fail_errno(err, UN_STEP_UNSHARE, "mount");
@@ -56,7 +56,7 @@ static int cover_meminfo(const char *path, uint64_t memory, bool shares_mounts,
     /* Without the file, runsc fails, and says so. */
     if (faccessat(AT_FDCWD, MEMINFO, F_OK, 0))
         return 0;
-    if (write_meminfo(path, memory, err) || (shares_mounts && leave_mount_namespace(err)))
+    if (write_meminfo(path, memory, err) || (shares_mounts && un_leave_mount_namespace(err)))
         return -1;
     return un_mount(path, MEMINFO, NULL, MS_BIND, NULL, err);
 }

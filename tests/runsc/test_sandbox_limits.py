@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -66,7 +67,7 @@ def check_report(errors: str, cause: str) -> list[float]:
 
 @pytest.mark.parametrize("hog", MEMORY_HOGS)
 def test_a_memory_hog_is_ended(hog: str, usernsctl: Program) -> None:
-    limit = 256
+    limit = 128
     command = [usernsctl.path, "run", f"--memory={limit}M", "--", "python3", "-c", MEMORY_HOGS[hog]]
     done = capture(command, timeout=PATIENCE)
     assert done.returncode == 137
@@ -81,6 +82,50 @@ def test_a_fork_bomb_is_ended(bomb: str, usernsctl: Program) -> None:
     done = capture(command, timeout=PATIENCE)
     assert done.returncode == 137
     assert check_report(done.stderr, "pids-limit") == [100, 100]
+
+
+# Fills a file, prints the number of bytes that fit, and removes the file.
+FILL = (
+    "import os, sys\nn = 0\n"
+    "fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)\n"
+    "try:\n while True: n += os.write(fd, b'x' * 65536)\n"
+    "except OSError as error: print(error.errno, n)\nos.unlink(sys.argv[1])"
+)
+
+
+def check_fill(output: str, limit: int) -> None:
+    errnum, size = map(int, output.split())
+    assert errnum == errno.ENOSPC
+    assert limit * 0.9 <= size <= limit
+
+
+@pytest.mark.parametrize("path", ["/root/x", "/tmp/x"])
+def test_a_disk_hog_gets_enospc(path: str, usernsctl: Program) -> None:
+    script = f'for i in 1 2; do python3 -c "$1" {path} || exit; done'
+    command = [usernsctl.path, "run", "--disk=32M", "--", "sh", "-c", script, "sh", FILL]
+    done = capture(command, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in done.stdout.splitlines():
+        check_fill(line, 32 * MIB)
+
+
+def test_a_writable_bind_is_no_limited_disk(usernsctl: Program, tmp_path: Path) -> None:
+    options = ["run", "--disk=32M", "--bind", f"{tmp_path}:/data:rw"]
+    done = capture([usernsctl.path, *options, "--", "true"], timeout=PATIENCE)
+    assert done.returncode == 125
+    assert "[limit-unenforceable]" in done.stderr
+    options.append("--limits=best-effort")
+    command = [usernsctl.path, *options, "--", "python3", "-c", FILL, "/root/x"]
+    done = capture(command, timeout=PATIENCE)
+    check_fill(done.stdout, 32 * MIB)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_sandbox_of_a_host_has_a_limited_disk(detach: bool, host: un.SandboxHost) -> None:
+    with host.start(None, detach=detach, disk="8M", memory="200M") as box:
+        for path in ("/root/x", "/tmp/x"):
+            filled = box.run(["python3", "-c", FILL, path], capture_output=True, text=True)
+            check_fill(filled.stdout, 8 * MIB)
 
 
 def test_the_time_limit_ends_the_run(usernsctl: Program) -> None:
@@ -172,11 +217,11 @@ def test_a_sandbox_has_the_limits_of_its_host(host: un.SandboxHost) -> None:
 
 
 def test_a_sandbox_may_replace_the_limits(host: un.SandboxHost) -> None:
-    with host.start(None, memory="100M", pids=70) as box:
+    with host.start(None, memory="250M", pids=70) as box:
         limits = {part.name: part.limit for part in box.limits}
-        assert limits == {"memory": 100 * MIB, "pids": 70}
+        assert limits == {"memory": 250 * MIB, "pids": 70}
         seen = box.run(["head", "-n", "1", "/proc/meminfo"], capture_output=True, text=True)
-        assert seen.stdout == "MemTotal:         102400 kB\n"
+        assert seen.stdout == "MemTotal:         256000 kB\n"
         assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"
 
 

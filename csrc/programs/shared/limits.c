@@ -7,6 +7,7 @@ static const struct {
 } fields[] = {
     {"memory=", offsetof(struct un_limits, memory)},
     {"pids=", offsetof(struct un_limits, pids)},
+    {"disk=", offsetof(struct un_limits, disk)},
     {"processors=", offsetof(struct un_limits, processors)},
     {"timeout=", offsetof(struct un_limits, timeout)},
 };

@@ -1,6 +1,11 @@
 #include "base/base.h"
 #include "launch/launch.h"
 #include "programs/shared/shared.h"
+#include "sys/sys.h"
+
+#include <inttypes.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 
 /* Sends the error by one write(2), so that the reader gets it whole. */
 static void send_error(int fd, struct un_error *err)
@@ -12,6 +17,19 @@ static void send_error(int fd, struct un_error *err)
     (void)!write(fd, text, (size_t)length);
 }
 
+/* Mounts the tmpfs for the writes to the root filesystem: gVisor keeps them in a file there. */
+static int mount_disk(const char *directory, uint64_t bytes, bool shares_mounts,
+                      struct un_error *err)
+{
+    char path[UN_PATH_MAX], options[64];
+    if (un_path_join(path, directory, "disk") || mkdir(path, 0700))
+        return un_fail_errno(err, UN_STEP_SANDBOX, directory);
+    if (shares_mounts && un_leave_mount_namespace(err))
+        return -1;
+    snprintf(options, sizeof options, "mode=0700,size=%" PRIu64, bytes);
+    return un_mount("usernsctl", path, "tmpfs", MS_NOSUID | MS_NODEV, options, err);
+}
+
 int sandbox_show_limits(const char *directory, const struct un_limits *limits, bool shares_mounts,
                         int fd)
 {
@@ -19,7 +37,8 @@ int sandbox_show_limits(const char *directory, const struct un_limits *limits, b
     struct un_error err;
     if (un_path_join(path, directory, "meminfo"))
         un_fail_errno(&err, UN_STEP_SANDBOX, directory);
-    else if (!un_show_limits(path, limits->memory, limits->processors, shares_mounts, &err))
+    else if (!un_show_limits(path, limits->memory, limits->processors, shares_mounts, &err) &&
+             (!limits->disk || !mount_disk(directory, limits->disk, shares_mounts, &err)))
         return 0;
     send_error(fd, &err);
     return -1;

@@ -134,6 +134,7 @@ struct un_limits {
     uint64_t memory;     /* bytes */
     uint64_t pids;       /* tasks */
     uint64_t processors; /* set before the start, by sandbox_show_limits() */
+    uint64_t disk;       /* bytes; the tmpfs is mounted before the start */
     uint64_t timeout;    /* milliseconds */
 };
 
@@ -220,7 +221,8 @@ void kill_descendants(void);
 
 /* ---- sandbox_limits.c: the limits that a sandbox sees ---------------------------------------- */
 
-/* Calls un_show_limits() with a file in `directory`. After a failure, sends the error to `fd`:
+/* Calls un_show_limits() with a file in `directory`, and mounts the tmpfs for the root filesystem's
+ * writes on its subdirectory "disk", if that is limited. After a failure, sends the error to `fd`:
  * step, errno, cause, detail, path and remedy, each terminated by NUL. Returns 0, or -1. */
 int sandbox_show_limits(const char *directory, const struct un_limits *limits, bool shares_mounts,
                         int fd);

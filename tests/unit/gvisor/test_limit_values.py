@@ -81,6 +81,8 @@ def test_arguments_may_be_numbers() -> None:
         ({"pids": 99999}, "limit-out-of-range", "only 32768 processes"),
         ({"cpus": 5.0}, "limit-out-of-range", "only 4 processors"),
         ({"cpus": 1.5}, "limit-unenforceable", "only a control group"),
+        ({"disk": 512}, "limit-out-of-range", "the least is 1048576 bytes"),
+        ({"disk": 10 << 40}, "limit-out-of-range", "only 8589934592 bytes"),
     ],
 )
 def test_a_limit_that_can_not_hold_is_an_error(
@@ -104,6 +106,16 @@ def test_a_fraction_of_a_processor_is_left_out_if_that_is_allowed() -> None:
     tried = limits.enforce(limits.Limits(cpus=1.5), MACHINE, best_effort=True)
     assert (tried.words, tried.processors) == ("", 0)
     assert str(tried.parts[0]) == "cpus 1.5: not enforced"
+
+
+def test_a_writable_bind_mount_is_no_limited_disk() -> None:
+    machine = limits.Machine(memory=8 << 30, processors=4, pids=999, writable="/data")
+    wanted = limits.Limits(disk=MIB)
+    with pytest.raises(RunscError, match="may write to /data on this machine") as error:
+        limits.enforce(wanted, machine)
+    assert error.value.cause == "limit-unenforceable"
+    tried = limits.enforce(wanted, machine, best_effort=True)
+    assert tried.disk == limits.enforce(wanted, MACHINE).disk == MIB
 
 
 def test_rlimit_nproc_does_not_bind_root() -> None:

@@ -583,6 +583,11 @@ class Facts:
     scratch: tuple[str, ...]
     enforced: limits.EnforcedLimits | None = None
 
+    @property
+    def disk(self) -> int:
+        """The limit of the writes to the root filesystem, in bytes; 0 without limit."""
+        return 0 if self.enforced is None else self.enforced.disk
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
@@ -706,21 +711,26 @@ def collect_facts(
         debug_log=_directory(used.debug_log, request.debug_log),
         bundle=used.bundle,
         scratch=scratch,
-        enforced=limits_of(request) if request.has_limits else None,
+        enforced=limits_of(request, used.writable_sources()) if request.has_limits else None,
     )
 
 
-def limits_of(request: Request) -> limits.EnforcedLimits:
+def limits_of(request: Request, writable: Iterable[str]) -> limits.EnforcedLimits:
     """Return the limits of a request, each with the mechanism that enforces it.
 
+    :param writable: the sources of the writable bind mounts.
     :raises RunscError: a limit is out of range, or can't be enforced here.
     """
     wanted = limits.Limits(
-        memory=request.memory, pids=request.pids, cpus=request.cpus, timeout=request.timeout
+        memory=request.memory,
+        pids=request.pids,
+        cpus=request.cpus,
+        disk=request.disk,
+        timeout=request.timeout,
     )
     return limits.enforce(
         wanted,
-        limits.Machine.here(),
+        limits.Machine.here(writable),
         best_effort=request.limits == limits.BEST_EFFORT,
     )
 

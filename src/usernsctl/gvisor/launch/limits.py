@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from usernsctl import _core
 from usernsctl._lean import Any, dataclass, fields
@@ -14,6 +14,8 @@ from usernsctl.errors import RunscError
 # gVisor alone uses 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
 MEMORY_MIN = 24 << 20
 PIDS_MIN = 30
+# Less than any program needs.
+DISK_MIN = 1 << 20
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -147,12 +149,15 @@ class Limits:
     :ivar memory: the memory of the whole sandbox in bytes, gVisor's own and files included.
     :ivar pids: the number of processes and threads of the machine that the sandbox uses.
     :ivar cpus: the number of processors.
+    :ivar disk: the size of the root filesystem's writes, and of each tmpfs in config.json, in
+        bytes.
     :ivar timeout: the time of the run, in seconds.
     """
 
     memory: int | None = None
     pids: int | None = None
     cpus: float | None = None
+    disk: int | None = None
     timeout: float | None = None
 
 
@@ -164,6 +169,7 @@ class Machine:
     :ivar processors: the number of processors that this process may use.
     :ivar pids: the number of processes and threads that this user may have.
     :ivar is_root: whether runsc runs as root, whose processes RLIMIT_NPROC does not limit.
+    :ivar writable: the source of a writable bind mount, or ``None``.
     :ivar counts_by_namespace: whether RLIMIT_NPROC counts each user namespace apart.
     """
 
@@ -172,10 +178,14 @@ class Machine:
     pids: int
     is_root: bool = False
     counts_by_namespace: bool = True
+    writable: str | None = None
 
     @classmethod
-    def here(cls) -> Machine:
-        """Return the facts about this machine."""
+    def here(cls, writable: Iterable[str]) -> Machine:
+        """Return the facts about this machine.
+
+        :param writable: the sources of the writable bind mounts.
+        """
         import resource
 
         memory, processors = _core.seen_limits()
@@ -189,6 +199,7 @@ class Machine:
             pids=min(most),
             is_root=os.geteuid() == 0,
             counts_by_namespace=release >= (5, 14),
+            writable=min(writable, default=None),
         )
 
 
@@ -196,7 +207,7 @@ class Machine:
 class LimitPart:
     """A limit of a sandbox, with its mechanism.
 
-    :ivar name: ``"memory"``, ``"pids"``, ``"cpus"`` or ``"timeout"``.
+    :ivar name: ``"memory"``, ``"pids"``, ``"cpus"``, ``"disk"`` or ``"timeout"``.
     :ivar limit: the limit: bytes, processes and threads, processors, or seconds.
     :ivar means: the mechanism that enforces the limit, or ``None`` if none does (best effort).
     """
@@ -206,7 +217,7 @@ class LimitPart:
     means: str | None
 
     def __str__(self) -> str:
-        unit = {"memory": " bytes", "pids": " processes and threads"}
+        unit = {"memory": " bytes", "disk": " bytes", "pids": " processes and threads"}
         text = f"{self.limit:.16g}{unit.get(self.name, '')}"
         return f"{self.name} {text}: {self.means or 'not enforced'}"
 
@@ -239,12 +250,18 @@ class EnforcedLimits:
         return math.ceil(self._enforced("cpus"))
 
     @property
+    def disk(self) -> int:
+        """The size of the writes to the root filesystem, in bytes; 0 without limit."""
+        return int(self._enforced("disk"))
+
+    @property
     def words(self) -> str:
         """The limits as csrc/programs/shared/limits.c parses them."""
         values = {
             "memory": self.memory,
             "pids": int(self._enforced("pids")),
             "processors": self.processors,
+            "disk": self.disk,
             "timeout": math.ceil(self._enforced("timeout") * 1000),
         }
         return ",".join(f"{name}={value}" for name, value in values.items() if value)
@@ -267,27 +284,39 @@ def enforce(limits: Limits, machine: Machine, *, best_effort: bool = False) -> E
         limit = getattr(limits, field.name)
         if limit is None:
             continue
-        means = _means(field.name, limit, machine)
-        if means is None and not best_effort:
+        means, why, remedy = _means(field.name, limit, machine)
+        if why is not None and not best_effort:
             raise RunscError(
-                f"the limit {field.name}={limit:.12g} can't be enforced here: only a control group "
-                "can limit a sandbox to a part of a processor",
+                f"the limit {field.name}={limit:.16g} can't be enforced here: {why}",
                 step="sandbox",
                 cause="limit-unenforceable",
-                remedy="set a whole number of processors\n--limits best-effort or "
-                'limits="best-effort" starts the sandbox without this limit',
+                remedy=f'{remedy}\n--limits best-effort or limits="best-effort" starts the sandbox '
+                "with what can be enforced",
             )
         parts.append(LimitPart(name=field.name, limit=limit, means=means))
     return EnforcedLimits(parts=tuple(parts))
 
 
-def _means(name: str, limit: float, machine: Machine) -> str | None:
-    """Return the mechanism that enforces a limit, or ``None`` if none does."""
+def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str | None, str]:
+    """Return the mechanism that enforces a limit, or ``None`` if none does.
+
+    :returns: the mechanism; what it does not enforce, or ``None``; and a remedy for that.
+    """
+    if name == "cpus" and limit != int(limit):
+        why = "only a control group can limit a sandbox to a part of a processor"
+        return None, why, "set a whole number of processors"
     if name == "cpus":
-        return "processor affinity" if limit == int(limit) else None
+        return "processor affinity", None, ""
+    if name == "disk":
+        means = "the size of a tmpfs"
+        if machine.writable is None:
+            return means, None, ""
+        why = f"the sandbox may write to {machine.writable} on this machine"
+        return means, why, "bind without rw"
     if name == "pids" and machine.counts_by_namespace and not machine.is_root:
-        return f"RLIMIT_NPROC in the user namespace of the sandbox, and {_WATCHER}"
-    return _WATCHER
+        means = f"RLIMIT_NPROC in the user namespace of the sandbox, and {_WATCHER}"
+        return means, None, ""
+    return _WATCHER, None, ""
 
 
 def _check_range(limits: Limits, machine: Machine) -> None:
@@ -303,10 +332,12 @@ def _check_range(limits: Limits, machine: Machine) -> None:
         ("memory", limits.memory, 0, machine.memory, "bytes"),
         ("pids", limits.pids, PIDS_MIN, machine.pids, "processes and threads"),
         ("cpus", limits.cpus, 0.01, machine.processors, "processors"),
+        ("disk", limits.disk, DISK_MIN, machine.memory, "bytes"),
     ):
         if limit is None or least <= limit <= most:
             continue
-        bound = f"gVisor alone needs {least}" if limit < least else f"this machine has only {most}"
+        needs = "gVisor alone needs" if name == "pids" else "the least is"
+        bound = f"{needs} {least}" if limit < least else f"this machine has only {most}"
         raise RunscError(
             f"the limit {name}={limit:.16g} is too {'low' if limit < least else 'high'}: "
             f"{bound} {unit}",

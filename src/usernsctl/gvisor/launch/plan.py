@@ -304,6 +304,7 @@ def make_config(request: Request, facts: Facts) -> dict[str, Any]:
         wanted = for_command(named, facts.ids, "/", facts.binds, env)
     # gVisor mounts parent directories first. runsc must use the same order, since a mount hides
     # earlier mounts below it.
+    limit_tmpfs(wanted, facts.disk)
     mounted = wanted.get("mounts") or []
     mounted.sort(key=lambda mount: os.path.normpath(mount["destination"]).count("/"))
     return wanted
@@ -371,10 +372,22 @@ def _machine(facts: Facts) -> Iterable[Record]:
         yield record("home", home)
 
 
+def limit_tmpfs(config: dict[str, Any], size: int) -> None:
+    """Limit each tmpfs of a config.json to a size in bytes, in place; 0 is no limit."""
+    for mount in config.get("mounts") or ():
+        if size and mount.get("type") == "tmpfs":
+            options = mount.get("options") or ()
+            kept = [option for option in options if not option.startswith("size=")]
+            mount["options"] = [*kept, f"size={size}"]
+
+
 def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
     """Yield the records for the run's own files."""
     limits = facts.enforced
     yield record("limits", limits.memory if limits else 0, limits.processors if limits else 0)
+    if facts.disk:
+        yield record("make", "disk", "700")
+        yield record("tmpfs", "disk", facts.disk)
     for name in ("bundle", "state", "log", "programs", EMPTY_DIRECTORY):
         yield record("make", name, "700")
     if facts.debug_log is not None:
@@ -413,6 +426,7 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
         network=request.network,
         platform=request.platform,
         debug=facts.debug_log is not None,
+        disk=f"{SCRATCH}/disk" if facts.disk else None,
     )
     name = literal(facts.runsc)
     programs = f"{SCRATCH}/programs"

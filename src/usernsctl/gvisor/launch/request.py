@@ -343,6 +343,7 @@ class Request:
     :ivar memory: the memory limit of the sandbox, in bytes.
     :ivar pids: the limit of processes and threads.
     :ivar cpus: the limit of processors.
+    :ivar disk: the limit of the writes to each filesystem in memory, in bytes.
     :ivar timeout: the time limit of the run, in seconds.
     :ivar limits: ``"strict"`` if a limit that can't be enforced is an error, else
         ``"best-effort"``.
@@ -602,6 +603,20 @@ class Request:
         ),
         default=None,
     )
+    disk: int | None = field(
+        metadata=by(
+            Option(
+                flags=("--disk",),
+                heading=LIMITS,
+                parse=_parser_of_limit("parse_size"),
+                metavar="SIZE",
+                help="Let CMD write at most SIZE to the root filesystem, and SIZE to /tmp. More "
+                "fails with ENOSPC.",
+            ),
+            argument=Argument("disk", _check_of_limit("check_size")),
+        ),
+        default=None,
+    )
     timeout: float | None = field(
         metadata=by(
             Option(
@@ -792,7 +807,8 @@ class Request:
     @property
     def has_limits(self) -> bool:
         """Return whether the request has a limit of the whole sandbox."""
-        return any(limit is not None for limit in (self.memory, self.pids, self.cpus, self.timeout))
+        limits = (self.memory, self.pids, self.cpus, self.disk, self.timeout)
+        return any(limit is not None for limit in limits)
 
     @classmethod
     def _arguments(cls) -> dict[str, tuple[str, Callable[[str, Any], Any]]]:

@@ -63,6 +63,8 @@ class RunOptions:
     :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
     :ivar logs: the log files.
     :ivar debug: whether the debug logs have all messages, or only errors.
+    :ivar disk: a directory for the file with the writes to the root filesystem, or ``None`` to keep
+        them in memory.
     :ivar image: the directory of a checkpoint to restore, an absolute path, or ``None`` to start a
         new container.
     """
@@ -74,6 +76,7 @@ class RunOptions:
     network: str = "none"
     platform: str | None = None
     debug: bool = False
+    disk: str | None = None
     image: str | None = None
 
 
@@ -109,7 +112,7 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
         f"--root={options.state}",
         "--ignore-cgroups",
         f"--network={options.network}",
-        "--overlay2=root:memory",
+        f"--overlay2=root:{'memory' if options.disk is None else f'dir={options.disk}'}",
         "--host-uds=none",
         f"--dcache={_CACHED_FILES}",
         f"--log={options.logs.errors}",

@@ -44,6 +44,7 @@ from usernsctl.namespaces.namespace import Namespace
 
 if TYPE_CHECKING:
     from usernsctl.commands import aio
+    from usernsctl.gvisor.launch.limits import EnforcedLimits
 else:
     aio = LateModule("usernsctl.commands.aio")
 
@@ -73,13 +74,13 @@ class AttachedSandbox:
         files: SandboxDirectory,
         how: Mapping[str, Any],
         timeout: float | None = None,
-        limits: str = "",
+        limits: EnforcedLimits | None = None,
     ) -> None:
         """Start a sandbox, and return when it runs.
 
         :param how: the standard streams, and other arguments of a Popen.
         :param timeout: the time limit of the start, in seconds; ``None``: no limit.
-        :param limits: the limits of the sandbox, as usernsctl-init parses them.
+        :param limits: the limits of the sandbox.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises RunscError: runsc failed.
         :raises NamespaceError: a system call failed.
@@ -107,7 +108,10 @@ class AttachedSandbox:
             try:
                 with contextlib.ExitStack() as given:
                     fds = [above_stdio(file.fileno(), given) for file in (creator, theirs)]
-                    args = [*map(str, fds), limits, files.pid_file, *files.command(state)]
+                    words = "" if limits is None else limits.words
+                    disk = f"{files.inside}/disk" if limits is not None and limits.disk else None
+                    command = files.command(state, disk)
+                    args = [*map(str, fds), words, files.pid_file, *command]
                     self.popen = self._start_init(host, args, timeout, {**how, "pass_fds": fds})
                 theirs.close()
                 self._wait_until_ready(ready, files, timeout, deadline)

@@ -34,7 +34,6 @@ from usernsctl.gvisor.sandbox.directory import (
     EndReport,
     PopenStreams,
     SandboxDirectory,
-    SandboxEnd,
     close_streams,
 )
 from usernsctl.gvisor.sandbox.host_namespace import (
@@ -45,6 +44,7 @@ from usernsctl.gvisor.sandbox.host_namespace import (
 from usernsctl.gvisor.sandbox.records import (
     STATE,
     DetachedRecord,
+    SandboxEnd,
     close_pidfds,
     describe_detached,
     draft_detached,
@@ -58,6 +58,7 @@ from usernsctl.namespaces.namespace import Namespace
 
 if TYPE_CHECKING:
     from usernsctl.commands import aio
+    from usernsctl.gvisor.launch.limits import EnforcedLimits
 else:
     aio = LateModule("usernsctl.commands.aio")
 
@@ -209,13 +210,13 @@ class DetachedSandbox:
         args: tuple[str, ...],
         how: Mapping[str, Any],
         timeout: float | None = None,
-        limits: str = "",
+        limits: EnforcedLimits | None = None,
     ) -> DetachedSandbox:
         """Start a sandbox, and return when it runs.
 
         :param how: the standard streams, and other arguments of a Popen.
         :param timeout: the time limit of the start, in seconds; ``None``: no limit.
-        :param limits: the limits of the sandbox, as usernsctl-detach parses them.
+        :param limits: the limits of the sandbox.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises RunscError: runsc failed, or another sandbox has the id.
         :raises NamespaceError: a system call failed, or the state directory can't be used.
@@ -393,7 +394,7 @@ def _starter(
     entry: Entry[DetachedRecord],
     how: Mapping[str, Any],
     timeout: float | None,
-    limits: str,
+    limits: EnforcedLimits | None,
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
@@ -401,6 +402,7 @@ def _starter(
     the block.
     """
     deadline = deadline_after(timeout)
+    disk = f"{entry.path}/disk" if limits is not None and limits.disk else None
     with contextlib.ExitStack() as opened:
         creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
         ours, theirs = socket.socketpair()
@@ -412,10 +414,10 @@ def _starter(
                 [
                     host.prepared.program("usernsctl-detach"),
                     *map(str, numbers),
-                    limits,
+                    "" if limits is None else limits.words,
                     entry.path,
                     files.pid_file,
-                    *files.command(_HERE),
+                    *files.command(_HERE, disk),
                 ],
                 namespace=RunscNamespace(host.namespace, host.restrictions),
                 pass_fds=numbers,

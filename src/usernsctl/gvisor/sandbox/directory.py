@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from usernsctl import _core
-from usernsctl._lean import dataclass
 from usernsctl.commands.popen import Popen
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.agent.start import ProcessDefaults
@@ -27,9 +26,8 @@ from usernsctl.gvisor.runsc.command import (
     private_log_paths,
     seen_from,
 )
-from usernsctl.gvisor.runsc.container import LimitError
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
-from usernsctl.gvisor.sandbox.records import duplicate_id, read_report
+from usernsctl.gvisor.sandbox.records import SandboxEnd, duplicate_id, read_report
 
 
 class PopenStreams:
@@ -72,39 +70,6 @@ def close_streams(popen: Popen[bytes]) -> None:
         if stream is not None:
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxEnd:
-    """The reason for which the watcher has ended a sandbox (csrc/programs/shared/sandbox_end.c).
-
-    :ivar reason: the id of a cause, such as ``"memory-limit"``.
-    :ivar limit: the limit in bytes, tasks or milliseconds; 0 if it is unknown.
-    :ivar used: the use, in the same unit.
-    :ivar text: a sentence about both.
-    """
-
-    reason: str
-    limit: int
-    used: int
-    text: str
-
-    @classmethod
-    def parse(cls, report: str) -> SandboxEnd | None:
-        """Return the end that a watcher has written to a file; ``None`` if it is incomplete."""
-        numbers, _, text = report.partition("\n")
-        fields = numbers.split(" ")
-        if len(fields) != 3 or not text.endswith("\n"):
-            return None
-        return cls(reason=fields[0], limit=int(fields[1]), used=int(fields[2]), text=text[:-1])
-
-    def error(self, step: str) -> RunscError:
-        """Return the error for this end."""
-        error = LimitError(self.text, step=step, cause=self.reason)
-        scale = 1000 if self.reason == "timeout" else 1
-        error.limit = self.limit / scale if self.limit else None
-        error.used = self.used / scale if self.used else None
-        return error
 
 
 class EndReport:
@@ -214,10 +179,11 @@ class SandboxDirectory:
         with open(f"{self.id}/config.json", "xb", opener=opener) as file:
             file.write(config)
 
-    def command(self, state: str) -> list[str]:
+    def command(self, state: str, disk: str | None = None) -> list[str]:
         """Return the command that starts the sandbox and writes its pid to :attr:`pid_file`.
 
         :param state: the directory for runsc's state.
+        :param disk: the directory for the writes to the root filesystem, or ``None``.
         """
         *arguments, bundle, id = command_line(
             self._host.runsc,
@@ -229,6 +195,7 @@ class SandboxDirectory:
                 network=self._host.request.network,
                 platform=self._host.request.platform,
                 debug=self._host.request.debug_log is not None,
+                disk=disk,
                 image=self._image,
             ),
         )

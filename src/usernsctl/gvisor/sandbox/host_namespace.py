@@ -39,7 +39,7 @@ from usernsctl.gvisor.launch.facts import (
     own_program,
     refuse_own,
 )
-from usernsctl.gvisor.launch.plan import apply_request, plan_host, skips_membarrier
+from usernsctl.gvisor.launch.plan import apply_request, limit_tmpfs, plan_host, skips_membarrier
 from usernsctl.gvisor.launch.request import Bind, Request, base_environment, home
 from usernsctl.gvisor.launch.steps import (
     AGENT_INSIDE,
@@ -83,6 +83,7 @@ class NamedHostOptions(TypedDict, total=False):
     memory: int | str | None
     pids: int | None
     cpus: float | str | None
+    disk: int | str | None
     ttl: float | str | None
     limits: LimitsMode
     network: Network
@@ -172,6 +173,7 @@ class HostNamespace:
     :ivar prepared: the files in the namespaces.
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
     :ivar enforced: the limits of the sandboxes, or ``None``.
+    :ivar writable: the sources of the writable bind mounts.
     :ivar unremoved: the ids of ended sandboxes whose directories could not be removed.
     """
 
@@ -183,6 +185,7 @@ class HostNamespace:
     prepared: HostLayout
     directory: int
     enforced: EnforcedLimits | None
+    writable: frozenset[str]
 
     def __init__(self, request: Request) -> None:
         """Make the namespaces and the root filesystem.
@@ -216,7 +219,7 @@ class HostNamespace:
                 ids=self._ids.count,
                 no_membarrier=skips_membarrier(request, is_script=order.is_script),
             )
-            self.enforced = order.enforced
+            self.enforced, self.writable = order.enforced, order.writable
             with contextlib.closing(order):
                 self.namespace = joined or Namespace.create(request.idmap, mount=True)
                 undo.callback(self.namespace.close)
@@ -242,6 +245,7 @@ class HostNamespace:
         hostname: str | None = None,
         terminal: bool = False,
         outlives: bool = False,
+        disk: int = 0,
     ) -> bytes:
         """Return the config.json of one sandbox.
 
@@ -250,6 +254,7 @@ class HostNamespace:
         :param groups: the supplementary groups of the command; ``None`` for those of `user`.
         :param hostname: the hostname inside; ``None`` for that of the host.
         :param outlives: whether that agent keeps running after its connection has ended.
+        :param disk: the size of each tmpfs, in bytes; 0: no limit.
         :raises PlanError: an id of `user` is not mapped.
         :raises NamespaceError: usernsctl was reinstalled since the host was made.
         :raises CommandError: the command or `cwd` does not exist inside, or can't be used.
@@ -284,6 +289,7 @@ class HostNamespace:
             )
         wanted = copy.deepcopy(self.prepared.config)
         apply_request(wanted, request, wanted["root"]["path"], ())
+        limit_tmpfs(wanted, disk)
         process = wanted["process"]
         if cwd is not None:
             process["cwd"] = cwd
@@ -476,6 +482,8 @@ class HostBase(ClosingMixin):
         :param int pids: the limit of processes and threads of this machine that each sandbox has.
             gVisor alone has about 20, and each process inside one or two.
         :param cpus: the number of processors that each sandbox may use.
+        :param disk: how much each sandbox may write to its root filesystem, and to each tmpfs such
+            as /tmp: a size as for `memory`. More fails with ENOSPC.
         :param ttl: the time after which each sandbox is ended: seconds, or a text such as ``"2m"``.
         :param str limits: ``"strict"``, the default, or ``"best-effort"``: whether a limit that
             can't be enforced here is an error, or is ignored.
@@ -625,6 +633,7 @@ class _HostPlan:
     :ivar is_script: whether runsc is a script, which an interpreter executes.
     :ivar several: whether more than one id is mapped.
     :ivar enforced: the limits of the sandboxes, or ``None``.
+    :ivar writable: the sources of the writable bind mounts.
     """
 
     launch: Launch
@@ -633,6 +642,7 @@ class _HostPlan:
     is_script: bool
     several: bool
     enforced: EnforcedLimits | None
+    writable: frozenset[str]
 
     def close(self) -> None:
         """Close the files."""
@@ -652,6 +662,7 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
         programs = [own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
         agent = own_program("usernsctl-agent", "starts commands in sandboxes")
         launch, wanted = plan_host(request, facts, [one.path for one in programs], agent.path)
+        writable = used.writable_sources()
         undo.pop_all()
     files = (*used.files(), *programs, agent)
     return _HostPlan(
@@ -661,6 +672,7 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
         is_script=facts.runsc_is_script,
         several=ids.count > 1,
         enforced=facts.enforced,
+        writable=frozenset(writable),
     )
 
 

@@ -37,6 +37,7 @@ from usernsctl._system.records import (
 )
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
+from usernsctl.gvisor.runsc.container import LimitError
 
 #: The name of the directory for runsc's state, in the directory of an entry.
 STATE = "state"
@@ -215,7 +216,7 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
     :raises NamespaceError: the state directory can't be used, or the record is invalid.
     """
     _STORE.check_name(id)
-    oom = _read_oom(id)
+    end = _read_end(id)
     entry = _STORE.find(id)
     if entry is not None and not entry.record.is_foreign():
         return entry
@@ -224,9 +225,9 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
         where = " in this PID namespace: the sandbox is in another one"
         with entry:
             pass
-    elif oom:
+    elif end is not None:
         raise RunscError(
-            f"the sandbox {id!r} has ended: {oom}", step="sandbox", cause="out-of-memory"
+            f"the sandbox {id!r} has ended: {end.text}", step="sandbox", cause=end.reason
         )
     raise RunscError(
         f"there is no detached sandbox {id!r}{where}",
@@ -234,6 +235,39 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
         cause="no-such-sandbox",
         remedy="in Python, usernsctl.Sandbox.list_detached() returns all detached sandboxes",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxEnd:
+    """The reason for which the watcher has ended a sandbox (csrc/programs/shared/sandbox_end.c).
+
+    :ivar reason: the id of a cause, such as ``"memory-limit"``.
+    :ivar limit: the limit in bytes, tasks or milliseconds; 0 if it is unknown.
+    :ivar used: the use, in the same unit.
+    :ivar text: a sentence about both.
+    """
+
+    reason: str
+    limit: int
+    used: int
+    text: str
+
+    @classmethod
+    def parse(cls, report: str) -> SandboxEnd | None:
+        """Return the end that a watcher has written to a file; ``None`` if it is incomplete."""
+        numbers, _, text = report.partition("\n")
+        fields = numbers.split(" ")
+        if len(fields) != 3 or not text.endswith("\n"):
+            return None
+        return cls(reason=fields[0], limit=int(fields[1]), used=int(fields[2]), text=text[:-1])
+
+    def error(self, step: str) -> RunscError:
+        """Return the error for this end."""
+        error = LimitError(self.text, step=step, cause=self.reason)
+        scale = 1000 if self.reason == "timeout" else 1
+        error.limit = self.limit / scale if self.limit else None
+        error.used = self.used / scale if self.used else None
+        return error
 
 
 def read_report(path: str, directory: int) -> str:
@@ -251,11 +285,11 @@ def read_report(path: str, directory: int) -> str:
         return ""
 
 
-def _read_oom(id: str) -> str:
-    """Return the description of an OOM kill that has ended a sandbox, or ``""``."""
+def _read_end(id: str) -> SandboxEnd | None:
+    """Return why the keeper has ended a sandbox: a limit, or an OOM kill; or ``None``."""
     with contextlib.suppress(FileNotFoundError), open_state("sandboxes") as top, top.open(id) as at:
-        return read_report("oom", at.fd)
-    return ""
+        return SandboxEnd.parse(read_report("end", at.fd))
+    return None
 
 
 def list_detached() -> list[DetachedRecord]:

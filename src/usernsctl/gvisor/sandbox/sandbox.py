@@ -75,6 +75,7 @@ class StartOptions(CommandOptions, total=False):
     memory: int | str | None
     pids: int | None
     cpus: float | str | None
+    disk: int | str | None
     ttl: float | str | None
     limits: LimitsMode
     timeout: float | None
@@ -109,8 +110,8 @@ class Sandbox(SandboxFiles, ClosingMixin):
     :param SandboxHost host: the host to start the sandbox in; by default a new one of
         `host_options`.
     :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given. With `host`,
-        only `memory`, `pids`, `cpus`, `ttl` and `limits`, in place of the limits of the host. If
-        the sandbox exceeds a limit, all of it is killed: :meth:`wait` raises
+        only `memory`, `pids`, `cpus`, `disk`, `ttl` and `limits`, in place of the limits of the
+        host. If the sandbox exceeds a limit, all of it is killed: :meth:`wait` raises
         :class:`usernsctl.RunscError` with the cause ``"memory-limit"``, ``"pids-limit"`` or
         ``"timeout"`` (`ttl`), which is also the reason of the results of its commands.
     :param str id: the container id for runsc; by default a random one.
@@ -209,6 +210,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
             if argv == () and used.request.bundle is None:
                 raise ValueError("args is empty: args must contain a command, or be None")
             outlives = detach or self._agent_outlives
+            enforced = self._enforce_limits(used)
             config = used.config_for(
                 argv,
                 env=env,
@@ -218,6 +220,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
                 hostname=name,
                 terminal=terminal,
                 outlives=outlives,
+                disk=0 if enforced is None else enforced.disk,
             )
             self._files = SandboxDirectory(used, self.id, config)
             how = {"in_cgroup": in_cgroup}
@@ -247,6 +250,11 @@ class Sandbox(SandboxFiles, ClosingMixin):
         """
         return await start_in_executor(lambda: cls(args, **options), cls.close)
 
+    def _enforce_limits(self, host: HostNamespace) -> launch_limits.EnforcedLimits | None:
+        if self._enforced is None:
+            self._enforced = enforced_limits(host, self._own_limits)
+        return self._enforced
+
     def _start(
         self,
         host: HostNamespace,
@@ -257,16 +265,14 @@ class Sandbox(SandboxFiles, ClosingMixin):
         terminal: bool,
         timeout: float | None,
     ) -> None:
-        enforced = enforced_limits(host, self._own_limits)
-        self._enforced = enforced
-        words = "" if enforced is None else enforced.words
+        enforced = self._enforce_limits(host)
         with files.listening() if terminal else contextlib.nullcontext() as console:
             if detach:
                 self._life = DetachedSandbox.start(
-                    host, files, self.id, self.args, how, timeout, words
+                    host, files, self.id, self.args, how, timeout, enforced
                 )
             else:
-                self._life = AttachedSandbox(host, files, how, timeout, words)
+                self._life = AttachedSandbox(host, files, how, timeout, enforced)
             if console is not None:
                 self._terminal = receive_terminal(console)
 
@@ -825,7 +831,7 @@ def _unless_limited(life: AttachedSandbox | DetachedSandbox, status: int) -> int
     return status
 
 
-_LIMITS = ("memory", "pids", "cpus", "ttl", "limits")
+_LIMITS = ("memory", "pids", "cpus", "disk", "ttl", "limits")
 
 
 def take_limits(options: HostOptions) -> Mapping[str, Any] | None:
@@ -849,7 +855,7 @@ def enforced_limits(
     :param own: the limits of the sandbox that replace those of the host: see :func:`take_limits`.
     :raises RunscError: a limit is out of range, or can't be enforced here.
     """
-    return limits_of(replace(host.request, **own)) if own else host.enforced
+    return limits_of(replace(host.request, **own), host.writable) if own else host.enforced
 
 
 def _host_of(options: HostOptions, host: HostBase | None) -> Callable[[], HostNamespace]:
