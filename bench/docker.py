@@ -85,11 +85,10 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
     ways = {
         "a launch": [EXEC, image, *LAUNCH, *command],
         "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],
+        "without gVisor": [f"--entrypoint={command[0]}", image, *command[1:]],
     }
     if image == PRELUDE:
         ways["usernsctl run, in prelude-python"] = [PRELUDE_PYTHON, *RUN, *command]
-    else:
-        ways["without gVisor"] = [f"--entrypoint={command[0]}", image, *command[1:]]
     return ways
 
 

@@ -32,7 +32,12 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
     if (foreign < 0) {
         un_fail_errno(err, UN_STEP_LAUNCH, file);
         /* Without /proc, un_open_follow() fails with ENOENT for every file. */
-        return un_blame_missing_proc(err);
+        un_blame_missing_proc(err);
+        if (err->errnum == ENOENT && !err->cause)
+            snprintf(err->remedy, sizeof err->remedy,
+                     "write it by: usernsctl freeze -o FILE; in a container, mount no volume over "
+                     "the directory of a launch of the image");
+        return -1;
     }
     return un_fail(err, UN_STEP_LAUNCH, 0, "foreign-link",
                    "%.200s: the symbolic link %.200s belongs to uid %" PRId64
