@@ -320,6 +320,8 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     case UN_STEP_SETRESGID:
     case UN_STEP_SETRESUID:
         return change_of_ids_failed((enum un_step)err->step);
+    case UN_STEP_STDIO:
+        return strcmp(err->detail, "/dev/null") ? NULL : "dev-null-missing";
     case UN_STEP_SETNS:
         return join_failed(err->errnum);
     case UN_STEP_SETGROUPS:

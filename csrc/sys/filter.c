@@ -52,6 +52,11 @@ static const struct un_probe_call launch_calls[] = {
     NEEDED(readlinkat, NO_FD),
     NEEDED(getrandom, 0, 0, NO_FLAG),
     NEEDED(uname, 0),
+    USED(getuid, 0),
+    USED(geteuid, 0),
+    USED(getegid, 0),
+    USED(setresgid, -1, -1, -1),
+    USED(setresuid, -1, -1, -1),
     NEEDED(prlimit64, 0, NO_FLAG),
     NEEDED(writev, NO_FD), /* by which musl prints messages */
     NEEDED(capget, 0),
@@ -121,7 +126,7 @@ static const struct un_probe_call launch_calls[] = {
 /* Calls of Python's subprocess module, and of doctor itself, to start and watch the probes. */
 static const struct un_probe_call doctor_calls[] = {
     USED(uname, 0),           USED(pipe2, 0, NO_FLAG),    USED(clock_nanosleep, NO_FLAG),
-    USED(getxattr, 0),        NEEDED(writev, NO_FD),
+    USED(getxattr, 0),        NEEDED(writev, NO_FD),      USED(geteuid, 0),
 #ifdef SYS_poll
     NEEDED(poll, 0, NO_FLAG), NEEDED(dup2, NO_FD, NO_FD),
 #endif

@@ -80,6 +80,7 @@ REMEMBERED = (
     "nproc-15-hard+proc-of-other-pids",
     "chroot-into-mount-point+no-bpf",
     "runsc-missing+bounded-admin",
+    "stdin-closed+dev-nodev",
 )
 
 

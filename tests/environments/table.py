@@ -249,6 +249,7 @@ for one in ("setresgid", "setresuid"):
         auto="no-new-privs",
         range_="no-new-privs",
     )
+    add(f"{one}-killed", late=[w.killed(one)], run="seccomp-denies-call", tried=("run", "doctor"))
 if platform.machine() == "x86_64":
     # On other processors, ppoll(2) is the only poll(2).
     add("ppoll-killed", early=[w.killed("ppoll")], both=("seccomp-denies-call", "runsc-killed"))
@@ -264,7 +265,7 @@ for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg",
             "close_range", "pidfd_send_signal", "rt_sigtimedwait", "seccomp", "bind",
             "epoll_ctl", "flock", "eventfd2", "faccessat", "dup3", "connect", "socket", "waitid",
             "wait4", "uname", "dup", "getcwd", "statx", "fallocate", "setpriority", "getpriority",
-            "fgetxattr", "syslog", "clock_nanosleep"):  # fmt: skip
+            "fgetxattr", "syslog", "clock_nanosleep", "getuid", "geteuid", "getegid"):  # fmt: skip
     add(f"{one}-killed", early=[w.killed(one)], run=REFUSED, tried=("run", "doctor"))
 # Calls that find subordinate ranges, and run newuidmap and newgidmap.
 for one in ("statfs", "pipe2"):

@@ -330,6 +330,12 @@ int main(int argc, char **argv)
             stderr);
         return 125;
     }
+    /* In the caller, a closed descriptor may have been one of its own files, which is closed now.
+     */
+    if (un_fill_stdio()) {
+        un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
+        return fail_watch(&err);
+    }
     /* Inherited descriptors are for the watcher only. */
     un_close_fds_at_exec(NULL, 0, &err);
     pid_t child = supervise_runsc(&args, &how, &err);

@@ -32,7 +32,8 @@ CALLS = {
         "setresgid": 119, "ppoll": 271, "fork": 57, "vfork": 58, "poll": 7, "dup2": 33, "uname": 63,
         "dup": 32, "getcwd": 79, "statx": 332, "fallocate": 285, "setpriority": 141,
         "getpriority": 140, "fgetxattr": 193, "syslog": 103, "clock_nanosleep": 230,
-        "prlimit64": 302, "writev": 20, "statfs": 137, "pipe2": 293,
+        "prlimit64": 302, "writev": 20, "statfs": 137, "pipe2": 293, "getuid": 102,
+        "geteuid": 107, "getegid": 108,
     },
     "aarch64": {
         "unshare": 97, "clone": 220, "mount": 40, "ptrace": 117, "setns": 268, "kill": 129,
@@ -47,7 +48,7 @@ CALLS = {
         "setresgid": 149, "ppoll": 73, "uname": 160, "dup": 23, "getcwd": 17, "statx": 291,
         "fallocate": 47, "setpriority": 140, "getpriority": 141, "fgetxattr": 10, "syslog": 116,
         "clock_nanosleep": 115, "prlimit64": 261,
-        "writev": 66, "statfs": 43, "pipe2": 59,
+        "writev": 66, "statfs": 43, "pipe2": 59, "getuid": 174, "geteuid": 175, "getegid": 177,
     },
 }[platform.machine()]  # fmt: skip
 CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "clone3": 435}
