@@ -28,10 +28,10 @@ TRIED = ("run", "auto", "exec", "doctor", "range")
 #: The kind whose ways are applied last: in a container's user namespace, root can't mount.
 LAST = "callers and containers"
 #: Environments in which root can't replace files for another fault, which is then applied first.
-LATE = ("etc-closed", "read-only", "no-mount-point")
+LATE = ("etc-closed", "etc-0750", "read-only", "no-mount-point")
 #: Environments in which root can't make a container, or other namespaces, before the command.
 CLOSED = (
-    *("no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "landlock"),
+    *("no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "proc-of-outer-pids", "landlock"),
     *("chroot", "chroot-into-mount-point", *LATE),
 )
 #: The kinds that set the caller's ids or ranges.
