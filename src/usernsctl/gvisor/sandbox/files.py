@@ -13,11 +13,11 @@ from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.commands import SandboxCommands
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor.agent import file_copies
-    from usernsctl.gvisor.agent.file_records import Stop
+    from usernsctl.gvisor.agent import file_copies, file_records
 else:
     # Imported on first use: few programs copy files.
     file_copies = LateModule("usernsctl.gvisor.agent.file_copies")
+    file_records = LateModule("usernsctl.gvisor.agent.file_records")
 
 _T = TypeVar("_T")
 
@@ -50,7 +50,9 @@ class SandboxFiles:
     id: str
     _commands: SandboxCommands
 
-    def _place(self, options: FileOptions, stop: Stop | None = None) -> file_copies.Place:
+    def _place(
+        self, options: FileOptions, stop: file_records.Stop | None = None
+    ) -> file_copies.Place:
         """Check the options of a copy.
 
         :raises TypeError: an option has the wrong type, or is unknown.
