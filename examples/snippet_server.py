@@ -1,15 +1,20 @@
-"""A web server that runs posted Python snippets, each in a new sandbox.
+r"""A web server that runs posted Python snippets, each in a new sandbox.
 
 The sandboxes are started in advance, in a pool, so that requests don't wait for their start.
 
     python examples/snippet_server.py 127.0.0.1:8000
     curl --data-binary 'print(6 * 7)' http://127.0.0.1:8000/
 
-The response is the snippet's output, with the exit status in the header X-Exit-Status. A snippet
-can read the host's programs but no data, and has no network. It is killed after five seconds, or
-when it has printed 64 KiB. Each of its processes is limited to 512 MiB of memory. For a limit on
-the whole sandbox, with its files in memory, make the pool with `in_cgroup=`, as docs/python.md
-describes.
+The response is the snippet's output, with the exit status in the header X-Exit-Status, and why the
+snippet was ended in X-Reason. A snippet can read the host's programs but no data, and has no
+network. It is killed after five seconds, or when it has printed 64 KiB. Each of its processes is
+limited to 512 MiB of memory, and the whole sandbox, with its files in memory, to 1 GiB and to 64
+processes. At most 20 snippets run at the same time; further ones wait.
+
+A snippet with files is posted as JSON. The response then has the files that it has left:
+
+    curl --json '{"code": "open(\"b\", \"w\").write(open(\"a\").read() * 2)",
+                  "files": {"a": "text"}, "results": ["b"]}' http://127.0.0.1:8000/
 
 The server also works in a container: docs/docker.md has an image. GET returns the state of the
 pool. After SIGTERM the server finishes the requests that it has received, and ends.
@@ -17,11 +22,12 @@ pool. After SIGTERM the server finishes the requests that it has received, and e
 
 from __future__ import annotations
 
-import contextlib
+import json
 import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import usernsctl as un
 
@@ -29,6 +35,7 @@ SECONDS = 5
 LONGEST = 64 * 1024
 MEMORY = 512 * 1024 * 1024
 WAITING = 2
+AT_ONCE = 20
 # The time limit for a sandbox to become free, and for a client to send its request.
 PATIENCE = 30
 PYTHON = "/usr/bin/python3"
@@ -43,7 +50,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, Handler)
-        self.host = un.SandboxHost(rlimits=[f"as={MEMORY}"])
+        self.host = un.SandboxHost(rlimits=[f"as={MEMORY}"], memory=2 * MEMORY, pids=64)
+        self.free = threading.BoundedSemaphore(AT_ONCE)
         self.pool = self.host.pool(WAITING)
 
     def server_close(self) -> None:
@@ -51,29 +59,41 @@ class Server(ThreadingHTTPServer):
         self.pool.close()
         self.host.close()
 
-    def run_snippet(self, text: bytes) -> tuple[int, bytes]:
-        """Run a snippet; return its exit status, or -N after signal N, and its first output."""
-        with self.pool.acquire(PATIENCE) as sandbox:
-            timer = threading.Timer(SECONDS, sandbox.kill)
-            timer.start()
-            try:
-                return run_limited(sandbox, text)
-            finally:
-                timer.cancel()
+    def run_snippet(self, task: dict[str, Any]) -> tuple[un.Result[bytes], dict[str, str]]:
+        """Run a snippet; return its result with its output, and the files that it has left."""
+        with self.free, self.pool.acquire(PATIENCE) as sandbox:
+            for name, content in task.get("files", {}).items():
+                sandbox.write_file(f"/tmp/{name}", content.encode())
+            done = run_limited(sandbox, task["code"].encode())
+            return done, {name: read_result(sandbox, name) for name in task.get("results", ())}
 
 
-def run_limited(sandbox: un.Sandbox, text: bytes) -> tuple[int, bytes]:
-    """Run a snippet in a sandbox, and kill it when it has printed too much."""
-    with sandbox.popen([PYTHON, "-"], stdin=un.PIPE, stdout=un.PIPE, stderr=un.STDOUT) as snippet:
-        assert snippet.stdin is not None
-        assert snippet.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            snippet.stdin.write(text)
-            snippet.stdin.close()
-        output = snippet.stdout.read(LONGEST + 1)
-        if len(output) > LONGEST:
-            snippet.kill_tree()
-    return snippet.wait(), output[:LONGEST]
+def run_limited(sandbox: un.Sandbox, code: bytes) -> un.Result[bytes]:
+    """Run a snippet in a sandbox, and kill it when it takes too long or has printed too much."""
+    command = [PYTHON, "-"]
+    try:
+        return sandbox.run(
+            command,
+            input=code,
+            cwd="/tmp",
+            stdout=un.PIPE,
+            stderr=un.STDOUT,
+            timeout=SECONDS,
+            max_output=LONGEST,
+            on_overflow="kill",
+        )
+    except un.TimeoutExpired as expired:
+        result = un.Result(command, -signal.SIGKILL, expired.output)
+        result.reason = "timeout"
+        return result
+
+
+def read_result(sandbox: un.Sandbox, name: str) -> str:
+    """Return the content of a file in the sandbox, or why there is none."""
+    try:
+        return sandbox.read_file(f"/tmp/{name}", max_bytes=LONGEST).decode(errors="replace")
+    except un.SandboxFileError as error:
+        return f"error: {error}"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -92,14 +112,23 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.run_snippet(self.rfile.read(int(length)))
 
-    def run_snippet(self, text: bytes) -> None:
+    def run_snippet(self, body: bytes) -> None:
+        is_json = self.headers.get_content_type() == "application/json"
         try:
-            status, output = self.server.run_snippet(text)
+            task = json.loads(body) if is_json else {"code": body.decode()}
+            done, files = self.server.run_snippet(task)
         except un.UsernsError as error:
             self.send_error(503)
             print(f"503: {error}", file=sys.stderr, flush=True)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.send_error(400)
         else:
-            self.answer(output, ("X-Exit-Status", str(status)))
+            output = done.stdout
+            if is_json:
+                shown = {"output": output.decode(errors="replace"), "files": files}
+                output = json.dumps(shown).encode()
+            status, reason = str(done.returncode), str(done.reason)
+            self.answer(output, ("X-Exit-Status", status), ("X-Reason", reason))
 
     def answer(self, body: bytes, *headers: tuple[str, str]) -> None:
         self.send_response(200)

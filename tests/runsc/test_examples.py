@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import gvisor
 import pytest
@@ -66,6 +70,42 @@ def test_snippet_server_ends_what_prints_too_much(url: str) -> None:
 def test_snippet_server_refuses_memory_above_its_limit(url: str) -> None:
     status, told = post(url, "bytearray(1 << 30)")
     assert (status, told.splitlines()[-1]) == ("1", "MemoryError")
+
+
+def post_json(url: str, task: object) -> Any:
+    headers = {"Content-Type": "application/json"}
+    sent = urllib.request.Request(url, json.dumps(task).encode(), headers)
+    with urllib.request.urlopen(sent, None, SECONDS) as answer:
+        return json.loads(answer.read()), answer.headers["X-Reason"]
+
+
+def test_snippet_server_takes_and_returns_files(url: str, tmp_path: Path) -> None:
+    code = "open('b', 'w').write(open('a').read() * 2); print('ok')"
+    task = {"code": code, "files": {"a": "text"}, "results": ["b", "missing"]}
+    answer, reason = post_json(url, task)
+    assert (answer["output"], answer["files"]["b"], reason) == ("ok\n", "texttext", "exited")
+    assert answer["files"]["missing"].startswith("error: ")
+    # The server opens nothing of this machine by a name from inside.
+    (tmp_path / "secret").write_text("secret")
+    link = f"import os; os.symlink('{tmp_path}/secret', 'b')"
+    outside = {"code": link, "results": ["b", f"../../../..{tmp_path}/secret"]}
+    for content in post_json(url, outside)[0]["files"].values():
+        assert content.startswith("error: ")
+    assert post_json(url, {"code": "while True: pass"})[1] == "timeout"
+    assert post_json(url, {"code": "while True: print('x' * 999)"})[1] == "output-limit"
+
+
+@pytest.mark.parametrize("task", [[], {}, {"code": 5}, {"code": "", "files": ["a"]}, "x"])
+def test_snippet_server_refuses_other_tasks(url: str, task: object) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        post_json(url, task)
+
+
+def test_snippet_server_runs_many_at_once(url: str) -> None:
+    with ThreadPoolExecutor(20) as threads:
+        codes = [f"print({number} * 2)" for number in range(20)]
+        answers = list(threads.map(lambda code: post(url, code), codes))
+    assert answers == [("0", f"{number * 2}\n") for number in range(20)]
 
 
 def test_untrusted_report_counts_files(tmp_path: Path) -> None:

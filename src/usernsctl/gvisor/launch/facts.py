@@ -209,6 +209,10 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
     )
 
 
+# The ends of names of archives.
+_ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.zst", ".tar.bz2")
+
+
 def _open_tree(path: str) -> PathDescriptor:
     try:
         found = open_path(path)
@@ -218,6 +222,12 @@ def _open_tree(path: str) -> PathDescriptor:
         raise NotADirectoryError(errno.ENOTDIR, "is not a directory")
     except OSError as error:
         known = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}
+        remedy = "name a directory of this machine, such as that of an unpacked image"
+        if error.errno == errno.ENOTDIR and path.endswith(_ARCHIVES):
+            remedy = (
+                f"unpack it: mkdir image; tar -C image --no-same-owner -xf {quoted(path)}\n"
+                "an archive of `docker save` needs skopeo and umoci: docs/run.md, Images"
+            )
         # The error is not assigned to a variable, whose traceback would keep descriptors open.
         raise _error(
             BindError,
@@ -226,9 +236,7 @@ def _open_tree(path: str) -> PathDescriptor:
             path,
             step="rootfs",
             cause="rootfs-missing" if error.errno in known else None,
-            remedy="name a directory of this machine, such as that of an unpacked image"
-            if error.errno in known
-            else None,
+            remedy=remedy if error.errno in known else None,
             says=error.errno not in known,
         ) from error
 
