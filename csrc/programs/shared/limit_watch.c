@@ -29,8 +29,8 @@
 /* Bytes that a program may allocate in a millisecond, and bytes by which it may exceed the limit.
  */
 #define BYTES_PER_MS (4U << 20)
-#define EXCESS (48U << 20)
-#define LOOK_MS_MIN 8
+#define EXCESS (24U << 20)
+#define LOOK_MS_MIN 4
 #define LOOK_MS_MAX 1000
 
 /* The same for page tables and tasks, which grow more slowly: gVisor handles each page fault, and
@@ -39,8 +39,9 @@
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
-/* A walk takes at most one part of this number of the time. */
-#define WALK_SHARE 100
+/* A walk takes at most one part of this number of the time; more if only walks limit the tasks. */
+#define WALK_SHARE 1000
+#define COUNT_SHARE 50
 
 /* Far more levels than runsc's processes have. */
 #define LEVELS_MAX 8
@@ -99,6 +100,17 @@ static bool counts_by_namespace(void)
     return major > 5 || (major == 5 && minor >= 14);
 }
 
+/* Returns whether uid 0 here is the root of the machine, whose processes RLIMIT_NPROC does not
+ * limit. */
+static bool is_real_root(void)
+{
+    char text[64] = "";
+    uint64_t inside, outside;
+    un_read_file(AT_FDCWD, "/proc/self/uid_map", text, sizeof text);
+    const char *at = un_number_read(text + strspn(text, " "), UINT32_MAX, &inside);
+    return !at || !un_number_read(at + strspn(at, " "), UINT32_MAX, &outside) || !outside;
+}
+
 /* Limits the tasks of the sentry, and of a process that it has started. Each sentry has a user
  * namespace of its own. The processes of the real root have no such limit: for those, only the
  * watcher counts. */
@@ -120,7 +132,9 @@ static bool find_sentry(pid_t pid, void *arg)
     snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
     watch->statm = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     watch->sentry = pid;
-    if (watch->limits.pids && counts_by_namespace())
+    watch->is_bound = counts_by_namespace() && !is_real_root();
+    /* Again for processes that others have started meanwhile, with the former limit. */
+    for (int i = 0; i < 3 && watch->limits.pids && watch->is_bound; i++)
         limit_tasks(pid, watch);
     return true;
 }
@@ -219,11 +233,14 @@ static void walk_processes(struct limit_watch *watch, pid_t parent)
     struct walk walk = {.sentry = watch->sentry};
     int64_t start = un_now_ms();
     any_child(parent, walk_process, &walk, &ignored);
-    int64_t now = un_now_ms(), share = (now - start) * WALK_SHARE;
+    bool counts = watch->limits.pids && !watch->is_bound;
+    /* The clock has milliseconds, so a walk may seem to take none. */
+    int64_t now = un_now_ms();
+    int64_t share = (now - start + 1) * (counts ? COUNT_SHARE : WALK_SHARE);
     watch->others = walk.bytes;
     watch->tasks = walk.tasks;
     int64_t memory = time_left(watch->limits.memory, EXCESS, watch->memory, TABLE_BYTES_PER_MS);
-    int64_t tasks = time_left(watch->limits.pids, 0, watch->tasks, TASKS_PER_MS);
+    int64_t tasks = time_left(counts ? watch->limits.pids : 0, 0, watch->tasks, TASKS_PER_MS);
     int64_t least = share > WALK_MS_MIN ? share : WALK_MS_MIN;
     watch->next_walk = now + clamp(memory < tasks ? memory : tasks, least,
                                    least > WALK_MS_MAX ? least : WALK_MS_MAX);

@@ -153,6 +153,7 @@ struct limit_watch {
     int64_t next_look; /* when the memory and the tasks are next read */
     int64_t next_walk; /* when all processes are next read */
     pid_t sentry;      /* the process of gVisor's kernel, or 0 before it is found */
+    bool is_bound;     /* whether the kernel limits its tasks */
     int statm;         /* its /proc/PID/statm */
     int file[MEMORY_FILES];
     size_t file_count;
