@@ -40,7 +40,7 @@
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
 /* A walk takes at most one part of this number of the time; more if only walks limit the tasks. */
-#define WALK_SHARE 1000
+#define WALK_SHARE 100
 #define COUNT_SHARE 50
 
 /* Far more levels than runsc's processes have. */
