@@ -28,6 +28,7 @@ static const char *const everything[] = {
     "idmap -r",
     "oom-score -5",
     "user 0 0",
+    "group 5",
     "source own /bin/sh",
     "source follow /",
     "source exact /etc",
