@@ -72,8 +72,12 @@ def test_posture(image: str, engine: Engine, expected: Mapping[str, Posture]) ->
         caller = Caller(given, {"TOKEN": SECRET}, pid=beside)
 
         # Under userns-remap, process 1 stays outside of the sandbox's user namespace.
+        others = {beside}
+        if expected in (RUN_IN_REMAPPED, LAUNCH_IN_REMAPPED):
+            assert kind_of(first) in ("usernsctl", "usernsctl-exec")
+            others.add(first)
+
         def look() -> Family:
-            others = {beside} | {pid for pid in family_of(first) if kind_of(pid) == "usernsctl"}
             return Family(caller, (pid for pid in family_of(first) if pid not in others))
 
         found = lasting_differences(expected, look, SETTLING)

@@ -22,7 +22,10 @@
 #include <asm/ioctls.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
+#include <sys/stat.h>
+#ifndef STATX_TYPE /* musl before 1.2.5 */
 #include <linux/stat.h>
+#endif
 
 #define NOT_PROVEN 125
 #define NOT_EXECUTABLE 126
