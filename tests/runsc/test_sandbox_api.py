@@ -187,7 +187,7 @@ def test_many_threads_race_for_one_id(host: un.SandboxHost) -> None:
         ({"args": []}, ValueError),
         ({"args": [1]}, TypeError),
         ({"args": ["true"], "id": "../x"}, ValueError),
-        ({"args": ["true"], "user": (12345, 0)}, un.PlanError),
+        ({"args": ["true"], "user": "no-such-user"}, un.CommandError),
         ({"args": ["true"], "network": "none"}, ValueError),
         ({"args": ["true"], "env": {"A=B": "c"}}, ValueError),
     ],
