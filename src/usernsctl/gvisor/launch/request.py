@@ -117,9 +117,6 @@ def by(*options: Option, argument: Argument | None = None) -> dict[str, Any]:
     return {"options": options, "argument": argument}
 
 
-_UNLIMITED = 2**64 - 1  # RLIM_INFINITY in config.json
-
-
 @dataclass(frozen=True, slots=True)
 class Bind:
     """A bind mount of a file or directory of this machine.
@@ -155,39 +152,6 @@ class Bind:
         if not source or len(more) > 1:
             raise ValueError(f"{text!r} is not SRC[:DST][:ro|rw]")
         return cls.shown(source, *more, read_only=mode == "ro")
-
-
-def parse_rlimit(text: str) -> Rlimit:
-    """Parse ``NAME=SOFT[:HARD]``, the value of ``--rlimit``.
-
-    :param text: NAME is a limit of setrlimit(2), such as ``nofile`` or ``RLIMIT_NOFILE``; the
-        limits are numbers in its unit, or ``unlimited``; the default is HARD = SOFT.
-    :raises ValueError: `text` has another format.
-    """
-    import resource
-
-    name, _, limits = text.partition("=")
-    full = f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}"
-    if full == "RLIMIT_OFILE" or not hasattr(resource, full):
-        # RLIMIT_OFILE is BSD's name for RLIMIT_NOFILE.
-        names = {n for n in dir(resource) if n.startswith("RLIMIT_")} - {"RLIMIT_OFILE"}
-        known = ", ".join(sorted(n.removeprefix("RLIMIT_").lower() for n in names))
-        raise ValueError(f"{name!r} is not a resource limit; the limits are {known}")
-    soft, _, hard = limits.partition(":")
-    numbers = [_limit(text, soft), _limit(text, hard or soft)]
-    if numbers[0] > numbers[1]:
-        raise ValueError(f"{text!r}: the soft limit is above the hard limit")
-    return Rlimit(full, *numbers)
-
-
-def _limit(text: str, number: str) -> int:
-    if number in ("unlimited", "-1"):
-        return _UNLIMITED
-    import re
-
-    if not re.fullmatch(r"[0-9]{1,20}", number) or int(number) > _UNLIMITED:
-        raise ValueError(f"{text!r} is not NAME=SOFT[:HARD], numbers or 'unlimited'")
-    return int(number)
 
 
 def parse_user(text: str) -> tuple[int, int] | NamedUser:
@@ -286,7 +250,7 @@ def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
     for limit in _iterable(name, given):
         if not isinstance(limit, str | Rlimit):
             raise TypeError(f"{name} must be a list of NAME=SOFT[:HARD], or Rlimit, not {limit!r}")
-        limits.append(_parse(name, parse_rlimit, limit) if isinstance(limit, str) else limit)
+        limits.append(_parse(name, Rlimit.parse, limit) if isinstance(limit, str) else limit)
     return tuple(limits)
 
 
@@ -553,7 +517,7 @@ class Request:
                 flags=("--rlimit",),
                 heading=PROCESS,
                 multiple=True,
-                parse=parse_rlimit,
+                parse=Rlimit.parse,
                 metavar="NAME=SOFT[:HARD]",
                 help="Set a resource limit, such as nofile=1024; setrlimit(2) has the names and "
                 "units.",

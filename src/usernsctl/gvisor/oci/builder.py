@@ -9,6 +9,7 @@ from usernsctl.maps import Extent
 
 OCI_VERSION = "1.0.2"
 _MAX_ID = 2**32 - 1
+_UNLIMITED = 2**64 - 1  # RLIM_INFINITY in config.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,39 @@ class Rlimit:
     type: str
     soft: int
     hard: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse ``NAME=SOFT[:HARD]``, the value of ``--rlimit``.
+
+        :param text: NAME is a limit of setrlimit(2), such as ``nofile`` or ``RLIMIT_NOFILE``; the
+            limits are numbers in its unit, or ``unlimited``; the default is HARD = SOFT.
+        :raises ValueError: `text` has another format.
+        """
+        import resource
+
+        name, _, limits = text.partition("=")
+        full = f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}"
+        if full == "RLIMIT_OFILE" or not hasattr(resource, full):
+            # RLIMIT_OFILE is BSD's name for RLIMIT_NOFILE.
+            names = {n for n in dir(resource) if n.startswith("RLIMIT_")} - {"RLIMIT_OFILE"}
+            known = ", ".join(sorted(n.removeprefix("RLIMIT_").lower() for n in names))
+            raise ValueError(f"{name!r} is not a resource limit; the limits are {known}")
+        soft, _, hard = limits.partition(":")
+        numbers = [_limit(text, soft), _limit(text, hard or soft)]
+        if numbers[0] > numbers[1]:
+            raise ValueError(f"{text!r}: the soft limit is above the hard limit")
+        return cls(full, *numbers)
+
+
+def _limit(text: str, number: str) -> int:
+    if number in ("unlimited", "-1"):
+        return _UNLIMITED
+    import re
+
+    if not re.fullmatch(r"[0-9]{1,20}", number) or int(number) > _UNLIMITED:
+        raise ValueError(f"{text!r} is not NAME=SOFT[:HARD], numbers or 'unlimited'")
+    return int(number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
