@@ -140,7 +140,7 @@ def test_a_process_says_what_it_is(box: un.Sandbox) -> None:
         process.wait()
     assert repr(process).startswith("<SandboxPopen: returncode: 0 args: ['true', 'aaa")
     assert isinstance(process, subprocess.Popen)
-    assert repr(box.run(["true"])) == "CompletedProcess(args=['true'], returncode=0)"
+    assert repr(box.run(["true"])) == "Result(args=['true'], returncode=0)"
     with pytest.raises(un.CalledProcessError, match="SIGTERM"):
         box.run(["sh", "-c", "kill -TERM $$"]).check_returncode()
 
