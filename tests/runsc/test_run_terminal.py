@@ -90,27 +90,6 @@ def test_a_change_of_size_reaches_the_foreground(start: Start) -> None:
     assert session.wait() == 3
 
 
-@pytest.mark.parametrize("user", [(), ("--user", "1000:1000")], ids=["root", "user"])
-def test_the_terminal_device_is_the_terminal(start: Start, user: tuple[str, ...]) -> None:
-    """Ask for a line as ssh and getpass do, in a pipeline, where no stream is the terminal."""
-    script = """
-      ask() { printf 'name''? ' >/dev/tty; read line </dev/tty; echo "got $line." >/dev/tty; }
-      true | ask 2>&1 | cat
-      test -t 0 </dev/tty && echo a terminal''.
-    """
-    session = start("sh", "-c", script, options=user)
-    session.read_until("name? ")
-    session.type("abc\n")
-    session.read_until("got abc.")
-    session.read_until("a terminal.")
-    assert session.wait() == 0
-
-
-def test_without_a_terminal_the_device_is_unchanged(usernsctl: Program) -> None:
-    done = usernsctl("run", "--", "sh", "-c", "test -c /dev/tty && ! test -L /dev/tty")
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 CURSES = """
 import curses
 def draw(screen):

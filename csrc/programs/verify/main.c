@@ -19,13 +19,8 @@
 #include "launch/launch.h"
 #include "programs/shared/shared.h"
 
-#include <asm/ioctls.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
-#include <sys/stat.h>
-#ifndef STATX_TYPE /* musl before 1.2.5 */
-#include <linux/stat.h>
-#endif
 
 #define NOT_PROVEN 125
 #define NOT_EXECUTABLE 126
@@ -141,31 +136,6 @@ static bool write_map(const char *path, const char *id)
     return write_file(path, text);
 }
 
-/* Returns whether a file is the character device 5:0, as /dev/tty is in gVisor's /dev. */
-static bool is_terminal_device(const char *path)
-{
-    struct statx status;
-    return !un_raw_call(__NR_statx, AT_FDCWD, (long)path, AT_SYMLINK_NOFOLLOW, STATX_TYPE,
-                        (long)&status, 0) &&
-           (status.stx_mode & S_IFMT) == S_IFCHR && status.stx_rdev_major == 5 &&
-           status.stx_rdev_minor == 0;
-}
-
-/* Replaces a /dev/tty that can't be opened, as in gVisor before 2025, by a link to the terminal of
- * process 1, which is the terminal of the whole sandbox. */
-static void mend_terminal_device(void)
-{
-    static const char path[] = "/dev/tty";
-    char settings[256]; /* struct termios of the kernel */
-    if (call(__NR_getpid, 0, 0, 0) != 1 || call(__NR_ioctl, 0, TCGETS, (long)settings))
-        return;
-    long fd = call(__NR_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC | O_NOCTTY);
-    if (fd >= 0)
-        call(__NR_close, fd, 0, 0);
-    if (fd == -EIO && is_terminal_device(path) && !call(__NR_unlinkat, AT_FDCWD, (long)path, 0))
-        call(__NR_symlinkat, (long)"/proc/1/fd/0", AT_FDCWD, (long)path);
-}
-
 static bool is_id(const char *text, long id)
 {
     uint64_t number;
@@ -206,7 +176,6 @@ static int run_payload(int argc, char **argv, char **envp)
         if (argc < 2)
             return 0;
     }
-    mend_terminal_device();
     if (argc > 4 && is_option(argv[1], UN_VERIFY_AS)) {
         if (!become_user(argv[2], argv[3]))
             return write_complaint(NOT_PROVEN, argv[4], "not started: gVisor can't map its ids");
