@@ -64,7 +64,7 @@ class Collected(subprocess.Popen[AnyStr]):
 
     _child_created: bool  # subprocess's, private: whether there is a child to reap
     _owner = -1  # the pid of the parent
-    # See _core.reap_exited().
+    # See _core.ExitedChild.reap().
     _usage: tuple[float, float, int] | None = None
 
     def _hold(self, pidfd: int) -> None:
@@ -115,10 +115,11 @@ class Collected(subprocess.Popen[AnyStr]):
             return
         if ended is not None:
             is_exit = ended.si_code == os.CLD_EXITED
+            child = _core.ExitedChild()
             try:
                 self._end_with(ended.si_status if is_exit else -ended.si_status)
             finally:
-                self._usage = _core.reap_exited(pidfd) or self._usage
+                self._usage = child.reap(pidfd) or self._usage
 
     def _end_with(self, status: int) -> None:
         if self.returncode is None:
