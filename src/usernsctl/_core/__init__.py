@@ -7,7 +7,6 @@ and raise an exception for each failure. They release the GIL while C code runs.
 from usernsctl._core.calls import (
     FAILURE_FIELDS,
     GRANT_COUNT,
-    ExitedChild,
     MessageSearch,
     NamespaceFds,
     NativeLaunch,
@@ -62,6 +61,7 @@ from usernsctl._core.values import (
     Cause,
     Command,
     CommandFault,
+    ExitedChild,
     IdRequest,
     PlanDescription,
     Reached,

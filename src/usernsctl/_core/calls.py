@@ -459,26 +459,6 @@ def lost_returncode(pidfd: int) -> int | None:
     return None if status < 0 else os.waitstatus_to_exitcode(status)
 
 
-class ExitedChild:
-    """A child that has exited, and is to be reaped."""
-
-    def __init__(self) -> None:
-        self._usage = ffi.new("struct un_usage *")
-
-    def reap(self, pidfd: int) -> tuple[float, float, int] | None:
-        """Reap the child; do not wait for it.
-
-        The first call is the one that reaps, so no exception of a signal handler prevents it.
-
-        :returns: the processor time of the child and its reaped descendants in user mode and in
-            the kernel, in seconds, and the peak of the memory of the greatest of them, in KiB;
-            ``None`` if another thread has reaped the child.
-        """
-        if lib.un_reap_exited(pidfd, self._usage):
-            return None
-        return self._usage.user_us / 1e6, self._usage.system_us / 1e6, self._usage.max_kib
-
-
 def _planned(plan: object | None) -> Any:
     return plan.cdata if isinstance(plan, NativePlan) else ffi.NULL
 

@@ -188,6 +188,26 @@ _DIRECTORY = os.path.join(_PACKAGE, "_bin")
 _REMEDY = "pip install --force-reinstall usernsctl"
 
 
+class ExitedChild:
+    """A child that has exited, and is to be reaped."""
+
+    def __init__(self) -> None:
+        self._usage = ffi.new("struct un_usage *")
+
+    def reap(self, pidfd: int) -> tuple[float, float, int] | None:
+        """Reap the child; do not wait for it.
+
+        The first call is the one that reaps, so no exception of a signal handler prevents it.
+
+        :returns: the processor time of the child and its reaped descendants in user mode and in
+            the kernel, in seconds, and the peak of the memory of the greatest of them, in KiB;
+            ``None`` if another thread has reaped the child.
+        """
+        if lib.un_reap_exited(pidfd, self._usage):
+            return None
+        return self._usage.user_us / 1e6, self._usage.system_us / 1e6, self._usage.max_kib
+
+
 def program_path(name: str) -> str:
     """Return the path of a native program of this package. It may be missing."""
     return os.path.join(_DIRECTORY, name)

@@ -245,16 +245,16 @@ def stream(name: str, given: Any) -> None:
         )
 
 
-def count(name: str, given: int) -> int:
-    """Return `given`, the value of the argument `name`, if it is a whole number of at least 1.
+def count(name: str, given: int, least: int = 1) -> int:
+    """Return `given`, the value of the argument `name`, if it is a whole number from `least` on.
 
     :raises TypeError: `given` is not a whole number.
-    :raises ValueError: `given` is less than 1.
+    :raises ValueError: `given` is less than `least`.
     """
     if isinstance(given, bool) or not isinstance(given, int):
         raise TypeError(f"{name} must be a whole number, not {given!r}")
-    if given < 1:
-        raise ValueError(f"{name} must be 1 or more, not {given}")
+    if given < least:
+        raise ValueError(f"{name} must be {least} or more, not {given}")
     return given
 
 

@@ -116,7 +116,7 @@ class SandboxFiles:
     @staticmethod
     def _reading(path: StrOrBytesPath, max_bytes: int) -> Callable[[file_copies.Place], bytes]:
         inside = file_copies.path_inside("path", path)
-        limit = _limit("max_bytes", max_bytes)
+        limit = checks.count("max_bytes", max_bytes, 0)
         return lambda place: file_copies.read_file(place, inside, limit)
 
     def write_file(
@@ -212,7 +212,7 @@ class SandboxFiles:
         path: StrOrBytesPath, max_entries: int
     ) -> Callable[[file_copies.Place], list[file_copies.FileEntry]]:
         inside = file_copies.path_inside("path", path)
-        limit = _limit("max_entries", max_entries)
+        limit = checks.count("max_entries", max_entries, 0)
         return lambda place: file_copies.list_dir(place, inside, limit)
 
     def put(
@@ -324,21 +324,9 @@ class SandboxFiles:
     ) -> Callable[[file_copies.Place], file_copies.CopyReport]:
         inside = file_copies.path_inside("path", path)
         outside = _path_outside("destination", destination)
-        size, count = _limit("max_bytes", max_bytes), _limit("max_files", max_files)
+        size = checks.count("max_bytes", max_bytes, 0)
+        count = checks.count("max_files", max_files, 0)
         return lambda place: file_copies.get(place, inside, outside, size, count)
-
-
-def _limit(name: str, given: int) -> int:
-    """Return a maximum if it is a whole number of at least 0.
-
-    :raises TypeError: `given` is not a whole number.
-    :raises ValueError: `given` is less than 0.
-    """
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"{name} must be a whole number, not {given!r}")
-    if given < 0:
-        raise ValueError(f"{name} must be 0 or more, not {given}")
-    return given
 
 
 def _path_outside(name: str, given: StrOrBytesPath) -> str:

@@ -67,7 +67,18 @@ if TYPE_CHECKING:
 LimitsMode = Literal["strict", "best-effort"]
 
 
-class NamedHostOptions(TypedDict, total=False):
+class LimitOptions(TypedDict, total=False):
+    """Keyword arguments for the limits of a sandbox, or of each sandbox of a host."""
+
+    memory: int | str | None
+    pids: int | None
+    cpus: float | str | None
+    disk: int | str | None
+    ttl: float | str | None
+    limits: LimitsMode
+
+
+class NamedHostOptions(LimitOptions, total=False):
     """Keyword arguments of :class:`usernsctl.SandboxHost`, except `idmap`."""
 
     namespace: Namespace | str | None
@@ -80,12 +91,6 @@ class NamedHostOptions(TypedDict, total=False):
     binds: Iterable[Bind | StrOrBytesPath]
     hostname: str | None
     rlimits: Iterable[Rlimit | str]
-    memory: int | str | None
-    pids: int | None
-    cpus: float | str | None
-    disk: int | str | None
-    ttl: float | str | None
-    limits: LimitsMode
     network: Network
     platform: Platform | None
     debug_log: StrOrBytesPath | None

@@ -50,7 +50,7 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     HostBase,
     HostNamespace,
     HostOptions,
-    LimitsMode,
+    LimitOptions,
 )
 from usernsctl.gvisor.sandbox.records import DetachedRecord
 
@@ -65,19 +65,13 @@ else:
     users = LateModule("usernsctl.gvisor.sandbox.users")
 
 
-class StartOptions(CommandOptions, total=False):
+class StartOptions(CommandOptions, LimitOptions, total=False):
     """Keyword arguments of :class:`usernsctl.Sandbox`, except those of its host."""
 
     id: str | None
     hostname: str | None
     terminal: bool
     detach: bool
-    memory: int | str | None
-    pids: int | None
-    cpus: float | str | None
-    disk: int | str | None
-    ttl: float | str | None
-    limits: LimitsMode
     timeout: float | None
 
 
