@@ -114,7 +114,7 @@ static const struct un_probe_call launch_calls[] = {
     USED(sched_yield, 0),
     USED(madvise, 1),
     USED(membarrier, NO_FLAG, NO_FLAG),
-    /* Of gVisor and of the programs in it: their calls pass this filter before gVisor sees them. */
+    /* Calls of gVisor, and of the programs in it: the filter sees those before gVisor does. */
     USED(statx, NO_FD, 0, NO_FLAG),
     USED(fgetxattr, NO_FD),
     USED(fallocate, NO_FD),
@@ -184,7 +184,7 @@ static bool is_denied(long result)
 /* Waits for no process: the kernel rejects the flag. */
 static const struct un_probe_call wait_call = USED(wait4, NO_PID, 0, NO_FLAG);
 
-/* What the child has found, in memory shared with its parent. */
+/* The result of the child's tries, in memory that it shares with its parent. */
 struct trial {
     size_t begun;   /* number of calls that the child has begun to try */
     bool can_wait;  /* whether wait4(2) does not kill the caller */

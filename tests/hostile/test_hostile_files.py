@@ -20,7 +20,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 20
 PYTHON = ["/usr/bin/python3", "-c"]
 
-# What all attackers begin with. Each of them prints a line before the first attack.
+# The first lines of each attacker. Each attacker prints a line before its first attack.
 PRELUDE = """
 import os, signal, struct, sys, time
 

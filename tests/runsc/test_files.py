@@ -262,7 +262,7 @@ def test_a_single_file_is_a_tree(box: un.Sandbox, inside: str, tmp_path: Path) -
     assert box.put(file, f"{inside}/made/file", parents=True).files == 1
     assert box.get(f"{inside}/made/file", tmp_path / "back").bytes == 7
     assert tree_of(tmp_path / "back") == tree_of(file)
-    # Of a link, what it leads to is copied.
+    # put() copies the file that a symbolic link leads to.
     (tmp_path / "link").symlink_to("file")
     box.put(tmp_path / "link", f"{inside}/link")
     assert shell(box, 'stat -c %F "$1"', f"{inside}/link") == "regular file\n"

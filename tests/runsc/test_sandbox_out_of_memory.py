@@ -143,7 +143,7 @@ print(json.dumps(caught(lambda: un.Sandbox.attach(ID).wait(60))))
     with memory_group(250 * MIB) as group:
         (id,) = run(group, creator)
         (result,) = run(group, f"ID = {id!r}\n{waiter}")
-    # It may end before attach(), or afterwards.
+    # The sandbox may end before attach(), or afterwards.
     assert is_oom(result, "RunscError") or is_oom(result), result
 
 

@@ -371,7 +371,7 @@ bool agent_print_leftovers(void);
  * link in spite of O_NOFOLLOW. */
 #define AGENT_OPEN_DIRECTORY (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
-/* What to send of a path. */
+/* The part of a file or directory tree to send. */
 enum agent_sending { AGENT_SEND_TREE, AGENT_SEND_FILE, AGENT_SEND_ENTRIES };
 
 /* Sends what `path` names to the descriptor `output`, as records (protocol.h): a file or directory

@@ -51,6 +51,6 @@ def _print(level: str, **members: str | None) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     message = {"time": now, "level": level, "program": "usernsctl", **members}
     given = {name: value for name, value in message.items() if value is not None}
-    # One write(2), so that lines of other processes don't come in between.
+    # A single write(2): output of other processes can't split the line.
     sys.stderr.write(json.dumps(given, ensure_ascii=False) + "\n")
     sys.stderr.flush()

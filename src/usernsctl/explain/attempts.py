@@ -52,8 +52,9 @@ _SKIPPED_MAX = 3
 _SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
 # Lines of a log that report no failure.
 _HARMLESS = re.compile(r"\W{0,2}(?:warn|info|debu|notice|trace)")
-# What a line may have beside an error that belongs to an operation in another line: dates, levels,
-# names of exceptions, numbers and a few words, such as "ptrace: Operation not permitted.".
+# An error belongs to an operation in another line if its own line has only such text and a few
+# words beside it: dates, levels, names of exceptions, numbers. For example: "ptrace: Operation not
+# permitted.".
 _NOISE = re.compile(
     r"\[[^\]]*\]|\((?:os error )?-?\w{1,7}\)"
     r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"

@@ -125,7 +125,7 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
         ("later", 80, 78, 71, 0),
         # When they were collected: 46 recognised, 36 right first, 4 wrong, 1 unrelated recognised.
         ("last", 77, 76, 74, 0),
-        # Of 52 of these, at first 47 were recognised, 41 right first, 1 wrong.
+        # When 52 of these were first tried: 47 recognised, 41 right first, 1 wrong.
         ("seen", 82, 81, 77, 0),
     ],
 )
