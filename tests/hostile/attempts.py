@@ -13,8 +13,9 @@ import traceback
 from typing import Any, NoReturn
 
 from usernsctl.errors import UsernsError
+from usernsctl.gvisor.launch.environment import read_file
 from usernsctl.gvisor.launch.perform import run_in_place
-from usernsctl.gvisor.launch.request import Bind, Request, read_file
+from usernsctl.gvisor.launch.request import Bind, Request
 
 
 def attempt(fields: dict[str, Any]) -> NoReturn:

@@ -13,7 +13,7 @@ from usernsctl.cli import main
 from usernsctl.commands.arguments import make_command
 from usernsctl.errors import UsernsError
 from usernsctl.gvisor import checks
-from usernsctl.gvisor.launch.request import read_file, read_settings
+from usernsctl.gvisor.launch.environment import read_file, read_settings
 from usernsctl.gvisor.oci import BuildOptions, build, validate
 
 SECRET = "c0rrect-horse"

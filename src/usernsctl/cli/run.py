@@ -9,7 +9,8 @@ from importlib import import_module
 from usernsctl._lean import TYPE_CHECKING, Any, fields
 from usernsctl._text import say
 from usernsctl.cli.parser import Parser, UsageError
-from usernsctl.gvisor.launch.request import Option, Request
+from usernsctl.gvisor.launch.options import Option
+from usernsctl.gvisor.launch.request import Request
 
 if TYPE_CHECKING:
     from usernsctl.maps import Fill, IdMap
@@ -202,7 +203,7 @@ def check_combination(given: dict[str, Any]) -> None:
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for the environment options, which are removed from `given`."""
-    from usernsctl.gvisor.launch.request import base_environment, read_file, read_settings
+    from usernsctl.gvisor.launch.environment import base_environment, read_file, read_settings
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
     # The command of a bundle gets the bundle's environment.

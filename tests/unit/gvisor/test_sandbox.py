@@ -11,15 +11,10 @@ import pytest
 from usernsctl._system.paths import PathDescriptor
 from usernsctl.doctor.reading import mount_options
 from usernsctl.errors import BindError, CommandError, NamespaceError, PlanError
+from usernsctl.gvisor.launch.environment import base_environment, read_file, read_settings
 from usernsctl.gvisor.launch.facts import HostFiles, check_ids, home_directories, open_files
 from usernsctl.gvisor.launch.plan import apply_request
-from usernsctl.gvisor.launch.request import (
-    Bind,
-    Request,
-    base_environment,
-    read_file,
-    read_settings,
-)
+from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.oci import bind_mounts
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.maps import Extent, MappedIds

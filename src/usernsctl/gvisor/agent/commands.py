@@ -44,7 +44,7 @@ from usernsctl.gvisor.agent.protocol import (
     pause_async,
 )
 from usernsctl.gvisor.agent.start import AgentContainer, start_agent, start_agent_async
-from usernsctl.gvisor.launch import request
+from usernsctl.gvisor.launch import options as launch_options
 from usernsctl.gvisor.result import Result
 from usernsctl.gvisor.runsc.container import ENDING_SECONDS, describe_limit, ended_error
 
@@ -360,7 +360,7 @@ class SandboxCommands:
         user = arguments.pop("user", None)
         groups = arguments.pop("groups", None)
         given = arguments.pop("rlimits", None)
-        limits = request.rlimits("rlimits", given) if given else ()
+        limits = launch_options.rlimits("rlimits", given) if given else ()
         terminal = arguments.pop("terminal", False)
         cwd = checks.directory_inside(arguments.pop("cwd", None))
         check_keywords(f"Sandbox.{function}", arguments, _KEYWORDS)

@@ -17,6 +17,7 @@ from usernsctl._lean import dataclass, replace
 from usernsctl._system.paths import PathDescriptor, open_path
 from usernsctl._text import quoted
 from usernsctl.errors import CommandError
+from usernsctl.gvisor.launch.environment import PASSED_ON, names_in, names_in_file
 from usernsctl.gvisor.launch.facts import (
     collect_facts,
     free_places,
@@ -25,7 +26,7 @@ from usernsctl.gvisor.launch.facts import (
     with_account,
 )
 from usernsctl.gvisor.launch.plan import HERE, FreezeOptions, plan_run
-from usernsctl.gvisor.launch.request import PASSED_ON, Request, names_in, names_in_file
+from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.steps import Launch, Record, record
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.gvisor.runsc.find import SIDE_VARIABLE, find_runsc, side_programs

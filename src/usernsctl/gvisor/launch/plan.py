@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from usernsctl._lean import Any, dataclass, replace
 from usernsctl.gvisor import oci
+from usernsctl.gvisor.launch import environment
 from usernsctl.gvisor.launch import facts as launch_facts
-from usernsctl.gvisor.launch import request as launch_request
 from usernsctl.gvisor.launch.facts import Facts
 from usernsctl.gvisor.launch.request import SHOWN, Bind, Request
 from usernsctl.gvisor.launch.steps import (
@@ -299,7 +299,7 @@ def make_config(request: Request, facts: Facts) -> dict[str, Any]:
         apply_request(wanted, request, "/", facts.binds)
     else:
         uid, _ = launch_facts.ids_of(request)
-        env = {"HOME": launch_request.home(uid), **request.env}
+        env = {"HOME": environment.home(uid), **request.env}
         named = replace(request, args=request.args or _NO_COMMAND)
         wanted = for_command(named, facts.ids, "/", facts.binds, env)
     # gVisor mounts parent directories first. runsc must use the same order, since a mount hides

@@ -1,120 +1,47 @@
-"""Requests: options of ``usernsctl run``, arguments of SandboxHost, and the environment."""
+"""Requests: all that ``usernsctl run`` and SandboxHost can be asked for."""
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl._lean import TYPE_CHECKING, Any, Self, dataclass, field, fields
-from usernsctl._system.paths import ForeignLinkError, check_path, open_path
-from usernsctl.errors import CommandError, RunscError
+from usernsctl._system.paths import check_path
+from usernsctl.gvisor.launch.options import (
+    FILES,
+    ISOLATION,
+    LIMITS,
+    PROCESS,
+    RUNSC,
+    Argument,
+    Option,
+    as_bool,
+    as_idmap,
+    as_namespace,
+    as_text,
+    by,
+    check_of_limit,
+    is_one_of,
+    iterable,
+    one_of,
+    parse_argument,
+    parse_network,
+    parse_start_timeout,
+    parse_user,
+    parser_of_limit,
+    rlimits,
+)
 from usernsctl.gvisor.oci.builder import Rlimit
-from usernsctl.gvisor.runsc.command import DEFAULT_PATH, NETWORKS, PLATFORMS
-from usernsctl.maps import IdMap, requested
+from usernsctl.gvisor.runsc.command import NETWORKS, PLATFORMS
+from usernsctl.maps import IdMap
 
 if TYPE_CHECKING:
     from usernsctl.commands.arguments import StrOrBytesPath
     from usernsctl.gvisor.checks import NamedUser
     from usernsctl.namespaces.namespace import Namespace
 
-
-def one_of(*known: str) -> Callable[[str], str]:
-    """Return a parser that accepts only `words`, and raises ValueError for other strings."""
-
-    def parse(text: str) -> str:
-        if text not in known:
-            *most, last = known
-            raise ValueError(f"{text!r} must be {', '.join(most)} or {last}")
-        return text
-
-    return parse
-
-
-def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
-    """Return a check that accepts only these values, and raises ValueError for others."""
-
-    def check(name: str, given: Any) -> Any:
-        if given not in known:
-            words = ", ".join(filter(None, known))
-            raise ValueError(f"{name} must be one of {words}, not {given!r}")
-        return given
-
-    return check
-
-
-def as_bool(name: str, given: Any) -> bool:
-    """Return the truth value of an argument."""
-    return bool(given)
-
-
-def as_text(name: str, given: Any) -> Any:
-    """Return an argument that is text or None.
-
-    :raises TypeError: `given` has another type.
-    """
-    if given is not None and not isinstance(given, str):
-        raise TypeError(f"{name} must be str, not {given!r}")
-    return given
-
-
-def as_idmap(name: str, given: Any) -> IdMap:
-    """Return the map for an argument, which :func:`usernsctl.maps.requested` accepts.
-
-    :raises TypeError: `given` has another type.
-    :raises ValueError: `given` is a text that names no map.
-    """
-    return requested(given, name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """An option of ``usernsctl run``.
-
-    :ivar flags: the names of the option, or ``--on/--off`` for a pair.
-    :ivar heading: the heading in ``--help``.
-    :ivar name: the name of the value in cli/run.py, by default the name of the field.
-    :ivar metavar: the placeholder for the value in ``--help``, or ``None`` for a flag.
-    :ivar multiple: whether the option may be given several times.
-    :ivar parse: a function that parses the value or raises ValueError; ``None`` for text.
-    :ivar shows_default: whether ``--help`` has the field's default. If false, the value of an
-        omitted option is ``None``, or ``False`` for a flag that is not a pair.
-    """
-
-    flags: tuple[str, ...]
-    heading: str
-    help: str
-    name: str | None = None
-    metavar: str | None = None
-    multiple: bool = False
-    parse: Callable[[str], Any] | None = None
-    shows_default: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """An argument of :class:`usernsctl.SandboxHost`.
-
-    :ivar name: the name of the argument.
-    :ivar check: a function of the argument's name and value that returns the value for the field,
-        or raises TypeError or ValueError.
-    """
-
-    name: str
-    check: Callable[[str, Any], Any]
-
-
 #: Directories of this machine that its programs need, without the machine's data.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
-
-FILES, PROCESS, ISOLATION, RUNSC = "Files", "The command", "Isolation", "runsc"
-LIMITS = "Limits"
-
-
-def by(*options: Option, argument: Argument | None = None) -> dict[str, Any]:
-    """Return the metadata of a field: the options and the argument that set it."""
-    return {"options": options, "argument": argument}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,44 +81,6 @@ class Bind:
         return cls.shown(source, *more, read_only=mode == "ro")
 
 
-def parse_user(text: str) -> tuple[int, int] | NamedUser:
-    """Parse the value of ``--user``: see :func:`usernsctl.gvisor.checks.parse_user`.
-
-    :raises ValueError: `text` has another format.
-    """
-    # Imported here, since most runs don't have the option.
-    from usernsctl.gvisor import checks
-
-    return checks.parse_user(text)
-
-
-def parse_start_timeout(text: str) -> int:
-    """Parse a number of seconds, the value of ``--start-timeout``.
-
-    :raises ValueError: `text` is not a whole number from 0 to a million.
-    """
-    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) <= 1_000_000):
-        raise ValueError(f"{text!r} is not a number of seconds from 0 to 1000000")
-    return int(text)
-
-
-def parse_network(text: str) -> str:
-    """Parse ``none`` or ``host``, the value of ``--network``.
-
-    :raises RunscError: `text` is ``sandbox``, runsc's own default, which needs root.
-    :raises ValueError: `text` is another word.
-    """
-    if text == "sandbox":
-        raise RunscError(
-            "--network sandbox needs root: runsc would have to take over a network device of this "
-            "machine",
-            step="runsc",
-            cause="runsc-rootless-netstack",
-            remedy="use --network host or --network none",
-        )
-    return one_of(*NETWORKS)(text)
-
-
 def binds(name: str, given: Iterable[Bind | StrOrBytesPath]) -> tuple[Bind, ...]:
     """Return the bind mounts of an argument; text is parsed as by ``--bind``.
 
@@ -199,7 +88,7 @@ def binds(name: str, given: Iterable[Bind | StrOrBytesPath]) -> tuple[Bind, ...]
     :raises TypeError: `given` is not a sequence of paths, text and Bind.
     :raises ValueError: a text is not ``SRC[:DST][:ro|rw]``, or a source is not a valid path.
     """
-    mounts = tuple(_bind(name, element) for element in _iterable(name, given))
+    mounts = tuple(_bind(name, element) for element in iterable(name, given))
     for bind in mounts:
         check_path(f"{name}: SRC", bind.source)
     return mounts
@@ -207,7 +96,7 @@ def binds(name: str, given: Iterable[Bind | StrOrBytesPath]) -> tuple[Bind, ...]
 
 def _bind(name: str, given: Any) -> Bind:
     if isinstance(given, str):
-        bind: Bind = _parse(name, Bind.parse, given)
+        bind: Bind = parse_argument(name, Bind.parse, given)
         return bind
     if isinstance(given, Bind):
         source, destination = os.fsdecode(given.source), os.fsdecode(given.destination)
@@ -215,64 +104,6 @@ def _bind(name: str, given: Any) -> Bind:
     if isinstance(given, bytes | os.PathLike):
         return Bind.shown(os.fsdecode(given))
     raise TypeError(f"{name} must be a list of paths, SRC[:DST][:ro|rw], or Bind, not {given!r}")
-
-
-def _parser_of_limit(function: str) -> Callable[[str], Any]:
-    """Return a function of :mod:`usernsctl.gvisor.launch.limits`, imported at the first call."""
-
-    def parse(text: str) -> Any:
-        from usernsctl.gvisor.launch import limits
-
-        return getattr(limits, function)(text)
-
-    return parse
-
-
-def _check_of_limit(function: str) -> Callable[[str, Any], Any]:
-    def check(name: str, given: Any) -> Any:
-        if given is None:
-            return None
-        from usernsctl.gvisor.launch import limits
-
-        return getattr(limits, function)(name, given)
-
-    return check
-
-
-def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
-    """Return the resource limits of an argument; text is parsed as by ``--rlimit``.
-
-    :param name: the name of the argument.
-    :raises TypeError: `given` is not a sequence of text and Rlimit.
-    :raises ValueError: a text is not ``NAME=SOFT[:HARD]``.
-    """
-    limits = []
-    for limit in _iterable(name, given):
-        if not isinstance(limit, str | Rlimit):
-            raise TypeError(f"{name} must be a list of NAME=SOFT[:HARD], or Rlimit, not {limit!r}")
-        limits.append(_parse(name, Rlimit.parse, limit) if isinstance(limit, str) else limit)
-    return tuple(limits)
-
-
-def _iterable(name: str, given: Any) -> Iterable[Any]:
-    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
-        raise TypeError(f"{name} must be a list, not {given!r}")
-    return given
-
-
-def _parse(name: str, parse: Callable[[str], Any], text: str) -> Any:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _namespace(name: str, given: Any) -> Any:
-    from usernsctl.namespaces.namespace import Namespace
-
-    if given is not None and not isinstance(given, str | Namespace):
-        raise TypeError(f"{name} must be a Namespace, or the name of one, not {given!r}")
-    return given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -531,12 +362,12 @@ class Request:
             Option(
                 flags=("--memory",),
                 heading=LIMITS,
-                parse=_parser_of_limit("parse_size"),
+                parse=parser_of_limit("parse_size"),
                 metavar="SIZE",
                 help="End the sandbox if it uses more memory than SIZE, such as 512M. gVisor's own "
                 "memory, and files in memory, count. CMD sees SIZE as the machine's memory.",
             ),
-            argument=Argument("memory", _check_of_limit("check_size")),
+            argument=Argument("memory", check_of_limit("check_size")),
         ),
         default=None,
     )
@@ -545,12 +376,12 @@ class Request:
             Option(
                 flags=("--pids",),
                 heading=LIMITS,
-                parse=_parser_of_limit("parse_count"),
+                parse=parser_of_limit("parse_count"),
                 metavar="N",
                 help="End the sandbox if it has N processes and threads of this machine. gVisor "
                 "alone has about 20, and each process inside one or two.",
             ),
-            argument=Argument("pids", _check_of_limit("check_count")),
+            argument=Argument("pids", check_of_limit("check_count")),
         ),
         default=None,
     )
@@ -559,11 +390,11 @@ class Request:
             Option(
                 flags=("--cpus",),
                 heading=LIMITS,
-                parse=_parser_of_limit("parse_cpus"),
+                parse=parser_of_limit("parse_cpus"),
                 metavar="N",
                 help="Use at most N processors.",
             ),
-            argument=Argument("cpus", _check_of_limit("check_cpus")),
+            argument=Argument("cpus", check_of_limit("check_cpus")),
         ),
         default=None,
     )
@@ -572,12 +403,12 @@ class Request:
             Option(
                 flags=("--disk",),
                 heading=LIMITS,
-                parse=_parser_of_limit("parse_size"),
+                parse=parser_of_limit("parse_size"),
                 metavar="SIZE",
                 help="Let CMD write at most SIZE to the root filesystem, and SIZE to /tmp. More "
                 "fails with ENOSPC.",
             ),
-            argument=Argument("disk", _check_of_limit("check_size")),
+            argument=Argument("disk", check_of_limit("check_size")),
         ),
         default=None,
     )
@@ -586,11 +417,11 @@ class Request:
             Option(
                 flags=("--timeout",),
                 heading=LIMITS,
-                parse=_parser_of_limit("parse_duration"),
+                parse=parser_of_limit("parse_duration"),
                 metavar="TIME",
                 help="End the sandbox after TIME, such as 30s or 2m, with exit status 124.",
             ),
-            argument=Argument("ttl", _check_of_limit("check_duration")),
+            argument=Argument("ttl", check_of_limit("check_duration")),
         ),
         default=None,
     )
@@ -664,7 +495,7 @@ class Request:
                 metavar="NAME",
                 help="Run in the namespace NAME (usernsctl ns create NAME), with its ids.",
             ),
-            argument=Argument("namespace", _namespace),
+            argument=Argument("namespace", as_namespace),
         ),
         default=None,
     )
@@ -815,161 +646,3 @@ class Request:
         if values.get("kept") is not None and options.get("idmap") is not None:
             raise ValueError("namespace and idmap exclude each other: a namespace has its own map")
         return cls(**values)
-
-
-PASSED_ON = ("PATH", "LANG", "TERM")
-
-# Maximum size of an --env-file, well above the environment of any command: devices may be endless.
-_FILE_BYTES_MAX = 8 << 20
-
-# Names that errors may quote: other text before a = may be a part of a secret value.
-_PLAIN_NAME = "[A-Z_][A-Z0-9_]{0,39}"
-
-
-def base_environment(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:
-    """Return the command's variables that no option sets.
-
-    :param caller: the environment of the caller.
-    :param everything: whether the command gets all variables of the caller, secrets included.
-    """
-    if everything:
-        return dict(caller)
-    inherited = {name: caller[name] for name in PASSED_ON if name in caller}
-    inherited.setdefault("PATH", DEFAULT_PATH)
-    return inherited
-
-
-def home(uid: int) -> str:
-    """Return the default HOME of a uid inside."""
-    return "/root" if uid == 0 else "/"
-
-
-def read_settings(settings: Iterable[str], caller: Mapping[str, str]) -> dict[str, str]:
-    """Parse the values of ``--env``: ``NAME=VALUE``, or ``NAME`` for the caller's value.
-
-    :raises CommandError: a setting is malformed, or a variable of the caller is not set.
-    """
-    return dict(_value(text, where, caller) for text, where in _options(settings))
-
-
-def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
-    """Parse an ``--env-file``, which has a setting on each line.
-
-    Empty lines and lines that begin with # are skipped. Quotes are part of a value.
-
-    :raises CommandError: the file can't be read, a line is malformed, or a variable of the caller
-        is not set.
-    """
-    return dict(_value(text, where, caller) for text, where in _lines(path))
-
-
-def names_in(settings: Iterable[str]) -> list[tuple[str, str | None]]:
-    """Return the variables in the values of ``--env``; a value of None stands for the caller's.
-
-    :raises CommandError: a setting is malformed.
-    """
-    return [_name_and_value(text, where) for text, where in _options(settings)]
-
-
-def names_in_file(path: str) -> list[tuple[str, str | None]]:
-    """Return the variables in an ``--env-file``; a value of None stands for the caller's.
-
-    :raises CommandError: the file can't be read, or a line is malformed.
-    """
-    return [_name_and_value(text, where) for text, where in _lines(path)]
-
-
-def _options(settings: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each value of ``--env`` with its location for errors."""
-    return [(text, f"--env, number {number}") for number, text in enumerate(settings, 1)]
-
-
-def _lines(path: str) -> list[tuple[str, str]]:
-    """Return each setting in an ``--env-file`` with its location for errors."""
-    content = _content(path)
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        # Don't chain the UnicodeDecodeError, which has the whole text, secrets included.
-        line = content.count(b"\n", 0, error.start) + 1
-        raise _error(f"--env-file {path}, line {line}: a byte that is not UTF-8", path) from None
-    settings = []
-    for number, setting in enumerate(text.split("\n"), 1):
-        where = f"--env-file {path}, line {number}"
-        if "\0" in setting:
-            raise _error(f"{where}: a NUL character, which no variable can have", path)
-        if setting.strip() and not setting.startswith("#"):
-            settings.append((setting.removesuffix("\r"), where))
-    return settings
-
-
-def _content(path: str) -> bytes:
-    """Read an ``--env-file``.
-
-    :raises CommandError: the file can't be read, or is too long.
-    """
-    try:
-        content = _read_settings_file(path)
-    except OSError as error:
-        failed = _error(f"--env-file {path}: {error.strerror}", path)
-        if isinstance(error, ForeignLinkError):
-            failed.explain(cause=error.cause, remedy=error.remedy)
-        raise failed from error
-    if len(content) > _FILE_BYTES_MAX:
-        raise _error(f"--env-file {path} is longer than {_FILE_BYTES_MAX} bytes", path)
-    return content
-
-
-def _read_settings_file(path: str) -> bytes:
-    """Read at most _FILE_BYTES_MAX + 1 bytes of a file.
-
-    :raises OSError: the file can't be read, or is a FIFO.
-    """
-    with open_path(path) as found:
-        # Opening a FIFO without a writer blocks. The shell's <(COMMAND) is a pipe without a path,
-        # and open already.
-        if stat.S_ISFIFO(found.status.st_mode) and found.path.startswith("/"):
-            raise OSError(errno.EINVAL, "a FIFO; give a regular file, or in a shell <(COMMAND)")
-        with open(found.open(), "rb") as file:
-            return file.read(_FILE_BYTES_MAX + 1)
-
-
-def _setting(text: str, where: str) -> tuple[str, str | None]:
-    """Split a setting into its name, and its value or None."""
-    name, equals, value = text.partition("=")
-    # Don't quote malformed text: it may be a part of a value, such as the second line of a key.
-    if not name:
-        raise _error(f"{where}: the name before the = is missing; write NAME=VALUE or NAME")
-    if name != name.strip():
-        raise _error(f"{where}: the name has a space beside it; write NAME=VALUE or NAME")
-    return name, value if equals else None
-
-
-def _name_and_value(text: str, where: str) -> tuple[str, str | None]:
-    name, value = _setting(text, where)
-    if value is None:
-        _refuse_colon(name, where)
-    return name, value
-
-
-def _value(text: str, where: str, caller: Mapping[str, str]) -> tuple[str, str]:
-    name, value = _setting(text, where)
-    if value is None and name not in caller:
-        import re
-
-        _refuse_colon(name, where)
-        subject = name if re.fullmatch(_PLAIN_NAME, name) else "the variable"
-        raise _error(f"{where}: {subject} is not set; give it a value: NAME=VALUE")
-    return name, caller[name] if value is None else value
-
-
-def _refuse_colon(name: str, where: str) -> None:
-    import re
-
-    head, colon, _ = name.partition(":")
-    if colon and re.fullmatch(_PLAIN_NAME, head):
-        raise _error(f"{where}: {head} is followed by a colon in place of =; write {head}=VALUE")
-
-
-def _error(reason: str, path: str | None = None) -> CommandError:
-    return CommandError(reason, step="environment", filename=path)

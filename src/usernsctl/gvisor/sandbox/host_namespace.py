@@ -30,6 +30,7 @@ from usernsctl.errors import BindError, NamespaceError, PlanError, UsernsError
 from usernsctl.gvisor import checks, oci
 from usernsctl.gvisor.agent.start import COMMANDS_ANNOTATION, set_agent_as_init
 from usernsctl.gvisor.launch import view
+from usernsctl.gvisor.launch.environment import base_environment, home
 from usernsctl.gvisor.launch.facts import (
     check_ids,
     collect_facts,
@@ -40,7 +41,7 @@ from usernsctl.gvisor.launch.facts import (
     refuse_own,
 )
 from usernsctl.gvisor.launch.plan import apply_request, limit_tmpfs, plan_host, skips_membarrier
-from usernsctl.gvisor.launch.request import Bind, Request, base_environment, home
+from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import (
     AGENT_INSIDE,
     BOXES,
