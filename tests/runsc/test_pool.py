@@ -313,6 +313,13 @@ def test_a_program_that_ends_leaves_nothing() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_an_interrupt_leaves_nothing(host: un.SandboxHost) -> None:
+    interrupt_at_each_step(host)
+    # What is left is what garbage collection leaves, also of the pool itself.
+    gc.collect()
+
+
+def interrupt_at_each_step(host: un.SandboxHost) -> None:
+    """Interrupt leases of a pool of `host` at STEPS moments, each later than the one before."""
     with host.pool(1, limit=2) as pool:
         wait_until(lambda: pool.stats().idle == 1)
         before = signal.signal(signal.SIGALRM, interrupt)
@@ -330,7 +337,6 @@ def test_an_interrupt_leaves_nothing(host: un.SandboxHost) -> None:
             signal.signal(signal.SIGALRM, before)
         wait_until(lambda: pool.stats().leased == 0 and pool.stats().idle == 1)
         assert pool.stats().queued == 0
-    gc.collect()
 
 
 def interrupt(*_: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -191,6 +193,40 @@ def test_one_that_can_not_be_used_is_replaced(workshop: Workshop) -> None:
         assert str(pool.stats.last_failure) == "it is sick"
         assert pool.stats.acquired == 1
         wait_until(lambda: all("ended" in one.log for one in sick))
+
+
+def test_a_failure_holds_no_frame_of_what_led_to_it(workshop: Workshop) -> None:
+    class Local:
+        """An object that only the frames of the failure refer to."""
+
+    locals_of_frames: list[weakref.ref[Local]] = []
+
+    def fail(error: BaseException) -> None:
+        local = Local()
+        locals_of_frames.append(weakref.ref(local))
+        raise error
+
+    def sick(_: Thing) -> Exception:
+        try:
+            try:
+                fail(OSError("first"))
+            except OSError as error:
+                fail(ValueError(f"after {error}"))
+        except ValueError as error:
+            failure = RuntimeError("at last")
+            failure.__cause__ = error
+        return failure
+
+    workshop.sick = sick
+    with stock(workshop) as pool:
+        with pytest.raises(un.PoolError, match="at last"), lease(pool):
+            pass
+        wait_until(lambda: pool.stats.failed == 3)
+        # Waiters that failed have raised their own exceptions, which refer to the failure.
+        gc.collect()
+        assert str(pool.stats.last_failure) == "at last"
+        assert len(locals_of_frames) >= 6
+        assert not [one for one in locals_of_frames if one() is not None]
 
 
 def test_nobody_looks_for_ever_for_one_that_can_be_used(workshop: Workshop) -> None:

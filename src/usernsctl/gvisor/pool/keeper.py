@@ -617,5 +617,15 @@ def _result_of(work: Callable[[], Any]) -> Any:
 
 
 def _without_traceback(error: BaseException) -> BaseException:
-    """Remove the traceback of an exception: its frames would keep sandboxes alive."""
-    return error.with_traceback(None)
+    """Remove the tracebacks of an exception and of its causes and contexts.
+
+    Their frames would keep sandboxes and descriptors alive.
+    """
+    left, seen = [error], set()
+    while left:
+        one = left.pop()
+        seen.add(id(one))
+        one.__traceback__ = None
+        led_to = (one.__cause__, one.__context__)
+        left += [other for other in led_to if other is not None and id(other) not in seen]
+    return error
