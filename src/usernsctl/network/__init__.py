@@ -1,0 +1,1 @@
+"""Networks of sandboxes: what a sandbox may reach outside."""

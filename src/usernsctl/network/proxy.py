@@ -1,0 +1,428 @@
+"""A forward proxy that reaches only allowed names: the connections of its clients.
+
+Each connection has one request and a thread of its own. The number of connections, the sizes of
+what the proxy reads ahead and all waits are limited, so a client can harm only its own sandbox.
+
+A request for a tunnel (CONNECT) is for TLS alone, and the name in the first TLS message must be
+that of the request: else a tunnel to an allowed name that shares its address with other names (a
+content delivery network) would reach those, too.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+
+from usernsctl._lean import TYPE_CHECKING, dataclass
+from usernsctl.network import addresses, client_hello, http_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usernsctl.network.names import Rules
+
+    Resolver = Callable[[str, int], "list[tuple[int, str]]"]
+
+_BLOCK = 64 * 1024
+# How much of a refused request is read, so that the client receives the answer before a reset.
+_MAX_DRAINED = 1024 * 1024
+_FULL_SECONDS = 0.2
+
+
+class Refused(Exception):
+    """A connection that the rules do not allow. The message says why.
+
+    :ivar status: the status code and reason phrase of the answer.
+    :ivar target: the host and the port, as far as they are known.
+    """
+
+    def __init__(self, reason: str, status: str = "403 Forbidden", target: str = "") -> None:
+        super().__init__(reason)
+        self.status = status
+        self.target = target
+
+
+class Failed(Exception):
+    """A connection that is allowed and failed. The message says why.
+
+    :ivar status: the status code and reason phrase of the answer.
+    """
+
+    def __init__(self, reason: str, status: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a proxy.
+
+    :ivar connections: the number of connections at once; further ones wait.
+    :ivar head_time: the time for a request's head, and for the first TLS message, in seconds.
+    :ivar connect_time: the time to connect to a host, in seconds.
+    :ivar idle_time: the time in which a connection transfers nothing, in seconds.
+    """
+
+    connections: int = 128
+    head_time: float = 10
+    connect_time: float = 30
+    idle_time: float = 300
+
+
+def resolve(name: str, port: int) -> list[tuple[int, str]]:
+    """Return the family and the text of each address of a name.
+
+    :raises OSError: the name has none.
+    """
+    # Bytes, since Python would import a codec for text.
+    found = socket.getaddrinfo(name.encode("ascii"), port, type=socket.SOCK_STREAM)
+    return [(family, str(address[0])) for family, _, _, _, address in found]
+
+
+class Proxy:
+    """Answers connections.
+
+    :param rules: the names that are allowed.
+    :param refuse: takes the text of each refusal; called by any thread.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        refuse: Callable[[str], None],
+        *,
+        limits: Limits | None = None,
+        resolver: Resolver = resolve,
+    ) -> None:
+        self._rules = rules
+        self._refuse = refuse
+        self._limits = limits or Limits()
+        self._resolver = resolver
+
+    def answer(self, client: socket.socket) -> None:
+        """Answer the request of a connection, and close the connection."""
+        with client:
+            try:
+                self._answer(client)
+            except Refused as error:
+                self._refuse(f"{error.target or 'a request'}: {error}")
+                _send_error(client, error.status, str(error))
+            except Failed as error:
+                _send_error(client, error.status, str(error))
+            except OSError:
+                # The client has gone, or is too slow to read.
+                pass
+
+    def _answer(self, client: socket.socket) -> None:
+        try:
+            head, more = _read_head(client, time.monotonic() + self._limits.head_time)
+            request = http_request.parse(head)
+        except http_request.BadRequest as error:
+            raise Refused(str(error), error.status) from None
+        target = f"{request.name}:{request.port}"
+        if not self._rules.allow(request.name, request.port):
+            raise Refused("no --allow option allows this host and port", target=target)
+        with self._connect(request.name, request.port, target) as server:
+            if request.is_connect:
+                self._tunnel(client, server, more, request.name, target)
+            else:
+                self._forward(client, server, more, request, target)
+
+    def _connect(self, name: str, port: int, target: str) -> socket.socket:
+        """Return a connection to an address of a host that may be reached.
+
+        The addresses are resolved once, and the connection goes to the address that was checked.
+        """
+        deadline = time.monotonic() + self._limits.connect_time
+        try:
+            found = self._resolver(name, port)
+        except (OSError, UnicodeError) as error:
+            raise Failed(f"{name} can't be resolved: {_why(error)}", "502 Bad Gateway") from None
+        refusals = []
+        failure = "it has no address"
+        for family, address in dict.fromkeys(found):
+            reason = addresses.refusal(family, address)
+            if reason is None and addresses.is_own(family, address):
+                reason = "an address of this machine"
+            if reason is not None:
+                refusals.append(f"{name} has {address}, {reason}")
+                continue
+            try:
+                return _connect_to(family, address, port, deadline)
+            except TimeoutError:
+                failure = "no answer in time"
+            except OSError as error:
+                failure = f"{address}: {_why(error)}"
+        if refusals:
+            raise Refused(refusals[0], target=target)
+        raise Failed(f"no connection to {target}: {failure}", "502 Bad Gateway")
+
+    def _tunnel(
+        self, client: socket.socket, server: socket.socket, more: bytes, name: str, target: str
+    ) -> None:
+        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        try:
+            hello = _read_hello(client, more, name, time.monotonic() + self._limits.head_time)
+        except client_hello.NotAllowed as error:
+            self._refuse(f"{target}: {error}")
+            client.sendall(error.record())
+            _drain(client)
+            return
+        _Relay(client, server, self._limits.idle_time).run(hello)
+
+    def _forward(
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        more: bytes,
+        request: http_request.Request,
+        target: str,
+    ) -> None:
+        body = (
+            http_request.ChunkedBody()
+            if request.length is None
+            else http_request.SizedBody(request.length)
+        )
+        relay = _Relay(client, server, self._limits.idle_time, body)
+        try:
+            relay.run(request.head + body.feed(more))
+        except http_request.BadRequest as error:
+            # An answer may be under way already, so that the client can only be cut off.
+            self._refuse(f"{target}: {error}")
+
+
+class _Relay:
+    """Passes bytes between a client and a server until both, or the server of one request, end.
+
+    At most one block is buffered for each direction.
+
+    :param body: the body of the only request, or None for a tunnel.
+    """
+
+    def __init__(
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        idle_time: float,
+        body: http_request.SizedBody | http_request.ChunkedBody | None = None,
+    ) -> None:
+        self._client = client
+        self._server = server
+        self._idle_time = idle_time
+        self._body = body
+        # What was read and not yet written, by the socket that it is for.
+        self._pending = {client: b"", server: b""}
+        # The sockets that nothing more is read from.
+        self._ended: set[socket.socket] = set()
+
+    def run(self, first: bytes) -> None:
+        """Pass bytes on.
+
+        :param first: the bytes that the server gets first.
+        :raises BadRequest: the body is malformed.
+        """
+        self._pending[self._server] = first
+        self._client.setblocking(False)
+        self._server.setblocking(False)
+        while not self._is_over():
+            poll = select.poll()
+            by_fd = {}
+            for sock, events in self._wanted().items():
+                poll.register(sock, events)
+                by_fd[sock.fileno()] = sock
+            ready = poll.poll(self._idle_time * 1000)
+            if not ready:
+                return
+            for fd, events in ready:
+                if events & select.POLLOUT:
+                    self._write(by_fd[fd])
+                if events & ~select.POLLOUT:
+                    self._read(by_fd[fd])
+
+    def _is_over(self) -> bool:
+        if self._server not in self._ended or self._pending[self._client]:
+            return False
+        return self._body is not None or self._client in self._ended
+
+    def _other(self, sock: socket.socket) -> socket.socket:
+        return self._server if sock is self._client else self._client
+
+    def _wanted(self) -> dict[socket.socket, int]:
+        """Return the events to wait for, for each socket that has any."""
+        wanted = {}
+        for sock in (self._client, self._server):
+            events = select.POLLOUT if self._pending[sock] else 0
+            if sock not in self._ended and not self._pending[self._other(sock)]:
+                events |= select.POLLIN
+            if events:
+                wanted[sock] = events
+        return wanted
+
+    def _read(self, sock: socket.socket) -> None:
+        if sock in self._ended or self._pending[self._other(sock)]:
+            return
+        try:
+            data = sock.recv(_BLOCK)
+        except BlockingIOError:
+            return
+        if not data:
+            self._end(sock)
+        elif sock is self._client and self._body is not None:
+            self._pending[self._server] = self._body.feed(data)
+            if self._body.is_complete:
+                # What follows would be another request.
+                self._ended.add(sock)
+        else:
+            self._pending[self._other(sock)] = data
+
+    def _end(self, sock: socket.socket) -> None:
+        """Note the end of what `sock` sends, and pass the end on through a tunnel."""
+        self._ended.add(sock)
+        if self._body is None:
+            self._other(sock).shutdown(socket.SHUT_WR)
+        elif sock is self._client and not self._body.is_complete:
+            raise ConnectionResetError
+
+    def _write(self, sock: socket.socket) -> None:
+        try:
+            sent = sock.send(self._pending[sock])
+        except BlockingIOError:
+            return
+        self._pending[sock] = self._pending[sock][sent:]
+
+
+def _connect_to(family: int, address: str, port: int, deadline: float) -> socket.socket:
+    server = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        server.settimeout(_remaining(deadline))
+        server.connect((address, port))
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+def _read_head(client: socket.socket, deadline: float) -> tuple[bytes, bytes]:
+    """Return the bytes up to the empty line, and those that came with them."""
+    head = b""
+    while True:
+        head += _receive(client, deadline, "the request did not come in time")
+        end = head.find(b"\r\n\r\n") + 4
+        if end >= 4 and end <= http_request.MAX_HEAD:
+            return head[:end], head[end:]
+        if head.count(b"\n") != head.count(b"\r\n"):
+            raise http_request.BadRequest("a line of the request does not end with CR LF")
+        if len(head) > http_request.MAX_HEAD:
+            raise http_request.BadRequest(
+                f"the request's head has more than {http_request.MAX_HEAD} bytes",
+                "431 Request Header Fields Too Large",
+            )
+
+
+def _read_hello(client: socket.socket, received: bytes, name: str, deadline: float) -> bytes:
+    """Return the bytes of a client whose first TLS message is for the host `name`.
+
+    :raises NotAllowed: the message is not for that host, or the client does not speak TLS.
+    """
+    while True:
+        asked = client_hello.server_name(received)
+        if asked is not None:
+            break
+        try:
+            received += _receive(client, deadline, "no ClientHello came in time")
+        except Failed as error:
+            raise client_hello.NotAllowed(str(error), None) from None
+    if asked.lower() != name:
+        raise client_hello.NotAllowed(
+            f"the server name (SNI) is {asked[:80]!r}", client_hello.UNRECOGNIZED_NAME
+        )
+    return received
+
+
+def _receive(client: socket.socket, deadline: float, late: str) -> bytes:
+    try:
+        client.settimeout(_remaining(deadline))
+        data = client.recv(_BLOCK)
+    except TimeoutError:
+        raise Failed(late, "408 Request Timeout") from None
+    if not data:
+        raise ConnectionResetError
+    return data
+
+
+def _remaining(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _send_error(client: socket.socket, status: str, reason: str) -> None:
+    """Send an answer, and read on for a moment: a close with unread bytes resets the connection."""
+    text = f"usernsctl: {reason}\n".encode("ascii", "backslashreplace")
+    try:
+        client.settimeout(1)
+        client.sendall(
+            b"HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
+            b"Connection: close\r\n\r\n%s" % (status.encode("ascii"), len(text), text)
+        )
+        _drain(client)
+    except OSError:
+        pass
+
+
+def _drain(client: socket.socket) -> None:
+    """Read until the client closes, for one second at most."""
+    deadline = time.monotonic() + 1
+    client.shutdown(socket.SHUT_WR)
+    left = _MAX_DRAINED
+    while left > 0:
+        client.settimeout(_remaining(deadline))
+        data = client.recv(_BLOCK)
+        if not data:
+            return
+        left -= len(data)
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def serve(listener: socket.socket, proxy: Proxy, ended: int, connections: int) -> None:
+    """Answer connections until a descriptor becomes readable or is hung up.
+
+    :param listener: the listening socket.
+    :param ended: the descriptor, for example of a process (pidfd_open(2)) or a pipe.
+    :param connections: the number of connections at once; further ones wait for an end.
+    """
+    free = threading.Semaphore(connections)
+
+    def answer(client: socket.socket) -> None:
+        try:
+            proxy.answer(client)
+        finally:
+            free.release()
+
+    listener.setblocking(False)
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    while all(fd != ended for fd, _ in poll.poll()):
+        # With a time limit, so that the proxy also ends while all connections are in use.
+        if not free.acquire(timeout=_FULL_SECONDS):
+            continue
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            # The client has gone, or the descriptors or memory of the machine are used up.
+            free.release()
+            time.sleep(_FULL_SECONDS)
+            continue
+        try:
+            threading.Thread(target=answer, args=(client,), daemon=True).start()
+        except RuntimeError:
+            # The number of threads is limited. The client sees the end of its connection.
+            client.close()
+            free.release()

@@ -1,0 +1,101 @@
+"""Tests of what the process of a proxy can't do any more."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from processes import capture
+
+from usernsctl.network import confinement
+
+ATTEMPTS = {
+    "fork": "os.fork()",
+    "exec": "os.execv('/bin/true', ['true'])",
+    "spawn": "os.posix_spawn('/bin/true', ['true'], {})",
+    "kill": "os.kill(os.getppid(), 0)",
+    "pidfd": "os.pidfd_open(os.getppid())",
+    "write": "open(file, 'w')",
+    "append": "open(file, 'a')",
+    "create": "os.open(file + 'x', os.O_RDONLY | os.O_CREAT)",
+    "truncate": "os.truncate(file, 0)",
+    "temporary": "os.open('/tmp', os.O_RDWR | os.O_TMPFILE)",
+    "remove": "os.unlink(file)",
+    "rename": "os.rename(file, file + 'x')",
+    "link": "os.link(file, file + 'x')",
+    "symlink": "os.symlink(file, file + 'x')",
+    "mode": "os.chmod(file, 0o666)",
+    "owner": "os.chown(file, -1, -1)",
+    "times": "os.utime(file)",
+    "attribute": "os.setxattr(file, 'user.x', b'y')",
+    "directory": "os.mkdir(file + 'x')",
+    "device": "os.mknod(file + 'x')",
+    "chroot": "os.chroot('/')",
+    "unshare": "call(libc.unshare, 0x10000000)",
+    "join": "call(libc.setns, 0, 0)",
+    "trace": "call(libc.ptrace, 0, 0, 0, 0)",
+    "mount": "call(libc.mount, 0, 0, 0, 0, 0)",
+    "gain": "call(libc.prctl, 38, 0, 0, 0, 0)",
+}
+
+SCRIPT = """
+import ctypes, os, sys
+from usernsctl.network.confinement import confine
+file = sys.argv[2]
+libc = ctypes.CDLL(None, use_errno=True)
+def call(function, *args):
+    if function(*args) == -1:
+        raise OSError(ctypes.get_errno(), "call")
+confine()
+try:
+    exec(sys.argv[1])
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_a_confined_process_cannot(attempt: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("text")
+    done = capture([sys.executable, "-c", SCRIPT, ATTEMPTS[attempt], file])
+    # EPERM, or EINVAL for what nothing can unset.
+    assert (done.stdout.strip(), done.returncode) in [("1", 0), ("22", 0)], done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["file"]
+    assert file.read_text() == "text"
+
+
+WORKS = """
+import threading, socket
+thread = threading.Thread(target=lambda: print(socket.getaddrinfo("127.0.0.1", 80)[0][4][0]))
+thread.start()
+thread.join()
+print(open(file).read())
+print(os.pread(os.memfd_create("x"), 1, 0))
+print("dumpable", libc.prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
+"""
+
+
+def test_a_confined_process_still_does_what_a_proxy_needs(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("text")
+    done = capture([sys.executable, "-c", SCRIPT, WORKS, file])
+    assert done.stdout == "127.0.0.1\ntext\nb''\ndumpable 0\n", done.stderr
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_filter_is_complete(machine: str) -> None:
+    program = confinement._filter(machine)
+    assert len(program) % 8 == 0
+    assert 100 < len(program) // 8 < 4096
+    # Each word is three long, or a number would be that of another architecture.
+    words = f"{confinement._DENIED} {confinement._MISSING}".split()
+    assert len(words) % 3 == 0
+    assert all(name.replace("_", "").isalnum() and not name.isdigit() for name in words[::3])
+    assert all(number == "-" or number.isdigit() for at, number in enumerate(words) if at % 3)
+
+
+def test_a_machine_without_a_table_has_no_filter() -> None:
+    assert confinement._filter("riscv64") == b""
