@@ -195,6 +195,7 @@ def _main(listener: int, rules: Sequence[str]) -> None:
     """Run a proxy, and answer each line of standard input with a report."""
     proxy = ProxyProcess(parse_rules(rules), log=None)
     try:
+        proxy.wait_ready()
         proxy.send(listener)
         os.close(listener)
         print(json.dumps({"pid": proxy.pid}), flush=True)

@@ -1,15 +1,14 @@
-"""The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD FD``.
+"""The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD``.
 
 :mod:`usernsctl.network.proxy_process` starts it. Standard input has the rules, one a line. The
-descriptors are a Unix socket, over which the listening socket arrives; the table of refusals; and
-one that becomes readable, or is hung up, when the proxy shall end, such as one of a process.
+descriptors are the table of refusals and a Unix socket. Over the socket the process reports that it
+is ready, and receives the listening socket; the end of the Unix socket ends the process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import sys
 import threading
@@ -20,8 +19,10 @@ from usernsctl.network import confinement, refusals
 from usernsctl.network.names import AllowedName, Rules
 from usernsctl.network.proxy import Limits, Proxy, serve
 
-READY = b"r"
-"""The message of the proxy over the Unix socket when it answers connections."""
+READY = b"+"
+"""The message of the proxy over the Unix socket when it can take the listening socket."""
+
+_STACK = 512 * 1024
 
 
 class _Log:
@@ -42,40 +43,24 @@ class _Log:
 
 
 def main(words: list[str]) -> NoReturn:
-    """Run the proxy until it shall end."""
-    handover_fd, refusals_fd, ended = map(int, words)
-    for fd in (handover_fd, refusals_fd, ended):
-        os.set_inheritable(fd, False)
+    """Run the proxy until the Unix socket ends."""
+    refusals_fd, handover_fd = map(int, words)
     rules = Rules(map(AllowedName.parse, sys.stdin.read().split()))
     os.dup2(1, 0)  # /dev/null
     # A resolver that appends other domains to a name would ask for names that are not allowed.
     os.environ["LOCALDOMAIN"] = "."
     os.environ["RES_OPTIONS"] = "ndots:1 timeout:3 attempts:2"
-    threading.stack_size(512 * 1024)
+    threading.stack_size(_STACK)
     limits = Limits()
-    log = _Log(refusals_fd)
+    proxy = Proxy(rules, _Log(refusals_fd).refuse, limits=limits)
     confinement.confine()
-    with socket.socket(fileno=handover_fd) as handover:
-        listener = _receive_listener(handover, ended)
-        if listener is None:
-            os._exit(0)
-        handover.sendall(READY)
-    serve(listener, Proxy(rules, log.refuse, limits=limits), ended, limits.connections)
+    handover = socket.socket(fileno=handover_fd)
+    handover.sendall(READY)
+    _, fds, _, _ = socket.recv_fds(handover, 1, 1)
+    if fds:
+        serve(socket.socket(fileno=fds[0]), proxy, handover_fd, limits.connections)
     # Without waiting for threads, which may wait for a resolver.
     os._exit(0)
-
-
-def _receive_listener(handover: socket.socket, ended: int) -> socket.socket | None:
-    """Return the listening socket; None if there will be none."""
-    poll = select.poll()
-    poll.register(handover, select.POLLIN)
-    poll.register(ended, select.POLLIN)
-    if any(fd == ended for fd, _ in poll.poll()):
-        return None
-    _, fds, _, _ = socket.recv_fds(handover, 1, 1)
-    if not fds:
-        return None
-    return socket.socket(fileno=fds[0])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 
+from usernsctl import _text
 from usernsctl._system import python_child
 from usernsctl.commands.popen import DEVNULL, Popen
 from usernsctl.errors import CommandError
@@ -15,99 +16,96 @@ from usernsctl.network.refusals import Refusal
 
 START_SECONDS = 30.0
 
-# The proxy needs no packages, so Python does not look for them (-S).
-_FLAGS = ("-S", "-B")
-
 
 class ProxyProcess:
     """A running proxy.
 
     The process has the caller's id in a user namespace of its own, and no capabilities there; it
-    sees no other processes. It gets three descriptors, an empty environment, and ends when the
-    sandbox ends, also if this process is killed.
+    sees no other processes. It has two descriptors beside the standard ones, and an empty
+    environment.
 
     :ivar pid: the pid of the process.
-    :ivar handover: a Unix socket (SOCK_STREAM). The listening socket goes over it to the proxy, as
-        the only descriptor of a message of one byte; the answer is one byte.
+    :ivar handover: a Unix socket (SOCK_STREAM). The proxy ends when all copies of the socket are
+        closed. The listening socket goes over it to the proxy, with the byte ``+``.
     """
 
-    def __init__(
-        self, rules: Iterable[AllowedName], *, ended: int | None = None, log: int | None = DEVNULL
-    ) -> None:
-        """Start a proxy, without a wait for its start.
+    def __init__(self, rules: Iterable[AllowedName], *, log: int | None = DEVNULL) -> None:
+        """Start a proxy, without a wait until it is ready.
 
-        :param ended: a descriptor that becomes readable, or is hung up, when the proxy shall end,
-            such as a pidfd; None for the end of this process or :meth:`close`.
         :param log: where the proxy prints each new refusal, as for :class:`subprocess.Popen`'s
             `stderr`.
         :raises UsernsError: the process could not be started.
         """
         self.handover, theirs = socket.socketpair()
-        self._fds = [refusals.create()]
-        passed = []
+        self._refusals = refusals.create()
+        text = os.memfd_create("usernsctl-rules")
         try:
-            if ended is None:
-                ended, alive = os.pipe()
-                passed.append(ended)
-                self._fds.append(alive)
-            passed.append(text := os.memfd_create("usernsctl-rules"))
             os.write(text, "".join(f"{rule}\n" for rule in rules).encode("ascii"))
             os.lseek(text, 0, os.SEEK_SET)
-            self._process = _start(text, (theirs.fileno(), self._fds[0], ended), log)
+            self._process = _start(text, (self._refusals, theirs.fileno()), log)
         except BaseException:
-            self.close()
+            self.handover.close()
+            os.close(self._refusals)
             raise
         finally:
             theirs.close()
-            for fd in passed:
-                os.close(fd)
+            os.close(text)
         self.pid = self._process.pid
 
-    def send(self, listener: int) -> None:
-        """Give the proxy its listening socket, and wait until the proxy answers connections.
+    def wait_ready(self) -> None:
+        """Wait until the proxy can take its listening socket.
 
-        :param listener: the descriptor of the socket, which the caller may close afterwards.
-        :raises CommandError: the proxy has ended or is late.
+        :raises CommandError: the proxy has ended, or was not ready in :data:`START_SECONDS`.
         """
+        self.handover.settimeout(START_SECONDS)
         try:
-            self.handover.settimeout(START_SECONDS)
-            socket.send_fds(self.handover, [b"l"], [listener])
             ready = self.handover.recv(1)
         except OSError:
             ready = b""
+        self.handover.settimeout(None)
         if not ready:
             raise CommandError(
-                "the proxy for allowed names did not start",
+                "the proxy for the names of --allow did not start",
                 step="exec",
-                remedy="usernsctl doctor",
+                remedy=_text.command(_command()),
             )
-        self.handover.close()
+
+    def send(self, listener: int) -> None:
+        """Give the proxy its listening socket.
+
+        :param listener: the descriptor of the socket, which the caller may close afterwards.
+        :raises OSError: the proxy has ended.
+        """
+        socket.send_fds(self.handover, [b"+"], [listener])
 
     @property
     def denied(self) -> int:
         """The number of connections that the proxy has refused."""
-        return refusals.total(self._fds[0])
+        return refusals.total(self._refusals)
 
     def refusals(self) -> Iterator[Refusal]:
         """Return the distinct refusals, at most :data:`usernsctl.network.refusals.MAX_TEXTS`."""
-        return refusals.listed(self._fds[0])
+        return refusals.listed(self._refusals)
 
     def close(self) -> None:
         """End the proxy, and wait for its end."""
         self.handover.close()
-        fds, self._fds = self._fds, []
-        for fd in fds:
-            os.close(fd)
-        process = getattr(self, "_process", None)
-        if process is not None:
-            process.kill()
-            process.wait()
+        self._process.kill()
+        self._process.wait()
+        if self._refusals >= 0:
+            os.close(self._refusals)
+            self._refusals = -1
+
+
+def _command(*words: str) -> list[str]:
+    # The proxy needs no packages of others, so Python does not look for them (-S).
+    python, *options = python_child.command("usernsctl.network.proxy_child", *words)
+    return [python, "-S", "-B", *options]
 
 
 def _start(rules: int, fds: tuple[int, ...], log: int | None) -> Popen[bytes]:
-    python, *words = python_child.command("usernsctl.network.proxy_child", *map(str, fds))
     return Popen(
-        [python, *_FLAGS, *words],
+        _command(*map(str, fds)),
         idmap="current",
         pid=True,
         ipc=True,
