@@ -26,6 +26,7 @@ class Server:
     """A server of the internet. It notes what it receives, and answers it.
 
     :ivar received: what each connection has sent, in the order of their starts.
+    :ivar pages: pages by their paths, for servers that have any.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Server:
         serve: Callable[[Server, socket.socket, bytearray], None] | None = None,
     ) -> None:
         self.received: list[bytearray] = []
+        self.pages: dict[str, bytes] = {}
         self.answer = answer
         self._listener = world.listen(where, host, port)
         self._serve = serve or Server.serve_http
