@@ -87,14 +87,16 @@ class ProcessIdentity:
         :raises ForeignProcessError: `accept` returned false.
         """
         try:
-            pidfd = os.pidfd_open(self.pid)
+            # Unpacked in C, so that no signal handler raises before the pidfd has its name.
+            (pidfd,) = map(os.pidfd_open, [self.pid])
         except ProcessLookupError:
             return None
         except OSError as error:
             # The process has ended, and the number is now the id of a thread (pidfd_open(2)).
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return None
-            raise
+            what = f"process {self.pid}"
+            raise NamespaceError.from_os_error(error, what, step="state") from error
         try:
             # Check last that the process of the pidfd still runs: then the pid was not reused
             # meanwhile, and `accept` has checked the same process.
@@ -157,24 +159,24 @@ def children_of(pid: int) -> set[int]:
 
 def is_in_our_namespace(pid: int) -> bool:
     """Return whether a process is in a user namespace below ours that this user created."""
-    ours = os.stat("/proc/self/ns/user")
+    # Descriptors of the namespace and of its ancestors. extend() stores each before a signal
+    # handler can raise.
+    held: list[int] = []
     try:
-        here = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        while not os.path.samestat(os.fstat(here), ours):
-            owner = owner_of(here)
+        ours = os.stat("/proc/self/ns/user")
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        held.extend(map(os.open, [f"/proc/{pid}/ns/user"], [flags]))
+        while not os.path.samestat(os.fstat(held[-1]), ours):
+            owner = owner_of(held[-1])
             # Fails with EPERM if the namespace is not below that of the caller.
-            above = parent_namespace(here)
-            os.close(here)
-            here = above
-            if os.path.samestat(os.fstat(here), ours):
+            held.extend(map(fcntl.ioctl, held[-1:], [_NS_GET_PARENT]))
+            if os.path.samestat(os.fstat(held[-1]), ours):
                 return owner == os.geteuid()
     except OSError:
         pass
     finally:
-        os.close(here)
+        # list() closes all in C: no signal handler raises in between.
+        list(map(os.close, held))
     return False
 
 
@@ -238,8 +240,19 @@ def parse_timestamp(written: Any) -> float:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    """Read a file of /proc.
+
+    :raises FileNotFoundError: the process has ended.
+    :raises ProcessLookupError: the process has ended.
+    :raises NamespaceError: the file can't be read, for example for lack of descriptors.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        raise
+    except OSError as error:
+        raise NamespaceError.from_os_error(error, path, step="state", filename=path) from error
 
 
 def _boot_id() -> str:

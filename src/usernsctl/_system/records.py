@@ -267,7 +267,11 @@ class Directory(OpenFile):
                 # record.
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(RECORD, dir_fd=directory.fd)
-                shutil.rmtree(name, dir_fd=self.fd)
+                try:
+                    # Needs no further descriptor, unlike rmtree().
+                    os.rmdir(name, dir_fd=self.fd)
+                except OSError:
+                    shutil.rmtree(name, dir_fd=self.fd)
 
 
 class Record(Protocol):
@@ -367,7 +371,12 @@ class Entry(Closing, Generic[R]):
         self._parent.close()
 
     def __exit__(self, *_: object) -> None:
-        """Unlock and close the entry, and remove it if it is a draft or was set aside."""
+        """Unlock and close the entry, and remove it if it is a draft or was set aside.
+
+        Does nothing to a closed entry.
+        """
+        if self.fd < 0:
+            return
         with contextlib.closing(self):
             try:
                 if self.name.startswith("."):
@@ -458,7 +467,7 @@ class Store(Generic[R]):
                         undo.enter_context(entry)
                         # The process that had the lock before may have published an entry.
                         self._check_free(name, replace)
-                        if not os.listdir(entry.fd):
+                        if not entry.directory.names("(?s).*"):
                             undo.pop_all()
                             return entry
         raise self._unsteady(name)

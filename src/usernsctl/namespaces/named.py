@@ -295,7 +295,14 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
             contextlib.suppress(TakenError),
             _STORE.draft(name) as entry,
         ):
-            yield holder.keep(entry)
+            created = holder.keep(entry)
+            try:
+                yield created
+            except BaseException:
+                # The caller can't open the new namespace.
+                created.discard()
+                entry.remove()
+                raise
             return
     with found:
         yield found.record
@@ -414,7 +421,8 @@ class _Holder(Closing):
     def keep(self, entry: Entry[NamedNamespace]) -> NamedNamespace:
         """Publish the record, then tell the holder to outlive this process."""
         name = entry.name.removeprefix(".")
-        entry.record = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
+        with NamespaceError.instead(f"the namespace {name!r}", step=STEP):
+            entry.record = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
         entry.publish()
         self._connection.send(b"+")
         # The holder closes the connection after it has set its name to _HOLDER_NAME.

@@ -164,6 +164,11 @@ class SandboxDirectory:
             os.mkdir(self.id, 0o700, dir_fd=self._top.fd)
         except FileExistsError as error:
             raise duplicate_id(self.id, "in this host") from error
+        except BaseException:
+            # A signal handler has raised after mkdir(2). rmdir(2) removes no directory in use.
+            with contextlib.suppress(OSError):
+                os.rmdir(self.id, dir_fd=self._top.fd)
+            raise
         self._exists = True
         for name in ("state", "log"):
             os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top.fd)

@@ -179,7 +179,7 @@ def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
     :raises RunscError: the state file of this release of runsc has an unknown format.
     """
     with contextlib.suppress(*NONSENSE), open_runsc_state(entry) as state:
-        found = [name for name in os.listdir(state.fd) if name.endswith(".state")]
+        found = state.names(r".*\.state")
         if len(found) == 1:
             return ProcessDefaults.of_config(state.read(found[0])["spec"])
     raise RunscError(

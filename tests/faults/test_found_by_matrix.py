@@ -1,0 +1,158 @@
+"""Tests of the defects that tests/faults/matrix.py has found, each by one fault."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import unprivileged
+from conftest import open_descriptors
+from interrupts import run_interrupted
+
+import usernsctl as un
+from usernsctl._system import processes, records
+from usernsctl._system.processes import ProcessIdentity
+from usernsctl.gvisor.sandbox import detached
+from usernsctl.namespaces import named
+
+# An object that is dropped without close() issues a warning, which is an error here.
+pytestmark = [
+    pytest.mark.usefixtures("runtime"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def removed() -> Iterator[None]:
+    """Remove the namespace of a test that has failed."""
+    yield
+    if any(one.name == "web" for one in named.list_named()):
+        named.remove_named("web")
+
+
+def failing(number: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def interrupt_each(run: Callable[[], object], *names: str) -> None:
+    """Interrupt `run` after each call of some C functions, by default of all.
+
+    No descriptor may be left.
+    """
+    run()
+    before = open_descriptors()
+    for call in itertools.count(1):
+        was_interrupted = run_interrupted(run, call, places=("c_return",), names=names or None)
+        assert open_descriptors() == before, call
+        if not was_interrupted:
+            break
+    assert call > 1
+
+
+@pytest.mark.usefixtures("removed")
+def test_a_namespace_that_its_creator_cannot_open_is_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The namespace was kept, with its process and its record."""
+    with monkeypatch.context() as patch:
+        patch.setattr(un.Namespace, "of_holder", failing(errno.EMFILE))
+        with pytest.raises(OSError, match="Too many open files"):
+            un.Namespace.open_or_create("web")
+    assert named.list_named() == []
+
+
+@unprivileged
+@pytest.mark.usefixtures("removed")
+def test_lack_of_descriptors_is_an_error_of_the_package() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    un.Namespace.open_or_create("web").close()
+    named.remove_named("web")
+    used = len(os.listdir("/proc/self/fd"))
+    kinds = set()
+    for room in range(16):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + room, hard))
+        try:
+            un.Namespace.open_or_create("web").close()
+        except OSError as error:
+            kinds.add(type(error))
+            assert isinstance(error, un.UsernsError), f"with {room}: {error!r}"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        directory = Path(os.environ["XDG_RUNTIME_DIR"]) / "usernsctl" / "namespaces"
+        assert [name for name in os.listdir(directory) if name != "web"] == []
+    assert kinds
+
+
+def test_a_draft_is_removed_without_further_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("drafts"))
+    with store.draft("web"):
+        monkeypatch.setattr("shutil.rmtree", failing(errno.EMFILE))
+    assert os.listdir(Path(os.environ["XDG_RUNTIME_DIR"]) / "usernsctl" / "drafts") == []
+
+
+def test_a_closed_entry_may_be_left() -> None:
+    """A ValueError about the descriptor -1 hid the error that had closed the entry."""
+    store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("closed"))
+    with store.draft("web") as entry:
+        entry.remove()
+        entry.close()
+
+
+def test_no_pidfd_is_lost_by_an_interrupt() -> None:
+    identity = ProcessIdentity.of(os.getpid())
+
+    def run() -> None:
+        pidfd = identity.open(lambda _: True)
+        assert pidfd is not None
+        os.close(pidfd)
+
+    interrupt_each(run)
+
+
+def test_no_descriptor_of_a_namespace_is_lost_by_an_interrupt() -> None:
+    with un.Namespace.create() as namespace, namespace.popen(["sleep", "1000"]) as child:
+        try:
+            run = lambda: processes.is_in_our_namespace(child.pid)  # noqa: E731
+            assert run()
+            interrupt_each(run, "open", "ioctl", "close", "samestat", "fstat", "list", "extend")
+        finally:
+            child.kill()
+
+
+@pytest.mark.userns_requires("runsc")
+class TestSandboxes:
+    def test_an_interrupted_start_frees_its_id(self, host: un.SandboxHost) -> None:
+        """The directory was left if the interrupt came right after mkdir(2)."""
+
+        def start() -> None:
+            host.start(["true"], id="web").close()
+
+        start()
+        for call in itertools.count(1):
+            was_interrupted = run_interrupted(start, call, places=("c_return",), names=("mkdir",))
+            start()
+            if not was_interrupted:
+                break
+        assert call > 2
+
+    def test_a_failed_attach_reports_its_own_error(
+        self, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        host.start(None, id="web", detach=True).release()
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(detached, "_namespace_of_runsc", failing(errno.EMFILE))
+                with pytest.raises(OSError, match="Too many open files"):
+                    un.Sandbox.attach("web")
+        finally:
+            un.Sandbox.attach("web").close()
