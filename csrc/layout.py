@@ -23,7 +23,10 @@ PURE = ("map",)
 
 # Sources of programs/shared/ for programs that watch a sandbox, and that start one for Python.
 WATCHED = ("descendants.c", "limit_watch.c", "limits.c", "oom_watch.c", "sandbox_end.c")
-SANDBOX_SOURCES = (*WATCHED, "sandbox_command.c", "sandbox_limits.c", "sandbox_wait.c")
+SANDBOX_SOURCES = (
+    *WATCHED,
+    *("error_fields.c", "network.c", "sandbox_command.c", "sandbox_limits.c", "sandbox_wait.c"),
+)
 
 # Programs, with the sources of programs/shared/ that each needs.
 PROGRAMS = {
@@ -32,7 +35,8 @@ PROGRAMS = {
     "usernsctl-build": (),
     "usernsctl-init": SANDBOX_SOURCES,
     "usernsctl-detach": SANDBOX_SOURCES,
-    "usernsctl-watch": (*WATCHED, "report.c"),
+    "usernsctl-watch": (*WATCHED, "error_fields.c", "network.c", "report.c"),
+    "usernsctl-network": ("error_fields.c", "sandbox_command.c"),
     "usernsctl-probe": (),
     "usernsctl-child": (),
 }

@@ -20,6 +20,7 @@ HEADINGS = {
     "maps": "Writing the maps",
     "helpers": "newuidmap, newgidmap and subordinate ranges",
     "runsc": "runsc, mounts and networks",
+    "network": "Private networks",
     "bundle": "Bundles",
     "commands": "Commands and names",
     "containers": "Container engines and images",

@@ -68,6 +68,7 @@ enum un_step {
     UN_STEP_BIND,    /* bind-mounting a file into the root filesystem */
     UN_STEP_CONFIG,  /* writing config.json of a sandbox */
     UN_STEP_RUNSC,   /* executing the program that starts runsc */
+    UN_STEP_NETWORK, /* making the network of a sandbox */
     UN_STEP_COUNT
 };
 

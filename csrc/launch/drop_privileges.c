@@ -26,6 +26,10 @@
     (BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) |         \
      BIT(CAP_FSETID))
 
+/* Capabilities that the watcher needs to make the network of a sandbox, and drops then
+ * (programs/shared/network.c). */
+#define OF_NETWORK (BIT(CAP_NET_ADMIN) | BIT(CAP_SETPCAP))
+
 static int drop_bounding(uint64_t kept, struct un_error *err)
 {
     for (unsigned long cap = 0; cap < 64; cap++) {
@@ -53,9 +57,11 @@ static int forbid_privileges(struct un_error *err)
 
 int un_drop_privileges(struct un_launch *launch, bool has_several, struct un_error *err)
 {
+    uint64_t kept = has_several ? OF_RUNSC | OF_FILES : OF_RUNSC;
     un_launch_set_remedy(launch, NULL, NULL);
-    if (launch->of_verb[UN_VERB_DROP_BOUNDING] &&
-        drop_bounding(has_several ? OF_RUNSC | OF_FILES : OF_RUNSC, err))
+    if (launch->of_verb[UN_VERB_PRIVATE_NETWORK])
+        kept |= OF_NETWORK;
+    if (launch->of_verb[UN_VERB_DROP_BOUNDING] && drop_bounding(kept, err))
         return -1;
     if (launch->of_verb[UN_VERB_NO_NEW_PRIVS] && forbid_privileges(err))
         return -1;

@@ -92,6 +92,7 @@ enum un_argument {
     VERB(NO_MEMBARRIER, "no-membarrier", PRIVILEGES, true, 0)                                      \
     VERB(NO_NEW_PRIVS, "no-new-privs", PRIVILEGES, true, 0)                                        \
     VERB(OOM_SCORE, "oom-score", IDS, true, UN_ARG_SCORE)                                          \
+    VERB(PRIVATE_NETWORK, "private-network", PRIVILEGES, true, 0)                                  \
     VERB(PROGRAM, "program", FILES, false, UN_ARG_SOURCE)                                          \
     VERB(PROGRAM_LINK, "program-link", FILES, false, UN_ARG_SOURCE, UN_ARG_SCRATCH)                \
     VERB(PROGRAM_PATH, "program-path", FILES, false, UN_ARG_SOURCE)                                \

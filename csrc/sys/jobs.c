@@ -17,7 +17,7 @@ static int start_job(struct un_job *job, int empty, const uint64_t *signals, str
     struct un_spawn spawn;
     un_spawn_init(&spawn);
     spawn.command = (struct un_command){.file = job->argv[0], .argv = job->argv, .envp = env};
-    spawn.stdio[0] = empty;
+    spawn.stdio[0] = job->input ? job->input : empty;
     spawn.stdio[1] = spawn.stdio[2] = ends[1];
     spawn.close_fds = true;
     spawn.restore_signals = true;

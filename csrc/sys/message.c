@@ -36,3 +36,48 @@ bool un_send(int socket, const void *data, size_t size, const int *fds, size_t c
     }
     return sent == (ssize_t)size;
 }
+
+/* Stores the descriptors of a message. Returns their number. */
+static size_t take_fds(struct msghdr *letter, int fds[UN_MESSAGE_FDS])
+{
+    size_t count = 0;
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(letter); part; part = CMSG_NXTHDR(letter, part)) {
+        size_t size = part->cmsg_len - CMSG_LEN(0);
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
+            continue;
+        memcpy(fds, CMSG_DATA(part), size);
+        count = size / sizeof(int);
+    }
+    return count;
+}
+
+ssize_t un_receive(int socket, void *data, size_t size, int *fds, size_t count, size_t *got)
+{
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(UN_MESSAGE_FDS * sizeof(int))];
+    } control;
+    int received[UN_MESSAGE_FDS];
+    struct iovec part = {.iov_base = data, .iov_len = size};
+    struct msghdr letter = {
+        .msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = &control,
+        .msg_controllen = sizeof control,
+    };
+    ssize_t length;
+    *got = 0;
+    while ((length = recvmsg(socket, &letter, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
+        continue;
+    if (length <= 0)
+        return length;
+    size_t found = take_fds(&letter, received);
+    if ((found && found != count) || letter.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+        un_close_each(received, found);
+        errno = EBADMSG;
+        return -1;
+    }
+    memcpy(fds, received, found * sizeof *fds);
+    *got = found;
+    return length;
+}

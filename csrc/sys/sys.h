@@ -129,6 +129,7 @@ struct un_job {
     const char *const *argv; /* argv[0] is the path of the program */
     char *output;            /* buffer for the first output_size - 1 bytes of output */
     size_t output_size;
+    int input; /* descriptor for standard input; 0 for an empty pipe */
     /* Results: */
     int ended;      /* CLD_EXITED, CLD_KILLED or CLD_DUMPED; 0 if the status is unknown */
     int status;     /* exit status, or the signal that killed the job */
@@ -324,6 +325,11 @@ void un_own_stdio(void);
 /* Sends `size` bytes with `count` descriptors. Returns false with errno unless all was sent.
  * Async-signal-safe. */
 bool un_send(int socket, const void *data, size_t size, const int *fds, size_t count);
+
+/* Receives a message of at most `size` bytes with exactly `count` descriptors, at most
+ * UN_MESSAGE_FDS, or none. *got becomes `count` or 0. Returns the number of bytes, 0 at the end, or
+ * -1 with errno; EBADMSG for another number of descriptors. */
+ssize_t un_receive(int socket, void *data, size_t size, int *fds, size_t count, size_t *got);
 
 /* ---- bare_command.c: starting a command in the caller's namespaces --------------------------- */
 

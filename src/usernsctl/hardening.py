@@ -45,6 +45,9 @@ RUNSC_CAPABILITIES = frozenset(
 FILE_CAPABILITIES = frozenset({"chown", "dac_override", "dac_read_search", "fowner", "fsetid"})
 """Further capabilities of the gofer, for files of all ids of a map with several."""
 
+NETWORK_CAPABILITIES = frozenset({"net_admin", "setpcap"})
+"""Capabilities that make the network of a sandbox, and are dropped before runsc starts."""
+
 _NAMES = """
 CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
 NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT
@@ -160,6 +163,7 @@ def for_run(
     drop_bounding: bool = True,
     ids: int = 1,
     no_membarrier: bool = False,
+    makes_network: bool = False,
 ) -> Hardening:
     """Return the restrictions of runsc.
 
@@ -167,8 +171,11 @@ def for_run(
     :param drop_bounding: whether runsc keeps only the capabilities that it needs.
     :param ids: the number of ids in the prepared namespace.
     :param no_membarrier: as for :class:`Hardening`.
+    :param makes_network: whether to keep the capabilities that make the network of a sandbox.
     """
     needed = RUNSC_CAPABILITIES if ids == 1 else RUNSC_CAPABILITIES | FILE_CAPABILITIES
+    if makes_network:
+        needed = needed | NETWORK_CAPABILITIES
     return Hardening(
         no_new_privs=no_new_privs,
         bounding=needed if drop_bounding else None,

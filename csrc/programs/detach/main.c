@@ -1,5 +1,6 @@
 /*
- * usernsctl-detach CREATOR CONNECTION LOCK LIMITS DIRECTORY PIDFILE COMMAND...
+ * usernsctl-detach CREATOR CONNECTION LOCK LIMITS DIRECTORY PIDFILE
+ *     [--network PROGRAM [OPTION...] --] COMMAND...
  *
  * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
  * which starts the sandbox in the background and writes its pid to PIDFILE, and reports its success
@@ -7,7 +8,8 @@
  * sandbox_show_limits()). The answer "+" means that the creator has recorded the sandbox, which
  * then outlives the creator. On any other answer, which may come before that byte, or if COMMAND
  * fails or CREATOR exits first, or after SIGTERM, all started processes are killed, and DIRECTORY
- * is removed with its contents.
+ * is removed with its contents. With --network, makes the network of the sandbox first (shared.h,
+ * network_join()).
  *
  * usernsctl-detach exits after that answer or failure. Its child, the keeper, starts the sandbox
  * and remains the parent (child subreaper) of the sandbox's processes. When the sandbox has ended,
@@ -63,9 +65,15 @@ static int remove_one(const char *path, const struct stat *status, int kind, str
 /* Starts the sandbox. Stores its pid, or returns the exit status after a failure. */
 static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **argv, pid_t *sandbox)
 {
+    struct un_error err;
+    char **command = argv + 1;
     wait->enders[0] = fds[CREATOR];
     wait->enders[1] = fds[CONNECTION];
-    pid_t starter = sandbox_start_command(argv + 1, &wait->signals);
+    if (network_join(&command, &wait->network, &err)) {
+        error_send(fds[CONNECTION], &err);
+        return SANDBOX_FAILED;
+    }
+    pid_t starter = sandbox_start_command(command, &wait->signals);
     if (starter < 0)
         return SANDBOX_FAILED;
     int status = sandbox_wait_for_exit(wait, starter, false, starter);

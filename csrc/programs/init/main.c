@@ -1,9 +1,10 @@
 /*
- * usernsctl-init CREATOR READY LIMITS PIDFILE COMMAND...
+ * usernsctl-init CREATOR READY LIMITS PIDFILE [--network PROGRAM [OPTION...] --] COMMAND...
  *
  * Runs COMMAND, which starts the sandbox in the background and writes its pid to PIDFILE, then
  * waits for the sandbox and exits with its status, or with that of COMMAND if that fails. SIGTERM
- * ends the sandbox.
+ * ends the sandbox. With --network, makes the network of the sandbox first (shared.h,
+ * network_join()).
  *
  * As process 1 of a PID namespace, usernsctl-init needs to kill nothing: its exit kills all other
  * processes of the namespace (pid_namespaces(7)), even if SIGKILL ends it. Where a PID namespace
@@ -48,10 +49,12 @@ int main(int argc, char **argv)
         return SANDBOX_FAILED;
     }
     int fds[2];
+    char **command = argv + 5;
+    struct un_error err;
     if (sandbox_take_fds(argv + 1, fds, 2))
         return SANDBOX_FAILED;
     snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(argv[4], '/') - argv[4]), argv[4]);
-    sandbox_wait_begin(&wait, &limits, argv + 5);
+    sandbox_wait_begin(&wait, &limits, command);
     wait.enders[0] = fds[0];
     wait.end_file = un_path_join(end, directory, "end") ? NULL : end;
     bool is_first = getpid() == 1;
@@ -59,7 +62,11 @@ int main(int argc, char **argv)
         return sandbox_fail(CHILDREN);
     if (sandbox_show_limits(directory, &limits, !is_first, fds[1]))
         return SANDBOX_FAILED;
-    int status = run_sandbox(&wait, fds[1], argv[4], argv + 5);
+    if (network_join(&command, &wait.network, &err)) {
+        error_send(fds[1], &err);
+        return SANDBOX_FAILED;
+    }
+    int status = run_sandbox(&wait, fds[1], argv[4], command);
     if (!is_first)
         kill_descendants();
     return status;

@@ -7,16 +7,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-/* Sends the error by one write(2), so that the reader gets it whole. */
-static void send_error(int fd, struct un_error *err)
-{
-    char text[2 * UN_DETAIL_MAX + 256];
-    un_diagnose(err, "/proc");
-    int length = snprintf(text, sizeof text, "%d%c%d%c%s%c%s%c%c%s%c", err->step, 0, err->errnum, 0,
-                          err->cause ? err->cause : "", 0, err->detail, 0, 0, err->remedy, 0);
-    (void)!write(fd, text, (size_t)length);
-}
-
 /* Mounts the tmpfs for the writes to the root filesystem: gVisor keeps them in a file there. */
 static int mount_disk(const char *directory, uint64_t bytes, bool shares_mounts,
                       struct un_error *err)
@@ -40,6 +30,5 @@ int sandbox_show_limits(const char *directory, const struct un_limits *limits, b
     else if (!un_show_limits(path, limits->memory, limits->processors, shares_mounts, &err) &&
              (!limits->disk || !mount_disk(directory, limits->disk, shares_mounts, &err)))
         return 0;
-    send_error(fd, &err);
-    return -1;
+    return error_send(fd, &err);
 }

@@ -11,6 +11,7 @@ void sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limit
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
         wait->enders[i] = -1;
     wait->signals = -1;
+    wait->network = -1;
     wait->directory = AT_FDCWD;
     wait->end_file = NULL;
     wait->command = command;
@@ -40,19 +41,20 @@ void sandbox_write_text(int directory, const char *path, const char *text)
  * SIGTERM, or if one of `enders` is readable. */
 static bool wait_for_event(const struct sandbox_wait *wait)
 {
-    struct pollfd fds[SANDBOX_WAIT_FDS + 2] = {
+    struct pollfd fds[SANDBOX_WAIT_FDS + 3] = {
         {.fd = wait->signals, .events = POLLIN},
         {.fd = wait->oom.has_events ? wait->oom.fd : -1, .events = POLLPRI},
+        {.fd = wait->network, .events = POLLIN},
     };
     bool is_over = false;
     int oom = oom_watch_interval(&wait->oom), limit = limit_watch_interval(&wait->limits);
     int timeout_ms = oom < 0 || (limit >= 0 && limit < oom) ? limit : oom;
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
-        fds[i + 2] = (struct pollfd){.fd = wait->enders[i], .events = POLLIN};
-    while (poll(fds, SANDBOX_WAIT_FDS + 2, timeout_ms) < 0 && errno == EINTR)
+        fds[i + 3] = (struct pollfd){.fd = wait->enders[i], .events = POLLIN};
+    while (poll(fds, SANDBOX_WAIT_FDS + 3, timeout_ms) < 0 && errno == EINTR)
         continue;
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
-        is_over = is_over || fds[i + 2].revents;
+        is_over = is_over || fds[i + 3].revents;
     return !sandbox_read_signals(wait->signals) && !is_over;
 }
 
@@ -108,6 +110,10 @@ int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid
             return report_oom_kill(wait);
         if (limit_watch_look(&wait->limits, parent, &end))
             return report_end(wait, &end);
+        if (wait->network >= 0 && un_wait_readable(wait->network, 0) > 0) {
+            network_describe_end(&end);
+            return report_end(wait, &end);
+        }
     } while (wait_for_event(wait));
     return SANDBOX_KILLED;
 }

@@ -41,6 +41,17 @@ void report_error(const char *program, const struct un_error *err);
 /* Prints an error with `remedy`, or, if that is NULL, with the remedy of the error's cause. */
 void report_error_with(const char *program, const struct un_error *err, const char *remedy);
 
+/* ---- error_fields.c: errors for the program that started this one ---------------------------- */
+
+#define ERROR_FIELDS 6
+#define ERROR_FIELDS_MAX (2 * UN_DETAIL_MAX + 256)
+
+/* Writes the fields of an error, each terminated by NUL: step, errno, cause, detail, path and
+ * remedy. Determines the cause first, as un_diagnose() does. Returns -1. */
+int error_send(int fd, struct un_error *err);
+/* Reads the fields of an error. Returns false if `text` is malformed. */
+bool error_parse(const char *text, size_t size, struct un_error *err);
+
 /* ---- early_signals.c: signals before the watcher can forward them ---------------------------- */
 
 /*
@@ -105,6 +116,25 @@ int end_status(const struct un_end *end);
 /* Writes two lines to a file: "REASON LIMIT USED", and the sentence. Returns 0, or -1 with errno.
  */
 int end_write(int fd, const struct un_end *end);
+
+/* ---- network.c: the network of a sandbox ----------------------------------------------------- */
+
+/* The word before the path and the options of usernsctl-network. */
+#define UN_NETWORK "--network"
+/* The option of usernsctl-network with a port and an inherited descriptor
+ * (programs/network/main.c). */
+#define UN_LISTEN "--listen="
+
+/*
+ * Makes the network of a sandbox if *argv begins with UN_NETWORK, the path and options of
+ * usernsctl-network, and "--": starts that program, joins the network namespace that it makes, and
+ * drops the capabilities that only this needs. *argv becomes the command after "--", and *keeper a
+ * pidfd of usernsctl-network, or -1 without network. The network ends when this process ends, or
+ * when usernsctl-network does. Closes the descriptors of UN_LISTEN options. Returns 0, or -1.
+ */
+int network_join(char ***argv, int *keeper, struct un_error *err);
+/* Describes the end of a sandbox because of the end of its network. */
+void network_describe_end(struct un_end *end);
 
 /* ---- oom_watch.c: processes of gVisor that the kernel's OOM killer kills --------------------- */
 
@@ -179,6 +209,7 @@ bool limit_watch_judge(const struct limit_watch *watch, const char *errors, cons
 
 struct sandbox_wait {
     int signals;                  /* see sandbox_start_command() */
+    int network;                  /* pidfd of usernsctl-network, or -1 */
     int enders[SANDBOX_WAIT_FDS]; /* descriptors that end the wait when they are readable, or -1 */
     int directory;                /* descriptor of the directory that `end_file` starts from */
     const char *end_file;         /* path of the file for the reason of the end, or NULL */
@@ -223,8 +254,8 @@ void kill_descendants(void);
 /* ---- sandbox_limits.c: the limits that a sandbox sees ---------------------------------------- */
 
 /* Calls un_show_limits() with a file in `directory`, and mounts the tmpfs for the root filesystem's
- * writes on its subdirectory "disk", if that is limited. After a failure, sends the error to `fd`:
- * step, errno, cause, detail, path and remedy, each terminated by NUL. Returns 0, or -1. */
+ * writes on its subdirectory "disk", if that is limited. After a failure, sends the error to `fd`
+ * (error_send()). Returns 0, or -1. */
 int sandbox_show_limits(const char *directory, const struct un_limits *limits, bool shares_mounts,
                         int fd);
 

@@ -49,6 +49,7 @@ bool split_watch_args(int argc, char **argv, struct watch_args *args)
         .reraise_signal = reraise_signal,
         .start = {.seconds = start_seconds},
         .limits = limits,
+        .network = -1,
     };
     return found == 3 && args->kill - args->files == FILES + 1 && *args->command &&
            args->raise - args->kill < KILL_MAX && args->command - args->raise < KILL_MAX;

@@ -1,6 +1,6 @@
 /*
  * usernsctl-watch [OPTION...] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- [RAISE...] --
- *     COMMAND...
+ *     [--network PROGRAM [OPTION...] --] COMMAND...
  * usernsctl-watch [--log=json] --health [COMMAND...]    (health.c)
  *
  * Runs COMMAND, a runsc, in a child, forwards signals to it, and exits with its exit status. That
@@ -26,6 +26,8 @@
  * If the kernel's OOM killer kills a process of gVisor, the others may wait for ever. Then the
  * watcher kills all of them, reports the cause, and exits with status 137. The same happens if the
  * sandbox exceeds one of its LIMITS (--limits=LIMITS); after the time limit, the status is 124.
+ *
+ * With --network, makes the network of the sandbox first (shared.h, network_join()).
  *
  * PROGRAM is the executable for KILL, RAISE and COMMAND, whose first arguments are only their
  * argv[0]. It may be the path of an inherited descriptor, which the children do not inherit.
@@ -154,6 +156,10 @@ static bool must_end(struct watch_args *args, pid_t child)
 {
     if (oom_watch_look(&args->oom, child)) {
         oom_describe(&args->end);
+        return true;
+    }
+    if (args->network >= 0 && un_wait_readable(args->network, 0) > 0) {
+        network_describe_end(&args->end);
         return true;
     }
     return limit_watch_look(&args->watch, child, &args->end) ||
@@ -336,6 +342,8 @@ int main(int argc, char **argv)
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
     }
+    if (network_join(&args.command, &args.network, &err))
+        return fail_watch(&err);
     /* Inherited descriptors are for the watcher only. */
     un_close_fds_at_exec(NULL, 0, &err);
     pid_t child = supervise_runsc(&args, &how, &err);

@@ -59,6 +59,7 @@ struct watch_args {
     struct un_limits limits;
     struct limit_watch watch;
     struct oom_watch oom;
+    int network;       /* pidfd of usernsctl-network, or -1 */
     struct un_end end; /* why the watcher has ended the sandbox */
 };
 

@@ -255,6 +255,7 @@ _FAMILY: dict[int, type[UsernsError]] = {
     lib.UN_STEP_ROOTFS: BindError,
     lib.UN_STEP_CONFIG: BundleError,
     lib.UN_STEP_RUNSC: RunscError,
+    lib.UN_STEP_NETWORK: RunscError,
 }
 _PATH_STEPS = (
     lib.UN_STEP_CGROUP,

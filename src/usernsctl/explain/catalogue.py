@@ -18,7 +18,7 @@ import msgspec
 from usernsctl.explain.model import Cause, Place, Purpose
 
 #: The files of the catalogue, in the order in which their causes stop a start.
-AREAS = ("namespaces", "maps", "helpers", "runsc", "bundle", "commands", "containers")
+AREAS = ("namespaces", "maps", "helpers", "runsc", "network", "bundle", "commands", "containers")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -119,7 +119,7 @@ def test_help_is_as_wide_as_the_terminal_and_no_wider_than_100_columns(
         (["-w", "/data"], "--wd DIR"),
         (["--workdir", "/data"], "--wd DIR"),
         (["-u", "1000"], "--user USER[:GROUP]"),
-        (["--net=host"], "--network none|host"),
+        (["--net=host"], "--network none|host|private"),
         (["-it"], "--terminal"),
         (["--ulimit", "nofile=9"], "--rlimit NAME=SOFT[:HARD]"),
     ],

@@ -57,7 +57,7 @@ def offered(shell: shells.Shell, line: str) -> set[str]:
         ("usernsctl d", {"doctor", "docker-args"}),
         ("usernsctl ns ", {"create", "exec", "list", "remove", "tree"}),
         ("usernsctl run --net", {"--network"}),
-        ("usernsctl run --network ", {"none", "host"}),
+        ("usernsctl run --network ", {"none", "host", "private"}),
         ("usernsctl run --network host --pl", {"--platform"}),
         ("usernsctl doctor --for ku", {"kubernetes"}),
         ("usernsctl doctor --json --no", {"--no-runsc"}),
@@ -90,7 +90,8 @@ def test_fish_does_not_say_of_a_value_what_is_said_of_its_option(
     script = usernsctl("completion", "fish").stdout
     with shells.started("fish", script, tmp_path / "place", ENV) as fish:
         assert isinstance(fish, shells.Fish)
-        assert fish.describe("usernsctl run --network ") == {"none": "", "host": ""}
+        described = fish.describe("usernsctl run --network ")
+        assert described == {"none": "", "host": "", "private": ""}
         assert "host" in fish.describe("usernsctl run --netw")["--network"]
 
 

@@ -97,7 +97,7 @@ def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[st
     given = bundle.load()
     _refuse_escapes(request, bundle, given)
     config, _ = oci.fix(given, ids.uid, ids.gid, keep_hooks=request.allow_hooks)
-    network: Any = request.network
+    network: Any = "none" if request.network == "none" else "host"
     for finding in oci.check(
         config, bundle, ids.uid, ids.gid, network=network, memory_overlay=True
     ):

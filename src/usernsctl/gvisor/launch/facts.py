@@ -36,6 +36,7 @@ from usernsctl.errors import (
     UsernsError,
 )
 from usernsctl.gvisor import oci
+from usernsctl.gvisor.launch import network
 from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import Launch
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
@@ -87,6 +88,7 @@ class HostFiles:
     :ivar watcher: the program that waits for runsc and forwards signals.
     :ivar verifier: the program that checks that the kernel is gVisor's, or ``None``.
     :ivar tree: the root filesystem, or ``None`` for this machine's programs.
+    :ivar network: the program that makes the network of the sandbox, or ``None``.
     :ivar binds: the bind mounts of the request.
     :ivar sources: the sources of all bind mounts, by their paths in `binds` and config.json.
     :ivar state: the directory for runsc's state, or ``None`` for a private one.
@@ -98,6 +100,7 @@ class HostFiles:
     watcher: PathDescriptor
     verifier: PathDescriptor | None
     tree: PathDescriptor | None
+    network: PathDescriptor | None = None
     binds: tuple[Bind, ...] = ()
     sources: Mapping[str, PathDescriptor] = field(default_factory=dict)
     state: PathDescriptor | None = None
@@ -196,11 +199,14 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
             _refuse_kernel(bind.source, source)
         sources[source.path] = source
         binds.append(Bind(source.path, _destination(bind), bind.read_only))
+    if request.network == "private":
+        binds += _resolver(binds, config, sources)
     return HostFiles(
         runsc=open_program(program),
         watcher=_watcher(),
         verifier=_verifier() if request.verify else None,
         tree=tree,
+        network=_network() if request.network == "private" else None,
         binds=tuple(binds),
         sources=sources,
         state=_make_directory(request.state, makes=makes),
@@ -340,6 +346,29 @@ def _verifier() -> PathDescriptor:
 
 def _watcher() -> PathDescriptor:
     return own_program("usernsctl-watch", "waits for runsc")
+
+
+def _network() -> PathDescriptor:
+    return own_program("usernsctl-network", "makes the network of a sandbox")
+
+
+def _resolver(
+    binds: Iterable[Bind], config: dict[str, Any] | None, sources: dict[str, PathDescriptor]
+) -> list[Bind]:
+    """Return the bind mount of resolv.conf for a private network, unless there is one already.
+
+    :param config: the config.json of a bundle.
+    :param sources: the sources of all bind mounts, to which the file is added.
+    """
+    inside = "/etc/resolv.conf"
+    mounts = (config or {}).get("mounts") or ()
+    if any(bind.destination == inside for bind in binds) or any(
+        os.path.normpath(mount["destination"]) == inside for mount in mounts
+    ):
+        return []
+    source = network.open_resolver()
+    sources[source.path] = source
+    return [Bind(source.path, inside)]
 
 
 def _destination(bind: Bind) -> str:
@@ -562,6 +591,8 @@ class Facts:
     :ivar watcher: the path of the program that waits for runsc.
     :ivar verifier: the path of the program that checks that the kernel is gVisor's, or ``None``.
     :ivar runsc_env: the environment of runsc.
+    :ivar network_command: the path and the options of usernsctl-network; empty if that program
+        makes no network for the sandbox.
     :ivar tree: the root filesystem, or ``None`` for this machine's programs.
     :ivar binds: the bind mounts of the request, with sources without symbolic links.
     :ivar sources: the real paths of all sources, by their paths in `binds` and `bundle`.
@@ -582,6 +613,7 @@ class Facts:
     watcher: str
     verifier: str | None
     runsc_env: Mapping[str, str]
+    network_command: tuple[str, ...] = ()
     tree: str | None = None
     binds: tuple[Bind, ...] = ()
     sources: Mapping[str, str]
@@ -712,6 +744,11 @@ def collect_facts(
         watcher=used.watcher.path,
         verifier=used.verifier.path if used.verifier is not None else None,
         runsc_env=runsc_environment(is_named=request.program is not None),
+        network_command=(
+            (used.network.path, *network.find_private_network().options())
+            if used.network is not None
+            else ()
+        ),
         tree=used.tree.path if used.tree is not None else None,
         binds=used.binds,
         sources={name: source.path for name, source in used.sources.items()},

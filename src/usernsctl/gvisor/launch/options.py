@@ -131,7 +131,7 @@ def parse_start_timeout(text: str) -> int:
 
 
 def parse_network(text: str) -> str:
-    """Parse ``none`` or ``host``, the value of ``--network``.
+    """Parse ``none``, ``host`` or ``private``, the value of ``--network``.
 
     :raises RunscError: `text` is ``sandbox``, runsc's own default, which needs root.
     :raises ValueError: `text` is another word.
@@ -142,7 +142,7 @@ def parse_network(text: str) -> str:
             "machine",
             step="runsc",
             cause="runsc-rootless-netstack",
-            remedy="use --network host or --network none",
+            remedy="use --network private, --network host or --network none",
         )
     return one_of(*NETWORKS)(text)
 

@@ -10,6 +10,7 @@ from usernsctl.gvisor import oci
 from usernsctl.gvisor.launch import environment
 from usernsctl.gvisor.launch import facts as launch_facts
 from usernsctl.gvisor.launch.facts import Facts
+from usernsctl.gvisor.launch.network import words_for
 from usernsctl.gvisor.launch.request import SHOWN, Bind, Request
 from usernsctl.gvisor.launch.steps import (
     AGENT_INSIDE,
@@ -194,7 +195,9 @@ def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None
     launch_facts.check_ids(
         facts.ids, launch_facts.ids_of(request), nests=facts.verifier is not None
     )
-    programs = filter(None, (facts.runsc_file, facts.watcher, facts.verifier))
+    programs = filter(
+        None, (facts.runsc_file, facts.watcher, facts.verifier, *facts.network_command[:1])
+    )
     sources = _Sources(facts, programs, is_frozen=frozen is not None)
     wanted = make_config(request, facts)
     score = wanted["process"].pop("oomScoreAdj", None)
@@ -400,6 +403,8 @@ def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
         for name in DISCARDED_LOGS:
             yield record("discard", f"log/{name}")
     yield record("program", sources.own(facts.watcher))
+    if facts.network_command:
+        yield record("program", sources.own(facts.network_command[0]))
     number = sources.own(facts.runsc_file)
     if facts.runsc_is_script:
         yield record("program-path", number)
@@ -437,7 +442,8 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     kill = kill_command(name, options)
     has_verifier = facts.verifier is not None
     realtime = raise_command(name, options, VERIFIER_INSIDE) if has_verifier else []
-    run = command_line(name, options)
+    makes = words_for([*map(literal, facts.network_command)], programs)
+    run = [*makes, *command_line(name, options)]
     watched = [
         *(["--reraise-signal"] if request.reraise_signal else []),
         *(["--log=json"] if request.log == "json" else []),
@@ -467,6 +473,8 @@ def _given_up(request: Request, facts: Facts) -> Iterable[Record]:
         yield record("no-new-privs")
     if request.drop_bounding:
         yield record("drop-bounding")
+    if facts.network_command:
+        yield record("private-network")
     if skips_membarrier(request, is_script=facts.runsc_is_script):
         yield record("no-membarrier")
 

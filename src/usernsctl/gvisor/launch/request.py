@@ -446,8 +446,9 @@ class Request:
                 heading=ISOLATION,
                 shows_default=True,
                 parse=parse_network,
-                metavar="none|host",
-                help="Use only a loopback device (none), or this machine's network (host).",
+                metavar="none|host|private",
+                help="Use only a loopback device (none), this machine's network (host), or a "
+                "network of its own that reaches other machines but not this one (private).",
             ),
             argument=Argument("network", is_one_of(*NETWORKS)),
         ),

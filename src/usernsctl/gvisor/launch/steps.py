@@ -107,6 +107,10 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "no-new-privs": ((), "gain no more privileges (no_new_privs)"),
     "no-membarrier": ((), "make membarrier(2) a no-op, which runsc does not need"),
     "drop-bounding": ((), "drop all capabilities that runsc does not need"),
+    "private-network": (
+        (),
+        "keep CAP_NET_ADMIN and CAP_SETPCAP until the network of the sandbox is made",
+    ),
     # The program to execute.
     "watch": (("word",), "{word}"),
     "runsc-env": (("setting",), "{setting}"),

@@ -12,9 +12,9 @@ from usernsctl.errors import RunscError
 # The umask of runsc, whose state and logs may hold secrets of the command.
 PRIVATE_UMASK = 0o077
 
-Network = Literal["none", "host"]
+Network = Literal["none", "host", "private"]
 Platform = Literal["systrap", "ptrace", "kvm"]
-NETWORKS: tuple[Network, ...] = ("none", "host")
+NETWORKS: tuple[Network, ...] = ("none", "host", "private")
 PLATFORMS: tuple[Platform, ...] = ("systrap", "ptrace", "kvm")
 
 # Exit statuses of `runsc run` after an error of runsc, and after a crash (a Go program's panic). A
@@ -59,7 +59,8 @@ class RunOptions:
     :ivar state: the directory for runsc's own state, an absolute path (``--root``).
     :ivar bundle: the directory with config.json, an absolute path.
     :ivar container_id: an id that is unique in `state`.
-    :ivar network: one of :data:`NETWORKS`.
+    :ivar network: one of :data:`NETWORKS`; runsc uses the network namespace in which it runs for
+        all but ``none``.
     :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
     :ivar logs: the log files.
     :ivar debug: whether the debug logs have all messages, or only errors.
@@ -111,7 +112,7 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
         *(["--rootless"] if options.image is None else []),
         f"--root={options.state}",
         "--ignore-cgroups",
-        f"--network={options.network}",
+        f"--network={'none' if options.network == 'none' else 'host'}",
         f"--overlay2=root:{'memory' if options.disk is None else f'dir={options.disk}'}",
         "--host-uds=none",
         f"--dcache={_CACHED_FILES}",

@@ -15,6 +15,7 @@ from usernsctl import _core
 from usernsctl.commands.popen import Popen
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.agent.start import ProcessDefaults
+from usernsctl.gvisor.launch.network import words_for
 from usernsctl.gvisor.launch.steps import BOXES, CRASH_DIRECTORY
 from usernsctl.gvisor.runsc import logs
 from usernsctl.gvisor.runsc.command import (
@@ -205,7 +206,8 @@ class SandboxDirectory:
             ),
         )
         console = [f"--console-socket={self.inside}/{_CONSOLE}"] if self._console else []
-        return [*arguments, "--detach", f"--pid-file={self.pid_file}", *console, bundle, id]
+        words = words_for(self._host.network, f"{self._host.prepared.scratch}/programs")
+        return [*words, *arguments, "--detach", f"--pid-file={self.pid_file}", *console, bundle, id]
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[socket.socket]:

@@ -179,6 +179,7 @@ class HostNamespace:
     :ivar prepared: the files in the namespaces.
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
     :ivar enforced: the limits of the sandboxes, or ``None``.
+    :ivar network: the path and the options of usernsctl-network; empty without private network.
     :ivar writable: the sources of the writable bind mounts.
     :ivar unremoved: the ids of ended sandboxes whose directories could not be removed.
     """
@@ -191,6 +192,7 @@ class HostNamespace:
     prepared: HostLayout
     directory: int
     enforced: EnforcedLimits | None
+    network: tuple[str, ...]
     writable: frozenset[str]
 
     def __init__(self, request: Request) -> None:
@@ -224,8 +226,10 @@ class HostNamespace:
                 drop_bounding=request.drop_bounding,
                 ids=self._ids.count,
                 no_membarrier=skips_membarrier(request, is_script=order.is_script),
+                makes_network=bool(order.network),
             )
             self.enforced, self.writable = order.enforced, order.writable
+            self.network = order.network
             with contextlib.closing(order):
                 self.namespace = joined or Namespace.create(request.idmap, mount=True)
                 undo.callback(self.namespace.close)
@@ -493,8 +497,9 @@ class HostBase(ClosingMixin):
         :param ttl: the time after which each sandbox is ended: seconds, or a text such as ``"2m"``.
         :param str limits: ``"strict"``, the default, or ``"best-effort"``: whether a limit that
             can't be enforced here is an error, or is ignored.
-        :param str network: ``"none"``, the default, for a loopback device alone, or ``"host"`` for
-            the network of the machine.
+        :param str network: ``"none"``, the default, for a loopback device alone, ``"host"`` for the
+            network of the machine, or ``"private"`` for a network of each sandbox that
+            reaches other machines but not this one.
         :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by
             default runsc chooses.
         :param debug_log: a directory for runsc's debug logs, which have no size limit; it is
@@ -639,6 +644,7 @@ class _HostPlan:
     :ivar is_script: whether runsc is a script, which an interpreter executes.
     :ivar several: whether more than one id is mapped.
     :ivar enforced: the limits of the sandboxes, or ``None``.
+    :ivar network: the path and the options of usernsctl-network, or nothing.
     :ivar writable: the sources of the writable bind mounts.
     """
 
@@ -648,6 +654,7 @@ class _HostPlan:
     is_script: bool
     several: bool
     enforced: EnforcedLimits | None
+    network: tuple[str, ...]
     writable: frozenset[str]
 
     def close(self) -> None:
@@ -667,6 +674,8 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
         facts = collect_facts(request, os.environ, program, used, ids, scratch=scratch)
         programs = [own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
         agent = own_program("usernsctl-agent", "starts commands in sandboxes")
+        if used.network is not None:
+            programs.append(used.network)
         launch, wanted = plan_host(request, facts, [one.path for one in programs], agent.path)
         writable = used.writable_sources()
         undo.pop_all()
@@ -678,6 +687,7 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
         is_script=facts.runsc_is_script,
         several=ids.count > 1,
         enforced=facts.enforced,
+        network=facts.network_command,
         writable=frozenset(writable),
     )
 

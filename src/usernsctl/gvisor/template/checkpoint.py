@@ -352,7 +352,8 @@ _FILES_OPEN = "is not savable"
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 
-# A part of the message of releases before 20260817, which can't save a sandbox with network=host.
+# A part of the message of releases before 20260817, which can't save a sandbox that uses the
+# network of its namespace.
 _HOST_NETWORK = "not supported when using hostinet"
 
 #: The default time limit until a command is ready, in seconds.
@@ -504,7 +505,7 @@ def _unsaved(message: str | None, status: int) -> RunscError:
         return unsavable(f"runsc could not save the sandbox, and ended with status {status}")
     remedy = None
     if _HOST_NETWORK in message:
-        remedy = "leave out network='host' (--network host), or use runsc 20260817 or later"
+        remedy = "use network='none' (--network none), or runsc 20260817 or later"
     # Quote only the first line: the stack traces of runsc's goroutines follow.
     said = logs.quote_runsc(message.partition("\n")[0])
     return unsavable(f"runsc could not save the sandbox: {said}", remedy)

@@ -1,0 +1,88 @@
+/* The part of usernsctl-network that runs in the network namespace of the sandbox. */
+#include "base/base.h"
+#include "programs/network/network.h"
+#include "programs/shared/shared.h"
+#include "sys/sys.h"
+
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#define BACKLOG 128
+#define LOW_PORTS "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+
+static int bring_up_loopback(struct un_error *err)
+{
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+    un_auto_close int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (any < 0 || ioctl(any, SIOCSIFFLAGS, &request))
+        return un_fail_errno(err, UN_STEP_NETWORK, "the loopback device");
+    return 0;
+}
+
+/* Allows the sandbox to listen on all ports: gVisor has no capabilities for this namespace. Fails
+ * where /proc/sys is read-only, as in a container; then only ports from 1024 on can be used. */
+static void allow_low_ports(void)
+{
+    un_auto_close int file = open(LOW_PORTS, O_WRONLY | O_CLOEXEC);
+    if (file >= 0)
+        (void)!write(file, "0", 1);
+}
+
+static int listen_inside(uint16_t port, struct un_error *err)
+{
+    const struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int found = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (found >= 0 && !bind(found, (const struct sockaddr *)&address, sizeof address) &&
+        !listen(found, BACKLOG))
+        return found;
+    un_fail_errno(err, UN_STEP_NETWORK, "a port inside for a program outside");
+    un_close_quietly(found);
+    return -1;
+}
+
+static int send_listener(const struct listener *listener, int socket, struct un_error *err)
+{
+    un_auto_close int found = listen_inside(listener->port, err);
+    if (found < 0)
+        return -1;
+    return un_send(socket, "+", 1, &found, 1) ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "sendmsg");
+}
+
+/* Makes the namespace, and sends descriptors of what was made. */
+static int make(const struct network *network, int socket, struct un_error *err)
+{
+    if (unshare(CLONE_NEWNET))
+        return un_fail_errno(err, UN_STEP_UNSHARE, "the network of the sandbox");
+    if (bring_up_loopback(err))
+        return -1;
+    allow_low_ports();
+    un_auto_close int namespace = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+    if (namespace < 0 || !un_send(socket, "+", 1, &namespace, 1))
+        return un_fail_errno(err, UN_STEP_NETWORK, "/proc/thread-self/ns/net");
+    for (size_t i = 0; i < network->listener_count; i++)
+        if (send_listener(&network->listener[i], socket, err))
+            return -1;
+    return 0;
+}
+
+_Noreturn void run_inside(const struct network *network, const struct prefixes *denied, int socket)
+{
+    char go;
+    struct un_error err;
+    if (make(network, socket, &err)) {
+        error_send(socket, &err);
+        _exit(1);
+    }
+    if (read(socket, &go, 1) != 1)
+        _exit(1);
+    if (network->pasta && (routes_deny(denied, &err) || route_name_server(DEVICE, &err))) {
+        error_send(socket, &err);
+        _exit(1);
+    }
+    (void)!write(socket, "+", 1);
+    _exit(0);
+}

@@ -1,0 +1,207 @@
+/*
+ * usernsctl-network CREATOR REPORT OPTION...
+ *
+ * Makes a network namespace for a sandbox, and keeps the processes that serve it. Started as
+ * process 1 of a PID namespace (programs/shared/network.c), in the network namespace of this
+ * machine. Ends with CREATOR, a pidfd, and then the kernel kills all other processes of the
+ * network.
+ *
+ * REPORT is a socket, over which a descriptor of the namespace is sent once the network is ready,
+ * or the fields of an error (shared.h, error_send()). After that the program only waits.
+ *
+ * --pasta=PATH connects the namespace to the network of this machine by pasta. This machine's own
+ * addresses, its gateways and link-local addresses stay unreachable. Without the option the
+ * namespace has only a loopback device.
+ *
+ * --listen=PORT:FD makes a TCP socket that listens on 127.0.0.1:PORT in the namespace, and sends it
+ * over the inherited Unix socket FD (SCM_RIGHTS, with the byte "+"), for a program outside that
+ * accepts on it. FD stays open as long as the network exists, so that this program learns from its
+ * end that the sandbox has ended.
+ */
+#include "base/base.h"
+#include "programs/network/network.h"
+#include "programs/shared/shared.h"
+#include "sys/sys.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#define PASTA "--pasta="
+
+enum { CREATOR, REPORT, FDS };
+
+static int compare_fds(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+static bool read_listener(const char *word, struct network *network)
+{
+    uint64_t port, fd;
+    const char *end = un_number_read(word, UINT16_MAX, &port);
+    if (!end || *end != ':' || !port || network->listener_count == LISTENERS_MAX)
+        return false;
+    end = un_number_read(end + 1, INT_MAX, &fd);
+    if (!end || *end || fd < 3)
+        return false;
+    network->listener[network->listener_count++] =
+        (struct listener){.port = (uint16_t)port, .socket = (int)fd};
+    return !fcntl((int)fd, F_SETFD, FD_CLOEXEC);
+}
+
+static bool read_option(const char *word, struct network *network)
+{
+    if (un_begins(word, PASTA))
+        network->pasta = word + strlen(PASTA);
+    else if (!un_begins(word, UN_LISTEN) || !read_listener(word + strlen(UN_LISTEN), network))
+        return false;
+    return true;
+}
+
+/* Receives a descriptor from the child in the namespace. */
+static int receive_one(int socket, int *fd, struct un_error *err)
+{
+    char text[ERROR_FIELDS_MAX];
+    size_t count;
+    ssize_t length = un_receive(socket, text, sizeof text, fd, 1, &count);
+    if (length > 0 && count)
+        return 0;
+    if (length > 0 && error_parse(text, (size_t)length, err))
+        return -1;
+    return un_fail(err, UN_STEP_NETWORK, 0, NULL,
+                   "the process in the network namespace ended without a report");
+}
+
+static int pass_listeners(const struct network *network, int socket, struct un_error *err)
+{
+    for (size_t i = 0; i < network->listener_count; i++) {
+        int fd;
+        if (receive_one(socket, &fd, err))
+            return -1;
+        bool is_sent = un_send(network->listener[i].socket, "+", 1, &fd, 1);
+        close(fd);
+        if (!is_sent)
+            return un_fail_errno(err, UN_STEP_NETWORK, "the socket of --listen");
+    }
+    return 0;
+}
+
+/* Lets the child in the namespace finish, and waits for its answer. */
+static int finish_inside(int socket, struct un_error *err)
+{
+    char text[ERROR_FIELDS_MAX];
+    if (write(socket, "+", 1) != 1)
+        return un_fail_errno(err, UN_STEP_NETWORK, "the process in the network namespace");
+    ssize_t length = read(socket, text, sizeof text);
+    if (length == 1)
+        return 0;
+    if (length > 0 && error_parse(text, (size_t)length, err))
+        return -1;
+    return un_fail(err, UN_STEP_NETWORK, 0, NULL,
+                   "the process in the network namespace ended without a report");
+}
+
+/* Makes the network. Stores a descriptor of the namespace. */
+static int make_network(const struct network *network, int *namespace, struct un_error *err)
+{
+    int ends[2], status;
+    un_auto_free struct prefixes *denied = calloc(1, sizeof *denied);
+    if (!denied)
+        return un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
+    if (network->pasta && routes_of_machine(denied, err))
+        return -1;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+        return un_fail_errno(err, UN_STEP_NETWORK, "socketpair");
+    pid_t child = un_fork();
+    if (child < 0)
+        return un_fail_errno(err, UN_STEP_NETWORK, "fork");
+    close(ends[child ? 1 : 0]);
+    if (!child)
+        run_inside(network, denied, ends[1]);
+    int failed = receive_one(ends[0], namespace, err) || pass_listeners(network, ends[0], err) ||
+                 (network->pasta && start_pasta(network->pasta, *namespace, err)) ||
+                 finish_inside(ends[0], err);
+    close(ends[0]);
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        continue;
+    return failed ? -1 : 0;
+}
+
+/* Reaps children. Returns whether there were any. */
+static bool reap_children(void)
+{
+    bool has_any = false;
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        has_any = true;
+    return has_any;
+}
+
+/* Waits until CREATOR or a process of the network ends. */
+static void wait_for_end(int creator, int signals)
+{
+    struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+    struct signalfd_siginfo info;
+    while (!fds[0].revents && !reap_children()) {
+        while (poll(fds, 2, -1) < 0 && errno == EINTR)
+            continue;
+        while (read(signals, &info, sizeof info) > 0)
+            continue;
+    }
+}
+
+/* Closes all other descriptors, and replaces the standard streams: a reader of the sandbox's output
+ * waits for all writers to close it. */
+static int keep_only(const struct network *network, const int fds[FDS], struct un_error *err)
+{
+    int keep[FDS + LISTENERS_MAX];
+    size_t count = FDS;
+    memcpy(keep, fds, FDS * sizeof *keep);
+    for (size_t i = 0; i < network->listener_count; i++)
+        keep[count++] = network->listener[i].socket;
+    qsort(keep, count, sizeof *keep, compare_fds);
+    if (un_close_fds(keep, count, err))
+        return -1;
+    for (size_t i = 0; i < count; i++)
+        fcntl(keep[i], F_SETFD, FD_CLOEXEC);
+    un_auto_close int nothing = un_open_null(O_RDWR);
+    for (int fd = 0; fd < 3; fd++)
+        if (nothing < 0 || dup2(nothing, fd) < 0)
+            return un_fail_errno(err, UN_STEP_NETWORK, "/dev/null");
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct network network = {.pasta = NULL};
+    struct un_error err;
+    int fds[FDS], namespace = -1;
+    sigset_t children;
+    bool is_valid = argc > 2 && !sandbox_take_fds(argv + 1, fds, FDS);
+    for (int i = 3; is_valid && i < argc; i++)
+        is_valid = read_option(argv[i], &network);
+    if (!is_valid) {
+        fputs("usage: usernsctl-network CREATOR REPORT [--pasta=PATH] [--listen=PORT:FD]...\n",
+              stderr);
+        return SANDBOX_FAILED;
+    }
+    sigemptyset(&children);
+    sigaddset(&children, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &children, NULL);
+    if (un_die_with_parent(SIGKILL, fds[CREATOR], &err) || keep_only(&network, fds, &err) ||
+        make_network(&network, &namespace, &err)) {
+        error_send(fds[REPORT], &err);
+        return SANDBOX_FAILED;
+    }
+    /* From now on, the end of a child is the end of the network. */
+    reap_children();
+    int signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (signals < 0 || !un_send(fds[REPORT], "+", 1, &namespace, 1))
+        return SANDBOX_FAILED;
+    close(fds[REPORT]);
+    close(namespace);
+    wait_for_end(fds[CREATOR], signals);
+    return SANDBOX_FAILED;
+}

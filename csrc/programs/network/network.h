@@ -1,0 +1,65 @@
+/* The parts of usernsctl-network. Internal. */
+#ifndef USERNSCTL_PROGRAMS_NETWORK_H
+#define USERNSCTL_PROGRAMS_NETWORK_H
+
+#include "include/usernsctl.h"
+
+#include <stdbool.h>
+
+#define LISTENERS_MAX 4
+#define PREFIXES_MAX 1024
+
+/* A TCP socket that listens on 127.0.0.1 inside, and that another program accepts on. */
+struct listener {
+    uint16_t port;
+    int socket; /* the Unix socket to which the listening socket is sent */
+};
+
+struct network {
+    const char *pasta; /* path of pasta, or NULL for a loopback device alone */
+    struct listener listener[LISTENERS_MAX];
+    size_t listener_count;
+};
+
+/* A range of addresses. */
+struct prefix {
+    int family; /* AF_INET or AF_INET6 */
+    int length; /* in bits */
+    unsigned char address[16];
+};
+
+struct prefixes {
+    struct prefix prefix[PREFIXES_MAX];
+    size_t count;
+};
+
+/* ---- routes.c -------------------------------------------------------------------------------- */
+
+/* Adds the addresses of this machine, and its gateways, to `found`. */
+int routes_of_machine(struct prefixes *found, struct un_error *err);
+/* Makes the addresses unreachable in the network namespace of this process. */
+int routes_deny(const struct prefixes *denied, struct un_error *err);
+/* Routes the address of the name server to a device of this network namespace, if that exists. */
+int route_name_server(const char *device, struct un_error *err);
+
+/* ---- inside.c: in the network namespace of the sandbox --------------------------------------- */
+
+/*
+ * Runs in a child of the program: makes the network namespace, brings up its loopback device, and
+ * sends a descriptor of the namespace over `socket`, then the listening sockets, in one message
+ * each, or the fields of an error. After a byte from `socket`, when the device of pasta exists,
+ * denies the addresses in `denied`, and answers with a byte or the fields of an error.
+ */
+_Noreturn void run_inside(const struct network *network, const struct prefixes *denied, int socket);
+
+/* ---- helper.c: pasta ------------------------------------------------------------------------- */
+
+/* The device of pasta, and the addresses of the name server inside. */
+#define DEVICE "eth0"
+#define NAME_SERVER_4 "169.254.1.1"
+#define NAME_SERVER_6 "fd75:6e73::53"
+
+/* Starts pasta for a network namespace, and returns when the device is ready. */
+int start_pasta(const char *path, int namespace, struct un_error *err);
+
+#endif

@@ -1,0 +1,221 @@
+/*
+ * Routes of network namespaces, by rtnetlink(7).
+ *
+ * pasta connects from this machine's network namespace, so each address of this machine would be
+ * reachable: pasta's options exclude only the loopback addresses. Hence a sandbox gets an
+ * unreachable route for each local address of this machine, and for its gateways, which in virtual
+ * machines and containers are often the machine around.
+ */
+#include "base/base.h"
+#include "programs/network/network.h"
+
+#include <arpa/inet.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <sys/socket.h>
+
+#define ANSWER_BYTES (1 << 16)
+
+/* Addresses that no sandbox should reach: link-local ones, where clouds serve the machine's
+ * credentials, and other addresses of that kind. */
+static const struct {
+    const char *address;
+    int family, length;
+} special[] = {
+    {"169.254.0.0", AF_INET, 16}, {"100.100.100.200", AF_INET, 32}, {"168.63.129.16", AF_INET, 32},
+    {"192.0.0.192", AF_INET, 32}, {"fd00:ec2::", AF_INET6, 32},     {"fd20:ce::254", AF_INET6, 128},
+};
+
+static int open_netlink(void)
+{
+    return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+}
+
+static size_t size_of(int family)
+{
+    return family == AF_INET ? 4 : 16;
+}
+
+static bool add_prefix(struct prefixes *found, int family, int length, const void *address)
+{
+    if (found->count == PREFIXES_MAX)
+        return false;
+    struct prefix *prefix = &found->prefix[found->count++];
+    *prefix = (struct prefix){.family = family, .length = length};
+    memcpy(prefix->address, address, size_of(family));
+    return true;
+}
+
+/* Adds what a route says about this machine: a local address, or a gateway. Returns false if there
+ * are too many. */
+static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
+{
+    const struct rtmsg *route = NLMSG_DATA(message);
+    size_t left = RTM_PAYLOAD(message);
+    bool is_complete = true;
+    for (const struct rtattr *at = RTM_RTA(route); RTA_OK(at, left); at = RTA_NEXT(at, left)) {
+        if (RTA_PAYLOAD(at) < size_of(route->rtm_family))
+            continue;
+        if (at->rta_type == RTA_DST && route->rtm_type == RTN_LOCAL)
+            is_complete = is_complete &&
+                          add_prefix(found, route->rtm_family, route->rtm_dst_len, RTA_DATA(at));
+        else if (at->rta_type == RTA_GATEWAY && route->rtm_type == RTN_UNICAST)
+            is_complete =
+                is_complete && add_prefix(found, route->rtm_family,
+                                          (int)size_of(route->rtm_family) * 8, RTA_DATA(at));
+    }
+    return is_complete;
+}
+
+/* Reads the answers to a request for all routes. Returns -1 with errno. */
+static int read_routes(int netlink, char *bytes, struct prefixes *found)
+{
+    for (;;) {
+        ssize_t got = recv(netlink, bytes, ANSWER_BYTES, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -1;
+        size_t left = (size_t)got;
+        for (const struct nlmsghdr *message = (void *)bytes; NLMSG_OK(message, left);
+             message = NLMSG_NEXT(message, left)) {
+            if (message->nlmsg_type == NLMSG_DONE)
+                return 0;
+            if (message->nlmsg_type == NLMSG_ERROR) {
+                errno = -((const struct nlmsgerr *)NLMSG_DATA(message))->error;
+                return -1;
+            }
+            if (message->nlmsg_type == RTM_NEWROUTE && !add_route(message, found)) {
+                errno = E2BIG;
+                return -1;
+            }
+        }
+    }
+}
+
+static int read_family(int family, char *bytes, struct prefixes *found)
+{
+    struct {
+        struct nlmsghdr head;
+        struct rtmsg route;
+    } request = {
+        .head = {.nlmsg_len = sizeof request,
+                 .nlmsg_type = RTM_GETROUTE,
+                 .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+        .route = {.rtm_family = (unsigned char)family},
+    };
+    un_auto_close int netlink = open_netlink();
+    if (netlink < 0 || send(netlink, &request, sizeof request, 0) < 0)
+        return -1;
+    return read_routes(netlink, bytes, found);
+}
+
+int routes_of_machine(struct prefixes *found, struct un_error *err)
+{
+    un_auto_free char *bytes = malloc(ANSWER_BYTES);
+    for (size_t i = 0; i < sizeof special / sizeof *special; i++) {
+        unsigned char address[16];
+        inet_pton(special[i].family, special[i].address, address);
+        add_prefix(found, special[i].family, special[i].length, address);
+    }
+    /* A kernel without IPv6 has no such routes. */
+    if (!bytes || read_family(AF_INET, bytes, found) ||
+        (read_family(AF_INET6, bytes, found) && errno != EAFNOSUPPORT && errno != EOPNOTSUPP))
+        return un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
+    return 0;
+}
+
+/* A request for a new route. */
+struct new_route {
+    struct nlmsghdr head;
+    struct rtmsg route;
+    char attributes[64];
+};
+
+static void add_attribute(struct new_route *request, unsigned short type, const void *data,
+                          size_t size)
+{
+    struct rtattr *at = (void *)((char *)request + NLMSG_ALIGN(request->head.nlmsg_len));
+    at->rta_type = type;
+    at->rta_len = (unsigned short)RTA_LENGTH(size);
+    memcpy(RTA_DATA(at), data, size);
+    request->head.nlmsg_len =
+        (uint32_t)(NLMSG_ALIGN(request->head.nlmsg_len) + RTA_ALIGN(RTA_LENGTH(size)));
+}
+
+static struct new_route begin_route(const struct prefix *to, unsigned char type)
+{
+    /* IPv6 takes 0 for the default priority, 1024; the lowest priority counts. */
+    uint32_t priority = 1;
+    struct new_route request = {
+        .head = {.nlmsg_len = NLMSG_LENGTH(sizeof request.route),
+                 .nlmsg_type = RTM_NEWROUTE,
+                 .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE},
+        .route = {.rtm_family = (unsigned char)to->family,
+                  .rtm_dst_len = (unsigned char)to->length,
+                  .rtm_table = RT_TABLE_MAIN,
+                  .rtm_protocol = RTPROT_STATIC,
+                  .rtm_scope = type == RTN_UNICAST ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE,
+                  .rtm_type = type},
+    };
+    add_attribute(&request, RTA_DST, to->address, size_of(to->family));
+    if (to->family == AF_INET6)
+        add_attribute(&request, RTA_PRIORITY, &priority, sizeof priority);
+    return request;
+}
+
+/* Sends the request, and waits for the kernel's answer. Returns -1 with errno. */
+static int request_route(int netlink, const struct new_route *request)
+{
+    struct {
+        struct nlmsghdr head;
+        struct nlmsgerr error;
+        char rest[256];
+    } answer;
+    if (send(netlink, request, request->head.nlmsg_len, 0) < 0 ||
+        recv(netlink, &answer, sizeof answer, 0) < (ssize_t)NLMSG_LENGTH(sizeof(int)))
+        return -1;
+    errno = -answer.error.error;
+    return answer.head.nlmsg_type == NLMSG_ERROR && !errno ? 0 : -1;
+}
+
+static int fail_route(const struct prefix *to, struct un_error *err)
+{
+    char text[INET6_ADDRSTRLEN] = "", detail[INET6_ADDRSTRLEN + 32];
+    int errnum = errno;
+    inet_ntop(to->family, to->address, text, sizeof text);
+    snprintf(detail, sizeof detail, "the route to %s/%d", text, to->length);
+    errno = errnum;
+    return un_fail_errno(err, UN_STEP_NETWORK, detail);
+}
+
+int routes_deny(const struct prefixes *denied, struct un_error *err)
+{
+    un_auto_close int netlink = open_netlink();
+    if (netlink < 0)
+        return un_fail_errno(err, UN_STEP_NETWORK, "netlink");
+    for (size_t i = 0; i < denied->count; i++) {
+        const struct prefix *to = &denied->prefix[i];
+        struct new_route request = begin_route(to, RTN_UNREACHABLE);
+        bool is_done = !request_route(netlink, &request);
+        /* A namespace without IPv6 can reach none of its addresses. */
+        if (!is_done && to->family == AF_INET6 && (errno == EOPNOTSUPP || errno == EAFNOSUPPORT))
+            continue;
+        if (!is_done)
+            return fail_route(to, err);
+    }
+    return 0;
+}
+
+int route_name_server(const char *device, struct un_error *err)
+{
+    struct prefix server = {.family = AF_INET, .length = 32};
+    unsigned index = if_nametoindex(device);
+    un_auto_close int netlink = open_netlink();
+    inet_pton(AF_INET, NAME_SERVER_4, server.address);
+    if (netlink < 0)
+        return un_fail_errno(err, UN_STEP_NETWORK, "netlink");
+    struct new_route request = begin_route(&server, RTN_UNICAST);
+    add_attribute(&request, RTA_OIF, &index, sizeof index);
+    return index && request_route(netlink, &request) ? fail_route(&server, err) : 0;
+}

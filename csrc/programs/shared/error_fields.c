@@ -1,0 +1,40 @@
+/* Errors as fields, by which a program reports them to the program that started it. */
+#include "base/base.h"
+#include "programs/shared/shared.h"
+
+int error_send(int fd, struct un_error *err)
+{
+    char text[ERROR_FIELDS_MAX];
+    un_diagnose(err, "/proc");
+    int length = snprintf(text, sizeof text, "%d%c%d%c%s%c%s%c%c%s%c", err->step, 0, err->errnum, 0,
+                          err->cause ? err->cause : "", 0, err->detail, 0, 0, err->remedy, 0);
+    /* One write(2), so that the reader gets the error whole. */
+    (void)!write(fd, text, (size_t)length);
+    return -1;
+}
+
+/* Returns the next of the fields, which end at `end`, or NULL. */
+static const char *next_field(const char **at, const char *end)
+{
+    const char *field = *at;
+    const char *stop = field < end ? memchr(field, '\0', (size_t)(end - field)) : NULL;
+    if (stop)
+        *at = stop + 1;
+    return stop ? field : NULL;
+}
+
+bool error_parse(const char *text, size_t size, struct un_error *err)
+{
+    const char *field[ERROR_FIELDS], *at = text;
+    struct un_cause cause;
+    for (size_t i = 0; i < ERROR_FIELDS; i++) {
+        field[i] = next_field(&at, text + size);
+        if (!field[i])
+            return false;
+    }
+    *err = (struct un_error){.step = atoi(field[0]), .errnum = atoi(field[1])};
+    err->cause = un_cause_find(field[2], &cause) ? cause.id : NULL;
+    snprintf(err->detail, sizeof err->detail, "%s", field[3]);
+    snprintf(err->remedy, sizeof err->remedy, "%s", field[5]);
+    return true;
+}

@@ -1,0 +1,84 @@
+"""The private network of a sandbox: what usernsctl-network (csrc/programs/network/) needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from usernsctl._lean import dataclass
+from usernsctl._system.paths import PathDescriptor, open_path
+from usernsctl.errors import RunscError
+
+#: The word before the path and the options of usernsctl-network (csrc/programs/shared/shared.h).
+NETWORK = "--network"
+
+# pasta is not searched along the caller's PATH: it runs as root of the sandbox's namespaces.
+_DIRECTORIES = ("/usr/local/bin", "/usr/bin", "/bin")
+
+_RESOLVER = "/etc/resolv.conf"
+# Files that replace /etc/resolv.conf inside. They name the address for which pasta asks the first
+# name server of this machine of the same family (csrc/programs/network/network.h).
+_FILES = {family: os.path.join(os.path.dirname(__file__), f"resolv.{family}") for family in "46"}
+
+_RESOLVER_BYTES = 1 << 16
+
+
+def words_for(network: Sequence[str], programs: str) -> list[str]:
+    """Return the words before the command line of runsc that make the network of a sandbox.
+
+    :param network: the path and the options of usernsctl-network, or nothing.
+    :param programs: the directory of that program inside the sandbox's mount namespace.
+    """
+    if not network:
+        return []
+    program, *options = network
+    return [NETWORK, f"{programs}/{os.path.basename(program)}", *options, "--"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateNetwork:
+    """The programs of a private network.
+
+    :ivar pasta: the path of pasta.
+    """
+
+    pasta: str
+
+    def options(self) -> tuple[str, ...]:
+        """Return the options of usernsctl-network."""
+        return (f"--pasta={self.pasta}",)
+
+
+def find_private_network() -> PrivateNetwork:
+    """Find the programs of a private network.
+
+    :raises RunscError: pasta is not installed (cause ``pasta-missing``).
+    """
+    for directory in _DIRECTORIES:
+        path = os.path.join(directory, "pasta")
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return PrivateNetwork(pasta=path)
+    raise RunscError(
+        "--network private needs pasta, which is not installed",
+        step="network",
+        cause="pasta-missing",
+    )
+
+
+def open_resolver() -> PathDescriptor:
+    """Open the file that replaces /etc/resolv.conf in a private network."""
+    return open_path(_FILES[family_of_name_server()])
+
+
+def family_of_name_server() -> str:
+    """Return the IP version by which a private network reaches a name server of this machine.
+
+    :returns: ``"4"`` if a name server has an IPv4 address, or there is none, else ``"6"``.
+    """
+    text = ""
+    with contextlib.suppress(OSError), open(_RESOLVER, errors="replace") as file:
+        text = file.read(_RESOLVER_BYTES)
+    lines = (line.split() for line in text.split("\n"))
+    servers = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+    return "6" if servers and all(":" in server for server in servers) else "4"

@@ -1,0 +1,186 @@
+"""A world of network namespaces: a machine, its neighbour and router, and an internet.
+
+No packet leaves the world, since its namespaces have no other devices. The world is made in a user
+namespace, so no test needs root. Sandboxes are started on the machine (:meth:`World.run`), which
+has a default route, a name server, and services that no sandbox may reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# The machine's addresses: on the device of its default route, a second one there, that of another
+# device, and IPv6.
+MACHINE, MACHINE_2, BRIDGE, MACHINE_6 = "10.77.0.2", "10.77.0.3", "172.30.0.1", "fd77::2"
+ROUTER, ROUTER_6 = "10.77.0.1", "fd77::1"
+NEIGHBOUR = "10.77.0.9"
+#: Addresses in the internet, of a web server each, and of a name server.
+WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
+METADATA = "169.254.169.254"
+#: Names that the name server knows, with their addresses.
+NAMES = {
+    "web.example": WEB,
+    "www.web.example": WEB,
+    "other.example": OTHER_WEB,
+    "private.example": NEIGHBOUR,
+    "metadata.example": METADATA,
+    "loopback.example": "127.0.0.1",
+}
+#: The ports of web servers on each address of the internet, and on the machine.
+PORTS = (80, 443, 8080)
+#: The name of an abstract Unix socket of the machine.
+ABSTRACT = "usernsctl-test-world"
+
+_OUTSIDE = f"""
+ip link set lo up
+ip link set outer name lan
+ip addr add {ROUTER}/24 dev lan; ip addr add {NEIGHBOUR}/24 dev lan
+ip -6 addr add {ROUTER_6}/64 dev lan nodad
+for address in {WEB} {OTHER_WEB} {DNS} {METADATA}; do ip addr add $address/32 dev lo; done
+ip -6 addr add {WEB_6}/128 dev lo nodad
+ip link set lan up
+"""
+
+_MACHINE = f"""
+ip link set lo up
+ip link add lan type veth peer name outer netns $1
+ip addr add {MACHINE}/24 dev lan; ip addr add {MACHINE_2}/24 dev lan
+ip -6 addr add {MACHINE_6}/64 dev lan nodad
+ip link set lan up
+ip link add bridge type veth peer name port; ip addr add {BRIDGE}/16 dev bridge
+ip link set bridge up; ip link set port up
+ip route add default via {ROUTER}; ip -6 route add default via {ROUTER_6}
+mount --bind $2 /etc/resolv.conf
+"""
+
+# A web server on each port, which answers with its own address, and a server of the names.
+_SERVERS = """
+import selectors, socket, sys
+names, ports, kind = eval(sys.argv[1]), eval(sys.argv[2]), sys.argv[3]
+selector = selectors.DefaultSelector()
+for port in ports:
+    server = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    selector.register(server, selectors.EVENT_READ, "web")
+if kind == "machine":
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("\\0" + sys.argv[4])
+    server.listen()
+    selector.register(server, selectors.EVENT_READ, "unix")
+else:
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((sys.argv[4], 53))
+    selector.register(server, selectors.EVENT_READ, "dns")
+
+def answer(query):
+    labels, at = [], 12
+    while query[at]:
+        labels.append(query[at + 1 : at + 1 + query[at]].decode())
+        at += 1 + query[at]
+    question = query[12 : at + 5]
+    address = names.get(".".join(labels).lower())
+    found = address is not None and query[at + 1 : at + 3] == b"\\0\\1"
+    code = b"\\x81\\x80" if address is not None else b"\\x81\\x83"
+    head = query[:2] + code + b"\\0\\1" + (b"\\0\\1" if found else b"\\0\\0") + b"\\0\\0\\0\\0"
+    record = b"\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\5\\0\\4"
+    return head + question + (record + socket.inet_aton(address) if found else b"")
+
+print("ready", flush=True)
+while True:
+    for key, _ in selector.select():
+        if key.data == "dns":
+            query, client = key.fileobj.recvfrom(512)
+            key.fileobj.sendto(answer(query), client)
+            continue
+        connection, _ = key.fileobj.accept()
+        with connection:
+            connection.settimeout(2)
+            try:
+                connection.recv(65536)
+                here = connection.getsockname()
+                text = f"{kind} {here[0] if here else ''}\\n".encode()
+                head = b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(text)
+                connection.sendall(head + text)
+            except OSError:
+                pass
+"""
+
+
+class World:
+    """The namespaces, and the processes in them."""
+
+    def __init__(self, undo: contextlib.ExitStack, directory: Path) -> None:
+        self._undo = undo
+        ip = shutil.which("ip", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+        assert ip is not None, "install iproute2"
+        kept = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--propagation"]
+        self.machine = self._start([*kept, "private", "sh", "-c", _HOLD])
+        self.outside = self._start([*self._enter("-U", "-m"), "unshare", "-n", "sh", "-c", _HOLD])
+        resolver = directory / "resolv.conf"
+        resolver.write_text(f"nameserver {DNS}\n")
+        self._script(self.machine, _MACHINE, str(self.outside.pid), str(resolver))
+        self._script(self.outside, _OUTSIDE)
+        self._serve(self.outside, "outside", DNS)
+        self._serve(self.machine, "machine", ABSTRACT)
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+        def end() -> None:
+            popen.kill()
+            popen.communicate()
+
+        self._undo.callback(end)
+        assert popen.stdout is not None
+        assert popen.stdout.readline().startswith("ready")
+        return popen
+
+    def _enter(self, *namespaces: str, of: subprocess.Popen[str] | None = None) -> list[str]:
+        target = str((of or self.machine).pid)
+        return ["nsenter", "-t", target, "--preserve-credentials", *namespaces]
+
+    def _script(self, where: subprocess.Popen[str], script: str, *words: str) -> None:
+        command = [*self._enter("-U", "-m", "-n", of=where), "sh", "-euc", script, "sh", *words]
+        environment = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+
+    def _serve(self, where: subprocess.Popen[str], kind: str, *words: str) -> None:
+        arguments = [repr(NAMES), repr(PORTS), kind, *words]
+        enter = self._enter("-U", "-m", "-n", of=where)
+        self._start([*enter, sys.executable, "-c", _SERVERS, *arguments])
+
+    def command(self, *command: str) -> list[str]:
+        """Return the command that runs a command on the machine."""
+        return [*self._enter("-U", "-m", "-n"), *command]
+
+    def run(
+        self, *command: str, timeout: float = 60, env: Mapping[str, str] | None = None, **how: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the machine, as its root."""
+        variables = dict(os.environ if env is None else env)
+        variables["PATH"] = f"{variables.get('PATH', os.environ['PATH'])}:/usr/sbin:/sbin"
+        return subprocess.run(
+            self.command(*command),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=variables,
+            **how,
+        )
+
+
+_HOLD = "echo ready; exec cat"
+
+
+@contextlib.contextmanager
+def world(directory: Path) -> Iterator[World]:
+    """Make a world, with its files in `directory`."""
+    with contextlib.ExitStack() as undo:
+        yield World(undo, directory)

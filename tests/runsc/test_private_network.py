@@ -1,0 +1,267 @@
+"""Tests of ``--network private`` in a world of network namespaces (tests/networks.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import networks
+import pytest
+from conftest import SCRIPTS
+from networks import World
+from processes import children_of
+
+pytestmark = pytest.mark.also_root
+
+USERNSCTL = str(SCRIPTS / "usernsctl")
+# Asks web servers, each ADDRESS or [ADDRESS]:PORT, and prints the answer or the error of each.
+ASK = """
+import socket, sys
+for word in sys.argv[1:]:
+    address, _, port = word.rpartition("/")
+    try:
+        with socket.create_connection((address, int(port)), timeout=3) as connection:
+            connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            print(word, connection.makefile().read().split("\\n")[-2])
+    except OSError as error:
+        print(word, type(error).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with networks.world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+def ask(world: World, *words: str, options: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the answers of web servers to a sandbox."""
+    command = [USERNSCTL, "run", "--network", "private", *options]
+    done = world.run(*command, "--", "/usr/bin/python3", "-c", ASK, *words)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+def test_private_network_reaches_the_internet(world: World) -> None:
+    wanted = {
+        f"{networks.WEB}/80": f"outside ::ffff:{networks.WEB}",
+        f"{networks.WEB_6}/80": f"outside {networks.WEB_6}",
+        "web.example/443": f"outside ::ffff:{networks.WEB}",
+    }
+    assert ask(world, *wanted) == wanted
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "::1",
+        "localhost",
+        "0.0.0.0",
+        "::ffff:127.0.0.1",
+        networks.MACHINE,
+        networks.MACHINE_2,
+        networks.BRIDGE,
+        networks.MACHINE_6,
+        f"::ffff:{networks.BRIDGE}",
+        networks.ROUTER,
+        networks.ROUTER_6,
+        networks.METADATA,
+        "metadata.example",
+        "loopback.example",
+    ],
+)
+def test_private_network_does_not_reach(world: World, address: str) -> None:
+    # The services answer to the machine itself.
+    names = {"metadata.example": networks.METADATA, "loopback.example": "127.0.0.1"}
+    done = world.run("/usr/bin/python3", "-c", ASK, f"{names.get(address, address)}/80")
+    assert "side " in done.stdout or "machine " in done.stdout, done.stdout
+    assert ask(world, f"{address}/80")[f"{address}/80"] in {
+        "ConnectionRefusedError",
+        "OSError",
+        "TimeoutError",
+    }
+
+
+# Starts sandboxes of a host, and prints the answers of a web server and the ends of the sandboxes.
+HOST = """
+import signal, sys, usernsctl
+host = usernsctl.SandboxHost(network="private")
+ask = ["/usr/bin/python3", "-c", sys.argv[1], *sys.argv[2:]]
+with host.start(None) as box, host.start(None, detach=True) as other:
+    for one in (box, other):
+        done = one.run(ask, capture_output=True, text=True)
+        print(done.stdout, done.stderr)
+"""
+
+
+def test_sandboxes_of_a_host_have_private_networks(world: World) -> None:
+    words = [f"{networks.WEB}/80", f"{networks.BRIDGE}/80"]
+    done = world.run(sys.executable, "-c", HOST, ASK, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"{networks.WEB}/80 outside ::ffff:{networks.WEB}") == 2
+    assert done.stdout.count(f"{networks.BRIDGE}/80 OSError") == 2
+    assert processes_left(world) == []
+
+
+def test_host_reports_the_failure_of_a_private_network(world: World, tmp_path: Path) -> None:
+    script = tmp_path / "pasta"
+    script.write_text("#!/bin/sh\necho no luck >&2; exit 1\n")
+    script.chmod(0o755)
+    for detach in ("False", "True"):
+        text = (
+            "import usernsctl\n"
+            "host = usernsctl.SandboxHost(network='private')\n"
+            f"try: host.start(None, detach={detach})\n"
+            "except usernsctl.UsernsError as error: print(error.step, error.cause)\n"
+        )
+        hide = f'mount --bind {script} {PASTA}; exec "$@"'
+        done = world.run("unshare", "-m", "sh", "-ec", hide, "sh", sys.executable, "-c", text)
+        assert done.stdout == "network pasta-failed\n", done.stderr
+
+
+def test_frozen_launch_has_a_private_network(world: World, tmp_path: Path) -> None:
+    launch = str(tmp_path / "launch")
+    done = world.run(USERNSCTL, "freeze", "--network", "private", "-o", launch)
+    assert done.returncode == 0, done.stderr
+    words = [f"{networks.WEB}/80", f"{networks.BRIDGE}/80"]
+    command = [str(SCRIPTS / "usernsctl-exec"), "--launch", launch]
+    done = world.run(*command, "/usr/bin/python3", "-c", ASK, *words)
+    assert done.stdout == f"{words[0]} outside ::ffff:{networks.WEB}\n{words[1]} OSError\n"
+
+
+# ---- failures ------------------------------------------------------------------------------------
+
+
+def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int, str]:
+    """Run a sandbox with other files at some paths of the machine: each a script, or a device."""
+    mounts = []
+    for number, (path, text) in enumerate(files.items()):
+        file = directory / str(number)
+        file.write_text(text)
+        file.chmod(0o755)
+        mounts.append(f"mount --bind {file} {path}")
+    script = "; ".join([*mounts, 'exec "$@"'])
+    command = [USERNSCTL, "run", "--network", "private", "--", "echo", "started"]
+    done = world.run("unshare", "--mount", "sh", "-ec", script, "sh", *command)
+    assert "started" not in done.stdout
+    assert "Traceback" not in done.stderr
+    assert processes_left(world) == []
+    return done.returncode, done.stderr
+
+
+def causes_in(errors: str) -> list[str]:
+    """Return the ids of causes in the messages of usernsctl."""
+    return re.findall(r"\[([a-z-]+)\]$", errors, re.MULTILINE)
+
+
+def processes_of(world: World) -> dict[str, int]:
+    """Return the processes in the machine's network namespace, by their names."""
+    wanted = os.readlink(f"/proc/{world.machine.pid}/ns/net")
+    found = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(directory / "ns" / "net") == wanted:
+                found[(directory / "comm").read_text().strip()] = int(directory.name)
+    return found
+
+
+def processes_left(world: World) -> list[str]:
+    """Return the programs of private networks that still run after some time.
+
+    pasta hides its namespaces, but can't outlive usernsctl-network, process 1 of its PID namespace.
+    """
+    for _ in range(100):
+        found = [name for name in processes_of(world) if name.startswith("usernsctl-")]
+        if not found:
+            return []
+        time.sleep(0.05)
+    return found
+
+
+PASTA = next(path for path in ("/usr/local/bin/pasta", "/usr/bin/pasta") if os.path.exists(path))
+
+
+@pytest.mark.parametrize(
+    ("script", "cause", "said"),
+    [
+        ("#!/bin/sh\necho no luck >&2; exit 3\n", "pasta-failed", "status 3: no luck"),
+        ("#!/bin/sh\nkill -9 $$\n", "pasta-failed", "killed by signal 9"),
+        ("#!/bin/sh\nexec sleep 1000\n", "pasta-hung", "not ready after 10 s"),
+        (
+            "#!/bin/sh\necho \"pasta: unrecognized option '--no-map-gw'\" >&2; exit 1\n",
+            "pasta-too-old",
+            "--no-map-gw",
+        ),
+        (
+            "#!/bin/sh\necho 'Failed to open() /dev/net/tun: Permission denied' >&2; exit 1\n",
+            "tun-missing",
+            "/dev/net/tun",
+        ),
+    ],
+)
+def test_private_network_fails_with(
+    world: World, tmp_path: Path, script: str, cause: str, said: str
+) -> None:
+    status, errors = run_with(world, {PASTA: script}, tmp_path)
+    assert status == 125
+    assert causes_in(errors) == [cause]
+    assert said in errors
+
+
+def test_private_network_without_pasta(world: World, tmp_path: Path) -> None:
+    copy = tmp_path / "pasta"
+    copy.write_text("")
+    copy.chmod(0o644)
+    hide = f'mount --bind {copy} {PASTA}; exec "$@"'
+    command = [USERNSCTL, "run", "--network", "private", "--", "true"]
+    done = world.run("unshare", "--mount", "sh", "-ec", hide, "sh", *command)
+    assert done.returncode == 125
+    assert causes_in(done.stderr) == ["pasta-missing"]
+    assert "apt-get install passt" in done.stderr
+
+
+def test_private_network_of_a_device_that_is_denied(world: World) -> None:
+    hide = 'mount --bind /proc/version /dev/net/tun; exec "$@"'
+    command = [USERNSCTL, "run", "--network", "private", "--", "true"]
+    done = world.run("unshare", "--mount", "sh", "-ec", hide, "sh", *command)
+    assert done.returncode == 125
+    assert causes_in(done.stderr) == ["tun-missing"], done.stderr
+
+
+# ---- the end -------------------------------------------------------------------------------------
+
+
+def start_waiting(world: World) -> subprocess.Popen[str]:
+    command = [USERNSCTL, "run", "--network", "private", "--", "sh", "-c", "echo up; sleep 1000"]
+    popen = subprocess.Popen(
+        world.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert popen.stdout is not None
+    assert popen.stdout.readline() == "up\n"
+    return popen
+
+
+def test_private_network_ends_with_its_sandbox(world: World) -> None:
+    popen = start_waiting(world)
+    popen.kill()
+    popen.communicate()
+    assert processes_left(world) == []
+
+
+def test_sandbox_ends_with_its_private_network(world: World) -> None:
+    popen = start_waiting(world)
+    keeper = processes_of(world)["usernsctl-netwo"]
+    (pasta,) = children_of(keeper)
+    os.kill(pasta, signal.SIGKILL)
+    _, errors = popen.communicate(timeout=60)
+    assert popen.returncode == 137
+    assert causes_in(errors) == ["network-ended"]
+    assert processes_left(world) == []
