@@ -54,7 +54,9 @@ if TYPE_CHECKING:
         SandboxFileNotFoundError,
         SandboxFilePermissionError,
         SandboxFileTimeoutError,
+        SandboxFileTooLargeError,
         UsernsError,
+        UserUnknownError,
     )
     from usernsctl.gvisor.agent.file_copies import CopyReport, FileEntry
     from usernsctl.gvisor.agent.popen import SandboxPopen
@@ -121,6 +123,7 @@ __all__ = [
     "SandboxFileNotFoundError",
     "SandboxFilePermissionError",
     "SandboxFileTimeoutError",
+    "SandboxFileTooLargeError",
     "SandboxHost",
     "SandboxPool",
     "SandboxPopen",
@@ -129,6 +132,7 @@ __all__ = [
     "StartOptions",
     "Template",
     "TimeoutExpired",
+    "UserUnknownError",
     "UsernsError",
     "call",
     "check_call",

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from errno import EACCES as _EACCES
 from errno import EEXIST as _EEXIST
+from errno import EFBIG as _EFBIG
 from errno import EISDIR as _EISDIR
 from errno import EMFILE as _EMFILE
 from errno import ENOENT as _ENOENT
@@ -184,6 +185,10 @@ class CommandNotExecutableError(CommandError, PermissionError):
     """A command that exists but can't be executed (EACCES, EPERM)."""
 
 
+class UserUnknownError(CommandError):
+    """A user or group of a command has a name that the sandbox's own files don't contain."""
+
+
 class SandboxEndedError(CommandError):
     """A command could not be run because its sandbox has ended.
 
@@ -251,6 +256,10 @@ class SandboxFileIsADirectoryError(SandboxFileError, IsADirectoryError):
     """The file to read or write is a directory (EISDIR)."""
 
 
+class SandboxFileTooLargeError(SandboxFileError):
+    """The file or tree is larger than a limit of the copy or of the sandbox (EFBIG)."""
+
+
 class SandboxFileTimeoutError(SandboxFileError, TimeoutError):
     """The copy was not complete at its deadline (ETIMEDOUT)."""
 
@@ -281,5 +290,6 @@ _KINDS: dict[tuple[type[UsernsError], int], type[UsernsError]] = {
     (SandboxFileError, _EPERM): SandboxFilePermissionError,
     (SandboxFileError, _ENOTDIR): SandboxFileNotADirectoryError,
     (SandboxFileError, _EISDIR): SandboxFileIsADirectoryError,
+    (SandboxFileError, _EFBIG): SandboxFileTooLargeError,
     (SandboxFileError, _ETIMEDOUT): SandboxFileTimeoutError,
 }

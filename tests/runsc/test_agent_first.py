@@ -172,8 +172,6 @@ def test_a_host_from_before_an_upgrade_says_so(
 
 def test_what_only_a_command_could_have_is_refused(host: un.SandboxHost) -> None:
     wrong: dict[str, Any] = {
-        "cwd": "/",
-        "user": (0, 0),
         "terminal": True,
         "stdin": un.PIPE,
         "stdout": un.PIPE,
@@ -184,6 +182,58 @@ def test_what_only_a_command_could_have_is_refused(host: un.SandboxHost) -> None
             host.start(None, **{name: value})
     with pytest.raises(ValueError, match="args is empty"):
         host.start([])
+
+
+SHOW = ["sh", "-c", "echo $(pwd) $(id -u) $(id -g) $(id -G)"]
+
+
+def test_commands_and_files_have_the_defaults_of_the_sandbox(host: un.SandboxHost) -> None:
+    with host.start(None, cwd="/tmp", user=(7, 8), groups=[9]) as box:
+        assert output_of(box, *SHOW) == "/tmp 7 8 8 9\n"
+        box.run(["mkdir", "below"], check=True)
+        assert output_of(box, *SHOW, cwd="below", user=(0, 0)) == "/tmp/below 0 0 0\n"
+        assert output_of(box, *SHOW, cwd=Path("/usr"), groups=[]) == "/usr 7 8 8\n"
+        box.write_file("below/file", b"content")
+        assert box.read_file(b"/tmp/below/file") == b"content"
+        assert output_of(box, "stat", "-c", "%u %g", "below/file") == "7 8\n"
+        assert [entry.name for entry in box.list_dir("below")] == ["file"]
+        box.write_file("secret", b"", 0, user=(0, 0))
+        with pytest.raises(PermissionError):
+            box.read_file("secret")
+        with pytest.raises(FileNotFoundError):
+            box.run(["true"], cwd="missing")
+        for wrong, error in ((5, TypeError), ("", ValueError), ("a\0", ValueError)):
+            with pytest.raises(error):
+                box.run(["true"], cwd=wrong)
+
+
+def test_the_default_user_has_a_name_that_is_looked_up_at_the_start(host: un.SandboxHost) -> None:
+    with host.start(None, user="games") as box:
+        shown = output_of(box, "sh", "-c", "id -un; echo $HOME; echo $A", env={"A": "1"})
+        assert shown == "games\n/usr/games\n1\n"
+        box.write_file("/tmp/file", b"")
+        assert output_of(box, "stat", "-c", "%U", "/tmp/file") == "games\n"
+        with pytest.raises(ValueError, match="not an absolute path"):
+            box.read_file("tmp/file")
+    before = open_descriptors(), children()
+    with pytest.raises(un.UserUnknownError) as caught:
+        host.start(None, user="missing")
+    assert caught.value.cause == "user-unknown"
+    with pytest.raises(FileNotFoundError):
+        host.start(None, cwd="/missing")
+    assert (open_descriptors(), children()) == before
+
+
+def test_defaults_from_asyncio(host: un.SandboxHost) -> None:
+    async def main() -> None:
+        async with await host.start_async(None, cwd="/tmp", user="games") as box:
+            done = await box.run_async(["id", "-un"], capture_output=True)
+            assert done.stdout == b"games\n"
+            await box.write_file_async("file", b"content")
+            process = await box.create_subprocess_exec("cat", "file", stdout=un.PIPE)
+            assert await process.communicate() == (b"content", None)
+
+    asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
 
 
 def test_an_event_loop_goes_on(host: un.SandboxHost) -> None:

@@ -183,6 +183,7 @@ def test_reading_stops_at_the_limit(box: un.Sandbox, inside: str) -> None:
     assert box.read_file(path, max_bytes=5) == b"12345"
     error = failure("inside", errno.EFBIG, path, lambda: box.read_file(path, max_bytes=4))
     assert error.remedy == "pass a larger max_bytes"
+    assert isinstance(error, un.SandboxFileTooLargeError)
     # A sparse file of a terabyte is refused before anything is transferred.
     shell(box, 'truncate -s 1T "$1"', path)
     failure("inside", errno.EFBIG, path, lambda: box.read_file(path))

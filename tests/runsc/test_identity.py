@@ -202,9 +202,7 @@ def test_wrong_identities(
         host.start(["true"], **options)
 
 
-def test_no_first_command_has_no_groups_but_may_have_a_hostname(host: un.SandboxHost) -> None:
-    with pytest.raises(ValueError, match="groups: without a first command"):
-        host.start(None, groups=[5])
+def test_no_first_command_may_have_a_hostname(host: un.SandboxHost) -> None:
     with host.start(None, hostname="waits") as box:
         assert box.check_output(["hostname"], text=True) == "waits\n"
 

@@ -49,6 +49,8 @@ def test_a_command_in_a_sandbox_has_a_result(running: un.Sandbox, script: str) -
     result = running.run(["sh", "-c", script], capture_output=True, text=True)
     assert isinstance(result, un.Result)
     assert (result.returncode, result.reason) == ENDS[script]
+    status = result.returncode
+    assert result.exit_status == (status if status >= 0 else 128 - status)
     assert (result.args, result.stdout, result.stderr) == (["sh", "-c", script], "", "")
     assert (result.limit, result.used, result.peak_memory) == (None, None, None)
     assert result.rusage is not None

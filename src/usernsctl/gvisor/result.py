@@ -67,6 +67,11 @@ class Result(CompletedProcess[AnyStr]):
     stdout_truncated: int = 0
     stderr_truncated: int = 0
 
+    @property
+    def exit_status(self) -> int:
+        """The exit status as a shell has it: 128+N after signal N, else :attr:`returncode`."""
+        return self.returncode if self.returncode >= 0 else 128 - self.returncode
+
     def __repr__(self) -> str:
         shown = super().__repr__()
         return shown if self.reason == "exited" else f"{shown[:-1]}, reason={self.reason!r})"

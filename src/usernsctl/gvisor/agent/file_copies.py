@@ -13,6 +13,7 @@ import errno
 import fcntl
 import io
 import os
+import posixpath
 import stat
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -186,8 +187,10 @@ class Place:
     stop: Stop | None = None
 
 
-def path_inside(name: str, path: StrOrBytesPath) -> str:
+def path_inside(name: str, path: StrOrBytesPath, base: str | None = None) -> str:
     """Return a path in a sandbox as a string, without slashes at its end.
+
+    :param base: the directory to which a relative path refers; ``None`` refuses these paths.
 
     :raises TypeError: `path` is not a path.
     :raises ValueError: `path` is empty, relative or too long, or has a NUL character.
@@ -196,7 +199,9 @@ def path_inside(name: str, path: StrOrBytesPath) -> str:
     if found is None:
         raise TypeError(f"{name} must be a path, not None")
     if not found.startswith("/"):
-        raise ValueError(f"{name}: {found!r} is not an absolute path, as paths inside must be")
+        if base is None:
+            raise ValueError(f"{name}: {found!r} is not an absolute path, as paths inside must be")
+        found = posixpath.join(base, found)
     if len(os.fsencode(found)) > records.PATH_MAX:
         raise ValueError(
             f"{name}: a path of {len(os.fsencode(found))} bytes; the kernel accepts at most "

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from usernsctl._lean import NoReturn, dataclass, replace
 from usernsctl._system.paths import PathDescriptor, root
-from usernsctl.errors import CommandError
+from usernsctl.errors import CommandError, UserUnknownError
 from usernsctl.gvisor.checks import ID_MAX, NamedUser
 from usernsctl.gvisor.launch.request import SHOWN, Request
 from usernsctl.gvisor.launch.view import View
@@ -136,7 +136,8 @@ def unusable(reason: str, errnum: int = 0) -> CommandError:
 
 
 def _error(reason: str, remedy: str, errnum: int = 0) -> CommandError:
-    return CommandError(reason, step="user", errno=errnum, cause="user-unknown", remedy=remedy)
+    kind = CommandError if errnum else UserUnknownError
+    return kind(reason, step="user", errno=errnum, cause="user-unknown", remedy=remedy)
 
 
 def read_account(named: NamedUser, read: Callable[[str], bytes | None]) -> Account:

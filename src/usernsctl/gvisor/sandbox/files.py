@@ -11,6 +11,7 @@ from usernsctl._system.paths import check_path
 from usernsctl.commands.arguments import StrOrBytesPath, check_keywords, check_timeout
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.commands import SandboxCommands
+from usernsctl.gvisor.sandbox.defaults import CommandDefaults
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.agent import file_copies, file_records
@@ -35,8 +36,9 @@ GET_FILES = 100_000
 class FileOptions(TypedDict, total=False):
     """Keyword arguments of all methods of :class:`usernsctl.Sandbox` that copy files.
 
-    :ivar user: the uid and the gid inside of the program that reads or creates the files; 0 and 0
-        by default. Created files belong to that user.
+    :ivar user: the uid and the gid inside of the program that reads or creates the files; by
+        default the user of the sandbox's commands (:class:`usernsctl.Sandbox`), or 0 and 0. Created
+        files belong to that user.
     :ivar timeout: the time limit of the copy, in seconds, 300 by default; ``None``: no limit.
     """
 
@@ -49,6 +51,15 @@ class SandboxFiles:
 
     id: str
     _commands: SandboxCommands
+    _defaults = CommandDefaults()
+
+    def _inside(self, path: StrOrBytesPath) -> str:
+        """Return the absolute path inside for a path that the caller gave.
+
+        :raises TypeError: `path` is not a path.
+        :raises ValueError: `path` has a wrong value, or is relative in a sandbox without `cwd`.
+        """
+        return file_copies.path_inside("path", path, self._defaults.cwd)
 
     def _place(
         self, options: FileOptions, stop: file_records.Stop | None = None
@@ -65,7 +76,7 @@ class SandboxFiles:
         return file_copies.Place(
             commands=self._commands,
             id=self.id,
-            user=None if user is None else checks.user_ids(user),
+            user=self._defaults.user if user is None else checks.user_ids(user),
             timeout=timeout,
             stop=stop,
         )
@@ -89,13 +100,14 @@ class SandboxFiles:
         No program of the root filesystem is needed. A program of usernsctl reads the file inside;
         symbolic links in `path` are resolved there, and never lead out of the sandbox.
 
-        :param path: the absolute path inside.
+        :param path: the path inside, absolute unless the sandbox has a working directory.
         :param int max_bytes: the maximum size of the file, in bytes.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
         :raises SandboxFileError: the file can't be read: as :class:`FileNotFoundError` if it does
             not exist, as :class:`IsADirectoryError` for a directory, as :class:`PermissionError`
-            if the user may not read it, as :class:`TimeoutError` after `timeout`. Or it is not a
-            regular file, or is larger than `max_bytes`.
+            if the user may not read it, as :class:`TimeoutError` after `timeout`, as
+            :class:`SandboxFileTooLargeError` if it is larger than `max_bytes`. Or it is not a
+            regular file.
         :raises CommandError: the sandbox has ended.
         :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
         :raises TypeError: an argument has the wrong type, or is unknown.
@@ -113,9 +125,10 @@ class SandboxFiles:
         """Return the content of a file in the sandbox, from asyncio: see :meth:`read_file`."""
         return await self._copy_async(self._reading(path, max_bytes), options)
 
-    @staticmethod
-    def _reading(path: StrOrBytesPath, max_bytes: int) -> Callable[[file_copies.Place], bytes]:
-        inside = file_copies.path_inside("path", path)
+    def _reading(
+        self, path: StrOrBytesPath, max_bytes: int
+    ) -> Callable[[file_copies.Place], bytes]:
+        inside = self._inside(path)
         limit = checks.count("max_bytes", max_bytes, 0)
         return lambda place: file_copies.read_file(place, inside, limit)
 
@@ -132,7 +145,7 @@ class SandboxFiles:
 
         After a failure, a new file is removed, and an existing one has a part of the content.
 
-        :param path: the absolute path inside. Symbolic links are resolved inside.
+        :param path: the path inside, as for :meth:`read_file`. Symbolic links are resolved inside.
         :param data: the content, or a file opened in binary mode, which is read to its end.
         :param int mode: the permissions of the file, also of an existing one (chmod(2)).
         :param bool parents: whether to create missing directories of `path`.
@@ -160,14 +173,14 @@ class SandboxFiles:
         """
         await self._copy_async(self._writing(path, data, mode, parents), options)
 
-    @staticmethod
     def _writing(
+        self,
         path: StrOrBytesPath,
         data: bytes | file_copies.BinaryReader,
         mode: int,
         parents: bool,
     ) -> Callable[[file_copies.Place], None]:
-        inside = file_copies.path_inside("path", path)
+        inside = self._inside(path)
         if not isinstance(data, bytes | bytearray | memoryview) and not hasattr(data, "read"):
             raise TypeError(f"data must be bytes or a binary file, not {type(data).__name__}")
         if isinstance(mode, bool) or not isinstance(mode, int):
@@ -185,7 +198,7 @@ class SandboxFiles:
     ) -> list[file_copies.FileEntry]:
         """Return the entries of a directory in the sandbox, in no particular order.
 
-        :param path: the absolute path inside.
+        :param path: the path inside, absolute unless the sandbox has a working directory.
         :param int max_entries: the maximum number of entries.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
         :raises SandboxFileError: the directory can't be listed: as :class:`NotADirectoryError` for
@@ -207,11 +220,10 @@ class SandboxFiles:
         """Return the entries of a directory, from asyncio: see :meth:`list_dir`."""
         return await self._copy_async(self._listing(path, max_entries), options)
 
-    @staticmethod
     def _listing(
-        path: StrOrBytesPath, max_entries: int
+        self, path: StrOrBytesPath, max_entries: int
     ) -> Callable[[file_copies.Place], list[file_copies.FileEntry]]:
-        inside = file_copies.path_inside("path", path)
+        inside = self._inside(path)
         limit = checks.count("max_entries", max_entries, 0)
         return lambda place: file_copies.list_dir(place, inside, limit)
 
@@ -260,12 +272,11 @@ class SandboxFiles:
         """Copy a file or directory into the sandbox, from asyncio: see :meth:`put`."""
         return await self._copy_async(self._putting(tree, path, merge, parents), options)
 
-    @staticmethod
     def _putting(
-        tree: StrOrBytesPath, path: StrOrBytesPath, merge: bool, parents: bool
+        self, tree: StrOrBytesPath, path: StrOrBytesPath, merge: bool, parents: bool
     ) -> Callable[[file_copies.Place], file_copies.CopyReport]:
         outside = _path_outside("tree", tree)
-        inside = file_copies.path_inside("path", path)
+        inside = self._inside(path)
         if inside == "/":
             raise ValueError("path is /, which exists: name a file or directory to create")
         return lambda place: file_copies.put(place, outside, inside, merge=merge, parents=parents)
@@ -287,7 +298,8 @@ class SandboxFiles:
         out of the tree, FIFOs, sockets and devices are skipped. The memory in use does not depend
         on the size of the tree. After a failure, the partial copy is removed.
 
-        :param path: the absolute path inside. If it is a symbolic link, what it leads to is copied.
+        :param path: the path inside, as for :meth:`read_file`. If it is a symbolic link, what
+            it leads to is copied.
         :param destination: the path to create outside, which must not exist.
         :param int max_bytes: the maximum size of all files together, in bytes.
         :param int max_files: the maximum number of files, directories and links.
@@ -318,11 +330,10 @@ class SandboxFiles:
         copy = self._getting(path, destination, max_bytes, max_files)
         return await self._copy_async(copy, options)
 
-    @staticmethod
     def _getting(
-        path: StrOrBytesPath, destination: StrOrBytesPath, max_bytes: int, max_files: int
+        self, path: StrOrBytesPath, destination: StrOrBytesPath, max_bytes: int, max_files: int
     ) -> Callable[[file_copies.Place], file_copies.CopyReport]:
-        inside = file_copies.path_inside("path", path)
+        inside = self._inside(path)
         outside = _path_outside("destination", destination)
         size = checks.count("max_bytes", max_bytes, 0)
         count = checks.count("max_files", max_files, 0)

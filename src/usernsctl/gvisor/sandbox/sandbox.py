@@ -36,6 +36,7 @@ from usernsctl.gvisor.agent.commands import CommandOptions, SandboxCommands
 from usernsctl.gvisor.agent.popen import START_SECONDS, SandboxPopen
 from usernsctl.gvisor.agent.protocol import Agent, AgentTimeout, AgentUnresponsive, agent_error
 from usernsctl.gvisor.agent.start import OWN_IPC, OWN_NET, InitAgent
+from usernsctl.gvisor.checks import NamedUser
 from usernsctl.gvisor.launch.facts import limits_of
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.result import Result
@@ -43,6 +44,7 @@ from usernsctl.gvisor.runsc.container import describe_limit, query
 from usernsctl.gvisor.runsc.stdio import prepared_streams, receive_terminal
 from usernsctl.gvisor.sandbox import records
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
+from usernsctl.gvisor.sandbox.defaults import CommandDefaults
 from usernsctl.gvisor.sandbox.detached import DetachedSandbox
 from usernsctl.gvisor.sandbox.directory import SandboxDirectory
 from usernsctl.gvisor.sandbox.files import SandboxFiles
@@ -100,7 +102,9 @@ class Sandbox(SandboxFiles, ClosingMixin):
     :param args: the command and its arguments, or one word as the command. Optional for a bundle,
         whose config.json has a command. ``None``: the sandbox has no first command. Its process 1
         is then the agent, which starts the commands of :meth:`run` and :meth:`popen`, and the
-        sandbox ends when it is closed or gets a signal (:meth:`terminate`).
+        sandbox ends when it is closed or gets a signal (:meth:`terminate`). `cwd`, `user` and
+        `groups` are then the defaults of these commands and of the methods that copy files, and
+        relative paths refer to `cwd`. Objects of :meth:`attach` don't have these defaults.
     :param SandboxHost host: the host to start the sandbox in; by default a new one of
         `host_options`.
     :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given. With `host`,
@@ -185,8 +189,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
         self._own_limits = None if host is None else take_limits(host_options)
         argv = None if args is None else checks.argv(args)
         if argv is None:
-            check_no_command(cwd=cwd, user=user, groups=groups, terminal=terminal)
-            check_no_command(stdin=stdin, stdout=stdout, stderr=stderr)
+            check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
         wanted = chosen_id(id)
         name = checks.hostname(host_options.pop("hostname", None))
         get_host = _host_of(host_options, host)
@@ -209,8 +212,8 @@ class Sandbox(SandboxFiles, ClosingMixin):
                 argv,
                 env=env,
                 cwd=start,
-                user=wanted_user,
-                groups=gids,
+                user=None if argv is None else wanted_user,
+                groups=None if argv is None else gids,
                 hostname=name,
                 terminal=terminal,
                 outlives=outlives,
@@ -220,6 +223,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
             how = {"in_cgroup": in_cgroup}
             if argv is None:
                 self._start_agent(used, self._files, how, detach=detach, timeout=timeout)
+                self._defaults = self._find_defaults(start, wanted_user, gids)
                 return
             if terminal:
                 how |= prepared_streams(DEVNULL, DEVNULL, DEVNULL, detach)
@@ -291,6 +295,21 @@ class Sandbox(SandboxFiles, ClosingMixin):
                 if timeout is not None:
                     raise TimeoutExpired(self.args, timeout) from None
                 raise agent_error(self.id, "does not answer", AgentUnresponsive) from None
+
+    def _find_defaults(
+        self, cwd: str | None, user: tuple[int, int] | NamedUser | None, groups: list[int] | None
+    ) -> CommandDefaults:
+        """Return the defaults of commands, with ids in place of names.
+
+        :raises CommandError: a name does not exist inside (cause ``user-unknown``).
+        """
+        wanted: Mapping[str, Any] = {"user": user, "groups": groups}
+        if isinstance(user, NamedUser):
+            wanted = users.with_numbers(wanted, self.read_file)
+        gids = wanted["groups"]
+        return CommandDefaults(
+            cwd, wanted["user"], None if gids is None else tuple(gids), wanted.get("env")
+        )
 
     def _adopt(self, agent: Agent) -> None:
         """Start further commands through the agent that is process 1."""
@@ -576,7 +595,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
         :raises CommandError: as :meth:`popen` does.
         :raises RunscError: as :meth:`popen` does.
         """
-        return self._commands.run(args, self._with_numbers(options))
+        return self._commands.run(args, self._with_defaults(options))
 
     @overload
     async def run_async(
@@ -603,7 +622,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
 
         If this call is cancelled, the command and all processes that it started are killed.
         """
-        return await self._commands.run_async(args, await self._with_numbers_async(options))
+        return await self._commands.run_async(args, await self._with_defaults_async(options))
 
     @overload
     def check_output(self, args: Args, **options: Unpack[options.SandboxOutputText]) -> str: ...
@@ -675,7 +694,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
             sandbox has ended.
         :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
         """
-        return self._commands.popen(args, self._with_numbers(options))
+        return self._commands.popen(args, self._with_defaults(options))
 
     async def create_subprocess_exec(
         self,
@@ -697,17 +716,19 @@ class Sandbox(SandboxFiles, ClosingMixin):
         :raises RunscError: as :meth:`popen` does.
         """
         return await self._commands.create_subprocess_exec(
-            program, args, await self._with_numbers_async(options)
+            program, args, await self._with_defaults_async(options)
         )
 
-    async def _with_numbers_async(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return :meth:`_with_numbers` from asyncio."""
+    async def _with_defaults_async(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return :meth:`_with_defaults` from asyncio."""
+        options = self._defaults.complete(options)
         if not isinstance(options.get("user"), str):
             return options
         return await users.with_numbers_async(options, self.read_file_async)
 
-    def _with_numbers(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the options of a command with numbers in place of the names of its user."""
+    def _with_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options of a command, with numbers in place of the names of its user."""
+        options = self._defaults.complete(options)
         if not isinstance(options.get("user"), str):
             return options
         return users.with_numbers(options, self.read_file)

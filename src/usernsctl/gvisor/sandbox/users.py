@@ -50,7 +50,7 @@ async def with_numbers_async(
 
 
 def _read(read: Callable[..., Any], path: str) -> Any:
-    return read(path, max_bytes=accounts.BYTES_MAX)
+    return read(path, max_bytes=accounts.BYTES_MAX, user=(0, 0))
 
 
 def _content(path: str, read: Callable[[], bytes]) -> bytes | None:
