@@ -46,6 +46,7 @@ WRITTEN = {
 _MORE = {
     "run": ("run.md", "Running a command in gVisor"),
     "freeze": ("run.md", "Running a command in gVisor"),
+    "wrap": ("run.md", "Running a command in gVisor"),
     "bundle": ("bundle.md", "Bundles"),
     "ns": ("namespaces.md", "Namespaces that stay"),
     "template": ("templates.md", "Templates"),
@@ -115,6 +116,7 @@ _OTHERS = "https://manpages.debian.org/"
 _RELATED = {
     "run": ("usernsctl-freeze(1)", "usernsctl-doctor(1)", "usernsctl-explain(1)"),
     "freeze": ("usernsctl-run(1)", "usernsctl-exec(1)", "usernsctl-launch(5)"),
+    "wrap": ("usernsctl-run(1)", "usernsctl-template(1)"),
     "ns": ("usernsctl-exec(1)", "nsenter(1)", "user_namespaces(7)"),
     "template": ("usernsctl-run(1)",),
     "cp": ("usernsctl-run(1)",),

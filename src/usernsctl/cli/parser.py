@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 VERBS = {
     "run": ("Run CMD in gVisor: on a kernel of its own, without root.", "run:parser"),
     "freeze": ("Write a launch of run to a file, to start it without Python.", "freeze:parser"),
+    "wrap": ("Write a script that runs CMD in gVisor.", "wrap:parser"),
     "exec": ("Execute a command in a new user namespace.", "exec:parser"),
     "bundle": ("Create, check or fix an OCI bundle.", "bundle:parser"),
     "ns": ("Create, list, use and remove named namespaces.", "ns:parser"),
@@ -232,7 +233,7 @@ class Parser(argparse.ArgumentParser):
 
         :raises Answer: the arguments have ``--help``, or an error.
         """
-        namespace, extra = self.parse_known_args(self._arrange(words))
+        namespace, extra = self.parse_known_args(self.arrange(words))
         if extra:
             self.error(f"unexpected extra argument {extra[extra[0] == '--']!r}")
         given = vars(namespace)
@@ -271,7 +272,7 @@ class Parser(argparse.ArgumentParser):
         text = f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {reason}"
         raise Answer(shown_lines(text) + "\n", self._wrong_usage)
 
-    def _arrange(self, words: Sequence[str]) -> list[str]:
+    def arrange(self, words: Sequence[str]) -> list[str]:
         """Move the options to the front, join them with their values, and add ``--`` and operands.
 
         argparse takes a value that begins with a dash for an option, and its releases differ in the

@@ -173,19 +173,27 @@ def write(launch: Launch, path: str) -> None:
     :raises CommandError: the file can't be written, the launch can't be encoded, or `path` is not a
         regular file.
     """
-    text = launch.encode()
+    write_file(launch.encode(), path, _MODE, "freeze")
+
+
+def write_file(content: bytes, path: str, mode: int, step: str) -> None:
+    """Write a file, atomically replacing an existing one.
+
+    :param step: the step that errors name.
+    :raises CommandError: the file can't be written, or `path` is not a regular file.
+    """
     temporary = os.path.join(os.path.dirname(path), f".usernsctl-{os.urandom(8).hex()}")
     try:
         _check_replaceable(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with open(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), _MODE)
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
         os.replace(temporary, path)
     except OSError as error:
         raise CommandError(
             f"can't write {path}: {error.strerror}",
-            step="freeze",
+            step=step,
             errno=error.errno or 0,
             filename=path,
         ) from error

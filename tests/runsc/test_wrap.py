@@ -1,0 +1,101 @@
+"""Tests of `usernsctl wrap`, which writes scripts that run a command in gVisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import venv
+from pathlib import Path
+
+import pytest
+from conftest import Program, children
+from processes import capture
+
+PATIENCE = 60
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    return tmp_path / "a script"
+
+
+def test_a_wrapped_command_gets_all_arguments(usernsctl: Program, script: Path) -> None:
+    show = 'printf "%s|" "$A" "$@"; cat; exit 3'
+    words = ["--env", "A=it's $HOME", "--", "sh", "-c", show, "sh", "one two"]
+    done = usernsctl("wrap", "-o", script, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert stat.S_IMODE(script.stat().st_mode) == 0o755
+    done = capture([script, "$(id)", "--env", "-o", ""], input="input", timeout=PATIENCE)
+    assert done.stdout == "it's $HOME|one two|$(id)|--env|-o||input"
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_a_script_ends_by_the_signal_of_its_command(usernsctl: Program, script: Path) -> None:
+    assert usernsctl("wrap", f"--output={script}", "sh", "-c").returncode == 0
+    assert capture([script, "kill -TERM $$"], timeout=PATIENCE).returncode == -signal.SIGTERM
+    with subprocess.Popen([script, "echo; sleep 1000"], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"\n"
+        process.terminate()
+        assert process.wait(PATIENCE) == -signal.SIGTERM
+    # The sandbox's other processes, which the kernel killed, are not children of the script.
+    assert [name for name in children().values() if "zombie" not in name] == []
+
+
+def test_a_script_shows_the_virtual_environment_of_its_command(
+    usernsctl: Program, script: Path, tmp_path: Path
+) -> None:
+    environment = tmp_path / "venv"
+    venv.create(environment, symlinks=True)
+    python = environment / "bin" / "python"
+    shown = usernsctl(
+        "wrap", "-oscript", python, "-c", "import sys; print(sys.prefix)", cwd=tmp_path
+    )
+    assert shown.returncode == 0, shown.stderr
+    done = capture([tmp_path / "script"], timeout=PATIENCE, env={"PATH": os.environ["PATH"]})
+    assert (done.stdout, done.stderr) == (f"{environment}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--", "true"], "-o/--output"),
+        (["-o", "{}"], "no command"),
+        (["-o", "{}", "--", "/missing"], "/missing: No such file"),
+        (["-o", "{}", "--", "missing-command"], "missing-command: No such file"),
+        (["-o", "{}", "--", "/usr"], "/usr: No such file"),
+        (["-o", "{}", "--bundle", "a", "--rootfs", "b", "true"], "exclude each other"),
+        (["-o", "{}", "--moutn", "true"], "no option '--moutn'"),
+        (["-o", "{}", "--template", "t", "--terminal", "x"], "no option '--terminal'"),
+        (["-o", "/missing/script", "true"], "can't write /missing/script"),
+        (["-o", "/dev/null", "true"], "not a regular file"),
+    ],
+)
+def test_a_wrong_call_of_wrap_writes_nothing(
+    usernsctl: Program, script: Path, words: list[str], told: str
+) -> None:
+    script.write_text("old")
+    done = usernsctl("wrap", *(word.format(script) for word in words))
+    assert (done.returncode in (125, 127), done.stdout) == (True, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert script.read_text() == "old"
+    assert os.listdir(script.parent) == [script.name]
+
+
+def test_a_script_starts_sandboxes_from_a_template(
+    usernsctl: Program, script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    created = usernsctl(
+        *("template", "create", "name", "--python", "python3", "--preload", "json"),
+        env=dict(os.environ),
+        timeout=120,
+    )
+    assert created.returncode == 0, created.stderr
+    code = "import sys; print(sys.argv[1:], 'json' in sys.modules)"
+    assert usernsctl("wrap", "-o", script, "--template", "name", "--", "-c", code).returncode == 0
+    done = capture([script, "a b"], timeout=PATIENCE)
+    assert (done.stdout, done.returncode) == ("['a b'] True\n", 0), done.stderr
