@@ -713,6 +713,9 @@ struct un_moment {
     bool reraise_signal; /* after death by signal N, die by the same signal instead of exiting with
                             128+N */
     bool log_json;       /* whether the watcher prints messages in JSON */
+    const char *const *watch_options; /* further options of the watcher, ends with NULL; or NULL */
+    const int *watch_fds;             /* further descriptors that the watcher inherits */
+    size_t watch_fd_count;
 };
 
 /* Returns whether standard input, output and error are the same terminal. gVisor uses only one of

@@ -44,7 +44,17 @@ static void fill_exec_args(const struct un_launch *launch, const struct un_momen
             *arg++ = (char *)UN_TERMINAL;
         if (moment->log_json)
             *arg++ = (char *)UN_LOG_JSON;
+        for (const char *const *word = moment->watch_options; word && *word; word++)
+            *arg++ = (char *)(uintptr_t)*word;
     }
+}
+
+static size_t count_watch_options(const struct un_moment *moment)
+{
+    size_t count = 0;
+    while (moment->watch_options && moment->watch_options[count])
+        count++;
+    return count;
 }
 
 static int build_exec_args(struct un_launch *launch, const struct un_moment *moment,
@@ -54,7 +64,8 @@ static int build_exec_args(struct un_launch *launch, const struct un_moment *mom
     if (!launch->of_verb[UN_VERB_WATCH])
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "the launch has no \"watch\" record");
-    args->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 4, sizeof *args->argv);
+    size_t words = launch->of_verb[UN_VERB_WATCH] + count_watch_options(moment) + 4;
+    args->argv = calloc(words, sizeof *args->argv);
     args->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *args->envp);
     args->memory = malloc(memory_for(launch));
     if (!args->argv || !args->envp || !args->memory)
@@ -102,9 +113,11 @@ static int compare_fds(const void *a, const void *b)
 
 /* Stores the descriptors that the watcher inherits, sorted and without duplicates. Returns their
  * number. */
-static size_t list_kept(const struct un_launch *launch, int *kept)
+static size_t list_kept(const struct un_launch *launch, const struct un_moment *moment, int *kept)
 {
     size_t count = 0, unique = 0;
+    for (size_t i = 0; i < moment->watch_fd_count; i++)
+        kept[count++] = moment->watch_fds[i];
     UN_EACH_RECORD (record, launch, UN_VERB_PROGRAM_LINK)
         kept[count++] = un_record_source(launch, record, 0)->fd;
     UN_EACH_RECORD (record, launch, UN_VERB_PROGRAM_PATH)
@@ -118,20 +131,22 @@ static size_t list_kept(const struct un_launch *launch, int *kept)
 
 /* Sets close-on-exec on all descriptors that the watcher does not inherit, see list_kept(). Nothing
  * is closed before the exec, which may fail. */
-static int pass_only(const struct un_launch *launch, struct un_error *err)
+static int pass_only(const struct un_launch *launch, const struct un_moment *moment,
+                     struct un_error *err)
 {
-    size_t most = launch->of_verb[UN_VERB_PROGRAM_LINK] + launch->of_verb[UN_VERB_PROGRAM_PATH] + 1;
+    size_t most = launch->of_verb[UN_VERB_PROGRAM_LINK] + launch->of_verb[UN_VERB_PROGRAM_PATH] +
+                  moment->watch_fd_count + 1;
     un_auto_free int *kept = calloc(most, sizeof *kept);
     if (!kept)
         return un_fail_errno(err, UN_STEP_FDS, "");
-    return un_close_fds_at_exec(kept, list_kept(launch, kept), err);
+    return un_close_fds_at_exec(kept, list_kept(launch, moment, kept), err);
 }
 
-static int exec_watcher(struct un_launch *launch, const struct exec_args *args,
-                        struct un_error *err)
+static int exec_watcher(struct un_launch *launch, const struct un_moment *moment,
+                        const struct exec_args *args, struct un_error *err)
 {
     un_launch_set_remedy(launch, NULL, NULL);
-    if (prepare_stdio(err) || pass_only(launch, err))
+    if (prepare_stdio(err) || pass_only(launch, moment, err))
         return -1;
     /* The current directory may be covered by a mount. */
     if (chdir("/"))
@@ -176,7 +191,7 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
      * umask. */
     umask(077);
     if (!prepare_watcher(launch, moment, &args, maps, err))
-        exec_watcher(launch, &args, err);
+        exec_watcher(launch, moment, &args, err);
     free_exec_args(&args);
     return -1;
 }

@@ -18,6 +18,10 @@
 #define UN_LOG_JSON "--log=json"
 /* Option of the watcher: the limits of the sandbox (programs/shared/limits.c). */
 #define UN_LIMITS "--limits="
+/* Option of the watcher: the file for the result (programs/watch/result.c). */
+#define UN_RESULT "--result="
+/* Option of the watcher: the limit of the output (programs/watch/pump.c). */
+#define UN_MAX_OUTPUT "--max-output="
 /* Option of the watcher: the command has a terminal. */
 #define UN_TERMINAL "--terminal"
 /* Option of the watcher: the time limit of the sandbox's start, in seconds. */

@@ -68,6 +68,6 @@ int main(int argc, char **argv)
     }
     int status = run_sandbox(&wait, fds[1], argv[4], command);
     if (!is_first)
-        kill_descendants();
+        kill_descendants(0);
     return status;
 }

@@ -35,27 +35,35 @@ int adopt_descendants(void)
     return access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ? -1 : 0;
 }
 
-static void kill_children(void)
+/* Kills all children but `spared`. Returns whether there may be any. */
+static bool kill_children(pid_t spared)
 {
     FILE *children = fopen(CHILDREN, "re");
+    bool are_left = !children;
     int pid;
     while (children && fscanf(children, "%d", &pid) == 1)
-        kill(pid, SIGKILL);
+        if (pid != spared) {
+            are_left = true;
+            kill(pid, SIGKILL);
+        }
     if (children)
         fclose(children);
+    return are_left;
 }
 
-void kill_descendants(void)
+void kill_descendants(pid_t spared)
 {
     const struct timespec pause = {.tv_nsec = 5000000};
     int64_t deadline = un_now_ms() + END_MS;
     pid_t ended;
+    bool are_left;
     do {
         /* Orphans become children of this process. */
-        kill_children();
+        are_left = kill_children(spared);
         while ((ended = waitpid(-1, NULL, WNOHANG)) > 0)
             continue;
-        if (!ended)
+        are_left = are_left && !ended;
+        if (are_left)
             nanosleep(&pause, NULL);
-    } while (!ended && un_now_ms() < deadline);
+    } while (are_left && un_now_ms() < deadline);
 }

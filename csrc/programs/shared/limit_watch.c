@@ -303,6 +303,7 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
     if (now >= watch->next_walk)
         walk_processes(watch, parent);
     watch->memory = read_files(watch) + read_anonymous(watch) + watch->others;
+    watch->peak = watch->memory > watch->peak ? watch->memory : watch->peak;
     int64_t wait = time_left(watch->limits.memory, EXCESS, watch->memory, BYTES_PER_MS);
     watch->next_look = now + clamp(wait, LOOK_MS_MIN, LOOK_MS_MAX);
     if (watch->next_walk < watch->next_look)

@@ -189,6 +189,7 @@ struct limit_watch {
     size_t file_count;
     uint64_t others; /* bytes of page tables, and of processes other than the sentry */
     uint64_t memory; /* bytes, at the last look */
+    uint64_t peak;   /* the most bytes of all looks */
     uint64_t tasks;  /* processes and threads, at the last look */
 };
 
@@ -244,9 +245,9 @@ int adopt_descendants(void);
  * *failed is set if the children can't be read. */
 bool any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed);
 
-/* Kills and reaps all descendants of this process, which must be their subreaper or process 1.
- * Gives up after some seconds: a process may wait in the kernel. */
-void kill_descendants(void);
+/* Kills and reaps all descendants of this process, which must be their subreaper or process 1, but
+ * the child `spared`, or 0. Gives up after some seconds: a process may wait in the kernel. */
+void kill_descendants(pid_t spared);
 
 /* The list of this process's children, if it has a single thread. */
 #define CHILDREN "/proc/thread-self/children"

@@ -16,41 +16,45 @@ static bool read_start_timeout(const char *word, uint32_t *seconds)
     return true;
 }
 
+/* Parses an option of the program. Returns 1, 0 for a word that is no option, or -1 for a malformed
+ * one. */
+static int read_option(const char *word, struct watch_args *args)
+{
+    bool is_right = true;
+    if (!strcmp(word, UN_RERAISE_SIGNAL))
+        args->reraise_signal = true;
+    else if (!strcmp(word, UN_TERMINAL))
+        args->has_terminal = true;
+    else if (un_begins(word, UN_LIMITS))
+        is_right = limits_parse(word + strlen(UN_LIMITS), &args->limits);
+    else if (un_begins(word, UN_MAX_OUTPUT))
+        is_right = pump_parse(word + strlen(UN_MAX_OUTPUT), &args->pump);
+    else if (un_begins(word, UN_RESULT))
+        is_right = result_parse(word + strlen(UN_RESULT), &args->result_file);
+    else
+        return !strcmp(word, UN_LOG_JSON) || read_start_timeout(word, &args->start.seconds);
+    return is_right ? 1 : -1;
+}
+
 bool split_watch_args(int argc, char **argv, struct watch_args *args)
 {
     char **start[3] = {NULL, NULL, NULL};
-    int found = 0;
-    bool reraise_signal = false, has_terminal = false;
-    uint32_t start_seconds = START_SECONDS;
-    struct un_limits limits = {.memory = 0};
-    for (; argc > 2; argc--, argv++)
-        if (!strcmp(argv[1], UN_RERAISE_SIGNAL))
-            reraise_signal = true;
-        else if (!strcmp(argv[1], UN_TERMINAL))
-            has_terminal = true;
-        else if (!strcmp(argv[1], UN_LOG_JSON) || read_start_timeout(argv[1], &start_seconds))
-            continue;
-        else if (!un_begins(argv[1], UN_LIMITS))
-            break;
-        else if (!limits_parse(argv[1] + sizeof UN_LIMITS - 1, &limits))
+    int found = 0, option = 0;
+    *args = (struct watch_args){
+        .start = {.seconds = START_SECONDS}, .pump = {.pidfd = -1}, .network = -1};
+    for (; argc > 2 && (option = read_option(argv[1], args)); argc--, argv++)
+        if (option < 0)
             return false;
     for (int i = 2; i < argc && found < 3; i++)
         if (!strcmp(argv[i], "--")) {
             argv[i] = NULL;
             start[found++] = argv + i + 1;
         }
-    *args = (struct watch_args){
-        .program = argv[1],
-        .files = argv + 2,
-        .kill = start[0],
-        .raise = start[1],
-        .command = start[2],
-        .has_terminal = has_terminal,
-        .reraise_signal = reraise_signal,
-        .start = {.seconds = start_seconds},
-        .limits = limits,
-        .network = -1,
-    };
+    args->program = argv[1];
+    args->files = argv + 2;
+    args->kill = start[0];
+    args->raise = start[1];
+    args->command = start[2];
     return found == 3 && args->kill - args->files == FILES + 1 && *args->command &&
            args->raise - args->kill < KILL_MAX && args->command - args->raise < KILL_MAX;
 }

@@ -17,6 +17,9 @@
  *
  * With --log=json, messages are in JSON (report.c).
  *
+ * With --max-output=BYTES[,kill], the output is limited (pump.c), and with --result=FILE the result
+ * is written to a file (result.c).
+ *
  * With --terminal, the command has a terminal. runsc then forwards the signals of the terminal's
  * keys itself, to the foreground process group inside.
  *
@@ -46,6 +49,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* The first real-time signal of the kernel, below the SIGRTMIN of every libc. */
@@ -103,21 +107,40 @@ static int become_runsc(const struct watch_args *args)
 }
 
 /* Reports why the watcher has ended the sandbox. Returns the exit status. */
-static int report_end(const struct un_end *end)
+static int report_end(struct watch_args *args)
 {
+    const struct un_end *end = &args->end;
     report_message(
         (struct report){.program = "usernsctl", .message = end->text, .cause = end->reason});
+    /* Not a limit, but no look at the sandbox. */
+    bool is_limit = strcmp(end->reason, "limit-unenforceable");
+    args->result.reason = is_limit ? end->reason : "sandbox-ended";
+    args->result.limit = end->limit;
+    args->result.used = end->used;
     return end_status(end);
+}
+
+/* Explains a failure of runsc. Returns the exit status of the watcher. */
+static int explain_failure(struct watch_args *args, int status, const char *cause)
+{
+    struct stat crash;
+    int ended, ours = explain_runsc(args->files, status, cause);
+    /* A sandbox that has started leaves a crash report, or runsc exits with the signal that killed
+     * it. Before the start, runsc reports an error. */
+    bool had_started = status > 128 || (!stat(args->files[CRASH], &crash) && crash.st_size);
+    if (!un_runsc_has_ended(args->files[DEBUG], &ended))
+        args->result.reason = had_started ? "sandbox-ended" : "start-failed";
+    return ours;
 }
 
 /* Reports a failure of runsc, and returns the exit status of the watcher. `forks` is the counter of
  * failed forks before the start. */
 static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
 {
-    if (args->end.reason ||
+    if (args->end.reason || pump_is_over(&args->pump, &args->end) ||
         (status && limit_watch_judge(&args->watch, args->files[ERRORS], args->files[CRASH],
                                      args->files[DEBUG], &args->end)))
-        return report_end(&args->end);
+        return report_end(args);
     bool no_memory = status && oom_watch_is_new(&args->oom);
     bool no_process = status && un_limit_hits(UN_LIMIT_PIDS) > forks;
     const char *cause = no_memory    ? un_limit_cause(UN_LIMIT_MEMORY)
@@ -129,13 +152,13 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
     int ignored;
     if (!is_killed &&
         (may_be_own || !(was_stopped || un_runsc_has_ended(args->files[DEBUG], &ignored))))
-        return explain_runsc(args->files, status, cause);
+        return explain_failure(args, status, cause);
     if (!no_memory)
         return status;
     /* gVisor may have noticed the missing process before the watcher did; its exit status is
      * arbitrary then. */
     oom_describe(&args->end);
-    return report_end(&args->end);
+    return report_end(args);
 }
 
 /* Returns the shorter time; -1 is no limit. */
@@ -163,6 +186,7 @@ static bool must_end(struct watch_args *args, pid_t child)
         return true;
     }
     return limit_watch_look(&args->watch, child, &args->end) ||
+           pump_is_over(&args->pump, &args->end) ||
            start_limit_is_over(&args->start, args->command);
 }
 
@@ -206,6 +230,10 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
     if (*args->kill && !args->has_terminal) {
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
+    }
+    if (pump_join(&args->pump)) {
+        un_fail_errno(&err, UN_STEP_STDIO, "dup2");
+        return fail_watch(&err);
     }
     un_make_fd_room();
     un_limit_open_files(UN_SANDBOX_FILES_MAX);
@@ -296,6 +324,8 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
         return un_fail(err, UN_STEP_RUNSC, 0, "process-limit",
                        "the control group allows %" PRIu64 " more processes; a sandbox needs 30",
                        left);
+    if (args->pump.limit && pump_start(&args->pump, err))
+        return -1;
     limit_watch_begin(&args->watch, &args->limits);
     oom_watch_begin(&args->oom);
     start_limit_begin(&args->start);
@@ -310,7 +340,9 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     pid_t child = un_supervise(how, err);
     how->checkup = NULL;
     if (child > 0 && is_given_up(args))
-        kill_descendants();
+        kill_descendants(args->pump.pid);
+    if (child > 0)
+        pump_wait(&args->pump);
     if (child > 0 && args->start.is_over)
         return un_fail(err, UN_STEP_RUNSC, 0, "runsc-hung",
                        "runsc had not started the sandbox after %" PRIu32 " s",
@@ -318,45 +350,80 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     return child;
 }
 
-int main(int argc, char **argv)
+/* Returns the exit status of the watcher after the end of runsc, and describes the result. */
+static int judge(struct watch_args *args, int wait_status, uint64_t forks)
 {
-    struct watch_args args;
+    int status = un_exit_status_of(wait_status);
+    if (args->early && status == 128 + SIGTERM)
+        status = 128 + args->early;
+    args->result.reason = "exited";
+    int ours = judge_runsc(args, status, forks);
+    int sig = ours == status ? fatal_signal(args, wait_status) : 0;
+    if (sig && !args->end.reason)
+        args->result.reason = WIFSIGNALED(wait_status) || args->early ? "killed" : "signalled";
+    args->result.signal = ours == 128 + SIGKILL && args->end.reason ? SIGKILL : sig;
+    return ours;
+}
+
+/* Writes the result, and returns the exit status. */
+static int finish(struct watch_args *args, int status)
+{
+    args->result.status = status;
+    args->result.peak = args->watch.peak;
+    for (int i = 0; i < 2; i++)
+        args->result.truncated[i] = pump_truncated(&args->pump, i);
+    pump_report(&args->pump);
+    return result_write(&args->result_file, &args->result) ? SANDBOX_FAILED : status;
+}
+
+/* Runs the command. Returns the exit status. */
+static int watch(struct watch_args *args, uint64_t forks)
+{
     struct un_error err;
     struct un_supervision how = {.parent_pidfd = -1};
-    uint64_t forks = un_limit_hits(UN_LIMIT_PIDS);
-    bool is_json = argc > 1 && !strcmp(argv[1], UN_LOG_JSON);
-    if (is_json)
-        report_in_json();
-    if (argc > is_json + 1 && !strcmp(argv[is_json + 1], "--health"))
-        return check_health(argv + is_json + 2);
-    if (argc < 2 || !split_watch_args(argc, argv, &args)) {
-        fputs(
-            "usage: usernsctl-watch [OPTION...] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- "
-            "[RAISE...] -- COMMAND...\n",
-            stderr);
-        return 125;
-    }
     /* In the caller, a closed descriptor may have been one of its own files, which is closed now.
      */
     if (un_fill_stdio()) {
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
     }
-    if (network_join(&args.command, &args.network, &err))
-        return fail_watch(&err);
     /* Inherited descriptors are for the watcher only. */
     un_close_fds_at_exec(NULL, 0, &err);
-    pid_t child = supervise_runsc(&args, &how, &err);
-    if (child < 0)
-        return fail_watch(&err);
+    pid_t child =
+        network_join(&args->command, &args->network, &err) ? -1 : supervise_runsc(args, &how, &err);
     if (child == 0)
-        return become_child(&args, how.parent_pidfd);
-    int status = un_exit_status_of(how.wait_status);
-    if (args.early && status == 128 + SIGTERM)
-        status = 128 + args.early;
-    int ours = judge_runsc(&args, status, forks);
-    int sig = args.reraise_signal && ours == status ? fatal_signal(&args, how.wait_status) : 0;
-    if (sig)
-        un_reraise(sig);
+        return become_child(args, how.parent_pidfd);
+    if (child < 0) {
+        args->result.reason = "start-failed";
+        return finish(args, fail_watch(&err));
+    }
+    int ours = finish(args, judge(args, how.wait_status, forks));
+    if (args->reraise_signal && args->result.signal)
+        un_reraise(args->result.signal);
     return ours;
+}
+
+static bool is_health(const char *word)
+{
+    return !strcmp(word, "--health");
+}
+
+int main(int argc, char **argv)
+{
+    struct watch_args args;
+    uint64_t forks = un_limit_hits(UN_LIMIT_PIDS);
+    for (int i = 1; i < argc && un_begins(argv[i], "--") && !is_health(argv[i]); i++)
+        if (!strcmp(argv[i], UN_LOG_JSON))
+            report_in_json();
+    bool has_log = argc > 1 && !strcmp(argv[1], UN_LOG_JSON);
+    if (argc > has_log + 1 && is_health(argv[has_log + 1]))
+        return check_health(argv + has_log + 2);
+    if (argc < 2 || !split_watch_args(argc, argv, &args)) {
+        fputs(
+            "usage: usernsctl-watch [OPTION...] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- "
+            "[RAISE...] -- COMMAND...\n",
+            stderr);
+        return SANDBOX_FAILED;
+    }
+    return watch(&args, forks);
 }

@@ -39,6 +39,60 @@ bool start_limit_is_over(struct start_limit *limit, char *const *command);
 /* Returns the time until the deadline in milliseconds, or -1 if there is none (left). */
 int start_limit_interval(const struct start_limit *limit);
 
+/* ---- pump.c: the limit of the output --------------------------------------------------------- */
+
+/* The greatest limit, in bytes: the pump keeps so many of each stream in memory. */
+#define MAX_OUTPUT_MAX (1U << 30)
+
+struct pump {
+    uint64_t limit; /* bytes of each stream; 0 for no pump */
+    bool kills;     /* whether the watcher ends a sandbox that writes more */
+    pid_t pid;      /* 0 for no pump */
+    int pidfd;
+    int input[2];    /* pipes for standard output and error of the sandbox */
+    uint64_t *total; /* bytes that each stream has had, in memory that the pump writes to */
+};
+
+/* Parses BYTES[,kill]. Returns false if `text` is malformed. */
+bool pump_parse(const char *text, struct pump *pump);
+/* Starts the pump, which ends after the sandbox has closed both streams. */
+int pump_start(struct pump *pump, struct un_error *err);
+/* Called in the child that executes runsc: makes the pipes its standard output and error. Returns
+ * 0, or -1 with errno. */
+int pump_join(const struct pump *pump);
+/* Waits until the pump has written all output. */
+void pump_wait(struct pump *pump);
+/* Returns the number of bytes that standard output (0) or error (1) lacks. */
+uint64_t pump_truncated(const struct pump *pump, int stream);
+/* Returns whether the sandbox has written more than it may, which `end` then describes. */
+bool pump_is_over(const struct pump *pump, struct un_end *end);
+/* Prints a notice for each stream that lacks bytes. */
+void pump_report(const struct pump *pump);
+
+/* ---- result.c: the file for the result ------------------------------------------------------- */
+
+struct result_file {
+    int directory, fd; /* descriptors of the directory and of the file, which the child closes */
+    char temporary[64];
+    const char *name; /* NULL for no file */
+};
+
+/* Why and how a command has ended, see usernsctl.Result. */
+struct watch_result {
+    int status;           /* the exit status of the watcher */
+    int signal;           /* the signal that killed the command, or 0 */
+    const char *reason;   /* such as "exited" */
+    uint64_t limit, used; /* as in struct un_end */
+    uint64_t peak;        /* the greatest memory use that was seen, in bytes; 0 if unknown */
+    uint64_t truncated[2];
+};
+
+/* Parses DIRECTORY,FD,TEMPORARY,NAME. Returns false if `text` is malformed. */
+bool result_parse(const char *text, struct result_file *file);
+/* Writes the result and gives the file its name. Does nothing without a file. Returns -1 after a
+ * failure, which has been reported. */
+int result_write(const struct result_file *file, const struct watch_result *result);
+
 /* ---- arguments.c ----------------------------------------------------------------------------- */
 
 /* The maximum number of words of each command but the last. */
@@ -61,6 +115,9 @@ struct watch_args {
     struct oom_watch oom;
     int network;       /* pidfd of usernsctl-network, or -1 */
     struct un_end end; /* why the watcher has ended the sandbox */
+    struct pump pump;
+    struct result_file result_file;
+    struct watch_result result;
 };
 
 /* Parses the arguments of the program: splits argv at its first three "--". Returns false if they

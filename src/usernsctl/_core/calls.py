@@ -800,6 +800,8 @@ class NativeLaunch:
         user: tuple[int, int] = (0, 0),
         groups: Sequence[int] = (),
         terminal: bool = False,
+        watch_options: Iterable[str] = (),
+        watch_fds: Sequence[int] = (),
     ) -> NoReturn:
         """Write config.json, give up privileges, and execute the program that waits for runsc.
 
@@ -811,6 +813,8 @@ class NativeLaunch:
         :param groups: the supplementary groups of the command, the same way; they are left out if
             only one id is mapped.
         :param terminal: whether the command gets the terminal of this process.
+        :param watch_options: further options of the watcher (csrc/programs/watch/main.c).
+        :param watch_fds: further descriptors that the watcher inherits.
         :raises UsernsError: a step failed, perhaps after the privileges were given up.
         """
         err, memory = ffi.new("struct un_error *"), Memory()
@@ -823,6 +827,9 @@ class NativeLaunch:
         moment.groups = memory.numbers("uint32_t[]", groups)
         moment.group_count = len(groups)
         moment.terminal = terminal
+        moment.watch_options = memory.strings(map(os.fsencode, watch_options))
+        moment.watch_fds = memory.numbers("int[]", watch_fds)
+        moment.watch_fd_count = len(watch_fds)
         lib.un_launch_exec(self._launch, moment, err)
         raise self._error(err)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 from usernsctl._lean import TYPE_CHECKING, Any, fields
 from usernsctl._text import say
 from usernsctl.cli.parser import Parser, UsageError
-from usernsctl.gvisor.launch.options import Option
+from usernsctl.gvisor.launch.options import LIMITS, PROCESS, Option, one_of
 from usernsctl.gvisor.launch.request import Request
 
 if TYPE_CHECKING:
+    from usernsctl.gvisor.launch.result_file import ResultFile
     from usernsctl.maps import Fill, IdMap
 
 
@@ -34,6 +36,29 @@ def parser(prog: str) -> Parser:
         prog, run, usage="[OPTIONS] -- CMD [ARG]...", options_first=True, wants=["environ"]
     )
     add_options(parser, request_options())
+    parser.add_option(
+        "--max-output",
+        heading=LIMITS,
+        parse=_max_output,
+        metavar="SIZE",
+        help="Let CMD write at most SIZE to standard output, and SIZE to standard error, such as "
+        "1M. The beginning and the end are kept. CMD gets no terminal.",
+    )
+    parser.add_option(
+        "--on-overflow",
+        heading=LIMITS,
+        parse=one_of("truncate", "kill"),
+        metavar="truncate|kill",
+        help="If CMD writes more than --max-output: drop what lies between beginning and end "
+        "(truncate, the default), or end the sandbox.",
+    )
+    parser.add_option(
+        "--result",
+        heading=PROCESS,
+        metavar="FILE",
+        help="Write the exit status, and why CMD ended, to FILE, as JSON. FILE appears when CMD "
+        "has ended.",
+    )
     parser.add_flag(
         "--dry-run",
         heading="Looking ahead",
@@ -62,6 +87,9 @@ def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> N
         parser.add_option(*option.flags, **about)
 
 
+# MAX_OUTPUT_MAX of csrc/programs/watch/watch.h.
+_OUTPUT_MAX = 1 << 30
+
 # Options that reject an empty string, often the value of an unset variable. Otherwise an empty
 # string would mean the current directory, or that the option is omitted.
 _NEVER_EMPTY = {
@@ -71,6 +99,19 @@ _NEVER_EMPTY = {
     "state": ("--root", "a directory"),
     "kept": ("--in", "the name of a namespace"),
 }
+
+
+def _max_output(text: str) -> int:
+    """Parse the value of ``--max-output``.
+
+    :raises ValueError: `text` is not a size from 1 byte to 1 GiB.
+    """
+    from usernsctl.gvisor.launch.limits import parse_size
+
+    size = parse_size(text)
+    if size > _OUTPUT_MAX:
+        raise ValueError(f"{text!r} is more than 1G: so much of the output is kept in memory")
+    return size
 
 
 def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: Any) -> int:
@@ -110,6 +151,10 @@ def _run(
     if as_json and not dry_run:
         raise UsageError("--json needs --dry-run")
     check_combination(given)
+    max_output = _output_limit(given)
+    path = given.pop("result")
+    if path == "":
+        raise UsageError("--result needs a file, not an empty string")
     if given["terminal"] is None:
         from usernsctl import _core
 
@@ -126,7 +171,46 @@ def _run(
         from usernsctl.gvisor.launch.perform import run_in_place
 
         _import_the_rest(joins_namespace=given["kept"] is not None)
-        run_in_place(request, notify=notify)
+        with _result_file(path) as result:
+            run_in_place(request, notify=notify, result=result, max_output=max_output)
+
+
+@contextmanager
+def _result_file(path: str | None) -> Iterator[ResultFile | None]:
+    """Open the file for the result; if the block fails, write why to the file.
+
+    :raises CommandError: the file can't be opened.
+    """
+    if path is None:
+        yield None
+        return
+    from usernsctl.gvisor.launch.result_file import ResultFile
+
+    file = ResultFile(path)
+    try:
+        yield file
+    except OSError as error:
+        with suppress(OSError):
+            file.write_failure(getattr(error, "exit_status", 125))
+        raise
+    finally:
+        file.discard()
+
+
+def _output_limit(given: dict[str, Any]) -> str | None:
+    """Return the limit of the output for the watcher; remove its options from `given`.
+
+    :raises UsageError: the options exclude each other.
+    """
+    limit, on_overflow = given.pop("max_output"), given.pop("on_overflow")
+    if limit is None:
+        if on_overflow is not None:
+            raise UsageError("--on-overflow needs --max-output")
+        return None
+    if given["terminal"]:
+        raise UsageError("--max-output and --terminal exclude each other: a limit needs pipes")
+    given["terminal"] = False
+    return f"{limit},kill" if on_overflow == "kill" else str(limit)
 
 
 def request_of(given: dict[str, Any], environ: Mapping[str, str]) -> Request:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl._core import NativeLaunch, NativeView, check_filter
-from usernsctl._lean import NoReturn
+from usernsctl._lean import TYPE_CHECKING, NoReturn
 from usernsctl._system.handover import restore_signals
 from usernsctl._text import quoted
 from usernsctl.gvisor.launch.facts import Facts, descriptors, inspect
@@ -20,11 +20,16 @@ from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.steps import StartValues
 from usernsctl.gvisor.runsc.command import search_path
 
+if TYPE_CHECKING:
+    from usernsctl.gvisor.launch.result_file import ResultFile
+
 
 def run_in_place(
     request: Request,
     environ: Mapping[str, str] | None = None,
     notify: Callable[[str], object] = lambda text: None,
+    result: ResultFile | None = None,
+    max_output: str | None = None,
 ) -> NoReturn:
     """Replace this process by a watcher that waits for runsc, which runs the command in gVisor.
 
@@ -35,6 +40,8 @@ def run_in_place(
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: called with messages for the user before the command starts.
+    :param result: the file for the result.
+    :param max_output: the limit of the output, as csrc/programs/watch/pump.c parses it.
     :raises UsernsError: the launch failed. If this process has entered the namespace already, it
         can only report the error and exit.
     """
@@ -42,6 +49,10 @@ def run_in_place(
     check_filter()
     inspection = inspect(request, caller, notify=notify)
     request = inspection.request
+    if result is not None:
+        writable = inspection.used.writable_sources()
+        sources = inspection.used.sources.items()
+        result.prepare({name: source.fd for name, source in sources if name in writable})
     launch = plan_run(request, inspection.facts)
     directory = _current_directory()
     named = _files_named(request.args[1:], directory)
@@ -64,6 +75,11 @@ def run_in_place(
         user=values.user,
         groups=values.groups,
         terminal=values.terminal,
+        watch_options=[
+            *([] if result is None else [result.option]),
+            *([] if max_output is None else [f"--max-output={max_output}"]),
+        ],
+        watch_fds=() if result is None else result.descriptors,
     )
 
 

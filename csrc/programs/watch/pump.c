@@ -1,0 +1,261 @@
+/*
+ * The limit of the output (--max-output): a process between the sandbox and the standard output and
+ * error of this process.
+ *
+ * For each of both, the pump copies the first half of the limit at once, keeps the end of the rest
+ * in memory, and writes that when the sandbox has closed its end of the pipe. So the pump uses no
+ * more memory than the limit, whatever the sandbox writes, and a reader who is slow delays the
+ * sandbox only in the first half.
+ *
+ * It is a process of its own, since the watcher must not wait for a reader. The watcher reads the
+ * counts in shared memory, and spares the pump when it kills the sandbox.
+ */
+#include "base/base.h"
+#include "programs/shared/shared.h"
+#include "programs/watch/watch.h"
+#include "sys/sys.h"
+
+#include <inttypes.h>
+#include <poll.h>
+#include <sys/mman.h>
+
+#define KILL ",kill"
+#define READ_BYTES 65536
+
+/* Output from a pipe to a descriptor. */
+struct output {
+    int from;      /* the read end, or -1 after its end */
+    int to;        /* standard output or error, or -1 if nobody reads it */
+    uint64_t left; /* bytes that are still copied at once */
+    char *tail;    /* a ring of tail_size bytes */
+    uint64_t tail_size;
+    uint64_t tail_total; /* bytes that were put into the ring */
+    uint64_t *total;     /* all bytes, in shared memory */
+};
+
+bool pump_parse(const char *text, struct pump *pump)
+{
+    const char *end = un_number_read(text, MAX_OUTPUT_MAX, &pump->limit);
+    pump->kills = end && !strcmp(end, KILL);
+    return end && pump->limit && (!*end || pump->kills);
+}
+
+/* Writes all bytes, also to a descriptor that another process has made nonblocking. Returns false
+ * if nobody reads them. */
+static bool write_all(int to, const char *data, uint64_t size)
+{
+    struct pollfd room = {.fd = to, .events = POLLOUT};
+    while (size) {
+        ssize_t written = write(to, data, (size_t)size);
+        if (written < 0 && errno == EAGAIN)
+            poll(&room, 1, -1);
+        else if (written < 0)
+            return false;
+        data += written > 0 ? written : 0;
+        size -= written > 0 ? (uint64_t)written : 0;
+    }
+    return true;
+}
+
+/* Closes the pipe, so that the sandbox notices, as it would without a pump, that nobody reads. */
+static void give_up(struct output *output)
+{
+    output->to = -1;
+    un_close_quietly(output->from);
+    output->from = -1;
+}
+
+static void write_out(struct output *output, const char *data, uint64_t size)
+{
+    if (output->to >= 0 && !write_all(output->to, data, size))
+        give_up(output);
+}
+
+static void keep(struct output *output, const char *data, uint64_t size)
+{
+    /* Bytes that the same call would overwrite are only counted. */
+    uint64_t skipped = size > output->tail_size ? size - output->tail_size : 0;
+    output->tail_total += skipped;
+    data += skipped;
+    size -= skipped;
+    while (size) {
+        uint64_t at = output->tail_total % output->tail_size;
+        uint64_t part = output->tail_size - at < size ? output->tail_size - at : size;
+        memcpy(output->tail + at, data, part);
+        output->tail_total += part;
+        data += part;
+        size -= part;
+    }
+}
+
+/* Writes the end of the output. */
+static void write_tail(struct output *output)
+{
+    uint64_t at = output->tail_total % output->tail_size;
+    if (output->tail_total > output->tail_size)
+        write_out(output, output->tail + at, output->tail_size - at);
+    write_out(output, output->tail, at);
+    /* Not another remainder: the ring was filled exactly. */
+    if (output->tail_total == output->tail_size)
+        write_out(output, output->tail, output->tail_size);
+}
+
+static void copy_some(struct output *output)
+{
+    static char data[READ_BYTES];
+    ssize_t got = read(output->from, data, sizeof data);
+    if (got < 0 && (errno == EINTR || errno == EAGAIN))
+        return;
+    if (got <= 0) {
+        close(output->from);
+        output->from = -1;
+        write_tail(output);
+        return;
+    }
+    uint64_t first = (uint64_t)got < output->left ? (uint64_t)got : output->left;
+    *output->total += (uint64_t)got;
+    output->left -= first;
+    write_out(output, data, first);
+    keep(output, data + first, (uint64_t)got - first);
+}
+
+/* Wakes the watcher, which then looks at the counts. */
+static void report_overflow(const struct pump *pump, bool *is_reported)
+{
+    if (pump->kills && !*is_reported &&
+        (pump->total[0] > pump->limit || pump->total[1] > pump->limit)) {
+        *is_reported = true;
+        kill(getppid(), SIGCHLD);
+    }
+}
+
+static _Noreturn void become_pump(const struct pump *pump, struct output outputs[2], int parent)
+{
+    struct un_error err;
+    bool is_reported = false;
+    if (un_die_with_parent(SIGKILL, parent, &err))
+        _exit(SANDBOX_FAILED);
+    while (outputs[0].from >= 0 || outputs[1].from >= 0) {
+        struct pollfd fds[4];
+        for (int i = 0; i < 2; i++) {
+            fds[i] = (struct pollfd){.fd = outputs[i].from, .events = POLLIN};
+            /* Without events: poll(2) reports only that the reader has gone. */
+            fds[i + 2] = (struct pollfd){.fd = outputs[i].from < 0 ? -1 : outputs[i].to};
+        }
+        if (poll(fds, 4, -1) < 0 && errno != EINTR)
+            _exit(SANDBOX_FAILED);
+        for (int i = 0; i < 2; i++)
+            if (fds[i + 2].revents)
+                give_up(&outputs[i]);
+            else if (fds[i].revents)
+                copy_some(&outputs[i]);
+        report_overflow(pump, &is_reported);
+    }
+    _exit(0);
+}
+
+static void *map(uint64_t size, int flags)
+{
+    void *memory = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* Creates the pipes and the memory. Returns 0, or -1 with errno. */
+static int prepare_outputs(struct pump *pump, struct output outputs[2])
+{
+    pump->total = map(2 * sizeof *pump->total, MAP_SHARED);
+    for (int i = 0; i < 2; i++) {
+        int ends[2];
+        uint64_t tail_size = pump->limit - pump->limit / 2;
+        if (!pump->total || pipe2(ends, O_CLOEXEC))
+            return -1;
+        pump->input[i] = ends[1];
+        outputs[i] = (struct output){
+            .from = ends[0],
+            .to = i + 1,
+            .left = pump->limit / 2,
+            .tail = map(tail_size, MAP_PRIVATE | MAP_NORESERVE),
+            .tail_size = tail_size,
+            .total = &pump->total[i],
+        };
+        if (!outputs[i].tail)
+            return -1;
+    }
+    return 0;
+}
+
+int pump_start(struct pump *pump, struct un_error *err)
+{
+    struct output outputs[2] = {{.from = -1}, {.from = -1}};
+    un_auto_close int self = un_pidfd_open(getpid());
+    if (self < 0 || prepare_outputs(pump, outputs))
+        return un_fail_errno(err, UN_STEP_STDIO, "the pipes of --max-output");
+    /* Signals of the terminal and of others are for the watcher. A write to a closed pipe must fail
+     * in place of ending the pump. */
+    uint64_t mask = un_block_signals();
+    pump->pid = un_fork();
+    if (pump->pid == 0) {
+        un_close_each(pump->input, 2);
+        become_pump(pump, outputs, self);
+    }
+    int errnum = errno;
+    un_set_signals(mask);
+    for (int i = 0; i < 2; i++)
+        close(outputs[i].from);
+    pump->pidfd = pump->pid < 0 ? -1 : un_pidfd_open(pump->pid);
+    if (pump->pidfd >= 0)
+        return 0;
+    errno = pump->pid < 0 ? errnum : errno;
+    return un_fail_errno(err, UN_STEP_STDIO, "fork");
+}
+
+int pump_join(const struct pump *pump)
+{
+    for (int i = 0; i < 2 && pump->limit; i++)
+        if (dup2(pump->input[i], i + 1) < 0)
+            return -1;
+    return 0;
+}
+
+void pump_wait(struct pump *pump)
+{
+    if (!pump->limit)
+        return;
+    un_close_each(pump->input, 2);
+    while (un_wait_readable(pump->pidfd, INT_MAX) == 0)
+        continue;
+    close(pump->pidfd);
+}
+
+uint64_t pump_truncated(const struct pump *pump, int stream)
+{
+    bool is_over = pump->limit && pump->total[stream] > pump->limit;
+    return is_over ? pump->total[stream] - pump->limit : 0;
+}
+
+bool pump_is_over(const struct pump *pump, struct un_end *end)
+{
+    if (!pump->limit || !pump->kills)
+        return false;
+    uint64_t most = pump->total[0] > pump->total[1] ? pump->total[0] : pump->total[1];
+    if (most <= pump->limit)
+        return false;
+    *end = (struct un_end){.reason = "output-limit", .limit = pump->limit, .used = most};
+    snprintf(end->text, sizeof end->text,
+             "the sandbox was ended: it wrote %" PRIu64 " bytes, and its limit is %" PRIu64,
+             end->used, end->limit);
+    return true;
+}
+
+void pump_report(const struct pump *pump)
+{
+    static const char *const names[] = {"standard output", "standard error"};
+    char text[160];
+    for (int i = 0; i < 2; i++) {
+        if (!pump_truncated(pump, i))
+            continue;
+        snprintf(text, sizeof text, "%s lacks %" PRIu64 " bytes after the first %" PRIu64, names[i],
+                 pump_truncated(pump, i), pump->limit / 2);
+        report_message((struct report){.program = "usernsctl", .level = "notice", .message = text});
+    }
+}

@@ -1,0 +1,128 @@
+/*
+ * The file for the result of the command (--result): a JSON object of one line, with the members
+ * that usernsctl.Result has.
+ *
+ * usernsctl run has opened the file and its directory before the start. The file has no name, or a
+ * temporary one where the filesystem has no nameless files (O_TMPFILE), until it is complete. So a
+ * reader never finds a part of it.
+ */
+#include "base/base.h"
+#include "launch/launch.h"
+#include "programs/shared/shared.h"
+#include "programs/watch/watch.h"
+#include "sys/sys.h"
+
+#include <inttypes.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+/* Reads a number that ends with a comma. Returns the text after the comma, or NULL. */
+static const char *read_fd(const char *text, int *fd)
+{
+    uint64_t number;
+    const char *end = text ? un_number_read(text, INT_MAX, &number) : NULL;
+    if (!end || *end != ',')
+        return NULL;
+    *fd = (int)number;
+    return end + 1;
+}
+
+bool result_parse(const char *text, struct result_file *file)
+{
+    const char *at = read_fd(read_fd(text, &file->directory), &file->fd);
+    const char *comma = at ? strchr(at, ',') : NULL;
+    if (!comma || (size_t)(comma - at) >= sizeof file->temporary || !comma[1])
+        return false;
+    memcpy(file->temporary, at, (size_t)(comma - at));
+    file->name = comma + 1;
+    return true;
+}
+
+/* Writes a number as a member, or null if it is unknown. */
+static void add_number(struct un_text *text, const char *name, bool is_known, double number)
+{
+    char member[96];
+    int length = snprintf(member, sizeof member, ", \"%s\": ", name);
+    snprintf(member + length, sizeof member - (size_t)length, is_known ? "%.15g" : "null", number);
+    un_text_add(text, member);
+}
+
+static double seconds_of(struct timeval time)
+{
+    return (double)time.tv_sec + (double)time.tv_usec / 1e6;
+}
+
+/* Adds the processor time of all processes that have ended, with those that runsc has waited for.
+ */
+static void add_usage(struct un_text *text)
+{
+    struct rusage usage;
+    char member[128];
+    if (getrusage(RUSAGE_CHILDREN, &usage))
+        return;
+    snprintf(member, sizeof member,
+             ", \"rusage\": {\"utime\": %.6f, \"stime\": %.6f, \"maxrss\": %ld}",
+             seconds_of(usage.ru_utime), seconds_of(usage.ru_stime), usage.ru_maxrss);
+    un_text_add(text, member);
+}
+
+static void compose(struct un_text *text, const struct watch_result *result)
+{
+    char start[128];
+    /* Milliseconds become seconds. */
+    double unit = strcmp(result->reason, "timeout") ? 1 : 1000;
+    snprintf(start, sizeof start, "{\"status\": %d", result->status);
+    un_text_add(text, start);
+    add_number(text, "signal", result->signal, result->signal);
+    snprintf(start, sizeof start, ", \"reason\": \"%s\"", result->reason);
+    un_text_add(text, start);
+    add_number(text, "limit", result->limit, (double)result->limit / unit);
+    add_number(text, "used", result->used, (double)result->used / unit);
+    add_usage(text);
+    add_number(text, "peak_memory", result->peak, (double)result->peak);
+    add_number(text, "stdout_truncated", true, (double)result->truncated[0]);
+    add_number(text, "stderr_truncated", true, (double)result->truncated[1]);
+    un_text_add(text, "}\n");
+}
+
+/* Gives a file without a name its temporary name. */
+static int give_name(const struct result_file *file)
+{
+    char path[UN_FD_PATH_MAX];
+    struct stat status;
+    if (fstat(file->fd, &status))
+        return -1;
+    if (status.st_nlink)
+        return 0;
+    un_fd_path(file->fd, path);
+    return linkat(AT_FDCWD, path, file->directory, file->temporary, AT_SYMLINK_FOLLOW);
+}
+
+static int write_file(const struct result_file *file, const struct un_text *text)
+{
+    if (un_write_all(file->fd, text->bytes, text->length) || give_name(file))
+        return -1;
+    if (!renameat(file->directory, file->temporary, file->directory, file->name))
+        return 0;
+    int errnum = errno;
+    unlinkat(file->directory, file->temporary, 0);
+    errno = errnum;
+    return -1;
+}
+
+int result_write(const struct result_file *file, const struct watch_result *result)
+{
+    struct un_error err;
+    struct un_text text = {.bytes = NULL};
+    if (!file->name)
+        return 0;
+    compose(&text, result);
+    errno = ENOMEM;
+    int failed = text.failed || write_file(file, &text) ? -1 : 0;
+    if (failed) {
+        un_fail_errno(&err, UN_STEP_STDIO, file->name);
+        report_error("usernsctl: --result", &err);
+    }
+    un_text_free(&text);
+    return failed;
+}

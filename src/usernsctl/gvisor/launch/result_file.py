@@ -1,0 +1,148 @@
+"""The file for the result of ``usernsctl run --result``.
+
+The file is opened before the start, so that a place that can't be written to is an error before the
+command runs. The watcher writes the result (csrc/programs/watch/result.c).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Mapping
+
+from usernsctl import _core
+from usernsctl._system.paths import open_path
+from usernsctl.errors import BindError, CommandError
+
+# What a nameless file fails with where the filesystem has none (open(2)).
+_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+
+# The members of a result that are unknown, or zero, before the command has run.
+_NOTHING = (
+    '"limit": null, "used": null, "rusage": null, "peak_memory": null, "stdout_truncated": 0, '
+    '"stderr_truncated": 0'
+)
+
+
+class ResultFile:
+    """An open file without a name, or with a temporary one, beside the path for the result.
+
+    :ivar path: the path for the result.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open a file.
+
+        :raises CommandError: a file can't be created there, or `path` exists and is no regular
+            file.
+        """
+        self.path = path
+        self._temporary = f".usernsctl-{os.urandom(8).hex()}"
+        parent, self._name = os.path.split(path)
+        try:
+            if self._name in ("", ".", ".."):
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self._parent = open_path(parent or ".")
+            self._directory = self._parent.fd
+            self._has_old = self._check_old()
+            self._file = self._create()
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> CommandError:
+        return CommandError(
+            f"{self.path}: {error.strerror}",
+            step="result",
+            errno=error.errno or 0,
+            filename=self.path,
+            remedy="name a file in a directory that you may write to",
+        )
+
+    def _create(self) -> int:
+        mode, flags = 0o666, os.O_WRONLY | os.O_CLOEXEC
+        where = f"/proc/self/fd/{self._directory}"
+        try:
+            return os.open(where, flags | os.O_TMPFILE, mode)
+        except OSError as error:
+            if error.errno not in _NO_NAMELESS_FILES:
+                raise
+        flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        return os.open(self._temporary, flags, mode, dir_fd=self._directory)
+
+    def _check_old(self) -> bool:
+        """Return whether there is a file of an earlier run.
+
+        :raises OSError: there is a file that is no regular file.
+        """
+        try:
+            status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EEXIST, "exists, and is no regular file")
+        return True
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """The descriptors that the watcher inherits."""
+        return self._directory, self._file
+
+    @property
+    def option(self) -> str:
+        """The option of the watcher."""
+        return f"--result={self._directory},{self._file},{self._temporary},{self._name}"
+
+    def prepare(self, writable: Mapping[str, int]) -> None:
+        """Check that the sandbox can't replace the file, and remove that of an earlier run.
+
+        A reader could take an old file for that of this run.
+
+        :param writable: descriptors of the sources of writable bind mounts, by their paths.
+        :raises CommandError: a writable bind mount has the file's directory, or the old file can't
+            be removed.
+        """
+        self._check_unwritable(writable)
+        try:
+            if self._has_old:
+                os.unlink(self._name, dir_fd=self._directory)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _check_unwritable(self, writable: Mapping[str, int]) -> None:
+        try:
+            _core.refuse_to_show(writable, self._parent.path)
+        except BindError as error:
+            if error.cause != "bind-shows-state":
+                raise
+            raise CommandError(
+                f"{self.path}: the sandbox could write there, since {error.filename} is "
+                "bind-mounted with :rw",
+                step="result",
+                filename=self.path,
+                remedy="name a file in a directory that the sandbox may not write to",
+            ) from None
+
+    def write_failure(self, status: int) -> None:
+        """Write the result of a command that was not started.
+
+        :param status: the exit status of usernsctl.
+        """
+        text = f'{{"status": {status}, "signal": null, "reason": "start-failed", {_NOTHING}}}\n'
+        where = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
+        try:
+            os.write(self._file, text.encode())
+            if os.fstat(self._file).st_nlink == 0:
+                link = f"/proc/self/fd/{self._file}"
+                os.link(link, self._temporary, dst_dir_fd=self._directory, follow_symlinks=True)
+            os.replace(self._temporary, self._name, **where)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove the file if it still has its temporary name."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._temporary, dir_fd=self._directory)

@@ -1,0 +1,223 @@
+"""Tests of usernsctl run --max-output, which limits the output of a command."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from processes import capture, children_of, status_of, wait_until_gone
+from terminals import on_terminal
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+PATIENCE = 60
+KILL = ("--on-overflow", "kill")
+
+
+def notice(stream: str, truncated: int, first: int) -> str:
+    return f"usernsctl: standard {stream} lacks {truncated} bytes after the first {first}\n"
+
+
+def is_running(pid: str) -> bool:
+    """Return whether a process has a command line, which a zombie has not."""
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes() != b""
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_output_below_the_limit_is_whole(usernsctl: Program) -> None:
+    for limit in (3, 4, 5, 100, 1 << 20):
+        done = usernsctl("run", "--max-output", str(limit), "--", "sh", "-c", "printf abc")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "abc", "")
+
+
+def test_beginning_and_end_of_the_output_are_kept(usernsctl: Program) -> None:
+    whole = "".join(f"{number}\n" for number in range(1, 20001))
+    for limit in (1, 2, 11, 4096, 65536, 65537, 100000, len(whole) - 1):
+        done = usernsctl(
+            "run", "--max-output", str(limit), "--", "sh", "-c", "seq 20000; seq 20000 >&2; exit 3"
+        )
+        first, last = limit // 2, limit - limit // 2
+        kept, lost = whole[:first] + whole[-last:], len(whole) - limit
+        assert done.returncode == 3
+        assert done.stdout == kept
+        assert done.stderr == kept + notice("output", lost, first) + notice("error", lost, first)
+
+
+def test_the_result_counts_what_is_missing(usernsctl: Program, tmp_path: Path) -> None:
+    script = "seq 1000; printf ab >&2"
+    usernsctl("run", "--max-output", "1k", "--result", tmp_path / "r", "--", "sh", "-c", script)
+    found = json.loads((tmp_path / "r").read_text())
+    assert (found["stdout_truncated"], found["stderr_truncated"]) == (3893 - 1024, 0)
+    assert (found["reason"], found["limit"]) == ("exited", None)
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_flood_ends_the_sandbox(usernsctl: Program, tmp_path: Path, stream: str) -> None:
+    done = usernsctl(
+        *("run", "--max-output", "1000", *KILL, "--result", tmp_path / "r"),
+        *("--", "sh", "-c", f"yes >&{stream}"),
+    )
+    assert done.returncode == 137
+    assert "and its limit is 1000" in done.stderr
+    found = json.loads((tmp_path / "r").read_text())
+    assert (found["reason"], found["limit"], found["status"]) == ("output-limit", 1000, 137)
+    assert found["used"] > 1000
+    assert len(done.stdout) == (1000 if stream == "1" else 0)
+
+
+def test_a_short_flood_is_over_the_limit_too(usernsctl: Program, tmp_path: Path) -> None:
+    done = usernsctl(
+        *("run", "--max-output", "2", *KILL, "--result", tmp_path / "r"),
+        *("--", "printf", "abcd"),
+    )
+    assert done.returncode == 137
+    found = json.loads((tmp_path / "r").read_text())
+    assert (found["reason"], found["limit"], found["used"]) == ("output-limit", 2, 4)
+
+
+def test_a_flood_uses_bounded_memory(usernsctl: Program) -> None:
+    words = ["run", "--max-output", "1M", "--", "sh", "-c", "yes | head -c 2G"]
+    with subprocess.Popen(
+        [usernsctl.path, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as process:
+        peaks = []
+        deadline = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < deadline:
+            # The processes may end meanwhile.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for pid in children_of(process.pid):
+                    if b"usernsctl-watch" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        peaks.append(status_of(pid).get("VmHWM", "0 kB"))
+            time.sleep(0.05)
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert len(output) == 1 << 20
+    assert peaks
+    assert max(int(peak.split()[0]) for peak in peaks) < 4096
+
+
+def test_a_reader_who_leaves_ends_the_output(usernsctl: Program) -> None:
+    process = subprocess.Popen(
+        [usernsctl.path, "run", "--max-output", "1000", "--", "yes"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(2) == b"y\n"
+    process.stdout.close()
+    try:
+        # yes fails with EPIPE, or is killed by SIGPIPE.
+        assert process.wait(PATIENCE) in (1, 141)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_slow_reader_gets_everything_that_is_kept(usernsctl: Program) -> None:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    with subprocess.Popen(
+        [usernsctl.path, "run", "--max-output", "200k", "--", "sh", "-c", "yes | head -c 900000"],
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.close(writer)
+        found = b""
+        while data := os.read(reader, 1000):
+            found += data
+            time.sleep(0.001)
+        os.close(reader)
+        assert process.wait(PATIENCE) == 0
+    assert found == b"y\n" * (100 << 10)
+
+
+def test_the_kept_output_survives_a_killed_sandbox(usernsctl: Program) -> None:
+    done = usernsctl(
+        *("run", "--max-output", "10", "--timeout", "2s", "--"),
+        *("sh", "-c", "seq 1000; echo error >&2; sleep 1000"),
+    )
+    assert done.returncode == 124
+    assert done.stdout == "1\n2\n31000\n"
+    assert done.stderr.startswith("error\n")
+    assert notice("output", 3883, 5) in done.stderr
+
+
+def test_a_killed_watcher_takes_its_pump_along(usernsctl: Program) -> None:
+    name = f"for-a-killed-watcher-{os.getpid()}"
+    with subprocess.Popen(
+        [
+            usernsctl.path,
+            "run",
+            "--max-output",
+            "10",
+            "--",
+            "sh",
+            "-c",
+            f"echo 1; sleep 99; : {name}",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(2) == b"1\n"
+        pids = [str(pid) for pid in children_of(process.pid)]
+        assert len(pids) == 2
+        process.kill()
+    for pid in pids:
+        deadline = time.monotonic() + PATIENCE
+        while is_running(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_running(pid)
+    assert wait_until_gone(name, PATIENCE) == []
+
+
+def test_a_command_with_limited_output_has_no_terminal(usernsctl: Program) -> None:
+    command = [
+        usernsctl.path,
+        "run",
+        "--max-output",
+        "1M",
+        "--",
+        "sh",
+        "-c",
+        "test -t 1 || echo no",
+    ]
+    assert on_terminal(command, env=dict(os.environ)) == (0, "no\r\n")
+
+
+def test_wrong_limits_of_the_output_are_usage_errors(usernsctl: Program) -> None:
+    for words, message in (
+        (["--max-output", "0"], "--max-output: '0' must be more than 0"),
+        (["--max-output", "-1"], "--max-output: '-1' is not a number of bytes"),
+        (["--max-output", "1e9"], "--max-output: '1e9' is not a number of bytes"),
+        (["--max-output", "1.1G"], "is more than 1G: so much of the output is kept in memory"),
+        (["--on-overflow", "kill"], "--on-overflow needs --max-output"),
+        (["--max-output", "1", "--on-overflow", "x"], "'x' must be truncate or kill"),
+        (["--max-output", "1", "--terminal"], "--max-output and --terminal exclude each other"),
+    ):
+        done = capture([usernsctl.path, "run", *words, "--", "true"])
+        assert done.returncode == 125
+        assert message in done.stderr, done.stderr
+
+
+def test_notices_about_output_are_in_json(usernsctl: Program) -> None:
+    done = usernsctl(
+        *("run", "--log", "json", "--reraise-signal", "--max-output", "2", "--", "seq", "5")
+    )
+    (line,) = done.stderr.splitlines()
+    message = json.loads(line)
+    assert (message["level"], message["message"]) == (
+        "notice",
+        "standard output lacks 8 bytes after the first 1",
+    )

@@ -1,0 +1,282 @@
+"""Tests of usernsctl run --result FILE, which writes how and why a command has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Program
+from frozen import freeze
+from processes import capture, children_of
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+PATIENCE = 60
+MIB = 1 << 20
+MEMBERS = {
+    *("status", "signal", "reason", "limit", "used", "rusage", "peak_memory"),
+    *("stdout_truncated", "stderr_truncated"),
+}
+NOTHING = {
+    "signal": None,
+    "limit": None,
+    "used": None,
+    "peak_memory": None,
+    "stdout_truncated": 0,
+    "stderr_truncated": 0,
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the result, which must be the only file in its directory."""
+    assert os.listdir(path.parent) == [path.name]
+    text = path.read_text()
+    assert text.count("\n") == 1
+    result: dict[str, Any] = json.loads(text)
+    assert set(result) == MEMBERS
+    return result
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    directory = tmp_path / "results"
+    directory.mkdir()
+    return directory / "result.json"
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "killer", "reason"),
+    [
+        ("true", 0, None, "exited"),
+        ("exit 7", 7, None, "exited"),
+        ("exit 125", 125, None, "exited"),
+        ("exit 143", 143, None, "exited"),
+        ("kill -TERM $$", 143, 15, "signalled"),
+        ("kill -KILL $$", 137, 9, "signalled"),
+    ],
+)
+def test_the_file_says_how_a_command_ended(
+    usernsctl: Program, result: Path, script: str, status: int, killer: int | None, reason: str
+) -> None:
+    done = usernsctl("run", "--result", result, "--", "sh", "-c", script)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+    found = read(result)
+    usage = found.pop("rusage")
+    assert found == NOTHING | {"status": status, "signal": killer, "reason": reason}
+    assert 0 < usage["utime"] + usage["stime"] < PATIENCE
+    assert usage["maxrss"] > 1000
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(result.stat().st_mode) == 0o666 & ~umask
+
+
+def test_the_file_names_the_limit(usernsctl: Program, result: Path) -> None:
+    done = usernsctl("run", "--result", result, "--timeout", "1.5", "--", "sleep", "1000")
+    assert done.returncode == 124
+    found = read(result)
+    assert (found["status"], found["reason"], found["limit"]) == (124, "timeout", 1.5)
+    assert 1.5 <= found["used"] < PATIENCE
+    hog = "head -c 400M /dev/zero | tail -c 400M | sleep 60"
+    done = usernsctl("run", "--result", result, "--memory", "120M", "--", "sh", "-c", hog)
+    assert done.returncode == 137
+    found = read(result)
+    assert (found["reason"], found["signal"]) == ("memory-limit", signal.SIGKILL)
+    assert found["limit"] == 120 * MIB < found["used"] <= found["peak_memory"] < 400 * MIB
+
+
+def test_a_memory_limit_that_holds_shows_the_peak(usernsctl: Program, result: Path) -> None:
+    usernsctl("run", "--result", result, "--memory", "300M", "--", "sleep", "1")
+    found = read(result)
+    assert (found["reason"], found["limit"]) == ("exited", None)
+    assert 5 * MIB < found["peak_memory"] < 300 * MIB
+
+
+def test_a_start_that_fails_is_a_result(usernsctl: Program, result: Path) -> None:
+    for words, status in (
+        (["--", "no-such-command"], 127),
+        (["--runsc", "/bin/false", "--", "true"], 125),
+        (["--bind", "/no/such/file", "--", "true"], 125),
+    ):
+        done = usernsctl("run", "--result", result, *words)
+        assert done.returncode == status
+        expected = {"status": status, "reason": "start-failed", "rusage": None}
+        assert read(result) == NOTHING | expected
+        result.unlink()
+
+
+def test_a_runsc_that_fails_is_a_result(
+    usernsctl: Program, result: Path, stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in('case "$*" in *--version*) exec "$runsc" "$@";; esac; exit 1')
+    done = usernsctl("run", "--result", result, "--", "true", env={**os.environ})
+    assert done.returncode == 125, done.stderr
+    assert read(result)["reason"] == "start-failed"
+
+
+def sentry_of(pid: int) -> int:
+    """Return the pid of the sandbox of a watcher, once a file shows that its command runs."""
+    (runsc,) = children_of(pid)
+    for child in children_of(runsc):
+        if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"runsc-sandbox"):
+            return child
+    raise AssertionError(children_of(runsc))
+
+
+@pytest.fixture
+def started(usernsctl: Program, result: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a command that prints a line and then sleeps; its shell handles no signals."""
+    script = "echo started; sleep 1000"
+    with subprocess.Popen(
+        [usernsctl.path, "run", "--result", result, "--", "sh", "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        assert not os.listdir(result.parent)
+        yield process
+        process.kill()
+
+
+def test_a_sandbox_that_is_killed_from_outside_is_a_result(
+    started: subprocess.Popen[str], result: Path
+) -> None:
+    os.kill(sentry_of(started.pid), signal.SIGKILL)
+    assert started.wait(PATIENCE) == 125
+    found = read(result)
+    assert (found["status"], found["reason"]) == (125, "sandbox-ended")
+
+
+def test_a_watcher_that_is_killed_leaves_no_file(
+    started: subprocess.Popen[str], result: Path
+) -> None:
+    started.kill()
+    started.wait(PATIENCE)
+    time.sleep(0.1)
+    assert os.listdir(result.parent) == []
+
+
+def test_the_file_of_an_earlier_run_is_removed_at_the_start(
+    usernsctl: Program, result: Path
+) -> None:
+    result.write_text("old")
+    script = "echo started; read line; exit 3"
+    with subprocess.Popen(
+        [usernsctl.path, "run", "--result", result.name, "--", "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=result.parent,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        assert os.listdir(result.parent) == []
+        process.communicate("\n", PATIENCE)
+    assert read(result)["status"] == 3
+
+
+def test_an_unusable_place_is_an_error_before_the_start(usernsctl: Program, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    marker.mkdir()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    link = tmp_path / "link"
+    link.symlink_to("/etc/passwd")
+    before = sorted(os.listdir(tmp_path))
+    for path, why in (
+        (tmp_path / "missing" / "result", "No such file or directory"),
+        (tmp_path, "exists, and is no regular file"),
+        (f"{tmp_path}/", "Is a directory"),
+        ("/proc/self/result", "No such file or directory"),
+        (fifo, "exists, and is no regular file"),
+        (link, "exists, and is no regular file"),
+        ("/dev/null", "exists, and is no regular file"),
+    ):
+        done = usernsctl(
+            *("run", "--bind", f"{marker}:{marker}:rw", "--result", path),
+            *("--", "touch", f"{marker}/ran"),
+        )
+        assert done.returncode == 125, (path, done.stderr)
+        first, *rest = done.stderr.splitlines()
+        assert first.startswith(f"usernsctl: result: {path}: "), done.stderr
+        assert why in first or path == "/proc/self/result"
+        assert rest[-1].startswith("  remedy: name a file in a directory")
+        assert os.listdir(marker) == []
+        assert sorted(os.listdir(tmp_path)) == before
+    done = usernsctl("run", "--result", "", "--", "true")
+    assert "--result needs a file, not an empty string" in done.stderr
+
+
+def test_the_sandbox_may_not_write_where_the_file_is(usernsctl: Program, result: Path) -> None:
+    result.write_text("old")
+    for shown in (result.parent, result.parent.parent):
+        done = usernsctl(
+            *("run", "--bind", f"{shown}:/shown:rw", "--result", result, "--", "touch", "/shown/x")
+        )
+        assert done.returncode == 125
+        assert f"the sandbox could write there, since {shown} is bind-mounted with :rw" in (
+            done.stderr
+        )
+        assert read(result)["reason"] == "start-failed"
+    done = usernsctl("run", "--bind", result.parent, "--result", result, "--", "true")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read(result)["reason"] == "exited"
+
+
+def test_no_command_gets_the_descriptors_of_the_file(usernsctl: Program, result: Path) -> None:
+    done = usernsctl("run", "--result", result, "--", "ls", "/proc/self/fd")
+    assert done.stdout.split() == ["0", "1", "2", "3"]
+    read(result)
+
+
+def test_names_with_special_characters_are_kept(usernsctl: Program, result: Path) -> None:
+    for name in ("a,b,c", "-", " ", "\n", "é", os.fsdecode(b"\xff"), "n" * 255):
+        path = result.with_name(name)
+        done = usernsctl("run", "--result", path, "--", "true")
+        assert (done.returncode, done.stderr) == (0, ""), name
+        assert read(path)["reason"] == "exited"
+        path.unlink()
+
+
+def test_a_file_on_a_tmpfs_and_in_a_kept_namespace_is_written(
+    usernsctl: Program, runtime: Path
+) -> None:
+    path = runtime / "results"
+    path.mkdir()
+    made = capture([usernsctl.path, "ns", "create", "kept-for-results"])
+    assert made.returncode == 0, made.stderr
+    try:
+        done = usernsctl(
+            *("run", "--in", "kept-for-results", "--result", path / "file", "--", "true")
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert read(path / "file")["status"] == 0
+    finally:
+        capture([usernsctl.path, "ns", "remove", "kept-for-results"])
+
+
+def test_a_signal_that_is_raised_again_is_in_the_file(usernsctl: Program, result: Path) -> None:
+    done = usernsctl(
+        "run", "--reraise-signal", "--result", result, "--", "sh", "-c", "kill -TERM $$"
+    )
+    assert done.returncode == -signal.SIGTERM
+    found = read(result)
+    assert (found["status"], found["signal"]) == (143, signal.SIGTERM)
+
+
+def test_freeze_refuses_options_of_one_run(usernsctl: Program, tmp_path: Path) -> None:
+    assert freeze(usernsctl, tmp_path / "launch")
+    for option in ("--result", "--max-output", "--on-overflow"):
+        done = usernsctl("freeze", "-o", tmp_path / "other", option, "1", "--", "true")
+        assert done.returncode == 125
+        assert f"there is no option '{option}'" in done.stderr, done.stderr
