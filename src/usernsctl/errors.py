@@ -228,6 +228,20 @@ class RunscError(UsernsError):
     """runsc is missing, is not usable, or failed."""
 
 
+class LimitError(RunscError):
+    """A sandbox was ended because of a limit, or because memory ran out.
+
+    `cause` names the limit, such as ``"memory-limit"``, ``"pids-limit"``, ``"timeout"`` or
+    ``"out-of-memory"``.
+
+    :ivar limit: the limit: bytes, processes and threads, or seconds; ``None`` if it is not known.
+    :ivar used: how much of it was used, in the unit of `limit`; ``None`` if it is not known.
+    """
+
+    limit: float | None = None
+    used: float | None = None
+
+
 class SandboxFileError(UsernsError):
     """A file could not be copied into or out of a sandbox.
 

@@ -106,15 +106,25 @@ static int become_runsc(const struct watch_args *args)
     return fail_watch(&err);
 }
 
+/* Returns the reason of a result for the cause of an end. */
+static const char *reason_of(const char *cause)
+{
+    static const char *const reasons[] = {"memory-limit", "pids-limit", "output-limit", "timeout"};
+    if (!strcmp(cause, un_limit_cause(UN_LIMIT_MEMORY)))
+        return reasons[0];
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
+        if (!strcmp(cause, reasons[i]))
+            return reasons[i];
+    return "sandbox-ended";
+}
+
 /* Reports why the watcher has ended the sandbox. Returns the exit status. */
 static int report_end(struct watch_args *args)
 {
     const struct un_end *end = &args->end;
     report_message(
         (struct report){.program = "usernsctl", .message = end->text, .cause = end->reason});
-    /* Not a limit, but no look at the sandbox. */
-    bool is_limit = strcmp(end->reason, "limit-unenforceable");
-    args->result.reason = is_limit ? end->reason : "sandbox-ended";
+    args->result.reason = reason_of(end->reason);
     args->result.limit = end->limit;
     args->result.used = end->used;
     return end_status(end);
@@ -379,7 +389,7 @@ static int finish(struct watch_args *args, int status)
 /* Runs the command. Returns the exit status. */
 static int watch(struct watch_args *args, uint64_t forks)
 {
-    struct un_error err;
+    struct un_error err, ignored;
     struct un_supervision how = {.parent_pidfd = -1};
     /* In the caller, a closed descriptor may have been one of its own files, which is closed now.
      */
@@ -387,10 +397,10 @@ static int watch(struct watch_args *args, uint64_t forks)
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
     }
-    /* Inherited descriptors are for the watcher only. */
-    un_close_fds_at_exec(NULL, 0, &err);
-    pid_t child =
-        network_join(&args->command, &args->network, &err) ? -1 : supervise_runsc(args, &how, &err);
+    bool has_failed = network_join(&args->command, &args->network, &err);
+    /* Inherited descriptors are for the watcher and the network only. */
+    un_close_fds_at_exec(NULL, 0, &ignored);
+    pid_t child = has_failed ? -1 : supervise_runsc(args, &how, &err);
     if (child == 0)
         return become_child(args, how.parent_pidfd);
     if (child < 0) {

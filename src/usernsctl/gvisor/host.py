@@ -425,7 +425,7 @@ class _Call(NamedTuple):
     def completed(self, box: Sandbox, result: Result[Any], out: Any, err: Any) -> Result[Any]:
         """Return a result with the output of the command.
 
-        :raises RunscError: `check` is true, and a limit has ended the sandbox.
+        :raises LimitError: `check` is true, and a limit has ended the sandbox.
         :raises CalledProcessError: `check` is true, and the command has failed.
         """
         if self.bounds is not None:

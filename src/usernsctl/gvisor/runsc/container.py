@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.commands.popen import run as run_command
-from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
+from usernsctl.errors import LimitError, NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.result import Reason, Result
 
 
@@ -39,17 +39,6 @@ def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
         return SandboxEndedError(f"the sandbox {id} has ended", step="sandbox")
     text = f"the sandbox {id} has ended: {reason.reason}"
     return SandboxEndedError(text, step="sandbox", cause=reason.cause)
-
-
-class LimitError(RunscError):
-    """Error of a sandbox that was ended because of a limit.
-
-    :ivar limit: the limit: bytes, tasks or seconds; ``None`` if it is not known.
-    :ivar used: the use, in the same unit.
-    """
-
-    limit: float | None = None
-    used: float | None = None
 
 
 # The reason of a result for each cause of a LimitError.

@@ -35,9 +35,8 @@ from usernsctl._system.records import (
     invalid_record,
     open_state,
 )
-from usernsctl.errors import RunscError
+from usernsctl.errors import LimitError, RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
-from usernsctl.gvisor.runsc.container import LimitError
 
 #: The name of the directory for runsc's state, in the directory of an entry.
 STATE = "state"

@@ -110,7 +110,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
     :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given. With `host`,
         only `memory`, `pids`, `cpus`, `disk`, `ttl` and `limits`, in place of the limits of the
         host. If the sandbox exceeds a limit, all of it is killed: :meth:`wait` raises
-        :class:`usernsctl.RunscError` with the cause ``"memory-limit"``, ``"pids-limit"`` or
+        :class:`usernsctl.LimitError` with the cause ``"memory-limit"``, ``"pids-limit"`` or
         ``"timeout"`` (`ttl`), which is also the reason of the results of its commands.
     :param str id: the container id for runsc; by default a random one.
     :param env: variables to set besides PATH, LANG and TERM, or besides the bundle's variables.
@@ -839,7 +839,7 @@ def _ending(status: int | None) -> str:
 def _unless_limited(life: AttachedSandbox | DetachedSandbox, status: int) -> int:
     """Return the exit status of a sandbox that has ended.
 
-    :raises RunscError: the sandbox was ended because it exceeded a limit, or memory ran out.
+    :raises LimitError: the sandbox was ended because it exceeded a limit, or memory ran out.
     """
     if (error := life.limit_error()) is not None:
         raise error
