@@ -21,7 +21,9 @@ import msgspec
 
 from usernsctl._lean import dataclass
 
+# The number of an error; that of an exit status is none.
 _NUMBER = re.compile(
+    r"(?<!exit )(?<!exited with )(?<!exited with return )(?<!exited with error )"
     r"\b(?:errno|os error|error code|error|err|code|ret|rc|returned|result)\b\W{1,4}-?(\d{1,3})\b"
 )
 # Words of texts about sandboxes. Searches for all are faster than one regular expression.
@@ -30,16 +32,8 @@ _SANDBOX = (
     b" nspawn runsc /runc runc: crun: /crun podman buildah docker lxc lxd singularity apptainer"
     b" enroot fakeroot buildkit kubelet gvisor incus proot debootstrap appimage ch-run"
     b" charliecloud snap-confine landlock toolbox distrobox kubernetes bazel guix /nix nix- nix:"
-    b" pressure-vessel clone_new"
+    b" pressure-vessel clone_new rootfs /snap. /snap/"
 ).split()
-# Lines about other things with clones or namespaces: git, C++, XML, the API of Kubernetes, and
-# libseccomp, which names the system calls of its rules.
-_OTHER_SUBJECT = re.compile(
-    r"\bgit[ :]|namespace (?:std|\w+::)|xmlns|using namespace|is forbidden: user|kind: namespace"
-    r"|namespaces? \"[\w-]+\" (?:is|not|already)|\bkubectl\b|\bhelm\b|filter rule for syscall"
-    r"|\bnfs\w*|sysctl: cannot stat|not disabled as requested|/users/|namespace package"
-    r"|resource type|\b(?:deleting|delete|removing|remove|destroying) (?:\w+ )?cgroup"
-)
 # Length of the text that is read before and after an error in the same line.
 _AROUND = 512
 # Length of all lines with errors that are read. A text with more of them is a log.
@@ -52,6 +46,8 @@ _SKIPPED_MAX = 3
 _SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
 # Lines of a log that report no failure.
 _HARMLESS = re.compile(r"\W{0,2}(?:warn|info|debu|notice|trace)")
+# Lines that say how the program goes on without what failed.
+_GOES_ON = re.compile(r"\b(?:trying|falling back|going forward|ignoring|ignored|continuing)\b")
 # An error belongs to an operation in another line if its own line has only such text and a few
 # words beside it: dates, levels, names of exceptions, numbers. For example: "ptrace: Operation not
 # permitted.".
@@ -80,6 +76,7 @@ class _Errors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     operation: tuple[_Operation, ...]
+    other_subjects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,17 @@ class Attempt:
 
 def operations() -> tuple[_Operation, ...]:
     """Return the entries of operations.toml, in the order of the file."""
-    return msgspec.convert(_read_table("operations.toml"), _File).operation
+    return _file().operation
+
+
+@functools.cache
+def _file() -> _File:
+    return msgspec.convert(_read_table("operations.toml"), _File)
+
+
+@functools.cache
+def _other_subjects() -> re.Pattern[str]:
+    return re.compile("|".join(_file().other_subjects))
 
 
 @functools.cache
@@ -221,7 +228,8 @@ def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
         )
     found = _named(errors().vague, line)
     advice = "ADVICE" in found
-    return _first(text, [line], [one for one in found if one != "ADVICE"], 1) or (
+    strength = 0 if _GOES_ON.search(line) else 1
+    return _first(text, [line], [one for one in found if one != "ADVICE"], strength) or (
         _first(text, [line], ["ADVICE"], 0) if advice else None
     )
 
@@ -250,7 +258,7 @@ def _first(
 ) -> Attempt | None:
     """Return the first operation that a line names and that fails with one of the errors."""
     for line in lines if found else ():
-        if _OTHER_SUBJECT.search(line.lower()):
+        if _other_subjects().search(line.lower()):
             continue
         for pattern, operation in _patterns():
             causes = next((operation.causes[one] for one in found if one in operation.causes), ())

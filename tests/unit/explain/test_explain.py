@@ -252,7 +252,7 @@ def test_where_an_id_counts(text: str, found: bool) -> None:
 
 def test_a_message_that_says_more_comes_first() -> None:
     both = ids(f"{EOF}\nunable to attach: operation not permitted\n")
-    assert both[:2] == ["ptrace-denied", "yama-ptrace-scope"]
+    assert both[:2] == ["yama-ptrace-scope", "ptrace-denied"]
     assert "nonroot-in-namespace" in both[2:]
 
 

@@ -1,4 +1,4 @@
-"""Measurement of explain with error texts from bug reports (met.toml)."""
+"""Measurement of explain with error texts from bug reports (met.toml and gathered.toml)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from usernsctl.explain.catalogue import catalogue
 from usernsctl.explain.explanation import explain
 
-Half = Literal["tuned", "kept out", "fresh", "later", "last", "seen", "newest"]
+Half = Literal["tuned", "kept out", "fresh", "later", "last", "seen", "newest", "gathered"]
 
 
 class Met(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,6 +25,7 @@ class Met(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     :ivar program: the program that printed the text.
     :ivar causes: the true causes; empty if the catalogue has none of them.
     :ivar says: the printed lines.
+    :ivar cause_is: what the cause was, if the catalogue has none.
     """
 
     seen: str
@@ -32,15 +33,19 @@ class Met(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     causes: tuple[str, ...]
     half: Half
     says: str
+    cause_is: str = ""
 
 
 class Table(msgspec.Struct, forbid_unknown_fields=True):
     text: tuple[Met, ...]
 
 
-MET = msgspec.convert(
-    tomllib.loads(Path(__file__).with_name("met.toml").read_text(encoding="utf-8")), Table
-).text
+def read(name: str) -> tuple[Met, ...]:
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return msgspec.convert(tomllib.loads(text), Table).text
+
+
+MET = read("met.toml") + read("gathered.toml")
 
 # Texts that can't be recognised, since they look like many harmless texts.
 NOT_TOLD = {"obeone/docker-nfs-server#11"}
@@ -69,6 +74,7 @@ def score(texts: Iterable[Met]) -> Counter[str]:
 
 def test_the_table_is_sound() -> None:
     assert len({(met.seen, met.says) for met in MET}) == len(MET) > 150
+    assert not any(met.causes and met.cause_is for met in MET)
     assert [met.seen for met in MET if not set(met.causes) <= catalogue().keys()] == []
     for half in ("tuned", "kept out"):
         assert len(of(half, ours=True)) >= 60
@@ -93,7 +99,7 @@ def test_how_often_it_is_right() -> None:
     tuned = score(of("tuned", ours=True))
     print(f"tuned: {dict(tuned)}")
     assert tuned["texts"] - tuned["recognised"] == len(NOT_TOLD)
-    assert tuned["right first"] >= 72
+    assert tuned["right first"] >= 75
     assert tuned["wrong"] == 0
 
 
@@ -101,8 +107,8 @@ def test_how_often_it_is_right_of_what_was_kept_out() -> None:
     """The first patterns were written without these texts."""
     kept = score(of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
-    assert kept["recognised"] >= 74
-    assert kept["right first"] >= 61
+    assert kept["recognised"] >= 75
+    assert kept["right first"] >= 65
     assert kept["wrong"] == 0
     assert sum(named(met) != [] for met in of("kept out", ours=False)) == 0
 
@@ -113,24 +119,29 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
     print(f"fresh: {dict(fresh)}")
     assert fresh["texts"] >= 40
     assert fresh["recognised"] >= 49
-    assert fresh["right first"] >= 43
+    assert fresh["right first"] >= 44
     assert fresh["wrong"] == 0
     assert sum(named(met) != [] for met in of("fresh", ours=False)) == 0
 
 
 @pytest.mark.parametrize(
-    ("half", "texts", "recognised", "right", "unrelated"),
+    ("half", "texts", "recognised", "right", "others", "others_named"),
     [
         # When they were collected: 55 recognised, 41 right first, 6 wrong, 1 unrelated recognised.
-        ("later", 80, 78, 71, 0),
+        ("later", 80, 79, 72, 40, 0),
         # When they were collected: 46 recognised, 36 right first, 4 wrong, 1 unrelated recognised.
-        ("last", 77, 76, 74, 0),
+        ("last", 77, 77, 75, 40, 0),
         # When 52 of these were first tried: 47 recognised, 41 right first, 1 wrong.
-        ("seen", 82, 81, 77, 0),
+        ("seen", 82, 81, 78, 15, 0),
+        # When they were collected: 27 recognised, 18 right first, 3 wrong.
+        ("newest", 30, 30, 27, 0, 0),
+        # When they were collected: 59 recognised, 48 right first, 3 wrong, 4 unrelated recognised.
+        # Of the two that still are, one has a text like one of "seen" that has a known cause.
+        ("gathered", 65, 64, 63, 15, 2),
     ],
 )
 def test_how_often_it_is_right_of_texts_of_other_programs(
-    half: Half, texts: int, recognised: int, right: int, unrelated: int
+    half: Half, texts: int, recognised: int, right: int, others: int, others_named: int
 ) -> None:
     """Count texts of collectors who had read no pattern, and those that were only seen."""
     found = score(of(half, ours=True))
@@ -139,16 +150,6 @@ def test_how_often_it_is_right_of_texts_of_other_programs(
     assert found["recognised"] >= recognised
     assert found["right first"] >= right
     assert found["wrong"] == 0
-    others = [named(met) != [] for met in of(half, ours=False)]
-    assert len(others) >= (15 if half == "seen" else 40)
-    assert sum(others) <= unrelated
-
-
-def test_how_often_it_is_right_of_the_newest_texts() -> None:
-    """No rule was changed for these texts so far."""
-    newest = score(of("newest", ours=True))
-    print(f"newest: {dict(newest)}")
-    assert newest["texts"] >= 30
-    assert newest["recognised"] >= 27
-    assert newest["right first"] >= 18
-    assert newest["wrong"] <= 3
+    unrelated = of(half, ours=False)
+    assert len(unrelated) >= others
+    assert sum(named(met) != [] for met in unrelated) <= others_named
