@@ -15,7 +15,7 @@ BAD_DOCSTRING = ^ *"""(It|Of|One|So many|Those|What|Whether|Who|Whoever|Whose)\b
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all unit kernel runsc hostile as-ranges as-root as-no-ranges docker vm c connector \
+.PHONY: help demo test test-all unit kernel runsc hostile as-ranges as-root as-no-ranges docker ray vm c connector \
 	docs man dist deb release-check lint format bench counts packages clean
 
 help: ## list the targets
@@ -52,6 +52,11 @@ docker: packages ## build the images and run tests/docker, with an engine of its
 	@tools/packages docker/packages.apt
 	@USERNSCTL_MUST_WORK=docker tools/to-the-end $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker \
 		$(if $(ONLY),-k '$(ONLY)' || [ $$? = 5 ])
+
+ray: packages ## run tests/on_ray: clusters of Ray on this machine, with nodes that are killed
+	@set -e; python=$$(tools/environment ray)/bin/python; name=$$(id -un); \
+	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
+	tools/pytest-as $$name -- $$python tests/on_ray $(if $(ONLY),-k '$(ONLY)' || [ $$? = 5 ])
 
 vm: deb ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine, and run tests there (as root)
 	@tools/packages tools/vm/packages.apt
@@ -122,6 +127,7 @@ bench: packages ## measure usernsctl against its peers
 	tools/as-user $$name bench -- $$python bench/sandboxes.py; \
 	tools/as-user $$name bench demo -- $$python bench/connector.py; \
 	tools/as-user $$name bench demo -- $$python bench/templates.py; \
+	tools/as-user $$name bench -- $$(tools/environment ray)/bin/python bench/on_ray.py; \
 	case ",$$USERNSCTL_MUST_WORK," in *,docker,*) $$python bench/docker.py ;; esac
 
 counts: packages ## count anew what `make test` compares, after a change of what starting a command costs

@@ -22,6 +22,8 @@ myst_heading_anchors = 4
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+# Optional packages, which are not installed here.
+autodoc_mock_imports = ["ray"]
 autodoc_use_type_comments = False
 # Long types in many signatures, shown by name only; docs/api/index.rst describes them.
 autodoc_type_aliases = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
 import os
 import signal
 import subprocess
@@ -38,6 +39,8 @@ TREE = TESTS.parent
 # Tests of tools import them.
 sys.path += [str(TREE / "tools"), str(TREE / "tools" / "dist")]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+# `make ray` runs these tests, in an environment with Ray.
+collect_ignore: list[str] = [] if importlib.util.find_spec("ray") else ["on_ray"]
 # Timeout in seconds for the processes of a test to end after the test.
 EXIT_SECONDS = 10
 # The option __WALL of wait(2): wait also for children that were cloned without SIGCHLD.
@@ -49,6 +52,7 @@ REQUIRED = {
     "faults": ["userns"],
     "hostile": ["userns"],
     "kernel": ["userns"],
+    "on_ray": ["userns", "runsc"],
     "runsc": ["userns", "runsc"],
 }
 # Directories whose tests may run in parallel.
@@ -219,7 +223,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def cleanliness(request: pytest.FixtureRequest) -> None:
-    if directory_of(request.path) in REQUIRED:
+    # The processes and descriptors of a Ray cluster outlive a test; tests/on_ray checks for others.
+    if directory_of(request.path) in REQUIRED.keys() - {"on_ray"}:
         request.getfixturevalue("nothing_left")
 
 

@@ -16,7 +16,9 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "api"
 
 
 def test_every_public_name_is_in_the_reference_once() -> None:
-    text = "\n".join(page.read_text() for page in REFERENCE.glob("*.rst"))
+    # That page is about usernsctl.contrib.ray; tests/on_ray compares it.
+    pages = set(REFERENCE.glob("*.rst")) - {REFERENCE / "ray.rst"}
+    text = "\n".join(page.read_text() for page in pages)
     found = re.findall(
         r"^\.\. (?:auto)?(?:function|class|exception|data):: (\w+)$", text, re.MULTILINE
     )

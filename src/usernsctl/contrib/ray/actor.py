@@ -1,0 +1,109 @@
+"""The Ray actor that runs commands in the sandboxes of one node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from subprocess import SubprocessError
+from typing import Any
+
+import ray
+
+from usernsctl.contrib.ray.tasks import check_input
+from usernsctl.contrib.ray.template_files import TemplateFiles
+from usernsctl.errors import UsernsError
+from usernsctl.gvisor.host import SandboxHost
+from usernsctl.gvisor.pool.keeper import PoolStats
+from usernsctl.gvisor.pool.pool import SandboxPool
+from usernsctl.gvisor.sandbox.host_namespace import HostOptions
+
+# Exceptions that describe a command or its arguments. The caller gets the same object: Ray would
+# wrap a raised one, with the traceback in the actor as its text.
+_EXPECTED = (UsernsError, SubprocessError, TypeError, ValueError)
+
+
+class SandboxActor:
+    """An actor that holds a :class:`usernsctl.SandboxHost` and a pool of its sandboxes.
+
+    :class:`RayPool` makes such actors. To make one without it, call
+    ``ray.remote(SandboxActor).options(num_cpus=0, resources={"sandboxes": 4}).remote(4)``, and then
+    its method ``start``. Methods return the exceptions of usernsctl, in place of raising them.
+
+    :param int sandboxes: the number of sandboxes.
+    :param host: the arguments of the host.
+    :param template: the template of the sandboxes, or None.
+    :param int max_uses: the number of commands that a sandbox runs, see
+        :class:`usernsctl.SandboxPool`.
+    :param float start_timeout: the time limit for the start of one sandbox, in seconds.
+    """
+
+    def __init__(
+        self,
+        sandboxes: int,
+        host: HostOptions | None = None,
+        template: TemplateFiles | None = None,
+        max_uses: int = 1,
+        start_timeout: float = 30,
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._host_options: HostOptions = host or {}
+        self._template = template
+        self._max_uses = max_uses
+        self._start_timeout = start_timeout
+        self._host: SandboxHost | None = None
+        self._pool: SandboxPool | None = None
+
+    async def start(self) -> str | Exception:
+        """Make the host, load the template, and wait until one sandbox has started.
+
+        :returns: the id of the node; or the exception that has prevented the start.
+        """
+        try:
+            self._pool = await asyncio.to_thread(self._make_pool)
+            async with self._pool.acquire_async():
+                pass
+        except _EXPECTED as error:
+            return error
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
+    def _make_pool(self) -> SandboxPool:
+        self._host = SandboxHost(**self._host_options)
+        template, self._template = self._template, None
+        loaded = None if template is None else template.load(self._host)
+        return self._host.pool(
+            self._sandboxes,
+            limit=self._sandboxes,
+            max_uses=self._max_uses,
+            template=loaded,
+            start_timeout=self._start_timeout,
+        )
+
+    async def run(self, argv: tuple[str, ...], input: Any, options: Mapping[str, Any]) -> Any:
+        """Run a command in the next free sandbox. If this call is cancelled, the command is killed.
+
+        :param argv: the command and its arguments.
+        :param input: the standard input, or None.
+        :param options: the options of :meth:`usernsctl.Sandbox.run_async`.
+        :returns: the :class:`usernsctl.Result`, or an exception.
+        """
+        if self._pool is None:
+            return ValueError("the actor was not started: call its method start first")
+        try:
+            # An object reference became this object on the way.
+            check_input(input, options)
+            async with self._pool.acquire_async() as sandbox:
+                given = {"capture_output": True, "input": input, **options}
+                return await sandbox.run_async(argv, **given)
+        except _EXPECTED as error:
+            return error
+
+    async def stats(self) -> PoolStats | None:
+        """Return the counters of the pool, or None before the start."""
+        return None if self._pool is None else self._pool.stats()
+
+    async def close(self) -> None:
+        """End all sandboxes, and return when they have ended."""
+        for part in (self._pool, self._host):
+            if part is not None:
+                await part.close_async()

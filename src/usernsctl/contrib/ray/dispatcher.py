@@ -1,0 +1,457 @@
+"""The thread that sends the tasks of a pool to actors, and receives their results.
+
+All state belongs to this thread. Other threads, and Ray's callbacks, put functions into its queue,
+which it calls one after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+
+from usernsctl.contrib.ray.tasks import (
+    NodeLostError,
+    Progress,
+    RayResult,
+    Spec,
+    describe_command,
+    finished,
+    last_line,
+)
+from usernsctl.errors import PoolError, PoolTimeoutError, SandboxEndedError
+from usernsctl.gvisor.result import Result
+
+# The number of times that an actor may report that it can't start, without a result in between.
+_ERRORS_MAX = 3
+# The longest delay before an actor is started in place of a lost one, in seconds. Ray may know of
+# the loss of a node only after that time, and starts the next actor on the lost node until then.
+_DELAY_MAX = 16.0
+# The time limit for the actors to close their sandboxes, in seconds. Then they are killed, which
+# ends their sandboxes as well.
+_CLOSE_SECONDS = 10
+# The time between two checks whether this process is still connected to the cluster, in seconds.
+_CHECK_SECONDS = 5.0
+
+# Errors of Ray that say that an actor or its node is gone.
+_ACTOR_LOST = (
+    ray_errors.RayActorError,
+    ray_errors.NodeDiedError,
+    ray_errors.WorkerCrashedError,
+    ray_errors.OutOfMemoryError,
+    ray_errors.ActorUnschedulableError,
+)
+# And those that say that a result is gone, with the node that had it in its memory.
+_LOST = (*_ACTOR_LOST, ray_errors.ObjectLostError)
+
+#: The error of tasks that a closed pool has not run.
+CLOSED = "the pool is closed"
+
+
+class Task:
+    """A task, from its submission to its result.
+
+    :ivar ref: the object reference of the result while an actor runs the task.
+    :ivar attempts: the number of times that the task was sent to an actor.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.future: Future[RayResult[Any]] = Future()
+        self.ref: Any = None
+        self.attempts = 0
+        self.is_queued = False
+        self.is_finished = False
+
+
+class Slot:
+    """The place of one actor in the pool.
+
+    :ivar node: the id of the node, or ``""`` before the actor is ready.
+    :ivar lost: the number of lost actors before this one since the last result.
+    :ivar errors: the number of actors before this one that could not start, likewise.
+    :ivar tasks: the number of tasks that the actor has.
+    """
+
+    def __init__(self, actor: Any, lost: int = 0, errors: int = 0) -> None:
+        self.actor = actor
+        self.lost = lost
+        self.errors = errors
+        self.node = ""
+        self.is_retired = False
+        self.tasks = 0
+
+
+class Dispatcher:
+    """The thread, and the interface for other threads.
+
+    :param make_actor: a function that creates a handle of an actor with the methods of
+        :class:`SandboxActor`.
+    :param count: the number of actors.
+    :param at_once: the number of tasks that an actor has at a time.
+    :param retries: the number of retries of a task.
+    :param start_timeout: the time limit, in seconds, after which tasks fail if no actor is ready.
+    :ivar progress: the numbers of tasks and actors.
+    """
+
+    def __init__(
+        self,
+        make_actor: Callable[[], Any],
+        count: int,
+        at_once: int,
+        retries: int,
+        start_timeout: float,
+    ) -> None:
+        self._make_actor = make_actor
+        self._at_once = at_once
+        self._retries = retries
+        self._start_timeout = start_timeout
+        self._events: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._queue: deque[Task] = deque()
+        self._running: set[Task] = set()
+        self._slots: list[Slot] = []
+        # A heap of numbers of tasks and actors. Only entries that still hold are used: an actor
+        # gets a new one whenever its number changes.
+        self._free: list[tuple[int, int, Slot]] = []
+        self._serial = itertools.count()
+        # The actors to start later: when, by time.monotonic(), and the numbers for the slot.
+        self._delayed: list[tuple[float, int, int]] = []
+        self._counts: Counter[str] = Counter()
+        self._last_failure: Exception | None = None
+        self._unready_since: float | None = time.monotonic()
+        self._is_closing = False
+        self._has_ended = False
+        self._error: Exception | None = None
+        self.progress: Progress = Progress()
+        self._thread = threading.Thread(target=self._run, args=(count,), name="usernsctl-ray")
+        self._thread.daemon = True
+        self._thread.start()
+
+    def submit(self, spec: Spec) -> Future[RayResult[Any]]:
+        """Queue a task.
+
+        :raises ValueError: the pool is closed.
+        :raises UsernsError: the pool has failed before, such as by the loss of the cluster.
+        """
+        task = Task(spec)
+        task.future.add_done_callback(
+            lambda future: self._put(self._cancel, task) if future.cancelled() else None
+        )
+        self._put(self._enqueue, task)
+        if self._has_ended:
+            task.future.cancel()
+            raise self._error or ValueError(CLOSED)
+        return task.future
+
+    def close(self) -> None:
+        """Cancel all tasks, end the actors, and return when they have ended."""
+        self._put(self._close)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _put(self, function: Callable[..., object], *arguments: Any) -> None:
+        self._events.put(partial(function, *arguments))
+
+    def _run(self, count: int) -> None:
+        try:
+            for _ in range(count):
+                self._start_actor()
+            while not self._is_closing:
+                event = self._next_event()
+                self._check_connection()
+                event()
+                self._start_delayed()
+                self._check_deadlines()
+                self._dispatch()
+                self._tell()
+        except Exception as error:
+            self._error = error
+        # From here on, submit() cancels what it puts into the queue: no task is forgotten.
+        self._has_ended = True
+        self._is_closing = True
+        while True:
+            try:
+                self._events.get_nowait()()
+            except queue.Empty:
+                break
+            except Exception as error:
+                self._error = self._error or error
+        self._end_all(self._error)
+
+    def _tell(self) -> None:
+        counts = {name: self._counts[name] for name in Progress._fields}
+        self.progress = Progress(**counts | {"running": len(self._running)})
+
+    # Actors
+
+    def _next_event(self) -> Callable[[], object]:
+        """Wait for an event, but no longer than until the next actor is to be started."""
+        seconds = _CHECK_SECONDS
+        if self._delayed:
+            seconds = max(0, min(seconds, self._delayed[0][0] - time.monotonic()))
+        try:
+            return self._events.get(timeout=seconds)
+        except queue.Empty:
+            return lambda: None
+
+    def _check_connection(self) -> None:
+        """Check that this process is connected to the cluster.
+
+        Without a connection, most calls of Ray start a new cluster on this machine.
+        """
+        if not ray.is_initialized():
+            raise NodeLostError("this process is disconnected from the Ray cluster", step="pool")
+
+    def _start_delayed(self) -> None:
+        while self._delayed and self._delayed[0][0] <= time.monotonic():
+            _, lost, errors = heapq.heappop(self._delayed)
+            self._start_actor(lost, errors)
+
+    def _start_actor(self, lost: int = 0, errors: int = 0) -> None:
+        if self._is_closing:
+            return
+        slot = Slot(self._make_actor(), lost, errors)
+        self._slots.append(slot)
+        self._await(slot.actor.start.remote(), partial(self._started, slot))
+
+    def _await(self, ref: Any, function: Callable[[Future[Any]], object]) -> None:
+        """Call a function in this thread with the future of an object reference, once it is done.
+
+        Ray calls the callback in its own thread, where calls of Ray could wait for that thread.
+        """
+        ref.future().add_done_callback(partial(self._put, function))
+
+    def _started(self, slot: Slot, future: Future[Any]) -> None:
+        if slot.is_retired:
+            return
+        answer = _answer_of(future)
+        if isinstance(answer, BaseException):
+            self._retire(slot, answer)
+            return
+        slot.node = answer
+        self._unready_since = None
+        self._counts["actors"] += 1
+        self._offer(slot)
+
+    def _retire(self, slot: Slot, why: BaseException) -> None:
+        """Send no more tasks to an actor, and start another in its place.
+
+        Its remaining tasks fail with an error of Ray if the actor has ended, and are retried.
+        """
+        if slot.is_retired or self._is_closing:
+            return
+        slot.is_retired = True
+        self._slots.remove(slot)
+        # A lost node may still be connected to others, and run the tasks.
+        ray.kill(slot.actor)
+        self._counts["actors"] -= bool(slot.node)
+        self._last_failure = _failure_of(why)
+        lost, errors = slot.lost, slot.errors
+        if isinstance(why, _ACTOR_LOST):
+            lost += 1
+        else:
+            # Wrong arguments are wrong on every node.
+            errors = _ERRORS_MAX if isinstance(why, TypeError | ValueError) else errors + 1
+        if errors < _ERRORS_MAX:
+            delay = min(2.0 ** (lost + errors - 2), _DELAY_MAX)
+            heapq.heappush(self._delayed, (time.monotonic() + delay, lost, errors))
+        if not self._counts["actors"] and self._unready_since is None:
+            self._unready_since = time.monotonic()
+
+    def _check_deadlines(self) -> None:
+        """Let the queued tasks fail if no actor has been ready for too long."""
+        if self._unready_since is None or not self._queue:
+            return
+        if not self._slots and not self._delayed:
+            assert self._last_failure is not None
+            self._fail_queued(self._last_failure)
+        elif time.monotonic() >= self._unready_since + self._start_timeout:
+            self._unready_since = time.monotonic()
+            last = f"; the last failure: {self._last_failure}" if self._last_failure else ""
+            error = PoolTimeoutError(
+                f"no actor was ready within {self._start_timeout:g} s: "
+                f"{len(self._slots) + len(self._delayed)} wait for a node, or start; the resources "
+                f"of the cluster are {_resources()}{last}",
+                step="pool",
+                remedy="ray start --address=ADDRESS --resources='{\"sandboxes\": 8}'",
+            )
+            self._fail_queued(error)
+
+    # Tasks
+
+    def _enqueue(self, task: Task) -> None:
+        if task.is_finished:
+            return
+        task.is_queued = True
+        self._counts["queued"] += 1
+        self._queue.append(task)
+
+    def _take(self, task: Task) -> None:
+        """Count a task no longer as queued."""
+        self._counts["queued"] -= task.is_queued
+        task.is_queued = False
+
+    def _offer(self, slot: Slot) -> None:
+        """Put an actor into the heap if it may get another task."""
+        if not slot.is_retired and slot.tasks < self._at_once:
+            heapq.heappush(self._free, (slot.tasks, next(self._serial), slot))
+
+    def _dispatch(self) -> None:
+        """Send queued tasks to the actors with the fewest tasks."""
+        while self._queue and self._free:
+            number, _, slot = self._free[0]
+            if slot.is_retired or number != slot.tasks:
+                heapq.heappop(self._free)
+                continue
+            task = self._queue.popleft()
+            self._take(task)
+            if not task.is_finished:
+                heapq.heappop(self._free)
+                self._send(task, slot)
+                self._offer(slot)
+
+    def _send(self, task: Task, slot: Slot) -> None:
+        spec = task.spec
+        task.attempts += 1
+        try:
+            task.ref = slot.actor.run.remote(spec.argv, spec.input, spec.options)
+        except Exception as error:
+            # The arguments can't be pickled, or the object store is full.
+            self._fail(task, error)
+            return
+        slot.tasks += 1
+        self._running.add(task)
+        self._await(task.ref, partial(self._answered, slot, task))
+
+    def _answered(self, slot: Slot, task: Task, future: Future[Any]) -> None:
+        slot.tasks -= 1
+        self._running.discard(task)
+        self._offer(slot)
+        task.ref = None
+        answer = _answer_of(future)
+        if isinstance(answer, (*_ACTOR_LOST, PoolError)):
+            self._retire(slot, answer)
+        if task.is_finished:
+            return
+        if isinstance(answer, ray_errors.TaskCancelledError):
+            task.future.cancel()
+        elif isinstance(answer, (*_LOST, SandboxEndedError, PoolError)):
+            # The command has not run, or its result is lost.
+            self._retry(task, answer)
+        elif isinstance(answer, BaseException):
+            self._fail(task, _failure_of(answer))
+        elif answer.reason == "sandbox-ended" and task.attempts <= self._retries:
+            self._retry(task, None)
+        else:
+            slot.lost = slot.errors = 0
+            self._finish(task, answer, slot.node)
+
+    def _retry(self, task: Task, error: Exception | None) -> None:
+        if error is not None and task.attempts > self._retries:
+            command = describe_command(task.spec.argv)
+            failure = _failure_of(error, f"{command!r} was tried {task.attempts} times: ")
+            self._fail(task, failure)
+            return
+        self._counts["retried"] += 1
+        task.is_queued = True
+        self._counts["queued"] += 1
+        # Before others, so that a task does not wait for the whole queue again.
+        self._queue.appendleft(task)
+
+    def _finish(self, task: Task, found: Result[Any], node: str) -> None:
+        try:
+            result = finished(task.spec, found, node, task.attempts)
+        except Exception as error:
+            self._fail(task, error)
+            return
+        task.is_finished = True
+        self._counts["done"] += 1
+        if task.future.set_running_or_notify_cancel():
+            self._tell()
+            task.future.set_result(result)
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        task.is_finished = True
+        self._counts["failed"] += 1
+        if task.future.set_running_or_notify_cancel():
+            self._tell()
+            task.future.set_exception(error)
+
+    def _fail_queued(self, error: Exception) -> None:
+        queued, self._queue = self._queue, deque()
+        for task in queued:
+            self._take(task)
+            if not task.is_finished:
+                self._fail(task, error)
+
+    def _cancel(self, task: Task) -> None:
+        """Kill the command of a task whose future was cancelled."""
+        if task.is_finished:
+            return
+        task.is_finished = True
+        self._take(task)
+        self._counts["cancelled"] += 1
+        # Wakes the callers of concurrent.futures.wait().
+        task.future.set_running_or_notify_cancel()
+        if task.ref is not None and ray.is_initialized():
+            ray.cancel(task.ref, recursive=False)
+
+    def _end_all(self, error: Exception | None) -> None:
+        """End all tasks: with an exception, or as cancelled."""
+        for task in (*self._queue, *self._running):
+            self._take(task)
+            if task.is_finished:
+                continue
+            if error is None:
+                task.future.cancel()
+                self._cancel(task)
+            else:
+                self._fail(task, error)
+        self._queue.clear()
+        self._tell()
+
+    def _close(self) -> None:
+        """Cancel all tasks, and end the actors."""
+        self._is_closing = True
+        self._end_all(None)
+        if not ray.is_initialized():
+            return
+        closing = [slot.actor.close.remote() for slot in self._slots if slot.node]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
+        for slot in self._slots:
+            with contextlib.suppress(Exception):
+                ray.kill(slot.actor)
+
+
+def _answer_of(future: Future[Any]) -> Any:
+    """Return the value of an object reference, or its exception."""
+    error = future.exception()
+    return future.result() if error is None else error
+
+
+def _failure_of(error: BaseException, beginning: str = "") -> Exception:
+    """Return an exception of this package for an error of Ray or of an actor."""
+    if isinstance(error, _LOST):
+        lost = NodeLostError(f"{beginning}{last_line(error)}", step="pool")
+        lost.__cause__ = error
+        return lost
+    if isinstance(error, Exception):
+        return error
+    return PoolError(f"{beginning}{last_line(error)}", step="pool")
+
+
+def _resources() -> str:
+    found = ray.cluster_resources()
+    return ", ".join(f"{name}: {found[name]:g}" for name in sorted(found) if ":" not in name)

@@ -1,0 +1,358 @@
+"""Ray's interface of sandboxes (``ray.experimental.sandbox``), with sandboxes of usernsctl.
+
+docs/ray.md lists the differences to Ray's own implementation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.experimental import sandbox as ray_sandbox
+from ray.experimental.sandbox.config import parse_memory_bytes
+
+from usernsctl.commands.popen import PIPE, TimeoutExpired
+from usernsctl.errors import CommandError, SandboxEndedError, SandboxFileNotFoundError, UsernsError
+from usernsctl.gvisor.sandbox.host_namespace import HostOptions
+from usernsctl.gvisor.sandbox.sandbox import Sandbox
+
+# The exit status of shells for a command that can't be started, and the base of that for signals.
+_NOT_FOUND = 127
+_SIGNALLED = 128
+
+# The steps of a start whose failures runsc, too, reports as a result of the command.
+_START_STEPS = ("chdir", "exec", "lookup")
+
+# What gVisor does with writes to the root filesystem (the annotation of gVisor's rootfs feature).
+_OVERLAY = "dev.gvisor.spec.rootfs.overlay"
+
+
+if TYPE_CHECKING:
+
+    class _Base:
+        """A class of Ray, which is not installed where the types are checked."""
+
+        def __init__(self, *arguments: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    _Images = _Base
+    _Backend = _Base
+    _Runtime = _Base
+    _Actor = _Base
+else:
+    _Images = ray_sandbox.ImageManager
+    _Backend = ray_sandbox.BaseSandboxBackend
+    _Runtime = ray_sandbox.SandboxRuntime
+    _Actor = ray_sandbox.Sandbox.__ray_actor_class__
+
+
+class _ImageManager(_Images):
+    """Ray's image manager, for which a directory is an image as well: a root filesystem.
+
+    Images are in a directory of this user: by default, Ray has them below /tmp, under a name that
+    any user of the machine can take first.
+    """
+
+    def __init__(self) -> None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        super().__init__(os.path.join(cache, "usernsctl", "ray-images"))
+
+    def pull_image(
+        self, image: str, timeout_seconds: float = 120.0, instance_id: str | None = None
+    ) -> str:
+        """Return the directory of an image, after its download if that is necessary."""
+        if os.path.isdir(image):
+            return image
+        os.makedirs(self.images_dir, mode=0o700, exist_ok=True)
+        found: str = super().pull_image(image, timeout_seconds, instance_id)  # type: ignore[misc]
+        return found
+
+    def release_image(self, image: str, instance_id: str) -> None:
+        """Let Ray remove an image from its cache, unless other sandboxes use the image."""
+        if not os.path.isdir(image):
+            super().release_image(image, instance_id)  # type: ignore[misc]
+
+    def get_workdir(self, image: str) -> str | None:
+        """Return the working directory of an image, or None."""
+        return None if os.path.isdir(image) else super().get_workdir(image)  # type: ignore[misc]
+
+
+class UsernsctlBackend(_Backend):
+    """A backend of Ray's sandboxes: each is a :class:`usernsctl.Sandbox`, with usernsctl's agent.
+
+    :param image_manager: an image manager of Ray.
+    """
+
+    def __init__(self, image_manager: Any = None) -> None:
+        super().__init__(image_manager or _ImageManager())
+        # Ray's actor reads the configuration from this attribute.
+        self._sandbox_metadata: dict[str, dict[str, Any]] = {}
+
+    def create_sandbox(self, config: Any) -> str:
+        """Start a sandbox, and return its id.
+
+        :param config: the configuration, a ``SandboxConfig`` of Ray.
+        :raises SandboxTimeoutError: the start took more than ``config.timeout_seconds``.
+        :raises SandboxCreationError: the sandbox could not be started.
+        """
+        name = f"ray-sandbox-{uuid.uuid4().hex[:12]}"
+        if config.network not in ("none", "host"):
+            raise ray_sandbox.SandboxCreationError(
+                f"network={config.network!r} is not available with usernsctl: "
+                "choose 'none' or 'host'"
+            )
+        with contextlib.ExitStack() as undo, _errors(ray_sandbox.SandboxCreationError):
+            self.image_manager.pull_image(config.image, config.timeout_seconds, name)
+            undo.callback(self.image_manager.release_image, config.image, name)
+            box = Sandbox(
+                None,
+                id=name,
+                timeout=config.timeout_seconds,
+                env=config.env,
+                **self._host_options(config, undo),
+            )
+            undo.callback(box.close)
+            cwd = config.workdir or self.image_manager.get_workdir(config.image) or "/"
+            if config.workdir:
+                with tempfile.TemporaryDirectory() as empty:
+                    os.chmod(empty, 0o777)
+                    box.put(empty, config.workdir, merge=True, parents=True)
+            self._sandbox_metadata[name] = {
+                "config": config,
+                "box": box,
+                "cwd": cwd,
+                "undo": undo.pop_all(),
+            }
+        return name
+
+    def _host_options(self, config: Any, undo: contextlib.ExitStack) -> HostOptions:
+        """Return the arguments of the sandbox's host."""
+        options: HostOptions = {"network": config.network, "limits": "best-effort"}
+        if memory := parse_memory_bytes(config.memory):
+            options["memory"] = memory
+        if config.cpu:
+            options["cpus"] = config.cpu
+        if os.path.isdir(config.image):
+            if config.capabilities is not None:
+                raise ray_sandbox.SandboxCreationError(
+                    "capabilities: only for an image, and not for a root filesystem, "
+                    f"{config.image!r}"
+                )
+            if os.path.realpath(config.image) != "/":
+                options["rootfs"] = config.image
+            return options | HostOptions(writable_root=not config.readonly)
+        bundle = tempfile.mkdtemp(prefix="usernsctl-ray-")
+        undo.callback(shutil.rmtree, bundle, ignore_errors=True)
+        self.image_manager.prepare_oci_bundle(
+            root_dir=bundle,
+            workdir_path=None,
+            container_cwd="/",
+            image=config.image,
+            readonly=False,
+            capabilities=config.capabilities,
+            network=config.network,
+            dns=config.dns,
+            _oci_spec_transform_fn=lambda spec: _change(spec, config._oci_spec_transform_fn),
+        )
+        return options | HostOptions(bundle=bundle, trust=True)
+
+    def delete_sandbox(self, sandbox_id: str) -> None:
+        """Kill a sandbox, and remove its files. Does nothing if there is no such sandbox."""
+        found = self._sandbox_metadata.pop(sandbox_id, None)
+        if found is not None:
+            found["undo"].close()
+
+    def exec_command(
+        self,
+        sandbox_id: str,
+        command: str | list[str],
+        timeout: float | None = None,
+        cwd: str | None = None,
+        env: dict[str, str] | None = None,
+        shell: str | None = None,
+        user: str | None = None,
+    ) -> Any:
+        """Run a command in a sandbox, and return its ``ExecResult``.
+
+        The exit status is 127 if the command can't be started, and 128+N after signal N.
+
+        :param command: a list, or a text for the shell.
+        :param timeout: the time limit, in seconds, after which the command and all processes that
+            it has started are killed.
+        :raises SandboxTimeoutError: the time limit was reached.
+        :raises SandboxNotFoundError: there is no such sandbox.
+        :raises SandboxExecError: the sandbox has ended, or an argument is wrong.
+        """
+        found = self._get(sandbox_id)
+        argv = (
+            command
+            if isinstance(command, list)
+            else [shell or found["config"].shell, "-c", command]
+        )
+        start = time.monotonic()
+        status, out, err = _NOT_FOUND, "", ""
+        with _errors(ray_sandbox.SandboxExecError):
+            try:
+                done = found["box"].run(
+                    argv,
+                    # runsc gives a user without a group the group 0.
+                    user=f"{user}:0" if user is not None and user.isdigit() else user,
+                    cwd=cwd or found["cwd"],
+                    env=env,
+                    timeout=timeout,
+                    stdout=PIPE,
+                    stderr=PIPE,
+                    encoding="utf-8",
+                    errors="replace",
+                )
+                status, out, err = done.returncode, done.stdout, done.stderr
+            except CommandError as error:
+                if isinstance(error, SandboxEndedError) or error.step not in _START_STEPS:
+                    raise
+                err = f"{error}\n"
+        return ray_sandbox.ExecResult(
+            exit_code=_SIGNALLED - status if status < 0 else status,
+            stdout=out,
+            stderr=err,
+            duration_seconds=time.monotonic() - start,
+        )
+
+    def write_file(
+        self, sandbox_id: str, path: str, content: str | bytes, append: bool = False
+    ) -> None:
+        """Write a file in a sandbox, and create missing directories above it.
+
+        :param path: the path inside; a relative one begins in the working directory.
+        :param bool append: whether to keep the present content.
+        :raises SandboxError: the file can't be written.
+        """
+        found = self._get(sandbox_id)
+        inside = os.path.join(found["cwd"], path)
+        data = content.encode() if isinstance(content, str) else bytes(content)
+        with _errors(ray_sandbox.SandboxError):
+            before = b""
+            if append:
+                with contextlib.suppress(SandboxFileNotFoundError):
+                    before = found["box"].read_file(inside)
+            found["box"].write_file(inside, before + data, parents=True)
+
+    def read_file(self, sandbox_id: str, path: str) -> bytes:
+        """Return the content of a file in a sandbox.
+
+        :param path: the path inside; a relative one begins in the working directory.
+        :raises SandboxError: the file can't be read.
+        """
+        found = self._get(sandbox_id)
+        with _errors(ray_sandbox.SandboxError):
+            content: bytes = found["box"].read_file(os.path.join(found["cwd"], path))
+        return content
+
+    def get_status(self, sandbox_id: str) -> Any:
+        """Return whether a sandbox runs, a ``SandboxStatus``."""
+        found = self._sandbox_metadata.get(sandbox_id)
+        is_running = found is not None and found["box"].poll() is None
+        states = ray_sandbox.SandboxStatus
+        return states.RUNNING if is_running else states.TERMINATED
+
+    def _get(self, sandbox_id: str) -> dict[str, Any]:
+        found = self._sandbox_metadata.get(sandbox_id)
+        if found is None:
+            raise ray_sandbox.SandboxNotFoundError(f"there is no sandbox {sandbox_id!r}")
+        return found
+
+
+def _change(spec: dict[str, Any], change: Any) -> Any:
+    """Let gVisor keep writes to the root filesystem in memory, then apply the caller's function."""
+    spec["annotations"][_OVERLAY] = "memory"
+    return change(spec) if change else None
+
+
+@contextlib.contextmanager
+def _errors(kind: Any) -> Iterator[None]:
+    """Turn exceptions of usernsctl in a ``with`` block into those of Ray's interface.
+
+    :param kind: the class for all but timeouts.
+    """
+    try:
+        yield
+    except TimeoutExpired as error:
+        raise ray_sandbox.SandboxTimeoutError(
+            f"the time limit of {error.timeout:g} s was reached"
+        ) from error
+    except (UsernsError, TypeError, ValueError) as error:
+        remedy = getattr(error, "remedy", None)
+        raise kind(f"{error}; remedy: {remedy}" if remedy else str(error)) from error
+
+
+class UsernsctlRuntime(_Runtime):
+    """Ray's ``SandboxRuntime``, with :class:`UsernsctlBackend`.
+
+    In addition, `image` may be the directory of a root filesystem, such as ``"/"``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._image_manager = _ImageManager()
+        self._backend = UsernsctlBackend(self._image_manager)
+
+
+class RaySandbox(_Actor):
+    """Ray's ``Sandbox``, the class of an actor, with :class:`UsernsctlRuntime`.
+
+    :param str image: the name of an image, an archive of its root filesystem, or a directory.
+    :param cpu: the number of processors; by default that of the actor.
+    :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``; by default that
+        of the actor.
+    :param options: the other arguments of ``SandboxRuntime.create``.
+    """
+
+    def __init__(
+        self,
+        image: str,
+        cpu: float | None = None,
+        memory: str | float | None = None,
+        **options: Any,
+    ) -> None:
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        self.runtime: UsernsctlRuntime = UsernsctlRuntime()
+        self.instance_id: str = self.runtime.create(
+            image=image,
+            cpu=cpu or assigned.get("CPU", 0),
+            memory=int(assigned.get("memory", 0)) if memory is None else memory,
+            **options,
+        )
+
+
+def create(
+    image: str,
+    cpu: float | None = None,
+    memory: str | float | None = None,
+    resources: dict[str, float] | None = None,
+    **options: Any,
+) -> Any:
+    """Start a sandbox on a node of the cluster: ``ray.experimental.sandbox.create``.
+
+    :param image: as for :class:`RaySandbox`.
+    :param cpu: the number of processors.
+    :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``.
+    :param resources: custom resources that the actor takes.
+    :param options: the other arguments of ``ray.experimental.sandbox.create``.
+    :returns: the handle of the actor, whose methods are those of Ray's ``Sandbox``.
+    """
+    actor: dict[str, Any] = {}
+    if cpu is not None:
+        actor["num_cpus"] = cpu
+    if number := parse_memory_bytes(memory):
+        actor["memory"] = number
+    if resources:
+        actor["resources"] = resources
+    remote = ray.remote(RaySandbox).options(**actor)
+    return remote.remote(image=image, cpu=cpu, memory=memory, **options)

@@ -1,0 +1,180 @@
+"""Tasks of a pool on a Ray cluster: their options, their results and their errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from subprocess import CalledProcessError
+from typing import Any, AnyStr, NamedTuple, TypedDict
+
+import ray
+
+from usernsctl.commands.arguments import (
+    TEXT_ARGUMENTS,
+    Args,
+    StrOrBytesPath,
+    check_keywords,
+    check_timeout,
+)
+from usernsctl.errors import PoolError
+from usernsctl.gvisor import checks
+from usernsctl.gvisor.oci import Rlimit
+from usernsctl.gvisor.output import OnOverflow
+from usernsctl.gvisor.result import Result
+
+#: The default value of `max_output`, in bytes.
+OUTPUT_BYTES = 16 << 20
+
+
+class TaskOptions(TypedDict, total=False):
+    """Keyword arguments of :meth:`RayPool.submit` and of the methods that map.
+
+    :ivar input: the standard input of the command: text with `text` or `encoding`, else bytes; or a
+        reference to such an object in Ray's object store (``ray.put``), which is copied to each
+        node once.
+    :ivar timeout: the time limit of the command, in seconds, without the time in queues; ``None``,
+        the default: no limit.
+    :ivar check: whether an exit status other than 0 is an error,
+        :class:`subprocess.CalledProcessError`.
+    :ivar max_output: the number of bytes to keep of each stream, 16 MiB by default; ``None``: all.
+    :ivar on_overflow: ``"truncate"``, the default, or ``"kill"``, to kill a command that writes
+        more than `max_output`.
+
+    The others are as for :meth:`usernsctl.Sandbox.run`.
+    """
+
+    input: Any
+    timeout: float | None
+    check: bool
+    text: bool | None
+    encoding: str | None
+    errors: str | None
+    max_output: int | None
+    on_overflow: OnOverflow
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+    user: str | tuple[int, int] | None
+    groups: Iterable[int] | None
+    rlimits: Iterable[Rlimit | str] | None
+
+
+class RayResult(Result[AnyStr]):
+    """The result of a task, a :class:`usernsctl.Result`.
+
+    :ivar str node: the id of the node in the cluster that ran the command, in hexadecimal.
+    :ivar int attempts: the number of sandboxes in which the command was tried.
+    """
+
+    node: str = ""
+    attempts: int = 1
+
+
+class NodeLostError(PoolError):
+    """A task had no result because the nodes or actors that ran the task have ended.
+
+    The command may have run, in part or completely, on each of them.
+    """
+
+
+class Progress(NamedTuple):
+    """The numbers of tasks and actors of a pool at one moment.
+
+    :ivar queued: the tasks that wait for an actor.
+    :ivar running: the tasks that were sent to an actor.
+    :ivar done: the tasks with a result, whatever the exit status.
+    :ivar failed: the tasks that ended with an exception.
+    :ivar cancelled: the cancelled tasks.
+    :ivar retried: the number of retries.
+    :ivar actors: the actors that are ready.
+    """
+
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    actors: int = 0
+
+
+class Spec(NamedTuple):
+    """The arguments of one task, checked.
+
+    :ivar args: the command as the caller gave it, for the result.
+    :ivar options: the options of ``Sandbox.run``, without `input` and `check`.
+    """
+
+    args: Args
+    argv: tuple[str, ...]
+    input: Any
+    check: bool
+    options: dict[str, Any]
+
+
+def check_task(args: Args, options: Mapping[str, Any]) -> Spec:
+    """Check the arguments of a task; a node checks the rest.
+
+    :raises TypeError: an argument has the wrong type, or is unknown.
+    :raises ValueError: an argument has a wrong value.
+    :raises CommandError: `cwd` is relative.
+    """
+    check_keywords("submit", options, TaskOptions.__annotations__)
+    argv = checks.argv(args)
+    if not argv:
+        raise ValueError("args is empty: args must contain a command")
+    wanted = {"max_output": OUTPUT_BYTES, **options}
+    check_timeout(wanted.get("timeout"))
+    if wanted["max_output"] is not None:
+        checks.count("max_output", wanted["max_output"], 0)
+    if wanted.get("env") is not None:
+        wanted["env"] = checks.variables(wanted["env"])
+    if wanted.get("cwd") is not None:
+        wanted["cwd"] = checks.directory_inside(wanted["cwd"])
+    if wanted.get("user") is not None:
+        checks.user_of(wanted["user"])
+    if wanted.get("groups") is not None:
+        wanted["groups"] = checks.gids(wanted["groups"])
+    if wanted.get("rlimits") is not None:
+        wanted["rlimits"] = list(wanted["rlimits"])
+    given = wanted.pop("input", None)
+    if not isinstance(given, ray.ObjectRef):
+        check_input(given, wanted)
+    return Spec(args, argv, given, bool(wanted.pop("check", False)), wanted)
+
+
+def check_input(given: Any, options: Mapping[str, Any]) -> None:
+    """Check the standard input of a task.
+
+    :param options: the options of the task, which decide between text and bytes.
+    :raises TypeError: the input has the wrong type.
+    """
+    is_text = any(options.get(name) for name in TEXT_ARGUMENTS)
+    if given is not None and not isinstance(given, str if is_text else bytes):
+        kind = "text" if is_text else "bytes, unless text=True is given"
+        raise TypeError(f"input must be {kind}, not {type(given).__name__}")
+
+
+def finished(spec: Spec, found: Result[Any], node: str, attempts: int) -> RayResult[Any]:
+    """Return the result of a task.
+
+    :raises CalledProcessError: the task had ``check=True``, and the exit status is not 0.
+    """
+    result = RayResult[Any](spec.args, found.returncode, found.stdout, found.stderr)
+    vars(result).update(vars(found), args=spec.args, node=node, attempts=attempts)
+    if spec.check and result.returncode:
+        error = CalledProcessError(result.returncode, spec.args, result.stdout, result.stderr)
+        error.add_note(f"reason: {result.reason}; node: {node}")
+        raise error
+    return result
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of the text of an exception; the text of Ray's has a traceback."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def describe_command(argv: tuple[str, ...]) -> str:
+    """Return the beginning of a command line, for messages."""
+    text = " ".join(map(os.fsdecode, argv))
+    return text if len(text) <= 60 else f"{text[:57]}..."
