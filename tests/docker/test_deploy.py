@@ -38,7 +38,7 @@ def objects(name: str) -> list[dict[str, Any]]:
 # The constraints of OpenShift are not part of Kubernetes.
 OPENSHIFT = "openshift.yaml"
 # The files with pods that run programs in gVisor.
-PODS = ["job.yaml", "deployment.yaml", "snippets.yaml"]
+PODS = ["job.yaml", "deployment.yaml", "snippets.yaml", "indexed-job.yaml", "worker.yaml"]
 
 
 def pod_of(name: str) -> dict[str, Any]:
@@ -193,6 +193,41 @@ def test_a_service_runs_as_the_deployment_says(remapped: Engine) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert gvisor.is_version(done.stdout)
+
+
+@pytest.mark.timeout(300)
+def test_a_task_of_the_indexed_job_knows_its_number(remapped: Engine) -> None:
+    """Exit statuses of a task, which the Job's rules distinguish, are those of its command."""
+    (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
+    (fails,) = [rule for rule in rules if rule["action"] == "FailIndex"]
+    assert fails["onExitCodes"]["operator"] == "NotIn"
+    (container,) = pod_of("indexed-job.yaml")["spec"]["containers"]
+    assert fails["onExitCodes"]["containerName"] == container["name"]
+    args = [word.replace("exec task", "exec sh -c 'exit $0'") for word in container["args"]]
+    options = [*docker_options("indexed-job.yaml"), "--env=JOB_COMPLETION_INDEX=7"]
+    entry = ["--entrypoint=/usr/local/bin/in-gvisor"]
+    done = remapped("run", "--rm", *options, *entry, PRELUDE, "--network=none", "--", *args)
+    assert done.returncode == 7, done.stderr
+    assert 7 not in fails["onExitCodes"]["values"]
+    # gVisor can't start with this root filesystem, so nothing of the task has run.
+    wrong = ["--rootfs=/no/such/directory", "--", *args]
+    done = remapped(
+        "run", "--rm", *options, *["--entrypoint=usernsctl"], PRELUDE_PYTHON, "run", *wrong
+    )
+    assert done.returncode in fails["onExitCodes"]["values"], done.stderr
+
+
+def test_only_workers_reach_the_queue() -> None:
+    policy = next(one for one in objects("redis.yaml") if one["kind"] == "NetworkPolicy")
+    labels = pod_of("redis.yaml")["metadata"]["labels"]
+    assert policy["spec"]["podSelector"]["matchLabels"] == labels
+    (rule,) = policy["spec"]["ingress"]
+    worker = pod_of("worker.yaml")["metadata"]["labels"]
+    assert worker in [peer["podSelector"]["matchLabels"] for peer in rule["from"]]
+    assert policy["spec"]["egress"] == []
+    service = next(one for one in objects("redis.yaml") if one["kind"] == "Service")
+    (container,) = pod_of("worker.yaml")["spec"]["containers"]
+    assert container["args"][0] == f"redis://{service['metadata']['name']}"
 
 
 def daemon_set() -> dict[str, Any]:
