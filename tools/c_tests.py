@@ -32,7 +32,7 @@ SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}"]
 ONLY = os.environ.get("ONLY", "")
 TEST_SECONDS = 120
-FUZZ_SECONDS = 5
+FUZZ_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,12 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
 
     def parts(source: Path) -> list[Path]:
         """Return the objects to link with a program's test besides the core."""
-        return list(agent.values()) if source.parent.name == "agent" else []
+        if source.parent.name == "agent":
+            return list(agent.values())
+        if source.parent.name == "exec":
+            own = programs["usernsctl-exec"]
+            return [objects[file] for file in own if file.name != "main.c"]
+        return []
 
     # Tests look for usernsctl-child in their own directory, so they are linked into its directory.
     linked = {
@@ -166,6 +171,14 @@ def fuzz_command(source: Path, program: Path) -> list[Path | str]:
     options = ["-close_fd_mask=1", "-verbosity=0", "-max_len=4096", f"-artifact_prefix={program}-"]
     options.append(f"-max_total_time={FUZZ_SECONDS}")
     return [program.absolute(), *options, found, source.parent / "seeds"]
+
+
+def build_fuzzers() -> dict[str, list[Path | str]]:
+    """Build all fuzz targets; return the commands that run them, by name."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        commands = build(TOOLCHAINS["clang"], pool)
+    found = {Path(command[0]).name: command for command in commands}
+    return {name: command for name, command in found.items() if name.startswith("fuzz_")}
 
 
 def build_freestanding(toolchain: Toolchain) -> None:

@@ -51,8 +51,8 @@ static void add_home(struct un_homes *homes, const char *path)
 char *un_home_of(char *line)
 {
     for (int field = 0; line && field < 5; field++) {
-        line = strchr(line, ':');
-        line += line != NULL;
+        char *colon = strchr(line, ':');
+        line = colon ? colon + 1 : NULL;
     }
     char *end = line ? strchr(line, ':') : NULL;
     if (end)

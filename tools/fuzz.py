@@ -1,0 +1,58 @@
+"""Fuzz each parser of the core for some seconds, and write bench/fuzz.json: fuzz.py SECONDS.
+
+Needs clang. The inputs that were found stay in build/c/clang/NAME.corpus, and the next run begins
+with them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import c_tests
+
+TARGET = Path(__file__).parent.parent / "bench" / "fuzz.json"
+
+
+def fuzz(command: list[Path | str], seconds: int) -> tuple[int, str]:
+    """Run a fuzz target; return its number of executions, and its output."""
+    options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-verbosity=1"]
+    done = subprocess.run(
+        [*command[:1], *options, *(word for word in command[1:] if word != "-verbosity=0")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        timeout=seconds + c_tests.TEST_SECONDS,
+        env=os.environ | {"UBSAN_OPTIONS": "print_stacktrace=1"},
+        check=False,
+    )
+    found = re.search(r"number_of_executed_units: (\d+)", done.stderr)
+    if done.returncode or not found:
+        return 0, done.stderr
+    return int(found[1]), ""
+
+
+def main(seconds: int) -> int:
+    failed = 0
+    counts = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
+    for name, command in sorted(c_tests.build_fuzzers().items()):
+        # The last of several equal options of libFuzzer counts.
+        short = [word for word in command if not str(word).startswith("-max_total_time")]
+        executions, output = fuzz(short, seconds)
+        print(f"{name}: {executions} executions in {seconds} s", flush=True)
+        if output:
+            print(output[-4000:])
+            failed += 1
+        # The most that one run of the present targets has executed.
+        counts[name] = max(executions, counts.get(name, 0))
+    TARGET.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
