@@ -15,8 +15,8 @@ BAD_DOCSTRING = ^ *"""(It|Of|One|So many|Those|What|Whether|Who|Whoever|Whose)\b
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all unit kernel runsc hostile as-ranges as-root as-no-ranges docker ray vm c connector \
-	docs man dist deb release-check lint format bench counts packages clean
+.PHONY: help demo test test-all unit kernel runsc hostile faults fuzz as-ranges as-root as-no-ranges docker ray vm c \
+	connector docs man dist deb release-check lint format bench counts packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 28
@@ -45,6 +45,10 @@ unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or test
 hostile: packages ## attack with the full number of tries; `make test` tries each attack a few times
 	@USERNSCTL_HOSTILE=full $(BESIDE) TESTS="tests -o timeout=3600" ONLY=hostile $(AS_USERS)
 
+faults: packages ## make the system calls of each path fail, and count (as root); ROUNDS=N: N faults for each path
+	@$(DEV)/bin/python -B tools/faults.py --rounds $(or $(ROUNDS),0) --seed $$(date +%Y%m%d)
+	@$(DEV)/bin/python tools/reliability_docs.py
+
 as-ranges as-root as-no-ranges: connector
 	@tools/test-as $(@:as-%=%) $(TESTS)
 
@@ -65,6 +69,10 @@ vm: deb ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine,
 c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized, and run tests/c
 	@$(if $(ONLY),,$(DEV)/bin/python tools/c_layers.py)
 	@$(DEV)/bin/python tools/c_tests.py
+
+fuzz: packages ## fuzz each parser, SECONDS=N (60) seconds each, and count
+	@$(DEV)/bin/python -B tools/fuzz.py $(or $(SECONDS),60)
+	@$(DEV)/bin/python tools/reliability_docs.py
 
 connector: packages
 	@tools/environment connector >/dev/null
@@ -102,6 +110,7 @@ lint: docs ## check style, spelling, types, links and manual pages
 	"$$bin/python" tools/seccomp_profile.py --check; \
 	"$$bin/python" tools/plots.py --check; \
 	"$$bin/python" tools/environment_docs.py --check; \
+	"$$bin/python" tools/reliability_docs.py --check; \
 	"$$bin/python" tools/doc_links.py; \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
 

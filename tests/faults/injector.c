@@ -1,0 +1,364 @@
+/*
+ * injector [-u USER] COMMAND...: run a command whose system calls can be made to fail.
+ *
+ * The command, and each program of usernsctl that it starts, is traced by ptrace(2). The command
+ * itself says when a fault is due, by close(2) of the descriptor MARK, which exists nowhere, with
+ * further arguments: see enum order. All other programs, such as runsc, run untraced.
+ *
+ * -u: run the command as this user. Needs root, and is the only way to trace newuidmap: the kernel
+ * gives a setuid program its privileges only if the tracer is privileged.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MARK (-4242)
+#define SITES 100000
+#define TRACEES 1024
+
+/* The second argument of the close(2) that gives an order. */
+enum order {
+    ARM,    /* count system calls from now on; arguments: the system call, and 2^32 times its
+             * occurrence that fails (from 1; 0: none); enum fault; its value;
+             * and the pid of a process
+             * whose calls do not count; 1: only those of native programs count */
+    DISARM, /* stop counting; returns the number of calls */
+    BEFORE, /* returns the number of calls before the first exec of an untraced program */
+    NR,     /* returns the number of the system call of a site */
+    WHO,    /* returns the first seven bytes of the name of the program of a site, after its
+             * "usernsctl-" */
+    HIT     /* returns the number of the call, from 1, with the fault, or 0 if there was none */
+};
+
+/* What happens at a call. */
+enum fault {
+    NOTHING,
+    ERROR,     /* the call is not made, and fails with this errno */
+    SHORTENED, /* the call reads or writes half as much */
+    SIGNAL,    /* the process receives this signal before the call */
+    PAUSE,     /* the process is stopped and continued before the call */
+    VICTIM     /* the process of this pid is killed */
+};
+
+struct tracee {
+    pid_t pid;
+    bool is_inside; /* between the entry and the exit of a call */
+    bool has_result;
+    int64_t result; /* replaces the result of the call, if has_result */
+};
+
+struct site {
+    int32_t nr;
+    char who[8];
+};
+
+static struct tracee tracees[TRACEES];
+static struct site sites[SITES];
+static struct {
+    bool armed, has_left;
+    pid_t excluded;
+    uint64_t count, nr, occurrence, fault, value, before, hit;
+} state;
+
+static void die(const char *what)
+{
+    perror(what);
+    exit(120);
+}
+
+static struct tracee *find(pid_t pid)
+{
+    struct tracee *unused = NULL;
+    for (size_t i = 0; i < TRACEES; i++) {
+        if (tracees[i].pid == pid)
+            return &tracees[i];
+        if (!unused && !tracees[i].pid)
+            unused = &tracees[i];
+    }
+    if (!unused) {
+        fprintf(stderr, "injector: more than %d processes\n", TRACEES);
+        exit(120);
+    }
+    *unused = (struct tracee){.pid = pid};
+    return unused;
+}
+
+static const char *name_of(pid_t pid, char name[32])
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/comm", pid);
+    FILE *file = fopen(path, "re");
+    name[0] = '\0';
+    if (file && fgets(name, 32, file))
+        name[strcspn(name, "\n")] = '\0';
+    if (file)
+        fclose(file);
+    return name;
+}
+
+static bool begins(const char *text, const char *start)
+{
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
+static bool is_native(pid_t pid)
+{
+    char name[32];
+    name_of(pid, name);
+    return begins(name, "usernsctl-") || begins(name, "newuidmap") || begins(name, "newgidmap");
+}
+
+static bool is_ours(pid_t pid)
+{
+    char name[32];
+    return is_native(pid) || begins(name_of(pid, name), "python");
+}
+
+static void note_site(pid_t pid, uint64_t nr)
+{
+    if (state.count >= SITES)
+        return;
+    char name[32];
+    name_of(pid, name);
+    const char *who = begins(name, "usernsctl-") ? name + strlen("usernsctl-") : name;
+    struct site *site = &sites[state.count];
+    *site = (struct site){.nr = (int32_t)nr};
+    memcpy(site->who, who, strnlen(who, 7));
+}
+
+static int64_t obey(const uint64_t args[6])
+{
+    uint64_t at = args[2];
+    switch (args[1]) {
+    case ARM:
+        memset(&state, 0, sizeof state);
+        state.armed = true;
+        state.nr = (uint32_t)args[2];
+        state.occurrence = args[2] >> 32;
+        state.fault = args[3];
+        state.value = args[4];
+        state.excluded = (pid_t)args[5];
+        return 0;
+    case DISARM:
+        state.armed = false;
+        return (int64_t)state.count;
+    case BEFORE:
+        return (int64_t)(state.has_left ? state.before : state.count);
+    case NR:
+        return at < SITES ? sites[at].nr : 0;
+    case WHO: {
+        int64_t who = 0;
+        if (at < SITES)
+            memcpy(&who, sites[at].who, 7);
+        return who;
+    }
+    case HIT:
+        return (int64_t)state.hit;
+    default:
+        return 0;
+    }
+}
+
+static bool is_counted(uint64_t nr, pid_t pid)
+{
+    switch (nr) {
+    case SYS_exit:
+    case SYS_exit_group:
+    case SYS_rt_sigreturn:
+    case SYS_restart_syscall:
+        return false; /* never fail, or are not made by the program */
+    }
+    if (state.excluded == 1)
+        return is_native(pid);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d", state.excluded, pid);
+    return !state.excluded || access(path, F_OK) != 0;
+}
+
+/* Halves the third argument, which is the size for read(2), write(2) and their relatives. */
+static void shorten(struct user_regs_struct *regs)
+{
+    if (regs->rdx > 1)
+        regs->rdx /= 2;
+    else
+        state.hit = 0;
+}
+
+static void inject(struct tracee *tracee, struct user_regs_struct *regs)
+{
+    state.hit = state.count;
+    switch (state.fault) {
+    case ERROR:
+        /* Linux closes the descriptor also if close(2) fails. */
+        if (regs->orig_rax != SYS_close)
+            regs->orig_rax = (unsigned long long)-1;
+        tracee->has_result = true;
+        tracee->result = -(int64_t)state.value;
+        break;
+    case SHORTENED:
+        shorten(regs);
+        break;
+    case SIGNAL:
+        kill(tracee->pid, (int)state.value);
+        return;
+    case PAUSE:
+        kill(tracee->pid, SIGSTOP);
+        kill(tracee->pid, SIGCONT);
+        return;
+    case VICTIM:
+        kill((pid_t)state.value, SIGKILL);
+        return;
+    default:
+        return;
+    }
+    if (ptrace(PTRACE_SETREGS, tracee->pid, NULL, regs) < 0 && errno != ESRCH)
+        die("injector: PTRACE_SETREGS");
+}
+
+static void enter_call(struct tracee *tracee, struct user_regs_struct *regs,
+                       const struct __ptrace_syscall_info *info)
+{
+    uint64_t nr = info->entry.nr;
+    if (nr == SYS_close && (int)info->entry.args[0] == MARK) {
+        uint64_t args[6];
+        memcpy(args, info->entry.args, sizeof args);
+        tracee->has_result = true;
+        tracee->result = obey(args);
+        regs->orig_rax = (unsigned long long)-1;
+        if (ptrace(PTRACE_SETREGS, tracee->pid, NULL, regs) < 0)
+            die("injector: PTRACE_SETREGS");
+        return;
+    }
+    if (!state.armed || !is_counted(nr, tracee->pid))
+        return;
+    note_site(tracee->pid, nr);
+    state.count++;
+    if (nr == state.nr && state.occurrence && --state.occurrence == 0)
+        inject(tracee, regs);
+}
+
+/* Handles the entry or the exit of a system call. A tracee that was killed is gone. */
+static void at_call(struct tracee *tracee)
+{
+    struct __ptrace_syscall_info info;
+    struct user_regs_struct regs;
+    if (ptrace(PTRACE_GET_SYSCALL_INFO, tracee->pid, sizeof info, &info) <= 0 ||
+        ptrace(PTRACE_GETREGS, tracee->pid, NULL, &regs) < 0)
+        return;
+    if (info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+        enter_call(tracee, &regs, &info);
+    } else if (info.op == PTRACE_SYSCALL_INFO_EXIT && tracee->has_result) {
+        tracee->has_result = false;
+        regs.rax = (unsigned long long)tracee->result;
+        ptrace(PTRACE_SETREGS, tracee->pid, NULL, &regs);
+    }
+}
+
+/* Handles a stop of a tracee, and lets it go on. */
+static void at_stop(pid_t pid, int status)
+{
+    struct tracee *tracee = find(pid);
+    int sig = WSTOPSIG(status);
+    int event = status >> 16;
+    if (event == PTRACE_EVENT_EXEC && !is_ours(pid)) {
+        if (state.armed && !state.has_left) {
+            state.has_left = true;
+            state.before = state.count;
+        }
+        ptrace(PTRACE_DETACH, pid, NULL, NULL);
+        tracee->pid = 0;
+        return;
+    }
+    if (event == PTRACE_EVENT_STOP && sig != SIGTRAP) {
+        ptrace(PTRACE_LISTEN, pid, NULL, NULL); /* stopped by a signal, until SIGCONT */
+        return;
+    }
+    if (sig == (SIGTRAP | 0x80)) {
+        at_call(tracee);
+        sig = 0;
+    } else if (event) {
+        sig = 0;
+    }
+    ptrace(PTRACE_SYSCALL, pid, NULL, (void *)(intptr_t)sig);
+}
+
+static void become(const char *user)
+{
+    const struct passwd *entry = getpwnam(user);
+    if (!entry || initgroups(user, entry->pw_gid) ||
+        setresgid(entry->pw_gid, entry->pw_gid, entry->pw_gid) ||
+        setresuid(entry->pw_uid, entry->pw_uid, entry->pw_uid))
+        die("injector: -u");
+}
+
+static pid_t start(const char *user, char **command)
+{
+    int gate[2];
+    if (pipe(gate))
+        die("injector: pipe");
+    pid_t pid = fork();
+    if (pid < 0)
+        die("injector: fork");
+    if (pid == 0) {
+        char byte;
+        if (user)
+            become(user);
+        close(gate[1]);
+        if (read(gate[0], &byte, 1) != 1)
+            _exit(120);
+        close(gate[0]);
+        execv(command[0], command);
+        die(command[0]);
+    }
+    long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
+                   PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
+    if (ptrace(PTRACE_SEIZE, pid, NULL, (void *)options) < 0)
+        die("injector: PTRACE_SEIZE");
+    close(gate[0]);
+    if (write(gate[1], "", 1) != 1)
+        die("injector: write");
+    close(gate[1]);
+    return pid;
+}
+
+int main(int argc, char **argv)
+{
+    const char *user = NULL;
+    argv++;
+    if (argc > 3 && strcmp(argv[0], "-u") == 0) {
+        user = argv[1];
+        argv += 2;
+    }
+    if (!argv[0])
+        return 120;
+    pid_t first = start(user, argv);
+    for (;;) {
+        int status;
+        pid_t pid = waitpid(-1, &status, __WALL);
+        if (pid < 0 && errno == EINTR)
+            continue;
+        if (pid < 0)
+            die("injector: waitpid");
+        if (WIFSTOPPED(status)) {
+            at_stop(pid, status);
+            continue;
+        }
+        find(pid)->pid = 0;
+        if (pid == first)
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    }
+}

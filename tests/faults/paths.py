@@ -1,0 +1,383 @@
+"""The operations whose system calls tests/faults/matrix.py makes fail, one class for each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import usernsctl as un
+from usernsctl.gvisor.sandbox import records as sandbox_records
+from usernsctl.namespaces import named
+
+BIN = Path(sys.executable).parent
+#: The payload of each path. Its output shows that it ran.
+PAYLOAD = ["sh", "-c", "echo ran"]
+RAN = "ran\n"
+START_SECONDS = 30
+
+
+class Refused(Exception):
+    """A native program reported a failure, as documented."""
+
+
+class Killed(Exception):
+    """A native program, or its child, was killed by a signal."""
+
+
+class Misbehaved(Exception):
+    """A program failed in a way that no page documents."""
+
+
+class FaultPath:
+    """An operation that starts PAYLOAD. `payload_output` is its standard output.
+
+    :ivar native_only: whether only system calls of native programs count; otherwise those of this
+        process count, too.
+    :ivar is_sandbox: whether a start takes tenths of a second.
+    :ivar starts_program: whether the payload runs after the first exec of a program that is not of
+        usernsctl, and not before.
+    """
+
+    name = ""
+    native_only = False
+    is_sandbox = False
+    starts_program = True
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def set_up(self) -> None:
+        """Prepare what all runs share."""
+
+    def prepare(self) -> None:
+        """Prepare one run, without faults."""
+
+    def run(self, output: IO[str]) -> None:
+        """Start the payload, and wait for its end."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Remove, without faults, what a run has returned and still exists."""
+
+    def clean(self) -> None:
+        """Remove what a killed run may leave: namespaces and sandboxes that outlive a process."""
+
+    def tear_down(self) -> None:
+        """Remove what :meth:`set_up` made."""
+
+
+class Native(FaultPath):
+    """A command line of usernsctl-exec."""
+
+    native_only = True
+
+    def __init__(self, directory: Path, name: str, *options: str) -> None:
+        super().__init__(directory)
+        self.name = name
+        self.options = options
+
+    def command(self) -> list[str]:
+        return [str(BIN / "usernsctl-exec"), *self.options, "--", *PAYLOAD]
+
+    def run(self, output: IO[str]) -> None:
+        done = subprocess.run(
+            self.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        if done.returncode < 0 or (done.returncode > 128 and not done.stderr):
+            raise Killed(done.returncode)
+        if done.returncode:
+            check_report(done.returncode, done.stderr)
+            raise Refused(done.stderr)
+
+
+def check_report(status: int, text: str) -> None:
+    """Check that a failure has the documented form, and one of the documented exit statuses."""
+    first, *rest = text.splitlines() or [""]
+    is_form = first.startswith(("usernsctl-exec: ", "usernsctl-watch: ", "usernsctl: ", "warning"))
+    if status not in (125, 126, 127) or not is_form:
+        raise Misbehaved(f"status {status}: {text!r}")
+    if not all(line.startswith(("  why: ", "  remedy:", "    ", "usernsctl")) for line in rest):
+        raise Misbehaved(f"status {status}: {text!r}")
+
+
+class LaunchFile(Native):
+    """A launch from a file, in gVisor."""
+
+    is_sandbox = True
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "launch from a file")
+
+    def set_up(self) -> None:
+        freeze = [BIN / "usernsctl", "freeze", "-o", self.directory / "launch", "--", *PAYLOAD]
+        subprocess.run(freeze, check=True, stdin=subprocess.DEVNULL)
+
+    def command(self) -> list[str]:
+        return [str(BIN / "usernsctl-exec"), "--launch", str(self.directory / "launch")]
+
+
+class Call(FaultPath):
+    """An operation of the Python interface, given as a function."""
+
+    def __init__(self, directory: Path, name: str, function: Callable[[IO[str]], Any]) -> None:
+        super().__init__(directory)
+        self.name = name
+        self.run = function  # type: ignore[method-assign]
+
+
+class InNamespace(FaultPath):
+    """A command in a kept namespace that exists already."""
+
+    name = "spawn in a kept namespace"
+
+    def set_up(self) -> None:
+        self.namespace = un.Namespace.create()
+
+    def run(self, output: IO[str]) -> None:
+        self.namespace.run(PAYLOAD, stdout=output, check=True)
+
+    def tear_down(self) -> None:
+        self.namespace.close()
+
+
+class NamedCreate(FaultPath):
+    """A named namespace, and a command in it."""
+
+    name = "ns create, exec"
+    is_created = False
+
+    def run(self, output: IO[str]) -> None:
+        with un.Namespace.open_or_create("faults") as namespace:
+            self.is_created = True
+            namespace.run(PAYLOAD, stdout=output, check=True)
+
+    def settle(self) -> None:
+        if self.is_created:
+            self.clean()
+        self.is_created = False
+
+    def clean(self) -> None:
+        if any(one.name == "faults" for one in named.list_named()):
+            named.remove_named("faults")
+
+
+class NamedRemove(NamedCreate):
+    """The removal of a named namespace."""
+
+    name = "ns remove"
+    starts_program = False
+
+    def prepare(self) -> None:
+        un.Namespace.open_or_create("faults").close()
+        self.is_created = True
+
+    def run(self, output: IO[str]) -> None:
+        named.remove_named("faults")
+        output.write(RAN)
+        output.flush()
+
+
+class InHost(FaultPath):
+    """A path that starts sandboxes in a host, which all runs share."""
+
+    is_sandbox = True
+
+    def set_up(self) -> None:
+        self.host = un.SandboxHost()
+
+    def tear_down(self) -> None:
+        self.host.close()
+
+
+class HostItself(FaultPath):
+    name = "host"
+    is_sandbox = True
+
+    def run(self, output: IO[str]) -> None:
+        with un.SandboxHost() as host, host.start(PAYLOAD, stdout=output) as box:
+            box.wait(START_SECONDS)
+
+
+class Start(InHost):
+    name = "start"
+
+    def run(self, output: IO[str]) -> None:
+        with self.host.start(PAYLOAD, stdout=output, timeout=START_SECONDS) as box:
+            box.wait(START_SECONDS)
+
+
+class InSandbox(InHost):
+    """A path that uses one sandbox, which all runs share while it is alive."""
+
+    starts_program = False
+
+    box: un.Sandbox | None = None
+
+    def prepare(self) -> None:
+        if self.box is None:
+            self.box = self.host.start(None)
+            self.box.run(["true"])
+
+    def settle(self) -> None:
+        """Close the sandbox if a fault has ended it."""
+        if self.box is not None and self.box.poll() is not None:
+            self.tear_down_box()
+
+    def clean(self) -> None:
+        self.settle()
+
+    def tear_down_box(self) -> None:
+        if self.box is not None:
+            self.box.close()
+        self.box = None
+
+    def tear_down(self) -> None:
+        self.tear_down_box()
+        super().tear_down()
+
+
+class AgentCommand(InSandbox):
+    name = "agent command"
+
+    def run(self, output: IO[str]) -> None:
+        assert self.box is not None
+        self.box.run(PAYLOAD, stdout=output, check=True, timeout=START_SECONDS)
+
+
+class Files(InSandbox):
+    name = "files in and out"
+
+    def run(self, output: IO[str]) -> None:
+        assert self.box is not None
+        self.box.write_file("/tmp/faults", RAN.encode())
+        output.write(self.box.read_file("/tmp/faults").decode())
+        output.flush()
+
+
+class Pool(InHost):
+    name = "pool"
+
+    def run(self, output: IO[str]) -> None:
+        with self.host.pool(1) as pool, pool.acquire(timeout=START_SECONDS) as box:
+            box.run(PAYLOAD, stdout=output, check=True, timeout=START_SECONDS)
+
+
+class TemplateCreate(InHost):
+    name = "template create"
+
+    def run(self, output: IO[str]) -> None:
+        with self.host.template(timeout=START_SECONDS) as template, template.start() as box:
+            box.run(PAYLOAD, stdout=output, check=True, timeout=START_SECONDS)
+
+
+class TemplateRestore(InHost):
+    name = "template restore"
+
+    def set_up(self) -> None:
+        super().set_up()
+        self.template = self.host.template()
+
+    def run(self, output: IO[str]) -> None:
+        with self.template.start(timeout=START_SECONDS) as box:
+            box.run(PAYLOAD, stdout=output, check=True, timeout=START_SECONDS)
+
+    def tear_down(self) -> None:
+        self.template.close()
+        super().tear_down()
+
+
+class Detach(InHost):
+    """A detached sandbox."""
+
+    name = "detach"
+    is_started = False
+
+    def run(self, output: IO[str]) -> None:
+        with self.host.start(PAYLOAD, id="faults", detach=True, stdout=output) as box:
+            self.is_started = True
+            box.wait(START_SECONDS)
+            box.release()
+
+    def settle(self) -> None:
+        if self.is_started:
+            self.clean()
+        self.is_started = False
+
+    def clean(self) -> None:
+        for record in sandbox_records.list_detached():
+            un.Sandbox.attach(record.id).close()
+
+
+class Attach(Detach):
+    """A command in a detached sandbox, which all runs share while it is alive."""
+
+    name = "attach"
+    starts_program = False
+
+    def prepare(self) -> None:
+        if not sandbox_records.list_detached():
+            self.host.start(None, id="faults", detach=True).release()
+
+    def run(self, output: IO[str]) -> None:
+        box = un.Sandbox.attach("faults")
+        try:
+            box.run(PAYLOAD, stdout=output, check=True, timeout=START_SECONDS)
+        finally:
+            box.release()
+
+    def tear_down(self) -> None:
+        self.clean()
+        super().tear_down()
+
+
+def every_path(directory: Path) -> Iterator[FaultPath]:
+    """Yield all paths that this user has."""
+    is_root = os.geteuid() == 0
+    yield Native(directory, "exec, one id", "-r")
+    yield Native(directory, "exec, forked, with namespaces", "-rmpinu", "-f", "--mount-proc")
+    if is_root:
+        wide = ("--map-users=0:100000:9", "--map-groups=0:100000:9")
+        yield Native(directory, "exec, map by the parent", *wide)
+    else:
+        yield Native(directory, "exec, ranges by helpers", "--map-auto")
+    yield Call(
+        directory, "spawn", lambda out: un.run(PAYLOAD, idmap="root", stdout=out, check=True)
+    )
+    yield Call(
+        directory,
+        "spawn, ranges" if not is_root else "spawn, map by the parent",
+        lambda out: un.run(
+            PAYLOAD, idmap=["0:100000:9"] if is_root else "auto", stdout=out, check=True
+        ),
+    )
+    yield InNamespace(directory)
+    yield NamedCreate(directory)
+    yield NamedRemove(directory)
+    yield LaunchFile(directory)
+    yield Call(
+        directory,
+        "run",
+        lambda out: un.gvisor.run(PAYLOAD, stdout=out, check=True, timeout=START_SECONDS),
+    )
+    for kind in (
+        HostItself,
+        Start,
+        AgentCommand,
+        Files,
+        Pool,
+        TemplateCreate,
+        TemplateRestore,
+        Detach,
+        Attach,
+    ):
+        yield kind(directory)

@@ -1,0 +1,80 @@
+"""Run tests/faults/matrix.py for each kind of user, and write bench/faults.json.
+
+faults.py [--rounds N] [--path PATTERN] [--seed TEXT]: N faults for each path, drawn with the seed;
+0, the default, for all, which takes hours. Needs root, who alone can trace newuidmap, and the
+environment in which usernsctl is installed from this tree. Prints each defect; exits with 1 if
+there is any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TREE = Path(__file__).parent.parent
+FAULTS = TREE / "tests" / "faults"
+TARGET = TREE / "bench" / "faults.json"
+USER = "usernsctl-test"
+
+
+def run(directory: Path, user: str, options: list[str]) -> list[dict[str, Any]]:
+    """Run all paths of one user, and return their outcomes."""
+    # Mounts of other programs must not count as left behind.
+    apart = ["unshare", "--mount", "--propagation", "private"]
+    traced = [str(directory / "injector"), "-u", user, sys.executable, "-B", "matrix.py"]
+    environment = {"PATH": os.environ["PATH"], "HOME": "/", "LANG": "C.UTF-8"}
+    outcomes = []
+    with subprocess.Popen(
+        [*apart, *traced, *options],
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as popen:
+        assert popen.stdout is not None
+        for line in popen.stdout:
+            outcome = json.loads(line)
+            print(f"{user}: {outcome['path']}: {outcome['ends']}", *outcome["defects"], sep="\n  ")
+            sys.stdout.flush()
+            outcomes.append(outcome)
+    if popen.returncode:
+        raise SystemExit(f"matrix.py ended with {popen.returncode}")
+    return outcomes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", default="0")
+    parser.add_argument("--path", default="*")
+    parser.add_argument("--seed", default="0")
+    given = parser.parse_args()
+    subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
+    options = [f"--{name}={value}" for name, value in vars(given).items()]
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        flags = ["-Wall", "-Wextra", "-Werror", "-O1"]
+        injector = directory / "injector"
+        subprocess.run(["cc", *flags, FAULTS / "injector.c", "-o", injector], check=True)
+        for file in ("errnos.py", "matrix.py", "paths.py"):
+            shutil.copy(FAULTS / file, directory)
+        outcomes = run(directory, USER, options)
+        # For root, other code writes the maps of several ids.
+        outcomes += run(directory, "root", [*options[:1], "--path=*parent*", options[2]])
+    # Outcomes of an earlier run stay, for the paths that were not tried now.
+    old = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else []
+    merged = {(one["user"], one["path"]): one for one in [*old, *outcomes]}
+    TARGET.write_text(json.dumps([*merged.values()], indent=1) + "\n", encoding="utf-8")
+    return 1 if any(outcome["defects"] for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
