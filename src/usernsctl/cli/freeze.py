@@ -15,6 +15,7 @@ _REFUSED = {
     "kept": ("--in", "the namespace may not exist when the launch is started"),
     "state": ("--root", "each start creates its own directory for runsc's state"),
     "log": ("--log", "give --log to usernsctl-exec with --launch"),
+    "allow": ("--allow", "the proxy for the names is a Python program; use usernsctl run"),
     "debug_log": ("--debug-log", "use --debug-log with usernsctl run"),
 }
 
@@ -50,7 +51,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
     FILE fixes the files that CMD sees, config.json, and the arguments of runsc. Each start takes
     from its caller: ids, the current directory, the hostname, and variables that are passed on,
     such as those of --env NAME. FILE has the values of --env NAME=VALUE, and all users may read it.
-    --in, --root, --debug-log and --log can't be frozen.
+    --in, --root, --allow, --debug-log and --log can't be frozen.
 
         usernsctl freeze -o job.launch --bind ~/data:/data -- ls /data
         usernsctl-exec --launch job.launch
@@ -58,7 +59,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
     from usernsctl.gvisor.launch import freeze
 
     for name, (option, why) in _REFUSED.items():
-        if given[name] is not None:
+        if given[name] not in (None, ()):
             raise UsageError(f"{option} can't be frozen: {why}")
     if not given["command"] and given["bundle"] is None:
         # usernsctl-exec --launch may name the command.

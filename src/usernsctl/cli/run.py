@@ -273,6 +273,11 @@ def check_combination(given: dict[str, Any]) -> None:
         given["map_users"] or given["map_groups"] or given["map_auto"]
     ):
         raise UsageError("--in and the --map options exclude each other: NAME has its own map")
+    if given["allow"] and given["network"] != "none":
+        raise UsageError(
+            f"--allow and --network {given['network']} exclude each other: that network leads past "
+            "the proxy"
+        )
     for name, (option, what) in _NEVER_EMPTY.items():
         if given[name] == "":
             raise UsageError(f"{option} needs {what}, not an empty string")

@@ -52,6 +52,8 @@ class Result(CompletedProcess[AnyStr]):
         ``None`` if it is not known, as for a detached sandbox.
     :ivar peak_memory: the greatest memory usage of the whole sandbox, in bytes; ``None`` if no
         limit of the memory was reached.
+    :ivar int denied: how many connections the proxy for allowed names (`allow`) has refused: to a
+        command of the whole sandbox, or while a command in a running sandbox ran.
     :ivar int stdout_truncated: the number of bytes that `stdout` lacks between its halves, of
         `max_output` // 2 bytes and the rest of `max_output`.
     :ivar int stderr_truncated: the number of bytes that `stderr` lacks, likewise.
@@ -64,6 +66,7 @@ class Result(CompletedProcess[AnyStr]):
     used: float | None = None
     rusage: Usage | None = None
     peak_memory: int | None = None
+    denied: int = 0
     stdout_truncated: int = 0
     stderr_truncated: int = 0
 

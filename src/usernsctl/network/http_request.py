@@ -236,7 +236,7 @@ class SizedBody:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of it was fed."""
+        """Return whether all of it was fed."""
         return self._left == 0
 
     def feed(self, data: bytes) -> bytes:
@@ -253,7 +253,7 @@ class ChunkedBody:
     """
 
     def __init__(self) -> None:
-        self.is_complete = False
+        self.is_complete: bool = False
         self._left = 0
         self._line = b""
         self._end_line: Callable[[bytes], bytes] = self._end_size

@@ -94,10 +94,18 @@ def parse_rules(texts: Iterable[str]) -> tuple[AllowedName, ...]:
 
     :raises ValueError: a text is not a rule, or there are more than :data:`MAX_RULES`.
     """
-    rules = tuple(dict.fromkeys(map(AllowedName.parse, texts)))
-    if len(rules) > MAX_RULES:
-        raise ValueError(f"{len(rules)} allowed names are more than {MAX_RULES}")
-    return rules
+    return distinct(map(AllowedName.parse, texts))
+
+
+def distinct(rules: Iterable[AllowedName]) -> tuple[AllowedName, ...]:
+    """Return each rule once.
+
+    :raises ValueError: there are more than :data:`MAX_RULES`.
+    """
+    once = tuple(dict.fromkeys(rules))
+    if len(once) > MAX_RULES:
+        raise ValueError(f"{len(once)} allowed names are more than {MAX_RULES}")
+    return once
 
 
 def normal_name(text: str) -> str:

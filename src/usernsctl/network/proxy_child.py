@@ -1,8 +1,9 @@
-"""The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD``.
+"""The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD FORMAT``.
 
 :mod:`usernsctl.network.proxy_process` starts it. Standard input has the rules, one a line. The
 descriptors are the table of refusals and a Unix socket. Over the socket the process reports that it
-is ready, and receives the listening socket; the end of the Unix socket ends the process.
+is ready, and receives the listening socket; the end of the Unix socket ends the process. FORMAT is
+that of the log on standard error, ``json`` or ``text``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import os
 import socket
 import sys
 import threading
+import time
 
-from usernsctl._lean import NoReturn
-from usernsctl._text import say
+from usernsctl._lean import TYPE_CHECKING, NoReturn
+from usernsctl._text import shown
 from usernsctl.network import confinement, refusals
 from usernsctl.network.names import AllowedName, Rules
 from usernsctl.network.proxy import Limits, Proxy, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 READY = b"+"
 """The message of the proxy over the Unix socket when it can take the listening socket."""
@@ -26,9 +31,13 @@ _STACK = 512 * 1024
 
 
 class _Log:
-    """Counts refusals, and prints each text once."""
+    """Counts refusals, and prints each text once.
 
-    def __init__(self, fd: int) -> None:
+    :param is_json: whether to print JSON, as ``usernsctl run --log json`` does.
+    """
+
+    def __init__(self, fd: int, *, is_json: bool) -> None:
+        self._line = _json_line() if is_json else "usernsctl: {}".format
         self._table = refusals.Table(fd)
         os.close(fd)
         self._lock = threading.Lock()
@@ -39,12 +48,31 @@ class _Log:
         if is_new:
             # Standard error may be a pipe whose reader has gone.
             with contextlib.suppress(OSError):
-                say(f"usernsctl: refused {text}")
+                print(self._line(shown(f"refused {text}")), file=sys.stderr, flush=True)
+
+
+def _json_line() -> Callable[[str], str]:
+    """Return a function that makes a line of JSON of a message."""
+    # Imported here, since few runs print JSON, and a confined process can't count on files.
+    import json
+
+    def line(message: str) -> str:
+        now = time.time()
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        members = {
+            "time": f"{second}.{int(now % 1 * 1000):03}Z",
+            "level": "notice",
+            "program": "usernsctl",
+            "message": message,
+        }
+        return json.dumps(members, ensure_ascii=False)
+
+    return line
 
 
 def main(words: list[str]) -> NoReturn:
     """Run the proxy until the Unix socket ends."""
-    refusals_fd, handover_fd = map(int, words)
+    refusals_fd, handover_fd = map(int, words[:2])
     rules = Rules(map(AllowedName.parse, sys.stdin.read().split()))
     os.dup2(1, 0)  # /dev/null
     # A resolver that appends other domains to a name would ask for names that are not allowed.
@@ -52,7 +80,8 @@ def main(words: list[str]) -> NoReturn:
     os.environ["RES_OPTIONS"] = "ndots:1 timeout:3 attempts:2"
     threading.stack_size(_STACK)
     limits = Limits()
-    proxy = Proxy(rules, _Log(refusals_fd).refuse, limits=limits)
+    log = _Log(refusals_fd, is_json=words[2:] == ["json"])
+    proxy = Proxy(rules, log.refuse, limits=limits)
     confinement.confine()
     handover = socket.socket(fileno=handover_fd)
     handover.sendall(READY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from usernsctl import _text
 from usernsctl._system import python_child
@@ -29,20 +29,25 @@ class ProxyProcess:
         closed. The listening socket goes over it to the proxy, with the byte ``+``.
     """
 
-    def __init__(self, rules: Iterable[AllowedName], *, log: int | None = DEVNULL) -> None:
+    def __init__(
+        self, rules: Iterable[AllowedName], *, log: int | None = DEVNULL, is_json: bool = False
+    ) -> None:
         """Start a proxy, without a wait until it is ready.
 
         :param log: where the proxy prints each new refusal, as for :class:`subprocess.Popen`'s
             `stderr`.
+        :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
         :raises UsernsError: the process could not be started.
         """
-        self.handover, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
+        self.handover: socket.socket = ours
         self._refusals = refusals.create()
         text = os.memfd_create("usernsctl-rules")
         try:
             os.write(text, "".join(f"{rule}\n" for rule in rules).encode("ascii"))
             os.lseek(text, 0, os.SEEK_SET)
-            self._process = _start(text, (self._refusals, theirs.fileno()), log)
+            passed = (self._refusals, theirs.fileno())
+            self._process = _start(text, passed, log, "json" if is_json else "text")
         except BaseException:
             self.handover.close()
             os.close(self._refusals)
@@ -50,7 +55,7 @@ class ProxyProcess:
         finally:
             theirs.close()
             os.close(text)
-        self.pid = self._process.pid
+        self.pid: int = self._process.pid
 
     def wait_ready(self) -> None:
         """Wait until the proxy can take its listening socket.
@@ -81,11 +86,11 @@ class ProxyProcess:
     @property
     def denied(self) -> int:
         """The number of connections that the proxy has refused."""
-        return refusals.total(self._refusals)
+        return self._denied if self._refusals < 0 else refusals.total(self._refusals)
 
-    def refusals(self) -> Iterator[Refusal]:
+    def refusals(self) -> tuple[Refusal, ...]:
         """Return the distinct refusals, at most :data:`usernsctl.network.refusals.MAX_TEXTS`."""
-        return refusals.listed(self._refusals)
+        return self._listed if self._refusals < 0 else tuple(refusals.listed(self._refusals))
 
     def close(self) -> None:
         """End the proxy, and wait for its end."""
@@ -93,6 +98,7 @@ class ProxyProcess:
         self._process.kill()
         self._process.wait()
         if self._refusals >= 0:
+            self._denied, self._listed = self.denied, self.refusals()
             os.close(self._refusals)
             self._refusals = -1
 
@@ -103,9 +109,9 @@ def _command(*words: str) -> list[str]:
     return [python, "-S", "-B", *options]
 
 
-def _start(rules: int, fds: tuple[int, ...], log: int | None) -> Popen[bytes]:
+def _start(rules: int, fds: tuple[int, ...], log: int | None, form: str) -> Popen[bytes]:
     return Popen(
-        _command(*map(str, fds)),
+        _command(*map(str, fds), form),
         idmap="current",
         pid=True,
         ipc=True,

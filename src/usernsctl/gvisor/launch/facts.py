@@ -206,7 +206,7 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
         watcher=_watcher(),
         verifier=_verifier() if request.verify else None,
         tree=tree,
-        network=_network() if request.network == "private" else None,
+        network=_network() if request.network in ("private", network.NAMES) else None,
         binds=tuple(binds),
         sources=sources,
         state=_make_directory(request.state, makes=makes),
@@ -666,6 +666,7 @@ def inspect(
             step="stdio",
             cause="terminal-missing",
         )
+    request = network.with_network(request)
     program = find_runsc(caller, request.program)
     assert request.kept is None or isinstance(request.kept, str)
     place = (
@@ -745,7 +746,7 @@ def collect_facts(
         verifier=used.verifier.path if used.verifier is not None else None,
         runsc_env=runsc_environment(is_named=request.program is not None),
         network_command=(
-            (used.network.path, *network.find_private_network().options())
+            (used.network.path, *network.options_of(request.network))
             if used.network is not None
             else ()
         ),

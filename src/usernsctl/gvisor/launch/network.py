@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from usernsctl._lean import dataclass
+from usernsctl._lean import TYPE_CHECKING, dataclass, replace
 from usernsctl._system.paths import PathDescriptor, open_path
 from usernsctl.errors import RunscError
+
+if TYPE_CHECKING:
+    from usernsctl.gvisor.launch.request import Request
 
 #: The word before the path and the options of usernsctl-network (csrc/programs/shared/shared.h).
 NETWORK = "--network"
@@ -16,12 +19,56 @@ NETWORK = "--network"
 # pasta is not searched along the caller's PATH: it runs as root of the sandbox's namespaces.
 _DIRECTORIES = ("/usr/local/bin", "/usr/bin", "/bin")
 
+#: The network of a sandbox that reaches allowed names: a loopback device, and a proxy on that.
+NAMES = "names"
+
+#: The port of the proxy for allowed names, on 127.0.0.1 inside.
+PROXY_PORT = 3128
+# The option of usernsctl-network for the listening socket of the proxy. Until the proxy runs, FD
+# stands for the descriptor of the Unix socket over which the proxy gets the listening socket.
+_LISTEN = f"--listen={PROXY_PORT}:FD"
+
 _RESOLVER = "/etc/resolv.conf"
 # Files that replace /etc/resolv.conf inside. They name the address for which pasta asks the first
 # name server of this machine of the same family (csrc/programs/network/network.h).
 _FILES = {family: os.path.join(os.path.dirname(__file__), f"resolv.{family}") for family in "46"}
 
 _RESOLVER_BYTES = 1 << 16
+
+
+def with_network(request: Request) -> Request:
+    """Return a request with the network that its allowed names need.
+
+    The variables that name the proxy replace others of these names: no other proxy can be reached.
+    """
+    if not request.allow:
+        return request
+    return replace(request, network=NAMES, env={**request.env, **proxy_variables()})
+
+
+def proxy_variables() -> Mapping[str, str]:
+    """Return the variables by which programs find the proxy for allowed names."""
+    proxy = f"http://127.0.0.1:{PROXY_PORT}"
+    own = "localhost,127.0.0.1,::1"
+    # Programs differ in the case of the names. curl reads only the lower case of HTTP_PROXY.
+    upper = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": own}
+    return {**upper, **{name.lower(): value for name, value in upper.items()}}
+
+
+def options_of(network: str) -> tuple[str, ...]:
+    """Return the options of usernsctl-network for a network.
+
+    :raises RunscError: a program that the network needs is missing.
+    """
+    return (_LISTEN,) if network == NAMES else find_private_network().options()
+
+
+def with_handover(words: Sequence[str], handover: int) -> list[str]:
+    """Return words with the descriptor of the Unix socket of a running proxy.
+
+    :param words: the path and the options of usernsctl-network, or words that contain them.
+    """
+    return [_LISTEN.replace("FD", str(handover)) if word == _LISTEN else word for word in words]
 
 
 def words_for(network: Sequence[str], programs: str) -> list[str]:

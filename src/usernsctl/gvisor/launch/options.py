@@ -13,6 +13,7 @@ from usernsctl.maps import IdMap, requested
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.checks import NamedUser
+    from usernsctl.network.names import AllowedName
 
 
 def one_of(*known: str) -> Callable[[str], str]:
@@ -128,6 +129,34 @@ def parse_start_timeout(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) <= 1_000_000):
         raise ValueError(f"{text!r} is not a number of seconds from 0 to 1000000")
     return int(text)
+
+
+def parse_allowed(text: str) -> AllowedName:
+    """Parse ``NAME[:PORT]`` or ``*.NAME[:PORT]``, the value of ``--allow``.
+
+    :raises ValueError: `text` has another form, or is an address.
+    """
+    # Imported here, since most runs don't have the option.
+    from usernsctl.network.names import AllowedName
+
+    return AllowedName.parse(text)
+
+
+def allowed_names(name: str, given: Iterable[AllowedName | str]) -> tuple[AllowedName, ...]:
+    """Return the names that a sandbox may reach; text is parsed as by ``--allow``.
+
+    :param name: the name of the argument.
+    :raises TypeError: `given` is not a sequence of text and AllowedName.
+    :raises ValueError: a text is not ``NAME[:PORT]`` or ``*.NAME[:PORT]``, or there are too many.
+    """
+    from usernsctl.network.names import AllowedName, distinct
+
+    rules = []
+    for rule in iterable(name, given):
+        if not isinstance(rule, str | AllowedName):
+            raise TypeError(f"{name} must be a list of NAME[:PORT], not {rule!r}")
+        rules.append(parse_argument(name, parse_allowed, str(rule)))
+    return distinct(rules)
 
 
 def parse_network(text: str) -> str:

@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl._core import NativeLaunch, NativeView, check_filter
-from usernsctl._lean import TYPE_CHECKING, NoReturn
+from usernsctl._lean import TYPE_CHECKING, NoReturn, replace
 from usernsctl._system.handover import restore_signals
 from usernsctl._text import quoted
 from usernsctl.gvisor.launch.facts import Facts, descriptors, inspect
+from usernsctl.gvisor.launch.network import with_handover
 from usernsctl.gvisor.launch.plan import plan_run
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.steps import StartValues
@@ -22,6 +23,7 @@ from usernsctl.gvisor.runsc.command import search_path
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.result_file import ResultFile
+    from usernsctl.network.proxy_process import ProxyProcess
 
 
 def run_in_place(
@@ -47,18 +49,21 @@ def run_in_place(
     """
     caller = os.environ if environ is None else environ
     check_filter()
+    proxy = _start_proxy(request)
     inspection = inspect(request, caller, notify=notify)
     request = inspection.request
     if result is not None:
         writable = inspection.used.writable_sources()
         sources = inspection.used.sources.items()
         result.prepare({name: source.fd for name, source in sources if name in writable})
-    launch = plan_run(request, inspection.facts)
+    launch = plan_run(request, _with_handover(inspection.facts, proxy))
     directory = _current_directory()
     named = _files_named(request.args[1:], directory)
 
     native = NativeLaunch(launch.encode())
     native.open(descriptors(launch, inspection.used.files()))
+    if proxy is not None:
+        proxy.wait_ready()
     inspection.place.enter(reraise_signal=request.reraise_signal)
     native.build()
     inside = native.view()
@@ -79,8 +84,40 @@ def run_in_place(
             *([] if result is None else [result.option]),
             *([] if max_output is None else [f"--max-output={max_output}"]),
         ],
-        watch_fds=() if result is None else result.descriptors,
+        watch_fds=_watch_fds(result, proxy),
     )
+
+
+def _start_proxy(request: Request) -> ProxyProcess | None:
+    """Start the proxy for allowed names, which prints refusals on standard error.
+
+    The proxy stays in the namespaces of the caller, and ends with the network of the sandbox.
+
+    :raises UsernsError: the proxy could not be started.
+    """
+    if not request.allow:
+        return None
+    # Imported here, since most runs need no proxy.
+    from usernsctl.network.proxy_process import ProxyProcess
+
+    return ProxyProcess(request.allow, log=None, is_json=request.log == "json")
+
+
+def _with_handover(facts: Facts, proxy: ProxyProcess | None) -> Facts:
+    """Return the facts with the descriptor over which a proxy gets its listening socket."""
+    if proxy is None:
+        return facts
+    words = with_handover(facts.network_command, proxy.handover.fileno())
+    return replace(facts, network_command=tuple(words))
+
+
+def _watch_fds(result: ResultFile | None, proxy: ProxyProcess | None) -> list[int]:
+    """Return the further descriptors that the watcher inherits."""
+    fds = [] if result is None else [*result.descriptors]
+    if proxy is not None:
+        os.set_inheritable(proxy.handover.fileno(), True)
+        fds.append(proxy.handover.fileno())
+    return fds
 
 
 def _current_directory() -> str:

@@ -15,6 +15,7 @@ from usernsctl.gvisor.launch.options import (
     RUNSC,
     Argument,
     Option,
+    allowed_names,
     as_bool,
     as_idmap,
     as_namespace,
@@ -24,6 +25,7 @@ from usernsctl.gvisor.launch.options import (
     is_one_of,
     iterable,
     one_of,
+    parse_allowed,
     parse_argument,
     parse_network,
     parse_start_timeout,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from usernsctl.commands.arguments import StrOrBytesPath
     from usernsctl.gvisor.checks import NamedUser
     from usernsctl.namespaces.namespace import Namespace
+    from usernsctl.network.names import AllowedName
 
 #: Directories of this machine that its programs need, without the machine's data.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
@@ -132,6 +135,9 @@ class Request:
     :ivar idmap: the id map of a new user namespace.
     :ivar kept: the name of a namespace to run in, or for sandboxes of a host the Namespace itself;
         ``None`` for a new namespace.
+    :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or that of
+        :func:`usernsctl.gvisor.launch.network.with_network`.
+    :ivar allow: the names that the sandbox may reach through a proxy.
     :ivar verify: whether to check that the kernel is gVisor's before the command starts.
     :ivar no_new_privs: whether to set no_new_privs for runsc and its children.
     :ivar drop_bounding: whether to drop the capabilities that runsc does not need.
@@ -561,6 +567,21 @@ class Request:
         ),
         default=None,
     )
+    allow: tuple[AllowedName, ...] = field(
+        metadata=by(
+            Option(
+                flags=("--allow",),
+                heading=ISOLATION,
+                multiple=True,
+                parse=parse_allowed,
+                metavar="NAME[:PORT]",
+                help="Let CMD reach a host by HTTP and HTTPS, through a proxy; '*.NAME' for all "
+                "names below NAME. Without PORT: 80 and 443.",
+            ),
+            argument=Argument("allow", allowed_names),
+        ),
+        default=(),
+    )
     platform: str | None = field(
         metadata=by(
             Option(
@@ -646,4 +667,6 @@ class Request:
             raise ValueError("trust and allow_hooks need a bundle")
         if values.get("kept") is not None and options.get("idmap") is not None:
             raise ValueError("namespace and idmap exclude each other: a namespace has its own map")
+        if values.get("allow") and values.get("network", "none") != "none":
+            raise ValueError("allow needs network='none': another network leads past the proxy")
         return cls(**values)

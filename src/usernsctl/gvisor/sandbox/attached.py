@@ -30,6 +30,7 @@ from usernsctl._system.processes import children_of
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.agent.start import ProcessDefaults
+from usernsctl.gvisor.launch.network import with_handover
 from usernsctl.gvisor.result import Usage
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, TIME_IS_OVER, returncode_of
 from usernsctl.gvisor.runsc.container import ended_error
@@ -45,6 +46,8 @@ from usernsctl.namespaces.namespace import Namespace
 if TYPE_CHECKING:
     from usernsctl.commands import aio
     from usernsctl.gvisor.launch.limits import EnforcedLimits
+    from usernsctl.network.proxy_process import ProxyProcess
+    from usernsctl.network.refusals import Refusal
 else:
     aio = LateModule("usernsctl.commands.aio")
 
@@ -101,6 +104,7 @@ class AttachedSandbox:
         # A pidfd of the sandbox if usernsctl-init is not process 1: then the sandbox would survive
         # SIGKILL to usernsctl-init.
         self._shared = Shared("the sandbox", [])
+        self._proxy = start_proxy(host)
         deadline = deadline_after(timeout)
         with contextlib.ExitStack() as opened:
             creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
@@ -112,8 +116,16 @@ class AttachedSandbox:
                     disk = f"{files.inside}/disk" if limits is not None and limits.disk else None
                     command = files.command(state, disk)
                     args = [*map(str, fds), words, files.pid_file, *command]
+                    if self._proxy is not None:
+                        # The proxy has to be ready before a command of the sandbox runs.
+                        self._proxy.wait_ready()
+                        fds.append(above_stdio(self._proxy.handover.fileno(), given))
+                        args = with_handover(args, fds[-1])
                     self.popen = self._start_init(host, args, timeout, {**how, "pass_fds": fds})
                 theirs.close()
+                if self._proxy is not None:
+                    # The proxy ends with the network of the sandbox, which has the other copies.
+                    self._proxy.handover.close()
                 self._wait_until_ready(ready, files, timeout, deadline)
                 if not self._is_init:
                     self._open_sandbox(files.read_pid())
@@ -121,6 +133,8 @@ class AttachedSandbox:
             except BaseException:
                 if hasattr(self, "popen"):
                     self.close()
+                elif self._proxy is not None:
+                    self._proxy.close()
                 raise
 
     def _start_init(
@@ -208,6 +222,15 @@ class AttachedSandbox:
         if status == TIME_IS_OVER and self.limit_error() is not None:
             return -signal.SIGKILL
         return None if status is None else returncode_of(status)
+
+    @property
+    def denied(self) -> int:
+        """The number of connections that the proxy for allowed names has refused."""
+        return 0 if self._proxy is None else self._proxy.denied
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Return the distinct refusals of the proxy for allowed names."""
+        return () if self._proxy is None else self._proxy.refusals()
 
     @property
     def is_killed(self) -> bool:
@@ -307,6 +330,8 @@ class AttachedSandbox:
         """Kill the sandbox, wait for its end, and close the descriptors."""
         self.kill()
         self._wait_for_end()
+        if self._proxy is not None:
+            self._proxy.close()
         self.release()
 
     def _wait_for_end(self) -> None:
@@ -333,3 +358,16 @@ class AttachedSandbox:
         self._streams.close(self.popen)
         if self._inside is not None:
             self._inside.close()
+
+
+def start_proxy(host: HostNamespace) -> ProxyProcess | None:
+    """Start a proxy for the names that the sandboxes of a host may reach; None without any.
+
+    :raises UsernsError: the process could not be started.
+    """
+    if not host.request.allow:
+        return None
+    # Imported here, since most sandboxes need no proxy.
+    from usernsctl.network.proxy_process import ProxyProcess
+
+    return ProxyProcess(host.request.allow)

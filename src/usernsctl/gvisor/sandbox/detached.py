@@ -59,6 +59,7 @@ from usernsctl.namespaces.namespace import Namespace
 if TYPE_CHECKING:
     from usernsctl.commands import aio
     from usernsctl.gvisor.launch.limits import EnforcedLimits
+    from usernsctl.network.refusals import Refusal
 else:
     aio = LateModule("usernsctl.commands.aio")
 
@@ -81,6 +82,12 @@ class DetachedSandbox:
     """
 
     rusage = None
+    # A detached sandbox has no proxy.
+    denied = 0
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Return nothing: see :meth:`usernsctl.Sandbox.refusals`."""
+        return ()
 
     def __init__(
         self,

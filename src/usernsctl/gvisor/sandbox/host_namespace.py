@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, Unpac
 
 from usernsctl import _core, hardening
 from usernsctl._core.values import find_program
-from usernsctl._lean import dataclass, replace
+from usernsctl._lean import LateModule, dataclass, replace
 from usernsctl._system.descriptors import Shared, above_stdio, memory_file, receive
 from usernsctl._system.paths import OpenFile, PathDescriptor, state_directory
 from usernsctl._system.target import Joinable, Target
@@ -40,6 +40,7 @@ from usernsctl.gvisor.launch.facts import (
     own_program,
     refuse_own,
 )
+from usernsctl.gvisor.launch.network import with_network
 from usernsctl.gvisor.launch.plan import apply_request, limit_tmpfs, plan_host, skips_membarrier
 from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import (
@@ -63,6 +64,9 @@ from usernsctl.namespaces.namespace import Namespace
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.limits import EnforcedLimits
+    from usernsctl.network import names
+else:
+    names = LateModule("usernsctl.network.names")
 
 #: The values of the argument `limits`.
 LimitsMode = Literal["strict", "best-effort"]
@@ -93,6 +97,7 @@ class NamedHostOptions(LimitOptions, total=False):
     hostname: str | None
     rlimits: Iterable[Rlimit | str]
     network: Network
+    allow: Iterable[names.AllowedName | str]
     platform: Platform | None
     debug_log: StrOrBytesPath | None
     runsc: StrOrBytesPath | None
@@ -210,6 +215,7 @@ class HostNamespace:
         if request.bundle is None:
             base = base_environment(os.environ, everything=False)
             request = replace(request, args=_NO_COMMAND, env=base)
+        request = with_network(request)
         with contextlib.ExitStack() as undo:
             if request.kept is None:
                 joined, self._ids = None, MappedIds.of_plan(plan(request.idmap))
@@ -500,6 +506,8 @@ class HostBase(ClosingMixin):
         :param str network: ``"none"``, the default, for a loopback device alone, ``"host"`` for the
             network of the machine, or ``"private"`` for a network of each sandbox that
             reaches other machines but not this one.
+        :param allow: names of hosts that each sandbox may reach by HTTP and HTTPS, through a proxy
+            of its own: texts ``"NAME[:PORT]"`` or ``"*.NAME[:PORT]"`` as for ``--allow``.
         :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by
             default runsc chooses.
         :param debug_log: a directory for runsc's debug logs, which have no size limit; it is

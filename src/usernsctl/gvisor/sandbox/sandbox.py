@@ -60,11 +60,13 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.agent import options, process
     from usernsctl.gvisor.launch import limits as launch_limits
     from usernsctl.gvisor.sandbox import users
+    from usernsctl.network import refusals
 else:
     options = LateModule("usernsctl.gvisor.agent.options")
     process = LateModule("usernsctl.gvisor.agent.process")
     launch_limits = LateModule("usernsctl.gvisor.launch.limits")
     users = LateModule("usernsctl.gvisor.sandbox.users")
+    refusals = LateModule("usernsctl.network.refusals")
 
 
 class StartOptions(CommandOptions, LimitOptions, total=False):
@@ -263,6 +265,8 @@ class Sandbox(SandboxFiles, ClosingMixin):
         terminal: bool,
         timeout: float | None,
     ) -> None:
+        if detach and host.request.allow:
+            raise ValueError("allow: the proxy of a detached sandbox would end with this process")
         enforced = self._enforce_limits(host)
         with files.listening() if terminal else contextlib.nullcontext() as console:
             if detach:
@@ -386,6 +390,15 @@ class Sandbox(SandboxFiles, ClosingMixin):
         return () if self._enforced is None else self._enforced.parts
 
     @property
+    def denied(self) -> int:
+        """The number of connections that the proxy for allowed names (`allow`) has refused."""
+        return 0 if self._life is None else self._life.denied
+
+    def refusals(self) -> tuple[refusals.Refusal, ...]:
+        """Return the distinct refusals of the proxy, each with its number; the first 255."""
+        return self._get().refusals()
+
+    @property
     def init(self) -> Popen[bytes]:
         """The process that holds the sandbox, a child of this process, which ends with the sandbox.
 
@@ -485,6 +498,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
         life = self._get()
         result = Result[Any](self.args, status)
         result.rusage = life.rusage
+        result.denied = self.denied
         if (error := life.limit_error()) is not None:
             describe_limit(result, error)
         elif life.is_killed:
@@ -595,7 +609,11 @@ class Sandbox(SandboxFiles, ClosingMixin):
         :raises CommandError: as :meth:`popen` does.
         :raises RunscError: as :meth:`popen` does.
         """
-        return self._commands.run(args, self._with_defaults(options))
+        before = self.denied
+        result = self._commands.run(args, self._with_defaults(options))
+        if (denied := self.denied - before) > 0:
+            result.denied = denied
+        return result
 
     @overload
     async def run_async(
@@ -622,7 +640,12 @@ class Sandbox(SandboxFiles, ClosingMixin):
 
         If this call is cancelled, the command and all processes that it started are killed.
         """
-        return await self._commands.run_async(args, await self._with_defaults_async(options))
+        before = self.denied
+        numbered = await self._with_defaults_async(options)
+        result = await self._commands.run_async(args, numbered)
+        if (denied := self.denied - before) > 0:
+            result.denied = denied
+        return result
 
     @overload
     def check_output(self, args: Args, **options: Unpack[options.SandboxOutputText]) -> str: ...

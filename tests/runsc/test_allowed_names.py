@@ -1,0 +1,274 @@
+"""Tests of sandboxes that reach only allowed names, with gVisor."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SCRIPTS, Program
+from network_world import PUBLIC, NameServer, World, made
+from processes import children_of
+from proxied import Server
+
+import usernsctl as un
+
+USERNSCTL = SCRIPTS / "usernsctl"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    directory = tmp_path_factory.mktemp("world")
+    with made(directory) as world:
+        names = NameServer(world)
+        names.names = {"good.example": [PUBLIC], "inner.example": ["10.0.0.5"]}
+        yield world
+        names.close()
+
+
+# Prints the answer to each of its arguments: the status and the text of a page, or the error.
+FETCH = """
+import sys, urllib.error, urllib.request
+for url in sys.argv[1:]:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as page:
+            print(page.status, page.read().decode())
+    except urllib.error.HTTPError as error:
+        print(error.code, error.read().decode().strip())
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_a_command_reaches_allowed_names_only(world: World) -> None:
+    urls = ["http://good.example/", "http://evil.example/", "http://inner.example/"]
+    rules = ["--allow", "good.example", "--allow=*.wild.example:8080", "--allow", "inner.example"]
+    with Server(world) as server:
+        done = world.run(
+            "machine",
+            *(USERNSCTL, "run", *rules, "--", "/usr/bin/python3", "-c", FETCH, *urls),
+        )
+    assert done.stdout.splitlines() == [
+        "200 ok",
+        "403 usernsctl: no --allow option allows this host and port",
+        "403 usernsctl: inner.example has 10.0.0.5, a private address",
+    ], done.stderr
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "usernsctl: refused evil.example:80: no --allow option allows this host and port",
+        "usernsctl: refused inner.example:80: inner.example has 10.0.0.5, a private address",
+    ]
+    assert len(server.received) == 1
+
+
+# Tries to leave without the proxy.
+AROUND = f"""
+import socket
+for host, port in ("{PUBLIC}", 80), ("93.184.216.2", 80), ("127.0.0.1", 8000), ("::1", 8000):
+    try:
+        socket.create_connection((host, port), 5)
+    except OSError as error:
+        print(error.strerror)
+try:
+    socket.getaddrinfo("good.example", 80)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_command_has_no_way_around_the_proxy(world: World) -> None:
+    with Server(world), Server(world, "0.0.0.0", 8000, where="machine") as machine:
+        done = world.run(
+            "machine",
+            *(USERNSCTL, "run", "--allow", "good.example", "--", "/usr/bin/python3", "-c", AROUND),
+        )
+    assert done.stdout.splitlines()[:4] == [
+        "Network is unreachable",
+        "Network is unreachable",
+        "Connection refused",
+        "Connection refused",
+    ], done.stderr
+    assert "resol" in done.stdout.splitlines()[4]
+    assert machine.received == []
+
+
+HOST = f"""
+import json, usernsctl as un
+with un.SandboxHost(allow=["good.example"]) as host, host.start(None) as box:
+    fetch = ["/usr/bin/python3", "-c", {FETCH!r}]
+    good = box.run([*fetch, "http://good.example/"], capture_output=True, text=True)
+    evil = box.run([*fetch, "http://evil.example/"], capture_output=True, text=True)
+    listed = [[each.text, each.count] for each in box.refusals()]
+    print(json.dumps([good.stdout, good.denied, evil.stdout, evil.denied, box.denied, listed]))
+with un.Sandbox([*fetch, "http://evil.example/"], allow=["good.example"], stdout=-3) as box:
+    print(box.result().denied)
+"""
+
+
+def test_the_sandboxes_of_a_host_reach_allowed_names_only(world: World) -> None:
+    with Server(world):
+        done = world.run("machine", sys.executable, "-c", HOST)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    reason = "no --allow option allows this host and port"
+    assert json.loads(first) == [
+        "200 ok\n",
+        0,
+        f"403 usernsctl: {reason}\n",
+        1,
+        1,
+        [[f"evil.example:80: {reason}", 1]],
+    ]
+    assert second == "1"
+
+
+def test_variables_name_the_proxy(usernsctl: Program) -> None:
+    done = usernsctl("run", "--allow", "good.example", "--", "env")
+    shown = {line for line in done.stdout.splitlines() if "proxy" in line.lower()}
+    assert shown == {
+        f"{name}={value}"
+        for name, value in [
+            ("HTTP_PROXY", "http://127.0.0.1:3128"),
+            ("HTTPS_PROXY", "http://127.0.0.1:3128"),
+            ("NO_PROXY", "localhost,127.0.0.1,::1"),
+            ("http_proxy", "http://127.0.0.1:3128"),
+            ("https_proxy", "http://127.0.0.1:3128"),
+            ("no_proxy", "localhost,127.0.0.1,::1"),
+        ]
+    }, done.stderr
+
+
+def test_refusals_are_logged_as_json(world: World) -> None:
+    done = world.run(
+        "machine",
+        *(USERNSCTL, "run", "--log=json", "--allow", "good.example", "--"),
+        *("/usr/bin/python3", "-c", FETCH, "http://evil.example/"),
+    )
+    (line,) = done.stderr.splitlines()
+    message = json.loads(line)
+    assert message.pop("time").endswith("Z")
+    assert message == {
+        "level": "notice",
+        "program": "usernsctl",
+        "message": "refused evil.example:80: no --allow option allows this host and port",
+    }
+
+
+def proxies_below(pid: int) -> list[int]:
+    """Return the proxies among the children of a process."""
+    found = []
+    for child in children_of(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if b"proxy_child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
+
+
+HELD = """
+import time, usernsctl as un
+box = un.Sandbox(["/bin/sleep", "1000"], allow=["good.example"])
+print("started", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [USERNSCTL, "run", "--allow", "good.example", "--", "/bin/sh", "-c", "echo started; cat"],
+        [sys.executable, "-c", HELD],
+    ],
+    ids=["run", "host"],
+)
+def test_the_proxy_ends_with_a_sandbox_whose_creator_is_killed(command: list[str]) -> None:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        (proxy,) = proxies_below(process.pid)
+        pidfd = os.pidfd_open(proxy)
+        process.kill()
+    try:
+        assert select.select([pidfd], [], [], 30)[0]
+    finally:
+        os.close(pidfd)
+
+
+def test_a_proxy_that_is_killed_leaves_no_way_out(world: World) -> None:
+    code = (
+        "import usernsctl as un\n"
+        "with un.SandboxHost(allow=['good.example']) as host, host.start(None) as box:\n"
+        "    box._life._proxy._process.kill()\n"
+        "    box._life._proxy._process.wait()\n"
+        f"    done = box.run(['/usr/bin/python3', '-c', {FETCH!r}, 'http://good.example/'],\n"
+        "        capture_output=True, text=True)\n"
+        "    print(done.stdout)\n"
+    )
+    with Server(world) as server:
+        done = world.run("machine", sys.executable, "-c", code)
+    assert "refused" in done.stdout, done.stderr
+    assert server.received == []
+
+
+def test_a_detached_sandbox_has_no_proxy() -> None:
+    with pytest.raises(ValueError, match="detached"):
+        un.Sandbox(["/bin/true"], allow=["good.example"], detach=True)
+
+
+@pytest.mark.parametrize(
+    ("allow", "error"),
+    [
+        ("good.example", TypeError),
+        ([b"good.example"], TypeError),
+        ([1], TypeError),
+        (["10.0.0.1"], ValueError),
+        (["a.*.b"], ValueError),
+        (["good.example:99999"], ValueError),
+    ],
+)
+def test_a_host_checks_the_names(allow: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="allow"):
+        un.SandboxHost(allow=allow)
+
+
+def test_a_host_has_one_way_out() -> None:
+    with pytest.raises(ValueError, match="allow needs network='none'"):
+        un.SandboxHost(allow=["good.example"], network="host")
+
+
+def test_the_dry_run_shows_the_network(usernsctl: Program) -> None:
+    done = usernsctl("run", "--allow", "good.example", "--dry-run", "--", "true")
+    assert "--listen=3128:FD" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--allow", "127.0.0.1"], "an address is not a name"),
+        (["--allow", "good.example:0"], "'0' is not a port from 1 to 65535"),
+        (["--allow", "a.*.example"], "* must be the whole first label"),
+        (["--allow", ""], "the name is empty"),
+        (["--allow", "good.example", "--network", "host"], "exclude each other"),
+    ],
+)
+def test_wrong_rules_start_nothing(
+    words: list[str], message: str, usernsctl: Program, tmp_path: Path
+) -> None:
+    done = usernsctl("run", *words, "--bind", f"{tmp_path}:/m:rw", "--", "touch", "/m/ran")
+    assert done.returncode == 125
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frozen_launch_has_no_proxy(usernsctl: Program, tmp_path: Path) -> None:
+    done = usernsctl("freeze", "-o", tmp_path / "x.launch", "--allow", "good.example", "--", "true")
+    assert done.returncode == 125
+    assert "--allow can't be frozen" in done.stderr
+    assert list(tmp_path.iterdir()) == []
