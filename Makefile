@@ -15,8 +15,8 @@ BAD_DOCSTRING = ^ *"""(It|Of|One|So many|Those|What|Whether|Who|Whoever|Whose)\b
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all unit kernel runsc hostile faults fuzz as-ranges as-root as-no-ranges docker ray vm c \
-	connector docs man dist deb release-check lint format bench counts packages clean
+.PHONY: help demo test test-all unit kernel runsc hostile faults fuzz as-ranges as-root as-no-ranges clients docker ray vm \
+	c connector docs man dist deb release-check lint format bench counts packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 28
@@ -51,6 +51,16 @@ faults: packages ## make the system calls of each path fail, and count (as root)
 
 as-ranges as-root as-no-ranges: connector
 	@tools/test-as $(@:as-%=%) $(TESTS)
+
+clients: connector ## run tests/clients: programs from PyPI, as they are, with usernsctl
+	@tools/packages tests/clients/packages.apt
+	@set -e; python=$$(tools/environment clients)/bin/python; name=$$(id -un); \
+	USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
+	USERNSCTL_PYAIRBYTE=$$(tools/environment pyairbyte) || echo "PyAirbyte is not tested." >&2; \
+	export USERNSCTL_PYAIRBYTE; \
+	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
+	tools/pytest-as $$name -- $$python -o 'pythonpath=demo tests/kernel examples/clients' \
+		tests/clients $(if $(ONLY),-k '$(ONLY)')
 
 docker: packages ## build the images and run tests/docker, with an engine of its own (as root)
 	@tools/packages docker/packages.apt

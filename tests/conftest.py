@@ -48,6 +48,7 @@ WALL = 0x40000000
 
 # The requirements of all tests in a directory. `nothing_left` checks these tests for leaks.
 REQUIRED = {
+    "clients": ["userns", "runsc"],
     "environments": ["userns", "runsc"],
     "faults": ["userns"],
     "hostile": ["userns"],

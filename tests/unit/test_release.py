@@ -103,6 +103,7 @@ def test_there_are_notes_of_this_tree() -> None:
 # The release check with a small tree.
 
 MAKEFILE = """\
+clients:
 dist:
 	mkdir dist && echo wheel >dist/wheel
 deb:
@@ -176,7 +177,7 @@ def test_what_is_made_is_kept_with_the_notes(tree: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     commit = git(tree, "rev-parse", "HEAD")
     steps_printed = [line for line in done.stdout.splitlines() if line.startswith("===")]
-    steps = [".ci/run test-all", "make dist", "make deb", "make docs man"]
+    steps = [".ci/run test-all", "make clients", "make dist", "make deb", "make docs man"]
     assert steps_printed == [
         f"=== 0.2.0: {commit}",
         *(f"=== {step}" for step in steps),
@@ -196,7 +197,7 @@ def test_the_first_failure_ends_it(tree: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert last == (
         "release-check: `make deb` failed with status 2. "
-        "What was done before: .ci/run test-all, make dist"
+        "What was done before: .ci/run test-all, make clients, make dist"
     )
     assert "docs" not in done.stdout
     assert not (tree / "build").exists()

@@ -1,0 +1,34 @@
+"""Install a kernel spec for Jupyter whose kernels run in gVisor.
+
+    python jupyter_kernel.py gvisor
+
+Run it with the Python of the environment that has ipykernel and usernsctl. Kernels need the host's
+network: they listen on TCP ports of its loopback device. A kernel sees this machine's programs,
+its own environment, and no data: add `--bind` options for those.
+"""
+
+# mypy: ignore-errors
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from jupyter_client.kernelspec import KernelSpecManager
+
+USERNSCTL = shutil.which("usernsctl", path=str(Path(sys.executable).parent))
+SPEC = {
+    "argv": [
+        *(USERNSCTL, "run", "--network", "host", "--bind", "{connection_file}"),
+        *("--bind", sys.prefix, "--"),
+        *(sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+    ],
+    "display_name": "Python in gVisor",
+    "language": "python",
+}
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "kernel.json").write_text(json.dumps(SPEC))
+        print(KernelSpecManager().install_kernel_spec(directory, sys.argv[1], user=True))

@@ -1,0 +1,38 @@
+"""Test of the package gvisor, which calls runsc itself, in a namespace of usernsctl.
+
+Its module has the name of a helper of these tests, so programs of their own import it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import gvisor
+import pytest
+from conftest import SCRIPTS
+from processes import capture
+
+PROGRAM = """
+from gvisor import Sandbox
+with Sandbox() as box:
+    print(box.exec("cat", "/proc/version"))
+"""
+# The process 1 reaps orphans, for which runsc waits: pytest is their parent otherwise.
+NAMESPACE = [SCRIPTS / "usernsctl-exec", "-c", "-m", "--init", "--mount-proc", "--"]
+
+
+def test_the_gvisor_package_works_in_a_namespace() -> None:
+    done = capture([*NAMESPACE, sys.executable, "-I", "-c", PROGRAM], input="", timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert gvisor.BUILD in done.stdout
+
+
+@pytest.mark.skipif(
+    "USERNSCTL_GVISOR_TESTS" not in os.environ, reason="PyPI's package lacks its tests"
+)
+def test_the_gvisor_package_passes_its_tests() -> None:
+    tests = Path(os.environ["USERNSCTL_GVISOR_TESTS"])
+    done = capture([*NAMESPACE, sys.executable, "-I", tests], input="", timeout=300)
+    assert done.returncode == 0, done.stderr

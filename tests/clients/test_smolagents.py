@@ -1,0 +1,78 @@
+"""An agent of smolagents whose code runs in gVisor; a script takes the place of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gvisor
+import pytest
+from smolagents import CodeAgent, tool
+from smolagents.models import ChatMessage, MessageRole, Model
+from smolagents.monitoring import AgentLogger
+from smolagents.utils import AgentError
+from smolagents_executor import GvisorExecutor
+
+
+class Script(Model):
+    """A model whose answers are given."""
+
+    def __init__(self, *steps: str) -> None:
+        super().__init__()
+        self.steps = list(steps)
+
+    def generate(self, messages: Any, **options: Any) -> ChatMessage:
+        code = f"Thought: next\n<code>\n{self.steps.pop(0)}\n</code>"
+        return ChatMessage(role=MessageRole.ASSISTANT, content=code)
+
+
+@tool
+def twice(text: str) -> str:
+    """Repeat a text.
+
+    Args:
+        text: The text.
+    """
+    return text * 2
+
+
+@contextmanager
+def executor(**options: Any) -> Iterator[Any]:
+    made = GvisorExecutor([], AgentLogger(), **options)
+    try:
+        yield made
+    finally:
+        made.cleanup()
+
+
+def test_an_agent_of_smolagents_works_in_gvisor() -> None:
+    steps = [
+        "n = 6\nprint(open('/proc/version').read())",
+        "1 / 0",
+        "final_answer([n * 7, twice('ab')])",
+    ]
+    with (
+        executor() as made,
+        CodeAgent([twice], Script(*steps), executor=made, max_steps=4) as agent,
+    ):
+        assert agent.run("count") == [42, "abab"]
+        told = str(agent.memory.steps)
+    assert gvisor.BUILD in told
+    assert "ZeroDivisionError" in told
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os; os._exit(0)",
+        "import os; os.write(1, b'[1]\\n')",
+        "import os; os.write(1, b'x' * 3_000_000 + b'\\n')",
+        "raise SystemExit(1)",
+        "class E(Exception): value = 'pickle:AAAA'\nraise E",
+    ],
+)
+def test_code_of_an_agent_can_only_fail(code: str) -> None:
+    """Run code that ends the interpreter, forges its answers or floods its output."""
+    with executor() as made, pytest.raises(AgentError):
+        made(code)

@@ -1,0 +1,62 @@
+"""Tests that the table of docs/clients.md has the releases and the numbers of the tested code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).parents[2]
+EXAMPLES = TREE / "examples" / "clients"
+ADAPTERS = {
+    "inspect_ai": "inspect_provider.py",
+    "smolagents": "smolagents_executor.py",
+    "llm-sandbox": "llm_sandbox_session.py",
+    "Jupyter": "jupyter_kernel.py",
+}
+PACKAGES = {"Jupyter": "jupyter_client", "PyAirbyte": "airbyte"}
+# Lines that a client or Python prescribes.
+_PRESCRIBED = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def rows() -> dict[str, list[str]]:
+    """Return the cells of the table, by the client."""
+    text = (TREE / "docs" / "clients.md").read_text()
+    lines = re.findall(r"^\| \[(\w+(?:[-_]\w+)*)\]\(.*?\) \| (.*) \|$", text, re.MULTILINE)
+    return {name: [cell.strip() for cell in rest.split("|")] for name, rest in lines}
+
+
+def lines_of_code(source: str) -> int:
+    """Return the number of statements and handlers, without those that are prescribed.
+
+    The statements of a program in a string count, too.
+    """
+    count = 0
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and "\n    " in str(node.value):
+            is_program = "import" in node.value.split(maxsplit=1)[0]
+            count += lines_of_code(node.value) if is_program else 0
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_statement = isinstance(node, ast.stmt) and not isinstance(node, _PRESCRIBED)
+        count += (is_statement and not is_text) or isinstance(node, ast.ExceptHandler)
+    return count
+
+
+def test_releases_are_those_that_are_tested() -> None:
+    pinned = (TREE / "tests" / "clients" / "requirements.txt").read_text()
+    releases = dict(re.findall(r"^([\w-]+)==(\S+)$", pinned, re.MULTILINE))
+    shown = {PACKAGES.get(name, name): cells[0] for name, cells in rows().items()}
+    assert {name: releases.get(name, "2.60") for name in shown} == shown
+    assert shown.keys() - {"Ray"} == releases.keys() - {"ipykernel"}
+
+
+@pytest.mark.parametrize("client", ADAPTERS)
+def test_lines_of_code_are_counted(client: str) -> None:
+    source = (EXAMPLES / ADAPTERS[client]).read_text()
+    assert rows()[client][2] == str(lines_of_code(source))
+
+
+def test_the_provider_for_inspect_ai_is_short() -> None:
+    assert int(rows()["inspect_ai"][2]) <= 15
