@@ -1,0 +1,138 @@
+"""Attacks by the known holes of other tools, each with its reference.
+
+CVE-2017-5226 (a payload types for its caller) and CVE-2016-9962 (root inside looks into a process
+that enters) have files of their own: test_hostile_terminal_payload.py and test_hostile_memory.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from callers import unprivileged
+from conftest import Program
+from tally import Tally
+
+import usernsctl as un
+from usernsctl.gvisor.runsc.find import find_runsc
+
+# Drops the group of the user, to which a file may deny what it allows to all others.
+DROP_GROUPS = "import os\nos.setgroups([])"
+
+
+@pytest.fixture
+def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
+    with host.start(None) as made:
+        yield made
+
+
+def run_python(box: un.Sandbox, code: str) -> str:
+    """Run this machine's Python in a sandbox, and return its output."""
+    done = box.run(
+        ["/usr/bin/python3", "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    return f"{done.stdout}{done.stderr}".strip()
+
+
+@unprivileged
+def test_hostile_drop_of_a_group(tally: Tally) -> None:
+    """CVE-2014-8989: setgroups(2) in a user namespace removed a group that denies access."""
+    tally.tried()
+    done = un.run(["/usr/bin/python3", "-c", DROP_GROUPS], capture_output=True, text=True)
+    if done.returncode == 0:
+        tally.succeeded("setgroups")
+    assert "PermissionError" in done.stderr
+    assert un.check_output(["cat", "/proc/self/setgroups"], text=True) == "deny\n"
+
+
+@unprivileged
+@pytest.mark.userns_requires("subid")
+def test_hostile_drop_of_a_group_with_a_map_by_the_helper(prelude: Program, tally: Tally) -> None:
+    """CVE-2018-7169: newgidmap allowed setgroups(2) for a map of only the caller's own gid."""
+    tally.tried()
+    done = prelude(
+        "-r", "--map-users=auto", "--", "/usr/bin/python3", "-c", f"{DROP_GROUPS}\nprint('dropped')"
+    )
+    if "dropped" in done.stdout:
+        tally.succeeded(done.stdout)
+    assert "PermissionError" in done.stderr
+
+
+def test_hostile_write_to_the_running_programs(box: un.Sandbox, tally: Tally) -> None:
+    """CVE-2019-5736: a payload replaced runc's program through /proc/self/exe."""
+    programs = [find_runsc(os.environ), *(Path(un.__file__).parent / "_bin").iterdir()]
+    before = [hashlib.sha256(Path(path).read_bytes()).digest() for path in programs]
+    script = "for exe in /proc/self/exe /proc/1/exe /proc/*/exe; do : >> $exe && echo $exe; done"
+    done = box.run(["sh", "-c", script], capture_output=True, text=True)
+    tally.tried(len(done.stderr.splitlines()))
+    assert [hashlib.sha256(Path(path).read_bytes()).digest() for path in programs] == before
+
+
+def test_hostile_filesystem_context(box: un.Sandbox, tally: Tally) -> None:
+    """CVE-2022-0185: fsconfig(2) overflowed a buffer of the host's kernel."""
+    tally.tried()
+    found = run_python(
+        box,
+        """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        print(libc.syscall(430, b"ext4", 0), ctypes.get_errno())
+        """,
+    )
+    assert found == f"-1 {errno.ENOSYS}"
+
+
+def test_hostile_working_directory(box: un.Sandbox, tmp_path: Path, tally: Tally) -> None:
+    """CVE-2024-21626: cwd=/proc/self/fd/N was a directory of the host that runc had open."""
+    marker = tmp_path / "marker"
+    marker.write_text("of the host")
+    path = f"{'../' * 12}{str(marker)[1:]}"
+    for fd in range(24):
+        tally.tried()
+        try:
+            done = box.run(["cat", path], cwd=f"/proc/self/fd/{fd}", capture_output=True, text=True)
+        except un.UsernsError:
+            continue
+        if "of the host" in done.stdout:
+            tally.succeeded(f"descriptor {fd}")
+
+
+def test_hostile_inherited_descriptor(box: un.Sandbox, tally: Tally) -> None:
+    """CVE-2024-21626, and CVE-2016-9962: a payload had descriptors of the runtime."""
+    first, second = os.pipe()
+    os.set_inheritable(first, True)
+    try:
+        for run in (box.run, un.run):
+            tally.tried()
+            done = run(["ls", "/proc/self/fd"], capture_output=True, text=True)
+            # The last one is that of ls.
+            if done.stdout.split() != ["0", "1", "2", "3"]:
+                tally.succeeded(done.stdout)
+    finally:
+        os.close(first)
+        os.close(second)
+
+
+@unprivileged
+@pytest.mark.userns_requires("subid", "strace")
+def test_the_helpers_get_a_pid(prelude: Program, tmp_path: Path, tally: Tally) -> None:
+    """Debian's shadow 1:4.17.4-2+deb13u1 removed ``fd:N`` in place of a pid, for security.
+
+    The pid of an unreaped child can't be reused, so it needs no descriptor.
+    """
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-e", "trace=execve", "-o", trace]
+    subprocess.run([*command, prelude.path, "--map-auto", "true"], capture_output=True, check=False)
+    for word in re.findall(
+        r'execve\("[^"]*/new[ug]idmap", \["[^"]*", "([^"]*)"', trace.read_text()
+    ):
+        tally.tried()
+        if not word.isdigit():
+            tally.succeeded(word)
