@@ -22,6 +22,8 @@ from ray.cluster_utils import Cluster
 PER_NODE = 2
 # The object store of a node, in bytes: the minimum that Ray accepts.
 STORE_BYTES = 80 << 20
+# The time limit for the start of a node, in seconds.
+START_SECONDS = 120
 # The time limit for processes to end, in seconds.
 END_SECONDS = 30
 # The beginnings of the names of a sandbox's processes.
@@ -82,25 +84,26 @@ class ThreeNodes:
     """A head without sandboxes, and three nodes that each offer :data:`PER_NODE` of them."""
 
     def __init__(self) -> None:
-        self.cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 1,
-                "object_store_memory": STORE_BYTES,
-                "include_dashboard": False,
-            },
-        )
+        self.cluster = Cluster()
+        self._add_node(include_dashboard=False)
         self.nodes = [self.add() for _ in range(3)]
-        self.cluster.wait_for_nodes()
+        self.cluster.wait_for_nodes(START_SECONDS)
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
 
     def add(self) -> Any:
-        return self.cluster.add_node(
-            wait=False,
-            num_cpus=1,
-            object_store_memory=STORE_BYTES,
-            resources={"sandboxes": PER_NODE},
-        )
+        return self._add_node(resources={"sandboxes": PER_NODE})
+
+    def _add_node(self, **options: Any) -> Any:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self.cluster.add_node(
+                    wait=False, num_cpus=1, object_store_memory=STORE_BYTES, **options
+                )
+            except Exception:
+                # Ray gives a node 30 seconds for its start, too few for a busy machine.
+                if time.monotonic() >= deadline:
+                    raise
 
     def kill(self, number: int) -> str:
         """Kill a node with all its processes, as by a loss of power; return its id."""
@@ -113,7 +116,7 @@ class ThreeNodes:
         """Add nodes until there are three again."""
         while len(self.nodes) < 3:
             self.nodes.append(self.add())
-        self.cluster.wait_for_nodes()
+        self.cluster.wait_for_nodes(START_SECONDS)
 
     def close(self) -> None:
         ray.shutdown()

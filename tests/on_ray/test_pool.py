@@ -251,6 +251,33 @@ def test_a_template_of_another_host_is_an_error(nodes: ThreeNodes, tmp_path: Pat
     assert error.value.cause == "template-host-differs"
 
 
+def test_a_template_that_can_t_be_shipped_is_an_error(nodes: ThreeNodes, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    with un.SandboxHost() as host:
+        with host.template() as template:
+            template.save(saved)
+        with host.python_template() as python, pytest.raises(un.RunscError, match="interpreter"):
+            RayPool(1, template=python)
+
+    def cause_of(change: Callable[[], object]) -> str | None:
+        change()
+        with pytest.raises(un.RunscError) as error:
+            RayPool(1, template=saved)
+        return error.value.cause
+
+    assert cause_of(lambda: saved.chmod(0o777)) == "template-untrusted"
+    saved.chmod(0o700)
+    (image, *_) = [file for file in saved.iterdir() if file.name != "record.json"]
+
+    def lead_out() -> None:
+        image.unlink()
+        image.symlink_to("/etc/passwd")
+
+    assert cause_of(lead_out) == "template-damaged"
+    assert cause_of(image.unlink) == "template-damaged"
+    assert cause_of((saved / "record.json").unlink) == "template-damaged"
+
+
 def test_a_closed_pool_has_cancelled_its_tasks(nodes: ThreeNodes) -> None:
     pool = RayPool(1)
     futures = [pool.submit(["sleep", "1000"]) for _ in range(20)]

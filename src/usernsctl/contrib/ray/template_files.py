@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from usernsctl._system.descriptors import open_owned
+from usernsctl._system.records import RECORD, Directory
 from usernsctl.commands.arguments import StrOrBytesPath
-from usernsctl.errors import RunscError
 from usernsctl.gvisor.sandbox.host_namespace import HostBase
+from usernsctl.gvisor.template.image import damaged, wrong_kind
+from usernsctl.gvisor.template.store import read, use
 from usernsctl.gvisor.template.template import Template
 
 
@@ -42,22 +46,11 @@ class TemplateFiles:
         """Read the files of a template that :meth:`usernsctl.Template.save` wrote.
 
         :param directory: the path of the directory.
-        :raises RunscError: the directory can't be read, or has no template (cause
-            ``"no-such-template"``).
+        :raises RunscError: there is no template (cause ``"no-such-template"``), it is incomplete
+            (``"template-damaged"``), other users may have modified it (``"template-untrusted"``),
+            or it is that of a :class:`usernsctl.PythonTemplate`, which runs no further commands.
         """
-        path = Path(os.fsdecode(directory))
-        try:
-            files = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
-        except OSError as error:
-            raise RunscError(
-                f"there is no template {path}: {error.strerror}",
-                step="template",
-                errno=error.errno or 0,
-                filename=str(path),
-                cause="no-such-template",
-                remedy="name the directory that a template was saved in",
-            ) from error
-        return cls(files)
+        return cls(use(os.path.abspath(os.fsdecode(directory)), _read_files))
 
     @property
     def size(self) -> int:
@@ -80,3 +73,20 @@ class TemplateFiles:
     def __reduce__(self) -> tuple[Any, ...]:
         # Buffers, which Ray stores beside the pickled object: it copies bytes into it.
         return type(self), ({name: pickle.PickleBuffer(f) for name, f in self._files.items()},)
+
+
+def _read_files(directory: Directory) -> dict[str, bytes]:
+    """Return the content of the files of a saved template, by their names."""
+    record = read(directory)
+    if record.kind == "python":
+        raise wrong_kind(directory.path, record.kind)
+    return {name: _read_file(directory, name) for name in (RECORD, *(record.images or ()))}
+
+
+def _read_file(directory: Directory, name: str) -> bytes:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with open_owned(partial(os.open, dir_fd=directory.fd), name, flags) as file:
+            return file.readall()
+    except OSError as error:
+        raise damaged(directory.path, f"{name}: {error.strerror}") from error
