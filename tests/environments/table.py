@@ -289,6 +289,25 @@ for one in ("setsid", "capget", "flock", "mkdirat", "symlinkat", "readlinkat", "
         run="seccomp-denies-call",
         tried=("run", "doctor"),
     )
+add(
+    "no-fgetxattr",
+    early=[w.denied("fgetxattr")],
+    run="seccomp-denies-call",
+    tried=("run", "doctor"),
+)
+# Without these calls, Python fails before doctor can report anything.
+for one in ("rt_sigaction", "rt_sigprocmask", "getpid", "geteuid", "getegid",
+            "getpriority"):  # fmt: skip
+    for number in (errno.EPERM, errno.ENOSYS):
+        add(
+            f"no-{one}-{number}",
+            early=[w.denied(one, number=number)],
+            run="seccomp-denies-call",
+            tried=("run",),
+        )
+if platform.machine() == "x86_64":
+    for one in ("access", "getrlimit"):
+        add(f"no-{one}", early=[w.denied(one)], run="seccomp-denies-call", tried=("run",))
 AF_UNIX, PR_SET_PDEATHSIG = 1, 1
 add(
     "no-unix-sockets",

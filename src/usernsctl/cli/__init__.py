@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from usernsctl.errors import UsernsError
+
 # The call of shell completion, followed by the kind of names.
 _COMPLETION_CALL = ["completion", "--names"]
 
@@ -23,7 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: the arguments without the program's name, or ``None`` for those of this process.
     """
-    default_sigchld()
     try:
         return _call_and_flush(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
@@ -46,23 +47,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _call_and_flush(argv: list[str]) -> int:
     try:
+        default_sigchld()
         status = _call(argv)
         # print() rather than sys.stdout.flush(): sys.stdout is None if standard output is closed.
         print(end="", flush=True)
         return status
     except OSError as error:
-        from usernsctl.errors import NamespaceError, UsernsError
         from usernsctl.explain.printing import print_error
 
-        known = error
-        where = str(error.filename)
-        if not isinstance(known, UsernsError):
-            # Without a /proc of this PID namespace, this process has no directory there.
-            if not isinstance(known, FileNotFoundError) or not where.startswith("/proc/self"):
-                raise
-            known = NamespaceError.from_os_error(known, where, step="facts", cause="no-proc")
+        known = _named(error)
+        if known is None:
+            raise
         print_error(known)
         return known.exit_status
+
+
+def _named(error: OSError) -> UsernsError | None:
+    """Return the error with its cause, or ``None`` if the cause is unknown."""
+    from usernsctl import _core
+    from usernsctl.errors import NamespaceError, UsernsError
+
+    where = error.filename
+    if isinstance(error, UsernsError):
+        return error
+    # Without a /proc of this PID namespace, this process has no directory there.
+    if isinstance(error, FileNotFoundError) and str(where).startswith("/proc/self"):
+        return NamespaceError.from_os_error(error, where, step="facts", cause="no-proc")
+    if where is None:
+        # Python's own system calls fail, too, where a filter denies them.
+        try:
+            _core.check_filter()
+        except UsernsError as denied:
+            return denied
+    return None
 
 
 def _call(argv: list[str]) -> int:
