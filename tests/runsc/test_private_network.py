@@ -90,6 +90,128 @@ def test_private_network_does_not_reach(world: World, address: str) -> None:
     }
 
 
+ALLOWED = (
+    ("--allow", f"{networks.WEB}/32:80"),
+    ("--allow", f"[{networks.WEB_6}]:8000-9000"),
+)
+
+
+@pytest.mark.parametrize(
+    ("word", "is_allowed"),
+    [
+        (f"{networks.WEB}/80", True),
+        (f"{networks.WEB}/443", False),
+        (f"{networks.WEB_6}/8080", True),
+        (f"{networks.WEB_6}/80", False),
+        (f"{networks.OTHER_WEB}/80", False),
+        (f"::ffff:{networks.OTHER_WEB}/80", False),
+        (f"{networks.NEIGHBOUR}/80", False),
+        (f"{networks.DNS}/80", False),
+        (f"{networks.MACHINE_2}/80", False),
+        (f"{networks.METADATA}/80", False),
+        ("web.example/80", False),
+    ],
+)
+def test_only_allowed_addresses_are_reached(world: World, word: str, is_allowed: bool) -> None:
+    command = [USERNSCTL, "run", *(word for pair in ALLOWED for word in pair)]
+    done = world.run(*command, "--", "/usr/bin/python3", "-c", ASK, word)
+    assert (f"{word} outside " in done.stdout) == is_allowed, done.stdout + done.stderr
+
+
+# Sends a datagram, opens raw and packet sockets, and tries to remove rules, routes and devices.
+ESCAPE = """
+import errno, socket, subprocess
+def attempt(what, function):
+    try:
+        function()
+        print(what, "succeeded")
+    except OSError as error:
+        print(what, errno.errorcode[error.errno])
+attempt("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+attempt("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+attempt("netfilter", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
+abstract = socket.socket(socket.AF_UNIX)
+attempt("abstract", lambda: abstract.connect("\\0NAME"))
+for command in ("ip route flush table main", "ip link set eth0 down",
+                "ip addr add 10.9.9.9/24 dev eth0", "ip route add 10.0.0.0/8 dev eth0",
+                "nft flush ruleset"):
+    done = subprocess.run(command.split(), capture_output=True)
+    print(command, "succeeded" if done.returncode == 0 else "failed")
+"""
+
+
+def test_network_can_not_be_changed_from_inside(world: World) -> None:
+    rules = [word for pair in ALLOWED for word in pair]
+    script = ESCAPE.replace("NAME", networks.ABSTRACT) + ASK
+    words = [f"{networks.OTHER_WEB}/80", f"{networks.MACHINE_2}/80"]
+    command = [USERNSCTL, "run", *rules, "--", "/usr/bin/python3", "-c", script, *words]
+    done = world.run(*command)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 11
+    assert [line for line in lines if "succeeded" in line or "outside" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--allow", "198.51.100.7/24"], "has host bits set"),
+        (["--allow", "198.51.100.0/24:0"], "'0' is not a port from 1 to 65535"),
+        (["--allow", "a.*.example"], "* must be the whole first label"),
+        (["--allow", "fe80::1%eth0} accept"], "name of a device"),
+        (["--allow", "web.example", "--network", "host"], "exclude each other"),
+    ],
+)
+def test_malformed_allow_is_refused(world: World, options: list[str], said: str) -> None:
+    done = world.run(USERNSCTL, "run", *options, "--", "echo", "started")
+    assert done.returncode == 125 or done.returncode == 2
+    assert said in done.stderr
+    assert "started" not in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [("#!/bin/sh\necho no luck >&2; exit 3\n", "nft-failed"), ("", "nft-missing")],
+)
+def test_allow_fails_without_nft(world: World, tmp_path: Path, script: str, cause: str) -> None:
+    other = tmp_path / "nft"
+    other.write_text(script)
+    other.chmod(0o755 if script else 0o644)
+    hide = f'mount --bind {other} /usr/sbin/nft; exec "$@"'
+    command = [USERNSCTL, "run", "--allow", "198.51.100.0/24", "--", "echo", "started"]
+    done = world.run("unshare", "--mount", "sh", "-ec", hide, "sh", *command)
+    assert done.returncode == 125
+    assert causes_in(done.stderr) == [cause]
+    assert "started" not in done.stdout
+    assert processes_left(world) == []
+
+
+# Asks the proxy for a host, as curl would, and then the host itself.
+PROXIED = """
+import os, urllib.error, urllib.request
+assert os.environ["HTTPS_PROXY"] == os.environ["http_proxy"] == "http://127.0.0.1:3128"
+for name in ("web.example", "other.example", "private.example"):
+    try:
+        print(name, urllib.request.urlopen(f"http://{name}/", timeout=20).status)
+    except urllib.error.HTTPError as error:
+        print(name, error.code)
+"""
+
+
+def test_sandbox_with_allowed_names_reaches_only_the_proxy(world: World) -> None:
+    command = [USERNSCTL, "run", "--allow", "private.example", "--"]
+    words = [f"{networks.WEB}/80", f"{networks.MACHINE}/80", f"{networks.DNS}/80"]
+    done = world.run(*command, "/usr/bin/python3", "-c", PROXIED + ASK, *words)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    # The proxy connects to no private address, whatever name leads there.
+    assert lines[:-3] == ["web.example 403", "other.example 403", "private.example 403"]
+    assert [line for line in lines if "outside" in line or "machine" in line] == []
+    assert "private.example" in done.stderr
+    assert processes_left(world) == []
+
+
 # Starts sandboxes of a host, and prints the answers of a web server and the ends of the sandboxes.
 HOST = """
 import signal, sys, usernsctl

@@ -79,10 +79,14 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
     }
     if (read(socket, &go, 1) != 1)
         _exit(1);
-    if (network->pasta && (routes_deny(denied, &err) || route_name_server(DEVICE, &err))) {
+    if (network->pasta && (routes_deny(denied, &err) || route_name_server(DEVICE, &err) ||
+                           filter_output(network, &err))) {
         error_send(socket, &err);
         _exit(1);
     }
     (void)!write(socket, "+", 1);
+    close(socket);
+    if (network->port_count)
+        forward_ports(network);
     _exit(0);
 }

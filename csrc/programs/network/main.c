@@ -13,6 +13,12 @@
  * addresses, its gateways and link-local addresses stay unreachable. Without the option the
  * namespace has only a loopback device.
  *
+ * --nft=PATH drops all packets that leave the namespace but those that meet a condition of
+ * --allow=CONDITION, a part of a rule of nft(8).
+ *
+ * --publish=ADDRESS/OUTSIDE:INSIDE forwards TCP connections to the port OUTSIDE of ADDRESS, of this
+ * machine, to the port INSIDE of 127.0.0.1 in the namespace.
+ *
  * --listen=PORT:FD makes a TCP socket that listens on 127.0.0.1:PORT in the namespace, and sends it
  * over the inherited Unix socket FD (SCM_RIGHTS, with the byte "+"), for a program outside that
  * accepts on it. FD stays open as long as the network exists, so that this program learns from its
@@ -30,6 +36,9 @@
 #include <sys/wait.h>
 
 #define PASTA "--pasta="
+#define NFT "--nft="
+#define ALLOW "--allow="
+#define PUBLISH "--publish="
 
 enum { CREATOR, REPORT, FDS };
 
@@ -52,10 +61,33 @@ static bool read_listener(const char *word, struct network *network)
     return !fcntl((int)fd, F_SETFD, FD_CLOEXEC);
 }
 
-static bool read_option(const char *word, struct network *network)
+/* Reads a word, whose slash becomes a NUL. */
+static bool read_port(char *word, struct network *network)
+{
+    uint64_t outside, inside;
+    char *slash = strchr(word, '/');
+    const char *end = slash ? un_number_read(slash + 1, UINT16_MAX, &outside) : NULL;
+    if (!end || *end != ':' || !outside || network->port_count == PORTS_MAX)
+        return false;
+    end = un_number_read(end + 1, UINT16_MAX, &inside);
+    if (!end || *end || !inside)
+        return false;
+    *slash = '\0';
+    network->port[network->port_count++] = (struct port){
+        .address = word, .outside = (uint16_t)outside, .inside = (uint16_t)inside, .socket = -1};
+    return true;
+}
+
+static bool read_option(char *word, struct network *network)
 {
     if (un_begins(word, PASTA))
         network->pasta = word + strlen(PASTA);
+    else if (un_begins(word, NFT))
+        network->nft = word + strlen(NFT);
+    else if (un_begins(word, ALLOW) && network->allow_count < RULES_MAX)
+        network->allow[network->allow_count++] = word + strlen(ALLOW);
+    else if (un_begins(word, PUBLISH))
+        return read_port(word + strlen(PUBLISH), network);
     else if (!un_begins(word, UN_LISTEN) || !read_listener(word + strlen(UN_LISTEN), network))
         return false;
     return true;
@@ -105,7 +137,7 @@ static int finish_inside(int socket, struct un_error *err)
 }
 
 /* Makes the network. Stores a descriptor of the namespace. */
-static int make_network(const struct network *network, int *namespace, struct un_error *err)
+static int make_network(struct network *network, int *namespace, struct un_error *err)
 {
     int ends[2], status;
     un_auto_free struct prefixes *denied = calloc(1, sizeof *denied);
@@ -113,6 +145,9 @@ static int make_network(const struct network *network, int *namespace, struct un
         return un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
     if (network->pasta && routes_of_machine(denied, err))
         return -1;
+    for (size_t i = 0; i < network->port_count; i++)
+        if (bind_port(&network->port[i], err))
+            return -1;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
         return un_fail_errno(err, UN_STEP_NETWORK, "socketpair");
     pid_t child = un_fork();
@@ -125,7 +160,9 @@ static int make_network(const struct network *network, int *namespace, struct un
                  (network->pasta && start_pasta(network->pasta, *namespace, err)) ||
                  finish_inside(ends[0], err);
     close(ends[0]);
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+    for (size_t i = 0; i < network->port_count; i++)
+        close(network->port[i].socket);
+    while (!network->port_count && waitpid(child, &status, 0) < 0 && errno == EINTR)
         continue;
     return failed ? -1 : 0;
 }
@@ -183,8 +220,7 @@ int main(int argc, char **argv)
     for (int i = 3; is_valid && i < argc; i++)
         is_valid = read_option(argv[i], &network);
     if (!is_valid) {
-        fputs("usage: usernsctl-network CREATOR REPORT [--pasta=PATH] [--listen=PORT:FD]...\n",
-              stderr);
+        fputs("usage: usernsctl-network CREATOR REPORT OPTION...\n", stderr);
         return SANDBOX_FAILED;
     }
     sigemptyset(&children);

@@ -8,6 +8,8 @@
 
 #define LISTENERS_MAX 4
 #define PREFIXES_MAX 1024
+#define RULES_MAX 1000
+#define PORTS_MAX 64
 
 /* A TCP socket that listens on 127.0.0.1 inside, and that another program accepts on. */
 struct listener {
@@ -15,10 +17,22 @@ struct listener {
     int socket; /* the Unix socket to which the listening socket is sent */
 };
 
+/* A TCP port of this machine that leads to a port inside. */
+struct port {
+    const char *address; /* of this machine */
+    uint16_t outside, inside;
+    int socket; /* listens on `outside` */
+};
+
 struct network {
     const char *pasta; /* path of pasta, or NULL for a loopback device alone */
     struct listener listener[LISTENERS_MAX];
     size_t listener_count;
+    const char *nft;              /* path of nft(8), or NULL to allow all destinations */
+    const char *allow[RULES_MAX]; /* conditions of nft(8) for packets that may leave */
+    size_t allow_count;
+    struct port port[PORTS_MAX];
+    size_t port_count;
 };
 
 /* A range of addresses. */
@@ -48,9 +62,25 @@ int route_name_server(const char *device, struct un_error *err);
  * Runs in a child of the program: makes the network namespace, brings up its loopback device, and
  * sends a descriptor of the namespace over `socket`, then the listening sockets, in one message
  * each, or the fields of an error. After a byte from `socket`, when the device of pasta exists,
- * denies the addresses in `denied`, and answers with a byte or the fields of an error.
+ * denies the addresses in `denied`, and answers with a byte or the fields of an error. Then
+ * forwards the published ports, if there are any.
  */
 _Noreturn void run_inside(const struct network *network, const struct prefixes *denied, int socket);
+
+/* ---- filter.c: nft ------------------------------------------------------------------------- */
+
+/* Drops all packets that leave this network namespace, but those that a condition allows, and those
+ * of the loopback device. */
+int filter_output(const struct network *network, struct un_error *err);
+
+/* ---- forward.c: published ports -------------------------------------------------------------- */
+
+/* Makes a socket that listens on a port of this machine, in the network namespace of this process.
+ */
+int bind_port(struct port *port, struct un_error *err);
+/* Forwards connections of the published ports to 127.0.0.1 in the network namespace of this
+ * process. */
+_Noreturn void forward_ports(const struct network *network);
 
 /* ---- helper.c: pasta ------------------------------------------------------------------------- */
 

@@ -206,7 +206,7 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
         watcher=_watcher(),
         verifier=_verifier() if request.verify else None,
         tree=tree,
-        network=_network() if request.network in ("private", network.NAMES) else None,
+        network=_network() if request.network in network.MADE else None,
         binds=tuple(binds),
         sources=sources,
         state=_make_directory(request.state, makes=makes),
@@ -746,9 +746,7 @@ def collect_facts(
         verifier=used.verifier.path if used.verifier is not None else None,
         runsc_env=runsc_environment(is_named=request.program is not None),
         network_command=(
-            (used.network.path, *network.options_of(request.network))
-            if used.network is not None
-            else ()
+            (used.network.path, *network.options_of(request)) if used.network is not None else ()
         ),
         tree=used.tree.path if used.tree is not None else None,
         binds=used.binds,

@@ -25,6 +25,7 @@ from usernsctl.gvisor.launch.facts import (
     refuse_own,
     with_account,
 )
+from usernsctl.gvisor.launch.network import with_network
 from usernsctl.gvisor.launch.plan import HERE, FreezeOptions, plan_run
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.steps import Launch, Record, record
@@ -105,6 +106,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
             step="chdir",
             filename=request.cwd,
         )
+    request = with_network(request)
     program = find_runsc(caller, request.program)
     extents = _ALL_IDS if later.has_several else _ONE_ID
     ids = MappedIds(uid=extents, gid=extents, become=(0, 0))

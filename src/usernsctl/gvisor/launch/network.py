@@ -6,9 +6,9 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 
-from usernsctl._lean import TYPE_CHECKING, dataclass, replace
+from usernsctl._lean import TYPE_CHECKING, replace
 from usernsctl._system.paths import PathDescriptor, open_path
-from usernsctl.errors import RunscError
+from usernsctl.errors import CommandError, RunscError
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.request import Request
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 #: The word before the path and the options of usernsctl-network (csrc/programs/shared/shared.h).
 NETWORK = "--network"
 
-# pasta is not searched along the caller's PATH: it runs as root of the sandbox's namespaces.
+# The caller's PATH is not used: the programs run as root of the sandbox's namespaces.
 _DIRECTORIES = ("/usr/local/bin", "/usr/bin", "/bin")
+_SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 #: The network of a sandbox that reaches allowed names: a loopback device, and a proxy on that.
 NAMES = "names"
+#: The network of a sandbox that reaches nothing, and whose ports are published.
+LOOPBACK = "loopback"
+#: The networks that usernsctl-network makes.
+MADE = ("private", NAMES, LOOPBACK)
 
 #: The port of the proxy for allowed names, on 127.0.0.1 inside.
 PROXY_PORT = 3128
@@ -37,12 +42,24 @@ _RESOLVER_BYTES = 1 << 16
 
 
 def with_network(request: Request) -> Request:
-    """Return a request with the network that its allowed names need.
+    """Return a request with the network that its allowed names or addresses, and its ports, need.
 
+    :raises CommandError: the request allows both names and addresses.
     The variables that name the proxy replace others of these names: no other proxy can be reached.
     """
+    ranges = tuple(rule for rule in request.allow if hasattr(rule, "condition"))
+    if ranges and len(ranges) < len(request.allow):
+        raise CommandError(
+            "--allow has names and addresses: a proxy reaches names, and a private network "
+            "addresses, and no sandbox has both",
+            step="network",
+            remedy="allow only names, or only addresses",
+        )
+    if ranges:
+        return replace(request, network="private", allow=(), ranges=ranges)
     if not request.allow:
-        return request
+        is_alone = request.publish and request.network == "none"
+        return replace(request, network=LOOPBACK) if is_alone else request
     return replace(request, network=NAMES, env={**request.env, **proxy_variables()})
 
 
@@ -55,12 +72,33 @@ def proxy_variables() -> Mapping[str, str]:
     return {**upper, **{name.lower(): value for name, value in upper.items()}}
 
 
-def options_of(network: str) -> tuple[str, ...]:
-    """Return the options of usernsctl-network for a network.
+def options_of(request: Request) -> tuple[str, ...]:
+    """Return the options of usernsctl-network for the network of a request.
 
-    :raises RunscError: a program that the network needs is missing.
+    :raises RunscError: a program that the network needs is missing (causes ``pasta-missing``,
+        ``nft-missing``).
     """
-    return (_LISTEN,) if network == NAMES else find_private_network().options()
+    options = []
+    if request.network == "private":
+        options.append(f"--pasta={_find('pasta', '--network private', _DIRECTORIES)}")
+    if request.ranges:
+        options.append(f"--nft={_find('nft', '--allow CIDR', _SYSTEM_DIRECTORIES)}")
+        options += [f"--allow={rule.condition}" for rule in request.ranges]
+    for port in request.publish:
+        options.append(f"--publish={port.address}/{port.outside}:{port.inside}")
+    return (*options, *([_LISTEN] if request.network == NAMES else []))
+
+
+def _find(name: str, purpose: str, directories: Sequence[str]) -> str:
+    for directory in directories:
+        path = os.path.join(directory, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    raise RunscError(
+        f"{purpose} needs {name}, which is not installed",
+        step="network",
+        cause=f"{name}-missing",
+    )
 
 
 def with_handover(words: Sequence[str], handover: int) -> list[str]:
@@ -81,36 +119,6 @@ def words_for(network: Sequence[str], programs: str) -> list[str]:
         return []
     program, *options = network
     return [NETWORK, f"{programs}/{os.path.basename(program)}", *options, "--"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrivateNetwork:
-    """The programs of a private network.
-
-    :ivar pasta: the path of pasta.
-    """
-
-    pasta: str
-
-    def options(self) -> tuple[str, ...]:
-        """Return the options of usernsctl-network."""
-        return (f"--pasta={self.pasta}",)
-
-
-def find_private_network() -> PrivateNetwork:
-    """Find the programs of a private network.
-
-    :raises RunscError: pasta is not installed (cause ``pasta-missing``).
-    """
-    for directory in _DIRECTORIES:
-        path = os.path.join(directory, "pasta")
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return PrivateNetwork(pasta=path)
-    raise RunscError(
-        "--network private needs pasta, which is not installed",
-        step="network",
-        cause="pasta-missing",
-    )
 
 
 def open_resolver() -> PathDescriptor:

@@ -14,6 +14,8 @@ from usernsctl.maps import IdMap, requested
 if TYPE_CHECKING:
     from usernsctl.gvisor.checks import NamedUser
     from usernsctl.network.names import AllowedName
+    from usernsctl.network.ports import PublishedPort
+    from usernsctl.network.ranges import AllowedRange
 
 
 def one_of(*known: str) -> Callable[[str], str]:
@@ -131,27 +133,38 @@ def parse_start_timeout(text: str) -> int:
     return int(text)
 
 
-def parse_allowed(text: str) -> AllowedName:
-    """Parse ``NAME[:PORT]`` or ``*.NAME[:PORT]``, the value of ``--allow``.
+def parse_allowed(text: str) -> AllowedName | AllowedRange:
+    """Parse a value of ``--allow``: see :func:`usernsctl.network.ranges.parse_allowed`.
 
-    :raises ValueError: `text` has another form, or is an address.
+    :raises ValueError: `text` has another form.
     """
     # Imported here, since most runs don't have the option.
-    from usernsctl.network.names import AllowedName
+    from usernsctl.network import ranges
 
-    return AllowedName.parse(text)
+    return ranges.parse_allowed(text)
 
 
-def allowed_names(name: str, given: Iterable[AllowedName | str]) -> tuple[AllowedName, ...]:
-    """Return the names that a sandbox may reach; text is parsed as by ``--allow``.
+def parse_publish(text: str) -> PublishedPort:
+    """Parse the value of ``--publish``: see :class:`usernsctl.network.ports.PublishedPort`.
+
+    :raises ValueError: `text` has another form.
+    """
+    # Imported here, since most runs don't have the option.
+    from usernsctl.network.ports import PublishedPort
+
+    return PublishedPort.parse(text)
+
+
+def allowed_names(name: str, given: Iterable[AllowedName | str]) -> tuple[Any, ...]:
+    """Return the names or addresses that a sandbox may reach; text is parsed as by ``--allow``.
 
     :param name: the name of the argument.
     :raises TypeError: `given` is not a sequence of text and AllowedName.
-    :raises ValueError: a text is not ``NAME[:PORT]`` or ``*.NAME[:PORT]``, or there are too many.
+    :raises ValueError: a text has another form, or there are too many.
     """
     from usernsctl.network.names import AllowedName, distinct
 
-    rules = []
+    rules: list[Any] = []
     for rule in iterable(name, given):
         if not isinstance(rule, str | AllowedName):
             raise TypeError(f"{name} must be a list of NAME[:PORT], not {rule!r}")

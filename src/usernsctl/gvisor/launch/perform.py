@@ -15,7 +15,7 @@ from usernsctl._lean import TYPE_CHECKING, NoReturn, replace
 from usernsctl._system.handover import restore_signals
 from usernsctl._text import quoted
 from usernsctl.gvisor.launch.facts import Facts, descriptors, inspect
-from usernsctl.gvisor.launch.network import with_handover
+from usernsctl.gvisor.launch.network import with_handover, with_network
 from usernsctl.gvisor.launch.plan import plan_run
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.steps import StartValues
@@ -49,6 +49,7 @@ def run_in_place(
     """
     caller = os.environ if environ is None else environ
     check_filter()
+    request = with_network(request)
     proxy = _start_proxy(request)
     inspection = inspect(request, caller, notify=notify)
     request = inspection.request

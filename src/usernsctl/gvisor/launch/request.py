@@ -28,6 +28,7 @@ from usernsctl.gvisor.launch.options import (
     parse_allowed,
     parse_argument,
     parse_network,
+    parse_publish,
     parse_start_timeout,
     parse_user,
     parser_of_limit,
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from usernsctl.commands.arguments import StrOrBytesPath
     from usernsctl.gvisor.checks import NamedUser
     from usernsctl.namespaces.namespace import Namespace
-    from usernsctl.network.names import AllowedName
+    from usernsctl.network.ports import PublishedPort
+    from usernsctl.network.ranges import AllowedRange
 
 #: Directories of this machine that its programs need, without the machine's data.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
@@ -137,7 +139,9 @@ class Request:
         ``None`` for a new namespace.
     :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or that of
         :func:`usernsctl.gvisor.launch.network.with_network`.
-    :ivar allow: the names that the sandbox may reach through a proxy.
+    :ivar allow: the names that the sandbox may reach through a proxy, or the addresses.
+    :ivar ranges: the addresses that the sandbox may reach, from `allow`, once they are split.
+    :ivar publish: the ports of this machine that lead to the sandbox.
     :ivar verify: whether to check that the kernel is gVisor's before the command starts.
     :ivar no_new_privs: whether to set no_new_privs for runsc and its children.
     :ivar drop_bounding: whether to drop the capabilities that runsc does not need.
@@ -567,18 +571,34 @@ class Request:
         ),
         default=None,
     )
-    allow: tuple[AllowedName, ...] = field(
+    allow: tuple[Any, ...] = field(
         metadata=by(
             Option(
                 flags=("--allow",),
                 heading=ISOLATION,
                 multiple=True,
                 parse=parse_allowed,
-                metavar="NAME[:PORT]",
+                metavar="NAME|CIDR[:PORT]",
                 help="Let CMD reach a host by HTTP and HTTPS, through a proxy; '*.NAME' for all "
-                "names below NAME. Without PORT: 80 and 443.",
+                "names below NAME. Without PORT: 80 and 443. With addresses, such as "
+                "10.0.0.0/8:5432: let CMD reach only these, by a private network.",
             ),
             argument=Argument("allow", allowed_names),
+        ),
+        default=(),
+    )
+    ranges: tuple[AllowedRange, ...] = ()
+    publish: tuple[PublishedPort, ...] = field(
+        metadata=by(
+            Option(
+                flags=("--publish",),
+                heading=ISOLATION,
+                multiple=True,
+                parse=parse_publish,
+                metavar="[ADDR:]HOST:INSIDE",
+                help="Let connections to the TCP port HOST of this machine, on 127.0.0.1 or ADDR, "
+                "reach the port INSIDE of the sandbox, with --network none and private.",
+            ),
         ),
         default=(),
     )
@@ -667,6 +687,9 @@ class Request:
             raise ValueError("trust and allow_hooks need a bundle")
         if values.get("kept") is not None and options.get("idmap") is not None:
             raise ValueError("namespace and idmap exclude each other: a namespace has its own map")
-        if values.get("allow") and values.get("network", "none") != "none":
+        names = any(not hasattr(rule, "condition") for rule in values.get("allow") or ())
+        if values.get("allow") and values.get("network") == "host":
+            raise ValueError("allow and network='host' exclude each other")
+        if names and values.get("network", "none") != "none":
             raise ValueError("allow needs network='none': another network leads past the proxy")
         return cls(**values)

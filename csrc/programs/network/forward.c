@@ -1,0 +1,221 @@
+/*
+ * Published ports: connections to a port of this machine go to a port inside.
+ *
+ * The listening socket is bound in the network namespace of this machine, and the process that
+ * accepts on it runs in that of the sandbox. So the process needs no way between the namespaces,
+ * and can reach nothing but the sandbox, whatever is sent to it.
+ */
+#include "base/base.h"
+#include "programs/network/network.h"
+
+#include <arpa/inet.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+#define BACKLOG 128
+#define CONNECTIONS_MAX 256
+#define BUFFER_BYTES (1 << 15)
+
+/* The bytes from one end of a connection to the other. */
+struct half {
+    char *bytes;
+    size_t at, length; /* the part of `bytes` that is to be written */
+    bool has_ended;    /* whether the end has been read */
+    bool is_shut;      /* whether the end has been passed on */
+};
+
+struct connection {
+    int fd[2];           /* the client, and the program inside */
+    bool is_connecting;  /* whether connect(2) to the program inside has not finished */
+    struct half half[2]; /* half[i] is read from fd[i] */
+    struct pollfd *polled[2];
+};
+
+struct forwarder {
+    const struct network *network;
+    struct connection connection[CONNECTIONS_MAX];
+    size_t count;
+    struct pollfd polled[PORTS_MAX + 2 * CONNECTIONS_MAX];
+};
+
+static socklen_t read_address(const char *text, uint16_t port, struct sockaddr_storage *address)
+{
+    struct sockaddr_in *four = (void *)address;
+    struct sockaddr_in6 *six = (void *)address;
+    memset(address, 0, sizeof *address);
+    if (inet_pton(AF_INET, text, &four->sin_addr) == 1) {
+        four->sin_family = AF_INET;
+        four->sin_port = htons(port);
+        return sizeof *four;
+    }
+    if (inet_pton(AF_INET6, text, &six->sin6_addr) != 1)
+        return 0;
+    six->sin6_family = AF_INET6;
+    six->sin6_port = htons(port);
+    return sizeof *six;
+}
+
+int bind_port(struct port *port, struct un_error *err)
+{
+    int on = 1;
+    struct sockaddr_storage address;
+    socklen_t size = read_address(port->address, port->outside, &address);
+    port->socket = size ? socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+                        : (errno = EINVAL, -1);
+    /* Without IPV6_V6ONLY, [::] would be taken by a listener on IPv4, too. */
+    if (port->socket >= 0 && address.ss_family == AF_INET6)
+        setsockopt(port->socket, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    if (port->socket >= 0 && !setsockopt(port->socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) &&
+        !bind(port->socket, (const struct sockaddr *)&address, size) &&
+        !listen(port->socket, BACKLOG))
+        return 0;
+    int errnum = errno;
+    return un_fail(err, UN_STEP_NETWORK, errnum, errnum == EADDRINUSE ? "port-taken" : NULL,
+                   "port %u of %s", port->outside, port->address);
+}
+
+static void close_connection(struct connection *connection)
+{
+    for (int i = 0; i < 2; i++) {
+        un_close_quietly(connection->fd[i]);
+        free(connection->half[i].bytes);
+    }
+}
+
+/* Begins a connection to the program inside. Returns false without memory or descriptors. */
+static bool open_connection(int client, uint16_t inside, struct connection *connection)
+{
+    const struct sockaddr_in address = {.sin_family = AF_INET,
+                                        .sin_port = htons(inside),
+                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int there = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    *connection = (struct connection){.fd = {client, there}, .is_connecting = true};
+    for (int i = 0; i < 2; i++)
+        connection->half[i].bytes = malloc(BUFFER_BYTES);
+    bool is_begun = there >= 0 && connection->half[0].bytes && connection->half[1].bytes &&
+                    (!connect(there, (const struct sockaddr *)&address, sizeof address) ||
+                     errno == EINPROGRESS);
+    if (!is_begun)
+        close_connection(connection);
+    return is_begun;
+}
+
+static void accept_client(struct forwarder *forwarder, const struct port *port)
+{
+    int client = accept4(port->socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (client >= 0 &&
+        open_connection(client, port->inside, &forwarder->connection[forwarder->count]))
+        forwarder->count++;
+}
+
+static bool is_temporary(ssize_t got)
+{
+    return got < 0 && (errno == EAGAIN || errno == EINTR);
+}
+
+/* Moves bytes of one direction. Returns false after an error. */
+static bool move_bytes(struct half *half, int from, int to)
+{
+    if (!half->length && !half->has_ended) {
+        ssize_t got = read(from, half->bytes, BUFFER_BYTES);
+        if (got < 0 && !is_temporary(got))
+            return false;
+        half->at = 0;
+        half->length = got > 0 ? (size_t)got : 0;
+        half->has_ended = got == 0;
+    }
+    if (half->length) {
+        ssize_t sent = send(to, half->bytes + half->at, half->length, MSG_NOSIGNAL);
+        if (sent < 0 && !is_temporary(sent))
+            return false;
+        half->at += sent > 0 ? (size_t)sent : 0;
+        half->length -= sent > 0 ? (size_t)sent : 0;
+    }
+    if (half->has_ended && !half->length && !half->is_shut) {
+        shutdown(to, SHUT_WR);
+        half->is_shut = true;
+    }
+    return true;
+}
+
+/* Handles the events of a connection. Returns false when it is over. */
+static bool serve(struct connection *connection)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (connection->is_connecting) {
+        if (!connection->polled[1]->revents)
+            return true;
+        if (getsockopt(connection->fd[1], SOL_SOCKET, SO_ERROR, &error, &size) || error)
+            return false;
+        connection->is_connecting = false;
+    }
+    for (int i = 0; i < 2; i++)
+        if (!move_bytes(&connection->half[i], connection->fd[i], connection->fd[1 - i]))
+            return false;
+    return !connection->half[0].is_shut || !connection->half[1].is_shut;
+}
+
+/* Returns the events of one end to wait for. */
+static short events_of(const struct connection *connection, int end)
+{
+    const struct half *read = &connection->half[end], *written = &connection->half[1 - end];
+    if (connection->is_connecting)
+        return end ? POLLOUT : 0;
+    return (short)((!read->length && !read->has_ended ? POLLIN : 0) |
+                   (written->length ? POLLOUT : 0));
+}
+
+/* Waits for events. The listening sockets come first. */
+static void wait_for_events(struct forwarder *forwarder)
+{
+    struct pollfd *fds = forwarder->polled;
+    size_t ports = forwarder->network->port_count, count = ports;
+    for (size_t i = 0; i < ports; i++) {
+        int listener = forwarder->network->port[i].socket;
+        bool has_room = forwarder->count < CONNECTIONS_MAX;
+        fds[i] = (struct pollfd){.fd = has_room ? listener : -1, .events = POLLIN};
+    }
+    for (size_t i = 0; i < forwarder->count; i++)
+        for (int end = 0; end < 2; end++) {
+            struct connection *connection = &forwarder->connection[i];
+            short events = events_of(connection, end);
+            /* A descriptor without wanted events would report its end again and again. */
+            fds[count] = (struct pollfd){.fd = events ? connection->fd[end] : -1, .events = events};
+            connection->polled[end] = &fds[count++];
+        }
+    while (poll(fds, count, -1) < 0 && errno == EINTR)
+        continue;
+}
+
+/* Gives up all capabilities, since clients outside and programs inside send bytes to this process.
+ */
+static void give_up_privileges(void)
+{
+    struct un_cap_sets none = {.data = {{0}}};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (un_caps_set(&none))
+        _exit(1);
+}
+
+_Noreturn void forward_ports(const struct network *network)
+{
+    struct forwarder *forwarder = calloc(1, sizeof *forwarder);
+    if (!forwarder)
+        _exit(1);
+    forwarder->network = network;
+    give_up_privileges();
+    for (;;) {
+        wait_for_events(forwarder);
+        size_t before = forwarder->count;
+        for (size_t i = before; i-- > 0;)
+            if (!serve(&forwarder->connection[i])) {
+                close_connection(&forwarder->connection[i]);
+                forwarder->connection[i] = forwarder->connection[--forwarder->count];
+            }
+        for (size_t i = 0; i < network->port_count; i++)
+            if (forwarder->polled[i].revents && forwarder->count < CONNECTIONS_MAX)
+                accept_client(forwarder, &network->port[i]);
+    }
+}

@@ -1,0 +1,57 @@
+"""Ports of this machine that lead to ports of a sandbox: ``[ADDR:]HOST:INSIDE``."""
+
+from __future__ import annotations
+
+from usernsctl._lean import dataclass
+
+MAX_PORTS = 64
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PublishedPort:
+    """A TCP port of this machine that leads to a port of a sandbox.
+
+    :ivar outside: the port of this machine.
+    :ivar inside: the port in the sandbox, on 127.0.0.1.
+    :ivar address: the address of this machine on which the port is published.
+    """
+
+    outside: int
+    inside: int
+    address: str = LOOPBACK
+
+    @classmethod
+    def parse(cls, text: str) -> PublishedPort:
+        """Parse ``[ADDR:]HOST:INSIDE``, the form of ``--publish``; IPv6 needs ``[ADDR]:``.
+
+        :raises ValueError: `text` has another form.
+        """
+        import ipaddress
+
+        form = f"{text!r} is not [ADDR:]HOST:INSIDE, such as 8080:80 or 0.0.0.0:8080:80"
+        if text.endswith("/udp"):
+            raise ValueError(f"{text!r}: UDP ports can't be published, only TCP ports")
+        rest, colon, inside = text.removesuffix("/tcp").rpartition(":")
+        address, _, outside = rest.rpartition(":")
+        if not colon:
+            raise ValueError(form)
+        if ":" in address and not (address.startswith("[") and address.endswith("]")):
+            raise ValueError(f"{form}; an IPv6 address needs brackets")
+        try:
+            parsed = ipaddress.ip_address(address.strip("[]") or LOOPBACK)
+        except ValueError:
+            raise ValueError(f"{form}: {address!r} is not an address") from None
+        if "%" in str(parsed):
+            raise ValueError(f"{form}: {address!r} has the name of a device")
+        return cls(_parse_port(text, outside), _parse_port(text, inside), str(parsed))
+
+    def __str__(self) -> str:
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.outside}:{self.inside}"
+
+
+def _parse_port(text: str, port: str) -> int:
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise ValueError(f"{text!r}: {port!r} is not a port from 1 to 65535")
+    return int(port)

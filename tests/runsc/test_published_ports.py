@@ -1,0 +1,141 @@
+"""Tests of ``--publish`` in a world of network namespaces (tests/networks.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import networks
+import pytest
+from conftest import SCRIPTS
+from networks import World
+
+pytestmark = pytest.mark.also_root
+
+USERNSCTL = str(SCRIPTS / "usernsctl")
+
+# Answers each client with the number of bytes that it has sent until its end, and with as many.
+SERVER = """
+import socket, threading
+server = socket.create_server(("127.0.0.1", 80))
+print("ready", flush=True)
+def answer(connection):
+    with connection:
+        text = connection.makefile("rb").read()
+        connection.sendall(b"%d " % len(text) + text)
+while True:
+    threading.Thread(target=answer, args=server.accept()[:1]).start()
+"""
+
+# Sends so many bytes by each of some connections at once, and prints the answers' lengths.
+CLIENT = """
+import socket, sys, threading
+address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
+found = []
+def ask():
+    with socket.create_connection((address, port), timeout=30) as connection:
+        threading.Thread(target=send, args=[connection]).start()
+        answer = connection.makefile("rb").read()
+        found.append(answer == b"%d " % size + bytes(size))
+def send(connection):
+    connection.sendall(bytes(size))
+    connection.shutdown(socket.SHUT_WR)
+threads = [threading.Thread(target=ask) for _ in range(count)]
+for each in threads: each.start()
+for each in threads: each.join()
+print(found.count(True))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with networks.world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def serving(world: World, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the server in a sandbox."""
+    command = [USERNSCTL, "run", *options, "--", "/usr/bin/python3", "-c", SERVER]
+    with subprocess.Popen(
+        world.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as popen:
+        assert popen.stdout is not None
+        try:
+            line = popen.stdout.readline()
+            assert line == "ready\n", popen.stderr and popen.stderr.read()
+            yield popen
+        finally:
+            popen.kill()
+            popen.communicate()
+
+
+def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000) -> str:
+    words = map(str, (address, port, count, size))
+    done = world.run("/usr/bin/python3", "-c", CLIENT, *words)
+    return done.stdout.strip() + done.stderr.strip().rpartition("\n")[2]
+
+
+@pytest.mark.parametrize("network", ["none", "private"])
+def test_published_port_leads_to_the_sandbox(world: World, network: str) -> None:
+    with serving(world, "--network", network, "--publish", "18080:80"):
+        assert ask(world, "127.0.0.1", 18080, 20, 300_000) == "20"
+        # Only the address that was named.
+        assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18080)
+
+
+def test_port_is_published_on_an_address(world: World) -> None:
+    options = ("--publish", f"{networks.MACHINE}:18081:80", "--publish", "[::1]:18081:80")
+    with serving(world, *options):
+        assert ask(world, networks.MACHINE, 18081) == "1"
+        assert ask(world, "::1", 18081) == "1"
+        assert "ConnectionRefusedError" in ask(world, "127.0.0.1", 18081)
+
+
+def test_port_without_a_server_inside_closes_the_connection(world: World) -> None:
+    with serving(world, "--publish", "18082:81"):
+        assert "Error" in ask(world, "127.0.0.1", 18082)
+
+
+def test_taken_port_is_an_error_before_the_start(world: World) -> None:
+    # The machine's own web server listens on this port.
+    done = world.run(USERNSCTL, "run", "--publish", "8080:80", "--", "echo", "started")
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert "port 8080 of 127.0.0.1" in done.stderr
+    assert "port-taken" in done.stderr
+
+
+def test_published_port_is_free_after_the_end(world: World) -> None:
+    for _ in range(2):
+        with serving(world, "--publish", "18083:80"):
+            assert ask(world, "127.0.0.1", 18083) == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("80", "is not [ADDR:]HOST:INSIDE"),
+        ("0:80", "'0' is not a port"),
+        ("80:65536", "'65536' is not a port"),
+        ("8080:80/udp", "UDP ports can't be published"),
+        ("::1:8080:80", "needs brackets"),
+        ("localhost:8080:80", "'localhost' is not an address"),
+        ("8080-8090:80", "'8080-8090' is not a port"),
+    ],
+)
+def test_malformed_publish_is_refused(world: World, text: str, said: str) -> None:
+    done = world.run(USERNSCTL, "run", "--publish", text, "--", "echo", "started")
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_publish_and_the_network_of_the_host_exclude_each_other(
+    world: World, tmp_path: Path
+) -> None:
+    options = ["--network", "host", "--publish", "18084:80"]
+    done = world.run(USERNSCTL, "run", *options, "--", "true", cwd=tmp_path)
+    assert "exclude each other" in done.stderr
