@@ -143,3 +143,20 @@ def test_a_lost_standard_error_is_no_failure(usernsctl: Program, tmp_path: Path)
     done = capture(["sh", "-c", 'exec "$@" 2>&-', "sh", usernsctl.path, "run", "--log", "json",
                     "--", "no-such-command"])  # fmt: skip
     assert done.returncode == 127
+
+
+def test_errors_in_options_are_in_json(usernsctl: Program) -> None:
+    for words, reason in (
+        (["--log", "json", "--memory", "1x", "--", "true"], "--memory: '1x' is not a number of"),
+        (["--no-such", "--log=json", "--", "true"], "there is no option '--no-such'"),
+        (["--log=json", "--bind"], "--bind needs a value"),
+        (["--log", "json"], "no command"),
+        (["--log=json", "--rootfs", "", "--", "true"], "--rootfs needs a directory"),
+        (["--log=json", "--network", HOSTILE, "--", "true"], "must be none"),
+    ):
+        message = error(usernsctl("run", *words), 125)
+        assert (message["program"], message["step"]) == ("usernsctl", "usage")
+        assert reason in message["message"], message
+    for words in (["--memory", "1x", "--", "true", "--log=json"], ["--log", "xml", "--", "true"]):
+        assert usernsctl("run", *words).stderr.startswith("Usage: usernsctl run")
+    assert usernsctl("run", "--log=json", "--help").stdout.startswith("Usage: usernsctl run")

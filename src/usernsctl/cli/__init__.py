@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from itertools import pairwise
 
 from usernsctl._system.handover import INTERRUPTED, default_sigchld, raise_on_interrupt
 
@@ -96,6 +97,7 @@ def _call(argv: list[str]) -> int:
     # need it.
     from usernsctl.cli.parser import Answer, usernsctl
 
+    words = argv
     try:
         parser = usernsctl()
         given = parser.read(argv)
@@ -109,8 +111,24 @@ def _call(argv: list[str]) -> int:
         raise_on_interrupt()
         return parser.perform(given, environ, argv)
     except Answer as answer:
+        if answer.reason is not None and _logs_json(words):
+            from usernsctl.cli import json_log
+
+            json_log.usage_error(answer.reason)
+            return answer.status
         print(answer.text, end="", file=sys.stderr if answer.status else sys.stdout)
         return answer.status
+
+
+def _logs_json(words: Sequence[str]) -> bool:
+    """Return whether a call of ``usernsctl run`` asks for messages in JSON.
+
+    The call has an error, so its options can't be parsed.
+    """
+    if words[:1] != ["run"]:
+        return False
+    options = words[: words.index("--")] if "--" in words else words
+    return "--log=json" in options or ["--log", "json"] in map(list, pairwise(options))
 
 
 def version() -> str:

@@ -21,12 +21,17 @@ def notice(text: str) -> None:
     _print("notice", message=shown(text))
 
 
+def usage_error(reason: str) -> None:
+    """Print an error in the options of the call."""
+    _print("error", step="usage", message=shown(reason))
+
+
 def reporting(function: Callable[[], object]) -> int:
     """Call a function; print its error, and return the exit status, which is 0 without an error."""
     try:
         function()
     except UsageError as error:
-        _print("error", step="usage", message=shown(str(error)))
+        usage_error(str(error))
     except UsernsError as error:
         known = _core.cause(error.cause)
         remedy = error.remedy or (known.remedy if known else None)

@@ -76,7 +76,7 @@ def list_(as_json: bool) -> None:
         (
             namespace.name,
             str(namespace.pid),
-            _age(time.time() - namespace.created),
+            terminal.age(time.time() - namespace.created),
             str(namespace.processes()),
             ",".join(namespace.namespaces),
             " ".join(map(str, namespace.uid)),
@@ -134,10 +134,3 @@ def _as_json(namespace: NamedNamespace) -> dict[str, Any]:
     for internal in ("start_time", "boot_id", "pid_namespace"):
         del row[internal]
     return row
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds)}s"

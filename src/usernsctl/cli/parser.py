@@ -32,6 +32,7 @@ VERBS = {
     "bundle": ("Create, check or fix an OCI bundle.", "bundle:parser"),
     "ns": ("Create, list, use and remove named namespaces.", "ns:parser"),
     "template": ("Start programs from saved checkpoints.", "template:parser"),
+    "ps": ("List detached sandboxes.", "ps:parser"),
     "cp": ("Copy files into and out of detached sandboxes.", "cp:parser"),
     "plan": ("Show the planned id maps, their writers, and the reasons.", "plan:parser"),
     "doctor": ("Find out why programs can't run in gVisor here.", "doctor:parser"),
@@ -77,12 +78,14 @@ class Answer(Exception):
 
     :ivar text: what to print, with a newline at the end.
     :ivar status: the exit status. If it is not 0, the text belongs on standard error.
+    :ivar reason: what is wrong with the call, a part of `text`; ``None`` for help.
     """
 
-    def __init__(self, text: str, status: int = 0) -> None:
-        super().__init__(text, status)
+    def __init__(self, text: str, status: int = 0, reason: str | None = None) -> None:
+        super().__init__(text, status, reason)
         self.text = text
         self.status = status
+        self.reason = reason
 
 
 class Parser(argparse.ArgumentParser):
@@ -270,7 +273,7 @@ class Parser(argparse.ArgumentParser):
         """
         reason = message.removeprefix("argument ")
         text = f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {reason}"
-        raise Answer(shown_lines(text) + "\n", self._wrong_usage)
+        raise Answer(shown_lines(text) + "\n", self._wrong_usage, reason)
 
     def arrange(self, words: Sequence[str]) -> list[str]:
         """Move the options to the front, join them with their values, and add ``--`` and operands.

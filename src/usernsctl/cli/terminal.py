@@ -36,6 +36,14 @@ def is_utf8() -> bool:
     return {encoding.lower(), codeset.lower()} == {"utf-8"}
 
 
+def age(seconds: float) -> str:
+    """Return a duration in its greatest unit, such as ``3m``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
+
+
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield the lines of a table with one line for each row.
 
