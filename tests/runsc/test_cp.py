@@ -86,6 +86,10 @@ def test_limits_and_users_are_options(box: un.Sandbox, cp: Call, tmp_path: Path)
     assert "more than 0.0001 seconds" in cp("--timeout", "0.0001", "box:/tmp/file", "x").stderr
     assert not (tmp_path / "x").exists()
     succeed(cp("--user", "0:0", "box:/tmp/file", "x"))
+    succeed(cp("--user", "root", "box:/tmp/file", "y"))
+    refused = cp("--user", "nobody-here", "box:/tmp/file", "z")
+    assert refused.returncode == 125
+    assert "[user-unknown]" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_limits_and_users_are_options(box: un.Sandbox, cp: Call, tmp_path: Path)
         (["box:/a", "box:/b"], "one of SRC and DST must be NAME:PATH"),
         (["a", "box:b"], "is not an absolute path"),
         (["-f", "box:/a", "b"], "apply only to copies into a sandbox"),
-        (["--user", "root", "a", "box:/b"], "is not UID:GID"),
+        (["--user", "no:such:user", "a", "box:/b"], "is not UID[:GID] or NAME[:GROUP]"),
         (["--max-bytes", "-1", "a", "box:/b"], "is not a whole number"),
         (["a"], "required"),
     ],

@@ -490,6 +490,39 @@ def test_files_that_change_during_a_copy_are_reported(
 
 
 @several_ids
+def test_files_belong_to_a_user_by_name(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    passwd = b"root:x:0:0::/root:/bin/sh\napp:x:5:6::/app:/bin/sh\n"
+
+    async def write(box: un.Sandbox) -> None:
+        await box.write_file_async("/tmp/async", b"x", user="app:team")
+        assert await box.read_file_async("/tmp/async", user="app") == b"x"
+
+    with un.SandboxHost(MAP_OF_SEVERAL, writable_root=True) as host, host.start(None) as box:
+        box.write_file("/etc/passwd", passwd)
+        box.write_file("/etc/group", b"team:x:7:\n")
+        box.write_file("/tmp/mine", b"x", user="app")
+        box.put(tmp_path / "tree", "/tmp/tree", user="5:team")
+        asyncio.run(write(box))
+        show = ["stat", "-c", "%u %g", "/tmp/mine", "/tmp/tree", "/tmp/async"]
+        assert box.check_output(show, text=True) == "5 6\n5 7\n5 7\n"
+        assert box.read_file("/tmp/mine", user="app") == b"x"
+        box.write_file("/tmp/secret", b"x", 0o600)
+        with pytest.raises(PermissionError):
+            box.read_file("/tmp/secret", user="app")
+        with pytest.raises(un.CommandError) as caught:
+            box.read_file("/tmp/mine", user="nobody-here")
+        assert caught.value.cause == "user-unknown"
+        # What a program inside may have made of the file, no call waits for.
+        box.run(["sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd"], check=True)
+        with pytest.raises(un.CommandError) as caught:
+            box.write_file("/tmp/mine", b"y", user="app", timeout=30)
+        assert caught.value.cause == "user-unknown"
+        with pytest.raises(ValueError, match="user: 'a:b:c' is not"):
+            box.write_file("/tmp/mine", b"y", user="a:b:c")
+
+
+@several_ids
 def test_files_belong_to_the_user_who_may_do_what_he_may(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_text("x")

@@ -11,6 +11,7 @@ from usernsctl._system.paths import NAME
 from usernsctl._text import say, shown
 from usernsctl.cli.parser import Parser, UsageError, integer
 from usernsctl.errors import SandboxFileNotADirectoryError, SandboxFileNotFoundError
+from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.file_copies import CopyReport
 from usernsctl.gvisor.sandbox.files import COPY_SECONDS, GET_BYTES, GET_FILES
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
@@ -35,8 +36,9 @@ def parser(prog: str) -> Parser:
     parser.add_option(
         "--user",
         parse=_user,
-        metavar="UID:GID",
-        help="Read or create files in the sandbox as this user. [default: 0:0]",
+        metavar="USER[:GROUP]",
+        help="Read or create files in the sandbox as this user: numbers, or names in its "
+        "/etc/passwd and /etc/group. [default: 0:0]",
     )
     parser.add_option(
         "--max-bytes",
@@ -64,15 +66,13 @@ def parser(prog: str) -> Parser:
     return parser
 
 
-def _user(text: str) -> tuple[int, int]:
-    """Parse a uid and a gid.
+def _user(text: str) -> str:
+    """Check the value of ``--user``, whose names are looked up in the sandbox.
 
-    :raises ValueError: `text` is not UID:GID.
+    :raises ValueError: `text` has another form than USER[:GROUP].
     """
-    uid, colon, gid = text.partition(":")
-    if not (colon and uid.isdecimal() and gid.isdecimal()):
-        raise ValueError(f"{text!r} is not UID:GID, such as 1000:1000")
-    return int(uid), int(gid)
+    checks.parse_user(text)
+    return text
 
 
 def _number(text: str) -> int:

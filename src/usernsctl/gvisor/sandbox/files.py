@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 from usernsctl._lean import LateModule
+from usernsctl._system.descriptors import deadline_after, seconds_left
 from usernsctl._system.paths import check_path
 from usernsctl.commands.arguments import StrOrBytesPath, check_keywords, check_timeout
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.commands import SandboxCommands
+from usernsctl.gvisor.sandbox import users
 from usernsctl.gvisor.sandbox.defaults import CommandDefaults
 
 if TYPE_CHECKING:
@@ -36,13 +38,14 @@ GET_FILES = 100_000
 class FileOptions(TypedDict, total=False):
     """Keyword arguments of all methods of :class:`usernsctl.Sandbox` that copy files.
 
-    :ivar user: the uid and the gid inside of the program that reads or creates the files; by
-        default the user of the sandbox's commands (:class:`usernsctl.Sandbox`), or 0 and 0. Created
-        files belong to that user.
+    :ivar user: the user inside of the program that reads or creates the files: a uid and a gid, or
+        text as in :meth:`usernsctl.Sandbox.run`, such as ``"app"``, with names of /etc/passwd and
+        /etc/group in the sandbox. By default the user of the sandbox's commands
+        (:class:`usernsctl.Sandbox`), or 0 and 0. Created files belong to that user.
     :ivar timeout: the time limit of the copy, in seconds, 300 by default; ``None``: no limit.
     """
 
-    user: tuple[int, int] | None
+    user: tuple[int, int] | str | None
     timeout: float | None
 
 
@@ -61,31 +64,51 @@ class SandboxFiles:
         """
         return file_copies.path_inside("path", path, self._defaults.cwd)
 
-    def _place(
-        self, options: FileOptions, stop: file_records.Stop | None = None
-    ) -> file_copies.Place:
+    def _check_options(self, options: FileOptions) -> None:
         """Check the options of a copy.
 
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value.
         """
         check_keywords("Sandbox", options, FileOptions.__annotations__)
-        timeout = options.get("timeout", COPY_SECONDS)
-        check_timeout(timeout)
-        user = options.get("user")
-        return file_copies.Place(
-            commands=self._commands,
-            id=self.id,
-            user=self._defaults.user if user is None else checks.user_ids(user),
-            timeout=timeout,
-            stop=stop,
-        )
+        check_timeout(options.get("timeout", COPY_SECONDS))
+        if options.get("user") is not None:
+            checks.user_of(options["user"])
+
+    def _place(
+        self, options: FileOptions, stop: file_records.Stop | None = None
+    ) -> file_copies.Place:
+        """Return the place of a copy; look up a user that is given by name.
+
+        :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).
+        :raises TypeError: an option has the wrong type, or is unknown.
+        :raises ValueError: an option has a wrong value.
+        """
+        self._check_options(options)
+        timeout, user = options.get("timeout", COPY_SECONDS), options.get("user")
+
+        def place_for(user: tuple[int, int] | None, timeout: float | None) -> file_copies.Place:
+            return file_copies.Place(
+                commands=self._commands, id=self.id, user=user, timeout=timeout, stop=stop
+            )
+
+        if user is None:
+            return place_for(self._defaults.user, timeout)
+        if not isinstance(named := checks.user_of(user), checks.NamedUser):
+            return place_for(named, timeout)
+        deadline = deadline_after(timeout)
+
+        def read(path: str, *, max_bytes: int, user: tuple[int, int]) -> bytes:
+            return file_copies.read_file(place_for(user, seconds_left(deadline)), path, max_bytes)
+
+        numbers: tuple[int, int] = users.with_numbers({"user": named}, read)["user"]
+        return place_for(numbers, seconds_left(deadline))
 
     async def _copy_async(
         self, copy: Callable[[file_copies.Place], _T], options: FileOptions
     ) -> _T:
         """Perform a copy in another thread."""
-        self._place(options)
+        self._check_options(options)
         return await file_copies.call_in_thread(lambda stop: copy(self._place(options, stop)))
 
     def read_file(
@@ -108,7 +131,7 @@ class SandboxFiles:
             if the user may not read it, as :class:`TimeoutError` after `timeout`, as
             :class:`SandboxFileTooLargeError` if it is larger than `max_bytes`. Or it is not a
             regular file.
-        :raises CommandError: the sandbox has ended.
+        :raises CommandError: the sandbox has ended, or has no such `user` (cause ``user-unknown``).
         :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value, such as a relative path.
