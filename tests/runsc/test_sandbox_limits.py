@@ -172,7 +172,7 @@ def test_a_dry_run_names_the_mechanisms(usernsctl: Program) -> None:
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     start = lines.index("Limits, with the mechanism that enforces each:")
-    assert lines[start + 1] == "  memory 134217728 bytes: a watcher ends the sandbox"
+    assert lines[start + 1] == "  memory 128M: a watcher ends the sandbox"
     assert lines[start + 3] == "  cpus 1.5: not enforced"
     done = capture([usernsctl.path, "run", "--json", *options, "--", "true"], timeout=PATIENCE)
     shown = json.loads(done.stdout)

@@ -75,14 +75,14 @@ def test_arguments_may_be_numbers() -> None:
 @pytest.mark.parametrize(
     ("wanted", "cause", "text"),
     [
-        ({"memory": 512}, "memory-limit-too-low", "memory=512 bytes .* gVisor alone needs 24 MiB"),
-        ({"memory": 10 << 40}, "limit-out-of-range", "only 8589934592 bytes"),
+        ({"memory": 512}, "memory-limit-too-low", "memory=512 bytes .* gVisor alone needs 24M"),
+        ({"memory": 10 << 40}, "limit-out-of-range", "=10T is too high: this machine has only 8G"),
         ({"pids": 9}, "limit-out-of-range", "gVisor alone needs 30 processes"),
         ({"pids": 99999}, "limit-out-of-range", "only 32768 processes"),
-        ({"cpus": 5.0}, "limit-out-of-range", "only 4 processors"),
+        ({"cpus": 5.0}, "limit-out-of-range", r"only 4\n"),
         ({"cpus": 1.5}, "limit-unenforceable", "only a control group"),
-        ({"disk": 512}, "limit-out-of-range", "the least is 1048576 bytes"),
-        ({"disk": 10 << 40}, "limit-out-of-range", "only 8589934592 bytes"),
+        ({"disk": 512}, "limit-out-of-range", "disk=512 bytes is too low: the least is 1M"),
+        ({"disk": 10 << 40}, "limit-out-of-range", "=10T is too high: this machine has only 8G"),
     ],
 )
 def test_a_limit_that_can_not_hold_is_an_error(
@@ -92,6 +92,16 @@ def test_a_limit_that_can_not_hold_is_an_error(
         limits.enforce(limits.Limits(**wanted), MACHINE)
     assert error.value.cause == cause
     assert error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(1, "1 bytes"), (1000, "1000 bytes"), (10 * MIB, "10M"), (1 << 30, "1G"), (1536, "1536 bytes"),
+     (3 << 29, "1536M"), (5 << 10, "5K"), (1 << 50, "1P")],
+)  # fmt: skip
+def test_sizes_are_shown_as_they_are_typed(size: int, text: str) -> None:
+    assert limits.shown_size(size) == text
+    assert limits.parse_size(text.removesuffix(" bytes")) == size
 
 
 def test_the_watcher_gets_whole_numbers() -> None:

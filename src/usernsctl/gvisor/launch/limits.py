@@ -43,6 +43,25 @@ def parse_size(text: str) -> int:
     return size
 
 
+def shown_size(size: int) -> str:
+    """Return a size in the greatest unit in which it is a whole number, such as ``10M``."""
+    if not size:
+        return "0 bytes"
+    unit, power = max(
+        ((unit, power) for unit, power in _UNITS.items() if size % (1 << power) == 0),
+        key=lambda one: one[1],
+    )
+    return f"{size >> power}{unit.upper()}" if unit else f"{size} bytes"
+
+
+def shown(name: str, limit: float) -> str:
+    """Return a limit with its unit, as ``usernsctl run`` takes it."""
+    if name in ("memory", "disk"):
+        return shown_size(int(limit))
+    unit = {"pids": " processes and threads", "timeout": " s"}
+    return f"{limit:.16g}{unit.get(name, '')}"
+
+
 def parse_count(text: str) -> int:
     """Parse a number of processes.
 
@@ -217,9 +236,7 @@ class LimitPart:
     means: str | None
 
     def __str__(self) -> str:
-        unit = {"memory": " bytes", "disk": " bytes", "pids": " processes and threads"}
-        text = f"{self.limit:.16g}{unit.get(self.name, '')}"
-        return f"{self.name} {text}: {self.means or 'not enforced'}"
+        return f"{self.name} {shown(self.name, self.limit)}: {self.means or 'not enforced'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +304,7 @@ def enforce(limits: Limits, machine: Machine, *, best_effort: bool = False) -> E
         means, why, remedy = _means(field.name, limit, machine)
         if why is not None and not best_effort:
             raise RunscError(
-                f"the limit {field.name}={limit:.16g} can't be enforced here: {why}",
+                f"the limit {field.name}={shown(field.name, limit)} can't be enforced here: {why}",
                 step="sandbox",
                 cause="limit-unenforceable",
                 remedy=f'{remedy}\n--limits best-effort or limits="best-effort" starts the sandbox '
@@ -322,29 +339,31 @@ def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str |
 def _check_range(limits: Limits, machine: Machine) -> None:
     if limits.memory is not None and limits.memory < MEMORY_MIN:
         raise RunscError(
-            f"the limit memory={limits.memory} bytes is too low: gVisor alone needs "
-            f"{MEMORY_MIN >> 20} MiB",
+            f"the limit memory={shown_size(limits.memory)} is too low: gVisor alone needs "
+            f"{shown_size(MEMORY_MIN)}",
             step="sandbox",
             cause="memory-limit-too-low",
             remedy="write a unit, as in 512M" if limits.memory < 1 << 16 else "set at least 64M",
         )
-    for name, limit, least, most, unit in (
-        ("memory", limits.memory, 0, machine.memory, "bytes"),
-        ("pids", limits.pids, PIDS_MIN, machine.pids, "processes and threads"),
-        ("cpus", limits.cpus, 0.01, machine.processors, "processors"),
-        ("disk", limits.disk, DISK_MIN, machine.memory, "bytes"),
+    for name, limit, least, most in (
+        ("memory", limits.memory, 0, machine.memory),
+        ("pids", limits.pids, PIDS_MIN, machine.pids),
+        ("cpus", limits.cpus, 0.01, machine.processors),
+        ("disk", limits.disk, DISK_MIN, machine.memory),
     ):
         if limit is None or least <= limit <= most:
             continue
+        is_low = limit < least
         needs = "gVisor alone needs" if name == "pids" else "the least is"
-        bound = f"{needs} {least}" if limit < least else f"this machine has only {most}"
+        # Whole MiB, which a user can read and type.
+        is_size = name in ("memory", "disk")
+        bound = shown(name, least if is_low else most >> 20 << 20 if is_size else most)
         raise RunscError(
-            f"the limit {name}={limit:.16g} is too {'low' if limit < least else 'high'}: "
-            f"{bound} {unit}",
+            f"the limit {name}={shown(name, limit)} is too {'low' if is_low else 'high'}: "
+            f"{needs if is_low else 'this machine has only'} {bound}",
             step="sandbox",
             cause="limit-out-of-range",
-            remedy=f"set {name} to at {'least' if limit < least else 'most'} "
-            f"{least if limit < least else most}",
+            remedy=f"set {name} to at {'least' if is_low else 'most'} {bound.partition(' ')[0]}",
         )
 
 
