@@ -208,6 +208,27 @@ def test_only_a_task_that_has_not_run_is_repeated() -> None:
     assert "$JOB_COMPLETION_INDEX" in container["args"][-1]
 
 
+def test_a_task_of_the_indexed_job_knows_its_number(remapped: Engine) -> None:
+    """Exit statuses of a task, which the Job's rules distinguish, are those of its command."""
+    (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
+    (fails,) = [rule for rule in rules if rule["action"] == "FailIndex"]
+    assert fails["onExitCodes"]["operator"] == "NotIn"
+    (container,) = pod_of("indexed-job.yaml")["spec"]["containers"]
+    assert fails["onExitCodes"]["containerName"] == container["name"]
+    args = [word.replace("exec task", "exec sh -c 'exit $0'") for word in container["args"]]
+    options = [*docker_options("indexed-job.yaml"), "--env=JOB_COMPLETION_INDEX=7"]
+    entry = ["--entrypoint=/usr/local/bin/in-gvisor"]
+    done = remapped("run", "--rm", *options, *entry, PRELUDE, "--network=none", "--", *args)
+    assert done.returncode == 7, done.stderr
+    assert 7 not in fails["onExitCodes"]["values"]
+    # gVisor can't start with this root filesystem, so nothing of the task has run.
+    wrong = ["--rootfs=/no/such/directory", "--", *args]
+    done = remapped(
+        "run", "--rm", *options, *["--entrypoint=usernsctl"], PRELUDE_PYTHON, "run", *wrong
+    )
+    assert done.returncode in fails["onExitCodes"]["values"], done.stderr
+
+
 def test_only_workers_reach_the_queue() -> None:
     policy = next(one for one in objects("redis.yaml") if one["kind"] == "NetworkPolicy")
     labels = pod_of("redis.yaml")["metadata"]["labels"]
