@@ -227,7 +227,7 @@ def test_a_detached_sandbox_has_no_proxy() -> None:
         ("good.example", TypeError),
         ([b"good.example"], TypeError),
         ([1], TypeError),
-        (["10.0.0.1"], ValueError),
+        (["10.0.0.1/33"], ValueError),
         (["a.*.b"], ValueError),
         (["good.example:99999"], ValueError),
     ],
@@ -250,7 +250,7 @@ def test_the_dry_run_shows_the_network(usernsctl: Program) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--allow", "127.0.0.1"], "an address is not a name"),
+        (["--allow", "127.0.1"], "is not CIDR[:PORT]"),
         (["--allow", "good.example:0"], "'0' is not a port from 1 to 65535"),
         (["--allow", "a.*.example"], "* must be the whole first label"),
         (["--allow", ""], "the name is empty"),

@@ -688,8 +688,8 @@ class Request:
         if values.get("kept") is not None and options.get("idmap") is not None:
             raise ValueError("namespace and idmap exclude each other: a namespace has its own map")
         names = any(not hasattr(rule, "condition") for rule in values.get("allow") or ())
-        if values.get("allow") and values.get("network") == "host":
-            raise ValueError("allow and network='host' exclude each other")
         if names and values.get("network", "none") != "none":
             raise ValueError("allow needs network='none': another network leads past the proxy")
+        if values.get("allow") and values.get("network") == "host":
+            raise ValueError("allow and network='host' exclude each other")
         return cls(**values)
