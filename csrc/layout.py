@@ -22,7 +22,10 @@ LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "pr
 PURE = ("map",)
 
 # Sources of programs/shared/ for programs that watch a sandbox, and that start one for Python.
-WATCHED = ("descendants.c", "limit_watch.c", "limits.c", "oom_watch.c", "sandbox_end.c")
+WATCHED = (
+    *("descendants.c", "limit_watch.c", "limits.c", "oom_watch.c", "sandbox_end.c"),
+    "sandbox_group.c",
+)
 SANDBOX_SOURCES = (
     *WATCHED,
     *("error_fields.c", "network.c", "sandbox_command.c", "sandbox_limits.c", "sandbox_wait.c"),

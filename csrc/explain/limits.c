@@ -57,6 +57,12 @@ uint64_t un_oom_kills(void)
     return un_limit_hits(UN_LIMIT_MEMORY);
 }
 
+uint64_t un_machine_oom_kills(void)
+{
+    int64_t kills = un_field_number("/proc/vmstat", "oom_kill ");
+    return kills < 0 ? 0 : (uint64_t)kills;
+}
+
 static bool read_pids(const char *file, uint64_t *number)
 {
     return un_group_number(&un_groups_here, "pids", (const char *const[]){file, file}, number);

@@ -65,14 +65,23 @@ static bool find_group(const struct un_groups *groups, const char *controller, i
     return true;
 }
 
+int un_group_find(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX])
+{
+    int mount = open_mount(groups, controller);
+    if (mount < 0 || find_group(groups, controller, mount, group))
+        return mount;
+    close(mount);
+    return -1;
+}
+
 /* Calls `visit` for the file of the group and then of each parent, until `visit` returns false.
  * Returns whether this process has a group of this controller; "" means version 2. */
 static bool visit_groups(const struct un_groups *groups, const char *controller, const char *file,
                          bool (*visit)(int fd, void *arg), void *arg)
 {
     char group[UN_PATH_MAX];
-    un_auto_close int mount = open_mount(groups, controller);
-    if (mount < 0 || !find_group(groups, controller, mount, group))
+    un_auto_close int mount = un_group_find(groups, controller, group);
+    if (mount < 0)
         return false;
     bool goes_on = true;
     do {

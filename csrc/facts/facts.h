@@ -49,6 +49,10 @@ struct un_groups {
 
 extern const struct un_groups un_groups_here;
 
+/* Opens the mount point of a controller of version 1, or of version 2 for "", and finds the path of
+ * this process's group there, which begins with a slash. Returns a descriptor, or -1. */
+int un_group_find(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX]);
+
 /* Opens a file of this process's group, or of the closest parent that has the file: files[0] of
  * version 1 if that has the controller, otherwise files[1] of version 2. Returns a descriptor, or
  * -1. */
@@ -65,6 +69,25 @@ bool un_group_number(const struct un_groups *groups, const char *controller,
 void un_group_limits(const struct un_groups *groups, struct un_group_limits *limits);
 /* Lowers limits to the memory of this machine, and to the processors of this process. */
 void un_limit_to_machine(struct un_group_limits *limits);
+
+/* ---- group_place.c: where this process may make control groups ------------------------------- */
+
+/* Opens the directory in which this process may make groups that limit a part. *version is 1 or 2.
+ * Returns a descriptor for un_group_release(), or -1 with errno. */
+int un_group_place(const struct un_groups *groups, enum un_group_part part, int *version);
+/* Closes a place, and removes what un_group_place() made there if it is empty. */
+void un_group_release(int place, int version);
+
+/* Makes a place of version 2 ready for groups with limits: a group whose children have controllers
+ * can't have processes, so all of its processes move to a child. Does nothing for version 1.
+ * Returns 0, or -1 with errno. */
+int un_group_prepare(int place, enum un_group_part part, int version);
+
+/* Groups of sandboxes have this prefix, and are locked (flock(2)) while their sandbox runs. */
+#define UN_GROUP_PREFIX "usernsctl-sandbox-"
+
+/* Removes the groups in a place whose sandbox has ended without removing them. */
+void un_group_sweep(int place);
 
 /* Room for a number of MiB. */
 #define UN_MIB_ROOM 32

@@ -117,9 +117,24 @@ struct un_group_limits {
  * of the control group of this process and its parents, if these are fewer. A cpuset of the control
  * group determines on which processors this process may run. */
 void un_seen_limits(struct un_group_limits *limits);
+
+/* What a control group can limit. */
+enum un_group_part { UN_GROUP_MEMORY, UN_GROUP_PIDS, UN_GROUP_CPU, UN_GROUP_PARTS };
+
+/* Stores the version of the control groups that this process may make to limit each part, or 0 if
+ * it may make none (facts/group_place.c). */
+void un_group_versions(int versions[UN_GROUP_PARTS]);
+/* Makes the places of groups ready, before a user namespace is entered. `parts` are bits
+ * 1 << UN_GROUP_.... Failures are ignored: the start of a sandbox reports them. */
+void un_groups_prepare(uint64_t parts);
+/* Removes the groups that sandboxes have left which ended by SIGKILL to their watcher. */
+void un_groups_sweep(uint64_t parts);
+
 /* Returns how many processes of the control group of this process the kernel has killed because
  * memory ran out (explain/limits.c), or 0 if that can't be read. */
 uint64_t un_oom_kills(void);
+/* Does the same for the whole machine. */
+uint64_t un_machine_oom_kills(void);
 
 /* ---- runsc's failures (explain/runsc.c) ------------------------------------------------------ */
 
@@ -729,9 +744,9 @@ int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
 int un_filter_check_launch(struct un_error *err);
 /* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` itself makes. */
 int un_filter_check_doctor(struct un_error *err);
-/* Checks the assumptions of the launch about the host, and opens its sources, before the namespaces
- * are entered. `fds` has one descriptor per source, which the caller keeps, or -1 for a source to
- * be opened here; NULL means all -1. */
+/* Checks the assumptions of the launch about the host, opens its sources, and prepares control
+ * groups if the launch needs them, before the namespaces are entered. `fds` has one descriptor per
+ * source, which the caller keeps, or -1 for a source to be opened here; NULL means all -1. */
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
 /* Directories that must never be visible in a sandbox. */
 struct un_hidden {

@@ -191,5 +191,8 @@ int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *er
     if (check_version(launch, err) || open_sources(launch, fds, err) ||
         check_assumptions(launch, err) || un_refuse_kernel_files(launch, err))
         return -1;
+    const struct un_record *limits = un_launch_first(launch, UN_VERB_LIMITS);
+    if (limits)
+        un_groups_prepare(un_argument_number(un_record_argument(limits, 2)));
     return score ? take_oom_score(launch, un_record_argument(score, 0), err) : 0;
 }

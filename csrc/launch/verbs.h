@@ -84,7 +84,7 @@ enum un_argument {
     VERB(JSON_TERMINAL, "json-terminal", CONFIG, false, 0)                                         \
     VERB(JSON_UID_MAP, "json-uid-map", CONFIG, false, 0)                                           \
     VERB(JSON_USER, "json-user", CONFIG, false, 0)                                                 \
-    VERB(LIMITS, "limits", FILES, true, UN_ARG_NUMBER, UN_ARG_NUMBER)                              \
+    VERB(LIMITS, "limits", FILES, true, UN_ARG_NUMBER, UN_ARG_NUMBER, UN_ARG_NUMBER)               \
     VERB(LINK, "link", STEPS, false, UN_ARG_PATH, UN_ARG_TEXT)                                     \
     VERB(MACHINE, "machine", STEPS, false, UN_ARG_NAME)                                            \
     VERB(MAKE, "make", FILES, false, UN_ARG_SCRATCH, UN_ARG_PERMISSIONS)                           \

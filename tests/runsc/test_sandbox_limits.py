@@ -1,4 +1,4 @@
-"""Tests of limits of a sandbox that a watcher enforces, without control groups."""
+"""Tests of limits of a sandbox: as root by control groups, otherwise by a watcher."""
 
 from __future__ import annotations
 
@@ -77,8 +77,6 @@ def test_a_memory_hog_is_ended(hog: str, usernsctl: Program) -> None:
     assert limit <= used <= limit + EXCESS // MIB
 
 
-# RLIMIT_NPROC does not limit root's processes, so a fork bomb of root exceeds the limit.
-@unprivileged
 @pytest.mark.parametrize("bomb", ["shell", "python"])
 def test_a_fork_bomb_is_ended(bomb: str, usernsctl: Program) -> None:
     command = [usernsctl.path, "run", "--pids=100", "--", *FORK_BOMBS[bomb]]
@@ -166,6 +164,7 @@ def test_frozen_launches_have_the_limits(
     check_report(done.stderr, "memory-limit")
 
 
+@unprivileged
 def test_a_dry_run_names_the_mechanisms(usernsctl: Program) -> None:
     options = ["--dry-run", "--memory=128M", "--pids=60", "--cpus=1.5", "--limits=best-effort"]
     done = capture([usernsctl.path, "run", *options, "--", "true"], timeout=PATIENCE)
@@ -187,7 +186,7 @@ def test_a_dry_run_names_the_mechanisms(usernsctl: Program) -> None:
         ("--memory=10TB", "limit-out-of-range"),
         ("--pids=9", "limit-out-of-range"),
         ("--cpus=4000", "limit-out-of-range"),
-        ("--cpus=0.5", "limit-unenforceable"),
+        pytest.param("--cpus=0.5", "limit-unenforceable", marks=unprivileged),
     ],
 )
 def test_a_limit_that_can_not_hold_is_an_error(option: str, cause: str, usernsctl: Program) -> None:
@@ -213,7 +212,10 @@ def test_a_sandbox_has_the_limits_of_its_host(host: un.SandboxHost) -> None:
     with host.start(None) as box:
         assert [(part.name, part.limit) for part in box.limits] == [("memory", 300 * MIB)]
         ended = box.run(["python3", "-c", MEMORY_HOGS["heap"]])
-        assert (ended.reason, ended.returncode) == ("memory-limit", -signal.SIGKILL)
+        # In a control group, the kernel may kill just the process of gVisor in which the program
+        # ran, before usernsctl kills the rest.
+        assert ended.reason == "memory-limit"
+        assert ended.returncode != 0
         with pytest.raises(un.RunscError, match=r"its limit is 300\.0 MiB") as error:
             box.wait(PATIENCE)
     assert error.value.cause == "memory-limit"

@@ -73,7 +73,7 @@ static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **a
         error_send(fds[CONNECTION], &err);
         return SANDBOX_FAILED;
     }
-    pid_t starter = sandbox_start_command(command, &wait->signals);
+    pid_t starter = sandbox_start_command(command, &wait->group, &wait->signals);
     if (starter < 0)
         return SANDBOX_FAILED;
     int status = sandbox_wait_for_exit(wait, starter, false, starter);
@@ -100,6 +100,7 @@ static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int star
     snprintf(status, sizeof status, "%d", sandbox_wait_for_exit(wait, sandbox, true, getpid()));
     sandbox_write_text(wait->directory, "status", status);
     kill_descendants(0);
+    sandbox_group_remove(&wait->group);
 }
 
 static int run_keeper(const int fds[FDS], const struct un_limits *limits, int started, char **argv)
@@ -107,7 +108,7 @@ static int run_keeper(const int fds[FDS], const struct un_limits *limits, int st
     struct sandbox_wait wait;
     pid_t sandbox;
     const char *directory = argv[1];
-    sandbox_wait_begin(&wait, limits, argv + 3);
+    sandbox_wait_init(&wait, argv + 3);
     wait.end_file = "end";
     /* Open for as long as the sandbox runs: the creator renames the directory. */
     wait.directory = openat(fds[LOCK], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -115,14 +116,17 @@ static int run_keeper(const int fds[FDS], const struct un_limits *limits, int st
         return sandbox_fail(directory);
     if (adopt_descendants())
         return sandbox_fail(CHILDREN);
-    if (sandbox_show_limits(directory, limits, true, fds[CONNECTION]))
+    if (sandbox_wait_begin(&wait, limits, directory, true, fds[CONNECTION])) {
+        sandbox_group_remove(&wait.group);
         return SANDBOX_FAILED;
+    }
     int status = start_sandbox(&wait, fds, argv + 2, &sandbox);
     if (!status) {
         keep_sandbox(&wait, fds, started, sandbox);
         return 0;
     }
     kill_descendants(0);
+    sandbox_group_remove(&wait.group);
     nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     flock(fds[LOCK], LOCK_UN);
     return status;

@@ -25,7 +25,7 @@
 
 static int run_sandbox(struct sandbox_wait *wait, int ready, const char *pidfile, char **argv)
 {
-    pid_t starter = sandbox_start_command(argv, &wait->signals);
+    pid_t starter = sandbox_start_command(argv, &wait->group, &wait->signals);
     if (starter < 0)
         return SANDBOX_FAILED;
     int status = sandbox_wait_for_exit(wait, starter, false, starter);
@@ -54,20 +54,22 @@ int main(int argc, char **argv)
     if (sandbox_take_fds(argv + 1, fds, 2))
         return SANDBOX_FAILED;
     snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(argv[4], '/') - argv[4]), argv[4]);
-    sandbox_wait_begin(&wait, &limits, command);
+    sandbox_wait_init(&wait, command);
     wait.enders[0] = fds[0];
     wait.end_file = un_path_join(end, directory, "end") ? NULL : end;
     bool is_first = getpid() == 1;
     if (!is_first && adopt_descendants())
         return sandbox_fail(CHILDREN);
-    if (sandbox_show_limits(directory, &limits, !is_first, fds[1]))
-        return SANDBOX_FAILED;
-    if (network_join(&command, &wait.network, &err)) {
-        error_send(fds[1], &err);
-        return SANDBOX_FAILED;
+    int status = SANDBOX_FAILED;
+    if (!sandbox_wait_begin(&wait, &limits, directory, !is_first, fds[1])) {
+        if (network_join(&command, &wait.network, &err))
+            error_send(fds[1], &err);
+        else
+            status = run_sandbox(&wait, fds[1], argv[4], command);
     }
-    int status = run_sandbox(&wait, fds[1], argv[4], command);
-    if (!is_first)
+    /* The kernel removes no control group that has processes. */
+    if (!is_first || limits.groups)
         kill_descendants(0);
+    sandbox_group_remove(&wait.group);
     return status;
 }

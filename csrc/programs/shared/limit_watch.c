@@ -49,17 +49,16 @@
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits)
 {
     *watch = (struct limit_watch){.limits = *limits, .start = un_now_ms(), .statm = -1};
-}
-
-static bool looks(const struct limit_watch *watch)
-{
-    return watch->limits.memory || watch->limits.pids;
+    /* The kernel enforces what control groups limit. */
+    watch->most_memory = limits->groups & 1U << UN_GROUP_MEMORY ? 0 : limits->memory;
+    watch->is_bound = limits->groups & 1U << UN_GROUP_PIDS;
+    watch->looks = watch->most_memory || (limits->pids && !watch->is_bound);
 }
 
 int limit_watch_interval(const struct limit_watch *watch)
 {
     int64_t now = un_now_ms(), next = INT64_MAX;
-    if (looks(watch))
+    if (watch->looks)
         next = watch->next_look;
     if (watch->limits.timeout && watch->start + (int64_t)watch->limits.timeout < next)
         next = watch->start + (int64_t)watch->limits.timeout;
@@ -100,7 +99,7 @@ static bool counts_by_namespace(void)
     return major > 5 || (major == 5 && minor >= 14);
 }
 
-/* Returns whether uid 0 here is the root of the machine, whose processes RLIMIT_NPROC does not
+/* Returns whether uid 0 here may be the root of the machine, whose processes RLIMIT_NPROC does not
  * limit. */
 static bool is_real_root(void)
 {
@@ -132,10 +131,11 @@ static bool find_sentry(pid_t pid, void *arg)
     snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
     watch->statm = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     watch->sentry = pid;
-    watch->is_bound = counts_by_namespace() && !is_real_root();
+    bool has_rlimit = watch->limits.pids && !watch->is_bound && counts_by_namespace();
     /* Again for processes that others have started meanwhile, with the former limit. */
-    for (int i = 0; i < 3 && watch->limits.pids && watch->is_bound; i++)
+    for (int i = 0; i < 3 && has_rlimit; i++)
         limit_tasks(pid, watch);
+    watch->is_bound = watch->is_bound || (has_rlimit && !is_real_root());
     return true;
 }
 
@@ -239,22 +239,20 @@ static void walk_processes(struct limit_watch *watch, pid_t parent)
     int64_t share = (now - start + 1) * (counts ? COUNT_SHARE : WALK_SHARE);
     watch->others = walk.bytes;
     watch->tasks = walk.tasks;
-    int64_t memory = time_left(watch->limits.memory, EXCESS, watch->memory, TABLE_BYTES_PER_MS);
+    int64_t memory = time_left(watch->most_memory, EXCESS, watch->memory, TABLE_BYTES_PER_MS);
     int64_t tasks = time_left(counts ? watch->limits.pids : 0, 0, watch->tasks, TASKS_PER_MS);
     int64_t least = share > WALK_MS_MIN ? share : WALK_MS_MIN;
     watch->next_walk = now + clamp(memory < tasks ? memory : tasks, least,
                                    least > WALK_MS_MAX ? least : WALK_MS_MAX);
 }
 
-static bool describe_memory(const struct limit_watch *watch, struct un_end *end)
+void limit_describe_memory(const struct un_limits *limits, uint64_t bytes, struct un_end *end)
 {
     char limit[UN_MIB_ROOM], used[UN_MIB_ROOM];
-    *end = (struct un_end){
-        .reason = "memory-limit", .limit = watch->limits.memory, .used = watch->memory};
+    *end = (struct un_end){.reason = "memory-limit", .limit = limits->memory, .used = bytes};
     snprintf(end->text, sizeof end->text,
              "the sandbox was ended: it used %s of memory, and its limit is %s",
              un_mib_text(end->used, used), un_mib_text(end->limit, limit));
-    return true;
 }
 
 static bool describe_tasks(const struct limit_watch *watch, uint64_t tasks, struct un_end *end)
@@ -294,7 +292,7 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
     int64_t now = un_now_ms();
     if (watch->limits.timeout && now - watch->start >= (int64_t)watch->limits.timeout)
         return describe_timeout(watch, now, end);
-    if (!looks(watch) || now < watch->next_look)
+    if (!watch->looks || now < watch->next_look)
         return false;
     if (!watch->sentry && !any_child(parent, find_sentry, watch, &ignored)) {
         watch->next_look = now + FIND_MS;
@@ -304,18 +302,20 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
         walk_processes(watch, parent);
     watch->memory = read_files(watch) + read_anonymous(watch) + watch->others;
     watch->peak = watch->memory > watch->peak ? watch->memory : watch->peak;
-    int64_t wait = time_left(watch->limits.memory, EXCESS, watch->memory, BYTES_PER_MS);
+    int64_t wait = time_left(watch->most_memory, EXCESS, watch->memory, BYTES_PER_MS);
     watch->next_look = now + clamp(wait, LOOK_MS_MIN, LOOK_MS_MAX);
     if (watch->next_walk < watch->next_look)
         watch->next_look = watch->next_walk;
-    if (watch->limits.memory && watch->memory > watch->limits.memory)
-        return describe_memory(watch, end);
+    if (watch->most_memory && watch->memory > watch->most_memory) {
+        limit_describe_memory(&watch->limits, watch->memory, end);
+        return true;
+    }
     return watch->limits.pids && watch->tasks >= watch->limits.pids &&
            describe_tasks(watch, watch->tasks, end);
 }
 
-bool limit_watch_judge(const struct limit_watch *watch, const char *errors, const char *crash,
-                       const char *debug, struct un_end *end)
+bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
+                       const char *crash, const char *debug, struct un_end *end)
 {
     struct un_runsc_words words;
     struct un_runsc_failure failure = {.has_cause = false};
@@ -324,9 +324,11 @@ bool limit_watch_judge(const struct limit_watch *watch, const char *errors, cons
         return false;
     /* An unclear message is about the limit if the sandbox was close to it. */
     const char *limit = watch->tasks > watch->limits.pids / 2 ? un_limit_cause(UN_LIMIT_PIDS) : "";
-    bool is_limit = !words.has_ended && words.told &&
-                    !un_runsc_explain(words.told, limit, "", 0, "/proc", &failure, &err) &&
-                    failure.has_cause && !strcmp(failure.cause.id, un_limit_cause(UN_LIMIT_PIDS));
+    bool is_limit =
+        refused ||
+        (words.told && !un_runsc_explain(words.told, limit, "", 0, "/proc", &failure, &err) &&
+         failure.has_cause && !strcmp(failure.cause.id, un_limit_cause(UN_LIMIT_PIDS)));
+    is_limit = is_limit && !words.has_ended;
     un_runsc_words_free(&words);
     return is_limit && describe_tasks(watch, watch->limits.pids, end);
 }

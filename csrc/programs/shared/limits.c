@@ -10,6 +10,8 @@ static const struct {
     {"disk=", offsetof(struct un_limits, disk)},
     {"processors=", offsetof(struct un_limits, processors)},
     {"timeout=", offsetof(struct un_limits, timeout)},
+    {"quota=", offsetof(struct un_limits, quota)},
+    {"groups=", offsetof(struct un_limits, groups)},
 };
 
 /* Parses NAME=NUMBER. Returns the end of the text, or NULL if it is malformed. */

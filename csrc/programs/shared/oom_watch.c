@@ -20,13 +20,18 @@
 /* If no process is missing after this number of checks, the kernel has probably killed a process of
  * another sandbox. */
 #define LOOKS_OF_DOUBT 20
+/* The kernel counts memory in batches, so a group may lack a few pages when memory runs out: one
+ * part of this number of the limit. */
+#define ROUGHLY 20
 /* Version 1 of control groups reports no changes to unprivileged processes. */
 #define INTERVAL_MS 500
 
-void oom_watch_begin(struct oom_watch *watch)
+void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
 {
     int version;
-    watch->fd = un_limit_open(UN_LIMIT_MEMORY, &version);
+    watch->is_own = sandbox_group_has(group, UN_GROUP_MEMORY);
+    watch->fd = watch->is_own ? sandbox_group_open_kills(group, &version)
+                              : un_limit_open(UN_LIMIT_MEMORY, &version);
     watch->has_events = version == 2;
     watch->kills = un_limit_count(UN_LIMIT_MEMORY, watch->fd);
     watch->looks = 0;
@@ -118,6 +123,8 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent)
     if (kills > watch->kills) {
         watch->kills = kills;
         watch->looks = LOOKS;
+        if (watch->is_own)
+            return true;
     }
     if (!watch->looks)
         return false;
@@ -138,15 +145,30 @@ static bool read_use(uint64_t *bytes)
     return false;
 }
 
-void oom_describe(struct un_end *end)
+/* Returns whether the sandbox has used all of its own memory, which `end` then describes. If it has
+ * not, a parent of its control group has no memory left. */
+static bool describe_own(const struct sandbox_group *group, const struct un_limits *limits,
+                         struct un_end *end)
 {
-    struct un_group_limits limits;
+    uint64_t peak = sandbox_group_has(group, UN_GROUP_MEMORY) ? sandbox_group_peak(group) : 0;
+    if (peak < limits->memory - limits->memory / ROUGHLY || !peak)
+        return false;
+    limit_describe_memory(limits, peak, end);
+    return true;
+}
+
+void oom_describe(const struct sandbox_group *group, const struct un_limits *limits,
+                  struct un_end *end)
+{
+    if (describe_own(group, limits, end))
+        return;
+    struct un_group_limits here;
     char limit[UN_MIB_ROOM], most[UN_MIB_ROOM];
-    un_group_limits(&un_groups_here, &limits);
-    bool has_limit = limits.memory < UINT64_MAX;
+    un_group_limits(&un_groups_here, &here);
+    bool has_limit = here.memory < UINT64_MAX;
     *end = (struct un_end){
         .reason = un_limit_cause(UN_LIMIT_MEMORY),
-        .limit = has_limit ? limits.memory : 0,
+        .limit = has_limit ? here.memory : 0,
     };
     bool has_use = has_limit && read_use(&end->used);
     int length = snprintf(end->text, sizeof end->text,
@@ -154,7 +176,7 @@ void oom_describe(struct un_end *end)
     if (has_limit)
         length +=
             snprintf(end->text + length, sizeof end->text - (size_t)length,
-                     "; the limit of the control group is %s", un_mib_text(limits.memory, limit));
+                     "; the limit of the control group is %s", un_mib_text(here.memory, limit));
     if (has_use)
         snprintf(end->text + length, sizeof end->text - (size_t)length, ", of which %s were used",
                  un_mib_text(end->used, most));

@@ -44,9 +44,11 @@ int sandbox_take_fds(char **argv, int fds[], int count)
     return un_fill_stdio() ? sandbox_fail("/dev/null"), -1 : 0;
 }
 
-static _Noreturn void become_sandbox_command(char **argv, const sigset_t *mask,
-                                             const struct sigaction *sigchld)
+static _Noreturn void become_sandbox_command(char **argv, const struct sandbox_group *group,
+                                             const sigset_t *mask, const struct sigaction *sigchld)
 {
+    if (sandbox_group_enter(group))
+        _exit(sandbox_fail("control group"));
     sigaction(SIGCHLD, sigchld, NULL);
     sigprocmask(SIG_SETMASK, mask, NULL);
     un_make_fd_room();
@@ -64,7 +66,7 @@ static void replace_stdio(int nothing)
         dup2(nothing, fd);
 }
 
-pid_t sandbox_start_command(char **argv, int *signals)
+pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int *signals)
 {
     struct sigaction sigchld;
     sigset_t handled, before;
@@ -81,7 +83,7 @@ pid_t sandbox_start_command(char **argv, int *signals)
     }
     pid_t pid = un_fork();
     if (pid == 0)
-        become_sandbox_command(argv, &before, &sigchld);
+        become_sandbox_command(argv, group, &before, &sigchld);
     if (pid < 0)
         sandbox_fail("fork");
     else

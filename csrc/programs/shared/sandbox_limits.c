@@ -21,14 +21,12 @@ static int mount_disk(const char *directory, uint64_t bytes, bool shares_mounts,
 }
 
 int sandbox_show_limits(const char *directory, const struct un_limits *limits, bool shares_mounts,
-                        int fd)
+                        struct un_error *err)
 {
     char path[UN_PATH_MAX];
-    struct un_error err;
     if (un_path_join(path, directory, "meminfo"))
-        un_fail_errno(&err, UN_STEP_SANDBOX, directory);
-    else if (!un_show_limits(path, limits->memory, limits->processors, shares_mounts, &err) &&
-             (!limits->disk || !mount_disk(directory, limits->disk, shares_mounts, &err)))
-        return 0;
-    return error_send(fd, &err);
+        return un_fail_errno(err, UN_STEP_SANDBOX, directory);
+    if (un_show_limits(path, limits->memory, limits->processors, shares_mounts, err))
+        return -1;
+    return limits->disk ? mount_disk(directory, limits->disk, shares_mounts, err) : 0;
 }

@@ -5,8 +5,7 @@
 #include <poll.h>
 #include <sys/wait.h>
 
-void sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
-                        char *const *command)
+void sandbox_wait_init(struct sandbox_wait *wait, char *const *command)
 {
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
         wait->enders[i] = -1;
@@ -15,8 +14,19 @@ void sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limit
     wait->directory = AT_FDCWD;
     wait->end_file = NULL;
     wait->command = command;
-    oom_watch_begin(&wait->oom);
+    sandbox_group_init(&wait->group);
+}
+
+int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
+                       const char *directory, bool shares_mounts, int fd)
+{
+    struct un_error err;
+    if (sandbox_group_make(&wait->group, limits, &err) ||
+        sandbox_show_limits(directory, limits, shares_mounts, &err))
+        return error_send(fd, &err);
+    oom_watch_begin(&wait->oom, &wait->group);
     limit_watch_begin(&wait->limits, limits);
+    return 0;
 }
 
 pid_t sandbox_read_pid(const char *path)
@@ -70,7 +80,7 @@ static int report_end(const struct sandbox_wait *wait, const struct un_end *end)
 static int report_oom_kill(const struct sandbox_wait *wait)
 {
     struct un_end end;
-    oom_describe(&end);
+    oom_describe(&wait->group, &wait->limits.limits, &end);
     return report_end(wait, &end);
 }
 
@@ -88,9 +98,9 @@ static int judge_end(const struct sandbox_wait *wait, int wait_status)
 {
     struct un_end end;
     int status = un_exit_status_of(wait_status);
-    if (status &&
-        limit_watch_judge(&wait->limits, option_of(wait, "--log="), option_of(wait, "--panic-log="),
-                          option_of(wait, "--debug-log="), &end))
+    if (status && limit_watch_judge(&wait->limits, sandbox_group_refused(&wait->group),
+                                    option_of(wait, "--log="), option_of(wait, "--panic-log="),
+                                    option_of(wait, "--debug-log="), &end))
         return report_end(wait, &end);
     return status && oom_watch_is_new(&wait->oom) ? report_oom_kill(wait) : status;
 }

@@ -72,6 +72,50 @@ int keep_early_signals(void);
  */
 bool stay_outside(int *status);
 
+/* ---- limits.c: the limits that a watcher enforces -------------------------------------------- */
+
+/* Limits of one sandbox; 0 for no limit. */
+struct un_limits {
+    uint64_t memory;     /* bytes */
+    uint64_t pids;       /* tasks */
+    uint64_t processors; /* set before the start, by sandbox_show_limits() */
+    uint64_t disk;       /* bytes; the tmpfs is mounted before the start */
+    uint64_t timeout;    /* milliseconds */
+    uint64_t quota;      /* thousandths of a processor */
+    uint64_t groups;     /* bits 1 << UN_GROUP_...: the parts that control groups enforce */
+};
+
+/* Parses NAME=NUMBER[,NAME=NUMBER]..., or "" for no limits. Returns false if `text` is malformed.
+ */
+bool limits_parse(const char *text, struct un_limits *limits);
+
+/* ---- sandbox_group.c: the control groups of a sandbox ---------------------------------------- */
+
+struct sandbox_group {
+    int place[UN_GROUP_PARTS]; /* the parents, or -1 */
+    int dir[UN_GROUP_PARTS];   /* the groups, or -1; locked until this process ends */
+    int version[UN_GROUP_PARTS];
+    char name[64];
+};
+
+/* Makes the structure that of a sandbox without groups. */
+void sandbox_group_init(struct sandbox_group *group);
+/* Makes the groups that limits->groups demands. Returns 0, or -1 after removing them. */
+int sandbox_group_make(struct sandbox_group *group, const struct un_limits *limits,
+                       struct un_error *err);
+bool sandbox_group_has(const struct sandbox_group *group, enum un_group_part part);
+/* Moves this process to the groups. Returns 0, or -1 with errno. */
+int sandbox_group_enter(const struct sandbox_group *group);
+/* Kills all processes of the groups, and removes the groups. */
+void sandbox_group_remove(struct sandbox_group *group);
+
+/* Opens the file that counts OOM kills, as un_limit_open() does. */
+int sandbox_group_open_kills(const struct sandbox_group *group, int *version);
+/* Returns the most memory that the sandbox has used, in bytes. */
+uint64_t sandbox_group_peak(const struct sandbox_group *group);
+/* Returns whether the kernel has refused to start a process because of the limit. */
+bool sandbox_group_refused(const struct sandbox_group *group);
+
 /* ---- sandbox_command.c: starting the command that starts a sandbox --------------------------- */
 
 /* Exit statuses: a failure before the sandbox ran, and the exit of the creator. */
@@ -90,12 +134,12 @@ int sandbox_fail(const char *what);
 int sandbox_take_fds(char **argv, int fds[], int count);
 
 /*
- * Runs argv in a child, and redirects standard input, output and error of this process to
- * /dev/null, because a reader of the sandbox's output waits for all writers to close it. *signals
- * becomes a nonblocking signalfd for SIGCHLD and SIGTERM, which are blocked. Returns the pid of the
- * child, or -1 after printing an error.
+ * Runs argv in a child, in the control groups, and redirects standard input, output and error of
+ * this process to /dev/null, because a reader of the sandbox's output waits for all writers to
+ * close it. *signals becomes a nonblocking signalfd for SIGCHLD and SIGTERM, which are blocked.
+ * Returns the pid of the child, or -1 after printing an error.
  */
-pid_t sandbox_start_command(char **argv, int *signals);
+pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int *signals);
 
 /* Reads all pending signals from the signalfd. Returns whether SIGTERM was among them. */
 bool sandbox_read_signals(int signals);
@@ -141,11 +185,12 @@ void network_describe_end(struct un_end *end);
 struct oom_watch {
     int fd;          /* the file that counts OOM kills, or -1 */
     bool has_events; /* whether a change of the count is an event of fd (POLLPRI) */
+    bool is_own;     /* whether only processes of the sandbox are counted */
     uint64_t kills;  /* the count at the last look */
     int looks;       /* the number of looks that are left after the last kill */
 };
 
-void oom_watch_begin(struct oom_watch *watch);
+void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group);
 /* Returns the time until the next look in milliseconds, or -1 if only an event calls for one. */
 int oom_watch_interval(const struct oom_watch *watch);
 /* Returns whether the kernel has killed a process of the sandbox, whose main processes are children
@@ -154,23 +199,10 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent);
 /* Returns whether the kernel has killed a process that no check has attributed to another sandbox.
  */
 bool oom_watch_is_new(const struct oom_watch *watch);
-/* Describes the kill, with the limit of the control group and its use. */
-void oom_describe(struct un_end *end);
-
-/* ---- limits.c: the limits that a watcher enforces -------------------------------------------- */
-
-/* Limits of one sandbox; 0 for no limit. */
-struct un_limits {
-    uint64_t memory;     /* bytes */
-    uint64_t pids;       /* tasks */
-    uint64_t processors; /* set before the start, by sandbox_show_limits() */
-    uint64_t disk;       /* bytes; the tmpfs is mounted before the start */
-    uint64_t timeout;    /* milliseconds */
-};
-
-/* Parses NAME=NUMBER[,NAME=NUMBER]..., or "" for no limits. Returns false if `text` is malformed.
- */
-bool limits_parse(const char *text, struct un_limits *limits);
+/* Describes the kill, with the limit of the sandbox, or of the control group of this process, and
+ * the use. */
+void oom_describe(const struct sandbox_group *group, const struct un_limits *limits,
+                  struct un_end *end);
 
 /* ---- limit_watch.c: what a sandbox uses ------------------------------------------------------ */
 
@@ -179,12 +211,14 @@ bool limits_parse(const char *text, struct un_limits *limits);
 
 struct limit_watch {
     struct un_limits limits;
-    int64_t start;     /* when the sandbox was started, of un_now_ms() */
-    int64_t next_look; /* when the memory and the tasks are next read */
-    int64_t next_walk; /* when all processes are next read */
-    pid_t sentry;      /* the process of gVisor's kernel, or 0 before it is found */
-    bool is_bound;     /* whether the kernel limits its tasks */
-    int statm;         /* its /proc/PID/statm */
+    bool looks;           /* whether the watcher must look at what the sandbox uses */
+    uint64_t most_memory; /* the limit that the watcher enforces, in bytes, or 0 */
+    int64_t start;        /* when the sandbox was started, of un_now_ms() */
+    int64_t next_look;    /* when the memory and the tasks are next read */
+    int64_t next_walk;    /* when all processes are next read */
+    pid_t sentry;         /* the process of gVisor's kernel, or 0 before it is found */
+    bool is_bound;        /* whether the kernel limits its tasks */
+    int statm;            /* its /proc/PID/statm */
     int file[MEMORY_FILES];
     size_t file_count;
     uint64_t others; /* bytes of page tables, and of processes other than the sentry */
@@ -200,9 +234,12 @@ int limit_watch_interval(const struct limit_watch *watch);
  * exceeds a limit, which `end` then describes. */
 bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *end);
 /* Returns whether gVisor has crashed since it could not start more processes than the limit, which
- * `end` then describes. The paths are those of runsc's error log, crash report and debug log. */
-bool limit_watch_judge(const struct limit_watch *watch, const char *errors, const char *crash,
-                       const char *debug, struct un_end *end);
+ * `end` then describes. `refused` is whether a control group has refused one. The paths are those
+ * of runsc's error log, crash report and debug log. */
+bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
+                       const char *crash, const char *debug, struct un_end *end);
+/* Describes that the sandbox used so many bytes of memory, which exceeds the limit. */
+void limit_describe_memory(const struct un_limits *limits, uint64_t used, struct un_end *end);
 
 /* ---- sandbox_wait.c: waiting for the end of a sandbox ---------------------------------------- */
 
@@ -215,13 +252,18 @@ struct sandbox_wait {
     int directory;                /* descriptor of the directory that `end_file` starts from */
     const char *end_file;         /* path of the file for the reason of the end, or NULL */
     char *const *command;         /* see sandbox_start_command() */
+    struct sandbox_group group;
     struct oom_watch oom;
     struct limit_watch limits;
 };
 
-/* Initializes the structure, and begins to count OOM kills and the time. */
-void sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
-                        char *const *command);
+/* Initializes the structure. */
+void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
+/* Makes what the limits need before the start: the control groups, and what sandbox_show_limits()
+ * makes in `directory`. Begins to count OOM kills and the time. After a failure, sends the error to
+ * `fd` (error_send()). Returns 0, or -1. */
+int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
+                       const char *directory, bool shares_mounts, int fd);
 
 /* Waits for the exit of the child `pid`, and reaps all other children too if `others` is set. The
  * processes of the sandbox are children of `parent`. Returns the exit status, or SANDBOX_KILLED if
@@ -255,10 +297,9 @@ void kill_descendants(pid_t spared);
 /* ---- sandbox_limits.c: the limits that a sandbox sees ---------------------------------------- */
 
 /* Calls un_show_limits() with a file in `directory`, and mounts the tmpfs for the root filesystem's
- * writes on its subdirectory "disk", if that is limited. After a failure, sends the error to `fd`
- * (error_send()). Returns 0, or -1. */
+ * writes on its subdirectory "disk", if that is limited. Returns 0, or -1. */
 int sandbox_show_limits(const char *directory, const struct un_limits *limits, bool shares_mounts,
-                        int fd);
+                        struct un_error *err);
 
 /* ---- proof.c: checking that the kernel is gVisor's ------------------------------------------- */
 

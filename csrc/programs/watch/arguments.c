@@ -55,6 +55,7 @@ bool split_watch_args(int argc, char **argv, struct watch_args *args)
     args->kill = start[0];
     args->raise = start[1];
     args->command = start[2];
+    sandbox_group_init(&args->group);
     return found == 3 && args->kill - args->files == FILES + 1 && *args->command &&
            args->raise - args->kill < KILL_MAX && args->command - args->raise < KILL_MAX;
 }

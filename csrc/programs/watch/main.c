@@ -148,8 +148,9 @@ static int explain_failure(struct watch_args *args, int status, const char *caus
 static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
 {
     if (args->end.reason || pump_is_over(&args->pump, &args->end) ||
-        (status && limit_watch_judge(&args->watch, args->files[ERRORS], args->files[CRASH],
-                                     args->files[DEBUG], &args->end)))
+        (status &&
+         limit_watch_judge(&args->watch, sandbox_group_refused(&args->group), args->files[ERRORS],
+                           args->files[CRASH], args->files[DEBUG], &args->end)))
         return report_end(args);
     bool no_memory = status && oom_watch_is_new(&args->oom);
     bool no_process = status && un_limit_hits(UN_LIMIT_PIDS) > forks;
@@ -167,7 +168,7 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
         return status;
     /* gVisor may have noticed the missing process before the watcher did; its exit status is
      * arbitrary then. */
-    oom_describe(&args->end);
+    oom_describe(&args->group, &args->limits, &args->end);
     return report_end(args);
 }
 
@@ -188,7 +189,7 @@ static bool is_given_up(const struct watch_args *args)
 static bool must_end(struct watch_args *args, pid_t child)
 {
     if (oom_watch_look(&args->oom, child)) {
-        oom_describe(&args->end);
+        oom_describe(&args->group, &args->limits, &args->end);
         return true;
     }
     if (args->network >= 0 && un_wait_readable(args->network, 0) > 0) {
@@ -235,6 +236,11 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
     struct un_error err;
     if (un_die_with_parent(SIGKILL, parent_pidfd, &err))
         return fail_watch(&err);
+    if (sandbox_group_enter(&args->group)) {
+        un_fail_errno(&err, UN_STEP_SANDBOX, "cgroup.procs");
+        explain_no_more(args->files);
+        return fail_watch(&err);
+    }
     /* Without a terminal inside, signals from a terminal reach the command through KILL, so runsc
      * itself ignores them. */
     if (*args->kill && !args->has_terminal) {
@@ -334,10 +340,11 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
         return un_fail(err, UN_STEP_RUNSC, 0, "process-limit",
                        "the control group allows %" PRIu64 " more processes; a sandbox needs 30",
                        left);
-    if (args->pump.limit && pump_start(&args->pump, err))
+    if ((args->pump.limit && pump_start(&args->pump, err)) ||
+        sandbox_group_make(&args->group, &args->limits, err))
         return -1;
     limit_watch_begin(&args->watch, &args->limits);
-    oom_watch_begin(&args->oom);
+    oom_watch_begin(&args->oom, &args->group);
     start_limit_begin(&args->start);
     struct un_checkup checkup = {.check = look_after, .arg = args, .fd = -1};
     checkup.signals = args->oom.has_events ? un_open_signals() : -1;
@@ -379,7 +386,10 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
 static int finish(struct watch_args *args, int status)
 {
     args->result.status = status;
-    args->result.peak = args->watch.peak;
+    args->result.peak = sandbox_group_has(&args->group, UN_GROUP_MEMORY)
+                            ? sandbox_group_peak(&args->group)
+                            : args->watch.peak;
+    sandbox_group_remove(&args->group);
     for (int i = 0; i < 2; i++)
         args->result.truncated[i] = pump_truncated(&args->pump, i);
     pump_report(&args->pump);

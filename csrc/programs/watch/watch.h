@@ -111,6 +111,7 @@ struct watch_args {
     bool signalled;      /* whether a forwarded signal may have killed runsc itself */
     struct start_limit start;
     struct un_limits limits;
+    struct sandbox_group group;
     struct limit_watch watch;
     struct oom_watch oom;
     int network;       /* pidfd of usernsctl-network, or -1 */

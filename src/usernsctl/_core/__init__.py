@@ -30,6 +30,7 @@ from usernsctl._core.calls import (
     failure,
     first_message,
     free_ids,
+    group_versions,
     is_dumpable,
     is_trusted,
     join,
@@ -41,6 +42,7 @@ from usernsctl._core.calls import (
     others_may_write,
     parse_extent,
     plan,
+    prepare_groups,
     read_runsc_failure,
     refuse_to_show,
     reraise,
@@ -50,6 +52,7 @@ from usernsctl._core.calls import (
     spawn,
     stand_in,
     stdio_is_terminal,
+    sweep_groups,
     version,
 )
 from usernsctl._core.values import (
@@ -113,6 +116,7 @@ __all__ = [
     "failure",
     "first_message",
     "free_ids",
+    "group_versions",
     "is_dumpable",
     "is_trusted",
     "join",
@@ -124,6 +128,7 @@ __all__ = [
     "others_may_write",
     "parse_extent",
     "plan",
+    "prepare_groups",
     "read_runsc_failure",
     "refuse_to_show",
     "reraise",
@@ -133,5 +138,6 @@ __all__ = [
     "spawn",
     "stand_in",
     "stdio_is_terminal",
+    "sweep_groups",
     "version",
 ]

@@ -50,9 +50,13 @@ _FILLS = {
 _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 
 
-def oom_kills() -> int:
-    """Return how many processes of this control group the kernel has killed for lack of memory."""
-    return int(lib.un_oom_kills())
+def oom_kills(*, of_machine: bool = False) -> int:
+    """Return how many processes the kernel has killed because memory ran out.
+
+    :param of_machine: whether to count those of the whole machine, not only those of the control
+        group of this process.
+    """
+    return int(lib.un_machine_oom_kills() if of_machine else lib.un_oom_kills())
 
 
 def check_filter(*, of_doctor: bool = False) -> None:
@@ -72,6 +76,33 @@ def seen_limits() -> tuple[int, int]:
     limits = ffi.new("struct un_group_limits *")
     lib.un_seen_limits(limits)
     return limits.memory, limits.processors
+
+
+def group_versions() -> tuple[int, int, int]:
+    """Return the version of the control groups that this process may make, or 0 if it may not.
+
+    :returns: the versions for memory, processes, and processor time.
+    """
+    versions = ffi.new("int[]", lib.UN_GROUP_PARTS)
+    lib.un_group_versions(versions)
+    memory, pids, cpu = versions
+    return memory, pids, cpu
+
+
+def prepare_groups(parts: int) -> None:
+    """Make the control group of this process ready for groups of sandboxes.
+
+    :param parts: what the groups shall limit, as bits (enum un_group_part).
+    """
+    lib.un_groups_prepare(parts)
+
+
+def sweep_groups(parts: int) -> None:
+    """Remove the control groups that sandboxes have left whose watcher was killed.
+
+    :param parts: what the groups limit, as bits (enum un_group_part).
+    """
+    lib.un_groups_sweep(parts)
 
 
 def parse_extent(text: str) -> ExtentTuple:

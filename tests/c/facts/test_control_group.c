@@ -179,6 +179,62 @@ static void the_closest_group_with_a_file_is_opened(void)
     CHECK_INT(version, 1);
 }
 
+/* Makes a group of version 2 that may have children with limits. */
+static void write_delegated(const char *group)
+{
+    static const char *const files[][2] = {{"cgroup.procs", "1\n"},
+                                           {"cgroup.subtree_control", ""},
+                                           {"cgroup.controllers", "cpuset memory pids\n"}};
+    char path[256];
+    for (size_t i = 0; i < COUNT(files); i++) {
+        snprintf(path, sizeof path, "%s/%s", group, files[i][0]);
+        write_file(path, files[i][1]);
+    }
+}
+
+static void check_place(enum un_group_part part, const char *expected, int expected_version)
+{
+    struct stat status, own;
+    char path[512];
+    int version;
+    un_auto_close int place = un_group_place(&groups, part, &version);
+    CHECK_INT(place >= 0, expected != NULL);
+    if (!expected)
+        return;
+    snprintf(path, sizeof path, "%s/%s", top, expected);
+    CHECK_INT(version, expected_version);
+    CHECK_INT(fstat(place, &status) || stat(path, &own), 0);
+    CHECK(status.st_ino == own.st_ino);
+}
+
+static void groups_are_made_in_the_own_group(void)
+{
+    begin("0::/a\n");
+    write_delegated("mounts/a");
+    check_place(UN_GROUP_MEMORY, "mounts/a", 2);
+    check_place(UN_GROUP_CPU, NULL, 0);
+    begin("0::/a/usernsctl-callers\n");
+    write_delegated("mounts/a");
+    write_delegated("mounts/a/usernsctl-callers");
+    check_place(UN_GROUP_PIDS, "mounts/a", 2);
+    begin("5:pids:/b\n0::/\n");
+    write_file("mounts/pids/b/cgroup.procs", "");
+    check_place(UN_GROUP_PIDS, "mounts/pids/b/usernsctl", 1);
+}
+
+static void a_unit_of_systemd_must_be_delegated(void)
+{
+    static const char *const units[] = {"run-1.scope", "x.service", "user.slice"};
+    char line[64], directory[64];
+    for (size_t i = 0; i < COUNT(units); i++) {
+        snprintf(line, sizeof line, "0::/%s\n", units[i]);
+        snprintf(directory, sizeof directory, "mounts/%s", units[i]);
+        begin(line);
+        write_delegated(directory);
+        check_place(UN_GROUP_MEMORY, NULL, 0);
+    }
+}
+
 int main(void)
 {
     CHECK(mkdtemp(top) != NULL);
@@ -191,5 +247,7 @@ int main(void)
     only_regular_groups_count();
     no_group_has_no_limit();
     the_closest_group_with_a_file_is_opened();
+    groups_are_made_in_the_own_group();
+    a_unit_of_systemd_must_be_delegated();
     remove_all(top);
 }

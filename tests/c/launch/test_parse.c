@@ -56,7 +56,7 @@ static const char *const everything[] = {
     "touch log/@t.@i.txt",
     "discard log/boot@@.txt",
     "debug-log 2",
-    "limits 536870912 2",
+    "limits 536870912 2 7",
     "program 0",
     "program-link 0 programs/runsc",
     "program-path 0",

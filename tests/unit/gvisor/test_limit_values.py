@@ -133,8 +133,27 @@ def test_rlimit_nproc_does_not_bind_root() -> None:
         limits.Machine(memory=8 << 30, processors=4, pids=999, is_root=True),
         limits.Machine(memory=8 << 30, processors=4, pids=999, counts_by_namespace=False),
     ):
-        (part,) = limits.enforce(limits.Limits(pids=100), machine).parts
+        with pytest.raises(RunscError, match="RLIMIT_NPROC does not limit the processes of ") as e:
+            limits.enforce(limits.Limits(pids=100), machine)
+        assert e.value.cause == "limit-unenforceable"
+        (part,) = limits.enforce(limits.Limits(pids=100), machine, best_effort=True).parts
         assert part.means == "a watcher ends the sandbox"
     (part,) = limits.enforce(limits.Limits(pids=100), MACHINE).parts
     assert part.means is not None
     assert part.means.startswith("RLIMIT_NPROC")
+
+
+def test_control_groups_come_first() -> None:
+    groups = {"memory": 2, "pids": 2, "cpus": 2}
+    machine = limits.Machine(memory=8 << 30, processors=4, pids=999, is_root=True, groups=groups)
+    wanted = limits.Limits(memory=64 * MIB, pids=100, cpus=1.5, timeout=2)
+    enforced = limits.enforce(wanted, machine)
+    assert [part.means for part in enforced.parts] == [
+        *["a control group, version 2"] * 3,
+        "a watcher ends the sandbox",
+    ]
+    words = f"memory={64 * MIB},pids=100,processors=2,timeout=2000,quota=1500,groups=7"
+    assert enforced.words == words
+    machine = limits.Machine(memory=8 << 30, processors=4, pids=999, groups={"cpus": 1})
+    enforced = limits.enforce(limits.Limits(memory=64 * MIB, cpus=2), machine)
+    assert enforced.words == f"memory={64 * MIB},processors=2,quota=2000,groups=4"

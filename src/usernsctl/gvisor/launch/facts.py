@@ -759,10 +759,13 @@ def collect_facts(
     )
 
 
-def limits_of(request: Request, writable: Iterable[str]) -> limits.EnforcedLimits:
+def limits_of(
+    request: Request, writable: Iterable[str], *, groups: bool = True
+) -> limits.EnforcedLimits:
     """Return the limits of a request, each with the mechanism that enforces it.
 
     :param writable: the sources of the writable bind mounts.
+    :param groups: whether the sandbox may get control groups of its own.
     :raises RunscError: a limit is out of range, or can't be enforced here.
     """
     wanted = limits.Limits(
@@ -774,7 +777,7 @@ def limits_of(request: Request, writable: Iterable[str]) -> limits.EnforcedLimit
     )
     return limits.enforce(
         wanted,
-        limits.Machine.here(writable),
+        limits.Machine.here(writable, groups=groups),
         best_effort=request.limits == limits.BEST_EFFORT,
     )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl import _core
-from usernsctl._lean import Any, dataclass, fields
+from usernsctl._lean import Any, dataclass, field, fields
 from usernsctl.errors import RunscError
 
 # gVisor alone uses 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
@@ -190,6 +190,8 @@ class Machine:
     :ivar is_root: whether runsc runs as root, whose processes RLIMIT_NPROC does not limit.
     :ivar writable: the source of a writable bind mount, or ``None``.
     :ivar counts_by_namespace: whether RLIMIT_NPROC counts each user namespace apart.
+    :ivar groups: the limits that a control group of a sandbox can enforce here, each with the
+        version of control groups.
     """
 
     memory: int
@@ -198,12 +200,14 @@ class Machine:
     is_root: bool = False
     counts_by_namespace: bool = True
     writable: str | None = None
+    groups: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def here(cls, writable: Iterable[str]) -> Machine:
+    def here(cls, writable: Iterable[str], *, groups: bool = True) -> Machine:
         """Return the facts about this machine.
 
         :param writable: the sources of the writable bind mounts.
+        :param groups: whether the sandbox may get control groups of its own.
         """
         import resource
 
@@ -216,9 +220,14 @@ class Machine:
             memory=memory,
             processors=processors,
             pids=min(most),
-            is_root=os.geteuid() == 0,
+            is_root=_is_machine_root(),
             counts_by_namespace=release >= (5, 14),
             writable=min(writable, default=None),
+            groups={
+                name: version
+                for name, version in zip(_GROUPS, _core.group_versions(), strict=True)
+                if version and groups
+            },
         )
 
 
@@ -229,11 +238,13 @@ class LimitPart:
     :ivar name: ``"memory"``, ``"pids"``, ``"cpus"``, ``"disk"`` or ``"timeout"``.
     :ivar limit: the limit: bytes, processes and threads, processors, or seconds.
     :ivar means: the mechanism that enforces the limit, or ``None`` if none does (best effort).
+    :ivar is_grouped: whether a control group of the sandbox enforces the limit.
     """
 
     name: str
     limit: float
     means: str | None
+    is_grouped: bool = False
 
     def __str__(self) -> str:
         return f"{self.name} {shown(self.name, self.limit)}: {self.means or 'not enforced'}"
@@ -272,6 +283,15 @@ class EnforcedLimits:
         return int(self._enforced("disk"))
 
     @property
+    def groups(self) -> int:
+        """The parts that control groups enforce, as bits (enum un_group_part); 0 for none."""
+        return sum(1 << _GROUPS.index(name) for name in self._grouped)
+
+    @property
+    def _grouped(self) -> list[str]:
+        return [part.name for part in self.parts if part.is_grouped]
+
+    @property
     def words(self) -> str:
         """The limits as csrc/programs/shared/limits.c parses them."""
         values = {
@@ -280,6 +300,8 @@ class EnforcedLimits:
             "processors": self.processors,
             "disk": self.disk,
             "timeout": math.ceil(self._enforced("timeout") * 1000),
+            "quota": round(self._enforced("cpus") * 1000) if "cpus" in self._grouped else 0,
+            "groups": self.groups,
         }
         return ",".join(f"{name}={value}" for name, value in values.items() if value)
 
@@ -297,20 +319,26 @@ def enforce(limits: Limits, machine: Machine, *, best_effort: bool = False) -> E
     """
     _check_range(limits, machine)
     parts = []
-    for field in fields(limits):
-        limit = getattr(limits, field.name)
+    for wanted in fields(limits):
+        limit = getattr(limits, wanted.name)
         if limit is None:
             continue
-        means, why, remedy = _means(field.name, limit, machine)
+        version = machine.groups.get(wanted.name)
+        means, why, remedy = _means(wanted.name, limit, machine)
+        if version is not None:
+            means, why = f"a control group, version {version}", None
         if why is not None and not best_effort:
             raise RunscError(
-                f"the limit {field.name}={shown(field.name, limit)} can't be enforced here: {why}",
+                f"the limit {wanted.name}={shown(wanted.name, limit)} can't be enforced here: "
+                f"{why}",
                 step="sandbox",
                 cause="limit-unenforceable",
                 remedy=f'{remedy}\n--limits best-effort or limits="best-effort" starts the sandbox '
                 "with what can be enforced",
             )
-        parts.append(LimitPart(name=field.name, limit=limit, means=means))
+        parts.append(
+            LimitPart(name=wanted.name, limit=limit, means=means, is_grouped=version is not None)
+        )
     return EnforcedLimits(parts=tuple(parts))
 
 
@@ -321,7 +349,7 @@ def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str |
     """
     if name == "cpus" and limit != int(limit):
         why = "only a control group can limit a sandbox to a part of a processor"
-        return None, why, "set a whole number of processors"
+        return None, why, f"set a whole number of processors, or {_GROUP_REMEDY}"
     if name == "cpus":
         return "processor affinity", None, ""
     if name == "disk":
@@ -333,7 +361,18 @@ def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str |
     if name == "pids" and machine.counts_by_namespace and not machine.is_root:
         means = f"RLIMIT_NPROC in the user namespace of the sandbox, and {_WATCHER}"
         return means, None, ""
+    if name == "pids":
+        whose = "of root" if machine.is_root else "of each user namespace apart before Linux 5.14"
+        why = f"RLIMIT_NPROC does not limit the processes {whose}"
+        return _WATCHER, why, f"start usernsctl as another user, or {_GROUP_REMEDY}"
     return _WATCHER, None, ""
+
+
+def _is_machine_root() -> bool:
+    """Return whether the caller may be root outside of all user namespaces."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        inside, outside, _ = map(int, file.readline().split())
+    return os.geteuid() == 0 and (inside, outside) == (0, 0)
 
 
 def _check_range(limits: Limits, machine: Machine) -> None:
@@ -368,3 +407,6 @@ def _check_range(limits: Limits, machine: Machine) -> None:
 
 
 _WATCHER = "a watcher ends the sandbox"
+# The limits that control groups enforce, in the order of enum un_group_part.
+_GROUPS = ("memory", "pids", "cpus")
+_GROUP_REMEDY = "start usernsctl in a delegated control group (docs/limits.md)"

@@ -387,7 +387,8 @@ def limit_tmpfs(config: dict[str, Any], size: int) -> None:
 def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
     """Yield the records for the run's own files."""
     limits = facts.enforced
-    yield record("limits", limits.memory if limits else 0, limits.processors if limits else 0)
+    numbers = (limits.memory, limits.processors, limits.groups) if limits else (0, 0, 0)
+    yield record("limits", *numbers)
     if facts.disk:
         yield record("make", "disk", "700")
         yield record("tmpfs", "disk", facts.disk)

@@ -68,7 +68,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "make": (("name", "mode"), "make the directory {name}, mode {mode}"),
     "tmpfs": (("name", "size"), "mount a tmpfs of {size} bytes on {name}"),
     "limits": (
-        ("memory", "processors"),
+        ("memory", "processors", "groups"),
         "show the limits of the control group as the machine's memory and processors, or {memory} "
         "bytes and {processors} processors where these are lower and not 0",
     ),

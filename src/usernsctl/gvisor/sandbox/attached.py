@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
+from usernsctl import _core
 from usernsctl._lean import LateModule
 from usernsctl._system import processes
 from usernsctl._system.descriptors import (
@@ -98,6 +99,7 @@ class AttachedSandbox:
         self._streams = PopenStreams()
         self._inside: Namespace | None = None
         self._end = EndReport(is_limited=bool(limits))
+        self._groups = 0 if limits is None else limits.groups
         self._is_killed = False
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
@@ -350,6 +352,8 @@ class AttachedSandbox:
             subprocess._cleanup()  # type: ignore[attr-defined]
             with contextlib.suppress(TimeoutExpired):
                 self.popen.wait(_LOOK_SECONDS)
+                # SIGKILL kept usernsctl-init from removing its control groups.
+                _core.sweep_groups(self._groups)
                 return
 
     def release(self) -> None:

@@ -86,7 +86,11 @@ class EndReport:
         """
         self.end: SandboxEnd | None = None
         self._is_limited = is_limited
-        self._kills = _core.oom_kills()
+        self._kills = self._count()
+
+    def _count(self) -> int:
+        # With limits, the sandbox may have a control group of its own.
+        return _core.oom_kills(of_machine=self._is_limited)
 
     def error(self) -> RunscError | None:
         """Return the error, or ``None`` without a report."""
@@ -101,7 +105,7 @@ class EndReport:
         :param ends_within: waits so many seconds for the end.
         :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
         """
-        kills = _core.oom_kills()
+        kills = self._count()
         if kills > self._kills or (is_gone and self._is_limited):
             self._kills = kills
             ends_within(_OOM_SECONDS)

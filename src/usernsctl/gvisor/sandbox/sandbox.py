@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
+from usernsctl import _core
 from usernsctl._lean import LateModule, replace
 from usernsctl._system.descriptors import seconds_left
 from usernsctl.commands.arguments import (
@@ -209,7 +210,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
             if argv == () and used.request.bundle is None:
                 raise ValueError("args is empty: args must contain a command, or be None")
             outlives = detach or self._agent_outlives
-            enforced = self._enforce_limits(used)
+            enforced = self._enforce_limits(used, in_cgroup)
             config = used.config_for(
                 argv,
                 env=env,
@@ -250,9 +251,12 @@ class Sandbox(SandboxFiles, ClosingMixin):
         """
         return await start_in_executor(lambda: cls(args, **options), cls.close)
 
-    def _enforce_limits(self, host: HostNamespace) -> launch_limits.EnforcedLimits | None:
+    def _enforce_limits(
+        self, host: HostNamespace, in_cgroup: StrOrBytesPath | int | None
+    ) -> launch_limits.EnforcedLimits | None:
         if self._enforced is None:
-            self._enforced = enforced_limits(host, self._own_limits)
+            groups = in_cgroup is None
+            self._enforced = enforced_limits(host, self._own_limits, groups=groups)
         return self._enforced
 
     def _start(
@@ -267,7 +271,8 @@ class Sandbox(SandboxFiles, ClosingMixin):
     ) -> None:
         if detach and host.request.allow:
             raise ValueError("allow: the proxy of a detached sandbox would end with this process")
-        enforced = self._enforce_limits(host)
+        enforced = self._enforce_limits(host, how["in_cgroup"])
+        _core.prepare_groups(0 if enforced is None else enforced.groups)
         with files.listening() if terminal else contextlib.nullcontext() as console:
             if detach:
                 self._life = DetachedSandbox.start(
@@ -886,14 +891,17 @@ def take_limits(options: HostOptions) -> Mapping[str, Any] | None:
 
 
 def enforced_limits(
-    host: HostNamespace, own: Mapping[str, Any] | None
+    host: HostNamespace, own: Mapping[str, Any] | None, *, groups: bool
 ) -> launch_limits.EnforcedLimits | None:
     """Return the limits of a sandbox, with their mechanisms; ``None`` without limits.
 
     :param own: the limits of the sandbox that replace those of the host: see :func:`take_limits`.
+    :param groups: whether the sandbox may get control groups of its own.
     :raises RunscError: a limit is out of range, or can't be enforced here.
     """
-    return limits_of(replace(host.request, **own), host.writable) if own else host.enforced
+    if not own and (groups or host.enforced is None):
+        return host.enforced
+    return limits_of(replace(host.request, **(own or {})), host.writable, groups=groups)
 
 
 def _host_of(options: HostOptions, host: HostBase | None) -> Callable[[], HostNamespace]:

@@ -1,0 +1,235 @@
+/*
+ * Where this process may make control groups for sandboxes (cgroups(7)): in its own group, so that
+ * the limits of this process hold for its sandboxes, too.
+ *
+ * With version 1, only root may do so, in the hierarchy of each controller. In a user namespace,
+ * root may not write to the top of a hierarchy, whose mode is 0555. So the groups of sandboxes are
+ * in a group TOP, which is made before the namespace is entered.
+ *
+ * With version 2, the group must be delegated to this user. A group whose children have controllers
+ * can't have processes of its own ("no internal processes"), so these move to the child LEAF.
+ * systemd allows that in groups with Delegate=yes only, which it marks.
+ */
+#include "facts/facts.h"
+
+#include <dirent.h>
+#include <sys/file.h>
+#include <sys/xattr.h>
+
+#define TOP "usernsctl"
+#define LEAF "usernsctl-callers"
+/* Processes that start while the others move need another round. */
+#define ROUNDS_MAX 50
+
+static const char *const controllers[UN_GROUP_PARTS] = {
+    [UN_GROUP_MEMORY] = "memory",
+    [UN_GROUP_PIDS] = "pids",
+    [UN_GROUP_CPU] = "cpu",
+};
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), least = strlen(end);
+    return length >= least && !strcmp(text + length - least, end);
+}
+
+static bool has_mark(int place, const char *name)
+{
+    char value[2];
+    return fgetxattr(place, name, value, sizeof value) == 1 && *value == '1';
+}
+
+/* Returns whether a group is a unit of systemd that is not delegated. */
+static bool is_of_systemd(int place, const char *group)
+{
+    bool is_unit =
+        ends_with(group, ".scope") || ends_with(group, ".service") || ends_with(group, ".slice");
+    return is_unit && !has_mark(place, "user.delegate") && !has_mark(place, "trusted.delegate");
+}
+
+static bool may_write(int place, const char *file)
+{
+    return !faccessat(place, file, W_OK, 0);
+}
+
+/* Returns whether a list of words, separated by blanks, in a file contains a word. */
+static bool lists(int place, const char *file, const char *word)
+{
+    char text[1024];
+    if (un_read_file(place, file, text, sizeof text) < 0)
+        return false;
+    char *rest = NULL;
+    for (const char *at = strtok_r(text, " \n", &rest); at; at = strtok_r(NULL, " \n", &rest))
+        if (!strcmp(at, word))
+            return true;
+    return false;
+}
+
+/* Opens the group of this process. LEAF stands for its parent. */
+static int open_own(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX])
+{
+    un_auto_close int mount = un_group_find(groups, controller, group);
+    if (mount < 0)
+        return -1;
+    if (!*controller && ends_with(group, "/" LEAF))
+        group[strlen(group) - strlen("/" LEAF)] = '\0';
+    return openat(mount, *group && group[1] ? group + 1 : ".",
+                  O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+static bool may_make(int place, const char *controller, const char *group)
+{
+    return may_write(place, ".") && may_write(place, "cgroup.procs") &&
+           may_write(place, "cgroup.subtree_control") &&
+           lists(place, "cgroup.controllers", controller) && !is_of_systemd(place, group);
+}
+
+/* Opens TOP in a group of version 1. */
+static int open_top(int own)
+{
+    int top = openat(own, TOP, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (top < 0 || may_write(top, "."))
+        return top;
+    close(top);
+    errno = EACCES;
+    return -1;
+}
+
+int un_group_place(const struct un_groups *groups, enum un_group_part part, int *version)
+{
+    char group[UN_PATH_MAX];
+    *version = 1;
+    un_auto_close int own = open_own(groups, controllers[part], group);
+    if (own >= 0) {
+        mkdirat(own, TOP, 0755);
+        return open_top(own);
+    }
+    *version = 2;
+    int place = open_own(groups, "", group);
+    if (place < 0 || may_make(place, controllers[part], group))
+        return place;
+    close(place);
+    errno = EACCES;
+    return -1;
+}
+
+/* Does what un_group_place() does, and makes nothing. Returns the version, or 0. */
+static int find_version(const struct un_groups *groups, enum un_group_part part)
+{
+    char group[UN_PATH_MAX];
+    un_auto_close int own = open_own(groups, controllers[part], group);
+    if (own >= 0) {
+        un_auto_close int top = open_top(own);
+        return top >= 0 || (errno == ENOENT && may_write(own, ".")) ? 1 : 0;
+    }
+    un_auto_close int place = open_own(groups, "", group);
+    return place >= 0 && may_make(place, controllers[part], group) ? 2 : 0;
+}
+
+void un_group_release(int place, int version)
+{
+    if (version == 1)
+        unlinkat(place, "../" TOP, AT_REMOVEDIR);
+    close(place);
+}
+
+static int write_word(int directory, const char *file, const char *word)
+{
+    un_auto_close int fd = openat(directory, file, O_WRONLY | O_CLOEXEC);
+    return fd < 0 || write(fd, word, strlen(word)) < 0 ? -1 : 0;
+}
+
+/* Moves the processes of a group to another one. */
+static void move_processes(int from, int to)
+{
+    char line[32];
+    int fd = openat(from, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+    un_auto_fclose FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+    if (!file)
+        un_close_quietly(fd);
+    while (file && fgets(line, sizeof line, file))
+        write_word(to, "cgroup.procs", line);
+}
+
+int un_group_prepare(int place, enum un_group_part part, int version)
+{
+    char word[16];
+    if (version == 1 || lists(place, "cgroup.subtree_control", controllers[part]))
+        return 0;
+    snprintf(word, sizeof word, "+%s", controllers[part]);
+    if (!write_word(place, "cgroup.subtree_control", word))
+        return 0;
+    if (errno != EBUSY || (mkdirat(place, LEAF, 0755) && errno != EEXIST))
+        return -1;
+    un_auto_close int leaf = openat(place, LEAF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    for (int round = 0; leaf >= 0 && round < ROUNDS_MAX; round++) {
+        move_processes(place, leaf);
+        if (!write_word(place, "cgroup.subtree_control", word))
+            return 0;
+    }
+    return -1;
+}
+
+/* The kernel removes no group that has processes or children. A lock shows that the sandbox of an
+ * empty group is just starting. */
+static void remove_unlocked(int place, const char *name)
+{
+    un_auto_close int group = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (group >= 0 && !flock(group, LOCK_EX | LOCK_NB))
+        unlinkat(place, name, AT_REMOVEDIR);
+}
+
+void un_group_sweep(int place)
+{
+    int copy = openat(place, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *all = copy < 0 ? NULL : fdopendir(copy);
+    if (!all)
+        un_close_quietly(copy);
+    for (const struct dirent *entry; all && (entry = readdir(all));)
+        if (un_begins(entry->d_name, UN_GROUP_PREFIX))
+            remove_unlocked(place, entry->d_name);
+    if (all)
+        closedir(all);
+}
+
+void un_group_versions(int versions[UN_GROUP_PARTS])
+{
+    for (int part = 0; part < UN_GROUP_PARTS; part++)
+        versions[part] = find_version(&un_groups_here, (enum un_group_part)part);
+}
+
+/* Returns whether root can't make TOP later. Nobody removes such a group, so TOP may stay. */
+static bool is_closed(enum un_group_part part)
+{
+    char group[UN_PATH_MAX];
+    struct stat status;
+    un_auto_close int own = open_own(&un_groups_here, controllers[part], group);
+    return own >= 0 && !fstat(own, &status) && !(status.st_mode & S_IWUSR);
+}
+
+void un_groups_prepare(uint64_t parts)
+{
+    for (int part = 0; part < UN_GROUP_PARTS; part++) {
+        int version =
+            parts & 1U << part ? find_version(&un_groups_here, (enum un_group_part)part) : 0;
+        if (version != 2 && !(version == 1 && is_closed((enum un_group_part)part)))
+            continue;
+        un_auto_close int place =
+            un_group_place(&un_groups_here, (enum un_group_part)part, &version);
+        if (place >= 0)
+            un_group_prepare(place, (enum un_group_part)part, version);
+    }
+}
+
+void un_groups_sweep(uint64_t parts)
+{
+    for (int part = 0; part < UN_GROUP_PARTS; part++) {
+        int version, place = -1;
+        if (parts & 1U << part)
+            place = un_group_place(&un_groups_here, (enum un_group_part)part, &version);
+        if (place < 0)
+            continue;
+        un_group_sweep(place);
+        un_group_release(place, version);
+    }
+}

@@ -1,0 +1,247 @@
+/*
+ * The control groups of a sandbox, which enforce its limits.
+ *
+ * The watcher makes them before it starts runsc, which enters them before its execve(2), so that no
+ * process of the sandbox is ever outside. With version 1, each controller has a group of its own;
+ * with version 2, one group has all. gVisor shows nothing of them to the programs inside.
+ */
+#include "base/base.h"
+#include "facts/facts.h"
+#include "programs/shared/shared.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define PERIOD_US 100000
+/* Another process may remove a group between its creation and its lock (un_group_sweep()). */
+#define TRIES_MAX 8
+/* A killed process stays in its group until it has released its memory, and was reaped. */
+#define REMOVE_MS 5000
+
+void sandbox_group_init(struct sandbox_group *group)
+{
+    for (int part = 0; part < UN_GROUP_PARTS; part++)
+        group->place[part] = group->dir[part] = -1;
+}
+
+bool sandbox_group_has(const struct sandbox_group *group, enum un_group_part part)
+{
+    return group->dir[part] >= 0;
+}
+
+static int write_file(int dir, const char *file, const char *text)
+{
+    un_auto_close int fd = openat(dir, file, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+    return fd < 0 || write(fd, text, strlen(text)) < 0 ? -1 : 0;
+}
+
+static int write_number(int dir, const char *file, uint64_t number)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%" PRIu64, number);
+    return write_file(dir, file, text);
+}
+
+/* Does nothing if the kernel has no such file: without swap accounting, for example. */
+static int write_optional(int dir, const char *file, uint64_t number)
+{
+    return write_number(dir, file, number) && errno != ENOENT ? -1 : 0;
+}
+
+static int limit_memory(int dir, int version, uint64_t bytes)
+{
+    if (version == 1)
+        return write_number(dir, "memory.limit_in_bytes", bytes) ||
+                       write_optional(dir, "memory.memsw.limit_in_bytes", bytes)
+                   ? -1
+                   : 0;
+    return write_number(dir, "memory.max", bytes) || write_optional(dir, "memory.swap.max", 0) ||
+                   write_optional(dir, "memory.oom.group", 1)
+               ? -1
+               : 0;
+}
+
+static int limit_time(int dir, int version, uint64_t thousandths)
+{
+    char text[48];
+    uint64_t quota = thousandths * (PERIOD_US / 1000);
+    if (version == 1)
+        return write_number(dir, "cpu.cfs_period_us", PERIOD_US) ||
+                       write_number(dir, "cpu.cfs_quota_us", quota)
+                   ? -1
+                   : 0;
+    snprintf(text, sizeof text, "%" PRIu64 " %d", quota, PERIOD_US);
+    return write_file(dir, "cpu.max", text);
+}
+
+static int limit_part(const struct sandbox_group *group, enum un_group_part part,
+                      const struct un_limits *limits)
+{
+    int dir = group->dir[part], version = group->version[part];
+    switch (part) {
+    case UN_GROUP_MEMORY:
+        return limit_memory(dir, version, limits->memory);
+    case UN_GROUP_PIDS:
+        return write_number(dir, "pids.max", limits->pids);
+    case UN_GROUP_CPU:
+    default:
+        return limit_time(dir, version, limits->quota);
+    }
+}
+
+/* Makes a group, and locks it. Returns its directory, or -1 with errno, which is ENOENT if another
+ * process has removed the group or the place. */
+static int make_locked(int place, const char *name)
+{
+    if (mkdirat(place, name, 0755))
+        return -1;
+    int dir = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir >= 0 && !flock(dir, LOCK_EX) && !faccessat(place, name, F_OK, 0))
+        return dir;
+    un_close_quietly(dir);
+    return -1;
+}
+
+/* Returns an earlier part whose group is this one's, too, or -1. */
+static int shared_part(const struct sandbox_group *group, int part)
+{
+    for (int other = 0; group->version[part] == 2 && other < part; other++)
+        if (group->dir[other] >= 0 && group->version[other] == 2)
+            return other;
+    return -1;
+}
+
+/* Makes the group of a part, or finds that of another one. Returns 0, or -1 with errno. */
+static int make_dir(struct sandbox_group *group, enum un_group_part part)
+{
+    int place = un_group_place(&un_groups_here, part, &group->version[part]);
+    group->place[part] = place;
+    if (place < 0 || un_group_prepare(place, part, group->version[part]))
+        return -1;
+    un_group_sweep(place);
+    int other = shared_part(group, part);
+    group->dir[part] =
+        other < 0 ? make_locked(place, group->name) : fcntl(group->dir[other], F_DUPFD_CLOEXEC, 3);
+    return group->dir[part] < 0 ? -1 : 0;
+}
+
+static int make_part(struct sandbox_group *group, enum un_group_part part,
+                     const struct un_limits *limits)
+{
+    int failed = make_dir(group, part);
+    for (int i = 1; i < TRIES_MAX && failed && errno == ENOENT; i++) {
+        un_close_quietly(group->place[part]);
+        failed = make_dir(group, part);
+    }
+    return failed ? -1 : limit_part(group, part, limits);
+}
+
+int sandbox_group_make(struct sandbox_group *group, const struct un_limits *limits,
+                       struct un_error *err)
+{
+    uint64_t number;
+    sandbox_group_init(group);
+    if (!limits->groups)
+        return 0;
+    if (getrandom(&number, sizeof number, 0) != sizeof number)
+        return un_fail_errno(err, UN_STEP_SANDBOX, "getrandom");
+    snprintf(group->name, sizeof group->name, UN_GROUP_PREFIX "%016" PRIx64, number);
+    for (int part = 0; part < UN_GROUP_PARTS; part++) {
+        if (!(limits->groups & 1U << part) || !make_part(group, (enum un_group_part)part, limits))
+            continue;
+        int errnum = errno;
+        sandbox_group_remove(group);
+        return un_fail(err, UN_STEP_SANDBOX, errnum, "limit-unenforceable",
+                       "the control group of the sandbox can't be made");
+    }
+    return 0;
+}
+
+int sandbox_group_enter(const struct sandbox_group *group)
+{
+    for (int part = 0; part < UN_GROUP_PARTS; part++)
+        if (group->dir[part] >= 0 && write_file(group->dir[part], "cgroup.procs", "0"))
+            return -1;
+    return 0;
+}
+
+/* Kills all processes of a group. */
+static void kill_group(int dir)
+{
+    char line[32];
+    if (!write_file(dir, "cgroup.kill", "1"))
+        return;
+    int fd = openat(dir, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+    un_auto_fclose FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+    if (!file)
+        un_close_quietly(fd);
+    while (file && fgets(line, sizeof line, file)) {
+        pid_t pid = (pid_t)strtol(line, NULL, 10);
+        /* A process outside of this PID namespace has the number 0 here. */
+        if (pid > 0)
+            kill(pid, SIGKILL);
+    }
+}
+
+static void remove_part(const struct sandbox_group *group, int part, int64_t deadline)
+{
+    const struct timespec pause = {.tv_nsec = 2000000};
+    while (unlinkat(group->place[part], group->name, AT_REMOVEDIR) && errno == EBUSY &&
+           un_now_ms() < deadline) {
+        kill_group(group->dir[part]);
+        nanosleep(&pause, NULL);
+    }
+}
+
+void sandbox_group_remove(struct sandbox_group *group)
+{
+    int64_t deadline = un_now_ms() + REMOVE_MS;
+    for (int part = 0; part < UN_GROUP_PARTS; part++) {
+        if (group->dir[part] >= 0)
+            remove_part(group, part, deadline);
+        un_close_quietly(group->dir[part]);
+        if (group->place[part] >= 0)
+            un_group_release(group->place[part], group->version[part]);
+        group->dir[part] = group->place[part] = -1;
+    }
+}
+
+/* ---- what the sandbox has used ---- */
+
+static uint64_t read_number(int dir, const char *file)
+{
+    char text[64];
+    uint64_t number = 0;
+    if (un_read_file(dir, file, text, sizeof text) > 0)
+        un_number_read(text, INT64_MAX, &number);
+    return number;
+}
+
+int sandbox_group_open_kills(const struct sandbox_group *group, int *version)
+{
+    static const char *const files[] = {NULL, "memory.oom_control", "memory.events"};
+    *version = group->version[UN_GROUP_MEMORY];
+    return openat(group->dir[UN_GROUP_MEMORY], files[*version], O_RDONLY | O_CLOEXEC);
+}
+
+uint64_t sandbox_group_peak(const struct sandbox_group *group)
+{
+    static const char *const files[] = {NULL, "memory.max_usage_in_bytes", "memory.peak"};
+    return read_number(group->dir[UN_GROUP_MEMORY], files[group->version[UN_GROUP_MEMORY]]);
+}
+
+bool sandbox_group_refused(const struct sandbox_group *group)
+{
+    char text[256];
+    uint64_t count = 0;
+    if (!sandbox_group_has(group, UN_GROUP_PIDS) ||
+        un_read_file(group->dir[UN_GROUP_PIDS], "pids.events", text, sizeof text) < 0 ||
+        !un_begins(text, "max "))
+        return false;
+    un_number_read(text + 4, INT64_MAX, &count);
+    return count;
+}
