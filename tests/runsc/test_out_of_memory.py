@@ -104,3 +104,27 @@ def test_a_killed_neighbour_ends_no_sandbox(usernsctl: Program) -> None:
             finally:
                 run.kill()
     assert run.returncode == 3
+
+
+def test_a_kill_elsewhere_on_the_machine_ends_no_sandbox(usernsctl: Program) -> None:
+    """Without its control group's files, the watcher counts the kills of the whole machine."""
+    script = "ls / > /dev/null; echo started; read -r line; exit 3"
+    cover = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+    run_covered = ["unshare", "--mount", "sh", "-c", cover, "sh", usernsctl.path, "run", "--"]
+    with (
+        memory_group(200 * MIB) as group,
+        subprocess.Popen(
+            [*run_covered, "sh", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as run,
+    ):
+        assert run.stdout is not None
+        try:
+            assert run.stdout.readline() == b"started\n"
+            assert capture(within(group, *GROW["python"]), timeout=PATIENCE).returncode == -9
+            output = run.communicate(b"\n", PATIENCE)
+        finally:
+            run.kill()
+    assert (run.returncode, *output) == (3, b"", b"")

@@ -13,6 +13,8 @@
 #include "facts/facts.h"
 #include "programs/shared/shared.h"
 
+#include <signal.h>
+
 /* A process that the OOM killer kills may take a moment to exit: the number of checks after a kill,
  * and the time between them. */
 #define LOOKS 40
@@ -33,6 +35,7 @@ void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
     watch->fd = watch->is_own ? sandbox_group_open_kills(group, &version)
                               : un_limit_open(UN_LIMIT_MEMORY, &version);
     watch->has_events = version == 2;
+    watch->is_machine = watch->fd >= 0 && !version;
     watch->kills = un_limit_count(UN_LIMIT_MEMORY, watch->fd);
     watch->looks = 0;
 }
@@ -44,8 +47,12 @@ int oom_watch_interval(const struct oom_watch *watch)
     return watch->has_events ? -1 : INTERVAL_MS;
 }
 
-bool oom_watch_is_new(const struct oom_watch *watch)
+bool oom_watch_explains(const struct oom_watch *watch, int status)
 {
+    /* Most kills of the whole machine are of other programs' processes, and the sandbox exits with
+     * any status meanwhile. */
+    if (!status || (watch->is_machine && status != 128 + SIGKILL))
+        return false;
     return watch->looks > LOOKS - LOOKS_OF_DOUBT ||
            un_limit_count(UN_LIMIT_MEMORY, watch->fd) > watch->kills;
 }
@@ -130,6 +137,8 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent)
         return false;
     watch->looks--;
     bool failed = false, found = has_own_proc() && any_child(parent, has_lost_child, NULL, &failed);
+    if (watch->is_machine)
+        return found;
     /* Without a /proc of this PID namespace, the processes can't be checked: one may be missing. */
     return found || !has_own_proc() || (failed && !kill(parent, 0));
 }

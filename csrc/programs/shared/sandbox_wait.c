@@ -102,7 +102,7 @@ static int judge_end(const struct sandbox_wait *wait, int wait_status)
                                     option_of(wait, "--log="), option_of(wait, "--panic-log="),
                                     option_of(wait, "--debug-log="), &end))
         return report_end(wait, &end);
-    return status && oom_watch_is_new(&wait->oom) ? report_oom_kill(wait) : status;
+    return oom_watch_explains(&wait->oom, status) ? report_oom_kill(wait) : status;
 }
 
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent)

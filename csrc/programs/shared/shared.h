@@ -186,6 +186,7 @@ struct oom_watch {
     int fd;          /* the file that counts OOM kills, or -1 */
     bool has_events; /* whether a change of the count is an event of fd (POLLPRI) */
     bool is_own;     /* whether only processes of the sandbox are counted */
+    bool is_machine; /* whether processes of the whole machine are counted */
     uint64_t kills;  /* the count at the last look */
     int looks;       /* the number of looks that are left after the last kill */
 };
@@ -196,9 +197,9 @@ int oom_watch_interval(const struct oom_watch *watch);
 /* Returns whether the kernel has killed a process of the sandbox, whose main processes are children
  * of `parent`. */
 bool oom_watch_look(struct oom_watch *watch, pid_t parent);
-/* Returns whether the kernel has killed a process that no check has attributed to another sandbox.
- */
-bool oom_watch_is_new(const struct oom_watch *watch);
+/* Returns whether the kernel has killed a process that no check has attributed to another sandbox, so
+ * that the kill explains `status`, the exit status of runsc. */
+bool oom_watch_explains(const struct oom_watch *watch, int status);
 /* Describes the kill, with the limit of the sandbox, or of the control group of this process, and
  * the use. */
 void oom_describe(const struct sandbox_group *group, const struct un_limits *limits,

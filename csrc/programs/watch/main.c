@@ -152,7 +152,7 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
          limit_watch_judge(&args->watch, sandbox_group_refused(&args->group), args->files[ERRORS],
                            args->files[CRASH], args->files[DEBUG], &args->end)))
         return report_end(args);
-    bool no_memory = status && oom_watch_is_new(&args->oom);
+    bool no_memory = oom_watch_explains(&args->oom, status);
     bool no_process = status && un_limit_hits(UN_LIMIT_PIDS) > forks;
     const char *cause = no_memory    ? un_limit_cause(UN_LIMIT_MEMORY)
                         : no_process ? un_limit_cause(UN_LIMIT_PIDS)
