@@ -39,7 +39,7 @@ PROGRAMS = {
     "usernsctl-init": SANDBOX_SOURCES,
     "usernsctl-detach": SANDBOX_SOURCES,
     "usernsctl-watch": (*WATCHED, "error_fields.c", "network.c", "report.c"),
-    "usernsctl-network": ("error_fields.c", "sandbox_command.c"),
+    "usernsctl-network": ("error_fields.c", "sandbox_command.c", "sandbox_group.c"),
     "usernsctl-probe": (),
     "usernsctl-child": (),
 }
