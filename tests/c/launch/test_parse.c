@@ -84,6 +84,7 @@ static const char *const everything[] = {
     "terminal-need",
     "arg \\ x",
     "no-new-privs",
+    "private-network",
     "drop-bounding",
     "no-membarrier",
     "runsc-env PATH=/bin",
