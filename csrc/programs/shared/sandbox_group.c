@@ -123,7 +123,7 @@ static int make_dir(struct sandbox_group *group, enum un_group_part part)
     if (place < 0 || un_group_prepare(place, part, group->version[part]))
         return -1;
     un_group_sweep(place);
-    int other = shared_part(group, part);
+    int other = shared_part(group, (int)part);
     group->dir[part] =
         other < 0 ? make_locked(place, group->name) : fcntl(group->dir[other], F_DUPFD_CLOEXEC, 3);
     return group->dir[part] < 0 ? -1 : 0;
