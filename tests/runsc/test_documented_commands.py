@@ -40,7 +40,7 @@ PAGES = [
 ]
 # The page of which only the Python blocks are run.
 PYTHON_PAGE = "docs/python.md"
-LANGUAGES = {"sh", "console", "python", "text", "dockerfile"}
+LANGUAGES = {"sh", "console", "python", "text", "json", "dockerfile"}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHEAT_SHEET = re.compile(r"^\| .* \| `(.+)` \|$", re.MULTILINE)
@@ -99,6 +99,14 @@ EXCLUDED = {
         "it takes root, and changes the machine"
     ),
     "README.md: usernsctl run --network host -- curl https://example.org": "it takes the Internet",
+    "README.md: usernsctl run --network private -- curl https://example.org": (
+        "it takes the Internet"
+    ),
+    "README.md: usernsctl run --allow pypi.org --allow files.pythonhosted.org -- "
+    "pip download requests": "it takes the Internet",
+    "README.md: usernsctl run --publish 8080:80 -- python3 -m http.server 80": (
+        "it serves until it is stopped"
+    ),
     'README.md: ENTRYPOINT ["usernsctl-exec", "-r", "--"]': "it is a line of a Dockerfile",
     "README.md: usernsctl cp script.py box:/tmp/": (
         "it takes a detached sandbox; test_cp.py copies into and out of one"

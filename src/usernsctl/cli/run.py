@@ -273,7 +273,8 @@ def check_combination(given: dict[str, Any]) -> None:
         given["map_users"] or given["map_groups"] or given["map_auto"]
     ):
         raise UsageError("--in and the --map options exclude each other: NAME has its own map")
-    if given["publish"] and given["network"] == "host":
+    # Templates have no published ports.
+    if given.get("publish") and given["network"] == "host":
         raise UsageError("--publish and --network host exclude each other")
     names = [rule for rule in given["allow"] if not hasattr(rule, "condition")]
     if (given["allow"] and given["network"] == "host") or (names and given["network"] != "none"):

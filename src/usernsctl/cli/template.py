@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.template.record import TemplateRecord
 
 # Options of run that templates don't have.
-_LEFT_OUT = ("terminal", "state", "reraise_signal", "timeout", "log")
+_LEFT_OUT = ("terminal", "state", "reraise_signal", "timeout", "log", "publish")
 
 
 def parser(prog: str) -> Parser:
