@@ -23,6 +23,7 @@ pool. After SIGTERM the server finishes the requests that it has received, and e
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -50,7 +51,13 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, Handler)
-        self.host = un.SandboxHost(rlimits=[f"as={MEMORY}"], memory=2 * MEMORY, pids=64)
+        # Root in a container has no control group to limit processes: the container's limit holds.
+        self.host = un.SandboxHost(
+            rlimits=[f"as={MEMORY}"],
+            memory=2 * MEMORY,
+            pids=64,
+            limits="strict" if os.geteuid() else "best-effort",
+        )
         self.free = threading.BoundedSemaphore(AT_ONCE)
         self.pool = self.host.pool(WAITING)
 

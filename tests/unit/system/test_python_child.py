@@ -125,9 +125,11 @@ def test_no_python_is_started_another_way() -> None:
         for file in PACKAGE.rglob("*.py")
         if "sys.executable" in file.read_text()
     ]
-    # These files name the interpreter for other reasons: to read it, or to keep it visible.
+    # These files name the interpreter for other reasons: to read it, to keep it visible, or to
+    # write its path into a script.
     others = [
         "bigframe.py",
+        "cli/wrap.py",
         "gvisor/runsc/find.py",
         "gvisor/template/interpreter.py",
         "profiles/__init__.py",
