@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +109,41 @@ def test_taken_port_is_an_error_before_the_start(world: World) -> None:
     assert done.stdout == ""
     assert "port 8080 of 127.0.0.1" in done.stderr
     assert "port-taken" in done.stderr
+
+
+def test_taken_port_leaves_a_result_and_no_other_file(world: World, tmp_path: Path) -> None:
+    # The watcher fails before it has started the pump of --max-output.
+    options = ("--max-output", "1M", "--publish", "8080:80", "--result", str(tmp_path / "result"))
+    done = world.run(USERNSCTL, "run", *options, "--", "echo", "started")
+    assert done.returncode == 125
+    assert "port-taken" in done.stderr
+    assert os.listdir(tmp_path) == ["result"]
+    assert json.loads((tmp_path / "result").read_text())["reason"] == "start-failed"
+
+
+# Ends by itself if no signal comes.
+TRAP = 'trap "echo got; exit 3" INT; echo ready; for i in $(seq 300); do sleep 0.1; done'
+
+
+@pytest.mark.parametrize("network", ["none", "private"])
+def test_interrupt_of_the_group_reaches_the_program_and_not_the_network(
+    world: World, network: str
+) -> None:
+    options = ("--network", network, "--publish", "18085:80")
+    command = world.command(USERNSCTL, "run", *options, "--", "sh", "-c", TRAP)
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as popen:
+        assert popen.stdout is not None
+        assert popen.stdout.readline() == "ready\n"
+        os.killpg(popen.pid, signal.SIGINT)
+        out, err = popen.communicate(timeout=60)
+    assert (popen.returncode, out, err) == (3, "got\n", "")
 
 
 def test_published_port_is_free_after_the_end(world: World) -> None:

@@ -229,13 +229,14 @@ void pump_wait(struct pump *pump)
 
 uint64_t pump_truncated(const struct pump *pump, int stream)
 {
-    bool is_over = pump->limit && pump->total[stream] > pump->limit;
+    /* A start that failed earlier has no counts. */
+    bool is_over = pump->total && pump->total[stream] > pump->limit;
     return is_over ? pump->total[stream] - pump->limit : 0;
 }
 
 bool pump_is_over(const struct pump *pump, struct un_end *end)
 {
-    if (!pump->limit || !pump->kills)
+    if (!pump->total || !pump->kills)
         return false;
     uint64_t most = pump->total[0] > pump->total[1] ? pump->total[0] : pump->total[1];
     if (most <= pump->limit)
