@@ -32,6 +32,13 @@ OTHER_PUBLIC = "93.184.215.15"
 PUBLIC6 = "2606:2800::1"
 # The machine's own public address.
 MACHINE = "93.184.216.200"
+# An address beside another one of the same network: the kernel connects to it from the other one.
+MACHINE_SECONDARY = "93.184.216.3"
+# Addresses of networks that are wholly the machine's (AnyIP).
+MACHINE_ANY = "93.184.218.7"
+MACHINE_ANY6 = "2606:2802::7"
+# The address of a broadcast in the machine's network.
+MACHINE_BROADCAST = "93.184.216.255"
 NAME_SERVER = "93.184.215.53"
 PRIVATE = (
     "10.0.0.5",
@@ -50,6 +57,7 @@ sandbox link set lo up
 machine link add wan type veth peer name inside
 machine address add 93.184.216.1/24 dev wan
 machine address add {MACHINE}/32 dev lo
+machine address add {MACHINE_SECONDARY}/24 dev wan
 machine address add 2606:2801::2/64 dev wan nodad
 machine link set wan up
 internet address add 93.184.216.2/24 dev inside
@@ -57,6 +65,8 @@ internet address add 2606:2801::1/64 dev inside nodad
 internet link set inside up
 machine route add default via 93.184.216.2
 machine route add default via 2606:2801::1
+machine route add local 93.184.218.0/24 dev lo
+machine route add local 2606:2802::/64 dev lo
 """
 
 

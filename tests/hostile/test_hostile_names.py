@@ -14,6 +14,10 @@ from collections.abc import Iterator
 import pytest
 from network_world import (
     MACHINE,
+    MACHINE_ANY,
+    MACHINE_ANY6,
+    MACHINE_BROADCAST,
+    MACHINE_SECONDARY,
     NAME_SERVER,
     OTHER_PUBLIC,
     PRIVATE,
@@ -151,6 +155,10 @@ INTERNAL = (
     "255.255.255.255",
     "93.184.216.1",
     MACHINE,
+    MACHINE_SECONDARY,
+    MACHINE_ANY,
+    MACHINE_ANY6,
+    MACHINE_BROADCAST,
     "2606:2801::2",
 )
 

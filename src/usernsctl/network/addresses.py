@@ -8,7 +8,32 @@ special-purpose addresses (RFC 6890).
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, SOCK_DGRAM, inet_pton, socket
+import errno
+import struct
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AF_NETLINK,
+    MSG_DONTWAIT,
+    NETLINK_ROUTE,
+    SOCK_CLOEXEC,
+    SOCK_RAW,
+    inet_pton,
+    socket,
+)
+
+# linux/netlink.h, linux/rtnetlink.h
+_NLM_F_REQUEST = 1
+_NLMSG_ERROR = 2
+_RTM_NEWROUTE = 24
+_RTM_GETROUTE = 26
+_RTA_DST = 1
+_RTN_UNICAST = 1
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+_ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, length of the destination, ..., flags
+_TYPE_AT = _HEADER.size + 7  # rtm_type
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 # The first that contains an address gives the reason.
 _IPV4 = (
@@ -85,16 +110,37 @@ def refusal(family: int, address: str) -> str | None:
 
 
 def is_own(family: int, address: str) -> bool:
-    """Return whether an address is one of this machine's own, also if public.
+    """Return whether a connection to an address may stay on this machine, also if public.
 
-    The kernel gives connections to an own address the same address as the source. Connecting a
-    datagram socket sends nothing.
+    The kernel tells how it would route the connection. Addresses of this machine include secondary
+    ones and whole networks (``ip route add local``), and a broadcast or anycast route may lead
+    back. A failure counts as own, since the address can't be known to be another's.
+
+    :param family: AF_INET or AF_INET6.
+    :param address: the address as text, which :func:`refusal` does not refuse.
     """
-    with socket(family, SOCK_DGRAM) as probe:
-        try:
-            probe.connect((address, 9))
-        except OSError:
-            # There is no route; the connection itself will fail.
-            return False
-        own: str = probe.getsockname()[0]
-        return own == address
+    try:
+        answer = _ask_route(family, inet_pton(family, address))
+        _, kind, *_ = _HEADER.unpack_from(answer)
+        if kind == _NLMSG_ERROR:
+            (number,) = struct.unpack_from("=i", answer, _HEADER.size)
+            # Without a route the connection fails, too.
+            return -number not in _NO_ROUTE
+        return kind != _RTM_NEWROUTE or answer[_TYPE_AT] != _RTN_UNICAST
+    except (OSError, struct.error, IndexError):
+        return True
+
+
+def _ask_route(family: int, destination: bytes) -> bytes:
+    """Return the kernel's answer to the question for a route (rtnetlink(7)).
+
+    :raises OSError: the question could not be asked.
+    """
+    route = _ROUTE.pack(family, 8 * len(destination), *bytes(6), 0)
+    route += struct.pack("=HH", 4 + len(destination), _RTA_DST) + destination
+    size = _HEADER.size + len(route)
+    question = _HEADER.pack(size, _RTM_GETROUTE, _NLM_F_REQUEST, 0, 0) + route
+    with socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE) as kernel:
+        kernel.send(question)
+        # The kernel has answered before send() returns.
+        return kernel.recv(8192, MSG_DONTWAIT)

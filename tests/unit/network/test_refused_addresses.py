@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from usernsctl.network import addresses
 from usernsctl.network.addresses import is_own, refusal
 
 _REFUSED = """
@@ -60,3 +61,27 @@ def test_an_address_of_this_machine_is_known_without_a_packet() -> None:
     assert is_own(socket.AF_INET, "127.0.0.1")
     # No route leads there.
     assert not is_own(socket.AF_INET6, "3fff::1")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        bytes(16),
+        bytes.fromhex("1000000018000000") + bytes(8),
+        # EOPNOTSUPP and EPERM
+        bytes.fromhex("2400000002000000") + bytes(8) + bytes.fromhex("a1ffffff"),
+        bytes.fromhex("2400000002000000") + bytes(8) + bytes.fromhex("ffffffff"),
+        OSError(),
+    ],
+)
+def test_an_address_counts_as_own_if_the_kernel_does_not_tell(
+    answer: bytes | OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object) -> bytes:
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(addresses, "_ask_route", ask)
+    assert is_own(socket.AF_INET, "1.1.1.1")
