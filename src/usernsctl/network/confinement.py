@@ -1,8 +1,9 @@
 """Restrictions of the proxy's process, applied before it answers the first request.
 
 The proxy reads what a hostile program sends. If a fault of Python let such a program take the
-process over, the process could open connections and read files that its user may read; it could
-not gain privileges, execute a program, change a file, or touch another process.
+process over, the process could open connections over IP and read files that its user may read; it
+could not gain privileges, execute a program, change a file, touch another process, or reach the
+user's services at Unix sockets, such as D-Bus and Docker.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import errno
 import os
 import resource
+import socket
 import struct
 
 # linux/prctl.h, linux/seccomp.h, linux/capability.h
@@ -54,12 +56,21 @@ rmdir 84 -       unlink 87 -         unlinkat 263 35   link 86 -           linka
 symlink 88 -     symlinkat 266 36    mknod 133 -       mknodat 259 33      chmod 90 -
 fchmodat 268 53  fchmodat2 452 452   chown 92 -        lchown 94 -         fchownat 260 54
 utime 132 -      utimes 235 -        futimesat 261 -   utimensat 280 88
+fchmod 91 52     fchown 93 55        fsetxattr 190 7   setxattrat 463 463  removexattr 197 14
+lremovexattr 198 15        fremovexattr 199 16         removexattrat 466 466
+open_tree_attr 467 467     file_setattr 469 469       socketpair 53 199
 """
 # Calls whose arguments are in memory, which a filter can't read. C libraries use others then.
 _MISSING = "clone3 435 435  openat2 437 437"
 # The index of the argument with the flags comes last.
 _OPEN = (("open 2 -", 1), ("openat 257 56", 2))
 _CLONE = "clone 56 220"
+# glibc asks for addresses of this machine over netlink, as the check of addresses does.
+_SOCKET = "socket 41 198"
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+# Commands that type into a terminal, which the log may be: ioctl(2) takes 32 bits of them.
+_IOCTL = "ioctl 16 29"
+_TYPING = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
 
 def confine() -> None:
@@ -134,8 +145,32 @@ def _filter(machine: str) -> bytes:
                 (_RETURN, 0, 0, denied),
                 (_RETURN, 0, 0, _RET_ALLOW),
             ]
+    lines += _among(
+        _numbers(_SOCKET, machine)[0], 0, _FAMILIES, errno.EAFNOSUPPORT, is_allowed=True
+    )
+    lines += _among(_numbers(_IOCTL, machine)[0], 1, _TYPING, errno.EPERM, is_allowed=False)
     lines.append((_RETURN, 0, 0, _RET_ALLOW))
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
+
+
+def _among(
+    call: int, index: int, values: tuple[int, ...], error: int, *, is_allowed: bool
+) -> list[tuple[int, int, int, int]]:
+    """Return the part of the filter for a call that is allowed, or denied, with some values.
+
+    :param index: the index of the argument. Only its low 32 bits count, as for the kernel.
+    :param error: the error number of a denied call.
+    """
+    refused = _RET_ERRNO | error
+    among, others = (_RET_ALLOW, refused) if is_allowed else (refused, _RET_ALLOW)
+    count = len(values)
+    return [
+        (_IF_EQUAL, 0, count + 3, call),
+        (_LOAD, 0, 0, _ARGUMENTS + 8 * index),
+        *((_IF_EQUAL, count - at, 0, value) for at, value in enumerate(values)),
+        (_RETURN, 0, 0, others),
+        (_RETURN, 0, 0, among),
+    ]
 
 
 def _numbers(table: str, machine: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -37,17 +38,38 @@ ATTEMPTS = {
     "join": "call(libc.setns, 0, 0)",
     "trace": "call(libc.ptrace, 0, 0, 0, 0)",
     "mount": "call(libc.mount, 0, 0, 0, 0, 0)",
+    "mode by descriptor": "os.fchmod(opened, 0o666)",
+    "owner by descriptor": "os.fchown(opened, -1, -1)",
+    "attribute by descriptor": "os.setxattr(opened, 'user.x', b'y')",
+    "attribute at": "syscall(463, -100, file, 0, b'user.x', 0, 0)",
+    "remove attribute": "os.removexattr(file, 'user.x')",
+    "remove attribute of a link": "os.removexattr(file, 'user.x', follow_symlinks=False)",
+    "remove attribute by descriptor": "os.removexattr(opened, 'user.x')",
+    "remove attribute at": "syscall(466, -100, file, 0, b'user.x')",
+    "attributes of a tree": "syscall(467, -100, file, 0, 0, 0)",
+    "file attributes": "syscall(469, -100, file, 0, 0, 0)",
+    "type": "fcntl.ioctl(terminal, 0x5412, b'x')",
+    "type with high bits": "syscall(ioctl, terminal, ctypes.c_ulong(0x100005412), b'x')",
+    "paste": "fcntl.ioctl(terminal, 0x541C, b'x')",
+    # A pair of datagram sockets may send to other Unix sockets.
+    "socket pair": "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
     "gain": "call(libc.prctl, 38, 0, 0, 0, 0)",
 }
 
 SCRIPT = """
-import ctypes, os, sys
+import ctypes, fcntl, os, socket, sys
 from usernsctl.network.confinement import confine
 file = sys.argv[2]
 libc = ctypes.CDLL(None, use_errno=True)
 def call(function, *args):
     if function(*args) == -1:
         raise OSError(ctypes.get_errno(), "call")
+def syscall(number, *args):
+    args = [arg.encode() if isinstance(arg, str) else arg for arg in args]
+    call(libc.syscall, ctypes.c_long(number), *args)
+ioctl = {"x86_64": 16, "aarch64": 29}.get(os.uname().machine)
+opened = os.open(file, os.O_RDONLY)
+_, terminal = os.openpty()
 confine()
 try:
     exec(sys.argv[1])
@@ -67,8 +89,29 @@ def test_a_confined_process_cannot(attempt: str, tmp_path: Path) -> None:
     assert file.read_text() == "text"
 
 
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "socket.socket(socket.AF_UNIX)",
+        "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)",
+        "socket.socket(socket.AF_VSOCK)",
+        "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
+    ],
+)
+def test_a_confined_process_opens_no_socket_beside_ip(attempt: str, tmp_path: Path) -> None:
+    """Services of the user, such as D-Bus and Docker, listen at Unix sockets."""
+    file = tmp_path / "file"
+    file.touch()
+    done = capture([sys.executable, "-c", SCRIPT, attempt, file])
+    assert (done.stdout, done.returncode) == (f"{errno.EAFNOSUPPORT}\n", 0), done.stderr
+
+
 WORKS = """
-import threading, socket
+import threading
+from usernsctl.network.addresses import is_own
+for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK):
+    socket.socket(family, socket.SOCK_DGRAM).close()
+print(is_own(socket.AF_INET, "127.0.0.1"), is_own(socket.AF_INET6, "3fff::1"))
 thread = threading.Thread(target=lambda: print(socket.getaddrinfo("127.0.0.1", 80)[0][4][0]))
 thread.start()
 thread.join()
@@ -82,7 +125,7 @@ def test_a_confined_process_still_does_what_a_proxy_needs(tmp_path: Path) -> Non
     file = tmp_path / "file"
     file.write_text("text")
     done = capture([sys.executable, "-c", SCRIPT, WORKS, file])
-    assert done.stdout == "127.0.0.1\ntext\nb''\ndumpable 0\n", done.stderr
+    assert done.stdout == "True False\n127.0.0.1\ntext\nb''\ndumpable 0\n", done.stderr
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
