@@ -132,6 +132,14 @@ class Proxied:
         assert self.world.wait(self._pid) in (0, -signal.SIGKILL)
         os.close(self.log)
 
+    def interrupt(self) -> None:
+        """Send SIGINT to the process group of the proxy's parent, as Ctrl-C does."""
+        os.killpg(self.process_group(), signal.SIGINT)
+
+    def process_group(self) -> int:
+        """Return the process group of the proxy's parent."""
+        return os.getpgid(self._pid)
+
     def kill(self) -> None:
         """Kill the parent of the proxy."""
         os.kill(self._pid, signal.SIGKILL)
@@ -195,6 +203,9 @@ def client_hello(name: str | None) -> bytes:
 
 def _main(listener: int, rules: Sequence[str]) -> None:
     """Run a proxy, and answer each line of standard input with a report."""
+    # A process group of its own, whose SIGINT the proxy must survive. The handler is not inherited.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, lambda *_: None)
     proxy = ProxyProcess(parse_rules(rules), log=None)
     try:
         proxy.wait_ready()

@@ -115,6 +115,8 @@ def _start(rules: int, fds: tuple[int, ...], log: int | None, form: str) -> Pope
         idmap="current",
         pid=True,
         ipc=True,
+        # Ctrl-C of the caller's terminal is for the sandbox, which may go on and need the proxy.
+        start_new_session=True,
         stdin=rules,
         stdout=DEVNULL,
         stderr=log,
