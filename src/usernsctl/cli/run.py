@@ -41,7 +41,7 @@ def parser(prog: str) -> Parser:
         heading=LIMITS,
         parse=_max_output,
         metavar="SIZE",
-        help="Let CMD write at most SIZE to standard output, and SIZE to standard error, such as "
+        help="Pass on at most SIZE of standard output, and SIZE of standard error, such as "
         "1M. The beginning and the end are kept. CMD gets no terminal.",
     )
     parser.add_option(
@@ -122,8 +122,9 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
     memory, and are gone when CMD ends. CMD gets only PATH, LANG and TERM of your environment. A CMD
     in your active virtual environment sees that, too.
 
-    The exit status is that of CMD, or 128+N if signal N killed CMD. 125: CMD did not run, or runsc
-    failed. 126: CMD can't be executed. 127: CMD does not exist.
+    The exit status is that of CMD, or 128+N if signal N killed CMD. 124: --timeout ended the
+    sandbox; 137: another limit did. 125: CMD did not run, or runsc failed. 126: CMD can't be
+    executed. 127: CMD does not exist.
 
         usernsctl run -- cat /proc/version
         usernsctl run --bind ~/venv --bind . -- ~/venv/bin/python job.py
@@ -273,15 +274,7 @@ def check_combination(given: dict[str, Any]) -> None:
         given["map_users"] or given["map_groups"] or given["map_auto"]
     ):
         raise UsageError("--in and the --map options exclude each other: NAME has its own map")
-    # Templates have no published ports.
-    if given.get("publish") and given["network"] == "host":
-        raise UsageError("--publish and --network host exclude each other")
-    names = [rule for rule in given["allow"] if not hasattr(rule, "condition")]
-    if (given["allow"] and given["network"] == "host") or (names and given["network"] != "none"):
-        raise UsageError(
-            f"--allow and --network {given['network']} exclude each other: that network leads past "
-            "the proxy"
-        )
+    _check_network(given)
     for name, (option, what) in _NEVER_EMPTY.items():
         if given[name] == "":
             raise UsageError(f"{option} needs {what}, not an empty string")
@@ -292,6 +285,28 @@ def check_combination(given: dict[str, Any]) -> None:
         raise UsageError("no command: give a command, as in: usernsctl run -- cat /proc/version")
     if given["command"] and not given["command"][0]:
         raise UsageError("the command is an empty string")
+
+
+def _check_network(given: dict[str, Any]) -> None:
+    """Check the options of the network.
+
+    :raises UsageError: options exclude each other, or there are too many.
+    """
+    # Templates have no published ports.
+    network, ports = given["network"], given.get("publish", ())
+    if ports and network == "host":
+        raise UsageError("--publish and --network host exclude each other")
+    if ports:
+        from usernsctl.network.ports import MAX_PORTS
+
+        if len(ports) > MAX_PORTS:
+            raise UsageError(f"{len(ports)} published ports are more than {MAX_PORTS}")
+    names = [rule for rule in given["allow"] if not hasattr(rule, "condition")]
+    if (given["allow"] and network == "host") or (names and network != "none"):
+        raise UsageError(
+            f"--allow and --network {network} exclude each other: omit --network, so that CMD "
+            "reaches only what --allow names"
+        )
 
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:

@@ -84,6 +84,10 @@ def test_no_option_is_named_that_is_none(
         ),
         (["plan", "x"], "unexpected extra argument 'x'"),
         (["ns", "remove"], "the following arguments are required: NAME..."),
+        (
+            ["run", *("--publish=8080:80",) * 65, "true"],
+            "65 published ports are more than 64",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_first(
