@@ -65,7 +65,7 @@ static bool lists(int place, const char *file, const char *word)
     return false;
 }
 
-/* Opens the group of this process. LEAF stands for its parent. */
+/* Opens the control group of this process, or the parent of that group if its name is LEAF. */
 static int open_own(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX])
 {
     un_auto_close int mount = un_group_find(groups, controller, group);
@@ -113,7 +113,7 @@ int un_group_place(const struct un_groups *groups, enum un_group_part part, int 
     return -1;
 }
 
-/* Does what un_group_place() does, and makes nothing. Returns the version, or 0. */
+/* Returns the version that un_group_place() would store, or 0 if it would fail. Creates nothing. */
 static int find_version(const struct un_groups *groups, enum un_group_part part)
 {
     char group[UN_PATH_MAX];

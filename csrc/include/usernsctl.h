@@ -127,13 +127,13 @@ void un_group_versions(int versions[UN_GROUP_PARTS]);
 /* Makes the places of groups ready, before a user namespace is entered. `parts` are bits
  * 1 << UN_GROUP_.... Failures are ignored: the start of a sandbox reports them. */
 void un_groups_prepare(uint64_t parts);
-/* Removes the groups that sandboxes have left which ended by SIGKILL to their watcher. */
+/* Removes the control groups of ended sandboxes whose watcher was killed by SIGKILL. */
 void un_groups_sweep(uint64_t parts);
 
 /* Returns how many processes of the control group of this process the kernel has killed because
  * memory ran out (explain/limits.c), or 0 if that can't be read. */
 uint64_t un_oom_kills(void);
-/* Does the same for the whole machine. */
+/* Returns the number of processes that the kernel of this machine has killed for lack of memory. */
 uint64_t un_machine_oom_kills(void);
 
 /* ---- runsc's failures (explain/runsc.c) ------------------------------------------------------ */

@@ -120,9 +120,7 @@ def test_curl_follows_no_redirect_to_another_host(proxied: Proxied) -> None:
         Server(proxied.world, "169.254.169.254", 80) as metadata,
     ):
         done = proxied.world.run("sandbox", "curl", "-sL", "http://index.example/", **VARIABLES)
-    assert (
-        done.stdout == "usernsctl: the host is not the name of a host: an address is not a name\n"
-    )
+    assert done.stdout == "usernsctl: HOST is not a host name: an address is not a name\n"
     assert metadata.received == []
 
 

@@ -22,7 +22,10 @@ KILL = ("--on-overflow", "kill")
 
 
 def notice(stream: str, truncated: int, first: int) -> str:
-    return f"usernsctl: standard {stream} lacks {truncated} bytes after the first {first}\n"
+    return (
+        f"usernsctl: --max-output dropped {truncated} bytes of standard {stream} "
+        f"after the first {first}\n"
+    )
 
 
 def is_running(pid: str) -> bool:
@@ -219,5 +222,5 @@ def test_notices_about_output_are_in_json(usernsctl: Program) -> None:
     message = json.loads(line)
     assert (message["level"], message["message"]) == (
         "notice",
-        "standard output lacks 8 bytes after the first 1",
+        "--max-output dropped 8 bytes of standard output after the first 1",
     )

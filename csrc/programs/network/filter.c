@@ -1,7 +1,7 @@
 /*
  * The packet filter of a network namespace, by nft(8).
  *
- * The filter binds gVisor, which has no capabilities for the namespace, and so the programs inside.
+ * gVisor, and so the programs inside, can't change the filter: gVisor has no capabilities there.
  */
 #include "base/base.h"
 #include "programs/network/network.h"

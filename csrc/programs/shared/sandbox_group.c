@@ -106,7 +106,7 @@ static int make_locked(int place, const char *name)
     return -1;
 }
 
-/* Returns an earlier part whose group is this one's, too, or -1. */
+/* Returns an earlier part that has the same control group as `part`, or -1. */
 static int shared_part(const struct sandbox_group *group, int part)
 {
     for (int other = 0; group->version[part] == 2 && other < part; other++)

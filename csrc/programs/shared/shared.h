@@ -98,7 +98,7 @@ struct sandbox_group {
     char name[64];
 };
 
-/* Makes the structure that of a sandbox without groups. */
+/* Initializes the structure for a sandbox without control groups. */
 void sandbox_group_init(struct sandbox_group *group);
 /* Makes the groups that limits->groups demands. Returns 0, or -1 after removing them. */
 int sandbox_group_make(struct sandbox_group *group, const struct un_limits *limits,
@@ -197,8 +197,8 @@ int oom_watch_interval(const struct oom_watch *watch);
 /* Returns whether the kernel has killed a process of the sandbox, whose main processes are children
  * of `parent`. */
 bool oom_watch_look(struct oom_watch *watch, pid_t parent);
-/* Returns whether the kernel has killed a process that no check has attributed to another sandbox, so
- * that the kill explains `status`, the exit status of runsc. */
+/* Returns whether the OOM killer explains `status`, the exit status of runsc: the kernel has killed
+ * a process that no check has attributed to another sandbox. */
 bool oom_watch_explains(const struct oom_watch *watch, int status);
 /* Describes the kill, with the limit of the sandbox, or of the control group of this process, and
  * the use. */
@@ -235,7 +235,7 @@ int limit_watch_interval(const struct limit_watch *watch);
  * exceeds a limit, which `end` then describes. */
 bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *end);
 /* Returns whether gVisor has crashed since it could not start more processes than the limit, which
- * `end` then describes. `refused` is whether a control group has refused one. The paths are those
+ * `end` then describes. `refused`: whether pids.max has made a fork fail. The paths are those
  * of runsc's error log, crash report and debug log. */
 bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
                        const char *crash, const char *debug, struct un_end *end);

@@ -255,8 +255,9 @@ void pump_report(const struct pump *pump)
     for (int i = 0; i < 2; i++) {
         if (!pump_truncated(pump, i))
             continue;
-        snprintf(text, sizeof text, "%s lacks %" PRIu64 " bytes after the first %" PRIu64, names[i],
-                 pump_truncated(pump, i), pump->limit / 2);
+        snprintf(text, sizeof text,
+                 "--max-output dropped %" PRIu64 " bytes of %s after the first %" PRIu64,
+                 pump_truncated(pump, i), names[i], pump->limit / 2);
         report_message((struct report){.program = "usernsctl", .level = "notice", .message = text});
     }
 }

@@ -98,7 +98,7 @@ def prepare_groups(parts: int) -> None:
 
 
 def sweep_groups(parts: int) -> None:
-    """Remove the control groups that sandboxes have left whose watcher was killed.
+    """Remove the control groups of ended sandboxes whose watcher was killed by SIGKILL.
 
     :param parts: what the groups limit, as bits (enum un_group_part).
     """

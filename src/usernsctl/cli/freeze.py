@@ -15,7 +15,7 @@ _REFUSED = {
     "kept": ("--in", "the namespace may not exist when the launch is started"),
     "state": ("--root", "each start creates its own directory for runsc's state"),
     "log": ("--log", "give --log to usernsctl-exec with --launch"),
-    "allow": ("--allow", "the proxy for the names is a Python program; use usernsctl run"),
+    "allow": ("--allow", "a launch has no rules for names and addresses; use usernsctl run"),
     "debug_log": ("--debug-log", "use --debug-log with usernsctl run"),
 }
 

@@ -52,8 +52,8 @@ class Result(CompletedProcess[AnyStr]):
         ``None`` if it is not known, as for a detached sandbox.
     :ivar peak_memory: the greatest memory usage of the whole sandbox, in bytes; ``None`` if no
         limit of the memory was reached.
-    :ivar int denied: how many connections the proxy for allowed names (`allow`) has refused: to a
-        command of the whole sandbox, or while a command in a running sandbox ran.
+    :ivar int denied: the number of connections that the proxy for allowed names (`allow`) refused:
+        for a sandbox's first command, since its start; else while the command ran.
     :ivar int stdout_truncated: the number of bytes that `stdout` lacks between its halves, of
         `max_output` // 2 bytes and the rest of `max_output`.
     :ivar int stderr_truncated: the number of bytes that `stderr` lacks, likewise.

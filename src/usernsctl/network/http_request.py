@@ -176,7 +176,7 @@ def _authority(text: bytes, default: int | None) -> tuple[str, int]:
     try:
         return normal_name(host.decode("ascii")), number
     except (NotAName, UnicodeDecodeError) as error:
-        raise BadRequest(f"the host is not the name of a host: {error}") from None
+        raise BadRequest(f"HOST is not a host name: {error}") from None
 
 
 def _check_host(host: bytes | None, version: bytes, name: str, port: int, default: int) -> None:

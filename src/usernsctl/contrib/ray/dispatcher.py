@@ -52,7 +52,7 @@ _ACTOR_LOST = (
     ray_errors.OutOfMemoryError,
     ray_errors.ActorUnschedulableError,
 )
-# And those that say that a result is gone, with the node that had it in its memory.
+# Errors of Ray that say that a result is lost, or that the node that stored the result is gone.
 _LOST = (*_ACTOR_LOST, ray_errors.ObjectLostError)
 
 #: The error of tasks that a closed pool has not run.

@@ -44,8 +44,10 @@ _RESOLVER_BYTES = 1 << 16
 def with_network(request: Request) -> Request:
     """Return a request with the network that its allowed names or addresses, and its ports, need.
 
+    The proxy's variables replace those of the caller with the same names: the sandbox reaches no
+    other proxy.
+
     :raises CommandError: the request allows both names and addresses.
-    The variables that name the proxy replace others of these names: no other proxy can be reached.
     """
     ranges = tuple(rule for rule in request.allow if hasattr(rule, "condition"))
     if ranges and len(ranges) < len(request.allow):

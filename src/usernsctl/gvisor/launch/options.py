@@ -167,7 +167,7 @@ def allowed_names(name: str, given: Iterable[AllowedName | str]) -> tuple[Any, .
     rules: list[Any] = []
     for rule in iterable(name, given):
         if not isinstance(rule, str | AllowedName):
-            raise TypeError(f"{name} must be a list of NAME[:PORT], not {rule!r}")
+            raise TypeError(f"{name} must be a list of NAME[:PORT] or CIDR[:PORT], not {rule!r}")
         rules.append(parse_argument(name, parse_allowed, str(rule)))
     return distinct(rules)
 

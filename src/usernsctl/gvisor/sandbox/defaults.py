@@ -18,7 +18,7 @@ class CommandDefaults:
         ``None``: the root directory, and relative paths are refused.
     :ivar user: the uid and the gid inside; ``None``: 0 and 0.
     :ivar groups: the supplementary groups of `user`.
-    :ivar env: variables of `user`.
+    :ivar env: the variables that depend on `user`, such as HOME.
     """
 
     cwd: str | None = None

@@ -506,8 +506,8 @@ class HostBase(ClosingMixin):
         :param str network: ``"none"``, the default, for a loopback device alone, ``"host"`` for the
             network of the machine, or ``"private"`` for a network of each sandbox that
             reaches other machines but not this one.
-        :param allow: names of hosts that each sandbox may reach by HTTP and HTTPS, through a proxy
-            of its own: texts ``"NAME[:PORT]"`` or ``"*.NAME[:PORT]"`` as for ``--allow``.
+        :param allow: what each sandbox may reach: either names, by HTTP and HTTPS through a proxy
+            (``"NAME[:PORT]"`` or ``"*.NAME[:PORT]"``), or addresses (``"CIDR[:PORT]"``).
         :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by
             default runsc chooses.
         :param debug_log: a directory for runsc's debug logs, which have no size limit; it is

@@ -270,7 +270,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
         timeout: float | None,
     ) -> None:
         if detach and host.request.allow:
-            raise ValueError("allow: the proxy of a detached sandbox would end with this process")
+            raise ValueError("allow: a detached sandbox can't have a proxy; omit detach or allow")
         enforced = self._enforce_limits(host, how["in_cgroup"])
         _core.prepare_groups(0 if enforced is None else enforced.groups)
         with files.listening() if terminal else contextlib.nullcontext() as console:
