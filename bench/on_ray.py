@@ -145,7 +145,7 @@ def plot(rates: list[float]) -> str:
         parts.append(f'  <text class="small" x="{x}" y="{BOTTOM + 18}">{number}</text>\n')
         parts.append(f'  <text class="small" x="{x}" y="{int(y) + 20}">{rate:.1f}</text>\n')
     for x, y, text in (
-        (LEFT, HEIGHT - 12, "nodes; dashed: as many times the tasks of one node"),
+        (LEFT, HEIGHT - 12, "nodes; dashed: proportional to the number of nodes"),
         (LEFT + 8, TOP + 6, "tasks a second"),
     ):
         parts.append(f'  <text class="small" x="{x}" y="{y}">{escape(text)}</text>\n')

@@ -24,7 +24,7 @@ REPORTED = ("documented error", "OSError of the call", "MemoryError")
 ENDED = ("killed by the signal", "killed by SIGKILL", "killed by SIGTERM", "KeyboardInterrupt")
 
 OPEN = """
-Defects that are not mended yet:
+Known defects, as PATH: `PROCESS: CALL NUMBER: FAULT: RESULT`:
 
 """
 
