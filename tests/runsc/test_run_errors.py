@@ -41,7 +41,7 @@ ARGUMENTS = [
     (["--bind", "/etc:/etc/passwd/x", "--", "true"], 125, "/etc/passwd/x can't be created"),
     (["--user", "m e", "--", "true"], 125, "'m e' is not UID[:GID]"),
     (["--network", "sandbox", "--", "true"], 125, "runsc-rootless-netstack"),
-    (["--network", "bridge", "--", "true"], 125, "'bridge' must be none or host"),
+    (["--network", "bridge", "--", "true"], 125, "'bridge' must be none, host or private"),
     (["--platform", "xen", "--", "true"], 125, "'xen' must be systrap, ptrace or kvm"),
     (
         ["--rootfs", "/nonexistent", "--", "true"],
