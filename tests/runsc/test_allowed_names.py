@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -19,6 +20,7 @@ from processes import children_of
 from proxied import Server
 
 import usernsctl as un
+from usernsctl.gvisor.sandbox import attached
 
 USERNSCTL = SCRIPTS / "usernsctl"
 
@@ -272,3 +274,26 @@ def test_a_frozen_launch_has_no_proxy(usernsctl: Program, tmp_path: Path) -> Non
     assert done.returncode == 125
     assert "--allow can't be frozen" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_or_an_end_that_fails_leaves_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many files")
+
+    with un.SandboxHost(allow=["good.example"]) as host:
+        before = children_of(os.getpid())
+        with monkeypatch.context() as patched:
+            patched.setattr(attached, "pipe", fail)
+            with pytest.raises(OSError, match="too many files"):
+                host.start(["sleep", "60"])
+        assert children_of(os.getpid()) == before
+        with host.start(["sleep", "60"]) as box:
+            life = box._get()
+            assert isinstance(life, attached.AttachedSandbox)
+            assert life._proxy is not None
+            with monkeypatch.context() as patched:
+                patched.setattr(life, "kill", fail)
+                with pytest.raises(OSError, match="too many files"):
+                    life.close()
+            assert life._proxy._process.returncode is not None
+        assert children_of(os.getpid()) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable
@@ -39,22 +40,19 @@ class ProxyProcess:
         :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
         :raises UsernsError: the process could not be started.
         """
-        ours, theirs = socket.socketpair()
-        self.handover: socket.socket = ours
-        self._refusals = refusals.create()
-        text = os.memfd_create("usernsctl-rules")
-        try:
+        with contextlib.ExitStack() as failed, contextlib.ExitStack() as passed:
+            ours, theirs = socket.socketpair()
+            self.handover: socket.socket = failed.enter_context(ours)
+            passed.enter_context(theirs)
+            self._refusals = refusals.create()
+            failed.callback(os.close, self._refusals)
+            text = os.memfd_create("usernsctl-rules")
+            passed.callback(os.close, text)
             os.write(text, "".join(f"{rule}\n" for rule in rules).encode("ascii"))
             os.lseek(text, 0, os.SEEK_SET)
-            passed = (self._refusals, theirs.fileno())
-            self._process = _start(text, passed, log, "json" if is_json else "text")
-        except BaseException:
-            self.handover.close()
-            os.close(self._refusals)
-            raise
-        finally:
-            theirs.close()
-            os.close(text)
+            fds = (self._refusals, theirs.fileno())
+            self._process = _start(text, fds, log, "json" if is_json else "text")
+            failed.pop_all()
         self.pid: int = self._process.pid
 
     def wait_ready(self) -> None:

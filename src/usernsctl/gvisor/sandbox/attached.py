@@ -106,9 +106,11 @@ class AttachedSandbox:
         # A pidfd of the sandbox if usernsctl-init is not process 1: then the sandbox would survive
         # SIGKILL to usernsctl-init.
         self._shared = Shared("the sandbox", [])
-        self._proxy = start_proxy(host)
         deadline = deadline_after(timeout)
-        with contextlib.ExitStack() as opened:
+        with contextlib.ExitStack() as opened, contextlib.ExitStack() as failed:
+            self._proxy = start_proxy(host)
+            if self._proxy is not None:
+                failed.callback(self._proxy.close)
             creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
             ready, theirs = map(opened.enter_context, pipe(os.O_NONBLOCK))
             try:
@@ -135,9 +137,8 @@ class AttachedSandbox:
             except BaseException:
                 if hasattr(self, "popen"):
                     self.close()
-                elif self._proxy is not None:
-                    self._proxy.close()
                 raise
+            failed.pop_all()
 
     def _start_init(
         self,
@@ -330,11 +331,13 @@ class AttachedSandbox:
 
     def close(self) -> None:
         """Kill the sandbox, wait for its end, and close the descriptors."""
-        self.kill()
-        self._wait_for_end()
-        if self._proxy is not None:
-            self._proxy.close()
-        self.release()
+        try:
+            self.kill()
+            self._wait_for_end()
+        finally:
+            if self._proxy is not None:
+                self._proxy.close()
+            self.release()
 
     def _wait_for_end(self) -> None:
         """Reap usernsctl-init, after the other children of this process in its PID namespace.

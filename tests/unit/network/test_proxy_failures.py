@@ -1,0 +1,35 @@
+"""Tests of what a proxy that can't be started leaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from usernsctl.network import proxy_process
+from usernsctl.network.names import parse_rules
+
+
+@pytest.mark.parametrize("failing", ["usernsctl-refusals", "usernsctl-rules", "start"])
+def test_a_proxy_that_cannot_start_leaves_no_descriptor(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = os.memfd_create
+
+    def create_or_fail(name: str, flags: int = os.MFD_CLOEXEC) -> int:
+        if name == failing:
+            raise OSError(errno.EMFILE, "memfd_create")
+        return create(name, flags)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EAGAIN, "fork")
+
+    monkeypatch.setattr(os, "memfd_create", create_or_fail)
+    monkeypatch.setattr(proxy_process, "_start", fail)
+    before = os.listdir("/proc/self/fd")
+    # The traceback keeps the failed object, so that no collection closes its sockets.
+    with pytest.raises(OSError, match=r"memfd_create|fork") as caught:
+        proxy_process.ProxyProcess(parse_rules(["a.example"]))
+    assert os.listdir("/proc/self/fd") == before
+    del caught
