@@ -38,7 +38,7 @@ PROGRAMS = {
     "usernsctl-build": (),
     "usernsctl-init": SANDBOX_SOURCES,
     "usernsctl-detach": SANDBOX_SOURCES,
-    "usernsctl-watch": (*WATCHED, "error_fields.c", "network.c", "report.c"),
+    "usernsctl-watch": (*WATCHED, "early_signals.c", "error_fields.c", "network.c", "report.c"),
     "usernsctl-network": ("error_fields.c", "sandbox_command.c", "sandbox_group.c"),
     "usernsctl-probe": (),
     "usernsctl-child": (),

@@ -152,6 +152,12 @@ def test_published_port_is_free_after_the_end(world: World) -> None:
             assert ask(world, "127.0.0.1", 18083) == "1"
 
 
+def test_the_next_run_may_publish_the_same_port_at_once(world: World) -> None:
+    run = f"{USERNSCTL} run --network private --publish 18086:80 -- true"
+    done = world.run("sh", "-ec", "\n".join([run] * 6))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

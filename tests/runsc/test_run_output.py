@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -224,3 +225,54 @@ def test_notices_about_output_are_in_json(usernsctl: Program) -> None:
         "notice",
         "--max-output dropped 8 bytes of standard output after the first 1",
     )
+
+
+def start_with_stuck_reader(command: list[str | Path]) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command whose standard output nobody reads; return also the pipe's other end."""
+    reader, writer = os.pipe()
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE
+        )
+    finally:
+        os.close(writer)
+    return process, reader
+
+
+def test_a_stuck_reader_does_not_outlast_the_time_limit(usernsctl: Program, tmp_path: Path) -> None:
+    options = ["--timeout", "3s", "--max-output", "1M", "--result", tmp_path / "r"]
+    process, reader = start_with_stuck_reader([usernsctl.path, "run", *options, "--", "yes"])
+    try:
+        _, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        os.close(reader)
+    assert process.returncode == 124, err
+    assert json.loads((tmp_path / "r").read_text())["reason"] == "timeout"
+    assert os.listdir(tmp_path) == ["r"]
+
+
+def test_a_signal_during_the_wait_for_a_reader_keeps_the_result(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    # More than the pipe to the reader has room for, but not more than that and the one to the pump.
+    script = "head -c 100000 /dev/zero; exit 3"
+    options = ["--max-output", "1M", "--result", tmp_path / "r"]
+    process, reader = start_with_stuck_reader(
+        [usernsctl.path, "run", *options, "--", "sh", "-c", script]
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        # The pump and runsc, then only the pump.
+        for count in (2, 1):
+            while len(children_of(process.pid)) != count:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        os.close(reader)
+    assert process.returncode == 3
+    assert json.loads((tmp_path / "r").read_text())["status"] == 3
+    assert os.listdir(tmp_path) == ["r"]

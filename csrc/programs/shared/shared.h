@@ -60,6 +60,8 @@ bool error_parse(const char *text, size_t size, struct un_error *err);
  * early docker stop is not lost. Returns 0, or -1 with errno.
  */
 int keep_early_signals(void);
+/* Opens a signalfd for the signals that keep_early_signals() blocks. Returns -1 with errno. */
+int open_kept_signals(void);
 
 /* ---- stay_outside.c: process 1 of a container with a user namespace ------------------------- */
 

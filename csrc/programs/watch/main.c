@@ -359,7 +359,7 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     if (child > 0 && is_given_up(args))
         kill_descendants(args->pump.pid);
     if (child > 0)
-        pump_wait(&args->pump);
+        pump_wait(&args->pump, is_given_up(args));
     if (child > 0 && args->start.is_over)
         return un_fail(err, UN_STEP_RUNSC, 0, "runsc-hung",
                        "runsc had not started the sandbox after %" PRIu32 " s",
@@ -382,18 +382,27 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
     return ours;
 }
 
-/* Writes the result, and returns the exit status. */
+/* Removes what the sandbox has used, writes the result, and returns the exit status. A signal of an
+ * impatient user must not prevent that. */
 static int finish(struct watch_args *args, int status)
 {
+    siginfo_t ignored;
+    uint64_t signals = un_block_signals();
     args->result.status = status;
     args->result.peak = sandbox_group_has(&args->group, UN_GROUP_MEMORY)
                             ? sandbox_group_peak(&args->group)
                             : args->watch.peak;
     sandbox_group_remove(&args->group);
+    /* The next run may publish the same ports. */
+    if (args->network >= 0)
+        un_kill_and_reap(args->network, &ignored);
     for (int i = 0; i < 2; i++)
         args->result.truncated[i] = pump_truncated(&args->pump, i);
+    int failed = result_write(&args->result_file, &args->result);
+    un_discard_signals();
+    un_set_signals(signals);
     pump_report(&args->pump);
-    return result_write(&args->result_file, &args->result) ? SANDBOX_FAILED : status;
+    return failed ? SANDBOX_FAILED : status;
 }
 
 /* Runs the command. Returns the exit status. */
@@ -410,7 +419,11 @@ static int watch(struct watch_args *args, uint64_t forks)
     bool has_failed = network_join(&args->command, &args->network, &err);
     /* Inherited descriptors are for the watcher and the network only. */
     un_close_fds_at_exec(NULL, 0, &ignored);
+    uint64_t signals = un_signal_mask();
+    keep_early_signals();
     pid_t child = has_failed ? -1 : supervise_runsc(args, &how, &err);
+    un_discard_signals();
+    un_set_signals(signals);
     if (child == 0)
         return become_child(args, how.parent_pidfd);
     if (child < 0) {

@@ -21,6 +21,8 @@
 
 #define KILL ",kill"
 #define READ_BYTES 65536
+/* The time for the reader of a sandbox that the watcher has killed. */
+#define GIVEN_UP_MS 5000
 
 /* Output from a pipe to a descriptor. */
 struct output {
@@ -217,13 +219,18 @@ int pump_join(const struct pump *pump)
     return 0;
 }
 
-void pump_wait(struct pump *pump)
+void pump_wait(struct pump *pump, bool is_given_up)
 {
+    siginfo_t ignored;
     if (!pump->limit)
         return;
     un_close_each(pump->input, 2);
-    while (un_wait_readable(pump->pidfd, INT_MAX) == 0)
+    un_auto_close int signals = open_kept_signals();
+    struct pollfd fds[] = {{.fd = pump->pidfd, .events = POLLIN},
+                           {.fd = signals, .events = POLLIN}};
+    while (poll(fds, 2, is_given_up ? GIVEN_UP_MS : -1) < 0 && errno == EINTR)
         continue;
+    un_kill_and_reap(pump->pidfd, &ignored);
     close(pump->pidfd);
 }
 

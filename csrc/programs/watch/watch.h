@@ -60,8 +60,10 @@ int pump_start(struct pump *pump, struct un_error *err);
 /* Called in the child that executes runsc: makes the pipes its standard output and error. Returns
  * 0, or -1 with errno. */
 int pump_join(const struct pump *pump);
-/* Waits until the pump has written all output. */
-void pump_wait(struct pump *pump);
+/* Waits until the pump has written all output. A signal that is pending (keep_early_signals()) ends
+ * the wait, and so does a reader who takes longer than 5 s after the watcher has killed the sandbox
+ * (`is_given_up`). The rest of the output is lost then. */
+void pump_wait(struct pump *pump, bool is_given_up);
 /* Returns the number of bytes that standard output (0) or error (1) lacks. */
 uint64_t pump_truncated(const struct pump *pump, int stream);
 /* Returns whether the sandbox has written more than it may, which `end` then describes. */
