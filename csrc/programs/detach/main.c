@@ -151,7 +151,7 @@ static int wait_for_keeper(pid_t keeper, int started, int signals)
 int main(int argc, char **argv)
 {
     struct sigaction sigchld;
-    sigset_t handled, before;
+    sigset_t handled;
     int fds[FDS], ends[2];
     struct un_limits limits;
     if (argc < 8 || !limits_parse(argv[4], &limits)) {
@@ -164,7 +164,7 @@ int main(int argc, char **argv)
         return SANDBOX_FAILED;
     sigemptyset(&handled);
     sigaddset(&handled, SIGTERM);
-    sigprocmask(SIG_BLOCK, &handled, &before);
+    sigprocmask(SIG_BLOCK, &handled, NULL);
     un_default_sigchld(&sigchld);
     int signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
     pid_t keeper = signals < 0 || pipe2(ends, O_CLOEXEC) ? -1 : un_fork();
@@ -175,6 +175,5 @@ int main(int argc, char **argv)
         return wait_for_keeper(keeper, ends[0], signals);
     close(signals);
     sigaction(SIGCHLD, &sigchld, NULL);
-    sigprocmask(SIG_SETMASK, &before, NULL);
     return run_keeper(fds, &limits, ends[1], argv + 4);
 }

@@ -75,6 +75,8 @@ pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int 
     sigaddset(&handled, SIGCHLD);
     sigaddset(&handled, SIGTERM);
     sigprocmask(SIG_BLOCK, &handled, &before);
+    /* Blocked by this program (sandbox_wait_init()). */
+    sigdelset(&before, SIGTERM);
     un_auto_close int nothing = un_open_null(O_RDWR);
     *signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
     if (nothing < 0 || *signals < 0) {

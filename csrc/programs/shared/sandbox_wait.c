@@ -3,10 +3,15 @@
 #include "sys/sys.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command)
 {
+    sigset_t handled;
+    sigemptyset(&handled);
+    sigaddset(&handled, SIGTERM);
+    sigprocmask(SIG_BLOCK, &handled, NULL);
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
         wait->enders[i] = -1;
     wait->signals = -1;

@@ -260,7 +260,8 @@ struct sandbox_wait {
     struct limit_watch limits;
 };
 
-/* Initializes the structure. */
+/* Initializes the structure, and blocks SIGTERM: one that arrives before the wait ends the sandbox,
+ * too. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
 /* Makes what the limits need before the start: the control groups, and what sandbox_show_limits()
  * makes in `directory`. Begins to count OOM kills and the time. After a failure, sends the error to
