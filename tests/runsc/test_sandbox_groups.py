@@ -71,6 +71,8 @@ def test_the_groups_have_the_limits_and_are_removed(limit: str, usernsctl: Progr
     with make() as group:
         with running(group, [usernsctl.path, "run", option, "--", *WAITING]):
             (own,) = groups_below(group)
+            # Another user can't open the group, nor lock it.
+            assert own.stat().st_mode & 0o777 == 0o700
             names = {
                 Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
                 for pid in (own / "cgroup.procs").read_text().split()

@@ -8,6 +8,7 @@
 #include "base/base.h"
 #include "facts/facts.h"
 #include "programs/shared/shared.h"
+#include "sys/sys.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -21,6 +22,8 @@
 #define TRIES_MAX 8
 /* A killed process stays in its group until it has released its memory, and was reaped. */
 #define REMOVE_MS 5000
+/* Another process holds a new group's lock only for a moment (un_group_sweep()). */
+#define LOCK_MS 1000
 
 void sandbox_group_init(struct sandbox_group *group)
 {
@@ -93,16 +96,30 @@ static int limit_part(const struct sandbox_group *group, enum un_group_part part
     }
 }
 
-/* Makes a group, and locks it. Returns its directory, or -1 with errno, which is ENOENT if another
- * process has removed the group or the place. */
+static int lock_group(int dir)
+{
+    const struct timespec pause = {.tv_nsec = 2000000};
+    int failed;
+    int64_t deadline = un_now_ms() + LOCK_MS;
+    while ((failed = flock(dir, LOCK_EX | LOCK_NB)) && errno == EWOULDBLOCK &&
+           un_now_ms() < deadline)
+        nanosleep(&pause, NULL);
+    return failed;
+}
+
+/* Makes a group that other users can't lock, and locks it. Returns its directory, or -1 with errno,
+ * which is ENOENT if another process has removed the group or the place. */
 static int make_locked(int place, const char *name)
 {
-    if (mkdirat(place, name, 0755))
+    if (mkdirat(place, name, 0700))
         return -1;
     int dir = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (dir >= 0 && !flock(dir, LOCK_EX) && !faccessat(place, name, F_OK, 0))
+    if (dir >= 0 && !lock_group(dir) && !faccessat(place, name, F_OK, 0))
         return dir;
+    int errnum = errno;
     un_close_quietly(dir);
+    unlinkat(place, name, AT_REMOVEDIR);
+    errno = errnum;
     return -1;
 }
 
@@ -169,22 +186,45 @@ int sandbox_group_enter(const struct sandbox_group *group)
     return 0;
 }
 
-/* Kills all processes of a group. */
-static void kill_group(int dir)
+/* Calls `visit` for each process of a group, until that returns true. Returns whether it did. A
+ * process outside of this PID namespace has the number 0 here, and is left out. */
+static bool any_process(int dir, bool (*visit)(int dir, pid_t pid, pid_t wanted), pid_t wanted)
 {
     char line[32];
-    if (!write_file(dir, "cgroup.kill", "1"))
-        return;
+    bool found = false;
     int fd = openat(dir, "cgroup.procs", O_RDONLY | O_CLOEXEC);
     un_auto_fclose FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
     if (!file)
         un_close_quietly(fd);
-    while (file && fgets(line, sizeof line, file)) {
+    while (file && !found && fgets(line, sizeof line, file)) {
         pid_t pid = (pid_t)strtol(line, NULL, 10);
-        /* A process outside of this PID namespace has the number 0 here. */
-        if (pid > 0)
-            kill(pid, SIGKILL);
+        found = pid > 0 && visit(dir, pid, wanted);
     }
+    return found;
+}
+
+static bool is_wanted(int dir, pid_t pid, pid_t wanted)
+{
+    (void)dir;
+    return pid == wanted;
+}
+
+/* Another process may have got the number of one that has ended: a process that is in the group
+ * while its pidfd is open is the one of the pidfd. */
+static bool kill_process(int dir, pid_t pid, pid_t wanted)
+{
+    (void)wanted;
+    un_auto_close int pidfd = un_pidfd_open(pid);
+    if (pidfd >= 0 && any_process(dir, is_wanted, pid))
+        un_kill(pidfd);
+    return false;
+}
+
+/* Kills all processes of a group. */
+static void kill_group(int dir)
+{
+    if (write_file(dir, "cgroup.kill", "1"))
+        any_process(dir, kill_process, 0);
 }
 
 static void remove_part(const struct sandbox_group *group, int part, int64_t deadline)
