@@ -31,7 +31,9 @@ from network_world import (
 from processes import status_of
 from proxied import SECONDS, Proxied, Server, client_hello, read_all, status
 
-from usernsctl.network.proxy import Limits
+from usernsctl.network.names import Rules, parse_rules
+from usernsctl.network.proxy import MAX_ADDRESSES, Limits, Proxy
+from usernsctl.network.refusals import MAX_TEXTS
 
 RULES = ("good.example", "*.wild.example", "six.example", "other.example:8080", "hosts.example")
 
@@ -600,6 +602,36 @@ def test_refusals_are_logged_once_and_as_plain_text(own: Proxied) -> None:
         "usernsctl: refused evil.example:443: no --allow option allows this host and port",
         "usernsctl: refused good.example:443: the server name (SNI) is '\\x1b]0;x\\x07.example'",
     ]
+
+
+def test_a_client_cannot_flood_the_log_with_refusals(own: Proxied) -> None:
+    for number in range(MAX_TEXTS + 5):
+        name = f"{number}.evil.example:443"
+        own.send(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+    assert own.report()["denied"] == MAX_TEXTS + 5
+    lines = os.pread(own.log, 1 << 20, 0).decode("ascii").splitlines()
+    assert len(lines) == MAX_TEXTS + 1
+    assert lines[-1] == ("usernsctl: further refusals are only counted, after 255 different ones")
+
+
+def test_only_some_addresses_of_a_name_are_tried() -> None:
+    internal = [f"10.0.1.{number}" for number in range(20)]
+    asked: list[tuple[str, int]] = []
+
+    def resolve(name: str, port: int) -> list[tuple[int, str]]:
+        asked.append((name, port))
+        return [(socket.AF_INET, address) for address in [*internal[:MAX_ADDRESSES], PUBLIC]]
+
+    refused: list[str] = []
+    proxy = Proxy(Rules(parse_rules(["good.example"])), refused.append, resolver=resolve)
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.sendall(b"GET http://good.example/ HTTP/1.1\r\nHost: good.example\r\n\r\n")
+        ours.shutdown(socket.SHUT_WR)
+        proxy.answer(theirs)
+        assert status(read_all(ours)) == 403
+    assert asked == [("good.example", 80)]
+    assert refused == ["good.example:80: good.example has 10.0.1.0, a private address"]
 
 
 def client_hello_with(name: bytes) -> bytes:

@@ -58,6 +58,11 @@ class AllowedName:
             raise ValueError(f"{text!r} is not NAME[:PORT] or *.NAME[:PORT]: {error}") from None
         if subdomains and "." not in name:
             raise ValueError(f"{text!r} would allow a whole top-level domain; name the domains")
+        if "." not in name:
+            raise ValueError(
+                f"{text!r} has only one label, to which resolvers append domains; write the whole "
+                f"name, such as {name}.example.com"
+            )
         return cls(name, subdomains, number)
 
     def __str__(self) -> str:

@@ -1,7 +1,9 @@
 """A forward proxy that reaches only allowed names: the connections of its clients.
 
-Each connection has one request and a thread of its own. The number of connections, the sizes of
-what the proxy reads ahead and all waits are limited, so a client can harm only its own sandbox.
+Each connection has one request and a thread of its own. The number of connections at once, the
+sizes of what the proxy reads ahead and all waits are limited, so a client can't use up the memory
+and the threads of the machine. The rate of connections is not limited, and the processor time of
+the proxy counts for no limit of the sandbox.
 
 A request for a tunnel (CONNECT) is for TLS alone, and the name in the first TLS message must be
 that of the request: else a tunnel to an allowed name that shares its address with other names (a
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from usernsctl.network.names import Rules
 
     Resolver = Callable[[str, int], "list[tuple[int, str]]"]
+
+MAX_ADDRESSES = 16
+"""The number of addresses of a name to which the proxy tries to connect."""
 
 _BLOCK = 64 * 1024
 # How much of a refused request is read, so that the client receives the answer before a reset.
@@ -134,6 +139,7 @@ class Proxy:
         """Return a connection to an address of a host that may be reached.
 
         The addresses are resolved once, and the connection goes to the address that was checked.
+        Only the first :data:`MAX_ADDRESSES` are tried.
         """
         deadline = time.monotonic() + self._limits.connect_time
         try:
@@ -142,7 +148,7 @@ class Proxy:
             raise Failed(f"{name} can't be resolved: {_why(error)}", "502 Bad Gateway") from None
         refusals = []
         failure = "it has no address"
-        for family, address in dict.fromkeys(found):
+        for family, address in tuple(dict.fromkeys(found))[:MAX_ADDRESSES]:
             reason = addresses.refusal(family, address)
             if reason is None and addresses.is_own(family, address):
                 reason = "an address of this machine"

@@ -31,7 +31,7 @@ _STACK = 512 * 1024
 
 
 class _Log:
-    """Counts refusals, and prints each text once.
+    """Counts refusals, and prints each text once, up to the size of the table.
 
     :param is_json: whether to print JSON, as ``usernsctl run --log json`` does.
     """
@@ -45,10 +45,18 @@ class _Log:
     def refuse(self, text: str) -> None:
         with self._lock:
             is_new = self._table.add(text)
+            is_last = is_new and self._table.is_full
         if is_new:
-            # Standard error may be a pipe whose reader has gone.
-            with contextlib.suppress(OSError):
-                print(self._line(shown(f"refused {text}")), file=sys.stderr, flush=True)
+            self._print(f"refused {text}")
+        if is_last:
+            self._print(
+                f"further refusals are only counted, after {refusals.MAX_TEXTS} different ones"
+            )
+
+    def _print(self, message: str) -> None:
+        # Standard error may be a pipe whose reader has gone.
+        with contextlib.suppress(OSError):
+            print(self._line(shown(message)), file=sys.stderr, flush=True)
 
 
 def _json_line() -> Callable[[str], str]:

@@ -94,6 +94,11 @@ class Table:
         self._increment(row)
         return True
 
+    @property
+    def is_full(self) -> bool:
+        """Whether further texts are only counted."""
+        return len(self._rows) == MAX_TEXTS
+
     def _increment(self, row: int) -> None:
         (count,) = _COUNT.unpack_from(self._memory, row * _ROW)
         _COUNT.pack_into(self._memory, row * _ROW, count + 1)
