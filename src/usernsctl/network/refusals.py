@@ -96,7 +96,7 @@ class Table:
 
     @property
     def is_full(self) -> bool:
-        """Whether further texts are only counted."""
+        """True if further texts are only counted."""
         return len(self._rows) == MAX_TEXTS
 
     def _increment(self, row: int) -> None:
