@@ -2,7 +2,8 @@
 
 No packet leaves the world, since its namespaces have no other devices. The world is made in a user
 namespace, so no test needs root. Sandboxes are started on the machine (:meth:`World.run`), which
-has a default route, a name server, and services that no sandbox may reach.
+has a default route, a route to the metadata service alone, as in some clouds, a name server, and
+services that no sandbox may reach.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 # The machine's addresses: on the device of its default route, a second one there, that of another
-# device, and IPv6.
-MACHINE, MACHINE_2, BRIDGE, MACHINE_6 = "10.77.0.2", "10.77.0.3", "172.30.0.1", "fd77::2"
+# device, and two of IPv6, of which pasta copies the first.
+MACHINE, MACHINE_2, BRIDGE = "10.77.0.2", "10.77.0.3", "172.30.0.1"
+MACHINE_6, BRIDGE_6 = "fd77::2", "fd78::1"
 ROUTER, ROUTER_6 = "10.77.0.1", "fd77::1"
 NEIGHBOUR = "10.77.0.9"
 #: Addresses in the internet, of a web server each, and of a name server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
-METADATA = "169.254.169.254"
+METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
 #: Names that the name server knows, with their addresses.
 NAMES = {
     "web.example": WEB,
@@ -44,7 +46,7 @@ ip link set outer name lan
 ip addr add {ROUTER}/24 dev lan; ip addr add {NEIGHBOUR}/24 dev lan
 ip -6 addr add {ROUTER_6}/64 dev lan nodad
 for address in {WEB} {OTHER_WEB} {DNS} {METADATA}; do ip addr add $address/32 dev lo; done
-ip -6 addr add {WEB_6}/128 dev lo nodad
+ip -6 addr add {WEB_6}/128 dev lo nodad; ip -6 addr add {METADATA_6}/128 dev lo nodad
 ip link set lan up
 """
 
@@ -55,12 +57,14 @@ ip addr add {MACHINE}/24 dev lan; ip addr add {MACHINE_2}/24 dev lan
 ip -6 addr add {MACHINE_6}/64 dev lan nodad
 ip link set lan up
 ip link add bridge type veth peer name port; ip addr add {BRIDGE}/16 dev bridge
+ip -6 addr add {BRIDGE_6}/64 dev bridge nodad
 ip link set bridge up; ip link set port up
 ip route add default via {ROUTER}; ip -6 route add default via {ROUTER_6}
+ip route add {METADATA}/32 via {ROUTER}
 mount --bind $2 /etc/resolv.conf
 """
 
-# A web server on each port, which answers with its own address, and a server of the names.
+# A web server on each port, which answers with its own address, and a name server on one address.
 _SERVERS = """
 import selectors, socket, sys
 names, ports, kind = eval(sys.argv[1]), eval(sys.argv[2]), sys.argv[3]
@@ -73,10 +77,9 @@ if kind == "machine":
     server.bind("\\0" + sys.argv[4])
     server.listen()
     selector.register(server, selectors.EVENT_READ, "unix")
-else:
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind((sys.argv[4], 53))
-    selector.register(server, selectors.EVENT_READ, "dns")
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((sys.argv[5], 53))
+selector.register(server, selectors.EVENT_READ, "dns")
 
 def answer(query):
     labels, at = [], 12
@@ -126,8 +129,8 @@ class World:
         resolver.write_text(f"nameserver {DNS}\n")
         self._script(self.machine, _MACHINE, str(self.outside.pid), str(resolver))
         self._script(self.outside, _OUTSIDE)
-        self._serve(self.outside, "outside", DNS)
-        self._serve(self.machine, "machine", ABSTRACT)
+        self._serve(self.outside, "outside", "", DNS)
+        self._serve(self.machine, "machine", ABSTRACT, BRIDGE)
 
     def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
         popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

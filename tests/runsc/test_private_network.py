@@ -90,6 +90,75 @@ def test_private_network_does_not_reach(world: World, address: str) -> None:
     }
 
 
+# Connects by sockets that name the device of the private network, and prints what answers.
+BY_DEVICE = """
+import socket, struct, sys, time
+machine, link_local, bridge, metadata = sys.argv[1:]
+index = socket.if_nametoindex("eth0")
+# The kernel uses the own link-local address once no other host has turned out to have it.
+for _ in range(200):
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.connect(("fe80::1", 9, 0, index))
+        here = probe.getsockname()[:1] + (0, 0, index)
+    if here[0].startswith("fe80:"):
+        break
+    time.sleep(0.05)
+assert here[0].startswith("fe80:"), here
+query = b"\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3web\\7example\\0\\0\\1\\0\\1"
+def connect(source, address):
+    with socket.socket(socket.AF_INET6) as connection:
+        connection.settimeout(2)
+        if source:
+            connection.bind(source)
+        connection.connect(address)
+        connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        return connection.makefile().read().split("\\n")[-2]
+def send(address):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
+        connection.settimeout(2)
+        by = struct.pack("@i8x", index)
+        connection.sendmsg([query], [(socket.IPPROTO_IP, 8, by)], 0, (address, 53))
+        return connection.recv(512)
+for what, function, *words in (
+    ("link-local", connect, None, (link_local, 80, 0, index)),
+    ("machine", connect, here, (machine, 80)),
+    ("metadata", connect, here, (metadata, 80)),
+    ("datagram", send, bridge),
+):
+    try:
+        print(what, "answered", function(*words))
+    except OSError as error:
+        print(what, "failed", error)
+"""
+
+
+@pytest.mark.parametrize("rules", [[], ["--allow", "0.0.0.0/0", "--allow", "::/0"]])
+def test_socket_of_a_device_does_not_reach_this_machine(world: World, rules: list[str]) -> None:
+    shown = world.run("ip", "-6", "-o", "addr", "show", "dev", "lan", "scope", "link").stdout
+    link_local = shown.split()[3].split("/")[0]
+    command = [USERNSCTL, "run", "--network", "private"]
+    if rules:
+        command = [USERNSCTL, "run", *rules]
+    words = [networks.BRIDGE_6, link_local, networks.BRIDGE, networks.METADATA_6]
+    done = world.run(*command, "--", "/usr/bin/python3", "-c", BY_DEVICE, *words)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert [line for line in lines if "failed" not in line] == []
+
+
+def test_allowed_ranges_open_no_denied_address(world: World) -> None:
+    ranges = ["--allow", "0.0.0.0/0", "--allow", "::/0"]
+    denied = [networks.MACHINE_2, networks.BRIDGE, networks.METADATA, networks.METADATA_6]
+    words = [f"{address}/80" for address in [*denied, networks.ROUTER]]
+    command = [USERNSCTL, "run", *ranges, "--", "/usr/bin/python3", "-c", ASK]
+    done = world.run(*command, *words, "web.example/80")
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if "side" in line or "machine" in line] == [
+        f"web.example/80 outside ::ffff:{networks.WEB}"
+    ], done.stdout + done.stderr
+
+
 ALLOWED = (
     ("--allow", f"{networks.WEB}/32:80"),
     ("--allow", f"[{networks.WEB_6}]:8000-9000"),
@@ -170,16 +239,19 @@ def test_malformed_allow_is_refused(world: World, options: list[str], said: str)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("options", [["--network", "private"], ["--allow", "198.51.100.0/24"]])
 @pytest.mark.parametrize(
     ("script", "cause"),
     [("#!/bin/sh\necho no luck >&2; exit 3\n", "nft-failed"), ("", "nft-missing")],
 )
-def test_allow_fails_without_nft(world: World, tmp_path: Path, script: str, cause: str) -> None:
+def test_private_network_fails_without_nft(
+    world: World, tmp_path: Path, options: list[str], script: str, cause: str
+) -> None:
     other = tmp_path / "nft"
     other.write_text(script)
     other.chmod(0o755 if script else 0o644)
     hide = f'mount --bind {other} /usr/sbin/nft; exec "$@"'
-    command = [USERNSCTL, "run", "--allow", "198.51.100.0/24", "--", "echo", "started"]
+    command = [USERNSCTL, "run", *options, "--", "echo", "started"]
     done = world.run("unshare", "--mount", "sh", "-ec", hide, "sh", *command)
     assert done.returncode == 125
     assert causes_in(done.stderr) == [cause]

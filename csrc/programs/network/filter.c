@@ -2,31 +2,52 @@
  * The packet filter of a network namespace, by nft(8).
  *
  * gVisor, and so the programs inside, can't change the filter: gVisor has no capabilities there.
+ * Unreachable routes deny too little: the kernel skips them for a socket that names a device, and
+ * pasta copies routes of this machine that can be more specific.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
 #include "sys/sys.h"
 
+#include <arpa/inet.h>
 #include <signal.h>
 #include <sys/mman.h>
 
 #define FILTER_MS 10000
 #define OUTPUT_MAX 400
 
-/* Neighbour discovery of IPv6, without which no address is reachable. */
-#define BEGINNING                                                                                  \
-    "table inet usernsctl {\nchain output {\ntype filter hook output priority 0; policy drop;\n"   \
+/* The rules before those of denied addresses. A packet that no rule of the chain "allowed" accepts
+ * meets the policy of "output". Accepts neighbour discovery of IPv6, without which no address is
+ * reachable, and lets pasta answer for the name server, whose address is link-local. A multicast
+ * packet could reach this machine, too. */
+#define OUTPUT                                                                                     \
+    "chain output {\ntype filter hook output priority 0; policy %s;\n"                             \
     "oifname \"lo\" accept\n"                                                                      \
-    "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept\n"
+    "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept\n"          \
+    "ip daddr " NAME_SERVER_4 " meta l4proto { tcp, udp } th dport 53 goto allowed\n"              \
+    "ip6 daddr " NAME_SERVER_6 " meta l4proto { tcp, udp } th dport 53 goto allowed\n"             \
+    "ip daddr 224.0.0.0/4 drop\nip6 daddr ff00::/8 drop\n"
+
+static bool write_denied(int fd, const struct prefix *prefix)
+{
+    char text[INET6_ADDRSTRLEN];
+    const char *family = prefix->family == AF_INET ? "ip" : "ip6";
+    return inet_ntop(prefix->family, prefix->address, text, sizeof text) &&
+           dprintf(fd, "%s daddr %s/%d drop\n", family, text, prefix->length) > 0;
+}
 
 /* Writes the rules to a file in memory. Returns a descriptor at its beginning, or -1 with errno. */
-static int write_rules(const struct network *network)
+static int write_rules(const struct network *network, const struct prefixes *denied)
 {
     int fd = memfd_create("rules", MFD_CLOEXEC);
-    int failed = fd < 0 || dprintf(fd, "%s", BEGINNING) < 0;
-    for (size_t i = 0; !failed && i < network->allow_count; i++)
-        failed = dprintf(fd, "%s accept\n", network->allow[i]) < 0;
-    if (!failed && dprintf(fd, "}\n}\n") >= 0 && !lseek(fd, 0, SEEK_SET))
+    bool is_written = fd >= 0 && dprintf(fd, "table inet usernsctl {\nchain allowed {\n") > 0;
+    for (size_t i = 0; is_written && i < network->allow_count; i++)
+        is_written = dprintf(fd, "%s accept\n", network->allow[i]) > 0;
+    is_written =
+        is_written && dprintf(fd, "}\n" OUTPUT, network->allow_count ? "drop" : "accept") > 0;
+    for (size_t i = 0; is_written && i < denied->count; i++)
+        is_written = write_denied(fd, &denied->prefix[i]);
+    if (is_written && dprintf(fd, "goto allowed\n}\n}\n") > 0 && !lseek(fd, 0, SEEK_SET))
         return fd;
     un_close_quietly(fd);
     return -1;
@@ -42,13 +63,12 @@ static int judge_nft(const struct un_job *job, struct un_error *err)
                    length, job->output);
 }
 
-int filter_output(const struct network *network, struct un_error *err)
+int filter_output(const struct network *network, const struct prefixes *denied,
+                  struct un_error *err)
 {
     const char *const argv[] = {network->nft, "-f", "-", NULL};
     char output[OUTPUT_MAX];
-    if (!network->nft)
-        return 0;
-    un_auto_close int rules = write_rules(network);
+    un_auto_close int rules = write_rules(network, denied);
     if (rules < 0)
         return un_fail_errno(err, UN_STEP_NETWORK, "the rules for nft");
     struct un_job job = {

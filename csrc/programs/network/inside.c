@@ -80,7 +80,7 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
     if (read(socket, &go, 1) != 1)
         _exit(1);
     if (network->pasta && (routes_deny(denied, &err) || route_name_server(DEVICE, &err) ||
-                           filter_output(network, &err))) {
+                           filter_output(network, denied, &err))) {
         error_send(socket, &err);
         _exit(1);
     }

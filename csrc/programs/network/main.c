@@ -13,8 +13,9 @@
  * addresses, its gateways and link-local addresses stay unreachable. Without the option the
  * namespace has only a loopback device.
  *
- * --nft=PATH drops all packets that leave the namespace but those that meet a condition of
- * --allow=CONDITION, a part of a rule of nft(8).
+ * --nft=PATH, which --pasta needs, drops packets to these addresses. With --allow=CONDITION, a part
+ * of a rule of nft(8), it drops all other packets that leave the namespace, too, but those that
+ * meet a condition.
  *
  * --publish=ADDRESS/OUTSIDE:INSIDE forwards TCP connections to the port OUTSIDE of ADDRESS, of this
  * machine, to the port INSIDE of 127.0.0.1 in the namespace.
@@ -219,7 +220,7 @@ int main(int argc, char **argv)
     bool is_valid = argc > 2 && !sandbox_take_fds(argv + 1, fds, FDS);
     for (int i = 3; is_valid && i < argc; i++)
         is_valid = read_option(argv[i], &network);
-    if (!is_valid) {
+    if (!is_valid || !network.pasta != !network.nft) {
         fputs("usage: usernsctl-network CREATOR REPORT OPTION...\n", stderr);
         return SANDBOX_FAILED;
     }

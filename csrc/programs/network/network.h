@@ -28,8 +28,8 @@ struct network {
     const char *pasta; /* path of pasta, or NULL for a loopback device alone */
     struct listener listener[LISTENERS_MAX];
     size_t listener_count;
-    const char *nft;              /* path of nft(8), or NULL to allow all destinations */
-    const char *allow[RULES_MAX]; /* conditions of nft(8) for packets that may leave */
+    const char *nft;              /* path of nft(8), if there is that of pasta */
+    const char *allow[RULES_MAX]; /* conditions of nft(8) for packets that may leave; none: all */
     size_t allow_count;
     struct port port[PORTS_MAX];
     size_t port_count;
@@ -51,7 +51,8 @@ struct prefixes {
 
 /* Adds the addresses of this machine, and its gateways, to `found`. */
 int routes_of_machine(struct prefixes *found, struct un_error *err);
-/* Makes the addresses unreachable in the network namespace of this process. */
+/* Makes the addresses unreachable in the network namespace of this process, so that connect(2)
+ * fails at once. Binds only programs that name no device: see filter.c. */
 int routes_deny(const struct prefixes *denied, struct un_error *err);
 /* Routes the address of the name server to a device of this network namespace, if that exists. */
 int route_name_server(const char *device, struct un_error *err);
@@ -69,9 +70,10 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
 
 /* ---- filter.c: nft ------------------------------------------------------------------------- */
 
-/* Drops all packets that leave this network namespace, but those that a condition allows, and those
- * of the loopback device. */
-int filter_output(const struct network *network, struct un_error *err);
+/* Drops packets that leave this network namespace for a denied address, and, if there are
+ * conditions, those that meet none. */
+int filter_output(const struct network *network, const struct prefixes *denied,
+                  struct un_error *err);
 
 /* ---- forward.c: published ports -------------------------------------------------------------- */
 

@@ -2,9 +2,10 @@
  * Routes of network namespaces, by rtnetlink(7).
  *
  * pasta connects from this machine's network namespace, so each address of this machine would be
- * reachable: pasta's options exclude only the loopback addresses. Hence a sandbox gets an
- * unreachable route for each local address of this machine, and for its gateways, which in virtual
- * machines and containers are often the machine around.
+ * reachable: pasta's options exclude only the loopback addresses. Hence a sandbox is denied each
+ * local address of this machine, and its gateways, which in virtual machines and containers are
+ * often the machine around. filter.c drops packets to them; the unreachable routes made here only
+ * let connect(2) fail at once.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -15,6 +16,7 @@
 #include <sys/socket.h>
 
 #define ANSWER_BYTES (1 << 16)
+#define DUMPS_MAX 20
 
 /* Addresses that no sandbox should reach: link-local ones, where clouds serve the machine's
  * credentials, and other addresses of that kind. */
@@ -24,6 +26,7 @@ static const struct {
 } special[] = {
     {"169.254.0.0", AF_INET, 16}, {"100.100.100.200", AF_INET, 32}, {"168.63.129.16", AF_INET, 32},
     {"192.0.0.192", AF_INET, 32}, {"fd00:ec2::", AF_INET6, 32},     {"fd20:ce::254", AF_INET6, 128},
+    {"fe80::", AF_INET6, 10},
 };
 
 static int open_netlink(void)
@@ -38,11 +41,51 @@ static size_t size_of(int family)
 
 static bool add_prefix(struct prefixes *found, int family, int length, const void *address)
 {
+    struct prefix prefix = {.family = family, .length = length};
+    memcpy(prefix.address, address, size_of(family));
+    for (size_t i = 0; i < found->count; i++)
+        if (!memcmp(&found->prefix[i], &prefix, sizeof prefix))
+            return true;
     if (found->count == PREFIXES_MAX)
         return false;
-    struct prefix *prefix = &found->prefix[found->count++];
-    *prefix = (struct prefix){.family = family, .length = length};
-    memcpy(prefix->address, address, size_of(family));
+    found->prefix[found->count++] = prefix;
+    return true;
+}
+
+/* Adds the gateway of an attribute of a route, or of one of its next hops, if the attribute is one.
+ * Returns false if there are too many. */
+static bool add_gateway(const struct rtattr *at, int family, struct prefixes *found)
+{
+    const void *address = RTA_DATA(at);
+    size_t size = RTA_PAYLOAD(at);
+    if (at->rta_type == RTA_VIA && size > sizeof(struct rtvia)) {
+        const struct rtvia *via = address;
+        family = via->rtvia_family;
+        address = via->rtvia_addr;
+        size -= sizeof *via;
+    } else if (at->rta_type != RTA_GATEWAY) {
+        return true;
+    }
+    if ((family != AF_INET && family != AF_INET6) || size < size_of(family))
+        return true;
+    return add_prefix(found, family, (int)size_of(family) * 8, address);
+}
+
+/* Adds the gateways of a route with several next hops. Returns false if there are too many. */
+static bool add_next_hops(const struct rtattr *hops, int family, struct prefixes *found)
+{
+    const struct rtnexthop *hop = RTA_DATA(hops);
+    size_t left = RTA_PAYLOAD(hops);
+    while (left >= sizeof *hop && hop->rtnh_len >= sizeof *hop && hop->rtnh_len <= left) {
+        size_t rest = hop->rtnh_len - sizeof *hop;
+        const struct rtattr *at = (const void *)(hop + 1);
+        for (; RTA_OK(at, rest); at = RTA_NEXT(at, rest))
+            if (!add_gateway(at, family, found))
+                return false;
+        size_t step = RTA_ALIGN(hop->rtnh_len);
+        left -= step < left ? step : left;
+        hop = (const void *)((const char *)hop + step);
+    }
     return true;
 }
 
@@ -51,25 +94,26 @@ static bool add_prefix(struct prefixes *found, int family, int length, const voi
 static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
 {
     const struct rtmsg *route = NLMSG_DATA(message);
+    int family = route->rtm_family;
     size_t left = RTM_PAYLOAD(message);
     bool is_complete = true;
-    for (const struct rtattr *at = RTM_RTA(route); RTA_OK(at, left); at = RTA_NEXT(at, left)) {
-        if (RTA_PAYLOAD(at) < size_of(route->rtm_family))
-            continue;
-        if (at->rta_type == RTA_DST && route->rtm_type == RTN_LOCAL)
-            is_complete = is_complete &&
-                          add_prefix(found, route->rtm_family, route->rtm_dst_len, RTA_DATA(at));
-        else if (at->rta_type == RTA_GATEWAY && route->rtm_type == RTN_UNICAST)
-            is_complete =
-                is_complete && add_prefix(found, route->rtm_family,
-                                          (int)size_of(route->rtm_family) * 8, RTA_DATA(at));
+    for (const struct rtattr *at = RTM_RTA(route); is_complete && RTA_OK(at, left);
+         at = RTA_NEXT(at, left)) {
+        if (route->rtm_type == RTN_UNICAST)
+            is_complete = at->rta_type == RTA_MULTIPATH ? add_next_hops(at, family, found)
+                                                        : add_gateway(at, family, found);
+        else if (route->rtm_type == RTN_LOCAL && at->rta_type == RTA_DST &&
+                 RTA_PAYLOAD(at) >= size_of(family))
+            is_complete = add_prefix(found, family, route->rtm_dst_len, RTA_DATA(at));
     }
     return is_complete;
 }
 
-/* Reads the answers to a request for all routes. Returns -1 with errno. */
+/* Reads the answers to a request for all routes. Returns -1 with errno, EAGAIN if the routes
+ * changed meanwhile, so that the kernel may have left some out. */
 static int read_routes(int netlink, char *bytes, struct prefixes *found)
 {
+    bool is_consistent = true;
     for (;;) {
         ssize_t got = recv(netlink, bytes, ANSWER_BYTES, 0);
         if (got < 0 && errno == EINTR)
@@ -79,8 +123,9 @@ static int read_routes(int netlink, char *bytes, struct prefixes *found)
         size_t left = (size_t)got;
         for (const struct nlmsghdr *message = (void *)bytes; NLMSG_OK(message, left);
              message = NLMSG_NEXT(message, left)) {
+            is_consistent = is_consistent && !(message->nlmsg_flags & NLM_F_DUMP_INTR);
             if (message->nlmsg_type == NLMSG_DONE)
-                return 0;
+                return is_consistent ? 0 : (errno = EAGAIN, -1);
             if (message->nlmsg_type == NLMSG_ERROR) {
                 errno = -((const struct nlmsgerr *)NLMSG_DATA(message))->error;
                 return -1;
@@ -110,6 +155,14 @@ static int read_family(int family, char *bytes, struct prefixes *found)
     return read_routes(netlink, bytes, found);
 }
 
+static int read_consistent_family(int family, char *bytes, struct prefixes *found)
+{
+    int failed = -1;
+    for (int i = 0; i < DUMPS_MAX && failed && (!i || errno == EAGAIN); i++)
+        failed = read_family(family, bytes, found);
+    return failed;
+}
+
 int routes_of_machine(struct prefixes *found, struct un_error *err)
 {
     un_auto_free char *bytes = malloc(ANSWER_BYTES);
@@ -119,8 +172,9 @@ int routes_of_machine(struct prefixes *found, struct un_error *err)
         add_prefix(found, special[i].family, special[i].length, address);
     }
     /* A kernel without IPv6 has no such routes. */
-    if (!bytes || read_family(AF_INET, bytes, found) ||
-        (read_family(AF_INET6, bytes, found) && errno != EAFNOSUPPORT && errno != EOPNOTSUPP))
+    if (!bytes || read_consistent_family(AF_INET, bytes, found) ||
+        (read_consistent_family(AF_INET6, bytes, found) && errno != EAFNOSUPPORT &&
+         errno != EOPNOTSUPP))
         return un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
     return 0;
 }

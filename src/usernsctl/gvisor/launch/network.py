@@ -82,22 +82,21 @@ def options_of(request: Request) -> tuple[str, ...]:
     """
     options = []
     if request.network == "private":
-        options.append(f"--pasta={_find('pasta', '--network private', _DIRECTORIES)}")
-    if request.ranges:
-        options.append(f"--nft={_find('nft', '--allow CIDR', _SYSTEM_DIRECTORIES)}")
+        options.append(f"--pasta={_find('pasta', _DIRECTORIES)}")
+        options.append(f"--nft={_find('nft', _SYSTEM_DIRECTORIES)}")
         options += [f"--allow={rule.condition}" for rule in request.ranges]
     for port in request.publish:
         options.append(f"--publish={port.address}/{port.outside}:{port.inside}")
     return (*options, *([_LISTEN] if request.network == NAMES else []))
 
 
-def _find(name: str, purpose: str, directories: Sequence[str]) -> str:
+def _find(name: str, directories: Sequence[str]) -> str:
     for directory in directories:
         path = os.path.join(directory, name)
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     raise RunscError(
-        f"{purpose} needs {name}, which is not installed",
+        f"--network private needs {name}, which is not installed",
         step="network",
         cause=f"{name}-missing",
     )
