@@ -14,6 +14,7 @@ import networks
 import pytest
 from conftest import SCRIPTS
 from networks import World
+from processes import children_of
 
 pytestmark = pytest.mark.also_root
 
@@ -100,6 +101,26 @@ def test_port_is_published_on_an_address(world: World) -> None:
 def test_port_without_a_server_inside_closes_the_connection(world: World) -> None:
     with serving(world, "--publish", "18082:81"):
         assert "Error" in ask(world, "127.0.0.1", 18082)
+
+
+def test_forwarder_has_no_descriptor_but_its_listening_sockets(world: World) -> None:
+    options = ("--publish", "18085:80", "--publish", "18086:80")
+    with serving(world, *options) as popen:
+        machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
+        pids = [popen.pid]
+        for pid in pids:
+            pids += children_of(pid)
+        (forwarder,) = (
+            pid
+            for pid in pids
+            if Path(f"/proc/{pid}/comm").read_text() == "usernsctl-netwo\n"
+            and os.readlink(f"/proc/{pid}/ns/net") != machine
+        )
+        opened = [os.readlink(file) for file in Path(f"/proc/{forwarder}/fd").iterdir()]
+        assert sum(name.startswith("socket:") for name in opened) == 2
+        assert [name for name in opened if name.endswith("/null")] == ["/dev/null"] * 3
+        assert len(opened) == 5
+        assert ask(world, "127.0.0.1", 18085) == "1"
 
 
 def test_taken_port_is_an_error_before_the_start(world: World) -> None:

@@ -16,6 +16,7 @@
 #define BACKLOG 128
 #define CONNECTIONS_MAX 256
 #define BUFFER_BYTES (1 << 15)
+#define PAUSE_MS 100
 
 /* The bytes from one end of a connection to the other. */
 struct half {
@@ -36,6 +37,7 @@ struct forwarder {
     const struct network *network;
     struct connection connection[CONNECTIONS_MAX];
     size_t count;
+    bool is_exhausted; /* whether accept4(2) found no memory or descriptor */
     struct pollfd polled[PORTS_MAX + 2 * CONNECTIONS_MAX];
 };
 
@@ -107,6 +109,9 @@ static void accept_client(struct forwarder *forwarder, const struct port *port)
     if (client >= 0 &&
         open_connection(client, port->inside, &forwarder->connection[forwarder->count]))
         forwarder->count++;
+    /* The client stays in the queue, so that the listening socket stays readable. */
+    forwarder->is_exhausted =
+        client < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS);
 }
 
 static bool is_temporary(ssize_t got)
@@ -139,6 +144,13 @@ static bool move_bytes(struct half *half, int from, int to)
     return true;
 }
 
+/* Returns whether one end was read to its end, but may still be written to. A reset by the peer is
+ * then no event to wait for, but is reported anyway. */
+static bool is_half_closed(const struct connection *connection, int end)
+{
+    return connection->half[end].has_ended && !connection->half[1 - end].is_shut;
+}
+
 /* Handles the events of a connection. Returns false when it is over. */
 static bool serve(struct connection *connection)
 {
@@ -151,6 +163,9 @@ static bool serve(struct connection *connection)
             return false;
         connection->is_connecting = false;
     }
+    for (int i = 0; i < 2; i++)
+        if (is_half_closed(connection, i) && connection->polled[i]->revents & (POLLERR | POLLHUP))
+            return false;
     for (int i = 0; i < 2; i++)
         if (!move_bytes(&connection->half[i], connection->fd[i], connection->fd[1 - i]))
             return false;
@@ -174,28 +189,43 @@ static void wait_for_events(struct forwarder *forwarder)
     size_t ports = forwarder->network->port_count, count = ports;
     for (size_t i = 0; i < ports; i++) {
         int listener = forwarder->network->port[i].socket;
-        bool has_room = forwarder->count < CONNECTIONS_MAX;
+        bool has_room = forwarder->count < CONNECTIONS_MAX && !forwarder->is_exhausted;
         fds[i] = (struct pollfd){.fd = has_room ? listener : -1, .events = POLLIN};
     }
     for (size_t i = 0; i < forwarder->count; i++)
         for (int end = 0; end < 2; end++) {
             struct connection *connection = &forwarder->connection[i];
             short events = events_of(connection, end);
-            /* A descriptor without wanted events would report its end again and again. */
-            fds[count] = (struct pollfd){.fd = events ? connection->fd[end] : -1, .events = events};
+            /* Another descriptor without wanted events would report its end again and again. */
+            bool is_wanted = events || is_half_closed(connection, end);
+            fds[count] =
+                (struct pollfd){.fd = is_wanted ? connection->fd[end] : -1, .events = events};
             connection->polled[end] = &fds[count++];
         }
-    while (poll(fds, count, -1) < 0 && errno == EINTR)
+    while (poll(fds, count, forwarder->is_exhausted ? PAUSE_MS : -1) < 0 && errno == EINTR)
         continue;
+    forwarder->is_exhausted = false;
 }
 
-/* Gives up all capabilities, since clients outside and programs inside send bytes to this process.
- */
-static void give_up_privileges(void)
+static int compare_sockets(const void *a, const void *b)
 {
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Gives up all descriptors but the listening sockets, all files and all capabilities, since clients
+ * outside and programs inside send bytes to this process. */
+static void give_up_privileges(const struct network *network)
+{
+    int keep[PORTS_MAX];
+    struct un_error err;
     struct un_cap_sets none = {.data = {{0}}};
+    for (size_t i = 0; i < network->port_count; i++)
+        keep[i] = network->port[i].socket;
+    qsort(keep, network->port_count, sizeof *keep, compare_sockets);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    if (un_caps_set(&none))
+    /* In the new root directory no process can make a file. */
+    if (un_close_fds(keep, network->port_count, &err) || chroot("/proc/self/fdinfo") ||
+        chdir("/") || un_caps_set(&none))
         _exit(1);
 }
 
@@ -205,7 +235,7 @@ _Noreturn void forward_ports(const struct network *network)
     if (!forwarder)
         _exit(1);
     forwarder->network = network;
-    give_up_privileges();
+    give_up_privileges(network);
     for (;;) {
         wait_for_events(forwarder);
         size_t before = forwarder->count;
@@ -215,7 +245,8 @@ _Noreturn void forward_ports(const struct network *network)
                 forwarder->connection[i] = forwarder->connection[--forwarder->count];
             }
         for (size_t i = 0; i < network->port_count; i++)
-            if (forwarder->polled[i].revents && forwarder->count < CONNECTIONS_MAX)
+            if (forwarder->polled[i].revents && forwarder->count < CONNECTIONS_MAX &&
+                !forwarder->is_exhausted)
                 accept_client(forwarder, &network->port[i]);
     }
 }
