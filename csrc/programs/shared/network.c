@@ -13,7 +13,8 @@
 #include <sys/socket.h>
 
 /* The capabilities that only the start of the network needs. */
-#define ONLY_NETWORK (UINT64_C(1) << CAP_NET_ADMIN | UINT64_C(1) << CAP_SETPCAP)
+#define ONLY_NETWORK                                                                               \
+    (UINT64_C(1) << CAP_NET_ADMIN | UINT64_C(1) << CAP_NET_RAW | UINT64_C(1) << CAP_SETPCAP)
 
 /* usernsctl-network limits the time of each helper itself, so this limit is for a bug. */
 #define READY_MS 30000
