@@ -65,11 +65,29 @@ static bool lists(int place, const char *file, const char *word)
     return false;
 }
 
+/* Returns whether this process is in a group of the mount. In a container that sees the control
+ * groups of its host, but has a cgroup namespace, /proc/self/cgroup names another group. */
+static bool has_this_process(const struct un_groups *groups, int mount, const char *group)
+{
+    char path[UN_PATH_MAX], line[32];
+    bool is_found = groups->is_copy;
+    if (is_found || un_path_join(path, group[1] ? group + 1 : ".", "cgroup.procs"))
+        return is_found;
+    int fd = openat(mount, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    un_auto_fclose FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+    if (!file)
+        un_close_quietly(fd);
+    while (file && !is_found && fgets(line, sizeof line, file))
+        is_found = strtol(line, NULL, 10) == getpid();
+    errno = EACCES;
+    return is_found;
+}
+
 /* Opens the control group of this process, or the parent of that group if its name is LEAF. */
 static int open_own(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX])
 {
     un_auto_close int mount = un_group_find(groups, controller, group);
-    if (mount < 0)
+    if (mount < 0 || !has_this_process(groups, mount, group))
         return -1;
     if (!*controller && ends_with(group, "/" LEAF))
         group[strlen(group) - strlen("/" LEAF)] = '\0';

@@ -232,3 +232,14 @@ def test_root_without_control_groups_can_not_limit_processes(usernsctl: Program)
     tried = [*covered, "--pids=100", "--memory=128M", "--limits=best-effort", "--", "echo", "x"]
     done = capture(tried, timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
+
+
+def test_no_group_is_made_outside_of_the_group_of_the_caller(usernsctl: Program) -> None:
+    """As in a container with a cgroup namespace that sees the control groups of its host."""
+    with memory_group(1 << 30) as group:
+        run = [usernsctl.path, "run", "--memory=128M", "--", *WAITING]
+        with running(group, ["unshare", "--cgroup", *run]) as process:
+            children = children_of(watcher_below(process.pid))
+            assert children
+            for pid in children:
+                assert memory_group_of(pid).is_relative_to(group)
