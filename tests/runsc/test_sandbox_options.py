@@ -363,6 +363,7 @@ def test_host_options_are_those_of_the_request() -> None:
     assert {name for one in fields if not one.metadata for name in [one.name]} == {
         "args",
         "groups",
+        "ranges",
         "virtual_env",
     }
     assert len({flag for option in options for flag in option.flags}) >= len(options) > 20
