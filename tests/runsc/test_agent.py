@@ -556,7 +556,7 @@ def test_a_fork_can_use_it_and_leaves_it_alone(box: un.Sandbox) -> None:
 def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        # Python drops an exception that a handler raises in a finaliser: then the next signal counts.
+        # Python drops an exception that a handler raises in a finaliser: the next signal counts.
         signal.setitimer(signal.ITIMER_REAL, seconds, 5)
         box.run(["sleep", "1008"])
     except KeyboardInterrupt:
