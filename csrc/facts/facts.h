@@ -83,6 +83,9 @@ void un_group_release(int place, int version);
  * Returns 0, or -1 with errno. */
 int un_group_prepare(int place, enum un_group_part part, int version);
 
+/* Writes a text to a file of a group by one write(2). Returns 0, or -1 with errno. */
+int un_group_write(int group, const char *file, const char *text);
+
 /* Groups of sandboxes have this prefix, and are locked (flock(2)) while their sandbox runs. */
 #define UN_GROUP_PREFIX "usernsctl-sandbox-"
 

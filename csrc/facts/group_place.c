@@ -151,10 +151,10 @@ void un_group_release(int place, int version)
     close(place);
 }
 
-static int write_word(int directory, const char *file, const char *word)
+int un_group_write(int group, const char *file, const char *text)
 {
-    un_auto_close int fd = openat(directory, file, O_WRONLY | O_CLOEXEC);
-    return fd < 0 || write(fd, word, strlen(word)) < 0 ? -1 : 0;
+    un_auto_close int fd = openat(group, file, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+    return fd < 0 || write(fd, text, strlen(text)) < 0 ? -1 : 0;
 }
 
 /* Moves the processes of a group to another one. */
@@ -166,7 +166,7 @@ static void move_processes(int from, int to)
     if (!file)
         un_close_quietly(fd);
     while (file && fgets(line, sizeof line, file))
-        write_word(to, "cgroup.procs", line);
+        un_group_write(to, "cgroup.procs", line);
 }
 
 int un_group_prepare(int place, enum un_group_part part, int version)
@@ -175,14 +175,14 @@ int un_group_prepare(int place, enum un_group_part part, int version)
     if (version == 1 || lists(place, "cgroup.subtree_control", controllers[part]))
         return 0;
     snprintf(word, sizeof word, "+%s", controllers[part]);
-    if (!write_word(place, "cgroup.subtree_control", word))
+    if (!un_group_write(place, "cgroup.subtree_control", word))
         return 0;
     if (errno != EBUSY || (mkdirat(place, LEAF, 0755) && errno != EEXIST))
         return -1;
     un_auto_close int leaf = openat(place, LEAF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int round = 0; leaf >= 0 && round < ROUNDS_MAX; round++) {
         move_processes(place, leaf);
-        if (!write_word(place, "cgroup.subtree_control", word))
+        if (!un_group_write(place, "cgroup.subtree_control", word))
             return 0;
     }
     return -1;

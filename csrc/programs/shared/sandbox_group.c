@@ -36,17 +36,11 @@ bool sandbox_group_has(const struct sandbox_group *group, enum un_group_part par
     return group->dir[part] >= 0;
 }
 
-static int write_file(int dir, const char *file, const char *text)
-{
-    un_auto_close int fd = openat(dir, file, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
-    return fd < 0 || write(fd, text, strlen(text)) < 0 ? -1 : 0;
-}
-
 static int write_number(int dir, const char *file, uint64_t number)
 {
     char text[24];
     snprintf(text, sizeof text, "%" PRIu64, number);
-    return write_file(dir, file, text);
+    return un_group_write(dir, file, text);
 }
 
 /* Does nothing if the kernel has no such file: without swap accounting, for example. */
@@ -78,7 +72,7 @@ static int limit_time(int dir, int version, uint64_t thousandths)
                    ? -1
                    : 0;
     snprintf(text, sizeof text, "%" PRIu64 " %d", quota, PERIOD_US);
-    return write_file(dir, "cpu.max", text);
+    return un_group_write(dir, "cpu.max", text);
 }
 
 static int limit_part(const struct sandbox_group *group, enum un_group_part part,
@@ -181,7 +175,7 @@ int sandbox_group_make(struct sandbox_group *group, const struct un_limits *limi
 int sandbox_group_enter(const struct sandbox_group *group)
 {
     for (int part = 0; part < UN_GROUP_PARTS; part++)
-        if (group->dir[part] >= 0 && write_file(group->dir[part], "cgroup.procs", "0"))
+        if (group->dir[part] >= 0 && un_group_write(group->dir[part], "cgroup.procs", "0"))
             return -1;
     return 0;
 }
@@ -223,7 +217,7 @@ static bool kill_process(int dir, pid_t pid, pid_t wanted)
 /* Kills all processes of a group. */
 static void kill_group(int dir)
 {
-    if (write_file(dir, "cgroup.kill", "1"))
+    if (un_group_write(dir, "cgroup.kill", "1"))
         any_process(dir, kill_process, 0);
 }
 
