@@ -207,11 +207,6 @@ static void wait_for_events(struct forwarder *forwarder)
     forwarder->is_exhausted = false;
 }
 
-static int compare_sockets(const void *a, const void *b)
-{
-    return *(const int *)a - *(const int *)b;
-}
-
 /* Gives up all descriptors but the listening sockets, all files and all capabilities, since clients
  * outside and programs inside send bytes to this process. */
 static void give_up_privileges(const struct network *network)
@@ -221,7 +216,7 @@ static void give_up_privileges(const struct network *network)
     struct un_cap_sets none = {.data = {{0}}};
     for (size_t i = 0; i < network->port_count; i++)
         keep[i] = network->port[i].socket;
-    qsort(keep, network->port_count, sizeof *keep, compare_sockets);
+    qsort(keep, network->port_count, sizeof *keep, compare_fds);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     /* In the new root directory no process can make a file. */
     if (un_close_fds(keep, network->port_count, &err) || chroot("/proc/self/fdinfo") ||

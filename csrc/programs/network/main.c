@@ -43,7 +43,7 @@
 
 enum { CREATOR, REPORT, FDS };
 
-static int compare_fds(const void *a, const void *b)
+int compare_fds(const void *a, const void *b)
 {
     return *(const int *)a - *(const int *)b;
 }
