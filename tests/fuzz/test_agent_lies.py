@@ -90,6 +90,7 @@ commands = st.builds(
         max_size=3,
     ),
     umask=st.integers(0, 0o777),
+    flags=st.sampled_from((0, wire.NEW_SESSION, wire.NEW_GROUP | wire.TERMINAL)),
     size=st.tuples(st.integers(0, 65535), st.integers(0, 65535)),
     capabilities=st.integers(0, 2**64 - 1),
 )

@@ -206,8 +206,8 @@ def test_a_proxy_that_is_killed_leaves_no_way_out(world: World) -> None:
     code = (
         "import usernsctl as un\n"
         "with un.SandboxHost(allow=['good.example']) as host, host.start(None) as box:\n"
-        "    box._life._proxy._process.kill()\n"
-        "    box._life._proxy._process.wait()\n"
+        "    box._life.proxy._process.kill()\n"
+        "    box._life.proxy._process.wait()\n"
         f"    done = box.run(['/usr/bin/python3', '-c', {FETCH!r}, 'http://good.example/'],\n"
         "        capture_output=True, text=True)\n"
         "    print(done.stdout)\n"
@@ -290,10 +290,10 @@ def test_a_start_or_an_end_that_fails_leaves_no_proxy(monkeypatch: pytest.Monkey
         with host.start(["sleep", "60"]) as box:
             life = box._get()
             assert isinstance(life, attached.AttachedSandbox)
-            assert life._proxy is not None
+            assert life.proxy is not None
             with monkeypatch.context() as patched:
                 patched.setattr(life, "kill", fail)
                 with pytest.raises(OSError, match="too many files"):
                     life.close()
-            assert life._proxy._process.returncode is not None
+            assert life.proxy._process.returncode is not None
         assert children_of(os.getpid()) == before

@@ -36,7 +36,7 @@ main()
 # A program that prints the package's files whose functions host.start() and box.run() call. Earlier
 # calls have imported all modules.
 CALL = """
-import json, os, sys, threading, usernsctl as un
+import gc, json, os, sys, threading, usernsctl as un
 
 package = os.path.dirname(un.__file__)
 
@@ -45,6 +45,9 @@ def files_of(call):
     def note(frame, event, argument):
         if event == "call" and frame.f_code.co_filename.startswith(package):
             files.add(frame.f_code.co_filename)
+    # Finalisers of garbage of earlier calls would add their files.
+    gc.collect()
+    gc.disable()
     threading.setprofile(note)
     sys.setprofile(note)
     try:
@@ -52,6 +55,7 @@ def files_of(call):
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
+        gc.enable()
 
 with un.SandboxHost() as host:
     host.start(["sleep", "1000"]).close()

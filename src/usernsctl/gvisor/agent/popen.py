@@ -11,10 +11,10 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from subprocess import DEVNULL, STDOUT, TimeoutExpired
-from typing import TYPE_CHECKING, Any, AnyStr, NoReturn
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn
 
 from usernsctl import _core
-from usernsctl._lean import LateModule, dataclass
+from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import (
     ClosedError,
     SharedSocket,
@@ -72,8 +72,7 @@ _MAX_INT = 2**31 - 1
 _NO_PROCESS = 2**30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandSpec:
+class CommandSpec(NamedTuple):
     """The attributes of a command, besides its arguments and streams.
 
     :ivar env: the whole environment, each entry NAME=VALUE.
@@ -90,8 +89,7 @@ class CommandSpec:
     size: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The sandbox that a command is started in.
 
     :ivar id: the container id.

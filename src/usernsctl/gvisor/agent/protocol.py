@@ -19,7 +19,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from usernsctl._lean import dataclass
 from usernsctl._system.descriptors import (
     ClosedError,
     Connection,
@@ -107,8 +106,7 @@ class Ended(NamedTuple):
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """A command for the agent to start.
 
     :ivar program: the file to execute, in place of the first of `args`.

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from usernsctl.commands import aio
     from usernsctl.gvisor.launch.limits import EnforcedLimits
     from usernsctl.network.proxy_process import ProxyProcess
-    from usernsctl.network.refusals import Refusal
 else:
     aio = LateModule("usernsctl.commands.aio")
 
@@ -68,6 +67,7 @@ class AttachedSandbox:
 
     :ivar popen: usernsctl-init.
     :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`.
+    :ivar proxy: the proxy for allowed names, or ``None``.
     """
 
     popen: Popen[Any]
@@ -108,9 +108,9 @@ class AttachedSandbox:
         self._shared = Shared("the sandbox", [])
         deadline = deadline_after(timeout)
         with contextlib.ExitStack() as opened, contextlib.ExitStack() as failed:
-            self._proxy = start_proxy(host)
-            if self._proxy is not None:
-                failed.callback(self._proxy.close)
+            self.proxy = start_proxy(host)
+            if self.proxy is not None:
+                failed.callback(self.proxy.close)
             creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
             ready, theirs = map(opened.enter_context, pipe(os.O_NONBLOCK))
             try:
@@ -120,16 +120,16 @@ class AttachedSandbox:
                     disk = f"{files.inside}/disk" if limits is not None and limits.disk else None
                     command = files.command(state, disk)
                     args = [*map(str, fds), words, files.pid_file, *command]
-                    if self._proxy is not None:
+                    if self.proxy is not None:
                         # The proxy has to be ready before a command of the sandbox runs.
-                        self._proxy.wait_ready()
-                        fds.append(above_stdio(self._proxy.handover.fileno(), given))
+                        self.proxy.wait_ready()
+                        fds.append(above_stdio(self.proxy.handover.fileno(), given))
                         args = with_handover(args, fds[-1])
                     self.popen = self._start_init(host, args, timeout, {**how, "pass_fds": fds})
                 theirs.close()
-                if self._proxy is not None:
+                if self.proxy is not None:
                     # The proxy ends with the network of the sandbox, which has the other copies.
-                    self._proxy.handover.close()
+                    self.proxy.handover.close()
                 self._wait_until_ready(ready, files, timeout, deadline)
                 if not self._is_init:
                     self._open_sandbox(files.read_pid())
@@ -225,15 +225,6 @@ class AttachedSandbox:
         if status == TIME_IS_OVER and self.limit_error() is not None:
             return -signal.SIGKILL
         return None if status is None else returncode_of(status)
-
-    @property
-    def denied(self) -> int:
-        """The number of connections that the proxy for allowed names has refused."""
-        return 0 if self._proxy is None else self._proxy.denied
-
-    def refusals(self) -> tuple[Refusal, ...]:
-        """Return the distinct refusals of the proxy for allowed names."""
-        return () if self._proxy is None else self._proxy.refusals()
 
     @property
     def is_killed(self) -> bool:
@@ -335,8 +326,8 @@ class AttachedSandbox:
             self.kill()
             self._wait_for_end()
         finally:
-            if self._proxy is not None:
-                self._proxy.close()
+            if self.proxy is not None:
+                self.proxy.close()
             self.release()
 
     def _wait_for_end(self) -> None:

@@ -59,7 +59,6 @@ from usernsctl.namespaces.namespace import Namespace
 if TYPE_CHECKING:
     from usernsctl.commands import aio
     from usernsctl.gvisor.launch.limits import EnforcedLimits
-    from usernsctl.network.refusals import Refusal
 else:
     aio = LateModule("usernsctl.commands.aio")
 
@@ -82,12 +81,8 @@ class DetachedSandbox:
     """
 
     rusage = None
-    # A detached sandbox has no proxy.
-    denied = 0
-
-    def refusals(self) -> tuple[Refusal, ...]:
-        """Return nothing: see :meth:`usernsctl.Sandbox.refusals`."""
-        return ()
+    # A detached sandbox has no proxy for allowed names.
+    proxy = None
 
     def __init__(
         self,

@@ -11,9 +11,8 @@ from usernsctl._system.descriptors import deadline_after, seconds_left
 from usernsctl._system.paths import check_path
 from usernsctl.commands.arguments import StrOrBytesPath, check_keywords, check_timeout
 from usernsctl.gvisor import checks
-from usernsctl.gvisor.agent.commands import SandboxCommands
+from usernsctl.gvisor.agent.commands import CommandDefaults, SandboxCommands
 from usernsctl.gvisor.sandbox import users
-from usernsctl.gvisor.sandbox.defaults import CommandDefaults
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.agent import file_copies, file_records

@@ -33,7 +33,7 @@ from usernsctl.commands.popen import (
 )
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks
-from usernsctl.gvisor.agent.commands import CommandOptions, SandboxCommands
+from usernsctl.gvisor.agent.commands import CommandDefaults, CommandOptions, SandboxCommands
 from usernsctl.gvisor.agent.popen import START_SECONDS, SandboxPopen
 from usernsctl.gvisor.agent.protocol import Agent, AgentTimeout, AgentUnresponsive, agent_error
 from usernsctl.gvisor.agent.start import OWN_IPC, OWN_NET, InitAgent
@@ -45,7 +45,6 @@ from usernsctl.gvisor.runsc.container import describe_limit, query
 from usernsctl.gvisor.runsc.stdio import prepared_streams, receive_terminal
 from usernsctl.gvisor.sandbox import records
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
-from usernsctl.gvisor.sandbox.defaults import CommandDefaults
 from usernsctl.gvisor.sandbox.detached import DetachedSandbox
 from usernsctl.gvisor.sandbox.directory import SandboxDirectory
 from usernsctl.gvisor.sandbox.files import SandboxFiles
@@ -397,11 +396,13 @@ class Sandbox(SandboxFiles, ClosingMixin):
     @property
     def denied(self) -> int:
         """The number of connections that the proxy for allowed names (`allow`) has refused."""
-        return 0 if self._life is None else self._life.denied
+        proxy = None if self._life is None else self._life.proxy
+        return 0 if proxy is None else proxy.denied
 
     def refusals(self) -> tuple[refusals.Refusal, ...]:
         """Return the distinct refusals of the proxy, each with its number; the first 255."""
-        return self._get().refusals()
+        proxy = self._get().proxy
+        return () if proxy is None else proxy.refusals()
 
     @property
     def init(self) -> Popen[bytes]:
