@@ -267,10 +267,10 @@ for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg",
             "wait4", "uname", "dup", "getcwd", "statx", "fallocate", "setpriority", "getpriority",
             "fgetxattr", "syslog", "clock_nanosleep", "getuid", "geteuid", "getegid"):  # fmt: skip
     add(f"{one}-killed", early=[w.killed(one)], run=REFUSED, tried=("run", "doctor"))
-# Calls that find subordinate ranges, and run newuidmap and newgidmap.
-for one in ("statfs", "pipe2"):
+# The search for subordinate ranges calls statfs(2), and subprocess calls pipe2(2).
+for one, run in (("statfs", None), ("pipe2", "seccomp-denies-call")):
     cause = "seccomp-denies-call"
-    add(f"{one}-killed", early=[w.killed(one)], tried=("auto", "range"), auto=cause, range_=cause)
+    add(f"{one}-killed", early=[w.killed(one)], run=run, auto=cause, range_=cause)
 # Without accept4(2), wait4(2) and shutdown(2), runsc waits for ever.
 for one in ("accept4", "wait4", "shutdown"):
     for number in (errno.EPERM, errno.ENOSYS):

@@ -34,6 +34,9 @@ STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "runsc": _SANDBOX,
 }
 
+#: The probes of a map of more than one id. A cause that no other probe shows blocks only this map.
+_OF_RANGES = ("ranges", "range-map", "range-mount")
+
 #: The cause of runsc's message that one of its processes died, if the reason is unknown.
 _EOF_UNKNOWN = "mapped-sandbox-eof-unknown"
 
@@ -94,7 +97,8 @@ def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool
 def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
     """Return the finding of a rule, or None if the cause does not matter for `purpose`."""
     cause = catalogue()[rule.id]
-    concerned = set(cause.purposes)
+    of_ranges = {told(probe) for name in _OF_RANGES if (probe := seen.unsettled(name))}
+    concerned: set[Purpose] = {"range"} if of_ranges >= set(evidence) else set(cause.purposes)
     for name, purposes in STANDS_IN_THE_WAY_OF.items():
         probe = seen.unsettled(name)
         if probe is not None and told(probe) in evidence:

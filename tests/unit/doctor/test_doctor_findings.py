@@ -385,3 +385,13 @@ def test_rules_and_catalogue_fit_together() -> None:
     assert set(CONSEQUENCES) <= {rule.id for rule in RULES}
     explained = {name for rule in RULES for name in rule.explains}
     assert explained == set(STANDS_IN_THE_WAY_OF) | {"mount-proc", "null", "tun", "kvm", "cgroup"}
+
+
+def test_a_call_that_only_ranges_need_does_not_block_a_run() -> None:
+    seen = probes(failed("ranges", detail="statfs(2) is denied", cause="seccomp-denies-call"))
+    assert [(one.id, one.blocks) for one in judged(healthy(), seen, "run")] == [
+        ("seccomp-denies-call", False)
+    ]
+    assert [(one.id, one.blocks) for one in judged(healthy(), seen, "range")] == [
+        ("seccomp-denies-call", True)
+    ]
