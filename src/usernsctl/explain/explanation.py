@@ -17,7 +17,13 @@ _BLOCK = 1 << 20
 # Longer lines are cut into pieces that overlap by this length, so that no message is lost.
 _LINE_MAX = 4096
 #: Number of bytes of a text that are read; the rest is ignored.
-INPUT_MAX = 64 << 20
+INPUT_MAX = 16 << 20
+# Blocks of at least this size are searched for text: a shorter one costs little in any case.
+_BINARY_MIN = 1 << 16
+# Control characters that text does not have. Terminals use backspace, tab, line ends and escape.
+_CONTROLS = bytes(code for code in range(32) if code not in b"\b\t\n\f\r\x1b")
+# One byte of this many may be a control character in a text.
+_CONTROLS_RARE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +156,8 @@ class _Limited:
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes; none at the end or at the limit."""
+        if self.size == INPUT_MAX:
+            return b""
         block = self._stream.read(min(size, INPUT_MAX - self.size))
         self.size += len(block)
         self.is_truncated = self.size == INPUT_MAX and bool(self._stream.read(1))
@@ -157,13 +165,27 @@ class _Limited:
 
 
 def _pieces(stream: _Limited) -> Iterator[bytes]:
-    """Yield the text of a stream, in pieces that end at the end of a line, or overlap."""
+    """Yield the text of a stream, in pieces that end at the end of a line, or overlap.
+
+    Blocks without text are left out, so that an endless stream such as /dev/zero takes no time.
+    """
     rest = b""
     while block := stream.read(_BLOCK):
+        block = block.replace(b"\0", b"")
+        if _is_binary(block):
+            continue
         # Text from other systems may have CR or CR LF as line ends.
         piece = rest + block.replace(b"\r", b"\n")
         yield piece
         rest = piece[max(piece.rfind(b"\n") + 1, len(piece) - _LINE_MAX) :]
+
+
+def _is_binary(block: bytes) -> bool:
+    """Return whether a block without NUL bytes has no text: one byte repeated, or many controls."""
+    if len(block) < _BINARY_MIN:
+        return not block
+    controls = len(block) - len(block.translate(None, _CONTROLS))
+    return controls * _CONTROLS_RARE > len(block) or block.count(block[:1]) == len(block)
 
 
 def _line_at(piece: bytes, at: int) -> str:

@@ -7,8 +7,9 @@ import json
 import math
 import re
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
@@ -354,7 +355,7 @@ class Endless(io.RawIOBase):
 
 
 def test_a_large_input_is_read_in_pieces() -> None:
-    stream = Endless(20_000_000)
+    stream = Endless(10_000_000)
     assert not explain(stream).recognised  # type: ignore[arg-type] # only read() is implemented
     assert stream.left == 0
     assert stream.largest <= 1 << 20
@@ -545,9 +546,28 @@ def test_a_text_without_an_end_is_read_in_part(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("usernsctl.explain.explanation.INPUT_MAX", 3 << 20)
-    status, out, err = run(capsys, "/dev/zero")
+    status, out, err = run(capsys, "/dev/random")
     assert (status, err) == (1, "")
     assert out.startswith("Only the first 3 MiB of the text were read.\n")
+
+
+def cost(stream: BinaryIO) -> float:
+    before = time.process_time()
+    assert not explain(stream).recognised
+    return time.process_time() - before
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/urandom"])
+def test_an_endless_device_takes_less_time_than_a_short_log(path: str) -> None:
+    log = io.BytesIO(b"an error of the container failed\n" * (1 << 17))
+    with open(path, "rb") as device:
+        assert cost(device) < cost(log)
+
+
+def test_text_beside_bytes_that_are_no_text_is_found() -> None:
+    message = "\nnewuidmap: Could not set caps\n"
+    assert ids(bytes(5 << 20) + message.encode() + bytes(5 << 20))[0] == "helper-not-setuid"
+    assert ids(message.encode("utf-16-le"))[0] == "helper-not-setuid"
 
 
 def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
