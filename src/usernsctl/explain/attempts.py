@@ -48,9 +48,9 @@ _SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
 _HARMLESS = re.compile(r"\W{0,2}(?:warn|info|debu|notice|trace)")
 # Lines that say how the program goes on without what failed.
 _GOES_ON = re.compile(r"\b(?:trying|falling back|going forward|ignoring|ignored|continuing)\b")
-# An error belongs to an operation in another line if its own line has only such text and a few
-# words beside it: dates, levels, names of exceptions, numbers. For example: "ptrace: Operation not
-# permitted.".
+# An error belongs to an operation in another line if its own line has only such text and a word
+# beside it: dates, levels, names of exceptions, numbers. For example: "ptrace: Operation not
+# permitted.". A line such as "setfacl: FILE: Operation not permitted" is about something else.
 _NOISE = re.compile(
     r"\[[^\]]*\]|\((?:os error )?-?\w{1,7}\)"
     r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
@@ -136,18 +136,23 @@ class AttemptReader:
         self._is_about_sandboxes = False
 
     def add(self, piece: bytes) -> None:
-        """Read the next piece of the text."""
+        """Read the next piece of the text, unless enough was read."""
+        if self._is_full():
+            return
         text = piece.lower()
         if not self._is_about_sandboxes:
             self._is_about_sandboxes = any(word in text for word in _SANDBOX)
         for start, end in _error_lines(text):
             near = (*_lines_before(text, start), _line_after(text, end))
             self._read += sum(map(len, near), end - start)
-            if self._read > _READ_MAX or len(self._found) == _KEPT_MAX:
+            if self._is_full():
                 break
             line = piece[start:end].decode("utf-8", "replace")
             if found := _attempt(line, [one.decode("utf-8", "replace") for one in near]):
                 self._found[found] = None
+
+    def _is_full(self) -> bool:
+        return self._read > _READ_MAX or len(self._found) == _KEPT_MAX
 
     def attempts(self) -> list[Attempt]:
         """Return the failed attempts of which most is known, in the order of the text."""
@@ -239,7 +244,8 @@ def _is_error_alone(line: str) -> bool:
     for texts in errors().exact.values():
         for text in texts:
             line = line.replace(text, "")
-    return len(_NOISE.sub("", line)) <= _REST_MAX and "/" not in line
+    rest = _NOISE.sub(" ", line).split()
+    return len(rest) <= 1 and len("".join(rest)) <= _REST_MAX and "/" not in line
 
 
 def _named(words: dict[str, tuple[str, ...]], line: str) -> list[str]:
