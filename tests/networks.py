@@ -22,7 +22,7 @@ from typing import Any
 MACHINE, MACHINE_2, BRIDGE = "10.77.0.2", "10.77.0.3", "172.30.0.1"
 MACHINE_6, BRIDGE_6 = "fd77::2", "fd78::1"
 ROUTER, ROUTER_6 = "10.77.0.1", "fd77::1"
-NEIGHBOUR = "10.77.0.9"
+NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
 #: Addresses in the internet, of a web server each, and of a name server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
 METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
@@ -65,8 +65,9 @@ mount --bind $2 /etc/resolv.conf
 """
 
 # A web server on each port, which answers with its own address, and a name server on one address.
+# Datagrams to port 5353 are kept, also those to groups, and /datagrams on a web server lists them.
 _SERVERS = """
-import selectors, socket, sys
+import selectors, socket, struct, sys
 names, ports, kind = eval(sys.argv[1]), eval(sys.argv[2]), sys.argv[3]
 selector = selectors.DefaultSelector()
 for port in ports:
@@ -80,6 +81,15 @@ if kind == "machine":
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind((sys.argv[5], 53))
 selector.register(server, selectors.EVENT_READ, "dns")
+datagrams, lan = [], socket.if_nametoindex("lan")
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP,
+                  socket.inet_pton(socket.AF_INET6, "ff02::fb") + struct.pack("@i", lan))
+server.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP,
+                  socket.inet_aton("224.0.0.251") + struct.pack("@4xi", lan))
+server.bind(("::", 5353))
+selector.register(server, selectors.EVENT_READ, "datagrams")
 
 def answer(query):
     labels, at = [], 12
@@ -101,13 +111,18 @@ while True:
             query, client = key.fileobj.recvfrom(512)
             key.fileobj.sendto(answer(query), client)
             continue
+        if key.data == "datagrams":
+            datagrams.append(key.fileobj.recv(512).decode(errors="replace"))
+            continue
         connection, _ = key.fileobj.accept()
         with connection:
             connection.settimeout(2)
             try:
-                connection.recv(65536)
+                asked = connection.recv(65536)
                 here = connection.getsockname()
                 text = f"{kind} {here[0] if here else ''}\\n".encode()
+                if asked.startswith(b"GET /datagrams"):
+                    text = ("\\n".join(datagrams) + "\\n").encode()
                 head = b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(text)
                 connection.sendall(head + text)
             except OSError:
@@ -158,6 +173,13 @@ class World:
         arguments = [repr(NAMES), repr(PORTS), kind, *words]
         enter = self._enter("-U", "-m", "-n", of=where)
         self._start([*enter, sys.executable, "-c", _SERVERS, *arguments])
+
+    def serve_outside(self, *command: str) -> None:
+        """Start a server in the internet, which ends with the world."""
+        enter = self._enter("-U", "-m", "-n", of=self.outside)
+        popen = subprocess.Popen([*enter, *command], stdout=subprocess.DEVNULL)
+        self._undo.callback(popen.wait)
+        self._undo.callback(popen.kill)
 
     def command(self, *command: str) -> list[str]:
         """Return the command that runs a command on the machine."""

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from network_world import (
@@ -229,6 +230,8 @@ def test_internal_addresses_beside_public_ones_are_not_tried(proxied: Proxied) -
 @pytest.mark.parametrize(
     "host",
     [
+        PUBLIC,
+        f"[{PUBLIC6}]",
         "127.0.0.1",
         "127.1",
         "2130706433",
@@ -563,6 +566,7 @@ def test_the_proxy_has_no_privileges(own: Proxied) -> None:
         assert int(own_status[kind], 16) == 0
     assert own_status["NoNewPrivs"] == "1"
     assert own_status["Seccomp"] == "2"
+    assert Path(f"/proc/{own.proxy_pid}/environ").read_bytes() == b""
     # Process 1 of a PID namespace of its own.
     assert own_status["NSpid"].split()[-1] == "1"
 

@@ -58,167 +58,23 @@ def test_private_network_reaches_the_internet(world: World) -> None:
     assert ask(world, *wanted) == wanted
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1",
-        "::1",
-        "localhost",
-        "0.0.0.0",
-        "::ffff:127.0.0.1",
-        networks.MACHINE,
-        networks.MACHINE_2,
-        networks.BRIDGE,
-        networks.MACHINE_6,
-        f"::ffff:{networks.BRIDGE}",
-        networks.ROUTER,
-        networks.ROUTER_6,
-        networks.METADATA,
-        "metadata.example",
-        "loopback.example",
-    ],
-)
-def test_private_network_does_not_reach(world: World, address: str) -> None:
-    # The services answer to the machine itself.
-    names = {"metadata.example": networks.METADATA, "loopback.example": "127.0.0.1"}
-    done = world.run("/usr/bin/python3", "-c", ASK, f"{names.get(address, address)}/80")
-    assert "side " in done.stdout or "machine " in done.stdout, done.stdout
-    assert ask(world, f"{address}/80")[f"{address}/80"] in {
-        "ConnectionRefusedError",
-        "OSError",
-        "TimeoutError",
-    }
-
-
-# Connects by sockets that name the device of the private network, and prints what answers.
-BY_DEVICE = """
-import socket, struct, sys, time
-machine, link_local, bridge, metadata = sys.argv[1:]
-index = socket.if_nametoindex("eth0")
-# The kernel uses the own link-local address once no other host has turned out to have it.
-for _ in range(200):
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        probe.connect(("fe80::1", 9, 0, index))
-        here = probe.getsockname()[:1] + (0, 0, index)
-    if here[0].startswith("fe80:"):
-        break
-    time.sleep(0.05)
-assert here[0].startswith("fe80:"), here
-query = b"\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3web\\7example\\0\\0\\1\\0\\1"
-def connect(source, address):
-    with socket.socket(socket.AF_INET6) as connection:
-        connection.settimeout(2)
-        if source:
-            connection.bind(source)
-        connection.connect(address)
-        connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-        return connection.makefile().read().split("\\n")[-2]
-def send(address):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
-        connection.settimeout(2)
-        by = struct.pack("@i8x", index)
-        connection.sendmsg([query], [(socket.IPPROTO_IP, 8, by)], 0, (address, 53))
-        return connection.recv(512)
-for what, function, *words in (
-    ("link-local", connect, None, (link_local, 80, 0, index)),
-    ("machine", connect, here, (machine, 80)),
-    ("metadata", connect, here, (metadata, 80)),
-    ("datagram", send, bridge),
-):
-    try:
-        print(what, "answered", function(*words))
-    except OSError as error:
-        print(what, "failed", error)
-"""
-
-
-@pytest.mark.parametrize("rules", [[], ["--allow", "0.0.0.0/0", "--allow", "::/0"]])
-def test_socket_of_a_device_does_not_reach_this_machine(world: World, rules: list[str]) -> None:
-    shown = world.run("ip", "-6", "-o", "addr", "show", "dev", "lan", "scope", "link").stdout
-    link_local = shown.split()[3].split("/")[0]
-    command = [USERNSCTL, "run", "--network", "private"]
-    if rules:
-        command = [USERNSCTL, "run", *rules]
-    words = [networks.BRIDGE_6, link_local, networks.BRIDGE, networks.METADATA_6]
-    done = world.run(*command, "--", "/usr/bin/python3", "-c", BY_DEVICE, *words)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 4
-    assert [line for line in lines if "failed" not in line] == []
-
-
-def test_allowed_ranges_open_no_denied_address(world: World) -> None:
-    ranges = ["--allow", "0.0.0.0/0", "--allow", "::/0"]
-    denied = [networks.MACHINE_2, networks.BRIDGE, networks.METADATA, networks.METADATA_6]
-    words = [f"{address}/80" for address in [*denied, networks.ROUTER]]
-    command = [USERNSCTL, "run", *ranges, "--", "/usr/bin/python3", "-c", ASK]
-    done = world.run(*command, *words, "web.example/80")
-    lines = done.stdout.splitlines()
-    assert [line for line in lines if "side" in line or "machine" in line] == [
-        f"web.example/80 outside ::ffff:{networks.WEB}"
-    ], done.stdout + done.stderr
-
-
 ALLOWED = (
     ("--allow", f"{networks.WEB}/32:80"),
     ("--allow", f"[{networks.WEB_6}]:8000-9000"),
 )
 
 
-@pytest.mark.parametrize(
-    ("word", "is_allowed"),
-    [
-        (f"{networks.WEB}/80", True),
-        (f"{networks.WEB}/443", False),
-        (f"{networks.WEB_6}/8080", True),
-        (f"{networks.WEB_6}/80", False),
-        (f"{networks.OTHER_WEB}/80", False),
-        (f"::ffff:{networks.OTHER_WEB}/80", False),
-        (f"{networks.NEIGHBOUR}/80", False),
-        (f"{networks.DNS}/80", False),
-        (f"{networks.MACHINE_2}/80", False),
-        (f"{networks.METADATA}/80", False),
-        ("web.example/80", False),
-    ],
-)
-def test_only_allowed_addresses_are_reached(world: World, word: str, is_allowed: bool) -> None:
+def test_only_allowed_addresses_are_reached(world: World) -> None:
+    allowed = [f"{networks.WEB}/80", f"{networks.WEB_6}/8080"]
+    others = [f"{networks.WEB}/443", f"{networks.WEB_6}/80", f"{networks.OTHER_WEB}/80"]
     command = [USERNSCTL, "run", *(word for pair in ALLOWED for word in pair)]
-    done = world.run(*command, "--", "/usr/bin/python3", "-c", ASK, word)
-    assert (f"{word} outside " in done.stdout) == is_allowed, done.stdout + done.stderr
-
-
-# Sends a datagram, opens raw and packet sockets, and tries to remove rules, routes and devices.
-ESCAPE = """
-import errno, socket, subprocess
-def attempt(what, function):
-    try:
-        function()
-        print(what, "succeeded")
-    except OSError as error:
-        print(what, errno.errorcode[error.errno])
-attempt("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
-attempt("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
-attempt("netfilter", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
-abstract = socket.socket(socket.AF_UNIX)
-attempt("abstract", lambda: abstract.connect("\\0NAME"))
-for command in ("ip route flush table main", "ip link set eth0 down",
-                "ip addr add 10.9.9.9/24 dev eth0", "ip route add 10.0.0.0/8 dev eth0",
-                "nft flush ruleset"):
-    done = subprocess.run(command.split(), capture_output=True)
-    print(command, "succeeded" if done.returncode == 0 else "failed")
-"""
-
-
-def test_network_can_not_be_changed_from_inside(world: World) -> None:
-    rules = [word for pair in ALLOWED for word in pair]
-    script = ESCAPE.replace("NAME", networks.ABSTRACT) + ASK
-    words = [f"{networks.OTHER_WEB}/80", f"{networks.MACHINE_2}/80"]
-    command = [USERNSCTL, "run", *rules, "--", "/usr/bin/python3", "-c", script, *words]
-    done = world.run(*command)
-    assert done.returncode == 0, done.stderr
+    done = world.run(*command, "--", "/usr/bin/python3", "-c", ASK, *allowed, *others)
     lines = done.stdout.splitlines()
-    assert len(lines) == 11
-    assert [line for line in lines if "succeeded" in line or "outside" in line] == []
+    assert [line for line in lines if " outside " in line] == [
+        f"{allowed[0]} outside ::ffff:{networks.WEB}",
+        f"{allowed[1]} outside {networks.WEB_6}",
+    ], done.stdout + done.stderr
+    assert len(lines) == 5
 
 
 @pytest.mark.parametrize(
