@@ -1,0 +1,126 @@
+"""Sandboxes with private networks and published ports, of which any process is killed at any time.
+
+With USERNSCTL_HOSTILE=full, 20 at once, in 5 rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import networks
+import prctl
+import pytest
+from conftest import SCRIPTS
+from networks import World
+from processes import children_of
+from tally import FULL
+
+USERNSCTL = str(SCRIPTS / "usernsctl")
+FIRST_PORT = 18100
+COUNT, ROUNDS = (20, 5) if FULL else (4, 1)
+# In seconds: some are killed during their start, and most after that.
+LONGEST_LIFE = 1 + COUNT
+PATIENCE = 60
+
+
+def descendants(pid: int) -> set[int]:
+    found, left = set(), [pid]
+    while left:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            left += (children := children_of(left.pop()))
+            found.update(children)
+    return found
+
+
+def name_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return "gone"
+
+
+def reap_orphans(before: set[int]) -> set[int]:
+    """Reap orphans, and return the descendants that are left of those that began since `before`."""
+    for pid in set(children_of(os.getpid())) - before:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+    return descendants(os.getpid()) - before
+
+
+def traces_in(world: World) -> tuple[str, list[str], str]:
+    """Return the mounts of the machine, the files that a start could leave, and the listeners."""
+    mounts = Path(f"/proc/{world.machine.pid}/mountinfo").read_text()
+    directories = [tempfile.gettempdir(), "/dev/shm", f"/run/user/{os.getuid()}"]
+    files = sorted(
+        os.path.join(directory, name)
+        for directory in directories
+        if os.access(directory, os.R_OK)
+        for name in os.listdir(directory)
+        if "usernsctl" in name
+    )
+    return mounts, files, world.run("ss", "-Hltn").stdout
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with networks.world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@pytest.fixture
+def _orphans() -> Iterator[None]:
+    """Let orphans become children of the test, so that none is overlooked."""
+    prctl.set_child_subreaper(1)
+    yield
+    prctl.set_child_subreaper(0)
+
+
+def start(world: World, number: int) -> subprocess.Popen[bytes]:
+    port = f"{FIRST_PORT + number}:80"
+    command = [USERNSCTL, "run", "--network", "private", "--publish", port, "--", "sleep", "1000"]
+    return subprocess.Popen(
+        world.command(*command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def kill_one(popen: subprocess.Popen[bytes], choice: random.Random) -> str:
+    """Kill the creator of a sandbox or one of its descendants, and return the name."""
+    victim = choice.choice([popen.pid, *sorted(descendants(popen.pid))])
+    name = name_of(victim)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(victim, signal.SIGKILL)
+    return name
+
+
+@pytest.mark.usefixtures("_orphans")
+@pytest.mark.timeout(PATIENCE * 3 * ROUNDS)
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_killed_private_networks_leave_nothing(world: World, number: int) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"round {number}, seed {seed}")
+    choice = random.Random(seed)
+    before, traces = descendants(os.getpid()), traces_in(world)
+    starts = [(start(world, number), choice.uniform(0, LONGEST_LIFE)) for number in range(COUNT)]
+    begin = time.monotonic()
+    names = []
+    for popen, life in sorted(starts, key=lambda item: item[1]):
+        time.sleep(max(0, begin + life - time.monotonic()))
+        while popen.poll() is None and time.monotonic() < begin + PATIENCE:
+            # A sandbox survives the end of some processes.
+            names.append(kill_one(popen, choice))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                popen.wait(2)
+    print(names)
+    assert [popen.poll() for popen, _ in starts].count(None) == 0
+    deadline = time.monotonic() + PATIENCE
+    while (left := reap_orphans(before)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [(pid, name_of(pid)) for pid in left] == []
+    assert traces_in(world) == traces
