@@ -58,6 +58,26 @@ def test_private_network_reaches_the_internet(world: World) -> None:
     assert ask(world, *wanted) == wanted
 
 
+def test_denied_addresses_have_the_first_routes(world: World) -> None:
+    command = world.command(USERNSCTL, "run", "--network", "private", "--", "cat")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as popen:
+        assert popen.stdin is not None
+        assert popen.stdout is not None
+        popen.stdin.write(b"ready\n")
+        popen.stdin.flush()
+        assert popen.stdout.readline() == b"ready\n"
+        machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
+        pids = [popen.pid]
+        for pid in pids:
+            pids += children_of(pid)
+        inside = next(pid for pid in pids if os.readlink(f"/proc/{pid}/ns/net") != machine)
+        done = world.run("nsenter", "-t", str(inside), "-n", "ip", "-6", "route")
+        popen.kill()
+    lines = [line for line in done.stdout.splitlines() if line.startswith("unreachable")]
+    assert f"unreachable {networks.BRIDGE_6} dev lo" in "\n".join(lines)
+    assert [line for line in lines if " metric 1 " not in f"{line} "] == []
+
+
 ALLOWED = (
     ("--allow", f"{networks.WEB}/32:80"),
     ("--allow", f"[{networks.WEB_6}]:8000-9000"),

@@ -189,10 +189,12 @@ struct new_route {
 static void add_attribute(struct new_route *request, unsigned short type, const void *data,
                           size_t size)
 {
-    struct rtattr *at = (void *)((char *)request + NLMSG_ALIGN(request->head.nlmsg_len));
-    at->rta_type = type;
-    at->rta_len = (unsigned short)RTA_LENGTH(size);
-    memcpy(RTA_DATA(at), data, size);
+    const struct rtattr head = {.rta_type = type, .rta_len = (unsigned short)RTA_LENGTH(size)};
+    char *at = (char *)request + NLMSG_ALIGN(request->head.nlmsg_len);
+    memcpy(at, &head, sizeof head);
+    memcpy(at + RTA_LENGTH(0), data, size);
+/* Copies the header: a compiler that assumes strict aliasing drops a header that is written through
+ * a pointer into the array, and the kernel then ignores the attribute. */
     request->head.nlmsg_len =
         (uint32_t)(NLMSG_ALIGN(request->head.nlmsg_len) + RTA_ALIGN(RTA_LENGTH(size)));
 }
