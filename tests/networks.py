@@ -26,6 +26,9 @@ NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
 #: Addresses in the internet, of a web server each, and of a name server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
 METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
+#: Addresses of a translator of IPv6 (NAT64) for other addresses, which answers by itself here.
+WEB_64, LOCAL_64 = "64:ff9b::c633:6407", "64:ff9b:1::c633:6407"
+BRIDGE_64, METADATA_64 = "64:ff9b::ac1e:1", "64:ff9b::a9fe:a9fe"
 #: Names that the name server knows, with their addresses.
 NAMES = {
     "web.example": WEB,
@@ -47,6 +50,9 @@ ip addr add {ROUTER}/24 dev lan; ip addr add {NEIGHBOUR}/24 dev lan
 ip -6 addr add {ROUTER_6}/64 dev lan nodad
 for address in {WEB} {OTHER_WEB} {DNS} {METADATA}; do ip addr add $address/32 dev lo; done
 ip -6 addr add {WEB_6}/128 dev lo nodad; ip -6 addr add {METADATA_6}/128 dev lo nodad
+for address in {WEB_64} {LOCAL_64} {BRIDGE_64} {METADATA_64}; do
+    ip -6 addr add $address/128 dev lo nodad
+done
 ip link set lan up
 """
 

@@ -54,8 +54,17 @@ def test_private_network_reaches_the_internet(world: World) -> None:
         f"{networks.WEB}/80": f"outside ::ffff:{networks.WEB}",
         f"{networks.WEB_6}/80": f"outside {networks.WEB_6}",
         "web.example/443": f"outside ::ffff:{networks.WEB}",
+        f"{networks.WEB_64}/80": f"outside {networks.WEB_64}",
     }
     assert ask(world, *wanted) == wanted
+
+
+def test_denied_addresses_are_denied_behind_a_translator(world: World) -> None:
+    words = [f"{one}/80" for one in (networks.METADATA_64, networks.BRIDGE_64, networks.LOCAL_64)]
+    done = world.run("/usr/bin/python3", "-c", ASK, *words)
+    assert done.stdout.count(" outside ") == len(words)
+    denied = {"ConnectionRefusedError", "OSError", "TimeoutError"}
+    assert set(ask(world, *words).values()) <= denied
 
 
 def test_denied_addresses_have_the_first_routes(world: World) -> None:

@@ -28,12 +28,19 @@
     "ip6 daddr " NAME_SERVER_6 " meta l4proto { tcp, udp } th dport 53 goto allowed\n"             \
     "ip daddr 224.0.0.0/4 drop\nip6 daddr ff00::/8 drop\n"
 
+/* The prefix by which a translator (NAT64) reaches IPv4 addresses (RFC 6052). */
+#define TRANSLATED "64:ff9b::"
+#define TRANSLATED_BITS 96
+
 static bool write_denied(int fd, const struct prefix *prefix)
 {
     char text[INET6_ADDRSTRLEN];
     const char *family = prefix->family == AF_INET ? "ip" : "ip6";
-    return inet_ntop(prefix->family, prefix->address, text, sizeof text) &&
-           dprintf(fd, "%s daddr %s/%d drop\n", family, text, prefix->length) > 0;
+    if (!inet_ntop(prefix->family, prefix->address, text, sizeof text) ||
+        dprintf(fd, "%s daddr %s/%d drop\n", family, text, prefix->length) <= 0)
+        return false;
+    return prefix->family != AF_INET || dprintf(fd, "ip6 daddr " TRANSLATED "%s/%d drop\n", text,
+                                                TRANSLATED_BITS + prefix->length) > 0;
 }
 
 /* Writes the rules to a file in memory. Returns a descriptor at its beginning, or -1 with errno. */

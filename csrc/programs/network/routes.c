@@ -24,9 +24,16 @@ static const struct {
     const char *address;
     int family, length;
 } special[] = {
-    {"169.254.0.0", AF_INET, 16}, {"100.100.100.200", AF_INET, 32}, {"168.63.129.16", AF_INET, 32},
-    {"192.0.0.192", AF_INET, 32}, {"fd00:ec2::", AF_INET6, 32},     {"fd20:ce::254", AF_INET6, 128},
+    {"169.254.0.0", AF_INET, 16},
+    {"100.100.100.200", AF_INET, 32},
+    {"168.63.129.16", AF_INET, 32},
+    {"192.0.0.192", AF_INET, 32},
+    {"fd00:ec2::", AF_INET6, 32},
+    {"fd20:ce::254", AF_INET6, 128},
     {"fe80::", AF_INET6, 10},
+    /* The prefix for translators (NAT64) of local networks, which hides any IPv4 address
+     * (RFC 8215). For the other such prefix, see filter.c. */
+    {"64:ff9b:1::", AF_INET6, 48},
 };
 
 static int open_netlink(void)
@@ -186,6 +193,8 @@ struct new_route {
     char attributes[64];
 };
 
+/* Copies the header: a compiler that assumes strict aliasing drops a header that is written through
+ * a pointer into the array, and the kernel then ignores the attribute. */
 static void add_attribute(struct new_route *request, unsigned short type, const void *data,
                           size_t size)
 {
@@ -193,8 +202,6 @@ static void add_attribute(struct new_route *request, unsigned short type, const 
     char *at = (char *)request + NLMSG_ALIGN(request->head.nlmsg_len);
     memcpy(at, &head, sizeof head);
     memcpy(at + RTA_LENGTH(0), data, size);
-/* Copies the header: a compiler that assumes strict aliasing drops a header that is written through
- * a pointer into the array, and the kernel then ignores the attribute. */
     request->head.nlmsg_len =
         (uint32_t)(NLMSG_ALIGN(request->head.nlmsg_len) + RTA_ALIGN(RTA_LENGTH(size)));
 }
