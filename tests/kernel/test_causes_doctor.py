@@ -16,6 +16,7 @@ from processes import capture
 
 from usernsctl.doctor import diagnose as in_process
 from usernsctl.doctor.probes import PROGRAM
+from usernsctl.gvisor.launch.network import PROGRAMS
 
 pytestmark = pytest.mark.each_user
 
@@ -49,6 +50,17 @@ def test_a_closed_tun_device_is_told_by_its_probe() -> None:
         assert probe["outcome"] == "ok"
     # A run without the host's network does not need it.
     assert "tun-missing" not in found.ids
+
+
+def test_programs_for_a_private_network_are_told_by_their_probes() -> None:
+    found = diagnose([])
+    for name, directories in PROGRAMS.items():
+        probe = found.report["probes"][name]
+        path = found.report["facts"]["programs"][name]
+        assert path in {None, *(f"{directory}/{name}" for directory in directories)}
+        assert probe["outcome"] == ("failed" if path is None else "ok")
+        assert probe["cause"] == (f"{name}-missing" if path is None else None)
+    assert not {"pasta-missing", "nft-missing"} & set(found.ids)
 
 
 @pytest.mark.userns_requires("runsc")

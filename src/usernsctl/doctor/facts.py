@@ -262,6 +262,7 @@ class Facts:
     :ivar parent: the pid of the parent, such as a shell, if this process inherits its limits;
         otherwise 0.
     :ivar sysctls: values by the path below /proc/sys; ``None`` if this kernel lacks the sysctl.
+    :ivar programs: the path of each program that a private network needs, or ``None``.
     :ivar mounts: the restrictions of each mount point: ``"ro"``, ``"nosuid"``, ``"nodev"``,
         ``"noexec"``.
     """
@@ -284,6 +285,7 @@ class Facts:
     subordinate: Subordinate = field(default_factory=Subordinate)
     cgroup: Cgroup = field(default_factory=Cgroup)
     devices: Mapping[str, Device] = field(default_factory=dict)
+    programs: Mapping[str, str | None] = field(default_factory=dict)
     runsc: Runsc | None = None
 
     def masked_proc(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from collections.abc import Container, Iterable, Mapping
 
 from usernsctl import _core
 from usernsctl._core.values import missing_program, program_path
-from usernsctl._lean import dataclass
+from usernsctl._lean import dataclass, replace
 from usernsctl._system.python_child import command
 from usernsctl.doctor.facts import DEFAULT_PATH, Facts
 from usernsctl.errors import UsernsError
@@ -53,6 +53,9 @@ _MAKERS = {
     "mnt": ("namespaces", "mount", "mount-proc", "runsc"),
     **dict.fromkeys(("net", "pid", "ipc", "uts"), ("namespaces", "runsc")),
 }
+# The programs that --network private needs, with their packages in Debian.
+_PACKAGES = {"pasta": "passt", "nft": "nftables"}
+
 _PAUSES = (0.05, 0.2, 0.8, 2.0)  # seconds
 
 
@@ -63,11 +66,13 @@ class Step:
     :ivar name: the name of the probe.
     :ivar words: the step's arguments for the probe program, or ``--`` and a command.
     :ivar needs: the probes that must be ok; otherwise this one is skipped.
+    :ivar package: the package of the program that the step executes; empty for other steps.
     """
 
     name: str
     words: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    package: str = ""
 
 
 def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
@@ -93,6 +98,10 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
     ]
     for name, path in (("null", "/dev/null"), ("tun", "/dev/net/tun"), ("kvm", "/dev/kvm")):
         found.append(Step(name=name, words=("device", path)))
+    for name, package in _PACKAGES.items():
+        program = facts.programs.get(name)
+        version = () if program is None else ("--", program, "--version")
+        found.append(Step(name=name, words=version, package=package))
     if facts.cgroup.directory is not None:
         found.append(Step(name="cgroup", words=("cgroup", facts.cgroup.directory)))
     if facts.security.has_apparmor:
@@ -129,10 +138,17 @@ def try_steps(
         if broken:
             results[step.name] = _skipped(step, broken[0])
             continue
+        if not step.words:
+            results[step.name] = _not_installed(step)
+            continue
         probe = _try_often(step, deadline, vain or {})
         if probe.name == START:
             results[START] = probe
             probe = _skipped(step, START)
+        if step.package and probe.outcome == "ok":
+            # pasta of 2025 prints nothing to a pipe.
+            version = probe.detail.split("\n")[0] or f"{step.words[1]}, of unknown version"
+            probe = replace(probe, detail=version)
         results[step.name] = probe
     return results
 
@@ -310,6 +326,13 @@ def skip_all(facts: Facts, failed: Probe, *, runsc: bool = True) -> dict[str, Pr
     return {failed.name: failed} | {
         step.name: _skipped(step, failed.name) for step in steps(facts, runsc=runsc)
     }
+
+
+def _not_installed(step: Step) -> Probe:
+    needs = f"--network private needs it: install the package {step.package}"
+    return Probe(
+        name=step.name, outcome="failed", errno=errno.ENOENT, detail=f"not installed; {needs}"
+    )
 
 
 def _skipped(step: Step, needed: str) -> Probe:

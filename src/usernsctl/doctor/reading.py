@@ -30,6 +30,7 @@ from usernsctl.doctor.facts import (
     Subordinate,
 )
 from usernsctl.errors import RunscError
+from usernsctl.gvisor.launch.network import PROGRAMS
 from usernsctl.gvisor.runsc.find import find_runsc
 from usernsctl.gvisor.runsc.releases import release_of
 from usernsctl.maps import Extent, parse_map
@@ -316,6 +317,7 @@ def read_facts(
         subordinate=_subordinate(tree, status, ids),
         cgroup=read_cgroup(tree),
         devices={path: _device(tree, path) for path in DEVICES},
+        programs={name: _program(tree, name) for name in PROGRAMS},
         runsc=_runsc(tree, environ, points) if may_call else None,
     )
 
@@ -477,6 +479,11 @@ def _security(tree: Tree, status: _Status) -> SecurityModules:
         if tree.is_real and status.number("Seccomp", 10) == 0
         else None,
     )
+
+
+def _program(tree: Tree, name: str) -> str | None:
+    paths = (f"{directory}/{name}" for directory in PROGRAMS[name])
+    return next((path for path in paths if tree.exists(path)), None)
 
 
 def _helper(

@@ -94,10 +94,14 @@ def outcome(probe: Probe, purpose: Purpose) -> str:
     return "advice" if probe.outcome == "failed" and not blocks else probe.outcome
 
 
+#: The probes that print the version of a program.
+VERSIONED = ("pasta", "nft")
+
+
 def reason(probe: Probe) -> str:
-    """Return the reason why a probe is not ok, in a line."""
+    """Return the reason why a probe is not ok, or the version of a program, in a line."""
     if probe.outcome == "ok":
-        return ""
+        return probe.detail if probe.name in VERSIONED else ""
     parts = [f"[{probe.cause}]"] if probe.cause else []
     return " ".join([*parts, probe.detail.split("\n")[0]])
 

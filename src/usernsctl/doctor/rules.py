@@ -606,6 +606,8 @@ RULES: tuple[Rule, ...] = (
         fails("cgroup", errnos=(*_REFUSALS, errno.EROFS, errno.EBUSY)),
     ),
     Rule("tun-missing", ("tun",), fails("tun")),
+    Rule("pasta-missing", ("pasta",), fails("pasta", errnos=(errno.ENOENT,))),
+    Rule("nft-missing", ("nft",), fails("nft", errnos=(errno.ENOENT,))),
     Rule("kvm-denied", ("kvm",), fails("kvm", errnos=_REFUSALS)),
 )
 

@@ -40,6 +40,8 @@ STEPS = (
     "pivot-root",
     "ptrace",
     "tun",
+    "pasta",
+    "nft",
     "kvm",
     "cgroup",
     "runsc",

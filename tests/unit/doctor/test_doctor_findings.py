@@ -240,12 +240,15 @@ def test_a_healthy_machine_has_no_finding() -> None:
 
 def test_what_nobody_needs_is_no_finding_but_is_attributed() -> None:
     tried = probes(*(failed(name, EACCES) for name in ("tun", "kvm", "cgroup")))
+    tried |= {name: failed(name, errno.ENOENT) for name in ("pasta", "nft")}
     facts = healthy(mounts={"/": (), "/proc": (), "/proc/kcore": ()})
     tried |= {"mount-proc": failed("mount-proc", EPERM)}
     assert judged(facts, tried) == ()
     causes = {name: probe.cause for name, probe in attributed(facts, tried).items() if probe.cause}
     assert causes == {
         "tun": "tun-missing",
+        "pasta": "pasta-missing",
+        "nft": "nft-missing",
         "kvm": "kvm-denied",
         "cgroup": "cgroup-not-delegated",
         "mount-proc": "proc-masked",
@@ -384,7 +387,8 @@ def test_rules_and_catalogue_fit_together() -> None:
     assert len(set(sure)) == len(sure)
     assert set(CONSEQUENCES) <= {rule.id for rule in RULES}
     explained = {name for rule in RULES for name in rule.explains}
-    assert explained == set(STANDS_IN_THE_WAY_OF) | {"mount-proc", "null", "tun", "kvm", "cgroup"}
+    advice = {"mount-proc", "null", "tun", "pasta", "nft", "kvm", "cgroup"}
+    assert explained == set(STANDS_IN_THE_WAY_OF) | advice
 
 
 def test_a_call_that_only_ranges_need_does_not_block_a_run() -> None:

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 #: The word before the path and the options of usernsctl-network (csrc/programs/shared/shared.h).
 NETWORK = "--network"
 
-# The caller's PATH is not used: the programs run as root of the sandbox's namespaces.
-_DIRECTORIES = ("/usr/local/bin", "/usr/bin", "/bin")
-_SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+#: The programs that a private network needs, each with the directories in which it is looked for.
+#: The caller's PATH is not used: the programs run as root of the sandbox's namespaces.
+PROGRAMS: Mapping[str, Sequence[str]] = {
+    "pasta": ("/usr/local/bin", "/usr/bin", "/bin"),
+    "nft": ("/usr/local/sbin", "/usr/sbin", "/sbin"),
+}
 
 #: The network of a sandbox that reaches allowed names: a loopback device, and a proxy on that.
 NAMES = "names"
@@ -82,16 +85,16 @@ def options_of(request: Request) -> tuple[str, ...]:
     """
     options = []
     if request.network == "private":
-        options.append(f"--pasta={_find('pasta', _DIRECTORIES)}")
-        options.append(f"--nft={_find('nft', _SYSTEM_DIRECTORIES)}")
+        options.append(f"--pasta={_find('pasta')}")
+        options.append(f"--nft={_find('nft')}")
         options += [f"--allow={rule.condition}" for rule in request.ranges]
     for port in request.publish:
         options.append(f"--publish={port.address}/{port.outside}:{port.inside}")
     return (*options, *([_LISTEN] if request.network == NAMES else []))
 
 
-def _find(name: str, directories: Sequence[str]) -> str:
-    for directory in directories:
+def _find(name: str) -> str:
+    for directory in PROGRAMS[name]:
         path = os.path.join(directory, name)
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
