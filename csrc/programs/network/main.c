@@ -18,7 +18,8 @@
  * meet a condition.
  *
  * --publish=ADDRESS/OUTSIDE:INSIDE forwards TCP connections to the port OUTSIDE of ADDRESS, of this
- * machine, to the port INSIDE of 127.0.0.1 in the namespace.
+ * machine, to the port INSIDE of 127.0.0.1 in the namespace. --accept=INSIDE:FD does the same for
+ * the inherited socket FD, which listens already.
  *
  * --listen=PORT:FD makes a TCP socket that listens on 127.0.0.1:PORT in the namespace, and sends it
  * over the inherited Unix socket FD (SCM_RIGHTS, with the byte "+"), for a program outside that
@@ -48,18 +49,35 @@ int compare_fds(const void *a, const void *b)
     return *(const int *)a - *(const int *)b;
 }
 
+/* Reads PORT:FD, of an inherited descriptor. */
+static bool read_port_fd(const char *word, uint16_t *port, int *fd)
+{
+    uint64_t numbers[2];
+    const char *end = un_number_read(word, UINT16_MAX, &numbers[0]);
+    if (!end || *end != ':' || !numbers[0])
+        return false;
+    end = un_number_read(end + 1, INT_MAX, &numbers[1]);
+    if (!end || *end || numbers[1] < 3)
+        return false;
+    *port = (uint16_t)numbers[0];
+    *fd = (int)numbers[1];
+    return !fcntl(*fd, F_SETFD, FD_CLOEXEC);
+}
+
 static bool read_listener(const char *word, struct network *network)
 {
-    uint64_t port, fd;
-    const char *end = un_number_read(word, UINT16_MAX, &port);
-    if (!end || *end != ':' || !port || network->listener_count == LISTENERS_MAX)
+    if (network->listener_count == LISTENERS_MAX)
         return false;
-    end = un_number_read(end + 1, INT_MAX, &fd);
-    if (!end || *end || fd < 3)
+    struct listener *listener = &network->listener[network->listener_count++];
+    return read_port_fd(word, &listener->port, &listener->socket);
+}
+
+static bool read_accept(const char *word, struct network *network)
+{
+    if (network->port_count == PORTS_MAX)
         return false;
-    network->listener[network->listener_count++] =
-        (struct listener){.port = (uint16_t)port, .socket = (int)fd};
-    return !fcntl((int)fd, F_SETFD, FD_CLOEXEC);
+    struct port *port = &network->port[network->port_count++];
+    return read_port_fd(word, &port->inside, &port->socket);
 }
 
 /* Reads a word, whose slash becomes a NUL. */
@@ -89,6 +107,8 @@ static bool read_option(char *word, struct network *network)
         network->allow[network->allow_count++] = word + strlen(ALLOW);
     else if (un_begins(word, PUBLISH))
         return read_port(word + strlen(PUBLISH), network);
+    else if (un_begins(word, UN_ACCEPT))
+        return read_accept(word + strlen(UN_ACCEPT), network);
     else if (!un_begins(word, UN_LISTEN) || !read_listener(word + strlen(UN_LISTEN), network))
         return false;
     return true;
@@ -147,7 +167,7 @@ static int make_network(struct network *network, int *namespace, struct un_error
     if (network->pasta && routes_of_machine(denied, err))
         return -1;
     for (size_t i = 0; i < network->port_count; i++)
-        if (bind_port(&network->port[i], err))
+        if (network->port[i].address && bind_port(&network->port[i], err))
             return -1;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
         return un_fail_errno(err, UN_STEP_NETWORK, "socketpair");
@@ -194,11 +214,14 @@ static void wait_for_end(int creator, int signals)
  * waits for all writers to close it. */
 static int keep_only(const struct network *network, const int fds[FDS], struct un_error *err)
 {
-    int keep[FDS + LISTENERS_MAX];
+    int keep[FDS + LISTENERS_MAX + PORTS_MAX];
     size_t count = FDS;
     memcpy(keep, fds, FDS * sizeof *keep);
     for (size_t i = 0; i < network->listener_count; i++)
         keep[count++] = network->listener[i].socket;
+    for (size_t i = 0; i < network->port_count; i++)
+        if (network->port[i].socket >= 0)
+            keep[count++] = network->port[i].socket;
     qsort(keep, count, sizeof *keep, compare_fds);
     if (un_close_fds(keep, count, err))
         return -1;

@@ -19,9 +19,9 @@ struct listener {
 
 /* A TCP port of this machine that leads to a port inside. */
 struct port {
-    const char *address; /* of this machine */
+    const char *address; /* of this machine, or NULL for an inherited socket */
     uint16_t outside, inside;
-    int socket; /* listens on `outside` */
+    int socket; /* listens on `outside`; -1 until then */
 };
 
 struct network {

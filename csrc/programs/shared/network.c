@@ -107,10 +107,11 @@ static int join_network(char **words, size_t count, int *keeper_pidfd, struct un
 }
 
 /* Closes the descriptors that only usernsctl-network needs. */
-static void close_listeners(char **words, size_t count)
+static void close_passed_sockets(char **words, size_t count)
 {
     for (size_t i = 1; i < count; i++) {
-        const char *fd = un_begins(words[i], UN_LISTEN) ? strchr(words[i], ':') : NULL;
+        bool has_fd = un_begins(words[i], UN_LISTEN) || un_begins(words[i], UN_ACCEPT);
+        const char *fd = has_fd ? strchr(words[i], ':') : NULL;
         if (fd)
             close(atoi(fd + 1));
     }
@@ -136,6 +137,6 @@ int network_join(char ***argv, int *keeper_pidfd, struct un_error *err)
         return un_fail(err, UN_STEP_NETWORK, 0, NULL, "\"--\" is missing after " UN_NETWORK);
     *argv = words + count + 1;
     int failed = join_network(words, count, keeper_pidfd, err);
-    close_listeners(words, count);
+    close_passed_sockets(words, count);
     return failed;
 }

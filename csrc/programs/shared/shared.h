@@ -167,16 +167,17 @@ int end_write(int fd, const struct un_end *end);
 
 /* The word before the path and the options of usernsctl-network. */
 #define UN_NETWORK "--network"
-/* The option of usernsctl-network with a port and an inherited descriptor
+/* The options of usernsctl-network with a port and an inherited descriptor
  * (programs/network/main.c). */
 #define UN_LISTEN "--listen="
+#define UN_ACCEPT "--accept="
 
 /*
  * Makes the network of a sandbox if *argv begins with UN_NETWORK, the path and options of
  * usernsctl-network, and "--": starts that program, joins the network namespace that it makes, and
  * drops the capabilities that only this needs. *argv becomes the command after "--", and *keeper a
  * pidfd of usernsctl-network, or -1 without network. The network ends when this process ends, or
- * when usernsctl-network does. Closes the descriptors of UN_LISTEN options. Returns 0, or -1.
+ * when usernsctl-network does. Closes the descriptors of these options. Returns 0, or -1.
  */
 int network_join(char ***argv, int *keeper, struct un_error *err);
 /* Describes the end of a sandbox because of the end of its network. */

@@ -27,6 +27,19 @@ class PublishedPort:
 
         :raises ValueError: `text` has another form.
         """
+        return cls._parse(text, 1)
+
+    @classmethod
+    def parse_free(cls, text: str) -> PublishedPort:
+        """Parse a text as :meth:`parse` does; 0 for HOST stands for any free port.
+
+        :raises ValueError: `text` has another form.
+        """
+        return cls._parse(text, 0)
+
+    @classmethod
+    def _parse(cls, text: str, least: int) -> PublishedPort:
+        """Parse a text with a number of at least `least` for HOST."""
         import ipaddress
 
         form = f"{text!r} is not [ADDR:]HOST:INSIDE, such as 8080:80 or 0.0.0.0:8080:80"
@@ -44,14 +57,15 @@ class PublishedPort:
             raise ValueError(f"{form}: {address!r} is not an address") from None
         if "%" in str(parsed):
             raise ValueError(f"{form}: {address!r} has the name of a device")
-        return cls(_parse_port(text, outside), _parse_port(text, inside), str(parsed))
+        return cls(_parse_port(text, outside, least), _parse_port(text, inside, 1), str(parsed))
 
     def __str__(self) -> str:
         address = f"[{self.address}]" if ":" in self.address else self.address
         return f"{address}:{self.outside}:{self.inside}"
 
 
-def _parse_port(text: str, port: str) -> int:
-    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise ValueError(f"{text!r}: {port!r} is not a port from 1 to 65535")
+def _parse_port(text: str, port: str, least: int) -> int:
+    is_number = port.isascii() and port.isdecimal() and len(port) <= 5
+    if not is_number or not least <= int(port) <= 65535:
+        raise ValueError(f"{text!r}: {port!r} is not a port from {least} to 65535")
     return int(port)

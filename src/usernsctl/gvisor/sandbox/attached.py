@@ -47,6 +47,8 @@ from usernsctl.namespaces.namespace import Namespace
 if TYPE_CHECKING:
     from usernsctl.commands import aio
     from usernsctl.gvisor.launch.limits import EnforcedLimits
+    from usernsctl.gvisor.sandbox.ports import BoundPorts
+    from usernsctl.network.ports import PublishedPort
     from usernsctl.network.proxy_process import ProxyProcess
 else:
     aio = LateModule("usernsctl.commands.aio")
@@ -66,7 +68,9 @@ class AttachedSandbox:
     an ordinary process, and kills its descendants when it gets SIGTERM, or its creator has ended.
 
     :ivar popen: usernsctl-init.
-    :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`.
+    :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or that of
+        :func:`usernsctl.gvisor.launch.network.with_network`.
+    :ivar ports: the published ports.
     :ivar proxy: the proxy for allowed names, or ``None``.
     """
 
@@ -79,12 +83,14 @@ class AttachedSandbox:
         how: Mapping[str, Any],
         timeout: float | None = None,
         limits: EnforcedLimits | None = None,
+        ports: BoundPorts | None = None,
     ) -> None:
         """Start a sandbox, and return when it runs.
 
         :param how: the standard streams, and other arguments of a Popen.
         :param timeout: the time limit of the start, in seconds; ``None``: no limit.
         :param limits: the limits of the sandbox.
+        :param ports: the published ports, or ``None``.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises RunscError: runsc failed.
         :raises NamespaceError: a system call failed.
@@ -93,7 +99,7 @@ class AttachedSandbox:
         self._id = files.id
         self._runsc = [host.runsc, f"--root={state}"]
         self._files = files
-        self.network: str = host.request.network
+        self.ports: tuple[PublishedPort, ...] = () if ports is None else ports.published
         self._environ = host.environ
         self._restrictions = host.restrictions
         self._streams = PopenStreams()
@@ -118,14 +124,22 @@ class AttachedSandbox:
                     fds = [above_stdio(file.fileno(), given) for file in (creator, theirs)]
                     words = "" if limits is None else limits.words
                     disk = f"{files.inside}/disk" if limits is not None and limits.disk else None
-                    command = files.command(state, disk)
-                    args = [*map(str, fds), words, files.pid_file, *command]
+                    accepts = [] if ports is None else ports.options(fds, given)
+                    self.network: str = host.network_with(accepts)[0]
+                    command = files.command(state, disk, accepts)
+                    args = [*map(str, fds[:2]), words, files.pid_file, *command]
                     if self.proxy is not None:
                         # The proxy has to be ready before a command of the sandbox runs.
                         self.proxy.wait_ready()
                         fds.append(above_stdio(self.proxy.handover.fileno(), given))
                         args = with_handover(args, fds[-1])
-                    self.popen = self._start_init(host, args, timeout, {**how, "pass_fds": fds})
+                    place = RunscNamespace(
+                        host.namespace,
+                        host.restrictions_with(accepts),
+                        mount_proc=self._is_init,
+                    )
+                    started = {**how, "pass_fds": fds, "namespace": place}
+                    self.popen = self._start_init(host, args, timeout, started)
                 theirs.close()
                 if self.proxy is not None:
                     # The proxy ends with the network of the sandbox, which has the other copies.
@@ -150,12 +164,11 @@ class AttachedSandbox:
         """Start usernsctl-init.
 
         :param args: the arguments of usernsctl-init.
-        :param how: the standard streams, and other arguments of a Popen.
+        :param how: the standard streams, the namespace, and other arguments of a Popen.
         """
         return start_within(
             timeout,
             [host.prepared.program("usernsctl-init"), *args],
-            namespace=RunscNamespace(host.namespace, host.restrictions, mount_proc=self._is_init),
             # With a mount namespace of its own, mounts that runsc leaves in its state directory
             # (null-netns, since 20260803) end with the sandbox.
             mount=True,

@@ -59,6 +59,8 @@ from usernsctl.namespaces.namespace import Namespace
 if TYPE_CHECKING:
     from usernsctl.commands import aio
     from usernsctl.gvisor.launch.limits import EnforcedLimits
+    from usernsctl.gvisor.sandbox.ports import BoundPorts
+    from usernsctl.network.ports import PublishedPort
 else:
     aio = LateModule("usernsctl.commands.aio")
 
@@ -167,6 +169,11 @@ class DetachedSandbox:
             )
 
     @property
+    def ports(self) -> tuple[PublishedPort, ...]:
+        """The published ports."""
+        return self.record.ports
+
+    @property
     def is_killed(self) -> bool:
         """True if :meth:`kill` has ended the sandbox."""
         return self._is_killed and self.status == -signal.SIGKILL
@@ -213,12 +220,14 @@ class DetachedSandbox:
         how: Mapping[str, Any],
         timeout: float | None = None,
         limits: EnforcedLimits | None = None,
+        ports: BoundPorts | None = None,
     ) -> DetachedSandbox:
         """Start a sandbox, and return when it runs.
 
         :param how: the standard streams, and other arguments of a Popen.
         :param timeout: the time limit of the start, in seconds; ``None``: no limit.
         :param limits: the limits of the sandbox.
+        :param ports: the published ports, or ``None``.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises RunscError: runsc failed, or another sandbox has the id.
         :raises NamespaceError: a system call failed, or the state directory can't be used.
@@ -226,8 +235,10 @@ class DetachedSandbox:
         entry = draft_detached(id)
         sandbox = None
         try:
-            with _starter(host, files, entry, how, timeout, limits) as popen:
-                entry.record = describe_detached(id, args, files.read_pid(), popen.pid)
+            with _starter(host, files, entry, how, timeout, limits, ports) as popen:
+                pid = files.read_pid()
+                published = () if ports is None else ports.published
+                entry.record = describe_detached(id, args, pid, popen.pid, published)
                 sandbox = cls(entry, popen, host, files.inherited, is_limited=bool(limits))
                 entry.publish()
             entry.unlock()
@@ -397,6 +408,7 @@ def _starter(
     how: Mapping[str, Any],
     timeout: float | None,
     limits: EnforcedLimits | None,
+    ports: BoundPorts | None,
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
@@ -410,7 +422,9 @@ def _starter(
         ours, theirs = socket.socketpair()
         opened.enter_context(ours)
         numbers = [creator.fileno(), theirs.fileno(), entry.fd]
-        with theirs:
+        with theirs, contextlib.ExitStack() as above:
+            fds = [*numbers]
+            accepts = [] if ports is None else ports.options(fds, above)
             popen = start_within(
                 timeout,
                 [
@@ -419,10 +433,10 @@ def _starter(
                     "" if limits is None else limits.words,
                     entry.path,
                     files.pid_file,
-                    *files.command(_HERE, disk),
+                    *files.command(_HERE, disk, accepts),
                 ],
-                namespace=RunscNamespace(host.namespace, host.restrictions),
-                pass_fds=numbers,
+                namespace=RunscNamespace(host.namespace, host.restrictions_with(accepts)),
+                pass_fds=fds,
                 env=host.environ,
                 cwd=f"/proc/self/fd/{entry.fd}/{STATE}",
                 umask=PRIVATE_UMASK,

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from usernsctl import _core
@@ -189,12 +189,14 @@ class SandboxDirectory:
         with open(f"{self.id}/config.json", "xb", opener=opener) as file:
             file.write(config)
 
-    def command(self, state: str, disk: str | None = None) -> list[str]:
+    def command(self, state: str, disk: str | None = None, ports: Sequence[str] = ()) -> list[str]:
         """Return the command that starts the sandbox and writes its pid to :attr:`pid_file`.
 
         :param state: the directory for runsc's state.
         :param disk: the directory for the writes to the root filesystem, or ``None``.
+        :param ports: the options of usernsctl-network for published ports.
         """
+        network, words = self._host.network_with(ports)
         *arguments, bundle, id = command_line(
             self._host.runsc,
             RunOptions(
@@ -202,7 +204,7 @@ class SandboxDirectory:
                 bundle=self.inside,
                 container_id=self.id,
                 logs=seen_from(self._logs, self._here, f"{self._host.prepared.scratch}/{BOXES}"),
-                network=self._host.request.network,
+                network=network,
                 platform=self._host.request.platform,
                 debug=self._host.request.debug_log is not None,
                 disk=disk,
@@ -210,8 +212,8 @@ class SandboxDirectory:
             ),
         )
         console = [f"--console-socket={self.inside}/{_CONSOLE}"] if self._console else []
-        words = words_for(self._host.network, f"{self._host.prepared.scratch}/programs")
-        return [*words, *arguments, "--detach", f"--pid-file={self.pid_file}", *console, bundle, id]
+        made = words_for(words, f"{self._host.prepared.scratch}/programs")
+        return [*made, *arguments, "--detach", f"--pid-file={self.pid_file}", *console, bundle, id]
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[socket.socket]:

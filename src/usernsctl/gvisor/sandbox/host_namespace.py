@@ -40,7 +40,7 @@ from usernsctl.gvisor.launch.facts import (
     own_program,
     refuse_own,
 )
-from usernsctl.gvisor.launch.network import with_network
+from usernsctl.gvisor.launch.network import LOOPBACK, with_network
 from usernsctl.gvisor.launch.plan import apply_request, limit_tmpfs, plan_host, skips_membarrier
 from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import (
@@ -159,10 +159,14 @@ def restrictions_of_runsc(**options: Any) -> _core.Setup:
     return setup
 
 
+# The program that makes the networks of sandboxes.
+_NETWORK_PROGRAM = "usernsctl-network"
+
 # The programs that start sandboxes in the namespaces, each with its purpose for errors.
 _PROGRAMS = {
     "usernsctl-init": "holds sandboxes",
     "usernsctl-detach": "starts detached sandboxes",
+    _NETWORK_PROGRAM: "makes the network of a sandbox",
 }
 
 # The command in the config.json of a host, which must have one; each sandbox replaces it.
@@ -227,13 +231,14 @@ class HostNamespace:
             self.runsc = find_runsc(os.environ, request.program)
             self.environ = runsc_environment(is_named=request.program is not None)
             order = _plan_host(request, self._ids, self.runsc)
-            self.restrictions = restrictions_of_runsc(
+            self._restrict = functools.partial(
+                restrictions_of_runsc,
                 no_new_privs=request.no_new_privs,
                 drop_bounding=request.drop_bounding,
                 ids=self._ids.count,
                 no_membarrier=skips_membarrier(request, is_script=order.is_script),
-                makes_network=bool(order.network),
             )
+            self.restrictions = self._restrict(makes_network=bool(order.network))
             self.enforced, self.writable = order.enforced, order.writable
             self.network = order.network
             with contextlib.closing(order):
@@ -244,6 +249,23 @@ class HostNamespace:
                 _check_place_of_agent(self.prepared, self.directory)
             undo.pop_all()
         self._shared = Shared("the host", [self.directory])
+
+    def network_with(self, ports: Sequence[str]) -> tuple[str, Sequence[str]]:
+        """Return the network of a sandbox, and the path and the options of usernsctl-network.
+
+        :param ports: the options for published ports, or nothing.
+        """
+        if not ports:
+            return self.request.network, self.network
+        network = LOOPBACK if self.request.network == "none" else self.request.network
+        return network, (*(self.network or (_NETWORK_PROGRAM,)), *ports)
+
+    def restrictions_with(self, ports: Sequence[str]) -> _core.Setup:
+        """Return the privileges that runsc gives up in a sandbox with published ports.
+
+        :param ports: the options for published ports, or nothing.
+        """
+        return self._restrict(makes_network=True) if ports else self.restrictions
 
     @functools.cached_property
     def _release(self) -> Release:
@@ -682,8 +704,6 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
         facts = collect_facts(request, os.environ, program, used, ids, scratch=scratch)
         programs = [own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
         agent = own_program("usernsctl-agent", "starts commands in sandboxes")
-        if used.network is not None:
-            programs.append(used.network)
         launch, wanted = plan_host(request, facts, [one.path for one in programs], agent.path)
         writable = used.writable_sources()
         undo.pop_all()

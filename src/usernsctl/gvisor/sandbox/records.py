@@ -37,6 +37,7 @@ from usernsctl._system.records import (
 )
 from usernsctl.errors import LimitError, RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
+from usernsctl.network.ports import PublishedPort
 
 #: The name of the directory for runsc's state, in the directory of an entry.
 STATE = "state"
@@ -59,12 +60,14 @@ class DetachedRecord:
     :ivar args: the command and its arguments, empty if the bundle decides.
     :ivar created: the time of the start, in seconds since 1970.
     :ivar processes: the processes of the sandbox, the one that runs the command first.
+    :ivar ports: the published ports.
     """
 
     id: str
     args: tuple[str, ...]
     created: float
     processes: tuple[ProcessIdentity, ...]
+    ports: tuple[PublishedPort, ...]
 
     @property
     def pid(self) -> int:
@@ -128,7 +131,7 @@ class DetachedRecord:
 
         :meta private:
         """
-        return asdict(self)
+        return {**asdict(self), "ports": list(map(str, self.ports))}
 
     @classmethod
     def from_json(cls, id: str, state: Mapping[str, Any]) -> DetachedRecord:
@@ -145,6 +148,7 @@ class DetachedRecord:
             args=tuple(map(str, state["args"])),
             created=parse_timestamp(state["created"]),
             processes=processes,
+            ports=tuple(PublishedPort.parse(str(text)) for text in state["ports"]),
         )
 
     @classmethod
@@ -302,7 +306,9 @@ def list_detached() -> list[DetachedRecord]:
     return [one for one in _STORE.list_records() if not one.is_foreign()]
 
 
-def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) -> DetachedRecord:
+def describe_detached(
+    id: str, args: tuple[str, ...], pid: int, starter: int, ports: tuple[PublishedPort, ...]
+) -> DetachedRecord:
     """Return the record of a sandbox that was just started.
 
     The processes are the sandbox, its other processes, and the keeper of usernsctl-detach
@@ -313,6 +319,7 @@ def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) ->
 
     :param pid: the pid of the sandbox.
     :param starter: the pid of usernsctl-detach.
+    :param ports: the published ports.
     """
     processes = [ProcessIdentity.of(pid)]
     keepers = children_of(starter)
@@ -320,7 +327,9 @@ def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) ->
         if _has_bundle(command_line_of(other), id):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 processes.append(ProcessIdentity.of(other))
-    return DetachedRecord(id=id, args=args, created=time.time(), processes=tuple(processes))
+    return DetachedRecord(
+        id=id, args=args, created=time.time(), processes=tuple(processes), ports=ports
+    )
 
 
 def _has_bundle(argv: list[str], id: str) -> bool:

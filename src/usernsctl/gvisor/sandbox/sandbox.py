@@ -59,12 +59,15 @@ from usernsctl.gvisor.sandbox.records import DetachedRecord
 if TYPE_CHECKING:
     from usernsctl.gvisor.agent import options, process
     from usernsctl.gvisor.launch import limits as launch_limits
+    from usernsctl.gvisor.sandbox import ports as published_ports
     from usernsctl.gvisor.sandbox import users
     from usernsctl.network import refusals
+    from usernsctl.network.ports import PublishedPort
 else:
     options = LateModule("usernsctl.gvisor.agent.options")
     process = LateModule("usernsctl.gvisor.agent.process")
     launch_limits = LateModule("usernsctl.gvisor.launch.limits")
+    published_ports = LateModule("usernsctl.gvisor.sandbox.ports")
     users = LateModule("usernsctl.gvisor.sandbox.users")
     refusals = LateModule("usernsctl.network.refusals")
 
@@ -76,6 +79,7 @@ class StartOptions(CommandOptions, LimitOptions, total=False):
     hostname: str | None
     terminal: bool
     detach: bool
+    publish: Iterable[str | int]
     timeout: float | None
 
 
@@ -139,6 +143,10 @@ class Sandbox(SandboxFiles, ClosingMixin):
     :param in_cgroup: the directory of a control group v2, a path or a descriptor, to start all
         processes of the sandbox in, as for :class:`usernsctl.Popen`. ``memory.max`` of that group
         limits the memory of the whole sandbox, gVisor's kernel and files in memory included.
+    :param publish: TCP ports of this machine that lead to ports of the sandbox, with the networks
+        ``"none"`` and ``"private"``: each a text ``"[ADDR:]HOST:INSIDE"`` as for ``--publish``,
+        where 0 for HOST stands for a free port, or the number INSIDE, for a free port of
+        127.0.0.1. :attr:`ports` has the numbers.
     :param float timeout: the time limit of the start, in seconds; ``None``: no limit.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: `host` and `host_options` are both given, or `terminal` and streams, or
@@ -164,6 +172,8 @@ class Sandbox(SandboxFiles, ClosingMixin):
     _agent_outlives = False
     # True if process 1 of the sandbox is the agent.
     _is_agent_first = False
+    # The ports of the argument `publish`.
+    _published: tuple[PublishedPort, ...] = ()
     # The limits of this sandbox that replace those of its host, and the resulting ones.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
@@ -184,6 +194,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
         terminal: bool = False,
         detach: bool = False,
         in_cgroup: StrOrBytesPath | int | None = None,
+        publish: Iterable[str | int] = (),
         timeout: float | None = None,
         **host_options: Unpack[HostOptions],
     ) -> None:
@@ -200,6 +211,8 @@ class Sandbox(SandboxFiles, ClosingMixin):
         checks.variables(env)
         wanted_user = None if user is None else checks.user_of(user)
         gids = None if groups is None else checks.gids(groups)
+        if publish != ():
+            self._published = published_ports.parse_ports(publish)
         check_timeout(timeout)
         self._become(wanted, argv or ())
 
@@ -272,15 +285,25 @@ class Sandbox(SandboxFiles, ClosingMixin):
             raise ValueError("allow: a detached sandbox can't have a proxy; omit detach or allow")
         enforced = self._enforce_limits(host, how["in_cgroup"])
         _core.prepare_groups(0 if enforced is None else enforced.groups)
-        with files.listening() if terminal else contextlib.nullcontext() as console:
+        with (
+            files.listening() if terminal else contextlib.nullcontext() as console,
+            self._bind_ports(host) as ports,
+        ):
             if detach:
                 self._life = DetachedSandbox.start(
-                    host, files, self.id, self.args, how, timeout, enforced
+                    host, files, self.id, self.args, how, timeout, enforced, ports
                 )
             else:
-                self._life = AttachedSandbox(host, files, how, timeout, enforced)
+                self._life = AttachedSandbox(host, files, how, timeout, enforced, ports)
             if console is not None:
                 self._terminal = receive_terminal(console)
+
+    def _bind_ports(
+        self, host: HostNamespace
+    ) -> contextlib.AbstractContextManager[published_ports.BoundPorts | None]:
+        if not self._published:
+            return contextlib.nullcontext()
+        return published_ports.bind_ports(self._published, host.request.network)
 
     def _start_agent(
         self,
@@ -392,6 +415,15 @@ class Sandbox(SandboxFiles, ClosingMixin):
         """
         self._get()
         return () if self._enforced is None else self._enforced.parts
+
+    @property
+    def ports(self) -> dict[int, tuple[str, int]]:
+        """The address and the port of this machine for each published port of the sandbox.
+
+        If a port of the sandbox is published several times, the first of them.
+        """
+        published = self._get().ports
+        return published_ports.addresses_of(published) if published else {}
 
     @property
     def denied(self) -> int:

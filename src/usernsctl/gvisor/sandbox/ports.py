@@ -1,0 +1,124 @@
+"""Ports of this machine that lead to a sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+
+from usernsctl._system.descriptors import above_stdio
+from usernsctl.errors import RunscError
+from usernsctl.gvisor.launch.options import iterable, parse_argument
+from usernsctl.network.ports import MAX_PORTS, PublishedPort
+
+_BACKLOG = 128
+
+
+def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
+    """Return the ports for the argument `publish` of a sandbox.
+
+    :param given: texts ``[ADDR:]HOST:INSIDE``, where 0 for HOST stands for a free port, or numbers:
+        a port inside, for a free port of 127.0.0.1.
+    :raises TypeError: `given` is no list of such values.
+    :raises ValueError: a text has another form, a number is no port, or there are too many.
+    """
+    ports = []
+    for one in iterable("publish", given):
+        if isinstance(one, bool) or not isinstance(one, str | int):
+            raise TypeError(f"publish must be a list of [ADDR:]HOST:INSIDE or ports, not {one!r}")
+        text = one if isinstance(one, str) else f"0:{one}"
+        ports.append(parse_argument("publish", PublishedPort.parse_free, text))
+    if len(ports) > MAX_PORTS:
+        raise ValueError(f"publish: {len(ports)} ports are more than {MAX_PORTS}")
+    return tuple(ports)
+
+
+def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
+    """Listen on ports in the network namespace of the caller.
+
+    :param network: the network of the host of the sandbox.
+    :raises ValueError: the sandbox has the network of the machine.
+    :raises RunscError: a port is taken (cause ``port-taken``), or can't be bound.
+    """
+    if ports and network == "host":
+        raise ValueError("publish and network='host' exclude each other")
+    with contextlib.ExitStack() as undo:
+        sockets = [undo.enter_context(_listen(port)) for port in ports]
+        return BoundPorts(ports, sockets, undo.pop_all())
+
+
+class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
+    """Listening sockets for a sandbox, which :meth:`close` closes in this process.
+
+    :ivar published: the ports, with the numbers that the kernel has chosen.
+    """
+
+    def __init__(
+        self,
+        ports: Sequence[PublishedPort],
+        sockets: Sequence[socket.socket],
+        undo: contextlib.ExitStack,
+    ) -> None:
+        self._sockets = sockets
+        self._undo = undo
+        self.published: tuple[PublishedPort, ...] = tuple(
+            PublishedPort(one.getsockname()[1], port.inside, port.address)
+            for port, one in zip(ports, sockets, strict=True)
+        )
+
+    def options(self, fds: list[int], above: contextlib.ExitStack) -> list[str]:
+        """Return the options of usernsctl-network for the sockets.
+
+        :param fds: a list to which the descriptors are added that the command has to inherit.
+        :param above: closes the duplicates of descriptors that were those of standard streams.
+        """
+        words = []
+        for port, one in zip(self.published, self._sockets, strict=True):
+            fds.append(above_stdio(one.fileno(), above))
+            words.append(f"--accept={port.inside}:{fds[-1]}")
+        return words
+
+    def close(self) -> None:
+        """Close the sockets in this process, so that the ports are free when the sandbox ends."""
+        self._undo.close()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def addresses_of(ports: Iterable[PublishedPort]) -> dict[int, tuple[str, int]]:
+    """Return the address and the port of this machine for each port inside, the first of each."""
+    found: dict[int, tuple[str, int]] = {}
+    for port in ports:
+        found.setdefault(port.inside, (port.address, port.outside))
+    return found
+
+
+def _listen(port: PublishedPort) -> socket.socket:
+    """Listen on a port, as bind_port() of csrc/programs/network/forward.c does.
+
+    :raises RunscError: the port can't be bound.
+    """
+    is_6 = ipaddress.ip_address(port.address).version == 6
+    with contextlib.ExitStack() as undo:
+        try:
+            listening = undo.enter_context(
+                socket.socket(socket.AF_INET6 if is_6 else socket.AF_INET, socket.SOCK_STREAM)
+            )
+            listening.setblocking(False)
+            if is_6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((port.address, port.outside))
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            raise RunscError(
+                f"port {port.outside} of {port.address}: {error.strerror}",
+                step="network",
+                errno=error.errno or 0,
+                cause="port-taken" if error.errno == errno.EADDRINUSE else None,
+            ) from error
+        undo.pop_all()
+    return listening

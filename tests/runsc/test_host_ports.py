@@ -1,0 +1,192 @@
+"""Tests of published ports in Python: the argument `publish`, and the attribute `ports`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import networks
+import pytest
+
+import usernsctl as un
+
+pytestmark = pytest.mark.also_root
+
+# An HTTP server inside, which answers with the path of each request.
+SERVER = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.path.encode())
+http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
+"""
+COMMAND = ["/usr/bin/python3", "-c", SERVER]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+def get(address: str, port: int, path: str = "/a") -> str:
+    """Return the answer of the server inside, once that listens."""
+    at = f"[{address}]" if ":" in address else address
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{at}:{port}{path}", timeout=30) as answer:
+                text: str = answer.read().decode()
+                return text
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def is_closed(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def holders_of(port: int) -> list[str]:
+    """Return the names of the processes that have a socket which listens on a port."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = (row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A")
+    found = []
+    for directory in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(file) == f"socket:[{inode}]" for file in directory.iterdir()):
+                found.append((directory.parent / "comm").read_text().strip())
+    return found
+
+
+@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+def test_free_port_leads_to_a_server_inside(host: un.SandboxHost, *, detach: bool) -> None:
+    with host.start(COMMAND, publish=[8000, "[::1]:0:8001"], detach=detach) as box:
+        assert list(box.ports) == [8000, 8001]
+        address, port = box.ports[8000]
+        assert address == "127.0.0.1"
+        assert box.ports[8001][0] == "::1"
+        assert get(address, port, "/some/path") == "/some/path"
+        # Neither runsc nor this process has the socket.
+        assert holders_of(port) == ["usernsctl-netwo"]
+        if detach:
+            attached = un.Sandbox.attach(box.id)
+            assert attached.ports == box.ports
+            attached.release()
+    assert is_closed(address, port)
+
+
+def test_sandbox_with_published_ports_reaches_nothing(host: un.SandboxHost) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, host.start(None, publish=[80]) as box:
+        port = server.getsockname()[1]
+        code = (
+            "import os, socket\n"
+            "print(*sorted(os.listdir('/proc/self/fd')))\n"
+            f"for address in ('127.0.0.1', 80), ('127.0.0.1', {port}), ('192.0.2.1', 80):\n"
+            "    try: socket.create_connection(address, timeout=5); print('connected')\n"
+            "    except OSError as error: print(error.strerror)\n"
+        )
+        done = box.run(["/usr/bin/python3", "-c", code], capture_output=True, text=True)
+    fds, *answers = done.stdout.splitlines()
+    assert fds == "0 1 2 3"
+    assert answers == ["Connection refused", "Connection refused", "Network is unreachable"]
+
+
+def test_sandbox_without_published_ports_has_none(host: un.SandboxHost) -> None:
+    with host.start(None) as box:
+        assert box.ports == {}
+
+
+def test_taken_port_is_an_error_before_the_start(host: un.SandboxHost) -> None:
+    before = set(os.listdir(host.directory))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(un.RunscError, match=rf"port {port} of 127.0.0.1: Address already") as e:
+            host.start(["/bin/true"], publish=[f"{port}:80"])
+    assert e.value.cause == "port-taken"
+    assert set(os.listdir(host.directory)) == before
+
+
+def test_failed_start_frees_the_port(host: un.SandboxHost) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(FileNotFoundError):
+        host.start(["/no/such/program"], publish=[f"{port}:80"])
+    assert is_closed("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("publish", "error"),
+    [
+        ("8080:80", TypeError),
+        ([b"8080:80"], TypeError),
+        ([True], TypeError),
+        (80, TypeError),
+        ([0], ValueError),
+        ([65536], ValueError),
+        ([-1], ValueError),
+        (["80"], ValueError),
+        (["65536:80"], ValueError),
+        (["localhost:80:80"], ValueError),
+        ([1] * 65, ValueError),
+    ],
+)
+def test_publish_is_checked(host: un.SandboxHost, publish: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="publish"):
+        host.start(["/bin/true"], publish=publish)
+
+
+def test_network_of_the_machine_has_no_published_ports() -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        un.Sandbox(["/bin/true"], network="host", publish=[80])
+
+
+HELD = f"""
+import sys, time, usernsctl
+box = usernsctl.Sandbox({COMMAND!r}, network=sys.argv[1], publish=[8000])
+print(*box.ports[8000], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_killed_creator_frees_the_port() -> None:
+    command = [sys.executable, "-c", HELD, "none"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        address, port = process.stdout.readline().decode().split()
+        assert get(address, int(port)) == "/a"
+        (init,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        pidfd = os.pidfd_open(int(init))
+        process.kill()
+    assert select.select([pidfd], [], [], 30)[0]
+    os.close(pidfd)
+    assert is_closed(address, int(port))
+
+
+def test_port_of_a_private_network(tmp_path: Path) -> None:
+    script = f"{HELD.replace('sys.stdin.read()', '')}\nwhile True:\n" + (
+        "    try: answer = urllib.request.urlopen('http://%s:%d/b' % box.ports[8000]).read()\n"
+        "    except OSError: time.sleep(0.05)\n"
+        "    else: break\n"
+        "print(answer)\n"
+    )
+    with networks.world(tmp_path) as world:
+        done = world.run(sys.executable, "-c", f"import urllib.request\n{script}", "private")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("b'/b'\n")
