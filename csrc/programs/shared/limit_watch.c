@@ -9,7 +9,8 @@
  * A look takes some microseconds. The time until the next one is that in which the sandbox can't
  * exceed the limit by much, at the highest rate at which a machine clears pages or starts
  * processes. A walk through all processes takes longer, and must not take more than a small share
- * of the time.
+ * of the time. A sandbox whose sentry has hardly run has hardly any new page tables: it needs no
+ * walk.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -20,6 +21,7 @@
 #include <inttypes.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
+#include <time.h>
 
 #define MEMORY_FILE "/memfd:runsc-memory"
 /* The time between two looks for the sentry, and the time after which it must have been found. */
@@ -28,17 +30,21 @@
 
 /* Bytes that a program may allocate in a millisecond, and bytes by which it may exceed the limit.
  */
-#define BYTES_PER_MS (4U << 20)
-#define EXCESS (24U << 20)
+#define BYTES_PER_MS (3U << 20)
+#define EXCESS (32U << 20)
 #define LOOK_MS_MIN 4
 #define LOOK_MS_MAX 1000
 
 /* The same for page tables and tasks, which grow more slowly: gVisor handles each page fault, and
- * each start of a process takes it some hundred microseconds. */
+ * each start of a process takes it some hundred microseconds. A page fault takes the sentry at
+ * least 4 microseconds of processor time, for a page table of 4 KiB. */
 #define TABLE_BYTES_PER_MS (256U << 10)
+#define TABLE_BYTES_PER_CPU_MS (1U << 20)
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
+/* The longest time between two walks through an idle sandbox. */
+#define IDLE_WALK_MS 5000
 /* A walk takes at most one part of this number of the time; more if only walks limit the tasks. */
 #define WALK_SHARE 100
 #define COUNT_SHARE 50
@@ -48,7 +54,8 @@
 
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits)
 {
-    *watch = (struct limit_watch){.limits = *limits, .start = un_now_ms(), .statm = -1};
+    *watch =
+        (struct limit_watch){.limits = *limits, .start = un_now_ms(), .statm = -1, .walk_time = -1};
     /* The kernel enforces what control groups limit. */
     watch->most_memory = limits->groups & 1U << UN_GROUP_MEMORY ? 0 : limits->memory;
     watch->is_bound = limits->groups & 1U << UN_GROUP_PIDS;
@@ -131,6 +138,7 @@ static bool find_sentry(pid_t pid, void *arg)
     snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
     watch->statm = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     watch->sentry = pid;
+    watch->has_clock = !clock_getcpuclockid(pid, &watch->clock);
     bool has_rlimit = watch->limits.pids && !watch->is_bound && counts_by_namespace();
     /* Again for processes that others have started meanwhile, with the former limit. */
     for (int i = 0; i < 3 && has_rlimit; i++)
@@ -227,13 +235,43 @@ static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_
     return used >= limit + excess ? 0 : (int64_t)((limit + excess - used) / per_ms);
 }
 
+/* Returns the processor time of the sentry in milliseconds, or -1 if it is unknown. */
+static int64_t read_processor_time(const struct limit_watch *watch)
+{
+    struct timespec time;
+    if (!watch->has_clock || clock_gettime(watch->clock, &time))
+        return -1;
+    return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+static bool counts_tasks(const struct limit_watch *watch)
+{
+    return watch->limits.pids && !watch->is_bound;
+}
+
+/* Postpones the walk if the sentry has not run for long enough to make many page tables since the
+ * last one. Returns false if the walk is due. */
+static bool postpone_walk(struct limit_watch *watch, int64_t now)
+{
+    int64_t time = read_processor_time(watch);
+    if (counts_tasks(watch) || time < 0 || watch->walk_time < 0 ||
+        now >= watch->last_walk + IDLE_WALK_MS)
+        return false;
+    uint64_t grown = (uint64_t)(time - watch->walk_time) * TABLE_BYTES_PER_CPU_MS;
+    int64_t wait = time_left(watch->most_memory, EXCESS, watch->memory + grown, TABLE_BYTES_PER_MS);
+    watch->next_walk = now + clamp(wait, 0, WALK_MS_MAX);
+    return wait >= WALK_MS_MIN;
+}
+
 static void walk_processes(struct limit_watch *watch, pid_t parent)
 {
     bool ignored;
     struct walk walk = {.sentry = watch->sentry};
     int64_t start = un_now_ms();
+    watch->last_walk = start;
+    watch->walk_time = read_processor_time(watch);
     any_child(parent, walk_process, &walk, &ignored);
-    bool counts = watch->limits.pids && !watch->is_bound;
+    bool counts = counts_tasks(watch);
     /* The clock has milliseconds, so a walk may seem to take none. */
     int64_t now = un_now_ms();
     int64_t share = (now - start + 1) * (counts ? COUNT_SHARE : WALK_SHARE);
@@ -298,7 +336,7 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
         watch->next_look = now + FIND_MS;
         return now - watch->start > FOUND_MS && describe_blindness(end);
     }
-    if (now >= watch->next_walk)
+    if (now >= watch->next_walk && !postpone_walk(watch, now))
         walk_processes(watch, parent);
     watch->memory = read_files(watch) + read_anonymous(watch) + watch->others;
     watch->peak = watch->memory > watch->peak ? watch->memory : watch->peak;

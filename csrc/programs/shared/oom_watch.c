@@ -38,13 +38,17 @@ void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
     watch->is_machine = watch->fd >= 0 && !version;
     watch->kills = un_limit_count(UN_LIMIT_MEMORY, watch->fd);
     watch->looks = 0;
+    watch->next = un_now_ms() + INTERVAL_MS;
 }
 
 int oom_watch_interval(const struct oom_watch *watch)
 {
     if (watch->looks)
         return LOOK_MS;
-    return watch->has_events ? -1 : INTERVAL_MS;
+    if (watch->has_events)
+        return -1;
+    int64_t left = watch->next - un_now_ms();
+    return left < 0 ? 0 : (int)left;
 }
 
 bool oom_watch_explains(const struct oom_watch *watch, int status)
@@ -126,6 +130,11 @@ static bool has_own_proc(void)
 
 bool oom_watch_look(struct oom_watch *watch, pid_t parent)
 {
+    int64_t now = un_now_ms();
+    /* The limits need looks more often. */
+    if (!watch->has_events && !watch->looks && now < watch->next)
+        return false;
+    watch->next = now + INTERVAL_MS;
     uint64_t kills = un_limit_count(UN_LIMIT_MEMORY, watch->fd);
     if (kills > watch->kills) {
         watch->kills = kills;

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/types.h>
+#include <time.h>
 
 /* A plan and its facts, which do not fit a small stack. */
 struct decision {
@@ -192,6 +193,7 @@ struct oom_watch {
     bool is_machine; /* whether processes of the whole machine are counted */
     uint64_t kills;  /* the count at the last look */
     int looks;       /* the number of looks that are left after the last kill */
+    int64_t next;    /* when the count is next read, of un_now_ms(), without events */
 };
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group);
@@ -220,9 +222,13 @@ struct limit_watch {
     int64_t start;        /* when the sandbox was started, of un_now_ms() */
     int64_t next_look;    /* when the memory and the tasks are next read */
     int64_t next_walk;    /* when all processes are next read */
-    pid_t sentry;         /* the process of gVisor's kernel, or 0 before it is found */
-    bool is_bound;        /* whether the kernel limits its tasks */
-    int statm;            /* its /proc/PID/statm */
+    int64_t last_walk;    /* when they were last read */
+    int64_t walk_time;    /* the processor time of the sentry then, in milliseconds, or -1 */
+    bool has_clock;       /* whether `clock` is the sentry's clock of processor time */
+    clockid_t clock;
+    pid_t sentry;  /* the process of gVisor's kernel, or 0 before it is found */
+    bool is_bound; /* whether the kernel limits its tasks */
+    int statm;     /* its /proc/PID/statm */
     int file[MEMORY_FILES];
     size_t file_count;
     uint64_t others; /* bytes of page tables, and of processes other than the sentry */
