@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from callers import unprivileged
 from conftest import Program
 from inside import PATIENCE
 from processes import capture
@@ -126,6 +127,27 @@ def test_detach_needs_no_standard_streams(
     if answer == b"+":
         Path(f"{command}.go").write_text("go\n")
     assert Path(f"{command}.seen").read_text() == "/dev/null /dev/null /dev/null\n"
+
+
+@unprivileged
+def test_detach_leaves_no_directory_if_it_can_make_no_control_group(
+    command: Path, tmp_path: Path, creator: int
+) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    ours, theirs = socket.socketpair()
+    lock = os.open(directory, os.O_RDONLY)
+    fds = [creator, theirs.fileno(), lock]
+    words = [str(PROGRAMS / "usernsctl-detach"), *map(str, fds), "memory=1048576,groups=1"]
+    words += [str(directory), f"{command}.pid", str(command)]
+    with subprocess.Popen(words, pass_fds=fds) as process, ours:
+        theirs.close()
+        ours.settimeout(PATIENCE)
+        told = ours.recv(4096)
+        assert process.wait(PATIENCE) == 125
+    os.close(lock)
+    assert b"limit-unenforceable" in told
+    assert not directory.exists()
 
 
 @pytest.mark.parametrize("program", ["usernsctl-init", "usernsctl-detach"])

@@ -116,11 +116,9 @@ static int run_keeper(const int fds[FDS], const struct un_limits *limits, int st
         return sandbox_fail(directory);
     if (adopt_descendants())
         return sandbox_fail(CHILDREN);
-    if (sandbox_wait_begin(&wait, limits, directory, true, fds[CONNECTION])) {
-        sandbox_group_remove(&wait.group);
-        return SANDBOX_FAILED;
-    }
-    int status = start_sandbox(&wait, fds, argv + 2, &sandbox);
+    int status = sandbox_wait_begin(&wait, limits, directory, true, fds[CONNECTION])
+                     ? SANDBOX_FAILED
+                     : start_sandbox(&wait, fds, argv + 2, &sandbox);
     if (!status) {
         keep_sandbox(&wait, fds, started, sandbox);
         return 0;
