@@ -150,6 +150,8 @@ static int add_args(struct writing *writing)
         un_launch_set_remedy(writing->launch, NULL, NULL);
         return un_fail(writing->err, UN_STEP_ARGUMENT, 0, "usage", "no command was given");
     }
+    if (writing->moment->log_json && has_verifier(writing->launch))
+        un_text_add(writing->text, "\"" UN_LOG_JSON "\", ");
     add_nested_ids(writing);
     return add_strings(writing, args, "$.process.args");
 }

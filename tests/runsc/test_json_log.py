@@ -102,6 +102,27 @@ def test_a_wrong_call_is_told_in_json_after_the_option(
         assert "must be text or json" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "why"),
+    [
+        ("no-such", 127, "not found in the sandbox"),
+        ("version", 126, "not executable"),
+        ('\\"no such\\', 127, "not found in the sandbox"),
+    ],
+)
+def test_the_first_program_inside_prints_json(
+    usernsctl: Program, prelude: Program, tmp_path: Path, name: str, status: int, why: str
+) -> None:
+    """usernsctl-verify reports on files of gVisor's /proc, which usernsctl can't see."""
+    launch = freeze(usernsctl, tmp_path / "launch")
+    for done in (
+        usernsctl("run", "--log", "json", "--", f"/proc/{name}"),
+        prelude("--log=json", "--launch", launch, "--", f"/proc/{name}"),
+    ):
+        message = error(done, status)
+        assert message == {"program": "usernsctl", "message": f"/proc/{name}: {why}"}
+
+
 def test_the_variable_of_a_caller_has_no_effect(in_gvisor: Program) -> None:
     done = in_gvisor("--no-such", env={"USERNSCTL_LOG": "json"})
     assert done.stderr.startswith("usernsctl: in-gvisor: ")

@@ -2,11 +2,13 @@
  * usernsctl-verify: the first program of a sandbox. Checks that the kernel is gVisor's, then
  * executes the payload.
  *
- *   usernsctl-verify [--as UID GID] PAYLOAD [ARGUMENT...]
+ *   usernsctl-verify [--log=json] [--as UID GID] PAYLOAD [ARGUMENT...]
  *   usernsctl-verify --signal NUMBER     not as process 1: sends a signal to process 1
  *
  * With --as, the payload has these ids in a user namespace of gVisor's, in which they stand for the
  * ids of this process: where only one id of the host is mapped, that is 0, since runsc needs 0.
+ *
+ * With --log=json, messages are in JSON, as report.c writes them.
  *
  * The second form is for real-time signals, which `runsc kill` does not know.
  *
@@ -42,18 +44,90 @@ static size_t text_length(const char *text)
     return length;
 }
 
-static void say(const char *text)
+/* A line for standard error. */
+struct line {
+    char text[PATH_MAX + 256];
+    size_t length;
+};
+
+/* Adds a text, or as much as there is room for. */
+static void line_add(struct line *line, const char *text)
 {
-    call(__NR_write, STDERR_FILENO, (long)text, (long)text_length(text));
+    for (; *text && line->length < sizeof line->text - 64; text++)
+        line->text[line->length++] = *text;
 }
 
-static int write_complaint(int status, const char *command, const char *why)
+/* Adds a text that is part of a string in JSON. */
+static void line_add_escaped(struct line *line, const char *text)
 {
-    say("usernsctl: ");
-    say(command);
-    say(": ");
-    say(why);
-    say("\n");
+    char character[3] = "\\";
+    for (; *text && line->length + 2 < PATH_MAX; text++) {
+        bool is_special = *text == '"' || *text == '\\';
+        character[is_special] = *text >= ' ' && *text <= '~' ? *text : '?';
+        character[is_special + 1] = '\0';
+        line_add(line, character);
+        *character = '\\';
+    }
+}
+
+static void line_add_number(struct line *line, long number, int digits)
+{
+    char text[8];
+    text[digits] = '\0';
+    while (digits--) {
+        text[digits] = (char)('0' + number % 10);
+        number /= 10;
+    }
+    line_add(line, text);
+}
+
+/* Adds the time, as in 2026-01-31T12:00:00.000Z. The first day of the calendar is 1 March of year
+ * 0, so that a leap day is the last day of its year. */
+static void line_add_time(struct line *line)
+{
+    long now[2] = {0, 0};
+    call(__NR_clock_gettime, 0 /* CLOCK_REALTIME */, (long)now, 0);
+    long days = now[0] / 86400 + 719468, second = now[0] % 86400;
+    long era = days / 146097, of_era = days % 146097;
+    long year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    long of_year = of_era - (365 * year + year / 4 - year / 100);
+    long month = (5 * of_year + 2) / 153, day = of_year - (153 * month + 2) / 5 + 1;
+    month = month < 10 ? month + 3 : month - 9;
+    const struct {
+        long number;
+        int digits;
+        const char *end;
+    } parts[] = {{era * 400 + year + (month <= 2), 4, "-"},
+                 {month, 2, "-"},
+                 {day, 2, "T"},
+                 {second / 3600, 2, ":"},
+                 {second / 60 % 60, 2, ":"},
+                 {second % 60, 2, "."},
+                 {now[1] / 1000000, 3, "Z"}};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        line_add_number(line, parts[i].number, parts[i].digits);
+        line_add(line, parts[i].end);
+    }
+}
+
+static int write_complaint(bool in_json, int status, const char *command, const char *why)
+{
+    struct line line;
+    line.length = 0;
+    if (in_json) {
+        line_add(&line, "{\"time\": \"");
+        line_add_time(&line);
+        line_add(&line, "\", \"level\": \"error\", \"program\": \"usernsctl\", \"message\": \"");
+        line_add_escaped(&line, command);
+    } else {
+        line_add(&line, "usernsctl: ");
+        line_add(&line, command);
+    }
+    line.length = line.length < PATH_MAX ? line.length : PATH_MAX;
+    line_add(&line, ": ");
+    line_add(&line, why);
+    line_add(&line, in_json ? "\"}\n" : "\n");
+    call(__NR_write, STDERR_FILENO, (long)line.text, (long)line.length);
     return status;
 }
 
@@ -67,22 +141,23 @@ static long exec_payload(const char *path, char **argv, char **envp)
     return -call(__NR_execve, (long)path, (long)argv, (long)envp);
 }
 
-static int explain_exec_failure(const char *path, long errnum)
+static int explain_exec_failure(bool in_json, const char *path, long errnum)
 {
     if ((errnum == ENOENT || errnum == ENOTDIR) && !file_exists(path))
-        return write_complaint(NOT_FOUND, path, "not found in the sandbox");
+        return write_complaint(in_json, NOT_FOUND, path, "not found in the sandbox");
     if (errnum == ENOENT)
-        return write_complaint(NOT_EXECUTABLE, path, "the interpreter is not in the sandbox");
+        return write_complaint(in_json, NOT_EXECUTABLE, path,
+                               "the interpreter is not in the sandbox");
     if (errnum == EACCES)
-        return write_complaint(NOT_EXECUTABLE, path, "not executable");
+        return write_complaint(in_json, NOT_EXECUTABLE, path, "not executable");
     if (errnum == ENOEXEC)
-        return write_complaint(NOT_EXECUTABLE, path,
+        return write_complaint(in_json, NOT_EXECUTABLE, path,
                                "neither a program nor a script that begins with #!");
-    return write_complaint(NOT_EXECUTABLE, path, "the sandbox's kernel can't execute it");
+    return write_complaint(in_json, NOT_EXECUTABLE, path, "the sandbox's kernel can't execute it");
 }
 
 /* Searches and executes the payload. Returns only on failure. */
-static int search_payload(char **argv, char **envp, const char *at)
+static int search_payload(bool in_json, char **argv, char **envp, const char *at)
 {
     char path[PATH_MAX];
     bool denied = false;
@@ -91,10 +166,11 @@ static int search_payload(char **argv, char **envp, const char *at)
         /* EACCES may also mean that a directory of the path can't be searched. */
         denied = denied || (errnum == EACCES && file_exists(path));
         if (errnum != EACCES && file_exists(path))
-            return explain_exec_failure(path, errnum);
+            return explain_exec_failure(in_json, path, errnum);
     }
-    return denied ? explain_exec_failure(argv[0], EACCES)
-                  : write_complaint(NOT_FOUND, argv[0], "not found along PATH in the sandbox");
+    return denied ? explain_exec_failure(in_json, argv[0], EACCES)
+                  : write_complaint(in_json, NOT_FOUND, argv[0],
+                                    "not found along PATH in the sandbox");
 }
 
 /* Sets a timer that execve(2) preserves: SIGALRM ends a health check in the sandbox that hangs. */
@@ -165,10 +241,13 @@ static bool become_user(const char *uid, const char *gid)
 static int run_payload(int argc, char **argv, char **envp)
 {
     const char *path = UN_DEFAULT_PATH;
+    bool in_json = argc > 1 && is_option(argv[1], UN_LOG_JSON);
+    argc -= in_json;
+    argv += in_json;
     if (argc < 2)
-        return write_complaint(NOT_PROVEN, "usernsctl-verify", "no command to run");
+        return write_complaint(in_json, NOT_PROVEN, "usernsctl-verify", "no command to run");
     if (!un_runs_on_gvisor())
-        return write_complaint(NOT_PROVEN, argv[1], UN_NOT_PROVEN);
+        return write_complaint(in_json, NOT_PROVEN, argv[1], UN_NOT_PROVEN);
     if (is_option(argv[1], UN_HEALTH_OPTION)) {
         limit_time();
         argc--;
@@ -178,15 +257,16 @@ static int run_payload(int argc, char **argv, char **envp)
     }
     if (argc > 4 && is_option(argv[1], UN_VERIFY_AS)) {
         if (!become_user(argv[2], argv[3]))
-            return write_complaint(NOT_PROVEN, argv[4], "not started: gVisor can't map its ids");
+            return write_complaint(in_json, NOT_PROVEN, argv[4],
+                                   "not started: gVisor can't map its ids");
         argv += 3;
     }
     for (char **variable = envp; *variable; variable++)
         if (un_begins(*variable, "PATH="))
             path = *variable + text_length("PATH=");
     if (*argv[1] && !un_has_slash(argv[1]))
-        return search_payload(argv + 1, envp, path);
-    return explain_exec_failure(argv[1], exec_payload(argv[1], argv + 1, envp));
+        return search_payload(in_json, argv + 1, envp, path);
+    return explain_exec_failure(in_json, argv[1], exec_payload(argv[1], argv + 1, envp));
 }
 
 /* Returns whether the arguments are those of the second form. In process 1 they never are, since a

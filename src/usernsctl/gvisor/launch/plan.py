@@ -502,6 +502,8 @@ def _with_placeholders(wanted: dict[str, Any], request: Request, facts: Facts) -
     """Replace values in `wanted` that are known only at the start by placeholders; return it."""
     process = wanted["process"]
     verifier = [] if facts.verifier is None else [VERIFIER_INSIDE]
+    if verifier and request.log == "json":
+        verifier.append("--log=json")
     process["args"] = [*verifier, Placeholder(record("json-args"))]
     process["env"] = [Placeholder(record("json-env"))]
     process["cwd"] = Placeholder(record("json-cwd"))
