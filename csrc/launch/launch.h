@@ -20,6 +20,7 @@
 #define UN_LIMITS "--limits="
 /* Option of the watcher: the file for the result (programs/watch/result.c). */
 #define UN_RESULT "--result="
+#define UN_DENIED "--denied="
 /* Option of the watcher: the limit of the output (programs/watch/pump.c). */
 #define UN_MAX_OUTPUT "--max-output="
 /* Option of the watcher: the command has a terminal. */

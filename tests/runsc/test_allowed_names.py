@@ -49,13 +49,14 @@ for url in sys.argv[1:]:
 """
 
 
-def test_a_command_reaches_allowed_names_only(world: World) -> None:
+def test_a_command_reaches_allowed_names_only(world: World, tmp_path: Path) -> None:
     urls = ["http://good.example/", "http://evil.example/", "http://inner.example/"]
     rules = ["--allow", "good.example", "--allow=*.wild.example:8080", "--allow", "inner.example"]
     with Server(world) as server:
         done = world.run(
             "machine",
-            *(USERNSCTL, "run", *rules, "--", "/usr/bin/python3", "-c", FETCH, *urls),
+            *(USERNSCTL, "run", *rules, "--result", str(tmp_path / "result"), "--"),
+            *("/usr/bin/python3", "-c", FETCH, *urls),
         )
     assert done.stdout.splitlines() == [
         "200 ok",
@@ -68,6 +69,7 @@ def test_a_command_reaches_allowed_names_only(world: World) -> None:
         "usernsctl: refused inner.example:80: inner.example has 10.0.0.5, a private address",
     ]
     assert len(server.received) == 1
+    assert json.loads((tmp_path / "result").read_text())["denied"] == 2
 
 
 # Tries to leave without the proxy.

@@ -16,6 +16,7 @@ import pytest
 from conftest import Program
 from frozen import freeze
 from processes import capture, children_of
+from supervisors import LOGS, WATCHER
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
@@ -23,7 +24,7 @@ PATIENCE = 60
 MIB = 1 << 20
 MEMBERS = {
     *("status", "signal", "reason", "limit", "used", "rusage", "peak_memory"),
-    *("stdout_truncated", "stderr_truncated"),
+    *("denied", "stdout_truncated", "stderr_truncated"),
 }
 NOTHING = {
     "signal": None,
@@ -31,6 +32,7 @@ NOTHING = {
     "used": None,
     "peak_memory": None,
     "stdout_truncated": 0,
+    "denied": 0,
     "stderr_truncated": 0,
 }
 
@@ -153,6 +155,21 @@ def test_a_sandbox_that_is_killed_from_outside_is_a_result(
 ) -> None:
     os.kill(sentry_of(started.pid), signal.SIGKILL)
     assert started.wait(PATIENCE) == 125
+    found = read(result)
+    assert (found["status"], found["reason"]) == (125, "sandbox-ended")
+
+
+def test_a_crash_of_gvisor_is_a_result(result: Path, tmp_path: Path) -> None:
+    """The log of runsc has an exit status then, which is not that of the command."""
+    crash = tmp_path / "crash"
+    crash.write_text("panic: subprocess has too many active tasks (4095)\n")
+    fds = [os.open(result.parent, os.O_RDONLY), os.open(f"{result}.new", os.O_CREAT | os.O_WRONLY)]
+    words = [WATCHER, f"--result={fds[0]},{fds[1]},{result.name}.new,{result.name}"]
+    words += ["/bin/sh", "/none", crash, *LOGS[2:], "--", "--", "--", "sh", "-c", "exit 2"]
+    with subprocess.Popen(words, pass_fds=fds, stderr=subprocess.DEVNULL) as process:
+        assert process.wait(PATIENCE) == 125
+    for fd in fds:
+        os.close(fd)
     found = read(result)
     assert (found["status"], found["reason"]) == (125, "sandbox-ended")
 

@@ -29,6 +29,8 @@ static int read_option(const char *word, struct watch_args *args)
         is_right = limits_parse(word + strlen(UN_LIMITS), &args->limits);
     else if (un_begins(word, UN_MAX_OUTPUT))
         is_right = pump_parse(word + strlen(UN_MAX_OUTPUT), &args->pump);
+    else if (un_begins(word, UN_DENIED))
+        is_right = result_parse_denied(word + strlen(UN_DENIED), &args->result_file);
     else if (un_begins(word, UN_RESULT))
         is_right = result_parse(word + strlen(UN_RESULT), &args->result_file);
     else
@@ -41,7 +43,11 @@ bool split_watch_args(int argc, char **argv, struct watch_args *args)
     char **start[3] = {NULL, NULL, NULL};
     int found = 0, option = 0;
     *args = (struct watch_args){
-        .start = {.seconds = START_SECONDS}, .pump = {.pidfd = -1}, .network = -1};
+        .start = {.seconds = START_SECONDS},
+        .pump = {.pidfd = -1},
+        .network = -1,
+        .result_file = {.denied = -1},
+    };
     for (; argc > 2 && (option = read_option(argv[1], args)); argc--, argv++)
         if (option < 0)
             return false;

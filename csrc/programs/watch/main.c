@@ -18,7 +18,7 @@
  * With --log=json, messages are in JSON (report.c).
  *
  * With --max-output=BYTES[,kill], the output is limited (pump.c), and with --result=FILE the result
- * is written to a file (result.c).
+ * is written to a file (result.c), with the count of refusals that the file of --denied=FD has.
  *
  * With --terminal, the command has a terminal. runsc then forwards the signals of the terminal's
  * keys itself, to the foreground process group inside.
@@ -137,8 +137,9 @@ static int explain_failure(struct watch_args *args, int status, const char *caus
     int ended, ours = explain_runsc(args->files, status, cause);
     /* A sandbox that has started leaves a crash report, or runsc exits with the signal that killed
      * it. Before the start, runsc reports an error. */
-    bool had_started = status > 128 || (!stat(args->files[CRASH], &crash) && crash.st_size);
-    if (!un_runsc_has_ended(args->files[DEBUG], &ended))
+    bool has_crashed = !stat(args->files[CRASH], &crash) && crash.st_size;
+    bool had_started = status > 128 || has_crashed;
+    if (has_crashed || !un_runsc_has_ended(args->files[DEBUG], &ended))
         args->result.reason = had_started ? "sandbox-ended" : "start-failed";
     return ours;
 }

@@ -38,6 +38,23 @@ bool result_parse(const char *text, struct result_file *file)
     return true;
 }
 
+bool result_parse_denied(const char *text, struct result_file *file)
+{
+    uint64_t number;
+    const char *end = un_number_read(text, INT_MAX, &number);
+    file->denied = end && !*end ? (int)number : -1;
+    return file->denied >= 0;
+}
+
+/* Reads how many connections the proxy for allowed names has refused. */
+static uint64_t read_denied(const struct result_file *file)
+{
+    uint64_t count = 0;
+    if (file->denied >= 0 && pread(file->denied, &count, sizeof count, 0) != sizeof count)
+        return 0;
+    return count;
+}
+
 /* Writes a number as a member, or null if it is unknown. */
 static void add_number(struct un_text *text, const char *name, bool is_known, double number)
 {
@@ -66,7 +83,7 @@ static void add_usage(struct un_text *text)
     un_text_add(text, member);
 }
 
-static void compose(struct un_text *text, const struct watch_result *result)
+static void compose(struct un_text *text, const struct watch_result *result, uint64_t denied)
 {
     char start[128];
     /* Milliseconds become seconds. */
@@ -80,6 +97,7 @@ static void compose(struct un_text *text, const struct watch_result *result)
     add_number(text, "used", result->used, (double)result->used / unit);
     add_usage(text);
     add_number(text, "peak_memory", result->peak, (double)result->peak);
+    add_number(text, "denied", true, (double)denied);
     add_number(text, "stdout_truncated", true, (double)result->truncated[0]);
     add_number(text, "stderr_truncated", true, (double)result->truncated[1]);
     un_text_add(text, "}\n");
@@ -116,7 +134,7 @@ int result_write(const struct result_file *file, const struct watch_result *resu
     struct un_text text = {.bytes = NULL};
     if (!file->name)
         return 0;
-    compose(&text, result);
+    compose(&text, result, read_denied(file));
     errno = ENOMEM;
     int failed = text.failed || write_file(file, &text) ? -1 : 0;
     if (failed) {

@@ -77,6 +77,7 @@ struct result_file {
     int directory, fd; /* descriptors of the directory and of the file, which the child closes */
     char temporary[64];
     const char *name; /* NULL for no file */
+    int denied;       /* descriptor of a file that begins with the number of refusals, or -1 */
 };
 
 /* Why and how a command has ended, see usernsctl.Result. */
@@ -91,6 +92,8 @@ struct watch_result {
 
 /* Parses DIRECTORY,FD,TEMPORARY,NAME. Returns false if `text` is malformed. */
 bool result_parse(const char *text, struct result_file *file);
+/* Parses the descriptor of the number of refusals. Returns false if `text` is malformed. */
+bool result_parse_denied(const char *text, struct result_file *file);
 /* Writes the result and gives the file its name. Does nothing without a file. Returns -1 after a
  * failure, which has been reported. */
 int result_write(const struct result_file *file, const struct watch_result *result);

@@ -82,6 +82,11 @@ class ProxyProcess:
         socket.send_fds(self.handover, [b"+"], [listener])
 
     @property
+    def counts(self) -> int:
+        """The descriptor of the table of refusals, which begins with their number."""
+        return self._refusals
+
+    @property
     def denied(self) -> int:
         """The number of connections that the proxy has refused."""
         return self._denied if self._refusals < 0 else refusals.total(self._refusals)

@@ -83,6 +83,7 @@ def run_in_place(
         terminal=values.terminal,
         watch_options=[
             *([] if result is None else [result.option]),
+            *([] if result is None or proxy is None else [f"--denied={proxy.counts}"]),
             *([] if max_output is None else [f"--max-output={max_output}"]),
         ],
         watch_fds=_watch_fds(result, proxy),
@@ -116,8 +117,9 @@ def _watch_fds(result: ResultFile | None, proxy: ProxyProcess | None) -> list[in
     """Return the further descriptors that the watcher inherits."""
     fds = [] if result is None else [*result.descriptors]
     if proxy is not None:
-        os.set_inheritable(proxy.handover.fileno(), True)
-        fds.append(proxy.handover.fileno())
+        fds += [proxy.handover.fileno(), proxy.counts]
+        for fd in fds[-2:]:
+            os.set_inheritable(fd, True)
     return fds
 
 

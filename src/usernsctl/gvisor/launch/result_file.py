@@ -21,8 +21,8 @@ _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL
 
 # The members of a result that are unknown, or zero, before the command has run.
 _NOTHING = (
-    '"limit": null, "used": null, "rusage": null, "peak_memory": null, "stdout_truncated": 0, '
-    '"stderr_truncated": 0'
+    '"limit": null, "used": null, "rusage": null, "peak_memory": null, "denied": 0, '
+    '"stdout_truncated": 0, "stderr_truncated": 0'
 )
 
 
