@@ -15,8 +15,8 @@ BAD_DOCSTRING = ^ *"""(It|Of|One|So many|Those|What|Whether|Who|Whoever|Whose)\b
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all unit kernel runsc hostile faults fuzz as-ranges as-root as-no-ranges clients docker ray vm \
-	c connector docs man dist deb release-check lint format bench counts packages clean
+.PHONY: help demo test test-all unit kernel runsc hostile faults fuzz as-ranges as-root as-no-ranges demo-in-gvisor \
+	clients docker ray vm c connector docs man dist deb release-check lint format bench counts packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 28
@@ -29,11 +29,11 @@ demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 BESIDE = $(MAKE) --jobs=$$(($$(nproc) + 1)) --keep-going --output-sync --no-print-directory
 AS_USERS = as-ranges $(if $(filter 0,$(shell id -u)),as-root as-no-ranges)
 TESTS = tests
-# First, since tests/docker takes long and waits for most of that.
+# tests/docker takes long, and waits for most of that.
 DOCKER = $(findstring docker,$(USERNSCTL_MUST_WORK))
 
 test: packages ## run every check, and every test as the users whom it concerns; ONLY=PATTERN: of that name
-	@$(BESIDE) $(DOCKER) as-ranges c $(if $(ONLY),,lint) $(AS_USERS)
+	@$(BESIDE) as-ranges $(DOCKER) c $(if $(ONLY),,lint) $(AS_USERS) demo-in-gvisor
 
 test-all: packages ## run every check, and every test as every kind of user
 	@USERNSCTL_TEST_ALL=1 USERNSCTL_PAIRS=$${USERNSCTL_PAIRS-200} USERNSCTL_PAIRS_SEED=$${USERNSCTL_PAIRS_SEED-$$(date +%Y%m%d)} \
@@ -49,8 +49,15 @@ faults: packages ## make the system calls of each path fail, and count (as root)
 	@$(DEV)/bin/python -B tools/faults.py --rounds $(or $(ROUNDS),100) --seed $$(date +%Y%m%d)
 	@$(DEV)/bin/python tools/reliability_docs.py
 
-as-ranges as-root as-no-ranges: connector
+as-ranges as-root as-no-ranges: packages
 	@tools/test-as $(@:as-%=%) $(TESTS)
+
+# Apart from the other tests of tests/runsc, which need not wait until the connector is installed.
+demo-in-gvisor: connector
+	@set -e; USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
+	for kind in $(if $(USERNSCTL_TEST_ALL),$(AS_USERS:as-%=%),ranges); do \
+		tools/test-as $$kind tests/runsc/test_connector.py -n 0; \
+	done
 
 clients: connector ## run tests/clients: programs from PyPI, as they are, with usernsctl
 	@tools/packages tests/clients/packages.apt
@@ -65,7 +72,7 @@ clients: connector ## run tests/clients: programs from PyPI, as they are, with u
 docker: packages ## build the images and run tests/docker, with an engine of its own (as root)
 	@tools/packages docker/packages.apt
 	@USERNSCTL_MUST_WORK=docker tools/to-the-end $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker \
-		$(if $(ONLY),-k '$(ONLY)' || [ $$? = 5 ])
+		$(if $(USERNSCTL_TEST_ALL),,-m 'not thorough') $(if $(ONLY),-k '$(ONLY)' || [ $$? = 5 ])
 
 ray: packages ## run tests/on_ray: clusters of Ray on this machine, with nodes that are killed
 	@set -e; python=$$(tools/environment ray)/bin/python; name=$$(id -un); \
@@ -76,7 +83,7 @@ vm: deb ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine,
 	@tools/packages tools/vm/packages.apt
 	@tools/vm/run
 
-c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized, and run tests/c
+c: packages ## check the layers of csrc/ and the warnings of clang, build it with gcc, sanitized, and run tests/c
 	@$(if $(ONLY),,$(DEV)/bin/python tools/c_layers.py)
 	@$(DEV)/bin/python tools/c_tests.py
 

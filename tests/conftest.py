@@ -28,7 +28,7 @@ from processes import capture
 
 import usernsctl as un
 
-pytest_plugins = ["pytester", "score", "strangers", "tally"]
+pytest_plugins = ["pytester", "sampling", "score", "strangers", "tally"]
 
 # The time of an example depends on the load of the machine.
 hypothesis.settings.register_profile("usernsctl", deadline=None)

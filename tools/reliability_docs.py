@@ -41,7 +41,7 @@ FUZZING = """
 ## Fuzzing
 
 `make fuzz SECONDS=N` runs each libFuzzer target of `tests/c` for N seconds, with ASan and UBSan;
-`make test` runs each for two seconds, and the nightly workflow for 60.
+`make test-all` runs each for two seconds, and the nightly workflow for 60.
 `tests/fuzz` has the property tests of the Python parsers. The table has the executions of the
 longest run of each present target; none has failed.
 

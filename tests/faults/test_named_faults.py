@@ -73,6 +73,7 @@ def test_a_creator_may_be_killed_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize("when", range(1, 46, 2))
+@pytest.mark.sampled(8)
 def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
     """Both processes are killed at their Nth system call. A holder exits if its creator is gone."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -137,6 +137,7 @@ def test_a_helper_that_somebody_else_has_waited_for(prelude: Program) -> None:
 
 @pytest.mark.also_root
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.sampled(16)
 def test_a_fault_is_told_by_its_step(prelude: Program, fault: Fault) -> None:
     check(prelude, fault)
 

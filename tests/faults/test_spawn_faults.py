@@ -105,6 +105,7 @@ def test_a_fault_is_an_exception(
 @pytest.mark.parametrize(
     "arguments", ["", "pid=True", "pid=True, init=True", "mount=True, net=True"]
 )
+@pytest.mark.sampled
 def test_without_clone3_clone_does(error: str, arguments: str) -> None:
     assert attempt(f"clone3:error={error}", arguments=arguments) == [f"ran 0 {os.geteuid()} 1"]
 
@@ -117,6 +118,7 @@ def test_a_time_namespace_takes_no_clone3(error: str) -> None:
 @pytest.mark.parametrize("call", ["socketpair", "sendmsg", "recvmsg", "setsockopt"])
 @pytest.mark.parametrize("when", range(1, 6))
 @pytest.mark.parametrize("arguments", ["", "pid=True", "pid=True, init=True"])
+@pytest.mark.sampled(17)
 def test_a_fault_in_between_leaves_nothing(call: str, when: int, arguments: str) -> None:
     """The fault is either reported or harmless."""
     (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)

@@ -295,6 +295,7 @@ def liar(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.sampled(5)
 def test_whoever_answers_in_its_place_is_not_waited_for(
     mode: str, liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def test_the_traps_work(traps: Path) -> None:
 
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("name", STARTS)
+@pytest.mark.sampled
 def test_modules_in_the_current_directory_run_outside_gvisor(
     name: str, traps: Path, tally: Tally
 ) -> None:
@@ -93,6 +94,7 @@ def test_modules_in_the_current_directory_run_outside_gvisor(
 
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("name", STARTS)
+@pytest.mark.sampled
 def test_python_variables_name_what_runs_outside_gvisor(
     name: str, traps: Path, tally: Tally
 ) -> None:
@@ -114,6 +116,7 @@ def test_python_variables_name_what_runs_outside_gvisor(
 
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("name", STARTS)
+@pytest.mark.sampled
 def test_a_relative_path_names_what_runs_outside_gvisor(
     name: str, traps: Path, tally: Tally
 ) -> None:
@@ -166,6 +169,7 @@ def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
 
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("words", [["in-gvisor"], ["usernsctl", "run", "--env-all"]], ids=" ".join)
+@pytest.mark.sampled(1)
 def test_variables_of_a_container_name_what_runs_outside_gvisor(
     words: list[str], traps: Path, tally: Tally
 ) -> None:

@@ -126,6 +126,7 @@ def test_the_attacker_gets_what_is_left_open(place: Path) -> None:
 @pytest.mark.parametrize(
     "kind", ["kept", "kept-pid", "kept-init", "kept-time", "kept-new-time", "exec"]
 )
+@pytest.mark.sampled(3)
 def test_hostile_root_inside(kind: str, place: Path, tally: Tally) -> None:
     attack(kind, tally.rounds(100, FULL_ROUNDS), place, tally)
 
@@ -142,6 +143,7 @@ def test_hostile_root_inside_while_commands_get_other_ids(place: Path, tally: Ta
         *("prelude", "prelude-fork", "prelude-init"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_hostile_same_user_beside(kind: str, place: Path, tally: Tally) -> None:
     attack_beside(kind, tally.rounds(100, FULL_ROUNDS), place, tally)
 

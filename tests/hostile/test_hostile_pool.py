@@ -223,6 +223,7 @@ def leave_and_look(box: un.Sandbox, *left: str) -> str:
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("left", [*OF_NAMESPACES, *OF_KERNEL])
 @pytest.mark.parametrize("idmap", [(), pytest.param((MAP_OF_SEVERAL,), marks=several_ids)])
+@pytest.mark.sampled(6)
 def test_nothing_but_files_is_left_to_the_next_user(
     idmap: tuple[un.IdMap], left: str, tally: Tally
 ) -> None:

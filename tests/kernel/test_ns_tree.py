@@ -14,6 +14,7 @@ import pytest
 from callers import unprivileged
 from conftest import Program
 from processes import capture
+from sampling import tries
 
 pytestmark = pytest.mark.also_root
 
@@ -104,12 +105,13 @@ def test_processes_of_others_are_counted(usernsctl: Program) -> None:
     assert "hidden: the namespaces of " in usernsctl("ns", "tree").stdout
 
 
-def test_processes_may_end_meanwhile(usernsctl: Program) -> None:
+@tries(2, 5)
+def test_processes_may_end_meanwhile(usernsctl: Program, count: int) -> None:
     busy = subprocess.Popen(
         ["sh", "-c", "while :; do true & /bin/true; done"], start_new_session=True
     )
     try:
-        for _ in range(5):
+        for _ in range(count):
             tree(usernsctl)
     finally:
         busy.kill()

@@ -72,6 +72,7 @@ def test_parts_of_characters_are_left_out(run: Run) -> None:
     assert run(r"printf 'a\r\nb'", max_output=100, text=True).stdout == "a\nb"
 
 
+@pytest.mark.sampled(1)
 def test_a_flood_takes_little_memory(run: Run) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = run(f"{FLOOD} >&2 & {FLOOD}; wait", max_output=MIB)

@@ -17,6 +17,7 @@ import pytest
 from callers import unprivileged
 from conftest import Program
 from processes import capture, children_of
+from sampling import tries
 
 from usernsctl.gvisor.oci import Violation, check, load
 from usernsctl.maps import Extent
@@ -90,8 +91,9 @@ def test_runsc_alone_refuses_it(tmp_path: Path, name: str) -> None:
     assert "creating container" in refused.stderr
 
 
+@tries(3, 15)
 def test_a_command_may_end_before_runsc_has_done_with_it(
-    usernsctl: Program, tmp_path: Path
+    usernsctl: Program, tmp_path: Path, count: int
 ) -> None:
     """Run short commands with oomScoreAdj, which usernsctl sets before the command runs.
 
@@ -99,7 +101,7 @@ def test_a_command_may_end_before_runsc_has_done_with_it(
     """
     asked = {"args": ["/bin/true"], "oomScoreAdj": 500}
     bundle = make_bundle(tmp_path / "b", **process(**asked))
-    for _ in range(15):
+    for _ in range(count):
         done = usernsctl("run", "--trust-bundle", "--bundle", bundle)
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -200,6 +202,7 @@ BLOCKED = [
 
 
 @pytest.mark.parametrize(("cause", "parts"), BLOCKED)
+@pytest.mark.sampled(6)
 def test_runsc_refuses_what_check_says_it_does(
     prelude: Program, tmp_path: Path, cause: str, parts: dict[str, Any]
 ) -> None:
@@ -227,6 +230,7 @@ NOTED = [
 
 
 @pytest.mark.parametrize(("cause", "parts"), NOTED)
+@pytest.mark.sampled(4)
 def test_runsc_takes_what_check_only_notes(
     prelude: Program, tmp_path: Path, cause: str | None, parts: dict[str, Any]
 ) -> None:

@@ -40,6 +40,8 @@ PAGES = [
 ]
 # The page of which only the Python blocks are run.
 PYTHON_PAGE = "docs/python.md"
+# Pages of which `make test` runs each block, as it does of README; `make test-all` runs all pages.
+QUICK_PAGES = ("README.md", "docs/run.md", PYTHON_PAGE)
 LANGUAGES = {"sh", "console", "python", "text", "json", "dockerfile"}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -233,6 +235,8 @@ def cases() -> Iterator[object]:
     for block in BLOCKS:
         if block.name not in EXCLUDED:
             marks = [pytest.mark.userns_requires("subid")] if OF_RANGES.search(block.script) else []
+            if block.page not in QUICK_PAGES:
+                marks.append(pytest.mark.thorough)
             yield pytest.param(block, id=block.name, marks=marks)
 
 

@@ -66,6 +66,7 @@ def root_cause(usernsctl: Program, logs: Path) -> str:
         ("no-processes", ["unshare", "--map-root-user", "--fork", "true"], "process-limit"),
     ],
 )
+@pytest.mark.sampled(4)
 def test_tools_that_anybody_can_break(way: str, command: list[str], cause: str) -> None:
     assert cause in causes_of(failure_of([*BREAK, way, "--", *command]))
 
@@ -258,6 +259,7 @@ FAILING_WITHOUT_ROOT = [
     ("cause", "start", "parts"),
     [*FAILING, *(pytest.param(*each, marks=unprivileged) for each in FAILING_WITHOUT_ROOT)],
 )
+@pytest.mark.sampled(4)
 def test_the_root_failure_behind_what_runsc_prints(
     usernsctl: Program, tmp_path: Path, cause: str, start: list[str], parts: dict[str, Any]
 ) -> None:

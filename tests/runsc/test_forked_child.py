@@ -99,6 +99,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.sampled(4)
 def test_it_is_not_warned_and_ends_nothing(kind: str) -> None:
     done = capture([sys.executable, "-W", "error", "-c", FORKING, kind])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

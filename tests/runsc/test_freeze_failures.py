@@ -105,6 +105,7 @@ def error_log(*messages: str) -> bytes:
 
 
 @pytest.mark.parametrize(("said", "cause"), SAID)
+@pytest.mark.sampled(4)
 def test_the_causes_of_runscs_words(fails: Fails, said: str, cause: str | None) -> None:
     done = fails(error_log(said, "and more"))
     assert done.returncode == 125
@@ -157,6 +158,7 @@ def test_words_that_are_hostile(fails: Fails) -> None:
 
 
 @pytest.mark.parametrize("phrase", [said for said, cause in SAID if cause])
+@pytest.mark.sampled(3)
 def test_the_words_of_a_config_choose_no_cause(fails: Fails, phrase: str) -> None:
     variable = f'A="\x07: {phrase}'
     for quoted in (json.dumps(variable), repr(variable), variable):

@@ -23,6 +23,7 @@ import gvisor
 import pytest
 from callers import unprivileged
 from conftest import children
+from sampling import tries
 
 import usernsctl as un
 from usernsctl.namespaces.namespace import Namespace
@@ -203,13 +204,18 @@ def put_counting_helpers(directory: Path) -> Path:
 
 @unprivileged
 @pytest.mark.userns_requires("subid")
-def test_many_containers_call_no_helper(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@tries(2, 8)
+def test_many_containers_call_no_helper(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     log = put_counting_helpers(directory)
     with Namespace.create(un.IdMap.auto(), mount=True) as namespace:
         monkeypatch.setenv("PATH", f"{directory}/helpers:{os.environ['PATH']}")
         containers = Containers(namespace, directory)
         with ThreadPoolExecutor(4) as pool:
-            for _ in pool.map(lambda number: check_all_states(containers, f"c{number}"), range(8)):
+            for _ in pool.map(
+                lambda number: check_all_states(containers, f"c{number}"), range(count)
+            ):
                 pass
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))

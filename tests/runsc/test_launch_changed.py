@@ -62,6 +62,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", GONE)
 @pytest.mark.parametrize("how", ["--rootfs", "ro", "rw", "file"])
+@pytest.mark.sampled
 def test_a_source_is_not_there_any_more(
     usernsctl: Program, prelude: Program, tmp_path: Path, source: Path, name: str, how: str
 ) -> None:
@@ -173,6 +174,7 @@ RUNSC = {
 
 
 @pytest.mark.parametrize("name", RUNSC)
+@pytest.mark.sampled(4)
 def test_runsc_is_another_one(
     usernsctl: Program, prelude: Program, tmp_path: Path, name: str
 ) -> None:

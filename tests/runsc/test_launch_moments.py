@@ -110,6 +110,7 @@ def test_many_variables(perform: Perform, usernsctl: Program, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20])
+@pytest.mark.sampled(4)
 def test_few_descriptors(perform: Perform, count: int) -> None:
     done = perform(before=limited("NOFILE", count))
     assert_refused(done, ": Too many open files")
@@ -174,6 +175,7 @@ def test_a_directory_that_is_gone(perform: Perform, tmp_path: Path) -> None:
      "/a\nb", "/" + "a/" * 100, "x" * 5000, os.fsdecode(b"/\xff")],
     ids=lambda home: ascii(home)[:20],
 )  # fmt: skip
+@pytest.mark.sampled(4)
 def test_an_odd_home(perform: Perform, home: str) -> None:
     assert_ran(perform(env=ENV | {"HOME": home}))
 

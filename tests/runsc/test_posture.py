@@ -142,6 +142,7 @@ several = (
     ],
 )
 @pytest.mark.parametrize("start", STARTS)
+@pytest.mark.sampled
 def test_run(
     scene: Scene, options: list[str], expected: Mapping[str, Posture], start: Start
 ) -> None:

@@ -74,6 +74,7 @@ def run_without_template(host: un.SandboxHost, *args: Any) -> tuple[int, str, st
         ["-c", "import threading; threading.Thread(target=print, args=('in a thread',)).start()"],
     ],
 )
+@pytest.mark.sampled(5)
 def test_a_program_does_what_it_does_without_a_template(
     host: un.SandboxHost, template: un.PythonTemplate, args: list[str]
 ) -> None:

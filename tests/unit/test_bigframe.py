@@ -186,6 +186,7 @@ def run(programs: Path) -> Run:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+@pytest.mark.sampled
 def test_a_program_behaves_as_in_plain_python(
     run: Run, launcher: list[str], program: list[str]
 ) -> None:
@@ -240,6 +241,7 @@ def test_a_program_is_read_from_standard_input(
     "options", [["-P"], ["-I"], ["-S"], ["-O"], ["-X", "utf8=0"], ["-W", "error"]]
 )
 @pytest.mark.parametrize("program", [["tell.py"], ["warn.py"], ["-m", "tell"], ["directory"]])
+@pytest.mark.sampled
 def test_options_of_pythons_go_first(
     run: Run, launcher: list[str], options: list[str], program: list[str]
 ) -> None:

@@ -30,6 +30,7 @@ print(un.run(["id", "-u"], capture_output=True, text=True, check=True).stdout)
 # The build compiles all of csrc/.
 @pytest.mark.timeout(600)
 @pytest.mark.userns_requires("userns")
+@pytest.mark.thorough
 def test_run_in_an_editable_installation(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()

@@ -36,6 +36,7 @@ def environment(unbuffered: bool) -> dict[str, str]:
 
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("words", CALLS)
+@pytest.mark.sampled
 def test_a_reader_that_is_gone_is_no_error(
     usernsctl: Program, words: str, unbuffered: bool
 ) -> None:

@@ -96,6 +96,7 @@ def test_there_is_no_colour_where_none_is_wanted(said: dict[str, str]) -> None:
     ids=" ".join,
 )
 @pytest.mark.parametrize("said", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"LC_ALL": "C"}])
+@pytest.mark.sampled
 def test_it_fits_into_80_columns(words: list[str], said: dict[str, str]) -> None:
     environ = {"PYTHONPATH": str(INSTALLED), "COLUMNS": "80", "LANG": "C.UTF-8"} | said
     told = re.sub(ESCAPE, "", shown(words, environ)[1]).splitlines()

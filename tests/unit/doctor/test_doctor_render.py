@@ -130,6 +130,7 @@ def test_a_script_has_the_commands_of_the_place_and_all_else_as_comments() -> No
 
 @pytest.mark.parametrize("purpose", ["run", "docker", "kubernetes"])
 @pytest.mark.parametrize("cause_id", sorted(catalogue()))
+@pytest.mark.sampled
 def test_nothing_is_typed_that_was_not_asked_for(cause_id: str, purpose: Purpose) -> None:
     report, _ = examined(healthy(), probes(failed("mount", cause=cause_id)), purpose)
     text = render.as_script(report)

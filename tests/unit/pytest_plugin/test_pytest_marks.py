@@ -275,6 +275,7 @@ FOREIGN_TESTS = """
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["here", "xdist"])
+@pytest.mark.sampled(1)
 def test_a_suite_with_marks_and_fixtures_of_its_own_is_left_alone(
     session: pytest.Pytester, options: tuple[str, ...]
 ) -> None:

@@ -285,6 +285,7 @@ def seen(session: pytest.Pytester, *options: str) -> tuple[list[Any], dict[str, 
 
 
 @pytest.mark.parametrize("capture", ["fd", "sys", "no"])
+@pytest.mark.sampled(1)
 def test_it_is_told_as_if_it_ran_here(
     session: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, capture: str
 ) -> None:
