@@ -141,10 +141,8 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
         """Return the objects to link with a program's test besides the core."""
         if source.parent.name == "agent":
             return list(agent.values())
-        if source.parent.name == "exec":
-            own = programs["usernsctl-exec"]
-            return [objects[file] for file in own if file.name != "main.c"]
-        return []
+        own = programs.get(f"usernsctl-{source.parent.name}", [])
+        return [objects[file] for file in own if file.name != "main.c"]
 
     # Tests look for usernsctl-child in their own directory, so they are linked into its directory.
     linked = {

@@ -19,12 +19,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if defined(__x86_64__)
-#define UN_AUDIT_ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define UN_AUDIT_ARCH AUDIT_ARCH_AARCH64
-#endif
-
 /* MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED of linux/membarrier.h. */
 #define REGISTER (1 << 4)
 /* Without this flag, kernels before 5.16 enable the Speculative Store Bypass mitigation for every

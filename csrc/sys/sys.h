@@ -257,6 +257,13 @@ bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err)
  * Async-signal-safe. */
 int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err);
 
+/* The processor, as seccomp filters see it (linux/audit.h). */
+#if defined(__x86_64__)
+#define UN_AUDIT_ARCH AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define UN_AUDIT_ARCH AUDIT_ARCH_AARCH64
+#endif
+
 /* ---- membarrier_filter.c: keeping runsc from registering for memory barriers ----------------- */
 
 /* Installs a seccomp filter for runsc: membarrier(2) with MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED

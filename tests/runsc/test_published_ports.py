@@ -103,7 +103,7 @@ def test_port_without_a_server_inside_closes_the_connection(world: World) -> Non
         assert "Error" in ask(world, "127.0.0.1", 18082)
 
 
-def test_forwarder_has_no_descriptor_but_its_listening_sockets(world: World) -> None:
+def test_forwarder_has_nothing_but_its_listening_sockets(world: World) -> None:
     options = ("--publish", "18085:80", "--publish", "18086:80")
     with serving(world, *options) as popen:
         machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
@@ -120,6 +120,9 @@ def test_forwarder_has_no_descriptor_but_its_listening_sockets(world: World) -> 
         assert sum(name.startswith("socket:") for name in opened) == 2
         assert [name for name in opened if name.endswith("/null")] == ["/dev/null"] * 3
         assert len(opened) == 5
+        status = Path(f"/proc/{forwarder}/status").read_text()
+        for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
+            assert f"{line}\n" in status
         assert ask(world, "127.0.0.1", 18085) == "1"
 
 

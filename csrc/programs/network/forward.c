@@ -10,7 +10,6 @@
 
 #include <arpa/inet.h>
 #include <poll.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 
 #define BACKLOG 128
@@ -207,30 +206,14 @@ static void wait_for_events(struct forwarder *forwarder)
     forwarder->is_exhausted = false;
 }
 
-/* Gives up all descriptors but the listening sockets, all files and all capabilities, since clients
- * outside and programs inside send bytes to this process. */
-static void give_up_privileges(const struct network *network)
-{
-    int keep[PORTS_MAX];
-    struct un_error err;
-    struct un_cap_sets none = {.data = {{0}}};
-    for (size_t i = 0; i < network->port_count; i++)
-        keep[i] = network->port[i].socket;
-    qsort(keep, network->port_count, sizeof *keep, compare_fds);
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    /* In the new root directory no process can make a file. */
-    if (un_close_fds(keep, network->port_count, &err) || chroot("/proc/self/fdinfo") ||
-        chdir("/") || un_caps_set(&none))
-        _exit(1);
-}
-
 _Noreturn void forward_ports(const struct network *network)
 {
     struct forwarder *forwarder = calloc(1, sizeof *forwarder);
     if (!forwarder)
         _exit(1);
     forwarder->network = network;
-    give_up_privileges(network);
+    if (confine_forwarder(network))
+        _exit(1);
     for (;;) {
         wait_for_events(forwarder);
         size_t before = forwarder->count;

@@ -90,6 +90,12 @@ int bind_port(struct port *port, struct un_error *err);
  * process. */
 _Noreturn void forward_ports(const struct network *network);
 
+/* ---- confine.c ------------------------------------------------------------------------------- */
+
+/* Gives up all descriptors but the listening sockets, all files, all capabilities, and all system
+ * calls that forward_ports() does not need. */
+int confine_forwarder(const struct network *network);
+
 /* ---- helper.c: pasta ------------------------------------------------------------------------- */
 
 /* The device of pasta, and the addresses of the name server inside. */
