@@ -33,7 +33,9 @@ SANDBOX_SOURCES = (
 
 # Programs, with the sources of programs/shared/ that each needs.
 PROGRAMS = {
-    "usernsctl-exec": ("early_signals.c", "report.c", "stay_outside.c"),
+    "usernsctl-exec": (
+        *("early_signals.c", "error_fields.c", "network.c", "report.c", "stay_outside.c"),
+    ),
     "usernsctl-entrypoint": ("early_signals.c", "report.c", "stay_outside.c"),
     "usernsctl-build": (),
     "usernsctl-init": SANDBOX_SOURCES,

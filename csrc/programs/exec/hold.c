@@ -1,7 +1,9 @@
 #include "base/base.h"
 #include "programs/exec/exec.h"
+#include "programs/shared/shared.h"
 #include "sys/sys.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -39,9 +41,14 @@ static bool send_ready(int socket)
     return sent;
 }
 
-static int prepare_holder(int socket, const struct un_setup *setup, struct un_error *err)
+/* Makes the network of the namespaces, if there is one. Stores a pidfd of usernsctl-network. */
+static int prepare_holder(int socket, const struct un_options *options, int *network,
+                          struct un_error *err)
 {
-    if (un_setup_apply(setup, err))
+    char **command = (char **)options->command;
+    if (*command && network_join(&command, network, err))
+        return -1;
+    if (un_setup_apply(&options->setup, err))
         return -1;
     /* As process 1 of a PID namespace, the holder adopts orphans; SIG_IGN makes the kernel reap
      * them. */
@@ -50,20 +57,30 @@ static int prepare_holder(int socket, const struct un_setup *setup, struct un_er
         return un_fail_errno(err, UN_STEP_SESSION, "setsid");
     if (chdir("/"))
         return un_fail_errno(err, UN_STEP_CWD, "/");
-    if (un_close_fds(&socket, 1, err))
+    int keep[] = {socket < *network ? socket : *network, socket < *network ? *network : socket};
+    if (*network < 0 ? un_close_fds(&socket, 1, err) : un_close_fds(keep, 2, err))
         return -1;
     /* An open write end in the holder would keep the reader of a pipe from end of file. */
     for (int fd = 0; fd < 3; fd++)
-        if (fd != socket)
+        if (fd != socket && fd != *network)
             close(fd);
     return 0;
 }
 
-static _Noreturn void become_holder(int socket, const struct un_setup *setup)
+/* Waits for the end of usernsctl-network, or for ever without a network. */
+static void wait_for_end(int network)
+{
+    struct pollfd polled = {.fd = network, .events = POLLIN};
+    while (poll(&polled, 1, -1) < 0 && errno == EINTR)
+        continue;
+}
+
+static _Noreturn void become_holder(int socket, const struct un_options *options)
 {
     struct un_error err;
     char answer;
-    if (prepare_holder(socket, setup, &err)) {
+    int network = -1;
+    if (prepare_holder(socket, options, &network, &err)) {
         un_diagnose(&err, "/proc");
         un_hold_report(socket, &err);
         _exit(125);
@@ -77,8 +94,9 @@ static _Noreturn void become_holder(int socket, const struct un_setup *setup)
      * holder must be dumpable. That exposes its memory and descriptors; by now, it has closed all
      * others and keeps no secret. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-    for (;;)
-        pause();
+    wait_for_end(network);
+    /* Without its network, the namespace has ended. */
+    _exit(125);
 }
 
 void un_forget_environment(char **environment)
@@ -88,17 +106,17 @@ void un_forget_environment(char **environment)
             memset(*environment, 0, strlen(*environment));
 }
 
-int un_hold(int socket, const struct un_setup *setup, struct un_error *err)
+int un_hold(const struct un_options *options, struct un_error *err)
 {
     /* The holder is reparented when this process exits, so no process here has to reap it. */
     pid_t holder = un_fork();
     if (holder < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");
     if (holder == 0)
-        become_holder(socket, setup);
+        become_holder(options->hold, options);
     char text[32];
     snprintf(text, sizeof text, "pid %d", (int)holder);
-    if (send_text(socket, text))
+    if (send_text(options->hold, text))
         return 0;
     un_fail_errno(err, UN_STEP_WAIT, "the process that asked for the namespace has exited");
     kill(holder, SIGKILL);

@@ -75,9 +75,7 @@ static int run_exec_command(struct un_options *options, struct un_error *err)
     if (enter_namespaces(options, err))
         return options->hold < 0 ? report_failure(err) : report_hold_failure(options->hold, err);
     if (options->hold >= 0)
-        return un_hold(options->hold, &options->setup, err)
-                   ? report_hold_failure(options->hold, err)
-                   : 0;
+        return un_hold(options, err) ? report_hold_failure(options->hold, err) : 0;
     if (options->fork) {
         struct un_supervision how = {
             .pass_on = un_pass_on_by_kill,

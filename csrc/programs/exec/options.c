@@ -2,6 +2,7 @@
  */
 #include "base/base.h"
 #include "programs/exec/exec.h"
+#include "programs/shared/shared.h"
 
 #include <getopt.h>
 #include <limits.h>
@@ -433,7 +434,7 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     if (optind == argc && options->hold < 0)
         return fail_usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND",
                           "");
-    if (optind < argc && options->hold >= 0)
+    if (optind < argc && options->hold >= 0 && strcmp(argv[optind], UN_NETWORK) != 0)
         return fail_usage(err, "--hold creates a namespace, and runs no command: %s%s",
                           argv[optind], "");
     conclude_options(options);

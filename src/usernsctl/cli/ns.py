@@ -14,6 +14,7 @@ from usernsctl._text import shown_lines
 from usernsctl.cli import terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
+from usernsctl.gvisor.launch.network import private_command
 from usernsctl.namespaces import named
 from usernsctl.namespaces.named import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
@@ -57,10 +58,27 @@ def create(name: str, options: tuple[str, ...]) -> None:
     """Create a namespace called NAME.
 
     OPTIONS are the map and namespace options of usernsctl-exec, such as -r, -m, -p or --map-auto.
+    --net private makes a network that reaches other machines, but not this one.
     """
-    namespace = named.create_named(name, options)
+    others = _without_private(options)
+    network = private_command() if len(others) < len(options) else []
+    namespace = named.create_named(name, others, network)
     if namespace.notice:
         print(shown_lines(namespace.notice), file=sys.stderr)
+
+
+def _without_private(options: Sequence[str]) -> list[str]:
+    """Return the options without ``--net private`` and ``--net=private``.
+
+    The private network replaces the network namespace that ``--net`` alone makes.
+    """
+    kept: list[str] = []
+    for word in options:
+        if word == "private" and kept[-1:] == ["--net"]:
+            del kept[-1]
+        elif word != "--net=private":
+            kept.append(word)
+    return kept
 
 
 def list_(as_json: bool) -> None:

@@ -51,6 +51,7 @@ class NamedNamespace:
     :ivar namespaces: the kinds of its namespaces, ``"user"`` among them.
     :ivar uid: the map of uids.
     :ivar gid: the map of gids.
+    :ivar network: ``"private"`` for a private network, or an empty string.
     :ivar notice: the output of usernsctl-exec at its creation, such as a warning; often empty.
     """
 
@@ -63,6 +64,7 @@ class NamedNamespace:
     namespaces: tuple[str, ...]
     uid: tuple[Extent, ...]
     gid: tuple[Extent, ...]
+    network: str
     notice: str
 
     def processes(self) -> int:
@@ -96,7 +98,9 @@ class NamedNamespace:
         )
 
     @classmethod
-    def describe(cls, name: str, pid: int, fds: Sequence[int], notice: str) -> NamedNamespace:
+    def describe(
+        cls, name: str, pid: int, fds: Sequence[int], *, network: str = "", notice: str
+    ) -> NamedNamespace:
         """Return the record of a holder.
 
         :param fds: descriptors of its namespaces, in the order of :data:`_core.NAMESPACE_FILES`.
@@ -114,6 +118,7 @@ class NamedNamespace:
             ),
             uid=read_map(f"{directory}/uid_map"),
             gid=read_map(f"{directory}/gid_map"),
+            network=network,
             notice=notice,
         )
 
@@ -138,6 +143,7 @@ class NamedNamespace:
             namespaces=namespaces,
             uid=tuple(Extent(*map(int, extent)) for extent in state["uid"]),
             gid=tuple(Extent(*map(int, extent)) for extent in state["gid"]),
+            network=str(state.get("network", "")),
             notice=str(state["notice"]),
         )
 
@@ -257,16 +263,18 @@ def find_named(name: str) -> NamedNamespace:
         return entry.record
 
 
-def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
+def create_named(name: str, options: Iterable[str], network: Sequence[str] = ()) -> NamedNamespace:
     """Make a namespace and a process that holds it.
 
     :param options: the map and namespace options of ``usernsctl-exec``.
+    :param network: the words of :func:`usernsctl.gvisor.launch.network.private_command`, for a
+        private network, or nothing.
     :raises NamespaceError: the name is malformed or taken, or the namespace can't be made.
     """
     found = _find(name)
     if found is None:
         with (
-            _Holder(options) as holder,
+            _Holder(options, network) as holder,
             contextlib.suppress(TakenError),
             _STORE.draft(name) as entry,
         ):
@@ -391,13 +399,15 @@ def _open(name: str) -> Entry[NamedNamespace]:
 class _Holder(Closing):
     """A process that keeps a namespace alive. It ends with its creator, unless kept."""
 
-    def __init__(self, options: Iterable[str]) -> None:
+    def __init__(self, options: Iterable[str], network: Sequence[str] = ()) -> None:
         """Start the process, and wait until it holds the namespace.
 
+        :param network: as for :func:`create_named`.
         :raises NamespaceError: the namespace can't be made.
         """
         with NamespaceError.instead("the process that holds the namespace", step=STEP):
-            self._begin(options)
+            self._begin([*options, "--", *network] if network else options)
+        self._network = "private" if network else ""
 
     def _begin(self, options: Iterable[str]) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -422,7 +432,9 @@ class _Holder(Closing):
         """Publish the record, then tell the holder to outlive this process."""
         name = entry.name.removeprefix(".")
         with NamespaceError.instead(f"the namespace {name!r}", step=STEP):
-            entry.record = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
+            entry.record = NamedNamespace.describe(
+                name, self._pid, self._fds, network=self._network, notice=self._notice
+            )
         entry.publish()
         self._connection.send(b"+")
         # The holder closes the connection after it has set its name to _HOLDER_NAME.

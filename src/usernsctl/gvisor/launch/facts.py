@@ -199,7 +199,7 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
             _refuse_kernel(bind.source, source)
         sources[source.path] = source
         binds.append(Bind(source.path, _destination(bind), bind.read_only))
-    if request.network == "private":
+    if request.network in ("private", network.JOINED):
         binds += _resolver(binds, config, sources)
     return HostFiles(
         runsc=open_program(program),
@@ -508,10 +508,12 @@ class TargetNamespace:
         )
 
     @classmethod
-    def kept(cls, name: str) -> TargetNamespace:
+    def kept(cls, name: str, wanted: str) -> TargetNamespace:
         """Find a named user namespace (``usernsctl ns create``).
 
+        :param wanted: the network of the sandbox.
         :raises NamespaceError: no namespace has this name.
+        :raises CommandError: the namespace lacks the network.
         """
         # Imported here, since most runs use no named namespace.
         from usernsctl.namespaces.named import find_named
@@ -519,6 +521,7 @@ class TargetNamespace:
 
         found = find_named(name)
         namespace = Namespace.of_holder(found)
+        network.check_joined(wanted, namespace)
         target = make_target(_NAMESPACES, namespace=namespace)
         return cls(
             ids=MappedIds.of_setup(found.uid, found.gid, target.setup),
@@ -670,7 +673,7 @@ def inspect(
     program = find_runsc(caller, request.program)
     assert request.kept is None or isinstance(request.kept, str)
     place = (
-        TargetNamespace.kept(request.kept)
+        TargetNamespace.kept(request.kept, request.network)
         if request.kept is not None
         else TargetNamespace.new(request.idmap)
     )

@@ -6,12 +6,14 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 
+from usernsctl._core.values import find_program
 from usernsctl._lean import TYPE_CHECKING, replace
 from usernsctl._system.paths import PathDescriptor, open_path
 from usernsctl.errors import CommandError, RunscError
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.request import Request
+    from usernsctl.namespaces.namespace import Namespace
 
 #: The word before the path and the options of usernsctl-network (csrc/programs/shared/shared.h).
 NETWORK = "--network"
@@ -27,6 +29,8 @@ PROGRAMS: Mapping[str, Sequence[str]] = {
 NAMES = "names"
 #: The network of a sandbox that reaches nothing, and whose ports are published.
 LOOPBACK = "loopback"
+#: The network of kept namespaces, a private one, which a sandbox joins.
+JOINED = "joined"
 #: The networks that usernsctl-network makes.
 MADE = ("private", NAMES, LOOPBACK)
 
@@ -50,7 +54,9 @@ def with_network(request: Request) -> Request:
     The proxy's variables replace those of the caller with the same names: the sandbox reaches no
     other proxy.
 
-    :raises CommandError: the request allows both names and addresses.
+    :raises CommandError: the request allows both names and addresses, or publishes ports of kept
+        namespaces.
+    :raises NamespaceError: no kept namespaces have the name.
     """
     ranges = tuple(rule for rule in request.allow if hasattr(rule, "condition"))
     if ranges and len(ranges) < len(request.allow):
@@ -62,10 +68,29 @@ def with_network(request: Request) -> Request:
         )
     if ranges:
         return replace(request, network="private", allow=(), ranges=ranges)
+    if request.network == "private" and not request.ranges and _has_private(request.kept):
+        if request.publish:
+            raise CommandError(
+                f"--publish: the network of the namespace {request.kept} has no published ports",
+                step="network",
+                remedy="publish ports of a sandbox with a network of its own: omit --in",
+            )
+        return replace(request, network=JOINED)
     if not request.allow:
         is_alone = request.publish and request.network == "none"
         return replace(request, network=LOOPBACK) if is_alone else request
     return replace(request, network=NAMES, env={**request.env, **proxy_variables()})
+
+
+def check_joined(network: str, namespace: Namespace) -> None:
+    """Check that namespaces to join have a network of their own, if the sandbox is to use that.
+
+    The name may have got another meaning since :func:`with_network`.
+
+    :raises CommandError: the namespaces have the network of the caller.
+    """
+    if network == JOINED and not namespace.has("net"):
+        raise CommandError("the namespace to join has no network of its own", step="network")
 
 
 def proxy_variables() -> Mapping[str, str]:
@@ -85,12 +110,39 @@ def options_of(request: Request) -> tuple[str, ...]:
     """
     options = []
     if request.network == "private":
-        options.append(f"--pasta={_find('pasta')}")
-        options.append(f"--nft={_find('nft')}")
+        options += _private_options()
         options += [f"--allow={rule.condition}" for rule in request.ranges]
     for port in request.publish:
         options.append(f"--publish={port.address}/{port.outside}:{port.inside}")
     return (*options, *([_LISTEN] if request.network == NAMES else []))
+
+
+def _private_options() -> list[str]:
+    return [f"--pasta={_find('pasta')}", f"--nft={_find('nft')}"]
+
+
+def private_command() -> list[str]:
+    """Return the words by which usernsctl-exec makes a private network for kept namespaces.
+
+    :raises RunscError: a program that the network needs is missing.
+    """
+    program = find_program("usernsctl-network", "makes the network of a namespace")
+    # The command after the network is not used: the holder executes nothing.
+    return [NETWORK, program, *_private_options(), "--", "-"]
+
+
+def _has_private(kept: object) -> bool:
+    """Return whether kept namespaces have a private network.
+
+    :param kept: the name of the namespaces, or something else.
+    :raises NamespaceError: no namespaces have the name.
+    """
+    if not isinstance(kept, str):
+        return False
+    # Imported here, since few sandboxes join namespaces.
+    from usernsctl.namespaces.named import find_named
+
+    return find_named(kept).network == "private"
 
 
 def _find(name: str) -> str:

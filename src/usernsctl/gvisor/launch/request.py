@@ -458,7 +458,8 @@ class Request:
                 parse=parse_network,
                 metavar="none|host|private",
                 help="Use only a loopback device (none), this machine's network (host), or a "
-                "network of its own that reaches other machines but not this one (private).",
+                "network of its own that reaches other machines but not this one (private). "
+                "With --in, private is the network of NAME, if that has one.",
             ),
             argument=Argument("network", is_one_of(*NETWORKS)),
         ),

@@ -40,7 +40,7 @@ from usernsctl.gvisor.launch.facts import (
     own_program,
     refuse_own,
 )
-from usernsctl.gvisor.launch.network import LOOPBACK, with_network
+from usernsctl.gvisor.launch.network import LOOPBACK, check_joined, with_network
 from usernsctl.gvisor.launch.plan import apply_request, limit_tmpfs, plan_host, skips_membarrier
 from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import (
@@ -226,6 +226,7 @@ class HostNamespace:
             else:
                 joined, self._ids = _join(request.kept)
                 undo.callback(joined.close)
+                check_joined(request.network, joined)
             # `joined` has duplicates of the descriptors, so drop the reference to the Namespace.
             self.request = request = replace(request, kept=None)
             self.runsc = find_runsc(os.environ, request.program)

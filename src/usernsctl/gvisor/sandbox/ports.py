@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from usernsctl._system.descriptors import above_stdio
 from usernsctl.errors import RunscError
+from usernsctl.gvisor.launch.network import JOINED
 from usernsctl.gvisor.launch.options import iterable, parse_argument
 from usernsctl.network.ports import MAX_PORTS, PublishedPort
 
@@ -39,11 +40,13 @@ def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
     """Listen on ports in the network namespace of the caller.
 
     :param network: the network of the host of the sandbox.
-    :raises ValueError: the sandbox has the network of the machine.
+    :raises ValueError: the sandbox has the network of the machine, or of kept namespaces.
     :raises RunscError: a port is taken (cause ``port-taken``), or can't be bound.
     """
     if ports and network == "host":
         raise ValueError("publish and network='host' exclude each other")
+    if ports and network == JOINED:
+        raise ValueError("publish: the network of the host's namespace has no published ports")
     with contextlib.ExitStack() as undo:
         sockets = [undo.enter_context(_listen(port)) for port in ports]
         return BoundPorts(ports, sockets, undo.pop_all())

@@ -1,0 +1,174 @@
+"""Tests of ``usernsctl ns create --net private`` in a world of network namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import networks
+import pytest
+from conftest import SCRIPTS
+from networks import World
+
+pytestmark = pytest.mark.also_root
+
+USERNSCTL = str(SCRIPTS / "usernsctl")
+# Asks web servers, each ADDRESS/PORT, and prints the answer or the error of each.
+ASK = """
+import socket, sys
+for word in sys.argv[1:]:
+    address, _, port = word.rpartition("/")
+    try:
+        with socket.create_connection((address, int(port)), timeout=3) as connection:
+            connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            print(word, connection.makefile().read().split("\\n")[-2])
+    except OSError as error:
+        print(word, type(error).__name__)
+"""
+REACHED = {f"{networks.WEB}/80": f"outside ::ffff:{networks.WEB}"}
+DENIED = [f"{address}/80" for address in (networks.BRIDGE, networks.MACHINE, networks.METADATA)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with networks.world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+class Kept:
+    """The namespace ``web`` with a private network, and commands for it."""
+
+    def __init__(self, world: World, directory: Path) -> None:
+        self.world = world
+        self.env = {**os.environ, "XDG_RUNTIME_DIR": str(directory)}
+        directory.chmod(0o700)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run usernsctl on the machine."""
+        return self.world.run(USERNSCTL, *words, env=self.env)
+
+    def ask(self, *words: str) -> dict[str, str]:
+        """Return what a program of the words answers that asks web servers."""
+        done = self.run(*words, "/usr/bin/python3", "-c", ASK, *REACHED, *DENIED)
+        assert done.returncode == 0, done.stderr
+        return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+    @property
+    def holder(self) -> int:
+        (record,) = json.loads(self.run("ns", "list", "--json").stdout)
+        assert record["network"] == "private"
+        return int(record["pid"])
+
+
+@pytest.fixture
+def kept(world: World, tmp_path: Path) -> Iterator[Kept]:
+    made = Kept(world, tmp_path)
+    done = made.run("ns", "create", "web", "-r", "--net", "private")
+    assert done.returncode == 0, done.stderr
+    yield made
+    made.run("ns", "remove", "web")
+    assert networks_left(world) == []
+
+
+def networks_left(world: World) -> list[str]:
+    """Return the pids of usernsctl-network and of pasta on the machine that still run after 5 s."""
+    deadline = time.monotonic() + 5
+    machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
+    while True:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                name = (process / "comm").read_text().strip()
+                if name.startswith(("usernsctl-netwo", "pasta")):
+                    found += [process.name] * (os.readlink(process / "ns/net") == machine)
+            except OSError:
+                continue
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def test_sandboxes_and_commands_share_the_network(kept: Kept) -> None:
+    in_web = ("run", "--in", "web", "--network", "private")
+    for words in (in_web, ("ns", "exec", "web")):
+        answers = kept.ask(*words, "--")
+        assert {word: answers[word] for word in REACHED} == REACHED
+        # pasta gives the network an address of this machine, so that this is one of its own.
+        refused = {"ConnectionRefusedError", "OSError", "TimeoutError"}
+        assert {answers[word] for word in DENIED} <= refused
+    done = kept.run(*in_web, "--", "/usr/bin/python3", "-c", ASK, "web.example/443")
+    assert done.stdout == f"web.example/443 outside ::ffff:{networks.WEB}\n", done.stderr
+    # The default network of a sandbox is none.
+    assert set(kept.ask("run", "--in", "web", "--").values()) == {"OSError"}
+
+
+def test_hosts_join_the_network(kept: Kept) -> None:
+    code = (
+        "import sys, usernsctl\n"
+        "host = usernsctl.SandboxHost(namespace='web', network='private')\n"
+        "ask = ['/usr/bin/python3', '-c', *sys.argv[1:]]\n"
+        "with host, host.start(None) as box:\n"
+        "    print(box.run(ask, capture_output=True, text=True).stdout)\n"
+        "    try: host.start(None, publish=[80])\n"
+        "    except ValueError as error: print(error)\n"
+    )
+    words = [*REACHED, *DENIED]
+    done = kept.world.run(sys.executable, "-c", code, ASK, *words, env=kept.env)
+    assert done.returncode == 0, done.stderr
+    assert f"{networks.WEB}/80 outside ::ffff:{networks.WEB}\n" in done.stdout
+    assert done.stdout.count("Error\n") == len(DENIED)
+    assert "has no published ports" in done.stdout
+
+
+def test_network_allows_no_published_ports(kept: Kept) -> None:
+    options = ("--in", "web", "--network", "private", "--publish", "18080:80")
+    done = kept.run("run", *options, "--", "echo", "started")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "the network of the namespace web has no published ports" in done.stderr
+
+
+def test_network_ends_with_a_holder_that_is_killed(kept: Kept) -> None:
+    os.kill(kept.holder, signal.SIGKILL)
+    assert networks_left(kept.world) == []
+
+
+def test_namespace_ends_with_its_network(kept: Kept) -> None:
+    holder = kept.holder
+    children = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
+    (keeper,) = map(int, children)
+    (pasta,) = map(int, Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split())
+    os.kill(pasta, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while kept.run("ns", "list").stdout and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert kept.run("ns", "list").stdout == ""
+    done = kept.run("run", "--in", "web", "--network", "private", "--", "echo", "started")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "there is no namespace 'web'" in done.stderr
+
+
+def test_holder_shows_only_a_pidfd(kept: Kept) -> None:
+    files = [os.readlink(file) for file in Path(f"/proc/{kept.holder}/fd").iterdir()]
+    assert files == ["anon_inode:[pidfd]"] or files[0].startswith("pidfd:")
+
+
+@pytest.mark.parametrize("script", ["echo no luck >&2; exit 3", "kill -9 $$"])
+def test_network_that_fails_leaves_nothing(world: World, tmp_path: Path, script: str) -> None:
+    made = Kept(world, tmp_path)
+    program = tmp_path / "pasta"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    hide = f'mount --bind {program} /usr/bin/pasta; exec "$@"'
+    command = [USERNSCTL, "ns", "create", "web", "-r", "--net=private"]
+    done = world.run("unshare", "-m", "sh", "-ec", hide, "sh", *command, env=made.env)
+    assert done.returncode == 125
+    assert "network: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert made.run("ns", "list").stdout == ""
+    assert networks_left(world) == []
