@@ -298,6 +298,7 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
 
 # With the lowest of these limits, runsc crashes. The highest are still too low for a sandbox.
 @pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
+@pytest.mark.sampled(3)
 def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--pids-limit={limit}", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
@@ -307,6 +308,7 @@ def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
 
 # With a limit below 10, the engine itself can't start a container.
 @pytest.mark.parametrize("limit", [10, 12, 16, 20, 24, 32, 64, 100])
+@pytest.mark.sampled(3)
 def test_too_few_descriptors_are_told(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--ulimit=nofile={limit}", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")

@@ -93,6 +93,7 @@ def in_container(
     [pytest.param(cell.daemon, cell, id=str(cell)) for cell in CELLS],
     indirect=["engine"],
 )
+@pytest.mark.sampled(15)
 def test_cell(
     engine: Engine, cell: Cell, canary: Path, found_causes: dict[Cell, tuple[str, ...]]
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_run_outside_of_the_sandbox_would_leave_a_trace(plain: Engine, canary:
     assert [trace.name for trace in canary.iterdir()] == [TRACE]
 
 
+@pytest.mark.thorough
 def test_the_page_tells_what_was_found(found_causes: dict[Cell, tuple[str, ...]]) -> None:
     if len(found_causes) < len(CELLS):
         pytest.skip("not every cell has been run, and come out as expected")

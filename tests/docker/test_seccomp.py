@@ -133,11 +133,13 @@ def fails(plain: Engine, directory: Path, profile: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("call", ADDITIONS)
+@pytest.mark.sampled(3)
 def test_every_addition_is_needed(call: str, plain: Engine, tmp_path: Path) -> None:
     assert fails(plain, tmp_path, without(call))
 
 
 @pytest.mark.parametrize(("call", "kind"), CALLS_BY_KIND)
+@pytest.mark.sampled(3)
 def test_every_kind_of_namespace_is_needed(
     call: str, kind: str, plain: Engine, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def replaced_by_a_link(place: Path, home: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("arrange", [in_home, none_yet, replaced_by_a_link])
 @pytest.mark.parametrize("data", [None, "", "relative"])
+@pytest.mark.sampled
 def test_hostile_bind_shows_templates_in_a_home(
     tally: Tally,
     usernsctl: Program,

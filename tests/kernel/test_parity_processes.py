@@ -81,6 +81,7 @@ def test_contradictory_arguments_are_refused(api: Any) -> None:
 @pytest.mark.parametrize(
     "args", ["true", b"true", Path("/bin/true"), ["true"], ("true",), [b"true"]]
 )
+@pytest.mark.sampled
 def test_a_command_may_be_of_many_types(args: Any, api: Any) -> None:
     assert api.call(args) == 0
     if not isinstance(args, str | bytes | Path):
@@ -152,6 +153,7 @@ def made(tmp_path: Path, what: str) -> str:
         ("too-long", OSError, errno.ENAMETOOLONG),
     ],
 )
+@pytest.mark.sampled
 def test_what_can_not_start_raises_what_subprocess_raises(
     api: Any, what: str, kind: type[OSError], number: int, tmp_path: Path
 ) -> None:
@@ -194,6 +196,7 @@ CUT_SHORT = [
 
 
 @pytest.mark.parametrize("arguments", CUT_SHORT)
+@pytest.mark.sampled
 def test_what_would_be_cut_short_is_refused(api: Any, arguments: dict[str, Any]) -> None:
     before = open_descriptors()
     with pytest.raises(ValueError, match=r"null|illegal"):
@@ -242,6 +245,7 @@ def test_an_environment_is_passed_on_however_odd(way: str) -> None:
         ({"process_group": 1 << 40}, OverflowError),
     ],
 )
+@pytest.mark.sampled
 def test_numbers_out_of_bounds_are_refused(
     api: Any, arguments: dict[str, Any], kind: type[Exception]
 ) -> None:

@@ -305,6 +305,7 @@ with opened(way) as api:
     ],
 )
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.sampled
 def test_streams_may_stand_where_others_belong(
     way: str, names: str, places: str, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_a_death_by_a_signal_is_told_as_128_and_its_number(
         *((f"exit {status}", status) for status in (0, 7, 137, 143)),
     ],
 )
+@pytest.mark.sampled(5)
 def test_a_signal_that_kills_the_command_is_raised_again_if_asked_for(
     prelude: Program, options: list[str], script: str, status: int
 ) -> None:

@@ -194,6 +194,7 @@ def resize(terminal: Terminal) -> None:
         (signal.SIGWINCH, resize),
     ],
 )
+@pytest.mark.sampled
 def test_what_the_terminal_sends_comes_once(
     supervised: list[str],
     terminal: Terminal,
@@ -273,6 +274,7 @@ def test_keys_of_the_terminal_stop_and_end_a_command_that_does_not_care(
 @pytest.mark.parametrize(
     ("finish", "status"), [("os.kill(os.getpid(), 9)", 137), ("os._exit(3)", 3)]
 )
+@pytest.mark.sampled
 def test_a_terminal_gets_back_its_mode(
     supervised: list[str], terminal: Terminal, begin: str, finish: str, status: int
 ) -> None:
@@ -315,6 +317,7 @@ def test_the_foreground_comes_back_from_a_dead_group(
     ['"$@" | cat', 'set -m; "$@" & wait $!', '"$@" </dev/tty >/dev/null'],
     ids=["pipe", "background", "elsewhere"],
 )
+@pytest.mark.sampled
 def test_a_terminal_that_is_shared_is_left_alone(
     supervised: list[str], terminal: Terminal, shell: str
 ) -> None:

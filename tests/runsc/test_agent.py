@@ -616,6 +616,7 @@ with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
+@pytest.mark.sampled(3)
 def test_standard_streams_may_be_closed(closed: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CLOSED, closed],

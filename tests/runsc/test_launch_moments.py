@@ -69,6 +69,7 @@ def limited(name: str, value: int) -> Callable[[], None]:
     ],
     ids=["empty", "control", "unicode", "looks like ours", "2 MiB", "50,000"],
 )
+@pytest.mark.sampled(3)
 def test_arguments(perform: Perform, args: list[str]) -> None:
     done = perform("printf", "%s\\0", *args)
     assert (done.returncode, done.stderr) == (0, "")

@@ -30,6 +30,7 @@ def pid_namespace(
 
 
 @pytest.mark.parametrize("status", [0, 7])
+@pytest.mark.sampled
 def test_a_command_runs_there(usernsctl: Program, pid_namespace: str, status: int) -> None:
     script = f"read word; echo $word; cat /proc/version; exit {status}"
     done = usernsctl("run", "--in", pid_namespace, "--", "sh", "-c", script, input="hello\n")

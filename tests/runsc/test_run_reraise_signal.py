@@ -48,6 +48,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGPIPE, signal.SIGSEGV, 34]
 )
+@pytest.mark.sampled(5)
 def test_a_signal_that_kills_the_command_kills_the_caller_s_child(
     make_command: Words, number: int
 ) -> None:

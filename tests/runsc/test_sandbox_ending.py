@@ -94,6 +94,7 @@ def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
 
 @both_kinds
 @pytest.mark.parametrize("what", ["state", "kill", "run"])
+@pytest.mark.sampled
 def test_it_has_ended_whatever_it_is_asked(detach: bool, what: str) -> None:
     wrong: list[object] = []
     with un.SandboxHost() as host:

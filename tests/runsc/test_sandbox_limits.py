@@ -67,6 +67,7 @@ def check_report(errors: str, cause: str) -> list[float]:
 
 
 @pytest.mark.parametrize("hog", MEMORY_HOGS)
+@pytest.mark.sampled(3)
 def test_a_memory_hog_is_ended(hog: str, usernsctl: Program) -> None:
     limit = 128
     command = [usernsctl.path, "run", f"--memory={limit}M", "--", "python3", "-c", MEMORY_HOGS[hog]]

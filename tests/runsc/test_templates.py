@@ -204,6 +204,7 @@ def test_it_has_the_ids_that_it_had() -> None:
         ("print('/not a file')", "line:/not a file"),
     ],
 )
+@pytest.mark.sampled(4)
 def test_it_is_ready_when_it_is_said_to_be(host: un.SandboxHost, before: str, ready: Any) -> None:
     code = f"import os, socket, sys, time; {before}\nprint(sys.stdin.read() + '.')"
     with host.template([*PYTHON, code], ready=ready) as made:

@@ -9,7 +9,8 @@ import sys
 import pytest
 from conftest import RunTests
 
-pytestmark = pytest.mark.each_user
+# The requirements that a user's ids, ranges or capabilities fulfil.
+each_user = pytest.mark.each_user
 
 
 def test_requirements_skip_with_the_reason(session: pytest.Pytester, run_tests: RunTests) -> None:
@@ -39,6 +40,7 @@ def test_requirements_skip_with_the_reason(session: pytest.Pytester, run_tests: 
     must.stdout.fnmatch_lines(["kernel>=99.1 must work, but this kernel is *"] * 2)
 
 
+@each_user
 def test_capabilities_are_those_outside(run_tests: RunTests) -> None:
     result = run_tests(
         """
@@ -72,6 +74,7 @@ LACKING = [
 
 @pytest.mark.userns_requires("userns")
 @pytest.mark.parametrize(("word", "without", "message"), LACKING, ids=[one[0] for one in LACKING])
+@each_user
 def test_what_the_machine_lacks_is_told_with_its_cause(
     session: pytest.Pytester, word: str, without: list[str], message: str
 ) -> None:
@@ -87,6 +90,7 @@ mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"
 
 
 @pytest.mark.userns_requires("subid")
+@each_user
 def test_a_remedy_is_told_for_this_machine(session: pytest.Pytester) -> None:
     without = ["unshare", "-Urm", "--map-auto", "sh", "-c", NO_GRANTS, "-"]
     told = "*[[]no-subordinate-range: *; usermod --add-subuids *-* --add-subgids *-* root[]]"
