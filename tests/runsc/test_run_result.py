@@ -159,6 +159,14 @@ def test_a_sandbox_that_is_killed_from_outside_is_a_result(
     assert (found["status"], found["reason"]) == (125, "sandbox-ended")
 
 
+def test_the_processor_time_is_that_of_all_processes(usernsctl: Program, result: Path) -> None:
+    """The processes in which the command runs are not children of runsc."""
+    work = ["python3", "-c", "import os\nfor i in range(2 * 10**7): pass\nprint(os.times().user)"]
+    least = float(capture(work, timeout=PATIENCE).stdout)
+    usernsctl("run", "--result", result, "--", *work, timeout=PATIENCE)
+    assert read(result)["rusage"]["utime"] > least * 0.9
+
+
 def test_a_crash_of_gvisor_is_a_result(result: Path, tmp_path: Path) -> None:
     """The log of runsc has an exit status then, which is not that of the command."""
     crash = tmp_path / "crash"

@@ -50,11 +50,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* The first real-time signal of the kernel, below the SIGRTMIN of every libc. */
 #define REALTIME_MIN 32
 #define KILL_TIMEOUT_MS 10000
+/* gVisor's kernel kills its other processes when it exits. */
+#define REAP_MS 200
 
 extern char **environ;
 
@@ -344,6 +348,9 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     if ((args->pump.limit && pump_start(&args->pump, err)) ||
         sandbox_group_make(&args->group, &args->limits, err))
         return -1;
+    /* The result has the processor time of all processes, also of those that runsc leaves. */
+    if (args->result_file.name)
+        adopt_descendants();
     limit_watch_begin(&args->watch, &args->limits);
     oom_watch_begin(&args->oom, &args->group);
     start_limit_begin(&args->start);
@@ -383,6 +390,17 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
     return ours;
 }
 
+/* Reaps the processes of the sandbox, so that their processor time counts. A child that this
+ * process had before it executed this program may go on. */
+static void reap_sandbox(void)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    int64_t deadline = un_now_ms() + REAP_MS;
+    for (pid_t ended; (ended = waitpid(-1, NULL, WNOHANG)) >= 0 && un_now_ms() < deadline;)
+        if (!ended)
+            nanosleep(&pause, NULL);
+}
+
 /* Removes what the sandbox has used, writes the result, and returns the exit status. A signal of an
  * impatient user must not prevent that. */
 static int finish(struct watch_args *args, int status)
@@ -397,6 +415,8 @@ static int finish(struct watch_args *args, int status)
     /* The next run may publish the same ports. */
     if (args->network >= 0)
         un_kill_and_reap(args->network, &ignored);
+    if (args->result_file.name)
+        reap_sandbox();
     for (int i = 0; i < 2; i++)
         args->result.truncated[i] = pump_truncated(&args->pump, i);
     int failed = result_write(&args->result_file, &args->result);
