@@ -342,6 +342,13 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     }
 }
 
+/* Returns whether a filter denied a call that the kernel has. A filter may also deny the calls that
+ * read /proc/self/status; a kernel without filters has "Seccomp: 0" there. */
+static bool is_missing_by_filter(int errnum, const char *proc)
+{
+    return errnum == ENOSYS && un_proc_status(proc, "Seccomp:") != 0;
+}
+
 void un_diagnose(struct un_error *err, const char *proc)
 {
     if (err->cause)
@@ -353,4 +360,6 @@ void un_diagnose(struct un_error *err, const char *proc)
         err->cause = "file-size-limit";
     else
         err->cause = find_errno_cause(err, proc);
+    if (!err->cause && is_missing_by_filter(err->errnum, proc))
+        err->cause = "seccomp-denies-call";
 }

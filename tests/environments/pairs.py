@@ -65,6 +65,8 @@ AS_RIGHT = {
     "landlock-denies-mount": ("mount-denied",),
     # A script in place of runsc can't run with few descriptors: dash(1) needs the tenth.
     "descriptor-limit": ("not-runsc",),
+    # In a container's user namespace, the kernel hides file capabilities of another namespace.
+    "helper-caps-other-userns": ("helper-not-setuid",),
 }
 #: Exit statuses of a native program that a filter, or a low limit of its memory, has killed.
 KILLED = (-signal.SIGSYS, -signal.SIGKILL, -signal.SIGSEGV)
@@ -81,6 +83,7 @@ REMEMBERED = (
     "chroot-into-mount-point+no-bpf",
     "runsc-missing+bounded-admin",
     "stdin-closed+dev-nodev",
+    "data-64m+statfs-killed",
 )
 
 

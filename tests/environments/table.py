@@ -295,6 +295,21 @@ add(
     run="seccomp-denies-call",
     tried=("run", "doctor"),
 )
+for one in ("getppid", "munmap"):
+    add(
+        f"no-{one}",
+        early=[w.denied(one, number=errno.ENOSYS)],
+        run="seccomp-denies-call",
+        tried=("run", "doctor"),
+    )
+# Without these calls, Python can't start, but usernsctl-exec must name the cause.
+for one in ("newfstatat", "openat"):
+    add(
+        f"no-{one}",
+        early=[w.denied(one, number=errno.ENOSYS)],
+        range_="seccomp-denies-call",
+        tried=("exec",),
+    )
 # Without these calls, Python fails before doctor can report anything.
 for one in ("rt_sigaction", "rt_sigprocmask", "getpid", "geteuid", "getegid",
             "getpriority"):  # fmt: skip

@@ -43,6 +43,17 @@ static void a_full_mount_means(const char *top, const char *most, const char *ca
     CHECK_TEXT(err.cause ? err.cause : "", cause);
 }
 
+/* Each call that usernsctl makes exists in the kernel, so ENOSYS comes from a filter. */
+static void a_missing_call_means(const char *top, const char *status, const char *cause)
+{
+    char proc[128];
+    struct un_error err = {.step = UN_STEP_UID_MAP, .errnum = ENOSYS};
+    write_file(top, "proc/self/status", status);
+    snprintf(proc, sizeof proc, "%s/proc", top);
+    un_diagnose(&err, proc);
+    CHECK_TEXT(err.cause ? err.cause : "", cause);
+}
+
 int main(void)
 {
     static const char *const directories[] = {"proc",       "proc/self",          "proc/1",
@@ -69,6 +80,9 @@ int main(void)
     write_file(top, "proc/self/mountinfo", covered);
     a_full_mount_means(top, "100000", "max-mnt-namespaces");
     a_full_mount_means(top, "2", "");
+    a_missing_call_means(top, "Seccomp:\t2\n", "seccomp-denies-call");
+    a_missing_call_means(top, "", "seccomp-denies-call");
+    a_missing_call_means(top, "Seccomp:\t0\n", "");
     snprintf(path, sizeof path, "rm -r %s", top);
     CHECK_INT(system(path), 0);
     return 0;

@@ -34,7 +34,8 @@ CALLS = {
         "getpriority": 140, "fgetxattr": 193, "syslog": 103, "clock_nanosleep": 230,
         "prlimit64": 302, "writev": 20, "statfs": 137, "pipe2": 293, "getuid": 102,
         "geteuid": 107, "getegid": 108, "rt_sigaction": 13,
-        "rt_sigprocmask": 14, "access": 21, "getrlimit": 97,
+        "rt_sigprocmask": 14, "access": 21, "getrlimit": 97, "getppid": 110, "munmap": 11,
+        "newfstatat": 262, "openat": 257,
     },
     "aarch64": {
         "unshare": 97, "clone": 220, "mount": 40, "ptrace": 117, "setns": 268, "kill": 129,
@@ -50,7 +51,8 @@ CALLS = {
         "fallocate": 47, "setpriority": 140, "getpriority": 141, "fgetxattr": 10, "syslog": 116,
         "clock_nanosleep": 115, "prlimit64": 261,
         "writev": 66, "statfs": 43, "pipe2": 59, "getuid": 174, "geteuid": 175, "getegid": 177,
-        "rt_sigaction": 134, "rt_sigprocmask": 135,
+        "rt_sigaction": 134, "rt_sigprocmask": 135, "getppid": 173, "munmap": 215, "newfstatat": 79,
+        "openat": 56,
     },
 }[platform.machine()]  # fmt: skip
 CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "clone3": 435}
