@@ -328,6 +328,16 @@ def start_waiting(world: World) -> subprocess.Popen[str]:
     return popen
 
 
+def test_private_network_has_small_buffers_of_senders(world: World) -> None:
+    """Larger ones make pasta drop data, which slows a connection down to a hundredth."""
+    popen = start_waiting(world)
+    enter = ["nsenter", "-t", str(popen.pid), "--preserve-credentials", "-U", "-n"]
+    done = subprocess.run([*enter, "cat", "/proc/sys/net/ipv4/tcp_wmem"], stdout=subprocess.PIPE)
+    popen.kill()
+    popen.communicate()
+    assert done.stdout.split() == [b"4096", b"16384", b"524288"]
+
+
 def test_private_network_ends_with_its_sandbox(world: World) -> None:
     popen = start_waiting(world)
     popen.kill()

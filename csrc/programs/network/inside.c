@@ -11,7 +11,16 @@
 #include <sys/socket.h>
 
 #define BACKLOG 128
+
+/* gVisor has no capabilities for this namespace, and programs inside may listen on all ports. */
 #define LOW_PORTS "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+#define ALL_PORTS "0"
+
+/* pasta (of 2025) drops what its socket has no room for, and the sender then pauses for seconds. A
+ * smaller buffer of the sender keeps a connection to a near host at its full rate
+ * (bench/network.py). Half of this size slows down a connection to a host that is 20 ms away. */
+#define SEND_BUFFER "/proc/sys/net/ipv4/tcp_wmem"
+#define SEND_BUFFER_SIZES "4096 16384 524288"
 
 static int bring_up_loopback(struct un_error *err)
 {
@@ -22,13 +31,13 @@ static int bring_up_loopback(struct un_error *err)
     return 0;
 }
 
-/* Allows the sandbox to listen on all ports: gVisor has no capabilities for this namespace. Fails
- * where /proc/sys is read-only, as in a container; then only ports from 1024 on can be used. */
-static void allow_low_ports(void)
+/* Changes a setting of this network namespace. Fails where /proc/sys is read-only, as in
+ * containers; the network works without, too. */
+static void set_if_writable(const char *path, const char *value)
 {
-    un_auto_close int file = open(LOW_PORTS, O_WRONLY | O_CLOEXEC);
+    un_auto_close int file = open(path, O_WRONLY | O_CLOEXEC);
     if (file >= 0)
-        (void)!write(file, "0", 1);
+        (void)!write(file, value, strlen(value));
 }
 
 static int listen_inside(uint16_t port, struct un_error *err)
@@ -59,7 +68,9 @@ static int make(const struct network *network, int socket, struct un_error *err)
         return un_fail_errno(err, UN_STEP_UNSHARE, "the network of the sandbox");
     if (bring_up_loopback(err))
         return -1;
-    allow_low_ports();
+    set_if_writable(LOW_PORTS, ALL_PORTS);
+    if (network->pasta)
+        set_if_writable(SEND_BUFFER, SEND_BUFFER_SIZES);
     un_auto_close int namespace = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
     if (namespace < 0 || !un_send(socket, "+", 1, &namespace, 1))
         return un_fail_errno(err, UN_STEP_NETWORK, "/proc/thread-self/ns/net");
