@@ -556,11 +556,13 @@ def _(to: Targets) -> str:
 def _(_: Targets) -> str:
     helpers = ("pasta", "nft", "usernsctl-network", "usernsctl-watch", "proxy_child")
     for directory in glob.glob("/proc/[0-9]*"):
-        with open(f"{directory}/cmdline", "rb") as file:
-            words = file.read().decode(errors="replace").split("\0")
-        if any(os.path.basename(word).startswith(helpers) for word in words[:2]):
-            with open(f"{directory}/environ", "rb") as file:
-                return " ".join(words) + file.read().decode(errors="replace")
+        # A process may end meanwhile.
+        with contextlib.suppress(OSError):
+            with open(f"{directory}/cmdline", "rb") as file:
+                words = file.read().decode(errors="replace").split("\0")
+            if any(os.path.basename(word).startswith(helpers) for word in words[:2]):
+                with open(f"{directory}/environ", "rb") as file:
+                    return " ".join(words) + file.read().decode(errors="replace")
     raise OSError("none is seen")
 
 
