@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from usernsctl import _text
@@ -93,8 +93,20 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
     yield from descriptions(launch.given_up)
     yield f"Program to execute, with the environment {' '.join(launch.runsc_env)}:"
     yield f"  {_text.command(place.words(launch.watcher))}"
+    yield "Network stack of the command:"
+    yield f"  {_stack_of(launch.runsc)}"
     yield "Command line of runsc in it:"
     yield f"  {_text.command(place.words(launch.runsc))}"
+
+
+def _stack_of(words: Sequence[str]) -> str:
+    """Return the network stack that a command line of runsc selects, and where that stack is."""
+    from usernsctl.gvisor.launch.network import NETWORK
+
+    if "--network=host" not in words:
+        return "that of gVisor, with a loopback device alone"
+    where = "a network namespace for the sandbox" if NETWORK in words else "this machine's network"
+    return f"that of this machine's kernel, in {where}"
 
 
 def _seen(facts: Facts) -> tuple[int, int]:

@@ -47,6 +47,21 @@ def test_people_read_it() -> None:
     assert lines[-1].endswith("--bundle=/srv/usernsctl/bundle usernsctl-ID")
 
 
+@pytest.mark.parametrize(
+    ("network", "stack"),
+    [
+        ("none", "that of gVisor, with a loopback device alone"),
+        ("host", "that of this machine's kernel, in this machine's network"),
+        ("private", "that of this machine's kernel, in a network namespace for the sandbox"),
+    ],
+)
+def test_the_network_stack_is_named(network: str, stack: str) -> None:
+    program = ("/lib/usernsctl-network",) if network == "private" else ()
+    facts = replace(FACTS, network_command=program)
+    lines = list(as_text(plan_run(replace(REQUEST, network=network), facts), facts))
+    assert lines[lines.index("Network stack of the command:") + 1] == f"  {stack}"
+
+
 def test_programs_read_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     found = json.loads(json.dumps(described(plan_run(REQUEST, FACTS), FACTS)))
