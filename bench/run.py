@@ -70,14 +70,6 @@ def bench_doctor() -> None:
     print_row("python -c '' / usernsctl doctor --no-runsc (aim: 300 ms)", nothing, ours, "")
 
 
-def bench_allowed_names(tiny: str) -> None:
-    """Compare a run without network with one that has a proxy for an allowed name."""
-    words = (USERNSCTL, "run", "--bind", tiny)
-    plain = native(*words, "--", tiny)
-    title = "usernsctl run / usernsctl run --allow example.com: tiny"
-    compare(title, "", plain, native(*words, "--allow", "example.com", "--", tiny), rounds=20)
-
-
 def main() -> int:
     print_header(f"median of {ROUNDS} rounds: theirs / ours")
     with tempfile.TemporaryDirectory() as scratch:
@@ -85,7 +77,6 @@ def main() -> int:
         bench_peers(tiny)
         bench_heap(tiny)
         bench_doctor()
-        bench_allowed_names(tiny)
     return 0
 
 
