@@ -144,7 +144,10 @@ def test_the_user_of_the_command(in_gvisor: Program, user: str, ids: str) -> Non
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--network=some", "--", "true"], "--network=some: the value must be host or none"),
+        (
+            ["--network=some", "--", "true"],
+            "--network=some: the value must be host, none or private",
+        ),
         (["--ids=two", "--", "true"], "--ids=two: the value must be one or all"),
         *(
             ([f"--user={user}", "--", "true"], f"--user={user}: the value must be UID[:GID]")
@@ -261,12 +264,16 @@ def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
     for args, file in (
         (["--", "true"], "launch"),
         (["--network=none", "true"], "launch.no-network"),
+        (["--network=private", "true"], "launch.private-network"),
+        (["--network=private", "--ids=all", "--check"], "launch.private-network.all-ids"),
         (["--ids=all", "--check"], "launch.all-ids"),
         (["--ids=all", "--network=none", "true"], "launch.no-network.all-ids"),
     ):
         done = program(*args)
         assert (done.returncode, done.stdout) == (125, "")
-        assert f"/etc/usernsctl/{file}: No such file" in done.stderr
+        private = f"there is no /etc/usernsctl/{file}: freeze one with --network private"
+        plain = f"/etc/usernsctl/{file}: No such file"
+        assert (private if "private" in file else plain) in done.stderr
     done = program("--runsc=/usr/bin/runsc", "--", "true")
     assert done.returncode == 125
     assert "only the launch names runsc" in done.stderr

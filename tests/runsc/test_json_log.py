@@ -87,7 +87,7 @@ def test_hostile_text_is_escaped(
     done = usernsctl("run", "--log", "json", "--", BYTES)
     assert error(done, 125)["step"] == "bundle"
     done = in_gvisor("--log=json", f"--network={BYTES}", "--", "true")
-    assert error(done, 125)["message"].endswith("the value must be host or none")
+    assert error(done, 125)["message"].endswith("the value must be host, none or private")
 
 
 def test_a_wrong_call_is_told_in_json_after_the_option(

@@ -36,6 +36,7 @@
 /* The launch for the default options of in-gvisor, and the suffixes for other options. */
 #define LAUNCH "/etc/usernsctl/launch"
 #define NO_NETWORK ".no-network"
+#define PRIVATE_NETWORK ".private-network"
 #define ALL_IDS ".all-ids"
 /* Room for the arguments that this program adds to the caller's, at most 23. */
 #define OWN_WORDS_MAX 24
@@ -52,7 +53,10 @@ static const char help[] =
     "under an overlay in memory, and has the environment of the container. In\n"
     "ENTRYPOINT, use the absolute path of this program.\n"
     "\n"
-    "      --network=host|none  the container's network (the default), or none\n"
+    "      --network=host|none|private\n"
+    "                           the container's network (the default), none, or a\n"
+    "                           network of COMMAND's own, which reaches other\n"
+    "                           machines, but not the container\n"
     "      --ids=one|all        the ids in the sandbox: the id of the caller (the\n"
     "                           default), or its subordinate ids, too\n"
     "      --user=UID[:GID]     the ids of COMMAND inside (0 by default), which stand\n"
@@ -322,11 +326,17 @@ static int check_variables(void)
     return -1;
 }
 
+static bool is_private(const struct policy *policy)
+{
+    return !strcmp(policy->network, "private");
+}
+
 /* Checks the options. Returns the exit status, or -1 to continue. */
 static int check_policy(struct policy *policy, const char *command)
 {
-    if (!is_either(policy->network, "host", "none"))
-        return refuse_usage("--network=", policy->network, "the value must be host or none");
+    if (!is_either(policy->network, "host", "none") && !is_private(policy))
+        return refuse_usage("--network=", policy->network,
+                            "the value must be host, none or private");
     if (!is_either(policy->ids, "one", "all"))
         return refuse_usage("--ids=", policy->ids, "the value must be one or all");
     if (!is_either(policy->log, "text", "json"))
@@ -449,7 +459,7 @@ static int run_by_python(const struct policy *policy, char *const *command,
 
 static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
 {
-    static char launch[sizeof LAUNCH NO_NETWORK ALL_IDS];
+    static char launch[sizeof LAUNCH PRIVATE_NETWORK ALL_IDS];
     struct policy policy = {.network = "host", .ids = "one", .log = "text"};
     int status = parse_policy(argc, argv, &policy);
     if (status < 0)
@@ -459,13 +469,18 @@ static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
     if (policy.is_health)
         return check_health(builder, &policy, argv + optind);
     snprintf(launch, sizeof launch, "%s%s%s", LAUNCH,
-             !strcmp(policy.network, "none") ? NO_NETWORK : "",
+             is_private(&policy)               ? PRIVATE_NETWORK
+             : !strcmp(policy.network, "none") ? NO_NETWORK
+                                               : "",
              !strcmp(policy.ids, "all") ? ALL_IDS : "");
     if (policy.runsc && !has_python())
         return refuse_usage(
             "--runsc=", policy.runsc,
             "without Python in the image, only the launch names runsc: leave the option "
             "out, or freeze a launch with this --runsc");
+    if (is_private(&policy) && access(launch, F_OK) && !has_python())
+        return refuse_usage("--network=private: there is no ", launch,
+                            "freeze one with --network private, in an image with pasta and nft");
     status = policy.is_check ? -1 : stay_outside_or_fail();
     if (status >= 0)
         return status;

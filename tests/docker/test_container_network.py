@@ -1,0 +1,89 @@
+"""Tests of ``in-gvisor --network=private`` in containers of the image that docs/docker.md makes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+
+import pytest
+
+from docker.engine import Engine
+from docker.recipes import build_recipe
+
+# The profile in docker/seccomp.json denies calls of pasta and nft.
+SECCOMP = "--security-opt=seccomp=unconfined"
+IMAGE = "usernsctl-test/network"
+RUN = ["run", "--rm", "--network=host", SECCOMP, "--entrypoint=/usr/local/bin/in-gvisor"]
+# Tries to reach services of the machine, whose network the container has.
+ASK = """
+import socket, sys
+print(open("/etc/resolv.conf").read().split())
+for word in sys.argv[1:]:
+    address, _, port = word.rpartition(":")
+    try:
+        socket.create_connection((address, int(port)), timeout=5)
+        print("connected")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(plain: Engine, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    begin = "FROM prelude-python\nUSER root\nRUN apt-get"
+    build_recipe(plain, "docs/docker.md", begin, tmp_path_factory.mktemp("image"), image=IMAGE)
+    return plain
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def tun(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the option for a device that all users may open, as on most systems."""
+    device = tmp_path_factory.mktemp("device") / "tun"
+    os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(10, 200))
+    device.chmod(0o666)
+    return f"--device={device}:/dev/net/tun"
+
+
+def own_address() -> str:
+    """Return an address of this machine other than 127.0.0.1, or that."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+@pytest.mark.timeout(600)
+def test_private_network_in_a_container(engine: Engine, server: int, tun: str) -> None:
+    python = "/opt/usernsctl/bin/python3"
+    words = [f"127.0.0.1:{server}", f"{own_address()}:{server}"]
+    options = ["--network=private", "--"]
+    done = engine(*RUN, tun, IMAGE, *options, python, "-c", ASK, *words)
+    assert done.returncode == 0, done.stderr
+    resolver, *answers = done.stdout.splitlines()
+    assert resolver == "['nameserver', '169.254.1.1']"
+    assert set(answers) <= {"ConnectionRefusedError", "OSError", "TimeoutError"}
+    assert len(answers) == len(words)
+
+
+def test_container_without_the_device(engine: Engine) -> None:
+    done = engine(*RUN, IMAGE, "--network=private", "--", "echo", "started")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "[tun-missing]" in done.stderr
+
+
+def test_image_without_a_launch(plain: Engine) -> None:
+    from docker.conftest import PRELUDE
+
+    done = plain("run", "--rm", SECCOMP, PRELUDE, "--network=private", "--", "echo", "started")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "there is no /etc/usernsctl/launch.private-network: freeze one" in done.stderr
