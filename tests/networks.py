@@ -70,6 +70,12 @@ ip route add {METADATA}/32 via {ROUTER}
 mount --bind $2 /etc/resolv.conf
 """
 
+# Until the kernel has noticed that a device is connected, its routes have a flag with which pasta
+# can't copy them (EINVAL).
+_WAIT_FOR_LINKS = """
+while ip route | grep -q linkdown || ip -6 route | grep -q linkdown; do sleep 0.01; done
+"""
+
 # A web server on each port, which answers with its own address, and a name server on one address.
 # Datagrams to port 5353 are kept, also those to groups, and /datagrams on a web server lists them.
 _SERVERS = """
@@ -150,6 +156,7 @@ class World:
         resolver.write_text(f"nameserver {DNS}\n")
         self._script(self.machine, _MACHINE, str(self.outside.pid), str(resolver))
         self._script(self.outside, _OUTSIDE)
+        self._script(self.machine, _WAIT_FOR_LINKS)
         self._serve(self.outside, "outside", "", DNS)
         self._serve(self.machine, "machine", ABSTRACT, BRIDGE)
 
