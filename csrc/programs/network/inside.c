@@ -84,14 +84,14 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
 {
     char go;
     struct un_error err;
-    if (make(network, socket, &err)) {
+    /* nft runs while pasta starts. */
+    if (make(network, socket, &err) || (network->pasta && filter_output(network, denied, &err))) {
         error_send(socket, &err);
         _exit(1);
     }
     if (read(socket, &go, 1) != 1)
         _exit(1);
-    if (network->pasta && (routes_deny(denied, &err) || route_name_server(DEVICE, &err) ||
-                           filter_output(network, denied, &err))) {
+    if (network->pasta && (routes_deny(denied, &err) || route_name_server(DEVICE, &err))) {
         error_send(socket, &err);
         _exit(1);
     }

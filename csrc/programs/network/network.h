@@ -67,9 +67,10 @@ int route_name_server(const char *device, struct un_error *err);
 /*
  * Runs in a child of the program: makes the network namespace, brings up its loopback device, and
  * sends a descriptor of the namespace over `socket`, then the listening sockets, in one message
- * each, or the fields of an error. After a byte from `socket`, when the device of pasta exists,
- * denies the addresses in `denied`, and answers with a byte or the fields of an error. Then
- * forwards the published ports, if there are any.
+ * each. Filters packets to the addresses in `denied`, if there is a path of pasta. After a byte
+ * from `socket`, when the device of pasta exists, makes these addresses unreachable, and answers
+ * with a byte. Then forwards the published ports, if there are any. After a failure, sends the
+ * fields of the error over `socket`, and ends.
  */
 _Noreturn void run_inside(const struct network *network, const struct prefixes *denied, int socket);
 
