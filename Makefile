@@ -83,9 +83,10 @@ vm: deb ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine,
 	@tools/packages tools/vm/packages.apt
 	@tools/vm/run
 
+# The tests need no environment, so they are built while `make test` downloads the packages of one.
 c: packages ## check the layers of csrc/ and the warnings of clang, build it with gcc, sanitized, and run tests/c
-	@$(if $(ONLY),,$(DEV)/bin/python tools/c_layers.py)
-	@$(DEV)/bin/python tools/c_tests.py
+	@$(if $(ONLY),,$${PYTHON:-python3} tools/c_layers.py)
+	@$${PYTHON:-python3} tools/c_tests.py
 
 fuzz: packages ## fuzz each parser, SECONDS=N (60) seconds each, and count
 	@$(DEV)/bin/python -B tools/fuzz.py $(or $(SECONDS),60)
