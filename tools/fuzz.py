@@ -1,7 +1,7 @@
-"""Fuzz each parser of the core for some seconds, and write bench/fuzz.json: fuzz.py SECONDS.
+"""Fuzz each parser of the core for some seconds, and add to bench/fuzz.json: fuzz.py SECONDS.
 
-Needs clang. The inputs that were found stay in build/c/clang/NAME.corpus, and the next run begins
-with them.
+Needs clang. If ``$ONLY`` is set, only the targets whose names contain it are run. The inputs that
+were found stay in build/c/clang/NAME.corpus, and the next run begins with them.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def main(seconds: int) -> int:
         if output:
             print(output[-4000:])
             failed += 1
-        # The most that one run of the present targets has executed.
-        counts[name] = max(executions, counts.get(name, 0))
-    TARGET.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+        # The sum over all runs.
+        counts[name] = executions + counts.get(name, 0)
+        TARGET.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0
 
 

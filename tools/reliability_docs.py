@@ -42,8 +42,8 @@ FUZZING = """
 
 `make fuzz SECONDS=N` runs each libFuzzer target of `tests/c` for N seconds, with ASan and UBSan;
 `make test-all` runs each for two seconds, and the nightly workflow for 60.
-`tests/fuzz` has the property tests of the Python parsers. The table has the executions of the
-longest run of each present target; none has failed.
+`tests/fuzz` has the property tests of the Python parsers. The table has the sum of the
+executions of all runs that were recorded; none has failed.
 
 """
 
