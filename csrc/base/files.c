@@ -10,6 +10,11 @@ int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name
     return -1;
 }
 
+void un_close_fd(int *fd)
+{
+    un_close_quietly(__atomic_exchange_n(fd, -1, __ATOMIC_RELAXED));
+}
+
 bool un_is_below(const char *path, const char *top)
 {
     size_t length = strcmp(top, "/") ? strlen(top) : 0;

@@ -91,6 +91,9 @@ struct un_cause {
 
 /* Returns the version of the package. */
 const char *un_version(void);
+/* Closes a descriptor unless it is -1, and replaces it by -1 first. Threads may call this function
+ * at the same time. */
+void un_close_fd(int *fd);
 /* Returns the name of a step, such as "uid_map". */
 const char *un_step_name(int step);
 /* Fills in the cause with the given id. Returns whether that id exists. */
@@ -657,7 +660,8 @@ int un_view_add(struct un_view *view, const char *inside, const char *source, in
 /* Sets the users and groups, by their ids outside, whose directories the sandbox may search even
  * where this process may not. Returns -1 with errno. */
 int un_view_set_owners(struct un_view *view, const struct un_idmap *ids);
-void un_view_free(struct un_view *view);
+/* Frees a view, and sets the pointer to NULL. Does nothing if it is NULL. */
+void un_view_free(struct un_view **view);
 
 /* The result of following a path in a sandbox. */
 struct un_reached {
@@ -671,9 +675,9 @@ struct un_reached {
 };
 
 /* Follows a path and its symbolic links as the kernel of the sandbox will. A relative path begins
- * at `start`, a directory inside. */
-void un_view_follow(const struct un_view *view, const char *start, const char *path,
-                    struct un_reached *reached);
+ * at `start`, a directory inside. Returns the descriptor reached->fd. */
+int un_view_follow(const struct un_view *view, const char *start, const char *path,
+                   struct un_reached *reached);
 /* Returns whether the sandbox will have a directory at this absolute path. */
 bool un_view_has_directory(const struct un_view *view, const char *inside);
 

@@ -162,20 +162,21 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
         reached->errnum = errno;
 }
 
-void un_view_follow(const struct un_view *view, const char *start, const char *path,
-                    struct un_reached *reached)
+int un_view_follow(const struct un_view *view, const char *start, const char *path,
+                   struct un_reached *reached)
 {
     un_auto_free char *joined = NULL;
     memset(reached, 0, sizeof *reached);
     reached->fd = -1;
     if (*path != '/' && asprintf(&joined, "%s/%s", start, path) < 0) {
         reached->errnum = ENOMEM;
-        return;
+        return -1;
     }
     un_auto_trail struct un_trail trail;
     if (un_view_walk(view, joined ? joined : path, &trail))
         reached->errnum = errno;
     fill_reached(view, &trail, reached);
+    return reached->fd;
 }
 
 int un_view_new(int top, struct un_view **view)
@@ -231,9 +232,11 @@ void un_view_clear(struct un_view *view)
     free(view->owners);
 }
 
-void un_view_free(struct un_view *view)
+void un_view_free(struct un_view **view)
 {
-    if (view)
-        un_view_clear(view);
-    free(view);
+    struct un_view *freed = *view;
+    *view = NULL;
+    if (freed)
+        un_view_clear(freed);
+    free(freed);
 }

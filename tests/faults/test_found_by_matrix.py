@@ -18,7 +18,7 @@ from interrupts import run_interrupted
 import usernsctl as un
 from usernsctl._system import processes, records
 from usernsctl._system.processes import ProcessIdentity
-from usernsctl.gvisor.sandbox import detached
+from usernsctl.gvisor.sandbox import attached, detached
 from usernsctl.namespaces import named
 
 # An object that is dropped without close() issues a warning, which is an error here.
@@ -38,8 +38,12 @@ def removed() -> Iterator[None]:
 
 
 def failing(number: int) -> Callable[..., Any]:
+    return raising(OSError(number, os.strerror(number)))
+
+
+def raising(error: Exception) -> Callable[..., Any]:
     def fail(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
+        raise error
 
     return fail
 
@@ -114,7 +118,7 @@ def test_no_pidfd_is_lost_by_an_interrupt() -> None:
     def run() -> None:
         pidfd = identity.open(lambda _: True)
         assert pidfd is not None
-        os.close(pidfd)
+        pidfd.close()
 
     interrupt_each(run)
 
@@ -124,7 +128,7 @@ def test_no_descriptor_of_a_namespace_is_lost_by_an_interrupt() -> None:
         try:
             run = lambda: processes.is_in_our_namespace(child.pid)  # noqa: E731
             assert run()
-            interrupt_each(run, "open", "ioctl", "close", "samestat", "fstat", "list", "extend")
+            interrupt_each(run, "open", "ioctl", "un_close_fd", "samestat", "fstat", "deque")
         finally:
             child.kill()
 
@@ -144,6 +148,33 @@ class TestSandboxes:
             if not was_interrupted:
                 break
         assert call > 2
+
+    def test_no_descriptor_of_a_detached_sandbox_is_lost_by_an_interrupt(
+        self, host: un.SandboxHost
+    ) -> None:
+        """Pidfds were left, and a descriptor of the user namespace of runsc."""
+        host.start(None, id="web", detach=True).release()
+        try:
+            run = lambda: un.Sandbox.attach("web").release()  # noqa: E731
+            interrupt_each(run, "un_close_fd", "close", "poll", "deque", "append", "ioctl")
+        finally:
+            un.Sandbox.attach("web").close()
+
+    def test_no_descriptor_of_a_view_is_lost_by_an_interrupt(self, host: un.SandboxHost) -> None:
+        """Descriptors of directories below the mount points were left."""
+        prepared = host.prepared
+        names = "un_view_follow", "un_view_new", "un_view_add"
+        interrupt_each(lambda: prepared.view().close(), *names)
+
+    def test_a_failed_open_of_namespaces_does_not_hang(
+        self, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The start waited for the end of a sandbox that ran."""
+        gone = un.NamespaceError("process 5 is gone", step="setns", cause="target-gone")
+        monkeypatch.setattr(attached, "_EXIT_SECONDS", 0.1)
+        monkeypatch.setattr(un.Namespace, "from_pid", raising(gone))
+        with pytest.raises(un.NamespaceError, match="5 is gone"):
+            host.start(["sleep", "1000"])
 
     def test_a_failed_attach_reports_its_own_error(
         self, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch

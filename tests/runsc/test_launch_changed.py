@@ -205,7 +205,7 @@ def test_runsc_that_is_none(usernsctl: Program, prelude: Program, tmp_path: Path
     shutil.copy(shutil.which("runsc") or "", runsc)
     launch = freeze(usernsctl, tmp_path / "launch", "--runsc", str(runsc))
     write_zeros(runsc)
-    with PathDescriptor(os.open(runsc, os.O_PATH), str(runsc)) as opened:
+    with PathDescriptor.own(str(runsc), os.open, runsc, os.O_PATH) as opened:
         content = _core.content_sum(opened.fd)
     words = launch.read_bytes().split(b"\0")
     words[words.index(b"assume") + 4] = content.encode()

@@ -14,6 +14,7 @@ from usernsctl._core.values import (
     NAMESPACES,
     Command,
     CommandFault,
+    Descriptor,
     ExtentTuple,
     IdRequest,
     Memory,
@@ -684,23 +685,27 @@ def failure(fields: Sequence[bytes]) -> UsernsError:
 class NativeView:
     """The directory tree of a sandbox before its start: a struct un_view."""
 
-    def __init__(self, view: Any, keep: object = None) -> None:
+    def __init__(self, view: Any, owner: object) -> None:
+        """Take a view that belongs to `owner`: a launch, or a pointer to the view."""
         self._view = view
-        self._keep = keep
+        self._owner = owner
 
     @classmethod
-    def of_root(cls, top: int, owners: Sequence[Iterable[ExtentTuple]] | None = None) -> Self:
+    def of_root(
+        cls, top: Descriptor, owners: Sequence[Iterable[ExtentTuple]] | None = None
+    ) -> Self:
         """Make a view of a root filesystem.
 
-        :param top: a descriptor of the root directory, which the view takes over.
+        :param top: the descriptor of the root directory, which the view takes over.
         :param owners: the maps of the uids and gids whose directories root inside may search even
             if this process may not; ``None`` for no ids.
         :raises MemoryError: malloc(3) failed.
         """
-        native_view = ffi.new("struct un_view **")
-        if lib.un_view_new(top, native_view):
+        native_view = ffi.gc(ffi.new("struct un_view **"), lib.un_view_free)
+        # No signal handler runs between detach() and the call.
+        if lib.un_view_new(top.detach(), native_view):
             raise MemoryError
-        view = cls(ffi.gc(native_view[0], lib.un_view_free))
+        view = cls(native_view[0], native_view)
         if owners is not None:
             ids, err = ffi.new("struct un_idmap *"), ffi.new("struct un_error *")
             for native, extents in zip(ids.of, owners, strict=True):
@@ -711,17 +716,18 @@ class NativeView:
 
     def close(self) -> None:
         """Close the descriptors of the view. Does nothing if the view belongs to a launch."""
-        if self._keep is None:
-            ffi.release(self._view)
+        if not isinstance(self._owner, NativeLaunch):
+            lib.un_view_free(self._owner)
 
-    def add(self, inside: str, file: int) -> None:
+    def add(self, inside: str, file: Descriptor) -> None:
         """Add a bind mount of runsc to the view. Of several at the same path, the first is used.
 
         :param inside: the mount point, a path inside without symbolic links.
-        :param file: a descriptor of the source, which the view takes over.
+        :param file: the descriptor of the source, which the view takes over.
         :raises MemoryError: malloc(3) failed.
         """
-        if lib.un_view_add(self._view, os.fsencode(inside), b"", file):
+        # No signal handler runs between detach() and the call.
+        if lib.un_view_add(self._view, os.fsencode(inside), b"", file.detach()):
             raise MemoryError
 
     def follow(self, path: str, start: str) -> Reached:
@@ -731,10 +737,12 @@ class NativeView:
         :raises ValueError: a path has a NUL character.
         """
         memory, reached = Memory(), ffi.new("struct un_reached *")
-        lib.un_view_follow(self._view, memory.string(start), memory.string(path), reached)
+        file = Descriptor()
+        paths = map(memory.string, (start, path))
+        file.open(lib.un_view_follow, self._view, *paths, reached)
         missing = text_of(reached.missing)
         return Reached(
-            fd=reached.fd,
+            file=file,
             errnum=reached.errnum,
             is_certain=reached.is_certain,
             is_of_gvisor=reached.is_of_gvisor,
@@ -758,8 +766,7 @@ class NativeView:
         :raises ValueError: a path has a NUL character.
         """
         reached = self.follow(path, start)
-        if reached.fd >= 0:
-            os.close(reached.fd)
+        reached.file.close()
         return bool(reached.missing) and not reached.errnum and not reached.is_of_gvisor
 
     def check_command(self, command: str, search: str, cwd: str) -> CommandFault | None:
@@ -866,7 +873,7 @@ class NativeLaunch:
 
     def view(self) -> NativeView:
         """Return the view of the sandbox, which is valid until the launch is closed."""
-        return NativeView(lib.un_launch_view(self._launch), keep=self)
+        return NativeView(lib.un_launch_view(self._launch), self)
 
     def close(self) -> None:
         """Close the descriptors of the launch. Its mounts stay."""

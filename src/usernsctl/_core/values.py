@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from usernsctl._lean import Any, NoReturn, dataclass, field
 from usernsctl._native import ffi, lib
@@ -17,6 +18,52 @@ from usernsctl.errors import (
     RunscError,
     UsernsError,
 )
+
+
+class Descriptor:
+    """The owner of a descriptor, which is closed with this object.
+
+    C closes the descriptor. In a finaliser in Python, an exception of a signal handler would be
+    dropped, and would leave the descriptor open.
+    """
+
+    __slots__ = ("cdata",)
+
+    def __init__(self, number: int = -1) -> None:
+        """Take over a descriptor; -1 stands for none."""
+        self.cdata = ffi.gc(ffi.new("int *", number), lib.un_close_fd)
+
+    @property
+    def number(self) -> int:
+        """The number of the descriptor; -1 once it is closed."""
+        number: int = self.cdata[0]
+        return number
+
+    def open(self, make: Callable[..., int], *arguments: Any) -> None:
+        """Call a function in C, and take over the descriptor that it returns.
+
+        Python runs no signal handler in between, since map() calls both functions in C: an
+        exception of a handler can't lose the descriptor.
+
+        :raises OSError: the function failed.
+        """
+        deque(map(self.cdata.__setitem__, (0,), map(make, *zip(arguments))), 0)
+
+    def detach(self) -> int:
+        """Give up the descriptor, and return it for the caller to close."""
+        number: int = self.cdata[0]
+        self.cdata[0] = -1
+        return number
+
+    def move(self) -> Descriptor:
+        """Return a new owner of the descriptor; this object owns none then."""
+        moved = Descriptor()
+        moved.cdata[0], self.cdata[0] = self.cdata[0], -1
+        return moved
+
+    def close(self) -> None:
+        """Close the descriptor. A second call does nothing, also in another thread."""
+        lib.un_close_fd(self.cdata)
 
 
 class Memory:
@@ -158,11 +205,11 @@ class IdRequest:
 class Reached:
     """The last existing file on a path in a sandbox; see struct un_reached.
 
-    :ivar fd: a descriptor of the file, for the caller to close; -1 if only gVisor has the file.
+    :ivar file: the descriptor of the file; -1 if only gVisor has the file.
     :ivar missing: the remaining names of the path, which do not exist.
     """
 
-    fd: int
+    file: Descriptor
     errnum: int
     is_certain: bool
     is_of_gvisor: bool

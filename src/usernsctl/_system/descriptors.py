@@ -24,6 +24,8 @@ from usernsctl._lean import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import socket
 
+    from usernsctl._core import Descriptor
+
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 _SO_PASSRIGHTS = 83  # asm-generic/socket.h
@@ -376,6 +378,19 @@ class Shared:
         # pop() raises IndexError when the list is empty.
         with contextlib.suppress(IndexError):
             deque(map(os.close, filter(_IS_OPEN, iter(self._unclosed.pop, None))), 0)
+
+
+class SharedDescriptors(Shared):
+    """Descriptors with owners, which close as :class:`Shared` does."""
+
+    def __init__(self, what: str, owners: Sequence[Descriptor]) -> None:
+        """Take over descriptors."""
+        self._owners = owners
+        super().__init__(what, [owner.number for owner in owners])
+
+    def _release(self) -> None:
+        for owner in self._owners:
+            owner.close()
 
 
 class SharedSocket(Shared):

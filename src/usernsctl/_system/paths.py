@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import stat
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -48,49 +47,41 @@ class WritableByOthersError(PermissionError):
 class OpenFile:
     """A file with an open descriptor, which is closed with this object.
 
-    :ivar fd: the descriptor; -1 once it is closed.
     :ivar path: the path of the file.
     """
 
-    # A signal handler can raise an exception before __init__() runs.
-    fd: int = -1
-
-    def __init__(self, fd: int, path: str) -> None:
-        self.fd: int = fd
+    def __init__(self, descriptor: _core.Descriptor, path: str) -> None:
+        self.descriptor = descriptor
         self.path = path
+
+    @property
+    def fd(self) -> int:
+        """The number of the descriptor; -1 once it is closed."""
+        return self.descriptor.number
 
     @classmethod
     def own(cls, path: str, make: Callable[..., int], *arguments: Any, **keywords: Any) -> Self:
         """Call a function in C, and take over the descriptor that it returns.
 
-        Python runs no signal handler in between, since map() calls both functions in C: an
-        exception of a handler can't lose the descriptor.
-
         :param make: a function such as ``os.open``.
         :raises OSError: the function failed.
         """
-        found = cls(-1, path)
-        made = map(partial(make, **keywords), *zip(arguments))
-        deque(map(partial(setattr, found, "fd"), made), 0)
+        found = cls(_core.Descriptor(), path)
+        found.descriptor.open(partial(make, **keywords), *arguments)
         return found
 
     def detach(self) -> int:
         """Give up the descriptor, and return it for the caller to close."""
-        fd, self.fd = self.fd, -1
-        return fd
+        return self.descriptor.detach()
 
     def close(self) -> None:
         """Close the descriptor. A second call does nothing."""
-        if self.fd >= 0:
-            os.close(self.detach())
+        self.descriptor.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 
+from usernsctl._core import Descriptor
 from usernsctl._lean import Any, dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl.errors import NamespaceError
@@ -78,17 +79,17 @@ class ProcessIdentity:
         """
         return self.boot_id == _boot_id() and self.pid_namespace != _pid_namespace()
 
-    def open(self, accept: Callable[[int], bool]) -> int | None:
-        """Open a pidfd of a process that is not foreign, for the caller to close.
+    def open(self, accept: Callable[[int], bool]) -> Descriptor | None:
+        """Open a pidfd of a process that is not foreign.
 
         :param accept: returns whether the process of a pid may be signalled: other programs may
             have written the record.
         :returns: the pidfd, close-on-exec; ``None`` if the process has ended.
         :raises ForeignProcessError: `accept` returned false.
         """
+        pidfd = Descriptor()
         try:
-            # Unpacked in C, so that no signal handler raises before the pidfd has its name.
-            (pidfd,) = map(os.pidfd_open, [self.pid])
+            pidfd.open(os.pidfd_open, self.pid)
         except ProcessLookupError:
             return None
         except OSError as error:
@@ -97,24 +98,21 @@ class ProcessIdentity:
                 return None
             what = f"process {self.pid}"
             raise NamespaceError.from_os_error(error, what, step="state") from error
-        try:
-            # Check last that the process of the pidfd still runs: then the pid was not reused
-            # meanwhile, and `accept` has checked the same process.
-            is_same = self.is_running()
-            is_accepted = is_same and accept(self.pid)
-            if is_same and not wait_readable(pidfd, timeout=0):
-                if not is_accepted:
-                    raise ForeignProcessError(
-                        f"process {self.pid} was not started by usernsctl",
-                        step="state",
-                        cause="state-directory-unusable",
-                    )
-                pidfd, found = -1, pidfd
-                return found
+        # Check last that the process of the pidfd still runs: then the pid was not reused
+        # meanwhile, and `accept` has checked the same process.
+        is_same = self.is_running()
+        is_accepted = is_same and accept(self.pid)
+        if not is_same or wait_readable(pidfd.number, timeout=0):
             return None
-        finally:
-            if pidfd >= 0:
-                os.close(pidfd)
+        if not is_accepted:
+            # The traceback of the error would keep the descriptor open.
+            pidfd.close()
+            raise ForeignProcessError(
+                f"process {self.pid} was not started by usernsctl",
+                step="state",
+                cause="state-directory-unusable",
+            )
+        return pidfd
 
     def is_running(self) -> bool:
         """Return whether the process has not ended."""
@@ -159,35 +157,32 @@ def children_of(pid: int) -> set[int]:
 
 def is_in_our_namespace(pid: int) -> bool:
     """Return whether a process is in a user namespace below ours that this user created."""
-    # Descriptors of the namespace and of its ancestors. extend() stores each before a signal
-    # handler can raise.
-    held: list[int] = []
+    namespace = Descriptor()
     try:
         ours = os.stat("/proc/self/ns/user")
-        flags = os.O_RDONLY | os.O_CLOEXEC
-        held.extend(map(os.open, [f"/proc/{pid}/ns/user"], [flags]))
-        while not os.path.samestat(os.fstat(held[-1]), ours):
-            owner = owner_of(held[-1])
-            # Fails with EPERM if the namespace is not below that of the caller.
-            held.extend(map(fcntl.ioctl, held[-1:], [_NS_GET_PARENT]))
-            if os.path.samestat(os.fstat(held[-1]), ours):
+        namespace.open(os.open, f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        while not os.path.samestat(os.fstat(namespace.number), ours):
+            owner = owner_of(namespace.number)
+            namespace = parent_namespace(namespace.number)
+            if os.path.samestat(os.fstat(namespace.number), ours):
                 return owner == os.geteuid()
     except OSError:
         pass
     finally:
-        # list() closes all in C: no signal handler raises in between.
-        list(map(os.close, held))
+        namespace.close()
     return False
 
 
-def parent_namespace(fd: int) -> int:
+def parent_namespace(fd: int) -> Descriptor:
     """Open the parent of a user namespace (NS_GET_PARENT of ioctl_nsfs(2)).
 
     :param fd: a descriptor of the namespace.
-    :returns: a descriptor, close-on-exec, for the caller to close.
+    :returns: the descriptor, close-on-exec.
     :raises PermissionError: the namespace is not below that of the caller.
     """
-    return fcntl.ioctl(fd, _NS_GET_PARENT)
+    parent = Descriptor()
+    parent.open(fcntl.ioctl, fd, _NS_GET_PARENT)
+    return parent
 
 
 def owner_of(fd: int) -> int:

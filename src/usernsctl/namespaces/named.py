@@ -91,7 +91,7 @@ class NamedNamespace:
             if pidfd is not None:
                 yield
                 # The kernel does not reuse the pid of a process that still runs.
-                if not wait_readable(pidfd, timeout=0):
+                if not wait_readable(pidfd.number, timeout=0):
                     return
         raise _error(
             f"namespace {self.name!r} has ended, because its holder has ended", "target-gone"
@@ -181,15 +181,15 @@ class NamedNamespace:
         with self._open_holder() as pidfd:
             if pidfd is None:
                 return
-            kill(pidfd)
-            if not wait_readable(pidfd, timeout=_END_SECONDS):
+            kill(pidfd.number)
+            if not wait_readable(pidfd.number, timeout=_END_SECONDS):
                 raise _error(
                     f"process {self.pid}, which holds namespace {self.name!r}, was killed, and has "
                     f"not ended after {_END_SECONDS} s"
                 )
 
     @contextlib.contextmanager
-    def _open_holder(self) -> Iterator[int | None]:
+    def _open_holder(self) -> Iterator[_core.Descriptor | None]:
         """Yield a pidfd of the holder; ``None`` if the holder has ended."""
         identity = self._identity()
         pidfd = identity.open(lambda _: _may_be_holder(identity))
@@ -197,7 +197,7 @@ class NamedNamespace:
             yield None if pidfd is None or _is_other(self.pid) else pidfd
         finally:
             if pidfd is not None:
-                os.close(pidfd)
+                pidfd.close()
 
     def _identity(self) -> ProcessIdentity:
         return ProcessIdentity(

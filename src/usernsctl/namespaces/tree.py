@@ -130,10 +130,10 @@ def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -
                 above = parent_namespace(namespace)
             except PermissionError:
                 return False
-            opened.callback(os.close, above)
-            parent = os.fstat(above).st_ino
+            opened.callback(above.close)
+            parent = os.fstat(above.number).st_ino
             new.append(UserNamespace(inode=inode, parent=parent, owner=owner_of(namespace)))
-            namespace = above
+            namespace = above.number
     found.update((one.inode, one) for one in new)
     return True
 

@@ -450,7 +450,7 @@ def _is_in(pid: int, namespace: int) -> bool:
     wanted = os.fstat(namespace)
     try:
         while not os.path.samestat(os.fstat(current), wanted):
-            parent = parent_namespace(current)
+            parent = parent_namespace(current).detach()
             os.close(current)
             current = parent
     except OSError:  # EPERM: the parent namespace is above this process's namespace

@@ -51,7 +51,7 @@ static int paths_are_followed(void *arg)
     CHECK_INT(follow(view, "/link/")->errnum, ENOTDIR);
     CHECK(follow(view, "/magic")->is_of_gvisor);
     CHECK(!follow(view, "/process")->is_of_gvisor);
-    un_view_free(view);
+    un_view_free(&view);
     CHECK_INT(count_fds(), fds);
     return 0;
 }
@@ -69,7 +69,7 @@ static int mounts_hide_what_is_below(void *arg)
     CHECK_TEXT(follow(view, "/none/here/start")->missing, "");
     CHECK(follow(view, "/none")->is_made_up);
     CHECK_INT(follow(view, "/none")->fd, -1);
-    un_view_free(view);
+    un_view_free(&view);
     CHECK_INT(count_fds(), fds);
     return 0;
 }
@@ -87,7 +87,7 @@ static int what_is_too_long_for_us_is_uncertain(void *arg)
     path[NAME_MAX + 2] = '\0';
     CHECK_INT(follow(view, path)->errnum, ENAMETOOLONG);
     CHECK(follow(view, path)->is_certain);
-    un_view_free(view);
+    un_view_free(&view);
     return 0;
 }
 
@@ -107,7 +107,7 @@ static int a_name_without_a_file_is_no_command(void *arg)
     CHECK(un_view_check_command(view, "file/x", "", "/start", fault));
     CHECK_INT(fault->errnum, ENOTDIR);
     CHECK(!un_view_check_command(view, "exe", "/start:/proc/self", "/", fault));
-    un_view_free(view);
+    un_view_free(&view);
     free(fault);
     CHECK_INT(count_fds(), fds);
     return 0;

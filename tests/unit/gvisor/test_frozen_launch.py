@@ -43,7 +43,7 @@ def test_what_must_be_as_it_was(caller: dict[str, str]) -> None:
     made = frozen(caller)
     program = caller["USERNSCTL_RUNSC"]
     status = os.stat(program)
-    with PathDescriptor(os.open(program, os.O_PATH), program) as opened:
+    with PathDescriptor.own(program, os.open, program, os.O_PATH) as opened:
         content = _core.content_sum(opened.fd)
     (number, *first), *_ = found = words(made.assumptions, "assume")
     assert made.sources[int(number)].path == os.path.realpath(program)

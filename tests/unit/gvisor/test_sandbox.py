@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from usernsctl._core import Descriptor
 from usernsctl._system.paths import PathDescriptor
 from usernsctl.doctor.reading import mount_options
 from usernsctl.errors import BindError, CommandError, NamespaceError, PlanError
@@ -102,7 +103,7 @@ def resolved(**fields: str) -> HostFiles:
         "watcher": "/usr/lib/usernsctl-watch",
         **fields,
     }
-    named = {name: PathDescriptor(-1, path) for name, path in every.items()}
+    named = {name: PathDescriptor(Descriptor(), path) for name, path in every.items()}
     return HostFiles(verifier=None, tree=None, **named)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 
+from usernsctl._core import Descriptor
 from usernsctl._lean import Any, dataclass
 from usernsctl._system.paths import ForeignLinkError, PathDescriptor
 from usernsctl.errors import BundleError
@@ -72,7 +73,8 @@ def _open_source(directory: oci.Bundle, path: str, place: str, *, trusted: bool)
 
 def _with_path(descriptor: int) -> PathDescriptor:
     """Return the descriptor with the file's real path, to open the file in the namespace."""
-    return PathDescriptor(descriptor, os.readlink(f"/proc/self/fd/{descriptor}"))
+    owner = Descriptor(descriptor)
+    return PathDescriptor(owner, os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
 def _error(directory: oci.Bundle, place: str, path: str, error: OSError, cause: str) -> BundleError:

@@ -150,7 +150,7 @@ class View:
                 [(one.inside, one.outside, one.count) for one in of]
                 for of in (owners.uid, owners.gid)
             ]
-        return cls(NativeView.of_root(top.detach(), extents))
+        return cls(NativeView.of_root(top.descriptor, extents))
 
     @classmethod
     def built(
@@ -197,7 +197,7 @@ class View:
 
         :param source: the mounted file; the view closes the descriptor.
         """
-        self._native.add(inside, source.detach())
+        self._native.add(inside, source.descriptor)
 
     def walk(self, path: str, *, start: str = "/") -> Walk:
         """Resolve a path inside, with its symbolic links, as the kernel will do inside.
@@ -243,7 +243,7 @@ def _walk_of(reached: Reached) -> Walk:
     return Walk(
         inside=reached.inside,
         missing=reached.missing,
-        file=PathDescriptor(reached.fd, reached.inside) if reached.fd >= 0 else None,
+        file=PathDescriptor(reached.file, reached.inside) if reached.file.number >= 0 else None,
         is_unknown=reached.is_of_gvisor,
     )
 

@@ -58,6 +58,9 @@ else:
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
 
+# The time limit, in seconds, for the exit of a process whose namespaces are gone.
+_EXIT_SECONDS = 5
+
 
 class AttachedSandbox:
     """A running sandbox that ends with a child of this process, usernsctl-init, which holds it.
@@ -223,6 +226,8 @@ class AttachedSandbox:
             if error.cause != "target-gone":
                 raise
             # A process that exits leaves its namespaces before it can be reaped.
+            if not wait_readable(self.popen.pidfd, timeout=_EXIT_SECONDS):
+                raise
             self.popen.wait()
             return None
 

@@ -15,7 +15,7 @@ from usernsctl._lean import LateModule
 from usernsctl._system import processes
 from usernsctl._system.descriptors import (
     ClosedError,
-    Shared,
+    SharedDescriptors,
     deadline_after,
     open_owned,
     seconds_left,
@@ -45,7 +45,6 @@ from usernsctl.gvisor.sandbox.records import (
     STATE,
     DetachedRecord,
     SandboxEnd,
-    close_pidfds,
     describe_detached,
     draft_detached,
     end_processes,
@@ -116,18 +115,15 @@ class DetachedSandbox:
         self._is_reported = False
         self._inside: Namespace | None = None
         opened = self.record.open_processes()
-        try:
-            state = open_runsc_state(entry).detach()
-        except BaseException:
-            close_pidfds(opened)
-            raise
+        state = open_runsc_state(entry).descriptor
         # Descriptors of the directory for runsc's state, of the process that the command runs in
         # unless that has ended, and of runsc's other processes.
-        self._shared = Shared("the sandbox", [state, *(fd for fd in opened if fd is not None)])
+        owners = [state, *(pidfd for pidfd in opened if pidfd is not None)]
+        self._shared = SharedDescriptors("the sandbox", owners)
         self._has_ended = opened[0] is None
         try:
             if opened[0] is not None:
-                self._inside = _namespace_of_runsc(self.record.pid, opened[0])
+                self._inside = _namespace_of_runsc(self.record.pid, opened[0].number)
         except BaseException:
             self.release()
             raise
@@ -489,6 +485,6 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
             return None
         parent = parent_namespace(own.fileno())
     try:
-        return Namespace.from_fd(parent)
+        return Namespace.from_fd(parent.number)
     finally:
-        os.close(parent)
+        parent.close()

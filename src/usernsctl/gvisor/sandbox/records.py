@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from usernsctl._core import Descriptor
 from usernsctl._lean import asdict, dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.processes import (
@@ -78,20 +79,13 @@ class DetachedRecord:
         """Return whether the pids are of another PID namespace, such as a container's."""
         return self.processes[0].is_foreign()
 
-    def open_processes(self) -> list[int | None]:
-        """Return pidfds of :attr:`processes`, which the caller closes; ``None`` for ended ones.
+    def open_processes(self) -> list[Descriptor | None]:
+        """Return pidfds of :attr:`processes`; ``None`` for ended ones.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.
         """
-        opened: list[int | None] = []
-        try:
-            for one in self.processes:
-                opened.append(one.open(self._is_ours))
-        except BaseException:
-            close_pidfds(opened)
-            raise
-        return opened
+        return [one.open(self._is_ours) for one in self.processes]
 
     def _is_ours(self, pid: int) -> bool:
         """Return whether a process is in a user namespace of this user, and has the bundle's path.
@@ -109,9 +103,7 @@ class DetachedRecord:
         """
         if self.is_foreign():
             return True
-        opened = self.open_processes()
-        close_pidfds(opened)
-        return opened[0] is not None
+        return self.open_processes()[0] is not None
 
     def discard(self) -> None:
         """End all processes of the sandbox.
@@ -120,11 +112,13 @@ class DetachedRecord:
         :raises BusyError: a process does not end within 60 seconds.
         :raises ForeignProcessError: a process does not belong to the sandbox.
         """
-        opened = self.open_processes()
+        opened = [pidfd for pidfd in self.open_processes() if pidfd is not None]
         try:
-            end_processes(self.id, [pidfd for pidfd in opened if pidfd is not None])
+            end_processes(self.id, [pidfd.number for pidfd in opened])
         finally:
-            close_pidfds(opened)
+            # The traceback of an error would keep the descriptors open.
+            for pidfd in opened:
+                pidfd.close()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object, which :meth:`from_json` parses.
@@ -354,13 +348,6 @@ def end_processes(id: str, pidfds: list[int]) -> None:
                 step="sandbox",
             )
         reap(pidfd)
-
-
-def close_pidfds(pidfds: Iterable[int | None]) -> None:
-    """Close pidfds; skip ``None``."""
-    for pidfd in pidfds:
-        if pidfd is not None:
-            os.close(pidfd)
 
 
 def duplicate_id(id: str, where: str) -> RunscError:

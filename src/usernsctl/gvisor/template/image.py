@@ -13,6 +13,7 @@ import shutil
 import stat
 from collections.abc import Mapping, Sequence
 
+from usernsctl._core import Descriptor
 from usernsctl._system.paths import NAME, OpenFile, make_private, open_file
 from usernsctl._system.records import fault_of
 from usernsctl._text import quoted
@@ -133,7 +134,7 @@ class Image:
         self._top = host.open_directory()
         self.inside: str = f"{self._top.path}/{_DIRECTORY}/{name}"
         self._name = f"{_DIRECTORY}/{name}"
-        self._file = OpenFile(-1, self.inside)
+        self._file = OpenFile(Descriptor(), self.inside)
         with NamespaceError.instead("the image of the template", step=STEP):
             try:
                 make_private(_DIRECTORY, self._top.fd, exist_ok=True)
@@ -182,8 +183,8 @@ class Image:
     def close(self) -> None:
         """Remove the directory. Sandboxes that were started from the image keep running."""
         self._file.close()
-        # Detached first, so that another thread that calls this does not close it meanwhile.
-        with OpenFile(self._top.detach(), self._top.path) as top:
+        # Moved first, so that another thread that calls this does not close it meanwhile.
+        with OpenFile(self._top.descriptor.move(), self._top.path) as top:
             if top.fd >= 0:
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(self._name, dir_fd=top.fd)
