@@ -383,7 +383,7 @@ class Matrix:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--path", default="*", help="a pattern of path names")
+    parser.add_argument("--path", action="append", help="a pattern of path names")
     parser.add_argument("--rounds", type=int, default=0, help="faults for each path; 0: all")
     parser.add_argument("--seed", default="0")
     given = parser.parse_args()
@@ -398,7 +398,7 @@ def main() -> None:
         tempfile.tempdir = os.environ["TMPDIR"] = str(top / "work")
         (top / "output").touch()
         for path in paths.every_path(top):
-            if fnmatch.fnmatch(path.name, given.path):
+            if any(fnmatch.fnmatch(path.name, one) for one in given.path or ["*"]):
                 random.seed(f"{given.seed} {path.name}")
                 outcome = Matrix(path, user).try_all(given.rounds)
                 print(json.dumps(vars(outcome)), flush=True)
