@@ -61,7 +61,9 @@ class FakeAgent:
         self._connections: list[socket.socket] = []
         error = ValueError("the sandbox has ended") if ended else None
         self.holder = AgentCache(self._start)
-        self.place = Place("box", self.holder, lambda: error, lambda lost: None, lambda: None)
+        self.place = Place(
+            "box", self.holder, lambda: error, lambda lost: None, lambda: None, lambda: None
+        )
 
     def _start(self, deadline: float) -> Agent:
         ours, theirs = socket_pair()

@@ -290,7 +290,7 @@ def test_an_order_waits_for_one_that_is_slower_than_we_are() -> None:
 def test_one_that_reads_nothing_is_told_in_time() -> None:
     ours, theirs = socket_pair()
     holder = AgentCache(lambda deadline: Agent(ours, 2))
-    place = Place("box", holder, lambda: None, lambda lost: None, lambda: None)
+    place = Place("box", holder, lambda: None, lambda lost: None, lambda: None, lambda: None)
     failed = 0
     with theirs:
         for _ in range(600):

@@ -19,7 +19,9 @@
 
 #include <dirent.h>
 #include <inttypes.h>
+#include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <time.h>
 
@@ -54,8 +56,8 @@
 
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits)
 {
-    *watch =
-        (struct limit_watch){.limits = *limits, .start = un_now_ms(), .statm = -1, .walk_time = -1};
+    *watch = (struct limit_watch){
+        .limits = *limits, .start = un_now_ms(), .statm = -1, .walk_time = -1, .activity = -1};
     /* The kernel enforces what control groups limit. */
     watch->most_memory = limits->groups & 1U << UN_GROUP_MEMORY ? 0 : limits->memory;
     watch->is_bound = limits->groups & 1U << UN_GROUP_PIDS;
@@ -69,9 +71,42 @@ int limit_watch_interval(const struct limit_watch *watch)
         next = watch->next_look;
     if (watch->limits.timeout && watch->start + (int64_t)watch->limits.timeout < next)
         next = watch->start + (int64_t)watch->limits.timeout;
+    if (watch->activity >= 0 && watch->active && watch->active + (int64_t)watch->limits.idle < next)
+        next = watch->active + (int64_t)watch->limits.idle;
     if (next == INT64_MAX)
         return -1;
     return next <= now ? 0 : next - now > INT32_MAX ? INT32_MAX : (int)(next - now);
+}
+
+int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un_error *err)
+{
+    char path[UN_PATH_MAX];
+    if (!watch->limits.idle)
+        return 0;
+    if (!un_path_join(path, directory, "activity"))
+        watch->activity =
+            open(path, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+    return watch->activity < 0 ? un_fail_errno(err, UN_STEP_SANDBOX, "activity") : 0;
+}
+
+/* Returns whether no command has run for the idle time. Then no new one can take the lock. */
+static bool is_idle(struct limit_watch *watch, int64_t now)
+{
+    struct stat status;
+    if (flock(watch->activity, LOCK_EX | LOCK_NB)) {
+        watch->active = now;
+        return false;
+    }
+    /* A new file has the time of CLOCK_REALTIME, which is later than any of CLOCK_MONOTONIC. */
+    if (!fstat(watch->activity, &status)) {
+        int64_t end = status.st_mtim.tv_sec * 1000 + status.st_mtim.tv_nsec / 1000000;
+        if (end > watch->active && end <= now)
+            watch->active = end;
+    }
+    if (now - watch->active >= (int64_t)watch->limits.idle)
+        return true;
+    flock(watch->activity, LOCK_UN);
+    return false;
 }
 
 /* Opens the memory files of a process. Returns whether it has any. */
@@ -315,6 +350,18 @@ static bool describe_timeout(const struct limit_watch *watch, int64_t now, struc
     return true;
 }
 
+static bool describe_idleness(const struct limit_watch *watch, int64_t now, struct un_end *end)
+{
+    *end = (struct un_end){.reason = "idle-timeout",
+                           .limit = watch->limits.idle,
+                           .used = (uint64_t)(now - watch->active)};
+    snprintf(end->text, sizeof end->text,
+             "the sandbox was ended: no command ran for %" PRIu64 ".%03" PRIu64
+             " s, and its idle timeout is %" PRIu64 ".%03" PRIu64 " s",
+             end->used / 1000, end->used % 1000, end->limit / 1000, end->limit % 1000);
+    return true;
+}
+
 /* Without a look at the sandbox, no limit holds. */
 static bool describe_blindness(struct un_end *end)
 {
@@ -330,6 +377,9 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
     int64_t now = un_now_ms();
     if (watch->limits.timeout && now - watch->start >= (int64_t)watch->limits.timeout)
         return describe_timeout(watch, now, end);
+    if (watch->activity >= 0 && watch->active &&
+        now - watch->active >= (int64_t)watch->limits.idle && is_idle(watch, now))
+        return describe_idleness(watch, now, end);
     if (!watch->looks || now < watch->next_look)
         return false;
     if (!watch->sentry && !any_child(parent, find_sentry, watch, &ignored)) {

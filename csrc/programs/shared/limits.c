@@ -10,6 +10,7 @@ static const struct {
     {"disk=", offsetof(struct un_limits, disk)},
     {"processors=", offsetof(struct un_limits, processors)},
     {"timeout=", offsetof(struct un_limits, timeout)},
+    {"idle=", offsetof(struct un_limits, idle)},
     {"quota=", offsetof(struct un_limits, quota)},
     {"groups=", offsetof(struct un_limits, groups)},
 };

@@ -31,7 +31,7 @@ int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits
         return error_send(fd, &err);
     oom_watch_begin(&wait->oom, &wait->group);
     limit_watch_begin(&wait->limits, limits);
-    return 0;
+    return limit_watch_idle(&wait->limits, directory, &err) ? error_send(fd, &err) : 0;
 }
 
 pid_t sandbox_read_pid(const char *path)
@@ -114,6 +114,9 @@ int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid
 {
     int status;
     struct un_end end;
+    /* The start of the sandbox is over. */
+    if (others)
+        wait->limits.active = un_now_ms();
     do {
         pid_t ended;
         while ((ended = waitpid(others ? -1 : pid, &status, WNOHANG)) > 0)

@@ -84,6 +84,7 @@ struct un_limits {
     uint64_t processors; /* set before the start, by sandbox_show_limits() */
     uint64_t disk;       /* bytes; the tmpfs is mounted before the start */
     uint64_t timeout;    /* milliseconds */
+    uint64_t idle;       /* milliseconds without a command; see limit_watch_idle() */
     uint64_t quota;      /* thousandths of a processor */
     uint64_t groups;     /* bits 1 << UN_GROUP_...: the parts that control groups enforce */
 };
@@ -220,11 +221,14 @@ struct limit_watch {
     bool looks;           /* whether the watcher must look at what the sandbox uses */
     uint64_t most_memory; /* the limit that the watcher enforces, in bytes, or 0 */
     int64_t start;        /* when the sandbox was started, of un_now_ms() */
-    int64_t next_look;    /* when the memory and the tasks are next read */
-    int64_t next_walk;    /* when all processes are next read */
-    int64_t last_walk;    /* when they were last read */
-    int64_t walk_time;    /* the processor time of the sentry then, in milliseconds, or -1 */
-    bool has_clock;       /* whether `clock` is the sentry's clock of processor time */
+    int activity;         /* the file that limit_watch_idle() opens, or -1 */
+    int64_t active;    /* when a command is last known to have run, of un_now_ms(), or 0 during the
+                          start */
+    int64_t next_look; /* when the memory and the tasks are next read */
+    int64_t next_walk; /* when all processes are next read */
+    int64_t last_walk; /* when they were last read */
+    int64_t walk_time; /* the processor time of the sentry then, in milliseconds, or -1 */
+    bool has_clock;    /* whether `clock` is the sentry's clock of processor time */
     clockid_t clock;
     pid_t sentry;  /* the process of gVisor's kernel, or 0 before it is found */
     bool is_bound; /* whether the kernel limits its tasks */
@@ -238,6 +242,10 @@ struct limit_watch {
 };
 
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits);
+/* Creates the file "activity" in `directory` if limits->idle is set. Programs that run a command in
+ * the sandbox hold a shared lock of the file (flock(2)), and set its time of modification to
+ * CLOCK_MONOTONIC before they release the lock. Returns 0, or -1. */
+int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un_error *err);
 /* Returns the time until the next look in milliseconds, or -1 without limits. */
 int limit_watch_interval(const struct limit_watch *watch);
 /* Looks at the sandbox, whose main processes are children of `parent`. Returns whether the sandbox

@@ -10,6 +10,7 @@ Reason = Literal[
     "exited",
     "signalled",
     "timeout",
+    "idle-timeout",
     "memory-limit",
     "pids-limit",
     "output-limit",
@@ -41,10 +42,11 @@ class Result(CompletedProcess[AnyStr]):
     :ivar reason: the reason of the command's end. ``"exited"``: the command exited, also with an
         exit status other than 0; ``"signalled"``: a signal killed the command; ``"killed"``: the
         caller killed the command, or killed or closed the sandbox; ``"sandbox-ended"``: the sandbox
-        ended first; ``"memory-limit"`` and so on: a limit was reached. The Python functions raise
-        an exception in place of ``"start-failed"``.
+        ended first; ``"memory-limit"``, ``"timeout"`` (`ttl`), ``"idle-timeout"`` and so on: a
+        limit was reached. The Python functions raise an exception in place of ``"start-failed"``.
     :ivar limit: the limit that was reached: bytes, the number of processes and threads, or, for
-        ``"timeout"``, seconds; ``None`` if none was reached, or its value is not known.
+        ``"timeout"`` and ``"idle-timeout"``, seconds; ``None`` if none was reached, or its value is
+        not known.
     :ivar used: how much of it was used, in the unit of `limit`.
     :ivar rusage: the processor time of the command, in seconds (`utime`, `stime`). For a command
         in a running sandbox, the time that gVisor counts for the command and the children that it

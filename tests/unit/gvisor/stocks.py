@@ -87,6 +87,10 @@ class Workshop:
     def kill(self, one: Thing) -> None:
         one.log.append("killed")
 
+    def expire(self, one: Thing, ttl: float, used: float) -> None:
+        assert 0 < ttl <= used
+        one.log.append("expired")
+
     def end(self, one: Thing) -> None:
         one.log.append("ended")
         one.forget()
@@ -117,8 +121,10 @@ def stock(workshop: Workshop, **rules: Any) -> Iterator[Keeper[Thing]]:
         made.close()
 
 
-def lease(of: Keeper[Thing], timeout: float | None = PATIENCE) -> Lease[Thing]:
-    return Lease(of, timeout)
+def lease(
+    of: Keeper[Thing], timeout: float | None = PATIENCE, ttl: float | None = None
+) -> Lease[Thing]:
+    return Lease(of, timeout, ttl)
 
 
 def async_lease(of: Keeper[Thing], timeout: float | None = PATIENCE) -> AsyncLease[Thing]:

@@ -369,6 +369,19 @@ def test_none_wait_whom_nobody_wants(workshop: Workshop) -> None:
         wait_until(stands(pool, idle=0, leased=0))
 
 
+def test_a_lease_ends_at_its_time(workshop: Workshop) -> None:
+    with stock(workshop, size=2, max_uses=9) as pool:
+        with lease(pool, ttl=0.05) as one:
+            assert one.log == []
+            wait_until(lambda: one.log == ["expired"])
+            time.sleep(0.1)
+            assert one.log == ["expired"]
+        with lease(pool, ttl=1000) as other:
+            assert other is not one or "cleaned" in one.log
+            time.sleep(0.1)
+            assert "expired" not in other.log
+
+
 def test_a_block_is_entered_once(workshop: Workshop) -> None:
     with stock(workshop) as pool:
         used = lease(pool)

@@ -30,6 +30,7 @@ from usernsctl.commands.popen import (
 from usernsctl.errors import RunscError, SandboxEndedError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import protocol as wire
+from usernsctl.gvisor.agent.activity import Activity
 from usernsctl.gvisor.agent.popen import (
     START_SECONDS,
     CommandSpec,
@@ -190,7 +191,9 @@ class SandboxCommands:
         self._get_life = life
         self._agent_options = agent_options
         self._agents = AgentCache(self._start_agent, self._start_agent_async)
-        self._place = Place(id, self._agents, self._ended, self._limit_error, self._kill)
+        self._place = Place(
+            id, self._agents, self._ended, self._limit_error, self._kill, self.begin
+        )
 
     def _life(self) -> AgentContainer:
         get = self._get_life()
@@ -224,6 +227,11 @@ class SandboxCommands:
     def _kill(self) -> None:
         with contextlib.suppress(SandboxEndedError):
             self._life().kill()
+
+    def begin(self) -> Activity | None:
+        """Tell the watcher of a sandbox with an idle timeout that a command begins."""
+        file = self._life().open_activity()
+        return None if file is None else Activity(file)
 
     def adopt(self, agent: Agent) -> None:
         """Use a running agent to start further commands."""

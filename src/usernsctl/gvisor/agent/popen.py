@@ -29,6 +29,7 @@ from usernsctl.commands.popen import drop_streams
 from usernsctl.errors import CommandError, RunscError, UsernsError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import protocol as wire
+from usernsctl.gvisor.agent.activity import Activity
 from usernsctl.gvisor.agent.protocol import (
     AgentCache,
     AgentClosed,
@@ -98,6 +99,8 @@ class Place(NamedTuple):
     :ivar limit_error: returns an error if the sandbox ends because it exceeded a limit, or memory
         ran out, else ``None``. The argument is whether the command has ended without a status.
     :ivar kill: kills the sandbox; does not wait for its end.
+    :ivar begin: called before the start of a command. Returns an object to call ``end()`` of after
+        its end, or ``None``.
     """
 
     id: str
@@ -105,6 +108,7 @@ class Place(NamedTuple):
     ended: Callable[[], Exception | None]
     limit_error: Callable[[bool], RunscError | None]
     kill: Callable[[], None]
+    begin: Callable[[], Activity | None]
 
 
 class SandboxPopen(subprocess.Popen[AnyStr]):
@@ -136,6 +140,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     # command: kill_tree() needs the socket to kill the background processes of the command.
     _is_watched = False
     _shared: SharedSocket | None = None
+    _activity: Activity | None = None
     # The error of a limit that has ended the sandbox. poll() and wait() raise it, unless the caller
     # reads this attribute afterwards.
     _limit_error: RunscError | None = None
@@ -177,6 +182,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         arguments.setdefault("stdin", DEVNULL)
         self._absent_streams = closed_streams() | _take_nulls(arguments)
         try:
+            self._activity = place.begin()
             super().__init__(args, **arguments)
         except BaseException as error:
             self._abandon()
@@ -426,6 +432,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         if self.returncode is None:
             self.rusage = usage
             self.returncode = status
+        if self._activity is not None:
+            self._activity.end()
         self._close_unless_watched()
 
     def _watch(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
 from typing import TYPE_CHECKING, Any, Protocol
 
 from usernsctl._lean import LateModule, dataclass
@@ -178,6 +179,9 @@ class AgentContainer(Container, Protocol):
 
         :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
         """
+
+    def open_activity(self) -> FileIO | None:
+        """Open the file that tells the watcher of running commands, if the sandbox has one."""
 
     def kill(self) -> None:
         """Kill everything in the sandbox; do not wait for its end."""

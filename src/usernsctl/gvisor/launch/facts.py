@@ -777,6 +777,7 @@ def limits_of(
         cpus=request.cpus,
         disk=request.disk,
         timeout=request.timeout,
+        idle_timeout=request.idle_timeout,
     )
     return limits.enforce(
         wanted,

@@ -58,7 +58,7 @@ def shown(name: str, limit: float) -> str:
     """Return a limit with its unit, as ``usernsctl run`` takes it."""
     if name in ("memory", "disk"):
         return shown_size(int(limit))
-    unit = {"pids": " processes and threads", "timeout": " s"}
+    unit = {"pids": " processes and threads", "timeout": " s", "idle_timeout": " s"}
     return f"{limit:.16g}{unit.get(name, '')}"
 
 
@@ -171,6 +171,7 @@ class Limits:
     :ivar disk: the size of the root filesystem's writes, and of each tmpfs in config.json, in
         bytes.
     :ivar timeout: the time of the run, in seconds.
+    :ivar idle_timeout: the time without a command, in seconds, for a sandbox without a first one.
     """
 
     memory: int | None = None
@@ -178,6 +179,7 @@ class Limits:
     cpus: float | None = None
     disk: int | None = None
     timeout: float | None = None
+    idle_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +237,8 @@ class Machine:
 class LimitPart:
     """A limit of a sandbox, with its mechanism.
 
-    :ivar name: ``"memory"``, ``"pids"``, ``"cpus"``, ``"disk"`` or ``"timeout"``.
+    :ivar name: ``"memory"``, ``"pids"``, ``"cpus"``, ``"disk"``, ``"timeout"`` or
+        ``"idle_timeout"``.
     :ivar limit: the limit: bytes, processes and threads, processors, or seconds.
     :ivar means: the mechanism that enforces the limit, or ``None`` if none does (best effort).
     :ivar is_grouped: whether a control group of the sandbox enforces the limit.
@@ -258,6 +261,10 @@ class EnforcedLimits:
     """
 
     parts: tuple[LimitPart, ...] = ()
+
+    def without(self, name: str) -> EnforcedLimits:
+        """Return the limits except the one of that name."""
+        return EnforcedLimits(parts=tuple(part for part in self.parts if part.name != name))
 
     def get(self, name: str) -> LimitPart | None:
         """Return the limit of that name, or ``None``."""
@@ -300,6 +307,7 @@ class EnforcedLimits:
             "processors": self.processors,
             "disk": self.disk,
             "timeout": math.ceil(self._enforced("timeout") * 1000),
+            "idle": math.ceil(self._enforced("idle_timeout") * 1000),
             "quota": round(self._enforced("cpus") * 1000) if "cpus" in self._grouped else 0,
             "groups": self.groups,
         }

@@ -435,6 +435,11 @@ class Request:
         ),
         default=None,
     )
+    # No option: the command of ``usernsctl run`` runs until the sandbox ends.
+    idle_timeout: float | None = field(
+        metadata=by(argument=Argument("idle_timeout", check_of_limit("check_duration"))),
+        default=None,
+    )
     limits: str = field(
         metadata=by(
             Option(
@@ -645,7 +650,10 @@ class Request:
     @property
     def has_limits(self) -> bool:
         """Return whether the request has a limit of the whole sandbox."""
-        limits = (self.memory, self.pids, self.cpus, self.disk, self.timeout)
+        limits = (
+            *(self.memory, self.pids, self.cpus, self.disk),
+            *(self.timeout, self.idle_timeout),
+        )
         return any(limit is not None for limit in limits)
 
     @classmethod

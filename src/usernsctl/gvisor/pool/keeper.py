@@ -83,6 +83,9 @@ class Maker(Protocol[_T]):
     def kill(self, sandbox: _T) -> None:
         """Kill a sandbox; do not wait for its end."""
 
+    def expire(self, sandbox: _T, ttl: float, used: float) -> None:
+        """Kill a sandbox whose lease took `used` seconds, more than its time limit `ttl`."""
+
     def end(self, sandbox: _T) -> None:
         """Kill a sandbox, and return when it has ended."""
 
@@ -132,19 +135,24 @@ class Waiter(Generic[_T]):
     :ivar slot: the leased sandbox, or ``None``.
     :ivar failure: the reason why the call gets no sandbox, or ``None``.
     :ivar is_last: whether this is the last lease of the sandbox.
+    :ivar ttl: the time limit of the lease, in seconds; infinity: no limit.
+    :ivar end: the end of the lease by :func:`time.monotonic`; infinity while it is not leased.
     """
 
-    def __init__(self, notify: Callable[[], object]) -> None:
+    def __init__(self, notify: Callable[[], object], ttl: float = math.inf) -> None:
         """Create a waiter, which is not in the queue yet.
 
         :param notify: called once there is a sandbox or a failure. It raises RuntimeError if the
             event loop of the caller is closed.
+        :param ttl: the time limit of the lease, in seconds.
         """
         self.notify = notify
         self.since: float = time.monotonic()
         self.slot: Slot[_T] | None = None
         self.failure: BaseException | None = None
         self.is_last = False
+        self.ttl: float = ttl
+        self.end: float = math.inf
         self.rejections = 0
 
 
@@ -284,6 +292,7 @@ class Keeper(Generic[_T]):
                     self._await_news(wake, self._fill())
                     self._read_inbox()
                     self._end_idle()
+                    self._end_overdue()
                     self._lease_ready()
         except BaseException as error:
             # Only a bug in this module leads here. Waiters must not wait for a thread that has
@@ -373,7 +382,8 @@ class Keeper(Generic[_T]):
 
         :param seconds: the time limit, in seconds.
         """
-        left = min(seconds, self._seconds_until_dormant())
+        overdue = min((waiter.end for waiter in self._leased), default=math.inf)
+        left = min(seconds, self._seconds_until_dormant(), overdue - time.monotonic())
         poll = select.poll()
         poll.register(wake, select.POLLIN)
         pidfds = ((self.maker.pidfd(slot.sandbox), slot) for slot in self._ready)
@@ -402,6 +412,16 @@ class Keeper(Generic[_T]):
             self._end_in_background(self._ready)
             self._ready.clear()
 
+    def _end_overdue(self) -> None:
+        """Kill the sandboxes whose leases have exceeded their `ttl`; they stay leased."""
+        now = time.monotonic()
+        for waiter in [one for one in self._leased if one.end <= now]:
+            used = now - waiter.end + waiter.ttl
+            waiter.end = math.inf
+            # A sandbox that can't be killed has ended, or ends with this process.
+            with contextlib.suppress(Exception):
+                self.maker.expire(self._leased[waiter].sandbox, waiter.ttl, used)
+
     def _lease_ready(self) -> None:
         while self._queue and self._ready:
             waiter, slot = self._queue.popleft(), self._ready.popleft()
@@ -410,6 +430,7 @@ class Keeper(Generic[_T]):
             waiter.is_last = slot.uses >= self.rules.max_uses
             self._leased[waiter] = slot
             self._last_lease = time.monotonic()
+            waiter.end = self._last_lease + waiter.ttl
             waited = self._last_lease - waiter.since
             self._acquired += 1
             self._waited += waited

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -31,10 +32,13 @@ from usernsctl.errors import (
     RunscError,
 )
 from usernsctl.gvisor import checks
+from usernsctl.gvisor.agent.activity import Activity
 from usernsctl.gvisor.agent.protocol import agent_error
+from usernsctl.gvisor.launch.limits import check_duration
 from usernsctl.gvisor.pool.keeper import Closed, Keeper, PoolStats, PoolTimeout, Rules, Waiter
 from usernsctl.gvisor.pool.leftovers import check_leftovers, read_leftovers
 from usernsctl.gvisor.sandbox.host_namespace import HostBase
+from usernsctl.gvisor.sandbox.records import SandboxEnd
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -82,6 +86,8 @@ class SandboxMaker:
         self._initial_leftovers: WeakKeyDictionary[Sandbox, set[tuple[bytes, bytes]] | None] = (
             WeakKeyDictionary()
         )
+        # Sandboxes that are not leased: the time without a command does not count for these.
+        self._kept: WeakKeyDictionary[Sandbox, Activity] = WeakKeyDictionary()
 
     def make(self) -> Sandbox:
         """Start a sandbox and its agent.
@@ -99,6 +105,7 @@ class SandboxMaker:
                     remedy="leave out detach=True in the start() of the template",
                 )
             self._probe(box, self._start_seconds)
+            self._keep(box)
             if self._warms:
                 self._warm(box)
             if self._reuses:
@@ -107,6 +114,14 @@ class SandboxMaker:
             box.close()
             raise
         return box
+
+    def _keep(self, box: Sandbox) -> None:
+        if (activity := box._commands.begin()) is not None:
+            self._kept[box] = activity
+
+    def _end_keeping(self, box: Sandbox) -> None:
+        if (activity := self._kept.pop(box, None)) is not None:
+            activity.end()
 
     def _warm(self, box: Sandbox) -> None:
         with contextlib.suppress(CommandNotFoundError, CommandNotExecutableError):
@@ -119,6 +134,7 @@ class SandboxMaker:
         :raises UsernsError: the agent failed, or the sandbox has ended.
         """
         self._probe(box, CHECK_SECONDS)
+        self._end_keeping(box)
 
     def _probe(self, box: Sandbox, seconds: float) -> None:
         try:
@@ -137,6 +153,7 @@ class SandboxMaker:
             async with asyncio.timeout(CHECK_SECONDS):
                 process = await box.create_subprocess_exec(_PROBE_COMMAND, **_STREAMS)
         except CommandNotExecutableError:
+            self._end_keeping(box)
             return
         process.kill()
         raise _invalid_answer_error(box)
@@ -147,6 +164,7 @@ class SandboxMaker:
         :raises TimeoutExpired: the agent does not answer.
         :raises UsernsError: a process is left, or something was changed.
         """
+        self._keep(box)
         box._end_others(_CLEAN_SECONDS)
         self._probe(box, self._start_seconds)
         check_leftovers(box, self._initial_leftovers[box], self._start_seconds)
@@ -155,8 +173,21 @@ class SandboxMaker:
         """Kill all processes in a sandbox."""
         box.kill()
 
+    def expire(self, box: Sandbox, ttl: float, used: float) -> None:
+        """Kill a sandbox whose lease has exceeded its time limit, which is then its `timeout`."""
+        box._end_by(
+            SandboxEnd(
+                reason="timeout",
+                limit=round(ttl * 1000),
+                used=round(used * 1000),
+                text=f"the sandbox was ended: its lease took {used:.3f} s, and the time limit of "
+                f"the lease is {ttl:.3f} s",
+            )
+        )
+
     def end(self, box: Sandbox) -> None:
         """Kill a sandbox, and remove its files."""
+        self._end_keeping(box)
         box.close()
 
     def pidfd(self, box: Sandbox) -> int:
@@ -182,11 +213,13 @@ class _Lease(Generic[_T]):
     _is_leased = False
     _is_released = False
 
-    def __init__(self, keeper: Keeper[_T], timeout: float | None) -> None:
+    def __init__(self, keeper: Keeper[_T], timeout: float | None, ttl: float | None = None) -> None:
         """Prepare a lease, which begins when the block is entered.
 
         :param timeout: the time limit of the wait, in seconds; ``None``: no limit.
+        :param ttl: the time limit of the lease, in seconds; ``None``: no limit.
         """
+        self._ttl = math.inf if ttl is None else ttl
         self._keeper = keeper
         self._timeout = timeout
 
@@ -200,7 +233,7 @@ class _Lease(Generic[_T]):
         return deadline_after(self._timeout)
 
     def _enqueue(self, tell: Callable[[], object]) -> Waiter[_T]:
-        self._waiter = waiter = Waiter[_T](tell)
+        self._waiter = waiter = Waiter[_T](tell, self._ttl)
         try:
             self._keeper.enqueue(waiter)
         except Closed:
@@ -466,7 +499,9 @@ class SandboxPool(Closing, AsyncClosing):
         assert self._keeper is not None
         return self._keeper
 
-    def acquire(self, timeout: float | None = None) -> AbstractContextManager[Sandbox]:
+    def acquire(
+        self, timeout: float | None = None, *, ttl: float | str | None = None
+    ) -> AbstractContextManager[Sandbox]:
         """Lease a sandbox for a ``with`` block.
 
         The caller that has waited longest, in a thread or in asyncio, gets the next sandbox, after
@@ -474,7 +509,9 @@ class SandboxPool(Closing, AsyncClosing):
         and the sandbox is closed, unless `max_uses` permits a further lease. The pool replaces a
         sandbox that the block has closed.
 
-        :param timeout: the time limit, in seconds; ``None``: no limit.
+        :param timeout: the time limit of the wait, in seconds; ``None``: no limit.
+        :param ttl: the time limit of the lease: seconds, or a text such as ``"2m"``. The pool then
+            kills the sandbox, whose commands end with the reason ``"timeout"``.
         :returns: a context manager, which waits when the block is entered, and raises the errors
             below.
         :raises PoolTimeoutError: no sandbox became free within `timeout` seconds.
@@ -484,18 +521,21 @@ class SandboxPool(Closing, AsyncClosing):
             of this forked process.
         """
         check_timeout(timeout)
-        return Lease(self._get(), timeout)
+        return Lease(self._get(), timeout, check_duration("ttl", ttl))
 
-    def acquire_async(self, timeout: float | None = None) -> AbstractAsyncContextManager[Sandbox]:
+    def acquire_async(
+        self, timeout: float | None = None, *, ttl: float | str | None = None
+    ) -> AbstractAsyncContextManager[Sandbox]:
         """Lease a sandbox for an ``async with`` block: see :meth:`acquire`.
 
         If the task is cancelled, an unused sandbox goes to the next waiter, and a used one is
         closed.
 
-        :param timeout: the time limit, in seconds; ``None``: no limit.
+        :param timeout: the time limit of the wait, in seconds; ``None``: no limit.
+        :param ttl: the time limit of the lease, as for :meth:`acquire`.
         """
         check_timeout(timeout)
-        return AsyncLease(self._get(), timeout)
+        return AsyncLease(self._get(), timeout, check_duration("ttl", ttl))
 
     def stats(self) -> PoolStats:
         """Return the counters of the pool, and its present state."""

@@ -48,6 +48,7 @@ _REASONS: dict[str | None, Reason] = {
     "pids-limit": "pids-limit",
     "disk-limit": "disk-limit",
     "timeout": "timeout",
+    "idle-timeout": "idle-timeout",
 }
 
 

@@ -42,6 +42,7 @@ from usernsctl.gvisor.sandbox.directory import (
     SandboxDirectory,
 )
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace, RunscNamespace
+from usernsctl.gvisor.sandbox.records import SandboxEnd
 from usernsctl.namespaces.namespace import Namespace
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class AttachedSandbox:
         self._inside: Namespace | None = None
         self._end = EndReport(is_limited=bool(limits))
         self._groups = 0 if limits is None else limits.groups
+        self._counts_idle = limits is not None and limits.get("idle_timeout") is not None
         self._is_killed = False
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
@@ -117,7 +119,7 @@ class AttachedSandbox:
         self._shared = Shared("the sandbox", [])
         deadline = deadline_after(timeout)
         with contextlib.ExitStack() as opened, contextlib.ExitStack() as failed:
-            self.proxy = start_proxy(host)
+            self.proxy: ProxyProcess | None = start_proxy(host)
             if self.proxy is not None:
                 failed.callback(self.proxy.close)
             creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
@@ -273,6 +275,16 @@ class AttachedSandbox:
         """
         self._end.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()
+
+    def open_activity(self) -> FileIO | None:
+        """Open the file that tells the watcher of running commands, if the sandbox has one."""
+        return self._files.open_activity() if self._counts_idle else None
+
+    def end_by(self, end: SandboxEnd) -> None:
+        """Kill the sandbox because of a limit that its watcher does not know."""
+        if not self.has_ended():
+            self._end.end = end
+            self.kill()
 
     def end_error(self) -> SandboxEndedError:
         """Return the error of a command for this sandbox, which has ended."""

@@ -49,6 +49,7 @@ from usernsctl.gvisor.sandbox.records import (
     draft_detached,
     end_processes,
     find_detached,
+    open_activity,
     open_runsc_state,
     read_defaults,
     read_report,
@@ -187,6 +188,10 @@ class DetachedSandbox:
         """
         self._end_report.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()
+
+    def open_activity(self) -> FileIO | None:
+        """Open the file that tells the keeper of running commands, if the sandbox has one."""
+        return open_activity("activity", self._entry.fd) if self._entry.fd >= 0 else None
 
     def end_error(self) -> SandboxEndedError:
         """Return the error of a command for this sandbox, which has ended."""

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from io import FileIO
 from typing import Any
 
 from usernsctl import _core
@@ -28,7 +29,12 @@ from usernsctl.gvisor.runsc.command import (
     seen_from,
 )
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
-from usernsctl.gvisor.sandbox.records import SandboxEnd, duplicate_id, read_report
+from usernsctl.gvisor.sandbox.records import (
+    SandboxEnd,
+    duplicate_id,
+    open_activity,
+    read_report,
+)
 
 
 class PopenStreams:
@@ -240,6 +246,10 @@ class SandboxDirectory:
     def read_end(self) -> SandboxEnd | None:
         """Return why the watching process has ended the sandbox, or ``None``."""
         return SandboxEnd.parse(read_report(f"{self.id}/end", self._top.fd))
+
+    def open_activity(self) -> FileIO | None:
+        """Open the file that tells the watching process of running commands, if there is one."""
+        return open_activity(f"{self.id}/activity", self._top.fd)
 
     def failure(self, status: int, answer: bytes = b"") -> UsernsError:
         """Return the error for a sandbox that did not start, with runsc's message.

@@ -80,6 +80,7 @@ class LimitOptions(TypedDict, total=False):
     cpus: float | str | None
     disk: int | str | None
     ttl: float | str | None
+    idle_timeout: float | str | None
     limits: LimitsMode
 
 
@@ -524,6 +525,8 @@ class HostBase(ClosingMixin):
         :param disk: how much each sandbox may write to its root filesystem, and to each tmpfs such
             as /tmp: a size as for `memory`. More fails with ENOSPC.
         :param ttl: the time after which each sandbox is ended: seconds, or a text such as ``"2m"``.
+        :param idle_timeout: the time without a running command after which each sandbox without a
+            first command is ended: seconds, or a text. Not for the sandboxes of a pool.
         :param str limits: ``"strict"``, the default, or ``"best-effort"``: whether a limit that
             can't be enforced here is an error, or is ignored.
         :param str network: ``"none"``, the default, for a loopback device alone, ``"host"`` for the

@@ -8,14 +8,16 @@ the first process in its record runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Mapping
+from io import FileIO
 from typing import Any
 
 from usernsctl._core import Descriptor
 from usernsctl._lean import asdict, dataclass
-from usernsctl._system.descriptors import wait_readable
+from usernsctl._system.descriptors import open_owned, wait_readable
 from usernsctl._system.processes import (
     ProcessIdentity,
     children_of,
@@ -261,10 +263,22 @@ class SandboxEnd:
     def error(self, step: str) -> RunscError:
         """Return the error for this end."""
         error = LimitError(self.text, step=step, cause=self.reason)
-        scale = 1000 if self.reason == "timeout" else 1
+        scale = 1000 if self.reason in ("timeout", "idle-timeout") else 1
         error.limit = self.limit / scale if self.limit else None
         error.used = self.used / scale if self.used else None
         return error
+
+
+def open_activity(path: str, directory: int) -> FileIO | None:
+    """Open the file that tells a watcher of running commands, or return None if there is none.
+
+    :param directory: a descriptor of the directory that `path` starts from.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return open_owned(functools.partial(os.open, dir_fd=directory), path, flags)
+    except FileNotFoundError:
+        return None
 
 
 def read_report(path: str, directory: int) -> str:

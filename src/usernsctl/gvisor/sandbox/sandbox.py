@@ -114,10 +114,11 @@ class Sandbox(SandboxFiles, ClosingMixin):
     :param SandboxHost host: the host to start the sandbox in; by default a new one of
         `host_options`.
     :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given. With `host`,
-        only `memory`, `pids`, `cpus`, `disk`, `ttl` and `limits`, in place of the limits of the
-        host. If the sandbox exceeds a limit, all of it is killed: :meth:`wait` raises
-        :class:`usernsctl.LimitError` with the cause ``"memory-limit"``, ``"pids-limit"`` or
-        ``"timeout"`` (`ttl`), which is also the reason of the results of its commands.
+        only `memory`, `pids`, `cpus`, `disk`, `ttl`, `idle_timeout` and `limits`, in place of the
+        limits of the host. If the sandbox exceeds a limit, all of it is killed: :meth:`wait` raises
+        :class:`usernsctl.LimitError` with the cause ``"memory-limit"``, ``"pids-limit"``,
+        ``"timeout"`` (`ttl`) or ``"idle-timeout"`` (`idle_timeout`), which is also the reason of
+        the results of its commands.
     :param str id: the container id for runsc; by default a random one.
     :param env: variables to set besides PATH, LANG and TERM, or besides the bundle's variables.
     :param cwd: the working directory of the command, an absolute path inside; by default ``/``, or
@@ -177,6 +178,8 @@ class Sandbox(SandboxFiles, ClosingMixin):
     # The limits of this sandbox that replace those of its host, and the resulting ones.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
+    # True if the sandbox may end for want of a command.
+    _counts_idle = False
 
     def __init__(
         self,
@@ -199,8 +202,10 @@ class Sandbox(SandboxFiles, ClosingMixin):
         **host_options: Unpack[HostOptions],
     ) -> None:
         """Start a sandbox, and return when its first command runs."""
-        self._own_limits = None if host is None else take_limits(host_options)
         argv = None if args is None else checks.argv(args)
+        check_idle_timeout(argv, host_options)
+        self._own_limits = None if host is None else take_limits(host_options)
+        self._counts_idle = self._counts_idle or argv is None
         if argv is None:
             check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
         wanted = chosen_id(id)
@@ -268,7 +273,10 @@ class Sandbox(SandboxFiles, ClosingMixin):
     ) -> launch_limits.EnforcedLimits | None:
         if self._enforced is None:
             groups = in_cgroup is None
-            self._enforced = enforced_limits(host, self._own_limits, groups=groups)
+            found = enforced_limits(host, self._own_limits, groups=groups)
+            if found is not None and not self._counts_idle:
+                found = found.without("idle_timeout")
+            self._enforced = found
         return self._enforced
 
     def _start(
@@ -326,6 +334,12 @@ class Sandbox(SandboxFiles, ClosingMixin):
                 if timeout is not None:
                     raise TimeoutExpired(self.args, timeout) from None
                 raise agent_error(self.id, "does not answer", AgentUnresponsive) from None
+
+    def _end_by(self, end: records.SandboxEnd) -> None:
+        """Kill a sandbox, which is not detached, because of a limit of its lease."""
+        life = self._get()
+        assert isinstance(life, AttachedSandbox)
+        life.end_by(end)
 
     def _find_defaults(
         self, cwd: str | None, user: tuple[int, int] | NamedUser | None, groups: list[int] | None
@@ -907,10 +921,21 @@ def _unless_limited(life: AttachedSandbox | DetachedSandbox, status: int) -> int
     return status
 
 
-_LIMITS = ("memory", "pids", "cpus", "disk", "ttl", "limits")
+_LIMITS = ("memory", "pids", "cpus", "disk", "ttl", "idle_timeout", "limits")
 
 
-def take_limits(options: HostOptions) -> Mapping[str, Any] | None:
+def check_idle_timeout(argv: tuple[str, ...] | None, options: LimitOptions) -> None:
+    """Check that `idle_timeout` is not given with a first command.
+
+    :raises ValueError: it is.
+    """
+    if argv is not None and options.get("idle_timeout") is not None:
+        raise ValueError(
+            "idle_timeout: the first command runs as long as the sandbox; use ttl, or start(None)"
+        )
+
+
+def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None:
     """Remove the limits from `options`, and return them; ``None`` if there are none.
 
     :raises TypeError: a limit has the wrong type.

@@ -41,8 +41,14 @@ from usernsctl.gvisor.runsc.stdio import prepared_streams
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
 from usernsctl.gvisor.sandbox.detached import DetachedSandbox
 from usernsctl.gvisor.sandbox.directory import SandboxDirectory
-from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostNamespace
-from usernsctl.gvisor.sandbox.sandbox import Sandbox, check_streams, chosen_id
+from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostNamespace, LimitOptions
+from usernsctl.gvisor.sandbox.sandbox import (
+    Sandbox,
+    check_idle_timeout,
+    check_streams,
+    chosen_id,
+    take_limits,
+)
 from usernsctl.gvisor.template import record
 from usernsctl.gvisor.template.image import Image, not_ready, unsavable
 from usernsctl.gvisor.template.record import TemplateRecord
@@ -271,12 +277,16 @@ class TemplateSandbox(Sandbox):
         detach: bool = False,
         in_cgroup: StrOrBytesPath | int | None = None,
         timeout: float | None = None,
+        limits: LimitOptions | None = None,
+        is_agent_first: bool = False,
         connect: Callable[[TemplateSandbox, Connection], None] | None = None,
     ) -> None:
         """Start the sandbox, and return when it runs.
 
         The other arguments are those of :class:`usernsctl.Sandbox`.
 
+        :param limits: the limits of the sandbox that replace those of its host.
+        :param is_agent_first: whether the command of the checkpoint is the agent.
         :param connect: called with this object and the caller's end of a connection once the
             sandbox runs. The other end is the standard input of the sandbox, in place of `stdin`.
         :raises UsernsError: the sandbox could not be started. Its files are removed.
@@ -284,6 +294,10 @@ class TemplateSandbox(Sandbox):
         wanted = chosen_id(id)
         check_streams(stdin, stdout, stderr)
         check_timeout(timeout)
+        given_limits = {} if limits is None else limits
+        check_idle_timeout(None if is_agent_first else source.args, given_limits)
+        self._own_limits = take_limits(given_limits)
+        self._counts_idle = is_agent_first
         self._become(wanted, source.args)
 
         def begin() -> None:

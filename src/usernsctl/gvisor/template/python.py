@@ -109,7 +109,7 @@ class PythonTemplate(Template):
             console script in the directory of the interpreter.
         :param options: `env`, variables to set besides those of the template; `cwd`, the working
             directory, by default that of the template; and `id`, `stdin`, `stdout`, `stderr`,
-            `detach`, `in_cgroup` and `timeout`, as for :class:`usernsctl.Sandbox`.
+            `detach`, `in_cgroup`, `timeout` and `ttl`, as for :class:`usernsctl.Sandbox`.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises CommandError: `cwd` is not a directory inside.
         :raises UsernsError: as :meth:`Template.start` does.
@@ -135,6 +135,8 @@ class PythonTemplate(Template):
         stderr: Stream = None,
         timeout: float | None = None,
         detach: bool = False,
+        ttl: float | str | None = None,
+        idle_timeout: float | str | None = None,
         **options: Any,
     ) -> TemplateSandbox:
         argv, variables = checks.argv(args), checks.variables(env)
@@ -165,6 +167,7 @@ class PythonTemplate(Template):
             timeout=timeout,
             detach=detach,
             connect=connect,
+            limits={"ttl": ttl, "idle_timeout": idle_timeout},
             **options,
         )
 

@@ -41,7 +41,10 @@ _ANY_COMMAND = ("true",)
 _VALUE_MAX = 200
 
 # Options whose values may differ at a restore. runsc is compared by its file, not by the option.
-_INDIFFERENT = ("program", "debug_log", "memory", "pids", "cpus", "disk", "ttl", "limits")
+_INDIFFERENT = (
+    *("program", "debug_log"),
+    *("memory", "pids", "cpus", "disk", "ttl", "idle_timeout", "limits"),
+)
 
 #: A path in the sandbox, and the size and modification time of the file: -1 and 0 if there is none.
 Stamp = tuple[str, int, int]

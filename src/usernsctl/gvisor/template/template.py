@@ -53,6 +53,8 @@ class RestoreOptions(TypedDict, total=False):
     detach: bool
     in_cgroup: StrOrBytesPath | int | None
     timeout: float | None
+    ttl: float | str | None
+    idle_timeout: float | str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +164,9 @@ class Template(ClosingMixin):
         The command has the environment, working directory, ids and files that it had at the
         checkpoint. Sandboxes do not change the checkpoint, and several may start at the same time.
 
-        :param options: `id`, `stdin`, `stdout`, `stderr`, `detach`, `in_cgroup` and `timeout`, as
-            for :class:`usernsctl.Sandbox`. A template without a command accepts no `stdin`.
+        :param options: `id`, `stdin`, `stdout`, `stderr`, `detach`, `in_cgroup`, `timeout`, `ttl`
+            and `idle_timeout`, as for :class:`usernsctl.Sandbox`. A template without a command
+            accepts no `stdin`, and only such a template accepts `idle_timeout`.
         :raises ValueError: the template or its host is closed, or an option has a wrong value.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
@@ -181,13 +184,19 @@ class Template(ClosingMixin):
         """
         return await start_in_executor(lambda: self.start(**options), Sandbox.close)
 
-    def _restored(self, **options: Unpack[RestoreOptions]) -> TemplateSandbox:
+    def _restored(
+        self, *, ttl: Any = None, idle_timeout: Any = None, **options: Any
+    ) -> TemplateSandbox:
         source = self._source()
+        options["limits"] = {"ttl": ttl, "idle_timeout": idle_timeout}
         if self._parts.record.kind != "agent":
             return TemplateSandbox(source, **options)
         check_no_command(stdin=options.get("stdin"))
         return TemplateSandbox(
-            source, connect=lambda box, ours: box.adopt(Agent(ours, 1)), **options
+            source,
+            is_agent_first=True,
+            connect=lambda box, ours: box.adopt(Agent(ours, 1)),
+            **options,
         )
 
     def _source(self) -> Source:

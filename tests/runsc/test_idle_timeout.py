@@ -1,0 +1,201 @@
+"""Tests of `idle_timeout`, and of `ttl` for templates and for the leases of a pool."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import settled_descriptors
+
+import usernsctl as un
+from usernsctl import gvisor
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+PATIENCE = 60
+FOREVER = ["sleep", "1000"]
+
+
+def check_idle(box: un.Sandbox, limit: float) -> None:
+    """Check that a sandbox ends as idle, and says so."""
+    result = box.result(PATIENCE)
+    assert (result.returncode, result.reason, result.limit) == (-9, "idle-timeout", limit)
+    assert result.used is not None
+    assert limit <= result.used < PATIENCE
+    with pytest.raises(un.LimitError) as caught:
+        box.wait()
+    assert caught.value.cause == "idle-timeout"
+    with pytest.raises(un.SandboxEndedError) as lost:
+        box.run(["true"])
+    assert lost.value.cause == "idle-timeout"
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_sandbox_without_a_command_ends(detach: bool, runtime: Path) -> None:
+    before = settled_descriptors()
+    with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
+        # A running command keeps the sandbox, and the time begins again after its end.
+        assert box.run(["sleep", "4"]).reason == "exited"
+        ended = time.monotonic()
+        with box.popen(FOREVER) as process:
+            with pytest.raises(un.TimeoutExpired):
+                box.wait(3)
+            process.kill()
+            process.wait()
+            ended = time.monotonic()
+        check_idle(box, 2)
+        assert 1.9 < time.monotonic() - ended < PATIENCE / 2
+    assert settled_descriptors() == before
+
+
+def test_each_command_begins_the_time_again(runtime: Path) -> None:
+    with un.SandboxHost(idle_timeout="3s") as host, host.start(None) as box:
+        begun = time.monotonic()
+        while time.monotonic() - begun < 6:
+            assert box.run(["true"]).returncode == 0
+            box.write_file("/tmp/file", b"text")
+            time.sleep(0.5)
+        check_idle(box, 3)
+
+
+def test_the_commands_of_another_process_count(runtime: Path) -> None:
+    with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=True) as box:
+        child = os.fork()
+        if child == 0:
+            try:
+                un.Sandbox.attach(box.id).popen(FOREVER)
+                time.sleep(PATIENCE)
+            finally:
+                os._exit(0)
+        try:
+            with pytest.raises(un.TimeoutExpired):
+                box.wait(5)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        check_idle(box, 2)
+
+
+def test_commands_from_asyncio_count(runtime: Path) -> None:
+    async def main() -> None:
+        async with await un.Sandbox.create_async(None, idle_timeout=2) as box:
+            assert (await box.run_async(["sleep", "4"])).reason == "exited"
+            process = await box.create_subprocess_exec("sleep", "3")
+            assert await process.wait() == 0
+            result = await box.result_async()
+            assert (result.reason, result.limit) == ("idle-timeout", 2)
+
+    asyncio.run(main())
+
+
+def test_a_fork_does_not_keep_the_sandbox(runtime: Path) -> None:
+    with un.SandboxHost() as host, host.start(None, idle_timeout=2) as box:
+        process = box.popen(["sleep", "1"])
+        child = os.fork()
+        if child == 0:
+            try:
+                time.sleep(PATIENCE)
+            finally:
+                os._exit(0)
+        try:
+            assert process.wait() == 0
+            check_idle(box, 2)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_a_first_command_is_never_idle(runtime: Path) -> None:
+    with un.SandboxHost(idle_timeout=1) as host:
+        result = gvisor.run(["sleep", "3"], host=host)
+        assert result.reason == "exited"
+        with pytest.raises(ValueError, match="idle_timeout"):
+            host.start(FOREVER, idle_timeout=1)
+    with pytest.raises(ValueError, match="idle_timeout"):
+        un.Sandbox(FOREVER, idle_timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [(0, ValueError), (-1, ValueError), ("soon", ValueError), (True, TypeError), ([1], TypeError)],
+)
+def test_wrong_times_are_refused_before_the_start(
+    given: Any, error: type[Exception], runtime: Path
+) -> None:
+    with pytest.raises(error, match="idle_timeout"):
+        un.SandboxHost(idle_timeout=given)
+    with un.SandboxHost() as host, host.pool(1) as pool:
+        with pytest.raises(error, match="idle_timeout"):
+            host.start(None, idle_timeout=given)
+        with pytest.raises(error, match="ttl"):
+            pool.acquire(ttl=given)
+
+
+def test_the_sandboxes_of_templates_have_times(runtime: Path) -> None:
+    with un.SandboxHost() as host:
+        with host.template(None) as template:
+            with template.start(ttl=2) as box:
+                result = box.run(FOREVER)
+                assert (result.reason, result.limit) == ("timeout", 2)
+            with template.start(idle_timeout="2s") as box:
+                assert box.run(["true"]).returncode == 0
+                check_idle(box, 2)
+        with host.template(["sh", "-c", "echo ready; exec cat"], ready="ready") as template:
+            with template.start(ttl=2, stdin=un.PIPE) as box:
+                result = box.result(PATIENCE)
+                assert (result.returncode, result.reason, result.limit) == (-9, "timeout", 2)
+            with pytest.raises(ValueError, match="idle_timeout"):
+                template.start(idle_timeout=2)
+
+
+def test_a_program_of_a_python_template_has_a_time(runtime: Path) -> None:
+    with un.SandboxHost() as host, host.python_template() as template:
+        with template.start(["-c", "while True: pass"], ttl=2) as box:
+            assert box.result(PATIENCE).reason == "timeout"
+        with pytest.raises(ValueError, match="idle_timeout"):
+            template.start(["-c", ""], idle_timeout=2)
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_a_lease_has_a_time(uses: int, runtime: Path) -> None:
+    with un.SandboxHost() as host, host.pool(1, max_uses=uses) as pool:
+        with pool.acquire(PATIENCE, ttl="1.5s") as box:
+            result = box.run(FOREVER)
+            assert (result.returncode, result.reason, result.limit) == (-9, "timeout", 1.5)
+            assert result.used is not None
+            assert 1.5 <= result.used < PATIENCE
+            with pytest.raises(un.SandboxEndedError) as lost:
+                box.run(["true"])
+            assert lost.value.cause == "timeout"
+        # The next lease has no time limit, and gets another sandbox.
+        with pool.acquire(PATIENCE) as box:
+            assert box.run(["sleep", "3"]).reason == "exited"
+
+
+def test_a_lease_from_asyncio_has_a_time(runtime: Path) -> None:
+    async def main() -> None:
+        async with host.pool(1) as pool, pool.acquire_async(PATIENCE, ttl=1) as box:
+            assert (await box.run_async(FOREVER)).reason == "timeout"
+
+    with un.SandboxHost() as host:
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_only_a_leased_sandbox_is_idle(uses: int, runtime: Path) -> None:
+    with un.SandboxHost(idle_timeout=2) as host, host.pool(1, max_uses=uses) as pool:
+        for _ in range(uses):
+            with pool.acquire(PATIENCE):
+                pass
+        with pool.acquire(PATIENCE) as box:
+            pass
+        time.sleep(4)
+        assert pool.stats().failed == 0
+        with pool.acquire(PATIENCE) as box:
+            assert box.run(["true"]).returncode == 0
+            check_idle(box, 2)
