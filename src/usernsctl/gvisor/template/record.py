@@ -43,7 +43,7 @@ _VALUE_MAX = 200
 # Options whose values may differ at a restore. runsc is compared by its file, not by the option.
 _INDIFFERENT = (
     *("program", "debug_log"),
-    *("memory", "pids", "cpus", "disk", "ttl", "idle_timeout", "limits"),
+    *("memory", "pids", "cpus", "timeout", "idle_timeout", "limits"),
 )
 
 #: A path in the sandbox, and the size and modification time of the file: -1 and 0 if there is none.
