@@ -116,6 +116,17 @@ def test_copied_interpreters_as_of_virtualenv(environment: Environment) -> None:
     assert (done.stdout.split()[0], done.stderr) == (str(environment.path), "")
 
 
+@pytest.mark.parametrize("copies", [[], ["--copies"]], ids=["links", "copies"])
+def test_an_environment_of_virtualenv(environment: Environment, copies: list[str]) -> None:
+    made = ["virtualenv", "--quiet", "--no-seed", "--python=/usr/bin/python3", *copies]
+    capture([sys.executable, "-m", *made, str(environment.path)], check=True)
+    assert "virtualenv = " in (environment.path / "pyvenv.cfg").read_text()
+    package = environment.path / "lib" / VERSION / "site-packages" / "local_package.py"
+    package.write_text("print('imported')")
+    done = environment.run("python", "-c", f"import local_package; {PREFIX[1]}")
+    assert (done.stdout.split()[:2], done.stderr) == (["imported", str(environment.path)], "")
+
+
 def test_an_environment_of_uv(environment: Environment, standalone: Path) -> None:
     link_uv_environment(environment, standalone)
     done = environment.run("python", *PREFIX)
