@@ -155,3 +155,15 @@ def test_a_launch_may_be_without_a_terminal_on_a_terminal(
     session.read_until("ran")
     assert session.wait() == 4
     session.close()
+
+
+def test_the_terminal_controls_the_command_but_has_no_dev_tty(start: Start) -> None:
+    script = (
+        "import errno, os\n"
+        "try: os.open('/dev/tty', os.O_RDWR)\n"
+        "except OSError as error: name = errno.errorcode[error.errno]\n"
+        "print(os.getsid(0) == os.tcgetpgrp(0) == os.getpid(), name, 'seen' + '.')\n"
+    )
+    session = start("/usr/bin/python3", "-c", script)
+    session.read_until("True EIO seen.")
+    assert session.wait() == 0
