@@ -31,6 +31,10 @@ def layer() -> bytes:
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as archive:
         add(archive, "bin/sh", Path(BUSYBOX).read_bytes(), 0o755)
+        for name in ("proc", "sys", "dev", "tmp"):
+            directory = tarfile.TarInfo(name)
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(directory)
         add(archive, "etc/passwd", b"root:x:0:0::/:/bin/sh\napp:x:1234:1234::/data:/bin/sh\n")
         add(archive, "etc/group", b"root:x:0:\napp:x:1234:\n")
         add(archive, "data/file", b"of app", 0o600, 1234)
@@ -101,6 +105,52 @@ def test_owners_are_kept_with_all_ids(usernsctl: Program, prelude: Program, layo
     done = usernsctl("run", *options, "--user", "app", "--", "sh", "-c", script)
     assert (done.stdout, done.stderr) == ("1234\nof app", "")
     assert prelude(*as_root, "rm", "-rf", "bundle").returncode == 0
+
+
+@pytest.fixture
+def erofs_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a bundle whose root filesystem is an EROFS image, as docs/run.md describes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "image.tar").write_bytes(layer())
+    capture(["mkfs.erofs", "-Enoinline_data", "--tar=f", "image.erofs", "image.tar"], check=True)
+    bundle = tmp_path / "bundle"
+    (bundle / "rootfs").mkdir(parents=True)
+    # Not /bin/stat and the like: the image has one program.
+    script = "set -- $(busybox ls -ln /data/file); echo $3 $5; : > /etc/passwd"
+    config = {
+        "ociVersion": "1.0.0",
+        "process": {"args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"]},
+        "root": {"path": "rootfs"},
+        "annotations": {
+            "dev.gvisor.spec.rootfs.source": str(tmp_path / "image.erofs"),
+            "dev.gvisor.spec.rootfs.type": "erofs",
+        },
+    }
+    (bundle / "config.json").write_text(json.dumps(config))
+    return bundle
+
+
+needs_erofs = pytest.mark.skipif(
+    not (shutil.which("mkfs.erofs") and BUSYBOX), reason="erofs-utils or busybox is not installed"
+)
+
+
+@needs_erofs
+def test_an_erofs_image_keeps_its_owners(prelude: Program, erofs_bundle: Path) -> None:
+    options = ["--ignore-cgroups", "--network=none", f"--root={erofs_bundle.parent}/state"]
+    bundle = f"--bundle={erofs_bundle}"
+    done = prelude("-r", "-m", "--", "runsc", *options, "run", bundle, f"erofs-{os.getpid()}")
+    assert done.stdout == "1234 6\n", done.stderr
+    assert "Read-only file system" in done.stderr
+
+
+@needs_erofs
+def test_run_names_the_annotation_of_an_image(usernsctl: Program, erofs_bundle: Path) -> None:
+    for options in ((), ("--trust-bundle",)):
+        done = usernsctl("run", *options, "--bundle", str(erofs_bundle))
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "dev.gvisor.spec.rootfs.source" in done.stderr
+        assert "[bundle-" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["image.tar", "my image.tgz"])

@@ -153,10 +153,24 @@ def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Viol
     return _outside(path, "bundle-bind-outside", f"{source}: {reason}", remedy)
 
 
+# Annotations for a root filesystem in an image (EROFS).
+_ROOT_ANNOTATIONS = ("dev.gvisor.spec.rootfs.source", "dev.gvisor.spec.rootfs.type")
+
+
 def _check_annotations(config: Config) -> Iterator[Violation]:
     for name, value in (config.annotations or {}).items():
         harmless = value in HARMLESS_ANNOTATIONS.get(name, ())
-        if name.casefold().startswith(_RUNSC_PREFIX) and not harmless:
+        if name in _ROOT_ANNOTATIONS:
+            yield Violation(
+                path="$.annotations",
+                id="bundle-annotation",
+                problem=f"{name} replaces the root filesystem",
+                why="usernsctl adds mount points of its own, so it needs a directory",
+                remedy="unpack the image, or run the bundle with runsc (docs/run.md, Images)",
+                blocks=False,
+                outside=True,
+            )
+        elif name.casefold().startswith(_RUNSC_PREFIX) and not harmless:
             yield _outside(
                 "$.annotations",
                 "bundle-annotation",
