@@ -105,28 +105,18 @@ static int prepare_stdio(struct un_error *err)
     return 0;
 }
 
-static int compare_fds(const void *a, const void *b)
-{
-    const int *left = a, *right = b;
-    return (*left > *right) - (*left < *right);
-}
-
 /* Stores the descriptors that the watcher inherits, sorted and without duplicates. Returns their
  * number. */
 static size_t list_kept(const struct un_launch *launch, const struct un_moment *moment, int *kept)
 {
-    size_t count = 0, unique = 0;
+    size_t count = 0;
     for (size_t i = 0; i < moment->watch_fd_count; i++)
         kept[count++] = moment->watch_fds[i];
     UN_EACH_RECORD (record, launch, UN_VERB_PROGRAM_LINK)
         kept[count++] = un_record_source(launch, record, 0)->fd;
     UN_EACH_RECORD (record, launch, UN_VERB_PROGRAM_PATH)
         kept[count++] = un_record_source(launch, record, 0)->fd;
-    qsort(kept, count, sizeof *kept, compare_fds);
-    for (size_t i = 0; i < count; i++)
-        if (!unique || kept[unique - 1] != kept[i])
-            kept[unique++] = kept[i];
-    return unique;
+    return un_sort_fds(kept, count);
 }
 
 /* Sets close-on-exec on all descriptors that the watcher does not inherit, see list_kept(). Nothing

@@ -123,6 +123,22 @@ static int close_others(unsigned first, const int *keep, size_t keep_count, enum
     return 0;
 }
 
+static int compare_fds(const void *a, const void *b)
+{
+    const int *left = a, *right = b;
+    return (*left > *right) - (*left < *right);
+}
+
+size_t un_sort_fds(int *fds, size_t count)
+{
+    size_t unique = 0;
+    qsort(fds, count, sizeof *fds, compare_fds);
+    for (size_t i = 0; i < count; i++)
+        if (!unique || fds[unique - 1] != fds[i])
+            fds[unique++] = fds[i];
+    return unique;
+}
+
 int un_close_fds(const int *keep, size_t keep_count, struct un_error *err)
 {
     return close_others(3, keep, keep_count, CLOSE, err);

@@ -279,6 +279,8 @@ int un_place_stdio(const int stdio[3], struct un_error *err);
 /* Closes all descriptors of an array but -1, with one call of close_range(2) for consecutive
  * numbers. Async-signal-safe. */
 void un_close_each(const int *fd, size_t count);
+/* Sorts descriptors for un_close_fds(), and removes duplicates. Returns how many are left. */
+size_t un_sort_fds(int *fds, size_t count);
 /* Sets close-on-exec on the descriptors that un_close_fds() would close. Async-signal-safe. */
 int un_close_fds_at_exec(const int *keep, size_t keep_count, struct un_error *err);
 /* Sets close-on-exec on all descriptors. Async-signal-safe. */

@@ -57,8 +57,8 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
         return un_fail_errno(err, UN_STEP_SESSION, "setsid");
     if (chdir("/"))
         return un_fail_errno(err, UN_STEP_CWD, "/");
-    int keep[] = {socket < *network ? socket : *network, socket < *network ? *network : socket};
-    if (*network < 0 ? un_close_fds(&socket, 1, err) : un_close_fds(keep, 2, err))
+    int keep[] = {socket, *network};
+    if (un_close_fds(keep, un_sort_fds(keep, *network < 0 ? 1 : 2), err))
         return -1;
     /* An open write end in the holder would keep the reader of a pipe from end of file. */
     for (int fd = 0; fd < 3; fd++)

@@ -114,9 +114,8 @@ int confine_forwarder(const struct network *network)
     struct un_cap_sets none = {.data = {{0}}};
     for (size_t i = 0; i < network->port_count; i++)
         keep[i] = network->port[i].socket;
-    qsort(keep, network->port_count, sizeof *keep, compare_fds);
+    size_t count = un_sort_fds(keep, network->port_count);
     /* In the new root directory no process can make a file. */
-    return un_close_fds(keep, network->port_count, &err) || chroot("/proc/self/fdinfo") ||
-           chdir("/") || un_caps_set(&none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-           add_filter(network);
+    return un_close_fds(keep, count, &err) || chroot("/proc/self/fdinfo") || chdir("/") ||
+           un_caps_set(&none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || add_filter(network);
 }

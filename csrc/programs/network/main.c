@@ -44,11 +44,6 @@
 
 enum { CREATOR, REPORT, FDS };
 
-int compare_fds(const void *a, const void *b)
-{
-    return *(const int *)a - *(const int *)b;
-}
-
 /* Reads PORT:FD, of an inherited descriptor. */
 static bool read_port_fd(const char *word, uint16_t *port, int *fd)
 {
@@ -222,7 +217,7 @@ static int keep_only(const struct network *network, const int fds[FDS], struct u
     for (size_t i = 0; i < network->port_count; i++)
         if (network->port[i].socket >= 0)
             keep[count++] = network->port[i].socket;
-    qsort(keep, count, sizeof *keep, compare_fds);
+    count = un_sort_fds(keep, count);
     if (un_close_fds(keep, count, err))
         return -1;
     for (size_t i = 0; i < count; i++)

@@ -47,11 +47,6 @@ struct prefixes {
     size_t count;
 };
 
-/* ---- main.c ---------------------------------------------------------------------------------- */
-
-/* Compares descriptors for qsort(3): un_close_fds() needs them in ascending order. */
-int compare_fds(const void *a, const void *b);
-
 /* ---- routes.c -------------------------------------------------------------------------------- */
 
 /* Adds the addresses of this machine, and its gateways, to `found`. */
