@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from usernsctl._system.descriptors import socket_pair
+from usernsctl.gvisor.agent.commands import AgentCache
 from usernsctl.gvisor.agent.popen import CommandSpec, Place, SandboxPopen
-from usernsctl.gvisor.agent.protocol import Agent, AgentCache
+from usernsctl.gvisor.agent.protocol import Agent
 
 HEADER = struct.Struct("<IHH8IHHQ")
 STARTED = struct.pack("<HHi", 1, 0, 4711)
@@ -61,8 +62,9 @@ class FakeAgent:
         self._connections: list[socket.socket] = []
         error = ValueError("the sandbox has ended") if ended else None
         self.holder = AgentCache(self._start)
+        get, current = self.holder.get, self.holder.current
         self.place = Place(
-            "box", self.holder, lambda: error, lambda lost: None, lambda: None, lambda: None
+            "box", get, current, lambda: error, lambda lost: None, lambda: None, lambda: None
         )
 
     def _start(self, deadline: float) -> Agent:

@@ -21,10 +21,10 @@ import usernsctl as un
 from usernsctl._system.descriptors import socket_pair
 from usernsctl.commands import aio
 from usernsctl.gvisor.agent import protocol as wire
+from usernsctl.gvisor.agent.commands import AgentCache
 from usernsctl.gvisor.agent.popen import CommandSpec, Place, SandboxPopen
 from usernsctl.gvisor.agent.protocol import (
     Agent,
-    AgentCache,
     AgentClosed,
     AgentTimeout,
     AgentUnresponsive,
@@ -290,7 +290,8 @@ def test_an_order_waits_for_one_that_is_slower_than_we_are() -> None:
 def test_one_that_reads_nothing_is_told_in_time() -> None:
     ours, theirs = socket_pair()
     holder = AgentCache(lambda deadline: Agent(ours, 2))
-    place = Place("box", holder, lambda: None, lambda lost: None, lambda: None, lambda: None)
+    get, current = holder.get, holder.current
+    place = Place("box", get, current, lambda: None, lambda lost: None, lambda: None, lambda: None)
     failed = 0
     with theirs:
         for _ in range(600):

@@ -13,7 +13,7 @@ import traceback
 from typing import Any, NoReturn
 
 from usernsctl.errors import UsernsError
-from usernsctl.gvisor.launch.environment import read_file
+from usernsctl.gvisor.launch.options import read_env_file
 from usernsctl.gvisor.launch.perform import run_in_place
 from usernsctl.gvisor.launch.request import Bind, Request
 
@@ -23,7 +23,7 @@ def attempt(fields: dict[str, Any]) -> NoReturn:
         given = dict(fields)
         binds = tuple(Bind(*bind) for bind in given.pop("binds", ()))
         if file := given.pop("env_file", None):
-            given["env"] = read_file(file, os.environ)
+            given["env"] = read_env_file(file, os.environ)
         run_in_place(Request(args=("/bin/true",), binds=binds, verify=False, **given))
     except UsernsError as error:
         print(f"refused: {error}")

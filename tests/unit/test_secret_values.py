@@ -13,7 +13,7 @@ from usernsctl.cli import main
 from usernsctl.commands.arguments import make_command
 from usernsctl.errors import UsernsError
 from usernsctl.gvisor import checks
-from usernsctl.gvisor.launch.environment import read_file, read_settings
+from usernsctl.gvisor.launch.options import read_env_file, read_settings
 from usernsctl.gvisor.oci import BuildOptions, build, validate
 
 SECRET = "c0rrect-horse"
@@ -71,7 +71,7 @@ def test_a_wrong_setting_is_not_told(setting: str, tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_text(f"B=c\n{setting}\n")
     with pytest.raises(UsernsError, match="line 2") as caught:
-        read_file(str(file), {})
+        read_env_file(str(file), {})
     assert SECRET not in str(caught.value)
 
 
@@ -79,12 +79,12 @@ def test_a_file_that_is_no_text_is_not_told(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_bytes(b"A=b\nC=" + SECRET.encode() + b"\xff")
     with pytest.raises(UsernsError, match=r"line 2: a byte that is not UTF-8$") as caught:
-        read_file(str(file), {})
+        read_env_file(str(file), {})
     assert caught.value.__cause__ is None
     assert SECRET not in str(caught.value)
     file.write_bytes(b"A=b\nC=" + SECRET.encode() + b"\0")
     with pytest.raises(UsernsError, match="line 2: a NUL character") as caught:
-        read_file(str(file), {})
+        read_env_file(str(file), {})
     assert SECRET not in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from usernsctl._text import operand, shown
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.launch.environment import read_settings
+from usernsctl.gvisor.launch.options import read_settings
 from usernsctl.gvisor.oci.rules import Network
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.maps import Extent

@@ -311,13 +311,13 @@ def _check_network(given: dict[str, Any]) -> None:
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for the environment options, which are removed from `given`."""
-    from usernsctl.gvisor.launch.environment import base_environment, read_file, read_settings
+    from usernsctl.gvisor.launch.options import base_environment, read_env_file, read_settings
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
     # The command of a bundle gets the bundle's environment.
     bare = given["bundle"] and not everything
     env = {} if bare else base_environment(variables, everything=everything)
     for path in files:
-        env.update(read_file(path, variables))
+        env.update(read_env_file(path, variables))
     env.update(read_settings(settings, variables))
     return env

@@ -15,8 +15,7 @@ from usernsctl.cli import run, terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
 from usernsctl.gvisor.checks import NamedUser
-from usernsctl.gvisor.launch.environment import read_settings
-from usernsctl.gvisor.launch.options import PROCESS
+from usernsctl.gvisor.launch.options import PROCESS, read_settings
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 from usernsctl.gvisor.template.template import RestoreOptions, TemplateOptions

@@ -57,15 +57,85 @@ class RunOptions(SandboxOptions, total=False):
     host: HostBase | None
 
 
+class AnyRunOptions(RunOptions, total=False):
+    """Arguments of :func:`usernsctl.gvisor.run`, for a caller that passes `text` as a variable."""
+
+    input: Any
+    text: bool | None
+    encoding: str | None
+    errors: str | None
+
+
 class SandboxHost(HostBase):
     """A kept namespace to start sandboxes in, from any thread or from asyncio.
 
-    The constructor writes the id map and builds a root filesystem, which takes a few tenths of a
-    second. Each sandbox then takes as long as runsc does. All files of the host are in mounts
-    inside the namespace, which end when the host is closed and its last sandbox has ended. No
-    process runs in the namespace but those of sandboxes.
+    The constructor writes the id map and builds a root filesystem, as ``usernsctl run`` does. That
+    takes a few tenths of a second: call :meth:`create_async` in an event loop. Each sandbox then
+    takes as long as runsc does. All files of the host are in mounts inside the namespace, which end
+    when the host is closed and its last sandbox has ended. No process runs in the namespace but
+    those of sandboxes.
 
     A SandboxHost is a context manager, also an asynchronous one, that closes the host at its end.
+
+    :param idmap: the ids inside, as for :class:`usernsctl.Popen`; by default only the caller's
+        id is mapped, to root.
+    :param namespace: a kept :class:`usernsctl.Namespace`, or the name of one, to start the
+        sandboxes in, instead of `idmap`. The caller may close the Namespace afterwards.
+    :param bundle: the directory of an OCI bundle. Its config.json sets each option that no
+        argument sets. Without `bundle`, `rootfs` and `expose_root`, the root filesystem of a
+        sandbox has the directories with this machine's programs.
+    :param bool trust: whether the bundle's bind mounts, annotations and capabilities apply
+        unchanged. By default, a bind mount from outside of the bundle raises
+        :class:`usernsctl.BundleError`, and only harmless annotations reach runsc.
+    :param bool allow_hooks: whether runsc executes the bundle's hooks for each sandbox. Hooks
+        are programs OUTSIDE gVisor, on this machine's kernel, with the caller's rights.
+    :param rootfs: the directory of a root filesystem.
+    :param bool expose_root: whether this machine's root directory is the root filesystem,
+        read-only.
+    :param bool writable_root: whether root inside may write to all files of the root
+        filesystem, whoever owns them, such as those in /etc and /usr. Writes stay in memory.
+    :param binds: further bind mounts: each a path, a text ``"SRC[:DST][:ro|rw]"`` as for
+        ``--bind``, or a :class:`usernsctl.Bind`.
+    :param str hostname: the hostname inside.
+    :param rlimits: limits of each process inside, which gVisor enforces: each a text
+        ``"NAME=SOFT[:HARD]"`` as for ``--rlimit``, in the units of setrlimit(2), or a
+        :class:`usernsctl.Rlimit`.
+    :param memory: the memory limit of each sandbox, gVisor's own memory and files in memory
+        included: a number of bytes, or a text such as ``"512M"`` or ``"1.5GiB"``. See
+        :class:`Sandbox` for what happens to a sandbox that exceeds a limit.
+    :param int pids: the limit of processes and threads of this machine that each sandbox has.
+        gVisor alone has about 20, and each process inside one or two.
+    :param cpus: the number of processors that each sandbox may use.
+    :param disk: how much each sandbox may write to its root filesystem, and to each tmpfs such
+        as /tmp: a size as for `memory`. More fails with ENOSPC.
+    :param ttl: the time after which each sandbox is ended: seconds, or a text such as ``"2m"``.
+    :param idle_timeout: the time without a running command after which each sandbox without a first
+        command is ended: seconds, or a text. Not for the sandboxes of a pool.
+    :param str limits: ``"strict"``, the default, or ``"best-effort"``: whether a limit that
+        can't be enforced here is an error, or is ignored.
+    :param str network: ``"none"``, the default, for a loopback device alone, ``"host"`` for the
+        network of the machine, or ``"private"`` for a network of each sandbox that
+        reaches other machines but not this one.
+    :param allow: what each sandbox may reach: either names, by HTTP and HTTPS through a proxy
+        (``"NAME[:PORT]"`` or ``"*.NAME[:PORT]"``), or addresses (``"CIDR[:PORT]"``).
+    :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by
+        default runsc chooses.
+    :param debug_log: a directory for runsc's debug logs, which have no size limit; it is
+        created if it does not exist.
+    :param runsc: the absolute path of runsc; by default the value of ``USERNSCTL_RUNSC``, else
+        the first runsc in PATH.
+    :param bool verify: whether usernsctl checks inside each sandbox that its kernel is gVisor,
+        before a command starts.
+    :param bool no_new_privs: whether runsc, its children and the commands inside can't gain
+        privileges by set-user-id programs (PR_SET_NO_NEW_PRIVS(2const)).
+    :param bool drop_bounding: whether runsc keeps only the capabilities that it needs.
+    :raises ValueError: an argument has a wrong value; two arguments exclude each other, such as
+        `bundle` and `rootfs`; `trust` or `allow_hooks` is given without `bundle`; the Namespace
+        is closed, or keeps a PID namespace.
+    :raises TypeError: an argument has the wrong type, or is unknown.
+    :raises BindError: a bind mount is impossible or not allowed; as :class:`FileNotFoundError`
+        if its source does not exist.
+    :raises UsernsError: for the same reasons as ``usernsctl run``.
     """
 
     def start(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
@@ -82,7 +152,7 @@ class SandboxHost(HostBase):
         :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises UsernsError: as :class:`Sandbox` does.
         """
-        return Sandbox(args, host=self, **options).__enter__()
+        return Sandbox(args, host=self, **options)
 
     async def start_async(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
         """Start a command in a new sandbox from asyncio: see :meth:`start`.
@@ -239,58 +309,28 @@ def run(
 
 
 @overload
-def run(
-    args: Args = (),
-    *,
-    text: bool | None = None,
-    encoding: str | None = None,
-    errors: str | None = None,
-    input: Any = None,
-    **options: Unpack[RunOptions],
-) -> Result[Any]: ...
+def run(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]: ...
 
 
-def run(
-    args: Args = (),
-    *,
-    input: Any = None,
-    capture_output: bool = False,
-    timeout: float | None = None,
-    check: bool = False,
-    text: bool | None = None,
-    encoding: str | None = None,
-    errors: str | None = None,
-    max_output: int | None = None,
-    on_overflow: output.OnOverflow = "truncate",
-    host: HostBase | None = None,
-    **options: Unpack[SandboxOptions],
-) -> Result[Any]:
+def run(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]:
     """Run a command in gVisor and wait for it, as :func:`subprocess.run` does.
 
-    The sandbox ends with the command, and leaves nothing behind.
+    The sandbox ends with the command, and leaves nothing behind. Callers that run many commands
+    give all of them the same `host`.
 
     :param args: the command and its arguments, or one word as the command. Optional for a bundle,
         whose config.json has a command.
-    :param input: the standard input of the command: a str with `text` or `encoding`, else bytes.
-    :param bool capture_output: whether to return the standard output and error of the command.
-    :param float timeout: the time limit of the command, its start included, in seconds.
-    :param bool check: whether to raise :class:`usernsctl.CalledProcessError` for an exit status
-        other than 0.
-    :param bool text: whether `input` and the output are text.
-    :param str encoding: the encoding of the text, UTF-8 by default; implies `text`.
-    :param str errors: the handling of encoding errors, ``"strict"`` by default; implies `text`.
-    :param int max_output: the number of bytes to keep of the standard output, and of the standard
-        error: one half from the beginning, one from the end. The rest is only counted; ``None``:
-        all is kept.
-    :param on_overflow: ``"kill"``, to kill a command that writes more than `max_output`, or
-        ``"truncate"``, the default.
-    :param SandboxHost host: the host to start the sandbox in; by default a new one. Callers that
-        run many commands share one host.
-    :param options: `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and `in_cgroup`, as for
-        :class:`usernsctl.Sandbox`; without `host`, also the arguments of
+    :param options: `input`, `capture_output`, `timeout` (in seconds, the start included), `check`,
+        `text`, `encoding` and `errors`, as for :func:`subprocess.run`, but text is UTF-8 by
+        default. `max_output`, the number of bytes to keep of the standard output, and of the
+        standard error: one half from the beginning, one from the end; the rest is only counted.
+        `on_overflow`, ``"kill"`` to kill a command that writes more than `max_output`, or
+        ``"truncate"``, the default. `host`, the :class:`usernsctl.SandboxHost` to start the sandbox
+        in, by default a new one. `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and `in_cgroup`,
+        as for :class:`usernsctl.Sandbox`; without `host`, also the arguments of
         :class:`usernsctl.SandboxHost`.
-    :returns: the exit status of the command, or -N after signal N, its output, and the
-        reason of its end.
+    :returns: the exit status of the command, or -N after signal N, its output, and the reason of
+        its end.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
     :raises TypeError: an argument has the wrong type, or is unknown.
@@ -298,20 +338,7 @@ def run(
         `stderr`; and as :class:`usernsctl.Sandbox` does.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """
-    call = _call_of(
-        args,
-        input=input,
-        capture_output=capture_output,
-        timeout=timeout,
-        check=check,
-        text=text,
-        encoding=encoding,
-        errors=errors,
-        max_output=max_output,
-        on_overflow=on_overflow,
-        host=host,
-        **options,
-    )
+    call = _call_of(args, **options)
     try:
         with Sandbox(args, **call.options) as box:
             left = seconds_left(call.deadline)
@@ -322,7 +349,7 @@ def run(
                 out, err = call.bounds.data(box)
             return call.completed(box, box.result(), out, err)
     except TimeoutExpired as expired:
-        expired.cmd, expired.timeout = args, timeout or 0
+        expired.cmd, expired.timeout = args, options.get("timeout") or 0
         raise
 
 
@@ -363,18 +390,10 @@ async def run_async(
 
 
 @overload
-async def run_async(
-    args: Args = (),
-    *,
-    text: bool | None = None,
-    encoding: str | None = None,
-    errors: str | None = None,
-    input: Any = None,
-    **options: Unpack[RunOptions],
-) -> Result[Any]: ...
+async def run_async(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]: ...
 
 
-async def run_async(args: Args = (), **options: Any) -> Result[Any]:
+async def run_async(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]:
     """Run a command in gVisor from asyncio, and wait for it: see :func:`run`.
 
     If this call is cancelled, the sandbox is ended.
@@ -402,7 +421,7 @@ async def run_async(args: Args = (), **options: Any) -> Result[Any]:
             )
             return call.completed(box, await box.result_async(), *bounds.data(box))
     except TimeoutExpired as expired:
-        expired.cmd, expired.timeout = args, options["timeout"]
+        expired.cmd, expired.timeout = args, options.get("timeout") or 0
         raise
 
 

@@ -12,8 +12,8 @@ from usernsctl._core import Descriptor
 from usernsctl._system.paths import PathDescriptor
 from usernsctl.doctor.reading import mount_options
 from usernsctl.errors import BindError, CommandError, NamespaceError, PlanError
-from usernsctl.gvisor.launch.environment import base_environment, read_file, read_settings
 from usernsctl.gvisor.launch.facts import HostFiles, check_ids, home_directories, open_files
+from usernsctl.gvisor.launch.options import base_environment, read_env_file, read_settings
 from usernsctl.gvisor.launch.plan import apply_request
 from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.oci import bind_mounts
@@ -51,13 +51,13 @@ def test_settings_that_are_none(setting: str) -> None:
 def test_a_file_of_settings(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_bytes(b'# comment\r\nA="b"\r\n\nTOKEN\nLAST=1')
-    assert read_file(str(file), CALLER) == {"A": '"b"', "TOKEN": "secret", "LAST": "1"}
+    assert read_env_file(str(file), CALLER) == {"A": '"b"', "TOKEN": "secret", "LAST": "1"}
     file.write_text("A=b\nABSENT\n")
     with pytest.raises(CommandError, match="line 2: ABSENT is not set"):
-        read_file(str(file), CALLER)
+        read_env_file(str(file), CALLER)
     file.write_bytes(b"A=\xff")
     with pytest.raises(CommandError, match="line 1: a byte that is not UTF-8"):
-        read_file(str(file), CALLER)
+        read_env_file(str(file), CALLER)
 
 
 def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:
         (tmp_path, "Is a directory"),
     ):
         with pytest.raises(CommandError, match=says) as caught:
-            read_file(str(path), {})
+            read_env_file(str(path), {})
         assert str(path) in str(caught.value)
-    assert read_file("/dev/null", {}) == {}
+    assert read_env_file("/dev/null", {}) == {}
 
 
 def test_a_pipe_of_settings() -> None:
@@ -82,7 +82,7 @@ def test_a_pipe_of_settings() -> None:
     with open(ours, "rb"):
         os.write(theirs, b"A=b\n")
         os.close(theirs)
-        assert read_file(f"/dev/fd/{ours}", {}) == {"A": "b"}
+        assert read_env_file(f"/dev/fd/{ours}", {}) == {"A": "b"}
 
 
 def test_ids_must_be_mapped() -> None:

@@ -31,7 +31,7 @@ from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import protocol as wire
 from usernsctl.gvisor.agent.activity import Activity
 from usernsctl.gvisor.agent.protocol import (
-    AgentCache,
+    Agent,
     AgentClosed,
     AgentTimeout,
     AgentUnresponsive,
@@ -94,7 +94,9 @@ class Place(NamedTuple):
     """The sandbox that a command is started in.
 
     :ivar id: the container id.
-    :ivar agents: the agent that starts commands there.
+    :ivar get_agent: returns the agent that starts commands there; starts one before a deadline by
+        :func:`time.monotonic` if none is alive.
+    :ivar current_agent: returns the agent if one is alive.
     :ivar ended: returns an error if the sandbox has ended or ends in a moment, else ``None``.
     :ivar limit_error: returns an error if the sandbox ends because it exceeded a limit, or memory
         ran out, else ``None``. The argument is whether the command has ended without a status.
@@ -104,7 +106,8 @@ class Place(NamedTuple):
     """
 
     id: str
-    agents: AgentCache
+    get_agent: Callable[[float], Agent]
+    current_agent: Callable[[], Agent | None]
     ended: Callable[[], Exception | None]
     limit_error: Callable[[bool], RunscError | None]
     kill: Callable[[], None]
@@ -260,7 +263,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         # A caller that awaits the start in an event loop must not block here.
         deadline = self._deadline if self._is_awaited else time.monotonic()
         for _ in range(2):
-            agent = self._place.agents.get(deadline)
+            agent = self._place.get_agent(deadline)
             with contextlib.suppress(AgentClosed):
                 agent.send(message, fds, deadline)
                 return
@@ -318,7 +321,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
     def _raise_unanswered(self) -> NoReturn:
         """Raise the error for an agent that closed the command's socket without an answer."""
-        agent = self._place.agents.current()
+        agent = self._place.current_agent()
         failed = None if agent is None else agent.receive_failure()
         if failed is not None:
             raise self._failure(failed)

@@ -14,9 +14,8 @@ import resource
 import select
 import socket
 import struct
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from usernsctl._system.descriptors import (
@@ -382,7 +381,7 @@ class Agent:
                             raise
                         # This user has sent too many descriptors that no process has received yet
                         # (ETOOMANYREFS, unix(7)).
-                        _pause(deadline)
+                        pause(deadline)
         except (BrokenPipeError, ConnectionError, ClosedError) as error:
             raise AgentClosed from error
 
@@ -443,7 +442,11 @@ def _packed(fds: Sequence[int]) -> bytes:
     return array.array("i", fds).tobytes()
 
 
-def _pause(deadline: float) -> None:
+def pause(deadline: float) -> None:
+    """Pause before another attempt.
+
+    :raises AgentTimeout: the deadline is over.
+    """
     left = seconds_left(deadline)
     if not left:
         raise AgentTimeout
@@ -474,99 +477,3 @@ def receive_hello(connection: Connection, deadline: float) -> int:
     if not hello:
         raise AgentClosed
     return read_hello(hello)
-
-
-class AgentCache:
-    """The agent of a sandbox, which is started for the first command and shared by all.
-
-    If the agent has ended, the next command starts a new one. There is no lock: a forked child
-    would inherit it locked, and an exception from a signal handler could leave it locked.
-    """
-
-    def __init__(
-        self,
-        start: Callable[[float], Agent],
-        start_async: Callable[[float], Awaitable[Agent]] | None = None,
-    ) -> None:
-        """Create a cache without an agent.
-
-        :param start: starts an agent before a deadline by :func:`time.monotonic`.
-        :param start_async: does the same without blocking an event loop.
-        """
-        self._start = start
-        self._start_async = start_async
-        self._agent: Agent | None = None
-        self._closed = False
-        # The starts in progress: the pid of this process, since a forked child inherits the set;
-        # the thread; and an object that makes the entry unique.
-        self._starters: set[tuple[int, int, object]] = set()
-
-    def current(self) -> Agent | None:
-        """Return the agent if it has been started and is alive."""
-        agent = self._agent
-        return agent if agent is not None and agent.is_alive() else None
-
-    def get(self, deadline: float) -> Agent:
-        """Return the agent; start it if none is alive.
-
-        :raises AgentTimeout: the start by another thread took too long.
-        :raises BaseException: the exception of the start.
-        """
-        thread = threading.get_ident()
-        # Do not wait for a start in this thread's event loop, which this call blocks.
-        while (agent := self.current()) is None and self._is_being_started(but_by=thread):
-            _pause(deadline)
-        if agent is not None:
-            return agent
-        with self._starting():
-            return self.adopt(self._start(deadline))
-
-    async def get_async(self, deadline: float) -> Agent:
-        """Return the agent from asyncio; start it if none is alive.
-
-        :raises AgentTimeout: the start by another thread or task took too long.
-        :raises BaseException: the exception of the start.
-        """
-        assert self._start_async is not None
-        while (agent := self.current()) is None and self._is_being_started():
-            if not seconds_left(deadline):
-                raise AgentTimeout
-            await pause_async()
-        if agent is not None:
-            return agent
-        with self._starting():
-            return self.adopt(await self._start_async(deadline))
-
-    def _is_being_started(self, but_by: int | None = None) -> bool:
-        """Return whether a thread of this process other than `but_by` starts an agent."""
-        process = os.getpid()
-        return any(one[0] == process and one[1] != but_by for one in self._starters.copy())
-
-    @contextlib.contextmanager
-    def _starting(self) -> Iterator[None]:
-        own = (os.getpid(), threading.get_ident(), object())
-        try:
-            self._starters.add(own)
-            yield
-        finally:
-            self._starters.discard(own)
-
-    def adopt(self, new: Agent) -> Agent:
-        """Store `new` and return it; if another agent is alive, close `new` and return that."""
-        agent = self.current()
-        if agent is not None:
-            new.close()
-            return agent
-        before, self._agent = self._agent, new
-        if before is not None:
-            before.close()
-        if self._closed:
-            new.close()
-        return new
-
-    def close(self) -> None:
-        """Close the connection to the agent, which then kills its commands. Does not wait."""
-        self._closed = True
-        agent = self._agent
-        if agent is not None:
-            agent.close()

@@ -36,7 +36,6 @@ from usernsctl.errors import (
     UsernsError,
 )
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.launch import network
 from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import Launch
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
@@ -44,10 +43,11 @@ from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.maps import Extent, IdMap, MappedIds, plan
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor.launch import limits
+    from usernsctl.gvisor.launch import limits, network
 else:
-    # Most runs have no limits.
+    # Most runs have neither limits nor a network.
     limits = LateModule("usernsctl.gvisor.launch.limits")
+    network = LateModule("usernsctl.gvisor.launch.network")
 
 
 def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
@@ -199,14 +199,14 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
             _refuse_kernel(bind.source, source)
         sources[source.path] = source
         binds.append(Bind(source.path, _destination(bind), bind.read_only))
-    if request.network in ("private", network.JOINED):
+    if request.has_network and request.network in ("private", network.JOINED):
         binds += _resolver(binds, config, sources)
     return HostFiles(
         runsc=open_program(program),
         watcher=_watcher(),
         verifier=_verifier() if request.verify else None,
         tree=tree,
-        network=_network() if request.network in network.MADE else None,
+        network=_network() if request.has_network and request.network in network.MADE else None,
         binds=tuple(binds),
         sources=sources,
         state=_make_directory(request.state, makes=makes),
@@ -669,7 +669,8 @@ def inspect(
             step="stdio",
             cause="terminal-missing",
         )
-    request = network.with_network(request)
+    if request.has_network:
+        request = network.with_network(request)
     program = find_runsc(caller, request.program)
     assert request.kept is None or isinstance(request.kept, str)
     place = (

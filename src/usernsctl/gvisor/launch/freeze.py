@@ -17,7 +17,6 @@ from usernsctl._lean import dataclass, replace
 from usernsctl._system.paths import PathDescriptor, open_path
 from usernsctl._text import quoted
 from usernsctl.errors import CommandError
-from usernsctl.gvisor.launch.environment import PASSED_ON, names_in, names_in_file
 from usernsctl.gvisor.launch.facts import (
     collect_facts,
     free_places,
@@ -26,6 +25,7 @@ from usernsctl.gvisor.launch.facts import (
     with_account,
 )
 from usernsctl.gvisor.launch.network import with_network
+from usernsctl.gvisor.launch.options import PASSED_ON, names_in, names_in_env_file
 from usernsctl.gvisor.launch.plan import HERE, FreezeOptions, plan_run
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.steps import Launch, Record, record
@@ -82,7 +82,7 @@ def environment_of(
     elif not bare:
         records.append(record("env-set", f"PATH={DEFAULT_PATH}"))
         records += [record("env-name", name) for name in PASSED_ON]
-    from_files = [setting for path in files for setting in names_in_file(path)]
+    from_files = [setting for path in files for setting in names_in_env_file(path)]
     for name, value in [*from_files, *names_in(settings)]:
         if value is None:
             records.append(record("env-need", name))

@@ -11,19 +11,22 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl._core import NativeLaunch, NativeView, check_filter
-from usernsctl._lean import TYPE_CHECKING, NoReturn, replace
+from usernsctl._lean import TYPE_CHECKING, LateModule, NoReturn, replace
 from usernsctl._system.handover import restore_signals
 from usernsctl._text import quoted
 from usernsctl.gvisor.launch.facts import Facts, descriptors, inspect
-from usernsctl.gvisor.launch.network import with_handover, with_network
 from usernsctl.gvisor.launch.plan import plan_run
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.steps import StartValues
 from usernsctl.gvisor.runsc.command import search_path
 
 if TYPE_CHECKING:
+    from usernsctl.gvisor.launch import network
     from usernsctl.gvisor.launch.result_file import ResultFile
     from usernsctl.network.proxy_process import ProxyProcess
+else:
+    # Most runs have no network.
+    network = LateModule("usernsctl.gvisor.launch.network")
 
 
 def run_in_place(
@@ -49,7 +52,8 @@ def run_in_place(
     """
     caller = os.environ if environ is None else environ
     check_filter()
-    request = with_network(request)
+    if request.has_network:
+        request = network.with_network(request)
     proxy = _start_proxy(request)
     inspection = inspect(request, caller, notify=notify)
     request = inspection.request
@@ -81,11 +85,7 @@ def run_in_place(
         user=values.user,
         groups=values.groups,
         terminal=values.terminal,
-        watch_options=[
-            *([] if result is None else [result.option]),
-            *([] if result is None or proxy is None else [f"--denied={proxy.counts}"]),
-            *([] if max_output is None else [f"--max-output={max_output}"]),
-        ],
+        watch_options=_watch_options(result, proxy, max_output),
         watch_fds=_watch_fds(result, proxy),
     )
 
@@ -109,8 +109,19 @@ def _with_handover(facts: Facts, proxy: ProxyProcess | None) -> Facts:
     """Return the facts with the descriptor over which a proxy gets its listening socket."""
     if proxy is None:
         return facts
-    words = with_handover(facts.network_command, proxy.handover.fileno())
+    words = network.with_handover(facts.network_command, proxy.handover.fileno())
     return replace(facts, network_command=tuple(words))
+
+
+def _watch_options(
+    result: ResultFile | None, proxy: ProxyProcess | None, max_output: str | None
+) -> list[str]:
+    """Return the options of the watcher that are not a part of the launch."""
+    return [
+        *([] if result is None else [result.option]),
+        *([] if result is None or proxy is None else [f"--denied={proxy.counts}"]),
+        *([] if max_output is None else [f"--max-output={max_output}"]),
+    ]
 
 
 def _watch_fds(result: ResultFile | None, proxy: ProxyProcess | None) -> list[int]:

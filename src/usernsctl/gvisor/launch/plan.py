@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from usernsctl._lean import Any, dataclass, replace
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.launch import environment
 from usernsctl.gvisor.launch import facts as launch_facts
 from usernsctl.gvisor.launch.facts import Facts
-from usernsctl.gvisor.launch.network import words_for
+from usernsctl.gvisor.launch.options import default_home
 from usernsctl.gvisor.launch.request import SHOWN, Bind, Request
 from usernsctl.gvisor.launch.steps import (
     AGENT_INSIDE,
@@ -302,7 +301,7 @@ def make_config(request: Request, facts: Facts) -> dict[str, Any]:
         apply_request(wanted, request, "/", facts.binds)
     else:
         uid, _ = launch_facts.ids_of(request)
-        env = {"HOME": environment.home(uid), **request.env}
+        env = {"HOME": default_home(uid), **request.env}
         named = replace(request, args=request.args or _NO_COMMAND)
         wanted = for_command(named, facts.ids, "/", facts.binds, env)
     # gVisor mounts parent directories first. runsc must use the same order, since a mount hides
@@ -443,8 +442,7 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     kill = kill_command(name, options)
     has_verifier = facts.verifier is not None
     realtime = raise_command(name, options, VERIFIER_INSIDE) if has_verifier else []
-    makes = words_for([*map(literal, facts.network_command)], programs)
-    run = [*makes, *command_line(name, options)]
+    run = [*_network_words(facts, programs), *command_line(name, options)]
     watched = [
         *(["--reraise-signal"] if request.reraise_signal else []),
         *(["--log=json"] if request.log == "json" else []),
@@ -453,6 +451,15 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
         *(program, written.errors, written.crash, written.debug, options.bundle),
     ]
     return tuple(run), (watcher, *watched, "--", *kill, "--", *realtime, "--", *run)
+
+
+def _network_words(facts: Facts, programs: str) -> list[str]:
+    if not facts.network_command:
+        return []
+    # Imported here, since most runs have no network.
+    from usernsctl.gvisor.launch.network import words_for
+
+    return words_for([*map(literal, facts.network_command)], programs)
 
 
 def skips_membarrier(request: Request, *, is_script: bool) -> bool:

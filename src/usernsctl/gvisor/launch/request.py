@@ -648,6 +648,11 @@ class Request:
     )
 
     @property
+    def has_network(self) -> bool:
+        """Return whether the sandbox has a network of its own, other than a loopback device."""
+        return self.network not in ("none", "host") or bool(self.allow or self.publish)
+
+    @property
     def has_limits(self) -> bool:
         """Return whether the request has a limit of the whole sandbox."""
         limits = (

@@ -79,6 +79,7 @@ class AttachedSandbox:
     """
 
     popen: Popen[Any]
+    network: str
 
     def __init__(
         self,
@@ -99,9 +100,9 @@ class AttachedSandbox:
         :raises RunscError: runsc failed.
         :raises NamespaceError: a system call failed.
         """
-        state = f"{files.inside}/state"
         self._id = files.id
-        self._runsc = [host.runsc, f"--root={state}"]
+        self._state = f"{files.inside}/state"
+        self._runsc = [host.runsc, f"--root={self._state}"]
         self._files = files
         self.ports: tuple[PublishedPort, ...] = () if ports is None else ports.published
         self._environ = host.environ
@@ -117,47 +118,58 @@ class AttachedSandbox:
         # A pidfd of the sandbox if usernsctl-init is not process 1: then the sandbox would survive
         # SIGKILL to usernsctl-init.
         self._shared = Shared("the sandbox", [])
-        deadline = deadline_after(timeout)
-        with contextlib.ExitStack() as opened, contextlib.ExitStack() as failed:
+        with contextlib.ExitStack() as failed:
             self.proxy: ProxyProcess | None = start_proxy(host)
             if self.proxy is not None:
                 failed.callback(self.proxy.close)
-            creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
-            ready, theirs = map(opened.enter_context, pipe(os.O_NONBLOCK))
             try:
-                with contextlib.ExitStack() as given:
-                    fds = [above_stdio(file.fileno(), given) for file in (creator, theirs)]
-                    words = "" if limits is None else limits.words
-                    disk = f"{files.inside}/disk" if limits is not None and limits.disk else None
-                    accepts = [] if ports is None else ports.options(fds, given)
-                    self.network: str = host.network_with(accepts)[0]
-                    command = files.command(state, disk, accepts)
-                    args = [*map(str, fds[:2]), words, files.pid_file, *command]
-                    if self.proxy is not None:
-                        # The proxy has to be ready before a command of the sandbox runs.
-                        self.proxy.wait_ready()
-                        fds.append(above_stdio(self.proxy.handover.fileno(), given))
-                        args = with_handover(args, fds[-1])
-                    place = RunscNamespace(
-                        host.namespace,
-                        host.restrictions_with(accepts),
-                        mount_proc=self._is_init,
-                    )
-                    started = {**how, "pass_fds": fds, "namespace": place}
-                    self.popen = self._start_init(host, args, timeout, started)
-                theirs.close()
-                if self.proxy is not None:
-                    # The proxy ends with the network of the sandbox, which has the other copies.
-                    self.proxy.handover.close()
-                self._wait_until_ready(ready, files, timeout, deadline)
-                if not self._is_init:
-                    self._open_sandbox(files.read_pid())
-                self._inside = self._open_namespace()
+                self._start(host, files, how, timeout, limits, ports)
             except BaseException:
                 if hasattr(self, "popen"):
                     self.close()
                 raise
             failed.pop_all()
+
+    def _start(
+        self,
+        host: HostNamespace,
+        files: SandboxDirectory,
+        how: Mapping[str, Any],
+        timeout: float | None,
+        limits: EnforcedLimits | None,
+        ports: BoundPorts | None,
+    ) -> None:
+        """Start usernsctl-init, and wait until the sandbox runs."""
+        deadline = deadline_after(timeout)
+        with contextlib.ExitStack() as opened:
+            creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
+            ready, theirs = map(opened.enter_context, pipe(os.O_NONBLOCK))
+            with contextlib.ExitStack() as given:
+                fds = [above_stdio(file.fileno(), given) for file in (creator, theirs)]
+                words = "" if limits is None else limits.words
+                disk = f"{files.inside}/disk" if limits is not None and limits.disk else None
+                accepts = [] if ports is None else ports.options(fds, given)
+                self.network = host.network_with(accepts)[0]
+                command = files.command(self._state, disk, accepts)
+                args = [*map(str, fds[:2]), words, files.pid_file, *command]
+                if self.proxy is not None:
+                    # The proxy has to be ready before a command of the sandbox runs.
+                    self.proxy.wait_ready()
+                    fds.append(above_stdio(self.proxy.handover.fileno(), given))
+                    args = with_handover(args, fds[-1])
+                place = RunscNamespace(
+                    host.namespace, host.restrictions_with(accepts), mount_proc=self._is_init
+                )
+                started = {**how, "pass_fds": fds, "namespace": place}
+                self.popen = self._start_init(host, args, timeout, started)
+            theirs.close()
+            if self.proxy is not None:
+                # The proxy ends with the network of the sandbox, which has the other copies.
+                self.proxy.handover.close()
+            self._wait_until_ready(ready, files, timeout, deadline)
+        if not self._is_init:
+            self._open_sandbox(files.read_pid())
+        self._inside = self._open_namespace()
 
     def _start_init(
         self,

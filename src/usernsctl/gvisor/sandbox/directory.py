@@ -218,7 +218,7 @@ class SandboxDirectory:
             ),
         )
         console = [f"--console-socket={self.inside}/{_CONSOLE}"] if self._console else []
-        made = words_for(words, f"{self._host.prepared.scratch}/programs")
+        made = words_for(words, f"{self._host.prepared.scratch}/programs") if words else []
         return [*made, *arguments, "--detach", f"--pid-file={self.pid_file}", *console, bundle, id]
 
     @contextlib.contextmanager

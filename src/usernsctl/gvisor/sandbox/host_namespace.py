@@ -30,7 +30,6 @@ from usernsctl.errors import BindError, NamespaceError, PlanError, UsernsError
 from usernsctl.gvisor import checks, oci
 from usernsctl.gvisor.agent.start import COMMANDS_ANNOTATION, set_agent_as_init
 from usernsctl.gvisor.launch import view
-from usernsctl.gvisor.launch.environment import base_environment, home
 from usernsctl.gvisor.launch.facts import (
     check_ids,
     collect_facts,
@@ -41,6 +40,7 @@ from usernsctl.gvisor.launch.facts import (
     refuse_own,
 )
 from usernsctl.gvisor.launch.network import LOOPBACK, check_joined, with_network
+from usernsctl.gvisor.launch.options import base_environment, default_home
 from usernsctl.gvisor.launch.plan import apply_request, limit_tmpfs, plan_host, skips_membarrier
 from usernsctl.gvisor.launch.request import Bind, Request
 from usernsctl.gvisor.launch.steps import (
@@ -302,11 +302,7 @@ class HostNamespace:
         """
         self._check_agent()
         variables = checks.variables(env)
-        for number, word in enumerate(args or ()):
-            checks.check_utf8(f"args[{number}]", word)
-        for name, value in variables.items():
-            checks.check_utf8(f"env[{name!r}]", name + value)
-        checks.check_utf8("cwd", cwd or "")
+        _check_utf8(args or (), variables, cwd or "")
         request = replace(
             self.request,
             args=tuple(args or ()),
@@ -319,14 +315,7 @@ class HostNamespace:
             request = replace(request, hostname=hostname)
         if user is not None:
             request = self._with_user(request, checks.user_of(user), groups)
-        nested, request = self._nested_ids(request)
-        if nested and groups:
-            raise PlanError(
-                "groups: a user whose ids are not mapped can have no supplementary groups",
-                step="plan",
-                cause="inside-id-unmapped",
-                remedy="map more ids: idmap=IdMap.auto()",
-            )
+        nested, request = self._nested_ids(request, groups)
         wanted = copy.deepcopy(self.prepared.config)
         apply_request(wanted, request, wanted["root"]["path"], ())
         limit_tmpfs(wanted, disk)
@@ -369,22 +358,33 @@ class HostNamespace:
                 request = replace(request, groups=found.groups)
         check_ids(self._ids, user, nests=self.request.verify)
         if request.bundle is None:
-            variables = {"HOME": home_directory or home(user[0]), **request.env}
+            variables = {"HOME": home_directory or default_home(user[0]), **request.env}
             request = replace(request, env=variables)
         return replace(request, user=user)
 
-    def _nested_ids(self, request: Request) -> tuple[list[str], Request]:
+    def _nested_ids(
+        self, request: Request, groups: Sequence[int] | None
+    ) -> tuple[list[str], Request]:
         """Return the arguments by which usernsctl-verify gives the command ids that are not mapped.
 
         The command then has no supplementary groups: they are not mapped, either.
 
+        :param groups: the supplementary groups that the caller gave.
         :returns: the arguments, and the request without these ids.
+        :raises PlanError: the caller gave supplementary groups.
         """
         if request.user is None:
             return [], request
         user = ids_of(request)
         if self._ids.has(user):
             return [], request
+        if groups:
+            raise PlanError(
+                "groups: a user whose ids are not mapped can have no supplementary groups",
+                step="plan",
+                cause="inside-id-unmapped",
+                remedy="map more ids: idmap=IdMap.auto()",
+            )
         return [VERIFY_AS, *map(str, user)], replace(request, user=(0, 0), groups=())
 
     def open_directory(self) -> OpenFile:
@@ -486,73 +486,8 @@ class HostBase(ClosingMixin):
 
     _what = "a SandboxHost"
 
-    def __init__(  # noqa: DOC102 - the options are those of NamedHostOptions
-        self, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
-    ) -> None:
-        """Create the namespace and the root filesystem, as ``usernsctl run`` does.
-
-        That takes a few tenths of a second: call :meth:`create_async` in an event loop.
-
-        :param idmap: the ids inside, as for :class:`usernsctl.Popen`; by default only the caller's
-            id is mapped, to root.
-        :param namespace: a kept :class:`usernsctl.Namespace`, or the name of one, to start the
-            sandboxes in, instead of `idmap`. The caller may close the Namespace afterwards.
-        :param bundle: the directory of an OCI bundle. Its config.json sets each option that no
-            argument sets. Without `bundle`, `rootfs` and `expose_root`, the root filesystem of a
-            sandbox has the directories with this machine's programs.
-        :param bool trust: whether the bundle's bind mounts, annotations and capabilities apply
-            unchanged. By default, a bind mount from outside of the bundle raises
-            :class:`usernsctl.BundleError`, and only harmless annotations reach runsc.
-        :param bool allow_hooks: whether runsc executes the bundle's hooks for each sandbox. Hooks
-            are programs OUTSIDE gVisor, on this machine's kernel, with the caller's rights.
-        :param rootfs: the directory of a root filesystem.
-        :param bool expose_root: whether this machine's root directory is the root filesystem,
-            read-only.
-        :param bool writable_root: whether root inside may write to all files of the root
-            filesystem, whoever owns them, such as those in /etc and /usr. Writes stay in memory.
-        :param binds: further bind mounts: each a path, a text ``"SRC[:DST][:ro|rw]"`` as for
-            ``--bind``, or a :class:`usernsctl.Bind`.
-        :param str hostname: the hostname inside.
-        :param rlimits: limits of each process inside, which gVisor enforces: each a text
-            ``"NAME=SOFT[:HARD]"`` as for ``--rlimit``, in the units of setrlimit(2), or a
-            :class:`usernsctl.Rlimit`.
-        :param memory: the memory limit of each sandbox, gVisor's own memory and files in memory
-            included: a number of bytes, or a text such as ``"512M"`` or ``"1.5GiB"``. See
-            :class:`Sandbox` for what happens to a sandbox that exceeds a limit.
-        :param int pids: the limit of processes and threads of this machine that each sandbox has.
-            gVisor alone has about 20, and each process inside one or two.
-        :param cpus: the number of processors that each sandbox may use.
-        :param disk: how much each sandbox may write to its root filesystem, and to each tmpfs such
-            as /tmp: a size as for `memory`. More fails with ENOSPC.
-        :param ttl: the time after which each sandbox is ended: seconds, or a text such as ``"2m"``.
-        :param idle_timeout: the time without a running command after which each sandbox without a
-            first command is ended: seconds, or a text. Not for the sandboxes of a pool.
-        :param str limits: ``"strict"``, the default, or ``"best-effort"``: whether a limit that
-            can't be enforced here is an error, or is ignored.
-        :param str network: ``"none"``, the default, for a loopback device alone, ``"host"`` for the
-            network of the machine, or ``"private"`` for a network of each sandbox that
-            reaches other machines but not this one.
-        :param allow: what each sandbox may reach: either names, by HTTP and HTTPS through a proxy
-            (``"NAME[:PORT]"`` or ``"*.NAME[:PORT]"``), or addresses (``"CIDR[:PORT]"``).
-        :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by
-            default runsc chooses.
-        :param debug_log: a directory for runsc's debug logs, which have no size limit; it is
-            created if it does not exist.
-        :param runsc: the absolute path of runsc; by default the value of ``USERNSCTL_RUNSC``, else
-            the first runsc in PATH.
-        :param bool verify: whether usernsctl checks inside each sandbox that its kernel is gVisor,
-            before a command starts.
-        :param bool no_new_privs: whether runsc, its children and the commands inside can't gain
-            privileges by set-user-id programs (PR_SET_NO_NEW_PRIVS(2const)).
-        :param bool drop_bounding: whether runsc keeps only the capabilities that it needs.
-        :raises ValueError: an argument has a wrong value; two arguments exclude each other, such as
-            `bundle` and `rootfs`; `trust` or `allow_hooks` is given without `bundle`; the Namespace
-            is closed, or keeps a PID namespace.
-        :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises BindError: a bind mount is impossible or not allowed; as :class:`FileNotFoundError`
-            if its source does not exist.
-        :raises UsernsError: for the same reasons as ``usernsctl run``.
-        """
+    def __init__(self, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]) -> None:
+        """Create the namespace and the root filesystem, as ``usernsctl run`` does."""
         self._request = request = Request.for_host({"idmap": idmap, **options})
         self._prepared: HostNamespace = HostNamespace(request)
 
@@ -624,6 +559,18 @@ class HostBase(ClosingMixin):
             "a SandboxHost can't be copied or pickled, because of its descriptors; "
             "create one in each process"
         )
+
+
+def _check_utf8(args: Iterable[str], variables: Mapping[str, str], cwd: str) -> None:
+    """Check that a config.json can have these texts.
+
+    :raises ValueError: a text is not UTF-8.
+    """
+    for number, word in enumerate(args):
+        checks.check_utf8(f"args[{number}]", word)
+    for name, value in variables.items():
+        checks.check_utf8(f"env[{name!r}]", name + value)
+    checks.check_utf8("cwd", cwd)
 
 
 def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:

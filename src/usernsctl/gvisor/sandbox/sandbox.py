@@ -206,49 +206,42 @@ class Sandbox(SandboxFiles, ClosingMixin):
         check_idle_timeout(argv, host_options)
         self._own_limits = None if host is None else take_limits(host_options)
         self._counts_idle = self._counts_idle or argv is None
-        if argv is None:
-            check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
-        wanted = chosen_id(id)
+        check_streams(stdin, stdout, stderr, terminal, has_command=argv is not None)
         name = checks.hostname(host_options.pop("hostname", None))
         get_host = _host_of(host_options, host)
-        check_streams(stdin, stdout, stderr, terminal)
-        start = checks.directory_inside(cwd)
         checks.variables(env)
-        wanted_user = None if user is None else checks.user_of(user)
+        start = checks.directory_inside(cwd)
+        wanted = None if user is None else checks.user_of(user)
         gids = None if groups is None else checks.gids(groups)
         if publish != ():
             self._published = published_ports.parse_ports(publish)
         check_timeout(timeout)
-        self._become(wanted, argv or ())
+        self._become(chosen_id(id), argv or ())
 
         def begin() -> None:
             used = get_host()
             self._own_host = used if host is None else None
             if argv == () and used.request.bundle is None:
                 raise ValueError("args is empty: args must contain a command, or be None")
-            outlives = detach or self._agent_outlives
             enforced = self._enforce_limits(used, in_cgroup)
             config = used.config_for(
                 argv,
                 env=env,
                 cwd=start,
-                user=None if argv is None else wanted_user,
+                user=None if argv is None else wanted,
                 groups=None if argv is None else gids,
                 hostname=name,
                 terminal=terminal,
-                outlives=outlives,
+                outlives=detach or self._agent_outlives,
                 disk=0 if enforced is None else enforced.disk,
             )
             self._files = SandboxDirectory(used, self.id, config)
-            how = {"in_cgroup": in_cgroup}
             if argv is None:
-                self._start_agent(used, self._files, how, detach=detach, timeout=timeout)
-                self._defaults = self._find_defaults(start, wanted_user, gids)
+                self._start_agent(used, self._files, in_cgroup, detach=detach, timeout=timeout)
+                self._defaults = self._find_defaults(start, wanted, gids)
                 return
-            if terminal:
-                how |= prepared_streams(DEVNULL, DEVNULL, DEVNULL, detach)
-            else:
-                how |= prepared_streams(stdin, stdout, stderr, detach)
+            streams = (DEVNULL, DEVNULL, DEVNULL) if terminal else (stdin, stdout, stderr)
+            how = {"in_cgroup": in_cgroup, **prepared_streams(*streams, detach)}
             self._start(used, self._files, how, detach=detach, terminal=terminal, timeout=timeout)
 
         self._undone_unless_whole(begin)
@@ -317,7 +310,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
         self,
         host: HostNamespace,
         files: SandboxDirectory,
-        how: Mapping[str, Any],
+        in_cgroup: StrOrBytesPath | int | None,
         *,
         detach: bool,
         timeout: float | None,
@@ -325,8 +318,8 @@ class Sandbox(SandboxFiles, ClosingMixin):
         """Start a sandbox with the agent as its process 1."""
         deadline = time.monotonic() + (START_SECONDS if timeout is None else timeout)
         with InitAgent(self.id) as first:
-            streams = {**how, **first.streams}
-            self._start(host, files, streams, detach=detach, terminal=False, timeout=timeout)
+            how = {"in_cgroup": in_cgroup, **first.streams}
+            self._start(host, files, how, detach=detach, terminal=False, timeout=timeout)
             assert self._life is not None
             try:
                 self._adopt(first.get(self._life, deadline))
@@ -997,12 +990,22 @@ def chosen_id(id: str | None) -> str:
     return checks.sandbox_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
 
 
-def check_streams(stdin: Stream, stdout: Stream, stderr: Stream, terminal: bool = False) -> None:
+def check_streams(
+    stdin: Stream,
+    stdout: Stream,
+    stderr: Stream,
+    terminal: bool = False,
+    *,
+    has_command: bool = True,
+) -> None:
     """Check the standard streams of a command.
 
+    :param has_command: whether the sandbox has a first command.
     :raises TypeError: an argument can't be a standard stream.
-    :raises ValueError: `terminal` and a stream are both given.
+    :raises ValueError: `terminal` and a stream are both given, or one without a first command.
     """
+    if not has_command:
+        check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
     for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
         checks.stream(name, stream)
         if terminal and stream not in (None, DEVNULL):
