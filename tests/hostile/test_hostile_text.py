@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from usernsctl import _core, _text
+from usernsctl import _text
+from usernsctl._core.messages import explain_runsc
 from usernsctl.cli import main
 from usernsctl.errors import BundleError
 from usernsctl.explain.printing import print_error
@@ -147,7 +148,7 @@ def test_hostile_messages_of_runsc_do_not_speak_to_the_terminal(
     for text in NASTY:
         for message in (text, f'creating working directory "{text}": mkdir', f"{text}: EOF"):
             tally.tried()
-            print_error(_core.explain_runsc(message))
+            print_error(explain_runsc(message))
             output = capsys.readouterr()
             if found := raw(output.out + output.err):
                 tally.succeeded(f"{message!r}: {found}")

@@ -32,7 +32,7 @@ from usernsctl._core.values import (
 )
 from usernsctl._lean import Any, NoReturn, Self
 from usernsctl._native import ffi, lib
-from usernsctl.errors import MapError, NamespaceError, RunscError, UsernsError
+from usernsctl.errors import MapError, NamespaceError, UsernsError
 
 #: The number of subordinate ids that useradd(8) grants to a user.
 GRANT_COUNT: int = lib.UN_GRANT_COUNT
@@ -93,7 +93,7 @@ def group_versions() -> tuple[int, int, int]:
 def prepare_groups(parts: int) -> None:
     """Make the control group of this process ready for groups of sandboxes.
 
-    :param parts: what the groups shall limit, as bits (enum un_group_part).
+    :param parts: the resources to limit, as bits (enum un_group_part).
     """
     lib.un_groups_prepare(parts)
 
@@ -101,7 +101,7 @@ def prepare_groups(parts: int) -> None:
 def sweep_groups(parts: int) -> None:
     """Remove the control groups of ended sandboxes whose watcher was killed by SIGKILL.
 
-    :param parts: what the groups limit, as bits (enum un_group_part).
+    :param parts: the resources that the groups limit, as bits (enum un_group_part).
     """
     lib.un_groups_sweep(parts)
 
@@ -897,131 +897,3 @@ class NativeLaunch:
             )
         )
         return error_of(err, filename=filename, remedy=remedy)
-
-
-class MessageSearch:
-    """An incremental search of a text for the messages in the catalogue of causes."""
-
-    def __init__(self) -> None:
-        self._search = ffi.new("struct un_search *")
-        self._added: list[Any] = []  # the memory of causes that the caller added
-
-    def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
-        """Search the next piece of the text.
-
-        :returns: for each message that ends in this piece, its offset in the text, and the ids of
-            its possible causes, the likeliest first.
-        """
-        before = self._search.count
-        lib.un_search_add(self._search, ffi.from_buffer(piece), len(piece))
-        found = self._search.occurrence[before : self._search.count]
-        return [(one.at, _strings(one.causes, one.count)) for one in found if not one.is_hint]
-
-    def add_causes(self, causes: Sequence[str]) -> None:
-        """Add causes to the ranking, as those of one more message of the text.
-
-        :param causes: ids of the catalogue, the likeliest first.
-        """
-        if self._search.count < lib.UN_OCCURRENCES_MAX:
-            self._added.append(ffi.new("char[]", b"".join(id.encode() + b"\0" for id in causes)))
-            found = self._search.occurrence[self._search.count]
-            found.count, found.causes = len(causes), self._added[-1]
-            self._search.count += 1
-
-    def causes(self) -> list[str]:
-        """Return the ids of all possible causes of the text so far, the likeliest first."""
-        ids = ffi.new("const char *[]", lib.UN_CAUSES_MAX)
-        return [text_of(ids[place]) for place in range(lib.un_search_causes(self._search, ids))]
-
-
-def _strings(at: Any, count: int) -> tuple[str, ...]:
-    """Read C strings of ASCII characters that follow each other in memory."""
-    found = []
-    for _ in range(count):
-        found.append(text_of(at))
-        at += len(found[-1]) + 1
-    return tuple(found)
-
-
-def first_message(written: bytes) -> str | None:
-    """Return the first ``msg`` of JSON objects that follow each other, or None if none has one."""
-    messages = ffi.new("struct un_messages *")
-    if lib.un_messages_read(ffi.from_buffer(written), len(written), messages):
-        raise MemoryError
-    try:
-        return _message(messages.bytes) if messages.count else None
-    finally:
-        lib.un_messages_free(messages)
-
-
-def read_runsc_failure(errors: str, crash: str, debug: str) -> str | None:
-    """Return the message of a failure of runsc from its log files, or None if they have none.
-
-    :param errors: the file for ``--log``.
-    :param crash: the file for ``--panic-log``.
-    :param debug: the pattern for ``--debug-log``.
-    :raises MemoryError: malloc(3) failed.
-    """
-    memory, words = Memory(), ffi.new("struct un_runsc_words *")
-    paths = [memory.string(path) for path in (errors, crash, debug)]
-    if lib.un_runsc_words_read(*paths, words):
-        raise MemoryError
-    try:
-        return _message(words.told) if words.told else None
-    finally:
-        lib.un_runsc_words_free(words)
-
-
-def _message(told: Any) -> str:
-    return bytes(ffi.string(told)).decode("utf-8", "replace")
-
-
-def explain_runsc(
-    told: str, limit: str = "", config: str | None = "", proc: str = "/proc"
-) -> RunscError:
-    """Return the error for a message of runsc, with a cause if the message has only one.
-
-    :param limit: the id of the cause to choose if the message has several, or empty.
-    :param config: the config.json: texts that runsc quotes from it select no cause; ``None`` if it
-        is unknown, and each part of the message may be a quotation.
-    """
-    memory = Memory()
-    err, failure = ffi.new("struct un_error *"), ffi.new("struct un_runsc_failure *")
-    encoded = None if config is None else config.encode("utf-8", "replace")
-    result = lib.un_runsc_explain(
-        memory.string(_text(told)),
-        memory.string(limit),
-        ffi.NULL if encoded is None else memory.keep(ffi.from_buffer(encoded)),
-        len(encoded or b""),
-        memory.string(proc),
-        failure,
-        err,
-    )
-    check(result, err)
-    return _error(failure)
-
-
-def explain_silent_runsc(status: int, limit: str = "", *, proc: str = "/proc") -> RunscError:
-    """Return the error for a runsc that ended with an exit status and without a message.
-
-    :param limit: the id of the cause if it is known, else empty.
-    """
-    memory = Memory()
-    failure = ffi.new("struct un_runsc_failure *")
-    lib.un_runsc_explain_silence(status, memory.string(limit), memory.string(proc), failure)
-    return _error(failure)
-
-
-def _text(message: str) -> bytes:
-    """Encode a message as UTF-8; NUL, at which a C string ends, becomes U+FFFD."""
-    return message.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
-
-
-def _error(failure: Any) -> RunscError:
-    cause = text_of(failure.cause.id) if failure.has_cause else None
-    return RunscError(
-        text_of(failure.what),
-        step="runsc",
-        cause=cause,
-        remedy=text_of(failure.remedy),
-    )

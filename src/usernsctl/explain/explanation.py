@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
-from usernsctl import _core
+from usernsctl._core.messages import MessageSearch
 from usernsctl._lean import dataclass
 from usernsctl.explain.attempts import AttemptReader
 from usernsctl.explain.catalogue import catalogue
@@ -71,7 +71,7 @@ def explain(stream: BinaryIO) -> Explanation:
 
     :raises OSError: the stream can't be read.
     """
-    search, reader, text = _core.MessageSearch(), AttemptReader(), _Limited(stream)
+    search, reader, text = MessageSearch(), AttemptReader(), _Limited(stream)
     seen: dict[str, dict[str, None]] = {}
     for piece in _pieces(text):
         for at, causes in search.add(piece):

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from usernsctl import _core
+from usernsctl._core.messages import MessageSearch
 from usernsctl._lean import dataclass
 from usernsctl._text import shown
 
@@ -36,7 +36,7 @@ _HELPER_FAILED = re.compile(r"new[ug]idmap failed")
 
 def only_cause(output: bytes) -> str | None:
     """Return the cause of the first message in an output that has only one possible cause."""
-    for _, causes in _core.MessageSearch().add(output):
+    for _, causes in MessageSearch().add(output):
         if len(causes) == 1:
             return causes[0]
     return None

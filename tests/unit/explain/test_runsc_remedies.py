@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from message_files import TEXTS, Text
 
-from usernsctl import _core
+from usernsctl._core.messages import explain_runsc
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.explanation import explain
 
@@ -21,7 +21,7 @@ def test_each_message_has_the_remedy_of_its_cause(text: Text, tmp_path: Path) ->
     found = explain(io.BytesIO(text.says.encode())).candidates
     causes = [each.cause.id for each in found if each.cause.id not in RULED_OUT]
     for says in (text.says, f"x: {text.says}", f"{text.says}\nmore", "a b " * 3000 + text.says):
-        error = _core.explain_runsc(says, proc=str(tmp_path))
+        error = explain_runsc(says, proc=str(tmp_path))
         if len(causes) == 1:
             assert (error.cause, error.remedy) == (causes[0], get(causes[0]).remedies["host"])
         else:
@@ -31,5 +31,5 @@ def test_each_message_has_the_remedy_of_its_cause(text: Text, tmp_path: Path) ->
 
 @pytest.mark.parametrize("says", ["[in-chroot]", '{"cause": "map-invalid"}', "Ubuntu 24.04.3 LTS"])
 def test_an_id_and_a_hint_in_runsc_s_words_are_quotations(says: str, tmp_path: Path) -> None:
-    error = _core.explain_runsc(f"x: {says}", proc=str(tmp_path))
+    error = explain_runsc(f"x: {says}", proc=str(tmp_path))
     assert (error.cause, error.remedy) == (None, "usernsctl doctor")

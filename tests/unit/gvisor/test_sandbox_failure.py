@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl import _core
+from usernsctl._core.messages import explain_runsc
 
 PIVOT_ROOT = (
     "failed to change the root file system: pivot_root failed, make sure that the root mount has "
@@ -16,14 +16,14 @@ ATTACH = "panic: unable to initialize systrap source: unable to attach: operatio
 
 
 def test_a_namespace_that_was_made_is_in_no_chroot() -> None:
-    error = _core.explain_runsc(PIVOT_ROOT)
+    error = explain_runsc(PIVOT_ROOT)
     assert error.cause == "mount-denied"
     assert error.remedy is not None
     assert "--security-opt seccomp=" in error.remedy
 
 
 def test_a_missing_directory_is_no_fault_of_the_machine() -> None:
-    error = _core.explain_runsc(
+    error = explain_runsc(
         'Error setting up root FS: creating working directory "/nope": mkdir /proc/fs/root/nope: '
         "read-only file system"
     )
@@ -41,7 +41,7 @@ def test_yama_is_in_question_only_where_it_restricts(
     file.parent.mkdir(parents=True)
     if scope is not None:
         file.write_text(scope)
-    error = _core.explain_runsc(ATTACH, proc=str(tmp_path))
+    error = explain_runsc(ATTACH, proc=str(tmp_path))
     assert error.cause == cause
     assert error.remedy is not None
     assert ("yama-ptrace-scope" in error.remedy) == (cause is None)
@@ -51,10 +51,10 @@ EOF = "cannot read client sync file: waiting for sandbox to start: EOF"
 
 
 def test_a_limit_that_was_hit_settles_what_a_message_leaves_open() -> None:
-    assert _core.explain_runsc(EOF).cause is None
-    error = _core.explain_runsc(EOF, "process-limit")
+    assert explain_runsc(EOF).cause is None
+    error = explain_runsc(EOF, "process-limit")
     assert error.cause == "process-limit"
     assert error.remedy is not None
     assert "--pids-limit" in error.remedy
     # A message that has only one cause keeps it.
-    assert _core.explain_runsc(PIVOT_ROOT, "out-of-memory").cause == "mount-denied"
+    assert explain_runsc(PIVOT_ROOT, "out-of-memory").cause == "mount-denied"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from processes import capture
 from supervisors import WATCHER
 
-from usernsctl import _core
+from usernsctl._core.messages import explain_runsc
 from usernsctl.explain.logs import quoted
 from usernsctl.gvisor.runsc import logs
 from usernsctl.gvisor.runsc.command import (
@@ -176,7 +176,7 @@ def test_any_errors_will_do(data: bytes) -> None:
 
 def test_words_of_the_bundle_are_not_runscs() -> None:
     words = "unable to attach: operation not permitted"
-    assert _core.explain_runsc(f"panic: {words}").cause == "ptrace-denied"
+    assert explain_runsc(f"panic: {words}").cause == "ptrace-denied"
     for phrase in (
         f"x: {words}\n", f'"\x1b{words}', f"\xe9{words}\u202e", f"{words} ", f"\\n{words}\\",
         f"<{words}>", f"\a'{words}'\x7f",
@@ -185,10 +185,10 @@ def test_words_of_the_bundle_are_not_runscs() -> None:
         # Quoted as by Go, as by JSON, and not quoted.
         for form in (go_quoted(phrase), json.dumps(phrase), phrase):
             said = f"true: {form.strip()}: failed"
-            assert _core.explain_runsc(said, config=config).cause is None, (said, config)
-            assert _core.explain_runsc(said, config="{}").cause == "ptrace-denied"
+            assert explain_runsc(said, config=config).cause is None, (said, config)
+            assert explain_runsc(said, config="{}").cause == "ptrace-denied"
     config = json.dumps({words: "a: b"})
-    assert _core.explain_runsc(f"true: {words}", config=config).cause is None
+    assert explain_runsc(f"true: {words}", config=config).cause is None
 
 
 def test_a_path_or_a_word_of_the_bundle_hides_nothing() -> None:
@@ -196,7 +196,7 @@ def test_a_path_or_a_word_of_the_bundle_hides_nothing() -> None:
         {"args": ["permitted", "operation", "/to/attach:", ": ", '{"a": "b"}', " "]}
     )
     said = "unable to attach: operation not permitted"
-    assert _core.explain_runsc(said, config=config).cause == "ptrace-denied"
+    assert explain_runsc(said, config=config).cause == "ptrace-denied"
 
 
 def go_quoted(text: str) -> str:

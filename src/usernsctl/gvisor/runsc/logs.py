@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 
-from usernsctl import _core
+from usernsctl._core import messages
 from usernsctl.gvisor.runsc import command as runsc_command
 
 # The maximum size to read of a log, in bytes: enough for all messages of a start.
@@ -28,7 +28,7 @@ def read_failure(logs: runsc_command.Logs) -> str | None:
 
     The message may quote untrusted text: escape it before printing.
     """
-    return _core.read_runsc_failure(logs.errors, logs.crash, logs.debug)
+    return messages.read_runsc_failure(logs.errors, logs.crash, logs.debug)
 
 
 def own_failure(fd: int) -> str | None:
@@ -36,7 +36,7 @@ def own_failure(fd: int) -> str | None:
 
     :returns: the message, or None if runsc did not fail; its exit status is the command's then.
     """
-    return _core.first_message(os.pread(fd, _READ_MAX, 0))
+    return messages.first_message(os.pread(fd, _READ_MAX, 0))
 
 
 def quote_runsc(message: str) -> str:

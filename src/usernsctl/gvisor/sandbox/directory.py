@@ -13,6 +13,7 @@ from io import FileIO
 from typing import Any
 
 from usernsctl import _core
+from usernsctl._core import messages
 from usernsctl.commands.popen import Popen
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.agent.start import ProcessDefaults
@@ -264,10 +265,10 @@ class SandboxDirectory:
             return end.error("runsc")
         message = logs.read_failure(self._logs)
         if message is None and status == CRASHED:
-            return _core.explain_silent_runsc(status)
+            return messages.explain_silent_runsc(status)
         if message is None:
             return RunscError(f"runsc ended with status {status} before it started", step="runsc")
-        return _core.explain_runsc(message, config=self._config)
+        return messages.explain_runsc(message, config=self._config)
 
     def remove(self) -> None:
         """Remove the directory, which frees the id.
