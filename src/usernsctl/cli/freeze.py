@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from usernsctl.cli.parser import Parser, UsageError
-from usernsctl.cli.run import add_options, check_combination, request_options
+from usernsctl.cli.run import add_options, check_combination, file_parser, request_options
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.maps import Extent
 
@@ -22,23 +22,8 @@ _REFUSED = {
 
 def parser(prog: str) -> Parser:
     """Return the parser of ``usernsctl freeze``."""
-    parser = Parser(
-        prog,
-        write,
-        usage="[OPTIONS] -o FILE [--] [CMD [ARG]...]",
-        options_first=True,
-        wants=["environ", "words"],
-    )
-    parser.add_option(
-        "-o",
-        "--output",
-        heading="The launch",
-        required=True,
-        metavar="FILE",
-        help="Write the launch to FILE, replacing an existing FILE (required).",
-    )
+    parser = file_parser(prog, write, "The launch", "launch")
     add_options(parser, request_options())
-    parser.add_words("command", "[CMD [ARG]...]")
     return parser
 
 

@@ -87,6 +87,26 @@ def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> N
         parser.add_option(*option.flags, **about)
 
 
+def file_parser(prog: str, write: Callable[..., int | None], heading: str, what: str) -> Parser:
+    """Return the parser of a verb that writes a run to a file, without the options of the run.
+
+    :param heading: the heading of ``--output`` in ``--help``.
+    :param what: the noun for the file.
+    """
+    usage = "[OPTIONS] -o FILE [--] [CMD [ARG]...]"
+    parser = Parser(prog, write, usage=usage, options_first=True, wants=["environ", "words"])
+    parser.add_option(
+        "-o",
+        "--output",
+        heading=heading,
+        required=True,
+        metavar="FILE",
+        help=f"Write the {what} to FILE, replacing an existing FILE (required).",
+    )
+    parser.add_words("command", "[CMD [ARG]...]")
+    return parser
+
+
 # MAX_OUTPUT_MAX of csrc/programs/watch/watch.h.
 _OUTPUT_MAX = 1 << 30
 

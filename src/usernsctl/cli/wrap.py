@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from usernsctl.cli.parser import Parser
-from usernsctl.cli.run import add_options, check_combination, request_options
+from usernsctl.cli.run import add_options, check_combination, file_parser, request_options
 from usernsctl.errors import CommandError
 from usernsctl.gvisor.launch.virtualenv import find_command
 
@@ -18,20 +18,7 @@ _OUTPUT, _TEMPLATE = ("-o", "--output"), ("--template",)
 
 def parser(prog: str) -> Parser:
     """Return the parser of ``usernsctl wrap``."""
-    parser = Parser(
-        prog,
-        write,
-        usage="[OPTIONS] -o FILE [--] [CMD [ARG]...]",
-        options_first=True,
-        wants=["environ", "words"],
-    )
-    parser.add_option(
-        *_OUTPUT,
-        heading="The script",
-        required=True,
-        metavar="FILE",
-        help="Write the script to FILE, replacing an existing FILE (required).",
-    )
+    parser = file_parser(prog, write, "The script", "script")
     parser.add_option(
         *_TEMPLATE,
         heading="The script",
@@ -39,7 +26,6 @@ def parser(prog: str) -> Parser:
         help="Start sandboxes from the template NAME of an interpreter; there is no CMD then.",
     )
     add_options(parser, request_options())
-    parser.add_words("command", "[CMD [ARG]...]")
     return parser
 
 
