@@ -75,7 +75,7 @@ void un_limit_to_machine(struct un_group_limits *limits);
 /* Opens the directory in which this process may make groups that limit a part. *version is 1 or 2.
  * Returns a descriptor for un_group_release(), or -1 with errno. */
 int un_group_place(const struct un_groups *groups, enum un_group_part part, int *version);
-/* Closes a place, and removes what un_group_place() made there if it is empty. */
+/* Closes a place, and removes the group that un_group_place() made there if the group is empty. */
 void un_group_release(int place, int version);
 
 /* Makes a place of version 2 ready for groups with limits: a group whose children have controllers

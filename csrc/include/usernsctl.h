@@ -121,7 +121,7 @@ struct un_group_limits {
  * group determines on which processors this process may run. */
 void un_seen_limits(struct un_group_limits *limits);
 
-/* What a control group can limit. */
+/* The resources of a sandbox that a control group can limit. */
 enum un_group_part { UN_GROUP_MEMORY, UN_GROUP_PIDS, UN_GROUP_CPU, UN_GROUP_PARTS };
 
 /* Stores the version of the control groups that this process may make to limit each part, or 0 if

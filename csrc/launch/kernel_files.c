@@ -81,7 +81,7 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
     if (un_machine_part(source->fd, &part))
         /* The mount is rejected if the check itself fails. */
         part = "an unknown filesystem";
-    /* Devices may be written to: access to a device is what such a bind mount is for. */
+    /* A writable bind mount of a device is allowed: its purpose is access to the device. */
     if (!part || !strcmp(part, "/dev"))
         return 0;
     un_launch_set_remedy(launch, source->path,

@@ -101,7 +101,7 @@ static const char *cause_in(const char *helper, const char *output)
         return closed;
     if (is_open_filtered(output))
         return "seccomp-denies-helper";
-    /* Both checks are of the real ids, which may differ from the effective ones of the plan. */
+    /* newuidmap checks the real ids, which may differ from the effective ids of the plan. */
     if (strstr(output, "Cannot determine your user name"))
         return "no-passwd-entry";
     if (strstr(output, " is owned by a different user") && getuid() == geteuid())

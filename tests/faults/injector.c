@@ -44,7 +44,7 @@ enum order {
     HIT     /* returns the number of the call, from 1, with the fault, or 0 if there was none */
 };
 
-/* What happens at a call. */
+/* The fault that is injected into a system call. */
 enum fault {
     NOTHING,
     ERROR,     /* the call is not made, and fails with this errno */

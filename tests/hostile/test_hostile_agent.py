@@ -67,7 +67,7 @@ try:
         print("file")
 except OSError:
     pass
-# Its own / is its own, where another one may come to be in this place; the program runs on.
+# Root inside may rename files of its root directory. The agent that runs must not notice.
 try:
     os.rename("/.usernsctl-agent", "/moved")
 except OSError:

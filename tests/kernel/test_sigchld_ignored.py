@@ -25,7 +25,7 @@ SHOW = ["sed", "-n", "s/^SigIgn:\t//p", "/proc/self/status"]
 # The SigIgn mask of a process that ignores only SIGCHLD.
 SIGCHLD_ONLY = f"{1 << (signal.SIGCHLD - 1):016x}\n"
 
-# Whether the kernel reports the status of children that it has reaped.
+# True if the kernel reports the exit status of a child that it has reaped itself.
 TELLS = tuple(map(int, platform.release().split(".")[:2])) >= (6, 15)
 
 

@@ -39,7 +39,7 @@ def agents(box: un.Sandbox) -> set[int]:
 def are_few_left(box: un.Sandbox) -> bool:
     """Return whether all keepers but the idle ones end before the deadline."""
     deadline = time.monotonic() + EXIT_SECONDS
-    # One more keeper runs the command that lists them.
+    # The listing command has a keeper of its own.
     while len(agents(box)) > AT_REST + 1:
         if time.monotonic() > deadline:
             return False

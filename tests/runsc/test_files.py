@@ -513,7 +513,7 @@ def test_files_belong_to_a_user_by_name(tmp_path: Path) -> None:
         with pytest.raises(un.CommandError) as caught:
             box.read_file("/tmp/mine", user="nobody-here")
         assert caught.value.cause == "user-unknown"
-        # What a program inside may have made of the file, no call waits for.
+        # A program inside may replace the file by a FIFO. No call waits for a writer of the FIFO.
         box.run(["sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd"], check=True)
         with pytest.raises(un.CommandError) as caught:
             box.write_file("/tmp/mine", b"y", user="app", timeout=30)

@@ -314,7 +314,7 @@ def test_a_program_that_ends_leaves_nothing() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_an_interrupt_leaves_nothing(host: un.SandboxHost) -> None:
     interrupt_at_each_step(host)
-    # What is left is what garbage collection leaves, also of the pool itself.
+    # The test fails for leftovers that remain after garbage collection of the pool.
     gc.collect()
 
 

@@ -33,7 +33,7 @@ while True:
     threading.Thread(target=answer, args=server.accept()[:1]).start()
 """
 
-# Sends so many bytes by each of some connections at once, and prints the answers' lengths.
+# Sends bytes over several simultaneous connections, and prints the lengths of the answers.
 CLIENT = """
 import socket, sys, threading
 address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])

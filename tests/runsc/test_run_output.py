@@ -255,7 +255,7 @@ def test_a_stuck_reader_does_not_outlast_the_time_limit(usernsctl: Program, tmp_
 def test_a_signal_during_the_wait_for_a_reader_keeps_the_result(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    # More than the pipe to the reader has room for, but not more than that and the one to the pump.
+    # More bytes than fit into one pipe, but fewer than fit into the reader's and the pump's pipes.
     script = "head -c 100000 /dev/zero; exit 3"
     options = ["--max-output", "1M", "--result", tmp_path / "r"]
     process, reader = start_with_stuck_reader(

@@ -22,7 +22,7 @@ from usernsctl import gvisor
 
 MIB = 1 << 20
 PATIENCE = 60
-# A limit is exceeded by at most so many bytes.
+# The maximum number of bytes by which a sandbox exceeds its limit before it is ended.
 EXCESS = 64 * MIB
 
 MEMORY_HOGS = {

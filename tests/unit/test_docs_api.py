@@ -16,7 +16,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "api"
 
 
 def test_every_public_name_is_in_the_reference_once() -> None:
-    # That page is about usernsctl.contrib.ray; tests/on_ray compares it.
+    # tests/on_ray checks the page ray.rst, the reference of usernsctl.contrib.ray.
     pages = set(REFERENCE.glob("*.rst")) - {REFERENCE / "ray.rst"}
     text = "\n".join(page.read_text() for page in pages)
     found = re.findall(

@@ -374,10 +374,10 @@ bool agent_print_leftovers(void);
 /* The part of a file or directory tree to send. */
 enum agent_sending { AGENT_SEND_TREE, AGENT_SEND_FILE, AGENT_SEND_ENTRIES };
 
-/* Sends what `path` names to the descriptor `output`, as records (protocol.h): a file or directory
- * tree, a regular file alone, or the entries of a directory without their contents. Symbolic links
- * in `path` are followed, those in a tree are sent as links. Only regular files are opened. Returns
- * whether everything was sent. */
+/* Sends `path` to the descriptor `output`, as records (protocol.h): a file or directory tree, a
+ * regular file alone, or the entries of a directory without their contents. Symbolic links in
+ * `path` are followed, and links in a tree are sent as links. Only regular files are opened.
+ * Returns whether everything was sent. */
 bool agent_copy_out(int output, const char *path, enum agent_sending what);
 
 /* ---- copy_in.c: creating files that the host sends --------------------------------------------

@@ -61,7 +61,7 @@ static bool stop_copy(struct copy *copy, int errnum)
 
 /* ---- input ----------------------------------------------------------------------------------- */
 
-/* Reads more input behind what is left. Returns false at the end of the input. */
+/* Reads more input, and appends it to the unused bytes. Returns false at the end of the input. */
 static bool read_more(struct copy *copy)
 {
     if (copy->from == copy->to)

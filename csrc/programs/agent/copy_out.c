@@ -194,7 +194,7 @@ static bool send_link(struct sending *sending, int dir, const struct stat *found
     return !sending->stopped;
 }
 
-/* Opens a directory or a regular file, and sends what was opened. */
+/* Opens a directory or a regular file, and sends the open file. */
 static bool send_opened(struct sending *sending, int dir, const char *name, bool is_directory)
 {
     int flags = is_directory ? AGENT_OPEN_DIRECTORY : AGENT_OPEN_FILE | O_NOFOLLOW;

@@ -8,7 +8,7 @@ int error_send(int fd, struct un_error *err)
     un_diagnose(err, "/proc");
     int length = snprintf(text, sizeof text, "%d%c%d%c%s%c%s%c%c%s%c", err->step, 0, err->errnum, 0,
                           err->cause ? err->cause : "", 0, err->detail, 0, 0, err->remedy, 0);
-    /* One write(2), so that the reader gets the error whole. */
+    /* All fields in a single write(2), so that the reader never receives a part of the error. */
     (void)!write(fd, text, (size_t)length);
     return -1;
 }

@@ -1,5 +1,5 @@
 /*
- * Limits without control groups: a look at what the sandbox uses.
+ * Limits without control groups: the watcher measures the memory and the tasks of the sandbox.
  *
  * The memory of the programs inside, and of their files, is in a memfd of gVisor's kernel, the
  * sentry, so RSS does not show it: the blocks of that file do. The rest is the anonymous memory of
@@ -58,7 +58,7 @@ void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits
 {
     *watch = (struct limit_watch){
         .limits = *limits, .start = un_now_ms(), .statm = -1, .walk_time = -1, .activity = -1};
-    /* The kernel enforces what control groups limit. */
+    /* The kernel enforces the limits of control groups. */
     watch->most_memory = limits->groups & 1U << UN_GROUP_MEMORY ? 0 : limits->memory;
     watch->is_bound = limits->groups & 1U << UN_GROUP_PIDS;
     watch->looks = watch->most_memory || (limits->pids && !watch->is_bound);

@@ -244,7 +244,7 @@ void sandbox_group_remove(struct sandbox_group *group)
     }
 }
 
-/* ---- what the sandbox has used ---- */
+/* ---- usage of the sandbox ---- */
 
 static uint64_t read_number(int dir, const char *file)
 {

@@ -211,14 +211,14 @@ bool oom_watch_explains(const struct oom_watch *watch, int status);
 void oom_describe(const struct sandbox_group *group, const struct un_limits *limits,
                   struct un_end *end);
 
-/* ---- limit_watch.c: what a sandbox uses ------------------------------------------------------ */
+/* ---- limit_watch.c: limits without control groups -------------------------------------------- */
 
 /* A sandbox has one file for its memory; restored ones may have several. */
 #define MEMORY_FILES 8
 
 struct limit_watch {
     struct un_limits limits;
-    bool looks;           /* whether the watcher must look at what the sandbox uses */
+    bool looks;           /* whether the watcher must measure the usage of the sandbox */
     uint64_t most_memory; /* the limit that the watcher enforces, in bytes, or 0 */
     int64_t start;        /* when the sandbox was started, of un_now_ms() */
     int activity;         /* the file that limit_watch_idle() opens, or -1 */
@@ -278,9 +278,9 @@ struct sandbox_wait {
 /* Initializes the structure, and blocks SIGTERM: one that arrives before the wait ends the sandbox,
  * too. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
-/* Makes what the limits need before the start: the control groups, and what sandbox_show_limits()
- * makes in `directory`. Begins to count OOM kills and the time. After a failure, sends the error to
- * `fd` (error_send()). Returns 0, or -1. */
+/* Prepares the limits before the start: makes the control groups, and the files and mounts of
+ * sandbox_show_limits() in `directory`. Begins to count OOM kills and the time. After a failure,
+ * sends the error to `fd` (error_send()). Returns 0, or -1. */
 int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
                        const char *directory, bool shares_mounts, int fd);
 

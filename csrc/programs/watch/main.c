@@ -401,8 +401,8 @@ static void reap_sandbox(void)
             nanosleep(&pause, NULL);
 }
 
-/* Removes what the sandbox has used, writes the result, and returns the exit status. A signal of an
- * impatient user must not prevent that. */
+/* Removes the control groups and other leftovers of the sandbox, writes the result, and returns the
+ * exit status. A signal of an impatient user must not prevent that. */
 static int finish(struct watch_args *args, int status)
 {
     siginfo_t ignored;

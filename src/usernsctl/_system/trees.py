@@ -78,7 +78,7 @@ class TreeWriter:
         self._levels: list[_Level] = []
         self._names: list[bytes] = []
         self._has_begun = False
-        #: Whether everything was created.
+        #: True once all files and directories were created.
         self.is_complete = False
         self._is_kept = False
 

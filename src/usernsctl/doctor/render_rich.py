@@ -46,7 +46,7 @@ def show(report: Report, needs: Sequence[Need]) -> None:
     longest = max((len(need.name) for need in needs), default=0)
     settings.columns[0].no_wrap = longest < console.width * 2 // 3
     for need in needs:
-        # Nothing is red in the report of a machine that is ready.
+        # The report of a machine that is ready shows no setting in red.
         style = "advice" if report.ready and need.state == "unmet" else need.state
         state = Text(need.state, _STYLES[style])
         settings.add_row(_text(need.name), state, _text(need.found))

@@ -46,7 +46,7 @@ _SKIPPED_MAX = 3
 _SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
 # Lines of a log that report no failure.
 _HARMLESS = re.compile(r"\W{0,2}(?:warn|info|debu|notice|trace)")
-# Lines that say how the program goes on without what failed.
+# Messages of programs that continue without the failed operation.
 _GOES_ON = re.compile(r"\b(?:trying|falling back|going forward|ignoring|ignored|continuing)\b")
 # An error belongs to an operation in another line if its own line has only such text and a word
 # beside it: dates, levels, names of exceptions, numbers. For example: "ptrace: Operation not

@@ -7,10 +7,10 @@ from typing import Literal
 
 from usernsctl._lean import dataclass, field
 
-#: Where a remedy is to be applied.
+#: The place where a user applies a remedy.
 Place = Literal["host", "docker", "kubernetes", "podman"]
 
-#: What a user may want to do; a cause matters for some of these.
+#: The goals of users. A cause matters for some of the goals.
 #:
 #: run: a command in gVisor with one id; range: a map of more than one id; docker and kubernetes:
 #: a command in gVisor, inside an ordinary container of Docker or a Pod.

@@ -16,7 +16,7 @@ from usernsctl._system.descriptors import deadline_after, seconds_left
 from usernsctl.commands.popen import PIPE, TimeoutExpired
 from usernsctl.gvisor.result import Result
 
-#: What happens to a command that writes more than `max_output`.
+#: The treatment of a command that writes more than `max_output`.
 OnOverflow = Literal["truncate", "kill"]
 
 #: The maximum number of bytes to read at once.

@@ -31,7 +31,8 @@ MAX_ADDRESSES = 16
 """The number of addresses of a name to which the proxy tries to connect."""
 
 _BLOCK = 64 * 1024
-# How much of a refused request is read, so that the client receives the answer before a reset.
+# The maximum number of bytes to read of a refused request. If unread bytes were left when the proxy
+# closes the connection, the client might receive a reset in place of the answer.
 _MAX_DRAINED = 1024 * 1024
 _FULL_SECONDS = 0.2
 
@@ -218,7 +219,7 @@ class _Relay:
         self._server = server
         self._idle_time = idle_time
         self._body = body
-        # What was read and not yet written, by the socket that it is for.
+        # For each socket, the bytes that were read from the other one and have to be written to it.
         self._pending = {client: b"", server: b""}
         # The sockets that nothing more is read from.
         self._ended: set[socket.socket] = set()
@@ -278,7 +279,7 @@ class _Relay:
         elif sock is self._client and self._body is not None:
             self._pending[self._server] = self._body.feed(data)
             if self._body.is_complete:
-                # What follows would be another request.
+                # The client may send only one request, so the proxy reads no more bytes from it.
                 self._ended.add(sock)
         else:
             self._pending[self._other(sock)] = data

@@ -129,16 +129,17 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
 @pytest.mark.parametrize(
     ("half", "texts", "recognised", "right", "others", "others_named"),
     [
-        # When they were collected: 55 recognised, 41 right first, 6 wrong, 1 unrelated recognised.
+        # At first: 55 recognised, 41 with the right cause first, 6 wrong, 1 unrelated recognised.
         ("later", 80, 79, 72, 40, 0),
-        # When they were collected: 46 recognised, 36 right first, 4 wrong, 1 unrelated recognised.
+        # At first: 46 recognised, 36 with the right cause first, 4 wrong, 1 unrelated recognised.
         ("last", 77, 77, 75, 40, 0),
-        # When 52 of these were first tried: 47 recognised, 41 right first, 1 wrong.
+        # At first, of 52 texts: 47 recognised, 41 with the right cause first, 1 wrong.
         ("seen", 82, 81, 78, 15, 0),
-        # When they were collected: 27 recognised, 18 right first, 3 wrong.
+        # At first: 27 recognised, 18 with the right cause first, 3 wrong.
         ("newest", 30, 30, 27, 0, 0),
-        # When they were collected: 59 recognised, 48 right first, 3 wrong, 4 unrelated recognised.
-        # Of the two that still are, one has a text like one of "seen" that has a known cause.
+        # At first: 59 recognised, 48 with the right cause first, 3 wrong, 4 unrelated recognised.
+        # 2 unrelated texts are still recognised. One of them resembles a text of "seen" whose cause
+        # is known.
         ("gathered", 65, 64, 63, 15, 2),
         # When they were collected: 37 recognised, 22 right first, 5 wrong, 7 unrelated recognised.
         ("independent", 39, 37, 24, 21, 4),

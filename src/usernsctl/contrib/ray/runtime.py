@@ -30,7 +30,7 @@ _SIGNALLED = 128
 # The steps of a start whose failures runsc, too, reports as a result of the command.
 _START_STEPS = ("chdir", "exec", "lookup")
 
-# What gVisor does with writes to the root filesystem (the annotation of gVisor's rootfs feature).
+# The annotation by which gVisor keeps writes to the root filesystem in memory, or in a file.
 _OVERLAY = "dev.gvisor.spec.rootfs.overlay"
 
 

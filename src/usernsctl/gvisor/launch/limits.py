@@ -1,4 +1,4 @@
-"""Limits of a sandbox: what was asked for, and the mechanism that enforces each part here."""
+"""Limits of a sandbox, and the mechanisms that enforce them on this machine."""
 
 from __future__ import annotations
 

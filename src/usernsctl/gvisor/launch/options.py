@@ -183,8 +183,7 @@ def parse_network(text: str) -> str:
     """
     if text == "sandbox":
         raise RunscError(
-            "--network sandbox needs root: runsc would have to take over a network device of this "
-            "machine",
+            "--network sandbox needs root: gVisor's network stack uses a device of this machine",
             step="runsc",
             cause="runsc-rootless-netstack",
             remedy="use --network private, --network host or --network none",

@@ -16,7 +16,7 @@ from usernsctl import _core
 from usernsctl._system.paths import open_path
 from usernsctl.errors import BindError, CommandError
 
-# What a nameless file fails with where the filesystem has none (open(2)).
+# The errors of open(2) on a filesystem that does not support O_TMPFILE.
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
 # The members of a result that are unknown, or zero, before the command has run.
