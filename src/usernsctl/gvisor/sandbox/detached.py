@@ -420,8 +420,7 @@ def _starter(
     disk = f"{entry.path}/disk" if limits is not None and limits.disk else None
     with contextlib.ExitStack() as opened:
         creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
-        ours, theirs = socket.socketpair()
-        opened.enter_context(ours)
+        ours, theirs = map(opened.enter_context, socket.socketpair())
         numbers = [creator.fileno(), theirs.fileno(), entry.fd]
         with theirs, contextlib.ExitStack() as above:
             fds = [*numbers]

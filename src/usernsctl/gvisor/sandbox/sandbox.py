@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import FileIO
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
@@ -208,21 +208,18 @@ class Sandbox(SandboxFiles, ClosingMixin):
         self._counts_idle = self._counts_idle or argv is None
         check_streams(stdin, stdout, stderr, terminal, has_command=argv is not None)
         name = checks.hostname(host_options.pop("hostname", None))
-        get_host = _host_of(host_options, host)
+        get_host = _host_of(host_options, host, argv)
         checks.variables(env)
         start = checks.directory_inside(cwd)
         wanted = None if user is None else checks.user_of(user)
         gids = None if groups is None else checks.gids(groups)
-        if publish != ():
-            self._published = published_ports.parse_ports(publish)
+        self._published = () if publish == () else published_ports.parse_ports(publish)
         check_timeout(timeout)
         self._become(chosen_id(id), argv or ())
 
         def begin() -> None:
             used = get_host()
             self._own_host = used if host is None else None
-            if argv == () and used.request.bundle is None:
-                raise ValueError("args is empty: args must contain a command, or be None")
             enforced = self._enforce_limits(used, in_cgroup)
             config = used.config_for(
                 argv,
@@ -955,20 +952,24 @@ def enforced_limits(
     return limits_of(replace(host.request, **(own or {})), host.writable, groups=groups)
 
 
-def _host_of(options: HostOptions, host: HostBase | None) -> Callable[[], HostNamespace]:
+def _host_of(
+    options: HostOptions, host: HostBase | None, argv: Sequence[str] | None
+) -> Callable[[], HostNamespace]:
     """Return a function that returns the host of a sandbox: `host`, or a new one with `options`.
 
+    :param argv: the command of the sandbox; empty for that of the host's bundle.
     :raises TypeError: an option is unknown, or has the wrong type.
-    :raises ValueError: an option has a wrong value, or `options` and `host` are both given.
+    :raises ValueError: an option has a wrong value, `options` and `host` are both given, or the
+        command is missing.
     """
     hint = "; SandboxHost() takes the options about namespaces, and the streams carry bytes"
     check_keywords("Sandbox", options, _KEYWORDS, hint)
-    if host is None:
-        request = Request.for_host(options)
-        return lambda: HostNamespace(request)
-    if options:
+    if host is not None and options:
         raise ValueError(f"the host decides these already: {', '.join(options)}")
-    return lambda: host.prepared
+    request = Request.for_host(options) if host is None else host.request
+    if argv == () and request.bundle is None:
+        raise ValueError("args is empty: args must contain a command, or be None")
+    return lambda: HostNamespace(request) if host is None else host.prepared
 
 
 def check_no_command(**options: Any) -> None:
