@@ -55,6 +55,7 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     LimitOptions,
 )
 from usernsctl.gvisor.sandbox.records import DetachedRecord
+from usernsctl.network.ports import PublishedPort
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.agent import options, process
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.sandbox import ports as published_ports
     from usernsctl.gvisor.sandbox import users
     from usernsctl.network import refusals
-    from usernsctl.network.ports import PublishedPort
 else:
     options = LateModule("usernsctl.gvisor.agent.options")
     process = LateModule("usernsctl.gvisor.agent.process")
