@@ -44,6 +44,8 @@ def sandbox_id(id: str) -> str:
     return check_name(id, "the id of a sandbox")
 
 
+_DEVNULL = -3  # subprocess.DEVNULL, without an import of subprocess
+
 #: The greatest uid or gid: the next number is -1, which means no id (setresuid(2)).
 ID_MAX = 2**32 - 2
 
@@ -243,6 +245,38 @@ def stream(name: str, given: Any) -> None:
         raise TypeError(
             f"{name} must be an open file, a descriptor, PIPE or DEVNULL, not {given!r}"
         )
+
+
+def check_no_command(**options: Any) -> None:
+    """Check that no option is given that requires a first command.
+
+    :raises ValueError: such an option is given.
+    """
+    for name, given in options.items():
+        if given not in (None, False, _DEVNULL):
+            raise ValueError(f"{name}: without a first command, pass {name} to run() or popen()")
+
+
+def check_streams(
+    stdin: Any,
+    stdout: Any,
+    stderr: Any,
+    terminal: bool = False,
+    *,
+    has_command: bool = True,
+) -> None:
+    """Check the standard streams of a command.
+
+    :param has_command: whether the sandbox has a first command.
+    :raises TypeError: an argument can't be a standard stream.
+    :raises ValueError: `terminal` and a stream are both given, or one without a first command.
+    """
+    if not has_command:
+        check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
+    for name, given in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+        stream(name, given)
+        if terminal and given not in (None, _DEVNULL):
+            raise ValueError(f"{name}: with terminal=True, it is the terminal")
 
 
 def count(name: str, given: int, least: int = 1) -> int:

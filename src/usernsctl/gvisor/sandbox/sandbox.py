@@ -206,7 +206,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
         check_idle_timeout(argv, host_options)
         self._own_limits = None if host is None else take_limits(host_options)
         self._counts_idle = self._counts_idle or argv is None
-        check_streams(stdin, stdout, stderr, terminal, has_command=argv is not None)
+        checks.check_streams(stdin, stdout, stderr, terminal, has_command=argv is not None)
         name = checks.hostname(host_options.pop("hostname", None))
         get_host = _host_of(host_options, host, argv)
         checks.variables(env)
@@ -972,16 +972,6 @@ def _host_of(
     return lambda: HostNamespace(request) if host is None else host.prepared
 
 
-def check_no_command(**options: Any) -> None:
-    """Check that no option is given that requires a first command.
-
-    :raises ValueError: such an option is given.
-    """
-    for name, given in options.items():
-        if given not in (None, False, DEVNULL):
-            raise ValueError(f"{name}: without a first command, pass {name} to run() or popen()")
-
-
 def chosen_id(id: str | None) -> str:
     """Return `id`, or a random id for a new sandbox if `id` is None.
 
@@ -989,25 +979,3 @@ def chosen_id(id: str | None) -> str:
     :raises ValueError: `id` is malformed.
     """
     return checks.sandbox_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
-
-
-def check_streams(
-    stdin: Stream,
-    stdout: Stream,
-    stderr: Stream,
-    terminal: bool = False,
-    *,
-    has_command: bool = True,
-) -> None:
-    """Check the standard streams of a command.
-
-    :param has_command: whether the sandbox has a first command.
-    :raises TypeError: an argument can't be a standard stream.
-    :raises ValueError: `terminal` and a stream are both given, or one without a first command.
-    """
-    if not has_command:
-        check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
-    for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
-        checks.stream(name, stream)
-        if terminal and stream not in (None, DEVNULL):
-            raise ValueError(f"{name}: with terminal=True, it is the terminal")

@@ -45,7 +45,6 @@ from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostNamespace, Lim
 from usernsctl.gvisor.sandbox.sandbox import (
     Sandbox,
     check_idle_timeout,
-    check_streams,
     chosen_id,
     take_limits,
 )
@@ -292,7 +291,7 @@ class TemplateSandbox(Sandbox):
         :raises UsernsError: the sandbox could not be started. Its files are removed.
         """
         wanted = chosen_id(id)
-        check_streams(stdin, stdout, stderr)
+        checks.check_streams(stdin, stdout, stderr)
         check_timeout(timeout)
         given_limits = {} if limits is None else limits
         check_idle_timeout(None if is_agent_first else source.args, given_limits)

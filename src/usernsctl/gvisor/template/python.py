@@ -30,7 +30,7 @@ from usernsctl.errors import RunscError, UsernsError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.runsc.stdio import Streams, closed_streams
 from usernsctl.gvisor.sandbox.host_namespace import HostBase
-from usernsctl.gvisor.sandbox.sandbox import Sandbox, check_streams
+from usernsctl.gvisor.sandbox.sandbox import Sandbox
 from usernsctl.gvisor.template.checkpoint import OutputReader, TemplateSandbox, Wanted, create
 from usernsctl.gvisor.template.image import STEP, not_ready, unsavable
 from usernsctl.gvisor.template.template import Parts, RestoreOptions, Template, TemplateOptions
@@ -140,7 +140,7 @@ class PythonTemplate(Template):
         **options: Any,
     ) -> TemplateSandbox:
         argv, variables = checks.argv(args), checks.variables(env)
-        check_streams(stdin, stdout, stderr)
+        checks.check_streams(stdin, stdout, stderr)
         check_timeout(timeout)
         source = self._source()
         process = source.config["process"]

@@ -17,7 +17,7 @@ from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.protocol import Agent
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE
 from usernsctl.gvisor.sandbox.host_namespace import HostBase
-from usernsctl.gvisor.sandbox.sandbox import Sandbox, check_no_command
+from usernsctl.gvisor.sandbox.sandbox import Sandbox
 from usernsctl.gvisor.template import store
 from usernsctl.gvisor.template.checkpoint import (
     AnyReady,
@@ -122,7 +122,7 @@ class Template(ClosingMixin):
         if argv and when is None:
             raise ValueError("ready: a template of a command needs a condition, such as a line")
         if not argv:
-            check_no_command(cwd=cwd, user=user)
+            checks.check_no_command(cwd=cwd, user=user)
 
         given: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "timeout": timeout}
         if argv:
@@ -191,7 +191,7 @@ class Template(ClosingMixin):
         options["limits"] = {"ttl": ttl, "idle_timeout": idle_timeout}
         if self._parts.record.kind != "agent":
             return TemplateSandbox(source, **options)
-        check_no_command(stdin=options.get("stdin"))
+        checks.check_no_command(stdin=options.get("stdin"))
         return TemplateSandbox(
             source,
             is_agent_first=True,
