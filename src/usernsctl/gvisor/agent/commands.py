@@ -333,7 +333,10 @@ class SandboxCommands:
 
     def begin(self) -> Activity | None:
         """Tell the watcher of a sandbox with an idle timeout that a command begins."""
-        file = self._life().open_activity()
+        life = self._life()
+        if not life.counts_idle:
+            return None
+        file = life.open_activity()
         return None if file is None else Activity(file)
 
     def adopt(self, agent: Agent) -> None:

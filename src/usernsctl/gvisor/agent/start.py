@@ -168,7 +168,12 @@ _FILE_MISSING = "no such file or directory"
 
 
 class AgentContainer(Container, Protocol):
-    """A running sandbox in which an agent can be started."""
+    """A running sandbox in which an agent can be started.
+
+    :ivar counts_idle: whether the sandbox may end after a time without a command.
+    """
+
+    counts_idle: bool
 
     @property
     def inherited(self) -> ProcessDefaults:

@@ -111,7 +111,7 @@ class AttachedSandbox:
         self._inside: Namespace | None = None
         self._end = EndReport(is_limited=bool(limits))
         self._groups = 0 if limits is None else limits.groups
-        self._counts_idle = limits is not None and limits.get("idle_timeout") is not None
+        self.counts_idle: bool = limits is not None and limits.get("idle_timeout") is not None
         self._is_killed = False
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
@@ -290,7 +290,7 @@ class AttachedSandbox:
 
     def open_activity(self) -> FileIO | None:
         """Open the file that tells the watcher of running commands, if the sandbox has one."""
-        return self._files.open_activity() if self._counts_idle else None
+        return self._files.open_activity() if self.counts_idle else None
 
     def end_by(self, end: SandboxEnd) -> None:
         """Kill the sandbox because of a limit that its watcher does not know."""

@@ -85,6 +85,8 @@ class DetachedSandbox:
     rusage = None
     # A detached sandbox has no proxy for allowed names.
     proxy = None
+    # Only the keeper of the sandbox knows the limits.
+    counts_idle = True
 
     def __init__(
         self,
