@@ -31,7 +31,7 @@ class Descriptor:
 
     def __init__(self, number: int = -1) -> None:
         """Take over a descriptor; -1 stands for none."""
-        self.cdata = ffi.gc(ffi.new("int *", number), lib.un_close_fd)
+        self.cdata: Any = ffi.gc(ffi.new("int *", number), lib.un_close_fd)
 
     @property
     def number(self) -> int:
