@@ -1,4 +1,4 @@
-"""Write the seccomp profile from docker/seccomp.toml; with --check, check it."""
+"""Write the seccomp profiles from docker/seccomp.toml; with --check, check them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,25 @@ import generated
 
 TREE = Path(__file__).parent.parent
 SOURCE = TREE / "docker" / "seccomp.toml"
-PROFILE = TREE / "src" / "usernsctl" / "profiles" / "seccomp.json"
+PROFILES = TREE / "src" / "usernsctl" / "profiles"
 
 _EPERM = 1
 _ALL_BITS = 0xFFFFFFFF
 
 Rule = dict[str, Any]
+
+
+def with_private_network(source: dict[str, Any]) -> dict[str, Any]:
+    """Add the rules for a private network, whose refusals replace those of the same call."""
+    extra = source["private_network"]
+    replaced = {entry["name"] for entry in extra["refusal"]}
+    kept = [entry for entry in source["refusal"] if entry["name"] not in replaced]
+    return {
+        **source,
+        "conditional": source["conditional"] + extra["conditional"],
+        "addition": source["addition"] + extra["addition"],
+        "refusal": kept + extra["refusal"],
+    }
 
 
 def profile(source: dict[str, Any]) -> Rule:
@@ -81,9 +94,22 @@ def _addition(entry: dict[str, Any]) -> Rule:
     return _rule([entry["name"]], _masked(0, forbidden, 0))
 
 
-def document() -> str:
-    return json.dumps(profile(tomllib.loads(SOURCE.read_text())), indent=2) + "\n"
+def document(source: dict[str, Any]) -> str:
+    return json.dumps(profile(source), indent=2) + "\n"
+
+
+def main() -> int:
+    source = tomllib.loads(SOURCE.read_text())
+    sources = {
+        "seccomp.json": source,
+        "seccomp-private-network.json": with_private_network(source),
+    }
+    results = [
+        generated.run(sys.argv[1:], PROFILES / name, lambda rules=rules: document(rules))
+        for name, rules in sources.items()
+    ]
+    return max(results)
 
 
 if __name__ == "__main__":
-    sys.exit(generated.run(sys.argv[1:], PROFILE, document))
+    sys.exit(main())

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from docker.engine import Engine
+from docker.engine import TREE, Engine
 from docker.recipes import build_recipe
 
 # The profile in docker/seccomp.json denies calls of pasta and nft.
-SECCOMP = "--security-opt=seccomp=unconfined"
+SECCOMP = f"--security-opt=seccomp={TREE}/docker/seccomp-private-network.json"
 IMAGE = "usernsctl-test/network"
 RUN = ["run", "--rm", "--network=host", SECCOMP, "--entrypoint=/usr/local/bin/in-gvisor"]
 # Tries to reach services of the machine, whose network the container has.
@@ -79,6 +79,15 @@ def test_container_without_the_device(engine: Engine) -> None:
     done = engine(*RUN, IMAGE, "--network=private", "--", "echo", "started")
     assert (done.returncode, done.stdout) == (125, "")
     assert "[tun-missing]" in done.stderr
+
+
+def test_the_profile_without_networks_is_named(engine: Engine, tun: str) -> None:
+    profile = f"--security-opt=seccomp={TREE}/docker/seccomp.json"
+    run = [profile if word == SECCOMP else word for word in RUN]
+    done = engine(*run, tun, IMAGE, "--network=private", "--", "echo", "started")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "[seccomp-denies-network]" in done.stderr
+    assert "seccomp-profile --private-network >seccomp.json" in done.stderr
 
 
 def test_image_without_a_launch(plain: Engine) -> None:

@@ -64,8 +64,11 @@ static int send_listener(const struct listener *listener, int socket, struct un_
 /* Makes the namespace, and sends descriptors of what was made. */
 static int make(const struct network *network, int socket, struct un_error *err)
 {
+    /* The kernel allows this call to root of a user namespace, so EPERM comes from a filter. */
     if (unshare(CLONE_NEWNET))
-        return un_fail_errno(err, UN_STEP_UNSHARE, "the network of the sandbox");
+        return un_fail(err, UN_STEP_UNSHARE, errno,
+                       errno == EPERM ? "seccomp-denies-network" : NULL,
+                       "the network of the sandbox");
     if (bring_up_loopback(err))
         return -1;
     set_if_writable(LOW_PORTS, ALL_PORTS);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from usernsctl._text import command
 from usernsctl.cli.parser import Parser
@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 def seccomp(prog: str) -> Parser:
     """Return the parser of ``usernsctl seccomp-profile``."""
-    return Parser(prog, print_seccomp)
+    parser = Parser(prog, print_seccomp)
+    parser.add_flag(
+        "--private-network",
+        help="Also allow what in-gvisor --network=private needs, such as nftables.",
+    )
+    return parser
 
 
-def print_seccomp() -> None:
+def print_seccomp(private_network: bool) -> None:
     """Print the seccomp profile for containers that run gVisor.
 
     The profile allows the system calls of Docker's own profile, except for those that gVisor does
@@ -29,7 +34,9 @@ def print_seccomp() -> None:
     """
     from usernsctl import profiles
 
-    print(profiles.read("seccomp.json"), end="")
+    name: Literal["seccomp-private-network.json", "seccomp.json"]
+    name = "seccomp-private-network.json" if private_network else "seccomp.json"
+    print(profiles.read(name), end="")
 
 
 def apparmor(prog: str) -> Parser:

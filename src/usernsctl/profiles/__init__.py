@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-Profile = Literal["seccomp.json", "apparmor"]
+Profile = Literal["seccomp.json", "seccomp-private-network.json", "apparmor"]
 Ids = Literal["one", "all"]
 
 #: Name of the AppArmor profile.
