@@ -126,11 +126,28 @@ def test_hosts_join_the_network(kept: Kept) -> None:
     assert "has no published ports" in done.stdout
 
 
-def test_network_allows_no_published_ports(kept: Kept) -> None:
-    options = ("--in", "web", "--network", "private", "--publish", "18080:80")
+@pytest.mark.parametrize("network", [(), ("--network", "private")])
+def test_network_allows_no_published_ports(kept: Kept, network: tuple[str, ...]) -> None:
+    options = ("--in", "web", *network, "--publish", "18080:80")
     done = kept.run("run", *options, "--", "echo", "started")
     assert (done.returncode, done.stdout) == (125, "")
     assert "the network of the namespace web has no published ports" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--network=private", "--allow=192.0.2.1/32"])
+def test_a_namespace_with_another_network_is_refused(
+    world: World, tmp_path: Path, option: str
+) -> None:
+    """Its addresses are not those of this machine, so nothing would deny this machine's."""
+    made = Kept(world, tmp_path)
+    done = made.run("ns", "create", "web", "-r", "--net")
+    assert done.returncode == 0, done.stderr
+    try:
+        done = made.run("run", "--in", "web", option, "--", "echo", "started")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "the namespace web has a network of its own, not a private one" in done.stderr
+    finally:
+        made.run("ns", "remove", "web")
 
 
 def test_network_ends_with_a_holder_that_is_killed(kept: Kept) -> None:

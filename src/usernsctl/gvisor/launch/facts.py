@@ -521,7 +521,7 @@ class TargetNamespace:
 
         found = find_named(name)
         namespace = Namespace.of_holder(found)
-        network.check_joined(wanted, namespace)
+        network.check_joined(wanted, found)
         target = make_target(_NAMESPACES, namespace=namespace)
         return cls(
             ids=MappedIds.of_setup(found.uid, found.gid, target.setup),

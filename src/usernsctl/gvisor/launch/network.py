@@ -13,7 +13,7 @@ from usernsctl.errors import CommandError, RunscError
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.request import Request
-    from usernsctl.namespaces.namespace import Namespace
+    from usernsctl.namespaces.named import NamedNamespace
 
 #: The word before the path and the options of usernsctl-network (csrc/programs/shared/shared.h).
 NETWORK = "--network"
@@ -54,8 +54,8 @@ def with_network(request: Request) -> Request:
     The proxy's variables replace those of the caller with the same names: the sandbox reaches no
     other proxy.
 
-    :raises CommandError: the request allows both names and addresses, or publishes ports of kept
-        namespaces.
+    :raises CommandError: the request allows both names and addresses, or names kept namespaces
+        whose network can't have its ports, or can't contain its private network.
     :raises NamespaceError: no kept namespaces have the name.
     """
     ranges = tuple(rule for rule in request.allow if hasattr(rule, "condition"))
@@ -67,30 +67,27 @@ def with_network(request: Request) -> Request:
             remedy="allow only names, or only addresses",
         )
     if ranges:
-        return replace(request, network="private", allow=(), ranges=ranges)
-    if request.network == "private" and not request.ranges and _has_private(request.kept):
-        if request.publish:
-            raise CommandError(
-                f"--publish: the network of the namespace {request.kept} has no published ports",
-                step="network",
-                remedy="publish ports of a sandbox with a network of its own: omit --in",
-            )
+        request = replace(request, network="private", allow=(), ranges=ranges)
+    is_kept = isinstance(request.kept, str) and (request.network == "private" or request.publish)
+    if is_kept and _joins_private(request, str(request.kept)):
         return replace(request, network=JOINED)
+    if request.ranges:
+        return request
     if not request.allow:
         is_alone = request.publish and request.network == "none"
         return replace(request, network=LOOPBACK) if is_alone else request
     return replace(request, network=NAMES, env={**request.env, **proxy_variables()})
 
 
-def check_joined(network: str, namespace: Namespace) -> None:
-    """Check that namespaces to join have a network of their own, if the sandbox is to use that.
+def check_joined(network: str, known: NamedNamespace) -> None:
+    """Check that namespaces to join have a private network, if the sandbox is to use that.
 
-    The name may have got another meaning since :func:`with_network`.
+    Since :func:`with_network`, the name may have been given to other namespaces.
 
-    :raises CommandError: the namespaces have the network of the caller.
+    :raises CommandError: the namespaces have no private network.
     """
-    if network == JOINED and not namespace.has("net"):
-        raise CommandError("the namespace to join has no network of its own", step="network")
+    if network == JOINED and known.network != "private":
+        raise CommandError(f"the namespace {known.name} has no private network", step="network")
 
 
 def proxy_variables() -> Mapping[str, str]:
@@ -122,7 +119,7 @@ def _private_options() -> list[str]:
 
 
 def private_command() -> list[str]:
-    """Return the words by which usernsctl-exec makes a private network for kept namespaces.
+    """Return the arguments with which usernsctl-exec makes a private network for kept namespaces.
 
     :raises RunscError: a program that the network needs is missing.
     """
@@ -131,18 +128,30 @@ def private_command() -> list[str]:
     return [NETWORK, program, *_private_options(), "--", "-"]
 
 
-def _has_private(kept: object) -> bool:
-    """Return whether kept namespaces have a private network.
+def _joins_private(request: Request, name: str) -> bool:
+    """Return whether a sandbox joins the private network of the namespaces `name`.
 
-    :param kept: the name of the namespaces, or something else.
     :raises NamespaceError: no namespaces have the name.
+    :raises CommandError: the ports would be those of the namespaces instead of this machine, or the
+        addresses of this machine, which a private network denies, can't be read there.
     """
-    if not isinstance(kept, str):
-        return False
     # Imported here, since few sandboxes join namespaces.
     from usernsctl.namespaces.named import find_named
 
-    return find_named(kept).network == "private"
+    known = find_named(name)
+    if request.publish and "net" in known.namespaces:
+        raise CommandError(
+            f"--publish: the network of the namespace {name} has no published ports",
+            step="network",
+            remedy="publish ports of a sandbox with a network of its own: omit --in",
+        )
+    if request.network == "private" and "net" in known.namespaces and not known.network:
+        raise CommandError(
+            f"--network private: the namespace {name} has a network of its own, not a private one",
+            step="network",
+            remedy=f"usernsctl ns create {name} --net private, or omit --in",
+        )
+    return known.network == "private" and request.network == "private" and not request.ranges
 
 
 def _find(name: str) -> str:

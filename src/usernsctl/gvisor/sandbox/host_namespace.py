@@ -59,7 +59,7 @@ from usernsctl.gvisor.runsc.command import Network, Platform, search_path
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.runsc.releases import Release, release_of
 from usernsctl.maps import AnyIdMap, MappedIds, plan
-from usernsctl.namespaces.named import read_map
+from usernsctl.namespaces.named import find_named, read_map
 from usernsctl.namespaces.namespace import Namespace
 
 if TYPE_CHECKING:
@@ -225,9 +225,8 @@ class HostNamespace:
             if request.kept is None:
                 joined, self._ids = None, MappedIds.of_plan(plan(request.idmap))
             else:
-                joined, self._ids = _join(request.kept)
+                joined, self._ids = _join(request.kept, request.network)
                 undo.callback(joined.close)
-                check_joined(request.network, joined)
             # `joined` has duplicates of the descriptors, so drop the reference to the Namespace.
             self.request = request = replace(request, kept=None)
             self.runsc = find_runsc(os.environ, request.program)
@@ -573,17 +572,21 @@ def _check_utf8(args: Iterable[str], variables: Mapping[str, str], cwd: str) -> 
     checks.check_utf8("cwd", cwd)
 
 
-def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
+def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
     """Open kept namespaces, with a new mount namespace for a root filesystem.
 
+    :param network: the network of the sandboxes.
     :returns: the namespaces, with descriptors of their own, and the mapped ids.
     :raises ValueError: the namespaces are closed, or include a PID namespace, of which runsc would
         have no /proc.
     :raises NamespaceError: no namespaces have that name, or a system call failed.
+    :raises CommandError: the namespaces lack the network.
     """
     with contextlib.ExitStack() as undo:
         if isinstance(kept, str):
-            kept = undo.enter_context(Namespace.open(kept))
+            known = find_named(kept)
+            check_joined(network, known)
+            kept = undo.enter_context(Namespace.of_holder(known))
         if kept.has("pid"):
             raise ValueError("namespace: sandboxes can't be started in a PID namespace")
         # Only a process in the namespaces can create the mount namespace. It waits for SIGKILL.
