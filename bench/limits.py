@@ -111,7 +111,7 @@ HOGS = {
     "fork bomb of Python": Hog({"--pids": "100"}, FORKS, "pids-limit"),
     "fork bomb of the shell": Hog({"--pids": "100"}, ["sh", "-c", SHELL_BOMB], "pids-limit"),
     "processor, four processes": Hog(
-        # Without control groups, whole processors are the limit.
+        # Without control groups, --cpus takes only whole processors.
         {"--cpus": "1" if os.geteuid() else "0.5"},
         "os.fork(), os.fork()\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass\n"
         "os.write(1, b'0\\n')",

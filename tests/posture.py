@@ -214,7 +214,7 @@ class Family:
         self.machine = {mount.device: mount.type for mount in callers}
         self.kinds: dict[int, str] = {}
         self.mounts: dict[int, str] = {}
-        # Names by device, for descriptors on mounts that no process sees.
+        # Names of file systems by device, for descriptors on mounts that are in no namespace.
         self.devices = dict(self.machine)
         self._namespaces: dict[str, str] = {}
         for pid in pids:

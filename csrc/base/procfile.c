@@ -114,7 +114,7 @@ bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t
             continue;
         *group++ = '\0';
         group[strcspn(group, "\n")] = '\0';
-        /* Version 2 has no controllers here. */
+        /* The line of version 2 names no controllers. */
         if (*controller ? !lists(name, controller) : *name)
             continue;
         return snprintf(path, size, "%s", group) < (int)size;

@@ -197,7 +197,7 @@ def doctors(first: Environment, second: Environment) -> Expected:
 
 
 def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[str]:
-    """Yield each fault in the answers, with its command."""
+    """Yield each wrong answer of a command, as text that begins with the command's name."""
     judged = replace(
         pair,
         run=None if works(answers["run"]) else pair.run,

@@ -152,7 +152,7 @@ class TestSandboxes:
     def test_no_descriptor_of_a_detached_sandbox_is_lost_by_an_interrupt(
         self, host: un.SandboxHost
     ) -> None:
-        """Pidfds were left, and a descriptor of the user namespace of runsc."""
+        """An interrupt left pidfds open, and a descriptor of runsc's user namespace."""
         host.start(None, id="web", detach=True).release()
         try:
             run = lambda: un.Sandbox.attach("web").release()  # noqa: E731

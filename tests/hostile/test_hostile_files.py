@@ -220,7 +220,7 @@ def outside(tmp_path: Path) -> Outside:
 
 
 def attempt(tally: Tally, call: Callable[[], object]) -> None:
-    """Call a function that may fail with one error, but only in time."""
+    """Count a call that fails with another error than SandboxFileError, or takes too long."""
     begin = time.monotonic()
     tally.tried()
     try:

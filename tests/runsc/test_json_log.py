@@ -37,7 +37,7 @@ def messages(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 def error(done: subprocess.CompletedProcess[str], status: int) -> dict[str, Any]:
-    """Return the only message, an error."""
+    """Return the only message, after a check that it is an error."""
     assert (done.returncode, done.stdout) == (status, ""), done.stderr
     (message,) = messages(done)
     assert message.pop("level") == "error"

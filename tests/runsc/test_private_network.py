@@ -169,7 +169,7 @@ def test_sandbox_with_allowed_names_reaches_only_the_proxy(world: World) -> None
     assert processes_left(world) == []
 
 
-# Starts sandboxes of a host, and prints the answers of a web server and the ends of the sandboxes.
+# Starts an attached and a detached sandbox, and prints the answers of the servers to both.
 HOST = """
 import signal, sys, usernsctl
 host = usernsctl.SandboxHost(network="private")

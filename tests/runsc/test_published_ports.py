@@ -20,7 +20,7 @@ pytestmark = pytest.mark.also_root
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
-# Answers each client with the number of bytes that it has sent until its end, and with as many.
+# Reads all input of each client, and answers with the number of bytes and the input itself.
 SERVER = """
 import socket, threading
 server = socket.create_server(("127.0.0.1", 80))

@@ -29,7 +29,7 @@ def rows() -> dict[str, list[str]]:
 
 
 def lines_of_code(source: str) -> int:
-    """Return the number of statements and handlers, without those that are prescribed.
+    """Return the number of statements and handlers, without those that each client prescribes.
 
     The statements of a program in a string count, too.
     """

@@ -92,7 +92,7 @@ def test_a_version_without_notes_is_reported(wanted: str, message: str) -> None:
 
 
 def test_there_are_notes_of_this_tree() -> None:
-    """The notes are those of the last release, or of the next."""
+    """CHANGELOG.md has notes of the next release, or else of the last one."""
     done = capture([sys.executable, TREE / "tools" / "release_notes.py", "Unreleased"])
     if done.returncode:
         assert release_notes.notes((TREE / "CHANGELOG.md").read_text(), VERSION)

@@ -53,5 +53,5 @@ def too_new(file: Path) -> list[str]:
 
 
 def is_renamed(name: str) -> bool:
-    """Return whether a function is older than its version on a newer system suggests."""
+    """Return whether OLDEST has a function under an older name or version than new headers use."""
     return name in RENAMED or name.startswith(RENAMED_PREFIXES)

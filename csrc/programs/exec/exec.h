@@ -65,13 +65,14 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
  * or -1 if there is none.
  *
  * `options->hold` is a SOCK_SEQPACKET connection to the process that asked for the namespaces. If
- * there is a command, it makes a network for the holder (shared.h, network_join()), which ends with
- * the holder, and ends the holder. This process sends "pid N"; the holder sends "ready" with
- * descriptors of all its namespaces in the order of enum un_ns, or what un_hold_report() writes.
- * After a byte in return, the holder sets its name, closes the connection, and stays. Only then,
- * without other descriptors than a pidfd of its network, does it become dumpable, so that other
- * processes may open its namespaces in /proc and read its memory, see un_forget_environment(). If
- * the connection is closed without that byte, the holder exits, so that no unknown holder is left.
+ * `options->command` is not empty, it is the command of usernsctl-network, which makes a network
+ * for the holder (shared.h, network_join()): the network ends with the holder, and the holder with
+ * its network. This process sends "pid N"; the holder sends "ready" with descriptors of all its
+ * namespaces in the order of enum un_ns, or the error that un_hold_report() writes. After a byte in
+ * return, the holder sets its name, closes the connection, and stays. Only then, when its only
+ * descriptor is a pidfd of its network, does the holder become dumpable, so that other processes
+ * may open its namespaces in /proc and read its memory, see un_forget_environment(). If the
+ * connection is closed without that byte, the holder exits, so that no unknown holder is left.
  */
 int un_hold(const struct un_options *options, struct un_error *err);
 /* Overwrites the environment of this program except PATH. The environment is the caller's, and

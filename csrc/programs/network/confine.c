@@ -3,9 +3,9 @@
  * programs inside send bytes to that process.
  *
  * The listening sockets belong to the network namespace of this machine. A process that can call
- * connect(2) for such a socket could reach this machine by it: connect(2) to AF_UNSPEC makes a
- * listening socket an unused one (tcp_disconnect() in net/ipv4/tcp.c). So the filter allows these
- * sockets only to accept.
+ * connect(2) for such a socket could reach this machine: connect(2) to AF_UNSPEC ends the listening
+ * (tcp_disconnect() in net/ipv4/tcp.c), and a second connect(2) then opens a connection. So the
+ * filter denies connect(2) and shutdown(2) for these sockets.
  */
 #include "base/base.h"
 #include "programs/network/network.h"

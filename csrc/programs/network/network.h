@@ -62,7 +62,7 @@ int route_name_server(const char *device, struct un_error *err);
 /*
  * Runs in a child of the program: makes the network namespace, brings up its loopback device, and
  * sends a descriptor of the namespace over `socket`, then the listening sockets, in one message
- * each. Filters packets to the addresses in `denied`, if there is a path of pasta. After a byte
+ * each. Drops packets to the addresses in `denied` if network->pasta is set. After a byte
  * from `socket`, when the device of pasta exists, makes these addresses unreachable, and answers
  * with a byte. Then forwards the published ports, if there are any. After a failure, sends the
  * fields of the error over `socket`, and ends.

@@ -6,8 +6,8 @@
  * gVisor's processes, and their page tables, of which a program inside can have many with few
  * pages.
  *
- * A look takes some microseconds. The time until the next one is that in which the sandbox can't
- * exceed the limit by much, at the highest rate at which a machine clears pages or starts
+ * A measurement takes some microseconds. The next one follows before the sandbox can exceed the
+ * limit by much, at the highest rate at which a machine clears pages or starts
  * processes. A walk through all processes takes longer, and must not take more than a small share
  * of the time. A sandbox whose sentry has hardly run has hardly any new page tables: it needs no
  * walk.

@@ -131,7 +131,7 @@ static bool has_own_proc(void)
 bool oom_watch_look(struct oom_watch *watch, pid_t parent)
 {
     int64_t now = un_now_ms();
-    /* The limits need looks more often. */
+    /* The watcher wakes up more often for the limits than this counter has to be read. */
     if (!watch->has_events && !watch->looks && now < watch->next)
         return false;
     watch->next = now + INTERVAL_MS;

@@ -57,7 +57,7 @@
 /* The first real-time signal of the kernel, below the SIGRTMIN of every libc. */
 #define REALTIME_MIN 32
 #define KILL_TIMEOUT_MS 10000
-/* gVisor's kernel kills its other processes when it exits. */
+/* The time in which gVisor's processes exit once gVisor's kernel has ended. */
 #define REAP_MS 200
 
 extern char **environ;
@@ -390,8 +390,8 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
     return ours;
 }
 
-/* Reaps the processes of the sandbox, so that their processor time counts. A child that this
- * process had before it executed this program may go on. */
+/* Reaps the processes of the sandbox, so that their processor time counts. Stops after REAP_MS: a
+ * child from before this process executed usernsctl-watch may run on. */
 static void reap_sandbox(void)
 {
     const struct timespec pause = {.tv_nsec = 1000000};

@@ -686,7 +686,7 @@ class NativeView:
     """The directory tree of a sandbox before its start: a struct un_view."""
 
     def __init__(self, view: Any, owner: object) -> None:
-        """Take a view that belongs to `owner`: a launch, or a pointer to the view."""
+        """Take a view and the object that frees it: a launch, or a pointer to the view."""
         self._view = view
         self._owner = owner
 

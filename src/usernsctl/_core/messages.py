@@ -1,4 +1,4 @@
-"""Messages of runsc and other programs: the core's search for them, and its explanations."""
+"""The search of the C core for messages of runsc and other programs, and their explanations."""
 
 from __future__ import annotations
 

@@ -381,7 +381,7 @@ class Shared:
 
 
 class SharedDescriptors(Shared):
-    """Descriptors with owners, which close as :class:`Shared` does."""
+    """Descriptors of :class:`Descriptor` objects, closed when no thread uses them any more."""
 
     def __init__(self, what: str, owners: Sequence[Descriptor]) -> None:
         """Take over descriptors."""

@@ -184,7 +184,7 @@ def list_(as_json: bool) -> None:
         return
     rows = [("NAME", "KIND", "SIZE", "AGE", "COMMAND")]
     for template in found:
-        # The other arguments of an interpreter are usernsctl's own program.
+        # The arguments after the interpreter are usernsctl's own program, not the user's.
         args = template.args[:1] if template.kind == "python" else template.args
         size = f"{template.size / (1 << 20):.1f}M"
         age = f"{int(time.time() - template.created)}s" if template.created else "-"

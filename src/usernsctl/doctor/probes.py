@@ -329,7 +329,7 @@ def skip_all(facts: Facts, failed: Probe, *, runsc: bool = True) -> dict[str, Pr
 
 
 def _not_installed(step: Step) -> Probe:
-    needs = f"--network private needs it: install the package {step.package}"
+    needs = f"--network private needs {step.name}: install the package {step.package}"
     return Probe(
         name=step.name, outcome="failed", errno=errno.ENOENT, detail=f"not installed; {needs}"
     )

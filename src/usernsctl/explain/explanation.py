@@ -18,11 +18,11 @@ _BLOCK = 1 << 20
 _LINE_MAX = 4096
 #: Number of bytes of a text that are read; the rest is ignored.
 INPUT_MAX = 16 << 20
-# Blocks of at least this size are searched for text: a shorter one costs little in any case.
+# Blocks below this size are not checked for binary data: to search them for messages is cheap.
 _BINARY_MIN = 1 << 16
 # Control characters that text does not have. Terminals use backspace, tab, line ends and escape.
 _CONTROLS = bytes(code for code in range(32) if code not in b"\b\t\n\f\r\x1b")
-# One byte of this many may be a control character in a text.
+# A block is not text if more than one byte in this many is a control character.
 _CONTROLS_RARE = 16
 
 

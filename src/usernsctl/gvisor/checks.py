@@ -269,7 +269,8 @@ def check_streams(
 
     :param has_command: whether the sandbox has a first command.
     :raises TypeError: an argument can't be a standard stream.
-    :raises ValueError: `terminal` and a stream are both given, or one without a first command.
+    :raises ValueError: `terminal` and a stream are both given, or one of these is given without a
+        first command.
     """
     if not has_command:
         check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)

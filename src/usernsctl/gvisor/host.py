@@ -110,7 +110,7 @@ class SandboxHost(HostBase):
         as /tmp: a size as for `memory`. More fails with ENOSPC.
     :param ttl: the time after which each sandbox is ended: seconds, or a text such as ``"2m"``.
     :param idle_timeout: the time without a running command after which each sandbox without a first
-        command is ended: seconds, or a text. Not for the sandboxes of a pool.
+        command is ended: seconds, or a text. In a pool, only the time of a lease counts.
     :param str limits: ``"strict"``, the default, or ``"best-effort"``: whether a limit that
         can't be enforced here is an error, or is ignored.
     :param str network: ``"none"``, the default, for a loopback device alone, ``"host"`` for the

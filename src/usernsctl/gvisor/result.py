@@ -54,7 +54,7 @@ class Result(CompletedProcess[AnyStr]):
         ``None`` if it is not known, as for a detached sandbox.
     :ivar peak_memory: the greatest memory usage of the whole sandbox, in bytes, that its memory
         limit counts. ``None`` if the sandbox has not reached that limit: the file of ``usernsctl
-        run --result`` has the number for every run with a limit.
+        run --result`` has the number for every run with a limit of memory or processes.
     :ivar int denied: the number of connections that the proxy for allowed names (`allow`) refused:
         for a sandbox's first command, since its start; else while the command ran.
     :ivar int stdout_truncated: the number of bytes that `stdout` lacks between its halves, of

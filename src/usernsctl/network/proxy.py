@@ -225,7 +225,7 @@ class _Relay:
         self._ended: set[socket.socket] = set()
 
     def run(self, first: bytes) -> None:
-        """Pass bytes on.
+        """Pass bytes on between client and server, until the answer ends or both are idle.
 
         :param first: the bytes that the server gets first.
         :raises BadRequest: the body is malformed.

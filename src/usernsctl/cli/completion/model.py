@@ -82,7 +82,7 @@ class Verb:
 
 
 def words_of(kind: str) -> list[str]:
-    """Return the words of a kind such as ``":a|b"``; an empty list for other kinds."""
+    """Return the words that a kind of value such as ``":a|b"`` lists; others list none."""
     return kind[1:].split("|") if kind.startswith(":") else []
 
 

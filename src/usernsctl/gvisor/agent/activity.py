@@ -1,4 +1,4 @@
-"""Running commands, as the watcher of a sandbox with an idle timeout sees them."""
+"""The file that shows the watcher of a sandbox with an idle timeout whether a command runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LOOK_SECONDS = 0.001
 
 
 class Activity:
-    """A running command of a sandbox, which does not end as idle meanwhile.
+    """A running command of a sandbox, which the watcher does not end as idle until :meth:`end`.
 
     csrc/programs/shared/limit_watch.c reads the file: a shared lock (flock(2)) means a running
     command, and the time of modification is the end of the last one, by CLOCK_MONOTONIC.
     """
 
     def __init__(self, file: FileIO) -> None:
-        """Begin, with a file of the sandbox that this object closes."""
+        """Lock the activity file of the sandbox, which this object closes."""
         self._file = file
         self._owner = os.getpid()
         deadline = time.monotonic() + _LOCK_SECONDS

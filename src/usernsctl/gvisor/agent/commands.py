@@ -96,7 +96,7 @@ _SIZE = (24, 80)
 
 
 class CommandDefaults(NamedTuple):
-    """The options of commands and of copies of files that do not give these options themselves.
+    """Default options of the commands and the file copies of a sandbox.
 
     :ivar cwd: the working directory, an absolute path inside, to which relative paths refer;
         ``None``: the root directory, and relative paths are refused.
@@ -332,7 +332,7 @@ class SandboxCommands:
             self._life().kill()
 
     def begin(self) -> Activity | None:
-        """Tell the watcher of a sandbox with an idle timeout that a command begins."""
+        """Return the :class:`Activity` of a command that begins; None without an idle timeout."""
         life = self._life()
         if not life.counts_idle:
             return None

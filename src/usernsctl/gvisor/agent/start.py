@@ -186,7 +186,7 @@ class AgentContainer(Container, Protocol):
         """
 
     def open_activity(self) -> FileIO | None:
-        """Open the file that tells the watcher of running commands, if the sandbox has one."""
+        """Open the file that shows running commands to the watcher, if the sandbox has one."""
 
     def kill(self) -> None:
         """Kill everything in the sandbox; do not wait for its end."""

@@ -171,7 +171,8 @@ class Limits:
     :ivar disk: the size of the root filesystem's writes, and of each tmpfs in config.json, in
         bytes.
     :ivar timeout: the time of the run, in seconds.
-    :ivar idle_timeout: the time without a command, in seconds, for a sandbox without a first one.
+    :ivar idle_timeout: the time without a running command, in seconds, after which a sandbox
+        without a first command is ended.
     """
 
     memory: int | None = None

@@ -435,7 +435,7 @@ class Request:
         ),
         default=None,
     )
-    # No option: the command of ``usernsctl run`` runs until the sandbox ends.
+    # Only a Python argument: a sandbox of ``usernsctl run`` is never idle, as its command runs.
     idle_timeout: float | None = field(
         metadata=by(argument=Argument("idle_timeout", check_of_limit("check_duration"))),
         default=None,
@@ -464,7 +464,7 @@ class Request:
                 metavar="none|host|private",
                 help="Use only a loopback device (none), this machine's network (host), or a "
                 "network of its own that reaches other machines but not this one (private). "
-                "With --in, private is the network of NAME, if that has one.",
+                "With --in NAME, private joins the private network of NAME, if there is one.",
             ),
             argument=Argument("network", is_one_of(*NETWORKS)),
         ),

@@ -174,7 +174,7 @@ class SandboxMaker:
         box.kill()
 
     def expire(self, box: Sandbox, ttl: float, used: float) -> None:
-        """Kill a sandbox whose lease has exceeded its time limit, which is then its `timeout`."""
+        """Kill a sandbox whose lease has exceeded its time limit: the reason is ``timeout``."""
         box._end_by(
             SandboxEnd(
                 reason="timeout",

@@ -289,7 +289,7 @@ class AttachedSandbox:
         return self.limit_error()
 
     def open_activity(self) -> FileIO | None:
-        """Open the file that tells the watcher of running commands, if the sandbox has one."""
+        """Open the file that shows running commands to the watcher, if the sandbox has one."""
         return self._files.open_activity() if self.counts_idle else None
 
     def end_by(self, end: SandboxEnd) -> None:

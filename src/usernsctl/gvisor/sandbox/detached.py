@@ -85,7 +85,7 @@ class DetachedSandbox:
     rusage = None
     # A detached sandbox has no proxy for allowed names.
     proxy = None
-    # Only the keeper of the sandbox knows the limits.
+    # Only the keeper knows whether there is an idle timeout, so open_activity() looks for the file.
     counts_idle = True
 
     def __init__(
@@ -192,7 +192,7 @@ class DetachedSandbox:
         return self.limit_error()
 
     def open_activity(self) -> FileIO | None:
-        """Open the file that tells the keeper of running commands, if the sandbox has one."""
+        """Open the file that shows running commands to the keeper, if the sandbox has one."""
         return open_activity("activity", self._entry.fd) if self._entry.fd >= 0 else None
 
     def end_error(self) -> SandboxEndedError:

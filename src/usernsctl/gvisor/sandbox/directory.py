@@ -249,7 +249,7 @@ class SandboxDirectory:
         return SandboxEnd.parse(read_report(f"{self.id}/end", self._top.fd))
 
     def open_activity(self) -> FileIO | None:
-        """Open the file that tells the watching process of running commands, if there is one."""
+        """Open the file that shows running commands to the watcher, if the sandbox has one."""
         return open_activity(f"{self.id}/activity", self._top.fd)
 
     def failure(self, status: int, answer: bytes = b"") -> UsernsError:

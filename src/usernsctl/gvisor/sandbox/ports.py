@@ -75,7 +75,7 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
         """Return the options of usernsctl-network for the sockets.
 
         :param fds: a list to which the descriptors are added that the command has to inherit.
-        :param above: closes the duplicates of descriptors that were those of standard streams.
+        :param above: closes the duplicates that replace descriptors 0 to 2.
         """
         words = []
         for port, one in zip(self.published, self._sockets, strict=True):

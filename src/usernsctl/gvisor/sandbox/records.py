@@ -270,7 +270,7 @@ class SandboxEnd:
 
 
 def open_activity(path: str, directory: int) -> FileIO | None:
-    """Open the file that tells a watcher of running commands, or return None if there is none.
+    """Open the file that shows running commands to a watcher; return None if there is none.
 
     :param directory: a descriptor of the directory that `path` starts from.
     """

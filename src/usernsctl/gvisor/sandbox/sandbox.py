@@ -178,7 +178,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
     # The limits of this sandbox that replace those of its host, and the resulting ones.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
-    # True if the sandbox may end for want of a command.
+    # True if the sandbox has no first command, so that `idle_timeout` may end it.
     _counts_idle = False
 
     def __init__(
