@@ -18,6 +18,10 @@ for fd in map(int, sys.argv[1]):
     os.close(fd)
 with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
     os.write(report, b"%d" % box.run(["sh", "-c", "exit 6"]).returncode)
+    # No descriptor of the host or the sandbox is a standard stream of a command.
+    box.run(["sh", "-c", 'for fd in "$@"; do readlink /proc/self/fd/$fd; done >/tmp/streams', "sh",
+        *sys.argv[1]])
+    os.write(report, box.read_file("/tmp/streams"))
 """
 
 
@@ -26,4 +30,6 @@ with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 def test_standard_streams_may_be_closed_before(closed: str) -> None:
     command = [sys.executable, "-c", CLOSED, closed]
     done = subprocess.run(command, capture_output=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, b"6"), done.stderr
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"6"), done.stdout
+    assert b"socket" not in done.stdout

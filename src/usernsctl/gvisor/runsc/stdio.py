@@ -135,16 +135,19 @@ _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def closed_streams() -> frozenset[int]:
-    """Return the numbers of the closed descriptors among 0, 1 and 2 of this process."""
-    return frozenset(fd for fd in (0, 1, 2) if not _is_open(fd))
+    """Return which of the descriptors 0, 1 and 2 no command inherits from this process.
+
+    If a program has closed its standard streams, their numbers may belong to descriptors of
+    usernsctl. These are close-on-exec, so execve(2) would close them, too.
+    """
+    return frozenset(fd for fd in (0, 1, 2) if not _is_inheritable(fd))
 
 
-def _is_open(fd: int) -> bool:
+def _is_inheritable(fd: int) -> bool:
     try:
-        os.fstat(fd)
+        return os.get_inheritable(fd)
     except OSError as error:
         return error.errno != errno.EBADF
-    return True
 
 
 class Streams:
