@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import networks
-import prctl
 import pytest
 from conftest import SCRIPTS
 from networks import World
@@ -74,14 +73,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-@pytest.fixture
-def _orphans() -> Iterator[None]:
-    """Let orphans become children of the test, so that none is overlooked."""
-    prctl.set_child_subreaper(1)
-    yield
-    prctl.set_child_subreaper(0)
-
-
 def start(world: World, number: int) -> subprocess.Popen[bytes]:
     port = f"{FIRST_PORT + number}:80"
     command = [USERNSCTL, "run", "--network", "private", "--publish", port, "--", "sleep", "1000"]
@@ -99,7 +90,6 @@ def kill_one(popen: subprocess.Popen[bytes], choice: random.Random) -> str:
     return name
 
 
-@pytest.mark.usefixtures("_orphans")
 @pytest.mark.timeout(PATIENCE * 3 * ROUNDS)
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_killed_private_networks_leave_nothing(world: World, number: int) -> None:
