@@ -86,7 +86,8 @@ def test_the_profile_without_networks_is_named(engine: Engine, tun: str) -> None
     run = [profile if word == SECCOMP else word for word in RUN]
     done = engine(*run, tun, IMAGE, "--network=private", "--", "echo", "started")
     assert (done.returncode, done.stdout) == (125, "")
-    assert "[seccomp-denies-network]" in done.stderr
+    cause = "seccomp-denies-network"
+    assert f"[{cause}]" in done.stderr
     assert "seccomp-profile --private-network >seccomp.json" in done.stderr
 
 

@@ -57,11 +57,21 @@ def names_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
 
 
 def fields_of(node: ast.ClassDef) -> set[str]:
-    """Return the parameters of a class's constructor, or its fields as a dataclass."""
+    """Return the parameters of a class's constructor, or its fields as a dataclass.
+
+    A class without a constructor has that of its bases.
+    """
     has = annotated(node)
-    for part in node.body:
-        if isinstance(part, ast.FunctionDef) and part.name in ("__init__", "__new__"):
-            has |= names_of(part)
+    constructors = [
+        part
+        for part in node.body
+        if isinstance(part, ast.FunctionDef) and part.name in ("__init__", "__new__")
+    ]
+    for part in constructors:
+        has |= names_of(part)
+    if not constructors:
+        bases = (CLASSES.get(ast.unparse(base)) for base in node.bases)
+        has |= {name for base in bases if base for name in fields_of(base)}
     return has
 
 
@@ -90,6 +100,12 @@ def keyword_lists() -> dict[str, set[str]]:
 
 
 LISTS = keyword_lists()
+CLASSES = {
+    node.name: node
+    for path in PACKAGE.rglob("*.py")
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.ClassDef)
+}
 
 
 def documented() -> Iterator[tuple[str, str, set[str], set[str]]]:
