@@ -3,10 +3,12 @@
  *
  * The listening socket is bound in the network namespace of this machine, and the process that
  * accepts on it runs in that of the sandbox. So the process needs no way between the namespaces,
- * and can reach nothing but the sandbox, whatever is sent to it.
+ * and can reach nothing but the sandbox, whatever is sent to it. It allocates all memory at its
+ * start: see confine.c.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
+#include "programs/shared/shared.h"
 
 #include <arpa/inet.h>
 #include <poll.h>
@@ -19,7 +21,7 @@
 
 /* The bytes from one end of a connection to the other. */
 struct half {
-    char *bytes;
+    char *bytes;       /* a buffer of its own, also while the connection is unused */
     size_t at, length; /* the part of `bytes` that is to be written */
     bool has_ended;    /* whether the end has been read */
     bool is_shut;      /* whether the end has been passed on */
@@ -34,10 +36,12 @@ struct connection {
 
 struct forwarder {
     const struct network *network;
+    const struct sockaddr_in *inside; /* the address of each port inside: see confine.c */
     struct connection connection[CONNECTIONS_MAX];
-    size_t count;
+    size_t count;      /* of the connections that are used, which come first */
     bool is_exhausted; /* whether accept4(2) found no memory or descriptor */
     struct pollfd polled[PORTS_MAX + 2 * CONNECTIONS_MAX];
+    char bytes[CONNECTIONS_MAX][2][BUFFER_BYTES];
 };
 
 static socklen_t read_address(const char *text, uint16_t port, struct sockaddr_storage *address)
@@ -78,35 +82,33 @@ int bind_port(struct port *port, struct un_error *err)
 
 static void close_connection(struct connection *connection)
 {
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
         un_close_quietly(connection->fd[i]);
-        free(connection->half[i].bytes);
-    }
 }
 
 /* Begins a connection to the program inside. Returns false without memory or descriptors. */
-static bool open_connection(int client, uint16_t inside, struct connection *connection)
+static bool open_connection(int client, const struct sockaddr_in *inside,
+                            struct connection *connection)
 {
-    const struct sockaddr_in address = {.sin_family = AF_INET,
-                                        .sin_port = htons(inside),
-                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int there = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    *connection = (struct connection){.fd = {client, there}, .is_connecting = true};
-    for (int i = 0; i < 2; i++)
-        connection->half[i].bytes = malloc(BUFFER_BYTES);
-    bool is_begun = there >= 0 && connection->half[0].bytes && connection->half[1].bytes &&
-                    (!connect(there, (const struct sockaddr *)&address, sizeof address) ||
-                     errno == EINPROGRESS);
+    *connection = (struct connection){
+        .fd = {client, there},
+        .is_connecting = true,
+        .half = {{.bytes = connection->half[0].bytes}, {.bytes = connection->half[1].bytes}}};
+    bool is_begun =
+        there >= 0 &&
+        (!connect(there, (const struct sockaddr *)inside, sizeof *inside) || errno == EINPROGRESS);
     if (!is_begun)
         close_connection(connection);
     return is_begun;
 }
 
-static void accept_client(struct forwarder *forwarder, const struct port *port)
+static void accept_client(struct forwarder *forwarder, size_t port)
 {
-    int client = accept4(port->socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int listener = forwarder->network->port[port].socket;
+    int client = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (client >= 0 &&
-        open_connection(client, port->inside, &forwarder->connection[forwarder->count]))
+        open_connection(client, &forwarder->inside[port], &forwarder->connection[forwarder->count]))
         forwarder->count++;
     /* The client stays in the queue, so that the listening socket stays readable. */
     forwarder->is_exhausted =
@@ -206,25 +208,51 @@ static void wait_for_events(struct forwarder *forwarder)
     forwarder->is_exhausted = false;
 }
 
-_Noreturn void forward_ports(const struct network *network)
+/* Closes a connection, and puts the last one in its place. */
+static void remove_connection(struct forwarder *forwarder, struct connection *connection)
+{
+    struct connection ended = *connection, *last = &forwarder->connection[--forwarder->count];
+    close_connection(connection);
+    *connection = *last;
+    *last = ended;
+}
+
+/* Returns a forwarder without connections, or NULL. The kernel gives it memory as it is used. */
+static struct forwarder *make_forwarder(const struct network *network)
 {
     struct forwarder *forwarder = calloc(1, sizeof *forwarder);
+    for (size_t i = 0; forwarder && i < CONNECTIONS_MAX; i++)
+        for (int end = 0; end < 2; end++)
+            forwarder->connection[i].half[end].bytes = forwarder->bytes[i][end];
+    if (forwarder)
+        forwarder->network = network;
+    return forwarder;
+}
+
+_Noreturn void forward_ports(const struct network *network, int socket)
+{
+    struct un_error err;
+    struct forwarder *forwarder = make_forwarder(network);
     if (!forwarder)
+        un_fail_errno(&err, UN_STEP_NETWORK, "the buffers of published ports");
+    else
+        forwarder->inside = confine_forwarder(network, socket, &err);
+    if (!forwarder || !forwarder->inside) {
+        error_send(socket, &err);
         _exit(1);
-    forwarder->network = network;
-    if (confine_forwarder(network))
+    }
+    if (send(socket, "+", 1, MSG_NOSIGNAL) != 1)
         _exit(1);
+    close(socket);
     for (;;) {
         wait_for_events(forwarder);
         size_t before = forwarder->count;
         for (size_t i = before; i-- > 0;)
-            if (!serve(&forwarder->connection[i])) {
-                close_connection(&forwarder->connection[i]);
-                forwarder->connection[i] = forwarder->connection[--forwarder->count];
-            }
+            if (!serve(&forwarder->connection[i]))
+                remove_connection(forwarder, &forwarder->connection[i]);
         for (size_t i = 0; i < network->port_count; i++)
             if (forwarder->polled[i].revents && forwarder->count < CONNECTIONS_MAX &&
                 !forwarder->is_exhausted)
-                accept_client(forwarder, &network->port[i]);
+                accept_client(forwarder, i);
     }
 }

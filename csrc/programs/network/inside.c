@@ -98,9 +98,8 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
         error_send(socket, &err);
         _exit(1);
     }
-    (void)!write(socket, "+", 1);
-    close(socket);
     if (network->port_count)
-        forward_ports(network);
+        forward_ports(network, socket);
+    (void)!write(socket, "+", 1);
     _exit(0);
 }

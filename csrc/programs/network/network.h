@@ -4,6 +4,7 @@
 
 #include "include/usernsctl.h"
 
+#include <netinet/in.h>
 #include <stdbool.h>
 
 #define LISTENERS_MAX 4
@@ -63,9 +64,9 @@ int route_name_server(const char *device, struct un_error *err);
  * Runs in a child of the program: makes the network namespace, brings up its loopback device, and
  * sends a descriptor of the namespace over `socket`, then the listening sockets, in one message
  * each. Drops packets to the addresses in `denied` if network->pasta is set. After a byte
- * from `socket`, when the device of pasta exists, makes these addresses unreachable, and answers
- * with a byte. Then forwards the published ports, if there are any. After a failure, sends the
- * fields of the error over `socket`, and ends.
+ * from `socket`, when pasta has started, makes these addresses unreachable. Answers with a byte,
+ * and then forwards the published ports, if there are any. After a failure, as without a device of
+ * pasta, sends the fields of the error over `socket`, and ends.
  */
 _Noreturn void run_inside(const struct network *network, const struct prefixes *denied, int socket);
 
@@ -81,15 +82,19 @@ int filter_output(const struct network *network, const struct prefixes *denied,
 /* Makes a socket that listens on a port of this machine, in the network namespace of this process.
  */
 int bind_port(struct port *port, struct un_error *err);
-/* Forwards connections of the published ports to 127.0.0.1 in the network namespace of this
+/* Restricts this process (confine.c), and sends a byte, or the fields of an error, over `socket`.
+ * Then forwards connections of the published ports to 127.0.0.1 in the network namespace of this
  * process. */
-_Noreturn void forward_ports(const struct network *network);
+_Noreturn void forward_ports(const struct network *network, int socket);
 
 /* ---- confine.c ------------------------------------------------------------------------------- */
 
-/* Gives up all descriptors but the listening sockets, all files, all capabilities, and all system
- * calls that forward_ports() does not need. */
-int confine_forwarder(const struct network *network);
+/* Gives up all descriptors but `socket` and the listening sockets, all files, all capabilities, and
+ * all system calls that forward_ports() does not need. The process can't allocate memory then.
+ * Returns the address of each port inside: connect(2) fails with all other pointers. Returns NULL
+ * with err filled in after a failure. */
+const struct sockaddr_in *confine_forwarder(const struct network *network, int socket,
+                                            struct un_error *err);
 
 /* ---- helper.c: pasta ------------------------------------------------------------------------- */
 
