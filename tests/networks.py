@@ -20,7 +20,7 @@ from typing import Any
 # The machine's addresses: on the device of its default route, a second one there, that of another
 # device, and two of IPv6, of which pasta copies the first.
 MACHINE, MACHINE_2, BRIDGE = "10.77.0.2", "10.77.0.3", "172.30.0.1"
-MACHINE_6, BRIDGE_6 = "fd77::2", "fd78::1"
+MACHINE_6, BRIDGE_6, BRIDGE_ANYCAST_6 = "fd77::2", "fd78::1", "fd78::"
 ROUTER, ROUTER_6 = "10.77.0.1", "fd77::1"
 NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
 #: Addresses in the internet, of a web server each, and of a name server.

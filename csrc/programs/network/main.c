@@ -137,10 +137,23 @@ static int pass_listeners(const struct network *network, int socket, struct un_e
     return 0;
 }
 
+/* Reaps children. Returns whether there were any. */
+static bool reap_children(void)
+{
+    bool has_any = false;
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        has_any = true;
+    return has_any;
+}
+
 /* Lets the child in the namespace finish, and waits for its answer. */
 static int finish_inside(int socket, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];
+    /* pasta may have left processes of its start. If pasta itself is among those that have ended,
+     * the child finds no device. From now on, the end of another child is the end of the network.
+     */
+    reap_children();
     /* Fails if the child has ended. Then the socket has the error of the child. */
     (void)!send(socket, "+", 1, MSG_NOSIGNAL);
     ssize_t length = read(socket, text, sizeof text);
@@ -178,18 +191,10 @@ static int make_network(struct network *network, int *namespace, struct un_error
     close(ends[0]);
     for (size_t i = 0; i < network->port_count; i++)
         close(network->port[i].socket);
-    while (!network->port_count && waitpid(child, &status, 0) < 0 && errno == EINTR)
+    /* After a failure, the kernel kills the child and nft as soon as this process ends. */
+    while (!failed && !network->port_count && waitpid(child, &status, 0) < 0 && errno == EINTR)
         continue;
     return failed ? -1 : 0;
-}
-
-/* Reaps children. Returns whether there were any. */
-static bool reap_children(void)
-{
-    bool has_any = false;
-    while (waitpid(-1, NULL, WNOHANG) > 0)
-        has_any = true;
-    return has_any;
 }
 
 /* Waits until CREATOR or a process of the network ends. */
@@ -250,8 +255,6 @@ int main(int argc, char **argv)
         error_send(fds[REPORT], &err);
         return SANDBOX_FAILED;
     }
-    /* From now on, the end of a child is the end of the network. */
-    reap_children();
     int signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
     if (signals < 0 || !un_send(fds[REPORT], "+", 1, &namespace, 1))
         return SANDBOX_FAILED;

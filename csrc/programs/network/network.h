@@ -55,7 +55,8 @@ int routes_of_machine(struct prefixes *found, struct un_error *err);
 /* Makes the addresses unreachable in the network namespace of this process, so that connect(2)
  * fails at once. Binds only programs that name no device: see filter.c. */
 int routes_deny(const struct prefixes *denied, struct un_error *err);
-/* Routes the address of the name server to a device of this network namespace, if that exists. */
+/* Routes the address of the name server to the device of pasta. Fails with the cause pasta-failed
+ * if this network namespace has no such device: pasta has ended. */
 int route_name_server(const char *device, struct un_error *err);
 
 /* ---- inside.c: in the network namespace of the sandbox --------------------------------------- */

@@ -276,9 +276,12 @@ int route_name_server(const char *device, struct un_error *err)
     unsigned index = if_nametoindex(device);
     un_auto_close int netlink = open_netlink();
     inet_pton(AF_INET, NAME_SERVER_4, server.address);
+    if (!index)
+        return un_fail(err, UN_STEP_NETWORK, 0, "pasta-failed",
+                       "pasta made no device, or has ended");
     if (netlink < 0)
         return un_fail_errno(err, UN_STEP_NETWORK, "netlink");
     struct new_route request = begin_route(&server, RTN_UNICAST);
     add_attribute(&request, RTA_OIF, &index, sizeof index);
-    return index && request_route(netlink, &request) ? fail_route(&server, err) : 0;
+    return request_route(netlink, &request) ? fail_route(&server, err) : 0;
 }
