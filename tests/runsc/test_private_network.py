@@ -348,10 +348,10 @@ def test_private_network_of_a_device_that_is_denied(world: World) -> None:
 # ---- the end -------------------------------------------------------------------------------------
 
 
-def start_waiting(world: World) -> subprocess.Popen[str]:
+def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:
     command = [USERNSCTL, "run", "--network", "private", "--", "sh", "-c", "echo up; sleep 1000"]
     popen = subprocess.Popen(
-        world.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        world.command(*prefix, *command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert popen.stdout is not None
     assert popen.stdout.readline() == "up\n"
@@ -375,8 +375,9 @@ def test_private_network_ends_with_its_sandbox(world: World) -> None:
     assert processes_left(world) == []
 
 
-def test_sandbox_ends_with_its_private_network(world: World) -> None:
-    popen = start_waiting(world)
+@pytest.mark.parametrize("prefix", [(), ("env", "--ignore-signal=CHLD")])
+def test_sandbox_ends_with_its_private_network(world: World, prefix: tuple[str, ...]) -> None:
+    popen = start_waiting(world, *prefix)
     keeper = processes_of(world)["usernsctl-netwo"]
     (pasta,) = children_of(keeper)
     os.kill(pasta, signal.SIGKILL)

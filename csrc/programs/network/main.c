@@ -33,6 +33,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -234,10 +235,18 @@ static int keep_only(const struct network *network, const int fds[FDS], struct u
     return 0;
 }
 
+/* Gives up all capabilities, which only the start of the network needs. */
+static bool drop_privileges(void)
+{
+    struct un_cap_sets none = {.data = {{0}}};
+    return !un_caps_set(&none) && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
 int main(int argc, char **argv)
 {
     struct network network = {.pasta = NULL};
     struct un_error err;
+    struct sigaction sigchld;
     int fds[FDS], namespace = -1;
     sigset_t children;
     bool is_valid = argc > 2 && !sandbox_take_fds(argv + 1, fds, FDS);
@@ -247,6 +256,8 @@ int main(int argc, char **argv)
         fputs("usage: usernsctl-network CREATOR REPORT OPTION...\n", stderr);
         return SANDBOX_FAILED;
     }
+    /* If SIGCHLD were ignored, as it may be inherited, the end of a child would not be noticed. */
+    un_default_sigchld(&sigchld);
     sigemptyset(&children);
     sigaddset(&children, SIGCHLD);
     sigprocmask(SIG_BLOCK, &children, NULL);
@@ -256,7 +267,7 @@ int main(int argc, char **argv)
         return SANDBOX_FAILED;
     }
     int signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (signals < 0 || !un_send(fds[REPORT], "+", 1, &namespace, 1))
+    if (signals < 0 || !drop_privileges() || !un_send(fds[REPORT], "+", 1, &namespace, 1))
         return SANDBOX_FAILED;
     close(fds[REPORT]);
     close(namespace);
