@@ -68,6 +68,9 @@ def test_denied_addresses_are_denied_behind_a_translator(world: World) -> None:
 
 
 def test_denied_addresses_have_the_first_routes(world: World) -> None:
+    # The kernel of a router of IPv6 adds this route, and answers to the address.
+    anycast = ["ip", "-6", "route", "replace", "anycast", networks.BRIDGE_ANYCAST_6, "dev"]
+    assert world.run(*anycast, "bridge", "table", "local").returncode == 0
     command = world.command(USERNSCTL, "run", "--network", "private", "--", "cat")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as popen:
         assert popen.stdin is not None
@@ -81,9 +84,12 @@ def test_denied_addresses_have_the_first_routes(world: World) -> None:
             pids += children_of(pid)
         inside = next(pid for pid in pids if os.readlink(f"/proc/{pid}/ns/net") != machine)
         done = world.run("nsenter", "-t", str(inside), "-n", "ip", "-6", "route")
+        done_4 = world.run("nsenter", "-t", str(inside), "-n", "ip", "route")
         popen.kill()
+    assert f"unreachable {networks.BROADCAST} " in done_4.stdout
     lines = [line for line in done.stdout.splitlines() if line.startswith("unreachable")]
-    assert f"unreachable {networks.BRIDGE_6} dev lo" in "\n".join(lines)
+    for address in (networks.BRIDGE_6, networks.BRIDGE_ANYCAST_6):
+        assert f"unreachable {address} dev lo" in "\n".join(lines)
     assert [line for line in lines if " metric 1 " not in f"{line} "] == []
 
 
@@ -335,6 +341,25 @@ def test_private_network_without_pasta(world: World, tmp_path: Path) -> None:
     assert done.returncode == 125
     assert causes_in(done.stderr) == ["pasta-missing"]
     assert "apt-get install passt" in done.stderr
+
+
+# A machine whose kernel does not report the gateway of the default route.
+HIDDEN_GATEWAY = """
+ip link add lan type veth peer name port; ip link set port up
+ip link set lan up; ip addr add 10.79.0.2/24 dev lan
+ip nexthop add id 1 via 10.79.0.1 dev lan; ip route add default nhid 1
+echo 0 >/proc/sys/net/ipv4/nexthop_compat_mode || exit 77
+exec "$@"
+"""
+
+
+def test_private_network_of_a_gateway_that_is_hidden(world: World) -> None:
+    command = [USERNSCTL, "run", "--network", "private", "--", "true"]
+    done = world.run("unshare", "--net", "sh", "-ec", HIDDEN_GATEWAY, "sh", *command)
+    if done.returncode == 77:
+        pytest.skip("/proc/sys is read-only here")
+    assert done.returncode == 125
+    assert "sysctl net.ipv4.nexthop_compat_mode=1" in done.stderr
 
 
 def test_private_network_of_a_device_that_is_denied(world: World) -> None:

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 
 #define LISTENERS_MAX 4
-#define PREFIXES_MAX 1024
+#define PREFIXES_MAX 2048
 #define RULES_MAX 1000
 #define PORTS_MAX 64
 
@@ -50,7 +50,8 @@ struct prefixes {
 
 /* ---- routes.c -------------------------------------------------------------------------------- */
 
-/* Adds the addresses of this machine, and its gateways, to `found`. */
+/* Adds the addresses of this machine, also those of broadcasts and anycast, and its gateways, to
+ * `found`. */
 int routes_of_machine(struct prefixes *found, struct un_error *err);
 /* Makes the addresses unreachable in the network namespace of this process, so that connect(2)
  * fails at once. Binds only programs that name no device: see filter.c. */

@@ -3,9 +3,10 @@
  *
  * pasta connects from this machine's network namespace, so each address of this machine would be
  * reachable: pasta's options exclude only the loopback addresses. Hence a sandbox is denied each
- * local address of this machine, and its gateways, which in virtual machines and containers are
- * often the machine around. filter.c drops packets to them; the unreachable routes made here only
- * let connect(2) fail at once.
+ * local address of this machine, also those of broadcasts and anycast (a router of IPv6 answers to
+ * the first address of each of its networks), and its gateways, which in virtual machines and
+ * containers are often the machine around. filter.c drops packets to them; the unreachable routes
+ * made here only let connect(2) fail at once.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -96,8 +97,29 @@ static bool add_next_hops(const struct rtattr *hops, int family, struct prefixes
     return true;
 }
 
-/* Adds what a route says about this machine: a local address, or a gateway. Returns false if there
- * are too many. */
+static bool is_of_machine(const struct rtmsg *route)
+{
+    return route->rtm_type == RTN_LOCAL || route->rtm_type == RTN_ANYCAST ||
+           route->rtm_type == RTN_BROADCAST;
+}
+
+/* Returns whether the kernel leaves out the gateways of a route, because its next hop is an object
+ * (ip-nexthop(8)) and net.ipv4.nexthop_compat_mode is 0. */
+static bool hides_gateways(const struct nlmsghdr *message)
+{
+    const struct rtmsg *route = NLMSG_DATA(message);
+    size_t left = RTM_PAYLOAD(message);
+    bool has_object = false, has_hop = route->rtm_type != RTN_UNICAST;
+    for (const struct rtattr *at = RTM_RTA(route); RTA_OK(at, left); at = RTA_NEXT(at, left)) {
+        has_object = has_object || at->rta_type == RTA_NH_ID;
+        has_hop = has_hop || at->rta_type == RTA_OIF || at->rta_type == RTA_GATEWAY ||
+                  at->rta_type == RTA_VIA || at->rta_type == RTA_MULTIPATH;
+    }
+    return has_object && !has_hop;
+}
+
+/* Adds what a route says about this machine: an address, or a gateway. Returns false if there are
+ * too many. */
 static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
 {
     const struct rtmsg *route = NLMSG_DATA(message);
@@ -109,7 +131,7 @@ static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
         if (route->rtm_type == RTN_UNICAST)
             is_complete = at->rta_type == RTA_MULTIPATH ? add_next_hops(at, family, found)
                                                         : add_gateway(at, family, found);
-        else if (route->rtm_type == RTN_LOCAL && at->rta_type == RTA_DST &&
+        else if (is_of_machine(route) && at->rta_type == RTA_DST &&
                  RTA_PAYLOAD(at) >= size_of(family))
             is_complete = add_prefix(found, family, route->rtm_dst_len, RTA_DATA(at));
     }
@@ -137,10 +159,12 @@ static int read_routes(int netlink, char *bytes, struct prefixes *found)
                 errno = -((const struct nlmsgerr *)NLMSG_DATA(message))->error;
                 return -1;
             }
-            if (message->nlmsg_type == RTM_NEWROUTE && !add_route(message, found)) {
-                errno = E2BIG;
-                return -1;
-            }
+            if (message->nlmsg_type != RTM_NEWROUTE)
+                continue;
+            if (hides_gateways(message))
+                return errno = ENODATA, -1;
+            if (!add_route(message, found))
+                return errno = E2BIG, -1;
         }
     }
 }
@@ -182,7 +206,10 @@ int routes_of_machine(struct prefixes *found, struct un_error *err)
     if (!bytes || read_consistent_family(AF_INET, bytes, found) ||
         (read_consistent_family(AF_INET6, bytes, found) && errno != EAFNOSUPPORT &&
          errno != EOPNOTSUPP))
-        return un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
+        return errno == ENODATA ? un_fail(err, UN_STEP_NETWORK, 0, NULL,
+                                          "a gateway of this machine is hidden; run: "
+                                          "sysctl net.ipv4.nexthop_compat_mode=1")
+                                : un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
     return 0;
 }
 
