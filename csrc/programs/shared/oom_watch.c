@@ -43,9 +43,7 @@ void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
 
 int oom_watch_interval(const struct oom_watch *watch)
 {
-    if (watch->looks)
-        return LOOK_MS;
-    if (watch->has_events)
+    if (watch->has_events && !watch->looks)
         return -1;
     int64_t left = watch->next - un_now_ms();
     return left < 0 ? 0 : (int)left;
@@ -131,8 +129,9 @@ static bool has_own_proc(void)
 bool oom_watch_look(struct oom_watch *watch, pid_t parent)
 {
     int64_t now = un_now_ms();
-    /* The watcher wakes up more often for the limits than this counter has to be read. */
-    if (!watch->has_events && !watch->looks && now < watch->next)
+    /* The watcher wakes up more often for the limits than this counter has to be read. Further
+     * checks in the same moment would find the same processes. */
+    if ((!watch->has_events || watch->looks) && now < watch->next)
         return false;
     watch->next = now + INTERVAL_MS;
     uint64_t kills = un_limit_count(UN_LIMIT_MEMORY, watch->fd);
@@ -145,6 +144,7 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent)
     if (!watch->looks)
         return false;
     watch->looks--;
+    watch->next = now + LOOK_MS;
     bool failed = false, found = has_own_proc() && any_child(parent, has_lost_child, NULL, &failed);
     if (watch->is_machine)
         return found;
