@@ -305,3 +305,40 @@ def test_freeze_refuses_options_of_one_run(usernsctl: Program, tmp_path: Path) -
         done = usernsctl("freeze", "-o", tmp_path / "other", option, "1", "--", "true")
         assert done.returncode == 125
         assert f"there is no option '{option}'" in done.stderr, done.stderr
+
+
+def run_after(usernsctl: Program, script: str, *words: str | Path) -> subprocess.Popen[str]:
+    """Start a shell that runs a script, and then executes usernsctl."""
+    return subprocess.Popen(
+        ["sh", "-c", f'{script}; exec "$@"', "sh", usernsctl.path, "run", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_the_children_of_the_shell_before_are_not_of_the_sandbox(
+    usernsctl: Program, result: Path
+) -> None:
+    script = "sleep 1000 >/dev/null & echo $!"
+    words = ["--result", result, "--timeout", "1", "--", "sleep", "1000"]
+    with run_after(usernsctl, script, *words) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        try:
+            assert process.wait(PATIENCE) == 124
+        finally:
+            os.kill(pid, signal.SIGKILL)
+    assert read(result)["reason"] == "timeout"
+
+
+def test_the_processor_time_of_the_shell_before_is_not_counted(
+    usernsctl: Program, result: Path
+) -> None:
+    code = 'import time\nheld = b"x" * (1 << 28)\nwhile time.process_time() < 4: pass'
+    work = f"python3 -c '{code}'"
+    with run_after(usernsctl, work, "--result", result, "--", "true") as process:
+        assert process.wait(PATIENCE) == 0
+    usage = read(result)["rusage"]
+    assert 0 < usage["utime"] + usage["stime"] < 3
+    assert usage["maxrss"] is None

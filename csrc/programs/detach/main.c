@@ -99,7 +99,7 @@ static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int star
     (void)!chdir("/");
     snprintf(status, sizeof status, "%d", sandbox_wait_for_exit(wait, sandbox, true, getpid()));
     sandbox_write_text(wait->directory, "status", status);
-    kill_descendants(0);
+    kill_descendants(NULL);
     sandbox_group_remove(&wait->group);
 }
 
@@ -123,7 +123,7 @@ static int run_keeper(const int fds[FDS], const struct un_limits *limits, int st
         keep_sandbox(&wait, fds, started, sandbox);
         return 0;
     }
-    kill_descendants(0);
+    kill_descendants(NULL);
     sandbox_group_remove(&wait.group);
     nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     flock(fds[LOCK], LOCK_UN);

@@ -69,7 +69,7 @@ int main(int argc, char **argv)
     }
     /* The kernel removes no control group that has processes. */
     if (!is_first || limits.groups)
-        kill_descendants(0);
+        kill_descendants(NULL);
     sandbox_group_remove(&wait.group);
     return status;
 }

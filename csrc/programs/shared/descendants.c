@@ -35,35 +35,89 @@ int adopt_descendants(void)
     return access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ? -1 : 0;
 }
 
-/* Kills all children but `spared`. Returns whether there may be any. */
-static bool kill_children(pid_t spared)
+/* Returns when a process has started, in clock ticks, or 0 if it has been reaped. */
+static uint64_t read_start(pid_t pid)
 {
-    FILE *children = fopen(CHILDREN, "re");
-    bool are_left = !children;
+    char path[64], text[1024];
+    uint64_t start = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    const char *at = un_proc_stat(AT_FDCWD, path, text, sizeof text);
+    /* From the state to starttime (proc_pid_stat(5)). */
+    for (int i = 0; i < 19 && at; i++)
+        at = (at = strchr(at, ' ')) ? at + 1 : NULL;
+    if (at)
+        un_number_read(at, INT64_MAX, &start);
+    return start;
+}
+
+void children_add(struct children *children, pid_t pid)
+{
+    struct child *all = realloc(children->child, (children->count + 1) * sizeof *children->child);
+    if (!all)
+        return;
+    children->child = all;
+    children->child[children->count++] = (struct child){.pid = pid, .start = read_start(pid)};
+}
+
+void children_read(struct children *children)
+{
+    FILE *file = fopen(CHILDREN, "re");
     int pid;
-    while (children && fscanf(children, "%d", &pid) == 1)
-        if (pid != spared) {
+    while (file && fscanf(file, "%d", &pid) == 1)
+        children_add(children, pid);
+    if (file)
+        fclose(file);
+}
+
+/* A later process may have the pid of a child that was reaped. */
+static bool has_child(const struct children *children, pid_t pid)
+{
+    for (size_t i = 0; children && i < children->count; i++)
+        if (children->child[i].pid == pid)
+            return children->child[i].start == read_start(pid);
+    return false;
+}
+
+/* Sends a signal, if it is not 0, to all children but those in `spared`, and reaps those that have
+ * ended. Returns whether there may be more, and adds to *reaped. */
+static bool end_children(const struct children *spared, int sig, int *reaped)
+{
+    FILE *file = fopen(CHILDREN, "re");
+    bool are_left = false;
+    int pid;
+    while (file && fscanf(file, "%d", &pid) == 1)
+        if (!has_child(spared, pid)) {
             are_left = true;
-            kill(pid, SIGKILL);
+            if (sig)
+                kill(pid, sig);
+            *reaped += waitpid(pid, NULL, WNOHANG) == pid;
         }
-    if (children)
-        fclose(children);
+    if (file)
+        fclose(file);
     return are_left;
 }
 
-void kill_descendants(pid_t spared)
+/* Ends or awaits children until none is left, or the deadline. Orphans become children of this
+ * process. */
+static void wait_for_children(const struct children *spared, int sig, int64_t deadline,
+                              const struct timespec *pause)
+{
+    int reaped = 0;
+    while (end_children(spared, sig, &reaped) && un_now_ms() < deadline) {
+        if (!reaped)
+            nanosleep(pause, NULL);
+        reaped = 0;
+    }
+}
+
+void kill_descendants(const struct children *spared)
 {
     const struct timespec pause = {.tv_nsec = 5000000};
-    int64_t deadline = un_now_ms() + END_MS;
-    pid_t ended;
-    bool are_left;
-    do {
-        /* Orphans become children of this process. */
-        are_left = kill_children(spared);
-        while ((ended = waitpid(-1, NULL, WNOHANG)) > 0)
-            continue;
-        are_left = are_left && !ended;
-        if (are_left)
-            nanosleep(&pause, NULL);
-    } while (are_left && un_now_ms() < deadline);
+    wait_for_children(spared, SIGKILL, un_now_ms() + END_MS, &pause);
+}
+
+void reap_descendants(const struct children *spared, int timeout)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    wait_for_children(spared, 0, un_now_ms() + timeout, &pause);
 }

@@ -306,9 +306,29 @@ int adopt_descendants(void);
  * *failed is set if the children can't be read. */
 bool any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed);
 
+/* Children that a program has not started for its sandbox: a shell that executes a program keeps
+ * its children. */
+struct child {
+    pid_t pid;
+    uint64_t start; /* when it has started, in clock ticks */
+};
+
+struct children {
+    struct child *child;
+    size_t count;
+};
+
+/* Adds the children that this process has. */
+void children_read(struct children *children);
+void children_add(struct children *children, pid_t pid);
+
 /* Kills and reaps all descendants of this process, which must be their subreaper or process 1, but
- * the child `spared`, or 0. Gives up after some seconds: a process may wait in the kernel. */
-void kill_descendants(pid_t spared);
+ * the children in `spared`, which may be NULL. Gives up after some seconds: a process may wait in
+ * the kernel. */
+void kill_descendants(const struct children *spared);
+
+/* Waits for all children but those in `spared`, for at most `timeout` milliseconds. */
+void reap_descendants(const struct children *spared, int timeout);
 
 /* The list of this process's children, if it has a single thread. */
 #define CHILDREN "/proc/thread-self/children"

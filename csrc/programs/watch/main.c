@@ -49,6 +49,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -364,8 +365,10 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     how->checkup = &checkup;
     pid_t child = un_supervise(how, err);
     how->checkup = NULL;
+    if (args->pump.pid)
+        children_add(&args->spared, args->pump.pid);
     if (child > 0 && is_given_up(args))
-        kill_descendants(args->pump.pid);
+        kill_descendants(&args->spared);
     if (child > 0)
         pump_wait(&args->pump, is_given_up(args));
     if (child > 0 && args->start.is_over)
@@ -390,17 +393,6 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
     return ours;
 }
 
-/* Reaps the processes of the sandbox, so that their processor time counts. Stops after REAP_MS: a
- * child from before this process executed usernsctl-watch may run on. */
-static void reap_sandbox(void)
-{
-    const struct timespec pause = {.tv_nsec = 1000000};
-    int64_t deadline = un_now_ms() + REAP_MS;
-    for (pid_t ended; (ended = waitpid(-1, NULL, WNOHANG)) >= 0 && un_now_ms() < deadline;)
-        if (!ended)
-            nanosleep(&pause, NULL);
-}
-
 /* Removes the control groups and other leftovers of the sandbox, writes the result, and returns the
  * exit status. A signal of an impatient user must not prevent that. */
 static int finish(struct watch_args *args, int status)
@@ -415,8 +407,9 @@ static int finish(struct watch_args *args, int status)
     /* The next run may publish the same ports. */
     if (args->network >= 0)
         un_kill_and_reap(args->network, &ignored);
+    /* The processor time of all processes of the sandbox counts. */
     if (args->result_file.name)
-        reap_sandbox();
+        reap_descendants(&args->spared, REAP_MS);
     for (int i = 0; i < 2; i++)
         args->result.truncated[i] = pump_truncated(&args->pump, i);
     int failed = result_write(&args->result_file, &args->result);
@@ -437,6 +430,9 @@ static int watch(struct watch_args *args, uint64_t forks)
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
     }
+    /* A shell that has executed this program may have left it children. */
+    children_read(&args->spared);
+    getrusage(RUSAGE_CHILDREN, &args->result.before);
     bool has_failed = network_join(&args->command, &args->network, &err);
     /* Inherited descriptors are for the watcher and the network only. */
     un_close_fds_at_exec(NULL, 0, &ignored);

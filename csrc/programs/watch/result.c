@@ -64,23 +64,26 @@ static void add_number(struct un_text *text, const char *name, bool is_known, do
     un_text_add(text, member);
 }
 
-static double seconds_of(struct timeval time)
+static double seconds_between(struct timeval from, struct timeval to)
 {
-    return (double)time.tv_sec + (double)time.tv_usec / 1e6;
+    return (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_usec - from.tv_usec) / 1e6;
 }
 
 /* Adds the processor time of all processes that have ended, with those that runsc has waited for.
- */
-static void add_usage(struct un_text *text)
+ * execve(2) keeps the usage of the children that were reaped before: their times are subtracted,
+ * and the greatest resident set size is unknown if it may be of one of them. */
+static void add_usage(struct un_text *text, const struct rusage *before)
 {
     struct rusage usage;
     char member[128];
     if (getrusage(RUSAGE_CHILDREN, &usage))
         return;
-    snprintf(member, sizeof member,
-             ", \"rusage\": {\"utime\": %.6f, \"stime\": %.6f, \"maxrss\": %ld}",
-             seconds_of(usage.ru_utime), seconds_of(usage.ru_stime), usage.ru_maxrss);
+    snprintf(member, sizeof member, ", \"rusage\": {\"utime\": %.6f, \"stime\": %.6f",
+             seconds_between(before->ru_utime, usage.ru_utime),
+             seconds_between(before->ru_stime, usage.ru_stime));
     un_text_add(text, member);
+    add_number(text, "maxrss", usage.ru_maxrss > before->ru_maxrss, (double)usage.ru_maxrss);
+    un_text_add(text, "}");
 }
 
 static void compose(struct un_text *text, const struct watch_result *result, uint64_t denied)
@@ -95,7 +98,7 @@ static void compose(struct un_text *text, const struct watch_result *result, uin
     un_text_add(text, start);
     add_number(text, "limit", result->limit, (double)result->limit / unit);
     add_number(text, "used", result->used, (double)result->used / unit);
-    add_usage(text);
+    add_usage(text, &result->before);
     add_number(text, "peak_memory", result->peak, (double)result->peak);
     add_number(text, "denied", true, (double)denied);
     add_number(text, "stdout_truncated", true, (double)result->truncated[0]);

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/resource.h>
 
 /* Files in the arguments: paths of runsc's error log, crash report and debug log, and of the
  * bundle. */
@@ -88,6 +89,7 @@ struct watch_result {
     uint64_t limit, used; /* as in struct un_end */
     uint64_t peak;        /* the greatest memory use that was seen, in bytes; 0 if unknown */
     uint64_t truncated[2];
+    struct rusage before; /* of the children that were reaped before this program was executed */
 };
 
 /* Parses DIRECTORY,FD,TEMPORARY,NAME. Returns false if `text` is malformed. */
@@ -119,8 +121,9 @@ struct watch_args {
     struct sandbox_group group;
     struct limit_watch watch;
     struct oom_watch oom;
-    int network;       /* pidfd of usernsctl-network, or -1 */
-    struct un_end end; /* why the watcher has ended the sandbox */
+    struct children spared; /* children that are not of the sandbox */
+    int network;            /* pidfd of usernsctl-network, or -1 */
+    struct un_end end;      /* why the watcher has ended the sandbox */
     struct pump pump;
     struct result_file result_file;
     struct watch_result result;
