@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import signal
 import time
@@ -76,6 +77,29 @@ def test_a_memory_hog_is_ended(hog: str, usernsctl: Program) -> None:
     used, told = check_report(done.stderr, "memory-limit")
     assert told == limit
     assert limit <= used <= limit + EXCESS // MIB
+
+
+# Maps a file of this machine again and again. Its pages are shared, and its page tables are not.
+MAPPINGS = (
+    "import mmap, os\nfd = os.open('/data/file', os.O_RDONLY)\nheld = []\n"
+    "while True:\n held.append(mmap.mmap(fd, 1 << 33, prot=mmap.PROT_READ))\n"
+    " held[-1][:: 1 << 21]"
+)
+
+
+@unprivileged
+def test_page_tables_without_work_of_gvisor_count(usernsctl: Program, tmp_path: Path) -> None:
+    """Linux handles the page faults of files that the sandbox has from this machine."""
+    with open(tmp_path / "file", "wb") as file:
+        file.truncate(1 << 33)
+        for offset in range(0, 1 << 33, 1 << 21):
+            os.pwrite(file.fileno(), b"x", offset)
+    limit = 256
+    options = ["run", f"--memory={limit}M", "--bind", f"{tmp_path}:/data"]
+    done = capture([usernsctl.path, *options, "--", "python3", "-c", MAPPINGS], timeout=PATIENCE)
+    assert done.returncode == 137
+    used, told = check_report(done.stderr, "memory-limit")
+    assert told == limit <= used <= limit + 2 * EXCESS // MIB
 
 
 @pytest.mark.parametrize("bomb", ["shell", "python"])

@@ -7,10 +7,11 @@
  * pages.
  *
  * A measurement takes some microseconds. The next one follows before the sandbox can exceed the
- * limit by much, at the highest rate at which a machine clears pages or starts
- * processes. A walk through all processes takes longer, and must not take more than a small share
- * of the time. A sandbox whose sentry has hardly run has hardly any new page tables: it needs no
- * walk.
+ * limit by much, at the highest rate at which the processors clear pages or start processes. A
+ * process makes page tables without the sentry where it maps files of this machine, so a
+ * measurement reads the page tables of each known process that has run. New processes are found by
+ * a walk through all processes, which takes longer, and must not take more than a small share of
+ * the time. A sandbox whose sentry has hardly run has hardly any new processes: it needs no walk.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -19,6 +20,7 @@
 
 #include <dirent.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -30,34 +32,53 @@
 #define FIND_MS 20
 #define FOUND_MS 60000
 
-/* Bytes that a program may allocate in a millisecond, and bytes by which it may exceed the limit.
- */
+/* Bytes that the programs may allocate in a millisecond, on one or two processors, and by the half
+ * of this number on each further one. Bytes by which they may exceed the limit. */
 #define BYTES_PER_MS (3U << 20)
 #define EXCESS (32U << 20)
 #define LOOK_MS_MIN 4
 #define LOOK_MS_MAX 1000
+/* Microseconds in which a process makes page tables of a few MiB at most. */
+#define BUSY_US 500
 
-/* The same for page tables and tasks, which grow more slowly: gVisor handles each page fault, and
- * each start of a process takes it some hundred microseconds. A page fault takes the sentry at
- * least 4 microseconds of processor time, for a page table of 4 KiB. */
-#define TABLE_BYTES_PER_MS (256U << 10)
-#define TABLE_BYTES_PER_CPU_MS (1U << 20)
+/* The microseconds of processor time that the sentry of an idle sandbox needs in 150 milliseconds.
+ * A new process can make page tables for so long before the next walk finds it. */
+#define START_US 4000
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
 /* The longest time between two walks through an idle sandbox. */
 #define IDLE_WALK_MS 5000
-/* A walk takes at most one part of this number of the time; more if only walks limit the tasks. */
-#define WALK_SHARE 100
-#define COUNT_SHARE 50
+/* Walks take at most one part of this number of the time. */
+#define WALK_SHARE 50
 
 /* Far more levels than runsc's processes have. */
 #define LEVELS_MAX 8
 
+static int64_t clamp(int64_t number, int64_t least, int64_t most)
+{
+    return number < least ? least : number > most ? most : number;
+}
+
+/* Returns by how many bytes a sandbox can grow in a millisecond. */
+static uint64_t growth_of(const struct un_limits *limits)
+{
+    cpu_set_t set;
+    int64_t count =
+        sched_getaffinity(0, sizeof set, &set) ? sysconf(_SC_NPROCESSORS_ONLN) : CPU_COUNT(&set);
+    if (limits->processors && (int64_t)limits->processors < count)
+        count = (int64_t)limits->processors;
+    return (uint64_t)clamp(count, 2, INT32_MAX) * (BYTES_PER_MS / 2);
+}
+
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits)
 {
-    *watch = (struct limit_watch){
-        .limits = *limits, .start = un_now_ms(), .statm = -1, .walk_time = -1, .activity = -1};
+    *watch = (struct limit_watch){.limits = *limits,
+                                  .start = un_now_ms(),
+                                  .statm = -1,
+                                  .walk_time = -1,
+                                  .activity = -1,
+                                  .bytes_per_ms = growth_of(limits)};
     /* The kernel enforces the limits of control groups. */
     watch->most_memory = limits->groups & 1U << UN_GROUP_MEMORY ? 0 : limits->memory;
     watch->is_bound = limits->groups & 1U << UN_GROUP_PIDS;
@@ -173,7 +194,6 @@ static bool find_sentry(pid_t pid, void *arg)
     snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
     watch->statm = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     watch->sentry = pid;
-    watch->has_clock = !clock_getcpuclockid(pid, &watch->clock);
     bool has_rlimit = watch->limits.pids && !watch->is_bound && counts_by_namespace();
     /* Again for processes that others have started meanwhile, with the former limit. */
     for (int i = 0; i < 3 && has_rlimit; i++)
@@ -215,7 +235,7 @@ static uint64_t read_files(const struct limit_watch *watch)
 
 /* A walk through the processes of a sandbox. */
 struct walk {
-    pid_t sentry;
+    struct limit_watch *watch;
     bool is_inside; /* whether the process is the sentry, or one that it has started */
     int level;
     uint64_t bytes;
@@ -234,18 +254,56 @@ static uint64_t read_kib(const char *status, const char *key)
     return kib << 10;
 }
 
-static bool walk_process(pid_t pid, void *arg)
+/* Returns the processor time of a process in microseconds, or -1 if it has been reaped. */
+static int64_t read_processor_time(pid_t pid)
+{
+    clockid_t clock;
+    struct timespec time;
+    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &time))
+        return -1;
+    return (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000;
+}
+
+static void read_limit_process(const struct limit_watch *watch, struct limit_process *process)
 {
     char path[64], text[4096];
+    process->time = read_processor_time(process->pid);
+    process->bytes = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)process->pid);
+    if (un_read_file(AT_FDCWD, path, text, sizeof text) <= 0)
+        return;
+    process->bytes = read_kib(text, "\nVmPTE:");
+    process->bytes += process->pid == watch->sentry ? 0 : read_kib(text, "\nRssAnon:");
+}
+
+/* Reads the processes of the last walk again that have run since. */
+static void read_busy_processes(struct limit_watch *watch)
+{
+    for (size_t i = 0; i < watch->process_count; i++) {
+        struct limit_process *process = &watch->process[i];
+        int64_t time = process->time < 0 ? -1 : read_processor_time(process->pid);
+        if (process->time < 0 || (time >= 0 && time - process->time < BUSY_US))
+            continue;
+        uint64_t before = process->bytes;
+        read_limit_process(watch, process);
+        watch->others += process->bytes - before;
+    }
+}
+
+static bool walk_process(pid_t pid, void *arg)
+{
+    char path[64];
     struct stat status;
     struct walk *walk = arg;
+    struct limit_watch *watch = walk->watch;
+    struct limit_process process = {.pid = pid};
     bool was_inside = walk->is_inside, ignored;
-    walk->is_inside = was_inside || pid == walk->sentry;
-    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-    if (un_read_file(AT_FDCWD, path, text, sizeof text) > 0) {
-        walk->bytes += read_kib(text, "\nVmPTE:");
-        walk->bytes += pid == walk->sentry ? 0 : read_kib(text, "\nRssAnon:");
-    }
+    walk->is_inside = was_inside || pid == watch->sentry;
+    read_limit_process(watch, &process);
+    walk->bytes += process.bytes;
+    watch->has_all = watch->has_all && watch->process_count < LIMIT_PROCESSES;
+    if (watch->has_all)
+        watch->process[watch->process_count++] = process;
     /* The directory has one subdirectory for each thread, and itself and its parent as links. */
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     if (walk->is_inside && !stat(path, &status) && status.st_nlink > 2)
@@ -257,11 +315,6 @@ static bool walk_process(pid_t pid, void *arg)
     return false;
 }
 
-static int64_t clamp(int64_t number, int64_t least, int64_t most)
-{
-    return number < least ? least : number > most ? most : number;
-}
-
 /* Returns the time in which a use can't grow to the limit and the excess, at this rate. */
 static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_t per_ms)
 {
@@ -270,53 +323,43 @@ static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_
     return used >= limit + excess ? 0 : (int64_t)((limit + excess - used) / per_ms);
 }
 
-/* Returns the processor time of the sentry in milliseconds, or -1 if it is unknown. */
-static int64_t read_processor_time(const struct limit_watch *watch)
-{
-    struct timespec time;
-    if (!watch->has_clock || clock_gettime(watch->clock, &time))
-        return -1;
-    return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
-}
-
 static bool counts_tasks(const struct limit_watch *watch)
 {
     return watch->limits.pids && !watch->is_bound;
 }
 
-/* Postpones the walk if the sentry has not run for long enough to make many page tables since the
- * last one. Returns false if the walk is due. */
+/* Postpones the walk if the sentry has hardly run since the last one. Returns false if the walk is
+ * due. */
 static bool postpone_walk(struct limit_watch *watch, int64_t now)
 {
-    int64_t time = read_processor_time(watch);
-    if (counts_tasks(watch) || time < 0 || watch->walk_time < 0 ||
-        now >= watch->last_walk + IDLE_WALK_MS)
+    int64_t time = read_processor_time(watch->sentry);
+    if (counts_tasks(watch) || !watch->has_all || time < 0 || watch->walk_time < 0 ||
+        time - watch->walk_time >= START_US || now >= watch->last_walk + IDLE_WALK_MS)
         return false;
-    uint64_t grown = (uint64_t)(time - watch->walk_time) * TABLE_BYTES_PER_CPU_MS;
-    int64_t wait = time_left(watch->most_memory, EXCESS, watch->memory + grown, TABLE_BYTES_PER_MS);
-    watch->next_walk = now + clamp(wait, 0, WALK_MS_MAX);
-    return wait >= WALK_MS_MIN;
+    int64_t wait = time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);
+    watch->next_walk = now + clamp(wait, WALK_MS_MIN, WALK_MS_MAX);
+    return true;
 }
 
 static void walk_processes(struct limit_watch *watch, pid_t parent)
 {
     bool ignored;
-    struct walk walk = {.sentry = watch->sentry};
-    int64_t start = un_now_ms();
-    watch->last_walk = start;
-    watch->walk_time = read_processor_time(watch);
+    struct walk walk = {.watch = watch};
+    int64_t own = read_processor_time(0);
+    watch->last_walk = un_now_ms();
+    watch->walk_time = read_processor_time(watch->sentry);
+    watch->process_count = 0;
+    watch->has_all = true;
     any_child(parent, walk_process, &walk, &ignored);
-    bool counts = counts_tasks(watch);
-    /* The clock has milliseconds, so a walk may seem to take none. */
-    int64_t now = un_now_ms();
-    int64_t share = (now - start + 1) * (counts ? COUNT_SHARE : WALK_SHARE);
+    int64_t share = (read_processor_time(0) - own) * WALK_SHARE / 1000;
     watch->others = walk.bytes;
     watch->tasks = walk.tasks;
-    int64_t memory = time_left(watch->most_memory, EXCESS, watch->memory, TABLE_BYTES_PER_MS);
-    int64_t tasks = time_left(counts ? watch->limits.pids : 0, 0, watch->tasks, TASKS_PER_MS);
+    uint64_t pids = counts_tasks(watch) ? watch->limits.pids : 0;
+    int64_t memory = time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);
+    int64_t tasks = time_left(pids, 0, watch->tasks, TASKS_PER_MS);
     int64_t least = share > WALK_MS_MIN ? share : WALK_MS_MIN;
-    watch->next_walk = now + clamp(memory < tasks ? memory : tasks, least,
-                                   least > WALK_MS_MAX ? least : WALK_MS_MAX);
+    watch->next_walk = un_now_ms() + clamp(memory < tasks ? memory : tasks, least,
+                                           least > WALK_MS_MAX ? least : WALK_MS_MAX);
 }
 
 void limit_describe_memory(const struct un_limits *limits, uint64_t bytes, struct un_end *end)
@@ -388,9 +431,11 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
     }
     if (now >= watch->next_walk && !postpone_walk(watch, now))
         walk_processes(watch, parent);
+    else
+        read_busy_processes(watch);
     watch->memory = read_files(watch) + read_anonymous(watch) + watch->others;
     watch->peak = watch->memory > watch->peak ? watch->memory : watch->peak;
-    int64_t wait = time_left(watch->most_memory, EXCESS, watch->memory, BYTES_PER_MS);
+    int64_t wait = time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);
     watch->next_look = now + clamp(wait, LOOK_MS_MIN, LOOK_MS_MAX);
     if (watch->next_walk < watch->next_look)
         watch->next_look = watch->next_walk;

@@ -216,6 +216,15 @@ void oom_describe(const struct sandbox_group *group, const struct un_limits *lim
 /* A sandbox has one file for its memory; restored ones may have several. */
 #define MEMORY_FILES 8
 
+/* More processes than a sandbox usually has; with more, walks through all of them are frequent. */
+#define LIMIT_PROCESSES 256
+
+struct limit_process {
+    pid_t pid;
+    int64_t time;   /* its processor time in microseconds when it was last read, or -1 */
+    uint64_t bytes; /* its page tables, and anonymous memory unless it is the sentry */
+};
+
 struct limit_watch {
     struct un_limits limits;
     bool looks;           /* whether the watcher must measure the usage of the sandbox */
@@ -227,9 +236,12 @@ struct limit_watch {
     int64_t next_look; /* when the memory and the tasks are next read */
     int64_t next_walk; /* when all processes are next read */
     int64_t last_walk; /* when they were last read */
-    int64_t walk_time; /* the processor time of the sentry then, in milliseconds, or -1 */
-    bool has_clock;    /* whether `clock` is the sentry's clock of processor time */
-    clockid_t clock;
+    int64_t walk_time; /* the processor time of the sentry then, in microseconds, or -1 */
+    uint64_t bytes_per_ms; /* by which the sandbox can grow */
+    /* The processes of the last walk, or a part of them. */
+    struct limit_process process[LIMIT_PROCESSES];
+    size_t process_count;
+    bool has_all;  /* whether they are all */
     pid_t sentry;  /* the process of gVisor's kernel, or 0 before it is found */
     bool is_bound; /* whether the kernel limits its tasks */
     int statm;     /* its /proc/PID/statm */
