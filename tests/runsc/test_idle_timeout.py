@@ -81,6 +81,24 @@ def test_the_commands_of_another_process_count(runtime: Path) -> None:
         check_idle(box, 2)
 
 
+def test_the_time_begins_at_the_death_of_a_process_with_a_command(runtime: Path) -> None:
+    with un.SandboxHost() as host, host.start(None, idle_timeout=4, detach=True) as box:
+        child = os.fork()
+        if child == 0:
+            try:
+                un.Sandbox.attach(box.id).popen(FOREVER)
+                time.sleep(PATIENCE)
+            finally:
+                os._exit(0)
+        with pytest.raises(un.TimeoutExpired):
+            box.wait(7)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        died = time.monotonic()
+        check_idle(box, 4)
+        assert time.monotonic() - died > 3
+
+
 def test_commands_from_asyncio_count(runtime: Path) -> None:
     async def main() -> None:
         async with await un.Sandbox.create_async(None, idle_timeout=2) as box:

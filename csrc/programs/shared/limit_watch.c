@@ -52,6 +52,12 @@
 /* Walks take at most one part of this number of the time. */
 #define WALK_SHARE 50
 
+/* An idle sandbox ends so late at most: one part of this number of the idle timeout, and within
+ * these bounds. */
+#define IDLE_SHARE 10
+#define IDLE_MS_MIN 50
+#define IDLE_MS_MAX 10000
+
 /* Far more levels than runsc's processes have. */
 #define LEVELS_MAX 8
 
@@ -92,8 +98,8 @@ int limit_watch_interval(const struct limit_watch *watch)
         next = watch->next_look;
     if (watch->limits.timeout && watch->start + (int64_t)watch->limits.timeout < next)
         next = watch->start + (int64_t)watch->limits.timeout;
-    if (watch->activity >= 0 && watch->active && watch->active + (int64_t)watch->limits.idle < next)
-        next = watch->active + (int64_t)watch->limits.idle;
+    if (watch->activity >= 0 && watch->active && watch->next_idle < next)
+        next = watch->next_idle;
     if (next == INT64_MAX)
         return -1;
     return next <= now ? 0 : next - now > INT32_MAX ? INT32_MAX : (int)(next - now);
@@ -111,22 +117,29 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
 }
 
 /* Returns whether no command has run for the idle time. Then no new one can take the lock. */
-static bool is_idle(struct limit_watch *watch, int64_t now)
+static bool is_idle(struct limit_watch *watch)
 {
     struct stat status;
-    if (flock(watch->activity, LOCK_EX | LOCK_NB)) {
+    int64_t idle = (int64_t)watch->limits.idle;
+    bool has_lock = !flock(watch->activity, LOCK_EX | LOCK_NB);
+    int64_t now = un_now_ms();
+    if (!has_lock)
         watch->active = now;
-        return false;
-    }
     /* A new file has the time of CLOCK_REALTIME, which is later than any of CLOCK_MONOTONIC. */
-    if (!fstat(watch->activity, &status)) {
+    else if (!fstat(watch->activity, &status)) {
         int64_t end = status.st_mtim.tv_sec * 1000 + status.st_mtim.tv_nsec / 1000000;
         if (end > watch->active && end <= now)
             watch->active = end;
     }
-    if (now - watch->active >= (int64_t)watch->limits.idle)
+    if (has_lock && now - watch->active >= idle)
         return true;
-    flock(watch->activity, LOCK_UN);
+    if (has_lock)
+        flock(watch->activity, LOCK_UN);
+    /* A process that is killed while it runs a command does not set the time: then this time is
+     * that of the last look. */
+    watch->next_idle = now + clamp(idle / IDLE_SHARE, IDLE_MS_MIN, IDLE_MS_MAX);
+    if (has_lock && watch->active + idle < watch->next_idle)
+        watch->next_idle = watch->active + idle;
     return false;
 }
 
@@ -420,9 +433,8 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
     int64_t now = un_now_ms();
     if (watch->limits.timeout && now - watch->start >= (int64_t)watch->limits.timeout)
         return describe_timeout(watch, now, end);
-    if (watch->activity >= 0 && watch->active &&
-        now - watch->active >= (int64_t)watch->limits.idle && is_idle(watch, now))
-        return describe_idleness(watch, now, end);
+    if (watch->activity >= 0 && watch->active && now >= watch->next_idle && is_idle(watch))
+        return describe_idleness(watch, un_now_ms(), end);
     if (!watch->looks || now < watch->next_look)
         return false;
     if (!watch->sentry && !any_child(parent, find_sentry, watch, &ignored)) {

@@ -233,6 +233,7 @@ struct limit_watch {
     int activity;         /* the file that limit_watch_idle() opens, or -1 */
     int64_t active;    /* when a command is last known to have run, of un_now_ms(), or 0 during the
                           start */
+    int64_t next_idle; /* when `activity` is next looked at */
     int64_t next_look; /* when the memory and the tasks are next read */
     int64_t next_walk; /* when all processes are next read */
     int64_t last_walk; /* when they were last read */
