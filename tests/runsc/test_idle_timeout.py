@@ -14,6 +14,8 @@ from conftest import settled_descriptors
 
 import usernsctl as un
 from usernsctl import gvisor
+from usernsctl.gvisor.agent.activity import Activity
+from usernsctl.gvisor.sandbox import detached
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
@@ -61,6 +63,52 @@ def test_each_command_begins_the_time_again(runtime: Path) -> None:
             box.write_file("/tmp/file", b"text")
             time.sleep(0.5)
         check_idle(box, 3)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_closed_sandbox_says_so(detach: bool, runtime: Path) -> None:
+    with un.SandboxHost() as host:
+        box = host.start(None, idle_timeout=PATIENCE, detach=detach)
+        box.close()
+        with pytest.raises(un.SandboxEndedError):
+            box.run(["true"])
+
+
+def test_a_release_while_a_command_begins(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulate another thread that releases the sandbox just before the file is opened."""
+    open_file = detached.open_activity
+
+    def release_first(path: str, directory: int) -> Any:
+        box.release()
+        opened.append(open_file(path, directory))
+        return opened[0]
+
+    opened: list[Any] = []
+    with un.SandboxHost() as host:
+        box = host.start(None, idle_timeout=PATIENCE, detach=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(detached, "open_activity", release_first)
+            with pytest.raises(ValueError, match="was released"):
+                box.run(["true"])
+        assert opened[0] is not None
+        un.Sandbox.attach(box.id).close()
+
+
+def test_an_interrupt_at_the_end_of_a_command(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with un.SandboxHost() as host, host.start(None, idle_timeout=2) as box:
+        process = box.popen(["true"])
+        with monkeypatch.context() as patch:
+            patch.setattr(Activity, "end", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                process.wait()
+        assert process.wait() == 0
+        check_idle(box, 2)
+
+
+def interrupt(_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_commands_of_another_process_count(runtime: Path) -> None:

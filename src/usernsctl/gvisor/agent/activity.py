@@ -6,11 +6,12 @@ import contextlib
 import fcntl
 import os
 import time
-from io import FileIO
+
+from usernsctl._system.descriptors import ClosedError, Shared
 
 # The time limit for the lock, in seconds. The watcher has it for some microseconds, or until the
-# end of the sandbox.
-_LOCK_SECONDS = 1
+# end of the sandbox, in which no command starts then. The wait blocks the event loop of a caller.
+_LOCK_SECONDS = 0.02
 _LOOK_SECONDS = 0.001
 
 
@@ -21,24 +22,35 @@ class Activity:
     command, and the time of modification is the end of the last one, by CLOCK_MONOTONIC.
     """
 
-    def __init__(self, file: FileIO) -> None:
+    def __init__(self, file: Shared) -> None:
         """Lock the activity file of the sandbox, which this object closes."""
         self._file = file
         self._owner = os.getpid()
         deadline = time.monotonic() + _LOCK_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                time.sleep(_LOOK_SECONDS)
+        with file.use() as (fd,):
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    time.sleep(_LOOK_SECONDS)
 
     def end(self) -> None:
         """Release the lock, unless this is a forked child. Any thread may call this repeatedly."""
-        # The file is closed, or the directory of the sandbox was removed.
-        with contextlib.suppress(ValueError, OSError):
+        file = self._file
+        with contextlib.suppress(ClosedError), contextlib.closing(file), file.use() as (fd,):
             if os.getpid() == self._owner:
-                now = time.monotonic_ns()
-                os.utime(self._file.fileno(), ns=(now, now))
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-            self._file.close()
+                self._release(fd)
+
+    def _release(self, fd: int) -> None:
+        """Write the time into the file, and release the lock.
+
+        A signal handler may raise at any time. close(2) alone would not release the lock if a
+        forked child has a copy of the descriptor.
+        """
+        now = time.monotonic_ns()
+        try:
+            with contextlib.suppress(OSError):
+                os.utime(fd, ns=(now, now))
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)

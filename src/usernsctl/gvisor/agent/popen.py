@@ -432,11 +432,12 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return self._shared
 
     def _end_with(self, status: int, usage: Usage | None = None) -> None:
+        # First, so that the next caller does this if a signal handler raises an exception here.
+        if self._activity is not None:
+            self._activity.end()
         if self.returncode is None:
             self.rusage = usage
             self.returncode = status
-        if self._activity is not None:
-            self._activity.end()
         self._close_unless_watched()
 
     def _watch(self) -> None:

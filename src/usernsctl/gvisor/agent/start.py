@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from io import FileIO
 from typing import TYPE_CHECKING, Any, Protocol
 
 from usernsctl._lean import LateModule, dataclass
 from usernsctl._system.descriptors import (
     Connection,
+    Shared,
     memory_file,
     open_owned,
     pipe,
@@ -185,7 +185,7 @@ class AgentContainer(Container, Protocol):
         :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
         """
 
-    def open_activity(self) -> FileIO | None:
+    def open_activity(self) -> Shared | None:
         """Open the file that shows running commands to the watcher, if the sandbox has one."""
 
     def kill(self) -> None:

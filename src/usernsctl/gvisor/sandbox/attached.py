@@ -288,7 +288,7 @@ class AttachedSandbox:
         self._end.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()
 
-    def open_activity(self) -> FileIO | None:
+    def open_activity(self) -> Shared | None:
         """Open the file that shows running commands to the watcher, if the sandbox has one."""
         return self._files.open_activity() if self.counts_idle else None
 

@@ -15,6 +15,7 @@ from usernsctl._lean import LateModule
 from usernsctl._system import processes
 from usernsctl._system.descriptors import (
     ClosedError,
+    Shared,
     SharedDescriptors,
     deadline_after,
     open_owned,
@@ -191,9 +192,13 @@ class DetachedSandbox:
         self._end_report.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()
 
-    def open_activity(self) -> FileIO | None:
+    def open_activity(self) -> Shared | None:
         """Open the file that shows running commands to the keeper, if the sandbox has one."""
-        return open_activity("activity", self._entry.fd) if self._entry.fd >= 0 else None
+        # The directory of the entry contains that of runsc's state. If another thread has closed or
+        # released this object, the start of the command fails.
+        with contextlib.suppress(ClosedError), self._shared.use() as (state, *_):
+            return open_activity("../activity", state)
+        return None
 
     def end_error(self) -> SandboxEndedError:
         """Return the error of a command for this sandbox, which has ended."""

@@ -9,11 +9,11 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from io import FileIO
 from typing import Any
 
 from usernsctl import _core
 from usernsctl._core import messages
+from usernsctl._system.descriptors import Shared
 from usernsctl.commands.popen import Popen
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.agent.start import ProcessDefaults
@@ -248,8 +248,8 @@ class SandboxDirectory:
         """Return why the watching process has ended the sandbox, or ``None``."""
         return SandboxEnd.parse(read_report(f"{self.id}/end", self._top.fd))
 
-    def open_activity(self) -> FileIO | None:
-        """Open the file that shows running commands to the watcher, if the sandbox has one."""
+    def open_activity(self) -> Shared | None:
+        """Open the file that shows running commands to the watching process, if there is one."""
         return open_activity(f"{self.id}/activity", self._top.fd)
 
     def failure(self, status: int, answer: bytes = b"") -> UsernsError:

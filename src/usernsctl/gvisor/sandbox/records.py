@@ -8,16 +8,16 @@ the first process in its record runs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import time
 from collections.abc import Mapping
-from io import FileIO
 from typing import Any
 
 from usernsctl._core import Descriptor
 from usernsctl._lean import asdict, dataclass
-from usernsctl._system.descriptors import open_owned, wait_readable
+from usernsctl._system.descriptors import Shared, wait_readable
 from usernsctl._system.processes import (
     ProcessIdentity,
     children_of,
@@ -269,16 +269,21 @@ class SandboxEnd:
         return error
 
 
-def open_activity(path: str, directory: int) -> FileIO | None:
+def open_activity(path: str, directory: int) -> Shared | None:
     """Open the file that shows running commands to a watcher; return None if there is none.
 
-    :param directory: a descriptor of the directory that `path` starts from.
+    :param directory: a descriptor of the directory that `path` starts from. Another thread may
+        close it: the sandbox starts no command then.
+    :raises OSError: the file can't be opened.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    opener = functools.partial(os.open, dir_fd=directory)
     try:
-        return open_owned(functools.partial(os.open, dir_fd=directory), path, flags)
-    except FileNotFoundError:
-        return None
+        return Shared("the file of running commands", map(opener, [path], [flags]))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EBADF, errno.ENOTDIR):
+            return None
+        raise
 
 
 def read_report(path: str, directory: int) -> str:

@@ -1,0 +1,122 @@
+"""Tests of the file that tells a watcher of running commands, without a sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import open_descriptors
+
+from usernsctl.gvisor.agent import activity
+from usernsctl.gvisor.agent.activity import Activity
+from usernsctl.gvisor.sandbox.records import open_activity
+
+
+@contextlib.contextmanager
+def watched(path: Path) -> Iterator[int]:
+    """Yield a descriptor of the file, as a watcher has it."""
+    fd = os.open(path / "activity", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def begin(path: Path) -> Activity:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        file = open_activity("activity", directory)
+    finally:
+        os.close(directory)
+    assert file is not None
+    return Activity(file)
+
+
+def is_running(watcher: int) -> bool:
+    try:
+        fcntl.flock(watcher, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(watcher, fcntl.LOCK_UN)
+    return False
+
+
+def test_the_lock_is_held_until_the_end(tmp_path: Path) -> None:
+    before = open_descriptors()
+    with watched(tmp_path) as watcher:
+        running = begin(tmp_path)
+        assert is_running(watcher)
+        earliest = time.monotonic_ns()
+        running.end()
+        assert earliest <= os.fstat(watcher).st_mtime_ns <= time.monotonic_ns()
+        assert not is_running(watcher)
+        running.end()
+    assert open_descriptors() == before
+
+
+def test_an_end_in_two_threads_touches_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulate another thread that ends the command too, after which the number is reused."""
+    utime = os.utime
+    others: list[int] = []
+
+    def change_late(fd: int, **times: Any) -> None:
+        monkeypatch.setattr(activity.os, "utime", utime)
+        running.end()
+        # One of these gets the number of the file, if it is closed.
+        for name in ("one", "two", "three"):
+            others.append(os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC))
+        utime(fd, **times)
+
+    with watched(tmp_path):
+        running = begin(tmp_path)
+        monkeypatch.setattr(activity.os, "utime", change_late)
+        begun = time.time_ns() - 10**9
+        running.end()
+        for other in others:
+            assert os.fstat(other).st_mtime_ns >= begun
+            os.close(other)
+
+
+def test_an_interrupted_end_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(fd: int, **times: Any) -> None:
+        # A forked child has such a copy, which shares the lock.
+        copies.append(os.dup(fd))
+        raise KeyboardInterrupt
+
+    copies: list[int] = []
+    before = open_descriptors()
+    with watched(tmp_path) as watcher:
+        running = begin(tmp_path)
+        monkeypatch.setattr(activity.os, "utime", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            running.end()
+        assert not is_running(watcher)
+        os.close(copies[0])
+    assert open_descriptors() == before
+
+
+def test_a_locked_file_delays_a_command_little(tmp_path: Path) -> None:
+    with watched(tmp_path) as watcher:
+        fcntl.flock(watcher, fcntl.LOCK_EX)
+        begun = time.monotonic()
+        running = begin(tmp_path)
+        assert time.monotonic() - begun < 0.5
+        running.end()
+
+
+def test_without_a_file_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    with watched(tmp_path) as file:
+        for directory in (-1, file):
+            assert open_activity("activity", directory) is None
+    (tmp_path / "activity").unlink()
+    directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    assert open_activity("activity", directory) is None
+    os.close(directory)
