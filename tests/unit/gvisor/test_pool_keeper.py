@@ -26,7 +26,8 @@ from stocks import (
 )
 
 import usernsctl as un
-from usernsctl.gvisor.pool.keeper import Keeper, PoolStats
+from usernsctl.gvisor.pool.keeper import Keeper, PoolStats, Waiter
+from usernsctl.gvisor.pool.pool import AsyncLease
 
 MANY = 200
 # An acquire times out, or fails after three unhealthy sandboxes in a row.
@@ -380,6 +381,51 @@ def test_a_lease_ends_at_its_time(workshop: Workshop) -> None:
             assert other is not one or "cleaned" in one.log
             time.sleep(0.1)
             assert "expired" not in other.log
+
+
+def test_a_check_takes_nothing_from_the_time(workshop: Workshop) -> None:
+    def check(one: Thing) -> Exception | None:
+        time.sleep(0.2)
+        return RuntimeError("it was killed") if "expired" in one.log else None
+
+    async def main() -> None:
+        async with AsyncLease(pool, PATIENCE, 0.1) as one:
+            assert one.log == []
+            await asyncio.to_thread(wait_until, lambda: one.log == ["expired"])
+
+    workshop.sick = check
+    with stock(workshop) as pool:
+        with lease(pool, ttl=0.1) as one:
+            assert one.log == []
+            wait_until(lambda: one.log == ["expired"])
+        asyncio.run(main())
+        assert pool.stats.failed == 0
+
+
+def test_a_rejected_sandbox_leaves_no_time(workshop: Workshop) -> None:
+    with stock(workshop) as pool:
+        notified = threading.Semaphore(0)
+        waiter = Waiter[Thing](notified.release, 0.05)
+        pool.enqueue(waiter)
+        assert notified.acquire(timeout=PATIENCE)
+        pool.begin(waiter)
+        pool.reject(waiter, ValueError("a signal handler raised this"))
+        assert notified.acquire(timeout=PATIENCE)
+        time.sleep(0.1)
+        assert waiter.slot is not None
+        assert waiter.slot.sandbox.log == []
+        pool.release(waiter)
+
+
+def test_the_end_of_the_time_is_no_failure(workshop: Workshop) -> None:
+    workshop.dirty = ValueError("it was killed")
+    with stock(workshop, max_uses=9) as pool:
+        with lease(pool, ttl=0.05) as one:
+            wait_until(lambda: one.log == ["expired"])
+        wait_until(lambda: "ended" in one.log)
+        wait_until(stands(pool, idle=1, leased=0))
+        assert one.log == ["expired", "killed", "ended"]
+        assert (pool.stats.failed, pool.stats.last_failure) == (0, None)
 
 
 def test_a_block_is_entered_once(workshop: Workshop) -> None:

@@ -136,7 +136,9 @@ class Waiter(Generic[_T]):
     :ivar failure: the reason why the call gets no sandbox, or ``None``.
     :ivar is_last: whether this is the last lease of the sandbox.
     :ivar ttl: the time limit of the lease, in seconds; infinity: no limit.
-    :ivar end: the end of the lease by :func:`time.monotonic`; infinity while it is not leased.
+    :ivar end: the end of the lease by :func:`time.monotonic`; infinity before the time limit
+        begins, and after it has expired.
+    :ivar is_expired: whether the sandbox was killed at the end of the time limit.
     """
 
     def __init__(self, notify: Callable[[], object], ttl: float = math.inf) -> None:
@@ -153,6 +155,7 @@ class Waiter(Generic[_T]):
         self.is_last = False
         self.ttl: float = ttl
         self.end: float = math.inf
+        self.is_expired = False
         self.rejections = 0
 
 
@@ -236,6 +239,11 @@ class Keeper(Generic[_T]):
     def reject(self, waiter: Waiter[_T], error: BaseException) -> None:
         """End an unhealthy sandbox, and put its waiter at the head of the queue."""
         self._post(self._on_reject, (waiter, error))
+
+    def begin(self, waiter: Waiter[_T]) -> None:
+        """Begin the time limit of a lease, after the check of the sandbox."""
+        if waiter.ttl != math.inf:
+            self._post(self._on_begin, waiter)
 
     def release(self, waiter: Waiter[_T]) -> None:
         """End a lease. In a forked child, only close the descriptors of the sandbox."""
@@ -418,6 +426,7 @@ class Keeper(Generic[_T]):
         for waiter in [one for one in self._leased if one.end <= now]:
             used = now - waiter.end + waiter.ttl
             waiter.end = math.inf
+            waiter.is_expired = True
             # A sandbox that can't be killed has ended, or ends with this process.
             with contextlib.suppress(Exception):
                 self.maker.expire(self._leased[waiter].sandbox, waiter.ttl, used)
@@ -428,9 +437,10 @@ class Keeper(Generic[_T]):
             slot.uses += 1
             waiter.slot = slot
             waiter.is_last = slot.uses >= self.rules.max_uses
+            # An earlier sandbox of the waiter may have been rejected after its time limit began.
+            waiter.end, waiter.is_expired = math.inf, False
             self._leased[waiter] = slot
             self._last_lease = time.monotonic()
-            waiter.end = self._last_lease + waiter.ttl
             waited = self._last_lease - waiter.since
             self._acquired += 1
             self._waited += waited
@@ -453,6 +463,9 @@ class Keeper(Generic[_T]):
             self._queue.remove(waiter)
             self._fail([waiter], PoolTimeout())
 
+    def _on_begin(self, waiter: Waiter[_T]) -> None:
+        waiter.end = time.monotonic() + waiter.ttl
+
     def _on_abandon(self, waiter: Waiter[_T]) -> None:
         with contextlib.suppress(ValueError):
             self._queue.remove(waiter)
@@ -460,7 +473,10 @@ class Keeper(Generic[_T]):
         if slot is not None:
             self._acquired -= 1
             slot.uses -= 1
-            self._keep_ready(slot, first=True)
+            if waiter.is_expired:
+                self._end_in_background([slot])
+            else:
+                self._keep_ready(slot, first=True)
 
     def _on_reject(self, told: tuple[Waiter[_T], BaseException]) -> None:
         waiter, error = told
@@ -484,7 +500,7 @@ class Keeper(Generic[_T]):
             return
         self._failures_in_row = 0
         self._last_acquire = time.monotonic()
-        if waiter.is_last or self._is_closing:
+        if waiter.is_last or waiter.is_expired or self._is_closing:
             self._end_in_background([slot])
             return
 

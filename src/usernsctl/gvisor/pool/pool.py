@@ -319,6 +319,7 @@ class Lease(_Lease[_T], contextlib.AbstractContextManager[_T]):
                 sandbox = self._result_of(waiter)
                 with self._reject_on_error(waiter):
                     self._keeper.maker.check(sandbox)
+                    self._keeper.begin(waiter)
                     self._is_leased = True
                     return sandbox
         except BaseException:
@@ -349,6 +350,7 @@ class AsyncLease(_Lease[_T], contextlib.AbstractAsyncContextManager[_T]):
                 sandbox = self._result_of(waiter)
                 with self._reject_on_error(waiter):
                     await self._keeper.maker.check_async(sandbox)
+                    self._keeper.begin(waiter)
                     self._is_leased = True
                     return sandbox
         except BaseException:
@@ -510,8 +512,8 @@ class SandboxPool(Closing, AsyncClosing):
         sandbox that the block has closed.
 
         :param timeout: the time limit of the wait, in seconds; ``None``: no limit.
-        :param ttl: the time limit of the lease: seconds, or a text such as ``"2m"``. The pool then
-            kills the sandbox, whose commands end with the reason ``"timeout"``.
+        :param ttl: the time limit of the ``with`` block: seconds, or a text such as ``"2m"``. The
+            pool then kills the sandbox, whose commands end with the reason ``"timeout"``.
         :returns: a context manager, which waits when the block is entered, and raises the errors
             below.
         :raises PoolTimeoutError: no sandbox became free within `timeout` seconds.
