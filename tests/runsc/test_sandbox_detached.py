@@ -209,6 +209,28 @@ def test_one_that_can_not_be_removed_is_closed_all_the_same(
     assert os.listdir(state) == []
 
 
+@pytest.mark.parametrize(
+    "patched", [(un.DetachedRecord, "open_processes"), (detached, "open_runsc_state")]
+)
+def test_an_attach_that_fails_leaves_no_descriptor(
+    host: un.SandboxHost,
+    marker: str,
+    monkeypatch: pytest.MonkeyPatch,
+    patched: tuple[object, str],
+) -> None:
+    def fail(_: object) -> None:
+        raise un.RunscError("made up", step="sandbox")
+
+    with host.start(FOREVER, id=marker, detach=True), monkeypatch.context() as patch:
+        before = open_descriptors()
+        patch.setattr(*patched, fail)
+        with pytest.raises(un.RunscError, match="made up") as caught:
+            un.Sandbox.attach(marker)
+        # The error and its traceback still exist.
+        assert open_descriptors() == before
+        assert caught.value.step == "sandbox"
+
+
 def test_a_process_that_does_not_end_keeps_nobody_waiting(
     host: un.SandboxHost, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

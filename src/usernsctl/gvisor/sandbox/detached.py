@@ -118,8 +118,13 @@ class DetachedSandbox:
         self._is_killed = False
         self._is_reported = False
         self._inside: Namespace | None = None
-        opened = self.record.open_processes()
         state = open_runsc_state(entry).descriptor
+        try:
+            opened = self.record.open_processes()
+        except BaseException:
+            # The traceback of the error would keep the descriptor open.
+            state.close()
+            raise
         # Descriptors of the directory for runsc's state, of the process that the command runs in
         # unless that has ended, and of runsc's other processes.
         owners = [state, *(pidfd for pidfd in opened if pidfd is not None)]

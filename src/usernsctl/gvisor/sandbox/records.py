@@ -144,7 +144,7 @@ class DetachedRecord:
             args=tuple(map(str, state["args"])),
             created=parse_timestamp(state["created"]),
             processes=processes,
-            ports=tuple(PublishedPort.parse(str(text)) for text in state["ports"]),
+            ports=tuple(PublishedPort.parse(str(text)) for text in state.get("ports", ())),
         )
 
     @classmethod
