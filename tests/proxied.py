@@ -209,7 +209,7 @@ def _main(listener: int, rules: Sequence[str]) -> None:
     proxy = ProxyProcess(parse_rules(rules), log=None)
     try:
         proxy.wait_ready()
-        proxy.send(listener)
+        socket.send_fds(proxy.handover, [b"+"], [listener])
         os.close(listener)
         print(json.dumps({"pid": proxy.pid}), flush=True)
         for _ in sys.stdin:

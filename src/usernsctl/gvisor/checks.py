@@ -8,12 +8,16 @@ import os
 import signal
 from collections.abc import Iterable, Mapping
 
-from usernsctl._lean import TYPE_CHECKING, Any, dataclass
+from usernsctl._lean import TYPE_CHECKING, Any, LateModule, dataclass
 from usernsctl._system.paths import check_name, check_path
 from usernsctl.errors import CommandError
 
 if TYPE_CHECKING:
+    from usernsctl.commands import popen
     from usernsctl.commands.arguments import Args, StrOrBytesPath
+else:
+    # `usernsctl run` does not import this module, which imports subprocess.
+    popen = LateModule("usernsctl.commands.popen")
 
 
 def argv(args: Args) -> tuple[str, ...]:
@@ -43,8 +47,6 @@ def sandbox_id(id: str) -> str:
         raise TypeError(f"id must be text, not {id!r}")
     return check_name(id, "the id of a sandbox")
 
-
-_DEVNULL = -3  # subprocess.DEVNULL, without an import of subprocess
 
 #: The greatest uid or gid: the next number is -1, which means no id (setresuid(2)).
 ID_MAX = 2**32 - 2
@@ -253,7 +255,7 @@ def check_no_command(**options: Any) -> None:
     :raises ValueError: such an option is given.
     """
     for name, given in options.items():
-        if given not in (None, False, _DEVNULL):
+        if given not in (None, False, popen.DEVNULL):
             raise ValueError(f"{name}: without a first command, pass {name} to run() or popen()")
 
 
@@ -276,7 +278,7 @@ def check_streams(
         check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
     for name, given in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
         stream(name, given)
-        if terminal and given not in (None, _DEVNULL):
+        if terminal and given not in (None, popen.DEVNULL):
             raise ValueError(f"{name}: with terminal=True, it is the terminal")
 
 

@@ -73,14 +73,6 @@ class ProxyProcess:
                 remedy=_text.command(_command()),
             )
 
-    def send(self, listener: int) -> None:
-        """Give the proxy its listening socket.
-
-        :param listener: the descriptor of the socket, which the caller may close afterwards.
-        :raises OSError: the proxy has ended.
-        """
-        socket.send_fds(self.handover, [b"+"], [listener])
-
     @property
     def counts(self) -> int:
         """The descriptor of the table of refusals, which begins with their number."""

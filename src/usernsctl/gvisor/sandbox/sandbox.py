@@ -203,9 +203,7 @@ class Sandbox(SandboxFiles, ClosingMixin):
     ) -> None:
         """Start a sandbox, and return when its first command runs."""
         argv = None if args is None else checks.argv(args)
-        check_idle_timeout(argv, host_options)
-        self._own_limits = None if host is None else take_limits(host_options)
-        self._counts_idle = self._counts_idle or argv is None
+        self._take_limits(argv, host_options, has_host=host is not None)
         checks.check_streams(stdin, stdout, stderr, terminal, has_command=argv is not None)
         name = checks.hostname(host_options.pop("hostname", None))
         get_host = _host_of(host_options, host, argv)
@@ -257,6 +255,23 @@ class Sandbox(SandboxFiles, ClosingMixin):
         :raises TimeoutExpired: as the constructor does.
         """
         return await start_in_executor(lambda: cls(args, **options), cls.close)
+
+    def _take_limits(
+        self, argv: tuple[str, ...] | None, options: LimitOptions, *, has_host: bool = True
+    ) -> None:
+        """Check the limits in `options`, and remove them unless the sandbox gets its own host.
+
+        :param argv: the first command, or ``None``.
+        :raises TypeError: a limit has the wrong type.
+        :raises ValueError: a limit has a wrong value, or is `idle_timeout` with a first command.
+        """
+        if argv is not None and options.get("idle_timeout") is not None:
+            raise ValueError(
+                "idle_timeout: the first command runs as long as the sandbox; use ttl, or "
+                "start(None)"
+            )
+        self._own_limits = take_limits(options) if has_host else None
+        self._counts_idle = argv is None
 
     def _enforce_limits(
         self, host: HostNamespace, in_cgroup: StrOrBytesPath | int | None
@@ -912,17 +927,6 @@ def _unless_limited(life: AttachedSandbox | DetachedSandbox, status: int) -> int
 
 
 _LIMITS = ("memory", "pids", "cpus", "disk", "ttl", "idle_timeout", "limits")
-
-
-def check_idle_timeout(argv: tuple[str, ...] | None, options: LimitOptions) -> None:
-    """Check that `idle_timeout` is not given with a first command.
-
-    :raises ValueError: it is.
-    """
-    if argv is not None and options.get("idle_timeout") is not None:
-        raise ValueError(
-            "idle_timeout: the first command runs as long as the sandbox; use ttl, or start(None)"
-        )
 
 
 def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None:

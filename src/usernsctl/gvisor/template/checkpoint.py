@@ -42,12 +42,7 @@ from usernsctl.gvisor.sandbox.attached import AttachedSandbox
 from usernsctl.gvisor.sandbox.detached import DetachedSandbox
 from usernsctl.gvisor.sandbox.directory import SandboxDirectory
 from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostNamespace, LimitOptions
-from usernsctl.gvisor.sandbox.sandbox import (
-    Sandbox,
-    check_idle_timeout,
-    chosen_id,
-    take_limits,
-)
+from usernsctl.gvisor.sandbox.sandbox import Sandbox, chosen_id
 from usernsctl.gvisor.template import record
 from usernsctl.gvisor.template.image import Image, not_ready, unsavable
 from usernsctl.gvisor.template.record import TemplateRecord
@@ -294,9 +289,7 @@ class TemplateSandbox(Sandbox):
         checks.check_streams(stdin, stdout, stderr)
         check_timeout(timeout)
         given_limits = {} if limits is None else limits
-        check_idle_timeout(None if is_agent_first else source.args, given_limits)
-        self._own_limits = take_limits(given_limits)
-        self._counts_idle = is_agent_first
+        self._take_limits(None if is_agent_first else source.args, given_limits)
         self._become(wanted, source.args)
 
         def begin() -> None:
