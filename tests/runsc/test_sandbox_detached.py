@@ -265,9 +265,10 @@ def test_the_status_of_one_that_nobody_waited_for(
         box.stdin.flush()
         assert wait_until_gone(marker, PATIENCE) == []
         if not keeper_dies:
-            assert (box.poll(), other.wait(), asyncio.run(box.wait_async())) == (7, 7, 7)
+            assert (other.wait(), box.poll(), asyncio.run(box.wait_async())) == (7, 7, 7)
             return
-        for look in (box.poll, other.wait, lambda: asyncio.run(box.wait_async())):
+        # wait() first: a process that exits has no command line any more, and may not have ended.
+        for look in (other.wait, box.poll, lambda: asyncio.run(box.wait_async())):
             with pytest.raises(un.RunscError, match="not known") as caught:
                 look()
             assert caught.value.cause == "exit-status-unknown"
