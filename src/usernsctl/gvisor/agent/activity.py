@@ -11,7 +11,7 @@ from usernsctl._system.descriptors import ClosedError, Shared
 
 # The time limit for the lock, in seconds. The watcher has it for some microseconds, or until the
 # end of the sandbox, in which no command starts then. The wait blocks the event loop of a caller.
-_LOCK_SECONDS = 0.02
+_LOCK_SECONDS = 0.1
 _LOOK_SECONDS = 0.001
 
 
@@ -28,11 +28,13 @@ class Activity:
         self._owner = os.getpid()
         deadline = time.monotonic() + _LOCK_SECONDS
         with file.use() as (fd,):
-            while time.monotonic() < deadline:
+            while True:
                 try:
                     fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                     return
                 except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        return
                     time.sleep(_LOOK_SECONDS)
 
     def end(self) -> None:
