@@ -252,13 +252,6 @@ def test_a_stuck_reader_does_not_outlast_the_time_limit(usernsctl: Program, tmp_
     assert os.listdir(tmp_path) == ["r"]
 
 
-def is_running(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        # proc_pid_stat(5): the state follows the name, which is in parentheses.
-        return not Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].startswith(" Z")
-    return False
-
-
 def test_a_signal_during_the_wait_for_a_reader_keeps_the_result(
     usernsctl: Program, tmp_path: Path
 ) -> None:
@@ -272,7 +265,7 @@ def test_a_signal_during_the_wait_for_a_reader_keeps_the_result(
         deadline = time.monotonic() + PATIENCE
         # The pump and runsc, then only the pump, and ended processes of gVisor.
         for count in (2, 1):
-            while sum(map(is_running, children_of(process.pid))) != count:
+            while sum(map(is_running, map(str, children_of(process.pid)))) != count:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         process.send_signal(signal.SIGINT)
