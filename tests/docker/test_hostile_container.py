@@ -148,7 +148,7 @@ def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
         tally.tried()
         if "DONE" in done.stdout:
             tally.succeeded(attack)
-        assert done.stdout.splitlines()[-5:] == ["root 755", *4 * ["root 644"]]
+        assert done.stdout.splitlines()[-5:] == ["root 755", *4 * ["root 644"]], done.stderr
 
 
 def test_hostile_arguments_change_no_policy(plain: Engine, tally: Tally) -> None:
