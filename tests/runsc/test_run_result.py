@@ -91,7 +91,7 @@ def test_the_file_names_the_limit(usernsctl: Program, result: Path) -> None:
     assert done.returncode == 137
     found = read(result)
     assert (found["reason"], found["signal"]) == ("memory-limit", signal.SIGKILL)
-    assert found["limit"] == 120 * MIB < found["used"] <= found["peak_memory"] < 400 * MIB
+    assert found["limit"] == 120 * MIB <= found["used"] <= found["peak_memory"] < 400 * MIB
 
 
 def test_a_memory_limit_that_holds_shows_the_peak(usernsctl: Program, result: Path) -> None:
