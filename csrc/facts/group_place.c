@@ -175,12 +175,15 @@ int un_group_prepare(int place, enum un_group_part part, int version)
     if (version == 1 || lists(place, "cgroup.subtree_control", controllers[part]))
         return 0;
     snprintf(word, sizeof word, "+%s", controllers[part]);
-    if (!un_group_write(place, "cgroup.subtree_control", word))
-        return 0;
-    if (errno != EBUSY || (mkdirat(place, LEAF, 0755) && errno != EEXIST))
+    /* The first group of a machine alone has no type, and may have processes. */
+    if (faccessat(place, "cgroup.type", F_OK, 0))
+        return un_group_write(place, "cgroup.subtree_control", word);
+    if (mkdirat(place, LEAF, 0755) && errno != EEXIST)
         return -1;
     un_auto_close int leaf = openat(place, LEAF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int round = 0; leaf >= 0 && round < ROUNDS_MAX; round++) {
+        /* First: with processes in the group, the kernel would refuse memory with EBUSY, but allow
+         * cpu and pids, and make the children unusable ("domain invalid", cgroups(7)). */
         move_processes(place, leaf);
         if (!un_group_write(place, "cgroup.subtree_control", word))
             return 0;

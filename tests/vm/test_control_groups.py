@@ -1,0 +1,158 @@
+"""Tests of limits by control groups of version 2, in services of root."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from logins import PATIENCE, SCRIPTS
+
+MIB = 1 << 20
+# The kernel charges some pages beyond a limit (memory.peak).
+SLACK = 1 << 16
+MEMORY_HOG = "held = []\nwhile True: held.append(b'x' * 10**6)"
+FORK_BOMB = "import os, time\nwhile True:\n if os.fork() == 0: time.sleep(1000)"
+BURN = "import os\nos.fork()\nprint('burns', flush=True)\nwhile True: pass"
+BY_GROUP = "a control group, version 2"
+
+# A program with two sandboxes. It prints how the limits are enforced, and why the sandboxes ended.
+HOST = f"""
+import json, usernsctl as un
+with un.SandboxHost(memory="160M", pids=80) as host:
+    told = []
+    for hog in {[MEMORY_HOG, FORK_BOMB]!r}:
+        with host.start(None) as box:
+            ended = box.run(["python3", "-c", hog])
+            try:
+                box.wait(300)
+            except un.LimitError as error:
+                cause, used = error.cause, error.used
+            told.append([[part.means for part in box.limits], ended.reason, cause, used])
+    print(json.dumps(told))
+"""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of systemd with a delegated control group."""
+
+    results: Path
+
+    def words(self, *command: str, properties: tuple[str, ...] = ()) -> list[str]:
+        words = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
+        for text in ("Delegate=yes", *properties):
+            words += ["-p", text]
+        words += [f"--setenv=PATH={SCRIPTS}:/usr/sbin:/usr/bin", "--setenv=LANG=C.UTF-8"]
+        return [*words, "--", "env", *command]
+
+    def __call__(
+        self, *command: str, properties: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.words(*command, properties=properties),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            timeout=PATIENCE,
+        )
+        print(done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def limited(
+        self, *options: str, code: str, properties: tuple[str, ...] = ()
+    ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+        """Run Python code in a sandbox with limits; return its end and its result."""
+        file = self.results / "result"
+        command = ["usernsctl", "run", *options, "--result", str(file), "--", "python3", "-c", code]
+        done = self(*command, properties=properties)
+        return done, json.loads(file.read_text())
+
+
+@pytest.fixture
+def results() -> Iterator[Path]:
+    """Return a directory that all users may write to; check that no control group is left."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        yield Path(directory)
+    assert sandbox_groups() == []
+
+
+@pytest.fixture
+def service(results: Path) -> Service:
+    return Service(results)
+
+
+def sandbox_groups() -> list[Path]:
+    return list(Path("/sys/fs/cgroup").glob("**/usernsctl-sandbox-*"))
+
+
+def test_the_limits_are_shown(service: Service) -> None:
+    options = ("--memory=128M", "--pids=60", "--cpus=0.5")
+    done = service("usernsctl", "run", "--dry-run", "--json", *options, "--", "true")
+    shown = json.loads(done.stdout)["enforced"]
+    assert [part["name"] for part in shown] == ["memory", "pids", "cpus"]
+    assert {part["means"] for part in shown} == {BY_GROUP}
+
+
+def test_a_memory_hog_is_ended(service: Service) -> None:
+    done, result = service.limited("--memory=128M", code=MEMORY_HOG)
+    assert (done.returncode, result["reason"]) == (137, "memory-limit")
+    assert result["limit"] == 128 * MIB
+    assert 0.9 * 128 * MIB <= result["used"] <= 128 * MIB + SLACK
+    assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == ["memory-limit"]
+
+
+def test_a_fork_bomb_is_ended(service: Service) -> None:
+    done, result = service.limited("--pids=60", code=FORK_BOMB)
+    assert (done.returncode, result["reason"]) == (137, "pids-limit")
+    assert (result["limit"], result["used"]) == (60, 60)
+
+
+def test_a_part_of_a_processor_is_a_limit(service: Service) -> None:
+    command = ["usernsctl", "run", "--cpus=0.5", "--", "python3", "-c", BURN]
+    with subprocess.Popen(
+        service.words(*command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "burns\n"
+        (group,) = sandbox_groups()
+        used, start = seconds_of(group), time.monotonic()
+        time.sleep(10)
+        share = (seconds_of(group) - used) / (time.monotonic() - start)
+        (group / "cgroup.kill").write_text("1")
+        run.wait(PATIENCE)
+    assert 0.3 < share <= 0.6
+
+
+def seconds_of(group: Path) -> float:
+    """Return the processor time of a control group."""
+    found = re.search(r"^usage_usec (\d+)$", (group / "cpu.stat").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) / 1e6
+
+
+def test_the_memory_of_the_service_runs_out(service: Service) -> None:
+    """The control group of the caller has a limit, and the sandbox has none."""
+    done, result = service.limited(code=MEMORY_HOG, properties=("MemoryMax=250M",))
+    assert (done.returncode, result["reason"]) == (137, "memory-limit")
+    assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == ["out-of-memory"]
+    assert "250.0 MiB" in done.stderr
+
+
+def test_the_sandboxes_of_a_host_have_groups(service: Service) -> None:
+    done = service(sys.executable, "-c", HOST)
+    memory, pids = json.loads(done.stdout)
+    assert memory[:3] == [[BY_GROUP, BY_GROUP], "memory-limit", "memory-limit"]
+    assert 0.9 * 160 * MIB <= memory[3] <= 160 * MIB + SLACK
+    assert pids == [[BY_GROUP, BY_GROUP], "pids-limit", "pids-limit", 80]
