@@ -43,8 +43,6 @@ static const uint32_t allowed[] = {
 #endif
 };
 
-#define COUNT(array) (sizeof(array) / sizeof *(array))
-
 struct filter {
     struct sock_filter line[FILTER_MAX];
     unsigned short count;
@@ -61,17 +59,21 @@ static void add_answer(struct filter *filter, uint32_t answer)
     add_line(filter, RETURN, answer, 0, 0);
 }
 
+/* Both architectures are little-endian, so the lower half of an argument comes first. */
+static void load_half(struct filter *filter, size_t index, size_t half)
+{
+    size_t offset = offsetof(struct seccomp_data, args) + index * sizeof(uint64_t);
+    add_line(filter, LOAD, (uint32_t)(offset + half * sizeof(uint32_t)), 0, 0);
+}
+
 static void load_argument(struct filter *filter, size_t index)
 {
-    /* Both architectures are little-endian, so the lower half of an argument comes first. */
-    size_t offset = offsetof(struct seccomp_data, args) + index * sizeof(uint64_t);
-    add_line(filter, LOAD, (uint32_t)offset, 0, 0);
+    load_half(filter, index, 0);
 }
 
 static void load_upper_half(struct filter *filter, size_t index)
 {
-    size_t offset = offsetof(struct seccomp_data, args) + index * sizeof(uint64_t);
-    add_line(filter, LOAD, (uint32_t)(offset + sizeof(uint32_t)), 0, 0);
+    load_half(filter, index, 1);
 }
 
 /* Loads the descriptor, and jumps `more` lines beyond the lines that this function adds if it is
@@ -161,11 +163,16 @@ static const struct sockaddr_in *make_addresses(const struct network *network)
     return mprotect(inside, size, PROT_READ) ? NULL : inside;
 }
 
+bool drop_privileges(void)
+{
+    struct un_cap_sets none = {.data = {{0}}};
+    return !un_caps_set(&none) && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
 const struct sockaddr_in *confine_forwarder(const struct network *network, int socket,
                                             struct un_error *err)
 {
     int keep[PORTS_MAX + 1];
-    struct un_cap_sets none = {.data = {{0}}};
     const struct sockaddr_in *inside = make_addresses(network);
     keep[0] = socket;
     for (size_t i = 0; i < network->port_count; i++)
@@ -173,8 +180,7 @@ const struct sockaddr_in *confine_forwarder(const struct network *network, int s
     size_t count = un_sort_fds(keep, network->port_count + 1);
     /* In the new root directory no process can make a file. */
     if (inside && !un_close_fds(keep, count, err) && !chroot("/proc/self/fdinfo") && !chdir("/") &&
-        !un_caps_set(&none) && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
-        !add_filter(network, inside))
+        drop_privileges() && !add_filter(network, inside))
         return inside;
     un_fail_errno(err, UN_STEP_NETWORK, "the restrictions of the process for published ports");
     return NULL;

@@ -33,7 +33,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -233,13 +232,6 @@ static int keep_only(const struct network *network, const int fds[FDS], struct u
         if (nothing < 0 || dup2(nothing, fd) < 0)
             return un_fail_errno(err, UN_STEP_NETWORK, "/dev/null");
     return 0;
-}
-
-/* Gives up all capabilities, which only the start of the network needs. */
-static bool drop_privileges(void)
-{
-    struct un_cap_sets none = {.data = {{0}}};
-    return !un_caps_set(&none) && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
 int main(int argc, char **argv)

@@ -91,6 +91,8 @@ _Noreturn void forward_ports(const struct network *network, int socket);
 
 /* ---- confine.c ------------------------------------------------------------------------------- */
 
+/* Gives up all capabilities: only the start of the network needs them. Returns false with errno. */
+bool drop_privileges(void);
 /* Gives up all descriptors but `socket` and the listening sockets, all files, all capabilities, and
  * all system calls that forward_ports() does not need. The process can't allocate memory then.
  * Returns the address of each port inside: connect(2) fails with all other pointers. Returns NULL
