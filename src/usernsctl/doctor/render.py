@@ -13,6 +13,7 @@ from usernsctl.doctor.needs import Need
 from usernsctl.doctor.remedies import FOR_SHELL, by_hand, is_sentence, remedy, typed
 from usernsctl.explain.model import Finding, Place, Probe, Purpose, Report
 from usernsctl.explain.printing import wrapped
+from usernsctl.gvisor.launch.network import PROGRAMS
 
 _LABEL = 9
 
@@ -94,14 +95,10 @@ def outcome(probe: Probe, purpose: Purpose) -> str:
     return "advice" if probe.outcome == "failed" and not blocks else probe.outcome
 
 
-#: The probes that print the version of a program.
-VERSIONED = ("pasta", "nft")
-
-
 def reason(probe: Probe) -> str:
     """Return the reason why a probe is not ok, or the version of a program, in a line."""
     if probe.outcome == "ok":
-        return probe.detail if probe.name in VERSIONED else ""
+        return probe.detail if probe.name in PROGRAMS else ""
     parts = [f"[{probe.cause}]"] if probe.cause else []
     return " ".join([*parts, probe.detail.split("\n")[0]])
 
