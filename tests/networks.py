@@ -42,6 +42,18 @@ NAMES = {
 PORTS = (80, 443, 8080)
 #: The name of an abstract Unix socket of the machine.
 ABSTRACT = "usernsctl-test-world"
+#: A program that asks web servers, each ADDRESS/PORT, and prints the answer or the error of each.
+ASK = """
+import socket, sys
+for word in sys.argv[1:]:
+    address, _, port = word.rpartition("/")
+    try:
+        with socket.create_connection((address, int(port)), timeout=3) as connection:
+            connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            print(word, connection.makefile().read().split("\\n")[-2])
+    except OSError as error:
+        print(word, type(error).__name__)
+"""
 
 _OUTSIDE = f"""
 ip link set lo up

@@ -111,15 +111,21 @@ def interrupt(_: object) -> None:
     raise KeyboardInterrupt
 
 
+def start_client(id: str) -> int:
+    """Fork a process that runs a command in a sandbox, and return its pid."""
+    child = os.fork()
+    if child == 0:
+        try:
+            un.Sandbox.attach(id).popen(FOREVER)
+            time.sleep(PATIENCE)
+        finally:
+            os._exit(0)
+    return child
+
+
 def test_the_commands_of_another_process_count(runtime: Path) -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=True) as box:
-        child = os.fork()
-        if child == 0:
-            try:
-                un.Sandbox.attach(box.id).popen(FOREVER)
-                time.sleep(PATIENCE)
-            finally:
-                os._exit(0)
+        child = start_client(box.id)
         try:
             with pytest.raises(un.TimeoutExpired):
                 box.wait(5)
@@ -131,13 +137,7 @@ def test_the_commands_of_another_process_count(runtime: Path) -> None:
 
 def test_the_time_begins_at_the_death_of_a_process_with_a_command(runtime: Path) -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=4, detach=True) as box:
-        child = os.fork()
-        if child == 0:
-            try:
-                un.Sandbox.attach(box.id).popen(FOREVER)
-                time.sleep(PATIENCE)
-            finally:
-                os._exit(0)
+        child = start_client(box.id)
         with pytest.raises(un.TimeoutExpired):
             box.wait(7)
         os.kill(child, signal.SIGKILL)

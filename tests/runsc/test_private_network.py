@@ -15,24 +15,12 @@ from pathlib import Path
 import networks
 import pytest
 from conftest import SCRIPTS
-from networks import World
+from networks import ASK, World
 from processes import children_of
 
 pytestmark = pytest.mark.also_root
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
-# Asks web servers, each ADDRESS or [ADDRESS]:PORT, and prints the answer or the error of each.
-ASK = """
-import socket, sys
-for word in sys.argv[1:]:
-    address, _, port = word.rpartition("/")
-    try:
-        with socket.create_connection((address, int(port)), timeout=3) as connection:
-            connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-            print(word, connection.makefile().read().split("\\n")[-2])
-    except OSError as error:
-        print(word, type(error).__name__)
-"""
 
 
 @pytest.fixture(scope="module")
