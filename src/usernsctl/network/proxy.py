@@ -219,7 +219,7 @@ class _Relay:
         self._server = server
         self._idle_time = idle_time
         self._body = body
-        # For each socket, the bytes that were read from the other one and have to be written to it.
+        # The bytes to write to each socket, which were read from the other socket.
         self._pending = {client: b"", server: b""}
         # The sockets that nothing more is read from.
         self._ended: set[socket.socket] = set()

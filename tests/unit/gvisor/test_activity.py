@@ -70,7 +70,7 @@ def test_an_end_in_two_threads_touches_no_other_file(
     def change_late(fd: int, **times: Any) -> None:
         monkeypatch.setattr(activity.os, "utime", utime)
         running.end()
-        # One of these gets the number of the file, if it is closed.
+        # If the activity file is closed, one of these new files gets its descriptor number.
         for name in ("one", "two", "three"):
             others.append(os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC))
         utime(fd, **times)
