@@ -83,6 +83,11 @@ void un_group_release(int place, int version);
  * Returns 0, or -1 with errno. */
 int un_group_prepare(int place, enum un_group_part part, int version);
 
+/* Calls `visit` for each process of a group, until that returns true. Returns whether it did. A
+ * process outside of this PID namespace has the number 0 here, and is left out. */
+bool un_group_any_process(int group, bool (*visit)(pid_t pid, void *arg), void *arg);
+bool un_group_has_process(int group, pid_t pid);
+
 /* Writes a text to a file of a group by one write(2). Returns 0, or -1 with errno. */
 int un_group_write(int group, const char *file, const char *text);
 

@@ -65,20 +65,41 @@ static bool lists(int place, const char *file, const char *word)
     return false;
 }
 
+bool un_group_any_process(int group, bool (*visit)(pid_t pid, void *arg), void *arg)
+{
+    char line[32];
+    bool found = false;
+    int fd = openat(group, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+    un_auto_fclose FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+    if (!file)
+        un_close_quietly(fd);
+    while (file && !found && fgets(line, sizeof line, file)) {
+        pid_t pid = (pid_t)strtol(line, NULL, 10);
+        found = pid > 0 && visit(pid, arg);
+    }
+    return found;
+}
+
+static bool is_pid(pid_t pid, void *arg)
+{
+    const pid_t *wanted = arg;
+    return pid == *wanted;
+}
+
+bool un_group_has_process(int group, pid_t pid)
+{
+    return un_group_any_process(group, is_pid, &pid);
+}
+
 /* Returns whether this process is in a group of the mount. In a container that sees the control
  * groups of its host, but has a cgroup namespace, /proc/self/cgroup names another group. */
 static bool has_this_process(const struct un_groups *groups, int mount, const char *group)
 {
-    char path[UN_PATH_MAX], line[32];
-    bool is_found = groups->is_copy;
-    if (is_found || un_path_join(path, group[1] ? group + 1 : ".", "cgroup.procs"))
-        return is_found;
-    int fd = openat(mount, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    un_auto_fclose FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
-    if (!file)
-        un_close_quietly(fd);
-    while (file && !is_found && fgets(line, sizeof line, file))
-        is_found = strtol(line, NULL, 10) == getpid();
+    if (groups->is_copy)
+        return true;
+    un_auto_close int dir =
+        openat(mount, group[1] ? group + 1 : ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    bool is_found = dir >= 0 && un_group_has_process(dir, getpid());
     errno = EACCES;
     return is_found;
 }
@@ -157,16 +178,13 @@ int un_group_write(int group, const char *file, const char *text)
     return fd < 0 || write(fd, text, strlen(text)) < 0 ? -1 : 0;
 }
 
-/* Moves the processes of a group to another one. */
-static void move_processes(int from, int to)
+static bool move_process(pid_t pid, void *arg)
 {
-    char line[32];
-    int fd = openat(from, "cgroup.procs", O_RDONLY | O_CLOEXEC);
-    un_auto_fclose FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
-    if (!file)
-        un_close_quietly(fd);
-    while (file && fgets(line, sizeof line, file))
-        un_group_write(to, "cgroup.procs", line);
+    char text[24];
+    const int *to = arg;
+    snprintf(text, sizeof text, "%d", (int)pid);
+    un_group_write(*to, "cgroup.procs", text);
+    return false;
 }
 
 int un_group_prepare(int place, enum un_group_part part, int version)
@@ -184,7 +202,7 @@ int un_group_prepare(int place, enum un_group_part part, int version)
     for (int round = 0; leaf >= 0 && round < ROUNDS_MAX; round++) {
         /* First: with processes in the group, the kernel would refuse memory with EBUSY, but allow
          * cpu and pids, and make the children unusable ("domain invalid", cgroups(7)). */
-        move_processes(place, leaf);
+        un_group_any_process(place, move_process, &leaf);
         if (!un_group_write(place, "cgroup.subtree_control", word))
             return 0;
     }

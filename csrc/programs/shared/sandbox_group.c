@@ -180,36 +180,13 @@ int sandbox_group_enter(const struct sandbox_group *group)
     return 0;
 }
 
-/* Calls `visit` for each process of a group, until that returns true. Returns whether it did. A
- * process outside of this PID namespace has the number 0 here, and is left out. */
-static bool any_process(int dir, bool (*visit)(int dir, pid_t pid, pid_t wanted), pid_t wanted)
-{
-    char line[32];
-    bool found = false;
-    int fd = openat(dir, "cgroup.procs", O_RDONLY | O_CLOEXEC);
-    un_auto_fclose FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
-    if (!file)
-        un_close_quietly(fd);
-    while (file && !found && fgets(line, sizeof line, file)) {
-        pid_t pid = (pid_t)strtol(line, NULL, 10);
-        found = pid > 0 && visit(dir, pid, wanted);
-    }
-    return found;
-}
-
-static bool is_wanted(int dir, pid_t pid, pid_t wanted)
-{
-    (void)dir;
-    return pid == wanted;
-}
-
 /* Another process may have got the number of one that has ended: a process that is in the group
  * while its pidfd is open is the one of the pidfd. */
-static bool kill_process(int dir, pid_t pid, pid_t wanted)
+static bool kill_process(pid_t pid, void *arg)
 {
-    (void)wanted;
+    const int *dir = arg;
     un_auto_close int pidfd = un_pidfd_open(pid);
-    if (pidfd >= 0 && any_process(dir, is_wanted, pid))
+    if (pidfd >= 0 && un_group_has_process(*dir, pid))
         un_kill(pidfd);
     return false;
 }
@@ -218,7 +195,7 @@ static bool kill_process(int dir, pid_t pid, pid_t wanted)
 static void kill_group(int dir)
 {
     if (un_group_write(dir, "cgroup.kill", "1"))
-        any_process(dir, kill_process, 0);
+        un_group_any_process(dir, kill_process, &dir);
 }
 
 static void remove_part(const struct sandbox_group *group, int part, int64_t deadline)
