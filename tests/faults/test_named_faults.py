@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import SCRIPTS
-from injecting import run_with
+from injecting import SECONDS, run_with
 from processes import capture
 
 # Kills a creator before its Nth line, for N = 1, 2, ..., until a creator finishes. After each, the
@@ -85,3 +86,25 @@ def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
             run_with(f"all:signal=KILL:when={when}", command=command, pass_fds=(theirs.fileno(),))
         while message := ours.recv(4096):
             assert message.split()[0] in (b"pid", b"ready")
+
+
+@pytest.mark.userns_requires("strace")
+@pytest.mark.parametrize(("when", "call"), [(1, "PR_SET_NAME"), (2, "PR_SET_DUMPABLE")])
+def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(SECONDS)
+    # The holder reads this once it is ready, and stays.
+    ours.send(b"+")
+    fault = f"inject=prctl:error=EINVAL:when={when}"
+    tracer = ["strace", "-f", "-qq", "-o", os.devnull, "-e", "trace=prctl", "-e", fault, "--"]
+    command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
+    with (
+        ours,
+        theirs,
+        # strace exits when the holder has.
+        subprocess.Popen([*tracer, *command], pass_fds=(theirs.fileno(),)) as traced,
+    ):
+        messages = [ours.recv(4096) for _ in range(3)]
+        assert traced.wait(SECONDS) == 0
+    assert [message.split()[0] for message in messages] == [b"pid", b"ready", b"error"]
+    assert f" {call}\0".encode() in messages[2]

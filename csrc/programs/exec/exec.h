@@ -69,10 +69,11 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
  * for the holder (shared.h, network_join()): the network ends with the holder, and the holder with
  * its network. This process sends "pid N"; the holder sends "ready" with descriptors of all its
  * namespaces in the order of enum un_ns, or the error that un_hold_report() writes. After a byte in
- * return, the holder sets its name, closes the connection, and stays. Only then, when its only
- * descriptor is a pidfd of its network, does the holder become dumpable, so that other processes
- * may open its namespaces in /proc and read its memory, see un_forget_environment(). If the
- * connection is closed without that byte, the holder exits, so that no unknown holder is left.
+ * return, the holder sets its name and becomes dumpable, so that other processes may open its
+ * namespaces in /proc and read its memory, see un_forget_environment(); by then, its only other
+ * descriptor is a pidfd of its network. It then closes the connection, and stays; or it sends an
+ * error as above, and exits. If the connection is closed without that byte, the holder exits, so
+ * that no unknown holder is left.
  */
 int un_hold(const struct un_options *options, struct un_error *err);
 /* Overwrites the environment of this program except PATH. The environment is the caller's, and

@@ -75,6 +75,19 @@ static void wait_for_end(int network)
         continue;
 }
 
+/* Sets the name that distinguishes a holder that stays from one that will exit with its creator,
+ * and makes the process dumpable: processes that may enter the namespaces must be able to open them
+ * in /proc. That exposes its memory and descriptors; by now, it has closed all but its connection,
+ * and keeps no secret. */
+static int show_holder(struct un_error *err)
+{
+    if (prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0))
+        return un_fail_errno(err, UN_STEP_SESSION, "PR_SET_NAME");
+    if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
+        return un_fail_errno(err, UN_STEP_SESSION, "PR_SET_DUMPABLE");
+    return 0;
+}
+
 static _Noreturn void become_holder(int socket, const struct un_options *options)
 {
     struct un_error err;
@@ -87,13 +100,11 @@ static _Noreturn void become_holder(int socket, const struct un_options *options
     }
     if (!send_ready(socket) || un_read_all(socket, &answer, 1) != 1)
         _exit(125);
-    /* The name distinguishes a holder that stays from one that will exit with its creator. */
-    prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0);
+    if (show_holder(&err)) {
+        un_hold_report(socket, &err);
+        _exit(125);
+    }
     close(socket);
-    /* Processes that may enter the namespaces must be able to open them in /proc, for which the
-     * holder must be dumpable. That exposes its memory and descriptors; by now, it has closed all
-     * others and keeps no secret. */
-    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     wait_for_end(network);
     /* Without its network, the namespace has ended. */
     _exit(125);

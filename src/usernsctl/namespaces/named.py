@@ -429,7 +429,10 @@ class _Holder(Closing):
         self._notice = started.stderr.strip()
 
     def keep(self, entry: Entry[NamedNamespace]) -> NamedNamespace:
-        """Publish the record, then tell the holder to outlive this process."""
+        """Publish the record, then tell the holder to outlive this process.
+
+        :raises NamespaceError: the holder can't be opened by other processes.
+        """
         name = entry.name.removeprefix(".")
         with NamespaceError.instead(f"the namespace {name!r}", step=STEP):
             entry.record = NamedNamespace.describe(
@@ -437,8 +440,11 @@ class _Holder(Closing):
             )
         entry.publish()
         self._connection.send(b"+")
-        # The holder closes the connection after it has set its name to _HOLDER_NAME.
-        self._connection.recv(1)
+        # The holder closes the connection once other processes can open it, or sends an error.
+        word, _, rest = self._connection.recv(4096).decode(errors="replace").partition(" ")
+        if word == "error":
+            entry.remove()
+            raise _reported_error(rest)
         return entry.record
 
     def close(self) -> None:
