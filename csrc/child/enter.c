@@ -172,6 +172,7 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
         return un_fail_errno(err, UN_STEP_WAIT, "");
     un_close_each(fds, (size_t)count);
     close_fd(&task->fd[UN_TASK_SOCKET]);
+    /* If this fails, the files of the maps can't be opened, which is an error of the caller. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     for (;;)
         pause();
@@ -183,21 +184,22 @@ void un_child_main(char **words, char **environment)
     struct inside inside;
     struct un_task *task = &inside.task;
     struct un_error err;
-    un_hide_process();
+    int failed = un_hide_process(&err);
     if (!un_task_parse(words, task)) {
         (void)!write(STDERR_FILENO, usage, sizeof usage - 1);
         _exit(125);
     }
     task->command.envp = (const char *const *)environment;
     /* A process that holds namespaces executes nothing. */
-    for (int i = 0; i < UN_TASK_FDS && !task->holds; i++)
-        if (task->fd[i] >= 0)
-            fcntl(task->fd[i], F_SETFD, FD_CLOEXEC);
+    for (int i = 0; i < UN_TASK_FDS && !task->holds && !failed; i++)
+        if (task->fd[i] >= 0 && fcntl(task->fd[i], F_SETFD, FD_CLOEXEC))
+            failed = un_fail_errno(&err, UN_STEP_CLONE, "a descriptor of usernsctl-child");
     if (!is_heard(task->fd[UN_TASK_SOCKET]))
         _exit(FAILED);
-    if (!task->holds)
+    if (!task->holds && !failed)
         _exit(run_task(&inside));
-    hold_namespaces(task, &err);
+    if (!failed)
+        hold_namespaces(task, &err);
     un_send_failure(task->fd[UN_TASK_SOCKET], &err);
     _exit(FAILED);
 }

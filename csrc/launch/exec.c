@@ -87,7 +87,7 @@ int un_append_at_end(int fd)
         return -1;
     bool is_output = S_ISREG(status.st_mode) && (flags & O_ACCMODE) != O_RDONLY;
     if (is_output && lseek(fd, 0, SEEK_CUR) == status.st_size)
-        fcntl(fd, F_SETFL, flags | O_APPEND);
+        return fcntl(fd, F_SETFL, flags | O_APPEND);
     return 0;
 }
 

@@ -132,7 +132,8 @@ static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un
     if (!text)
         return un_fail_errno(err, UN_STEP_UID_MAP, "the maps");
     un_own_maps_of(plan, text, &maps);
-    un_hide_process();
+    if (un_hide_process(err))
+        return -1;
     int failed = un_make_and_map(flags | CLONE_NEWUSER, &maps, err);
     if (!failed || err->step != UN_STEP_UNSHARE || err->errnum != EINVAL)
         return failed;

@@ -216,7 +216,7 @@ static long call(const struct un_probe_call *call)
 
 static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct trial *trial)
 {
-    /* A filter that kills this child must not cause a core dump. */
+    /* A filter that kills this child must not cause a core dump, which is harmless otherwise. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGSYS, SIG_DFL);
     call(&wait_call);

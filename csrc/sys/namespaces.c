@@ -35,15 +35,13 @@ int un_namespace_join_one(int fd, int ns, struct un_error *err)
         return 0;
     if (setns(fd, (int)kinds[ns].flag))
         return un_fail_errno(err, UN_STEP_SETNS, kinds[ns].file);
-    un_hide_process();
-    return 0;
+    return un_hide_process(err);
 }
 
 int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
 {
-    if (un_filter_forbids(&un_join_calls, err))
+    if (un_filter_forbids(&un_join_calls, err) || un_hide_process(err))
         return -1;
-    un_hide_process();
     /* Joining the user namespace first grants the capabilities that setns(2) needs for the others.
      */
     for (int kind = 0; kind < UN_NS_COUNT; kind++)

@@ -2,14 +2,14 @@
 
 #include <sys/resource.h>
 
-void un_limit_open_files(uint64_t most)
+int un_limit_open_files(uint64_t most)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit))
-        return;
+        return -1;
     if (limit.rlim_cur > most)
         limit.rlim_cur = most;
     if (limit.rlim_max > most)
         limit.rlim_max = most;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    return setrlimit(RLIMIT_NOFILE, &limit);
 }

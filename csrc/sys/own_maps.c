@@ -62,10 +62,10 @@ static int open_while_hidden(int dir, const struct un_own_maps *maps,
         if (!failed || err->errnum != EACCES)
             return failed;
     }
+    /* If this fails, so does open_files(). */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int failed = open_files(dir, text, fd, err);
-    un_hide_process();
-    return failed;
+    return failed ? failed : un_hide_process(err);
 }
 
 static int write_own_maps(const struct un_own_maps *maps, struct un_error *err)

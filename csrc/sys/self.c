@@ -9,9 +9,11 @@
 #endif
 #define LANDLOCK_VERSION 1U
 
-void un_hide_process(void)
+int un_hide_process(struct un_error *err)
 {
-    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+        return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_DUMPABLE");
+    return 0;
 }
 
 int un_open_self(struct un_error *err)

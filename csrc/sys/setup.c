@@ -62,15 +62,15 @@ static int apply_credentials(const struct un_setup *setup, struct un_error *err)
     gid_t gid = (gid_t)setup->gid;
     if (setup->gid >= 0 && syscall(SYS_setresgid, gid, gid, gid))
         return fail_change(UN_STEP_SETRESGID, "gid ", setup->gid, err);
-    if (hidden)
-        un_hide_process();
+    if (hidden && un_hide_process(err))
+        return -1;
     uid_t uid = (uid_t)setup->uid;
     if (setup->keep_caps && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_KEEPCAPS");
     if (setup->uid >= 0 && syscall(SYS_setresuid, uid, uid, uid))
         return fail_change(UN_STEP_SETRESUID, "uid ", setup->uid, err);
-    if (hidden)
-        un_hide_process();
+    if (hidden && un_hide_process(err))
+        return -1;
     if (setup->keep_caps && un_caps_keep())
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "ambient set");
     return 0;

@@ -1,6 +1,7 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <termios.h>
 
@@ -86,8 +87,8 @@ void un_reraise(int sig)
     if (sig < 1 || sig >= NSIG)
         return;
     /* A non-dumpable process leaves no core dump; RLIMIT_CORE does not limit a core that is piped
-     * to a program (core(5)). */
-    un_hide_process();
+     * to a program (core(5)). If this call fails, a core dump is the only harm. */
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     /* The caller may have ignored or blocked the signal. */
     signal(sig, SIG_DFL);
     un_set_signals(un_signal_mask() & ~(UINT64_C(1) << (sig - 1)));

@@ -149,8 +149,9 @@ int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_err
 
 /* Makes this process non-dumpable, so that ptrace needs CAP_SYS_PTRACE in the user namespace in
  * which the program was executed, until the next execve(2) (PR_SET_DUMPABLE(2const)). A change of
- * credentials may reset the attribute (/proc/sys/fs/suid_dumpable). Async-signal-safe. */
-void un_hide_process(void);
+ * credentials may reset the attribute (/proc/sys/fs/suid_dumpable). A process that fails to become
+ * non-dumpable must not enter a namespace. Async-signal-safe. */
+int un_hide_process(struct un_error *err);
 
 /* Opens /proc/self. Returns a descriptor, or -1. Async-signal-safe. */
 int un_open_self(struct un_error *err);
@@ -295,8 +296,8 @@ void un_make_fd_room(void);
 /* ---- open_files.c: the limit of descriptors -------------------------------------------------- */
 
 /* Lowers RLIMIT_NOFILE (getrlimit(2)) of this process and its descendants to `most`. Does not raise
- * a lower limit. Async-signal-safe. */
-void un_limit_open_files(uint64_t most);
+ * a lower limit. Returns 0, or -1 with errno. Async-signal-safe. */
+int un_limit_open_files(uint64_t most);
 
 /* ---- processors.c: the processors on which this process may run ------------------------------ */
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from callers import as_root
 from conftest import SCRIPTS
 from injecting import SECONDS, run_with
 from processes import capture
@@ -88,23 +89,27 @@ def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
             assert message.split()[0] in (b"pid", b"ready")
 
 
+@as_root
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize(("when", "call"), [(1, "PR_SET_NAME"), (2, "PR_SET_DUMPABLE")])
 def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> None:
+    """Only root may trace the holder, which is not dumpable before."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(SECONDS)
-    # The holder reads this once it is ready, and stays.
-    ours.send(b"+")
     fault = f"inject=prctl:error=EINVAL:when={when}"
-    tracer = ["strace", "-f", "-qq", "-o", os.devnull, "-e", "trace=prctl", "-e", fault, "--"]
-    command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
-    with (
-        ours,
-        theirs,
-        # strace exits when the holder has.
-        subprocess.Popen([*tracer, *command], pass_fds=(theirs.fileno(),)) as traced,
-    ):
-        messages = [ours.recv(4096) for _ in range(3)]
-        assert traced.wait(SECONDS) == 0
-    assert [message.split()[0] for message in messages] == [b"pid", b"ready", b"error"]
-    assert f" {call}\0".encode() in messages[2]
+    tracer = ["strace", "-o", os.devnull, "-e", "trace=prctl", "-e", fault, "-p"]
+    with ours, theirs:
+        command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
+        capture(command, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        holder, ready = ours.recv(4096).split()[1], ours.recv(4096)
+        with subprocess.Popen([*tracer, holder], stderr=subprocess.PIPE) as traced:
+            assert traced.stderr is not None
+            assert b"attached" in traced.stderr.readline()
+            ours.send(b"+")
+            message = ours.recv(4096)
+            # strace exits when the holder has.
+            assert traced.wait(SECONDS) == 0
+    assert ready == b"ready"
+    assert message.startswith(b"error ")
+    assert f" {call}\0".encode() in message

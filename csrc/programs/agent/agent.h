@@ -26,7 +26,8 @@ void agent_read_caps(struct agent_caps *caps);
 bool agent_become_nobody(void);
 
 /* Sets the effective uid for the creation of files; the real uid, which decides who may signal this
- * process, is unchanged. Returns the previous uid, for agent_return_uid(). */
+ * process, is unchanged. Returns the previous uid, for agent_return_uid(). An agent that may not
+ * change its uid keeps it; the start of the command then fails, in change_ids(). */
 uid_t agent_borrow_uid(uid_t uid);
 void agent_return_uid(uid_t own);
 

@@ -211,7 +211,8 @@ int agent_serve(int control, bool is_inside, bool outlives)
         .uid = getuid(),
         .idle = is_inside ? &server.idle : NULL,
     };
-    /* Descriptors inherited by mistake must not be passed on to commands. */
+    /* Descriptors inherited by mistake must not be passed on to commands. Agents are started
+     * without such descriptors, so a gVisor without close_range(2) is no danger. */
     syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
     agent->proc = agent_open_proc();
     server.signals = open_signals();

@@ -74,7 +74,8 @@ static int set_up_command(struct agent_start *start)
     if (change_ids(start))
         return answer_start_failure(start, AGENT_STEP_IDS, errno);
     /* The change of ids has cleared the parent-death signal. */
-    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
+        return answer_start_failure(start, AGENT_STEP_FORK, errno);
     if (header->umask != AGENT_UNCHANGED)
         umask(header->umask & 0777);
     /* "/" is the agent's working directory. */

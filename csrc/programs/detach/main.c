@@ -90,12 +90,15 @@ static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **a
 static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int started, pid_t sandbox)
 {
     char status[16];
-    /* A fork of the creator may also hold this descriptor, so closing it would not unlock. */
+    /* A fork of the creator may also hold this descriptor, so closing it would not unlock. If this
+     * fails, the directory stays in use until those forks exit. */
     flock(fds[LOCK], LOCK_UN);
     un_close_each(fds, FDS);
-    (void)!write(started, "+", 1);
+    /* Fails only if the parent was killed, which has then told the creator nothing. */
+    un_write_all(started, "+", 1);
     close(started);
     wait->enders[0] = wait->enders[1] = -1;
+    /* If this fails, the directory of the creator can't be unmounted while the sandbox runs. */
     (void)!chdir("/");
     snprintf(status, sizeof status, "%d", sandbox_wait_for_exit(wait, sandbox, true, getpid()));
     sandbox_write_text(wait->directory, "status", status);

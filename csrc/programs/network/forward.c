@@ -68,10 +68,11 @@ int bind_port(struct port *port, struct un_error *err)
     socklen_t size = read_address(port->address, port->outside, &address);
     port->socket = size ? socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
                         : (errno = EINVAL, -1);
-    /* Without IPV6_V6ONLY, [::] would be taken by a listener on IPv4, too. */
-    if (port->socket >= 0 && address.ss_family == AF_INET6)
-        setsockopt(port->socket, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
-    if (port->socket >= 0 && !setsockopt(port->socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) &&
+    /* Without IPV6_V6ONLY, [::] would also accept connections to IPv4 addresses. */
+    bool is_six = address.ss_family == AF_INET6;
+    if (port->socket >= 0 &&
+        (!is_six || !setsockopt(port->socket, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on)) &&
+        !setsockopt(port->socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) &&
         !bind(port->socket, (const struct sockaddr *)&address, size) &&
         !listen(port->socket, BACKLOG))
         return 0;

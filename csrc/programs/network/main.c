@@ -226,7 +226,8 @@ static int keep_only(const struct network *network, const int fds[FDS], struct u
     if (un_close_fds(keep, count, err))
         return -1;
     for (size_t i = 0; i < count; i++)
-        fcntl(keep[i], F_SETFD, FD_CLOEXEC);
+        if (fcntl(keep[i], F_SETFD, FD_CLOEXEC))
+            return un_fail_errno(err, UN_STEP_NETWORK, "the descriptors of usernsctl-network");
     un_auto_close int nothing = un_open_null(O_RDWR);
     for (int fd = 0; fd < 3; fd++)
         if (nothing < 0 || dup2(nothing, fd) < 0)

@@ -194,6 +194,7 @@ static bool limit_tasks(pid_t pid, void *arg)
     const struct limit_watch *watch = arg;
     const struct rlimit limit = {.rlim_cur = watch->limits.pids, .rlim_max = watch->limits.pids};
     bool ignored;
+    /* Fails if the process has ended. The watcher counts the tasks, too. */
     prlimit(pid, RLIMIT_NPROC, &limit, NULL);
     return any_child(pid, limit_tasks, arg, &ignored);
 }

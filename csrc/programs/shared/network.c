@@ -31,8 +31,10 @@ static int become_keeper(void *arg)
     const struct keeper *keeper = arg;
     struct un_error err;
     un_set_signals(0);
-    /* A signal to the caller's process group, as by Ctrl-C, must not end the network. */
+    /* A signal to the caller's process group, as by Ctrl-C, must not end the network. A new process
+     * leads no group, so setsid(2) can't fail. */
     setsid();
+    /* usernsctl-network exits without a report if a descriptor is closed. */
     for (int i = 0; i < 2; i++)
         fcntl(keeper->fds[i], F_SETFD, 0);
     /* The helpers get no variable of the environment. */

@@ -52,14 +52,16 @@ static _Noreturn void become_sandbox_command(char **argv, const struct sandbox_g
     sigaction(SIGCHLD, sigchld, NULL);
     sigprocmask(SIG_SETMASK, mask, NULL);
     un_make_fd_room();
-    un_limit_open_files(UN_SANDBOX_FILES_MAX);
+    if (un_limit_open_files(UN_SANDBOX_FILES_MAX))
+        _exit(sandbox_fail("RLIMIT_NOFILE"));
     execve(argv[0], argv, environ);
     perror(argv[0]);
     _exit(SANDBOX_FAILED);
 }
 
 /* Replaces standard input, output and error by /dev/null. They are not closed, because a file
- * opened later would get the number of standard error, and be written to. */
+ * opened later would get the number of standard error, and be written to. dup2(2) over an open
+ * descriptor can't fail in a process without threads. */
 static void replace_stdio(int nothing)
 {
     for (int fd = 0; fd < 3; fd++)

@@ -258,7 +258,10 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
         return fail_watch(&err);
     }
     un_make_fd_room();
-    un_limit_open_files(UN_SANDBOX_FILES_MAX);
+    if (un_limit_open_files(UN_SANDBOX_FILES_MAX)) {
+        un_fail_errno(&err, UN_STEP_RUNSC, "RLIMIT_NOFILE");
+        return fail_watch(&err);
+    }
     return become_runsc(args);
 }
 

@@ -16,7 +16,7 @@ static int higher_limits_are_lowered(void *arg)
 {
     (void)arg;
     CHECK_INT(setrlimit(RLIMIT_NOFILE, &(struct rlimit){200, 300}), 0);
-    un_limit_open_files(100);
+    CHECK_INT(un_limit_open_files(100), 0);
     CHECK_INT(fcntl(0, F_DUPFD, 100), -1);
     return limit_is(100, 100);
 }
@@ -25,7 +25,7 @@ static int the_hard_limit_alone_may_be_higher(void *arg)
 {
     (void)arg;
     CHECK_INT(setrlimit(RLIMIT_NOFILE, &(struct rlimit){50, 300}), 0);
-    un_limit_open_files(100);
+    CHECK_INT(un_limit_open_files(100), 0);
     return limit_is(50, 100);
 }
 
@@ -33,7 +33,7 @@ static int lower_limits_stay(void *arg)
 {
     (void)arg;
     CHECK_INT(setrlimit(RLIMIT_NOFILE, &(struct rlimit){50, 60}), 0);
-    un_limit_open_files(100);
+    CHECK_INT(un_limit_open_files(100), 0);
     return limit_is(50, 60);
 }
 
