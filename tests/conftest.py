@@ -203,6 +203,18 @@ def directory_of(path: Path) -> str:
     return path.relative_to(TESTS).parts[0]
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip whole directories that tools/test-as deselects by the mark `parallel`.
+
+    Their collection takes seconds.
+    """
+    if TESTS not in collection_path.parents:
+        return None
+    is_parallel = directory_of(collection_path) in PARALLEL
+    deselected = " and not parallel" if is_parallel else " and parallel"
+    return True if config.option.markexpr.endswith(deselected) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         directory = directory_of(item.path)
