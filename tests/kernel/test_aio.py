@@ -70,7 +70,7 @@ def test_streams_carry_input_and_output(pair: tuple[Run, Any]) -> None:
     run(main())
 
 
-def test_a_conversation(pair: tuple[Run, Any]) -> None:
+def test_streams_pass_lines_back_and_forth(pair: tuple[Run, Any]) -> None:
     run, start = pair
 
     async def main() -> None:
@@ -87,7 +87,7 @@ def test_a_conversation(pair: tuple[Run, Any]) -> None:
     run(main())
 
 
-def test_what_is_written_at_once_is_not_lost(pair: tuple[Run, Any]) -> None:
+def test_output_is_read_after_wait(pair: tuple[Run, Any]) -> None:
     run, start = pair
 
     async def main() -> list[bytes]:
@@ -129,7 +129,7 @@ def test_a_closed_standard_input_is_no_error(api: Any) -> None:
     runner(asyncio)(main())
 
 
-def test_streams_can_be_files_or_nothing(pair: tuple[Run, Any], tmp_path: Any) -> None:
+def test_streams_can_be_files_or_devnull(pair: tuple[Run, Any], tmp_path: Any) -> None:
     run, start = pair
 
     async def main() -> None:
@@ -145,7 +145,7 @@ def test_streams_can_be_files_or_nothing(pair: tuple[Run, Any], tmp_path: Any) -
     run(main())
 
 
-def test_text_is_refused(pair: tuple[Run, Any]) -> None:
+def test_arguments_for_text_and_shell_raise(pair: tuple[Run, Any]) -> None:
     run, start = pair
 
     async def main() -> None:
@@ -170,7 +170,7 @@ def test_a_command_that_can_not_start_leaves_nothing(pair: tuple[Run, Any]) -> N
     run(main())
 
 
-def test_it_runs_in_the_namespaces_asked_for(run: Run) -> None:
+def test_create_subprocess_exec_enters_the_given_namespaces(run: Run) -> None:
     async def output(started: Coroutine[Any, Any, Any]) -> Any:
         out, _ = await (await started).communicate()
         return out
@@ -187,7 +187,7 @@ def test_it_runs_in_the_namespaces_asked_for(run: Run) -> None:
     run(main())
 
 
-def test_no_thread_and_no_signal_handler_is_needed(run: Run) -> None:
+def test_create_subprocess_exec_adds_no_thread_and_no_signal_handler(run: Run) -> None:
     async def main() -> None:
         handler, threads = signal.getsignal(signal.SIGCHLD), threading.active_count()
         processes = [await un.create_subprocess_exec("cat", stdin=un.PIPE) for _ in range(10)]
@@ -200,7 +200,7 @@ def test_no_thread_and_no_signal_handler_is_needed(run: Run) -> None:
     run(main())
 
 
-def test_an_event_loop_in_another_thread(run: Run) -> None:
+def test_an_event_loop_runs_in_another_thread(run: Run) -> None:
     async def main() -> None:
         assert await (await un.create_subprocess_exec("sh", "-c", "exit 5")).wait() == 5
 
@@ -220,7 +220,7 @@ def test_an_event_loop_in_another_thread(run: Run) -> None:
     assert failed == []
 
 
-def test_a_timeout_ends_what_the_block_was_about(run: Run) -> None:
+def test_a_cancelled_block_kills_and_reaps_its_command(run: Run) -> None:
     async def main() -> None:
         process = await un.create_subprocess_exec(*FOREVER, stdout=un.PIPE)
 
@@ -264,7 +264,7 @@ def test_create_subprocess_exec_block_closes_the_pipes_first(run: Run) -> None:
     run(main())
 
 
-def test_create_subprocess_exec_block_writes_what_it_was_given(run: Run, tmp_path: Any) -> None:
+def test_create_subprocess_exec_block_writes_its_buffered_input(run: Run, tmp_path: Any) -> None:
     much = os.urandom(1 << 20)
 
     async def main() -> None:
@@ -327,7 +327,7 @@ asyncio.run(main())
 """
 
 
-def test_create_subprocess_exec_goes_on_while_a_tracer_has_the_end_first() -> None:
+def test_create_subprocess_exec_waits_for_a_tracer_that_reaps_first() -> None:
     script = [sys.executable, "-W", "ignore", "-c", TRACED]
     output = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
     turns, status = map(int, output[-1].split())
@@ -399,14 +399,14 @@ gc.collect()
 """
 
 
-def test_a_command_that_is_forgotten_is_killed() -> None:
+def test_an_abandoned_command_is_killed() -> None:
     script = [sys.executable, "-c", ABANDONED]
     pid = int(subprocess.check_output(script, text=True, timeout=PATIENCE))
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_many_at_once(run: Run) -> None:
+def test_hundreds_of_commands_run_at_once(run: Run) -> None:
     async def main() -> None:
         before = open_descriptors(), children()
         with un.Namespace.create() as ns:

@@ -37,7 +37,7 @@ def test_a_healthy_machine_has_no_finding() -> None:
         assert diagnose([], "range").ids == []
 
 
-def test_a_closed_tun_device_is_told_by_its_probe() -> None:
+def test_doctor_reports_a_tun_device_that_can_not_be_opened() -> None:
     # Root runs doctor as another user, so the mode of the file decides.
     found = diagnose([])
     probe = found.report["probes"]["tun"]
@@ -52,7 +52,7 @@ def test_a_closed_tun_device_is_told_by_its_probe() -> None:
     assert "tun-missing" not in found.ids
 
 
-def test_programs_for_a_private_network_are_told_by_their_probes() -> None:
+def test_doctor_reports_the_programs_for_a_private_network() -> None:
     found = diagnose([])
     for name, directories in PROGRAMS.items():
         probe = found.report["probes"][name]
@@ -64,14 +64,14 @@ def test_programs_for_a_private_network_are_told_by_their_probes() -> None:
 
 
 @pytest.mark.userns_requires("runsc")
-def test_a_real_program_is_run_in_gvisor() -> None:
+def test_doctor_runs_a_program_in_gvisor() -> None:
     found = Diagnosis([])
     assert found.report["probes"]["runsc"]["outcome"] == "ok"
     assert found.blocking == []
 
 
 @pytest.mark.userns_requires("runsc")
-def test_a_sandbox_in_a_sandbox() -> None:
+def test_doctor_in_a_sandbox_names_already_in_gvisor() -> None:
     shown = [option for place in {sys.prefix, sys.base_prefix} for option in ("--bind", place)]
     doctor = [*DOCTOR, "--no-runsc", "--json"]
     done = capture([USERNSCTL, "run", *shown, "--", *doctor], env=ENVIRONMENT)
@@ -84,14 +84,14 @@ def test_a_sandbox_in_a_sandbox() -> None:
 
 @as_root
 @pytest.mark.userns_requires("runsc")
-def test_a_read_only_container() -> None:
+def test_doctor_works_in_a_read_only_container() -> None:
     assert run_broken(["read-only"], ["touch", "/tmp/written"]).returncode != 0
     found = Diagnosis(["read-only"])
     assert (found.status, found.ids) == (0, [])
 
 
 @as_root
-def test_no_proc_sys() -> None:
+def test_doctor_works_without_proc_sys() -> None:
     found = diagnose(["no-proc-sys"])
     assert (found.status, found.ids) == (0, [])
     assert set(found.report["facts"]["sysctls"].values()) == {None}
@@ -108,7 +108,7 @@ def test_plain_text_needs_no_rich_and_no_locale() -> None:
     assert all(len(line) <= 80 or line.startswith("   remedy   ") for line in lines)
 
 
-def test_what_it_finds_is_there_in_python_too() -> None:
+def test_the_python_report_has_the_probes_and_facts() -> None:
     report = in_process(runsc=False)
     assert report.ready
     assert report.probes["one-id-map"].outcome == "ok"
@@ -129,7 +129,7 @@ print(json.dumps([facts.privileges.denies_write_execute, facts.security.landlock
 
 
 @pytest.mark.parametrize("deny", [[], ["deny"]])
-def test_what_only_calls_tell_is_among_the_facts(deny: list[str]) -> None:
+def test_facts_include_mdwe_and_landlock(deny: list[str]) -> None:
     """The facts include memory-deny-write-execute (PR_SET_MDWE, since Linux 6.3) and Landlock."""
     done = subprocess.run([sys.executable, "-c", TELL_CALLED, *deny], capture_output=True)
     if done.returncode == 77:
@@ -140,14 +140,14 @@ def test_what_only_calls_tell_is_among_the_facts(deny: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--for", "nothing"], ["--nothing"], ["more"]])
-def test_a_wrong_call_has_an_exit_status_of_its_own(arguments: list[str]) -> None:
+def test_doctor_with_wrong_arguments_exits_with_2(arguments: list[str]) -> None:
     done = capture([*DOCTOR, *arguments])
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Error: " in done.stderr
 
 
-def test_a_script_is_printed_for_what_is_broken() -> None:
+def test_doctor_prints_a_script_of_remedies() -> None:
     done = run_broken(["seccomp-engine"], [*DOCTOR, "--no-runsc", "--script"])
     assert done.returncode == 1
     assert "# seccomp-denies-userns: " in done.stdout

@@ -39,7 +39,7 @@ def seen_by_all() -> Iterator[Path]:
         pytest.param("few-ids", ["--map-auto"], "range-outside-parent", marks=as_root),
     ],
 )
-def test_the_causes_of_containers(
+def test_a_launch_names_the_cause_that_run_names(
     usernsctl: Program, seen_by_all: Path, way: str, options: list[str], cause: str
 ) -> None:
     """The causes are those that docs/docker-matrix.md lists with real runsc, and one more."""
@@ -53,7 +53,7 @@ def test_the_causes_of_containers(
     assert done.stderr.splitlines()[1:] == ran.stderr.splitlines()[1:]
 
 
-def test_a_refused_fork_of_the_watcher(usernsctl: Program, seen_by_all: Path) -> None:
+def test_a_refused_fork_of_the_watcher_is_named(usernsctl: Program, seen_by_all: Path) -> None:
     """Name the call: the namespaces were created before."""
     file = seen_by_all / "launch"
     assert usernsctl("freeze", "-o", file, "--", "echo", "ran").returncode == 0

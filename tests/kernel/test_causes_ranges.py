@@ -35,13 +35,13 @@ def test_doctor_and_the_failing_command_name_the_cause(way: str, cause: str) -> 
 
 
 @pytest.mark.parametrize(("way", "cause"), CASES)
-def test_one_id_works_all_the_same_and_doctor_says_just_that(way: str, cause: str) -> None:
+def test_missing_ranges_do_not_block_a_map_of_one_id(way: str, cause: str) -> None:
     found = diagnose([way])
     assert found.status == 0
     assert (found.ids, found.blocking) == ([cause], [])
 
 
-def test_the_range_to_grant_is_told_whichever_command_lacks_it() -> None:
+def test_run_and_ns_create_name_the_same_range_to_grant() -> None:
     create = 'XDG_RUNTIME_DIR=$(mktemp -d); export XDG_RUNTIME_DIR; "$@"; rm -r "$XDG_RUNTIME_DIR"'
     output = [
         run_broken(["no-ranges"], command).stderr.splitlines()[-1]
@@ -55,7 +55,7 @@ def test_the_range_to_grant_is_told_whichever_command_lacks_it() -> None:
     assert output[1] == output[0]
 
 
-def test_an_entry_by_gid_is_told_from_no_entry() -> None:
+def test_doctor_finds_an_entry_by_gid() -> None:
     # Only doctor takes the time to search for an entry by gid.
     assert named_by_command(["gid-entry"], *AUTO) == "no-subordinate-range"
     assert diagnose(["gid-entry"], "range").ids == ["subgid-by-gid"]
@@ -68,17 +68,17 @@ def test_shared_ranges_are_a_warning() -> None:
     assert "somebody" in finding["evidence"][0]
 
 
-def test_two_lines_of_one_user_that_overlap_are_no_cause() -> None:
+def test_overlapping_ranges_of_one_user_are_allowed() -> None:
     assert diagnose(["ranges-overlap"], "range").ids == []
 
 
-def test_two_causes_at_once() -> None:
+def test_two_causes_of_missing_ranges_are_named() -> None:
     ways = ["no-ranges", "helpers-powerless"]
     assert named_by_command(ways, *AUTO) == "no-subordinate-range"
     assert diagnose(ways, "range").blocking == ["no-subordinate-range", "helper-not-setuid"]
 
 
-def test_what_blocks_comes_before_what_only_warns() -> None:
+def test_blocking_causes_precede_warnings() -> None:
     found = diagnose(["helpers-powerless", "proc-read-only"])
     assert found.ids == ["proc-read-only", "helper-not-setuid"]
     assert found.blocking == ["proc-read-only"]

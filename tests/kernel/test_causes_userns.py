@@ -41,11 +41,11 @@ def test_doctor_and_the_failing_command_name_the_cause(
         assert [one for one in found.ids if one != "no-subordinate-range"] == [cause]
 
 
-def test_a_kernel_without_mounts_by_descriptors() -> None:
+def test_doctor_names_a_kernel_without_open_tree() -> None:
     assert diagnose(["seccomp-mount-bind"]).blocking == ["mount-by-descriptor-missing"]
 
 
-def test_a_refused_call_of_ours_is_not_called_gvisors() -> None:
+def test_a_refused_call_of_usernsctl_is_named_as_such() -> None:
     done = run_broken(["seccomp-pidfd"], [PRELUDE, "-rf", "--", "true"])
     said, why, *_ = done.stderr.splitlines()
     assert said == "usernsctl-exec: pdeathsig: pidfd_open: Operation not permitted"
@@ -54,7 +54,7 @@ def test_a_refused_call_of_ours_is_not_called_gvisors() -> None:
 
 
 @as_root
-def test_root_without_capabilities() -> None:
+def test_root_without_capabilities_needs_setfcap() -> None:
     assert named_by_command(["powerless-root"], "-r") == "needs-setfcap"
     assert diagnose(["powerless-root"]).blocking == ["needs-setfcap"]
 
@@ -68,7 +68,7 @@ def test_root_without_capabilities() -> None:
         (["proc-read-only", "seccomp-mount"], ["proc-read-only"]),
     ],
 )
-def test_of_two_causes_the_one_that_blocks_first_is_first(
+def test_two_causes_are_named_in_the_order_in_which_they_block(
     ways: list[str], causes: list[str]
 ) -> None:
     # The second cause is named if a fact proves it in spite of the first one.
@@ -77,7 +77,7 @@ def test_of_two_causes_the_one_that_blocks_first_is_first(
 
 
 @pytest.mark.userns_requires("runsc")
-def test_a_filter_of_ptrace_is_found_before_and_behind_the_message_of_runsc() -> None:
+def test_a_filter_of_ptrace_is_named_for_runsc() -> None:
     found = Diagnosis(["seccomp-ptrace"])
     assert found.report["probes"]["runsc"]["outcome"] == "failed"
     assert found.blocking == ["ptrace-denied"]
@@ -85,7 +85,7 @@ def test_a_filter_of_ptrace_is_found_before_and_behind_the_message_of_runsc() ->
 
 
 @as_root
-def test_a_masked_proc_is_in_nobody_s_way() -> None:
+def test_a_masked_proc_fails_mount_proc_only() -> None:
     options = ["-r", "-m", "-p", "-f", "--mount-proc"]
     assert named_by_command(["proc-masked"], *options) == "proc-masked"
     found = diagnose(["proc-masked"])
@@ -93,7 +93,7 @@ def test_a_masked_proc_is_in_nobody_s_way() -> None:
     assert found.report["probes"]["mount-proc"]["cause"] == "proc-masked"
 
 
-def test_a_proc_of_a_namespace_that_is_not_ours() -> None:
+def test_proc_of_a_foreign_pid_namespace_can_not_be_mounted() -> None:
     assert named_by_command([], "-r", "-m", "--mount-proc") == "mount-without-owned-ns"
 
 
@@ -101,7 +101,7 @@ def test_setgroups_can_not_stay_allowed() -> None:
     assert named_by_command([], "-r", "--setgroups", "allow") == "setgroups-order"
 
 
-def test_devices_and_control_groups_that_are_not_ours(needs_plain_devices: None) -> None:
+def test_a_denied_kvm_device_does_not_block(needs_plain_devices: None) -> None:
     found = diagnose([])
     assert found.blocking == []
     assert found.report["probes"]["kvm"]["cause"] == "kvm-denied"
@@ -146,11 +146,11 @@ thread.join()
 """
 
 
-def test_a_process_that_is_not_dumpable_starts_others_that_are() -> None:
+def test_a_process_that_is_not_dumpable_starts_commands() -> None:
     done = run_broken([], [sys.executable, "-c", UNDUMPABLE])
     assert done.stdout.split() == ["0"]
 
 
-def test_threads_are_in_the_way_of_this_process_only() -> None:
+def test_threads_block_enter_only() -> None:
     done = run_broken([], [sys.executable, "-c", THREADED])
     assert done.stdout == "multithreaded\nTrue ['multithreaded']\n"

@@ -75,14 +75,16 @@ def test_a_command_starts_in_the_group(group: Path, arguments: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("arguments", [{}, {"pid": True}, {"time": True}])
-def test_so_does_one_in_a_kept_namespace(group: Path, arguments: dict[str, Any]) -> None:
+def test_a_command_in_a_kept_namespace_starts_in_the_group(
+    group: Path, arguments: dict[str, Any]
+) -> None:
     with un.Namespace.create() as ns:
         shown = ns.check_output(SHOW, in_cgroup=group, text=True, **arguments)
         assert group_of(shown).endswith(f"/{group.name}")
 
 
 @as_root
-def test_so_does_one_in_a_namespace_of_somebody_else(group: Path) -> None:
+def test_a_command_with_a_wide_map_starts_in_the_group(group: Path) -> None:
     with un.Namespace.create(WIDE, time=True) as ns:
         shown = ns.check_output(SHOW, in_cgroup=group, text=True)
         assert group_of(shown).endswith(f"/{group.name}")
@@ -108,7 +110,7 @@ def test_the_group_can_be_a_descriptor_which_stays_ours(group: Path, flags: int)
         os.close(fd)
 
 
-def test_asyncio_starts_there_too(group: Path) -> None:
+def test_create_subprocess_exec_starts_in_the_group(group: Path) -> None:
     async def main() -> str:
         process = await un.create_subprocess_exec(*SHOW, stdout=un.PIPE, in_cgroup=group)
         told, _ = await process.communicate()
@@ -135,7 +137,7 @@ def failure(in_cgroup: Any, **arguments: Any) -> un.NamespaceError:
     return caught.value
 
 
-def test_a_group_for_no_processes(group: Path) -> None:
+def test_an_invalid_group_below_a_threaded_one_is_refused(group: Path) -> None:
     """Below a threaded group, other groups are invalid (cgroups(7), thread mode)."""
     threaded, invalid = group / "threaded", group / "threaded" / "invalid"
     threaded.mkdir()
@@ -147,7 +149,7 @@ def test_a_group_for_no_processes(group: Path) -> None:
     assert error.filename == str(invalid)
 
 
-def test_a_group_that_hands_its_controllers_on(group: Path) -> None:
+def test_a_group_with_controllers_for_its_children_is_refused(group: Path) -> None:
     controllers = (group / "cgroup.controllers").read_text().split()
     if not controllers:
         pytest.skip("no controller is enabled for the groups here")
@@ -156,7 +158,7 @@ def test_a_group_that_hands_its_controllers_on(group: Path) -> None:
     assert (error.errno, error.cause) == (errno.EBUSY, "cgroup-takes-no-process")
 
 
-def test_a_group_that_has_been_removed(group: Path) -> None:
+def test_a_removed_group_is_refused(group: Path) -> None:
     gone = group / "gone"
     gone.mkdir()
     fd = os.open(gone, os.O_RDONLY)
@@ -168,7 +170,9 @@ def test_a_group_that_has_been_removed(group: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{}, {"pid": True, "mount": True}])
-def test_what_is_no_group(arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_paths_and_descriptors_of_other_files_are_refused(
+    arguments: dict[str, Any], tmp_path: Path
+) -> None:
     error = failure(tmp_path, **arguments)
     assert (error.errno, error.cause) == (errno.EBADF, "cgroup-not-unified")
     assert error.filename == str(tmp_path)
@@ -186,14 +190,14 @@ def test_what_is_no_group(arguments: dict[str, Any], tmp_path: Path) -> None:
 
 
 @unprivileged
-def test_a_group_that_is_not_ours() -> None:
+def test_a_group_of_another_user_is_refused() -> None:
     top = unified()
     error = failure(top)
     assert (error.errno, error.cause) == (errno.EACCES, "cgroup-not-delegated")
     assert error.filename == f"{top}/cgroup.procs"
 
 
-def test_there_is_no_other_way_where_clone3_is_filtered() -> None:
+def test_in_cgroup_fails_where_clone3_is_filtered() -> None:
     script = (
         "import usernsctl as un\n"
         "try: un.run(['true'], in_cgroup='/proc/self')\n"
@@ -235,7 +239,7 @@ def tried(own: Path, groups: list[Path], user: int) -> set[str]:
 
 
 @as_root
-def test_a_user_starts_commands_in_what_was_delegated(group: Path) -> None:
+def test_a_user_starts_commands_in_a_delegated_subtree(group: Path) -> None:
     """A process outside of the delegated subtree can't be moved in (cgroups(7), containment)."""
     user = 12345
     given, leaf, other = group / "given", group / "given" / "leaf", group / "other"

@@ -64,7 +64,7 @@ def test_the_page_lists_each_call_of_the_child(tiny: Path) -> None:
 
 @pytest.mark.userns_requires("valgrind")
 @pytest.mark.skipif(not COUNTS.is_file(), reason=f"there is no {COUNTS}: only the tests are here")
-def test_nothing_costs_more_than_it_did(tmp_path: Path) -> None:
+def test_counted_calls_are_as_recorded(tmp_path: Path) -> None:
     recorded = json.loads(COUNTS.read_text())[counting.kind_of_user()]
     counts = counting.count(tmp_path)
     assert counts.keys() <= recorded.keys(), "something new is counted: make counts"

@@ -28,7 +28,7 @@ def out_of_descriptors() -> Iterator[list[un.UsernsError]]:
 
 
 @pytest.mark.parametrize("streams", [{}, {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}])
-def test_a_limit_on_descriptors_is_told_and_leaves_nothing(streams: dict[str, Any]) -> None:
+def test_run_without_free_descriptors_raises_and_leaves_nothing(streams: dict[str, Any]) -> None:
     before = open_descriptors()
     failures = 0
     for room in range(16):
@@ -39,7 +39,7 @@ def test_a_limit_on_descriptors_is_told_and_leaves_nothing(streams: dict[str, An
     assert failures
 
 
-def test_no_holder_is_left_where_descriptors_run_out(runtime: Path) -> None:
+def test_no_holder_stays_when_descriptors_run_out(runtime: Path) -> None:
     before = open_descriptors()
     failures = 0
     for room in range(24):

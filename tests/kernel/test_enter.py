@@ -93,7 +93,7 @@ def test_entering_twice_nests() -> None:
 
 
 @pytest.mark.parametrize("call", ["un.enter(un.IdMap.root())", "un.exec(['echo', 'ran'])"])
-def test_a_process_with_threads_is_told_why_it_can_not(call: str) -> None:
+def test_enter_and_exec_refuse_a_process_with_threads(call: str) -> None:
     output = in_python(
         "stop = threading.Event()\n"
         "thread = threading.Thread(target=stop.wait)\n"
@@ -125,7 +125,7 @@ def test_exec_becomes_the_command() -> None:
     assert uid_map.split() == ["0", str(UID), "1"]
 
 
-def test_exec_writes_what_python_holds_back() -> None:
+def test_exec_flushes_standard_output_and_error() -> None:
     script = (
         "print('first'); sys.stderr.reconfigure(line_buffering=False, write_through=False)\n"
         "sys.stderr.write('also'); un.exec(['sh', '-c', 'echo; echo second; echo >&2'])"
@@ -134,12 +134,12 @@ def test_exec_writes_what_python_holds_back() -> None:
     assert (done.stdout, done.stderr) == ("first\n\nsecond\n", "also\n")
 
 
-def test_exec_goes_without_standard_streams() -> None:
+def test_exec_works_without_standard_streams() -> None:
     assert in_python("sys.stdout.close(); sys.stderr = None; un.exec(['true'])") == ""
 
 
 @pytest.mark.parametrize("call", ["un.exec(['true'], pid=True)", "un.enter('root', moutn=True)"])
-def test_exec_and_enter_refuse_arguments_that_they_do_not_have(call: str) -> None:
+def test_exec_and_enter_refuse_unknown_arguments(call: str) -> None:
     output = in_python(f"try:\n    {call}\nexcept TypeError as error:\n    print(error)")
     assert re.fullmatch(r"(exec|enter)\(\) got an unexpected keyword argument '.*'.*\n", output)
 
@@ -161,7 +161,7 @@ def test_exec_passes_only_named_descriptors() -> None:
     assert set(output.split()) == {"0", "1", "2", "3", str(second)}
 
 
-def test_exec_gives_the_command_the_signals_that_python_ignores() -> None:
+def test_exec_restores_signals_that_python_ignores() -> None:
     output = in_python("un.exec(['grep', '^SigIgn', '/proc/self/status'])")
     ignored = int(output.split()[1], 16)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -175,7 +175,7 @@ def test_exec_gives_the_command_the_signals_that_python_ignores() -> None:
         ("/etc", "CommandNotExecutableError", "exec"),
     ],
 )
-def test_exec_raises_if_there_is_nothing_to_become(command: str, kind: str, step: str) -> None:
+def test_exec_of_a_missing_or_unusable_program_raises(command: str, kind: str, step: str) -> None:
     output = in_python(
         "try:\n"
         f"    un.exec([{command!r}])\n"
@@ -185,7 +185,7 @@ def test_exec_raises_if_there_is_nothing_to_become(command: str, kind: str, step
     assert output.split() == [kind, step, command]
 
 
-def test_a_map_that_can_not_be_had_changes_nothing() -> None:
+def test_enter_with_an_invalid_map_changes_nothing() -> None:
     output = in_python(
         "before = facts()\n"
         "for extents in (['0:0:1', '0:1:1'], ['0:4294967295:1']):\n"

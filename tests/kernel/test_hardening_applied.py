@@ -60,7 +60,7 @@ def test_pdeathsig() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_the_bounding_set(times: int) -> None:
+def test_the_bounding_set_is_reduced(times: int) -> None:
     facts = applied(times, bounding=["chown", "sys_admin"])
     assert int(facts["bounding"], 16) == 1 << 0 | 1 << 21
     assert int(applied(times, bounding=[])["bounding"], 16) == 0
@@ -73,7 +73,7 @@ def test_securebits_are_added() -> None:
     ]
 
 
-def test_what_the_kernel_refuses_is_told() -> None:
+def test_changing_a_locked_securebit_is_reported() -> None:
     """A locked securebit can't be changed."""
     script = SCRIPT.replace(
         "try:", 'hardening.Hardening(securebits=frozenset({"noroot_locked"})).apply()\ntry:', 1

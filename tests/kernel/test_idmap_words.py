@@ -23,7 +23,7 @@ def extents(text: str) -> list[un.Extent]:
 
 
 @pytest.mark.parametrize("word", ["root", "current", "auto", "subids", "all"])
-def test_run_with_idmap_a_word_has_the_map_that_plan_tells(word: Any) -> None:
+def test_run_writes_the_map_that_plan_returns(word: Any) -> None:
     try:
         wanted = un.plan(word)
     except un.PlanError as error:
@@ -66,7 +66,7 @@ def single(monkeypatch: pytest.MonkeyPatch) -> un.IdMap:
     )
 
 
-def test_allow_single_id_warns_where_it_is_made_use_of(single: un.IdMap) -> None:
+def test_allow_single_id_warns_when_only_one_id_is_mapped(single: un.IdMap) -> None:
     reason = un.plan(single).single_id_reason
     assert reason
     with warnings.catch_warnings(record=True) as caught:
@@ -80,7 +80,7 @@ def test_allow_single_id_warns_where_it_is_made_use_of(single: un.IdMap) -> None
     assert told == [(un.SingleIdWarning, says, __file__)] * 3
 
 
-def test_allow_single_id_warns_where_a_name_is_made(
+def test_allow_single_id_warns_for_a_named_namespace(
     single: un.IdMap, runtime: Path, usernsctl: Any
 ) -> None:
     reason = un.plan(single).single_id_reason
@@ -93,6 +93,6 @@ def test_allow_single_id_warns_where_a_name_is_made(
         assert usernsctl("ns", "remove", "single", env=dict(os.environ)).returncode == 0
 
 
-def test_allow_single_id_is_silent_where_it_makes_no_difference() -> None:
+def test_allow_single_id_does_not_warn_for_a_map_of_one_id() -> None:
     idmap = un.IdMap(map_user=0, map_group=0, allow_single_id=True)
     assert un.check_output(UID_MAP, idmap=idmap, text=True).split() == ["0", str(UID), "1"]

@@ -88,14 +88,14 @@ def root(module: str) -> str | None:
 CALL = "from usernsctl.__main__ import main; main()"
 
 
-def test_import_usernsctl_imports_next_to_nothing() -> None:
+def test_import_usernsctl_imports_importlib_only() -> None:
     found, _ = told("import usernsctl")
     # Until Python 3.12, importlib itself imports warnings.
     theirs = {"warnings"} if sys.version_info < (3, 13) else set()
     assert found - theirs <= {"usernsctl", "__future__", "importlib"}
 
 
-def test_the_version_needs_neither_a_parser_nor_the_metadata() -> None:
+def test_version_imports_neither_parser_nor_metadata() -> None:
     found, _ = told(CALL, "--version")
     assert found - COMMON <= VERSION
 
@@ -121,7 +121,7 @@ def runsc(tmp_path: Path) -> dict[str, str]:
         ["--user", "0", "--rootfs", "/", "--no-verify"],
     ],
 )
-def test_run_imports_what_is_listed_and_nothing_once_inside(
+def test_run_imports_nothing_inside_its_namespace(
     runsc: dict[str, str], options: list[str]
 ) -> None:
     found, late = told(CALL, "run", *options, "true", environ=runsc)
@@ -129,7 +129,7 @@ def test_run_imports_what_is_listed_and_nothing_once_inside(
     assert late == []
 
 
-def test_nothing_is_imported_where_others_may_have_mounted_something(
+def test_run_in_a_named_namespace_imports_nothing_inside(
     runsc: dict[str, str], tmp_path: Path, usernsctl: Program
 ) -> None:
     environ = {**runsc, "XDG_RUNTIME_DIR": str(tmp_path)}
@@ -151,12 +151,12 @@ def test_nothing_is_imported_where_others_may_have_mounted_something(
 LARGE = names("argparse asyncio dataclasses inspect msgspec random rich ssl tempfile")
 
 
-def test_a_name_of_the_package_brings_no_asyncio() -> None:
+def test_names_of_the_package_do_not_import_asyncio() -> None:
     found, _ = told("import usernsctl; usernsctl.run; usernsctl.Namespace")
     assert not found & LARGE
     assert un.run.__module__ == "usernsctl.commands.popen"
 
 
-def test_a_host_of_sandboxes_brings_no_asyncio() -> None:
+def test_sandbox_host_does_not_import_asyncio() -> None:
     found, _ = told("import usernsctl; usernsctl.SandboxHost; usernsctl.Sandbox")
     assert not found & (LARGE | names("concurrent hashlib logging pathlib"))

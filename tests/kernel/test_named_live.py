@@ -63,7 +63,7 @@ def test_state_in_tmp_is_named_by_the_uid_outside(
     assert [made.name for made in tmp_path.iterdir()] == [f"usernsctl-{UID}"]
 
 
-def test_it_lives_from_create_to_remove(usernsctl: Program, state: Path) -> None:
+def test_a_named_namespace_lives_from_create_to_remove(usernsctl: Program, state: Path) -> None:
     assert ns(usernsctl, "create", "web", "-r", "--mount", "-u") == ""
     holder = only_one()
     (row,) = json.loads(ns(usernsctl, "list", "--json"))
@@ -91,7 +91,7 @@ def test_it_lives_from_create_to_remove(usernsctl: Program, state: Path) -> None
 
 
 @pytest.mark.parametrize("length", [1, 59, 60, 64])
-def test_a_name_is_listed_whatever_its_length(usernsctl: Program, length: int) -> None:
+def test_names_of_any_length_are_listed(usernsctl: Program, length: int) -> None:
     name = "n" * length
     assert usernsctl("ns", "create", name, "-r").returncode == 0
     try:
@@ -119,7 +119,7 @@ def test_a_name_is_taken_only_once(usernsctl: Program) -> None:
         ([], [0, 0]),
     ],
 )
-def test_commands_are_who_the_map_makes_them(
+def test_commands_get_their_ids_from_the_map(
     usernsctl: Program, options: list[str], who: list[int]
 ) -> None:
     ns(usernsctl, "create", "web", *options)
@@ -130,7 +130,7 @@ def test_commands_are_who_the_map_makes_them(
 
 
 @without_us
-def test_commands_are_root_without_our_groups_where_we_are_not_mapped(usernsctl: Program) -> None:
+def test_commands_of_an_unmapped_creator_are_root_without_groups(usernsctl: Program) -> None:
     idmap = MAP_WITHOUT_US
     with Namespace.open_or_create("web", idmap) as kept:
         assert kept.check_output(WHO, text=True).split() == ["0", "0", "0"]
@@ -138,7 +138,7 @@ def test_commands_are_root_without_our_groups_where_we_are_not_mapped(usernsctl:
     assert only_one().uid == un.plan(idmap).uid
 
 
-def test_it_outlives_its_creator_and_the_others_find_it() -> None:
+def test_a_named_namespace_outlives_its_creator() -> None:
     inside = in_python(
         "from usernsctl.namespaces.namespace import Namespace\n"
         "with Namespace.open_or_create('web', mount=True) as ns:\n"
@@ -172,7 +172,7 @@ named.create_named("web", ["-r"])
 """
 
 
-def test_a_holder_that_has_not_yet_heard_that_it_stays_is_found(usernsctl: Program) -> None:
+def test_list_finds_a_holder_whose_creator_was_killed(usernsctl: Program) -> None:
     """Otherwise nobody could find the holder, which would stay forever."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED_EARLY], stdout=subprocess.PIPE, text=True, timeout=PATIENCE
@@ -189,7 +189,7 @@ def test_a_holder_that_has_not_yet_heard_that_it_stays_is_found(usernsctl: Progr
     assert only_one().pid == holder
 
 
-def test_the_status_is_the_commands(usernsctl: Program) -> None:
+def test_ns_exec_exits_with_the_status_of_the_command(usernsctl: Program) -> None:
     for options in (["-r"], ["-rp"]):
         ns(usernsctl, "create", "web", *options)
         assert ns(usernsctl, "exec", "web", "--", "sh", "-c", "exit 7", status=7) == ""
@@ -200,7 +200,7 @@ def test_the_status_is_the_commands(usernsctl: Program) -> None:
         ns(usernsctl, "remove", "web")
 
 
-def test_without_a_pid_namespace_nobody_waits_for_the_command(usernsctl: Program) -> None:
+def test_ns_exec_without_a_pid_namespace_becomes_the_command(usernsctl: Program) -> None:
     ns(usernsctl, "create", "web")
     command = [usernsctl.path, "ns", "exec", "web", "--", *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -212,7 +212,7 @@ def test_without_a_pid_namespace_nobody_waits_for_the_command(usernsctl: Program
         assert process.wait(PATIENCE) == 115
 
 
-def test_a_pid_namespace_is_kept_and_its_processes_end_with_it(usernsctl: Program) -> None:
+def test_removing_a_pid_namespace_kills_its_processes(usernsctl: Program) -> None:
     ns(usernsctl, "create", "web", "-r", "--pid", "--mount-proc")
     script = "echo $$; ls -d /proc/[0-9]*"
     pid, *others = ns(usernsctl, "exec", "web", "--", "sh", "-c", script).split()
@@ -230,7 +230,7 @@ def test_a_pid_namespace_is_kept_and_its_processes_end_with_it(usernsctl: Progra
         assert process.wait(PATIENCE) == 128 + signal.SIGKILL
 
 
-def test_ns_exec_passes_on_a_signal_that_comes_while_the_command_starts() -> None:
+def test_ns_exec_passes_on_signals_during_the_start() -> None:
     script = (
         "import os, signal, sys\n"
         "import usernsctl as un\n"
@@ -272,7 +272,7 @@ def test_orphans_in_a_pid_namespace_leave_no_zombies(usernsctl: Program) -> None
         (["--setuid=1234"], "setresuid"),
     ],
 )
-def test_one_that_can_not_be_made_leaves_nothing(
+def test_a_failed_creation_leaves_nothing(
     usernsctl: Program, state: Path, options: list[str], says: str
 ) -> None:
     told = ns(usernsctl, "create", "web", *options, status=125)
@@ -281,7 +281,7 @@ def test_one_that_can_not_be_made_leaves_nothing(
     assert list(state.iterdir()) == []
 
 
-def test_who_is_inside_does_not_find_the_environment_of_the_creator(
+def test_the_environment_of_the_creator_is_hidden_inside(
     usernsctl: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKEN", "a secret of the creator")
@@ -291,7 +291,7 @@ def test_who_is_inside_does_not_find_the_environment_of_the_creator(
 
 
 @pytest.mark.userns_requires("subid")
-def test_a_command_starts_where_its_caller_is_as_by_nsenter(
+def test_ns_exec_keeps_the_working_directory_as_nsenter_does(
     usernsctl: Program, tmp_path: Path
 ) -> None:
     """A process keeps its working directory, even if its ids may not search the path to it."""
@@ -308,7 +308,7 @@ def test_a_command_starts_where_its_caller_is_as_by_nsenter(
     assert output == {f"{public}\nread\ncat: {public}/file: Permission denied\n"}
 
 
-def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
+def test_ns_create_warns_that_it_maps_a_single_id(usernsctl: Program) -> None:
     environment = dict(os.environ) | {"PATH": "/no/such/directory"}
     options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]
     if UID == 0:
@@ -324,7 +324,7 @@ def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
 
 @unprivileged
 @pytest.mark.userns_requires("subid")
-def test_the_whole_range_is_kept(usernsctl: Program) -> None:
+def test_a_named_namespace_maps_the_whole_range(usernsctl: Program) -> None:
     ns(usernsctl, "create", "web", "-r", "--map-auto")
     plan = un.plan(un.IdMap.auto())
     assert (only_one().uid, only_one().gid) == (plan.uid, plan.gid)
@@ -332,7 +332,7 @@ def test_the_whole_range_is_kept(usernsctl: Program) -> None:
     assert told.split() == [str(number) for extent in plan.uid for number in extent]
 
 
-def test_the_holder_is_small_and_keeps_nothing_of_its_creators() -> None:
+def test_the_holder_is_small_and_inherits_nothing() -> None:
     read_end, write_end = os.pipe()
     Namespace.open_or_create("web", mount=True).close()
     os.close(write_end)
@@ -349,7 +349,7 @@ def test_the_holder_is_small_and_keeps_nothing_of_its_creators() -> None:
     assert int(session) == holder
 
 
-def test_the_creators_pipes_end_with_the_creator(usernsctl: Program) -> None:
+def test_pipes_of_the_creator_close_at_its_exit(usernsctl: Program) -> None:
     """`$(usernsctl ns create web)` in a shell must not wait for the holder."""
     command = ["sh", "-c", f'told=$({usernsctl.path} ns create web 2>&1); echo "<$told>"']
     done = capture(command, timeout=PATIENCE)
@@ -379,7 +379,7 @@ def test_a_dead_holder_is_noticed(usernsctl: Program, state: Path) -> None:
         named.remove_named("web")
 
 
-def test_a_pid_that_was_used_again_is_not_trusted(state: Path) -> None:
+def test_records_with_a_reused_pid_are_ignored(state: Path) -> None:
     Namespace.open_or_create("web").close()
     holder = only_one()
     file = state / "web" / "record.json"
@@ -395,7 +395,7 @@ def test_a_pid_that_was_used_again_is_not_trusted(state: Path) -> None:
     Namespace.open("web").close()
 
 
-def test_removing_ends_the_holder_and_nothing_else() -> None:
+def test_remove_kills_only_the_holder() -> None:
     with Namespace.open_or_create("web") as kept:
         holder = only_one().pid
         named.remove_named("web")
@@ -404,7 +404,7 @@ def test_removing_ends_the_holder_and_nothing_else() -> None:
         kept.run(["true"], check=True)
 
 
-def test_many_names_are_many_namespaces() -> None:
+def test_each_name_has_a_namespace_of_its_own() -> None:
     links = set()
     for number in range(5):
         with Namespace.open_or_create(f"web{number}") as kept:
@@ -413,7 +413,7 @@ def test_many_names_are_many_namespaces() -> None:
     assert [found.name for found in named.list_named()] == [f"web{n}" for n in range(5)]
 
 
-def test_fifty_processes_that_race_get_the_same_one() -> None:
+def test_fifty_racing_processes_get_the_same_namespace() -> None:
     output = in_python(
         "from usernsctl.namespaces.namespace import Namespace\n"
         "gate, opened = os.pipe()\n"
@@ -440,7 +440,7 @@ def test_fifty_processes_that_race_get_the_same_one() -> None:
     assert set(links) == {namespace("user", only_one().pid)}
 
 
-def test_nothing_is_left_open_by_opening_and_failing() -> None:
+def test_open_and_failed_calls_leak_no_descriptors() -> None:
     Namespace.open_or_create("web").close()
     before = open_descriptors(), children()
     for _ in range(20):
@@ -454,14 +454,14 @@ def test_nothing_is_left_open_by_opening_and_failing() -> None:
     assert (open_descriptors(), children()) == before
 
 
-def test_unknown_namespaces_are_refused() -> None:
+def test_unknown_kinds_of_namespaces_are_refused() -> None:
     arguments: dict[str, Any] = {"bogus": True}
     with pytest.raises(TypeError, match="bogus"):
         Namespace.open_or_create("web", **arguments)
     assert named.list_named() == []
 
 
-def test_a_holder_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_reports_a_holder_that_does_not_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     """As process 1, the holder ends after all processes of its namespace, and one may hang."""
     with Namespace.open_or_create("web"):
         pid = only_one().pid

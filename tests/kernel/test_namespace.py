@@ -28,7 +28,7 @@ UID, GID = os.geteuid(), os.getegid()
 ALL_CAPABILITIES = int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1
 
 
-def test_every_way_to_start_leads_into_the_same_namespace() -> None:
+def test_every_method_starts_commands_in_the_namespace() -> None:
     with Namespace.create() as ns:
         inside = ns.check_output(LINK, text=True)
         assert inside.strip() != namespace("user")
@@ -45,7 +45,7 @@ def test_every_way_to_start_leads_into_the_same_namespace() -> None:
 
 
 @pytest.mark.parametrize("method", ["exec", "enter"])
-def test_a_process_can_move_into_it_and_become_the_command(method: str) -> None:
+def test_enter_and_exec_move_the_process_into_the_namespace(method: str) -> None:
     move = "ns.exec(command)" if method == "exec" else "ns.enter(); os.execvp('sh', command)"
     output = in_python(
         "from usernsctl.namespaces.namespace import Namespace\n"
@@ -59,7 +59,7 @@ def test_a_process_can_move_into_it_and_become_the_command(method: str) -> None:
     assert output.split()[4:] == [pid, *links]
 
 
-def test_it_is_made_without_a_process_that_stays() -> None:
+def test_create_leaves_no_child_process() -> None:
     before = children()
     with Namespace.create(mount=True, net=True, ipc=True, uts=True):
         assert children() == before
@@ -69,7 +69,7 @@ def test_it_is_made_without_a_process_that_stays() -> None:
     ("kind", "file"),
     [("mount", "mnt"), ("net", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup")],
 )
-def test_further_namespaces_are_made_and_kept(kind: str, file: str) -> None:
+def test_other_namespaces_are_created_and_pinned(kind: str, file: str) -> None:
     command = ["readlink", f"/proc/self/ns/{file}"]
     with Namespace.create(**{kind: True}) as ns:
         assert ns.has("user")
@@ -109,14 +109,14 @@ def test_a_pid_namespace_can_not_be_kept() -> None:
         (un.IdMap.extents([f"0:{UID}:1"], [f"0:{GID}:1"]), [0, 0]),
     ],
 )
-def test_commands_are_who_the_map_makes_them(idmap: un.IdMap, who: list[int]) -> None:
+def test_commands_get_their_ids_from_the_map(idmap: un.IdMap, who: list[int]) -> None:
     with Namespace.create(idmap) as ns:
         output = ns.check_output(WHO, text=True).split()
         assert output[:2] == [str(number) for number in who]
 
 
 @without_us
-def test_where_we_are_not_mapped_commands_are_root_without_our_groups() -> None:
+def test_an_unmapped_creator_starts_commands_as_root_without_groups() -> None:
     with Namespace.create(MAP_WITHOUT_US) as ns:
         assert ns.check_output(WHO, text=True).split() == ["0", "0", "0"]
         status = ns.check_output(["grep", "^Groups", "/proc/self/status"], text=True)
@@ -124,7 +124,7 @@ def test_where_we_are_not_mapped_commands_are_root_without_our_groups() -> None:
 
 
 @without_us
-def test_we_stay_dumpable() -> None:
+def test_the_caller_stays_dumpable() -> None:
     assert prctl.get_dumpable() == 1
     with Namespace.create(MAP_WITHOUT_US) as ns:
         ns.run(["true"], check=True)
@@ -139,7 +139,7 @@ def test_root_inside_has_all_capabilities() -> None:
         assert int(sets[name], 16).bit_count() == ALL_CAPABILITIES
 
 
-def test_what_one_command_changes_the_next_one_finds() -> None:
+def test_changes_of_one_command_are_seen_by_the_next() -> None:
     with Namespace.create(mount=True, net=True, uts=True) as ns:
         script = (
             "mount -t tmpfs kept /mnt && echo x >/mnt/file && hostname kept && ip link set lo up"
@@ -163,7 +163,7 @@ def test_the_current_directory_is_kept(
         assert ns.check_output(["pwd"], text=True).strip() == str(tmp_path)
 
 
-def test_a_command_may_get_a_pid_namespace_of_its_own() -> None:
+def test_commands_can_have_their_own_pid_namespaces() -> None:
     with Namespace.create(mount=True) as ns:
         with ns.popen(WAITER, stdin=un.PIPE, stdout=un.PIPE, text=True, pid=True) as process:
             assert read_ready(process.stdout) == 1
@@ -175,7 +175,7 @@ def test_a_command_may_get_a_pid_namespace_of_its_own() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 7
 
 
-def test_further_namespaces_may_be_made_for_one_command() -> None:
+def test_commands_can_have_their_own_uts_namespaces() -> None:
     command = ["sh", "-c", "hostname other; hostname"]
     with Namespace.create(uts=True) as ns:
         name = ns.check_output(["hostname"], text=True)
@@ -183,7 +183,7 @@ def test_further_namespaces_may_be_made_for_one_command() -> None:
         assert ns.check_output(["hostname"], text=True) == name
 
 
-def test_processes_in_it_survive_its_closing() -> None:
+def test_close_does_not_end_running_commands() -> None:
     ns = Namespace.create()
     with ns.popen(WAITER, stdout=un.PIPE, text=True) as process:
         read_ready(process.stdout)
@@ -208,7 +208,7 @@ USES: dict[str, Callable[[Namespace], Any]] = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_closed_one_can_not_be_used(use: str) -> None:
+def test_a_closed_namespace_can_not_be_used(use: str) -> None:
     ns = Namespace.create()
     assert not ns.closed
     assert os.readlink(f"/proc/self/fd/{ns.fileno()}").startswith("user:[")
@@ -219,12 +219,12 @@ def test_a_closed_one_can_not_be_used(use: str) -> None:
         USES[use](ns)
 
 
-def test_it_can_not_be_pickled() -> None:
+def test_a_namespace_can_not_be_pickled() -> None:
     with Namespace.create() as ns, pytest.raises(TypeError, match="can't be pickled"):
         pickle.dumps(ns)
 
 
-def test_namespace_that_is_forgotten_is_closed_with_a_warning() -> None:
+def test_an_unreferenced_namespace_is_closed_with_a_warning() -> None:
     before = open_descriptors()
     with pytest.warns(ResourceWarning, match="the namespace was forgotten before it was closed"):
         Namespace.create(uts=True)
@@ -232,7 +232,7 @@ def test_namespace_that_is_forgotten_is_closed_with_a_warning() -> None:
 
 
 @pytest.mark.userns
-def test_it_ends_when_it_is_closed() -> None:
+def test_the_kernel_frees_a_closed_namespace() -> None:
     """The limit in the namespace is 1, and the kernel frees namespaces with a delay."""
     Path("/proc/sys/user/max_user_namespaces").write_text("1")
     with Namespace.create():
@@ -249,7 +249,7 @@ def test_it_ends_when_it_is_closed() -> None:
             return
 
 
-def test_one_can_be_held_by_the_descriptor_of_another() -> None:
+def test_from_fd_opens_the_namespace_of_a_descriptor() -> None:
     with Namespace.create(uts=True) as ns:
         with Namespace.from_fd(ns.fileno()) as same:
             assert same.fileno() != ns.fileno()
@@ -258,7 +258,7 @@ def test_one_can_be_held_by_the_descriptor_of_another() -> None:
         ns.run(["true"], check=True)
 
 
-def test_a_descriptor_of_something_else_is_refused() -> None:
+def test_from_fd_refuses_descriptors_of_other_files() -> None:
     for path in ("/", "/proc/self/ns/uts", "/dev/null"):
         fd = os.open(path, os.O_RDONLY)
         try:
@@ -271,7 +271,7 @@ def test_a_descriptor_of_something_else_is_refused() -> None:
 
 
 @pytest.mark.parametrize("options", [["-r"], ["-c"], ["--map-user=7", "--map-group=8"], ["-U"]])
-def test_one_can_be_held_by_a_process_in_it(prelude: Program, options: list[str]) -> None:
+def test_from_pid_opens_the_namespaces_of_a_process(prelude: Program, options: list[str]) -> None:
     command = [prelude.path, *options, "-u", "--", *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         read_ready(process.stdout)
@@ -284,7 +284,7 @@ def test_one_can_be_held_by_a_process_in_it(prelude: Program, options: list[str]
         process.terminate()
 
 
-def test_a_process_that_is_gone_or_with_us_has_none() -> None:
+def test_from_pid_refuses_dead_processes_and_the_own_namespace() -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
     with pytest.raises(un.NamespaceError, match=f"process {process.pid}: ") as caught:
@@ -294,7 +294,7 @@ def test_a_process_that_is_gone_or_with_us_has_none() -> None:
         Namespace.from_pid(os.getpid())
 
 
-def test_a_zombie_has_none() -> None:
+def test_from_pid_refuses_a_zombie() -> None:
     with Namespace.create() as ns:
         child = ns.spawn(["true"])
         os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
@@ -306,13 +306,13 @@ def test_a_zombie_has_none() -> None:
 
 
 @unprivileged
-def test_somebody_elses_process_is_refused() -> None:
+def test_from_pid_refuses_a_process_of_another_user() -> None:
     with pytest.raises(un.NamespaceError) as caught:
         Namespace.from_pid(1)
     assert caught.value.errno == errno.EACCES
 
 
-def test_a_map_that_can_not_be_had_leaves_nothing() -> None:
+def test_create_with_an_invalid_map_leaves_nothing() -> None:
     before = open_descriptors(), children()
     for uids in (["0:0:1", "0:1:1"], ["0:7:1", "1:7:1"]):
         with pytest.raises(un.MapError, match="overlap"):
@@ -320,7 +320,7 @@ def test_a_map_that_can_not_be_had_leaves_nothing() -> None:
     assert (open_descriptors(), children()) == before
 
 
-def test_the_descriptors_do_not_reach_the_command() -> None:
+def test_commands_do_not_inherit_the_namespace_descriptors() -> None:
     with Namespace.create(mount=True, uts=True) as ns:
         assert ns.check_output(["ls", "/proc/self/fd"], text=True).split() == ["0", "1", "2", "3"]
         done = subprocess.run(["ls", "/proc/self/fd"], close_fds=False, stdout=subprocess.PIPE)
@@ -333,7 +333,7 @@ def test_python_itself_works_inside() -> None:
         assert ns.check_output(command, text=True) == "0 0\n"
 
 
-def test_namespace_has_says_which_kinds_there_are() -> None:
+def test_namespace_has_returns_whether_a_kind_is_pinned() -> None:
     with Namespace.create(uts=True) as ns:
         assert (ns.has("user"), ns.has("uts"), ns.has("net")) == (True, True, False)
         with pytest.raises(ValueError, match=r"kind must be one of user, mount, .*, not 'mnt'"):

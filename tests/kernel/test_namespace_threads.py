@@ -32,7 +32,7 @@ def test_many_threads_start_commands_in_it() -> None:
 
 
 @without_us
-def test_becoming_somebody_else_disturbs_no_other_thread() -> None:
+def test_changing_ids_does_not_disturb_other_threads() -> None:
     """A process that changes its ids is not dumpable, and could not open its own files in /proc."""
     with Namespace.create(MAP_WITHOUT_US) as ns, ThreadPoolExecutor(THREADS) as pool:
         starts = [pool.submit(ns.run, ["true"], check=True) for _ in range(5 * THREADS)]

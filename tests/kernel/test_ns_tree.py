@@ -46,7 +46,7 @@ def tree(usernsctl: Program) -> dict[str, Any]:
     return found
 
 
-def test_namespaces_are_below_those_that_they_are_in(usernsctl: Program, prelude: Program) -> None:
+def test_the_tree_shows_parents_and_children(usernsctl: Program, prelude: Program) -> None:
     with nested(prelude) as made:
         found = {one["inode"]: one for one in tree(usernsctl)["namespaces"]}
         text = usernsctl("ns", "tree").stdout
@@ -82,7 +82,9 @@ def test_a_kept_namespace_has_its_name(usernsctl: Program, tmp_path: Path) -> No
     assert [line for line in done.stdout.splitlines() if line.endswith(" box")]
 
 
-def test_a_name_commands_no_terminal(usernsctl: Program, prelude: Program) -> None:
+def test_process_names_with_escape_sequences_are_escaped(
+    usernsctl: Program, prelude: Program
+) -> None:
     with nested(prelude) as made:
         text = usernsctl("ns", "tree").stdout
         told = [
@@ -106,7 +108,7 @@ def test_processes_of_others_are_counted(usernsctl: Program) -> None:
 
 
 @tries(2, 5)
-def test_processes_may_end_meanwhile(usernsctl: Program, count: int) -> None:
+def test_the_tree_tolerates_processes_that_exit(usernsctl: Program, count: int) -> None:
     busy = subprocess.Popen(
         ["sh", "-c", "while :; do true & /bin/true; done"], start_new_session=True
     )
@@ -118,7 +120,7 @@ def test_processes_may_end_meanwhile(usernsctl: Program, count: int) -> None:
         busy.wait()
 
 
-def test_what_is_in_a_namespace_in_another_one_has_a_tree_without_names(
+def test_the_tree_in_a_nested_namespace_lacks_names(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     """The inner namespace shows the outside uid as 0, and root's state directory can't be used."""

@@ -39,7 +39,7 @@ def in_python(script: str, *words: str) -> str:
     return done.stdout
 
 
-def test_call_and_check_call(api: Any) -> None:
+def test_call_and_check_call_return_the_status(api: Any) -> None:
     assert api.call(["sh", "-c", "exit 7"]) == 7
     assert api.check_call(["true"]) == 0
     assert api.call(args=["true"]) == 0
@@ -49,7 +49,7 @@ def test_call_and_check_call(api: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["call", "check_call"])
-def test_a_call_that_takes_too_long_is_killed(api: Any, name: str) -> None:
+def test_a_timeout_kills_the_command(api: Any, name: str) -> None:
     before = children()
     with pytest.raises(api.TimeoutExpired) as caught:
         getattr(api, name)(FOREVER, timeout=0.05)
@@ -82,7 +82,7 @@ def test_contradictory_arguments_are_refused(api: Any) -> None:
     "args", ["true", b"true", Path("/bin/true"), ["true"], ("true",), [b"true"]]
 )
 @pytest.mark.sampled
-def test_a_command_may_be_of_many_types(args: Any, api: Any) -> None:
+def test_args_accepts_the_types_of_subprocess(args: Any, api: Any) -> None:
     assert api.call(args) == 0
     if not isinstance(args, str | bytes | Path):
         assert api.call(iter(args)) == 0
@@ -97,9 +97,7 @@ def test_an_executable_takes_precedence(api: Any, convert: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["args", "executable"])
-def test_a_relative_path_is_one_from_the_working_directory(
-    api: Any, how: str, tmp_path: Path
-) -> None:
+def test_relative_paths_are_resolved_in_cwd(api: Any, how: str, tmp_path: Path) -> None:
     tool = tmp_path / "bin" / "tool"
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\npwd\n")
@@ -154,7 +152,7 @@ def made(tmp_path: Path, what: str) -> str:
     ],
 )
 @pytest.mark.sampled
-def test_what_can_not_start_raises_what_subprocess_raises(
+def test_failed_starts_raise_as_subprocess_does(
     api: Any, what: str, kind: type[OSError], number: int, tmp_path: Path
 ) -> None:
     command = made(tmp_path, what)
@@ -169,14 +167,14 @@ def test_what_can_not_start_raises_what_subprocess_raises(
 @pytest.mark.parametrize(
     ("cwd", "kind"), [("/no/such", FileNotFoundError), ("/etc/passwd", NotADirectoryError)]
 )
-def test_a_working_directory_that_is_none(api: Any, cwd: str, kind: type[OSError]) -> None:
+def test_an_invalid_cwd_raises_with_its_path(api: Any, cwd: str, kind: type[OSError]) -> None:
     with pytest.raises(kind) as caught:
         api.run(["true"], cwd=cwd)
     assert caught.value.filename == cwd
     assert caught.value.errno
 
 
-def test_too_many_words_are_told(api: Any) -> None:
+def test_too_long_arguments_raise_e2big(api: Any) -> None:
     with pytest.raises(OSError, match="Argument list too long") as caught:
         api.run(["/bin/true", *["x" * 1000] * 10000])
     assert caught.value.errno == errno.E2BIG
@@ -197,7 +195,7 @@ CUT_SHORT = [
 
 @pytest.mark.parametrize("arguments", CUT_SHORT)
 @pytest.mark.sampled
-def test_what_would_be_cut_short_is_refused(api: Any, arguments: dict[str, Any]) -> None:
+def test_strings_with_null_bytes_are_refused(api: Any, arguments: dict[str, Any]) -> None:
     before = open_descriptors()
     with pytest.raises(ValueError, match=r"null|illegal"):
         api.Popen(**({"args": ["true"], "stdout": api.PIPE} | arguments))
@@ -217,7 +215,7 @@ with opened(sys.argv[1]) as api:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_environment_is_passed_on_however_odd(way: str) -> None:
+def test_malformed_environment_entries_are_passed_on(way: str) -> None:
     """The environment has entries without a name, and bytes that are not UTF-8."""
     script = 'import os, sys; os.execve(sys.argv[1], sys.argv[1:], {b"A": b"\\xff"})'
     odd = [sys.executable, "-c", ODD_ENVIRONMENT, way]
@@ -253,30 +251,30 @@ def test_numbers_out_of_bounds_are_refused(
         api.run(["true"], **arguments)
 
 
-def test_minus_one_is_not_taken_for_an_id() -> None:
+def test_the_id_minus_one_is_refused() -> None:
     with pytest.raises(OverflowError, match="user: 4294967295"):
         un.run(["true"], user=(1 << 32) - 1)
 
 
-def test_names_of_users_stand_for_ids_inside() -> None:
+def test_user_and_group_accept_names() -> None:
     assert un.check_output(["id", "-u"], user="root", group="root", text=True) == "0\n"
 
 
 @as_root
-def test_groups_can_be_names_and_can_be_none() -> None:
+def test_extra_groups_accept_names_and_may_be_empty() -> None:
     idmap = un.IdMap.extents(["0:0:10"], ["0:0:10"])
     show = ["id", "-G"]
     assert un.check_output(show, idmap=idmap, extra_groups=["root", 5], text=True) == "0 5\n"
     assert un.check_output(show, idmap=idmap, extra_groups=[], text=True) == "0\n"
 
 
-def test_true_is_whatever_python_takes_for_true(api: Any) -> None:
+def test_flags_accept_any_true_value(api: Any) -> None:
     show = [sys.executable, "-Ic", "import os; print(os.getsid(0) == os.getpid())"]
     output = api.check_output(show, start_new_session=5, close_fds=7, restore_signals=2, text=True)
     assert output == "True\n"
 
 
-def test_a_process_says_what_it_is(api: Any) -> None:
+def test_repr_of_popen_matches_subprocess(api: Any) -> None:
     with api.Popen(["true", "a" * 200]) as process:
         assert process.args == ["true", "a" * 200]
         process.wait()
@@ -301,7 +299,7 @@ def test_a_signal_that_comes_too_late_hits_nobody(api: Any, end: str) -> None:
     getattr(process, end)(*arguments)
 
 
-def test_all_threads_that_wait_are_told(api: Any) -> None:
+def test_all_waiting_threads_get_the_status(api: Any) -> None:
     statuses: list[int] = []
     with api.Popen(["sh", "-c", "read x; exit 9"], stdin=api.PIPE) as process:
         waiters = [
@@ -315,14 +313,14 @@ def test_all_threads_that_wait_are_told(api: Any) -> None:
     assert statuses == [9] * 8
 
 
-def test_a_time_that_is_over_is_no_time(api: Any) -> None:
+def test_a_timeout_of_zero_or_less_expires_at_once(api: Any) -> None:
     with api.Popen(["cat"], stdin=api.PIPE) as process:
         for timeout in (0, -1):
             with pytest.raises(api.TimeoutExpired):
                 process.wait(timeout)
 
 
-def test_one_that_is_forgotten_is_warned_of_and_reaped_later(api: Any) -> None:
+def test_an_unreferenced_process_warns_and_is_reaped_later(api: Any) -> None:
     before = open_descriptors()
     process = api.Popen(["cat"], stdin=api.PIPE)
     pid, stdin = process.pid, process.stdin
@@ -343,7 +341,7 @@ def check_collected(api: Any, pid: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_one_that_is_forgotten_is_reaped_where_warnings_are_errors() -> None:
+def test_an_unreferenced_process_is_reaped_if_warnings_are_errors() -> None:
     """subprocess never reaps the child if warnings are errors, as in tests.
 
     The unreaped child would keep its namespace alive.
@@ -364,7 +362,7 @@ def interrupted(api: Any) -> bool:
     return False
 
 
-def test_an_interrupt_kills_what_runs(api: Any) -> None:
+def test_an_interrupt_kills_the_command(api: Any) -> None:
     """The child is killed but not waited for, so its object may issue a ResourceWarning.
 
     No warning is issued if the signal comes between the write of the input and the wait. A fixture
@@ -395,7 +393,7 @@ with opened(sys.argv[1]) as api:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_nobody_needs_sigchld(way: str) -> None:
+def test_starts_work_with_sigchld_ignored(way: str) -> None:
     assert in_python(SIGCHLD_IGNORED, way) == "missing\n"
 
 
@@ -412,12 +410,12 @@ print(*told)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_start_is_audited(way: str) -> None:
+def test_a_start_raises_an_audit_event(way: str) -> None:
     audited = ("true", ["true", "x"], "/", {"PATH": "/bin:/usr/bin"})
     assert in_python(AUDITED, way) == f"{audited}\n"
 
 
-def test_what_is_refused_is_refused_by_position_too() -> None:
+def test_unsupported_arguments_are_refused_by_position() -> None:
     before = open_descriptors()
     by_position: list[tuple[tuple[Any, ...], str]] = [
         ((-1, None, un.PIPE, None, None, print), "preexec_fn"),

@@ -44,13 +44,13 @@ def api(request: pytest.FixtureRequest) -> Iterator[Any]:
         (0, io.RawIOBase),
     ],
 )
-def test_pipes_are_buffered_as_asked(api: Any, bufsize: int | None, kind: type) -> None:
+def test_bufsize_sets_the_kind_of_pipe(api: Any, bufsize: int | None, kind: type) -> None:
     pipes = {"stdin": api.PIPE, "stdout": api.PIPE, "stderr": api.PIPE}
     with api.Popen(BOTH, bufsize=bufsize, **pipes) as process:
         assert all(isinstance(getattr(process, name), kind) for name in pipes)
 
 
-def test_a_bufsize_must_be_a_number_and_lines_must_be_text(api: Any) -> None:
+def test_invalid_bufsize_raises_and_line_buffering_warns(api: Any) -> None:
     with pytest.raises(TypeError, match="bufsize"):
         api.Popen(BOTH, bufsize="orange")
     with (
@@ -60,14 +60,14 @@ def test_a_bufsize_must_be_a_number_and_lines_must_be_text(api: Any) -> None:
         process.communicate(b"")
 
 
-def test_an_unbuffered_pipe_tells_select_all(api: Any) -> None:
+def test_select_sees_the_rest_of_an_unbuffered_pipe(api: Any) -> None:
     with api.Popen(["echo", "apple"], stdout=api.PIPE, bufsize=0) as process:
         assert process.stdout.read(4) == b"appl"
         assert select.select([process.stdout], [], [], 0)[0] == [process.stdout]
         assert process.stdout.read(4) == b"e\n"
 
 
-def test_a_pipe_has_the_size_asked_for(api: Any) -> None:
+def test_pipesize_sets_the_size_of_pipes(api: Any) -> None:
     page = os.sysconf("SC_PAGESIZE")
     pipes = {"stdin": api.PIPE, "stdout": api.PIPE, "stderr": api.PIPE}
     with api.Popen(["cat"], pipesize=page, **pipes) as process:
@@ -76,7 +76,7 @@ def test_a_pipe_has_the_size_asked_for(api: Any) -> None:
     assert sizes == {page}
 
 
-def test_numbers_of_descriptors_do_for_streams(api: Any) -> None:
+def test_streams_accept_descriptor_numbers(api: Any) -> None:
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
         source.write(b"text")
         source.seek(0)
@@ -85,7 +85,7 @@ def test_numbers_of_descriptors_do_for_streams(api: Any) -> None:
 
 
 @pytest.mark.parametrize("names", [("stdin", "stdout"), ("stdout", "stderr"), ("stdin", "stderr")])
-def test_one_descriptor_can_be_two_streams(api: Any, names: tuple[str, str]) -> None:
+def test_two_streams_can_share_a_descriptor(api: Any, names: tuple[str, str]) -> None:
     with tempfile.TemporaryFile() as both:
         assert api.call(["true"], **dict.fromkeys(names, both)) == 0
 
@@ -111,7 +111,7 @@ OWN_STREAMS = [
 
 @pytest.mark.parametrize(("how", "stdout", "stderr"), OWN_STREAMS)
 @pytest.mark.parametrize("way", WAYS)
-def test_streams_that_are_not_named_are_ours(way: str, how: str, stdout: str, stderr: str) -> None:
+def test_unspecified_streams_are_inherited(way: str, how: str, stdout: str, stderr: str) -> None:
     done = capture(
         [sys.executable, "-c", INHERITED, way, how],
         input="in\n",
@@ -122,7 +122,7 @@ def test_streams_that_are_not_named_are_ours(way: str, how: str, stdout: str, st
 
 
 # A second child must not inherit the pipe to the first one.
-def test_a_pipe_is_nobody_else_s(api: Any) -> None:
+def test_pipes_are_not_inherited_by_other_children(api: Any) -> None:
     with (
         api.Popen(["cat"], stdin=api.PIPE, stdout=api.PIPE) as first,
         api.Popen(["cat"], stdin=api.PIPE, stdout=api.PIPE, close_fds=False) as second,
@@ -162,13 +162,13 @@ def write_and_close(file: IO[bytes], data: bytes) -> None:
         file.write(data)
 
 
-def test_communicate_after_something_was_written(api: Any) -> None:
+def test_communicate_works_after_a_write(api: Any) -> None:
     with api.Popen(["cat"], stdin=api.PIPE, stdout=api.PIPE) as process:
         process.stdin.write(b"banana ")
         assert process.communicate(b"split") == (b"banana split", None)
 
 
-def test_a_command_that_reads_nothing_is_no_error(api: Any) -> None:
+def test_communicate_ignores_a_command_that_reads_nothing(api: Any) -> None:
     for stdout in (None, api.PIPE):
         with api.Popen(["true"], stdin=api.PIPE, stdout=stdout) as process:
             process.wait()
@@ -176,7 +176,7 @@ def test_a_command_that_reads_nothing_is_no_error(api: Any) -> None:
         assert process.returncode == 0
 
 
-def test_communicate_waits_for_one_that_closed_its_output(api: Any) -> None:
+def test_communicate_waits_for_a_command_that_closed_its_output(api: Any) -> None:
     gate, opener = os.pipe()
     script = "exec >&-; read x"
     with api.Popen(["sh", "-c", script], stdin=gate, stdout=api.PIPE) as process:
@@ -208,14 +208,14 @@ def test_newlines_are_translated_in_text(api: Any, argument: str) -> None:
         ({"encoding": "utf-32-be"}, "\u00e4\u20ac"),
     ],
 )
-def test_text_has_the_encoding_asked_for(api: Any, arguments: dict[str, Any], text: str) -> None:
+def test_encoding_is_applied_to_text(api: Any, arguments: dict[str, Any], text: str) -> None:
     assert api.run(["cat"], input=text, stdout=api.PIPE, **arguments).stdout == text
 
 
 @pytest.mark.parametrize(
     ("errors", "text"), [("ignore", "ab"), ("replace", "a\ufffdb"), ("surrogateescape", "a\udcffb")]
 )
-def test_what_is_no_text_is_treated_as_asked_for(api: Any, errors: str, text: str) -> None:
+def test_errors_handles_undecodable_output(api: Any, errors: str, text: str) -> None:
     command = ["printf", r"a\377b"]
     assert api.check_output(command, encoding="utf-8", errors=errors) == text
     with pytest.raises(UnicodeDecodeError):
@@ -230,7 +230,7 @@ def test_text_and_universal_newlines_must_agree(api: Any) -> None:
 @pytest.mark.parametrize(
     "arguments", [{}, {"text": True}, {"encoding": "utf-8", "errors": "ignore"}]
 )
-def test_no_input_is_not_our_own(api: Any, arguments: dict[str, Any]) -> None:
+def test_input_none_is_an_empty_pipe(api: Any, arguments: dict[str, Any]) -> None:
     output = api.check_output(["readlink", "/proc/self/fd/0"], input=None, **arguments)
     assert ("pipe:" if arguments else b"pipe:") in output
 
@@ -264,7 +264,7 @@ def test_passing_descriptors_closes_the_others(api: Any) -> None:
 
 
 @pytest.mark.parametrize("fd", [-1, 1 << 40])
-def test_what_is_no_descriptor_is_not_passed(api: Any, fd: int) -> None:
+def test_pass_fds_refuses_invalid_descriptors(api: Any, fd: int) -> None:
     with pytest.raises(ValueError, match=r"fds_to_keep|pass_fds"):
         api.run(["true"], pass_fds=[fd])
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -306,9 +306,7 @@ with opened(way) as api:
 )
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.sampled
-def test_streams_may_stand_where_others_belong(
-    way: str, names: str, places: str, tmp_path: Path
-) -> None:
+def test_streams_can_be_swapped(way: str, names: str, places: str, tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.touch()
     subprocess.run(

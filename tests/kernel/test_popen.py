@@ -39,7 +39,7 @@ def test_input_is_passed(api: Any) -> None:
     assert api.run(CAT, input=much, stdout=api.PIPE).stdout == much
 
 
-def test_a_failure_is_raised_if_asked_for(api: Any) -> None:
+def test_check_raises_called_process_error(api: Any) -> None:
     with pytest.raises(api.CalledProcessError) as caught:
         api.run(FAIL, check=True, capture_output=True, text=True)
     assert caught.value.returncode == 3
@@ -49,12 +49,12 @@ def test_a_failure_is_raised_if_asked_for(api: Any) -> None:
         api.check_output(["false"])
 
 
-def test_a_death_by_a_signal_is_negative(api: Any) -> None:
+def test_a_signal_gives_a_negative_status(api: Any) -> None:
     assert api.run(["sh", "-c", "kill -TERM $$"]).returncode == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("call", ["run", "check_output"])
-def test_a_timeout_kills_and_keeps_what_was_read(api: Any, call: str) -> None:
+def test_a_timeout_returns_the_output_so_far(api: Any, call: str) -> None:
     script = ["sh", "-c", "echo early; exec sleep 1000"]
     arguments = {"stdout": api.PIPE} if call == "run" else {}
     # On a slow machine, the output may come later than after one second.
@@ -67,7 +67,7 @@ def test_a_timeout_kills_and_keeps_what_was_read(api: Any, call: str) -> None:
     assert caught.value.cmd == script
 
 
-def test_waiting_with_a_timeout_leaves_the_child(api: Any) -> None:
+def test_a_wait_that_times_out_does_not_kill(api: Any) -> None:
     with api.Popen(WAITER, stdout=api.PIPE, text=True) as process:
         read_ready(process.stdout)
         with pytest.raises(api.TimeoutExpired):
@@ -81,7 +81,7 @@ def test_waiting_with_a_timeout_leaves_the_child(api: Any) -> None:
         process.kill()
 
 
-def test_the_environment_is_the_callers_or_the_one_given(
+def test_env_replaces_the_environment_of_the_caller(
     api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FROM_CALLER", "yes")
@@ -93,9 +93,7 @@ def test_the_environment_is_the_callers_or_the_one_given(
     assert api.check_output([b"/usr/bin/printenv", b"A"], env={b"A": b"\xff"}) == b"\xff\n"
 
 
-def test_the_command_is_looked_for_along_the_path_of_its_own_environment(
-    api: Any, tmp_path: Path
-) -> None:
+def test_path_of_env_is_searched_for_the_command(api: Any, tmp_path: Path) -> None:
     tool = tmp_path / "tool"
     tool.write_text("#!/bin/sh\necho $0\n")
     tool.chmod(0o755)
@@ -115,7 +113,7 @@ def test_the_working_directory_is_the_one_given(api: Any, tmp_path: Path) -> Non
     assert api.check_output(["pwd"], text=True).strip() == str(Path.cwd())
 
 
-def test_streams_can_be_files_or_nothing(api: Any, tmp_path: Path) -> None:
+def test_streams_can_be_files_or_devnull(api: Any, tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     source.write_text("text")
     with source.open() as stdin, target.open("w") as stdout:

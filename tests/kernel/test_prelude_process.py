@@ -30,7 +30,9 @@ def test_the_command_is_the_same_process(prelude: Program, options: list[str]) -
 
 @pytest.mark.parametrize("status", [0, 7, 125, 255])
 @pytest.mark.parametrize("options", [["-r"], ["-rf"]])
-def test_the_status_is_the_commands(prelude: Program, options: list[str], status: int) -> None:
+def test_ns_exec_exits_with_the_status_of_the_command(
+    prelude: Program, options: list[str], status: int
+) -> None:
     assert prelude(*options, "--", "sh", "-c", f"exit {status}").returncode == status
 
 

@@ -279,7 +279,7 @@ def test_16_threads_start_commands_while_signals_arrive() -> None:
 
 
 @as_root
-def test_we_stay_dumpable() -> None:
+def test_the_caller_stays_dumpable() -> None:
     assert prctl.get_dumpable() == 1
     assert un.run(["true"], idmap=un.IdMap.extents(["0:1:1"], ["0:1:1"])).returncode == 0
     assert prctl.get_dumpable() == 1

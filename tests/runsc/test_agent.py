@@ -583,7 +583,7 @@ def test_an_interrupted_start_leaves_nothing(box: un.Sandbox, host: un.SandboxHo
     assert (open_descriptors(), children()) == before
 
 
-def test_a_limit_on_descriptors_is_told_and_leaves_nothing(host: un.SandboxHost) -> None:
+def test_run_without_free_descriptors_raises_and_leaves_nothing(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as new:
         for is_first in (True, False):
             failures = 0

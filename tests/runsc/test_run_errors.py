@@ -179,7 +179,7 @@ def test_a_directory_that_the_callers_group_may_write_to(
             assert named_in(done.stderr) == "directory-writable-by-others"
 
 
-def test_a_kernel_without_mounts_by_descriptors(usernsctl: Program) -> None:
+def test_doctor_names_a_kernel_without_open_tree(usernsctl: Program) -> None:
     """Deny open_tree(2) and move_mount(2), as old kernels and old seccomp profiles do."""
     way = "seccomp-mount-bind"
     done = capture([sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"])
