@@ -92,5 +92,5 @@ def test_blocking_causes_precede_warnings() -> None:
         (["--map-users", "1:100000:10", "--map-users", "20:100005:10"], "map-invalid"),
     ],
 )
-def test_a_map_that_can_not_be_had(options: list[str], cause: str) -> None:
+def test_impossible_maps_are_named(options: list[str], cause: str) -> None:
     assert named_by_command([], "-r", *options) == cause

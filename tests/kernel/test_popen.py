@@ -129,7 +129,7 @@ def test_streams_can_be_files_or_devnull(api: Any, tmp_path: Path) -> None:
     assert (silent.stdout, silent.stderr) == (None, "err\n")
 
 
-def test_a_conversation_through_pipes(api: Any) -> None:
+def test_pipes_pass_lines_back_and_forth(api: Any) -> None:
     with api.Popen(
         ["sed", "-u", "s/a/b/"], stdin=api.PIPE, stdout=api.PIPE, text=True, bufsize=1
     ) as process:
@@ -156,7 +156,7 @@ def test_session_and_process_group(api: Any) -> None:
     assert sid == os.getsid(0)
 
 
-def test_the_umask_is_the_one_given_and_ours_stays(api: Any) -> None:
+def test_umask_applies_to_the_command_only(api: Any) -> None:
     mine = api.check_output(["sh", "-c", "umask"], text=True)
     assert api.check_output(["sh", "-c", "umask"], text=True, umask=0o027) == "0027\n"
     assert api.check_output(["sh", "-c", "umask"], text=True) == mine
@@ -173,7 +173,7 @@ def test_python_s_ignored_signals_are_restored(api: Any) -> None:
     assert ignored(restore_signals=False) == sigpipe
 
 
-def test_only_named_descriptors_pass(api: Any) -> None:
+def test_only_pass_fds_are_inherited(api: Any) -> None:
     first, second = os.pipe()
     try:
         os.set_inheritable(first, True)
@@ -190,7 +190,7 @@ def test_only_named_descriptors_pass(api: Any) -> None:
         os.close(second)
 
 
-def test_a_path_may_hold_any_bytes(api: Any, tmp_path: Path) -> None:
+def test_paths_may_contain_any_bytes(api: Any, tmp_path: Path) -> None:
     tool = os.fsencode(tmp_path) + b"/\xff tool"
     Path(os.fsdecode(tool)).write_bytes(b"#!/bin/sh\npwd\n")
     os.chmod(tool, stat.S_IRWXU)
@@ -213,7 +213,7 @@ os.write(report, out + b" " + err + str(process.returncode).encode())
 
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "12", "02", "012"])
-def test_the_caller_s_own_streams_may_be_closed(api: Any, closed: str, tmp_path: Path) -> None:
+def test_the_caller_may_have_closed_its_own_streams(api: Any, closed: str, tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.touch()
     script = [sys.executable, "-c", LOW_DESCRIPTORS, api.__name__, closed, str(report)]
@@ -221,7 +221,7 @@ def test_the_caller_s_own_streams_may_be_closed(api: Any, closed: str, tmp_path:
     assert report.read_text() == "in err\n0"
 
 
-def test_type_checkers_know_what_a_stream_carries() -> None:
+def test_types_of_popen_tell_text_from_bytes() -> None:
     with usernsctl.Popen(["true"], stdin=usernsctl.PIPE) as process:
         assert_type(process, usernsctl.Popen[bytes])
     with usernsctl.Popen(["true"], text=True) as told:

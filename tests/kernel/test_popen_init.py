@@ -41,7 +41,7 @@ def test_the_command_is_a_child_of_process_1() -> None:
     assert un.check_output(PIDS, text=True, **INIT) == "2 1\n"
 
 
-def test_it_goes_together_with_other_namespaces_and_kept_ones() -> None:
+def test_init_works_with_other_and_with_kept_namespaces() -> None:
     assert un.check_output(PIDS, mount=True, net=True, time=True, text=True, **INIT) == "2 1\n"
     with un.Namespace.create(mount=True) as ns:
         assert ns.check_output(PIDS, text=True, **INIT) == "2 1\n"
@@ -50,18 +50,18 @@ def test_it_goes_together_with_other_namespaces_and_kept_ones() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 8
 
 
-def test_it_takes_a_pid_namespace() -> None:
+def test_init_without_pid_raises() -> None:
     for call in (un.run, un.Popen, un.spawn):
         with pytest.raises(ValueError, match=r"init=True .* pid=True"):
             call(["true"], init=True)  # type: ignore[operator]
 
 
-def test_streams_are_those_of_the_command() -> None:
+def test_streams_of_the_command_pass_through_init() -> None:
     done = un.run(["sh", "-c", "cat; echo x >&2"], input=b"hello", capture_output=True, **INIT)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"hello", b"x\n")
 
 
-def test_a_pipe_ends_when_the_command_closes_it() -> None:
+def test_a_pipe_reaches_end_of_file_when_the_command_closes_it() -> None:
     script = "echo ready; exec >&-; read line"
     with un.Popen(
         ["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE, text=True, **INIT
@@ -73,34 +73,34 @@ def test_a_pipe_ends_when_the_command_closes_it() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, 40])
-def test_a_signal_ends_a_command_that_does_not_handle_it(number: int) -> None:
+def test_an_unhandled_signal_kills_the_command(number: int) -> None:
     with waiting("sh", "-c", "echo ready; exec sleep 1000") as process:
         process.send_signal(number)
         assert process.wait(PATIENCE) == 128 + number
 
 
-def test_a_signal_at_once_is_not_lost() -> None:
+def test_a_signal_during_the_start_is_not_lost() -> None:
     for _ in range(50):
         with un.Popen(["sleep", "1000"], **INIT) as process:
             process.terminate()
             assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
-def test_a_command_may_handle_it() -> None:
+def test_a_command_can_handle_signals() -> None:
     with un.Popen(WAITER, stdout=un.PIPE, text=True, **INIT) as process:
         assert read_ready(process.stdout) == 2
         process.send_signal(signal.SIGUSR1)
         assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
 
 
-def test_kill_ends_all_at_once() -> None:
+def test_kill_ends_all_processes_of_the_namespace() -> None:
     with waiting("sh", "-c", "setsid sleep 1000 & echo ready; wait") as process:
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
         assert wait_for_end(process.stdout) == ""
 
 
-def test_the_end_of_the_command_is_the_end_of_all() -> None:
+def test_the_end_of_the_command_kills_its_descendants() -> None:
     done = un.run(["sh", "-c", "setsid sleep 1000 & exit 3"], stdout=un.PIPE, **INIT)
     assert done.returncode == 3
 
@@ -134,7 +134,7 @@ def test_orphans_are_reaped() -> None:
         ({"user": 12345}, un.NamespaceError, "setresuid", errno.EINVAL),
     ],
 )
-def test_a_failure_is_that_of_the_command(
+def test_init_reports_the_failure_of_the_command(
     arguments: dict[str, Any], kind: type[un.UsernsError], step: str, number: int
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -142,7 +142,7 @@ def test_a_failure_is_that_of_the_command(
     assert (caught.value.step, caught.value.errno) == (step, number)
 
 
-def test_starts_that_work_and_that_fail_leave_nothing() -> None:
+def test_successful_and_failed_starts_leave_nothing() -> None:
     descriptors, before = open_descriptors(), children()
     for index in range(100):
         if index % 2:
@@ -164,7 +164,7 @@ os._exit(0)
 """
 
 
-def test_the_signal_for_the_death_of_the_starter_is_passed_on() -> None:
+def test_init_passes_on_the_parent_death_signal() -> None:
     prctl.set_child_subreaper(True)
     command = [sys.executable, "-c", SHORT_LIVED]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=PATIENCE)
@@ -172,7 +172,7 @@ def test_the_signal_for_the_death_of_the_starter_is_passed_on() -> None:
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
 
 
-def test_a_caller_that_ignores_its_children_is_no_obstacle() -> None:
+def test_the_caller_may_ignore_sigchld() -> None:
     """The command inherits the ignored SIGCHLD, and process 1 waits nevertheless."""
     command = [
         sys.executable,
@@ -190,7 +190,7 @@ def test_a_caller_that_ignores_its_children_is_no_obstacle() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "SIG_IGN\n", "")
 
 
-def test_the_signal_mask_of_the_caller_is_the_command_s() -> None:
+def test_the_command_inherits_the_signal_mask() -> None:
     script = "import signal; print(*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     try:
@@ -200,7 +200,7 @@ def test_the_signal_mask_of_the_caller_is_the_command_s() -> None:
     assert shown.split() == [str(int(signal.SIGUSR2))]
 
 
-def test_asyncio_has_it_too() -> None:
+def test_create_subprocess_exec_accepts_init() -> None:
     async def main() -> None:
         process = await un.create_subprocess_exec(*PIDS, stdout=un.PIPE, **INIT)
         assert (await process.communicate())[0] == b"2 1\n"
@@ -212,7 +212,7 @@ def test_asyncio_has_it_too() -> None:
 
 
 @pytest.mark.also_root
-def test_nobody_inside_looks_into_process_1() -> None:
+def test_processes_inside_can_not_read_process_1() -> None:
     script = "ls /proc/1/fd; cat /proc/1/environ; readlink -v /proc/1/cwd; : <>/proc/1/mem"
     done = un.run(
         ["sh", "-c", f"mount -t proc proc /proc; {script}"],

@@ -74,7 +74,7 @@ def end(process: un.Popen[bytes]) -> int:
 
 
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
-def test_kill_in_signal_handler_ends_what_is_waited_for(timeout: float | None) -> None:
+def test_kill_in_a_signal_handler_ends_the_wait(timeout: float | None) -> None:
     with un.Popen(FOREVER) as process, handled(process.kill, 0.05) as results:
         assert process.wait(timeout) == -signal.SIGKILL
     assert results == [None]
@@ -83,7 +83,7 @@ def test_kill_in_signal_handler_ends_what_is_waited_for(timeout: float | None) -
 
 @pytest.mark.parametrize("kill", [un.Popen.kill, un.Popen.terminate])
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
-def test_kill_in_signal_handler_at_any_place_of_a_wait(
+def test_kill_in_a_signal_handler_works_at_any_point_of_a_wait(
     kill: Callable[[un.Popen[bytes]], None], timeout: float | None
 ) -> None:
     for place in itertools.count(1):
@@ -99,7 +99,7 @@ def test_kill_in_signal_handler_at_any_place_of_a_wait(
     assert place > 20
 
 
-def test_many_threads_wait_for_one() -> None:
+def test_many_threads_wait_for_one_process() -> None:
     with un.Popen(["sh", "-c", "read x; exit 7"], stdin=un.PIPE) as process:
         begin = threading.Barrier(9)
 
@@ -126,9 +126,7 @@ def children() -> set[str]:
     "function", [_core.spawn, popen._start, un.Popen._execute_child, un.Popen._hold]
 )
 @pytest.mark.parametrize("namespaces", [{}, {"mount": True, "pid": True}], ids=["few", "more"])
-def test_nothing_is_left_of_a_start_that_a_signal_handler_interrupts(
-    namespaces: dict[str, bool], function: Any
-) -> None:
+def test_an_interrupted_start_leaves_nothing(namespaces: dict[str, bool], function: Any) -> None:
     interrupted = 0
     before = settled_descriptors()
     others = children()
@@ -146,7 +144,7 @@ def test_nothing_is_left_of_a_start_that_a_signal_handler_interrupts(
     assert settled_descriptors() == before
 
 
-def test_nothing_is_left_of_namespaces_whose_making_a_signal_handler_interrupts() -> None:
+def test_an_interrupted_creation_leaves_no_namespaces() -> None:
     interrupted = 0
     before = settled_descriptors()
     for _ in range(20):
@@ -164,7 +162,7 @@ def test_nothing_is_left_of_namespaces_whose_making_a_signal_handler_interrupts(
 # Objects that the interrupt loses are closed with a ResourceWarning, an error in tests.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", ["create", "from_pid", "from_fd"])
-def test_no_descriptor_of_a_namespace_is_lost_wherever_its_making_is_interrupted(way: str) -> None:
+def test_interrupts_at_any_point_leak_no_descriptor_of_a_namespace(way: str) -> None:
     with Namespace.create() as there, there.popen(FOREVER, mount=True) as process:
 
         def make() -> None:

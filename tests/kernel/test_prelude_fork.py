@@ -29,7 +29,7 @@ def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[
 
 
 @pytest.mark.parametrize("options", [["-rf"], ["-rp"], ["-r", "--kill-child"]])
-def test_a_death_by_a_signal_is_told_as_128_and_its_number(
+def test_death_by_a_signal_exits_with_128_plus_its_number(
     prelude: Program, options: list[str]
 ) -> None:
     # Process 1 of a PID namespace ignores signals from inside, but its children do not.
@@ -49,14 +49,14 @@ def test_a_death_by_a_signal_is_told_as_128_and_its_number(
     ],
 )
 @pytest.mark.sampled(5)
-def test_a_signal_that_kills_the_command_is_raised_again_if_asked_for(
+def test_reraise_signal_kills_the_parent_too(
     prelude: Program, options: list[str], script: str, status: int
 ) -> None:
     done = prelude(*options, "--reraise-signal", "--", "sh", "-c", script)
     assert (done.returncode, done.stderr) == (status, "")
 
 
-def test_process_1_cannot_raise_it_again(prelude: Program) -> None:
+def test_process_1_can_not_reraise_signals(prelude: Program) -> None:
     inner = [str(prelude.path), "-rf", "--reraise-signal", "--", "sh", "-c", "kill -TERM $$"]
     assert prelude("-rp", "--", *inner).returncode == 143
 
@@ -79,7 +79,7 @@ def test_the_child_does_not_outlive_its_parent(prelude: Program, options: list[s
         assert wait_for_end(process.stdout) == ""
 
 
-def test_the_child_gets_the_signal_that_was_chosen(prelude: Program) -> None:
+def test_kill_child_sets_the_signal(prelude: Program) -> None:
     command: list[str | Path] = [prelude.path, "-r", "--kill-child=SIGUSR1", "--", *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         orphan = read_ready(process.stdout)
@@ -90,7 +90,7 @@ def test_the_child_gets_the_signal_that_was_chosen(prelude: Program) -> None:
     assert os.waitstatus_to_exitcode(status) == 100 + signal.SIGUSR1
 
 
-def test_each_signal_that_has_a_name_can_be_chosen_by_it(prelude: Program) -> None:
+def test_kill_child_accepts_names_of_signals(prelude: Program) -> None:
     ask = (
         "import ctypes; told = ctypes.c_int(); "
         "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # PR_GET_PDEATHSIG
@@ -116,7 +116,7 @@ def wait_until_stopped(pid: int) -> None:
 
 
 @pytest.mark.parametrize("sig", [signal.SIGSTOP, signal.SIGTSTP])
-def test_a_stopped_child_stops_its_parent_and_both_go_on(
+def test_a_stopped_child_stops_its_parent_until_sigcont(
     prelude: Program, sig: signal.Signals
 ) -> None:
     with waiting(prelude, "-rf") as (process, child):
@@ -127,7 +127,7 @@ def test_a_stopped_child_stops_its_parent_and_both_go_on(
         assert process.wait(PATIENCE) == 100 + signal.SIGTERM
 
 
-def test_a_stop_asked_of_the_parent_stops_the_child(prelude: Program) -> None:
+def test_sigtstp_to_the_parent_stops_the_child(prelude: Program) -> None:
     with waiting(prelude, "-rf") as (process, _):
         process.send_signal(signal.SIGTSTP)
         wait_until_stopped(process.pid)
@@ -137,7 +137,7 @@ def test_a_stop_asked_of_the_parent_stops_the_child(prelude: Program) -> None:
 
 
 @pytest.mark.parametrize("options", ["-rf", "-r --init"])
-def test_a_caller_that_ignores_its_children_is_no_obstacle(prelude: Program, options: str) -> None:
+def test_the_caller_may_ignore_sigchld(prelude: Program, options: str) -> None:
     """If SIGCHLD is ignored, the child leaves no zombie, and waitpid(2) fails with ECHILD."""
     script = "import os, signal; print(signal.getsignal(signal.SIGCHLD).name); os._exit(7)"
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -160,7 +160,9 @@ def test_a_caller_that_ignores_its_children_is_no_obstacle(prelude: Program, opt
 
 
 @pytest.mark.parametrize(("command", "status"), [("/no/such/tool", 127), ("/etc", 126)])
-def test_a_failure_in_the_child_is_told_once(prelude: Program, command: str, status: int) -> None:
+def test_a_failure_in_the_child_is_reported_once(
+    prelude: Program, command: str, status: int
+) -> None:
     done = prelude("-rp", "--", command)
     assert done.returncode == status
     assert done.stderr.count("usernsctl-exec: ") == 1

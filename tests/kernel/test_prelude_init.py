@@ -49,19 +49,17 @@ def test_the_command_is_a_child_of_process_1(prelude: Program) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 7, 255])
-def test_it_ends_with_the_status_of_the_command(prelude: Program, status: int) -> None:
+def test_init_exits_with_the_status_of_the_command(prelude: Program, status: int) -> None:
     assert prelude(*INIT, "sh", "-c", f"exit {status}").returncode == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, 40])
-def test_it_ends_with_128_and_the_signal_that_killed_the_command(
-    prelude: Program, number: int
-) -> None:
+def test_init_exits_with_128_plus_the_signal_of_the_command(prelude: Program, number: int) -> None:
     assert prelude(*INIT, "sh", "-c", f"kill -{int(number)} $$").returncode == 128 + number
 
 
 @pytest.mark.parametrize(("command", "status"), [("/no/such/tool", 127), ("/etc", 126)])
-def test_a_command_that_does_not_start_is_told_once(
+def test_a_command_that_does_not_start_is_reported_once(
     prelude: Program, command: str, status: int
 ) -> None:
     done = prelude(*INIT, command)
@@ -73,14 +71,14 @@ ENDING = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.S
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_a_signal_ends_a_command_that_does_not_handle_it(prelude: Program, number: int) -> None:
+def test_an_unhandled_signal_kills_the_command(prelude: Program, number: int) -> None:
     with running(prelude, "sh", "-c", "ulimit -c 0; echo ready; exec sleep 1000") as process:
         process.stdout.readline()
         process.send_signal(number)
         assert process.wait(PATIENCE) == 128 + number
 
 
-def test_without_init_it_does_not(prelude: Program) -> None:
+def test_without_init_sigterm_is_ignored(prelude: Program) -> None:
     """Without --init, process 1 ignores SIGTERM (pid_namespaces(7)), as the manual warns."""
     words = [prelude.path, "-rp", "--", "sh", "-c", "echo ready; exec sleep 1000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
@@ -94,20 +92,20 @@ def test_without_init_it_does_not(prelude: Program) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_process_1_passes_on_what_it_is_sent_itself(prelude: Program, number: int) -> None:
+def test_process_1_forwards_its_own_signals(prelude: Program, number: int) -> None:
     with running(prelude, *WAITER) as process:
         read_ready(process.stdout)
         os.kill(first_process(process.pid), number)
         assert process.wait(PATIENCE) == 100 + number
 
 
-def test_process_1_passes_on_what_comes_from_inside(prelude: Program) -> None:
+def test_process_1_forwards_signals_from_inside(prelude: Program) -> None:
     script = "trap 'echo caught; exit 9' TERM; kill -TERM 1; while :; do sleep 0.05; done"
     done = prelude(*INIT, "sh", "-c", script, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (9, "caught\n")
 
 
-def test_signals_at_any_moment_end_it(prelude: Program) -> None:
+def test_sigterm_at_any_moment_ends_usernsctl_exec(prelude: Program) -> None:
     """A signal may end usernsctl-exec before the fork; after the fork, none is lost."""
     chance = random.Random(0)
     ends = set()
@@ -150,7 +148,7 @@ def test_process_1_reaps_orphans(prelude: Program) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_end_of_the_command_is_the_end_of_all(prelude: Program) -> None:
+def test_the_end_of_the_command_kills_its_descendants(prelude: Program) -> None:
     with running(prelude, "sh", "-c", "setsid sleep 1000 & echo ready; read line") as process:
         assert process.wait(PATIENCE) == 1
         assert process.stdout.readline() == "ready\n"
@@ -158,7 +156,7 @@ def test_the_end_of_the_command_is_the_end_of_all(prelude: Program) -> None:
 
 
 @pytest.mark.parametrize("victim", ["usernsctl-exec", "process 1"])
-def test_the_command_does_not_outlive_whoever_waits_for_it(prelude: Program, victim: str) -> None:
+def test_the_command_does_not_outlive_its_supervisors(prelude: Program, victim: str) -> None:
     with running(prelude, *WAITER) as process:
         read_ready(process.stdout)
         if victim == "usernsctl-exec":
@@ -170,7 +168,7 @@ def test_the_command_does_not_outlive_whoever_waits_for_it(prelude: Program, vic
         assert wait_for_end(process.stdout) == ""
 
 
-def test_the_command_gets_the_signal_that_was_chosen_for_the_death_of_its_parent(
+def test_kill_child_with_init_signals_the_command(
     prelude: Program,
 ) -> None:
     """Process 1 receives the signal, forwards it to the command, and waits."""
@@ -183,7 +181,7 @@ def test_the_command_gets_the_signal_that_was_chosen_for_the_death_of_its_parent
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
-def test_a_stopped_command_stops_usernsctl_exec_and_both_go_on(
+def test_a_stopped_command_stops_usernsctl_exec_until_sigcont(
     prelude: Program, number: int
 ) -> None:
     with running(prelude, *WAITER) as process:
@@ -197,7 +195,7 @@ def test_a_stopped_command_stops_usernsctl_exec_and_both_go_on(
         assert process.wait(PATIENCE) == 100 + signal.SIGTERM
 
 
-def test_a_stop_asked_of_usernsctl_exec_stops_the_command(prelude: Program) -> None:
+def test_sigtstp_to_usernsctl_exec_stops_the_command(prelude: Program) -> None:
     with running(prelude, *WAITER) as process:
         read_ready(process.stdout)
         process.send_signal(signal.SIGTSTP)
@@ -210,7 +208,7 @@ def test_a_stop_asked_of_usernsctl_exec_stops_the_command(prelude: Program) -> N
 
 
 @pytest.mark.also_root
-def test_process_1_keeps_no_descriptor_of_the_command_s(prelude: Program) -> None:
+def test_process_1_closes_the_descriptors_of_the_command(prelude: Program) -> None:
     """The reader of a pipe sees its end when the command closes it."""
     output, passed = os.pipe()
     words = [prelude.path, f"--preserve-fd={passed}", *INIT, *WAITER]
@@ -235,7 +233,7 @@ def test_process_1_keeps_no_descriptor_of_the_command_s(prelude: Program) -> Non
 
 
 @pytest.mark.parametrize("closed", [(0,), (0, 1), (0, 1, 2)])
-def test_closed_streams_are_no_obstacle(prelude: Program, closed: tuple[int, ...]) -> None:
+def test_init_works_with_closed_standard_streams(prelude: Program, closed: tuple[int, ...]) -> None:
     closes = "; ".join(f"exec {fd}>&-" for fd in closed)
     words = ["sh", "-c", f'{closes}; exec "$@"', "sh", str(prelude.path), *INIT]
     done = subprocess.run([*words, "sh", "-c", "exit 5"], timeout=PATIENCE)

@@ -70,7 +70,7 @@ def refusal(done: subprocess.CompletedProcess[str], cause: str | None, text: str
     assert cause is None or f"[{cause}]" in done.stderr
 
 
-def test_what_is_of_the_moment_is_filled_in(prelude: Program, write: Write) -> None:
+def test_launch_adds_arguments_environment_and_directory(prelude: Program, write: Write) -> None:
     tree = write(
         ("env-name\0TOKEN", "env-set\0A=1"), before=("source\0follow\0/",), steps=("tree\0000",)
     )
@@ -88,7 +88,7 @@ def test_what_is_of_the_moment_is_filled_in(prelude: Program, write: Write) -> N
     }
 
 
-def test_the_current_directory_counts_if_it_is_inside(prelude: Program, write: Write) -> None:
+def test_the_working_directory_is_used_if_it_exists_inside(prelude: Program, write: Write) -> None:
     assert config_of(prelude("--launch", write(), "--", "true", cwd=Path("/var")))["cwd"] == "/"
     launch = write(("cwd\0/not/there",))
     refusal(prelude("--launch", launch, "--", "true"), None, "/not/there, the working directory of")
@@ -96,7 +96,7 @@ def test_the_current_directory_counts_if_it_is_inside(prelude: Program, write: W
     assert config_of(prelude("--launch", launch, "--", "true"))["cwd"] == "/proc/1"
 
 
-def test_the_current_directory_can_be_demanded(prelude: Program, write: Write) -> None:
+def test_a_launch_can_require_the_working_directory(prelude: Program, write: Write) -> None:
     launch = write(("cwd-moment",), before=("source\0follow\0/",), steps=("tree\0000",))
     done = prelude("--launch", launch, "--", "true", cwd=Path("/usr/share"))
     assert config_of(done)["cwd"] == "/usr/share"
@@ -105,7 +105,7 @@ def test_the_current_directory_can_be_demanded(prelude: Program, write: Write) -
     refusal(prelude("--launch", launch, "--", "true", cwd=Path("/var")), None, text)
 
 
-def test_a_launch_is_checked(prelude: Program, write: Write) -> None:
+def test_check_verifies_a_launch(prelude: Program, write: Write) -> None:
     ready = "Ready for a command in gVisor; runsc itself was not started\n"
     for words in ([], ["--", "cat"]):
         done = prelude("--launch", write(script="echo executed"), "--check", *words)
@@ -120,7 +120,7 @@ def test_a_launch_is_checked(prelude: Program, write: Write) -> None:
 
 
 @pytest.mark.userns_requires("subid")
-def test_helpers_are_not_looked_for_along_path(
+def test_launch_does_not_search_path_for_helpers(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
     """In a container, PATH is meant for the command, and may contain directories of other users."""
@@ -139,14 +139,14 @@ def test_helpers_are_not_looked_for_along_path(
 
 
 @pytest.mark.parametrize("limit", [5, 8, 10])
-def test_too_few_descriptors_are_told(prelude: Program, write: Write, limit: int) -> None:
+def test_a_low_descriptor_limit_is_named(prelude: Program, write: Write, limit: int) -> None:
     line = f"ulimit -n {limit}; exec {prelude.path} --launch {write()} -- true"
     done = capture(["sh", "-c", line])
     refusal(done, "descriptor-limit", "Too many open files")
     assert "  remedy: ulimit -n 4096\n" in done.stderr
 
 
-def test_words_take_the_place_of_the_command(prelude: Program, write: Write) -> None:
+def test_arguments_replace_the_command_of_a_launch(prelude: Program, write: Write) -> None:
     launch = write(("arg\0cat", "arg\0x"))
     assert config_of(prelude("--launch", launch))["args"] == ["cat", "x"]
     seen = config_of(prelude(f"--launch={launch}", "--", "env", "-r", "--"))
@@ -154,7 +154,7 @@ def test_words_take_the_place_of_the_command(prelude: Program, write: Write) -> 
     refusal(prelude("--launch", write()), None, "no command was given, and the launch has none")
 
 
-def test_the_environment_is_made_in_order(prelude: Program, write: Write) -> None:
+def test_environment_records_apply_in_order(prelude: Program, write: Write) -> None:
     caller = {"A": "1", "B": "2", "PATH": "/bin"}
     launch = write(("env-set\0PATH=/x", "env-set\0C=3", "env-all", "env-set\0B=9"))
     seen = config_of(prelude("--launch", launch, "--", "true", env=caller))
@@ -163,7 +163,7 @@ def test_the_environment_is_made_in_order(prelude: Program, write: Write) -> Non
     refusal(prelude("--launch", launch, "--", "true"), None, "variable TOKEN, which is not set")
 
 
-def test_much_is_passed_on(prelude: Program, write: Write) -> None:
+def test_large_arguments_and_environments_are_passed_on(prelude: Program, write: Write) -> None:
     env = {f"NAME_{number}": "x" * 50 for number in range(3000)}
     words = ["true", *["y" * 100_000] * 15]
     seen = config_of(prelude("--launch", write(("env-all",)), "--", *words, env=env))
@@ -171,7 +171,7 @@ def test_much_is_passed_on(prelude: Program, write: Write) -> None:
     assert seen["env"] == [f"{name}={value}" for name, value in env.items()]
 
 
-def test_what_is_no_utf8_is_refused(prelude: Program, write: Write) -> None:
+def test_text_that_is_not_utf_8_is_refused(prelude: Program, write: Write) -> None:
     launch = write(("env-all",))
     word = os.fsdecode(b"a\xff")
     refusal(prelude("--launch", launch, "--", "true", word), "launch-text", "$.process.args[1]")
@@ -180,7 +180,7 @@ def test_what_is_no_utf8_is_refused(prelude: Program, write: Write) -> None:
     assert "TOKEN" not in done.stderr
 
 
-def test_nothing_of_the_caller_is_inherited(prelude: Program, write: Write) -> None:
+def test_launch_inherits_nothing_of_the_caller(prelude: Program, write: Write) -> None:
     launch = write(script="ls -m /proc/$$/fd; umask; pwd; grep NoNewPrivs /proc/self/status; env")
     with open("/dev/null") as file:
         os.set_inheritable(file.fileno(), True)
@@ -189,7 +189,7 @@ def test_nothing_of_the_caller_is_inherited(prelude: Program, write: Write) -> N
     assert "PATH=/usr/bin:/bin\n" in done.stdout
 
 
-def test_closed_streams_are_no_files_of_ours(prelude: Program, write: Write) -> None:
+def test_closed_standard_streams_become_dev_null(prelude: Program, write: Write) -> None:
     launch = write(script='seen=$(readlink /proc/$$/fd/0 /proc/$$/fd/1); echo "$seen" >&2')
     line = f"exec {prelude.path} --launch {launch} -- true <&- >&-"
     done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True)
@@ -197,14 +197,16 @@ def test_closed_streams_are_no_files_of_ours(prelude: Program, write: Write) -> 
 
 
 @pytest.mark.parametrize("mode", [0o646, 0o664, 0o622])
-def test_what_others_may_write_is_refused(prelude: Program, write: Write, mode: int) -> None:
+def test_launch_files_that_others_may_write_are_refused(
+    prelude: Program, write: Write, mode: int
+) -> None:
     launch = write()
     launch.chmod(mode)
     refusal(prelude("--launch", launch, "--", "true"), "launch-untrusted", f"(mode {mode:o})")
 
 
 @as_root
-def test_what_belongs_to_somebody_else_is_refused(prelude: Program, write: Write) -> None:
+def test_launch_files_of_other_users_are_refused(prelude: Program, write: Write) -> None:
     launch = write()
     os.chown(launch, 12345, 12345)
     text = "belongs to uid 12345, who is neither root nor you"
@@ -212,7 +214,7 @@ def test_what_belongs_to_somebody_else_is_refused(prelude: Program, write: Write
 
 
 @as_root
-def test_an_access_control_list_lets_others_replace_it(
+def test_access_control_lists_of_the_directory_are_respected(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
     """With an access control list, the group bits of the mode are its mask, not root's group."""
@@ -223,7 +225,7 @@ def test_an_access_control_list_lets_others_replace_it(
     refusal(prelude("--launch", launch, "--", "true"), "launch-untrusted", "others may replace it")
 
 
-def test_a_file_of_another_kind_is_refused(prelude: Program, tmp_path: Path) -> None:
+def test_files_other_than_launches_are_refused(prelude: Program, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with open(tmp_path / "large", "wb") as file:
         file.truncate((32 << 20) + 1)
@@ -241,7 +243,7 @@ def test_a_file_of_another_kind_is_refused(prelude: Program, tmp_path: Path) -> 
         refusal(done, None, f"/etc/passwd{end}: Not a directory")
 
 
-def test_a_part_of_a_launch_is_refused(prelude: Program, write: Write) -> None:
+def test_truncated_launches_are_refused(prelude: Program, write: Write) -> None:
     launch = write()
     whole = launch.read_bytes()
     for length in (0, 1, 20, len(whole) // 2, len(whole) - 4, len(whole) - 1):
@@ -251,7 +253,7 @@ def test_a_part_of_a_launch_is_refused(prelude: Program, write: Write) -> None:
     refusal(prelude("--launch", launch, "--", "true"), "launch-malformed", "nothing may come after")
 
 
-def test_one_of_another_time_is_refused(prelude: Program, write: Write, tmp_path: Path) -> None:
+def test_outdated_launches_are_refused(prelude: Program, write: Write, tmp_path: Path) -> None:
     remedy = "remedy\0usernsctl freeze -o it"
     launch = write(before=(remedy,), header=["usernsctl-launch", "2", "0.0.1"])
     done = prelude("--launch", launch, "--", "true")
@@ -266,7 +268,7 @@ def test_one_of_another_time_is_refused(prelude: Program, write: Write, tmp_path
     refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", "has 2 bytes, but had 3")
 
 
-def test_other_options_are_refused(prelude: Program, write: Write) -> None:
+def test_launch_excludes_other_options(prelude: Program, write: Write) -> None:
     launch = write()
     for words in (["-r", "--launch", launch], ["--launch", launch, "-m"]):
         refusal(prelude(*words, "--", "true"), None, "--launch excludes all options except --check")
@@ -310,7 +312,7 @@ def test_other_options_are_refused(prelude: Program, write: Write) -> None:
         (["/opt/loop"], 126, "exec: /opt/loop: Too many levels of symbolic links\n"),
     ],
 )
-def test_a_command_that_cannot_be_started_is_told_before(
+def test_an_unusable_command_is_reported_before_the_start(
     prelude: Program, write: Write, tmp_path: Path, words: list[str], status: int, text: str
 ) -> None:
     (tmp_path / "plain").write_text("x")
@@ -337,13 +339,15 @@ def test_a_command_that_cannot_be_started_is_told_before(
 @pytest.mark.parametrize(
     "word", ["true", "/usr/bin/true", "/proc/1/exe", "/sys/x", "../usr/bin/env"]
 )
-def test_a_command_that_is_there_or_is_not_known_is_started(
+def test_an_existing_or_unknown_command_is_started(
     prelude: Program, write: Write, word: str
 ) -> None:
     assert config_of(prelude("--launch", write(), "--", word))["args"] == [word]
 
 
-def test_the_programs_of_a_tree_are_its_own(prelude: Program, write: Write, tmp_path: Path) -> None:
+def test_commands_are_searched_in_the_root_filesystem(
+    prelude: Program, write: Write, tmp_path: Path
+) -> None:
     tree = tmp_path / "tree"
     (tree / "bin").mkdir(parents=True)
     (tree / "bin" / "own").write_text("\x7fELF")
@@ -368,15 +372,13 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 @pytest.mark.parametrize("name", ["box", "a.b-c.example", "x" * 64, "", "\xe9 \"'"])
-def test_the_name_of_the_host_is_that_of_the_moment(
-    prelude: Program, write: Write, name: str
-) -> None:
+def test_launch_uses_the_current_hostname(prelude: Program, write: Write, name: str) -> None:
     command = [prelude.path, "--launch", write(), "--", "true"]
     done = prelude("-r", "-u", "--", sys.executable, "-c", RENAME, name, *command)
     assert config_of(done)["hostname"] == name
 
 
-def test_a_name_of_the_host_that_is_no_text_is_refused(prelude: Program, write: Write) -> None:
+def test_a_hostname_that_is_not_utf_8_is_refused(prelude: Program, write: Write) -> None:
     command = [prelude.path, "--launch", write(), "--", "true"]
     name = os.fsdecode(b"a\xff")
     done = prelude("-r", "-u", "--", sys.executable, "-c", RENAME, name, *command)

@@ -37,7 +37,7 @@ def words(text: str) -> list[str]:
         ([f"--map-users=5:{UID}:1"], f"5 {UID} 1", "", "allow"),
     ],
 )
-def test_the_kernel_has_the_map_that_was_asked_for(
+def test_maps_are_as_requested(
     prelude: Program, options: list[str], uid_map: str, gid_map: str, setgroups: str
 ) -> None:
     done = prelude(*options, "--", *MAPS)
@@ -67,7 +67,7 @@ def test_the_kernel_has_the_map_that_was_asked_for(
         ),
     ],
 )
-def test_options_mean_what_they_mean_to_unshare(prelude: Program, options: list[str]) -> None:
+def test_options_match_unshare(prelude: Program, options: list[str]) -> None:
     ours = prelude(*options, "--", *MAPS)
     theirs = capture(["unshare", *options, "--", *MAPS])
     assert theirs.returncode == 0, theirs.stderr
@@ -81,7 +81,7 @@ def test_options_mean_what_they_mean_to_unshare(prelude: Program, options: list[
     "options", [["-r", "--map-auto"], ["-c", "--map-auto"], ["--map-auto"], ["--map-groups=auto"]]
 )
 @pytest.mark.parametrize("kind", ["uid", "gid"])
-def test_what_unshare_maps_of_subordinate_ranges_is_mapped_the_same(
+def test_subordinate_ranges_include_those_that_unshare_maps(
     prelude: Program, options: list[str], kind: str
 ) -> None:
     """usernsctl maps all ranges completely; unshare maps only the first one.
@@ -104,7 +104,7 @@ def extents(text: str) -> dict[tuple[int, int], int]:
 
 @unprivileged
 @pytest.mark.userns_requires("subid")
-def test_with_helpers_too_the_command_is_the_same_process(prelude: Program) -> None:
+def test_the_command_keeps_the_pid_with_helpers(prelude: Program) -> None:
     show = ["sh", "-c", "echo $$; id -u; id -g"]
     command: list[str | Path] = [prelude.path, "-r", "--map-auto", "--", *show]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -132,7 +132,7 @@ def test_root_maps_any_extents_and_keeps_setgroups(prelude: Program) -> None:
         (["-r", "--map-users=1:1:9", "--map-groups=1:1:9", "-S", "3", "--setgid=4"], "3 4 4"),
     ],
 )
-def test_root_becomes_who_it_should_be(prelude: Program, options: list[str], identity: str) -> None:
+def test_root_gets_the_requested_ids(prelude: Program, options: list[str], identity: str) -> None:
     done = prelude(*options, "--", "sh", "-c", "id -u; id -g; id -G")
     assert done.stderr == ""
     assert words(done.stdout) == words(identity)
@@ -155,14 +155,16 @@ def test_the_most_extents_that_fit_into_a_page_are_mapped(prelude: Program) -> N
         (["-r", "-S", "0", "-G", "0"], 0, 0),
     ],
 )
-def test_one_is_who_the_map_says(prelude: Program, options: list[str], uid: int, gid: int) -> None:
+def test_the_command_has_the_mapped_ids(
+    prelude: Program, options: list[str], uid: int, gid: int
+) -> None:
     done = prelude(*options, "--", "sh", "-c", "id -u; id -g")
     assert done.stderr == ""
     assert words(done.stdout) == [str(uid), str(gid)]
 
 
 @pytest.mark.parametrize(("option", "step"), [("-S", "setresuid"), ("-G", "setresgid")])
-def test_an_id_that_is_not_mapped_can_not_be_had(prelude: Program, option: str, step: str) -> None:
+def test_unmapped_ids_fail_with_einval(prelude: Program, option: str, step: str) -> None:
     done = prelude("-r", option, "1234", "--", "echo", "ran")
     assert done.returncode == 125
     assert done.stdout == ""
@@ -179,7 +181,7 @@ def test_setgroups_can_not_stay_allowed_without_privilege(prelude: Program) -> N
 
 
 @unprivileged
-def test_ids_that_nobody_granted_can_not_be_mapped(prelude: Program) -> None:
+def test_ids_outside_subordinate_ranges_are_refused(prelude: Program) -> None:
     done = prelude("--map-users=0:4000000000:2", "--", "echo", "ran")
     assert done.returncode == 125
     assert done.stdout == ""
@@ -187,7 +189,7 @@ def test_ids_that_nobody_granted_can_not_be_mapped(prelude: Program) -> None:
     assert "  remedy:" in done.stderr
 
 
-def test_an_id_that_does_not_exist_in_this_namespace_can_not_be_mapped(prelude: Program) -> None:
+def test_ids_unmapped_in_the_parent_are_refused(prelude: Program) -> None:
     done = prelude("-r", "--", str(prelude.path), "--map-users=0:77:1", "--", "echo", "ran")
     assert done.returncode == 125
     assert done.stdout == ""
@@ -201,7 +203,7 @@ def test_namespaces_can_be_nested(prelude: Program) -> None:
     assert words(done.stdout) == words("9 0 1 9 0 1 deny")
 
 
-def test_capabilities_are_kept_only_on_demand(prelude: Program) -> None:
+def test_keep_caps_keeps_capabilities(prelude: Program) -> None:
     def capabilities(*options: str) -> dict[str, int]:
         done = prelude(
             "--map-user=7", "--map-group=8", *options, "--", "grep", "^Cap", "/proc/self/status"
@@ -215,7 +217,7 @@ def test_capabilities_are_kept_only_on_demand(prelude: Program) -> None:
     assert kept["CapEff"] == kept["CapPrm"] == kept["CapAmb"] == kept["CapBnd"] != 0
 
 
-def test_it_works_whatever_the_directory(prelude: Program, tmp_path: Path) -> None:
+def test_a_private_working_directory_works(prelude: Program, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir(mode=0o700)
     assert prelude("-r", "--", "pwd", cwd=secret).stdout.strip() == str(secret)

@@ -35,7 +35,7 @@ def links(prelude: Program, *options: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("option", [*KINDS, *(f"-{letter}" for letter in SHORT)])
-def test_an_option_makes_its_namespace_and_no_other(prelude: Program, option: str) -> None:
+def test_each_option_creates_its_namespace_only(prelude: Program, option: str) -> None:
     wanted = KINDS.get(option) or SHORT[option[1:]]
     # Before Linux 6.1, only a child enters a new time namespace.
     inside = links(prelude, "-r", option, "--fork")
@@ -43,7 +43,7 @@ def test_an_option_makes_its_namespace_and_no_other(prelude: Program, option: st
     assert new == {"user", wanted}
 
 
-def test_all_can_be_had_at_once(prelude: Program) -> None:
+def test_all_namespaces_can_be_created_at_once(prelude: Program) -> None:
     inside = links(prelude, "-rmnpiuCT")
     assert all(link != namespace(name) for name, link in inside.items())
 
@@ -66,7 +66,7 @@ def test_a_new_proc_shows_the_new_processes_only(prelude: Program) -> None:
     assert mounts() == before
 
 
-def test_where_proc_can_not_be_mounted_is_told(prelude: Program) -> None:
+def test_mount_proc_at_a_missing_directory_fails(prelude: Program) -> None:
     done = prelude("-rp", "--mount-proc=/no/such/dir", "--", "echo", "ran")
     assert (done.returncode, done.stdout) == (125, "")
     assert "/no/such/dir: No such file or directory" in done.stderr
@@ -97,13 +97,13 @@ def test_mounts_propagate_as_with_unshare(prelude: Program, mode: str | None) ->
     assert ("master" in ours) == (mode not in (None, "private"))
 
 
-def test_a_host_name_set_inside_stays_inside(prelude: Program) -> None:
+def test_sethostname_inside_does_not_change_the_host(prelude: Program) -> None:
     before = socket.gethostname()
     script = "import socket; socket.sethostname('inside'); print(socket.gethostname())"
     assert prelude("-ru", "--", sys.executable, "-Ic", script).stdout == "inside\n"
     assert socket.gethostname() == before
 
 
-def test_a_new_network_has_nothing_but_a_loopback_that_is_down(prelude: Program) -> None:
+def test_a_new_network_namespace_has_only_lo_down(prelude: Program) -> None:
     shown = prelude("-rn", "--", "cat", "/proc/net/dev", "/proc/net/route").stdout
     assert [line.split(":")[0].strip() for line in shown.splitlines() if ":" in line] == ["lo"]

@@ -30,22 +30,22 @@ def test_the_command_is_the_same_process(prelude: Program, options: list[str]) -
 
 @pytest.mark.parametrize("status", [0, 7, 125, 255])
 @pytest.mark.parametrize("options", [["-r"], ["-rf"]])
-def test_ns_exec_exits_with_the_status_of_the_command(
+def test_usernsctl_exec_exits_with_the_status_of_the_command(
     prelude: Program, options: list[str], status: int
 ) -> None:
     assert prelude(*options, "--", "sh", "-c", f"exit {status}").returncode == status
 
 
-def test_a_death_by_a_signal_stays_one(prelude: Program) -> None:
+def test_death_by_a_signal_is_passed_on(prelude: Program) -> None:
     assert prelude("-r", "--", "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM
 
 
-def test_standard_streams_are_the_callers(prelude: Program) -> None:
+def test_standard_streams_are_inherited(prelude: Program) -> None:
     done = prelude("-r", "--", "sh", "-c", "cat; echo seen >&2", input="hi\n")
     assert (done.stdout, done.stderr) == ("hi\n", "seen\n")
 
 
-def test_arguments_and_environment_arrive_as_they_are(prelude: Program) -> None:
+def test_arguments_and_environment_are_passed_unchanged(prelude: Program) -> None:
     show = "import os, sys; print(sys.argv[1:], sorted(os.environ))"
     arguments = ["", "a b", "-r", "--", "\u00e4", "'"]
     command = (sys.executable, "-I", "-c", show, *arguments)
@@ -57,11 +57,11 @@ def test_arguments_and_environment_arrive_as_they_are(prelude: Program) -> None:
 
 
 @pytest.mark.parametrize("separator", [["--"], []])
-def test_options_of_the_command_are_its_own(prelude: Program, separator: list[str]) -> None:
+def test_options_after_the_command_belong_to_it(prelude: Program, separator: list[str]) -> None:
     assert prelude("-r", *separator, "echo", "-r", "--help").stdout == "-r --help\n"
 
 
-def test_a_command_that_is_missing_is_127(prelude: Program) -> None:
+def test_a_missing_command_exits_with_127(prelude: Program) -> None:
     for command in ("no-such-tool", "/no/such/tool", "./no-such-tool"):
         done = prelude("-r", "--", command)
         assert done.returncode == 127
@@ -76,7 +76,7 @@ def test_a_command_that_is_missing_is_127(prelude: Program) -> None:
     assert done.stderr.startswith('usernsctl-exec: lookup: "": No such file')
 
 
-def test_a_command_that_can_not_be_executed_is_126(prelude: Program, tmp_path: Path) -> None:
+def test_an_unexecutable_command_exits_with_126(prelude: Program, tmp_path: Path) -> None:
     plain, orphan, garbage = (tmp_path / name for name in ("plain", "orphan", "garbage"))
     plain.write_text("#!/bin/sh\n")
     orphan.write_text("#!/no/such/interpreter\n")
@@ -96,7 +96,7 @@ def test_a_command_that_can_not_be_executed_is_126(prelude: Program, tmp_path: P
         assert f"[{cause}]" in done.stderr
 
 
-def test_the_command_is_looked_for_along_path(prelude: Program, tmp_path: Path) -> None:
+def test_the_command_is_searched_in_path(prelude: Program, tmp_path: Path) -> None:
     tool = tmp_path / "tool"
     tool.write_text("#!/bin/sh\necho found\n")
     tool.chmod(0o755)
@@ -105,7 +105,7 @@ def test_the_command_is_looked_for_along_path(prelude: Program, tmp_path: Path) 
     assert prelude("-r", "true", env={}).returncode == 0
 
 
-def test_the_working_directory_can_be_chosen(prelude: Program) -> None:
+def test_wd_sets_the_working_directory(prelude: Program) -> None:
     assert prelude("-r", "--wd=/usr", "--", "pwd").stdout == "/usr\n"
     assert prelude("-r", "-w", "/usr", "--", "pwd").stdout == "/usr\n"
     done = prelude("-r", "--wd=/no/such/dir", "--", "echo", "ran")
@@ -114,7 +114,7 @@ def test_the_working_directory_can_be_chosen(prelude: Program) -> None:
 
 
 @pytest.mark.skipif(not Path("/bin").is_symlink(), reason="/usr alone is no root here")
-def test_the_root_can_be_chosen(prelude: Program) -> None:
+def test_root_sets_the_root_directory(prelude: Program) -> None:
     done = prelude("-r", "--root=/usr", "--", "/bin/ls", "-d", "/bin", "/usr")
     assert done.stdout == "/bin\n"
     assert "/usr" in done.stderr
@@ -122,7 +122,7 @@ def test_the_root_can_be_chosen(prelude: Program) -> None:
     assert inside.stdout == "/lib\n"
 
 
-def test_a_root_that_is_missing_is_told(prelude: Program) -> None:
+def test_a_missing_root_fails(prelude: Program) -> None:
     done = prelude("-r", "--root=/no/such/dir", "--", "echo", "ran")
     assert (done.returncode, done.stdout) == (125, "")
     assert "chroot: /no/such/dir: No such file or directory" in done.stderr
@@ -141,7 +141,7 @@ for fd in range(256):
 
 
 @pytest.mark.parametrize("options", [["-r"], ["-rf"], ["-rpm"]])
-def test_no_descriptor_passes_but_the_preserved(prelude: Program, options: list[str]) -> None:
+def test_only_preserved_descriptors_are_inherited(prelude: Program, options: list[str]) -> None:
     listing = (sys.executable, "-Ic", LIST_DESCRIPTORS)
     first, second = os.pipe()
     preserve = f"--preserve-fd={second}"
@@ -163,7 +163,7 @@ def test_a_descriptor_to_preserve_must_be_open(prelude: Program) -> None:
 
 @pytest.mark.parametrize("options", [["-r"], ["-rf"]])
 @pytest.mark.parametrize("restore", [True, False])
-def test_signal_masks_and_dispositions_are_the_callers(
+def test_signal_masks_and_dispositions_are_inherited(
     prelude: Program, options: list[str], restore: bool
 ) -> None:
     blocked = {signal.SIGUSR1, signal.SIGTERM}

@@ -21,7 +21,7 @@ PROBE = Path(un.__file__).with_name("_bin") / "usernsctl-probe"
 
 @pytest.mark.parametrize("step", ["device /no/such/device", "cgroup /no/such/group"])
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
-def test_a_result_that_can_not_be_told_is_no_result(step: str, redirection: str) -> None:
+def test_the_probe_fails_if_it_can_not_write_its_result(step: str, redirection: str) -> None:
     script = f'exec "$0" {step} {redirection}'
     done = capture(["sh", "-c", script, PROBE])
     assert done.returncode == 125
@@ -29,7 +29,7 @@ def test_a_result_that_can_not_be_told_is_no_result(step: str, redirection: str)
 
 
 @pytest.mark.parametrize("program", ["/bin/true", "/no/such/program", __file__])
-def test_a_program_whose_profile_is_asked_for_does_nothing(tmp_path: Path, program: str) -> None:
+def test_the_profile_probe_does_not_run_the_program(tmp_path: Path, program: str) -> None:
     mark = tmp_path / "mark"
     script = tmp_path / "script"
     script.write_text(f"#!/bin/sh\n: >{mark}\n")
@@ -44,7 +44,7 @@ def test_a_program_whose_profile_is_asked_for_does_nothing(tmp_path: Path, progr
 
 
 @pytest.mark.userns_requires("strace")
-def test_a_program_whose_profile_is_asked_for_ends_where_kill_is_forbidden() -> None:
+def test_the_profile_probe_ends_if_kill_fails() -> None:
     inject = ["-e", "trace=kill", "-e", "inject=kill:error=EPERM"]
     words = ["strace", "-qq", "-o", os.devnull, *inject, PROBE, "profiles", "/bin/true"]
     assert subprocess.run(words, timeout=PATIENCE).returncode == 0
@@ -52,7 +52,7 @@ def test_a_program_whose_profile_is_asked_for_ends_where_kill_is_forbidden() -> 
 
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize("call", ["ptrace", "exit_group"])
-def test_the_child_that_is_traced_ends_with_its_tracer(call: str) -> None:
+def test_the_traced_child_ends_with_its_tracer(call: str) -> None:
     """The tracer is killed before or after PTRACE_TRACEME."""
     before = children()
     inject = f"inject={call}:signal=SIGKILL"

@@ -52,9 +52,7 @@ def maps(*command: str | Path) -> list[str]:
         ["--map-subids", "--setgroups=deny"],
     ],
 )
-def test_the_kernel_has_what_was_planned(
-    prelude: Program, usernsctl: Program, options: list[str]
-) -> None:
+def test_maps_are_as_planned(prelude: Program, usernsctl: Program, options: list[str]) -> None:
     output = json.loads(usernsctl("plan", "--json", *options).stdout)
     wanted = [
         str(extent[number])
@@ -66,7 +64,7 @@ def test_the_kernel_has_what_was_planned(
     assert maps(prelude.path, *options) == wanted
 
 
-def test_they_are_the_maps_of_unshare(prelude: Program, granted: tuple[int, int]) -> None:
+def test_maps_of_ranges_match_unshare(prelude: Program, granted: tuple[int, int]) -> None:
     uid, gid = granted
     users, groups = f"--map-users=0:{uid}:9", f"--map-groups=0:{gid}:9"
     for options in (
@@ -89,7 +87,7 @@ def sorted_extents(words: list[str]) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("own", ["-r", "-c"])
-def test_no_id_of_a_range_is_dropped_as_unshare_does(
+def test_more_ids_are_mapped_than_by_unshare(
     prelude: Program, granted: tuple[int, int], own: str
 ) -> None:
     def count(words: list[str]) -> int:
@@ -102,7 +100,7 @@ def test_no_id_of_a_range_is_dropped_as_unshare_does(
     assert ours == sum(extent.count for extent in (*plan.uid, *plan.gid))
 
 
-def test_files_have_the_right_owner_from_both_sides(
+def test_files_have_mapped_owners_inside_and_outside(
     prelude: Program, granted: tuple[int, int], tmp_path: Path
 ) -> None:
     script = (
@@ -125,7 +123,7 @@ def test_files_have_the_right_owner_from_both_sides(
     assert prelude("-r", "--map-auto", "--", "rm", "first", "thousandth", cwd=tmp_path).stderr == ""
 
 
-def test_root_inside_may_become_everybody_there(prelude: Program) -> None:
+def test_root_inside_can_take_any_mapped_id(prelude: Program) -> None:
     script = "setpriv --reuid 1000 --regid 1000 --groups 5,6 id -u; id -u"
     done = prelude("-r", "--map-auto", "--", "sh", "-c", script)
     assert (done.stdout.split(), done.stderr) == (["1000", "0"], "")
@@ -138,7 +136,9 @@ def test_overlapping_extents_are_refused(prelude: Program, granted: tuple[int, i
     assert "overlap inside" in done.stderr
 
 
-def test_more_than_is_granted_is_refused(prelude: Program, granted: tuple[int, int]) -> None:
+def test_extents_outside_the_granted_range_are_refused(
+    prelude: Program, granted: tuple[int, int]
+) -> None:
     for extent in (f"1:{granted[0] - 1}:2", "1:0:1", f"1:{UID}:2"):
         done = prelude("-r", f"--map-users={extent}", "--", "echo", "ran")
         assert (done.returncode, done.stdout) == (125, "")
@@ -154,7 +154,7 @@ def test_more_than_is_granted_is_refused(prelude: Program, granted: tuple[int, i
         (["PRELUDE", "-r", "--"], "no-subordinate-range"),
     ],
 )
-def test_what_stands_in_the_way_is_told(prelude: Program, before: list[str], cause: str) -> None:
+def test_obstacles_to_ranges_are_named(prelude: Program, before: list[str], cause: str) -> None:
     command = [str(prelude.path) if word == "PRELUDE" else word for word in before]
     echo = [prelude.path, "-r", "--map-auto", "--", "/bin/echo", "ran"]
     done = capture([*command, *echo])
@@ -166,7 +166,7 @@ def test_what_stands_in_the_way_is_told(prelude: Program, before: list[str], cau
     ]
 
 
-def test_a_helper_without_its_bit_is_told(prelude: Program, tmp_path: Path) -> None:
+def test_a_helper_without_setuid_bit_is_named(prelude: Program, tmp_path: Path) -> None:
     for name in ("newuidmap", "newgidmap"):
         (tmp_path / name).write_bytes(Path(f"/usr/bin/{name}").read_bytes())
         (tmp_path / name).chmod(0o755)
@@ -177,7 +177,7 @@ def test_a_helper_without_its_bit_is_told(prelude: Program, tmp_path: Path) -> N
     assert str(tmp_path) in done.stderr
 
 
-def test_one_id_is_had_only_on_demand_and_said(prelude: Program) -> None:
+def test_allow_single_id_maps_one_id_with_a_warning(prelude: Program) -> None:
     nested = [str(prelude.path), "-r", "--map-auto", "--allow-single-id", "--", *MAPS]
     done = prelude("-r", "--", *nested)
     assert done.returncode == 0
@@ -188,7 +188,7 @@ def test_one_id_is_had_only_on_demand_and_said(prelude: Program) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_root_inside_writes_any_map_of_what_is_there_without_a_helper(prelude: Program) -> None:
+def test_root_inside_maps_its_ids_without_helpers(prelude: Program) -> None:
     nested = [
         "env",
         "PATH=/bin",
@@ -205,6 +205,6 @@ def test_root_inside_writes_any_map_of_what_is_there_without_a_helper(prelude: P
     assert done.stdout.split()[-1] == "allow"
 
 
-def test_it_works_with_standard_input_output_and_error_closed(prelude: Program) -> None:
+def test_helpers_work_with_closed_standard_streams(prelude: Program) -> None:
     script = f"{prelude.path} -r --map-auto -- sh -c 'exit 7' <&- >&- 2>&-; echo $?"
     assert subprocess.check_output(["sh", "-c", script], text=True) == "7\n"

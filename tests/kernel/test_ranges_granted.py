@@ -96,7 +96,7 @@ ALL = f"0 {NOBODY} 1 1 100000 65536"
     ],
     ids=["name", "no newline", "uid", "two", "others", "malformed", "own id", "10 MB"],
 )
-def test_what_is_granted_is_mapped(machine: Machine, uids: str, uid_map: str) -> None:
+def test_granted_ranges_are_mapped(machine: Machine, uids: str, uid_map: str) -> None:
     machine.grant(uids)
     machine.mapped(uid_map, ALL)
 
@@ -114,9 +114,7 @@ def test_what_is_granted_is_mapped(machine: Machine, uids: str, uid_map: str) ->
     ],
     ids=["empty", "others", "CR LF", "count 0", "past the last", "two fields", "long"],
 )
-def test_what_is_not_granted_is_told_with_the_reason(
-    machine: Machine, uids: str, says: str
-) -> None:
+def test_missing_grants_are_refused_with_the_reason(machine: Machine, uids: str, says: str) -> None:
     machine.grant(uids)
     machine.refused("no-subordinate-range", says)
     done = machine.run("-r", "--map-auto", "--allow-single-id")
@@ -134,7 +132,7 @@ def test_what_is_not_granted_is_told_with_the_reason(
         (["100000:10", "100011:10"], False),
     ],
 )
-def test_an_extent_may_go_on_from_range_to_range(
+def test_an_extent_may_span_adjacent_ranges(
     machine: Machine, ranges: list[str], granted: bool
 ) -> None:
     lines = [line if line.count(":") == 2 else f"nobody:{line}" for line in ranges]
@@ -155,9 +153,7 @@ def test_an_extent_may_go_on_from_range_to_range(
         ("#GRANT_AUX_GROUP_SUBIDS yes", False),
     ],
 )
-def test_another_group_is_served_where_login_defs_says_so(
-    machine: Machine, line: str, granted: bool
-) -> None:
+def test_login_defs_names_the_group_of_helpers(machine: Machine, line: str, granted: bool) -> None:
     """newgidmap(1) grants ranges by another group than the user's if login.defs allows it."""
     login = machine.directory / "login.defs"
     login.write_text(f"{Path('/etc/login.defs').read_text()}\n{line}\n")
@@ -172,12 +168,12 @@ def test_another_group_is_served_where_login_defs_says_so(
         machine.refused("gid-differs-from-passwd", "", **how)
 
 
-def test_a_directory_on_the_path_is_no_helper(machine: Machine) -> None:
+def test_directories_in_path_are_not_taken_for_helpers(machine: Machine) -> None:
     machine.mapped(ALL, ALL, prepare="mkdir /mnt/newuidmap /mnt/newgidmap\n")
 
 
 @pytest.mark.parametrize("name", ["subuid", "subgid"])
-def test_a_grant_that_is_no_file_holds_nobody_up(machine: Machine, name: str) -> None:
+def test_fifos_in_place_of_subid_files_do_not_block(machine: Machine, name: str) -> None:
     """Root in an image may replace the file with a FIFO or a device."""
     prepare = f"mkfifo -m 644 /mnt/fifo; mount --bind /mnt/fifo /etc/{name}\n"
     machine.refused("subid-not-a-file", f"/etc/{name} is not a regular file", prepare=prepare)
@@ -189,7 +185,7 @@ def test_a_hundred_ranges_are_mapped(machine: Machine) -> None:
     machine.mapped(f"0 {NOBODY} 1 {extents}", ALL)
 
 
-def test_files_that_can_not_be_read_are_told(machine: Machine) -> None:
+def test_unreadable_subid_files_are_named(machine: Machine) -> None:
     machine.grant(GRANTED, mode=0o600)
     machine.refused("subid-file-unreadable", "/etc/subuid: Permission denied")
 
@@ -203,7 +199,7 @@ def test_files_that_can_not_be_read_are_told(machine: Machine) -> None:
     ],
     ids=["no bit", "nosuid", "not root's"],
 )
-def test_helpers_without_privilege_are_told(
+def test_helpers_without_privileges_are_named(
     machine: Machine, prepare: str, cause: str, says: str
 ) -> None:
     machine.refused(cause, says, prepare=prepare)
@@ -219,7 +215,7 @@ def test_helpers_without_privilege_are_told(
         ("exit 0", "map-not-written", "the kernel's map differs from the planned map"),
     ],
 )
-def test_helpers_that_fail_are_told(machine: Machine, body: str, cause: str, says: str) -> None:
+def test_failing_helpers_are_named(machine: Machine, body: str, cause: str, says: str) -> None:
     script = shlex.quote(f"#!/bin/sh\n{body}\n")
     stub = f"{COPIES}printf %s {script} >/mnt/newuidmap\nchmod 4755 /mnt/newuidmap\n"
     machine.refused(cause, says, prepare=stub)
@@ -240,12 +236,12 @@ def test_helpers_that_fail_are_told(machine: Machine, body: str, cause: str, say
         ),
     ],
 )
-def test_callers_that_helpers_refuse_are_told(machine: Machine, become: str, cause: str) -> None:
+def test_callers_refused_by_helpers_are_named(machine: Machine, become: str, cause: str) -> None:
     machine.grant(GRANTED + "54321:300000:9\n", GRANTED + "54321:300000:9\n")
     machine.refused(cause, "", become=become)
 
 
-def test_root_maps_what_it_is_granted_without_helpers(machine: Machine) -> None:
+def test_root_maps_granted_ranges_without_helpers(machine: Machine) -> None:
     root = "root:100000:9\n0:200000:9\n"
     machine.grant(root, root)
     how = {"become": "env PATH=/bin"}
@@ -254,7 +250,7 @@ def test_root_maps_what_it_is_granted_without_helpers(machine: Machine) -> None:
     machine.refused("no-subordinate-range", "to user root", **how)
 
 
-def test_root_without_capabilities_is_told_what_it_lacks(machine: Machine) -> None:
+def test_root_without_capabilities_gets_the_cause(machine: Machine) -> None:
     bare = "setpriv --bounding-set=-all --inh-caps=-all"
     machine.refused("needs-setfcap", "uid 0 of this namespace", "-r", become=bare)
     # Without a bounding set, newuidmap has no privilege, so ranges don't help.
@@ -270,7 +266,7 @@ def test_root_without_capabilities_is_told_what_it_lacks(machine: Machine) -> No
         ("root:100000:65536\n", None),
     ],
 )
-def test_in_a_container_of_65536_ids_ranges_are_clipped(
+def test_ranges_are_clipped_in_a_container_of_65536_ids(
     machine: Machine, grant: str, uid_map: str | None
 ) -> None:
     machine.grant(grant, grant)

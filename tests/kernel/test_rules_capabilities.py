@@ -41,7 +41,7 @@ def after_exec() -> int:
 
 
 @pytest.mark.userns
-def test_the_first_process_has_them_all() -> None:
+def test_the_first_process_has_all_capabilities() -> None:
     """The first process has all capabilities in a new user namespace.
 
     See user_namespaces(7), "Capabilities".
@@ -50,7 +50,7 @@ def test_the_first_process_has_them_all() -> None:
 
 
 @pytest.mark.userns
-def test_they_count_in_the_namespaces_that_it_owns_alone() -> None:
+def test_capabilities_apply_to_owned_namespaces_only() -> None:
     """The user namespace that owns another namespace decides about capabilities over it.
 
     See user_namespaces(7), "Interaction of user namespaces and other types of namespaces".
@@ -63,7 +63,7 @@ def test_they_count_in_the_namespaces_that_it_owns_alone() -> None:
 
 
 @pytest.mark.userns
-def test_no_mount_without_a_mount_namespace_of_ones_own() -> None:
+def test_mounts_need_an_own_mount_namespace() -> None:
     """mount(2) needs CAP_SYS_ADMIN in the user namespace that owns the mount namespace."""
     with refused(errno.EPERM):
         call("mount", b"none", b"/mnt", b"tmpfs", 0, None)
@@ -73,7 +73,7 @@ def test_no_mount_without_a_mount_namespace_of_ones_own() -> None:
 
 
 @pytest.mark.userns(mount=True)
-def test_file_systems_on_devices_stay_closed() -> None:
+def test_file_systems_on_devices_can_not_be_mounted() -> None:
     """Only some filesystem types can be mounted, and none on block devices.
 
     See user_namespaces(7), "Interaction of user namespaces and other types of namespaces".
@@ -84,7 +84,7 @@ def test_file_systems_on_devices_stay_closed() -> None:
 
 
 @pytest.mark.userns
-def test_nothing_that_is_not_namespaced_is_permitted() -> None:
+def test_operations_without_a_namespace_are_denied() -> None:
     """Capabilities have no effect on what no namespace isolates, such as the time (CAP_SYS_TIME).
 
     Another example is making a device (CAP_MKNOD). See user_namespaces(7), "Capabilities".
@@ -96,7 +96,7 @@ def test_nothing_that_is_not_namespaced_is_permitted() -> None:
 
 
 @pytest.mark.userns
-def test_root_keeps_them_across_exec() -> None:
+def test_root_keeps_capabilities_across_exec() -> None:
     """Root keeps its capabilities at exec.
 
     See capabilities(7), "Capabilities and execution of programs by root".
@@ -106,7 +106,7 @@ def test_root_keeps_them_across_exec() -> None:
 
 @pytest.mark.userns(map="current")
 @unprivileged
-def test_who_is_not_root_loses_them_at_exec() -> None:
+def test_other_users_lose_capabilities_at_exec() -> None:
     """A process whose uids are not 0 loses its capabilities at exec.
 
     See capabilities(7), "Capabilities and execution of programs by root".
@@ -125,7 +125,7 @@ def test_ambient_capabilities_survive_exec() -> None:
 
 
 @pytest.mark.userns(map="auto")
-def test_a_change_to_another_uid_loses_them() -> None:
+def test_changing_the_uid_drops_capabilities() -> None:
     """Setting all uids to nonzero values clears the capabilities.
 
     See capabilities(7), "Effect of user ID changes on capabilities".
@@ -135,7 +135,7 @@ def test_a_change_to_another_uid_loses_them() -> None:
 
 
 @pytest.mark.userns(map="auto")
-def test_keepcaps_keeps_them_permitted() -> None:
+def test_keepcaps_keeps_capabilities_permitted() -> None:
     """PR_SET_KEEPCAPS keeps permitted capabilities at a change of uid (PR_SET_KEEPCAPS(2const))."""
     prctl.set_keepcaps(True)
     os.setresuid(1, 1, 1)
@@ -145,14 +145,14 @@ def test_keepcaps_keeps_them_permitted() -> None:
 
 
 @pytest.mark.userns
-def test_an_id_that_is_not_mapped_can_not_be_had() -> None:
+def test_unmapped_ids_fail_with_einval() -> None:
     """setuid(2) fails with EINVAL for a uid that is not mapped."""
     with refused(errno.EINVAL):
         os.setuid(1)
 
 
 @pytest.mark.userns
-def test_below_they_are_had_again_and_above_they_are_not() -> None:
+def test_capabilities_return_below_but_not_above() -> None:
     """A process gains all capabilities in a new namespace, but has none in the parent namespace.
 
     See user_namespaces(7), "Capabilities".
@@ -176,7 +176,7 @@ def test_below_they_are_had_again_and_above_they_are_not() -> None:
 
 
 @pytest.mark.userns
-def test_the_bounding_set_and_securebits_begin_anew() -> None:
+def test_the_bounding_set_and_securebits_are_reset() -> None:
     """A new user namespace starts with default securebits and a full bounding set.
 
     See user_namespaces(7), "Capabilities".
@@ -200,7 +200,7 @@ def made_inside(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.userns
-def test_a_file_made_by_root_inside_is_ours_outside(made_inside: Path) -> None:
+def test_files_of_root_inside_belong_to_the_caller_outside(made_inside: Path) -> None:
     """The ids of a file are translated by the maps.
 
     See user_namespaces(7), "User ID and group ID mapping".
@@ -211,7 +211,7 @@ def test_a_file_made_by_root_inside_is_ours_outside(made_inside: Path) -> None:
 
 @pytest.mark.userns
 @unprivileged
-def test_a_file_of_an_unmapped_owner_resists() -> None:
+def test_root_inside_has_no_power_over_files_of_unmapped_owners() -> None:
     """Capabilities over a file need its uid and gid to be mapped (since Linux 3.8).
 
     See user_namespaces(7), "Accessing files".
@@ -235,7 +235,7 @@ def test_a_file_can_not_be_given_to_an_unmapped_owner(tmp_path: Path) -> None:
 
 
 @pytest.mark.userns(map="auto")
-def test_a_file_can_be_given_to_a_mapped_one(tmp_path: Path) -> None:
+def test_a_file_can_be_given_to_a_mapped_owner(tmp_path: Path) -> None:
     """CAP_CHOWN is sufficient to give a file to a mapped id (capabilities(7))."""
     path = tmp_path / "file"
     path.write_text("")

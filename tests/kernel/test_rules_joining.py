@@ -43,7 +43,7 @@ def made_below() -> tuple[int, str]:
 
 
 @pytest.mark.userns
-def test_one_below_is_joined_with_all_capabilities() -> None:
+def test_joining_a_child_namespace_gives_all_capabilities() -> None:
     """A process that joins a user namespace gains all capabilities in it.
 
     setns(2) needs CAP_SYS_ADMIN there. The descriptor kept the namespace alive: namespaces(7),
@@ -57,7 +57,7 @@ def test_one_below_is_joined_with_all_capabilities() -> None:
 
 
 @pytest.mark.userns
-def test_one_s_own_is_not_joined() -> None:
+def test_the_own_user_namespace_can_not_be_joined() -> None:
     """setns(2) fails with EINVAL for the caller's own user namespace."""
     fd = os.open("/proc/self/ns/user", os.O_RDONLY)
     with refused(errno.EINVAL):
@@ -66,7 +66,7 @@ def test_one_s_own_is_not_joined() -> None:
 
 
 @pytest.mark.userns
-def test_the_parent_is_not_joined() -> None:
+def test_the_parent_can_not_be_joined() -> None:
     """setns(2) fails with EPERM for the parent, where the caller has no capabilities."""
     parent = os.open("/proc/self/ns/user", os.O_RDONLY)
     map_self()
@@ -85,7 +85,7 @@ def test_the_kind_of_a_descriptor_is_checked() -> None:
 
 
 @pytest.mark.userns
-def test_a_namespace_of_the_parent_is_not_joined_either() -> None:
+def test_namespaces_owned_by_the_parent_can_not_be_joined() -> None:
     """setns(2) needs CAP_SYS_ADMIN in the user namespace that owns the target namespace."""
     outer = os.open("/proc/self/ns/uts", os.O_RDONLY)
     unshare(CLONE_NEWUTS)
@@ -129,7 +129,7 @@ def test_threads_may_not_join() -> None:
 
 
 @pytest.mark.userns
-def test_a_mount_namespace_takes_its_capabilities_here_too() -> None:
+def test_joining_a_mount_namespace_needs_capabilities_in_the_own_one() -> None:
     """Joining a mount namespace also needs capabilities in the caller's own user namespace.
 
     setns(2) needs CAP_SYS_CHROOT and CAP_SYS_ADMIN there, and CAP_SYS_ADMIN in the owning one.
@@ -145,7 +145,7 @@ def test_a_mount_namespace_takes_its_capabilities_here_too() -> None:
 
 
 @pytest.mark.userns(pid=True)
-def test_a_pid_namespace_above_is_not_joined() -> None:
+def test_an_ancestor_pid_namespace_can_not_be_joined() -> None:
     """setns(2) fails with EINVAL for a PID namespace that is not the caller's or a descendant."""
     above = os.open("/proc/self/ns/pid", os.O_RDONLY)
     setns(above, CLONE_NEWPID)
@@ -160,7 +160,7 @@ def test_a_pid_namespace_above_is_not_joined() -> None:
 
 
 @pytest.mark.userns(map="auto")
-def test_who_made_it_has_all_capabilities_in_it() -> None:
+def test_the_creator_has_all_capabilities_in_the_namespace() -> None:
     """A process in the parent with the creator's uid has all capabilities in a namespace.
 
     Other users have none. See user_namespaces(7), "Capabilities".
@@ -190,7 +190,7 @@ def test_who_made_it_has_all_capabilities_in_it() -> None:
 
 
 @pytest.mark.userns
-def test_the_kernel_tells_how_they_are_related() -> None:
+def test_ioctl_returns_parent_and_owner() -> None:
     """ioctl_nsfs(2) returns parent and owner, and fails with EPERM above the caller's namespace."""
     fd, _ = made_below()
     parent = fcntl.ioctl(fd, NS_GET_PARENT)

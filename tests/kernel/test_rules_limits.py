@@ -25,7 +25,7 @@ PATIENCE = 20
 
 
 @pytest.mark.userns
-def test_namespaces_nest_only_so_deep() -> None:
+def test_namespaces_nest_32_levels_deep() -> None:
     """User namespaces nest 32 levels deep; then unshare(2) fails with ENOSPC.
 
     See user_namespaces(7), "Nested user namespaces". Before Linux 4.9, the error was EUSERS.
@@ -41,7 +41,7 @@ def test_namespaces_nest_only_so_deep() -> None:
 
 
 @pytest.mark.userns
-def test_the_number_of_namespaces_is_limited_by_whom_they_are_made() -> None:
+def test_limits_of_namespaces_apply_to_the_creator() -> None:
     """The limits count by creator, and apply in all ancestors (namespaces(7), "/proc/sys/user")."""
     write("/proc/sys/user/max_user_namespaces", "0")
     write("/proc/sys/user/max_uts_namespaces", "0")
@@ -52,7 +52,7 @@ def test_the_number_of_namespaces_is_limited_by_whom_they_are_made() -> None:
 
 
 @pytest.mark.userns
-def test_nobody_whose_id_is_not_mapped_makes_one() -> None:
+def test_unmapped_ids_can_not_create_namespaces() -> None:
     """unshare(2) fails with EPERM if the caller's effective ids are not mapped."""
     unshare(CLONE_NEWUSER)
     with refused(errno.EPERM):
@@ -60,7 +60,7 @@ def test_nobody_whose_id_is_not_mapped_makes_one() -> None:
 
 
 @pytest.mark.userns
-def test_each_one_made_counts_until_it_is_gone() -> None:
+def test_a_namespace_counts_until_it_is_freed() -> None:
     """A namespace counts until some time after its end (namespaces(7), "/proc/sys/user")."""
     write(LIMIT, "1")
     with waiting_child(map_self), refused(errno.ENOSPC):
@@ -77,7 +77,7 @@ def test_each_one_made_counts_until_it_is_gone() -> None:
 
 
 @pytest.mark.userns
-def test_a_limit_counts_what_is_made_further_below() -> None:
+def test_a_limit_counts_namespaces_of_descendants() -> None:
     """A namespace counts in all its ancestors (namespaces(7), "/proc/sys/user")."""
     write(LIMIT, "1")
     map_self()
@@ -88,7 +88,7 @@ def test_a_limit_counts_what_is_made_further_below() -> None:
 
 
 @pytest.mark.userns
-def test_who_is_not_root_of_it_sets_no_limit() -> None:
+def test_writing_a_limit_needs_cap_sys_resource() -> None:
     """Writing a limit needs CAP_SYS_RESOURCE in the namespace (namespaces(7), "/proc/sys/user")."""
     prctl.cap_effective.sys_resource = False
     prctl.cap_effective.dac_override = False

@@ -73,7 +73,7 @@ def test_a_map_is_written_once() -> None:
         "0 0 4294967295\n4294967295 0 1",
     ],
 )
-def test_what_is_no_map(text: str) -> None:
+def test_malformed_maps_fail_with_einval(text: str) -> None:
     """A map consists of lines with three numbers; a count of 0 or an overflow fails with EINVAL."""
     fresh()
     with refused(errno.EINVAL):
@@ -120,7 +120,7 @@ def test_a_map_is_written_from_its_start() -> None:
 
 
 @pytest.mark.parametrize("text", ["0 1 1", "0 0 2", "0 0 1\n1 1 1"])
-def test_the_process_itself_maps_its_own_id_alone(text: str) -> None:
+def test_a_process_may_map_its_own_id_only(text: str) -> None:
     """Without CAP_SETUID in the parent, a process may map only its own effective id."""
     fresh()
     with refused(errno.EPERM):
@@ -128,7 +128,7 @@ def test_the_process_itself_maps_its_own_id_alone(text: str) -> None:
 
 
 @pytest.mark.parametrize("inside", [0, 1, 1000, 4294967294])
-def test_its_own_id_may_be_any_inside(inside: int) -> None:
+def test_the_own_id_can_be_mapped_to_any_id(inside: int) -> None:
     """A process may map its own id to any id inside."""
     fresh()
     write(MAP, f"{inside} 0 1")
@@ -142,7 +142,7 @@ def written_from_outside(text: str, prepare: Callable[[], None] = lambda: None) 
         write(f"/proc/{pid}/uid_map", text)
 
 
-def test_the_parent_may_write_it() -> None:
+def test_a_process_in_the_parent_may_write_the_map() -> None:
     """A process in the parent namespace may write the map."""
     written_from_outside("0 0 1")
 
@@ -154,7 +154,7 @@ def test_ids_that_the_parent_lacks_can_not_be_mapped() -> None:
 
 
 @pytest.mark.userns_requires("kernel>=5.12")
-def test_to_map_the_parent_s_0_takes_cap_setfcap() -> None:
+def test_mapping_id_0_of_the_parent_needs_cap_setfcap() -> None:
     """Mapping the parent's id 0 needs CAP_SETFCAP (since Linux 5.12); otherwise EPERM."""
 
     def drop() -> None:
@@ -165,7 +165,7 @@ def test_to_map_the_parent_s_0_takes_cap_setfcap() -> None:
 
 
 @pytest.mark.userns(map="auto")
-def test_more_than_one_s_own_id_takes_cap_setuid_in_the_parent() -> None:
+def test_mapping_other_ids_needs_cap_setuid_in_the_parent() -> None:
     """Mapping other ids than the writer's own takes CAP_SETUID in the parent user namespace."""
     written_from_outside("0 1 1")
     with refused(errno.EPERM):
@@ -179,7 +179,7 @@ def drop_setuid() -> None:
 
 
 @pytest.mark.userns(map="auto")
-def test_who_opened_the_file_must_have_it_as_well() -> None:
+def test_the_opener_of_the_map_needs_cap_setuid_too() -> None:
     """The process that opened the file needs CAP_SETUID, too; otherwise EPERM."""
 
     def write_without(fd: int) -> None:
@@ -194,7 +194,7 @@ def test_who_opened_the_file_must_have_it_as_well() -> None:
         os.close(fd)
 
 
-def test_a_stranger_may_not_write_it() -> None:
+def test_a_process_in_a_sibling_may_not_write_the_map() -> None:
     """A process in a sibling namespace may not write the map."""
     with pytest.raises(PermissionError):
         written_from_outside("0 0 1", map_self)
@@ -205,7 +205,7 @@ def test_a_stranger_may_not_write_it() -> None:
 @pytest.mark.userns(
     map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")
 )
-def test_gid_map_takes_setgroups_denied() -> None:
+def test_gid_map_needs_setgroups_denied() -> None:
     """An unprivileged process must deny setgroups(2) before it writes gid_map; otherwise EPERM.
 
     Otherwise a process could drop a group that is denied access ("The /proc/PID/setgroups file").
@@ -220,7 +220,7 @@ def test_gid_map_takes_setgroups_denied() -> None:
         os.setgroups([])
 
 
-def test_denied_is_denied_for_good() -> None:
+def test_denied_setgroups_can_not_be_allowed_again() -> None:
     """After "deny" was written to setgroups, "allow" fails with EPERM, also in child namespaces."""
 
     def setgroups() -> str:
@@ -238,14 +238,14 @@ def test_denied_is_denied_for_good() -> None:
     assert in_child(below) == "deny\n"
 
 
-def test_setgroups_takes_a_gid_map() -> None:
+def test_setgroups_needs_a_gid_map() -> None:
     """setgroups(2) is denied until gid_map is written, even if the file has "allow"."""
     fresh()
     with refused(errno.EPERM):
         os.setgroups([])
 
 
-def test_a_map_is_told_in_the_reader_s_own_ids() -> None:
+def test_maps_are_shown_in_ids_of_the_reader() -> None:
     """The second field of a map is relative to the user namespace of the process that opens it."""
     map_self(5)
 

@@ -32,7 +32,7 @@ def test_a_pid_namespace_is_entered_by_children() -> None:
 
 
 @pytest.mark.userns(pid=True, init=False)
-def test_process_1_gets_no_signal_that_it_does_not_handle() -> None:
+def test_process_1_ignores_unhandled_signals_from_inside() -> None:
     """Process 1 receives no signals from inside that it does not handle, not even SIGKILL.
 
     See pid_namespaces(7), "The namespace init process".
@@ -69,7 +69,7 @@ def test_process_1_adopts_orphans() -> None:
 
 
 @pytest.mark.userns(pid=True)
-def test_the_end_of_process_1_is_the_end_of_all() -> None:
+def test_the_end_of_process_1_kills_its_namespace() -> None:
     """When process 1 ends, the kernel kills all processes in the namespace (pid_namespaces(7))."""
     told, teller = os.pipe()
 
@@ -87,7 +87,7 @@ def test_the_end_of_process_1_is_the_end_of_all() -> None:
 
 
 @pytest.mark.userns
-def test_a_process_of_the_parent_namespace_may_not_be_looked_into() -> None:
+def test_processes_of_the_parent_namespace_can_not_be_read() -> None:
     """A process may not trace processes of the parent namespace, even with the same uid.
 
     See ptrace(2), "Ptrace access mode checking".
@@ -106,7 +106,7 @@ def test_a_process_of_the_parent_namespace_may_not_be_looked_into() -> None:
 
 
 @pytest.mark.userns
-def test_one_of_a_namespace_below_may() -> None:
+def test_processes_of_a_child_namespace_can_be_traced() -> None:
     """CAP_SYS_PTRACE in the user namespace of the target is sufficient (ptrace(2))."""
     with waiting_child(map_self) as pid:
         assert link("user", pid) != link("user")
@@ -118,7 +118,7 @@ def test_one_of_a_namespace_below_may() -> None:
 
 
 @pytest.mark.userns
-def test_nobody_is_traced_from_below() -> None:
+def test_processes_of_the_parent_namespace_can_not_be_traced() -> None:
     """ptrace(2) fails with EPERM: CAP_SYS_PTRACE is needed in the namespace of the tracee."""
 
     def below(pid: int) -> None:
@@ -131,7 +131,7 @@ def test_nobody_is_traced_from_below() -> None:
 
 
 @pytest.mark.userns
-def test_the_same_user_is_signalled_from_below() -> None:
+def test_the_same_user_can_be_signalled_from_inside() -> None:
     """Signals need no capability between processes with the same kernel uid (kill(2)).
 
     The uids may look different in the two namespaces.
@@ -149,14 +149,14 @@ def test_the_same_user_is_signalled_from_below() -> None:
 
 @pytest.mark.userns
 @unprivileged
-def test_root_inside_signals_nobody_else_outside() -> None:
+def test_root_inside_can_not_signal_other_users_outside() -> None:
     """kill(2) fails with EPERM: CAP_KILL is needed in the namespace of the target."""
     with refused(errno.EPERM):
         os.kill(1, 0)
 
 
 @pytest.mark.userns(map="auto")
-def test_root_signals_everybody_inside() -> None:
+def test_root_inside_can_signal_all_users_inside() -> None:
     """Root inside may signal all processes inside: it has CAP_KILL in their namespace (kill(2))."""
     ready, ours = os.pipe()
     pid = os.fork()
@@ -171,7 +171,7 @@ def test_root_signals_everybody_inside() -> None:
 
 
 @pytest.mark.userns(map="auto")
-def test_and_nobody_else_does() -> None:
+def test_other_users_inside_can_not_signal_root() -> None:
     """Other users inside may not signal root: kill(2) fails with EPERM without CAP_KILL."""
     root = os.getpid()
 
@@ -196,7 +196,7 @@ def test_inherited_mounts_are_locked() -> None:
 
 
 @pytest.mark.userns(mount=True)
-def test_what_is_mounted_inside_stays_inside() -> None:
+def test_mounts_inside_do_not_propagate_outside() -> None:
     """Shared mounts become slaves in a less privileged mount namespace (mount_namespaces(7))."""
     with open("/proc/self/mountinfo") as file:
         assert not any(" shared:" in line for line in file)

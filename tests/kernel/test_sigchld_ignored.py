@@ -56,14 +56,14 @@ def test_the_prelude_starts_a_command(prelude: Program, options: str) -> None:
 
 
 @with_helpers
-def test_the_verb_exec_hands_the_signals_on(usernsctl: Program) -> None:
+def test_exec_restores_sigpipe_and_sigxfsz(usernsctl: Program) -> None:
     """Python ignores SIGPIPE and SIGXFSZ, which the command must not inherit."""
     assert ignoring(usernsctl.path, "exec", "-r", "--map-auto", "--", *SHOW) == SIGCHLD_ONLY
 
 
 @with_helpers
 @pytest.mark.usefixtures("runtime")
-def test_a_named_namespace(usernsctl: Program) -> None:
+def test_named_namespaces_work_with_sigchld_ignored(usernsctl: Program) -> None:
     ignoring(usernsctl.path, "ns", "create", "web", "-r", "--map-auto")
     try:
         assert ignoring(usernsctl.path, "ns", "exec", "web", "--", *SHOW) == SIGCHLD_ONLY
@@ -112,7 +112,7 @@ except ChildProcessError:
 
 
 @with_helpers
-def test_other_threads_notice_nothing() -> None:
+def test_children_of_other_threads_leave_no_zombies() -> None:
     """The kernel reaps the children of other threads, and leaves no zombies."""
     assert in_python(THREADS) == "nobody is left\n"
 

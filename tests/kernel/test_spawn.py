@@ -43,7 +43,7 @@ WIDE = un.IdMap.extents(["0:100000:10", "20:0:1"], ["0:200000:10"])
         ),
     ],
 )
-def test_the_kernel_has_the_map_that_was_planned(idmap: un.IdMap) -> None:
+def test_the_written_map_is_as_planned(idmap: un.IdMap) -> None:
     planned = un.plan(idmap)
     numbers = [str(number) for extent in (*planned.uid, *planned.gid) for number in extent]
     setgroups = "allow" if planned.setgroups == "auto" else planned.setgroups
@@ -59,13 +59,13 @@ def test_the_kernel_has_the_map_that_was_planned(idmap: un.IdMap) -> None:
         pytest.param(WIDE, 20, 0, marks=as_root),
     ],
 )
-def test_the_command_is_who_the_map_says(idmap: un.IdMap | None, uid: int, gid: int) -> None:
+def test_the_command_has_the_ids_of_the_map(idmap: un.IdMap | None, uid: int, gid: int) -> None:
     shown = un.check_output(["sh", "-c", "id -u; id -g"], idmap=idmap, text=True)
     assert shown.split() == [str(uid), str(gid)]
 
 
 @as_root
-def test_the_command_can_be_somebody_else_inside() -> None:
+def test_user_group_and_extra_groups_set_ids_inside() -> None:
     shown = un.check_output(
         ["sh", "-c", "id -u; id -g; id -G"],
         idmap=WIDE,
@@ -89,7 +89,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_namespace_asked_for_is_new_and_no_other(kind: str) -> None:
+def test_each_argument_creates_its_namespace_only(kind: str) -> None:
     names = ["user", *KINDS.values()]
     show = ["readlink", *(f"/proc/self/ns/{name}" for name in names)]
     arguments: dict[str, Any] = {kind: True}
@@ -108,13 +108,13 @@ def test_a_wide_map_and_a_pid_namespace_go_together() -> None:
     assert un.check_output(show, idmap=WIDE, pid=True, mount=True, text=True) == "1\n20\n"
 
 
-def test_mounts_made_inside_stay_inside() -> None:
+def test_mounts_of_a_command_are_not_visible_outside() -> None:
     script = "mount -t tmpfs none /mnt && touch /mnt/inside && ls /mnt"
     assert un.check_output(["sh", "-c", script], mount=True, text=True) == "inside\n"
     assert not Path("/mnt/inside").exists()
 
 
-def test_the_pidfd_is_the_child_s_until_it_has_been_waited_for() -> None:
+def test_pidfd_is_valid_until_the_child_is_reaped() -> None:
     with un.Popen(WAITER, stdout=un.PIPE, text=True) as process:
         read_ready(process.stdout)
         assert not os.get_inheritable(process.pidfd)
@@ -136,7 +136,7 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("in_pid_namespace", [False, True])
-def test_the_command_can_die_with_its_starter(in_pid_namespace: bool) -> None:
+def test_pdeathsig_kills_the_command(in_pid_namespace: bool) -> None:
     prctl.set_child_subreaper(True)
     arguments = ["pid"] if in_pid_namespace else []
     done = subprocess.run(
@@ -149,7 +149,7 @@ def test_the_command_can_die_with_its_starter(in_pid_namespace: bool) -> None:
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
-def test_a_directory_of_path_that_may_not_be_searched_has_no_command() -> None:
+def test_unsearchable_directories_of_path_are_skipped() -> None:
     # Only root may search /root, and root of a new namespace is another user outside.
     env = {"PATH": "/root:/usr/bin:/bin"}
     with pytest.raises(FileNotFoundError) as caught:
@@ -159,7 +159,7 @@ def test_a_directory_of_path_that_may_not_be_searched_has_no_command() -> None:
 
 
 @unprivileged
-def test_a_working_directory_that_may_not_be_searched() -> None:
+def test_an_unsearchable_cwd_is_named() -> None:
     with pytest.raises(PermissionError) as caught:
         un.run(["true"], cwd="/root")
     error = caught.value
@@ -193,7 +193,7 @@ def test_a_working_directory_that_may_not_be_searched() -> None:
         ),
     ],
 )
-def test_a_failure_says_what_and_why_and_survives_pickling(
+def test_errors_have_step_and_cause_and_can_be_pickled(
     arguments: dict[str, Any],
     kind: type[un.UsernsError],
     step: str,
@@ -213,7 +213,7 @@ def test_a_failure_says_what_and_why_and_survives_pickling(
     assert (copy.errno, copy.filename) == (error.errno, error.filename)
 
 
-def test_what_a_shared_memory_forbids_is_refused() -> None:
+def test_preexec_fn_and_shell_are_refused() -> None:
     with pytest.raises(ValueError, match="preexec_fn"):
         un.run(["true"], preexec_fn=print)
     with pytest.raises(ValueError, match="shell=True"):
@@ -225,7 +225,7 @@ def test_what_a_shared_memory_forbids_is_refused() -> None:
 
 
 @pytest.mark.parametrize("call", [un.run, un.call, un.check_call, un.check_output, un.Popen])
-def test_run_and_popen_refuse_arguments_that_they_do_not_have(call: Any) -> None:
+def test_run_and_popen_refuse_unknown_arguments(call: Any) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'moutn'"):
         call(["true"], moutn=True)
 
@@ -285,6 +285,6 @@ def test_the_caller_stays_dumpable() -> None:
     assert prctl.get_dumpable() == 1
 
 
-def test_a_name_is_no_namespace() -> None:
+def test_a_name_in_place_of_a_namespace_raises() -> None:
     with pytest.raises(TypeError, match=r"must be a Namespace, not 'web'; Namespace\.open"):
         un.run(["true"], namespace="web")  # type: ignore[call-overload]

@@ -63,14 +63,14 @@ finally:
 """
 
 
-def test_a_fork_in_another_thread_delays_nobody() -> None:
+def test_a_fork_in_another_thread_does_not_delay_starts() -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORKING, "100"]
     done = capture(command)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("path", ["/no/such/usernsctl-child", "/etc/passwd"])
-def test_a_child_program_that_is_missing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_child_program_is_named(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "_CHILD", path.encode())
     with pytest.raises(un.NamespaceError) as caught:
         un.run(["true"])
@@ -79,7 +79,7 @@ def test_a_child_program_that_is_missing(path: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("script", ["kill -KILL $$", "sleep 0.05; kill -KILL $$"])
-def test_a_child_program_that_is_killed(
+def test_a_killed_child_program_is_named(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "child"
@@ -91,7 +91,7 @@ def test_a_child_program_that_is_killed(
     assert (caught.value.cause, caught.value.step) == ("child-killed", "clone")
 
 
-def test_a_child_program_called_by_hand() -> None:
+def test_the_child_program_refuses_other_callers() -> None:
     program = os.fsdecode(_CHILD)
     for words in ([], ["x", "y"], ["1,2,", "3,"], ["0," * 10, "0," * 13 + "999,"]):
         done = capture([program, *words])
@@ -100,7 +100,7 @@ def test_a_child_program_called_by_hand() -> None:
 
 
 @several_ids
-def test_a_helper_is_waited_for_where_sigchld_is_ignored() -> None:
+def test_helpers_work_with_sigchld_ignored() -> None:
     """The disposition of SIGCHLD is not changed, since it would affect all threads."""
     if may_map_any_id():
         pytest.skip("root needs no helper")
@@ -158,7 +158,7 @@ def test_the_prelude_with_a_small_stack_and_a_map_of_several_ids(prelude: Progra
 
 
 @as_root
-def test_more_groups_than_a_word_has_room_for() -> None:
+def test_forty_thousand_groups_can_be_set() -> None:
     wanted = list(range(5, 40005))
     idmap = un.IdMap.extents(["0:0:100000"], ["0:0:100000"], setgroups="allow")
     output = un.check_output(["id", "-G"], idmap=idmap, extra_groups=wanted, group=0, text=True)
@@ -188,7 +188,7 @@ def test_the_callers_children_are_in_another_pid_namespace() -> None:
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_an_undumpable_process_stays_so_inside() -> None:
+def test_an_undumpable_process_stays_undumpable_inside() -> None:
     script = (
         "import prctl, usernsctl as un\n"
         "un.enter(un.IdMap.root())\n"
@@ -201,7 +201,7 @@ def test_an_undumpable_process_stays_so_inside() -> None:
     assert done.stdout.split() == ["False", "0", "False"]
 
 
-def test_what_exec_must_not_pass_on_is_closed_before_a_kept_namespace_is_joined() -> None:
+def test_exec_closes_descriptors_before_it_joins_a_namespace() -> None:
     """A failure of setns(2) shows that the descriptors have been closed before the call."""
     script = (
         "import os, usernsctl as un\n"

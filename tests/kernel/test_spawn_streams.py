@@ -34,7 +34,7 @@ def streams_of(written_to: str, **streams: Any) -> list[str]:
 
 @pytest.mark.parametrize("stdin", [None, un.DEVNULL])
 @pytest.mark.parametrize("other", [None, un.DEVNULL])
-def test_spawn_inherits_streams_or_gives_none(stdin: Any, other: Any) -> None:
+def test_spawn_inherits_streams_or_opens_dev_null(stdin: Any, other: Any) -> None:
     def link(fd: int, given: Any) -> str:
         return os.devnull if given == un.DEVNULL else os.readlink(f"/proc/self/fd/{fd}")
 
@@ -47,7 +47,7 @@ def test_spawn_inherits_streams_or_gives_none(stdin: Any, other: Any) -> None:
     assert open_descriptors() == before
 
 
-def test_spawn_takes_whatever_has_a_descriptor() -> None:
+def test_spawn_accepts_files_and_sockets_as_streams() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, open(os.devnull) as nothing:
         child = un.spawn(["sh", "-c", "cat; echo out"], stdin=nothing, stdout=theirs)
@@ -66,20 +66,20 @@ def test_spawn_takes_whatever_has_a_descriptor() -> None:
         (2**31, "2147483648 is not a descriptor"),
     ],
 )
-def test_spawn_refuses_other_numbers(stream: str, given: int, says: str) -> None:
+def test_spawn_refuses_invalid_stream_numbers(stream: str, given: int, says: str) -> None:
     before = open_descriptors(), children()
     with pytest.raises(ValueError, match=f"{stream}{says}|{stream}: {says}"):
         un.spawn(["true"], **{stream: given})  # type: ignore[arg-type]
     assert (open_descriptors(), children()) == before
 
 
-def test_spawn_says_that_a_descriptor_is_closed() -> None:
+def test_spawn_raises_for_a_closed_descriptor() -> None:
     with pytest.raises(un.CommandError) as caught:
         un.spawn(["true"], stdout=998)
     assert caught.value.step == "stdio"
 
 
-def test_spawn_refuses_arguments_that_it_does_not_have() -> None:
+def test_spawn_refuses_unknown_arguments() -> None:
     wrong: dict[str, Any] = {"moutn": True}
     with pytest.raises(TypeError, match=r"^spawn\(\) got an unexpected .* 'moutn'. Did you"):
         un.spawn(["true"], **wrong)

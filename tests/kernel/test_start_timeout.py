@@ -49,7 +49,7 @@ STARTS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.usefixtures("stuck")
 @pytest.mark.parametrize("way", STARTS)
-def test_a_start_is_given_up(way: str) -> None:
+def test_start_timeout_ends_a_hanging_start(way: str) -> None:
     started = time.monotonic()
     with pytest.raises(un.NamespaceError) as caught:
         STARTS[way]()
@@ -59,7 +59,7 @@ def test_a_start_is_given_up(way: str) -> None:
 @pytest.mark.usefixtures("stuck")
 @pytest.mark.parametrize("start_timeout", [None, PATIENCE])
 @pytest.mark.parametrize("call", [un.run, un.call, un.check_output])
-def test_a_timeout_is_for_the_start_too(
+def test_timeout_includes_the_start(
     call: Callable[..., object], start_timeout: float | None
 ) -> None:
     with pytest.raises(un.TimeoutExpired) as caught:
@@ -67,7 +67,7 @@ def test_a_timeout_is_for_the_start_too(
     assert (caught.value.cmd, caught.value.timeout) == (["true"], SHORT)
 
 
-def test_what_the_start_has_taken_is_not_there_for_the_command() -> None:
+def test_the_time_of_the_start_counts_for_timeout() -> None:
     for call in (un.run, un.call):
         with pytest.raises(un.TimeoutExpired) as caught:
             call(["sleep", "1000"], timeout=SHORT)
@@ -75,19 +75,21 @@ def test_what_the_start_has_taken_is_not_there_for_the_command() -> None:
 
 
 @pytest.mark.parametrize("start_timeout", [None, 1e9, float("inf"), PATIENCE])
-def test_a_start_in_time(start_timeout: float | None) -> None:
+def test_a_start_within_its_timeout_succeeds(start_timeout: float | None) -> None:
     assert un.run(["true"], start_timeout=start_timeout, timeout=PATIENCE).returncode == 0
 
 
 @pytest.mark.parametrize("call", [un.Popen, un.run, un.call, un.spawn])
-def test_what_is_no_number_of_seconds(call: Callable[..., object]) -> None:
+def test_invalid_start_timeouts_raise(call: Callable[..., object]) -> None:
     with pytest.raises(TypeError, match="start_timeout must be a number of seconds, not '5'"):
         call(["true"], start_timeout="5")
     with pytest.raises(ValueError, match="start_timeout must be a number of seconds, not nan"):
         call(["true"], start_timeout=float("nan"))
 
 
-def test_an_event_loop_goes_on_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_start_does_not_block_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The event loop keeps running, and a cancelled start leaves nothing behind."""
 
     async def ticks(work: asyncio.Task[object]) -> int:

@@ -152,7 +152,7 @@ def test_detach_leaves_no_directory_if_it_can_make_no_control_group(
 
 @pytest.mark.parametrize("program", ["usernsctl-init", "usernsctl-detach"])
 @pytest.mark.parametrize("word", ["", "x", "1x", "-1", "99999999999", "250"])
-def test_a_word_that_is_no_descriptor_is_told(program: str, word: str) -> None:
+def test_arguments_that_are_not_descriptors_are_named(program: str, word: str) -> None:
     path = ["", "/tmp/pid"] if program == "usernsctl-init" else [word, "", "/tmp", "/tmp/pid"]
     words = [str(PROGRAMS / program), word, word, *path, "/bin/true"]
     done = capture(words, timeout=PATIENCE)

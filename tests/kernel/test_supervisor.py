@@ -136,19 +136,19 @@ def status_with_alarms(command: list[str | Path]) -> int:
     return done.returncode
 
 
-def test_an_alarm_of_ours_is_passed_on(supervised: list[str]) -> None:
+def test_sigalrm_of_the_supervisor_is_passed_on(supervised: list[str]) -> None:
     """The kernel sends SIGALRM to the supervisor only."""
     wait = "signal.signal(signal.SIGALRM, lambda *_: os._exit(142)); signal.pause()"
     command = [*supervised, *python(f"import os, signal; {wait}")]
     assert status_with_alarms(command) == 128 + signal.SIGALRM
 
 
-def test_an_alarm_ends_a_command_that_does_not_care(prelude: Program) -> None:
+def test_sigalrm_ends_a_command_without_a_handler(prelude: Program) -> None:
     command = [prelude.path, "-rf", "--", "sleep", "30"]
     assert status_with_alarms(command) == 128 + signal.SIGALRM
 
 
-def test_a_hangup_tells_the_leader_who_passes_it_on(
+def test_a_hangup_signals_the_leader_and_the_command(
     supervised: list[str], terminal: Terminal
 ) -> None:
     with ended(terminal.lead([*supervised, *WAITER])) as process:
@@ -195,7 +195,7 @@ def resize(terminal: Terminal) -> None:
     ],
 )
 @pytest.mark.sampled
-def test_what_the_terminal_sends_comes_once(
+def test_signals_of_the_terminal_arrive_once(
     supervised: list[str],
     terminal: Terminal,
     group: str,
@@ -242,7 +242,7 @@ print("ended", os.waitstatus_to_exitcode(status), flush=True)
 
 
 @pytest.mark.parametrize("begin", ["pass", TAKES_THE_FOREGROUND], ids=["same group", "own group"])
-def test_keys_of_the_terminal_stop_and_end_a_command_that_does_not_care(
+def test_terminal_keys_stop_and_end_a_command_without_handlers(
     supervised: list[str], terminal: Terminal, begin: str
 ) -> None:
     if "-rp" in supervised:
@@ -275,7 +275,7 @@ def test_keys_of_the_terminal_stop_and_end_a_command_that_does_not_care(
     ("finish", "status"), [("os.kill(os.getpid(), 9)", 137), ("os._exit(3)", 3)]
 )
 @pytest.mark.sampled
-def test_a_terminal_gets_back_its_mode(
+def test_the_mode_of_the_terminal_is_restored(
     supervised: list[str], terminal: Terminal, begin: str, finish: str, status: int
 ) -> None:
     if "-rp" in supervised and status == 137:
@@ -286,7 +286,7 @@ def test_a_terminal_gets_back_its_mode(
     assert termios.tcgetattr(terminal.theirs) == terminal.mode
 
 
-def test_a_terminal_gets_back_its_mode_after_a_murder(
+def test_the_mode_of_the_terminal_is_restored_after_sigkill(
     supervised: list[str], terminal: Terminal
 ) -> None:
     with ended(terminal.lead([*supervised, *python(RAW % ("pass", "time.sleep(99)"))])) as process:
@@ -297,7 +297,7 @@ def test_a_terminal_gets_back_its_mode_after_a_murder(
     assert termios.tcgetattr(terminal.theirs) == terminal.mode
 
 
-def test_the_foreground_comes_back_from_a_dead_group(
+def test_the_foreground_is_taken_back_from_a_dead_group(
     supervised: list[str], terminal: Terminal
 ) -> None:
     raw = python(RAW % (TAKES_THE_FOREGROUND, "time.sleep(99)"))
@@ -318,7 +318,7 @@ def test_the_foreground_comes_back_from_a_dead_group(
     ids=["pipe", "background", "elsewhere"],
 )
 @pytest.mark.sampled
-def test_a_terminal_that_is_shared_is_left_alone(
+def test_the_mode_of_a_shared_terminal_is_kept(
     supervised: list[str], terminal: Terminal, shell: str
 ) -> None:
     """Another process in the pipeline or in the foreground may have set the terminal's mode."""
@@ -329,7 +329,7 @@ def test_a_terminal_that_is_shared_is_left_alone(
     assert termios.tcgetattr(terminal.theirs) != terminal.mode
 
 
-def test_signals_that_come_too_late_are_not_ours(supervised: list[str]) -> None:
+def test_signals_after_the_end_are_ignored(supervised: list[str]) -> None:
     command = [*supervised, *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

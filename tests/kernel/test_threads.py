@@ -49,7 +49,7 @@ def start_many(namespace: un.Namespace, count: int) -> None:
 
 # Python 3.12 and later warn of forks in processes with threads.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_forks_in_between(namespace: un.Namespace) -> None:
+def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) -> None:
     """A fork copies the locks and descriptors of a start in another thread."""
     done = threading.Event()
     statuses = []
@@ -75,7 +75,7 @@ def test_forks_in_between(namespace: un.Namespace) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1], ids=str)
-def test_signals_all_the_time(namespace: un.Namespace, number: int) -> None:
+def test_signals_do_not_disturb_starts(namespace: un.Namespace, number: int) -> None:
     """Handlers run only in this process; no signal is lost, and no start fails."""
     mine = os.getpid()
     pids = set()
@@ -153,7 +153,7 @@ assert bytes_read == 1000, bytes_read
 """
 
 
-def test_each_signal_is_handled_once_and_by_us() -> None:
+def test_each_signal_is_handled_once_in_the_parent() -> None:
     done = capture([sys.executable, "-c", GROUP], timeout=SECONDS, start_new_session=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -206,7 +206,7 @@ except ChildProcessError:
 """
 
 
-def test_a_process_with_numpy_a_gibibyte_threads_forks_and_signals() -> None:
+def test_a_large_process_with_threads_forks_and_signals_starts_commands() -> None:
     # Python 3.12 and later warn of forks in processes with threads.
     options = ["-W", "ignore::DeprecationWarning"]
     done = capture([sys.executable, *options, "-c", LOADED], timeout=SECONDS)
@@ -233,7 +233,7 @@ for thread in threads:
 """
 
 
-def test_threads_read_a_first_config_at_once() -> None:
+def test_threads_may_read_the_first_config_concurrently() -> None:
     for _ in range(5):
         done = capture([sys.executable, "-c", AT_ONCE], timeout=SECONDS)
         assert (done.returncode, done.stderr) == (0, "")

@@ -48,7 +48,7 @@ async def at_once(output_of: Any) -> None:
 
 
 @pytest.mark.parametrize("main", [in_turn, at_once])
-def test_the_documented_way_works(main: Any) -> None:
+def test_the_documented_trio_example_works(main: Any) -> None:
     before = children()
     trio.run(main, documented())
     assert children() == before
