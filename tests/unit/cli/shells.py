@@ -19,25 +19,25 @@ _SECONDS = 60
 _BASH = r"""
 PS1=
 source "$SCRIPT"
-tell() { printf '%s\n' "$READLINE_LINE" >"$TOLD.new"; mv "$TOLD.new" "$TOLD"; READLINE_LINE=; }
-bind -x '"\C-g": tell'
+write_line() { printf '%s\n' "$READLINE_LINE" >"$OUT.new"; mv "$OUT.new" "$OUT"; READLINE_LINE=; }
+bind -x '"\C-g": write_line'
 bind '"\C-o": insert-completions'
 bind 'set bell-style none'
 bind 'set enable-bracketed-paste off'
-: >"$TOLD.ready"
+: >"$OUT.ready"
 """
 _ZSH = r"""
 PS1=
 autoload -Uz compinit && compinit -u -D
 source "$SCRIPT"
-tell() { print -r -- "$BUFFER" >"$TOLD.new"; mv "$TOLD.new" "$TOLD"; BUFFER= }
-zle -N tell
+write_line() { print -r -- "$BUFFER" >"$OUT.new"; mv "$OUT.new" "$OUT"; BUFFER= }
+zle -N write_line
 zle -C all complete-word _generic
 zstyle ':completion:all:*' completer _all_matches _complete
 zstyle ':completion:all:*' insert true
-bindkey '^G' tell
+bindkey '^G' write_line
 bindkey '^O' all
-: >"$TOLD.ready"
+: >"$OUT.ready"
 """
 # Reads lines; for each, prints the completions, one per line, and then an empty line.
 _FISH = """
@@ -52,39 +52,39 @@ end
 class Shell(Protocol):
     """A shell that has read a completion script.
 
-    :ivar place: its current directory, and its home.
+    :ivar home: its current directory, and its home.
     """
 
-    place: Path
+    home: Path
 
     def complete(self, line: str) -> str:
         """Return the line with all completions of its last word; with fish, only these words."""
 
 
 @contextlib.contextmanager
-def started(shell: str, script: str, place: Path, env: Mapping[str, str]) -> Iterator[Shell]:
-    place.mkdir(exist_ok=True)
-    source = place.with_suffix(".script")
+def start_shell(shell: str, script: str, home: Path, env: Mapping[str, str]) -> Iterator[Shell]:
+    home.mkdir(exist_ok=True)
+    source = home.with_suffix(".script")
     source.write_text(script)
-    environ = {"HOME": str(place), "TERM": "dumb", "LANG": "C.UTF-8", **env, "SCRIPT": str(source)}
-    started = Fish(place, environ) if shell == "fish" else _OnTerminal(shell, place, environ)
+    environ = {"HOME": str(home), "TERM": "dumb", "LANG": "C.UTF-8", **env, "SCRIPT": str(source)}
+    running = Fish(home, environ) if shell == "fish" else _OnTerminal(shell, home, environ)
     try:
-        yield started
+        yield running
     finally:
-        started.close()
+        running.close()
 
 
 class Fish:
     """fish, which prints completions and their descriptions without a terminal."""
 
-    def __init__(self, place: Path, environ: dict[str, str]) -> None:
-        self.place = place
-        self._errors = place.with_suffix(".errors")
+    def __init__(self, home: Path, environ: dict[str, str]) -> None:
+        self.home = home
+        self._errors = home.with_suffix(".errors")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 ["fish", "--no-config", "-c", _FISH],
                 env=environ,
-                cwd=place,
+                cwd=home,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -111,10 +111,10 @@ class Fish:
 class _OnTerminal:
     """bash or zsh on a pseudo-terminal, which receives keys."""
 
-    def __init__(self, shell: str, place: Path, environ: dict[str, str]) -> None:
-        self.place = place
-        self._told = place.with_suffix(".told")
-        begin = place.with_suffix(".begin")
+    def __init__(self, shell: str, home: Path, environ: dict[str, str]) -> None:
+        self.home = home
+        self._line_file = home.with_suffix(".line")
+        begin = home.with_suffix(".begin")
         begin.write_text(_BASH if shell == "bash" else _ZSH)
         options = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"]}[shell]
         self._leader, follower = pty.openpty()
@@ -123,30 +123,30 @@ class _OnTerminal:
             stdin=follower,
             stdout=follower,
             stderr=follower,
-            env=environ | {"TOLD": str(self._told)},
-            cwd=place,
+            env=environ | {"OUT": str(self._line_file)},
+            cwd=home,
             start_new_session=True,
         )
         os.close(follower)
         os.set_blocking(self._leader, False)
-        self._type(f" source '{begin}'\n".encode(), Path(f"{self._told}.ready"))
+        self._type(f" source '{begin}'\n".encode(), Path(f"{self._line_file}.ready"))
 
     def complete(self, line: str) -> str:
-        self._type(line.encode() + b"\x0f\x07", self._told)
-        told = self._told.read_text().rstrip("\n")
-        self._told.unlink()
-        return told
+        self._type(line.encode() + b"\x0f\x07", self._line_file)
+        completed = self._line_file.read_text().rstrip("\n")
+        self._line_file.unlink()
+        return completed
 
     def _type(self, keys: bytes, answer: Path) -> None:
         """Type `keys`, and wait until the shell has created the file `answer`."""
         os.write(self._leader, keys)
         deadline = time.monotonic() + _SECONDS
-        said = b""
+        output = b""
         while not answer.exists():
-            assert time.monotonic() < deadline, said
+            assert time.monotonic() < deadline, output
             # The shell blocks if its output fills the terminal's buffer.
             with contextlib.suppress(BlockingIOError):
-                said += os.read(self._leader, 65536)
+                output += os.read(self._leader, 65536)
             time.sleep(0.005)
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ def environment(unbuffered: bool) -> dict[str, str]:
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("words", CALLS)
 @pytest.mark.sampled
-def test_a_reader_that_is_gone_is_no_error(
+def test_closed_pipe_ends_with_sigpipe_status(
     usernsctl: Program, words: str, unbuffered: bool
 ) -> None:
     reading, writing = os.pipe()
@@ -55,7 +55,9 @@ def test_a_reader_that_is_gone_is_no_error(
 
 
 @pytest.mark.parametrize("unbuffered", [False, True])
-def test_a_reader_may_leave_in_the_midst(usernsctl: Program, unbuffered: bool) -> None:
+def test_pipe_closed_while_writing_ends_with_sigpipe_status(
+    usernsctl: Program, unbuffered: bool
+) -> None:
     reading, writing = os.pipe()
     # A pipe of one page, the minimum size, so that the output does not fit.
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
@@ -68,8 +70,8 @@ def test_a_reader_may_leave_in_the_midst(usernsctl: Program, unbuffered: bool) -
     os.close(writing)
     assert os.read(reading, 1)
     os.close(reading)
-    _, told = process.communicate(timeout=60)
-    assert (process.returncode, told) == (128 + signal.SIGPIPE, b"")
+    _, stderr_output = process.communicate(timeout=60)
+    assert (process.returncode, stderr_output) == (128 + signal.SIGPIPE, b"")
 
 
 # The output of the last two commands is larger than Python's buffer.
@@ -77,7 +79,9 @@ def test_a_reader_may_leave_in_the_midst(usernsctl: Program, unbuffered: bool) -
     "words", ["--version", "plan -r --json", "--help", "seccomp-profile", "completion zsh"]
 )
 @pytest.mark.parametrize("unbuffered", [False, True])
-def test_a_full_disk_is_one_line(usernsctl: Program, words: str, unbuffered: bool) -> None:
+def test_full_disk_is_reported_in_one_line(
+    usernsctl: Program, words: str, unbuffered: bool
+) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [usernsctl.path, *words.split()],
@@ -92,7 +96,7 @@ def test_a_full_disk_is_one_line(usernsctl: Program, words: str, unbuffered: boo
 
 @pytest.mark.parametrize("words", ["--no-such-option", "explain /no/such", "run --wd x -- id"])
 @pytest.mark.parametrize("unbuffered", [False, True])
-def test_an_error_that_nobody_can_be_told_is_one_all_the_same(
+def test_errors_with_full_standard_error_exit_with_125(
     usernsctl: Program, words: str, unbuffered: bool
 ) -> None:
     with open("/dev/full", "wb") as full:
@@ -102,7 +106,7 @@ def test_an_error_that_nobody_can_be_told_is_one_all_the_same(
     assert done.returncode == 125
 
 
-def test_closed_output_is_no_error(usernsctl: Program) -> None:
+def test_closed_standard_output_is_not_an_error(usernsctl: Program) -> None:
     for words in ("plan -r", "--help", "doctor --for range --no-runsc"):
         done = subprocess.run(
             ["sh", "-c", f'exec "$0" {words} >&-', usernsctl.path],
@@ -132,7 +136,7 @@ time.sleep(60)
         ("_cffi_backend", "--version"),
     ],
 )
-def test_an_interrupt_during_the_start_ends_it_without_a_word(
+def test_sigint_during_startup_ends_silently_with_130(
     usernsctl: Program, tmp_path: Path, module: str, words: str
 ) -> None:
     (tmp_path / f"{module}.py").write_text(INTERRUPTED)
@@ -140,7 +144,7 @@ def test_an_interrupt_during_the_start_ends_it_without_a_word(
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
 
-def test_an_interrupt_that_is_ignored_stays_ignored(usernsctl: Program, tmp_path: Path) -> None:
+def test_ignored_sigint_stays_ignored(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "argparse.py").write_text(
         "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise SystemExit(7)"
     )

@@ -8,7 +8,7 @@ from conftest import Program
 from usernsctl.cli import main
 
 
-def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def last_error_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(words) == 125
     output = capsys.readouterr()
     assert output.out == ""
@@ -26,37 +26,37 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["bundle", "chekc", "web"], "check"),
     ],
 )
-def test_a_mistyped_verb_is_answered_by_the_one_meant(
+def test_mistyped_verb_gets_a_suggestion(
     capsys: pytest.CaptureFixture[str], words: list[str], meant: str
 ) -> None:
     typed = words[1] if words[0] in ("ns", "bundle") else words[0]
-    assert complaint(capsys, *words) == (
+    assert last_error_line(capsys, *words) == (
         f"Error: there is no command {typed!r}. Did you mean {meant!r}?"
     )
 
 
-def test_a_verb_that_is_like_none_is_only_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert complaint(capsys, "python3", "job.py") == "Error: there is no command 'python3'."
+def test_unknown_verb_gets_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert last_error_line(capsys, "python3", "job.py") == "Error: there is no command 'python3'."
 
 
-def test_an_option_in_place_of_a_verb_is_told_as_an_option(
+def test_option_in_place_of_a_verb_is_called_an_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert "option '--bind'" in complaint(capsys, "--bind", ".", "run", "--", "id")
+    assert "option '--bind'" in last_error_line(capsys, "--bind", ".", "run", "--", "id")
 
 
 @pytest.mark.parametrize("verb", [["run"], ["plan"]])
-def test_a_mistyped_option_is_answered_by_the_one_meant(
+def test_mistyped_option_gets_a_suggestion(
     capsys: pytest.CaptureFixture[str], verb: list[str]
 ) -> None:
-    told = complaint(capsys, *verb, "--map-uto")
-    assert "--map-uto" in told
-    assert "Did you mean" in told
-    assert "--map-auto" in told
+    error = last_error_line(capsys, *verb, "--map-uto")
+    assert "--map-uto" in error
+    assert "Did you mean" in error
+    assert "--map-auto" in error
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["run", "--map"],
@@ -67,14 +67,14 @@ def test_a_mistyped_option_is_answered_by_the_one_meant(
         (["plan", "-rce"], "'-e'."),
     ],
 )
-def test_no_option_is_named_that_is_none(
-    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+def test_unknown_option_is_named(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert complaint(capsys, *words) == f"Error: there is no option {said}"
+    assert last_error_line(capsys, *words) == f"Error: there is no option {message}"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["run", "--expose-root=1", "x"], "--expose-root takes no value"),
         (["freeze", "-o"], "-o needs a value: -o FILE"),
@@ -90,15 +90,15 @@ def test_no_option_is_named_that_is_none(
         ),
     ],
 )
-def test_what_is_wrong_is_named_first(
-    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+def test_error_line_names_the_wrong_argument(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert complaint(capsys, *words) == f"Error: {said}"
+    assert last_error_line(capsys, *words) == f"Error: {message}"
 
 
 @pytest.mark.parametrize("width", [50, 80, 100, 200])
 @pytest.mark.parametrize("words", [[], ["run"], ["template", "create"], ["apparmor-profile"]])
-def test_help_is_as_wide_as_the_terminal_and_no_wider_than_100_columns(
+def test_help_is_as_wide_as_the_terminal_up_to_100_columns(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
@@ -113,7 +113,7 @@ def test_help_is_as_wide_as_the_terminal_and_no_wider_than_100_columns(
 
 
 @pytest.mark.parametrize(
-    ("typed", "ours"),
+    ("typed", "suggestion"),
     [
         (["-e", "TOKEN"], "--env NAME[=VALUE]"),
         (["-eTOKEN"], "--env NAME[=VALUE]"),
@@ -128,22 +128,22 @@ def test_help_is_as_wide_as_the_terminal_and_no_wider_than_100_columns(
         (["--ulimit", "nofile=9"], "--rlimit NAME=SOFT[:HARD]"),
     ],
 )
-def test_run_answers_an_option_of_docker_by_its_own(
-    capsys: pytest.CaptureFixture[str], typed: list[str], ours: str
+def test_run_suggests_its_option_for_an_option_of_docker(
+    capsys: pytest.CaptureFixture[str], typed: list[str], suggestion: str
 ) -> None:
     name = typed[0].partition("=")[0]
     name = name if name.startswith("--") else name[:2]
-    told = complaint(capsys, "run", *typed, "--", "id")
-    assert told == f"Error: there is no option {name!r}. Use {ours}."
+    error = last_error_line(capsys, "run", *typed, "--", "id")
+    assert error == f"Error: there is no option {name!r}. Use {suggestion}."
 
 
-def test_run_leaves_the_command_s_options_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    told = complaint(capsys, "run", "--rootfs", "", "--", "env", "-v", "-e")
-    assert told == "Error: --rootfs needs a directory, not an empty string"
+def test_run_does_not_check_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    error = last_error_line(capsys, "run", "--rootfs", "", "--", "env", "-v", "-e")
+    assert error == "Error: --rootfs needs a directory, not an empty string"
 
 
 @pytest.mark.parametrize(
-    ("option", "what"),
+    ("option", "missing"),
     [
         ("--rootfs", "a directory"),
         ("--bundle", "a directory"),
@@ -152,22 +152,20 @@ def test_run_leaves_the_command_s_options_alone(capsys: pytest.CaptureFixture[st
         ("--in", "the name of a namespace"),
     ],
 )
-def test_run_takes_no_empty_string_for_an_option_left_out(
-    usernsctl: Program, option: str, what: str
-) -> None:
+def test_run_refuses_empty_option_values(usernsctl: Program, option: str, missing: str) -> None:
     """The shell passes an empty string for `--in "$NAME"` if NAME is not set."""
     done = usernsctl("run", option, "", "--", "id")
     assert done.returncode == 125
-    assert done.stderr.endswith(f"Error: {option} needs {what}, not an empty string\n")
+    assert done.stderr.endswith(f"Error: {option} needs {missing}, not an empty string\n")
 
 
-def test_ns_exec_wants_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    told = complaint(capsys, "ns", "exec", "name", "--")
-    assert told == "Error: no command: give a command, as in: usernsctl ns exec NAME -- id"
+def test_ns_exec_without_a_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    error = last_error_line(capsys, "ns", "exec", "name", "--")
+    assert error == "Error: no command: give a command, as in: usernsctl ns exec NAME -- id"
 
 
 @pytest.mark.parametrize("group", [[], ["bundle"], ["ns"]])
-def test_no_verb_is_summed_up_by_half_a_sentence(
+def test_summaries_of_verbs_are_not_truncated(
     capsys: pytest.CaptureFixture[str], group: list[str]
 ) -> None:
     assert main([*group, "--help"]) == 0
@@ -176,6 +174,6 @@ def test_no_verb_is_summed_up_by_half_a_sentence(
     assert "..." not in output.partition("Commands:")[2]
 
 
-def test_a_wrong_option_has_no_cause_but_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    told = complaint(capsys, "ns", "create", "two", "--maunt")
-    assert told == "usernsctl: argument: there is no option --maunt; see --help"
+def test_unknown_option_of_ns_create_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    error = last_error_line(capsys, "ns", "create", "two", "--maunt")
+    assert error == "usernsctl: argument: there is no option --maunt; see --help"

@@ -18,27 +18,29 @@ ENV = {"PATH": f"{SCRIPTS}:/usr/bin:/bin"}
 
 
 @pytest.fixture(scope="module", params=shells.SHELLS)
-def name(request: pytest.FixtureRequest) -> str:
+def shell_name(request: pytest.FixtureRequest) -> str:
     shell: str = request.param
     return shell
 
 
 @pytest.fixture(scope="module")
-def script(name: str, usernsctl: Program) -> str:
-    done = usernsctl("completion", name)
+def script(shell_name: str, usernsctl: Program) -> str:
+    done = usernsctl("completion", shell_name)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def shell(
-    name: str, script: str, tmp_path_factory: pytest.TempPathFactory
+    shell_name: str, script: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[shells.Shell]:
-    with shells.started(name, script, tmp_path_factory.mktemp(name) / "place", ENV) as shell:
+    with shells.start_shell(
+        shell_name, script, tmp_path_factory.mktemp(shell_name) / "home", ENV
+    ) as shell:
         yield shell
 
 
-def offered(shell: shells.Shell, line: str) -> set[str]:
+def offered_words(shell: shells.Shell, line: str) -> set[str]:
     """Return the completions of the last word of a line."""
     begin = line[: line.rindex(" ") + 1]
     completed = shell.complete(line)
@@ -72,37 +74,35 @@ def offered(shell: shells.Shell, line: str) -> set[str]:
         ("usernsctl-exec -r usernsctl-ex", {"usernsctl-exec"}),
     ],
 )
-def test_a_key_press_offers_what_may_follow(
+def test_shells_offer_verbs_options_and_values(
     shell: shells.Shell, line: str, words: set[str]
 ) -> None:
-    found = {word.rstrip("=") for word in offered(shell, line)}
+    found = {word.rstrip("=") for word in offered_words(shell, line)}
     assert found == words
 
 
-def test_a_value_follows_its_option_in_the_same_word(shell: shells.Shell) -> None:
-    found = offered(shell, "usernsctl-exec --setgroups=a")
+def test_value_after_equals_sign_is_completed(shell: shells.Shell) -> None:
+    found = offered_words(shell, "usernsctl-exec --setgroups=a")
     assert found == {"--setgroups=allow"}
 
 
-def test_fish_does_not_say_of_a_value_what_is_said_of_its_option(
-    usernsctl: Program, tmp_path: Path
-) -> None:
+def test_fish_describes_options_but_not_their_values(usernsctl: Program, tmp_path: Path) -> None:
     script = usernsctl("completion", "fish").stdout
-    with shells.started("fish", script, tmp_path / "place", ENV) as fish:
+    with shells.start_shell("fish", script, tmp_path / "home", ENV) as fish:
         assert isinstance(fish, shells.Fish)
         described = fish.describe("usernsctl run --network ")
         assert described == {"none": "", "host": "", "private": ""}
         assert "host" in fish.describe("usernsctl run --netw")["--network"]
 
 
-def test_files_are_offered_where_a_file_is_wanted(shell: shells.Shell, tmp_path: Path) -> None:
-    below = tmp_path / "files"
-    (below / "directory").mkdir(parents=True)
-    (below / "document").touch()
-    found = offered(shell, f"usernsctl bundle check {below}/d")
-    assert {word.rstrip("/") for word in found} == {f"{below}/directory"}
-    found = offered(shell, f"usernsctl explain {below}/do")
-    assert found == {f"{below}/document"}
+def test_files_and_directories_are_completed(shell: shells.Shell, tmp_path: Path) -> None:
+    files_dir = tmp_path / "files"
+    (files_dir / "directory").mkdir(parents=True)
+    (files_dir / "document").touch()
+    found = offered_words(shell, f"usernsctl bundle check {files_dir}/d")
+    assert {word.rstrip("/") for word in found} == {f"{files_dir}/directory"}
+    found = offered_words(shell, f"usernsctl explain {files_dir}/do")
+    assert found == {f"{files_dir}/document"}
 
 
 # Names that must not be offered: a shell, a command or a terminal would interpret them.
@@ -123,8 +123,8 @@ HOSTILE = (
 )
 
 
-def test_templates_are_offered_and_nothing_else_that_lies_there(
-    name: str, script: str, tmp_path: Path
+def test_templates_with_hostile_names_are_not_offered(
+    shell_name: str, script: str, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     for template in ("good", *HOSTILE):
@@ -132,39 +132,37 @@ def test_templates_are_offered_and_nothing_else_that_lies_there(
     for directory in (data, data / "usernsctl", data / "usernsctl" / "templates"):
         directory.chmod(0o700)
     env = ENV | {"XDG_DATA_HOME": str(data)}
-    with shells.started(name, script, tmp_path / "place", env) as shell:
+    with shells.start_shell(shell_name, script, tmp_path / "home", env) as shell:
         for line in ("usernsctl template run ", "usernsctl template remove good "):
-            assert offered(shell, line) == {"good"}, line
-    assert list((tmp_path / "place").glob("pwned")) == []
+            assert offered_words(shell, line) == {"good"}, line
+    assert list((tmp_path / "home").glob("pwned")) == []
 
 
-def test_whatever_answers_nothing_but_names_is_offered(
-    name: str, script: str, tmp_path: Path
+def test_hostile_output_of_usernsctl_is_not_offered(
+    shell_name: str, script: str, tmp_path: Path
 ) -> None:
-    liar = tmp_path / "bin" / "usernsctl"
-    liar.parent.mkdir()
-    lies = "".join(f"{lie}\n" for lie in HOSTILE if "\n" not in lie)
-    (tmp_path / "lies").write_text(f"good\n{lies}")
-    liar.write_text(f"#!/bin/sh\ncat {tmp_path}/lies\necho noise >&2\n")
-    liar.chmod(0o755)
-    env = {"PATH": f"{liar.parent}:{ENV['PATH']}"}
-    with shells.started(name, script, tmp_path / "place", env) as shell:
+    fake = tmp_path / "bin" / "usernsctl"
+    fake.parent.mkdir()
+    hostile_lines = "".join(f"{name}\n" for name in HOSTILE if "\n" not in name)
+    (tmp_path / "hostile_lines").write_text(f"good\n{hostile_lines}")
+    fake.write_text(f"#!/bin/sh\ncat {tmp_path}/hostile_lines\necho noise >&2\n")
+    fake.chmod(0o755)
+    env = {"PATH": f"{fake.parent}:{ENV['PATH']}"}
+    with shells.start_shell(shell_name, script, tmp_path / "home", env) as shell:
         for line in ("usernsctl ns exec ", "usernsctl run --in "):
-            found = offered(shell, line)
+            found = offered_words(shell, line)
             assert {word for word in found if len(word) < 65} == {"good"}, line
-    assert list((tmp_path / "place").glob("pwned")) == []
+    assert list((tmp_path / "home").glob("pwned")) == []
 
 
-def test_what_was_typed_before_is_not_executed(shell: shells.Shell) -> None:
+def test_completion_does_not_execute_earlier_words(shell: shells.Shell) -> None:
     for word in ("$(touch pwned)", "`touch pwned`", "'$(touch pwned)'", "$(touch pwned"):
         completed = shell.complete(f"usernsctl run --env {word} --netw")
         assert "--network" in completed or "`" in word or ")" not in word
-        assert list(shell.place.parent.rglob("pwned")) == []
+        assert list(shell.home.parent.rglob("pwned")) == []
 
 
-def test_the_program_that_is_being_typed_is_not_started(
-    shell: shells.Shell, tmp_path: Path
-) -> None:
+def test_completion_does_not_start_the_typed_program(shell: shells.Shell, tmp_path: Path) -> None:
     """The program may be an untrusted file in a directory that the user only inspects."""
     trap = tmp_path / "usernsctl"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
@@ -173,7 +171,7 @@ def test_the_program_that_is_being_typed_is_not_started(
     assert not (tmp_path / "started").exists()
 
 
-def test_to_ask_for_names_makes_nothing(usernsctl: Program, tmp_path: Path) -> None:
+def test_listing_names_creates_no_files(usernsctl: Program, tmp_path: Path) -> None:
     env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
     for kind in ("namespaces", "templates"):
         done = usernsctl("completion", "--names", kind, env=env)
@@ -181,9 +179,7 @@ def test_to_ask_for_names_makes_nothing(usernsctl: Program, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_others_may_write_to_has_no_names(
-    usernsctl: Program, tmp_path: Path
-) -> None:
+def test_world_writable_directory_has_no_names(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "usernsctl" / "templates" / "box").mkdir(parents=True)
     (tmp_path / "usernsctl" / "templates").chmod(0o777)
     done = usernsctl(
@@ -193,18 +189,20 @@ def test_a_directory_that_others_may_write_to_has_no_names(
 
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["bash", "--names", "templates"]])
-def test_a_wrong_call_is_told(usernsctl: Program, words: list[str]) -> None:
+def test_wrong_arguments_of_completion_are_refused(usernsctl: Program, words: list[str]) -> None:
     done = usernsctl("completion", *words)
     assert (done.returncode, done.stdout) == (125, "")
     assert "bash" in done.stderr
 
 
-def test_all_options_of_the_prelude_are_known(prelude: Program) -> None:
+def test_completion_has_all_options_of_usernsctl_exec(prelude: Program) -> None:
     """Each option is accepted with a value exactly if --help has a value for it."""
     text = prelude("--help").stdout
-    known = {name: flag for flag in model.native_flags(text) for name in flag.names}
-    assert set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text.partition("Exit")[0])) <= set(known)
-    for name, flag in known.items():
+    flags_by_name = {name: flag for flag in model.native_flags(text) for name in flag.names}
+    assert set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text.partition("Exit")[0])) <= set(
+        flags_by_name
+    )
+    for name, flag in flags_by_name.items():
         if name in ("-h", "--help", "-V", "--version"):
             continue
         if name.startswith("--") and flag.kind is None:
@@ -213,16 +211,16 @@ def test_all_options_of_the_prelude_are_known(prelude: Program) -> None:
             assert "needs a value" in prelude(name).stderr
 
 
-def test_scripts_of_one_program_leave_the_other_alone(name: str, usernsctl: Program) -> None:
-    alone = usernsctl("completion", name, "usernsctl-exec").stdout
+def test_script_of_one_program_omits_the_other(shell_name: str, usernsctl: Program) -> None:
+    alone = usernsctl("completion", shell_name, "usernsctl-exec").stdout
     assert "--map-root-user" in alone or "map-root-user" in alone
     assert "usernsctl doctor" not in alone
-    both = usernsctl("completion", name).stdout
+    both = usernsctl("completion", shell_name).stdout
     assert "usernsctl-exec" in both
 
 
 @pytest.mark.parametrize("program", ["usernsctl", "usernsctl-exec"])
-def test_a_script_is_one_that_shellcheck_likes(usernsctl: Program, program: str) -> None:
+def test_bash_scripts_pass_shellcheck(usernsctl: Program, program: str) -> None:
     script = usernsctl("completion", "bash", program).stdout
     done = capture([SCRIPTS / "shellcheck", "-s", "bash", "-"], input=script)
     assert done.stdout == ""

@@ -31,7 +31,7 @@ FACTS = Facts(
 REQUEST = Request(args=("echo", "a b"), env={"A": "1"}, binds=BINDS)
 
 
-def test_people_read_it() -> None:
+def test_text_lists_steps_and_runsc_command() -> None:
     lines = list(as_text(plan_run(REQUEST, FACTS), FACTS))
     for line in (
         "  uid 0:7:1",
@@ -55,14 +55,16 @@ def test_people_read_it() -> None:
         ("private", "that of this machine's kernel, in a network namespace for the sandbox"),
     ],
 )
-def test_the_network_stack_is_named(network: str, stack: str) -> None:
+def test_text_names_the_network_stack(network: str, stack: str) -> None:
     program = ("/lib/usernsctl-network",) if network == "private" else ()
     facts = replace(FACTS, network_command=program)
     lines = list(as_text(plan_run(replace(REQUEST, network=network), facts), facts))
     assert lines[lines.index("Network stack of the command:") + 1] == f"  {stack}"
 
 
-def test_programs_read_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_json_has_ids_steps_config_and_commands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = json.loads(json.dumps(described(plan_run(REQUEST, FACTS), FACTS)))
     assert found["ids"]["uid"] == [{"inside": 0, "outside": 7, "count": 1}]
@@ -83,13 +85,13 @@ def test_programs_read_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert found["environment"] == ["PATH=/bin"]
 
 
-def test_each_verb_can_be_told() -> None:
+def test_each_step_verb_has_a_complete_text() -> None:
     for verb, (names, text) in VERBS.items():
-        told = text.format(**dict.fromkeys(names, "WORD"))
-        assert "{" not in told, verb
+        text_line = text.format(**dict.fromkeys(names, "WORD"))
+        assert "{" not in text_line, verb
 
 
-def test_a_score_is_told() -> None:
+def test_text_and_json_have_the_oom_score() -> None:
     bundle = {
         "process": {"args": ["x"], "cwd": "/", "oomScoreAdj": 7},
         "root": {"path": "r"},

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.each_user
 UID, GID = os.geteuid(), os.getegid()
 
 
-def planned(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+def plan_json(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
     assert main(["plan", "--json", *options]) == 0
     output = capsys.readouterr()
     assert output.err == ""
@@ -26,8 +26,8 @@ def planned(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]
     return result
 
 
-def extents(told: dict[str, Any], kind: str) -> list[tuple[int, int, int]]:
-    return [(e["inside"], e["outside"], e["count"]) for e in told[kind]["extents"]]
+def extents(output_json: dict[str, Any], kind: str) -> list[tuple[int, int, int]]:
+    return [(e["inside"], e["outside"], e["count"]) for e in output_json[kind]["extents"]]
 
 
 @pytest.mark.parametrize(
@@ -43,31 +43,36 @@ def extents(told: dict[str, Any], kind: str) -> list[tuple[int, int, int]]:
         (["-r", "--allow-single-id"], [(0, UID, 1)], [(0, GID, 1)]),
     ],
 )
-def test_maps_of_ones_own_id_are_written_by_oneself(
+def test_caller_writes_map_of_own_id(
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     uid: list[tuple[int, int, int]],
     gid: list[tuple[int, int, int]],
 ) -> None:
-    told = planned(capsys, *options)
-    assert extents(told, "uid") == uid
-    assert extents(told, "gid") == gid
-    assert told["uid"]["writer"] == ("self" if uid else "none")
-    assert told["gid"]["writer"] == ("self" if gid else "none")
-    assert told["uid"]["reason"] == ("one id, the caller's own" if uid else "no map was requested")
-    assert told["setgroups"] == ("deny" if gid else "auto")
-    assert told["single_id_reason"] is None
-    assert told["uid"]["clipped"] == told["gid"]["clipped"] == []
+    output_json = plan_json(capsys, *options)
+    assert extents(output_json, "uid") == uid
+    assert extents(output_json, "gid") == gid
+    assert output_json["uid"]["writer"] == ("self" if uid else "none")
+    assert output_json["gid"]["writer"] == ("self" if gid else "none")
+    assert output_json["uid"]["reason"] == (
+        "one id, the caller's own" if uid else "no map was requested"
+    )
+    assert output_json["setgroups"] == ("deny" if gid else "auto")
+    assert output_json["single_id_reason"] is None
+    assert output_json["uid"]["clipped"] == output_json["gid"]["clipped"] == []
 
 
-def test_json_and_the_api_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    told = planned(capsys, "--map-auto", "-r", "--allow-single-id")
+def test_json_equals_the_plan_of_the_api(capsys: pytest.CaptureFixture[str]) -> None:
+    output_json = plan_json(capsys, "--map-auto", "-r", "--allow-single-id")
     plan = un.plan(un.IdMap.auto(allow_single_id=True))
-    assert extents(told, "uid") == [tuple(extent) for extent in plan.uid]
-    assert extents(told, "gid") == [tuple(extent) for extent in plan.gid]
-    assert told["single_id_reason"] == plan.single_id_reason
-    assert told["notices"] == list(plan.notices)
-    assert (told["uid"]["writer"], told["gid"]["writer"]) == (plan.uid_writer, plan.gid_writer)
+    assert extents(output_json, "uid") == [tuple(extent) for extent in plan.uid]
+    assert extents(output_json, "gid") == [tuple(extent) for extent in plan.gid]
+    assert output_json["single_id_reason"] == plan.single_id_reason
+    assert output_json["notices"] == list(plan.notices)
+    assert (output_json["uid"]["writer"], output_json["gid"]["writer"]) == (
+        plan.uid_writer,
+        plan.gid_writer,
+    )
 
 
 @pytest.mark.parametrize("options", [[], ["--allow-single-id"]])
@@ -75,16 +80,16 @@ def test_plan_without_map_options_is_the_default_map_of_run(
     capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     """Without map options, plan needs no subordinate ranges, since root may have none."""
-    alone = planned(capsys, *options)
-    assert alone == planned(capsys, "-r")
+    alone = plan_json(capsys, *options)
+    assert alone == plan_json(capsys, "-r")
     assert (extents(alone, "uid"), extents(alone, "gid")) == ([(0, UID, 1)], [(0, GID, 1)])
 
 
 def test_plan_without_map_options_heeds_setgroups(capsys: pytest.CaptureFixture[str]) -> None:
-    assert planned(capsys, "--setgroups=deny") == planned(capsys, "-r", "--setgroups=deny")
+    assert plan_json(capsys, "--setgroups=deny") == plan_json(capsys, "-r", "--setgroups=deny")
 
 
-def test_people_get_bars(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_text_shows_extents_with_bars(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "-r"]) == 0
     output = capsys.readouterr()
     assert output.err == ""
@@ -105,7 +110,7 @@ def test_people_get_bars(capsys: pytest.CaptureFixture[str]) -> None:
     [({"LC_ALL": "C"}, "="), ({"LC_ALL": "C.UTF-8"}, "━"), ({"LANG": "C.UTF-8"}, "━")],
 )
 @pytest.mark.parametrize("most", [1, 4294967295])
-def test_bars_are_of_characters_that_the_locale_has(
+def test_bars_use_characters_of_the_locale(
     usernsctl: Program, locale: dict[str, str], bar: str, most: int
 ) -> None:
     options = ["-r"] if most == 1 or UID else ["--map-users=0:0:4294967295"]
@@ -116,7 +121,7 @@ def test_bars_are_of_characters_that_the_locale_has(
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_one_id_in_place_of_ranges_is_said(
+def test_text_explains_single_id_fallback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Users other than root need newuidmap for this map, and PATH has none."""
@@ -132,7 +137,7 @@ def test_one_id_in_place_of_ranges_is_said(
 
 
 @unprivileged
-def test_what_can_not_be_had_is_refused_with_its_cause(
+def test_plan_without_newuidmap_fails_with_helper_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/no/such/directory")
@@ -146,7 +151,7 @@ def test_what_can_not_be_had_is_refused_with_its_cause(
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--map-users=0:0"], '"0:0" is not an extent'),
         (["--map-users=x"], '"x" is not an extent'),
@@ -162,11 +167,11 @@ def test_what_can_not_be_had_is_refused_with_its_cause(
         (["word"], "word"),
     ],
 )
-def test_a_mistake_is_told_in_one_message(
-    capsys: pytest.CaptureFixture[str], options: list[str], says: str
+def test_invalid_plan_options_are_refused(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert main(["plan", *options]) == 125
     output = capsys.readouterr()
     assert output.out == ""
-    assert says in output.err
+    assert message in output.err
     assert "Traceback" not in output.err

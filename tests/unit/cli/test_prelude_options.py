@@ -7,7 +7,7 @@ from conftest import Program
 from processes import capture
 
 
-def told(prelude: Program, *arguments: str) -> str:
+def argument_error(prelude: Program, *arguments: str) -> str:
     """Return the error message of usernsctl-exec for wrong arguments."""
     done = prelude(*arguments)
     assert done.returncode == 125
@@ -52,15 +52,15 @@ def told(prelude: Program, *arguments: str) -> str:
         (["--preserve-fd=-1"], '--preserve-fd: "-1" is not a number'),
     ],
 )
-def test_a_mistake_is_told_by_name(prelude: Program, arguments: list[str], message: str) -> None:
+def test_wrong_arguments_are_named(prelude: Program, arguments: list[str], message: str) -> None:
     # A missing value is only an error at the end of the line. The other mistakes need a complete
     # command line, so that nothing else is wrong.
     command = [] if "needs a value" in message else ["--", "echo", "ran"]
-    assert message in told(prelude, *arguments, *command)
+    assert message in argument_error(prelude, *arguments, *command)
 
 
-def test_a_message_is_one_line_and_commands_no_terminal(prelude: Program) -> None:
-    message = told(prelude, "--map-users=\n\033[31m", "echo", "ran")
+def test_message_is_one_line_without_escape_sequences(prelude: Program) -> None:
+    message = argument_error(prelude, "--map-users=\n\033[31m", "echo", "ran")
     assert message.startswith('" ?[31m" is not an extent')
 
 
@@ -68,39 +68,39 @@ def test_a_message_is_one_line_and_commands_no_terminal(prelude: Program) -> Non
     "extent", ["0:0", "a:b:c", "0:0:0", "4294967295:0:2", "", "0:0:1:2", "-1:0:1", " 0:0:1"]
 )
 @pytest.mark.parametrize("option", ["--map-users", "--map-groups"])
-def test_a_malformed_extent_is_quoted(prelude: Program, option: str, extent: str) -> None:
-    message = told(prelude, f"{option}={extent}", "echo", "ran")
+def test_malformed_extent_is_quoted(prelude: Program, option: str, extent: str) -> None:
+    message = argument_error(prelude, f"{option}={extent}", "echo", "ran")
     assert extent in message
     assert any(part in message for part in ("is not an extent", "must be", "goes past"))
 
 
-def test_overlaps_are_refused(prelude: Program) -> None:
-    message = told(prelude, "--map-users=0:10:5", "--map-users=4:100:1", "echo", "ran")
+def test_overlapping_extents_are_refused(prelude: Program) -> None:
+    message = argument_error(prelude, "--map-users=0:10:5", "--map-users=4:100:1", "echo", "ran")
     assert "extents 0:10:5 and 4:100:1 overlap inside" in message
 
 
 def test_341_extents_are_refused(prelude: Program) -> None:
     extents = [f"--map-users={2 * n}:{2 * n}:1" for n in range(341)]
-    assert "no more than 340 extents" in told(prelude, *extents, "echo", "ran")
+    assert "no more than 340 extents" in argument_error(prelude, *extents, "echo", "ran")
 
 
-def test_a_map_of_a_page_is_refused(prelude: Program) -> None:
+def test_map_of_a_page_or_more_is_refused(prelude: Program) -> None:
     extents = [f"--map-users={4000000000 + n}:{4100000000 + n}:1" for n in range(0, 680, 2)]
-    assert "less than a page" in told(prelude, *extents, "echo", "ran")
+    assert "less than a page" in argument_error(prelude, *extents, "echo", "ran")
 
 
-def test_a_command_is_needed(prelude: Program) -> None:
+def test_missing_command_is_refused(prelude: Program) -> None:
     for arguments in ([], ["-r"], ["-r", "--"]):
-        assert "no command was given" in told(prelude, *arguments)
+        assert "no command was given" in argument_error(prelude, *arguments)
 
 
-def test_too_many_descriptors_are_refused(prelude: Program) -> None:
+def test_too_many_preserved_descriptors_are_refused(prelude: Program) -> None:
     options = [f"--preserve-fd={fd}" for fd in range(100)]
-    assert "too many descriptors" in told(prelude, *options, "echo", "ran")
+    assert "too many descriptors" in argument_error(prelude, *options, "echo", "ran")
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
-def test_help_tells_every_option(prelude: Program, option: str) -> None:
+def test_help_lists_options_and_exit_status(prelude: Program, option: str) -> None:
     done = prelude(option, "--nope")
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("--map-root-user", "--kill-child", "--preserve-fd", "--version", "125"):
@@ -109,7 +109,7 @@ def test_help_tells_every_option(prelude: Program, option: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["-V", "--version"])
-def test_the_version_is_told(prelude: Program, option: str) -> None:
+def test_version_is_printed(prelude: Program, option: str) -> None:
     done = prelude(option)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usernsctl-exec ")
@@ -117,12 +117,12 @@ def test_the_version_is_told(prelude: Program, option: str) -> None:
 
 @pytest.mark.parametrize("option", ["--help", "--version", "-h", "-V"])
 @pytest.mark.parametrize(
-    ("redirection", "says"), [(">/dev/full", "No space left"), (">&-", "Bad file descriptor")]
+    ("redirection", "reason"), [(">/dev/full", "No space left"), (">&-", "Bad file descriptor")]
 )
-def test_what_can_not_be_printed_is_a_failure(
-    prelude: Program, option: str, redirection: str, says: str
+def test_help_or_version_to_broken_output_fails(
+    prelude: Program, option: str, redirection: str, reason: str
 ) -> None:
     script = f'exec "$0" {option} {redirection}'
     done = capture(["sh", "-c", script, prelude.path])
     assert done.returncode == 125
-    assert done.stderr.startswith(f"usernsctl-exec: stdio: standard output: {says}")
+    assert done.stderr.startswith(f"usernsctl-exec: stdio: standard output: {reason}")

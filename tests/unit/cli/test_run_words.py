@@ -25,7 +25,7 @@ WORDS = st.one_of(
 TEXT = st.one_of(st.sampled_from([*FLAGS, *VALUES, "-h", "--nonsense"]), st.text(max_size=4))
 
 
-def read(*words: str) -> dict[str, Any]:
+def parse_run(*words: str) -> dict[str, Any]:
     return usernsctl().find("run").read(words)
 
 
@@ -42,7 +42,7 @@ def read(*words: str) -> dict[str, Any]:
 )
 @example([("--env", "-", False), ("--wd", "-x", False)], ["--", "--"])
 @example([], ["sh", "-c", "x", "--", "y"])
-def test_each_value_and_each_word_of_the_command_stays_what_it_is(
+def test_values_and_command_arguments_are_parsed_unchanged(
     options: list[tuple[str, str, bool]], command: list[str]
 ) -> None:
     words: list[str] = []
@@ -54,11 +54,11 @@ def test_each_value_and_each_word_of_the_command_stays_what_it_is(
         expected[name] = (*expected[name], value) if expected[name] is not None else value
         if name in ("cwd", "hostname"):
             expected[name] = value
-    found = read(*words, "--", *command)
+    found = parse_run(*words, "--", *command)
     assert {name: found[name] for name in expected} == expected
     assert found["command"] == tuple(command)
     if command[0][:1] != "-":
-        assert read(*words, *command)["command"] == tuple(command)
+        assert parse_run(*words, *command)["command"] == tuple(command)
 
 
 @settings(max_examples=400)
@@ -68,32 +68,32 @@ def test_each_value_and_each_word_of_the_command_stays_what_it_is(
 @example(["--rootfs"])
 @example(["--platform=", "--platform=kvm"])
 @example(["--rlimit=x", "--rlimit=nofile=1"])
-def test_wrong_words_are_answered_by_a_text(words: list[str]) -> None:
+def test_wrong_arguments_raise_usage_or_usernserror(words: list[str]) -> None:
     try:
-        found = read(*words)
+        found = parse_run(*words)
     except Answer as answer:
         assert answer.text.startswith("Usage: usernsctl run ")
         assert answer.status in (0, 125)
     except UsernsError as error:
         assert "--network sandbox" in str(error)
     else:
-        assert found.keys() == read().keys()
+        assert found.keys() == parse_run().keys()
 
 
 @pytest.mark.parametrize("words", [["--bind"], ["--bind", "--", "true"], ["--bind=--", "true"]])
-def test_a_value_that_is_missing_is_told(words: list[str]) -> None:
+def test_missing_option_value_is_reported(words: list[str]) -> None:
     with pytest.raises(Answer, match="Error: --bind needs a value: --bind SRC"):
-        read(*words)
+        parse_run(*words)
 
 
-def test_the_last_one_of_a_pair_counts() -> None:
-    found = read("--no-verify", "--verify", "--terminal", "--no-terminal", "--new-privs", "x")
+def test_last_option_of_a_pair_wins() -> None:
+    found = parse_run("--no-verify", "--verify", "--terminal", "--no-terminal", "--new-privs", "x")
     assert (found["verify"], found["terminal"], found["no_new_privs"]) == (True, False, False)
-    assert read("x")["terminal"] is None
+    assert parse_run("x")["terminal"] is None
 
 
-def test_values_are_read_as_the_request_has_them() -> None:
-    found = read("--bind", "/a:/b:rw", "--user=1:2", "--bind=/c:/d", "--network=host", "x")
+def test_values_have_the_types_of_the_request() -> None:
+    found = parse_run("--bind", "/a:/b:rw", "--user=1:2", "--bind=/c:/d", "--network=host", "x")
     assert found["binds"] == (Bind("/a", "/b", read_only=False), Bind("/c", "/d"))
     assert (found["user"], found["network"]) == ((1, 2), "host")
 
@@ -103,7 +103,7 @@ class Performed(Exception):
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+def parse_call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Return a function that returns the parsed options and environment of a call."""
 
     def perform(self: Parser, given: Any, environ: Any, words: Any) -> None:
@@ -111,28 +111,28 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
 
     monkeypatch.setattr(Parser, "perform", perform)
 
-    def ask(*words: str) -> dict[str, Any]:
+    def parse(*words: str) -> dict[str, Any]:
         with pytest.raises(Performed) as caught:
             main(list(words))
         found: dict[str, Any] = caught.value.args[0]
         return found
 
-    return ask
+    return parse
 
 
 @pytest.mark.parametrize("form", ["--environ-fd={}", "--environ-fd {}"])
-def test_the_environment_of_a_descriptor_is_taken(
-    asked: Callable[..., dict[str, Any]], tmp_path: Any, form: str
+def test_environment_is_read_from_environ_fd(
+    parse_call: Callable[..., dict[str, Any]], tmp_path: Any, form: str
 ) -> None:
     (tmp_path / "environ").write_bytes(b"A=1\0nothing\0A=2\0")
     number = os.open(tmp_path / "environ", os.O_RDONLY)
-    assert asked(*form.format(number).split(), "run", "--", "true")["environ"] == {"A": "1"}
+    assert parse_call(*form.format(number).split(), "run", "--", "true")["environ"] == {"A": "1"}
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.close(number)
 
 
 @pytest.mark.parametrize("number", ["2", "", "x", "-1", "٣", "99999999999", "1000000000"])
-def test_what_is_no_descriptor_is_told(capsys: pytest.CaptureFixture[str], number: str) -> None:
+def test_invalid_environ_fd_is_refused(capsys: pytest.CaptureFixture[str], number: str) -> None:
     assert main([f"--environ-fd={number}", "run", "--", "true"]) == 125
     output = capsys.readouterr().err
     assert "--environ-fd" in output

@@ -21,22 +21,22 @@ RICH = ("rich", "pygments", "markdown_it", "mdurl")
 @pytest.fixture
 def without_rich(tmp_path: Path) -> dict[str, str]:
     """Return an environment in which Python has all installed packages except rich."""
-    place = tmp_path / "packages"
-    place.mkdir()
+    packages = tmp_path / "packages"
+    packages.mkdir()
     for entry in INSTALLED.iterdir():
         if entry.name not in ("sitecustomize.py", *RICH) and entry.suffix != ".pth":
-            (place / entry.name).symlink_to(entry)
-    return {"PYTHONPATH": str(place)}
+            (packages / entry.name).symlink_to(entry)
+    return {"PYTHONPATH": str(packages)}
 
 
-def shown(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
+def terminal_output(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
     """Return the exit status and output of usernsctl on a terminal, without site packages."""
     command = [os.path.realpath(sys.executable), "-m", "usernsctl", *words]
     environ = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", **environ}
     return on_terminal(command, environ)
 
 
-def plain(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
+def pipe_output(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
     """Return the exit status and output of usernsctl on a pipe."""
     done = capture(
         [os.path.realpath(sys.executable), "-m", "usernsctl", *words],
@@ -55,10 +55,10 @@ COLOUR = r"\x1b\[(\d+;)*[349][0-9][;m]"
 
 
 @pytest.mark.parametrize("words", VERBS, ids=["plan", "doctor"])
-def test_without_rich_a_terminal_gets_what_a_pipe_gets(
+def test_output_without_rich_is_the_same_as_on_a_pipe(
     without_rich: dict[str, str], words: list[str]
 ) -> None:
-    on_terminal, on_pipe = shown(words, without_rich), plain(words, without_rich)
+    on_terminal, on_pipe = terminal_output(words, without_rich), pipe_output(words, without_rich)
     assert "\x1b" not in on_terminal[1]
     assert on_terminal[0] == on_pipe[0]
     # The doctor probes twice, so numbers in the other lines may differ.
@@ -66,24 +66,26 @@ def test_without_rich_a_terminal_gets_what_a_pipe_gets(
     assert len(on_terminal[1].splitlines()) == len(on_pipe[1].splitlines())
 
 
-def test_with_rich_a_terminal_gets_tables() -> None:
+def test_output_with_rich_has_bold_tables() -> None:
     environ = {"PYTHONPATH": str(INSTALLED)}
-    on_terminal, on_pipe = shown(DOCTOR, environ), plain(DOCTOR, environ)
+    on_terminal, on_pipe = terminal_output(DOCTOR, environ), pipe_output(DOCTOR, environ)
     assert "\x1b[1m" in on_terminal[1]
     assert on_terminal[0] == on_pipe[0]
     assert "\x1b" not in on_pipe[1]
 
 
-@pytest.mark.parametrize("said", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["no-color", "dumb"])
-def test_there_is_no_colour_where_none_is_wanted(said: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["no-color", "dumb"]
+)
+def test_no_color_and_dumb_terminals_disable_colours(variables: dict[str, str]) -> None:
     """NO_COLOR and a dumb terminal disable colours and bold type.
 
     See https://no-color.org/. The test also checks that the output has a colour by default.
     """
     environ = {"PYTHONPATH": str(INSTALLED)}
-    assert re.search(COLOUR, shown(DOCTOR, environ)[1])
-    told = shown(DOCTOR, environ | said)[1]
-    assert "\x1b" not in told
+    assert re.search(COLOUR, terminal_output(DOCTOR, environ)[1])
+    output = terminal_output(DOCTOR, environ | variables)[1]
+    assert "\x1b" not in output
 
 
 @pytest.mark.parametrize(
@@ -95,19 +97,21 @@ def test_there_is_no_colour_where_none_is_wanted(said: dict[str, str]) -> None:
     ],
     ids=" ".join,
 )
-@pytest.mark.parametrize("said", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"LC_ALL": "C"}])
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"LC_ALL": "C"}])
 @pytest.mark.sampled
-def test_it_fits_into_80_columns(words: list[str], said: dict[str, str]) -> None:
-    environ = {"PYTHONPATH": str(INSTALLED), "COLUMNS": "80", "LANG": "C.UTF-8"} | said
-    told = re.sub(ESCAPE, "", shown(words, environ)[1]).splitlines()
-    assert [line for line in told if len(line) > 80 and not is_to_be_copied(line)] == []
+def test_output_fits_into_80_columns(words: list[str], variables: dict[str, str]) -> None:
+    environ = {"PYTHONPATH": str(INSTALLED), "COLUMNS": "80", "LANG": "C.UTF-8"} | variables
+    output = re.sub(ESCAPE, "", terminal_output(words, environ)[1]).splitlines()
+    assert [line for line in output if len(line) > 80 and not is_command(line)] == []
 
 
-def is_to_be_copied(line: str) -> bool:
+def is_command(line: str) -> bool:
     """Return whether a line is a command for the user to copy, which must not be wrapped."""
     return line.strip().startswith(("usernsctl ", "usermod ", "docker "))
 
 
-def test_rich_is_an_extra_and_nothing_else_needs_it() -> None:
-    wanted = metadata.requires("usernsctl") or []
-    assert [one for one in wanted if one.startswith("rich")] == ['rich>=13; extra == "rich"']
+def test_only_the_extra_rich_requires_rich() -> None:
+    requirements = metadata.requires("usernsctl") or []
+    assert [requirement for requirement in requirements if requirement.startswith("rich")] == [
+        'rich>=13; extra == "rich"'
+    ]

@@ -23,15 +23,15 @@ def namespace(inode: int, parent: int | None) -> UserNamespace:
     return UserNamespace(inode=inode, parent=parent, owner=0, uid=())
 
 
-def test_namespaces_are_below_their_parents() -> None:
-    made = (namespace(5, None), namespace(9, 5), namespace(3, 9), namespace(7, 5))
-    lines = tree_text.lines(Tree(namespaces=made, unseen=0), is_ascii=True)
+def test_namespaces_are_drawn_below_their_parents() -> None:
+    namespaces = (namespace(5, None), namespace(9, 5), namespace(3, 9), namespace(7, 5))
+    lines = tree_text.lines(Tree(namespaces=namespaces, unseen=0), is_ascii=True)
     assert [line for line in lines if line[-1].isdigit()] == ["|- 7", "`- 9", "   `- 3"]
 
 
-def test_many_namespaces_are_gone_through_a_few_times() -> None:
+def test_tree_of_many_namespaces_is_iterated_fewer_than_5_times() -> None:
     """Any user can create thousands of namespaces, so the time must not grow quadratically."""
-    made = Counted([namespace(0, None), *(namespace(inode, 0) for inode in range(1, 100))])
-    lines = list(tree_text.lines(Tree(namespaces=made, unseen=0), is_ascii=True))
+    namespaces = Counted([namespace(0, None), *(namespace(inode, 0) for inode in range(1, 100))])
+    lines = list(tree_text.lines(Tree(namespaces=namespaces, unseen=0), is_ascii=True))
     assert len(lines) == 300
     assert Counted.times < 5

@@ -33,28 +33,28 @@ class Child:
         return 7
 
 
-class Dropping:
+class SignalFinalizer:
     """Object whose finalizer raises, which Python ignores."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def begun(child: Child) -> Child:
+def start_and_signal(child: Child) -> Child:
     """Raise SIGTERM in a finalizer, where Python ignores exceptions; return the fake command."""
-    Dropping()
+    SignalFinalizer()
     return child
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_start_is_given_up_wherever_the_signal_is_heard() -> None:
+def test_sigterm_ends_a_long_start_with_143() -> None:
     child = Child()
     with pytest.raises(SystemExit) as ended:
-        exit_status(lambda: begun(child), may_be_long=True)
+        exit_status(lambda: start_and_signal(child), may_be_long=True)
     assert (ended.value.code, child.signals) == (128 + signal.SIGTERM, [])
 
 
-def test_a_signal_that_comes_during_a_short_start_is_the_command_s() -> None:
+def test_sigterm_during_a_short_start_is_forwarded() -> None:
     child = Child()
-    assert exit_status(lambda: begun(child)) == 7
+    assert exit_status(lambda: start_and_signal(child)) == 7
     assert child.signals == [signal.SIGTERM]
