@@ -17,7 +17,7 @@ PROTECTED = [*UNCONFINED, SECCOMP]
 NEWER_CALLS = {"open_tree", "move_mount", "mount_setattr"}
 
 
-def test_a_volume_over_the_launches_is_told(plain: Engine, tmp_path: Path) -> None:
+def test_a_volume_over_the_launches_is_named(plain: Engine, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     done = plain(*PROTECTED, f"--volume={tmp_path}:/etc", PRELUDE, "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
@@ -33,7 +33,7 @@ def test_a_volume_over_the_programs_starts_nothing(plain: Engine, tmp_path: Path
 
 
 @pytest.mark.parametrize("lie", ["max", "-1", "99999999999999999999999", "x\n" * 5000, ""])
-def test_a_lying_control_group_does_no_harm(plain: Engine, tmp_path: Path, lie: str) -> None:
+def test_a_false_control_group_does_no_harm(plain: Engine, tmp_path: Path, lie: str) -> None:
     names = ["memory.max", "memory.limit_in_bytes", "cpu.max", "pids.max", "pids.current"]
     for name in [*names, "memory.events", "memory.oom_control"]:
         (tmp_path / name).write_text(lie)
@@ -47,18 +47,18 @@ def test_a_lying_control_group_does_no_harm(plain: Engine, tmp_path: Path, lie: 
     assert done.stdout.endswith("ran\n")
 
 
-def test_a_terminal_that_is_none_is_no_failure(plain: Engine) -> None:
+def test_tty_without_a_terminal_works(plain: Engine) -> None:
     """Let docker make a terminal, although its own standard input is none."""
     done = plain(*PROTECTED, "--tty", PRELUDE, "--", "sh", "-c", "test -t 1 && echo terminal")
     assert (done.returncode, done.stdout, done.stderr) == (0, "terminal\n", "")
 
 
-def test_a_full_shared_memory_is_not_needed(plain: Engine) -> None:
+def test_a_small_dev_shm_is_sufficient(plain: Engine) -> None:
     done = plain(*PROTECTED, "--shm-size=4k", PRELUDE, "--", "echo", "ran")
     assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
 
 
-def test_an_id_without_a_map_is_told(plain: Engine) -> None:
+def test_unmapped_ids_are_named(plain: Engine) -> None:
     """Give a program any id in place of the only one, but only mapped ids of several."""
     done = plain(*PROTECTED, PRELUDE, "--user=4000000000", "--", "id", "-u")
     assert (done.returncode, done.stdout, done.stderr) == (0, "4000000000\n", "")
@@ -68,7 +68,7 @@ def test_an_id_without_a_map_is_told(plain: Engine) -> None:
     assert "70000" in done.stderr
 
 
-def test_a_profile_of_an_older_version_is_told(plain: Engine, tmp_path: Path) -> None:
+def test_a_profile_of_an_older_version_is_named(plain: Engine, tmp_path: Path) -> None:
     profile = json.loads((TREE / "docker" / "seccomp.json").read_text())
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name not in NEWER_CALLS]

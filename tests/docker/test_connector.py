@@ -107,13 +107,13 @@ def messages(done: subprocess.CompletedProcess[str]) -> list[Message]:
 
 
 @pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
-def test_spec(engine: Engine) -> None:
+def test_the_connector_prints_its_spec(engine: Engine) -> None:
     found = messages(engine("run", "--rm", *PROTECTED, CONNECTOR, "spec"))
     (spec,) = of_type(found, "SPEC")
     assert "connectionSpecification" in spec
 
 
-def test_spec_with_all_ids(plain: Engine) -> None:
+def test_the_connector_prints_its_spec_with_all_ids(plain: Engine) -> None:
     done = plain(
         *["run", "--rm", SECCOMP, IN_GVISOR, CONNECTOR],
         *["--ids=all", "--", "source-declarative-manifest", "spec"],
@@ -129,7 +129,7 @@ def test_without_the_profile_nothing_runs(plain: Engine) -> None:
     assert f"    {get}\n    docker run --security-opt seccomp=seccomp.json IMAGE\n" in done.stderr
 
 
-def test_it_is_gvisor_that_the_connector_runs_on(plain: Engine) -> None:
+def test_the_connector_runs_in_gvisor(plain: Engine) -> None:
     done = plain(
         *["run", "--rm", *PROTECTED, "--env=SOME=thing", IN_GVISOR, CONNECTOR],
         *["python3", "-c", "import os; print(os.uname().version, os.environ['SOME'])"],
@@ -137,7 +137,7 @@ def test_it_is_gvisor_that_the_connector_runs_on(plain: Engine) -> None:
     assert done.stdout == "#1 SMP Sun Jan 10 15:06:54 PST 2016 thing\n"
 
 
-def test_python_variables_are_the_program_s_only(plain: Engine) -> None:
+def test_python_variables_affect_the_program_only(plain: Engine) -> None:
     """PYTHON* variables name code of the payload, which must not run outside gVisor."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-path-") as made:
         os.chmod(made, 0o755)
@@ -156,7 +156,7 @@ def test_python_variables_are_the_program_s_only(plain: Engine) -> None:
     assert done.stdout == "/nowhere\n", done.stderr
 
 
-def test_check_and_discover(plain: Engine, files: Path) -> None:
+def test_the_connector_checks_and_discovers(plain: Engine, files: Path) -> None:
     for verb, kind, field in (
         ("check", "CONNECTION_STATUS", "status"),
         ("discover", "CATALOG", "streams"),
@@ -166,7 +166,7 @@ def test_check_and_discover(plain: Engine, files: Path) -> None:
         assert body[field] == "SUCCEEDED" or body[field][0]["name"] == "stations"
 
 
-def test_records_are_those_of_a_run_without_gvisor(plain: Engine, files: Path) -> None:
+def test_the_connector_reads_the_same_records_as_without_gvisor(plain: Engine, files: Path) -> None:
     bare = ["--entrypoint=source-declarative-manifest"]
     sandboxed, plainly = (
         plain("run", "--rm", *PROTECTED, *options(files, *how), CONNECTOR, *arguments("read"))
@@ -204,7 +204,7 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
     ids=["in-gvisor", "launch", "run"],
 )
 @pytest.mark.parametrize("signal", [SIGHUP, SIGINT, SIGQUIT, SIGTERM])
-def test_a_signal_before_the_sandbox_is_there_is_not_lost(
+def test_a_signal_before_the_sandbox_starts_is_not_lost(
     signal: Signals, start: list[str], plain: Engine
 ) -> None:
     """The kernel discards a signal that process 1 of a container neither handles nor blocks."""
@@ -219,7 +219,7 @@ def test_a_signal_before_the_sandbox_is_there_is_not_lost(
     assert int(ended) == 128 + signal
 
 
-def test_a_failure_comes_through(plain: Engine, files: Path) -> None:
+def test_a_failure_of_the_connector_is_passed_on(plain: Engine, files: Path) -> None:
     (files / "config.json").write_text("{}")
     bare = ["--entrypoint=source-declarative-manifest"]
     sandboxed, plainly = (
@@ -232,7 +232,7 @@ def test_a_failure_comes_through(plain: Engine, files: Path) -> None:
     assert kinds == [json.loads(line)["type"] for line in plainly.stdout.splitlines()]
 
 
-def test_the_container_is_read_only_and_gone_after(plain: Engine, files: Path) -> None:
+def test_volumes_are_read_only_and_writes_are_lost(plain: Engine, files: Path) -> None:
     script = (
         "cat /files/config.json; touch /files/new 2>/dev/null || echo read-only;"
         "touch /home/airbyte/new && echo in memory"
@@ -247,7 +247,7 @@ def test_the_container_is_read_only_and_gone_after(plain: Engine, files: Path) -
 
 
 @pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
-def test_a_setting_that_decides_no_more_is_told(name: str, plain: Engine) -> None:
+def test_an_obsolete_variable_is_named(name: str, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--env={name}=none", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
     assert f"{name} is set, but has no effect" in done.stderr
@@ -299,7 +299,7 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
 # With the lowest of these limits, runsc crashes. The highest are still too low for a sandbox.
 @pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
 @pytest.mark.sampled(3)
-def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
+def test_a_low_pids_limit_is_named(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--pids-limit={limit}", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
     assert "usernsctl: runsc: " in done.stderr
@@ -309,13 +309,13 @@ def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
 # With a limit below 10, the engine itself can't start a container.
 @pytest.mark.parametrize("limit", [10, 12, 16, 20, 24, 32, 64, 100])
 @pytest.mark.sampled(3)
-def test_too_few_descriptors_are_told(limit: int, plain: Engine) -> None:
+def test_a_low_descriptor_limit_is_named(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--ulimit=nofile={limit}", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
     assert cause_of(done) == "descriptor-limit"
 
 
-def test_too_little_memory_is_told(plain: Engine) -> None:
+def test_a_low_memory_limit_is_named(plain: Engine) -> None:
     """gVisor survives the killed process, so only the command's failure reports it."""
     grow = "held = []\nwhile True: held.append(b'x' * 10**7)"
     limits = ["--memory=300m", "--memory-swap=300m", IN_GVISOR]
@@ -324,7 +324,7 @@ def test_too_little_memory_is_told(plain: Engine) -> None:
     assert cause_of(done) == "out-of-memory"
 
 
-def test_host_name_and_working_directory_are_the_container_s(plain: Engine) -> None:
+def test_hostname_and_working_directory_of_the_container_apply(plain: Engine) -> None:
     options = ["--hostname=station", IN_GVISOR]
     show = ["sh", "-c", "hostname; pwd"]
     done = plain("run", "--rm", *PROTECTED, *options, "--workdir=/opt", CONNECTOR, *show)

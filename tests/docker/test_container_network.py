@@ -91,7 +91,7 @@ def test_the_profile_without_networks_is_named(engine: Engine, tun: str) -> None
     assert "seccomp-profile --private-network >seccomp.json" in done.stderr
 
 
-def test_image_without_a_launch(plain: Engine) -> None:
+def test_an_image_without_a_launch_is_named(plain: Engine) -> None:
     from docker.conftest import PRELUDE
 
     done = plain("run", "--rm", SECCOMP, PRELUDE, "--network=private", "--", "echo", "started")

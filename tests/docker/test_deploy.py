@@ -117,7 +117,7 @@ def test_openshift_permits_the_pod(name: str) -> None:
     assert kinds <= set(rules["volumes"])
 
 
-def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
+def test_validation_finds_unknown_fields() -> None:
     """The validator itself must reject unknown fields."""
     job = objects("job.yaml")[1]
     job["spec"]["template"]["spec"]["hostUser"] = False
@@ -195,7 +195,7 @@ def test_a_service_runs_as_the_deployment_says(remapped: Engine) -> None:
     assert gvisor.is_version(done.stdout)
 
 
-def test_only_a_task_that_has_not_run_is_repeated() -> None:
+def test_only_tasks_that_did_not_run_are_repeated() -> None:
     """The Job repeats tasks of lost nodes, and those whose gVisor did not start (125)."""
     (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
     lost, failed = rules
@@ -307,7 +307,7 @@ def test_hostile_link_in_place_of_the_profile_is_not_followed(
         tally.succeeded("the file that a link led to was written")
 
 
-def test_the_daemonset_takes_no_more_than_it_needs() -> None:
+def test_the_daemonset_has_few_privileges() -> None:
     spec = daemon_set()
     assert spec["tolerations"] == []
     assert spec["automountServiceAccountToken"] is False
@@ -369,7 +369,7 @@ def test_compose_runs_the_connector(plain: Engine) -> None:
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
 
 
-def test_the_engine_s_settings_are_enough(plain: Engine, tmp_path: Path) -> None:
+def test_daemon_json_is_sufficient(plain: Engine, tmp_path: Path) -> None:
     """With docker/daemon.json and its seccomp profile, containers need no more options."""
     settings = json.loads((TREE / "docker" / "daemon.json").read_text())
     assert settings["userns-remap"] == "default"
@@ -409,7 +409,7 @@ PROTECTED = ["--cap-drop=ALL", NO_NEW_PRIVILEGES, SECCOMP]
         ("docs/docker.md", "FROM my-image\n"),
     ],
 )
-def test_an_image_is_made_as_documented(
+def test_the_documented_image_builds_and_runs(
     page: str, begin: str, plain: Engine, tmp_path: Path
 ) -> None:
     build_recipe(plain, page, begin, tmp_path)
@@ -419,7 +419,7 @@ def test_an_image_is_made_as_documented(
 
 
 @pytest.mark.timeout(900)
-def test_an_image_is_made_again_once_prelude_was(plain: Engine, tmp_path: Path) -> None:
+def test_an_image_is_rebuilt_with_a_new_prelude(plain: Engine, tmp_path: Path) -> None:
     """The unchanged programs come from the build cache, but the launch files are generated anew."""
     recipe = ("docs/docker.md", "FROM my-image\n")
     build_recipe(plain, *recipe, tmp_path)
@@ -430,7 +430,7 @@ def test_an_image_is_made_again_once_prelude_was(plain: Engine, tmp_path: Path) 
 
 
 @pytest.mark.timeout(600)
-def test_a_launch_is_made_as_documented(plain: Engine, tmp_path: Path) -> None:
+def test_the_documented_launch_works(plain: Engine, tmp_path: Path) -> None:
     build_recipe(plain, "docs/docker.md", "FROM prelude-python AS launch\n", tmp_path)
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-data-") as made:
         os.chmod(made, 0o777)
@@ -443,7 +443,7 @@ def test_a_launch_is_made_as_documented(plain: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_launch_for_programs_that_wait(plain: Engine, tmp_path: Path) -> None:
+def test_the_documented_launch_with_ptrace_works(plain: Engine, tmp_path: Path) -> None:
     """Freeze a launch with the platform ptrace, as docs/docker.md advises for such programs."""
     (tmp_path / "Dockerfile").write_text(
         f"FROM {PRELUDE_PYTHON} AS launch\n"
@@ -460,7 +460,7 @@ def test_a_launch_for_programs_that_wait(plain: Engine, tmp_path: Path) -> None:
     assert "Jan 10 15:06:54 PST 2016" in done.stdout
 
 
-def test_the_images_have_no_file_that_all_may_write(plain: Engine) -> None:
+def test_images_have_no_world_writable_files(plain: Engine) -> None:
     """The images have no writable files and no certificates beyond those of their base."""
     found = plain(
         *["run", "--rm", "--user=0", "--entrypoint=sh", CONNECTOR, "-c"],

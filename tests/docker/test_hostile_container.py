@@ -67,7 +67,7 @@ def test_the_traps_work_in_a_container(plain: Engine, volume: Path) -> None:
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_variables_and_a_volume_name_what_runs_outside_gvisor(
+def test_variables_and_volumes_choose_no_program_outside_gvisor(
     start: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
     traps = set_traps(volume, Path("/traps"))
@@ -92,7 +92,7 @@ def test_variables_and_a_volume_name_what_runs_outside_gvisor(
 
 
 @pytest.mark.parametrize("image", [PRELUDE, PRELUDE_PYTHON])
-def test_the_health_check_runs_nothing_that_a_variable_names(
+def test_variables_choose_no_program_of_the_health_check(
     image: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
     """The health check runs outside gVisor, with the container's environment and directory."""

@@ -116,7 +116,7 @@ def test_cell(
     found_causes[cell] = cell.causes
 
 
-def test_a_run_outside_of_the_sandbox_would_leave_a_trace(plain: Engine, canary: Path) -> None:
+def test_a_payload_outside_gvisor_leaves_its_trace(plain: Engine, canary: Path) -> None:
     done = in_container(plain, canary, [], PAYLOAD)
     assert done.returncode == 0, done.stderr
     assert gvisor.BUILD not in done.stdout
@@ -124,7 +124,7 @@ def test_a_run_outside_of_the_sandbox_would_leave_a_trace(plain: Engine, canary:
 
 
 @pytest.mark.thorough
-def test_the_page_tells_what_was_found(found_causes: dict[Cell, tuple[str, ...]]) -> None:
+def test_the_page_lists_the_found_causes(found_causes: dict[Cell, tuple[str, ...]]) -> None:
     if len(found_causes) < len(CELLS):
         pytest.skip("not every cell has been run, and come out as expected")
     text = table(found_causes)

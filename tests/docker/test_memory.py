@@ -47,7 +47,7 @@ def test_a_program_that_grows_ends_the_container_with_the_cause(
     assert f"the limit of the control group is {limit}.0 MiB, of which " in done.stderr
 
 
-def test_messages_are_told_in_json(plain: Engine) -> None:
+def test_messages_can_be_json(plain: Engine) -> None:
     """Print the cause in JSON before the start, of a program's end, and of a health check."""
     limits = ["--memory=150m", "--memory-swap=150m"]
     wrong = [one for one in PROTECTED if one != SECCOMP]
@@ -72,7 +72,7 @@ def test_a_program_sees_the_limits_of_its_container(plain: Engine) -> None:
     assert done.stdout == "1\n", done.stderr
 
 
-def test_node_has_the_same_heap_as_without_gvisor(plain: Engine) -> None:
+def test_node_has_the_same_heap_limit_as_without_gvisor(plain: Engine) -> None:
     script = "console.log(require('v8').getHeapStatistics().heap_size_limit)"
     limits = ["--memory=512m", *node_volumes()]
     node = ["node", "-e", script]
@@ -81,7 +81,7 @@ def test_node_has_the_same_heap_as_without_gvisor(plain: Engine) -> None:
     assert with_gvisor.stdout == without.stdout != "", with_gvisor.stderr
 
 
-def test_a_limit_below_what_gvisor_needs_is_told(plain: Engine) -> None:
+def test_a_memory_limit_below_the_needs_of_gvisor_is_named(plain: Engine) -> None:
     done = plain(*PROTECTED, "--memory=20m", "--memory-swap=20m", CONNECTOR, "true")
     assert (done.returncode, done.stdout) == (125, "")
     assert cause_of(done) == "memory-limit-too-low"

@@ -81,12 +81,12 @@ def run(podman: Podman, image: str, *arguments: str, options: list[str]) -> str:
     return podman("run", "--rm", "--network=none", *options, image, *arguments)
 
 
-def test_its_own_profile_is_enough(podman: Podman) -> None:
+def test_the_default_profile_of_podman_is_sufficient(podman: Podman) -> None:
     assert gvisor.BUILD in run(podman, PRELUDE, "cat", "/proc/version", options=[])
 
 
 @pytest.mark.parametrize(("ids", "option"), [("one", "--"), ("all", "--map-auto")])
-def test_the_options_that_the_image_prints(podman: Podman, ids: str, option: str) -> None:
+def test_docker_args_for_podman_work(podman: Podman, ids: str, option: str) -> None:
     words = ["docker-args", "--engine=podman", f"--ids={ids}"]
     options = run(podman, PRELUDE_PYTHON, *words, options=[]).split()
     assert "--security-opt=seccomp=seccomp.json" in options
@@ -96,7 +96,7 @@ def test_the_options_that_the_image_prints(podman: Podman, ids: str, option: str
     assert gvisor.BUILD in run(podman, PRELUDE, f"--ids={ids}", *show, options=options)
 
 
-def test_an_image_whose_times_were_rewritten(podman: Podman) -> None:
+def test_an_image_with_rewritten_times_works(podman: Podman) -> None:
     """Build with all times of files set to 0, which a frozen launch must not mind."""
     context = podman.directory / "context"
     context.mkdir(mode=0o755)
@@ -109,7 +109,7 @@ def test_an_image_whose_times_were_rewritten(podman: Podman) -> None:
     assert gvisor.BUILD in found
 
 
-def test_the_health_check_with_its_own_profile(podman: Podman) -> None:
+def test_the_health_check_works_with_the_profile_of_podman(podman: Podman) -> None:
     """Ask the sandbox in a container with Podman's default seccomp profile."""
     name = "usernsctl-health"
     start = ["run", "--detach", "--network=none", f"--name={name}", PRELUDE]

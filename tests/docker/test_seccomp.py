@@ -134,13 +134,13 @@ def fails(plain: Engine, directory: Path, profile: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("call", ADDITIONS)
 @pytest.mark.sampled(3)
-def test_every_addition_is_needed(call: str, plain: Engine, tmp_path: Path) -> None:
+def test_every_call_of_the_profile_is_needed(call: str, plain: Engine, tmp_path: Path) -> None:
     assert fails(plain, tmp_path, without(call))
 
 
 @pytest.mark.parametrize(("call", "kind"), CALLS_BY_KIND)
 @pytest.mark.sampled(3)
-def test_every_kind_of_namespace_is_needed(
+def test_every_kind_of_namespace_of_the_profile_is_needed(
     call: str, kind: str, plain: Engine, tmp_path: Path
 ) -> None:
     assert fails(plain, tmp_path, without_kind(call, kind))
@@ -206,7 +206,7 @@ def test_a_filter_that_refuses_setns_is_named(plain: Engine, tmp_path: Path) -> 
     assert "[seccomp-denies-userns]" in done.stderr
 
 
-def test_what_is_dangerous_is_refused(plain: Engine) -> None:
+def test_the_profile_denies_dangerous_calls(plain: Engine) -> None:
     done = plain(
         "run",
         "--rm",
@@ -226,7 +226,7 @@ def test_what_is_dangerous_is_refused(plain: Engine) -> None:
     assert set(found.values()) == {"EPERM"}, found
 
 
-def test_the_image_is_ready_with_it(plain: Engine) -> None:
+def test_the_image_is_ready_under_the_profile(plain: Engine) -> None:
     """Under the profile, doctor and the program that HEALTHCHECK runs must report readiness."""
     with_it = ["run", "--rm", f"--security-opt=seccomp={PROFILE}"]
     done = plain(*with_it, PRELUDE_PYTHON, "doctor")
@@ -237,7 +237,7 @@ def test_the_image_is_ready_with_it(plain: Engine) -> None:
     assert done.stdout.startswith("Ready for a command in gVisor; runsc itself was not started\n")
 
 
-def test_the_image_prints_the_options_that_work(plain: Engine, tmp_path: Path) -> None:
+def test_docker_args_prints_working_options(plain: Engine, tmp_path: Path) -> None:
     profile = tmp_path / "seccomp.json"
     for image in (PRELUDE, PRELUDE_PYTHON):
         printed = plain("run", "--rm", "--entrypoint=usernsctl", image, "seccomp-profile")

@@ -132,7 +132,7 @@ def running(plain: Engine, service: str, request: pytest.FixtureRequest) -> Iter
 SHOW = "import os; print({}, open('/proc/version').read(), end='')"
 
 
-def test_requests_run_in_sandboxes_and_nothing_is_left(running: Service) -> None:
+def test_requests_run_in_sandboxes_and_leave_nothing(running: Service) -> None:
     with ThreadPoolExecutor(AT_ONCE) as threads:
         answers = list(threads.map(running.post, (SHOW.format(n) for n in range(AT_ONCE))))
     for number, (status, output) in enumerate(answers):
@@ -154,7 +154,7 @@ def test_requests_that_were_received_are_answered_after_sigterm(running: Service
     assert output.splitlines()[1:] == ["status 0 after 1 looks:"]
 
 
-def test_nothing_is_left_of_a_service_that_was_killed(running: Service) -> None:
+def test_a_killed_service_leaves_nothing(running: Service) -> None:
     assert running.post("print(1)") == ("0", "1\n")
     running.execute("sh", "-c", "kill -KILL $(cat /proc/1/task/1/children)")
     # The shell prints that the service was killed.

@@ -31,14 +31,14 @@ def bill_of(engine: Engine, image: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("image", IMAGES.values())
-def test_labels(plain: Engine, image: str) -> None:
+def test_images_have_labels(plain: Engine, image: str) -> None:
     labels = labels_of(plain, image)
     assert labels["org.opencontainers.image.version"] == version("usernsctl")
     assert labels["org.opencontainers.image.source"] == SOURCE
 
 
 @pytest.mark.timeout(900)
-def test_labels_that_are_wrong_fail_the_build(plain: Engine) -> None:
+def test_wrong_labels_fail_the_build(plain: Engine) -> None:
     for name in ("VERSION", "RUNSC_RELEASE"):
         with pytest.raises(EngineError, match=f"{name}=99.1, but it is "):
             build(plain, "prelude", "usernsctl-test/wrong", BASE, f"--build-arg={name}=99.1")
@@ -52,7 +52,9 @@ def test_labels_that_are_wrong_fail_the_build(plain: Engine) -> None:
         (CONNECTOR, {"airbyte-cdk", "python3", "runsc"}),
     ],
 )
-def test_bill_of_materials(plain: Engine, image: str, packages: set[str]) -> None:
+def test_the_bill_of_materials_lists_all_packages(
+    plain: Engine, image: str, packages: set[str]
+) -> None:
     bill = bill_of(plain, image)
     assert bill["spdxVersion"] == "SPDX-2.3"
     found = {one["name"]: one for one in bill["packages"]}

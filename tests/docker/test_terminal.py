@@ -17,7 +17,7 @@ PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, f"--security-opt=seccomp={TREE}/docke
 RUN = ["run", "--rm", *PROTECTED, IN_GVISOR]
 
 
-def test_a_terminal_is_of_the_moment(plain: Engine) -> None:
+def test_the_program_gets_the_terminal_of_the_container(plain: Engine) -> None:
     """The same image gives pipes to its program without -t."""
     command = ["--network=none", "--", "bash", "--norc", "--noediting", "-i"]
     session = Session(plain.command(*RUN, "-it", PRELUDE, *command), plain.environ)
@@ -88,7 +88,7 @@ def test_a_program_that_refuses_root_runs_without_privileges(engine: Engine) -> 
     assert "--user=app: the value must be UID[:GID]" in done.stderr
 
 
-def test_the_limit_of_open_files_is_the_container_s(plain: Engine) -> None:
+def test_the_descriptor_limit_of_the_container_applies(plain: Engine) -> None:
     done = plain(
         *[*RUN, "--ulimit=nofile=4096:8192", PRELUDE, "--network=none"],
         *["--", "sh", "-c", "ulimit -Sn; ulimit -Hn"],
@@ -96,13 +96,13 @@ def test_the_limit_of_open_files_is_the_container_s(plain: Engine) -> None:
     assert (done.stdout, done.stderr) == ("4096\n8192\n", "")
 
 
-def test_a_missing_program_is_not_to_be_bound(plain: Engine) -> None:
+def test_a_missing_program_has_a_remedy_for_images(plain: Engine) -> None:
     done = plain(*RUN, PRELUDE, "--", "no-such-program")
     assert (done.returncode, "--bind" in done.stderr) == (127, False)
     assert "  remedy: install the program" in done.stderr
 
 
-def test_too_few_processes_are_told_without_a_trace_of_runsc(plain: Engine) -> None:
+def test_a_low_pids_limit_is_named_without_output_of_runsc(plain: Engine) -> None:
     done = plain(*RUN, "--pids-limit=4", PRELUDE, "--network=none", "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr.startswith("usernsctl"), done.stderr

@@ -44,7 +44,7 @@ def test_a_command_inherits_no_descriptor_of_the_child(
 
 
 @pytest.mark.parametrize("when", [1, 2])
-def test_a_child_that_stays_dumpable_enters_no_namespace(
+def test_a_child_that_stays_dumpable_does_not_join_a_namespace(
     fail_in_child: Callable[[str], None], when: int
 ) -> None:
     """A process inside could read the memory of the child."""
@@ -55,7 +55,7 @@ def test_a_child_that_stays_dumpable_enters_no_namespace(
     assert caught.value.step == "capabilities"
 
 
-def test_a_child_that_stays_dumpable_makes_no_namespace(
+def test_a_child_that_stays_dumpable_does_not_create_a_namespace(
     fail_in_child: Callable[[str], None],
 ) -> None:
     fail_in_child("prctl:error=EPERM:when=1")

@@ -104,7 +104,7 @@ def test_a_draft_is_removed_without_further_descriptors(monkeypatch: pytest.Monk
     assert os.listdir(Path(os.environ["XDG_RUNTIME_DIR"]) / "usernsctl" / "drafts") == []
 
 
-def test_a_closed_entry_may_be_left() -> None:
+def test_leaving_a_closed_entry_raises_nothing() -> None:
     """A ValueError about the descriptor -1 hid the error that had closed the entry."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("closed"))
     with store.draft("web") as entry:

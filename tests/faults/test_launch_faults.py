@@ -80,7 +80,7 @@ def test_each_call_may_fail(prelude: Program, launch: Path, tmp_path: Path, tall
 
 
 @pytest.mark.parametrize("signal", ["KILL", "TERM", "SEGV"])
-def test_it_may_end_at_each_call(
+def test_a_launch_may_be_killed_at_each_call(
     prelude: Program, launch: Path, tmp_path: Path, tally: Tally, signal: str
 ) -> None:
     command = [prelude.path, "--launch", launch]

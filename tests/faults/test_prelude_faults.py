@@ -108,7 +108,7 @@ def check(prelude: Program, fault: Fault) -> None:
 @unprivileged
 @pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
-def test_who_may_not_be_signalled_by_a_descriptor_is_killed(prelude: Program, error: str) -> None:
+def test_children_are_killed_without_pidfd_send_signal(prelude: Program, error: str) -> None:
     """The child is killed without pidfd_send_signal(2).
 
     strace breaks newuidmap, so that there is a child to kill.
@@ -123,7 +123,7 @@ def test_who_may_not_be_signalled_by_a_descriptor_is_killed(prelude: Program, er
 
 @unprivileged
 @pytest.mark.userns_requires("subid")
-def test_a_helper_that_somebody_else_has_waited_for(prelude: Program) -> None:
+def test_a_helper_without_exit_status_is_a_failure(prelude: Program) -> None:
     """Before Linux 6.15, no ioctl(2) reports the exit status of a helper that is already reaped."""
     done = run_with(
         "waitid:error=ECHILD",
@@ -138,25 +138,25 @@ def test_a_helper_that_somebody_else_has_waited_for(prelude: Program) -> None:
 @pytest.mark.also_root
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 @pytest.mark.sampled(16)
-def test_a_fault_is_told_by_its_step(prelude: Program, fault: Fault) -> None:
+def test_faults_are_reported_with_their_step(prelude: Program, fault: Fault) -> None:
     check(prelude, fault)
 
 
 @as_root
 @pytest.mark.parametrize("fault", FAULTS_AS_ROOT, ids=str)
-def test_a_fault_is_told_by_its_step_when_writing_from_outside(
+def test_faults_of_the_parent_writer_are_reported_with_their_step(
     prelude: Program, fault: Fault
 ) -> None:
     check(prelude, fault)
 
 
-def test_a_map_written_in_part_is_no_success(prelude: Program) -> None:
+def test_a_short_write_of_a_map_fails(prelude: Program) -> None:
     done = run_with("write:retval=3:when=2", command=[prelude.path, "-r", "--", "/bin/echo", "ran"])
     assert (done.returncode, done.stdout) == (125, "")
     assert "uid_map: /proc/PID/uid_map: Input/output error" in done.stderr
 
 
-def test_no_process_is_no_child(prelude: Program) -> None:
+def test_a_failed_fork_is_reported(prelude: Program) -> None:
     command: list[str | Path] = [prelude.path, "-rf", "--", "/bin/echo", "ran"]
     done = run_with(
         "clone:error=EAGAIN", "clone3:error=EAGAIN", "fork:error=EAGAIN", command=command
@@ -165,7 +165,7 @@ def test_no_process_is_no_child(prelude: Program) -> None:
     assert "clone: fork: Resource temporarily unavailable" in done.stderr
 
 
-def test_without_close_range_as_much_is_closed(prelude: Program) -> None:
+def test_descriptors_are_closed_without_close_range(prelude: Program) -> None:
     first, second = os.pipe()
     high = os.dup2(first, 900)
     try:
@@ -194,7 +194,7 @@ int main(void)
 """
 
 
-def test_a_new_root_does_not_tell_which_descriptors_there_are(
+def test_descriptors_are_not_read_from_proc_of_the_new_root(
     prelude: Program, tmp_path: Path
 ) -> None:
     """Without close_range(2), open descriptors are read from /proc, but not from the new root's."""
@@ -219,7 +219,7 @@ def test_a_new_root_does_not_tell_which_descriptors_there_are(
 
 @as_root
 @pytest.mark.parametrize("error", ["ENOSYS", "EPERM", "EINVAL"])
-def test_without_clone3_clone_does(prelude: Program, error: str) -> None:
+def test_clone_replaces_a_missing_clone3(prelude: Program, error: str) -> None:
     done = run_with(
         f"clone3:error={error}",
         command=[prelude.path, *WIDE, "--", "cat", "/proc/self/uid_map"],
@@ -229,7 +229,7 @@ def test_without_clone3_clone_does(prelude: Program, error: str) -> None:
 
 
 @as_root
-def test_without_both_there_is_no_process(prelude: Program) -> None:
+def test_a_failed_clone_is_reported(prelude: Program) -> None:
     done = run_with(
         "clone3:error=ENOSYS",
         "clone:error=EPERM",
@@ -240,15 +240,13 @@ def test_without_both_there_is_no_process(prelude: Program) -> None:
 
 
 @pytest.mark.parametrize("error", ["EPERM", "ENOMEM"])
-def test_a_parent_that_can_not_be_looked_at_is_not_called_dead(
-    prelude: Program, error: str
-) -> None:
+def test_a_parent_that_can_not_be_polled_counts_as_alive(prelude: Program, error: str) -> None:
     done = run_with(f"poll:error={error}", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"])
     assert (done.returncode, done.stdout) == (125, "")
     assert f"pdeathsig: poll: {os.strerror(getattr(errno, error))}" in done.stderr
 
 
-def test_a_look_at_the_parent_that_is_interrupted_is_done_once_more(prelude: Program) -> None:
+def test_an_interrupted_poll_of_the_parent_is_repeated(prelude: Program) -> None:
     done = run_with(
         "poll:error=EINTR:when=1..3", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"]
     )
@@ -258,7 +256,7 @@ def test_a_look_at_the_parent_that_is_interrupted_is_done_once_more(prelude: Pro
 @unprivileged
 @pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EIO"])
-def test_a_helper_whose_mount_can_not_be_looked_at_is_run(prelude: Program, error: str) -> None:
+def test_a_helper_on_an_unreadable_mount_is_run(prelude: Program, error: str) -> None:
     # A traced process gains no privileges by execve(2), so newuidmap fails.
     command = [prelude.path, "-r", "--map-auto", "--", "/bin/echo", "ran"]
     done = run_with(f"statfs:error={error}", f"statfs64:error={error}", command=command)
@@ -267,7 +265,7 @@ def test_a_helper_whose_mount_can_not_be_looked_at_is_run(prelude: Program, erro
     assert "[helper-failed]" in done.stderr
 
 
-def test_a_parent_that_is_dead_already_is_noticed(prelude: Program) -> None:
+def test_a_parent_that_is_already_dead_is_noticed(prelude: Program) -> None:
     # poll(2) reports the parent's pidfd as readable, which means that the parent has ended.
     done = run_with("poll:retval=1", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"])
     assert (done.returncode, done.stdout) == (125, "")

@@ -51,12 +51,12 @@ def attempt(*faults: str, arguments: str = "", path: str | None = None) -> list[
     return told
 
 
-def test_too_many_descriptors_under_way_are_waited_for() -> None:
+def test_a_start_waits_for_descriptors_in_flight() -> None:
     """The limit is for all processes of a user (unix(7)), so others may free descriptors soon."""
     assert attempt("sendmsg:error=ETOOMANYREFS:when=1..5")[0].startswith("ran ")
 
 
-def test_too_many_descriptors_that_stay_under_way_are_told() -> None:
+def test_descriptors_that_stay_in_flight_are_reported() -> None:
     script = (
         "import usernsctl as un\n"
         "try:\n"
@@ -91,9 +91,7 @@ def test_too_many_descriptors_that_stay_under_way_are_told() -> None:
         ("pidfd_open:error=ENOSYS", None, "pdeathsig=15", "CommandError pdeathsig ENOSYS"),
     ],
 )
-def test_a_fault_is_an_exception(
-    fault: str, path: str | None, arguments: str, message: str
-) -> None:
+def test_faults_raise(fault: str, path: str | None, arguments: str, message: str) -> None:
     kind, step, name = message.split()
     (line,) = attempt(fault, arguments=arguments, path=path)
     got_kind, *got = line.split()
@@ -106,12 +104,12 @@ def test_a_fault_is_an_exception(
     "arguments", ["", "pid=True", "pid=True, init=True", "mount=True, net=True"]
 )
 @pytest.mark.sampled
-def test_without_clone3_clone_does(error: str, arguments: str) -> None:
+def test_clone_replaces_a_missing_clone3(error: str, arguments: str) -> None:
     assert attempt(f"clone3:error={error}", arguments=arguments) == [f"ran 0 {os.geteuid()} 1"]
 
 
 @pytest.mark.parametrize("error", ["ENOSYS", "EPERM"])
-def test_a_time_namespace_takes_no_clone3(error: str) -> None:
+def test_time_namespaces_do_not_need_clone3(error: str) -> None:
     assert attempt(f"clone3:error={error}", arguments="time=True") == [f"ran 0 {os.geteuid()} 1"]
 
 
@@ -119,14 +117,14 @@ def test_a_time_namespace_takes_no_clone3(error: str) -> None:
 @pytest.mark.parametrize("when", range(1, 6))
 @pytest.mark.parametrize("arguments", ["", "pid=True", "pid=True, init=True"])
 @pytest.mark.sampled(17)
-def test_a_fault_in_between_leaves_nothing(call: str, when: int, arguments: str) -> None:
+def test_faults_during_a_start_leave_nothing(call: str, when: int, arguments: str) -> None:
     """The fault is either reported or harmless."""
     (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)
     assert told.split()[0] in ("ran", "NamespaceError", "CommandError", "PlanError")
 
 
 @pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, pid=True"])
-def test_spawn_of_a_child_that_cannot_be_heard_runs_nothing(arguments: str) -> None:
+def test_spawn_runs_nothing_if_the_child_can_not_report(arguments: str) -> None:
     """The command must never have started, since nobody would wait for it."""
     script = (
         "import usernsctl as un\n"
@@ -147,7 +145,7 @@ def test_other_refusals_of_clone3_are_final(error: str) -> None:
     assert told == f"NamespaceError clone {getattr(errno, error)}"
 
 
-def test_without_close_range_all_are_closed() -> None:
+def test_spawn_closes_all_descriptors_without_close_range() -> None:
     script = (
         "import os, usernsctl\n"
         "os.dup2(0, 900)\n"
@@ -158,7 +156,7 @@ def test_without_close_range_all_are_closed() -> None:
     assert done.stdout.split() == ["0", "1", "2", "3"]
 
 
-def test_without_close_range_process_1_closes_all_as_well() -> None:
+def test_process_1_closes_all_descriptors_without_close_range() -> None:
     script = (
         "import subprocess, usernsctl\n"
         "with usernsctl.Popen(['sh', '-c', 'exec >&-; read line'], stdin=-1, stdout=-1,\n"
@@ -181,7 +179,7 @@ def test_without_close_range_process_1_closes_all_as_well() -> None:
         ("pidfd_open:error=EMFILE", None, f"{WIDE}, pid=True", "NamespaceError clone EMFILE"),
     ],
 )
-def test_a_fault_is_an_exception_when_writing_from_outside(
+def test_faults_of_the_parent_writer_raise(
     fault: str, path: str | None, arguments: str, message: str
 ) -> None:
     kind, step, name = message.split()
@@ -192,5 +190,5 @@ def test_a_fault_is_an_exception_when_writing_from_outside(
 
 @as_root
 @pytest.mark.parametrize("arguments", [WIDE, f"{WIDE}, pid=True"])
-def test_without_clone3_clone_does_when_writing_from_outside(arguments: str) -> None:
+def test_clone_replaces_clone3_for_the_parent_writer(arguments: str) -> None:
     assert attempt("clone3:error=ENOSYS", arguments=arguments) == ["ran 0 100000 9"]

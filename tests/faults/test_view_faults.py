@@ -28,7 +28,7 @@ print("not judged")
 
 
 @pytest.mark.parametrize("error", ["EMFILE", "EIO", "EACCES"])
-def test_what_can_not_be_told_from_here_is_not_judged(tmp_path: Path, error: str) -> None:
+def test_unreadable_directories_are_not_judged(tmp_path: Path, error: str) -> None:
     (tmp_path / "bin").mkdir()
     done = run_with(
         f"openat:error={error}",

@@ -116,7 +116,7 @@ exec sleep 1000
 """
 
 
-def test_root_can_not_be_the_next_agent(host: un.SandboxHost, tally: Tally, runtime: Path) -> None:
+def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runtime: Path) -> None:
     """A replaced agent would have capabilities that the sandbox's host granted to nobody."""
     for detach in (False, True):
         with host.start(["sh", "-c", REPLACING], stdout=un.PIPE, detach=detach) as box:
@@ -133,7 +133,7 @@ def test_root_can_not_be_the_next_agent(host: un.SandboxHost, tally: Tally, runt
 
 
 @several_ids
-def test_root_that_may_kill_it_is_told_of_and_stops_nobody(tally: Tally) -> None:
+def test_an_agent_killed_by_root_is_replaced(tally: Tally) -> None:
     """The command fails, the next one gets a new agent, and no call blocks."""
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
         for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM):
@@ -180,7 +180,7 @@ def count_later(other: un.SandboxPopen[str]) -> int:
     return int(other.stdout.readline())
 
 
-def test_whoever_traces_what_is_killed_has_nobody_stopped(
+def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
     host: un.SandboxHost, tally: Tally
 ) -> None:
     """A killed process remains until its tracer reaps it; others must not remain stopped."""
@@ -296,7 +296,7 @@ def liar(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.sampled(5)
-def test_whoever_answers_in_its_place_is_not_waited_for(
+def test_a_false_agent_is_not_waited_for(
     mode: str, liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
@@ -328,7 +328,7 @@ def test_whoever_answers_in_its_place_is_not_waited_for(
 
 
 @pytest.mark.parametrize("mode", ["started", "flood"])
-def test_kill_tree_ends_the_sandbox_where_the_agent_does_nothing(
+def test_kill_tree_ends_the_sandbox_of_an_idle_agent(
     mode: str, liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
@@ -347,7 +347,7 @@ def test_kill_tree_ends_the_sandbox_where_the_agent_does_nothing(
 
 
 @several_ids
-def test_kill_tree_ends_the_sandbox_where_root_has_stopped_the_keeper(tally: Tally) -> None:
+def test_kill_tree_ends_a_sandbox_with_a_stopped_keeper(tally: Tally) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as host, host.start(None) as box:
         process = box.popen(["sleep", "1000"])
         stopping = f"kill -STOP $(ps -o ppid= {process.pid_inside})"
@@ -369,7 +369,7 @@ async def from_asyncio(box: un.Sandbox) -> None:
         await asyncio.wait_for(one(), 1)
 
 
-def test_an_event_loop_does_not_stand_still_for_who_takes_nothing(
+def test_a_stopped_agent_does_not_block_the_event_loop(
     liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An agent that root has stopped must not block the event loop for other sandboxes."""

@@ -66,7 +66,7 @@ def check_descriptors(pid: int, tally: Tally) -> None:
         tally.succeeded(f"a process has {max(counts.values())} descriptors")
 
 
-def test_few_of_this_machine_s_descriptors_can_be_had(tally: Tally) -> None:
+def test_a_sandbox_of_a_host_opens_few_descriptors_of_the_machine(tally: Tally) -> None:
     with un.SandboxHost() as host, host.start(None) as box:
         with box.popen(COMMAND, stdin=un.PIPE, stdout=un.PIPE, text=True) as hoarder:
             output = hoarder.stdout.readline()
@@ -80,7 +80,7 @@ def test_few_of_this_machine_s_descriptors_can_be_had(tally: Tally) -> None:
         assert box.run(["ls", "/"], stdout=un.DEVNULL, timeout=PATIENCE).returncode == 0
 
 
-def test_a_single_run_can_have_no_more(tally: Tally) -> None:
+def test_a_run_opens_few_descriptors_of_the_machine(tally: Tally) -> None:
     words = [SCRIPTS / "usernsctl", "run", "--", *COMMAND]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(words, **streams, text=True) as hoarder:
@@ -92,7 +92,7 @@ def test_a_single_run_can_have_no_more(tally: Tally) -> None:
         assert hoarder.wait(PATIENCE) == 0
 
 
-def test_many_mounts_leave_room_for_what_programs_open(tmp_path: Path) -> None:
+def test_many_mounts_leave_descriptors_for_programs(tmp_path: Path) -> None:
     """gVisor keeps files open after use; their number must not grow with the number of mounts."""
     binds = []
     for mount in range(10):

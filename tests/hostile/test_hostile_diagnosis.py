@@ -30,7 +30,7 @@ STATUSES = (128, 2)
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_hostile_words_of_a_command_are_no_diagnosis(
+def test_hostile_arguments_of_a_command_choose_no_cause(
     usernsctl: Any, tally: Any, status: int
 ) -> None:
     """The command's arguments, and the files that it executes, are in the sandbox's logs."""
@@ -43,9 +43,7 @@ def test_hostile_words_of_a_command_are_no_diagnosis(
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_hostile_logs_that_are_full_are_no_diagnosis(
-    usernsctl: Any, tally: Any, status: int
-) -> None:
+def test_hostile_full_logs_choose_no_cause(usernsctl: Any, tally: Any, status: int) -> None:
     script = (
         "import os, sys, time\n"
         "end = time.monotonic() + 1\n"
@@ -73,7 +71,7 @@ def bundle(tmp_path: Path, **process: Any) -> Path:
     return made
 
 
-def test_hostile_words_of_a_bundle_are_quoted(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
+def test_hostile_text_of_a_bundle_is_quoted(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
     """runsc fails, and its message repeats text of the bundle."""
     ends = ("\x1b]0;owned\x07\x1b[2J", '"', "", "\u202e", "\\")
     for end in ends[: tally.rounds(2, len(ends))]:
@@ -103,7 +101,7 @@ def test_hostile_words_of_a_bundle_are_quoted(usernsctl: Any, tally: Any, tmp_pa
         "newuidmap failed: exit status 1",
     ],
 )
-def test_hostile_words_of_a_bundle_choose_no_cause(
+def test_hostile_text_of_a_bundle_chooses_no_cause(
     usernsctl: Any, tally: Any, tmp_path: Path, phrase: str
 ) -> None:
     tally.tried()
@@ -115,7 +113,7 @@ def test_hostile_words_of_a_bundle_choose_no_cause(
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_hostile_logs_of_an_earlier_run_are_no_diagnosis(
+def test_hostile_logs_of_an_earlier_run_choose_no_cause(
     usernsctl: Any, tally: Any, tmp_path: Path, status: int
 ) -> None:
     logs = tmp_path / "logs"
@@ -185,7 +183,7 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
                 tally.succeeded(f"{state} bytes in the state directory")
 
 
-def test_hostile_command_ends_no_host_by_what_it_says(tally: Any) -> None:
+def test_hostile_text_of_a_command_does_not_end_the_host(tally: Any) -> None:
     """Text of the command that runsc's error quotes must not choose the cause.
 
     The command is below /proc, which only gVisor knows, so runsc tries to start it. Each component

@@ -234,7 +234,7 @@ def attempt(tally: Tally, call: Callable[[], object]) -> None:
         tally.succeeded(f"a call took {time.monotonic() - begin} seconds")
 
 
-def test_what_is_swapped_during_a_copy_leads_nowhere(
+def test_files_swapped_during_a_copy_lead_nowhere(
     box: un.Sandbox, outside: Outside, tally: Tally
 ) -> None:
     with attacker(box, SWAP):
@@ -259,7 +259,7 @@ def test_a_file_that_grows_during_a_copy_has_an_end(
 
 
 @pytest.mark.parametrize("merge", [False, True])
-def test_what_is_redirected_during_a_copy_into_the_sandbox_stays_in_its_directory(
+def test_links_made_during_a_copy_do_not_leave_the_directory(
     box: un.Sandbox, tmp_path: Path, tally: Tally, merge: bool
 ) -> None:
     (tmp_path / "in" / "sub" / "sub").mkdir(parents=True)
@@ -277,7 +277,7 @@ def test_what_is_redirected_during_a_copy_into_the_sandbox_stays_in_its_director
 
 
 @pytest.mark.parametrize("number", [9, 19, 15])
-def test_signals_to_the_program_that_copies_are_one_error(
+def test_signals_to_the_copying_program_give_one_error(
     box: un.Sandbox, outside: Outside, tally: Tally, number: int
 ) -> None:
     box.write_file("/tmp/t/large", b"x" * (4 << 20))
@@ -296,7 +296,7 @@ def test_signals_to_the_program_that_copies_are_one_error(
     assert box.read_file("/tmp/other/file") == b"secret\n"
 
 
-def test_a_program_that_imitates_the_one_that_copies_writes_only_to_the_copy(
+def test_a_false_copying_program_writes_only_to_the_copy(
     box: un.Sandbox, outside: Outside, tally: Tally
 ) -> None:
     box.write_file("/tmp/t/large", b"x" * (1 << 20))
@@ -308,7 +308,7 @@ def test_a_program_that_imitates_the_one_that_copies_writes_only_to_the_copy(
             attempt(tally, lambda: box.list_dir("/tmp/t", timeout=15))
 
 
-def test_files_of_the_kernel_neither_block_nor_fill(
+def test_files_in_proc_and_dev_neither_block_nor_fill_the_disk(
     box: un.Sandbox, outside: Outside, tally: Tally
 ) -> None:
     for path in ("/dev/zero", "/dev/urandom", "/dev/tty", "/proc/self/mem", "/proc/kmsg"):

@@ -111,7 +111,7 @@ def attack_unguarded(place: Path) -> str | None:
     return output
 
 
-def test_the_attacker_gets_what_is_left_open(place: Path) -> None:
+def test_the_attack_on_memory_works_without_protection(place: Path) -> None:
     wanted = {"process_vm_readv", "mem", "fd", "environ", "root", "ptrace"}
     ways: set[str] = set()
     # On a busy machine, a single attacker may have no time to try everything.

@@ -97,7 +97,7 @@ def test_a_wildcard_reaches_names_below(proxied: Proxied) -> None:
     ("host", "port"),
     [(PUBLIC, 80), (NAME_SERVER, 53), (MACHINE, 80), ("169.254.169.254", 80), (PUBLIC6, 80)],
 )
-def test_there_is_no_way_around_the_proxy(proxied: Proxied, host: str, port: int) -> None:
+def test_sandboxes_can_not_bypass_the_proxy(proxied: Proxied, host: str, port: int) -> None:
     with pytest.raises(OSError, match="unreachable") as caught:
         proxied.world.connect("sandbox", host, port)
     assert caught.value.errno == errno.ENETUNREACH
@@ -255,7 +255,7 @@ def test_internal_addresses_beside_public_ones_are_not_tried(proxied: Proxied) -
         "①②⑦.0.0.1",
     ],
 )
-def test_another_spelling_of_a_host_is_not_a_way_in(proxied: Proxied, host: str) -> None:
+def test_other_spellings_of_a_host_are_denied(proxied: Proxied, host: str) -> None:
     with Server(proxied.world, "0.0.0.0", 80, where="machine") as server:
         encoded = host.encode().decode("latin-1")
         plain = proxied.get(f"http://{encoded}/", host="good.example")
@@ -325,7 +325,7 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
         "GET http://good.example/\r\n\r\n",
     ],
 )
-def test_a_request_with_two_readings_reaches_nobody(proxied: Proxied, request_text: str) -> None:
+def test_ambiguous_requests_reach_no_server(proxied: Proxied, request_text: str) -> None:
     with Server(proxied.world) as good, Server(proxied.world, OTHER_PUBLIC) as evil:
         answer = proxied.send(request_text.encode("latin-1"))
     assert status(answer) in (400, 403, 501, 505)
@@ -345,7 +345,7 @@ def test_a_request_with_two_readings_reaches_nobody(proxied: Proxied, request_te
         "fffffffffffffffff\r\n",
     ],
 )
-def test_a_chunk_with_two_readings_ends_the_request(proxied: Proxied, body: str) -> None:
+def test_an_ambiguous_chunk_ends_the_request(proxied: Proxied, body: str) -> None:
     with Server(proxied.world) as good, proxied.connect() as client:
         client.sendall(f"{POST}Transfer-Encoding: chunked\r\n\r\n{body}{EVIL}".encode())
         read_all(client)
@@ -355,7 +355,7 @@ def test_a_chunk_with_two_readings_ends_the_request(proxied: Proxied, body: str)
 
 
 @pytest.mark.parametrize("size", ["Content-Length: 3\r\n\r\nabc", "\r\n"])
-def test_a_second_request_of_a_connection_goes_nowhere(proxied: Proxied, size: str) -> None:
+def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: str) -> None:
     """Pipelined, or after the answer (keep-alive), to another host."""
     with (
         Server(proxied.world) as good,
@@ -448,9 +448,7 @@ def with_extension(name: str, kind: int) -> bytes:
         (b"\x16\x03\x01\x00\x04\x01\xff\xff\xff", "longer than"),
     ],
 )
-def test_a_tunnel_to_an_allowed_name_is_for_nothing_else(
-    proxied: Proxied, first: bytes, reason: str
-) -> None:
+def test_a_tunnel_carries_tls_to_its_name_only(proxied: Proxied, first: bytes, reason: str) -> None:
     """For example for another name at the same address (domain fronting)."""
     before = proxied.report()["denied"]
     with (
@@ -502,7 +500,7 @@ def test_an_answer_without_an_end_does_not_fill_the_memory(proxied: Proxied) -> 
     assert sum(sent) < 1 << 28
 
 
-def test_a_client_that_goes_leaves_nothing_in_the_proxy(proxied: Proxied) -> None:
+def test_a_client_that_disconnects_leaves_nothing_in_the_proxy(proxied: Proxied) -> None:
     with Server(proxied.world, port=443, serve=Server.serve_echo) as server:
         for _ in range(20):
             with proxied.tunnel("good.example:443") as client:

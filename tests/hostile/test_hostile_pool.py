@@ -59,7 +59,7 @@ def kill_at_random(moments: random.Random) -> None:
         os.close(ours)
 
 
-def test_nothing_is_left_of_a_pool_whose_creator_was_killed(
+def test_a_pool_ends_with_its_creator(
     tally: Tally,
     runtime: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -107,7 +107,9 @@ set_scope("1")
 
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("idmap", [(), pytest.param((MAP_OF_SEVERAL,), marks=several_ids)])
-def test_no_process_that_stays_can_be_taken_over(idmap: tuple[un.IdMap], tally: Tally) -> None:
+def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
+    idmap: tuple[un.IdMap], tally: Tally
+) -> None:
     """Process 1 remains for the next user; if taken over, it could read that user's processes."""
     with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=2) as pool:
         with pool.acquire(EXIT_SECONDS) as one:
@@ -224,7 +226,7 @@ def leave_and_look(box: un.Sandbox, *left: str) -> str:
 @pytest.mark.parametrize("left", [*OF_NAMESPACES, *OF_KERNEL])
 @pytest.mark.parametrize("idmap", [(), pytest.param((MAP_OF_SEVERAL,), marks=several_ids)])
 @pytest.mark.sampled(6)
-def test_nothing_but_files_is_left_to_the_next_user(
+def test_only_files_remain_for_the_next_lease(
     idmap: tuple[un.IdMap], left: str, tally: Tally
 ) -> None:
     with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=4) as pool:

@@ -84,7 +84,7 @@ def test_a_directory_of_the_rootfs_becomes_a_link_to_a_secret(
     judge(tally, lines)
 
 
-def test_a_directory_of_the_rootfs_becomes_a_link_to_where_runsc_is(
+def test_a_directory_of_the_rootfs_becomes_a_link_to_the_directory_of_runsc(
     tally: Tally, programs: Path, victim: Path, rootfs: Path, secret: Path
 ) -> None:
     (rootfs / "other").symlink_to(victim)

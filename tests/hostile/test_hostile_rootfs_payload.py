@@ -44,7 +44,7 @@ def state_of(directory: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mode, path.read_bytes()) for path in paths}
 
 
-def test_a_payload_changes_what_is_bound_read_only(
+def test_a_payload_can_not_change_read_only_binds(
     tally: Tally, usernsctl: Program, shown_dir: Path
 ) -> None:
     before = state_of(shown_dir)
@@ -59,7 +59,7 @@ def test_a_payload_changes_what_is_bound_read_only(
             tally.succeeded("it changed a file of the machine")
 
 
-def test_a_payload_changes_what_a_host_binds(tally: Tally, shown_dir: Path) -> None:
+def test_a_payload_can_not_change_binds_of_a_host(tally: Tally, shown_dir: Path) -> None:
     before = state_of(shown_dir)
     with un.SandboxHost(binds=[Bind(str(shown_dir), "/ro")]) as host:
         for _ in range(tally.rounds(2, 50)):
@@ -70,7 +70,7 @@ def test_a_payload_changes_what_a_host_binds(tally: Tally, shown_dir: Path) -> N
                 tally.succeeded("it changed a file of the machine")
 
 
-def test_a_payload_changes_its_root_filesystem(
+def test_a_payload_can_not_change_its_root_filesystem(
     tally: Tally, usernsctl: Program, tmp_path: Path, shown_dir: Path
 ) -> None:
     """The root filesystem is that of --rootfs, of a bundle, or of --expose-root."""
@@ -124,9 +124,7 @@ def sandbox_pid(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
         process.communicate()
 
 
-def test_a_mount_is_read_only_by_the_word_of_the_sentry_alone(
-    tally: Tally, sandbox_pid: int
-) -> None:
+def test_read_only_mounts_are_read_only_on_the_host(tally: Tally, sandbox_pid: int) -> None:
     """A compromised sentry or gofer must find the mounts read-only on the host, too."""
     mounts = mounts_of(sandbox_pid)
     shown = sorted(int(name[6:]) for name in mounts if name.startswith("shown/"))
@@ -144,9 +142,7 @@ def test_a_mount_is_read_only_by_the_word_of_the_sentry_alone(
 
 
 @as_root
-def test_a_file_of_etc_is_made_private_while_a_sandbox_runs(
-    tally: Tally, usernsctl: Program
-) -> None:
+def test_a_file_of_etc_that_becomes_private_is_hidden(tally: Tally, usernsctl: Program) -> None:
     """Replace a file by renaming a new one over it, as chpasswd does with /etc/shadow."""
     old, new = (Path(f"/etc/usernsctl-hostile-{os.getpid()}-{name}") for name in ("old", "new"))
     old.write_text("public\n")

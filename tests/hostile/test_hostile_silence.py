@@ -57,7 +57,7 @@ def silent(id: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_hostile_silence_is_not_waited_for(
+def test_hostile_silence_ends_at_the_deadline(
     host: un.SandboxHost, tally: Tally, detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Callable[[un.Sandbox], object]] = [un.Sandbox.state, un.Sandbox.terminate]
@@ -81,9 +81,7 @@ def test_hostile_silence_is_not_waited_for(
         assert box.wait() == -signal.SIGKILL
 
 
-def test_hostile_silence_does_not_keep_a_pool_from_others(
-    host: un.SandboxHost, tally: Tally
-) -> None:
+def test_hostile_silence_does_not_block_a_pool(host: un.SandboxHost, tally: Tally) -> None:
     """Each sandbox must be cleaned between its first and its second user."""
     with host.pool(1, max_uses=2) as pool, contextlib.ExitStack() as held:
         seen = set()

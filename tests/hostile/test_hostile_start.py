@@ -91,7 +91,7 @@ def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> No
             stopper.kill()
 
 
-def test_hostile_stop_of_whoever_enters(hostile: un.Namespace, tally: Tally) -> None:
+def test_hostile_stop_of_joining_commands(hostile: un.Namespace, tally: Tally) -> None:
     given_up, rounds = 0, tally.rounds(short=10, full=300)
     # At least one command must have been stopped before its exec, or the attack proves nothing.
     while tally.tries < rounds or not given_up:

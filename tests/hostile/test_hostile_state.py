@@ -108,7 +108,7 @@ def use_box() -> None:
 
 @pytest.mark.parametrize("make", [*VICTIMS, with_the_words_of_a_sandbox])
 @pytest.mark.parametrize("place", ["first", "beside a dead one"])
-def test_hostile_record_names_a_stranger_to_kill(
+def test_hostile_record_names_a_foreign_process_to_kill(
     state: Path, tally: Any, make: Callable[[], list[str] | None], place: str
 ) -> None:
     for _ in range(tally.rounds(1, 20)):
@@ -294,7 +294,7 @@ def test_hostile_bind_shows_the_state(
             assert caught.value.cause == "bind-shows-state"
 
 
-def test_hostile_bind_shows_the_state_that_is_not_there_yet(
+def test_hostile_bind_shows_a_future_state_directory(
     tmp_path: Path, tally: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = tmp_path / "later"

@@ -95,7 +95,7 @@ def put(directory: Path, **fields: Any) -> None:
     record.write_text(json.dumps({**json.loads(record.read_text()), **fields}))
 
 
-def test_a_record_shows_nothing_that_the_host_does_not(
+def test_a_record_can_not_add_binds_to_a_host(
     tally: Tally, host: un.SandboxHost, saved: Path, tmp_path: Path
 ) -> None:
     """A record is as trusted as its owner's files, but its fields about the host are checked."""
@@ -173,7 +173,7 @@ def test_numbers_of_a_record_may_be_too_large(
 
 
 @pytest.mark.parametrize("replaces", [True, False])
-def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
+def test_a_template_removed_during_load_is_not_called_damaged(
     tally: Tally,
     host: un.SandboxHost,
     tmp_path: Path,
@@ -233,7 +233,7 @@ print(json.dumps(found))
 """
 
 
-def test_a_payload_has_nothing_of_its_image(tally: Tally, host: un.SandboxHost) -> None:
+def test_a_payload_can_not_read_its_image(tally: Tally, host: un.SandboxHost) -> None:
     command = ["/usr/bin/python3", "-c", ATTACK]
     with host.template(command, ready="READY") as made:
         for _ in range(tally.rounds(2, 20)):
@@ -259,7 +259,7 @@ LIES = [
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_an_interpreter_that_lies_is_told_or_changes_nothing(
+def test_a_lying_interpreter_is_detected_or_harmless(
     tally: Tally, host: un.SandboxHost, lie: str
 ) -> None:
     """A preloaded program has access to the interpreter's connection to the host."""
@@ -276,9 +276,7 @@ def test_an_interpreter_that_lies_is_told_or_changes_nothing(
 
 
 @pytest.mark.parametrize("script", ["exec sleep 1000", "exec yes", "printf '\\377\\n'"])
-def test_a_cat_that_is_none_has_no_template_wait_longer(
-    tally: Tally, tmp_path: Path, script: str
-) -> None:
+def test_a_false_cat_does_not_delay_a_template(tally: Tally, tmp_path: Path, script: str) -> None:
     """cat(1) of the root filesystem is executed to read the listening ports, and may be hostile."""
     (tmp_path / "cat").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "cat").chmod(0o755)

@@ -203,7 +203,7 @@ def test_hostile_fields_of_a_record_are_not_used(
         attack(tally, usernsctl, data, what)
 
 
-def test_what_a_template_has_of_the_inside_is_used(usernsctl: Program, data: Path) -> None:
+def test_fields_of_a_record_about_the_inside_are_used(usernsctl: Program, data: Path) -> None:
     """The unchanged templates must start, or the attacks would prove nothing."""
     env = dict(os.environ)
     done = usernsctl("template", "run", "command", input="line\n", env=env)

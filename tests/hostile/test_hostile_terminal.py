@@ -90,7 +90,7 @@ def send_many(sender: socket.socket) -> None:
         send_many,
     ],
 )
-def test_hostile_sender_of_what_is_no_terminal(
+def test_hostile_sender_of_other_files_than_terminals(
     console: socket.socket, tally: Tally, attack: Callable[[socket.socket], None]
 ) -> None:
     before = os.listdir("/proc/self/fd")

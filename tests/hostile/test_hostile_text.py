@@ -179,7 +179,7 @@ def test_hostile_characters_are_all_escaped(tally: Any) -> None:
                 tally.succeeded(f"U+{code:04X}")
 
 
-def test_hostile_words_are_what_they_were_after_the_shell(tally: Any) -> None:
+def test_hostile_arguments_survive_quoting_for_the_shell(tally: Any) -> None:
     """A command to paste must keep its arguments, do nothing else, and be safe for a terminal."""
     shell = shutil.which("bash")
     if shell is None:
