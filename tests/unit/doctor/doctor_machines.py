@@ -23,7 +23,7 @@ from usernsctl.doctor.rules import Seen
 from usernsctl.explain.model import Finding, Probe, Purpose, Report
 from usernsctl.maps import Extent
 
-POWERLESS = {"newuidmap": Helper(path="/usr/bin/newuidmap", mode=0o755, owner=0)}
+HELPER_WITHOUT_SETUID = {"newuidmap": Helper(path="/usr/bin/newuidmap", mode=0o755, owner=0)}
 ALL = (Extent(0, 0, 2**32 - 1),)
 STEPS = (
     "unshare-nothing",
@@ -91,17 +91,17 @@ def probes(*broken: Probe) -> dict[str, Probe]:
     return found | {probe.name: probe for probe in broken}
 
 
-def profiled(*labels: str) -> Probe:
+def labelled_programs(*labels: str) -> Probe:
     """Return the probe that has found programs with these AppArmor labels."""
     lines = [f"{label}\t/opt/program{number}" for number, label in enumerate(labels)]
     return Probe(name="profiles", outcome="ok", detail="\n".join(lines))
 
 
-def refused(*names: str) -> dict[str, Probe]:
+def eperm_probes(*names: str) -> dict[str, Probe]:
     return probes(*(failed(name, errno.EPERM) for name in names))
 
 
-def judged(
+def findings_of(
     facts: Facts, tried: dict[str, Probe] | None = None, purpose: Purpose = "run"
 ) -> tuple[Finding, ...]:
     return findings(facts, probes() if tried is None else tried, purpose)
@@ -111,17 +111,17 @@ def ids(found: tuple[Finding, ...]) -> list[str]:
     return [finding.id for finding in found]
 
 
-def held(facts: Facts, tried: dict[str, Probe]) -> set[str]:
+def cause_ids(facts: Facts, tried: dict[str, Probe]) -> set[str]:
     """Return the causes that apply, blocking or not."""
     return {rule.id for rule, _ in hold(Seen(facts, tried))}
 
 
-def examined(
+def report_and_needs(
     facts: Facts, tried: dict[str, Probe], purpose: Purpose = "run"
 ) -> tuple[Report, tuple[Need, ...]]:
     report = Report(
         purpose=purpose,
-        findings=judged(facts, tried, purpose),
+        findings=findings_of(facts, tried, purpose),
         probes=tried,
         facts=facts.plain(),
     )

@@ -33,7 +33,7 @@ MOUNTINFO = """20 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
 """
 
 
-def plant(root: Path, files: Mapping[str, str]) -> Path:
+def write_tree(root: Path, files: Mapping[str, str]) -> Path:
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def read(root: Path, **environ: str) -> Facts:
     return read_facts(str(root), environ)
 
 
-def test_an_empty_tree_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
+def test_facts_are_unknown_in_an_empty_tree(tmp_path: Path) -> None:
     facts = read(tmp_path)
     assert not facts.has_proc
     assert facts.supported is None
@@ -61,8 +61,8 @@ def test_an_empty_tree_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
     assert facts.runsc is None
 
 
-def test_a_process_is_read_from_its_status(tmp_path: Path) -> None:
-    facts = read(plant(tmp_path, {"proc/self/status": STATUS}))
+def test_ids_and_privileges_are_read_from_proc_status(tmp_path: Path) -> None:
+    facts = read(write_tree(tmp_path, {"proc/self/status": STATUS}))
     assert facts.has_proc
     # The second id of each line is the effective one.
     assert (facts.ids.uid, facts.ids.gid, facts.ids.groups) == (1001, 2001, (27, 2000))
@@ -76,8 +76,10 @@ def test_a_process_is_read_from_its_status(tmp_path: Path) -> None:
     assert facts.supported is False
 
 
-def test_maps_and_namespaces(tmp_path: Path) -> None:
-    plant(tmp_path, {"proc/self/status": STATUS, "proc/self/uid_map": "0 100000 65536\n7 7 1\n"})
+def test_id_maps_and_initial_namespace_are_read(tmp_path: Path) -> None:
+    write_tree(
+        tmp_path, {"proc/self/status": STATUS, "proc/self/uid_map": "0 100000 65536\n7 7 1\n"}
+    )
     (tmp_path / "proc/self/ns").mkdir()
     (tmp_path / "proc/self/ns/user").symlink_to("user:[4026531837]")
     facts = read(tmp_path)
@@ -89,8 +91,8 @@ def test_maps_and_namespaces(tmp_path: Path) -> None:
     assert read(tmp_path).initial is False
 
 
-def test_mounts_with_what_restricts_them(tmp_path: Path) -> None:
-    facts = read(plant(tmp_path, {"proc/self/mountinfo": MOUNTINFO}))
+def test_mount_flags_and_masked_proc_files_are_read(tmp_path: Path) -> None:
+    facts = read(write_tree(tmp_path, {"proc/self/mountinfo": MOUNTINFO}))
     assert facts.mounts["/"] == ()
     assert facts.mounts["/proc"] == ("ro", "nosuid", "nodev", "noexec")
     assert facts.mounts["/a b"] == ()
@@ -98,31 +100,31 @@ def test_mounts_with_what_restricts_them(tmp_path: Path) -> None:
     assert facts.container.chroot is False
 
 
-def test_a_chroot_has_no_mount_at_its_root(tmp_path: Path) -> None:
+def test_missing_root_mount_means_chroot(tmp_path: Path) -> None:
     inside = "\n".join(MOUNTINFO.split("\n")[1:])
-    facts = read(plant(tmp_path, {"proc/self/mountinfo": inside}))
+    facts = read(write_tree(tmp_path, {"proc/self/mountinfo": inside}))
     assert facts.container.chroot is True
 
 
-def test_sysctls(tmp_path: Path) -> None:
+def test_sysctls_are_read_as_numbers(tmp_path: Path) -> None:
     files = {
         "proc/sys/user/max_user_namespaces": "0\n",
         "proc/sys/kernel/yama/ptrace_scope": "3\n",
         "proc/sys/vm/mmap_min_addr": "not a number\n",
     }
-    facts = read(plant(tmp_path, files))
+    facts = read(write_tree(tmp_path, files))
     assert facts.sysctls["user/max_user_namespaces"] == 0
     assert facts.sysctls["kernel/yama/ptrace_scope"] == 3
     assert facts.sysctls["vm/mmap_min_addr"] is None
 
 
-def test_security_modules(tmp_path: Path) -> None:
+def test_security_modules_and_label_are_read(tmp_path: Path) -> None:
     files = {
         "sys/kernel/security/lsm": "lockdown,capability,landlock,yama,apparmor",
         "proc/self/attr/current": "docker-default (enforce)\n",
         "sys/fs/selinux/enforce": "1",
     }
-    facts = read(plant(tmp_path, files))
+    facts = read(write_tree(tmp_path, files))
     assert facts.security.names is not None
     assert "landlock" in facts.security.names
     assert facts.security.label == "docker-default (enforce)"
@@ -148,10 +150,10 @@ def test_security_modules(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_engines(
+def test_container_engine_is_detected(
     tmp_path: Path, files: dict[str, str], environ: dict[str, str], engine: str | None
 ) -> None:
-    facts = read(plant(tmp_path, files), **environ)
+    facts = read(write_tree(tmp_path, files), **environ)
     assert facts.container.engine == engine
     assert bool(facts.container.sign) == (engine is not None)
     assert facts.kernel.gvisor == (engine == "gvisor")
@@ -161,14 +163,16 @@ def test_engines(
     ("content", "remap"),
     [('{"userns-remap": "default"}', "default"), ("{}", None), ("{", None), ("[]", None)],
 )
-def test_the_docker_daemon(tmp_path: Path, content: str, remap: str | None) -> None:
-    facts = read(plant(tmp_path, {"etc/docker/daemon.json": content, "run/docker.sock": ""}))
+def test_userns_remap_is_read_from_daemon_json(
+    tmp_path: Path, content: str, remap: str | None
+) -> None:
+    facts = read(write_tree(tmp_path, {"etc/docker/daemon.json": content, "run/docker.sock": ""}))
     assert facts.container.docker_daemon
     assert facts.container.userns_remap == remap
 
 
-def test_helpers_are_looked_for_along_path(tmp_path: Path) -> None:
-    plant(tmp_path, {"usr/bin/newuidmap": "", "opt/bin/newuidmap": ""})
+def test_helpers_are_searched_along_path(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"usr/bin/newuidmap": "", "opt/bin/newuidmap": ""})
     (tmp_path / "usr/bin/newuidmap").chmod(0o755)
     facts = read(tmp_path, PATH="relative:/nowhere:/opt/bin:/usr/bin")
     helper = facts.helpers["newuidmap"]
@@ -178,29 +182,29 @@ def test_helpers_are_looked_for_along_path(tmp_path: Path) -> None:
     assert facts.helpers["newgidmap"].path is None
 
 
-def test_a_helper_on_a_nosuid_mount(tmp_path: Path) -> None:
-    plant(tmp_path, {"usr/bin/newuidmap": "", "proc/self/mountinfo": MOUNTINFO})
+def test_helper_on_a_nosuid_mount_is_reported(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"usr/bin/newuidmap": "", "proc/self/mountinfo": MOUNTINFO})
     (tmp_path / "usr/bin/newuidmap").chmod(0o755)
     assert read(tmp_path, PATH="/usr/bin").helpers["newuidmap"].nosuid == "/usr"
 
 
-def test_where_subordinate_ranges_come_from(tmp_path: Path) -> None:
+def test_subordinate_source_and_gid_entries_are_read(tmp_path: Path) -> None:
     files = {
         "proc/self/status": STATUS,
         "etc/nsswitch.conf": "passwd: files\nsubid: sss  # central\n",
         "etc/subgid": "2001:100000:65536\nsomebody:2001:5\n",
     }
-    facts = read(plant(tmp_path, files))
+    facts = read(write_tree(tmp_path, files))
     assert facts.subordinate.source == "sss"
     assert facts.subordinate.gid_entries == ("2001:100000:65536",)
-    plant(tmp_path, {"etc/nsswitch.conf": "subid: files\n"})
+    write_tree(tmp_path, {"etc/nsswitch.conf": "subid: files\n"})
     assert read(tmp_path).subordinate.source is None
 
 
 @pytest.mark.parametrize(
     ("hard", "inherited"), [("50", True), ("1048576", False), ("unlimited", False), ("", False)]
 )
-def test_a_parent_is_who_this_process_has_its_limits_from(
+def test_parent_is_reported_if_its_limits_are_the_same(
     tmp_path: Path, hard: str, inherited: bool
 ) -> None:
     """Report a parent only if its limits are those of this process.
@@ -208,7 +212,7 @@ def test_a_parent_is_who_this_process_has_its_limits_from(
     systemd limits its services but not itself, so a remedy must not change systemd's limits.
     """
     limits = "Limit  Soft  Hard  Units\nMax open files   50   {}  files\n"
-    plant(
+    write_tree(
         tmp_path,
         {
             "proc/self/status": f"{STATUS}PPid:\t7\n",
@@ -219,7 +223,7 @@ def test_a_parent_is_who_this_process_has_its_limits_from(
     assert read(tmp_path).parent == (7 if inherited else 0)
 
 
-def test_limits_of_processes(tmp_path: Path) -> None:
+def test_process_limits_of_rlimit_and_cgroup_are_read(tmp_path: Path) -> None:
     files = {
         "proc/self/limits": "Limit  Soft  Hard  Units\nMax processes   7   unlimited  processes\n",
         "proc/self/cgroup": "0::/user.slice/session.scope\n",
@@ -228,26 +232,26 @@ def test_limits_of_processes(tmp_path: Path) -> None:
         "sys/fs/cgroup/user.slice/pids.current": "10\n",
         "sys/fs/cgroup/user.slice/session.scope/pids.max": "max\n",
     }
-    facts = read(plant(tmp_path, files))
+    facts = read(write_tree(tmp_path, files))
     assert facts.limits.processes == 7
     assert (facts.limits.pids, facts.limits.pids_current) == (11, 10)
     assert facts.cgroup.directory == "/sys/fs/cgroup/user.slice/session.scope"
 
 
-def test_limits_of_signals(tmp_path: Path) -> None:
+def test_pending_signal_limits_are_read(tmp_path: Path) -> None:
     files = {
         "proc/self/status": f"{STATUS}SigQ:\t5/1000\n",
         "proc/self/limits": "Limit  Soft  Hard  Units\nMax pending signals  7  1000  signals\n",
     }
-    limits = read(plant(tmp_path, files)).limits
+    limits = read(write_tree(tmp_path, files)).limits
     assert (limits.pending_signals, limits.pending_signals_current) == (7, 5)
     assert limits.hard == {"pending_signals": 1000}
-    plant(tmp_path, {"proc/self/status": f"{STATUS}SigQ:\t?\n"})
+    write_tree(tmp_path, {"proc/self/status": f"{STATUS}SigQ:\t?\n"})
     assert read(tmp_path).limits.pending_signals_current is None
 
 
-def test_facts_are_plain_values_for_json(tmp_path: Path) -> None:
-    plant(tmp_path, {"proc/self/status": STATUS, "proc/self/uid_map": "0 100000 65536\n"})
+def test_plain_facts_are_json_values(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"proc/self/status": STATUS, "proc/self/uid_map": "0 100000 65536\n"})
     values = read(tmp_path).plain()
     assert values["ids"]["uid_map"] == ["0:100000:65536"]
     assert values["privileges"]["effective"] == "00000000000000c0"

@@ -7,17 +7,17 @@ import errno
 
 import pytest
 from doctor_machines import (
-    POWERLESS,
+    HELPER_WITHOUT_SETUID,
+    cause_ids,
+    eperm_probes,
     failed,
+    findings_of,
     healthy,
-    held,
     ids,
-    judged,
+    labelled_programs,
     nested,
     privileges,
     probes,
-    profiled,
-    refused,
 )
 
 from usernsctl.doctor.facts import Container, Facts, Helper, Ids, Kernel, Limits, Runsc, Subordinate
@@ -41,14 +41,18 @@ RESTRICTED = {
     "user/max_user_namespaces": 30000,
 }
 FEW = (Extent(0, 100000, 10),)
-REFUSED = refused("unshare-user")
+REFUSED = eperm_probes("unshare-user")
 
 #: Cause, facts, probes: each cause is the only finding for its facts and probes.
 BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("already-in-gvisor", healthy(kernel=Kernel(gvisor=True)), probes()),
     ("no-proc", healthy(has_proc=False), probes()),
     ("no-config-user-ns", healthy(supported=False), probes(failed("unshare-user", EINVAL))),
-    ("seccomp-denies-userns", healthy(), refused("unshare-nothing", "unshare-user")),
+    (
+        "seccomp-denies-userns",
+        healthy(),
+        eperm_probes("unshare-nothing", "unshare-user"),
+    ),
     (
         "seccomp-denies-userns",
         healthy(privileges=privileges(seccomp=2)),
@@ -80,10 +84,14 @@ BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
     (
         "apparmor-restricts-userns",
         healthy(sysctls=RESTRICTED, security=Modules(label="mine (unconfined)")),
-        probes(failed("mount", EACCES), profiled("mine (unconfined)", "unconfined")),
+        probes(failed("mount", EACCES), labelled_programs("mine (unconfined)", "unconfined")),
     ),
     ("process-limit", healthy(), probes(failed("start", EAGAIN))),
-    ("apparmor-restricts-userns", healthy(sysctls=RESTRICTED), refused("one-id-map")),
+    (
+        "apparmor-restricts-userns",
+        healthy(sysctls=RESTRICTED),
+        eperm_probes("one-id-map"),
+    ),
     ("apparmor-restricts-userns", healthy(sysctls=RESTRICTED), REFUSED),
     (
         "apparmor-restricts-userns",
@@ -94,7 +102,7 @@ BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("not-dumpable", healthy(), probes(failed("one-id-map", cause="not-dumpable"))),
     ("needs-setfcap", healthy(), probes(failed("one-id-map", cause="needs-setfcap"))),
     ("landlock", healthy(), probes(failed("one-id-map", EACCES, cause="landlock"))),
-    ("mount-denied", healthy(privileges=privileges(seccomp=2)), refused("mount")),
+    ("mount-denied", healthy(privileges=privileges(seccomp=2)), eperm_probes("mount")),
     (
         "mount-denied",
         healthy(security=Modules(label="docker-default (enforce)")),
@@ -103,9 +111,13 @@ BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
     (
         "yama-ptrace-scope",
         healthy(sysctls={"kernel/yama/ptrace_scope": 3}),
-        refused("ptrace"),
+        eperm_probes("ptrace"),
     ),
-    ("ptrace-denied", healthy(privileges=privileges(seccomp=2)), refused("ptrace")),
+    (
+        "ptrace-denied",
+        healthy(privileges=privileges(seccomp=2)),
+        eperm_probes("ptrace"),
+    ),
     (
         "runsc-missing",
         healthy(runsc=Runsc(cause="runsc-missing", problem="not found along PATH")),
@@ -137,8 +149,8 @@ BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
         probes(failed("runsc", detail="creating container: container already exists")),
     ),
     ("unknown", healthy(), REFUSED),
-    ("unknown", healthy(), refused("mount")),
-    ("unknown", healthy(), refused("ptrace")),
+    ("unknown", healthy(), eperm_probes("mount")),
+    ("unknown", healthy(), eperm_probes("ptrace")),
     ("unknown", healthy(), probes(failed("runsc", detail="something new"))),
 ]
 
@@ -148,8 +160,10 @@ def name_of(value: object) -> str | None:
 
 
 @pytest.mark.parametrize(("cause", "facts", "tried"), BLOCKING, ids=name_of)
-def test_a_cause_that_blocks(cause: str, facts: Facts, tried: dict[str, Probe]) -> None:
-    found = judged(facts, tried)
+def test_blocking_cause_is_the_only_finding(
+    cause: str, facts: Facts, tried: dict[str, Probe]
+) -> None:
+    found = findings_of(facts, tried)
     assert ids(found) == [cause]
     assert found[0].blocks
     assert found[0].evidence
@@ -159,9 +173,9 @@ NOSUID = {"newuidmap": Helper(path="/home/newuidmap", privileged=True, nosuid="/
 UNREADY = probes(failed("range-map", cause="helper-failed", detail="newuidmap failed"))
 
 #: Cause, facts, probes for maps of more than one id.
-OF_RANGES: list[tuple[str, Facts, dict[str, Probe]]] = [
+RANGE_CAUSES: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("helper-missing", healthy(helpers={"newgidmap": Helper()}), probes()),
-    ("helper-not-setuid", healthy(helpers=POWERLESS), UNREADY),
+    ("helper-not-setuid", healthy(helpers=HELPER_WITHOUT_SETUID), UNREADY),
     ("helper-on-nosuid", healthy(helpers=NOSUID), UNREADY),
     ("no-new-privs", healthy(privileges=privileges(no_new_privs=True)), UNREADY),
     ("bounding-set", healthy(privileges=privileges(bounding=0)), UNREADY),
@@ -219,31 +233,31 @@ OF_RANGES: list[tuple[str, Facts, dict[str, Probe]]] = [
 ]
 
 
-@pytest.mark.parametrize(("cause", "facts", "tried"), OF_RANGES, ids=name_of)
-def test_a_cause_that_stands_in_the_way_of_ranges_only(
+@pytest.mark.parametrize(("cause", "facts", "tried"), RANGE_CAUSES, ids=name_of)
+def test_range_cause_is_only_a_warning_for_run(
     cause: str, facts: Facts, tried: dict[str, Probe]
 ) -> None:
-    wanted = judged(facts, tried, "range")
+    wanted = findings_of(facts, tried, "range")
     assert ids(wanted) == [cause]
     assert wanted[0].blocks
     # For a run with one id, the finding about ranges is only a warning.
-    found = judged(facts, tried, "run")
+    found = findings_of(facts, tried, "run")
     assert ids(found) == [cause]
     assert not found[0].blocks
 
 
-def test_a_healthy_machine_has_no_finding() -> None:
-    assert judged(healthy()) == ()
-    assert judged(healthy(), purpose="range") == ()
-    assert judged(nested(), purpose="kubernetes") == ()
+def test_healthy_machine_has_no_findings() -> None:
+    assert findings_of(healthy()) == ()
+    assert findings_of(healthy(), purpose="range") == ()
+    assert findings_of(nested(), purpose="kubernetes") == ()
 
 
-def test_what_nobody_needs_is_no_finding_but_is_attributed() -> None:
+def test_optional_probe_failures_get_a_cause_but_no_finding() -> None:
     tried = probes(*(failed(name, EACCES) for name in ("tun", "kvm", "cgroup")))
     tried |= {name: failed(name, errno.ENOENT) for name in ("pasta", "nft")}
     facts = healthy(mounts={"/": (), "/proc": (), "/proc/kcore": ()})
     tried |= {"mount-proc": failed("mount-proc", EPERM)}
-    assert judged(facts, tried) == ()
+    assert findings_of(facts, tried) == ()
     causes = {name: probe.cause for name, probe in attributed(facts, tried).items() if probe.cause}
     assert causes == {
         "tun": "tun-missing",
@@ -268,78 +282,81 @@ def test_what_nobody_needs_is_no_finding_but_is_attributed() -> None:
         "unprivileged-map",
     ],
 )
-def test_what_only_the_core_can_tell_is_taken_from_it(cause: str) -> None:
+def test_causes_that_only_the_core_detects_are_kept(cause: str) -> None:
     tried = probes(failed("one-id-map", EPERM, cause=cause))
-    assert held(healthy(), tried) == {cause}
-    found = judged(healthy(), tried)
+    assert cause_ids(healthy(), tried) == {cause}
+    found = findings_of(healthy(), tried)
     assert ids(found) == [cause]
     assert found[0].blocks
 
 
-def test_threads_are_told_and_block_nothing() -> None:
-    (found,) = judged(healthy(threads=4))
+def test_threads_are_a_warning() -> None:
+    (found,) = findings_of(healthy(threads=4))
     assert (found.id, found.blocks) == ("multithreaded", False)
 
 
-def test_shared_ranges_are_told_and_block_nothing() -> None:
+def test_shared_ranges_are_a_warning() -> None:
     line = "/etc/subuid, line 2 grants bob ids that this user has too: 100000:65536"
     tried = probes(Probe(name="ranges", outcome="ok", detail=f"something\n{line}"))
-    (found,) = judged(healthy(), tried, "range")
+    (found,) = findings_of(healthy(), tried, "range")
     assert (found.id, found.blocks, found.evidence) == ("ranges-shared", False, (line,))
 
 
-def test_selinux_in_a_container() -> None:
+def test_remount_failure_with_selinux_is_selinux_nested() -> None:
     facts = healthy(security=Modules(selinux_enforcing=True))
     tried = probes(failed("runsc", detail="error remounting chroot in read-only"))
-    assert ids(judged(facts, tried, "docker")) == ["selinux-nested"]
-    assert "selinux-nested" not in held(healthy(), tried)
+    assert ids(findings_of(facts, tried, "docker")) == ["selinux-nested"]
+    assert "selinux-nested" not in cause_ids(healthy(), tried)
 
 
-def test_two_causes_are_both_named_and_the_blocking_one_is_first() -> None:
+def test_blocking_causes_come_before_warnings() -> None:
     facts = healthy(
         container=Container(chroot=True),
-        helpers=POWERLESS,
+        helpers=HELPER_WITHOUT_SETUID,
     )
-    tried = refused("unshare-nothing", "unshare-user")
-    found = judged(facts, tried)
+    tried = eperm_probes("unshare-nothing", "unshare-user")
+    found = findings_of(facts, tried)
     assert ids(found) == ["seccomp-denies-userns", "in-chroot", "helper-not-setuid"]
     assert [finding.blocks for finding in found] == [True, True, False]
 
 
-def test_what_systemd_mounts_below_proc_masks_nothing() -> None:
+def test_binfmt_misc_mount_does_not_mask_proc() -> None:
     mounts = {"/": (), "/proc": (), "/proc/sys/fs/binfmt_misc": ()}
     assert healthy(mounts=mounts).masked_proc() == ()
     assert healthy(mounts=mounts | {"/proc/uptime": ()}).masked_proc() == ("/proc/uptime",)
 
 
-def test_the_programs_without_a_profile_are_named() -> None:
+def test_programs_without_apparmor_profile_are_named() -> None:
     facts = healthy(sysctls=RESTRICTED, security=Modules(label="mine (unconfined)"))
-    tried = probes(failed("mount", EACCES), profiled("mine (unconfined)", "unconfined"))
-    evidence = next(iter(judged(facts, tried))).evidence
+    tried = probes(failed("mount", EACCES), labelled_programs("mine (unconfined)", "unconfined"))
+    evidence = next(iter(findings_of(facts, tried))).evidence
     assert "no profile applies to /opt/program1" in evidence
-    tried = probes(failed("mount", EACCES), profiled("mine (unconfined)"))
-    assert "apparmor-restricts-userns" not in held(facts, tried)
+    tried = probes(failed("mount", EACCES), labelled_programs("mine (unconfined)"))
+    assert "apparmor-restricts-userns" not in cause_ids(facts, tried)
 
 
-def test_a_cause_without_evidence_is_not_named() -> None:
+def test_single_facts_do_not_prove_a_cause() -> None:
     # Each machine has only one of the two facts that together prove a cause.
-    assert judged(healthy(container=Container(chroot=True))) == ()
-    assert judged(healthy(sysctls=RESTRICTED)) == ()
-    assert judged(healthy(privileges=privileges(seccomp=2))) == ()
-    assert judged(healthy(sysctls={"kernel/unprivileged_userns_clone": 0})) == ()
-    assert judged(healthy(sysctls={"kernel/yama/ptrace_scope": 3})) == ()
+    assert findings_of(healthy(container=Container(chroot=True))) == ()
+    assert findings_of(healthy(sysctls=RESTRICTED)) == ()
+    assert findings_of(healthy(privileges=privileges(seccomp=2))) == ()
+    assert findings_of(healthy(sysctls={"kernel/unprivileged_userns_clone": 0})) == ()
+    assert findings_of(healthy(sysctls={"kernel/yama/ptrace_scope": 3})) == ()
     # The program has a profile, so the restriction of unconfined programs does not apply.
     confined = healthy(sysctls=RESTRICTED, security=Modules(label="mine (enforce)"))
-    assert "apparmor-restricts-userns" not in held(confined, refused("one-id-map"))
+    assert "apparmor-restricts-userns" not in cause_ids(confined, eperm_probes("one-id-map"))
 
 
-def test_whoever_may_map_any_id_needs_no_helper() -> None:
+def test_root_needs_no_helper() -> None:
     root = dataclasses.replace(privileges(), effective=2**41 - 1)
-    assert judged(healthy(privileges=root, helpers={"newuidmap": Helper()}), purpose="range") == ()
+    assert (
+        findings_of(healthy(privileges=root, helpers={"newuidmap": Helper()}), purpose="range")
+        == ()
+    )
 
 
-def test_an_unknown_failure_comes_with_its_errno() -> None:
-    (found,) = judged(healthy(), refused("pivot-root"))
+def test_unknown_failure_shows_its_errno() -> None:
+    (found,) = findings_of(healthy(), eperm_probes("pivot-root"))
     assert found.cause is None
     assert found.evidence[-1] == "errno 1 (EPERM)"
 
@@ -356,30 +373,30 @@ def test_an_unknown_failure_comes_with_its_errno() -> None:
         (None, 4900, LATE),
     ],
 )
-def test_a_sandbox_that_never_began_may_have_lost_a_signal(
+def test_hung_runsc_is_attributed_to_the_signal_limit(
     most: int | None, queued: int | None, found: str
 ) -> None:
     facts = healthy(limits=Limits(pending_signals=most, pending_signals_current=queued))
     late = Probe(name="runsc", outcome="skipped", detail="late", cause=LATE)
-    (finding,) = judged(facts, probes(late))
+    (finding,) = findings_of(facts, probes(late))
     assert finding.blocks
     assert ids([finding]) == [found]
-    assert judged(facts, probes()) == ()
+    assert findings_of(facts, probes()) == ()
     # A probe that has ended did not hang because of a signal limit.
-    assert "signal-limit" not in ids(judged(facts, probes(failed("runsc"))))
+    assert "signal-limit" not in ids(findings_of(facts, probes(failed("runsc"))))
 
 
-def test_in_gvisor_nothing_else_means_anything() -> None:
+def test_inside_gvisor_is_the_only_finding() -> None:
     tried = probes(
         failed("one-id-map", errno.ENOENT, cause="target-gone"),
         failed("ranges", cause="no-subordinate-range"),
         failed("mount", EPERM),
     )
-    facts = healthy(kernel=Kernel(gvisor=True), helpers=POWERLESS)
-    assert ids(judged(facts, tried)) == ["already-in-gvisor"]
+    facts = healthy(kernel=Kernel(gvisor=True), helpers=HELPER_WITHOUT_SETUID)
+    assert ids(findings_of(facts, tried)) == ["already-in-gvisor"]
 
 
-def test_rules_and_catalogue_fit_together() -> None:
+def test_rules_match_the_catalogue() -> None:
     known = catalogue()
     assert [rule.id for rule in RULES if rule.id not in known] == []
     # Only one rule may prove a cause, but others may guess it.
@@ -391,11 +408,11 @@ def test_rules_and_catalogue_fit_together() -> None:
     assert explained == set(STANDS_IN_THE_WAY_OF) | advice
 
 
-def test_a_call_that_only_ranges_need_does_not_block_a_run() -> None:
+def test_denied_call_of_ranges_does_not_block_run() -> None:
     seen = probes(failed("ranges", detail="statfs(2) is denied", cause="seccomp-denies-call"))
-    assert [(one.id, one.blocks) for one in judged(healthy(), seen, "run")] == [
+    assert [(one.id, one.blocks) for one in findings_of(healthy(), seen, "run")] == [
         ("seccomp-denies-call", False)
     ]
-    assert [(one.id, one.blocks) for one in judged(healthy(), seen, "range")] == [
+    assert [(one.id, one.blocks) for one in findings_of(healthy(), seen, "range")] == [
         ("seccomp-denies-call", True)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from doctor_machines import healthy, nested, privileges, probes, refused
+from doctor_machines import eperm_probes, healthy, nested, privileges, probes
 
 from usernsctl.doctor.facts import Container, Facts, Ids, Runsc
 from usernsctl.doctor.needs import Need, needs
@@ -18,7 +18,7 @@ FEW = Ids(uid=0, gid=0, uid_map=(Extent(0, 100000, 65536),), gid_map=(Extent(0, 
 
 
 def by_name(facts: Facts, purpose: Purpose = "run", refuse: bool = False) -> dict[str, Need]:
-    tried = refused("unshare-user") if refuse else probes()
+    tried = eperm_probes("unshare-user") if refuse else probes()
     return {need.name: need for need in needs(facts, tried, purpose)}
 
 
@@ -36,7 +36,7 @@ def by_name(facts: Facts, purpose: Purpose = "run", refuse: bool = False) -> dic
         ("kernel.apparmor_restrict_unprivileged_userns", 1, "unmet", "1"),
     ],
 )
-def test_sysctls(name: str, value: int | None, state: str, found: str) -> None:
+def test_state_of_sysctl_settings(name: str, value: int | None, state: str, found: str) -> None:
     need = by_name(healthy(sysctls={name.replace(".", "/", 1): value}))[name]
     assert (need.state, need.found) == (state, found)
 
@@ -49,22 +49,22 @@ def test_sysctls(name: str, value: int | None, state: str, found: str) -> None:
         (Runsc(path="/r", release="VERSION_MISSING"), "open", "of unknown age, /r"),
     ],
 )
-def test_the_age_of_runsc(runsc: Runsc, state: str, found: str) -> None:
+def test_state_of_runsc_depends_on_its_age(runsc: Runsc, state: str, found: str) -> None:
     need = by_name(healthy(runsc=runsc))["runsc"]
     assert need.state == state
     assert found in need.found
 
 
-def test_a_runsc_that_is_not_there_has_no_age() -> None:
+def test_missing_runsc_is_not_a_setting() -> None:
     assert "runsc" not in by_name(healthy(runsc=Runsc(cause="runsc-missing", problem="none")))
 
 
-def test_a_machine_is_asked_for_what_is_its_own() -> None:
+def test_settings_of_the_host_exclude_those_of_containers() -> None:
     assert len(by_name(healthy(runsc=None))) == 3
     assert not any("docker" in name for name in by_name(nested(), "kubernetes"))
 
 
-def test_what_a_container_is_started_with_shows_inside_only() -> None:
+def test_docker_seccomp_setting_is_known_only_inside() -> None:
     outside = by_name(healthy(), "docker")
     assert outside["docker run --security-opt seccomp"].state == "open"
     inside = by_name(healthy(container=DOCKER), "docker")
@@ -73,7 +73,7 @@ def test_what_a_container_is_started_with_shows_inside_only() -> None:
     assert refusing["docker run --security-opt seccomp"].state == "unmet"
 
 
-def test_userns_remap() -> None:
+def test_state_of_userns_remap() -> None:
     name = "userns-remap"
     assert by_name(healthy(), "docker")[name].state == "open"
     daemon = Container(docker_daemon=True)
@@ -84,7 +84,7 @@ def test_userns_remap() -> None:
     assert by_name(nested(container=DOCKER, ids=FEW))[name].state == "unmet"
 
 
-def test_a_pod() -> None:
+def test_state_of_pod_settings() -> None:
     given_up = privileges(no_new_privs=True)
     masked = {"/": (), "/proc": (), "/proc/kcore": ()}
     found = by_name(nested(container=POD, ids=FEW, privileges=given_up, mounts=masked))

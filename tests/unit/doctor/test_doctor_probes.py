@@ -25,11 +25,11 @@ def python(name: str, code: str, *needs: str) -> Step:
     return Step(name=name, words=("--", PYTHON, "-c", code), needs=needs)
 
 
-def soon(seconds: float = 60) -> float:
+def deadline_in(seconds: float = 60) -> float:
     return time.monotonic() + seconds
 
 
-def test_a_failure_is_taken_apart() -> None:
+def test_probe_failure_is_parsed() -> None:
     output = "1\tunshare\tin-chroot\tOperation not permitted\n"
     probe = judge("one-id-map", 1, output, 0.5)
     assert (probe.outcome, probe.errno, probe.cause) == ("failed", errno.EPERM, "in-chroot")
@@ -45,7 +45,7 @@ def test_a_failure_is_taken_apart() -> None:
         ("kvm", "13\tnone\t\t/dev/kvm: refused", "/dev/kvm: refused"),
     ],
 )
-def test_a_step_is_not_said_twice(name: str, output: str, detail: str) -> None:
+def test_step_name_is_not_repeated_in_the_detail(name: str, output: str, detail: str) -> None:
     probe = judge(name, 1, output, 0)
     assert (probe.detail, probe.cause) == (detail, None)
 
@@ -61,33 +61,33 @@ def test_a_step_is_not_said_twice(name: str, output: str, detail: str) -> None:
         (126, "", "exit status 126"),
     ],
 )
-def test_an_end_that_is_not_the_program_s_own(status: int, output: str, detail: str) -> None:
+def test_detail_of_a_probe_that_reports_no_failure(status: int, output: str, detail: str) -> None:
     probe = judge("mount", status, output, 0)
     assert (probe.outcome, probe.detail, probe.cause) == ("failed", detail, None)
 
 
-def test_a_call_that_a_filter_kills_for_is_refused() -> None:
+def test_sigsys_counts_as_a_denied_call() -> None:
     probe = judge("mount", 128 + signal.SIGSYS, "", 0)
     assert (probe.outcome, probe.errno) == ("failed", errno.EPERM)
     assert probe.cause == "seccomp-denies-call"
 
 
-def test_what_has_left_its_session_is_gone_too() -> None:
+def test_processes_in_another_session_are_killed() -> None:
     leaves = (
         "import os, time; os.fork() or (os.setsid(), os.fork() or time.sleep(1000)); print('x')"
     )
     mark = f"left-by-{os.getpid()}"
-    tried = try_steps([python("one", f"{leaves} # {mark}")], soon(20))
+    tried = try_steps([python("one", f"{leaves} # {mark}")], deadline_in(20))
     assert tried["one"].outcome == "ok"
     assert processes_with(mark) == []
 
 
-def test_notices_come_with_success() -> None:
+def test_notices_of_a_successful_probe_are_kept() -> None:
     probe = judge("ranges", 0, "one\ntwo\n", 0)
     assert (probe.outcome, probe.detail) == ("ok", "one\ntwo")
 
 
-def test_what_needs_a_failed_step_is_skipped() -> None:
+def test_steps_after_a_failed_one_are_skipped() -> None:
     tried = try_steps(
         [
             python("good", "print('fine')"),
@@ -96,7 +96,7 @@ def test_what_needs_a_failed_step_is_skipped() -> None:
             python("later", "raise SystemExit('never run')", "after"),
             python("on", "pass", "good"),
         ],
-        soon(),
+        deadline_in(),
     )
     outcomes = {name: probe.outcome for name, probe in tried.items()}
     assert outcomes == {
@@ -110,7 +110,7 @@ def test_what_needs_a_failed_step_is_skipped() -> None:
     assert tried["after"].detail == "bad must work first"
 
 
-def test_an_exit_status_is_told_where_sigchld_is_ignored() -> None:
+def test_exit_status_is_known_with_sigchld_ignored() -> None:
     """If SIGCHLD is ignored, the kernel reaps the children, and subprocess returns 0 for all."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
@@ -121,7 +121,7 @@ def test_an_exit_status_is_told_where_sigchld_is_ignored() -> None:
                 python("killed", "import os; os.kill(os.getpid(), 9)"),
                 Step(name="wrong", words=("no-such-step",)),
             ],
-            soon(),
+            deadline_in(),
         )
     finally:
         signal.signal(signal.SIGCHLD, before)
@@ -134,7 +134,7 @@ def test_an_exit_status_is_told_where_sigchld_is_ignored() -> None:
     }
 
 
-def test_one_deadline_is_for_all_and_kills_what_was_started(tmp_path: Path) -> None:
+def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -142,7 +142,7 @@ def test_one_deadline_is_for_all_and_kills_what_was_started(tmp_path: Path) -> N
     waits = f"import signal; held = open({str(pipe)!r}, 'w'); signal.pause()"
     forks = f"import os; os.fork(); {waits}"
     started = time.monotonic()
-    tried = try_steps([python("one", forks), python("two", waits)], soon(1))
+    tried = try_steps([python("one", forks), python("two", waits)], deadline_in(1))
     assert time.monotonic() - started < 20
     for name in ("one", "two"):
         assert (tried[name].outcome, tried[name].cause) == ("skipped", LATE)
@@ -171,32 +171,32 @@ print([pid for pid in others if os.waitpid(pid, os.WNOHANG)[0]])
 
 
 @as_root
-def test_nobody_is_killed_by_a_number_of_another_pid_namespace() -> None:
+def test_pids_of_another_pid_namespace_are_not_killed() -> None:
     words = ["unshare", "--pid", "--fork", "--mount-proc", PYTHON, "-c", _OUTER, _INNER, PROGRAM]
     done = capture(words, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-def test_where_no_child_can_be_started_the_others_are_skipped(
+def test_steps_are_skipped_if_no_child_can_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_arguments: object, **_named: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    tried = try_steps([python("one", "pass"), python("two", "pass", "one")], soon())
+    tried = try_steps([python("one", "pass"), python("two", "pass", "one")], deadline_in())
     assert (tried[START].errno, tried[START].cause) == (errno.EAGAIN, "process-limit")
     assert [tried[name].outcome for name in ("one", "two")] == ["skipped", "skipped"]
 
 
-def test_an_incomplete_installation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_probe_program_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("usernsctl.doctor.probes.PROGRAM", f"{PROGRAM}-that-is-missing")
     with pytest.raises(CommandError, match=r"usernsctl-probe, which .* is missing") as caught:
-        try_steps([Step(name="one", words=("nothing",))], soon())
+        try_steps([Step(name="one", words=("nothing",))], deadline_in())
     assert caught.value.remedy is not None
 
 
-def test_every_step_comes_after_those_it_needs() -> None:
+def test_steps_follow_the_steps_that_they_need() -> None:
     seen: set[str] = set()
     for step in steps(Facts(cgroup=Cgroup(directory="/sys/fs/cgroup")), runsc=True):
         assert seen.issuperset(step.needs)
@@ -206,22 +206,25 @@ def test_every_step_comes_after_those_it_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vain", "tries"),
+    ("hopeless", "tries"),
     [({}, 3), ({"max-uts-namespaces": ("one",)}, 1), ({"max-uts-namespaces": ("two",)}, 3)],
 )
-def test_a_limit_is_waited_for_unless_that_is_vain(
-    vain: dict[str, tuple[str, ...]], tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_full_limit_is_retried_unless_listed_as_hopeless(
+    hopeless: dict[str, tuple[str, ...]],
+    tries: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("usernsctl.doctor.probes._PAUSES", (0.0, 0.0))
     log = tmp_path / "tries"
     full = f"echo >>{log}; printf '28\\tclone\\tmax-uts-namespaces\\tfull'; exit 1"
     step = Step(name="one", words=("--", "/bin/sh", "-c", full))
-    probe = try_steps([step], soon(), vain)["one"]
+    probe = try_steps([step], deadline_in(), hopeless)["one"]
     assert (probe.errno, probe.cause) == (errno.ENOSPC, "max-uts-namespaces")
     assert log.read_text().count("\n") == tries
 
 
-def test_a_crash_is_told_from_its_beginning() -> None:
+def test_detail_of_a_crash_begins_with_its_first_line() -> None:
     begin = "fatal error: out of memory allocating heap arena map\n"
     output = f"{begin}\nruntime stack:\n{'runtime.grow()' * 300}\nusernsctl: runsc: it crashed"
     assert judge("runsc", 125, output, 1).detail.startswith(begin)

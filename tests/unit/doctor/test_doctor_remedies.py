@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from callers import as_root
-from doctor_machines import examined, failed, healthy, probes, profiled
+from doctor_machines import failed, healthy, labelled_programs, probes, report_and_needs
 from processes import capture
 
 from usernsctl import profiles
@@ -29,19 +29,19 @@ NO_RANGE = failed("ranges", cause="no-subordinate-range")
 
 
 def remedy_of(facts: Facts, probe: Probe, purpose: Purpose = "range") -> str:
-    report, _ = examined(facts, probes(probe), purpose)
+    report, _ = report_and_needs(facts, probes(probe), purpose)
     cause = report.findings[0].cause
     assert cause is not None
     return render.remedy(report, cause, "host")
 
 
-def test_a_range_is_granted_to_the_user_that_nobody_has() -> None:
+def test_free_range_is_granted_to_the_user() -> None:
     facts = healthy(subordinate=Subordinate(user="it", free=231072))
     wanted = "usermod --add-subuids 231072-296607 --add-subgids 231072-296607 it"
     assert remedy_of(facts, NO_RANGE) == wanted
 
 
-def test_who_is_not_known_gets_the_words_of_the_catalogue() -> None:
+def test_unknown_user_gets_the_remedy_of_the_catalogue() -> None:
     assert remedy_of(healthy(), NO_RANGE).endswith(" USER")
 
 
@@ -59,7 +59,7 @@ def test_who_is_not_known_gets_the_words_of_the_catalogue() -> None:
         ("one:165536:5000000000\n", "", 100000),
     ],
 )
-def test_what_is_free_is_behind_all_that_is_granted(
+def test_free_range_follows_all_granted_ranges(
     tmp_path: Path, subuid: str, subgid: str, free: int | None
 ) -> None:
     (tmp_path / "etc").mkdir()
@@ -68,32 +68,32 @@ def test_what_is_free_is_behind_all_that_is_granted(
     assert read_facts(str(tmp_path), {}).subordinate.free == free
 
 
-def test_nothing_is_known_to_be_free_where_the_ranges_can_not_be_read(tmp_path: Path) -> None:
+def test_unreadable_subgid_means_no_known_free_range(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "subgid").symlink_to("subgid")
     assert read_facts(str(tmp_path), {}).subordinate.free is None
 
 
-def powerless(**changes: Any) -> str:
+def unprivileged_helper_remedy(**changes: Any) -> str:
     """Return the remedy for a newuidmap without its privilege."""
     helper = Helper(**{"path": "/usr/bin/newuidmap", "mode": 0o755, "owner": 0} | changes)
     facts = healthy(helpers={**healthy().helpers, "newuidmap": helper})
     return remedy_of(facts, failed("range-map", cause="helper-not-setuid"))
 
 
-def test_paths_can_be_pasted() -> None:
-    assert powerless(system="/a b/newuidmap") == "chmod 4755 '/a b/newuidmap'"
+def test_paths_in_remedies_are_quoted() -> None:
+    assert unprivileged_helper_remedy(system="/a b/newuidmap") == "chmod 4755 '/a b/newuidmap'"
 
 
-def test_root_makes_no_program_privileged_that_others_can_change() -> None:
-    text = powerless(path="/home/it/bin/newuidmap", owner=1000)
+def test_chmod_of_a_users_own_helper_is_a_comment() -> None:
+    text = unprivileged_helper_remedy(path="/home/it/bin/newuidmap", owner=1000)
     assert "\n# /home/it/bin/newuidmap\n" in text
     assert all(line.startswith("#") for line in text.splitlines())
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\n'; echo typed; #", "\n\\'; echo typed; #"])
-def test_a_shell_without_dollar_quotes_types_nothing_else(name: str) -> None:
-    text = powerless(path=f"/{name}/newuidmap", system=f"/{name}/newuidmap")
+def test_quoted_names_inject_no_command_in_sh(name: str) -> None:
+    text = unprivileged_helper_remedy(path=f"/{name}/newuidmap", system=f"/{name}/newuidmap")
     assert all(line.startswith("#") for line in text.splitlines())
     typed = f"printf %s {quoted(name)}"
     done = capture(["/bin/sh", "-c", typed], check=True)
@@ -101,17 +101,17 @@ def test_a_shell_without_dollar_quotes_types_nothing_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("user", ["-G root", "-x", "a\nb"])
-def test_no_range_is_granted_to_what_may_be_an_option(user: str) -> None:
+def test_user_names_like_options_are_not_in_remedies(user: str) -> None:
     facts = healthy(subordinate=Subordinate(user=user, free=231072))
     assert remedy_of(facts, NO_RANGE).endswith(" USER")
 
 
-def test_each_helper_is_asked_for_and_comments_are_not() -> None:
+def test_script_asks_before_commands_only() -> None:
     own = Helper(path="/home/it/newuidmap", mode=0o755, owner=1000)
     other = Helper(path="/usr/bin/newgidmap", system="/usr/bin/newgidmap", mode=0o755, owner=0)
     facts = healthy(helpers={"newuidmap": own, "newgidmap": other})
     probe = failed("range-map", cause="helper-not-setuid")
-    report, _ = examined(facts, probes(probe), "range")
+    report, _ = report_and_needs(facts, probes(probe), "range")
     lines = render.as_script(report).splitlines()
     typed = lines.index("    chmod 4755 /usr/bin/newgidmap")
     assert any(line.startswith("if ask ") for line in lines[:typed])
@@ -129,7 +129,7 @@ def test_each_helper_is_asked_for_and_comments_are_not() -> None:
         (0o755, 0, 0o1777, False),
     ],
 )
-def test_what_others_can_replace_is_not_the_systems(
+def test_helpers_that_others_can_replace_are_not_trusted(
     tmp_path: Path, mode: int, owner: int, directory: int, trusted: bool
 ) -> None:
     tmp_path.chmod(0o755)
@@ -149,24 +149,27 @@ def test_what_others_can_replace_is_not_the_systems(
     assert read_facts(str(tmp_path), {"PATH": "/home"}).helpers["newuidmap"].system is None
 
 
-def test_a_runsc_that_is_there_is_named() -> None:
-    assert closed_runsc("/opt/runsc") == "chmod a+rx /opt/runsc"
-    assert closed_runsc(None) == "# if this file is runsc, as its owner: chmod a+rx /opt/runsc"
+def test_remedy_names_a_runsc_that_is_not_executable() -> None:
+    assert unexecutable_runsc_remedy("/opt/runsc") == "chmod a+rx /opt/runsc"
+    assert (
+        unexecutable_runsc_remedy(None)
+        == "# if this file is runsc, as its owner: chmod a+rx /opt/runsc"
+    )
 
 
-def test_root_lets_nobody_execute_what_others_write() -> None:
+def test_remedy_does_not_make_untrusted_runsc_executable() -> None:
     """USERNSCTL_RUNSC may name a file in /tmp, which may be mounted with noexec."""
     wanted = "mount -o remount,bind,exec '/a b'"
-    assert closed_runsc("/a b/runsc", noexec="/a b") == wanted
-    text = closed_runsc(None, noexec="/tmp")
+    assert unexecutable_runsc_remedy("/a b/runsc", noexec="/a b") == wanted
+    text = unexecutable_runsc_remedy(None, noexec="/tmp")
     assert all(line.startswith("#") for line in text.splitlines())
-    text = closed_runsc(None, noexec="/tmp", other="/usr/bin/runsc")
+    text = unexecutable_runsc_remedy(None, noexec="/tmp", other="/usr/bin/runsc")
     assert text == "export USERNSCTL_RUNSC=/usr/bin/runsc"
 
 
-def closed_runsc(system: str | None, **more: Any) -> str:
+def unexecutable_runsc_remedy(system: str | None, **more: Any) -> str:
     runsc = Runsc(cause="runsc-not-executable", refused="/opt/runsc", system=system, **more)
-    report, _ = examined(healthy(runsc=runsc), probes())
+    report, _ = report_and_needs(healthy(runsc=runsc), probes())
     cause = report.findings[0].cause
     assert cause is not None
     return render.remedy(report, cause, "host")
@@ -184,25 +187,27 @@ LIMITED = failed("range-map", cause="process-limit")
         ({"processes": 9}, 7, "prlimit --pid 7 --nproc=4096:4096    # as root"),
     ],
 )
-def test_a_limit_is_raised_by_whoever_may(hard: dict[str, int], parent: int, wanted: str) -> None:
+def test_process_limit_is_raised_by_user_or_root(
+    hard: dict[str, int], parent: int, wanted: str
+) -> None:
     facts = healthy(limits=Limits(processes=9, hard=hard), parent=parent)
     assert remedy_of(facts, LIMITED) == wanted
 
 
-def limited(soft: int, hard: dict[str, int], parent: int) -> str:
+def address_space_remedy(soft: int, hard: dict[str, int], parent: int) -> str:
     limits = Limits(address_space=soft, data=soft, hard=hard)
     facts = healthy(limits=limits, parent=parent)
     return remedy_of(facts, failed("runsc", cause="address-space-limit"), "run")
 
 
-def test_limits_are_raised_together_and_by_one_of_the_two() -> None:
+def test_address_space_limits_are_raised_together() -> None:
     ulimits = "ulimit -S -v $(ulimit -H -v)\nulimit -S -d $(ulimit -H -d)"
-    assert limited(9, {"data": 99}, 7) == ulimits
+    assert address_space_remedy(9, {"data": 99}, 7) == ulimits
     both = "prlimit --pid 7 --as=unlimited:unlimited --data=unlimited:unlimited    # as root"
-    assert limited(9, {"data": 9}, 7) == both
-    assert limited(9, {"address_space": 9}, 7) == both
-    assert limited(9, {"address_space": 9, "data": 9}, 7) == both
-    text = limited(9, {"address_space": 9}, 0)
+    assert address_space_remedy(9, {"data": 9}, 7) == both
+    assert address_space_remedy(9, {"address_space": 9}, 7) == both
+    assert address_space_remedy(9, {"address_space": 9, "data": 9}, 7) == both
+    text = address_space_remedy(9, {"address_space": 9}, 0)
     assert all(line.startswith("# ") for line in text.splitlines())
 
 
@@ -214,35 +219,35 @@ def test_limits_are_raised_together_and_by_one_of_the_two() -> None:
         ({"pending_signals": 3}, "prlimit --pid 7 --sigpending=unlimited:unlimited    # as root"),
     ],
 )
-def test_more_signals_may_be_queued_in_any_shell(hard: dict[str, int], wanted: str) -> None:
+def test_signal_limit_is_raised_in_any_shell(hard: dict[str, int], wanted: str) -> None:
     facts = healthy(limits=Limits(pending_signals=3, hard=hard), parent=7)
     late = Probe(name="runsc", outcome="skipped", cause="no-answer-in-time")
     assert remedy_of(facts, late, "run") == wanted
 
 
-def test_a_closed_user_database_is_opened() -> None:
+def test_unreadable_passwd_is_made_readable() -> None:
     facts = healthy(subordinate=Subordinate(unreadable=("/etc/passwd",)), ids=Ids(uid=9, gid=9))
     nameless = failed("ranges", cause="no-passwd-entry")
     assert remedy_of(facts, nameless) == "chmod a+r /etc/passwd"
 
 
-def test_a_group_is_that_of_the_caller() -> None:
+def test_primary_group_is_set_to_the_callers() -> None:
     facts = healthy(subordinate=Subordinate(user="it's"), ids=Ids(uid=9, gid=10))
     other = failed("range-map", cause="gid-differs-from-passwd")
     assert remedy_of(facts, other) == "usermod --gid 10 " + quoted("it's")
 
 
-def test_a_runsc_that_works_is_named_in_place_of_another() -> None:
+def test_working_runsc_replaces_a_killed_one() -> None:
     runsc = Runsc(path="/opt/runsc", release="release-20240729.0", other="/usr/bin/runsc")
     killed = failed("runsc", cause="runsc-killed")
-    report, _ = examined(healthy(runsc=runsc), probes(killed))
+    report, _ = report_and_needs(healthy(runsc=runsc), probes(killed))
     cause = report.findings[0].cause
     assert cause is not None
     assert render.remedy(report, cause, "host") == "export USERNSCTL_RUNSC=/usr/bin/runsc"
 
 
 @as_root
-def test_a_variable_does_not_have_root_open_a_secret(tmp_path: Path) -> None:
+def test_runsc_variable_does_not_make_a_secret_trusted(tmp_path: Path) -> None:
     secret = tmp_path / "runsc"
     secret.symlink_to("/etc/shadow")
     runsc = read_facts("/", {"USERNSCTL_RUNSC": str(secret)}).runsc
@@ -250,12 +255,12 @@ def test_a_variable_does_not_have_root_open_a_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("answer", "typed"), [("y\n", True), ("n\n", False), ("", False)])
-def test_a_script_asks_before_each_remedy(tmp_path: Path, answer: str, typed: bool) -> None:
+def test_script_executes_remedies_only_after_y(tmp_path: Path, answer: str, typed: bool) -> None:
     mark = tmp_path / "typed"
     (tmp_path / "usermod").write_text(f"#!/bin/sh\n: >{mark}\n")
     (tmp_path / "usermod").chmod(0o755)
     facts = healthy(subordinate=Subordinate(user="it", free=231072))
-    report, _ = examined(facts, probes(NO_RANGE), "range")
+    report, _ = report_and_needs(facts, probes(NO_RANGE), "range")
     subprocess.run(
         ["/bin/sh"],
         input=render.as_script(report).replace("read -r answer", f"answer={answer.strip()!r}"),
@@ -266,7 +271,7 @@ def test_a_script_asks_before_each_remedy(tmp_path: Path, answer: str, typed: bo
     assert mark.exists() is typed
 
 
-def test_the_profile_of_this_machine_names_programs_that_are_there() -> None:
+def test_host_profile_names_existing_programs() -> None:
     text = profiles.host_profile("/bin/sh")
     paths = [line.split('"')[1] for line in text.splitlines() if line.startswith("profile ")]
     assert len(paths) == len(set(paths)) > 3
@@ -275,7 +280,7 @@ def test_the_profile_of_this_machine_names_programs_that_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "a{b", 'a"b', "a\n}\nprofile other /** {\n  userns,"])
-def test_a_name_does_not_get_out_of_its_profile(tmp_path: Path, name: str) -> None:
+def test_program_names_are_escaped_in_the_profile(tmp_path: Path, name: str) -> None:
     runsc = tmp_path / name.replace("/", "")
     runsc.write_text("")
     without, text = profiles.host_profile(None), profiles.host_profile(str(runsc))
@@ -284,18 +289,18 @@ def test_a_name_does_not_get_out_of_its_profile(tmp_path: Path, name: str) -> No
     assert rest == "flags=(unconfined) {\n  userns,\n}\n"
 
 
-def test_a_path_is_no_pattern() -> None:
+def test_wildcards_in_profile_paths_are_escaped() -> None:
     assert profiles._escaped('/a*b"c') == '/a\\*b\\"c'
 
 
-def test_the_profile_of_this_machine_names_the_script_of_the_command() -> None:
+def test_host_profile_names_the_scripts_of_the_commands() -> None:
     """AppArmor chooses a profile by the path of a script, not by that of its interpreter."""
     found = profiles.host_programs(None)
     for name in ("usernsctl", "usernsctl-exec"):
         assert os.path.realpath(Path(sys.executable).with_name(name)) in found
 
 
-def test_the_profile_of_this_machine_does_not_name_the_interpreter() -> None:
+def test_host_profile_does_not_name_the_interpreter() -> None:
     """An AppArmor profile for the Python interpreter would allow every script user namespaces."""
     for path in profiles.host_programs("/bin/true"):
         assert not os.path.samefile(path, sys.executable)
@@ -317,9 +322,7 @@ def test_the_profile_of_this_machine_does_not_name_the_interpreter() -> None:
         ("unconfined-programs (unconfined)", True),
     ],
 )
-def test_a_profile_of_ours_counts_for_the_program_that_it_is_named_after(
-    label: str, applies: bool
-) -> None:
+def test_own_profile_counts_only_for_its_program(label: str, applies: bool) -> None:
     assert profiles.is_own_profile(label, "/opt/gvisor/runsc") is applies
 
 
@@ -340,7 +343,7 @@ def test_a_profile_of_ours_counts_for_the_program_that_it_is_named_after(
         (("a (unconfined)", "unconfined"), "unmet", "no profile is loaded for /opt/program1"),
     ],
 )
-def test_profiles_that_are_loaded_meet_the_setting(
+def test_loaded_profiles_meet_the_apparmor_setting(
     restricted: bool, labels: tuple[str, ...], state: str, found: str
 ) -> None:
     name = "kernel.apparmor_restrict_unprivileged_userns"
@@ -348,18 +351,18 @@ def test_profiles_that_are_loaded_meet_the_setting(
     # A label of doctor's own process, which must not matter.
     security = dataclasses.replace(healthy().security, label="mine (unconfined)")
     facts = healthy(sysctls=sysctls, security=security)
-    _, settings = examined(facts, probes(profiled(*labels)))
+    _, settings = report_and_needs(facts, probes(labelled_programs(*labels)))
     shown = next(one for one in settings if one.name == name)
     assert shown.state == (state if restricted else "met")
     assert shown.found == f"{'1' if restricted else 'absent'}; {found}"
 
 
-def test_facts_of_a_profile_meet_the_setting() -> None:
+def test_label_of_the_process_meets_the_apparmor_setting() -> None:
     name = "kernel.apparmor_restrict_unprivileged_userns"
     sysctls = {"kernel/apparmor_restrict_unprivileged_userns": 1}
     for label, state in ((None, "unmet"), ("unconfined", "unmet"), ("mine (unconfined)", "met")):
         security = dataclasses.replace(healthy().security, label=label)
-        _, settings = examined(healthy(sysctls=sysctls, security=security), probes())
+        _, settings = report_and_needs(healthy(sysctls=sysctls, security=security), probes())
         assert [one.state for one in settings if one.name == name] == [state]
 
 
@@ -378,12 +381,12 @@ setgroups-denied-on-join setgroups-order target-gone unprivileged-map
 
 
 def script_for(facts: Facts, cause_id: str) -> str:
-    report, _ = examined(facts, probes(failed("mount", cause=cause_id)))
+    report, _ = report_and_needs(facts, probes(failed("mount", cause=cause_id)))
     parts = render.as_script(report).split("\n\n")
     return next(part for part in parts if part.startswith(f"# {cause_id}: "))
 
 
-def told_machine() -> Facts:
+def machine_with_all_facts() -> Facts:
     """Return a machine with all facts that remedies use."""
     inside = (Extent(0, 0, 65536),)
     return healthy(
@@ -412,10 +415,10 @@ def told_machine() -> Facts:
     )
 
 
-def test_what_stays_to_be_done_by_hand_is_known_by_name_and_says_why() -> None:
+def test_remedies_by_hand_are_listed_and_say_why() -> None:
     without = set()
     for cause_id in {rule.id for rule in RULES}:
-        text = script_for(told_machine(), cause_id)
+        text = script_for(machine_with_all_facts(), cause_id)
         if not ("\nif ask " in text or "\n# remedy, in the shell that starts" in text):
             without.add(cause_id)
             assert f"by hand, since {BY_HAND[cause_id]}:" in text.replace("\n# ", " ")
@@ -423,8 +426,8 @@ def test_what_stays_to_be_done_by_hand_is_known_by_name_and_says_why() -> None:
 
 
 @pytest.mark.parametrize("cause_id", sorted({rule.id for rule in RULES} - {*STAYS_BY_HAND.split()}))
-def test_what_is_typed_has_no_word_for_the_reader_to_replace(cause_id: str) -> None:
-    text = script_for(told_machine(), cause_id)
+def test_commands_have_no_placeholders(cause_id: str) -> None:
+    text = script_for(machine_with_all_facts(), cause_id)
     asked = [line for line in text.splitlines() if line.startswith("    ") and "#" not in line]
     commands = "\n".join(asked).replace("USERNSCTL_RUNSC", "")
     assert not re.search(r"\b(USER|FILE|DIR|IMAGE|COMMAND|UNIT|SERVICE|FIRST)\b", commands)
@@ -443,7 +446,7 @@ def test_what_is_typed_has_no_word_for_the_reader_to_replace(cause_id: str) -> N
         ("0 0 4294967295", "", (100000, 65536)),
     ],
 )
-def test_what_is_free_exists_here(
+def test_free_range_is_mapped_in_this_namespace(
     tmp_path: Path, uid_map: str, subuid: str, free: tuple[int | None, int]
 ) -> None:
     for name in ("etc", "proc/self"):
@@ -455,7 +458,7 @@ def test_what_is_free_exists_here(
     assert (found.free, found.free_count) == free
 
 
-def test_no_range_is_granted_that_users_are_in(tmp_path: Path) -> None:
+def test_free_range_excludes_ids_of_users_and_groups(tmp_path: Path) -> None:
     for name in ("etc", "proc/self"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("uid_map", "gid_map"):
@@ -465,7 +468,7 @@ def test_no_range_is_granted_that_users_are_in(tmp_path: Path) -> None:
     assert read_facts(str(tmp_path), {}).subordinate.free == 3001
 
 
-def test_ranges_that_exist_take_the_place_of_those_that_do_not() -> None:
+def test_ranges_outside_the_map_are_replaced() -> None:
     probe = failed("range-map", cause="range-outside-parent")
     facts = healthy(subordinate=Subordinate(user="it", free=1001, free_count=9), ids=Ids(uid=7))
     assert remedy_of(facts, probe).splitlines() == [
@@ -476,7 +479,7 @@ def test_ranges_that_exist_take_the_place_of_those_that_do_not() -> None:
     assert remedy_of(facts, probe).endswith(" USER")
 
 
-def test_what_is_no_file_is_moved_away(tmp_path: Path) -> None:
+def test_fifo_in_place_of_subgid_is_moved_away(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     os.mkfifo(tmp_path / "etc/subgid")
     (tmp_path / "etc/subuid").write_text("")
@@ -489,7 +492,7 @@ def test_what_is_no_file_is_moved_away(tmp_path: Path) -> None:
     ]
 
 
-def test_file_capabilities_take_the_place_of_what_setuid_root_lacks() -> None:
+def test_file_capabilities_replace_setuid_root() -> None:
     probe = failed("range-map", cause="bounding-set")
     privileges = dataclasses.replace(healthy().privileges, bounding=1 << 6 | 1 << 7)
     assert remedy_of(healthy(privileges=privileges), probe).splitlines() == [
@@ -503,7 +506,7 @@ def test_file_capabilities_take_the_place_of_what_setuid_root_lacks() -> None:
     assert text.startswith("start with CAP_SETUID and CAP_SETGID")
 
 
-def mounts_denied(label: str | None, seccomp: int, **more: Any) -> str:
+def denied_mount_remedy(label: str | None, seccomp: int, **more: Any) -> str:
     facts = healthy(
         security=dataclasses.replace(healthy().security, label=label),
         privileges=dataclasses.replace(healthy().privileges, seccomp=seccomp),
@@ -512,14 +515,14 @@ def mounts_denied(label: str | None, seccomp: int, **more: Any) -> str:
     return remedy_of(facts, failed("mount", 13, cause="mount-denied"), "run")
 
 
-def test_who_forbids_mounts_on_a_host_is_named() -> None:
-    text = mounts_denied("own-service (enforce)", 0)
+def test_remedy_names_what_denies_mounts_on_a_host() -> None:
+    text = denied_mount_remedy("own-service (enforce)", 0)
     assert "by the profile own-service." in text
     assert "usernsctl apparmor-profile --host" in text
     assert "docker" not in text
-    text = mounts_denied("own\nservice 'x (enforce)", 0)
+    text = denied_mount_remedy("own\nservice 'x (enforce)", 0)
     assert all(line.startswith("#") for line in text.splitlines())
-    text = mounts_denied("unconfined", 2)
+    text = denied_mount_remedy("unconfined", 2)
     assert "SystemCallFilter" in text
     assert "docker" not in text
 
@@ -527,7 +530,7 @@ def test_who_forbids_mounts_on_a_host_is_named() -> None:
 @pytest.mark.parametrize(
     "cause_id", ["seccomp-denies-userns", "mount-by-descriptor-missing", "ptrace-denied"]
 )
-def test_no_image_is_spoken_of_where_there_is_no_engine(cause_id: str) -> None:
+def test_remedy_on_a_host_does_not_mention_docker(cause_id: str) -> None:
     filtered = dataclasses.replace(healthy().privileges, seccomp=2)
     text = remedy_of(healthy(privileges=filtered), failed("mount", 1, cause=cause_id), "run")
     assert "docker" not in text

@@ -9,14 +9,21 @@ from typing import Any
 
 import jsonschema
 import pytest
-from doctor_machines import POWERLESS, examined, failed, healthy, probes, refused
+from doctor_machines import (
+    HELPER_WITHOUT_SETUID,
+    eperm_probes,
+    failed,
+    healthy,
+    probes,
+    report_and_needs,
+)
 
 from usernsctl.doctor import render, render_rich
 from usernsctl.doctor.facts import Container, Facts
 from usernsctl.explain.catalogue import catalogue
 from usernsctl.explain.model import Place, Probe, Purpose
 
-BLOCKED = refused("unshare-nothing", "unshare-user")
+BLOCKED = eperm_probes("unshare-nothing", "unshare-user")
 
 
 def schema() -> Any:
@@ -24,30 +31,32 @@ def schema() -> Any:
 
 
 CASES = {
-    "healthy": examined(healthy(), probes()),
-    "blocked": examined(healthy(helpers=POWERLESS), BLOCKED),
-    "unknown": examined(healthy(), refused("mount")),
-    "skipped": examined(healthy(), {"mount": Probe(name="mount", outcome="skipped")}),
-    "pod": examined(healthy(container=Container(engine="kubernetes", sign="it is")), BLOCKED),
-    "docker": examined(healthy(), probes(), "docker"),
-    "bare": examined(Facts(has_proc=False), {}),
+    "healthy": report_and_needs(healthy(), probes()),
+    "blocked": report_and_needs(healthy(helpers=HELPER_WITHOUT_SETUID), BLOCKED),
+    "unknown": report_and_needs(healthy(), eperm_probes("mount")),
+    "skipped": report_and_needs(healthy(), {"mount": Probe(name="mount", outcome="skipped")}),
+    "pod": report_and_needs(
+        healthy(container=Container(engine="kubernetes", sign="it is")), BLOCKED
+    ),
+    "docker": report_and_needs(healthy(), probes(), "docker"),
+    "bare": report_and_needs(Facts(has_proc=False), {}),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_json_is_as_its_schema_says(case: str) -> None:
+def test_json_matches_its_schema(case: str) -> None:
     value = json.loads(json.dumps(render.as_json(*CASES[case])))
     jsonschema.validate(value, schema())
 
 
-def test_the_schema_is_one_and_refuses_what_is_not_described() -> None:
+def test_schema_is_valid_and_refuses_unknown_keys() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
     value = render.as_json(*CASES["healthy"]) | {"more": 1}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(value, schema())
 
 
-def test_json_has_what_the_report_has() -> None:
+def test_json_has_findings_and_probes_of_the_report() -> None:
     report, settings = CASES["blocked"]
     value = render.as_json(report, settings)
     assert value["ready"] is False
@@ -71,7 +80,7 @@ def test_plain_text_fits_into_80_columns(case: str) -> None:
         assert len(line) <= 80 or line.strip().removeprefix("remedy").strip() in copied
 
 
-def test_plain_text_of_a_healthy_machine() -> None:
+def test_plain_text_says_that_a_healthy_machine_is_ready() -> None:
     text = render.plain(*CASES["healthy"])
     assert text.startswith("Ready for a command in gVisor\n\nTried:\n")
     assert "blocks" not in text
@@ -85,14 +94,14 @@ def test_plain_text_names_causes_in_order() -> None:
     assert "seen     unshare-nothing: Operation not permitted" in text
 
 
-def test_a_failed_step_that_the_purpose_does_not_need_is_advice() -> None:
+def test_failed_step_that_the_purpose_does_not_need_is_advice() -> None:
     probe = failed("tun", 13, "/dev/net/tun: Permission denied", "tun-missing")
     assert render.reason(probe) == "[tun-missing] /dev/net/tun: Permission denied"
     assert render.outcome(probe, "run") == "advice"
     assert render.outcome(failed("range-map", 1), "run") == "advice"
     assert render.outcome(failed("range-map", 1), "range") == "failed"
     assert render.outcome(failed("mount", 1), "run") == "failed"
-    report, needs = examined(healthy(), probes(probe))
+    report, needs = report_and_needs(healthy(), probes(probe))
     assert "   advice  tun " in render.plain(report, needs)
 
 
@@ -107,21 +116,21 @@ def test_a_failed_step_that_the_purpose_does_not_need_is_advice() -> None:
         (healthy(container=Container(engine="other")), "run", "host"),
     ],
 )
-def test_remedies_are_for_where_we_are(facts: Facts, purpose: Purpose, place: Place) -> None:
-    report, _ = examined(facts, BLOCKED, purpose)
+def test_remedies_are_for_the_detected_engine(facts: Facts, purpose: Purpose, place: Place) -> None:
+    report, _ = report_and_needs(facts, BLOCKED, purpose)
     assert render.place(report) == place
     cause = report.findings[0].cause
     assert render.remedy(report, cause, place) == cause.remedies[place]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_script_is_one_for_a_shell(case: str) -> None:
+def test_script_has_valid_shell_syntax(case: str) -> None:
     text = render.as_script(CASES[case][0])
     assert text.startswith("#!/bin/sh\n")
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
 
 
-def test_a_script_has_the_commands_of_the_place_and_all_else_as_comments() -> None:
+def test_script_has_the_commands_for_the_engine() -> None:
     lines = iter(render.as_script(CASES["pod"][0]).split("\n"))
     assert "    cd /var/lib/kubelet/seccomp" in lines
     profile = "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >usernsctl.json"
@@ -131,8 +140,8 @@ def test_a_script_has_the_commands_of_the_place_and_all_else_as_comments() -> No
 @pytest.mark.parametrize("purpose", ["run", "docker", "kubernetes"])
 @pytest.mark.parametrize("cause_id", sorted(catalogue()))
 @pytest.mark.sampled
-def test_nothing_is_typed_that_was_not_asked_for(cause_id: str, purpose: Purpose) -> None:
-    report, _ = examined(healthy(), probes(failed("mount", cause=cause_id)), purpose)
+def test_script_executes_nothing_without_asking(cause_id: str, purpose: Purpose) -> None:
+    report, _ = report_and_needs(healthy(), probes(failed("mount", cause=cause_id)), purpose)
     text = render.as_script(report)
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
     lines = iter(text.splitlines())
@@ -145,15 +154,15 @@ def test_nothing_is_typed_that_was_not_asked_for(cause_id: str, purpose: Purpose
             assert not line or line.startswith(("#", "set -eu"))
 
 
-def test_evidence_can_not_get_out_of_its_comment() -> None:
+def test_evidence_stays_in_comments_of_the_script() -> None:
     nasty = probes(failed("mount", 1, "x\nrm -rf /tmp/nothing\r\x1b[1mreboot\u2028halt"))
-    text = render.as_script(examined(healthy(), nasty)[0])
+    text = render.as_script(report_and_needs(healthy(), nasty)[0])
     commands = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert commands == ["set -eu"]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_terminal_gets_the_same_causes(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_output_has_all_causes(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     report, settings = CASES[case]
     render_rich.show(report, settings)
     shown = capsys.readouterr().out
@@ -163,7 +172,7 @@ def test_a_terminal_gets_the_same_causes(case: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_terminal_of_80_columns_gets_all_of_it(
+def test_terminal_of_80_columns_gets_all_settings(
     case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -176,21 +185,21 @@ def test_a_terminal_of_80_columns_gets_all_of_it(
     for need in settings:
         assert any(line.startswith(need.name) for line in lines)
         # Long words are wrapped to the next line.
-        told = need.found + ("" if need.state == "met" else f"wanted:{need.wanted}")
+        text_of_need = need.found + ("" if need.state == "met" else f"wanted:{need.wanted}")
         found = "".join(line[start:] for line in lines)
-        assert told.replace(" ", "") in found.replace(" ", "")
+        assert text_of_need.replace(" ", "") in found.replace(" ", "")
 
 
-def test_no_form_for_people_speaks_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_has_no_escape_sequences(capsys: pytest.CaptureFixture[str]) -> None:
     nasty = probes(failed("mount", 1, "\x1b[31mred\x07\r\x9b2J"))
-    report, settings = examined(healthy(), nasty)
+    report, settings = report_and_needs(healthy(), nasty)
     render_rich.show(report, settings)
     for text in (capsys.readouterr().out, render.plain(report, settings)):
         assert r"\x1b[31mred\x07" in text
         assert not any(char in text for char in "\x1b\x07\r\x9b")
 
 
-def test_a_remedy_stays_in_one_piece_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_remedies_are_not_wrapped_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     report, settings = CASES["pod"]
     render_rich.show(report, settings)
     cause = report.findings[0].cause
