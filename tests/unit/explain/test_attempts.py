@@ -37,12 +37,12 @@ def causes_of(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("text", TABLE.text, ids=lambda text: text.says[:40])
-def test_a_right_cause_comes_first(text: Text) -> None:
+def test_first_cause_of_a_message_is_right(text: Text) -> None:
     assert causes_of(text.says)[0] in text.causes
 
 
 @pytest.mark.parametrize("line", UNRELATED)
-def test_an_unrelated_message_has_no_cause(line: str) -> None:
+def test_unrelated_message_has_no_cause(line: str) -> None:
     assert causes_of(line) == []
 
 
@@ -56,7 +56,7 @@ def test_unrelated_messages_have_no_cause_together() -> None:
     assert causes_of("\n".join(lines)) == []
 
 
-def test_the_operations_name_causes_of_the_catalogue_and_errors() -> None:
+def test_operations_name_known_causes_and_errors() -> None:
     errors = attempts.errors().exact.keys() | attempts.errors().vague.keys()
     for operation in operations():
         assert operation.causes.keys() <= errors, operation.name
@@ -80,12 +80,12 @@ def test_the_operations_name_causes_of_the_catalogue_and_errors() -> None:
         "Os { code: 1, kind: PermissionDenied }",
     ],
 )
-def test_an_error_has_many_forms(error: str) -> None:
+def test_all_forms_of_eperm_are_recognised(error: str) -> None:
     assert causes_of(f"tool: make a new user namespace: {error}")[0] == "seccomp-denies-userns"
 
 
 @pytest.mark.parametrize("error", ["errno=19", "error 117", "EPERMX", "exit 1"])
-def test_another_error_is_not_taken_for_it(error: str) -> None:
+def test_other_errors_are_not_taken_for_eperm(error: str) -> None:
     assert causes_of(f"tool: make a new user namespace: {error}") == []
 
 
@@ -99,12 +99,12 @@ def test_operation_and_error_may_be_in_neighbouring_lines() -> None:
     assert causes_of("a user namespace\nrefused") == []
 
 
-def test_a_message_of_the_catalogue_comes_before_guesses() -> None:
+def test_catalogue_message_comes_before_guesses() -> None:
     known = "newuidmap: Cannot determine your user name."
     assert causes_of(f"{known}\ncloning a user namespace: EPERM") == causes_of(known)
 
 
-def test_the_seen_line_is_the_one_with_the_error() -> None:
+def test_seen_line_is_the_line_with_the_error() -> None:
     line = "tool\x1b[31m: new user namespace: EPERM"
     (first, *_) = explain(io.BytesIO(f"before\n{line}\nafter\n".encode())).candidates
     assert first.seen == ("tool\\x1b[31m: new user namespace: EPERM",)
@@ -121,11 +121,11 @@ def test_the_seen_line_is_the_one_with_the_error() -> None:
         ("", "seccomp-denies-userns"),
     ],
 )
-def test_the_system_in_the_text_ranks_the_causes(context: str, first: str) -> None:
+def test_system_named_in_the_text_ranks_causes(context: str, first: str) -> None:
     assert causes_of(f"tool: new user namespace: EPERM\n{context}")[0] == first
 
 
-def test_a_log_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_lines_with_errors_count_for_the_read_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "_READ_MAX", 20_000)
     reader = AttemptReader()
     reader.add(b"some error\n" * 2000 + b"new user namespace: EPERM\n")
@@ -136,7 +136,7 @@ def test_a_log_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("filler", [b"x", b"mount ", b"namespace", b"\xff", b"error"])
-def test_an_error_in_a_long_line_is_read_with_what_is_near(filler: bytes) -> None:
+def test_error_in_a_long_line_is_found(filler: bytes) -> None:
     line = filler * (10_000 // len(filler)) + b" new user namespace: EPERM " + filler * 2000
     found = explain(io.BytesIO(line)).candidates
     assert found

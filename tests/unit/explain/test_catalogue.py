@@ -62,16 +62,16 @@ wrong-architecture mapped-sandbox-eof-unknown
 """
 
 
-def raised_in_python() -> Iterator[tuple[str, str]]:
+def python_ids() -> Iterator[tuple[str, str]]:
     """Yield the ids in Python sources, each with its file."""
     for file in sorted((TREE / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            for value in given_as_cause(node):
+            for value in cause_arguments(node):
                 for found in constants(value):
                     yield found, str(file.relative_to(TREE))
 
 
-def given_as_cause(node: ast.AST) -> list[ast.expr]:
+def cause_arguments(node: ast.AST) -> list[ast.expr]:
     if isinstance(node, ast.Assign):
         names = {target.id for target in node.targets if isinstance(target, ast.Name)}
         return [node.value] if "cause" in names else []
@@ -92,7 +92,7 @@ def constants(value: ast.expr) -> list[str]:
     return []
 
 
-def raised_in_c() -> Iterator[tuple[str, str]]:
+def c_ids() -> Iterator[tuple[str, str]]:
     for file in sorted((TREE / "csrc").rglob("*.c")):
         name = str(file.relative_to(TREE / "csrc"))
         if name not in WITHOUT_CAUSES:
@@ -102,20 +102,20 @@ def raised_in_c() -> Iterator[tuple[str, str]]:
                     yield found, name
 
 
-def test_every_id_that_is_raised_is_known() -> None:
-    raised = [*raised_in_python(), *raised_in_c()]
+def test_every_raised_id_is_in_the_catalogue() -> None:
+    raised = [*python_ids(), *c_ids()]
     assert len({cause_id for cause_id, _ in raised}) > 60, "the search finds too little"
     known = catalogue().keys() | REASONS
     assert [(cause_id, file) for cause_id, file in raised if cause_id not in known] == []
 
 
-def test_what_is_promised_is_there() -> None:
+def test_promised_ids_are_in_the_catalogue() -> None:
     promised = PROMISED_IDS.split()
     assert len(set(promised)) == 64
     assert [cause_id for cause_id in promised if cause_id not in catalogue()] == []
 
 
-def test_the_core_has_each_cause() -> None:
+def test_core_has_each_cause_with_the_same_text() -> None:
     for _, entry in entries():
         known = _core.cause(entry.id)
         assert known is not None, entry.id
@@ -123,13 +123,13 @@ def test_the_core_has_each_cause() -> None:
     assert _core.cause("no-such-cause") is None
 
 
-def test_no_id_has_two_entries() -> None:
+def test_ids_of_causes_are_unique() -> None:
     ids = [entry.id for _, entry in entries()]
     assert len(ids) == len(set(ids)) == len(catalogue())
 
 
 @pytest.mark.parametrize("cause_id", list(catalogue()))
-def test_an_entry_says_all_that_it_should(cause_id: str) -> None:
+def test_catalogue_entry_is_complete(cause_id: str) -> None:
     cause = get(cause_id)
     assert cause.id == cause_id
     assert re.fullmatch("[a-z]+(-[a-z]+)*", cause_id)
@@ -144,7 +144,7 @@ def test_an_entry_says_all_that_it_should(cause_id: str) -> None:
 
 
 @pytest.mark.parametrize("kind", list(REAL))
-def test_what_is_said_to_be_real_is_in_a_test_that_does_it(kind: bool | str) -> None:
+def test_causes_marked_as_reproduced_are_in_a_test(kind: bool | str) -> None:
     files = [file for place in REAL[kind] for file in (TREE / "tests" / place).rglob("*.py")]
     quoted = set(re.findall(r'"([a-z-]+)"', "".join(file.read_text() for file in files)))
     said = [each.id for _, each in entries() if each.reproduced == kind]
@@ -153,13 +153,13 @@ def test_what_is_said_to_be_real_is_in_a_test_that_does_it(kind: bool | str) -> 
 
 
 @pytest.mark.parametrize("cause_id", list(catalogue()))
-def test_a_remedy_fits_into_100_columns(cause_id: str) -> None:
+def test_remedies_fit_into_100_columns(cause_id: str) -> None:
     """A remedy of several lines is indented by four columns."""
     for text in catalogue()[cause_id].remedies.values():
         assert all(len(line) <= 96 for line in text.split("\n"))
 
 
-def test_seccomp_is_never_switched_off() -> None:
+def test_remedies_never_disable_seccomp() -> None:
     for cause in catalogue().values():
         for remedy in cause.remedies.values():
             assert "seccomp=unconfined" not in remedy
@@ -167,41 +167,45 @@ def test_seccomp_is_never_switched_off() -> None:
 
 
 @pytest.mark.parametrize("cause_id", ["helper-not-executable", "runsc-not-executable"])
-def test_what_is_not_executable_is_named_and_not_looked_up(cause_id: str) -> None:
+def test_remedies_for_unexecutable_files_do_not_use_command_v(cause_id: str) -> None:
     # `command -v` of dash(1) finds no file that is not executable.
     assert "command -v" not in catalogue()[cause_id].remedies["host"]
 
 
-def test_an_unknown_id() -> None:
+def test_unknown_id_raises_keyerror() -> None:
     with pytest.raises(KeyError, match="no-such-cause"):
         get("no-such-cause")
 
 
-def test_the_documentation_is_up_to_date() -> None:
+def test_documentation_of_causes_is_up_to_date() -> None:
     done = capture([sys.executable, TREE / "tools" / "cause_docs.py", "--check"])
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def printed(capsys: pytest.CaptureFixture[str], cause: str | None, remedy: str | None) -> list[str]:
+def printed_lines(
+    capsys: pytest.CaptureFixture[str], cause: str | None, remedy: str | None
+) -> list[str]:
     print_error(NamespaceError("it failed", step="unshare", cause=cause, remedy=remedy))
     output = capsys.readouterr()
     assert output.out == ""
     return output.err.splitlines()
 
 
-def test_an_error_of_the_core_is_told_in_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_of_the_core_is_printed_with_cause_and_remedy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     known = _core.cause("no-proc")
-    assert printed(capsys, "no-proc", None) == [
+    assert printed_lines(capsys, "no-proc", None) == [
         "usernsctl: unshare: it failed",
         f"  why: {known.why} [no-proc]",
         f"  remedy: {known.remedy}",
     ]
 
 
-def test_an_errors_own_remedy_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, "name-taken", "do this")[2:] == ["  remedy: do this"]
+def test_own_remedy_of_an_error_takes_precedence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed_lines(capsys, "name-taken", "do this")[2:] == ["  remedy: do this"]
 
 
-def test_errors_without_a_cause_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, None, None) == ["usernsctl: unshare: it failed"]
-    assert printed(capsys, "no-such-cause", None)[1:] == ["  cause: no-such-cause"]
+def test_errors_without_a_known_cause_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed_lines(capsys, None, None) == ["usernsctl: unshare: it failed"]
+    assert printed_lines(capsys, "no-such-cause", None)[1:] == ["  cause: no-such-cause"]

@@ -155,12 +155,12 @@ def ids(text: str | bytes) -> list[str]:
 
 
 @pytest.mark.parametrize(("text", "cause"), FIRST)
-def test_the_likeliest_cause_comes_first(text: str, cause: str) -> None:
+def test_likeliest_cause_comes_first(text: str, cause: str) -> None:
     assert ids(text)[0] == cause
 
 
 @pytest.mark.parametrize(("text", "cause"), AMONG)
-def test_a_cause_that_shares_its_text_is_among_those_named(text: str, cause: str) -> None:
+def test_causes_with_the_same_text_are_all_named(text: str, cause: str) -> None:
     assert cause in ids(text)
 
 
@@ -181,7 +181,7 @@ def test_every_hint_is_recognised_by_its_own_pattern(hint: Text) -> None:
 
 
 @pytest.mark.parametrize("text", [*TEXTS, *HINTS], ids=lambda text: text.says)
-def test_no_pattern_takes_for_ever(text: Text) -> None:
+def test_patterns_have_no_unlimited_repetitions(text: Text) -> None:
     """Unlimited repetition takes quadratic time in the length of a line.
 
     Consecutive limited repetitions try the product of their limits at each position.
@@ -226,7 +226,7 @@ SEVERAL = [
 
 
 @pytest.mark.parametrize(("text", "causes"), SEVERAL)
-def test_the_order_of_causes(text: str, causes: list[str]) -> None:
+def test_causes_of_several_messages_are_ordered(text: str, causes: list[str]) -> None:
     assert ids(text) == causes
 
 
@@ -247,18 +247,18 @@ def test_the_order_of_causes(text: str, causes: list[str]) -> None:
         ("[cause: in-chroot]", False),
     ],
 )
-def test_where_an_id_counts(text: str, found: bool) -> None:
+def test_ids_in_text_count_only_in_brackets_or_after_cause(text: str, found: bool) -> None:
     assert ids(text) == (["in-chroot"] if found else [])
 
 
-def test_a_message_that_says_more_comes_first() -> None:
+def test_more_specific_message_comes_first() -> None:
     both = ids(f"{EOF}\nunable to attach: operation not permitted\n")
     assert both[:2] == ["yama-ptrace-scope", "ptrace-denied"]
     assert "nonroot-in-namespace" in both[2:]
 
 
 @pytest.mark.parametrize("cause", list(catalogue()))
-def test_our_own_errors_say_it_themselves(cause: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cause_id_in_own_errors_comes_first(cause: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_error(PlanError("it failed", step="plan", cause=cause))
     assert ids(capsys.readouterr().err)[0] == cause
     assert ids(json.dumps({"cause": cause}))[0] == cause
@@ -274,7 +274,7 @@ UBUNTU = [
 
 @pytest.mark.parametrize("ubuntu", UBUNTU)
 @pytest.mark.parametrize("after", [False, True])
-def test_on_ubuntu_apparmor_comes_first(ubuntu: str, after: bool) -> None:
+def test_apparmor_comes_first_on_ubuntu_24(ubuntu: str, after: bool) -> None:
     text = "unshare: unshare failed: Operation not permitted"
     both = f"{text}\n{ubuntu}" if after else f"{ubuntu}\n{text}"
     assert ids(text)[0] == "seccomp-denies-userns"
@@ -283,7 +283,7 @@ def test_on_ubuntu_apparmor_comes_first(ubuntu: str, after: bool) -> None:
 
 
 @pytest.mark.parametrize("ubuntu", UBUNTU)
-def test_a_hint_alone_is_no_message(ubuntu: str) -> None:
+def test_hint_without_a_message_has_no_cause(ubuntu: str) -> None:
     assert ids(ubuntu) == []
     assert "apparmor-restricts-userns" not in ids(f"{ubuntu}\nnewuidmap: Could not set caps")
 
@@ -292,7 +292,7 @@ def test_a_hint_alone_is_no_message(ubuntu: str) -> None:
     "before",
     ["Ubuntu 22.04.1 LTS", 'VERSION_ID="12"', "#1~22.04.1-Ubuntu SMP", "ubuntu-latest"],
 )
-def test_other_systems_are_no_hint(before: str) -> None:
+def test_other_systems_do_not_rank_apparmor_first(before: str) -> None:
     assert ids(f"{before}\nunshare: unshare failed: Operation not permitted")[0] != (
         "apparmor-restricts-userns"
     )
@@ -302,16 +302,16 @@ def test_other_systems_are_no_hint(before: str) -> None:
     "text",
     ["mount: /mnt: permission denied.", "mount: /media/cdrom: permission denied (are you root?)"],
 )
-def test_a_mount_that_has_nothing_to_do_with_namespaces(text: str) -> None:
+def test_mounts_outside_namespaces_have_no_cause(text: str) -> None:
     assert ids(text) == []
 
 
 @pytest.mark.parametrize("text", ["", NOVEL, "[no-such-cause]", "[error]", "\0" * 99, "\n" * 99])
-def test_what_is_not_recognised(text: str) -> None:
+def test_unrelated_text_has_no_cause(text: str) -> None:
     assert ids(text) == []
 
 
-def test_the_json_of_a_log() -> None:
+def test_messages_in_json_logs_are_recognised() -> None:
     """runsc writes JSON messages without newlines between them."""
     first = {"msg": 'say "hello"\n', "level": "error"}
     second = {"msg": f"FATAL ERROR: {EOF}\n", "level": "warning"}
@@ -324,7 +324,7 @@ def test_the_json_of_a_log() -> None:
     )
 
 
-def test_what_is_shown_can_be_shown() -> None:
+def test_seen_line_is_short_and_printable() -> None:
     text = f"\x1b[31m{'x' * 9999} newuidmap: Could not set caps \x1b[0m\x07{'y' * 9999}"
     (line,) = explain(io.BytesIO(text.encode())).candidates[0].seen
     assert "Could not set caps" in line
@@ -334,7 +334,7 @@ def test_what_is_shown_can_be_shown() -> None:
 
 @pytest.mark.parametrize("before", [(1 << 20) - 9, (1 << 20) - 3, 3 << 20])
 @pytest.mark.parametrize("filler", ["x", "\n", "\N{SNOWMAN}"])
-def test_a_message_in_the_middle_of_much_else(before: int, filler: str) -> None:
+def test_message_in_megabytes_of_text_is_found(before: int, filler: str) -> None:
     much = filler * (before // len(filler.encode()))
     assert ids(f"{much}newuidmap: Could not set caps{much}")[0] == "helper-not-setuid"
 
@@ -354,7 +354,7 @@ class Endless(io.RawIOBase):
         return b"x" * size
 
 
-def test_a_large_input_is_read_in_pieces() -> None:
+def test_large_input_is_read_in_pieces() -> None:
     stream = Endless(10_000_000)
     assert not explain(stream).recognised  # type: ignore[arg-type] # only read() is implemented
     assert stream.left == 0
@@ -362,14 +362,14 @@ def test_a_large_input_is_read_in_pieces() -> None:
 
 
 @given(st.binary(max_size=2000))
-def test_any_bytes_will_do(data: bytes) -> None:
+def test_any_bytes_are_accepted(data: bytes) -> None:
     explanation = explain(io.BytesIO(data))
     assert explanation.empty == (data == b"")
     assert all(line.isprintable() for each in explanation.candidates for line in each.seen)
 
 
 @given(st.sampled_from(TEXTS), st.binary(max_size=99), st.binary(max_size=99))
-def test_a_message_is_found_whatever_is_around_it(text: Text, before: bytes, after: bytes) -> None:
+def test_message_between_any_bytes_is_found(text: Text, before: bytes, after: bytes) -> None:
     data = before + b"\n" + text.says.encode() + b"\n" + after
     assert set(text.causes) <= set(ids(data))
 
@@ -378,7 +378,7 @@ def finding(cause: str, blocks: bool = True) -> Finding:
     return Finding(cause=catalogue()[cause], evidence=(f"evidence of {cause}",), blocks=blocks)
 
 
-def test_what_the_probes_found_comes_first() -> None:
+def test_causes_found_by_probes_come_first() -> None:
     text = "newuidmap: write to uid_map failed: Operation not permitted"
     report = Report(
         purpose="run",
@@ -396,7 +396,7 @@ def test_what_the_probes_found_comes_first() -> None:
 
 
 @pytest.mark.parametrize(("value", "first"), [(1, True), (0, False), (None, False)])
-def test_a_setting_of_this_machine_speaks_for_a_cause(value: int | None, first: bool) -> None:
+def test_apparmor_sysctl_raises_the_rank_of_its_cause(value: int | None, first: bool) -> None:
     """Rank a cause that a sysctl suggests after the causes that probes have found.
 
     The probes don't find it if usernsctl has an AppArmor profile that the failed program lacks.
@@ -433,7 +433,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return status, output.out, output.err
 
 
-def test_the_command_confirms(
+def test_explain_command_marks_confirmed_causes(
     tmp_path: Path, probes: list[Finding], capsys: pytest.CaptureFixture[str]
 ) -> None:
     probes += [finding("no-new-privs"), finding("in-chroot")]
@@ -452,7 +452,7 @@ def test_the_command_confirms(
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_the_remedy_of_what_is_found_here_is_this_machine_s(
+def test_remedy_of_a_confirmed_cause_has_values_of_the_machine(
     options: list[str],
     tmp_path: Path,
     probes: list[Finding],
@@ -466,7 +466,7 @@ def test_the_remedy_of_what_is_found_here_is_this_machine_s(
     assert command not in run(capsys, str(file), "--no-probe", *options)[1]
 
 
-def test_the_command_finds_nothing_here(
+def test_explain_command_says_that_probes_found_nothing(
     tmp_path: Path, probes: list[Finding], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "text"
@@ -479,22 +479,25 @@ def test_the_command_finds_nothing_here(
     assert run(capsys, str(file))[1].startswith("This machine has other problems (see the end).")
 
 
-def test_the_command_prints_json(
+def test_explain_command_prints_json(
     tmp_path: Path, probes: list[Finding], capsys: pytest.CaptureFixture[str]
 ) -> None:
     probes.append(finding("ptrace-denied"))
     file = tmp_path / "text"
     file.write_text(EOF)
-    told = json.loads(run(capsys, str(file), "--json")[1])
-    assert (told["recognised"], told["probed"]) == (True, True)
-    assert (told["causes"][0]["id"], told["causes"][0]["confirmed"]) == ("ptrace-denied", True)
-    assert told["causes"][1]["confirmed"] is False
-    told = json.loads(run(capsys, str(file), "--json", "--no-probe")[1])
-    assert {cause["confirmed"] for cause in told["causes"]} == {None}
+    output_json = json.loads(run(capsys, str(file), "--json")[1])
+    assert (output_json["recognised"], output_json["probed"]) == (True, True)
+    assert (output_json["causes"][0]["id"], output_json["causes"][0]["confirmed"]) == (
+        "ptrace-denied",
+        True,
+    )
+    assert output_json["causes"][1]["confirmed"] is False
+    output_json = json.loads(run(capsys, str(file), "--json", "--no-probe")[1])
+    assert {cause["confirmed"] for cause in output_json["causes"]} == {None}
 
 
 @pytest.mark.parametrize("source", [[], ["-"]])
-def test_the_command_reads_standard_input(
+def test_explain_command_reads_standard_input(
     source: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(b"newuidmap: Could not set caps\xff"))
@@ -505,7 +508,7 @@ def test_the_command_reads_standard_input(
 
 
 @pytest.mark.parametrize("cause", sorted(catalogue()))
-def test_prose_fits_into_80_columns(cause: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explanation_fits_into_80_columns(cause: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Only commands to be copied and quoted lines may be longer."""
     status, out, _ = run(capsys, "--no-probe", cause)
     assert status == 0
@@ -517,7 +520,7 @@ def test_prose_fits_into_80_columns(cause: str, capsys: pytest.CaptureFixture[st
         assert copied or len(line) <= 80
 
 
-def test_the_command_takes_the_id_of_a_cause(
+def test_explain_command_accepts_the_id_of_a_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -529,7 +532,9 @@ def test_the_command_takes_the_id_of_a_cause(
     assert "no known error message" in capsys.readouterr().out
 
 
-def test_the_command_recognises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_command_without_a_known_message_exits_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "text"
     file.write_text(NOVEL)
     status, out, err = run(capsys, str(file))
@@ -542,7 +547,7 @@ def test_the_command_recognises_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     )
 
 
-def test_a_text_without_an_end_is_read_in_part(
+def test_endless_text_is_read_up_to_the_limit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("usernsctl.explain.explanation.INPUT_MAX", 3 << 20)
@@ -558,21 +563,23 @@ def cost(stream: BinaryIO) -> float:
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/urandom"])
-def test_an_endless_device_takes_less_time_than_a_short_log(path: str) -> None:
+def test_endless_device_takes_less_time_than_a_short_log(path: str) -> None:
     log = io.BytesIO(b"an error of the container failed\n" * (1 << 17))
     with open(path, "rb") as device:
         assert cost(device) < cost(log)
 
 
-def test_text_beside_bytes_that_are_no_text_is_found() -> None:
+def test_message_among_binary_data_or_in_utf_16_is_found() -> None:
     message = "\nnewuidmap: Could not set caps\n"
     assert ids(bytes(5 << 20) + message.encode() + bytes(5 << 20))[0] == "helper-not-setuid"
     assert ids(message.encode("utf-16-le"))[0] == "helper-not-setuid"
 
 
-def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_of_explain_exit_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     absent = str(tmp_path / "absent")
-    for arguments, said in (
+    for arguments, expected in (
         ([absent], f"{absent}: No such file or directory"),
         ([str(tmp_path)], f"{tmp_path}: Is a directory"),
         (["--debug-log", absent], f"{absent}: No such file or directory"),
@@ -582,10 +589,10 @@ def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ):
         status, out, err = run(capsys, *arguments)
         assert (status, out) == (2, "")
-        assert said in err
+        assert expected in err
 
 
-def test_a_release_that_says_so_comes_before_one_that_does_not() -> None:
+def test_release_spans_of_messages_are_valid() -> None:
     spans = [(text.since, text.until) for text in TEXTS if text.since or text.until]
     assert len(spans) > 8
     for since, until in spans:

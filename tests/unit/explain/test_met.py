@@ -20,7 +20,7 @@ Half = Literal[
 ]
 
 
-class Met(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BugReportText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An error text from a bug report.
 
     :ivar seen: the URL or name of the report.
@@ -39,34 +39,34 @@ class Met(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Table(msgspec.Struct, forbid_unknown_fields=True):
-    text: tuple[Met, ...]
+    text: tuple[BugReportText, ...]
 
 
-def read(name: str) -> tuple[Met, ...]:
+def read(name: str) -> tuple[BugReportText, ...]:
     text = Path(__file__).with_name(name).read_text(encoding="utf-8")
     return msgspec.convert(tomllib.loads(text), Table).text
 
 
-MET = read("met.toml") + read("gathered.toml") + read("independent.toml")
+BUG_REPORT_TEXTS = read("met.toml") + read("gathered.toml") + read("independent.toml")
 
 # Texts that can't be recognised, since they look like many harmless texts.
-NOT_TOLD = {"obeone/docker-nfs-server#11"}
+UNRECOGNISABLE = {"obeone/docker-nfs-server#11"}
 
 
-def of(half: Half, *, ours: bool) -> list[Met]:
-    return [met for met in MET if met.half == half and bool(met.causes) is ours]
+def texts_of(half: Half, *, ours: bool) -> list[BugReportText]:
+    return [met for met in BUG_REPORT_TEXTS if met.half == half and bool(met.causes) is ours]
 
 
-def named(met: Met) -> list[str]:
+def cause_ids(met: BugReportText) -> list[str]:
     found = explain(io.BytesIO(met.says.encode())).candidates
     return [candidate.cause.id for candidate in found]
 
 
-def score(texts: Iterable[Met]) -> Counter[str]:
+def score(texts: Iterable[BugReportText]) -> Counter[str]:
     """Count the texts that are recognised, have a right cause first, or have only wrong causes."""
     found: Counter[str] = Counter()
     for met in texts:
-        causes = named(met)
+        causes = cause_ids(met)
         found["texts"] += 1
         found["recognised"] += bool(causes)
         found["right first"] += causes[:1] != [] and causes[0] in met.causes
@@ -74,56 +74,56 @@ def score(texts: Iterable[Met]) -> Counter[str]:
     return found
 
 
-def test_the_table_is_sound() -> None:
-    assert len({(met.seen, met.says) for met in MET}) == len(MET) > 150
-    assert not any(met.causes and met.cause_is for met in MET)
-    assert [met.seen for met in MET if not set(met.causes) <= catalogue().keys()] == []
+def test_table_of_bug_report_texts_is_valid() -> None:
+    assert len({(met.seen, met.says) for met in BUG_REPORT_TEXTS}) == len(BUG_REPORT_TEXTS) > 150
+    assert not any(met.causes and met.cause_is for met in BUG_REPORT_TEXTS)
+    assert [met.seen for met in BUG_REPORT_TEXTS if not set(met.causes) <= catalogue().keys()] == []
     for half in ("tuned", "kept out"):
-        assert len(of(half, ours=True)) >= 60
-    assert sum(not met.causes for met in MET) >= 15
+        assert len(texts_of(half, ours=True)) >= 60
+    assert sum(not met.causes for met in BUG_REPORT_TEXTS) >= 15
 
 
-@pytest.mark.parametrize("met", of("tuned", ours=True), ids=lambda met: met.seen)
-def test_a_text_that_the_patterns_are_made_for_has_a_right_cause(met: Met) -> None:
-    causes = named(met)
-    if met.seen in NOT_TOLD:
+@pytest.mark.parametrize("met", texts_of("tuned", ours=True), ids=lambda met: met.seen)
+def test_tuned_texts_have_a_right_cause(met: BugReportText) -> None:
+    causes = cause_ids(met)
+    if met.seen in UNRECOGNISABLE:
         assert causes == []
     else:
         assert set(causes) & set(met.causes)
 
 
-@pytest.mark.parametrize("met", of("tuned", ours=False), ids=lambda met: met.seen)
-def test_what_is_no_business_of_ours_is_not_recognised(met: Met) -> None:
-    assert named(met) == []
+@pytest.mark.parametrize("met", texts_of("tuned", ours=False), ids=lambda met: met.seen)
+def test_unrelated_tuned_texts_are_not_recognised(met: BugReportText) -> None:
+    assert cause_ids(met) == []
 
 
-def test_how_often_it_is_right() -> None:
-    tuned = score(of("tuned", ours=True))
+def test_accuracy_of_explain_for_tuned_texts() -> None:
+    tuned = score(texts_of("tuned", ours=True))
     print(f"tuned: {dict(tuned)}")
-    assert tuned["texts"] - tuned["recognised"] == len(NOT_TOLD)
+    assert tuned["texts"] - tuned["recognised"] == len(UNRECOGNISABLE)
     assert tuned["right first"] >= 75
     assert tuned["wrong"] == 0
 
 
-def test_how_often_it_is_right_of_what_was_kept_out() -> None:
+def test_accuracy_of_explain_for_texts_that_were_kept_out() -> None:
     """The first patterns were written without these texts."""
-    kept = score(of("kept out", ours=True))
+    kept = score(texts_of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
     assert kept["recognised"] >= 75
     assert kept["right first"] >= 65
     assert kept["wrong"] == 0
-    assert sum(named(met) != [] for met in of("kept out", ours=False)) == 0
+    assert sum(cause_ids(met) != [] for met in texts_of("kept out", ours=False)) == 0
 
 
-def test_how_often_it_is_right_of_what_was_met_later() -> None:
+def test_accuracy_of_explain_for_fresh_texts() -> None:
     """The patterns are older than these texts, except for one that was corrected afterwards."""
-    fresh = score(of("fresh", ours=True))
+    fresh = score(texts_of("fresh", ours=True))
     print(f"fresh: {dict(fresh)}")
     assert fresh["texts"] >= 40
     assert fresh["recognised"] >= 49
     assert fresh["right first"] >= 44
     assert fresh["wrong"] == 0
-    assert sum(named(met) != [] for met in of("fresh", ours=False)) == 0
+    assert sum(cause_ids(met) != [] for met in texts_of("fresh", ours=False)) == 0
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_how_often_it_is_right_of_what_was_met_later() -> None:
         ("independent", 39, 37, 24, 21, 4),
     ],
 )
-def test_how_often_it_is_right_of_texts_of_other_programs(
+def test_accuracy_of_explain_for_collected_texts(
     half: Half, texts: int, recognised: int, right: int, others: int, others_named: int
 ) -> None:
     """Count texts of collectors who had read no pattern, and those that were only seen."""
-    found = score(of(half, ours=True))
+    found = score(texts_of(half, ours=True))
     print(f"{half}: {dict(found)}")
     assert found["texts"] >= texts
     assert found["recognised"] >= recognised
     assert found["right first"] >= right
     assert found["wrong"] == (2 if half == "independent" else 0)
-    unrelated = of(half, ours=False)
+    unrelated = texts_of(half, ours=False)
     assert len(unrelated) >= others
-    assert sum(named(met) != [] for met in unrelated) <= others_named
+    assert sum(cause_ids(met) != [] for met in unrelated) <= others_named

@@ -20,7 +20,7 @@ LATER = {"20240729/bundle-no-mappings": "false-max-userns-hint"}
 
 
 @pytest.mark.parametrize("directory", RECORDED, ids=lambda path: str(path.relative_to(LOGS)))
-def test_the_cause_is_named_first(directory: Path) -> None:
+def test_cause_of_a_recorded_log_comes_first(directory: Path) -> None:
     found = failures(directory)
     causes = [candidate.cause.id for candidate in explain_failures(found).candidates]
     first = LATER.get(str(directory.relative_to(LOGS)), directory.name)
@@ -28,7 +28,7 @@ def test_the_cause_is_named_first(directory: Path) -> None:
     assert directory.name in causes
 
 
-def test_there_are_logs_of_old_and_new_releases() -> None:
+def test_recorded_logs_cover_old_and_new_releases() -> None:
     both = [{path.name for path in release.iterdir()} for release in sorted(LOGS.iterdir())]
     assert len(both) == 2
     assert len(both[0] & both[1]) >= 5

@@ -30,6 +30,6 @@ def test_each_message_has_the_remedy_of_its_cause(text: Text, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("says", ["[in-chroot]", '{"cause": "map-invalid"}', "Ubuntu 24.04.3 LTS"])
-def test_an_id_and_a_hint_in_runsc_s_words_are_quotations(says: str, tmp_path: Path) -> None:
+def test_ids_and_hints_in_runsc_output_are_ignored(says: str, tmp_path: Path) -> None:
     error = explain_runsc(f"x: {says}", proc=str(tmp_path))
     assert (error.cause, error.remedy) == (None, "usernsctl doctor")
