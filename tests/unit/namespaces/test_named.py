@@ -28,16 +28,16 @@ def state(runtime: Path) -> Path:
 
 
 @pytest.fixture
-def kept(state: Path) -> Path:
+def records(state: Path) -> Path:
     """Return the path of the directory of records, which does not exist yet."""
     return state / "namespaces"
 
 
-def plant(kept: Path, name: str, content: bytes | str) -> Path:
+def write_record(records: Path, name: str, content: bytes | str) -> Path:
     """Write the record of a namespace, as any process of the state directory's owner could."""
-    file = kept / name / "record.json"
+    file = records / name / "record.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept.parent.chmod(0o700)
+    records.parent.chmod(0o700)
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     return file
 
@@ -74,9 +74,7 @@ def state_of(pid: int, /, **changed: Any) -> dict[str, Any]:
         lambda name: named.create_named(name, []),
     ],
 )
-def test_a_name_that_is_none_is_refused(
-    state: Path, name: str, use: Callable[[str], object]
-) -> None:
+def test_invalid_name_is_refused(state: Path, name: str, use: Callable[[str], object]) -> None:
     with pytest.raises(
         un.NamespaceError, match="can't be the name of a namespace: only 1 to 64"
     ) as caught:
@@ -87,16 +85,16 @@ def test_a_name_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("name", ["a", "A9_.-", "0", "_", "x" * 64, "a..b", "web.json"])
-def test_a_name_that_nobody_has_is_told(kept: Path, name: str) -> None:
+def test_unknown_name_raises_no_such_namespace(records: Path, name: str) -> None:
     for use in (Namespace.open, named.remove_named):
         with pytest.raises(un.NamespaceError, match=f"there is no namespace '{name}'") as caught:
             use(name)
         assert caught.value.cause == "no-such-namespace"
-    assert list(kept.iterdir()) == []
+    assert list(records.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["exec", "nobody", "--", "true"], "there is no namespace 'nobody'"),
         (["remove", "nobody"], "there is no namespace 'nobody'"),
@@ -106,17 +104,17 @@ def test_a_name_that_nobody_has_is_told(kept: Path, name: str) -> None:
         (["list", "--bogus"], "--bogus"),
     ],
 )
-def test_the_command_line_tells_a_mistake_in_one_message(
-    state: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+def test_wrong_arguments_of_ns_are_one_message(
+    state: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["ns", *arguments]) == 125
     output = capsys.readouterr()
     assert output.out == ""
-    assert says in output.err
+    assert message in output.err
     assert "Traceback" not in output.err
 
 
-def test_no_namespaces_are_listed_as_none(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_without_namespaces_is_empty(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ns", "list"]) == 0
     assert main(["ns", "list", "--json"]) == 0
     assert capsys.readouterr() == ("[]\n", "")
@@ -142,40 +140,38 @@ def test_no_namespaces_are_listed_as_none(state: Path, capsys: pytest.CaptureFix
         lambda: None,
     ],
 )
-def test_state_that_is_not_true_any_more_is_forgotten(
-    kept: Path, forge: Callable[[], object]
-) -> None:
-    plant(kept, "old", json.dumps(forge()))
+def test_stale_and_forged_records_are_deleted(records: Path, forge: Callable[[], object]) -> None:
+    write_record(records, "old", json.dumps(forge()))
     with pytest.raises(un.NamespaceError, match="there is no namespace 'old'"):
         Namespace.open("old")
-    assert list(kept.iterdir()) == []
-    plant(kept, "old", json.dumps(forge()))
+    assert list(records.iterdir()) == []
+    write_record(records, "old", json.dumps(forge()))
     assert named.list_named() == []
-    assert list(kept.iterdir()) == []
+    assert list(records.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\0" * 100, b"[" * 100])
-def test_state_that_was_half_written_is_forgotten(kept: Path, content: bytes) -> None:
-    plant(kept, "half", content)
+def test_incomplete_records_are_deleted(records: Path, content: bytes) -> None:
+    write_record(records, "half", content)
     assert named.list_named() == []
-    assert list(kept.iterdir()) == []
+    assert list(records.iterdir()) == []
 
 
-def test_nobody_is_killed_for_state_that_is_not_true(kept: Path) -> None:
-    plant(kept, "me", json.dumps(state_of(os.getpid())))
+def test_removing_a_forged_record_kills_no_process(records: Path) -> None:
+    write_record(records, "me", json.dumps(state_of(os.getpid())))
     with pytest.raises(un.NamespaceError):
         named.remove_named("me")
     NamedNamespace.from_json("me", state_of(os.getpid())).discard()
 
 
-def test_what_is_written_down_is_read_again() -> None:
+def test_record_survives_conversion_to_json() -> None:
     first = NamedNamespace.from_json("name", state_of(os.getpid(), notice="one id"))
     assert NamedNamespace.from_json("name", json.loads(json.dumps(first.to_json()))) == first
     assert first.uid == (un.Extent(0, 1000, 1),)
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o1777])
-def test_a_directory_that_is_open_to_others_is_refused(state: Path, mode: int) -> None:
+def test_state_directory_open_to_others_is_refused(state: Path, mode: int) -> None:
     state.mkdir()
     state.chmod(mode)
     with pytest.raises(un.NamespaceError, match="is not private") as caught:
@@ -186,27 +182,27 @@ def test_a_directory_that_is_open_to_others_is_refused(state: Path, mode: int) -
 
 
 @as_root
-def test_a_directory_of_somebody_else_is_refused(state: Path) -> None:
+def test_state_directory_of_another_owner_is_refused(state: Path) -> None:
     state.mkdir(mode=0o700)
     os.chown(state, 12345, 12345)
     with pytest.raises(un.NamespaceError, match="the owner is uid 12345"):
         named.list_named()
 
 
-def test_a_link_to_a_directory_is_refused(state: Path, tmp_path: Path) -> None:
+def test_symlink_as_state_directory_is_refused(state: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     state.symlink_to(tmp_path / "real")
     with pytest.raises(un.NamespaceError, match="usernsctl: Not a directory"):
         named.list_named()
 
 
-def test_a_file_in_its_place_is_refused(state: Path) -> None:
+def test_file_as_state_directory_is_refused(state: Path) -> None:
     state.touch()
     with pytest.raises(un.NamespaceError, match="usernsctl: Not a directory"):
         named.list_named()
 
 
-def test_a_runtime_directory_that_is_not_there_is_told(
+def test_missing_runtime_directory_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/no/such/directory")
@@ -217,23 +213,23 @@ def test_a_runtime_directory_that_is_not_there_is_told(
 
 
 @unprivileged
-def test_state_that_can_not_be_read_is_told(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = plant(kept, "secret", "")
+def test_unreadable_record_is_reported(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_record(records, "secret", "")
     file.chmod(0)
     assert main(["ns", "list"]) == 125
     output = capsys.readouterr().err
     assert output.startswith(f"usernsctl: state: {file}: Permission denied\n")
 
 
-def test_without_a_runtime_directory_it_is_in_tmp(
+def test_state_is_in_tmpdir_without_a_runtime_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert named.list_named() == []
-    (made,) = tmp_path.iterdir()
-    assert made.name == f"usernsctl-{uid_outside()}"
-    assert made.stat().st_mode & 0o7777 == 0o700
+    (directory,) = tmp_path.iterdir()
+    assert directory.name == f"usernsctl-{uid_outside()}"
+    assert directory.stat().st_mode & 0o7777 == 0o700
 
 
 @pytest.mark.parametrize(
@@ -259,7 +255,7 @@ def test_without_a_runtime_directory_it_is_in_tmp(
         ),
     ],
 )
-def test_a_map_is_told_to_the_prelude_in_its_options(
+def test_id_map_becomes_options_of_usernsctl_exec(
     idmap: un.IdMap, namespaces: list[str], options: list[str]
 ) -> None:
     assert named.options_of(idmap, namespaces) == options
@@ -275,18 +271,18 @@ def test_a_map_is_told_to_the_prelude_in_its_options(
         lambda name: named.create_named(name, []),
     ],
 )
-def test_one_of_another_pid_namespace_is_left_alone(
-    kept: Path, use: Callable[[str], object]
+def test_record_of_another_pid_namespace_is_kept(
+    records: Path, use: Callable[[str], object]
 ) -> None:
-    file = plant(kept, "far", json.dumps(state_of(os.getpid(), pid_namespace=1)))
+    file = write_record(records, "far", json.dumps(state_of(os.getpid(), pid_namespace=1)))
     with pytest.raises(un.NamespaceError, match="in another PID namespace"):
         use("far")
     assert named.list_named() == []
     assert file.exists()
 
 
-def test_one_of_another_pid_namespace_and_an_earlier_boot_is_gone(kept: Path) -> None:
+def test_record_of_another_pid_namespace_and_boot_is_deleted(records: Path) -> None:
     record = state_of(os.getpid(), pid_namespace=1, boot_id="earlier")
-    file = plant(kept, "far", json.dumps(record))
+    file = write_record(records, "far", json.dumps(record))
     assert named.list_named() == []
     assert not file.exists()
