@@ -31,9 +31,7 @@ def write_logs(directory: Path, time: str, **logs: str) -> None:
 
 
 def test_failure_of_the_gofer_is_the_root_failure(tmp_path: Path) -> None:
-    write_logs(
-        tmp_path, "154406", **{name: fatal(message_line) for name, message_line in MESSAGES.items()}
-    )
+    write_logs(tmp_path, "154406", **{name: fatal(message) for name, message in MESSAGES.items()})
     assert root_failure(tmp_path) == MESSAGES["gofer"]
     assert [failure.process for failure in failures(tmp_path)] == ["gofer", "sandbox", "runsc"]
 
@@ -52,20 +50,20 @@ def test_go_panic_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_newuidmap_message_is_the_root_failure(tmp_path: Path) -> None:
-    message_line = "newuidmap: uid range [0-9) -> [0-9) not allowed"
-    log = f"D1124 1 sandbox.go:1841] newuidmap: []string\n{message_line}\n{fatal('newuidmap failed: x')}"
+    message = "newuidmap: uid range [0-9) -> [0-9) not allowed"
+    log = f"D1124 1 sandbox.go:1841] newuidmap: []string\n{message}\n{fatal('newuidmap failed: x')}"
     write_logs(tmp_path, "154406", run=log)
-    assert root_failure(tmp_path) == message_line
+    assert root_failure(tmp_path) == message
 
 
 def test_newuidmap_failure_precedes_that_of_the_gofer(tmp_path: Path) -> None:
     """When newuidmap fails, runsc kills the gofer, which may log an error of its own first."""
-    message_line = "newuidmap: uid range [0-4294967295) -> [0-4294967295) not allowed"
+    message = "newuidmap: uid range [0-4294967295) -> [0-4294967295) not allowed"
     failed = "cannot create gofer process: newuidmap failed: exit status 1"
     gofer = fatal("failed to set UID: invalid argument")
-    write_logs(tmp_path, "154406", gofer=gofer, run=f"D1124\n{message_line}\n{fatal(failed)}")
+    write_logs(tmp_path, "154406", gofer=gofer, run=f"D1124\n{message}\n{fatal(failed)}")
     assert [(one.process, one.message) for one in failures(tmp_path)] == [
-        ("runsc", message_line),
+        ("runsc", message),
         ("gofer", "failed to set UID: invalid argument"),
     ]
     write_logs(tmp_path, "154407", gofer=gofer, run=fatal(failed))

@@ -19,7 +19,7 @@ from usernsctl.gvisor.sandbox.records import open_activity
 
 
 @contextlib.contextmanager
-def watched(path: Path) -> Iterator[int]:
+def open_as_watcher(path: Path) -> Iterator[int]:
     """Yield a descriptor of the file, as a watcher has it."""
     fd = os.open(path / "activity", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
@@ -47,9 +47,9 @@ def is_running(watcher: int) -> bool:
     return False
 
 
-def test_the_lock_is_held_until_the_end(tmp_path: Path) -> None:
+def test_activity_lock_is_held_until_end(tmp_path: Path) -> None:
     before = open_descriptors()
-    with watched(tmp_path) as watcher:
+    with open_as_watcher(tmp_path) as watcher:
         running = begin(tmp_path)
         assert is_running(watcher)
         earliest = time.monotonic_ns()
@@ -60,7 +60,7 @@ def test_the_lock_is_held_until_the_end(tmp_path: Path) -> None:
     assert open_descriptors() == before
 
 
-def test_an_end_in_two_threads_touches_no_other_file(
+def test_end_in_two_threads_touches_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Simulate another thread that ends the command too, after which the number is reused."""
@@ -75,7 +75,7 @@ def test_an_end_in_two_threads_touches_no_other_file(
             others.append(os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC))
         utime(fd, **times)
 
-    with watched(tmp_path):
+    with open_as_watcher(tmp_path):
         running = begin(tmp_path)
         monkeypatch.setattr(activity.os, "utime", change_late)
         begun = time.time_ns() - 10**9
@@ -85,7 +85,7 @@ def test_an_end_in_two_threads_touches_no_other_file(
             os.close(other)
 
 
-def test_an_interrupted_end_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_end_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(fd: int, **times: Any) -> None:
         # A forked child has such a copy, which shares the lock.
         copies.append(os.dup(fd))
@@ -93,7 +93,7 @@ def test_an_interrupted_end_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.M
 
     copies: list[int] = []
     before = open_descriptors()
-    with watched(tmp_path) as watcher:
+    with open_as_watcher(tmp_path) as watcher:
         running = begin(tmp_path)
         monkeypatch.setattr(activity.os, "utime", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -103,8 +103,8 @@ def test_an_interrupted_end_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.M
     assert open_descriptors() == before
 
 
-def test_a_locked_file_delays_a_command_little(tmp_path: Path) -> None:
-    with watched(tmp_path) as watcher:
+def test_locked_file_delays_a_command_less_than_half_a_second(tmp_path: Path) -> None:
+    with open_as_watcher(tmp_path) as watcher:
         fcntl.flock(watcher, fcntl.LOCK_EX)
         begun = time.monotonic()
         running = begin(tmp_path)
@@ -112,8 +112,8 @@ def test_a_locked_file_delays_a_command_little(tmp_path: Path) -> None:
         running.end()
 
 
-def test_without_a_file_there_is_nothing_to_tell(tmp_path: Path) -> None:
-    with watched(tmp_path) as file:
+def test_missing_activity_file_is_none(tmp_path: Path) -> None:
+    with open_as_watcher(tmp_path) as file:
         for directory in (-1, file):
             assert open_activity("activity", directory) is None
     (tmp_path / "activity").unlink()

@@ -30,8 +30,10 @@ def caller(tmp_path: Path) -> dict[str, str]:
     return {"USERNSCTL_RUNSC": str(program)}
 
 
-def frozen(caller: dict[str, str], later: FreezePolicy | None = None, **asked: object) -> Launch:
-    request = Request(**{"args": ("id",), **asked})  # type: ignore[arg-type]
+def freeze_request(
+    caller: dict[str, str], later: FreezePolicy | None = None, **options: object
+) -> Launch:
+    request = Request(**{"args": ("id",), **options})  # type: ignore[arg-type]
     return freeze.freeze(request, caller, later or FreezePolicy(remedy="again"))
 
 
@@ -39,8 +41,8 @@ def words(records: tuple[Record, ...], verb: str) -> list[tuple[str, ...]]:
     return [one.words for one in records if one.verb == verb]
 
 
-def test_what_must_be_as_it_was(caller: dict[str, str]) -> None:
-    made = frozen(caller)
+def test_frozen_launch_assumes_its_programs_are_unchanged(caller: dict[str, str]) -> None:
+    made = freeze_request(caller)
     program = caller["USERNSCTL_RUNSC"]
     status = os.stat(program)
     with PathDescriptor.own(program, os.open, program, os.O_PATH) as opened:
@@ -53,8 +55,8 @@ def test_what_must_be_as_it_was(caller: dict[str, str]) -> None:
     assert made.remedy == "again"
 
 
-def test_it_does_not_matter_who_freezes(caller: dict[str, str]) -> None:
-    made = frozen(caller)
+def test_frozen_launch_does_not_depend_on_the_user(caller: dict[str, str]) -> None:
+    made = freeze_request(caller)
     assert record("guarded", "etc") in made.steps
     assert record("home-moment") in made.steps
     assert not words(made.steps, "home")
@@ -62,52 +64,54 @@ def test_it_does_not_matter_who_freezes(caller: dict[str, str]) -> None:
     assert made.start_values is None
 
 
-def test_scratch_is_not_where_runsc_is(
+def test_scratch_directories_exclude_that_of_runsc(
     caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
         facts, "_SCRATCH_DIRECTORIES", ("/mnt", str(tmp_path), "/no/such/directory")
     )
-    assert frozen(caller).scratch == ("/mnt", "/no/such/directory")
+    assert freeze_request(caller).scratch == ("/mnt", "/no/such/directory")
 
 
-def test_options_of_the_moment(caller: dict[str, str]) -> None:
+def test_freeze_policy_is_in_the_launch(caller: dict[str, str]) -> None:
     later = FreezePolicy(
         ids=("--map-root-user", "--map-auto"),
         has_several=True,
         env=environment_of(["TOKEN"], [], everything=False, bare=False),
         remedy="again",
     )
-    made = frozen(caller, later, user=(5, 6), rlimits=(Rlimit("RLIMIT_CORE", 0, 0),), cwd="/srv")
+    made = freeze_request(
+        caller, later, user=(5, 6), rlimits=(Rlimit("RLIMIT_CORE", 0, 0),), cwd="/srv"
+    )
     assert made.ids == later.ids
     assert made.user == (5, 6)
     assert words(made.policy, "env-need") == [("TOKEN",)]
     assert words(made.policy, "cwd") == [("/srv",)]
     _, records = decoded(made.encode())
     assert [one.verb for one in records].count("json-several") == 1
-    assert "json-several" not in [one.verb for one in decoded(frozen(caller).encode())[1]]
+    assert "json-several" not in [one.verb for one in decoded(freeze_request(caller).encode())[1]]
 
 
 @pytest.mark.parametrize("source", ["/tmp", "/run"])
-def test_the_state_of_others_is_not_shown(caller: dict[str, str], source: str) -> None:
+def test_bind_mounts_that_show_state_are_refused(caller: dict[str, str], source: str) -> None:
     with pytest.raises(BindError) as caught:
-        frozen(caller, binds=(Bind(source, "/x"),))
+        freeze_request(caller, binds=(Bind(source, "/x"),))
     assert caught.value.cause == "bind-shows-state"
 
 
 @pytest.mark.also_root
-def test_state_that_only_root_may_look_into_stops_nobody(
+def test_state_that_only_root_can_search_allows_other_bind_mounts(
     caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """After root has used usernsctl, /tmp/usernsctl-0 exists, and only root may search it."""
     monkeypatch.setattr(freeze, "_STATES", ("/root", "/root/state"))
-    assert frozen(caller, binds=(Bind(str(tmp_path), "/x"),)).steps
+    assert freeze_request(caller, binds=(Bind(str(tmp_path), "/x"),)).steps
     with pytest.raises(BindError) as caught:
-        frozen(caller, binds=(Bind("/", "/x"),))
+        freeze_request(caller, binds=(Bind("/", "/x"),))
     assert caught.value.cause == "bind-shows-state"
 
 
-def test_variables(tmp_path: Path) -> None:
+def test_environment_of_a_frozen_launch(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_text("A=1\n# B=2\nC\n")
     made = environment_of(["D=4", "A"], [str(file)], everything=False, bare=True)
@@ -130,13 +134,15 @@ def test_variables(tmp_path: Path) -> None:
             environment_of([setting], [], everything=False, bare=True)
 
 
-def test_values_are_not_in_the_command_that_mends() -> None:
-    told = remedy_of(["--env", "A=s e", "--env=B=secret", "--env", "C", "-o", "f", "--", "--env"])
-    assert told == "usernsctl freeze --env A=... --env=B=... --env C -o f -- --env"
+def test_remedy_command_omits_values_of_variables() -> None:
+    command = remedy_of(
+        ["--env", "A=s e", "--env=B=secret", "--env", "C", "-o", "f", "--", "--env"]
+    )
+    assert command == "usernsctl freeze --env A=... --env=B=... --env C -o f -- --env"
     assert remedy_of(["--env"]) == "usernsctl freeze --env ''"
 
 
-def test_a_file_is_written_whole(tmp_path: Path) -> None:
+def test_launch_file_is_replaced_atomically(tmp_path: Path) -> None:
     file = tmp_path / "launch"
     file.write_text("old")
     file.chmod(0o777)
@@ -150,7 +156,7 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["launch"]
 
 
-def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_symlink_as_launch_file_is_replaced(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "launch"
     target.write_text("mine")
     link.symlink_to(target)
@@ -163,7 +169,9 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     ("name", "says"),
     [("", "Is a directory"), ("missing/f", "No such file"), ("d", "Is a directory")],
 )
-def test_a_file_that_cannot_be_written(tmp_path: Path, name: str, says: str) -> None:
+def test_unwritable_launch_file_raises_and_leaves_nothing(
+    tmp_path: Path, name: str, says: str
+) -> None:
     (tmp_path / "d").mkdir()
     with pytest.raises(CommandError, match=says):
         freeze.write(launch(), f"{tmp_path}/{name}")
@@ -171,15 +179,15 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, name: str, says: str) -> 
 
 
 @pytest.mark.also_root
-def test_a_state_directory_of_somebody_who_lets_nobody_in(
+def test_state_directory_with_mode_0_allows_other_bind_mounts(
     caller: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed, other = tmp_path / "closed", tmp_path / "other"
     closed.mkdir(0)
     other.mkdir()
     monkeypatch.setattr(freeze, "_STATES", (str(closed),))
-    assert frozen(caller, binds=(Bind(str(other), "/x"),)).sources
+    assert freeze_request(caller, binds=(Bind(str(other), "/x"),)).sources
     for source in (closed, tmp_path):
         with pytest.raises(BindError) as caught:
-            frozen(caller, binds=(Bind(str(source), "/x"),))
+            freeze_request(caller, binds=(Bind(str(source), "/x"),))
         assert caught.value.cause == "bind-shows-state"

@@ -22,7 +22,7 @@ MACHINE = limits.Machine(memory=8 << 30, processors=4, pids=32768)
         *(("0.5M", MIB // 2), ("10TB", 10 << 40), ("1P", 1 << 50)),
     ],
 )
-def test_sizes_are_written_as_for_docker(text: str, size: int) -> None:
+def test_sizes_are_parsed_as_by_docker(text: str, size: int) -> None:
     assert limits.parse_size(text) == size
     assert limits.check_size("memory", text) == size
 
@@ -31,7 +31,7 @@ def test_sizes_are_written_as_for_docker(text: str, size: int) -> None:
     ("text", "seconds"),
     [("30s", 30), ("2m", 120), ("1.5", 1.5), ("1.5h", 5400), ("1d", 86400), ("0.001", 0.001)],
 )
-def test_durations_are_written_as_for_timeout(text: str, seconds: float) -> None:
+def test_durations_are_parsed_as_by_timeout(text: str, seconds: float) -> None:
     assert limits.parse_duration(text) == seconds
 
 
@@ -45,9 +45,7 @@ def test_durations_are_written_as_for_timeout(text: str, seconds: float) -> None
         (limits.parse_duration, ["", "-1", "0", "1e3", "1.5x", "1ms", "0.0001", "inf"]),
     ],
 )
-def test_other_texts_are_errors_that_quote_the_text(
-    parse: Callable[[str], Any], texts: list[str]
-) -> None:
+def test_invalid_values_raise_and_are_quoted(parse: Callable[[str], Any], texts: list[str]) -> None:
     for text in texts:
         with pytest.raises(ValueError, match=r"is not|must be") as error:
             parse(text)
@@ -55,12 +53,12 @@ def test_other_texts_are_errors_that_quote_the_text(
 
 
 @pytest.mark.parametrize("given", [True, 1.5, b"1M", [1], object()])
-def test_a_size_of_another_type_is_an_error(given: object) -> None:
+def test_size_of_a_wrong_type_raises_typeerror(given: object) -> None:
     with pytest.raises(TypeError, match="memory must be a number of bytes"):
         limits.check_size("memory", given)
 
 
-def test_arguments_may_be_numbers() -> None:
+def test_numbers_are_accepted_as_limits() -> None:
     assert limits.check_size("memory", 5 * MIB) == 5 * MIB
     assert limits.check_count("pids", 7) == 7
     assert limits.check_cpus("cpus", 2) == 2
@@ -85,9 +83,7 @@ def test_arguments_may_be_numbers() -> None:
         ({"disk": 10 << 40}, "limit-out-of-range", "=10T is too high: this machine has only 8G"),
     ],
 )
-def test_a_limit_that_can_not_hold_is_an_error(
-    wanted: dict[str, Any], cause: str, text: str
-) -> None:
+def test_impossible_limits_raise(wanted: dict[str, Any], cause: str, text: str) -> None:
     with pytest.raises(RunscError, match=text) as error:
         limits.enforce(limits.Limits(**wanted), MACHINE)
     assert error.value.cause == cause
@@ -99,12 +95,12 @@ def test_a_limit_that_can_not_hold_is_an_error(
     [(1, "1 bytes"), (1000, "1000 bytes"), (10 * MIB, "10M"), (1 << 30, "1G"), (1536, "1536 bytes"),
      (3 << 29, "1536M"), (5 << 10, "5K"), (1 << 50, "1P")],
 )  # fmt: skip
-def test_sizes_are_shown_as_they_are_typed(size: int, text: str) -> None:
+def test_formatted_sizes_can_be_parsed(size: int, text: str) -> None:
     assert limits.shown_size(size) == text
     assert limits.parse_size(text.removesuffix(" bytes")) == size
 
 
-def test_the_watcher_gets_whole_numbers() -> None:
+def test_watcher_gets_limits_as_integers() -> None:
     wanted = limits.Limits(memory=64 * MIB, pids=100, cpus=2.0, timeout=1.5)
     enforced = limits.enforce(wanted, MACHINE)
     assert enforced.words == f"memory={64 * MIB},pids=100,processors=2,timeout=1500"
@@ -112,13 +108,13 @@ def test_the_watcher_gets_whole_numbers() -> None:
     assert all(part.means for part in enforced.parts)
 
 
-def test_a_fraction_of_a_processor_is_left_out_if_that_is_allowed() -> None:
+def test_best_effort_skips_a_fraction_of_a_cpu() -> None:
     tried = limits.enforce(limits.Limits(cpus=1.5), MACHINE, best_effort=True)
     assert (tried.words, tried.processors) == ("", 0)
     assert str(tried.parts[0]) == "cpus 1.5: not enforced"
 
 
-def test_a_writable_bind_mount_is_no_limited_disk() -> None:
+def test_disk_limit_with_a_writable_bind_mount_raises() -> None:
     machine = limits.Machine(memory=8 << 30, processors=4, pids=999, writable="/data")
     wanted = limits.Limits(disk=MIB)
     with pytest.raises(RunscError, match="may write to /data on this machine") as error:
@@ -128,7 +124,7 @@ def test_a_writable_bind_mount_is_no_limited_disk() -> None:
     assert tried.disk == limits.enforce(wanted, MACHINE).disk == MIB
 
 
-def test_rlimit_nproc_does_not_bind_root() -> None:
+def test_rlimit_nproc_does_not_limit_root() -> None:
     for machine in (
         limits.Machine(memory=8 << 30, processors=4, pids=999, is_root=True),
         limits.Machine(memory=8 << 30, processors=4, pids=999, counts_by_namespace=False),
@@ -143,7 +139,7 @@ def test_rlimit_nproc_does_not_bind_root() -> None:
     assert part.means.startswith("RLIMIT_NPROC")
 
 
-def test_control_groups_come_first() -> None:
+def test_control_groups_are_preferred() -> None:
     groups = {"memory": 2, "pids": 2, "cpus": 2}
     machine = limits.Machine(memory=8 << 30, processors=4, pids=999, is_root=True, groups=groups)
     wanted = limits.Limits(memory=64 * MIB, pids=100, cpus=1.5, timeout=2)

@@ -63,7 +63,7 @@ def test_the_same_request_and_facts_give_the_same_launch() -> None:
     assert launch() != launch(is_root=True)
 
 
-def test_deciding_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planning_makes_no_system_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = ("open", "stat", "lstat", "readlink", "getcwd", "geteuid", "urandom", "listdir")
     with monkeypatch.context() as patch:
         for name in (*looks, "environ"):
@@ -73,7 +73,7 @@ def test_deciding_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert encoded == launch(network="host").encode()
 
 
-def test_the_programs_of_this_machine() -> None:
+def test_plan_mounts_the_programs_of_the_host() -> None:
     made = steps(launch())
     assert made[:4] == [
         ("machine", "bin"),
@@ -97,14 +97,14 @@ def test_the_programs_of_this_machine() -> None:
     ]
 
 
-def test_root_shows_a_copy_of_etc() -> None:
+def test_root_gets_a_copy_of_etc() -> None:
     made = steps(launch(is_root=True))
     assert ("snapshot", "etc") in made
     assert ("machine", "etc") not in made
     assert ("hide-private", "/etc") not in made
 
 
-def test_a_tree_is_shown_as_it_is() -> None:
+def test_rootfs_is_mounted_unchanged() -> None:
     made = launch(tree="/image", rootfs="/image")
     assert steps(made)[0] == ("tree", "3")
     assert made.sources[3] == Source("follow", "/image")
@@ -114,7 +114,7 @@ def test_a_tree_is_shown_as_it_is() -> None:
     assert whole.start_values.cwd is None, "the current directory, if it is there"
 
 
-def test_binds_come_from_the_top_down() -> None:
+def test_bind_mounts_are_ordered_from_the_top_down() -> None:
     binds = (Bind("/src/b", "/x/y"), Bind("/src/a", "/x", read_only=False))
     facts = replace(FACTS, binds=binds, sources={"/src/a": "/src/a", "/src/b": "/src/b"})
     made = plan_run(replace(REQUEST, binds=binds), facts)
@@ -129,7 +129,7 @@ def test_binds_come_from_the_top_down() -> None:
     assert [m["destination"] for m in mounts[-1:]] == ["/destination/1"]
 
 
-def test_one_file_is_opened_once() -> None:
+def test_source_of_two_bind_mounts_is_opened_once() -> None:
     binds = (Bind("/src", "/x"), Bind("/src", "/y"))
     made = plan_run(
         replace(REQUEST, binds=binds), replace(FACTS, binds=binds, sources={"/src": "/src"})
@@ -140,7 +140,7 @@ def test_one_file_is_opened_once() -> None:
 START = StartValues(args=("cat", "a b"), env=("HOME=/root", "LANG=C"))
 
 
-def test_what_the_command_gets() -> None:
+def test_command_gets_arguments_environment_and_verifier() -> None:
     made = launch(cwd="/work", user=(0, 0))
     assert made.start_values == StartValues(
         args=("cat", "a b"), env=("HOME=/root", "LANG=C"), cwd="/work"
@@ -152,7 +152,7 @@ def test_what_the_command_gets() -> None:
     assert "file" not in verbs(unproven)
 
 
-def test_the_words_of_runsc() -> None:
+def test_runsc_and_watcher_command_lines() -> None:
     made = launch(network="host", platform="ptrace")
     assert made.runsc == (
         "/usr/bin/runsc",
@@ -183,24 +183,24 @@ def test_the_words_of_runsc() -> None:
     assert "resolver" in verbs(made)
 
 
-def test_without_a_verifier_real_time_signals_are_sent_by_nobody() -> None:
+def test_watcher_without_verifier_sends_no_real_time_signals() -> None:
     assert "exec" not in launch(verifier=None).watcher
 
 
-def test_a_script_is_executed_by_its_path() -> None:
+def test_runsc_script_is_executed_by_its_path() -> None:
     made = launch(runsc_is_script=True)
     assert made.watcher[1] == "/usr/lib/gvisor/runsc"
     assert record("program-path", 0) in made.files
 
 
-def test_a_path_with_an_at_is_no_mark() -> None:
+def test_at_signs_in_paths_are_escaped() -> None:
     made = launch(runsc="/opt/@s/runsc@1", state="/var/@t")
     assert made.runsc[0] == "/opt/@@s/runsc@@1"
     assert "--root=/var/@@t" in made.runsc
     assert record("program-link", 0, "programs/runsc@@1") in made.files
 
 
-def test_debug_logs_are_kept() -> None:
+def test_debug_log_option_keeps_logs() -> None:
     made = launch(debug_log="/logs")
     assert made.sources[3] == Source("follow", "/logs")
     assert record("debug-log", 3) in made.files
@@ -210,13 +210,13 @@ def test_debug_logs_are_kept() -> None:
     assert "--debug" in made.runsc
 
 
-def test_what_is_given_up() -> None:
+def test_no_new_privs_and_bounding_set_are_dropped() -> None:
     usual = (record("no-new-privs"), record("drop-bounding"))
     assert launch().given_up == (*usual, record("no-membarrier"))
     assert launch(no_new_privs=False, drop_bounding=False).given_up == ()
 
 
-def test_only_runsc_goes_without_what_it_has_no_use_for() -> None:
+def test_membarrier_is_denied_to_runsc_only() -> None:
     without = record("no-membarrier")
     assert without in launch(platform="systrap").given_up
     assert without not in launch(platform="kvm").given_up
@@ -226,13 +226,13 @@ def test_only_runsc_goes_without_what_it_has_no_use_for() -> None:
     assert without not in script.given_up
 
 
-def test_capabilities_inside_go_with_the_ids() -> None:
+def test_several_ids_bring_capabilities() -> None:
     one, several = config(launch()), config(launch(ids=SEVERAL))
     assert "capabilities" not in one["process"]  # type: ignore[operator]
     assert "CAP_CHOWN" in several["process"]["capabilities"]["effective"]  # type: ignore[index]
 
 
-def test_ids_must_be_mapped_or_can_be_mapped_inside() -> None:
+def test_user_must_be_mapped_unless_the_verifier_maps_inside() -> None:
     with pytest.raises(PlanError, match="uid 70 is not mapped"):
         launch(user=(70, 0), ids=SEVERAL)
     assert launch(user=(7, 0), ids=SEVERAL).config
@@ -244,7 +244,7 @@ def test_ids_must_be_mapped_or_can_be_mapped_inside() -> None:
         launch(user=(70, 71), verifier=None)
 
 
-def test_limits_and_the_host_name() -> None:
+def test_rlimits_and_hostname_are_in_config_json() -> None:
     made = config(launch(rlimits=(Rlimit("RLIMIT_NOFILE", 5, 6),), hostname="box"))
     assert made["hostname"] == "box"
     assert made["process"]["rlimits"] == [  # type: ignore[index]
@@ -277,7 +277,7 @@ BUNDLE_FACTS = replace(
 )
 
 
-def test_a_bundle_decides_what_is_left_open() -> None:
+def test_bundle_supplies_values_that_the_request_omits() -> None:
     made = plan_run(replace(REQUEST, args=(), bundle="/b"), BUNDLE_FACTS)
     assert made.start_values == StartValues(args=("sh",), env=("A=1", "LANG=C"), cwd="/srv")
     assert made.oom_score == 100
@@ -296,7 +296,7 @@ def test_text_that_is_not_utf8_is_refused() -> None:
         launch(args=("\udcff",))
 
 
-def test_config_json_is_json() -> None:
+def test_pieces_of_config_json_are_valid_json() -> None:
     made = launch()
     values = {"json-args": "", "json-env": "", "json-open-files": ""}
     text = "".join(
@@ -315,7 +315,7 @@ FROZEN = FreezeOptions(
 )
 
 
-def test_a_frozen_launch_leaves_open_what_the_moment_says() -> None:
+def test_frozen_launch_has_placeholders_for_the_start() -> None:
     facts = replace(FACTS, homes=None, is_root=True, ids=SEVERAL)
     made = plan_run(replace(REQUEST, env={}), facts, FROZEN)
     assert made.start_values is None
@@ -341,7 +341,7 @@ def test_a_frozen_launch_leaves_open_what_the_moment_says() -> None:
 @pytest.mark.parametrize(
     ("terminal", "verb"), [(None, "terminal-moment"), (True, "terminal-need"), (False, None)]
 )
-def test_a_frozen_launch_may_need_a_terminal_or_take_none(
+def test_frozen_launch_may_require_or_forbid_a_terminal(
     terminal: bool | None, verb: str | None
 ) -> None:
     made = plan_run(REQUEST, FACTS, replace(FROZEN, terminal=terminal))
@@ -350,12 +350,12 @@ def test_a_frozen_launch_may_need_a_terminal_or_take_none(
     )
 
 
-def test_a_frozen_launch_may_have_no_command() -> None:
+def test_frozen_launch_without_a_command() -> None:
     made = plan_run(replace(REQUEST, args=(), env={}), FACTS, FROZEN)
     assert "arg" not in verbs(made)
 
 
-def test_a_frozen_bundle_follows_no_links() -> None:
+def test_frozen_bundle_follows_no_symlinks() -> None:
     made = plan_run(replace(REQUEST, args=(), env={}, bundle="/b"), BUNDLE_FACTS, FROZEN)
     assert Source("exact", "/b/rootfs") in made.sources
     assert Source("exact", "/b/data") in made.sources
@@ -366,6 +366,6 @@ def test_a_frozen_bundle_follows_no_links() -> None:
     assert made.config["hostname"] == "theirs"
 
 
-def test_ids_are_those_of_the_namespace() -> None:
+def test_id_mappings_are_placeholders() -> None:
     made = launch(ids=ONE_ID)
     assert made.config["linux"]["uidMappings"] == [Placeholder(record("json-uid-map"))]

@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from stocks import (
+from pool_fakes import (
     PATIENCE,
-    Thing,
-    Workshop,
+    FakeFactory,
+    FakeSandbox,
     async_lease,
     lease,
-    open_workshop,
-    stands,
-    stock,
+    open_factory,
+    open_keeper,
+    stats_are,
     wait_until,
 )
 
@@ -35,27 +35,27 @@ EXPECTED = (TimeoutError, un.PoolError)
 
 
 @pytest.fixture
-def workshop() -> Iterator[Workshop]:
-    with open_workshop() as made:
-        yield made
+def factory() -> Iterator[FakeFactory]:
+    with open_factory() as opened:
+        yield opened
 
 
-def test_as_many_wait_as_were_asked_for(workshop: Workshop) -> None:
-    with stock(workshop, size=3, starts=2) as pool:
-        wait_until(stands(pool, idle=3, starting=0, started=3))
-        assert workshop.most_at_once <= 2
+def test_pool_keeps_size_idle_sandboxes(factory: FakeFactory) -> None:
+    with open_keeper(factory, size=3, starts=2) as pool:
+        wait_until(stats_are(pool, idle=3, starting=0, started=3))
+        assert factory.most_at_once <= 2
         with lease(pool) as one:
-            assert one is workshop.made[0]
+            assert one is factory.made[0]
             # The keeper starts a new sandbox as soon as one is leased.
-            wait_until(stands(pool, idle=3, leased=1, started=4))
+            wait_until(stats_are(pool, idle=3, leased=1, started=4))
         assert "killed" in one.log
-        wait_until(stands(pool, idle=3, leased=0, started=4, acquired=1))
+        wait_until(stats_are(pool, idle=3, leased=0, started=4, acquired=1))
         wait_until(lambda: "ended" in one.log)
     assert pool.stats.idle == 0
 
 
-def test_nobody_is_given_what_somebody_had(workshop: Workshop) -> None:
-    with stock(workshop, size=2) as pool:
+def test_sandboxes_are_leased_only_once_by_default(factory: FakeFactory) -> None:
+    with open_keeper(factory, size=2) as pool:
         seen = []
         for _ in range(20):
             with lease(pool) as one:
@@ -64,8 +64,8 @@ def test_nobody_is_given_what_somebody_had(workshop: Workshop) -> None:
         assert len(set(seen)) == len(seen)
 
 
-def test_no_more_than_the_limit(workshop: Workshop) -> None:
-    with stock(workshop, size=2, limit=3) as pool, contextlib.ExitStack() as held:
+def test_acquire_beyond_the_limit_times_out(factory: FakeFactory) -> None:
+    with open_keeper(factory, size=2, limit=3) as pool, contextlib.ExitStack() as held:
         for _ in range(3):
             held.enter_context(lease(pool))
         assert pool.stats.leased == 3
@@ -76,19 +76,19 @@ def test_no_more_than_the_limit(workshop: Workshop) -> None:
             lease(pool, 0.05),
         ):
             pass
-        assert len(workshop.made) == 3
+        assert len(factory.made) == 3
 
 
-def test_without_patience_there_is_one_that_waits_or_none(workshop: Workshop) -> None:
-    with stock(workshop, limit=1) as pool:
-        wait_until(stands(pool, idle=1))
+def test_acquire_with_timeout_0_needs_an_idle_sandbox(factory: FakeFactory) -> None:
+    with open_keeper(factory, limit=1) as pool:
+        wait_until(stats_are(pool, idle=1))
         with (
             lease(pool, 0),
             pytest.raises(un.PoolTimeoutError, match=r"within 0 s: the limit is 1; 1 are leased"),
             lease(pool, 0),
         ):
             pass
-        wait_until(stands(pool, idle=1))
+        wait_until(stats_are(pool, idle=1))
 
         async def main() -> None:
             async with async_lease(pool, 0):
@@ -96,14 +96,14 @@ def test_without_patience_there_is_one_that_waits_or_none(workshop: Workshop) ->
                     await async_lease(pool, 0).__aenter__()
 
         asyncio.run(main())
-        wait_until(stands(pool, queued=0, idle=1))
+        wait_until(stats_are(pool, queued=0, idle=1))
 
 
-def test_first_come_first_served(workshop: Workshop) -> None:
+def test_waiters_are_served_in_order(factory: FakeFactory) -> None:
     """Waiters in threads and in asyncio share one queue."""
     order: list[int] = []
-    with stock(workshop, limit=1) as pool:
-        wait_until(stands(pool, idle=1))
+    with open_keeper(factory, limit=1) as pool:
+        wait_until(stats_are(pool, idle=1))
 
         def in_thread(number: int) -> None:
             with lease(pool):
@@ -136,8 +136,8 @@ def test_first_come_first_served(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("end", ["timeout", "cancel"])
-def test_who_gives_up_is_forgotten(workshop: Workshop, end: str) -> None:
-    with stock(workshop, limit=1) as pool:
+def test_timed_out_and_cancelled_waiters_leave_the_queue(factory: FakeFactory, end: str) -> None:
+    with open_keeper(factory, limit=1) as pool:
 
         async def main() -> None:
             async with async_lease(pool):
@@ -155,11 +155,11 @@ def test_who_gives_up_is_forgotten(workshop: Workshop, end: str) -> None:
                 pass
 
         asyncio.run(main())
-        wait_until(stands(pool, queued=0, leased=0, idle=1))
+        wait_until(stats_are(pool, queued=0, leased=0, idle=1))
 
 
-def test_a_loop_that_was_closed_gets_nothing(workshop: Workshop) -> None:
-    with stock(workshop, limit=1) as pool:
+def test_waiter_of_a_closed_event_loop_gets_no_sandbox(factory: FakeFactory) -> None:
+    with open_keeper(factory, limit=1) as pool:
         loop = asyncio.new_event_loop()
         with lease(pool):
             forgotten = async_lease(pool)
@@ -169,7 +169,7 @@ def test_a_loop_that_was_closed_gets_nothing(workshop: Workshop) -> None:
                 loop.run_until_complete(asyncio.sleep(0.001))
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             loop.close()
-        wait_until(stands(pool, queued=0, leased=0, idle=1))
+        wait_until(stats_are(pool, queued=0, leased=0, idle=1))
         with lease(pool):
             pass
         del forgotten, task
@@ -177,17 +177,17 @@ def test_a_loop_that_was_closed_gets_nothing(workshop: Workshop) -> None:
             coroutine.close()
 
 
-def test_one_that_can_not_be_used_is_replaced(workshop: Workshop) -> None:
-    sick: list[Thing] = []
+def test_unhealthy_sandbox_is_replaced(factory: FakeFactory) -> None:
+    sick: list[FakeSandbox] = []
 
-    def first_two(one: Thing) -> Exception | None:
+    def first_two(one: FakeSandbox) -> Exception | None:
         if len(sick) < 2:
             sick.append(one)
         return ValueError("it is sick") if one in sick else None
 
-    workshop.sick = first_two
-    with stock(workshop, size=2) as pool:
-        wait_until(stands(pool, idle=2))
+    factory.sick = first_two
+    with open_keeper(factory, size=2) as pool:
+        wait_until(stats_are(pool, idle=2))
         with lease(pool) as one:
             assert one not in sick
         assert pool.stats.failed == 2
@@ -196,7 +196,7 @@ def test_one_that_can_not_be_used_is_replaced(workshop: Workshop) -> None:
         wait_until(lambda: all("ended" in one.log for one in sick))
 
 
-def test_a_failure_holds_no_frame_of_what_led_to_it(workshop: Workshop) -> None:
+def test_last_failure_keeps_no_frames_alive(factory: FakeFactory) -> None:
     class Local:
         """An object that only the frames of the failure refer to."""
 
@@ -207,7 +207,7 @@ def test_a_failure_holds_no_frame_of_what_led_to_it(workshop: Workshop) -> None:
         locals_of_frames.append(weakref.ref(local))
         raise error
 
-    def sick(_: Thing) -> Exception:
+    def sick(_: FakeSandbox) -> Exception:
         try:
             try:
                 fail(OSError("first"))
@@ -218,8 +218,8 @@ def test_a_failure_holds_no_frame_of_what_led_to_it(workshop: Workshop) -> None:
             failure.__cause__ = error
         return failure
 
-    workshop.sick = sick
-    with stock(workshop) as pool:
+    factory.sick = sick
+    with open_keeper(factory) as pool:
         with pytest.raises(un.PoolError, match="at last"), lease(pool):
             pass
         wait_until(lambda: pool.stats.failed == 3)
@@ -230,10 +230,10 @@ def test_a_failure_holds_no_frame_of_what_led_to_it(workshop: Workshop) -> None:
         assert not [one for one in locals_of_frames if one() is not None]
 
 
-def test_nobody_looks_for_ever_for_one_that_can_be_used(workshop: Workshop) -> None:
-    workshop.sick = lambda one: ValueError("it is sick")
+def test_acquire_raises_after_several_unhealthy_sandboxes(factory: FakeFactory) -> None:
+    factory.sick = lambda one: ValueError("it is sick")
     with (
-        stock(workshop) as pool,
+        open_keeper(factory) as pool,
         pytest.raises(
             un.PoolError, match="pool: no sandbox could be started: it is sick"
         ) as caught,
@@ -243,24 +243,24 @@ def test_nobody_looks_for_ever_for_one_that_can_be_used(workshop: Workshop) -> N
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_one_that_ends_while_it_waits_is_replaced(workshop: Workshop) -> None:
-    with stock(workshop) as pool:
-        wait_until(stands(pool, idle=1))
-        dead = workshop.made[0]
-        workshop.sick = lambda one: ValueError("killed") if one is dead else None
+def test_idle_sandbox_that_ends_is_replaced(factory: FakeFactory) -> None:
+    with open_keeper(factory) as pool:
+        wait_until(stats_are(pool, idle=1))
+        dead = factory.made[0]
+        factory.sick = lambda one: ValueError("killed") if one is dead else None
         dead.end()
-        wait_until(stands(pool, started=2, idle=1, failed=1))
+        wait_until(stats_are(pool, started=2, idle=1, failed=1))
         assert "ended" in dead.log
         assert str(pool.stats.last_failure) == "killed"
 
 
-def test_failing_starts_are_told_and_not_repeated_at_once(workshop: Workshop) -> None:
-    workshop.failure = un.RunscError("broken", step="runsc", cause="runsc-missing", remedy="mend")
+def test_failed_starts_are_reported_and_retried_after_a_pause(factory: FakeFactory) -> None:
+    factory.failure = un.RunscError("broken", step="runsc", cause="runsc-missing", remedy="mend")
     # Block the first two starts, so that both are running before one of them fails.
-    workshop.gate.clear()
-    with stock(workshop, size=4, starts=2, pauses=(0.05, 0.2, 0.4)) as pool:
-        wait_until(lambda: workshop.at_once == 2)
-        workshop.gate.set()
+    factory.gate.clear()
+    with open_keeper(factory, size=4, starts=2, pauses=(0.05, 0.2, 0.4)) as pool:
+        wait_until(lambda: factory.at_once == 2)
+        factory.gate.set()
         for _ in range(3):
             with (
                 pytest.raises(
@@ -271,107 +271,107 @@ def test_failing_starts_are_told_and_not_repeated_at_once(workshop: Workshop) ->
                 pass
             assert (told.value.cause, told.value.remedy) == ("runsc-missing", "mend")
         # The first two attempts are concurrent, without a pause between them.
-        pauses = [after - before for before, after in zip(workshop.attempts[1:],
-                  workshop.attempts[2:], strict=False)]  # fmt: skip
+        pauses = [after - before for before, after in zip(factory.attempts[1:],
+                  factory.attempts[2:], strict=False)]  # fmt: skip
         assert all(pause >= 0.05 for pause in pauses)
-        wait_until(lambda: pool.stats.failed == len(workshop.attempts))
+        wait_until(lambda: pool.stats.failed == len(factory.attempts))
         with (
             pytest.raises(un.PoolTimeoutError, match="the last failure: runsc: broken"),
             lease(pool, 0),
         ):
             pass
-        workshop.failure = None
+        factory.failure = None
         with lease(pool):
             pass
 
 
-def test_pauses_grow_up_to_a_limit(workshop: Workshop) -> None:
-    workshop.failure = ValueError("broken")
-    with stock(workshop, pauses=(0.01, 0.02, 0.08)) as pool:
-        wait_until(lambda: len(workshop.attempts) >= 6)
-        pauses = [b - a for a, b in zip(workshop.attempts, workshop.attempts[1:], strict=False)]
+def test_pauses_between_failed_starts_grow_up_to_a_limit(factory: FakeFactory) -> None:
+    factory.failure = ValueError("broken")
+    with open_keeper(factory, pauses=(0.01, 0.02, 0.08)) as pool:
+        wait_until(lambda: len(factory.attempts) >= 6)
+        pauses = [b - a for a, b in zip(factory.attempts, factory.attempts[1:], strict=False)]
         for pause, least in zip(pauses, (0.01, 0.02, 0.04, 0.08, 0.08), strict=False):
             assert pause >= least
-        workshop.failure = None
-        wait_until(stands(pool, idle=1))
+        factory.failure = None
+        wait_until(stats_are(pool, idle=1))
 
 
-def test_a_keeper_that_has_nothing_to_do_does_nothing(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+def test_idle_keeper_does_not_wake_up(
+    factory: FakeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The keeper sleeps while a start is pending, and during a pause after failures."""
     turns = 0
     wait = Keeper._await_news
 
-    def counted(pool: Keeper[Thing], wake: int, seconds: float) -> None:
+    def counted(pool: Keeper[FakeSandbox], wake: int, seconds: float) -> None:
         nonlocal turns
         turns += 1
         wait(pool, wake, seconds)
 
     monkeypatch.setattr(Keeper, "_await_news", counted)
-    workshop.failure = ValueError("broken")
-    with stock(workshop, size=2, pauses=(0.05, 0.05, 0.05)) as pool:
+    factory.failure = ValueError("broken")
+    with open_keeper(factory, size=2, pauses=(0.05, 0.05, 0.05)) as pool:
         wait_until(lambda: pool.stats.failed >= 4)
-        workshop.gate.clear()
-        wait_until(lambda: workshop.at_once > 0)
+        factory.gate.clear()
+        wait_until(lambda: factory.at_once > 0)
         before = turns
         time.sleep(0.2)
         assert turns - before <= 3
-        workshop.failure = None
-        workshop.gate.set()
-        wait_until(stands(pool, idle=2))
+        factory.failure = None
+        factory.gate.set()
+        wait_until(stats_are(pool, idle=2))
         with lease(pool):
-            wait_until(stands(pool, idle=2, started=3))
-        wait_until(stands(pool, leased=0))
+            wait_until(stats_are(pool, idle=2, started=3))
+        wait_until(stats_are(pool, leased=0))
         # About two turns for each attempt. On a busy machine, more attempts are made meanwhile.
-        assert turns < 8 * len(workshop.attempts)
+        assert turns < 8 * len(factory.attempts)
 
 
-def test_it_is_used_as_often_as_it_may_be(workshop: Workshop) -> None:
-    with stock(workshop, max_uses=3) as pool:
+def test_sandbox_is_used_max_uses_times(factory: FakeFactory) -> None:
+    with open_keeper(factory, max_uses=3) as pool:
         for _ in range(7):
-            wait_until(stands(pool, idle=1))
+            wait_until(stats_are(pool, idle=1))
             with lease(pool):
                 pass
-        wait_until(stands(pool, idle=1))
-        assert [one.log.count("cleaned") for one in workshop.made] == [2, 2, 1]
-        assert "killed" not in workshop.made[2].log
+        wait_until(stats_are(pool, idle=1))
+        assert [one.log.count("cleaned") for one in factory.made] == [2, 2, 1]
+        assert "killed" not in factory.made[2].log
 
 
-def test_one_that_can_not_be_cleaned_is_replaced(workshop: Workshop) -> None:
-    workshop.dirty = ValueError("a process is left")
-    with stock(workshop, max_uses=3) as pool:
-        wait_until(stands(pool, idle=1))
+def test_sandbox_that_can_not_be_cleaned_is_replaced(factory: FakeFactory) -> None:
+    factory.dirty = ValueError("a process is left")
+    with open_keeper(factory, max_uses=3) as pool:
+        wait_until(stats_are(pool, idle=1))
         with lease(pool) as one:
             pass
-        wait_until(stands(pool, idle=1, started=2, failed=1))
+        wait_until(stats_are(pool, idle=1, started=2, failed=1))
         assert one.log == ["cleaned", "killed", "ended"]
         assert str(pool.stats.last_failure) == "a process is left"
 
 
-def test_more_than_wait_are_not_kept(workshop: Workshop) -> None:
-    with stock(workshop, size=1, max_uses=9) as pool:
+def test_released_sandboxes_beyond_size_are_ended(factory: FakeFactory) -> None:
+    with open_keeper(factory, size=1, max_uses=9) as pool:
         with contextlib.ExitStack() as held:
             for _ in range(4):
                 held.enter_context(lease(pool))
-            wait_until(stands(pool, leased=4))
-        wait_until(stands(pool, idle=1, leased=0))
-        wait_until(lambda: sum("ended" in one.log for one in workshop.made) == 3)
+            wait_until(stats_are(pool, leased=4))
+        wait_until(stats_are(pool, idle=1, leased=0))
+        wait_until(lambda: sum("ended" in one.log for one in factory.made) == 3)
 
 
-def test_none_wait_whom_nobody_wants(workshop: Workshop) -> None:
-    with stock(workshop, size=2, idle_timeout=0.1) as pool:
+def test_idle_timeout_ends_sandboxes(factory: FakeFactory) -> None:
+    with open_keeper(factory, size=2, idle_timeout=0.1) as pool:
         # Waits for the final state: the number of idle sandboxes before that depends on the timing.
-        wait_until(stands(pool, started=2, idle=0))
-        wait_until(lambda: all("ended" in one.log for one in workshop.made))
+        wait_until(stats_are(pool, started=2, idle=0))
+        wait_until(lambda: all("ended" in one.log for one in factory.made))
         assert pool.stats.started == 2
         with lease(pool):
-            wait_until(stands(pool, started=5))
-        wait_until(stands(pool, idle=0, leased=0))
+            wait_until(stats_are(pool, started=5))
+        wait_until(stats_are(pool, idle=0, leased=0))
 
 
-def test_a_lease_ends_at_its_time(workshop: Workshop) -> None:
-    with stock(workshop, size=2, max_uses=9) as pool:
+def test_lease_expires_after_its_ttl(factory: FakeFactory) -> None:
+    with open_keeper(factory, size=2, max_uses=9) as pool:
         with lease(pool, ttl=0.05) as one:
             assert one.log == []
             wait_until(lambda: one.log == ["expired"])
@@ -383,8 +383,8 @@ def test_a_lease_ends_at_its_time(workshop: Workshop) -> None:
             assert "expired" not in other.log
 
 
-def test_a_check_takes_nothing_from_the_time(workshop: Workshop) -> None:
-    def check(one: Thing) -> Exception | None:
+def test_health_check_does_not_shorten_the_ttl(factory: FakeFactory) -> None:
+    def check(one: FakeSandbox) -> Exception | None:
         time.sleep(0.2)
         return RuntimeError("it was killed") if "expired" in one.log else None
 
@@ -393,8 +393,8 @@ def test_a_check_takes_nothing_from_the_time(workshop: Workshop) -> None:
             assert one.log == []
             await asyncio.to_thread(wait_until, lambda: one.log == ["expired"])
 
-    workshop.sick = check
-    with stock(workshop) as pool:
+    factory.sick = check
+    with open_keeper(factory) as pool:
         with lease(pool, ttl=0.1) as one:
             assert one.log == []
             wait_until(lambda: one.log == ["expired"])
@@ -402,10 +402,10 @@ def test_a_check_takes_nothing_from_the_time(workshop: Workshop) -> None:
         assert pool.stats.failed == 0
 
 
-def test_a_rejected_sandbox_leaves_no_time(workshop: Workshop) -> None:
-    with stock(workshop) as pool:
+def test_rejected_sandbox_leaves_no_ttl_behind(factory: FakeFactory) -> None:
+    with open_keeper(factory) as pool:
         notified = threading.Semaphore(0)
-        waiter = Waiter[Thing](notified.release, 0.05)
+        waiter = Waiter[FakeSandbox](notified.release, 0.05)
         pool.enqueue(waiter)
         assert notified.acquire(timeout=PATIENCE)
         pool.begin(waiter)
@@ -417,19 +417,19 @@ def test_a_rejected_sandbox_leaves_no_time(workshop: Workshop) -> None:
         pool.release(waiter)
 
 
-def test_the_end_of_the_time_is_no_failure(workshop: Workshop) -> None:
-    workshop.dirty = ValueError("it was killed")
-    with stock(workshop, max_uses=9) as pool:
+def test_expired_lease_is_not_counted_as_failure(factory: FakeFactory) -> None:
+    factory.dirty = ValueError("it was killed")
+    with open_keeper(factory, max_uses=9) as pool:
         with lease(pool, ttl=0.05) as one:
             wait_until(lambda: one.log == ["expired"])
         wait_until(lambda: "ended" in one.log)
-        wait_until(stands(pool, idle=1, leased=0))
+        wait_until(stats_are(pool, idle=1, leased=0))
         assert one.log == ["expired", "killed", "ended"]
         assert (pool.stats.failed, pool.stats.last_failure) == (0, None)
 
 
-def test_a_block_is_entered_once(workshop: Workshop) -> None:
-    with stock(workshop) as pool:
+def test_lease_can_not_be_entered_twice(factory: FakeFactory) -> None:
+    with open_keeper(factory) as pool:
         used = lease(pool)
         with used as one:
             with pytest.raises(ValueError, match="call acquire again"), used:
@@ -438,20 +438,20 @@ def test_a_block_is_entered_once(workshop: Workshop) -> None:
             assert pool.stats.leased == 1
 
 
-def test_who_forgets_it_gives_it_back(workshop: Workshop) -> None:
-    with stock(workshop) as pool:
+def test_garbage_collected_lease_is_released(factory: FakeFactory) -> None:
+    with open_keeper(factory) as pool:
         lease(pool).__enter__()
-        wait_until(stands(pool, leased=0, acquired=1, idle=1))
-        assert "killed" in workshop.made[0].log
+        wait_until(stats_are(pool, leased=0, acquired=1, idle=1))
+        assert "killed" in factory.made[0].log
 
 
-def test_many_at_random_moments(workshop: Workshop) -> None:
+def test_concurrent_random_leases_keep_stats_consistent(factory: FakeFactory) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
     sick = random.Random(seed)
-    workshop.sick = lambda one: ValueError("it is sick") if sick.random() < 0.02 else None
-    with stock(workshop, size=3, limit=6, starts=2, max_uses=2) as pool:
+    factory.sick = lambda one: ValueError("it is sick") if sick.random() < 0.02 else None
+    with open_keeper(factory, size=3, limit=6, starts=2, max_uses=2) as pool:
 
         def use() -> None:
             for _ in range(MANY // 8):
@@ -474,11 +474,11 @@ def test_many_at_random_moments(workshop: Workshop) -> None:
         for thread in threads:
             thread.join(PATIENCE)
             assert not thread.is_alive()
-        wait_until(stands(pool, queued=0, leased=0, idle=3))
-        assert pool.stats.started - sum("ended" in one.log for one in workshop.made) <= 6
+        wait_until(stats_are(pool, queued=0, leased=0, idle=3))
+        assert pool.stats.started - sum("ended" in one.log for one in factory.made) <= 6
 
 
-def test_stats_do_not_change() -> None:
+def test_pool_stats_are_immutable() -> None:
     with pytest.raises(AttributeError):
         PoolStats().started = 1  # type: ignore[misc]
     assert PoolStats(started=1) == PoolStats(started=1)

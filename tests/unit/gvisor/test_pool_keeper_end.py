@@ -12,14 +12,14 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from stocks import (
+from pool_fakes import (
     PATIENCE,
-    Thing,
-    Workshop,
+    FakeFactory,
+    FakeSandbox,
     lease,
-    open_workshop,
-    stands,
-    stock,
+    open_factory,
+    open_keeper,
+    stats_are,
     wait_until,
 )
 
@@ -27,14 +27,14 @@ from usernsctl.gvisor.pool.keeper import Keeper, Rules
 
 
 @pytest.fixture
-def workshop() -> Iterator[Workshop]:
-    with open_workshop() as made:
-        yield made
+def factory() -> Iterator[FakeFactory]:
+    with open_factory() as opened:
+        yield opened
 
 
-def test_close_ends_all_and_tells_who_waits(workshop: Workshop) -> None:
-    told: list[BaseException] = []
-    with stock(workshop, size=2, limit=2) as pool:
+def test_close_ends_sandboxes_and_fails_waiters(factory: FakeFactory) -> None:
+    errors: list[BaseException] = []
+    with open_keeper(factory, size=2, limit=2) as pool:
         first, second = lease(pool), lease(pool)
         with first as one, second as two:
 
@@ -42,39 +42,39 @@ def test_close_ends_all_and_tells_who_waits(workshop: Workshop) -> None:
                 try:
                     lease(pool, None).__enter__()
                 except ValueError as error:
-                    told.append(error)
+                    errors.append(error)
 
             thread = threading.Thread(target=wait)
             thread.start()
-            wait_until(stands(pool, queued=1))
+            wait_until(stats_are(pool, queued=1))
             pool.close()
             thread.join(PATIENCE)
-            assert str(told[0]) == "the pool is closed"
+            assert str(errors[0]) == "the pool is closed"
             assert one.log == two.log == ["killed", "ended"]
             pool.close()
         with pytest.raises(ValueError, match="the pool is closed"), lease(pool):
             pass
 
 
-def test_close_waits_for_what_is_being_made(workshop: Workshop) -> None:
-    workshop.gate.clear()
-    pool = Keeper[Thing](workshop, Rules(size=3, limit=3, starts=3))
-    wait_until(lambda: workshop.at_once == 3)
+def test_close_waits_for_pending_starts(factory: FakeFactory) -> None:
+    factory.gate.clear()
+    pool = Keeper[FakeSandbox](factory, Rules(size=3, limit=3, starts=3))
+    wait_until(lambda: factory.at_once == 3)
     closing = threading.Thread(target=pool.close)
     closing.start()
     wait_until(lambda: pool.closed)
     assert closing.is_alive()
-    workshop.gate.set()
+    factory.gate.set()
     closing.join(PATIENCE)
     assert not closing.is_alive()
-    assert [one.log for one in workshop.made] == [["killed", "ended"]] * 3
+    assert [one.log for one in factory.made] == [["killed", "ended"]] * 3
 
 
 class Interrupt(BaseException):
     """Stand-in for KeyboardInterrupt."""
 
 
-def interrupted(pool: Keeper[Thing], step: int) -> bool:
+def lease_with_interrupt(pool: Keeper[FakeSandbox], step: int) -> bool:
     """Lease a sandbox, and raise Interrupt before the `step`-th executed line of the package.
 
     :returns: whether the exception was raised: false if fewer lines were executed.
@@ -102,18 +102,18 @@ def interrupted(pool: Keeper[Thing], step: int) -> bool:
     return False
 
 
-def test_an_interrupt_at_any_line_leaves_nothing(workshop: Workshop) -> None:
-    with stock(workshop, size=2) as pool:
+def test_interrupt_at_any_line_leaks_no_lease(factory: FakeFactory) -> None:
+    with open_keeper(factory, size=2) as pool:
         step = 1
-        while interrupted(pool, step):
-            wait_until(stands(pool, queued=0, leased=0, idle=2))
+        while lease_with_interrupt(pool, step):
+            wait_until(stats_are(pool, queued=0, leased=0, idle=2))
             step += 1
         assert step > 20
 
 
-def test_after_a_fork_it_is_the_creators(workshop: Workshop) -> None:
-    with stock(workshop) as pool:
-        wait_until(stands(pool, idle=1))
+def test_forked_child_can_not_use_the_pool(factory: FakeFactory) -> None:
+    with open_keeper(factory) as pool:
+        wait_until(stats_are(pool, idle=1))
         ours, theirs = os.pipe()
         with warnings.catch_warnings():
             # Python warns of fork() with threads, but the child takes no lock.
@@ -130,24 +130,24 @@ def test_after_a_fork_it_is_the_creators(workshop: Workshop) -> None:
             finally:
                 os._exit(0)
         os.close(theirs)
-        with open(ours) as told:
-            said = told.read()
+        with open(ours) as pipe:
+            output = pipe.read()
         os.waitpid(pid, 0)
-        assert said.startswith(f"the pool belongs to its creator, process {os.getpid()}")
-        assert said.endswith(" closed")
+        assert output.startswith(f"the pool belongs to its creator, process {os.getpid()}")
+        assert output.endswith(" closed")
         assert pool.stats.idle == 1
         with lease(pool) as one:
             assert one.log == []
 
 
-def test_what_should_not_happen_ends_all(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+def test_internal_error_closes_the_pool(
+    factory: FakeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: object) -> None:
         raise ArithmeticError("a bug")
 
-    pool = Keeper[Thing](workshop, Rules(size=1, limit=2, starts=1))
-    wait_until(stands(pool, idle=1))
+    pool = Keeper[FakeSandbox](factory, Rules(size=1, limit=2, starts=1))
+    wait_until(stats_are(pool, idle=1))
     monkeypatch.setattr(pool, "_on_release", fail)
     with lease(pool):
         pass
@@ -157,8 +157,8 @@ def test_what_should_not_happen_ends_all(
         pool.close()
 
 
-def test_after_close_nothing_is_open(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, nothing_left: None
+def test_close_leaves_no_descriptors(
+    factory: FakeFactory, monkeypatch: pytest.MonkeyPatch, nothing_left: None
 ) -> None:
     write = os.eventfd_write
 
@@ -169,5 +169,5 @@ def test_after_close_nothing_is_open(
             time.sleep(0.05)
 
     monkeypatch.setattr(os, "eventfd_write", write_slowly)
-    with stock(workshop) as pool:
-        wait_until(stands(pool, idle=1))
+    with open_keeper(factory) as pool:
+        wait_until(stats_are(pool, idle=1))

@@ -39,7 +39,7 @@ def cause_of(environ: dict[str, str]) -> str | None:
     return caught.value.cause
 
 
-def test_the_first_along_path(tmp_path: Path) -> None:
+def test_first_runsc_along_path_is_found(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         elf(tmp_path / name / "runsc", NATIVE, b"Go\0\0")
@@ -47,7 +47,7 @@ def test_the_first_along_path(tmp_path: Path) -> None:
     assert found == f"{tmp_path}/a/runsc"
 
 
-def test_a_variable_that_others_know_comes_second(tmp_path: Path) -> None:
+def test_runsc_path_variable_comes_after_usernsctl_runsc(tmp_path: Path) -> None:
     for name in ("ours", "theirs"):
         elf(tmp_path / name, NATIVE, b"Go\0\0")
     environ = {"RUNSC_PATH": f"{tmp_path}/theirs"}
@@ -57,42 +57,42 @@ def test_a_variable_that_others_know_comes_second(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("named", ["{}/mine", "mine"])
-def test_the_variable_goes_first(tmp_path: Path, named: str) -> None:
+def test_usernsctl_runsc_variable_comes_before_path(tmp_path: Path, named: str) -> None:
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
     elf(tmp_path / "mine", NATIVE, b"Go\0\0")
     environ = {"PATH": str(tmp_path), "USERNSCTL_RUNSC": named.format(tmp_path)}
     assert find_runsc(environ) == f"{tmp_path}/mine"
 
 
-def test_a_go_program_is_not_started(tmp_path: Path) -> None:
+def test_go_program_is_recognised_without_executing(tmp_path: Path) -> None:
     """The file has no code, so a search that executed it would fail."""
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
     assert find_runsc({"PATH": str(tmp_path)})
 
 
-def test_a_script_is_asked(tmp_path: Path) -> None:
+def test_script_is_recognised_by_its_version(tmp_path: Path) -> None:
     script(tmp_path / "runsc", "echo runsc version release-20240729.0; echo spec: 1.1.0")
     assert find_runsc({"PATH": str(tmp_path)}) == f"{tmp_path}/runsc"
 
 
 @pytest.mark.parametrize("answer", ["echo version 1", "echo runsc version 1; exit 1", ""])
-def test_a_script_that_is_something_else(tmp_path: Path, answer: str) -> None:
+def test_script_with_another_version_is_not_runsc(tmp_path: Path, answer: str) -> None:
     script(tmp_path / "runsc", answer)
     assert cause_of({"PATH": str(tmp_path)}) == "not-runsc"
 
 
-def test_there_is_none(tmp_path: Path) -> None:
+def test_missing_runsc_is_reported(tmp_path: Path) -> None:
     assert cause_of({"PATH": str(tmp_path)}) == "runsc-missing"
     assert cause_of({"USERNSCTL_RUNSC": f"{tmp_path}/runsc"}) == "runsc-missing"
     assert cause_of({"USERNSCTL_RUNSC": "runsc", "PATH": str(tmp_path)}) == "runsc-missing"
 
 
-def test_another_machine_type(tmp_path: Path) -> None:
+def test_runsc_for_another_machine_is_refused(tmp_path: Path) -> None:
     elf(tmp_path / "runsc", ARM64 if NATIVE == X86_64 else X86_64, b"Go\0\0")
     assert cause_of({"PATH": str(tmp_path)}) == "wrong-architecture"
 
 
-def test_no_program_at_all(tmp_path: Path) -> None:
+def test_files_that_are_not_programs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text")
     (tmp_path / "empty").touch(mode=0o755)
     elf(tmp_path / "other", NATIVE, b"GNU\0")
@@ -106,7 +106,7 @@ def test_no_program_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 4, 16, 63, 64, 100, 120, 130])
-def test_a_file_cut_short(tmp_path: Path, length: int) -> None:
+def test_truncated_program_is_refused(tmp_path: Path, length: int) -> None:
     whole = elf(tmp_path / "runsc", NATIVE, b"Go\0\0").read_bytes()
     (tmp_path / "runsc").write_bytes(whole[:length])
     assert cause_of({"PATH": str(tmp_path)}) == "not-runsc"
@@ -115,7 +115,7 @@ def test_a_file_cut_short(tmp_path: Path, length: int) -> None:
 LOGS = Logs(errors="/log/errors", crash="/log/crash", debug="/log/%COMMAND%")
 
 
-def test_the_command_line() -> None:
+def test_command_line_of_runsc_run() -> None:
     options = RunOptions(state="/s", bundle="/b", container_id="id", logs=LOGS)
     assert command_line("/usr/bin/runsc", options) == [
         "/usr/bin/runsc",
@@ -136,7 +136,7 @@ def test_the_command_line() -> None:
     ]
 
 
-def test_options_on_the_command_line() -> None:
+def test_options_come_before_the_subcommand() -> None:
     options = RunOptions(
         state="/s",
         bundle="/b",
@@ -151,7 +151,7 @@ def test_options_on_the_command_line() -> None:
     assert {"--network=host", "--platform=ptrace", "--debug"} <= set(before)
 
 
-def test_what_is_named_comes_before_variables(tmp_path: Path) -> None:
+def test_runsc_argument_comes_before_variables(tmp_path: Path) -> None:
     environ = {"USERNSCTL_RUNSC": "/nowhere", "PATH": "/nowhere"}
     with pytest.raises(RunscError) as caught:
         find_runsc(environ, str(tmp_path / "runsc"))
@@ -163,7 +163,7 @@ def test_what_is_named_comes_before_variables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("search", ["", ".", "here", ":", "here:."])
-def test_a_directory_that_depends_on_the_current_one_is_not_searched(
+def test_relative_directories_in_path_are_not_searched(
     search: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for directory in (tmp_path, tmp_path / "here"):
@@ -178,7 +178,7 @@ def test_a_directory_that_depends_on_the_current_one_is_not_searched(
     assert find_runsc({"PATH": str(tmp_path)}) == str(tmp_path / "runsc")
 
 
-def test_an_error_about_the_runsc_of_an_option_speaks_of_that_option(tmp_path: Path) -> None:
+def test_error_about_the_runsc_option_names_that_option(tmp_path: Path) -> None:
     with pytest.raises(RunscError, match="bin/runsc is not an absolute path") as caught:
         find_runsc({}, "bin/runsc")
     assert caught.value.remedy == "give an absolute path, such as /usr/bin/runsc"

@@ -30,25 +30,25 @@ def ids_of(uid: tuple[Extent, ...], gid: tuple[Extent, ...], become: tuple[int, 
 ONE_ID = ids_of((Extent(0, 1000, 1),), (Extent(0, 1000, 1),), (0, 0))
 
 
-def test_the_environment_is_short() -> None:
+def test_base_environment_has_few_variables() -> None:
     kept = base_environment(CALLER, everything=False)
     assert kept == {"PATH": "/bin", "TERM": "vt100"}
     assert base_environment({}, everything=False) == {"PATH": DEFAULT_PATH}
     assert base_environment(CALLER, everything=True) == CALLER
 
 
-def test_settings() -> None:
+def test_settings_are_read() -> None:
     read = read_settings(["A=b=c", "EMPTY=", "TOKEN"], CALLER)
     assert read == {"A": "b=c", "EMPTY": "", "TOKEN": "secret"}
 
 
 @pytest.mark.parametrize("setting", ["", "=x", " A=b", "ABSENT"])
-def test_settings_that_are_none(setting: str) -> None:
+def test_invalid_settings_raise(setting: str) -> None:
     with pytest.raises(CommandError, match="--env"):
         read_settings([setting], CALLER)
 
 
-def test_a_file_of_settings(tmp_path: Path) -> None:
+def test_env_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_bytes(b'# comment\r\nA="b"\r\n\nTOKEN\nLAST=1')
     assert read_env_file(str(file), CALLER) == {"A": '"b"', "TOKEN": "secret", "LAST": "1"}
@@ -60,24 +60,24 @@ def test_a_file_of_settings(tmp_path: Path) -> None:
         read_env_file(str(file), CALLER)
 
 
-def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:
+def test_endless_or_irregular_env_files_are_refused(tmp_path: Path) -> None:
     big, fifo = tmp_path / "big", tmp_path / "fifo"
     with big.open("wb") as file:
         file.truncate(1 << 40)
     os.mkfifo(fifo)
-    for path, says in (
+    for path, message in (
         ("/dev/zero", "is longer than 8388608 bytes"),
         (big, "is longer than 8388608 bytes"),
         (fifo, "a FIFO; give a regular file"),
         (tmp_path, "Is a directory"),
     ):
-        with pytest.raises(CommandError, match=says) as caught:
+        with pytest.raises(CommandError, match=message) as caught:
             read_env_file(str(path), {})
         assert str(path) in str(caught.value)
     assert read_env_file("/dev/null", {}) == {}
 
 
-def test_a_pipe_of_settings() -> None:
+def test_env_file_may_be_a_pipe() -> None:
     ours, theirs = os.pipe()
     with open(ours, "rb"):
         os.write(theirs, b"A=b\n")
@@ -85,7 +85,7 @@ def test_a_pipe_of_settings() -> None:
         assert read_env_file(f"/dev/fd/{ours}", {}) == {"A": "b"}
 
 
-def test_ids_must_be_mapped() -> None:
+def test_unmapped_ids_raise() -> None:
     check_ids(ONE_ID, (0, 0))
     ranges = ids_of((Extent(0, 1000, 1), Extent(1, 100000, 9)), (Extent(0, 1000, 1),), (0, 0))
     check_ids(ranges, (9, 0))
@@ -97,7 +97,7 @@ def test_ids_must_be_mapped() -> None:
         check_ids(ids_of((Extent(5, 1000, 1),), (Extent(5, 1000, 1),), (5, 5)), (5, 5))
 
 
-def resolved(**fields: str) -> HostFiles:
+def host_files(**fields: str) -> HostFiles:
     every: dict[str, Any] = {
         "runsc": "/usr/bin/runsc",
         "watcher": "/usr/lib/usernsctl-watch",
@@ -107,26 +107,26 @@ def resolved(**fields: str) -> HostFiles:
     return HostFiles(verifier=None, tree=None, **named)
 
 
-def test_the_scratch_covers_nothing_that_is_used() -> None:
-    free = resolved().scratch_places()[0]
+def test_scratch_does_not_cover_used_paths() -> None:
+    free = host_files().scratch_places()[0]
     assert os.path.isdir(free)
     for used in (
-        resolved(runsc=f"{free}/runsc"),
-        resolved(state=f"{free}/a/b"),
+        host_files(runsc=f"{free}/runsc"),
+        host_files(state=f"{free}/a/b"),
     ):
         assert used.scratch_places()[0] != free
-    assert resolved().scratch_places([f"{free}/source"])[0] != free
-    assert resolved(debug_log=free).scratch_places()[0] == free, "it is held by a descriptor"
+    assert host_files().scratch_places([f"{free}/source"])[0] != free
+    assert host_files(debug_log=free).scratch_places()[0] == free, "it is held by a descriptor"
 
 
-def test_no_place_for_the_scratch_is_an_error() -> None:
+def test_missing_scratch_directory_raises() -> None:
     every = [f"{place}/x" for place in os.listdir("/") for place in (f"/{place}",)]
     every.append("/var/tmp/x")
     with pytest.raises(NamespaceError, match="no directory is free"):
-        resolved().scratch_places(every)
+        host_files().scratch_places(every)
 
 
-def test_binds_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bind_mounts_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
@@ -151,7 +151,7 @@ def test_binds_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             open_files(Request(rootfs=missing, verify=False), "/bin/sh", ONE_ID)
 
 
-def test_home_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_directories_come_from_home_and_passwd(monkeypatch: pytest.MonkeyPatch) -> None:
     homes = home_directories({"HOME": "/home/../home/me/"})
     assert "/home/me" in homes
     assert "/opt/me" in home_directories({"HOME": "//opt/me"})
@@ -159,7 +159,7 @@ def test_home_directories(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "" not in home_directories({"HOME": "relative"})
 
 
-def test_a_bundle_with_what_was_asked_for() -> None:
+def test_request_overrides_values_of_the_bundle() -> None:
     bundle: dict[str, Any] = {
         "process": {"args": ["own"], "env": ["A=b", "C=d"], "cwd": "/"},
         "root": {"path": "/elsewhere"},
@@ -187,7 +187,7 @@ MOUNTINFO = """\
 """
 
 
-def test_options_of_mount_points() -> None:
+def test_mount_options_are_read_from_mountinfo() -> None:
     found = mount_options(MOUNTINFO)
     assert set(found) == {"/", "/top", "/top/with space", "/topmost", "/top/a"}
     assert found["/top"] == ["ro", "nosuid", "nodev", "relatime"]

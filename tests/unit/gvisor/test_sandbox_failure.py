@@ -15,14 +15,14 @@ PIVOT_ROOT = (
 ATTACH = "panic: unable to initialize systrap source: unable to attach: operation not permitted"
 
 
-def test_a_namespace_that_was_made_is_in_no_chroot() -> None:
+def test_failed_pivot_root_is_not_attributed_to_a_chroot() -> None:
     error = explain_runsc(PIVOT_ROOT)
     assert error.cause == "mount-denied"
     assert error.remedy is not None
     assert "--security-opt seccomp=" in error.remedy
 
 
-def test_a_missing_directory_is_no_fault_of_the_machine() -> None:
+def test_missing_working_directory_has_a_remedy_but_no_cause() -> None:
     error = explain_runsc(
         'Error setting up root FS: creating working directory "/nope": mkdir /proc/fs/root/nope: '
         "read-only file system"
@@ -34,7 +34,7 @@ def test_a_missing_directory_is_no_fault_of_the_machine() -> None:
 @pytest.mark.parametrize(
     ("scope", "cause"), [(None, "ptrace-denied"), ("1\n", "ptrace-denied"), ("3\n", None)]
 )
-def test_yama_is_in_question_only_where_it_restricts(
+def test_yama_is_suspected_only_if_ptrace_scope_restricts(
     scope: str | None, cause: str | None, tmp_path: Path
 ) -> None:
     file = tmp_path / "sys" / "kernel" / "yama" / "ptrace_scope"
@@ -50,7 +50,7 @@ def test_yama_is_in_question_only_where_it_restricts(
 EOF = "cannot read client sync file: waiting for sandbox to start: EOF"
 
 
-def test_a_limit_that_was_hit_settles_what_a_message_leaves_open() -> None:
+def test_limit_that_was_hit_is_the_cause_of_an_ambiguous_message() -> None:
     assert explain_runsc(EOF).cause is None
     error = explain_runsc(EOF, "process-limit")
     assert error.cause == "process-limit"

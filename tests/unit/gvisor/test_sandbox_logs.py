@@ -49,7 +49,9 @@ def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def told(directory: Path, status: int, *messages: str, run: str = "", crash: str = "") -> str:
+def watcher_message(
+    directory: Path, status: int, *messages: str, run: str = "", crash: str = ""
+) -> str:
     """Return the watcher's message for a failure."""
     ended, text = end_of(directory, write(directory, *messages, run=run, crash=crash), status)
     assert ended == 125
@@ -57,56 +59,56 @@ def told(directory: Path, status: int, *messages: str, run: str = "", crash: str
 
 
 @pytest.mark.parametrize("status", [FAILED, CRASHED])
-def test_a_run_that_ended_in_order_did_not_fail(tmp_path: Path, status: int) -> None:
+def test_orderly_end_is_not_a_failure(tmp_path: Path, status: int) -> None:
     for messages, run in (((), f"] FATAL ERROR: x\n{END}"), (("some error",), END)):
         assert end_of(tmp_path, write(tmp_path, *messages, run=run), status) == (status, "")
 
 
 @pytest.mark.parametrize("status", [0, 3, 125, 143])
-def test_a_status_is_the_commands_only_if_the_log_says_so(tmp_path: Path, status: int) -> None:
+def test_exit_status_is_the_commands_only_if_logged(tmp_path: Path, status: int) -> None:
     assert end_of(tmp_path, write(tmp_path, GOFER, run=END), status) == (status, "")
-    assert f'runsc says: "{GOFER}"' in told(tmp_path, status, GOFER)
+    assert f'runsc says: "{GOFER}"' in watcher_message(tmp_path, status, GOFER)
 
 
-def test_an_end_without_a_word_is_told_with_what_is_known(tmp_path: Path) -> None:
+def test_silent_end_of_runsc_is_reported_with_its_status(tmp_path: Path) -> None:
     for status, said, cause in (
         (0, "runsc ended with status 0,", "runsc-ran-nothing"),
         (1, "runsc ended with status 1,", "runsc-ran-nothing"),
         (139, "runsc ended by signal 11 (", "runsc-killed"),
         (159, "runsc ended by signal 31 (", "runsc-killed"),
     ):
-        text = told(tmp_path, status)
+        text = watcher_message(tmp_path, status)
         assert text.startswith(f"usernsctl: runsc: {said}")
         assert f"[{cause}]\n  remedy:" in text
 
 
-def test_the_first_error_is_behind_the_others(tmp_path: Path) -> None:
-    text = told(tmp_path, FAILED, GOFER, EOF, run="started")
+def test_first_logged_error_is_reported(tmp_path: Path) -> None:
+    text = watcher_message(tmp_path, FAILED, GOFER, EOF, run="started")
     assert text.startswith(f'usernsctl: runsc: runsc says: "{GOFER}"\n')
     assert "[rootfs-missing]" in text
     assert EOF not in text
 
 
-def test_a_crash_is_behind_what_the_caller_saw(tmp_path: Path) -> None:
+def test_crash_of_the_sandbox_is_reported(tmp_path: Path) -> None:
     line = PANIC.split("\n")[0]
     # If the sandbox crashes after the start, runsc logs the sandbox's exit status as if it were
     # the command's.
     for messages, run in (((EOF,), "started"), ((), END)):
-        text = told(tmp_path, CRASHED, *messages, run=run, crash=PANIC)
+        text = watcher_message(tmp_path, CRASHED, *messages, run=run, crash=PANIC)
         assert f'runsc says: "{line}"' in text
 
 
-def test_runsc_itself_may_crash(tmp_path: Path) -> None:
-    assert "runsc crashed" in told(tmp_path, CRASHED, run="started")
+def test_crash_of_runsc_is_reported(tmp_path: Path) -> None:
+    assert "runsc crashed" in watcher_message(tmp_path, CRASHED, run="started")
 
 
-def test_runsc_may_refuse_before_it_writes_anything(tmp_path: Path) -> None:
-    assert "[runsc-refused-call]" in told(tmp_path, FAILED, run="")
+def test_failure_before_any_log_is_runsc_refused_call(tmp_path: Path) -> None:
+    assert "[runsc-refused-call]" in watcher_message(tmp_path, FAILED, run="")
 
 
-def test_more_is_quoted_where_no_cause_is_known(tmp_path: Path) -> None:
+def test_unknown_failure_quotes_the_last_errors(tmp_path: Path) -> None:
     others = [f"error {number}" for number in range(20)]
-    text = told(tmp_path, FAILED, "something new", *others, crash="panic: \x1b[2J")
+    text = watcher_message(tmp_path, FAILED, "something new", *others, crash="panic: \x1b[2J")
     lines = text.splitlines()
     assert lines[0] == 'usernsctl: runsc: runsc says: "something new"'
     quoted_lines = [*(f'  runsc also says: "error {number}"' for number in range(15, 20))]
@@ -116,7 +118,7 @@ def test_more_is_quoted_where_no_cause_is_known(tmp_path: Path) -> None:
     assert len(lines) == 9
 
 
-def test_the_end_must_be_the_last_line(tmp_path: Path) -> None:
+def test_exit_line_must_be_the_last_line(tmp_path: Path) -> None:
     for run, expected in (
         (END, True),
         (END.replace("main.go", "cli.go"), True),
@@ -132,7 +134,7 @@ def test_the_end_must_be_the_last_line(tmp_path: Path) -> None:
         assert (ended == FAILED) is expected, run
 
 
-def test_nothing_to_read(tmp_path: Path) -> None:
+def test_fifo_and_endless_logs_are_not_read(tmp_path: Path) -> None:
     written = private_log_paths(str(tmp_path), "/nonexistent")
     os.mkfifo(written.errors)
     (tmp_path / "run.txt").symlink_to("/dev/zero")
@@ -140,7 +142,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     assert logs.read_failure(written) is None
 
 
-def test_without_a_config_nothing_is_runscs_own(tmp_path: Path) -> None:
+def test_messages_are_not_explained_without_config_json(tmp_path: Path) -> None:
     written = write(tmp_path, GOFER)
     (tmp_path / "config.json").unlink()
     ended, text = end_of(tmp_path, written, FAILED)
@@ -149,7 +151,7 @@ def test_without_a_config_nothing_is_runscs_own(tmp_path: Path) -> None:
     assert GOFER in text
 
 
-def test_kept_logs_are_new_and_ours(tmp_path: Path) -> None:
+def test_debug_logs_are_new_private_files(tmp_path: Path) -> None:
     both = [create_debug_logs(str(tmp_path), "/own") for _ in range(2)]
     assert both[0].debug != both[1].debug
     assert len(list(tmp_path.iterdir())) == 8
@@ -157,16 +159,16 @@ def test_kept_logs_are_new_and_ours(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=500))
-def test_a_quotation_is_one_line_and_has_one_end(text: str) -> None:
-    told = quoted(text)
-    assert told.isprintable()
-    assert told[0] == told[-1] == '"'
-    assert json.loads(told.replace("\\x", "\\u00").replace("\\U", "\\\\U")) is not None
-    assert '"' not in told[1:-1].replace("\\\\", "").replace('\\"', "")
+def test_quoted_text_is_one_printable_line(text: str) -> None:
+    watcher_message = quoted(text)
+    assert watcher_message.isprintable()
+    assert watcher_message[0] == watcher_message[-1] == '"'
+    assert json.loads(watcher_message.replace("\\x", "\\u00").replace("\\U", "\\\\U")) is not None
+    assert '"' not in watcher_message[1:-1].replace("\\\\", "").replace('\\"', "")
 
 
 @given(st.binary(max_size=500))
-def test_any_errors_will_do(data: bytes) -> None:
+def test_any_bytes_in_the_error_log_are_accepted(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         written = private_log_paths(directory, f"{directory}/crash")
         Path(written.errors).write_bytes(data)
@@ -174,7 +176,7 @@ def test_any_errors_will_do(data: bytes) -> None:
     assert found is None or found.strip()
 
 
-def test_words_of_the_bundle_are_not_runscs() -> None:
+def test_text_from_config_json_is_not_explained() -> None:
     words = "unable to attach: operation not permitted"
     assert explain_runsc(f"panic: {words}").cause == "ptrace-denied"
     for phrase in (
@@ -191,7 +193,7 @@ def test_words_of_the_bundle_are_not_runscs() -> None:
     assert explain_runsc(f"true: {words}", config=config).cause is None
 
 
-def test_a_path_or_a_word_of_the_bundle_hides_nothing() -> None:
+def test_short_texts_in_config_json_hide_no_cause() -> None:
     config = json.dumps(
         {"args": ["permitted", "operation", "/to/attach:", ": ", '{"a": "b"}', " "]}
     )

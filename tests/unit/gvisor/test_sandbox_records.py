@@ -16,7 +16,7 @@ def record_of(*pids: int) -> un.DetachedRecord:
     return un.DetachedRecord(id="me", args=("true",), created=1.0, processes=processes, ports=())
 
 
-def test_a_record_without_ports_is_read() -> None:
+def test_record_without_ports_is_read() -> None:
     record = record_of(os.getpid())
     state = record.to_json()
     assert un.DetachedRecord.from_json("me", state) == record
@@ -24,7 +24,7 @@ def test_a_record_without_ports_is_read() -> None:
     assert un.DetachedRecord.from_json("me", state) == record
 
 
-def test_a_foreign_process_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_process_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(un.DetachedRecord, "_is_ours", lambda _, pid: pid == os.getpid())
     record = record_of(os.getpid(), os.getpid(), os.getppid())
     before = settled_descriptors()

@@ -10,7 +10,7 @@ from processes import capture
 VERIFIER = str(resources.files("usernsctl") / "_bin" / "usernsctl-verify")
 
 
-def test_it_runs_nothing_on_this_kernel(tmp_path: Path) -> None:
+def test_verifier_starts_nothing_outside_gvisor(tmp_path: Path) -> None:
     assert "gVisor" not in Path("/proc/version").read_text()
     done = capture([VERIFIER, "touch", str(tmp_path / "ran")])
     assert done.returncode == 125
@@ -18,7 +18,7 @@ def test_it_runs_nothing_on_this_kernel(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_needs_a_command() -> None:
+def test_verifier_without_a_command_fails() -> None:
     done = capture([VERIFIER])
     assert done.returncode == 125
     assert "no command" in done.stderr

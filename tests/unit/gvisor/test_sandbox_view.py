@@ -27,8 +27,8 @@ OURS = MappedIds(uid=(Extent(0, os.getuid(), 1),), gid=(Extent(0, os.getgid(), 1
 
 
 @pytest.fixture
-def top(tmp_path: Path) -> Path:
-    directory = tmp_path / "top"
+def root(tmp_path: Path) -> Path:
+    directory = tmp_path / "root"
     (directory / "usr" / "bin").mkdir(parents=True)
     (directory / "bin").symlink_to("usr/bin")
     (directory / "usr" / "bin" / "tool").write_text("\x7fELF")
@@ -38,8 +38,8 @@ def top(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def view(top: Path) -> View:
-    return View.of_root(open_program(str(top)))
+def view(root: Path) -> View:
+    return View.of_root(open_program(str(root)))
 
 
 def outside(walk: Walk) -> str:
@@ -58,42 +58,42 @@ def outside(walk: Walk) -> str:
         ("../bin", "/usr/bin"),
     ],
 )
-def test_paths_that_exist(view: View, top: Path, path: str, inside: str) -> None:
+def test_existing_paths_are_resolved(view: View, root: Path, path: str, inside: str) -> None:
     walk = view.walk(path, start="/usr/bin")
     assert (walk.inside, walk.missing) == (inside, ())
-    assert outside(walk) == str(top / inside.lstrip("/")).rstrip("/")
+    assert outside(walk) == str(root / inside.lstrip("/")).rstrip("/")
 
 
-def test_absolute_links_stay_inside(view: View, top: Path) -> None:
-    (top / "link").symlink_to("/usr/bin")
-    assert outside(view.walk("/link/tool")) == f"{top}/usr/bin/tool"
-    (top / "out").symlink_to("/../../../etc/passwd")
+def test_absolute_symlinks_stay_inside(view: View, root: Path) -> None:
+    (root / "link").symlink_to("/usr/bin")
+    assert outside(view.walk("/link/tool")) == f"{root}/usr/bin/tool"
+    (root / "out").symlink_to("/../../../etc/passwd")
     assert view.walk("/out").wanted == "/etc/passwd"
     assert not view.walk("/out").complete
 
 
-def test_what_is_missing(view: View) -> None:
+def test_missing_components_are_returned(view: View) -> None:
     walk = view.walk("/bin/absent/deep")
     assert (walk.inside, walk.missing) == ("/usr/bin", ("absent", "deep"))
     assert view.walk("/bin/tool/x").missing == ("x",)
 
 
 @pytest.mark.parametrize("end", ["..", "../tool", ".", ""])
-def test_nothing_lies_behind_a_file(view: View, top: Path, end: str) -> None:
-    (top / "link").symlink_to("usr/bin/tool")
+def test_path_below_a_file_raises_notadirectoryerror(view: View, root: Path, end: str) -> None:
+    (root / "link").symlink_to("usr/bin/tool")
     for path in (f"/bin/tool/{end}", f"/link/{end}"):
         with pytest.raises(NotADirectoryError):
             view.walk(path)
 
 
-def test_links_in_a_circle(view: View, top: Path) -> None:
-    (top / "a").symlink_to("b")
-    (top / "b").symlink_to("a")
+def test_symlink_loop_raises(view: View, root: Path) -> None:
+    (root / "a").symlink_to("b")
+    (root / "b").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
         view.walk("/a")
 
 
-def test_binds_are_followed(view: View, tmp_path: Path) -> None:
+def test_bind_mounts_are_followed(view: View, tmp_path: Path) -> None:
     outer, inner = tmp_path / "outer", tmp_path / "inner"
     for directory in (outer, inner):
         directory.mkdir()
@@ -104,7 +104,7 @@ def test_binds_are_followed(view: View, tmp_path: Path) -> None:
     assert outside(view.walk("/data/link")) == f"{inner}/file"
 
 
-def test_a_mount_hides_what_is_below_it(view: View, tmp_path: Path) -> None:
+def test_bind_mount_hides_files_below_its_mount_point(view: View, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     view.add_bind("/usr/bin/data/in", open_program(str(tmp_path)))
     view.add_bind("/usr/bin", open_program(str(tmp_path / "empty")))
@@ -123,24 +123,24 @@ def check(
 
 
 @pytest.mark.parametrize("name", ["tool", "/bin/tool", "bin/tool", "./bin/tool"])
-def test_a_command_that_is_there(view: View, name: str) -> None:
+def test_existing_command_is_found(view: View, name: str) -> None:
     check(view, name)
 
 
 @pytest.mark.parametrize("name", ["/proc/self/exe", "/dev/fd/3"])
-def test_what_only_gvisor_knows_is_not_judged(view: View, name: str) -> None:
+def test_commands_in_proc_and_dev_are_not_checked(view: View, name: str) -> None:
     check(view, name)
 
 
-def test_a_file_that_is_not_executable_hides_nothing(view: View, top: Path) -> None:
-    (top / "usr" / "data").write_text("\x7fELF")
-    (top / "usr" / "data").chmod(0o755)
+def test_search_skips_files_that_are_not_executable(view: View, root: Path) -> None:
+    (root / "usr" / "data").write_text("\x7fELF")
+    (root / "usr" / "data").chmod(0o755)
     check(view, "data", search="/bin:/usr")
     with pytest.raises(CommandNotExecutableError, match="/usr/bin/data"):
         check(view, "data")
 
 
-def test_a_directory_is_no_command(view: View) -> None:
+def test_directory_is_not_a_command(view: View) -> None:
     with pytest.raises(CommandNotFoundError):
         check(view, "bin", search="/usr")
 
@@ -160,11 +160,11 @@ def test_a_directory_is_no_command(view: View) -> None:
         ("x" * 300, CommandNotFoundError, errno.ENOENT, "command-not-found"),
     ],
 )
-def test_the_errors_are_those_of_the_core(
-    view: View, top: Path, name: str, kind: type[CommandError], number: int, cause: str | None
+def test_command_errors_have_class_errno_and_cause(
+    view: View, root: Path, name: str, kind: type[CommandError], number: int, cause: str | None
 ) -> None:
-    os.mkfifo(top / "fifo")
-    (top / "loop").symlink_to("loop")
+    os.mkfifo(root / "fifo")
+    (root / "loop").symlink_to("loop")
     with pytest.raises(CommandError) as caught:
         check(view, name, PATH="/nonexistent")
     error = caught.value
@@ -176,9 +176,11 @@ def test_the_errors_are_those_of_the_core(
 
 @unprivileged
 @pytest.mark.parametrize("is_root_inside_able", [False, True])
-def test_a_directory_that_may_not_be_searched(top: Path, is_root_inside_able: bool) -> None:
-    (top / "closed").mkdir(mode=0)
-    view = View.of_root(open_program(str(top)), OURS if is_root_inside_able else None)
+def test_unsearchable_directory_is_reported_unless_root_inside(
+    root: Path, is_root_inside_able: bool
+) -> None:
+    (root / "closed").mkdir(mode=0)
+    view = View.of_root(open_program(str(root)), OURS if is_root_inside_able else None)
     check(view, "tool", search="/closed:/bin")
     if is_root_inside_able:
         check(view, "absent", search="/closed:/bin")
@@ -194,15 +196,15 @@ def test_a_directory_that_may_not_be_searched(top: Path, is_root_inside_able: bo
     assert caught.value.cause == "cwd-not-searchable"
 
 
-def test_where_a_link_leads_only_gvisor_may_know(view: View, top: Path) -> None:
-    (top / "proc").mkdir()
-    (top / "self").symlink_to("/proc/self/cwd")
+def test_symlinks_into_proc_are_not_checked(view: View, root: Path) -> None:
+    (root / "proc").mkdir()
+    (root / "self").symlink_to("/proc/self/cwd")
     check(view, "/self/tool")
     command.check_directory(view, "/self", "cwd", None)
 
 
-def test_a_path_that_is_too_deep_for_us_is_not_judged(view: View, top: Path) -> None:
-    directory = open_program(str(top)).detach()
+def test_very_deep_paths_are_not_checked(view: View, root: Path) -> None:
+    directory = open_program(str(root)).detach()
     for _ in range(300):
         os.mkdir("d", dir_fd=directory)
         above, directory = directory, os.open("d", os.O_PATH | os.O_DIRECTORY, dir_fd=directory)
@@ -223,10 +225,10 @@ def test_a_path_that_is_too_deep_for_us_is_not_judged(view: View, top: Path) -> 
         ("usr", CommandError, errno.EINVAL),
     ],
 )
-def test_a_directory_to_start_in_that_is_none(
-    view: View, top: Path, cwd: str, kind: type[CommandError], number: int
+def test_invalid_working_directory_raises(
+    view: View, root: Path, cwd: str, kind: type[CommandError], number: int
 ) -> None:
-    (top / "loop").symlink_to("loop")
+    (root / "loop").symlink_to("loop")
     with pytest.raises(CommandError) as caught:
         command.check_directory(view, cwd, f"cwd={cwd}", None)
     error = caught.value
@@ -234,7 +236,9 @@ def test_a_directory_to_start_in_that_is_none(
     assert (error.step, error.errno, error.filename) == ("chdir", number, cwd)
 
 
-def test_remedies_for_python(view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remedies_for_python_are_arguments(
+    view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "job.py").touch()
     monkeypatch.chdir(tmp_path)
     for name, remedy in {
@@ -250,18 +254,18 @@ def test_remedies_for_python(view: View, tmp_path: Path, monkeypatch: pytest.Mon
     assert PYTHON.search("/a") == f"env={ {'PATH': f'/a:{DEFAULT_PATH}'} }"
 
 
-def test_an_empty_part_of_path_is_the_current_directory(view: View, top: Path) -> None:
-    (top / "usr" / "here").write_text("\x7fELF")
-    (top / "usr" / "here").chmod(0o755)
+def test_empty_entry_of_path_is_the_current_directory(view: View, root: Path) -> None:
+    (root / "usr" / "here").write_text("\x7fELF")
+    (root / "usr" / "here").chmod(0o755)
     check(view, "here", search="/bin:")
 
 
-def test_a_path_that_takes_long_to_search_is_not_judged(view: View, top: Path) -> None:
-    (top / "usr" / "long").symlink_to("./" * 2000)
+def test_search_that_takes_long_is_given_up(view: View, root: Path) -> None:
+    (root / "usr" / "long").symlink_to("./" * 2000)
     check(view, "absent", search=":".join(["/usr/long"] * 20_000), PATH="/nonexistent")
 
 
-def test_what_is_looked_for_along_path_keeps_nothing_open(view: View) -> None:
+def test_search_along_path_leaks_no_descriptor(view: View) -> None:
     before = open_descriptors()
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "absent", search=":".join(["/usr/bin"] * 5000), PATH="/nonexistent")
@@ -270,7 +274,7 @@ def test_what_is_looked_for_along_path_keeps_nothing_open(view: View) -> None:
     assert caught.value.cause == "command-not-found"
 
 
-def test_what_would_show_it(view: View, tmp_path: Path) -> None:
+def test_remedy_binds_the_directory_of_the_command(view: View, tmp_path: Path) -> None:
     tool = tmp_path / "venv" / "bin" / "mine"
     tool.parent.mkdir(parents=True)
     tool.touch(mode=0o755)
@@ -284,7 +288,7 @@ def test_what_would_show_it(view: View, tmp_path: Path) -> None:
     assert caught.value.remedy == f"add --env PATH={tool.parent}:{DEFAULT_PATH}"
 
 
-def test_a_file_of_this_machine_is_told_how_to_show_it_and_to_name_it(
+def test_remedy_for_a_host_file_binds_its_directory(
     view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "job.py").touch()
@@ -300,14 +304,14 @@ def test_a_file_of_this_machine_is_told_how_to_show_it_and_to_name_it(
     assert "./job.py" in caught.value.remedy
 
 
-def test_a_whole_command_line_in_one_word_is_told_to_be_one(view: View) -> None:
+def test_remedy_for_a_command_line_in_one_argument_is_sh(view: View) -> None:
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "tool --all; tool", PATH="/usr/bin")
     assert caught.value.remedy is not None
     assert "sh -c 'tool --all; tool'" in caught.value.remedy
 
 
-def test_a_file_that_is_not_executable_is_told_what_makes_it_so(view: View) -> None:
+def test_remedy_for_an_unexecutable_file_is_chmod(view: View) -> None:
     with pytest.raises(CommandNotExecutableError) as caught:
         check(view, "/bin/data")
     assert caught.value.remedy is not None
@@ -315,8 +319,8 @@ def test_a_file_that_is_not_executable_is_told_what_makes_it_so(view: View) -> N
 
 
 @pytest.mark.parametrize("line", ["#!/absent/python -I", "#! /absent/python"])
-def test_an_interpreter_that_is_missing(view: View, top: Path, line: str) -> None:
-    (top / "usr" / "bin" / "tool").write_text(f"{line}\n")
+def test_missing_interpreter_raises(view: View, root: Path, line: str) -> None:
+    (root / "usr" / "bin" / "tool").write_text(f"{line}\n")
     with pytest.raises(CommandNotFoundError, match="/absent/python") as caught:
         check(view, "tool")
     error = caught.value
@@ -325,27 +329,27 @@ def test_an_interpreter_that_is_missing(view: View, top: Path, line: str) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "#!", "#!\n", "exit 3\n"])
-def test_a_file_that_is_no_program(view: View, top: Path, text: str) -> None:
-    (top / "usr" / "bin" / "tool").write_text(text)
+def test_file_without_interpreter_line_raises(view: View, root: Path, text: str) -> None:
+    (root / "usr" / "bin" / "tool").write_text(text)
     with pytest.raises(CommandError, match="is neither a program") as caught:
         check(view, "tool")
     assert (caught.value.errno, caught.value.cause) == (errno.ENOEXEC, "command-not-executable")
 
 
 @pytest.mark.parametrize("text", ["#!/bin/tool", "#! /bin/tool -x", "\x7fELF"])
-def test_an_interpreter_that_is_there_or_none(view: View, top: Path, text: str) -> None:
-    (top / "usr" / "bin" / "data").write_text(text)
-    (top / "usr" / "bin" / "data").chmod(0o755)
+def test_existing_interpreter_is_accepted(view: View, root: Path, text: str) -> None:
+    (root / "usr" / "bin" / "data").write_text(text)
+    (root / "usr" / "bin" / "data").chmod(0o755)
     check(view, "data")
 
 
 @pytest.mark.parametrize("text", ["#!/bin/tool\0x", "#!bin/tool", "#!../usr/bin/tool"])
-def test_an_interpreter_is_named_as_the_kernel_reads_it(view: View, top: Path, text: str) -> None:
-    (top / "usr" / "bin" / "data").write_text(text)
-    (top / "usr" / "bin" / "data").chmod(0o755)
+def test_interpreter_line_is_read_like_the_kernel(view: View, root: Path, text: str) -> None:
+    (root / "usr" / "bin" / "data").write_text(text)
+    (root / "usr" / "bin" / "data").chmod(0o755)
     check(view, "data")
-    (top / "usr" / "bin" / "tool").unlink()
-    (top / "usr" / "bin" / "tool").symlink_to("/absent")
+    (root / "usr" / "bin" / "tool").unlink()
+    (root / "usr" / "bin" / "tool").symlink_to("/absent")
     with pytest.raises(CommandNotFoundError, match=r"\(which leads to /absent\)"):
         check(view, "data")
 
@@ -363,7 +367,7 @@ UNNAMEABLE = "rename the file: --bind would misread a part of the path as DST or
         ("/home/me:/etc:rw/bin/tool", UNNAMEABLE),
     ],
 )
-def test_the_option_that_shows_a_program(path: str, option: str) -> None:
+def test_bind_option_for_a_program(path: str, option: str) -> None:
     assert command.show_program(path) == option
 
 
@@ -385,5 +389,5 @@ def test_the_option_that_shows_a_program(path: str, option: str) -> None:
         ("../data,rw", "/usr", UNNAMEABLE),
     ],
 )
-def test_how_a_file_is_shown_whatever_its_name(path: str, cwd: str | None, option: str) -> None:
+def test_bind_option_for_a_file_of_any_name(path: str, cwd: str | None, option: str) -> None:
     assert command.how_to_show(path, directory="/home/me", cwd=cwd) == option

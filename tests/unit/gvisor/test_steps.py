@@ -46,7 +46,7 @@ JSON = st.recursive(
 )
 
 
-def test_words_are_what_was_encoded() -> None:
+def test_encoded_launch_is_decoded_unchanged() -> None:
     made = launch()
     header, records = decoded(made.encode())
     assert header == ["usernsctl-launch", "2", _core.version()]
@@ -55,7 +55,7 @@ def test_words_are_what_was_encoded() -> None:
 
 
 @given(words=st.lists(WORD, min_size=1))
-def test_any_words_are_what_was_encoded(words: list[str]) -> None:
+def test_any_arguments_are_decoded_unchanged(words: list[str]) -> None:
     made = replace(launch(), watcher=tuple(words))
     _, records = decoded(made.encode())
     assert [one.words[0] for one in records if one.verb == "watch"] == words
@@ -75,17 +75,17 @@ def test_any_words_are_what_was_encoded(words: list[str]) -> None:
     ],
     ids=["plain", "root", "tree", "binds", "frozen", "host"],
 )
-def test_the_core_reads_what_is_encoded(made: Launch) -> None:
+def test_core_reads_encoded_launches(made: Launch) -> None:
     _core.NativeLaunch(made.encode()).close()
 
 
-def test_the_core_knows_the_same_verbs() -> None:
+def test_core_knows_the_same_verbs() -> None:
     text = (CSRC / "launch" / "verbs.h").read_text()
     known = set(re.findall(r'VERB\(\w+, "([a-z-]+)"', text))
     assert known == VERBS.keys()
 
 
-def test_what_is_no_launch_is_refused() -> None:
+def test_malformed_launch_is_refused() -> None:
     text = launch().encode()
     for wrong in (b"", b"x", text[:-4], text + b"x\0", text.replace(b"scratch", b"scrotch")):
         with pytest.raises(NamespaceError) as caught:
@@ -93,19 +93,19 @@ def test_what_is_no_launch_is_refused() -> None:
         assert caught.value.cause == "launch-malformed"
 
 
-def test_bytes_that_are_no_text_are_kept() -> None:
+def test_bytes_that_are_not_utf8_are_kept() -> None:
     made = replace(launch(), scratch=("/\udcff",))
     assert b"scratch\0/\xff\0" in made.encode()
 
 
-def test_a_nul_is_refused() -> None:
+def test_nul_character_is_refused() -> None:
     with pytest.raises(CommandError, match=r"NUL character after '/a'") as caught:
         replace(launch(), scratch=("/a\0b",)).encode()
     assert caught.value.step == "launch"
     assert caught.value.remedy
 
 
-def test_there_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoded_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     size = len(launch().encode())
     monkeypatch.setattr(steps, "BYTES_MAX", size)
     launch().encode()
@@ -114,7 +114,7 @@ def test_there_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
         launch().encode()
 
 
-def test_the_count_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_arguments_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     count = launch().encode().count(b"\0")
     monkeypatch.setattr(steps, "WORDS_MAX", count - 1)
     with pytest.raises(CommandError, match=f"{count} words"):
@@ -122,20 +122,20 @@ def test_the_count_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(text=st.text())
-def test_a_literal_has_no_marks(text: str) -> None:
+def test_literal_escapes_at_signs(text: str) -> None:
     made = literal(text)
     assert made.replace("@@", "") == made.replace("@@", "").replace("@", "")
     assert made.replace("@@", "@") == text
 
 
 @given(config=st.dictionaries(st.text(), JSON))
-def test_pieces_without_marks_are_json(config: dict[str, object]) -> None:
+def test_config_without_placeholders_is_one_json_piece(config: dict[str, object]) -> None:
     (only,) = pieces(config)
     assert json.loads(only.words[0]) == config
     assert completed(config, {}, several=False) == config
 
 
-def test_marks_cut_the_text() -> None:
+def test_placeholders_split_the_json_text() -> None:
     args, cwd = record("json-args"), record("json-cwd")
     config = {
         "a": ["x", Placeholder(args)],
@@ -158,7 +158,7 @@ def test_marks_cut_the_text() -> None:
     assert completed(config, values, several=False) == whole
 
 
-def test_a_record_has_the_words_of_its_verb() -> None:
+def test_record_has_the_arguments_of_its_verb() -> None:
     assert record("bind", 1, "/a", "ro").named == {"source": "1", "inside": "/a", "access": "ro"}
     with pytest.raises(AssertionError):
         record("bind", 1)

@@ -37,17 +37,17 @@ def run(*words: object) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGRTMIN])
-def test_a_signal_at_once_reaches_the_program(number: int) -> None:
+def test_signal_at_once_reaches_the_program(number: int) -> None:
     assert run(number) == 128 + number
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_the_end_is_seen_whenever_it_comes(status: int) -> None:
+def test_exit_status_is_seen_at_any_time(status: int) -> None:
     # SIGCHLD and SIGCONT are for the parent, and must not end the program.
     assert run(signal.SIGCHLD, status) == status
     assert run(signal.SIGCONT, status) == status
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_the_end_is_seen_where_the_code_ignores_sigchld(status: int) -> None:
+def test_exit_status_is_seen_if_the_code_ignores_sigchld(status: int) -> None:
     assert run(signal.SIGCONT, status, "ignored") == status

@@ -16,7 +16,7 @@ from usernsctl.gvisor.pool.pool import AsyncLease, Lease
 PATIENCE = 20
 
 
-class Thing:
+class FakeSandbox:
     """Fake sandbox.
 
     :ivar log: the operations on it.
@@ -39,7 +39,7 @@ class Thing:
             os.close(ended)
 
 
-class Workshop:
+class FakeFactory:
     """Factory of fake sandboxes.
 
     :ivar made: all fake sandboxes so far.
@@ -49,16 +49,16 @@ class Workshop:
     """
 
     def __init__(self) -> None:
-        self.made: list[Thing] = []
+        self.made: list[FakeSandbox] = []
         self.gate = threading.Event()
         self.gate.set()
         self.failure: Exception | None = None
         self.attempts: list[float] = []
-        self.sick: Callable[[Thing], Exception | None] = lambda thing: None
+        self.sick: Callable[[FakeSandbox], Exception | None] = lambda _: None
         self.dirty: Exception | None = None
         self.at_once = self.most_at_once = 0
 
-    def make(self) -> Thing:
+    def make(self) -> FakeSandbox:
         self.attempts.append(time.monotonic())
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -66,80 +66,82 @@ class Workshop:
         self.at_once -= 1
         if self.failure is not None:
             raise self.failure
-        self.made.append(Thing())
+        self.made.append(FakeSandbox())
         return self.made[-1]
 
-    def check(self, one: Thing) -> None:
+    def check(self, one: FakeSandbox) -> None:
         if "ended" in one.log:
             raise RuntimeError("it was ended")
         if (error := self.sick(one)) is not None:
             raise error
 
-    async def check_async(self, one: Thing) -> None:
+    async def check_async(self, one: FakeSandbox) -> None:
         await asyncio.sleep(0)
         self.check(one)
 
-    def clean(self, one: Thing) -> None:
+    def clean(self, one: FakeSandbox) -> None:
         one.log.append("cleaned")
         if self.dirty is not None:
             raise self.dirty
 
-    def kill(self, one: Thing) -> None:
+    def kill(self, one: FakeSandbox) -> None:
         one.log.append("killed")
 
-    def expire(self, one: Thing, ttl: float, used: float) -> None:
+    def expire(self, one: FakeSandbox, ttl: float, used: float) -> None:
         assert 0 < ttl <= used
         one.log.append("expired")
 
-    def end(self, one: Thing) -> None:
+    def end(self, one: FakeSandbox) -> None:
         one.log.append("ended")
         one.forget()
 
-    def pidfd(self, one: Thing) -> int:
+    def pidfd(self, one: FakeSandbox) -> int:
         return one.ended
 
 
 @contextlib.contextmanager
-def open_workshop() -> Iterator[Workshop]:
+def open_factory() -> Iterator[FakeFactory]:
     """Yield a factory; check at the end that all its sandboxes and threads have ended."""
-    made = Workshop()
+    factory = FakeFactory()
     threads = threading.active_count()
-    yield made
-    made.gate.set()
+    yield factory
+    factory.gate.set()
     wait_until(lambda: threading.active_count() == threads)
-    assert [one.log for one in made.made if "ended" not in one.log] == []
+    assert [one.log for one in factory.made if "ended" not in one.log] == []
 
 
 @contextlib.contextmanager
-def stock(workshop: Workshop, **rules: Any) -> Iterator[Keeper[Thing]]:
+def open_keeper(factory: FakeFactory, **rules: Any) -> Iterator[Keeper[FakeSandbox]]:
     given = {"size": 1, "limit": 100, "starts": 100, "pauses": (0.01, 0.02, 0.04), **rules}
-    made = Keeper[Thing](workshop, Rules(**given))
+    made = Keeper[FakeSandbox](factory, Rules(**given))
     try:
         yield made
     finally:
-        workshop.gate.set()
+        factory.gate.set()
         made.close()
 
 
 def lease(
-    of: Keeper[Thing], timeout: float | None = PATIENCE, ttl: float | None = None
-) -> Lease[Thing]:
+    of: Keeper[FakeSandbox], timeout: float | None = PATIENCE, ttl: float | None = None
+) -> Lease[FakeSandbox]:
     return Lease(of, timeout, ttl)
 
 
-def async_lease(of: Keeper[Thing], timeout: float | None = PATIENCE) -> AsyncLease[Thing]:
+def async_lease(
+    of: Keeper[FakeSandbox], timeout: float | None = PATIENCE
+) -> AsyncLease[FakeSandbox]:
     return AsyncLease(of, timeout)
 
 
-def wait_until(what: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
-def stands(of: Keeper[Thing], **wanted: int) -> Callable[[], bool]:
-    def look() -> bool:
+def stats_are(of: Keeper[FakeSandbox], **wanted: int) -> Callable[[], bool]:
+    def matches() -> bool:
         return all(getattr(of.stats, name) == value for name, value in wanted.items())
 
-    return look
+    return matches
