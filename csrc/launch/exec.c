@@ -67,7 +67,7 @@ static int build_exec_args(struct un_launch *launch, const struct un_moment *mom
     size_t words = launch->of_verb[UN_VERB_WATCH] + count_watch_options(moment) + 4;
     args->argv = calloc(words, sizeof *args->argv);
     args->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *args->envp);
-    args->memory = malloc(memory_for(launch));
+    args->memory = malloc(memory_for(launch) + 1);
     if (!args->argv || !args->envp || !args->memory)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
     fill_exec_args(launch, moment, args);

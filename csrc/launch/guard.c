@@ -108,7 +108,8 @@ static int is_above(int upper, int lower)
             found = -1;
         else if (is_same(&above, &here))
             break;
-        here = above;
+        else
+            here = above;
     }
     if (!found)
         found = is_same(&here, &wanted);

@@ -122,6 +122,8 @@ static int read_record(struct reader *reader, struct un_launch *launch, struct u
     launch->of_verb[verb]++;
     reader->sources = launch->of_verb[UN_VERB_SOURCE];
     reader->binds = launch->of_verb[UN_VERB_BIND];
+    /* The rules, constants of another file, have only parts of the enumeration. */
+    /* NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
     reader->part = un_verb_rules[verb].part;
     return 0;
 }
@@ -161,9 +163,10 @@ int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch, s
     if (!parsed)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
     parsed->root.scratch = parsed->root.spare = parsed->root.shown = parsed->view.top = -1;
-    parsed->record = calloc(words, sizeof *parsed->record);
-    int failed = parsed->record ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
-    if (failed || read_all(&reader, parsed, err) || make_room(parsed, err)) {
+    parsed->record = calloc(words + 1, sizeof *parsed->record);
+    if (!parsed->record)
+        un_fail_errno(err, UN_STEP_LAUNCH, "");
+    if (!parsed->record || read_all(&reader, parsed, err) || make_room(parsed, err)) {
         un_launch_close(parsed);
         return -1;
     }

@@ -244,6 +244,7 @@ static int make_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd, struct
     spawn->plan = NULL;
     spawn->join = &created;
     int failed = watch_parent_and_spawn(spawn, pid, pidfd, err);
+    spawn->join = NULL;
     un_namespace_close(&created);
     return failed;
 }

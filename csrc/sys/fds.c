@@ -183,9 +183,12 @@ int un_place_stdio(const int stdio[3], struct un_error *err)
         if (from[to] == to) {
             if (clear_cloexec(to, err))
                 return -1;
-        } else if (from[to] >= 0 && dup2(from[to], to) < 0) {
-            return fail_descriptor(UN_STEP_STDIO, from[to], err);
+            continue;
         }
+        /* gcc takes the second descriptor of dup2(2) for a new one. */
+        /* NOLINTNEXTLINE(analyzer-fd-leak) */
+        if (from[to] >= 0 && dup2(from[to], to) < 0)
+            return fail_descriptor(UN_STEP_STDIO, from[to], err);
     }
     return 0;
 }

@@ -335,7 +335,7 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
         bool in_time = is_turn && kill_found(proc, is_alone ? INT64_MAX : end, &found);
         if (!how->reap(how->arg))
             return;
-        if (!in_time)
+        if (!in_time && how->get_help)
             how->get_help(how->arg);
         nap(wait);
         if (wait < LONGEST_NAP)

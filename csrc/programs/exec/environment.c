@@ -108,11 +108,14 @@ int un_environment_make(const struct un_launch *launch, char **environment, cons
                         struct un_error *err)
 {
     struct variables variables = {.count = 0};
+    *made = NULL;
     size_t most = launch->record_count + 1;
     for (char **entry = environment; *entry; entry++)
         most++;
     variables.variable = calloc(most, sizeof *variables.variable);
-    int failed = variables.variable ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
+    if (!variables.variable)
+        return un_fail_errno(err, UN_STEP_LAUNCH, "");
+    int failed = 0;
     for (size_t i = 0; !failed && i < launch->record_count; i++)
         failed = apply_record(&variables, &launch->record[i], environment, err);
     *made = failed ? NULL : list_variables(&variables);

@@ -112,7 +112,9 @@ static int settle_cwd(struct un_launch *launch, struct moment *moment, struct un
                        "%.300s, the working directory of the launch, does not exist in the sandbox",
                        wanted);
     }
+    /* The analyzer takes the array moment->cwd for a pointer that may be NULL. */
     bool has = shows_machine(launch) && un_view_has_directory(&launch->view, moment->cwd);
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
     moment->is.cwd = has ? moment->cwd : "/";
     return 0;
 }

@@ -262,11 +262,15 @@ static int request_route(int netlink, const struct new_route *request)
         struct nlmsgerr error;
         char rest[256];
     } answer;
-    if (send(netlink, request, request->head.nlmsg_len, 0) < 0 ||
-        recv(netlink, &answer, sizeof answer, 0) < (ssize_t)NLMSG_LENGTH(sizeof(int)))
+    if (send(netlink, request, request->head.nlmsg_len, 0) < 0)
         return -1;
-    errno = -answer.error.error;
-    return answer.head.nlmsg_type == NLMSG_ERROR && !errno ? 0 : -1;
+    ssize_t got = recv(netlink, &answer, sizeof answer, 0);
+    if (got < 0)
+        return -1;
+    bool is_answer =
+        got >= (ssize_t)NLMSG_LENGTH(sizeof(int)) && answer.head.nlmsg_type == NLMSG_ERROR;
+    errno = is_answer ? -answer.error.error : EBADMSG;
+    return errno ? -1 : 0;
 }
 
 static int fail_route(const struct prefix *to, struct un_error *err)

@@ -29,6 +29,8 @@ static bool contains(const char *text, const char *part)
 bool un_runs_on_gvisor(void)
 {
     struct new_utsname kernel;
+    /* clang's analyzer does not know that the system call below fills in the structure. */
+    kernel.version[0] = '\0';
     if (un_raw_call(__NR_uname, (long)&kernel, 0, 0, 0, 0, 0) ||
         !un_begins(kernel.version, gvisor_build))
         return false;

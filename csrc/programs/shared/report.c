@@ -56,9 +56,8 @@ static void make_lines_printable(char *text)
         if (end)
             *end++ = '\0';
         un_make_printable(line);
-        size_t length = strlen(line);
-        memmove(to, line, length);
-        to += length;
+        for (; *line; line++)
+            *to++ = *line;
         *to++ = end ? '\n' : '\0';
     }
 }

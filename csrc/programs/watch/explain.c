@@ -30,7 +30,7 @@ static void add_quoted(struct un_text *text, const char *message)
 static void add_more(struct un_text *text, const struct un_runsc_words *words)
 {
     const char *message = words->messages.bytes;
-    for (size_t i = 0; i < words->messages.count; i++, message += strlen(message) + 1)
+    for (size_t i = 0; message && i < words->messages.count; i++, message += strlen(message) + 1)
         if (message != words->told && i + MORE_MAX >= words->messages.count)
             add_quoted(text, message);
     if (words->crash && words->crash != words->told)
@@ -44,8 +44,9 @@ static const char *map_config(const char *bundle, size_t *size)
     struct stat status;
     snprintf(path, sizeof path, "%s/config.json", bundle);
     un_auto_close int fd = un_open_regular(path, &status);
-    *size = fd < 0 ? 0 : (size_t)status.st_size;
-    /* mmap(2) fails for a size of 0. */
+    if (fd < 0 || !status.st_size)
+        return NULL;
+    *size = (size_t)status.st_size;
     void *text = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
     return text == MAP_FAILED ? NULL : text;
 }
@@ -54,7 +55,7 @@ static int find_explanation(const struct un_runsc_words *words, const char *bund
                             const char *limit, struct un_runsc_failure *failure)
 {
     struct un_error err;
-    size_t size;
+    size_t size = 0;
     const char *config = map_config(bundle, &size);
     int failed =
         un_runsc_explain(words->told, limit, config, config ? size : 0, "/proc", failure, &err);

@@ -71,7 +71,7 @@ static bool read_args(struct watcher *of)
         of->argv[argc++] = at;
     }
     of->argv[argc] = NULL;
-    const char *slash = strrchr(of->argv[0], '/');
+    const char *slash = strrchr(of->text, '/');
     return slash && !strcmp(slash + 1, SELF) && argc > 2 &&
            split_watch_args(argc, of->argv, &of->args) && *of->args.program == '/';
 }
@@ -86,6 +86,8 @@ static bool is_in_group(int proc, const char *group)
 static bool open_watcher(int all, const char *name, const char *group, struct watcher *of)
 {
     struct stat status;
+    /* dirfd(3) does not fail for an open directory, so `all` is valid. */
+    /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
     of->proc = openat(all, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (of->proc >= 0 && !fstat(of->proc, &status) && status.st_uid == geteuid() &&
         is_in_group(of->proc, group) && read_args(of) && read_start(of->proc, &of->started))
@@ -229,6 +231,7 @@ static int ask(const struct watcher *of, char *const *command, const char *progr
     for (int fd = 1; fd < 3; fd++)
         spawn.stdio[fd] = output[1];
     if (un_spawn(&spawn, &pid, &pidfd, &err)) {
+        un_close_each(output, 2);
         report_error("in-gvisor: unhealthy", &err);
         return UNHEALTHY;
     }
