@@ -118,14 +118,14 @@ def _refuse(reason: str) -> NoReturn:
 
 def _command(source: str, namespace: dict[str, Any]) -> None:
     _add_path("")
-    exec(compile(source, "<string>", "exec", dont_inherit=True), namespace)
+    exec(compile(source, "<string>", "exec", dont_inherit=True), namespace)  # noqa: S102
 
 
 def _standard_input(name: str, namespace: dict[str, Any]) -> None:
     _add_path("")
     source = sys.stdin.buffer.read() if sys.stdin else b""
     namespace.update(__file__=name, __cached__=None)
-    exec(compile(source, name, "exec", dont_inherit=True), namespace)
+    exec(compile(source, name, "exec", dont_inherit=True), namespace)  # noqa: S102
 
 
 def _module(name: str, _: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def _script(path: str, namespace: dict[str, Any]) -> None:
         print(f"{sys.executable}: {reason}", file=sys.stderr)
         sys.exit(2)
     namespace.update(__file__=absolute, __cached__=None, __loader__=loader)
-    exec(code, namespace)
+    exec(code, namespace)  # noqa: S102
 
 
 def _holds_modules(path: str) -> bool:

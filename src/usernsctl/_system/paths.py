@@ -464,7 +464,7 @@ def state_directory() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return os.path.join(os.path.abspath(runtime), "usernsctl")
-    temporary = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
+    temporary = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
     return os.path.join(temporary, f"usernsctl-{uid_outside()}")
 
 

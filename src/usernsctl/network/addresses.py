@@ -37,7 +37,7 @@ _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 # The first that contains an address gives the reason.
 _IPV4 = (
-    ("0.0.0.0", 8, "an address of this machine"),
+    ("0.0.0.0", 8, "an address of this machine"),  # noqa: S104
     ("10.0.0.0", 8, "a private address"),
     ("100.64.0.0", 10, "an address of a provider's own network"),
     ("127.0.0.0", 8, "a loopback address"),

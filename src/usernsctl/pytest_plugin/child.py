@@ -27,7 +27,7 @@ from usernsctl.errors import UsernsError
 def sendable(value: Any) -> Any:
     """Return `value`, with repr() in place of those parts that can't be pickled."""
     try:
-        pickle.loads(pickle.dumps(value))
+        pickle.loads(pickle.dumps(value))  # noqa: S301
     except Exception:  # methods of an unknown class may raise anything
         if isinstance(value, dict):
             return {key: sendable(part) for key, part in value.items()}
@@ -161,7 +161,7 @@ class Channel:
             return None
         text = self._read(_LENGTH.unpack(header)[0], pidfd)
         # Unpickling is safe: the child is a fork of this program.
-        return None if text is None else dict(pickle.loads(text))
+        return None if text is None else dict(pickle.loads(text))  # noqa: S301
 
     def _read(self, size: int, pidfd: int) -> bytearray | None:
         __tracebackhide__ = True

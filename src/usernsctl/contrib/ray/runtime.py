@@ -123,7 +123,7 @@ class UsernsctlBackend(_Backend):
             cwd = config.workdir or self.image_manager.get_workdir(config.image) or "/"
             if config.workdir:
                 with tempfile.TemporaryDirectory() as empty:
-                    os.chmod(empty, 0o777)
+                    os.chmod(empty, 0o777)  # noqa: S103
                     box.put(empty, config.workdir, merge=True, parents=True)
             self._sandbox_metadata[name] = {
                 "config": config,

@@ -75,7 +75,7 @@ def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
 _PROC_FLAGS = 0x2 | 0x4 | 0x8
 
 # Candidate mount points for the run's tmpfs: most machines have them, and few runs need them.
-_SCRATCH_DIRECTORIES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
+_SCRATCH_DIRECTORIES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")  # noqa: S108
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

@@ -37,7 +37,7 @@ from usernsctl.maps import Extent, MappedIds
 _MODE = 0o644
 
 # State directories of the user who performs the launch, who may be root; they need not exist yet.
-_STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")
+_STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")  # noqa: S108
 
 # The largest id map that a launch can have, and the map of a single id.
 _ALL_IDS = (Extent(0, 0, 1), Extent(1, 1, 2**32 - 2))

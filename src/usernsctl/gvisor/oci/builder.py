@@ -274,7 +274,7 @@ def _mounts(wanted: Sequence[Mount]) -> list[dict[str, Any]]:
         # runsc provides /dev without this entry; other runtimes need the entry.
         Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
         Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
-        Mount.tmpfs("/tmp", mode=0o1777),
+        Mount.tmpfs("/tmp", mode=0o1777),  # noqa: S108
     )
     taken = {mount.destination for mount in wanted}
     mounts = [mount for mount in standard if mount.destination not in taken]

@@ -76,7 +76,7 @@ def _expect_preloaded() -> None:
 
 def _module(name: str, text: str) -> ModuleType:
     module = type(sys)(name)
-    exec(compile(text, name, "exec", dont_inherit=True), module.__dict__)
+    exec(compile(text, name, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
     return module
 
 
@@ -89,7 +89,7 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
         for name in preload:
             importlib.import_module(name)
         if code is not None:
-            exec(compile(code, "<template>", "exec", dont_inherit=True), {"__name__": "template"})
+            exec(compile(code, "<template>", "exec", dont_inherit=True), {"__name__": "template"})  # noqa: S102
     except BaseException:
         return {"error": traceback.format_exc().strip().rpartition("\n")[2][-1000:]}
     # Libraries that use pthread_atfork(3), such as OpenBLAS, end their threads at a fork.
