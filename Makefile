@@ -16,7 +16,8 @@ C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all unit kernel runsc hostile faults fuzz as-ranges as-root as-no-ranges demo-in-gvisor \
-	clients docker ray vm c connector docs man dist deb release-check lint format bench counts packages clean
+	clients docker ray vm c analyze connector docs man dist deb release-check lint format bench counts \
+	packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 28
@@ -91,6 +92,12 @@ c: packages ## check the layers of csrc/ and the warnings of clang, build it wit
 fuzz: packages ## fuzz each parser, SECONDS=N (60) seconds each, and count
 	@$(DEV)/bin/python -B tools/fuzz.py $(or $(SECONDS),60)
 	@$(DEV)/bin/python tools/reliability_docs.py
+
+analyze: packages ## analyze the C code (clang-tidy, gcc -fanalyzer) and the workflows (zizmor); fail on any finding
+	@tools/packages tools/analyze.apt
+	@set -e; bin=$$(tools/environment analyze)/bin; \
+	"$$bin/zizmor" --offline --no-progress --quiet .github; \
+	"$$bin/python" -B tools/analyze.py "$$bin/clang-tidy"
 
 connector: packages
 	@tools/environment connector >/dev/null

@@ -1,0 +1,68 @@
+"""Analyze csrc/ with clang-tidy and gcc -fanalyzer: analyze.py CLANG_TIDY [SOURCE...].
+
+Fails if there is a finding. .clang-tidy lists the checks of clang-tidy. A comment with
+NOLINTNEXTLINE(CHECK) suppresses a finding in the next line, for gcc as well: gcc's check
+-Wanalyzer-fd-leak is called analyzer-fd-leak there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+CSRC = Path("csrc")
+sys.path.insert(0, str(CSRC.resolve()))
+import layout  # noqa: E402
+
+# The compiler of Debian 13 (tools/analyze.apt), since the findings differ between releases.
+GCC = ["gcc-14", "-O1", "-fanalyzer", "-fdiagnostics-plain-output", "-o/dev/null", "-c"]
+GCC_FINDING = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):\d+: warning: .*\[-W(?P<check>\S+)\]$")
+
+
+def is_suppressed(finding: re.Match[str]) -> bool:
+    lines = Path(finding["file"]).read_text(encoding="utf-8").splitlines()
+    before = lines[int(finding["line"]) - 2]
+    return f"NOLINTNEXTLINE({finding['check']})" in before
+
+
+def run_gcc(flags: list[str], source: Path) -> str:
+    """Return the warnings of gcc that are not suppressed, or all that it prints if it fails."""
+    done = subprocess.run([*GCC, *flags, source], stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return done.stderr
+    found = map(GCC_FINDING.match, done.stderr.splitlines())
+    return "".join(f"{one[0]}\n" for one in found if one and not is_suppressed(one))
+
+
+def run_clang_tidy(program: str, flags: list[str], source: Path) -> str:
+    command = [program, "--quiet", source, "--", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+def analyze(clang_tidy: str, source: Path) -> str:
+    """Return what the analyzers find in a source."""
+    flags = [*layout.flags(CSRC), '-DUSERNSCTL_VERSION="0"']
+    if source.relative_to(CSRC).as_posix() == layout.AGENT_LIBC:
+        # Otherwise gcc assumes that these are the functions of a usual libc.
+        flags += ["-ffreestanding", "-fno-builtin"]
+    return run_clang_tidy(clang_tidy, flags, source) + run_gcc(flags, source)
+
+
+def main(clang_tidy: str, names: list[str]) -> int:
+    layout.core(CSRC)  # generates a source
+    sources = [Path(name) for name in names] or sorted(CSRC.rglob("*.c"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        findings = list(pool.map(lambda source: analyze(clang_tidy, source), sources))
+    print("".join(findings), end="")
+    count = sum(map(bool, findings))
+    print(f"C analysis: {len(sources)} sources, {count} of them with findings")
+    return 1 if count else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
