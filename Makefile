@@ -16,7 +16,7 @@ C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all unit kernel runsc hostile faults fuzz as-ranges as-root as-no-ranges demo-in-gvisor \
-	clients docker ray vm c analyze connector docs man dist deb release-check lint format bench counts \
+	clients docker ray vm c analyze sanitize connector docs man dist deb release-check lint format bench counts \
 	packages clean
 
 help: ## list the targets
@@ -98,6 +98,17 @@ analyze: packages ## analyze the C code (clang-tidy, gcc -fanalyzer) and the wor
 	@set -e; bin=$$(tools/environment analyze)/bin; \
 	"$$bin/zizmor" --offline --no-progress --quiet .github; \
 	"$$bin/python" -B tools/analyze.py "$$bin/clang-tidy"
+
+# A program can't have both ASan and TSan. The test that is left out measures memory, which ASan keeps after free(3).
+sanitize: packages ## run tests/unit and tests/kernel with sanitizers in the extension: ASan and UBSan, then TSan
+	@set -e; name=$$(id -un); \
+	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
+	for kind in asan tsan; do \
+		python=$$(tools/environment $$kind)/bin/python; \
+		tools/pytest-as $$name -- $$python tests/unit tests/kernel -m 'not as_root and not thorough' \
+			--deselect tests/kernel/test_threads.py::test_thousands_of_starts_leave_nothing \
+			-o timeout=600 -n $$(nproc) $(if $(ONLY),-k '$(ONLY)'); \
+	done
 
 connector: packages
 	@tools/environment connector >/dev/null

@@ -51,7 +51,7 @@ PROGRAMS = {
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-nostdlib"),
-    *("-fstack-clash-protection", "-fno-lto", "-fno-pie", "-static"),
+    *("-fstack-clash-protection", "-fno-lto", "-fno-pie", "-fno-sanitize=all", "-static"),
     *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )

@@ -1,0 +1,36 @@
+/* A Python interpreter with the runtime of a sanitizer, which an extension that is built with the
+ * sanitizer needs. Unlike LD_PRELOAD, this needs no environment variable, which tests clear, and no
+ * other program that they start loads the runtime. */
+#include <Python.h>
+
+const char *__asan_default_options(void);
+const char *__tsan_default_options(void);
+const char *__ubsan_default_options(void);
+
+/* CPython does not free all of its memory; tests/c finds leaks of the core. */
+const char *__asan_default_options(void)
+{
+    return "detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1:exitcode=66";
+}
+
+const char *__tsan_default_options(void)
+{
+    return "report_signal_unsafe=0:exitcode=66";
+}
+
+const char *__ubsan_default_options(void)
+{
+    return "print_stacktrace=1";
+}
+
+int main(int argc, char **argv)
+{
+    /* With malloc(3), the sanitizer finds accesses beyond the end of cffi's buffers. */
+    PyPreConfig config;
+    PyPreConfig_InitPythonConfig(&config);
+    config.allocator = PYMEM_ALLOCATOR_MALLOC;
+    PyStatus status = Py_PreInitializeFromBytesArgs(&config, argc, argv);
+    if (PyStatus_Exception(status))
+        Py_ExitStatusException(status);
+    return Py_BytesMain(argc, argv);
+}
