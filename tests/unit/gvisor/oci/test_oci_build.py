@@ -27,22 +27,22 @@ from usernsctl.gvisor.oci.builder import _is_surely_valid
 from usernsctl.maps import Extent
 
 
-def options(**what: Any) -> BuildOptions:
+def options(**changes: Any) -> BuildOptions:
     base: dict[str, Any] = {"args": ["true"], "rootfs": "/"}
-    return BuildOptions(**base | {"uid_map": ROOT_ONLY, "gid_map": ROOT_ONLY} | what)
+    return BuildOptions(**base | {"uid_map": ROOT_ONLY, "gid_map": ROOT_ONLY} | changes)
 
 
 def mounts_by_destination(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {mount["destination"]: mount for mount in config["mounts"]}
 
 
-def test_a_config_needs_no_fix() -> None:
+def test_built_config_needs_no_fix() -> None:
     config = build(options())
     assert fix(config, ROOT_ONLY, ROOT_ONLY) == (config, [])
     assert check(config, Path("/"), ROOT_ONLY, ROOT_ONLY) == []
 
 
-def test_every_option_has_its_place() -> None:
+def test_options_are_in_config_json() -> None:
     config = build(
         options(
             args=["sh", "-c", "exit"],
@@ -80,20 +80,20 @@ def test_every_option_has_its_place() -> None:
     assert config["hostname"] == "box"
 
 
-def test_what_is_not_asked_for_is_left_out() -> None:
+def test_omitted_options_are_not_in_config_json() -> None:
     config = build(options())
     assert "hostname" not in config
     assert not {"capabilities", "rlimits"} & config["process"].keys()
     assert config["process"]["env"] == []
 
 
-def test_extents_become_mappings_of_the_prepared_namespace() -> None:
+def test_extents_become_identity_mappings() -> None:
     config = build(options(uid_map=RANGES))
     assert config["linux"]["uidMappings"] == [mapping(0, 0, 1), mapping(1, 1, 65535)]
     assert config["linux"]["gidMappings"] == [mapping(0, 0, 1)]
 
 
-def test_mounts_come_after_the_standard_ones_and_replace_them() -> None:
+def test_mounts_follow_and_replace_the_standard_mounts() -> None:
     mounts = [Mount.tmpfs("/tmp", mode=0o700, size=4096), Mount.bind("/a", "/b", read_only=False)]
     config = build(options(mounts=mounts))
     assert list(mounts_by_destination(config)) == ["/proc", "/dev", "/sys", "/tmp", "/b"]
@@ -108,12 +108,12 @@ def test_mounts_come_after_the_standard_ones_and_replace_them() -> None:
     ]
 
 
-def test_everybody_can_write_to_tmp() -> None:
+def test_tmp_is_world_writable_and_sticky() -> None:
     assert "mode=1777" in mounts_by_destination(build(options()))["/tmp"]["options"]
 
 
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("changes", "message"),
     [
         ({"args": []}, "$.process.args: found an empty array"),
         ({"args": ["a", "b\0"]}, "$.process.args[1]"),
@@ -130,9 +130,9 @@ def test_everybody_can_write_to_tmp() -> None:
         ({"capabilities": ["chown"]}, "$.process.capabilities.bounding[0]"),
     ],
 )
-def test_what_cannot_be_in_a_config_is_refused(what: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BundleError) as caught:
-        build(options(**what))
+        build(options(**changes))
     assert caught.value.reason.startswith(message)
 
 
@@ -141,7 +141,7 @@ texts = st.text(st.characters() | st.just("\0"))
 
 @given(st.lists(texts), st.dictionaries(texts, texts), texts, texts)
 @settings(deadline=None)
-def test_any_command_is_kept_to_the_letter_or_refused(
+def test_any_command_is_kept_unchanged_or_refused(
     args: list[str], env: dict[str, str], cwd: str, hostname: str
 ) -> None:
     config = outcome(build, options(args=args, env=env, cwd="/" + cwd, hostname=hostname))
@@ -173,7 +173,7 @@ OPTIONS = st.builds(
 
 @settings(max_examples=400)
 @given(OPTIONS)
-def test_what_is_taken_without_msgspec_is_what_msgspec_takes(options: BuildOptions) -> None:
+def test_surely_valid_options_pass_msgspec(options: BuildOptions) -> None:
     if _is_surely_valid(options):
         validate(build(options))
 
@@ -187,6 +187,6 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(UTF8, VALUES, max_size=4))
-def test_json_writes_what_msgspec_writes(config: dict[str, Any]) -> None:
+def test_serialise_writes_the_same_as_msgspec(config: dict[str, Any]) -> None:
     encoded = msgspec.json.format(msgspec.json.encode(config), indent=4)
     assert serialise(config) == encoded + b"\n"

@@ -42,14 +42,14 @@ def bundle() -> Iterator[Path]:
         yield directory
 
 
-def found(
-    config: dict[str, Any], bundle: Path, extents: list[Extent] | None = None, **how: Any
+def check_config(
+    config: dict[str, Any], bundle: Path, extents: list[Extent] | None = None, **check_options: Any
 ) -> list[Violation]:
     """Return the findings in `config`, by default for a namespace in which the caller is root."""
     if extents is None:
         own_map = ([Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)])
-        return check(config, bundle, *own_map, **how)
-    return check(config, bundle, extents, extents, **how)
+        return check(config, bundle, *own_map, **check_options)
+    return check(config, bundle, extents, extents, **check_options)
 
 
 def places(findings: list[Violation]) -> list[tuple[str, str]]:
@@ -67,36 +67,38 @@ def bind(source: str, destination: str = "/data", *options: str) -> dict[str, An
     return changed(GOOD, "mounts", [entry | {"options": list(options)}])
 
 
-def test_nothing_is_found_in_a_good_config(bundle: Path) -> None:
-    assert found(GOOD, bundle) == []
+def test_valid_config_has_no_findings(bundle: Path) -> None:
+    assert check_config(GOOD, bundle) == []
 
 
-def test_a_config_of_the_wrong_shape_is_refused(bundle: Path) -> None:
+def test_check_refuses_an_invalid_config(bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"\$\.process\.cwd"):
-        found(changed(GOOD, "process.cwd", "x"), bundle)
+        check_config(changed(GOOD, "process.cwd", "x"), bundle)
 
 
 @pytest.mark.parametrize("linux", [None, {}, {"namespaces": []}, {"namespaces": [{"type": "ipc"}]}])
-def test_no_user_namespace(bundle: Path, linux: object) -> None:
+def test_missing_user_namespace_is_found(bundle: Path, linux: object) -> None:
     finding = one(
-        found(changed(GOOD, "linux", linux), bundle), "$.linux.namespaces", "bundle-no-mappings"
+        check_config(changed(GOOD, "linux", linux), bundle),
+        "$.linux.namespaces",
+        "bundle-no-mappings",
     )
     assert finding.fixable
     assert finding.blocks
 
 
 @pytest.mark.parametrize("empty", [None, []])
-def test_a_user_namespace_without_mappings(bundle: Path, empty: object) -> None:
+def test_missing_mappings_are_found(bundle: Path, empty: object) -> None:
     config = changed(changed(GOOD, "linux.uidMappings", empty), "linux.gidMappings", empty)
-    assert places(found(config, bundle)) == [
+    assert places(check_config(config, bundle)) == [
         ("$.linux.uidMappings", "bundle-no-mappings"),
         ("$.linux.gidMappings", "bundle-no-mappings"),
     ]
 
 
-def test_mappings_without_a_user_namespace(bundle: Path) -> None:
+def test_mappings_without_a_user_namespace_are_found(bundle: Path) -> None:
     config = changed(GOOD, "linux.namespaces", [{"type": "pid"}])
-    findings = found(config, bundle)
+    findings = check_config(config, bundle)
     assert places(findings) == [
         ("$.linux.namespaces", "bundle-no-mappings"),
         ("$.linux.uidMappings", "bundle-no-mappings"),
@@ -120,11 +122,11 @@ def test_mappings_without_a_user_namespace(bundle: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["uid", "gid"])
-def test_mappings_that_the_namespace_cannot_have(
+def test_impossible_mappings_are_found(
     bundle: Path, kind: str, mappings: list[dict[str, int]], cause: str, problem: str
 ) -> None:
     config = changed(GOOD, f"linux.{kind}Mappings", mappings)
-    finding = one(found(config, bundle, RANGES), f"$.linux.{kind}Mappings", cause)
+    finding = one(check_config(config, bundle, RANGES), f"$.linux.{kind}Mappings", cause)
     assert problem in finding.problem
     assert finding.fixable
 
@@ -137,61 +139,61 @@ def test_mappings_that_the_namespace_cannot_have(
         [mapping(0, 65535, 1), mapping(100, 0, 1)],
     ],
 )
-def test_mappings_within_the_map_of_the_namespace(
-    bundle: Path, mappings: list[dict[str, int]]
-) -> None:
+def test_mappings_within_the_map_are_accepted(bundle: Path, mappings: list[dict[str, int]]) -> None:
     config = changed(GOOD, "linux.uidMappings", mappings)
-    assert found(config, bundle, RANGES) == []
+    assert check_config(config, bundle, RANGES) == []
 
 
-def test_joining_a_user_namespace(bundle: Path) -> None:
+def test_joining_a_user_namespace_is_found(bundle: Path) -> None:
     config = changed(GOOD, "linux.namespaces", [{"type": "user", "path": "/proc/1/ns/user"}])
-    finding = one(found(config, bundle), "$.linux.namespaces[0].path", "bundle-join-user")
+    finding = one(check_config(config, bundle), "$.linux.namespaces[0].path", "bundle-join-user")
     assert finding.blocks
     assert finding.fixable
 
 
-def test_a_missing_user_is_a_note(bundle: Path) -> None:
+def test_missing_user_is_a_note(bundle: Path) -> None:
     finding = one(
-        found(changed(GOOD, "process.user", None), bundle), "$.process.user", "bundle-no-user"
+        check_config(changed(GOOD, "process.user", None), bundle),
+        "$.process.user",
+        "bundle-no-user",
     )
     assert finding.fixable
     assert not finding.blocks
 
 
 @pytest.mark.parametrize(("kind", "value"), [("uid", 1), ("gid", 65536)])
-def test_an_unmapped_user_is_a_note(bundle: Path, kind: str, value: int) -> None:
+def test_unmapped_user_is_a_note(bundle: Path, kind: str, value: int) -> None:
     config = changed(GOOD, f"process.user.{kind}", value)
-    finding = one(found(config, bundle), f"$.process.user.{kind}", "bundle-user-unmapped")
+    finding = one(check_config(config, bundle), f"$.process.user.{kind}", "bundle-user-unmapped")
     assert f"{kind} {value} is not mapped" in finding.problem
     assert not finding.blocks
 
 
 @pytest.mark.parametrize("path", ["missing", "/missing", "file", "file/below"])
-def test_a_root_filesystem_that_is_no_directory(bundle: Path, path: str) -> None:
+def test_root_filesystem_must_be_a_directory(bundle: Path, path: str) -> None:
     (bundle / "file").touch()
     config = changed(GOOD, "root.path", path)
     for extents in (None, STRANGER):
-        *outside, finding = found(config, bundle, extents)
+        *outside, finding = check_config(config, bundle, extents)
         assert [each.id for each in outside] == ["bundle-root-outside"] * path.startswith("/")
         assert (finding.path, finding.id) == ("$.root.path", "rootfs-missing")
         assert str(bundle / path) in finding.problem
 
 
 @pytest.mark.parametrize("private", [".", "rootfs"])
-def test_a_root_filesystem_that_the_ids_cannot_search(bundle: Path, private: str) -> None:
+def test_root_filesystem_must_be_searchable(bundle: Path, private: str) -> None:
     (bundle / private).chmod(0o700)
-    finding = one(found(GOOD, bundle, STRANGER), "$.root.path", "rootfs-unreadable")
+    finding = one(check_config(GOOD, bundle, STRANGER), "$.root.path", "rootfs-unreadable")
     assert finding.problem == f"{bundle / private} can't be searched"
     assert finding.remedy == f"chmod a+x {bundle / private}"
-    assert found(GOOD, bundle) == []
+    assert check_config(GOOD, bundle) == []
 
 
-def test_a_writable_root_filesystem_must_be_writable(bundle: Path) -> None:
+def test_unwritable_root_filesystem_needs_readonly_or_overlay(bundle: Path) -> None:
     config = changed(GOOD, "root.readonly", False)
-    one(found(config, bundle, STRANGER), "$.root.readonly", "bundle-overlay")
-    assert found(config, bundle, STRANGER, memory_overlay=True) == []
-    assert found(config, bundle) == []
+    one(check_config(config, bundle, STRANGER), "$.root.readonly", "bundle-overlay")
+    assert check_config(config, bundle, STRANGER, memory_overlay=True) == []
+    assert check_config(config, bundle) == []
 
 
 @pytest.mark.parametrize("source", ["", "missing", "/missing"])
@@ -204,75 +206,81 @@ def test_a_writable_root_filesystem_must_be_writable(bundle: Path) -> None:
         {"options": ["rbind"], "type": "tmpfs"},
     ],
 )
-def test_a_missing_bind_source(bundle: Path, source: str, kind: dict[str, Any]) -> None:
+def test_missing_bind_source_is_found(bundle: Path, source: str, kind: dict[str, Any]) -> None:
     config = changed(GOOD, "mounts", [{"destination": "/data", "source": source} | kind])
-    *outside, finding = found(config, bundle)
+    *outside, finding = check_config(config, bundle)
     assert [each.id for each in outside] == ["bundle-bind-outside"] * source.startswith("/")
     assert (finding.path, finding.id) == ("$.mounts[0].source", "bundle-bind-source")
 
 
 @pytest.mark.parametrize("kind", [{}, {"type": "none"}, {"type": "tmpfs", "options": ["ro"]}])
-def test_other_mounts_need_no_source(bundle: Path, kind: dict[str, Any]) -> None:
+def test_other_mounts_need_no_existing_source(bundle: Path, kind: dict[str, Any]) -> None:
     config = changed(GOOD, "mounts", [{"destination": "/data", "source": "missing"} | kind])
-    assert found(config, bundle) == []
+    assert check_config(config, bundle) == []
 
 
-def test_a_bind_source_behind_a_private_directory(bundle: Path) -> None:
+def test_bind_source_below_a_private_directory_is_found(bundle: Path) -> None:
     (bundle / "private/source").mkdir(parents=True)
     (bundle / "rootfs/data").mkdir()
     (bundle / "private").chmod(0o700)
     config = bind("private/source")
-    finding = one(found(config, bundle, STRANGER), "$.mounts[0].source", "bundle-bind-source")
+    finding = one(
+        check_config(config, bundle, STRANGER), "$.mounts[0].source", "bundle-bind-source"
+    )
     assert finding.problem == f"{bundle / 'private'} can't be searched"
-    assert found(config, bundle) == []
+    assert check_config(config, bundle) == []
     # Only the directories of its path must be searchable: an unreadable directory can be mounted.
     (bundle / "private").chmod(0o755)
     (bundle / "private/source").chmod(0o700)
-    assert found(config, bundle, STRANGER) == []
+    assert check_config(config, bundle, STRANGER) == []
 
 
-def test_a_mount_point_that_cannot_be_made(bundle: Path) -> None:
+def test_mount_point_that_can_not_be_created_is_found(bundle: Path) -> None:
     (bundle / "source").mkdir()
     config = bind("source", "/a/b")
-    finding = one(found(config, bundle, STRANGER), "$.mounts[0].destination", "bundle-bind-target")
+    finding = one(
+        check_config(config, bundle, STRANGER), "$.mounts[0].destination", "bundle-bind-target"
+    )
     assert finding.remedy.startswith(f"mkdir -p {bundle / 'rootfs/a/b'},")
-    assert found(config, bundle) == []
+    assert check_config(config, bundle) == []
     (bundle / "rootfs/a/b").mkdir(parents=True)
-    assert found(config, bundle, STRANGER) == []
+    assert check_config(config, bundle, STRANGER) == []
 
 
 @pytest.mark.parametrize("source_is_directory", [True, False])
-def test_a_mount_point_of_the_other_kind(bundle: Path, source_is_directory: bool) -> None:
+def test_bind_of_file_on_directory_or_reverse_is_found(
+    bundle: Path, source_is_directory: bool
+) -> None:
     directory, file = bundle / "source", bundle / "rootfs/data"
     if not source_is_directory:
         directory, file = bundle / "rootfs/data", bundle / "source"
     directory.mkdir()
     file.touch()
-    one(found(bind("source"), bundle), "$.mounts[0].destination", "bundle-bind-target")
+    one(check_config(bind("source"), bundle), "$.mounts[0].destination", "bundle-bind-target")
 
 
-def test_a_mount_point_that_cannot_be(bundle: Path) -> None:
+def test_too_long_mount_point_is_found(bundle: Path) -> None:
     (bundle / "source").mkdir()
     config = bind("source", "/" + "x" * 300)
-    finding = one(found(config, bundle), "$.mounts[0].destination", "bundle-bind-target")
+    finding = one(check_config(config, bundle), "$.mounts[0].destination", "bundle-bind-target")
     assert finding.problem.endswith(": File name too long")
 
 
-def test_a_mount_point_below_another_bind_is_not_judged(bundle: Path) -> None:
+def test_mount_point_below_another_bind_is_not_checked(bundle: Path) -> None:
     (bundle / "source").mkdir()
     (bundle / "rootfs/a").mkdir()
     config = bind("source", "/a")
     config["mounts"].append(config["mounts"][0] | {"destination": "/a/b"})
-    assert found(config, bundle, STRANGER) == []
+    assert check_config(config, bundle, STRANGER) == []
 
 
 @pytest.mark.parametrize("option", ["shared", "rshared"])
-def test_shared_propagation_of_a_bind(bundle: Path, option: str) -> None:
+def test_shared_propagation_of_a_bind_mount_is_found(bundle: Path, option: str) -> None:
     (bundle / "source").mkdir()
     config = bind("source", "/data", "rbind", option)
-    one(found(config, bundle), "$.mounts[0].options", "bundle-propagation")
+    one(check_config(config, bundle), "$.mounts[0].options", "bundle-propagation")
     config["mounts"][0] |= {"type": "tmpfs", "options": [option]}
-    assert found(config, bundle) == []
+    assert check_config(config, bundle) == []
 
 
 @pytest.mark.parametrize(
@@ -295,10 +303,10 @@ def test_shared_propagation_of_a_bind(bundle: Path, option: str) -> None:
         ),
     ],
 )
-def test_what_runsc_refuses_or_leaves_out(
+def test_options_that_runsc_refuses_or_ignores_are_found(
     bundle: Path, path: str, value: object, place: str, cause: str | None, blocks: bool
 ) -> None:
-    findings = found(changed(GOOD, path, value), bundle)
+    findings = check_config(changed(GOOD, path, value), bundle)
     if cause is None:
         assert findings == []
         return
@@ -309,13 +317,17 @@ def test_what_runsc_refuses_or_leaves_out(
     ("network", "cause", "blocks"),
     [("none", "bundle-join-ignored", False), ("host", "join-denied", True)],
 )
-def test_joining_a_network_namespace(bundle: Path, network: str, cause: str, blocks: bool) -> None:
+def test_joining_a_network_namespace_is_found(
+    bundle: Path, network: str, cause: str, blocks: bool
+) -> None:
     entry = {"type": "network", "path": "/run/netns/x"}
     config = changed(GOOD, "linux.namespaces", [{"type": "user"}, entry])
-    finding = one(found(config, bundle, network=network), "$.linux.namespaces[1].path", cause)
+    finding = one(
+        check_config(config, bundle, network=network), "$.linux.namespaces[1].path", cause
+    )
     assert finding.blocks == blocks
     config = changed(GOOD, "linux.namespaces", [{"type": "user"}, {"type": "network"}])
-    assert found(config, bundle, network=network) == []
+    assert check_config(config, bundle, network=network) == []
 
 
 @pytest.mark.parametrize(
@@ -332,7 +344,7 @@ def test_joining_a_network_namespace(bundle: Path, network: str, cause: str, blo
         ("/loop", "", "loop"),
     ],
 )
-def test_links_are_followed_within_the_root(
+def test_symlinks_are_followed_within_the_root(
     tmp_path: Path, path: str, exists: str, missing: str
 ) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
@@ -345,10 +357,10 @@ def test_links_are_followed_within_the_root(
 
 @given(mutations)
 @settings(deadline=None)
-def test_no_mutation_gives_anything_but_findings(config: dict[str, Any]) -> None:
+def test_any_mutation_gives_only_findings(config: dict[str, Any]) -> None:
     for extents in (RANGES, STRANGER):
         mended = outcome(fix, config, extents, extents)
         if not isinstance(mended, BundleError):
-            findings = found(mended[0], Path("/"), extents)
+            findings = check_config(mended[0], Path("/"), extents)
             assert all(finding.path.startswith("$.") for finding in findings)
             assert not any(finding.fixable for finding in findings)

@@ -27,7 +27,7 @@ def lines(output: Output) -> list[str]:
     return output.readouterr().out.splitlines()
 
 
-def test_init_makes_a_bundle_that_check_has_nothing_against(tmp_path: Path, capsys: Output) -> None:
+def test_bundle_of_init_passes_check(tmp_path: Path, capsys: Output) -> None:
     directory = tmp_path / "b"
     rootfs = directory / "rootfs"
     rootfs.mkdir(parents=True)
@@ -45,7 +45,7 @@ def test_init_makes_a_bundle_that_check_has_nothing_against(tmp_path: Path, caps
     assert lines(capsys) == [f"{directory}: no problems found; runsc can run it without root"]
 
 
-def test_init_names_a_root_filesystem_elsewhere_by_its_whole_path(
+def test_init_writes_the_absolute_path_of_an_outside_rootfs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "rootfs").mkdir()
@@ -65,7 +65,7 @@ def test_init_names_a_root_filesystem_elsewhere_by_its_whole_path(
         (["--", "sh"], "required: --rootfs"),
     ],
 )
-def test_init_makes_nothing_where_it_fails(
+def test_failed_init_creates_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Output,
@@ -78,7 +78,7 @@ def test_init_makes_nothing_where_it_fails(
     assert os.listdir(tmp_path) == []
 
 
-def test_check_tells_what_would_fail(bundle: Path, capsys: Output) -> None:
+def test_check_prints_findings_with_cause_and_remedy(bundle: Path, capsys: Output) -> None:
     assert main(["bundle", "check", str(bundle)]) == 1
     printed = lines(capsys)
     assert printed[0] == "fails: $.linux.namespaces: no user namespace [bundle-no-mappings]"
@@ -88,7 +88,7 @@ def test_check_tells_what_would_fail(bundle: Path, capsys: Output) -> None:
     assert printed[-1] == (f"{bundle}: 2 problems; to fix 2 of them: usernsctl bundle fix {bundle}")
 
 
-def test_check_for_machines(bundle: Path, capsys: Output) -> None:
+def test_check_prints_json(bundle: Path, capsys: Output) -> None:
     assert main(["bundle", "check", "--json", str(bundle)]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["bundle"] == str(bundle)
@@ -101,14 +101,14 @@ def test_check_for_machines(bundle: Path, capsys: Output) -> None:
     assert all(finding.keys() == fields for finding in report["findings"])
 
 
-def test_check_for_machines_without_findings(bundle: Path, capsys: Output) -> None:
+def test_check_json_without_findings(bundle: Path, capsys: Output) -> None:
     assert main(["bundle", "fix", str(bundle)]) == 0
     capsys.readouterr()
     assert main(["bundle", "check", "--json", str(bundle)]) == 0
     assert json.loads(capsys.readouterr().out) == {"bundle": str(bundle), "findings": []}
 
 
-def test_check_takes_the_network_into_account(bundle: Path, capsys: Output) -> None:
+def test_check_depends_on_the_network_option(bundle: Path, capsys: Output) -> None:
     namespaces = [{"type": "user"}, {"type": "network", "path": "/run/netns/x"}]
     config = minimal() | {"linux": {"namespaces": namespaces}}
     (bundle / "config.json").write_text(json.dumps(config))
@@ -117,7 +117,7 @@ def test_check_takes_the_network_into_account(bundle: Path, capsys: Output) -> N
         assert f"[{cause}]" in capsys.readouterr().out
 
 
-def test_fix_tells_what_it_did_and_keeps_the_old_file(bundle: Path, capsys: Output) -> None:
+def test_fix_prints_changes_and_keeps_the_old_file(bundle: Path, capsys: Output) -> None:
     old = (bundle / "config.json").read_text()
     assert main(["bundle", "fix", str(bundle)]) == 0
     assert lines(capsys) == [
@@ -131,7 +131,7 @@ def test_fix_tells_what_it_did_and_keeps_the_old_file(bundle: Path, capsys: Outp
     assert load(bundle)["linux"]["uidMappings"] == [mapping(0, 0, 1)]
 
 
-def test_fix_writes_nothing_where_there_is_nothing_to_fix(bundle: Path, capsys: Output) -> None:
+def test_fix_of_a_valid_bundle_writes_nothing(bundle: Path, capsys: Output) -> None:
     assert main(["bundle", "fix", str(bundle)]) == 0
     (bundle / "config.json.orig").unlink()
     before = (bundle / "config.json").stat()
@@ -152,7 +152,7 @@ def test_fix_writes_nothing_where_there_is_nothing_to_fix(bundle: Path, capsys: 
         ('{"process": {"args": ["a"], "user": {"uid": "0"}}}', "$.process.user.uid: found"),
     ],
 )
-def test_a_bundle_that_cannot_be_read(
+def test_invalid_bundle_is_refused_by_check_and_fix(
     bundle: Path, capsys: Output, verb: str, text: str | None, message: str
 ) -> None:
     (bundle / "config.json").unlink()

@@ -28,63 +28,65 @@ def names(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir())
 
 
-def refusal(directory: Path) -> BundleError:
+def load_error(directory: Path) -> BundleError:
     with pytest.raises(BundleError) as caught:
         load(directory)
     assert caught.value.filename == str(directory / "config.json")
     return caught.value
 
 
-def test_a_config_is_read_in_its_order(tmp_path: Path) -> None:
+def test_order_of_keys_is_kept(tmp_path: Path) -> None:
     config = {"zeta": 1, **minimal(), "alpha": [1.5]}
     assert list(load(bundle(tmp_path, json.dumps(config)))) == list(config)
 
 
-def test_a_missing_directory(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "b").reason == f"there is no bundle directory {tmp_path / 'b'}"
+def test_missing_bundle_directory_raises(tmp_path: Path) -> None:
+    assert load_error(tmp_path / "b").reason == f"there is no bundle directory {tmp_path / 'b'}"
 
 
-def test_a_missing_config(tmp_path: Path) -> None:
-    error = refusal(tmp_path)
+def test_missing_config_json_raises(tmp_path: Path) -> None:
+    error = load_error(tmp_path)
     assert error.reason == f"there is no config.json in {tmp_path}"
     assert error.remedy is not None
     assert "usernsctl bundle init" in error.remedy
 
 
-def test_a_file_instead_of_a_directory(tmp_path: Path) -> None:
+def test_file_as_bundle_directory_raises(tmp_path: Path) -> None:
     (tmp_path / "b").touch()
-    assert "is not a directory" in refusal(tmp_path / "b").reason
+    assert "is not a directory" in load_error(tmp_path / "b").reason
 
 
-def test_a_config_that_is_a_directory(tmp_path: Path) -> None:
+def test_directory_as_config_json_raises(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
-    assert "is not a regular file" in refusal(tmp_path).reason
+    assert "is not a regular file" in load_error(tmp_path).reason
 
 
-def test_a_config_that_is_a_fifo_does_not_block(tmp_path: Path) -> None:
+def test_fifo_as_config_json_raises_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
-    assert "is not a regular file" in refusal(tmp_path).reason
+    assert "is not a regular file" in load_error(tmp_path).reason
 
 
 @unprivileged
-def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_config_json_raises(tmp_path: Path) -> None:
     (bundle(tmp_path) / "config.json").chmod(0)
-    assert refusal(tmp_path).reason == f"can't read {tmp_path}/config.json: Permission denied"
+    assert load_error(tmp_path).reason == f"can't read {tmp_path}/config.json: Permission denied"
 
 
-def test_a_huge_config(tmp_path: Path) -> None:
+def test_oversized_config_json_raises(tmp_path: Path) -> None:
     os.truncate(bundle(tmp_path) / "config.json", MAX_BYTES + 1)
-    assert f"longer than {MAX_BYTES} bytes" in refusal(tmp_path).reason
+    assert f"longer than {MAX_BYTES} bytes" in load_error(tmp_path).reason
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("{", "line 1, column 2: broken JSON"), ("{}", "$.process: missing")]
+    ("text", "message"), [("{", "line 1, column 2: broken JSON"), ("{}", "$.process: missing")]
 )
-def test_a_wrong_config_is_told_with_its_file(tmp_path: Path, text: str, what: str) -> None:
-    assert refusal(bundle(tmp_path, text)).reason.startswith(f"{tmp_path}/config.json: {what}")
+def test_error_in_config_json_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    assert load_error(bundle(tmp_path, text)).reason.startswith(
+        f"{tmp_path}/config.json: {message}"
+    )
 
 
-def test_create_makes_the_directory_and_the_file(tmp_path: Path) -> None:
+def test_create_makes_directory_and_config_json(tmp_path: Path) -> None:
     filename = create(tmp_path / "b", minimal())
     assert filename == tmp_path / "b/config.json"
     assert load(tmp_path / "b") == minimal()
@@ -99,7 +101,7 @@ def test_create_overwrites_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == "precious"
 
 
-def test_create_leaves_nothing_where_it_fails(tmp_path: Path) -> None:
+def test_failed_create_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="can't write"):
         create(tmp_path / "missing/b", minimal())
     with pytest.raises(BundleError, match="can't write"):
@@ -128,7 +130,7 @@ def test_replace_never_overwrites_an_original(tmp_path: Path) -> None:
     assert names(tmp_path) == ["config.json", "config.json.orig"]
 
 
-def test_replace_undoes_what_it_did_if_the_last_step_fails(
+def test_failed_replace_restores_the_original(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle(tmp_path)

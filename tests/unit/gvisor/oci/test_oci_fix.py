@@ -36,55 +36,51 @@ ADDED_ALL = ["$.process.user", "$.linux.namespaces", "$.linux.uidMappings", "$.l
         ),
     ],
 )
-def test_the_namespace_its_map_and_the_user_are_there_afterwards(
-    linux: object, changes: list[str]
-) -> None:
-    mended, made = fix(minimal() | {"linux": linux}, ROOT_ONLY, ROOT_ONLY)
-    assert [change.path for change in made] == changes
-    assert mended["process"]["user"] == {"uid": 0, "gid": 0}
-    assert {"type": "user"} in mended["linux"]["namespaces"]
-    assert mended["linux"]["uidMappings"] == ROOT_MAPPING
-    assert mended["linux"]["gidMappings"] == ROOT_MAPPING
+def test_fix_adds_user_namespace_mappings_and_user(linux: object, changes: list[str]) -> None:
+    fixed, changes_made = fix(minimal() | {"linux": linux}, ROOT_ONLY, ROOT_ONLY)
+    assert [change.path for change in changes_made] == changes
+    assert fixed["process"]["user"] == {"uid": 0, "gid": 0}
+    assert {"type": "user"} in fixed["linux"]["namespaces"]
+    assert fixed["linux"]["uidMappings"] == ROOT_MAPPING
+    assert fixed["linux"]["gidMappings"] == ROOT_MAPPING
 
 
-def test_a_config_without_the_key_linux_gets_it() -> None:
-    mended, _ = fix(minimal(), ROOT_ONLY, ROOT_ONLY)
-    assert list(mended) == ["process", "root", "linux"]
-    assert mended["linux"]["namespaces"] == [{"type": "user"}]
+def test_fix_adds_a_missing_linux_key() -> None:
+    fixed, _ = fix(minimal(), ROOT_ONLY, ROOT_ONLY)
+    assert list(fixed) == ["process", "root", "linux"]
+    assert fixed["linux"]["namespaces"] == [{"type": "user"}]
 
 
-def test_each_extent_is_mapped_to_itself() -> None:
+def test_fix_maps_each_extent_to_itself() -> None:
     gids = [Extent(0, 1000, 1), Extent(5, 7000, 3)]
-    mended, changes = fix(minimal(), RANGES, gids)
-    assert mended["linux"]["uidMappings"] == [mapping(0, 0, 1), mapping(1, 1, 65535)]
-    assert mended["linux"]["gidMappings"] == [mapping(0, 0, 1), mapping(5, 5, 3)]
+    fixed, changes = fix(minimal(), RANGES, gids)
+    assert fixed["linux"]["uidMappings"] == [mapping(0, 0, 1), mapping(1, 1, 65535)]
+    assert fixed["linux"]["gidMappings"] == [mapping(0, 0, 1), mapping(5, 5, 3)]
     assert changes[-1].text == "added 0:0:1, 5:5:3"
 
 
-def test_mappings_that_the_namespace_can_have_are_kept() -> None:
+def test_fix_keeps_valid_mappings() -> None:
     config = with_user_namespace(mapping(0, 5, 10))
-    mended, changes = fix(config, RANGES, RANGES)
-    assert mended["linux"] == config["linux"]
+    fixed, changes = fix(config, RANGES, RANGES)
+    assert fixed["linux"] == config["linux"]
     assert [change.path for change in changes] == ["$.process.user"]
 
 
-def test_a_user_namespace_is_made_instead_of_joined() -> None:
+def test_fix_creates_a_user_namespace_in_place_of_joining() -> None:
     joins = ({"type": "pid"}, {"type": "user", "path": "/proc/1/ns/user"})
-    mended, changes = fix(
-        with_user_namespace(*ROOT_MAPPING, namespaces=joins), ROOT_ONLY, ROOT_ONLY
-    )
-    assert mended["linux"]["namespaces"] == [{"type": "pid"}, {"type": "user"}]
+    fixed, changes = fix(with_user_namespace(*ROOT_MAPPING, namespaces=joins), ROOT_ONLY, ROOT_ONLY)
+    assert fixed["linux"]["namespaces"] == [{"type": "pid"}, {"type": "user"}]
     assert changes[-1].path == "$.linux.namespaces[1].path"
     assert changes[-1].text == "removed /proc/1/ns/user"
 
 
-def test_a_user_that_is_there_is_kept() -> None:
+def test_fix_keeps_the_user() -> None:
     config = changed(minimal(), "process.user", {"uid": 7, "gid": 8, "umask": 18})
-    mended, _ = fix(config, ROOT_ONLY, ROOT_ONLY)
-    assert mended["process"] == config["process"]
+    fixed, _ = fix(config, ROOT_ONLY, ROOT_ONLY)
+    assert fixed["process"] == config["process"]
 
 
-def test_a_config_of_the_wrong_shape_is_refused() -> None:
+def test_fix_refuses_an_invalid_config() -> None:
     with pytest.raises(BundleError, match=r"\$\.linux\.namespaces"):
         fix(minimal() | {"linux": {"namespaces": "user"}}, ROOT_ONLY, ROOT_ONLY)
 
@@ -130,13 +126,13 @@ def without_ours(config: dict[str, Any]) -> dict[str, Any]:
 
 @given(configs, st.sampled_from([ROOT_ONLY, RANGES]))
 @settings(deadline=None)
-def test_after_fix_nothing_is_left_to_fix(config: dict[str, Any], extents: list[Extent]) -> None:
+def test_second_fix_changes_nothing(config: dict[str, Any], extents: list[Extent]) -> None:
     before = copy.deepcopy(config)
-    mended, changes = fix(config, extents, extents)
+    fixed, changes = fix(config, extents, extents)
     assert config == before
-    assert bool(changes) == (mended != config)
-    assert fix(mended, extents, extents) == (mended, [])
-    assert without_ours(mended) == without_ours(config)
-    assert list(mended) == list(config)
-    findings = check(mended, Path("/"), extents, extents)
+    assert bool(changes) == (fixed != config)
+    assert fix(fixed, extents, extents) == (fixed, [])
+    assert without_ours(fixed) == without_ours(config)
+    assert list(fixed) == list(config)
+    findings = check(fixed, Path("/"), extents, extents)
     assert not [finding for finding in findings if finding.fixable]

@@ -22,7 +22,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | objects(keys, inn
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "what"),
+    ("text", "where", "message"),
     [
         (b"", "line 1, column 1", "broken JSON"),
         (b'{\n  "a": 1,\n  "b" 2\n}', "line 3, column 7", "broken JSON"),
@@ -47,13 +47,11 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | objects(keys, inn
         (b'{"a": {"\\udc00": 1}}', "$.a", "surrogate"),
     ],
 )
-def test_text_that_is_no_config_is_refused_with_its_place(
-    text: bytes, where: str, what: str
-) -> None:
+def test_invalid_text_is_refused_with_its_position(text: bytes, where: str, message: str) -> None:
     with pytest.raises(BundleError) as caught:
         parse(text, filename="/b/config.json")
     assert caught.value.reason.startswith(f"/b/config.json: {where}: ")
-    assert what in caught.value.reason
+    assert message in caught.value.reason
     assert caught.value.filename == "/b/config.json"
 
 
@@ -69,12 +67,12 @@ def test_brackets_in_strings_do_not_nest() -> None:
     assert parse(json.dumps({"a": text}).encode()) == {"a": text}
 
 
-def test_the_deepest_nesting_allowed_is_read() -> None:
+def test_deepest_allowed_nesting_is_parsed() -> None:
     depth = MAX_DEPTH - 1
     assert "a" in parse(b'{"a": ' + b"[" * depth + b"]" * depth + b"}")
 
 
-def test_a_fraction_is_written_as_it_was_read() -> None:
+def test_fractions_are_serialised_unchanged() -> None:
     text = b'{"a": 0.1000000000000000055511151231257827, "b": 2.50}'
     assert serialise(parse(text)).split() == (
         b'{ "a": 0.1000000000000000055511151231257827, "b": 2.50 }'.split()
@@ -83,7 +81,7 @@ def test_a_fraction_is_written_as_it_was_read() -> None:
 
 @given(objects(keys, values, max_size=4))
 @settings(deadline=None)
-def test_what_is_written_reads_the_same(config: dict[str, Any]) -> None:
+def test_serialised_config_parses_to_the_same(config: dict[str, Any]) -> None:
     again = parse(serialise(config))
     assert again == config
     assert list(again) == list(config)
@@ -93,7 +91,7 @@ def test_what_is_written_reads_the_same(config: dict[str, Any]) -> None:
 @example(b'{"a":' * 5000)
 @example(b"\xed\xa0\x80")
 @settings(deadline=None)
-def test_no_bytes_give_anything_but_a_config_or_a_bundle_error(text: bytes) -> None:
+def test_any_bytes_give_a_config_or_a_bundleerror(text: bytes) -> None:
     assert isinstance(outcome(parse, text), dict | BundleError)
 
 
@@ -101,7 +99,7 @@ def test_no_bytes_give_anything_but_a_config_or_a_bundle_error(text: bytes) -> N
     ("key", "path"),
     [("cwd", "$.cwd"), (3, "$[3]"), ("a.b", '$["a.b"]'), ("", '$[""]'), ('"', '$["\\""]')],
 )
-def test_a_json_path_says_any_key(key: str | int, path: str) -> None:
+def test_json_path_quotes_unusual_keys(key: str | int, path: str) -> None:
     assert child("$", key) == path
 
 
@@ -117,5 +115,5 @@ def test_a_json_path_says_any_key(key: str | int, path: str) -> None:
         ("x" * 100, '"' + "x" * 58 + "…"),
     ],
 )
-def test_what_was_found_is_told_briefly(value: object, text: str) -> None:
+def test_descriptions_of_values_are_short(value: object, text: str) -> None:
     assert describe(value) == text
