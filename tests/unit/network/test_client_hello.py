@@ -44,17 +44,17 @@ def record(data: bytes, kind: int = 22) -> bytes:
 GOOD = record(hello(sni(b"example.com")))
 
 
-def test_the_name_of_a_real_client_is_read() -> None:
+def test_server_name_of_openssl_is_read() -> None:
     assert server_name(openssl_hello("example.com")) == "example.com"
 
 
-def test_a_client_without_a_name_is_refused() -> None:
+def test_client_hello_without_a_name_is_refused() -> None:
     with pytest.raises(NotAllowed, match="no server name") as caught:
         server_name(openssl_hello(None))
     assert caught.value.record() == b"\x15\x03\x01\x00\x02\x02\x6d"
 
 
-def test_each_part_of_a_message_is_not_yet_a_name() -> None:
+def test_incomplete_client_hello_has_no_name_yet() -> None:
     for whole in (GOOD, openssl_hello("example.com")):
         for size in range(len(whole)):
             assert server_name(whole[:size]) is None
@@ -62,7 +62,7 @@ def test_each_part_of_a_message_is_not_yet_a_name() -> None:
 
 
 @pytest.mark.parametrize("size", [16, 20, 50])
-def test_a_message_in_several_records_is_put_together(size: int) -> None:
+def test_client_hello_in_several_records_is_reassembled(size: int) -> None:
     message = hello(sni(b"example.com"))
     parts = [record(message[at : at + size]) for at in range(0, len(message), size)]
     whole = b"".join(parts)
@@ -103,18 +103,18 @@ def test_a_message_in_several_records_is_put_together(size: int) -> None:
         (record(hello(sni(b"a.b"), (0xFFCE, b"\0"))), "ECH"),
     ],
 )
-def test_what_a_server_could_read_differently_is_refused(sent: bytes, reason: str) -> None:
+def test_ambiguous_client_hello_is_refused(sent: bytes, reason: str) -> None:
     with pytest.raises(NotAllowed, match=reason):
         server_name(sent)
 
 
-def test_a_client_that_does_not_speak_tls_gets_no_alert() -> None:
+def test_client_without_tls_gets_no_alert() -> None:
     with pytest.raises(NotAllowed) as caught:
         server_name(b"GET / HTTP/1.1\r\n")
     assert caught.value.record() == b""
 
 
-def test_an_endless_message_is_refused() -> None:
+def test_oversized_client_hello_is_refused() -> None:
     head = b"\x01" + (MAX_SIZE).to_bytes(3)
     sent = record(head + bytes(16000)) + record(bytes(16000)) + record(bytes(700))
     assert server_name(sent[:100]) is None

@@ -79,7 +79,7 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_a_confined_process_cannot(attempt: str, tmp_path: Path) -> None:
+def test_confined_process_is_denied(attempt: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("text")
     done = capture([sys.executable, "-c", SCRIPT, ATTEMPTS[attempt], file])
@@ -98,7 +98,7 @@ def test_a_confined_process_cannot(attempt: str, tmp_path: Path) -> None:
         "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
     ],
 )
-def test_a_confined_process_opens_no_socket_beside_ip(attempt: str, tmp_path: Path) -> None:
+def test_confined_process_can_open_only_ip_sockets(attempt: str, tmp_path: Path) -> None:
     """Services of the user, such as D-Bus and Docker, listen at Unix sockets."""
     file = tmp_path / "file"
     file.touch()
@@ -121,7 +121,7 @@ print("dumpable", libc.prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
 """
 
 
-def test_a_confined_process_still_does_what_a_proxy_needs(tmp_path: Path) -> None:
+def test_confined_process_can_do_the_work_of_a_proxy(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("text")
     done = capture([sys.executable, "-c", SCRIPT, WORKS, file])
@@ -129,7 +129,7 @@ def test_a_confined_process_still_does_what_a_proxy_needs(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_a_filter_is_complete(machine: str) -> None:
+def test_filter_has_numbers_for_all_syscalls(machine: str) -> None:
     program = confinement._filter(machine)
     assert len(program) % 8 == 0
     assert 100 < len(program) // 8 < 4096
@@ -140,5 +140,5 @@ def test_a_filter_is_complete(machine: str) -> None:
     assert all(number == "-" or number.isdigit() for at, number in enumerate(words) if at % 3)
 
 
-def test_a_machine_without_a_table_has_no_filter() -> None:
+def test_unknown_machine_has_no_filter() -> None:
     assert confinement._filter("riscv64") == b""

@@ -22,7 +22,7 @@ def get(*fields: str, target: str = "http://example.com/a?b", version: str = "HT
     return parse(lines(f"GET {target} {version}", *fields))
 
 
-def test_a_request_is_written_anew_for_the_server() -> None:
+def test_request_is_rewritten_for_the_server() -> None:
     request = get("hOST: Example.COM.", "X-A:  b c \t", "Accept: */*")
     assert request == Request(
         False,
@@ -45,13 +45,13 @@ def test_a_request_is_written_anew_for_the_server() -> None:
         ("http://example.com//evil.org/", "example.com", "GET //evil.org/ HTTP/1.1"),
     ],
 )
-def test_only_the_part_before_the_path_is_the_host(target: str, host: str, first: str) -> None:
+def test_host_ends_before_the_path(target: str, host: str, first: str) -> None:
     request = get(f"Host: {host}", target=target)
     assert request.name == "example.com"
     assert request.head.startswith(lines(first, "Host: example.com")[:-2])
 
 
-def test_another_port_stays_in_host() -> None:
+def test_other_port_stays_in_the_host_field() -> None:
     request = get("Host: example.com:8080", target="http://example.com:8080/")
     assert request.port == 8080
     assert b"\r\nHost: example.com:8080\r\n" in request.head
@@ -77,7 +77,7 @@ def test_fields_for_the_proxy_are_removed() -> None:
     )
 
 
-def test_an_old_client_needs_no_host() -> None:
+def test_http_1_0_needs_no_host_field() -> None:
     request = get(version="HTTP/1.0")
     assert request.head.startswith(b"GET /a?b HTTP/1.0\r\nHost: example.com\r\n")
 
@@ -90,12 +90,12 @@ def test_an_old_client_needs_no_host() -> None:
         ("example.com:443", "example.com."),
     ],
 )
-def test_a_tunnel_is_asked_for_by_host_and_port(target: str, host: str) -> None:
+def test_connect_takes_host_and_port(target: str, host: str) -> None:
     request = parse(lines(f"CONNECT {target} HTTP/1.1", f"Host: {host}", "Proxy-Connection: x"))
     assert request == Request(True, "example.com", 443, b"", 0)
 
 
-def test_the_size_of_a_body_is_kept() -> None:
+def test_body_length_is_kept() -> None:
     request = get("Host: example.com", "Content-Length: 007")
     assert request.length == 7
     assert request.head.endswith(b"\r\nContent-Length: 7\r\n\r\n")
@@ -238,19 +238,19 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("head", "reason"), MALFORMED)
-def test_a_request_with_two_readings_is_refused(head: bytes, reason: str) -> None:
+def test_malformed_or_ambiguous_request_is_refused(head: bytes, reason: str) -> None:
     with pytest.raises(BadRequest, match=reason):
         parse(head)
 
 
-def test_the_longest_head_is_parsed() -> None:
+def test_longest_allowed_head_is_parsed() -> None:
     plain = lines("GET http://a.b/ HTTP/1.1", "Host: a.b", "X: ")
     long = plain.replace(b"X: ", b"X: " + b"y" * (MAX_HEAD - len(plain)))
     assert len(long) == MAX_HEAD
     assert parse(long).name == "a.b"
 
 
-def test_a_sized_body_ends_at_its_size() -> None:
+def test_sized_body_ends_at_its_length() -> None:
     body = SizedBody(5)
     assert body.feed(b"abc") == b"abc"
     assert not body.is_complete
@@ -264,7 +264,7 @@ WRITTEN = b"5\r\nhello\r\na\r\n0123456789\r\n0\r\n\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_a_chunked_body_is_written_anew_up_to_its_end(size: int) -> None:
+def test_chunked_body_is_rewritten_up_to_its_end(size: int) -> None:
     body = ChunkedBody()
     sent = CHUNKED + b"GET http://c.d/ HTTP/1.1\r\n\r\n"
     assert feed(body, sent, size) == WRITTEN
@@ -300,7 +300,7 @@ def feed(body: ChunkedBody, sent: bytes, size: int) -> bytes:
         b"1" * 100,
     ],
 )
-def test_a_chunk_with_two_readings_is_refused(sent: bytes, size: int) -> None:
+def test_malformed_or_ambiguous_chunk_is_refused(sent: bytes, size: int) -> None:
     body = ChunkedBody()
     with pytest.raises(BadRequest):
         feed(body, sent, size)

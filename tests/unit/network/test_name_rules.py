@@ -22,7 +22,7 @@ from usernsctl.network.names import AllowedName, NotAName, Rules, normal_name, p
         ("xn--bcher-kva.example", AllowedName("xn--bcher-kva.example")),
     ],
 )
-def test_a_rule_is_parsed_and_printed_in_one_form(text: str, rule: AllowedName) -> None:
+def test_name_rule_is_parsed_and_printed_in_normal_form(text: str, rule: AllowedName) -> None:
     assert AllowedName.parse(text) == rule
     assert AllowedName.parse(str(rule)) == rule
 
@@ -81,7 +81,7 @@ def test_a_rule_is_parsed_and_printed_in_one_form(text: str, rule: AllowedName) 
         ("a\u3002b.example\u3002com..", "not a valid international name"),
     ],
 )
-def test_a_malformed_rule_names_the_text_and_the_reason(text: str, reason: str) -> None:
+def test_error_of_a_malformed_rule_has_text_and_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=r"^'.*'") as caught:
         AllowedName.parse(text)
     assert repr(text) in str(caught.value)
@@ -89,7 +89,7 @@ def test_a_malformed_rule_names_the_text_and_the_reason(text: str, reason: str) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_rule_without_a_port_is_for_the_ports_of_http_and_https() -> None:
+def test_rule_without_a_port_allows_ports_80_and_443() -> None:
     rules = Rules([AllowedName("example.com")])
     assert rules.allow("example.com", 80)
     assert rules.allow("example.com", 443)
@@ -99,7 +99,7 @@ def test_a_rule_without_a_port_is_for_the_ports_of_http_and_https() -> None:
     assert not rules.allow("notexample.com", 443)
 
 
-def test_a_wildcard_is_for_all_names_below_and_not_for_the_name() -> None:
+def test_wildcard_allows_subdomains_only() -> None:
     rules = Rules(parse_rules(["*.example.com:8443"]))
     assert rules.allow("a.example.com", 8443)
     assert rules.allow("a.b.example.com", 8443)
@@ -109,7 +109,7 @@ def test_a_wildcard_is_for_all_names_below_and_not_for_the_name() -> None:
     assert not rules.allow("a.example.com", 443)
 
 
-def test_rules_for_one_name_add_up() -> None:
+def test_rules_for_the_same_name_add_up() -> None:
     rules = Rules(parse_rules(["example.com", "example.com:22", "example.com:22", "*.example.com"]))
     assert [rules.allow("example.com", port) for port in (22, 80, 443, 23)] == [
         True,
@@ -119,12 +119,12 @@ def test_rules_for_one_name_add_up() -> None:
     ]
 
 
-def test_equal_rules_are_kept_once() -> None:
+def test_equal_rules_are_merged() -> None:
     texts = ["example.com", "EXAMPLE.com.", "example.com:80", "*.example.com"]
     assert list(map(str, parse_rules(texts))) == ["example.com", "example.com:80", "*.example.com"]
 
 
-def test_the_number_of_rules_is_limited() -> None:
+def test_number_of_rules_is_limited() -> None:
     texts = [f"n{number}.example" for number in range(names.MAX_RULES + 1)]
     assert len(parse_rules(texts[1:])) == names.MAX_RULES
     with pytest.raises(ValueError, match="1001 allowed names are more than 1000"):
@@ -134,12 +134,12 @@ def test_the_number_of_rules_is_limited() -> None:
 @pytest.mark.parametrize(
     "text", ["\uff45xample.com", "example\u3002com", "EXAMPLE.COM\u200b", "\u0131.com"]
 )
-def test_a_requested_name_is_ascii(text: str) -> None:
+def test_requested_name_must_be_ascii(text: str) -> None:
     with pytest.raises(NotAName):
         normal_name(text)
 
 
-def test_a_kelvin_sign_does_not_become_a_letter() -> None:
+def test_kelvin_sign_is_not_an_ascii_letter() -> None:
     # str.lower() makes an ASCII k of it.
     with pytest.raises(NotAName):
         normal_name("\u212a.example")

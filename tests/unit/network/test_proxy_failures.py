@@ -12,7 +12,7 @@ from usernsctl.network.names import parse_rules
 
 
 @pytest.mark.parametrize("failing", ["usernsctl-refusals", "usernsctl-rules", "start"])
-def test_a_proxy_that_cannot_start_leaves_no_descriptor(
+def test_failed_proxy_start_leaves_no_descriptor(
     failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = os.memfd_create

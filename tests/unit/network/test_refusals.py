@@ -18,7 +18,7 @@ def fd() -> Iterator[int]:
     os.close(fd)
 
 
-def test_an_empty_table_has_no_refusals(fd: int) -> None:
+def test_empty_table_has_no_refusals(fd: int) -> None:
     assert refusals.total(fd) == 0
     assert list(refusals.listed(fd)) == []
 
@@ -38,13 +38,13 @@ def test_texts_beyond_the_table_are_only_counted(fd: int) -> None:
     assert [each.text for each in refusals.listed(fd)] == [str(each) for each in range(MAX_TEXTS)]
 
 
-def test_a_long_text_is_cut_off(fd: int) -> None:
+def test_long_text_is_truncated(fd: int) -> None:
     Table(fd).add("ä" * 1000)
     (only,) = refusals.listed(fd)
     assert only.text == "ä" * 252
     assert only.count == 1
 
 
-def test_a_proxy_cannot_shorten_its_table(fd: int) -> None:
+def test_proxy_can_not_shorten_its_table(fd: int) -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(fd, 0)

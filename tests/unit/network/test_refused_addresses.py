@@ -34,16 +34,16 @@ def family(address: str) -> int:
 
 
 @pytest.mark.parametrize("address", _REFUSED.split())
-def test_an_address_that_is_not_of_the_public_internet_is_refused(address: str) -> None:
+def test_address_outside_the_public_internet_is_refused(address: str) -> None:
     assert refusal(family(address), address)
 
 
 @pytest.mark.parametrize("address", _ALLOWED.split())
-def test_a_public_address_is_not_refused(address: str) -> None:
+def test_public_address_is_not_refused(address: str) -> None:
     assert refusal(family(address), address) is None
 
 
-def test_whatever_python_takes_for_private_is_refused() -> None:
+def test_networks_that_python_calls_private_are_refused() -> None:
     """Compare the edges of all networks that the standard library knows as not global."""
     for version in (4, 6):
         constants = getattr(ipaddress, f"_IPv{version}Constants")
@@ -53,11 +53,11 @@ def test_whatever_python_takes_for_private_is_refused() -> None:
                     assert refusal(family(str(address)), str(address)), address
 
 
-def test_other_families_are_refused() -> None:
+def test_other_address_families_are_refused() -> None:
     assert refusal(socket.AF_UNIX, "/run/x")
 
 
-def test_an_address_of_this_machine_is_known_without_a_packet() -> None:
+def test_own_address_is_recognised_by_its_route() -> None:
     assert is_own(socket.AF_INET, "127.0.0.1")
     # No route leads there.
     assert not is_own(socket.AF_INET6, "3fff::1")
@@ -75,7 +75,7 @@ def test_an_address_of_this_machine_is_known_without_a_packet() -> None:
         OSError(),
     ],
 )
-def test_an_address_counts_as_own_if_the_kernel_does_not_tell(
+def test_address_counts_as_own_without_an_answer_of_the_kernel(
     answer: bytes | OSError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(*_: object) -> bytes:
