@@ -39,7 +39,7 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def test_they_are_closed_once_nobody_uses_them() -> None:
+def test_shared_descriptors_are_closed_after_their_last_use() -> None:
     shared, fd = make()
     with shared.use() as fds:
         assert list(fds) == [-1, fd]
@@ -57,7 +57,7 @@ def test_they_are_closed_once_nobody_uses_them() -> None:
     os.close(fd)
 
 
-def test_who_ends_by_an_exception_uses_them_no_more() -> None:
+def test_exception_ends_the_use_of_shared_descriptors() -> None:
     shared, fd = make()
 
     def interrupted() -> None:
@@ -72,7 +72,9 @@ def test_who_ends_by_an_exception_uses_them_no_more() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(users=st.lists(st.integers(0, 20), min_size=2, max_size=8), closers=st.integers(1, 3))
-def test_many_threads(users: list[int], closers: int) -> None:
+def test_threads_that_use_and_close_share_descriptors_safely(
+    users: list[int], closers: int
+) -> None:
     """Check that no descriptor is closed or replaced during use, and all are closed at the end."""
     ours, theirs = os.pipe()
     shared = Shared("it", [ours])
@@ -108,7 +110,7 @@ def test_many_threads(users: list[int], closers: int) -> None:
     os.close(theirs)
 
 
-class Held(Closing):
+class ClosingLog(Closing):
     _what = "the thing"
 
     def __init__(self, log: list[str]) -> None:
@@ -122,32 +124,32 @@ class Held(Closing):
         self._log.append("closed")
 
 
-def test_close_at_the_end_of_a_block_or_when_forgotten() -> None:
+def test_object_is_closed_by_block_or_garbage_collection() -> None:
     log = ["begin"]
-    with Held(log) as held:
+    with ClosingLog(log) as closing:
         assert log == ["begin"]
     assert log == ["begin", "closed"]
-    del held
+    del closing
     with pytest.warns(ResourceWarning, match="the thing was forgotten before it was closed"):
-        Held(log)
+        ClosingLog(log)
     assert log == ["begin", "closed", "closed"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="no log"):
-            Held([])
+            ClosingLog([])
 
 
 # Python ignores exceptions during a garbage collection.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_close_when_forgotten_though_warnings_are_errors() -> None:
+def test_garbage_collection_closes_with_warnings_as_errors() -> None:
     log = ["begin"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Held(log)
+        ClosingLog(log)
     assert log == ["begin", "closed"]
 
 
-def test_close_async_at_the_end_of_an_async_block() -> None:
+def test_async_block_calls_close_async() -> None:
     log: list[str] = []
 
     class Slow(AsyncClosing):
@@ -164,14 +166,14 @@ def test_close_async_at_the_end_of_an_async_block() -> None:
 
 
 @pytest.mark.parametrize("timeout", [math.inf, 1e300, 2**31])
-def test_a_wait_of_any_length(timeout: float) -> None:
+def test_wait_accepts_any_timeout(timeout: float) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(b"+")
         assert wait_readable(ours.fileno(), timeout=timeout)
 
 
-def test_what_was_received_is_not_inherited() -> None:
+def test_received_descriptor_is_not_inheritable() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         socket.send_fds(theirs, [b"+"], [0])

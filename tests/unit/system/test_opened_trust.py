@@ -14,7 +14,7 @@ from usernsctl import _core
 pytestmark = pytest.mark.also_root
 
 
-def test_the_caller_and_root_are_trusted_everywhere() -> None:
+def test_only_links_of_the_caller_and_root_are_trusted() -> None:
     for uid in (0, os.geteuid()):
         assert _core.is_trusted(uid, "/tmp/x/y")
     assert not _core.is_trusted(12345, "/tmp/x/y")

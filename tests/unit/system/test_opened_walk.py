@@ -38,7 +38,7 @@ def outcome(opens: Callable[[], int]) -> tuple[int, int] | int | None:
 
 
 @pytest.mark.also_root
-def test_a_path_leads_where_the_kernel_leads(top: Path) -> None:
+def test_open_path_resolves_like_the_kernel(top: Path) -> None:
     for names in itertools.product(NAMES, repeat=3):
         path = "/".join([str(top), *names])
         wanted = outcome(functools.partial(os.open, path, os.O_PATH))
@@ -46,7 +46,7 @@ def test_a_path_leads_where_the_kernel_leads(top: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["/..", "/../file", "/.", "/"])
-def test_nothing_lies_beneath_a_file(top: Path, end: str) -> None:
+def test_path_beneath_a_file_raises_notadirectoryerror(top: Path, end: str) -> None:
     directory = os.open(top, os.O_PATH)
     try:
         with pytest.raises(NotADirectoryError):

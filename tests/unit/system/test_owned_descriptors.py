@@ -60,7 +60,7 @@ def kernel_refuses_descriptors() -> bool:
 
 
 @pytest.mark.skipif(not kernel_refuses_descriptors(), reason="it takes Linux 6.16")
-def test_descriptors_that_others_send_do_not_delay_us(lingering: socket.socket) -> None:
+def test_receiving_refuses_descriptors_and_does_not_linger(lingering: socket.socket) -> None:
     ours, theirs = socket_pair()
     with ours, theirs:
         with pytest.raises(PermissionError):
@@ -71,7 +71,7 @@ def test_descriptors_that_others_send_do_not_delay_us(lingering: socket.socket) 
         assert time.monotonic() - begin < LINGERING_SECONDS
 
 
-def test_descriptors_can_be_sent_to_others() -> None:
+def test_descriptors_can_be_sent() -> None:
     ours, theirs = socket_pair()
     with ours, theirs:
         socket.send_fds(ours, [b"with a descriptor"], [ours.fileno()])
@@ -81,7 +81,7 @@ def test_descriptors_can_be_sent_to_others() -> None:
             os.close(fd)
 
 
-def test_no_path_descriptor_is_lost_by_an_interrupt(tmp_path: Path) -> None:
+def test_interrupt_leaks_no_path_descriptor(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
 
@@ -103,7 +103,7 @@ def test_no_path_descriptor_is_lost_by_an_interrupt(tmp_path: Path) -> None:
     assert call > 10
 
 
-def test_no_directory_of_records_is_lost_by_an_interrupt(tmp_path: Path) -> None:
+def test_interrupt_leaks_no_directory_of_records(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
     def run() -> None:

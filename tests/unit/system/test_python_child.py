@@ -66,22 +66,22 @@ def editable(home: Path) -> dict[str, str]:
     return {"HOME": str(home)}
 
 
-@pytest.mark.parametrize("way", [on_pythonpath, in_user_site, editable])
-def test_a_child_finds_the_package_where_its_parent_did(
-    way: Callable[[Path], dict[str, str]], tmp_path: Path
+@pytest.mark.parametrize("installation", [on_pythonpath, in_user_site, editable])
+def test_child_finds_the_package_of_its_parent(
+    installation: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
-    environ = way(tmp_path)
+    environ = installation(tmp_path)
     # The interpreter outside of the virtual environment, which has no packages.
     base = os.path.realpath(sys.executable)
     probe = subprocess.run([base, "-I", "-c", "import usernsctl"], capture_output=True, timeout=60)
     if probe.returncode == 0:
         pytest.skip("the interpreter itself has this package")
-    found, told = run([base, "-c", ASK], env=environ, cwd="/").splitlines()[:2]
+    found, status = run([base, "-c", ASK], env=environ, cwd="/").splitlines()[:2]
     assert found.startswith(str(tmp_path))
-    assert told == "0 True "
+    assert status == "0 True "
 
 
-def test_a_child_has_the_same_package_though_there_is_another(tmp_path: Path) -> None:
+def test_child_prefers_the_package_of_its_parent(tmp_path: Path) -> None:
     """Another copy of the package in PYTHONPATH would be found first."""
     copy = tmp_path / "usernsctl"
     copy.mkdir()
@@ -94,11 +94,11 @@ def test_a_child_has_the_same_package_though_there_is_another(tmp_path: Path) ->
         "import subprocess; from usernsctl._system import python_child; "
         "subprocess.run(python_child.command('usernsctl'))"
     )
-    shown = run([sys.executable, "-c", start], env={"PYTHONPATH": str(tmp_path)}, cwd="/")
-    assert shown == f"{copy}/__main__.py\n"
+    output = run([sys.executable, "-c", start], env={"PYTHONPATH": str(tmp_path)}, cwd="/")
+    assert output == f"{copy}/__main__.py\n"
 
 
-def test_the_current_directory_is_no_place_to_look(
+def test_current_directory_is_not_in_the_search_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "msgspec.py").write_text("")
@@ -112,13 +112,13 @@ def test_the_current_directory_is_no_place_to_look(
         assert not [place for place in places if tmp_path.samefile(place)]
 
 
-def test_an_unknown_interpreter_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_interpreter_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(CommandError, match="interpreter"):
         command("usernsctl")
 
 
-def test_no_python_is_started_another_way() -> None:
+def test_only_python_child_starts_the_interpreter() -> None:
     """All children must use python_child.command(), which sets the search path for modules."""
     starts = [
         str(file.relative_to(PACKAGE))

@@ -41,7 +41,7 @@ def no_umask() -> Iterator[None]:
     os.umask(before)
 
 
-def refused() -> un.NamespaceError:
+def state_error() -> un.NamespaceError:
     with pytest.raises(un.NamespaceError) as caught:
         open_state("sandboxes")
     assert caught.value.cause == "state-directory-unusable"
@@ -50,7 +50,7 @@ def refused() -> un.NamespaceError:
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
 @pytest.mark.parametrize("depth", [0, 1])
-def test_a_directory_above_that_others_may_write_is_refused(
+def test_parent_directory_writable_by_others_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, depth: int
 ) -> None:
     below = tmp_path / "a" / "b"
@@ -58,14 +58,16 @@ def test_a_directory_above_that_others_may_write_is_refused(
     open_one = [below, below.parent][depth]
     open_one.chmod(mode)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(below))
-    error = refused()
+    error = state_error()
     assert f"{open_one} can be written to by others (mode {mode:o})" in error.reason
     assert error.remedy is not None
     assert f"chmod go-w {open_one}" in error.remedy
     assert list(below.iterdir()) == []
 
 
-def test_a_directory_above_may_be_sticky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sticky_parent_directory_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -81,7 +83,7 @@ def test_a_directory_above_may_be_sticky(tmp_path: Path, monkeypatch: pytest.Mon
 
 @as_root
 @pytest.mark.parametrize("what", ["directory", "link", "above"])
-def test_what_somebody_else_has_put_on_the_way_is_refused(
+def test_path_component_of_another_owner_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     shared = tmp_path / "shared"
@@ -98,7 +100,7 @@ def test_what_somebody_else_has_put_on_the_way_is_refused(
         inside = theirs / "ours"
         inside.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(inside))
-    assert f"{theirs} belongs to uid 12345" in refused().reason
+    assert f"{theirs} belongs to uid 12345" in state_error().reason
 
 
 @pytest.mark.parametrize(
@@ -111,12 +113,12 @@ def test_what_somebody_else_has_put_on_the_way_is_refused(
         ("", 7),
     ],
 )
-def test_uid_outside_is_what_the_map_says(text: str, outside: int) -> None:
+def test_id_outside_follows_the_id_map(text: str, outside: int) -> None:
     """An id that is not mapped is returned unchanged."""
     assert id_outside(7, text) == outside
 
 
-def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+def test_broken_symlinks_raise_and_leak_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     (tmp_path / "file").touch()
@@ -129,7 +131,7 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_umask")
-def test_no_umask_matters(state: Path) -> None:
+def test_modes_do_not_depend_on_the_umask(state: Path) -> None:
     with open_state("dir") as directory:
         directory.make("sub").close()
         directory.write("record", {"a": 1})
@@ -188,7 +190,9 @@ NO_RECORDS: list[Callable[[Path], None]] = [
 
 
 @pytest.mark.parametrize("make", NO_RECORDS)
-def test_what_is_no_file_of_ours_is_no_record(state: Path, make: Callable[[Path], None]) -> None:
+def test_irregular_or_untrusted_record_file_is_refused(
+    state: Path, make: Callable[[Path], None]
+) -> None:
     make_entries(state)
     before = settled_descriptors()
     for file, calls in (
@@ -220,7 +224,9 @@ def test_what_is_no_file_of_ours_is_no_record(state: Path, make: Callable[[Path]
 
 
 @pytest.mark.parametrize("make", [make_fifo, make_socket, make_open_to_others, *NO_RECORDS[-2:]])
-def test_what_is_no_directory_is_no_sandbox(state: Path, make: Callable[[Path], None]) -> None:
+def test_irregular_file_as_sandbox_entry_is_refused(
+    state: Path, make: Callable[[Path], None]
+) -> None:
     (state / "sandboxes").mkdir(parents=True)
     state.chmod(0o700)
     before = settled_descriptors()
@@ -237,7 +243,7 @@ def test_what_is_no_directory_is_no_sandbox(state: Path, make: Callable[[Path], 
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "1e999"])
-def test_deep_json_is_forgotten_as_any_other_nonsense(state: Path, content: str) -> None:
+def test_records_with_deep_json_are_deleted(state: Path, content: str) -> None:
     make_entries(state)
     (state / "namespaces" / "name" / RECORD).write_text(content)
     (state / "sandboxes" / "box" / RECORD).write_text(content)
@@ -252,9 +258,7 @@ def hold(path: Path) -> int:
     return fd
 
 
-def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(
-    state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_for_a_held_lock_has_a_deadline(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("usernsctl._system.records._LOCK_SECONDS", 0.5)
     for path, call in (
         (state / "namespaces" / "name", lambda: named.find_named("name")),
@@ -275,28 +279,28 @@ def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(
     assert os.listdir(state / "namespaces") == []
 
 
-def test_what_has_run_out_is_no_fault_of_the_directory(state: Path) -> None:
+def test_descriptor_limit_is_not_blamed_on_the_directory(state: Path) -> None:
     named.list_named()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = settled_descriptors()
     used = 1 + max(int(one.split()[0]) for one in before)
     holes = [os.open("/dev/null", os.O_RDONLY) for _ in range(used - len(before))]
-    told = set()
+    failures = set()
     for spare in range(5):
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
         try:
             named.list_named()
         except un.NamespaceError as error:
-            told.add((error.errno, error.cause, error.remedy))
+            failures.add((error.errno, error.cause, error.remedy))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for fd in holes:
         os.close(fd)
-    assert told == {(errno.EMFILE, "descriptor-limit", None)}
+    assert failures == {(errno.EMFILE, "descriptor-limit", None)}
     assert settled_descriptors() == before
 
 
-def test_a_record_that_can_not_be_written_leaves_none(state: Path) -> None:
+def test_failed_write_leaves_no_record(state: Path) -> None:
     with open_state("dir") as directory:
         with pytest.raises(TypeError):
             directory.write("record", {"a": object()})
@@ -319,7 +323,7 @@ def test_a_record_that_can_not_be_written_leaves_none(state: Path) -> None:
     ],
     ids=str,
 )
-def test_without_a_runtime_directory_it_is_where_the_variable_says(
+def test_state_directory_follows_tmpdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], where: str
 ) -> None:
     """No other directory is tried, so that a user who fills the disk can't move the state."""

@@ -107,7 +107,7 @@ def kill_at_lines(call: Callable[[], object], check: Callable[[], object]) -> No
     assert line > 40
 
 
-def test_a_process_that_makes_an_entry_may_be_killed_anywhere(top: Path) -> None:
+def test_sigkill_during_creation_leaves_a_consistent_store(top: Path) -> None:
     def check() -> None:
         if numbers() == []:
             make("one", 1)
@@ -126,7 +126,7 @@ def save_as(number: int) -> Callable[[str], None]:
     return save
 
 
-def saved(top: Path) -> list[tuple[str, str]]:
+def saved_numbers(top: Path) -> list[tuple[str, str]]:
     """Return the numbers in the record and the image of each template."""
     assert [one.name for one in templates.list_all()] == os.listdir(top / "templates")
     return [
@@ -135,26 +135,26 @@ def saved(top: Path) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_process_that_replaces_an_entry_may_be_killed_anywhere(top: Path) -> None:
+def test_sigkill_during_replacement_leaves_a_consistent_store(top: Path) -> None:
     def check() -> None:
         # The record and the image belong together: both are old, or both are new.
-        assert saved(top) in ([(1, "1")], [(2, "2")])
+        assert saved_numbers(top) in ([(1, "1")], [(2, "2")])
         templates.keep(save_as(1), "one", replace=True)
 
     templates.keep(save_as(1), "one", replace=True)
     kill_at_lines(lambda: templates.keep(save_as(2), "one", replace=True), check)
 
 
-def test_a_process_that_removes_an_entry_may_be_killed_anywhere(top: Path) -> None:
+def test_sigkill_during_removal_leaves_a_consistent_store(top: Path) -> None:
     def check() -> None:
-        assert saved(top) in ([(1, "1")], [])
+        assert saved_numbers(top) in ([(1, "1")], [])
         templates.keep(save_as(1), "one", replace=True)
 
     templates.keep(save_as(1), "one", replace=True)
     kill_at_lines(lambda: templates.remove("one"), check)
 
 
-def test_of_many_processes_one_makes_the_entry(top: Path) -> None:
+def test_one_of_many_processes_creates_the_entry(top: Path) -> None:
     children = []
     for number in range(20):
         child = os.fork()
@@ -173,7 +173,7 @@ def test_of_many_processes_one_makes_the_entry(top: Path) -> None:
     assert os.listdir(top / "numbers") == ["one"]
 
 
-def test_processes_that_make_and_remove_meet(top: Path) -> None:
+def test_concurrent_creation_and_removal_leave_no_drafts(top: Path) -> None:
     children = []
     for number in range(8):
         child = os.fork()
@@ -199,7 +199,7 @@ def test_processes_that_make_and_remove_meet(top: Path) -> None:
     assert not [name for name in os.listdir(top / "numbers") if name.startswith(".")]
 
 
-def test_a_draft_is_not_found_and_not_swept_while_it_is_made(top: Path) -> None:
+def test_unpublished_draft_is_neither_found_nor_deleted(top: Path) -> None:
     before = settled_descriptors()
     with NUMBERS.draft("one") as entry:
         assert NUMBERS.find("one") is None
@@ -217,7 +217,7 @@ def test_a_draft_is_not_found_and_not_swept_while_it_is_made(top: Path) -> None:
     assert settled_descriptors() == before
 
 
-def test_a_full_disk_leaves_no_entry(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_entry(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_no_entry(top: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK])
-def test_filesystem_that_locks_no_directories(
+def test_failed_lock_of_a_directory_raises(
     top: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """NFS locks only files that are open for writing (flock(2))."""
@@ -245,7 +245,7 @@ def test_filesystem_that_locks_no_directories(
     assert failure.value.filename == str(top / "numbers" / "one")
 
 
-def test_there_is_one_message_for_a_wrong_name() -> None:
+def test_invalid_names_have_the_same_message() -> None:
     calls: list[tuple[str, Callable[[], object]]] = [
         ("the name of a namespace", lambda: un.Namespace.open("a b")),
         ("the id of a sandbox", lambda: un.Sandbox.attach("a b")),
