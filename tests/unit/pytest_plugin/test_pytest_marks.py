@@ -13,7 +13,9 @@ from conftest import RunTests
 each_user = pytest.mark.each_user
 
 
-def test_requirements_skip_with_the_reason(session: pytest.Pytester, run_tests: RunTests) -> None:
+def test_unmet_requirements_skip_with_a_reason(
+    session: pytest.Pytester, run_tests: RunTests
+) -> None:
     result = run_tests(
         """
         @pytest.mark.userns_requires("kernel>=4.0")
@@ -41,7 +43,7 @@ def test_requirements_skip_with_the_reason(session: pytest.Pytester, run_tests: 
 
 
 @each_user
-def test_capabilities_are_those_outside(run_tests: RunTests) -> None:
+def test_capabilities_are_those_outside_the_namespace(run_tests: RunTests) -> None:
     result = run_tests(
         """
         @pytest.mark.userns_requires("cap:SYS_ADMIN", "cap:CAP_SETFCAP")
@@ -60,7 +62,7 @@ def test_capabilities_are_those_outside(run_tests: RunTests) -> None:
 
 LIMIT = "/proc/sys/user/max_user_namespaces"
 # A requirement, a command that runs pytest without it, and the expected reason.
-LACKING = [
+UNMET_REQUIREMENTS = [
     (
         "userns",
         ["unshare", "-Ur", "sh", "-c", f'echo 0 >{LIMIT}; exec "$@"', "-"],
@@ -73,12 +75,16 @@ LACKING = [
 
 
 @pytest.mark.userns_requires("userns")
-@pytest.mark.parametrize(("word", "without", "message"), LACKING, ids=[one[0] for one in LACKING])
+@pytest.mark.parametrize(
+    ("word", "command_prefix", "message"),
+    UNMET_REQUIREMENTS,
+    ids=[one[0] for one in UNMET_REQUIREMENTS],
+)
 @each_user
-def test_what_the_machine_lacks_is_told_with_its_cause(
-    session: pytest.Pytester, word: str, without: list[str], message: str
+def test_unmet_requirement_is_reported_with_its_cause(
+    session: pytest.Pytester, word: str, command_prefix: list[str], message: str
 ) -> None:
-    check_skipped(session, word, without, message)
+    check_skipped(session, word, command_prefix, message)
 
 
 # A shell script that runs a command with empty /etc/subuid and /etc/subgid. Since no ids
@@ -91,13 +97,17 @@ mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"
 
 @pytest.mark.userns_requires("subid")
 @each_user
-def test_a_remedy_is_told_for_this_machine(session: pytest.Pytester) -> None:
-    without = ["unshare", "-Urm", "--map-auto", "sh", "-c", NO_GRANTS, "-"]
-    told = "*[[]no-subordinate-range: *; usermod --add-subuids *-* --add-subgids *-* root[]]"
-    check_skipped(session, "subid", without, told)
+def test_skip_reason_has_a_remedy_for_the_machine(session: pytest.Pytester) -> None:
+    command_prefix = ["unshare", "-Urm", "--map-auto", "sh", "-c", NO_GRANTS, "-"]
+    message_pattern = (
+        "*[[]no-subordinate-range: *; usermod --add-subuids *-* --add-subgids *-* root[]]"
+    )
+    check_skipped(session, "subid", command_prefix, message_pattern)
 
 
-def check_skipped(session: pytest.Pytester, word: str, without: list[str], told: str) -> None:
+def check_skipped(
+    session: pytest.Pytester, word: str, command_prefix: list[str], message_pattern: str
+) -> None:
     """Check that a test with a requirement is skipped, with a reason, when run by this command."""
     session.makepyfile(
         f"""
@@ -109,15 +119,15 @@ def check_skipped(session: pytest.Pytester, word: str, without: list[str], told:
         """
     )
     pytest_of_ours = [sys.executable, "-m", "pytest"]
-    result = session.run(*without, *pytest_of_ours)
+    result = session.run(*command_prefix, *pytest_of_ours)
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines([f"SKIPPED * {word}: {told}"])
-    must = session.run(*without, *pytest_of_ours, f"--userns-must-work=docker,{word}")
+    result.stdout.fnmatch_lines([f"SKIPPED * {word}: {message_pattern}"])
+    must = session.run(*command_prefix, *pytest_of_ours, f"--userns-must-work=docker,{word}")
     must.assert_outcomes(errors=1)
-    must.stdout.fnmatch_lines([f"{word} must work, but {told}"])
+    must.stdout.fnmatch_lines([f"{word} must work, but {message_pattern}"])
 
 
-def test_a_suite_has_words_of_its_own(session: pytest.Pytester, run_tests: RunTests) -> None:
+def test_suites_can_define_requirements(session: pytest.Pytester, run_tests: RunTests) -> None:
     session.makeconftest(
         """
         def pytest_userns_needs():
@@ -165,7 +175,7 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_told_before_anything_runs(session: pytest.Pytester) -> None:
+def test_invalid_marks_are_reported_before_any_test(session: pytest.Pytester) -> None:
     tests = [
         f"@pytest.mark.{mark}\ndef test_{number}():\n    raise AssertionError\n"
         for number, (mark, _) in enumerate(MISTAKES)
@@ -174,7 +184,10 @@ def test_mistakes_are_told_before_anything_runs(session: pytest.Pytester) -> Non
     result = session.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "AssertionError" not in result.stdout.str()
-    wanted = [f"*test_it.py::test_{number}: {told}" for number, (_, told) in enumerate(MISTAKES)]
+    wanted = [
+        f"*test_it.py::test_{number}: {message_pattern}"
+        for number, (_, message_pattern) in enumerate(MISTAKES)
+    ]
     result.stderr.fnmatch_lines(wanted)
 
 
@@ -186,9 +199,7 @@ def test_mistakes_are_told_before_anything_runs(session: pytest.Pytester) -> Non
         ("--userns-must-work=magic", "*'magic' is not a requirement; known are userns*"),
     ],
 )
-def test_options_that_can_not_be_had_are_refused(
-    run_tests: RunTests, option: str, message: str
-) -> None:
+def test_unsupported_options_are_refused(run_tests: RunTests, option: str, message: str) -> None:
     result = run_tests(
         """
         @pytest.mark.userns
@@ -204,7 +215,7 @@ def test_options_that_can_not_be_had_are_refused(
     result.stderr.fnmatch_lines([message])
 
 
-def test_what_is_refused_may_be_left_out(run_tests: RunTests) -> None:
+def test_deselected_tests_do_not_refuse_options(run_tests: RunTests) -> None:
     result = run_tests(
         """
         @pytest.mark.userns
@@ -221,7 +232,7 @@ def test_what_is_refused_may_be_left_out(run_tests: RunTests) -> None:
     result.assert_outcomes(passed=1, deselected=1)
 
 
-def test_a_nearer_mark_counts(run_tests: RunTests) -> None:
+def test_nearest_mark_wins(run_tests: RunTests) -> None:
     run_tests(
         """
         pytestmark = pytest.mark.userns(map=[(7, os.geteuid(), 1)])
@@ -280,7 +291,7 @@ FOREIGN_TESTS = """
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["here", "xdist"])
 @pytest.mark.sampled(1)
-def test_a_suite_with_marks_and_fixtures_of_its_own_is_left_alone(
+def test_plugin_ignores_marks_and_fixtures_of_other_suites(
     session: pytest.Pytester, options: tuple[str, ...]
 ) -> None:
     session.makeconftest(FOREIGN_CONFTEST)
@@ -288,15 +299,15 @@ def test_a_suite_with_marks_and_fixtures_of_its_own_is_left_alone(
     session.runpytest_subprocess(*options).assert_outcomes(passed=3)
 
 
-def test_all_names_of_the_plugin_have_userns_in_them(session: pytest.Pytester) -> None:
-    told = []
+def test_names_of_the_plugin_contain_userns(session: pytest.Pytester) -> None:
+    outputs = []
     for option in ("--fixtures", "--markers"):
         result = session.runpytest_subprocess(option, "-v")
         assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-        told.append(result.stdout.str())
-    fixtures = re.findall(r"^(\w+).* -- .*usernsctl/pytest_plugin", told[0], re.MULTILINE)
+        outputs.append(result.stdout.str())
+    fixtures = re.findall(r"^(\w+).* -- .*usernsctl/pytest_plugin", outputs[0], re.MULTILINE)
     assert sorted(fixtures) == ["kept_userns", "userns", "userns_requires", "userns_subids"]
-    marks = re.findall(r"^@pytest\.mark\.(\w+)", told[1], re.MULTILINE)
+    marks = re.findall(r"^@pytest\.mark\.(\w+)", outputs[1], re.MULTILINE)
     assert {"userns", "userns_requires"} <= set(marks)
     without = session.runpytest_subprocess("--markers", "-p", "no:usernsctl").stdout.str()
     others = re.findall(r"^@pytest\.mark\.(\w+)", without, re.MULTILINE)

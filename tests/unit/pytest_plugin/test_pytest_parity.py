@@ -276,7 +276,9 @@ HAS_SUBTESTS = pytest.version_tuple >= (9,)
 has_subtests = pytest.mark.skipif(not HAS_SUBTESTS, reason="this pytest has no subtests")
 
 
-def seen(session: pytest.Pytester, *options: str) -> tuple[list[Any], dict[str, int], str]:
+def session_record(
+    session: pytest.Pytester, *options: str
+) -> tuple[list[Any], dict[str, int], str]:
     result = session.runpytest_subprocess(*options)
     found = json.loads((session.path / "seen.json").read_text())
     document = (session.path / "result.xml").read_text()
@@ -286,7 +288,7 @@ def seen(session: pytest.Pytester, *options: str) -> tuple[list[Any], dict[str, 
 
 @pytest.mark.parametrize("capture", ["fd", "sys", "no"])
 @pytest.mark.sampled(1)
-def test_it_is_told_as_if_it_ran_here(
+def test_reports_are_the_same_with_and_without_namespaces(
     session: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, capture: str
 ) -> None:
     session.makeconftest(CONFTEST)
@@ -298,17 +300,15 @@ def test_it_is_told_as_if_it_ran_here(
     )
     options = [f"--capture={capture}", "--junitxml=result.xml", "-W", "default"]
     options += ["-o", "junit_logging=all"]
-    plain = seen(session, *options)
+    plain = session_record(session, *options)
     monkeypatch.setenv("INSIDE", "1")
-    inside = seen(session, *options)
+    inside = session_record(session, *options)
     for one, other in zip(plain[0], inside[0], strict=False):
         assert str(other)[:9000] == str(one)[:9000]
     assert inside == plain
 
 
-def test_a_directory_is_kept_for_a_failed_test(
-    session: pytest.Pytester, run_tests: RunTests
-) -> None:
+def test_tmp_path_of_a_failed_test_is_kept(session: pytest.Pytester, run_tests: RunTests) -> None:
     run_tests(
         """
         @pytest.mark.userns
@@ -326,7 +326,7 @@ def test_a_directory_is_kept_for_a_failed_test(
     assert set(kept) == {"test_it_False_0", "test_it_False_current"}
 
 
-def test_without_capture_output_is_seen(run_tests: RunTests) -> None:
+def test_output_is_shown_without_capture(run_tests: RunTests) -> None:
     run_tests(
         """
         @pytest.mark.userns
@@ -338,7 +338,7 @@ def test_without_capture_output_is_seen(run_tests: RunTests) -> None:
 
 
 @has_subtests
-def test_subtests_of_unittest_are_told(run_tests: RunTests) -> None:
+def test_unittest_subtests_are_reported(run_tests: RunTests) -> None:
     result = run_tests(
         """
         import unittest
@@ -356,7 +356,7 @@ def test_subtests_of_unittest_are_told(run_tests: RunTests) -> None:
 
 
 @has_subtests
-def test_a_subtest_that_fails_first_ends_the_session(run_tests: RunTests) -> None:
+def test_failed_subtest_ends_the_session_with_option_x(run_tests: RunTests) -> None:
     result = run_tests(
         """
         pytestmark = pytest.mark.userns

@@ -64,13 +64,13 @@ NAMESPACES = """
 """
 
 
-def test_the_mark_says_which_namespaces_are_new(session: pytest.Pytester) -> None:
+def test_mark_selects_the_new_namespaces(session: pytest.Pytester) -> None:
     session.makepyfile(NAMESPACES)
     session.runpytest_subprocess().assert_outcomes(passed=8)
 
 
 @pytest.mark.userns_requires("subid")
-def test_a_range_is_mapped(run_tests: RunTests) -> None:
+def test_subordinate_range_is_mapped(run_tests: RunTests) -> None:
     run_tests(
         """
         @pytest.mark.userns(map="auto")
@@ -84,7 +84,7 @@ def test_a_range_is_mapped(run_tests: RunTests) -> None:
 
 
 @pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "pytest.exit('enough')"])
-def test_a_test_may_end_the_session(run_tests: RunTests, how: str) -> None:
+def test_interrupt_or_exit_in_a_test_ends_the_session(run_tests: RunTests, how: str) -> None:
     result = run_tests(
         f"""
         @pytest.mark.userns
@@ -121,12 +121,12 @@ ONE_OF_EACH = """
 """
 
 
-def test_the_first_failure_ends_the_session_if_asked_for(session: pytest.Pytester) -> None:
+def test_option_x_ends_the_session_at_the_first_failure(session: pytest.Pytester) -> None:
     session.makepyfile(ONE_OF_EACH)
     session.runpytest_subprocess("-x").assert_outcomes(passed=1, failed=1)
 
 
-def test_workers_of_xdist_report_the_same(session: pytest.Pytester) -> None:
+def test_xdist_workers_report_outcomes_and_output(session: pytest.Pytester) -> None:
     session.makepyfile(ONE_OF_EACH)
     result = session.runpytest_subprocess("-n", "2", "--durations=9", "-vv")
     result.assert_outcomes(passed=1, failed=1, skipped=1, xfailed=1)
@@ -162,7 +162,7 @@ COVERED = """
     ],
     ids=["pytest-cov", "pytest-cov and xdist", "coverage run"],
 )
-def test_lines_that_only_the_child_runs_are_covered(
+def test_coverage_includes_lines_executed_in_the_child(
     session: pytest.Pytester, command: list[str]
 ) -> None:
     session.makepyfile(module=MODULE, test_it=COVERED)
@@ -176,7 +176,7 @@ def test_lines_that_only_the_child_runs_are_covered(
     assert measured["files"]["module.py"]["missing_lines"] == [5]
 
 
-def test_lines_that_can_not_be_counted_are_told(run_tests: RunTests) -> None:
+def test_unsaved_coverage_data_is_a_warning(run_tests: RunTests) -> None:
     result = run_tests(
         """
         @pytest.mark.userns(mount=True)
@@ -192,7 +192,7 @@ def test_lines_that_can_not_be_counted_are_told(run_tests: RunTests) -> None:
     result.stdout.fnmatch_lines(["*PytestWarning: can't save the coverage data of the test: *"])
 
 
-def test_a_fixture_is_not_set_up_inside(run_tests: RunTests) -> None:
+def test_late_fixture_setup_inside_fails(run_tests: RunTests) -> None:
     result = run_tests(
         """
         @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_fixture_is_not_set_up_inside(run_tests: RunTests) -> None:
     result.stdout.fnmatch_lines(["the fixture late would be set up in *an argument of the test"])
 
 
-def test_plugins_that_call_functions_call_them_inside(
+def test_pyfunc_call_hooks_run_in_the_namespace(
     session: pytest.Pytester, run_tests: RunTests
 ) -> None:
     session.makeconftest(
@@ -242,7 +242,7 @@ def test_plugins_that_call_functions_call_them_inside(
     ).assert_outcomes(passed=1)
 
 
-def test_hypothesis_tries_its_examples_inside(run_tests: RunTests) -> None:
+def test_hypothesis_runs_examples_in_the_namespace(run_tests: RunTests) -> None:
     run_tests(
         """
         from hypothesis import given, strategies as st
@@ -257,7 +257,7 @@ def test_hypothesis_tries_its_examples_inside(run_tests: RunTests) -> None:
     ).assert_outcomes(passed=1)
 
 
-def test_a_file_with_nothing_but_the_plugin_runs_as_anybody(session: pytest.Pytester) -> None:
+def test_example_file_runs_as_any_user(session: pytest.Pytester) -> None:
     text = (Path(__file__).parents[3] / "examples" / "test_kernel_rules.py").read_text()
     session.makepyfile(test_kernel_rules=text)
     outcomes = session.runpytest_subprocess().parseoutcomes()

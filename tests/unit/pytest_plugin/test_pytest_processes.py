@@ -21,7 +21,7 @@ def process_names() -> str:
     return capture(["ps", "-e", "-o", "args"]).stdout
 
 
-def timed_out(session: pytest.Pytester, code: str, *words: str) -> pytest.RunResult:
+def run_until_timeout(session: pytest.Pytester, code: str, *words: str) -> pytest.RunResult:
     """Run tests whose timeout is SECONDS, which must expire after the file "hangs" was created.
 
     On a slow machine, the tests run again with a longer timeout.
@@ -36,9 +36,9 @@ def timed_out(session: pytest.Pytester, code: str, *words: str) -> pytest.RunRes
 
 
 @pytest.mark.parametrize("pid", [False, True])
-def test_a_timeout_ends_all_that_the_test_started(session: pytest.Pytester, pid: bool) -> None:
+def test_timeout_kills_all_processes_of_the_test(session: pytest.Pytester, pid: bool) -> None:
     seconds = f"86400.{os.getpid()}{int(pid)}"
-    result = timed_out(
+    result = run_until_timeout(
         session,
         f"""
         import subprocess
@@ -60,8 +60,8 @@ def test_a_timeout_ends_all_that_the_test_started(session: pytest.Pytester, pid:
     assert seconds not in process_names()
 
 
-def test_a_test_that_blocks_the_alarm_is_timed_out_as_well(session: pytest.Pytester) -> None:
-    result = timed_out(
+def test_timeout_applies_with_sigalrm_blocked(session: pytest.Pytester) -> None:
+    result = run_until_timeout(
         session,
         """
         import signal
@@ -83,7 +83,7 @@ def test_a_test_that_blocks_the_alarm_is_timed_out_as_well(session: pytest.Pytes
     result.assert_outcomes(failed=1, passed=1)
 
 
-def test_an_alarm_of_a_fixture_goes_off_in_the_test(run_tests: RunTests) -> None:
+def test_timer_of_a_fixture_fires_in_the_test(run_tests: RunTests) -> None:
     run_tests(
         """
         import signal
@@ -117,7 +117,7 @@ def test_an_alarm_of_a_fixture_goes_off_in_the_test(run_tests: RunTests) -> None
     ).assert_outcomes(passed=1)
 
 
-def test_a_passed_test_leaves_no_process_either(run_tests: RunTests) -> None:
+def test_passed_test_leaves_no_process(run_tests: RunTests) -> None:
     seconds = f"86401.{os.getpid()}"
     run_tests(
         f"""
@@ -131,7 +131,7 @@ def test_a_passed_test_leaves_no_process_either(run_tests: RunTests) -> None:
     assert seconds not in process_names()
 
 
-def test_a_process_that_dies_is_a_failure(run_tests: RunTests) -> None:
+def test_death_of_the_test_process_is_a_failure(run_tests: RunTests) -> None:
     result = run_tests(
         """
         import ctypes, signal
@@ -175,7 +175,7 @@ def test_a_process_that_dies_is_a_failure(run_tests: RunTests) -> None:
     )
 
 
-def test_a_session_that_ignores_sigchld(session: pytest.Pytester) -> None:
+def test_session_with_sigchld_ignored_reports_failures(session: pytest.Pytester) -> None:
     session.makepyfile(
         """
         import os, signal
@@ -209,7 +209,7 @@ def test_a_session_that_ignores_sigchld(session: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["the process that ran the test ended* before the test ended"])
 
 
-def test_an_end_in_a_pid_namespace_is_told_as_it_is(run_tests: RunTests) -> None:
+def test_exit_status_and_signal_in_a_pid_namespace_are_reported(run_tests: RunTests) -> None:
     """Status 143 and signal 15 are reported differently, though process 1 exits alike for both."""
     result = run_tests(
         """
@@ -259,7 +259,7 @@ def test_orphans_in_a_pid_namespace_are_reaped(run_tests: RunTests) -> None:
     ).assert_outcomes(passed=1)
 
 
-def test_a_process_that_does_not_get_into_its_namespaces(
+def test_timeout_entering_namespaces_is_a_failure(
     session: pytest.Pytester, run_tests: RunTests
 ) -> None:
     session.makeconftest(
@@ -282,7 +282,7 @@ def test_a_process_that_does_not_get_into_its_namespaces(
     result.stdout.fnmatch_lines(["the process of the test was not in its namespaces after 0.3 s"])
 
 
-def test_what_the_test_forks_has_no_say(run_tests: RunTests) -> None:
+def test_processes_forked_by_a_test_do_not_report(run_tests: RunTests) -> None:
     run_tests(
         """
         @pytest.mark.userns
@@ -310,7 +310,7 @@ def test_what_the_test_forks_has_no_say(run_tests: RunTests) -> None:
     ).assert_outcomes(passed=2)
 
 
-def test_a_killed_session_leaves_no_test(session: pytest.Pytester) -> None:
+def test_killed_session_leaves_no_test_process(session: pytest.Pytester) -> None:
     seconds = f"86402.{os.getpid()}"
     session.makepyfile(
         f"""
@@ -364,7 +364,7 @@ LEAVES = """
 @pytest.mark.parametrize(
     ("idmap", "other"), [('"auto"', "3"), ("un.IdMap.keep_id()", "3"), ('"subids"', "THEIRS")]
 )
-def test_what_a_test_has_left_of_other_users_can_be_deleted(
+def test_files_of_other_users_left_by_a_test_can_be_deleted(
     session: pytest.Pytester, tmp_path: Path, idmap: str, other: str
 ) -> None:
     theirs = un.plan(un.IdMap.auto()).uid[-1].outside
