@@ -26,23 +26,23 @@ assert typing.get_type_hints(usernsctl.maps.IdMap)["fill_users"] is str
 """
 
 
-def test_annotations_can_be_read() -> None:
+def test_type_hints_resolve_to_real_types() -> None:
     hints = typing.get_type_hints(un.IdMap)
     assert hints["fill_users"] is maps.Fill
     assert "subids" in typing.get_args(maps.Fill)
 
 
-def test_typing_is_not_imported_for_nobody() -> None:
+def test_annotations_do_not_import_typing() -> None:
     done = capture([sys.executable, "-c", WITHOUT])
     assert done.returncode == 0, done.stderr
 
 
-def members(of: Any) -> Iterator[Any]:
+def callables_of(of: Any) -> Iterator[Any]:
     """Yield an object and its callable attributes."""
     yield of
     if inspect.ismodule(of):
         for name in of.__all__:
-            yield from members(getattr(of, name))
+            yield from callables_of(getattr(of, name))
     if not inspect.isclass(of):
         return
     for base in of.__mro__:
@@ -55,13 +55,13 @@ def members(of: Any) -> Iterator[Any]:
 def annotated() -> Iterator[Callable[..., Any]]:
     """Yield all public callables and their overloads."""
     for name in un.__all__:
-        for one in members(getattr(un, name)):
+        for one in callables_of(getattr(un, name)):
             if callable(one):
                 yield one
                 yield from typing.get_overloads(one)
 
 
-def test_all_annotations_of_the_interface_can_be_read() -> None:
+def test_all_public_annotations_can_be_resolved() -> None:
     found = list(annotated())
     assert len(found) > 250
     for one in found:
@@ -83,7 +83,9 @@ def test_all_annotations_of_the_interface_can_be_read() -> None:
         (un.gvisor.run, "in_cgroup"),
     ],
 )
-def test_keywords_can_be_read(function: Callable[..., Any], keyword: str) -> None:
+def test_keywords_of_typed_dicts_can_be_resolved(
+    function: Callable[..., Any], keyword: str
+) -> None:
     (kwargs,) = [
         one.name
         for one in inspect.signature(function).parameters.values()
@@ -94,7 +96,7 @@ def test_keywords_can_be_read(function: Callable[..., Any], keyword: str) -> Non
 
 
 @pytest.mark.parametrize("protocol", [HasFileno, Joinable, Starter])
-def test_protocols_of_the_interface_can_be_checked(protocol: type) -> None:
+def test_public_protocols_can_be_checked_at_runtime(protocol: type) -> None:
     """pydantic checks the arguments of functions by isinstance()."""
     assert not isinstance(object(), protocol)
     methods = dict.fromkeys(["fileno", "target", "start"], print)

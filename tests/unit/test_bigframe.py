@@ -187,7 +187,7 @@ def run(programs: Path) -> Run:
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
 @pytest.mark.sampled
-def test_a_program_behaves_as_in_plain_python(
+def test_program_behaves_as_in_plain_python(
     run: Run, launcher: list[str], program: list[str]
 ) -> None:
     assert run(*launcher, *program) == run(*program)
@@ -207,7 +207,7 @@ def test_a_program_behaves_as_in_plain_python(
     ],
     ids=" ".join,
 )
-def test_as_a_module_it_adds_only_runpys_lines_to_a_traceback(run: Run, program: list[str]) -> None:
+def test_bigframe_as_module_adds_only_runpy_to_tracebacks(run: Run, program: list[str]) -> None:
     status, out, err = run("-m", "usernsctl.bigframe", *program)
     plain = run(*program)
     assert (status, out) == plain[:2]
@@ -231,7 +231,7 @@ def without_runpy(text: str) -> list[str]:
         *((name, ["-"]) for name in ("fail.py", "pickled.py", "exit.py", "broken.py")),
     ],
 )
-def test_a_program_is_read_from_standard_input(
+def test_program_is_read_from_standard_input(
     run: Run, launcher: list[str], name: str, words: list[str]
 ) -> None:
     assert run(*launcher, *words, input=FILES[name]) == run(*words, input=FILES[name])
@@ -242,13 +242,13 @@ def test_a_program_is_read_from_standard_input(
 )
 @pytest.mark.parametrize("program", [["tell.py"], ["warn.py"], ["-m", "tell"], ["directory"]])
 @pytest.mark.sampled
-def test_options_of_pythons_go_first(
+def test_python_options_come_first(
     run: Run, launcher: list[str], options: list[str], program: list[str]
 ) -> None:
     assert run(*options, *launcher, *program) == run(*options, *program)
 
 
-def test_an_inspected_program_leaves_its_names(run: Run, launcher: list[str]) -> None:
+def test_inspected_program_keeps_its_names(run: Run, launcher: list[str]) -> None:
     words, typed = ["-i"], "print(divide.__name__, __name__)\n"
     done = run(*words, *launcher, "fail.py", input=typed)
     assert done == run(*words, "fail.py", input=typed)
@@ -256,14 +256,16 @@ def test_an_inspected_program_leaves_its_names(run: Run, launcher: list[str]) ->
 
 
 @pytest.mark.parametrize("words", [["-m"], ["-c"], ["-x"], ["--help"]])
-def test_what_names_no_program_is_refused(run: Run, launcher: list[str], words: list[str]) -> None:
+def test_arguments_without_a_program_are_refused(
+    run: Run, launcher: list[str], words: list[str]
+) -> None:
     status, out, err = run(*launcher, *words)
     assert (status, out) == (2, "")
     assert err.startswith(f"{bigframe.USAGE}\nbigframe: {words[0]} ")
     assert len(err.splitlines()) == 2
 
 
-def test_a_terminal_is_no_program(launcher: list[str]) -> None:
+def test_terminal_as_program_is_refused(launcher: list[str]) -> None:
     controller, terminal = pty.openpty()
     try:
         done = capture([sys.executable, *launcher], stdin=terminal)
@@ -274,7 +276,9 @@ def test_a_terminal_is_no_program(launcher: list[str]) -> None:
     assert "standard input is a terminal" in done.stderr
 
 
-def test_the_working_directory_may_be_gone(tmp_path: Path, launcher: list[str]) -> None:
+def test_deleted_working_directory_behaves_as_in_plain_python(
+    tmp_path: Path, launcher: list[str]
+) -> None:
     (tmp_path / "tell.py").write_text("import sys\nprint(sys.argv, __file__, sys.path[0])\n")
     (tmp_path / "gone").mkdir()
 
@@ -288,7 +292,7 @@ def test_the_working_directory_may_be_gone(tmp_path: Path, launcher: list[str]) 
         assert run(*launcher, *words) == run(*words)
 
 
-def test_no_call_maps_memory_whatever_its_depth(run: Run, launcher: list[str]) -> None:
+def test_no_call_depth_maps_memory(run: Run, launcher: list[str]) -> None:
     plain, ours = run(str(CROSSINGS)), run(*launcher, str(CROSSINGS))
     assert (plain[0], ours) == (0, (0, "0\n", ""))
     # The count of mmap(2) calls must agree with the measurement by bigframe itself.
@@ -302,11 +306,11 @@ def thrashes(run: Run, launcher: list[str], *options: str) -> bool:
     return out == "True\n"
 
 
-def test_where_there_is_room_nothing_thrashes(run: Run, launcher: list[str]) -> None:
+def test_program_in_a_big_frame_does_not_thrash(run: Run, launcher: list[str]) -> None:
     assert thrashes(run, launcher, *launcher) is False
 
 
-def test_without_proc_the_frame_is_big(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thrashing_is_assumed_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise FileNotFoundError
 
@@ -315,7 +319,7 @@ def test_without_proc_the_frame_is_big(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("pages", [[5, 9, 5], [5, 9, 9]])
-def test_the_frame_is_big_only_if_chunks_are_unmapped(
+def test_frame_is_big_only_if_chunks_are_unmapped(
     monkeypatch: pytest.MonkeyPatch, pages: list[int]
 ) -> None:
     found: list[int] = []

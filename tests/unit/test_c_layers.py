@@ -19,10 +19,10 @@ RIGHT = {
 }
 
 
-def check_with(directory: Path, **planted: str) -> list[str]:
+def check_with(directory: Path, **source: str) -> list[str]:
     """Return the errors for the valid files and further ones, named as in ``base__low_c``."""
     files = RIGHT | {
-        name.replace("__", "/").removesuffix("_c") + ".c": text for name, text in planted.items()
+        name.replace("__", "/").removesuffix("_c") + ".c": text for name, text in source.items()
     }
     for name, text in files.items():
         path = directory / name
@@ -32,22 +32,22 @@ def check_with(directory: Path, **planted: str) -> list[str]:
     return c_layers.check(directory)
 
 
-def test_what_is_right_is_accepted(tmp_path: Path) -> None:
+def test_valid_layers_are_accepted(tmp_path: Path) -> None:
     assert check_with(tmp_path) == []
 
 
-def test_an_upward_call_is_found_without_an_include(tmp_path: Path) -> None:
-    planted = "int un_act(void);\nint un_bad(void) { return un_act(); }\n"
-    assert check_with(tmp_path, sys__bad_c=planted) == [
+def test_upward_call_without_include_is_found(tmp_path: Path) -> None:
+    source = "int un_act(void);\nint un_bad(void) { return un_act(); }\n"
+    assert check_with(tmp_path, sys__bad_c=source) == [
         "sys/bad.c uses un_act, of ns/, which is not below sys/"
     ]
 
 
-def test_an_upward_include_is_found_without_a_call(tmp_path: Path) -> None:
+def test_upward_include_without_call_is_found(tmp_path: Path) -> None:
     (tmp_path / "ns").mkdir()
     (tmp_path / "ns" / "act.h").write_text("#define LIMIT 3\n")
-    planted = '#include "ns/act.h"\nint un_bad(void) { return LIMIT; }\n'
-    assert check_with(tmp_path, sys__bad_c=planted) == [
+    source = '#include "ns/act.h"\nint un_bad(void) { return LIMIT; }\n'
+    assert check_with(tmp_path, sys__bad_c=source) == [
         "sys/bad.c includes ns/act.h, of ns/, which is not below sys/"
     ]
 
@@ -61,7 +61,7 @@ def test_upward_use_of_data_is_found(tmp_path: Path) -> None:
     assert found == ["sys/bad.c uses un_table, of ns/, which is not below sys/"]
 
 
-def test_a_circle_in_a_directory_is_found(tmp_path: Path) -> None:
+def test_cycle_in_a_directory_is_found(tmp_path: Path) -> None:
     found = check_with(
         tmp_path,
         sys__a_c="int un_b(void);\nint un_a(void) { return un_b(); }\n",
@@ -73,7 +73,7 @@ def test_a_circle_in_a_directory_is_found(tmp_path: Path) -> None:
     assert "sys/b.c uses un_a (sys/a.c)" in line
 
 
-def test_a_program_that_uses_another_program_is_found(tmp_path: Path) -> None:
+def test_program_that_uses_another_program_is_found(tmp_path: Path) -> None:
     found = check_with(
         tmp_path,
         programs__exec__words_c="int words(void) { return 1; }\n",
@@ -84,7 +84,7 @@ def test_a_program_that_uses_another_program_is_found(tmp_path: Path) -> None:
     ]
 
 
-def test_a_core_that_uses_a_program_is_found(tmp_path: Path) -> None:
+def test_core_that_uses_a_program_is_found(tmp_path: Path) -> None:
     found = check_with(
         tmp_path,
         programs__shared__words_c="int words(void) { return 1; }\n",
@@ -94,18 +94,18 @@ def test_a_core_that_uses_a_program_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["getpid", "open", "getenv", "malloc"])
-def test_a_look_at_the_machine_is_found_where_there_must_be_none(tmp_path: Path, call: str) -> None:
-    planted = f"int {call}();\nint un_bad(void) {{ return {call}(0, 0) != 0; }}\n"
-    assert check_with(tmp_path, map__bad_c=planted) == [f"map/bad.c is pure, and calls {call}"]
+def test_system_call_in_a_pure_layer_is_found(tmp_path: Path, call: str) -> None:
+    source = f"int {call}();\nint un_bad(void) {{ return {call}(0, 0) != 0; }}\n"
+    assert check_with(tmp_path, map__bad_c=source) == [f"map/bad.c is pure, and calls {call}"]
 
 
-def test_an_include_that_is_not_named_from_the_top_is_found(tmp_path: Path) -> None:
-    planted = '#include "low.h"\nint un_bad(void) { return un_low(); }\n'
-    (line,) = check_with(tmp_path, base__bad_c=planted)
+def test_include_not_named_from_the_top_is_found(tmp_path: Path) -> None:
+    source = '#include "low.h"\nint un_bad(void) { return un_low(); }\n'
+    (line,) = check_with(tmp_path, base__bad_c=source)
     assert "base/bad.c includes low.h" in line
 
 
-def test_a_directory_that_is_no_layer_is_found(tmp_path: Path) -> None:
+def test_directory_without_a_layer_is_found(tmp_path: Path) -> None:
     assert check_with(tmp_path, misc__bad_c="int un_bad;\n") == [
         "csrc/layout.py does not know misc/"
     ]

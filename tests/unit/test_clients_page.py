@@ -44,7 +44,7 @@ def lines_of_code(source: str) -> int:
     return count
 
 
-def test_releases_are_those_that_are_tested() -> None:
+def test_clients_page_lists_tested_releases() -> None:
     pinned = (TREE / "tests" / "clients" / "requirements.txt").read_text()
     releases = dict(re.findall(r"^([\w-]+)==(\S+)$", pinned, re.MULTILINE))
     shown = {PACKAGES.get(name, name): cells[0] for name, cells in rows().items()}
@@ -53,10 +53,10 @@ def test_releases_are_those_that_are_tested() -> None:
 
 
 @pytest.mark.parametrize("client", ADAPTERS)
-def test_lines_of_code_are_counted(client: str) -> None:
+def test_clients_page_has_the_lines_of_code_of_each_adapter(client: str) -> None:
     source = (EXAMPLES / ADAPTERS[client]).read_text()
     assert rows()[client][2] == str(lines_of_code(source))
 
 
-def test_the_provider_for_inspect_ai_is_short() -> None:
+def test_provider_for_inspect_ai_has_at_most_15_lines() -> None:
     assert int(rows()["inspect_ai"][2]) <= 15

@@ -20,7 +20,7 @@ def test_importing_usernsctl_imports_no_optional_package() -> None:
     assert not {name for name in loaded if name.startswith("usernsctl.contrib")}
 
 
-def test_without_ray_the_error_names_the_extra() -> None:
+def test_importerror_without_ray_names_the_extra() -> None:
     code = """
 import sys
 sys.modules["ray"] = None
@@ -29,6 +29,6 @@ try:
 except ImportError as error:
     print(error.name, error)
 """
-    told = run_python(code)
-    assert told.startswith("ray usernsctl.contrib.ray needs Ray")
-    assert "pip install 'usernsctl[ray]'" in told
+    output = run_python(code)
+    assert output.startswith("ray usernsctl.contrib.ray needs Ray")
+    assert "pip install 'usernsctl[ray]'" in output

@@ -12,7 +12,7 @@ import usernsctl
 from usernsctl import _core
 
 
-def test_a_cause_is_looked_up_by_its_id() -> None:
+def test_cause_is_looked_up_by_its_id() -> None:
     found = _core.cause("multithreaded")
     assert "thread" in found.why
     assert found.remedy
@@ -21,7 +21,7 @@ def test_a_cause_is_looked_up_by_its_id() -> None:
     assert _core.cause(None) is None
 
 
-def test_a_failed_mount_says_where() -> None:
+def test_error_of_a_failed_mount_has_its_path() -> None:
     with pytest.raises(usernsctl.NamespaceError) as caught:
         _core.mount("none", "/no/such/dir", "tmpfs", 0, None)
     assert caught.value.step == "mount"
@@ -30,7 +30,7 @@ def test_a_failed_mount_says_where() -> None:
 
 
 @pytest.mark.parametrize("argument", ["a\0b", "\0"])
-def test_a_nul_in_a_path_is_refused(argument: str) -> None:
+def test_nul_in_a_path_raises(argument: str) -> None:
     with pytest.raises(ValueError, match="null byte"):
         _core.mount("none", argument, "tmpfs", 0, None)
 
@@ -45,7 +45,7 @@ def imports(tree: ast.AST) -> set[str]:
     return found
 
 
-def test_only_the_core_knows_of_cffi() -> None:
+def test_only_core_imports_cffi() -> None:
     package = Path(str(resources.files(usernsctl)))
     others = [file for file in package.rglob("*.py") if file.parent.name != "_core"]
     assert len(others) > 50

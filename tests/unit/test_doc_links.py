@@ -19,7 +19,7 @@ import pytest
         ("bundle_no_user", "bundle_no_user"),
     ],
 )
-def test_a_heading_is_found_by_its_fragment(tmp_path: Path, heading: str, slug: str) -> None:
+def test_heading_is_found_by_its_fragment(tmp_path: Path, heading: str, slug: str) -> None:
     (tmp_path / "tools.md").touch()
     page = tmp_path / "page.md"
     page.write_text(f"## {heading}\n\n[here](#{slug})\n")

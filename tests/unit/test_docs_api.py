@@ -15,7 +15,7 @@ PACKAGE = Path(usernsctl.__file__).parent
 REFERENCE = Path(__file__).parents[2] / "docs" / "api"
 
 
-def test_every_public_name_is_in_the_reference_once() -> None:
+def test_reference_lists_each_public_name_once() -> None:
     # tests/on_ray checks the page ray.rst, the reference of usernsctl.contrib.ray.
     pages = set(REFERENCE.glob("*.rst")) - {REFERENCE / "ray.rst"}
     text = "\n".join(page.read_text() for page in pages)
@@ -25,7 +25,7 @@ def test_every_public_name_is_in_the_reference_once() -> None:
     assert sorted(found) == sorted(usernsctl.__all__)
 
 
-def test_the_table_of_the_reference_has_every_page() -> None:
+def test_reference_index_lists_each_page() -> None:
     table, _, hidden = (REFERENCE / "index.rst").read_text().partition("toctree::")
     for page in {path.stem for path in REFERENCE.glob("*.rst")} - {"index"}:
         assert f":doc:`{page}`" in table
@@ -61,18 +61,18 @@ def fields_of(node: ast.ClassDef) -> set[str]:
 
     A class without a constructor has that of its bases.
     """
-    has = annotated(node)
+    parameters = annotated(node)
     constructors = [
         part
         for part in node.body
         if isinstance(part, ast.FunctionDef) and part.name in ("__init__", "__new__")
     ]
     for part in constructors:
-        has |= names_of(part)
+        parameters |= names_of(part)
     if not constructors:
         bases = (CLASSES.get(ast.unparse(base)) for base in node.bases)
-        has |= {name for base in bases if base for name in fields_of(base)}
-    return has
+        parameters |= {name for base in bases if base for name in fields_of(base)}
+    return parameters
 
 
 def annotated(node: ast.ClassDef) -> set[str]:
@@ -108,23 +108,27 @@ CLASSES = {
 }
 
 
-def documented() -> Iterator[tuple[str, str, set[str], set[str]]]:
+def documented_parameters() -> Iterator[tuple[str, str, set[str], set[str]]]:
     """Yield each function and class with its documented parameters and its real ones."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                where, has = node.name, names_of(node)
+                where, parameters = node.name, names_of(node)
             elif isinstance(node, ast.ClassDef):
-                where, has = node.name, fields_of(node)
+                where, parameters = node.name, fields_of(node)
             else:
                 continue
-            told = set(re.findall(r":param (\w+):", ast.get_docstring(node) or ""))
-            if told:
-                yield str(path.relative_to(PACKAGE)), where, told, has
+            described = set(re.findall(r":param (\w+):", ast.get_docstring(node) or ""))
+            if described:
+                yield str(path.relative_to(PACKAGE)), where, described, parameters
 
 
-def test_a_parameter_that_is_described_is_there() -> None:
-    found = list(documented())
+def test_documented_parameters_exist() -> None:
+    found = list(documented_parameters())
     assert len(found) > 50
-    wrong = [(path, where, told - has) for path, where, told, has in found if told - has]
+    wrong = [
+        (path, where, described - parameters)
+        for path, where, described, parameters in found
+        if described - parameters
+    ]
     assert not wrong

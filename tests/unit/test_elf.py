@@ -30,7 +30,7 @@ DF_BIND_NOW = 8
 ENDBR64 = b"\xf3\x0f\x1e\xfa"
 
 
-def named(file: Path) -> str:
+def name_of(file: Path) -> str:
     return f"{file.parent.name}/{file.name}"
 
 
@@ -40,20 +40,20 @@ def elf(request: pytest.FixtureRequest) -> Iterator[ELFFile]:
         yield ELFFile(file)
 
 
-def of(*files: Path) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("elf", files, ids=named, indirect=True)
+def for_elf_files(*files: Path) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("elf", files, ids=name_of, indirect=True)
 
 
 def segment_types(elf: ELFFile) -> list[str]:
     return [segment["p_type"] for segment in elf.iter_segments()]
 
 
-def test_all_programs_are_looked_at() -> None:
+def test_list_of_programs_is_complete() -> None:
     assert {*WITHOUT_LIBC, "usernsctl-watch", "usernsctl-exec"} < {file.name for file in PROGRAMS}
 
 
-@of(*PROGRAMS, EXTENSION)
-def test_no_memory_is_written_and_executed(elf: ELFFile) -> None:
+@for_elf_files(*PROGRAMS, EXTENSION)
+def test_no_segment_is_writable_and_executable(elf: ELFFile) -> None:
     loaded = [s for s in elf.iter_segments() if s["p_type"] in ("PT_LOAD", "PT_GNU_STACK")]
     assert "PT_GNU_STACK" in [segment["p_type"] for segment in loaded]
     for segment in loaded:
@@ -61,8 +61,8 @@ def test_no_memory_is_written_and_executed(elf: ELFFile) -> None:
         assert not (is_written and segment["p_flags"] & P_FLAGS.PF_X), segment.header
 
 
-@of(*RELOCATED)
-def test_it_lies_anywhere_and_its_addresses_are_read_only(elf: ELFFile) -> None:
+@for_elf_files(*RELOCATED)
+def test_file_is_position_independent_with_read_only_relocations(elf: ELFFile) -> None:
     assert elf["e_type"] == "ET_DYN"
     assert "PT_GNU_RELRO" in segment_types(elf)
     [dynamic] = [s for s in elf.iter_segments() if isinstance(s, DynamicSegment)]
@@ -71,15 +71,15 @@ def test_it_lies_anywhere_and_its_addresses_are_read_only(elf: ELFFile) -> None:
     assert "DT_TEXTREL" not in tags
 
 
-@of(*(file for file in PROGRAMS if file.name in WITHOUT_LIBC))
-def test_what_has_no_libc_has_nothing_to_relocate(elf: ELFFile) -> None:
+@for_elf_files(*(file for file in PROGRAMS if file.name in WITHOUT_LIBC))
+def test_programs_without_libc_have_no_relocations(elf: ELFFile) -> None:
     assert "PT_DYNAMIC" not in segment_types(elf)
     assert "PT_INTERP" not in segment_types(elf)
     assert elf.get_section_by_name(".got.plt") is None or elf.get_section_by_name(".plt") is None
 
 
-@of(EXTENSION)
-def test_overflows_are_told_of(elf: ELFFile) -> None:
+@for_elf_files(EXTENSION)
+def test_extension_has_stack_protector_and_fortify(elf: ELFFile) -> None:
     """The native programs are linked with musl, which has no fortified functions."""
     symbols = elf.get_section_by_name(".dynsym")
     assert isinstance(symbols, SymbolTableSection)
@@ -88,9 +88,9 @@ def test_overflows_are_told_of(elf: ELFFile) -> None:
     assert [name for name in names if name.startswith("__") and name.endswith("_chk")]
 
 
-@of(*RELOCATED)
+@for_elf_files(*RELOCATED)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other marks")
-def test_jumps_land_where_they_may(elf: ELFFile) -> None:
+def test_code_has_endbr64_marks(elf: ELFFile) -> None:
     """Count ENDBR64 instructions, since the ELF file lacks the property (IBT) that implies them.
 
     The linker sets the property only if all objects have it, and Debian's libc lacks it.

@@ -31,7 +31,7 @@ def full(family: type[UsernsError]) -> UsernsError:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_carries_what_it_was_given(family: type[UsernsError]) -> None:
+def test_every_exception_class_keeps_its_attributes(family: type[UsernsError]) -> None:
     error = full(family)
     assert isinstance(error, OSError)
     assert (error.errno, error.strerror, error.filename) == (13, "Permission denied", "/x")
@@ -45,7 +45,7 @@ def test_every_family_carries_what_it_was_given(family: type[UsernsError]) -> No
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])
-def test_every_family_survives_being_copied(family, again) -> None:  # type: ignore[no-untyped-def]
+def test_every_exception_class_can_be_pickled_and_copied(family, again) -> None:  # type: ignore[no-untyped-def]
     for error in (full(family), family("nothing to map", step="plan")):
         other = again(error)
         assert type(other) is family
@@ -57,7 +57,7 @@ def test_every_family_survives_being_copied(family, again) -> None:  # type: ign
         )
 
 
-def test_a_failure_of_no_system_call_has_no_errno() -> None:
+def test_error_without_a_system_call_has_errno_0() -> None:
     error = UsernsError("the map is empty", step="plan")
     assert error.errno == 0
     assert error.filename is None
@@ -66,7 +66,7 @@ def test_a_failure_of_no_system_call_has_no_errno() -> None:
     assert str(error) == "plan: the map is empty"
 
 
-def test_families_are_what_callers_of_subprocess_expect() -> None:
+def test_exceptions_derive_from_those_of_subprocess() -> None:
     assert issubclass(usernsctl.CommandNotFoundError, FileNotFoundError)
     assert issubclass(usernsctl.CommandNotExecutableError, PermissionError)
     assert issubclass(usernsctl.MapError, ValueError)
@@ -76,15 +76,15 @@ def test_families_are_what_callers_of_subprocess_expect() -> None:
 @pytest.mark.parametrize(
     ("step", "status"), [("lookup", 127), ("exec", 126), ("uid_map", 125), ("argument", 125)]
 )
-def test_the_exit_status_is_a_shell_s(step: str, status: int) -> None:
+def test_exit_status_follows_shell_conventions(step: str, status: int) -> None:
     assert UsernsError("", step=step).exit_status == status
 
 
-def test_a_traceback_tells_cause_and_remedy_once() -> None:
+def test_traceback_has_cause_and_remedy_once() -> None:
     for error in (full(UsernsError), pickle.loads(pickle.dumps(full(UsernsError)))):
         assert error.__notes__ == ["cause: command-not-executable", "remedy: chmod +x /x"]
-        told = "".join(traceback.format_exception_only(error)).splitlines()
-        assert told == [
+        lines = "".join(traceback.format_exception_only(error)).splitlines()
+        assert lines == [
             "usernsctl.errors.UsernsError: exec: /x: Permission denied",
             "cause: command-not-executable",
             "remedy: chmod +x /x",
@@ -92,7 +92,7 @@ def test_a_traceback_tells_cause_and_remedy_once() -> None:
     assert not hasattr(UsernsError("nothing to map", step="plan"), "__notes__")
 
 
-def test_what_is_learned_later_is_noted_too_and_changes_nothing_known() -> None:
+def test_explain_adds_only_missing_cause_and_remedy() -> None:
     error = UsernsError("x", step="plan", errno=errno.EMFILE)
     error.explain(cause="another", remedy="close\x1b some\nor all")
     error.explain(remedy="another")
@@ -100,7 +100,7 @@ def test_what_is_learned_later_is_noted_too_and_changes_nothing_known() -> None:
     assert error.__notes__ == ["cause: descriptor-limit", "remedy: close\\x1b some\nor all"]
 
 
-def test_an_os_error_becomes_one_of_a_family() -> None:
+def test_from_os_error_keeps_errno_and_hides_the_path() -> None:
     given = OSError(errno.EACCES, "in any language", "/secret")
     error = usernsctl.NamespaceError.from_os_error(given, "process 7", step="setns", cause="x")
     assert (str(error), error.errno) == ("setns: process 7: Permission denied", errno.EACCES)

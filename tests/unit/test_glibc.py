@@ -15,7 +15,7 @@ import glibc
 import pytest
 from test_elf import EXTENSION, PROGRAMS
 
-LATER = """
+NEWER_FUNCTION = """
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
@@ -36,18 +36,18 @@ def build(directory: Path, text: str) -> Path:
     return target
 
 
-def test_the_function_that_came_later_is_found(tmp_path: Path) -> None:
+def test_function_newer_than_the_oldest_glibc_is_found(tmp_path: Path) -> None:
     """glibc has gettid() since 2.30; the other functions are older."""
-    made = build(tmp_path, LATER)
+    made = build(tmp_path, NEWER_FUNCTION)
     assert {"strlen", "gettid"} <= glibc.needed(made).keys()
     assert [name for name in glibc.too_new(made) if not glibc.is_renamed(name)] == ["gettid"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda file: f"{file.parent.name}/{file.name}")
-def test_a_program_needs_no_glibc(program: Path) -> None:
+def test_native_programs_need_no_glibc(program: Path) -> None:
     assert glibc.needed(program) == {}
 
 
-def test_the_extension_needs_no_function_that_came_later() -> None:
+def test_extension_needs_no_newer_glibc_function() -> None:
     assert "setns" in glibc.needed(EXTENSION)
     assert [name for name in glibc.too_new(EXTENSION) if not glibc.is_renamed(name)] == []

@@ -17,7 +17,7 @@ from usernsctl.hardening import Hardening
 pytestmark = pytest.mark.also_root
 
 
-def test_runsc_keeps_what_it_needs_and_no_more() -> None:
+def test_runsc_keeps_only_the_capabilities_that_it_needs() -> None:
     one_id, many = hardening.for_run(), hardening.for_run(ids=65537)
     assert one_id == Hardening(no_new_privs=True, bounding=hardening.RUNSC_CAPABILITIES)
     assert many.bounding == hardening.RUNSC_CAPABILITIES | hardening.FILE_CAPABILITIES
@@ -34,14 +34,14 @@ def test_runsc_keeps_what_it_needs_and_no_more() -> None:
         (Hardening(securebits=frozenset({"nonsense"})), "'nonsense' is not a securebit"),
     ],
 )
-def test_unknown_names_change_nothing(wanted: Hardening, message: str) -> None:
+def test_invalid_hardening_raises_and_changes_nothing(wanted: Hardening, message: str) -> None:
     before = hardening.read()
     with pytest.raises(HardeningError, match=message):
         wanted.apply()
     assert hardening.read() == before
 
 
-def test_a_command_to_be_started_drops_all_but_what_is_kept() -> None:
+def test_prepare_drops_all_other_bounding_capabilities() -> None:
     setup = _core.Setup()
     hardening.prepare(setup, Hardening(no_new_privs=True, bounding=frozenset({"chown", "setuid"})))
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
@@ -56,7 +56,7 @@ def test_a_command_to_be_started_drops_all_but_what_is_kept() -> None:
 
 
 @as_root
-def test_a_covered_cap_last_cap_does_not_matter(tmp_path: Path) -> None:
+def test_capability_names_do_not_depend_on_cap_last_cap(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
     script = (
@@ -67,7 +67,7 @@ def test_a_covered_cap_last_cap_does_not_matter(tmp_path: Path) -> None:
     assert sorted(done.stdout.split()) == sorted(hardening.names()), done.stderr
 
 
-def test_facts_are_those_of_proc() -> None:
+def test_hardening_is_read_as_in_proc_status() -> None:
     facts = hardening.read()
     lines = Path("/proc/self/status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
@@ -77,7 +77,7 @@ def test_facts_are_those_of_proc() -> None:
     assert facts.pdeathsig in {0, *signal.valid_signals()}
 
 
-def test_a_missing_python_prctl_is_told_with_what_builds_it(
+def test_missing_python_prctl_raises_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "prctl", None)
@@ -105,6 +105,6 @@ sys.exit(main(["plan", "-r", "--json"]))
 
 
 @pytest.mark.userns_requires("userns")
-def test_python_prctl_is_imported_only_where_it_is_used() -> None:
+def test_verbs_do_not_import_python_prctl() -> None:
     done = capture([sys.executable, "-c", USES])
     assert (done.returncode, done.stderr) == (0, "")

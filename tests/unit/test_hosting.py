@@ -17,7 +17,7 @@ FORMS = sorted(set((TREE / ".github" / "ISSUE_TEMPLATE").iterdir()) - {
 })  # fmt: skip
 # The workflow that publishes releases needs write permission.
 MAY_WRITE = {("release.yml", "publish")}
-OURS = "./.github/workflows/"
+OWN_WORKFLOWS = "./.github/workflows/"
 
 
 def read(path: Path) -> Any:
@@ -41,12 +41,12 @@ def commands(workflow: Any) -> Iterator[str]:
             yield from job["strategy"]["matrix"][matrix[1]] if matrix else [command]
 
 
-def named(path: Path) -> str:
+def name_of(path: Path) -> str:
     return path.name
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-def test_a_workflow_may_read_and_no_more(path: Path) -> None:
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
+def test_workflows_have_only_read_permission(path: Path) -> None:
     workflow = read(path)
     assert workflow["permissions"] == {"contents": "read"}
     for name, job in workflow["jobs"].items():
@@ -55,11 +55,11 @@ def test_a_workflow_may_read_and_no_more(path: Path) -> None:
     assert "pull_request_target" not in workflow["on"]
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-def test_what_a_workflow_uses_is_of_this_commit_or_pinned(path: Path) -> None:
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
+def test_actions_of_workflows_are_local_or_pinned(path: Path) -> None:
     for job in read(path)["jobs"].values():
         if "uses" in job:
-            assert job["uses"].startswith(OURS)
+            assert job["uses"].startswith(OWN_WORKFLOWS)
             assert (TREE / job["uses"]).is_file()
             continue
         assert job["timeout-minutes"].isdigit()
@@ -71,8 +71,8 @@ def test_what_a_workflow_uses_is_of_this_commit_or_pinned(path: Path) -> None:
                 assert "${{" not in step["run"]
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
-def test_a_workflow_calls_what_everybody_can_call(path: Path) -> None:
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
+def test_workflows_call_only_public_make_targets(path: Path) -> None:
     workflow = read(path)
     called = list(commands(workflow))
     assert called or "workflow_call" in workflow["on"]
@@ -83,7 +83,7 @@ def test_a_workflow_calls_what_everybody_can_call(path: Path) -> None:
         assert {*words} <= targets()
 
 
-def test_what_is_kept_is_what_the_check_makes() -> None:
+def test_release_workflow_keeps_the_results_of_release_check() -> None:
     release = read(TREE / ".github" / "workflows" / "release.yml")
     assert release["jobs"]["check"]["with"] == {
         "command": "make release-check",
@@ -92,8 +92,8 @@ def test_what_is_kept_is_what_the_check_makes() -> None:
     assert release["jobs"]["publish"]["needs"] == "check"
 
 
-@pytest.mark.parametrize("path", FORMS, ids=named)
-def test_an_issue_form_is_complete(path: Path) -> None:
+@pytest.mark.parametrize("path", FORMS, ids=name_of)
+def test_issue_forms_are_complete(path: Path) -> None:
     form = read(path)
     assert form.keys() == {"name", "description", "body"}
     asked = [item for item in form["body"] if item["type"] != "markdown"]
@@ -105,13 +105,13 @@ def test_an_issue_form_is_complete(path: Path) -> None:
         assert item["attributes"].get("options") or item["type"] != "dropdown"
 
 
-def test_who_reports_a_problem_must_say_what_doctor_finds() -> None:
+def test_problem_form_requires_the_output_of_doctor() -> None:
     form = read(TREE / ".github" / "ISSUE_TEMPLATE" / "problem.yml")
     [doctor] = [item for item in form["body"] if item.get("id") == "doctor"]
     assert doctor["validations"] == {"required": "true"}
 
 
-def test_hooks_call_the_same_targets() -> None:
+def test_pre_commit_hooks_call_make_targets() -> None:
     config = read(TREE / ".pre-commit-config.yaml")
     [repository] = config["repos"]
     assert repository["repo"] == "local"

@@ -11,7 +11,7 @@ from usernsctl import Extent, IdMap, MapError, plan
 from usernsctl.maps import requested
 
 
-def test_an_extent_reads_and_writes_unshare_s_form() -> None:
+def test_extent_is_parsed_and_printed_as_by_unshare() -> None:
     extent = Extent.parse("0:100000:65536")
     assert extent == Extent(0, 100000, 65536)
     assert tuple(extent) == (0, 100000, 65536)
@@ -33,7 +33,7 @@ def test_an_extent_reads_and_writes_unshare_s_form() -> None:
         "x" * 100000,
     ],
 )
-def test_what_is_no_extent_is_refused(text: str) -> None:
+def test_malformed_extent_raises(text: str) -> None:
     with pytest.raises(MapError, match="is not an extent, inside:outside:count") as caught:
         Extent.parse(text)
     assert caught.value.cause == "map-invalid"
@@ -43,20 +43,20 @@ def test_what_is_no_extent_is_refused(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_extent_that_no_kernel_takes_is_refused() -> None:
+def test_extent_beyond_the_last_id_raises() -> None:
     with pytest.raises(MapError, match="goes past 4294967294") as caught:
         Extent.parse("1:0:4294967295")
     assert "1:0:4294967295" in str(caught.value)
 
 
 @pytest.mark.each_user
-def test_the_usual_maps() -> None:
+def test_root_current_and_empty_maps() -> None:
     assert IdMap.root() == IdMap(map_user=0, map_group=0)
     assert IdMap.current() == IdMap(map_user=os.geteuid(), map_group=os.getegid())
     assert IdMap() == IdMap.extents([], [])
 
 
-def test_extents_come_in_three_forms() -> None:
+def test_extents_may_be_objects_tuples_or_strings() -> None:
     given: list[Any] = [Extent(0, 1, 2), (3, 4, 5), "6:7:8"]
     idmap = IdMap.extents(given, iter(given), setgroups="allow")
     assert idmap.map_users == (Extent(0, 1, 2), Extent(3, 4, 5), Extent(6, 7, 8))
@@ -66,12 +66,12 @@ def test_extents_come_in_three_forms() -> None:
         IdMap.extents(["0:0"], [])
 
 
-def test_a_policy_that_there_is_not_is_refused() -> None:
+def test_invalid_setgroups_policy_raises() -> None:
     with pytest.raises(ValueError, match="setgroups must be auto, allow or deny, not 'maybe'"):
         IdMap(setgroups="maybe")  # type: ignore[arg-type]
 
 
-def test_a_map_is_a_value() -> None:
+def test_id_maps_are_hashable_and_immutable() -> None:
     assert hash(IdMap.root()) == hash(IdMap.root())
     with pytest.raises(AttributeError):
         IdMap.root().map_user = 7  # type: ignore[misc]
@@ -100,23 +100,25 @@ def test_a_map_is_a_value() -> None:
         ([], IdMap()),
     ],
 )
-def test_idmap_may_be_a_word_or_extents(given: Any, wanted: IdMap) -> None:
+def test_idmap_argument_may_be_a_name_or_extents(given: Any, wanted: IdMap) -> None:
     assert requested(given) == wanted
 
 
 @pytest.mark.parametrize(
     "given", [7, True, object(), 1.5, [7], [None], [(0, 1)], [("0", "1", "2")], {0: 1}, b"auto"]
 )
-def test_idmap_of_another_type_is_told_what_is_accepted(given: Any) -> None:
-    says = r"^idmap must be an IdMap, one of 'root', 'current', 'auto', 'subids', 'all', or extents"
-    with pytest.raises(TypeError, match=says):
+def test_idmap_argument_of_another_type_raises_typeerror(given: Any) -> None:
+    message = (
+        r"^idmap must be an IdMap, one of 'root', 'current', 'auto', 'subids', 'all', or extents"
+    )
+    with pytest.raises(TypeError, match=message):
         requested(given)
-    with pytest.raises(TypeError, match=says):
+    with pytest.raises(TypeError, match=message):
         plan(given)
 
 
 @pytest.mark.parametrize("given", ["autp", "", "0:0:1", "ROOT"])
-def test_idmap_of_another_word_is_told_which_there_are(given: Any) -> None:
+def test_unknown_name_of_an_idmap_raises_valueerror(given: Any) -> None:
     with pytest.raises(ValueError, match=r"^idmap must be one of 'root', .* not '.*'$"):
         requested(given)
 
@@ -125,11 +127,11 @@ def test_idmap_of_another_word_is_told_which_there_are(given: Any) -> None:
     ("first", "count", "is_in"),
     [(9, 1, False), (10, 1, True), (14, 1, True), (15, 1, False), (10, 5, True), (10, 6, False)],
 )
-def test_an_extent_knows_the_ids_it_has(first: int, count: int, is_in: bool) -> None:
+def test_extent_has_its_ids(first: int, count: int, is_in: bool) -> None:
     assert Extent(10, 100, 5).has(first, count) is is_in
     assert Extent(100, 10, 5).has_outside(first) is (10 <= first < 15)
 
 
-def test_a_single_extent_outside_of_a_list_is_refused() -> None:
+def test_extent_outside_of_a_list_raises() -> None:
     with pytest.raises(TypeError, match=r"must be in a list, as in \['0:1000:1'\]"):
         IdMap.extents("0:1000:1", [])

@@ -43,7 +43,7 @@ def install(context: Path, name: str, checksum: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("name", ["release", "release.tar"])
-def test_a_release_is_installed_as_a_whole(context: Path, name: str) -> None:
+def test_release_is_installed_with_its_side_programs(context: Path, name: str) -> None:
     done = install(context, name, sum_of(context / name))
     assert (done.returncode, done.stderr) == (0, "")
     root = context.parent / "root"
@@ -56,14 +56,14 @@ def test_a_release_is_installed_as_a_whole(context: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["release", "release.tar"])
 @pytest.mark.parametrize("checksum", ["", "0" * 64])
-def test_what_is_not_what_was_meant_is_refused(context: Path, name: str, checksum: str) -> None:
+def test_wrong_checksum_is_refused(context: Path, name: str, checksum: str) -> None:
     done = install(context, name, checksum)
     assert done.returncode == 1
     assert ("RUNSC_SHA256" if checksum == "" else sum_of(context / name)) in done.stderr
     assert not [file for file in context.parent.glob("root/**/*") if not file.is_dir()]
 
 
-def test_what_is_not_there_is_refused(context: Path) -> None:
+def test_missing_tarball_is_refused(context: Path) -> None:
     done = install(context, "absent.tar", "0" * 64)
     assert done.returncode == 1
     assert "absent.tar is not in the build context" in done.stderr
@@ -73,7 +73,7 @@ def test_what_is_not_there_is_refused(context: Path) -> None:
     ("name", "target"),
     [("gvisor-bin/gvisor_other", "/tmp"), ("other", "/tmp/runsc"), ("gvisor-bin/x", None)],
 )
-def test_what_the_checksum_does_not_tell_of_is_refused(
+def test_links_and_fifos_in_a_release_are_refused(
     context: Path, name: str, target: str | None
 ) -> None:
     """A symbolic link to a writable directory would let tenants replace runsc's programs."""
@@ -87,7 +87,7 @@ def test_what_the_checksum_does_not_tell_of_is_refused(
 
 
 @pytest.mark.parametrize("name", ["it's", 'z"/runsc', "z\\/runsc", "a b", "z\n./runsc", "z*"])
-def test_names_that_the_checksum_could_mistake_are_refused(context: Path, name: str) -> None:
+def test_file_names_that_xargs_misreads_are_refused(context: Path, name: str) -> None:
     """xargs treats quotes, blanks and backslashes specially."""
     path = context / "release" / name
     path.parent.mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ def test_names_that_the_checksum_could_mistake_are_refused(context: Path, name: 
     assert not [file for file in context.parent.glob("root/**/*") if not file.is_dir()]
 
 
-def test_a_release_without_runsc_is_refused(context: Path) -> None:
+def test_release_without_runsc_is_refused(context: Path) -> None:
     (context / "release" / "runsc").unlink()
     done = install(context, "release", sum_of(context / "release"))
     assert (done.returncode, "no runsc" in done.stderr) == (1, True)

@@ -20,14 +20,14 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def broken(tree: Path) -> str:
+def violation_report(tree: Path) -> str:
     """Return import-linter's report about a tree with a violation."""
     done = capture(CHECK, cwd=tree, env={"PYTHONPATH": str(tree / "src"), "COLUMNS": "200"})
     assert done.returncode == 1, done.stdout + done.stderr
     return done.stdout
 
 
-def add(file: Path, line: str) -> None:
+def append(file: Path, line: str) -> None:
     file.write_text(f"{file.read_text()}\n{line}\n")
 
 
@@ -39,14 +39,14 @@ def add(file: Path, line: str) -> None:
         "if TYPE_CHECKING:\n    import usernsctl.cli.run",
     ],
 )
-def test_an_import_that_points_up_is_reported(tree: Path, line: str) -> None:
-    add(tree / "src/usernsctl/maps.py", line)
-    output = broken(tree)
+def test_upward_import_is_reported(tree: Path, line: str) -> None:
+    append(tree / "src/usernsctl/maps.py", line)
+    output = violation_report(tree)
     assert "usernsctl.maps is not allowed to import usernsctl.cli" in output
 
 
-def test_a_circle_within_a_room_is_reported(tree: Path) -> None:
-    add(
+def test_import_cycle_within_a_package_is_reported(tree: Path) -> None:
+    append(
         tree / "src/usernsctl/gvisor/sandbox/records.py", "import usernsctl.gvisor.sandbox.detached"
     )
-    assert "no circles BROKEN" in broken(tree)
+    assert "no circles BROKEN" in violation_report(tree)

@@ -40,11 +40,11 @@ def make(module: Any) -> Any:
     return Made
 
 
-OURS, THEIRS = make(_lean), make(dataclasses)
-FUNCTIONS = {OURS: _lean, THEIRS: dataclasses}
+LEAN, STANDARD = make(_lean), make(dataclasses)
+FUNCTIONS = {LEAN: _lean, STANDARD: dataclasses}
 
 
-def said(call: str, made: Any) -> str:
+def result_of(call: str, made: Any) -> str:
     """Return the value of an expression, or the exception that it raises."""
     names = {"Extent": made.Extent, "Setup": made.Setup, "dc": dataclasses, "copy": copy}
     names["asdict"] = FUNCTIONS[made].asdict
@@ -98,8 +98,8 @@ def said(call: str, made: Any) -> str:
         "setattr(Setup(), 'nonsense', 1)",
     ],
 )
-def test_a_call_gives_the_same(call: str) -> None:
-    assert said(call, OURS) == said(call, THEIRS)
+def test_lean_dataclasses_give_the_same_results(call: str) -> None:
+    assert result_of(call, LEAN) == result_of(call, STANDARD)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_call_gives_the_same(call: str) -> None:
     [un.Extent(0, 1, 2), un.IdMap.auto(), un.Bind("/a", "/b"), un.Rlimit("RLIMIT_CPU", 1, 2)],
     ids=repr,
 )
-def test_public_ones_can_be_pickled_and_copied(made: Any) -> None:
+def test_public_dataclasses_can_be_pickled_and_copied(made: Any) -> None:
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         assert pickle.loads(pickle.dumps(made, protocol)) == made
     assert copy.deepcopy(made) == made
@@ -116,15 +116,15 @@ def test_public_ones_can_be_pickled_and_copied(made: Any) -> None:
     assert names == [one.name for one in dataclasses.fields(made)]
 
 
-def test_theirs_are_replaced_where_they_have_no_method_for_that(
+def test_replace_accepts_dataclasses_without_replace_method(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """dataclasses adds __replace__() since Python 3.13."""
-    theirs = make(dataclasses).Extent
-    monkeypatch.delattr(theirs, "__replace__", raising=False)
-    assert _lean.replace(theirs(0, 1), count=9) == theirs(0, 1, 9)
+    standard = make(dataclasses).Extent
+    monkeypatch.delattr(standard, "__replace__", raising=False)
+    assert _lean.replace(standard(0, 1), count=9) == standard(0, 1, 9)
 
 
-def test_a_request_is_made_of_the_same_fields_as_dataclasses_see() -> None:
-    theirs = {one.name: one.metadata for one in dataclasses.fields(Request)}
-    assert {one.name: one.metadata for one in _lean.fields(Request)} == theirs
+def test_request_has_the_same_fields_for_dataclasses() -> None:
+    standard = {one.name: one.metadata for one in dataclasses.fields(Request)}
+    assert {one.name: one.metadata for one in _lean.fields(Request)} == standard

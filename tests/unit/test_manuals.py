@@ -23,34 +23,34 @@ HIDDEN = {"hold"}
         ("usernsctl-entrypoint", "csrc/programs/entrypoint/main.c"),
     ],
 )
-def test_every_option_that_a_native_program_takes_is_told(program: str, source: str) -> None:
-    taken = re.findall(
+def test_manual_has_all_options_of_native_programs(program: str, source: str) -> None:
+    accepted = re.findall(
         r'\{"([a-z-]+)", (?:no|required|optional)_argument', (TREE / source).read_text()
     )
-    assert len(taken) > 5
+    assert len(accepted) > 5
     options = [one for each in manuals.native_options(program).values() for one in each]
     assert all(one.help for one in options)
-    told = {name for one in options for name in re.findall(r"--([a-z-]+)", one.written)}
-    assert told == set(taken) - HIDDEN
+    found = {name for one in options for name in re.findall(r"--([a-z-]+)", one.written)}
+    assert found == set(accepted) - HIDDEN
 
 
-def every(parser: Parser) -> Iterator[Parser]:
+def with_subcommands(parser: Parser) -> Iterator[Parser]:
     yield parser
     for name in parser.verbs:
-        yield from every(parser.find(name))
+        yield from with_subcommands(parser.find(name))
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "exec"])
-def test_the_page_of_a_verb_tells_of_each_command_and_option(verb: str) -> None:
+def test_manual_of_a_verb_has_all_commands_and_options(verb: str) -> None:
     page = manuals.pages()[f"usernsctl-{verb}"]
-    for each in every(usernsctl().find(verb)):
+    for each in with_subcommands(usernsctl().find(verb)):
         assert each.prog in page
         for flag, option in each.flags.items():
             if option.help != argparse.SUPPRESS and flag not in ("-h", "--help"):
                 assert re.search(rf"^:::{{option}} .*{flag}\b", page, re.M), flag
 
 
-WORDS = [parser.prog.split() for parser in every(usernsctl())]
+WORDS = [parser.prog.split() for parser in with_subcommands(usernsctl())]
 
 
 @pytest.mark.parametrize("words", [*WORDS, ["usernsctl-entrypoint"]], ids=" ".join)
@@ -60,7 +60,7 @@ def test_help_fits_into_80_columns(words: list[str]) -> None:
     assert [line for line in output if len(line) > 80] == []
 
 
-def test_every_page_has_a_section_and_is_there_once() -> None:
+def test_manuals_are_unique_and_have_a_section() -> None:
     names = [name for _, name, _, _, _ in manuals.manuals()]
     assert len(names) == len(set(names))
     assert {"usernsctl", *(f"usernsctl-{verb}" for verb in VERBS)} <= set(names)
@@ -71,14 +71,14 @@ def test_every_page_has_a_section_and_is_there_once() -> None:
             assert (TREE / "docs" / f"{place}.md").is_file()
 
 
-def test_nothing_that_a_program_says_is_markup() -> None:
-    told = manuals.prose("/lib* of $HOME: see --bind, or `usernsctl run`. usernsctl has a_b [x]")
-    assert told == (
+def test_help_text_is_escaped_in_manuals() -> None:
+    found = manuals.prose("/lib* of $HOME: see --bind, or `usernsctl run`. usernsctl has a_b [x]")
+    assert found == (
         r"/lib\* of `$HOME`: see `--bind`, or `usernsctl run`. usernsctl has a\_b \[x\]"
     )
 
 
-def test_a_line_is_not_wrapped_within_an_escape() -> None:
+def test_lines_are_not_wrapped_within_an_escape() -> None:
     link = r"\X'tty: link https://example.org/a'\fBa\fP(1)\X'tty: link'"
     words = " ".join(["word"] * 10)
     lines = manuals.tidy(f"{words} {link} {words} {words} two\\ words\n").splitlines()
@@ -87,7 +87,7 @@ def test_a_line_is_not_wrapped_within_an_escape() -> None:
     assert any("two\\ words" in line for line in lines)
 
 
-def test_a_manual_page_has_short_lines_that_are_no_macros() -> None:
+def test_manual_lines_are_short_and_not_macros() -> None:
     text = " ".join(["word"] * 15 + [".bashrc"] + ["'quoted'"] * 10)
     page = manuals.tidy(f".SH X\n.sp\n{text}\n.EX\n{text}\n.EE\n")
     lines = page.splitlines()

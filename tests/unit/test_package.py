@@ -20,39 +20,39 @@ import usernsctl as usernsctl_package
 VERSION = metadata.version("usernsctl")
 
 
-def test_both_commands_tell_the_version_of_the_package(
+def test_both_commands_print_the_version_of_the_package(
     usernsctl: Program, prelude: Program
 ) -> None:
     for program in (usernsctl, prelude):
-        told = program("--version")
-        assert told.returncode == 0
-        assert told.stdout.split()[-1] == VERSION
+        done = program("--version")
+        assert done.returncode == 0
+        assert done.stdout.split()[-1] == VERSION
 
 
-def test_the_wheel_fits_every_python_from_3_11() -> None:
+def test_wheel_has_tags_of_the_stable_abi_of_python_3_11() -> None:
     wheel = metadata.distribution("usernsctl").read_text("WHEEL")
     tags = [line.split(": ")[1] for line in wheel.splitlines() if line.startswith("Tag: ")]
     assert tags
     assert all(tag.startswith("cp311-abi3-") for tag in tags)
 
 
-def test_the_extension_uses_only_the_stable_abi() -> None:
+def test_extension_uses_the_stable_abi() -> None:
     native = importlib.import_module("usernsctl._native").__file__
     assert native.endswith(".abi3.so")
 
 
-def test_the_native_programs_are_executables() -> None:
+def test_native_programs_are_executable() -> None:
     verify = resources.files("usernsctl") / "_bin" / "usernsctl-verify"
     for program in (SCRIPTS / "usernsctl-exec", Path(str(verify))):
         assert program.read_bytes()[:4] == b"\x7fELF"
         assert os.access(program, os.X_OK)
 
 
-def test_the_types_are_shipped() -> None:
+def test_package_has_py_typed() -> None:
     assert (resources.files("usernsctl") / "py.typed").is_file()
 
 
-def test_the_package_is_not_imported_from_a_source_tree() -> None:
+def test_package_is_not_imported_from_a_source_tree() -> None:
     found = capture(
         [sys.executable, "-c", "import usernsctl; print(usernsctl.__file__)"], check=True
     )
@@ -81,7 +81,7 @@ def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
 
 
 @pytest.mark.parametrize("name", usernsctl_package.__all__)
-def test_every_public_name_is_what_type_checkers_take_it_for(name: str) -> None:
+def test_public_names_are_those_imported_for_type_checkers(name: str) -> None:
     tree = ast.parse(Path(usernsctl_package.__file__).read_text())
     sources = {
         alias.name: node.module
@@ -93,7 +93,7 @@ def test_every_public_name_is_what_type_checkers_take_it_for(name: str) -> None:
     assert getattr(usernsctl_package, name) is getattr(there, name)
 
 
-def test_import_from_an_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_import_from_an_archive_raises(tmp_path: Path) -> None:
     archive = tmp_path / "app.pyz"
     package = Path(usernsctl_package.__file__).parent
     with zipfile.ZipFile(archive, "w") as file:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.each_user
 UID, GID = os.geteuid(), os.getegid()
 
 
-def test_root_maps_the_caller_alone() -> None:
+def test_root_map_has_only_the_caller() -> None:
     plan = un.plan(IdMap.root())
     assert plan.uid == (Extent(0, UID, 1),)
     assert plan.gid == (Extent(0, GID, 1),)
@@ -27,13 +27,13 @@ def test_root_maps_the_caller_alone() -> None:
     assert not plan.drop_groups
 
 
-def test_current_keeps_the_caller() -> None:
+def test_current_map_keeps_the_ids_of_the_caller() -> None:
     plan = un.plan(IdMap.current())
     assert plan.uid == (Extent(UID, UID, 1),)
     assert plan.become == (UID, GID)
 
 
-def test_nothing_maps_nothing() -> None:
+def test_empty_map_maps_nothing() -> None:
     plan = un.plan(IdMap())
     assert (plan.uid, plan.gid) == ((), ())
     assert (plan.uid_writer, plan.gid_writer) == ("none", "none")
@@ -46,7 +46,7 @@ def test_the_same_request_gives_the_same_plan() -> None:
 
 
 @as_root
-def test_root_writes_any_map_from_outside() -> None:
+def test_root_can_map_any_ids() -> None:
     plan = un.plan(IdMap.extents(["0:100000:10", "20:0:1"], ["0:200000:10"]))
     assert plan.uid == (Extent(0, 100000, 10), Extent(20, 0, 1))
     assert (plan.uid_writer, plan.gid_writer) == ("parent", "parent")
@@ -56,7 +56,7 @@ def test_root_writes_any_map_from_outside() -> None:
 
 
 @unprivileged
-def test_ids_that_nobody_granted_are_refused_with_a_cause() -> None:
+def test_ids_outside_of_granted_ranges_raise() -> None:
     with pytest.raises(un.PlanError) as caught:
         un.plan(IdMap.extents(["0:4000000000:2"], []))
     assert caught.value.step in ("plan", "subordinate ranges")
@@ -78,14 +78,14 @@ def test_ids_that_nobody_granted_are_refused_with_a_cause() -> None:
         ([(n, 100000 + n, 1) for n in range(0, 682, 2)], "no more than 340 extents"),
     ],
 )
-def test_a_map_that_no_kernel_takes_is_refused(uids: list[Any], reason: str) -> None:
+def test_invalid_extents_raise(uids: list[Any], reason: str) -> None:
     for idmap in (IdMap.extents(uids, []), IdMap.extents([], uids)):
         with pytest.raises(un.MapError, match=reason) as caught:
             un.plan(idmap)
         assert caught.value.cause == "map-invalid"
 
 
-def test_a_text_of_a_page_or_more_is_refused() -> None:
+def test_map_text_of_a_page_or_more_raises() -> None:
     longest = [(4000000000 + n, 4100000000 + n, 1) for n in range(0, 680, 2)]
     page = os.sysconf("SC_PAGESIZE")
     assert len(longest) * 24 >= page, "this page takes any map"
@@ -94,7 +94,7 @@ def test_a_text_of_a_page_or_more_is_refused() -> None:
 
 
 @pytest.mark.parametrize("own", [-1, 4294967295, 1 << 40])
-def test_an_id_that_there_can_not_be_is_refused(own: int) -> None:
+def test_impossible_own_id_raises(own: int) -> None:
     for idmap in (IdMap(map_user=own), IdMap(map_group=own)):
         with pytest.raises(un.MapError, match="an id is a number from 0 to 4294967294"):
             un.plan(idmap)

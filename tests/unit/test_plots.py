@@ -12,14 +12,14 @@ bwrap / usernsctl-exec -r -m: tiny                             2.188     0.524  
 """
 
 
-def test_each_comparison_is_read() -> None:
+def test_comparisons_are_parsed() -> None:
     assert plots.rows(PRINTED) == [
         plots.Row("runsc by hand", "usernsctl run -- true", "", 124.309, 114.02),
         plots.Row("bwrap", "usernsctl-exec -r -m", "tiny", 2.188, 0.524),
     ]
 
 
-def test_the_picture_has_a_bar_for_each_result() -> None:
+def test_picture_has_a_bar_for_each_result() -> None:
     text = plots.picture()
     for row in plots.rows(plots.RESULTS.read_text()):
         assert f">{row.our_name}" in text

@@ -18,7 +18,7 @@ echo s390x-linux-gnu
 """
 
 
-def test_setup_names_the_processors(tmp_path: Path) -> None:
+def test_setup_fails_for_another_processor(tmp_path: Path) -> None:
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(TREE / name, tmp_path / name)
     shutil.copytree(TREE / "csrc", tmp_path / "csrc")
@@ -35,7 +35,7 @@ def test_setup_names_the_processors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["-U__x86_64__", "-U__AARCH64EL__", "-U__LP64__"])
-def test_the_core_names_the_processors(option: str) -> None:
+def test_core_does_not_compile_for_another_processor(option: str) -> None:
     """The processor counts, not the name of the compiler: ``gcc -mx32`` builds for x32."""
     is_of_another = (
         option

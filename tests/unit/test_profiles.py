@@ -59,13 +59,13 @@ def allows(profile: dict[str, Any], name: str, *arguments: int) -> bool:
     )
 
 
-def test_what_is_not_named_is_not_permitted(profile: dict[str, Any]) -> None:
+def test_seccomp_profile_denies_by_default(profile: dict[str, Any]) -> None:
     assert (profile["defaultAction"], profile["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 1)
     # Rules for containers with more capabilities are not in the profile.
     assert not any("includes" in rule or "excludes" in rule for rule in profile["syscalls"])
 
 
-def test_dangerous_calls_are_refused(profile: dict[str, Any]) -> None:
+def test_seccomp_profile_denies_dangerous_calls(profile: dict[str, Any]) -> None:
     named = {
         name
         for rule in profile["syscalls"]
@@ -105,17 +105,19 @@ def test_dangerous_calls_are_refused(profile: dict[str, Any]) -> None:
         (("personality", 0x40000), False),
     ],
 )
-def test_arguments_decide(profile: dict[str, Any], call: tuple[Any, ...], allowed: bool) -> None:
+def test_seccomp_profile_checks_arguments(
+    profile: dict[str, Any], call: tuple[Any, ...], allowed: bool
+) -> None:
     assert allows(profile, *call) == allowed
 
 
-def test_clone3_seems_not_to_exist(profile: dict[str, Any]) -> None:
+def test_clone3_fails_with_enosys(profile: dict[str, Any]) -> None:
     """A libc falls back to clone() only after ENOSYS; with other errors, it starts no thread."""
     rules = [rule for rule in profile["syscalls"] if "clone3" in rule["names"]]
     assert rules == [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]
 
 
-def test_the_apparmor_profile_can_be_parsed(usernsctl: Program) -> None:
+def test_apparmor_profile_can_be_parsed(usernsctl: Program) -> None:
     done = usernsctl("apparmor-profile")
     assert done.returncode == 0
     assert "\n  userns,\n" in done.stdout
@@ -126,7 +128,7 @@ def test_the_apparmor_profile_can_be_parsed(usernsctl: Program) -> None:
     assert (parsed.returncode, parsed.stdout) == (0, "usernsctl\n"), parsed.stderr
 
 
-def test_the_options_give_a_container_nothing_that_it_does_not_need(usernsctl: Program) -> None:
+def test_docker_args_drop_all_capabilities(usernsctl: Program) -> None:
     done = usernsctl("docker-args", "--no-apparmor", "--seccomp", "a file")
     assert (done.returncode, done.stderr) == (0, "")
     assert shlex.split(done.stdout) == [
@@ -136,7 +138,7 @@ def test_the_options_give_a_container_nothing_that_it_does_not_need(usernsctl: P
     ]
 
 
-def test_the_options_for_all_ids_leave_the_helpers_what_they_need(usernsctl: Program) -> None:
+def test_docker_args_for_all_ids_keep_setuid_and_setgid(usernsctl: Program) -> None:
     done = usernsctl("docker-args", "--engine", "podman", "--ids", "all", "--apparmor")
     assert done.returncode == 0
     assert done.stderr.startswith("podman needs a loaded AppArmor profile; to load it: ")

@@ -30,16 +30,16 @@ def environ(tree: Path, **more: str) -> dict[str, str]:
     return {"PATH": f"{tree}:{os.environ['PATH']}", "TERM": "xterm", **more}
 
 
-def test_each_step_is_told_on_a_terminal(tree: Path) -> None:
-    status, told = on_terminal([tree / "demo" / "run"], environ(tree))
+def test_steps_are_shown_on_a_terminal(tree: Path) -> None:
+    status, output = on_terminal([tree / "demo" / "run"], environ(tree))
     assert status == 0
-    lines = told.splitlines()
+    lines = output.splitlines()
     assert [line[:8] for line in lines if line.startswith("[")] == STEPS
     assert lines[-1] == "done"
     assert max(map(len, lines)) <= 100
 
 
-def test_a_dumb_terminal_and_a_pipe_are_told_nothing(tree: Path) -> None:
+def test_dumb_terminals_and_pipes_show_no_progress(tree: Path) -> None:
     assert on_terminal([tree / "demo" / "run"], environ(tree, TERM="dumb")) == (0, "done\r\n")
     done = capture([tree / "demo" / "run"], env=environ(tree))
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

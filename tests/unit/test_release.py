@@ -20,13 +20,13 @@ from processes import capture
 VERSION = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]["version"]
 
 
-def test_the_version_is_the_same_everywhere() -> None:
+def test_version_is_the_same_everywhere() -> None:
     first = (TREE / "debian" / "changelog").read_text().splitlines()[0]
     assert first.startswith(f"usernsctl ({VERSION}) ")
     assert metadata.version("usernsctl") == VERSION
 
 
-def test_the_version_is_written_nowhere_else() -> None:
+def test_sources_do_not_contain_the_version() -> None:
     literal = re.compile(rf"(?<![\d.]){re.escape(VERSION)}(?![\d.])")
     sources = [TREE / "setup.py", TREE / "docs" / "conf.py"]
     for top, suffixes in (("csrc", "ch"), ("src", "py")):
@@ -36,7 +36,7 @@ def test_the_version_is_written_nowhere_else() -> None:
     assert [path for path in sources if literal.search(path.read_text())] == []
 
 
-def test_no_tool_hides_what_the_tools_need() -> None:
+def test_tools_do_not_shadow_modules() -> None:
     """Python searches for modules first in the directory of the script, or in the current one."""
     project = tomllib.loads((TREE / "pyproject.toml").read_text())
     needed = [*project["build-system"]["requires"]]
@@ -72,7 +72,7 @@ of its own.
 """
 
 
-def test_the_notes_are_the_section_with_a_line_for_each_item() -> None:
+def test_release_notes_have_a_line_for_each_item() -> None:
     assert release_notes.notes(CHANGELOG, "0.2.0") == (
         "### Added\n\n- One thing in two lines.\n- Another.\n\nA paragraph of its own.\n"
     )
@@ -86,12 +86,12 @@ def test_the_notes_are_the_section_with_a_line_for_each_item() -> None:
         ("Unreleased", "says nothing of Unreleased"),
     ],
 )
-def test_a_version_without_notes_is_reported(wanted: str, message: str) -> None:
+def test_version_without_notes_raises(wanted: str, message: str) -> None:
     with pytest.raises(release_notes.NoNotes, match=message):
         release_notes.notes(CHANGELOG, wanted)
 
 
-def test_there_are_notes_of_this_tree() -> None:
+def test_changelog_has_notes_of_this_version() -> None:
     """CHANGELOG.md has notes of the next release, or else of the last one."""
     done = capture([sys.executable, TREE / "tools" / "release_notes.py", "Unreleased"])
     if done.returncode:
@@ -166,13 +166,13 @@ def check(tree: Path) -> subprocess.CompletedProcess[str]:
     return capture(command(tree))
 
 
-def assert_all_is_gone(tree: Path) -> None:
+def assert_clone_is_removed(tree: Path) -> None:
     """Check that the clone was cleaned and removed."""
     [clone] = (tree.parent / "log").read_text().split()
     assert not Path(clone).parent.exists()
 
 
-def test_what_is_made_is_kept_with_the_notes(tree: Path) -> None:
+def test_release_check_keeps_results_and_notes(tree: Path) -> None:
     done = check(tree)
     assert (done.returncode, done.stderr) == (0, "")
     commit = git(tree, "rev-parse", "HEAD")
@@ -186,10 +186,10 @@ def test_what_is_made_is_kept_with_the_notes(tree: Path) -> None:
     released = tree / "build" / "release"
     assert sorted(path.name for path in released.iterdir()) == ["deb", "notes.md", "wheel"]
     assert (released / "notes.md").read_text() == release_notes.notes(CHANGELOG, "0.2.0")
-    assert_all_is_gone(tree)
+    assert_clone_is_removed(tree)
 
 
-def test_the_first_failure_ends_it(tree: Path) -> None:
+def test_release_check_ends_at_the_first_failure(tree: Path) -> None:
     (tree / "Makefile").write_text(MAKEFILE.replace("mkdir -p build/debian", "exit 7"))
     commit(tree)
     done = check(tree)
@@ -201,13 +201,11 @@ def test_the_first_failure_ends_it(tree: Path) -> None:
     )
     assert "docs" not in done.stdout
     assert not (tree / "build").exists()
-    assert_all_is_gone(tree)
+    assert_clone_is_removed(tree)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_end_from_outside_is_that_of_all_it_has_started(
-    tree: Path, number: signal.Signals
-) -> None:
+def test_signal_ends_release_check_and_its_children(tree: Path, number: signal.Signals) -> None:
     fifo = tree.parent / "fifo"
     os.mkfifo(fifo)
     # The pipe is held open by the child that the shell waits for.
@@ -220,11 +218,11 @@ def test_an_end_from_outside_is_that_of_all_it_has_started(
             assert until_it_ends.read() == b""
         process.communicate()
     assert process.returncode == 128 + number
-    assert_all_is_gone(tree)
+    assert_clone_is_removed(tree)
 
 
 @pytest.mark.parametrize("name", ["new", "Makefile"])
-def test_what_is_not_committed_is_refused(tree: Path, name: str) -> None:
+def test_uncommitted_changes_are_refused(tree: Path, name: str) -> None:
     with (tree / name).open("a") as file:
         file.write("\n")
     done = check(tree)
@@ -234,7 +232,7 @@ def test_what_is_not_committed_is_refused(tree: Path, name: str) -> None:
     assert not (tree.parent / "log").exists()
 
 
-def test_a_version_is_that_of_one_commit(tree: Path) -> None:
+def test_tag_of_another_commit_or_version_is_refused(tree: Path) -> None:
     git(tree, "tag", "v0.2.0")
     assert check(tree).returncode == 0
     project = tree / "pyproject.toml"
@@ -254,7 +252,7 @@ def test_a_version_is_that_of_one_commit(tree: Path) -> None:
         assert done.stderr.startswith(f"release-check: {reason}")
 
 
-def test_a_version_without_notes_is_refused(tree: Path) -> None:
+def test_release_check_refuses_a_version_without_notes(tree: Path) -> None:
     (tree / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n\n- One.\n")
     commit(tree)
     done = check(tree)

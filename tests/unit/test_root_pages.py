@@ -19,12 +19,12 @@ import root_pages
         ("a docs/maps.md (docs/maps.md)", "a docs/maps.md (docs/maps.md)"),
     ],
 )
-def test_a_copy_links_to_what_the_page_links_to(written: str, copied: str) -> None:
+def test_copied_page_keeps_the_targets_of_links(written: str, copied: str) -> None:
     assert root_pages.copy_text(written) == copied
 
 
 @pytest.mark.parametrize(
-    ("written", "led"),
+    ("written", "linked"),
     [
         ("[a](../SECURITY.md#reporting)", "[a](project/security.md#reporting)"),
         ("[a](../../README.md)", "[a](../project/readme.md)"),
@@ -32,11 +32,11 @@ def test_a_copy_links_to_what_the_page_links_to(written: str, copied: str) -> No
         ("[a](maps.md)", "[a](maps.md)"),
     ],
 )
-def test_a_page_links_to_the_copy(written: str, led: str) -> None:
-    assert root_pages.link_copies(written) == led
+def test_links_to_copied_pages_are_rewritten(written: str, linked: str) -> None:
+    assert root_pages.link_copies(written) == linked
 
 
-def test_what_has_not_changed_keeps_its_time_and_what_is_gone_goes(tmp_path: Path) -> None:
+def test_unchanged_pages_keep_their_time_and_old_ones_are_deleted(tmp_path: Path) -> None:
     root_pages.write_changed(tmp_path / "made", {"a": "1", "b": "2"})
     before = (tmp_path / "made" / "a").stat().st_mtime_ns
     root_pages.write_changed(tmp_path / "made", {"a": "1"})

@@ -17,7 +17,7 @@ SHOW = "sed -n 's/^SigIgn:\\t//p' /proc/self/status"
     "runner",
     ["default-signals sh -c", 'to-the-end sh -c \'touch "$USERNSCTL_SESSION_ENDED"; eval "$0"\''],
 )
-def test_no_signal_is_ignored_in_tests_that_its_caller_ignores(runner: str) -> None:
+def test_runners_reset_ignored_signals(runner: str) -> None:
     script = f"trap '' {IGNORED}; {SHOW}; {TOOLS}/{runner} \"$1\""
     words = ["sh", "-c", script, "sh", SHOW]
     done = capture(words)

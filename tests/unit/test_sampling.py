@@ -8,7 +8,7 @@ import pytest
 from sampling import covering, spread
 
 
-def test_a_sample_has_each_value_of_each_parameter() -> None:
+def test_sample_has_each_value_of_each_parameter() -> None:
     variants = [{"a": a, "b": b, "c": c} for a, b, c in product(range(2), range(3), range(6))]
     sample = [v for v, quick in zip(variants, covering(variants), strict=True) if quick]
     assert len(sample) == 6
@@ -17,6 +17,6 @@ def test_a_sample_has_each_value_of_each_parameter() -> None:
 
 
 @pytest.mark.parametrize(("total", "count", "size"), [(60, 7, 7), (3, 7, 3), (1, 1, 1)])
-def test_a_sample_has_the_size_asked_for(total: int, count: int, size: int) -> None:
+def test_sample_has_the_requested_size(total: int, count: int, size: int) -> None:
     sample = spread(total, count)
     assert (len(sample), sum(sample)) == (total, size)

@@ -19,29 +19,29 @@ from usernsctl.gvisor.oci import BuildOptions, build, validate
 SECRET = "c0rrect-horse"
 
 
-def built(env: dict[str, str]) -> object:
+def build_config(env: dict[str, str]) -> object:
     return build(BuildOptions(args=["x"], rootfs="r", uid_map=[], gid_map=[], env=env))
 
 
-def validated(env: Any) -> object:
+def validate_config(env: Any) -> object:
     return validate({"process": {"args": ["x"], "env": env}, "root": {"path": "r"}})
 
 
-def commanded(env: Any) -> object:
+def build_command(env: Any) -> object:
     return make_command(["x"], None, env)
 
 
 WRONG: list[tuple[Callable[[Any], object], Any]] = [
-    (built, {f"A={SECRET}": "x"}),
-    (built, {"A": f"{SECRET}\0"}),
-    (built, {"A": f"{SECRET}\udc80"}),
-    (built, {"": SECRET}),
-    (validated, [f"A={SECRET}\0"]),
-    (validated, [f"={SECRET}"]),
-    (validated, [SECRET]),
-    (validated, f"A={SECRET}"),
-    (validated, {"A": SECRET}),
-    (validated, [[f"A={SECRET}"]]),
+    (build_config, {f"A={SECRET}": "x"}),
+    (build_config, {"A": f"{SECRET}\0"}),
+    (build_config, {"A": f"{SECRET}\udc80"}),
+    (build_config, {"": SECRET}),
+    (validate_config, [f"A={SECRET}\0"]),
+    (validate_config, [f"={SECRET}"]),
+    (validate_config, [SECRET]),
+    (validate_config, f"A={SECRET}"),
+    (validate_config, {"A": SECRET}),
+    (validate_config, [[f"A={SECRET}"]]),
     (checks.variables, {f"A={SECRET}": "x"}),
     (checks.variables, {"": SECRET}),
     (checks.variables, {"A": [SECRET]}),
@@ -49,22 +49,24 @@ WRONG: list[tuple[Callable[[Any], object], Any]] = [
     (checks.variables, [("A", SECRET)]),
     (checks.variables, {"A": f"{SECRET}\0"}),
     (checks.variables, {f"A\0{SECRET}": "x"}),
-    (commanded, {"A": [SECRET]}),
-    (commanded, {("A", SECRET): "x"}),
-    (commanded, [("A", SECRET)]),
-    (commanded, f"A={SECRET}"),
+    (build_command, {"A": [SECRET]}),
+    (build_command, {("A", SECRET): "x"}),
+    (build_command, [("A", SECRET)]),
+    (build_command, f"A={SECRET}"),
 ]
 
 
 @pytest.mark.parametrize(("function", "env"), WRONG)
-def test_a_wrong_value_is_not_told(function: Callable[[Any], object], env: Any) -> None:
+def test_errors_do_not_contain_values_of_variables(
+    function: Callable[[Any], object], env: Any
+) -> None:
     with pytest.raises((UsernsError, TypeError, ValueError)) as caught:
         function(env)
     assert SECRET not in f"{caught.value} {caught.value!r} {caught.value.args}"
 
 
 @pytest.mark.parametrize("setting", [f"={SECRET}", f" A={SECRET}", SECRET, f"A ={SECRET}"])
-def test_a_wrong_setting_is_not_told(setting: str, tmp_path: Path) -> None:
+def test_errors_about_settings_do_not_contain_values(setting: str, tmp_path: Path) -> None:
     with pytest.raises(UsernsError, match="--env, number 2") as caught:
         read_settings(["B=c", setting], {})
     assert SECRET not in str(caught.value)
@@ -75,7 +77,7 @@ def test_a_wrong_setting_is_not_told(setting: str, tmp_path: Path) -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_a_file_that_is_no_text_is_not_told(tmp_path: Path) -> None:
+def test_errors_about_env_files_do_not_contain_values(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_bytes(b"A=b\nC=" + SECRET.encode() + b"\xff")
     with pytest.raises(UsernsError, match=r"line 2: a byte that is not UTF-8$") as caught:
@@ -89,7 +91,7 @@ def test_a_file_that_is_no_text_is_not_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["check", "fix"])
-def test_a_bundles_value_is_not_told(
+def test_errors_about_bundles_do_not_contain_values(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for env in ([f"A={SECRET}\0"], [f"={SECRET}"], f"A={SECRET}", [f"A={SECRET}", f"{SECRET}"]):

@@ -27,7 +27,7 @@ STRICT_MYPY = ("mypy", "--strict", "--no-error-summary", "--hide-error-context")
 
 
 @pytest.fixture(scope="module", params=[STRICT_MYPY, ("basedpyright", "--level=error")])
-def complaints(
+def errors_by_line(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, str]:
     """Map line numbers of typed_calls.py to the errors that a type checker finds there."""
@@ -44,35 +44,35 @@ def complaints(
     assert done.returncode == 1, done.stdout + done.stderr
     found: dict[int, str] = {}
     for line in done.stdout.splitlines():
-        if told := re.match(r".*\btyped_calls\.py:(\d+):(?:\d+ -)? error: (.*)", line):
-            number = int(told[1])
-            found[number] = found.get(number, "") + told[2]
+        if report := re.match(r".*\btyped_calls\.py:(\d+):(?:\d+ -)? error: (.*)", line):
+            number = int(report[1])
+            found[number] = found.get(number, "") + report[2]
     assert found, done.stdout
     return found
 
 
-def test_type_checkers_find_the_wrong_calls_and_no_others(complaints: dict[int, str]) -> None:
+def test_type_checkers_report_exactly_the_wrong_calls(errors_by_line: dict[int, str]) -> None:
     lines = enumerate(CALLS.read_text().splitlines(), 1)
     wrong = {number for number, line in lines if line.endswith("# wrong")}
     assert len(wrong) == 72
-    assert {number: complaints[number] for number in complaints.keys() - wrong} == {}
-    assert wrong - complaints.keys() == set()
+    assert {number: errors_by_line[number] for number in errors_by_line.keys() - wrong} == {}
+    assert wrong - errors_by_line.keys() == set()
 
 
-def test_type_checkers_know_the_namespaces_that_there_are() -> None:
+def test_typed_namespace_keywords_are_complete() -> None:
     assert options.Kinds.__optional_keys__ == set(_core.NAMESPACES)
     assert options.KeptKinds.__optional_keys__ == set(target.KEPT)
     assert options.EnterableKinds.__optional_keys__ == set(target.ENTERABLE)
 
 
-def test_type_checkers_know_the_networks_and_platforms_that_there_are() -> None:
+def test_typed_networks_and_platforms_are_complete() -> None:
     hints = get_type_hints(un.HostOptions)
     assert set(get_args(hints["network"])) == set(command.NETWORKS)
     (platform, _) = get_args(hints["platform"])
     assert set(get_args(platform)) == set(command.PLATFORMS)
 
 
-def test_type_checkers_know_the_keywords_of_commands_in_a_sandbox() -> None:
+def test_typed_keywords_of_sandbox_commands_are_complete() -> None:
     listed = [kind for kind in vars(sandbox_options).values() if is_typeddict(kind)]
     known = {key for kind in listed for key in kind.__annotations__}
     refused = {"preexec_fn", "shell", "startupinfo", "creationflags", *commands._REFUSED}
