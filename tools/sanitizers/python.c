@@ -5,6 +5,7 @@
 
 const char *__asan_default_options(void);
 const char *__tsan_default_options(void);
+const char *__tsan_default_suppressions(void);
 const char *__ubsan_default_options(void);
 
 /* CPython does not free all of its memory; tests/c finds leaks of the core. */
@@ -16,6 +17,20 @@ const char *__asan_default_options(void)
 const char *__tsan_default_options(void)
 {
     return "report_signal_unsafe=0:exitcode=66";
+}
+
+/* A child with CLONE_VM has descriptors of its own, but TSan, whose memory it shares, takes them
+ * for those of the parent, and reports a race of the threads that use the same numbers. */
+const char *__tsan_default_suppressions(void)
+{
+    return "race:interceptor_close$\n"
+           "race:interceptor_dup2$\n"
+           "race:interceptor_fstat64$\n"
+           "race:interceptor_pipe2$\n"
+           "race:interceptor_read$\n"
+           "race:interceptor_recvmsg$\n"
+           "race:interceptor_sendmsg$\n"
+           "race:interceptor_socketpair$\n";
 }
 
 const char *__ubsan_default_options(void)
