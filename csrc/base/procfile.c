@@ -1,6 +1,10 @@
 /* Reading single facts from /proc. */
 #include "base/base.h"
 
+/* Room for the number and the controllers of a hierarchy, and a newline. The kernel has 14
+ * controllers, and a hierarchy may have a name of 64 bytes (cgroups(7)). */
+#define CGROUP_PREFIX_MAX 512
+
 int64_t un_proc_number(const char *proc, const char *file)
 {
     char path[UN_PATH_MAX], text[32], *end;
@@ -103,7 +107,8 @@ static bool lists(const char *names, const char *name)
 
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size)
 {
-    char line[UN_PATH_MAX];
+    /* A shorter buffer would make a line of the end of a long path: it may contain colons. */
+    char line[UN_PATH_MAX + CGROUP_PREFIX_MAX];
     if (un_path_join(line, proc, "self/cgroup"))
         return false;
     un_auto_fclose FILE *file = fopen(line, "re");

@@ -34,6 +34,18 @@ static void each_hierarchy_has_its_own_path(void)
     check_cgroup("cpuacct", "/c");
 }
 
+/* The end of the longest path that the kernel prints looks like a line. */
+static void a_long_path_is_one_line(void)
+{
+    static const char end[] = "0::/evil\n";
+    char line[UN_PATH_MAX + 64], path[64];
+    memset(line, 'a', sizeof line);
+    memcpy(line, "4:memory:/", strlen("4:memory:/"));
+    strcpy(line + UN_PATH_MAX - 1, end);
+    write_file("cgroup", line);
+    CHECK(!un_proc_cgroup(proc, "", path, sizeof path));
+}
+
 static void what_is_not_there_is_not_found(void)
 {
     char path[64];
@@ -99,6 +111,7 @@ int main(void)
     make_directory("/attr");
     make_directory("/attr/apparmor");
     each_hierarchy_has_its_own_path();
+    a_long_path_is_one_line();
     what_is_not_there_is_not_found();
     a_mount_that_hides_nothing_is_none();
     a_label_has_no_end_of_line();
