@@ -6,7 +6,8 @@
 #include <linux/magic.h>
 #include <sys/vfs.h>
 
-const struct un_groups un_groups_here = {.proc = "/proc", .mounts = "/sys/fs/cgroup"};
+const struct un_groups un_groups_here = {
+    .proc = "/proc", .mounts = "/sys/fs/cgroup", .users = "/run/user"};
 
 /* Returns whether a directory belongs to a control group filesystem: a volume that a tenant has
  * mounted there may contain any text. */

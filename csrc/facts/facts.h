@@ -44,6 +44,7 @@ bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[
 struct un_groups {
     const char *proc;   /* "/proc" */
     const char *mounts; /* the mount point of version 2, with the mount points of version 1 in it */
+    const char *users;  /* "/run/user", which has the transient unit files of users' managers */
     bool is_copy;       /* whether the files are copies, on another filesystem */
 };
 

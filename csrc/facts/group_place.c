@@ -8,11 +8,12 @@
  *
  * With version 2, the group must be delegated to this user. A group whose children have controllers
  * can't have processes of its own ("no internal processes"), so these move to the child LEAF.
- * systemd allows that in groups with Delegate=yes only, which it marks.
+ * systemd allows that in groups of units with Delegate= only (systemd.resource-control(5)).
  */
 #include "facts/facts.h"
 
 #include <dirent.h>
+#include <inttypes.h>
 #include <sys/file.h>
 #include <sys/xattr.h>
 
@@ -39,12 +40,49 @@ static bool has_mark(int place, const char *name)
     return fgetxattr(place, name, value, sizeof value) == 1 && *value == '1';
 }
 
-/* Returns whether a group is a unit of systemd that is not delegated. */
-static bool is_of_systemd(int place, const char *group)
+/* Returns whether the transient unit file UNIT of this user's manager sets Delegate=. systemd
+ * writes such a file for systemd-run(1), with Delegate=no, Delegate=yes or Delegate=CONTROLLERS. */
+static bool is_delegated_by_file(const char *users, uint32_t uid, const char *unit)
+{
+    static const char key[] = "Delegate=";
+    char path[UN_PATH_MAX];
+    un_auto_free char *line = NULL;
+    size_t size = 0;
+    bool is_delegated = false;
+    struct stat status;
+    if (snprintf(path, sizeof path, "%s/%" PRIu32 "/systemd/transient/%s", users, uid, unit) >=
+        (int)sizeof path)
+        return false;
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    bool is_own = fd >= 0 && !fstat(fd, &status) && S_ISREG(status.st_mode) && status.st_uid == uid;
+    un_auto_fclose FILE *file = is_own ? fdopen(fd, "r") : NULL;
+    if (!file)
+        un_close_quietly(fd);
+    while (file && getline(&line, &size, file) >= 0)
+        if (un_begins(line, key))
+            is_delegated = !un_begins(line + strlen(key), "no\n");
+    return is_delegated;
+}
+
+/* Returns whether the manager of this user's units (user@UID.service) delegates a group. */
+static bool is_delegated_by_user(const struct un_groups *groups, int place, const char *group)
+{
+    char manager[64];
+    struct stat status;
+    uint32_t uid = geteuid();
+    snprintf(manager, sizeof manager, "/user@%" PRIu32 ".service/", uid);
+    return strstr(group, manager) && !fstat(place, &status) && status.st_uid == uid &&
+           is_delegated_by_file(groups->users, uid, strrchr(group, '/') + 1);
+}
+
+/* Returns whether a group is a unit of systemd that is not delegated. The system manager marks
+ * delegated groups, but user managers don't. */
+static bool is_of_systemd(const struct un_groups *groups, int place, const char *group)
 {
     bool is_unit =
         ends_with(group, ".scope") || ends_with(group, ".service") || ends_with(group, ".slice");
-    return is_unit && !has_mark(place, "user.delegate") && !has_mark(place, "trusted.delegate");
+    return is_unit && !has_mark(place, "user.delegate") && !has_mark(place, "trusted.delegate") &&
+           !is_delegated_by_user(groups, place, group);
 }
 
 static bool may_write(int place, const char *file)
@@ -104,23 +142,29 @@ static bool has_this_process(const struct un_groups *groups, int mount, const ch
     return is_found;
 }
 
-/* Opens the control group of this process, or the parent of that group if its name is LEAF. */
+/* Opens the control group of this process, or the parent of that group if its name is LEAF. `group`
+ * is the path of the group. */
 static int open_own(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX])
 {
+    char path[UN_PATH_MAX];
     un_auto_close int mount = un_group_find(groups, controller, group);
     if (mount < 0 || !has_this_process(groups, mount, group))
         return -1;
-    if (!*controller && ends_with(group, "/" LEAF))
-        group[strlen(group) - strlen("/" LEAF)] = '\0';
-    return openat(mount, *group && group[1] ? group + 1 : ".",
+    memcpy(path, group, sizeof path);
+    if (!*controller && ends_with(path, "/" LEAF))
+        path[strlen(path) - strlen("/" LEAF)] = '\0';
+    return openat(mount, *path && path[1] ? path + 1 : ".",
                   O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-static bool may_make(int place, const char *controller, const char *group)
+/* Returns whether this process may make groups in `place`, the parent of `group` if that is LEAF:
+ * nobody makes LEAF in a unit that is not delegated. */
+static bool may_make(const struct un_groups *groups, int place, const char *controller,
+                     const char *group)
 {
     return may_write(place, ".") && may_write(place, "cgroup.procs") &&
            may_write(place, "cgroup.subtree_control") &&
-           lists(place, "cgroup.controllers", controller) && !is_of_systemd(place, group);
+           lists(place, "cgroup.controllers", controller) && !is_of_systemd(groups, place, group);
 }
 
 /* Opens TOP in a group of version 1. */
@@ -145,7 +189,7 @@ int un_group_place(const struct un_groups *groups, enum un_group_part part, int 
     }
     *version = 2;
     int place = open_own(groups, "", group);
-    if (place < 0 || may_make(place, controllers[part], group))
+    if (place < 0 || may_make(groups, place, controllers[part], group))
         return place;
     close(place);
     errno = EACCES;
@@ -162,7 +206,7 @@ static int find_version(const struct un_groups *groups, enum un_group_part part)
         return top >= 0 || (errno == ENOENT && may_write(own, ".")) ? 1 : 0;
     }
     un_auto_close int place = open_own(groups, "", group);
-    return place >= 0 && may_make(place, controllers[part], group) ? 2 : 0;
+    return place >= 0 && may_make(groups, place, controllers[part], group) ? 2 : 0;
 }
 
 void un_group_release(int place, int version)

@@ -1,9 +1,11 @@
-"""Tests of limits by control groups of version 2, in services of root."""
+"""Tests of limits by control groups of version 2, in services of root and in scopes of a user."""
 
 from __future__ import annotations
 
 import json
+import pwd
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from logins import PATIENCE, SCRIPTS
+from logins import PATIENCE, SCRIPTS, USER
 
 MIB = 1 << 20
 # The kernel charges some pages beyond a limit (memory.peak).
@@ -41,18 +43,31 @@ with un.SandboxHost(memory="160M", pids=80) as host:
 """
 
 
+#: Commands start with these in services of root, and in scopes of a user's manager.
+SYSTEM = ("systemd-run", "--quiet", "--pipe", "--wait", "--collect")
+SCOPE = ("systemd-run", "--user", "--scope")
+DELEGATED = ("-p", "Delegate=yes")
+
+
+def as_user(*command: str) -> tuple[str, ...]:
+    """Return the words of a command as a user who has a user manager."""
+    become = ("setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "--")
+    runtime = f"XDG_RUNTIME_DIR=/run/user/{pwd.getpwnam(USER).pw_uid}"
+    return (*become, "env", runtime, *command)
+
+
 @dataclass(frozen=True)
 class Service:
-    """A service of systemd with a delegated control group."""
+    """A command that starts others in a delegated control group."""
 
     results: Path
+    start: tuple[str, ...] = (*SYSTEM, *DELEGATED)
 
     def words(self, *command: str, properties: tuple[str, ...] = ()) -> list[str]:
-        words = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
-        for text in ("Delegate=yes", *properties):
+        words = list(self.start)
+        for text in properties:
             words += ["-p", text]
-        words += [f"--setenv=PATH={SCRIPTS}:/usr/sbin:/usr/bin", "--setenv=LANG=C.UTF-8"]
-        return [*words, "--", "env", *command]
+        return [*words, "--", "env", f"PATH={SCRIPTS}:/usr/sbin:/usr/bin", "LANG=C.UTF-8", *command]
 
     def __call__(
         self, *command: str, properties: tuple[str, ...] = ()
@@ -88,9 +103,32 @@ def results() -> Iterator[Path]:
     assert sandbox_groups() == []
 
 
+@pytest.fixture(scope="session")
+def user_manager() -> Iterator[None]:
+    """Start the user's manager, and wait until it is ready."""
+    unit = f"user@{pwd.getpwnam(USER).pw_uid}.service"
+    subprocess.run(["loginctl", "enable-linger", USER], check=True, timeout=PATIENCE)
+    subprocess.run(["systemctl", "start", unit], check=True, timeout=PATIENCE)
+    yield
+    subprocess.run(["loginctl", "disable-linger", USER], check=True, timeout=PATIENCE)
+
+
 @pytest.fixture
-def service(results: Path) -> Service:
-    return Service(results)
+def scope(results: Path, user_manager: None) -> Iterator[Service]:
+    """Return a starter in delegated scopes of a user; check that systemd ends the scopes."""
+    yield Service(results, as_user(*SCOPE, *DELEGATED))
+    deadline = time.monotonic() + PATIENCE
+    while list(Path("/sys/fs/cgroup/user.slice").glob("**/run-*.scope")):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+
+
+@pytest.fixture(params=["root", "user"])
+def service(results: Path, request: pytest.FixtureRequest) -> Service:
+    if request.param == "root":
+        return Service(results)
+    scope: Service = request.getfixturevalue("scope")
+    return scope
 
 
 def sandbox_groups() -> list[Path]:
@@ -156,3 +194,58 @@ def test_the_sandboxes_of_a_host_have_groups(service: Service) -> None:
     assert memory[:3] == [[BY_GROUP, BY_GROUP], "memory-limit", "memory-limit"]
     assert 0.9 * 160 * MIB <= memory[3] <= 160 * MIB + SLACK
     assert pids == [[BY_GROUP, BY_GROUP], "pids-limit", "pids-limit", 80]
+
+
+def test_the_remedy_starts_usernsctl_in_a_delegated_scope(scope: Service) -> None:
+    """The error in a scope without delegation names the command that helps."""
+    limits = ("--memory=128M", "--cpus=0.5")
+    done = Service(scope.results, as_user(*SCOPE))("usernsctl", "run", *limits, "--", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "[limit-unenforceable]" in done.stderr
+    typed = re.search(r"(systemd-run .*) -- usernsctl run", done.stderr)
+    assert typed, done.stderr
+    words = as_user(*shlex.split(typed[1]))
+    assert words == scope.start
+    done = Service(scope.results, words)("usernsctl", "run", *limits, "--", "echo", "limited")
+    assert (done.returncode, done.stdout) == (0, "limited\n")
+
+
+UNIT = f"""
+[Service]
+Type=oneshot
+Environment=PATH={SCRIPTS}:/usr/sbin:/usr/bin LANG=C.UTF-8
+ExecStart={SCRIPTS}/usernsctl run --memory=128M --cpus=0.5 -- echo limited
+StandardOutput=append:%t/usernsctl-test
+StandardError=append:%t/usernsctl-test
+"""
+DROP_IN = """
+[Service]
+Delegate=cpu memory
+DelegateSubgroup=usernsctl-callers
+"""
+
+
+def test_a_service_of_a_user_delegates_by_a_subgroup(scope: Service) -> None:
+    """Docs/limits.md has this drop-in for services that are in files."""
+    output = Path(f"/run/user/{pwd.getpwnam(USER).pw_uid}/usernsctl-test")
+    unit = Path("/run/systemd/user/usernsctl-test.service")
+    drop_in = Path(f"{unit}.d/delegate.conf")
+    control = as_user("systemctl", "--user")
+    try:
+        unit.parent.mkdir(parents=True, exist_ok=True)
+        unit.write_text(UNIT)
+        for is_delegated in (False, True):
+            if is_delegated:
+                drop_in.parent.mkdir()
+                drop_in.write_text(DROP_IN)
+            subprocess.run([*control, "daemon-reload"], check=True, timeout=PATIENCE)
+            done = subprocess.run([*control, "start", unit.name], check=False, timeout=PATIENCE)
+            assert (done.returncode == 0) == is_delegated
+            expected = "limited\n" if is_delegated else "[limit-unenforceable]"
+            assert expected in output.read_text()
+            output.unlink()
+    finally:
+        for file in (drop_in, unit, output):
+            file.unlink(missing_ok=True)
+        if drop_in.parent.exists():
+            drop_in.parent.rmdir()

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 
 static char top[] = "/tmp/usernsctl-test-XXXXXX";
-static char proc[64], mounts[64];
+static char proc[64], mounts[64], users[64];
 
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
 {
@@ -35,7 +35,8 @@ static void write_file(const char *name, const char *text)
     CHECK_INT(fclose(file), 0);
 }
 
-static const struct un_groups groups = {.proc = proc, .mounts = mounts, .is_copy = true};
+static const struct un_groups groups = {
+    .proc = proc, .mounts = mounts, .users = users, .is_copy = true};
 
 static void check_limits(uint64_t memory, uint64_t processors)
 {
@@ -144,7 +145,7 @@ static void only_regular_groups_count(void)
     begin("0::/a\n");
     write_file("mounts/a/memory.max", "5\n");
     check_limits(5, UINT64_MAX);
-    const struct un_groups real = {.proc = proc, .mounts = mounts};
+    const struct un_groups real = {.proc = proc, .mounts = mounts, .users = users};
     struct un_group_limits limits;
     un_group_limits(&real, &limits);
     CHECK(limits.memory == UINT64_MAX);
@@ -235,11 +236,90 @@ static void a_unit_of_systemd_must_be_delegated(void)
     }
 }
 
+/* Makes a delegated-looking group of this user's manager, or of that of another user. */
+static void begin_unit(uint32_t uid, const char *unit)
+{
+    char line[128], directory[128];
+    snprintf(line, sizeof line, "0::/user@%u.service/app.slice/%s\n", uid, unit);
+    snprintf(directory, sizeof directory, "mounts/user@%u.service/app.slice/%s", uid, unit);
+    begin(line);
+    write_delegated(directory);
+}
+
+static void write_transient(const char *unit, const char *text)
+{
+    char path[128];
+    snprintf(path, sizeof path, "users/%u/systemd/transient/%s", geteuid(), unit);
+    write_file(path, text);
+}
+
+static void a_transient_unit_of_a_user_may_be_delegated(void)
+{
+    static const struct {
+        const char *text;
+        bool is_delegated;
+    } cases[] = {
+        {"[Scope]\nDelegate=yes\n", true},
+        {"[Scope]\nDelegate=memory pids\n", true},
+        {"[Scope]\nDelegate=no\n", false},
+        {"[Scope]\nDelegate=yes\nDelegate=no\n", false},
+        {"[Scope]\nDelegate=no\nDelegate=cpu\n", true},
+        {"[Unit]\nDescription=Delegate=yes\n[Service]\nDelegateSubgroup=a\n", false},
+        {"", false},
+    };
+    char own[128];
+    snprintf(own, sizeof own, "mounts/user@%u.service/app.slice/run-1.scope", geteuid());
+    begin_unit(geteuid(), "run-1.scope");
+    check_place(UN_GROUP_MEMORY, NULL, 0);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        write_transient("run-1.scope", cases[i].text);
+        check_place(UN_GROUP_MEMORY, cases[i].is_delegated ? own : NULL, 2);
+    }
+    write_transient("run-1.scope", "[Scope]\nDelegate=yes\n");
+    begin_unit(geteuid() + 1, "run-1.scope");
+    check_place(UN_GROUP_MEMORY, NULL, 0);
+    begin("0::/run-1.scope\n");
+    write_delegated("mounts/run-1.scope");
+    check_place(UN_GROUP_MEMORY, NULL, 0);
+}
+
+/* A file of a user's runtime directory may be anything. */
+static void a_strange_unit_file_delegates_nothing(void)
+{
+    char path[256];
+    write_transient("yes", "[Scope]\nDelegate=yes\n");
+    snprintf(path, sizeof path, "%s/%u/systemd/transient/link.scope", users, geteuid());
+    CHECK_INT(symlink("yes", path), 0);
+    snprintf(path, sizeof path, "%s/%u/systemd/transient/pipe.scope", users, geteuid());
+    CHECK_INT(mkfifo(path, 0600), 0);
+    snprintf(path, sizeof path, "%s/%u/systemd/transient/directory.scope", users, geteuid());
+    CHECK_INT(mkdir(path, 0700), 0);
+    static const char *const units[] = {"link.scope", "pipe.scope", "directory.scope",
+                                        "absent.scope"};
+    for (size_t i = 0; i < COUNT(units); i++) {
+        begin_unit(geteuid(), units[i]);
+        check_place(UN_GROUP_MEMORY, NULL, 0);
+    }
+}
+
+/* A service with DelegateSubgroup=, or a unit whose processes usernsctl has moved. */
+static void a_unit_with_a_group_for_its_processes_is_delegated(void)
+{
+    char group[128];
+    begin_unit(geteuid(), "x.service");
+    check_place(UN_GROUP_MEMORY, NULL, 0);
+    begin_unit(geteuid(), "x.service/usernsctl-callers");
+    snprintf(group, sizeof group, "mounts/user@%u.service/app.slice/x.service", geteuid());
+    write_delegated(group);
+    check_place(UN_GROUP_MEMORY, group, 2);
+}
+
 int main(void)
 {
     CHECK(mkdtemp(top) != NULL);
     snprintf(proc, sizeof proc, "%s/proc", top);
     snprintf(mounts, sizeof mounts, "%s/mounts", top);
+    snprintf(users, sizeof users, "%s/users", top);
     the_lowest_limit_of_the_parents_counts();
     version_1_has_the_limit_of_all_parents();
     a_container_has_its_group_at_the_mount_point();
@@ -249,5 +329,8 @@ int main(void)
     the_closest_group_with_a_file_is_opened();
     groups_are_made_in_the_own_group();
     a_unit_of_systemd_must_be_delegated();
+    a_transient_unit_of_a_user_may_be_delegated();
+    a_strange_unit_file_delegates_nothing();
+    a_unit_with_a_group_for_its_processes_is_delegated();
     remove_all(top);
 }

@@ -108,6 +108,17 @@ def test_watcher_gets_limits_as_integers() -> None:
     assert all(part.means for part in enforced.parts)
 
 
+@pytest.mark.parametrize(
+    ("is_root", "command"),
+    [(False, "systemd-run --user --scope -p Delegate=yes"), (True, "systemd-run --scope -p ")],
+)
+def test_remedy_starts_a_delegated_group(*, is_root: bool, command: str) -> None:
+    machine = limits.Machine(memory=8 << 30, processors=4, pids=999, is_root=is_root)
+    with pytest.raises(RunscError) as error:
+        limits.enforce(limits.Limits(cpus=0.5), machine)
+    assert command in str(error.value.remedy)
+
+
 def test_best_effort_skips_a_fraction_of_a_cpu() -> None:
     tried = limits.enforce(limits.Limits(cpus=1.5), MACHINE, best_effort=True)
     assert (tried.words, tried.processors) == ("", 0)

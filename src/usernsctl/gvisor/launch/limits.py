@@ -358,7 +358,7 @@ def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str |
     """
     if name == "cpus" and limit != int(limit):
         why = "only a control group can limit a sandbox to a part of a processor"
-        return None, why, f"set a whole number of processors, or {_GROUP_REMEDY}"
+        return None, why, f"set a whole number of processors, or {_group_remedy(machine)}"
     if name == "cpus":
         return "processor affinity", None, ""
     if name == "disk":
@@ -373,7 +373,7 @@ def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str |
     if name == "pids":
         whose = "of root" if machine.is_root else "of each user namespace apart before Linux 5.14"
         why = f"RLIMIT_NPROC does not limit the processes {whose}"
-        return _WATCHER, why, f"start usernsctl as another user, or {_GROUP_REMEDY}"
+        return _WATCHER, why, f"start usernsctl as another user, or {_group_remedy(machine)}"
     return _WATCHER, None, ""
 
 
@@ -418,4 +418,11 @@ def _check_range(limits: Limits, machine: Machine) -> None:
 _WATCHER = "a watcher ends the sandbox"
 # The limits that control groups enforce, in the order of enum un_group_part.
 _GROUPS = ("memory", "pids", "cpus")
-_GROUP_REMEDY = "start usernsctl in a delegated control group (docs/limits.md)"
+
+
+def _group_remedy(machine: Machine) -> str:
+    manager = "" if machine.is_root else "--user "
+    return (
+        "start usernsctl in a delegated control group\n(docs/limits.md): "
+        f"systemd-run {manager}--scope -p Delegate=yes -- usernsctl run ..."
+    )
