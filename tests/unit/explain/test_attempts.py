@@ -30,6 +30,9 @@ TABLE = msgspec.convert(
     tomllib.loads(Path(__file__).with_name("attempts.toml").read_text(encoding="utf-8")), Table
 )
 UNRELATED = TABLE.unrelated.splitlines()
+ORDINARY: list[str] = tomllib.loads(
+    Path(__file__).with_name("ordinary.toml").read_text(encoding="utf-8")
+)["texts"]
 
 
 def causes_of(text: str) -> list[str]:
@@ -44,6 +47,11 @@ def test_first_cause_of_a_message_is_right(text: Text) -> None:
 @pytest.mark.parametrize("line", UNRELATED)
 def test_unrelated_message_has_no_cause(line: str) -> None:
     assert causes_of(line) == []
+
+
+@pytest.mark.parametrize("text", ORDINARY, ids=lambda text: text.strip()[:40])
+def test_a_text_of_an_ordinary_program_has_no_cause(text: str) -> None:
+    assert causes_of(text) == []
 
 
 def test_unrelated_messages_have_no_cause_together() -> None:
