@@ -84,6 +84,7 @@ REMEMBERED = (
     "runsc-missing+bounded-admin",
     "stdin-closed+dev-nodev",
     "data-64m+statfs-killed",
+    "root+bounding-set-empty",
 )
 
 
@@ -127,6 +128,9 @@ def contradiction(first: Environment, second: Environment) -> str | None:
 def combine(first: Environment, second: Environment) -> Environment:
     other = first if caller(first) != ORDINARY else second
     both = (first, second)
+    # Root whose bounding set is empty has no CAP_SETFCAP, either.
+    names = {first.name, second.name}
+    more = "needs-setfcap" if other.user == "root" and "bounding-set-empty" in names else None
     within = [one.within for one in both if one.within is not None]
     return replace(
         other,
@@ -134,9 +138,9 @@ def combine(first: Environment, second: Environment) -> Environment:
         root=(*first.root, *second.root),
         early=(*first.early, *second.early),
         late=(*first.late, *second.late),
-        run=union(first.run, second.run),
-        auto=union(first.auto, second.auto),
-        range_=union(in_range(first), in_range(second)),
+        run=union(first.run, second.run, more),
+        auto=union(first.auto, second.auto, more),
+        range_=union(in_range(first), in_range(second), more),
         tried=TRIED,
         sometimes=False,
         silent=first.silent or second.silent,
@@ -146,8 +150,8 @@ def combine(first: Environment, second: Environment) -> Environment:
     )
 
 
-def union(first: Expected, second: Expected) -> tuple[str, ...]:
-    found = (*causes(first), *causes(second))
+def union(*several: Expected) -> tuple[str, ...]:
+    found = tuple(cause for one in several for cause in causes(one))
     return (*found, *(other for one in found for other in AS_RIGHT.get(one, ())))
 
 
@@ -193,7 +197,7 @@ def doctors(first: Environment, second: Environment) -> Expected:
     guesses += [
         GUESSES_OF_FILTERS[one.kind] for one in (first, second) if one.kind in GUESSES_OF_FILTERS
     ]
-    return (*union(first.run, second.run), *guesses)
+    return (*causes(combine(first, second).run), *guesses)
 
 
 def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[str]:
