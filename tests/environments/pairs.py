@@ -85,6 +85,7 @@ REMEMBERED = (
     "stdin-closed+dev-nodev",
     "data-64m+statfs-killed",
     "root+bounding-set-empty",
+    "runsc-crashes+landlock-allows-proc",
 )
 
 

@@ -157,6 +157,20 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
     return bool(poll.poll(math.ceil(max(timeout, 0) * 1000)))
 
 
+@contextlib.contextmanager
+def empty_input() -> Iterator[int]:
+    """Yield a descriptor that is at its end, as /dev/null is, which may be missing or closed.
+
+    :raises OSError: no descriptors are left.
+    """
+    reader, writer = os.pipe()
+    os.close(writer)
+    try:
+        yield reader
+    finally:
+        os.close(reader)
+
+
 def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
     """Return `fd` if it is above 2, else a duplicate that is.
 

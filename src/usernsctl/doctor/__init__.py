@@ -52,9 +52,10 @@ def examine(
     from usernsctl.doctor.probes import DEADLINE, skip_all, try_all, try_own_calls
     from usernsctl.doctor.reading import read_facts
 
-    deadline = time.monotonic() + (DEADLINE if seconds is None else seconds)
+    seconds = DEADLINE if seconds is None else seconds
+    deadline = time.monotonic() + seconds
     failed = try_own_calls()
-    facts = read_facts(root, only_files=failed is not None)
+    facts = read_facts(root, only_files=failed is not None, seconds=seconds / 2)
     probes = (
         try_all(facts, runsc=runsc, seconds=max(1.0, deadline - time.monotonic()))
         if failed is None

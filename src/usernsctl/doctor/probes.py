@@ -19,6 +19,7 @@ from collections.abc import Container, Iterable, Mapping
 from usernsctl import _core
 from usernsctl._core.values import missing_program, program_path
 from usernsctl._lean import dataclass, replace
+from usernsctl._system.descriptors import empty_input
 from usernsctl._system.python_child import command
 from usernsctl.doctor.facts import DEFAULT_PATH, Facts
 from usernsctl.errors import UsernsError
@@ -199,10 +200,7 @@ def _try(step: Step, seconds: float) -> Probe:
 
 def _run(words: list[str], seconds: float) -> tuple[bytes, int]:
     """Return the output and the exit status of the probe program."""
-    # An empty pipe as standard input, since this process may not be allowed to open /dev/null.
-    nothing, end = os.pipe()
-    os.close(end)
-    try:
+    with empty_input() as nothing:
         # In a session of its own, so that all its processes can be killed.
         process = subprocess.Popen(
             words,
@@ -211,8 +209,6 @@ def _run(words: list[str], seconds: float) -> tuple[bytes, int]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    finally:
-        os.close(nothing)
     return _wait(process, seconds)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Mapping
 
 from usernsctl import _core
@@ -272,6 +273,9 @@ SYSCTLS = (
 HELPERS = ("newuidmap", "newgidmap")
 DEVICES = ("/dev/null", "/dev/net/tun", "/dev/kvm")
 
+# The time limit of each program that is started, in seconds.
+_PROGRAM_SECONDS = 10.0
+
 # PROC_USER_INIT_INO, the inode number of the initial user namespace (linux/proc_ns.h).
 _INITIAL = "user:[4026531837]"
 
@@ -280,7 +284,11 @@ _RESTRICTIONS = ("ro", "nosuid", "nodev", "noexec")
 
 
 def read_facts(
-    root: str = "/", environ: Mapping[str, str] | None = None, *, only_files: bool = False
+    root: str = "/",
+    environ: Mapping[str, str] | None = None,
+    *,
+    only_files: bool = False,
+    seconds: float = 30.0,
 ) -> Facts:
     """Read all facts. No program is started, except a runsc whose release is not known yet.
 
@@ -289,6 +297,7 @@ def read_facts(
     :param environ: the variables such as PATH, by default ``os.environ``.
     :param only_files: whether to start no program at all and not to call uname(2), since a seccomp
         filter kills callers of such calls.
+    :param seconds: the time limit of all programs together.
     """
     environ = os.environ if environ is None else environ
     tree = Tree(root)
@@ -318,7 +327,7 @@ def read_facts(
         cgroup=read_cgroup(tree),
         devices={path: _device(tree, path) for path in DEVICES},
         programs={name: _program(tree, name) for name in PROGRAMS},
-        runsc=_runsc(tree, environ, points) if may_call else None,
+        runsc=_runsc(tree, environ, points, time.monotonic() + seconds) if may_call else None,
     )
 
 
@@ -567,9 +576,19 @@ def _device(tree: Tree, path: str) -> Device:
     return Device(path=path, mode=found.st_mode & 0o7777, accessible=accessible)
 
 
-def _runsc(tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]]) -> Runsc:
+def _share(deadline: float) -> float:
+    """Return the time limit of a program, which leaves as much to the later ones."""
+    return min(_PROGRAM_SECONDS, max(0.0, deadline - time.monotonic()) / 2)
+
+
+def _runsc(
+    tree: Tree,
+    environ: Mapping[str, str],
+    points: Mapping[str, tuple[str, ...]],
+    deadline: float,
+) -> Runsc:
     try:
-        path = find_runsc(environ)
+        path = find_runsc(environ, seconds=_share(deadline))
     except RunscError as error:
         refused = error.filename if isinstance(error.filename, str) else None
         point = _mount_point(os.path.realpath(refused), points) if refused else ""
@@ -579,23 +598,23 @@ def _runsc(tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[st
             refused=refused,
             system=_systems_runsc(tree, refused),
             noexec=point if "noexec" in points.get(point, ()) else None,
-            other=_other_runsc(tree, refused),
+            other=_other_runsc(tree, refused, deadline),
         )
     # The error is ignored, since other facts explain why no program can be started.
     release = None
     with contextlib.suppress(RunscError):
-        release = release_of(path, remember=False)
+        release = release_of(path, remember=False, seconds=_share(deadline))
     today = datetime.datetime.now(datetime.UTC).date()
     return Runsc(
         path=path,
         release=release.label if release else None,
         age=release.age(today) if release else None,
         system=_systems_runsc(tree, path),
-        other=_other_runsc(tree, path),
+        other=_other_runsc(tree, path, deadline),
     )
 
 
-def _other_runsc(tree: Tree, path: str | None) -> str | None:
+def _other_runsc(tree: Tree, path: str | None, deadline: float) -> str | None:
     """Return the path of another runsc that works and that only root can replace."""
     for directory in DEFAULT_PATH.split(":"):
         other = f"{directory}/runsc"
@@ -603,7 +622,7 @@ def _other_runsc(tree: Tree, path: str | None) -> str | None:
         if real is None or not os.access(other, os.X_OK) or (path and tree.real(path) == real):
             continue
         with contextlib.suppress(RunscError):
-            if release_of(other, remember=False) is not None:
+            if release_of(other, remember=False, seconds=_share(deadline)) is not None:
                 return other
     return None
 

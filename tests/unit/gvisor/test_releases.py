@@ -186,6 +186,19 @@ def test_other_programs_are_refused_as_not_runsc(
     assert not cache.exists()
 
 
+def test_endless_output_is_not_read(cache: Path, program: FakeRunscFactory) -> None:
+    with pytest.raises(RunscError, match="the output of --version is not runsc's"):
+        release_of(str(program("exec cat /dev/zero")), seconds=600)
+
+
+@pytest.mark.parametrize("answer", ["exec sleep 600", "exec >/dev/null 2>&1; exec sleep 600"])
+def test_a_program_that_does_not_end_is_refused(
+    cache: Path, program: FakeRunscFactory, answer: str
+) -> None:
+    with pytest.raises(RunscError, match="did not end within 0 seconds"):
+        release_of(str(program(answer)), seconds=0.01)
+
+
 def test_missing_runsc_raises(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(RunscError, match="No such file"):
         release_of(str(tmp_path / "absent"))

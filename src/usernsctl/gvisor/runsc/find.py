@@ -30,13 +30,16 @@ _PT_NOTE = 4
 _PROGRAM_HEADER_MAX = 64
 
 
-def find_runsc(environ: Mapping[str, str], named: str | None = None) -> str:
+def find_runsc(
+    environ: Mapping[str, str], named: str | None = None, *, seconds: float | None = None
+) -> str:
     """Return the absolute path of runsc: `named`, or from a variable of VARIABLES, or from PATH.
 
     The file is read but not executed, since an execution takes longer than all else before the
     start of a sandbox. Only if the file isn't a Go program for this machine, or can't be read, is
     ``runsc --version`` executed.
 
+    :param seconds: the time limit of ``runsc --version``, by default 10.
     :raises RunscError: runsc is missing (cause ``runsc-missing``), the file is another program
         (``not-runsc``) or for another machine type (``wrong-architecture``), sidecar programs are
         missing (``runsc-sidecars-missing``), or the file is not executable
@@ -49,7 +52,7 @@ def find_runsc(environ: Mapping[str, str], named: str | None = None) -> str:
         raise _not_executable(path)
     # A file that is executable but not readable can only be checked by executing it.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
-        releases.release_of(path)
+        releases.release_of(path, seconds=seconds)
     # runsc will get the same directory (runsc_environment()): a caller that names runsc explicitly
     # must not depend on a variable for its sidecar programs.
     check_side_programs(path, named_side_directory() if named is None else None)

@@ -13,16 +13,20 @@ import stat
 from collections.abc import Iterator
 
 from usernsctl._lean import TYPE_CHECKING, dataclass
+from usernsctl._system.descriptors import empty_input, seconds_left, wait_readable
 from usernsctl._system.paths import open_file
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.runsc.command import not_runsc
 
 if TYPE_CHECKING:
     import datetime
+    import subprocess
 
 #: Environment of ``runsc --version``.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-_SECONDS = 10
+_SECONDS = 10.0
+# The output of runsc itself has about 60 bytes, but a crash prints the stacks of all goroutines.
+_OUTPUT_MAX = 1 << 16
 
 # Errors that say nothing about the program that could not be started.
 _NO_RESOURCE = {errno.EMFILE: "descriptor-limit", errno.EAGAIN: "process-limit"}
@@ -117,20 +121,21 @@ class Release:
         return None if self.day is None else (today - self.day).days
 
 
-def release_of(path: str, *, remember: bool = True) -> Release:
+def release_of(path: str, *, remember: bool = True, seconds: float | None = None) -> Release:
     """Return the release of a runsc, from the cache or from ``runsc --version``.
 
     The cache identifies a program by its path, device, inode, size and modification time.
 
     :param path: the absolute path of runsc.
     :param remember: whether to write the release to the cache.
+    :param seconds: the time limit of ``runsc --version``, by default 10.
     :raises RunscError: the program is not runsc (cause ``"not-runsc"``), or can't be read.
     """
     try:
         before = _identity(path)
         label = _cached_label(path, before)
         if label is None:
-            label = _query_label(path)
+            label = _query_label(path, _SECONDS if seconds is None else seconds)
             if remember and _identity(path) == before:
                 _cache_label(path, before, label)
     except RunscError:
@@ -142,12 +147,9 @@ def release_of(path: str, *, remember: bool = True) -> Release:
 
 def _query_error(path: str, error: OSError) -> RunscError:
     """Return the error for a ``runsc --version`` that could not be started."""
-    if error.filename == os.devnull:
-        what, cause = os.devnull, "dev-null-missing"
-    elif error.errno in _NO_RESOURCE:
-        what, cause = f"{path} --version", _NO_RESOURCE[error.errno]
-    else:
+    if error.errno not in _NO_RESOURCE:
         return not_runsc(path, error.strerror or str(error), error.errno or 0)
+    what, cause = f"{path} --version", _NO_RESOURCE[error.errno]
     return RunscError.from_os_error(error, what, step="runsc", filename=path, cause=cause)
 
 
@@ -156,32 +158,63 @@ def _identity(path: str) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
-def _query_label(path: str) -> str:
-    import subprocess
-
-    try:
-        answer = subprocess.run(
-            [path, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=_ENVIRONMENT,
-            cwd="/",
-            timeout=_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise not_runsc(path, f"--version printed nothing within {_SECONDS} seconds") from error
+def _query_label(path: str, seconds: float) -> str:
     import re
 
-    found = re.match(_FIRST_LINE, answer.stdout.decode(errors="replace"))
-    if answer.returncode == 0 and found is not None:
+    output, status = _run_version(path, seconds)
+    found = re.match(_FIRST_LINE, output.decode(errors="replace"))
+    if status == 0 and found is not None:
         return found[1]
     from usernsctl.explain.logs import only_cause
 
     # A wrapper's runsc may have crashed, for example for lack of memory.
-    if cause := only_cause(answer.stdout):
+    if cause := only_cause(output):
         raise RunscError(f"{path} --version failed", step="runsc", filename=path, cause=cause)
     raise not_runsc(path, "the output of --version is not runsc's")
+
+
+def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
+    """Return the output of ``runsc --version`` and its exit status.
+
+    The status is None for a program that was killed, since it printed more than _OUTPUT_MAX bytes.
+
+    :raises RunscError: the program did not end within `seconds`.
+    """
+    import subprocess
+    import time
+
+    deadline = time.monotonic() + seconds
+    with empty_input() as nothing:
+        process = subprocess.Popen(
+            [path, "--version"],
+            stdin=nothing,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_ENVIRONMENT,
+            cwd="/",
+        )
+    with process, _killed(process):
+        assert process.stdout is not None
+        pipe, output = process.stdout.fileno(), b""
+        while wait_readable(pipe, timeout=seconds_left(deadline)):
+            block = os.read(pipe, _OUTPUT_MAX - len(output))
+            output += block
+            if len(output) == _OUTPUT_MAX:
+                return output, None
+            if not block:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return output, process.wait(seconds_left(deadline))
+                break
+    raise not_runsc(path, f"--version did not end within {seconds:.0f} seconds")
+
+
+@contextlib.contextmanager
+def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill a process that still runs at the end of the block."""
+    try:
+        yield
+    finally:
+        process.kill()
 
 
 # ---- cache ---------------------------------------------------------------------------------------
