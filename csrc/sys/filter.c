@@ -112,6 +112,7 @@ static const struct un_probe_call launch_calls[] = {
     NEEDED(tgkill, NO_PID, NO_PID),
     NEEDED(sigaltstack, 0),
     USED(fstatfs, NO_FD),
+    USED(getrusage, NO_SUCH_PID),
     USED(getpgid, 0),
     NEEDED(getppid, 0),
     NEEDED(munmap, 1),
@@ -132,19 +133,11 @@ static const struct un_probe_call launch_calls[] = {
 
 /* Calls of Python's subprocess module, and of doctor itself, to start and watch the probes. */
 static const struct un_probe_call doctor_calls[] = {
-    USED(uname, 0),
-    USED(pipe2, 0, NO_FLAG),
-    USED(clock_nanosleep, NO_FLAG),
-    USED(getxattr, 0),
-    NEEDED(writev, NO_FD),
-    USED(geteuid, 0),
-    NEEDED(getpid, 0),
-    NEEDED(getppid, 0),
-    USED(setpgid, NO_PID, 0),
-    USED(epoll_create1, NO_FLAG),
+    USED(uname, 0),           USED(pipe2, 0, NO_FLAG),    USED(clock_nanosleep, NO_FLAG),
+    USED(fgetxattr, NO_FD),   NEEDED(writev, NO_FD),      USED(geteuid, 0),
+    NEEDED(getpid, 0),        NEEDED(getppid, 0),         USED(epoll_create1, NO_FLAG),
 #ifdef SYS_poll
-    NEEDED(poll, 0, NO_FLAG),
-    NEEDED(dup2, NO_FD, NO_FD),
+    NEEDED(poll, 0, NO_FLAG), NEEDED(dup2, NO_FD, NO_FD),
 #endif
 };
 

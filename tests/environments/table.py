@@ -267,6 +267,10 @@ for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg",
             "wait4", "uname", "dup", "getcwd", "statx", "fallocate", "setpriority", "getpriority",
             "fgetxattr", "syslog", "clock_nanosleep", "getuid", "geteuid", "getegid"):  # fmt: skip
     add(f"{one}-killed", early=[w.killed(one)], run=REFUSED, tried=("run", "doctor"))
+add("getrusage-killed", early=[w.killed("getrusage")], run=REFUSED, tried=("run", "doctor"))
+# No call of a sandbox, so doctor must make none of them, either.
+for one in ("getxattr", "setpgid"):
+    add(f"{one}-killed", early=[w.killed(one)], tried=("run", "doctor"))
 # The search for subordinate ranges calls statfs(2), and subprocess calls pipe2(2).
 for one, run in (("statfs", None), ("pipe2", "seccomp-denies-call")):
     cause = "seccomp-denies-call"

@@ -35,7 +35,7 @@ CALLS = {
         "prlimit64": 302, "writev": 20, "statfs": 137, "pipe2": 293, "getuid": 102,
         "geteuid": 107, "getegid": 108, "rt_sigaction": 13,
         "rt_sigprocmask": 14, "access": 21, "getrlimit": 97, "getppid": 110, "munmap": 11,
-        "newfstatat": 262, "openat": 257,
+        "newfstatat": 262, "openat": 257, "getrusage": 98, "getxattr": 191, "setpgid": 109,
     },
     "aarch64": {
         "unshare": 97, "clone": 220, "mount": 40, "ptrace": 117, "setns": 268, "kill": 129,
@@ -52,7 +52,7 @@ CALLS = {
         "clock_nanosleep": 115, "prlimit64": 261,
         "writev": 66, "statfs": 43, "pipe2": 59, "getuid": 174, "geteuid": 175, "getegid": 177,
         "rt_sigaction": 134, "rt_sigprocmask": 135, "getppid": 173, "munmap": 215, "newfstatat": 79,
-        "openat": 56,
+        "openat": 56, "getrusage": 165, "getxattr": 8, "setpgid": 154,
     },
 }[platform.machine()]  # fmt: skip
 CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "clone3": 435}
