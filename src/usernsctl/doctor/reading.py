@@ -147,7 +147,7 @@ class Tree:
 
     def has_attribute(self, path: str, attribute: str) -> bool:
         """Return whether a file has this extended attribute, and it is not empty (xattr(7))."""
-        # fgetxattr(2) is a call of gVisor's as well; a filter may kill callers of getxattr(2) alone.
+        # gVisor calls fgetxattr(2), too, but a filter may kill callers of getxattr(2).
         file = self.path(path)
         try:
             fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -23,6 +23,10 @@ _REFUSALS = (errno.EPERM, errno.EACCES)
 Evidence = tuple[str, ...]
 
 
+# Probes of devices and programs that no start depends on.
+_OPTIONAL = ("tun", "kvm", "pasta", "nft", "cgroup")
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """The facts and probes that rules evaluate."""
@@ -44,8 +48,12 @@ class Seen:
         return probe if probe and (probe.outcome == "failed" or probe.cause == LATE) else None
 
     def named(self, cause_id: str) -> Evidence:
-        """Return the messages of the probes for which the core itself named this cause."""
-        return tuple(told(p) for p in self.probes.values() if p.cause == cause_id)
+        """Return the messages of the probes for which the core itself named this cause.
+
+        A probe that no start depends on shows only the causes of its own rule.
+        """
+        probes = (p for p in self.probes.values() if p.name not in _OPTIONAL)
+        return tuple(told(p) for p in probes if p.cause == cause_id)
 
     def unprivileged(self) -> bool:
         """Return whether this process needs newuidmap and newgidmap to map a range."""

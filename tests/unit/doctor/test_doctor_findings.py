@@ -416,3 +416,14 @@ def test_denied_call_of_ranges_does_not_block_run() -> None:
     assert [(one.id, one.blocks) for one in findings_of(healthy(), seen, "range")] == [
         ("seccomp-denies-call", True)
     ]
+
+
+@pytest.mark.parametrize("name", ["pasta", "nft", "tun", "kvm", "cgroup"])
+def test_a_filter_that_kills_what_no_start_depends_on_does_not_block(name: str) -> None:
+    filtered = healthy(privileges=privileges(seccomp=2))
+    tried = probes(failed(name, EPERM, cause="seccomp-denies-call"))
+    assert not any(finding.blocks for finding in findings_of(filtered, tried))
+    # The failure of another step still does.
+    tried |= probes(failed(name, EPERM, cause="seccomp-denies-call"), failed("runsc"))
+    found = findings_of(filtered, tried)
+    assert [finding.id for finding in found if finding.blocks] == ["seccomp-denies-call"]
