@@ -92,6 +92,46 @@ def test_free_port_leads_to_a_server_inside(host: un.SandboxHost, *, detach: boo
     assert is_closed(address, port)
 
 
+# A server of UDP inside, which answers with the datagram itself.
+ECHO = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+    server.bind(("127.0.0.1", 8000))
+    while True:
+        server.sendto(*server.recvfrom(1000))
+"""
+
+
+def ask(address: str, port: int) -> bytes:
+    """Return the answer of the UDP server inside, once that answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect((address, port))
+        client.settimeout(0.2)
+        for _ in range(300):
+            client.send(b"a")
+            with contextlib.suppress(TimeoutError):
+                return client.recv(1000)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+def test_free_udp_port_leads_to_a_server_inside(host: un.SandboxHost, *, detach: bool) -> None:
+    publish = ["0:8000/udp", 8000]
+    with host.start(["/usr/bin/python3", "-c", ECHO], publish=publish, detach=detach) as box:
+        assert (list(box.ports), list(box.udp_ports)) == ([8000], [8000])
+        address, port = box.udp_ports[8000]
+        assert address == "127.0.0.1"
+        assert ask(address, port) == b"a"
+        with pytest.raises(un.RunscError, match=rf"UDP port {port} of 127.0.0.1: Address already"):
+            host.start(["/bin/true"], publish=[f"{port}:80/udp"])
+        if detach:
+            attached = un.Sandbox.attach(box.id)
+            assert attached.udp_ports == box.udp_ports
+            attached.release()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind((address, port))
+
+
 def test_sandbox_with_published_ports_reaches_nothing(host: un.SandboxHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, host.start(None, publish=[80]) as box:
         port = server.getsockname()[1]

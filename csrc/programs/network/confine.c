@@ -1,6 +1,6 @@
 /*
- * The restrictions of the process that forwards connections of published ports. Clients outside and
- * programs inside send bytes to that process.
+ * The restrictions of the processes that forward published ports. Clients outside and programs
+ * inside send bytes to these processes.
  *
  * The listening sockets, and those that accept4(2) returns, belong to the network namespace of this
  * machine. A process that can call connect(2) with any address for such a socket could reach this
@@ -11,6 +11,11 @@
  * that could make the page writable, or replace it. Hence the process can't allocate memory.
  * sendto(2) is allowed only without an address, since it could connect a socket by MSG_FASTOPEN.
  * The listening sockets may only accept.
+ *
+ * The bound sockets of published UDP ports can send to any address that this machine reaches. So
+ * one process, the receiver, gets the datagrams and addresses of clients, and can't send, and
+ * another, the sender, can send only to these addresses: sendmsg(2) is allowed only with one of the
+ * structures that the receiver fills in, in shared memory that the sender can't write to.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -30,14 +35,14 @@
 #define FILTER_MAX 512
 #define LOAD (BPF_LD | BPF_W | BPF_ABS)
 #define IF_EQUAL (BPF_JMP | BPF_JEQ | BPF_K)
+#define IF_GREATER_EQUAL (BPF_JMP | BPF_JGE | BPF_K)
 #define IF_SET (BPF_JMP | BPF_JSET | BPF_K)
 #define RETURN (BPF_RET | BPF_K)
 #define DENY (SECCOMP_RET_ERRNO | EPERM)
 
-/* The calls that are allowed with all arguments. */
+/* The calls that are allowed with all arguments, in all processes. */
 static const uint32_t allowed[] = {
-    SYS_accept4, SYS_close, SYS_exit_group,   SYS_getsockopt,
-    SYS_ppoll,   SYS_read,  SYS_rt_sigreturn, SYS_restart_syscall,
+    SYS_close, SYS_exit_group, SYS_ppoll, SYS_read, SYS_rt_sigreturn, SYS_restart_syscall,
 #ifdef SYS_poll
     SYS_poll,
 #endif
@@ -77,38 +82,37 @@ static void load_upper_half(struct filter *filter, size_t index)
 }
 
 /* Loads the descriptor, and jumps `more` lines beyond the lines that this function adds if it is
- * that of a listening socket. */
-static void add_port_jumps(struct filter *filter, const struct network *network, size_t more)
+ * that of a socket of this machine for a published port. */
+static void add_port_jumps(struct filter *filter, const struct ports *ports, size_t more)
 {
     load_argument(filter, 0);
-    for (size_t i = 0; i < network->port_count; i++)
-        add_line(filter, IF_EQUAL, (uint32_t)network->port[i].socket,
-                 network->port_count - 1 - i + more, 0);
+    for (size_t i = 0; i < ports->count; i++)
+        add_line(filter, IF_EQUAL, (uint32_t)ports->port[i].socket, ports->count - 1 - i + more, 0);
 }
 
 /* Allows shutdown(2) for all sockets but the listening ones. */
-static void add_shutdown(struct filter *filter, const struct network *network)
+static void add_shutdown(struct filter *filter, const struct ports *ports)
 {
-    add_line(filter, IF_EQUAL, SYS_shutdown, 0, network->port_count + 3);
-    add_port_jumps(filter, network, 1);
+    add_line(filter, IF_EQUAL, SYS_shutdown, 0, ports->count + 3);
+    add_port_jumps(filter, ports, 1);
     add_answer(filter, SECCOMP_RET_ALLOW);
     add_answer(filter, DENY);
 }
 
-/* Allows connect(2) for all sockets but the listening ones, with the address of one of the
- * structures in `inside`. */
-static void add_connect(struct filter *filter, const struct network *network,
+/* Allows connect(2) for all sockets but those of this machine for published ports, with the address
+ * of one of the structures in `inside`. */
+static void add_connect(struct filter *filter, const struct ports *ports,
                         const struct sockaddr_in *inside)
 {
-    size_t ports = network->port_count;
-    add_line(filter, IF_EQUAL, SYS_connect, 0, 2 * ports + 6);
-    add_port_jumps(filter, network, ports + 3);
+    size_t count = ports->count;
+    add_line(filter, IF_EQUAL, SYS_connect, 0, 2 * count + 6);
+    add_port_jumps(filter, ports, count + 3);
     load_upper_half(filter, 1);
     /* All are on the same page, so that their upper halves are the same. */
-    add_line(filter, IF_EQUAL, (uint32_t)((uint64_t)(uintptr_t)inside >> 32), 0, ports + 1);
+    add_line(filter, IF_EQUAL, (uint32_t)((uint64_t)(uintptr_t)inside >> 32), 0, count + 1);
     load_argument(filter, 1);
-    for (size_t i = 0; i < ports; i++)
-        add_line(filter, IF_EQUAL, (uint32_t)(uintptr_t)&inside[i], ports - i, 0);
+    for (size_t i = 0; i < count; i++)
+        add_line(filter, IF_EQUAL, (uint32_t)(uintptr_t)&inside[i], count - i, 0);
     add_answer(filter, DENY);
     add_answer(filter, SECCOMP_RET_ALLOW);
 }
@@ -125,40 +129,65 @@ static void add_send(struct filter *filter)
     add_answer(filter, DENY);
 }
 
-static int add_filter(const struct network *network, const struct sockaddr_in *inside)
+/* Allows sendmsg(2) with the address of one of the structures in `replies`. They are aligned to
+ * their common size, so that the upper halves of their addresses are the same. */
+static void add_reply(struct filter *filter, const struct client_reply *replies)
 {
-    static struct filter filter;
-    add_line(&filter, LOAD, offsetof(struct seccomp_data, arch), 0, 0);
-    add_line(&filter, IF_EQUAL, UN_AUDIT_ARCH, 1, 0);
-    add_answer(&filter, SECCOMP_RET_KILL_PROCESS);
-    add_line(&filter, LOAD, offsetof(struct seccomp_data, nr), 0, 0);
-    for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++) {
-        add_line(&filter, IF_EQUAL, allowed[i], 0, 1);
-        add_answer(&filter, SECCOMP_RET_ALLOW);
+    uintptr_t first = (uintptr_t)replies, last = (uintptr_t)(replies + CLIENTS_MAX - 1);
+    add_line(filter, IF_EQUAL, SYS_sendmsg, 0, 8);
+    load_upper_half(filter, 1);
+    add_line(filter, IF_EQUAL, (uint32_t)((uint64_t)first >> 32), 0, 5);
+    load_argument(filter, 1);
+    add_line(filter, IF_GREATER_EQUAL, (uint32_t)first, 0, 3);
+    add_line(filter, IF_GREATER_EQUAL, (uint32_t)last + 1, 2, 0);
+    add_line(filter, IF_SET, sizeof *replies - 1, 1, 0);
+    add_answer(filter, SECCOMP_RET_ALLOW);
+    add_answer(filter, DENY);
+}
+
+/* Allows socket(2) for IPv4. */
+static void add_socket(struct filter *filter)
+{
+    add_line(filter, IF_EQUAL, SYS_socket, 0, 4);
+    load_argument(filter, 0);
+    add_line(filter, IF_EQUAL, AF_INET, 0, 1);
+    add_answer(filter, SECCOMP_RET_ALLOW);
+    add_answer(filter, DENY);
+}
+
+/* Begins a filter with the calls that are allowed with all arguments, `more` among them. */
+static void begin_filter(struct filter *filter, const uint32_t *more, size_t count)
+{
+    size_t common = sizeof allowed / sizeof *allowed;
+    filter->count = 0;
+    add_line(filter, LOAD, offsetof(struct seccomp_data, arch), 0, 0);
+    add_line(filter, IF_EQUAL, UN_AUDIT_ARCH, 1, 0);
+    add_answer(filter, SECCOMP_RET_KILL_PROCESS);
+    add_line(filter, LOAD, offsetof(struct seccomp_data, nr), 0, 0);
+    for (size_t i = 0; i < common + count; i++) {
+        add_line(filter, IF_EQUAL, i < common ? allowed[i] : more[i - common], 0, 1);
+        add_answer(filter, SECCOMP_RET_ALLOW);
     }
-    add_shutdown(&filter, network);
-    add_connect(&filter, network, inside);
-    add_send(&filter);
-    add_line(&filter, IF_EQUAL, SYS_socket, 0, 3);
-    load_argument(&filter, 0);
-    add_line(&filter, IF_EQUAL, AF_INET, 0, 1);
-    add_answer(&filter, SECCOMP_RET_ALLOW);
-    add_answer(&filter, DENY);
-    const struct sock_fprog program = {filter.count, filter.line};
-    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
+}
+
+static bool install_filter(struct filter *filter)
+{
+    add_answer(filter, DENY);
+    const struct sock_fprog program = {filter->count, filter->line};
+    return !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
 }
 
 /* Returns the addresses of the ports inside, on a read-only page, or NULL with errno. */
-static const struct sockaddr_in *make_addresses(const struct network *network)
+static const struct sockaddr_in *make_addresses(const struct ports *ports)
 {
     size_t size = PORTS_MAX * sizeof(struct sockaddr_in);
     struct sockaddr_in *inside =
         mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (inside == MAP_FAILED)
         return NULL;
-    for (size_t i = 0; i < network->port_count; i++)
+    for (size_t i = 0; i < ports->count; i++)
         inside[i] = (struct sockaddr_in){.sin_family = AF_INET,
-                                         .sin_port = htons(network->port[i].inside),
+                                         .sin_port = htons(ports->port[i].inside),
                                          .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     return mprotect(inside, size, PROT_READ) ? NULL : inside;
 }
@@ -169,19 +198,69 @@ bool drop_privileges(void)
     return !un_caps_set(&none) && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
+/* Gives up all descriptors but the standard streams, the sockets of `ports` and two others, all
+ * files and all capabilities. Returns false with errno. */
+static bool give_up(const struct ports *ports, const int others[2])
+{
+    struct un_error err;
+    int keep[PORTS_MAX + 2];
+    memcpy(keep, others, 2 * sizeof *keep);
+    for (size_t i = 0; i < ports->count; i++)
+        keep[i + 2] = ports->port[i].socket;
+    size_t count = un_sort_fds(keep, ports->count + 2);
+    /* In the new root directory no process can make a file. */
+    return !un_close_fds(keep, count, &err) && !chroot("/proc/self/fdinfo") && !chdir("/") &&
+           drop_privileges();
+}
+
+static int fail_confinement(struct un_error *err)
+{
+    return un_fail_errno(err, UN_STEP_NETWORK,
+                         "the restrictions of the process for published ports");
+}
+
 const struct sockaddr_in *confine_forwarder(const struct network *network, int socket,
                                             struct un_error *err)
 {
-    int keep[PORTS_MAX + 1];
-    const struct sockaddr_in *inside = make_addresses(network);
-    keep[0] = socket;
-    for (size_t i = 0; i < network->port_count; i++)
-        keep[i + 1] = network->port[i].socket;
-    size_t count = un_sort_fds(keep, network->port_count + 1);
-    /* In the new root directory no process can make a file. */
-    if (inside && !un_close_fds(keep, count, err) && !chroot("/proc/self/fdinfo") && !chdir("/") &&
-        drop_privileges() && !add_filter(network, inside))
+    static const uint32_t more[] = {SYS_accept4, SYS_getsockopt};
+    static struct filter filter;
+    const struct sockaddr_in *inside = make_addresses(&network->tcp);
+    begin_filter(&filter, more, sizeof more / sizeof *more);
+    add_shutdown(&filter, &network->tcp);
+    add_connect(&filter, &network->tcp, inside);
+    add_send(&filter);
+    add_socket(&filter);
+    if (inside && give_up(&network->tcp, (int[]){socket, socket}) && install_filter(&filter))
         return inside;
-    un_fail_errno(err, UN_STEP_NETWORK, "the restrictions of the process for published ports");
+    fail_confinement(err);
+    return NULL;
+}
+
+int confine_receiver(const struct network *network, int sender, int report, struct un_error *err)
+{
+    static const uint32_t more[] = {SYS_recvmsg, SYS_clock_gettime};
+    static struct filter filter;
+    begin_filter(&filter, more, sizeof more / sizeof *more);
+    add_send(&filter);
+    if (give_up(&network->udp, (int[]){sender, report}) && install_filter(&filter))
+        return 0;
+    return fail_confinement(err);
+}
+
+const struct sockaddr_in *confine_sender(const struct network *network,
+                                         struct client_reply *replies, int receiver, int report,
+                                         struct un_error *err)
+{
+    static struct filter filter;
+    const struct sockaddr_in *inside = make_addresses(&network->udp);
+    begin_filter(&filter, NULL, 0);
+    add_connect(&filter, &network->udp, inside);
+    add_send(&filter);
+    add_reply(&filter, replies);
+    add_socket(&filter);
+    if (inside && !mprotect(replies, CLIENTS_MAX * sizeof *replies, PROT_READ) &&
+        give_up(&network->udp, (int[]){receiver, report}) && install_filter(&filter))
+        return inside;
+    fail_confinement(err);
     return NULL;
 }

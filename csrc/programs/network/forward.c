@@ -1,5 +1,5 @@
 /*
- * Published ports: connections to a port of this machine go to a port inside.
+ * Published TCP ports: connections to a port of this machine go to a port inside.
  *
  * The listening socket is bound in the network namespace of this machine, and the process that
  * accepts on it runs in that of the sandbox. So the process needs no way between the namespaces,
@@ -10,11 +10,9 @@
 #include "programs/network/network.h"
 #include "programs/shared/shared.h"
 
-#include <arpa/inet.h>
 #include <poll.h>
 #include <sys/socket.h>
 
-#define BACKLOG 128
 #define CONNECTIONS_MAX 256
 #define BUFFER_BYTES (1 << 15)
 #define PAUSE_MS 100
@@ -35,7 +33,7 @@ struct connection {
 };
 
 struct forwarder {
-    const struct network *network;
+    const struct ports *ports;
     const struct sockaddr_in *inside; /* the address of each port inside: see confine.c */
     struct connection connection[CONNECTIONS_MAX];
     size_t count;      /* of the connections that are used, which come first */
@@ -43,43 +41,6 @@ struct forwarder {
     struct pollfd polled[PORTS_MAX + 2 * CONNECTIONS_MAX];
     char bytes[CONNECTIONS_MAX][2][BUFFER_BYTES];
 };
-
-static socklen_t read_address(const char *text, uint16_t port, struct sockaddr_storage *address)
-{
-    struct sockaddr_in *four = (void *)address;
-    struct sockaddr_in6 *six = (void *)address;
-    memset(address, 0, sizeof *address);
-    if (inet_pton(AF_INET, text, &four->sin_addr) == 1) {
-        four->sin_family = AF_INET;
-        four->sin_port = htons(port);
-        return sizeof *four;
-    }
-    if (inet_pton(AF_INET6, text, &six->sin6_addr) != 1)
-        return 0;
-    six->sin6_family = AF_INET6;
-    six->sin6_port = htons(port);
-    return sizeof *six;
-}
-
-int bind_port(struct port *port, struct un_error *err)
-{
-    int on = 1;
-    struct sockaddr_storage address;
-    socklen_t size = read_address(port->address, port->outside, &address);
-    port->socket = size ? socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
-                        : (errno = EINVAL, -1);
-    /* Without IPV6_V6ONLY, [::] would also accept connections to IPv4 addresses. */
-    bool is_six = address.ss_family == AF_INET6;
-    if (port->socket >= 0 &&
-        (!is_six || !setsockopt(port->socket, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on)) &&
-        !setsockopt(port->socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) &&
-        !bind(port->socket, (const struct sockaddr *)&address, size) &&
-        !listen(port->socket, BACKLOG))
-        return 0;
-    int errnum = errno;
-    return un_fail(err, UN_STEP_NETWORK, errnum, errnum == EADDRINUSE ? "port-taken" : NULL,
-                   "port %u of %s", port->outside, port->address);
-}
 
 static void close_connection(struct connection *connection)
 {
@@ -106,7 +67,7 @@ static bool open_connection(int client, const struct sockaddr_in *inside,
 
 static void accept_client(struct forwarder *forwarder, size_t port)
 {
-    int listener = forwarder->network->port[port].socket;
+    int listener = forwarder->ports->port[port].socket;
     int client = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (client >= 0 &&
         open_connection(client, &forwarder->inside[port], &forwarder->connection[forwarder->count]))
@@ -188,9 +149,9 @@ static short events_of(const struct connection *connection, int end)
 static void wait_for_events(struct forwarder *forwarder)
 {
     struct pollfd *fds = forwarder->polled;
-    size_t ports = forwarder->network->port_count, count = ports;
+    size_t ports = forwarder->ports->count, count = ports;
     for (size_t i = 0; i < ports; i++) {
-        int listener = forwarder->network->port[i].socket;
+        int listener = forwarder->ports->port[i].socket;
         bool has_room = forwarder->count < CONNECTIONS_MAX && !forwarder->is_exhausted;
         fds[i] = (struct pollfd){.fd = has_room ? listener : -1, .events = POLLIN};
     }
@@ -219,21 +180,21 @@ static void remove_connection(struct forwarder *forwarder, struct connection *co
 }
 
 /* Returns a forwarder without connections, or NULL. The kernel gives it memory as it is used. */
-static struct forwarder *make_forwarder(const struct network *network)
+static struct forwarder *make_forwarder(const struct ports *ports)
 {
     struct forwarder *forwarder = calloc(1, sizeof *forwarder);
     for (size_t i = 0; forwarder && i < CONNECTIONS_MAX; i++)
         for (int end = 0; end < 2; end++)
             forwarder->connection[i].half[end].bytes = forwarder->bytes[i][end];
     if (forwarder)
-        forwarder->network = network;
+        forwarder->ports = ports;
     return forwarder;
 }
 
 _Noreturn void forward_ports(const struct network *network, int socket)
 {
     struct un_error err;
-    struct forwarder *forwarder = make_forwarder(network);
+    struct forwarder *forwarder = make_forwarder(&network->tcp);
     if (!forwarder)
         un_fail_errno(&err, UN_STEP_NETWORK, "the buffers of published ports");
     else
@@ -251,7 +212,7 @@ _Noreturn void forward_ports(const struct network *network, int socket)
         for (size_t i = before; i-- > 0;)
             if (!serve(&forwarder->connection[i]))
                 remove_connection(forwarder, &forwarder->connection[i]);
-        for (size_t i = 0; i < network->port_count; i++)
+        for (size_t i = 0; i < network->tcp.count; i++)
             if (forwarder->polled[i].revents && forwarder->count < CONNECTIONS_MAX &&
                 !forwarder->is_exhausted)
                 accept_client(forwarder, i);

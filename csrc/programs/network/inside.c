@@ -98,7 +98,7 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
         error_send(socket, &err);
         _exit(1);
     }
-    if (network->port_count)
+    if (network->tcp.count)
         forward_ports(network, socket);
     (void)!write(socket, "+", 1);
     _exit(0);

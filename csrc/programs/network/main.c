@@ -19,7 +19,7 @@
  *
  * --publish=ADDRESS/OUTSIDE:INSIDE forwards TCP connections to the port OUTSIDE of ADDRESS, of this
  * machine, to the port INSIDE of 127.0.0.1 in the namespace. --accept=INSIDE:FD does the same for
- * the inherited socket FD, which listens already.
+ * the inherited socket FD, which listens already. With "/udp" at the end, both forward datagrams.
  *
  * --listen=PORT:FD makes a TCP socket that listens on 127.0.0.1:PORT in the namespace, and sends it
  * over the inherited Unix socket FD (SCM_RIGHTS, with the byte "+"), for a program outside that
@@ -41,22 +41,23 @@
 #define NFT "--nft="
 #define ALLOW "--allow="
 #define PUBLISH "--publish="
+#define UDP "/udp"
 
 enum { CREATOR, REPORT, FDS };
 
-/* Reads PORT:FD, of an inherited descriptor. */
-static bool read_port_fd(const char *word, uint16_t *port, int *fd)
+/* Reads PORT:FD, of an inherited descriptor. Returns the end, or NULL. */
+static const char *read_port_fd(const char *word, uint16_t *port, int *fd)
 {
     uint64_t numbers[2];
     const char *end = un_number_read(word, UINT16_MAX, &numbers[0]);
     if (!end || *end != ':' || !numbers[0])
-        return false;
+        return NULL;
     end = un_number_read(end + 1, INT_MAX, &numbers[1]);
-    if (!end || *end || numbers[1] < 3)
-        return false;
+    if (!end || numbers[1] < 3)
+        return NULL;
     *port = (uint16_t)numbers[0];
     *fd = (int)numbers[1];
-    return !fcntl(*fd, F_SETFD, FD_CLOEXEC);
+    return fcntl(*fd, F_SETFD, FD_CLOEXEC) ? NULL : end;
 }
 
 static bool read_listener(const char *word, struct network *network)
@@ -64,32 +65,42 @@ static bool read_listener(const char *word, struct network *network)
     if (network->listener_count == LISTENERS_MAX)
         return false;
     struct listener *listener = &network->listener[network->listener_count++];
-    return read_port_fd(word, &listener->port, &listener->socket);
+    const char *end = read_port_fd(word, &listener->port, &listener->socket);
+    return end && !*end;
+}
+
+/* Adds a port to those of the protocol that `end`, the end of an option, names. */
+static bool add_port(const struct port *port, const char *end, struct network *network)
+{
+    struct ports *ports = !*end ? &network->tcp : strcmp(end, UDP) == 0 ? &network->udp : NULL;
+    if (!ports || ports->count == PORTS_MAX)
+        return false;
+    ports->port[ports->count++] = *port;
+    return true;
 }
 
 static bool read_accept(const char *word, struct network *network)
 {
-    if (network->port_count == PORTS_MAX)
-        return false;
-    struct port *port = &network->port[network->port_count++];
-    return read_port_fd(word, &port->inside, &port->socket);
+    struct port port = {.address = NULL};
+    const char *end = read_port_fd(word, &port.inside, &port.socket);
+    return end && add_port(&port, end, network);
 }
 
-/* Reads a word, whose slash becomes a NUL. */
+/* Reads a word, whose first slash becomes a NUL. */
 static bool read_port(char *word, struct network *network)
 {
     uint64_t outside, inside;
     char *slash = strchr(word, '/');
     const char *end = slash ? un_number_read(slash + 1, UINT16_MAX, &outside) : NULL;
-    if (!end || *end != ':' || !outside || network->port_count == PORTS_MAX)
+    if (!end || *end != ':' || !outside)
         return false;
     end = un_number_read(end + 1, UINT16_MAX, &inside);
-    if (!end || *end || !inside)
+    if (!end || !inside)
         return false;
     *slash = '\0';
-    network->port[network->port_count++] = (struct port){
+    const struct port port = {
         .address = word, .outside = (uint16_t)outside, .inside = (uint16_t)inside, .socket = -1};
-    return true;
+    return add_port(&port, end, network);
 }
 
 static bool read_option(char *word, struct network *network)
@@ -174,9 +185,8 @@ static int make_network(struct network *network, int *namespace, struct un_error
         return un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
     if (network->pasta && routes_of_machine(denied, err))
         return -1;
-    for (size_t i = 0; i < network->port_count; i++)
-        if (network->port[i].address && bind_port(&network->port[i], err))
-            return -1;
+    if (bind_ports(network, err))
+        return -1;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
         return un_fail_errno(err, UN_STEP_NETWORK, "socketpair");
     pid_t child = un_fork();
@@ -187,12 +197,12 @@ static int make_network(struct network *network, int *namespace, struct un_error
         run_inside(network, denied, ends[1]);
     int failed = receive_one(ends[0], namespace, err) || pass_listeners(network, ends[0], err) ||
                  (network->pasta && start_pasta(network->pasta, *namespace, err)) ||
-                 finish_inside(ends[0], err);
+                 finish_inside(ends[0], err) ||
+                 (network->udp.count && start_udp(network, *namespace, err));
     close(ends[0]);
-    for (size_t i = 0; i < network->port_count; i++)
-        close(network->port[i].socket);
+    close_ports(network);
     /* After a failure, the kernel kills the child and nft as soon as this process ends. */
-    while (!failed && !network->port_count && waitpid(child, &status, 0) < 0 && errno == EINTR)
+    while (!failed && !network->tcp.count && waitpid(child, &status, 0) < 0 && errno == EINTR)
         continue;
     return failed ? -1 : 0;
 }
@@ -214,14 +224,16 @@ static void wait_for_end(int creator, int signals)
  * waits for all writers to close it. */
 static int keep_only(const struct network *network, const int fds[FDS], struct un_error *err)
 {
-    int keep[FDS + LISTENERS_MAX + PORTS_MAX];
+    const struct ports *ports[] = {&network->tcp, &network->udp};
+    int keep[FDS + LISTENERS_MAX + 2 * PORTS_MAX];
     size_t count = FDS;
     memcpy(keep, fds, FDS * sizeof *keep);
     for (size_t i = 0; i < network->listener_count; i++)
         keep[count++] = network->listener[i].socket;
-    for (size_t i = 0; i < network->port_count; i++)
-        if (network->port[i].socket >= 0)
-            keep[count++] = network->port[i].socket;
+    for (int i = 0; i < 2; i++)
+        for (size_t j = 0; j < ports[i]->count; j++)
+            if (ports[i]->port[j].socket >= 0)
+                keep[count++] = ports[i]->port[j].socket;
     count = un_sort_fds(keep, count);
     if (un_close_fds(keep, count, err))
         return -1;

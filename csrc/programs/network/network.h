@@ -6,11 +6,13 @@
 
 #include <netinet/in.h>
 #include <stdbool.h>
+#include <sys/socket.h>
 
 #define LISTENERS_MAX 4
 #define PREFIXES_MAX 2048
 #define RULES_MAX 1000
 #define PORTS_MAX 64
+#define CLIENTS_MAX 256
 
 /* A TCP socket that listens on 127.0.0.1 inside, and that another program accepts on. */
 struct listener {
@@ -18,11 +20,16 @@ struct listener {
     int socket; /* the Unix socket to which the listening socket is sent */
 };
 
-/* A TCP port of this machine that leads to a port inside. */
+/* A port of this machine that leads to a port inside. */
 struct port {
     const char *address; /* of this machine, or NULL for an inherited socket */
     uint16_t outside, inside;
-    int socket; /* listens on `outside`; -1 until then */
+    int socket; /* bound to `outside`, and listening for TCP; -1 until then */
+};
+
+struct ports {
+    struct port port[PORTS_MAX];
+    size_t count;
 };
 
 struct network {
@@ -32,8 +39,7 @@ struct network {
     const char *nft;              /* path of nft(8), if there is that of pasta */
     const char *allow[RULES_MAX]; /* conditions of nft(8) for packets that may leave; none: all */
     size_t allow_count;
-    struct port port[PORTS_MAX];
-    size_t port_count;
+    struct ports tcp, udp;
 };
 
 /* A range of addresses. */
@@ -67,8 +73,8 @@ int route_name_server(const char *device, struct un_error *err);
  * sends a descriptor of the namespace over `socket`, then the listening sockets, in one message
  * each. Drops packets to the addresses in `denied` if network->pasta is set. After a byte
  * from `socket`, when pasta has started, makes these addresses unreachable. Answers with a byte,
- * and then forwards the published ports, if there are any. After a failure, as without a device of
- * pasta, sends the fields of the error over `socket`, and ends.
+ * and then forwards the published TCP ports, if there are any. After a failure, as without a device
+ * of pasta, sends the fields of the error over `socket`, and ends.
  */
 _Noreturn void run_inside(const struct network *network, const struct prefixes *denied, int socket);
 
@@ -79,15 +85,47 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
 int filter_output(const struct network *network, const struct prefixes *denied,
                   struct un_error *err);
 
-/* ---- forward.c: published ports -------------------------------------------------------------- */
-
-/* Makes a socket that listens on a port of this machine, in the network namespace of this process.
+/* ---- bind.c: published ports ------------------------------------------------------------------
  */
-int bind_port(struct port *port, struct un_error *err);
+
+/* Makes a socket for each port of this machine that is not inherited, in the network namespace of
+ * this process. */
+int bind_ports(struct network *network, struct un_error *err);
+void close_ports(const struct network *network);
+
+/* ---- forward.c: published TCP ports -----------------------------------------------------------
+ */
+
 /* Restricts this process (confine.c), and sends a byte, or the fields of an error, over `socket`.
  * Then forwards connections of the published ports to 127.0.0.1 in the network namespace of this
  * process. */
 _Noreturn void forward_ports(const struct network *network, int socket);
+
+/* ---- udp.c: published UDP ports ---------------------------------------------------------------
+ */
+
+/* The argument of sendmsg(2) for replies to a client, in memory that only the receiver may write
+ * to. The size, 128 bytes, lets a filter check a pointer to one. */
+struct client_reply {
+    struct msghdr head; /* its pointers don't change */
+    union {
+        struct sockaddr any;
+        struct sockaddr_in four;
+        struct sockaddr_in6 six;
+    } address;
+    /* The address of this machine that the client has named, as IP_PKTINFO or IPV6_PKTINFO. */
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(struct in6_pktinfo))];
+    } from;
+};
+
+/* Returns CLIENTS_MAX structures, aligned to their common size, in memory that children share, or
+ * NULL with errno. Replies consist of the bytes in `answer`. */
+struct client_reply *make_replies(struct iovec *answer);
+/* Starts the processes that serve the published UDP ports, with the network namespace `namespace`.
+ * Returns when both have been restricted. */
+int start_udp(const struct network *network, int namespace, struct un_error *err);
 
 /* ---- confine.c ------------------------------------------------------------------------------- */
 
@@ -99,6 +137,15 @@ bool drop_privileges(void);
  * with err filled in after a failure. */
 const struct sockaddr_in *confine_forwarder(const struct network *network, int socket,
                                             struct un_error *err);
+/* Does the same for the process that receives the datagrams of clients, which keeps the sockets of
+ * the published UDP ports, `sender` and `report`. It can't send to clients or connect. */
+int confine_receiver(const struct network *network, int sender, int report, struct un_error *err);
+/* Does the same for the process that sends datagrams to the programs inside, and their answers to
+ * the clients: sendmsg(2) fails but with a pointer to one of CLIENTS_MAX `replies`, which become
+ * read-only. */
+const struct sockaddr_in *confine_sender(const struct network *network,
+                                         struct client_reply *replies, int receiver, int report,
+                                         struct un_error *err);
 
 /* ---- helper.c: pasta ------------------------------------------------------------------------- */
 

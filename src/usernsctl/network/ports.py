@@ -1,29 +1,32 @@
-"""Ports of this machine that lead to ports of a sandbox: ``[ADDR:]HOST:INSIDE``."""
+"""Ports of this machine that lead to ports of a sandbox: ``[ADDR:]HOST:INSIDE[/udp]``."""
 
 from __future__ import annotations
 
 from usernsctl._lean import dataclass
 
 MAX_PORTS = 64
+UDP = "/udp"
 LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class PublishedPort:
-    """A TCP port of this machine that leads to a port of a sandbox.
+    """A port of this machine that leads to a port of a sandbox.
 
     :ivar outside: the port of this machine.
     :ivar inside: the port in the sandbox, on 127.0.0.1.
     :ivar address: the address of this machine on which the port is published.
+    :ivar is_udp: whether both are UDP ports, instead of TCP ports.
     """
 
     outside: int
     inside: int
     address: str = LOOPBACK
+    is_udp: bool = False
 
     @classmethod
     def parse(cls, text: str) -> PublishedPort:
-        """Parse ``[ADDR:]HOST:INSIDE``, the form of ``--publish``; IPv6 needs ``[ADDR]:``.
+        """Parse ``[ADDR:]HOST:INSIDE[/udp]``, as for ``--publish``; IPv6 needs ``[ADDR]:``.
 
         :raises ValueError: `text` has another form.
         """
@@ -42,10 +45,9 @@ class PublishedPort:
         """Parse a text with a number of at least `least` for HOST."""
         import ipaddress
 
-        form = f"{text!r} is not [ADDR:]HOST:INSIDE, such as 8080:80 or 0.0.0.0:8080:80"
-        if text.endswith("/udp"):
-            raise ValueError(f"{text!r}: UDP ports can't be published, only TCP ports")
-        rest, colon, inside = text.removesuffix("/tcp").rpartition(":")
+        form = f"{text!r} is not [ADDR:]HOST:INSIDE[/udp], such as 8080:80 or 0.0.0.0:5353:53/udp"
+        is_udp = text.endswith(UDP)
+        rest, colon, inside = text.removesuffix(UDP if is_udp else "/tcp").rpartition(":")
         address, _, outside = rest.rpartition(":")
         if not colon:
             raise ValueError(form)
@@ -57,11 +59,17 @@ class PublishedPort:
             raise ValueError(f"{form}: {address!r} is not an address") from None
         if "%" in str(parsed):
             raise ValueError(f"{form}: {address!r} has the name of a device")
-        return cls(_parse_port(text, outside, least), _parse_port(text, inside, 1), str(parsed))
+        ports = _parse_port(text, outside, least), _parse_port(text, inside, 1)
+        return cls(*ports, str(parsed), is_udp)
 
     def __str__(self) -> str:
         address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{address}:{self.outside}:{self.inside}"
+        return f"{address}:{self.outside}:{self.inside}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """The suffix for the protocol, as options have it."""
+        return UDP if self.is_udp else ""
 
 
 def _parse_port(text: str, port: str, least: int) -> int:

@@ -110,7 +110,8 @@ def options_of(request: Request) -> tuple[str, ...]:
         options += _private_options()
         options += [f"--allow={rule.condition}" for rule in request.ranges]
     for port in request.publish:
-        options.append(f"--publish={port.address}/{port.outside}:{port.inside}")
+        ports = f"{port.outside}:{port.inside}{port.suffix}"
+        options.append(f"--publish={port.address}/{ports}")
     return (*options, *([_LISTEN] if request.network == NAMES else []))
 
 

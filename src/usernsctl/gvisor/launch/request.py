@@ -601,9 +601,10 @@ class Request:
                 heading=ISOLATION,
                 multiple=True,
                 parse=parse_publish,
-                metavar="[ADDR:]HOST:INSIDE",
+                metavar="[ADDR:]HOST:INSIDE[/udp]",
                 help="Let connections to the TCP port HOST of this machine, on 127.0.0.1 or ADDR, "
-                "reach the port INSIDE of the sandbox, with --network none and private.",
+                "reach the port INSIDE of the sandbox, with --network none and private; with /udp: "
+                "datagrams to the UDP port.",
             ),
         ),
         default=(),

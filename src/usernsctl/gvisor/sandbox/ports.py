@@ -8,6 +8,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
 
+from usernsctl._lean import replace
 from usernsctl._system.descriptors import above_stdio
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.launch.network import JOINED
@@ -20,8 +21,8 @@ _BACKLOG = 128
 def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
     """Return the ports for the argument `publish` of a sandbox.
 
-    :param given: texts ``[ADDR:]HOST:INSIDE``, where 0 for HOST stands for a free port, or numbers:
-        a port inside, for a free port of 127.0.0.1.
+    :param given: texts ``[ADDR:]HOST:INSIDE[/udp]``, where 0 for HOST stands for a free port, or
+        numbers: a TCP port inside, for a free port of 127.0.0.1.
     :raises TypeError: `given` is no list of such values.
     :raises ValueError: a text has another form, a number is no port, or there are too many.
     """
@@ -37,7 +38,7 @@ def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
 
 
 def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
-    """Listen on ports in the network namespace of the caller.
+    """Make sockets for ports in the network namespace of the caller.
 
     :param network: the network of the host of the sandbox.
     :raises ValueError: the sandbox has the network of the machine, or of kept namespaces.
@@ -48,12 +49,12 @@ def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
     if ports and network == JOINED:
         raise ValueError("publish: the network of the host's namespace has no published ports")
     with contextlib.ExitStack() as undo:
-        sockets = [undo.enter_context(_listen(port)) for port in ports]
+        sockets = [undo.enter_context(_bind(port)) for port in ports]
         return BoundPorts(ports, sockets, undo.pop_all())
 
 
 class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
-    """Listening sockets for a sandbox, which :meth:`close` closes in this process.
+    """Sockets of published ports for a sandbox, which :meth:`close` closes in this process.
 
     :ivar published: the ports, with the numbers that the kernel has chosen.
     """
@@ -67,7 +68,7 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
         self._sockets = sockets
         self._undo = undo
         self.published: tuple[PublishedPort, ...] = tuple(
-            PublishedPort(one.getsockname()[1], port.inside, port.address)
+            replace(port, outside=one.getsockname()[1])
             for port, one in zip(ports, sockets, strict=True)
         )
 
@@ -80,7 +81,7 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
         words = []
         for port, one in zip(self.published, self._sockets, strict=True):
             fds.append(above_stdio(one.fileno(), above))
-            words.append(f"--accept={port.inside}:{fds[-1]}")
+            words.append(f"--accept={port.inside}:{fds[-1]}{port.suffix}")
         return words
 
     def close(self) -> None:
@@ -91,37 +92,47 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
         self.close()
 
 
-def addresses_of(ports: Iterable[PublishedPort]) -> dict[int, tuple[str, int]]:
-    """Return the address and the port of this machine for each port inside, the first of each."""
+def addresses_of(
+    ports: Iterable[PublishedPort], *, is_udp: bool = False
+) -> dict[int, tuple[str, int]]:
+    """Return the address and the port of this machine for each port inside, the first of each.
+
+    :param is_udp: whether to return UDP ports instead of TCP ports.
+    """
     found: dict[int, tuple[str, int]] = {}
     for port in ports:
-        found.setdefault(port.inside, (port.address, port.outside))
+        if port.is_udp == is_udp:
+            found.setdefault(port.inside, (port.address, port.outside))
     return found
 
 
-def _listen(port: PublishedPort) -> socket.socket:
-    """Listen on a port, as bind_port() of csrc/programs/network/forward.c does.
+def _bind(port: PublishedPort) -> socket.socket:
+    """Make the socket of a port, as bind_port() of csrc/programs/network/bind.c does.
 
     :raises RunscError: the port can't be bound.
     """
     is_6 = ipaddress.ip_address(port.address).version == 6
+    kind = socket.SOCK_DGRAM if port.is_udp else socket.SOCK_STREAM
     with contextlib.ExitStack() as undo:
         try:
-            listening = undo.enter_context(
-                socket.socket(socket.AF_INET6 if is_6 else socket.AF_INET, socket.SOCK_STREAM)
+            bound = undo.enter_context(
+                socket.socket(socket.AF_INET6 if is_6 else socket.AF_INET, kind)
             )
-            listening.setblocking(False)
+            bound.setblocking(False)
             if is_6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((port.address, port.outside))
-            listening.listen(_BACKLOG)
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if not port.is_udp:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((port.address, port.outside))
+            if not port.is_udp:
+                bound.listen(_BACKLOG)
         except OSError as error:
+            name = f"{'UDP ' if port.is_udp else ''}port {port.outside} of {port.address}"
             raise RunscError(
-                f"port {port.outside} of {port.address}: {error.strerror}",
+                f"{name}: {error.strerror}",
                 step="network",
                 errno=error.errno or 0,
                 cause="port-taken" if error.errno == errno.EADDRINUSE else None,
             ) from error
         undo.pop_all()
-    return listening
+    return bound

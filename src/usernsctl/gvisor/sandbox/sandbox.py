@@ -144,10 +144,10 @@ class Sandbox(SandboxFiles, ClosingMixin):
     :param in_cgroup: the directory of a control group v2, a path or a descriptor, to start all
         processes of the sandbox in, as for :class:`usernsctl.Popen`. ``memory.max`` of that group
         limits the memory of the whole sandbox, gVisor's kernel and files in memory included.
-    :param publish: TCP ports of this machine that lead to ports of the sandbox, with the networks
-        ``"none"`` and ``"private"``: each a text ``"[ADDR:]HOST:INSIDE"`` as for ``--publish``,
-        where 0 for HOST stands for a free port, or the number INSIDE, for a free port of
-        127.0.0.1. :attr:`ports` has the numbers.
+    :param publish: ports of this machine that lead to ports of the sandbox, with the networks
+        ``"none"`` and ``"private"``: each a text ``"[ADDR:]HOST:INSIDE[/udp]"`` as for
+        ``--publish``, where 0 for HOST stands for a free port, or the number INSIDE, for a free TCP
+        port of 127.0.0.1. :attr:`ports` and :attr:`udp_ports` have the numbers.
     :param float timeout: the time limit of the start, in seconds; ``None``: no limit.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: `host` and `host_options` are both given, or `terminal` and streams, or
@@ -437,12 +437,18 @@ class Sandbox(SandboxFiles, ClosingMixin):
 
     @property
     def ports(self) -> dict[int, tuple[str, int]]:
-        """The address and the port of this machine for each published port of the sandbox.
+        """The address and the port of this machine for each published TCP port of the sandbox.
 
         If a port of the sandbox is published several times, the first of them.
         """
         published = self._get().ports
         return published_ports.addresses_of(published) if published else {}
+
+    @property
+    def udp_ports(self) -> dict[int, tuple[str, int]]:
+        """The same as :attr:`ports`, for UDP ports."""
+        published = self._get().ports
+        return published_ports.addresses_of(published, is_udp=True) if published else {}
 
     @property
     def denied(self) -> int:

@@ -1,4 +1,4 @@
-/* Tests of the restrictions of the process that forwards connections of published ports. */
+/* Tests of the restrictions of the processes that forward published ports. */
 #include "check.h"
 #include "forked.h"
 #include "programs/network/network.h"
@@ -102,16 +102,16 @@ static int only_forwards(void *arg)
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct sockaddr unspecific = {.sa_family = AF_UNSPEC};
     socklen_t size = sizeof address;
-    network.port_count = *(const size_t *)arg;
-    for (size_t i = 0; i < network.port_count; i++) {
-        network.port[i].socket = socket(AF_INET, SOCK_STREAM, 0);
-        CHECK(network.port[i].socket >= 0);
+    network.tcp.count = *(const size_t *)arg;
+    for (size_t i = 0; i < network.tcp.count; i++) {
+        network.tcp.port[i].socket = socket(AF_INET, SOCK_STREAM, 0);
+        CHECK(network.tcp.port[i].socket >= 0);
     }
-    int listener = network.port[network.port_count - 1].socket;
+    int listener = network.tcp.port[network.tcp.count - 1].socket;
     CHECK_INT(bind(listener, (struct sockaddr *)&address, size), 0);
     CHECK_INT(listen(listener, 1), 0);
     CHECK_INT(getsockname(listener, (struct sockaddr *)&address, &size), 0);
-    network.port[network.port_count - 1].inside = ntohs(address.sin_port);
+    network.tcp.port[network.tcp.count - 1].inside = ntohs(address.sin_port);
     CHECK_INT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, report), 0);
     CHECK_INT(send(report[1], "x", 1, 0), 1);
     int other = open("/dev/null", O_RDONLY);
@@ -125,12 +125,13 @@ static int only_forwards(void *arg)
     CHECK_INT(errno, EBADF);
     check_page(inside, report[0]);
     CHECK_INT(close(report[0]), 0);
-    serve_one_client(listener, &inside[network.port_count - 1]);
+    serve_one_client(listener, &inside[network.tcp.count - 1]);
     /* A listening socket must not become another socket of this machine. */
-    for (size_t i = 0; i < network.port_count; i++) {
-        CHECK_DENIED(connect(network.port[i].socket, &unspecific, sizeof unspecific));
-        CHECK_DENIED(connect(network.port[i].socket, (const struct sockaddr *)&inside[i], size));
-        CHECK_DENIED(shutdown(network.port[i].socket, SHUT_RDWR));
+    for (size_t i = 0; i < network.tcp.count; i++) {
+        CHECK_DENIED(connect(network.tcp.port[i].socket, &unspecific, sizeof unspecific));
+        CHECK_DENIED(
+            connect(network.tcp.port[i].socket, (const struct sockaddr *)&inside[i], size));
+        CHECK_DENIED(shutdown(network.tcp.port[i].socket, SHUT_RDWR));
     }
     CHECK_DENIED(dup(listener));
     CHECK_DENIED(open("/dev/null", O_RDONLY));
@@ -143,10 +144,128 @@ static int only_forwards(void *arg)
     return (int)syscall(SYS_exit_group, 0);
 }
 
+/* Makes the socket of a published UDP port, on a free port that also counts as the port inside. */
+static int bind_udp(struct network *network, struct sockaddr_in *address)
+{
+    socklen_t size = sizeof *address;
+    int bound = socket(AF_INET, SOCK_DGRAM, 0);
+    *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000001)};
+    CHECK_INT(bind(bound, (struct sockaddr *)address, size), 0);
+    CHECK_INT(getsockname(bound, (struct sockaddr *)address, &size), 0);
+    network->udp.port[0] = (struct port){.inside = ntohs(address->sin_port), .socket = bound};
+    network->udp.count = 1;
+    return bound;
+}
+
+/* Tries to make new descriptors or processes, or to open files. */
+static void check_no_others(void)
+{
+    CHECK_DENIED(dup(0));
+    CHECK_DENIED(open("/dev/null", O_RDONLY));
+    CHECK_DENIED(socket(AF_UNIX, SOCK_STREAM, 0));
+    CHECK_DENIED(socket(AF_NETLINK, SOCK_RAW, 0));
+    CHECK_DENIED(fork());
+    CHECK_DENIED(setns(0, 0));
+}
+
+static int only_receives(void *arg)
+{
+    static struct network network;
+    struct un_error err;
+    struct sockaddr_in address;
+    char byte = 0;
+    int ends[2], bound = bind_udp(&network, &address);
+    struct iovec bytes = {&byte, 1};
+    struct sockaddr_in from;
+    (void)arg;
+    CHECK_INT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+    CHECK_INT(sendto(bound, "x", 1, 0, (struct sockaddr *)&address, sizeof address), 1);
+    if (unshare(CLONE_NEWUSER) && geteuid())
+        return 0;
+    CHECK_INT(confine_receiver(&network, ends[0], ends[0], &err), 0);
+    struct msghdr head = {
+        .msg_name = &from, .msg_namelen = sizeof from, .msg_iov = &bytes, .msg_iovlen = 1};
+    CHECK_INT(recvmsg(bound, &head, MSG_DONTWAIT), 1);
+    CHECK_INT(from.sin_port, address.sin_port);
+    CHECK_INT(send(ends[0], "x", 1, MSG_NOSIGNAL), -1);
+    CHECK_INT(errno, EPIPE);
+    /* Answers only go out through the other process. */
+    CHECK_DENIED((int)sendto(bound, "x", 1, 0, (struct sockaddr *)&from, sizeof from));
+    CHECK_DENIED((int)sendmsg(bound, &head, 0));
+    CHECK_DENIED(connect(bound, (struct sockaddr *)&from, sizeof from));
+    CHECK_DENIED(bind(bound, (struct sockaddr *)&from, sizeof from));
+    CHECK_DENIED(socket(AF_INET, SOCK_DGRAM, 0));
+    CHECK_INT(send(bound, "x", 1, 0), -1);
+    CHECK_INT(errno, EDESTADDRREQ);
+    check_no_others();
+    return (int)syscall(SYS_exit_group, 0);
+}
+
+/* Tries to send with structures that the receiver does not fill in. */
+static void check_replies(int bound, struct client_reply *replies, int readable)
+{
+    struct client_reply copy = replies[CLIENTS_MAX - 1];
+    uintptr_t first = (uintptr_t)replies, last = (uintptr_t)&replies[CLIENTS_MAX - 1];
+    const uintptr_t others[] = {
+        (uintptr_t)&copy,    first + 1, first + 8,          first + sizeof copy / 2,
+        first - sizeof copy, last + 1,  last + sizeof copy, last + (1ULL << 32),
+        last - (1ULL << 32), 0};
+    for (size_t i = 0; i < COUNT(others); i++)
+        CHECK_DENIED((int)syscall(SYS_sendmsg, bound, others[i], 0));
+    /* Without a client, the structure has no address. */
+    CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[0].head, 0), -1);
+    CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[CLIENTS_MAX - 1].head, 0), 1);
+    CHECK_DENIED((int)sendto(bound, "x", 1, 0, &replies[0].address.any, sizeof(struct sockaddr)));
+    CHECK_DENIED((int)syscall(SYS_mprotect, replies, 4096, PROT_READ | PROT_WRITE));
+    CHECK_DENIED((int)syscall(SYS_mremap, replies, 4096, 8192, MREMAP_MAYMOVE));
+    CHECK_DENIED((int)syscall(SYS_munmap, replies, 4096));
+    CHECK_INT(syscall(SYS_read, readable, &replies[0].address, 1), -1);
+    CHECK_INT(errno, EFAULT);
+}
+
+static int only_sends(void *arg)
+{
+    static struct network network;
+    static char sent[] = "x";
+    static struct iovec answer = {sent, 1};
+    struct un_error err;
+    struct sockaddr_in address, inside;
+    char byte = 0;
+    int ends[2], bound = bind_udp(&network, &address);
+    struct client_reply *replies = make_replies(&answer);
+    (void)arg;
+    CHECK(replies);
+    CHECK_INT((uintptr_t)replies % (CLIENTS_MAX * sizeof *replies), 0);
+    replies[CLIENTS_MAX - 1].address.four = address;
+    replies[CLIENTS_MAX - 1].head.msg_namelen = sizeof address;
+    CHECK_INT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+    CHECK_INT(send(ends[1], "x", 1, 0), 1);
+    if (unshare(CLONE_NEWUSER) && geteuid())
+        return 0;
+    const struct sockaddr_in *allowed = confine_sender(&network, replies, ends[0], ends[0], &err);
+    CHECK(allowed);
+    check_replies(bound, replies, ends[0]);
+    CHECK_INT(read(bound, &byte, 1), 1);
+    CHECK_INT(byte, 'x');
+    /* The socket of this machine stays unconnected; those of clients are connected inside. */
+    CHECK_DENIED(connect(bound, (const struct sockaddr *)allowed, sizeof *allowed));
+    int client = socket(AF_INET, SOCK_DGRAM, 0);
+    inside = *allowed;
+    CHECK_DENIED(connect(client, (struct sockaddr *)&inside, sizeof inside));
+    CHECK_INT(connect(client, (const struct sockaddr *)allowed, sizeof *allowed), 0);
+    CHECK_INT(send(client, "y", 1, 0), 1);
+    CHECK_INT(read(bound, &byte, 1), 1);
+    CHECK_INT(byte, 'y');
+    check_no_others();
+    return (int)syscall(SYS_exit_group, 0);
+}
+
 int main(void)
 {
     static size_t counts[] = {1, 2, PORTS_MAX};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         CHECK_INT(forked(only_forwards, &counts[i]), 0);
+    CHECK_INT(forked(only_receives, NULL), 0);
+    CHECK_INT(forked(only_sends, NULL), 0);
     return 0;
 }

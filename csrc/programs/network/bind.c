@@ -1,0 +1,80 @@
+/* Sockets of this machine for published ports. */
+#include "base/base.h"
+#include "programs/network/network.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
+#define BACKLOG 128
+
+static socklen_t read_address(const char *text, uint16_t port, struct sockaddr_storage *address)
+{
+    struct sockaddr_in *four = (void *)address;
+    struct sockaddr_in6 *six = (void *)address;
+    memset(address, 0, sizeof *address);
+    if (inet_pton(AF_INET, text, &four->sin_addr) == 1) {
+        four->sin_family = AF_INET;
+        four->sin_port = htons(port);
+        return sizeof *four;
+    }
+    if (inet_pton(AF_INET6, text, &six->sin6_addr) != 1)
+        return 0;
+    six->sin6_family = AF_INET6;
+    six->sin6_port = htons(port);
+    return sizeof *six;
+}
+
+static int fail_port(const struct port *port, const char *kind, struct un_error *err)
+{
+    int errnum = errno;
+    return un_fail(err, UN_STEP_NETWORK, errnum, errnum == EADDRINUSE ? "port-taken" : NULL,
+                   "%sport %u of %s", kind, port->outside, port->address);
+}
+
+/* Makes a socket that is bound to a port of this machine, and listens for TCP. */
+static int bind_port(struct port *port, int type, struct un_error *err)
+{
+    int on = 1;
+    bool is_tcp = type == SOCK_STREAM;
+    struct sockaddr_storage address;
+    socklen_t size = read_address(port->address, port->outside, &address);
+    port->socket = size ? socket(address.ss_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+                        : (errno = EINVAL, -1);
+    /* Without IPV6_V6ONLY, [::] would also accept connections to IPv4 addresses. For UDP,
+     * SO_REUSEADDR would let other programs take the port, too. */
+    bool is_six = address.ss_family == AF_INET6;
+    if (port->socket >= 0 &&
+        (!is_six || !setsockopt(port->socket, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on)) &&
+        (!is_tcp || !setsockopt(port->socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)) &&
+        !bind(port->socket, (const struct sockaddr *)&address, size) &&
+        (!is_tcp || !listen(port->socket, BACKLOG)))
+        return 0;
+    return fail_port(port, is_tcp ? "" : "UDP ", err);
+}
+
+static int bind_all(struct ports *ports, int type, struct un_error *err)
+{
+    for (size_t i = 0; i < ports->count; i++)
+        if (ports->port[i].address && bind_port(&ports->port[i], type, err))
+            return -1;
+    return 0;
+}
+
+int bind_ports(struct network *network, struct un_error *err)
+{
+    return bind_all(&network->tcp, SOCK_STREAM, err) || bind_all(&network->udp, SOCK_DGRAM, err)
+               ? -1
+               : 0;
+}
+
+static void close_all(const struct ports *ports)
+{
+    for (size_t i = 0; i < ports->count; i++)
+        close(ports->port[i].socket);
+}
+
+void close_ports(const struct network *network)
+{
+    close_all(&network->tcp);
+    close_all(&network->udp);
+}

@@ -1,0 +1,340 @@
+"""Tests of ``--publish .../udp`` in a world of network namespaces (tests/networks.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import networks
+import pytest
+from conftest import SCRIPTS
+from networks import World
+from processes import children_of
+
+pytestmark = pytest.mark.also_root
+
+USERNSCTL = str(SCRIPTS / "usernsctl")
+
+# Answers each datagram with the number of its client, in order of their first datagrams, and the
+# datagram. "hold" gets the answer "late" when a client sends "release", unless a later client has
+# the same address.
+SERVER = """
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", int(sys.argv[1])))
+print("ready", flush=True)
+clients, held = {}, set()
+while True:
+    data, client = server.recvfrom(65536)
+    number = clients.setdefault(client, len(clients))
+    held.discard(client)
+    if data == b"hold":
+        held.add(client)
+        continue
+    if data == b"release":
+        for other in held:
+            server.sendto(b"late", other)
+    server.sendto(b"%d " % number + data, client)
+"""
+
+# Sends datagrams from several sockets, each to its answer, and prints the different answers.
+CLIENT = """
+import socket, sys
+address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+found = set()
+for _ in range(count):
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(20)
+        client.connect((address, port))
+        for _ in range(2):
+            client.send(bytes(size))
+            number, _, answer = client.recv(65536).partition(b" ")
+            assert answer == bytes(size)
+            found.add(number)
+print(len(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with networks.world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def serving(world: World, *options: str, port: int = 53) -> Iterator[subprocess.Popen[str]]:
+    """Run the server in a sandbox."""
+    command = [USERNSCTL, "run", *options, "--", "/usr/bin/python3", "-c", SERVER, str(port)]
+    with subprocess.Popen(
+        world.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as popen:
+        assert popen.stdout is not None
+        try:
+            line = popen.stdout.readline()
+            assert line == "ready\n", popen.stderr and popen.stderr.read()
+            yield popen
+        finally:
+            popen.kill()
+            popen.communicate()
+
+
+def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000) -> str:
+    words = map(str, (address, port, count, size))
+    done = world.run("/usr/bin/python3", "-c", CLIENT, *words)
+    return done.stdout.strip() + done.stderr.strip().rpartition("\n")[2]
+
+
+@pytest.mark.parametrize("network", ["none", "private"])
+def test_published_udp_port_leads_to_the_sandbox(world: World, network: str) -> None:
+    with serving(world, "--network", network, "--publish", "18053:53/udp"):
+        # Each client has a socket of its own inside.
+        assert ask(world, "127.0.0.1", 18053, 20) == "20"
+        assert ask(world, "127.0.0.1", 18053, 1, size=60_000) == "1"
+        assert ask(world, "127.0.0.1", 18053, 1, size=0) == "1"
+        # Only the address that was named.
+        assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18053)
+
+
+def test_more_clients_than_places_are_served_one_after_the_other(world: World) -> None:
+    with serving(world, "--publish", "18054:53/udp"):
+        # Sockets inside may get a number again, so not all of the 600 clients differ there.
+        assert int(ask(world, "127.0.0.1", 18054, 600, 10)) > 500
+
+
+def test_answers_come_from_the_address_that_the_client_named(world: World) -> None:
+    options = ("--publish", "0.0.0.0:18055:53/udp", "--publish", "[::]:18055:53/udp")
+    with serving(world, *options):
+        # connect(2) drops datagrams of other addresses.
+        for address in (networks.MACHINE, networks.MACHINE_2, networks.BRIDGE, "127.0.0.2"):
+            assert ask(world, address, 18055) == "1"
+        for address in (networks.MACHINE_6, networks.BRIDGE_6, "::1"):
+            assert ask(world, address, 18055) == "1"
+
+
+def test_tcp_and_udp_ports_are_published_beside_each_other(world: World) -> None:
+    options = ("--publish", "18056:53", "--publish", "18056:53/udp", "--publish", "18057:54/udp")
+    with serving(world, *options):
+        assert ask(world, "127.0.0.1", 18056, 3) == "3"
+
+
+# A client whose answer comes after those of a number of other clients.
+LATE = """
+import socket, sys
+def connected():
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", int(sys.argv[1])))
+    return client
+late, others = connected(), [connected() for _ in range(int(sys.argv[2]))]
+late.send(b"hold")
+for other in others:
+    other.send(b"x")
+    assert other.recv(100).endswith(b" x")
+others[-1].send(b"release")
+assert others[-1].recv(100).endswith(b" release")
+for client in [late, *others]:
+    client.settimeout(0)
+    try:
+        print("late" if client is late else "another", client.recv(100))
+    except BlockingIOError:
+        pass
+"""
+
+
+@pytest.mark.parametrize(("others", "said"), [(1, "late b'late'\n"), (300, "")])
+def test_late_answer_reaches_its_client_or_nobody(world: World, others: int, said: str) -> None:
+    with serving(world, "--publish", "18058:53/udp"):
+        done = world.run("/usr/bin/python3", "-c", LATE, "18058", str(others))
+    assert (done.stdout, done.stderr) == (said, "")
+
+
+# Sends datagrams from many sockets, as fast as possible, until its input ends.
+FLOOD = """
+import select, socket, sys
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    for _ in range(100):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(bytes(1000), ("127.0.0.1", int(sys.argv[1])))
+"""
+
+# Repeats each request until it is answered, as clients of UDP do.
+PATIENT = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    client.settimeout(0.2)
+    client.connect(("127.0.0.1", int(sys.argv[1])))
+    for number in range(10):
+        request = b"%d" % number
+        for _ in range(200):
+            client.send(request)
+            try:
+                if client.recv(100).endswith(b" " + request):
+                    break
+            except TimeoutError:
+                pass
+        else:
+            sys.exit(f"no answer to {number}")
+print("answered")
+"""
+
+
+def test_flood_of_clients_does_not_end_the_service(world: World) -> None:
+    with serving(world, "--publish", "18064:53/udp") as popen, contextlib.ExitStack() as undo:
+        flood = undo.enter_context(
+            subprocess.Popen(
+                world.command("/usr/bin/python3", "-c", FLOOD, "18064"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        )
+        undo.callback(flood.kill)
+        assert flood.stdout is not None
+        assert flood.stdout.readline() == b"ready\n"
+        done = world.run("/usr/bin/python3", "-c", PATIENT, "18064")
+        assert (done.stdout, done.stderr) == ("answered\n", "")
+        flood.kill()
+        for pid in network_processes(world, popen):
+            # The sockets of at most as many clients as there are places, and a few others.
+            assert len(os.listdir(f"/proc/{pid}/fd")) < 256 + 10
+        assert ask(world, "127.0.0.1", 18064) == "1"
+
+
+# Tries to send datagrams to the sockets that stand for clients, and through them to others.
+FORGER = """
+import socket, threading
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 53))
+print("ready", flush=True)
+data, client = server.recvfrom(100)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+    for port in range(1, 65536):
+        if port != 53:
+            try:
+                other.sendto(b"forged", ("127.0.0.1", port))
+            except OSError:
+                pass
+server.sendto(b"0 " + data, client)
+server.recv(100)
+"""
+
+
+def test_only_the_program_of_the_port_answers(world: World) -> None:
+    command = [USERNSCTL, "run", "--publish", "18065:53/udp", "--", "/usr/bin/python3", "-c"]
+    with subprocess.Popen(world.command(*command, FORGER), stdout=subprocess.PIPE) as popen:
+        try:
+            assert popen.stdout is not None
+            assert popen.stdout.readline() == b"ready\n"
+            done = world.run("/usr/bin/python3", "-c", ONCE, "18065", timeout=120)
+            assert (done.stdout, done.stderr) == ("b'0 x'\n", "")
+        finally:
+            popen.kill()
+
+
+# Sends one datagram, and prints the first answer.
+ONCE = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(60)
+client.connect(("127.0.0.1", int(sys.argv[1])))
+client.send(b"x")
+print(client.recv(100))
+"""
+
+
+# Asks before the server listens, and again until there is an answer.
+EARLY = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.connect(("127.0.0.1", int(sys.argv[1])))
+client.send(b"early")
+print("sent", flush=True)
+sys.stdin.readline()
+client.settimeout(20)
+client.send(b"in time")
+while not (answer := client.recv(100)).endswith(b" in time"):
+    pass
+print("answered")
+"""
+
+
+def test_client_that_came_before_the_server_is_served(world: World) -> None:
+    options = ("--publish", "18059:53/udp")
+    program = "import sys; print('up', flush=True); sys.stdin.readline()\n" + SERVER
+    command = [USERNSCTL, "run", *options, "--", "/usr/bin/python3", "-c", program, "53"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with contextlib.ExitStack() as undo:
+        server = undo.enter_context(subprocess.Popen(world.command(*command), **pipes))
+        undo.callback(server.kill)
+        assert server.stdout is not None
+        assert server.stdout.readline() == "up\n"
+        words = world.command("/usr/bin/python3", "-c", EARLY, "18059")
+        client = undo.enter_context(subprocess.Popen(words, **pipes))
+        undo.callback(client.kill)
+        assert client.stdout is not None
+        assert client.stdout.readline() == "sent\n"
+        assert server.stdin is not None
+        server.stdin.write("\n")
+        server.stdin.flush()
+        assert server.stdout.readline() == "ready\n"
+        assert client.communicate("\n", timeout=60)[0] == "answered\n"
+
+
+def processes_below(pid: int) -> list[int]:
+    pids = [pid]
+    for one in pids:
+        pids += children_of(one)
+    return pids
+
+
+def network_processes(world: World, popen: subprocess.Popen[str]) -> list[int]:
+    """Return the processes of usernsctl-network in the namespace of the sandbox."""
+    machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
+    return [
+        pid
+        for pid in processes_below(popen.pid)
+        if Path(f"/proc/{pid}/comm").read_text() == "usernsctl-netwo\n"
+        and os.readlink(f"/proc/{pid}/ns/net") != machine
+    ]
+
+
+def test_udp_processes_have_nothing_but_their_sockets(world: World) -> None:
+    options = ("--publish", "18060:53/udp", "--publish", "18061:53/udp")
+    with serving(world, *options) as popen:
+        found = network_processes(world, popen)
+        assert len(found) == 2
+        for pid in found:
+            opened = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+            # Two published ports, and the socket to the other process.
+            assert sum(name.startswith("socket:") for name in opened) == 3
+            assert [name for name in opened if name.endswith("/null")] == ["/dev/null"] * 3
+            assert len(opened) == 6
+            status = Path(f"/proc/{pid}/status").read_text()
+            for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
+                assert f"{line}\n" in status
+        # Each process ends the network, and so the sandbox.
+        subprocess.run(world.command("kill", "-9", str(found[0])), check=True)
+        assert popen.wait(timeout=60) == 137
+        assert popen.stderr is not None
+        assert "network-ended" in popen.stderr.read()
+
+
+def test_taken_udp_port_is_an_error_before_the_start(world: World) -> None:
+    # The machine's own server for datagrams is bound to this port.
+    done = world.run(USERNSCTL, "run", "--publish", "5353:53/udp", "--", "echo", "started")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "UDP port 5353 of 127.0.0.1" in done.stderr
+    assert "port-taken" in done.stderr
+    with serving(world, "--publish", "18062:53/udp"):
+        done = world.run(USERNSCTL, "run", "--publish", "18062:53/udp", "--", "echo", "started")
+        assert "port-taken" in done.stderr
+
+
+def test_published_udp_port_is_free_after_the_end(world: World) -> None:
+    for _ in range(2):
+        with serving(world, "--publish", "18063:53/udp"):
+            assert ask(world, "127.0.0.1", 18063) == "1"
