@@ -138,6 +138,20 @@ def test_a_namespace_with_another_network_is_refused(
         made.run("ns", "remove", "web")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--net", "private", "--net"), ("-rn", "--net=private"), ("--net", "--net", "private")],
+)
+def test_private_network_and_another_one_exclude_each_other(
+    world: World, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    made = Kept(world, tmp_path)
+    done = made.run("ns", "create", "web", *options)
+    assert "--net private and --net (-n) exclude each other" in done.stderr
+    assert done.returncode != 0
+    assert made.run("ns", "list").stdout == ""
+
+
 def test_network_ends_with_a_holder_that_is_killed(kept: Kept) -> None:
     os.kill(kept.holder, signal.SIGKILL)
     assert networks_left(kept.world) == []

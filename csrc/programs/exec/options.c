@@ -437,6 +437,9 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     if (optind < argc && options->hold >= 0 && strcmp(argv[optind], UN_NETWORK) != 0)
         return fail_usage(err, "--hold creates a namespace, and runs no command: %s%s",
                           argv[optind], "");
+    /* The private network would connect to the new network namespace instead of this machine's. */
+    if (optind < argc && options->hold >= 0 && options->flags & un_ns_flag(UN_NS_NET))
+        return fail_usage(err, "%s and %s exclude each other", "--net private", "--net (-n)");
     conclude_options(options);
     return 0;
 }
