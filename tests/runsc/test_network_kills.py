@@ -64,7 +64,7 @@ def traces_in(world: World) -> tuple[str, list[str], str]:
         for name in os.listdir(directory)
         if "usernsctl" in name
     )
-    return mounts, files, world.run("ss", "-Hltn").stdout
+    return mounts, files, world.run("ss", "-Hltnu").stdout
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def start(world: World, number: int) -> subprocess.Popen[bytes]:
     port = f"{FIRST_PORT + number}:80"
-    command = [USERNSCTL, "run", "--network", "private", "--publish", port, "--", "sleep", "1000"]
+    options = ("--network", "private", "--publish", port, "--publish", f"{port}/udp")
+    command = [USERNSCTL, "run", *options, "--", "sleep", "1000"]
     return subprocess.Popen(
         world.command(*command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -1,5 +1,5 @@
 /*
- * pasta, which connects a network namespace by a TAP device.
+ * pasta, which connects a network namespace by a TAP device that exists already (inside.c).
  *
  * pasta gets the namespace as its standard input, since it closes other descriptors, and a path in
  * /proc could mean another process by then. After the start pasta keeps running in the background,
@@ -16,7 +16,7 @@
 
 static const char *cause_of_failure(const char *output)
 {
-    return strstr(output, "/dev/net/tun") ? "tun-missing" : "pasta-failed";
+    return strstr(output, TUN) ? "tun-missing" : "pasta-failed";
 }
 
 static int judge_pasta(const struct un_job *job, struct un_error *err)

@@ -5,6 +5,7 @@
 #include "sys/sys.h"
 
 #include <arpa/inet.h>
+#include <linux/if_tun.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -61,6 +62,21 @@ static int send_listener(const struct listener *listener, int socket, struct un_
     return un_send(socket, "+", 1, &found, 1) ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "sendmsg");
 }
 
+/* Makes the device of pasta. It ends with the namespace, in the background: the end of pasta, and
+ * so that of the sandbox, would wait while the kernel removes a device that pasta itself had made.
+ * A device without an owner would be open to processes without capabilities, too. */
+static int make_device(struct un_error *err)
+{
+    struct ifreq request = {.ifr_name = DEVICE, .ifr_flags = IFF_TAP | IFF_NO_PI};
+    un_auto_close int tun = open(TUN, O_RDWR | O_CLOEXEC);
+    if (tun >= 0 && !ioctl(tun, TUNSETIFF, &request) && !ioctl(tun, TUNSETOWNER, geteuid()) &&
+        !ioctl(tun, TUNSETPERSIST, 1))
+        return 0;
+    un_fail_errno(err, UN_STEP_NETWORK, TUN);
+    err->cause = "tun-missing";
+    return -1;
+}
+
 /* Makes the namespace, and sends descriptors of what was made. */
 static int make(const struct network *network, int socket, struct un_error *err)
 {
@@ -72,8 +88,11 @@ static int make(const struct network *network, int socket, struct un_error *err)
     if (bring_up_loopback(err))
         return -1;
     set_if_writable(LOW_PORTS, ALL_PORTS);
-    if (network->pasta)
+    if (network->pasta) {
         set_if_writable(SEND_BUFFER, SEND_BUFFER_SIZES);
+        if (make_device(err))
+            return -1;
+    }
     un_auto_close int namespace = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
     if (namespace < 0 || !un_send(socket, "+", 1, &namespace, 1))
         return un_fail_errno(err, UN_STEP_NETWORK, "/proc/thread-self/ns/net");

@@ -162,7 +162,8 @@ static int finish_inside(int socket, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];
     /* pasta may have left processes of its start. If pasta itself is among those that have ended,
-     * the child finds no device. From now on, the end of another child is the end of the network.
+     * the child finds its device unserved. From now on, the end of another child is the end of the
+     * network.
      */
     reap_children();
     /* Fails if the child has ended. Then the socket has the error of the child. */

@@ -63,7 +63,7 @@ int routes_of_machine(struct prefixes *found, struct un_error *err);
  * fails at once. Binds only programs that name no device: see filter.c. */
 int routes_deny(const struct prefixes *denied, struct un_error *err);
 /* Routes the address of the name server to the device of pasta. Fails with the cause pasta-failed
- * if this network namespace has no such device: pasta has ended. */
+ * if no process serves the device: pasta has ended. */
 int route_name_server(const char *device, struct un_error *err);
 
 /* ---- inside.c: in the network namespace of the sandbox --------------------------------------- */
@@ -151,6 +151,7 @@ const struct sockaddr_in *confine_sender(const struct network *network,
 
 /* The device of pasta, and the addresses of the name server inside. */
 #define DEVICE "eth0"
+#define TUN "/dev/net/tun"
 #define NAME_SERVER_4 "169.254.1.1"
 #define NAME_SERVER_6 "fd75:6e73::53"
 

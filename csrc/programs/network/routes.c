@@ -12,8 +12,11 @@
 #include "programs/network/network.h"
 
 #include <arpa/inet.h>
+#include <linux/ethtool.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #define ANSWER_BYTES (1 << 16)
@@ -301,15 +304,25 @@ int routes_deny(const struct prefixes *denied, struct un_error *err)
     return 0;
 }
 
+/* Returns whether a process serves the TAP device `device`. */
+static bool is_served(const char *device)
+{
+    struct ethtool_value link = {.cmd = ETHTOOL_GLINK};
+    struct ifreq request = {.ifr_data = (void *)&link};
+    un_auto_close int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", device);
+    return any >= 0 && !ioctl(any, SIOCETHTOOL, &request) && link.data;
+}
+
 int route_name_server(const char *device, struct un_error *err)
 {
     struct prefix server = {.family = AF_INET, .length = 32};
     unsigned index = if_nametoindex(device);
     un_auto_close int netlink = open_netlink();
     inet_pton(AF_INET, NAME_SERVER_4, server.address);
-    if (!index)
+    if (!index || !is_served(device))
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-failed",
-                       "pasta made no device, or has ended");
+                       "pasta serves no device, or has ended");
     if (netlink < 0)
         return un_fail_errno(err, UN_STEP_NETWORK, "netlink");
     struct new_route request = begin_route(&server, RTN_UNICAST);
