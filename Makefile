@@ -16,7 +16,7 @@ C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all unit kernel runsc hostile faults fuzz as-ranges as-root as-no-ranges demo-in-gvisor \
-	clients docker ray vm c analyze sanitize connector docs man dist deb release-check lint format bench counts \
+	clients docker ray vm c analyze sanitize coverage connector docs man dist deb release-check lint format bench counts \
 	packages clean
 
 help: ## list the targets
@@ -109,6 +109,11 @@ sanitize: packages ## run tests/unit and tests/kernel with sanitizers in the ext
 			--deselect tests/kernel/test_threads.py::test_thousands_of_starts_leave_nothing \
 			-o timeout=600 -n $$(nproc) $(if $(ONLY),-k '$(ONLY)'); \
 	done
+
+coverage: packages ## count the lines of csrc/ that tests execute, for each file
+	@tools/packages tools/coverage.apt
+	@$(DEV)/bin/python -B tools/coverage.py "$$(tools/environment counted)"
+	@$(DEV)/bin/python tools/reliability_docs.py
 
 connector: packages
 	@tools/environment connector >/dev/null

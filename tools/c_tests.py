@@ -30,6 +30,10 @@ TESTS = Path("tests/c")
 BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# One file for each program (%m), which all its processes map (%c), so that those that are killed or
+# execute another program are counted, too.
+PROFILES = BUILD.absolute() / "coverage" / "profiles"
+COUNTED = (f"-fprofile-instr-generate={PROFILES}/%m%c.profraw",)
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}"]
 ONLY = os.environ.get("ONLY", "")
 TEST_SECONDS = 120
@@ -41,7 +45,7 @@ class Toolchain:
     """A compiler, and the way to run its programs on this machine.
 
     :ivar links: options for linking programs and tests.
-    :ivar fuzzes: options for libFuzzer's coverage, or none if the compiler lacks libFuzzer.
+    :ivar fuzzes: options for the coverage of fuzz targets, or none if the compiler lacks libFuzzer.
     :ivar runner: the beginning of a command that runs a program of another architecture.
     """
 
@@ -86,6 +90,14 @@ TOOLCHAINS = {
             "musl-gcc",
             flags=("-fPIE", *layout.musl_flags(BUILD / "kernel-headers")),
             links=("-static-pie",),
+        ),
+        # Counts executed lines, for tools/coverage.py.
+        Toolchain(
+            "coverage",
+            "clang",
+            flags=(*COUNTED, "-mllvm", "-runtime-counter-relocation"),
+            links=COUNTED,
+            fuzzes=("-fcoverage-mapping",),
         ),
     )
 }
@@ -159,7 +171,10 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
         for source, made in fuzzers.items():
             inputs = [made, *parts(source)]
             program = link(inputs, directory / made.stem, "-fsanitize=fuzzer")
-            commands.append(fuzz_command(source, program))
+            if toolchain.links == COUNTED:
+                commands.append([program.absolute(), *(source.parent / "seeds").iterdir()])
+            else:
+                commands.append(fuzz_command(source, program))
     return commands
 
 

@@ -1,7 +1,7 @@
 """Write the tables in docs/reliability.md, or with --check, check that they are up to date.
 
-The counts are those of bench/faults.json and bench/fuzz.json, which `make faults` and `make fuzz`
-write.
+The counts are those of bench/faults.json, bench/fuzz.json and bench/coverage.json, which
+`make faults`, `make fuzz` and `make coverage` write.
 """
 
 from __future__ import annotations
@@ -47,6 +47,27 @@ executions of all runs that were recorded; none has failed.
 
 """
 
+COVERAGE = """
+## Coverage
+
+`make coverage` counts the lines of the C core that `tests/c` and the seeds of the fuzz targets
+execute, and the native programs in `tests/kernel` and `tests/runsc`, as a user with subordinate
+ranges. LLVM's runtime adds environment variables, descriptors and system calls, so some of these
+tests fail.
+
+The other lines are executed elsewhere, without being counted, or belong to errors that no test
+provokes:
+
+- most handle a system call that fails, or name the cause: see the first table, and
+  `tests/environments`;
+- the core in the Python process executes `explain/cgroup.c`, `sys/self.c` and parts of
+  `explain/diagnose.c`;
+- root executes what is for control groups: `facts/group_place.c`, `programs/shared/oom_watch.c`
+  and `programs/shared/sandbox_group.c`;
+- the agent, which has no libc, executes `programs/agent` in sandboxes, beside `tests/c`.
+
+"""
+
 
 def table(head: str, rows: Iterable[Iterable[object]]) -> str:
     names = head.split(" | ")
@@ -69,6 +90,24 @@ def faults_row(outcome: dict[str, Any]) -> list[object]:
     ]
 
 
+def coverage_row(name: str, files: list[list[int]]) -> list[object]:
+    lines, covered = (sum(numbers) for numbers in zip(*files, strict=True))
+    return [name, lines, f"{100 * covered / lines:.1f} %"]
+
+
+def coverage_table() -> str:
+    """Return the covered lines of each directory of csrc/."""
+    found = json.loads((TREE / "bench" / "coverage.json").read_text(encoding="utf-8"))
+    counts = found["lines"]
+    directories: dict[str, list[list[int]]] = {}
+    for name, numbers in counts.items():
+        directories.setdefault(f"`csrc/{Path(name).parent}`", []).append(numbers)
+    rows = [coverage_row(name, files) for name, files in sorted(directories.items())]
+    rows.append(coverage_row("all", [*counts.values()]))
+    tests = f"The tests in Python had these results: {found['tests']}.\n"
+    return f"{tests}\n{table('directory | lines | covered', rows)}"
+
+
 def tables() -> str:
     outcomes = json.loads((TREE / "bench" / "faults.json").read_text(encoding="utf-8"))
     head = "path | sites | faults | tried | succeeded | reported an error | ended by a signal"
@@ -80,7 +119,7 @@ def tables() -> str:
     fuzzed = table("target | executions", sorted(counts.items()))
     defects = [f"- {one['path']}: `{defect}`\n" for one in outcomes for defect in one["defects"]]
     text += OPEN + "".join(defects) if defects else ""
-    return text + NOT_REACHED + exceptions + FUZZING + fuzzed
+    return text + NOT_REACHED + exceptions + FUZZING + fuzzed + COVERAGE + coverage_table()
 
 
 def document() -> str:
