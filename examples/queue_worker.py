@@ -71,7 +71,7 @@ class Queue:
                 raise
 
     def take(self) -> Task | None:
-        """Take a task of a lost worker, or the next new one; None if there is none for a while."""
+        """Return a task of a lost worker, or the next new one, or None after WAIT seconds."""
         idle = 2 * SECONDS * 1000
         _, lost, *_ = self._redis.xautoclaim(TASKS, GROUP, self._name, idle, count=1)
         for id, fields in lost:

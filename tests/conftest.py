@@ -302,7 +302,11 @@ def children() -> dict[int, str]:
 
 
 def end(pid: int) -> None:
-    """Kill a child and reap it, unless it can't end before other children are reaped."""
+    """Kill a child, and reap it if it ends within EXIT_SECONDS.
+
+    Process 1 of a PID namespace ends only after the others there were reaped, which may also be
+    children of this process (see :func:`left_children`).
+    """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + EXIT_SECONDS

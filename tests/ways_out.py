@@ -349,7 +349,7 @@ def _(_: Targets) -> str:
 @way("other families of sockets")
 def _(_: Targets) -> str:
     found = []
-    # All but those of Unix, IPv4, IPv6, netlink and packets, which have ways of their own.
+    # All families but Unix, IPv4, IPv6, netlink and packet: other functions of this file try these.
     for family in set(range(1, 46)) - {1, 2, 10, 16, 17}:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET):
             with contextlib.suppress(OSError):

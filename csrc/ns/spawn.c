@@ -96,9 +96,9 @@ static void read_comm(pid_t pid, char name[64])
     un_read_file(AT_FDCWD, path, name, 64);
 }
 
-/* Returns a pidfd of a child of this process if it is a fork of the first child, or -1. The pid may
- * have been reused or belong to another PID namespace, or the process may be an adopted orphan, so
- * the names are compared. */
+/* Returns a pidfd of the process `pid`, or -1 if that is not a fork of the first child: the pid may
+ * have been reused or belong to another PID namespace, or the process may be an adopted orphan. So
+ * this compares the names of both processes, which a fork inherits (proc_pid_comm(5)). */
 static int open_copy(pid_t pid, pid_t first)
 {
     char names[2][64];

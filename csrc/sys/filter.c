@@ -42,7 +42,7 @@ static const struct un_probe_call launch_calls[] = {
     {SYS_clone, {CLONE_THREAD}, "clone", UN_STEP_CLONE, DENIED, true},
     {SYS_ptrace, {NO_FLAG, NO_PID}, "ptrace", UN_STEP_SANDBOX, "ptrace-denied", true},
     {SYS_pivot_root, {0}, "pivot_root", UN_STEP_SANDBOX, "mount-denied", false},
-    /* To build the root filesystem. */
+    /* Calls that build the root filesystem. */
     NEEDED(chdir, 0),
     NEEDED(getcwd, 0, 1),
     USED(clock_nanosleep, NO_FLAG),
@@ -79,7 +79,7 @@ static const struct un_probe_call launch_calls[] = {
     USED(copy_file_range, NO_FD, 0, NO_FD, 0, 0, NO_FLAG),
     USED(unlinkat, NO_FD, 0, NO_FLAG),
     USED(umask, 0),
-    /* To run runsc. */
+    /* Calls that start runsc, or that runsc makes. */
     NEEDED(wait4, NO_PID, 0, NO_FLAG), /* the first call that is tried, see wait_call */
     NEEDED(waitid, 0, 0, 0, NO_FLAG),
     NEEDED(setsid, 0),

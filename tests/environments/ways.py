@@ -209,12 +209,12 @@ def chroot_into_mount_point() -> None:
     os.chdir("/")
 
 
-# The directories on which a run can mount its own files.
+# The directories on which `usernsctl run` can mount its private tmpfs.
 MOUNT_POINTS = ("mnt", "media", "srv", "tmp", "run", "var/tmp", "home", "boot")
 
 
 def no_mount_point() -> None:
-    """Change to a root directory without the directories on which a run mounts its files."""
+    """Change to a root directory that lacks MOUNT_POINTS."""
     root = SCRATCH / "root"
     root.mkdir()
     mount("none", str(root), "tmpfs", 0)

@@ -188,7 +188,7 @@ class NamedRemove(NamedCreate):
 
 
 class InHost(FaultPath):
-    """A path that starts sandboxes in a host, which all runs share."""
+    """An operation that starts sandboxes in a `SandboxHost`. All runs share the host."""
 
     is_sandbox = True
 

@@ -23,7 +23,7 @@ pytestmark = [
 
 FAULTS = TESTS / "faults"
 SEED = "0"
-# A user with subordinate ranges, whom tools/user makes.
+# A user with subordinate id ranges, created by tools/user.
 USER = "usernsctl-test"
 
 

@@ -201,7 +201,7 @@ def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally:
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:
-        pytest.skip(f"there is no user {USER}, whom `make test` makes")
+        pytest.skip(f"there is no user {USER}: `make test` creates it")
     become = ["--reuid", USER, "--regid", USER, "--init-groups"]
     one = ["--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"]
     attack(kind, tally.rounds(40, FULL_ROUNDS), place, tally, "setpriv", *become, *one, "--")

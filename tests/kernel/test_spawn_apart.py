@@ -180,7 +180,7 @@ def test_the_callers_children_are_in_another_pid_namespace() -> None:
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:
-        pytest.skip(f"there is no user {USER}, whom `make test` makes")
+        pytest.skip(f"there is no user {USER}: `make test` creates it")
     become = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups"]
     command = [SCRIPTS / "usernsctl-exec", "-r", "--map-auto", "--", "cat", "/proc/self/uid_map"]
     done = capture(["unshare", "--pid", *become, *command], cwd="/")

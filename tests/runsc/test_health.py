@@ -126,7 +126,7 @@ def test_a_sandbox_that_does_not_answer(script: Script) -> None:
 
 
 def test_the_sandbox_of_the_container_counts(script: Script) -> None:
-    """Start a second sandbox, and stop its gVisor: the first one is that of the container."""
+    """Start two sandboxes, and stop the second: a health check asks only the oldest sandbox."""
     done = script("begin one; begin two; kill -STOP $(sandbox 2); health")
     assert (done.stdout, done.stderr) == ("status 0\n", "")
 

@@ -208,7 +208,7 @@ def test_no_first_command_may_have_a_hostname(host: un.SandboxHost) -> None:
 
 
 class TestFurtherCommands:
-    """The names of further commands are those of the files inside at that time."""
+    """Tests that `user` of a further command is looked up in the files inside when it starts."""
 
     @pytest.fixture
     def box(self, tree: Path) -> Iterator[un.Sandbox]:

@@ -95,8 +95,8 @@ import curses
 def draw(screen):
     screen.addstr(1, 1, "size %d %d." % screen.getmaxyx())
     screen.refresh()
-    # Without a timeout, curses notices a signal that comes just before it reads only after the
-    # next key.
+    # A signal may arrive just before getch() reads. Without a timeout, curses would report that
+    # signal only after the next key.
     screen.timeout(100)
     while (key := screen.getch()) != ord("q"):
         if key == curses.KEY_RESIZE:

@@ -189,7 +189,7 @@ def try_all(world: World, addresses: dict[str, object]) -> dict[str, Results]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
-    """Return the results of :func:`try_all`, which one of the processes of pytest-xdist calls."""
+    """Return the results of :func:`try_all`. Only one worker of pytest-xdist calls it."""
     directory = tmp_path_factory.getbasetemp()
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     file = (directory.parent if run else directory) / f"ways-out-{run}.json"

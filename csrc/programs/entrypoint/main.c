@@ -120,8 +120,9 @@ static int fail_entrypoint(const char *what)
     return FAILED;
 }
 
-/* Continues in a child of process 1 where that must stay outside. Returns the exit status, or -1 in
- * the process that is to continue. */
+/* Continues in a child if process 1 of a container must stay in the container's user namespace, see
+ * stay_outside(). Returns -1 in the process that is to start the sandbox, and otherwise the exit
+ * status for process 1. */
 static int stay_outside_or_fail(void)
 {
     int status;

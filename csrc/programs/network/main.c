@@ -157,16 +157,16 @@ static bool reap_children(void)
     return has_any;
 }
 
-/* Lets the child in the namespace finish, and waits for its answer. */
+/* Lets the child in the namespace finish its work, and reads its result. */
 static int finish_inside(int socket, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];
-    /* pasta may have left processes of its start. If pasta itself is among those that have ended,
-     * the child finds its device unserved. From now on, the end of another child is the end of the
-     * network.
+    /* Reaps processes that only started pasta: wait_for_end() would take them for the end of the
+     * network. If pasta itself has ended and is reaped here, the child in the namespace finds that
+     * no process serves pasta's device, and reports that.
      */
     reap_children();
-    /* Fails if the child has ended. Then the socket has the error of the child. */
+    /* Fails if the child has ended. read(2) then returns the error that the child has sent. */
     (void)!send(socket, "+", 1, MSG_NOSIGNAL);
     ssize_t length = read(socket, text, sizeof text);
     if (length == 1)

@@ -312,8 +312,9 @@ static bool run_kill(const char *program, char **args, int sig)
 /* Sends runsc itself a signal that could not be delivered to the command, which has not started. */
 static void signal_runsc(struct watch_args *args, pid_t child, int sig)
 {
-    /* SIGTERM is sent in place of SIGINT and SIGQUIT where runsc ignores those. A real-time signal
-     * would kill runsc, but not a command that is process 1 (pid_namespaces(7)). */
+    /* Without a terminal, runsc ignores SIGINT and SIGQUIT, so runsc gets SIGTERM in their place.
+     * Real-time signals would kill runsc, but not a command that is process 1 (pid_namespaces(7)),
+     * so they are dropped. */
     bool is_ignored = !args->has_terminal && (sig == SIGINT || sig == SIGQUIT);
     if (sig >= REALTIME_MIN)
         return;

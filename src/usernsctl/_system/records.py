@@ -96,7 +96,7 @@ class Directory(OpenFile):
 
     @classmethod
     def open_trusted(cls, path: str, *, make: bool = False, elsewhere: str = _ELSEWHERE) -> Self:
-        """Open a directory that is closed to others, by a path that nobody else can redirect.
+        """Open a private directory (chmod 700) by a path that no other user can redirect.
 
         :param path: an absolute path.
         :param make: whether to make the directory, in one that exists, if it is missing.

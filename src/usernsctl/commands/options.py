@@ -150,7 +150,7 @@ class _RunOptions(_OutputOptions[_Input], total=False):
 
 
 class TextStreams(TypedDict, total=False):
-    """Streams that carry text because of ``text=True``."""
+    """Options of streams that carry text, because of ``text=True``."""
 
     text: Required[Literal[True]]
     universal_newlines: bool | None
@@ -159,7 +159,7 @@ class TextStreams(TypedDict, total=False):
 
 
 class EncodedStreams(TypedDict, total=False):
-    """Streams that carry text because of `encoding`."""
+    """Options of streams that carry text, because `encoding` is given."""
 
     text: Literal[True] | None
     universal_newlines: bool | None
@@ -168,7 +168,7 @@ class EncodedStreams(TypedDict, total=False):
 
 
 class ByteStreams(TypedDict, total=False):
-    """Streams of bytes."""
+    """Options of streams that carry bytes."""
 
     text: Literal[False] | None
     universal_newlines: Literal[False] | None

@@ -19,7 +19,7 @@ _YEAR = 366  # days
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """A setting that a purpose needs.
+    """A setting that a purpose of :func:`needs` (such as "run" or "docker") requires.
 
     :ivar name: the name of the setting in its own documentation.
     :ivar state: ``"met"``, ``"unmet"``, or ``"open"`` if the setting can't be seen from here.

@@ -34,7 +34,8 @@ _SANDBOX = (
     b" charliecloud snap-confine landlock toolbox distrobox kubernetes bazel guix /nix nix- nix:"
     b" pressure-vessel clone_new rootfs /snap. /snap/"
 ).split()
-# Length of the text that is read before and after an error in the same line.
+# The number of bytes of a line that are read before and after the words of an error, so that an
+# endless line costs little time.
 _AROUND = 512
 # Length of all lines with errors that are read. A text with more of them is a log.
 _READ_MAX = 1 << 20

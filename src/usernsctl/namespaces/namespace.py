@@ -206,7 +206,7 @@ class Namespace(Closing):
         wanted = requested(idmap)
         with named.open_or_create(name, named.options_of(wanted, names)) as known:
             namespace = cls.of_holder(known)
-        # The output of usernsctl-exec from when the namespace was created.
+        # `notice` is what usernsctl-exec printed when it created the namespace.
         _, is_single, reason = known.notice.partition("--allow-single-id allows: ")
         if is_single and wanted.allow_single_id:
             warn_single_id(reason.split("\n")[0])

@@ -58,7 +58,7 @@ class _Reader:
         return int.from_bytes(self.take(size))
 
     def vector(self, size: int) -> bytes:
-        """Return the bytes after their length, which has `size` bytes."""
+        """Read a vector whose length field has `size` bytes (RFC 8446, section 3.4)."""
         return self.take(self.number(size))
 
     @property

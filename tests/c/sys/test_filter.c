@@ -59,7 +59,7 @@ static int without_filter(void *arg)
     return 0;
 }
 
-/* usernsctl reports the errors of these calls itself. */
+/* A filter that lets mount(2) fail is accepted here: the later mount(2) reports the error. */
 static int with_refusal(void *arg)
 {
     (void)arg;
@@ -68,7 +68,7 @@ static int with_refusal(void *arg)
     return 0;
 }
 
-/* A call of runsc's, or one that fails with an error that other causes have, too. */
+/* A filter is rejected if it lets accept4(2), which runsc needs, fail with the error *arg. */
 static int with_refusal_of_needed(void *arg)
 {
     struct un_error err;

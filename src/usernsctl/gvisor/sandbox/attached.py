@@ -64,7 +64,7 @@ _EXIT_SECONDS = 5
 
 
 class AttachedSandbox:
-    """A running sandbox that ends with a child of this process, usernsctl-init, which holds it.
+    """A running sandbox that is killed when usernsctl-init, a child of this process, ends.
 
     usernsctl-init ends when the sandbox ends. Usually usernsctl-init is process 1 of a PID
     namespace, so its end kills everything. runsc needs a /proc of its PID namespace, though, which

@@ -66,7 +66,7 @@ struct received {
     char text[1024];
 };
 
-/* Sends a path into a file, and returns whether all was sent. */
+/* Lets the agent write the records of `path` to a memory file. Returns whether all were written. */
 static bool send_to_file(struct received *received, const char *path, enum agent_sending what)
 {
     received->fd = memfd_create("records", 0);
