@@ -18,7 +18,7 @@ USERNSCTL = str(SCRIPTS / "usernsctl")
 RUN = [USERNSCTL, "run", "--"]
 
 
-def assert_none_left() -> None:
+def assert_no_sandbox_left() -> None:
     """Check that no process of a sandbox runs, a few seconds after its end."""
     deadline = time.monotonic() + EXIT_SECONDS
     while left := [name for name in children().values() if "zombie" not in name]:
@@ -26,7 +26,7 @@ def assert_none_left() -> None:
         time.sleep(0.1)
 
 
-def test_plumbum() -> None:
+def test_plumbum_runs_commands_in_gvisor() -> None:
     in_gvisor = local[USERNSCTL]["run", "--"]
     assert gvisor.is_release(in_gvisor["uname", "-r"]().strip())
     pipe = in_gvisor["echo", "text"] | in_gvisor["tr", "a-z", "A-Z"]
@@ -36,7 +36,7 @@ def test_plumbum() -> None:
     assert caught.value.retcode == 3
 
 
-def test_sh() -> None:
+def test_sh_runs_commands_in_gvisor() -> None:
     in_gvisor = sh.Command(USERNSCTL).bake("run", "--")
     assert gvisor.is_release(str(in_gvisor("uname", "-r")).strip())
     assert str(in_gvisor("cat", _in="text")) == "text"
@@ -44,10 +44,10 @@ def test_sh() -> None:
         in_gvisor("sh", "-c", "exit 3")
     with pytest.raises(sh.TimeoutException):
         in_gvisor("sleep", "100", _timeout=5)
-    assert_none_left()
+    assert_no_sandbox_left()
 
 
-def test_trio() -> None:
+def test_trio_runs_and_cancels_commands_in_gvisor() -> None:
     async def main() -> None:
         done = await trio.run_process([*RUN, "uname", "-r"], capture_stdout=True)
         assert gvisor.is_release(done.stdout.decode().strip())
@@ -56,11 +56,11 @@ def test_trio() -> None:
         assert scope.cancelled_caught
 
     trio.run(main)
-    assert_none_left()
+    assert_no_sandbox_left()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_anyio(backend: str) -> None:
+def test_anyio_runs_and_cancels_commands_in_gvisor(backend: str) -> None:
     async def main() -> None:
         done = await anyio.run_process([*RUN, "uname", "-r"])
         assert gvisor.is_release(done.stdout.decode().strip())
@@ -69,10 +69,10 @@ def test_anyio(backend: str) -> None:
         assert scope.cancelled_caught
 
     anyio.run(main, backend=backend)
-    assert_none_left()
+    assert_no_sandbox_left()
 
 
-def test_anyio_limits_the_time_of_a_command_in_a_sandbox() -> None:
+def test_anyio_timeout_kills_all_processes_of_a_command() -> None:
     async def main() -> None:
         async with await un.Sandbox.create_async(None) as box:
             with anyio.move_on_after(1):

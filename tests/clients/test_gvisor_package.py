@@ -23,7 +23,7 @@ with Sandbox() as box:
 NAMESPACE = [SCRIPTS / "usernsctl-exec", "-c", "-m", "--init", "--mount-proc", "--"]
 
 
-def test_the_gvisor_package_works_in_a_namespace() -> None:
+def test_gvisor_package_works_in_a_namespace() -> None:
     done = capture([*NAMESPACE, sys.executable, "-I", "-c", PROGRAM], input="", timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     assert gvisor.BUILD in done.stdout
@@ -32,7 +32,7 @@ def test_the_gvisor_package_works_in_a_namespace() -> None:
 @pytest.mark.skipif(
     "USERNSCTL_GVISOR_TESTS" not in os.environ, reason="PyPI's package lacks its tests"
 )
-def test_the_gvisor_package_passes_its_tests() -> None:
+def test_gvisor_package_passes_its_tests() -> None:
     tests = Path(os.environ["USERNSCTL_GVISOR_TESTS"])
     done = capture([*NAMESPACE, sys.executable, "-I", tests], input="", timeout=300)
     assert done.returncode == 0, done.stderr

@@ -29,27 +29,27 @@ def _jupyter_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def execute(client: Any, code: str) -> tuple[str, str]:
     """Return the status and the output of some code."""
-    asked = client.execute(code)
+    request_id = client.execute(code)
     output = ""
     while True:
         message = client.get_iopub_msg(timeout=PATIENCE)
-        if message["parent_header"].get("msg_id") != asked:
+        if message["parent_header"].get("msg_id") != request_id:
             continue
         output += message["content"].get("text", "")
         if message["content"].get("execution_state") == "idle":
             break
-    return reply_to(client, asked)["status"], output
+    return reply_to(client, request_id)["status"], output
 
 
-def reply_to(client: Any, asked: str) -> Any:
+def reply_to(client: Any, request_id: str) -> Any:
     """Return the content of the reply to a request."""
     while True:
         message = client.get_shell_msg(timeout=PATIENCE)
-        if message["parent_header"].get("msg_id") == asked:
+        if message["parent_header"].get("msg_id") == request_id:
             return message["content"]
 
 
-def test_a_jupyter_kernel_works_in_gvisor() -> None:
+def test_jupyter_kernel_works_in_gvisor() -> None:
     manager = KernelManager(kernel_name="gvisor")
     manager.start_kernel()
     client = manager.blocking_client()
@@ -61,11 +61,11 @@ def test_a_jupyter_kernel_works_in_gvisor() -> None:
         assert status == "ok"
         assert output.startswith("42 ")
         assert gvisor.BUILD in output
-        asked = client.execute("import time; print('sleeps'); time.sleep(1000)")
+        request_id = client.execute("import time; print('sleeps'); time.sleep(1000)")
         while client.get_iopub_msg(timeout=PATIENCE)["content"].get("text") != "sleeps\n":
             pass
         manager.interrupt_kernel()
-        assert reply_to(client, asked)["ename"] == "KeyboardInterrupt"
+        assert reply_to(client, request_id)["ename"] == "KeyboardInterrupt"
         manager.restart_kernel()
         client.wait_for_ready(timeout=PATIENCE)
         assert execute(client, "n")[0] == "error"

@@ -20,7 +20,7 @@ def open_session(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("llm_sandbox_session").GvisorSession
 
 
-def test_a_session_of_llm_sandbox_runs_in_gvisor(open_session: Any, tmp_path: Path) -> None:
+def test_llm_sandbox_session_runs_in_gvisor(open_session: Any, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("text")
     with open_session(lang="python") as session:
         code = "print(open('/proc/version').read()); open('/sandbox/kept', 'w').write('1')"
@@ -35,6 +35,6 @@ def test_a_session_of_llm_sandbox_runs_in_gvisor(open_session: Any, tmp_path: Pa
     assert (tmp_path / "out").read_text() == "text"
 
 
-def test_a_timeout_of_llm_sandbox_ends_the_sandbox(open_session: Any) -> None:
+def test_llm_sandbox_timeout_ends_the_sandbox(open_session: Any) -> None:
     with open_session(lang="python") as session, pytest.raises(SandboxTimeoutError):
         session.run("import time; time.sleep(100)", timeout=5)

@@ -116,7 +116,7 @@ def test_git_clones_from_an_allowed_host(world: World, secure: tuple[Server, Pat
         (["--allow", f"{networks.WEB}/32:5432"], False),
     ],
 )
-def test_a_client_of_a_database_reaches_its_server(
+def test_redis_client_reaches_allowed_addresses_only(
     options: list[str], is_reached: bool, tmp_path: Path
 ) -> None:
     server = shutil.which("redis-server")

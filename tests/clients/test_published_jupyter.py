@@ -28,7 +28,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def test_a_published_jupyter_kernel_reaches_nothing(tmp_path: Path) -> None:
+def test_published_jupyter_kernel_has_no_network(tmp_path: Path) -> None:
     names = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     file = tmp_path / "kernel.json"

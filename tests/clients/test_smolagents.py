@@ -46,7 +46,7 @@ def executor(**options: Any) -> Iterator[Any]:
         made.cleanup()
 
 
-def test_an_agent_of_smolagents_works_in_gvisor() -> None:
+def test_smolagents_agent_works_in_gvisor() -> None:
     steps = [
         "n = 6\nprint(open('/proc/version').read())",
         "1 / 0",
@@ -57,9 +57,9 @@ def test_an_agent_of_smolagents_works_in_gvisor() -> None:
         CodeAgent([twice], Script(*steps), executor=made, max_steps=4) as agent,
     ):
         assert agent.run("count") == [42, "abab"]
-        told = str(agent.memory.steps)
-    assert gvisor.BUILD in told
-    assert "ZeroDivisionError" in told
+        steps_text = str(agent.memory.steps)
+    assert gvisor.BUILD in steps_text
+    assert "ZeroDivisionError" in steps_text
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_an_agent_of_smolagents_works_in_gvisor() -> None:
         "class E(Exception): value = 'pickle:AAAA'\nraise E",
     ],
 )
-def test_code_of_an_agent_can_only_fail(code: str) -> None:
+def test_hostile_code_of_an_agent_raises_agenterror(code: str) -> None:
     """Run code that ends the interpreter, forges its answers or floods its output."""
     with executor() as made, pytest.raises(AgentError):
         made(code)

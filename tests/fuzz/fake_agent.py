@@ -27,7 +27,7 @@ Answers = list[bytes | None]
 
 
 @dataclass
-class Asked:
+class ReceivedMessage:
     """A received message and its descriptors."""
 
     message: bytes
@@ -39,14 +39,14 @@ class Asked:
         self.fds = []
 
 
-def receive(connection: socket.socket) -> Asked | None:
+def receive(connection: socket.socket) -> ReceivedMessage | None:
     data, parts, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(64))
     fds = array.array("i")
     for _, _, content in parts:
         fds.frombytes(content)
     if not data:
         return None
-    return Asked(data, list(fds))
+    return ReceivedMessage(data, list(fds))
 
 
 class FakeAgent:
@@ -104,15 +104,15 @@ class FakeAgent:
 
 
 @contextlib.contextmanager
-def agent(answer: Callable[[socket.socket], object], **how: Any) -> Iterator[FakeAgent]:
-    made = FakeAgent(answer, **how)
+def agent(answer: Callable[[socket.socket], object], **options: Any) -> Iterator[FakeAgent]:
+    fake = FakeAgent(answer, **options)
     try:
-        yield made
+        yield fake
     finally:
-        made.close()
+        fake.close()
 
 
-def saying(answers: Answers) -> Callable[[socket.socket], None]:
+def send_messages(answers: Answers) -> Callable[[socket.socket], None]:
     """Return an answer function that sends these messages without blocking."""
 
     def answer(own: socket.socket) -> None:

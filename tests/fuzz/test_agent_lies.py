@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import open_descriptors, settled_descriptors
-from fake_agent import ENDED, HEADER, STARTED, agent, saying
+from fake_agent import ENDED, HEADER, STARTED, agent, send_messages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ events = st.one_of(
 
 @given(events)
 @EXAMPLES
-def test_only_what_can_be_true_is_read(message: bytes) -> None:
+def test_only_possible_starts_and_ends_are_decoded(message: bytes) -> None:
     with contextlib.suppress(wire.ProtocolError):
         start = wire.read_start(message)
         if isinstance(start, wire.Started):
@@ -65,7 +65,7 @@ def test_only_what_can_be_true_is_read(message: bytes) -> None:
         assert len(message) == 32
 
 
-def test_a_status_is_read_as_wait_has_it() -> None:
+def test_status_is_decoded_like_that_of_wait() -> None:
     exits = {code << 8 for code in range(256)}
     signals = {number | core for number in range(1, 65) for core in (0, 0x80)}
     for status in range(1 << 16):
@@ -98,7 +98,7 @@ commands = st.builds(
 
 @given(commands)
 @EXAMPLES
-def test_a_command_is_written_so_that_it_can_be_read(command: wire.Command) -> None:
+def test_encoded_command_can_be_decoded(command: wire.Command) -> None:
     every = [command.cwd, *([] if command.program is None else [command.program]), *command.args]
     every += command.env
     try:
@@ -121,7 +121,7 @@ def test_a_command_is_written_so_that_it_can_be_read(command: wire.Command) -> N
     assert bool(flags & 8) == (command.program is not None)
 
 
-def test_many_words_lie_apart_and_too_many_nowhere() -> None:
+def test_long_arguments_are_sent_apart_and_too_long_ones_raise() -> None:
     head, apart = wire.encode(wire.Command(args=[b"x" * 40_000]))
     assert len(head) == HEADER.size
     assert apart == b"/\0" + b"x" * 40_000 + b"\0"
@@ -129,7 +129,7 @@ def test_many_words_lie_apart_and_too_many_nowhere() -> None:
         wire.encode(wire.Command(args=[b"x" * (2 << 20)]))
 
 
-def patience(answers: list[bytes | None], short: float) -> float:
+def outcome_timeout(answers: list[bytes | None], short: float) -> float:
     """Return the timeout for a command's outcome: `short` if the answers may lead to none."""
     begin = (answers[:1], answers[:2])
     is_end = begin[0] in ([None], [b""]) or begin[1] in ([STARTED, ENDED], [STARTED, None])
@@ -138,11 +138,11 @@ def patience(answers: list[bytes | None], short: float) -> float:
 
 def outcome(answers: list[bytes | None]) -> Any:
     """Return the outcome of a command with these answers: an exit status or an exception."""
-    with agent(saying(answers)) as fake:
+    with agent(send_messages(answers)) as fake:
         try:
-            with fake.popen(patience(answers, 0.2)) as process:
+            with fake.popen(outcome_timeout(answers, 0.2)) as process:
                 try:
-                    return process.wait(patience(answers, 0.05))
+                    return process.wait(outcome_timeout(answers, 0.05))
                 except un.TimeoutExpired:
                     process._abandon()
                     return "silent"
@@ -152,7 +152,7 @@ def outcome(answers: list[bytes | None]) -> Any:
 
 @given(st.lists(st.one_of(st.none(), events, st.just(STARTED), st.just(ENDED)), max_size=4))
 @settings(max_examples=60)
-def test_whatever_it_answers_comes_to_an_end(answers: list[bytes | None]) -> None:
+def test_any_answers_of_the_agent_lead_to_an_end(answers: list[bytes | None]) -> None:
     before = settled_descriptors()
     begin = time.monotonic()
     found = outcome(answers)
@@ -168,7 +168,7 @@ def test_whatever_it_answers_comes_to_an_end(answers: list[bytes | None]) -> Non
         assert isinstance(found, AgentUnresponsive)
 
 
-LIES = {
+INVALID_MESSAGES = {
     "another kind": struct.pack("<HHi", 9, 0, 1),
     "too short": b"abc",
     "too long": STARTED + b"x",
@@ -181,20 +181,20 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_a_lie_about_the_start_is_an_error(lie: bytes) -> None:
+@pytest.mark.parametrize("forged", INVALID_MESSAGES.values(), ids=INVALID_MESSAGES)
+def test_invalid_start_message_raises(forged: bytes) -> None:
     before = settled_descriptors()
-    with agent(saying([lie])) as fake:
+    with agent(send_messages([forged])) as fake:
         with pytest.raises(un.RunscError, match="sent an invalid message") as caught:
             fake.popen(stdout=un.PIPE, stdin=un.PIPE)
         assert (caught.value.step, caught.value.cause) == ("agent", "sandbox-agent")
     assert open_descriptors() == before
 
 
-@pytest.mark.parametrize("lie", [STARTED, b"abc", b"x" * 60_000, ENDED + b"x"])
-def test_a_lie_about_the_end_is_told_once(lie: bytes) -> None:
+@pytest.mark.parametrize("forged", [STARTED, b"abc", b"x" * 60_000, ENDED + b"x"])
+def test_invalid_end_message_raises_once(forged: bytes) -> None:
     before = settled_descriptors()
-    with agent(saying([STARTED, lie, ENDED])) as fake:
+    with agent(send_messages([STARTED, forged, ENDED])) as fake:
         process = fake.popen()
         with pytest.raises(un.RunscError, match="sent an invalid message"):
             process.wait(PATIENCE)
@@ -203,8 +203,8 @@ def test_a_lie_about_the_end_is_told_once(lie: bytes) -> None:
     assert open_descriptors() == before
 
 
-def test_a_failure_is_the_error_of_its_kind() -> None:
-    for number, step, kind, told in (
+def test_failed_start_raises_the_matching_exception() -> None:
+    for number, step, kind, message in (
         (2, 8, FileNotFoundError, "lookup: x"),
         (2, 5, FileNotFoundError, "exec: x"),
         (13, 5, PermissionError, "exec: x"),
@@ -216,13 +216,13 @@ def test_a_failure_is_the_error_of_its_kind() -> None:
         (12, 6, un.CommandError, "fork: "),
     ):
         with (
-            agent(saying([struct.pack("<HHiI", 2, 0, number, step)])) as fake,
-            pytest.raises(kind, match=told),
+            agent(send_messages([struct.pack("<HHiI", 2, 0, number, step)])) as fake,
+            pytest.raises(kind, match=message),
         ):
             fake.popen()
 
 
-def test_descriptors_from_inside_are_none_of_ours() -> None:
+def test_descriptors_sent_by_the_agent_are_closed() -> None:
     before = settled_descriptors()
     many = [os.dup(0) for _ in range(20)]
 
@@ -244,7 +244,7 @@ def test_descriptors_from_inside_are_none_of_ours() -> None:
     assert open_descriptors() == before
 
 
-def test_a_flood_is_not_read() -> None:
+def test_flood_of_messages_is_not_read() -> None:
     def answer(own: socket.socket) -> None:
         own.send(STARTED)
         own.setblocking(False)
@@ -260,8 +260,8 @@ def send_without_end(process: Any) -> None:
         process.send_signal(signal.SIGUSR1)
 
 
-def test_one_that_takes_no_orders_is_told_but_its_end_is_not_waited_for() -> None:
-    with agent(saying([STARTED])) as fake:
+def test_agent_that_reads_no_signals_raises_agentunresponsive() -> None:
+    with agent(send_messages([STARTED])) as fake:
         process = fake.popen()
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
@@ -270,7 +270,7 @@ def test_one_that_takes_no_orders_is_told_but_its_end_is_not_waited_for() -> Non
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
-def test_an_order_waits_for_one_that_is_slower_than_we_are() -> None:
+def test_signals_wait_for_a_slow_agent() -> None:
     orders = 1000
 
     def answer(own: socket.socket) -> None:
@@ -287,7 +287,7 @@ def test_an_order_waits_for_one_that_is_slower_than_we_are() -> None:
         assert process.wait(PATIENCE) == 7
 
 
-def test_one_that_reads_nothing_is_told_in_time() -> None:
+def test_agent_that_reads_nothing_raises_at_the_deadline() -> None:
     ours, theirs = socket_pair()
     holder = AgentCache(lambda deadline: Agent(ours, 2))
     get, current = holder.get, holder.current
@@ -304,18 +304,18 @@ def test_one_that_reads_nothing_is_told_in_time() -> None:
     assert failed == 600
 
 
-def test_a_run_that_takes_too_long_ends_though_the_agent_does_nothing(
+def test_end_of_a_command_does_not_wait_for_a_silent_agent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("usernsctl.gvisor.agent.popen._END_SECONDS", 0.1)
-    with agent(saying([STARTED])) as fake:
+    with agent(send_messages([STARTED])) as fake:
         process = fake.popen()
         process._end()
         assert process.returncode == -signal.SIGKILL
 
 
-def test_an_agent_that_has_gone_is_replaced() -> None:
-    with agent(saying([STARTED, ENDED])) as fake:
+def test_closed_agent_connection_is_replaced() -> None:
+    with agent(send_messages([STARTED, ENDED])) as fake:
         assert fake.popen().wait() == 7
         for connection in fake._connections:
             connection.shutdown(socket.SHUT_RDWR)
@@ -323,8 +323,11 @@ def test_an_agent_that_has_gone_is_replaced() -> None:
         assert len(fake._connections) == 2
 
 
-def test_where_the_sandbox_has_ended_that_is_what_is_told() -> None:
-    with agent(saying([None]), ended=True) as fake, pytest.raises(ValueError, match="has ended"):
+def test_start_in_an_ended_sandbox_raises_that_it_has_ended() -> None:
+    with (
+        agent(send_messages([None]), ended=True) as fake,
+        pytest.raises(ValueError, match="has ended"),
+    ):
         fake.popen()
 
 
@@ -339,7 +342,7 @@ def test_where_the_sandbox_has_ended_that_is_what_is_told() -> None:
         (None, AgentTimeout),
     ],
 )
-def test_who_does_not_say_that_he_is_an_agent_is_none(
+def test_invalid_or_missing_greeting_of_the_agent_raises(
     hello: bytes | None, kind: type[Exception]
 ) -> None:
     ours, theirs = socket_pair()
@@ -354,16 +357,16 @@ def test_who_does_not_say_that_he_is_an_agent_is_none(
 
 @given(st.lists(st.one_of(st.none(), events, st.just(STARTED), st.just(ENDED)), max_size=3))
 @settings(max_examples=30)
-def test_an_event_loop_is_told_as_well(answers: list[bytes | None]) -> None:
+def test_any_answers_lead_to_an_end_in_asyncio(answers: list[bytes | None]) -> None:
     async def main() -> Any:
         begun = {"bufsize": 0, "is_awaited": False, "outlives": False, "stdout": un.PIPE}
-        popen = fake.popen(patience(answers, 0.2), **begun)
+        popen = fake.popen(outcome_timeout(answers, 0.2), **begun)
         await popen._start_async()
         async with await aio.connected(popen, 1000, un.SandboxProcess) as process:
-            return await asyncio.wait_for(process.wait(), patience(answers, 0.1))
+            return await asyncio.wait_for(process.wait(), outcome_timeout(answers, 0.1))
 
     before = settled_descriptors()
-    with agent(saying(answers)) as fake:
+    with agent(send_messages(answers)) as fake:
         try:
             found: Any = asyncio.run(asyncio.wait_for(main(), PATIENCE))
         except (un.CommandError, un.RunscError, TimeoutError) as error:

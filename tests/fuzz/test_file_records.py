@@ -60,7 +60,7 @@ streams = st.builds(
 )
 
 
-class Liar:
+class ForgingStarter:
     """A starter of programs that writes the same bytes for each program, as its output."""
 
     def __init__(self, output: bytes) -> None:
@@ -92,20 +92,20 @@ class Liar:
 
 
 def place_of(output: bytes) -> file_copies.Place:
-    commands: Any = Liar(output)
+    commands: Any = ForgingStarter(output)
     return file_copies.Place(commands=commands, id="box", user=None, timeout=20)
 
 
 @contextlib.contextmanager
 def directory() -> Iterator[Path]:
     """Yield a directory with a canary; check at the end that the canary is as it was."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as made:
-        (Path(made) / "canary").mkdir()
-        (Path(made) / "canary" / "file").write_text("canary")
-        yield Path(made)
-        assert set(os.listdir(made)) <= {"canary", "copy"}
-        assert os.listdir(f"{made}/canary") == ["file"]
-        assert (Path(made) / "canary" / "file").read_text() == "canary"
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as parent:
+        (Path(parent) / "canary").mkdir()
+        (Path(parent) / "canary" / "file").write_text("canary")
+        yield Path(parent)
+        assert set(os.listdir(parent)) <= {"canary", "copy"}
+        assert os.listdir(f"{parent}/canary") == ["file"]
+        assert (Path(parent) / "canary" / "file").read_text() == "canary"
 
 
 def check_copy(copy: Path) -> None:
@@ -133,8 +133,8 @@ def check_copy(copy: Path) -> None:
     + record(DONE)
 )
 def test_any_records_write_only_to_the_copy(output: bytes) -> None:
-    with directory() as made:
-        copy = made / "copy"
+    with directory() as parent:
+        copy = parent / "copy"
         try:
             file_copies.get(place_of(output), "/x", str(copy), 100, 20)
         except un.SandboxFileError as error:
@@ -163,11 +163,11 @@ def test_any_records_are_a_result_or_an_error(output: bytes) -> None:
                 assert all("/" not in entry.name and entry.name for entry in result)
 
 
-def test_no_stream_leaks_a_descriptor() -> None:
+def test_malformed_records_leak_no_descriptor() -> None:
     before = settled_descriptors()
     for output in (b"", record(DIRECTORY), record(DIRECTORY) + record(99), record(DONE)):
-        with directory() as made, pytest.raises(un.SandboxFileError):
-            file_copies.get(place_of(output), "/x", str(made / "copy"), 100, 20)
+        with directory() as parent, pytest.raises(un.SandboxFileError):
+            file_copies.get(place_of(output), "/x", str(parent / "copy"), 100, 20)
     assert settled_descriptors() == before
 
 
@@ -176,10 +176,10 @@ def test_no_stream_leaks_a_descriptor() -> None:
     st.integers(0, 3),
 )
 @EXAMPLES
-def test_links_that_pass_the_check_stay_in_the_tree(found: list[bytes], depth: int) -> None:
+def test_symlinks_that_pass_the_check_stay_in_the_tree(found: list[bytes], depth: int) -> None:
     """The links are in directories of the given depth, which other links may lead to."""
-    with directory() as made:
-        here = made / "copy"
+    with directory() as parent:
+        here = parent / "copy"
         here.mkdir()
         for level in range(depth + 1):
             for name, target in zip((b"a", b"b", b"c", b"d"), found, strict=False):
@@ -189,12 +189,12 @@ def test_links_that_pass_the_check_stay_in_the_tree(found: list[bytes], depth: i
             if level < depth:
                 here = here / "sub"
                 here.mkdir()
-        for path in (made / "copy").rglob("*"):
+        for path in (parent / "copy").rglob("*"):
             real = Path(os.path.realpath(path))
-            assert real.is_relative_to(made / "copy"), (path, os.readlink(path))
+            assert real.is_relative_to(parent / "copy"), (path, os.readlink(path))
 
 
-def test_the_constants_are_those_of_the_program() -> None:
+def test_limits_are_those_of_the_agent_program() -> None:
     header = Path(__file__).parents[2] / "csrc" / "programs" / "agent" / "protocol.h"
     text = header.read_text()
     assert f"#define AGENT_DEPTH_MAX {file_records.DEPTH_MAX}\n" in text

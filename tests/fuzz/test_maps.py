@@ -18,7 +18,7 @@ NUMBERS = st.one_of(
 )
 EXTENTS = st.tuples(NUMBERS, NUMBERS, NUMBERS)
 # Text that is an extent, or differs little from an extent.
-NEARLY = st.one_of(
+ALMOST_EXTENTS = st.one_of(
     st.text(alphabet="0123456789:+- \t\n\0xa\u0661", max_size=40),
     st.lists(st.one_of(NUMBERS.map(str), st.text(max_size=3)), max_size=5).map(":".join),
     st.text(),
@@ -38,7 +38,7 @@ def is_extent(inside: int, outside: int, count: int) -> bool:
 
 @without_deadline
 @given(EXTENTS)
-def test_an_extent_comes_back_equal_or_is_refused(numbers: tuple[int, int, int]) -> None:
+def test_any_numbers_are_parsed_unchanged_or_refused(numbers: tuple[int, int, int]) -> None:
     text = ":".join(map(str, numbers))
     try:
         extent = Extent.parse(text)
@@ -52,8 +52,8 @@ def test_an_extent_comes_back_equal_or_is_refused(numbers: tuple[int, int, int])
 
 
 @without_deadline
-@given(NEARLY)
-def test_any_text_is_an_extent_or_refused_in_one_line(text: str) -> None:
+@given(ALMOST_EXTENTS)
+def test_any_text_is_an_extent_or_raises_a_one_line_error(text: str) -> None:
     well_formed = re.fullmatch(r"([0-9]+):([0-9]+):([0-9]+)", text)
     try:
         extent = Extent.parse(text)
@@ -70,7 +70,7 @@ def overlap(extents: list[tuple[int, int, int]], side: int) -> bool:
     return any(a + n > b for (a, n), (b, _) in pairwise(ranges))
 
 
-def joined(extents: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
+def merge_adjacent(extents: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
     """Merge adjacent extents, since a plan splits extents where the parent's map is split."""
     result: list[tuple[int, ...]] = []
     for inside, outside, count in extents:
@@ -86,7 +86,7 @@ def joined(extents: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
 @pytest.mark.each_user
 @without_deadline
 @given(st.lists(EXTENTS, max_size=8), st.lists(EXTENTS, max_size=8))
-def test_a_map_is_planned_as_given_or_refused(
+def test_any_map_is_planned_unchanged_or_refused(
     uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]]
 ) -> None:
     sound = all(
@@ -105,17 +105,17 @@ def test_a_map_is_planned_as_given_or_refused(
         assert error.cause
     else:
         assert sound
-        assert joined(planned.uid) == joined(uids)
-        assert joined(planned.gid) == joined(gids)
+        assert merge_adjacent(planned.uid) == merge_adjacent(uids)
+        assert merge_adjacent(planned.gid) == merge_adjacent(gids)
 
 
 @pytest.mark.each_user
 @without_deadline
 @given(st.lists(st.tuples(*[st.integers(-(2**70), 2**70)] * 3), max_size=3))
-def test_numbers_of_any_size_are_no_crash(extents: list[tuple[int, int, int]]) -> None:
+def test_huge_numbers_in_a_map_do_not_crash(extents: list[tuple[int, int, int]]) -> None:
     try:
         planned = plan(IdMap.extents(extents, []))
     except (MapError, PlanError) as error:
         assert error.cause
     else:
-        assert joined(planned.uid) == joined(extents)
+        assert merge_adjacent(planned.uid) == merge_adjacent(extents)

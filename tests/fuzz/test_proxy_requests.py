@@ -98,7 +98,7 @@ def requests(draw: st.DrawFn) -> bytes:
     return (text + draw(st.sampled_from(["", EVIL]))).encode("latin-1", "replace")
 
 
-class Parsed(BaseHTTPRequestHandler):
+class ServerRequest(BaseHTTPRequestHandler):
     """A request as http.server reads it."""
 
     def __init__(self, sent: bytes) -> None:
@@ -110,7 +110,7 @@ class Parsed(BaseHTTPRequestHandler):
 
 def check_forwarded(sent: bytes, asked: list[tuple[str, int]]) -> None:
     """Check that a server reads one request, for the host that was asked for."""
-    parsed = Parsed(sent)
+    parsed = ServerRequest(sent)
     ((name, port),) = asked
     assert parsed.headers.get_all("Host") == [name if port == 80 else f"{name}:{port}"]
     assert parsed.headers.get_all("Connection") == ["close"]
@@ -130,7 +130,7 @@ def check_forwarded(sent: bytes, asked: list[tuple[str, int]]) -> None:
 
 @settings(max_examples=500)
 @given(requests())
-def test_no_request_makes_a_connection_that_the_rules_do_not_allow(request: bytes) -> None:
+def test_any_request_connects_only_to_allowed_names(request: bytes) -> None:
     asked: list[tuple[str, int]] = []
     connected: list[tuple[int, str, int]] = []
     refused: list[str] = []
@@ -177,5 +177,5 @@ def client_hello_name(sent: bytes) -> str:
 
 @settings(max_examples=300)
 @given(st.binary(max_size=200))
-def test_arbitrary_bytes_make_no_connection(sent: bytes) -> None:
-    test_no_request_makes_a_connection_that_the_rules_do_not_allow.hypothesis.inner_test(sent)  # type: ignore[attr-defined]
+def test_any_bytes_connect_only_to_allowed_names(sent: bytes) -> None:
+    test_any_request_connects_only_to_allowed_names.hypothesis.inner_test(sent)  # type: ignore[attr-defined]

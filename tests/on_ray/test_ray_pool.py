@@ -35,8 +35,8 @@ IN_FLIGHT = 3 * PER_NODE * 2
 
 @pytest.fixture
 def pool(nodes: ThreeNodes) -> Iterator[RayPool]:
-    with RayPool(PER_NODE, max_uses=1000) as made:
-        yield made
+    with RayPool(PER_NODE, max_uses=1000) as opened:
+        yield opened
 
 
 def end_sandboxes() -> None:
@@ -64,7 +64,7 @@ def test_results_have_a_reason_and_a_node(pool: RayPool) -> None:
     assert pool.progress().retried == 0
 
 
-def test_an_object_of_the_store_is_the_input(pool: RayPool) -> None:
+def test_input_may_be_an_object_of_the_store(pool: RayPool) -> None:
     shared = ray.put(b"x" * 1_000_000)
     found = pool.map([["wc", "-c"]] * 3, input=shared, text=True)
     with pytest.raises(TypeError, match="input must be text, not bytes"):
@@ -72,7 +72,7 @@ def test_an_object_of_the_store_is_the_input(pool: RayPool) -> None:
     assert [int(one.stdout) for one in pool.map([["wc", "-c"]] * 3, input=shared)] == [10**6] * 3
 
 
-def test_map_keeps_the_order_and_reads_no_further_than_needed(pool: RayPool) -> None:
+def test_map_keeps_the_order_and_reads_commands_lazily(pool: RayPool) -> None:
     read: list[int] = []
 
     def commands() -> Iterator[list[str]]:
@@ -97,7 +97,7 @@ def test_map_unordered_numbers_its_results(pool: RayPool) -> None:
     assert {number: one.returncode for number, one in found.items()} == {n: n for n in range(20)}
 
 
-def test_exceptions_are_results_if_wanted(pool: RayPool) -> None:
+def test_return_exceptions_makes_exceptions_results(pool: RayPool) -> None:
     commands = [["true"], ["no-such-command"], ["true"]]
     found = list(pool.map(commands, return_exceptions=True))
     assert [type(one).__name__ for one in found] == [
@@ -136,7 +136,7 @@ def test_cancelling_kills_the_command(nodes: ThreeNodes) -> None:
         assert pool.progress().cancelled == 5
 
 
-def test_a_command_that_fails_runs_once(nodes: ThreeNodes, tmp_path: Path) -> None:
+def test_failed_command_is_not_retried(nodes: ThreeNodes, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     binds = [un.Bind(str(tmp_path), "/data", read_only=False)]
     with RayPool(1, actors=1, host={"binds": binds, "memory": "200M"}, max_uses=1000) as pool:
@@ -157,7 +157,7 @@ def test_a_command_that_fails_runs_once(nodes: ThreeNodes, tmp_path: Path) -> No
         assert pool.progress().retried == 0
 
 
-def test_a_command_runs_again_if_its_sandbox_has_ended(nodes: ThreeNodes, tmp_path: Path) -> None:
+def test_command_is_retried_if_its_sandbox_ends(nodes: ThreeNodes, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     binds = [un.Bind(str(tmp_path), "/data", read_only=False)]
     task = ["sh", "-c", "echo >>/data/tries; [ $(wc -l </data/tries) -gt $0 ] || sleep 1000", "1"]
@@ -181,7 +181,7 @@ def test_a_command_runs_again_if_its_sandbox_has_ended(nodes: ThreeNodes, tmp_pa
 
 
 @pytest.mark.parametrize("number", range(KILLS))
-def test_every_task_is_answered_if_a_node_is_killed(nodes: ThreeNodes, number: int) -> None:
+def test_every_task_has_a_result_if_a_node_is_killed(nodes: ThreeNodes, number: int) -> None:
     commands = [["sh", "-c", f"sleep 0.1; exit {n % 7}"] for n in range(60)]
     with RayPool(PER_NODE, max_uses=1000) as pool:
         found: dict[int, Any] = {}
@@ -198,7 +198,7 @@ def test_every_task_is_answered_if_a_node_is_killed(nodes: ThreeNodes, number: i
     assert pool.progress().done == 60
 
 
-def test_a_task_fails_if_its_nodes_are_lost(nodes: ThreeNodes) -> None:
+def test_task_fails_if_its_nodes_are_lost(nodes: ThreeNodes) -> None:
     with RayPool(PER_NODE, actors=3, retries=0) as pool:
         wait_until(lambda: pool.progress().actors == 3, 120)
         futures = [pool.submit(["sleep", "1000"]) for _ in range(3)]
@@ -210,7 +210,7 @@ def test_a_task_fails_if_its_nodes_are_lost(nodes: ThreeNodes) -> None:
             one.result()
 
 
-def test_a_new_node_replaces_a_killed_one(nodes: ThreeNodes) -> None:
+def test_new_node_replaces_a_killed_one(nodes: ThreeNodes) -> None:
     with RayPool(PER_NODE, max_uses=1000) as pool:
         wait_until(lambda: pool.progress().actors == 3, 120)
         nodes.kill(0)
@@ -221,7 +221,7 @@ def test_a_new_node_replaces_a_killed_one(nodes: ThreeNodes) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_many_tasks(pool: RayPool) -> None:
+def test_many_tasks_have_results_from_all_nodes(pool: RayPool) -> None:
     commands = (["sh", "-c", f"exit {n % 256}"] for n in range(TASKS))
     found = dict(pool.map_unordered(commands))
     assert {n: one.returncode for n, one in found.items()} == {n: n % 256 for n in range(TASKS)}
@@ -239,7 +239,7 @@ def test_sandboxes_start_from_a_template(nodes: ThreeNodes, tmp_path: Path) -> N
         assert pool.submit(["cat", "/tmp/state"], text=True).result().stdout == "saved\n"
 
 
-def test_a_template_of_another_host_is_an_error(nodes: ThreeNodes, tmp_path: Path) -> None:
+def test_template_of_another_host_raises(nodes: ThreeNodes, tmp_path: Path) -> None:
     with un.SandboxHost() as host, host.template() as template:
         template.save(tmp_path / "saved")
     options: Any = {"network": "host"}
@@ -251,7 +251,7 @@ def test_a_template_of_another_host_is_an_error(nodes: ThreeNodes, tmp_path: Pat
     assert error.value.cause == "template-host-differs"
 
 
-def test_a_template_that_can_t_be_shipped_is_an_error(nodes: ThreeNodes, tmp_path: Path) -> None:
+def test_untrusted_or_damaged_template_raises(nodes: ThreeNodes, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     with un.SandboxHost() as host:
         with host.template() as template:
@@ -278,7 +278,7 @@ def test_a_template_that_can_t_be_shipped_is_an_error(nodes: ThreeNodes, tmp_pat
     assert cause_of((saved / "record.json").unlink) == "template-damaged"
 
 
-def test_a_closed_pool_has_cancelled_its_tasks(nodes: ThreeNodes) -> None:
+def test_close_cancels_all_tasks(nodes: ThreeNodes) -> None:
     pool = RayPool(1)
     futures = [pool.submit(["sleep", "1000"]) for _ in range(20)]
     wait_until(lambda: pool.progress().running)
@@ -293,7 +293,7 @@ def test_a_closed_pool_has_cancelled_its_tasks(nodes: ThreeNodes) -> None:
         pool.__reduce__()
 
 
-def test_no_node_has_room(nodes: ThreeNodes) -> None:
+def test_pool_without_a_node_with_room_raises(nodes: ThreeNodes) -> None:
     with pytest.raises(un.PoolError, match="the most that a node offers is 2") as error:
         RayPool(PER_NODE + 1)
     assert error.value.remedy is not None
@@ -305,7 +305,7 @@ def test_no_node_has_room(nodes: ThreeNodes) -> None:
         pool.submit("true").result()
 
 
-def test_a_host_that_can_t_be_made_is_an_error(nodes: ThreeNodes) -> None:
+def test_invalid_host_options_raise(nodes: ThreeNodes) -> None:
     with (
         RayPool(1, actors=2, host={"rootfs": "/no/such/directory"}) as pool,
         pytest.raises(un.BindNotFoundError, match="/no/such/directory"),
@@ -333,7 +333,7 @@ WRONG_TASKS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
 ]
 
 
-def test_wrong_tasks_are_not_sent(pool: RayPool) -> None:
+def test_invalid_tasks_raise_before_sending(pool: RayPool) -> None:
     for args, options, kind, text in WRONG_TASKS:
         for call in (pool.submit, lambda args, **options: list(pool.map([args], **options))):
             with pytest.raises(kind, match=text):
@@ -359,7 +359,7 @@ WRONG_POOLS: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-def test_wrong_arguments_of_a_pool(nodes: ThreeNodes) -> None:
+def test_invalid_arguments_of_a_pool_raise(nodes: ThreeNodes) -> None:
     for given, kind, text in WRONG_POOLS:
         with pytest.raises(kind, match=text):
             RayPool(**{"sandboxes": 1, **given})
@@ -389,7 +389,7 @@ def drive(nodes: ThreeNodes) -> Callable[[str], subprocess.Popen[str]]:
     return start
 
 
-def test_all_ends_with_the_driver(drive: Callable[[str], subprocess.Popen[str]]) -> None:
+def test_killed_driver_ends_all_sandboxes(drive: Callable[[str], subprocess.Popen[str]]) -> None:
     with drive("print('ready', flush=True); time.sleep(1000)") as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "ready\n"
@@ -398,7 +398,7 @@ def test_all_ends_with_the_driver(drive: Callable[[str], subprocess.Popen[str]])
     wait_until(lambda: not sandbox_processes())
 
 
-def test_tasks_end_if_the_driver_leaves_the_cluster(
+def test_tasks_fail_if_the_driver_disconnects(
     drive: Callable[[str], subprocess.Popen[str]],
 ) -> None:
     code = """
@@ -418,20 +418,20 @@ def test_tasks_end_if_the_driver_leaves_the_cluster(
     ]
 
 
-def test_the_reference_of_the_ray_pool_has_every_public_name() -> None:
+def test_ray_reference_has_every_public_name() -> None:
     page = Path(__file__).parents[2] / "docs" / "api" / "ray.rst"
     found = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", page.read_text(), re.M)
     assert sorted(found) == sorted(contrib_ray.__all__)
     assert {name for name in dir(contrib_ray) if name[0] != "_"} >= set(found)
 
 
-def test_a_pool_needs_a_cluster() -> None:
+def test_pool_without_a_cluster_raises() -> None:
     code = "from usernsctl.contrib.ray import RayPool; RayPool(1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "not connected to a Ray cluster: call ray.init first" in done.stderr
 
 
-def test_time_in_queues_does_not_count(nodes: ThreeNodes) -> None:
+def test_timeout_excludes_time_in_queues(nodes: ThreeNodes) -> None:
     with RayPool(1, actors=1, max_uses=1000) as pool:
         start = time.monotonic()
         futures = [pool.submit(["sleep", "1"], timeout=20) for _ in range(4)]

@@ -35,7 +35,7 @@ def box(runtime_of_ray: UsernsctlRuntime) -> tuple[UsernsctlRuntime, str]:
     return runtime_of_ray, name
 
 
-def test_commands_of_rays_sandboxes(box: tuple[UsernsctlRuntime, str]) -> None:
+def test_runtime_executes_commands(box: tuple[UsernsctlRuntime, str]) -> None:
     runtime, name = box
     done = runtime.exec(name, "pwd; echo $SET $OWN; echo error >&2; exit 3", env={"OWN": "and own"})
     assert isinstance(done, ray_sandbox.ExecResult)
@@ -55,7 +55,7 @@ def test_commands_of_rays_sandboxes(box: tuple[UsernsctlRuntime, str]) -> None:
         runtime.exec(name, "id", user="no-such-user")
 
 
-def test_a_timeout_of_rays_sandboxes_ends_all_processes(box: tuple[UsernsctlRuntime, str]) -> None:
+def test_runtime_timeout_kills_all_processes(box: tuple[UsernsctlRuntime, str]) -> None:
     runtime, name = box
     start = time.monotonic()
     with pytest.raises(ray_sandbox.SandboxTimeoutError, match="1 s"):
@@ -65,7 +65,9 @@ def test_a_timeout_of_rays_sandboxes_ends_all_processes(box: tuple[UsernsctlRunt
     assert "sleep 1000" not in left.replace("sleep 1000' ", "")
 
 
-def test_files_of_rays_sandboxes(box: tuple[UsernsctlRuntime, str], tmp_path: Path) -> None:
+def test_runtime_reads_writes_and_copies_files(
+    box: tuple[UsernsctlRuntime, str], tmp_path: Path
+) -> None:
     runtime, name = box
     runtime.write_file(name, "new/file", "one\n")
     runtime.write_file(name, "/work/new/file", b"two\n", append=True)
@@ -79,7 +81,7 @@ def test_files_of_rays_sandboxes(box: tuple[UsernsctlRuntime, str], tmp_path: Pa
         runtime.write_file(name, "/proc/new", "text")
 
 
-def test_ends_of_rays_sandboxes(box: tuple[UsernsctlRuntime, str]) -> None:
+def test_runtime_reports_ended_and_deleted_sandboxes(box: tuple[UsernsctlRuntime, str]) -> None:
     runtime, name = box
     states = ray_sandbox.SandboxStatus
     assert runtime.get_status(name) is states.RUNNING
@@ -100,7 +102,7 @@ def test_ends_of_rays_sandboxes(box: tuple[UsernsctlRuntime, str]) -> None:
             call()
 
 
-def test_the_lifetime_of_rays_sandboxes(runtime_of_ray: UsernsctlRuntime) -> None:
+def test_runtime_ends_sandboxes_after_their_ttl(runtime_of_ray: UsernsctlRuntime) -> None:
     name = runtime_of_ray.create("/", ttl_seconds=1)
     wait_until(lambda: runtime_of_ray.get_status(name) is ray_sandbox.SandboxStatus.TERMINATED)
 
@@ -117,7 +119,7 @@ def test_the_lifetime_of_rays_sandboxes(runtime_of_ray: UsernsctlRuntime) -> Non
         ({"timeout_seconds": 0.001}, ray_sandbox.SandboxTimeoutError, "0.001 s"),
     ],
 )
-def test_wrong_arguments_of_rays_sandboxes(
+def test_runtime_refuses_invalid_arguments(
     runtime_of_ray: UsernsctlRuntime, options: dict[str, Any], kind: type[Exception], text: str
 ) -> None:
     with pytest.raises(kind, match=text):
@@ -150,7 +152,9 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(shutil.which("mkfs.erofs") is None, reason="Ray needs mkfs.erofs for images")
-def test_an_image_of_rays_sandboxes(runtime_of_ray: UsernsctlRuntime, archive: Path) -> None:
+def test_runtime_starts_sandboxes_from_an_image(
+    runtime_of_ray: UsernsctlRuntime, archive: Path
+) -> None:
     env = {"PATH": "/bin", "LD_LIBRARY_PATH": "/lib"}
     first, second = (
         runtime_of_ray.create(str(archive), env=env, memory="300Mi", readonly=readonly)
@@ -161,7 +165,7 @@ def test_an_image_of_rays_sandboxes(runtime_of_ray: UsernsctlRuntime, archive: P
     assert runtime_of_ray.exec(second, ["cat", "/bin/new"]).exit_code == 1
 
 
-def test_sandboxes_as_actors_of_ray(nodes: ThreeNodes) -> None:
+def test_runtime_sandboxes_work_as_ray_actors(nodes: ThreeNodes) -> None:
     made: Callable[..., Any] = create
     sandbox = made("/", cpu=1, memory="200Mi", resources={"sandboxes": 1})
     done = ray.get(sandbox.exec.remote("echo hello"), timeout=120)

@@ -56,6 +56,6 @@ def remedy(report: dict[str, Any], cause_id: str) -> str:
     return next(one["remedy"] for one in report["findings"] if one["id"] == cause_id)
 
 
-def typed_by_root(text: str) -> None:
+def run_as_root(text: str) -> None:
     """Run the command of a remedy as root, exactly as printed."""
     subprocess.run(["sh", "-e", "-c", text], check=True, capture_output=True, timeout=PATIENCE)

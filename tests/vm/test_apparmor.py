@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from logins import PATIENCE, Login, blocking, remedy, typed_by_root
+from logins import PATIENCE, Login, blocking, remedy, run_as_root
 
 SETTING = "kernel.apparmor_restrict_unprivileged_userns"
 RULES = ("file", "network", "signal", "ptrace", "unix", "capability", "mount", "umount")
@@ -22,8 +22,8 @@ def load_profile(tmp_path: Path) -> Iterator[Confined]:
     """Return a function that loads a profile and returns the command that applies it."""
     file, name = tmp_path / "profile", "usernsctl-vm-confined"
 
-    def load(*left_out: str) -> list[str]:
-        rules = "".join(f"  {rule},\n" for rule in RULES if rule not in left_out)
+    def load(*omitted: str) -> list[str]:
+        rules = "".join(f"  {rule},\n" for rule in RULES if rule not in omitted)
         head = "abi <abi/4.0>,\ninclude <tunables/global>\n"
         flags = "flags=(attach_disconnected)"
         file.write_text(f"{head}profile {name} {flags} {{\n{rules}}}\n")
@@ -34,7 +34,7 @@ def load_profile(tmp_path: Path) -> Iterator[Confined]:
     subprocess.run(["apparmor_parser", "-R", file], check=True, timeout=PATIENCE)
 
 
-def test_one_that_allows_all_is_in_nobodys_way(user: Login, load_profile: Confined) -> None:
+def test_profile_that_allows_all_has_no_finding(user: Login, load_profile: Confined) -> None:
     words = load_profile()
     assert user(*words, "usernsctl-exec", "-r", "--map-auto", "--", "true").returncode == 0
     report = user.diagnose(*words)
@@ -42,9 +42,11 @@ def test_one_that_allows_all_is_in_nobodys_way(user: Login, load_profile: Confin
     assert (report["ready"], blocking(report)) == (True, [])
 
 
-@pytest.mark.parametrize("left_out", ["userns", "capability"])
-def test_one_that_refuses_namespaces(user: Login, load_profile: Confined, left_out: str) -> None:
-    words = load_profile(left_out)
+@pytest.mark.parametrize("omitted", ["userns", "capability"])
+def test_profile_without_userns_is_lsm_denies_userns(
+    user: Login, load_profile: Confined, omitted: str
+) -> None:
+    words = load_profile(omitted)
     for command in (["usernsctl-exec", "-r", "--", "true"], ["usernsctl", "run", "--", "true"]):
         done = user(*words, *command)
         assert (done.returncode, f"[{CAUSE}]" in done.stderr) == (125, True), done.stderr
@@ -53,7 +55,7 @@ def test_one_that_refuses_namespaces(user: Login, load_profile: Confined, left_o
     assert "AppArmor" in remedy(report, CAUSE)
 
 
-def test_one_that_refuses_mounts(user: Login, load_profile: Confined) -> None:
+def test_profile_without_mount_is_mount_denied(user: Login, load_profile: Confined) -> None:
     report = user.diagnose(*load_profile("mount"), runsc=False)
     assert blocking(report) == ["mount-denied"]
     evidence = next(one["evidence"] for one in report["findings"] if one["blocks"])
@@ -64,20 +66,20 @@ def test_one_that_refuses_mounts(user: Login, load_profile: Confined) -> None:
     assert "docker" not in text
 
 
-def setting(user: Login) -> str:
+def apparmor_setting(user: Login) -> str:
     return next(
         one["found"] for one in user.diagnose(runsc=False)["settings"] if one["name"] == SETTING
     )
 
 
-def test_doctor_knows_whether_our_profile_is_loaded(user: Login) -> None:
-    assert setting(user) == "absent; no profile is loaded for the programs of usernsctl"
+def test_doctor_knows_whether_the_host_profile_is_loaded(user: Login) -> None:
+    assert apparmor_setting(user) == "absent; no profile is loaded for the programs of usernsctl"
     printed = user("usernsctl", "apparmor-profile", "--host").stdout
     file = Path("/etc/apparmor.d/usernsctl-host")
     file.write_text(printed)
     try:
-        typed_by_root(f"apparmor_parser -r {file}")
-        assert setting(user) == "absent; a profile is loaded for each program of usernsctl"
+        run_as_root(f"apparmor_parser -r {file}")
+        assert apparmor_setting(user) == "absent; a profile is loaded for each program of usernsctl"
         # AppArmor matches a script by its path, and its children inherit the profile.
         report = user.diagnose(runsc=False)
         assert report["facts"]["security"]["label"].startswith("usernsctl-host-")
@@ -85,7 +87,7 @@ def test_doctor_knows_whether_our_profile_is_loaded(user: Login) -> None:
         assert shown.stdout.startswith("usernsctl-host-"), shown.stdout
         for name in Path("/sys/kernel/security/apparmor/policy/profiles").glob("*-runsc.*/name"):
             Path("/sys/kernel/security/apparmor/.remove").write_text(name.read_text().strip())
-        assert setting(user) == "absent; no profile is loaded for /usr/bin/runsc"
+        assert apparmor_setting(user) == "absent; no profile is loaded for /usr/bin/runsc"
     finally:
         subprocess.run(["apparmor_parser", "-R", file], timeout=PATIENCE)
         file.unlink()

@@ -135,7 +135,7 @@ def sandbox_groups() -> list[Path]:
     return list(Path("/sys/fs/cgroup").glob("**/usernsctl-sandbox-*"))
 
 
-def test_the_limits_are_shown(service: Service) -> None:
+def test_dry_run_shows_limits_by_control_group(service: Service) -> None:
     options = ("--memory=128M", "--pids=60", "--cpus=0.5")
     done = service("usernsctl", "run", "--dry-run", "--json", *options, "--", "true")
     shown = json.loads(done.stdout)["enforced"]
@@ -143,7 +143,7 @@ def test_the_limits_are_shown(service: Service) -> None:
     assert {part["means"] for part in shown} == {BY_GROUP}
 
 
-def test_a_memory_hog_is_ended(service: Service) -> None:
+def test_memory_limit_ends_a_memory_hog(service: Service) -> None:
     done, result = service.limited("--memory=128M", code=MEMORY_HOG)
     assert (done.returncode, result["reason"]) == (137, "memory-limit")
     assert result["limit"] == 128 * MIB
@@ -151,13 +151,13 @@ def test_a_memory_hog_is_ended(service: Service) -> None:
     assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == ["memory-limit"]
 
 
-def test_a_fork_bomb_is_ended(service: Service) -> None:
+def test_pids_limit_ends_a_fork_bomb(service: Service) -> None:
     done, result = service.limited("--pids=60", code=FORK_BOMB)
     assert (done.returncode, result["reason"]) == (137, "pids-limit")
     assert (result["limit"], result["used"]) == (60, 60)
 
 
-def test_a_part_of_a_processor_is_a_limit(service: Service) -> None:
+def test_cpus_limit_of_half_a_processor_is_enforced(service: Service) -> None:
     command = ["usernsctl", "run", "--cpus=0.5", "--", "python3", "-c", BURN]
     with subprocess.Popen(
         service.words(*command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
@@ -180,7 +180,7 @@ def seconds_of(group: Path) -> float:
     return int(found[1]) / 1e6
 
 
-def test_the_memory_of_the_service_runs_out(service: Service) -> None:
+def test_memory_limit_of_the_service_is_out_of_memory(service: Service) -> None:
     """The control group of the caller has a limit, and the sandbox has none."""
     done, result = service.limited(code=MEMORY_HOG, properties=("MemoryMax=250M",))
     assert (done.returncode, result["reason"]) == (137, "memory-limit")
@@ -188,7 +188,7 @@ def test_the_memory_of_the_service_runs_out(service: Service) -> None:
     assert "250.0 MiB" in done.stderr
 
 
-def test_the_sandboxes_of_a_host_have_groups(service: Service) -> None:
+def test_sandboxes_of_a_host_have_control_groups(service: Service) -> None:
     done = service(sys.executable, "-c", HOST)
     memory, pids = json.loads(done.stdout)
     assert memory[:3] == [[BY_GROUP, BY_GROUP], "memory-limit", "memory-limit"]

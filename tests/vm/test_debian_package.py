@@ -14,12 +14,12 @@ NAME = "usernsctl-prelude"
 PROFILE = Path("/etc/apparmor.d/usernsctl-host")
 
 
-def by_root(*words: str) -> None:
+def run_as_root(*words: str) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 
-def loaded() -> dict[str, str]:
+def loaded_profiles() -> dict[str, str]:
     """Return the loaded profiles of usernsctl and their modes."""
     lines = Path("/sys/kernel/security/apparmor/profiles").read_text().splitlines()
     profiles = (line.removesuffix(")").rsplit(" (", 1) for line in lines)
@@ -30,26 +30,26 @@ def loaded() -> dict[str, str]:
 def package() -> Iterator[None]:
     """Install the native package alone; the Python package's dependencies would need a network."""
     [file] = Path("build/debian").glob(f"{NAME}_*.deb")
-    assert loaded() == {}
-    by_root("dpkg", "--install", str(file))
+    assert loaded_profiles() == {}
+    run_as_root("dpkg", "--install", str(file))
     yield
-    by_root("dpkg", "--purge", NAME)
+    run_as_root("dpkg", "--purge", NAME)
 
 
 @pytest.mark.usefixtures("package")
-def test_its_profiles_are_loaded_for_as_long_as_it_is_installed(user: Login) -> None:
+def test_profiles_are_loaded_while_the_package_is_installed(user: Login) -> None:
     names = re.findall(r'^profile (\S+) "/usr/', PROFILE.read_text(), re.MULTILINE)
-    assert loaded() == dict.fromkeys(names, "unconfined")
+    assert loaded_profiles() == dict.fromkeys(names, "unconfined")
     shown = user("/usr/bin/usernsctl-exec", "-r", "--", "cat", "/proc/self/attr/apparmor/current")
     assert re.fullmatch(r"usernsctl-host-\d+-usernsctl-exec \(unconfined\)\n", shown.stdout)
-    by_root("dpkg", "--remove", NAME)
-    assert loaded() == {}
-    by_root("dpkg", "--purge", NAME)
+    run_as_root("dpkg", "--remove", NAME)
+    assert loaded_profiles() == {}
+    run_as_root("dpkg", "--purge", NAME)
     assert not PROFILE.exists()
 
 
-def test_an_upgrade_leaves_them_loaded(package: None, user: Login) -> None:
-    before = loaded()
+def test_upgrade_keeps_the_profiles_loaded(package: None, user: Login) -> None:
+    before = loaded_profiles()
     [file] = Path("build/debian").glob(f"{NAME}_*.deb")
-    by_root("dpkg", "--install", str(file))
-    assert loaded() == before != {}
+    run_as_root("dpkg", "--install", str(file))
+    assert loaded_profiles() == before != {}

@@ -11,25 +11,25 @@ from logins import USER, Login
 TREE = Path(__file__).parent.parent.parent
 
 
-NOT_GIVEN = "cgroup-not-delegated"
+NOT_DELEGATED = "cgroup-not-delegated"
 
 #: A command prefix for the user's systemd to start a command in a delegated control group.
-STARTED = ["systemd-run", f"--machine={USER}@.host", "--user", "--quiet", "--pipe", "--wait"]
-STARTED += ["--collect", "-p", "Delegate=yes", "--setenv=PATH", "--setenv=LANG", "--", "env"]
+DELEGATED = ["systemd-run", f"--machine={USER}@.host", "--user", "--quiet", "--pipe", "--wait"]
+DELEGATED += ["--collect", "-p", "Delegate=yes", "--setenv=PATH", "--setenv=LANG", "--", "env"]
 
 
-def test_doctor_sees_what_is_delegated(user: Login) -> None:
-    probe = Login("root").diagnose(*STARTED, runsc=False)["probes"]["cgroup"]
+def test_doctor_sees_a_delegated_control_group(user: Login) -> None:
+    probe = Login("root").diagnose(*DELEGATED, runsc=False)["probes"]["cgroup"]
     assert probe["outcome"] == "ok", probe
-    assert user.diagnose(runsc=False)["probes"]["cgroup"]["cause"] == NOT_GIVEN
+    assert user.diagnose(runsc=False)["probes"]["cgroup"]["cause"] == NOT_DELEGATED
 
 
-def test_commands_start_in_groups_that_a_user_makes() -> None:
+def test_commands_start_in_control_groups_created_by_a_user() -> None:
     """Run tests/kernel/test_cgroup.py in a delegated control group; elsewhere only root has one."""
     pytest_ = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
     at = [f"--chdir={TREE}"]
     words = [*pytest_, "-o", "timeout=600", "-rs", "tests/kernel/test_cgroup.py"]
-    done = Login("root")(*STARTED, *at, *words)
+    done = Login("root")(*DELEGATED, *at, *words)
     print(done.stdout)
     assert done.returncode == 0
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20  # type: ignore[index]

@@ -6,7 +6,7 @@ import json
 import subprocess
 
 import pytest
-from logins import SCRIPTS, USER, WITHIN, blocking, remedy, typed_by_root
+from logins import SCRIPTS, USER, WITHIN, blocking, remedy, run_as_root
 
 #: The user's shell: it runs doctor, waits for root to apply the remedy, and tries again.
 SHELL = f"""
@@ -25,7 +25,7 @@ exec usernsctl run -- echo ran
         (["--as=1073741824:1073741824", "--data=1073741824:"], "address-space-limit"),
     ],
 )
-def test_what_root_types_heals_the_shell_that_asked(limits: list[str], cause: str) -> None:
+def test_remedy_typed_by_root_raises_the_limits_of_the_shell(limits: list[str], cause: str) -> None:
     become = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "--"]
     shell = subprocess.Popen(
         [*become, "prlimit", *limits, "--", "sh", "-c", SHELL],
@@ -41,7 +41,7 @@ def test_what_root_types_heals_the_shell_that_asked(limits: list[str], cause: st
         assert blocking(report) == [cause]
         typed = remedy(report, cause)
         assert typed.startswith(f"prlimit --pid {shell.pid} ")
-        typed_by_root(typed)
+        run_as_root(typed)
         output, errors = shell.communicate("\n")
     finally:
         shell.kill()

@@ -8,7 +8,7 @@ import gvisor
 from logins import Login, blocking
 
 
-def test_it_is_the_machine_that_it_should_be() -> None:
+def test_machine_has_the_expected_kernel_and_systemd() -> None:
     modules = Path("/sys/kernel/security/lsm").read_text().split(",")
     assert {"apparmor", "yama", "landlock"} <= set(modules)
     assert Path("/proc/1/comm").read_text() == "systemd\n"
@@ -16,26 +16,26 @@ def test_it_is_the_machine_that_it_should_be() -> None:
     assert Path("/proc/sys/kernel/unprivileged_userns_clone").exists()
 
 
-def test_only_ubuntus_kernels_have_that_switch_of_apparmors() -> None:
+def test_kernel_lacks_the_apparmor_sysctl_of_ubuntu() -> None:
     """Only Ubuntu's kernels have this sysctl, and so the cause apparmor-restricts-userns."""
     assert not Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists()
     features = Path("/sys/kernel/security/apparmor/features")
     assert "userns_create" in (features / "namespaces/mask").read_text()
 
 
-def test_a_user_runs_a_program_in_gvisor(user: Login) -> None:
+def test_user_runs_a_program_in_gvisor(user: Login) -> None:
     done = user("usernsctl", "run", "--", "cat", "/proc/version")
     assert (done.returncode, done.stderr) == (0, "")
     assert gvisor.is_version(done.stdout)
 
 
-def test_and_one_with_all_ids(user: Login) -> None:
+def test_user_runs_a_program_with_all_ids(user: Login) -> None:
     done = user("usernsctl", "run", "--map-auto", "--", "sh", "-c", "chown 1000 /tmp; ls -nd /tmp")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split()[2] == "1000"
 
 
-def test_doctor_finds_nothing_in_the_way(user: Login) -> None:
+def test_doctor_has_no_blocking_findings(user: Login) -> None:
     report = user.diagnose()
     assert (report["ready"], blocking(report)) == (True, [])
     for name in ("runsc", "range-map", "range-mount"):

@@ -13,7 +13,7 @@ CAUSE = "yama-ptrace-scope"
 
 
 @pytest.mark.parametrize("scope", [1, 2])
-def test_what_tells_parents_from_strangers_is_in_nobodys_way(user: Login, scope: int) -> None:
+def test_ptrace_scope_1_and_2_do_not_matter(user: Login, scope: int) -> None:
     SCOPE.write_text(str(scope))
     done = user("usernsctl", "run", "--", "cat", "/proc/version")
     assert (done.returncode, done.stderr) == (0, "")
@@ -23,7 +23,7 @@ def test_what_tells_parents_from_strangers_is_in_nobodys_way(user: Login, scope:
     assert report["facts"]["sysctls"]["kernel/yama/ptrace_scope"] == scope
 
 
-def test_where_nobody_may_attach_no_program_runs(user: Login) -> None:
+def test_ptrace_scope_3_fails_with_yama_ptrace_scope(user: Login) -> None:
     SCOPE.write_text("3")
     done = user("usernsctl", "run", "--", "cat", "/proc/version")
     assert (done.returncode, done.stdout) == (125, "")
