@@ -52,7 +52,7 @@ def callables_of(of: Any) -> Iterator[Any]:
                 yield plain
 
 
-def annotated() -> Iterator[Callable[..., Any]]:
+def public_callables() -> Iterator[Callable[..., Any]]:
     """Yield all public callables and their overloads."""
     for name in un.__all__:
         for one in callables_of(getattr(un, name)):
@@ -62,7 +62,7 @@ def annotated() -> Iterator[Callable[..., Any]]:
 
 
 def test_all_public_annotations_can_be_resolved() -> None:
-    found = list(annotated())
+    found = list(public_callables())
     assert len(found) > 250
     for one in found:
         typing.get_type_hints(one, include_extras=True)

@@ -61,7 +61,7 @@ def fields_of(node: ast.ClassDef) -> set[str]:
 
     A class without a constructor has that of its bases.
     """
-    parameters = annotated(node)
+    parameters = annotated_names(node)
     constructors = [
         part
         for part in node.body
@@ -75,7 +75,7 @@ def fields_of(node: ast.ClassDef) -> set[str]:
     return parameters
 
 
-def annotated(node: ast.ClassDef) -> set[str]:
+def annotated_names(node: ast.ClassDef) -> set[str]:
     return {
         part.target.id
         for part in node.body
@@ -90,7 +90,7 @@ def keyword_lists() -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 bases = [ast.unparse(base).partition("[")[0] for base in node.bases]
-                own[node.name] = (bases, annotated(node))
+                own[node.name] = (bases, annotated_names(node))
 
     def of(name: str) -> set[str]:
         bases, fields = own.get(name, ([], set()))

@@ -19,8 +19,8 @@ FAMILIES = [
 ]
 
 
-def full(family: type[UsernsError]) -> UsernsError:
-    return family(
+def full_error(error_class: type[UsernsError]) -> UsernsError:
+    return error_class(
         "/x: Permission denied",
         step="exec",
         errno=errno.EACCES,
@@ -30,9 +30,9 @@ def full(family: type[UsernsError]) -> UsernsError:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_exception_class_keeps_its_attributes(family: type[UsernsError]) -> None:
-    error = full(family)
+@pytest.mark.parametrize("error_class", FAMILIES)
+def test_every_exception_class_keeps_its_attributes(error_class: type[UsernsError]) -> None:
+    error = full_error(error_class)
     assert isinstance(error, OSError)
     assert (error.errno, error.strerror, error.filename) == (13, "Permission denied", "/x")
     assert (error.step, error.cause, error.remedy) == (
@@ -43,12 +43,12 @@ def test_every_exception_class_keeps_its_attributes(family: type[UsernsError]) -
     assert str(error) == "exec: /x: Permission denied"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])
-def test_every_exception_class_can_be_pickled_and_copied(family, again) -> None:  # type: ignore[no-untyped-def]
-    for error in (full(family), family("nothing to map", step="plan")):
-        other = again(error)
-        assert type(other) is family
+@pytest.mark.parametrize("error_class", FAMILIES)
+@pytest.mark.parametrize("copy_error", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])
+def test_every_exception_class_can_be_pickled_and_copied(error_class, copy_error) -> None:  # type: ignore[no-untyped-def]
+    for error in (full_error(error_class), error_class("nothing to map", step="plan")):
+        other = copy_error(error)
+        assert type(other) is error_class
         assert vars(other) == vars(error)
         assert (other.errno, other.filename, str(other)) == (
             error.errno,
@@ -81,7 +81,7 @@ def test_exit_status_follows_shell_conventions(step: str, status: int) -> None:
 
 
 def test_traceback_has_cause_and_remedy_once() -> None:
-    for error in (full(UsernsError), pickle.loads(pickle.dumps(full(UsernsError)))):
+    for error in (full_error(UsernsError), pickle.loads(pickle.dumps(full_error(UsernsError)))):
         assert error.__notes__ == ["cause: command-not-executable", "remedy: chmod +x /x"]
         lines = "".join(traceback.format_exception_only(error)).splitlines()
         assert lines == [

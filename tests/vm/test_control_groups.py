@@ -84,7 +84,7 @@ class Service:
         assert "Traceback" not in done.stderr
         return done
 
-    def limited(
+    def run_limited(
         self, *options: str, code: str, properties: tuple[str, ...] = ()
     ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         """Run Python code in a sandbox with limits; return its end and its result."""

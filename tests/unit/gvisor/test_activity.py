@@ -28,7 +28,7 @@ def open_as_watcher(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def begin(path: Path) -> Activity:
+def start_activity(path: Path) -> Activity:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         file = open_activity("activity", directory)
@@ -50,7 +50,7 @@ def is_running(watcher: int) -> bool:
 def test_activity_lock_is_held_until_end(tmp_path: Path) -> None:
     before = open_descriptors()
     with open_as_watcher(tmp_path) as watcher:
-        running = begin(tmp_path)
+        running = start_activity(tmp_path)
         assert is_running(watcher)
         earliest = time.monotonic_ns()
         running.end()
@@ -76,7 +76,7 @@ def test_end_in_two_threads_touches_no_other_file(
         utime(fd, **times)
 
     with open_as_watcher(tmp_path):
-        running = begin(tmp_path)
+        running = start_activity(tmp_path)
         monkeypatch.setattr(activity.os, "utime", change_late)
         begun = time.time_ns() - 10**9
         running.end()
@@ -94,7 +94,7 @@ def test_interrupted_end_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.Monk
     copies: list[int] = []
     before = open_descriptors()
     with open_as_watcher(tmp_path) as watcher:
-        running = begin(tmp_path)
+        running = start_activity(tmp_path)
         monkeypatch.setattr(activity.os, "utime", interrupt)
         with pytest.raises(KeyboardInterrupt):
             running.end()
@@ -107,7 +107,7 @@ def test_locked_file_delays_a_command_less_than_half_a_second(tmp_path: Path) ->
     with open_as_watcher(tmp_path) as watcher:
         fcntl.flock(watcher, fcntl.LOCK_EX)
         begun = time.monotonic()
-        running = begin(tmp_path)
+        running = start_activity(tmp_path)
         assert time.monotonic() - begun < 0.5
         running.end()
 

@@ -37,31 +37,31 @@ def freeze_request(
     return freeze.freeze(request, caller, later or FreezePolicy(remedy="again"))
 
 
-def words(records: tuple[Record, ...], verb: str) -> list[tuple[str, ...]]:
+def arguments_of(records: tuple[Record, ...], verb: str) -> list[tuple[str, ...]]:
     return [one.words for one in records if one.verb == verb]
 
 
 def test_frozen_launch_assumes_its_programs_are_unchanged(caller: dict[str, str]) -> None:
-    made = freeze_request(caller)
+    frozen_launch = freeze_request(caller)
     program = caller["USERNSCTL_RUNSC"]
     status = os.stat(program)
     with PathDescriptor.own(program, os.open, program, os.O_PATH) as opened:
         content = _core.content_sum(opened.fd)
-    (number, *first), *_ = found = words(made.assumptions, "assume")
-    assert made.sources[int(number)].path == os.path.realpath(program)
+    (number, *first), *_ = found = arguments_of(frozen_launch.assumptions, "assume")
+    assert frozen_launch.sources[int(number)].path == os.path.realpath(program)
     assert first == [str(status.st_size), f"{status.st_mode:o}", content]
-    names = [os.path.basename(made.sources[int(number)].path) for number, *_ in found]
+    names = [os.path.basename(frozen_launch.sources[int(number)].path) for number, *_ in found]
     assert names == ["runsc", "usernsctl-watch", "usernsctl-verify"]
-    assert made.remedy == "again"
+    assert frozen_launch.remedy == "again"
 
 
 def test_frozen_launch_does_not_depend_on_the_user(caller: dict[str, str]) -> None:
-    made = freeze_request(caller)
-    assert record("guarded", "etc") in made.steps
-    assert record("home-moment") in made.steps
-    assert not words(made.steps, "home")
-    assert made.user == (0, 0)
-    assert made.start_values is None
+    frozen_launch = freeze_request(caller)
+    assert record("guarded", "etc") in frozen_launch.steps
+    assert record("home-moment") in frozen_launch.steps
+    assert not arguments_of(frozen_launch.steps, "home")
+    assert frozen_launch.user == (0, 0)
+    assert frozen_launch.start_values is None
 
 
 def test_scratch_directories_exclude_that_of_runsc(
@@ -80,14 +80,14 @@ def test_freeze_policy_is_in_the_launch(caller: dict[str, str]) -> None:
         env=environment_of(["TOKEN"], [], everything=False, bare=False),
         remedy="again",
     )
-    made = freeze_request(
+    frozen_launch = freeze_request(
         caller, later, user=(5, 6), rlimits=(Rlimit("RLIMIT_CORE", 0, 0),), cwd="/srv"
     )
-    assert made.ids == later.ids
-    assert made.user == (5, 6)
-    assert words(made.policy, "env-need") == [("TOKEN",)]
-    assert words(made.policy, "cwd") == [("/srv",)]
-    _, records = decoded(made.encode())
+    assert frozen_launch.ids == later.ids
+    assert frozen_launch.user == (5, 6)
+    assert arguments_of(frozen_launch.policy, "env-need") == [("TOKEN",)]
+    assert arguments_of(frozen_launch.policy, "cwd") == [("/srv",)]
+    _, records = decoded(frozen_launch.encode())
     assert [one.verb for one in records].count("json-several") == 1
     assert "json-several" not in [one.verb for one in decoded(freeze_request(caller).encode())[1]]
 
@@ -114,8 +114,8 @@ def test_state_that_only_root_can_search_allows_other_bind_mounts(
 def test_environment_of_a_frozen_launch(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_text("A=1\n# B=2\nC\n")
-    made = environment_of(["D=4", "A"], [str(file)], everything=False, bare=True)
-    assert [(one.verb, *one.words) for one in made] == [
+    records = environment_of(["D=4", "A"], [str(file)], everything=False, bare=True)
+    assert [(one.verb, *one.words) for one in records] == [
         ("env-set", "A=1"),
         ("env-need", "C"),
         ("env-set", "D=4"),

@@ -26,13 +26,13 @@ from usernsctl.gvisor.launch.steps import (
 from usernsctl.gvisor.oci import Rlimit
 
 
-def steps(made: Launch) -> list[tuple[str, ...]]:
-    return [(one.verb, *one.words) for one in made.steps]
+def steps(planned: Launch) -> list[tuple[str, ...]]:
+    return [(one.verb, *one.words) for one in planned.steps]
 
 
-def config(made: Launch, *, several: bool = False) -> dict[str, object]:
+def config(planned: Launch, *, several: bool = False) -> dict[str, object]:
     """Return the config.json with values in place of its placeholders."""
-    assert made.config is not None
+    assert planned.config is not None
     values: dict[Record, object] = {
         record(f"json-{name}"): value
         for name, value in {
@@ -53,7 +53,7 @@ def config(made: Launch, *, several: bool = False) -> dict[str, object]:
             record("json-bind-source", n): f"/source/{n}",
             record("json-bind-destination", n): f"/destination/{n}",
         }
-    found: dict[str, object] = completed(made.config, values, several=several)
+    found: dict[str, object] = completed(planned.config, values, several=several)
     return found
 
 
@@ -74,18 +74,21 @@ def test_planning_makes_no_system_calls(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_plan_mounts_the_programs_of_the_host() -> None:
-    made = steps(launch())
-    assert made[:4] == [
+    planned = steps(launch())
+    assert planned[:4] == [
         ("machine", "bin"),
         ("machine", "etc"),
         ("hide-private", "/etc"),
         ("machine", "lib"),
     ]
-    assert ("directory", "/tmp", "1777") in made
-    assert ("link", "/var/run", "/run") in made
-    assert [step for step in made if step[0] == "home"] == [("home", "/data"), ("home", "/home/me")]
+    assert ("directory", "/tmp", "1777") in planned
+    assert ("link", "/var/run", "/run") in planned
+    assert [step for step in planned if step[0] == "home"] == [
+        ("home", "/data"),
+        ("home", "/home/me"),
+    ]
     # Homes are hidden after everything is mounted, and before the root becomes read-only.
-    assert made[-8:] == [
+    assert planned[-8:] == [
         ("home", "/data"),
         ("home", "/home/me"),
         ("file", "2", VERIFIER_INSIDE),
@@ -98,18 +101,18 @@ def test_plan_mounts_the_programs_of_the_host() -> None:
 
 
 def test_root_gets_a_copy_of_etc() -> None:
-    made = steps(launch(is_root=True))
-    assert ("snapshot", "etc") in made
-    assert ("machine", "etc") not in made
-    assert ("hide-private", "/etc") not in made
+    planned = steps(launch(is_root=True))
+    assert ("snapshot", "etc") in planned
+    assert ("machine", "etc") not in planned
+    assert ("hide-private", "/etc") not in planned
 
 
 def test_rootfs_is_mounted_unchanged() -> None:
-    made = launch(tree="/image", rootfs="/image")
-    assert steps(made)[0] == ("tree", "3")
-    assert made.sources[3] == Source("follow", "/image")
-    assert "home" not in verbs(made)
-    assert made.start_values.cwd == "/"
+    planned = launch(tree="/image", rootfs="/image")
+    assert steps(planned)[0] == ("tree", "3")
+    assert planned.sources[3] == Source("follow", "/image")
+    assert "home" not in verbs(planned)
+    assert planned.start_values.cwd == "/"
     whole = launch(tree="/", expose_root=True)
     assert whole.start_values.cwd is None, "the current directory, if it is there"
 
@@ -117,13 +120,13 @@ def test_rootfs_is_mounted_unchanged() -> None:
 def test_bind_mounts_are_ordered_from_the_top_down() -> None:
     binds = (Bind("/src/b", "/x/y"), Bind("/src/a", "/x", read_only=False))
     facts = replace(FACTS, binds=binds, sources={"/src/a": "/src/a", "/src/b": "/src/b"})
-    made = plan_run(replace(REQUEST, binds=binds), facts)
-    assert [step for step in steps(made) if step[0] == "bind"] == [
+    planned = plan_run(replace(REQUEST, binds=binds), facts)
+    assert [step for step in steps(planned) if step[0] == "bind"] == [
         ("bind", "3", "/x", "rw"),
         ("bind", "4", "/x/y", "ro"),
     ]
-    assert [source.path for source in made.sources[3:]] == ["/src/a", "/src/b"]
-    mounts = config(made)["mounts"]
+    assert [source.path for source in planned.sources[3:]] == ["/src/a", "/src/b"]
+    mounts = config(planned)["mounts"]
     assert isinstance(mounts, list)
     assert [m["source"] for m in mounts if m["type"] == "bind"] == ["/source/0", "/source/1"]
     assert [m["destination"] for m in mounts[-1:]] == ["/destination/1"]
@@ -131,21 +134,21 @@ def test_bind_mounts_are_ordered_from_the_top_down() -> None:
 
 def test_source_of_two_bind_mounts_is_opened_once() -> None:
     binds = (Bind("/src", "/x"), Bind("/src", "/y"))
-    made = plan_run(
+    planned = plan_run(
         replace(REQUEST, binds=binds), replace(FACTS, binds=binds, sources={"/src": "/src"})
     )
-    assert [source.path for source in made.sources].count("/src") == 1
+    assert [source.path for source in planned.sources].count("/src") == 1
 
 
 START = StartValues(args=("cat", "a b"), env=("HOME=/root", "LANG=C"))
 
 
 def test_command_gets_arguments_environment_and_verifier() -> None:
-    made = launch(cwd="/work", user=(0, 0))
-    assert made.start_values == StartValues(
+    planned = launch(cwd="/work", user=(0, 0))
+    assert planned.start_values == StartValues(
         args=("cat", "a b"), env=("HOME=/root", "LANG=C"), cwd="/work"
     )
-    process = made.config["process"]
+    process = planned.config["process"]
     assert process["args"] == [VERIFIER_INSIDE, Placeholder(record("json-args"))]
     unproven = launch(verifier=None, verify=False)
     assert unproven.config["process"]["args"] == [Placeholder(record("json-args"))]
@@ -153,8 +156,8 @@ def test_command_gets_arguments_environment_and_verifier() -> None:
 
 
 def test_runsc_and_watcher_command_lines() -> None:
-    made = launch(network="host", platform="ptrace")
-    assert made.runsc == (
+    planned = launch(network="host", platform="ptrace")
+    assert planned.runsc == (
         "/usr/bin/runsc",
         "--rootless",
         "--root=@s/state",
@@ -175,12 +178,12 @@ def test_runsc_and_watcher_command_lines() -> None:
     kill = ("/usr/bin/runsc", "--rootless", "--root=@s/state", "kill", "usernsctl-@i")
     sends = ("--cap=CAP_KILL", "usernsctl-@i", "/.usernsctl-verify", "--signal")
     realtime = (*kill[:3], "exec", *sends)
-    assert made.watcher == (
+    assert planned.watcher == (
         *("@s/programs/usernsctl-watch", "@s/programs/runsc"),
         *("@s/log/errors", "@s/log/crash/report", "@s/log/%COMMAND%.txt", "@s/bundle"),
-        *("--", *kill, "--", *realtime, "--", *made.runsc),
+        *("--", *kill, "--", *realtime, "--", *planned.runsc),
     )
-    assert "resolver" in verbs(made)
+    assert "resolver" in verbs(planned)
 
 
 def test_watcher_without_verifier_sends_no_real_time_signals() -> None:
@@ -188,26 +191,26 @@ def test_watcher_without_verifier_sends_no_real_time_signals() -> None:
 
 
 def test_runsc_script_is_executed_by_its_path() -> None:
-    made = launch(runsc_is_script=True)
-    assert made.watcher[1] == "/usr/lib/gvisor/runsc"
-    assert record("program-path", 0) in made.files
+    planned = launch(runsc_is_script=True)
+    assert planned.watcher[1] == "/usr/lib/gvisor/runsc"
+    assert record("program-path", 0) in planned.files
 
 
 def test_at_signs_in_paths_are_escaped() -> None:
-    made = launch(runsc="/opt/@s/runsc@1", state="/var/@t")
-    assert made.runsc[0] == "/opt/@@s/runsc@@1"
-    assert "--root=/var/@@t" in made.runsc
-    assert record("program-link", 0, "programs/runsc@@1") in made.files
+    planned = launch(runsc="/opt/@s/runsc@1", state="/var/@t")
+    assert planned.runsc[0] == "/opt/@@s/runsc@@1"
+    assert "--root=/var/@@t" in planned.runsc
+    assert record("program-link", 0, "programs/runsc@@1") in planned.files
 
 
 def test_debug_log_option_keeps_logs() -> None:
-    made = launch(debug_log="/logs")
-    assert made.sources[3] == Source("follow", "/logs")
-    assert record("debug-log", 3) in made.files
-    assert record("touch", "debug-log/runsc.log.@t.panic.txt") in made.files
-    assert "discard" not in verbs(made)
-    assert "--debug-log=@s/debug-log/runsc.log.@t.%COMMAND%.txt" in made.runsc
-    assert "--debug" in made.runsc
+    planned = launch(debug_log="/logs")
+    assert planned.sources[3] == Source("follow", "/logs")
+    assert record("debug-log", 3) in planned.files
+    assert record("touch", "debug-log/runsc.log.@t.panic.txt") in planned.files
+    assert "discard" not in verbs(planned)
+    assert "--debug-log=@s/debug-log/runsc.log.@t.%COMMAND%.txt" in planned.runsc
+    assert "--debug" in planned.runsc
 
 
 def test_no_new_privs_and_bounding_set_are_dropped() -> None:
@@ -245,9 +248,9 @@ def test_user_must_be_mapped_unless_the_verifier_maps_inside() -> None:
 
 
 def test_rlimits_and_hostname_are_in_config_json() -> None:
-    made = config(launch(rlimits=(Rlimit("RLIMIT_NOFILE", 5, 6),), hostname="box"))
-    assert made["hostname"] == "box"
-    assert made["process"]["rlimits"] == [  # type: ignore[index]
+    planned = config(launch(rlimits=(Rlimit("RLIMIT_NOFILE", 5, 6),), hostname="box"))
+    assert planned["hostname"] == "box"
+    assert planned["process"]["rlimits"] == [  # type: ignore[index]
         {"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}
     ]
 
@@ -278,12 +281,12 @@ BUNDLE_FACTS = replace(
 
 
 def test_bundle_supplies_values_that_the_request_omits() -> None:
-    made = plan_run(replace(REQUEST, args=(), bundle="/b"), BUNDLE_FACTS)
-    assert made.start_values == StartValues(args=("sh",), env=("A=1", "LANG=C"), cwd="/srv")
-    assert made.oom_score == 100
-    assert ("bind", "4", "/data", "ro") in steps(made)
-    assert ("mount", "/a/b", "empty") in steps(made)
-    assert "oomScoreAdj" not in made.config["process"]
+    planned = plan_run(replace(REQUEST, args=(), bundle="/b"), BUNDLE_FACTS)
+    assert planned.start_values == StartValues(args=("sh",), env=("A=1", "LANG=C"), cwd="/srv")
+    assert planned.oom_score == 100
+    assert ("bind", "4", "/data", "ro") in steps(planned)
+    assert ("mount", "/a/b", "empty") in steps(planned)
+    assert "oomScoreAdj" not in planned.config["process"]
     assert BUNDLE["process"]["oomScoreAdj"] == 100, "what was given is left alone"  # type: ignore[index]
     changed = plan_run(replace(REQUEST, bundle="/b", cwd="/tmp"), BUNDLE_FACTS)
     assert changed.start_values == StartValues(
@@ -297,11 +300,11 @@ def test_text_that_is_not_utf8_is_refused() -> None:
 
 
 def test_pieces_of_config_json_are_valid_json() -> None:
-    made = launch()
+    planned = launch()
     values = {"json-args": "", "json-env": "", "json-open-files": ""}
     text = "".join(
         one.words[0] if one.verb == "json" else values.get(one.verb, "null")
-        for one in made.records()
+        for one in planned.records()
         if one.verb.startswith("json")
     )
     assert json.loads(text.replace('"/.usernsctl-verify", ', '"/.usernsctl-verify"'))
@@ -317,22 +320,22 @@ FROZEN = FreezeOptions(
 
 def test_frozen_launch_has_placeholders_for_the_start() -> None:
     facts = replace(FACTS, homes=None, is_root=True, ids=SEVERAL)
-    made = plan_run(replace(REQUEST, env={}), facts, FROZEN)
-    assert made.start_values is None
-    assert made.config["hostname"] == Placeholder(record("json-hostname"))
-    assert isinstance(made.config["process"]["capabilities"], IfSeveralIds)
-    assert "capabilities" not in config(made)["process"]  # type: ignore[operator]
-    assert "capabilities" in config(made, several=True)["process"]  # type: ignore[operator]
-    assert [(one.verb, *one.words) for one in made.policy] == [
+    planned = plan_run(replace(REQUEST, env={}), facts, FROZEN)
+    assert planned.start_values is None
+    assert planned.config["hostname"] == Placeholder(record("json-hostname"))
+    assert isinstance(planned.config["process"]["capabilities"], IfSeveralIds)
+    assert "capabilities" not in config(planned)["process"]  # type: ignore[operator]
+    assert "capabilities" in config(planned, several=True)["process"]  # type: ignore[operator]
+    assert [(one.verb, *one.words) for one in planned.policy] == [
         ("env-set", "HOME=/root"),
         ("env-name", "TERM"),
         ("terminal-moment",),
         ("arg", "cat"),
         ("arg", "a b"),
     ]
-    assert "home-moment" in verbs(made)
-    assert "home" not in verbs(made)
-    order = list(dict.fromkeys(verbs(made)))
+    assert "home-moment" in verbs(planned)
+    assert "home" not in verbs(planned)
+    order = list(dict.fromkeys(verbs(planned)))
     assert order[:6] == ["remedy", "idmap", "user", "source", "assume", "scratch"]
     given_up = ["no-new-privs", "drop-bounding", "no-membarrier"]
     assert order[-7:] == ["arg", *given_up, "watch", "runsc-env", "end"]
@@ -344,28 +347,28 @@ def test_frozen_launch_has_placeholders_for_the_start() -> None:
 def test_frozen_launch_may_require_or_forbid_a_terminal(
     terminal: bool | None, verb: str | None
 ) -> None:
-    made = plan_run(REQUEST, FACTS, replace(FROZEN, terminal=terminal))
-    assert [one.verb for one in made.policy if "terminal" in one.verb] == [verb] * (
+    planned = plan_run(REQUEST, FACTS, replace(FROZEN, terminal=terminal))
+    assert [one.verb for one in planned.policy if "terminal" in one.verb] == [verb] * (
         verb is not None
     )
 
 
 def test_frozen_launch_without_a_command() -> None:
-    made = plan_run(replace(REQUEST, args=(), env={}), FACTS, FROZEN)
-    assert "arg" not in verbs(made)
+    planned = plan_run(replace(REQUEST, args=(), env={}), FACTS, FROZEN)
+    assert "arg" not in verbs(planned)
 
 
 def test_frozen_bundle_follows_no_symlinks() -> None:
-    made = plan_run(replace(REQUEST, args=(), env={}, bundle="/b"), BUNDLE_FACTS, FROZEN)
-    assert Source("exact", "/b/rootfs") in made.sources
-    assert Source("exact", "/b/data") in made.sources
-    policy = [(one.verb, *one.words) for one in made.policy]
+    planned = plan_run(replace(REQUEST, args=(), env={}, bundle="/b"), BUNDLE_FACTS, FROZEN)
+    assert Source("exact", "/b/rootfs") in planned.sources
+    assert Source("exact", "/b/data") in planned.sources
+    policy = [(one.verb, *one.words) for one in planned.policy]
     assert policy[:2] == [("env-set", "A=1"), ("env-set", "LANG=x")]
     assert ("cwd", "/srv") in policy
     assert ("arg", "sh") in policy
-    assert made.config["hostname"] == "theirs"
+    assert planned.config["hostname"] == "theirs"
 
 
 def test_id_mappings_are_placeholders() -> None:
-    made = launch(ids=ONE_ID)
-    assert made.config["linux"]["uidMappings"] == [Placeholder(record("json-uid-map"))]
+    planned = launch(ids=ONE_ID)
+    assert planned.config["linux"]["uidMappings"] == [Placeholder(record("json-uid-map"))]

@@ -26,7 +26,7 @@ from usernsctl._system.descriptors import (
 PATIENCE = 20
 
 
-def make() -> tuple[Shared, int]:
+def make_shared() -> tuple[Shared, int]:
     fd = os.open("/dev/null", os.O_RDONLY)
     return Shared("it", [-1, fd]), fd
 
@@ -40,7 +40,7 @@ def is_open(fd: int) -> bool:
 
 
 def test_shared_descriptors_are_closed_after_their_last_use() -> None:
-    shared, fd = make()
+    shared, fd = make_shared()
     with shared.use() as fds:
         assert list(fds) == [-1, fd]
         with shared.use():
@@ -58,7 +58,7 @@ def test_shared_descriptors_are_closed_after_their_last_use() -> None:
 
 
 def test_exception_ends_the_use_of_shared_descriptors() -> None:
-    shared, fd = make()
+    shared, fd = make_shared()
 
     def interrupted() -> None:
         with shared.use():

@@ -252,7 +252,7 @@ def test_records_with_deep_json_are_deleted(state: Path, content: str) -> None:
     assert os.listdir(state / "namespaces") == os.listdir(state / "sandboxes") == []
 
 
-def hold(path: Path) -> int:
+def lock_directory(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
@@ -266,7 +266,7 @@ def test_wait_for_a_held_lock_has_a_deadline(state: Path, monkeypatch: pytest.Mo
         (state / "sandboxes" / "box", lambda: draft_detached("box")),
     ):
         make_entries(state)
-        fd = hold(path)
+        fd = lock_directory(path)
         begin = time.monotonic()
         with pytest.raises(un.UsernsError, match="has been for") as caught:
             call()

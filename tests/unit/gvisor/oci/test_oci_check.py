@@ -52,13 +52,13 @@ def check_config(
     return check(config, bundle, extents, extents, **check_options)
 
 
-def places(findings: list[Violation]) -> list[tuple[str, str]]:
+def paths_and_ids(findings: list[Violation]) -> list[tuple[str, str]]:
     return [(finding.path, finding.id) for finding in findings]
 
 
-def one(findings: list[Violation], path: str, cause: str) -> Violation:
+def only_finding(findings: list[Violation], path: str, cause: str) -> Violation:
     """Return the only finding, and check its id."""
-    assert places(findings) == [(path, cause)]
+    assert paths_and_ids(findings) == [(path, cause)]
     return findings[0]
 
 
@@ -78,7 +78,7 @@ def test_check_refuses_an_invalid_config(bundle: Path) -> None:
 
 @pytest.mark.parametrize("linux", [None, {}, {"namespaces": []}, {"namespaces": [{"type": "ipc"}]}])
 def test_missing_user_namespace_is_found(bundle: Path, linux: object) -> None:
-    finding = one(
+    finding = only_finding(
         check_config(changed(GOOD, "linux", linux), bundle),
         "$.linux.namespaces",
         "bundle-no-mappings",
@@ -90,7 +90,7 @@ def test_missing_user_namespace_is_found(bundle: Path, linux: object) -> None:
 @pytest.mark.parametrize("empty", [None, []])
 def test_missing_mappings_are_found(bundle: Path, empty: object) -> None:
     config = changed(changed(GOOD, "linux.uidMappings", empty), "linux.gidMappings", empty)
-    assert places(check_config(config, bundle)) == [
+    assert paths_and_ids(check_config(config, bundle)) == [
         ("$.linux.uidMappings", "bundle-no-mappings"),
         ("$.linux.gidMappings", "bundle-no-mappings"),
     ]
@@ -99,7 +99,7 @@ def test_missing_mappings_are_found(bundle: Path, empty: object) -> None:
 def test_mappings_without_a_user_namespace_are_found(bundle: Path) -> None:
     config = changed(GOOD, "linux.namespaces", [{"type": "pid"}])
     findings = check_config(config, bundle)
-    assert places(findings) == [
+    assert paths_and_ids(findings) == [
         ("$.linux.namespaces", "bundle-no-mappings"),
         ("$.linux.uidMappings", "bundle-no-mappings"),
         ("$.linux.gidMappings", "bundle-no-mappings"),
@@ -126,7 +126,7 @@ def test_impossible_mappings_are_found(
     bundle: Path, kind: str, mappings: list[dict[str, int]], cause: str, problem: str
 ) -> None:
     config = changed(GOOD, f"linux.{kind}Mappings", mappings)
-    finding = one(check_config(config, bundle, RANGES), f"$.linux.{kind}Mappings", cause)
+    finding = only_finding(check_config(config, bundle, RANGES), f"$.linux.{kind}Mappings", cause)
     assert problem in finding.problem
     assert finding.fixable
 
@@ -146,13 +146,15 @@ def test_mappings_within_the_map_are_accepted(bundle: Path, mappings: list[dict[
 
 def test_joining_a_user_namespace_is_found(bundle: Path) -> None:
     config = changed(GOOD, "linux.namespaces", [{"type": "user", "path": "/proc/1/ns/user"}])
-    finding = one(check_config(config, bundle), "$.linux.namespaces[0].path", "bundle-join-user")
+    finding = only_finding(
+        check_config(config, bundle), "$.linux.namespaces[0].path", "bundle-join-user"
+    )
     assert finding.blocks
     assert finding.fixable
 
 
 def test_missing_user_is_a_note(bundle: Path) -> None:
-    finding = one(
+    finding = only_finding(
         check_config(changed(GOOD, "process.user", None), bundle),
         "$.process.user",
         "bundle-no-user",
@@ -164,7 +166,9 @@ def test_missing_user_is_a_note(bundle: Path) -> None:
 @pytest.mark.parametrize(("kind", "value"), [("uid", 1), ("gid", 65536)])
 def test_unmapped_user_is_a_note(bundle: Path, kind: str, value: int) -> None:
     config = changed(GOOD, f"process.user.{kind}", value)
-    finding = one(check_config(config, bundle), f"$.process.user.{kind}", "bundle-user-unmapped")
+    finding = only_finding(
+        check_config(config, bundle), f"$.process.user.{kind}", "bundle-user-unmapped"
+    )
     assert f"{kind} {value} is not mapped" in finding.problem
     assert not finding.blocks
 
@@ -183,7 +187,7 @@ def test_root_filesystem_must_be_a_directory(bundle: Path, path: str) -> None:
 @pytest.mark.parametrize("private", [".", "rootfs"])
 def test_root_filesystem_must_be_searchable(bundle: Path, private: str) -> None:
     (bundle / private).chmod(0o700)
-    finding = one(check_config(GOOD, bundle, STRANGER), "$.root.path", "rootfs-unreadable")
+    finding = only_finding(check_config(GOOD, bundle, STRANGER), "$.root.path", "rootfs-unreadable")
     assert finding.problem == f"{bundle / private} can't be searched"
     assert finding.remedy == f"chmod a+x {bundle / private}"
     assert check_config(GOOD, bundle) == []
@@ -191,7 +195,7 @@ def test_root_filesystem_must_be_searchable(bundle: Path, private: str) -> None:
 
 def test_unwritable_root_filesystem_needs_readonly_or_overlay(bundle: Path) -> None:
     config = changed(GOOD, "root.readonly", False)
-    one(check_config(config, bundle, STRANGER), "$.root.readonly", "bundle-overlay")
+    only_finding(check_config(config, bundle, STRANGER), "$.root.readonly", "bundle-overlay")
     assert check_config(config, bundle, STRANGER, memory_overlay=True) == []
     assert check_config(config, bundle) == []
 
@@ -224,7 +228,7 @@ def test_bind_source_below_a_private_directory_is_found(bundle: Path) -> None:
     (bundle / "rootfs/data").mkdir()
     (bundle / "private").chmod(0o700)
     config = bind("private/source")
-    finding = one(
+    finding = only_finding(
         check_config(config, bundle, STRANGER), "$.mounts[0].source", "bundle-bind-source"
     )
     assert finding.problem == f"{bundle / 'private'} can't be searched"
@@ -238,7 +242,7 @@ def test_bind_source_below_a_private_directory_is_found(bundle: Path) -> None:
 def test_mount_point_that_can_not_be_created_is_found(bundle: Path) -> None:
     (bundle / "source").mkdir()
     config = bind("source", "/a/b")
-    finding = one(
+    finding = only_finding(
         check_config(config, bundle, STRANGER), "$.mounts[0].destination", "bundle-bind-target"
     )
     assert finding.remedy.startswith(f"mkdir -p {bundle / 'rootfs/a/b'},")
@@ -256,13 +260,17 @@ def test_bind_of_file_on_directory_or_reverse_is_found(
         directory, file = bundle / "rootfs/data", bundle / "source"
     directory.mkdir()
     file.touch()
-    one(check_config(bind("source"), bundle), "$.mounts[0].destination", "bundle-bind-target")
+    only_finding(
+        check_config(bind("source"), bundle), "$.mounts[0].destination", "bundle-bind-target"
+    )
 
 
 def test_too_long_mount_point_is_found(bundle: Path) -> None:
     (bundle / "source").mkdir()
     config = bind("source", "/" + "x" * 300)
-    finding = one(check_config(config, bundle), "$.mounts[0].destination", "bundle-bind-target")
+    finding = only_finding(
+        check_config(config, bundle), "$.mounts[0].destination", "bundle-bind-target"
+    )
     assert finding.problem.endswith(": File name too long")
 
 
@@ -278,7 +286,7 @@ def test_mount_point_below_another_bind_is_not_checked(bundle: Path) -> None:
 def test_shared_propagation_of_a_bind_mount_is_found(bundle: Path, option: str) -> None:
     (bundle / "source").mkdir()
     config = bind("source", "/data", "rbind", option)
-    one(check_config(config, bundle), "$.mounts[0].options", "bundle-propagation")
+    only_finding(check_config(config, bundle), "$.mounts[0].options", "bundle-propagation")
     config["mounts"][0] |= {"type": "tmpfs", "options": [option]}
     assert check_config(config, bundle) == []
 
@@ -310,7 +318,7 @@ def test_options_that_runsc_refuses_or_ignores_are_found(
     if cause is None:
         assert findings == []
         return
-    assert one(findings, f"$.{path}{place}", cause).blocks == blocks
+    assert only_finding(findings, f"$.{path}{place}", cause).blocks == blocks
 
 
 @pytest.mark.parametrize(
@@ -322,7 +330,7 @@ def test_joining_a_network_namespace_is_found(
 ) -> None:
     entry = {"type": "network", "path": "/run/netns/x"}
     config = changed(GOOD, "linux.namespaces", [{"type": "user"}, entry])
-    finding = one(
+    finding = only_finding(
         check_config(config, bundle, network=network), "$.linux.namespaces[1].path", cause
     )
     assert finding.blocks == blocks

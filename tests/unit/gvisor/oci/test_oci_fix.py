@@ -114,7 +114,7 @@ configs = st.builds(
 )
 
 
-def without_ours(config: dict[str, Any]) -> dict[str, Any]:
+def without_fixed_parts(config: dict[str, Any]) -> dict[str, Any]:
     """Return the parts of a config that fix() must not change, in their order."""
     rest = copy.deepcopy(config)
     rest["process"].pop("user", None)
@@ -132,7 +132,7 @@ def test_second_fix_changes_nothing(config: dict[str, Any], extents: list[Extent
     assert config == before
     assert bool(changes) == (fixed != config)
     assert fix(fixed, extents, extents) == (fixed, [])
-    assert without_ours(fixed) == without_ours(config)
+    assert without_fixed_parts(fixed) == without_fixed_parts(config)
     assert list(fixed) == list(config)
     findings = check(fixed, Path("/"), extents, extents)
     assert not [finding for finding in findings if finding.fixable]

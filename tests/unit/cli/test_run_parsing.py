@@ -54,9 +54,9 @@ def test_values_and_command_arguments_are_parsed_unchanged(
         expected[name] = (*expected[name], value) if expected[name] is not None else value
         if name in ("cwd", "hostname"):
             expected[name] = value
-    found = parse_run(*words, "--", *command)
-    assert {name: found[name] for name in expected} == expected
-    assert found["command"] == tuple(command)
+    parsed = parse_run(*words, "--", *command)
+    assert {name: parsed[name] for name in expected} == expected
+    assert parsed["command"] == tuple(command)
     if command[0][:1] != "-":
         assert parse_run(*words, *command)["command"] == tuple(command)
 
@@ -70,14 +70,14 @@ def test_values_and_command_arguments_are_parsed_unchanged(
 @example(["--rlimit=x", "--rlimit=nofile=1"])
 def test_wrong_arguments_raise_usage_or_usernserror(words: list[str]) -> None:
     try:
-        found = parse_run(*words)
+        parsed = parse_run(*words)
     except Answer as answer:
         assert answer.text.startswith("Usage: usernsctl run ")
         assert answer.status in (0, 125)
     except UsernsError as error:
         assert "--network sandbox" in str(error)
     else:
-        assert found.keys() == parse_run().keys()
+        assert parsed.keys() == parse_run().keys()
 
 
 @pytest.mark.parametrize("words", [["--bind"], ["--bind", "--", "true"], ["--bind=--", "true"]])
@@ -87,15 +87,15 @@ def test_missing_option_value_is_reported(words: list[str]) -> None:
 
 
 def test_last_option_of_a_pair_wins() -> None:
-    found = parse_run("--no-verify", "--verify", "--terminal", "--no-terminal", "--new-privs", "x")
-    assert (found["verify"], found["terminal"], found["no_new_privs"]) == (True, False, False)
+    parsed = parse_run("--no-verify", "--verify", "--terminal", "--no-terminal", "--new-privs", "x")
+    assert (parsed["verify"], parsed["terminal"], parsed["no_new_privs"]) == (True, False, False)
     assert parse_run("x")["terminal"] is None
 
 
 def test_values_have_the_types_of_the_request() -> None:
-    found = parse_run("--bind", "/a:/b:rw", "--user=1:2", "--bind=/c:/d", "--network=host", "x")
-    assert found["binds"] == (Bind("/a", "/b", read_only=False), Bind("/c", "/d"))
-    assert (found["user"], found["network"]) == ((1, 2), "host")
+    parsed = parse_run("--bind", "/a:/b:rw", "--user=1:2", "--bind=/c:/d", "--network=host", "x")
+    assert parsed["binds"] == (Bind("/a", "/b", read_only=False), Bind("/c", "/d"))
+    assert (parsed["user"], parsed["network"]) == ((1, 2), "host")
 
 
 class Performed(Exception):
@@ -114,8 +114,8 @@ def parse_call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]
     def parse(*words: str) -> dict[str, Any]:
         with pytest.raises(Performed) as caught:
             main(list(words))
-        found: dict[str, Any] = caught.value.args[0]
-        return found
+        parsed: dict[str, Any] = caught.value.args[0]
+        return parsed
 
     return parse
 
