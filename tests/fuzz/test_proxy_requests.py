@@ -82,7 +82,7 @@ BODIES = st.sampled_from(
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Return a request, changed in a few places, and what a client may send after it."""
+    """Return a request, changed in a few places, followed by data of the client."""
     host = draw(st.one_of(st.sampled_from(["good.example", "a.wild.example:8080"]), HOSTS))
     target = draw(st.sampled_from([f"http://{host}/a", f"http://{host}?b", host]))
     if draw(st.booleans()):

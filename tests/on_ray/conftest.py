@@ -73,7 +73,7 @@ def wait_until(
     seconds: float = END_SECONDS,
     explain: Callable[[], object] | None = None,
 ) -> None:
-    """Wait until a condition is true; fail after a timeout, with what `explain` returns."""
+    """Wait until a condition is true; fail after a timeout, with the result of `explain`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, explain and explain()

@@ -163,7 +163,7 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
 def test_accuracy_of_explain_for_collected_texts(
     half: Half, texts: int, recognised: int, right: int, others: int, others_named: int
 ) -> None:
-    """Count texts of collectors who had read no pattern, and those that were only seen."""
+    """Check the texts whose collectors had read no pattern, and the texts of the half `seen`."""
     found = score(texts_of(half, ours=True))
     print(f"{half}: {dict(found)}")
     assert found["texts"] >= texts

@@ -1,4 +1,4 @@
-"""Tests of what the watcher concludes from runsc's log files, and of forged ones."""
+"""Tests of the watcher's conclusions from runsc's log files, also from forged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of what the process of a proxy can't do any more."""
+"""Tests of the calls that are denied to the process of a proxy."""
 
 from __future__ import annotations
 

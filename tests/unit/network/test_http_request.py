@@ -1,4 +1,4 @@
-"""Tests of the requests that the proxy understands, and of what it sends on."""
+"""Tests of the requests that the proxy accepts, and of the requests that the proxy forwards."""
 
 from __future__ import annotations
 

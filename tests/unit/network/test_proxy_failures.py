@@ -1,4 +1,4 @@
-"""Tests of what a proxy that can't be started leaves."""
+"""Tests that a proxy that can't be started leaves nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the table in which a proxy counts what it refuses."""
+"""Tests of the table in which a proxy counts refused connections."""
 
 from __future__ import annotations
 

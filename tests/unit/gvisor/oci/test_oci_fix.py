@@ -1,4 +1,4 @@
-"""Tests of fix(): what it changes, and that a second call changes nothing."""
+"""Tests of fix(): its changes, and that a second call changes nothing."""
 
 from __future__ import annotations
 
