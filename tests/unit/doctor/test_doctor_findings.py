@@ -419,7 +419,7 @@ def test_denied_call_of_ranges_does_not_block_run() -> None:
 
 
 @pytest.mark.parametrize("name", ["pasta", "nft", "tun", "kvm", "cgroup"])
-def test_a_filter_that_kills_what_no_start_depends_on_does_not_block(name: str) -> None:
+def test_denied_call_of_an_optional_probe_does_not_block(name: str) -> None:
     filtered = healthy(privileges=privileges(seccomp=2))
     tried = probes(failed(name, EPERM, cause="seccomp-denies-call"))
     assert not any(finding.blocks for finding in findings_of(filtered, tried))

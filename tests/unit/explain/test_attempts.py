@@ -50,7 +50,7 @@ def test_unrelated_message_has_no_cause(line: str) -> None:
 
 
 @pytest.mark.parametrize("text", ORDINARY, ids=lambda text: text.strip()[:40])
-def test_a_text_of_an_ordinary_program_has_no_cause(text: str) -> None:
+def test_text_of_an_ordinary_program_has_no_cause(text: str) -> None:
     assert causes_of(text) == []
 
 

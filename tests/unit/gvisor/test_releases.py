@@ -192,7 +192,7 @@ def test_endless_output_is_not_read(cache: Path, program: FakeRunscFactory) -> N
 
 
 @pytest.mark.parametrize("answer", ["exec sleep 600", "exec >/dev/null 2>&1; exec sleep 600"])
-def test_a_program_that_does_not_end_is_refused(
+def test_runsc_that_does_not_end_is_refused(
     cache: Path, program: FakeRunscFactory, answer: str
 ) -> None:
     with pytest.raises(RunscError, match="did not end within 0 seconds"):
