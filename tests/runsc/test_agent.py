@@ -67,7 +67,7 @@ def wait_until_gone(box: un.Sandbox, word: str) -> None:
 # Tests of the attributes of a command: ids, environment, limits, descriptors.
 
 
-def test_ids_and_groups_are_those_asked_for(box: un.Sandbox) -> None:
+def test_commands_run_with_requested_user_and_groups(box: un.Sandbox) -> None:
     assert output_of(box, "id", "-u") == "0\n"
     show = ["sh", "-c", "id -u; id -g; id -G"]
     assert output_of(box, *show, user=(5, 6), groups=[7, 8]) == "5\n6\n6 7 8\n"
@@ -89,7 +89,7 @@ def test_root_has_the_capabilities_of_the_first_command() -> None:
             assert "CapEff:\t0000000000000000" in other
 
 
-def test_it_has_no_more_privileges_than_the_first_command(host: un.SandboxHost) -> None:
+def test_commands_have_the_privileges_of_the_first_command(host: un.SandboxHost) -> None:
     show = ["grep", "-E", "Cap|NoNewPrivs|Seccomp|Groups", "/proc/self/status"]
     with host.start(show, stdout=un.PIPE) as first:
         wanted = first.stdout.read()
@@ -97,7 +97,7 @@ def test_it_has_no_more_privileges_than_the_first_command(host: un.SandboxHost) 
         assert box.check_output(show) == wanted
 
 
-def test_limits_are_the_sandbox_s_and_its_own() -> None:
+def test_commands_inherit_rlimits_of_the_sandbox_or_set_their_own() -> None:
     show = ["sh", "-c", "ulimit -n; ulimit -Hn; ulimit -c"]
     with un.SandboxHost(rlimits=["nofile=100:200"]) as host, host.start(FOREVER) as box:
         assert output_of(box, *show) == "100\n200\nunlimited\n"
@@ -108,7 +108,7 @@ def test_limits_are_the_sandbox_s_and_its_own() -> None:
 
 
 @pytest.mark.parametrize("first", [None, FOREVER])
-def test_a_command_may_have_more_open_files_than_gvisor(
+def test_nofile_of_a_command_may_exceed_nofile_of_gvisor(
     host: un.SandboxHost, first: list[str] | None
 ) -> None:
     show = ["sh", "-c", "ulimit -n"]
@@ -120,36 +120,36 @@ def test_a_command_may_have_more_open_files_than_gvisor(
         assert output_of(box, *show, rlimits=[f"nofile={2 * SANDBOX_FILES_MAX}"]) == "32768\n"
 
 
-def test_umask_session_and_group(box: un.Sandbox) -> None:
+def test_umask_session_and_process_group_are_set(box: un.Sandbox) -> None:
     assert output_of(box, "sh", "-c", "umask", umask=0o27) == "0027\n"
     ids = "import os; print(os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid())"
     assert python(box, ids, start_new_session=True) == "True True"
     assert python(box, ids, process_group=0) == "False True"
 
 
-def test_signals_are_as_at_the_start_of_a_program(box: un.Sandbox) -> None:
+def test_commands_start_with_default_signal_handling(box: un.Sandbox) -> None:
     assert python(box, "import signal; print(signal.pthread_sigmask(0, []))") == "set()"
     code = "import signal as s; print([n for n in range(1, 65) if s.getsignal(n) == s.SIG_IGN])"
     # Python itself ignores these signals, SIGPIPE and SIGXFSZ.
     assert python(box, code) == "[13, 25]"
 
 
-def test_it_has_no_descriptors_but_its_streams(box: un.Sandbox) -> None:
+def test_commands_inherit_only_standard_streams(box: un.Sandbox) -> None:
     assert python(box, "import os; print(os.listdir('/proc/self/fd'))") == "['0', '1', '2', '3']"
 
 
-def test_its_words_may_be_many(box: un.Sandbox) -> None:
+def test_long_argument_lists_are_passed(box: un.Sandbox) -> None:
     words = ["x" * 1000] * 1900
     assert box.check_output(["echo", *words]) == b" ".join([b"x" * 1000] * 1900) + b"\n"
     assert output_of(box, "sh", "-c", "echo ${#A}", env={"A": "y" * 100_000}) == "100000\n"
 
 
-def test_its_words_may_be_bytes(box: un.Sandbox) -> None:
+def test_arguments_and_environment_may_be_bytes(box: un.Sandbox) -> None:
     assert box.check_output([b"printf", b"%s", b"\xff\xfe"]) == b"\xff\xfe"
     assert box.check_output(["printenv", "A"], env={"A": os.fsdecode(b"\xff")}) == b"\xff\n"
 
 
-def test_a_missing_command_is_no_status(box: un.Sandbox) -> None:
+def test_missing_commands_raise(box: un.Sandbox) -> None:
     for command, kind in (
         (["no-such"], FileNotFoundError),
         (["/etc/passwd"], PermissionError),
@@ -162,7 +162,7 @@ def test_a_missing_command_is_no_status(box: un.Sandbox) -> None:
     assert caught.value.exit_status == 126
 
 
-def test_files_are_appended_to_where_they_end(box: un.Sandbox, tmp_path: Path) -> None:
+def test_output_is_appended_to_a_file(box: un.Sandbox, tmp_path: Path) -> None:
     target = tmp_path / "out"
     with target.open("wb", buffering=0) as file:
         for word in ("one", "two"):
@@ -172,14 +172,14 @@ def test_files_are_appended_to_where_they_end(box: un.Sandbox, tmp_path: Path) -
     assert target.read_text().split() == ["one", "two", "out", "err"]
 
 
-def test_errors_go_where_output_goes_that_goes_nowhere(
+def test_stderr_may_join_discarded_stdout(
     box: un.Sandbox, capfd: pytest.CaptureFixture[str]
 ) -> None:
     box.run(["sh", "-c", "echo out; echo err >&2"], stdout=un.DEVNULL, stderr=un.STDOUT, check=True)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_pipe_may_be_the_input_of_many(box: un.Sandbox) -> None:
+def test_commands_share_one_input_pipe(box: un.Sandbox) -> None:
     shut, held = os.pipe()
     started = [box.popen(["cat"], stdin=shut, stdout=un.PIPE, stderr=un.PIPE) for _ in range(12)]
     assert os.get_blocking(shut)
@@ -196,7 +196,7 @@ def test_a_pipe_may_be_the_input_of_many(box: un.Sandbox) -> None:
 # Tests of commands with a terminal.
 
 
-def test_a_terminal_is_the_commands_own(box: un.Sandbox) -> None:
+def test_a_terminal_has_the_requested_size(box: un.Sandbox) -> None:
     script = ["sh", "-c", "tty; stty size; read line; echo got $line"]
     with box.popen(script, terminal=(70, 20), stdin=un.PIPE, stdout=un.PIPE) as process:
         out, _ = process.communicate(b"word\n", timeout=PATIENCE)
@@ -207,7 +207,7 @@ def test_a_terminal_is_the_commands_own(box: un.Sandbox) -> None:
     assert "got word" in lines
 
 
-def test_a_terminal_changes_its_size(box: un.Sandbox) -> None:
+def test_popen_resizes_its_terminal(box: un.Sandbox) -> None:
     code = (
         "import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH]);"
         "print('ready', flush=True); signal.sigwait([signal.SIGWINCH]);"
@@ -221,7 +221,7 @@ def test_a_terminal_changes_its_size(box: un.Sandbox) -> None:
         process.resize_terminal(1, 1)
 
 
-def test_a_terminal_has_an_end_of_input_and_a_timeout(box: un.Sandbox) -> None:
+def test_terminal_input_ends_and_timeouts_apply(box: un.Sandbox) -> None:
     done = box.run(["cat"], terminal=True, input=b"x\n", stdout=un.PIPE, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, b"x\r\nx\r\n")
     with pytest.raises(un.TimeoutExpired):
@@ -232,7 +232,7 @@ def test_a_terminal_has_an_end_of_input_and_a_timeout(box: un.Sandbox) -> None:
 # Tests of how commands end, by themselves and by signals.
 
 
-def test_signals_end_it(box: un.Sandbox) -> None:
+def test_signals_end_a_command(box: un.Sandbox) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP):
         with box.popen(FOREVER) as process:
             process.send_signal(number)
@@ -247,7 +247,7 @@ def test_signals_end_it(box: un.Sandbox) -> None:
     assert process.rusage.maxrss > 0
 
 
-def test_a_signal_to_its_group(box: un.Sandbox) -> None:
+def test_a_signal_reaches_the_process_group(box: un.Sandbox) -> None:
     script = ["sh", "-c", "sleep 1001 & sleep 1001"]
     with box.popen(script, process_group=0) as process:
         while process_list(box).splitlines().count("sleep 1001") < 2:
@@ -274,26 +274,26 @@ while True:
 """
 
 
-def test_all_of_it_is_gone_after_its_timeout(box: un.Sandbox) -> None:
+def test_timeout_kills_daemons_that_ignore_signals(box: un.Sandbox) -> None:
     with pytest.raises(un.TimeoutExpired) as caught:
         box.run([*PYTHON, FLEEING], timeout=0.7, capture_output=True)
     assert caught.value.timeout == 0.7
     wait_until_gone(box, "SIG_IGN")
 
 
-def test_what_has_left_is_gone_too_where_it_keeps_a_pipe_open(box: un.Sandbox) -> None:
+def test_timeout_kills_a_daemon_that_holds_a_pipe(box: un.Sandbox) -> None:
     with pytest.raises(un.TimeoutExpired):
         box.run(["sh", "-c", "setsid sleep 1002 & echo x"], timeout=0.5, stdout=un.PIPE)
     wait_until_gone(box, "sleep 1002")
 
 
-def test_what_it_leaves_in_the_background_goes_on(box: un.Sandbox) -> None:
+def test_background_processes_outlive_their_command(box: un.Sandbox) -> None:
     box.run(["sh", "-c", "sleep 1003 >/dev/null 2>&1 </dev/null &"], check=True)
     assert "sleep 1003" in process_list(box)
     box.run(["pkill", "-f", "sleep 1003"])
 
 
-def test_kill_tree(box: un.Sandbox) -> None:
+def test_kill_tree_kills_other_sessions_too(box: un.Sandbox) -> None:
     with box.popen(["sh", "-c", "sleep 1004 & setsid sleep 1004"], stdout=un.PIPE) as process:
         while process_list(box).splitlines().count("sleep 1004") < 2:
             pass
@@ -324,7 +324,7 @@ def test_kill_tree_ends_a_fork_bomb_or_its_sandbox(host: un.SandboxHost, script:
         assert goes_on == (box.poll() is None)
 
 
-def check_that_it_is_no_process(pid: int) -> None:
+def check_pid_is_unused(pid: int) -> None:
     """Check that the pid of a Popen names no process of the host."""
     for act in (
         os.getpgid,
@@ -338,7 +338,7 @@ def check_that_it_is_no_process(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def test_its_pid_is_nobody_s(box: un.Sandbox) -> None:
+def test_popen_pid_names_no_process_of_the_host(box: un.Sandbox) -> None:
     with (
         box.popen(FOREVER) as process,
         box.popen(FOREVER) as other,
@@ -347,14 +347,14 @@ def test_its_pid_is_nobody_s(box: un.Sandbox) -> None:
         killed.callback(process.kill)
         killed.callback(other.kill)
         assert process.pid != other.pid
-        check_that_it_is_no_process(process.pid)
+        check_pid_is_unused(process.pid)
         box.run(["kill", "-TERM", str(process.pid_inside)], check=True)
         assert process.wait(PATIENCE) == -signal.SIGTERM
         assert other.poll() is None
-    check_that_it_is_no_process(process.pid)
+    check_pid_is_unused(process.pid)
 
 
-def test_its_end_can_be_selected(box: un.Sandbox) -> None:
+def test_pidfd_is_readable_when_the_command_exits(box: un.Sandbox) -> None:
     with box.popen(["sh", "-c", "read x"], stdin=un.PIPE) as process:
         assert select.select([process.pidfd], [], [], 0)[0] == []
         process.stdin.close()
@@ -363,7 +363,7 @@ def test_its_end_can_be_selected(box: un.Sandbox) -> None:
         assert process.pidfd == -1
 
 
-def test_it_ends_with_the_sandbox(host: un.SandboxHost) -> None:
+def test_commands_are_killed_with_their_sandbox(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         process = box.popen(FOREVER, stdout=un.PIPE)
     assert process.communicate(timeout=PATIENCE) == (b"", None)
@@ -372,7 +372,9 @@ def test_it_ends_with_the_sandbox(host: un.SandboxHost) -> None:
         box.run(["true"])
 
 
-def test_it_ends_with_the_handle_of_a_detached_sandbox(host: un.SandboxHost, runtime: Path) -> None:
+def test_commands_are_killed_when_their_handle_is_released(
+    host: un.SandboxHost, runtime: Path
+) -> None:
     with host.start(FOREVER, detach=True) as box:
         with un.Sandbox.attach(box.id) as other:
             process = other.popen(["sleep", "1005"])
@@ -390,7 +392,7 @@ def test_it_ends_with_the_handle_of_a_detached_sandbox(host: un.SandboxHost, run
 # Tests of commands started from threads, event loops, forked children and signal handlers.
 
 
-def test_no_process_and_no_thread_of_ours_is_needed(box: un.Sandbox) -> None:
+def test_a_command_needs_no_process_or_thread_of_the_caller(box: un.Sandbox) -> None:
     before = children(), threading.active_count()
     outside = processes_with(box.id)
     with box.popen(["cat"], stdin=un.PIPE):
@@ -398,7 +400,7 @@ def test_no_process_and_no_thread_of_ours_is_needed(box: un.Sandbox) -> None:
         assert processes_with(box.id) == outside
 
 
-def test_eight_threads_at_once(host: un.SandboxHost) -> None:
+def test_eight_threads_share_one_agent(host: un.SandboxHost) -> None:
     """Run commands from eight threads at once, all of which must share one agent."""
     with host.start(FOREVER) as box:
         begin = threading.Barrier(8)
@@ -413,7 +415,7 @@ def test_eight_threads_at_once(host: un.SandboxHost) -> None:
         assert agents(box) == 1
 
 
-def test_eight_tasks_at_once(host: un.SandboxHost) -> None:
+def test_eight_asyncio_tasks_run_commands_at_once(host: un.SandboxHost) -> None:
     async def main() -> None:
         async with await host.start_async(FOREVER) as box:
 
@@ -442,11 +444,11 @@ async def start_two_groups(box: un.Sandbox) -> un.SandboxProcess:
     return process
 
 
-def test_a_process_of_asyncio_does_what_a_popen_does(box: un.Sandbox) -> None:
+def test_asyncio_process_has_the_methods_of_popen(box: un.Sandbox) -> None:
     async def main() -> None:
         process = await start_two_groups(box)
         assert isinstance(process, un.SandboxProcess)
-        check_that_it_is_no_process(process.pid)
+        check_pid_is_unused(process.pid)
         box.run(["kill", "-0", str(process.pid_inside)], check=True)
         process.send_signal_to_group(0)
         with pytest.raises(OSError, match="Invalid argument"):
@@ -469,7 +471,7 @@ def test_a_process_of_asyncio_does_what_a_popen_does(box: un.Sandbox) -> None:
     asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE))
 
 
-def test_a_terminal_of_a_process_of_asyncio_changes_its_size(box: un.Sandbox) -> None:
+def test_asyncio_process_resizes_its_terminal(box: un.Sandbox) -> None:
     script = "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.01; done"
 
     async def main() -> None:
@@ -484,7 +486,7 @@ def test_a_terminal_of_a_process_of_asyncio_changes_its_size(box: un.Sandbox) ->
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
-def test_a_block_of_asyncio_ends_all_of_it(box: un.Sandbox) -> None:
+def test_cancelled_async_with_kills_the_process_tree(box: un.Sandbox) -> None:
     async def main() -> None:
         process = await box.create_subprocess_exec(
             "sh", "-c", "setsid sleep 1006 & exit 3", stdout=un.PIPE
@@ -510,7 +512,7 @@ def test_a_block_of_asyncio_ends_all_of_it(box: un.Sandbox) -> None:
     assert open_descriptors() == before
 
 
-def test_a_cancelled_start_leaves_nothing(box: un.Sandbox) -> None:
+def test_a_cancelled_start_leaks_nothing(box: un.Sandbox) -> None:
     """Cancel a start at each step, also in a loop so slow that the agent answers before the next.
 
     If the command has started before the cancellation, the caller must kill it.
@@ -538,7 +540,7 @@ def test_a_cancelled_start_leaves_nothing(box: un.Sandbox) -> None:
     assert open_descriptors() == before
 
 
-def test_a_fork_can_use_it_and_leaves_it_alone(box: un.Sandbox) -> None:
+def test_forked_children_share_the_sandbox_without_closing_it(box: un.Sandbox) -> None:
     with box.popen(["cat"], stdin=un.PIPE, stdout=un.PIPE) as process:
         pid = os.fork()
         if pid == 0:
@@ -570,7 +572,7 @@ def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
 # A socketpair() that is interrupted is closed by garbage collection, with a warning.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupted_start_leaves_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
+def test_an_interrupted_start_leaks_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     for step in range(20):
         assert is_interrupted(box, 0.0002 + step * 0.0004)
@@ -617,7 +619,7 @@ with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
 @pytest.mark.sampled(3)
-def test_standard_streams_may_be_closed(closed: str) -> None:
+def test_run_works_when_standard_streams_are_closed(closed: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CLOSED, closed],
         input=b"in ",
@@ -659,7 +661,7 @@ print("left:", sys.stdin.read())
 """
 
 
-def run_unnamed(way: str, *named: str) -> str:
+def run_cat(way: str, *named: str) -> str:
     done = capture(
         [sys.executable, "-c", UNNAMED, way, *named], input="secret", timeout=3 * PATIENCE
     )
@@ -668,16 +670,16 @@ def run_unnamed(way: str, *named: str) -> str:
 
 
 @pytest.mark.parametrize("way", ["run", "check_output", "popen", "create_subprocess_exec"])
-def test_our_own_standard_input_is_no_commands_unless_it_is_named(way: str) -> None:
-    said, _, left = run_unnamed(way).rpartition("left: ")
+def test_commands_read_our_stdin_only_with_stdin_none(way: str) -> None:
+    said, _, left = run_cat(way).rpartition("left: ")
     assert (left, "secret" in said) == ("secret\n", False)
-    assert run_unnamed(way, "named").endswith("left: \n")
+    assert run_cat(way, "named").endswith("left: \n")
 
 
 # Tests of sandboxes without an agent.
 
 
-def test_a_sandbox_of_an_older_version_is_told(
+def test_a_sandbox_without_an_agent_raises(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(start, "AGENT_INSIDE", "/.no-agent")
@@ -739,7 +741,7 @@ with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 """
 
 
-def test_many_leave_nothing() -> None:
+def test_many_commands_leak_nothing() -> None:
     count = 10_000 if tally.FULL else 160
     done = capture([sys.executable, "-c", MANY, str(count)], timeout=3600)
     assert done.returncode == 0, done.stderr

@@ -37,7 +37,7 @@ def processes(box: un.Sandbox) -> list[str]:
     return [line for line in lines[1:] if "ps -eo" not in line]
 
 
-def test_its_process_1_is_the_one_agent(host: un.SandboxHost) -> None:
+def test_process_1_is_the_only_agent(host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     with host.start(None, env={"A": "of all"}) as box:
         assert box.run(["sh", "-c", "exit 7"]).returncode == 7
@@ -57,14 +57,14 @@ def test_its_process_1_is_the_one_agent(host: un.SandboxHost) -> None:
     assert (open_descriptors(), children()) == before
 
 
-def test_its_commands_are_like_others(host: un.SandboxHost) -> None:
+def test_commands_have_the_usual_capabilities(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as other:
         wanted = other.check_output(CAPABILITIES)
     with host.start(None) as box:
         assert box.check_output(CAPABILITIES) == wanted
 
 
-def test_orphans_are_waited_for(host: un.SandboxHost) -> None:
+def test_orphans_are_reaped(host: un.SandboxHost) -> None:
     with host.start(None) as box:
         box.run(["sh", "-c", "setsid sh -c 'sleep 0.2 & exit 0' & exit 0"], check=True)
         deadline = time.monotonic() + EXIT_SECONDS
@@ -72,7 +72,7 @@ def test_orphans_are_waited_for(host: un.SandboxHost) -> None:
             assert time.monotonic() < deadline, processes(box)
 
 
-def test_what_ends_it_ends_its_commands(host: un.SandboxHost) -> None:
+def test_sigterm_to_the_sandbox_reaches_commands(host: un.SandboxHost) -> None:
     with host.start(None) as box:
         script = "trap 'echo asked; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
         with box.popen(["sh", "-c", script], stdout=un.PIPE) as process:
@@ -85,7 +85,7 @@ def test_what_ends_it_ends_its_commands(host: un.SandboxHost) -> None:
             box.run(["true"])
 
 
-def test_limits_are_its_commands_alone() -> None:
+def test_rlimits_apply_to_commands_not_to_the_agent() -> None:
     show = ["sh", "-c", "ulimit -n; ulimit -Hn"]
     with un.SandboxHost(rlimits=["nofile=9:20"]) as host, host.start(None) as box:
         started = [box.popen(FOREVER) for _ in range(30)]
@@ -95,7 +95,7 @@ def test_limits_are_its_commands_alone() -> None:
             process.wait(PATIENCE)
 
 
-def test_a_detached_one_lives_on_and_is_found(host: un.SandboxHost) -> None:
+def test_a_detached_sandbox_can_be_attached(host: un.SandboxHost) -> None:
     with un.SandboxHost(rlimits=["nofile=90:200"]) as limited:
         box = limited.start(None, detach=True, env={"A": "of all"})
         started = box.popen(["sleep", "1001"])
@@ -111,7 +111,7 @@ def test_a_detached_one_lives_on_and_is_found(host: un.SandboxHost) -> None:
         assert found.wait(PATIENCE) == -signal.SIGTERM
 
 
-def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
+def test_start_none_ignores_the_command_of_a_bundle(tmp_path: Path) -> None:
     one = [un.Extent(0, 0, 1)]
     options = oci.BuildOptions(
         args=["/bin/false"], rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/bin", "B": "b"}
@@ -130,7 +130,7 @@ def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link to a file", "link to nothing", "socket"])
-def test_what_is_in_its_place_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_special_files_at_the_path_of_the_agent_are_refused(tmp_path: Path, kind: str) -> None:
     """Refuse links and special files at the agent's path in an untrusted root filesystem.
 
     Opening a FIFO, runsc would wait for ever.
@@ -152,7 +152,7 @@ def test_what_is_in_its_place_is_refused_at_once(tmp_path: Path, kind: str) -> N
     assert open_descriptors() == before
 
 
-def test_a_host_from_before_an_upgrade_says_so(
+def test_start_after_an_upgrade_of_the_agent_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in os.listdir(_DIRECTORY):
@@ -170,7 +170,7 @@ def test_a_host_from_before_an_upgrade_says_so(
             assert caught.value.remedy == "create a new SandboxHost"
 
 
-def test_what_only_a_command_could_have_is_refused(host: un.SandboxHost) -> None:
+def test_streams_without_a_first_command_are_refused(host: un.SandboxHost) -> None:
     wrong: dict[str, Any] = {
         "terminal": True,
         "stdin": un.PIPE,
@@ -187,7 +187,7 @@ def test_what_only_a_command_could_have_is_refused(host: un.SandboxHost) -> None
 SHOW = ["sh", "-c", "echo $(pwd) $(id -u) $(id -g) $(id -G)"]
 
 
-def test_commands_and_files_have_the_defaults_of_the_sandbox(host: un.SandboxHost) -> None:
+def test_commands_and_files_use_user_and_cwd_of_the_sandbox(host: un.SandboxHost) -> None:
     with host.start(None, cwd="/tmp", user=(7, 8), groups=[9]) as box:
         assert output_of(box, *SHOW) == "/tmp 7 8 8 9\n"
         box.run(["mkdir", "below"], check=True)
@@ -207,7 +207,7 @@ def test_commands_and_files_have_the_defaults_of_the_sandbox(host: un.SandboxHos
                 box.run(["true"], cwd=wrong)
 
 
-def test_the_default_user_has_a_name_that_is_looked_up_at_the_start(host: un.SandboxHost) -> None:
+def test_start_looks_up_the_default_user_by_name(host: un.SandboxHost) -> None:
     with host.start(None, user="games") as box:
         shown = output_of(box, "sh", "-c", "id -un; echo $HOME; echo $A", env={"A": "1"})
         assert shown == "games\n/usr/games\n1\n"
@@ -224,7 +224,7 @@ def test_the_default_user_has_a_name_that_is_looked_up_at_the_start(host: un.San
     assert (open_descriptors(), children()) == before
 
 
-def test_defaults_from_asyncio(host: un.SandboxHost) -> None:
+def test_asyncio_calls_use_user_and_cwd_of_the_sandbox(host: un.SandboxHost) -> None:
     async def main() -> None:
         async with await host.start_async(None, cwd="/tmp", user="games") as box:
             done = await box.run_async(["id", "-un"], capture_output=True)
@@ -236,7 +236,7 @@ def test_defaults_from_asyncio(host: un.SandboxHost) -> None:
     asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
 
 
-def test_an_event_loop_goes_on(host: un.SandboxHost) -> None:
+def test_start_async_does_not_block_the_event_loop(host: un.SandboxHost) -> None:
     async def main() -> None:
         async with await host.start_async(None) as box:
             process = await box.create_subprocess_exec("sh", "-c", "exit 5")
@@ -250,13 +250,13 @@ def test_an_event_loop_goes_on(host: un.SandboxHost) -> None:
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/true", "/usr/bin/sleep"])
-def test_one_that_is_none_leaves_nothing(
+def test_a_wrong_agent_program_fails_and_leaks_nothing(
     host: un.SandboxHost, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_agent(config: dict[str, Any], *argv: str) -> None:
+    def replace_agent(config: dict[str, Any], *argv: str) -> None:
         config["process"] |= {"args": [program, "1000"], "env": ["PATH=/usr/bin"]}
 
-    monkeypatch.setattr(host_namespace, "set_agent_as_init", no_agent)
+    monkeypatch.setattr(host_namespace, "set_agent_as_init", replace_agent)
     before = open_descriptors()
     for detach in (False, True):
         is_silent = program.endswith("sleep")

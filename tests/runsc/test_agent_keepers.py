@@ -36,7 +36,7 @@ def agents(box: un.Sandbox) -> set[int]:
     return {int(pid) for pid in re.findall(r"(\d+) /\.usernsctl-agent", told)}
 
 
-def are_few_left(box: un.Sandbox) -> bool:
+def wait_for_surplus_to_exit(box: un.Sandbox) -> bool:
     """Return whether all keepers but the idle ones end before the deadline."""
     deadline = time.monotonic() + EXIT_SECONDS
     # The listing command has a keeper of its own.
@@ -46,7 +46,7 @@ def are_few_left(box: un.Sandbox) -> bool:
     return True
 
 
-def test_one_after_the_other_needs_few(box: un.Sandbox) -> None:
+def test_consecutive_commands_reuse_keepers(box: un.Sandbox) -> None:
     show = ["sh", "-c", "umask; pwd; ulimit -n; echo $A"]
     wanted = box.check_output(show)
     seen = agents(box)
@@ -61,17 +61,17 @@ def test_one_after_the_other_needs_few(box: un.Sandbox) -> None:
     assert box.check_output(show) == wanted
 
 
-def test_few_are_left_of_many(box: un.Sandbox) -> None:
+def test_surplus_keepers_exit(box: un.Sandbox) -> None:
     started = [box.popen(["cat"], stdin=un.PIPE) for _ in range(40)]
     assert len(agents(box)) > 40
     for process in started:
         process.communicate(timeout=PATIENCE)
-    assert are_few_left(box), agents(box)
+    assert wait_for_surplus_to_exit(box), agents(box)
     assert box.run(["true"]).returncode == 0
 
 
 @pytest.mark.parametrize("size", [0, 100_000])
-def test_what_a_command_had_is_closed(box: un.Sandbox, size: int) -> None:
+def test_keepers_close_descriptors_of_ended_commands(box: un.Sandbox, size: int) -> None:
     for command in (["true"], ["sh", "-c", "cat >/dev/null & kill -KILL $$"], ["no-such"]):
         for _ in range(10):
             shut, held = os.pipe()
@@ -89,7 +89,7 @@ def test_what_a_command_had_is_closed(box: un.Sandbox, size: int) -> None:
             os.close(held)
 
 
-def test_one_that_has_left_something_is_not_used_again(box: un.Sandbox) -> None:
+def test_a_keeper_with_background_processes_is_not_reused(box: un.Sandbox) -> None:
     for _ in range(20):
         box.run(["sh", "-c", "setsid sleep 1020 >/dev/null 2>&1 </dev/null &"], check=True)
     for _ in range(20):
@@ -111,7 +111,9 @@ while True:
 """
 
 
-def test_who_stops_a_command_before_it_runs_can_not_keep_it(box: un.Sandbox, tally: Tally) -> None:
+def test_a_command_stopped_before_exec_is_killed_by_its_timeout(
+    box: un.Sandbox, tally: Tally
+) -> None:
     """Run commands beside a process that stops all others of its user.
 
     Between the change of its ids and its execve(2), a new command can be stopped that way.
@@ -130,12 +132,12 @@ def test_who_stops_a_command_before_it_runs_can_not_keep_it(box: un.Sandbox, tal
     deadline = time.monotonic() + EXIT_SECONDS
     while b"true" in box.check_output(["ps", "-eo", "args"]):
         assert time.monotonic() < deadline
-    if not are_few_left(box):
+    if not wait_for_surplus_to_exit(box):
         tally.succeeded(f"there are {len(agents(box))} agents")
 
 
 @several_ids
-def test_whichever_is_killed_others_take_the_next_command(tally: Tally) -> None:
+def test_the_next_command_runs_after_a_keeper_is_killed(tally: Tally) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as host, host.start(None) as box:
         for _ in range(Tally.rounds(10, 300)):
             for one in agents(box) - {1}:

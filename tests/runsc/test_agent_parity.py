@@ -59,7 +59,7 @@ OTHERWISE = {
 }
 
 
-def asks_for(function: Any) -> set[str]:
+def parameters_of(function: Any) -> set[str]:
     return set(function.__code__.co_varnames[: function.__code__.co_argcount])
 
 
@@ -68,7 +68,7 @@ for module in (test_parity_processes, test_parity_streams, test_aio):
         if (
             name.startswith("test_")
             and name not in OTHERWISE
-            and asks_for(function) & {"api", "pair"}
+            and parameters_of(function) & {"api", "pair"}
         ):
             globals()[name] = function
 
@@ -80,7 +80,7 @@ def test_streams_that_are_not_named_are_ours(how: str, stdout: str, stderr: str)
     )
 
 
-def test_a_start_is_audited(box: un.Sandbox) -> None:
+def test_popen_raises_an_audit_event(box: un.Sandbox) -> None:
     told: list[Any] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -125,7 +125,7 @@ def test_what_would_be_cut_short_is_refused(box: un.Sandbox, arguments: dict[str
         ({"no_such_option": 1}, TypeError),
     ],
 )
-def test_what_can_not_be_had_is_refused(
+def test_unsupported_arguments_raise(
     box: un.Sandbox, arguments: dict[str, Any], kind: type[Exception]
 ) -> None:
     before = os.listdir("/proc/self/fd")
@@ -145,7 +145,7 @@ def test_a_process_says_what_it_is(box: un.Sandbox) -> None:
         box.run(["sh", "-c", "kill -TERM $$"]).check_returncode()
 
 
-def test_one_that_is_forgotten_is_warned_of_and_goes_on(box: un.Sandbox) -> None:
+def test_a_dropped_popen_warns_and_keeps_running(box: un.Sandbox) -> None:
     before = os.listdir("/proc/self/fd")
     ours, theirs = os.pipe()
     process = box.popen(["sh", "-c", "read x; echo $x"], stdin=un.PIPE, stdout=theirs)
@@ -162,7 +162,7 @@ def test_one_that_is_forgotten_is_warned_of_and_goes_on(box: un.Sandbox) -> None
         pass
 
 
-def test_a_command_that_was_run_is_not_forgotten(box: un.Sandbox, tmp_path: Path) -> None:
+def test_an_exception_in_run_ends_the_command(box: un.Sandbox, tmp_path: Path) -> None:
     """An exception in run() must end the command."""
     with pytest.raises(TypeError), (tmp_path / "x").open("wb") as file:
         box.run(["sleep", "4711"], stdout=file, input=5)
@@ -170,7 +170,7 @@ def test_a_command_that_was_run_is_not_forgotten(box: un.Sandbox, tmp_path: Path
         pass
 
 
-def test_input_is_not_our_own(box: un.Sandbox) -> None:
+def test_commands_with_input_none_read_nothing(box: un.Sandbox) -> None:
     assert box.check_output(["cat"], input=None) == b""
     assert box.check_output(["cat"], input=None, text=True) == ""
     with box.popen(["cat"], stdin=un.PIPE, stdout=un.PIPE) as process:

@@ -92,7 +92,7 @@ def agent(box: un.Sandbox) -> Iterator[Client]:
         yield made
 
 
-def test_it_serves_nobody_on_this_kernel() -> None:
+def test_the_agent_refuses_to_start_outside_gvisor() -> None:
     program = str(resources.files("usernsctl") / "_bin" / "usernsctl-agent")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
@@ -103,7 +103,7 @@ def test_it_serves_nobody_on_this_kernel() -> None:
     assert done.stderr.startswith("usernsctl: usernsctl-agent: not started: this kernel is not")
 
 
-def test_a_command_gets_what_was_asked_for(agent: Client) -> None:
+def test_commands_get_environment_cwd_and_limits(agent: Client) -> None:
     script = "echo $A; pwd; ulimit -n; ls /proc/self/fd | tr '\\n' ' '"
     env = ["PATH=/usr/bin:/bin", "A=b c"]
     limits = [(resource.RLIMIT_NOFILE, 40, 50)]
@@ -114,7 +114,7 @@ def test_a_command_gets_what_was_asked_for(agent: Client) -> None:
     assert agent.run("sh", "-c", "exit 7") == (7, "")
 
 
-def test_a_failure_is_told_by_its_step(agent: Client) -> None:
+def test_failures_report_errno_and_step(agent: Client) -> None:
     assert agent.failure("no-such-tool") == (errno.ENOENT, LOOKUP)
     assert agent.failure("/etc") == (errno.EACCES, EXEC)
     assert agent.failure("true", "x" * 200000, flags=WORDS_APART) == (errno.E2BIG, EXEC)
@@ -125,7 +125,7 @@ def test_a_failure_is_told_by_its_step(agent: Client) -> None:
     assert agent.run("true") == (0, "")
 
 
-def test_long_words_come_apart(agent: Client) -> None:
+def test_long_arguments_arrive_in_a_separate_message(agent: Client) -> None:
     many = ["x" * 100000] * 19
     assert agent.run("sh", "-c", "echo $# ${#1}", "sh", *many, flags=WORDS_APART) == (
         0,
@@ -133,7 +133,7 @@ def test_long_words_come_apart(agent: Client) -> None:
     )
 
 
-def test_a_file_without_a_first_line_is_no_program(agent: Client) -> None:
+def test_a_script_without_interpreter_fails_with_enoexec(agent: Client) -> None:
     made = "printf 'exit 3\\n' >/tmp/plain && chmod 755 /tmp/plain"
     assert agent.run("sh", "-c", made) == (0, "")
     assert agent.failure("/tmp/plain") == (errno.ENOEXEC, EXEC)
@@ -141,7 +141,7 @@ def test_a_file_without_a_first_line_is_no_program(agent: Client) -> None:
 
 @pytest.mark.parametrize("script", STUBBORN.values(), ids=STUBBORN)
 @pytest.mark.parametrize("way", ["socket", "tree", "control"])
-def test_nothing_is_left_of_a_command(box: un.Sandbox, script: str, way: str) -> None:
+def test_killed_commands_leave_no_process(box: un.Sandbox, script: str, way: str) -> None:
     with start_agent_beside(box) as agent:
         one = agent.ask(Command(args=["sh", "-c", script]))
         one.started()
@@ -157,7 +157,7 @@ def test_nothing_is_left_of_a_command(box: un.Sandbox, script: str, way: str) ->
 
 
 @pytest.mark.parametrize("script", BOMBS.values(), ids=BOMBS)
-def test_a_fork_bomb_ends(agent: Client, script: str) -> None:
+def test_kill_tree_ends_a_fork_bomb(agent: Client, script: str) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     with agent.running("sh", "-c", script, limits=BOUND, stdio={2: null}) as one:
         os.close(null)
@@ -183,7 +183,7 @@ def test_a_daemon_outlives_its_command(agent: Client) -> None:
     assert agent.run("kill", daemon) == (0, "")
 
 
-def test_many_run_at_once(agent: Client) -> None:
+def test_a_hundred_commands_run_at_once(agent: Client) -> None:
     with contextlib.ExitStack() as stack:
         all_of_them = []
         for _ in range(100):
@@ -217,7 +217,7 @@ def terminal_command(agent: Client, script: str) -> Iterator[tuple[int, Running]
         one.close()
 
 
-def test_a_terminal(agent: Client) -> None:
+def test_a_terminal_passes_input_size_and_interrupts(agent: Client) -> None:
     script = "test -t 0 && test -t 2 && stty size && echo own >$(tty)"
     with terminal_command(agent, script) as (_, one):
         assert one.rest() == b"24 80\r\nown\r\n"
@@ -242,7 +242,7 @@ def test_a_terminal(agent: Client) -> None:
         assert one.status() == 4
 
 
-def test_who_does_not_read_keeps_nobody_else_waiting(agent: Client) -> None:
+def test_a_reader_that_stalls_does_not_block_other_commands(agent: Client) -> None:
     script = "i=0; while [ $i -lt 5000 ]; do echo 0123456789012345678; i=$((i+1)); done"
     with terminal_command(agent, script) as (_, slow):
         for _ in range(5):
@@ -251,7 +251,7 @@ def test_who_does_not_read_keeps_nobody_else_waiting(agent: Client) -> None:
         assert slow.status() == 0
 
 
-def test_it_may_be_the_first_process(host: un.SandboxHost) -> None:
+def test_the_agent_may_be_process_1(host: un.SandboxHost) -> None:
     with start_agent_first(host) as (agent, box):
         assert agent.flags & IS_FIRST
         assert agent.pid == 1
@@ -265,7 +265,7 @@ def test_it_may_be_the_first_process(host: un.SandboxHost) -> None:
             assert one.hear() is None
 
 
-def test_sigterm_is_passed_on(host: un.SandboxHost) -> None:
+def test_agent_forwards_sigterm_to_commands(host: un.SandboxHost) -> None:
     with start_agent_first(host) as (agent, box):
         script = "trap 'exit 5' TERM; echo; while :; do sleep 0.01; done"
         with agent.running("sh", "-c", script) as one:
@@ -279,7 +279,7 @@ def test_sigterm_is_passed_on(host: un.SandboxHost) -> None:
 
 
 @several_ids
-def test_commands_have_ids_and_can_do_nothing_to_it() -> None:
+def test_commands_with_other_ids_can_not_attack_the_agent() -> None:
     attack = (
         "cd /proc; for of in 1 $PPID; do kill -KILL $of; kill -STOP $of; cat $of/mem; "
         "for fd in 0 3 4; do cat <$of/fd/$fd; echo >$of/fd/$fd; done; done 2>/dev/null; echo"
@@ -294,7 +294,7 @@ def test_commands_have_ids_and_can_do_nothing_to_it() -> None:
         assert agent.run("echo", "still there") == (0, "still there\n")
 
 
-def test_what_is_no_message_is_answered(agent: Client) -> None:
+def test_invalid_messages_are_refused(agent: Client) -> None:
     header, words = Command(args=["true"]).encode()
     message = header + words
     for size in range(len(message)):
@@ -316,6 +316,6 @@ def test_what_is_no_message_is_answered(agent: Client) -> None:
         assert one.status() == -signal.SIGTERM
 
 
-def test_it_is_small() -> None:
+def test_the_agent_program_is_smaller_than_64_kib() -> None:
     program = Path(str(resources.files("usernsctl") / "_bin" / "usernsctl-agent"))
     assert program.stat().st_size < 64 * 1024

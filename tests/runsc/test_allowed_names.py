@@ -49,7 +49,7 @@ for url in sys.argv[1:]:
 """
 
 
-def test_a_command_reaches_allowed_names_only(world: World, tmp_path: Path) -> None:
+def test_run_connects_only_to_allowed_names(world: World, tmp_path: Path) -> None:
     urls = ["http://good.example/", "http://evil.example/", "http://inner.example/"]
     rules = ["--allow", "good.example", "--allow=*.wild.example:8080", "--allow", "inner.example"]
     with Server(world) as server:
@@ -87,7 +87,7 @@ except OSError as error:
 """
 
 
-def test_a_command_has_no_way_around_the_proxy(world: World) -> None:
+def test_a_command_can_not_bypass_the_proxy(world: World) -> None:
     with Server(world), Server(world, "0.0.0.0", 8000, where="machine") as machine:
         done = world.run(
             "machine",
@@ -116,7 +116,7 @@ with un.Sandbox([*fetch, "http://evil.example/"], allow=["good.example"], stdout
 """
 
 
-def test_the_sandboxes_of_a_host_reach_allowed_names_only(world: World) -> None:
+def test_sandboxes_of_a_host_connect_only_to_allowed_names(world: World) -> None:
     with Server(world):
         done = world.run("machine", sys.executable, "-c", HOST)
     assert done.returncode == 0, done.stderr
@@ -191,7 +191,7 @@ time.sleep(1000)
     ],
     ids=["run", "host"],
 )
-def test_the_proxy_ends_with_a_sandbox_whose_creator_is_killed(command: list[str]) -> None:
+def test_the_proxy_ends_when_its_creator_is_killed(command: list[str]) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"started\n"
@@ -204,7 +204,7 @@ def test_the_proxy_ends_with_a_sandbox_whose_creator_is_killed(command: list[str
         os.close(pidfd)
 
 
-def test_a_proxy_that_is_killed_leaves_no_way_out(world: World) -> None:
+def test_a_killed_proxy_blocks_all_connections(world: World) -> None:
     code = (
         "import usernsctl as un\n"
         "with un.SandboxHost(allow=['good.example']) as host, host.start(None) as box:\n"
@@ -220,7 +220,7 @@ def test_a_proxy_that_is_killed_leaves_no_way_out(world: World) -> None:
     assert server.received == []
 
 
-def test_a_detached_sandbox_has_no_proxy() -> None:
+def test_allow_with_detach_raises() -> None:
     with pytest.raises(ValueError, match="detached"):
         un.Sandbox(["/bin/true"], allow=["good.example"], detach=True)
 
@@ -236,17 +236,17 @@ def test_a_detached_sandbox_has_no_proxy() -> None:
         (["good.example:99999"], ValueError),
     ],
 )
-def test_a_host_checks_the_names(allow: Any, error: type[Exception]) -> None:
+def test_invalid_allow_rules_of_a_host_raise(allow: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="allow"):
         un.SandboxHost(allow=allow)
 
 
-def test_a_host_has_one_way_out() -> None:
+def test_allow_with_network_host_raises() -> None:
     with pytest.raises(ValueError, match="allow needs network='none'"):
         un.SandboxHost(allow=["good.example"], network="host")
 
 
-def test_the_dry_run_shows_the_network(usernsctl: Program) -> None:
+def test_dry_run_shows_the_listening_proxy(usernsctl: Program) -> None:
     done = usernsctl("run", "--allow", "good.example", "--dry-run", "--", "true")
     assert "--listen=3128:FD" in done.stdout, done.stderr
 
@@ -261,7 +261,7 @@ def test_the_dry_run_shows_the_network(usernsctl: Program) -> None:
         (["--allow", "good.example", "--network", "host"], "exclude each other"),
     ],
 )
-def test_wrong_rules_start_nothing(
+def test_invalid_allow_options_start_nothing(
     words: list[str], message: str, usernsctl: Program, tmp_path: Path
 ) -> None:
     done = usernsctl("run", *words, "--bind", f"{tmp_path}:/m:rw", "--", "touch", "/m/ran")
@@ -271,14 +271,14 @@ def test_wrong_rules_start_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_frozen_launch_has_no_proxy(usernsctl: Program, tmp_path: Path) -> None:
+def test_freeze_refuses_allow(usernsctl: Program, tmp_path: Path) -> None:
     done = usernsctl("freeze", "-o", tmp_path / "x.launch", "--allow", "good.example", "--", "true")
     assert done.returncode == 125
     assert "--allow can't be frozen" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_start_or_an_end_that_fails_leaves_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_or_close_ends_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, "too many files")
 

@@ -45,7 +45,7 @@ def with_run(request: pytest.FixtureRequest, runtime: Path) -> Callable[..., Any
     return call
 
 
-def test_a_result_is_that_of_run(with_run: Callable[..., Any]) -> None:
+def test_run_async_returns_the_result_of_run(with_run: Callable[..., Any]) -> None:
     async def use(run: Run) -> None:
         script = "cat; echo error >&2; exit 3"
         options: dict[str, Any] = {"capture_output": True, "text": True}
@@ -70,7 +70,7 @@ def test_a_result_is_that_of_run(with_run: Callable[..., Any]) -> None:
     with_run(use)
 
 
-def test_output_is_bounded(with_run: Callable[..., Any]) -> None:
+def test_max_output_bounds_the_captured_output(with_run: Callable[..., Any]) -> None:
     async def use(run: Run) -> None:
         result = await run(["seq", "10000"], capture_output=True, max_output=11, text=True)
         assert (result.stdout, result.stdout_truncated) == ("1\n2\n310000\n", 48894 - 11)
@@ -110,7 +110,7 @@ def test_a_cancelled_call_kills_the_command(with_run: Callable[..., Any], tmp_pa
     with_run(use)
 
 
-def test_nothing_is_left_of_a_cancelled_sandbox() -> None:
+def test_a_cancelled_run_leaves_no_process() -> None:
     word = "1000.4375"
 
     async def main() -> None:
@@ -125,7 +125,7 @@ def test_nothing_is_left_of_a_cancelled_sandbox() -> None:
     assert wait_until_gone(word, 20) == []
 
 
-def test_many_run_at_once(with_run: Callable[..., Any]) -> None:
+def test_eight_calls_run_at_once(with_run: Callable[..., Any]) -> None:
     async def use(run: Run) -> None:
         calls = [run(["echo", str(n)], capture_output=True, text=True) for n in range(8)]
         found = [result.stdout for result in await asyncio.gather(*calls)]
@@ -134,7 +134,7 @@ def test_many_run_at_once(with_run: Callable[..., Any]) -> None:
     with_run(use)
 
 
-def test_a_lost_sandbox_is_the_reason() -> None:
+def test_a_killed_sandbox_is_the_reason_of_the_result() -> None:
     async def main() -> None:
         async with await un.Sandbox.create_async(None) as box:
             asyncio.get_running_loop().call_later(1, box.kill)

@@ -43,7 +43,7 @@ def run(request: pytest.FixtureRequest, host: un.SandboxHost) -> Iterator[Run]:
         yield run
 
 
-def test_short_output_is_whole(run: Run) -> None:
+def test_output_below_the_limit_is_kept_whole(run: Run) -> None:
     for number in (0, 1, LIMIT - 1, LIMIT):
         result = run(f"head -c {number} /dev/zero; printf error >&2", max_output=LIMIT)
         assert (result.stdout, result.stderr) == (b"\0" * number, b"error")
@@ -62,7 +62,7 @@ def test_the_beginning_and_the_end_are_kept(run: Run) -> None:
     assert run("printf abc", max_output=2).stdout == b"ac"
 
 
-def test_parts_of_characters_are_left_out(run: Run) -> None:
+def test_cut_characters_are_dropped(run: Run) -> None:
     result = run("printf ééééé", max_output=6, text=True)
     assert (result.stdout, result.stdout_truncated) == ("éé", 4)
     result = run(r"printf '\377\377\377\377\377\377\377\377'", max_output=4, errors="replace")
@@ -73,7 +73,7 @@ def test_parts_of_characters_are_left_out(run: Run) -> None:
 
 
 @pytest.mark.sampled(1)
-def test_a_flood_takes_little_memory(run: Run) -> None:
+def test_truncated_output_uses_bounded_memory(run: Run) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = run(f"{FLOOD} >&2 & {FLOOD}; wait", max_output=MIB)
     assert (len(result.stdout), result.stdout_truncated) == (MIB, FLOOD_BYTES - MIB)
@@ -81,7 +81,7 @@ def test_a_flood_takes_little_memory(run: Run) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30 << 10
 
 
-def test_a_command_that_writes_too_much_is_killed(run: Run) -> None:
+def test_on_overflow_kill_ends_the_command(run: Run) -> None:
     started = time.monotonic()
     for script in ("yes", "yes >&2", "setsid yes & sleep 1000", "trap '' TERM; yes; sleep 1000"):
         result = run(script, max_output=LIMIT, on_overflow="kill")
@@ -97,7 +97,7 @@ def test_a_command_that_writes_too_much_is_killed(run: Run) -> None:
     assert (enough.returncode, enough.reason) == (0, "exited")
 
 
-def test_a_timeout_has_the_output_so_far(run: Run) -> None:
+def test_timeout_expired_holds_the_output_so_far(run: Run) -> None:
     with pytest.raises(un.TimeoutExpired) as caught:
         run("echo begun; echo trouble >&2; sleep 1000", max_output=LIMIT, timeout=3)
     assert (caught.value.output, caught.value.stderr) == (b"begun\n", b"trouble\n")
@@ -113,7 +113,7 @@ def test_a_timeout_has_the_output_so_far(run: Run) -> None:
     assert caught.value.output == b"begun\n"
 
 
-def test_input_is_written_meanwhile(run: Run) -> None:
+def test_input_is_written_while_output_is_read(run: Run) -> None:
     data = bytes(range(256)) * 8192
     result = run("cat", input=data, max_output=len(data))
     assert result.stdout == data
@@ -122,7 +122,7 @@ def test_input_is_written_meanwhile(run: Run) -> None:
     assert run("cat", input="é", max_output=LIMIT, text=True).stdout == "é"
 
 
-def test_one_stream_may_be_captured_alone(run: Run) -> None:
+def test_max_output_works_with_one_captured_stream(run: Run) -> None:
     options: dict[str, Any] = {"capture_output": False, "stdout": un.PIPE, "stderr": un.STDOUT}
     result = run("echo out; echo error >&2", max_output=LIMIT, **options)
     assert (sorted(result.stdout.split()), result.stderr) == ([b"error", b"out"], None)
@@ -143,7 +143,7 @@ def test_one_stream_may_be_captured_alone(run: Run) -> None:
         ({"on_overflow": "kill"}, ValueError, "needs max_output"),
     ],
 )
-def test_wrong_limits_are_refused_before_the_start(
+def test_invalid_limits_raise_before_the_start(
     run: Run, options: dict[str, Any], error: type[Exception], match: str
 ) -> None:
     with pytest.raises(error, match=match):

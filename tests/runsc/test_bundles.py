@@ -83,7 +83,7 @@ def findings(bundle: Path) -> list[Violation]:
 
 @unprivileged
 @pytest.mark.parametrize("name", REFUSED)
-def test_runsc_alone_refuses_it(tmp_path: Path, name: str) -> None:
+def test_runsc_alone_refuses_the_bundle(tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path / "b", **REFUSED[name])
     refused = run_plainly(bundle)
     assert refused.returncode != 0
@@ -92,7 +92,7 @@ def test_runsc_alone_refuses_it(tmp_path: Path, name: str) -> None:
 
 
 @tries(3, 15)
-def test_a_command_may_end_before_runsc_has_done_with_it(
+def test_short_commands_succeed_with_oom_score_adj(
     usernsctl: Program, tmp_path: Path, count: int
 ) -> None:
     """Run short commands with oomScoreAdj, which usernsctl sets before the command runs.
@@ -106,7 +106,7 @@ def test_a_command_may_end_before_runsc_has_done_with_it(
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_bundle_has_the_oom_score_that_it_asks_for(usernsctl: Program, tmp_path: Path) -> None:
+def test_oom_score_adj_of_a_bundle_is_applied(usernsctl: Program, tmp_path: Path) -> None:
     lasting = ["/bin/sh", "-c", "echo ready; read line"]
     bundle = make_bundle(tmp_path / "b", **process(args=lasting, oomScoreAdj=500))
     with subprocess.Popen(
@@ -126,7 +126,9 @@ def test_a_bundle_has_the_oom_score_that_it_asks_for(usernsctl: Program, tmp_pat
 
 @pytest.mark.also_root
 @pytest.mark.parametrize("name", REFUSED)
-def test_usernsctl_runs_it(usernsctl: Program, tmp_path: Path, name: str) -> None:
+def test_usernsctl_runs_bundles_that_runsc_refuses(
+    usernsctl: Program, tmp_path: Path, name: str
+) -> None:
     bundle = make_bundle(tmp_path / "b", **REFUSED[name])
     before = (bundle / "config.json").read_bytes()
     done = usernsctl("run", "--trust-bundle", "--bundle", bundle)
@@ -138,9 +140,7 @@ def test_usernsctl_runs_it(usernsctl: Program, tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_check_finds_it_and_fix_makes_runsc_alone_take_it(
-    usernsctl: Program, tmp_path: Path, name: str
-) -> None:
+def test_runsc_alone_runs_a_bundle_after_fix(usernsctl: Program, tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path / "b", **REFUSED[name])
     assert usernsctl("bundle", "check", bundle).returncode == 1
     assert usernsctl("bundle", "fix", bundle).returncode == 0
@@ -151,7 +151,7 @@ def test_check_finds_it_and_fix_makes_runsc_alone_take_it(
     assert done.returncode == 0
 
 
-def test_init_makes_a_bundle_that_runsc_takes(usernsctl: Program, tmp_path: Path) -> None:
+def test_runsc_runs_a_bundle_made_by_init(usernsctl: Program, tmp_path: Path) -> None:
     bundle = tmp_path / "b"
     made = usernsctl("bundle", "init", bundle, "--rootfs", "/", "--", *PRINT_VERSION)
     assert made.returncode == 0
@@ -203,7 +203,7 @@ BLOCKED = [
 
 @pytest.mark.parametrize(("cause", "parts"), BLOCKED)
 @pytest.mark.sampled(6)
-def test_runsc_refuses_what_check_says_it_does(
+def test_runsc_refuses_bundles_with_blocking_findings(
     prelude: Program, tmp_path: Path, cause: str, parts: dict[str, Any]
 ) -> None:
     bundle = make_bundle(tmp_path / "b", **parts)
@@ -231,7 +231,7 @@ NOTED = [
 
 @pytest.mark.parametrize(("cause", "parts"), NOTED)
 @pytest.mark.sampled(4)
-def test_runsc_takes_what_check_only_notes(
+def test_runsc_runs_bundles_with_findings_that_do_not_block(
     prelude: Program, tmp_path: Path, cause: str | None, parts: dict[str, Any]
 ) -> None:
     bundle = make_bundle(tmp_path / "b", **parts)

@@ -57,7 +57,7 @@ OUTSIDE: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("cause", "path", "parts"), OUTSIDE)
-def test_each_is_refused_and_named(
+def test_references_outside_the_bundle_are_refused(
     usernsctl: Program, tmp_path: Path, shared: Path, cause: str, path: str, parts: dict[str, Any]
 ) -> None:
     bundle = make_bundle(tmp_path, "echo it ran", **parts)
@@ -75,7 +75,7 @@ def test_each_is_refused_and_named(
 
 
 @pytest.mark.parametrize("allowed", [[TRUST], [HOOKS], []])
-def test_one_permission_is_not_the_other(
+def test_hooks_need_both_trust_bundle_and_allow_hooks(
     usernsctl: Program, tmp_path: Path, allowed: list[str]
 ) -> None:
     marker = tmp_path / "ran"
@@ -86,7 +86,7 @@ def test_one_permission_is_not_the_other(
     assert not marker.exists()
 
 
-def test_hooks_that_are_allowed_run_outside(usernsctl: Program, tmp_path: Path) -> None:
+def test_allowed_hooks_run_on_the_host(usernsctl: Program, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     hook = {"path": "/bin/sh", "args": ["sh", "-c", f"cat /proc/version >{marker}"]}
     bundle = make_bundle(tmp_path, hooks={"prestart": [hook]})
@@ -95,7 +95,7 @@ def test_hooks_that_are_allowed_run_outside(usernsctl: Program, tmp_path: Path) 
     assert marker.read_text() == Path("/proc/version").read_text()
 
 
-def test_fix_takes_hooks_out(usernsctl: Program, tmp_path: Path) -> None:
+def test_bundle_fix_removes_hooks(usernsctl: Program, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     hook = {"path": "/usr/bin/touch", "args": ["touch", str(marker)]}
     bundle = make_bundle(tmp_path, hooks={"prestart": [hook], "poststop": [hook]})
@@ -107,7 +107,7 @@ def test_fix_takes_hooks_out(usernsctl: Program, tmp_path: Path) -> None:
     assert usernsctl("bundle", "fix", bundle).stdout == f"{bundle}: nothing to fix\n"
 
 
-def test_a_bundle_that_is_trusted_shows_what_it_says(
+def test_a_trusted_bundle_may_bind_outside_directories(
     usernsctl: Program, tmp_path: Path, shared: Path
 ) -> None:
     (tmp_path / "link").symlink_to("shared")
@@ -118,7 +118,7 @@ def test_a_bundle_that_is_trusted_shows_what_it_says(
         (shared / "new").unlink()
 
 
-def test_what_is_in_the_bundle_needs_no_trust(usernsctl: Program, tmp_path: Path) -> None:
+def test_bind_sources_in_the_bundle_are_not_outside(usernsctl: Program, tmp_path: Path) -> None:
     """Accept bind sources in the bundle: relative and absolute paths, and links that stay in it."""
     bundle = make_bundle(tmp_path)
     (bundle / "data/deep").mkdir(parents=True)
@@ -136,7 +136,9 @@ def test_what_is_in_the_bundle_needs_no_trust(usernsctl: Program, tmp_path: Path
 
 
 @pytest.mark.parametrize("source", ["/", "/proc", "/proc/self", "/sys", "/dev", "/dev/shm", "link"])
-def test_no_trust_shows_the_machine(usernsctl: Program, tmp_path: Path, source: str) -> None:
+def test_trusted_bundles_may_not_bind_system_directories(
+    usernsctl: Program, tmp_path: Path, source: str
+) -> None:
     bundle = make_bundle(tmp_path, "echo it ran", mounts=[bind(source)])
     (bundle / "link").symlink_to("/proc/self/root/dev")
     done = usernsctl("run", TRUST, HOOKS, "--bundle", bundle)
@@ -144,7 +146,7 @@ def test_no_trust_shows_the_machine(usernsctl: Program, tmp_path: Path, source: 
     assert "[bundle-bind-machine]" in done.stderr
 
 
-def test_an_annotation_of_a_trusted_bundle_reaches_runsc(
+def test_annotations_of_a_trusted_bundle_reach_runsc(
     usernsctl: Program, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shared)  # the path of a Unix socket may have 107 bytes (unix(7))
@@ -162,7 +164,7 @@ def test_an_annotation_of_a_trusted_bundle_reaches_runsc(
 
 
 @pytest.mark.parametrize("name", ["network", "none-of-this-name"])
-def test_an_annotation_that_runsc_refuses_is_told(
+def test_annotations_refused_by_runsc_are_reported(
     usernsctl: Program, tmp_path: Path, name: str
 ) -> None:
     annotations = {f"dev.gvisor.flag.{name}": "host"}
@@ -186,7 +188,7 @@ exit 128
 """
 
 
-def test_a_refusal_before_any_log_is_told(
+def test_stderr_of_a_runsc_that_wrote_no_log_is_reported(
     usernsctl: Program, tmp_path: Path, stand_in: Any
 ) -> None:
     """Report the standard error of a runsc that fails before it opens its log.
@@ -200,12 +202,12 @@ def test_a_refusal_before_any_log_is_told(
     assert "flag override disabled" in done.stderr
 
 
-def test_a_commands_own_status_stays_what_it_is(usernsctl: Program) -> None:
+def test_exit_status_128_of_a_command_is_kept(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "sh", "-c", "exit 128")
     assert (done.returncode, done.stderr) == (128, "")
 
 
-def test_a_host_for_a_bundle(tmp_path: Path, shared: Path) -> None:
+def test_a_host_needs_permission_for_an_outside_bundle(tmp_path: Path, shared: Path) -> None:
     marker = tmp_path / "ran"
     hook = {"path": "/usr/bin/touch", "args": ["touch", str(marker)]}
     parts = {"mounts": [bind("../shared")], "hooks": {"prestart": [hook]}}
@@ -230,7 +232,7 @@ def test_a_host_for_a_bundle(tmp_path: Path, shared: Path) -> None:
 
 
 @pytest.mark.parametrize("option", [TRUST, HOOKS])
-def test_permissions_are_about_a_bundle(usernsctl: Program, option: str) -> None:
+def test_trust_and_hooks_options_need_a_bundle(usernsctl: Program, option: str) -> None:
     done = usernsctl("run", option, "--", "true")
     assert done.returncode == 125
     assert f"{option} needs --bundle" in done.stderr
@@ -240,6 +242,6 @@ def test_permissions_are_about_a_bundle(usernsctl: Program, option: str) -> None
         un.SandboxHost(allow_hooks=True)
 
 
-def test_the_help_says_where_hooks_run(usernsctl: Program) -> None:
+def test_help_says_that_hooks_run_outside_gvisor(usernsctl: Program) -> None:
     told = " ".join(usernsctl("run", "--help").stdout.split())
     assert "OUTSIDE gVisor, on this machine's kernel, as you" in told

@@ -27,7 +27,7 @@ with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "12", "012"])
 @pytest.mark.sampled(3)
-def test_standard_streams_may_be_closed_before(closed: str) -> None:
+def test_sandboxes_work_when_standard_streams_are_closed(closed: str) -> None:
     command = [sys.executable, "-c", CLOSED, closed]
     done = subprocess.run(command, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")

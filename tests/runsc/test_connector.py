@@ -30,7 +30,7 @@ def connector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connector]:
         yield Connector(Path(os.environ[CONNECTOR]), files, url)
 
 
-def essence(messages: list[Message]) -> list[Message]:
+def without_variable_parts(messages: list[Message]) -> list[Message]:
     """Return the messages without the parts that differ between runs: log, progress, times."""
     kept = [message for message in messages if message["type"] not in ("LOG", "TRACE")]
     for record in of_type(kept, "RECORD"):
@@ -41,25 +41,27 @@ def essence(messages: list[Message]) -> list[Message]:
 @pytest.fixture(scope="module")
 def messages_outside(connector: Connector) -> Callable[[str], list[Message]]:
     """Return a function that calls a verb of the connector outside gVisor, with a cached result."""
-    return functools.cache(lambda verb: essence(connector.call(verb, sandboxed=False)))
+    return functools.cache(
+        lambda verb: without_variable_parts(connector.call(verb, sandboxed=False))
+    )
 
 
 @pytest.mark.parametrize(
     ("verb", "answer"),
     [("spec", "SPEC"), ("check", "CONNECTION_STATUS"), ("discover", "CATALOG")],
 )
-def test_it_answers_as_outside(
+def test_connector_gives_the_same_answers_in_gvisor(
     connector: Connector, messages_outside: Callable[[str], list[Message]], verb: str, answer: str
 ) -> None:
-    inside = essence(connector.call(verb, sandboxed=True))
+    inside = without_variable_parts(connector.call(verb, sandboxed=True))
     assert of_type(inside, answer)
     assert inside == messages_outside(verb)
 
 
-def test_it_reads_what_the_server_has_as_outside(
+def test_connector_reads_the_same_records_in_gvisor(
     connector: Connector, messages_outside: Callable[[str], list[Message]]
 ) -> None:
-    inside = essence(connector.call("read", sandboxed=True))
+    inside = without_variable_parts(connector.call("read", sandboxed=True))
     records = of_type(inside, "RECORD")
     assert [record["data"] for record in records] == stations.STATIONS
     assert inside == messages_outside("read")
@@ -81,7 +83,7 @@ def server(connector: Connector) -> Iterator[str]:
             process.terminate()
 
 
-def test_from_a_template_it_answers_as_outside(
+def test_connector_from_a_template_gives_the_same_answers(
     connector: Connector, messages_outside: Callable[[str], list[Message]], server: str
 ) -> None:
     names = ("config.json", "manifest.yaml", "configured_catalog.json")
@@ -92,6 +94,6 @@ def test_from_a_template_it_answers_as_outside(
         with urllib.request.urlopen(f"{server}/{verb}", body, TIMEOUT_SECONDS) as answer:
             assert answer.headers["X-Exit-Status"] == "0"
             told = [json.loads(line) for line in answer.read().splitlines()]
-        assert essence(told) == messages_outside(verb)
+        assert without_variable_parts(told) == messages_outside(verb)
     records = [one["data"] for one in of_type(told, "RECORD")]
     assert records == (stations.STATIONS if NETWORK == "host" else [])

@@ -124,7 +124,7 @@ def test_the_sandbox_ends_with_its_creator() -> None:
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
-def test_the_sandbox_ends_with_usernsctl_init(sig: signal.Signals) -> None:
+def test_the_sandbox_ends_when_usernsctl_init_is_killed(sig: signal.Signals) -> None:
     """After SIGKILL to usernsctl-init, its creator kills the sandbox."""
     id = id_of(f"init-{sig}")
     creator, init = start_creator(id)
@@ -136,7 +136,7 @@ def test_the_sandbox_ends_with_usernsctl_init(sig: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("end", ["exit 1", "sleep 1000"])
-def test_a_start_that_fails_leaves_nothing(
+def test_a_failed_start_leaves_no_process(
     end: str, stand_in: Callable[[str], None], tmp_path: Path
 ) -> None:
     """A process that runsc leaves behind becomes a child of usernsctl-init, and is killed."""

@@ -33,42 +33,42 @@ def cp(usernsctl: Any, tmp_path: Path) -> Call:
     return call
 
 
-def succeed(done: subprocess.CompletedProcess[str]) -> None:
+def assert_success(done: subprocess.CompletedProcess[str]) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_file_is_copied_in_and_out(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:
+def test_cp_copies_a_file_in_and_out(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:
     (tmp_path / "a:b").write_text("content")
-    succeed(cp("./a:b", "box:/tmp/file"))
+    assert_success(cp("./a:b", "box:/tmp/file"))
     assert box.read_file("/tmp/file") == b"content"
     # A directory is copied into, under the name of the source.
-    succeed(cp("./a:b", "box:/tmp"))
+    assert_success(cp("./a:b", "box:/tmp"))
     assert box.read_file("/tmp/a:b") == b"content"
-    succeed(cp("box:/tmp/file", "copy"))
+    assert_success(cp("box:/tmp/file", "copy"))
     (tmp_path / "dir").mkdir()
-    succeed(cp("box:/tmp/file", "dir"))
+    assert_success(cp("box:/tmp/file", "dir"))
     assert (tmp_path / "copy").read_text() == (tmp_path / "dir" / "file").read_text() == "content"
 
 
-def test_a_tree_is_copied_in_and_out(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:
+def test_cp_copies_a_tree_in_and_out(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:
     (tmp_path / "tree" / "sub").mkdir(parents=True)
     (tmp_path / "tree" / "sub" / "file").write_text("content")
     assert cp("tree", "box:/tmp/new/tree").returncode == 125
-    succeed(cp("-p", "tree", "box:/tmp/new/tree"))
-    succeed(cp("box:/tmp/new/tree", "back"))
+    assert_success(cp("-p", "tree", "box:/tmp/new/tree"))
+    assert_success(cp("box:/tmp/new/tree", "back"))
     assert (tmp_path / "back" / "sub" / "file").read_text() == "content"
     again = cp("tree", "box:/tmp/new")
     assert again.returncode == 125
     assert "inside: /tmp/new/tree in the sandbox box: File exists" in again.stderr
     (tmp_path / "tree" / "sub" / "file").write_text("changed")
-    succeed(cp("--force", "tree", "box:/tmp/new"))
+    assert_success(cp("--force", "tree", "box:/tmp/new"))
     assert box.read_file("/tmp/new/tree/sub/file") == b"changed"
     again = cp("box:/tmp/new/tree", "back")
-    succeed(again)
+    assert_success(again)
     assert (tmp_path / "back" / "tree" / "sub" / "file").read_text() == "changed"
 
 
-def test_what_is_skipped_is_printed(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:
+def test_cp_prints_skipped_files(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:
     box.run(["sh", "-c", "mkdir /tmp/t; cd /tmp/t; mkfifo 'a\nb'; ln -s /etc out"], check=True)
     done = cp("box:/tmp/t", "t")
     assert done.returncode == 1
@@ -79,14 +79,14 @@ def test_what_is_skipped_is_printed(box: un.Sandbox, cp: Call, tmp_path: Path) -
     assert os.listdir(tmp_path / "t") == []
 
 
-def test_limits_and_users_are_options(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:
+def test_options_set_limits_and_user(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:
     box.write_file("/tmp/file", b"12345", 0o600)
     assert "max_bytes=4" in cp("--max-bytes", "4", "box:/tmp/file", "x").stderr
     assert "max_files=0" in cp("--max-files=0", "box:/tmp/file", "x").stderr
     assert "more than 0.0001 seconds" in cp("--timeout", "0.0001", "box:/tmp/file", "x").stderr
     assert not (tmp_path / "x").exists()
-    succeed(cp("--user", "0:0", "box:/tmp/file", "x"))
-    succeed(cp("--user", "root", "box:/tmp/file", "y"))
+    assert_success(cp("--user", "0:0", "box:/tmp/file", "x"))
+    assert_success(cp("--user", "root", "box:/tmp/file", "y"))
     refused = cp("--user", "nobody-here", "box:/tmp/file", "z")
     assert refused.returncode == 125
     assert "[user-unknown]" in refused.stderr
@@ -104,13 +104,13 @@ def test_limits_and_users_are_options(box: un.Sandbox, cp: Call, tmp_path: Path)
         (["a"], "required"),
     ],
 )
-def test_wrong_usage_is_named(cp: Call, args: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused(cp: Call, args: list[str], message: str) -> None:
     done = cp(*args)
     assert (done.returncode, done.stdout) == (125, "")
     assert message in done.stderr
 
 
-def test_errors_name_the_side(box: un.Sandbox, cp: Call) -> None:
+def test_errors_name_the_host_or_the_sandbox(box: un.Sandbox, cp: Call) -> None:
     for args, message in (
         (["missing", "box:/tmp/x"], "/missing: No such file or directory"),
         (["box:/tmp/missing", "x"], "inside: /tmp/missing in the sandbox box: No such file"),
@@ -121,7 +121,7 @@ def test_errors_name_the_side(box: un.Sandbox, cp: Call) -> None:
         assert message in done.stderr
 
 
-def test_a_sandbox_that_does_not_exist_is_named(cp: Call) -> None:
+def test_a_missing_sandbox_is_reported_by_name(cp: Call) -> None:
     done = cp("/etc/hostname", "nobody:/tmp/x")
     assert done.returncode == 125
     assert "nobody" in done.stderr

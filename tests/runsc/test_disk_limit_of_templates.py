@@ -35,9 +35,7 @@ def test_a_pool_limits_the_disk_of_each_lease(runtime: Path) -> None:
             check_disk(box)
 
 
-def test_restored_sandboxes_have_the_files_of_the_template_and_its_limit(
-    runtime: Path, tmp_path: Path
-) -> None:
+def test_sandboxes_from_templates_keep_files_and_disk_limit(runtime: Path, tmp_path: Path) -> None:
     # The file was written before the checkpoint, so it is in the checkpoint, and counts.
     command = ["sh", "-c", "head -c 5M /dev/urandom > /var/tmp/file; echo ready; exec cat"]
     with ExitStack() as stack:

@@ -150,7 +150,7 @@ AFTER = {
 }
 
 #: Matches blocks that need subordinate id ranges.
-OF_RANGES = re.compile(r"--map-auto|IdMap\.auto\(\)")
+NEEDS_RANGES = re.compile(r"--map-auto|IdMap\.auto\(\)")
 
 
 def make_rootfs(directory: Path) -> None:
@@ -234,7 +234,9 @@ def execute(
 def cases() -> Iterator[object]:
     for block in BLOCKS:
         if block.name not in EXCLUDED:
-            marks = [pytest.mark.userns_requires("subid")] if OF_RANGES.search(block.script) else []
+            marks = (
+                [pytest.mark.userns_requires("subid")] if NEEDS_RANGES.search(block.script) else []
+            )
             if block.page not in QUICK_PAGES:
                 marks.append(pytest.mark.thorough)
             yield pytest.param(block, id=block.name, marks=marks)
@@ -262,7 +264,7 @@ def test_documented_block_runs_as_written(
     assert done.returncode == STATUS.get(block.name, 0), f"{done.stdout}\n{done.stderr}"
 
 
-def test_every_exception_is_about_a_block_that_is_there() -> None:
+def test_every_exception_names_an_existing_block() -> None:
     names = [block.name for block in BLOCKS]
     assert len(names) == len(set(names)) > 30, (
         "the search finds too little, or a name is there twice"
@@ -272,7 +274,7 @@ def test_every_exception_is_about_a_block_that_is_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_block_says_what_it_is(page: str) -> None:
+def test_every_code_block_has_a_known_language(page: str) -> None:
     """Require a language for each code block: blocks without one would never run."""
     for language, content in BLOCK.findall((TREE / page).read_text()):
         assert language in LANGUAGES, content

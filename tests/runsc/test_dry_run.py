@@ -12,7 +12,7 @@ from conftest import Program
 pytestmark = pytest.mark.each_user
 
 
-def test_it_is_told_and_not_done(usernsctl: Program, tmp_path: Path) -> None:
+def test_dry_run_prints_json_and_creates_nothing(usernsctl: Program, tmp_path: Path) -> None:
     state, logs = tmp_path / "state", tmp_path / "a b" / "logs"
     source = tmp_path / "source"
     source.mkdir()
@@ -32,7 +32,7 @@ def test_it_is_told_and_not_done(usernsctl: Program, tmp_path: Path) -> None:
     assert os.path.basename(found["runsc"][0]) == "runsc"
 
 
-def test_people_are_told(usernsctl: Program) -> None:
+def test_dry_run_prints_plain_text(usernsctl: Program) -> None:
     done = usernsctl("run", "--dry-run", "--network", "host", "--", "cat", "/proc/version")
     assert (done.returncode, done.stderr) == (0, "")
     assert "show this machine's /usr, read-only" in done.stdout
@@ -41,7 +41,7 @@ def test_people_are_told(usernsctl: Program) -> None:
     assert copied == (os.geteuid() == 0)
 
 
-def test_a_bundle(usernsctl: Program, tmp_path: Path) -> None:
+def test_dry_run_shows_a_bundle(usernsctl: Program, tmp_path: Path) -> None:
     bundle = tmp_path / "b"
     made = usernsctl("bundle", "init", bundle, "--rootfs", "/usr", "--", "id")
     assert made.returncode == 0, made.stderr
@@ -66,7 +66,7 @@ def test_a_bundle(usernsctl: Program, tmp_path: Path) -> None:
         (["--dry-run", "--env", "A=\udcff", "--", "true"], "UTF-8"),
     ],
 )
-def test_what_can_be_known_is_refused(usernsctl: Program, options: list[str], says: str) -> None:
+def test_dry_run_refuses_invalid_options(usernsctl: Program, options: list[str], says: str) -> None:
     done = usernsctl("run", *options)
     assert done.returncode == 125
     assert done.stdout == ""

@@ -32,7 +32,7 @@ def command_line(tmp_path: Path) -> Program:
     return Program(program)
 
 
-def test_it_is_static() -> None:
+def test_the_entrypoint_is_static() -> None:
     """Check for a static program: in a dynamic one, LD_PRELOAD could run code of the tenant.
 
     A dynamic program has a PT_INTERP header (elf(5)).
@@ -57,7 +57,7 @@ def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
     assert {name: found.get(name) for name in given} == given
 
 
-def test_a_variable_that_is_no_text_is_told(in_gvisor: Program) -> None:
+def test_a_variable_that_is_not_utf8_is_refused(in_gvisor: Program) -> None:
     """Refuse a variable that is not UTF-8, since config.json holds the environment as UTF-8."""
     done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
@@ -65,7 +65,7 @@ def test_a_variable_that_is_no_text_is_told(in_gvisor: Program) -> None:
 
 
 @pytest.mark.parametrize("name", ["in-gvisor", "usernsctl"])
-def test_the_processes_around_it_have_none_of_it(name: str, tmp_path: Path) -> None:
+def test_outer_processes_do_not_hold_the_environment(name: str, tmp_path: Path) -> None:
     program = tmp_path / name
     program.symlink_to(ENTRYPOINT)
     args = ["run", "--env-all"] if name == "usernsctl" else []
@@ -88,9 +88,7 @@ def test_the_processes_around_it_have_none_of_it(name: str, tmp_path: Path) -> N
 READY = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.1; done"
 
 
-def test_process_1_stays_outside_where_there_is_a_user_namespace(
-    in_gvisor: Program, prelude: Program
-) -> None:
+def test_process_1_of_a_user_namespace_stays_outside(in_gvisor: Program, prelude: Program) -> None:
     """Engines start health checks in the namespaces of process 1 of the container."""
     container = [prelude.path, "-rmpf", "--mount-proc", "--"]
     with subprocess.Popen(
@@ -111,32 +109,32 @@ def test_process_1_stays_outside_where_there_is_a_user_namespace(
         assert process.stdout.read() == b"caught\n"
 
 
-def test_host_name_and_directory_are_the_container_s(in_gvisor: Program) -> None:
+def test_host_name_and_cwd_of_the_container_are_kept(in_gvisor: Program) -> None:
     done = in_gvisor("--", "sh", "-c", "hostname; pwd", cwd=Path("/usr/share"))
     assert done.stdout == f"{socket.gethostname()}\n/usr/share\n", done.stderr
 
 
-def test_the_command_s_options_are_its_own(in_gvisor: Program) -> None:
+def test_options_after_the_command_are_passed_to_it(in_gvisor: Program) -> None:
     done = in_gvisor("--network=none", "echo", "--network=host", "--", "-h", cwd=Path("/"))
     assert (done.returncode, done.stdout) == (0, "--network=host -- -h\n"), done.stderr
 
 
 @pytest.mark.parametrize(("options", "status"), [([], 143), (["--reraise-signal"], -15)])
-def test_a_signal_that_kills_the_command_is_raised_again_if_asked_for(
+def test_reraise_signal_kills_the_entrypoint_too(
     in_gvisor: Program, options: list[str], status: int
 ) -> None:
     done = in_gvisor(*options, "--", "sh", "-c", "kill -TERM $$", cwd=Path("/"))
     assert (done.returncode, done.stderr) == (status, "")
 
 
-def test_no_network_is_none(in_gvisor: Program) -> None:
+def test_network_none_leaves_only_loopback(in_gvisor: Program) -> None:
     done = in_gvisor("--network=none", "--", "cat", "/proc/net/dev", cwd=Path("/"))
     devices = [line.split(":")[0].strip() for line in done.stdout.splitlines() if ":" in line]
     assert devices == ["lo"], done.stderr
 
 
 @pytest.mark.parametrize(("user", "ids"), [("1000:1001", "1000 1001"), ("7", "7 7")])
-def test_the_user_of_the_command(in_gvisor: Program, user: str, ids: str) -> None:
+def test_user_option_sets_uid_and_gid(in_gvisor: Program, user: str, ids: str) -> None:
     done = in_gvisor(f"--user={user}", "--", "sh", "-c", 'echo "$(id -u) $(id -g)"', cwd=Path("/"))
     assert (done.stdout, done.stderr) == (f"{ids}\n", "")
 
@@ -179,21 +177,21 @@ def test_the_user_of_the_command(in_gvisor: Program, user: str, ids: str) -> Non
         ([], "no command"),
     ],
 )
-def test_a_wrong_option_is_told(args: list[str], told: str, in_gvisor: Program) -> None:
+def test_invalid_options_are_refused(args: list[str], told: str, in_gvisor: Program) -> None:
     done = in_gvisor(*args, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert told in done.stderr
 
 
 @pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
-def test_a_variable_that_decided_once_is_refused(name: str, in_gvisor: Program) -> None:
+def test_obsolete_variables_are_refused(name: str, in_gvisor: Program) -> None:
     """Refuse an obsolete variable instead of ignoring it: it may have forbidden the network."""
     done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert f"{name} is set, but has no effect" in done.stderr
 
 
-def test_help_and_version(in_gvisor: Program) -> None:
+def test_help_and_version_are_printed(in_gvisor: Program) -> None:
     done = in_gvisor("--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: in-gvisor [OPTIONS]")
@@ -203,7 +201,7 @@ def test_help_and_version(in_gvisor: Program) -> None:
     assert done.returncode == 125
 
 
-def test_it_is_the_command_line_by_that_name(command_line: Program) -> None:
+def test_entrypoint_named_usernsctl_is_the_command_line(command_line: Program) -> None:
     assert command_line("--version").stdout.startswith("usernsctl")
     done = command_line("exec", "-r", "--", "/usr/bin/env", env={"SOME": "thing"})
     assert done.stdout == "SOME=thing\n", done.stderr
@@ -211,14 +209,14 @@ def test_it_is_the_command_line_by_that_name(command_line: Program) -> None:
     assert done.stdout == "thing\n", done.stderr
 
 
-def test_closed_standard_streams_are_not_mistaken(in_gvisor: Program) -> None:
+def test_closed_standard_streams_do_not_become_the_environment(in_gvisor: Program) -> None:
     """Close the standard streams: the environment's descriptor must not get their numbers."""
     close = f"exec {in_gvisor.path} -- sh -c 'exit 7' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", close], cwd="/", timeout=60)
     assert done.returncode in (7, 125)
 
 
-def test_an_installation_that_is_incomplete_is_told(tmp_path: Path) -> None:
+def test_a_missing_native_program_is_reported(tmp_path: Path) -> None:
     (tmp_path / "in-gvisor").write_bytes(ENTRYPOINT.read_bytes())
     (tmp_path / "in-gvisor").chmod(0o755)
     done = Program(tmp_path / "in-gvisor")("--", "true")
@@ -238,7 +236,7 @@ def without_python(tmp_path: Path) -> Path:
     return made
 
 
-def test_without_python_the_profiles_are_printed(without_python: Path) -> None:
+def test_profiles_are_printed_without_python(without_python: Path) -> None:
     share = without_python.parent / "share"
     share.mkdir()
     printed = Program(without_python / "usernsctl")
@@ -258,7 +256,7 @@ def test_without_python_the_profiles_are_printed(without_python: Path) -> None:
         assert "prelude-python" in done.stderr
 
 
-def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
+def test_a_launch_file_is_required_without_python(without_python: Path) -> None:
     """Fail without Python and without a launch file; the machine has none in /etc/usernsctl."""
     program = Program(without_python / "in-gvisor")
     for args, file in (
@@ -279,7 +277,7 @@ def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
     assert "only the launch names runsc" in done.stderr
 
 
-def test_a_wrong_descriptor_is_told() -> None:
+def test_invalid_environ_fd_is_refused() -> None:
     args = [sys.executable, "-I", str(SCRIPTS / "usernsctl")]
     for wrong in ("99", "0", "x", "-1"):
         done = capture([*args, f"--environ-fd={wrong}", "run", "--", "true"])

@@ -45,7 +45,7 @@ def post(url: str, text: str) -> tuple[str, str]:
         return answer.headers["X-Exit-Status"], answer.read().decode()
 
 
-def test_the_server_runs_what_is_posted(url: str, tmp_path: Path) -> None:
+def test_snippet_server_runs_posted_code(url: str, tmp_path: Path) -> None:
     assert post(url, "print(6 * 7)") == ("0", "42\n")
     assert post(url, "raise SystemExit(3)") == ("3", "")
     status, told = post(url, "print(open('/proc/version').read())\n1 / 0")
@@ -57,11 +57,11 @@ def test_the_server_runs_what_is_posted(url: str, tmp_path: Path) -> None:
     assert post(url, look) == ("0", "False\n")
 
 
-def test_the_server_ends_what_takes_too_long(url: str) -> None:
+def test_snippet_server_kills_code_after_a_timeout(url: str) -> None:
     assert post(url, "print('early', flush=True)\nwhile True: pass") == ("-9", "early\n")
 
 
-def test_snippet_server_ends_what_prints_too_much(url: str) -> None:
+def test_snippet_server_kills_code_that_prints_too_much(url: str) -> None:
     status, told = post(url, "while True: print('x' * 999)")
     assert status == "-9"
     assert len(told) == 64 * 1024
@@ -96,12 +96,12 @@ def test_snippet_server_takes_and_returns_files(url: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("task", [[], {}, {"code": 5}, {"code": "", "files": ["a"]}, "x"])
-def test_snippet_server_refuses_other_tasks(url: str, task: object) -> None:
+def test_snippet_server_refuses_invalid_tasks(url: str, task: object) -> None:
     with pytest.raises(urllib.error.HTTPError, match="400"):
         post_json(url, task)
 
 
-def test_snippet_server_runs_many_at_once(url: str) -> None:
+def test_snippet_server_runs_twenty_snippets_at_once(url: str) -> None:
     with ThreadPoolExecutor(20) as threads:
         codes = [f"print({number} * 2)" for number in range(20)]
         answers = list(threads.map(lambda code: post(url, code), codes))
@@ -128,14 +128,14 @@ def test_untrusted_report_follows_no_link(tmp_path: Path, monkeypatch: pytest.Mo
         report.report_on(str(tmp_path / "data"))
 
 
-def test_the_pool_works_through_its_queue() -> None:
+def test_worker_pool_runs_all_tasks() -> None:
     results = dict(
         tuple(map(int, line.split())) for line in run("worker_pool.py", "12").splitlines()
     )
     assert results == {n: sum(i * i for i in range(n)) for n in range(12)}
 
 
-def test_the_executor_runs_its_tasks_in_gvisor() -> None:
+def test_sandbox_executor_runs_tasks_in_gvisor() -> None:
     *roots, release = run("sandbox_executor.py").splitlines()
     assert roots == ["0 2", "1 3", "2 10"]
     assert gvisor.is_release(release)

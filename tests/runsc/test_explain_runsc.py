@@ -67,7 +67,9 @@ def root_cause(usernsctl: Program, logs: Path) -> str:
     ],
 )
 @pytest.mark.sampled(4)
-def test_tools_that_anybody_can_break(way: str, command: list[str], cause: str) -> None:
+def test_explain_finds_causes_that_any_user_can_create(
+    way: str, command: list[str], cause: str
+) -> None:
     assert cause in causes_of(failure_of([*BREAK, way, "--", *command]))
 
 
@@ -90,7 +92,7 @@ open("/proc/self/uid_map", "w")
         ([*PREPARED, "mount", "-t", "sysfs", "none", "/sys"], "mount-without-owned-ns"),
     ],
 )
-def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None:
+def test_explain_finds_causes_of_a_plain_user(command: list[str], cause: str) -> None:
     assert cause in causes_of(failure_of(command))
 
 
@@ -118,7 +120,9 @@ def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None
         ("read-only", OVERLAPPING, "range-overlap"),
     ],
 )
-def test_tools_that_root_can_break(way: str, command: list[str], cause: str) -> None:
+def test_explain_finds_causes_that_root_can_create(
+    way: str, command: list[str], cause: str
+) -> None:
     assert cause in causes_of(failure_of([*BREAK, way, "--", *command]))
 
 
@@ -133,7 +137,7 @@ def test_tools_that_root_can_break(way: str, command: list[str], cause: str) -> 
         ("few-ids", "range-outside-parent"),
     ],
 )
-def test_causes_with_one_text_are_told_apart_where_they_are(
+def test_explain_confirms_one_of_several_causes_by_probes(
     usernsctl: Program, way: str, cause: str
 ) -> None:
     broken = [*BREAK, way, "--"]
@@ -153,7 +157,9 @@ def test_causes_with_one_text_are_told_apart_where_they_are(
         (["sh", "-c", "exec runsc-missing/runsc"], "runsc-missing"),
     ],
 )
-def test_calls_that_runsc_refuses(tmp_path: Path, command: list[str], cause: str) -> None:
+def test_explain_finds_causes_of_invalid_runsc_calls(
+    tmp_path: Path, command: list[str], cause: str
+) -> None:
     # Some releases of runsc read the bundle before they refuse the options.
     bundle = make_bundle(tmp_path / "b", **WORKS)
     ours = [f"--bundle={bundle}", "x"] if "--rootless" in command else []
@@ -161,12 +167,12 @@ def test_calls_that_runsc_refuses(tmp_path: Path, command: list[str], cause: str
 
 
 @unprivileged
-def test_the_state_of_runsc_in_a_place_of_roots(tmp_path: Path) -> None:
+def test_explain_finds_unwritable_state_directory_of_runsc(tmp_path: Path) -> None:
     command = runsc_command(make_bundle(tmp_path / "b", **WORKS), "--rootless", "--root=/usr/no")
     assert causes_of(failure_of(command))[0] == "runsc-root-unwritable"
 
 
-def test_a_network_that_runsc_takes_for_the_machines_own(tmp_path: Path) -> None:
+def test_explain_finds_refused_network_namespace(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", **WORKS)
     command = [*PREPARED[:-1], "-n", "--", *runsc_command(bundle, "--network=sandbox")]
     if gvisor.release().has("netstack-in-namespace"):
@@ -176,7 +182,7 @@ def test_a_network_that_runsc_takes_for_the_machines_own(tmp_path: Path) -> None
         assert causes_of(failure_of(command))[0] == "runsc-netns-check"
 
 
-def test_an_id_that_is_taken(tmp_path: Path) -> None:
+def test_explain_finds_duplicate_container_id(tmp_path: Path) -> None:
     """Create a container, and run another one with the same id.
 
     The first container is killed with the PID namespace of both.
@@ -191,13 +197,13 @@ def test_an_id_that_is_taken(tmp_path: Path) -> None:
 
 @unprivileged
 @pytest.mark.skipif(os.access("/dev/kvm", os.W_OK), reason="/dev/kvm can be used")
-def test_a_platform_that_is_closed(tmp_path: Path) -> None:
+def test_explain_finds_inaccessible_kvm(tmp_path: Path) -> None:
     command = runsc_command(make_bundle(tmp_path / "b", **WORKS), "--rootless", "--platform=kvm")
     assert causes_of(failure_of(command))[0] == "kvm-denied"
 
 
 @unprivileged
-def test_a_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
+def test_explain_finds_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
     """Run a bundle without mappings: runsc's processes have no mapped id, as their logs show."""
     bundle, logs = make_bundle(tmp_path / "b", linux={"namespaces": USER}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
@@ -206,7 +212,7 @@ def test_a_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
 
 
 @unprivileged
-def test_a_bundle_without_a_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
+def test_explain_finds_bundle_without_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
     """Run a bundle without a user namespace: runsc requests all ids, as its log shows."""
     bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
@@ -215,7 +221,7 @@ def test_a_bundle_without_a_user_namespace(usernsctl: Program, tmp_path: Path) -
 
 
 @unprivileged
-def test_a_prepared_namespace_without_its_root(tmp_path: Path) -> None:
+def test_explain_finds_nonroot_user_in_the_namespace(tmp_path: Path) -> None:
     """Run runsc with capabilities, but not as root: it then creates no user namespace."""
     bundle = make_bundle(tmp_path / "b", **WORKS)
     prepared = [str(SCRIPTS / "usernsctl-exec"), "-c", "-m", "--keep-caps", "--"]
@@ -223,7 +229,7 @@ def test_a_prepared_namespace_without_its_root(tmp_path: Path) -> None:
     assert "nonroot-in-namespace" in causes_of(text)
 
 
-def test_a_hint_that_leads_astray(tmp_path: Path) -> None:
+def test_explain_corrects_the_hint_about_max_user_namespaces(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
     text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
     assert "bundle-no-mappings" in causes_of(text)
@@ -260,7 +266,7 @@ FAILING_WITHOUT_ROOT = [
     [*FAILING, *(pytest.param(*each, marks=unprivileged) for each in FAILING_WITHOUT_ROOT)],
 )
 @pytest.mark.sampled(4)
-def test_the_root_failure_behind_what_runsc_prints(
+def test_explain_finds_the_root_failure_in_debug_logs(
     usernsctl: Program, tmp_path: Path, cause: str, start: list[str], parts: dict[str, Any]
 ) -> None:
     bundle, logs = make_bundle(tmp_path / "b", **parts), tmp_path / "logs"
@@ -275,7 +281,7 @@ def test_the_root_failure_behind_what_runsc_prints(
     assert root_cause(usernsctl, logs) in SAME_TEXT.get(cause, {cause})
 
 
-def test_a_run_that_works_has_no_failure(
+def test_explain_reports_nothing_after_a_successful_run(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     bundle, logs = make_bundle(tmp_path / "b", **WORKS), tmp_path / "logs"

@@ -98,7 +98,7 @@ def make_tree(top: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, (1 << 20) + 7])
-def test_a_file_that_was_written_is_read(box: un.Sandbox, inside: str, size: int) -> None:
+def test_read_file_returns_written_content(box: un.Sandbox, inside: str, size: int) -> None:
     data = os.urandom(size)
     path = f"{inside}/file"
     box.write_file(path, data)
@@ -106,7 +106,7 @@ def test_a_file_that_was_written_is_read(box: un.Sandbox, inside: str, size: int
     assert shell(box, 'stat -c "%a %u %g %s" "$1"', path) == f"644 0 0 {size}\n"
 
 
-def test_a_file_is_replaced_and_gets_the_mode(box: un.Sandbox, inside: str) -> None:
+def test_write_file_replaces_content_and_sets_the_mode(box: un.Sandbox, inside: str) -> None:
     path = f"{inside}/new/dir/file"
     with pytest.raises(FileNotFoundError):
         box.write_file(path, b"x")
@@ -115,15 +115,13 @@ def test_a_file_is_replaced_and_gets_the_mode(box: un.Sandbox, inside: str) -> N
     assert shell(box, 'stat -c %a "$1"; cat "$1"', path) == "755\nshort"
 
 
-def test_the_content_may_come_from_a_binary_file(box: un.Sandbox, inside: str) -> None:
+def test_write_file_accepts_a_file_object(box: un.Sandbox, inside: str) -> None:
     data = os.urandom(600_000)
     box.write_file(f"{inside}/file", io.BytesIO(data))
     assert box.read_file(os.fsencode(f"{inside}/file")) == data
 
 
-def test_links_and_files_of_the_kernel_are_read_as_programs_inside_do(
-    box: un.Sandbox, inside: str
-) -> None:
+def test_symlinks_and_proc_files_are_read(box: un.Sandbox, inside: str) -> None:
     box.write_file(f"{inside}/file", b"content")
     shell(box, 'ln -s file "$1/link"; ln -s /proc/version "$1/version"', inside)
     assert box.read_file(f"{inside}/link") == b"content"
@@ -155,14 +153,14 @@ def failure(side: str, number: int, path: str, call: Callable[[], object]) -> un
         ("/" + "x" * 256, errno.ENAMETOOLONG, OSError),
     ],
 )
-def test_what_can_not_be_read_is_one_error(
+def test_unreadable_paths_raise(
     box: un.Sandbox, path: str, number: int, kind: type[OSError]
 ) -> None:
     error = failure("inside", number, path, lambda: box.read_file(path, timeout=20))
     assert isinstance(error, kind)
 
 
-def test_fifos_sockets_and_devices_neither_block_nor_are_opened(
+def test_fifos_sockets_and_devices_are_refused_without_blocking(
     box: un.Sandbox, inside: str
 ) -> None:
     shell(box, 'mkfifo "$1/fifo"', inside)
@@ -177,7 +175,7 @@ def test_fifos_sockets_and_devices_neither_block_nor_are_opened(
         assert "regular file" in str(caught.value)
 
 
-def test_reading_stops_at_the_limit(box: un.Sandbox, inside: str) -> None:
+def test_read_file_raises_above_max_bytes(box: un.Sandbox, inside: str) -> None:
     path = f"{inside}/file"
     box.write_file(path, b"12345")
     assert box.read_file(path, max_bytes=5) == b"12345"
@@ -189,7 +187,7 @@ def test_reading_stops_at_the_limit(box: un.Sandbox, inside: str) -> None:
     failure("inside", errno.EFBIG, path, lambda: box.read_file(path))
 
 
-def test_wrong_arguments_are_named(box: un.Sandbox) -> None:
+def test_invalid_arguments_raise(box: un.Sandbox) -> None:
     wrong: Any
     for wrong, kind, name in [
         ("relative", ValueError, "path"),
@@ -221,7 +219,7 @@ def test_wrong_arguments_are_named(box: un.Sandbox) -> None:
         box.put("/etc/hostname", "/")
 
 
-def test_a_directory_is_listed(box: un.Sandbox, inside: str) -> None:
+def test_list_dir_returns_type_size_mode_and_target(box: un.Sandbox, inside: str) -> None:
     box.write_file(f"{inside}/file", b"12345", 0o640)
     shell(box, 'cd "$1"; mkdir dir; ln -s x link; mkfifo fifo; touch -d @1600000000 file', inside)
     found = {entry.name: entry for entry in box.list_dir(inside)}
@@ -242,7 +240,7 @@ def test_a_directory_is_listed(box: un.Sandbox, inside: str) -> None:
 # Trees.
 
 
-def test_a_tree_comes_back_as_it_was(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
+def test_put_and_get_keep_a_tree_unchanged(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     report = box.put(tree, f"{inside}/tree")
     again = box.get(f"{inside}/tree", tmp_path / "back")
@@ -255,7 +253,7 @@ def test_a_tree_comes_back_as_it_was(box: un.Sandbox, inside: str, tmp_path: Pat
     }
 
 
-def test_a_single_file_is_a_tree(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
+def test_put_and_get_copy_a_single_file(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"content")
     os.utime(file, ns=(WHEN, WHEN))
@@ -269,7 +267,9 @@ def test_a_single_file_is_a_tree(box: un.Sandbox, inside: str, tmp_path: Path) -
     assert shell(box, 'stat -c %F "$1"', f"{inside}/link") == "regular file\n"
 
 
-def test_what_exists_is_not_replaced(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
+def test_existing_files_are_replaced_only_with_merge(
+    box: un.Sandbox, inside: str, tmp_path: Path
+) -> None:
     tree = make_tree(tmp_path / "tree")
     box.put(tree, f"{inside}/tree")
     shell(box, 'cd "$1"; echo own >own; echo other >program; rm dangling', f"{inside}/tree")
@@ -292,7 +292,7 @@ def test_what_exists_is_not_replaced(box: un.Sandbox, inside: str, tmp_path: Pat
         box.put(tree / "deep", path, merge=True)
 
 
-def test_a_merge_follows_no_link_inside(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
+def test_merge_follows_no_symlink_inside(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     (tmp_path / "tree" / "dir").mkdir(parents=True)
     (tmp_path / "tree" / "dir" / "file").write_text("new")
     (tmp_path / "tree" / "link").write_text("new")
@@ -309,7 +309,7 @@ def test_a_merge_follows_no_link_inside(box: un.Sandbox, inside: str, tmp_path: 
     assert shell(box, 'stat -c %a "$1/tree"', inside) == "1777\n"
 
 
-def test_other_kinds_of_files_are_skipped_and_reported(
+def test_special_files_are_skipped_and_reported(
     box: un.Sandbox, inside: str, tmp_path: Path
 ) -> None:
     tree = tmp_path / "tree"
@@ -329,7 +329,7 @@ def test_other_kinds_of_files_are_skipped_and_reported(
     assert (tmp_path / "back" / "file").stat().st_mode == stat.S_IFREG | 0o755
 
 
-def test_devices_are_never_created(box: un.Sandbox, tmp_path: Path) -> None:
+def test_get_creates_no_devices(box: un.Sandbox, tmp_path: Path) -> None:
     report = box.get("/dev", tmp_path / "dev")
     assert report.skipped_count > 5
     assert {why for _, why in report.skipped} <= {
@@ -340,9 +340,7 @@ def test_devices_are_never_created(box: un.Sandbox, tmp_path: Path) -> None:
         assert all(os.path.islink(os.path.join(top, name)) for name in files), (names, files)
 
 
-def test_limits_of_a_copy_hold_and_nothing_is_left(
-    box: un.Sandbox, inside: str, tmp_path: Path
-) -> None:
+def test_get_above_its_limits_leaves_no_file(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     box.put(make_tree(tmp_path / "tree"), f"{inside}/tree")
     tree = tree_of(tmp_path / "tree")
     size = sum(len(content or b"") for mode, _, content in tree.values() if stat.S_ISREG(mode))
@@ -355,7 +353,7 @@ def test_limits_of_a_copy_hold_and_nothing_is_left(
     assert box.get(f"{inside}/tree", back, max_bytes=size, max_files=count).files
 
 
-def test_sparse_files_have_their_size(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
+def test_sparse_files_count_with_their_size(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     sparse = tmp_path / "sparse"
     with open(sparse, "wb") as file:
         file.truncate(8 << 20)
@@ -369,7 +367,7 @@ def test_sparse_files_have_their_size(box: un.Sandbox, inside: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("levels", [255, 256, 300])
-def test_deep_trees_are_copied_up_to_a_limit(
+def test_trees_deeper_than_256_directories_are_refused(
     box: un.Sandbox, inside: str, tmp_path: Path, levels: int
 ) -> None:
     # `levels` directories, the tree's own included.
@@ -445,7 +443,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 @as_root
-def test_a_full_file_system_is_named(small: Path, tmp_path: Path) -> None:
+def test_a_full_filesystem_raises_enospc(small: Path, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(b"x" * (2 << 20))
     with un.SandboxHost(binds=[f"{small}:/data:rw"]) as host, host.start(None) as box:
@@ -490,7 +488,7 @@ def test_files_that_change_during_a_copy_are_reported(
 
 
 @several_ids
-def test_files_belong_to_a_user_by_name(tmp_path: Path) -> None:
+def test_files_get_the_owner_given_by_name(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     passwd = b"root:x:0:0::/root:/bin/sh\napp:x:5:6::/app:/bin/sh\n"
 
@@ -523,7 +521,7 @@ def test_files_belong_to_a_user_by_name(tmp_path: Path) -> None:
 
 
 @several_ids
-def test_files_belong_to_the_user_who_may_do_what_he_may(tmp_path: Path) -> None:
+def test_files_get_owner_and_permissions_of_the_given_user(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_text("x")
     with un.SandboxHost(MAP_OF_SEVERAL) as host, host.start(None) as box:
@@ -560,24 +558,28 @@ def exercise(box: un.Sandbox, tmp_path: Path, directory: str = "/tmp") -> None:
     assert tree_of(tmp_path / "back") == tree_of(tree)
 
 
-def test_beside_a_first_command(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_copies_work_beside_a_first_command(host: un.SandboxHost, tmp_path: Path) -> None:
     with host.start(FOREVER) as box:
         exercise(box, tmp_path)
 
 
-def test_in_a_detached_sandbox(host: un.SandboxHost, tmp_path: Path, runtime: Path) -> None:
+def test_copies_work_in_a_detached_sandbox(
+    host: un.SandboxHost, tmp_path: Path, runtime: Path
+) -> None:
     box = host.start(FOREVER, detach=True)
     box.release()
     with un.Sandbox.attach(box.id) as again:
         exercise(again, tmp_path)
 
 
-def test_in_a_restored_sandbox(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_copies_work_in_a_restored_sandbox(host: un.SandboxHost, tmp_path: Path) -> None:
     with host.template() as template, template.start() as box:
         exercise(box, tmp_path)
 
 
-def test_in_a_sandbox_of_a_pool(host: un.SandboxHost, tmp_path: Path, runtime: Path) -> None:
+def test_copies_work_in_a_sandbox_of_a_pool(
+    host: un.SandboxHost, tmp_path: Path, runtime: Path
+) -> None:
     with host.pool(1, max_uses=2) as pool:
         with pool.acquire(60) as box:
             exercise(box, tmp_path)
@@ -585,7 +587,7 @@ def test_in_a_sandbox_of_a_pool(host: un.SandboxHost, tmp_path: Path, runtime: P
             box.write_file("/tmp/again", b"x")
 
 
-def test_in_a_root_filesystem_without_programs(tmp_path: Path) -> None:
+def test_copies_work_in_a_root_filesystem_without_programs(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     for name in ("dev", "proc", "sys", "tmp"):
@@ -594,7 +596,7 @@ def test_in_a_root_filesystem_without_programs(tmp_path: Path) -> None:
         exercise(box, tmp_path)
 
 
-def test_an_ended_sandbox_is_an_error(host: un.SandboxHost) -> None:
+def test_read_file_in_an_ended_sandbox_raises(host: un.SandboxHost) -> None:
     with host.start(None) as box:
         box.read_file("/proc/version")
         box.kill()
@@ -606,7 +608,7 @@ def test_an_ended_sandbox_is_an_error(host: un.SandboxHost) -> None:
 # Deadlines, threads, asyncio.
 
 
-def test_a_deadline_ends_a_copy(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
+def test_timeout_ends_a_copy(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     class Endless:
         def read(self, size: int) -> bytes:
             return b"x" * 1000
@@ -621,7 +623,7 @@ def test_a_deadline_ends_a_copy(box: un.Sandbox, inside: str, tmp_path: Path) ->
     assert box.read_file("/proc/version", timeout=None)
 
 
-def test_an_error_of_the_source_is_the_caller_s(box: un.Sandbox, inside: str) -> None:
+def test_an_exception_of_the_source_reaches_the_caller(box: un.Sandbox, inside: str) -> None:
     class Broken:
         def read(self, size: int) -> bytes:
             raise RuntimeError("mine")
@@ -631,7 +633,7 @@ def test_an_error_of_the_source_is_the_caller_s(box: un.Sandbox, inside: str) ->
     assert box.list_dir(inside) == []
 
 
-def test_threads_copy_side_by_side(box: un.Sandbox, inside: str) -> None:
+def test_six_threads_copy_at_once(box: un.Sandbox, inside: str) -> None:
     failed: list[BaseException] = []
 
     def work(number: int) -> None:
@@ -651,7 +653,7 @@ def test_threads_copy_side_by_side(box: un.Sandbox, inside: str) -> None:
     assert not failed
 
 
-def test_all_from_asyncio(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
+def test_asyncio_methods_copy_files(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
 
     async def work() -> None:
@@ -667,9 +669,7 @@ def test_all_from_asyncio(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     assert tree_of(tmp_path / "back") == tree_of(tree)
 
 
-def test_a_cancelled_copy_ends_and_leaves_nothing(
-    box: un.Sandbox, inside: str, tmp_path: Path
-) -> None:
+def test_a_cancelled_copy_leaks_nothing(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     shell(box, 'truncate -s 100G "$1/huge"', inside)
     box.read_file("/proc/version")
     before = settled_descriptors()
@@ -703,9 +703,7 @@ def test_failures_leak_no_descriptors(box: un.Sandbox, inside: str, tmp_path: Pa
     assert settled_descriptors() == before
 
 
-def test_the_memory_in_use_does_not_grow_with_the_file(
-    box: un.Sandbox, inside: str, tmp_path: Path
-) -> None:
+def test_copies_use_bounded_memory(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     import tracemalloc
 
     source = tmp_path / "source"

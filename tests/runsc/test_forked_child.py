@@ -100,6 +100,6 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.sampled(4)
-def test_it_is_not_warned_and_ends_nothing(kind: str) -> None:
+def test_forked_child_drops_objects_without_warning_or_effect(kind: str) -> None:
     done = capture([sys.executable, "-W", "error", "-c", FORKING, kind])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -13,7 +13,7 @@ from conftest import Program
 from gvisor import BUILD
 
 
-def test_a_file_is_made(usernsctl: Program, tmp_path: Path) -> None:
+def test_freeze_writes_options_and_command(usernsctl: Program, tmp_path: Path) -> None:
     file = tmp_path / "launch"
     done = usernsctl(
         *("freeze", "--env", "TOKEN", "--env", "A=1", "--map-auto", "--bind", f"{tmp_path}:/x"),
@@ -28,7 +28,7 @@ def test_a_file_is_made(usernsctl: Program, tmp_path: Path) -> None:
         assert b"\0" + pair + b"\0" in file.read_bytes()
 
 
-def test_a_file_without_a_command(usernsctl: Program, tmp_path: Path) -> None:
+def test_freeze_accepts_a_missing_command(usernsctl: Program, tmp_path: Path) -> None:
     file = tmp_path / "launch"
     done = usernsctl("freeze", "-o", file)
     assert (done.returncode, done.stderr) == (0, "")
@@ -58,14 +58,16 @@ def test_a_file_without_a_command(usernsctl: Program, tmp_path: Path) -> None:
         (["-o", "F", "--wd", "here"], "--wd here is neither an absolute path nor ."),
     ],
 )
-def test_bad_options(usernsctl: Program, tmp_path: Path, options: list[str], says: str) -> None:
+def test_invalid_options_write_no_file(
+    usernsctl: Program, tmp_path: Path, options: list[str], says: str
+) -> None:
     done = usernsctl("freeze", *options, cwd=tmp_path)
     assert done.returncode == 125
     assert says in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_but_a_file_is_replaced(usernsctl: Program, tmp_path: Path) -> None:
+def test_freeze_replaces_only_regular_files(usernsctl: Program, tmp_path: Path) -> None:
     fifo, link, directory = (tmp_path / name for name in ("fifo", "link", "directory"))
     os.mkfifo(fifo)
     link.symlink_to(fifo)
@@ -89,7 +91,9 @@ def run_launch(prelude: Program, file: Path, *args: str, **how: Any) -> Any:
     return prelude("--launch", file, *args, **how)
 
 
-def test_a_frozen_launch_is_performed(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+def test_frozen_launch_runs_its_command(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
     file, data = tmp_path / "launch", tmp_path / "data"
     data.mkdir()
     (data / "file").write_text("shown")
@@ -112,7 +116,7 @@ def test_a_frozen_launch_is_performed(usernsctl: Program, prelude: Program, tmp_
     assert "TOKEN" in none.stderr
 
 
-def test_a_frozen_launch_shows_what_a_run_does(
+def test_frozen_launch_prints_the_same_as_run(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     file = tmp_path / "launch"
@@ -123,7 +127,7 @@ def test_a_frozen_launch_shows_what_a_run_does(
     assert frozen.stdout == run.stdout
 
 
-def test_a_launch_that_does_not_hold_any_more(
+def test_frozen_launch_with_a_removed_bind_source_fails(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     file, data = tmp_path / "launch", tmp_path / "data"
@@ -139,7 +143,7 @@ def test_a_launch_that_does_not_hold_any_more(
     assert "secret" not in gone.stderr
 
 
-def test_a_frozen_launch_that_starts_where_its_caller_is(
+def test_frozen_launch_starts_in_the_cwd_of_its_caller(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     file = tmp_path / "launch"
@@ -154,7 +158,7 @@ def test_a_frozen_launch_that_starts_where_its_caller_is(
 
 
 @pytest.mark.userns_requires("subid")
-def test_a_frozen_launch_with_several_ids(
+def test_frozen_launch_maps_several_ids(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     file = tmp_path / "launch"
@@ -169,7 +173,7 @@ def test_a_frozen_launch_with_several_ids(
 
 
 @pytest.mark.userns_requires("subid")
-def test_a_caller_that_ignores_sigchld(
+def test_frozen_launch_works_with_sigchld_ignored(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     file = tmp_path / "launch"
@@ -180,7 +184,7 @@ def test_a_caller_that_ignores_sigchld(
     assert (done.returncode, done.stderr) == (5, "")
 
 
-def test_a_frozen_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+def test_frozen_launch_runs_a_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
     bundle, file = tmp_path / "b", tmp_path / "launch"
     made = usernsctl("bundle", "init", bundle, "--rootfs", "/", "--", "sh", "-c", "pwd; exit 6")
     assert made.returncode == 0, made.stderr
@@ -190,7 +194,9 @@ def test_a_frozen_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -
     assert (done.returncode, done.stdout, done.stderr) == (6, "/\n", "")
 
 
-def test_the_name_of_the_host(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+def test_frozen_launch_uses_the_host_name_of_the_start(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
     """Use the host name at the start of the launch, unless --hostname fixed one at the freeze."""
     file, chosen = tmp_path / "launch", tmp_path / "chosen"
     show = ("--", "cat", "/proc/sys/kernel/hostname")
@@ -204,7 +210,7 @@ def test_the_name_of_the_host(usernsctl: Program, prelude: Program, tmp_path: Pa
     assert prelude(*renamed, "--launch", chosen).stdout == "chosen\n"
 
 
-def test_a_command_that_cannot_be_started(
+def test_frozen_launch_reports_missing_commands_as_run_does(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     file = tmp_path / "launch"

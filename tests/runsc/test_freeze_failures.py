@@ -33,7 +33,7 @@ exit "$(cat "${0%/*}/status")"
 
 # Messages of runsc, each with its cause, or None if the catalogue has no cause, or several causes,
 # for the message.
-SAID = [
+MESSAGES = [
     ("creating container: unable to run a rootless container without userns", "bundle-no-mappings"),
     ("cannot create gofer process: newuidmap failed: exit status 1", None),
     ("running container: cannot read client sync file: waiting for sandbox to start: EOF", None),
@@ -55,7 +55,7 @@ Fails = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def fails(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
+def fail_launch(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
     """Return a function that freezes and starts a launch of a fake, failing runsc."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
@@ -104,10 +104,12 @@ def error_log(*messages: str) -> bytes:
     return "".join(json.dumps({"msg": one, "level": "error"}) for one in messages).encode()
 
 
-@pytest.mark.parametrize(("said", "cause"), SAID)
+@pytest.mark.parametrize(("said", "cause"), MESSAGES)
 @pytest.mark.sampled(4)
-def test_the_causes_of_runscs_words(fails: Fails, said: str, cause: str | None) -> None:
-    done = fails(error_log(said, "and more"))
+def test_messages_of_runsc_are_mapped_to_causes(
+    fail_launch: Fails, said: str, cause: str | None
+) -> None:
+    done = fail_launch(error_log(said, "and more"))
     assert done.returncode == 125
     first, *rest = done.stderr.splitlines()
     assert first == f'usernsctl: runsc: runsc says: "{said}"'
@@ -127,17 +129,17 @@ def test_the_causes_of_runscs_words(fails: Fails, said: str, cause: str | None) 
         assert rest[1:] == ([f"  remedy: {lines[0]}"] if len(lines) == 1 else several)
 
 
-def test_a_crash_and_silence(fails: Fails) -> None:
+def test_crashes_and_empty_logs_of_runsc_are_explained(fail_launch: Fails) -> None:
     crash = b"runtime: failed to create new OS thread (have 6 already; errno=11)\nmore\n"
-    assert "[process-limit]" in fails(error_log("EOF"), crash=crash, status=2).stderr
-    assert "runsc crashed" in fails(b"", status=2).stderr
-    assert "[runsc-refused-call]" in fails(b"").stderr
+    assert "[process-limit]" in fail_launch(error_log("EOF"), crash=crash, status=2).stderr
+    assert "runsc crashed" in fail_launch(b"", status=2).stderr
+    assert "[runsc-refused-call]" in fail_launch(b"").stderr
     # Any exit status of runsc is a failure, unless its log records the end of the command.
-    assert 'runsc says: "x"' in fails(error_log("x"), status=3).stderr
-    assert "[runsc-ran-nothing]" in fails(b"", status=0).stderr
+    assert 'runsc says: "x"' in fail_launch(error_log("x"), status=3).stderr
+    assert "[runsc-ran-nothing]" in fail_launch(b"", status=0).stderr
 
 
-def test_words_that_are_hostile(fails: Fails) -> None:
+def test_hostile_messages_of_runsc_are_sanitized(fail_launch: Fails) -> None:
     """Sanitize runsc's messages, which repeat texts of a bundle that may be hostile."""
     for errors in (
         error_log("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
@@ -149,7 +151,7 @@ def test_words_that_are_hostile(fails: Fails) -> None:
         b"\0\n\xff" * 1000,
         random.Random(1).randbytes(10_000),
     ):
-        done = fails(errors, crash=errors.replace(b"{", b"\npanic: "))
+        done = fail_launch(errors, crash=errors.replace(b"{", b"\npanic: "))
         assert done.returncode == 125
         kinds = {unicodedata.category(char) for char in done.stderr.replace("\n", "")}
         assert not kinds & {"Cc", "Cf", "Cs", "Zl", "Zp"}, done.stderr
@@ -157,17 +159,19 @@ def test_words_that_are_hostile(fails: Fails) -> None:
         assert not any("usernsctl: all is well" in line[:20] for line in done.stderr.splitlines())
 
 
-@pytest.mark.parametrize("phrase", [said for said, cause in SAID if cause])
+@pytest.mark.parametrize("phrase", [said for said, cause in MESSAGES if cause])
 @pytest.mark.sampled(3)
-def test_the_words_of_a_config_choose_no_cause(fails: Fails, phrase: str) -> None:
+def test_quoted_text_of_a_config_matches_no_cause(fail_launch: Fails, phrase: str) -> None:
     variable = f'A="\x07: {phrase}'
     for quoted in (json.dumps(variable), repr(variable), variable):
-        done = fails(error_log(f"bad variable {quoted}: refused"), "--env", variable)
+        done = fail_launch(error_log(f"bad variable {quoted}: refused"), "--env", variable)
         assert done.returncode == 125
         assert "why:" not in done.stderr
 
 
-def test_runsc_itself_fails(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+def test_denied_kvm_is_explained_as_run_does(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("/dev/kvm can be had here, by whoever runs this")
     file = tmp_path / "launch"
@@ -180,9 +184,11 @@ def test_runsc_itself_fails(usernsctl: Program, prelude: Program, tmp_path: Path
 
 
 @pytest.mark.userns_requires("strace")
-def test_no_python_is_started(fails: Fails, prelude: Program, tmp_path: Path) -> None:
+def test_failed_launch_starts_no_python(
+    fail_launch: Fails, prelude: Program, tmp_path: Path
+) -> None:
     """Trace execve(2): a failed launch executes nothing but runsc and the launch's programs."""
-    fails(error_log("something new"))
+    fail_launch(error_log("something new"))
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace, prelude.path]
     done = subprocess.run([*command, "--launch", tmp_path / "launch"], capture_output=True)

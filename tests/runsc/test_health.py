@@ -72,7 +72,7 @@ def script(usernsctl: Program, tmp_path: Path) -> Script:
     return run
 
 
-def test_a_sandbox_that_answers(script: Script) -> None:
+def test_health_of_a_running_sandbox_succeeds(script: Script) -> None:
     done = script(
         "begin one; health; health -- sh -c 'cat /proc/version'; health -- sh -c 'exit 0'"
     )
@@ -81,7 +81,7 @@ def test_a_sandbox_that_answers(script: Script) -> None:
     assert "Jan 10 15:06:54 PST 2016" in version
 
 
-def test_without_a_sandbox(script: Script) -> None:
+def test_health_without_a_sandbox_fails(script: Script) -> None:
     done = script("health; health -- true")
     assert done.stdout == "status 1\nstatus 1\n"
     assert done.stderr.count("unhealthy: no sandbox runs in this container") == 2
@@ -98,7 +98,7 @@ def test_without_a_sandbox(script: Script) -> None:
         ("sleep 300", "took longer than 10 s"),
     ],
 )
-def test_a_command_that_fails(script: Script, command: str, says: str) -> None:
+def test_health_with_a_failing_command_fails(script: Script, command: str, says: str) -> None:
     """Let a command fail or hang: it is not left behind in the sandbox."""
     done = script(f"begin one; health -- {command}; health -- sh -c 'cat /proc/[0-9]*/cmdline'")
     first, rest = done.stdout.split("\n", 1)
@@ -109,7 +109,7 @@ def test_a_command_that_fails(script: Script, command: str, says: str) -> None:
     assert "[health-command-failed]" in done.stderr
 
 
-def test_a_sandbox_that_does_not_answer(script: Script) -> None:
+def test_health_of_a_stopped_sandbox_fails(script: Script) -> None:
     """Stop gVisor, as after the death of one of its processes: no process of the check is left."""
     done = script(
         "begin one; stopped=$(sandbox 1)\n"
@@ -143,7 +143,7 @@ def test_the_sandbox_of_the_container_counts(script: Script) -> None:
         "$(seq 300)",
     ],
 )
-def test_hostile_process_that_looks_like_a_watcher(
+def test_health_is_not_fooled_by_a_fake_watcher(
     script: Script, tmp_path: Path, arguments: str
 ) -> None:
     """Start an older process with the name of the watcher: the check may fail, but not succeed.
@@ -158,7 +158,7 @@ def test_hostile_process_that_looks_like_a_watcher(
     assert "unhealthy: " in done.stderr
 
 
-def test_other_options_are_refused(script: Script) -> None:
+def test_health_with_check_is_refused(script: Script) -> None:
     done = script("$bin/in-gvisor --health --check || echo $?")
     assert done.stdout == "125\n"
     assert "--health with --check" in done.stderr

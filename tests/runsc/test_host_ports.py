@@ -76,7 +76,7 @@ def holders_of(port: int) -> list[str]:
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
-def test_free_port_leads_to_a_server_inside(host: un.SandboxHost, *, detach: bool) -> None:
+def test_free_port_reaches_a_server_inside(host: un.SandboxHost, *, detach: bool) -> None:
     with host.start(COMMAND, publish=[8000, "[::1]:0:8001"], detach=detach) as box:
         assert list(box.ports) == [8000, 8001]
         address, port = box.ports[8000]
@@ -153,7 +153,7 @@ def test_sandbox_without_published_ports_has_none(host: un.SandboxHost) -> None:
         assert box.ports == {}
 
 
-def test_taken_port_is_an_error_before_the_start(host: un.SandboxHost) -> None:
+def test_taken_port_raises_before_the_start(host: un.SandboxHost) -> None:
     before = set(os.listdir(host.directory))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -187,12 +187,12 @@ def test_failed_start_frees_the_port(host: un.SandboxHost) -> None:
         ([1] * 65, ValueError),
     ],
 )
-def test_publish_is_checked(host: un.SandboxHost, publish: Any, error: type[Exception]) -> None:
+def test_invalid_publish_raises(host: un.SandboxHost, publish: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="publish"):
         host.start(["/bin/true"], publish=publish)
 
 
-def test_network_of_the_machine_has_no_published_ports() -> None:
+def test_publish_with_network_host_raises() -> None:
     with pytest.raises(ValueError, match="exclude each other"):
         un.Sandbox(["/bin/true"], network="host", publish=[80])
 
@@ -219,7 +219,7 @@ def test_killed_creator_frees_the_port() -> None:
     assert is_closed(address, int(port))
 
 
-def test_port_of_a_private_network(tmp_path: Path) -> None:
+def test_published_port_works_with_a_private_network(tmp_path: Path) -> None:
     script = f"{HELD.replace('sys.stdin.read()', '')}\nwhile True:\n" + (
         "    try: answer = urllib.request.urlopen('http://%s:%d/b' % box.ports[8000]).read()\n"
         "    except OSError: time.sleep(0.05)\n"

@@ -88,7 +88,7 @@ def refusal(usernsctl: Program, *options: str) -> str:
         ("root", [0, 0, "HOME=/root"]),
     ],
 )
-def test_names_are_those_of_the_root_filesystem(
+def test_user_names_are_looked_up_in_the_root_filesystem(
     usernsctl: Program, tree: Path, user: str, ids: list[Any]
 ) -> None:
     assert ids_of(usernsctl, "--rootfs", str(tree), "--user", user) == ids
@@ -97,7 +97,7 @@ def test_names_are_those_of_the_root_filesystem(
 @pytest.mark.parametrize(
     "user", ["nosuch", "broken", "short", "app:nosuch", "app:wide", "9:x", "A"]
 )
-def test_a_name_that_the_sandbox_lacks(usernsctl: Program, tree: Path, user: str) -> None:
+def test_unknown_user_names_are_refused(usernsctl: Program, tree: Path, user: str) -> None:
     error = refusal(usernsctl, "--rootfs", str(tree), "--user", user)
     assert "the sandbox has no " in error
     assert "has no such name" in error
@@ -109,7 +109,7 @@ def test_a_name_that_the_sandbox_lacks(usernsctl: Program, tree: Path, user: str
 @pytest.mark.parametrize(
     "user", ["app:", ":app", "a:b:c", "a b", "a\nb", "-app", "+app", "a,b", "a/b", "x" * 257, "٣"]
 )
-def test_a_text_that_is_no_user(usernsctl: Program, user: str) -> None:
+def test_malformed_user_options_are_refused(usernsctl: Program, user: str) -> None:
     done = usernsctl("run", f"--user={user}", "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
     assert "is not UID[:GID]" in done.stderr
@@ -117,7 +117,7 @@ def test_a_text_that_is_no_user(usernsctl: Program, user: str) -> None:
         un.gvisor.run(["true"], user=user)
 
 
-def test_a_run_has_the_user_and_its_groups(usernsctl: Program, binds: list[str]) -> None:
+def test_run_sets_uid_gid_home_and_groups(usernsctl: Program, binds: list[str]) -> None:
     options = [word for bind in binds for word in ("--bind", bind)]
     run = usernsctl("run", *options, "--user", "app", "--", "sh", "-c", SHOW)
     assert (run.stderr, run.returncode) == ("", 0)
@@ -125,7 +125,7 @@ def test_a_run_has_the_user_and_its_groups(usernsctl: Program, binds: list[str])
 
 
 @pytest.mark.userns_requires("subid")
-def test_several_ids_include_the_groups_of_a_name(
+def test_a_user_has_supplementary_groups_with_several_ids(
     usernsctl: Program, prelude: Program, tmp_path: Path, binds: list[str]
 ) -> None:
     options = ["--map-auto", *(word for bind in binds for word in ("--bind", bind))]
@@ -147,7 +147,7 @@ def output(host: un.SandboxHost, **options: Any) -> str:
         return str(box.communicate(timeout=60)[0].decode())
 
 
-def test_sandboxes_take_names_groups_and_hostnames(binds: list[str]) -> None:
+def test_start_accepts_user_names_groups_and_hostnames(binds: list[str]) -> None:
     with un.SandboxHost(binds=binds, hostname="every") as host:
         assert output(host, user="app") == "1234\n1235\n/srv/app\n1235\nevery\n"
         assert output(host, user="app:data", hostname="one").split()[1::3] == ["42", "one"]
@@ -162,7 +162,7 @@ def test_sandboxes_take_names_groups_and_hostnames(binds: list[str]) -> None:
 
 
 @pytest.mark.userns_requires("subid")
-def test_sandboxes_with_several_ids_have_groups(binds: list[str]) -> None:
+def test_sandboxes_with_several_ids_set_supplementary_groups(binds: list[str]) -> None:
     with un.SandboxHost(un.IdMap.auto(), binds=binds) as host:
         assert output(host, user="app").split()[3] == "40,42,1235"
         assert output(host, user="app", groups=[4]).split()[3] == "4,1235"
@@ -173,7 +173,7 @@ def test_sandboxes_with_several_ids_have_groups(binds: list[str]) -> None:
         assert "IdMap.auto()" in str(caught.value.remedy)
 
 
-def test_without_the_check_ids_must_be_mapped() -> None:
+def test_unmapped_user_without_verify_raises() -> None:
     with (
         un.SandboxHost(verify=False) as host,
         pytest.raises(un.PlanError, match="uid 5 is not mapped"),
@@ -195,14 +195,14 @@ def test_without_the_check_ids_must_be_mapped() -> None:
         ({"hostname": 5}, TypeError, "must be text"),
     ],
 )
-def test_wrong_identities(
+def test_invalid_user_groups_and_hostname_raise(
     host: un.SandboxHost, options: Any, error: type[Exception], match: str
 ) -> None:
     with pytest.raises(error, match=match):
         host.start(["true"], **options)
 
 
-def test_no_first_command_may_have_a_hostname(host: un.SandboxHost) -> None:
+def test_sandbox_without_first_command_has_a_hostname(host: un.SandboxHost) -> None:
     with host.start(None, hostname="waits") as box:
         assert box.check_output(["hostname"], text=True) == "waits\n"
 
@@ -218,7 +218,7 @@ class TestFurtherCommands:
         ):
             yield box
 
-    def test_names(self, box: un.Sandbox) -> None:
+    def test_commands_look_up_user_names(self, box: un.Sandbox) -> None:
         show = ["sh", "-c", SHOW]
         seen = box.check_output(show, user="app", text=True)
         assert seen == "1234\n1235\n/srv/app\n40,42,1235\n"
@@ -232,7 +232,7 @@ class TestFurtherCommands:
         with box.popen(["id", "-g"], user="late:0", stdout=un.PIPE, text=True) as process:
             assert process.communicate(timeout=60)[0] == "0\n"
 
-    def test_names_from_asyncio(self, box: un.Sandbox) -> None:
+    def test_asyncio_looks_up_user_names(self, box: un.Sandbox) -> None:
         async def output(user: str) -> bytes:
             process = await box.create_subprocess_exec("id", "-u", user=user, stdout=un.PIPE)
             return (await process.communicate())[0]
@@ -242,7 +242,7 @@ class TestFurtherCommands:
         with pytest.raises(un.CommandError, match="has no user 'nosuch'"):
             asyncio.run(output("nosuch"))
 
-    def test_files_that_a_process_inside_has_replaced(self, box: un.Sandbox, tree: Path) -> None:
+    def test_replaced_passwd_files_are_refused(self, box: un.Sandbox, tree: Path) -> None:
         def refusal(user: str) -> str:
             with pytest.raises(un.CommandError) as caught:
                 box.run(["true"], user=user)
@@ -267,18 +267,18 @@ class TestFurtherCommands:
 class TestHostileFiles:
     """An image may have any file in place of /etc/passwd: none may block, or fill the memory."""
 
-    def test_a_fifo(self, usernsctl: Program, tree: Path) -> None:
+    def test_a_fifo_is_refused(self, usernsctl: Program, tree: Path) -> None:
         (tree / "etc/passwd").unlink()
         os.mkfifo(tree / "etc/passwd")
         error = refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
         assert "/etc/passwd in the sandbox: not a regular file" in error
 
-    def test_a_directory(self, usernsctl: Program, tree: Path) -> None:
+    def test_a_directory_is_refused(self, usernsctl: Program, tree: Path) -> None:
         (tree / "etc/group").unlink()
         (tree / "etc/group").mkdir()
         assert "not a regular file" in refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
 
-    def test_a_gigabyte(self, usernsctl: Program, tree: Path) -> None:
+    def test_a_file_of_one_gigabyte_is_refused(self, usernsctl: Program, tree: Path) -> None:
         os.truncate(tree / "etc/passwd", 1 << 30)
         limited = ["prlimit", f"--as={500 << 20}", usernsctl.path, "run", "--dry-run"]
         done = capture([*limited, "--rootfs", str(tree), "--user", "nosuch", "--", "true"])
@@ -286,7 +286,7 @@ class TestHostileFiles:
         assert "/etc/passwd in the sandbox is larger than 8 MiB" in done.stderr
 
     @pytest.mark.parametrize("target", ["{out}", "../../../../../../..{out}"])
-    def test_a_link_out_of_the_root(
+    def test_a_link_out_of_the_root_is_not_followed(
         self, usernsctl: Program, tree: Path, tmp_path: Path, target: str
     ) -> None:
         """Links are followed as in the sandbox, whose root has no such file."""
@@ -296,27 +296,27 @@ class TestHostileFiles:
         error = refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
         assert "it has no /etc/passwd" in error
 
-    def test_a_link_within_the_root(self, usernsctl: Program, tree: Path) -> None:
+    def test_a_link_within_the_root_is_followed(self, usernsctl: Program, tree: Path) -> None:
         (tree / "usr").mkdir()
         (tree / "etc/passwd").rename(tree / "usr/passwd")
         (tree / "etc/passwd").symlink_to("/usr/passwd")
         assert ids_of(usernsctl, "--rootfs", str(tree), "--user", "app")[0] == 1234
 
-    def test_a_loop(self, usernsctl: Program, tree: Path) -> None:
+    def test_a_symlink_loop_is_refused(self, usernsctl: Program, tree: Path) -> None:
         (tree / "etc/passwd").unlink()
         (tree / "etc/passwd").symlink_to("passwd")
         assert "/etc/passwd in the sandbox: " in refusal(
             usernsctl, "--rootfs", str(tree), "--user", "app"
         )
 
-    def test_bytes_that_are_no_text(self, usernsctl: Program, tree: Path) -> None:
+    def test_lines_with_invalid_bytes_are_skipped(self, usernsctl: Program, tree: Path) -> None:
         (tree / "etc/passwd").write_bytes(
             b"\xff:x:1:1:::\n\0app:x:2:2:::\napp\0:x:3:3:::\napp:x:5:6::/\xff\x1b[2J:\n"
         )
         found = ids_of(usernsctl, "--rootfs", str(tree), "--user", "app")
         assert found == [5, 6, "HOME=/"]
 
-    def test_very_many_groups(self, usernsctl: Program, tree: Path) -> None:
+    def test_more_than_4096_groups_are_refused(self, usernsctl: Program, tree: Path) -> None:
         lines = "".join(f"g{number}:x:{number}:app\n" for number in range(5000))
         (tree / "etc/group").write_text(lines)
         error = refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
@@ -324,7 +324,7 @@ class TestHostileFiles:
         assert ids_of(usernsctl, "--rootfs", str(tree), "--user", "app:g7")[1] == 7
 
     @pytest.mark.parametrize("covers", [True, False], ids=["covered", "beside"])
-    def test_a_filesystem_of_gvisor_over_it(
+    def test_a_tmpfs_over_etc_hides_passwd(
         self, usernsctl: Program, tree: Path, covers: bool
     ) -> None:
         bundle = tree.parent
@@ -342,13 +342,13 @@ class TestHostileFiles:
             assert dry_run(usernsctl, *options).returncode == 0
 
 
-def test_files_of_this_machine_that_the_sandbox_does_not_see(usernsctl: Program) -> None:
+def test_users_of_the_host_are_looked_up(usernsctl: Program) -> None:
     """The user database of this machine has more than /etc/passwd, such as names of NIS."""
     assert ids_of(usernsctl, "--user", "nobody")[0] == 65534
     assert "has no user 'nosuch'" in refusal(usernsctl, "--user", "nosuch")
 
 
-def test_a_bind_mount_covers_the_accounts_of_this_machine(
+def test_bind_mounts_cover_passwd_and_group_of_the_host(
     usernsctl: Program, tree: Path, binds: list[str]
 ) -> None:
     (tree / "etc/passwd").chmod(0o600)

@@ -23,7 +23,7 @@ PATIENCE = 60
 FOREVER = ["sleep", "1000"]
 
 
-def check_idle(box: un.Sandbox, limit: float) -> None:
+def check_idle_end(box: un.Sandbox, limit: float) -> None:
     """Check that a sandbox ends as idle, and says so."""
     result = box.result(PATIENCE)
     assert (result.returncode, result.reason, result.limit) == (-9, "idle-timeout", limit)
@@ -38,7 +38,7 @@ def check_idle(box: un.Sandbox, limit: float) -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_a_sandbox_without_a_command_ends(detach: bool, runtime: Path) -> None:
+def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool, runtime: Path) -> None:
     before = settled_descriptors()
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
         # A running command keeps the sandbox, and the time begins again after its end.
@@ -50,23 +50,23 @@ def test_a_sandbox_without_a_command_ends(detach: bool, runtime: Path) -> None:
             process.kill()
             process.wait()
             ended = time.monotonic()
-        check_idle(box, 2)
+        check_idle_end(box, 2)
         assert 1.9 < time.monotonic() - ended < PATIENCE / 2
     assert settled_descriptors() == before
 
 
-def test_each_command_begins_the_time_again(runtime: Path) -> None:
+def test_each_command_restarts_the_idle_timeout(runtime: Path) -> None:
     with un.SandboxHost(idle_timeout="3s") as host, host.start(None) as box:
         begun = time.monotonic()
         while time.monotonic() - begun < 6:
             assert box.run(["true"]).returncode == 0
             box.write_file("/tmp/file", b"text")
             time.sleep(0.5)
-        check_idle(box, 3)
+        check_idle_end(box, 3)
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_a_closed_sandbox_says_so(detach: bool, runtime: Path) -> None:
+def test_run_in_a_closed_sandbox_raises(detach: bool, runtime: Path) -> None:
     with un.SandboxHost() as host:
         box = host.start(None, idle_timeout=PATIENCE, detach=detach)
         box.close()
@@ -74,7 +74,9 @@ def test_a_closed_sandbox_says_so(detach: bool, runtime: Path) -> None:
             box.run(["true"])
 
 
-def test_a_release_while_a_command_begins(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_raises_when_another_thread_releases_the_sandbox(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Simulate another thread that releases the sandbox just before the file is opened."""
     open_file = detached.open_activity
 
@@ -94,7 +96,7 @@ def test_a_release_while_a_command_begins(runtime: Path, monkeypatch: pytest.Mon
         un.Sandbox.attach(box.id).close()
 
 
-def test_an_interrupt_at_the_end_of_a_command(
+def test_an_interrupted_wait_does_not_stop_the_idle_timeout(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=2) as box:
@@ -104,7 +106,7 @@ def test_an_interrupt_at_the_end_of_a_command(
             with pytest.raises(KeyboardInterrupt):
                 process.wait()
         assert process.wait() == 0
-        check_idle(box, 2)
+        check_idle_end(box, 2)
 
 
 def interrupt(_: object) -> None:
@@ -123,7 +125,7 @@ def start_client(id: str) -> int:
     return child
 
 
-def test_the_commands_of_another_process_count(runtime: Path) -> None:
+def test_commands_of_other_processes_prevent_idle_timeout(runtime: Path) -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=True) as box:
         child = start_client(box.id)
         try:
@@ -132,10 +134,10 @@ def test_the_commands_of_another_process_count(runtime: Path) -> None:
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        check_idle(box, 2)
+        check_idle_end(box, 2)
 
 
-def test_the_time_begins_at_the_death_of_a_process_with_a_command(runtime: Path) -> None:
+def test_idle_timeout_starts_when_a_client_process_dies(runtime: Path) -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=4, detach=True) as box:
         child = start_client(box.id)
         with pytest.raises(un.TimeoutExpired):
@@ -143,11 +145,11 @@ def test_the_time_begins_at_the_death_of_a_process_with_a_command(runtime: Path)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         died = time.monotonic()
-        check_idle(box, 4)
+        check_idle_end(box, 4)
         assert time.monotonic() - died > 3
 
 
-def test_commands_from_asyncio_count(runtime: Path) -> None:
+def test_asyncio_commands_prevent_idle_timeout(runtime: Path) -> None:
     async def main() -> None:
         async with await un.Sandbox.create_async(None, idle_timeout=2) as box:
             assert (await box.run_async(["sleep", "4"])).reason == "exited"
@@ -159,7 +161,7 @@ def test_commands_from_asyncio_count(runtime: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_fork_does_not_keep_the_sandbox(runtime: Path) -> None:
+def test_a_forked_child_does_not_prevent_idle_timeout(runtime: Path) -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=2) as box:
         process = box.popen(["sleep", "1"])
         child = os.fork()
@@ -170,13 +172,13 @@ def test_a_fork_does_not_keep_the_sandbox(runtime: Path) -> None:
                 os._exit(0)
         try:
             assert process.wait() == 0
-            check_idle(box, 2)
+            check_idle_end(box, 2)
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
 
-def test_a_first_command_is_never_idle(runtime: Path) -> None:
+def test_idle_timeout_with_a_first_command_raises(runtime: Path) -> None:
     with un.SandboxHost(idle_timeout=1) as host:
         result = gvisor.run(["sleep", "3"], host=host)
         assert result.reason == "exited"
@@ -190,7 +192,7 @@ def test_a_first_command_is_never_idle(runtime: Path) -> None:
     ("given", "error"),
     [(0, ValueError), (-1, ValueError), ("soon", ValueError), (True, TypeError), ([1], TypeError)],
 )
-def test_wrong_times_are_refused_before_the_start(
+def test_invalid_timeouts_raise_before_the_start(
     given: Any, error: type[Exception], runtime: Path
 ) -> None:
     with pytest.raises(error, match="idle_timeout"):
@@ -202,7 +204,7 @@ def test_wrong_times_are_refused_before_the_start(
             pool.acquire(ttl=given)
 
 
-def test_the_sandboxes_of_templates_have_times(runtime: Path) -> None:
+def test_ttl_and_idle_timeout_apply_to_templates(runtime: Path) -> None:
     with un.SandboxHost() as host:
         with host.template(None) as template:
             with template.start(ttl=2) as box:
@@ -210,7 +212,7 @@ def test_the_sandboxes_of_templates_have_times(runtime: Path) -> None:
                 assert (result.reason, result.limit) == ("timeout", 2)
             with template.start(idle_timeout="2s") as box:
                 assert box.run(["true"]).returncode == 0
-                check_idle(box, 2)
+                check_idle_end(box, 2)
         with host.template(["sh", "-c", "echo ready; exec cat"], ready="ready") as template:
             with template.start(ttl=2, stdin=un.PIPE) as box:
                 result = box.result(PATIENCE)
@@ -219,7 +221,7 @@ def test_the_sandboxes_of_templates_have_times(runtime: Path) -> None:
                 template.start(idle_timeout=2)
 
 
-def test_a_program_of_a_python_template_has_a_time(runtime: Path) -> None:
+def test_ttl_applies_to_python_templates(runtime: Path) -> None:
     with un.SandboxHost() as host, host.python_template() as template:
         with template.start(["-c", "while True: pass"], ttl=2) as box:
             assert box.result(PATIENCE).reason == "timeout"
@@ -228,7 +230,7 @@ def test_a_program_of_a_python_template_has_a_time(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize("uses", [1, 2])
-def test_a_lease_has_a_time(uses: int, runtime: Path) -> None:
+def test_ttl_ends_a_lease(uses: int, runtime: Path) -> None:
     with un.SandboxHost() as host, host.pool(1, max_uses=uses) as pool:
         with pool.acquire(PATIENCE, ttl="1.5s") as box:
             result = box.run(FOREVER)
@@ -243,7 +245,7 @@ def test_a_lease_has_a_time(uses: int, runtime: Path) -> None:
             assert box.run(["sleep", "3"]).reason == "exited"
 
 
-def test_a_lease_from_asyncio_has_a_time(runtime: Path) -> None:
+def test_ttl_ends_an_asyncio_lease(runtime: Path) -> None:
     async def main() -> None:
         async with host.pool(1) as pool, pool.acquire_async(PATIENCE, ttl=1) as box:
             assert (await box.run_async(FOREVER)).reason == "timeout"
@@ -253,7 +255,7 @@ def test_a_lease_from_asyncio_has_a_time(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize("uses", [1, 2])
-def test_only_a_leased_sandbox_is_idle(uses: int, runtime: Path) -> None:
+def test_idle_timeout_applies_only_to_leased_sandboxes(uses: int, runtime: Path) -> None:
     with un.SandboxHost(idle_timeout=2) as host, host.pool(1, max_uses=uses) as pool:
         for _ in range(uses):
             with pool.acquire(PATIENCE):
@@ -264,4 +266,4 @@ def test_only_a_leased_sandbox_is_idle(uses: int, runtime: Path) -> None:
         assert pool.stats().failed == 0
         with pool.acquire(PATIENCE) as box:
             assert box.run(["true"]).returncode == 0
-            check_idle(box, 2)
+            check_idle_end(box, 2)

@@ -84,7 +84,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @needs_tools
-def test_an_archive_of_docker_save_runs(usernsctl: Program, layout: Path) -> None:
+def test_an_unpacked_docker_archive_runs(usernsctl: Program, layout: Path) -> None:
     capture(["umoci", "unpack", "--rootless", "--image", "layout:latest", "bundle"], check=True)
     script = "busybox id -u; busybox stat -c %u /data/file"
     rootfs = ("--rootfs", "bundle/rootfs", "--bind", f"{BUSYBOX}:/bin/busybox")
@@ -96,7 +96,9 @@ def test_an_archive_of_docker_save_runs(usernsctl: Program, layout: Path) -> Non
 
 @needs_tools
 @pytest.mark.userns_requires("subid")
-def test_owners_are_kept_with_all_ids(usernsctl: Program, prelude: Program, layout: Path) -> None:
+def test_file_owners_are_kept_with_map_auto(
+    usernsctl: Program, prelude: Program, layout: Path
+) -> None:
     as_root = ("-r", "--map-auto", "--")
     unpacked = prelude(*as_root, "umoci", "unpack", "--image", "layout:latest", "bundle")
     assert unpacked.returncode == 0, unpacked.stderr
@@ -136,7 +138,7 @@ needs_erofs = pytest.mark.skipif(
 
 
 @needs_erofs
-def test_an_erofs_image_keeps_its_owners(prelude: Program, erofs_bundle: Path) -> None:
+def test_runsc_keeps_file_owners_of_an_erofs_image(prelude: Program, erofs_bundle: Path) -> None:
     options = ["--ignore-cgroups", "--network=none", f"--root={erofs_bundle.parent}/state"]
     bundle = f"--bundle={erofs_bundle}"
     done = prelude("-r", "-m", "--", "runsc", *options, "run", bundle, f"erofs-{os.getpid()}")
@@ -145,7 +147,7 @@ def test_an_erofs_image_keeps_its_owners(prelude: Program, erofs_bundle: Path) -
 
 
 @needs_erofs
-def test_run_names_the_annotation_of_an_image(usernsctl: Program, erofs_bundle: Path) -> None:
+def test_run_refuses_annotations_of_an_erofs_image(usernsctl: Program, erofs_bundle: Path) -> None:
     for options in ((), ("--trust-bundle",)):
         done = usernsctl("run", *options, "--bundle", str(erofs_bundle))
         assert (done.returncode, done.stdout) == (125, "")
@@ -154,7 +156,9 @@ def test_run_names_the_annotation_of_an_image(usernsctl: Program, erofs_bundle: 
 
 
 @pytest.mark.parametrize("name", ["image.tar", "my image.tgz"])
-def test_an_archive_is_no_root_filesystem(usernsctl: Program, tmp_path: Path, name: str) -> None:
+def test_an_archive_as_root_filesystem_is_refused(
+    usernsctl: Program, tmp_path: Path, name: str
+) -> None:
     (tmp_path / name).write_bytes(b"")
     done = usernsctl("run", "--rootfs", str(tmp_path / name), "--", "true")
     assert (done.returncode, done.stdout) == (125, "")

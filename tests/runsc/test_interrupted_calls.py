@@ -19,7 +19,7 @@ pytestmark = [
 
 FOREVER = ["sleep", "1000"]
 # Functions in C that create a descriptor without a path.
-MAKING = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
+CREATORS = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
 
 
 def run(box: un.Sandbox, call: int, **streams: int) -> bool:
@@ -32,7 +32,7 @@ def run(box: un.Sandbox, call: int, **streams: int) -> bool:
     [{}, dict.fromkeys(["stdin", "stdout", "stderr"], un.DEVNULL)],
     ids=["default", "DEVNULL"],
 )
-def test_no_descriptor_of_a_command_is_lost(host: un.SandboxHost, streams: dict[str, int]) -> None:
+def test_interrupted_run_leaks_no_descriptor(host: un.SandboxHost, streams: dict[str, int]) -> None:
     with host.start(FOREVER) as box:
         box.run(["true"])
         before = open_descriptors(), children()
@@ -44,7 +44,7 @@ def test_no_descriptor_of_a_command_is_lost(host: un.SandboxHost, streams: dict[
     assert call > 100
 
 
-def test_no_descriptor_of_an_agent_is_lost(host: un.SandboxHost) -> None:
+def test_interrupted_agent_start_leaks_no_descriptor(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         before, processes = open_descriptors(), children()
         for call in itertools.count(1):
@@ -60,19 +60,21 @@ def test_no_descriptor_of_an_agent_is_lost(host: un.SandboxHost) -> None:
 
 
 @pytest.mark.parametrize("args", [FOREVER, None], ids=["command", "agent"])
-def test_no_descriptor_of_a_sandbox_is_lost(host: un.SandboxHost, args: list[str] | None) -> None:
+def test_interrupted_sandbox_start_leaks_no_descriptor(
+    host: un.SandboxHost, args: list[str] | None
+) -> None:
     host.start(args).close()
     before = open_descriptors(), children()
     for call in itertools.count(1):
         was_interrupted = run_interrupted(
-            lambda: host.start(args).close(), call, places=("c_return",), names=MAKING
+            lambda: host.start(args).close(), call, places=("c_return",), names=CREATORS
         )
         assert (open_descriptors(), left_children(before[1], EXIT_SECONDS)) == (before[0], {}), call
         if not was_interrupted:
             break
 
 
-def test_no_descriptor_of_an_image_is_lost(host: un.SandboxHost) -> None:
+def test_interrupted_image_leaks_no_descriptor(host: un.SandboxHost) -> None:
     Image(host.prepared).close()
     before = open_descriptors()
     for call in itertools.count(1):

@@ -51,7 +51,7 @@ def in_gvisor(tmp_path: Path) -> Program:
     return Program(program)
 
 
-def test_an_error_has_the_members_of_its_text(
+def test_json_errors_have_the_parts_of_the_text(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     launch = freeze(usernsctl, tmp_path / "launch")
@@ -90,7 +90,7 @@ def test_hostile_text_is_escaped(
     assert error(done, 125)["message"].endswith("the value must be host, none or private")
 
 
-def test_a_wrong_call_is_told_in_json_after_the_option(
+def test_usage_errors_are_json_after_the_log_option(
     usernsctl: Program, prelude: Program, in_gvisor: Program
 ) -> None:
     done = usernsctl("run", "--log", "json", "--json", "--", "true")
@@ -110,7 +110,7 @@ def test_a_wrong_call_is_told_in_json_after_the_option(
         ('\\"no such\\', 127, "not found in the sandbox"),
     ],
 )
-def test_the_first_program_inside_prints_json(
+def test_errors_of_usernsctl_verify_are_json(
     usernsctl: Program, prelude: Program, tmp_path: Path, name: str, status: int, why: str
 ) -> None:
     """usernsctl-verify reports on files of gVisor's /proc, which usernsctl can't see."""
@@ -123,12 +123,12 @@ def test_the_first_program_inside_prints_json(
         assert message == {"program": "usernsctl", "message": f"/proc/{name}: {why}"}
 
 
-def test_the_variable_of_a_caller_has_no_effect(in_gvisor: Program) -> None:
+def test_environment_variable_usernsctl_log_is_ignored(in_gvisor: Program) -> None:
     done = in_gvisor("--no-such", env={"USERNSCTL_LOG": "json"})
     assert done.stderr.startswith("usernsctl: in-gvisor: ")
 
 
-def test_notices_are_told_in_json(usernsctl: Program, tmp_path: Path) -> None:
+def test_notices_are_json(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = usernsctl("run", "--log", "json", "--", "test", "!", "-e", tmp_path / "file")
     (message,) = messages(done)
@@ -137,7 +137,7 @@ def test_notices_are_told_in_json(usernsctl: Program, tmp_path: Path) -> None:
     assert str(tmp_path / "file") in message["message"]
 
 
-def test_the_output_of_the_command_is_its_own(
+def test_output_of_the_command_is_not_changed(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     script = ("sh", "-c", "echo out; echo err >&2; exit 3")
@@ -149,13 +149,15 @@ def test_the_output_of_the_command_is_its_own(
         assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
 
 
-def test_a_frozen_launch_has_no_format(usernsctl: Program, tmp_path: Path) -> None:
+def test_freeze_refuses_the_log_option(usernsctl: Program, tmp_path: Path) -> None:
     done = usernsctl("freeze", "--log", "json", "-o", tmp_path / "launch", "--", "true")
     assert done.returncode == 125
     assert "--log can't be frozen" in done.stderr
 
 
-def test_a_lost_standard_error_is_no_failure(usernsctl: Program, tmp_path: Path) -> None:
+def test_unwritable_stderr_does_not_change_the_exit_status(
+    usernsctl: Program, tmp_path: Path
+) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [usernsctl.path, "run", "--log", "json", "--", "no-such-command"], stderr=full
@@ -166,7 +168,7 @@ def test_a_lost_standard_error_is_no_failure(usernsctl: Program, tmp_path: Path)
     assert done.returncode == 127
 
 
-def test_errors_in_options_are_in_json(usernsctl: Program) -> None:
+def test_errors_in_options_are_json(usernsctl: Program) -> None:
     for words, reason in (
         (["--log", "json", "--memory", "1x", "--", "true"], "--memory: '1x' is not a number of"),
         (["--no-such", "--log=json", "--", "true"], "there is no option '--no-such'"),

@@ -116,7 +116,7 @@ class Containers:
 
 
 @pytest.fixture(autouse=True)
-def orphans_are_collected() -> Iterator[None]:
+def reap_orphans() -> Iterator[None]:
     """Reap the orphans of runsc, its sandboxes and gofers, as init does.
 
     runsc considers a process running until it has been reaped.
@@ -176,18 +176,18 @@ def check_all_states(containers: Containers, name: str) -> None:
     containers.remove(f"{name}-again")
 
 
-def test_a_container_lives_from_create_to_restore(containers: Containers) -> None:
+def test_a_container_passes_all_states_from_create_to_restore(containers: Containers) -> None:
     check_all_states(containers, "one")
 
 
-def test_a_detached_run_goes_on_after_runsc(containers: Containers) -> None:
+def test_a_detached_container_outlives_runsc(containers: Containers) -> None:
     containers.runsc("run", "--detach", containers.bundle, "one")
     assert containers.state("one")["status"] == "running"
     assert containers.exec("one", "/usr/bin/id", "-u") == "0\n"
     containers.remove("one")
 
 
-def test_what_fails_is_runscs_own_status(containers: Containers) -> None:
+def test_the_exit_status_of_runsc_is_returned(containers: Containers) -> None:
     assert "not exist" in containers.runsc("start", "nobody", status=128)
 
 
@@ -205,7 +205,7 @@ def put_counting_helpers(directory: Path) -> Path:
 @unprivileged
 @pytest.mark.userns_requires("subid")
 @tries(2, 8)
-def test_many_containers_call_no_helper(
+def test_containers_in_a_namespace_call_no_newuidmap(
     directory: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     log = put_counting_helpers(directory)

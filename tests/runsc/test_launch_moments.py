@@ -67,7 +67,7 @@ def limited(name: str, value: int) -> Callable[[], None]:
         ["x" * 131_000] * 15,
         ["x"] * 50_000,
     ],
-    ids=["empty", "control", "unicode", "looks like ours", "2 MiB", "50,000"],
+    ids=["empty", "control", "unicode", "like options", "2 MiB", "50,000"],
 )
 @pytest.mark.sampled(3)
 def test_arguments(perform: Perform, args: list[str]) -> None:
