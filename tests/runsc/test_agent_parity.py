@@ -43,19 +43,19 @@ def pair(request: pytest.FixtureRequest, box: un.Sandbox) -> tuple[Any, Any]:
 
 # Tests with the fixture `api` or `pair` that don't apply to sandboxes. They are about names and
 # pids of processes outside, the whole environment, texts of errors, or inherited descriptors.
-OTHERWISE = {
-    "test_a_process_says_what_it_is",
+EXCLUDED = {
     "test_a_signal_that_comes_too_late_hits_nobody",
     "test_an_empty_environment_is_empty",
-    "test_an_interrupt_kills_what_runs",
+    "test_an_interrupt_kills_the_command",
+    "test_an_unreferenced_process_warns_and_is_reaped_later",
     "test_arguments_may_be_given_by_position",
     "test_high_descriptors_are_closed_and_passed",
-    "test_no_input_is_not_our_own",
+    "test_input_none_is_an_empty_pipe",
     "test_numbers_out_of_bounds_are_refused",
-    "test_one_that_is_forgotten_is_warned_of_and_reaped_later",
+    "test_pass_fds_refuses_invalid_descriptors",
     "test_passing_descriptors_closes_the_others",
-    "test_what_is_no_descriptor_is_not_passed",
-    "test_what_would_be_cut_short_is_refused",
+    "test_repr_of_popen_matches_subprocess",
+    "test_strings_with_null_bytes_are_refused",
 }
 
 
@@ -63,21 +63,24 @@ def parameters_of(function: Any) -> set[str]:
     return set(function.__code__.co_varnames[: function.__code__.co_argcount])
 
 
-for module in (test_parity_processes, test_parity_streams, test_aio):
+MODULES = (test_parity_processes, test_parity_streams, test_aio)
+for module in MODULES:
     for name, function in vars(module).items():
         if (
             name.startswith("test_")
-            and name not in OTHERWISE
+            and name not in EXCLUDED
             and parameters_of(function) & {"api", "pair"}
         ):
             globals()[name] = function
 
 
+def test_excluded_tests_exist() -> None:
+    assert [name for name in EXCLUDED if not any(hasattr(each, name) for each in MODULES)] == []
+
+
 @pytest.mark.parametrize(("how", "stdout", "stderr"), test_parity_streams.OWN_STREAMS)
-def test_streams_that_are_not_named_are_ours(how: str, stdout: str, stderr: str) -> None:
-    test_parity_streams.test_streams_that_are_not_named_are_ours(
-        parity.SANDBOX, how, stdout, stderr
-    )
+def test_unspecified_streams_are_inherited(how: str, stdout: str, stderr: str) -> None:
+    test_parity_streams.test_unspecified_streams_are_inherited(parity.SANDBOX, how, stdout, stderr)
 
 
 def test_popen_raises_an_audit_event(box: un.Sandbox) -> None:
@@ -93,7 +96,7 @@ def test_popen_raises_an_audit_event(box: un.Sandbox) -> None:
 
 
 @pytest.mark.parametrize("arguments", test_parity_processes.CUT_SHORT)
-def test_what_would_be_cut_short_is_refused(box: un.Sandbox, arguments: dict[str, Any]) -> None:
+def test_strings_with_null_bytes_are_refused(box: un.Sandbox, arguments: dict[str, Any]) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(ValueError, match=r"null|NUL|= after it"):
         box.popen(**({"args": ["true"], "stdout": un.PIPE} | arguments))
@@ -134,7 +137,7 @@ def test_unsupported_arguments_raise(
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_a_process_says_what_it_is(box: un.Sandbox) -> None:
+def test_repr_of_popen_matches_subprocess(box: un.Sandbox) -> None:
     with box.popen(["true", "a" * 200]) as process:
         assert process.args == ["true", "a" * 200]
         process.wait()
