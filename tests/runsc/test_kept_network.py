@@ -115,7 +115,7 @@ def test_hosts_join_the_network(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("network", [(), ("--network", "private")])
-def test_network_allows_no_published_ports(kept: Kept, network: tuple[str, ...]) -> None:
+def test_publish_in_a_named_namespace_is_refused(kept: Kept, network: tuple[str, ...]) -> None:
     options = ("--in", "web", *network, "--publish", "18080:80")
     done = kept.run("run", *options, "--", "echo", "started")
     assert (done.returncode, done.stdout) == (125, "")
@@ -157,7 +157,7 @@ def test_network_ends_with_a_holder_that_is_killed(kept: Kept) -> None:
     assert networks_left(kept.world) == []
 
 
-def test_namespace_ends_with_its_network(kept: Kept) -> None:
+def test_namespace_ends_when_pasta_is_killed(kept: Kept) -> None:
     holder = kept.holder
     children = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
     (keeper,) = map(int, children)
@@ -172,13 +172,15 @@ def test_namespace_ends_with_its_network(kept: Kept) -> None:
     assert "there is no namespace 'web'" in done.stderr
 
 
-def test_holder_shows_only_a_pidfd(kept: Kept) -> None:
+def test_holder_has_only_a_pidfd_open(kept: Kept) -> None:
     files = [os.readlink(file) for file in Path(f"/proc/{kept.holder}/fd").iterdir()]
     assert files == ["anon_inode:[pidfd]"] or files[0].startswith("pidfd:")
 
 
 @pytest.mark.parametrize("script", ["echo no luck >&2; exit 3", "kill -9 $$"])
-def test_network_that_fails_leaves_nothing(world: World, tmp_path: Path, script: str) -> None:
+def test_failed_network_leaves_no_namespace_or_process(
+    world: World, tmp_path: Path, script: str
+) -> None:
     made = Kept(world, tmp_path)
     program = tmp_path / "pasta"
     program.write_text(f"#!/bin/sh\n{script}\n")

@@ -41,7 +41,7 @@ def perform(prelude: Program, launch: Path) -> Callable[..., None]:
 Refused = Callable[..., None]
 
 
-def test_a_part_of_a_launch(perform: Refused, launch: Path) -> None:
+def test_truncated_launch_is_refused(perform: Refused, launch: Path) -> None:
     whole = launch.read_bytes()
     borders = [at + 1 for at, byte in enumerate(whole) if byte == 0]
     anywhere = random.sample(range(len(whole)), 50)
@@ -51,7 +51,9 @@ def test_a_part_of_a_launch(perform: Refused, launch: Path) -> None:
 
 
 @tries(15, 60)
-def test_a_launch_with_a_byte_changed(prelude: Program, launch: Path, count: int) -> None:
+def test_launch_with_a_changed_byte_runs_or_is_refused(
+    prelude: Program, launch: Path, count: int
+) -> None:
     """Change a random byte: the launch must either work or be refused, but not crash."""
     whole = launch.read_bytes()
     for _ in range(count):
@@ -64,7 +66,7 @@ def test_a_launch_with_a_byte_changed(prelude: Program, launch: Path, count: int
         assert b"Traceback" not in done.stderr, (at, changed, done)
 
 
-def test_a_launch_that_is_too_long(perform: Refused, launch: Path, tmp_path: Path) -> None:
+def test_oversized_launch_is_refused(perform: Refused, launch: Path, tmp_path: Path) -> None:
     whole = launch.read_bytes()
     long, many, sparse = tmp_path / "long", tmp_path / "many", tmp_path / "sparse"
     long.write_bytes(whole + b"x" * LAUNCH_MAX)
@@ -76,7 +78,7 @@ def test_a_launch_that_is_too_long(perform: Refused, launch: Path, tmp_path: Pat
     perform(sparse, f"{sparse} has {1 << 40} bytes")
 
 
-def test_what_is_no_launch(perform: Refused, tmp_path: Path) -> None:
+def test_files_that_are_not_launches_are_refused(perform: Refused, tmp_path: Path) -> None:
     text, program, fifo, end = (tmp_path / name for name in ("text", "program", "fifo", "socket"))
     text.write_text("A=b\n")
     program.write_bytes(Path("/bin/true").read_bytes())
@@ -92,7 +94,7 @@ def test_what_is_no_launch(perform: Refused, tmp_path: Path) -> None:
     perform(tmp_path / "none", f"{tmp_path}/none: No such file", cause=None)
 
 
-def test_a_launch_of_another_version(perform: Refused, launch: Path) -> None:
+def test_launch_of_another_version_is_refused(perform: Refused, launch: Path) -> None:
     whole = launch.read_bytes()
     ours = _core.version()
     launch.write_bytes(whole.replace(b"\0" + ours.encode() + b"\0", b"\x0099.1\0", 1))
@@ -103,14 +105,14 @@ def test_a_launch_of_another_version(perform: Refused, launch: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o664, 0o646, 0o622, 0o602])
-def test_a_launch_that_others_may_write(perform: Refused, launch: Path, mode: int) -> None:
+def test_launch_writable_by_others_is_refused(perform: Refused, launch: Path, mode: int) -> None:
     launch.chmod(mode)
     told = f"{launch} can be written to by others (mode {mode:o})"
     perform(launch, told, cause="launch-untrusted")
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o733, 0o757])
-def test_a_launch_that_others_may_replace(
+def test_launch_in_a_directory_writable_by_others_is_refused(
     prelude: Program, perform: Refused, launch: Path, mode: int
 ) -> None:
     """Refuse a launch file in a directory in which another user may rename files.
@@ -130,7 +132,9 @@ def test_a_launch_that_others_may_replace(
 
 
 @as_root
-def test_a_launch_of_somebody_else(prelude: Program, perform: Refused, launch: Path) -> None:
+def test_launch_of_another_user_is_refused(
+    prelude: Program, perform: Refused, launch: Path
+) -> None:
     os.chown(launch, 12345, 12345)
     told = f"{launch} belongs to uid 12345, who is neither root nor you"
     perform(launch, told, cause="launch-untrusted")
@@ -149,7 +153,7 @@ def test_a_launch_of_somebody_else(prelude: Program, perform: Refused, launch: P
 
 @as_root
 @pytest.mark.parametrize("gid", [12345, 12346])
-def test_a_launch_that_the_callers_group_may_replace(
+def test_directory_of_the_user_private_group_is_trusted(
     usernsctl: Program, prelude: Program, tmp_path: Path, gid: int
 ) -> None:
     """Trust the user private group, whose gid equals the uid, but no other group."""
@@ -170,7 +174,9 @@ def test_a_launch_that_the_callers_group_may_replace(
             assert_refused(done, told, cause="launch-untrusted")
 
 
-def test_links_to_a_launch(prelude: Program, perform: Refused, launch: Path) -> None:
+def test_symlinks_to_a_launch_are_followed(
+    prelude: Program, perform: Refused, launch: Path
+) -> None:
     link, loop = launch.with_name("link"), launch.with_name("loop")
     link.symlink_to("launch")
     assert_ran(prelude("--launch", link))
@@ -183,13 +189,13 @@ def test_links_to_a_launch(prelude: Program, perform: Refused, launch: Path) -> 
 
 
 @unprivileged
-def test_a_launch_that_can_not_be_read(perform: Refused, launch: Path) -> None:
+def test_unreadable_launch_is_refused(perform: Refused, launch: Path) -> None:
     launch.chmod(0)
     perform(launch, f"{launch}: Permission denied", cause=None)
 
 
 @as_root
-def test_a_launch_of_roots_for_others(prelude: Program, usernsctl: Program) -> None:
+def test_other_users_may_start_a_launch_of_root(prelude: Program, usernsctl: Program) -> None:
     """Let other users start root's launch file; let root refuse another user's."""
     import tempfile
 
@@ -208,7 +214,7 @@ def test_a_launch_of_roots_for_others(prelude: Program, usernsctl: Program) -> N
         assert_refused(prelude("--launch", own), "belongs to uid 12345", cause="launch-untrusted")
 
 
-def test_a_launch_that_the_sandbox_could_write(
+def test_launch_writable_by_the_sandbox_is_refused(
     prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
 ) -> None:
     """Refuse a launch file below a writable bind mount, where the payload could change the file."""
@@ -228,7 +234,7 @@ def test_a_launch_that_the_sandbox_could_write(
     perform(launch, "a sandbox could write to ", cause="launch-untrusted")
 
 
-def test_a_launch_that_shows_the_state(
+def test_launch_with_a_bind_mount_of_the_state_is_refused(
     prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
 ) -> None:
     """Refuse a bind mount of usernsctl's state, whose directory is known only at the launch."""

@@ -40,7 +40,7 @@ def replace_parent(path: Path) -> None:
     path.parent.symlink_to(moved)
 
 
-GONE = {
+SOURCE_CHANGES = {
     "gone": (remove, "{path} does not exist on this machine any more"),
     "a link": (
         link_to("/etc"),
@@ -60,10 +60,10 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", GONE)
+@pytest.mark.parametrize("name", SOURCE_CHANGES)
 @pytest.mark.parametrize("how", ["--rootfs", "ro", "rw", "file"])
 @pytest.mark.sampled
-def test_a_source_is_not_there_any_more(
+def test_removed_or_replaced_source_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path, source: Path, name: str, how: str
 ) -> None:
     if how == "file":
@@ -72,7 +72,7 @@ def test_a_source_is_not_there_any_more(
     access = "ro" if how == "file" else how
     options = ["--rootfs", source] if how == "--rootfs" else ["--bind", f"{source}:/x:{access}"]
     launch = freeze(usernsctl, tmp_path / "launch", *map(str, options))
-    change, says = GONE[name]
+    change, says = SOURCE_CHANGES[name]
     change(source)
     done = prelude("--launch", launch)
     told = says.format(path=source)
@@ -81,7 +81,7 @@ def test_a_source_is_not_there_any_more(
 
 
 @pytest.mark.parametrize("kind", ["file", "fifo"])
-def test_a_root_filesystem_is_none_any_more(
+def test_root_filesystem_replaced_by_a_file_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path, source: Path, kind: str
 ) -> None:
     launch = freeze(usernsctl, tmp_path / "launch", "--rootfs", str(source))
@@ -91,7 +91,7 @@ def test_a_root_filesystem_is_none_any_more(
     assert_refused(prelude("--launch", launch), told, cause=OUTDATED)
 
 
-def test_a_source_of_another_kind_is_shown(
+def test_bind_source_of_another_type_is_mounted(
     usernsctl: Program, prelude: Program, tmp_path: Path, source: Path
 ) -> None:
     """Change the content and the type of a bind source, neither of which the launch records."""
@@ -106,7 +106,7 @@ def test_a_source_of_another_kind_is_shown(
     assert_ran(prelude("--launch", launch), "a file\n")
 
 
-def test_a_place_inside_that_does_not_fit_any_more(
+def test_mount_point_of_another_type_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path, source: Path
 ) -> None:
     root = tmp_path / "root"
@@ -155,7 +155,7 @@ def break_headers(path: Path) -> None:
         file.write(b"\xff" * 16)
 
 
-RUNSC = {
+RUNSC_CHANGES = {
     "of another build": (change_build_id, "another content of the same size"),
     "of broken headers": (break_headers, "another content of the same size"),
     "zeros": (write_zeros, "another content of the same size"),
@@ -173,22 +173,24 @@ RUNSC = {
 }
 
 
-@pytest.mark.parametrize("name", RUNSC)
+@pytest.mark.parametrize("name", RUNSC_CHANGES)
 @pytest.mark.sampled(4)
-def test_runsc_is_another_one(
+def test_changed_runsc_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path, name: str
 ) -> None:
     runsc = tmp_path / "runsc"
     runsc.write_bytes(Path(shutil.which("runsc") or "").read_bytes())
     runsc.chmod(0o755)
     launch = freeze(usernsctl, tmp_path / "launch", "--runsc", str(runsc))
-    change, says = RUNSC[name]
+    change, says = RUNSC_CHANGES[name]
     change(runsc)
     told = says.format(path=runsc)
     assert_refused(prelude("--launch", launch), told, cause=OUTDATED)
 
 
-def test_times_do_not_matter(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+def test_runsc_with_other_timestamps_is_accepted(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
     """Copy runsc, and set the time of the copy to 0, as builders of images do."""
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)
@@ -199,7 +201,9 @@ def test_times_do_not_matter(usernsctl: Program, prelude: Program, tmp_path: Pat
     assert_ran(prelude("--launch", launch))
 
 
-def test_runsc_that_is_none(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+def test_runsc_that_execve_rejects_is_reported(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
     """Have a launch recognise zeros as runsc: the check passes, and execve(2) fails."""
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)

@@ -67,10 +67,10 @@ def limited(name: str, value: int) -> Callable[[], None]:
         ["x" * 131_000] * 15,
         ["x"] * 50_000,
     ],
-    ids=["empty", "control", "unicode", "like options", "2 MiB", "50,000"],
+    ids=["empty", "control", "unicode", "looks like options", "2 MiB", "50,000"],
 )
 @pytest.mark.sampled(3)
-def test_arguments(perform: Perform, args: list[str]) -> None:
+def test_unusual_arguments_arrive_unchanged(perform: Perform, args: list[str]) -> None:
     done = perform("printf", "%s\\0", *args)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split("\0")[:-1] == args
@@ -79,7 +79,9 @@ def test_arguments(perform: Perform, args: list[str]) -> None:
 @pytest.mark.parametrize(
     "raw", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"]
 )
-def test_what_is_not_utf8(perform: Perform, usernsctl: Program, tmp_path: Path, raw: bytes) -> None:
+def test_text_that_is_not_utf8_is_refused(
+    perform: Perform, usernsctl: Program, tmp_path: Path, raw: bytes
+) -> None:
     word = os.fsdecode(raw)
     assert_refused(perform("echo", word), "$.process.args[1] has a byte", cause="launch-text")
     everything = freeze(usernsctl, tmp_path / "all", "--env-all")
@@ -90,7 +92,9 @@ def test_what_is_not_utf8(perform: Perform, usernsctl: Program, tmp_path: Path, 
     assert_ran(perform(env=ENV | {"A": word}))
 
 
-def test_no_command(perform: Perform, usernsctl: Program, tmp_path: Path) -> None:
+def test_launch_without_a_command_is_refused(
+    perform: Perform, usernsctl: Program, tmp_path: Path
+) -> None:
     done = usernsctl("freeze", "-o", tmp_path / "bare")
     assert done.returncode == 0
     assert_refused(perform(file=tmp_path / "bare"), "no command was given")
@@ -98,7 +102,9 @@ def test_no_command(perform: Perform, usernsctl: Program, tmp_path: Path) -> Non
     assert perform("/nonexistent").returncode == 127
 
 
-def test_many_variables(perform: Perform, usernsctl: Program, tmp_path: Path) -> None:
+def test_many_and_long_variables_are_passed(
+    perform: Perform, usernsctl: Program, tmp_path: Path
+) -> None:
     command = ("sh", "-c", "env | grep -c ^V; env | wc -c")
     everything = freeze(usernsctl, tmp_path / "all", "--env-all", command=command)
     for count, size in ((3000, 10), (20, 100_000)):
@@ -112,24 +118,24 @@ def test_many_variables(perform: Perform, usernsctl: Program, tmp_path: Path) ->
 
 @pytest.mark.parametrize("count", [3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20])
 @pytest.mark.sampled(4)
-def test_few_descriptors(perform: Perform, count: int) -> None:
+def test_low_descriptor_limit_is_reported(perform: Perform, count: int) -> None:
     done = perform(before=limited("NOFILE", count))
     assert_refused(done, ": Too many open files")
 
 
 @pytest.mark.parametrize("size", [0, 1, 100])
-def test_no_file_may_be_written(perform: Perform, size: int) -> None:
+def test_low_file_size_limit_is_reported(perform: Perform, size: int) -> None:
     """Limit the size of files (RLIMIT_FSIZE): a launch must fail if it can't write its files."""
     done = perform(before=limited("FSIZE", size))
     assert_refused(done, "File too large")
 
 
-def test_a_small_stack(perform: Perform) -> None:
+def test_launch_works_with_a_small_stack(perform: Perform) -> None:
     assert_ran(perform(before=limited("STACK", 128 << 10)))
 
 
 @pytest.mark.parametrize(("name", "value"), [("AS", 200 << 20), ("NOFILE", 32)])
-def test_limits_that_runsc_does_not_bear(perform: Perform, name: str, value: int) -> None:
+def test_limits_too_low_for_runsc_are_reported(perform: Perform, name: str, value: int) -> None:
     """Report the failure of runsc, which needs more memory or descriptors than allowed."""
     done = perform(before=limited(name, value))
     assert (done.returncode, done.stdout) == (125, "")
@@ -137,7 +143,7 @@ def test_limits_that_runsc_does_not_bear(perform: Perform, name: str, value: int
 
 
 @pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
-def test_limits_that_matter_to_nobody(perform: Perform, name: str) -> None:
+def test_launch_works_with_low_unrelated_limits(perform: Perform, name: str) -> None:
     # Releases of 2026 queue signals (cause signal-limit). The limit also counts signals that
     # other tests of this user have queued.
     fewest = 1000 if name == "SIGPENDING" and gvisor.is_of_2026() else 0
@@ -145,19 +151,21 @@ def test_limits_that_matter_to_nobody(perform: Perform, name: str) -> None:
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
-def test_closed_descriptors(perform: Perform, closed: tuple[int, ...]) -> None:
+def test_launch_works_with_closed_standard_streams(
+    perform: Perform, closed: tuple[int, ...]
+) -> None:
     done = perform(before=lambda: [os.close(fd) for fd in closed])
     assert_ran(done, "" if 1 in closed else "ran\n")
 
 
 @pytest.mark.parametrize("mask", [0, 0o777])
-def test_the_umask(perform: Perform, mask: int) -> None:
+def test_launch_sets_the_umask_to_022(perform: Perform, mask: int) -> None:
     done = perform("sh", "-c", "umask; >/tmp/file; ls -l /tmp/file", before=lambda: os.umask(mask))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("0022\n-rw-r--r-- ")
 
 
-def test_a_directory_that_is_gone(perform: Perform, tmp_path: Path) -> None:
+def test_launch_from_a_removed_directory_starts_in_root(perform: Perform, tmp_path: Path) -> None:
     def go() -> None:
         gone.mkdir()
         os.chdir(gone)
@@ -177,31 +185,33 @@ def test_a_directory_that_is_gone(perform: Perform, tmp_path: Path) -> None:
     ids=lambda home: ascii(home)[:20],
 )  # fmt: skip
 @pytest.mark.sampled(4)
-def test_an_odd_home(perform: Perform, home: str) -> None:
+def test_launch_works_with_an_unusual_home(perform: Perform, home: str) -> None:
     assert_ran(perform(env=ENV | {"HOME": home}))
 
 
 @pytest.mark.parametrize("home", ["/" + "a/" * 1000, "/" + "x" * 300], ids=["deep", "long"])
-def test_a_home_that_can_not_be(perform: Perform, home: str) -> None:
+def test_too_long_home_is_refused(perform: Perform, home: str) -> None:
     assert_refused(perform(env=ENV | {"HOME": home}), home[:200], "File name too long")
 
 
 @as_root
 @pytest.mark.parametrize("home", ["/usr", "/etc", "//usr//bin", "/tmp/../usr", "/bin"])
-def test_a_home_that_can_not_be_hidden(perform: Perform, home: str) -> None:
+def test_home_that_the_sandbox_needs_is_refused(perform: Perform, home: str) -> None:
     """Refuse a HOME such as root's /usr, which can't be hidden since the sandbox needs it."""
     done = perform(env=ENV | {"HOME": home})
     assert_refused(done, "can't be hidden: the sandbox needs", "set HOME to")
 
 
-def test_no_proc(prelude: Program, launch: Path) -> None:
+def test_launch_without_proc_is_refused(prelude: Program, launch: Path) -> None:
     script = f"mount -t tmpfs none /proc && exec {prelude.path} --launch {launch}"
     done = prelude("-r", "-m", "--", "sh", "-c", script)
     assert_refused(done, "/proc")
     assert str(launch) not in done.stderr
 
 
-def test_odd_environments(perform: Perform, usernsctl: Program, tmp_path: Path) -> None:
+def test_launch_works_with_malformed_environment_entries(
+    perform: Perform, usernsctl: Program, tmp_path: Path
+) -> None:
     assert_ran(perform(env={}))
     everything = freeze(usernsctl, tmp_path / "all", "--env-all", command=("env",))
     # Environment entries that execve(2) accepts, but that neither shells nor Python create.

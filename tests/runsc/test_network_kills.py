@@ -93,7 +93,7 @@ def kill_one(popen: subprocess.Popen[bytes], choice: random.Random) -> str:
 
 @pytest.mark.timeout(PATIENCE * 3 * ROUNDS)
 @pytest.mark.parametrize("number", range(ROUNDS))
-def test_killed_private_networks_leave_nothing(world: World, number: int) -> None:
+def test_killed_private_networks_leave_no_process_or_mount(world: World, number: int) -> None:
     seed = random.randrange(1 << 32)
     print(f"round {number}, seed {seed}")
     choice = random.Random(seed)

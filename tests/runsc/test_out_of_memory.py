@@ -16,7 +16,7 @@ pytestmark = as_root
 MIB = 1 << 20
 PATIENCE = 60
 # Longer than the watcher looks at the processes of its sandbox after an OOM kill.
-LOOKED_SECONDS = 3
+OBSERVED_SECONDS = 3
 
 GROW = {
     "python": ["python3", "-c", "held = []\nwhile True: held.append(b'x' * 10**7)"],
@@ -38,7 +38,7 @@ def check_report(errors: str, limit: int) -> None:
 
 @pytest.mark.parametrize("limit", [100, 200, 400])
 @pytest.mark.parametrize("program", GROW)
-def test_a_program_that_grows_is_ended_with_the_cause(
+def test_oom_kill_of_a_growing_program_is_reported(
     program: str, limit: int, usernsctl: Program
 ) -> None:
     with memory_group(limit * MIB) as group:
@@ -48,7 +48,7 @@ def test_a_program_that_grows_is_ended_with_the_cause(
     check_report(done.stderr, limit)
 
 
-def test_a_waiting_parent_ends_with_its_child_that_grew(usernsctl: Program) -> None:
+def test_oom_kill_of_a_child_ends_the_sandbox(usernsctl: Program) -> None:
     """Without the watcher, gVisor does not notice the missing process, and the shell waits."""
     script = '"$@"; sleep 1000'
     with memory_group(200 * MIB) as group:
@@ -76,7 +76,7 @@ def test_other_sandboxes_of_the_control_group_continue(usernsctl: Program) -> No
             grow = [usernsctl.path, "run", "--", *GROW["python"]]
             done = capture(within(group, *grow), timeout=PATIENCE)
             with pytest.raises(subprocess.TimeoutExpired):
-                others[0].wait(LOOKED_SECONDS)
+                others[0].wait(OBSERVED_SECONDS)
             ends = [(*other.communicate(b"\n", PATIENCE), other.returncode) for other in others]
         finally:
             for other in others:
@@ -87,7 +87,7 @@ def test_other_sandboxes_of_the_control_group_continue(usernsctl: Program) -> No
     assert ends == [(b"", b"", 3)] * 3
 
 
-def test_a_killed_neighbour_ends_no_sandbox(usernsctl: Program) -> None:
+def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None:
     """The kernel kills a process of the same control group that is not gVisor's."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     with memory_group(200 * MIB) as group:
@@ -99,14 +99,14 @@ def test_a_killed_neighbour_ends_no_sandbox(usernsctl: Program) -> None:
                 grown = capture(within(group, *GROW["python"]), timeout=PATIENCE)
                 assert grown.returncode == -9
                 with pytest.raises(subprocess.TimeoutExpired):
-                    run.wait(LOOKED_SECONDS)
+                    run.wait(OBSERVED_SECONDS)
                 run.communicate(b"\n", PATIENCE)
             finally:
                 run.kill()
     assert run.returncode == 3
 
 
-def test_a_kill_elsewhere_on_the_machine_ends_no_sandbox(usernsctl: Program) -> None:
+def test_oom_kill_elsewhere_on_the_host_ends_no_sandbox(usernsctl: Program) -> None:
     """Without its control group's files, the watcher counts the kills of the whole machine."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     cover = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'

@@ -55,7 +55,7 @@ def command_lines(box: un.Sandbox) -> list[str]:
     return [word for word in lines.split() if word]
 
 
-def test_nobody_has_what_somebody_had(host: un.SandboxHost) -> None:
+def test_leases_share_no_files_or_processes(host: un.SandboxHost) -> None:
     with host.pool(1) as pool:
         with pool.acquire(PATIENCE) as one:
             assert gvisor.BUILD in output(one, "cat", "/proc/version")
@@ -71,7 +71,7 @@ def test_nobody_has_what_somebody_had(host: un.SandboxHost) -> None:
     assert repr(pool).endswith("closed>")
 
 
-def test_from_asyncio(host: un.SandboxHost) -> None:
+def test_asyncio_tasks_acquire_different_sandboxes(host: un.SandboxHost) -> None:
     async def use(pool: un.SandboxPool) -> str:
         async with pool.acquire_async(PATIENCE) as box:
             process = await box.create_subprocess_exec("uname", "-s", stdout=un.PIPE)
@@ -87,7 +87,7 @@ def test_from_asyncio(host: un.SandboxHost) -> None:
     asyncio.run(main())
 
 
-def test_what_is_used_again_has_only_files(host: un.SandboxHost) -> None:
+def test_reused_sandbox_keeps_files_but_no_processes(host: un.SandboxHost) -> None:
     script = "touch /tmp/stays; setsid sh -c 'sleep 4321 & sleep 4321' & sleep 4321 & exec true"
     with host.pool(1, limit=1, max_uses=3) as pool:
         with pool.acquire(PATIENCE) as one:
@@ -110,9 +110,7 @@ SETTING = "/proc/sys/net/ipv4/tcp_sack"
 
 
 @pytest.mark.parametrize("has_command", [False, True])
-def test_a_changed_setting_of_the_kernel_ends_the_sandbox(
-    host: un.SandboxHost, has_command: bool
-) -> None:
+def test_sandbox_with_changed_sysctl_is_not_reused(host: un.SandboxHost, has_command: bool) -> None:
     template = Template(host) if has_command else None
     stdin = un.PIPE if has_command else un.DEVNULL
     with host.pool(1, limit=1, max_uses=9, template=template, stdin=stdin) as pool:
@@ -128,7 +126,7 @@ def test_a_changed_setting_of_the_kernel_ends_the_sandbox(
         assert SETTING in str(pool.stats().last_failure)
 
 
-def test_where_settings_can_not_be_read_nobody_is_given_a_used_one(
+def test_sandbox_with_unreadable_sysctls_is_not_reused(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leftovers, "_COMMAND", ("false",))
@@ -141,16 +139,16 @@ def test_where_settings_can_not_be_read_nobody_is_given_a_used_one(
 
 
 # Python programs for sandboxes: a server on port 5000 that sends "answer", and its client.
-ANSWERING = """
+SERVER = """
 import socket, sys
 with socket.create_server(("127.0.0.1", 5000)) as server:
     while True:
         server.accept()[0].sendall(b"answer")
 """
-ASKING = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).recv(9).decode())'
+CLIENT = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).recv(9).decode())'
 
 
-def test_each_user_reaches_the_network_inside(host: un.SandboxHost) -> None:
+def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> None:
     """Connect each lease to a server in its sandbox, started by the template or by the lease."""
     python = ("/usr/bin/python3", "-c")
 
@@ -158,10 +156,10 @@ def test_each_user_reaches_the_network_inside(host: un.SandboxHost) -> None:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             with contextlib.suppress(un.CalledProcessError):
-                return output(box, *python, ASKING)
+                return output(box, *python, CLIENT)
         raise AssertionError
 
-    with host.pool(1, limit=1, max_uses=3, template=Template(host, *python, ANSWERING)) as pool:
+    with host.pool(1, limit=1, max_uses=3, template=Template(host, *python, SERVER)) as pool:
         for _ in range(3):
             with pool.acquire(PATIENCE) as box:
                 assert ask(box) == "answer\n"
@@ -169,15 +167,17 @@ def test_each_user_reaches_the_network_inside(host: un.SandboxHost) -> None:
         for _ in range(3):
             with pool.acquire(PATIENCE) as box:
                 with pytest.raises(un.CalledProcessError):
-                    output(box, *python, ASKING)
-                with box.popen([*python, ANSWERING]) as server:
+                    output(box, *python, CLIENT)
+                with box.popen([*python, SERVER]) as server:
                     assert ask(box) == "answer\n"
                     server.kill()
 
 
 # Root in the sandbox can kill or stop the agent.
 @pytest.mark.parametrize("sig", ["KILL", "STOP"])
-def test_who_gets_away_from_the_agent_is_not_handed_on(host: un.SandboxHost, sig: str) -> None:
+def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
+    host: un.SandboxHost, sig: str
+) -> None:
     script = f"""
     read go
     setsid sh -c 'trap "" TERM HUP; while :; do sleep 0.1; done' mark-4321 >/dev/null &
@@ -200,7 +200,7 @@ def test_who_gets_away_from_the_agent_is_not_handed_on(host: un.SandboxHost, sig
         attack.stdout.close()
 
 
-def test_one_that_died_while_it_waited_is_replaced(host: un.SandboxHost) -> None:
+def test_dead_idle_sandbox_is_replaced(host: un.SandboxHost) -> None:
     with host.pool(1) as pool:
         wait_until(lambda: pool.stats().idle == 1)
         (init,) = [pid for pid, name in children().items() if name == "usernsctl-init"]
@@ -211,7 +211,7 @@ def test_one_that_died_while_it_waited_is_replaced(host: un.SandboxHost) -> None
             assert output(box, "echo", "works") == "works\n"
 
 
-def test_one_whose_agent_is_silent_is_replaced(
+def test_sandbox_with_an_unresponsive_agent_is_replaced(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Timeouts of the health checks: 0.2 s for the first, and more than enough for the others.
@@ -225,31 +225,31 @@ def test_one_whose_agent_is_silent_is_replaced(
     monkeypatch.setattr(SandboxMaker, "check", check)
     with host.pool(1) as pool:
         wait_until(lambda: pool.stats().idle == 1)
-        stop_insides()
+        stop_runsc_processes()
         with pool.acquire(PATIENCE) as box:
             assert output(box, "echo", "works") == "works\n"
         assert pool.stats().failed == 1
         assert isinstance(pool.stats().last_failure, un.TimeoutExpired)
 
 
-def stop_insides() -> None:
+def stop_runsc_processes() -> None:
     """Stop runsc's processes on the host, the children of the sandbox's usernsctl-init."""
     (init,) = [pid for pid, name in children().items() if name == "usernsctl-init"]
     for pid in children_of(init):
         stop(pid, PATIENCE)
 
 
-def runsc_that(does: str) -> str:
+def make_fake_runsc(does: str) -> str:
     """Return a fake runsc that runs a script, except for --version."""
     real = shutil.which("runsc")
     return f'#!/bin/sh\ncase " $* " in *--version*) exec {real} "$@" ;; esac\n{does}\n'
 
 
-def test_a_runsc_that_fails_is_told_and_not_tried_at_once(
+def test_failed_starts_raise_and_are_retried_with_delays(
     stand_in: Callable[[str], None], tmp_path: Path
 ) -> None:
     count = tmp_path / "count"
-    stand_in(runsc_that(f"echo >>{count}; exit 128"))
+    stand_in(make_fake_runsc(f"echo >>{count}; exit 128"))
     with un.SandboxHost() as host, host.pool(4, starts=1) as pool:
         begin = time.monotonic()
         with (
@@ -267,8 +267,8 @@ def test_a_runsc_that_fails_is_told_and_not_tried_at_once(
         assert time.monotonic() - begin >= 0.1 * (2 ** (tries - 2) - 1)
 
 
-def test_close_does_not_wait_for_ever_for_a_start(stand_in: Callable[[str], None]) -> None:
-    stand_in(runsc_that("exec sleep 1000"))
+def test_close_does_not_wait_for_a_hung_start(stand_in: Callable[[str], None]) -> None:
+    stand_in(make_fake_runsc("exec sleep 1000"))
     with un.SandboxHost() as host, host.pool(2, start_timeout=0.5) as pool:
         wait_until(lambda: pool.stats().starting > 0)
         with pytest.raises(un.PoolTimeoutError, match="0 are leased"), pool.acquire(0):
@@ -276,7 +276,7 @@ def test_close_does_not_wait_for_ever_for_a_start(stand_in: Callable[[str], None
         pool.close()
 
 
-def test_close_ends_what_is_handed_out(host: un.SandboxHost) -> None:
+def test_close_kills_leased_sandboxes(host: un.SandboxHost) -> None:
     with host.pool(2) as pool, pool.acquire(PATIENCE) as box:
         process = box.popen(["sleep", "1000"])
         threading.Timer(0.1, pool.close).start()
@@ -286,7 +286,7 @@ def test_close_ends_what_is_handed_out(host: un.SandboxHost) -> None:
             pass
 
 
-def test_one_that_is_closed_in_its_block_is_replaced(host: un.SandboxHost) -> None:
+def test_sandbox_closed_during_its_lease_is_replaced(host: un.SandboxHost) -> None:
     with host.pool(1, max_uses=5) as pool:
         with pool.acquire(PATIENCE) as box:
             box.close()
@@ -295,7 +295,7 @@ def test_one_that_is_closed_in_its_block_is_replaced(host: un.SandboxHost) -> No
             assert output(other, "echo", "works") == "works\n"
 
 
-def test_a_program_that_ends_leaves_nothing() -> None:
+def test_exit_without_close_leaves_no_process() -> None:
     """End a program without closing its pool: the exit must neither block nor leave processes."""
     program = (
         "import usernsctl as un\n"
@@ -312,7 +312,7 @@ def test_a_program_that_ends_leaves_nothing() -> None:
 # A command whose start was interrupted is dropped with a warning, as by subprocess.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_an_interrupt_leaves_nothing(host: un.SandboxHost) -> None:
+def test_interrupted_leases_leak_nothing(host: un.SandboxHost) -> None:
     interrupt_at_each_step(host)
     # The test fails for leftovers that remain after garbage collection of the pool.
     gc.collect()
@@ -358,14 +358,14 @@ def interrupt(*_: Any) -> None:
         ({"size": 1, "nonsense": 1}, "nonsense"),
     ],
 )
-def test_arguments_that_are_wrong(
+def test_invalid_arguments_raise(
     host: un.SandboxHost, arguments: dict[str, Any], error: str
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=error):
         host.pool(**arguments)
 
 
-def test_env_and_a_template_exclude_each_other(host: un.SandboxHost) -> None:
+def test_env_with_a_template_raises(host: un.SandboxHost) -> None:
     with pytest.raises(ValueError, match="env can't be changed"):
         host.pool(1, template=Template(host), env={"A": "b"})
 
@@ -381,7 +381,7 @@ class Template:
         return self.host.start(self.command, **options)
 
 
-def test_sandboxes_of_a_template_have_their_streams(host: un.SandboxHost) -> None:
+def test_sandboxes_of_a_template_have_pipes(host: un.SandboxHost) -> None:
     streams = {"stdin": un.PIPE, "stdout": un.PIPE}
     with (
         host.pool(1, template=Template(host), **streams) as pool,
@@ -390,7 +390,7 @@ def test_sandboxes_of_a_template_have_their_streams(host: un.SandboxHost) -> Non
         assert box.communicate(b"hello")[0] == b"hello"
 
 
-class Detaching:
+class DetachingTemplate:
     """A fake template whose sandboxes don't end with the process that created the pool."""
 
     def __init__(self, host: un.SandboxHost) -> None:
@@ -400,8 +400,8 @@ class Detaching:
         return self.host.start(None, detach=True, in_cgroup=how["in_cgroup"])
 
 
-def test_a_detached_sandbox_is_refused_and_ended(host: un.SandboxHost) -> None:
-    with host.pool(1, template=Detaching(host)) as pool:
+def test_detached_sandbox_of_a_template_is_refused(host: un.SandboxHost) -> None:
+    with host.pool(1, template=DetachingTemplate(host)) as pool:
         for _ in range(2):
             with pytest.raises(un.PoolError, match="detached") as caught, pool.acquire(PATIENCE):
                 pass
@@ -410,7 +410,7 @@ def test_a_detached_sandbox_is_refused_and_ended(host: un.SandboxHost) -> None:
     assert un.Sandbox.list_detached() == []
 
 
-def test_sandboxes_go_on_from_where_a_command_was_saved(host: un.SandboxHost) -> None:
+def test_leases_continue_a_command_from_its_checkpoint(host: un.SandboxHost) -> None:
     script = "echo saved >/tmp/file; echo READY; read line; cat /tmp/file; echo $line"
     streams = {"stdin": un.PIPE, "stdout": un.PIPE}
     with (
@@ -423,7 +423,7 @@ def test_sandboxes_go_on_from_where_a_command_was_saved(host: un.SandboxHost) ->
 
 
 @pytest.mark.parametrize("uses", [1, 3])
-def test_an_agent_that_was_saved_waits_in_a_pool(host: un.SandboxHost, uses: int) -> None:
+def test_leases_start_from_a_prepared_template(host: un.SandboxHost, uses: int) -> None:
     def prepare(box: un.Sandbox) -> None:
         box.run(["sh", "-c", "echo prepared >/tmp/file"], check=True)
 
@@ -441,6 +441,6 @@ def test_an_agent_that_was_saved_waits_in_a_pool(host: un.SandboxHost, uses: int
     assert len(set(seen)) == 3 // uses
 
 
-def test_variables_are_those_of_all(host: un.SandboxHost) -> None:
+def test_env_of_the_pool_applies_to_all_leases(host: un.SandboxHost) -> None:
     with host.pool(1, env={"WORD": "set"}) as pool, pool.acquire(PATIENCE) as box:
         assert output(box, "sh", "-c", "echo $WORD") == "set\n"

@@ -143,7 +143,7 @@ several = (
 )
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.sampled
-def test_run(
+def test_processes_of_run_have_the_expected_attributes(
     scene: Scene, options: list[str], expected: Mapping[str, Posture], start: Start
 ) -> None:
     with start(scene, *options) as pid:
@@ -151,13 +151,17 @@ def test_run(
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_run_with_binds(scene: Scene, start: Start) -> None:
+def test_processes_of_run_with_binds_have_the_expected_attributes(
+    scene: Scene, start: Start
+) -> None:
     binds = [f"--bind={scene.directory}/shown:/shown", f"--bind={scene.directory}/open:/open:rw"]
     with start(scene, *binds) as pid:
         scene.check(RUN_WITH_BINDS, lambda: family_of(pid))
 
 
-def test_run_in_a_kept_namespace(scene: Scene, usernsctl: Program) -> None:
+def test_processes_of_run_in_a_named_namespace_have_the_attributes(
+    scene: Scene, usernsctl: Program
+) -> None:
     made = usernsctl("ns", "create", "kept", "-r")
     assert made.returncode == 0, made.stderr
     try:
@@ -172,7 +176,9 @@ def test_run_in_a_kept_namespace(scene: Scene, usernsctl: Program) -> None:
     ("binds", "expected"),
     [pytest.param(False, HELD, id="plain"), pytest.param(True, HELD_WITH_BINDS, id="binds")],
 )
-def test_a_sandbox_of_a_host(scene: Scene, binds: bool, expected: Mapping[str, Posture]) -> None:
+def test_processes_of_a_host_have_the_expected_attributes(
+    scene: Scene, binds: bool, expected: Mapping[str, Posture]
+) -> None:
     asked = [
         un.Bind(str(scene.directory / "shown"), "/shown"),
         un.Bind(str(scene.directory / "open"), "/open", read_only=False),
@@ -185,12 +191,12 @@ def test_a_sandbox_of_a_host(scene: Scene, binds: bool, expected: Mapping[str, P
         scene.check(expected, lambda: family_of(box.init.pid))
 
 
-def test_a_sandbox_of_a_pool(scene: Scene) -> None:
+def test_processes_of_a_pool_have_the_expected_attributes(scene: Scene) -> None:
     with un.SandboxHost() as host, host.pool(1, limit=1) as pool, pool.acquire(PATIENCE) as box:
         scene.check(POOLED, lambda: family_of(box.init.pid))
 
 
-def test_a_detached_sandbox(scene: Scene) -> None:
+def test_processes_of_a_detached_sandbox_have_the_attributes(scene: Scene) -> None:
     def family() -> Iterator[int]:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
@@ -203,7 +209,7 @@ def test_a_detached_sandbox(scene: Scene) -> None:
         scene.check(DETACHED, family)
 
 
-def go_on(scene: Scene) -> None:
+def continue_command(scene: Scene) -> None:
     """Write a line to a restored command, and wait until the command has read it."""
     with open(f"/proc/self/fd/{scene.streams['stdin']}", "wb", buffering=0) as input:
         input.write(b"\n")
@@ -211,7 +217,7 @@ def go_on(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
-def test_a_sandbox_of_a_template(scene: Scene, detach: bool) -> None:
+def test_processes_of_a_template_have_the_expected_attributes(scene: Scene, detach: bool) -> None:
     id = f"posture-restored-{detach}"
 
     def family() -> Iterator[int]:
@@ -226,7 +232,7 @@ def test_a_sandbox_of_a_template(scene: Scene, detach: bool) -> None:
         host.template(command, ready="saved") as template,
         template.start(id=id, detach=detach, **scene.streams) as box,
     ):
-        go_on(scene)
+        continue_command(scene)
         if detach:
             scene.check(RESTORED_DETACHED, family)
         else:

@@ -47,7 +47,7 @@ def test_private_network_reaches_the_internet(world: World) -> None:
     assert ask(world, *wanted) == wanted
 
 
-def test_denied_addresses_are_denied_behind_a_translator(world: World) -> None:
+def test_denied_addresses_are_unreachable_through_nat64(world: World) -> None:
     words = [f"{one}/80" for one in (networks.METADATA_64, networks.BRIDGE_64, networks.LOCAL_64)]
     done = world.run("/usr/bin/python3", "-c", ASK, *words)
     assert done.stdout.count(" outside ") == len(words)
@@ -55,7 +55,7 @@ def test_denied_addresses_are_denied_behind_a_translator(world: World) -> None:
     assert set(ask(world, *words).values()) <= denied
 
 
-def test_denied_addresses_have_the_first_routes(world: World) -> None:
+def test_denied_addresses_have_unreachable_routes_first(world: World) -> None:
     # The kernel of a router of IPv6 adds this route, and answers to the address.
     anycast = ["ip", "-6", "route", "replace", "anycast", networks.BRIDGE_ANYCAST_6, "dev"]
     assert world.run(*anycast, "bridge", "table", "local").returncode == 0
@@ -87,7 +87,7 @@ ALLOWED = (
 )
 
 
-def test_only_allowed_addresses_are_reached(world: World) -> None:
+def test_allow_reaches_only_the_given_addresses(world: World) -> None:
     allowed = [f"{networks.WEB}/80", f"{networks.WEB_6}/8080"]
     others = [f"{networks.WEB}/443", f"{networks.WEB_6}/80", f"{networks.OTHER_WEB}/80"]
     command = [USERNSCTL, "run", *(word for pair in ALLOWED for word in pair)]
@@ -213,7 +213,7 @@ def test_pools_and_templates_have_private_networks(world: World) -> None:
     assert processes_left(world) == []
 
 
-def test_host_reports_the_failure_of_a_private_network(world: World, tmp_path: Path) -> None:
+def test_host_raises_if_pasta_fails(world: World, tmp_path: Path) -> None:
     script = tmp_path / "pasta"
     script.write_text("#!/bin/sh\necho no luck >&2; exit 1\n")
     script.chmod(0o755)
@@ -310,7 +310,7 @@ PASTA = next(path for path in ("/usr/local/bin/pasta", "/usr/bin/pasta") if os.p
         ),
     ],
 )
-def test_private_network_fails_with(
+def test_failures_of_pasta_are_reported_with_their_cause(
     world: World, tmp_path: Path, script: str, cause: str, said: str
 ) -> None:
     status, errors = run_with(world, {PASTA: script}, tmp_path)
@@ -319,7 +319,7 @@ def test_private_network_fails_with(
     assert said in errors
 
 
-def test_private_network_without_pasta(world: World, tmp_path: Path) -> None:
+def test_private_network_fails_without_pasta(world: World, tmp_path: Path) -> None:
     copy = tmp_path / "pasta"
     copy.write_text("")
     copy.chmod(0o644)
@@ -341,7 +341,7 @@ exec "$@"
 """
 
 
-def test_private_network_of_a_gateway_that_is_hidden(world: World) -> None:
+def test_private_network_fails_with_a_hidden_gateway(world: World) -> None:
     command = [USERNSCTL, "run", "--network", "private", "--", "true"]
     done = world.run("unshare", "--net", "sh", "-ec", HIDDEN_GATEWAY, "sh", *command)
     if done.returncode == 77:
@@ -350,7 +350,7 @@ def test_private_network_of_a_gateway_that_is_hidden(world: World) -> None:
     assert "sysctl net.ipv4.nexthop_compat_mode=1" in done.stderr
 
 
-def test_private_network_of_a_device_that_is_denied(world: World) -> None:
+def test_private_network_fails_without_the_tun_device(world: World) -> None:
     hide = 'mount --bind /proc/version /dev/net/tun; exec "$@"'
     command = [USERNSCTL, "run", "--network", "private", "--", "true"]
     done = world.run("unshare", "--mount", "sh", "-ec", hide, "sh", *command)
@@ -371,7 +371,7 @@ def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:
     return popen
 
 
-def test_private_network_has_small_buffers_of_senders(world: World) -> None:
+def test_private_network_limits_tcp_send_buffers(world: World) -> None:
     """Larger ones make pasta drop data, which slows a connection down to a hundredth."""
     popen = start_waiting(world)
     enter = ["nsenter", "-t", str(popen.pid), "--preserve-credentials", "-U", "-n"]

@@ -20,7 +20,7 @@ pytestmark = [
 HOSTILE = "a\x1b[2J\nb\u202e"
 
 
-def test_detached_sandboxes_are_listed(usernsctl: Program, host: un.SandboxHost) -> None:
+def test_ps_lists_detached_sandboxes(usernsctl: Program, host: un.SandboxHost) -> None:
     done = usernsctl("ps")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert json.loads(usernsctl("ps", "--json").stdout) == []
@@ -54,9 +54,7 @@ def test_detached_sandboxes_are_listed(usernsctl: Program, host: un.SandboxHost)
     assert usernsctl("ps").stdout == ""
 
 
-def test_a_state_directory_that_others_may_write_to_is_refused(
-    usernsctl: Program, runtime: Path
-) -> None:
+def test_ps_refuses_a_state_directory_writable_by_others(usernsctl: Program, runtime: Path) -> None:
     (runtime / "usernsctl").mkdir(mode=0o700, exist_ok=True)
     (runtime / "usernsctl").chmod(0o777)
     done = usernsctl("ps")
@@ -65,7 +63,7 @@ def test_a_state_directory_that_others_may_write_to_is_refused(
     assert "remedy" in done.stderr
 
 
-def test_ps_takes_no_operands(usernsctl: Program) -> None:
+def test_ps_refuses_operands(usernsctl: Program) -> None:
     done = usernsctl("ps", "x")
     assert done.returncode == 125
     assert "unexpected extra argument 'x'" in done.stderr

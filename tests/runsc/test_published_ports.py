@@ -83,7 +83,7 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
 
 
 @pytest.mark.parametrize("network", ["none", "private"])
-def test_published_port_leads_to_the_sandbox(world: World, network: str) -> None:
+def test_published_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18080:80"):
         assert ask(world, "127.0.0.1", 18080, 20, 300_000) == "20"
         # Only the address that was named.
@@ -103,7 +103,7 @@ def test_port_without_a_server_inside_closes_the_connection(world: World) -> Non
         assert "Error" in ask(world, "127.0.0.1", 18082)
 
 
-def test_forwarder_has_nothing_but_its_listening_sockets(world: World) -> None:
+def test_forwarder_holds_only_its_listening_sockets(world: World) -> None:
     options = ("--publish", "18085:80", "--publish", "18086:80")
     with serving(world, *options) as popen:
         machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
@@ -126,7 +126,7 @@ def test_forwarder_has_nothing_but_its_listening_sockets(world: World) -> None:
         assert ask(world, "127.0.0.1", 18085) == "1"
 
 
-def test_taken_port_is_an_error_before_the_start(world: World) -> None:
+def test_taken_port_is_reported_before_the_start(world: World) -> None:
     # The machine's own web server listens on this port.
     done = world.run(USERNSCTL, "run", "--publish", "8080:80", "--", "echo", "started")
     assert done.returncode == 125
@@ -135,7 +135,7 @@ def test_taken_port_is_an_error_before_the_start(world: World) -> None:
     assert "port-taken" in done.stderr
 
 
-def test_taken_port_leaves_a_result_and_no_other_file(world: World, tmp_path: Path) -> None:
+def test_taken_port_leaves_only_the_result_file(world: World, tmp_path: Path) -> None:
     # The watcher fails before it has started the pump of --max-output.
     options = ("--max-output", "1M", "--publish", "8080:80", "--result", str(tmp_path / "result"))
     done = world.run(USERNSCTL, "run", *options, "--", "echo", "started")
@@ -150,9 +150,7 @@ TRAP = 'trap "echo got; exit 3" INT; echo ready; for i in $(seq 300); do sleep 0
 
 
 @pytest.mark.parametrize("network", ["none", "private"])
-def test_interrupt_of_the_group_reaches_the_program_and_not_the_network(
-    world: World, network: str
-) -> None:
+def test_sigint_to_the_group_reaches_only_the_command(world: World, network: str) -> None:
     options = ("--network", network, "--publish", "18085:80")
     command = world.command(USERNSCTL, "run", *options, "--", "sh", "-c", TRAP)
     with subprocess.Popen(
@@ -176,7 +174,7 @@ def test_published_port_is_free_after_the_end(world: World) -> None:
             assert ask(world, "127.0.0.1", 18083) == "1"
 
 
-def test_the_next_run_may_publish_the_same_port_at_once(world: World) -> None:
+def test_next_run_may_publish_the_same_port_immediately(world: World) -> None:
     run = f"{USERNSCTL} run --network private --publish 18086:80 -- true"
     done = world.run("sh", "-ec", "\n".join([run] * 6))
     assert (done.returncode, done.stderr) == (0, "")
@@ -202,9 +200,7 @@ def test_malformed_publish_is_refused(world: World, text: str, said: str) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_publish_and_the_network_of_the_host_exclude_each_other(
-    world: World, tmp_path: Path
-) -> None:
+def test_publish_with_network_host_is_refused(world: World, tmp_path: Path) -> None:
     options = ["--network", "host", "--publish", "18084:80"]
     done = world.run(USERNSCTL, "run", *options, "--", "true", cwd=tmp_path)
     assert "exclude each other" in done.stderr

@@ -75,7 +75,7 @@ def run_without_template(host: un.SandboxHost, *args: Any) -> tuple[int, str, st
     ],
 )
 @pytest.mark.sampled(5)
-def test_a_program_does_what_it_does_without_a_template(
+def test_programs_behave_as_without_a_template(
     host: un.SandboxHost, template: un.PythonTemplate, args: list[str]
 ) -> None:
     status, out, err = run_from_template(template, *args)
@@ -89,12 +89,12 @@ def test_a_program_does_what_it_does_without_a_template(
     ]
 
 
-def test_it_has_what_was_loaded(template: un.PythonTemplate) -> None:
+def test_programs_have_preloaded_modules(template: un.PythonTemplate) -> None:
     code = "import sys; print('json.tool' in sys.modules, sys.modules['decimal'].loaded)"
     assert run_from_template(template, "-c", code)[:2] == (0, "True by code\n")
 
 
-def test_its_environment_and_directory_are_of_the_moment(template: un.PythonTemplate) -> None:
+def test_start_sets_environment_and_cwd(template: un.PythonTemplate) -> None:
     code = "import os; print(os.environ.get('A'), os.environ.get('B'), os.getcwd())"
     assert run_from_template(template, "-c", code)[1] == "1 None /\n"
     assert (
@@ -109,14 +109,14 @@ def test_its_environment_and_directory_are_of_the_moment(template: un.PythonTemp
         template.start(["-c", ""], cwd="/shown/script.py")
 
 
-def test_a_program_may_be_long_and_come_from_standard_input(template: un.PythonTemplate) -> None:
+def test_programs_may_be_long_or_come_from_stdin(template: un.PythonTemplate) -> None:
     long = "x = 1\n" * 200_000 + "print('end')"
     assert run_from_template(template, "-c", long)[:2] == (0, "end\n")
     assert run_from_template(template, "-", input=b"print('read')")[:2] == (0, "read\n")
     assert run_from_template(template, input=b"print('read')")[:2] == (0, "read\n")
 
 
-def test_streams_of_all_kinds(template: un.PythonTemplate, tmp_path: Path) -> None:
+def test_streams_may_be_files_or_terminals(template: un.PythonTemplate, tmp_path: Path) -> None:
     code = "import sys; print(sys.stdin.read(), end='.', flush=True); print('e', file=sys.stderr)"
     (tmp_path / "in").write_bytes(b"file")
     with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("wb") as taken:
@@ -131,7 +131,7 @@ def test_streams_of_all_kinds(template: un.PythonTemplate, tmp_path: Path) -> No
         assert ours.read(100) == b"shown\r\n"
 
 
-def test_nothing_random_is_the_same_twice(template: un.PythonTemplate) -> None:
+def test_random_numbers_differ_between_starts(template: un.PythonTemplate) -> None:
     code = """
 import multiprocessing, random, tempfile, uuid
 key = multiprocessing.current_process().authkey
@@ -156,14 +156,14 @@ def test_signals_reach_the_program(template: un.PythonTemplate) -> None:
         assert box.stdout.readline() == b"heard\n"
 
 
-def test_what_it_leaves_ends_with_it(template: un.PythonTemplate) -> None:
+def test_background_processes_end_with_the_program(template: un.PythonTemplate) -> None:
     code = "import subprocess; subprocess.Popen(['sleep', '1000']); print('out', flush=True)"
     with template.start(["-c", code], stdout=un.PIPE) as box:
         assert box.communicate(timeout=PATIENCE)[0] == b"out\n"
         assert box.wait(PATIENCE) == 0
 
 
-def test_detached_and_from_asyncio(template: un.PythonTemplate) -> None:
+def test_start_may_be_detached_or_asynchronous(template: un.PythonTemplate) -> None:
     with template.start(["-c", "import time; time.sleep(1000)"], detach=True) as box:
         assert box.run(["true"]).returncode == 0
 
@@ -180,7 +180,7 @@ def test_detached_and_from_asyncio(template: un.PythonTemplate) -> None:
     assert asyncio.run(use()) == [b"a\n", b"b\n"]
 
 
-def test_it_is_saved_and_loaded(
+def test_template_is_saved_and_loaded(
     host: un.SandboxHost, template: un.PythonTemplate, tmp_path: Path
 ) -> None:
     template.save(tmp_path / "saved")
@@ -208,7 +208,7 @@ def test_it_is_saved_and_loaded(
         ("import builtins, socket; builtins.kept = socket.socketpair()", "AF_UNIX"),
     ],
 )
-def test_threads_and_sockets_are_refused_by_their_names(
+def test_threads_and_sockets_are_refused_by_name(
     host: un.SandboxHost, code: str, told: str
 ) -> None:
     with pytest.raises(un.RunscError, match=told) as caught:
@@ -227,12 +227,14 @@ def test_threads_and_sockets_are_refused_by_their_names(
         ({"code": "import os; os.write(0, b'[]')"}, "sent an invalid message"),
     ],
 )
-def test_what_fails_is_told(host: un.SandboxHost, options: dict[str, Any], told: str) -> None:
+def test_failing_preload_code_raises(
+    host: un.SandboxHost, options: dict[str, Any], told: str
+) -> None:
     with pytest.raises(un.RunscError, match=told):
         host.python_template(**options)
 
 
-def test_what_takes_too_long_is_ended(host: un.SandboxHost) -> None:
+def test_preload_timeout_kills_the_interpreter(host: un.SandboxHost) -> None:
     word = f"11{os.getpid()}"
     code = f"import os; os.execvp('sleep', ['sleep', '{word}'])"
     with pytest.raises(un.TimeoutExpired):
@@ -240,7 +242,7 @@ def test_what_takes_too_long_is_ended(host: un.SandboxHost) -> None:
     assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
 
 
-def test_an_interpreter_that_does_not_go_on_is_told(host: un.SandboxHost) -> None:
+def test_interpreter_that_hangs_or_exits_after_restore_raises(host: un.SandboxHost) -> None:
     """Preload code that sends a false report on the control socket, and then hangs or exits."""
     say = "import os, json; os.write(0, json.dumps({'files': 7, 'threads': 7}).encode());"
     for code, kind in (
@@ -266,6 +268,6 @@ def test_an_interpreter_that_does_not_go_on_is_told(host: un.SandboxHost) -> Non
         ({"python": "/usr/bin/true"}, un.RunscError),
     ],
 )
-def test_wrong_arguments(host: un.SandboxHost, options: Any, kind: type) -> None:
+def test_invalid_arguments_raise(host: un.SandboxHost, options: Any, kind: type) -> None:
     with pytest.raises(kind):
         host.python_template(**options)

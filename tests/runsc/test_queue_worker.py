@@ -113,7 +113,7 @@ def test_each_task_of_a_queue_has_one_result(worker: ModuleType, host: un.Sandbo
     assert len(found[11]["output"]) <= worker.LONGEST
 
 
-def test_a_task_of_the_queue_ends_by_its_timeout(
+def test_timeout_kills_a_task_of_the_queue(
     worker: ModuleType, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "SECONDS", 1)
@@ -124,7 +124,7 @@ def test_a_task_of_the_queue_ends_by_its_timeout(
     ]
 
 
-def test_tasks_of_lost_workers_are_taken_over(worker: ModuleType, host: un.SandboxHost) -> None:
+def test_tasks_of_lost_workers_are_retried(worker: ModuleType, host: un.SandboxHost) -> None:
     redis = Redis()
     for id, tries in ((b"1-0", 1), (b"2-0", worker.TRIES)):
         redis.pending[id] = {b"command": b"echo again"}, tries
@@ -134,7 +134,7 @@ def test_tasks_of_lost_workers_are_taken_over(worker: ModuleType, host: un.Sandb
     assert found == {"1-0": "exited", "2-0": "lost"}
 
 
-def test_a_worker_without_its_queue_ends(
+def test_worker_exits_if_its_queue_is_unreachable(
     worker: ModuleType, host: un.SandboxHost, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Broken(Redis):

@@ -45,7 +45,7 @@ def running(host: un.SandboxHost) -> Iterator[un.Sandbox]:
 
 
 @pytest.mark.parametrize("script", ENDS)
-def test_a_command_in_a_sandbox_has_a_result(running: un.Sandbox, script: str) -> None:
+def test_run_returns_exit_status_and_reason(running: un.Sandbox, script: str) -> None:
     result = running.run(["sh", "-c", script], capture_output=True, text=True)
     assert isinstance(result, un.Result)
     assert (result.returncode, result.reason) == ENDS[script]
@@ -57,7 +57,7 @@ def test_a_command_in_a_sandbox_has_a_result(running: un.Sandbox, script: str) -
 
 
 @pytest.mark.parametrize("script", ENDS)
-def test_a_sandbox_has_a_result(host: un.SandboxHost, script: str) -> None:
+def test_result_has_exit_status_and_reason(host: un.SandboxHost, script: str) -> None:
     with host.start(["sh", "-c", script]) as box:
         result = box.result(PATIENCE)
         assert (result.returncode, result.reason) == ENDS[script]
@@ -67,7 +67,7 @@ def test_a_sandbox_has_a_result(host: un.SandboxHost, script: str) -> None:
     assert box.result().returncode == result.returncode
 
 
-def test_a_run_has_a_result(host: un.SandboxHost) -> None:
+def test_gvisor_run_returns_exit_status_reason_and_output(host: un.SandboxHost) -> None:
     options = {"host": host, "capture_output": True}
     result = gvisor.run(["sh", "-c", "echo out; kill -9 $$"], host=host, capture_output=True)
     assert (result.returncode, result.reason, result.stdout) == (-9, "signalled", b"out\n")
@@ -78,7 +78,7 @@ def test_a_run_has_a_result(host: un.SandboxHost) -> None:
     assert caught.value.returncode == 3
 
 
-def test_the_caller_who_kills_a_sandbox_is_the_reason(host: un.SandboxHost) -> None:
+def test_result_of_a_killed_sandbox_has_reason_killed(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         box.kill()
         result = box.result(PATIENCE)
@@ -92,7 +92,7 @@ def test_the_caller_who_kills_a_sandbox_is_the_reason(host: un.SandboxHost) -> N
         assert detached.result().rusage is None
 
 
-def test_a_result_waits_until_its_time_limit(host: un.SandboxHost) -> None:
+def test_result_raises_after_its_timeout(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         with pytest.raises(un.TimeoutExpired):
             box.result(0.1)
@@ -102,7 +102,7 @@ def test_a_result_waits_until_its_time_limit(host: un.SandboxHost) -> None:
                 box.result(wrong)  # type: ignore[arg-type]
 
 
-def test_results_from_asyncio(host: un.SandboxHost) -> None:
+def test_result_async_returns_exit_status_and_reason(host: un.SandboxHost) -> None:
     async def main() -> None:
         async with await host.start_async(["sh", "-c", "kill -TERM $$; exit 5"]) as box:
             result = await box.result_async()
@@ -111,7 +111,7 @@ def test_results_from_asyncio(host: un.SandboxHost) -> None:
     asyncio.run(main())
 
 
-def test_processor_time_is_counted(host: un.SandboxHost, running: un.Sandbox) -> None:
+def test_results_count_processor_time(host: un.SandboxHost, running: un.Sandbox) -> None:
     inside = running.run(SPIN)
     assert inside.rusage is not None
     assert 0.01 < inside.rusage.utime < 60
@@ -122,7 +122,7 @@ def test_processor_time_is_counted(host: un.SandboxHost, running: un.Sandbox) ->
     assert usage.maxrss > 1000
 
 
-def test_a_lost_sandbox_is_not_the_fault_of_the_command(host: un.SandboxHost) -> None:
+def test_result_in_a_killed_sandbox_has_reason_sandbox_ended(host: un.SandboxHost) -> None:
     with host.start(None) as box:
         threading.Timer(0.5, box.kill).start()
         result = box.run(FOREVER)
@@ -150,7 +150,7 @@ def test_commands_of_an_agent_that_ends_are_killed(host: un.SandboxHost) -> None
         assert box.run(["true"]).returncode == 0
 
 
-def test_a_result_can_be_pickled_and_shown(running: un.Sandbox) -> None:
+def test_results_have_a_repr_and_can_be_pickled(running: un.Sandbox) -> None:
     result = running.run(["sh", "-c", "kill -9 $$"])
     assert repr(result).endswith("returncode=-9, reason='signalled')")
     assert repr(running.run(["true"])) == "Result(args=['true'], returncode=0)"

@@ -51,7 +51,7 @@ def command_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
-def test_the_kernel_is_gvisors(usernsctl: Program) -> None:
+def test_command_sees_the_kernel_of_gvisor(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "cat", "/proc/version")
     assert done.returncode == 0, done.stderr
     assert gvisor.is_version(done.stdout)
@@ -59,11 +59,11 @@ def test_the_kernel_is_gvisors(usernsctl: Program) -> None:
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -TERM $$", 143)])
-def test_the_exit_status_is_the_commands(usernsctl: Program, script: str, status: int) -> None:
+def test_exit_status_is_that_of_the_command(usernsctl: Program, script: str, status: int) -> None:
     assert usernsctl("run", "--", "sh", "-c", script).returncode == status
 
 
-def test_standard_streams_are_the_callers(usernsctl: Program) -> None:
+def test_command_uses_the_standard_streams_of_the_caller(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "sh", "-c", "cat; echo oops >&2", input="hi\n")
     assert (done.stdout, done.stderr) == ("hi\n", "oops\n")
 
@@ -74,7 +74,7 @@ def test_arguments_arrive_unparsed(usernsctl: Program) -> None:
     assert done.stdout == "".join(f"{word}|" for word in words)
 
 
-def test_output_goes_to_the_end_of_a_file(usernsctl: Program, tmp_path: Path) -> None:
+def test_output_is_appended_to_a_file(usernsctl: Program, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as file:
         file.write("before\n")
@@ -100,9 +100,7 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
-def test_a_signal_before_the_start_ends_it_with_its_own_status(
-    usernsctl: Program, number: signal.Signals
-) -> None:
+def test_signal_before_the_start_ends_the_run(usernsctl: Program, number: signal.Signals) -> None:
     """Send a signal before runsc starts: usernsctl must end runsc even if runsc ignores it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
@@ -118,7 +116,7 @@ def test_a_signal_before_the_start_ends_it_with_its_own_status(
         assert process.wait(timeout=30) == 128 + number
 
 
-def test_the_command_can_catch_a_signal(usernsctl: Program) -> None:
+def test_command_can_handle_sigterm(usernsctl: Program) -> None:
     script = 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.1; done'
     with subprocess.Popen(
         [usernsctl.path, "run", "--", "sh", "-c", script],
@@ -140,9 +138,7 @@ def wait_until_stopped(pid: int) -> None:
 
 
 @pytest.mark.parametrize("has_terminal", [False, True], ids=["pipes", "terminal"])
-def test_every_signal_of_a_process_reaches_the_command(
-    usernsctl: Program, has_terminal: bool
-) -> None:
+def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -> None:
     """`runsc kill` knows no real-time signals, and runsc itself stops at those of job control."""
     sent = [signal.SIGCONT, signal.SIGINT, signal.SIGTERM, signal.SIGRTMIN, signal.SIGRTMAX, 35]
     stops = [signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]
@@ -180,7 +176,7 @@ def test_every_signal_of_a_process_reaches_the_command(
             process.kill()
 
 
-def test_a_real_time_signal_before_the_start_ends_nothing(usernsctl: Program) -> None:
+def test_real_time_signal_before_the_start_is_ignored(usernsctl: Program) -> None:
     """Process 1 of a container survives a signal that it does not handle, and so must runsc."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMIN})
     try:
@@ -198,7 +194,7 @@ def test_a_real_time_signal_before_the_start_ends_nothing(usernsctl: Program) ->
         assert (process.returncode, output) == (0, "ran\n")
 
 
-def test_the_watchers_death_ends_all(usernsctl: Program) -> None:
+def test_death_of_the_watcher_ends_the_sandbox(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, output):
         runsc = runsc_of(process.pid)
         pids = [runsc, *children_of(runsc)]
@@ -209,7 +205,7 @@ def test_the_watchers_death_ends_all(usernsctl: Program) -> None:
         assert len(pids) == 3
 
 
-def test_a_failure_of_runsc_is_explained(usernsctl: Program) -> None:
+def test_denied_kvm_is_explained(usernsctl: Program) -> None:
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("/dev/kvm can be had here, by whoever runs this")
     done = usernsctl("run", "--platform", "kvm", "--", "echo", "ran")
@@ -218,7 +214,7 @@ def test_a_failure_of_runsc_is_explained(usernsctl: Program) -> None:
     assert "remedy:" in done.stderr
 
 
-def test_one_runsc_waits_and_none_was_re_executed(usernsctl: Program) -> None:
+def test_only_one_runsc_process_waits(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, _):
         assert os.path.basename(command_of(process.pid)[0]) == "usernsctl-watch"
         runsc = runsc_of(process.pid)
@@ -228,7 +224,7 @@ def test_one_runsc_waits_and_none_was_re_executed(usernsctl: Program) -> None:
         assert names == ["runsc-gofer", "runsc-sandbox"]
 
 
-def test_the_id_map_is_as_planned(usernsctl: Program) -> None:
+def test_processes_map_only_the_caller_to_root(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
         for pid in (process.pid, runsc, *children_of(runsc)):
@@ -237,7 +233,7 @@ def test_the_id_map_is_as_planned(usernsctl: Program) -> None:
                 assert fields == ["0", str(outside), "1"]
 
 
-def test_runsc_keeps_no_more_than_it_needs(usernsctl: Program) -> None:
+def test_runsc_keeps_only_needed_capabilities(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
         status = status_of(runsc)
@@ -247,14 +243,14 @@ def test_runsc_keeps_no_more_than_it_needs(usernsctl: Program) -> None:
         assert {status_of(pid)["NoNewPrivs"] for pid in children_of(runsc)} == {"1"}
 
 
-def test_hardening_can_be_left_out(usernsctl: Program) -> None:
+def test_keep_bounding_and_new_privs_disable_hardening(usernsctl: Program) -> None:
     own = status_of(os.getpid())
     with start_run(usernsctl, "--keep-bounding", "--new-privs") as (process, _):
         status = status_of(runsc_of(process.pid))
         assert (status["NoNewPrivs"], status["CapBnd"]) == (own["NoNewPrivs"], "000001ffffffffff")
 
 
-def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
+def test_signals_reach_a_command_on_a_terminal(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
     script = (
         'trap "echo passed on" WINCH; trap "echo caught; exit 9" TERM; test -t 1 && echo ready; '
@@ -283,7 +279,7 @@ def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
     ("sig", "status"),
     [(None, 7), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, 125)],
 )
-def test_a_terminal_gets_back_its_mode(
+def test_mode_of_the_terminal_is_restored(
     usernsctl: Program, sig: signal.Signals | None, status: int
 ) -> None:
     """Restore the terminal's mode however the command or runsc ends.
@@ -313,7 +309,7 @@ def test_a_terminal_gets_back_its_mode(
     os.close(theirs)
 
 
-def test_a_terminal_is_given_only_where_all_streams_are_one(usernsctl: Program) -> None:
+def test_command_with_a_pipe_as_stdout_has_no_terminal(usernsctl: Program) -> None:
     """Mix a terminal and pipes, with which gVisor often hangs: the command must get no terminal."""
     for _ in range(5):
         ours, theirs = os.openpty()
@@ -327,7 +323,7 @@ def test_a_terminal_is_given_only_where_all_streams_are_one(usernsctl: Program) 
         assert (done.returncode, done.stdout, done.stderr) == (seen, "ready\n", "")
 
 
-def test_a_hangup_of_the_terminal_ends_all(usernsctl: Program) -> None:
+def test_hangup_of_the_terminal_ends_the_sandbox(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
     output, written = os.pipe()
     with subprocess.Popen(
@@ -345,7 +341,7 @@ def test_a_hangup_of_the_terminal_ends_all(usernsctl: Program) -> None:
             assert reader.read() == b""
 
 
-def test_the_end_of_the_whole_group_leaves_nothing(
+def test_sigkill_to_the_process_group_leaves_no_file(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = tmp_path / "runtime"
@@ -366,7 +362,7 @@ def test_the_end_of_the_whole_group_leaves_nothing(
     assert listed.stdout == ""
 
 
-def test_state_can_be_kept_in_sight(usernsctl: Program, tmp_path: Path) -> None:
+def test_root_option_sets_the_state_directory(usernsctl: Program, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with start_run(usernsctl, "--root", str(state)):
         listed = capture(["runsc", f"--root={state}", "list", "-quiet"])
@@ -374,7 +370,7 @@ def test_state_can_be_kept_in_sight(usernsctl: Program, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["none", "host"])
-def test_network(usernsctl: Program, network: str) -> None:
+def test_network_none_or_host_sets_the_devices(usernsctl: Program, network: str) -> None:
     done = usernsctl("run", "--network", network, "--", "cat", "/proc/net/dev")
     inside = {line.split(":")[0].strip() for line in done.stdout.splitlines()[2:]}
     outside = set(os.listdir("/sys/class/net"))

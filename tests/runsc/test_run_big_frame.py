@@ -13,7 +13,7 @@ LAUNCHER = Path(bigframe.__file__)
 CROSSINGS = Path(__file__).parents[1] / "crossings.py"
 
 
-def test_no_call_maps_memory_whatever_its_depth(usernsctl: Program) -> None:
+def test_bigframe_avoids_mmap_at_every_call_depth(usernsctl: Program) -> None:
     interpreter = Path(sys.executable)
     shown = [LAUNCHER, CROSSINGS, interpreter.parent.parent]
     if not interpreter.resolve().is_relative_to("/usr"):

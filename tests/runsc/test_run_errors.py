@@ -96,7 +96,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), ARGUMENTS)
-def test_bad_input(
+def test_invalid_arguments_fail_and_leave_no_file(
     usernsctl: Program, scratch: Path, arguments: list[str], status: int, message: str
 ) -> None:
     before = set(os.listdir("/tmp"))
@@ -109,14 +109,14 @@ def test_bad_input(
     assert not [n for n in set(os.listdir("/tmp")) - before if "runsc" in n]
 
 
-def named_in(said: str) -> str | None:
+def cause_in(said: str) -> str | None:
     """Return the cause that an error message names."""
     found = re.search(r"\[([a-z-]+)\]$", said, re.MULTILINE)
     return found and found[1]
 
 
 @as_root
-def test_a_link_of_somebody_elses(usernsctl: Program, tmp_path: Path) -> None:
+def test_symlink_of_another_user_is_refused(usernsctl: Program, tmp_path: Path) -> None:
     for name in ("target", "public"):
         (tmp_path / name).mkdir()
     (tmp_path / "target" / "env").write_text("A=b\n")
@@ -133,12 +133,12 @@ def test_a_link_of_somebody_elses(usernsctl: Program, tmp_path: Path) -> None:
         done = usernsctl("run", *options, "--", "true")
         assert done.returncode == 125
         assert f"the symbolic link {link} belongs to uid 65534" in done.stderr
-        assert named_in(done.stderr) == "foreign-link"
+        assert cause_in(done.stderr) == "foreign-link"
     assert os.listdir(tmp_path / "target") == ["env"]
 
 
 @pytest.mark.parametrize("option", ["--root", "--debug-log"])
-def test_a_directory_that_others_may_write_to(
+def test_directory_writable_by_others_is_refused(
     usernsctl: Program, tmp_path: Path, option: str
 ) -> None:
     public = tmp_path / "public"
@@ -149,7 +149,7 @@ def test_a_directory_that_others_may_write_to(
         done = usernsctl("run", option, str(public / name), "--", "true")
         assert done.returncode == 125
         assert f"others may write to {public}," in done.stderr
-        assert named_in(done.stderr) == "directory-writable-by-others"
+        assert cause_in(done.stderr) == "directory-writable-by-others"
     assert os.listdir(public) == ["there"]
     # In a sticky directory, only its owner may rename a directory.
     public.chmod(0o1777)
@@ -159,7 +159,7 @@ def test_a_directory_that_others_may_write_to(
 @as_root
 @pytest.mark.parametrize("option", ["--root", "--debug-log"])
 @pytest.mark.parametrize(("gid", "has_list"), [(12345, False), (12345, True), (12346, False)])
-def test_a_directory_that_the_callers_group_may_write_to(
+def test_directory_of_the_user_private_group_is_trusted(
     usernsctl: Program, option: str, gid: int, has_list: bool
 ) -> None:
     """Trust the user private group, whose gid equals the uid, but no other group."""
@@ -176,7 +176,7 @@ def test_a_directory_that_the_callers_group_may_write_to(
             assert (done.returncode, done.stderr) == (0, "")
         else:
             assert done.returncode == 125
-            assert named_in(done.stderr) == "directory-writable-by-others"
+            assert cause_in(done.stderr) == "directory-writable-by-others"
 
 
 def test_doctor_names_a_kernel_without_open_tree(usernsctl: Program) -> None:
@@ -184,10 +184,10 @@ def test_doctor_names_a_kernel_without_open_tree(usernsctl: Program) -> None:
     way = "seccomp-mount-bind"
     done = capture([sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"])
     assert done.returncode == 125
-    assert named_in(done.stderr) == "mount-by-descriptor-missing"
+    assert cause_in(done.stderr) == "mount-by-descriptor-missing"
 
 
-def test_a_umask_that_forbids_everything(usernsctl: Program, tmp_path: Path) -> None:
+def test_run_works_with_umask_0777(usernsctl: Program, tmp_path: Path) -> None:
     state, log, data = tmp_path / "a" / "state", tmp_path / "log", tmp_path / "data"
     data.mkdir()
     options = ["--root", str(state), "--debug-log", str(log), "--bind", f"{data}:/data:rw"]
@@ -210,7 +210,9 @@ def test_a_umask_that_forbids_everything(usernsctl: Program, tmp_path: Path) -> 
         ("[]", "$"),
     ],
 )
-def test_a_bad_bundle(usernsctl: Program, tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_bundle_is_refused(
+    usernsctl: Program, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "config.json").write_text(text)
     done = usernsctl("run", "--bundle", str(tmp_path))
     assert done.returncode == 125
@@ -219,7 +221,7 @@ def test_a_bad_bundle(usernsctl: Program, tmp_path: Path, text: str, message: st
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_a_bundles_bind_source_that_does_not_exist(usernsctl: Program, tmp_path: Path) -> None:
+def test_missing_bind_source_of_a_bundle_is_reported(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "rootfs").mkdir()
     mount = {"destination": "/a", "type": "bind", "source": "absent"}
     config = {"process": {"args": ["x"]}, "root": {"path": "rootfs"}, "mounts": [mount]}
@@ -230,13 +232,15 @@ def test_a_bundles_bind_source_that_does_not_exist(usernsctl: Program, tmp_path:
     assert list((tmp_path / "rootfs").iterdir()) == []
 
 
-def test_text_that_a_bundle_cannot_hold(usernsctl: Program) -> None:
+def test_arguments_that_are_not_utf8_are_refused(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "printf", os.fsdecode(b"\xff"))
     assert done.returncode == 125
     assert "$.process.args[1]" in done.stderr
 
 
-def test_how_to_show_a_command_of_the_callers(usernsctl: Program, tmp_path: Path) -> None:
+def test_error_suggests_a_bind_mount_for_a_missing_command(
+    usernsctl: Program, tmp_path: Path
+) -> None:
     tool = tmp_path / "venv" / "bin" / "tool"
     tool.parent.mkdir(parents=True)
     tool.write_text("#!/bin/sh\necho I ran\n")
@@ -249,7 +253,7 @@ def test_how_to_show_a_command_of_the_callers(usernsctl: Program, tmp_path: Path
     assert usernsctl("run", *option.split(), "--", "tool", env=env).stdout == "I ran\n"
 
 
-def test_how_to_show_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
+def test_error_suggests_a_bind_mount_for_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
     """Suggest --bind for a script's interpreter, to which a virtual environment has a link."""
     venv, python = tmp_path / "venv", tmp_path / "python" / "bin" / "python"
     for directory in (venv, python.parent):
@@ -276,7 +280,7 @@ def test_how_to_show_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
         ("/bin/true", "not-runsc"),
     ],
 )
-def test_a_runsc_that_is_none(
+def test_invalid_runsc_is_refused(
     usernsctl: Program, monkeypatch: pytest.MonkeyPatch, runsc: str, cause: str
 ) -> None:
     monkeypatch.setenv("USERNSCTL_RUNSC", runsc)
@@ -300,7 +304,7 @@ def crashing_runsc(stand_in: Callable[[str], None]) -> None:
 
 
 @pytest.mark.usefixtures("crashing_runsc")
-def test_a_runsc_that_crashes_is_not_the_command_that_fails(usernsctl: Program) -> None:
+def test_crash_of_runsc_is_reported_as_such(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
     said, *ours = done.stderr.splitlines()
@@ -310,7 +314,7 @@ def test_a_runsc_that_crashes_is_not_the_command_that_fails(usernsctl: Program) 
     assert ours[1].startswith("  remedy: usernsctl explain    # with the message as input. ")
 
 
-def test_a_runsc_that_rejects_an_option_is_not_said_to_have_crashed(
+def test_option_rejected_by_runsc_is_reported(
     usernsctl: Program, stand_in: Callable[[str], None]
 ) -> None:
     said = "flag provided but not defined: -overlay2"
@@ -323,18 +327,18 @@ def test_a_runsc_that_rejects_an_option_is_not_said_to_have_crashed(
 
 
 @pytest.mark.usefixtures("crashing_runsc")
-def test_a_runsc_that_crashes_starts_no_sandbox() -> None:
+def test_host_raises_if_runsc_crashes() -> None:
     with un.SandboxHost() as host, pytest.raises(un.RunscError, match="runsc crashed"):
         host.start(["true"])
 
 
 @pytest.mark.parametrize("status", [2, 128])
-def test_a_command_that_ends_as_a_failed_runsc_would(usernsctl: Program, status: int) -> None:
+def test_exit_status_2_or_128_of_a_command_is_kept(usernsctl: Program, status: int) -> None:
     done = usernsctl("run", "--", "sh", "-c", f"exit {status}")
     assert (done.returncode, done.stderr) == (status, "")
 
 
-def test_the_state_directory_is_not_shown(usernsctl: Program, runtime: Path) -> None:
+def test_bind_mount_of_the_state_directory_is_refused(usernsctl: Program, runtime: Path) -> None:
     with pytest.raises(un.BindError, match=f"{runtime} can't be bind-mounted") as caught:
         un.SandboxHost(binds=[un.Bind(str(runtime), "/data")])
     assert caught.value.cause == "bind-shows-state"
@@ -347,7 +351,9 @@ def test_the_state_directory_is_not_shown(usernsctl: Program, runtime: Path) -> 
 
 
 @pytest.mark.parametrize("source", ["/proc", "/sys", "/proc/sys/vm", "/proc/self/mem", "/"])
-def test_nothing_of_the_kernels_own_is_written_to(usernsctl: Program, source: str) -> None:
+def test_writable_bind_mounts_of_kernel_filesystems_are_refused(
+    usernsctl: Program, source: str
+) -> None:
     done = usernsctl("run", "--bind", f"{source}:/data:rw", "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
     cause = "bind-writes-machine"
@@ -357,7 +363,7 @@ def test_nothing_of_the_kernels_own_is_written_to(usernsctl: Program, source: st
 
 @pytest.mark.parametrize("option", ["--root", "--debug-log"])
 @pytest.mark.parametrize("mode", ["ro", "rw"])
-def test_the_files_of_runsc_are_not_shown(
+def test_bind_mounts_of_state_or_logs_are_refused(
     usernsctl: Program, tmp_path: Path, option: str, mode: str
 ) -> None:
     bind = f"{tmp_path}:/data:{mode}"
@@ -371,7 +377,7 @@ def test_the_files_of_runsc_are_not_shown(
 
 
 @pytest.mark.parametrize(("kind", "name"), [(stat.S_IFIFO, "a FIFO"), (stat.S_IFSOCK, "a socket")])
-def test_something_in_the_root_filesystem_that_nothing_can_be_bound_on(
+def test_fifo_or_socket_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, kind: int, name: str
 ) -> None:
     """Refuse a FIFO or socket as a mount point: runsc would wait for ever for a FIFO's writer."""
@@ -385,7 +391,7 @@ def test_something_in_the_root_filesystem_that_nothing_can_be_bound_on(
 
 
 @pytest.mark.parametrize("target", ["/", "/.usernsctl-verify"])
-def test_link_of_the_root_filesystem_to_what_nothing_can_be_bound_on(
+def test_symlink_to_a_reserved_path_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, target: str
 ) -> None:
     """Refuse a mount point that links to / or to the program that checks the kernel.
@@ -403,9 +409,7 @@ def test_link_of_the_root_filesystem_to_what_nothing_can_be_bound_on(
 
 
 @as_root
-def test_a_device_in_the_root_filesystem_where_something_is_bound(
-    usernsctl: Program, tmp_path: Path
-) -> None:
+def test_device_as_mount_point_is_refused(usernsctl: Program, tmp_path: Path) -> None:
     root, place = tmp_path / "root", tmp_path / "root" / "place"
     root.mkdir()
     os.mknod(place, stat.S_IFCHR | 0o666, os.makedev(1, 3))

@@ -77,7 +77,7 @@ def write_bundle(directory: Path, linux: dict[str, Any] | None, **more: Any) -> 
     return directory
 
 
-def test_programs_are_shown_and_data_is_not(usernsctl: Program) -> None:
+def test_root_shows_programs_but_no_data_of_the_host(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "ls", "/")
     shown = set(done.stdout.split())
     assert {"bin", "etc", "home", "opt", "root", "tmp", "usr", "var"} <= shown
@@ -86,14 +86,14 @@ def test_programs_are_shown_and_data_is_not(usernsctl: Program) -> None:
     assert shown <= allowed | {"bin", "etc", "home", "opt", "root", "tmp", "usr", "var"}
 
 
-def test_what_is_written_stays_inside(usernsctl: Program) -> None:
+def test_writes_do_not_reach_the_host(usernsctl: Program) -> None:
     name = f"usernsctl-test-{os.getpid()}"
     script = f"for d in / /root /home /tmp /var/tmp /run; do echo x > $d/{name} || exit 1; done"
     assert usernsctl("run", "--", "sh", "-c", script).returncode == 0
     assert not [d for d in ("/", "/home", "/tmp", "/var/tmp", "/run") if name in os.listdir(d)]
 
 
-def test_a_bind_is_read_only_and_under_its_own_name(usernsctl: Program, tmp_path: Path) -> None:
+def test_bind_mount_is_read_only_at_the_same_path(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content\n")
     script = f"cat {tmp_path}/file; echo x > {tmp_path}/new"
     done = usernsctl("run", "--bind", str(tmp_path), "--", "sh", "-c", script)
@@ -102,7 +102,7 @@ def test_a_bind_is_read_only_and_under_its_own_name(usernsctl: Program, tmp_path
     assert tree(tmp_path) == {"file"}
 
 
-def test_a_writable_bind_reaches_the_machine(usernsctl: Program, tmp_path: Path) -> None:
+def test_writable_bind_mount_changes_the_host(usernsctl: Program, tmp_path: Path) -> None:
     script = "echo new > /data/new"
     done = usernsctl("run", "--bind", f"{tmp_path}:/data:rw", "--", "sh", "-c", script)
     assert done.returncode == 0, done.stderr
@@ -110,7 +110,7 @@ def test_a_writable_bind_reaches_the_machine(usernsctl: Program, tmp_path: Path)
     assert (tmp_path / "new").stat().st_uid == os.geteuid()
 
 
-def test_a_bind_can_go_where_the_machine_has_nothing(usernsctl: Program, tmp_path: Path) -> None:
+def test_mount_point_need_not_exist_on_the_host(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content\n")
     before = os.listdir("/usr")
     options = ["--bind", f"{tmp_path}:/usr/absent/deep", "--bind", f"{tmp_path}/file:/opt/absent"]
@@ -119,14 +119,14 @@ def test_a_bind_can_go_where_the_machine_has_nothing(usernsctl: Program, tmp_pat
     assert os.listdir("/usr") == before
 
 
-def test_a_bind_through_a_link(usernsctl: Program, tmp_path: Path) -> None:
+def test_mount_point_below_a_symlink_is_resolved(usernsctl: Program, tmp_path: Path) -> None:
     """Mount below /var/run, a symbolic link to /run in the sandbox as on most systems."""
     (tmp_path / "file").write_text("content\n")
     options = ["--bind", f"{tmp_path}:/var/run/mine"]
     assert usernsctl("run", *options, "--", "cat", "/run/mine/file").stdout == "content\n"
 
 
-def test_a_bind_below_another(usernsctl: Program, tmp_path: Path) -> None:
+def test_bind_mount_below_another_needs_a_mount_point(usernsctl: Program, tmp_path: Path) -> None:
     outer, inner = tmp_path / "outer", tmp_path / "inner"
     (outer / "here").mkdir(parents=True)
     inner.mkdir()
@@ -139,13 +139,15 @@ def test_a_bind_below_another(usernsctl: Program, tmp_path: Path) -> None:
     assert tree(outer) == {"here"}
 
 
-def test_the_current_directory_if_it_is_shown(usernsctl: Program, tmp_path: Path) -> None:
+def test_command_starts_in_the_current_directory_if_mounted(
+    usernsctl: Program, tmp_path: Path
+) -> None:
     shown = usernsctl("run", "--bind", ".", "--", "pwd", cwd=tmp_path)
     assert shown.stdout == f"{tmp_path}\n"
     assert usernsctl("run", "--", "pwd", cwd=tmp_path).stdout == "/\n"
 
 
-def test_a_home_in_tmp_is_no_directory_to_start_in(usernsctl: Program) -> None:
+def test_command_does_not_start_in_a_home_in_tmp(usernsctl: Program) -> None:
     """Start in a home directory in /tmp, which the sandbox's own tmpfs on /tmp hides."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
         env = {**os.environ, "HOME": home}
@@ -154,7 +156,7 @@ def test_a_home_in_tmp_is_no_directory_to_start_in(usernsctl: Program) -> None:
             assert (done.returncode, done.stdout) == (0, "/\n"), done.stderr
 
 
-def test_a_bind_below_what_gvisor_mounts(usernsctl: Program, tmp_path: Path) -> None:
+def test_bind_mount_below_tmp_is_visible(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "tool").write_text("#!/bin/sh\npwd\n")
     (tmp_path / "tool").chmod(0o755)
     options = ["--bind", f"{tmp_path}:/tmp/a/b"]
@@ -168,14 +170,14 @@ def test_a_bind_below_what_gvisor_mounts(usernsctl: Program, tmp_path: Path) -> 
     ]
 
 
-def test_all_of_the_root(usernsctl: Program) -> None:
+def test_expose_root_shows_all_of_the_root(usernsctl: Program) -> None:
     done = usernsctl("run", "--expose-root", "--", "ls", "-A", "/")
     inside = set(done.stdout.split()) - {".usernsctl-verify"}
     assert inside >= set(os.listdir("/"))
 
 
 @as_root
-def test_a_mount_below_a_closed_directory_is_no_obstacle(
+def test_expose_root_ignores_inaccessible_mounts(
     usernsctl: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Expose the host's root with a mount that the caller can't reach, such as a container's."""
@@ -192,7 +194,7 @@ def test_a_mount_below_a_closed_directory_is_no_obstacle(
     assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
 
 
-def test_a_root_filesystem_of_ones_own(usernsctl: Program, rootfs: Path) -> None:
+def test_rootfs_option_runs_a_program_and_changes_no_file(usernsctl: Program, rootfs: Path) -> None:
     before = tree(rootfs)
     shown = rootfs.parent / "shown"
     shown.mkdir()
@@ -219,7 +221,7 @@ def test_a_root_filesystem_of_ones_own(usernsctl: Program, rootfs: Path) -> None
         {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}]},
     ],
 )
-def test_bundles_that_runsc_alone_refuses(
+def test_bundles_without_usable_mappings_run(
     usernsctl: Program, tmp_path: Path, rootfs: Path, linux: dict[str, Any] | None
 ) -> None:
     bundle = write_bundle(tmp_path, linux)
@@ -230,9 +232,7 @@ def test_bundles_that_runsc_alone_refuses(
     assert ((bundle / "config.json").read_bytes(), tree(tmp_path)) == before
 
 
-def test_options_replace_what_a_bundle_says(
-    usernsctl: Program, tmp_path: Path, rootfs: Path
-) -> None:
+def test_options_override_the_bundle(usernsctl: Program, tmp_path: Path, rootfs: Path) -> None:
     (tmp_path / "shown").mkdir()
     (tmp_path / "shown" / "file").touch()
     mount = {"destination": "/shown", "type": "bind", "source": "shown", "options": ["bind"]}
@@ -247,14 +247,14 @@ def test_options_replace_what_a_bundle_says(
     assert tree(tmp_path) == before
 
 
-def test_limits_and_names(usernsctl: Program) -> None:
+def test_rlimit_hostname_and_wd_options_apply(usernsctl: Program) -> None:
     script = "ulimit -n; ulimit -Hn; hostname; pwd"
     options = ["--rlimit", "nofile=123:456", "--hostname", "somewhere", "--wd", "/usr"]
     done = usernsctl("run", *options, "--", "sh", "-c", script)
     assert done.stdout.split() == ["123", "456", "somewhere", "/usr"]
 
 
-def test_run_tells_which_option_shows_a_file(
+def test_missing_file_argument_suggests_a_bind_option(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "a script.py"
@@ -269,9 +269,7 @@ def test_run_tells_which_option_shows_a_file(
         assert (shown.returncode, shown.stdout, shown.stderr) == (0, "it runs\n", "")
 
 
-def test_the_name_of_a_file_has_no_other_file_be_written_to(
-    usernsctl: Program, tmp_path: Path
-) -> None:
+def test_no_bind_is_suggested_for_a_path_with_a_colon(usernsctl: Program, tmp_path: Path) -> None:
     """Suggest no --bind for a file `mine:rw`, which would make the directory `mine` writable."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine:rw").write_text("a stranger's")
@@ -283,16 +281,14 @@ def test_the_name_of_a_file_has_no_other_file_be_written_to(
     )
 
 
-def test_no_directory_to_start_in_is_shown_by_the_name_of_another(
-    usernsctl: Program, tmp_path: Path
-) -> None:
+def test_no_bind_is_suggested_for_a_cwd_with_a_colon(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "mine:rw").mkdir()
     told = usernsctl("run", "--wd", f"{tmp_path}/mine:rw", "--", "true")
     assert told.returncode == 125
     assert "remedy: rename the file:" in told.stderr
 
 
-def test_run_tells_which_option_shows_a_file_under_the_name_it_is_called_by(
+def test_suggested_bind_option_keeps_the_relative_path(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("shown")
@@ -305,7 +301,7 @@ def test_run_tells_which_option_shows_a_file_under_the_name_it_is_called_by(
     assert usernsctl(*args, *shlex.split(option), "--", "cat", "../file").stdout == "shown"
 
 
-def test_run_says_nothing_of_what_is_shown_or_no_file(
+def test_no_bind_is_suggested_for_other_arguments(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -31,7 +31,9 @@ def pid_namespace(
 
 @pytest.mark.parametrize("status", [0, 7])
 @pytest.mark.sampled
-def test_a_command_runs_there(usernsctl: Program, pid_namespace: str, status: int) -> None:
+def test_command_runs_in_a_pid_namespace(
+    usernsctl: Program, pid_namespace: str, status: int
+) -> None:
     script = f"read word; echo $word; cat /proc/version; exit {status}"
     done = usernsctl("run", "--in", pid_namespace, "--", "sh", "-c", script, input="hello\n")
     assert (done.returncode, done.stderr) == (status, "")
@@ -40,7 +42,7 @@ def test_a_command_runs_there(usernsctl: Program, pid_namespace: str, status: in
     assert gvisor.is_version(version)
 
 
-def test_what_fails_is_told_once(usernsctl: Program, pid_namespace: str) -> None:
+def test_failure_is_reported_once(usernsctl: Program, pid_namespace: str) -> None:
     done = usernsctl("run", "--in", pid_namespace, "--", "no-such-command")
     assert (done.returncode, done.stdout) == (127, "")
     assert done.stderr.count("usernsctl: ") == 1
@@ -72,7 +74,7 @@ def test_signals_reach_the_command(usernsctl: Program, pid_namespace: str) -> No
         assert process.stdout.read() == "caught\n"
 
 
-def test_it_is_in_the_namespace_and_ends_with_it(usernsctl: Program, pid_namespace: str) -> None:
+def test_command_ends_when_the_namespace_is_removed(usernsctl: Program, pid_namespace: str) -> None:
     with start(usernsctl, pid_namespace) as process:
         (inside,) = children_of(process.pid)
         ours = os.readlink("/proc/self/ns/pid")
@@ -82,9 +84,7 @@ def test_it_is_in_the_namespace_and_ends_with_it(usernsctl: Program, pid_namespa
         assert process.stdout.read() == ""
 
 
-def test_its_holder_is_process_1_and_the_command_gets_what_it_does_not_handle(
-    usernsctl: Program, pid_namespace: str
-) -> None:
+def test_unhandled_sigterm_kills_the_command(usernsctl: Program, pid_namespace: str) -> None:
     argv = run_shell(usernsctl, pid_namespace, "echo ready; exec sleep 1000")
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
@@ -94,7 +94,7 @@ def test_its_holder_is_process_1_and_the_command_gets_what_it_does_not_handle(
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
-def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, pid_namespace: str) -> None:
+def test_control_c_ends_the_command(usernsctl: Program, pid_namespace: str) -> None:
     argv = run_shell(usernsctl, pid_namespace, "echo ready; sleep 1000")
     ours, theirs = os.openpty()
     with subprocess.Popen(
@@ -117,7 +117,7 @@ def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, pid_namespac
             os.close(ours)
 
 
-def test_it_ends_with_who_waits_for_it(usernsctl: Program, pid_namespace: str) -> None:
+def test_command_ends_when_its_watcher_is_killed(usernsctl: Program, pid_namespace: str) -> None:
     with start(usernsctl, pid_namespace) as process:
         (inside,) = children_of(process.pid)
         process.kill()

@@ -52,7 +52,7 @@ def secret_descriptor() -> Iterator[int]:
     os.close(descriptor)
 
 
-def test_secrets_stay_out(
+def test_command_sees_no_secrets_of_the_caller(
     usernsctl: Program, home: Path, secret_descriptor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", SECRET)
@@ -69,14 +69,14 @@ def test_secrets_stay_out(
     assert "memfd" not in done.stdout
 
 
-def test_the_environment_is_short(usernsctl: Program) -> None:
+def test_command_gets_only_a_minimal_environment(usernsctl: Program) -> None:
     env = {"PATH": "/usr/bin", "LANG": "C.UTF-8", "TERM": "vt100", "HOME": "/x", "TOKEN": "t"}
     done = usernsctl("run", "--", "/usr/bin/env", env=env)
     wanted = ["HOME=/root", "LANG=C.UTF-8", "PATH=/usr/bin", "TERM=vt100"]
     assert sorted(done.stdout.splitlines()) == wanted
 
 
-def test_variables_are_added(usernsctl: Program, tmp_path: Path) -> None:
+def test_env_and_env_file_options_add_variables(usernsctl: Program, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("# a comment\n\nFROM_FILE=two words\nTOKEN\n")
     env = {"PATH": "/usr/bin", "TOKEN": "t", "OTHER": "o"}
@@ -85,22 +85,20 @@ def test_variables_are_added(usernsctl: Program, tmp_path: Path) -> None:
     assert {"FROM_FILE=two words", "TOKEN=t", "OTHER=o", "NEW=a=b"} <= set(done.stdout.splitlines())
 
 
-def test_all_variables(usernsctl: Program) -> None:
+def test_env_all_passes_all_variables(usernsctl: Program) -> None:
     env = {"PATH": "/usr/bin", "TOKEN": "t", "HOME": "/x"}
     done = usernsctl("run", "--env-all", "--", "/usr/bin/env", env=env)
     assert set(done.stdout.splitlines()) >= {"TOKEN=t", "HOME=/x"}
 
 
-def test_what_not_everybody_may_read_of_etc_is_empty(usernsctl: Program) -> None:
+def test_private_files_of_etc_are_empty(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "sh", "-c", "ls -l /etc/shadow; cat /etc/shadow")
     assert done.returncode == 0
     assert done.stdout.split()[4] == "0", "the size of /etc/shadow"
     assert ":" not in done.stdout.partition("/etc/shadow")[2]
 
 
-def test_home_below_a_directory_that_is_shown(
-    usernsctl: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_home_below_opt_is_hidden(usernsctl: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     below = sorted(entry.path for entry in os.scandir("/opt") if entry.is_dir())
     if not below:
         pytest.skip("there is no directory in /opt")
@@ -108,7 +106,7 @@ def test_home_below_a_directory_that_is_shown(
     assert usernsctl("run", "--", "ls", "-A", below[0]).stdout == ""
 
 
-def test_nothing_of_runsc_has_the_callers_environment(usernsctl: Program) -> None:
+def test_processes_of_runsc_lack_the_environment_of_the_caller(usernsctl: Program) -> None:
     env = {"PATH": "/usr/bin:/bin", "SECRET": SECRET}
     with subprocess.Popen(
         [usernsctl.path, "run", "--", "sh", "-c", "echo; read line"],
@@ -132,7 +130,7 @@ def fake_runsc(stand_in: Callable[[str], None]) -> None:
 
 
 @pytest.mark.usefixtures("fake_runsc")
-def test_a_runsc_that_makes_no_sandbox_is_caught(usernsctl: Program) -> None:
+def test_runsc_without_a_sandbox_is_detected(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "echo", "I ran")
     assert done.returncode == 125
     assert done.stdout == ""
@@ -140,14 +138,14 @@ def test_a_runsc_that_makes_no_sandbox_is_caught(usernsctl: Program) -> None:
 
 
 @pytest.mark.usefixtures("fake_runsc")
-def test_without_the_proof_it_is_not_caught(usernsctl: Program) -> None:
+def test_no_verify_skips_the_check_of_the_kernel(usernsctl: Program) -> None:
     """Skip the check with --no-verify: the fake runsc then works, so only the check detects it."""
     done = usernsctl("run", "--no-verify", "--", "/bin/echo", "I ran")
     assert (done.returncode, done.stdout) == (0, "I ran\n")
 
 
 @as_root
-def test_the_proof_works_as_any_user(usernsctl: Program) -> None:
+def test_check_of_the_kernel_works_as_any_user(usernsctl: Program) -> None:
     maps = ["--map-users", "1:100001:9", "--map-groups", "1:100001:9"]
     done = usernsctl("run", *maps, "--user", "5:7", "--", "id")
     assert "uid=5" in done.stdout, done.stderr

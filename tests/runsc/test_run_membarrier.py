@@ -26,7 +26,7 @@ for command in (0, 1, 16, 8):
 
 
 @pytest.mark.parametrize("options", [[], ["--platform=ptrace"]])
-def test_barriers_inside_are_what_they_are_without_the_filter(
+def test_membarrier_works_inside_as_without_the_filter(
     usernsctl: Program, options: list[str]
 ) -> None:
     python = os.path.realpath(sys.executable)
@@ -40,7 +40,7 @@ def test_barriers_inside_are_what_they_are_without_the_filter(
     assert len(with_it.stdout.splitlines()) == 4
 
 
-def test_a_sandbox_of_a_host_has_the_filter_where_it_may() -> None:
+def test_filter_is_installed_only_with_no_new_privs() -> None:
     ours = status_of(os.getpid())["Seccomp"]
     for no_new_privs, filtered in ((True, "2"), (False, ours)):
         with (

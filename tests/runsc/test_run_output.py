@@ -56,7 +56,7 @@ def test_beginning_and_end_of_the_output_are_kept(usernsctl: Program) -> None:
         assert done.stderr == kept + notice("output", lost, first) + notice("error", lost, first)
 
 
-def test_the_result_counts_what_is_missing(usernsctl: Program, tmp_path: Path) -> None:
+def test_result_counts_dropped_bytes(usernsctl: Program, tmp_path: Path) -> None:
     script = "seq 1000; printf ab >&2"
     usernsctl("run", "--max-output", "1k", "--result", tmp_path / "r", "--", "sh", "-c", script)
     found = json.loads((tmp_path / "r").read_text())
@@ -65,7 +65,7 @@ def test_the_result_counts_what_is_missing(usernsctl: Program, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])
-def test_a_flood_ends_the_sandbox(usernsctl: Program, tmp_path: Path, stream: str) -> None:
+def test_on_overflow_kill_ends_the_sandbox(usernsctl: Program, tmp_path: Path, stream: str) -> None:
     done = usernsctl(
         *("run", "--max-output", "1000", *KILL, "--result", tmp_path / "r"),
         *("--", "sh", "-c", f"yes >&{stream}"),
@@ -78,7 +78,7 @@ def test_a_flood_ends_the_sandbox(usernsctl: Program, tmp_path: Path, stream: st
     assert len(done.stdout) == (1000 if stream == "1" else 0)
 
 
-def test_a_short_flood_is_over_the_limit_too(usernsctl: Program, tmp_path: Path) -> None:
+def test_on_overflow_kill_reports_a_short_excess(usernsctl: Program, tmp_path: Path) -> None:
     done = usernsctl(
         *("run", "--max-output", "2", *KILL, "--result", tmp_path / "r"),
         *("--", "printf", "abcd"),
@@ -88,7 +88,7 @@ def test_a_short_flood_is_over_the_limit_too(usernsctl: Program, tmp_path: Path)
     assert (found["reason"], found["limit"], found["used"]) == ("output-limit", 2, 4)
 
 
-def test_a_flood_uses_bounded_memory(usernsctl: Program) -> None:
+def test_truncated_output_uses_bounded_memory(usernsctl: Program) -> None:
     words = ["run", "--max-output", "1M", "--", "sh", "-c", "head -c 100M /dev/zero"]
     with subprocess.Popen(
         [usernsctl.path, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -108,7 +108,7 @@ def test_a_flood_uses_bounded_memory(usernsctl: Program) -> None:
     assert max(int(peak.split()[0]) for peak in peaks) < 4096
 
 
-def test_a_reader_who_leaves_ends_the_output(usernsctl: Program) -> None:
+def test_closed_stdout_ends_the_command(usernsctl: Program) -> None:
     process = subprocess.Popen(
         [usernsctl.path, "run", "--max-output", "1000", "--", "yes"],
         stdin=subprocess.DEVNULL,
@@ -126,7 +126,7 @@ def test_a_reader_who_leaves_ends_the_output(usernsctl: Program) -> None:
         process.communicate()
 
 
-def test_a_slow_reader_gets_everything_that_is_kept(usernsctl: Program) -> None:
+def test_slow_reader_gets_all_kept_output(usernsctl: Program) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writer, False)
@@ -146,7 +146,7 @@ def test_a_slow_reader_gets_everything_that_is_kept(usernsctl: Program) -> None:
     assert found == b"y\n" * (100 << 10)
 
 
-def test_the_kept_output_survives_a_killed_sandbox(usernsctl: Program) -> None:
+def test_kept_output_is_written_after_a_timeout(usernsctl: Program) -> None:
     done = usernsctl(
         *("run", "--max-output", "10", "--timeout", "2s", "--"),
         *("sh", "-c", "seq 1000; echo error >&2; sleep 1000"),
@@ -157,7 +157,7 @@ def test_the_kept_output_survives_a_killed_sandbox(usernsctl: Program) -> None:
     assert notice("output", 3883, 5) in done.stderr
 
 
-def test_a_killed_watcher_takes_its_pump_along(usernsctl: Program) -> None:
+def test_pump_ends_when_the_watcher_is_killed(usernsctl: Program) -> None:
     name = f"for-a-killed-watcher-{os.getpid()}"
     with subprocess.Popen(
         [
@@ -200,7 +200,7 @@ def test_a_command_with_limited_output_has_no_terminal(usernsctl: Program) -> No
     assert on_terminal(command, env=dict(os.environ)) == (0, "no\r\n")
 
 
-def test_wrong_limits_of_the_output_are_usage_errors(usernsctl: Program) -> None:
+def test_invalid_output_limits_are_refused(usernsctl: Program) -> None:
     for words, message in (
         (["--max-output", "0"], "--max-output: '0' must be more than 0"),
         (["--max-output", "-1"], "--max-output: '-1' is not a number of bytes"),
@@ -215,7 +215,7 @@ def test_wrong_limits_of_the_output_are_usage_errors(usernsctl: Program) -> None
         assert message in done.stderr, done.stderr
 
 
-def test_notices_about_output_are_in_json(usernsctl: Program) -> None:
+def test_notices_about_output_are_json(usernsctl: Program) -> None:
     done = usernsctl(
         *("run", "--log", "json", "--reraise-signal", "--max-output", "2", "--", "seq", "5")
     )
@@ -239,7 +239,7 @@ def start_with_stuck_reader(command: list[str | Path]) -> tuple[subprocess.Popen
     return process, reader
 
 
-def test_a_stuck_reader_does_not_outlast_the_time_limit(usernsctl: Program, tmp_path: Path) -> None:
+def test_timeout_ends_a_run_with_a_stuck_reader(usernsctl: Program, tmp_path: Path) -> None:
     options = ["--timeout", "3s", "--max-output", "1M", "--result", tmp_path / "r"]
     process, reader = start_with_stuck_reader([usernsctl.path, "run", *options, "--", "yes"])
     try:
@@ -252,7 +252,7 @@ def test_a_stuck_reader_does_not_outlast_the_time_limit(usernsctl: Program, tmp_
     assert os.listdir(tmp_path) == ["r"]
 
 
-def test_a_signal_during_the_wait_for_a_reader_keeps_the_result(
+def test_sigint_while_waiting_for_a_reader_keeps_the_result(
     usernsctl: Program, tmp_path: Path
 ) -> None:
     # More bytes than fit into one pipe, but fewer than fit into the reader's and the pump's pipes.

@@ -18,7 +18,7 @@ from processes import capture
 
 PATIENCE = 30
 
-Words = Callable[..., list[str]]
+MakeCommand = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module", params=["run", "launch", "frozen"])
@@ -27,7 +27,7 @@ def make_command(
     usernsctl: Program,
     prelude: Program,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Words:
+) -> MakeCommand:
     """Return a function that returns the argv of a run of a shell script with --reraise-signal."""
     file = tmp_path_factory.mktemp("words") / "launch"
     if request.param == "run":
@@ -49,14 +49,12 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     "number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGPIPE, signal.SIGSEGV, 34]
 )
 @pytest.mark.sampled(5)
-def test_a_signal_that_kills_the_command_kills_the_caller_s_child(
-    make_command: Words, number: int
-) -> None:
+def test_signal_that_kills_the_command_is_reraised(make_command: MakeCommand, number: int) -> None:
     done = run(make_command(f"kill -{int(number)} $$"))
     assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
 
 
-def test_a_status_is_no_signal(make_command: Words) -> None:
+def test_exit_status_143_is_not_reraised_as_a_signal(make_command: MakeCommand) -> None:
     """Exit with a status that looks like a signal, such as 143 of a JVM that handles SIGTERM.
 
     runsc distinguishes a status from a signal only if its wait begins before the sandbox ends.
@@ -79,12 +77,12 @@ def test_a_status_is_no_signal(make_command: Words) -> None:
         assert [process.returncode for process in started] == statuses
 
 
-def test_without_the_option_it_is_a_status(usernsctl: Program) -> None:
+def test_without_the_option_a_signal_becomes_an_exit_status(usernsctl: Program) -> None:
     assert usernsctl("run", "--", "sh", "-c", "kill -TERM $$").returncode == 143
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_is_passed_on_does_so_too(make_command: Words, number: int) -> None:
+def test_forwarded_signal_is_reraised(make_command: MakeCommand, number: int) -> None:
     with subprocess.Popen(
         make_command("echo ready; exec sleep 1000"),
         stdin=subprocess.DEVNULL,
@@ -95,7 +93,7 @@ def test_a_signal_that_is_passed_on_does_so_too(make_command: Words, number: int
         assert process.wait(PATIENCE) == -number
 
 
-def test_a_signal_that_is_handled_is_none(make_command: Words) -> None:
+def test_handled_signal_is_not_reraised(make_command: MakeCommand) -> None:
     script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"
     with subprocess.Popen(
         make_command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -105,7 +103,7 @@ def test_a_signal_that_is_handled_is_none(make_command: Words) -> None:
         assert process.wait(PATIENCE) == 9
 
 
-def test_a_signal_at_any_moment_is_the_end(make_command: Words) -> None:
+def test_signal_during_the_start_is_reraised(make_command: MakeCommand) -> None:
     number, chance = signal.SIGTERM, random.Random(0)
     command = make_command("exec sleep 1000")
     for _ in range(5):
@@ -118,9 +116,7 @@ def test_a_signal_at_any_moment_is_the_end(make_command: Words) -> None:
 
 
 @pytest.mark.parametrize("how", ["ignored", "blocked"])
-def test_what_the_caller_left_ignored_or_blocked_kills_all_the_same(
-    make_command: Words, how: str
-) -> None:
+def test_ignored_or_blocked_signal_is_reraised(make_command: MakeCommand, how: str) -> None:
     def prepare() -> None:
         if how == "ignored":
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -132,7 +128,7 @@ def test_what_the_caller_left_ignored_or_blocked_kills_all_the_same(
     assert done.returncode == -signal.SIGUSR1
 
 
-def test_no_core_is_left(make_command: Words, tmp_path: Path) -> None:
+def test_reraised_signal_dumps_no_core(make_command: MakeCommand, tmp_path: Path) -> None:
     command = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh", *make_command("kill -SEGV $$")]
     before = set(tmp_path.iterdir())
     process = subprocess.Popen(command, cwd=tmp_path)
@@ -142,13 +138,15 @@ def test_no_core_is_left(make_command: Words, tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == before
 
 
-def test_process_1_ends_with_the_status(make_command: Words, prelude: Program) -> None:
+def test_process_1_exits_with_the_status_instead(
+    make_command: MakeCommand, prelude: Program
+) -> None:
     """Run as process 1, which can't kill itself by a signal (pid_namespaces(7))."""
     command = [str(prelude.path), "-rp", "--mount-proc", "--", *make_command("kill -TERM $$")]
     assert run(command).returncode == 143
 
 
-def test_a_command_that_is_missing_is_a_status(make_command: Words) -> None:
+def test_missing_command_exits_with_127(make_command: MakeCommand) -> None:
     command = make_command("")
     done = run([*command[: command.index("--")], "--", "no-such-command"])
     assert done.returncode == 127
@@ -162,7 +160,7 @@ def pid_namespace_name(usernsctl: Program, runtime: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("script", "status"), [("kill -TERM $$", -15), ("exit 143", 143)])
-def test_it_goes_through_whoever_waits_outside_of_a_pid_namespace(
+def test_signal_in_a_pid_namespace_is_reraised_outside(
     usernsctl: Program, pid_namespace_name: str, script: str, status: int
 ) -> None:
     done = usernsctl(

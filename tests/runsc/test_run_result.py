@@ -65,7 +65,7 @@ def result(tmp_path: Path) -> Path:
         ("kill -KILL $$", 137, 9, "signalled"),
     ],
 )
-def test_the_file_says_how_a_command_ended(
+def test_result_has_status_signal_and_reason(
     usernsctl: Program, result: Path, script: str, status: int, killer: int | None, reason: str
 ) -> None:
     done = usernsctl("run", "--result", result, "--", "sh", "-c", script)
@@ -80,7 +80,7 @@ def test_the_file_says_how_a_command_ended(
     assert stat.S_IMODE(result.stat().st_mode) == 0o666 & ~umask
 
 
-def test_the_file_names_the_limit(usernsctl: Program, result: Path) -> None:
+def test_result_names_the_exceeded_limit(usernsctl: Program, result: Path) -> None:
     done = usernsctl("run", "--result", result, "--timeout", "1.5", "--", "sleep", "1000")
     assert done.returncode == 124
     found = read(result)
@@ -94,14 +94,14 @@ def test_the_file_names_the_limit(usernsctl: Program, result: Path) -> None:
     assert found["limit"] == 120 * MIB <= found["used"] <= found["peak_memory"] < 400 * MIB
 
 
-def test_a_memory_limit_that_holds_shows_the_peak(usernsctl: Program, result: Path) -> None:
+def test_result_has_the_peak_memory(usernsctl: Program, result: Path) -> None:
     usernsctl("run", "--result", result, "--memory", "300M", "--", "sleep", "1")
     found = read(result)
     assert (found["reason"], found["limit"]) == ("exited", None)
     assert 5 * MIB < found["peak_memory"] < 300 * MIB
 
 
-def test_a_start_that_fails_is_a_result(usernsctl: Program, result: Path) -> None:
+def test_failed_start_writes_a_result(usernsctl: Program, result: Path) -> None:
     for words, status in (
         (["--", "no-such-command"], 127),
         (["--runsc", "/bin/false", "--", "true"], 125),
@@ -114,7 +114,7 @@ def test_a_start_that_fails_is_a_result(usernsctl: Program, result: Path) -> Non
         result.unlink()
 
 
-def test_a_runsc_that_fails_is_a_result(
+def test_failed_runsc_writes_a_result(
     usernsctl: Program, result: Path, stand_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in('case "$*" in *--version*) exec "$runsc" "$@";; esac; exit 1')
@@ -150,16 +150,14 @@ def started(usernsctl: Program, result: Path) -> Iterator[subprocess.Popen[str]]
         process.kill()
 
 
-def test_a_sandbox_that_is_killed_from_outside_is_a_result(
-    started: subprocess.Popen[str], result: Path
-) -> None:
+def test_killed_sandbox_writes_a_result(started: subprocess.Popen[str], result: Path) -> None:
     os.kill(sentry_of(started.pid), signal.SIGKILL)
     assert started.wait(PATIENCE) == 125
     found = read(result)
     assert (found["status"], found["reason"]) == (125, "sandbox-ended")
 
 
-def test_the_processor_time_is_that_of_all_processes(usernsctl: Program, result: Path) -> None:
+def test_result_counts_processor_time_of_all_processes(usernsctl: Program, result: Path) -> None:
     """The processes in which the command runs are not children of runsc."""
     work = ["python3", "-c", "import os\nfor i in range(2 * 10**7): pass\nprint(os.times().user)"]
     least = float(capture(work, timeout=PATIENCE).stdout)
@@ -167,7 +165,7 @@ def test_the_processor_time_is_that_of_all_processes(usernsctl: Program, result:
     assert read(result)["rusage"]["utime"] > least * 0.9
 
 
-def test_a_crash_of_gvisor_is_a_result(result: Path, tmp_path: Path) -> None:
+def test_crash_of_gvisor_writes_a_result(result: Path, tmp_path: Path) -> None:
     """The log of runsc has an exit status then, which is not that of the command."""
     crash = tmp_path / "crash"
     crash.write_text("panic: subprocess has too many active tasks (4095)\n")
@@ -182,18 +180,14 @@ def test_a_crash_of_gvisor_is_a_result(result: Path, tmp_path: Path) -> None:
     assert (found["status"], found["reason"]) == (125, "sandbox-ended")
 
 
-def test_a_watcher_that_is_killed_leaves_no_file(
-    started: subprocess.Popen[str], result: Path
-) -> None:
+def test_killed_watcher_leaves_no_file(started: subprocess.Popen[str], result: Path) -> None:
     started.kill()
     started.wait(PATIENCE)
     time.sleep(0.1)
     assert os.listdir(result.parent) == []
 
 
-def test_the_file_of_an_earlier_run_is_removed_at_the_start(
-    usernsctl: Program, result: Path
-) -> None:
+def test_result_of_an_earlier_run_is_removed_at_the_start(usernsctl: Program, result: Path) -> None:
     result.write_text("old")
     script = "echo started; read line; exit 3"
     with subprocess.Popen(
@@ -210,7 +204,9 @@ def test_the_file_of_an_earlier_run_is_removed_at_the_start(
     assert read(result)["status"] == 3
 
 
-def test_an_unusable_place_is_an_error_before_the_start(usernsctl: Program, tmp_path: Path) -> None:
+def test_invalid_result_path_is_refused_before_the_start(
+    usernsctl: Program, tmp_path: Path
+) -> None:
     marker = tmp_path / "marker"
     marker.mkdir()
     fifo = tmp_path / "fifo"
@@ -242,7 +238,7 @@ def test_an_unusable_place_is_an_error_before_the_start(usernsctl: Program, tmp_
     assert "--result needs a file, not an empty string" in done.stderr
 
 
-def test_the_sandbox_may_not_write_where_the_file_is(usernsctl: Program, result: Path) -> None:
+def test_result_in_a_writable_bind_mount_is_refused(usernsctl: Program, result: Path) -> None:
     result.write_text("old")
     for shown in (result.parent, result.parent.parent):
         done = usernsctl(
@@ -258,13 +254,13 @@ def test_the_sandbox_may_not_write_where_the_file_is(usernsctl: Program, result:
     assert read(result)["reason"] == "exited"
 
 
-def test_no_command_gets_the_descriptors_of_the_file(usernsctl: Program, result: Path) -> None:
+def test_command_does_not_inherit_the_result_file(usernsctl: Program, result: Path) -> None:
     done = usernsctl("run", "--result", result, "--", "ls", "/proc/self/fd")
     assert done.stdout.split() == ["0", "1", "2", "3"]
     read(result)
 
 
-def test_names_with_special_characters_are_kept(usernsctl: Program, result: Path) -> None:
+def test_result_file_may_have_special_characters(usernsctl: Program, result: Path) -> None:
     for name in ("a,b,c", "-", " ", "\n", "é", os.fsdecode(b"\xff"), "n" * 255):
         path = result.with_name(name)
         done = usernsctl("run", "--result", path, "--", "true")
@@ -273,9 +269,7 @@ def test_names_with_special_characters_are_kept(usernsctl: Program, result: Path
         path.unlink()
 
 
-def test_a_file_on_a_tmpfs_and_in_a_kept_namespace_is_written(
-    usernsctl: Program, runtime: Path
-) -> None:
+def test_result_is_written_from_a_named_namespace(usernsctl: Program, runtime: Path) -> None:
     path = runtime / "results"
     path.mkdir()
     made = capture([usernsctl.path, "ns", "create", "kept-for-results"])
@@ -290,7 +284,7 @@ def test_a_file_on_a_tmpfs_and_in_a_kept_namespace_is_written(
         capture([usernsctl.path, "ns", "remove", "kept-for-results"])
 
 
-def test_a_signal_that_is_raised_again_is_in_the_file(usernsctl: Program, result: Path) -> None:
+def test_result_has_the_reraised_signal(usernsctl: Program, result: Path) -> None:
     done = usernsctl(
         "run", "--reraise-signal", "--result", result, "--", "sh", "-c", "kill -TERM $$"
     )
@@ -317,9 +311,7 @@ def run_after(usernsctl: Program, script: str, *words: str | Path) -> subprocess
     )
 
 
-def test_the_children_of_the_shell_before_are_not_of_the_sandbox(
-    usernsctl: Program, result: Path
-) -> None:
+def test_result_ignores_earlier_children_of_the_process(usernsctl: Program, result: Path) -> None:
     script = "sleep 1000 >/dev/null & echo $!"
     words = ["--result", result, "--timeout", "1", "--", "sleep", "1000"]
     with run_after(usernsctl, script, *words) as process:
@@ -332,9 +324,7 @@ def test_the_children_of_the_shell_before_are_not_of_the_sandbox(
     assert read(result)["reason"] == "timeout"
 
 
-def test_the_processor_time_of_the_shell_before_is_not_counted(
-    usernsctl: Program, result: Path
-) -> None:
+def test_result_ignores_earlier_processor_time(usernsctl: Program, result: Path) -> None:
     code = 'import time\nheld = b"x" * (1 << 28)\nwhile time.process_time() < 4: pass'
     work = f"python3 -c '{code}'"
     with run_after(usernsctl, work, "--result", result, "--", "true") as process:

@@ -33,7 +33,7 @@ def run(usernsctl: Program) -> Run:
     return lambda *words: usernsctl("run", *words)
 
 
-def test_a_runsc_that_hangs_is_killed_with_its_children(run: Run, tmp_path: Path) -> None:
+def test_start_timeout_kills_runsc_and_its_children(run: Run, tmp_path: Path) -> None:
     started = time.monotonic()
     done = run("--runsc", program(tmp_path, HANGS), "--start-timeout", "1", "--", "true")
     assert done.returncode == 125, done.stderr
@@ -43,9 +43,7 @@ def test_a_runsc_that_hangs_is_killed_with_its_children(run: Run, tmp_path: Path
     assert time.monotonic() - started < 60
 
 
-def test_a_state_file_of_a_container_that_does_not_run_is_no_start(
-    run: Run, tmp_path: Path
-) -> None:
+def test_start_timeout_ignores_state_of_created_containers(run: Run, tmp_path: Path) -> None:
     text = f"""{SCRIPT}
 for word in "$@"; do case "$word" in --root=*) root=${{word#--root=}} ;; esac; done
 echo '{{"id":"x","status":"'$STATUS'"}}' >"$root/$word.state"
@@ -57,19 +55,19 @@ exec sleep 6
         assert (done.returncode, f"[{cause}]" in done.stderr) == (125, True), done.stderr
 
 
-def test_a_command_that_runs_is_not_limited(run: Run) -> None:
+def test_start_timeout_does_not_limit_a_running_command(run: Run) -> None:
     done = run("--start-timeout", "8", "--", "sh", "-c", "sleep 9; echo ran")
     assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
 
 
-def test_no_limit(run: Run, tmp_path: Path) -> None:
+def test_start_timeout_zero_disables_the_limit(run: Run, tmp_path: Path) -> None:
     own = program(tmp_path, f"{SCRIPT}sleep 2\n")
     done = run("--runsc", own, "--start-timeout", "0", "--", "true")
     assert (done.returncode, "[runsc-ran-nothing]" in done.stderr) == (125, True), done.stderr
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "x", "", "1000001", "٣"])
-def test_a_value_that_is_no_number_of_seconds(run: Run, value: str) -> None:
+def test_invalid_start_timeout_is_refused(run: Run, value: str) -> None:
     done = run("--start-timeout", value, "--", "true")
     assert done.returncode == 125
     assert "--start-timeout" in done.stderr

@@ -59,7 +59,7 @@ def stop_job(session: Session) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS, ids=["bash", "sh"])
 @pytest.mark.parametrize("user", [(), ("--user", "1000:1000")], ids=["root", "user"])
-def test_job_control(start: Start, shell: list[str], user: tuple[str, ...]) -> None:
+def test_shells_have_job_control(start: Start, shell: list[str], user: tuple[str, ...]) -> None:
     session = start(*shell, options=("--env", f"JOB={JOB}", "--env", "PS1=ready> ", *user))
     session.read_until("ready> ")
     stop_job(session)
@@ -81,7 +81,7 @@ def test_job_control(start: Start, shell: list[str], user: tuple[str, ...]) -> N
     assert session.wait() == 7
 
 
-def test_a_change_of_size_reaches_the_foreground(start: Start) -> None:
+def test_resize_sends_sigwinch_to_the_command(start: Start) -> None:
     script = 'trap "stty size; exit 3" WINCH; stty size; while :; do sleep 0.1; done'
     session = start("sh", "-c", script)
     session.read_until("24 80")
@@ -108,7 +108,7 @@ curses.wrapper(draw)
 """
 
 
-def test_a_program_that_draws(start: Start) -> None:
+def test_curses_program_reads_keys_and_redraws(start: Start) -> None:
     """Run a program that reads single keys, and redraws when the terminal changes its size."""
     session = start("/usr/bin/python3", "-c", CURSES, options=("--env", "TERM=xterm"))
     session.read_until("size 24 80.")
@@ -120,7 +120,7 @@ def test_a_program_that_draws(start: Start) -> None:
     assert session.wait() == 0
 
 
-def test_a_launch_takes_pipes_where_no_terminal_is(
+def test_launch_uses_pipes_without_a_terminal(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     script = "test -t 0 || test -t 1 || test -t 2 || echo pipes; cat; echo error >&2"
@@ -129,7 +129,7 @@ def test_a_launch_takes_pipes_where_no_terminal_is(
     assert (done.returncode, done.stdout, done.stderr) == (0, "pipes\ntyped\n", "error\n")
 
 
-def test_a_launch_that_needs_a_terminal_says_so(
+def test_terminal_option_without_a_terminal_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     """gVisor would lose the output, and the status would be the command's."""
@@ -145,7 +145,7 @@ def test_a_launch_that_needs_a_terminal_says_so(
     session.close()
 
 
-def test_a_launch_may_be_without_a_terminal_on_a_terminal(
+def test_launch_with_no_terminal_option_runs_on_a_terminal(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     launch = freeze(
@@ -157,7 +157,7 @@ def test_a_launch_may_be_without_a_terminal_on_a_terminal(
     session.close()
 
 
-def test_the_terminal_controls_the_command_but_has_no_dev_tty(start: Start) -> None:
+def test_command_leads_its_session_but_has_no_dev_tty(start: Start) -> None:
     script = (
         "import errno, os\n"
         "try: os.open('/dev/tty', os.O_RDWR)\n"

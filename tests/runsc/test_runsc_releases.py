@@ -39,11 +39,11 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_whole_release_runs(usernsctl: Program, release: Path) -> None:
+def test_complete_release_runs(usernsctl: Program, release: Path) -> None:
     assert usernsctl("run", "--", "echo", "ran").stdout == "ran\n"
 
 
-def test_another_directory_is_named_to_runsc_too(
+def test_sidecar_directory_is_passed_to_runsc(
     usernsctl: Program, release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (release / "gvisor-bin").rename(release / "other")
@@ -58,7 +58,7 @@ def test_another_directory_is_named_to_runsc_too(
 
 
 @pytest.mark.parametrize("what", ["missing", "closed", "older"])
-def test_what_is_wrong_beside_runsc_is_named_before_the_start(
+def test_invalid_sidecar_is_reported_before_the_start(
     usernsctl: Program, release: Path, what: str
 ) -> None:
     program = release / "gvisor-bin" / "gvisor_sentry"
@@ -75,7 +75,7 @@ def test_what_is_wrong_beside_runsc_is_named_before_the_start(
     assert "gvisor_sentry" in done.stderr
 
 
-def test_a_launch_refuses_another_program_beside_runsc(
+def test_launch_refuses_a_replaced_sidecar(
     usernsctl: Program, prelude: Program, release: Path
 ) -> None:
     """Replace a sidecar program, which runs outside of gVisor, after a launch was frozen."""

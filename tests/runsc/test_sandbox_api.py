@@ -31,7 +31,7 @@ NEEDED = sum(1 << number for number in (6, 7, 18, 21, 31))
 TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
 
 
-def test_a_command_runs_in_gvisor_with_its_own_streams(host: un.SandboxHost) -> None:
+def test_start_runs_a_command_with_pipes(host: un.SandboxHost) -> None:
     script = ["sh", "-c", "cat /proc/version; cat; echo err >&2; exit 5"]
     pipes = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     with host.start(script, **pipes) as box:
@@ -43,7 +43,7 @@ def test_a_command_runs_in_gvisor_with_its_own_streams(host: un.SandboxHost) -> 
         assert box.state() == {"id": box.id, "status": "stopped"}
 
 
-def test_a_file_as_output_is_appended_to(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_output_is_appended_to_a_file(host: un.SandboxHost, tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.write_text("before\n")
     with target.open("a") as file, host.start(["echo", "more"], stdout=file, stderr=file) as box:
@@ -51,7 +51,7 @@ def test_a_file_as_output_is_appended_to(host: un.SandboxHost, tmp_path: Path) -
     assert target.read_text() == "before\nmore\n"
 
 
-def test_what_one_command_is_given(host: un.SandboxHost) -> None:
+def test_start_sets_environment_and_cwd(host: un.SandboxHost) -> None:
     script = ["sh", "-c", "echo $GIVEN; pwd; cat /proc/self/environ | tr '\\0' '\\n'"]
     options = {"env": {"GIVEN": "yes"}, "cwd": "/usr/bin", "stdout": un.PIPE}
     with host.start(script, **options) as box:
@@ -76,7 +76,7 @@ def test_signals_reach_the_command(host: un.SandboxHost) -> None:
 
 
 @pytest.mark.parametrize("program", ["id", Path("/usr/bin/id"), b"id"])
-def test_a_command_may_be_one_word(host: un.SandboxHost, program: Any) -> None:
+def test_command_may_be_a_single_string_path_or_bytes(host: un.SandboxHost, program: Any) -> None:
     with host.start(program, stdout=un.PIPE, cwd=Path("/usr")) as box:
         assert box.stdout.read().startswith(b"uid=0")
     with host.start(FOREVER) as box:
@@ -86,7 +86,7 @@ def test_a_command_may_be_one_word(host: un.SandboxHost, program: Any) -> None:
             box.run([])
 
 
-def test_waiting_may_time_out(host: un.SandboxHost) -> None:
+def test_wait_raises_after_its_timeout(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         with pytest.raises(un.TimeoutExpired) as caught:
             box.wait(0.05)
@@ -95,7 +95,7 @@ def test_waiting_may_time_out(host: un.SandboxHost) -> None:
         assert box.state()["status"] == "running"
 
 
-def test_other_commands_run_beside_it(host: un.SandboxHost) -> None:
+def test_further_commands_run_in_the_sandbox(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         done = box.run(["sh", "-c", "echo $A; pwd; id -u; exit 3"],
                        env={"A": "b"}, cwd="/usr", capture_output=True, text=True)  # fmt: skip
@@ -106,7 +106,7 @@ def test_other_commands_run_beside_it(host: un.SandboxHost) -> None:
         box.run(["true"])
 
 
-def test_a_sandbox_may_have_a_host_of_its_own() -> None:
+def test_sandbox_creates_its_own_host() -> None:
     with un.Sandbox(["id", "-u"], stdout=un.PIPE) as box:
         assert box.stdout.read() == b"0\n"
         assert box.wait() == 0
@@ -133,7 +133,7 @@ def test_sandboxes_and_templates_need_no_python_prctl() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "in it\n0.25\n", "")
 
 
-def test_a_bundle_is_run(tmp_path: Path, usernsctl: Program) -> None:
+def test_host_runs_a_bundle(tmp_path: Path, usernsctl: Program) -> None:
     made = usernsctl("bundle", "init", tmp_path / "b", "--rootfs", "/", "--", "sh", "-c", "exit 6")
     assert made.returncode == 0, made.stderr
     with un.SandboxHost(bundle=str(tmp_path / "b"), trust=True) as bundle:
@@ -143,7 +143,7 @@ def test_a_bundle_is_run(tmp_path: Path, usernsctl: Program) -> None:
             assert box.wait(PATIENCE) == 7
 
 
-def test_what_is_bound_is_shown(tmp_path: Path) -> None:
+def test_bind_mounts_are_visible_inside(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("shown")
     bind = un.Bind(str(tmp_path), "/shown", read_only=False)
     script = ["sh", "-c", "cat /shown/file; echo new >/shown/new"]
@@ -153,7 +153,7 @@ def test_what_is_bound_is_shown(tmp_path: Path) -> None:
     assert (tmp_path / "new").read_text() == "new\n"
 
 
-def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost) -> None:
+def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost) -> None:
     with host.start(FOREVER, id="mine") as box:
         with pytest.raises(un.RunscError) as caught:
             host.start(["true"], id="mine")
@@ -166,7 +166,7 @@ def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost) -> 
             assert second.state()["status"] == "running"
 
 
-def test_many_threads_race_for_one_id(host: un.SandboxHost) -> None:
+def test_only_one_of_four_threads_gets_an_id(host: un.SandboxHost) -> None:
     def start(_: int) -> un.Sandbox | None:
         try:
             return host.start(FOREVER, id="wanted")
@@ -192,7 +192,7 @@ def test_many_threads_race_for_one_id(host: un.SandboxHost) -> None:
         ({"args": ["true"], "env": {"A=B": "c"}}, ValueError),
     ],
 )
-def test_a_mistake_leaves_nothing(
+def test_invalid_arguments_raise_and_leak_nothing(
     host: un.SandboxHost, options: dict[str, Any], kind: type[Exception]
 ) -> None:
     before = open_descriptors(), os.listdir(host.directory)
@@ -201,7 +201,7 @@ def test_a_mistake_leaves_nothing(
     assert (open_descriptors(), os.listdir(host.directory)) == before
 
 
-def test_a_failure_of_runsc_is_told_in_its_words(host: un.SandboxHost) -> None:
+def test_message_of_a_failed_runsc_is_in_the_error(host: un.SandboxHost) -> None:
     before = os.listdir(host.directory)
     with pytest.raises(un.RunscError) as caught:
         host.start(["true"], cwd="/proc/no/such")
@@ -209,7 +209,7 @@ def test_a_failure_of_runsc_is_told_in_its_words(host: un.SandboxHost) -> None:
     assert os.listdir(host.directory) == before
 
 
-def test_a_closed_host_is_refused() -> None:
+def test_start_of_a_closed_host_raises() -> None:
     closed = un.SandboxHost()
     closed.close()
     with pytest.raises(ValueError, match="closed"):
@@ -227,14 +227,14 @@ def test_a_closed_host_is_refused() -> None:
         {"idmap": un.IdMap()},
     ],
 )
-def test_a_host_that_can_not_be_had_leaves_nothing(options: dict[str, Any]) -> None:
+def test_invalid_host_options_raise_and_leak_nothing(options: dict[str, Any]) -> None:
     before = open_descriptors(), children()
     with pytest.raises((ValueError, un.PlanError, un.BindError)):
         un.SandboxHost(**options)
     assert (open_descriptors(), children()) == before
 
 
-def test_closing_leaves_nothing(host: un.SandboxHost) -> None:
+def test_close_leaves_no_process_or_file(host: un.SandboxHost) -> None:
     before = open_descriptors(), children(), os.listdir(host.directory)
     for _ in range(3):
         box = host.start(FOREVER)
@@ -243,13 +243,15 @@ def test_closing_leaves_nothing(host: un.SandboxHost) -> None:
     assert (open_descriptors(), children(), os.listdir(host.directory)) == before
 
 
-def test_no_process_of_runsc_waits(host: un.SandboxHost) -> None:
+def test_attached_sandbox_has_no_waiting_runsc(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         names = [line.split()[0].rpartition("/")[2] for line in processes_with(box.id)]
         assert sorted(names) == ["runsc-gofer", "runsc-sandbox", "usernsctl-init"]
 
 
-def test_a_command_that_ends_at_once(host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_that_exits_immediately_has_its_status(
+    host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from_pid = un.Namespace.from_pid
 
     def late(pid: int) -> un.Namespace:
@@ -265,7 +267,7 @@ def test_a_command_that_ends_at_once(host: un.SandboxHost, monkeypatch: pytest.M
         box.terminate()
 
 
-def test_many_from_asyncio(host: un.SandboxHost) -> None:
+def test_eight_sandboxes_start_from_asyncio(host: un.SandboxHost) -> None:
     async def one(number: int, slots: asyncio.Semaphore) -> int:
         async with slots, await host.start_async(["sh", "-c", f"exit {number}"]) as box:
             statuses = await asyncio.gather(box.wait_async(), box.wait_async())
@@ -279,7 +281,7 @@ def test_many_from_asyncio(host: un.SandboxHost) -> None:
     assert asyncio.run(main()) == list(range(8))
 
 
-def test_other_commands_from_asyncio(host: un.SandboxHost) -> None:
+def test_further_commands_run_from_asyncio(host: un.SandboxHost) -> None:
     async def main() -> None:
         async with await host.start_async(FOREVER) as box:
             process = await box.create_subprocess_exec("echo", "hi", stdout=un.PIPE)
@@ -313,14 +315,14 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
 
 
 @several_ids
-def test_runsc_keeps_no_more_than_it_needs_with_several_ids() -> None:
+def test_runsc_keeps_five_more_capabilities_with_several_ids() -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many, many.start(FOREVER) as box:
         # The lowest five capabilities (CAP_CHOWN to CAP_FSETID) act on files of other ids.
         assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_runsc_keeps_no_more_than_it_needs(
+def test_runsc_keeps_only_needed_capabilities(
     host: un.SandboxHost, detach: bool, runtime: Path
 ) -> None:
     with host.start(FOREVER, detach=detach) as box:
@@ -338,7 +340,9 @@ def test_runsc_keeps_no_more_than_it_needs(
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_many_threads_close_one(host: un.SandboxHost, detach: bool, runtime: Path) -> None:
+def test_four_threads_may_close_one_sandbox(
+    host: un.SandboxHost, detach: bool, runtime: Path
+) -> None:
     before = open_descriptors(), os.listdir(host.directory)
     box = host.start(FOREVER, stdout=un.PIPE, detach=detach)
     with ThreadPoolExecutor(5) as pool:
@@ -350,7 +354,7 @@ def test_many_threads_close_one(host: un.SandboxHost, detach: bool, runtime: Pat
     assert (open_descriptors(), os.listdir(host.directory)) == before
 
 
-def test_a_host_may_be_closed_before_its_sandboxes() -> None:
+def test_sandbox_outlives_its_closed_host() -> None:
     closed = un.SandboxHost()
     box = closed.start(FOREVER)
     closed.close()
@@ -360,7 +364,7 @@ def test_a_host_may_be_closed_before_its_sandboxes() -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_descriptors_may_be_many(host: un.SandboxHost, detach: bool, runtime: Path) -> None:
+def test_descriptors_above_1023_work(host: un.SandboxHost, detach: bool, runtime: Path) -> None:
     """Use descriptors above 1023, which select(2) does not support."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:
@@ -378,7 +382,7 @@ def test_descriptors_may_be_many(host: un.SandboxHost, detach: bool, runtime: Pa
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_sandbox_that_is_forgotten_is_closed_with_a_warning(host: un.SandboxHost) -> None:
+def test_dropped_sandbox_is_closed_with_a_warning(host: un.SandboxHost) -> None:
     boxes = [host.start(["sleep", "1000"])]
     pid = boxes[0].init.pid
     with pytest.warns(ResourceWarning, match="a sandbox was forgotten before it was closed"):
@@ -386,7 +390,7 @@ def test_sandbox_that_is_forgotten_is_closed_with_a_warning(host: un.SandboxHost
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_sandbox_host_that_is_forgotten_is_closed_with_a_warning() -> None:
+def test_dropped_sandbox_host_is_closed_with_a_warning() -> None:
     hosts = [un.SandboxHost()]
     with pytest.warns(ResourceWarning, match="a SandboxHost was forgotten before it was closed"):
         hosts.clear()
