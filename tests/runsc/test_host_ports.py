@@ -115,7 +115,7 @@ def ask(address: str, port: int) -> bytes:
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
-def test_free_udp_port_leads_to_a_server_inside(host: un.SandboxHost, *, detach: bool) -> None:
+def test_free_udp_port_reaches_a_server_inside(host: un.SandboxHost, *, detach: bool) -> None:
     publish = ["0:8000/udp", 8000]
     with host.start(["/usr/bin/python3", "-c", ECHO], publish=publish, detach=detach) as box:
         assert (list(box.ports), list(box.udp_ports)) == ([8000], [8000])
@@ -132,7 +132,7 @@ def test_free_udp_port_leads_to_a_server_inside(host: un.SandboxHost, *, detach:
         client.bind((address, port))
 
 
-def test_sandbox_with_published_ports_reaches_nothing(host: un.SandboxHost) -> None:
+def test_sandbox_with_published_ports_can_not_connect_out(host: un.SandboxHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, host.start(None, publish=[80]) as box:
         port = server.getsockname()[1]
         code = (

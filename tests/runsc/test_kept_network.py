@@ -152,7 +152,7 @@ def test_private_network_and_another_one_exclude_each_other(
     assert made.run("ns", "list").stdout == ""
 
 
-def test_network_ends_with_a_holder_that_is_killed(kept: Kept) -> None:
+def test_network_ends_when_its_holder_is_killed(kept: Kept) -> None:
     os.kill(kept.holder, signal.SIGKILL)
     assert networks_left(kept.world) == []
 

@@ -27,7 +27,7 @@ TURNS = 20
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(runtime: Path) -> Iterator[None]:
+def check_no_descriptor_leaked(runtime: Path) -> Iterator[None]:
     before = open_descriptors()
     yield
     gc.collect()
@@ -63,7 +63,7 @@ class Others:
         return do_later
 
     @contextlib.contextmanager
-    def go_on(self) -> Iterator[None]:
+    def expect_turns(self) -> Iterator[None]:
         """Check that the event loop runs another task TURNS times during the `with` block."""
         self.wanted = self.turns + TURNS
         yield
@@ -89,12 +89,12 @@ def run(main: Callable[[], Any]) -> Any:
 def test_async_with_sandbox_host_does_not_block() -> None:
     async def main() -> None:
         async with others() as other:
-            with other.go_on():
+            with other.expect_turns():
                 host = await un.SandboxHost.create_async()
-            with other.go_on():
+            with other.expect_turns():
                 script = ["sh", "-c", "read x; exit 4"]
                 box = await host.start_async(script, stdin=un.PIPE)
-            with other.go_on():
+            with other.expect_turns():
                 ending = threading.Thread(target=other.before(box.stdin.close))
                 ending.start()
                 assert await box.wait_async() == 4
@@ -105,14 +105,14 @@ def test_async_with_sandbox_host_does_not_block() -> None:
     run(main)
 
 
-def test_async_with_is_the_same() -> None:
+def test_async_with_does_not_block() -> None:
     async def main() -> None:
         async with others() as other, await un.SandboxHost.create_async() as host:
-            with other.go_on():
+            with other.expect_turns():
                 async with await un.Sandbox.create_async(FOREVER, host=host) as box:
                     box.kill()
                     assert await box.wait_async() == -9
-            with other.go_on():
+            with other.expect_turns():
                 async with await un.Sandbox.create_async(["sleep", "0.5"]) as box:
                     assert await box.wait_async() == 0
 
@@ -120,12 +120,12 @@ def test_async_with_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_async_closing_does_not_block(detach: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_async_does_not_block(detach: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with others() as other, await un.SandboxHost.create_async() as host:
             box = await host.start_async(FOREVER, detach=detach)
             monkeypatch.setattr(un.Sandbox, "close", other.before(un.Sandbox.close))
-            with other.go_on():
+            with other.expect_turns():
                 await box.close_async()
             assert box.returncode == -9
 
@@ -135,14 +135,14 @@ def test_async_closing_does_not_block(detach: bool, monkeypatch: pytest.MonkeyPa
 def test_create_async_does_not_block() -> None:
     async def main() -> None:
         async with others() as other:
-            with other.go_on():
+            with other.expect_turns():
                 host = await un.SandboxHost.create_async(network="none")
             host.close()
 
     run(main)
 
 
-def test_a_sandbox_made_in_a_loop_works_without_async_with() -> None:
+def test_sandbox_created_in_a_loop_works_without_async_with() -> None:
     async def main() -> None:
         with un.SandboxHost() as host, un.Sandbox(["sh", "-c", "exit 3"], host=host) as box:
             assert box.wait() == 3
@@ -155,7 +155,7 @@ def test_a_sandbox_made_in_a_loop_works_without_async_with() -> None:
     run(main)
 
 
-def test_errors_in_a_loop() -> None:
+def test_invalid_arguments_raise_in_a_loop() -> None:
     async def main() -> None:
         with pytest.raises(TypeError, match="hostname"):
             un.SandboxHost(hostname=5)  # type: ignore[arg-type]
@@ -190,9 +190,7 @@ def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Even
 
 
 @pytest.mark.parametrize("what", ["a sandbox", "a sandbox with a host of its own", "a host"])
-def test_what_is_cancelled_while_it_is_made_leaves_nothing(
-    what: str, creation_allowed: threading.Event
-) -> None:
+def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading.Event) -> None:
     # A unique id, since the test searches command lines for it.
     id = f"cancelled-{os.getpid()}"
 
@@ -229,7 +227,7 @@ def wait_for_threads() -> None:
     raise AssertionError(threading.enumerate())
 
 
-def test_a_creation_that_is_cancelled_leaves_nothing_to_warn_of(
+def test_cancelled_creation_issues_no_warning(
     recwarn: pytest.WarningsRecorder, creation_allowed: threading.Event
 ) -> None:
     async def main() -> None:

@@ -52,7 +52,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def init_collects() -> Iterator[None]:
+def let_init_reap() -> Iterator[None]:
     """Let process 1 reap orphans, as outside the tests: reset PR_SET_CHILD_SUBREAPER."""
     prctl.set_child_subreaper(False)
     yield
@@ -80,8 +80,8 @@ def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.usefixtures("init_collects")
-def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> None:
+@pytest.mark.usefixtures("let_init_reap")
+def test_detached_sandbox_outlives_its_killed_creator(marker: str, state: Path) -> None:
     script = f"un.Sandbox({TRAP}, host=host, id=id, detach=True)\nos.kill(os.getpid(), 9)"
     killed = create(marker, script)
     # subprocess.run() read to end of file, so the sandbox has not inherited the output pipe.
@@ -114,7 +114,7 @@ def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> Non
     assert os.listdir(state) == []
 
 
-def test_a_timeout_is_reported_as_the_caller_gave_it(host: un.SandboxHost, state: Path) -> None:
+def test_timeout_expired_has_the_timeout_of_the_caller(host: un.SandboxHost, state: Path) -> None:
     with host.start(FOREVER, detach=True) as box:
         for call in (box.wait, lambda seconds: box.communicate(timeout=seconds)):
             with pytest.raises(un.TimeoutExpired) as caught:
@@ -122,7 +122,9 @@ def test_a_timeout_is_reported_as_the_caller_gave_it(host: un.SandboxHost, state
             assert caught.value.timeout == 0.25
 
 
-def test_its_creator_uses_and_closes_it(host: un.SandboxHost, marker: str, state: Path) -> None:
+def test_creator_uses_and_closes_a_detached_sandbox(
+    host: un.SandboxHost, marker: str, state: Path
+) -> None:
     before = open_descriptors(), os.listdir(host.directory)
     with host.start(FOREVER, id=marker, detach=True) as box:
         assert [one.id for one in un.Sandbox.list_detached()] == [marker]
@@ -136,7 +138,7 @@ def test_its_creator_uses_and_closes_it(host: un.SandboxHost, marker: str, state
     assert (processes_with(marker), os.listdir(state)) == ([], [])
 
 
-def test_one_that_is_released_lives(host: un.SandboxHost, marker: str) -> None:
+def test_released_sandbox_keeps_running(host: un.SandboxHost, marker: str) -> None:
     before = open_descriptors(), os.listdir(host.directory)
     with host.start(FOREVER, id=marker, detach=True) as box:
         box.release()
@@ -151,7 +153,7 @@ def test_one_that_is_released_lives(host: un.SandboxHost, marker: str) -> None:
         held.release()
 
 
-def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost, marker: str) -> None:
+def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost, marker: str) -> None:
     def start(_: int) -> un.Sandbox | None:
         try:
             return un.Sandbox(FOREVER, id=marker, detach=True)
@@ -173,7 +175,7 @@ def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost, mar
 
 
 @pytest.mark.parametrize("look", ["attach", "list", "start", "close"])
-def test_what_a_dead_one_left_is_removed(
+def test_record_of_a_dead_sandbox_is_removed(
     host: un.SandboxHost, marker: str, state: Path, look: str
 ) -> None:
     box = host.start(FOREVER, id=marker, detach=True)
@@ -193,7 +195,7 @@ def test_what_a_dead_one_left_is_removed(
 
 
 @unprivileged
-def test_one_that_can_not_be_removed_is_closed_all_the_same(
+def test_sandbox_with_an_unremovable_record_is_closed(
     host: un.SandboxHost, marker: str, state: Path
 ) -> None:
     before = open_descriptors(), os.listdir(host.directory)
@@ -212,7 +214,7 @@ def test_one_that_can_not_be_removed_is_closed_all_the_same(
 @pytest.mark.parametrize(
     "patched", [(un.DetachedRecord, "open_processes"), (detached, "open_runsc_state")]
 )
-def test_an_attach_that_fails_leaves_no_descriptor(
+def test_failed_attach_leaks_no_descriptor(
     host: un.SandboxHost,
     marker: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -231,7 +233,7 @@ def test_an_attach_that_fails_leaves_no_descriptor(
         assert caught.value.step == "sandbox"
 
 
-def test_a_process_that_does_not_end_keeps_nobody_waiting(
+def test_process_that_survives_sigkill_blocks_no_caller(
     host: un.SandboxHost, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Simulate a process that survives SIGKILL, as in an uninterruptible call to a FUSE server."""
@@ -248,9 +250,9 @@ def test_a_process_that_does_not_end_keeps_nobody_waiting(
             un.Sandbox.attach(marker)
 
 
-@pytest.mark.usefixtures("init_collects")
+@pytest.mark.usefixtures("let_init_reap")
 @pytest.mark.parametrize("keeper_dies", [False, True])
-def test_the_status_of_one_that_nobody_waited_for(
+def test_exit_status_is_known_only_while_the_watcher_lives(
     host: un.SandboxHost, marker: str, keeper_dies: bool
 ) -> None:
     command = ["sh", "-c", "read line; exit 7"]
@@ -275,8 +277,8 @@ def test_the_status_of_one_that_nobody_waited_for(
         assert box.returncode is None
 
 
-@pytest.mark.usefixtures("init_collects")
-def test_it_is_waited_for_from_asyncio(host: un.SandboxHost, marker: str) -> None:
+@pytest.mark.usefixtures("let_init_reap")
+def test_wait_async_returns_the_exit_status(host: un.SandboxHost, marker: str) -> None:
     async def main() -> int:
         async with await host.start_async(TRAP, id=marker, detach=True, stdout=un.PIPE) as box:
             assert box.stdout.readline() == b"ready\n"
@@ -292,7 +294,7 @@ def test_it_is_waited_for_from_asyncio(host: un.SandboxHost, marker: str) -> Non
     assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == 9
 
 
-def test_its_output_goes_to_files(host: un.SandboxHost, marker: str, tmp_path: Path) -> None:
+def test_output_is_appended_to_files(host: un.SandboxHost, marker: str, tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.write_text("before\n")
     with target.open("a") as file:
@@ -305,7 +307,7 @@ def test_its_output_goes_to_files(host: un.SandboxHost, marker: str, tmp_path: P
             time.sleep(0.01)
 
 
-def test_pipes_end_with_the_creator(marker: str) -> None:
+def test_pipes_close_when_the_creator_exits(marker: str) -> None:
     """End the creator: the command must read end of file, and fail to write its output."""
     script = "echo ready; cat; trap '' PIPE; while echo more; do :; done; exec sleep 1000"
     command = ["sh", "-c", script]
@@ -322,7 +324,7 @@ def test_pipes_end_with_the_creator(marker: str) -> None:
 
 
 @several_ids
-def test_the_map_may_have_several_ids(marker: str) -> None:
+def test_detached_sandbox_maps_several_ids(marker: str) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many:
         many.start(FOREVER, id=marker, user=(5, 6), detach=True).release()
     with un.Sandbox.attach(marker) as box:
@@ -333,7 +335,7 @@ def test_the_map_may_have_several_ids(marker: str) -> None:
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"id": "x", "processes": []}', None])
-def test_what_makes_no_sense_is_removed(state: Path, record: str | None) -> None:
+def test_invalid_records_are_removed(state: Path, record: str | None) -> None:
     (state / "odd").mkdir(parents=True)
     state.parent.chmod(0o700)
     if record is not None:
@@ -342,7 +344,7 @@ def test_what_makes_no_sense_is_removed(state: Path, record: str | None) -> None
     assert os.listdir(state) == []
 
 
-def test_one_of_another_pid_namespace_is_left_alone(
+def test_record_of_another_pid_namespace_is_kept(
     host: un.SandboxHost, marker: str, state: Path
 ) -> None:
     with host.start(FOREVER, id=marker, detach=True):
@@ -361,7 +363,9 @@ def test_one_of_another_pid_namespace_is_left_alone(
         assert file.exists()
 
 
-def test_a_mistake_leaves_nothing(host: un.SandboxHost, marker: str, state: Path) -> None:
+def test_invalid_arguments_raise_and_leak_nothing(
+    host: un.SandboxHost, marker: str, state: Path
+) -> None:
     before = open_descriptors(), os.listdir(host.directory)
     with pytest.raises(un.RunscError, match="/proc/no"):
         host.start(["true"], id=marker, detach=True, cwd="/proc/no/such")
@@ -384,7 +388,7 @@ def test_a_mistake_leaves_nothing(host: un.SandboxHost, marker: str, state: Path
     ("owner", "name"),
     [(socket, "socketpair"), (ProcessIdentity, "of"), (detached, "_namespace_of_runsc")],
 )
-def test_a_start_that_is_given_up_half_way_leaves_nothing(
+def test_interrupted_start_leaks_nothing(
     host: un.SandboxHost,
     marker: str,
     state: Path,
@@ -405,7 +409,7 @@ def test_a_start_that_is_given_up_half_way_leaves_nothing(
     assert os.listdir(state) == []
 
 
-def test_a_fork_does_not_end_what_its_parent_has(host: un.SandboxHost, marker: str) -> None:
+def test_close_in_a_forked_child_keeps_the_sandbox(host: un.SandboxHost, marker: str) -> None:
     for detach in (False, True):
         with host.start(FOREVER, id=marker, detach=detach) as box:
             pid = os.fork()
@@ -417,7 +421,7 @@ def test_a_fork_does_not_end_what_its_parent_has(host: un.SandboxHost, marker: s
             assert box.state()["status"] == "running"
 
 
-def test_no_descriptor_is_left_of_a_start_that_runs_out_of_them(
+def test_start_at_the_descriptor_limit_leaks_nothing(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Start with few free descriptors, and with a short path as XDG_RUNTIME_DIR.

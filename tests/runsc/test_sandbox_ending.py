@@ -21,14 +21,14 @@ from usernsctl.gvisor.agent import commands
 
 PATIENCE = 20
 # Seconds for which threads repeat a call on a sandbox; SHORT ends within that time.
-ASKING_SECONDS = 0.5
+CALL_SECONDS = 0.5
 FOREVER = ["sleep", "1000"]
 SHORT = ["sh", "-c", "sleep 0.15; exit 7"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 
 # A fake runsc whose subcommand WORD kills the sandbox and fails with the message SAYS, as the real
 # runsc does when the sandbox ends during the subcommand.
-ENDING = """#!/bin/sh
+ENDING_RUNSC = """#!/bin/sh
 case " $* " in *" WORD "*) ;; *) exec RUNSC "$@" ;; esac
 for word; do
     case $word in --log=*) log=${word#--log=} ;; ending*) id=$word ;; esac
@@ -48,8 +48,10 @@ def real_runsc() -> str:
     return runsc
 
 
-def ending(word: str) -> str:
-    return ENDING.replace("WORD", word).replace("RUNSC", real_runsc()).replace("SAYS", REFUSED)
+def fail_subcommand(word: str) -> str:
+    return (
+        ENDING_RUNSC.replace("WORD", word).replace("RUNSC", real_runsc()).replace("SAYS", REFUSED)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +63,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def init_collects() -> Iterator[None]:
+def let_init_reap() -> Iterator[None]:
     """Let process 1 reap orphans, as outside the tests: reset PR_SET_CHILD_SUBREAPER."""
     prctl.set_child_subreaper(False)
     yield
@@ -73,7 +75,7 @@ def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
 
     Append to `wrong` each result that is valid neither for a running nor for an exited sandbox.
     """
-    end = time.monotonic() + ASKING_SECONDS
+    end = time.monotonic() + CALL_SECONDS
     while time.monotonic() < end:
         try:
             if what == "state":
@@ -95,7 +97,7 @@ def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
 @both_kinds
 @pytest.mark.parametrize("what", ["state", "kill", "run"])
 @pytest.mark.sampled
-def test_it_has_ended_whatever_it_is_asked(detach: bool, what: str) -> None:
+def test_calls_on_an_ending_sandbox_report_its_end(detach: bool, what: str) -> None:
     wrong: list[object] = []
     with un.SandboxHost() as host:
         for _ in range(3):
@@ -109,10 +111,8 @@ def test_it_has_ended_whatever_it_is_asked(detach: bool, what: str) -> None:
 
 
 @both_kinds
-def test_runsc_that_finds_nobody_is_not_a_command_that_failed(
-    stand_in: Callable[[str], None], detach: bool
-) -> None:
-    stand_in(ending("exec"))
+def test_run_in_an_ended_sandbox_raises(stand_in: Callable[[str], None], detach: bool) -> None:
+    stand_in(fail_subcommand("exec"))
     for check in (False, True):
         with (
             un.Sandbox(FOREVER, id="ending", detach=detach) as box,
@@ -122,7 +122,7 @@ def test_runsc_that_finds_nobody_is_not_a_command_that_failed(
 
 
 @both_kinds
-def test_a_command_that_ended_with_the_sandbox_was_killed(
+def test_commands_of_an_ending_sandbox_are_killed(
     detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     communicate = commands.communicate
@@ -145,10 +145,10 @@ def test_a_command_that_ended_with_the_sandbox_was_killed(
 
 @both_kinds
 @pytest.mark.parametrize("what", ["state", "kill"])
-def test_runsc_that_finds_nobody_is_no_failure(
+def test_state_and_kill_of_an_ended_sandbox_succeed(
     stand_in: Callable[[str], None], detach: bool, what: str
 ) -> None:
-    stand_in(ending(what))
+    stand_in(fail_subcommand(what))
     with un.Sandbox(FOREVER, id="ending", detach=detach) as box:
         if what == "state":
             assert box.state() == {"id": "ending", "status": "stopped"}
@@ -158,10 +158,10 @@ def test_runsc_that_finds_nobody_is_no_failure(
 
 
 @both_kinds
-def test_a_failure_of_runsc_alone_is_still_one(
+def test_failure_of_runsc_in_a_running_sandbox_raises(
     stand_in: Callable[[str], None], detach: bool
 ) -> None:
-    script = ending("state").replace(f'{real_runsc()} "$1" kill', ": ")
+    script = fail_subcommand("state").replace(f'{real_runsc()} "$1" kill', ": ")
     stand_in(script)
     with (
         un.Sandbox(FOREVER, id="ending", detach=detach) as box,
@@ -172,7 +172,7 @@ def test_a_failure_of_runsc_alone_is_still_one(
 
 # A fake runsc that leaves a child which waits for the sandbox's end, as runsc-fd-parking does
 # (since 20260831). The child's command line does not contain the sandbox's id.
-PARKS = """#!/bin/sh
+PARKING_RUNSC = """#!/bin/sh
 case " $* " in *" --detach "*) ;; *) exec RUNSC "$@" ;; esac
 RUNSC "$@" || exit
 for word; do case $word in --pid-file=*) pid=$(cat "${word#*=}") ;; esac; done
@@ -182,12 +182,12 @@ until tr '\\0' ' ' </proc/$!/cmdline | grep -q PARKING; do :; done
 
 
 @both_kinds
-def test_who_parks_descriptors_is_none_of_its_processes(
+def test_fd_parking_process_does_not_delay_the_end(
     stand_in: Callable[[str], None], tmp_path: Path, detach: bool
 ) -> None:
     parking = tmp_path / "runsc-fd-parking"
     parking.symlink_to(str(shutil.which("tail")))
-    stand_in(PARKS.replace("RUNSC", real_runsc()).replace("PARKING", str(parking)))
+    stand_in(PARKING_RUNSC.replace("RUNSC", real_runsc()).replace("PARKING", str(parking)))
     with un.Sandbox(FOREVER, id="parked", detach=detach) as box:
         assert len(processes_with(str(parking))) == 1
         if detach:
@@ -203,7 +203,7 @@ def test_who_parks_descriptors_is_none_of_its_processes(
 
 
 @pytest.mark.filterwarnings("ignore:.*was forgotten:ResourceWarning")
-def test_an_interrupt_at_the_very_end_of_a_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_at_the_end_of_a_start_ends_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise KeyboardInterrupt after the sandbox has started, before the Sandbox refers to it."""
 
     def start_and_interrupt(_box: un.Sandbox, begin: Callable[[], object]) -> None:

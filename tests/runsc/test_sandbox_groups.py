@@ -66,7 +66,7 @@ WAITING = ["sh", "-c", "echo ready; sleep 1000"]
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-def test_the_groups_have_the_limits_and_are_removed(limit: str, usernsctl: Program) -> None:
+def test_control_groups_have_the_limits_and_are_removed(limit: str, usernsctl: Program) -> None:
     option, make, files = LIMITS[limit]
     with make() as group:
         with running(group, [usernsctl.path, "run", option, "--", *WAITING]):
@@ -87,7 +87,7 @@ def test_the_groups_have_the_limits_and_are_removed(limit: str, usernsctl: Progr
 
 
 @pytest.mark.parametrize("ended", ["exit", "failure"])
-def test_no_group_stays_after_a_run(ended: str, usernsctl: Program) -> None:
+def test_control_groups_are_removed_after_a_run(ended: str, usernsctl: Program) -> None:
     command = {"exit": ["sh", "-c", "exit 3"], "failure": ["/missing"]}[ended]
     with memory_group(1 << 30) as group:
         run = [usernsctl.path, "run", "--memory=128M", "--", *command]
@@ -104,7 +104,7 @@ def watcher_below(pid: int) -> int:
     raise AssertionError("no watcher")
 
 
-def test_the_next_run_removes_the_group_of_a_killed_watcher(usernsctl: Program) -> None:
+def test_next_run_removes_control_groups_of_a_killed_watcher(usernsctl: Program) -> None:
     with memory_group(1 << 30) as group:
         run = [usernsctl.path, "run", "--memory=128M", "--"]
         with running(group, [*run, *WAITING]) as process:
@@ -119,7 +119,7 @@ def test_the_next_run_removes_the_group_of_a_killed_watcher(usernsctl: Program) 
         assert list(group.glob("usernsctl*")) == []
 
 
-def test_a_group_of_a_sandbox_that_starts_is_not_removed(usernsctl: Program) -> None:
+def test_locked_control_groups_are_not_removed(usernsctl: Program) -> None:
     """Only groups whose lock is free are removed."""
     import fcntl
 
@@ -136,7 +136,7 @@ def test_a_group_of_a_sandbox_that_starts_is_not_removed(usernsctl: Program) -> 
         assert made.is_dir()
 
 
-def test_a_memory_limit_of_the_caller_is_another_cause(usernsctl: Program) -> None:
+def test_memory_limit_of_the_caller_has_its_own_cause(usernsctl: Program) -> None:
     hog = ["python3", "-c", "held = []\nwhile True: held.append(b'x' * 10**6)"]
     with memory_group(100 * MIB) as group:
         run = [usernsctl.path, "run", "--memory=500M", "--limits=best-effort", "--", *hog]
@@ -168,7 +168,7 @@ def sentry_below(pid: int) -> int:
 
 
 @pytest.mark.parametrize("how", ["close", "kill", "command"])
-def test_sandboxes_of_a_host_have_groups(how: str) -> None:
+def test_sandboxes_of_a_host_have_control_groups(how: str) -> None:
     with un.SandboxHost(memory="200M", pids=100, cpus=0.5) as host:
         args = ["sleep", "2"] if how == "command" else None
         with host.start(args) as box:
@@ -184,7 +184,7 @@ def test_sandboxes_of_a_host_have_groups(how: str) -> None:
         assert not group.exists()
 
 
-def test_a_detached_sandbox_has_groups() -> None:
+def test_detached_sandbox_has_control_groups() -> None:
     with un.SandboxHost(memory="200M") as host:
         box = host.start(None, detach=True)
         try:
@@ -210,7 +210,7 @@ def test_a_detached_sandbox_has_groups() -> None:
             time.sleep(0.01)
 
 
-def test_a_group_of_the_caller_replaces_those_of_the_sandbox(tmp_path: Path) -> None:
+def test_in_cgroup_with_limits_raises(tmp_path: Path) -> None:
     with (
         un.SandboxHost(memory="200M", cpus=0.5) as host,
         pytest.raises(un.RunscError, match="only a control group") as error,
@@ -222,7 +222,7 @@ def test_a_group_of_the_caller_replaces_those_of_the_sandbox(tmp_path: Path) -> 
 COVER = 'mount -t tmpfs cover /sys/fs/cgroup && exec "$@"'
 
 
-def test_root_without_control_groups_can_not_limit_processes(usernsctl: Program) -> None:
+def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
     """RLIMIT_NPROC does not limit root, and a watcher is too late for a fork bomb."""
     covered = ["unshare", "-m", "sh", "-c", COVER, "sh", usernsctl.path, "run"]
     done = capture([*covered, "--pids=100", "--", "echo", "x"], timeout=PATIENCE)
@@ -234,7 +234,7 @@ def test_root_without_control_groups_can_not_limit_processes(usernsctl: Program)
     assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
 
 
-def test_no_group_is_made_outside_of_the_group_of_the_caller(usernsctl: Program) -> None:
+def test_control_groups_are_created_below_that_of_the_caller(usernsctl: Program) -> None:
     """As in a container with a cgroup namespace that sees the control groups of its host."""
     with memory_group(1 << 30) as group:
         run = [usernsctl.path, "run", "--memory=128M", "--", *WAITING]

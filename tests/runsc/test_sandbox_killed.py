@@ -79,7 +79,7 @@ def kill_all(creators: list[Creator]) -> None:
             unseen.pop(host).see_host()
 
 
-def end_what_lives(id: str) -> bool:
+def close_if_alive(id: str) -> bool:
     """Check that the detached sandbox `id` works, and close it; return whether it existed."""
     try:
         box = un.Sandbox.attach(id)
@@ -93,7 +93,7 @@ def end_what_lives(id: str) -> bool:
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
-def test_a_killed_creator_leaves_nothing_or_what_works(
+def test_killed_creator_leaves_no_sandbox_or_a_working_one(
     detach: bool,
     runtime: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -113,7 +113,7 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
         ids = [f"killed-{os.getpid()}-{batch + n}" for n in range(AT_ONCE)]
         kill_all([Creator(id, detach, moments) for id in ids])
         for id in ids:
-            lived += end_what_lives(id)
+            lived += close_if_alive(id)
             assert wait_until_gone(id, EXIT_SECONDS) == []
     print(f"{lived} were started before their creators ended")
     assert lived == 0 or detach
@@ -124,7 +124,7 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
     assert not [name for name in os.listdir("/tmp") if f"killed-{os.getpid()}" in name]
 
 
-def test_neither_the_end_of_a_thread_nor_a_fork_matters() -> None:
+def test_sandbox_ends_with_its_creator_despite_a_forked_child() -> None:
     """Kill the creator while a forked child holds its descriptors: the sandbox must end.
 
     The thread that started the sandbox has ended before, which must not end the sandbox.

@@ -23,7 +23,7 @@ GROW = ["python3", "-c", "held = []\nwhile True: held.append(b'x' * 10**7)"]
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_a_sandbox_ends_when_its_time_is_over(detach: bool, runtime: Path) -> None:
+def test_ttl_ends_a_sandbox(detach: bool, runtime: Path) -> None:
     before = open_descriptors()
     with un.SandboxHost() as host:
         started = time.monotonic()
@@ -43,7 +43,7 @@ def test_a_sandbox_ends_when_its_time_is_over(detach: bool, runtime: Path) -> No
     assert open_descriptors() == before
 
 
-def test_the_time_of_a_host_is_that_of_each_sandbox(runtime: Path) -> None:
+def test_ttl_of_a_host_applies_to_each_sandbox(runtime: Path) -> None:
     with un.SandboxHost(ttl="2s") as host:
         with host.start(None) as box:
             result = box.run(FOREVER)
@@ -59,7 +59,7 @@ def test_the_time_of_a_host_is_that_of_each_sandbox(runtime: Path) -> None:
         assert caught.value.cause == "timeout"
 
 
-def test_the_time_ends_also_if_the_caller_is_stopped(runtime: Path) -> None:
+def test_ttl_ends_a_sandbox_of_a_stopped_caller(runtime: Path) -> None:
     word = "1000.53125"
     child = os.fork()
     if child == 0:
@@ -77,13 +77,13 @@ def test_the_time_ends_also_if_the_caller_is_stopped(runtime: Path) -> None:
         os.waitpid(child, 0)
 
 
-def test_an_exit_status_of_124_is_no_timeout(runtime: Path) -> None:
+def test_exit_status_124_is_not_reported_as_a_timeout(runtime: Path) -> None:
     with un.Sandbox(["sh", "-c", "exit 124"], ttl=1000) as box:
         result = box.result(PATIENCE)
         assert (result.returncode, result.reason, box.returncode) == (124, "exited", 124)
 
 
-def test_a_limit_is_the_reason_of_a_result(runtime: Path) -> None:
+def test_result_names_the_exceeded_memory_limit(runtime: Path) -> None:
     limit = 200 << 20
     with un.SandboxHost(memory=limit) as host:
         with host.start(GROW) as box:
@@ -114,7 +114,7 @@ def test_a_limit_is_the_reason_of_a_result(runtime: Path) -> None:
         ([1], TypeError),
     ],
 )
-def test_wrong_times_are_refused_before_the_start(ttl: Any, error: type[Exception]) -> None:
+def test_invalid_ttl_raises_before_the_start(ttl: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="ttl"):
         un.SandboxHost(ttl=ttl)
     with pytest.raises(error, match="ttl"):

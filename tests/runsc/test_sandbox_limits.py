@@ -69,7 +69,7 @@ def check_report(errors: str, cause: str) -> list[float]:
 
 @pytest.mark.parametrize("hog", MEMORY_HOGS)
 @pytest.mark.sampled(3)
-def test_a_memory_hog_is_ended(hog: str, usernsctl: Program) -> None:
+def test_memory_limit_ends_a_memory_hog(hog: str, usernsctl: Program) -> None:
     limit = 128
     command = [usernsctl.path, "run", f"--memory={limit}M", "--", "python3", "-c", MEMORY_HOGS[hog]]
     done = capture(command, timeout=PATIENCE)
@@ -88,7 +88,9 @@ MAPPINGS = (
 
 
 @unprivileged
-def test_page_tables_without_work_of_gvisor_count(usernsctl: Program, tmp_path: Path) -> None:
+def test_memory_limit_counts_page_tables_of_mapped_host_files(
+    usernsctl: Program, tmp_path: Path
+) -> None:
     """Linux handles the page faults of files that the sandbox has from this machine."""
     with open(tmp_path / "file", "wb") as file:
         file.truncate(1 << 33)
@@ -103,7 +105,7 @@ def test_page_tables_without_work_of_gvisor_count(usernsctl: Program, tmp_path: 
 
 
 @pytest.mark.parametrize("bomb", ["shell", "python"])
-def test_a_fork_bomb_is_ended(bomb: str, usernsctl: Program) -> None:
+def test_pids_limit_ends_a_fork_bomb(bomb: str, usernsctl: Program) -> None:
     command = [usernsctl.path, "run", "--pids=100", "--", *FORK_BOMBS[bomb]]
     done = capture(command, timeout=PATIENCE)
     assert done.returncode == 137
@@ -126,7 +128,7 @@ def check_fill(output: str, limit: int) -> None:
 
 
 @pytest.mark.parametrize("path", ["/root/x", "/tmp/x"])
-def test_a_disk_hog_gets_enospc(path: str, usernsctl: Program) -> None:
+def test_disk_limit_fails_writes_with_enospc(path: str, usernsctl: Program) -> None:
     script = f'for i in 1 2; do python3 -c "$1" {path} || exit; done'
     command = [usernsctl.path, "run", "--disk=32M", "--", "sh", "-c", script, "sh", FILL]
     done = capture(command, timeout=PATIENCE)
@@ -135,7 +137,7 @@ def test_a_disk_hog_gets_enospc(path: str, usernsctl: Program) -> None:
         check_fill(line, 32 * MIB)
 
 
-def test_a_writable_bind_is_no_limited_disk(usernsctl: Program, tmp_path: Path) -> None:
+def test_disk_limit_with_a_writable_bind_is_refused(usernsctl: Program, tmp_path: Path) -> None:
     options = ["run", "--disk=32M", "--bind", f"{tmp_path}:/data:rw"]
     done = capture([usernsctl.path, *options, "--", "true"], timeout=PATIENCE)
     assert done.returncode == 125
@@ -147,14 +149,14 @@ def test_a_writable_bind_is_no_limited_disk(usernsctl: Program, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_a_sandbox_of_a_host_has_a_limited_disk(detach: bool, host: un.SandboxHost) -> None:
+def test_disk_limit_applies_to_sandboxes_of_a_host(detach: bool, host: un.SandboxHost) -> None:
     with host.start(None, detach=detach, disk="8M", memory="200M") as box:
         for path in ("/root/x", "/tmp/x"):
             filled = box.run(["python3", "-c", FILL, path], capture_output=True, text=True)
             check_fill(filled.stdout, 8 * MIB)
 
 
-def test_the_time_limit_ends_the_run(usernsctl: Program) -> None:
+def test_timeout_option_ends_the_run(usernsctl: Program) -> None:
     start = time.monotonic()
     command = [usernsctl.path, "run", "--timeout=1.5", "--", "sleep", "100"]
     done = capture(command, timeout=PATIENCE)
@@ -163,7 +165,7 @@ def test_the_time_limit_ends_the_run(usernsctl: Program) -> None:
     assert limit == 1.5 <= used <= time.monotonic() - start
 
 
-def test_a_program_within_its_limits_ends_as_usual(usernsctl: Program) -> None:
+def test_program_within_its_limits_is_not_affected(usernsctl: Program) -> None:
     limits = ["--memory=128M", "--pids=60", "--cpus=1", "--timeout=1m"]
     script = "head -n 1 /proc/meminfo; nproc; exit 7"
     done = capture([usernsctl.path, "run", *limits, "--", "sh", "-c", script], timeout=PATIENCE)
@@ -171,13 +173,13 @@ def test_a_program_within_its_limits_ends_as_usual(usernsctl: Program) -> None:
     assert done.stdout == "MemTotal:         131072 kB\n1\n"
 
 
-def test_a_limit_does_not_hide_a_crash_of_another_kind(usernsctl: Program) -> None:
+def test_limits_do_not_hide_a_signal_of_the_command(usernsctl: Program) -> None:
     command = [usernsctl.path, "run", "--pids=60", "--", "sh", "-c", "kill -SEGV $$"]
     done = capture(command, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (128 + signal.SIGSEGV, "")
 
 
-def test_frozen_launches_have_the_limits(
+def test_frozen_launches_enforce_limits(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     freeze(usernsctl, tmp_path / "launch", "--memory=256M", "--timeout=30")
@@ -190,7 +192,7 @@ def test_frozen_launches_have_the_limits(
 
 
 @unprivileged
-def test_a_dry_run_names_the_mechanisms(usernsctl: Program) -> None:
+def test_dry_run_names_the_mechanism_of_each_limit(usernsctl: Program) -> None:
     options = ["--dry-run", "--memory=128M", "--pids=60", "--cpus=1.5", "--limits=best-effort"]
     done = capture([usernsctl.path, "run", *options, "--", "true"], timeout=PATIENCE)
     assert done.returncode == 0
@@ -214,14 +216,14 @@ def test_a_dry_run_names_the_mechanisms(usernsctl: Program) -> None:
         pytest.param("--cpus=0.5", "limit-unenforceable", marks=unprivileged),
     ],
 )
-def test_a_limit_that_can_not_hold_is_an_error(option: str, cause: str, usernsctl: Program) -> None:
+def test_unenforceable_limits_are_refused(option: str, cause: str, usernsctl: Program) -> None:
     done = capture([usernsctl.path, "run", option, "--", "echo", "x"], timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (125, "")
     assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == [cause]
 
 
 @pytest.mark.parametrize("option", ["--memory=1.5x", "--pids=-1", "--cpus=0", "--timeout=1e9"])
-def test_malformed_limits_are_errors(option: str, usernsctl: Program) -> None:
+def test_malformed_limits_are_refused(option: str, usernsctl: Program) -> None:
     done = capture([usernsctl.path, "run", option, "--", "echo", "x"], timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (125, "")
     assert f"Error: {option.partition('=')[0]}: " in done.stderr
@@ -233,7 +235,7 @@ def host() -> Iterator[un.SandboxHost]:
         yield host
 
 
-def test_a_sandbox_has_the_limits_of_its_host(host: un.SandboxHost) -> None:
+def test_limits_of_a_host_apply_to_its_sandboxes(host: un.SandboxHost) -> None:
     with host.start(None) as box:
         assert [(part.name, part.limit) for part in box.limits] == [("memory", 300 * MIB)]
         ended = box.run(["python3", "-c", MEMORY_HOGS["heap"]])
@@ -246,7 +248,7 @@ def test_a_sandbox_has_the_limits_of_its_host(host: un.SandboxHost) -> None:
     assert error.value.cause == "memory-limit"
 
 
-def test_a_sandbox_may_replace_the_limits(host: un.SandboxHost) -> None:
+def test_start_may_replace_limits_of_the_host(host: un.SandboxHost) -> None:
     with host.start(None, memory="250M", pids=70) as box:
         limits = {part.name: part.limit for part in box.limits}
         assert limits == {"memory": 250 * MIB, "pids": 70}
@@ -256,7 +258,7 @@ def test_a_sandbox_may_replace_the_limits(host: un.SandboxHost) -> None:
 
 
 @pytest.mark.parametrize("attached", [False, True])
-def test_a_detached_sandbox_has_its_limits(attached: bool, host: un.SandboxHost) -> None:
+def test_limits_apply_to_detached_sandboxes(attached: bool, host: un.SandboxHost) -> None:
     with ExitStack() as opened:
         box = opened.enter_context(host.start(None, detach=True, memory="100M", pids=70))
         other = opened.enter_context(un.Sandbox.attach(box.id)) if attached else box
@@ -270,7 +272,7 @@ def test_a_detached_sandbox_has_its_limits(attached: bool, host: un.SandboxHost)
 
 
 @pytest.mark.parametrize("name", ["memory", "pids", "cpus"])
-def test_wrong_arguments_are_errors_at_once(name: str, host: un.SandboxHost) -> None:
+def test_invalid_limits_raise(name: str, host: un.SandboxHost) -> None:
     for wrong in ("x", 0, -1):
         with pytest.raises(ValueError, match=f"^{name}: "):
             host.start(["true"], **{name: wrong})  # type: ignore[arg-type]
@@ -280,14 +282,14 @@ def test_wrong_arguments_are_errors_at_once(name: str, host: un.SandboxHost) -> 
         host.start(["true"], **{name: [1]})  # type: ignore[arg-type]
 
 
-def test_run_takes_limits() -> None:
+def test_gvisor_run_accepts_limits() -> None:
     done = gvisor.run(["nproc"], cpus=1, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "1\n"
     done = gvisor.run(FORK_BOMBS["python"], pids=80, timeout=PATIENCE)
     assert done.reason == "pids-limit"
 
 
-def test_the_sandbox_of_another_is_not_ended(host: un.SandboxHost) -> None:
+def test_limit_of_one_sandbox_does_not_end_another(host: un.SandboxHost) -> None:
     """The limits of the sandboxes of a host are apart, though all share a user namespace."""
     with host.start(None, pids=60) as other, host.start(None, pids=60, memory="100M") as box:
         assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"

@@ -52,7 +52,7 @@ def run_in_loop(start: Callable[..., Any], args: Any, options: dict[str, Any]) -
     asyncio.run(main())
 
 
-def taking_list(start: Callable[..., Any]) -> Callable[..., Any]:
+def accept_list(start: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `start`, which takes the command as separate arguments, to take a list."""
     return lambda args, **options: start(*([args] if isinstance(args, str) else args), **options)
 
@@ -63,12 +63,12 @@ STARTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any, dict[str, Any]], An
     "Popen": lambda host, box, args, options: un.Popen(args, **options),
     "spawn": lambda host, box, args, options: un.spawn(args, **options),
     "create_subprocess_exec": lambda host, box, args, options: run_in_loop(
-        taking_list(un.create_subprocess_exec), args, options
+        accept_list(un.create_subprocess_exec), args, options
     ),
     "box.run": lambda host, box, args, options: box.run(args, **options),
     "box.popen": lambda host, box, args, options: box.popen(args, **options),
     "box.create_subprocess_exec": lambda host, box, args, options: run_in_loop(
-        taking_list(box.create_subprocess_exec), args, options
+        accept_list(box.create_subprocess_exec), args, options
     ),
     "gvisor.run": lambda host, box, args, options: un.gvisor.run(args, host=host, **options),
     "start": lambda host, box, args, options: host.start(args, **options),
@@ -80,7 +80,7 @@ STARTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any, dict[str, Any]], An
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-def test_what_can_not_start_is_the_same_everywhere(
+def test_missing_commands_raise_the_same_error_everywhere(
     host: un.SandboxHost, box: un.Sandbox, files: Path, start: Callable[..., Any]
 ) -> None:
     before = open_descriptors(), sorted(os.listdir(host.directory))
@@ -115,7 +115,7 @@ def test_what_can_not_start_is_the_same_everywhere(
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-def test_a_wrong_argument_is_named_everywhere(
+def test_invalid_arguments_raise_the_same_error_everywhere(
     host: un.SandboxHost, box: un.Sandbox, start: Callable[..., Any]
 ) -> None:
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -159,7 +159,7 @@ TIMEOUTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any], Any]] = {
 
 
 @pytest.mark.parametrize("call", TIMEOUTS.values(), ids=TIMEOUTS)
-def test_what_is_no_timeout_starts_nothing(
+def test_invalid_timeouts_raise_and_start_nothing(
     host: un.SandboxHost, box: un.Sandbox, call: Callable[..., Any]
 ) -> None:
     before = open_descriptors()
@@ -174,7 +174,7 @@ def test_what_is_no_timeout_starts_nothing(
     assert open_descriptors() == before
 
 
-def test_what_was_meant_is_named(host: un.SandboxHost, box: un.Sandbox) -> None:
+def test_misspelt_keyword_arguments_are_corrected(host: un.SandboxHost, box: un.Sandbox) -> None:
     cases: list[tuple[Callable[[], Any], str, str]] = [
         (lambda: un.SandboxHost(bind=["/usr"]), "SandboxHost", "binds"),
         (lambda: un.gvisor.run(["true"], bind=["/usr"]), "run", "binds"),
@@ -199,12 +199,12 @@ def test_what_was_meant_is_named(host: un.SandboxHost, box: un.Sandbox) -> None:
         template.start(detached=True)  # type: ignore[call-arg]
 
 
-def test_a_template_has_a_command_or_none(host: un.SandboxHost) -> None:
+def test_template_with_empty_args_raises(host: un.SandboxHost) -> None:
     with pytest.raises(ValueError, match="args is empty"):
         host.template([], ready="line:x")
 
 
-def test_a_cwd_that_is_relative(host: un.SandboxHost, box: un.Sandbox) -> None:
+def test_relative_cwd_raises(host: un.SandboxHost, box: un.Sandbox) -> None:
     for start in (box.run, host.start):
         with pytest.raises(un.CommandError, match="is not an absolute path") as caught:
             start(["true"], cwd="usr")
@@ -212,7 +212,7 @@ def test_a_cwd_that_is_relative(host: un.SandboxHost, box: un.Sandbox) -> None:
 
 
 @pytest.mark.parametrize("make", [un.SandboxHost, lambda **given: un.gvisor.run(["true"], **given)])
-def test_what_is_not_there_to_be_shown(make: Callable[..., Any]) -> None:
+def test_missing_bind_source_or_rootfs_raises(make: Callable[..., Any]) -> None:
     bind, rootfs = "bind-source-missing", "rootfs-missing"
     cases: list[tuple[dict[str, Any], type[OSError], int, str, str]] = [
         ({"binds": ["/nope"]}, FileNotFoundError, errno.ENOENT, "/nope", bind),
@@ -231,7 +231,7 @@ def test_what_is_not_there_to_be_shown(make: Callable[..., Any]) -> None:
         assert error.remedy
 
 
-def test_an_interpreter_that_is_not_there_is_no_template(host: un.SandboxHost) -> None:
+def test_python_template_of_a_missing_interpreter_raises(host: un.SandboxHost) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         host.python_template(python="/no/such")
     assert isinstance(caught.value, un.CommandError)
@@ -242,7 +242,7 @@ def test_an_interpreter_that_is_not_there_is_no_template(host: un.SandboxHost) -
             assert (caught.value.filename, caught.value.cause) == (cwd, "cwd-not-found")
 
 
-def test_what_is_not_shown_is_told_how_to_be(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_remedy_for_an_unmounted_command_names_binds(host: un.SandboxHost, tmp_path: Path) -> None:
     tool = tmp_path / "tool"
     tool.write_text("#!/bin/sh\n")
     tool.chmod(0o755)
@@ -252,7 +252,7 @@ def test_what_is_not_shown_is_told_how_to_be(host: un.SandboxHost, tmp_path: Pat
     assert un.gvisor.run([tool], binds=[tmp_path]).returncode == 0
 
 
-def test_a_directory_of_path_that_its_owner_may_not_search(tmp_path: Path) -> None:
+def test_directory_of_path_with_mode_0_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     env = {"PATH": f"{tmp_path}/closed:/usr/bin:/bin"}
     with un.SandboxHost(binds=[tmp_path]) as made:
@@ -261,7 +261,7 @@ def test_a_directory_of_path_that_its_owner_may_not_search(tmp_path: Path) -> No
         assert un.gvisor.run(["true"], host=made, env=env).returncode == 0
 
 
-def test_a_directory_of_path_that_may_not_be_searched() -> None:
+def test_unsearchable_directory_of_path_is_skipped() -> None:
     # Only the host's root may search /root (mode 0700); root of another user namespace may not.
     env = {"PATH": "/root:/usr/bin:/bin"}
     with un.SandboxHost(expose_root=True) as open_host:

@@ -38,7 +38,7 @@ def script_output(host: un.SandboxHost, script: str, **options: Any) -> str:
         return str(box.communicate(timeout=PATIENCE)[0].decode())
 
 
-def test_sandbox_binds_are_what_bind_takes(tmp_path: Path) -> None:
+def test_binds_accept_texts_paths_and_bind_objects(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("shown")
     binds: list[Any] = [
         f"{tmp_path}:/writable:rw",
@@ -58,7 +58,7 @@ def test_sandbox_binds_are_what_bind_takes(tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
-def test_sandbox_rlimits_are_what_rlimit_takes() -> None:
+def test_rlimits_accept_texts_and_rlimit_objects() -> None:
     limits: list[Any] = ["nofile=100:200", un.Rlimit("RLIMIT_AS", 1 << 28, 1 << 28)]
     with un.SandboxHost(rlimits=limits) as made:
         assert script_output(made, "ulimit -n; ulimit -Hn; ulimit -v") == f"100\n200\n{1 << 18}\n"
@@ -66,7 +66,7 @@ def test_sandbox_rlimits_are_what_rlimit_takes() -> None:
         assert script_output(made, grow) == "1\n"
 
 
-def test_sandbox_debug_log_has_what_runsc_writes(tmp_path: Path, state: Path) -> None:
+def test_debug_log_has_the_logs_of_runsc(tmp_path: Path, state: Path) -> None:
     logs = tmp_path / "logs"
     with un.SandboxHost(debug_log=logs) as made:
         for detach in (False, True):
@@ -82,14 +82,14 @@ def test_sandbox_debug_log_has_what_runsc_writes(tmp_path: Path, state: Path) ->
         un.SandboxHost(debug_log=logs, binds=[tmp_path])
 
 
-def test_sandbox_debug_log_tells_of_failures(tmp_path: Path) -> None:
+def test_debug_log_keeps_the_error_message(tmp_path: Path) -> None:
     with un.SandboxHost(debug_log=tmp_path / "logs") as made, pytest.raises(un.RunscError) as told:
         made.start(["true"], cwd="/proc/no/such")
     assert "/proc/no" in str(told.value)
 
 
 @both_kinds
-def test_sandbox_namespace_may_be_kept(detach: bool) -> None:
+def test_host_may_use_an_existing_namespace(detach: bool) -> None:
     before = open_descriptors()
     with un.Namespace.create(net=True) as ns, un.SandboxHost(namespace=ns) as made:
         assert ns.run(["true"]).returncode == 0
@@ -103,7 +103,7 @@ def test_sandbox_namespace_may_be_kept(detach: bool) -> None:
     assert open_descriptors() == before
 
 
-def test_sandbox_namespace_may_be_named() -> None:
+def test_host_may_use_a_named_namespace() -> None:
     from usernsctl.namespaces.named import remove_named
 
     un.Namespace.open_or_create("ours").close()
@@ -116,7 +116,7 @@ def test_sandbox_namespace_may_be_named() -> None:
         un.SandboxHost(namespace="ours")
 
 
-def test_sandbox_namespace_that_can_not_be_had() -> None:
+def test_closed_or_pid_namespace_raises() -> None:
     before = open_descriptors()
     with un.Namespace.create() as ns:
         pass
@@ -133,7 +133,7 @@ def test_sandbox_namespace_that_can_not_be_had() -> None:
     assert open_descriptors() == before
 
 
-def test_sandbox_runsc_is_the_one_that_is_named(
+def test_runsc_option_overrides_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from usernsctl.gvisor.runsc.find import find_runsc
@@ -147,7 +147,7 @@ def test_sandbox_runsc_is_the_one_that_is_named(
     assert caught.value.cause == "runsc-missing"
 
 
-def test_sandbox_privileges_may_be_kept() -> None:
+def test_host_may_keep_privileges() -> None:
     with (
         un.SandboxHost(no_new_privs=False, drop_bounding=False) as made,
         made.start(FOREVER) as box,
@@ -159,7 +159,7 @@ def test_sandbox_privileges_may_be_kept() -> None:
 
 
 @both_kinds
-def test_start_with_a_terminal(host: un.SandboxHost, detach: bool) -> None:
+def test_start_gives_the_command_a_terminal(host: un.SandboxHost, detach: bool) -> None:
     before = open_descriptors()
     with host.start(["sh"], terminal=True, detach=detach) as box:
         box.terminal.write(b"test -t 0 && test -t 1 && test -t 2 && echo all-$((6 * 7))\n")
@@ -170,7 +170,7 @@ def test_start_with_a_terminal(host: un.SandboxHost, detach: bool) -> None:
     assert open_descriptors() == before
 
 
-def test_no_program_inherits_what_a_sandbox_has() -> None:
+def test_descriptors_of_a_sandbox_are_not_inheritable() -> None:
     before = open_descriptors()
     with un.SandboxHost() as host, host.start(FOREVER, terminal=True):
         ours = [entry.split()[0] for entry in open_descriptors() - before]
@@ -197,7 +197,9 @@ esac
 
 
 @both_kinds
-def test_start_has_a_timeout(stand_in: Callable[[str], None], detach: bool, state: Path) -> None:
+def test_start_raises_after_its_timeout(
+    stand_in: Callable[[str], None], detach: bool, state: Path
+) -> None:
     stand_in(SLOW_RUNSC)
     id = f"slow-{os.getpid()}"
     with un.SandboxHost() as made:
@@ -236,7 +238,7 @@ def control_group() -> Iterator[Path]:
 
 @as_root
 @both_kinds
-def test_start_in_cgroup_has_all_its_processes_there(host: un.SandboxHost, detach: bool) -> None:
+def test_in_cgroup_moves_all_processes_into_the_group(host: un.SandboxHost, detach: bool) -> None:
     with control_group() as group, host.start(FOREVER, in_cgroup=group, detach=detach) as box:
         there = [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
         programs = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in there]
@@ -248,7 +250,7 @@ def test_start_in_cgroup_has_all_its_processes_there(host: un.SandboxHost, detac
     assert not group.exists()
 
 
-def test_communicate_is_as_with_subprocess(host: un.SandboxHost) -> None:
+def test_communicate_behaves_like_subprocess(host: un.SandboxHost) -> None:
     pipes = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     with host.start(["sh", "-c", "cat; echo err >&2; exit 3"], **pipes) as box:
         assert box.communicate(b"x" * 300_000, PATIENCE) == (b"x" * 300_000, b"err\n")
@@ -264,7 +266,7 @@ def test_communicate_is_as_with_subprocess(host: un.SandboxHost) -> None:
         assert box.communicate() == (b"early\nlate\n", None)
 
 
-def test_communicate_with_a_detached_sandbox(host: un.SandboxHost) -> None:
+def test_communicate_works_with_a_detached_sandbox(host: un.SandboxHost) -> None:
     script = ["sh", "-c", "cat; sleep 0.5; exit 3"]
     with host.start(script, stdin=un.PIPE, stdout=un.PIPE, detach=True) as box:
         assert box.communicate(b"given", PATIENCE) == (b"given", None)
@@ -278,7 +280,7 @@ def test_communicate_with_a_detached_sandbox(host: un.SandboxHost) -> None:
         assert found.returncode == 0
 
 
-def test_check_output_is_as_with_subprocess(host: un.SandboxHost) -> None:
+def test_check_output_behaves_like_subprocess(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         assert box.check_output(["cat"], input="given", text=True) == "given"
         assert box.check_output(["cat"]) == b""
@@ -303,7 +305,7 @@ def test_kill_sends_sigkill_and_terminate_sigterm(host: un.SandboxHost) -> None:
             end(box)
 
 
-def test_gvisor_run_is_as_with_subprocess(host: un.SandboxHost) -> None:
+def test_gvisor_run_behaves_like_subprocess(host: un.SandboxHost) -> None:
     script = ["sh", "-c", "cat; echo err >&2; uname -s; pwd; echo $A; exit 3"]
     given: dict[str, Any] = {"cwd": "/usr", "env": {"A": "b"}, "host": host}
     done = un.gvisor.run(script, input="given\r\n", capture_output=True, text=True, **given)
@@ -314,7 +316,7 @@ def test_gvisor_run_is_as_with_subprocess(host: un.SandboxHost) -> None:
     assert done.stderr is None
 
 
-def test_gvisor_run_makes_a_host_of_its_options(tmp_path: Path) -> None:
+def test_gvisor_run_creates_a_host_from_its_options(tmp_path: Path) -> None:
     before = open_descriptors()
     (tmp_path / "file").write_text("shown")
     done = un.gvisor.run(["cat", "/data/file"], stdout=un.PIPE, binds=[f"{tmp_path}:/data"])
@@ -322,7 +324,7 @@ def test_gvisor_run_makes_a_host_of_its_options(tmp_path: Path) -> None:
     assert open_descriptors() == before
 
 
-def test_gvisor_run_fails_as_subprocess_does(host: un.SandboxHost) -> None:
+def test_gvisor_run_raises_like_subprocess(host: un.SandboxHost) -> None:
     with pytest.raises(un.CalledProcessError) as failed:
         un.gvisor.run(["sh", "-c", "echo said; exit 3"], check=True, stdout=un.PIPE, host=host)
     assert (failed.value.returncode, failed.value.output) == (3, b"said\n")
@@ -340,7 +342,7 @@ def test_gvisor_run_fails_as_subprocess_does(host: un.SandboxHost) -> None:
     assert os.listdir(host.directory) == [".crash"]
 
 
-def test_gvisor_run_by_many_threads(host: un.SandboxHost) -> None:
+def test_gvisor_run_works_in_four_threads(host: un.SandboxHost) -> None:
     results: list[int] = []
 
     def one(number: int) -> None:
@@ -354,7 +356,7 @@ def test_gvisor_run_by_many_threads(host: un.SandboxHost) -> None:
     assert sorted(results) == [0, 1, 2, 3]
 
 
-def test_host_options_are_those_of_the_request() -> None:
+def test_host_options_match_the_fields_of_request() -> None:
     """Compare HostOptions, which type checkers read, with the fields of Request."""
     fields = Request.__dataclass_fields__.values()
     known = {one.metadata["argument"].name for one in fields if one.metadata.get("argument")}

@@ -61,7 +61,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_memory_that_runs_out_is_an_error_with_the_cause(call: str) -> None:
+def test_oom_kill_raises_with_the_cause(call: str) -> None:
     script = f"""
 with un.SandboxHost() as h:
     print(json.dumps(caught(lambda: {CALLS[call]})))
@@ -80,7 +80,7 @@ with un.SandboxHost() as h:
         "gvisor.run(GROW, host=h)",
     ],
 )
-def test_memory_that_runs_out_is_the_reason_of_a_result(call: str) -> None:
+def test_oom_kill_is_the_reason_of_the_result(call: str) -> None:
     script = f"""
 with un.SandboxHost() as h:
     result = {call}
@@ -90,7 +90,7 @@ with un.SandboxHost() as h:
         assert run(group, script) == [[True, "memory-limit"]]
 
 
-def test_a_sandbox_that_has_ended_says_why_to_each_call() -> None:
+def test_each_call_after_an_oom_kill_has_the_cause() -> None:
     script = """
 with un.SandboxHost() as h, h.start(GROW) as box:
     print(json.dumps(caught(box.wait)))
@@ -107,7 +107,7 @@ with un.SandboxHost() as h, h.start(GROW) as box:
     assert is_oom(closed), closed
 
 
-def test_a_detached_sandbox_says_why_it_has_ended() -> None:
+def test_detached_sandbox_reports_an_oom_kill() -> None:
     """Report the cause to the process that started the sandbox, to others, and to an attach()."""
     script = """
 with un.SandboxHost() as h:
@@ -132,7 +132,7 @@ with un.SandboxHost() as h:
     assert gone[1] == "no-such-sandbox"
 
 
-def test_a_detached_sandbox_is_watched_after_the_end_of_its_creator() -> None:
+def test_oom_kill_is_reported_after_the_creator_exited() -> None:
     creator = """
 with un.SandboxHost() as h:
     print(json.dumps(h.start(GROW, detach=True).id))
@@ -147,7 +147,7 @@ print(json.dumps(caught(lambda: un.Sandbox.attach(ID).wait(60))))
     assert is_oom(result, "RunscError") or is_oom(result), result
 
 
-def test_the_other_sandboxes_of_the_host_continue() -> None:
+def test_oom_kill_ends_no_other_sandbox_of_the_host() -> None:
     script = """
 with un.SandboxHost() as h, h.start(None) as one, h.start(["sleep", "1000"]) as two:
     one.run(["true"]); two.run(["true"])
@@ -165,7 +165,7 @@ with un.SandboxHost() as h, h.start(None) as one, h.start(["sleep", "1000"]) as 
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_sandboxes_see_the_limits(detach: bool) -> None:
+def test_sandboxes_see_the_memory_limit_of_the_caller(detach: bool) -> None:
     script = f"""
 with un.SandboxHost() as h:
     with h.start(SHOW, stdout=un.PIPE, detach={detach}) as box:
@@ -182,7 +182,7 @@ print(json.dumps(open("/proc/meminfo").readline().split()))
     assert own == Path("/proc/meminfo").read_text().split()[:3]
 
 
-def test_sandboxes_see_the_quota() -> None:
+def test_sandboxes_see_the_cpu_quota_of_the_caller() -> None:
     script = """
 with un.SandboxHost() as h, h.start(SHOW, stdout=un.PIPE) as box:
     print(json.dumps(box.communicate()[0].decode().split()[-1]))
@@ -192,7 +192,7 @@ with un.SandboxHost() as h, h.start(SHOW, stdout=un.PIPE) as box:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_a_limit_below_what_gvisor_needs_is_an_error(detach: bool) -> None:
+def test_memory_limit_below_the_needs_of_gvisor_raises(detach: bool) -> None:
     script = f"""
 import os
 with un.SandboxHost() as h:

@@ -85,7 +85,7 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @both_kinds
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
-def test_it_kills_what_is_waited_for(detach: bool, timeout: float | None) -> None:
+def test_signal_handler_kills_during_wait(detach: bool, timeout: float | None) -> None:
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
         with on_alarm(box.kill, 0.3) as calls:
@@ -95,7 +95,7 @@ def test_it_kills_what_is_waited_for(detach: bool, timeout: float | None) -> Non
 
 
 @both_kinds
-def test_it_kills_what_is_read(detach: bool) -> None:
+def test_signal_handler_kills_during_a_read(detach: bool) -> None:
     with un.Sandbox(FOREVER, stdout=un.PIPE, detach=detach) as box:
         with on_alarm(box.kill, 0.3) as calls:
             assert box.stdout.read() == b""
@@ -104,9 +104,7 @@ def test_it_kills_what_is_read(detach: bool) -> None:
 
 
 @both_kinds
-def test_it_kills_what_another_command_runs_in(
-    detach: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signal_handler_kills_during_run(detach: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     communicate = commands.communicate
 
     def ring(*arguments: Any, **options: Any) -> Any:
@@ -124,7 +122,7 @@ def test_it_kills_what_another_command_runs_in(
 
 
 @both_kinds
-def test_it_kills_while_it_is_closed(detach: bool) -> None:
+def test_signal_handler_kills_during_close(detach: bool) -> None:
     with un.SandboxHost() as host:
         for pause in range(1, 6):
             box = host.start(FOREVER, detach=detach)
@@ -158,7 +156,7 @@ def close_and_kill(box: un.Sandbox, step: int) -> int:
 
 
 @both_kinds
-def test_it_kills_at_any_step_of_a_close(detach: bool) -> None:
+def test_kill_before_any_line_of_close_works(detach: bool) -> None:
     with un.SandboxHost() as host:
         before = sorted(os.listdir(host.directory))
         count = close_and_kill(host.start(FOREVER, detach=detach), 0)
@@ -173,7 +171,7 @@ def test_it_kills_at_any_step_of_a_close(detach: bool) -> None:
 
 
 @both_kinds
-def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
+def test_four_threads_close_while_four_wait(detach: bool) -> None:
     results: list[Any] = []
     begin = threading.Barrier(8)
     box = un.Sandbox(FOREVER, detach=detach)
@@ -192,7 +190,7 @@ def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
 
 
 @both_kinds
-def test_it_kills_while_it_communicates(detach: bool, shared_dir: Path) -> None:
+def test_signal_handler_kills_during_communicate(detach: bool, shared_dir: Path) -> None:
     """Kill during communicate(), which must return the output so far and close the pipes."""
     pipes: dict[str, Any] = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     script = ["sh", "-c", "read x; echo early; touch /told/it; sleep 1000"]
@@ -208,7 +206,7 @@ def test_it_kills_while_it_communicates(detach: bool, shared_dir: Path) -> None:
 
 
 @both_kinds
-def test_close_in_another_thread_while_it_communicates(detach: bool) -> None:
+def test_close_in_another_thread_ends_communicate(detach: bool) -> None:
     with un.SandboxHost() as host:
         box = host.start(FOREVER, stdout=un.PIPE, detach=detach)
         timer = threading.Timer(0.3, box.close)
@@ -219,7 +217,7 @@ def test_close_in_another_thread_while_it_communicates(detach: bool) -> None:
 
 
 @pytest.mark.parametrize("kill", [un.SandboxPopen.kill, un.SandboxPopen.terminate])
-def test_it_kills_a_command_at_any_place_of_a_wait(
+def test_signal_handler_kills_a_command_at_any_step_of_wait(
     host: un.SandboxHost, kill: Callable[[un.SandboxPopen[bytes]], None]
 ) -> None:
     with host.start(FOREVER) as box:

@@ -30,13 +30,13 @@ async def enter(make: Callable[[un.SandboxHost], Any], host: un.SandboxHost) -> 
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_async_with_is_refused_and_leaves_nothing(host: un.SandboxHost, name: str) -> None:
+def test_async_with_under_trio_raises_and_leaks_nothing(host: un.SandboxHost, name: str) -> None:
     with pytest.raises(RuntimeError, match=r"asyncio.*Trio"):
         trio.run(enter, MAKERS[name], host)
     assert un.Sandbox.list_detached() == []
 
 
-def test_it_is_refused_where_trio_is_a_guest_of_asyncio(host: un.SandboxHost) -> None:
+def test_async_with_under_trio_in_asyncio_raises(host: un.SandboxHost) -> None:
     async def main() -> Any:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
@@ -53,7 +53,7 @@ def test_it_is_refused_where_trio_is_a_guest_of_asyncio(host: un.SandboxHost) ->
         asyncio.run(main())
 
 
-def test_with_works_in_a_thread(host: un.SandboxHost) -> None:
+def test_with_works_in_a_thread_of_trio(host: un.SandboxHost) -> None:
     def run() -> bytes:
         with host.start(FOREVER) as box:
             return bytes(box.check_output(["echo", "inside"]))

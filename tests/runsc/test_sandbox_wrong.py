@@ -38,7 +38,7 @@ SHOWN = 'a,b=c\nA 0\nx"y,z\nB 0\nline\nline\nC 0\n\nD 0\nb 1\nC.UTF-8\nLANG 0\nf
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_a_second_command_has_the_environment_asked_for(host: un.SandboxHost, detach: bool) -> None:
+def test_further_commands_get_their_environment(host: un.SandboxHost, detach: bool) -> None:
     with host.start(FOREVER, env={"FIRST": "first", "LANG": "C.UTF-8"}, detach=detach) as started:
         done = started.run(SHOW, env=ODD, capture_output=True, text=True)
         assert done.stdout == SHOWN
@@ -47,7 +47,7 @@ def test_a_second_command_has_the_environment_asked_for(host: un.SandboxHost, de
                 assert found.run(SHOW, env=ODD, stdout=un.PIPE, text=True).stdout == SHOWN
 
 
-def test_nobody_else_reads_what_a_second_command_is_given(box: un.Sandbox) -> None:
+def test_environment_of_a_command_is_on_no_command_line(box: un.Sandbox) -> None:
     with box.popen(["cat"], env=ODD, stdin=un.PIPE, stdout=un.PIPE) as cat:
         cat.stdin.write(b"x")
         cat.stdin.flush()
@@ -55,7 +55,7 @@ def test_nobody_else_reads_what_a_second_command_is_given(box: un.Sandbox) -> No
         assert processes_with("s3cret") == []
 
 
-def test_a_second_command_is_reported_as_it_was_given(box: un.Sandbox) -> None:
+def test_errors_and_results_have_the_given_args(box: un.Sandbox) -> None:
     assert box.run(["true"]).args == ["true"]
     with pytest.raises(un.CalledProcessError) as failed:
         box.run(["false"], check=True)
@@ -78,7 +78,7 @@ def test_a_second_command_is_reported_as_it_was_given(box: un.Sandbox) -> None:
         {"extra_groups": [0]},
     ],
 )
-def test_what_can_not_be_had_inside_is_refused(box: un.Sandbox, options: dict[str, Any]) -> None:
+def test_options_for_the_host_only_raise_inside(box: un.Sandbox, options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ValueError, match=name):
         box.run(["true"], **options)
@@ -99,7 +99,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "told"), WRONG)
-def test_what_is_of_the_wrong_type(
+def test_arguments_of_the_wrong_type_raise(
     host: un.SandboxHost, box: un.Sandbox, options: dict[str, Any], told: str
 ) -> None:
     given = {"args": ["true"], **options}
@@ -117,7 +117,7 @@ def test_what_is_of_the_wrong_type(
         ({"stdin": "file"}, "stdin"),
     ],
 )
-def test_what_only_a_first_command_takes(
+def test_invalid_types_of_start_options_raise(
     host: un.SandboxHost, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(TypeError, match=told):
@@ -142,7 +142,7 @@ def test_what_only_a_first_command_takes(
         ({"bind": []}, "bind"),
     ],
 )
-def test_what_no_host_can_be_made_of(options: dict[str, Any], told: str) -> None:
+def test_host_options_of_the_wrong_type_raise(options: dict[str, Any], told: str) -> None:
     with pytest.raises(TypeError, match=told):
         un.SandboxHost(**options)
 
@@ -169,7 +169,7 @@ PATHS = ("rootfs", "bundle", "debug_log", "runsc")
         ({"bundle": "", "trust": True}, "bundle is empty"),
     ],
 )
-def test_what_a_host_option_can_not_be(options: dict[str, Any], told: str) -> None:
+def test_invalid_host_options_raise(options: dict[str, Any], told: str) -> None:
     for make in (un.SandboxHost, lambda **given: un.Sandbox(["true"], **given)):
         with pytest.raises(ValueError, match=told):
             make(**options)
@@ -185,7 +185,7 @@ def test_what_a_host_option_can_not_be(options: dict[str, Any], told: str) -> No
     ],
 )
 @pytest.mark.parametrize("detach", [False, True])
-def test_start_in_a_cwd_that_is_not_there(
+def test_missing_cwd_raises(
     host: un.SandboxHost,
     cwd: str,
     kind: type[OSError],
@@ -201,7 +201,7 @@ def test_start_in_a_cwd_that_is_not_there(
     assert capfd.readouterr().err == ""
 
 
-def test_start_in_a_cwd_that_is_here_but_not_shown(tmp_path: Path) -> None:
+def test_remedy_for_an_unmounted_cwd_names_binds(tmp_path: Path) -> None:
     with un.SandboxHost() as made, pytest.raises(un.CommandError) as caught:
         made.start(["true"], cwd=tmp_path)
     assert caught.value.remedy == f"binds=['{tmp_path}']"
@@ -210,7 +210,7 @@ def test_start_in_a_cwd_that_is_here_but_not_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
-def test_start_with_a_terminal_has_no_other_stream(host: un.SandboxHost, name: str) -> None:
+def test_streams_with_a_terminal_raise(host: un.SandboxHost, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         host.start(["true"], terminal=True, **{name: un.PIPE})
 
@@ -218,7 +218,7 @@ def test_start_with_a_terminal_has_no_other_stream(host: un.SandboxHost, name: s
 # Sandbox.send_signal and SandboxPopen.send_signal fail like subprocess.Popen.send_signal.
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("is_other", [False, True])
-def test_signals_that_are_none(host: un.SandboxHost, detach: bool, is_other: bool) -> None:
+def test_invalid_signals_raise(host: un.SandboxHost, detach: bool, is_other: bool) -> None:
     options = {"stdout": un.DEVNULL, "stderr": un.DEVNULL}
     with (
         host.start(FOREVER, detach=detach, **options) as box,
@@ -244,13 +244,13 @@ def test_signals_that_are_none(host: un.SandboxHost, detach: bool, is_other: boo
             one.send_signal(number)
 
 
-def test_run_needs_a_command(host: un.SandboxHost) -> None:
+def test_gvisor_run_without_args_raises(host: un.SandboxHost) -> None:
     for options in ({}, {"host": host}):
         with pytest.raises(ValueError, match=r"args.*None"):
             un.gvisor.run(None, timeout=PATIENCE, **options)  # type: ignore[arg-type]
 
 
-def test_what_is_closed_is_not_entered(host: un.SandboxHost) -> None:
+def test_entering_a_closed_object_raises(host: un.SandboxHost) -> None:
     made: list[Any] = [un.SandboxHost(), host.start(FOREVER), host.template(), host.pool(1)]
 
     async def enter(one: Any) -> None:
@@ -265,18 +265,18 @@ def test_what_is_closed_is_not_entered(host: un.SandboxHost) -> None:
             asyncio.run(enter(one))
 
 
-def test_paths_may_be_paths() -> None:
+def test_bind_accepts_path_objects() -> None:
     bind: Any = un.Bind(Path("/usr"), Path("/shown"))  # type: ignore[arg-type]
     with un.Sandbox(["ls", "/shown"], binds=[bind], stdout=un.PIPE) as started:
         assert b"bin" in started.stdout.read()
 
 
-def test_a_descriptor_that_is_not_open_is_named(host: un.SandboxHost) -> None:
+def test_closed_descriptor_as_stdout_raises(host: un.SandboxHost) -> None:
     with pytest.raises(un.CommandError, match="stdout"):
         host.start(["true"], stdout=999)
 
 
-def test_nothing_is_left_where_descriptors_run_out(host: un.SandboxHost) -> None:
+def test_start_at_the_descriptor_limit_leaks_nothing(host: un.SandboxHost) -> None:
     before = open_descriptors()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = 1 + max(int(name) for name in os.listdir("/proc/self/fd"))
@@ -292,7 +292,7 @@ def test_nothing_is_left_where_descriptors_run_out(host: un.SandboxHost) -> None
         assert open_descriptors() == before, spare
 
 
-def test_no_host_where_descriptors_run_out() -> None:
+def test_host_at_the_descriptor_limit_raises_and_leaks_nothing() -> None:
     before = open_descriptors()
     failures = 0
     for room in range(20):
@@ -307,9 +307,7 @@ def test_no_host_where_descriptors_run_out() -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_an_id_is_free_again_where_descriptors_ran_out(
-    host: un.SandboxHost, detach: bool, runtime: Path
-) -> None:
+def test_id_is_free_again_after_emfile(host: un.SandboxHost, detach: bool, runtime: Path) -> None:
     """Use an id again after EMFILE, which also prevented the removal of the sandbox's files."""
     before = os.listdir(host.directory)
     for room in range(6):
@@ -320,7 +318,7 @@ def test_an_id_is_free_again_where_descriptors_ran_out(
         assert os.listdir(host.directory) == before
 
 
-def test_an_error_about_a_directory_holds_nothing_open(tmp_path: Path) -> None:
+def test_error_about_debug_log_leaks_no_descriptor(tmp_path: Path) -> None:
     """Check descriptors without garbage collection, so that reference cycles are noticed."""
     file = tmp_path / "file"
     file.touch()
@@ -335,7 +333,7 @@ def test_an_error_about_a_directory_holds_nothing_open(tmp_path: Path) -> None:
         gc.enable()
 
 
-def test_they_tell_what_they_are(host: un.SandboxHost) -> None:
+def test_repr_describes_sandbox_host_and_namespace(host: un.SandboxHost) -> None:
     with host.start(["sleep", "1000"], id="shown") as started:
         assert repr(started) == "<Sandbox 'shown' ['sleep', '1000']: no exit status>"
     assert repr(started) == "<Sandbox 'shown' ['sleep', '1000']: killed by signal 9>"
@@ -346,7 +344,7 @@ def test_they_tell_what_they_are(host: un.SandboxHost) -> None:
 
 
 @pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_they_are_neither_pickled_nor_copied(
+def test_sandbox_and_host_can_not_be_pickled_or_copied(
     host: un.SandboxHost, box: un.Sandbox, how: Any
 ) -> None:
     with pytest.raises(TypeError, match="attach"):

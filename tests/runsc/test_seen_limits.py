@@ -27,7 +27,7 @@ def cause_of(errors: str) -> str:
     return str(found)
 
 
-def seen(output: str) -> tuple[int, int]:
+def parse_output(output: str) -> tuple[int, int]:
     """Return the memory in MiB and the number of processors."""
     memory, processors = output.splitlines()
     name, kib, unit = memory.split()
@@ -51,44 +51,44 @@ def command(
 
 @as_root
 @pytest.mark.parametrize("limit", [40, 100, 512])
-def test_the_memory_is_the_limit(limit: int, command: Command) -> None:
+def test_command_sees_the_memory_limit(limit: int, command: Command) -> None:
     with memory_group(limit * MIB) as group:
         done = capture(within(group, *command(*SHOW)), timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
-    assert seen(done.stdout) == (limit, len(os.sched_getaffinity(0)))
+    assert parse_output(done.stdout) == (limit, len(os.sched_getaffinity(0)))
 
 
 @as_root
-def test_the_limit_of_a_parent_counts(command: Command) -> None:
+def test_command_sees_the_memory_limit_of_a_parent_group(command: Command) -> None:
     with memory_group(100 * MIB) as group, child_of(group) as child:
         done = capture(within(child, *command(*SHOW)), timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
-    assert seen(done.stdout)[0] == 100
+    assert parse_output(done.stdout)[0] == 100
 
 
 @as_root
 @pytest.mark.parametrize(
     ("quota", "processors"), [(10000, 1), (100000, 1), (100001, 2), (99999999, 9999)]
 )
-def test_the_processors_are_the_quota_rounded_up(
+def test_command_sees_the_cpu_quota_rounded_up(
     quota: int, processors: int, command: Command
 ) -> None:
     with processor_group(quota, 100000) as group:
         done = capture(within(group, *command(*SHOW)), timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
-    assert seen(done.stdout)[1] == min(processors, len(os.sched_getaffinity(0)))
+    assert parse_output(done.stdout)[1] == min(processors, len(os.sched_getaffinity(0)))
 
 
-def test_the_processors_are_those_of_the_caller(command: Command) -> None:
+def test_command_sees_the_cpu_affinity_of_the_caller(command: Command) -> None:
     some = sorted(os.sched_getaffinity(0))[-1:]
     argv = ["taskset", "--cpu-list", ",".join(map(str, some)), *command(*SHOW)]
     done = capture(argv, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
-    assert seen(done.stdout)[1] == len(some)
+    assert parse_output(done.stdout)[1] == len(some)
 
 
 @as_root
-def test_a_limit_below_what_gvisor_needs_is_an_error(command: Command) -> None:
+def test_memory_limit_below_the_needs_of_gvisor_is_refused(command: Command) -> None:
     with memory_group(23 * MIB) as group:
         done = capture(within(group, *command(*SHOW)), timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (125, "")
@@ -102,7 +102,7 @@ def test_a_limit_below_what_gvisor_needs_is_an_error(command: Command) -> None:
 
 
 @as_root
-def test_the_machine_does_not_see_the_file(command: Command) -> None:
+def test_host_sees_its_own_meminfo(command: Command) -> None:
     before = Path("/proc/meminfo").read_text().splitlines()[0]
     with memory_group(100 * MIB) as group:
         script = '"$@" > /dev/null; head -n 1 /proc/meminfo'
@@ -111,7 +111,7 @@ def test_the_machine_does_not_see_the_file(command: Command) -> None:
 
 
 @as_root
-def test_a_dry_run_shows_the_limits(usernsctl: Program) -> None:
+def test_dry_run_shows_memory_and_processors(usernsctl: Program) -> None:
     dry = [usernsctl.path, "run", "--dry-run", "--", "true"]
     processors = len(os.sched_getaffinity(0))
     with memory_group(100 * MIB) as group:

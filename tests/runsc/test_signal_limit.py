@@ -40,7 +40,7 @@ def signal_limit_finding(**limits: int) -> Any:
     return found[0] if found else None
 
 
-def test_what_doctor_says_mends_it() -> None:
+def test_remedy_of_doctor_for_the_signal_limit_works() -> None:
     found = signal_limit_finding()
     if found is None:
         return
@@ -63,7 +63,7 @@ def queue_signals(count: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def test_a_queue_that_is_full() -> None:
+def test_doctor_reports_a_full_signal_queue() -> None:
     with queue_signals(120):
         found = signal_limit_finding(soft=120)
     if found is not None:
@@ -71,7 +71,7 @@ def test_a_queue_that_is_full() -> None:
 
 
 @pytest.mark.also_root
-def test_a_hard_limit_is_raised_by_root() -> None:
+def test_remedy_for_a_hard_signal_limit_needs_root() -> None:
     found = signal_limit_finding(hard=0)
     if found is not None:
         assert "prlimit" in found["remedy"] or "Only root can raise a hard limit" in found["remedy"]

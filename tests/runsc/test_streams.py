@@ -28,7 +28,7 @@ PYTHON = ["/usr/bin/python3", "-c"]
 # Several starts, since gVisor examines its descriptors in an order that varies between starts.
 TRIES = 8
 # Bytes of output, more than the 65,536 that a pipe holds (pipe(7)).
-MUCH = 200_000
+OUTPUT_BYTES = 200_000
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def is_blocking(fd: int) -> bool:
     return not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
 
 
-def test_run_has_blocking_streams_where_two_are_one_pipe(usernsctl: Program) -> None:
+def test_run_keeps_a_shared_output_pipe_blocking(usernsctl: Program) -> None:
     command = [usernsctl.path, "run", "--", *PYTHON, LOOK]
     for _ in range(TRIES):
         done = subprocess.run(
@@ -54,7 +54,7 @@ def test_run_has_blocking_streams_where_two_are_one_pipe(usernsctl: Program) -> 
         assert (done.returncode, done.stdout) == (0, "[]\n")
 
 
-def test_run_leaves_the_callers_pipe_as_it_is(usernsctl: Program) -> None:
+def test_run_keeps_the_pipes_of_the_caller_blocking(usernsctl: Program) -> None:
     ours, theirs = os.pipe()
     try:
         subprocess.run([usernsctl.path, "run", "--", "true"], check=True, stdin=ours, stdout=theirs)
@@ -65,7 +65,7 @@ def test_run_leaves_the_callers_pipe_as_it_is(usernsctl: Program) -> None:
         os.close(theirs)
 
 
-def test_run_leaves_the_callers_terminal_as_it_is(usernsctl: Program) -> None:
+def test_run_keeps_the_terminal_of_the_caller_blocking(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
     try:
         # If all three streams were a terminal, `run` would give the command a terminal of its own.
@@ -82,7 +82,7 @@ def test_run_leaves_the_callers_terminal_as_it_is(usernsctl: Program) -> None:
         os.close(theirs)
 
 
-def test_run_reads_a_named_pipe_whose_writer_comes_late(usernsctl: Program, tmp_path: Path) -> None:
+def test_run_reads_a_fifo_with_a_late_writer(usernsctl: Program, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(reader, True)
@@ -94,35 +94,35 @@ def test_run_reads_a_named_pipe_whose_writer_comes_late(usernsctl: Program, tmp_
         assert process.communicate() == ("late\n", None)
 
 
-def by_start(host: un.SandboxHost) -> bytes:
+def look_by_start(host: un.SandboxHost) -> bytes:
     with host.start([*PYTHON, LOOK], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT) as box:
         return box.communicate()[0]
 
 
-def by_detach(host: un.SandboxHost) -> bytes:
+def look_by_detach(host: un.SandboxHost) -> bytes:
     with host.start(
         [*PYTHON, LOOK], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT, detach=True
     ) as box:
         return box.communicate()[0]
 
 
-def by_run(host: un.SandboxHost) -> bytes:
+def look_by_run(host: un.SandboxHost) -> bytes:
     with host.start(["sleep", "1000"], stdin=un.DEVNULL, stdout=un.DEVNULL) as box:
         return box.run([*PYTHON, LOOK], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT).stdout
 
 
-@pytest.mark.parametrize("call", [by_start, by_detach, by_run])
-def test_sandboxes_have_blocking_streams_where_two_are_one_pipe(
+@pytest.mark.parametrize("call", [look_by_start, look_by_detach, look_by_run])
+def test_sandboxes_keep_a_shared_output_pipe_blocking(
     host: un.SandboxHost, call: Callable[[un.SandboxHost], bytes]
 ) -> None:
     assert [call(host) for _ in range(TRIES)] == [b"[]\n"] * TRIES
 
 
-def test_start_has_all_written_that_is_read_late(host: un.SandboxHost) -> None:
-    code = f"import time; print('x' * {MUCH}, flush=True); time.sleep(0.1)"
+def test_output_read_late_is_complete(host: un.SandboxHost) -> None:
+    code = f"import time; print('x' * {OUTPUT_BYTES}, flush=True); time.sleep(0.1)"
     for _ in range(TRIES):
         with host.start([*PYTHON, code], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT) as box:
-            assert box.communicate()[0] == b"x" * MUCH + b"\n"
+            assert box.communicate()[0] == b"x" * OUTPUT_BYTES + b"\n"
             assert box.wait() == 0
 
 
@@ -137,7 +137,7 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
 @pytest.mark.parametrize("kind", UNUSABLE)
-def test_a_file_that_gvisor_can_not_use_is_an_error_at_once(
+def test_unsupported_descriptors_as_streams_raise(
     host: un.SandboxHost, kind: str, name: str
 ) -> None:
     with contextlib.ExitStack() as undo:

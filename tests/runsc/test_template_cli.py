@@ -46,7 +46,7 @@ def create(template: Any, name: str, *options: str, script: str = SCRIPT) -> Non
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_template_is_created_listed_run_and_removed(template: Any, data: Path) -> None:
+def test_template_verbs_create_list_run_and_remove(template: Any, data: Path) -> None:
     assert template("list").stdout == ""
     create(template, "one", "--env", "WORD=word")
     for _ in range(2):
@@ -67,7 +67,9 @@ def test_a_template_is_created_listed_run_and_removed(template: Any, data: Path)
         assert done.stderr.endswith("remedy: usernsctl template list\n")
 
 
-def test_its_streams_may_be_files(template: Any, usernsctl: Any, tmp_path: Path) -> None:
+def test_template_run_may_use_files_as_streams(
+    template: Any, usernsctl: Any, tmp_path: Path
+) -> None:
     create(template, "one")
     (tmp_path / "in").write_text("line\n")
     with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("wb") as taken:
@@ -77,7 +79,7 @@ def test_its_streams_may_be_files(template: Any, usernsctl: Any, tmp_path: Path)
     assert (tmp_path / "out").read_text() == "line\nerr\n"
 
 
-def test_one_takes_the_place_of_another_if_that_is_said(template: Any, data: Path) -> None:
+def test_template_create_replaces_only_with_replace(template: Any, data: Path) -> None:
     create(template, "one")
     again = ["--ready", "line:READY", "--", "sh", "-c", "echo READY; read line; echo new"]
     done = template("create", "one", *again)
@@ -88,7 +90,7 @@ def test_one_takes_the_place_of_another_if_that_is_said(template: Any, data: Pat
     assert os.listdir(data) == ["one"]
 
 
-def test_an_interrupt_leaves_the_one_or_the_other(
+def test_interrupted_replace_keeps_a_whole_template(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: Any, **options: Any) -> None:
@@ -107,7 +109,7 @@ def test_an_interrupt_leaves_the_one_or_the_other(
         assert box.run(["true"]).returncode == 0
 
 
-def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, data: Path) -> None:
+def test_error_of_an_outdated_template_names_the_create_command(template: Any, data: Path) -> None:
     create(template, "one", "--env", "WORD=secret", "--hostname", "a b")
     record = data / "one" / "record.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "version": "0.0.1"}))
@@ -120,7 +122,7 @@ def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, da
     assert "secret" not in done.stderr
 
 
-def test_options_of_the_host_are_given_to_run_again(
+def test_template_run_needs_the_host_options_of_create(
     template: Any, data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "shown").mkdir()
@@ -141,7 +143,7 @@ def test_options_of_the_host_are_given_to_run_again(
     assert "--hostname was left out, and is 'a.b'" in done.stderr
 
 
-def test_a_kept_namespace_is_named_again(template: Any, usernsctl: Any) -> None:
+def test_template_run_needs_the_namespace_of_create(template: Any, usernsctl: Any) -> None:
     name = f"kept-{os.getpid()}"
     env = dict(os.environ)
     assert usernsctl("ns", "create", name, "-r", env=env).returncode == 0
@@ -153,7 +155,7 @@ def test_a_kept_namespace_is_named_again(template: Any, usernsctl: Any) -> None:
         usernsctl("ns", "remove", name, env=env)
 
 
-def test_python_programs(template: Any) -> None:
+def test_template_run_runs_python_programs(template: Any) -> None:
     done = template("create", "numbers", "--python", "python3", "--preload", "decimal")
     assert (done.returncode, done.stderr) == (0, "")
     code = "import os, sys; print(sys.argv[1:], os.environ.get('A'), os.getcwd(), sys.stdin.read())"
@@ -164,7 +166,7 @@ def test_python_programs(template: Any) -> None:
     assert template("list").stdout.splitlines()[1].endswith("  python3")
 
 
-def test_signals_are_passed_on(template: Any, usernsctl: Any) -> None:
+def test_template_run_forwards_sigterm(template: Any, usernsctl: Any) -> None:
     create(template, "one", script="echo READY; read line; echo up; exec sleep 1000")
     command = [usernsctl.path, "template", "run", "one"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -176,7 +178,7 @@ def test_signals_are_passed_on(template: Any, usernsctl: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_start_that_hangs_is_given_up_if_that_is_wanted(
+def test_signal_ends_a_hung_template_run(
     template: Any, usernsctl: Any, stand_in: Any, tmp_path: Path, number: int
 ) -> None:
     real = gvisor.path()
@@ -192,7 +194,7 @@ def test_a_start_that_hangs_is_given_up_if_that_is_wanted(
     assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
 
 
-def test_what_was_left_half_done_is_removed(template: Any, data: Path) -> None:
+def test_incomplete_templates_are_removed(template: Any, data: Path) -> None:
     create(template, "one")
     (data / ".two").mkdir(mode=0o700)
     (data / ".two" / "pages.img").touch()
@@ -200,7 +202,7 @@ def test_what_was_left_half_done_is_removed(template: Any, data: Path) -> None:
     assert os.listdir(data) == ["one"]
 
 
-def test_what_is_none_of_ours_is_left_alone(template: Any, data: Path) -> None:
+def test_foreign_files_beside_templates_are_kept(template: Any, data: Path) -> None:
     """Ignore foreign files, which network filesystems and file managers put into any directory."""
     create(template, "one")
     (data / ".file").touch()
@@ -218,7 +220,7 @@ def test_what_is_none_of_ours_is_left_alone(template: Any, data: Path) -> None:
     assert sorted(os.listdir(data)) == [".file", ".link", "two"]
 
 
-def test_a_damaged_one_is_listed_and_removed(template: Any, data: Path) -> None:
+def test_damaged_templates_are_listed_and_removed(template: Any, data: Path) -> None:
     create(template, "one")
     (data / "one" / "record.json").write_text("{")
     assert "damaged" in template("list").stdout
@@ -226,7 +228,7 @@ def test_a_damaged_one_is_listed_and_removed(template: Any, data: Path) -> None:
     assert template("remove", "one").returncode == 0
 
 
-def test_a_killed_creator_leaves_nothing(usernsctl: Any, data: Path) -> None:
+def test_killed_template_create_leaves_no_process_or_file(usernsctl: Any, data: Path) -> None:
     word = f"12{os.getpid()}"
     command = [usernsctl.path, "template", "create", "one", "--ready", "never", "--", "sleep", word]
     with subprocess.Popen(command) as process:
@@ -255,7 +257,9 @@ def test_a_killed_creator_leaves_nothing(usernsctl: Any, data: Path) -> None:
         (["remove", ".x"], "can't be the name"),
     ],
 )
-def test_wrong_calls(template: Any, data: Path, args: list[str], told: str) -> None:
+def test_invalid_arguments_are_refused(
+    template: Any, data: Path, args: list[str], told: str
+) -> None:
     done = template(*args)
     assert done.returncode == 125
     assert told in done.stderr
@@ -273,7 +277,7 @@ def test_wrong_calls(template: Any, data: Path, args: list[str], told: str) -> N
         ["remove", "one"],
     ],
 )
-def test_a_place_that_can_not_be_had_is_told(
+def test_unusable_data_directory_is_reported(
     template: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -289,13 +293,13 @@ def test_a_place_that_can_not_be_had_is_told(
 # Progress messages of `usernsctl template create` on a terminal.
 
 
-def created_on_terminal(usernsctl: Any, name: str, script: str, **more: str) -> tuple[int, str]:
+def create_on_terminal(usernsctl: Any, name: str, script: str, **more: str) -> tuple[int, str]:
     args = ["template", "create", name, "--ready", "line:READY", "--", "sh", "-c", script]
     return on_terminal([usernsctl.path, *args], {**os.environ, "TERM": "xterm", **more})
 
 
-def test_what_goes_on_is_one_line_of_a_terminal_and_gone_at_the_end(usernsctl: Any) -> None:
-    status, told = created_on_terminal(usernsctl, "one", SCRIPT)
+def test_progress_is_one_terminal_line_and_erased_at_the_end(usernsctl: Any) -> None:
+    status, told = create_on_terminal(usernsctl, "one", SCRIPT)
     assert (status, told.count("\n")) == (0, 0)
     *lines, last = told.split("\r\x1b[K")
     assert lines == [
@@ -306,11 +310,11 @@ def test_what_goes_on_is_one_line_of_a_terminal_and_gone_at_the_end(usernsctl: A
     assert last == ""
 
 
-def test_what_goes_on_is_gone_before_an_error_is_told(usernsctl: Any) -> None:
-    status, told = created_on_terminal(usernsctl, "one", "exit 3")
+def test_progress_is_erased_before_an_error(usernsctl: Any) -> None:
+    status, told = create_on_terminal(usernsctl, "one", "exit 3")
     assert status == 125
     assert told.split("\r\x1b[K")[-1].startswith("usernsctl: ")
 
 
-def test_a_dumb_terminal_is_told_nothing_of_what_goes_on(usernsctl: Any) -> None:
-    assert created_on_terminal(usernsctl, "one", SCRIPT, TERM="dumb") == (0, "")
+def test_dumb_terminals_get_no_progress(usernsctl: Any) -> None:
+    assert create_on_terminal(usernsctl, "one", SCRIPT, TERM="dumb") == (0, "")

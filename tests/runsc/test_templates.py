@@ -62,7 +62,7 @@ def lines_of(template: un.Template, **options: Any) -> list[bytes]:
 # Sandboxes started from a template.
 
 
-def test_it_goes_on_where_it_was_saved(echo: un.Template) -> None:
+def test_command_continues_from_its_checkpoint(echo: un.Template) -> None:
     with echo.start(stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE) as box:
         out, err = box.communicate(b"one\ntwo\n", PATIENCE)
         assert out == b"got one x /usr 0\ngot two x /usr 0\n"
@@ -71,13 +71,13 @@ def test_it_goes_on_where_it_was_saved(echo: un.Template) -> None:
     assert box.args == echo.args == (*PYTHON, ECHO)
 
 
-def test_any_number_at_once(echo: un.Template) -> None:
+def test_six_sandboxes_start_at_once(echo: un.Template) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: lines_of(echo), range(6)))
     assert found == [[b"got a x /usr 0"]] * 6
 
 
-def test_from_asyncio(host: un.SandboxHost) -> None:
+def test_templates_work_with_asyncio(host: un.SandboxHost) -> None:
     async def use() -> list[bytes]:
         async with host.template([*PYTHON, ECHO], ready="line:READY") as made:
 
@@ -93,7 +93,7 @@ def test_from_asyncio(host: un.SandboxHost) -> None:
     assert asyncio.run(use()) == [b"got a None / 0\n"] * 3
 
 
-def test_a_cancelled_start_leaves_nothing(echo: un.Template) -> None:
+def test_cancelled_start_leaves_no_process(echo: un.Template) -> None:
     id = f"cancelled-{os.getpid()}"
 
     async def is_cancelled(pause: float) -> bool:
@@ -114,7 +114,7 @@ def test_a_cancelled_start_leaves_nothing(echo: un.Template) -> None:
     assert wait_until_gone(id, EXIT_SECONDS) == []
 
 
-def test_detached_it_outlives_the_template(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_detached_sandbox_outlives_its_template(host: un.SandboxHost, tmp_path: Path) -> None:
     script = ["sh", "-c", "echo READY; read line; echo $line; exec sleep 1000"]
     with (
         host.template(script, ready="READY") as made,
@@ -129,7 +129,7 @@ def test_detached_it_outlives_the_template(host: un.SandboxHost, tmp_path: Path)
             assert found.run(["true"]).returncode == 0
 
 
-def test_streams_of_all_kinds(echo: un.Template, tmp_path: Path) -> None:
+def test_streams_may_be_files_or_terminals(echo: un.Template, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"file\n")
     with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("w+b") as taken:
         taken.write(b"before\n")
@@ -144,7 +144,7 @@ def test_streams_of_all_kinds(echo: un.Template, tmp_path: Path) -> None:
         assert ours.read(100) == b"over\r\n"
 
 
-def test_other_commands_run_in_it(echo: un.Template) -> None:
+def test_further_commands_run_in_a_restored_sandbox(echo: un.Template) -> None:
     with echo.start(stdin=un.PIPE) as box:
         assert box.check_output(["printenv", "NAME"]) == b"x\n"
         assert box.state()["status"] == "running"
@@ -152,7 +152,7 @@ def test_other_commands_run_in_it(echo: un.Template) -> None:
         assert box.wait(PATIENCE) == -signal.SIGTERM
 
 
-def test_what_it_has_written_is_there_and_each_has_its_own(host: un.SandboxHost) -> None:
+def test_restored_sandboxes_have_private_copies_of_saved_files(host: un.SandboxHost) -> None:
     script = "echo saved >/tmp/file; echo READY; read line; echo $line >>/tmp/file; cat /tmp/file"
     with host.template(["sh", "-c", script], ready="READY") as made:
         for word in (b"one", b"two"):
@@ -160,7 +160,7 @@ def test_what_it_has_written_is_there_and_each_has_its_own(host: un.SandboxHost)
                 assert answer(box, word + b"\n") == b"saved\n" + word + b"\n"
 
 
-def test_only_what_was_saved_has_the_addresses_that_it_had(host: un.SandboxHost) -> None:
+def test_only_restored_processes_keep_saved_addresses(host: un.SandboxHost) -> None:
     """Compare auxiliary vectors, which hold addresses of the stack and the vDSO (getauxval(3)).
 
     Restored processes keep the saved addresses; a new command in the sandbox gets random ones.
@@ -177,7 +177,7 @@ def test_only_what_was_saved_has_the_addresses_that_it_had(host: un.SandboxHost)
 
 
 @several_ids
-def test_it_has_the_ids_that_it_had() -> None:
+def test_restored_command_keeps_uid_and_capabilities() -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many:
         with many.template([*PYTHON, ECHO], ready="READY", user=(5, 6)) as made:
             assert lines_of(made) == [b"got a None / 5"]
@@ -205,14 +205,14 @@ def test_it_has_the_ids_that_it_had() -> None:
     ],
 )
 @pytest.mark.sampled(4)
-def test_it_is_ready_when_it_is_said_to_be(host: un.SandboxHost, before: str, ready: Any) -> None:
+def test_ready_conditions_are_detected(host: un.SandboxHost, before: str, ready: Any) -> None:
     code = f"import os, socket, sys, time; {before}\nprint(sys.stdin.read() + '.')"
     with host.template([*PYTHON, code], ready=ready) as made:
         assert lines_of(made)[-2:] == [b"a", b"."]
 
 
 @pytest.mark.parametrize("ready", ["never", "/never", "port:9"])
-def test_a_command_that_ends_before_is_told_with_what_it_said(
+def test_command_that_exits_before_ready_raises_with_its_stderr(
     host: un.SandboxHost, ready: str
 ) -> None:
     script = ["sh", "-c", "echo out; sleep 0.1; echo why >&2; exit 3"]
@@ -222,7 +222,9 @@ def test_a_command_that_ends_before_is_told_with_what_it_said(
 
 
 @pytest.mark.parametrize("ready", ["never", "/never", "port:9"])
-def test_one_that_is_never_ready_is_ended_in_time(host: un.SandboxHost, ready: str) -> None:
+def test_command_that_is_never_ready_is_killed_by_the_timeout(
+    host: un.SandboxHost, ready: str
+) -> None:
     begin = time.monotonic()
     word = f"10{os.getpid()}"
     with pytest.raises(un.TimeoutExpired) as caught:
@@ -232,7 +234,7 @@ def test_one_that_is_never_ready_is_ended_in_time(host: un.SandboxHost, ready: s
     assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
 
 
-def test_what_takes_too_long_to_save_is_ended_in_time(stand_in: Any) -> None:
+def test_checkpoint_that_takes_too_long_is_killed(stand_in: Any) -> None:
     begin = time.monotonic()
     word, real = f"11{os.getpid()}", gvisor.path()
     case = f"case \"$*\" in *' checkpoint '*) exec sleep {word};; esac"
@@ -244,7 +246,7 @@ def test_what_takes_too_long_to_save_is_ended_in_time(stand_in: Any) -> None:
     assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
 
 
-def test_what_is_called_may_fail(host: un.SandboxHost) -> None:
+def test_exception_of_the_ready_function_is_raised(host: un.SandboxHost) -> None:
     def fail(box: un.Sandbox) -> None:
         raise LookupError(box.args[0])
 
@@ -252,7 +254,7 @@ def test_what_is_called_may_fail(host: un.SandboxHost) -> None:
         host.template(["sleep", "1000"], ready=fail)
 
 
-def test_what_was_started_beside_it_ends_before_it_is_saved(host: un.SandboxHost) -> None:
+def test_further_commands_are_killed_before_the_checkpoint(host: un.SandboxHost) -> None:
     started = []
 
     def leave(box: un.Sandbox) -> None:
@@ -266,7 +268,7 @@ def test_what_was_started_beside_it_ends_before_it_is_saved(host: un.SandboxHost
             assert "sleep" not in box.check_output(["ps", "-eo", "args"], text=True)
 
 
-def test_what_has_files_of_this_machine_open_can_t_be_saved(host: un.SandboxHost) -> None:
+def test_template_with_open_host_files_raises(host: un.SandboxHost) -> None:
     def leave(box: un.Sandbox) -> None:
         box.run(["sh", "-c", "sleep 1000 &"], check=True)
 
@@ -275,7 +277,7 @@ def test_what_has_files_of_this_machine_open_can_t_be_saved(host: un.SandboxHost
     assert caught.value.cause == "template-unsavable"
 
 
-def test_this_machine_s_network_can_be_saved_or_that_is_told() -> None:
+def test_template_with_network_host_works_or_raises() -> None:
     with un.SandboxHost(network="host") as host:
         if gvisor.saves_host_network():
             with host.template([*PYTHON, ECHO], ready="READY") as made:
@@ -290,7 +292,7 @@ def test_this_machine_s_network_can_be_saved_or_that_is_told() -> None:
 # Templates without a command, which contain only the agent.
 
 
-def test_an_agent_s_commands_are_started_without_runsc(
+def test_commands_of_a_restored_agent_start_without_runsc(
     agent: un.Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with agent.start() as box:
@@ -301,7 +303,7 @@ def test_an_agent_s_commands_are_started_without_runsc(
     assert box.poll() is not None
 
 
-def test_an_agent_prepares_what_is_called(host: un.SandboxHost) -> None:
+def test_files_of_the_ready_function_are_restored(host: un.SandboxHost) -> None:
     def prepare(box: un.Sandbox) -> None:
         box.run(["sh", "-c", "echo prepared >/tmp/file"], check=True)
 
@@ -310,7 +312,7 @@ def test_an_agent_prepares_what_is_called(host: un.SandboxHost) -> None:
         assert two.check_output(["cat", "/tmp/file"]) == b"prepared\n"
 
 
-def test_detached_an_agent_outlives_the_template(host: un.SandboxHost) -> None:
+def test_detached_agent_outlives_its_template(host: un.SandboxHost) -> None:
     with host.template() as made, made.start(detach=True) as box:
         made.close()
         assert box.check_output(["echo", "one"]) == b"one\n"
@@ -318,13 +320,13 @@ def test_detached_an_agent_outlives_the_template(host: un.SandboxHost) -> None:
             assert found.check_output(["echo", "two"]) == b"two\n"
 
 
-def test_an_agent_has_no_stdin(agent: un.Template) -> None:
+def test_stdin_without_a_command_raises(agent: un.Template) -> None:
     with pytest.raises(ValueError, match="stdin: without a first command"):
         agent.start(stdin=un.PIPE)
 
 
 # A fake runsc that restores the agent with a closed connection, as some builds of runsc did.
-LOSES = f"""#!{sys.executable} -I
+CONNECTION_CLOSING_RUNSC = f"""#!{sys.executable} -I
 import os, socket, sys
 if "restore" in sys.argv:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -334,9 +336,9 @@ os.execv({gvisor.path()!r}, ["runsc", *sys.argv[1:]])
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_an_agent_that_has_lost_its_connection_is_replaced(tmp_path: Path, detach: bool) -> None:
+def test_agent_with_a_closed_connection_is_replaced(tmp_path: Path, detach: bool) -> None:
     runsc = tmp_path / "runsc"
-    runsc.write_text(LOSES)
+    runsc.write_text(CONNECTION_CLOSING_RUNSC)
     runsc.chmod(0o755)
     with (
         un.SandboxHost(runsc=runsc) as host,
@@ -367,12 +369,14 @@ def test_an_agent_that_has_lost_its_connection_is_replaced(tmp_path: Path, detac
         (["none-such"], "x", un.UsernsError),
     ],
 )
-def test_wrong_arguments(host: un.SandboxHost, args: Any, ready: Any, kind: type) -> None:
+def test_invalid_args_or_ready_raise(
+    host: un.SandboxHost, args: Any, ready: Any, kind: type
+) -> None:
     with pytest.raises(kind):
         host.template(args, ready=ready)
 
 
-def test_wrong_options(host: un.SandboxHost, echo: un.Template) -> None:
+def test_invalid_options_raise(host: un.SandboxHost, echo: un.Template) -> None:
     with pytest.raises(TypeError):
         host.template(["cat"], ready="x", stdin=un.PIPE)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
@@ -387,7 +391,7 @@ def test_wrong_options(host: un.SandboxHost, echo: un.Template) -> None:
         echo.start(timeout=0.001)
 
 
-def test_a_closed_one_starts_nothing(host: un.SandboxHost) -> None:
+def test_closed_template_raises(host: un.SandboxHost) -> None:
     made = host.template([*PYTHON, ECHO], ready="READY")
     with made.start(stdin=un.PIPE, stdout=un.PIPE, stderr=un.DEVNULL) as box:
         made.close()
@@ -401,7 +405,7 @@ def test_a_closed_one_starts_nothing(host: un.SandboxHost) -> None:
         pickle.dumps(made)
 
 
-def test_its_image_goes_with_it(host: un.SandboxHost) -> None:
+def test_close_removes_the_checkpoint_image(host: un.SandboxHost) -> None:
     def images() -> list[str]:
         return os.listdir(f"/proc/self/fd/{host.directory}/.images")
 
@@ -410,13 +414,13 @@ def test_its_image_goes_with_it(host: un.SandboxHost) -> None:
     assert len(images()) == before - 1
 
 
-def test_a_forgotten_one_is_closed_with_a_warning(host: un.SandboxHost) -> None:
+def test_dropped_template_is_closed_with_a_warning(host: un.SandboxHost) -> None:
     made = host.template([*PYTHON, ECHO], ready="READY")
     with pytest.warns(ResourceWarning, match="a template was forgotten"):
         del made
 
 
-def test_an_own_runsc_that_was_changed_is_told(echo: un.Template, tmp_path: Path) -> None:
+def test_changed_runsc_raises_template_outdated(echo: un.Template, tmp_path: Path) -> None:
     """Change the size or time of runsc in the record, as an upgrade would: the load must fail."""
     from dataclasses import replace
 
@@ -429,7 +433,7 @@ def test_an_own_runsc_that_was_changed_is_told(echo: un.Template, tmp_path: Path
         assert caught.value.cause == "template-outdated"
 
 
-def test_a_runsc_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_removed_runsc_raises_runsc_missing(tmp_path: Path) -> None:
     """Remove runsc, as an upgrade does before it installs the new one."""
     own = tmp_path / "runsc"
     shutil.copy(gvisor.path(), own)

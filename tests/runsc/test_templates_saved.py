@@ -59,25 +59,25 @@ def load_error(directory: Path, cause: str, **options: Any) -> un.RunscError:
     return caught.value
 
 
-def test_it_starts_in_a_host_of_its_own(saved: Path) -> None:
+def test_loaded_template_creates_its_own_host(saved: Path) -> None:
     with un.Template.load(saved) as found:
         assert answer(found) == b"word x"
         assert answer(found) == b"word x"
         assert found.args == tuple(SCRIPT)
 
 
-def test_it_starts_in_another_host(saved: Path) -> None:
+def test_loaded_template_starts_in_another_host(saved: Path) -> None:
     with un.SandboxHost() as other, un.Template.load(saved, host=other) as found:
         assert answer(found) == b"word x"
 
 
-def test_only_its_owner_can_read_it(saved: Path) -> None:
+def test_saved_template_is_private(saved: Path) -> None:
     assert saved.stat().st_mode & 0o777 == 0o700
     for file in saved.iterdir():
         assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_host_s_options_are_given_again(tmp_path: Path) -> None:
+def test_load_needs_the_host_options_of_save(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "file").write_text("shown")
     options: dict[str, Any] = {
@@ -117,20 +117,22 @@ def test_a_host_s_options_are_given_again(tmp_path: Path) -> None:
         ({"no_new_privs": False}, "--no-new-privs was left out, and is 'off'"),
     ],
 )
-def test_a_host_with_more_is_another_one(saved: Path, options: dict[str, Any], told: str) -> None:
+def test_load_with_additional_host_options_raises(
+    saved: Path, options: dict[str, Any], told: str
+) -> None:
     with un.SandboxHost(**options) as host:
         assert told in load_error(saved, "template-host-differs", host=host).reason
 
 
 @several_ids
-def test_a_host_with_other_ids_is_another_one(saved: Path) -> None:
+def test_load_with_another_id_map_raises(saved: Path) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
         error = load_error(saved, "template-host-differs", host=host)
         assert "--map-users, --map-groups, --map-auto" in error.reason
         assert "and is 'map_" in error.reason
 
 
-def test_a_host_that_writes_logs_is_none(saved: Path, tmp_path: Path) -> None:
+def test_load_accepts_debug_log_and_runsc_options(saved: Path, tmp_path: Path) -> None:
     with (
         un.SandboxHost(debug_log=tmp_path / "logs", runsc=gvisor.path()) as host,
         un.Template.load(saved, host=host) as found,
@@ -138,14 +140,16 @@ def test_a_host_that_writes_logs_is_none(saved: Path, tmp_path: Path) -> None:
         assert answer(found) == b"word x"
 
 
-def test_an_agent_is_saved_too(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_template_without_a_command_is_saved_and_loaded(
+    host: un.SandboxHost, tmp_path: Path
+) -> None:
     with host.template(ready=lambda box: box.run(["touch", "/tmp/file"], check=True)) as made:
         made.save(tmp_path / "saved")
     with un.Template.load(tmp_path / "saved") as found, found.start() as box:
         assert box.check_output(["ls", "/tmp"]) == b"file\n"
 
 
-def test_it_is_saved_whole_by_several_threads_at_once(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_four_threads_save_complete_templates(host: un.SandboxHost, tmp_path: Path) -> None:
     with host.template() as made:
         made.save(tmp_path / "alone")
         names = set(os.listdir(tmp_path / "alone"))
@@ -158,7 +162,7 @@ def test_it_is_saved_whole_by_several_threads_at_once(host: un.SandboxHost, tmp_
             assert all(threads.map(save, range(100)))
 
 
-def test_nothing_is_saved_that_could_not_be_loaded(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_save_above_the_record_limit_writes_no_file(host: un.SandboxHost, tmp_path: Path) -> None:
     # JSON escapes \1 as six characters (\u0001), so the record exceeds its size limit.
     env = {f"NAME{number}": "\1" * 100_000 for number in range(8)}
     with host.template(env=env) as made:
@@ -168,7 +172,7 @@ def test_nothing_is_saved_that_could_not_be_loaded(host: un.SandboxHost, tmp_pat
     assert os.listdir(tmp_path / "large") == []
 
 
-def test_nothing_is_saved_over_something(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_save_to_an_unsuitable_path_writes_no_file(host: un.SandboxHost, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "open").mkdir(mode=0o755)
     with host.template(SCRIPT, ready="READY") as made:
@@ -183,7 +187,7 @@ def test_nothing_is_saved_over_something(host: un.SandboxHost, tmp_path: Path) -
     assert sorted(os.listdir(tmp_path)) == ["file", "open"]
 
 
-def test_one_in_a_namespace_without_a_name_is_loaded_there(tmp_path: Path) -> None:
+def test_template_of_an_unnamed_namespace_is_loaded_there(tmp_path: Path) -> None:
     with un.Namespace.create() as ns:
         with un.SandboxHost(namespace=ns) as host, host.template(SCRIPT, ready="READY") as made:
             made.save(tmp_path / "saved")
@@ -207,14 +211,14 @@ def test_one_in_a_namespace_without_a_name_is_loaded_there(tmp_path: Path) -> No
         ({"files": [["/usr/none", 1, 2]]}, "/usr/none in the root filesystem has changed"),
     ],
 )
-def test_one_for_something_else_is_outdated(copy: Path, fields: dict[str, Any], told: str) -> None:
+def test_load_of_an_outdated_template_raises(copy: Path, fields: dict[str, Any], told: str) -> None:
     change(copy, **fields)
     error = load_error(copy, "template-outdated", remedy="make it")
     assert told in error.reason
     assert error.remedy == "make it"
 
 
-def test_one_that_shows_what_its_host_does_not_is_outdated(copy: Path) -> None:
+def test_load_of_a_template_with_other_mounts_raises(copy: Path) -> None:
     config = json.loads((copy / "record.json").read_text())["config"]
     bind = {"destination": "/data", "source": "/etc", "type": "bind", "options": ["bind"]}
     config["mounts"] = [*config["mounts"], bind]
@@ -240,13 +244,13 @@ def test_one_that_shows_what_its_host_does_not_is_outdated(copy: Path) -> None:
         ({"options": [1]}, "is invalid"),
     ],
 )
-def test_a_record_that_makes_no_sense(copy: Path, fields: dict[str, Any], told: str) -> None:
+def test_load_with_an_invalid_record_raises(copy: Path, fields: dict[str, Any], told: str) -> None:
     change(copy, **fields)
     assert told in load_error(copy, "template-damaged").reason
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", "[" * 100_000, '{"format": 1}'])
-def test_a_record_that_is_no_record(copy: Path, text: str) -> None:
+def test_load_with_a_malformed_record_raises(copy: Path, text: str) -> None:
     (copy / "record.json").write_text(text)
     load_error(copy, "template-damaged")
 
@@ -271,19 +275,19 @@ def damage(file: Path, do: str) -> None:
 
 
 @pytest.mark.parametrize("do", ["cut off", "changed", "missing", "a link", "a pipe"])
-def test_an_image_that_is_not_whole(saved: Path, tmp_path: Path, do: str) -> None:
+def test_load_with_a_damaged_image_raises(saved: Path, tmp_path: Path, do: str) -> None:
     for number, one in enumerate(images(saved)):
         directory = Path(shutil.copytree(saved, tmp_path / str(number)))
         damage(directory / one.name, do)
         assert one.name in load_error(directory, "template-damaged").reason
 
 
-def test_without_a_record(copy: Path) -> None:
+def test_load_without_a_record_raises(copy: Path) -> None:
     (copy / "record.json").unlink()
     load_error(copy, "template-damaged")
 
 
-def test_none_is_no_template(tmp_path: Path) -> None:
+def test_load_of_a_missing_directory_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("none", "none/none", "file"):
@@ -291,7 +295,7 @@ def test_none_is_no_template(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "open_it",
+    "change_mode",
     [
         lambda path: path.chmod(0o755),
         lambda path: path.chmod(0o720),
@@ -300,8 +304,10 @@ def test_none_is_no_template(tmp_path: Path) -> None:
         lambda path: path.parent.chmod(0o777),
     ],
 )
-def test_what_others_could_have_written(copy: Path, open_it: Callable[[Path], None]) -> None:
-    open_it(copy)
+def test_load_of_a_template_writable_by_others_raises(
+    copy: Path, change_mode: Callable[[Path], None]
+) -> None:
+    change_mode(copy)
     try:
         load_error(copy, "template-untrusted")
     finally:
@@ -309,7 +315,7 @@ def test_what_others_could_have_written(copy: Path, open_it: Callable[[Path], No
 
 
 @as_root
-def test_what_belongs_to_somebody_else(copy: Path) -> None:
+def test_load_of_a_template_of_another_user_raises(copy: Path) -> None:
     os.chown(copy, 65534, 65534)
     load_error(copy, "template-untrusted")
     os.chown(copy, 0, 0)

@@ -48,7 +48,7 @@ def is_shown(shown: str, printed: str) -> bool:
     "page",
     ["entrypoint", "python", pytest.param("tests", marks=pytest.mark.userns_requires("subid"))],
 )
-def test_a_tutorial_works_as_it_is_written(page: str, tmp_path: Path) -> None:
+def test_tutorial_prints_the_documented_output(page: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     environ = {
@@ -81,5 +81,5 @@ def test_a_tutorial_works_as_it_is_written(page: str, tmp_path: Path) -> None:
     assert tried >= 4
 
 
-def test_every_tutorial_is_tried() -> None:
+def test_every_tutorial_is_tested() -> None:
     assert {path.stem for path in TUTORIALS.iterdir()} == {"entrypoint", "python", "tests"}

@@ -16,7 +16,7 @@ IDS = "id -u; id -g; id -G; cat /proc/self/uid_map; grep CapEff /proc/self/statu
 
 
 @pytest.mark.parametrize("user", ["1000:1000", "0:5", "7", "4294967294"])
-def test_one_id_stands_for_the_callers(
+def test_user_option_maps_one_id_to_the_caller(
     usernsctl: Program, prelude: Program, tmp_path: Path, user: str
 ) -> None:
     """Programs that refuse root run without subordinate ids, and so with no_new_privs."""
@@ -30,7 +30,7 @@ def test_one_id_stands_for_the_callers(
     assert (done.stdout.split(), done.stderr, done.returncode) == (told, "", 0)
 
 
-def test_files_of_the_caller_are_the_commands(usernsctl: Program, tmp_path: Path) -> None:
+def test_user_option_keeps_the_owner_of_files(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     os.chmod(tmp_path / "mine", 0o600)
     script = "stat -c %u:%g mine; echo changed >mine; echo new >new; cat mine"
@@ -44,7 +44,9 @@ def test_files_of_the_caller_are_the_commands(usernsctl: Program, tmp_path: Path
     assert (made.st_uid, made.st_gid) == (os.geteuid(), os.getegid())
 
 
-def test_the_moment_decides_the_ids(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+def test_setuid_and_setgid_apply_at_the_launch(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
     launch = freeze(usernsctl, tmp_path / "launch", command=("sh", "-c", "id -u; id -g"))
     done = prelude("--launch", launch, "--setuid", "5", "--setgid", "6")
     assert (done.stdout, done.stderr) == ("5\n6\n", "")
@@ -53,7 +55,7 @@ def test_the_moment_decides_the_ids(usernsctl: Program, prelude: Program, tmp_pa
 
 
 @pytest.mark.userns_requires("subid")
-def test_several_ids_must_contain_the_user(
+def test_setuid_outside_the_map_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     script = ("sh", "-c", "id -u; tail -n 1 /proc/self/uid_map")
@@ -64,7 +66,7 @@ def test_several_ids_must_contain_the_user(
     assert_refused(refused, "uid 4000000000", cause="inside-id-unmapped")
 
 
-def test_without_the_verifier_there_is_nobody_to_map_ids(
+def test_user_option_with_no_verify_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     done = usernsctl("run", "--no-verify", "--user", "5", "--", "true")
@@ -75,13 +77,13 @@ def test_without_the_verifier_there_is_nobody_to_map_ids(
 
 
 @pytest.mark.parametrize("user", ["-1", "4294967295", "1:-1", "", "1 ", "99999999999"])
-def test_what_is_no_id_is_refused(usernsctl: Program, user: str) -> None:
+def test_invalid_user_ids_are_refused(usernsctl: Program, user: str) -> None:
     done = usernsctl("run", f"--user={user}", "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
     assert "is not UID[:GID]" in done.stderr
 
 
-def test_the_limit_of_open_files_is_the_callers(usernsctl: Program) -> None:
+def test_command_inherits_nofile_of_the_caller(usernsctl: Program) -> None:
     """runsc raises its own soft limit, as every program in Go does."""
     script = ["sh", "-c", "ulimit -Sn; ulimit -Hn"]
     limited = ["prlimit", "--nofile=600:700", usernsctl.path, "run"]

@@ -92,7 +92,7 @@ def link_uv_environment(environment: Environment, prefix: Path) -> Path:
     return link
 
 
-def test_the_python_of_the_environment_runs(environment: Environment) -> None:
+def test_python_of_the_virtual_environment_runs(environment: Environment) -> None:
     environment.make()
     package = environment.path / "lib" / VERSION / "site-packages" / "local_package.py"
     package.write_text("print('imported')")
@@ -110,14 +110,14 @@ def test_the_python_of_the_environment_runs(environment: Environment) -> None:
     assert "Read-only file system" in done.stderr
 
 
-def test_copied_interpreters_as_of_virtualenv(environment: Environment) -> None:
+def test_environment_with_a_copied_interpreter_runs(environment: Environment) -> None:
     environment.make("/usr/bin/python3", "--copies")
     done = environment.run("python", *PREFIX)
     assert (done.stdout.split()[0], done.stderr) == (str(environment.path), "")
 
 
 @pytest.mark.parametrize("copies", [[], ["--copies"]], ids=["links", "copies"])
-def test_an_environment_of_virtualenv(environment: Environment, copies: list[str]) -> None:
+def test_environment_made_by_virtualenv_runs(environment: Environment, copies: list[str]) -> None:
     made = ["virtualenv", "--quiet", "--no-seed", "--python=/usr/bin/python3", *copies]
     capture([sys.executable, "-m", *made, str(environment.path)], check=True)
     assert "virtualenv = " in (environment.path / "pyvenv.cfg").read_text()
@@ -127,7 +127,7 @@ def test_an_environment_of_virtualenv(environment: Environment, copies: list[str
     assert (done.stdout.split()[:2], done.stderr) == (["imported", str(environment.path)], "")
 
 
-def test_an_environment_of_uv(environment: Environment, standalone: Path) -> None:
+def test_environment_made_by_uv_runs(environment: Environment, standalone: Path) -> None:
     link_uv_environment(environment, standalone)
     done = environment.run("python", *PREFIX)
     assert done.stderr == ""
@@ -137,9 +137,7 @@ def test_an_environment_of_uv(environment: Environment, standalone: Path) -> Non
     assert set(shown) == {str(environment.path), str(standalone)}
 
 
-def test_the_current_directory_may_show_it_already(
-    environment: Environment, standalone: Path
-) -> None:
+def test_environment_below_a_bind_mount_runs(environment: Environment, standalone: Path) -> None:
     link_uv_environment(environment, standalone)
     bind = ("--bind", str(environment.path.parent))
     done = environment.run("python", *PREFIX, before=bind)
@@ -147,21 +145,21 @@ def test_the_current_directory_may_show_it_already(
 
 
 @pytest.mark.parametrize("command", ["sh", "/usr/bin/python3"])
-def test_another_command_sees_nothing_of_it(environment: Environment, command: str) -> None:
+def test_environment_is_not_mounted_for_other_commands(
+    environment: Environment, command: str
+) -> None:
     environment.make()
     assert environment.shown(command, "-c", "python") == ([], "")
 
 
-def test_another_root_filesystem_sees_nothing_of_it(environment: Environment) -> None:
+def test_environment_is_not_mounted_with_a_rootfs(environment: Environment) -> None:
     environment.make()
     done = environment.run("python", before=("--dry-run", "--json", "--rootfs", "/usr"))
     assert str(environment.path) not in done.stdout.replace(f"{environment.path}/bin", "")
 
 
 @pytest.mark.parametrize("entry", ["pip.conf", ".env", "main.py", ".git"])
-def test_other_files_beside_an_environment_are_not_shown(
-    environment: Environment, entry: str
-) -> None:
+def test_environment_with_other_files_is_not_mounted(environment: Environment, entry: str) -> None:
     environment.make()
     (environment.path / entry).write_text("secret")
     shown, message = environment.shown("python")
@@ -200,14 +198,18 @@ class TestHostileEnvironments:
             "/dev/shm/bin",
         ],
     )
-    def test_homes_that_are_no_installation(self, environment: Environment, home: str) -> None:
+    def test_homes_without_an_installation_are_not_mounted(
+        self, environment: Environment, home: str
+    ) -> None:
         (environment.home / "project/link").symlink_to(environment.home / ".ssh")
         (environment.home / "bin").mkdir()
         line = f"home = {home.format(home=environment.home)}\n"
         (environment.path / "pyvenv.cfg").write_bytes(os.fsencode(line))
         assert environment.shown("python") == ([str(environment.path)], "")
 
-    def test_a_library_behind_a_link(self, environment: Environment, secret: Path) -> None:
+    def test_a_library_behind_a_symlink_is_not_mounted(
+        self, environment: Environment, secret: Path
+    ) -> None:
         fake = environment.home / "project/python"
         (fake / "bin").mkdir(parents=True)
         (fake / "lib").symlink_to("/usr/lib")
@@ -219,7 +221,7 @@ class TestHostileEnvironments:
         (secret / "os.py").write_text("")
         assert environment.shown("python")[0] == [str(environment.path)]
 
-    def test_a_home_directory_with_a_library(self, environment: Environment) -> None:
+    def test_a_home_directory_with_a_library_is_not_mounted(self, environment: Environment) -> None:
         """As after ./configure --prefix=$HOME."""
         library = environment.home / "lib" / VERSION
         library.mkdir(parents=True)
@@ -227,7 +229,7 @@ class TestHostileEnvironments:
         environment.config(f"home = {environment.home}/bin")
         assert environment.shown("python")[0] == [str(environment.path)]
 
-    def test_an_interpreter_that_leads_elsewhere(
+    def test_target_of_a_symlinked_interpreter_is_not_mounted(
         self, environment: Environment, secret: Path
     ) -> None:
         (secret / "bin/python").write_text("")
@@ -239,13 +241,15 @@ class TestHostileEnvironments:
         assert done.returncode in (126, 127)
         assert f"--bind {secret}" in done.stderr
 
-    def test_links_in_the_environment(self, environment: Environment, secret: Path) -> None:
+    def test_targets_of_symlinks_are_not_mounted(
+        self, environment: Environment, secret: Path
+    ) -> None:
         (environment.path / "share").symlink_to(secret)
         script = f"import os; print(os.path.exists('{environment.path}/share/id'))"
         assert environment.run("python", "-c", script).stdout == "False\n"
 
     @pytest.mark.parametrize("kind", ["fifo", "directory", "link", "large", "missing"])
-    def test_a_pyvenv_cfg_of_another_kind(self, environment: Environment, kind: str) -> None:
+    def test_invalid_pyvenv_cfg_is_reported(self, environment: Environment, kind: str) -> None:
         config = environment.path / "pyvenv.cfg"
         config.unlink()
         if kind == "fifo":
@@ -261,7 +265,7 @@ class TestHostileEnvironments:
         assert shown == []
         assert "the sandbox does not show the virtual environment" in message
 
-    def test_the_home_directory_as_the_environment(self, environment: Environment) -> None:
+    def test_home_directory_as_environment_is_not_mounted(self, environment: Environment) -> None:
         environment.path = environment.home
         environment.config("home = /usr/bin")
         (environment.home / "bin").mkdir()

@@ -19,7 +19,7 @@ SRV = "/srv"
 
 
 @pytest.fixture
-def mounted(tmp_path: Path) -> Mounted:
+def launch_with_mounts(tmp_path: Path) -> Mounted:
     """Return a function that performs a launch after mount commands, in a mount namespace."""
 
     def run(launch: Path, *commands: str) -> subprocess.CompletedProcess[str]:
@@ -45,12 +45,12 @@ def volume(tmp_path: Path) -> Path:
     return path
 
 
-def test_changes_of_a_volume_are_lost(
-    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path
+def test_volume_whose_changes_are_lost_is_reported(
+    usernsctl: Program, launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
     command = ("sh", "-c", f"echo new >{SRV}/new && echo ran")
     launch = freeze(usernsctl, tmp_path / "launch", *ALL, command=command)
-    done = mounted(launch, f"mount --bind volume {SRV}")
+    done = launch_with_mounts(launch, f"mount --bind volume {SRV}")
     assert (done.returncode, done.stdout) == (0, "ran\n")
     told = f"usernsctl-exec: warning: what the command writes to {SRV} is lost: bind it"
     assert done.stderr.startswith(told)
@@ -68,34 +68,38 @@ def test_changes_of_a_volume_are_lost(
         [],
     ],
 )
-def test_no_warning(
-    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path, commands: list[str]
+def test_no_warning_for_read_only_volumes_files_and_checks(
+    usernsctl: Program,
+    launch_with_mounts: Mounted,
+    volume: Path,
+    tmp_path: Path,
+    commands: list[str],
 ) -> None:
     """Mount a volume read-only, a file or a tmpfs, or only check the launch."""
-    done = mounted(freeze(usernsctl, tmp_path / "launch", *ALL), *commands)
+    done = launch_with_mounts(freeze(usernsctl, tmp_path / "launch", *ALL), *commands)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_warning_of_a_volume_that_is_bound(
-    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path
+def test_no_warning_for_a_bind_mounted_volume(
+    usernsctl: Program, launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
     command = ("sh", "-c", f"echo new >{SRV}/new")
     bind = f"{SRV}:{SRV}:rw"
     launch = freeze(usernsctl, tmp_path / "launch", *ALL, "--bind", bind, command=command)
-    done = mounted(launch, f"mount --bind volume {SRV}")
+    done = launch_with_mounts(launch, f"mount --bind volume {SRV}")
     assert (done.returncode, done.stderr) == (0, "")
     assert (volume / "new").read_text() == "new\n"
 
 
-def test_no_warning_where_the_volume_is_not_visible(
-    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path
+def test_no_warning_for_an_invisible_volume(
+    usernsctl: Program, launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
-    done = mounted(freeze(usernsctl, tmp_path / "launch"), f"mount --bind volume {SRV}")
+    done = launch_with_mounts(freeze(usernsctl, tmp_path / "launch"), f"mount --bind volume {SRV}")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_hostile_name_of_a_volume(
-    usernsctl: Program, mounted: Mounted, volume: Path, tmp_path: Path
+def test_hostile_names_of_volumes_are_escaped(
+    usernsctl: Program, launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
     """Let names of mount points contain a newline and an escape, and exceed the warning's room."""
     names = ["a\nb\x1b[31m", *(f"{number}-{'x' * 200}" for number in range(9))]
@@ -104,7 +108,7 @@ def test_hostile_name_of_a_volume(
     launch = freeze(usernsctl, tmp_path / "launch", *ALL)
     paths = [shlex.quote(f"{SRV}/{name}") for name in names]
     binds = [f"mount --bind volume {path}" for path in (SRV, *paths)]
-    done = mounted(launch, *binds)
+    done = launch_with_mounts(launch, *binds)
     assert (done.returncode, done.stdout) == (0, "ran\n")
     assert len(done.stderr.splitlines()) == 1
     assert "\x1b" not in done.stderr

@@ -74,13 +74,13 @@ def json_output(code: str) -> object:
     return json.loads(done.stdout)
 
 
-def test_a_run_passes_few_files() -> None:
+def test_run_loads_at_most_29_files() -> None:
     files = json_output(RUN)
     assert isinstance(files, list)
     assert 20 < len(files) <= 29, files
 
 
-def test_calls_of_sandboxes_pass_few_files() -> None:
+def test_sandbox_calls_execute_at_most_21_files() -> None:
     files = json_output(CALL)
     assert isinstance(files, dict)
     assert 10 < len(files["host.start"]) <= 21, files["host.start"]

@@ -206,18 +206,18 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_way_leads_nowhere(results: dict[str, Results], name: str) -> None:
+def test_way_out_is_blocked(results: dict[str, Results], name: str) -> None:
     found = {kind: results[kind][name] for kind in KINDS}
     expected = OPEN_KINDS if name in TO_OTHERS else ()
     assert [kind for kind in KINDS if found[kind][0] == "reached"] == [*expected], found
 
 
-def test_ways_lead_out_without_the_packet_filter(results: dict[str, Results]) -> None:
+def test_filtered_ways_work_without_the_packet_filter(results: dict[str, Results]) -> None:
     found = results["unfiltered"]
     assert [item for item in found.items() if item[1][0] != "reached"] == []
 
 
-def test_ways_lead_to_services_on_the_machine(results: dict[str, Results]) -> None:
+def test_ways_reach_services_from_the_host(results: dict[str, Results]) -> None:
     found = {name: found for name, found in results["machine"].items() if found[0] != "reached"}
     assert set(found) <= NOT_ON_THE_MACHINE, found
 

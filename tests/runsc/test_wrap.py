@@ -21,7 +21,7 @@ def script(tmp_path: Path) -> Path:
     return tmp_path / "a script"
 
 
-def test_a_wrapped_command_gets_all_arguments(usernsctl: Program, script: Path) -> None:
+def test_script_passes_all_arguments_to_its_command(usernsctl: Program, script: Path) -> None:
     show = 'printf "%s|" "$A" "$@"; cat; exit 3'
     words = ["--env", "A=it's $HOME", "--", "sh", "-c", show, "sh", "one two"]
     done = usernsctl("wrap", "-o", script, *words)
@@ -32,7 +32,7 @@ def test_a_wrapped_command_gets_all_arguments(usernsctl: Program, script: Path) 
     assert (done.returncode, done.stderr) == (3, "")
 
 
-def test_a_script_ends_by_the_signal_of_its_command(usernsctl: Program, script: Path) -> None:
+def test_script_is_killed_by_the_signal_of_its_command(usernsctl: Program, script: Path) -> None:
     assert usernsctl("wrap", f"--output={script}", "sh", "-c").returncode == 0
     assert capture([script, "kill -TERM $$"], timeout=PATIENCE).returncode == -signal.SIGTERM
     with subprocess.Popen([script, "echo; sleep 1000"], stdout=subprocess.PIPE) as process:
@@ -43,7 +43,7 @@ def test_a_script_ends_by_the_signal_of_its_command(usernsctl: Program, script: 
     assert [name for name in children().values() if "zombie" not in name] == []
 
 
-def test_a_script_shows_the_virtual_environment_of_its_command(
+def test_script_mounts_the_virtual_environment(
     usernsctl: Program, script: Path, tmp_path: Path
 ) -> None:
     environment = tmp_path / "venv"
@@ -72,7 +72,7 @@ def test_a_script_shows_the_virtual_environment_of_its_command(
         (["-o", "/dev/null", "true"], "not a regular file"),
     ],
 )
-def test_a_wrong_call_of_wrap_writes_nothing(
+def test_invalid_arguments_write_no_script(
     usernsctl: Program, script: Path, words: list[str], told: str
 ) -> None:
     script.write_text("old")
@@ -84,7 +84,7 @@ def test_a_wrong_call_of_wrap_writes_nothing(
     assert os.listdir(script.parent) == [script.name]
 
 
-def test_a_script_starts_sandboxes_from_a_template(
+def test_script_starts_sandboxes_from_a_template(
     usernsctl: Program, script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tmp_path.chmod(0o700)

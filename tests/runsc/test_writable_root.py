@@ -40,7 +40,7 @@ def wheel(directory: Path) -> Path:
     return path
 
 
-def test_the_default_denies_writes_to_files_of_others(usernsctl: Program) -> None:
+def test_without_the_option_writes_to_etc_are_denied(usernsctl: Program) -> None:
     if os.geteuid() == 0:
         pytest.skip("files of root belong to root inside if root is the caller")
     done = usernsctl("run", "--", "sh", "-c", "touch /etc/x || touch /usr/x || useradd box")
@@ -57,7 +57,7 @@ def test_writes_stay_in_memory(usernsctl: Program) -> None:
     assert not Path("/etc/x").exists()
 
 
-def test_useradd(usernsctl: Program) -> None:
+def test_useradd_creates_a_user(usernsctl: Program) -> None:
     script = "useradd -m -s /bin/sh -u 54321 newcomer && su newcomer -c 'id -un; touch ~/mine; pwd'"
     done = usernsctl("run", "--writable-root", "--wd", "/", "--", "sh", "-c", script)
     assert (done.stdout, done.returncode) == ("newcomer\n/\n", 0), done.stderr
@@ -84,16 +84,16 @@ def test_bind_mounts_keep_their_access(usernsctl: Program, tmp_path: Path) -> No
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_files_that_the_caller_may_not_read_stay_unreadable(
-    usernsctl: Program, tmp_path: Path
-) -> None:
+def test_files_unreadable_by_the_caller_stay_unreadable(usernsctl: Program, tmp_path: Path) -> None:
     """Capabilities inside are gVisor's: the kernel of the machine checks the caller's own."""
     script = "cat /etc/shadow | grep -c root; ls /root/* 2>/dev/null; exit 0"
     done = usernsctl("run", "--writable-root", "--", "sh", "-c", script)
     assert done.stdout == "0\n", done.stderr
 
 
-def test_a_frozen_launch_and_a_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+def test_frozen_launches_and_bundles_have_a_writable_root(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
     launch = freeze(usernsctl, tmp_path / "launch", "--writable-root", command=("sh", "-c", WRITE))
     done = prelude("--launch", launch)
     assert (done.stdout, done.stderr) == ("done\n", "")
@@ -109,7 +109,7 @@ def test_a_frozen_launch_and_a_bundle(usernsctl: Program, prelude: Program, tmp_
     assert "CAP_DAC_OVERRIDE" in planned["process"]["capabilities"]["effective"]
 
 
-def test_sandboxes_of_a_host() -> None:
+def test_each_sandbox_of_a_host_has_its_own_writable_root() -> None:
     with un.SandboxHost(writable_root=True) as host:
         with host.start(None) as box, host.start(None) as other:
             assert box.check_output(["sh", "-c", WRITE], text=True) == "done\n"
