@@ -173,7 +173,7 @@ def test_denied_kvm_is_explained_as_run_does(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
-        pytest.skip("/dev/kvm can be had here, by whoever runs this")
+        pytest.skip("this user may open /dev/kvm")
     file = tmp_path / "launch"
     options = ["--platform", "kvm", "--", "echo", "ran"]
     assert usernsctl("freeze", "-o", file, *options).returncode == 0

@@ -125,7 +125,7 @@ def test_health_of_a_stopped_sandbox_fails(script: Script) -> None:
     assert not [one for one in ours if " exec " in one and "runsc" in one]
 
 
-def test_the_sandbox_of_the_container_counts(script: Script) -> None:
+def test_health_checks_the_first_sandbox_only(script: Script) -> None:
     """Start two sandboxes, and stop the second: a health check asks only the oldest sandbox."""
     done = script("begin one; begin two; kill -STOP $(sandbox 2); health")
     assert (done.stdout, done.stderr) == ("status 0\n", "")

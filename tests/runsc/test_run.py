@@ -207,7 +207,7 @@ def test_death_of_the_watcher_ends_the_sandbox(usernsctl: Program) -> None:
 
 def test_denied_kvm_is_explained(usernsctl: Program) -> None:
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
-        pytest.skip("/dev/kvm can be had here, by whoever runs this")
+        pytest.skip("this user may open /dev/kvm")
     done = usernsctl("run", "--platform", "kvm", "--", "echo", "ran")
     assert (done.returncode, done.stdout) == (125, "")
     assert "[kvm-denied]" in done.stderr
