@@ -5,6 +5,7 @@ The script needs an environment in which usernsctl is installed from this tree.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ HEADINGS = {
     "containers": "Container engines and images",
 }
 TESTED_BY = {True: "real", "vm": "real, in a virtual machine", False: "given"}
+# Names of files, options, programs and system calls, which keep their small first letter.
+NAME = re.compile(r"(newuidmap|nft|pasta|podman|proc|runsc|setgroups)\b|\S*[_.(]")
 PLACES = {"host": "Host", "docker": "Docker", "podman": "Podman", "kubernetes": "Kubernetes"}
 
 INTRODUCTION = """\
@@ -68,7 +71,8 @@ def document() -> str:
 
 
 def section(cause: Cause) -> str:
-    lines = [f"### {cause.id}\n", f"**{cause.title[0].upper()}{cause.title[1:]}.** {cause.why}\n"]
+    title = cause.title if NAME.match(cause.title) else cause.title[0].upper() + cause.title[1:]
+    lines = [f"### {cause.id}\n", f"**{title}.** {cause.why}\n"]
     lines.append(f"*Recognised by:* {cause.told_by}  \n*Source:* {cause.reference}\n")
     lines += [remedy_item(PLACES[place], remedy) for place, remedy in cause.remedies.items()]
     return "\n".join(lines).rstrip() + "\n"
