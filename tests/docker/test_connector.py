@@ -121,7 +121,7 @@ def test_the_connector_prints_its_spec_with_all_ids(plain: Engine) -> None:
     assert len(of_type(messages(done), "SPEC")) == 1
 
 
-def test_without_the_profile_nothing_runs(plain: Engine) -> None:
+def test_connector_fails_without_the_seccomp_profile(plain: Engine) -> None:
     done = plain("run", "--rm", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
     assert cause_of(done) == "seccomp-denies-userns"

@@ -63,7 +63,9 @@ def own_address() -> str:
 
 
 @pytest.mark.timeout(600)
-def test_private_network_in_a_container(engine: Engine, server: int, tun: str) -> None:
+def test_private_network_denies_addresses_of_the_container(
+    engine: Engine, server: int, tun: str
+) -> None:
     python = "/opt/usernsctl/bin/python3"
     words = [f"127.0.0.1:{server}", f"{own_address()}:{server}"]
     options = ["--network=private", "--"]
@@ -75,7 +77,7 @@ def test_private_network_in_a_container(engine: Engine, server: int, tun: str) -
     assert len(answers) == len(words)
 
 
-def test_container_without_the_device(engine: Engine) -> None:
+def test_private_network_fails_without_the_tun_device(engine: Engine) -> None:
     done = engine(*RUN, IMAGE, "--network=private", "--", "echo", "started")
     assert (done.returncode, done.stdout) == (125, "")
     assert "[tun-missing]" in done.stderr

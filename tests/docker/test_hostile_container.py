@@ -203,7 +203,7 @@ def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
         assert left == [(2000, "0o104755")], "the attack itself must work"
 
 
-def test_hostile_modules_in_the_working_directory_of_doctor(
+def test_hostile_modules_in_the_cwd_of_doctor_are_not_imported(
     plain: Engine, volume: Path, tally: Tally
 ) -> None:
     """Root may also start doctor through the path of its script."""

@@ -94,7 +94,7 @@ def in_container(
     indirect=["engine"],
 )
 @pytest.mark.sampled(15)
-def test_cell(
+def test_suggested_remedies_make_the_container_run(
     engine: Engine, cell: Cell, canary: Path, found_causes: dict[Cell, tuple[str, ...]]
 ) -> None:
     attempt = Attempt(cell, list(cell.options), [])

@@ -36,7 +36,7 @@ def node_volumes() -> list[str]:
 
 @pytest.mark.parametrize("limit", [150, 250, 400])
 @pytest.mark.parametrize("program", GROW)
-def test_a_program_that_grows_ends_the_container_with_the_cause(
+def test_oom_kill_ends_the_container_with_the_cause(
     program: str, limit: int, plain: Engine
 ) -> None:
     volumes = node_volumes() if program == "node" else []

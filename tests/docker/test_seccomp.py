@@ -146,12 +146,12 @@ def test_every_kind_of_namespace_of_the_profile_is_needed(
     assert fails(plain, tmp_path, without_kind(call, kind))
 
 
-def test_nothing_fails_with_the_whole_profile(plain: Engine, tmp_path: Path) -> None:
+def test_all_runs_work_with_the_whole_profile(plain: Engine, tmp_path: Path) -> None:
     """All runs must work with the unchanged profile, or the failures would prove nothing."""
     assert not fails(plain, tmp_path, json.loads(PROFILE.read_text()))
 
 
-def test_no_other_kind_of_namespace_can_be_made() -> None:
+def test_profile_denies_other_kinds_of_namespaces() -> None:
     for call, allowed in (("unshare", ["user", "mount"]), ("clone", list(KINDS))):
         (rule,) = [one for one in without("")["syscalls"] if one["names"] == [call]]
         refused = rule["args"][0]["value"]
@@ -168,7 +168,7 @@ def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]
     return dict(json.loads(done.stdout))
 
 
-def test_the_sockets_that_are_allowed(plain: Engine) -> None:
+def test_sockets_of_the_profile_are_allowed(plain: Engine) -> None:
     assert set(sockets(plain, SOCKETS).values()) == {""}
     # The sysctl ping_group_range may deny these sockets, too.
     echo = sockets(plain, {"icmp": (2, 2, 1), "icmp6": (10, 2, 58)})

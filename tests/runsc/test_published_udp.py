@@ -89,7 +89,7 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
 
 
 @pytest.mark.parametrize("network", ["none", "private"])
-def test_published_udp_port_leads_to_the_sandbox(world: World, network: str) -> None:
+def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18053:53/udp"):
         # Each client has a socket of its own inside.
         assert ask(world, "127.0.0.1", 18053, 20) == "20"
@@ -99,13 +99,13 @@ def test_published_udp_port_leads_to_the_sandbox(world: World, network: str) -> 
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18053)
 
 
-def test_more_clients_than_places_are_served_one_after_the_other(world: World) -> None:
+def test_more_udp_clients_than_sockets_are_served(world: World) -> None:
     with serving(world, "--publish", "18054:53/udp"):
         # Sockets inside may get a number again, so not all of the 600 clients differ there.
         assert int(ask(world, "127.0.0.1", 18054, 600, 10)) > 500
 
 
-def test_answers_come_from_the_address_that_the_client_named(world: World) -> None:
+def test_udp_answers_come_from_the_requested_address(world: World) -> None:
     options = ("--publish", "0.0.0.0:18055:53/udp", "--publish", "[::]:18055:53/udp")
     with serving(world, *options):
         # connect(2) drops datagrams of other addresses.
@@ -115,7 +115,7 @@ def test_answers_come_from_the_address_that_the_client_named(world: World) -> No
             assert ask(world, address, 18055) == "1"
 
 
-def test_tcp_and_udp_ports_are_published_beside_each_other(world: World) -> None:
+def test_tcp_and_udp_may_publish_the_same_port(world: World) -> None:
     options = ("--publish", "18056:53", "--publish", "18056:53/udp", "--publish", "18057:54/udp")
     with serving(world, *options):
         assert ask(world, "127.0.0.1", 18056, 3) == "3"
@@ -146,7 +146,7 @@ for client in [late, *others]:
 
 
 @pytest.mark.parametrize(("others", "said"), [(1, "late b'late'\n"), (300, "")])
-def test_late_answer_reaches_its_client_or_nobody(world: World, others: int, said: str) -> None:
+def test_late_udp_answer_reaches_no_other_client(world: World, others: int, said: str) -> None:
     with serving(world, "--publish", "18058:53/udp"):
         done = world.run("/usr/bin/python3", "-c", LATE, "18058", str(others))
     assert (done.stdout, done.stderr) == (said, "")
@@ -183,7 +183,7 @@ print("answered")
 """
 
 
-def test_flood_of_clients_does_not_end_the_service(world: World) -> None:
+def test_flood_of_udp_clients_does_not_stop_the_forwarder(world: World) -> None:
     with serving(world, "--publish", "18064:53/udp") as popen, contextlib.ExitStack() as undo:
         flood = undo.enter_context(
             subprocess.Popen(
@@ -223,7 +223,7 @@ server.recv(100)
 """
 
 
-def test_only_the_program_of_the_port_answers(world: World) -> None:
+def test_udp_client_gets_no_forged_answer(world: World) -> None:
     command = [USERNSCTL, "run", "--publish", "18065:53/udp", "--", "/usr/bin/python3", "-c"]
     with subprocess.Popen(world.command(*command, FORGER), stdout=subprocess.PIPE) as popen:
         try:
@@ -262,7 +262,7 @@ print("answered")
 """
 
 
-def test_client_that_came_before_the_server_is_served(world: World) -> None:
+def test_udp_client_that_sends_before_the_server_starts_is_served(world: World) -> None:
     options = ("--publish", "18059:53/udp")
     program = "import sys; print('up', flush=True); sys.stdin.readline()\n" + SERVER
     command = [USERNSCTL, "run", *options, "--", "/usr/bin/python3", "-c", program, "53"]
@@ -302,7 +302,7 @@ def network_processes(world: World, popen: subprocess.Popen[str]) -> list[int]:
     ]
 
 
-def test_udp_processes_have_nothing_but_their_sockets(world: World) -> None:
+def test_udp_forwarders_hold_only_their_sockets(world: World) -> None:
     options = ("--publish", "18060:53/udp", "--publish", "18061:53/udp")
     with serving(world, *options) as popen:
         found = network_processes(world, popen)
@@ -323,7 +323,7 @@ def test_udp_processes_have_nothing_but_their_sockets(world: World) -> None:
         assert "network-ended" in popen.stderr.read()
 
 
-def test_taken_udp_port_is_an_error_before_the_start(world: World) -> None:
+def test_taken_udp_port_is_reported_before_the_start(world: World) -> None:
     # The machine's own server for datagrams is bound to this port.
     done = world.run(USERNSCTL, "run", "--publish", "5353:53/udp", "--", "echo", "started")
     assert (done.returncode, done.stdout) == (125, "")
