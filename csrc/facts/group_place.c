@@ -253,12 +253,20 @@ int un_group_prepare(int place, enum un_group_part part, int version)
     return -1;
 }
 
+static bool has_name(int place, const char *name, int group)
+{
+    struct stat open, named;
+    return !fstat(group, &open) && !fstatat(place, name, &named, AT_SYMLINK_NOFOLLOW) &&
+           open.st_ino == named.st_ino;
+}
+
 /* The kernel removes no group that has processes or children. A lock shows that the sandbox of an
- * empty group is just starting. */
+ * empty group is just starting. If another process has removed the group before the lock, its
+ * sandbox may have made another one of the same name. */
 static void remove_unlocked(int place, const char *name)
 {
     un_auto_close int group = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (group >= 0 && !flock(group, LOCK_EX | LOCK_NB))
+    if (group >= 0 && !flock(group, LOCK_EX | LOCK_NB) && has_name(place, name, group))
         unlinkat(place, name, AT_REMOVEDIR);
 }
 

@@ -19,7 +19,7 @@
 
 #define PERIOD_US 100000
 /* Another process may remove a group between its creation and its lock (un_group_sweep()). */
-#define TRIES_MAX 8
+#define TRIES_MAX 32
 /* A killed process stays in its group until it has released its memory, and was reaped. */
 #define REMOVE_MS 5000
 /* Another process holds a new group's lock only for a moment (un_group_sweep()). */

@@ -1,0 +1,72 @@
+/* Tests of removing the groups of ended sandboxes, in plain directories, which have locks, too. */
+#include "check.h"
+#include "facts/facts.h"
+
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#define NAME UN_GROUP_PREFIX "0123"
+
+static int place;
+static bool is_replaced; /* whether another process replaces a group right before its lock */
+
+int flock(int fd, int operation)
+{
+    if (is_replaced) {
+        CHECK_INT(renameat(place, NAME, place, "removed"), 0);
+        CHECK_INT(mkdirat(place, NAME, 0700), 0);
+    }
+    is_replaced = false;
+    return (int)syscall(SYS_flock, fd, operation);
+}
+
+static bool exists(void)
+{
+    return !faccessat(place, NAME, F_OK, 0);
+}
+
+static void an_unlocked_group_is_removed(void)
+{
+    CHECK_INT(mkdirat(place, NAME, 0700), 0);
+    un_group_sweep(place);
+    CHECK(!exists());
+}
+
+static void a_locked_group_stays(void)
+{
+    CHECK_INT(mkdirat(place, NAME, 0700), 0);
+    int group = openat(place, NAME, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CHECK_INT(flock(group, LOCK_EX), 0);
+    un_group_sweep(place);
+    CHECK(exists());
+    close(group);
+    un_group_sweep(place);
+    CHECK(!exists());
+}
+
+/* A start that has lost its group makes another one of the same name, which is not the one that is
+ * locked here. */
+static void a_group_that_replaces_another_one_stays(void)
+{
+    CHECK_INT(mkdirat(place, NAME, 0700), 0);
+    is_replaced = true;
+    un_group_sweep(place);
+    CHECK(!is_replaced);
+    CHECK(exists());
+    CHECK_INT(unlinkat(place, NAME, AT_REMOVEDIR), 0);
+    CHECK_INT(unlinkat(place, "removed", AT_REMOVEDIR), 0);
+}
+
+int main(void)
+{
+    char top[] = "/tmp/usernsctl-test-XXXXXX";
+    CHECK(mkdtemp(top) != NULL);
+    place = open(top, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CHECK(place >= 0);
+    an_unlocked_group_is_removed();
+    a_locked_group_stays();
+    a_group_that_replaces_another_one_stays();
+    close(place);
+    CHECK_INT(rmdir(top), 0);
+}
