@@ -104,6 +104,24 @@ def test_a_draft_is_removed_without_further_descriptors(monkeypatch: pytest.Monk
     assert os.listdir(Path(os.environ["XDG_RUNTIME_DIR"]) / "usernsctl" / "drafts") == []
 
 
+def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new directory was left until the next call."""
+    store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("drafts"))
+    real_open, tried = records.Directory.open, list[str]()
+
+    def fail_once(directory: records.Directory, name: str) -> records.Directory:
+        tried.append(name)
+        if tried.count(".web") == 1 and name == ".web":
+            raise un.NamespaceError("no memory", step="state", errno=errno.ENOMEM)
+        return real_open(directory, name)
+
+    monkeypatch.setattr(records.Directory, "open", fail_once)
+    with pytest.raises(un.NamespaceError, match="no memory"):
+        store.draft("web")
+    assert ".web" in tried
+    assert os.listdir(Path(os.environ["XDG_RUNTIME_DIR"]) / "usernsctl" / "drafts") == []
+
+
 def test_leaving_a_closed_entry_raises_nothing() -> None:
     """A ValueError about the descriptor -1 hid the error that had closed the entry."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("closed"))
@@ -121,6 +139,11 @@ def test_no_pidfd_is_lost_by_an_interrupt() -> None:
         pidfd.close()
 
     interrupt_each(run)
+
+
+def test_no_pipe_of_a_command_is_lost_by_an_interrupt() -> None:
+    """An interrupted Popen left the pipes that subprocess had not opened as files yet."""
+    interrupt_each(lambda: un.run(["true"], capture_output=True), "open")
 
 
 def test_no_descriptor_of_a_namespace_is_lost_by_an_interrupt() -> None:

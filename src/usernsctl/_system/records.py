@@ -461,7 +461,13 @@ class Store(Generic[R]):
         for _ in range(_ATTEMPTS):
             self._check_free(name, replace)
             with contextlib.suppress(FileNotFoundError):
-                entry = self._lock(f".{name}", make=True)
+                try:
+                    entry = self._lock(f".{name}", make=True)
+                except NamespaceError:
+                    # The directory was made but not opened: only its lock tells whose it is.
+                    with contextlib.suppress(NamespaceError):
+                        self.sweep()
+                    raise
                 if entry is not None:
                     with contextlib.ExitStack() as undo:
                         undo.enter_context(entry)

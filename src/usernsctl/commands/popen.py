@@ -350,11 +350,35 @@ class Popen(Collected[AnyStr]):
         self._start_timeout = start_timeout
         try:
             super().__init__(args, bufsize, *positional, **arguments)
-        except OSError as error:
+        except BaseException as error:
+            if self._ends:
+                self._close_unopened()
+            if not isinstance(error, OSError):
+                raise
             # Without free descriptors, subprocess can't make pipes. Subclasses of OSError are ours.
             if type(error) is not OSError:
                 raise
             raise CommandError.from_os_error(error, "the standard streams", step="stdio") from error
+
+    # Our ends of the pipes, before subprocess opens files on them, in the order of the streams.
+    _ends: tuple[int, ...] = ()
+
+    def _get_handles(self, *streams: Any) -> tuple[int, ...]:
+        made: tuple[int, ...] = super()._get_handles(*streams)  # type: ignore[misc]
+        p2cwrite, c2pread, errread = made[1], made[2], made[4]
+        self._ends = p2cwrite, c2pread, errread
+        return made
+
+    def _close_unopened(self) -> None:
+        """Close the pipes that subprocess leaves if a signal handler raises while it opens files.
+
+        The first pipe without a file may be closed already: opening its file has failed.
+        """
+        files = self.stdin, self.stdout, self.stderr
+        pairs = zip(self._ends, files, strict=True)
+        unopened = [fd for fd, file in pairs if fd >= 0 and file is None]
+        for fd in unopened[1:]:
+            os.close(fd)
 
     def _execute_child(self, *arguments: Any) -> None:
         child = ChildArguments(*arguments)
