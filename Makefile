@@ -15,7 +15,7 @@ BAD_DOCSTRING = ^ *"""(It|Of|One|So many|Those|What|Whether|Who|Whoever|Whose)\b
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all unit kernel runsc hostile faults fuzz as-ranges as-root as-no-ranges demo-in-gvisor \
+.PHONY: help demo test test-all unit kernel runsc hostile faults fuzz load as-ranges as-root as-no-ranges demo-in-gvisor \
 	clients docker ray vm c analyze sanitize coverage connector docs man dist deb release-check lint format bench counts \
 	packages clean
 
@@ -49,6 +49,11 @@ hostile: packages ## attack with the full number of tries; `make test` tries eac
 faults: packages ## make the system calls of each path fail, and count (as root); ROUNDS=N: N (100) faults a path, 0: all
 	@$(DEV)/bin/python -B tools/faults.py --rounds $(or $(ROUNDS),100) --seed $$(date +%Y%m%d)
 	@$(DEV)/bin/python tools/reliability_docs.py
+
+load: packages ## run operations many times, and at the same time, and check that nothing grows; LOAD="--spawns N": see tools/load.py
+	@set -e; python=$(DEV)/bin/python; name=$$(id -un); \
+	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
+	tools/as-user $$name tools/load.py -- $$python -W ignore tools/load.py $(LOAD)
 
 as-ranges as-root as-no-ranges: packages
 	@tools/test-as $(@:as-%=%) $(TESTS)

@@ -9,6 +9,7 @@ there is any.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
 import shutil
@@ -22,12 +23,16 @@ TREE = Path(__file__).parent.parent
 FAULTS = TREE / "tests" / "faults"
 TARGET = TREE / "bench" / "faults.json"
 USER = "usernsctl-test"
+# For root, other code writes the maps of several ids, and limits sandboxes.
+AS_ROOT = ["exec, map by the parent", "spawn, map by the parent", "run with control groups"]
 
 
 def run(directory: Path, user: str, options: list[str]) -> list[dict[str, Any]]:
     """Run all paths of one user, and return their outcomes."""
     # Mounts of other programs must not count as left behind.
     apart = ["unshare", "--mount", "--propagation", "private"]
+    # Private networks need /dev/net/tun.
+    apart += [str(TREE / "tools" / "with-tun"), str(directory)]
     traced = [str(directory / "injector"), "-u", user, sys.executable, "-B", "matrix.py"]
     environment = {"PATH": os.environ["PATH"], "HOME": "/", "LANG": "C.UTF-8"}
     outcomes = []
@@ -67,8 +72,9 @@ def main() -> int:
         for file in ("errnos.py", "matrix.py", "paths.py"):
             shutil.copy(FAULTS / file, directory)
         outcomes = run(directory, USER, options)
-        # For root, other code writes the maps of several ids.
-        outcomes += run(directory, "root", [*options[:1], "--path=*parent*", options[2]])
+        as_root = [f"--path={one}" for one in AS_ROOT if fnmatch.fnmatch(one, given.path)]
+        if as_root:
+            outcomes += run(directory, "root", [*options[:1], *as_root, options[2]])
     # Outcomes of an earlier run stay, for the paths that were not tried now.
     old = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else []
     merged = {(one["user"], one["path"]): one for one in [*old, *outcomes]}

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import fcntl
 import fnmatch
 import gc
 import json
@@ -142,6 +143,21 @@ def children() -> set[str]:
     return found
 
 
+def unused(group: Path) -> bool:
+    """Return whether the sandbox of a control group has ended: the group is empty and unlocked."""
+    try:
+        descriptor = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return not (group / "cgroup.procs").read_text()
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 @dataclass
 class State:
     """The state that a path must leave as it was."""
@@ -150,12 +166,14 @@ class State:
     children: set[str]
     mounts: set[str]
     files: set[str]
+    groups: set[str]
 
     @classmethod
     def now(cls, directory: Path) -> State:
         mounts = set(Path("/proc/self/mountinfo").read_text().splitlines())
         files = {str(path) for path in directory.rglob("*")}
-        return cls(descriptors(), children(), mounts, files)
+        groups = {str(path) for path in Path("/sys/fs/cgroup").rglob("usernsctl-*") if unused(path)}
+        return cls(descriptors(), children(), mounts, files, groups)
 
     def extra(self, before: State) -> dict[str, set[str]]:
         found = {
@@ -354,6 +372,8 @@ class Matrix:
         if is_deadly or end in (INTERRUPTED, "killed by the signal"):
             with contextlib.suppress(un.UsernsError):
                 self.path.clean()
+        if is_deadly:
+            self.path.remove_partial()
         self.path.settle()
         left = left_over(before, self.path.directory)
         if is_deadly and "files" in left:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import usernsctl as un
+from usernsctl.cli import cp
+from usernsctl.gvisor.launch.network import private_command
 from usernsctl.gvisor.sandbox import records as sandbox_records
 from usernsctl.namespaces import named
 
@@ -65,6 +69,9 @@ class FaultPath:
 
     def clean(self) -> None:
         """Remove what a killed run may leave: namespaces and sandboxes that outlive a process."""
+
+    def remove_partial(self) -> None:
+        """Remove a partial result, which stays if the process that calls usernsctl is killed."""
 
     def tear_down(self) -> None:
         """Remove what :meth:`set_up` made."""
@@ -264,6 +271,51 @@ class Files(InSandbox):
         output.flush()
 
 
+def make_tree(tree: Path) -> None:
+    """Make a tree for :func:`read_tree`, unless it exists."""
+    if not tree.exists():
+        (tree / "inner").mkdir(parents=True)
+        (tree / "inner" / "file").write_text(RAN)
+        (tree / "link").symlink_to("inner/file")
+
+
+def read_tree(tree: Path, output: IO[str]) -> None:
+    """Write the content of a copy of the tree."""
+    assert (tree / "link").is_symlink()
+    output.write((tree / "inner" / "file").read_text())
+    output.flush()
+
+
+class Trees(InSandbox):
+    """A tree that is copied into a sandbox, and out of it."""
+
+    name = "trees in and out"
+
+    def set_up(self) -> None:
+        super().set_up()
+        make_tree(self.directory / "tree")
+
+    def run(self, output: IO[str]) -> None:
+        assert self.box is not None
+        self.box.put(self.directory / "tree", "/tmp/faults/tree", merge=True, parents=True)
+        self.box.get("/tmp/faults/tree", self.directory / "copy")
+        read_tree(self.directory / "copy", output)
+
+    def settle(self) -> None:
+        """Remove the copy."""
+        remove_complete_copy(self.directory / "copy")
+        super().settle()
+
+    def remove_partial(self) -> None:
+        shutil.rmtree(self.directory / "copy", ignore_errors=True)
+
+
+def remove_complete_copy(copy: Path) -> None:
+    """Remove a copy of the tree. A partial one is a defect."""
+    if (copy / "link").is_symlink() and (copy / "inner" / "file").exists():
+        shutil.rmtree(copy)
+
+
 class Pool(InHost):
     name = "pool"
 
@@ -340,6 +392,78 @@ class Attach(Detach):
         super().tear_down()
 
 
+class Copy(Attach):
+    """usernsctl cp, of a tree into a detached sandbox and out of it."""
+
+    name = "cp"
+
+    def set_up(self) -> None:
+        super().set_up()
+        make_tree(self.directory / "tree")
+
+    def run(self, output: IO[str]) -> None:
+        more: dict[str, Any] = {"user": None, "max_bytes": 1 << 20, "max_files": 9, "timeout": 30}
+        tree, copy = str(self.directory / "tree"), self.directory / "copy"
+        cp.copy(tree, "faults:/tmp", force=True, parents=False, **more)
+        cp.copy("faults:/tmp/tree", str(copy), force=False, parents=False, **more)
+        read_tree(copy, output)
+
+    def settle(self) -> None:
+        remove_complete_copy(self.directory / "copy")
+        super().settle()
+
+    def remove_partial(self) -> None:
+        shutil.rmtree(self.directory / "copy", ignore_errors=True)
+
+
+class NetworkedHost(HostItself):
+    """A sandbox with a private network, and a published port, through which a server is asked."""
+
+    name = "published port"
+    server = (
+        "import socket; server = socket.create_server(('127.0.0.1', 8000));"
+        "print('ready', flush=True); client = server.accept()[0];"
+        # The end of the sandbox would discard an answer that is under way.
+        "client.sendall(b'ran\\n'); client.recv(1)"
+    )
+
+    def run(self, output: IO[str]) -> None:
+        command = ["/usr/bin/python3", "-c", self.server]
+        with (
+            un.SandboxHost(network="private") as host,
+            host.start(command, stdout=un.PIPE, publish=[8000], timeout=START_SECONDS) as box,
+        ):
+            assert box.stdout is not None
+            try:
+                box.stdout.readline()
+                with socket.create_connection(box.ports[8000], START_SECONDS) as client:
+                    output.write(client.makefile().readline())
+            except ConnectionError as error:
+                # The sandbox has ended, with its network.
+                raise un.CalledProcessError(box.wait(START_SECONDS), command) from error
+            output.flush()
+            if status := box.wait(START_SECONDS):
+                raise un.CalledProcessError(status, command)
+
+
+class NetworkedNamespace(NamedCreate):
+    """A named namespace with a private network, and a command in it."""
+
+    name = "ns create with a private network"
+
+    def run(self, output: IO[str]) -> None:
+        named.create_named("faults", ["-r"], private_command())
+        self.is_created = True
+        with un.Namespace.open("faults") as namespace:
+            namespace.run(PAYLOAD, stdout=output, check=True)
+
+
+def limited_run(output: IO[str]) -> None:
+    """Run the payload with each limit: by control groups as root, elsewhere by watchers."""
+    limits: dict[str, Any] = {"memory": "512M", "pids": 200, "cpus": 1, "disk": "64M"}
+    un.gvisor.run(PAYLOAD, stdout=output, check=True, timeout=START_SECONDS, **limits)
+
+
 def every_path(directory: Path) -> Iterator[FaultPath]:
     """Yield all paths that this user has."""
     is_root = os.geteuid() == 0
@@ -369,11 +493,23 @@ def every_path(directory: Path) -> Iterator[FaultPath]:
         "run",
         lambda out: un.gvisor.run(PAYLOAD, stdout=out, check=True, timeout=START_SECONDS),
     )
+    yield Call(directory, "run with control groups" if is_root else "run with limits", limited_run)
+    yield Call(
+        directory,
+        "run, private network",
+        lambda out: un.gvisor.run(
+            PAYLOAD, stdout=out, check=True, timeout=START_SECONDS, network="private"
+        ),
+    )
     for kind in (
+        NetworkedNamespace,
+        NetworkedHost,
         HostItself,
         Start,
         AgentCommand,
         Files,
+        Trees,
+        Copy,
         Pool,
         TemplateCreate,
         TemplateRestore,
