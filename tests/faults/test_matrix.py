@@ -65,7 +65,7 @@ def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None =
 
 @pytest.mark.also_root
 def test_a_command_may_fail_at_each_call(injector: Path) -> None:
-    paths = ["exec, one id", "exec, forked*", "spawn", "spawn in*", "ns create*"]
+    paths = ["exec, one id", "exec, forked*", "spawn", "spawn in*", "ns create, exec"]
     run_matrix(injector, paths, 6)
 
 
