@@ -52,6 +52,15 @@ static bool go_up(char *group)
     return true;
 }
 
+/* Returns whether a path has the component "..". */
+static bool leads_up(const char *path)
+{
+    for (const char *at = path; (at = strstr(at, "/..")); at++)
+        if (!at[3] || at[3] == '/')
+            return true;
+    return false;
+}
+
 /* Finds the control group of this process below the mount point. In a container, the path in
  * /proc/self/cgroup may be that of the host, or begin with /.. (cgroup_namespaces(7)); the mount
  * point is then the group of the container. */
@@ -61,7 +70,7 @@ static bool find_group(const struct un_groups *groups, const char *controller, i
     struct stat status;
     if (!un_proc_cgroup(groups->proc, controller, group, UN_PATH_MAX) || *group != '/')
         return false;
-    if (group[1] && (strstr(group, "/..") || fstatat(mount, group + 1, &status, 0)))
+    if (group[1] && (leads_up(group) || fstatat(mount, group + 1, &status, 0)))
         strcpy(group, "/");
     return true;
 }

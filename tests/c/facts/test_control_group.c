@@ -94,6 +94,13 @@ static void a_container_has_its_group_at_the_mount_point(void)
     }
 }
 
+static void the_name_of_a_group_may_begin_with_dots(void)
+{
+    begin("0::/a/..b/...\n");
+    write_file("mounts/a/..b/.../memory.max", "4096\n");
+    check_limits(4096, UINT64_MAX);
+}
+
 static void odd_files_are_no_limit(void)
 {
     static const char *const texts[] = {
@@ -323,6 +330,7 @@ int main(void)
     the_lowest_limit_of_the_parents_counts();
     version_1_has_the_limit_of_all_parents();
     a_container_has_its_group_at_the_mount_point();
+    the_name_of_a_group_may_begin_with_dots();
     odd_files_are_no_limit();
     only_regular_groups_count();
     no_group_has_no_limit();
