@@ -323,6 +323,16 @@ def test_udp_forwarders_hold_only_their_sockets(world: World) -> None:
         assert "network-ended" in popen.stderr.read()
 
 
+def test_udp_clients_can_not_take_the_port_inside(world: World) -> None:
+    options = ("--publish", "18066:40053/udp", "--publish", "18066:40054")
+    with serving(world, *options, port=40053) as popen:
+        pid = str(network_processes(world, popen)[0])
+        file = "/proc/sys/net/ipv4/ip_local_reserved_ports"
+        done = world.run("nsenter", "--net", "--target", pid, "cat", file)
+        assert (done.stdout, done.stderr) == ("40053-40054\n", "")
+        assert ask(world, "127.0.0.1", 18066) == "1"
+
+
 def test_taken_udp_port_is_reported_before_the_start(world: World) -> None:
     # The machine's own server for datagrams is bound to this port.
     done = world.run(USERNSCTL, "run", "--publish", "5353:53/udp", "--", "echo", "started")

@@ -17,6 +17,11 @@
 #define LOW_PORTS "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 #define ALL_PORTS "0"
 
+/* The kernel gives these ports to no socket that is not bound (ip-sysctl.rst). Otherwise a client
+ * that connects often before the program inside listens could get a socket whose own port is the
+ * port inside: such a socket is connected to itself, and the program could not bind the port. */
+#define RESERVED_PORTS "/proc/sys/net/ipv4/ip_local_reserved_ports"
+
 /* pasta (of 2025) drops what its socket has no room for, and the sender then pauses for seconds. A
  * smaller buffer of the sender keeps a connection to a near host at its full rate
  * (bench/network.py). Half of this size slows down a connection to a host that is 20 ms away. */
@@ -39,6 +44,20 @@ static void set_if_writable(const char *path, const char *value)
     un_auto_close int file = open(path, O_WRONLY | O_CLOEXEC);
     if (file >= 0)
         (void)!write(file, value, strlen(value));
+}
+
+/* Reserves the ports inside of the published ports, where that is possible. */
+static void reserve_ports(const struct network *network)
+{
+    const struct ports *all[] = {&network->tcp, &network->udp};
+    char text[2 * PORTS_MAX * sizeof "65535"];
+    size_t length = 0;
+    for (int i = 0; i < 2; i++)
+        for (size_t j = 0; j < all[i]->count; j++)
+            length += (size_t)snprintf(text + length, sizeof text - length, "%s%u",
+                                       length ? "," : "", all[i]->port[j].inside);
+    if (length)
+        set_if_writable(RESERVED_PORTS, text);
 }
 
 static int listen_inside(uint16_t port, struct un_error *err)
@@ -88,6 +107,7 @@ static int make(const struct network *network, int socket, struct un_error *err)
     if (bring_up_loopback(err))
         return -1;
     set_if_writable(LOW_PORTS, ALL_PORTS);
+    reserve_ports(network);
     if (network->pasta) {
         set_if_writable(SEND_BUFFER, SEND_BUFFER_SIZES);
         if (make_device(err))
