@@ -65,7 +65,8 @@ static int open_while_hidden(int dir, const struct un_own_maps *maps,
     /* If this fails, so does open_files(). */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int failed = open_files(dir, text, fd, err);
-    return failed ? failed : un_hide_process(err);
+    struct un_error ignored;
+    return un_hide_process(failed ? &ignored : err) ? -1 : failed;
 }
 
 static int write_own_maps(const struct un_own_maps *maps, struct un_error *err)
