@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import settled_descriptors
 
+from usernsctl._system.descriptors import wait_readable
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.runsc import releases
 from usernsctl.gvisor.runsc.find import SIDE_PROGRAMS, check_side_programs
@@ -197,6 +198,22 @@ def test_runsc_that_does_not_end_is_refused(
 ) -> None:
     with pytest.raises(RunscError, match="did not end within 0 seconds"):
         release_of(str(program(answer)), seconds=0.01)
+
+
+def test_a_wrapper_is_killed_with_its_children(
+    cache: Path, program: FakeRunscFactory, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    wrapper = str(program(f"exec 9>{fifo}; sleep 600 & exec cat /dev/zero"))
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(RunscError, match="the output of --version is not runsc's"):
+            release_of(wrapper, seconds=600)
+        # At its end once no process has it open.
+        assert wait_readable(reader, timeout=60)
+    finally:
+        os.close(reader)
 
 
 def test_missing_runsc_raises(cache: Path, tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
             stderr=subprocess.STDOUT,
             env=_ENVIRONMENT,
             cwd="/",
+            # In a session of its own, so that all processes of a wrapper can be killed.
+            start_new_session=True,
         )
     with process, _killed(process):
         assert process.stdout is not None
@@ -210,11 +212,16 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
 
 @contextlib.contextmanager
 def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill a process that still runs at the end of the block."""
+    """Kill the group of a process, unless the block has waited for the end of the process."""
+    import signal
+
     try:
         yield
     finally:
-        process.kill()
+        # The pid of a process that was not reaped still names the group.
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 # ---- cache ---------------------------------------------------------------------------------------
