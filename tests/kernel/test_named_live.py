@@ -21,6 +21,7 @@ from kept import LINK, MAP_WITHOUT_US, WHO, in_python, without_us
 from processes import capture
 
 import usernsctl as un
+from usernsctl._system.records import Entry
 from usernsctl.namespaces import named
 from usernsctl.namespaces.named import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
@@ -458,6 +459,26 @@ def test_unknown_kinds_of_namespaces_are_refused() -> None:
     arguments: dict[str, Any] = {"bogus": True}
     with pytest.raises(TypeError, match="bogus"):
         Namespace.open_or_create("web", **arguments)
+    assert named.list_named() == []
+
+
+def test_a_holder_that_is_killed_during_the_creation_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish = Entry.publish
+
+    def publish_and_kill(entry: Entry[NamedNamespace]) -> None:
+        publish(entry)
+        holder = os.pidfd_open(entry.record.pid)
+        try:
+            signal.pidfd_send_signal(holder, signal.SIGKILL)
+            assert select.select([holder], [], [], PATIENCE)[0]
+        finally:
+            os.close(holder)
+
+    monkeypatch.setattr(Entry, "publish", publish_and_kill)
+    with pytest.raises(un.NamespaceError, match="the holder of the namespace 'web'"):
+        named.create_named("web", ["--user"])
     assert named.list_named() == []
 
 

@@ -431,7 +431,7 @@ class _Holder(Closing):
     def keep(self, entry: Entry[NamedNamespace]) -> NamedNamespace:
         """Publish the record, then tell the holder to outlive this process.
 
-        :raises NamespaceError: the holder can't be opened by other processes.
+        :raises NamespaceError: the holder has ended, or can't be opened by other processes.
         """
         name = entry.name.removeprefix(".")
         with NamespaceError.instead(f"the namespace {name!r}", step=STEP):
@@ -439,9 +439,11 @@ class _Holder(Closing):
                 name, self._pid, self._fds, network=self._network, notice=self._notice
             )
         entry.publish()
-        self._connection.send(b"+")
-        # The holder closes the connection once other processes can open it, or sends an error.
-        word, _, rest = self._connection.recv(4096).decode(errors="replace").partition(" ")
+        with NamespaceError.instead(f"the holder of the namespace {name!r}", step=STEP):
+            self._connection.send(b"+")
+            # The holder closes the connection once other processes can open it, or sends an error.
+            answer = self._connection.recv(4096)
+        word, _, rest = answer.decode(errors="replace").partition(" ")
         if word == "error":
             entry.remove()
             raise _reported_error(rest)
