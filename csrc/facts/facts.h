@@ -98,6 +98,38 @@ int un_group_write(int group, const char *file, const char *text);
 /* Removes the groups in a place whose sandbox has ended without removing them. */
 void un_group_sweep(int place);
 
+/* ---- usage.c: what the processes of a sandbox use -------------------------------------------- */
+
+/* Calls `visit` for each child of a process, until `visit` returns true. Returns whether it has.
+ * *failed is set if the children can't be read. */
+bool un_any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed);
+
+/* A sandbox has one file for its memory; restored ones may have several. */
+#define UN_MEMORY_FILES 8
+
+struct un_memory_files {
+    int fd[UN_MEMORY_FILES];
+    size_t count;
+};
+
+/* Opens the files for the memory of the programs in a sandbox, of which only gVisor's kernel has
+ * descriptors. Returns whether the process has any. */
+bool un_memory_files_open(pid_t pid, struct un_memory_files *files);
+/* Returns the bytes that the files occupy. */
+uint64_t un_memory_files_size(const struct un_memory_files *files);
+/* Returns the bytes of a process's anonymous memory and page tables, or 0 if it has ended. */
+uint64_t un_private_memory(pid_t pid);
+/* Returns the processor time of a process in microseconds, or -1 if it has been reaped. */
+int64_t un_processor_time(pid_t pid);
+/* Returns the number of threads of a process, or 0 if it has been reaped. */
+uint64_t un_task_count(pid_t pid);
+
+/* Opens the file of un_last_pid(). Returns -1 if the file is missing, or not the kernel's. */
+int un_open_last_pid(void);
+/* Returns the last id that the kernel has given to a process or thread in the PID namespace of this
+ * process (proc_loadavg(5)), or -1. */
+int64_t un_last_pid(int fd);
+
 /* Room for a number of MiB. */
 #define UN_MIB_ROOM 32
 /* Writes a number of bytes as MiB, rounded down to tenths, such as "24.0 MiB". Returns `text`. */

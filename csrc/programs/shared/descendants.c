@@ -1,34 +1,12 @@
 #include "base/base.h"
 #include "programs/shared/shared.h"
 
-#include <dirent.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #define END_MS 5000
-
-bool any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed)
-{
-    char path[64];
-    bool found = false;
-    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-    DIR *threads = opendir(path);
-    *failed = !threads;
-    for (const struct dirent *thread; threads && !found && (thread = readdir(threads));) {
-        snprintf(path, sizeof path, "/proc/%d/task/%.20s/children", (int)pid, thread->d_name);
-        FILE *children = *thread->d_name == '.' ? NULL : fopen(path, "re");
-        int child;
-        while (children && !found && fscanf(children, "%d", &child) == 1)
-            found = visit(child, arg);
-        if (children)
-            fclose(children);
-    }
-    if (threads)
-        closedir(threads);
-    return found;
-}
 
 int adopt_descendants(void)
 {

@@ -1,17 +1,15 @@
 /*
  * Limits without control groups: the watcher measures the memory and the tasks of the sandbox.
  *
- * The memory of the programs inside, and of their files, is in a memfd of gVisor's kernel, the
- * sentry, so RSS does not show it: the blocks of that file do. The rest is the anonymous memory of
- * gVisor's processes, and their page tables, of which a program inside can have many with few
- * pages.
- *
- * A measurement takes some microseconds. The next one follows before the sandbox can exceed the
- * limit by much, at the highest rate at which the processors clear pages or start processes. A
- * process makes page tables without the sentry where it maps files of this machine, so a
- * measurement reads the page tables of each known process that has run. New processes are found by
- * a walk through all processes, which takes longer, and must not take more than a small share of
- * the time. A sandbox whose sentry has hardly run has hardly any new processes: it needs no walk.
+ * A measurement takes some microseconds (facts/usage.c). The next one follows before the sandbox
+ * can exceed the limit by much, at the highest rate at which the processors clear pages or start
+ * processes. Each measurement reads the size of the memory file. The anonymous memory and the page
+ * tables of the known processes are read after these have run for some milliseconds: a process that
+ * has not run has allocated nothing. A process makes page tables without the sentry where it maps
+ * files of this machine, so all of them count. New processes are found by a walk through all
+ * processes, which takes longer, and must not take more than a small share of the time. Without a
+ * new pid there is no new process, so no walk is needed. Where the pids of other programs hide
+ * that, a sandbox whose sentry has hardly run has hardly any new processes.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -27,7 +25,6 @@
 #include <sys/utsname.h>
 #include <time.h>
 
-#define MEMORY_FILE "/memfd:runsc-memory"
 /* The time between two looks for the sentry, and the time after which it must have been found. */
 #define FIND_MS 20
 #define FOUND_MS 60000
@@ -38,8 +35,11 @@
 #define EXCESS (32U << 20)
 #define LOOK_MS_MIN 4
 #define LOOK_MS_MAX 1000
-/* Microseconds in which a process makes page tables of a few MiB at most. */
-#define BUSY_US 500
+/* Microseconds of processor time after which the processes are read again. Meanwhile, they allocate
+ * a few MiB at most, and a small part of what is left to the limit. */
+#define BUSY_US_MIN 4000
+#define BUSY_US_MAX 20000
+#define BUSY_SHARE 8
 
 /* The microseconds of processor time that the sentry of an idle sandbox needs in 150 milliseconds.
  * A new process can make page tables for so long before the next walk finds it. */
@@ -47,6 +47,8 @@
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
+/* The time between two looks for new pids. */
+#define NEW_MS 100
 /* The longest time between two walks through an idle sandbox. */
 #define IDLE_WALK_MS 5000
 /* Walks take at most one part of this number of the time. */
@@ -81,14 +83,17 @@ void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits
 {
     *watch = (struct limit_watch){.limits = *limits,
                                   .start = un_now_ms(),
-                                  .statm = -1,
                                   .walk_time = -1,
+                                  .pids = -1,
+                                  .last_pid = -1,
                                   .activity = -1,
                                   .bytes_per_ms = growth_of(limits)};
     /* The kernel enforces the limits of control groups. */
     watch->most_memory = limits->groups & 1U << UN_GROUP_MEMORY ? 0 : limits->memory;
     watch->is_bound = limits->groups & 1U << UN_GROUP_PIDS;
     watch->looks = watch->most_memory || (limits->pids && !watch->is_bound);
+    if (watch->looks)
+        watch->pids = un_open_last_pid();
 }
 
 int limit_watch_interval(const struct limit_watch *watch)
@@ -143,29 +148,6 @@ static bool is_idle(struct limit_watch *watch)
     return false;
 }
 
-/* Opens the memory files of a process. Returns whether it has any. */
-static bool open_memory_files(struct limit_watch *watch, pid_t pid)
-{
-    char path[64], link[sizeof MEMORY_FILE];
-    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
-    DIR *all = opendir(path);
-    for (const struct dirent *fd; all && (fd = readdir(all)) && watch->file_count < MEMORY_FILES;) {
-        /* dirfd(3) does not fail for an open directory. */
-        /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
-        ssize_t length = readlinkat(dirfd(all), fd->d_name, link, sizeof link);
-        if (length < (ssize_t)sizeof MEMORY_FILE - 1 ||
-            strncmp(link, MEMORY_FILE, sizeof MEMORY_FILE - 1) != 0)
-            continue;
-        /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
-        int file = openat(dirfd(all), fd->d_name, O_PATH | O_CLOEXEC);
-        if (file >= 0)
-            watch->file[watch->file_count++] = file;
-    }
-    if (all)
-        closedir(all);
-    return watch->file_count;
-}
-
 /* Returns whether RLIMIT_NPROC counts the processes of each user namespace apart, as since Linux
  * 5.14. Before, it counted all processes of the user. */
 static bool counts_by_namespace(void)
@@ -199,17 +181,14 @@ static bool limit_tasks(pid_t pid, void *arg)
     bool ignored;
     /* Fails if the process has ended. The watcher counts the tasks, too. */
     prlimit(pid, RLIMIT_NPROC, &limit, NULL);
-    return any_child(pid, limit_tasks, arg, &ignored);
+    return un_any_child(pid, limit_tasks, arg, &ignored);
 }
 
 static bool find_sentry(pid_t pid, void *arg)
 {
-    char path[64];
     struct limit_watch *watch = arg;
-    if (!open_memory_files(watch, pid))
+    if (!un_memory_files_open(pid, &watch->files))
         return false;
-    snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
-    watch->statm = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     watch->sentry = pid;
     bool has_rlimit = watch->limits.pids && !watch->is_bound && counts_by_namespace();
     /* Again for processes that others have started meanwhile, with the former limit. */
@@ -217,37 +196,6 @@ static bool find_sentry(pid_t pid, void *arg)
         limit_tasks(pid, watch);
     watch->is_bound = watch->is_bound || (has_rlimit && !is_real_root());
     return true;
-}
-
-/* Returns the anonymous memory of the sentry in bytes, 0 if it has ended. */
-static uint64_t read_anonymous(const struct limit_watch *watch)
-{
-    char text[128];
-    uint64_t size, resident = 0, shared = 0;
-    ssize_t length = watch->statm < 0 ? -1 : pread(watch->statm, text, sizeof text - 1, 0);
-    text[length < 0 ? 0 : length] = '\0';
-    const char *at = un_number_read(text, INT64_MAX, &size);
-    at = at && *at ? un_number_read(at + 1, INT64_MAX, &resident) : NULL;
-    if (!at || !*at || !un_number_read(at + 1, INT64_MAX, &shared))
-        return 0;
-    return (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-/* Copies of a descriptor of one file count once. */
-static uint64_t read_files(const struct limit_watch *watch)
-{
-    struct stat status[MEMORY_FILES];
-    uint64_t blocks = 0;
-    for (size_t i = 0; i < watch->file_count; i++) {
-        size_t same = 0;
-        if (fstat(watch->file[i], &status[i]))
-            status[i] = (struct stat){.st_blocks = 0};
-        while (same < i && status[same].st_ino != status[i].st_ino)
-            same++;
-        if (same == i)
-            blocks += (uint64_t)status[i].st_blocks;
-    }
-    return blocks * 512;
 }
 
 /* A walk through the processes of a sandbox. */
@@ -259,85 +207,64 @@ struct walk {
     uint64_t tasks;
 };
 
-/* Returns a number of KiB in /proc/PID/status, in bytes. */
-static uint64_t read_kib(const char *status, const char *key)
+/* Returns the time in which a use can't grow to the limit and the excess, at this rate. */
+static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_t per_ms)
 {
-    uint64_t kib = 0;
-    const char *at = strstr(status, key);
-    if (at) {
-        at += strlen(key);
-        un_number_read(at + strspn(at, " \t"), INT64_MAX >> 10, &kib);
-    }
-    return kib << 10;
+    if (!limit)
+        return INT32_MAX;
+    return used >= limit + excess ? 0 : (int64_t)((limit + excess - used) / per_ms);
 }
 
-/* Returns the processor time of a process in microseconds, or -1 if it has been reaped. */
-static int64_t read_processor_time(pid_t pid)
+/* Returns the time in which the sandbox can't exceed its memory limit by much, in milliseconds. */
+static int64_t memory_time_left(const struct limit_watch *watch)
 {
-    clockid_t clock;
-    struct timespec time;
-    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &time))
-        return -1;
-    return (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000;
+    return time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);
 }
 
-static void read_limit_process(const struct limit_watch *watch, struct limit_process *process)
+static void read_limit_process(struct limit_process *process)
 {
-    char path[64], text[4096];
-    process->time = read_processor_time(process->pid);
-    process->bytes = 0;
-    snprintf(path, sizeof path, "/proc/%d/status", (int)process->pid);
-    if (un_read_file(AT_FDCWD, path, text, sizeof text) <= 0)
-        return;
-    process->bytes = read_kib(text, "\nVmPTE:");
-    process->bytes += process->pid == watch->sentry ? 0 : read_kib(text, "\nRssAnon:");
+    process->time = un_processor_time(process->pid);
+    process->bytes = un_private_memory(process->pid);
 }
 
-/* Reads the processes of the last walk again that have run since. */
+/* Reads the processes of the last walk again if they have run for long enough since. */
 static void read_busy_processes(struct limit_watch *watch)
 {
+    int64_t busy = 0, wait = memory_time_left(watch) * 1000 / BUSY_SHARE;
+    int64_t most = clamp(wait, BUSY_US_MIN, BUSY_US_MAX);
     for (size_t i = 0; i < watch->process_count; i++) {
         struct limit_process *process = &watch->process[i];
-        int64_t time = process->time < 0 ? -1 : read_processor_time(process->pid);
-        if (process->time < 0 || (time >= 0 && time - process->time < BUSY_US))
-            continue;
+        int64_t time = process->time < 0 ? -1 : un_processor_time(process->pid);
+        process->is_busy = time != process->time;
+        busy += time < 0 && process->is_busy ? most : time - process->time;
+    }
+    for (size_t i = 0; i < watch->process_count && busy >= most; i++) {
+        struct limit_process *process = &watch->process[i];
         uint64_t before = process->bytes;
-        read_limit_process(watch, process);
+        if (process->is_busy)
+            read_limit_process(process);
         watch->others += process->bytes - before;
     }
 }
 
 static bool walk_process(pid_t pid, void *arg)
 {
-    char path[64];
-    struct stat status;
     struct walk *walk = arg;
     struct limit_watch *watch = walk->watch;
     struct limit_process process = {.pid = pid};
     bool was_inside = walk->is_inside, ignored;
     walk->is_inside = was_inside || pid == watch->sentry;
-    read_limit_process(watch, &process);
+    read_limit_process(&process);
     walk->bytes += process.bytes;
     watch->has_all = watch->has_all && watch->process_count < LIMIT_PROCESSES;
     if (watch->has_all)
         watch->process[watch->process_count++] = process;
-    /* The directory has one subdirectory for each thread, and itself and its parent as links. */
-    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-    if (walk->is_inside && !stat(path, &status) && status.st_nlink > 2)
-        walk->tasks += status.st_nlink - 2;
+    walk->tasks += walk->is_inside ? un_task_count(pid) : 0;
     if (walk->level++ < LEVELS_MAX)
-        any_child(pid, walk_process, walk, &ignored);
+        un_any_child(pid, walk_process, walk, &ignored);
     walk->level--;
     walk->is_inside = was_inside;
     return false;
-}
-
-/* Returns the time in which a use can't grow to the limit and the excess, at this rate. */
-static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_t per_ms)
-{
-    if (!limit)
-        return INT64_MAX;
-    return used >= limit + excess ? 0 : (int64_t)((limit + excess - used) / per_ms);
 }
 
 static bool counts_tasks(const struct limit_watch *watch)
@@ -345,16 +272,26 @@ static bool counts_tasks(const struct limit_watch *watch)
     return watch->limits.pids && !watch->is_bound;
 }
 
-/* Postpones the walk if the sentry has hardly run since the last one. Returns false if the walk is
- * due. */
+/* Returns whether the sandbox can't have many processes that the last walk has not found. */
+static bool has_few_new_processes(const struct limit_watch *watch)
+{
+    int64_t time, last = un_last_pid(watch->pids);
+    if (last >= 0 && last == watch->last_pid)
+        return true;
+    /* As process 1, this process sees only the pids of its sandbox. */
+    if (getpid() == 1 || counts_tasks(watch) || watch->walk_time < 0)
+        return false;
+    time = un_processor_time(watch->sentry);
+    return time >= 0 && time - watch->walk_time < START_US;
+}
+
+/* Postpones the walk if it would hardly find new processes. Returns false if the walk is due. */
 static bool postpone_walk(struct limit_watch *watch, int64_t now)
 {
-    int64_t time = read_processor_time(watch->sentry);
-    if (counts_tasks(watch) || !watch->has_all || time < 0 || watch->walk_time < 0 ||
-        time - watch->walk_time >= START_US || now >= watch->last_walk + IDLE_WALK_MS)
+    if (!watch->has_all || now >= watch->last_walk + IDLE_WALK_MS || !has_few_new_processes(watch))
         return false;
-    int64_t wait = time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);
-    watch->next_walk = now + clamp(wait, WALK_MS_MIN, WALK_MS_MAX);
+    int64_t wait = memory_time_left(watch);
+    watch->next_walk = now + clamp(wait, counts_tasks(watch) ? WALK_MS_MIN : NEW_MS, WALK_MS_MAX);
     return true;
 }
 
@@ -362,17 +299,18 @@ static void walk_processes(struct limit_watch *watch, pid_t parent)
 {
     bool ignored;
     struct walk walk = {.watch = watch};
-    int64_t own = read_processor_time(0);
+    int64_t own = un_processor_time(0);
     watch->last_walk = un_now_ms();
-    watch->walk_time = read_processor_time(watch->sentry);
+    watch->last_pid = un_last_pid(watch->pids);
+    watch->walk_time = un_processor_time(watch->sentry);
     watch->process_count = 0;
     watch->has_all = true;
-    any_child(parent, walk_process, &walk, &ignored);
-    int64_t share = (read_processor_time(0) - own) * WALK_SHARE / 1000;
+    un_any_child(parent, walk_process, &walk, &ignored);
+    int64_t share = (un_processor_time(0) - own) * WALK_SHARE / 1000;
     watch->others = walk.bytes;
     watch->tasks = walk.tasks;
     uint64_t pids = counts_tasks(watch) ? watch->limits.pids : 0;
-    int64_t memory = time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);
+    int64_t memory = memory_time_left(watch);
     int64_t tasks = time_left(pids, 0, watch->tasks, TASKS_PER_MS);
     int64_t least = share > WALK_MS_MIN ? share : WALK_MS_MIN;
     watch->next_walk = un_now_ms() + clamp(memory < tasks ? memory : tasks, least,
@@ -441,7 +379,7 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
         return describe_idleness(watch, un_now_ms(), end);
     if (!watch->looks || now < watch->next_look)
         return false;
-    if (!watch->sentry && !any_child(parent, find_sentry, watch, &ignored)) {
+    if (!watch->sentry && !un_any_child(parent, find_sentry, watch, &ignored)) {
         watch->next_look = now + FIND_MS;
         return now - watch->start > FOUND_MS && describe_blindness(end);
     }
@@ -449,11 +387,11 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
         walk_processes(watch, parent);
     else
         read_busy_processes(watch);
-    watch->memory = read_files(watch) + read_anonymous(watch) + watch->others;
+    watch->memory = un_memory_files_size(&watch->files) + watch->others;
     watch->peak = watch->memory > watch->peak ? watch->memory : watch->peak;
-    int64_t wait = time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);
+    int64_t wait = memory_time_left(watch);
     watch->next_look = now + clamp(wait, LOOK_MS_MIN, LOOK_MS_MAX);
-    if (watch->next_walk < watch->next_look)
+    if (counts_tasks(watch) && watch->next_walk < watch->next_look)
         watch->next_look = watch->next_walk;
     if (watch->most_memory && watch->memory > watch->most_memory) {
         limit_describe_memory(&watch->limits, watch->memory, end);

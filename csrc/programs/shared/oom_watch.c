@@ -114,9 +114,9 @@ static bool has_lost_child(pid_t pid, void *arg)
     bool ignored;
     (void)arg;
     if (!read_process(pid, &process) || process.state == 'Z' ||
-        !any_child(pid, is_any, NULL, &ignored))
+        !un_any_child(pid, is_any, NULL, &ignored))
         return false;
-    return process.has_reaped || any_child(pid, is_zombie, NULL, &ignored);
+    return process.has_reaped || un_any_child(pid, is_zombie, NULL, &ignored);
 }
 
 /* Returns whether /proc shows this process's PID namespace. */
@@ -145,7 +145,8 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent)
         return false;
     watch->looks--;
     watch->next = now + LOOK_MS;
-    bool failed = false, found = has_own_proc() && any_child(parent, has_lost_child, NULL, &failed);
+    bool failed = false,
+         found = has_own_proc() && un_any_child(parent, has_lost_child, NULL, &failed);
     if (watch->is_machine)
         return found;
     /* Without a /proc of this PID namespace, the processes can't be checked: one may be missing. */

@@ -70,7 +70,7 @@ static bool wait_for_event(const struct sandbox_wait *wait)
         continue;
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
         is_over = is_over || fds[i + 3].revents;
-    return !sandbox_read_signals(wait->signals) && !is_over;
+    return !(fds[0].revents && sandbox_read_signals(wait->signals)) && !is_over;
 }
 
 /* Writes the reason of the end into a file. Returns the exit status. */

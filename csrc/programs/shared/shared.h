@@ -2,6 +2,7 @@
 #ifndef USERNSCTL_PROGRAMS_SHARED_SHARED_H
 #define USERNSCTL_PROGRAMS_SHARED_SHARED_H
 
+#include "facts/facts.h"
 #include "include/usernsctl.h"
 
 #include <signal.h>
@@ -213,16 +214,14 @@ void oom_describe(const struct sandbox_group *group, const struct un_limits *lim
 
 /* ---- limit_watch.c: limits without control groups -------------------------------------------- */
 
-/* A sandbox has one file for its memory; restored ones may have several. */
-#define MEMORY_FILES 8
-
 /* More processes than a sandbox usually has; with more, walks through all of them are frequent. */
 #define LIMIT_PROCESSES 256
 
 struct limit_process {
     pid_t pid;
     int64_t time;   /* its processor time in microseconds when it was last read, or -1 */
-    uint64_t bytes; /* its page tables, and anonymous memory unless it is the sentry */
+    uint64_t bytes; /* its page tables and anonymous memory then */
+    bool is_busy;   /* whether it has run since */
 };
 
 struct limit_watch {
@@ -238,20 +237,20 @@ struct limit_watch {
     int64_t next_walk; /* when all processes are next read */
     int64_t last_walk; /* when they were last read */
     int64_t walk_time; /* the processor time of the sentry then, in microseconds, or -1 */
+    int pids;          /* the file of un_last_pid() */
+    int64_t last_pid;  /* the last pid then, or -1 */
     uint64_t bytes_per_ms; /* by which the sandbox can grow */
     /* The processes of the last walk, or a part of them. */
     struct limit_process process[LIMIT_PROCESSES];
     size_t process_count;
-    bool has_all;  /* whether they are all */
-    pid_t sentry;  /* the process of gVisor's kernel, or 0 before it is found */
-    bool is_bound; /* whether the kernel limits its tasks */
-    int statm;     /* its /proc/PID/statm */
-    int file[MEMORY_FILES];
-    size_t file_count;
-    uint64_t others; /* bytes of page tables, and of processes other than the sentry */
-    uint64_t memory; /* bytes, at the last look */
-    uint64_t peak;   /* the most bytes of all looks */
-    uint64_t tasks;  /* processes and threads, at the last look */
+    bool has_all;                 /* whether they are all */
+    pid_t sentry;                 /* the process of gVisor's kernel, or 0 before it is found */
+    bool is_bound;                /* whether the kernel limits its tasks */
+    struct un_memory_files files; /* its memory files */
+    uint64_t others;              /* bytes of page tables and anonymous memory */
+    uint64_t memory;              /* bytes, at the last look */
+    uint64_t peak;                /* the most bytes of all looks */
+    uint64_t tasks;               /* processes and threads, at the last look */
 };
 
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits);
@@ -314,10 +313,6 @@ void sandbox_write_text(int directory, const char *path, const char *text);
 /* Makes this process the subreaper of its descendants, and checks that kill_descendants() can find
  * them. Returns 0, or -1 with errno. */
 int adopt_descendants(void);
-
-/* Calls `visit` for each child of a process, until `visit` returns true. Returns whether it has.
- * *failed is set if the children can't be read. */
-bool any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed);
 
 /* Children that a program has not started for its sandbox: a shell that executes a program keeps
  * its children. */

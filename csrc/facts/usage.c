@@ -1,0 +1,163 @@
+/*
+ * What the processes of a sandbox use.
+ *
+ * The memory of the programs inside, and of their files, is in a memfd of gVisor's kernel, the
+ * sentry, so RSS does not show it: the blocks of that file do. The rest is the anonymous memory of
+ * gVisor's processes, and their page tables, of which a program inside can have many with few
+ * pages.
+ */
+#include "base/base.h"
+#include "facts/facts.h"
+
+#include <dirent.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <time.h>
+
+#define MEMORY_FILE "/memfd:runsc-memory"
+
+/* What clock_getcpuclockid(3) returns: CPUCLOCK_SCHED of a process (linux/posix-timers_types.h).
+ * The function asks the kernel first whether the process exists, as clock_gettime(2) does anyway.
+ */
+#define PROCESS_CLOCK(pid) ((clockid_t)(~(unsigned)(pid) << 3 | 2))
+
+/* Calls `visit` for each child in the list `path`, until `visit` returns true. Returns whether it
+ * has. */
+static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg), void *arg)
+{
+    char text[512];
+    size_t kept = 0;
+    ssize_t length = 0;
+    bool found = false;
+    un_auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* A read may end within a number: each has a space after it. */
+    while (fd >= 0 && !found && (length = read(fd, text + kept, sizeof text - 1 - kept)) > 0) {
+        text[kept + (size_t)length] = '\0';
+        char *at = text, *end;
+        uint64_t pid;
+        while (!found && (end = strchr(at, ' '))) {
+            found = un_number_read(at, INT32_MAX, &pid) && visit((pid_t)pid, arg);
+            at = end + 1;
+        }
+        kept = strlen(at);
+        memmove(text, at, kept);
+    }
+    return found;
+}
+
+bool un_any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed)
+{
+    char path[64];
+    bool found = false;
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    DIR *threads = opendir(path);
+    *failed = !threads;
+    for (const struct dirent *thread; threads && !found && (thread = readdir(threads));) {
+        snprintf(path, sizeof path, "/proc/%d/task/%.20s/children", (int)pid, thread->d_name);
+        found = *thread->d_name != '.' && any_child_in(path, visit, arg);
+    }
+    if (threads)
+        closedir(threads);
+    return found;
+}
+
+bool un_memory_files_open(pid_t pid, struct un_memory_files *files)
+{
+    char path[64], link[sizeof MEMORY_FILE];
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    DIR *all = opendir(path);
+    files->count = 0;
+    for (const struct dirent *fd; all && (fd = readdir(all)) && files->count < UN_MEMORY_FILES;) {
+        /* dirfd(3) does not fail for an open directory. */
+        /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
+        ssize_t length = readlinkat(dirfd(all), fd->d_name, link, sizeof link);
+        if (length < (ssize_t)sizeof MEMORY_FILE - 1 ||
+            strncmp(link, MEMORY_FILE, sizeof MEMORY_FILE - 1) != 0)
+            continue;
+        /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
+        int file = openat(dirfd(all), fd->d_name, O_PATH | O_CLOEXEC);
+        if (file >= 0)
+            files->fd[files->count++] = file;
+    }
+    if (all)
+        closedir(all);
+    return files->count;
+}
+
+/* Copies of a descriptor of one file count once. */
+uint64_t un_memory_files_size(const struct un_memory_files *files)
+{
+    struct stat status[UN_MEMORY_FILES];
+    uint64_t blocks = 0;
+    for (size_t i = 0; i < files->count; i++) {
+        size_t same = 0;
+        if (fstat(files->fd[i], &status[i]))
+            status[i] = (struct stat){.st_blocks = 0};
+        while (same < i && status[same].st_ino != status[i].st_ino)
+            same++;
+        if (same == i)
+            blocks += (uint64_t)status[i].st_blocks;
+    }
+    return blocks * 512;
+}
+
+/* Returns a number of KiB in /proc/PID/status, in bytes. */
+static uint64_t read_kib(const char *status, const char *key)
+{
+    uint64_t kib = 0;
+    const char *at = strstr(status, key);
+    if (at) {
+        at += strlen(key);
+        un_number_read(at + strspn(at, " \t"), INT64_MAX >> 10, &kib);
+    }
+    return kib << 10;
+}
+
+uint64_t un_private_memory(pid_t pid)
+{
+    char path[64], text[4096];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    if (un_read_file(AT_FDCWD, path, text, sizeof text) <= 0)
+        return 0;
+    return read_kib(text, "\nVmPTE:") + read_kib(text, "\nRssAnon:");
+}
+
+int64_t un_processor_time(pid_t pid)
+{
+    struct timespec time;
+    if (clock_gettime(PROCESS_CLOCK(pid), &time))
+        return -1;
+    return (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000;
+}
+
+uint64_t un_task_count(pid_t pid)
+{
+    char path[64];
+    struct stat status;
+    /* The directory has one subdirectory for each thread, and itself and its parent as links. */
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    return !stat(path, &status) && status.st_nlink > 2 ? (uint64_t)status.st_nlink - 2 : 0;
+}
+
+int un_open_last_pid(void)
+{
+    struct statfs fs;
+    int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    /* Other file systems emulate this file, as lxcfs does, with a number of their own. */
+    if (fd >= 0 && (fstatfs(fd, &fs) || (uint64_t)fs.f_type != PROC_SUPER_MAGIC)) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+int64_t un_last_pid(int fd)
+{
+    char text[128];
+    uint64_t pid;
+    ssize_t length = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
+    text[length < 0 ? 0 : length] = '\0';
+    const char *at = strrchr(text, ' ');
+    return at && un_number_read(at + 1, INT32_MAX, &pid) ? (int64_t)pid : -1;
+}

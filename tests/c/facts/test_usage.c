@@ -1,0 +1,112 @@
+/* Tests of measuring the processes of a sandbox. */
+#include "check.h"
+#include "facts/facts.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+/* So many that their list needs several reads. */
+#define CHILDREN 300
+
+struct seen {
+    pid_t child[CHILDREN];
+    int count;
+    pid_t last; /* the child to stop at, or 0 */
+};
+
+static bool see(pid_t pid, void *arg)
+{
+    struct seen *seen = arg;
+    bool is_ours = false;
+    for (int i = 0; i < CHILDREN; i++)
+        is_ours = is_ours || seen->child[i] == pid;
+    CHECK(is_ours);
+    seen->count++;
+    return pid == seen->last;
+}
+
+static pid_t start_child(void)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        pause();
+        _exit(0);
+    }
+    CHECK(pid > 0);
+    return pid;
+}
+
+static void end_child(pid_t pid)
+{
+    CHECK_INT(kill(pid, SIGKILL), 0);
+    CHECK_INT(waitpid(pid, NULL, 0), pid);
+}
+
+static void a_visit_sees_each_child_once(void)
+{
+    bool failed;
+    struct seen seen = {.count = 0};
+    for (int i = 0; i < CHILDREN; i++)
+        seen.child[i] = start_child();
+    CHECK(!un_any_child(getpid(), see, &seen, &failed));
+    CHECK(!failed);
+    CHECK_INT(seen.count, CHILDREN);
+    seen.last = seen.child[CHILDREN / 2];
+    seen.count = 0;
+    CHECK(un_any_child(getpid(), see, &seen, &failed));
+    CHECK(seen.count > 0 && seen.count <= CHILDREN / 2 + 1);
+    for (int i = 0; i < CHILDREN; i++)
+        end_child(seen.child[i]);
+    un_any_child(seen.child[0], see, &seen, &failed);
+    CHECK(failed);
+}
+
+static void a_new_process_has_another_last_pid(void)
+{
+    int file = un_open_last_pid();
+    /* An emulated file, as in a container, is not used. */
+    if (file < 0)
+        return;
+    int64_t before = un_last_pid(file);
+    pid_t pid = start_child();
+    CHECK(before > 0);
+    CHECK(un_last_pid(file) != before);
+    end_child(pid);
+    close(file);
+    CHECK_INT(un_last_pid(-1), -1);
+}
+
+static void a_reaped_process_uses_nothing(void)
+{
+    pid_t pid = start_child();
+    CHECK(un_processor_time(pid) >= 0);
+    CHECK(un_private_memory(pid) > 0);
+    CHECK_INT((long long)un_task_count(pid), 1);
+    end_child(pid);
+    CHECK_INT(un_processor_time(pid), -1);
+    CHECK_INT((long long)un_private_memory(pid), 0);
+    CHECK_INT((long long)un_task_count(pid), 0);
+    CHECK(un_processor_time(0) > 0);
+}
+
+static void a_memory_file_counts_once(void)
+{
+    struct un_memory_files files;
+    CHECK(!un_memory_files_open(getpid(), &files));
+    int file = memfd_create("runsc-memory", MFD_CLOEXEC), copy = dup(file);
+    CHECK(file >= 0 && copy >= 0);
+    CHECK_INT(posix_fallocate(file, 0, 1 << 20), 0);
+    CHECK(un_memory_files_open(getpid(), &files));
+    CHECK_INT((long long)files.count, 2);
+    CHECK_INT((long long)un_memory_files_size(&files), 1 << 20);
+}
+
+int main(void)
+{
+    a_visit_sees_each_child_once();
+    a_new_process_has_another_last_pid();
+    a_reaped_process_uses_nothing();
+    a_memory_file_counts_once();
+    return 0;
+}
