@@ -161,3 +161,47 @@ int64_t un_last_pid(int fd)
     const char *at = strrchr(text, ' ');
     return at && un_number_read(at + 1, INT32_MAX, &pid) ? (int64_t)pid : -1;
 }
+
+/* Far more levels than runsc's processes have. */
+#define LEVELS_MAX 8
+
+/* A walk through the processes of a sandbox. */
+struct usage_walk {
+    struct un_sandbox_usage usage;
+    struct un_memory_files files; /* of the sentry, once it is found */
+    bool is_inside; /* whether the process is the sentry, or one that it has started */
+    int level;
+};
+
+static bool add_usage(pid_t pid, void *arg)
+{
+    bool ignored;
+    struct usage_walk *walk = arg;
+    int64_t time = un_processor_time(pid);
+    bool is_sentry = !walk->files.count && un_memory_files_open(pid, &walk->files);
+    bool was_inside = walk->is_inside;
+    walk->is_inside = was_inside || is_sentry;
+    walk->usage.memory += un_private_memory(pid);
+    walk->usage.time += time < 0 ? 0 : (uint64_t)time;
+    walk->usage.tasks += walk->is_inside ? un_task_count(pid) : 0;
+    if (walk->level++ < LEVELS_MAX)
+        un_any_child(pid, add_usage, walk, &ignored);
+    walk->level--;
+    walk->is_inside = was_inside;
+    return false;
+}
+
+int un_sandbox_usage(int parent, struct un_sandbox_usage *usage)
+{
+    bool failed;
+    struct usage_walk walk = {.level = 0};
+    un_any_child(parent, add_usage, &walk, &failed);
+    walk.usage.memory += un_memory_files_size(&walk.files);
+    for (size_t i = 0; i < walk.files.count; i++)
+        close(walk.files.fd[i]);
+    *usage = walk.usage;
+    if (walk.files.count)
+        return 0;
+    errno = failed || !walk.usage.time ? ESRCH : EACCES;
+    return -1;
+}

@@ -121,6 +121,18 @@ struct un_group_limits {
  * group determines on which processors this process may run. */
 void un_seen_limits(struct un_group_limits *limits);
 
+/* What the processes of a sandbox use now. */
+struct un_sandbox_usage {
+    uint64_t memory; /* bytes: the memory of the programs inside, and the anonymous memory and page
+                        tables of all processes */
+    uint64_t tasks; /* processes and threads of gVisor's kernel, and of those that it has started */
+    uint64_t time;  /* processor time of the processes that run, in microseconds */
+};
+
+/* Measures a sandbox, whose main processes are children of `parent` (facts/usage.c). Returns 0, or
+ * -1 with errno: ESRCH if gVisor's kernel does not run, EACCES if its files can't be read. */
+int un_sandbox_usage(int parent, struct un_sandbox_usage *usage);
+
 /* The resources of a sandbox that a control group can limit. */
 enum un_group_part { UN_GROUP_MEMORY, UN_GROUP_PIDS, UN_GROUP_CPU, UN_GROUP_PARTS };
 

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.oci import Rlimit
     from usernsctl.gvisor.pool.keeper import PoolStats
     from usernsctl.gvisor.pool.pool import SandboxPool
-    from usernsctl.gvisor.result import Result
+    from usernsctl.gvisor.result import Result, SandboxUsage
     from usernsctl.gvisor.sandbox.files import FileOptions
     from usernsctl.gvisor.sandbox.host_namespace import HostOptions
     from usernsctl.gvisor.sandbox.records import DetachedRecord
@@ -130,6 +130,7 @@ __all__ = [
     "SandboxPool",
     "SandboxPopen",
     "SandboxProcess",
+    "SandboxUsage",
     "SingleIdWarning",
     "StartOptions",
     "Template",
@@ -174,6 +175,7 @@ _APART = {
     "SandboxPool": "usernsctl.gvisor.pool.pool",
     "SandboxPopen": "usernsctl.gvisor.agent.popen",
     "SandboxProcess": "usernsctl.gvisor.agent.process",
+    "SandboxUsage": "usernsctl.gvisor.result",
     "StartOptions": "usernsctl.gvisor.sandbox.sandbox",
     "Template": "usernsctl.gvisor.template.template",
     "create_subprocess_exec": "usernsctl.commands.aio",

@@ -79,6 +79,18 @@ def seen_limits() -> tuple[int, int]:
     return limits.memory, limits.processors
 
 
+def read_usage(parent: int) -> tuple[int, int, float]:
+    """Measure a sandbox: return its memory in bytes, its tasks, and its processor time in seconds.
+
+    :param parent: the pid of the parent of the sandbox's main processes.
+    :raises OSError: the sandbox has ended (ESRCH), or its processes can't be read.
+    """
+    usage = ffi.new("struct un_sandbox_usage *")
+    if lib.un_sandbox_usage(parent, usage) != 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
+    return usage.memory, usage.tasks, usage.time / 1e6
+
+
 def group_versions() -> tuple[int, int, int]:
     """Return the version of the control groups that this process may make, or 0 if it may not.
 

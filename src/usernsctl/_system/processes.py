@@ -155,6 +155,15 @@ def children_of(pid: int) -> set[int]:
         return set()
 
 
+def parent_of(pid: int) -> int:
+    """Return the pid of the parent of a process.
+
+    :raises FileNotFoundError: no process has that pid.
+    :raises ProcessLookupError: the process has ended meanwhile.
+    """
+    return int(_stat(pid)[1][1])
+
+
 def is_in_our_namespace(pid: int) -> bool:
     """Return whether a process is in a user namespace below ours that this user created."""
     namespace = Descriptor()

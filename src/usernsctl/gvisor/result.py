@@ -32,6 +32,24 @@ class Usage(NamedTuple):
     maxrss: int
 
 
+class SandboxUsage(NamedTuple):
+    """What a running sandbox uses, gVisor's own processes included.
+
+    :ivar int memory: the memory in bytes, as `memory` limits it: the memory of the programs and of
+        the files that they write into memory (the blocks of gVisor's memory file, ``st_blocks``),
+        and the anonymous memory and the page tables of its processes (``RssAnon`` and ``VmPTE`` of
+        proc_pid_status(5)).
+    :ivar int pids: the processes and threads of this machine, as `pids` limits them: those of
+        gVisor's kernel, and of the processes that it has started (``/proc/PID/task``).
+    :ivar float processor_time: the processor time in seconds, of user and system together, of all
+        processes that run now (clock_getcpuclockid(3)).
+    """
+
+    memory: int
+    pids: int
+    processor_time: float
+
+
 class Result(CompletedProcess[AnyStr]):
     """The result of a command in a sandbox, a :class:`subprocess.CompletedProcess`.
 

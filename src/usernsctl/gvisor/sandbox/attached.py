@@ -259,6 +259,11 @@ class AttachedSandbox:
         return None if status is None else returncode_of(status)
 
     @property
+    def watcher(self) -> int:
+        """The pid of the parent of the sandbox's main processes."""
+        return self.popen.pid
+
+    @property
     def is_killed(self) -> bool:
         """True if :meth:`kill` has ended the sandbox."""
         return self._is_killed and self.status == -signal.SIGKILL

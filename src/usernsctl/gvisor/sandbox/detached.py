@@ -179,6 +179,14 @@ class DetachedSandbox:
         return self.record.ports
 
     @property
+    def watcher(self) -> int:
+        """The pid of the parent of the sandbox's main processes, of the keeper.
+
+        :raises OSError: the sandbox has ended.
+        """
+        return processes.parent_of(self.record.pid)
+
+    @property
     def is_killed(self) -> bool:
         """True if :meth:`kill` has ended the sandbox."""
         return self._is_killed and self.status == -signal.SIGKILL

@@ -1,0 +1,58 @@
+"""The methods of a sandbox that measure what it uses."""
+
+from __future__ import annotations
+
+from usernsctl import _core
+from usernsctl._lean import TYPE_CHECKING, LateModule
+from usernsctl.errors import NamespaceError
+from usernsctl.gvisor.result import SandboxUsage
+from usernsctl.gvisor.runsc.container import ENDING_SECONDS
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from usernsctl.gvisor.sandbox.attached import AttachedSandbox
+    from usernsctl.gvisor.sandbox.detached import DetachedSandbox
+else:
+    asyncio = LateModule("asyncio")
+
+
+class UsageMixin:
+    """The methods of a sandbox that measure its processes."""
+
+    id: str
+
+    def _get(self) -> AttachedSandbox | DetachedSandbox:
+        raise NotImplementedError
+
+    def usage(self) -> SandboxUsage:
+        """Return the memory, the processes and the processor time that the sandbox uses now.
+
+        The call reads some files of /proc for each process of the sandbox, in about a millisecond,
+        and does not disturb the sandbox. It works with and without limits. Where a control group
+        enforces the memory limit, the kernel counts a little more than this call: buffers of its
+        own, and the files of `disk`.
+
+        :raises SandboxEndedError: the sandbox has ended.
+        :raises NamespaceError: the processes of the sandbox can't be read.
+        """
+        life = self._get()
+        try:
+            found = SandboxUsage(*_core.read_usage(life.watcher))
+        except OSError as error:
+            if not life.ends_within(ENDING_SECONDS):
+                what = f"the processes of the sandbox {self.id}"
+                raise NamespaceError.from_os_error(error, what, step="sandbox") from error
+            raise life.end_error() from None
+        # If the sandbox has ended, the pids may have become those of other processes.
+        if life.has_ended():
+            raise life.end_error()
+        return found
+
+    async def usage_async(self) -> SandboxUsage:
+        """Return what the sandbox uses now, from asyncio: see :meth:`usage`.
+
+        :raises SandboxEndedError: the sandbox has ended.
+        :raises NamespaceError: the processes of the sandbox can't be read.
+        """
+        return await asyncio.to_thread(self.usage)
