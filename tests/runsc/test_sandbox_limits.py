@@ -112,6 +112,26 @@ def test_pids_limit_ends_a_fork_bomb(bomb: str, usernsctl: Program) -> None:
     assert check_report(done.stderr, "pids-limit") == [100, 100]
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("detach", [None, False, True])
+def test_too_many_threads_have_a_cause(
+    detach: bool | None, usernsctl: Program, host: un.SandboxHost
+) -> None:
+    """Without a limit, gVisor's kernel crashes after more than 4,000 threads of a process."""
+    patience = 5 * PATIENCE
+    if detach is None:
+        command = [usernsctl.path, "run", "--", *FORK_BOMBS["threads"]]
+        done = capture(command, timeout=patience)
+        assert done.returncode == 125
+        assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == ["too-many-threads"]
+        return
+    with host.start(FORK_BOMBS["threads"], detach=detach, memory="2G") as box:
+        with pytest.raises(un.RunscError, match="had more threads") as error:
+            box.wait(patience)
+        assert error.value.cause == "too-many-threads"
+        assert box.result(patience).reason == "sandbox-ended"
+
+
 # Fills a file, prints the number of bytes that fit, and removes the file.
 FILL = (
     "import os, sys\nn = 0\n"

@@ -98,6 +98,26 @@ static const char *option_of(const struct sandbox_wait *wait, const char *name)
     return "";
 }
 
+/* Returns whether gVisor's kernel has crashed for a known cause, which `end` then describes. */
+static bool describe_crash(const struct sandbox_wait *wait, struct un_end *end)
+{
+    struct un_runsc_words words;
+    struct un_runsc_failure failure = {.has_cause = false};
+    struct un_error err;
+    if (un_runsc_words_read(option_of(wait, "--log="), option_of(wait, "--panic-log="),
+                            option_of(wait, "--debug-log="), &words))
+        return false;
+    bool is_known = words.crash && !words.has_ended &&
+                    !un_runsc_explain(words.crash, "", "", 0, "/proc", &failure, &err) &&
+                    failure.has_cause;
+    un_runsc_words_free(&words);
+    if (!is_known)
+        return false;
+    *end = (struct un_end){.reason = failure.cause.id};
+    snprintf(end->text, sizeof end->text, "gVisor's kernel crashed: %s", failure.cause.why);
+    return true;
+}
+
 /* Returns the exit status of this process for a wait status of a child. */
 static int judge_end(const struct sandbox_wait *wait, int wait_status)
 {
@@ -107,7 +127,9 @@ static int judge_end(const struct sandbox_wait *wait, int wait_status)
                                     option_of(wait, "--log="), option_of(wait, "--panic-log="),
                                     option_of(wait, "--debug-log="), &end))
         return report_end(wait, &end);
-    return oom_watch_explains(&wait->oom, status) ? report_oom_kill(wait) : status;
+    if (oom_watch_explains(&wait->oom, status))
+        return report_oom_kill(wait);
+    return status && describe_crash(wait, &end) ? report_end(wait, &end) : status;
 }
 
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent)
