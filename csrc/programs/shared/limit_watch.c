@@ -47,8 +47,6 @@
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
-/* The time between two looks for new pids. */
-#define NEW_MS 100
 /* The longest time between two walks through an idle sandbox. */
 #define IDLE_WALK_MS 5000
 /* Walks take at most one part of this number of the time. */
@@ -291,7 +289,7 @@ static bool postpone_walk(struct limit_watch *watch, int64_t now)
     if (!watch->has_all || now >= watch->last_walk + IDLE_WALK_MS || !has_few_new_processes(watch))
         return false;
     int64_t wait = memory_time_left(watch);
-    watch->next_walk = now + clamp(wait, counts_tasks(watch) ? WALK_MS_MIN : NEW_MS, WALK_MS_MAX);
+    watch->next_walk = now + clamp(wait, WALK_MS_MIN, WALK_MS_MAX);
     return true;
 }
 
@@ -391,7 +389,7 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
     watch->peak = watch->memory > watch->peak ? watch->memory : watch->peak;
     int64_t wait = memory_time_left(watch);
     watch->next_look = now + clamp(wait, LOOK_MS_MIN, LOOK_MS_MAX);
-    if (counts_tasks(watch) && watch->next_walk < watch->next_look)
+    if (watch->next_walk < watch->next_look)
         watch->next_look = watch->next_walk;
     if (watch->most_memory && watch->memory > watch->most_memory) {
         limit_describe_memory(&watch->limits, watch->memory, end);

@@ -33,7 +33,9 @@ class Usage(NamedTuple):
 
 
 class SandboxUsage(NamedTuple):
-    """What a running sandbox uses, gVisor's own processes included.
+    """Memory, processes and processor time of a running sandbox.
+
+    gVisor's own processes count, too.
 
     :ivar int memory: the memory in bytes, as `memory` limits it: the memory of the programs and of
         the files that they write into memory (the blocks of gVisor's memory file, ``st_blocks``),
