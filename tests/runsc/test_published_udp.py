@@ -204,6 +204,25 @@ def test_flood_of_udp_clients_does_not_stop_the_forwarder(world: World) -> None:
         assert ask(world, "127.0.0.1", 18064) == "1"
 
 
+@pytest.mark.userns_requires("strace")
+def test_udp_datagram_without_memory_is_lost(world: World) -> None:
+    with serving(world, "--publish", "18067:53/udp") as popen, contextlib.ExitStack() as undo:
+        pids = network_processes(world, popen)
+        fault = "inject=sendto:error=ENOBUFS:when=1"
+        words = ["strace", "-e", "trace=sendto", "-e", fault, *(f"--attach={pid}" for pid in pids)]
+        tracer = undo.enter_context(
+            subprocess.Popen(world.command(*words), stderr=subprocess.PIPE, text=True)
+        )
+        undo.callback(tracer.kill)
+        assert tracer.stderr is not None
+        for _ in pids:
+            assert "attached" in tracer.stderr.readline()
+        done = world.run("/usr/bin/python3", "-c", PATIENT, "18067")
+        assert (done.stdout, done.stderr) == ("answered\n", "")
+        tracer.terminate()
+        assert tracer.stderr.read().count("(INJECTED)") == len(pids)
+
+
 # Tries to send datagrams to the sockets that stand for clients, and through them to others.
 FORGER = """
 import socket, threading
