@@ -207,7 +207,7 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return output, process.wait(seconds_left(deadline))
                 break
-    raise not_runsc(path, f"--version did not end within {seconds:.0f} seconds")
+    raise not_runsc(path, f"--version did not end within {round(seconds, 1):g} seconds")
 
 
 @contextlib.contextmanager
