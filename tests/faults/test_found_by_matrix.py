@@ -146,6 +146,13 @@ def test_no_pipe_of_a_command_is_lost_by_an_interrupt() -> None:
     interrupt_each(lambda: un.run(["true"], capture_output=True), "open")
 
 
+def test_no_pipe_of_a_command_is_lost_by_an_unknown_encoding() -> None:
+    before = open_descriptors()
+    with pytest.raises(LookupError, match="unknown encoding"):
+        un.run(["true"], input="", capture_output=True, encoding="unknown")
+    assert open_descriptors() == before
+
+
 def test_no_descriptor_of_a_namespace_is_lost_by_an_interrupt() -> None:
     with un.Namespace.create() as namespace, namespace.popen(["sleep", "1000"]) as child:
         try:

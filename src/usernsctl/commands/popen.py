@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -370,14 +371,18 @@ class Popen(Collected[AnyStr]):
         return made
 
     def _close_unopened(self) -> None:
-        """Close the pipes that subprocess leaves if a signal handler raises while it opens files.
+        """Close the pipes that subprocess leaves if an encoding is unknown, or a handler raises.
 
-        The first pipe without a file may be closed already: opening its file has failed.
+        The first pipe without a file may be closed already, if opening its file has failed. It is
+        open if the last file could not be made a text file.
         """
         files = self.stdin, self.stdout, self.stderr
         pairs = zip(self._ends, files, strict=True)
         unopened = [fd for fd, file in pairs if fd >= 0 and file is None]
-        for fd in unopened[1:]:
+        last = [file for file in files if file is not None][-1:]
+        is_text: bool = self.text_mode  # type: ignore[attr-defined]
+        is_text_missing = is_text and last and not isinstance(last[0], io.TextIOWrapper)
+        for fd in unopened if is_text_missing else unopened[1:]:
             os.close(fd)
 
     def _execute_child(self, *arguments: Any) -> None:
