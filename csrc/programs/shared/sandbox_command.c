@@ -59,9 +59,10 @@ static _Noreturn void become_sandbox_command(char **argv, const struct sandbox_g
     _exit(SANDBOX_FAILED);
 }
 
-/* They are not closed, because a file opened later would get the number of standard error, and be
- * written to. dup2(2) over an open descriptor can't fail in a process without threads. */
-void sandbox_replace_stdio(int nothing)
+/* Replaces standard input, output and error by /dev/null. They are not closed, because a file
+ * opened later would get the number of standard error, and be written to. dup2(2) over an open
+ * descriptor can't fail in a process without threads. */
+static void replace_stdio(int nothing)
 {
     for (int fd = 0; fd < 3; fd++)
         dup2(nothing, fd);
@@ -90,7 +91,7 @@ pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int 
     if (pid < 0)
         sandbox_fail("fork");
     else
-        sandbox_replace_stdio(nothing);
+        replace_stdio(nothing);
     return pid;
 }
 

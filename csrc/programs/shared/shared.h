@@ -146,9 +146,6 @@ int sandbox_take_fds(char **argv, int fds[], int count);
  */
 pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int *signals);
 
-/* Replaces standard input, output and error by `nothing`, a descriptor of /dev/null. */
-void sandbox_replace_stdio(int nothing);
-
 /* Reads all pending signals from the signalfd. Returns whether SIGTERM was among them. */
 bool sandbox_read_signals(int signals);
 

@@ -100,16 +100,12 @@ class ProcessIdentity:
             raise NamespaceError.from_os_error(error, what, step="state") from error
         # Check last that the process of the pidfd still runs: then the pid was not reused
         # meanwhile, and `accept` has checked the same process.
-        try:
-            is_same = self.is_running()
-            is_accepted = is_same and accept(self.pid)
-        except BaseException:
-            # The traceback of an error would keep the descriptor open.
-            pidfd.close()
-            raise
+        is_same = self.is_running()
+        is_accepted = is_same and accept(self.pid)
         if not is_same or wait_readable(pidfd.number, timeout=0):
             return None
         if not is_accepted:
+            # The traceback of the error would keep the descriptor open.
             pidfd.close()
             raise ForeignProcessError(
                 f"process {self.pid} was not started by usernsctl",
@@ -169,10 +165,7 @@ def parent_of(pid: int) -> int:
 
 
 def is_in_our_namespace(pid: int) -> bool:
-    """Return whether a process is in a user namespace below ours that this user created.
-
-    :raises NamespaceError: there are too many open descriptors.
-    """
+    """Return whether a process is in a user namespace below ours that this user created."""
     namespace = Descriptor()
     try:
         ours = os.stat("/proc/self/ns/user")
@@ -182,9 +175,8 @@ def is_in_our_namespace(pid: int) -> bool:
             namespace = parent_namespace(namespace.number)
             if os.path.samestat(os.fstat(namespace.number), ours):
                 return owner == os.geteuid()
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise NamespaceError.from_os_error(error, f"process {pid}", step="state") from error
+    except OSError:
+        pass
     finally:
         namespace.close()
     return False

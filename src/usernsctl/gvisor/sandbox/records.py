@@ -98,17 +98,14 @@ class DetachedRecord:
         return is_in_our_namespace(pid) and (not argv or _has_bundle(argv, self.id))
 
     def is_alive(self) -> bool:
-        """Return whether all processes of the sandbox are alive.
-
-        Also true if its pids are of another PID namespace.
+        """Return whether the sandbox is alive; also true if its pids are of another PID namespace.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.
         """
         if self.is_foreign():
             return True
-        # Without its guard or keeper, a sandbox that two kills have left has no limits.
-        return None not in self.open_processes()
+        return self.open_processes()[0] is not None
 
     def discard(self) -> None:
         """End all processes of the sandbox.
@@ -327,9 +324,8 @@ def describe_detached(
 ) -> DetachedRecord:
     """Return the record of a sandbox that was just started.
 
-    The processes are the sandbox, its other processes, the keeper of usernsctl-detach
-    (csrc/programs/detach/main.c), whose children these are, and the guard, whose child the keeper
-    is. The record has only processes whose
+    The processes are the sandbox, its other processes, and the keeper of usernsctl-detach
+    (csrc/programs/detach/main.c), whose children these are. The record has only processes whose
     command line names the bundle, so that they can be recognised later. The process
     runsc-fd-parking (since release 20260831) is omitted: its command line does not name the bundle,
     and it ends with the sandbox.
@@ -339,9 +335,8 @@ def describe_detached(
     :param ports: the published ports.
     """
     processes = [ProcessIdentity.of(pid)]
-    guards = children_of(starter)
-    keepers = set().union(*map(children_of, guards))
-    for other in sorted(guards.union(keepers, *map(children_of, keepers)) - {pid}):
+    keepers = children_of(starter)
+    for other in sorted(keepers.union(*map(children_of, keepers)) - {pid}):
         if _has_bundle(command_line_of(other), id):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 processes.append(ProcessIdentity.of(other))

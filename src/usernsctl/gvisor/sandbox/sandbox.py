@@ -98,8 +98,8 @@ class Sandbox(SandboxFiles, UsageMixin, ClosingMixin):
     of usernsctl that uses a few hundred KiB.
 
     A detached sandbox outlives the process that created it. It has the two processes of runsc, and
-    two of usernsctl, which enforce its limits and write the exit status into a file. Any process of
-    the same user in the same PID namespace may :meth:`attach` to it.
+    a process of usernsctl that writes the exit status into a file. Any process of the same user in
+    the same PID namespace may :meth:`attach` to it.
 
     A Sandbox is a context manager, also an asynchronous one, that closes the sandbox at its end,
     detached or not; :meth:`release` keeps a detached sandbox.
