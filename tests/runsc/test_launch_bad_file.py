@@ -47,7 +47,7 @@ def test_truncated_launch_is_refused(perform: Refused, launch: Path) -> None:
     anywhere = random.sample(range(len(whole)), 50)
     for length in {0, *borders[:-1], *anywhere}:
         launch.write_bytes(whole[:length])
-        perform(launch, f"{launch}: ", "part" if length not in borders else "")
+        perform(launch, f"{launch}: ", "truncated within" if length not in borders else "")
 
 
 @tries(15, 60)

@@ -7,12 +7,11 @@ from usernsctl._lean import TYPE_CHECKING, LateModule
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor.result import SandboxUsage
 from usernsctl.gvisor.runsc.container import ENDING_SECONDS
+from usernsctl.gvisor.sandbox.attached import AttachedSandbox
+from usernsctl.gvisor.sandbox.detached import DetachedSandbox
 
 if TYPE_CHECKING:
     import asyncio
-
-    from usernsctl.gvisor.sandbox.attached import AttachedSandbox
-    from usernsctl.gvisor.sandbox.detached import DetachedSandbox
 else:
     asyncio = LateModule("asyncio")
 
