@@ -133,9 +133,28 @@ def test_private_network_fails_without_nft(
     command = [USERNSCTL, "run", *options, "--", "echo", "started"]
     done = world.run("unshare", "--mount", "sh", "-ec", hide, "sh", *command)
     assert done.returncode == 125
-    assert causes_in(done.stderr) == [cause]
+    assert causes_in(done.stderr) == [cause], done.stderr
     assert "started" not in done.stdout
     assert processes_left(world) == []
+
+
+@pytest.mark.userns_requires("strace")
+def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_path: Path) -> None:
+    """The process then leaves a message unread, so that read(2) fails once with ECONNRESET."""
+    other = tmp_path / "nft"
+    other.write_text("#!/bin/sh\nexit 3\n")
+    other.chmod(0o755)
+    hide = f'mount --bind {other} /usr/sbin/nft; exec "$@"'
+    # The third message that usernsctl-network sends, after two requests for routes, is for the
+    # process, which has sent its error, and then exits before usernsctl-network reads that.
+    faults = ["exit_group:delay_enter=1000000", "sendto:delay_exit=500000:when=3"]
+    late = ["strace", "-f", "-o", os.devnull, "-e", "trace=exit_group,sendto"]
+    for fault in faults:
+        late += ["-e", f"inject={fault}"]
+    command = [*late, USERNSCTL, "run", "--network", "private", "--", "echo", "started"]
+    done = world.run("unshare", "--mount", "sh", "-ec", hide, "sh", *command)
+    assert done.returncode == 125
+    assert causes_in(done.stderr) == ["nft-failed"], done.stderr
 
 
 # Asks the proxy for a host, as curl would, and then the host itself.

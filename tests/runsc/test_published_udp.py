@@ -201,7 +201,9 @@ def test_flood_of_udp_clients_does_not_stop_the_forwarder(world: World) -> None:
         for pid in network_processes(world, popen):
             # The sockets of at most as many clients as there are places, and a few others.
             assert len(os.listdir(f"/proc/{pid}/fd")) < 256 + 10
-        assert ask(world, "127.0.0.1", 18064) == "1"
+        # Datagrams of the flood may still fill the buffers.
+        done = world.run("/usr/bin/python3", "-c", PATIENT, "18064")
+        assert (done.stdout, done.stderr) == ("answered\n", "")
 
 
 @pytest.mark.userns_requires("strace")

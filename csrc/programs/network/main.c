@@ -169,6 +169,9 @@ static int finish_inside(int socket, struct un_error *err)
     /* Fails if the child has ended. read(2) then returns the error that the child has sent. */
     (void)!send(socket, "+", 1, MSG_NOSIGNAL);
     ssize_t length = read(socket, text, sizeof text);
+    /* The kernel says once that the child has ended without reading "+". */
+    if (length < 0 && errno == ECONNRESET)
+        length = read(socket, text, sizeof text);
     if (length == 1)
         return 0;
     if (length > 0 && error_parse(text, (size_t)length, err))
