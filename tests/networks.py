@@ -225,6 +225,26 @@ class World:
             **how,
         )
 
+    @contextlib.contextmanager
+    def serving(self, *command: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a server on the machine, which prints "ready" first, and kill it at the end."""
+        with subprocess.Popen(
+            self.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as popen:
+            assert popen.stdout is not None
+            try:
+                line = popen.stdout.readline()
+                assert line == "ready\n", popen.stderr and popen.stderr.read()
+                yield popen
+            finally:
+                popen.kill()
+                popen.communicate()
+
+    def ask(self, client: str, *words: object) -> str:
+        """Run a client in Python on the machine; return its output and the last line of errors."""
+        done = self.run("/usr/bin/python3", "-c", client, *map(str, words))
+        return done.stdout.strip() + done.stderr.strip().rpartition("\n")[2]
+
 
 _HOLD = "echo ready; exec cat"
 

@@ -59,27 +59,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-@contextlib.contextmanager
-def serving(world: World, *options: str) -> Iterator[subprocess.Popen[str]]:
+def serving(
+    world: World, *options: str
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """Run the server in a sandbox."""
-    command = [USERNSCTL, "run", *options, "--", "/usr/bin/python3", "-c", SERVER]
-    with subprocess.Popen(
-        world.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as popen:
-        assert popen.stdout is not None
-        try:
-            line = popen.stdout.readline()
-            assert line == "ready\n", popen.stderr and popen.stderr.read()
-            yield popen
-        finally:
-            popen.kill()
-            popen.communicate()
+    server = ["/usr/bin/python3", "-c", SERVER]
+    return world.serving(USERNSCTL, "run", *options, "--", *server)
 
 
 def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000) -> str:
-    words = map(str, (address, port, count, size))
-    done = world.run("/usr/bin/python3", "-c", CLIENT, *words)
-    return done.stdout.strip() + done.stderr.strip().rpartition("\n")[2]
+    return world.ask(CLIENT, address, port, count, size)
 
 
 @pytest.mark.parametrize("network", ["none", "private"])
