@@ -354,8 +354,6 @@ class Popen(Collected[AnyStr]):
         except BaseException as error:
             if self._ends:
                 self._close_unopened()
-            if not isinstance(error, OSError):
-                raise
             # Without free descriptors, subprocess can't make pipes. Subclasses of OSError are ours.
             if type(error) is not OSError:
                 raise
