@@ -30,8 +30,8 @@ TESTS = Path("tests/c")
 BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-# One file for each program (%m), which all its processes map (%c), so that those that are killed or
-# execute another program are counted, too.
+# All processes of a program (%m) map one file (%c). So processes that are killed, or that execute
+# another program, are counted, too.
 PROFILES = BUILD.absolute() / "coverage" / "profiles"
 COUNTED = (f"-fprofile-instr-generate={PROFILES}/%m%c.profraw",)
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}"]

@@ -1,5 +1,5 @@
 /*
- * What the processes of a sandbox use.
+ * The use of memory, tasks and processor time by the processes of a sandbox.
  *
  * The memory of the programs inside, and of their files, is in a memfd of gVisor's kernel, the
  * sentry, so RSS does not show it: the blocks of that file do. The rest is the anonymous memory of
@@ -17,8 +17,9 @@
 
 #define MEMORY_FILE "/memfd:runsc-memory"
 
-/* What clock_getcpuclockid(3) returns: CPUCLOCK_SCHED of a process (linux/posix-timers_types.h).
- * The function asks the kernel first whether the process exists, as clock_gettime(2) does anyway.
+/* The clock of a process, as clock_getcpuclockid(3) returns it: CPUCLOCK_SCHED of the pid
+ * (linux/posix-timers_types.h). clock_getcpuclockid(3) asks the kernel first whether the process
+ * exists, as clock_gettime(2) does anyway.
  */
 #define PROCESS_CLOCK(pid) ((clockid_t)(~(unsigned)(pid) << 3 | 2))
 

@@ -121,7 +121,7 @@ struct un_group_limits {
  * group determines on which processors this process may run. */
 void un_seen_limits(struct un_group_limits *limits);
 
-/* What the processes of a sandbox use now. */
+/* The present use of memory, tasks and processor time by the processes of a sandbox. */
 struct un_sandbox_usage {
     uint64_t memory; /* bytes: the memory of the programs inside, and the anonymous memory and page
                         tables of all processes */

@@ -121,7 +121,7 @@ def test_leaving_a_map_cancels_its_tasks(pool: RayPool) -> None:
 def test_cancelling_kills_the_command(nodes: ThreeNodes) -> None:
     with RayPool(1, actors=1, max_uses=1000) as pool:
         futures = [pool.submit(["sleep", "1000"]) for _ in range(5)]
-        # One of the five tasks runs, one is queued in the actor, and three in this process.
+        # The actor runs one of the five tasks and queues another one; this process queues three.
         wait_until(lambda: pool.progress().running == 2)
         for future in futures:
             assert future.cancel()

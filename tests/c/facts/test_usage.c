@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-/* So many that their list needs several reads. */
+/* The list of this many children in /proc needs several reads. */
 #define CHILDREN 300
 
 struct seen {
