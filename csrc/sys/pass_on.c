@@ -111,12 +111,20 @@ int un_open_signals(void)
                         SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-void un_discard_signals(void)
+bool un_is_terminating(int sig)
+{
+    return sig == SIGHUP || sig == SIGINT || sig == SIGQUIT || sig == SIGTERM;
+}
+
+bool un_discard_signals(void)
 {
     const struct timespec now = {.tv_sec = 0};
+    bool has_terminating = false;
     siginfo_t info;
-    while (wait_for_signal(&info, &now) > 0 || errno == EINTR)
-        continue;
+    int sig;
+    while ((sig = wait_for_signal(&info, &now)) > 0 || errno == EINTR)
+        has_terminating = has_terminating || un_is_terminating(sig);
+    return has_terminating;
 }
 
 void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *arg)

@@ -58,8 +58,9 @@ static bool read_terminal(struct termios *mode)
     return has_terminal() && !tcgetattr(0, mode);
 }
 
-/* Waits for the child, then restores the mode of the terminal, unless `terminal` is NULL. */
-static void wait_and_restore(struct un_watched *child, un_pass_on *pass_on, void *arg,
+/* Waits for the child, then restores the mode of the terminal, unless `terminal` is NULL. Returns
+ * as un_discard_signals() does. */
+static bool wait_and_restore(struct un_watched *child, un_pass_on *pass_on, void *arg,
                              const struct termios *terminal)
 {
     un_pass_on_until_end(child, pass_on, arg);
@@ -67,7 +68,7 @@ static void wait_and_restore(struct un_watched *child, un_pass_on *pass_on, void
      * foreground meanwhile. */
     if (terminal && take_foreground())
         tcsetattr(0, TCSANOW, terminal);
-    un_discard_signals();
+    return un_discard_signals();
 }
 
 int un_stand_in(pid_t child)
@@ -139,7 +140,8 @@ static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
             .report = -1,
             .reports = reports[0],
         };
-        wait_and_restore(&watched, how->pass_on, how->arg, restore ? &terminal : NULL);
+        how->is_terminated_late =
+            wait_and_restore(&watched, how->pass_on, how->arg, restore ? &terminal : NULL);
         how->wait_status = watched.wait_status;
     } else if (child < 0) {
         un_fail_errno(err, UN_STEP_CLONE, "fork");

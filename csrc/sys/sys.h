@@ -405,8 +405,12 @@ struct un_watched {
  */
 void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *arg);
 
-/* Discards all pending signals, which were meant for a child that has exited. */
-void un_discard_signals(void);
+/* Returns whether a signal is SIGHUP, SIGINT, SIGQUIT or SIGTERM, with which users end programs. */
+bool un_is_terminating(int sig);
+
+/* Discards all pending signals, which were meant for a child that has exited. Returns whether one
+ * of them was terminating. */
+bool un_discard_signals(void);
 
 /* ---- supervise.c: waiting for a command on behalf of this process's parent ------------------- */
 
@@ -421,6 +425,8 @@ struct un_supervision {
     int parent_pidfd;  /* out, in the child: pidfd of this process; -1 with has_init, because the
                           child dies with process 1 */
     int wait_status;   /* out, in the parent: wait status of the child, as of waitpid(2) */
+    bool is_terminated_late; /* out, in the parent: whether a terminating signal came after the end
+                                of the child */
 };
 
 /*

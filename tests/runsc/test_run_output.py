@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Program
-from processes import capture, children_of, status_of, wait_until_gone
+from processes import capture, children_of, status_of, stop, wait_until_gone
 from terminals import on_terminal
 
 pytestmark = pytest.mark.userns_requires("runsc")
@@ -227,13 +227,13 @@ def test_notices_about_output_are_json(usernsctl: Program) -> None:
     )
 
 
-def start_with_stuck_reader(command: list[str | Path]) -> tuple[subprocess.Popen[bytes], int]:
+def start_with_stuck_reader(
+    command: list[str | Path], stdin: int = subprocess.DEVNULL
+) -> tuple[subprocess.Popen[bytes], int]:
     """Start a command whose standard output nobody reads; return also the pipe's other end."""
     reader, writer = os.pipe()
     try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE
-        )
+        process = subprocess.Popen(command, stdin=stdin, stdout=writer, stderr=subprocess.PIPE)
     finally:
         os.close(writer)
     return process, reader
@@ -252,27 +252,43 @@ def test_timeout_ends_a_run_with_a_stuck_reader(usernsctl: Program, tmp_path: Pa
     assert os.listdir(tmp_path) == ["r"]
 
 
+def wait_for_runsc(watcher: int, state: str | None) -> None:
+    """Wait until the child runsc of a process has a state of proc_pid_stat(5), or is no child."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = [status_of(pid) for pid in children_of(watcher)]
+        states = [status["State"][0] for status in found if status["Name"] == "runsc"]
+        if (states == []) if state is None else (state in states):
+            return
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_early", [False, True])
 def test_sigint_while_waiting_for_a_reader_keeps_the_result(
-    usernsctl: Program, tmp_path: Path
+    usernsctl: Program, tmp_path: Path, is_early: bool
 ) -> None:
+    """A signal counts also if the sandbox has ended, but usernsctl has not noticed it."""
     # More bytes than fit into one pipe, but fewer than fit into the reader's and the pump's pipes.
-    script = "head -c 100000 /dev/zero; exit 3"
+    script = "read line; head -c 100000 /dev/zero; exit 3"
     options = ["--max-output", "1M", "--result", tmp_path / "r"]
     process, reader = start_with_stuck_reader(
-        [usernsctl.path, "run", *options, "--", "sh", "-c", script]
+        [usernsctl.path, "run", *options, "--", "sh", "-c", script], stdin=subprocess.PIPE
     )
     try:
-        deadline = time.monotonic() + PATIENCE
-        # The pump and runsc, then only the pump, and ended processes of gVisor.
-        for count in (2, 1):
-            while sum(map(is_running, map(str, children_of(process.pid)))) != count:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+        wait_for_runsc(process.pid, "S")
+        if is_early:
+            stop(process.pid, PATIENCE)
+        assert process.stdin is not None
+        process.stdin.close()
+        wait_for_runsc(process.pid, "Z" if is_early else None)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=PATIENCE)
+        process.send_signal(signal.SIGCONT)
+        process.wait(PATIENCE)
     finally:
         process.kill()
-        os.close(reader)
+        with process:
+            os.close(reader)
     assert process.returncode == 3
     assert json.loads((tmp_path / "r").read_text())["status"] == 3
     assert os.listdir(tmp_path) == ["r"]

@@ -1,16 +1,16 @@
 #include "programs/shared/shared.h"
+#include "sys/sys.h"
 
 #include <signal.h>
-#include <stddef.h>
 #include <sys/signalfd.h>
 
 static sigset_t ending_signals(void)
 {
-    static const int numbers[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
     sigset_t set;
     sigemptyset(&set);
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        sigaddset(&set, numbers[i]);
+    for (int sig = 1; sig < NSIG; sig++)
+        if (un_is_terminating(sig))
+            sigaddset(&set, sig);
     return set;
 }
 

@@ -336,8 +336,10 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
     if (is_of_runsc)
         return;
     bool delivered = run_kill(args->program, sig < REALTIME_MIN ? args->kill : args->raise, sig);
-    if (!delivered && !is_job_control)
-        signal_runsc(args, child, sig);
+    if (delivered || is_job_control)
+        return;
+    args->undelivered = args->undelivered || un_is_terminating(sig);
+    signal_runsc(args, child, sig);
 }
 
 /* Runs runsc, and waits for it. Returns 0 in the child, -1 after a failure, and otherwise the pid
@@ -374,7 +376,7 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     if (child > 0 && is_given_up(args))
         kill_descendants(&args->spared);
     if (child > 0)
-        pump_wait(&args->pump, is_given_up(args));
+        pump_wait(&args->pump, is_given_up(args) || args->undelivered || how->is_terminated_late);
     if (child > 0 && args->start.is_over)
         return un_fail(err, UN_STEP_RUNSC, 0, "runsc-hung",
                        "runsc had not started the sandbox after %" PRIu32 " s",

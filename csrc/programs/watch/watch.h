@@ -62,8 +62,9 @@ int pump_start(struct pump *pump, struct un_error *err);
  * 0, or -1 with errno. */
 int pump_join(const struct pump *pump);
 /* Waits until the pump has written all output. A signal that is pending (keep_early_signals()) ends
- * the wait, and so does a reader who takes longer than 5 s after the watcher has killed the sandbox
- * (`is_given_up`). The rest of the output is lost then. */
+ * the wait, and so does a reader who takes longer than 5 s after the watcher has killed the
+ * sandbox, or after a signal that came too late for the command (`is_given_up`). The rest of the
+ * output is lost then. */
 void pump_wait(struct pump *pump, bool is_given_up);
 /* Returns the number of bytes that standard output (0) or error (1) lacks. */
 uint64_t pump_truncated(const struct pump *pump, int stream);
@@ -116,6 +117,7 @@ struct watch_args {
     bool has_terminal;   /* whether the command has a terminal */
     bool reraise_signal; /* whether to die by the signal that killed the command */
     bool signalled;      /* whether a forwarded signal may have killed runsc itself */
+    bool undelivered;    /* whether a terminating signal came before or after the command */
     struct start_limit start;
     struct un_limits limits;
     struct sandbox_group group;
