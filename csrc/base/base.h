@@ -1,5 +1,5 @@
-/* Errors, numbers, text, capabilities, files of /proc and /etc; and the headers of libc that nearly
- * every source needs. Internal. */
+/* Functions for errors, numbers, text, capabilities, and files of /proc and /etc. Includes the
+ * headers of libc that nearly every source needs. Internal. */
 #ifndef USERNSCTL_BASE_H
 #define USERNSCTL_BASE_H
 
@@ -47,7 +47,7 @@ static inline bool un_begins(const char *text, const char *start)
 
 /* ---- number.c: strict decimal numbers, without libc ------------------------------------------ */
 
-/* Reads decimal digits up to the first byte that is no digit. Returns a pointer to that byte, or
+/* Reads decimal digits up to the first byte that is no digit. Returns a pointer to the byte, or
  * NULL if there is no digit or the number exceeds `most`. Async-signal-safe. */
 const char *un_number_read(const char *text, uint64_t most, uint64_t *number);
 
@@ -227,7 +227,8 @@ struct un_lines {
  * the file counts as empty. */
 bool un_lines_open(struct un_lines *lines, const char *path);
 
-/* Returns whether errno means that a path is not a regular file. */
+/* Returns whether `errnum`, from a failed un_lines_open(), means that the path is not a regular
+ * file. */
 bool un_lines_is_no_file(int errnum);
 
 /* Reads a line without its newline. Returns false at the end of the file. A line that is too long

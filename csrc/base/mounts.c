@@ -47,7 +47,7 @@ static char *cut_field(char *text)
     return space + 1;
 }
 
-/* Parses a line: ID PARENT DEVICE ROOT POINT OPTIONS [TAG]... - TYPE SOURCE OPTIONS */
+/* Parses a line of mountinfo: ID PARENT DEVICE ROOT POINT OPTIONS [TAG]... - TYPE SOURCE OPTIONS */
 static bool parse_mount(char *line, struct un_mounted *mount)
 {
     char *end = strstr(line, " - ");

@@ -42,7 +42,7 @@ void un_make_printable(char *text)
     *to = '\0';
 }
 
-/* Writes an escape for a character: that of JSON, or that of Python where JSON has none. */
+/* Writes JSON's escape for a character, or Python's escape if JSON has none. */
 static char *write_escape(char *to, uint32_t code)
 {
     static const char signs[] = "\"\\\b\f\n\r\t", names[] = "\"\\bfnrt";

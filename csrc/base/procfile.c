@@ -107,13 +107,14 @@ static bool lists(const char *names, const char *name)
 
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size)
 {
-    /* A shorter buffer would make a line of the end of a long path: it may contain colons. */
+    /* The buffer fits every line: the end of a longer line would be parsed as a line of its own,
+     * since a path may contain colons. */
     char line[UN_PATH_MAX + CGROUP_PREFIX_MAX];
     if (un_path_join(line, proc, "self/cgroup"))
         return false;
     un_auto_fclose FILE *file = fopen(line, "re");
     while (file && fgets(line, sizeof line, file)) {
-        /* A line is ID:CONTROLLERS:PATH. */
+        /* A line has the form ID:CONTROLLERS:PATH. */
         char *name = strchr(line, ':'), *group = name ? strchr(++name, ':') : NULL;
         if (!group)
             continue;

@@ -26,9 +26,9 @@ struct un_task {
     bool restore_signals;    /* see struct un_spawn */
     uint64_t flags;          /* CLONE_NEW... flags of new namespaces */
     uint64_t signals;        /* signals that the command blocks */
-    struct un_own_maps maps; /* of a new user namespace */
-    struct un_setup setup;   /* its parent_pidfd is passed as fd[UN_TASK_PARENT] */
-    struct un_command command; /* its environment is that of the child program */
+    struct un_own_maps maps; /* maps of a new user namespace */
+    struct un_setup setup;   /* the setup; setup.parent_pidfd is passed as fd[UN_TASK_PARENT] */
+    struct un_command command; /* the command, which gets the environment of the child program */
 };
 
 /* The numbers and texts of a task, in the order of the arguments. */
@@ -44,8 +44,8 @@ struct un_task {
     TEXT(setup.root) TEXT(setup.cwd) TEXT(command.file) TEXT(command.path)
 /* clang-format on */
 
-/* Two more numbers come first: that of the command's arguments, and a set of the texts that are not
- * NULL, bit N for text N. */
+/* Two numbers precede these: the number of the command's arguments, and a bit set of the texts that
+ * are not NULL, with bit N for text N. */
 #define UN_TASK_COUNT(member) +1
 enum {
     UN_TASK_NUMBERS = 2 UN_EACH_TASK_NUMBER(UN_TASK_COUNT),
@@ -82,8 +82,8 @@ enum un_news {
                         */
     UN_NEWS_SECOND,    /* the sender has forked a second child, whose pidfd is attached */
     UN_NEWS_INIT, /* the sender is the second child, process 1, and will start the command next */
-    UN_NEWS_HOLDING, /* with descriptors of the sender's directory in /proc, and of its
-                        namespaces in the order of enum un_ns */
+    UN_NEWS_HOLDING, /* the sender holds new namespaces; the message has descriptors of its /proc
+                        directory, and of the namespaces in the order of enum un_ns */
     UN_NEWS_COUNT
 };
 

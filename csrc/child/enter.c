@@ -108,8 +108,8 @@ static int become_init(void *arg)
     return tell_and_fail(inside, &err);
 }
 
-/* Waits until the caller has received the socket. Returns false if the caller has exited: a command
- * must not start without a caller that knows of it. */
+/* Waits until the caller has received the socket. Returns false if the caller has exited, because a
+ * command must not start without a caller that can kill it. */
 static bool is_heard(int socket)
 {
     char byte;
@@ -140,7 +140,7 @@ static int run_task(struct inside *inside)
 {
     struct un_task *task = &inside->task;
     struct un_error err;
-    /* Must come first: entering the namespaces closes the descriptors. */
+    /* Precedes enter_task_namespaces(), which closes the descriptors that this function checks. */
     bool second = un_task_has_second(task);
     if (enter_task_namespaces(task, &err))
         return tell_and_fail(inside, &err);

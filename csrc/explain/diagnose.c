@@ -113,7 +113,8 @@ static const char *creation_denied(const struct un_error *err, const char *proc)
         return "caller-id-unmapped";
     if (un_proc_number(proc, "sys/kernel/unprivileged_userns_clone") == 0 && !may_admin())
         return "unprivileged-userns-clone-off";
-    /* A filter may allow unshare(2), but deny clone(2). */
+    /* unshare(2) is tried only if it was the call that failed: a filter may allow unshare(2), but
+     * deny clone(2). */
     if (is_filtered(proc) && (err->step != UN_STEP_UNSHARE || is_unshare_filtered()))
         return "seccomp-denies-userns";
     if (is_restricted_by_apparmor(proc))
@@ -167,7 +168,7 @@ static bool is_refused_by_filter(int errnum, const char *proc)
            is_filtered(proc);
 }
 
-/* Returns whether the failed call is one that creates no namespace. */
+/* Returns whether the failed call does not create namespaces. */
 static bool is_other_call(const struct un_error *err)
 {
     static const char *const calls[] = {"socketpair", "pidfd_open", "fork", "prctl"};

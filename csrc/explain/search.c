@@ -23,8 +23,8 @@ static size_t count_words(const char *list)
     return count;
 }
 
-/* Returns whether an entry of the catalogue was found already. Each entry has its own list of
- * causes, so the address identifies the entry. */
+/* Returns whether the search has found an entry of the catalogue before. Each entry has its own
+ * list of causes, so the address of the list identifies the entry. */
 static bool has_causes(const struct un_search *search, const char *causes)
 {
     for (size_t i = 0; i < search->count; i++)
@@ -92,8 +92,8 @@ static bool take_text(const char **at, const char *end, const char *word)
     return true;
 }
 
-/* Advances past the text before an id: our errors end with [ID], and our JSON contains "cause":
- * "ID". */
+/* Advances past the text before an id: errors of usernsctl end with [ID], and usernsctl's JSON
+ * contains "cause": "ID". */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
     if (take_text(at, end, "["))

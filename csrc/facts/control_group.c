@@ -9,8 +9,8 @@
 const struct un_groups un_groups_here = {
     .proc = "/proc", .mounts = "/sys/fs/cgroup", .users = "/run/user"};
 
-/* Returns whether a directory belongs to a control group filesystem: a volume that a tenant has
- * mounted there may contain any text. */
+/* Returns whether a directory belongs to a control group filesystem. A container's user may have
+ * mounted a volume there instead, whose files may contain any text. */
 static bool is_of_groups(const struct un_groups *groups, int directory)
 {
     struct statfs fs;
@@ -203,7 +203,8 @@ static bool add_quota(int fd, void *arg)
     return quotas->count < LEVELS_MAX;
 }
 
-/* Version 1 has the quota and the period of a group in two files. */
+/* Lowers *processors to the lowest quota of the group and its parents, of version 1, which has the
+ * quota and the period of a group in two files. */
 static bool lower_by_quotas(const struct un_groups *groups, uint64_t *processors)
 {
     struct quotas quotas = {.count = 0}, periods = {.count = 0};

@@ -84,8 +84,8 @@ void un_group_release(int place, int version);
  * Returns 0, or -1 with errno. */
 int un_group_prepare(int place, enum un_group_part part, int version);
 
-/* Calls `visit` for each process of a group, until that returns true. Returns whether it did. A
- * process outside of this PID namespace has the number 0 here, and is left out. */
+/* Calls `visit` for each process of a group, until `visit` returns true. Returns whether `visit`
+ * has returned true. A process outside of this PID namespace has the pid 0 here, and is skipped. */
 bool un_group_any_process(int group, bool (*visit)(pid_t pid, void *arg), void *arg);
 bool un_group_has_process(int group, pid_t pid);
 
@@ -100,8 +100,8 @@ void un_group_sweep(int place);
 
 /* ---- usage.c: what the processes of a sandbox use -------------------------------------------- */
 
-/* Calls `visit` for each child of a process, until `visit` returns true. Returns whether it has.
- * *failed is set if the children can't be read. */
+/* Calls `visit` for each child of a process, until `visit` returns true. Returns whether `visit`
+ * has returned true. *failed is set if the children can't be read. */
 bool un_any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed);
 
 /* A sandbox has one file for its memory; restored ones may have several. */
@@ -112,10 +112,10 @@ struct un_memory_files {
     size_t count;
 };
 
-/* Opens the files for the memory of the programs in a sandbox, of which only gVisor's kernel has
- * descriptors. Returns whether the process has any. */
+/* Opens the files that hold the memory of the programs in a sandbox, from the descriptors of the
+ * process `pid`. Only gVisor's kernel has such descriptors. Returns whether the process has any. */
 bool un_memory_files_open(pid_t pid, struct un_memory_files *files);
-/* Returns the bytes that the files occupy. */
+/* Returns the number of bytes that the memory files occupy. */
 uint64_t un_memory_files_size(const struct un_memory_files *files);
 /* Returns the bytes of a process's anonymous memory and page tables, or 0 if it has ended. */
 uint64_t un_private_memory(pid_t pid);
@@ -124,7 +124,8 @@ int64_t un_processor_time(pid_t pid);
 /* Returns the number of threads of a process, or 0 if it has been reaped. */
 uint64_t un_task_count(pid_t pid);
 
-/* Opens the file of un_last_pid(). Returns -1 if the file is missing, or not the kernel's. */
+/* Opens the file that un_last_pid() reads. Returns -1 if the file is missing, or does not come from
+ * the kernel. */
 int un_open_last_pid(void);
 /* Returns the last id that the kernel has given to a process or thread in the PID namespace of this
  * process (proc_loadavg(5)), or -1. */

@@ -19,7 +19,8 @@
 
 #define TOP "usernsctl"
 #define LEAF "usernsctl-callers"
-/* Processes that start while the others move need another round. */
+/* Maximum number of rounds of moving processes: processes that start during one round are moved in
+ * the next. */
 #define ROUNDS_MAX 50
 
 static const char *const controllers[UN_GROUP_PARTS] = {
@@ -167,7 +168,7 @@ static bool may_make(const struct un_groups *groups, int place, const char *cont
            lists(place, "cgroup.controllers", controller) && !is_of_systemd(groups, place, group);
 }
 
-/* Opens TOP in a group of version 1. */
+/* Opens the group TOP below `own`, a group of version 1. Returns -1 with errno. */
 static int open_top(int own)
 {
     int top = openat(own, TOP, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -244,8 +245,9 @@ int un_group_prepare(int place, enum un_group_part part, int version)
         return -1;
     un_auto_close int leaf = openat(place, LEAF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int round = 0; leaf >= 0 && round < ROUNDS_MAX; round++) {
-        /* First: with processes in the group, the kernel would refuse memory with EBUSY, but allow
-         * cpu and pids, and make the children unusable ("domain invalid", cgroups(7)). */
+        /* The processes move before controllers are enabled: while the group has processes, the
+         * kernel denies the memory controller with EBUSY; it would allow cpu and pids, but make the
+         * children unusable ("domain invalid", cgroups(7)). */
         un_group_any_process(place, move_process, &leaf);
         if (!un_group_write(place, "cgroup.subtree_control", word))
             return 0;
@@ -260,9 +262,9 @@ static bool has_name(int place, const char *name, int group)
            open.st_ino == named.st_ino;
 }
 
-/* The kernel removes no group that has processes or children. A lock shows that the sandbox of an
- * empty group is just starting. If another process has removed the group before the lock, its
- * sandbox may have made another one of the same name. */
+/* Removes a group unless it is locked. The kernel removes no group that has processes or children;
+ * a lock protects an empty group whose sandbox is just starting. If another process has removed the
+ * group before the lock was taken, a sandbox may have made a new group of the same name. */
 static void remove_unlocked(int place, const char *name)
 {
     un_auto_close int group = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -289,7 +291,8 @@ void un_group_versions(int versions[UN_GROUP_PARTS])
         versions[part] = find_version(&un_groups_here, (enum un_group_part)part);
 }
 
-/* Returns whether root can't make TOP later. Nobody removes such a group, so TOP may stay. */
+/* Returns whether the mode of the group denies root in a user namespace to make TOP later. Such a
+ * group is never removed, so TOP may stay in it. */
 static bool is_closed(enum un_group_part part)
 {
     char group[UN_PATH_MAX];

@@ -46,7 +46,7 @@ int un_facts_read_parents(struct un_facts *facts, struct un_error *err)
 
 int un_thread_count(void)
 {
-    /* The link count of a directory is 2 plus the number of subdirectories, here one per thread. */
+    /* The link count of the directory is 2 plus the number of subdirectories, one per thread. */
     struct stat task;
     if (stat("/proc/self/task", &task) || task.st_nlink < 3)
         return -1;

@@ -24,7 +24,7 @@
 #define PROCESS_CLOCK(pid) ((clockid_t)(~(unsigned)(pid) << 3 | 2))
 
 /* Calls `visit` for each child in the list `path`, until `visit` returns true. Returns whether it
- * has. */
+ * has returned true. */
 static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg), void *arg)
 {
     char text[512];
@@ -32,7 +32,8 @@ static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg)
     ssize_t length = 0;
     bool found = false;
     un_auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    /* A read may end within a number: each has a space after it. */
+    /* Each number ends with a space, so a number without a space is continued by the next
+     * read(2). */
     while (fd >= 0 && !found && (length = read(fd, text + kept, sizeof text - 1 - kept)) > 0) {
         text[kept + (size_t)length] = '\0';
         char *at = text, *end;
@@ -136,7 +137,7 @@ uint64_t un_task_count(pid_t pid)
 {
     char path[64];
     struct stat status;
-    /* The directory has one subdirectory for each thread, and itself and its parent as links. */
+    /* The link count of the directory is 2 plus the number of subdirectories, one per thread. */
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     return !stat(path, &status) && status.st_nlink > 2 ? (uint64_t)status.st_nlink - 2 : 0;
 }
@@ -169,7 +170,7 @@ int64_t un_last_pid(int fd)
 /* A walk through the processes of a sandbox. */
 struct usage_walk {
     struct un_sandbox_usage usage;
-    struct un_memory_files files; /* of the sentry, once it is found */
+    struct un_memory_files files; /* usage of the sentry, once the sentry is found */
     bool is_inside; /* whether the process is the sentry, or one that it has started */
     int level;
 };

@@ -116,17 +116,19 @@ struct un_group_limits {
     uint64_t processors; /* quota of processor time, rounded up; UINT64_MAX for no limit */
 };
 
-/* Reads the memory and the processors that a program in a sandbox sees: those of this machine, or
- * of the control group of this process and its parents, if these are fewer. A cpuset of the control
- * group determines on which processors this process may run. */
+/* Reads the memory size and the number of processors that a program in a sandbox sees: those of
+ * this machine, or the limits of this process's control group and its parents where these are
+ * lower. A cpuset of the control group counts, since it restricts the processors on which this
+ * process may run. */
 void un_seen_limits(struct un_group_limits *limits);
 
 /* The present use of memory, tasks and processor time by the processes of a sandbox. */
 struct un_sandbox_usage {
     uint64_t memory; /* bytes: the memory of the programs inside, and the anonymous memory and page
                         tables of all processes */
-    uint64_t tasks; /* processes and threads of gVisor's kernel, and of those that it has started */
-    uint64_t time;  /* processor time of the processes that run, in microseconds */
+    uint64_t tasks; /* processes and threads: gVisor's kernel, and the processes that the kernel has
+                       started */
+    uint64_t time;  /* processor time of the processes that still exist, in microseconds */
 };
 
 /* Measures a sandbox, whose main processes are children of `parent` (facts/usage.c). Returns 0, or
@@ -139,8 +141,9 @@ enum un_group_part { UN_GROUP_MEMORY, UN_GROUP_PIDS, UN_GROUP_CPU, UN_GROUP_PART
 /* Stores the version of the control groups that this process may make to limit each part, or 0 if
  * it may make none (facts/group_place.c). */
 void un_group_versions(int versions[UN_GROUP_PARTS]);
-/* Makes the places of groups ready, before a user namespace is entered. `parts` are bits
- * 1 << UN_GROUP_.... Failures are ignored: the start of a sandbox reports them. */
+/* Prepares the directories in which control groups will be made, before a user namespace is
+ * entered. `parts` are bits 1 << UN_GROUP_.... Failures are ignored: the start of a sandbox reports
+ * them. */
 void un_groups_prepare(uint64_t parts);
 /* Removes the control groups of ended sandboxes whose watcher was killed by SIGKILL. */
 void un_groups_sweep(uint64_t parts);
@@ -280,8 +283,9 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
 /* Returns the extent with an id on that side of the map, or NULL. */
 const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id);
-/* Returns the length, at most `count`, of the run of ids from `id` on that either all belong to one
- * extent on that side of the map (*mapped becomes true), or all to none. */
+/* Returns the length, at most `count`, of the longest run of ids from `id` on that either all
+ * belong to one extent on that side of the map (*mapped becomes true), or are all unmapped (*mapped
+ * becomes false). */
 uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);
 /* Returns whether two maps map the same ids to the same ids, however the extents are ordered or
  * split. */
@@ -738,7 +742,7 @@ struct un_moment {
     const char *hostname;     /* NULL means no host name */
     const char *const *homes; /* home directories of the caller, absolute paths; ends with NULL */
     uint32_t id[2];           /* the uid and the gid of the command, indexed by UN_UID and UN_GID */
-    const uint32_t *groups; /* supplementary groups of the command, which one mapped id excludes */
+    const uint32_t *groups;   /* supplementary groups of the command; none if one id is mapped */
     size_t group_count;
     bool terminal;       /* whether the command gets the terminal of this process */
     bool reraise_signal; /* after death by signal N, die by the same signal instead of exiting with
@@ -785,8 +789,8 @@ void un_launch_close(struct un_launch *launch);
 
 /* Returns the file system that the sandbox will see, which the launch owns. */
 const struct un_view *un_launch_view(const struct un_launch *launch);
-/* Return the remedy of the last failure, if a better one than that of the cause is known, and the
- * path that failed; otherwise NULL. */
+/* Return the remedy of the last failure, and the path that failed. The remedy is NULL unless a
+ * better one than the cause's is known. */
 const char *un_launch_remedy(const struct un_launch *launch);
 const char *un_launch_filename(const struct un_launch *launch);
 

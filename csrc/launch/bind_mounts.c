@@ -170,7 +170,8 @@ int un_step_mount(struct un_launch *launch, const struct un_record *record, stru
     if (refuse_own(launch, record->arguments, wanted, err))
         return -1;
     const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
-    /* gVisor creates the mount point itself if the file system is read-only. */
+    /* The mount point is created here only in a writable file system: in a read-only one, gVisor
+     * creates the mount point itself. */
     if (*trail.missing && cover && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);
     return strcmp(un_record_argument(record, 1), "empty") ? 0 : cover_by_empty(launch, wanted, err);

@@ -156,7 +156,7 @@ struct un_trail {
 
 /* Types of the result of looking up a name. */
 enum un_look {
-    UN_LOOK_FAILED = -1, /* see errno */
+    UN_LOOK_FAILED = -1, /* the lookup failed, with errno */
     UN_LOOK_FILE,        /* a file that is not a link; it was opened */
     UN_LOOK_LINK,        /* a symbolic link to follow, with its contents */
     UN_LOOK_MISSING
@@ -326,7 +326,7 @@ struct un_visit {
     int (*take)(struct un_visit *visit, struct un_launch *launch, int found,
                 const struct stat *status, const char *name, struct un_error *err);
     void *arg;
-    int depth; /* of nested visits; starts as 0 */
+    int depth; /* depth of nested visits; starts as 0 */
 };
 
 /* Visits all entries of the directory `name`. Entries that vanish meanwhile are skipped. Fails with

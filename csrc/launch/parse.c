@@ -122,7 +122,7 @@ static int read_record(struct reader *reader, struct un_launch *launch, struct u
     launch->of_verb[verb]++;
     reader->sources = launch->of_verb[UN_VERB_SOURCE];
     reader->binds = launch->of_verb[UN_VERB_BIND];
-    /* The rules, constants of another file, have only parts of the enumeration. */
+    /* un_verb_rules, a constant of another file, contains only values of the enumeration. */
     /* NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
     reader->part = un_verb_rules[verb].part;
     return 0;

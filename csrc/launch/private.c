@@ -2,8 +2,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Returns whether an entry must be opened for a further check, judged by its type and mode: 1 or 0,
- * or -1 with errno. */
+/* Returns 1 if an entry must be opened for a further check, according to its type and mode, 0 if
+ * not, or -1 with errno. */
 static int may_be_private(const struct un_visit *visit, int directory, const struct dirent *entry)
 {
     (void)visit;

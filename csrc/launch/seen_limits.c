@@ -53,7 +53,7 @@ int un_leave_mount_namespace(struct un_error *err)
 static int cover_meminfo(const char *path, uint64_t memory, bool shares_mounts,
                          struct un_error *err)
 {
-    /* Without the file, runsc fails, and says so. */
+    /* Without /proc/meminfo, runsc itself fails with a clear message. */
     if (faccessat(AT_FDCWD, MEMINFO, F_OK, 0))
         return 0;
     if (write_meminfo(path, memory, err) || (shares_mounts && un_leave_mount_namespace(err)))

@@ -102,7 +102,7 @@ bool un_view_is_directory(struct un_trail *trail)
 {
     struct stat status;
     int fd = un_trail_last(trail)->fd;
-    /* Without a descriptor, the last place is a directory that gVisor creates for a mount point. */
+    /* A place without a descriptor is a directory that gVisor will create for a mount point. */
     return fd < 0 || (!fstat(fd, &status) && S_ISDIR(status.st_mode));
 }
 

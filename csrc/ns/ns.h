@@ -16,7 +16,7 @@ struct un_start {
     /* Unless is_empty, called in the child before it executes the program: */
     int (*prepare)(const void *arg, struct un_error *err); /* async-signal-safe */
     const void *arg;
-    const char *const *environment; /* of the command; NULL means empty */
+    const char *const *environment; /* environment of the command; NULL means empty */
     /* Results: */
     pid_t pid;
     int pidfd;

@@ -41,8 +41,8 @@ static void record_news(struct un_received *received, struct start_state *start_
         start_state->failed = un_received_failure(received, err);
     if (received->message.news == UN_NEWS_EXECUTING)
         start_state->here = true;
-    /* The second child sends the first of these messages. If the second child is process 1, the
-     * command sends another one, whose sender is ignored. */
+    /* The first message of this type comes from the second child. If the second child is process 1,
+     * the command sends another message, whose sender is ignored. */
     if (start_state->pid <= 0 &&
         (received->message.news == UN_NEWS_EXECUTING || received->message.news == UN_NEWS_INIT))
         start_state->pid = received->sender;
@@ -69,8 +69,8 @@ static void receive_all_news(const struct un_start *start, struct start_state *s
         if (!start_state->failed)
             *err = mishap;
         start_state->failed = -1;
-        /* Continue: the next message may contain the pidfd of a second child, which must be killed
-         * too. */
+        /* After other errors, receiving continues: the next message may contain the pidfd of a
+         * second child, which must be killed too. */
         if (mishap.errnum == ETIMEDOUT || !--tries)
             return;
     }
@@ -96,9 +96,10 @@ static void read_comm(pid_t pid, char name[64])
     un_read_file(AT_FDCWD, path, name, 64);
 }
 
-/* Returns a pidfd of the process `pid`, or -1 if that is not a fork of the first child: the pid may
- * have been reused or belong to another PID namespace, or the process may be an adopted orphan. So
- * this compares the names of both processes, which a fork inherits (proc_pid_comm(5)). */
+/* Returns a pidfd of the process `pid`, or -1 if the process is not a fork of the first child: the
+ * pid may have been reused or belong to another PID namespace, or the process may be an adopted
+ * orphan. So this compares the names of both processes, which a fork inherits
+ * (proc_pid_comm(5)). */
 static int open_copy(pid_t pid, pid_t first)
 {
     char names[2][64];

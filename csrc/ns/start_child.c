@@ -119,7 +119,8 @@ static int execute_program(void *arg)
     struct child *child = arg;
     const struct un_start *start = child->start;
     int fd[UN_TASK_FDS];
-    /* Sets close-on-exec on all descriptors that exist now; those created below are inherited. */
+    /* Sets close-on-exec on all descriptors that exist now. The descriptors created below are
+     * inherited. */
     if (start->is_empty)
         un_close_all_fds_at_exec();
     if (copy_fds(child, fd))

@@ -23,7 +23,8 @@ static int fd_number(const char *name)
 /* How to close a descriptor: now, or at the next execve(2). */
 enum what { CLOSE, CLOSE_AT_EXEC };
 
-/* fcntl(2) can fail only for a closed descriptor. */
+/* Closes a descriptor, now or at the next execve(2). Failures are ignored: fcntl(2) can fail only
+ * for a closed descriptor. */
 static void close_one(int fd, enum what what)
 {
     if (what == CLOSE)

@@ -130,12 +130,12 @@ struct un_job {
     char *output;            /* buffer for the first output_size - 1 bytes of output */
     size_t output_size;
     int input; /* descriptor for standard input; 0 for an empty pipe */
-    /* Results: */
+    /* The following fields are results: */
     int ended;      /* CLD_EXITED, CLD_KILLED or CLD_DUMPED; 0 if the status is unknown */
     int status;     /* exit status, or the signal that killed the job */
     bool timed_out; /* whether the job was killed at the timeout */
     int stopped_by; /* signal that had stopped the job, so that the job was killed; or 0 */
-    /* State while the job runs: */
+    /* The following fields are the state while the job runs: */
     int pidfd; /* -1 after the job has ended */
     int pipe;
     size_t length;

@@ -25,9 +25,10 @@ void agent_read_caps(struct agent_caps *caps);
  * caller may not change its uid. */
 bool agent_become_nobody(void);
 
-/* Sets the effective uid for the creation of files; the real uid, which decides who may signal this
- * process, is unchanged. Returns the previous uid, for agent_return_uid(). An agent that may not
- * change its uid keeps it; the start of the command then fails, in change_ids(). */
+/* Sets the effective uid for the creation of files. The real uid, which determines the processes
+ * that may signal this one, is unchanged. Returns the previous uid, for agent_return_uid(). An
+ * agent that may not change its uid keeps it; the start of the command then fails, in
+ * change_ids(). */
 uid_t agent_borrow_uid(uid_t uid);
 void agent_return_uid(uid_t own);
 
@@ -105,7 +106,7 @@ int agent_receive(int socket, struct agent_letter *letter);
 
 struct agent_wait {
     int fd;     /* descriptor to wait for */
-    int socket; /* of the command; the wait ends if the host closes it; -1 for none */
+    int socket; /* socket of the command, at whose end the wait ends; -1 for none */
     int other;  /* if this descriptor becomes readable, `tell` is called once; or -1 */
     void (*tell)(void *arg);
     void *arg;
@@ -167,8 +168,7 @@ void *agent_block_command_stack(struct agent_block *block);
  * agent itself listens.
  */
 
-/* Signal that notifies a waiting keeper that it is the listener, or the agent that no keeper
- * listens. */
+/* Signal to a waiting keeper, which becomes the listener, or to the agent, if no keeper listens. */
 #define AGENT_TURN_SIGNAL SIGUSR2
 
 /* The maximum number of waiting keepers. */
@@ -366,7 +366,7 @@ bool agent_print_leftovers(void);
 /* ---- copy_out.c: sending files to the host ----------------------------------------------------
  */
 
-/* Flags to open a file that may be anything: they neither block nor have an effect. */
+/* Flags to open a file of unknown type: the open neither blocks nor has a side effect. */
 #define AGENT_OPEN_FILE (O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
 /* Flags to open a directory, but no symbolic link to one: without O_PATH, gVisor 20240729 follows a
  * link in spite of O_NOFOLLOW. */
@@ -401,8 +401,8 @@ bool agent_copy_in(const struct agent_copying *how);
  * removed again. */
 bool agent_write_file(const struct agent_copying *how);
 
-/* ---- files.c: the command line of both --------------------------------------------------------
- */
+/* ---- files.c: the command line of both
+ * -------------------------------------------------------- */
 
 /* Handles the arguments after `--files`: "get", "read", "list", "put" or "write", an absolute path,
  * and `--parents` and `--merge`. Standard input and output carry the records. Returns the exit

@@ -18,13 +18,13 @@
 struct level {
     int fd;
     bool is_new;
-    size_t path_size; /* of the path to it */
+    size_t path_size; /* size of the path of the directory or file */
     struct agent_record record;
 };
 
 struct copy {
     const struct agent_copying *how;
-    const char *name; /* of the tree in its parent directory */
+    const char *name; /* name of the tree in its parent directory */
     int depth;        /* the number of levels below the parent directory */
     int parent;
     bool in_file; /* whether the last level is a file */
@@ -125,7 +125,8 @@ static int create_file(int dir, const char *name, int flags, mode_t mode)
                         mode);
 }
 
-/* Removes a file that is in the way, if the copy merges. */
+/* Removes an existing file of this name if the copy merges. Returns whether the new file can be
+ * created. */
 static bool may_replace(const struct copy *copy, int dir, const char *name)
 {
     return errno == EEXIST && copy->how->merges && !syscall(SYS_unlinkat, dir, name, 0);
@@ -202,7 +203,8 @@ static void set_times(int dir, const char *name, const struct agent_record *reco
         {.tv_nsec = UTIME_OMIT},
         {.tv_sec = record->seconds, .tv_nsec = (long)record->nanoseconds},
     };
-    /* Not every file system can store every time, and the times of links least of all. */
+    /* A failure is ignored: not every file system can store every time, and fewer store those of
+     * links. */
     syscall(SYS_utimensat, dir, name, times, flags);
 }
 
@@ -368,7 +370,7 @@ bool agent_copy_in(const struct agent_copying *how)
 
 /* ---- a single file --------------------------------------------------------------------------- */
 
-/* Opens the file to write. Sets whether the file was created. */
+/* Opens the file to write. *is_new becomes whether the file was created. */
 static int open_written(const char *path, bool *is_new)
 {
     struct stat found;

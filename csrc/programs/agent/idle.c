@@ -42,7 +42,7 @@ void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_
             return;
         if (!kill(next->keeper, AGENT_TURN_SIGNAL))
             return;
-        /* The keeper of `next` was killed and reaped: try another one. */
+        /* The signal fails if the keeper of `next` was killed and reaped: try another keeper. */
         block = next;
     }
     if (SET(&idle->listener, block, NULL))

@@ -17,10 +17,10 @@
 #define PATH_SIZE 1024
 
 struct list {
-    size_t size; /* of `text` */
+    size_t size; /* size of `text` */
     size_t path_size;
     int depth;
-    bool is_whole; /* whether everything was read and fits */
+    bool is_whole; /* whether everything was read and fits the buffers */
     char path[PATH_SIZE];
     char text[TEXT_SIZE];
 };

@@ -28,7 +28,7 @@
 #define AGENT_CAPABILITIES 64
 #define AGENT_ALL_FLAGS 127
 
-/* Keeps the agent's groups or umask. */
+/* Value of `groups` or `umask` with which a command keeps those of the agent. */
 #define AGENT_UNCHANGED 0xffffffffU
 
 /* The maximum sizes of a message, and of the strings of a command. Linux accepts at most 6 MiB of
@@ -46,7 +46,8 @@ struct agent_hello {
     uint32_t pid;
 };
 
-/* Followed by the groups, each a uint32_t, the limits, and the strings. */
+/* The header of a command's message. The groups, each a uint32_t, the limits, and the strings
+ * follow. */
 struct agent_header {
     uint32_t magic;
     uint16_t version;
@@ -57,7 +58,7 @@ struct agent_header {
     uint32_t limits;
     uint32_t args;
     uint32_t env;
-    uint32_t size; /* of the strings, in the message or in the pipe */
+    uint32_t size; /* size of the strings, in the message or in the pipe */
     uint32_t umask;
     uint16_t rows;
     uint16_t columns;
@@ -97,12 +98,12 @@ struct agent_note {
 };
 
 struct agent_failure {
-    struct agent_note note; /* value: an errno */
+    struct agent_note note; /* note.value is an errno */
     uint32_t step;
 };
 
 struct agent_end {
-    struct agent_note note; /* value: a wait status, as of waitpid(2) */
+    struct agent_note note; /* note.value is a wait status, as of waitpid(2) */
     uint64_t user_us;
     uint64_t system_us;
     uint64_t rss_kib;
@@ -134,10 +135,10 @@ enum {
 struct agent_record {
     uint32_t kind;
     uint32_t mode;        /* st_mode of a file (inode(7)) */
-    uint32_t size;        /* of the text or data that follows */
-    uint32_t nanoseconds; /* of the last modification */
+    uint32_t size;        /* size of the text or data that follows */
+    uint32_t nanoseconds; /* time of the last modification, with `seconds` */
     int64_t seconds;
-    uint64_t length; /* st_size of a file; of a link, the length of its name */
+    uint64_t length; /* st_size of a file; for a link, the length of its name */
 } __attribute__((packed));
 
 static_assert(sizeof(struct agent_record) == 32, "");

@@ -78,7 +78,7 @@ static int set_up_command(struct agent_start *start)
         return answer_start_failure(start, AGENT_STEP_FORK, errno);
     if (header->umask != AGENT_UNCHANGED)
         umask(header->umask & 0777);
-    /* "/" is the agent's working directory. */
+    /* No chdir(2) is needed for "/", the agent's working directory. */
     if (strcmp(start->words->cwd, "/") && chdir(start->words->cwd))
         return answer_start_failure(start, AGENT_STEP_CWD, errno);
     return 0;

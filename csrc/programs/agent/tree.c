@@ -253,7 +253,7 @@ void agent_kill_while_all_stands(int proc, pid_t root)
 {
     struct look *look = NULL;
     for (int i = 0; i < STOPS_MAX; i++) {
-        /* Repeated for processes that were forked between the listing and the stop. */
+        /* Repeated to find processes that were forked between the listing and the stop. */
         for (int again = 0; again < 3; again++)
             kill(-1, SIGSTOP);
         look = look_below(proc, root, 0, NULL, NULL);
@@ -283,7 +283,8 @@ static void kill_children_by_trial(void)
 struct found {
     size_t count;
     uint64_t pids; /* sum of the pids */
-    bool rest;     /* whether all are the same zombies as before, which wait for their tracer */
+    bool rest;     /* whether all are zombies, and the same as in the listing before: these wait for
+                      their tracer */
 };
 
 static void compare_looks(struct found *found, const struct look *look)

@@ -99,7 +99,7 @@ bool agent_wait_while_wanted(const struct agent_wait *wait)
             return true;
         if (polls[1].revents && is_unwanted(wait->socket))
             return false;
-        /* Other messages of the host are read later. */
+        /* Messages other than a request to kill are read later. */
         if (polls[1].revents)
             polls[1].fd = -1;
         if (polls[2].revents) {

@@ -5,10 +5,10 @@
  * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
  * which starts the sandbox in the background and writes its pid to PIDFILE, and reports its success
  * by "+" on CONNECTION, or an error before the start of COMMAND by its fields (shared.h,
- * sandbox_show_limits()). The answer "+" means that the creator has recorded the sandbox, which
- * then outlives the creator. On any other answer, which may come before that byte, or if COMMAND
- * fails or CREATOR exits first, or after SIGTERM, all started processes are killed, and DIRECTORY
- * is removed with its contents. With --network, makes the network of the sandbox first (shared.h,
+ * error_send()). The answer "+" means that the creator has recorded the sandbox, which then
+ * outlives the creator. On any other answer, which may come before that byte, or if COMMAND fails
+ * or CREATOR exits first, or after SIGTERM, all started processes are killed, and DIRECTORY is
+ * removed with its contents. With --network, makes the network of the sandbox first (shared.h,
  * network_join()).
  *
  * usernsctl-detach exits after that answer or failure. Its child, the keeper, starts the sandbox
@@ -94,7 +94,7 @@ static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int star
      * fails, the directory stays in use until those forks exit. */
     flock(fds[LOCK], LOCK_UN);
     un_close_each(fds, FDS);
-    /* Fails only if the parent was killed, which has then told the creator nothing. */
+    /* Fails only if the parent was killed, and then the creator has received no answer. */
     un_write_all(started, "+", 1);
     close(started);
     wait->enders[0] = wait->enders[1] = -1;

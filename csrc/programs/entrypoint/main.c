@@ -29,7 +29,7 @@
 #define MFD_NOEXEC_SEAL 8U /* since Linux 6.3 */
 #endif
 
-/* Not 126 or 127, which are about the command. */
+/* Exit status after a failure of this program; 126 and 127 are for failures of the command. */
 #define FAILED 125
 #define CLI "usernsctl"
 #define SELF "in-gvisor"
@@ -38,7 +38,7 @@
 #define NO_NETWORK ".no-network"
 #define PRIVATE_NETWORK ".private-network"
 #define ALL_IDS ".all-ids"
-/* Room for the arguments that this program adds to the caller's, at most 23. */
+/* Room for the arguments that this program adds to the caller's: at most 23, and NULL. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
 /* Decimal digits of the highest uid, 4294967294; the next number is no uid (setresuid(2)). */
@@ -314,8 +314,9 @@ static bool split_user(struct policy *policy)
            copy_id(gid, gid == policy->user && colon ? colon : end, policy->gid);
 }
 
-/* Rejects variables that used to set options: a user who still sets them relies on them. Returns
- * the exit status, or -1 to continue. */
+/* Fails if an environment variable is set that set an option in earlier releases: ignoring the
+ * variable could run the command with fewer restrictions than the user expects. Returns the exit
+ * status, or -1 to continue. */
 static int check_variables(void)
 {
     static const char *const names[] = {"USERNSCTL_NETWORK", "USERNSCTL_IDS"};
@@ -332,7 +333,7 @@ static bool is_private(const struct policy *policy)
     return !strcmp(policy->network, "private");
 }
 
-/* Checks the options. Returns the exit status, or -1 to continue. */
+/* Checks the values of the options. Returns the exit status, or -1 to continue. */
 static int check_policy(struct policy *policy, const char *command)
 {
     if (!is_either(policy->network, "host", "none") && !is_private(policy))
@@ -374,7 +375,7 @@ static int refuse_option(char **argv)
                         " is not an option, or lacks its value", SELF " --help lists the options");
 }
 
-/* Sets the format of messages at once, for messages about options that follow. */
+/* Sets the format of messages immediately, so that errors about later options have that format. */
 static void set_log(struct policy *policy, const char *format)
 {
     policy->log = format;

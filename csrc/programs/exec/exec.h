@@ -60,9 +60,8 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
 /* Name of a holder that stays (PR_SET_NAME(2const)). */
 #define UN_HOLDER_NAME "usernsctl-hold"
 
-/*
- * Forks a holder, a process that stays in the namespaces which this process has entered. Returns 0,
- * or -1 if there is none.
+/*Forks a holder, a process that stays in the namespaces which this process has entered. Returns 0,
+ * or -1 if no holder stays.
  *
  * `options->hold` is a SOCK_SEQPACKET connection to the process that asked for the namespaces. If
  * `options->command` is not empty, it is the command of usernsctl-network, which makes a network

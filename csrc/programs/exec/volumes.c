@@ -22,7 +22,7 @@ static bool shows_all(const struct un_launch *launch)
     return tree && !strcmp(un_record_source(launch, tree, 0)->path, "/");
 }
 
-/* Returns whether the launch has a mount of its own at this path, or above. */
+/* Returns whether the launch has a mount of its own at this path, or at one of its parents. */
 static bool is_covered(const struct un_launch *launch, const char *path)
 {
     UN_EACH_RECORD (record, launch, UN_VERB_BIND)

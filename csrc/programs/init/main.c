@@ -17,7 +17,7 @@
  * CREATOR is a pidfd: usernsctl-init exits when that process exits. A parent-death signal would
  * already be sent at the exit of the thread that started usernsctl-init. READY is a descriptor to
  * which "+" is written once the sandbox runs, or the fields of an error before the start of COMMAND
- * (shared.h, sandbox_show_limits()).
+ * (shared.h, error_send()).
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"

@@ -1,4 +1,4 @@
-/* Sockets of this machine for published ports. */
+/* Creating the sockets for published ports, in the network namespace of this machine. */
 #include "base/base.h"
 #include "programs/network/network.h"
 

@@ -81,8 +81,8 @@ static void load_upper_half(struct filter *filter, size_t index)
     load_half(filter, index, 1);
 }
 
-/* Loads the descriptor, and jumps `more` lines beyond the lines that this function adds if it is
- * that of a socket of this machine for a published port. */
+/* Adds lines that load the descriptor, the first argument. If the descriptor is a socket of this
+ * machine for a published port, they jump over the next `more` lines. */
 static void add_port_jumps(struct filter *filter, const struct ports *ports, size_t more)
 {
     load_argument(filter, 0);
@@ -108,7 +108,7 @@ static void add_connect(struct filter *filter, const struct ports *ports,
     add_line(filter, IF_EQUAL, SYS_connect, 0, 2 * count + 6);
     add_port_jumps(filter, ports, count + 3);
     load_upper_half(filter, 1);
-    /* All are on the same page, so that their upper halves are the same. */
+    /* All addresses are on the same page, so their upper halves are equal. */
     add_line(filter, IF_EQUAL, (uint32_t)((uint64_t)(uintptr_t)inside >> 32), 0, count + 1);
     load_argument(filter, 1);
     for (size_t i = 0; i < count; i++)

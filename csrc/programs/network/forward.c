@@ -17,12 +17,12 @@
 #define BUFFER_BYTES (1 << 15)
 #define PAUSE_MS 100
 
-/* The bytes from one end of a connection to the other. */
+/* One direction of a connection: bytes read from one end, and not yet written to the other. */
 struct half {
-    char *bytes;       /* a buffer of its own, also while the connection is unused */
-    size_t at, length; /* the part of `bytes` that is to be written */
-    bool has_ended;    /* whether the end has been read */
-    bool is_shut;      /* whether the end has been passed on */
+    char *bytes; /* the buffer, which belongs to the entry even while the connection is unused */
+    size_t at, length; /* the bytes to write: `length` of them, from bytes[at] on */
+    bool has_ended;    /* whether end of file was read */
+    bool is_shut;      /* whether the other end was shut down for writing */
 };
 
 struct connection {
@@ -36,7 +36,7 @@ struct forwarder {
     const struct ports *ports;
     const struct sockaddr_in *inside; /* the address of each port inside: see confine.c */
     struct connection connection[CONNECTIONS_MAX];
-    size_t count;      /* of the connections that are used, which come first */
+    size_t count;      /* number of connections in use, which are the first entries */
     bool is_exhausted; /* whether accept4(2) found no memory or descriptor */
     struct pollfd polled[PORTS_MAX + 2 * CONNECTIONS_MAX];
     char bytes[CONNECTIONS_MAX][2][BUFFER_BYTES];
@@ -72,7 +72,8 @@ static void accept_client(struct forwarder *forwarder, size_t port)
     if (client >= 0 &&
         open_connection(client, &forwarder->inside[port], &forwarder->connection[forwarder->count]))
         forwarder->count++;
-    /* The client stays in the queue, so that the listening socket stays readable. */
+    /* After accept4(2) has failed so, the client stays in the queue and the listening socket
+     * readable, so the next poll(2) would return at once. */
     forwarder->is_exhausted =
         client < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS);
 }
@@ -82,7 +83,7 @@ static bool is_temporary(ssize_t got)
     return got < 0 && (errno == EAGAIN || errno == EINTR);
 }
 
-/* Moves bytes of one direction. Returns false after an error. */
+/* Copies bytes in one direction without blocking. Returns false after an error. */
 static bool move_bytes(struct half *half, int from, int to)
 {
     if (!half->length && !half->has_ended) {

@@ -45,7 +45,7 @@
 
 enum { CREATOR, REPORT, FDS };
 
-/* Reads PORT:FD, of an inherited descriptor. Returns the end, or NULL. */
+/* Reads PORT:FD, with an inherited descriptor. Returns a pointer past FD, or NULL. */
 static const char *read_port_fd(const char *word, uint16_t *port, int *fd)
 {
     uint64_t numbers[2];
@@ -86,7 +86,7 @@ static bool read_accept(const char *word, struct network *network)
     return end && add_port(&port, end, network);
 }
 
-/* Reads a word, whose first slash becomes a NUL. */
+/* Parses the value of --publish. The first slash of `word` is overwritten with NUL. */
 static bool read_port(char *word, struct network *network)
 {
     uint64_t outside, inside;
@@ -169,7 +169,8 @@ static int finish_inside(int socket, struct un_error *err)
     /* Fails if the child has ended. read(2) then returns the error that the child has sent. */
     (void)!send(socket, "+", 1, MSG_NOSIGNAL);
     ssize_t length = read(socket, text, sizeof text);
-    /* The kernel says once that the child has ended without reading "+". */
+    /* ECONNRESET is reported once if the child has ended without reading "+"; the next read(2)
+     * returns the child's error. */
     if (length < 0 && errno == ECONNRESET)
         length = read(socket, text, sizeof text);
     if (length == 1)

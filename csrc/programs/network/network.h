@@ -22,7 +22,7 @@ struct listener {
 
 /* A port of this machine that leads to a port inside. */
 struct port {
-    const char *address; /* of this machine, or NULL for an inherited socket */
+    const char *address; /* address of this machine, or NULL for an inherited socket */
     uint16_t outside, inside;
     int socket; /* bound to `outside`, and listening for TCP; -1 until then */
 };
@@ -107,7 +107,7 @@ _Noreturn void forward_ports(const struct network *network, int socket);
 /* The argument of sendmsg(2) for replies to a client, in memory that only the receiver may write
  * to. The size, 128 bytes, lets a filter check a pointer to one. */
 struct client_reply {
-    struct msghdr head; /* its pointers don't change */
+    struct msghdr head; /* the pointers in this header never change */
     union {
         struct sockaddr any;
         struct sockaddr_in four;
@@ -129,7 +129,7 @@ int start_udp(const struct network *network, int namespace, struct un_error *err
 
 /* ---- confine.c ------------------------------------------------------------------------------- */
 
-/* Gives up all capabilities: only the start of the network needs them. Returns false with errno. */
+/* Drops all capabilities, which only the start of the network needs. Returns false with errno. */
 bool drop_privileges(void);
 /* Gives up all descriptors but `socket` and the listening sockets, all files, all capabilities, and
  * all system calls that forward_ports() does not need. The process can't allocate memory then.
@@ -137,12 +137,13 @@ bool drop_privileges(void);
  * with err filled in after a failure. */
 const struct sockaddr_in *confine_forwarder(const struct network *network, int socket,
                                             struct un_error *err);
-/* Does the same for the process that receives the datagrams of clients, which keeps the sockets of
- * the published UDP ports, `sender` and `report`. It can't send to clients or connect. */
+/* Restricts the process that receives the datagrams of clients, like confine_forwarder(). The
+ * process keeps the sockets of the published UDP ports, `sender` and `report`. It can't send to
+ * clients or connect. */
 int confine_receiver(const struct network *network, int sender, int report, struct un_error *err);
-/* Does the same for the process that sends datagrams to the programs inside, and their answers to
- * the clients: sendmsg(2) fails but with a pointer to one of CLIENTS_MAX `replies`, which become
- * read-only. */
+/* Restricts the process that sends datagrams to the programs inside, and their answers to the
+ * clients, like confine_forwarder(). The process can call sendmsg(2) only with a pointer to one of
+ * CLIENTS_MAX `replies`, which become read-only. */
 const struct sockaddr_in *confine_sender(const struct network *network,
                                          struct client_reply *replies, int receiver, int report,
                                          struct un_error *err);

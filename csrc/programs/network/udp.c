@@ -28,7 +28,7 @@ _Static_assert(sizeof(struct client_reply) == 128, "the filter needs a power of 
 /* A message from the receiver to the sender: a datagram of a client, or the end of a client, which
  * the sender confirms by the client's number. */
 struct message {
-    uint16_t client, port; /* numbers in the lists of clients and of published ports */
+    uint16_t client, port; /* indexes in the arrays of clients and of published ports */
     bool is_end;
     char bytes[DATAGRAM_MAX];
 };
@@ -38,9 +38,10 @@ struct message {
 struct receiver {
     const struct ports *ports;
     int sender;
-    struct client_reply *reply; /* of each client */
+    struct client_reply *reply; /* the reply header of each client */
     struct {
-        int64_t active; /* when the last datagram came, of un_now_ms(); 0: no client */
+        int64_t active; /* time of the last datagram, on the clock of un_now_ms(); 0 for an unused
+                           entry */
         uint16_t port;
     } client[CLIENTS_MAX];
     size_t count;
@@ -59,7 +60,8 @@ struct sender {
     char answer[DATAGRAM_MAX];
 };
 
-/* The bytes of a reply. At the same address in both processes: each `reply` points here. */
+/* The bytes of a reply. A static variable has the same address in both processes, and each `reply`
+ * points to it. */
 static struct iovec reply_bytes;
 
 /* ---- the receiver ---------------------------------------------------------------------------- */
@@ -80,7 +82,7 @@ static void store_destination(struct msghdr *head, struct client_reply *found)
         memcpy(from, one, CMSG_LEN(size));
         from->cmsg_len = CMSG_LEN(size);
         found->head.msg_controllen = CMSG_SPACE(size);
-        /* Routes of this machine choose the device. */
+        /* The index 0 lets the routes of this machine choose the device. */
         if (is_4)
             four->ipi_ifindex = 0;
         else
@@ -253,7 +255,8 @@ static void receive_message(struct sender *sender)
     }
     if (polled->fd < 0)
         begin_client(sender, message->client, message->port);
-    /* The first call may only report that nothing listened when the datagram before arrived. */
+    /* The first send(2) may only report that no program listened when the previous datagram
+     * arrived. */
     if (send(polled->fd, message->bytes, length, MSG_NOSIGNAL) < 0 && errno == ECONNREFUSED)
         (void)!send(polled->fd, message->bytes, length, MSG_NOSIGNAL);
 }

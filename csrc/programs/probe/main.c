@@ -194,7 +194,7 @@ static int read_ranges(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Joins the new namespace, too, as usernsctl-exec does. */
+/* Creates a namespace that maps the ranges of the caller, and joins it, as usernsctl-exec does. */
 static int map_range(const char *path, struct un_error *err)
 {
     un_auto_free struct decision *decision = decide_range(err);

@@ -13,7 +13,8 @@ int adopt_descendants(void)
     return access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ? -1 : 0;
 }
 
-/* Returns when a process has started, in clock ticks, or 0 if it has been reaped. */
+/* Returns the start time of a process, in clock ticks since boot, or 0 if the process was
+ * reaped. */
 static uint64_t read_start(pid_t pid)
 {
     char path[64], text[1024];
@@ -47,7 +48,8 @@ void children_read(struct children *children)
         fclose(file);
 }
 
-/* A later process may have the pid of a child that was reaped. */
+/* Returns whether the list has this process. The start times are compared, since a new process may
+ * have the pid of a child that was reaped. */
 static bool has_child(const struct children *children, pid_t pid)
 {
     for (size_t i = 0; children && i < children->count; i++)
@@ -56,8 +58,8 @@ static bool has_child(const struct children *children, pid_t pid)
     return false;
 }
 
-/* Sends a signal, if it is not 0, to all children but those in `spared`, and reaps those that have
- * ended. Returns whether there may be more, and adds to *reaped. */
+/* Sends a signal, if it is not 0, to all children but those in `spared`, and reaps the ones that
+ * have ended. Adds their number to *reaped. Returns whether any child may be left. */
 static bool end_children(const struct children *spared, int sig, int *reaped)
 {
     FILE *file = fopen(CHILDREN, "re");
@@ -75,8 +77,8 @@ static bool end_children(const struct children *spared, int sig, int *reaped)
     return are_left;
 }
 
-/* Ends or awaits children until none is left, or the deadline. Orphans become children of this
- * process. */
+/* Signals and reaps children until none is left, or until the deadline. Orphans become children of
+ * this process. */
 static void wait_for_children(const struct children *spared, int sig, int64_t deadline,
                               const struct timespec *pause)
 {

@@ -25,35 +25,38 @@
 #include <sys/utsname.h>
 #include <time.h>
 
-/* The time between two looks for the sentry, and the time after which it must have been found. */
+/* The interval of the search for the sentry, and the time limit of the search. */
 #define FIND_MS 20
 #define FOUND_MS 60000
 
-/* Bytes that the programs may allocate in a millisecond, on one or two processors, and by the half
- * of this number on each further one. Bytes by which they may exceed the limit. */
+/* BYTES_PER_MS: the most bytes that the programs can allocate in a millisecond on one or two
+ * processors; each further processor adds half of this number. EXCESS: the number of bytes by which
+ * a sandbox may exceed its limit before the watcher notices. */
 #define BYTES_PER_MS (3U << 20)
 #define EXCESS (32U << 20)
 #define LOOK_MS_MIN 4
 #define LOOK_MS_MAX 1000
-/* Microseconds of processor time after which the processes are read again. Meanwhile, they allocate
- * a few MiB at most, and a small part of what is left to the limit. */
+/* Bounds of the processor time, in microseconds, after which a process is measured again. In this
+ * time it can allocate a few MiB at most, and one BUSY_SHARE-th of the memory left below the
+ * limit. */
 #define BUSY_US_MIN 4000
 #define BUSY_US_MAX 20000
 #define BUSY_SHARE 8
 
-/* The microseconds of processor time that the sentry of an idle sandbox needs in 150 milliseconds.
- * A new process can make page tables for so long before the next walk finds it. */
+/* The processor time that the sentry of an idle sandbox uses in 150 milliseconds, in microseconds.
+ * A new process can allocate page tables for at most this time before the next walk finds the
+ * process. */
 #define START_US 4000
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
 /* The longest time between two walks through an idle sandbox. */
 #define IDLE_WALK_MS 5000
-/* Walks take at most one part of this number of the time. */
+/* Walks take at most one WALK_SHARE-th of the time. */
 #define WALK_SHARE 50
 
-/* An idle sandbox ends so late at most: one part of this number of the idle timeout, and within
- * these bounds. */
+/* The greatest delay of the end of an idle sandbox: one IDLE_SHARE-th of the idle timeout, but at
+ * least IDLE_MS_MIN and at most IDLE_MS_MAX. */
 #define IDLE_SHARE 10
 #define IDLE_MS_MIN 50
 #define IDLE_MS_MAX 10000
@@ -86,7 +89,7 @@ void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits
                                   .last_pid = -1,
                                   .activity = -1,
                                   .bytes_per_ms = growth_of(limits)};
-    /* The kernel enforces the limits of control groups. */
+    /* The watcher does not enforce the memory limit if a control group does. */
     watch->most_memory = limits->groups & 1U << UN_GROUP_MEMORY ? 0 : limits->memory;
     watch->is_bound = limits->groups & 1U << UN_GROUP_PIDS;
     watch->looks = watch->most_memory || (limits->pids && !watch->is_bound);
@@ -119,7 +122,8 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
     return watch->activity < 0 ? un_fail_errno(err, UN_STEP_SANDBOX, "activity") : 0;
 }
 
-/* Returns whether no command has run for the idle time. Then no new one can take the lock. */
+/* Returns whether no command has run for the idle timeout. If so, this process keeps the lock, so
+ * that no new command can start. */
 static bool is_idle(struct limit_watch *watch)
 {
     struct stat status;
@@ -138,8 +142,8 @@ static bool is_idle(struct limit_watch *watch)
         return true;
     if (has_lock)
         flock(watch->activity, LOCK_UN);
-    /* A process that is killed while it runs a command does not set the time: then this time is
-     * that of the last look. */
+    /* A process that is killed while it runs a command does not set the time of the file; the last
+     * known time of activity is then that of the last check. */
     watch->next_idle = now + clamp(idle / IDLE_SHARE, IDLE_MS_MIN, IDLE_MS_MAX);
     if (has_lock && watch->active + idle < watch->next_idle)
         watch->next_idle = watch->active + idle;
@@ -169,9 +173,9 @@ static bool is_real_root(void)
     return !at || !un_number_read(at + strspn(at, " "), UINT32_MAX, &outside) || !outside;
 }
 
-/* Limits the tasks of the sentry, and of a process that it has started. Each sentry has a user
- * namespace of its own. The processes of the real root have no such limit: for those, only the
- * watcher counts. */
+/* Limits the number of tasks of the sentry and of its descendants by RLIMIT_NPROC, which counts per
+ * user namespace; each sentry has one of its own. RLIMIT_NPROC does not limit the processes of the
+ * machine's root, whose tasks only the watcher counts. */
 static bool limit_tasks(pid_t pid, void *arg)
 {
     const struct limit_watch *watch = arg;
@@ -189,7 +193,7 @@ static bool find_sentry(pid_t pid, void *arg)
         return false;
     watch->sentry = pid;
     bool has_rlimit = watch->limits.pids && !watch->is_bound && counts_by_namespace();
-    /* Again for processes that others have started meanwhile, with the former limit. */
+    /* Repeated, since processes that were started meanwhile have inherited the previous limit. */
     for (int i = 0; i < 3 && has_rlimit; i++)
         limit_tasks(pid, watch);
     watch->is_bound = watch->is_bound || (has_rlimit && !is_real_root());
@@ -205,7 +209,8 @@ struct walk {
     uint64_t tasks;
 };
 
-/* Returns the time in which a use can't grow to the limit and the excess, at this rate. */
+/* Returns the time in milliseconds that usage needs to grow from `used` to `limit` + `excess`, at
+ * the rate of `per_ms`. */
 static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_t per_ms)
 {
     if (!limit)
@@ -213,7 +218,8 @@ static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_
     return used >= limit + excess ? 0 : (int64_t)((limit + excess - used) / per_ms);
 }
 
-/* Returns the time in which the sandbox can't exceed its memory limit by much, in milliseconds. */
+/* Returns the time in milliseconds in which the sandbox can't exceed its memory limit by more than
+ * EXCESS. */
 static int64_t memory_time_left(const struct limit_watch *watch)
 {
     return time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);
@@ -276,7 +282,8 @@ static bool has_few_new_processes(const struct limit_watch *watch)
     int64_t time, last = un_last_pid(watch->pids);
     if (last >= 0 && last == watch->last_pid)
         return true;
-    /* As process 1, this process sees only the pids of its sandbox. */
+    /* If this process is process 1, its PID namespace contains only the sandbox, so a new pid is a
+     * new process of the sandbox. */
     if (getpid() == 1 || counts_tasks(watch) || watch->walk_time < 0)
         return false;
     time = un_processor_time(watch->sentry);
@@ -358,7 +365,8 @@ static bool describe_idleness(const struct limit_watch *watch, int64_t now, stru
     return true;
 }
 
-/* Without a look at the sandbox, no limit holds. */
+/* Describes that the sandbox was ended because the sentry was not found: without measurements, no
+ * limit can be enforced. */
 static bool describe_blindness(struct un_end *end)
 {
     *end = (struct un_end){.reason = "limit-unenforceable"};
@@ -407,7 +415,8 @@ bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char
     struct un_error err;
     if (!watch->limits.pids || un_runsc_words_read(errors, crash, debug, &words))
         return false;
-    /* An unclear message is about the limit if the sandbox was close to it. */
+    /* A message with several possible causes is attributed to the limit if the sandbox has used
+     * more than half of it. */
     const char *limit = watch->tasks > watch->limits.pids / 2 ? un_limit_cause(UN_LIMIT_PIDS) : "";
     bool is_limit =
         refused ||

@@ -15,17 +15,18 @@
 
 #include <signal.h>
 
-/* A process that the OOM killer kills may take a moment to exit: the number of checks after a kill,
- * and the time between them. */
+/* The number of checks after an OOM kill, and the interval between them: the killed process may
+ * take a moment to exit. */
 #define LOOKS 40
 #define LOOK_MS 50
 /* If no process is missing after this number of checks, the kernel has probably killed a process of
  * another sandbox. */
 #define LOOKS_OF_DOUBT 20
-/* The kernel counts memory in batches, so a group may lack a few pages when memory runs out: one
- * part of this number of the limit. */
+/* One ROUGHLY-th of the limit may be unused when memory runs out, because the kernel counts memory
+ * in batches. */
 #define ROUGHLY 20
-/* Version 1 of control groups reports no changes to unprivileged processes. */
+/* The interval at which the counter is read without events: version 1 of control groups reports no
+ * changes to unprivileged processes. */
 #define INTERVAL_MS 500
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
@@ -59,10 +60,10 @@ bool oom_watch_explains(const struct oom_watch *watch, int status)
            un_limit_count(UN_LIMIT_MEMORY, watch->fd) > watch->kills;
 }
 
-/* A process in /proc. */
+/* Facts about a process, from /proc/PID/stat. */
 struct facts_of_process {
     char state;
-    bool has_reaped; /* whether a child has exited, and was reaped */
+    bool has_reaped; /* whether a child of the process has exited and was reaped */
 };
 
 /* Returns whether the next `count` numbers are 0, after skipping `skip` words. */
@@ -106,8 +107,8 @@ static bool is_zombie(pid_t child, void *arg)
     return read_process(child, &process) && process.state == 'Z';
 }
 
-/* Returns whether a process has lost a child, if it has others. The gofer has none, but has reaped
- * one at its start. */
+/* Returns whether a process has children, and one of them has exited. Processes without children
+ * are skipped: the gofer has reaped a child at its start. */
 static bool has_lost_child(pid_t pid, void *arg)
 {
     struct facts_of_process process;
@@ -129,8 +130,8 @@ static bool has_own_proc(void)
 bool oom_watch_look(struct oom_watch *watch, pid_t parent)
 {
     int64_t now = un_now_ms();
-    /* The watcher wakes up more often for the limits than this counter has to be read. Further
-     * checks in the same moment would find the same processes. */
+    /* The watcher calls this function more often than the counter must be read, because of other
+     * limits. Checks in quick succession would find the same processes. */
     if ((!watch->has_events || watch->looks) && now < watch->next)
         return false;
     watch->next = now + INTERVAL_MS;
@@ -149,11 +150,13 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent)
          found = has_own_proc() && un_any_child(parent, has_lost_child, NULL, &failed);
     if (watch->is_machine)
         return found;
-    /* Without a /proc of this PID namespace, the processes can't be checked: one may be missing. */
+    /* Without a /proc of this PID namespace, the processes can't be checked, so the sandbox is
+     * assumed to lack one. */
     return found || !has_own_proc() || (failed && !kill(parent, 0));
 }
 
-/* Reads how much memory the control group has used at most, or uses now. */
+/* Reads the peak memory usage of the control group, or, if the kernel does not record that, its
+ * present usage. */
 static bool read_use(uint64_t *bytes)
 {
     static const char *const files[][2] = {{"memory.max_usage_in_bytes", "memory.peak"},
@@ -164,8 +167,8 @@ static bool read_use(uint64_t *bytes)
     return false;
 }
 
-/* Returns whether the sandbox has used all of its own memory, which `end` then describes. If it has
- * not, a parent of its control group has no memory left. */
+/* Describes in `end` that the sandbox has reached its own memory limit, and returns true. Returns
+ * false if the sandbox has not: then the memory of a parent control group ran out. */
 static bool describe_own(const struct sandbox_group *group, const struct un_limits *limits,
                          struct un_end *end)
 {

@@ -180,8 +180,8 @@ int sandbox_group_enter(const struct sandbox_group *group)
     return 0;
 }
 
-/* Another process may have got the number of one that has ended: a process that is in the group
- * while its pidfd is open is the one of the pidfd. */
+/* Kills a process of the group. The pid may have been reused before the pidfd was opened, so the
+ * process is killed only if the group still contains the pid while the pidfd is open. */
 static bool kill_process(pid_t pid, void *arg)
 {
     const int *dir = arg;

@@ -18,7 +18,7 @@ struct decision {
 
 /* ---- report.c: messages on standard error ---------------------------------------------------- */
 
-/* A message. Members are NULL if there is nothing to say. */
+/* A message for standard error. Members without a text are NULL. */
 struct report {
     const char *program;
     const char *level; /* "warning" or "notice"; NULL means "error" */
@@ -156,7 +156,7 @@ bool sandbox_read_signals(int signals);
 struct un_end {
     const char *reason;      /* the id of a cause, or NULL while the watcher has ended nothing */
     uint64_t limit, used;    /* bytes, tasks, or milliseconds; 0 if unknown */
-    char text[END_TEXT_MAX]; /* a sentence about both */
+    char text[END_TEXT_MAX]; /* a sentence about the reason, the limit and the usage */
 };
 
 /* Returns the exit status of a watcher that has ended its sandbox. */
@@ -191,15 +191,16 @@ void network_describe_end(struct un_end *end);
 struct oom_watch {
     int fd;          /* the file that counts OOM kills, or -1 */
     bool has_events; /* whether a change of the count is an event of fd (POLLPRI) */
-    bool is_own;     /* whether only processes of the sandbox are counted */
-    bool is_machine; /* whether processes of the whole machine are counted */
-    uint64_t kills;  /* the count at the last look */
-    int looks;       /* the number of looks that are left after the last kill */
-    int64_t next;    /* when the count is next read, of un_now_ms(), without events */
+    bool is_own;     /* whether the file counts only kills of processes of the sandbox */
+    bool is_machine; /* whether the file counts the kills of the whole machine */
+    uint64_t kills;  /* the count at the last check */
+    int looks;       /* the number of checks still to be made after the last kill */
+    int64_t next;    /* time of the next check without an event, on the clock of un_now_ms() */
 };
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group);
-/* Returns the time until the next look in milliseconds, or -1 if only an event calls for one. */
+/* Returns the time until the next check in milliseconds, or -1 if only an event requires a
+ * check. */
 int oom_watch_interval(const struct oom_watch *watch);
 /* Returns whether the kernel has killed a process of the sandbox, whose main processes are children
  * of `parent`. */
@@ -207,8 +208,8 @@ bool oom_watch_look(struct oom_watch *watch, pid_t parent);
 /* Returns whether the OOM killer explains `status`, the exit status of runsc: the kernel has killed
  * a process that no check has attributed to another sandbox. */
 bool oom_watch_explains(const struct oom_watch *watch, int status);
-/* Describes the kill, with the limit of the sandbox, or of the control group of this process, and
- * the use. */
+/* Describes an OOM kill in `end`, with the memory limit of the sandbox, or that of this process's
+ * control group, and the memory used. */
 void oom_describe(const struct sandbox_group *group, const struct un_limits *limits,
                   struct un_end *end);
 
@@ -219,38 +220,38 @@ void oom_describe(const struct sandbox_group *group, const struct un_limits *lim
 
 struct limit_process {
     pid_t pid;
-    int64_t time;   /* its processor time in microseconds when it was last read, or -1 */
-    uint64_t bytes; /* its page tables and anonymous memory then */
-    bool is_busy;   /* whether it has run since */
+    int64_t time;   /* processor time in microseconds when the process was last measured, or -1 */
+    uint64_t bytes; /* size of its page tables and anonymous memory at that time */
+    bool is_busy;   /* whether the process has run since then */
 };
 
 struct limit_watch {
     struct un_limits limits;
     bool looks;           /* whether the watcher must measure the usage of the sandbox */
     uint64_t most_memory; /* the limit that the watcher enforces, in bytes, or 0 */
-    int64_t start;        /* when the sandbox was started, of un_now_ms() */
+    int64_t start;        /* time of the sandbox's start, on the clock of un_now_ms() */
     int activity;         /* the file that limit_watch_idle() opens, or -1 */
-    int64_t active;    /* when a command is last known to have run, of un_now_ms(), or 0 during the
-                          start */
-    int64_t next_idle; /* when `activity` is next looked at */
-    int64_t next_look; /* when the memory and the tasks are next read */
-    int64_t next_walk; /* when all processes are next read */
-    int64_t last_walk; /* when they were last read */
-    int64_t walk_time; /* the processor time of the sentry then, in microseconds, or -1 */
-    int pids;          /* the file of un_last_pid() */
-    int64_t last_pid;  /* the last pid then, or -1 */
-    uint64_t bytes_per_ms; /* by which the sandbox can grow */
-    /* The processes of the last walk, or a part of them. */
+    int64_t active; /* last known time at which a command ran, on the clock of un_now_ms(); 0 during
+                       the start */
+    int64_t next_idle; /* time of the next check of `activity` */
+    int64_t next_look; /* time of the next measurement of the memory and the tasks */
+    int64_t next_walk; /* time of the next walk through all processes */
+    int64_t last_walk; /* time of the last walk */
+    int64_t walk_time; /* processor time of the sentry at the last walk, in microseconds, or -1 */
+    int pids;          /* descriptor for un_last_pid() */
+    int64_t last_pid;  /* result of un_last_pid() at the last walk, or -1 */
+    uint64_t bytes_per_ms; /* rate at which the memory of the sandbox can grow */
+    /* The processes that the last walk has found, up to LIMIT_PROCESSES. */
     struct limit_process process[LIMIT_PROCESSES];
     size_t process_count;
-    bool has_all;                 /* whether they are all */
+    bool has_all;                 /* whether `process` has all of them */
     pid_t sentry;                 /* the process of gVisor's kernel, or 0 before it is found */
-    bool is_bound;                /* whether the kernel limits its tasks */
-    struct un_memory_files files; /* its memory files */
-    uint64_t others;              /* bytes of page tables and anonymous memory */
-    uint64_t memory;              /* bytes, at the last look */
-    uint64_t peak;                /* the most bytes of all looks */
-    uint64_t tasks;               /* processes and threads, at the last look */
+    bool is_bound;                /* whether RLIMIT_NPROC limits the tasks of the sandbox */
+    struct un_memory_files files; /* memory files of the sentry */
+    uint64_t others;              /* bytes of page tables and anonymous memory of all processes */
+    uint64_t memory;              /* memory in bytes at the last measurement */
+    uint64_t peak;                /* greatest memory in bytes of all measurements */
+    uint64_t tasks;               /* processes and threads at the last measurement */
 };
 
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits);
@@ -258,17 +259,17 @@ void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits
  * the sandbox hold a shared lock of the file (flock(2)), and set its time of modification to
  * CLOCK_MONOTONIC before they release the lock. Returns 0, or -1. */
 int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un_error *err);
-/* Returns the time until the next look in milliseconds, or -1 without limits. */
+/* Returns the time until the next measurement in milliseconds, or -1 without limits. */
 int limit_watch_interval(const struct limit_watch *watch);
-/* Looks at the sandbox, whose main processes are children of `parent`. Returns whether the sandbox
+/* Measures the sandbox, whose main processes are children of `parent`. Returns whether the sandbox
  * exceeds a limit, which `end` then describes. */
 bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *end);
-/* Returns whether gVisor has crashed since it could not start more processes than the limit, which
- * `end` then describes. `refused`: whether pids.max has made a fork fail. The paths are those
- * of runsc's error log, crash report and debug log. */
+/* Returns whether gVisor has crashed because the limit of tasks kept it from starting a process,
+ * which `end` then describes. `refused` says whether pids.max has made a fork(2) fail. The paths
+ * are those of runsc's error log, crash report and debug log. */
 bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
                        const char *crash, const char *debug, struct un_end *end);
-/* Describes that the sandbox used so many bytes of memory, which exceeds the limit. */
+/* Describes in `end` that the sandbox has used `used` bytes of memory, more than its limit. */
 void limit_describe_memory(const struct un_limits *limits, uint64_t used, struct un_end *end);
 
 /* ---- sandbox_wait.c: waiting for the end of a sandbox ---------------------------------------- */
@@ -314,11 +315,11 @@ void sandbox_write_text(int directory, const char *path, const char *text);
  * them. Returns 0, or -1 with errno. */
 int adopt_descendants(void);
 
-/* Children that a program has not started for its sandbox: a shell that executes a program keeps
- * its children. */
+/* A child that does not belong to the sandbox: a program that a shell executes in its own process
+ * inherits the shell's children. */
 struct child {
     pid_t pid;
-    uint64_t start; /* when it has started, in clock ticks */
+    uint64_t start; /* start time of the child, in clock ticks since boot */
 };
 
 struct children {
@@ -326,13 +327,13 @@ struct children {
     size_t count;
 };
 
-/* Adds the children that this process has. */
+/* Adds all present children of this process to the list. */
 void children_read(struct children *children);
 void children_add(struct children *children, pid_t pid);
 
 /* Kills and reaps all descendants of this process, which must be their subreaper or process 1, but
- * the children in `spared`, which may be NULL. Gives up after some seconds: a process may wait in
- * the kernel. */
+ * the children in `spared`, which may be NULL. Returns after some seconds even if a process is
+ * left, since a process may hang in the kernel. */
 void kill_descendants(const struct children *spared);
 
 /* Waits for all children but those in `spared`, for at most `timeout` milliseconds. */

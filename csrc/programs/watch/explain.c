@@ -97,7 +97,7 @@ static bool is_told(char *const *files)
     return !lstat(files[ERRORS], &status) && S_ISDIR(status.st_mode);
 }
 
-/* Waits until the watcher closes its end of the pipe, or ends. */
+/* Waits for end of file on the pipe: until the watcher closes its end or exits. */
 static _Noreturn void wait_for_end_of_pipe(const int ends[2])
 {
     char byte;

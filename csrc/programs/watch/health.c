@@ -22,11 +22,12 @@
 #define UNHEALTHY 1
 /* Exit status after SIGALRM, by which usernsctl-verify limits the time of COMMAND. */
 #define TOO_LATE (128 + SIGALRM)
-/* gVisor itself has two more seconds, so that a slow command is not taken for a dead sandbox. */
+/* The deadline for gVisor's answer is two seconds after the command's, so that a slow command is
+ * not mistaken for a dead sandbox. */
 #define ANSWER_MS ((UN_HEALTH_SECONDS + 2) * 1000)
 #define SELF "usernsctl-watch"
 #define VERIFIER "/.usernsctl-verify"
-/* Far more than a watcher has. */
+/* Size of a buffer for the arguments of a watcher, which are far shorter. */
 #define ARGS_SIZE 32768
 #define ARGS_MAX 256
 #define GROUP_SIZE 4096

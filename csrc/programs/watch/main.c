@@ -111,7 +111,7 @@ static int become_runsc(const struct watch_args *args)
     return fail_watch(&err);
 }
 
-/* Returns the reason of a result for the cause of an end. */
+/* Returns the `reason` member of the result for the id of a cause. */
 static const char *reason_of(const char *cause)
 {
     static const char *const reasons[] = {"memory-limit", "pids-limit", "output-limit", "timeout"};
@@ -140,8 +140,8 @@ static int explain_failure(struct watch_args *args, int status, const char *caus
 {
     struct stat crash;
     int ended, ours = explain_runsc(args->files, status, cause);
-    /* A sandbox that has started leaves a crash report, or runsc exits with the signal that killed
-     * it. Before the start, runsc reports an error. */
+    /* If a sandbox fails after its start, it leaves a crash report, or runsc exits with 128+N for
+     * the signal that killed it. Before the start, runsc reports an error instead. */
     bool has_crashed = !stat(args->files[CRASH], &crash) && crash.st_size;
     bool had_started = status > 128 || has_crashed;
     if (has_crashed || !un_runsc_has_ended(args->files[DEBUG], &ended))
@@ -178,13 +178,13 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
     return report_end(args);
 }
 
-/* Returns the shorter time; -1 is no limit. */
+/* Returns the shorter of two times; -1 stands for an unlimited one. */
 static int shorter(int left, int right)
 {
     return left < 0 || (right >= 0 && right < left) ? right : left;
 }
 
-/* Returns whether the watcher has given up the sandbox, and kills all its processes. */
+/* Returns whether the watcher has decided to kill all processes of the sandbox. */
 static bool is_given_up(const struct watch_args *args)
 {
     return args->end.reason || args->start.is_over;
@@ -400,7 +400,8 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
 }
 
 /* Removes the control groups and other leftovers of the sandbox, writes the result, and returns the
- * exit status. A signal of an impatient user must not prevent that. */
+ * exit status. Signals are blocked meanwhile: an impatient user's signal must not prevent the
+ * cleanup. */
 static int finish(struct watch_args *args, int status)
 {
     siginfo_t ignored;
@@ -410,10 +411,10 @@ static int finish(struct watch_args *args, int status)
                             ? sandbox_group_peak(&args->group)
                             : args->watch.peak;
     sandbox_group_remove(&args->group);
-    /* The next run may publish the same ports. */
+    /* Waits for the end of the network, since the next run may publish the same ports. */
     if (args->network >= 0)
         un_kill_and_reap(args->network, &ignored);
-    /* The processor time of all processes of the sandbox counts. */
+    /* Reaps all processes of the sandbox, so that the result includes their processor time. */
     if (args->result_file.name)
         reap_descendants(&args->spared, REAP_MS);
     for (int i = 0; i < 2; i++)
@@ -430,13 +431,14 @@ static int watch(struct watch_args *args, uint64_t forks)
 {
     struct un_error err, ignored;
     struct un_supervision how = {.parent_pidfd = -1};
-    /* In the caller, a closed descriptor may have been one of its own files, which is closed now.
-     */
+    /* Opens missing standard streams: a descriptor 0 to 2 that was one of the caller's own files is
+     * closed here (close-on-exec). */
     if (un_fill_stdio()) {
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
     }
-    /* A shell that has executed this program may have left it children. */
+    /* If a shell has executed this program in its own process, the shell's children are children of
+     * this process, and must be spared. */
     children_read(&args->spared);
     getrusage(RUSAGE_CHILDREN, &args->result.before);
     bool has_failed = network_join(&args->command, &args->network, &err);

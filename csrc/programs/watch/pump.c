@@ -97,7 +97,7 @@ static void write_tail(struct output *output)
     if (output->tail_total > output->tail_size)
         write_out(output, output->tail + at, output->tail_size - at);
     write_out(output, output->tail, at);
-    /* Not another remainder: the ring was filled exactly. */
+    /* `at` is 0 for a ring that was filled exactly, so the calls above have written nothing. */
     if (output->tail_total == output->tail_size)
         write_out(output, output->tail, output->tail_size);
 }
@@ -141,7 +141,8 @@ static _Noreturn void become_pump(const struct pump *pump, struct output outputs
         struct pollfd fds[4];
         for (int i = 0; i < 2; i++) {
             fds[i] = (struct pollfd){.fd = outputs[i].from, .events = POLLIN};
-            /* Without events: poll(2) reports only that the reader has gone. */
+            /* No events are requested, so poll(2) reports only that the reader has closed its
+             * end. */
             fds[i + 2] = (struct pollfd){.fd = outputs[i].from < 0 ? -1 : outputs[i].to};
         }
         if (poll(fds, 4, -1) < 0 && errno != EINTR)
@@ -238,7 +239,7 @@ void pump_wait(struct pump *pump, bool is_given_up)
 
 uint64_t pump_truncated(const struct pump *pump, int stream)
 {
-    /* A start that failed earlier has no counts. */
+    /* There are no counts if the start failed before the pump was started. */
     bool is_over = pump->total && pump->total[stream] > pump->limit;
     return is_over ? pump->total[stream] - pump->limit : 0;
 }
