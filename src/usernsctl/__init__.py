@@ -192,7 +192,8 @@ def __getattr__(name: str) -> Any:
     if name in _APART:
         globals()[name] = getattr(_import_module(_APART[name]), name)
     else:
-        # All modules now: a caller that enters a namespace may not be able to read them there.
+        # Import all modules now: a caller that enters a namespace may not be able to read their
+        # files there.
         for module in map(_import_module, _TOGETHER):
             found = vars(module)
             globals().update((each, found[each]) for each in __all__ if each in found)
@@ -200,11 +201,11 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # Neither the modules that were imported so far nor TYPE_CHECKING are for users.
+    # dir() lists only the public names, without imported submodules and TYPE_CHECKING.
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-# Python would find the modules in an archive, but the kernel executes nothing from one.
+# Fail if the package was imported from a zip archive: the kernel can't execute its programs there.
 if not _os.path.isdir(_os.path.dirname(__file__)):
     raise ImportError(
         f"usernsctl can't be imported from within an archive, as {_os.path.dirname(__file__)}: the "

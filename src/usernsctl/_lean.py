@@ -72,7 +72,7 @@ class LateModule:
 
 
 class _Missing:
-    """Type of the marker for a field without a default."""
+    """Type of the marker for fields that have no default value."""
 
 
 _MISSING = _Missing()
@@ -126,7 +126,7 @@ class _Record:
 
     __slots__ = ()
 
-    # _dataclass() sets these for each class.
+    # _dataclass() sets these attributes of each class.
     __match_args__: tuple[str, ...]
     _own_fields: tuple[_Field, ...]
     _options: dict[str, bool]

@@ -61,7 +61,8 @@ def _escape(char: str) -> str:
 
 
 def _quoted_char(char: str) -> str:
-    # Quotes are escaped, too: a shell without $'...' parses '...', and a quote would end that.
+    # Quotation marks are escaped, too. A shell without $'...' would parse the text as '...', which
+    # an unescaped quotation mark would end.
     if char.isprintable() and char not in "\\'":
         return char
     # Always three octal digits, so that a digit that follows is not part of the escape.

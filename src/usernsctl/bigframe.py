@@ -44,10 +44,11 @@ def main() -> None:
     """
     run, program = _parse(sys.argv[1:])
     if not _safe_path():
-        # Python has added the directory of this file. That of the program replaces it.
+        # Python has put the directory of this file into sys.path. The program's own directory
+        # replaces it.
         del sys.path[0]
     sys.modules["__main__"] = module = type(sys)("__main__")
-    # Only attributes that Python sets in __main__ but not in other new modules.
+    # Set only those attributes that Python sets in __main__, but not in other new modules.
     if sys.version_info < (3, 14):
         module.__annotations__ = {}
     module.__dict__.update(__loader__=BuiltinImporter, __builtins__=builtins)
@@ -60,7 +61,8 @@ def thrashes() -> bool:
     If so, less memory is mapped after a call than during the call.
     """
     try:
-        # Called twice, since the interpreter keeps some memory of the first call.
+        # Called twice, and measured at the second call: the interpreter keeps some memory of the
+        # first call.
         _call_in_frame(PROBE, _mapped_pages)
         within: int = _call_in_frame(PROBE, _mapped_pages)
         return within > _mapped_pages()

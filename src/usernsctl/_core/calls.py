@@ -52,7 +52,7 @@ _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 
 
 def oom_kills(*, of_machine: bool = False) -> int:
-    """Return how many processes the kernel has killed because memory ran out.
+    """Return the number of processes that the kernel has killed because memory ran out.
 
     :param of_machine: whether to count those of the whole machine, not only those of the control
         group of this process.
@@ -225,7 +225,7 @@ class NativePlan:
     def __init__(self, result: Any, notices: Any, owner: Any) -> None:
         self.cdata = result
         self._notices = notices
-        self._owner = owner  # owns the memory that contains `notices`
+        self._owner = owner  # refers to the object that owns the memory of `notices`
 
     def setup(self) -> Setup:
         """Return the ids that a process switches to in the new namespace."""

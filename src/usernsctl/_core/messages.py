@@ -15,7 +15,7 @@ class MessageSearch:
 
     def __init__(self) -> None:
         self._search = ffi.new("struct un_search *")
-        self._added: list[Any] = []  # the memory of causes that the caller added
+        self._added: list[Any] = []  # keeps the memory of the causes that add_causes() added
 
     def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
         """Search the next piece of the text.
@@ -66,7 +66,7 @@ def first_message(written: bytes) -> str | None:
 
 
 def read_runsc_failure(errors: str, crash: str, debug: str) -> str | None:
-    """Return the message of a failure of runsc from its log files, or None if they have none.
+    """Return the message of a failure of runsc from its log files, or None if there is no message.
 
     :param errors: the file for ``--log``.
     :param crash: the file for ``--panic-log``.

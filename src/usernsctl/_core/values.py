@@ -56,7 +56,7 @@ class Descriptor:
         return number
 
     def move(self) -> Descriptor:
-        """Return a new owner of the descriptor; this object owns none then."""
+        """Return a new owner of the descriptor; this object then owns no descriptor."""
         moved = Descriptor()
         moved.cdata[0], self.cdata[0] = self.cdata[0], -1
         return moved
@@ -236,7 +236,7 @@ _REMEDY = "pip install --force-reinstall usernsctl"
 
 
 class ExitedChild:
-    """A child that has exited, and is to be reaped."""
+    """A child that has exited and must still be reaped."""
 
     def __init__(self) -> None:
         self._usage = ffi.new("struct un_usage *")
@@ -244,7 +244,8 @@ class ExitedChild:
     def reap(self, pidfd: int) -> tuple[float, float, int] | None:
         """Reap the child; do not wait for it.
 
-        The first call is the one that reaps, so no exception of a signal handler prevents it.
+        The first system call of this method reaps the child, so an exception of a signal handler
+        can't come before that.
 
         :returns: the processor time of the child and its reaped descendants in user mode and in
             the kernel, in seconds, and the peak of the memory of the greatest of them, in KiB;

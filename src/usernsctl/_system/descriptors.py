@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _socket  # private, the same from 3.11 to 3.14: the base class of socket.socket, in C
+import _socket  # private: the base class of socket.socket, in C, the same in Python 3.11 to 3.14
 import array
 import contextlib
 import errno
@@ -30,7 +30,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 _SO_PASSRIGHTS = 83  # asm-generic/socket.h
 
-_UPDATE = "r+"  # a mode in which FileIO does not truncate the file of an open descriptor
+_UPDATE = "r+"  # the mode in which FileIO does not truncate the file of an open descriptor
 
 
 def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
@@ -172,7 +172,7 @@ def empty_input() -> Iterator[int]:
 
 
 def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
-    """Return `fd` if it is above 2, else a duplicate that is.
+    """Return `fd` if it is above 2, else a duplicate with a number above 2.
 
     :param given: the stack that will close the duplicate.
     :raises OSError: no descriptors are left.

@@ -45,7 +45,8 @@ def set_inheritable(fds: Iterable[int]) -> None:
     import contextlib
 
     for name in os.listdir("/proc/self/fd"):
-        # The list has the descriptor of os.listdir() itself, which is closed by now (EBADF).
+        # The list also has the descriptor with which os.listdir() read the directory. That one is
+        # closed by now (EBADF).
         with contextlib.suppress(OSError):
             if int(name) > 2:
                 os.set_inheritable(int(name), False)
@@ -86,8 +87,8 @@ def restore_signals() -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, _bear)
+    signal.signal(signal.SIGXFSZ, _ignore_signal)
 
 
-def _bear(_number: int, _frame: object) -> None:
-    """Ignore SIGXFSZ in a handler, so that write(2) fails with EFBIG."""
+def _ignore_signal(_number: int, _frame: object) -> None:
+    """Handle SIGXFSZ by doing nothing, so that write(2) fails with EFBIG."""

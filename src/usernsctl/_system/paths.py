@@ -306,7 +306,7 @@ def _is_in_proc(link: os.stat_result) -> bool:
 
 
 def _named(found: PathDescriptor) -> PathDescriptor:
-    """Return a copy of `found` whose path is read from /proc/self/fd.
+    """Return a copy of `found` with the path of its descriptor in /proc/self/fd.
 
     :raises FileNotFoundError: the file was removed.
     """
@@ -443,7 +443,7 @@ def uid_outside() -> int:
 
 
 def id_outside(inside: int, id_map: str) -> int:
-    """Return the id outside for an id inside (user_namespaces(7)); the same if it is not mapped.
+    """Return the id outside of an id inside (user_namespaces(7)); an unmapped id is unchanged.
 
     :param id_map: the content of /proc/PID/uid_map or gid_map.
     """

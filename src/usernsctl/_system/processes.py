@@ -93,13 +93,13 @@ class ProcessIdentity:
         except ProcessLookupError:
             return None
         except OSError as error:
-            # The process has ended, and the number is now the id of a thread (pidfd_open(2)).
+            # EINVAL: the process has ended, and its pid is now the id of a thread (pidfd_open(2)).
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return None
             what = f"process {self.pid}"
             raise NamespaceError.from_os_error(error, what, step="state") from error
-        # Check last that the process of the pidfd still runs: then the pid was not reused
-        # meanwhile, and `accept` has checked the same process.
+        # After `accept`, check that the process of the pidfd still runs: if so, the pid was not
+        # reused meanwhile, and `accept` has checked the process of the pidfd.
         is_same = self.is_running()
         is_accepted = is_same and accept(self.pid)
         if not is_same or wait_readable(pidfd.number, timeout=0):

@@ -464,14 +464,15 @@ class Store(Generic[R]):
                 try:
                     entry = self._lock(f".{name}", make=True)
                 except NamespaceError:
-                    # The directory was made but not opened: only its lock tells whose it is.
+                    # If the directory was made but not opened, only its lock shows whether another
+                    # process uses it.
                     with contextlib.suppress(NamespaceError):
                         self.sweep()
                     raise
                 if entry is not None:
                     with contextlib.ExitStack() as undo:
                         undo.enter_context(entry)
-                        # The process that had the lock before may have published an entry.
+                        # The previous owner of the lock may have published an entry of this name.
                         self._check_free(name, replace)
                         if not entry.directory.names("(?s).*"):
                             undo.pop_all()
@@ -507,7 +508,7 @@ class Store(Generic[R]):
         """
         with contextlib.suppress(FileNotFoundError), self._open_directory(False) as top:
             for name in top.names(_HIDDEN):
-                # A file that is not a directory of the user was not made by a store, so keep it.
+                # Keep files that are not directories of the user: no store has made them.
                 with (
                     contextlib.suppress(FileNotFoundError, NamespaceError),
                     top.open(name) as directory,
@@ -572,7 +573,7 @@ def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
         return
     try:
         if found["aside"] and RECORD in os.listdir(directory.fd):
-            with contextlib.suppress(OSError):  # another entry has the name
+            with contextlib.suppress(OSError):  # another entry already has this name
                 os.rename(name, found["name"], src_dir_fd=top.fd, dst_dir_fd=top.fd)
                 return
         top.remove(name, directory)
@@ -644,7 +645,7 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
         )
     remedy = _removal(path) if number in _OF_ANOTHER_KIND else elsewhere
     if number == errno.ELOOP:
-        number = errno.ENOTDIR  # O_NOFOLLOW: the file is a symbolic link
+        number = errno.ENOTDIR  # ELOOP, because of O_NOFOLLOW: the file is a symbolic link
     return NamespaceError(
         f"{path}: {os.strerror(number)}",
         step=_STEP,

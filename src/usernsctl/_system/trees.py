@@ -25,8 +25,8 @@ def leads_out(target: bytes, depth: int) -> bool:
     """Return whether a symbolic link in a tree may lead out of the tree.
 
     A target that passes this test begins with at most `depth` components ``..``, and has none
-    later. The first ones leave real directories. A later ``..`` would leave the directory that
-    another link leads to, which may be less deep.
+    later. Each leading ``..`` goes up from a real directory of the tree. A later ``..`` could
+    follow the name of another link, and go up from a directory of another depth.
 
     :param depth: the number of directories between the link and the top of the tree.
     """
@@ -290,7 +290,7 @@ def walk_tree(path: str, depth_max: int) -> Generator[TreeEntry]:
 
 
 def _open_top(path: str) -> OpenFile:
-    """Open the file or directory that is the top of a tree.
+    """Open the top of a tree, a regular file or a directory.
 
     :raises OSError: it can't be opened, or is neither.
     """
@@ -307,9 +307,9 @@ def _open_top(path: str) -> OpenFile:
 def _open_entry(
     top: str, directory: _OpenDirectory, name: bytes
 ) -> tuple[TreeEntry, OpenFile | None]:
-    """Return an entry of a directory; and the open file if it is a regular file or a directory.
+    """Return an entry of a directory, and its open file for a regular file or a directory.
 
-    An entry that is replaced meanwhile is returned as what it was, without a file.
+    If the entry is replaced meanwhile, the result has its former attributes and no open file.
 
     :raises OSError: the entry can't be read.
     """

@@ -153,7 +153,7 @@ def _put_into(put: Callable[..., CopyReport], path: str, name: str, parents: boo
 
 
 def _print_notes(report: CopyReport) -> None:
-    """Print what was skipped, and what changed during the copy."""
+    """Print the files that were skipped, and those that changed during the copy."""
     for path, why in report.skipped:
         say(f"usernsctl: skipped {shown(path)}: {why}")
     if report.skipped_count > len(report.skipped):

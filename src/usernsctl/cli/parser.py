@@ -410,7 +410,7 @@ def integer(least: int, most: int) -> Callable[[str], int]:
     """Return a parser of whole numbers from `least` to `most`, which raises ValueError."""
 
     def parse(text: str) -> int:
-        # The pattern excludes underscores and the digits of other scripts, which int() accepts.
+        # int() alone would also accept underscores and the digits of other scripts.
         if re.fullmatch(r"-?[0-9]{1,10}", text) and least <= int(text) <= most:
             return int(text)
         raise ValueError(f"{text!r} is not a number from {least} to {most}")

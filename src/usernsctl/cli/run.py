@@ -198,7 +198,7 @@ def _run(
 
 @contextmanager
 def _result_file(path: str | None) -> Iterator[ResultFile | None]:
-    """Open the file for the result; if the block fails, write why to the file.
+    """Open the file for the result; if the block fails, write the failure to the file.
 
     :raises CommandError: the file can't be opened.
     """
@@ -219,7 +219,7 @@ def _result_file(path: str | None) -> Iterator[ResultFile | None]:
 
 
 def _output_limit(given: dict[str, Any]) -> str | None:
-    """Return the limit of the output for the watcher; remove its options from `given`.
+    """Return the output limit as an option of the watcher; remove its own options from `given`.
 
     :raises UsageError: the options exclude each other.
     """
@@ -253,7 +253,7 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
     :param joins_namespace: whether the namespace exists already. Root inside could have mounted
         other modules over ours, so nothing is imported there, not even to report an error.
     """
-    codecs.lookup("ascii")  # encodings are modules, too
+    codecs.lookup("ascii")  # encodings are modules that Python imports
     if joins_namespace:
         # The search for a missing command, errors of usernsctl, tracebacks of other exceptions.
         late = ("shutil", "usernsctl.gvisor.launch.view", "usernsctl.explain.printing", "traceback")
@@ -262,7 +262,7 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
 
 
 def _idmap(given: dict[str, Any]) -> IdMap:
-    """Return the map for the id options, which are removed from `given`."""
+    """Return the id map for the options about ids, and remove these options from `given`."""
     from usernsctl.maps import IdMap
 
     fill: Fill = "auto" if given.pop("map_auto") else "none"

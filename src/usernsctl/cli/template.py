@@ -184,7 +184,8 @@ def list_(as_json: bool) -> None:
         return
     rows = [("NAME", "KIND", "SIZE", "AGE", "COMMAND")]
     for template in found:
-        # The arguments after the interpreter are usernsctl's own program, not the user's.
+        # For the template of an interpreter, show only the interpreter: its arguments are a program
+        # of usernsctl, not of the user.
         args = template.args[:1] if template.kind == "python" else template.args
         size = f"{template.size / (1 << 20):.1f}M"
         age = f"{int(time.time() - template.created)}s" if template.created else "-"

@@ -35,7 +35,8 @@ def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> i
         if started:
             started[0].send_signal(number)
         elif may_be_long and number in _ENDING:
-            # Recorded, since Python drops exceptions that are raised in a finalizer.
+            # The signal is recorded, since Python would drop an exception that the handler raises
+            # in a finalizer.
             aborted_by.append(number)
             raise SystemExit(128 + number)
         else:

@@ -150,7 +150,8 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
     transport = _Transport(loop, protocol, popen)
     connecting = loop.create_task(transport.connect())
     try:
-        # Shielded: if cancelled, uvloop would close a pipe's descriptor, but not its file object.
+        # Shielded from cancellation: uvloop would close the descriptor of a pipe, but not its file
+        # object.
         await asyncio.shield(connecting)
     except BaseException:
         connecting.add_done_callback(lambda _: transport.close())
@@ -163,7 +164,8 @@ async def wait_for_end(pidfd: int) -> None:
     """Wait until the process of a pidfd has ended. A cancelled call does not kill the process."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
-    # A duplicate: an event loop watches a descriptor once, but several tasks may wait.
+    # Watch a duplicate of the pidfd: an event loop watches each descriptor only once, but several
+    # tasks may wait.
     own = os.dup(pidfd)
     loop.add_reader(own, _set, ended)
     try:
@@ -201,7 +203,8 @@ class _Transport(asyncio.SubprocessTransport):
         self._pipes: dict[int, _Pipe] = {}
         self._ended = loop.create_future()
         self._giving_up: asyncio.TimerHandle | None = None
-        # Calls of the protocol to make after its connection_made(); None from then on.
+        # Calls of the protocol's methods that are postponed until its connection_made(); None after
+        # that.
         self._early: list[Callable[[], None]] | None = []
         # Background processes of the command may have its standard streams open after its end: keep
         # the connection to the agent until the pipes are closed.
@@ -243,7 +246,8 @@ class _Transport(asyncio.SubprocessTransport):
 
     def _reap(self) -> None:
         """Reap the command once its pidfd is readable (pidfd_open(2))."""
-        # poll() closes the pidfd, and the kernel may give its number to another file.
+        # First stop watching the pidfd: poll() closes it, and the kernel may give its number to
+        # another file.
         self._loop.remove_reader(self._watched)
         self._collect()
 
@@ -251,7 +255,8 @@ class _Transport(asyncio.SubprocessTransport):
         failure = None
         try:
             if self._popen.poll() is None:
-                # A tracer gets the exit status first. The pidfd stays readable meanwhile.
+                # Try again later: a tracer gets the exit status first, and the pidfd stays readable
+                # meanwhile.
                 self._loop.call_later(TRACER_SECONDS, self._collect)
                 return
         except UsernsError as error:
@@ -260,7 +265,7 @@ class _Transport(asyncio.SubprocessTransport):
             self._ended.set_result(None)
         else:
             self._ended.set_exception(failure)
-            # Read here, since asyncio logs an exception that no task reads.
+            # Read the exception, since asyncio logs exceptions that no task reads.
             self._ended.exception()
         if self._giving_up is not None:
             self._giving_up.cancel()
@@ -269,7 +274,8 @@ class _Transport(asyncio.SubprocessTransport):
         self.tell("process_exited")
 
     async def _wait(self) -> int | None:
-        # Shielded: several tasks wait for the future, and one may be cancelled.
+        # Shielded from cancellation: several tasks wait for the future, and cancelling one must not
+        # cancel it.
         await asyncio.shield(self._ended)
         return self.get_returncode()
 
@@ -329,7 +335,7 @@ class _Transport(asyncio.SubprocessTransport):
             _wait_for_killed(self._popen)
 
     def __del__(self) -> None:
-        # In a forked child, the command belongs to the parent.
+        # Do nothing in a forked child, since the command belongs to the parent.
         if not self._closed and os.getpid() == self._creator:
             try:
                 warn_forgotten(self, f"process {self._popen.pid} was forgotten while it ran")

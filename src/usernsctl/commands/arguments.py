@@ -30,7 +30,7 @@ class HasFileno(Protocol):
 #: standard error, or None for the caller's own.
 Stream = HasFileno | int | None
 
-_INHERITED = -1  # the caller's own stream (struct un_spawn)
+_INHERITED = -1  # Stands for the caller's own stream (struct un_spawn).
 
 #: Arguments that make the streams carry text if they are true.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")
@@ -185,7 +185,7 @@ def check_keywords(
 
 
 def check_timeout(given: Any, name: str = "timeout") -> None:
-    """Check a number of seconds, or None.
+    """Check a timeout, a number of seconds or None.
 
     :raises TypeError: `given` is not a real number.
     :raises ValueError: `given` is NaN, or an int that is too large for a float.

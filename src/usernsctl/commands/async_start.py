@@ -66,15 +66,15 @@ async def _result_of(
     from concurrent.futures import Future
 
     future: Future[_T] = Future()
-    # Mark it as running, so that the cancellation of an asyncio future which waits for it does not
-    # cancel it, too.
+    # Mark the future as running, so that cancelling an asyncio future that waits for it does not
+    # cancel it as well.
     future.set_running_or_notify_cancel()
     run(lambda: _fill(future, start))
     loop = asyncio.get_running_loop()
     done = loop.create_future()
 
     def tell(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(_set, done)
 
     future.add_done_callback(tell)

@@ -63,7 +63,7 @@ class Collected(subprocess.Popen[AnyStr]):
     #: A pidfd of the child, close-on-exec, closed by this object; -1 once the child was reaped.
     pidfd: int = -1
 
-    _child_created: bool  # subprocess's, private: whether there is a child to reap
+    _child_created: bool  # private attribute of subprocess: whether there is a child to reap
     _owner = -1  # the pid of the parent
     # See _core.ExitedChild.reap().
     _usage: tuple[float, float, int] | None = None
@@ -354,12 +354,14 @@ class Popen(Collected[AnyStr]):
         except BaseException as error:
             if self._ends:
                 self._close_unopened()
-            # Without free descriptors, subprocess can't make pipes. Subclasses of OSError are ours.
+            # A plain OSError comes from subprocess, which could not make pipes because no
+            # descriptors are free. Errors of usernsctl are of subclasses.
             if type(error) is not OSError:
                 raise
             raise CommandError.from_os_error(error, "the standard streams", step="stdio") from error
 
-    # Our ends of the pipes, before subprocess opens files on them, in the order of the streams.
+    # This process's ends of the pipes, in the order of the streams, until subprocess opens files on
+    # them.
     _ends: tuple[int, ...] = ()
 
     def _get_handles(self, *streams: Any) -> tuple[int, ...]:
@@ -411,7 +413,8 @@ class Popen(Collected[AnyStr]):
             self._child_created = True
             self._close_pipe_fds(*child.pipes)  # type: ignore[attr-defined]
         except BaseException:
-            # A signal handler raised after the start: only `request` has the pidfd of the child.
+            # If a signal handler has raised an exception after the start, only `request` has the
+            # pidfd of the child.
             if request.pidfd >= 0:
                 self._undo(request.pidfd)
             raise

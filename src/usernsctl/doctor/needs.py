@@ -109,7 +109,7 @@ def _apparmor(facts: Facts, probes: Mapping[str, Probe]) -> Need:
 
 
 def _release(facts: Facts) -> list[Need]:
-    """Return the need for a recent runsc; empty without a runsc."""
+    """Return the setting that runsc is recent; an empty list without a runsc."""
     runsc = facts.runsc
     if runsc is None or runsc.release is None:
         return []
@@ -126,7 +126,7 @@ def _release(facts: Facts) -> list[Need]:
 
 
 def _own(name: str, inside: bool, look: Callable[[], tuple[bool, str]], wanted: str) -> Need:
-    """Return the need for a container's setting, which is visible only inside the container."""
+    """Return a setting of a container, which can be checked only inside the container."""
     if not inside:
         return Need(
             name=name, state="open", found="visible only inside the container", wanted=wanted

@@ -73,7 +73,7 @@ def _flag(flag: Flag) -> str:
 def _offer(kind: str) -> str:
     if kind == "files":
         return " -F"
-    # fish shows the text after the tab as the description of the value.
+    # fish shows the text after a tab as the description of the value.
     words = " ".join(rf"{word}\t" for word in words_of(kind)) or _OFFERS.get(kind, "")
     # A file may be given in place of a cause.
     return f" -{'F' if kind == 'causes' else 'f'}a {_quoted(words)}" if words else ""

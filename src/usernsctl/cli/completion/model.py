@@ -33,7 +33,7 @@ _OPERANDS = {
     "destination": "files",
 }
 
-# Kinds of names, by the group of verbs that takes them.
+# Kinds of names, by the group of verbs whose operand has the name.
 _NAMES = {"ns": "namespaces", "template": "templates"}
 
 
@@ -135,7 +135,8 @@ def native_flags(text: str) -> Iterator[Flag]:
     for heading, names, about in help_entries(text):
         read = _NAMES_AND_VALUE.fullmatch(names)
         if read is None:
-            # "--map-users=auto|subids|all, --map-groups=..." has more values of known options.
+            # This entry only lists more values of options that are known already:
+            # "--map-users=auto|subids|all, --map-groups=...".
             values = names.partition("=")[2].partition(",")[0]
             for name in re.findall("--[a-z-]+", names):
                 found[name] = replace(found[name], kind=f":{values}")

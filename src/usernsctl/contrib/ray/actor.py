@@ -90,7 +90,7 @@ class SandboxActor:
         if self._pool is None:
             return ValueError("the actor was not started: call its method start first")
         try:
-            # An object reference became this object on the way.
+            # Ray has replaced the object reference by the object that it refers to.
             check_input(input, options)
             async with self._pool.acquire_async() as sandbox:
                 given = {"capture_output": True, "input": input, **options}

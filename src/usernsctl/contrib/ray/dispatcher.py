@@ -33,7 +33,7 @@ from usernsctl.contrib.ray.tasks import (
 from usernsctl.errors import PoolError, PoolTimeoutError, SandboxEndedError
 from usernsctl.gvisor.result import Result
 
-# The number of times that an actor may report that it can't start, without a result in between.
+# The number of failed starts, without a result in between, after which an actor is not replaced.
 _ERRORS_MAX = 3
 # The longest delay before an actor is started in place of a lost one, in seconds. Ray may know of
 # the loss of a node only after that time, and starts the next actor on the lost node until then.
@@ -121,11 +121,12 @@ class Dispatcher:
         self._queue: deque[Task] = deque()
         self._running: set[Task] = set()
         self._slots: list[Slot] = []
-        # A heap of numbers of tasks and actors. Only entries that still hold are used: an actor
-        # gets a new one whenever its number changes.
+        # A heap of pairs: the number of an actor's tasks, and the actor. An entry counts only if
+        # its number is current: an actor gets a new entry whenever its number changes.
         self._free: list[tuple[int, int, Slot]] = []
         self._serial = itertools.count()
-        # The actors to start later: when, by time.monotonic(), and the numbers for the slot.
+        # The actors to start later: the time of the start by time.monotonic(), and `lost` and
+        # `errors` of the new slot.
         self._delayed: list[tuple[float, int, int]] = []
         self._counts: Counter[str] = Counter()
         self._last_failure: Exception | None = None
@@ -253,7 +254,8 @@ class Dispatcher:
             return
         slot.is_retired = True
         self._slots.remove(slot)
-        # A lost node may still be connected to others, and run the tasks.
+        # Kill the actor even if its node seems lost: the node may still run the tasks, connected to
+        # other nodes.
         ray.kill(slot.actor)
         self._counts["actors"] -= bool(slot.node)
         self._last_failure = _failure_of(why)
@@ -261,7 +263,7 @@ class Dispatcher:
         if isinstance(why, _ACTOR_LOST):
             lost += 1
         else:
-            # Wrong arguments are wrong on every node.
+            # Do not retry with arguments that an actor has refused: they are wrong on every node.
             errors = _ERRORS_MAX if isinstance(why, TypeError | ValueError) else errors + 1
         if errors < _ERRORS_MAX:
             delay = min(2.0 ** (lost + errors - 2), _DELAY_MAX)
@@ -270,7 +272,7 @@ class Dispatcher:
             self._unready_since = time.monotonic()
 
     def _check_deadlines(self) -> None:
-        """Let the queued tasks fail if no actor has been ready for too long."""
+        """Fail the queued tasks if no actor has been ready for `start_timeout`."""
         if self._unready_since is None or not self._queue:
             return
         if not self._slots and not self._delayed:
@@ -298,7 +300,7 @@ class Dispatcher:
         self._queue.append(task)
 
     def _take(self, task: Task) -> None:
-        """Count a task no longer as queued."""
+        """Remove a task from the number of queued tasks."""
         self._counts["queued"] -= task.is_queued
         task.is_queued = False
 
@@ -366,7 +368,7 @@ class Dispatcher:
         self._counts["retried"] += 1
         task.is_queued = True
         self._counts["queued"] += 1
-        # Before others, so that a task does not wait for the whole queue again.
+        # Put the task before the others, so that it does not wait for the whole queue again.
         self._queue.appendleft(task)
 
     def _finish(self, task: Task, found: Result[Any], node: str) -> None:
@@ -402,13 +404,13 @@ class Dispatcher:
         task.is_finished = True
         self._take(task)
         self._counts["cancelled"] += 1
-        # Wakes the callers of concurrent.futures.wait().
+        # Notify the callers of concurrent.futures.wait() of the cancellation.
         task.future.set_running_or_notify_cancel()
         if task.ref is not None and ray.is_initialized():
             ray.cancel(task.ref, recursive=False)
 
     def _end_all(self, error: Exception | None) -> None:
-        """End all tasks: with an exception, or as cancelled."""
+        """Finish all tasks, each with an exception or as cancelled."""
         for task in (*self._queue, *self._running):
             self._take(task)
             if task.is_finished:

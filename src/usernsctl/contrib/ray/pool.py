@@ -204,9 +204,10 @@ class RayPool(ClosingMixin):
         return_exceptions: bool = False,
         **options: Unpack[TaskOptions],
     ) -> Iterator[tuple[int, Any]]:
-        """Run commands, and return an iterator of numbers and results, each as soon as it is there.
+        """Run commands, and return an iterator of their numbers and results, by their ends.
 
-        The number is that of the command in `commands`, from 0 on. See :meth:`map` for the rest.
+        The result of the command that ends first comes first. The number is the position of the
+        command in `commands`, from 0 on. See :meth:`map` for the rest.
 
         :param commands: the commands, each as for :meth:`submit`.
         :param progress: a function that is called with :meth:`progress` after each result.

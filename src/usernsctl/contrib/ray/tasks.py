@@ -27,7 +27,7 @@ OUTPUT_BYTES = 16 << 20
 
 
 class TaskOptions(TypedDict, total=False):
-    """Keyword arguments of :meth:`RayPool.submit` and of the methods that map.
+    """Keyword arguments of the methods of :class:`RayPool` that submit tasks.
 
     :ivar input: the standard input of the command: text with `text` or `encoding`, else bytes; or a
         reference to such an object in Ray's object store (``ray.put``), which is copied to each
