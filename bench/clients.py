@@ -1,4 +1,4 @@
-"""Measure clients with usernsctl and without, in turns; print the ratios of the medians.
+"""Measure each client with and without usernsctl, in turns; print the ratios of the medians.
 
     $(tools/environment clients)/bin/python bench/clients.py [ROUNDS]
 
@@ -26,7 +26,7 @@ Call = Callable[[], object]
 
 @contextmanager
 def inspect_ai(loop: asyncio.Runner) -> Iterator[tuple[Call, Call]]:
-    """Yield calls that run a command in a sandbox that exists."""
+    """Yield calls that run a command in an existing sandbox."""
     from inspect_ai.util._sandbox.local import LocalSandboxEnvironment
     from inspect_provider import GvisorSandbox
 

@@ -3,8 +3,8 @@
     python bench/limits.py [RUNS [PROGRAM...]]
     python bench/limits.py --price
 
-It prints the table of docs/limits.md for this user: as root by control groups, if usernsctl may
-make any, and without them else. --price prints the processor time of watchers.
+Prints the table of docs/limits.md for this user: as root with control groups, if usernsctl may
+create any, otherwise without. --price prints the processor time of watchers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ WITHIN, PATIENCE = 2, 120
 # Bytes by which a sandbox may exceed its limit, or a tenth of the limit, whichever is more.
 EXCESS = 64 * MIB
 
-# The hogs print lines as they grow, so that the time of the last line is about that at which they
-# have reached the limit. They are written in Python, with these names.
+# The hogs print lines as they grow, so the time of the last line is about the time at which they
+# reached the limit. Each hog is Python code that uses the names defined here.
 NAMES = """
 import mmap, os, sys, time
 size = 1 << 20
@@ -53,7 +53,7 @@ while True:
     said(); os.write(fd, block[: size // 2]); held.append(bytearray(block[: size // 2]))
 """
 FORKS = "while True:\n said(every=1)\n if os.fork() == 0: time.sleep(100)"
-# The shell prints to descriptor 3, which is no pipe.
+# The shell prints its lines to descriptor 3, since in `b | b` standard output is a pipe.
 SHELL_BOMB = "exec 3>&1; b() { echo 0 >&3; b | b & }; b; sleep 100"
 MEMORY = {"--memory": "256M"}
 
@@ -141,7 +141,7 @@ class Run:
     output: bytes
 
     def use(self, hog: Hog) -> tuple[float, float]:
-        """Return the use, and the limit, in the unit of the limit."""
+        """Return the amount used and the limit, both in the unit of the limit."""
         if "--cpus" in hog.limits:
             usage: dict[str, float] = self.result["rusage"]  # type: ignore[assignment]
             return (usage["utime"] + usage["stime"]) / self.wall, float(hog.limits["--cpus"])

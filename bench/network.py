@@ -3,10 +3,10 @@
     python bench/network.py [ROUNDS]
 
 Starts are compared with `--network none`, and with a shell script that does the same by unshare(1),
-pasta(1) and runsc, and that looks for each step's end every 50 ms. Such a script lets programs
-reach this machine, too. Throughput is that of one TCP connection in the world of tests/networks.py,
-compared with pasta alone: without gVisor, and with `--network host` in a namespace of pasta.
-ROUNDS 0 leaves out the starts.
+pasta(1) and runsc, and that looks for each step's end every 50 ms. With such a script, programs can
+also reach this machine. Throughput is that of one TCP connection in the world of tests/networks.py,
+compared with pasta alone: without gVisor, and with `--network host` in a namespace of pasta. ROUNDS
+0 leaves out the starts.
 """
 
 from __future__ import annotations

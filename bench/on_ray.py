@@ -38,9 +38,9 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def processor_times() -> Counter[str]:
-    """Return the processor time of each part in seconds, of ended processes as well.
+    """Return the processor time of each part in seconds, including ended processes.
 
-    Those of a sandbox are descendants of its actor.
+    The processes of a sandbox are descendants of its actor.
     """
     found: dict[int, tuple[int, str, float]] = {}
     for directory in Path("/proc").glob("[0-9]*"):
@@ -86,7 +86,7 @@ def bench_nodes(cluster: Cluster, most: int) -> list[float]:
         with RayPool(PER_NODE, max_uses=10_000, start_timeout=600) as pool:
             while pool.progress().actors < nodes:
                 time.sleep(0.1)
-            # Each sandbox is started before the measurement.
+            # Start each sandbox before the measurement.
             list(pool.map([["sleep", "1"]] * (2 * PER_NODE * nodes)))
             start = time.perf_counter()
             list(pool.map_unordered([["sleep", str(SECONDS)]] * (TASKS * PER_NODE * nodes)))

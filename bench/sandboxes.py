@@ -2,7 +2,8 @@
 
     python bench/sandboxes.py [COMMANDS [SANDBOXES]]
 
-They are compared with nsenter(1) started through subprocess, and with ``runsc --rootless``.
+Commands are compared with nsenter(1) started through subprocess, and sandboxes with ``runsc
+--rootless``.
 """
 
 from __future__ import annotations

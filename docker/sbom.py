@@ -84,7 +84,7 @@ def release_of_runsc(root: Path) -> str:
 
 
 def resolve(root: Path, path: Path) -> Path:
-    """Return a file of the image, after the absolute symbolic link that it may be."""
+    """Return a file of the image, with an absolute symbolic link resolved in the image."""
     found = root / path
     return root / found.readlink().relative_to("/") if found.is_symlink() else found
 

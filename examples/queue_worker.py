@@ -132,14 +132,14 @@ def work(queue: Queue, pool: un.SandboxPool, stop: threading.Event) -> None:
 
 
 def serve(queues: Iterable[Queue], pool: un.SandboxPool, stop: threading.Event) -> int:
-    """Let a thread serve each of the queues; return 1 if one has failed, such as without Redis."""
+    """Serve each queue in a thread; return 1 if a thread has failed, such as without Redis."""
     failures: list[BaseException] = []
 
     def serve_one(queue: Queue) -> None:
         try:
             work(queue, pool, stop)
         except Exception as error:
-            # The process ends, and its supervisor starts another.
+            # Exit, so that a supervisor starts another process.
             failures.append(error)
             stop.set()
 

@@ -11,7 +11,7 @@ network. It is killed after five seconds, or when it has printed 64 KiB. Each of
 limited to 512 MiB of memory, and the whole sandbox, with its files in memory, to 1 GiB and to 64
 processes. At most 20 snippets run at the same time; further ones wait.
 
-A snippet with files is posted as JSON. The response then has the files that it has left:
+A snippet with files is posted as JSON. The response then contains the requested result files:
 
     curl --json '{"code": "open(\"b\", \"w\").write(open(\"a\").read() * 2)",
                   "files": {"a": "text"}, "results": ["b"]}' http://127.0.0.1:8000/

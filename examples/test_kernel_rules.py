@@ -94,5 +94,5 @@ def test_commands_run_in_a_kept_namespace(userns: un.Namespace) -> None:
 
 @pytest.mark.userns_requires("cap:SYS_ADMIN")
 def test_root_may_do_the_same_without() -> None:
-    """mount_namespaces(7): CAP_SYS_ADMIN suffices, if pytest itself has it."""
+    """mount_namespaces(7): CAP_SYS_ADMIN suffices, if pytest itself has that capability."""
     subprocess.run(["unshare", "--mount", "true"], check=True)

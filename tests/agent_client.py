@@ -19,7 +19,7 @@ WORDS, CWD, IDS_STEP, LIMITS, EXEC, FORK, TERMINAL_STEP, LOOKUP = range(1, 9)
 TO_PROCESS, TO_GROUP, TO_TREE = 0, 1, 2
 UNCHANGED = 0xFFFFFFFF
 PATH = "PATH=/usr/bin:/bin"
-#: Timeout in seconds for messages that must come.
+#: Timeout in seconds for messages that the agent must send.
 PATIENCE = 60
 
 
@@ -61,7 +61,7 @@ class Running:
         self.out = out
 
     def hear(self) -> tuple[int, ...] | None:
-        """Receive an answer: its kind, its value, and further data; None at the end."""
+        """Receive an answer; return its kind, value and further data, or None at end of file."""
         answer = self.socket.recv(1000)
         if not answer:
             return None
@@ -98,7 +98,7 @@ class Running:
         return text
 
     def rest(self) -> bytes:
-        """Read the output to its end, when the command and all its children have closed it."""
+        """Read the output to end of file, when the command and all its children have closed it."""
         text = b""
         while part := self._read():
             text += part
@@ -181,7 +181,7 @@ class Client:
 
 
 def kill_tree(one: Running) -> None:
-    """Ask the agent to kill a command and its children, and wait for the end of the stream."""
+    """Ask the agent to kill a command and its descendants; wait for end of file on the socket."""
     one.signal(signal.SIGKILL, TO_TREE)
     while one.hear():
         pass

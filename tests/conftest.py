@@ -36,10 +36,10 @@ hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
 TREE = TESTS.parent
-# Tests of tools import them.
+# Tests of the tools import these modules.
 sys.path += [str(TREE / "tools"), str(TREE / "tools" / "dist")]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-# `make ray` runs these tests, in an environment with Ray.
+# Ignore tests/on_ray, which `make ray` runs in an environment with Ray.
 collect_ignore: list[str] = [] if importlib.util.find_spec("ray") else ["on_ray"]
 # Timeout in seconds for the processes of a test to end after the test.
 EXIT_SECONDS = 10
@@ -108,7 +108,7 @@ def host() -> Iterator[un.SandboxHost]:
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return a function that makes usernsctl use a script in place of runsc."""
+    """Return a function that makes usernsctl use a script as its runsc."""
 
     def use(script: str) -> None:
         fake = tmp_path / "runsc"

@@ -29,7 +29,7 @@ PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 WAITING = {"poll", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "sched_yield"}
 MEMORY = {"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "futex"}
-# newfstatat is also called repeatedly, until a holder has opened its own files.
+# newfstatat is not counted either: it is repeated until a holder has opened its own files.
 READING = {"read", "newfstatat"}
 SECONDS = 120
 TINY = "void _start(void) { for (;;) %s; }"
@@ -151,7 +151,7 @@ def count(directory: Path) -> dict[str, int]:
     counts = {}
     for options in ("-r", "-rmniuC"):
         counts[f"usernsctl-exec {options}: calls"] = len(trace_prelude(tiny, options))
-        # A missing command, so that no instructions of another program are counted.
+        # The command does not exist, so that no instructions of another program are counted.
         failing = [PRELUDE, options, "--", "/nonexistent/command"]
         counts[f"usernsctl-exec {options}: instructions"] = instructions(*failing) - start
     if may_map_ranges():

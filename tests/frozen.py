@@ -1,4 +1,4 @@
-"""Helpers for tests of frozen launches, and of the refusal of launches."""
+"""Helpers for tests of frozen launches, and of launches that are refused."""
 
 from __future__ import annotations
 

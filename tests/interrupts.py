@@ -22,7 +22,7 @@ class Interrupt:
         places: tuple[str, ...] = PLACES,
         names: Container[str] | None = None,
     ) -> None:
-        """Count the events in `places`; with `names`, only those of C functions so named."""
+        """Count the events in `places`; with `names`, only calls of these C functions."""
         self.left = number
         self._names = names
         self._handle = handle

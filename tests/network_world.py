@@ -32,12 +32,12 @@ OTHER_PUBLIC = "93.184.215.15"
 PUBLIC6 = "2606:2800::1"
 # The machine's own public address.
 MACHINE = "93.184.216.200"
-# An address beside another one of the same network: the kernel connects to it from the other one.
+# A second address in one network: the kernel connects to this address from the first one.
 MACHINE_SECONDARY = "93.184.216.3"
 # Addresses of networks that are wholly the machine's (AnyIP).
 MACHINE_ANY = "93.184.218.7"
 MACHINE_ANY6 = "2606:2802::7"
-# The address of a broadcast in the machine's network.
+# The broadcast address of the machine's network.
 MACHINE_BROADCAST = "93.184.216.255"
 NAME_SERVER = "93.184.215.53"
 PRIVATE = (
@@ -159,7 +159,7 @@ class NameServer:
         self._thread.start()
 
     def close(self) -> None:
-        # recvfrom() returns 0 bytes, though nothing was connected.
+        # shutdown(2) fails, but wakes recvfrom(), which returns 0 bytes.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -198,7 +198,7 @@ class NameServer:
 
 @contextlib.contextmanager
 def made(directory: Path) -> Iterator[World]:
-    """Make a world; `directory` is for files that its machine sees in /etc."""
+    """Make a world; `directory` gets the files that its machine sees in /etc."""
     world = World(directory)
     try:
         yield world

@@ -23,10 +23,10 @@ MACHINE, MACHINE_2, BRIDGE = "10.77.0.2", "10.77.0.3", "172.30.0.1"
 MACHINE_6, BRIDGE_6, BRIDGE_ANYCAST_6 = "fd77::2", "fd78::1", "fd78::"
 ROUTER, ROUTER_6 = "10.77.0.1", "fd77::1"
 NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
-#: Addresses in the internet, of a web server each, and of a name server.
+#: Addresses in the internet: of two web servers and of a name server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
 METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
-#: Addresses of a translator of IPv6 (NAT64) for other addresses, which answers by itself here.
+#: Addresses with the prefixes of IPv6 translators (NAT64). A server of the world has them here.
 WEB_64, LOCAL_64 = "64:ff9b::c633:6407", "64:ff9b:1::c633:6407"
 BRIDGE_64, METADATA_64 = "64:ff9b::ac1e:1", "64:ff9b::a9fe:a9fe"
 #: Names that the name server knows, with their addresses.

@@ -337,7 +337,7 @@ class Family:
         for id, label in self._labels(mounts).items():
             mount = mounts[id]
             if label == "caller's":
-                # The caller's own mount, whose flags are the caller's choice.
+                # The mount is the caller's own, so its flags are not part of the posture.
                 yield label
                 continue
             machines = mount.device in self.machine

@@ -40,8 +40,8 @@ def children_of(pid: int) -> list[int]:
 def stop(pid: int, seconds: float) -> None:
     """Stop a process, and wait until all its threads are stopped.
 
-    SIGSTOP is pending when kill(2) returns: until the first thread handles it, all others keep
-    running, and may answer requests.
+    SIGSTOP may still be pending when kill(2) returns. Until the first thread handles the signal,
+    all threads keep running, and may answer requests.
     """
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""A proxy for allowed names in a world of network namespaces, and what it reaches there."""
+"""A proxy for allowed names in a world of network namespaces, and the servers there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = 30
 
 
 class Server:
-    """A server of the internet. It notes what it receives, and answers it.
+    """A server in the internet, which records and answers the bytes that it receives.
 
     :ivar received: what each connection has sent, in the order of their starts.
     :ivar pages: pages by their paths, for servers that have any.
@@ -77,7 +77,7 @@ class Server:
             self._serve(self, connection, received)
 
     def serve_http(self, connection: socket.socket, received: bytearray) -> None:
-        """Answer after the head, then read until the end, so that a second request is noted."""
+        """Answer after the head, then read to end of file, so that a second request is recorded."""
         while b"\r\n\r\n" not in received:
             data = connection.recv(65536)
             if not data:
@@ -89,7 +89,7 @@ class Server:
             received += data
 
     def serve_echo(self, connection: socket.socket, received: bytearray) -> None:
-        """Send everything back."""
+        """Send all received bytes back."""
         while data := connection.recv(65536):
             received += data
             connection.sendall(data)
@@ -106,7 +106,8 @@ class Proxied:
         with theirs, world.listen("sandbox", "127.0.0.1", port) as listener:
             self.log = os.memfd_create("log")
             os.set_inheritable(self.log, True)
-            # With the search path of this process, for the tests' own modules.
+            # Pass on the module search path of this process, since the child imports modules of the
+            # tests.
             self._pid = world.start(
                 "machine",
                 [sys.executable, __file__, "{3}", *rules],
@@ -164,7 +165,7 @@ class Proxied:
 
     @contextlib.contextmanager
     def tunnel(self, target: str) -> Iterator[socket.socket]:
-        """Ask for a tunnel, and return the connection after the proxy's consent."""
+        """Ask for a tunnel, and return the connection after the proxy's positive answer."""
         with self.connect() as client:
             client.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
             answer = b""
@@ -177,7 +178,7 @@ class Proxied:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """Return what a connection receives up to its end, also if the end is a reset."""
+    """Return the bytes that a connection receives, up to end of file or a reset."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while data := client.recv(65536):

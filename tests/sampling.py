@@ -1,4 +1,4 @@
-"""The mark `sampled`, for tests of whose variants `make test` runs some, and `make test-all` all.
+"""The mark `sampled`: `make test` runs some variants of a test, and `make test-all` all.
 
 `sampled` alone runs each value of each parameter; `sampled(COUNT)` runs that many variants. The
 other variants get the mark `thorough`.

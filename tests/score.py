@@ -1,4 +1,4 @@
-"""Score of the trials in broken environments, which is printed at the end of the session."""
+"""Score of the trials in broken environments, printed at the end of a test session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server of HTTPS pages in tests/network_world.py, and what such servers offer: a package."""
+"""An HTTPS server in tests/network_world.py, and its pages: an index with one package."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def send(
         for level, option, value in options:
             datagrams.setsockopt(level, option, value)  # type: ignore[call-overload]
         datagrams.sendto(name.encode(), address)
-    # The kernel can't know what became of the datagram: the test asks the services.
+    # The sender can't know whether the datagram arrived, so the test asks the services.
     raise OSError("sent")
 
 
@@ -142,7 +142,7 @@ def embedded(prefix: str, address: str, suffix: str = "") -> str:
 
 
 def _add_connections() -> None:
-    """Add the ways that only connect to an address of a service."""
+    """Add the ways that only connect to the address of a service."""
     hosts: dict[str, Callable[[Targets], str]] = {
         "the loopback address": lambda _: "127.0.0.1",
         "another loopback address": lambda _: "127.9.9.9",
@@ -567,7 +567,7 @@ def _(_: Targets) -> str:
 
 
 def attempt(name: str, to: Targets) -> tuple[str, str]:
-    """Return whether a way leads out, and what came of it."""
+    """Return whether a way leads out, and a description of the result."""
     try:
         return "reached", WAYS[name](to)
     except Exception as error:

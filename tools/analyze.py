@@ -30,7 +30,7 @@ def is_suppressed(finding: re.Match[str]) -> bool:
 
 
 def run_gcc(flags: list[str], source: Path) -> str:
-    """Return the warnings of gcc that are not suppressed, or all that it prints if it fails."""
+    """Return the warnings of gcc that are not suppressed, or its whole output if it fails."""
     done = subprocess.run([*GCC, *flags, source], stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         return done.stderr
@@ -45,16 +45,16 @@ def run_clang_tidy(program: str, flags: list[str], source: Path) -> str:
 
 
 def analyze(clang_tidy: str, source: Path) -> str:
-    """Return what the analyzers find in a source."""
+    """Return the findings of both analyzers in a source."""
     flags = [*layout.flags(CSRC), '-DUSERNSCTL_VERSION="0"']
     if source.relative_to(CSRC).as_posix() == layout.AGENT_LIBC:
-        # Otherwise gcc assumes that these are the functions of a usual libc.
+        # With -ffreestanding, gcc does not take these functions for those of a usual libc.
         flags += ["-ffreestanding", "-fno-builtin"]
     return run_clang_tidy(clang_tidy, flags, source) + run_gcc(flags, source)
 
 
 def main(clang_tidy: str, names: list[str]) -> int:
-    layout.core(CSRC)  # generates a source
+    layout.core(CSRC)  # the call generates one of the sources
     sources = [Path(name) for name in names] or sorted(CSRC.rglob("*.c"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         findings = list(pool.map(lambda source: analyze(clang_tidy, source), sources))

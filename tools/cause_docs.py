@@ -27,7 +27,8 @@ HEADINGS = {
     "containers": "Container engines and images",
 }
 TESTED_BY = {True: "real", "vm": "real, in a virtual machine", False: "given"}
-# Names of files, options, programs and system calls, which keep their small first letter.
+# Names of files, options, programs and system calls, which stay in lower case at the beginning of a
+# sentence.
 NAME = re.compile(r"(newuidmap|nft|pasta|podman|proc|runsc|setgroups)\b|\S*[_.(]")
 PLACES = {"host": "Host", "docker": "Docker", "podman": "Podman", "kubernetes": "Kubernetes"}
 

@@ -1,4 +1,4 @@
-"""Count which lines of csrc/ tests execute, and write bench/coverage.json: coverage.py DIRECTORY.
+"""Measure the coverage of csrc/ by tests, and write bench/coverage.json: coverage.py DIRECTORY.
 
 DIRECTORY is the environment whose programs count (`tools/environment counted`). The tests in C and
 the fuzz targets with their seeds run first, then tests/kernel and tests/runsc. Failures of these

@@ -23,13 +23,14 @@ TREE = Path(__file__).parent.parent
 FAULTS = TREE / "tests" / "faults"
 TARGET = TREE / "bench" / "faults.json"
 USER = "usernsctl-test"
-# For root, other code writes the maps of several ids, and limits sandboxes.
+# The paths that root runs, too: for root, other code writes maps of several ids, and limits
+# sandboxes.
 AS_ROOT = ["exec, map by the parent", "spawn, map by the parent", "run with control groups"]
 
 
 def run(directory: Path, user: str, options: list[str]) -> list[dict[str, Any]]:
     """Run all paths of one user, and return their outcomes."""
-    # Mounts of other programs must not count as left behind.
+    # A new mount namespace, since mounts of other programs must not count as leftovers.
     apart = ["unshare", "--mount", "--propagation", "private"]
     # Private networks need /dev/net/tun.
     apart += [str(TREE / "tools" / "with-tun"), str(directory)]
@@ -75,7 +76,7 @@ def main() -> int:
         as_root = [f"--path={one}" for one in AS_ROOT if fnmatch.fnmatch(one, given.path)]
         if as_root:
             outcomes += run(directory, "root", [*options[:1], *as_root, options[2]])
-    # Outcomes of an earlier run stay, for the paths that were not tried now.
+    # Keep the outcomes of earlier runs for the paths that were not tried now.
     old = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else []
     merged = {(one["user"], one["path"]): one for one in [*old, *outcomes]}
     TARGET.write_text(json.dumps([*merged.values()], indent=1) + "\n", encoding="utf-8")

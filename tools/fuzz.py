@@ -41,14 +41,14 @@ def main(seconds: int) -> int:
     failed = 0
     counts = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
     for name, command in sorted(c_tests.build_fuzzers().items()):
-        # The last of several equal options of libFuzzer counts.
+        # If an option is given several times, libFuzzer uses the last value.
         short = [word for word in command if not str(word).startswith("-max_total_time")]
         executions, output = fuzz(short, seconds)
         print(f"{name}: {executions} executions in {seconds} s", flush=True)
         if output:
             print(output[-4000:])
             failed += 1
-        # The sum over all runs.
+        # Add the executions to those of earlier runs.
         counts[name] = executions + counts.get(name, 0)
         TARGET.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0

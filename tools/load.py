@@ -96,7 +96,7 @@ class Load:
         many(number)
         seconds = time.monotonic() - start
         deadline = time.monotonic() + SETTLE_SECONDS
-        # A killed process is a zombie, and its namespaces stay, for a moment.
+        # A killed process stays a zombie, with its namespaces, for a moment.
         while (after := count(self.state)) != before and time.monotonic() < deadline:
             time.sleep(0.1)
         grown = {key: after[key] - before[key] for key in before if after[key] != before[key]}
@@ -113,14 +113,14 @@ def spawn(number: int, threads: int) -> None:
         for _ in numbers:
             un.run(["true"], check=True)
 
-    # A future for each command would be memory that grows.
+    # Do not keep a future for each command, since memory would grow.
     with ThreadPoolExecutor(threads) as executor:
         for done in [executor.submit(run) for _ in range(threads)]:
             done.result()
 
 
 def keep(number: int) -> None:
-    """Keep as many namespaces at once as there are descriptors for."""
+    """Keep as many namespaces at the same time as the limit of descriptors allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     left, most = number, (soft - 200) // 2
     while left > 0:
@@ -169,7 +169,7 @@ def reap_orphans() -> None:
 
 
 def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
-    """Return the end, and the operations, of a new command."""
+    """Start a command; return a function that ends it, and its operations."""
     popen = un.Popen(["sleep", "1000"], pid=True, init=True)
 
     def end() -> None:
@@ -188,7 +188,7 @@ def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], obj
 
 
 def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
-    """Return the end, and the operations, of a new namespace."""
+    """Create a namespace; return a function that ends it, and its operations."""
     namespace = un.Namespace.create()
     return namespace.close, {
         "run": lambda: namespace.run(["true"]),
@@ -199,7 +199,7 @@ def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], o
 
 
 def sandbox_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
-    """Return the end, and the operations, of a new sandbox in a shared host."""
+    """Start a sandbox in a shared host; return a function that ends it, and its operations."""
     box = HOST[0].start(None)
     return box.close, {
         "run": lambda: box.run(["true"], timeout=RACE_SECONDS / 2),

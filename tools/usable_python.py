@@ -1,8 +1,8 @@
 """Print this interpreter's real path if it is suitable for usernsctl's virtual environments.
 
 The environments must be able to build an extension. Those that root creates must be usable by other
-users, so an interpreter below root's home is not suitable. This runs on any Python 3, and therefore
-uses no new features.
+users, so an interpreter below root's home is not suitable. This script must run on any Python 3, so
+it uses no new features.
 """
 
 import os

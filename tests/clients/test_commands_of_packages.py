@@ -19,7 +19,7 @@ RUN = [USERNSCTL, "run", "--"]
 
 
 def assert_no_sandbox_left() -> None:
-    """Check that no process of a sandbox runs, a few seconds after its end."""
+    """Check that no process of a sandbox is left a few seconds after its end."""
     deadline = time.monotonic() + EXIT_SECONDS
     while left := [name for name in children().values() if "zombie" not in name]:
         assert time.monotonic() < deadline, left

@@ -1,6 +1,6 @@
 """Test of the package gvisor, which calls runsc itself, in a namespace of usernsctl.
 
-Its module has the name of a helper of these tests, so programs of their own import it.
+A helper module of these tests has the same name, so separate programs import the package.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from gvisor import Sandbox
 with Sandbox() as box:
     print(box.exec("cat", "/proc/version"))
 """
-# The process 1 reaps orphans, for which runsc waits: pytest is their parent otherwise.
+# Process 1 of the namespace reaps orphans, for whose end runsc waits. Without that process, they
+# would become children of pytest, which does not reap them.
 NAMESPACE = [SCRIPTS / "usernsctl-exec", "-c", "-m", "--init", "--mount-proc", "--"]
 
 

@@ -89,7 +89,7 @@ def test_curl_reaches_an_allowed_name_and_follows_its_redirects(
     )
     with Server(world, answer=redirect):
         done = run_allowed(world, secure[1], "sh", "-c", CURL)
-    # No tunnel (56), and no such name without the proxy (6)
+    # curl's status 56: the proxy opened no tunnel; 6: the name is unknown without the proxy
     assert done.stdout.splitlines() == ["page", "page", "status 56", "status 6"], done.stderr
     assert "refused evil.example:443" in done.stderr
 

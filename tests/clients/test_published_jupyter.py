@@ -57,7 +57,7 @@ def test_published_jupyter_kernel_has_no_network(tmp_path: Path) -> None:
 
 
 def wait_for_kernel(port: int) -> None:
-    """Wait until the kernel greets. A published port ends connections before that."""
+    """Wait for the kernel's greeting. Until then, a published port closes each connection."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         with (

@@ -72,7 +72,8 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
     files.mkdir()
     script = tmp_path / "source-stations"
     connector = Path(CONNECTOR or "", "bin", "source-declarative-manifest")
-    # The environment has a file of tools/environment, so it is not shown without a bind mount.
+    # tools/environment puts a file of its own into the virtual environment, so usernsctl shows the
+    # environment only with a bind mount.
     options = ["--network", "host", "--bind", files, "--bind", CONNECTOR or ""]
     done = usernsctl("wrap", "-o", script, *options, "--", connector)
     assert (done.returncode, done.stderr) == (0, "")

@@ -16,7 +16,7 @@ from smolagents_executor import GvisorExecutor
 
 
 class Script(Model):
-    """A model whose answers are given."""
+    """A model that returns prepared answers."""
 
     def __init__(self, *steps: str) -> None:
         super().__init__()

@@ -103,7 +103,7 @@ def wait_for_output(engine: Engine, container: str) -> None:
     while not (written := engine("logs", container)).stdout:
         if engine.must("inspect", "--format={{.State.Running}}", container).strip() != "true":
             raise EngineError(f"{container} has ended: {written.stderr}")
-        # Polled, since docker logs --follow ends only with the container.
+        # Ask repeatedly, since docker logs --follow would end only with the container.
         time.sleep(0.1)
 
 
@@ -159,7 +159,7 @@ def _wait_for(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -> Non
     while engine("version").returncode != 0:
         if daemon.poll() is not None or time.monotonic() > deadline:
             raise EngineError(f"dockerd did not start: {log.read_text()[-4000:]}")
-        # Polled, since the socket exists before the engine answers.
+        # Ask repeatedly, since the socket exists before the engine answers.
         time.sleep(0.1)
 
 

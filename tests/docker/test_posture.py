@@ -35,7 +35,7 @@ STARTS = {
 
 @contextlib.contextmanager
 def container(engine: Engine, image: str, *options: str) -> Iterator[tuple[int, int]]:
-    """Start a container; yield the pids of process 1 and of a child started before the sandbox."""
+    """Start a container; yield the pids of process 1, and of a child older than the sandbox."""
     name = f"posture-{time.monotonic_ns()}"
     run = ["run", "--rm", "--interactive", f"--name={name}", "--env", f"TOKEN={SECRET}", *options]
     process = subprocess.Popen(

@@ -377,7 +377,7 @@ def test_hostile_snippet_gets_nothing_of_the_service(
         running.execute("sh", "-c", f"echo '{SECRET}' > /tmp/secret")
         port = running.url.rstrip("/").rpartition(":")[2]
         with ThreadPoolExecutor(4) as threads:
-            # Other sandboxes to be found.
+            # Start other sandboxes that the snippet could find.
             others = [threads.submit(running.post, "import time; time.sleep(4)") for _ in range(2)]
             for name, snippet in ATTACKS.items() if others else ():
                 tally.tried()

@@ -59,7 +59,7 @@ GUESSES_OF_FILTERS = {
     "filters of namespaces, mounts and tracing": "seccomp-denies-call",
 }
 
-#: Causes that are as correct as another cause, in a pair.
+#: Causes that are as correct as the expected cause, in a pair of environments.
 AS_RIGHT = {
     # Landlock is a security module; a filter is likelier, and need not show what it denies.
     "landlock-denies-mount": ("mount-denied",),
@@ -110,7 +110,7 @@ def contradiction(first: Environment, second: Environment) -> str | None:
         return "doctor can't start"
     if all(caller(one) != ORDINARY or one.kind in OF_CALLER for one in (first, second)):
         return "two callers"
-    # Both make copies of newuidmap and newgidmap.
+    # Both environments replace newuidmap and newgidmap by copies.
     helpers = "newuidmap and newgidmap" in (first.kind, second.kind)
     if helpers and "securebits-noroot" in (first.name, second.name):
         return "the same object"
@@ -157,7 +157,7 @@ def union(*several: Expected) -> tuple[str, ...]:
 
 
 def draw(count: int, seed: int) -> tuple[list[str], Counter[str]]:
-    """Return the names of pairs, and why others were drawn in vain, with counts.
+    """Return the names of drawn pairs, and the reasons why others were rejected, with counts.
 
     Each kind of environment is drawn as often as another, however many rows it has.
     """
@@ -188,7 +188,7 @@ def works(answer: Answer) -> bool:
 
 
 def doctors(first: Environment, second: Environment) -> Expected:
-    """Return the causes that doctor may name for a sandbox that failed."""
+    """Return the causes, any of which doctor may name for a failed sandbox."""
     guesses = [
         guess
         for one in (first, second)
@@ -219,8 +219,8 @@ def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[st
         if command == "doctor" and judged.run is not None:
             expected = replace(judged, run=doctors(first, second))
         elif command == "range" and works(answers["exec"]) and "process-limit" in causes(within):
-            # doctor's own processes count for the limit, too: it may be short of one, and then it
-            # names the limit, whatever the other fault is.
+            # The limit also counts doctor's own processes. If doctor itself can't start a process,
+            # it names the limit, whatever the other fault is.
             expected = replace(judged, range_="process-limit", sometimes=True)
         for fault in faults(expected, command, answer):
             yield f"{command}: {fault}"

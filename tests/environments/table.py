@@ -18,7 +18,7 @@ COMMANDS = ("run", "auto", "doctor", "range")
 #: The commands to try in an environment that does not affect a map of one id.
 RANGE = ("auto", "range")
 
-#: Stands for no cause of the catalogue: the command must only name the failed step.
+#: Expected instead of a cause if the catalogue has none: the command must name the failed step.
 STEP = "unknown"
 
 

@@ -368,7 +368,7 @@ def runsc_damaged() -> None:
     runsc_copy()()
     with open(SCRATCH / "runsc", "r+b") as file:
         file.seek(1 << 12)
-        # UD2 on x86-64 (0f 0b), and UDF on AArch64 (zeros).
+        # The invalid instructions are UD2 on x86-64 (0f 0b), and UDF on AArch64 (zeros).
         file.write(b"\x0f\x0b" * (1 << 11) if os.uname().machine == "x86_64" else bytes(1 << 12))
 
 

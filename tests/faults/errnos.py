@@ -1,8 +1,9 @@
-"""The errors that the manual of each system call names, as far as one of our calls may get them.
+"""The errors of each system call in its manual page, as far as calls of usernsctl may get them.
 
 EINTR is among the errors of each call that may sleep, ENOMEM and EPERM (a seccomp filter, or a
-security module) among those of nearly every call. EBADF is not: a program has the descriptors that
-it has opened. Neither is EPIPE: the peer would have ended, which other tests try.
+security module) among those of nearly every call. EBADF is not listed, since programs use only
+descriptors that they have opened. EPIPE is not listed either: it means that the peer has exited,
+which other tests cover.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ NAMED = {
 }
 #: Errors of calls that are not in the table.
 ELSE = "EPERM ENOMEM"
-#: Calls whose third argument is the number of bytes: the number may be less than what was asked.
+#: Calls whose third argument is a number of bytes, and which may transfer fewer bytes.
 SHORT = ("read", "write", "pread64", "pwrite64", "recvfrom", "sendto")
 
 

@@ -2,8 +2,8 @@
  * injector [-u USER] COMMAND...: run a command whose system calls can be made to fail.
  *
  * The command, and each program of usernsctl that it starts, is traced by ptrace(2). The command
- * itself says when a fault is due, by close(2) of the descriptor MARK, which exists nowhere, with
- * further arguments: see enum order. All other programs, such as runsc, run untraced.
+ * itself gives orders to the injector, by calling close(2) for the descriptor MARK, which never
+ * exists, with further arguments: see enum order. All other programs, such as runsc, run untraced.
  *
  * -u: run the command as this user. Needs root, and is the only way to trace newuidmap: the kernel
  * gives a setuid program its privileges only if the tracer is privileged.
@@ -51,14 +51,14 @@ enum fault {
     SHORTENED, /* the call reads or writes half as much */
     SIGNAL,    /* the process receives this signal before the call */
     PAUSE,     /* the process is stopped and continued before the call */
-    VICTIM     /* the process of this pid is killed */
+    VICTIM     /* the process with this pid is killed before the call */
 };
 
 struct tracee {
     pid_t pid;
-    bool is_inside; /* between the entry and the exit of a call */
+    bool is_inside; /* whether the tracee is between the entry and the exit of a call */
     bool has_result;
-    int64_t result; /* replaces the result of the call, if has_result */
+    int64_t result; /* the result with which the call's own is replaced, if has_result */
 };
 
 struct site {
@@ -180,7 +180,7 @@ static bool is_counted(uint64_t nr, pid_t pid)
     case SYS_exit_group:
     case SYS_rt_sigreturn:
     case SYS_restart_syscall:
-        return false; /* never fail, or are not made by the program */
+        return false; /* calls that never fail, or that the program does not make itself */
     }
     if (state.excluded == 1)
         return is_native(pid);
@@ -284,7 +284,8 @@ static void at_stop(pid_t pid, int status)
         return;
     }
     if (event == PTRACE_EVENT_STOP && sig != SIGTRAP) {
-        ptrace(PTRACE_LISTEN, pid, NULL, NULL); /* stopped by a signal, until SIGCONT */
+        ptrace(PTRACE_LISTEN, pid, NULL,
+               NULL); /* the tracee was stopped by a signal, and stays stopped until SIGCONT */
         return;
     }
     if (sig == (SIGTRAP | 0x80)) {

@@ -1,4 +1,4 @@
-"""Make the n-th system call of each path fail, for every n, and check what is left.
+"""Make the n-th system call of each path fail, for every n, and check for leftovers.
 
 Runs under the program injector: ``injector PYTHON matrix.py [OPTION...]``. Prints one JSON object
 for each path (:class:`Outcome`).
@@ -86,7 +86,7 @@ NO_FAULT = Fault(NOTHING, 0, "")
 
 @dataclass(frozen=True)
 class Site:
-    """A system call by its number, and which of the calls with this number it is."""
+    """A system call: its number, and its position among the calls with that number."""
 
     number: int
     occurrence: int
@@ -117,7 +117,7 @@ class Outcome:
 
 
 class Hung(BaseException):
-    """A call has not returned in time."""
+    """Error of an operation that has not returned within its time limit."""
 
 
 def descriptors() -> set[str]:
@@ -184,7 +184,7 @@ class State:
 
 
 def left_over(before: State, directory: Path) -> dict[str, set[str]]:
-    """Return what is new since `before`, and still there after some seconds."""
+    """Return the parts of the state that are new since `before`, and remain after some seconds."""
     deadline = time.monotonic() + GRACE_SECONDS
     while (found := State.now(directory).extra(before)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -209,13 +209,14 @@ class Matrix:
 
     def __init__(self, path: paths.FaultPath, user: str) -> None:
         self.path = path
-        # The process whose calls do not count. 1: those of native programs alone count.
+        # The pid of the process whose calls are not counted; 1 to count only those of native
+        # programs.
         self.excluded = 1 if path.native_only else 0
         self.outcome = Outcome(path.name, user)
         self.output = path.directory / "output"
 
     def run_once(self, site: Site, fault: Fault) -> str:
-        """Run the path with one fault, and return how it ended."""
+        """Run the path with one fault, and return the outcome."""
         self.path.prepare()
         with self.output.open("w+") as output, limited():
             end = self._end(output, site, fault)
@@ -336,7 +337,7 @@ class Matrix:
         self.path.set_up()
         try:
             for _ in range(2):
-                self.record()  # with imports, and first uses
+                self.record()  # the first run also imports modules and fills caches
             sites = self.record()
             every = list(self.faults(sites))
             self.outcome.sites, self.outcome.pairs = len(sites), len(every)
@@ -351,7 +352,7 @@ class Matrix:
             self.path.tear_down()
         return self.outcome
 
-    # The last fault, and the last error of the path.
+    # Handling of one fault, and of the error that the path raised.
     last = error = ""
 
     def try_one(self, site: Site, fault: Fault) -> None:
@@ -377,7 +378,7 @@ class Matrix:
         self.path.settle()
         left = left_over(before, self.path.directory)
         if is_deadly and "files" in left:
-            # The next call removes what a killed process left.
+            # The next run of the path removes the leftovers of a killed process.
             self.expect_success(f"after {self.last}")
             left = left_over(before, self.path.directory)
         if left and not end.startswith("defect"):

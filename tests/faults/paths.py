@@ -25,15 +25,15 @@ START_SECONDS = 30
 
 
 class Refused(Exception):
-    """A native program reported a failure, as documented."""
+    """Error of a native program that has reported a failure in the documented form."""
 
 
 class Killed(Exception):
-    """A native program, or its child, was killed by a signal."""
+    """Error of a native program that was killed by a signal, itself or in its child."""
 
 
 class Misbehaved(Exception):
-    """A program failed in a way that no page documents."""
+    """Error of a program that has failed in an undocumented way."""
 
 
 class FaultPath:
@@ -55,7 +55,7 @@ class FaultPath:
         self.directory = directory
 
     def set_up(self) -> None:
-        """Prepare what all runs share."""
+        """Create the objects that all runs share."""
 
     def prepare(self) -> None:
         """Prepare one run, without faults."""
@@ -65,16 +65,16 @@ class FaultPath:
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Remove, without faults, what a run has returned and still exists."""
+        """Remove, without faults, the objects that a run has returned."""
 
     def clean(self) -> None:
-        """Remove what a killed run may leave: namespaces and sandboxes that outlive a process."""
+        """Remove the namespaces and detached sandboxes that a killed run may leave."""
 
     def remove_partial(self) -> None:
         """Remove a partial result, which stays if the process that calls usernsctl is killed."""
 
     def tear_down(self) -> None:
-        """Remove what :meth:`set_up` made."""
+        """Remove the objects of :meth:`set_up`."""
 
 
 class Native(FaultPath):
@@ -311,7 +311,7 @@ class Trees(InSandbox):
 
 
 def remove_complete_copy(copy: Path) -> None:
-    """Remove a copy of the tree. A partial one is a defect."""
+    """Remove a complete copy of the tree. A partial copy stays, and counts as a defect."""
     if (copy / "link").is_symlink() and (copy / "inner" / "file").exists():
         shutil.rmtree(copy)
 
@@ -423,7 +423,7 @@ class NetworkedHost(HostItself):
     server = (
         "import socket; server = socket.create_server(('127.0.0.1', 8000));"
         "print('ready', flush=True); client = server.accept()[0];"
-        # The end of the sandbox would discard an answer that is under way.
+        # recv() keeps the sandbox alive after the answer: its end would discard data in transit.
         "client.sendall(b'ran\\n'); client.recv(1)"
     )
 
@@ -439,7 +439,7 @@ class NetworkedHost(HostItself):
                 with socket.create_connection(box.ports[8000], START_SECONDS) as client:
                     output.write(client.makefile().readline())
             except ConnectionError as error:
-                # The sandbox has ended, with its network.
+                # The sandbox has ended because its network has.
                 raise un.CalledProcessError(box.wait(START_SECONDS), command) from error
             output.flush()
             if status := box.wait(START_SECONDS):
@@ -465,7 +465,7 @@ def limited_run(output: IO[str]) -> None:
 
 
 def every_path(directory: Path) -> Iterator[FaultPath]:
-    """Yield all paths that this user has."""
+    """Yield all paths that this user can run."""
     is_root = os.geteuid() == 0
     yield Native(directory, "exec, one id", "-r")
     yield Native(directory, "exec, forked, with namespaces", "-rmpinu", "-f", "--mount-proc")

@@ -36,7 +36,7 @@ def fail_in_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 def test_a_command_inherits_no_descriptor_of_the_child(
     fail_in_child: Callable[[str], None],
 ) -> None:
-    """The command had a socket of its caller, which waited until the command ended."""
+    """Regression: the command inherited the child's socket, so the start waited for its end."""
     fail_in_child("fcntl:error=EPERM:when=1")
     with pytest.raises(un.NamespaceError) as caught:
         un.run(["true"])
@@ -47,7 +47,7 @@ def test_a_command_inherits_no_descriptor_of_the_child(
 def test_a_child_that_stays_dumpable_does_not_join_a_namespace(
     fail_in_child: Callable[[str], None], when: int
 ) -> None:
-    """A process inside could read the memory of the child."""
+    """Check that the start fails: a process inside could read a dumpable child's memory."""
     with un.Namespace.create() as namespace:
         fail_in_child(f"prctl:error=EPERM:when={when}")
         with pytest.raises(un.NamespaceError, match="PR_SET_DUMPABLE") as caught:

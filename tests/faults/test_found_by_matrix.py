@@ -67,7 +67,7 @@ def interrupt_each(run: Callable[[], object], *names: str) -> None:
 def test_a_namespace_that_its_creator_cannot_open_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The namespace was kept, with its process and its record."""
+    """Regression: the namespace stayed, with its holder and its record."""
     with monkeypatch.context() as patch:
         patch.setattr(un.Namespace, "of_holder", failing(errno.EMFILE))
         with pytest.raises(OSError, match="Too many open files"):
@@ -105,7 +105,7 @@ def test_a_draft_is_removed_without_further_descriptors(monkeypatch: pytest.Monk
 
 
 def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new directory was left until the next call."""
+    """Regression: the new directory stayed until the next call."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("drafts"))
     real_open, tried = records.Directory.open, list[str]()
 
@@ -123,7 +123,7 @@ def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPat
 
 
 def test_leaving_a_closed_entry_raises_nothing() -> None:
-    """A ValueError about the descriptor -1 hid the error that had closed the entry."""
+    """Regression: a ValueError about the descriptor -1 replaced the error that closed the entry."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("closed"))
     with store.draft("web") as entry:
         entry.remove()
@@ -142,7 +142,7 @@ def test_no_pidfd_is_lost_by_an_interrupt() -> None:
 
 
 def test_no_pipe_of_a_command_is_lost_by_an_interrupt() -> None:
-    """An interrupted Popen left the pipes that subprocess had not opened as files yet."""
+    """Regression: an interrupted Popen leaked pipes that subprocess had not opened as files yet."""
     interrupt_each(lambda: un.run(["true"], capture_output=True), "open")
 
 
@@ -166,7 +166,7 @@ def test_no_descriptor_of_a_namespace_is_lost_by_an_interrupt() -> None:
 @pytest.mark.userns_requires("runsc")
 class TestSandboxes:
     def test_an_interrupted_start_frees_its_id(self, host: un.SandboxHost) -> None:
-        """The directory was left if the interrupt came right after mkdir(2)."""
+        """Regression: the directory stayed if the interrupt came right after mkdir(2)."""
 
         def start() -> None:
             host.start(["true"], id="web").close()
@@ -182,7 +182,7 @@ class TestSandboxes:
     def test_no_descriptor_of_a_detached_sandbox_is_lost_by_an_interrupt(
         self, host: un.SandboxHost
     ) -> None:
-        """An interrupt left pidfds open, and a descriptor of runsc's user namespace."""
+        """Regression: an interrupt leaked pidfds, and a descriptor of runsc's user namespace."""
         host.start(None, id="web", detach=True).release()
         try:
             run = lambda: un.Sandbox.attach("web").release()  # noqa: E731
@@ -191,7 +191,7 @@ class TestSandboxes:
             un.Sandbox.attach("web").close()
 
     def test_no_descriptor_of_a_view_is_lost_by_an_interrupt(self, host: un.SandboxHost) -> None:
-        """Descriptors of directories below the mount points were left."""
+        """Regression: an interrupt leaked descriptors of directories below the mount points."""
         prepared = host.prepared
         names = "un_view_follow", "un_view_new", "un_view_add"
         interrupt_each(lambda: prepared.view().close(), *names)
@@ -199,7 +199,7 @@ class TestSandboxes:
     def test_a_failed_open_of_namespaces_does_not_hang(
         self, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The start waited for the end of a sandbox that ran."""
+        """Regression: after the error, the start waited for the end of the running sandbox."""
         gone = un.NamespaceError("process 5 is gone", step="setns", cause="target-gone")
         monkeypatch.setattr(attached, "_EXIT_SECONDS", 0.1)
         monkeypatch.setattr(un.Namespace, "from_pid", raising(gone))

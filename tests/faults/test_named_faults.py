@@ -69,7 +69,7 @@ def test_a_creator_may_be_killed_anywhere(tmp_path: Path) -> None:
         env=dict(os.environ) | {"XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    # A smaller number would mean that lines were not counted.
+    # With fewer creators, the trace function would not have counted lines.
     assert int(done.stdout) > 50
 
 
@@ -80,7 +80,7 @@ def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
     """Both processes are killed at their Nth system call. A holder exits if its creator is gone."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
-    # Nobody reads the socket, so the message stays in its buffer.
+    # The test does not read the socket, so the message stays in its buffer.
     ours.shutdown(socket.SHUT_WR)
     with ours:
         with theirs:
@@ -93,7 +93,7 @@ def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize(("when", "call"), [(1, "PR_SET_NAME"), (2, "PR_SET_DUMPABLE")])
 def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> None:
-    """Only root may trace the holder, which is not dumpable before."""
+    """Run as root alone, since no other user may trace the holder, which is not dumpable."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(SECONDS)
     fault = f"inject=prctl:error=EINVAL:when={when}"

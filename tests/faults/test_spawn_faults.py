@@ -118,14 +118,14 @@ def test_time_namespaces_do_not_need_clone3(error: str) -> None:
 @pytest.mark.parametrize("arguments", ["", "pid=True", "pid=True, init=True"])
 @pytest.mark.sampled(17)
 def test_faults_during_a_start_leave_nothing(call: str, when: int, arguments: str) -> None:
-    """The fault is either reported or harmless."""
+    """Check that a fault during the start is reported, or has no effect."""
     (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)
     assert told.split()[0] in ("ran", "NamespaceError", "CommandError", "PlanError")
 
 
 @pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, pid=True"])
 def test_spawn_runs_nothing_if_the_child_can_not_report(arguments: str) -> None:
-    """The command must never have started, since nobody would wait for it."""
+    """Check that the command has not started, since no process would wait for it."""
     script = (
         "import usernsctl as un\n"
         "try:\n"

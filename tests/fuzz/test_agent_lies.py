@@ -266,7 +266,7 @@ def test_agent_that_reads_no_signals_raises_agentunresponsive() -> None:
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
-        # The wait returns as if the agent had closed the connection.
+        # wait() returns as if the agent had closed the connection.
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
@@ -275,7 +275,7 @@ def test_signals_wait_for_a_slow_agent() -> None:
 
     def answer(own: socket.socket) -> None:
         own.send(STARTED)
-        time.sleep(0.05)  # until the buffer is full
+        time.sleep(0.05)  # until the caller has filled the socket's buffer
         for _ in range(orders):
             own.recv(100)
         own.send(ENDED)

@@ -123,7 +123,7 @@ def check_copy(copy: Path) -> None:
 @EXAMPLES
 @example(record(DIRECTORY) + link(b"a", b"..") + record(LEAVE) + record(DONE))
 @example(
-    # A link to a directory that is less deep, and another one that leaves it.
+    # A link to a directory at a smaller depth, and a link that leads out of that directory.
     record(DIRECTORY)
     + record(DIRECTORY, b"d")
     + link(b"up", b"..")

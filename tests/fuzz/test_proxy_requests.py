@@ -1,7 +1,7 @@
 """Tests of a proxy with arbitrary requests: no connection unless the rules allow it.
 
-What the proxy sends on is also read by the parser of Python's http.server, which knows nothing of
-the proxy's.
+Forwarded requests are also parsed by Python's http.server, which is independent of the proxy's own
+parser.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HOSTS = st.sampled_from(
         "",
     ]
 )
-# Each may replace a line end, a space or any other place of a request.
+# Texts that are inserted into a request, at a line end, a space or any other place.
 FRAGMENTS = st.one_of(
     st.sampled_from(
         ["\n", "\r", "\r\n", "\r\n ", "\0", "\t", " ", ":", ";x", "@evil.example", "%2e"]
@@ -169,7 +169,7 @@ def test_any_request_connects_only_to_allowed_names(request: bytes) -> None:
 
 
 def client_hello_name(sent: bytes) -> str:
-    """Return the only name of the tests' that a ClientHello has."""
+    """Return the only one of the tests' names that a ClientHello contains."""
     assert sent.startswith(b"\x16\x03\x01")
     (name,) = (name for name in ("good.example", "evil.example") if name.encode() in sent[:1000])
     return name

@@ -60,7 +60,8 @@ static void look_in_root(const char *root)
     waitpid(pid, NULL, 0);
 }
 
-/* Writes the log line with which runsc reports its end; without it, the run counts as a failure. */
+/* Writes the log line with which runsc reports its exit. Without that line, the run would count as
+ * a failure. */
 static void end(const char *log)
 {
     char path[4096];

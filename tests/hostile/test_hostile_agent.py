@@ -117,7 +117,7 @@ exec sleep 1000
 
 
 def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runtime: Path) -> None:
-    """A replaced agent would have capabilities that the sandbox's host granted to nobody."""
+    """Attack the agent's program: a replacement would have capabilities that no command has."""
     for detach in (False, True):
         with host.start(["sh", "-c", REPLACING], stdout=un.PIPE, detach=detach) as box:
             # The agent starts with the first command, so it can't have started before.
@@ -134,7 +134,7 @@ def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runt
 
 @several_ids
 def test_an_agent_killed_by_root_is_replaced(tally: Tally) -> None:
-    """The command fails, the next one gets a new agent, and no call blocks."""
+    """Check that the command fails, the next one gets a new agent, and no call blocks."""
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
         for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM):
             for _ in range(Tally.rounds(1, 10)):
@@ -150,14 +150,14 @@ def test_an_agent_killed_by_root_is_replaced(tally: Tally) -> None:
                         tally.succeeded(f"it took {time.monotonic() - begin} seconds")
 
 
-# Lets any process trace it, and so delay its end.
+# A command that lets any process trace it, so that a tracer can delay its end.
 WILLING = """
 import ctypes, time
 anybody = ctypes.c_ulong(-1)
 print(ctypes.CDLL(None).prctl(0x59616D61, anybody, 0, 0, 0), flush=True)
 time.sleep(1000)
 """
-# Traces a process, and never waits for it.
+# A tracer that never waits for the traced process.
 TRACER = """
 import ctypes, sys, time
 print(ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None), flush=True)

@@ -170,7 +170,7 @@ def test_hostile_hooks_run_nothing(
         for name in ("HOOKS", "Hooks", "hook\u017f", "hoo\u212as", "HOO\u212a\u017f")
         for moment in MOMENTS
     ]
-    # Run some of the bundles as a whole; only check that the others are refused.
+    # Run only some of the bundles; for the others, only check that they are refused.
     for number, (hooks, moment, spelled) in enumerate(folded):
         write(bundle, config(**{hooks: {spelled: [hook]}}))
         tally.tried()
@@ -185,7 +185,7 @@ def test_hostile_hooks_run_nothing(
 
 
 def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
-    """A key that one JSON reader considers overwritten may be the one that another reader uses."""
+    """Try duplicate keys: one JSON parser uses the first of them, another one the last."""
     hooks = '{"prestart": [{"path": "/usr/bin/true"}]}'
     start = '"process": {"args": ["/bin/show"]}, "root": {"path": "rootfs"}'
     spellings = ("hooks", "HOOKS", "hoo\\u212as", "hook\\u017f")
@@ -198,7 +198,7 @@ def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
 
 
 def test_hostile_keys_never_reach_runsc(tally: Any, bundle: Path) -> None:
-    """Keys that make a runtime act, and unknown keys, must not reach runsc."""
+    """Check that keys with effects outside the sandbox, and unknown keys, do not reach runsc."""
     acting = {
         "process": ["apparmorProfile", "ioPriority", "scheduler", "execCPUAffinity", "commandLine"],
         "linux": ["cgroupsPath", "intelRdt", "netDevices", "resources", "memoryPolicy"],

@@ -33,7 +33,7 @@ STATUSES = (128, 2)
 def test_hostile_arguments_of_a_command_choose_no_cause(
     usernsctl: Any, tally: Any, status: int
 ) -> None:
-    """The command's arguments, and the files that it executes, are in the sandbox's logs."""
+    """Put forged messages into arguments and file names, which the sandbox's logs contain."""
     script = f"'./not there '\"$0\" 2>/dev/null; cat '/no/'\"$0\" 2>/dev/null; exit {status}"
     for _ in range(tally.rounds(1, 50)):
         tally.tried()
@@ -72,7 +72,7 @@ def bundle(tmp_path: Path, **process: Any) -> Path:
 
 
 def test_hostile_text_of_a_bundle_is_quoted(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
-    """runsc fails, and its message repeats text of the bundle."""
+    """Let runsc fail with a message that repeats text of the bundle."""
     ends = ("\x1b]0;owned\x07\x1b[2J", '"', "", "\u202e", "\\")
     for end in ends[: tally.rounds(2, len(ends))]:
         text = f"{FORGED}usernsctl: all is well{end}"
@@ -157,7 +157,7 @@ def used_bytes(host: un.SandboxHost) -> int:
 
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) -> None:
-    """A failing execve(2) writes 14 MB a second to the logs, without any privilege."""
+    """Repeat a failing execve(2), by which any command could write 14 MB a second to the logs."""
     seconds = tally.rounds(1, 10)
     script = (
         "import os, time\n"

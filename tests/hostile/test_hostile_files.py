@@ -69,7 +69,7 @@ while True:
         quietly(replace)
 """
 
-# Writes to a file without end, as fast as possible.
+# Appends to a file for ever, as fast as possible.
 GROW = """
 with open("t/growing", "wb", buffering=0) as file:
     file.write(b"x" * 65536)
@@ -166,7 +166,7 @@ def attacker(box: un.Sandbox, code: str, *args: str) -> Iterator[None]:
 
 
 class Outside:
-    """A directory to copy to, and what the attackers may not change around it."""
+    """A directory to copy to, and files around it that the attackers must not change."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.place = tmp_path / "place"
@@ -270,7 +270,7 @@ def test_links_made_during_a_copy_do_not_leave_the_directory(
         for _ in range(tally.rounds(30, 1000)):
             attempt(tally, lambda: box.put(tmp_path / "in", "/tmp/in", merge=merge, timeout=15))
             box.run(["rm", "-rf", "/tmp/in"])
-    # With a link at the place of the top, only the path itself may lead there.
+    # If the attacker replaces the top of the tree by a link, only the path itself may follow it.
     found = box.check_output(["find", "/tmp/other", "-path", "*put*"], text=True)
     if found:
         tally.succeeded(found)
@@ -292,7 +292,7 @@ def test_signals_to_the_copying_program_give_one_error(
             attempt(tally, lambda: box.read_file("/tmp/t/large", timeout=timeout))
     if (left := settled_descriptors() - before) and len(left) > 1:
         tally.succeeded(f"open descriptors: {left}")
-    # The sandbox is as good as before.
+    # The sandbox still works after the failures.
     assert box.read_file("/tmp/other/file") == b"secret\n"
 
 

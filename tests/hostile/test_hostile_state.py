@@ -98,7 +98,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
 
 
 def use_box() -> None:
-    """Make all calls that read records, and may kill the processes in them."""
+    """Make all calls that read records, and that may kill the processes in the records."""
     un.Sandbox.list_detached()
     with contextlib.suppress(un.UsernsError):
         un.Sandbox.attach("box").close()
@@ -220,7 +220,7 @@ def test_hostile_record_of_a_name(
 
 
 def test_hostile_record_hides_the_others(state: Path, host: un.SandboxHost, tally: Any) -> None:
-    """A record whose pid had become a thread's id once hid all later records."""
+    """Regression: a record whose pid had become the id of a thread hid all later records."""
     with host.start(FOREVER, id="live", detach=True), threading_pid() as thread:
         for pid in (thread, 1, 1 << 21):
             record = me() | {"pid": pid}

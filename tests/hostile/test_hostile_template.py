@@ -262,7 +262,7 @@ LIES = [
 def test_a_lying_interpreter_is_detected_or_harmless(
     tally: Tally, host: un.SandboxHost, lie: str
 ) -> None:
-    """A preloaded program has access to the interpreter's connection to the host."""
+    """Send false messages, since preloaded code can use the interpreter's connection."""
     before = open_descriptors()
     code = f"import json, os, socket, time\n{lie}\ntime.sleep(1000)"
     tally.tried()
@@ -336,7 +336,7 @@ def test_a_killed_creator_leaves_nothing(
         tally.tried()
         if left := wait_until_gone(id, EXIT_SECONDS):
             tally.succeeded(f"processes are left: {left}")
-    # `id` does not find a program whose template was still being saved; its script does.
+    # Processes of a template that was still being saved do not contain `id`, but its script.
     assert wait_until_gone("echo READY; read line; echo $line", EXIT_SECONDS) == []
     assert list(runtime.iterdir()) == []
 

@@ -102,7 +102,7 @@ def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
 
 
 def options_that_were_believed(place: Path) -> dict[str, Any]:
-    """Return options of a host, which records once contained, with the attacker's values."""
+    """Return host options with the attacker's values, as records of earlier versions had them."""
     evil, secret = str(place / "evil"), str(place / "secret")
     return {
         "runsc": {"runsc": evil},

@@ -98,7 +98,7 @@ def test_hostile_payload_leaves_the_mode_of_the_terminal(usernsctl: Program, tal
 
 @pytest.mark.parametrize("script", [PLAY + WAIT, FLOOD], ids=["play", "flood"])
 def test_hostile_payload_can_be_ended(usernsctl: Program, tally: Tally, script: str) -> None:
-    """Output that nobody reads must not delay the end."""
+    """End a payload whose output nobody reads: the output must not delay the end."""
     for _ in range(tally.rounds(1, 10)):
         with started(usernsctl, script) as (process, ours, _):
             read_until(ours, b"done." if script is not FLOOD else b"\x1b[2J")

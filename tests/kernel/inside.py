@@ -21,7 +21,7 @@ WAITER = [
     "os._exit(100 + signal.sigwait(wanted))\n",
 ]
 
-# A shell script that prints whether an orphan of it is reaped.
+# A shell script that prints whether its orphaned grandchild is reaped.
 ORPHAN = """
 orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!')
 tries=0
@@ -41,7 +41,7 @@ def read_ready(output: IO[str]) -> int:
 
 
 def wait_for_end(output: IO[str]) -> str:
-    """Read a pipe to its end, which comes when all writers have closed it."""
+    """Read a pipe up to end of file, when all writers have closed it."""
     rest = b""
     while select.select([output], [], [], PATIENCE)[0]:
         chunk = os.read(output.fileno(), 4096)

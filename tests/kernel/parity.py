@@ -13,7 +13,7 @@ import usernsctl as un
 
 WAYS = ["subprocess", "fresh", "kept"]
 CALLS = ["Popen", "run", "call", "check_call", "check_output"]
-# A way that only tests/runsc uses.
+# The way "sandbox", which only tests/runsc uses.
 SANDBOX = "sandbox"
 
 

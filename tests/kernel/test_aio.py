@@ -24,7 +24,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 FOREVER = ["sleep", "1000"]
 
 
-# The first event loop makes libuv open a pipe that stays open in the process.
+# Run an event loop first, since libuv then opens a pipe that stays open in the process.
 uvloop.new_event_loop().close()
 
 

@@ -48,7 +48,7 @@ def test_doctor_reports_a_tun_device_that_can_not_be_opened() -> None:
         assert probe["cause"] == "tun-missing"
     else:
         assert probe["outcome"] == "ok"
-    # A run without the host's network does not need it.
+    # A run with the network `none` does not need the device.
     assert "tun-missing" not in found.ids
 
 
@@ -76,7 +76,7 @@ def test_doctor_in_a_sandbox_names_already_in_gvisor() -> None:
     doctor = [*DOCTOR, "--no-runsc", "--json"]
     done = capture([USERNSCTL, "run", *shown, "--", *doctor], env=ENVIRONMENT)
     assert done.returncode == 1, done.stderr
-    # Other probes fail too, but have no cause of their own.
+    # Other probes fail as well, but no cause of their own is reported.
     assert [finding["id"] for finding in json.loads(done.stdout)["findings"]] == [
         "already-in-gvisor"
     ]

@@ -67,7 +67,7 @@ sys.argv = ["usernsctl", *sys.argv[1:]]
 
 
 def told(code: str, *words: str, environ: dict[str, str] | None = None) -> tuple[set[str], Any]:
-    """Return the packages that a program imports, and the modules that it imports too late."""
+    """Return the packages that a program imports, and the modules imported inside namespaces."""
     done = capture([sys.executable, "-c", f"{TOLD}\n{code}\ntell()", *words], env=environ)
     try:
         modules, late = json.loads(done.stderr.splitlines()[-1])

@@ -174,7 +174,7 @@ named.create_named("web", ["-r"])
 
 
 def test_list_finds_a_holder_whose_creator_was_killed(usernsctl: Program) -> None:
-    """Otherwise nobody could find the holder, which would stay forever."""
+    """Check that the holder is listed: otherwise nobody could find it, and it would stay."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED_EARLY], stdout=subprocess.PIPE, text=True, timeout=PATIENCE
     )

@@ -97,7 +97,7 @@ def test_closing_waits_for_starts_and_ends_the_rest(round_number: int) -> None:
         for _ in range(round_number):
             ns.check_output(LINK)
         ns.close()
-        # Reuses the numbers at once, so that a stale number would be noticed.
+        # New files reuse the descriptor numbers at once, so that the use of a stale number fails.
         others = [os.open("/", os.O_RDONLY) for _ in range(4)]
         assert all(result.result() >= 0 for result in results)
     for fd in others:

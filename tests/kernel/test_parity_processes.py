@@ -291,7 +291,7 @@ def test_repr_of_popen_matches_subprocess(api: Any) -> None:
 def test_a_signal_that_comes_too_late_hits_nobody(api: Any, end: str) -> None:
     arguments = [signal.SIGTERM] if end == "send_signal" else []
     process = api.Popen(["true"])
-    # `process` does not notice that its child is reaped here.
+    # Reap the child here, which `process` does not know of.
     os.waitpid(process.pid, 0)
     assert process.returncode is None
     getattr(process, end)(*arguments)

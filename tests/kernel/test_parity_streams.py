@@ -121,7 +121,7 @@ def test_unspecified_streams_are_inherited(way: str, how: str, stdout: str, stde
     assert (done.returncode, done.stdout, done.stderr) == (0, stdout, stderr)
 
 
-# A second child must not inherit the pipe to the first one.
+# A second child must not inherit the parent's end of the pipe to the first child.
 def test_pipes_are_not_inherited_by_other_children(api: Any) -> None:
     with (
         api.Popen(["cat"], stdin=api.PIPE, stdout=api.PIPE) as first,

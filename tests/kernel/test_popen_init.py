@@ -173,7 +173,7 @@ def test_init_passes_on_the_parent_death_signal() -> None:
 
 
 def test_the_caller_may_ignore_sigchld() -> None:
-    """The command inherits the ignored SIGCHLD, and process 1 waits nevertheless."""
+    """Check that the command inherits the ignored SIGCHLD, and that process 1 still waits."""
     command = [
         sys.executable,
         "-c",

@@ -113,7 +113,7 @@ def test_many_threads_wait_for_one_process() -> None:
             assert process.poll() is None
             process.stdin.close()
             assert [one.result(PATIENCE) for one in waiting] == [7] * 8
-        # subprocess's own method has a lock that does not help here.
+        # The lock in subprocess's own method would not suffice here.
         assert subprocess.Popen.poll(process) == 7
 
 

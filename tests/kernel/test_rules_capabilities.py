@@ -85,7 +85,7 @@ def test_file_systems_on_devices_can_not_be_mounted() -> None:
 
 @pytest.mark.userns
 def test_operations_without_a_namespace_are_denied() -> None:
-    """Capabilities have no effect on what no namespace isolates, such as the time (CAP_SYS_TIME).
+    """Capabilities have no effect on resources without a namespace: the time (CAP_SYS_TIME).
 
     Another example is making a device (CAP_MKNOD). See user_namespaces(7), "Capabilities".
     """

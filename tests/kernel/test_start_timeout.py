@@ -121,7 +121,7 @@ def test_a_hanging_start_does_not_block_the_event_loop(
         program.chmod(0o755)
         monkeypatch.setattr(calls, "_CHILD", os.fsencode(program))
         asyncio.run(main(namespace))
-        # Unblock the thread of the cancelled start, so that it ends.
+        # Let the waiting child continue, so that the thread of the cancelled start ends.
         go_on.write_text("x\n")
     for thread in threading.enumerate():
         if thread.name == "usernsctl":

@@ -90,7 +90,7 @@ def test_init_needs_no_standard_streams(
             assert process.wait(PATIENCE) == 7
         finally:
             process.kill()
-    # The command has none of usernsctl-init's descriptors.
+    # The command inherits none of usernsctl-init's descriptors.
     assert Path(f"{command}.seen").read_text() == "/dev/null /dev/null /dev/null\n"
 
 

@@ -202,7 +202,7 @@ def test_signals_of_the_terminal_arrive_once(
     sig: signal.Signals,
     send: Callable[[Terminal], None],
 ) -> None:
-    """The child is in the group that the terminal signals, or in a group of its own."""
+    """Signal a child in the terminal's foreground process group, or in a group of its own."""
     told, output = os.pipe()
     command = [*supervised, *python(TELLER % group)]
     with ended(terminal.lead(command, stdout=output)) as process, open(told) as lines:

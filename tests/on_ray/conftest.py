@@ -135,7 +135,8 @@ def three_nodes() -> Iterator[ThreeNodes]:
             yield cluster
         finally:
             cluster.close()
-            # Ray's agents of a killed node would end if their parent became process 1.
+            # Ray's agents of a killed node exit only if process 1 becomes their parent. Here, this
+            # process does, so kill them.
             for pid in descendants():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -40,7 +40,7 @@ def pool(nodes: ThreeNodes) -> Iterator[RayPool]:
 
 
 def end_sandboxes() -> None:
-    """Kill the kernel of each running sandbox, as the kernel of the machine does without memory."""
+    """Kill gVisor's kernel in each sandbox, as the OOM killer of the machine does."""
     for pid in kernels():
         os.kill(pid, signal.SIGKILL)
 

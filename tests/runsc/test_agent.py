@@ -558,7 +558,8 @@ def test_forked_children_share_the_sandbox_without_closing_it(box: un.Sandbox) -
 def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        # Python drops an exception that a handler raises in a finaliser: the next signal counts.
+        # Python drops an exception that a handler raises in a finaliser; then the next signal must
+        # interrupt the call.
         signal.setitimer(signal.ITIMER_REAL, seconds, 5)
         box.run(["sleep", "1008"])
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ import usernsctl as un
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
-    # The tests create files, which the sandbox must show.
+    # The sandbox must show the files that the tests create.
     shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
         # The first call of run() starts the agent.

@@ -130,7 +130,7 @@ EXCLUDED = {
 #: Blocks with an exit status other than 0, as the page says.
 STATUS = {
     "docs/run.md: usernsctl run --bind ~/venv -- ~/venv/bin/tool": 126,
-    # Root's plan succeeds, since root may map any id.
+    # Root has another status: its plan succeeds, since root may map any id.
     "docs/maps.md: usernsctl plan -r --map-users 1:500:1": 125 if os.geteuid() else 0,
 }
 

@@ -99,7 +99,7 @@ def test_health_without_a_sandbox_fails(script: Script) -> None:
     ],
 )
 def test_health_with_a_failing_command_fails(script: Script, command: str, says: str) -> None:
-    """Let a command fail or hang: it is not left behind in the sandbox."""
+    """Let the command of a health check fail or hang: the command must not stay in the sandbox."""
     done = script(f"begin one; health -- {command}; health -- sh -c 'cat /proc/[0-9]*/cmdline'")
     first, rest = done.stdout.split("\n", 1)
     assert first == "status 1"
@@ -110,7 +110,7 @@ def test_health_with_a_failing_command_fails(script: Script, command: str, says:
 
 
 def test_health_of_a_stopped_sandbox_fails(script: Script) -> None:
-    """Stop gVisor, as after the death of one of its processes: no process of the check is left."""
+    """Stop gVisor, as if one of its processes had died: no process of the check must be left."""
     done = script(
         "begin one; stopped=$(sandbox 1)\n"
         "kill -STOP $stopped; health; kill -CONT $stopped; health\n"

@@ -41,7 +41,7 @@ def host() -> Iterator[un.SandboxHost]:
 
 
 def get(address: str, port: int, path: str = "/a") -> str:
-    """Return the answer of the server inside, once that listens."""
+    """Return the answer of the server inside; retry until the server listens."""
     at = f"[{address}]" if ":" in address else address
     deadline = time.monotonic() + 30
     while True:
@@ -64,7 +64,7 @@ def is_closed(address: str, port: int) -> bool:
 
 
 def holders_of(port: int) -> list[str]:
-    """Return the names of the processes that have a socket which listens on a port."""
+    """Return the names of the processes that hold the socket listening on a port."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     (inode,) = (row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A")
     found = []
@@ -103,7 +103,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
 
 
 def ask(address: str, port: int) -> bytes:
-    """Return the answer of the UDP server inside, once that answers."""
+    """Return the answer of the UDP server inside; retry until the server answers."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect((address, port))
         client.settimeout(0.2)

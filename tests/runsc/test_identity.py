@@ -39,7 +39,7 @@ SHOW = 'id -u; id -g; echo "$HOME"; id -G | tr " " "\\n" | sort -n | paste -sd,'
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Return a root filesystem that has only accounts."""
+    """Return a root filesystem with only /etc/passwd and /etc/group."""
     (tmp_path / "tree" / "etc").mkdir(parents=True)
     (tmp_path / "tree/etc/passwd").write_text(PASSWD)
     (tmp_path / "tree/etc/group").write_text(GROUP)
@@ -101,7 +101,7 @@ def test_unknown_user_names_are_refused(usernsctl: Program, tree: Path, user: st
     error = refusal(usernsctl, "--rootfs", str(tree), "--user", user)
     assert "the sandbox has no " in error
     assert "has no such name" in error
-    # No name of this machine is looked up.
+    # Not even root is looked up in this machine's user database.
     (tree / "etc/passwd").unlink()
     assert "it has no /etc/passwd" in refusal(usernsctl, "--rootfs", str(tree), "--user", "root")
 
@@ -137,7 +137,7 @@ def test_a_user_has_supplementary_groups_with_several_ids(
     launch = freeze(usernsctl, tmp_path / "launch", *options, "--user", "app", command=script)
     frozen = prelude("--launch", launch)
     assert (frozen.stdout, frozen.stderr) == (run.stdout, "")
-    # Another user has not the groups of this one.
+    # A command with another user does not get the groups of the first user.
     other = prelude("--launch", launch, "--setuid", "9", "--setgid", "9")
     assert other.stdout.split() == ["9", "9", "/srv/app", "9"], other.stderr
 
@@ -265,7 +265,7 @@ class TestFurtherCommands:
 
 
 class TestHostileFiles:
-    """An image may have any file in place of /etc/passwd: none may block, or fill the memory."""
+    """Tests of special and huge files as /etc/passwd: none may block, or fill the memory."""
 
     def test_a_fifo_is_refused(self, usernsctl: Program, tree: Path) -> None:
         (tree / "etc/passwd").unlink()
@@ -289,7 +289,7 @@ class TestHostileFiles:
     def test_a_link_out_of_the_root_is_not_followed(
         self, usernsctl: Program, tree: Path, tmp_path: Path, target: str
     ) -> None:
-        """Links are followed as in the sandbox, whose root has no such file."""
+        """Check that a link is resolved in the sandbox's root, which lacks the host's file."""
         (tmp_path / "outside").write_text(PASSWD)
         (tree / "etc/passwd").unlink()
         (tree / "etc/passwd").symlink_to(target.format(out=tmp_path / "outside"))

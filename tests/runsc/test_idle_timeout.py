@@ -24,7 +24,7 @@ FOREVER = ["sleep", "1000"]
 
 
 def check_idle_end(box: un.Sandbox, limit: float) -> None:
-    """Check that a sandbox ends as idle, and says so."""
+    """Check that a sandbox is ended because of its idle timeout, with that as the reason."""
     result = box.result(PATIENCE)
     assert (result.returncode, result.reason, result.limit) == (-9, "idle-timeout", limit)
     assert result.used is not None

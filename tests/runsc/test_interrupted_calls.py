@@ -85,7 +85,7 @@ def test_interrupted_image_leaks_no_descriptor(host: un.SandboxHost) -> None:
             places=("c_return",),
             names=("fcntl", "mkdir", "open"),
         )
-        # Not interrupted, since shutil.rmtree() itself may lose a descriptor.
+        # close() is not interrupted, since shutil.rmtree() itself may leak a descriptor then.
         for image in made:
             image.close()
         assert open_descriptors() == before, call

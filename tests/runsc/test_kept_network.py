@@ -42,7 +42,7 @@ class Kept:
         return self.world.run(USERNSCTL, *words, env=self.env)
 
     def ask(self, *words: str) -> dict[str, str]:
-        """Return what a program of the words answers that asks web servers."""
+        """Run a command line with a program that asks web servers; return the answers."""
         done = self.run(*words, "/usr/bin/python3", "-c", ASK, *REACHED, *DENIED)
         assert done.returncode == 0, done.stderr
         return dict(line.split(" ", 1) for line in done.stdout.splitlines())
@@ -126,7 +126,7 @@ def test_publish_in_a_named_namespace_is_refused(kept: Kept, network: tuple[str,
 def test_a_namespace_with_another_network_is_refused(
     world: World, tmp_path: Path, option: str
 ) -> None:
-    """Its addresses are not those of this machine, so nothing would deny this machine's."""
+    """Check the refusal: usernsctl would deny that network's addresses, not this machine's."""
     made = Kept(world, tmp_path)
     done = made.run("ns", "create", "web", "-r", "--net")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Sandboxes with private networks and published ports, of which any process is killed at any time.
+"""Tests that kill any process of sandboxes with private networks and published ports, at any time.
 
 With USERNSCTL_HOSTILE=full, 20 at once, in 5 rounds.
 """
@@ -25,7 +25,7 @@ from tally import FULL
 USERNSCTL = str(SCRIPTS / "usernsctl")
 FIRST_PORT = 18100
 COUNT, ROUNDS = (20, 5) if FULL else (4, 1)
-# In seconds: some are killed during their start, and most after that.
+# The greatest delay before a kill, in seconds: some kills come during a start, most after it.
 LONGEST_LIFE = 1 + COUNT
 PATIENCE = 60
 
@@ -54,7 +54,7 @@ def reap_orphans(before: set[int]) -> set[int]:
 
 
 def traces_in(world: World) -> tuple[str, list[str], str]:
-    """Return the mounts of the machine, the files that a start could leave, and the listeners."""
+    """Return the machine's mounts and listening sockets, and the files that a start could leave."""
     mounts = Path(f"/proc/{world.machine.pid}/mountinfo").read_text()
     directories = [tempfile.gettempdir(), "/dev/shm", f"/run/user/{os.getuid()}"]
     files = sorted(

@@ -15,7 +15,7 @@ pytestmark = as_root
 
 MIB = 1 << 20
 PATIENCE = 60
-# Longer than the watcher looks at the processes of its sandbox after an OOM kill.
+# Longer than the watcher checks the processes of its sandbox after an OOM kill, in seconds.
 OBSERVED_SECONDS = 3
 
 GROW = {

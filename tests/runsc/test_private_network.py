@@ -140,13 +140,14 @@ def test_private_network_fails_without_nft(
 
 @pytest.mark.userns_requires("strace")
 def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_path: Path) -> None:
-    """The process then leaves a message unread, so that read(2) fails once with ECONNRESET."""
+    """Let the process in the namespace exit with an unread message (ECONNRESET for its peer)."""
     other = tmp_path / "nft"
     other.write_text("#!/bin/sh\nexit 3\n")
     other.chmod(0o755)
     hide = f'mount --bind {other} /usr/sbin/nft; exec "$@"'
     # The third message that usernsctl-network sends, after two requests for routes, is for the
-    # process, which has sent its error, and then exits before usernsctl-network reads that.
+    # process in the namespace. The delays let that process send its error and exit before
+    # usernsctl-network reads the error.
     faults = ["exit_group:delay_enter=1000000", "sendto:delay_exit=500000:when=3"]
     late = ["strace", "-f", "-o", os.devnull, "-e", "trace=exit_group,sendto"]
     for fault in faults:
@@ -391,7 +392,7 @@ def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:
 
 
 def test_private_network_limits_tcp_send_buffers(world: World) -> None:
-    """Larger ones make pasta drop data, which slows a connection down to a hundredth."""
+    """Check the size of buffers: with larger ones, pasta drops data, and transfers are slow."""
     popen = start_waiting(world)
     enter = ["nsenter", "-t", str(popen.pid), "--preserve-credentials", "-U", "-n"]
     done = subprocess.run([*enter, "cat", "/proc/sys/net/ipv4/tcp_wmem"], stdout=subprocess.PIPE)

@@ -75,7 +75,7 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
 def test_published_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18080:80"):
         assert ask(world, "127.0.0.1", 18080, 20, 300_000) == "20"
-        # Only the address that was named.
+        # The port is published only on the named address.
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18080)
 
 
@@ -134,7 +134,7 @@ def test_taken_port_leaves_only_the_result_file(world: World, tmp_path: Path) ->
     assert json.loads((tmp_path / "result").read_text())["reason"] == "start-failed"
 
 
-# Ends by itself if no signal comes.
+# A command that exits by itself if it gets no signal.
 TRAP = 'trap "echo got; exit 3" INT; echo ready; for i in $(seq 300); do sleep 0.1; done'
 
 

@@ -84,7 +84,7 @@ def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> N
         assert ask(world, "127.0.0.1", 18053, 20) == "20"
         assert ask(world, "127.0.0.1", 18053, 1, size=60_000) == "1"
         assert ask(world, "127.0.0.1", 18053, 1, size=0) == "1"
-        # Only the address that was named.
+        # The port is published only on the named address.
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18053)
 
 
@@ -188,9 +188,10 @@ def test_flood_of_udp_clients_does_not_stop_the_forwarder(world: World) -> None:
         assert (done.stdout, done.stderr) == ("answered\n", "")
         flood.kill()
         for pid in network_processes(world, popen):
-            # The sockets of at most as many clients as there are places, and a few others.
+            # Each process has at most one socket for each of 256 clients, and a few other
+            # descriptors.
             assert len(os.listdir(f"/proc/{pid}/fd")) < 256 + 10
-        # Datagrams of the flood may still fill the buffers.
+        # Retry, since datagrams of the flood may still fill the buffers.
         done = world.run("/usr/bin/python3", "-c", PATIENT, "18064")
         assert (done.stdout, done.stderr) == ("answered\n", "")
 
@@ -326,7 +327,7 @@ def test_udp_forwarders_hold_only_their_sockets(world: World) -> None:
             status = Path(f"/proc/{pid}/status").read_text()
             for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
                 assert f"{line}\n" in status
-        # Each process ends the network, and so the sandbox.
+        # The end of either process ends the network, and so the sandbox.
         subprocess.run(world.command("kill", "-9", str(found[0])), check=True)
         assert popen.wait(timeout=60) == 137
         assert popen.stderr is not None

@@ -32,7 +32,7 @@ class Redis:
 
     def __init__(self, *commands: str) -> None:
         self.new = [(b"%d-0" % n, {b"command": c.encode()}) for n, c in enumerate(commands)]
-        # The taken entries, with their numbers of deliveries, and those whose worker is lost.
+        # The entries in progress with their delivery counts, and the entries whose worker is lost.
         self.pending: dict[bytes, tuple[dict[bytes, bytes], int]] = {}
         self.lost: list[bytes] = []
         self.results: list[dict[str, Any]] = []

@@ -237,7 +237,7 @@ def test_runsc_keeps_only_needed_capabilities(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
         status = status_of(runsc)
-        # SETGID, SETUID, SYS_CHROOT, SYS_ADMIN, SETFCAP (linux/capability.h).
+        # The bits of SETGID, SETUID, SYS_CHROOT, SYS_ADMIN and SETFCAP (linux/capability.h).
         needed = sum(1 << number for number in (6, 7, 18, 21, 31))
         assert int(status["CapBnd"], 16) == needed
         assert {status_of(pid)["NoNewPrivs"] for pid in children_of(runsc)} == {"1"}

@@ -268,7 +268,7 @@ def wait_for_runsc(watcher: int, state: str | None) -> None:
 def test_sigint_while_waiting_for_a_reader_keeps_the_result(
     usernsctl: Program, tmp_path: Path, is_early: bool
 ) -> None:
-    """A signal counts also if the sandbox has ended, but usernsctl has not noticed it."""
+    """Send SIGINT after the end of runsc: before usernsctl reaps it (`is_early`), or later."""
     # More bytes than fit into one pipe, but fewer than fit into the reader's and the pump's pipes.
     script = "read line; head -c 100000 /dev/zero; exit 3"
     options = ["--max-output", "1M", "--result", tmp_path / "r"]

@@ -60,7 +60,8 @@ def result(tmp_path: Path) -> Path:
         ("true", 0, None, "exited"),
         ("exit 7", 7, None, "exited"),
         ("exit 125", 125, None, "exited"),
-        # If a sandbox ends before runsc waits for it, runsc can't tell this from SIGTERM.
+        # Without the sleep, the sandbox could end before runsc waits for it, and runsc would then
+        # take status 143 for a death by SIGTERM.
         ("sleep 1; exit 143", 143, None, "exited"),
         ("kill -TERM $$", 143, 15, "signalled"),
         ("kill -KILL $$", 137, 9, "signalled"),
@@ -159,7 +160,7 @@ def test_killed_sandbox_writes_a_result(started: subprocess.Popen[str], result: 
 
 
 def test_result_counts_processor_time_of_all_processes(usernsctl: Program, result: Path) -> None:
-    """The processes in which the command runs are not children of runsc."""
+    """Check that gVisor's processes count, although they are not children of runsc."""
     work = ["python3", "-c", "import os\nfor i in range(2 * 10**7): pass\nprint(os.times().user)"]
     least = float(capture(work, timeout=PATIENCE).stdout)
     usernsctl("run", "--result", result, "--", *work, timeout=PATIENCE)
@@ -167,7 +168,7 @@ def test_result_counts_processor_time_of_all_processes(usernsctl: Program, resul
 
 
 def test_crash_of_gvisor_writes_a_result(result: Path, tmp_path: Path) -> None:
-    """The log of runsc has an exit status then, which is not that of the command."""
+    """Let gVisor crash: the exit status in runsc's log is then not that of the command."""
     crash = tmp_path / "crash"
     crash.write_text("panic: subprocess has too many active tasks (4095)\n")
     fds = [os.open(result.parent, os.O_RDONLY), os.open(f"{result}.new", os.O_CREAT | os.O_WRONLY)]

@@ -12,7 +12,8 @@ from conftest import Program
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# A runsc that answers --version, and then does this.
+# The beginning of a fake runsc, which prints its version for --version. The script of each test
+# continues with the commands for other calls.
 SCRIPT = """#!/bin/sh
 case "$*" in
 *--version*) echo 'runsc version release-20240729.0'; echo 'spec: 1.1.0-rc.1'; exit 0 ;;

@@ -132,7 +132,7 @@ def test_launch_uses_pipes_without_a_terminal(
 def test_terminal_option_without_a_terminal_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """gVisor would lose the output, and the status would be the command's."""
+    """Check the refusal: gVisor would lose the output, and the exit status would not show that."""
     launch = freeze(usernsctl, tmp_path / "launch", "--terminal", command=("echo", "ran"))
     run = [usernsctl.path, "run", "--terminal", "--", "echo", "ran"]
     for words in ([prelude.path, "--launch", launch], run):

@@ -120,7 +120,7 @@ def test_next_run_removes_control_groups_of_a_killed_watcher(usernsctl: Program)
 
 
 def test_locked_control_groups_are_not_removed(usernsctl: Program) -> None:
-    """Only groups whose lock is free are removed."""
+    """Check that a sweep removes only control groups whose lock is free."""
     import fcntl
 
     with memory_group(1 << 30) as group, ExitStack() as opened:
@@ -235,7 +235,7 @@ def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
 
 
 def test_control_groups_are_created_below_that_of_the_caller(usernsctl: Program) -> None:
-    """As in a container with a cgroup namespace that sees the control groups of its host."""
+    """Simulate a container with a cgroup namespace that sees the control groups of its host."""
     with memory_group(1 << 30) as group:
         run = [usernsctl.path, "run", "--memory=128M", "--", *WAITING]
         with running(group, ["unshare", "--cgroup", *run]) as process:

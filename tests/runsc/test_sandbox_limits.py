@@ -91,7 +91,7 @@ MAPPINGS = (
 def test_memory_limit_counts_page_tables_of_mapped_host_files(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """Linux handles the page faults of files that the sandbox has from this machine."""
+    """Map files of this machine: Linux handles their page faults, and allocates page tables."""
     with open(tmp_path / "file", "wb") as file:
         file.truncate(1 << 33)
         for offset in range(0, 1 << 33, 1 << 21):
@@ -310,7 +310,7 @@ def test_gvisor_run_accepts_limits() -> None:
 
 
 def test_limit_of_one_sandbox_does_not_end_another(host: un.SandboxHost) -> None:
-    """The limits of the sandboxes of a host are apart, though all share a user namespace."""
+    """Check that each sandbox has its own limit, although all of a host share a user namespace."""
     with host.start(None, pids=60) as other, host.start(None, pids=60, memory="100M") as box:
         assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"
         assert other.run(["true"]).returncode == 0

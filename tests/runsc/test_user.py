@@ -19,7 +19,7 @@ IDS = "id -u; id -g; id -G; cat /proc/self/uid_map; grep CapEff /proc/self/statu
 def test_user_option_maps_one_id_to_the_caller(
     usernsctl: Program, prelude: Program, tmp_path: Path, user: str
 ) -> None:
-    """Programs that refuse root run without subordinate ids, and so with no_new_privs."""
+    """Run as a user other than root without subordinate ids, for programs that refuse root."""
     uid, _, gid = user.partition(":")
     gid = gid or uid
     told = [uid, gid, gid, uid, "0", "1", "CapEff:", "0" * 16]

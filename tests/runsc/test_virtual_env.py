@@ -171,7 +171,7 @@ def test_environment_with_other_files_is_not_mounted(environment: Environment, e
 
 
 class TestHostileEnvironments:
-    """A program with a writable mount of a project may have written its environment."""
+    """Tests of environments that a program with a writable bind mount may have written."""
 
     @pytest.fixture(autouse=True)
     def secret(self, environment: Environment) -> Path:
@@ -222,7 +222,7 @@ class TestHostileEnvironments:
         assert environment.shown("python")[0] == [str(environment.path)]
 
     def test_a_home_directory_with_a_library_is_not_mounted(self, environment: Environment) -> None:
-        """As after ./configure --prefix=$HOME."""
+        """Try a home directory that contains a library, as after ./configure --prefix=$HOME."""
         library = environment.home / "lib" / VERSION
         library.mkdir(parents=True)
         (library / "os.py").write_text("")

@@ -38,7 +38,7 @@ KINDS = {
     "names": ["--allow", "web.example"],
     "published": ["--network", "none", "--publish", "127.0.0.1:18082:80"],
 }
-# Where only this machine and metadata services are denied.
+# Kinds of sandboxes to which only this machine and metadata services are denied.
 OPEN_KINDS = ("private", "all-ranges")
 #: Ways to other machines, which lead out of sandboxes of these kinds.
 TO_OTHERS = {
@@ -103,7 +103,7 @@ while True:
 
 @contextlib.contextmanager
 def targets(world: World) -> Iterator[dict[str, object]]:
-    """Yield the addresses of the world, while a sandbox beside has a published port."""
+    """Yield the addresses of the world, while a neighbouring sandbox has a published port."""
     shown = world.run("ip", "-6", "-o", "addr", "show", "dev", "lan", "scope", "link").stdout
     command = [USERNSCTL, "run", "--network", "private", "--publish", f"0.0.0.0:{PUBLISHED}:80"]
     with subprocess.Popen(

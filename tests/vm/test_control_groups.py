@@ -43,7 +43,7 @@ with un.SandboxHost(memory="160M", pids=80) as host:
 """
 
 
-#: Commands start with these in services of root, and in scopes of a user's manager.
+#: Prefixes that start a command in a service of root, and in a scope of a user's manager.
 SYSTEM = ("systemd-run", "--quiet", "--pipe", "--wait", "--collect")
 SCOPE = ("systemd-run", "--user", "--scope")
 DELEGATED = ("-p", "Delegate=yes")

@@ -22,8 +22,8 @@ ELF = b"\x7fELF"
 # A string in every static program that is linked with glibc.
 GLIBC = b"glibc"
 TOOLS = Path(sys.executable).parent
-# Warnings to expect. The wheel of usernsctl has one command twice, in bin/ for users and in the
-# package. The wheel of the programs has only scripts.
+# Expected warnings: the wheel of usernsctl has one command twice, in bin/ for users and in the
+# package; the wheel of the native programs has only scripts.
 EXPECTED = {"usernsctl": "W002", "usernsctl_prelude": "W007"}
 
 
@@ -143,9 +143,7 @@ def main() -> None:
     os.environ["SOURCE_DATE_EPOCH"] = last_commit()
     files = sorted(OUTPUT.glob("*.whl")) + sorted(OUTPUT.glob("*.tar.gz"))
     run("twine", "check", "--strict", *files)
-    wheels = {
-        (name_of(file), machine_of(file)): file for file in files if file.suffix == ".whl"
-    }
+    wheels = {(name_of(file), machine_of(file)): file for file in files if file.suffix == ".whl"}
     if set(wheels) != {(name, machine) for name in EXPECTED for machine in BUILDS}:
         sys.exit(f"dist/ should have wheels of {', '.join(EXPECTED)} for {', '.join(BUILDS)}")
     for wheel in wheels.values():

@@ -95,7 +95,7 @@ def make_musl(root: Path, machine: str) -> list[str]:
 
 
 def add_python(root: Path, scratch: Path, machine: str) -> None:
-    """Add those of Python's headers that Debian installs beside libc's."""
+    """Add the Python headers that Debian installs in libc's directory of headers."""
     headers = Path(sysconfig.get_path("include")).name
     multiarch = Path("usr/include", f"{machine}-linux-gnu", headers)
     system = Path("/", multiarch)

@@ -44,7 +44,7 @@ def sysroot_for(machine: str) -> Path:
 
 
 def build_package(kind: str, source: Path, target: Path, *options: str, **environ: str) -> Path:
-    """Build ``source`` with ``python -m build --KIND``; return the only file in ``target`` then."""
+    """Build ``source`` with ``python -m build --KIND``; return the only file in ``target``."""
     command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", *options]
     log = target / "log"
     with log.open("w") as output:

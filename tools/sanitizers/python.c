@@ -19,8 +19,9 @@ const char *__tsan_default_options(void)
     return "report_signal_unsafe=0:exitcode=66";
 }
 
-/* A child with CLONE_VM has descriptors of its own, but TSan, whose memory it shares, takes them
- * for those of the parent, and reports a race of the threads that use the same numbers. */
+/* A child with CLONE_VM has a descriptor table of its own. TSan, whose memory the child shares,
+ * takes its descriptors for those of the parent, and reports races of threads that use the same
+ * numbers. */
 const char *__tsan_default_suppressions(void)
 {
     return "race:interceptor_close$\n"
@@ -40,7 +41,8 @@ const char *__ubsan_default_options(void)
 
 int main(int argc, char **argv)
 {
-    /* With malloc(3), the sanitizer finds accesses beyond the end of cffi's buffers. */
+    /* Makes Python allocate by malloc(3), so that the sanitizer detects accesses beyond cffi's
+     * buffers. */
     PyPreConfig config;
     PyPreConfig_InitPythonConfig(&config);
     config.allocator = PYMEM_ALLOCATOR_MALLOC;

@@ -34,7 +34,7 @@ static void each_hierarchy_has_its_own_path(void)
     check_cgroup("cpuacct", "/c");
 }
 
-/* The end of the longest path that the kernel prints looks like a line. */
+/* The longest path that the kernel prints, whose end has the form of a line of its own. */
 static void a_long_path_is_one_line(void)
 {
     static const char end[] = "0::/evil\n";

@@ -1,5 +1,5 @@
-/* Fuzz target: a task of any words. A task that is parsed has the same words after another round. A
- * tab ends a word. */
+/* Fuzz target: parsing a task from any arguments. A parsed task is encoded as the same arguments
+ * again. In the input, a tab ends an argument. */
 #include "base/base.h"
 #include "child/child.h"
 

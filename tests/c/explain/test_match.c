@@ -83,7 +83,7 @@ static void a_text_is_bytes(void)
     /* The leftmost match is found, whichever part of the pattern the search begins with. */
     CHECK(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13));
     CHECK_TEXT(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13), "23 denied");
-    /* A character of more than four bytes is not matched as one character. */
+    /* A sequence of more than four bytes is not matched as a single character. */
     CHECK(!has("a\1^\n\0011,1;b", "a\xf0\x9f\x98\x80\x80"
                                   "b"));
     CHECK(has("a\1^\n\0012,2;b", "a\xf0\x9f\x98\x80\x80"

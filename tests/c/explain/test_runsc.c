@@ -40,7 +40,7 @@ static void one_cause_is_named(void)
                "runsc says: \"x: unable to run a rootless container without userns\"");
     CHECK_HAS(failure.cause.why, "Without a user namespace");
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
-    /* The texts about a cause that the core diagnoses itself come from the core. */
+    /* For a cause that the core can diagnose itself, the texts are those of the core. */
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
     struct un_cause known;
     CHECK(un_cause_find("mount-denied", &known));

@@ -74,7 +74,7 @@ static void any_bytes_will_do(void)
     CHECK_TEXT(search.occurrence[0].causes, "in-chroot");
     CHECK_TEXT(search.occurrence[1].causes, "duplicate-id");
     CHECK_INT((long long)search.occurrence[1].at, 14);
-    /* Bytes behind the end of the text are not searched. */
+    /* Bytes after the end of the text are not searched. */
     search.count = 0;
     un_search_add(&search, "container already exists", 23);
     un_search_add(&search, "[in-chroot]", 9);

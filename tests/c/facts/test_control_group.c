@@ -46,7 +46,7 @@ static void check_limits(uint64_t memory, uint64_t processors)
     CHECK(limits.processors == processors);
 }
 
-/* Makes a new tree, in which this process is in the group of this line of /proc/self/cgroup. */
+/* Makes a new tree, with `line` as /proc/self/cgroup, which names the group of this process. */
 static void begin(const char *line)
 {
     struct stat status;
@@ -243,7 +243,7 @@ static void a_unit_of_systemd_must_be_delegated(void)
     }
 }
 
-/* Makes a delegated-looking group of this user's manager, or of that of another user. */
+/* Makes a group that looks delegated, below the manager of the user `uid`. */
 static void begin_unit(uint32_t uid, const char *unit)
 {
     char line[128], directory[128];
@@ -290,7 +290,7 @@ static void a_transient_unit_of_a_user_may_be_delegated(void)
     check_place(UN_GROUP_MEMORY, NULL, 0);
 }
 
-/* A file of a user's runtime directory may be anything. */
+/* A user's runtime directory may contain a file of any type or content as the unit file. */
 static void a_strange_unit_file_delegates_nothing(void)
 {
     char path[256];

@@ -1,4 +1,5 @@
-/* Tests of removing the groups of ended sandboxes, in plain directories, which have locks, too. */
+/* Tests of removing the control groups of ended sandboxes. The tests use plain directories, which
+ * can be locked as well. */
 #include "check.h"
 #include "facts/facts.h"
 
@@ -9,7 +10,7 @@
 #define NAME UN_GROUP_PREFIX "0123"
 
 static int place;
-static bool is_replaced; /* whether another process replaces a group right before its lock */
+static bool is_replaced; /* whether flock() simulates a process that replaces the group */
 
 int flock(int fd, int operation)
 {
@@ -45,8 +46,8 @@ static void a_locked_group_stays(void)
     CHECK(!exists());
 }
 
-/* A start that has lost its group makes another one of the same name, which is not the one that is
- * locked here. */
+/* If a starting sandbox has lost its group, it makes a new group of the same name. That group is
+ * not the locked one, and must stay. */
 static void a_group_that_replaces_another_one_stays(void)
 {
     CHECK_INT(mkdirat(place, NAME, 0700), 0);

@@ -9,7 +9,7 @@ static struct un_facts facts;
 static struct un_plan plan;
 static struct un_error err;
 
-/* A directory with files and programs in place of the machine's. */
+/* A directory with files and programs that replace those of the machine. */
 struct place {
     char dir[64];
     char file[5][96]; /* the paths of subuid, subgid, passwd, nsswitch.conf and login.defs */
@@ -104,7 +104,7 @@ static void a_helper_is_judged_by_its_file(void)
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_EXECUTABLE);
 
-    /* A script can't be setuid, but may start a program that is. */
+    /* A script can't be setuid, but may start a setuid program. */
     put_program(&place, "newuidmap", "#!/bin/sh\n", 0755);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_READY);
@@ -117,7 +117,7 @@ static void a_helper_is_judged_by_its_file(void)
     /* A setuid bit counts only if root owns the program. */
     CHECK_INT(facts.id[UN_GID].helper_state, geteuid() ? UN_HELPER_NOT_SETUID : UN_HELPER_READY);
 
-    /* A directory named like the helper is skipped; the search goes on along PATH. */
+    /* A directory with the name of the helper is skipped, and the search continues along PATH. */
     char directory[128], two[256];
     snprintf(directory, sizeof directory, "%s/getent", place.dir);
     CHECK_INT(mkdir(directory, 0755), 0);

@@ -151,7 +151,7 @@ static void a_large_file_is_read_to_its_end(void)
     CHECK_INT(ranges.len, 2);
     check_range(0, 5, 1);
     check_range(1, 100000, 65536);
-    /* Lines before the user's own are checked for overlaps, once the user's ranges are known. */
+    /* Lines that precede the user's own lines are checked for overlaps, too. */
     CHECK_INT(notices.len, 1);
     CHECK_HAS(notices.text[0], "grants last ids that this user has too: 100001:1");
     memcpy(text, "early:5:3\n#", 11);

@@ -251,7 +251,7 @@ static void check_etc(const struct un_launch *launch)
     CHECK_TEXT(target, "sub/tool");
     CHECK_TEXT(read_text(ROOT "/etc/large"), "large\n");
     CHECK_INT(open(ROOT "/etc/large", O_WRONLY), -1);
-    /* A file made later appears in a bind mount of /etc, but not in a snapshot. */
+    /* A file that is created later is visible in a bind mount of /etc, but not in a snapshot. */
     make_file("/etc/later", "later\n", 0644);
     CHECK_INT(access(ROOT "/etc/later", F_OK), launch->is_root ? -1 : 0);
 }

@@ -5,7 +5,7 @@
 
 #include <sys/mman.h>
 
-/* More than is read whole, and no multiple of a block. */
+/* Larger than a file that is read whole, and not a multiple of the block size. */
 #define LARGE (10U * 1048576 + 123)
 
 static int new_file(size_t size)
@@ -48,8 +48,8 @@ static void a_small_file_is_read_whole(void)
     }
 }
 
-/* The build id is in the head, of which each byte counts. Code that has moved changes much more
- * than the distance of two samples. */
+/* A change of the build id is detected, since the checksum covers each byte of the head. So is
+ * moved code: it changes more bytes than the distance between two samples. */
 static void another_build_of_a_large_file_is_noticed(void)
 {
     un_auto_close int fd = new_file(LARGE);

@@ -86,8 +86,8 @@ static int what_is_kept_is_not_shown(void *arg)
     return 0;
 }
 
-/* A command that can write to a directory could replace a symbolic link there that the path of
- * `kept` uses. */
+/* The path of `kept` contains a symbolic link in the bind-mounted directory, which a command with
+ * write access could replace. */
 static int links_to_what_is_kept_are_not_shown(void *arg)
 {
     (void)arg;

@@ -76,7 +76,7 @@ static void ids_and_terminal_are_of_the_moment(void)
     const struct un_moment other = {.args = LINES("id"), .id = {70000, 5}};
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &mapped, "{\"uid\": 7, \"gid\": 0};\"id\";true");
-    /* usernsctl-verify maps other ids inside. */
+    /* With --as, usernsctl-verify maps ids other than 0 inside. */
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &other, "{\"uid\": 0, \"gid\": 0};\"--as\", \"70000\", \"5\", \"id\";false");
 }
@@ -163,7 +163,8 @@ static int become_shell(void *arg)
     CHECK_OK(un_launch_build(launch, NULL, &err), &err);
     int file = open("/tmp/log", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     CHECK_INT(write(file, "before\n", 7), 7);
-    /* None of these is close-on-exec; un_launch_exec must close the last one itself. */
+    /* None of these descriptors is close-on-exec; un_launch_exec() must close the last one
+     * itself. */
     CHECK_INT(dup2(*(int *)arg, 1), 1);
     CHECK_INT(dup2(file, 2), 2);
     CHECK_INT(fcntl(file, F_DUPFD, 100), 100);

@@ -1,5 +1,5 @@
-/* Fuzz target: parsing a map of any text, and an extent. A map that is parsed and checked has the
- * same text after another round, and finds each of its ids. */
+/* Fuzz target: parsing a map of any text, and an extent. A valid map is formatted and parsed to the
+ * same text again, and each of its ids is found. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -5,7 +5,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* The bytes of the input that are left. */
+/* The remaining bytes of the input. */
 struct input {
     const uint8_t *at;
     size_t left;
@@ -19,7 +19,8 @@ static uint32_t next(struct input *in, size_t bytes)
     return number;
 }
 
-/* Few values, so that extents meet, and the ends of the range occur. */
+/* Returns one of few ids, so that extents often touch or overlap, and the first and last id
+ * occur. */
 static uint32_t next_id(struct input *in)
 {
     uint32_t byte = next(in, 1);

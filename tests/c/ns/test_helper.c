@@ -13,7 +13,7 @@
 
 enum { PATIENCE_MS = 20000 };
 
-/* A directory with two scripts in place of the helpers, and a plan that requires them. */
+/* A directory with two scripts that replace the helpers, and a plan that requires helpers. */
 struct place {
     char dir[64];
     char log[2][80]; /* the files for the scripts' output, which scripts find in $LOG */
@@ -183,8 +183,8 @@ static void refuse_call(int number, int errnum)
     CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
 }
 
-/* Shadow 1:4.17.4-2+deb13u1 of Debian opens the map by openat2(2), which older seccomp filters
- * don't know. */
+/* Debian's shadow 1:4.17.4-2+deb13u1 opens the map by openat2(2), which older seccomp filters
+ * deny. */
 static int call_below_a_filter(void *arg)
 {
     static const struct {

@@ -264,7 +264,7 @@ int main(void)
         CHECK_INT(forked(in_every_way_without_clone3, &refusals[i]), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child, NULL), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child_of_clone, NULL), 0);
-    /* Only root may map an id that is not the caller's own. */
+    /* Only root may map an id other than its own. */
     if (geteuid() == 0)
         CHECK_INT(forked(we_stay_dumpable, NULL), 0);
     check_no_child_left();

@@ -15,7 +15,7 @@
 static volatile sig_atomic_t heard;
 
 static pid_t own;
-static int *elsewhere; /* the number of signals handled in other processes than the test's */
+static int *elsewhere; /* the number of signals handled in processes other than the test's */
 
 static void hear_where(int number)
 {
@@ -122,7 +122,8 @@ static int with_ignored_children(void *arg)
     return 0;
 }
 
-/* The calls that wait for the child that tries the calls. A zombie may be left of it. */
+/* The filter kills callers of wait calls, with which the parent waits for the probing child. A
+ * zombie may be left. */
 static int with_killed_wait(void *arg)
 {
     struct un_error err;

@@ -198,7 +198,7 @@ static void a_program_that_is_not_there_leaves_none_running(void)
     CHECK_INT(after, before);
 }
 
-/* With these settings of SIGCHLD the kernel reaps the children of a process, and their status is
+/* Actions of SIGCHLD with which the kernel reaps the children of a process, so that their status is
  * lost. */
 static const struct sigaction reaping[] = {
     {.sa_handler = SIG_IGN},

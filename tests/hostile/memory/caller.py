@@ -83,7 +83,7 @@ def fresh(**options: Any) -> None:
 
 
 def stranger(*, inside: bool) -> None:
-    """Run commands as root; the attacker has their kernel uid, outside or inside the namespace."""
+    """Run commands as root, whose kernel uid the attacker has, outside or inside the namespace."""
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
         if not inside:
@@ -120,7 +120,7 @@ def executed() -> None:
 
 
 def entered() -> None:
-    """Enter namespaces as ``usernsctl run`` and un.enter() do, which move the calling process."""
+    """Enter namespaces as ``usernsctl run`` and usernsctl.enter() do: with the calling process."""
     with attacked(subprocess.Popen, "drop"):
 
         def once() -> None:

@@ -93,7 +93,7 @@ def seccomp_mount() -> None:
 
 
 def seccomp_mount_bind() -> None:
-    """Deny the mount calls that old profiles don't know, or allow only with CAP_SYS_ADMIN."""
+    """Deny the mount calls that old profiles omit, or allow only with CAP_SYS_ADMIN."""
     refuse([(call, 0, errno.EPERM) for call in ("open_tree", "move_mount", "mount_setattr")])
 
 

@@ -49,7 +49,7 @@ def offered_words(shell: shells.Shell, line: str) -> set[str]:
         return {word for word in completed.split() if word.startswith(line.removeprefix(begin))}
     assert completed.startswith(begin)
     words = set(completed.removeprefix(begin).split())
-    # Shells leave a word without completions as it is.
+    # Shells do not change a word that has no completions.
     return words - ({line.removeprefix(begin)} if len(words) == 1 else set())
 
 

@@ -423,7 +423,7 @@ def test_denied_call_of_an_optional_probe_does_not_block(name: str) -> None:
     filtered = healthy(privileges=privileges(seccomp=2))
     tried = probes(failed(name, EPERM, cause="seccomp-denies-call"))
     assert not any(finding.blocks for finding in findings_of(filtered, tried))
-    # The failure of another step still does.
+    # The failure of a step that is not optional still blocks.
     tried |= probes(failed(name, EPERM, cause="seccomp-denies-call"), failed("runsc"))
     found = findings_of(filtered, tried)
     assert [finding.id for finding in found if finding.blocks] == ["seccomp-denies-call"]

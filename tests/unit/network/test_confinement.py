@@ -83,7 +83,7 @@ def test_confined_process_is_denied(attempt: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("text")
     done = capture([sys.executable, "-c", SCRIPT, ATTEMPTS[attempt], file])
-    # EPERM, or EINVAL for what nothing can unset.
+    # The error is EPERM, or EINVAL for an attribute that can't be unset.
     assert (done.stdout.strip(), done.returncode) in [("1", 0), ("22", 0)], done.stderr
     assert sorted(os.listdir(tmp_path)) == ["file"]
     assert file.read_text() == "text"
@@ -133,7 +133,7 @@ def test_filter_has_numbers_for_all_syscalls(machine: str) -> None:
     program = confinement._filter(machine)
     assert len(program) % 8 == 0
     assert 100 < len(program) // 8 < 4096
-    # Each word is three long, or a number would be that of another architecture.
+    # Each entry has a name and two numbers, so that no number is taken for another architecture.
     words = f"{confinement._DENIED} {confinement._MISSING}".split()
     assert len(words) % 3 == 0
     assert all(name.replace("_", "").isalnum() and not name.isdigit() for name in words[::3])

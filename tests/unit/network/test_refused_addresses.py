@@ -59,7 +59,7 @@ def test_other_address_families_are_refused() -> None:
 
 def test_own_address_is_recognised_by_its_route() -> None:
     assert is_own(socket.AF_INET, "127.0.0.1")
-    # No route leads there.
+    # There is no route to this address.
     assert not is_own(socket.AF_INET6, "3fff::1")
 
 

@@ -22,7 +22,7 @@ static int check_one(const char *path, const struct stat *found, int kind, struc
     return remove(path);
 }
 
-/* Checks and removes what was created. */
+/* Checks the files that were created, and removes them. */
 static void check_tree(const char *tree)
 {
     struct stat found;

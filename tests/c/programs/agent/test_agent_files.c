@@ -362,12 +362,12 @@ static void test_a_file_is_written_or_left_as_it_was(void)
     CHECK_TEXT(text_of(path), "content");
     CHECK_INT(mode_of(path), S_IFREG | 0640);
     CHECK_INT(unlink(path), 0);
-    /* An input without an end leaves no file. */
+    /* If the input ends before the last record, no file is left. */
     begin(&sent);
     add(&sent, AGENT_DATA, 0, "content");
     CHECK_INT(create(&sent, path, true), EPROTO);
     CHECK_INT(access(path, F_OK), -1);
-    /* A FIFO with a reader is not written. */
+    /* The agent does not write to a FIFO, even if the FIFO has a reader. */
     CHECK_INT(mkfifo(path, 0600), 0);
     int reader = open(path, O_RDONLY | O_NONBLOCK);
     begin(&sent);

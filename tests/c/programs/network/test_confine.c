@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* main.c, which a test can't be linked with, has this function. */
+/* A copy of the function in main.c, which has main() and so can't be linked with a test. */
 int compare_fds(const void *a, const void *b)
 {
     return *(const int *)a - *(const int *)b;
@@ -93,7 +93,7 @@ static void check_page(const struct sockaddr_in *inside, int readable)
     CHECK_INT(errno, EFAULT);
 }
 
-/* Confines this process as the owner of one port or of many. */
+/* Restricts this process as the forwarder of one published port, or of many. */
 static int only_forwards(void *arg)
 {
     static struct network network;
@@ -189,7 +189,7 @@ static int only_receives(void *arg)
     CHECK_INT(from.sin_port, address.sin_port);
     CHECK_INT(send(ends[0], "x", 1, MSG_NOSIGNAL), -1);
     CHECK_INT(errno, EPIPE);
-    /* Answers only go out through the other process. */
+    /* The receiver can't send answers; the sender does that. */
     CHECK_DENIED((int)sendto(bound, "x", 1, 0, (struct sockaddr *)&from, sizeof from));
     CHECK_DENIED((int)sendmsg(bound, &head, 0));
     CHECK_DENIED(connect(bound, (struct sockaddr *)&from, sizeof from));
@@ -212,7 +212,7 @@ static void check_replies(int bound, struct client_reply *replies, int readable)
         last - (1ULL << 32), 0};
     for (size_t i = 0; i < COUNT(others); i++)
         CHECK_DENIED((int)syscall(SYS_sendmsg, bound, others[i], 0));
-    /* Without a client, the structure has no address. */
+    /* sendmsg(2) fails for an entry without a client, whose structure has no address. */
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[0].head, 0), -1);
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[CLIENTS_MAX - 1].head, 0), 1);
     CHECK_DENIED((int)sendto(bound, "x", 1, 0, &replies[0].address.any, sizeof(struct sockaddr)));
