@@ -46,7 +46,8 @@ unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or test
 hostile: packages ## attack with the full number of tries; `make test` tries each attack a few times
 	@USERNSCTL_HOSTILE=full $(BESIDE) TESTS="tests -o timeout=3600" ONLY=hostile $(AS_USERS)
 
-faults: packages ## make the system calls of each path fail, and count (as root); ROUNDS=N: N (100) faults a path, 0: all
+faults: packages ## make calls in tests/c and on each path fail, and count (as root); ROUNDS=N: N (100) faults a path, 0: all
+	@$(DEV)/bin/python -B tools/c_faults.py
 	@$(DEV)/bin/python -B tools/faults.py --rounds $(or $(ROUNDS),100) --seed $$(date +%Y%m%d)
 	@$(DEV)/bin/python tools/reliability_docs.py
 

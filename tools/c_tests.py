@@ -13,8 +13,10 @@ libFuzzer for some seconds, with the seeds in the directory beside it.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+import re
 import subprocess
 import sys
 import tomllib
@@ -27,6 +29,7 @@ sys.path.insert(0, str(CSRC.resolve()))
 import layout  # noqa: E402
 
 TESTS = Path("tests/c")
+CALL_FAULTS = TESTS / "call_faults.c"
 BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -47,6 +50,7 @@ class Toolchain:
     :ivar links: options for linking programs and tests.
     :ivar fuzzes: options for the coverage of fuzz targets, or none if the compiler lacks libFuzzer.
     :ivar runner: the beginning of a command that runs a program of another architecture.
+    :ivar fails: whether tools/c_faults.py can make the calls of libc fail.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Toolchain:
     fuzzes: tuple[str, ...] = ()
     machine: str = platform.machine()
     runner: tuple[str, ...] = ()
+    fails: bool = False
 
     def runs(self, test: Path) -> bool:
         """Return whether a test can be run with this toolchain.
@@ -91,13 +96,16 @@ TOOLCHAINS = {
             flags=("-fPIE", *layout.musl_flags(BUILD / "kernel-headers")),
             links=("-static-pie",),
         ),
+        # For tools/c_faults.py, to which a call is known by its return address.
+        Toolchain("faults", "gcc", (*SANITIZE, "-fno-optimize-sibling-calls"), fails=True),
         # Counts executed lines, for tools/coverage.py.
         Toolchain(
             "coverage",
             "clang",
-            flags=(*COUNTED, "-mllvm", "-runtime-counter-relocation"),
+            (*COUNTED, *("-mllvm", "-runtime-counter-relocation", "-fno-optimize-sibling-calls")),
             links=COUNTED,
             fuzzes=("-fcoverage-mapping",),
+            fails=True,
         ),
     )
 }
@@ -113,7 +121,15 @@ def compile_to_object(toolchain: Toolchain, source: Path, version: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     flags = [*FLAGS, *toolchain.flags, *toolchain.fuzzes, f'-DUSERNSCTL_VERSION="{version}"']
     run([toolchain.compiler, *flags, "-c", source, "-o", target])
+    if toolchain.fails and source.is_relative_to(CSRC):
+        run(["objcopy", *(f"--redefine-sym={name}=faulty_{name}" for name in failing()), target])
     return target
+
+
+@functools.cache
+def failing() -> list[str]:
+    """Return the names of the calls that can fail."""
+    return re.findall(r"^ {4}X\((\w+),", CALL_FAULTS.read_text(), re.MULTILINE)
 
 
 def run(command: list[str | Path], **environment: str) -> None:
@@ -136,13 +152,14 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
 
     def link(inputs: list[Path], target: Path, *flags: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
-        words = [*toolchain.links, *flags, *inputs, *core.values()]
+        words = [*toolchain.links, *flags, *inputs, *core.values(), *faults.values()]
         run([toolchain.compiler, *words, "-o", target])
         return target
 
     build_freestanding(toolchain)
     programs = {name: layout.program(name, CSRC) for name in layout.PROGRAMS}
     core = compile_all(layout.core(CSRC))
+    faults = compile_all([CALL_FAULTS] if toolchain.fails else [])
     objects = compile_all(sorted({file for files in programs.values() for file in files}))
     for name, files in programs.items():
         link([objects[file] for file in files], directory / name)

@@ -1,0 +1,157 @@
+"""Run tests/c with calls of libc in csrc/ that fail, one in each run: c_faults.py [TOOLCHAIN].
+
+First, each test runs without a fault, and must pass. Then each call site fails once, with the error
+in tests/c/call_faults.c, in the first TESTS_PER_SITE tests that reach it. A test may then pass,
+fail a check, or wait for an event that never comes, but must not crash or make a sanitizer report.
+Needs root, for PID namespaces: a fault may leave processes, or make a test signal wrong ones.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import c_tests
+
+TESTS_PER_SITE = 2
+# The time after which a test with a fault is killed, since it waits for ever.
+SECONDS = 10
+# The shell is process 1, so that orphans do not become children of the test.
+APART = (
+    *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
+    *("sh", "-c", '"$@"; exit $?', "sh"),
+)
+# struct record of tests/c/call_faults.c: numbers of this size.
+WORD = 8
+SANITIZER_STATUS = 99
+SANITIZERS = {
+    "ASAN_OPTIONS": f"exitcode={SANITIZER_STATUS}:detect_leaks=0",
+    "UBSAN_OPTIONS": f"exitcode={SANITIZER_STATUS}:print_stacktrace=1",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A call of a program that a test runs: the return address, and the source line."""
+
+    program: Path
+    address: int
+    line: str
+
+
+def numbers(record: Path) -> list[int]:
+    data = record.read_bytes()
+    words = [int.from_bytes(data[at : at + WORD], "little") for at in range(0, len(data), WORD)]
+    return words[2 : 2 + words[1]]
+
+
+def source_lines(program: Path, addresses: list[int]) -> list[str]:
+    """Return the source line of the call before each return address."""
+    command = ["addr2line", "-e", program, *(hex(address - 1) for address in addresses)]
+    # GNU addr2line warns of clang's line tables, but reads them.
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [line.partition(" (")[0] for line in done.stdout.splitlines()]
+
+
+def run(command: list[Path | str], directory: Path, seconds: float) -> int | None:
+    """Run a test with the records in a directory. Returns the exit status, or None if it hangs."""
+    environment = os.environ | SANITIZERS | {"USERNSCTL_CALL_FAULTS": str(directory)}
+    with tempfile.TemporaryFile() as output:
+        test = subprocess.Popen(
+            [*APART, c_tests.DEFAULT_SIGNALS, *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            status = test.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            test.kill()
+            test.wait()
+            return None
+        if status not in (0, 1):
+            output.seek(0)
+            sys.stderr.buffer.write(output.read())
+        return status
+
+
+@contextlib.contextmanager
+def record_directory() -> Iterator[Path]:
+    """Yield a directory for records that each user can write."""
+    with tempfile.TemporaryDirectory(dir=c_tests.BUILD) as name:
+        directory = Path(name).absolute()
+        directory.chmod(0o777)
+        yield directory
+
+
+def sites_of(command: list[Path | str]) -> list[Site] | None:
+    """Run a test without faults; return the sites that its programs reach, or None if it fails."""
+    found: list[Site] = []
+    with record_directory() as directory:
+        if run(command, directory, c_tests.TEST_SECONDS) != 0:
+            return None
+        for record in sorted(directory.iterdir()):
+            program = Path(command[0]).parent / record.name
+            addresses = numbers(record)
+            lines = source_lines(program, addresses)
+            found += map(Site, [program] * len(lines), addresses, lines)
+    return found
+
+
+def try_site(command: list[Path | str], site: Site) -> str | None:
+    """Run a test while a call fails. Returns the defect, or None."""
+    with record_directory() as directory:
+        record = directory / site.program.name
+        record.write_bytes(site.address.to_bytes(WORD, "little"))
+        record.chmod(0o666)
+        status = run(command, directory, SECONDS)
+    if status in (0, 1, None):
+        return None
+    return f"{Path(command[0]).name} ends with {status} if the call in {site.line} fails"
+
+
+def choose(
+    commands: list[list[Path | str]], reached: list[list[Site] | None]
+) -> list[tuple[list[Path | str], Site]]:
+    """Return the first tests that reach each call, with the call."""
+    used: collections.Counter[str] = collections.Counter()
+    chosen = []
+    for command, sites in zip(commands, reached, strict=True):
+        for site in sites or []:
+            used[site.line] += 1
+            if used[site.line] <= TESTS_PER_SITE:
+                chosen.append((command, site))
+    return chosen
+
+
+def main(toolchain: str = "faults") -> int:
+    if os.geteuid() != 0:
+        sys.exit("c_faults.py needs root")
+    with ThreadPoolExecutor(4 * (os.cpu_count() or 1)) as pool:
+        commands = c_tests.build(c_tests.TOOLCHAINS[toolchain], pool)
+        reached = list(pool.map(sites_of, commands))
+        chosen = choose(commands, reached)
+        found = list(pool.map(lambda one: try_site(*one), chosen))
+    defects = [
+        f"{Path(command[0]).name} fails without a fault"
+        for command, sites in zip(commands, reached, strict=True)
+        if sites is None
+    ]
+    defects += [defect for defect in found if defect]
+    print(*defects, sep="\n")
+    count = len({site.line for _, site in chosen})
+    print(f"Calls that fail: {count} calls, {len(chosen)} runs, {len(defects)} defects")
+    return 1 if defects else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
