@@ -5,6 +5,9 @@
 #include "launched.h"
 #include "needs.h"
 
+#include <sys/socket.h>
+#include <sys/un.h>
+
 #define SCRATCH "/tmp/scratch/usernsctl"
 #define ROOT SCRATCH "/root"
 
@@ -170,6 +173,56 @@ static int what_can_not_be_bound_is_told(void *arg)
                       &err, remedy);
     check_build_fails(LINES(TREE, "bind 1 /data rw", "mount /data/x other"),
                       "the mount point /data/x does not exist in /tmp/source, which", &err, remedy);
+    return 0;
+}
+
+#define FILE_AND_TREE                                                                              \
+    "source follow /tmp/tree/file", "source follow /tmp/tree", "scratch /tmp/scratch", "tree 1"
+
+static int special_files_are_no_mount_points(void *arg)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "tree/socket"};
+    struct un_error err;
+    char remedy[UN_PATH_MAX];
+    (void)arg;
+    enter_inside();
+    make_tree();
+    CHECK_INT(mkfifo("tree/fifo", 0644), 0);
+    int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_INT(bind(server, (const struct sockaddr *)&name, sizeof name), 0);
+    check_build_fails(LINES(FILE_AND_TREE, "bind 0 /fifo ro"),
+                      "/fifo is a FIFO, and gVisor can't mount anything on it", &err, remedy);
+    CHECK_HAS(remedy, "remove it from the root filesystem");
+    check_build_fails(LINES(FILE_AND_TREE, "bind 0 /socket ro"), "/socket is a socket, and", &err,
+                      remedy);
+    close(server);
+    return 0;
+}
+
+/* On systemd's hosts, /etc/resolv.conf links to a file in /run, which the sandbox does not have. */
+static int the_resolver_is_copied_where_the_link_leads(void *arg)
+{
+    struct draft draft;
+    struct un_error err;
+    (void)arg;
+    enter_inside();
+    make_tree();
+    CHECK_INT(symlink("../run/resolve/stub.conf", "tree/etc/resolv.conf"), 0);
+    CHECK_OK(un_mount("test", "/etc", "tmpfs", 0, "mode=0755", &err), &err);
+    struct un_launch *launch = build_launch(&draft, LINES(TREE, "resolver"));
+    CHECK_INT(access(ROOT "/run", F_OK), -1);
+    un_launch_close(launch);
+    CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
+    make_file("/etc/resolv.conf", "nameserver 192.0.2.1\n", 0644);
+    launch = build_launch(&draft, LINES(TREE, "resolver"));
+    CHECK_TEXT(read_text(ROOT "/run/resolve/stub.conf"), "nameserver 192.0.2.1\n");
+    un_launch_close(launch);
+    CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
+    CHECK_INT(unlink("tree/etc/resolv.conf"), 0);
+    make_file("tree/etc/resolv.conf", "own\n", 0644);
+    launch = build_launch(&draft, LINES(TREE, "resolver"));
+    CHECK_TEXT(read_text(ROOT "/etc/resolv.conf"), "own\n");
+    un_launch_close(launch);
     return 0;
 }
 
@@ -400,6 +453,8 @@ int main(void)
         what_a_tree_has_is_seen,
         a_bind_gets_a_place_of_ours,
         what_can_not_be_bound_is_told,
+        special_files_are_no_mount_points,
+        the_resolver_is_copied_where_the_link_leads,
         nothing_is_mounted_over_the_root_or_the_verifier,
         private_files_are_hidden,
         a_snapshot_has_what_everybody_may_read,

@@ -351,6 +351,47 @@ static void test_depth_is_limited(void)
     remove_tree(below("tree"));
 }
 
+static void test_invalid_records_end_the_copy(void)
+{
+    static const struct {
+        const char *text; /* follows the last record, which may claim another size */
+        struct agent_record record[3];
+    } cases[] = {
+        {"", {{.kind = 99}}},
+        {"", {{.kind = AGENT_LEAVE}}},
+        {"n", {{.kind = AGENT_LINK, .size = 1, .length = 1}}},
+        {"", {{.kind = AGENT_DIRECTORY}, {.kind = AGENT_DONE}}},
+        {"d", {{.kind = AGENT_DIRECTORY}, {.kind = AGENT_DATA, .size = 1}}},
+        {"n", {{.kind = AGENT_DIRECTORY}, {.kind = AGENT_LINK, .size = 1, .length = 2}}},
+        {"na", {{.kind = AGENT_DIRECTORY}, {.kind = AGENT_LINK, .size = 9, .length = 1}}},
+        {"n/a", {{.kind = AGENT_DIRECTORY}, {.kind = AGENT_LINK, .size = 3, .length = 2}}},
+        {"da", {{.kind = AGENT_FILE}, {.kind = AGENT_DATA, .size = 9}}},
+        {"", {{.kind = AGENT_FILE}, {.kind = AGENT_DATA, .size = AGENT_DATA_MAX + 1}}},
+        {"", {{.kind = AGENT_FILE}, {.kind = AGENT_FILE}}},
+        {"", {{.kind = AGENT_DIRECTORY}}},
+        {"", {{.kind = 0}}},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct sent sent;
+        begin(&sent);
+        for (size_t j = 0; j < COUNT(cases[i].record) && cases[i].record[j].kind; j++)
+            CHECK_INT(write(sent.input, &cases[i].record[j], sizeof *cases[i].record), 32);
+        CHECK_INT(write(sent.input, cases[i].text, strlen(cases[i].text)),
+                  (long long)strlen(cases[i].text));
+        CHECK_INT(create(&sent, below("invalid"), false), EPROTO);
+        remove_tree(below("invalid"));
+    }
+}
+
+static void test_a_path_may_not_be_too_long(void)
+{
+    static char path[AGENT_PATH_SIZE + 1];
+    struct sent sent;
+    begin(&sent);
+    memset(path, '/', AGENT_PATH_SIZE);
+    CHECK_INT(create(&sent, path, false), ENAMETOOLONG);
+}
+
 static void test_a_file_is_written_or_left_as_it_was(void)
 {
     struct sent sent;
@@ -406,6 +447,8 @@ int main(void)
     test_nothing_is_replaced_without_merging();
     test_a_merge_does_not_follow_links();
     test_depth_is_limited();
+    test_invalid_records_end_the_copy();
+    test_a_path_may_not_be_too_long();
     test_a_file_is_written_or_left_as_it_was();
     test_the_command_line_names_a_verb_and_an_absolute_path();
     CHECK_INT(rmdir(top), 0);

@@ -1,0 +1,126 @@
+/* Tests of killing all descendants in a PID namespace, as the agent does inside a sandbox. */
+#include "inside.h"
+#include "needs.h"
+#include "programs/agent/agent.h"
+
+#include <signal.h>
+
+/* Forks a process that waits for a signal. */
+static pid_t start_sleeper(void)
+{
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    while (!pid)
+        pause();
+    return pid;
+}
+
+/* Forks a process with a sleeping child. The process exits with 0 once SIGKILL has ended the child,
+ * or waits for a signal, too. Returns when both exist. */
+static pid_t start_parent(bool waits)
+{
+    int ready[2];
+    char byte;
+    CHECK_INT(pipe2(ready, O_CLOEXEC), 0);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (!pid) {
+        pid_t child = start_sleeper();
+        CHECK_INT(write(ready[1], "", 1), 1);
+        while (!waits)
+            pause();
+        _exit(wait_for(child) == 128 + SIGKILL ? 0 : 1);
+    }
+    close(ready[1]);
+    CHECK_INT(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    return pid;
+}
+
+/* Only the descendants of the root are killed, and the other processes continue. */
+static void descendants_end_while_all_stands(void)
+{
+    pid_t root = start_parent(true), other = start_sleeper();
+    int proc = agent_open_proc();
+    CHECK(proc >= 0);
+    agent_kill_while_all_stands(proc, root);
+    CHECK_INT(wait_for(root), 0);
+    CHECK_INT(kill(other, SIGTERM), 0);
+    CHECK_INT(wait_for(other), 128 + SIGTERM);
+    close(proc);
+}
+
+static bool reap_and_count(void *arg)
+{
+    int *count = arg;
+    pid_t pid;
+    while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+        ++*count;
+    return pid == 0;
+}
+
+static void children_and_orphans_end_without_proc(void)
+{
+    int count = 0;
+    const struct agent_killing how = {.reap = reap_and_count, .arg = &count};
+    start_parent(false);
+    start_sleeper();
+    CHECK(!agent_signal_tree(-1, 0, SIGKILL));
+    CHECK(!agent_kill_others(-1, NULL, NULL));
+    agent_kill_tree(-1, &how);
+    CHECK_INT(count, 3);
+    check_no_child_left();
+}
+
+/* A tree of processes that outlives the first rounds. */
+struct stubborn {
+    int rounds, helps;
+};
+
+static bool is_left(void *arg)
+{
+    struct stubborn *tree = arg;
+    return !tree->helps && tree->rounds++ < 100;
+}
+
+static void help(void *arg)
+{
+    struct stubborn *tree = arg;
+    tree->helps++;
+}
+
+static void help_is_requested_after_some_rounds(void)
+{
+    struct stubborn tree = {0, 0};
+    const struct agent_killing how = {.reap = is_left, .get_help = help, .arg = &tree};
+    int proc = agent_open_proc();
+    agent_kill_tree(proc, &how);
+    CHECK_INT(tree.helps, 1);
+    close(proc);
+}
+
+/* Runs as process 1 of a PID namespace. */
+static int run_tests(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    CHECK_INT(getpid(), 1);
+    CHECK_OK(un_mount("proc", "/proc", "proc", 0, NULL, &err), &err);
+    descendants_end_while_all_stands();
+    children_and_orphans_end_without_proc();
+    help_is_requested_after_some_rounds();
+    return 0;
+}
+
+static int run_apart(void *arg)
+{
+    enter_inside();
+    CHECK_INT(unshare(CLONE_NEWPID), 0);
+    return forked(run_tests, arg);
+}
+
+int main(void)
+{
+    need_user_namespaces();
+    return forked(run_apart, NULL);
+}
