@@ -199,7 +199,8 @@ def build_freestanding(program: Path) -> None:
     # Flags required by a program without libc come last, to override others: -fno-stack-protector.
     flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(processor())]
     sources = layout.freestanding(program.name, CSRC)
-    link(program, [*compiler(), *flags], sources)
+    chosen = shlex.split(os.environ.get("USERNSCTL_FREESTANDING_CC", ""))
+    link(program, [*(chosen or compiler()), *flags], sources)
 
 
 def own_flags() -> list[str]:

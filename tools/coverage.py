@@ -1,55 +1,92 @@
 """Measure the coverage of csrc/ by tests, and write bench/coverage.json: coverage.py DIRECTORY.
 
-DIRECTORY is the environment whose programs count (`tools/environment counted`). The tests in C and
-the fuzz targets with their seeds run first, then tests/kernel and tests/runsc. Failures of these
-are printed but do not matter: LLVM's runtime adds environment variables, descriptors and system
-calls. Needs clang and llvm.
+DIRECTORY is the environment whose extension and programs count (`tools/environment counted`). The
+tests in C and the fuzz targets with their seeds run first, also with calls that fail
+(tools/c_faults.py), then the tests in Python, as each kind of user that the caller can become.
+Failures of these are printed but do not matter: LLVM's runtime adds environment variables,
+descriptors and system calls. Needs clang and llvm.
 """
 
 from __future__ import annotations
 
+import collections
 import getpass
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import c_faults
 import c_tests
 import layout
 
 TARGET = Path(__file__).parent.parent / "bench" / "coverage.json"
 BUILD = c_tests.BUILD / "coverage"
-TESTS = ["tests/kernel", "tests/runsc", "-q", f"-n{os.cpu_count()}"]
-TESTS += ["-m", "not as_root and not thorough"]
+# The tests in Python that run in parallel, and those that run one after the other.
+TESTS = (
+    ["tests/kernel", "tests/runsc", "tests/environments", f"-n{os.cpu_count()}"],
+    ["tests/faults"],
+)
+# Users, and the marks of the tests that run as them, as in tools/test-as.
+USERS = {
+    "usernsctl-test": "not as_root",
+    "root": "(each_user or also_root or as_root) and not unprivileged",
+}
 
 
 def run_python_tests(environment: Path) -> str:
-    """Run the tests in Python; return the summary of pytest, such as "2 failed, 40 passed"."""
-    name = getpass.getuser()
-    if name == "root":
-        name = "usernsctl-test"
-        subprocess.run(["tools/user", name, "ranges"], check=True)
+    """Run the tests in Python; return the sum of pytest's summaries: "2 failed, 40 passed"."""
+    results: collections.Counter[str] = collections.Counter()
+    users = USERS
+    if os.geteuid() == 0:
+        subprocess.run(["tools/user", "usernsctl-test", "ranges"], check=True)
+    else:
+        users = {getpass.getuser(): "not as_root"}
+    for (user, marks), tests in itertools.product(users.items(), TESTS):
+        results += run_pytest(environment, user, [*tests, "-q", "-m", f"{marks} and not thorough"])
+    return ", ".join(f"{number} {result}" for result, number in sorted(results.items()))
+
+
+def run_pytest(environment: Path, user: str, options: list[str]) -> collections.Counter[str]:
+    """Run pytest as a user; return the number of tests with each result."""
     python = environment / "bin" / "python"
-    command = ["tools/pytest-as", name, "--", python, *TESTS]
     summary = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as pytest:
+    with subprocess.Popen(
+        ["tools/pytest-as", user, "--", python, *options], stdout=subprocess.PIPE, text=True
+    ) as pytest:
         assert pytest.stdout
         for line in pytest.stdout:
             print(line, end="", flush=True)
-            summary = line.strip(" =\n").partition(" in ")[0]
-    return summary
+            summary = line
+    found = re.findall(r"(\d+) (failed|passed|skipped|error)", summary)
+    return collections.Counter({result: int(number) for number, result in found})
 
 
 def programs(environment: Path) -> list[Path]:
     """Return all programs with counters."""
     built = sorted(path for path in BUILD.iterdir() if path.is_file() and os.access(path, os.X_OK))
-    installed = next(environment.glob("lib/python3*/site-packages/usernsctl/_bin"))
+    package = next(environment.glob("lib/python3*/site-packages/usernsctl"))
     return [
         *built,
-        *(path for path in sorted(installed.iterdir()) if path.name in layout.PROGRAMS),
+        *package.glob("_native*.so"),
+        *(path for path in sorted((package / "_bin").iterdir()) if path.name in layout.PROGRAMS),
         environment / "bin" / "usernsctl-entrypoint",
     ]
+
+
+def create_profiles(environment: Path) -> None:
+    """Create the empty file of each program, which processes of all users then write."""
+    for program in programs(environment):
+        if program.parent != BUILD:
+            command = [program, "--help"]
+            if program.suffix == ".so":
+                command = [environment / "bin" / "python", "-c", "import usernsctl"]
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    for profile in (environment / "profiles").iterdir():
+        profile.chmod(0o666)
 
 
 def count_lines(environment: Path, profiles: list[Path]) -> dict[str, tuple[int, int]]:
@@ -75,7 +112,8 @@ def main(environment: Path) -> int:
     for directory in profiles:
         for path in directory.glob("*.profraw"):
             path.unlink()
-    status = c_tests.main(["coverage"])
+    status = c_tests.main(["coverage"]) if os.geteuid() else c_faults.main("coverage")
+    create_profiles(environment)
     summary = run_python_tests(environment)
     lines = count_lines(environment, profiles)
     for name, (count, covered) in sorted(lines.items()):

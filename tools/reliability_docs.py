@@ -50,21 +50,21 @@ executions of all runs that were recorded; none has failed.
 COVERAGE = """
 ## Coverage
 
-`make coverage` counts the lines of the C core that `tests/c` and the seeds of the fuzz targets
-execute, and the native programs in `tests/kernel` and `tests/runsc`, as a user with subordinate
-ranges. LLVM's runtime adds environment variables, descriptors and system calls, so some of these
-tests fail.
+`make coverage` counts the lines of the C core and the native programs that are executed by
+
+- `tests/c`, also while calls fail (below), and the seeds of the fuzz targets;
+- `tests/kernel`, `tests/runsc`, `tests/environments` and `tests/faults`, as a user with subordinate
+  ranges and as root. LLVM's runtime adds environment variables, descriptors and system calls, so
+  some of these tests fail.
+
+If root calls `make coverage`, `tools/c_faults.py` makes each call of libc in the core and the agent
+fail, once, in two of the tests in `tests/c` that reach the call. No process may crash.
 
 The other lines are executed elsewhere, without being counted, or belong to errors that no test
 provokes:
 
-- most handle a system call that fails, or name the cause: see the first table, and
-  `tests/environments`;
-- the core in the Python process executes `explain/cgroup.c`, `sys/self.c` and parts of
-  `explain/diagnose.c`;
-- root executes what is for control groups: `facts/group_place.c`, `programs/shared/oom_watch.c`
-  and `programs/shared/sandbox_group.c`;
-- the agent, which has no libc, executes `programs/agent` in sandboxes, beside `tests/c`.
+- most handle a system call that fails in a native program: see the first table;
+- the agent has no libc in sandboxes, and so can't count there: `tests/c` runs most of it.
 
 """
 
