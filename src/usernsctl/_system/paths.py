@@ -395,7 +395,9 @@ def _check(directory: PathDescriptor) -> None:
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)
         why = f"can be written to by others (mode {mode:o})"
-        raise UntrustedPathError(directory.path, why, f"chmod go-w {quoted(directory.path)}")
+        remedy = f"chmod go-w {quoted(directory.path)}"
+        may_chmod = os.geteuid() in (0, status.st_uid)
+        raise UntrustedPathError(directory.path, why, remedy if may_chmod else None)
 
 
 def _foreign(found: PathDescriptor) -> UntrustedPathError:

@@ -121,11 +121,12 @@ class Directory(OpenFile):
         """
         found = cls.own(path, os.open, os.path.basename(path), _DIRECTORY, dir_fd=parent)
         found.elsewhere = elsewhere
-        fault = fault_of(os.fstat(found.fd), forbidden)
+        status = os.fstat(found.fd)
+        fault = fault_of(status, forbidden)
         if fault is not None:
             # The traceback of the error would keep the descriptor open.
             found.close()
-            remedy = f"chmod 700 {quoted(path)}"
+            remedy = f"chmod 700 {quoted(path)}" if status.st_uid == os.geteuid() else None
             raise UntrustedPathError(path, f"is not private: {fault}", remedy)
         return found
 
@@ -599,7 +600,7 @@ def _untrusted(path: str, error: UntrustedPathError) -> NamespaceError:
         f"{path} can't be trusted: {error.why(path)}",
         step=_STEP,
         cause=_CAUSE,
-        remedy=f"{error.remedy}, or {_ELSEWHERE}" if error.remedy else _ELSEWHERE,
+        remedy=f"{error.remedy}    # or {_ELSEWHERE}" if error.remedy else _ELSEWHERE,
     )
 
 

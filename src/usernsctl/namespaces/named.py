@@ -282,7 +282,7 @@ def create_named(name: str, options: Iterable[str], network: Sequence[str] = ())
     else:
         with found:
             pass
-    remedy = f"usernsctl ns remove {name}, or choose another name"
+    remedy = f"usernsctl ns remove {name}    # or choose another name"
     raise _error(f"a namespace {name!r} exists already", "name-taken", remedy)
 
 

@@ -172,6 +172,13 @@ def test_remedies_for_unexecutable_files_do_not_use_command_v(cause_id: str) -> 
     assert "command -v" not in catalogue()[cause_id].remedies["host"]
 
 
+def test_commands_of_own_remedies_can_be_typed() -> None:
+    """Errors have remedies of their own; a shell takes an alternative in prose for arguments."""
+    prose = re.compile(r'f?"(?:(?:usernsctl|chmod|mv|rm) |\{error\.remedy\})[^#"]*, or ')
+    files = sorted((TREE / "src").rglob("*.py"))
+    assert [(file.name, found) for file in files for found in prose.findall(file.read_text())] == []
+
+
 def test_unknown_id_raises_keyerror() -> None:
     with pytest.raises(KeyError, match="no-such-cause"):
         get("no-such-cause")

@@ -185,8 +185,9 @@ def test_state_directory_open_to_others_is_refused(state: Path, mode: int) -> No
 def test_state_directory_of_another_owner_is_refused(state: Path) -> None:
     state.mkdir(mode=0o700)
     os.chown(state, 12345, 12345)
-    with pytest.raises(un.NamespaceError, match="the owner is uid 12345"):
+    with pytest.raises(un.NamespaceError, match="the owner is uid 12345") as caught:
         named.list_named()
+    assert caught.value.remedy == "set XDG_RUNTIME_DIR to a directory of your own"
 
 
 def test_symlink_as_state_directory_is_refused(state: Path, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def _joins_private(request: Request, name: str) -> bool:
         raise CommandError(
             f"--network private: the namespace {name} has a network of its own, not a private one",
             step="network",
-            remedy=f"usernsctl ns create {name} --net private, or omit --in",
+            remedy="usernsctl ns create NAME --net private    # and give --in NAME; or omit --in",
         )
     return known.network == "private" and request.network == "private" and not request.ranges
 

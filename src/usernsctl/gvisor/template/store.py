@@ -210,7 +210,7 @@ def _taken(name: str) -> RunscError:
     return RunscError(
         f"a template {name!r} exists already",
         step=STEP,
-        remedy=f"usernsctl template remove {name}, or create it with --replace",
+        remedy=f"usernsctl template remove {name}    # or create it with --replace",
     )
 
 
