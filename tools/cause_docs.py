@@ -11,7 +11,7 @@ from pathlib import Path
 
 import generated
 
-from usernsctl.explain.catalogue import AREAS, entries, get
+from usernsctl.explain.catalogue import AREAS, Entry, entries, get
 from usernsctl.explain.model import Cause
 
 TARGET = Path(__file__).parent.parent / "docs" / "causes.md"
@@ -26,7 +26,6 @@ HEADINGS = {
     "commands": "Commands and names",
     "containers": "Container engines and images",
 }
-TESTED_BY = {True: "real", "vm": "real, in a virtual machine", False: "given"}
 # Names of files, options, programs and system calls, which stay in lower case at the beginning of a
 # sentence.
 NAME = re.compile(r"(newuidmap|nft|pasta|podman|proc|runsc|setgroups)\b|\S*[_.(]")
@@ -51,8 +50,8 @@ TESTED = """\
 
 *Real*: a test creates the cause on the machine, and checks that usernsctl names the cause.
 *Real, in a virtual machine*: `make vm` runs such a test, because it needs Debian's own kernel.
-*Given*: the cause can't be created on every machine. A test passes the facts or the message to
-usernsctl, and checks that usernsctl names the cause.
+*Given*: the tests can't create the cause. They pass the facts or the message to usernsctl, and
+check that usernsctl names the cause.
 
 | id | tested |
 |---|---|
@@ -65,10 +64,14 @@ def document() -> str:
     for area in AREAS:
         parts.append(f"## {HEADINGS[area]}\n")
         parts += [section(get(entry.id)) for where, entry in known if where == area]
-    rows = [
-        f"| [`{entry.id}`](#{entry.id}) | {TESTED_BY[entry.reproduced]} |\n" for _, entry in known
-    ]
+    rows = [f"| [`{entry.id}`](#{entry.id}) | {tested(entry)} |\n" for _, entry in known]
     return "\n".join(parts) + "\n" + TESTED + "".join(rows)
+
+
+def tested(entry: Entry) -> str:
+    if entry.given is not None:
+        return f"given. {entry.given}"
+    return "real, in a virtual machine" if entry.in_vm else "real"
 
 
 def section(cause: Cause) -> str:

@@ -9,6 +9,8 @@ import pytest
 from broken_machine import PRELUDE, Diagnosis, diagnose, named_by_command, run_broken
 from callers import as_root
 
+from usernsctl.explain.catalogue import get
+
 pytestmark = pytest.mark.each_user
 
 #: The way to break the machine, options of usernsctl-exec that fail then, and the cause.
@@ -39,6 +41,14 @@ def test_doctor_and_the_failing_command_name_the_cause(
         # No other cause blocks. Unprivileged users, and root of a nested namespace, may also lack
         # ranges.
         assert [one for one in found.ids if one != "no-subordinate-range"] == [cause]
+
+
+def test_a_limit_of_cgroup_namespaces_is_named_and_raised_by_the_remedy() -> None:
+    way = ["no-cgroup-namespaces"]
+    assert named_by_command(way, "-r", "--cgroup") == "max-cgroup-namespaces"
+    remedy = get("max-cgroup-namespaces").remedies["host"]
+    healed = f"{remedy} && exec {PRELUDE} -r --cgroup -- echo ran"
+    assert run_broken(way, ["sh", "-c", healed]).stdout.endswith("\nran\n")
 
 
 def test_doctor_names_a_kernel_without_open_tree() -> None:

@@ -26,6 +26,7 @@ RANGES = ["unshare", "--map-root-user", "--map-auto", "true"]
 OVERLAPPING = ["unshare", "--map-users=0:100000:9", "--map-users=5:100020:9", "true"]
 BWRAP = ["bwrap", "--unshare-user", "--ro-bind", "/", "/", "true"]
 PREPARED = [str(SCRIPTS / "usernsctl-exec"), "-r", "-m", "--"]
+REFUSED_IDS = "idmapped-mount-refused"
 PROC = ["unshare", "--map-root-user", "--mount-proc", "--pid", "--fork", "true"]
 
 
@@ -80,11 +81,29 @@ os.setresuid(os.getuid(), os.getuid(), os.getuid())
 open("/proc/self/uid_map", "w")
 """
 
+# clone(2) with CLONE_FS, of which the kernel allows no new user namespace.
+CLONE_FS = """
+import ctypes, os, sys
+sys.path.insert(0, sys.argv[1])
+from calls import CALLS, CLONE_NEWUSER, libc
+libc.syscall(CALLS["clone"], CLONE_NEWUSER | 0x200, 0, 0, 0, 0)
+sys.exit(f"clone: {os.strerror(ctypes.get_errno())}")
+"""
+TWO_IDS = "echo 0 0 2 | tee /proc/$$/uid_map"
+# A /dev without devices, as in a container.
+EMPTY_DEV = "mount -t tmpfs none /dev; exec python3 -c \"import os; os.open('/dev/fuse', 2)\""
+
 
 @unprivileged
 @pytest.mark.parametrize(
     ("command", "cause"),
     [
+        (["unshare", "--mount", "true"], "namespaces-without-user"),
+        ([sys.executable, "-c", CLONE_FS, BREAK[1].rpartition("/")[0]], "clone-flags-conflict"),
+        (["unshare", "--user", "sh", "-c", TWO_IDS], "unprivileged-map"),
+        ([*PREPARED, "chown", "4200000", "."], "image-id-unmapped"),
+        ([*PREPARED, "mount", "-Bo", "X-mount.idmap=u:0:0:1", "/proc", "/mnt"], REFUSED_IDS),
+        ([*PREPARED, "sh", "-c", EMPTY_DEV], "fuse-missing"),
         (["nsenter", "--user", "--target", "1", "true"], "join-denied"),
         ([sys.executable, "-c", UNDUMPABLE], "not-dumpable"),
         ([*PREPARED, "unshare", "--map-users=0:0:9", "true"], "outside-parent-map"),

@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import msgspec
 
@@ -24,8 +23,10 @@ AREAS = ("namespaces", "maps", "helpers", "runsc", "network", "bundle", "command
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cause as its file has it; see :class:`~usernsctl.explain.model.Cause` for the fields.
 
-    :ivar reproduced: whether tests reproduce the cause; ``"vm"`` if only the tests in the virtual
-        machine do, since the failure can't be provoked on every machine.
+    :ivar in_vm: whether only the tests in the virtual machine reproduce the cause, since not every
+        machine can have the failure.
+    :ivar given: why no test reproduces the cause, or ``None`` if a test does. A cause that is not
+        reproduced has tests that pass its facts or its message to usernsctl.
     """
 
     id: str
@@ -36,7 +37,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     why: str
     remedies: dict[Place, str]
     prose: bool = False
-    reproduced: bool | Literal["vm"] = False
+    in_vm: bool = False
+    given: str | None = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,5 +78,4 @@ def _complete(entry: Entry) -> Cause:
         prose=entry.prose,
         purposes=entry.purposes,
         reference=entry.reference,
-        reproduced=bool(entry.reproduced),
     )

@@ -29,7 +29,6 @@ class Cause:
     :ivar prose: whether the remedy for the host is a sentence, rather than shell commands.
     :ivar purposes: the purposes that the cause blocks.
     :ivar reference: a manual page, a kernel version, or a document, that states the rule.
-    :ivar reproduced: whether tests reproduce the cause; otherwise they inject its facts.
     """
 
     id: str
@@ -40,7 +39,6 @@ class Cause:
     prose: bool
     purposes: tuple[Purpose, ...]
     reference: str
-    reproduced: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,6 +172,11 @@ def nested_no_more() -> None:
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
 
 
+def no_cgroup_namespaces() -> None:
+    nest()
+    Path("/proc/sys/user/max_cgroup_namespaces").write_text("0")
+
+
 # ---- ways for root only ------------------------------------------------------------------------
 
 
@@ -367,6 +372,7 @@ LATE: dict[str, Callable[[], None]] = {
     "unmapped": unmapped,
     "nested-deep": nested_deep,
     "nested-no-more": nested_no_more,
+    "no-cgroup-namespaces": no_cgroup_namespaces,
 }
 FOR_ANYBODY = EARLY.keys() | LATE.keys()
 
