@@ -124,7 +124,7 @@ def core(csrc: Path = CSRC) -> list[Path]:
 
 
 def program(name: str, csrc: Path = CSRC) -> list[Path]:
-    """Return the sources of a program, without those of the core."""
+    """Return the sources of a program that do not belong to the core."""
     programs = csrc / "programs"
     own = set((programs / name.removeprefix("usernsctl-")).glob("*.c"))
     return [*sorted(own), *(programs / "shared" / source for source in PROGRAMS[name])]

@@ -22,7 +22,7 @@ from usernsctl.pytest_plugin import Subids
 
 @pytest.mark.userns
 def test_we_are_root_but_only_here() -> None:
-    """user_namespaces(7), "Capabilities": root has all, but only over the namespace's resources."""
+    """user_namespaces(7), "Capabilities": root has all capabilities, but in this namespace only."""
     assert os.getuid() == 0
     with pytest.raises(PermissionError):
         socket.sethostname("elsewhere")
@@ -37,7 +37,7 @@ def test_the_name_of_the_host_is_ours_to_change() -> None:
 
 @pytest.mark.userns(net=True)
 def test_there_is_no_way_out() -> None:
-    """network_namespaces(7): a new one has only a loopback device, which is down."""
+    """network_namespaces(7): a new namespace has only a loopback device, which is down."""
     assert [name for _, name in socket.if_nameindex()] == ["lo"]
     with pytest.raises(OSError, match="unreachable"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
@@ -70,7 +70,7 @@ def test_a_file_has_an_owner_on_either_side(file_made_inside: Path) -> None:
 @pytest.mark.userns(map="auto")
 @pytest.mark.parametrize("inside", [1, 1000])
 def test_others_can_be_had_where_they_are_mapped(inside: int, userns_subids: Subids) -> None:
-    """setuid(2): the id must be valid in the user namespace."""
+    """setuid(2): a process can only change to an id that its user namespace maps."""
     if not any(inside < extent.inside + extent.count for extent in userns_subids.uids):
         pytest.skip("the subordinate ranges are shorter")
     os.setresuid(inside, inside, inside)

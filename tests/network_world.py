@@ -239,7 +239,8 @@ class _Program:
             path = directory / name
             path.write_text(text)
             subprocess.run(["mount", "--bind", path, f"/etc/{name}"], check=True)
-        # Without caches of the real machine's resolver.
+        # Hide the sockets in /run, by which libc would ask the real machine's resolver or its
+        # cache.
         subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
 
     def _enter(self, where: str) -> None:

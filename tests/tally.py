@@ -30,7 +30,7 @@ class Tally:
         self.tries += count
 
     def succeeded(self, how: str) -> None:
-        """Record a success, described by what the attacker has obtained."""
+        """Record a success of the attacker, with a description."""
         self.successes.append(how)
 
 

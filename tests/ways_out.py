@@ -94,7 +94,7 @@ def page(host: str, port: int = 80) -> str:
 
 
 def page_by(family: int, address: tuple[object, ...], *options: tuple[int, int, object]) -> str:
-    """Return what a server answers to a socket with options."""
+    """Return the answer of a web server, over a socket with these options."""
     with socket.socket(family) as connection:
         connection.settimeout(SECONDS)
         for level, option, value in options:
@@ -110,7 +110,7 @@ def ask(
     options: tuple[tuple[int, int, object], ...] = (),
     query: bytes = QUERY,
 ) -> str:
-    """Return what a server answers to a datagram with control messages."""
+    """Return a server's answer to a datagram that is sent with control messages."""
     with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
         datagrams.settimeout(SECONDS)
         for level, option, value in options:

@@ -26,10 +26,10 @@ __asm__(".globl _start\n_start:\n\t"
 /*
  * Makes a system call. Returns its result, or the negated errno.
  *
- * gVisor patches "mov $NUMBER, %eax; syscall" into a faster call. It compares only bytes, so it
+ * gVisor patches "mov $NUMBER, %eax; syscall" into a faster call. gVisor compares only bytes, so it
  * could mistake the end of another instruction, which a compiler has placed before the syscall, for
- * that mov and overwrite it. So this code emits either exactly the sequence that gVisor looks for,
- * or one that can't match.
+ * that mov and overwrite the bytes. So this code emits either exactly the sequence that gVisor
+ * looks for, or one that can't match.
  */
 __attribute__((always_inline)) static inline long un_raw_call(long number, long a, long b, long c,
                                                               long d, long e, long f)

@@ -153,8 +153,8 @@ static bool lower_by_memory_max(int fd, void *arg)
     return true;
 }
 
-/* Lowers *arg to the limit in a file memory.stat of version 1, which is the lowest of the group and
- * all its parents, even of those that a container does not see. */
+/* Lowers *arg to the limit in a file memory.stat of version 1: the lowest limit of the group and
+ * all its parents, including parents that a container does not see. */
 static bool lower_by_memory_stat(int fd, void *arg)
 {
     static const char key[] = "\nhierarchical_memory_limit ";

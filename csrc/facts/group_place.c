@@ -158,8 +158,8 @@ static int open_own(const struct un_groups *groups, const char *controller, char
                   O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-/* Returns whether this process may make groups in `place`, the parent of `group` if that is LEAF:
- * nobody makes LEAF in a unit that is not delegated. */
+/* Returns whether this process may make groups in `place`. `group` is the path of `place`, or of
+ * LEAF in it; LEAF is only made in delegated units. */
 static bool may_make(const struct un_groups *groups, int place, const char *controller,
                      const char *group)
 {

@@ -492,7 +492,7 @@ int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err);
 /* Runs newuidmap and newgidmap in parallel for the process whose /proc directory is open as `dir`.
  * That process must be an unreaped child of the caller, so that its pid can't be reused. */
 int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err);
-/* Reads the maps back. Fails unless they equal those of the plan. */
+/* Reads the maps of the process back. Fails unless they equal the planned maps. */
 int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err);
 
 /* ---- namespaces (sys/namespaces.c, ns/namespace.c) ------------------------------------------- */
@@ -613,10 +613,11 @@ struct un_spawn {
     bool restore_signals; /* reset SIGPIPE and SIGXFSZ, which Python ignores, to the default action
                            */
     int start_timeout_ms; /* timeout until the child has executed the command; -1 means none */
-    const uint64_t *signals; /* signals that the command blocks; NULL means those of the caller */
-    bool new_session;        /* setsid(2) */
-    int process_group;       /* setpgid(2); -1 keeps the group */
-    int umask;               /* umask(2); -1 keeps the mask */
+    const uint64_t
+        *signals; /* signals that the command blocks; NULL means the signal mask of the caller */
+    bool new_session;  /* setsid(2) */
+    int process_group; /* setpgid(2); -1 keeps the group */
+    int umask;         /* umask(2); -1 keeps the mask */
 };
 
 void un_spawn_init(struct un_spawn *spawn);
@@ -759,8 +760,9 @@ bool un_stdio_is_terminal(void);
 /* Parses a launch into *launch, which refers to `bytes` until it is closed. */
 int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
                     struct un_error *err);
-/* Fails if a seccomp filter forbids a system call that the start of a sandbox makes. Call this
- * before any of these calls, since a process that the filter kills can't report it. */
+/* Fails if a seccomp filter forbids a system call that the start of a sandbox makes. Must be called
+ * before the first of these system calls, since a process that the filter kills can't report the
+ * cause. */
 int un_filter_check_launch(struct un_error *err);
 /* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` itself makes. */
 int un_filter_check_doctor(struct un_error *err);
@@ -810,10 +812,9 @@ bool un_owner_is_trusted(uid_t uid, const char *path);
  * to its mode or its access control list. A group counts as the caller's own if it is root's, or if
  * its gid equals the caller's uid and it has no members. */
 bool un_others_may_write(int directory);
-/* Stores a checksum of the content of an open file of any kind of descriptor: of a program of up to
- * 256 KiB all of it, of a larger one its head and samples (launch/content.c). Returns -1 with
- * errno.
- */
+/* Stores a checksum of the content of an open file; the descriptor may be O_PATH. The checksum
+ * covers a program of up to 256 KiB completely, and the head and samples of a larger one
+ * (launch/content.c). Returns -1 with errno. */
 #define UN_CONTENT_SUM_ROOM 17
 int un_content_sum(int fd, char text[UN_CONTENT_SUM_ROOM]);
 /* Sets O_APPEND on a descriptor that is at the end of a file, because gVisor would overwrite the

@@ -171,7 +171,7 @@ int un_root_visit(struct un_visit *visit, struct un_launch *launch, int director
     return failed;
 }
 
-/* The directory in which entries are mirrored, and the names of those that are not. */
+/* The directory in which entries are mirrored, and the names of the omitted entries. */
 struct mirror {
     int target;
     const char *const *without;

@@ -54,9 +54,9 @@ static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
     return 0;
 }
 
-/* Returns whether newuidmap(1) would accept an extent: it may continue from one range into the
- * next, but the caller's own id is granted only alone (have_range() in shadow's subordinateio.c).
- */
+/* Returns whether newuidmap(1) would accept an extent: the extent may span adjacent ranges, but the
+ * caller's own id is accepted only as an extent of its own (have_range() in shadow's
+ * subordinateio.c). */
 static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
 {
     if (extent.count == 1 && extent.outside == id->own)

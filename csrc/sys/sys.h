@@ -229,7 +229,8 @@ struct un_probe_call {
     const char *name;
     enum un_step step;
     const char *cause; /* cause of an error, if a filter forbids the call */
-    bool is_needed;    /* whether a filter that denies the call with an error forbids it, too */
+    bool is_needed; /* whether a filter that makes the call fail with an error counts as forbidding
+                       it */
 };
 
 struct un_probe_calls {
@@ -399,9 +400,9 @@ struct un_watched {
 /*
  * Forwards signals to the child until it exits. All signals must be blocked (un_block_signals()),
  * and SIGCHLD must not be ignored. When the command stops, this process stops itself, so that the
- * shell notices. All other children are reaped too, as process 1 must do, to which orphans are
- * reparented. Process 1 does not stop itself: no process waits for that, and the kernel ignores
- * SIGSTOP for process 1.
+ * shell notices. All other children are reaped too, since orphans are reparented to process 1. If
+ * this process is process 1, it does not stop itself: no process waits for that, and the kernel
+ * ignores SIGSTOP for process 1.
  */
 void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *arg);
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("runsc")]
 
 SECRET = "a secret of the machine"
 READY = ["--ready", "READY", "--", "sh", "-c"]
-# Searches for the secret, with a pattern that does not match itself.
+# A command that searches for the secret, with a pattern that does not match its own text.
 LOOK = "grep -rash 's[e]cret of' /.usernsctl-agent /shown /tmp /mnt"
 SCRIPT = f"echo READY; read line; echo $line; {LOOK}"
 

@@ -42,7 +42,7 @@ def seen_by_all() -> Iterator[Path]:
 def test_a_launch_names_the_cause_that_run_names(
     usernsctl: Program, seen_by_all: Path, way: str, options: list[str], cause: str
 ) -> None:
-    """The causes are those that docs/docker-matrix.md lists with real runsc, and one more."""
+    """Compare a launch with a run, for the causes of docs/docker-matrix.md and one more."""
     file = seen_by_all / "launch"
     made = usernsctl("freeze", *options, "-o", file, "--", "echo", "ran")
     assert (made.returncode, made.stderr) == (0, "")
@@ -54,7 +54,7 @@ def test_a_launch_names_the_cause_that_run_names(
 
 
 def test_a_refused_fork_of_the_watcher_is_named(usernsctl: Program, seen_by_all: Path) -> None:
-    """Name the call: the namespaces were created before."""
+    """Check that the refused call is named, since the namespaces were created before it."""
     file = seen_by_all / "launch"
     assert usernsctl("freeze", "-o", file, "--", "echo", "ran").returncode == 0
     done = run_broken(["seccomp-fork"], [PRELUDE, "--launch", str(file)])

@@ -46,7 +46,7 @@ def name_of(pid: int) -> str:
 
 
 def reap_orphans(before: set[int]) -> set[int]:
-    """Reap orphans, and return the descendants that are left of those that began since `before`."""
+    """Reap orphans, and return the remaining descendants that started after `before`."""
     for pid in set(children_of(os.getpid())) - before:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)

@@ -110,7 +110,7 @@ def test_tcp_and_udp_may_publish_the_same_port(world: World) -> None:
         assert ask(world, "127.0.0.1", 18056, 3) == "3"
 
 
-# A client whose answer comes after those of a number of other clients.
+# A client whose answer comes only after the answers to many other clients.
 LATE = """
 import socket, sys
 def connected():

@@ -1,6 +1,6 @@
 """Tests of sandboxes of a SandboxHost in control groups with limits.
 
-Each test runs a program in the control group, which prints what it got.
+Each test runs a program in the control group, which prints its results.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def caught(call):
 
 
 def run(group: Path, script: str) -> list[Any]:
-    """Return what a program prints, each line as JSON."""
+    """Run a program, and return the JSON values that it prints, one in each line."""
     command = [sys.executable, "-c", PROGRAM + script]
     done = capture(within(group, *command), timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

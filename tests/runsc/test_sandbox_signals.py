@@ -36,7 +36,7 @@ def state(runtime: Path) -> Iterator[None]:
 
 @contextmanager
 def on_alarm(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
-    """Call `do` on SIGALRM, sent after `seconds`, or by a timer of the caller if that is 0.
+    """Call `do` on SIGALRM, which a timer sends after `seconds`; with 0, the caller sets the timer.
 
     Yield a list that gets an item when the handler has run.
     """

@@ -165,7 +165,7 @@ def received(world: World) -> set[str]:
 
 
 def try_all(world: World, addresses: dict[str, object]) -> dict[str, Results]:
-    """Return the results in each kind of sandbox, and those on the machine."""
+    """Try all ways in each kind of sandbox, and on the machine; return the results."""
 
     def command(kind: str) -> list[str]:
         return [USERNSCTL, "run", *KINDS[kind], "--", "/usr/bin/python3"]

@@ -109,7 +109,7 @@ except RecursionError as error:
     "directory/__main__.py": "import near, sys\nprint(sys.argv, __spec__.name, near.number)\n",
     "directory/near.py": "number = 1\n",
     "empty/nothing.txt": "",
-    # Scripts as pip generates them.
+    # A console script in the form that pip generates.
     "console-script": "#!/usr/bin/python\nimport sys\nfrom directory.near import number\n"
     "if __name__ == '__main__':\n    sys.exit(number)\n",
 }

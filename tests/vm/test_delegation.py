@@ -34,7 +34,8 @@ def test_commands_start_in_control_groups_created_by_a_user() -> None:
     assert done.returncode == 0
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20  # type: ignore[index]
     reasons = set(re.findall(r"^SKIPPED .*: (.*)$", done.stdout, re.MULTILINE))
-    # Skipped tests: as root, they create control groups for other users, without delegation.
+    # The allowed reasons for skipped tests. As root, these tests create control groups for other
+    # users, without delegation.
     allowed = {"only root, outside of containers, may map any id by itself"}
     # A control group that has processes, like the test's, can't enable controllers for its
     # children.

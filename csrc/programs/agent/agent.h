@@ -242,9 +242,9 @@ void agent_unload(struct agent_loaded *loaded);
 /* Opens /proc, so that later mounts can't hide it. Returns -1 if /proc is no proc file system. */
 int agent_open_proc(void);
 
-/* Sends a signal to every descendant of the caller, or, if `group` is not 0, to those in that
- * process group. Processes that are created meanwhile may be missed. Returns false if /proc can't
- * be read. */
+/* Sends a signal to every descendant of the caller, or, if `group` is not 0, only to descendants in
+ * that process group. Processes that are created meanwhile may be missed. Returns false if /proc
+ * can't be read. */
 bool agent_signal_tree(int proc, pid_t group, int sig);
 
 /* Returns whether a child of the caller is to be spared. */
@@ -261,7 +261,7 @@ void agent_kill_while_all_stands(int proc, pid_t root);
 struct agent_killing {
     /* Reaps children that have exited. Returns whether any are left. */
     bool (*reap)(void *arg);
-    /* Requests agent_kill_while_all_stands() for the caller; NULL if that is not allowed. */
+    /* Asks the agent to call agent_kill_while_all_stands() for the caller; NULL if not allowed. */
     void (*get_help)(void *arg);
     void *arg;
     pid_t group; /* a process group that contains only descendants, or 0 */

@@ -94,7 +94,7 @@ static bool send_changed(struct sending *sending, const char *name)
     return !sending->stopped;
 }
 
-/* Returns whether a failure to open an entry means that the entry is no longer what it was. */
+/* Returns whether the errno of a failed open means that the entry was replaced or removed. */
 static bool is_replaced(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == ELOOP || errnum == ENXIO;

@@ -246,7 +246,7 @@ int sigemptyset(sigset_t *set)
 
 int sigaddset(sigset_t *set, int sig)
 {
-    /* A cast, because libcs name the array in sigset_t differently. */
+    /* The cast is needed because the name of the array in sigset_t differs between libcs. */
     *(unsigned long *)set |= 1UL << (sig - 1);
     return 0;
 }

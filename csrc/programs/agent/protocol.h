@@ -117,8 +117,9 @@ enum {
     AGENT_LINK,          /* a name and the target follow */
     AGENT_OTHER,         /* a name follows: a FIFO, socket or device, which is not copied */
     AGENT_DATA,          /* a part of the content of a file follows */
-    AGENT_LEAVE,         /* the end of a directory or file; mode 1: it changed meanwhile */
-    AGENT_STOPPED,       /* a path follows, relative to the copied tree; mode: the errno */
+    AGENT_LEAVE,   /* the end of a directory or file; mode is 1 if it changed while it was read */
+    AGENT_STOPPED, /* the copy has failed; mode is the errno; a path follows, relative to the copied
+                      tree */
     AGENT_DONE,
 };
 

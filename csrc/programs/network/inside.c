@@ -96,7 +96,7 @@ static int make_device(struct un_error *err)
     return -1;
 }
 
-/* Makes the namespace, and sends descriptors of what was made. */
+/* Makes the network namespace, and sends descriptors of the namespace and its listening sockets. */
 static int make(const struct network *network, int socket, struct un_error *err)
 {
     /* The kernel allows this call to root of a user namespace, so EPERM comes from a filter. */

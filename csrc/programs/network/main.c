@@ -69,7 +69,7 @@ static bool read_listener(const char *word, struct network *network)
     return end && !*end;
 }
 
-/* Adds a port to those of the protocol that `end`, the end of an option, names. */
+/* Adds a port to the list of its protocol, which `end`, the end of an option, names. */
 static bool add_port(const struct port *port, const char *end, struct network *network)
 {
     struct ports *ports = !*end ? &network->tcp : strcmp(end, UDP) == 0 ? &network->udp : NULL;

@@ -56,8 +56,8 @@ struct prefixes {
 
 /* ---- routes.c -------------------------------------------------------------------------------- */
 
-/* Adds the addresses of this machine, also those of broadcasts and anycast, and its gateways, to
- * `found`. */
+/* Adds the addresses of this machine, including broadcast and anycast addresses, and its gateways,
+ * to `found`. */
 int routes_of_machine(struct prefixes *found, struct un_error *err);
 /* Makes the addresses unreachable in the network namespace of this process, so that connect(2)
  * fails at once. Binds only programs that name no device: see filter.c. */
@@ -81,7 +81,7 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
 /* ---- filter.c: nft ------------------------------------------------------------------------- */
 
 /* Drops packets that leave this network namespace for a denied address, and, if there are
- * conditions, those that meet none. */
+ * conditions, packets that meet none of them. */
 int filter_output(const struct network *network, const struct prefixes *denied,
                   struct un_error *err);
 

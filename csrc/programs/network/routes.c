@@ -121,8 +121,8 @@ static bool hides_gateways(const struct nlmsghdr *message)
     return has_object && !has_hop;
 }
 
-/* Adds what a route says about this machine: an address, or a gateway. Returns false if there are
- * too many. */
+/* Adds the address of this machine, or the gateway, that a route contains. Returns false if there
+ * are too many. */
 static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
 {
     const struct rtmsg *route = NLMSG_DATA(message);

@@ -269,7 +269,8 @@ static void pass_answer(struct sender *sender, size_t client)
         return;
     reply_bytes = (struct iovec){sender->answer, (size_t)length};
     int bound = sender->ports->port[sender->port[client]].socket;
-    /* musl's sendmsg() copies the structure, and the filter knows only the addresses of these. */
+    /* A direct system call: musl's sendmsg() copies the structure, but the filter allows only the
+     * addresses of the `reply` structures. */
     syscall(SYS_sendmsg, bound, &sender->reply[client].head, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
@@ -306,7 +307,8 @@ struct client_reply *make_replies(struct iovec *answer)
     return replies;
 }
 
-/* Lets recvmsg(2) tell which address of this machine a datagram was sent to. */
+/* Sets the socket options with which recvmsg(2) reports the address of this machine that a datagram
+ * was sent to. */
 static int want_destinations(const struct ports *ports)
 {
     int on = 1;

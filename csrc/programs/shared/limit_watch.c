@@ -231,7 +231,8 @@ static void read_limit_process(struct limit_process *process)
     process->bytes = un_private_memory(process->pid);
 }
 
-/* Reads the processes of the last walk again if they have run for long enough since. */
+/* Measures the processes of the last walk again if they have used enough processor time since
+ * then. */
 static void read_busy_processes(struct limit_watch *watch)
 {
     int64_t busy = 0, wait = memory_time_left(watch) * 1000 / BUSY_SHARE;

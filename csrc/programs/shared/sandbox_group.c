@@ -126,7 +126,8 @@ static int shared_part(const struct sandbox_group *group, int part)
     return -1;
 }
 
-/* Makes the group of a part, or finds that of another one. Returns 0, or -1 with errno. */
+/* Makes the group of a part, or shares the group of an earlier part. Returns 0, or -1 with
+ * errno. */
 static int make_dir(struct sandbox_group *group, enum un_group_part part)
 {
     int place = un_group_place(&un_groups_here, part, &group->version[part]);

@@ -336,7 +336,8 @@ void children_add(struct children *children, pid_t pid);
  * left, since a process may hang in the kernel. */
 void kill_descendants(const struct children *spared);
 
-/* Waits for all children but those in `spared`, for at most `timeout` milliseconds. */
+/* Reaps all children except those in `spared`, and waits for them at most `timeout`
+ * milliseconds. */
 void reap_descendants(const struct children *spared, int timeout);
 
 /* The list of this process's children, if it has a single thread. */

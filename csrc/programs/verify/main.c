@@ -269,8 +269,8 @@ static int run_payload(int argc, char **argv, char **envp)
     return explain_exec_failure(in_json, argv[1], exec_payload(argv[1], argv + 1, envp));
 }
 
-/* Returns whether the arguments are those of the second form. In process 1 they never are, since a
- * payload may have the name --signal. */
+/* Returns whether the arguments have the second form. Returns false in process 1, where a payload
+ * may have the name --signal. */
 static bool is_for_signal(int argc, char **argv)
 {
     return argc == 3 && is_option(argv[1], "--signal") && call(__NR_getpid, 0, 0, 0) != 1;

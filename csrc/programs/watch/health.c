@@ -98,8 +98,8 @@ static bool open_watcher(int all, const char *name, const char *group, struct wa
     return false;
 }
 
-/* Finds the oldest watcher. `found` and `other` are buffers. Returns the one with the watcher, or
- * NULL. */
+/* Finds the oldest watcher. `found` and `other` are buffers. Returns the buffer that contains the
+ * watcher, or NULL if there is none. */
 static struct watcher *find_watcher(struct watcher *found, struct watcher *other)
 {
     char group[GROUP_SIZE];

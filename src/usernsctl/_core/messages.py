@@ -29,7 +29,7 @@ class MessageSearch:
         return [(one.at, _strings(one.causes, one.count)) for one in found if not one.is_hint]
 
     def add_causes(self, causes: Sequence[str]) -> None:
-        """Add causes to the ranking, as those of one more message of the text.
+        """Add causes to the ranking, as if the text contained one more message with these causes.
 
         :param causes: ids of the catalogue, the likeliest first.
         """

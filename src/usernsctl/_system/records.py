@@ -269,7 +269,7 @@ class Directory(OpenFile):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(RECORD, dir_fd=directory.fd)
                 try:
-                    # Needs no further descriptor, unlike rmtree().
+                    # Unlike rmtree(), rmdir() needs no further descriptor.
                     os.rmdir(name, dir_fd=self.fd)
                 except OSError:
                     shutil.rmtree(name, dir_fd=self.fd)

@@ -70,7 +70,7 @@ class Target:
 
 
 def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -> tuple[str, ...]:
-    """Remove the keywords of namespaces from `options`; return the names of those that are true.
+    """Remove the namespace keywords from `options`; return the names of those with a true value.
 
     :param kinds: the possible names, in the core's order.
     """

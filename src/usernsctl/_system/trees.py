@@ -57,8 +57,8 @@ class _Level:
 class TreeWriter:
     """A new file or directory tree, created entry by entry below one descriptor.
 
-    No path is resolved but the one of the directory that contains the tree. Each entry is created
-    by its name in the directory that was created before, and never replaces another one.
+    Only the path of the directory that contains the tree is resolved. Each entry is created by its
+    name in the directory that was created before, and never replaces another one.
     """
 
     def __init__(self, path: str) -> None:
@@ -251,8 +251,8 @@ class _OpenDirectory:
 def walk_tree(path: str, depth_max: int) -> Generator[TreeEntry]:
     """Yield the file `path`, or the directory and everything in it, each directory twice.
 
-    Symbolic links in `path` are followed, those in the tree are yielded. Only regular files and
-    directories are opened.
+    Symbolic links in `path` are followed; links in the tree are yielded as entries. Only regular
+    files and directories are opened.
 
     :param depth_max: the maximum number of nested directories.
     :raises OSError: a file can't be read. Its attribute ``filename`` is the path.

@@ -343,7 +343,7 @@ class Parser(argparse.ArgumentParser):
         return f"Usage: {self.prog} {usage}\n"
 
     def paragraphs(self) -> list[str]:
-        """Return the paragraphs of the description; those that are not indented become one line."""
+        """Return the paragraphs of the description; each unindented one becomes a single line."""
         from inspect import cleandoc
 
         found = cleandoc(self.description or "").split("\n\n")

@@ -78,7 +78,7 @@ def _path_of(command: str, environ: Mapping[str, str]) -> str:
 
 
 def _options(arranged: Sequence[str]) -> Iterator[str]:
-    """Yield the options of the run, without those of the script."""
+    """Yield the options for `usernsctl run`, without the options of `usernsctl wrap` itself."""
     for option in arranged:
         if option == "--":
             return

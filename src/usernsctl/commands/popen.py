@@ -780,7 +780,7 @@ def check_output(args: Args, bufsize: int = -1, *positional: Any, **arguments: A
 
 
 def output_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of ``run()`` for those of ``check_output()``.
+    """Convert the arguments of ``check_output()`` to arguments of ``run()``.
 
     :raises ValueError: `arguments` has `stdout` or `check`.
     """

@@ -34,7 +34,7 @@ class Need:
 
 
 def needs(facts: Facts, probes: Mapping[str, Probe], purpose: Purpose) -> tuple[Need, ...]:
-    """Return the settings that `purpose` needs, also those of a Docker container or a Pod."""
+    """Return the settings that `purpose` needs, including settings of a container or a Pod."""
     found = [_switch(facts), _limit(facts), _apparmor(facts, probes), *_release(facts)]
     engine = facts.container.engine
     if purpose == "docker" or engine == "docker":

@@ -253,7 +253,7 @@ def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts],
 
 
 def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
-    """Return `lines` for a helper, or comments if other users could have replaced the helper."""
+    """Return the commands for a helper; comments if others may have replaced its file."""
     file, point = helper["system"], helper["nosuid"] or "/"
     if not file or not (file + point).isprintable():
         return [

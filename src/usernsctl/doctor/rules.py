@@ -50,7 +50,7 @@ class Seen:
     def named(self, cause_id: str) -> Evidence:
         """Return the messages of the probes for which the core itself named this cause.
 
-        A probe that no start depends on shows only the causes of its own rule.
+        Probes of programs that no start needs are ignored: only their own rules evaluate them.
         """
         probes = (p for p in self.probes.values() if p.name not in _OPTIONAL)
         return tuple(told(p) for p in probes if p.cause == cause_id)
@@ -636,7 +636,8 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
         "mount-by-descriptor-missing",
         "ptrace-denied",
     ),
-    # If the caller's id is unmapped, root's usually is as well: the helpers belong to nobody.
+    # If the caller's id is not mapped, root's usually is not either, and the helpers seem to belong
+    # to user nobody.
     "helper-not-setuid": ("caller-id-unmapped",),
     # The core names this cause for a helper that failed without a known message.
     "helper-failed": tuple(

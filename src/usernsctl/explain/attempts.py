@@ -137,7 +137,7 @@ class AttemptReader:
         self._is_about_sandboxes = False
 
     def add(self, piece: bytes) -> None:
-        """Read the next piece of the text, unless enough was read."""
+        """Read the next piece of the text. Does nothing once the limits of a text are reached."""
         if self._is_full():
             return
         text = piece.lower()
@@ -156,7 +156,7 @@ class AttemptReader:
         return self._read > _READ_MAX or len(self._found) == _KEPT_MAX
 
     def attempts(self) -> list[Attempt]:
-        """Return the failed attempts of which most is known, in the order of the text."""
+        """Return the failed attempts with the greatest `strength`, in the order of the text."""
         found = [one for one in self._found if self._is_about_sandboxes or not one.common]
         strength = max((one.strength for one in found), default=0)
         return [one for one in found if one.strength == strength]
@@ -191,15 +191,15 @@ def _line_after(text: bytes, end: int) -> bytes:
 
 @functools.cache
 def _literals() -> tuple[bytes, ...]:
-    """Return the words that lines with errors have at least one of, those of exact errors first."""
+    """Return words of which each line with an error has at least one; exact errors come first."""
     known = errors()
     exact, vague = ([*itertools.chain(*table.values())] for table in (known.exact, known.vague))
     names = [name.lower() for name in known.exact]
     words = (*exact, *names, "errno", *vague)
-    # bytes.lower() changes no letters beyond ASCII.
+    # bytes.lower() does not change letters beyond ASCII, so search for both cases of these.
     forms = (form for word in words for form in (word, word.capitalize()))
     found = dict.fromkeys(form.encode().lower() for form in forms)
-    # A line with a word has each word that is a part of it, too.
+    # Drop words that contain another word: each line with the longer word has the shorter one.
     return tuple(one for one in found if not any(other in one for other in found if other != one))
 
 
@@ -263,7 +263,7 @@ def _exact_errors(line: str) -> list[str]:
 def _first(
     text: str, lines: Sequence[str], found: Sequence[str], strength: int, *, common: bool = True
 ) -> Attempt | None:
-    """Return the first operation that a line names and that fails with one of the errors."""
+    """Return the first attempt whose operation a line names and one of the errors fits."""
     for line in lines if found else ():
         if _other_subjects().search(line.lower()):
             continue

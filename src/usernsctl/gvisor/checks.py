@@ -94,7 +94,8 @@ def _id_or_name(text: str) -> int | str | None:
     if text.isdigit():
         is_id = text.isascii() and len(text) <= 10 and int(text) <= ID_MAX
         return int(text) if is_id else None
-    # A - begins negative numbers, + and - the lines of NIS (nsswitch.conf(5)).
+    # A leading - would make a negative number; + and - begin NIS entries of passwd
+    # (nsswitch.conf(5)).
     is_name = text[:1] not in ("", "+", "-") and text.isprintable() and len(text) <= 256
     return text if is_name and not set(text) & set(" :,/") else None
 

@@ -22,7 +22,7 @@ OnOverflow = Literal["truncate", "kill"]
 #: The maximum number of bytes to read at once.
 READ_BYTES = 1 << 16
 
-# The greatest time limit for poll(2), in seconds, after which the loop looks for the deadline.
+# The greatest timeout for poll(2), in seconds. The loop checks the deadline after each call.
 _PATIENCE = 3600.0
 
 # The maximum length of an encoded character, in bytes.
@@ -33,7 +33,7 @@ class KeptOutput:
     """The beginning and the end of the output to one stream, and the number of all its bytes."""
 
     def __init__(self, limit: int) -> None:
-        """Keep nothing yet.
+        """Initialize without output.
 
         :param limit: the number of bytes to keep, half of them from the beginning.
         """
@@ -63,16 +63,16 @@ class KeptOutput:
 
     @property
     def truncated(self) -> int:
-        """The number of bytes that were not kept."""
+        """The number of discarded bytes."""
         return max(self.total - self._limit, 0)
 
     def data(self) -> bytes:
-        """Return the bytes that were kept."""
+        """Return the bytes that were not discarded."""
         self._cut()
         return bytes(self._head + self._tail)
 
     def text(self, encoding: str, errors: str) -> str:
-        """Return the text that was kept, without the parts of characters that were cut.
+        """Decode the bytes that were not discarded, without incomplete characters at the cut.
 
         Line ends are converted to newlines, as :mod:`subprocess` does.
 

@@ -172,8 +172,8 @@ class NamedNamespace:
     def discard(self) -> None:
         """Kill the holder, and wait for its end.
 
-        If the holder is process 1 of a PID namespace, it ends after all other processes in there.
-        A FUSE filesystem that root inside has mounted can block the end of a process.
+        If the holder is process 1 of a PID namespace, it ends after all other processes of that
+        namespace. A FUSE filesystem that root inside has mounted can block the end of a process.
 
         :raises NamespaceError: the holder has not ended after 10 seconds.
         :raises ForeignProcessError: the process is not in a namespace that this user made.

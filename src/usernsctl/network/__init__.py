@@ -1,1 +1,1 @@
-"""Networks of sandboxes: what a sandbox may reach outside."""
+"""Networks of sandboxes: allowed names and addresses, published ports, and the proxy."""

@@ -35,7 +35,7 @@ _ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, length of the destinatio
 _TYPE_AT = _HEADER.size + 7  # rtm_type
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
-# The first that contains an address gives the reason.
+# Networks with the reason for their refusal. The first network that contains an address counts.
 _IPV4 = (
     ("0.0.0.0", 8, "an address of this machine"),  # noqa: S104
     ("10.0.0.0", 8, "a private address"),
@@ -56,7 +56,8 @@ _IPV4 = (
     ("168.63.129.16", 32, "the metadata service of Azure"),
 )
 
-# Only 2000::/3 is assigned to the public internet. The reasons for others are the common ones.
+# The same for IPv6. All addresses outside of 2000::/3, the public internet, are refused; the table
+# has reasons for the common ones.
 _IPV6 = (
     ("::", 128, "the unspecified address"),
     ("::1", 128, "a loopback address"),
@@ -124,7 +125,7 @@ def is_own(family: int, address: str) -> bool:
         _, kind, *_ = _HEADER.unpack_from(answer)
         if kind == _NLMSG_ERROR:
             (number,) = struct.unpack_from("=i", answer, _HEADER.size)
-            # Without a route the connection fails, too.
+            # An address without a route counts as not own: the connection fails anyway.
             return -number not in _NO_ROUTE
         return kind != _RTM_NEWROUTE or answer[_TYPE_AT] != _RTN_UNICAST
     except (OSError, struct.error, IndexError):

@@ -14,7 +14,7 @@ _CLIENT_HELLO = 1
 _MAX_RECORD = 1 << 14
 _MAX_RECORDS = 16
 _SERVER_NAME = 0
-# Encrypted Client Hello (RFC 9849) and its drafts: a second, encrypted name.
+# Extensions of Encrypted Client Hello (RFC 9849) and its drafts, with a second, encrypted name.
 _ENCRYPTED = (0xFE0D, 0xFF03, 0xFF02, 0xFFCE)
 
 # Descriptions of fatal alerts (RFC 8446, section 6.2).
@@ -25,7 +25,7 @@ UNRECOGNIZED_NAME = 112
 
 
 class NotAllowed(Exception):
-    """A ClientHello that the proxy does not forward. The message says why.
+    """Error of a ClientHello that the proxy does not forward, with the reason as the message.
 
     :ivar alert: the description of the fatal alert for the client; ``None`` if what the client
         sent is not TLS.
@@ -97,7 +97,7 @@ def server_name(received: bytes) -> str | None:
 
 
 def _message(received: bytes) -> bytes | None:
-    """Return the body of the handshake message, put together from its records; None if cut off."""
+    """Return the body of the handshake message, joined from its records; None if incomplete."""
     body = b""
     at = 0
     for _ in range(_MAX_RECORDS):

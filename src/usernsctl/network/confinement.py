@@ -60,21 +60,23 @@ fchmod 91 52     fchown 93 55        fsetxattr 190 7   setxattrat 463 463  remov
 lremovexattr 198 15        fremovexattr 199 16         removexattrat 466 466
 open_tree_attr 467 467     file_setattr 469 469       socketpair 53 199
 """
-# Calls whose arguments are in memory, which a filter can't read. C libraries use others then.
+# Calls whose arguments are in memory, which a filter can't read. They fail with ENOSYS, and C
+# libraries then use other calls.
 _MISSING = "clone3 435 435  openat2 437 437"
-# The index of the argument with the flags comes last.
+# Each call with the index of its argument with the flags.
 _OPEN = (("open 2 -", 1), ("openat 257 56", 2))
 _CLONE = "clone 56 220"
-# glibc asks for addresses of this machine over netlink, as the check of addresses does.
+# Netlink is allowed since glibc reads the addresses of this machine, and the proxy asks for routes.
 _SOCKET = "socket 41 198"
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
-# Commands that type into a terminal, which the log may be: ioctl(2) takes 32 bits of them.
+# ioctl(2) commands that insert input into a terminal, which the log may be. The kernel uses only
+# their lower 32 bits.
 _IOCTL = "ioctl 16 29"
 _TYPING = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
 
 def confine() -> None:
-    """Restrict this process, all its threads to come, and nothing else.
+    """Restrict this process and its future threads.
 
     :raises OSError: the kernel refused a restriction.
     """
@@ -156,7 +158,7 @@ def _filter(machine: str) -> bytes:
 def _among(
     call: int, index: int, values: tuple[int, ...], error: int, *, is_allowed: bool
 ) -> list[tuple[int, int, int, int]]:
-    """Return the part of the filter for a call that is allowed, or denied, with some values.
+    """Return the filter code for a call that is allowed or denied with these argument values.
 
     :param index: the index of the argument. Only its low 32 bits count, as for the kernel.
     :param error: the error number of a denied call.
@@ -174,7 +176,7 @@ def _among(
 
 
 def _numbers(table: str, machine: str) -> list[int]:
-    """Return the numbers that a table has for an architecture."""
+    """Return the system call numbers of a table for an architecture."""
     words = table.split()
     column = 1 + list(_AUDIT).index(machine)
     return [int(number) for number in words[column::3] if number != "-"]

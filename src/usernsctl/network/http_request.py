@@ -29,7 +29,8 @@ _VALUE = frozenset((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _DIGITS = frozenset(b"0123456789")
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 
-# Fields for the proxy (RFC 9110, section 7.6.1), also those that Connection does not name.
+# Fields for the proxy alone (RFC 9110, section 7.6.1), which are removed even if Connection does
+# not name them.
 _HOP_BY_HOP = frozenset(
     (
         b"connection",
@@ -47,7 +48,7 @@ _OWN = frozenset((b"host", b"content-length", b"transfer-encoding"))
 
 
 class BadRequest(Exception):
-    """A request that the proxy does not understand. The message says why.
+    """Error of a request that the proxy can't parse, with the reason as the message.
 
     :ivar status: the status code and reason phrase of the answer.
     """
@@ -205,7 +206,7 @@ def _body_length(fields: list[tuple[bytes, bytes]], version: bytes) -> int | Non
 
 
 def _end_to_end(fields: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """Return the fields for the server, without those that the proxy writes itself."""
+    """Return the header fields to forward, without fields that the proxy writes itself."""
     named = {
         word.strip(b" \t").lower()
         for field, value in fields
@@ -229,14 +230,14 @@ def _number(text: bytes, digits: int) -> int:
 
 
 class SizedBody:
-    """A body whose size is known, cut off at its end."""
+    """A body of known size; further bytes are dropped."""
 
     def __init__(self, length: int) -> None:
         self._left = length
 
     @property
     def is_complete(self) -> bool:
-        """Return whether all of it was fed."""
+        """Return whether the whole body was fed."""
         return self._left == 0
 
     def feed(self, data: bytes) -> bytes:
@@ -247,7 +248,7 @@ class SizedBody:
 
 
 class ChunkedBody:
-    """A chunked body, written anew.
+    """A chunked body, which is parsed, and encoded anew for the server.
 
     :ivar is_complete: whether the last chunk was fed.
     """
@@ -259,7 +260,7 @@ class ChunkedBody:
         self._end_line: Callable[[bytes], bytes] = self._end_size
 
     def feed(self, data: bytes) -> bytes:
-        """Return what to send on for `data`; bytes after the body are dropped.
+        """Parse `data`, and return the bytes to forward; bytes after the body are dropped.
 
         :raises BadRequest: `data` is malformed, or has extensions or trailers.
         """

@@ -26,7 +26,7 @@ _LABEL = _DIGITS | frozenset("abcdefghijklmnopqrstuvwxyz-_")
 
 
 class NotAName(ValueError):
-    """A text that is not the name of a host. The message says why."""
+    """Error of a text that is not the name of a host, with the reason as the message."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -122,7 +122,7 @@ def normal_name(text: str) -> str:
     :raises NotAName: `text` is an address or is not a name in ASCII.
     """
     if not text.isascii():
-        # Before lower(), which makes ASCII letters of some others.
+        # Check before lower(), which converts some non-ASCII letters to ASCII.
         raise NotAName(f"{text!r} has a character other than letters, digits, '-' and '_'")
     name = text.lower().removesuffix(".")
     if not name:
@@ -166,7 +166,7 @@ def _to_ascii(name: str) -> str:
     """
     try:
         if name.isascii():
-            # Decoding finds a label that begins with xn-- and is not valid Punycode.
+            # Decode to detect labels that begin with xn-- but are not valid Punycode.
             if "xn--" in name.lower():
                 name.encode("ascii").decode("idna")
             return name

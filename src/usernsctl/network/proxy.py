@@ -88,7 +88,7 @@ def resolve(name: str, port: int) -> list[tuple[int, str]]:
 
 
 class Proxy:
-    """Answers connections.
+    """A proxy that answers connections.
 
     :param rules: the names that are allowed.
     :param refuse: takes the text of each refusal; called by any thread.
@@ -118,7 +118,7 @@ class Proxy:
             except Failed as error:
                 _send_error(client, error.status, str(error))
             except OSError:
-                # The client has gone, or is too slow to read.
+                # The client has closed the connection, or reads too slowly.
                 pass
 
     def _answer(self, client: socket.socket) -> None:
@@ -196,12 +196,12 @@ class Proxy:
         try:
             relay.run(request.head + body.feed(more))
         except http_request.BadRequest as error:
-            # An answer may be under way already, so that the client can only be cut off.
+            # Part of an answer may have been sent already, so only close the connection.
             self._refuse(f"{target}: {error}")
 
 
 class _Relay:
-    """Passes bytes between a client and a server until both, or the server of one request, end.
+    """A relay of bytes between a client and a server, until both end, or the server of one request.
 
     At most one block is buffered for each direction.
 
@@ -219,13 +219,13 @@ class _Relay:
         self._server = server
         self._idle_time = idle_time
         self._body = body
-        # The bytes to write to each socket, which were read from the other socket.
+        # For each socket, the bytes from the other socket that are still to be written.
         self._pending = {client: b"", server: b""}
-        # The sockets that nothing more is read from.
+        # The sockets from which no more bytes are read.
         self._ended: set[socket.socket] = set()
 
     def run(self, first: bytes) -> None:
-        """Pass bytes on between client and server, until the answer ends or both are idle.
+        """Forward bytes between client and server, until the answer ends or both are idle.
 
         :param first: the bytes that the server gets first.
         :raises BadRequest: the body is malformed.
@@ -285,7 +285,7 @@ class _Relay:
             self._pending[self._other(sock)] = data
 
     def _end(self, sock: socket.socket) -> None:
-        """Note the end of what `sock` sends, and pass the end on through a tunnel."""
+        """Record end of file from `sock`; in a tunnel, shut down the other socket for writing."""
         self._ended.add(sock)
         if self._body is None:
             self._other(sock).shutdown(socket.SHUT_WR)
@@ -312,7 +312,7 @@ def _connect_to(family: int, address: str, port: int, deadline: float) -> socket
 
 
 def _read_head(client: socket.socket, deadline: float) -> tuple[bytes, bytes]:
-    """Return the bytes up to the empty line, and those that came with them."""
+    """Return the head of a request, up to the empty line, and the bytes received after it."""
     head = b""
     while True:
         head += _receive(client, deadline, "the request did not come in time")
@@ -423,13 +423,13 @@ def serve(listener: socket.socket, proxy: Proxy, ended: int, connections: int) -
         try:
             client, _ = listener.accept()
         except OSError:
-            # The client has gone, or the descriptors or memory of the machine are used up.
+            # The client has closed the connection, or no descriptors or memory are left.
             free.release()
             time.sleep(_FULL_SECONDS)
             continue
         try:
             threading.Thread(target=answer, args=(client,), daemon=True).start()
         except RuntimeError:
-            # The number of threads is limited. The client sees the end of its connection.
+            # No thread can be started, because of a limit. The client's connection is closed.
             client.close()
             free.release()

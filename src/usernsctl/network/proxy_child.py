@@ -31,7 +31,7 @@ _STACK = 512 * 1024
 
 
 class _Log:
-    """Counts refusals, and prints each text once, up to the size of the table.
+    """A log that counts refusals, and prints each text once, up to the size of the table.
 
     :param is_json: whether to print JSON, as ``usernsctl run --log json`` does.
     """
@@ -54,13 +54,13 @@ class _Log:
             )
 
     def _print(self, message: str) -> None:
-        # Standard error may be a pipe whose reader has gone.
+        # Standard error may be a pipe without a reader.
         with contextlib.suppress(OSError):
             print(self._line(shown(message)), file=sys.stderr, flush=True)
 
 
 def _json_line() -> Callable[[str], str]:
-    """Return a function that makes a line of JSON of a message."""
+    """Return a function that encodes a message as a line of JSON."""
     # Imported here, since few runs print JSON, and a confined process can't count on files.
     import json
 

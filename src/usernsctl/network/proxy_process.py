@@ -33,7 +33,7 @@ class ProxyProcess:
     def __init__(
         self, rules: Iterable[AllowedName], *, log: int | None = DEVNULL, is_json: bool = False
     ) -> None:
-        """Start a proxy, without a wait until it is ready.
+        """Start a proxy; do not wait until it is ready.
 
         :param log: where the proxy prints each new refusal, as for :class:`subprocess.Popen`'s
             `stderr`.
@@ -99,7 +99,7 @@ class ProxyProcess:
 
 
 def _command(*words: str) -> list[str]:
-    # The proxy needs no packages of others, so Python does not look for them (-S).
+    # The proxy needs no third-party packages, so Python does not search for them (-S).
     python, *options = python_child.command("usernsctl.network.proxy_child", *words)
     return [python, "-S", "-B", *options]
 
@@ -110,7 +110,8 @@ def _start(rules: int, fds: tuple[int, ...], log: int | None, form: str) -> Pope
         idmap="current",
         pid=True,
         ipc=True,
-        # Ctrl-C of the caller's terminal is for the sandbox, which may go on and need the proxy.
+        # A new session, since Ctrl-C on the caller's terminal is for the sandbox, which may
+        # continue and need the proxy.
         start_new_session=True,
         stdin=rules,
         stdout=DEVNULL,

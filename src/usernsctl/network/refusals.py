@@ -42,7 +42,7 @@ def create() -> int:
     """Return the descriptor of an empty table."""
     fd = os.memfd_create("usernsctl-refusals", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, _SIZE)
-    # The proxy can't shorten the table, which would fail a reader.
+    # Sealed, so that the proxy can't shorten the table: readers would then fail.
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return fd
 
@@ -53,7 +53,7 @@ def total(fd: int) -> int:
 
 
 def listed(fd: int) -> Iterator[Refusal]:
-    """Return the distinct refusals, the first ones first."""
+    """Return the distinct refusals, in the order of their first occurrences."""
     for row in range(1, MAX_TEXTS + 1):
         count = _read_count(fd, row)
         if not count:
@@ -68,7 +68,7 @@ def _read_count(fd: int, row: int) -> int:
 
 
 class Table:
-    """The table, in the proxy.
+    """The proxy's side of the table.
 
     Only one thread at a time may write.
     """

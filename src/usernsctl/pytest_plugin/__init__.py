@@ -128,7 +128,7 @@ def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any,
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
-    """Add the warnings of the child to those of the parent."""
+    """Let the parent report the warnings of the child as well."""
     if item.get_closest_marker("userns") is None:
         yield
     else:

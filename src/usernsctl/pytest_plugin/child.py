@@ -25,7 +25,7 @@ from usernsctl.errors import UsernsError
 
 
 def sendable(value: Any) -> Any:
-    """Return `value`, with repr() in place of those parts that can't be pickled."""
+    """Return `value`, with its parts that can't be pickled replaced by their repr()."""
     try:
         pickle.loads(pickle.dumps(value))  # noqa: S301
     except Exception:  # methods of an unknown class may raise anything
@@ -141,7 +141,7 @@ class Channel:
         return fds[0] if fds else -1
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message to the parent, with repr() of those parts that can't be pickled."""
+        """Send a message to the parent, with its parts that can't be pickled as their repr()."""
         data = pickle.dumps(sendable(message))
         if not self._has_sent_namespace:
             self._connection.sendall(b"-")

@@ -125,7 +125,7 @@ def _try_map(idmap: un.IdMap, purpose: Literal["run", "range"]) -> str | None:
 
 
 def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"]) -> str:
-    """Return the error with a cause and remedy: those that doctor finds, or those of `cause_id`."""
+    """Return the error with the cause and remedy that doctor finds, or those of `cause_id`."""
     from usernsctl.doctor import diagnose
     from usernsctl.doctor.remedies import remedy
     from usernsctl.doctor.render import place

@@ -1,5 +1,5 @@
 /* Fuzz target: runsc's log files with any content: the fatal errors, the crash report, the debug
- * log. The input is used as each. */
+ * log. Each of these files has the input as its content. */
 #include "base/base.h"
 #include "explain/explain.h"
 

@@ -138,7 +138,8 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    # Both processes block forever, and so does the child of the first.
+    # Each step is a process that blocks for ever; the process of the first step has a child that
+    # blocks as well.
     waits = f"import signal; held = open({str(pipe)!r}, 'w'); signal.pause()"
     forks = f"import os; os.fork(); {waits}"
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Tests of the file that tells a watcher of running commands, without a sandbox."""
+"""Tests of the file that shows running commands to a watcher, without a sandbox."""
 
 from __future__ import annotations
 

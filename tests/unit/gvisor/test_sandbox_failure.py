@@ -56,5 +56,5 @@ def test_limit_that_was_hit_is_the_cause_of_an_ambiguous_message() -> None:
     assert error.cause == "process-limit"
     assert error.remedy is not None
     assert "--pids-limit" in error.remedy
-    # A message that has only one cause keeps it.
+    # The cause of an unambiguous message is not replaced by that of the limit.
     assert explain_runsc(PIVOT_ROOT, "out-of-memory").cause == "mount-denied"

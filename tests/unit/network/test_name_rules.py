@@ -140,6 +140,6 @@ def test_requested_name_must_be_ascii(text: str) -> None:
 
 
 def test_kelvin_sign_is_not_an_ascii_letter() -> None:
-    # str.lower() makes an ASCII k of it.
+    # str.lower() converts the Kelvin sign to an ASCII k.
     with pytest.raises(NotAName):
         normal_name("\u212a.example")

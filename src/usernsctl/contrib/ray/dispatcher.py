@@ -178,7 +178,7 @@ class Dispatcher:
                 self._tell()
         except Exception as error:
             self._error = error
-        # From here on, submit() cancels what it puts into the queue: no task is forgotten.
+        # From here on, submit() cancels the tasks that it puts into the queue, so no task is lost.
         self._has_ended = True
         self._is_closing = True
         while True:

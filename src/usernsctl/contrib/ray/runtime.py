@@ -55,7 +55,7 @@ else:
 
 
 class _ImageManager(_Images):
-    """Ray's image manager, for which a directory is an image as well: a root filesystem.
+    """Ray's image manager, which also accepts the directory of a root filesystem as an image.
 
     Images are in a directory of this user: by default, Ray has them below /tmp, under a name that
     any user of the machine can take first.

@@ -49,7 +49,7 @@ _END_SECONDS = 1
 # The maximum number of paths in each list of a report.
 _PATHS_MAX = 1000
 
-# More than the size of any file.
+# A size that no file exceeds.
 _SIZE_MAX = 2**63
 
 _SKIPPED_KINDS = {
@@ -120,7 +120,7 @@ class CopyReport:
 
 
 class _Counts:
-    """The parts of a CopyReport."""
+    """Counters and lists from which a CopyReport is made."""
 
     def __init__(self) -> None:
         self.files = self.directories = self.links = self.bytes = 0
@@ -406,8 +406,8 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
             raise records.InvalidRecordError(f"a record of kind {record.kind}, not a file")
         if record.size > max_bytes:
             raise _limit_error(copy, b"", "max_bytes", max_bytes)
-        # As large as the file at once: growing would copy what was read so far. getvalue() does
-        # not copy a buffer that is full.
+        # Allocate the whole size at once, since growing the buffer would copy the bytes read so
+        # far. getvalue() does not copy a full buffer.
         content = io.BytesIO(bytes(record.size))
         more = bytearray()
         with content.getbuffer() as view:
@@ -417,7 +417,7 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
 
 
 def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int) -> int:
-    """Read the rest of the records of a file into `view`, and what does not fit into `more`.
+    """Read the remaining records of a file into `view`, and bytes that do not fit into `more`.
 
     :returns: the number of bytes in `view`.
     """
@@ -445,7 +445,7 @@ def list_dir(place: Place, path: str, max_entries: int) -> list[FileEntry]:
             if len(found) == max_entries:
                 raise _limit_error(copy, b"", "max_entries", max_entries)
             if record.kind == records.OTHER and not record.mode:
-                continue  # removed since it was listed
+                continue  # the entry was removed after it was listed
             found.append(_entry_of(record))
     return found
 
@@ -475,7 +475,7 @@ class _Getting:
         self.counts = _Counts()
 
     def run(self, writer: trees.TreeWriter) -> None:
-        """Create everything that the program inside sends."""
+        """Create the files and directories whose records the program inside sends."""
         while (record := self._copy.read()).kind != records.DONE:
             try:
                 self._perform(writer, record)

@@ -155,7 +155,7 @@ class Patience:
             poll.register(self._stop, select.POLLIN)
         while True:
             left = self.check()
-            # Not longer than an hour, which is well below the maximum of poll(2).
+            # Wait for at most an hour, well below the maximum timeout of poll(2).
             ready = dict(poll.poll(None if left is None else min(left, 3600) * 1000 + 1))
             if self._stop in ready:
                 raise StoppedError
@@ -174,7 +174,7 @@ class RecordReader:
         self._from = self._to = 0
 
     def _fill(self) -> None:
-        """Read more bytes behind those that are left.
+        """Read more bytes into the buffer, behind the unused ones.
 
         :raises StreamEndError: there are no more.
         """

@@ -29,7 +29,7 @@ PROGRAMS: Mapping[str, Sequence[str]] = {
 NAMES = "names"
 #: The network of a sandbox that reaches nothing, and whose ports are published.
 LOOPBACK = "loopback"
-#: The network of kept namespaces, a private one, which a sandbox joins.
+#: The private network of kept namespaces, when a sandbox joins it.
 JOINED = "joined"
 #: The networks that usernsctl-network makes.
 MADE = ("private", NAMES, LOOPBACK)

@@ -261,7 +261,7 @@ def _host_files(facts: Facts, programs: Sequence[str], sources: _Sources) -> Ite
         yield record("debug-log", sources.user_file(facts.debug_log))
     for path in programs:
         yield record("program", sources.own(path))
-    # runsc is executed by its path, since it looks for sidecar programs beside that.
+    # runsc is executed by its path, since it looks for sidecar programs beside that path.
     yield record("program-path", sources.own(facts.runsc_file))
 
 
@@ -506,7 +506,7 @@ def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> 
 
 
 def _with_placeholders(wanted: dict[str, Any], request: Request, facts: Facts) -> dict[str, Any]:
-    """Replace values in `wanted` that are known only at the start by placeholders; return it."""
+    """Put placeholders into `wanted` for values that are known only at the start; return it."""
     process = wanted["process"]
     verifier = [] if facts.verifier is None else [VERIFIER_INSIDE]
     if verifier and request.log == "json":

@@ -17,7 +17,7 @@ from usernsctl._system.paths import PathDescriptor, open_path
 from usernsctl._text import quoted
 from usernsctl.gvisor.launch.request import SHOWN, Bind
 
-# The entries of a virtual environment: those of venv, virtualenv and uv, and of installed packages.
+# The entries of a virtual environment that venv, virtualenv, uv and installed packages create.
 _ENTRIES = frozenset(
     (
         *("bin", "include", "lib", "lib64", "man", "share", "etc", "pyvenv.cfg"),

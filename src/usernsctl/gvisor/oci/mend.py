@@ -86,7 +86,7 @@ def _fix_namespaces(linux: dict[str, Any], changes: list[Change]) -> None:
 
 
 def for_runsc(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a valid `config` without unknown keys and those of type Withheld."""
+    """Return a copy of a valid `config` without unknown keys, and without keys of type Withheld."""
     filtered: dict[str, Any] = _filter_keys(config, Config)
     return filtered
 

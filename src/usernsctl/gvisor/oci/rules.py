@@ -20,7 +20,7 @@ _EOF = "runsc: `waiting for sandbox to start: EOF`"
 # This command does not write to the bundle: it copies the tree, and keeps all writes in memory.
 _RUN = "usernsctl run --bundle"
 _MOVE = "move the bundle to a directory that these ids may search"
-_MAX_LINKS = 40  # as in the kernel, path_resolution(7)
+_MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _check_target(
         target, missing = resolve_in_root(rootfs, mount.destination)
         kinds = [_kind(source), _kind(target)]
     except PermissionError:
-        return  # files that the caller can't stat count as allowed, as in Reach
+        return  # files that the caller can't stat count as writable
     except OSError as error:
         problem, remedy = f"{mount.destination}: {error.strerror}", "name another destination"
     else:
@@ -203,7 +203,7 @@ def _writable(directory: str, view: FileView) -> bool:
         read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
         return not read_only and view.reach.blocked_at(directory, WRITE | SEARCH) is None
     except PermissionError:
-        return True  # files that the caller can't stat count as allowed, as in Reach
+        return True  # files that the caller can't stat count as writable
     except OSError:
         return False
 

@@ -119,7 +119,8 @@ def _search(name: str, environ: Mapping[str, str]) -> str | None:
     for path in paths:
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
-    # Fall back to a file that is not executable: the error then says so, not just "not found".
+    # Fall back to a file that is not executable, so that the error names this reason instead of
+    # "not found".
     return next(filter(os.path.isfile, paths), None)
 
 

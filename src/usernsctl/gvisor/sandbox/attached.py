@@ -393,7 +393,7 @@ class AttachedSandbox:
             subprocess._cleanup()  # type: ignore[attr-defined]
             with contextlib.suppress(TimeoutExpired):
                 self.popen.wait(_LOOK_SECONDS)
-                # SIGKILL kept usernsctl-init from removing its control groups.
+                # usernsctl-init, killed by SIGKILL, has not removed its control groups.
                 _core.sweep_groups(self._groups)
                 return
 

@@ -176,7 +176,7 @@ class Sandbox(SandboxFiles, UsageMixin, ClosingMixin):
     _is_agent_first = False
     # The ports of the argument `publish`.
     _published: tuple[PublishedPort, ...] = ()
-    # The limits of this sandbox that replace those of its host, and the resulting ones.
+    # The limits of this sandbox that replace limits of its host, and the resulting limits.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
     # True if the sandbox has no first command, so that `idle_timeout` may end it.

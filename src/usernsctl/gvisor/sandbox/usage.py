@@ -1,4 +1,4 @@
-"""The methods of a sandbox that measure what it uses."""
+"""The methods of a sandbox that measure its resource usage."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class UsageMixin:
                 what = f"the processes of the sandbox {self.id}"
                 raise NamespaceError.from_os_error(error, what, step="sandbox") from error
             raise life.end_error() from None
-        # If the sandbox has ended, the pids may have become those of other processes.
+        # If the sandbox has ended, its pids may have been reused for other processes.
         if life.has_ended():
             raise life.end_error()
         return found
 
     async def usage_async(self) -> SandboxUsage:
-        """Return what the sandbox uses now, from asyncio: see :meth:`usage`.
+        """Return the resource usage of the sandbox, from asyncio: see :meth:`usage`.
 
         :raises SandboxEndedError: the sandbox has ended.
         :raises NamespaceError: the processes of the sandbox can't be read.

@@ -103,7 +103,8 @@ def untrusted(path: str, why: str) -> RunscError:
     )
 
 
-# The directory for images, beside those of the sandboxes. A sandbox's id can't begin with a dot.
+# The directory for images, beside the sandboxes' directories. A sandbox's id can't begin with a
+# dot.
 _DIRECTORY = ".images"
 
 # The maximum number of files of an image. runsc writes three; a later release may write more.
