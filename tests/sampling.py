@@ -7,21 +7,24 @@ other variants get the mark `thorough`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import pytest
 
 
-def covering(variants: Sequence[Mapping[str, int]]) -> list[bool]:
+def covering(variants: Sequence[Mapping[str, Hashable]]) -> list[bool]:
     """Return for each variant whether it belongs to a sample that has each value of each parameter.
 
-    A variant maps the names of the parameters to the positions of their values.
+    A variant maps the names of the parameters to their values.
     """
-    sizes = {name: 1 + max(variant[name] for variant in variants) for name in variants[0]}
-    diagonal = [
-        {name: step % size for name, size in sizes.items()} for step in range(max(sizes.values()))
-    ]
-    return [dict(variant) in diagonal for variant in variants]
+    missing = {value for variant in variants for value in variant.items()}
+    taken = set()
+    while missing:
+        news = [len(missing & variant.items()) for variant in variants]
+        best = news.index(max(news))
+        missing -= variants[best].items()
+        taken.add(best)
+    return [position in taken for position in range(len(variants))]
 
 
 def spread(total: int, count: int) -> list[bool]:
@@ -35,6 +38,14 @@ def tries(few: int, many: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.thorough)])
 
 
+def values_of(item: pytest.Function) -> dict[str, int]:
+    """Return the identities of the values of a variant's parameters, which need not be hashable.
+
+    The positions in `item.callspec.indices` are those of the variants, not of the values.
+    """
+    return {name: id(value) for name, value in item.callspec.params.items()}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     variants = defaultdict(list)
@@ -46,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if count:
             sample = spread(len(found), *count)
         else:
-            sample = covering([item.callspec.indices for item in found])
+            sample = covering([values_of(item) for item in found])
         for item, quick in zip(found, sample, strict=True):
             if not quick:
                 item.add_marker(pytest.mark.thorough)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from conftest import TESTS, RunTests
 from sampling import covering, spread
 
 
@@ -14,6 +15,24 @@ def test_sample_has_each_value_of_each_parameter() -> None:
     assert len(sample) == 6
     for name in "abc":
         assert {variant[name] for variant in sample} == {variant[name] for variant in variants}
+
+
+SAMPLED = """
+@pytest.mark.sampled
+@pytest.mark.parametrize("a", [1, 2])
+@pytest.mark.parametrize(("b", "c"), [([], 0), ([], 0), ([], 0), ([], 0)])
+def test_it(a, b, c):
+    pass
+"""
+
+
+def test_sampled_test_runs_with_each_value(
+    run_tests: RunTests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    markers = "markers=sampled\nthorough"
+    found = run_tests(SAMPLED, "-p", "sampling", "-o", markers, "-m", "not thorough")
+    found.assert_outcomes(passed=4, deselected=4)
 
 
 @pytest.mark.parametrize(("total", "count", "size"), [(60, 7, 7), (3, 7, 3), (1, 1, 1)])
