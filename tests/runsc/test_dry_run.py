@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
-pytestmark = pytest.mark.each_user
 
-
+@pytest.mark.each_user
 def test_dry_run_prints_json_and_creates_nothing(usernsctl: Program, tmp_path: Path) -> None:
     state, logs = tmp_path / "state", tmp_path / "a b" / "logs"
     source = tmp_path / "source"
@@ -32,6 +31,7 @@ def test_dry_run_prints_json_and_creates_nothing(usernsctl: Program, tmp_path: P
     assert os.path.basename(found["runsc"][0]) == "runsc"
 
 
+@pytest.mark.each_user
 def test_dry_run_prints_plain_text(usernsctl: Program) -> None:
     done = usernsctl("run", "--dry-run", "--network", "host", "--", "cat", "/proc/version")
     assert (done.returncode, done.stderr) == (0, "")

@@ -19,8 +19,6 @@ import pytest
 
 import usernsctl as un
 
-pytestmark = pytest.mark.also_root
-
 # An HTTP server inside, which answers with the path of each request.
 SERVER = """
 import http.server
@@ -75,6 +73,7 @@ def holders_of(port: int) -> list[str]:
     return found
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
 def test_free_port_reaches_a_server_inside(host: un.SandboxHost, *, detach: bool) -> None:
     with host.start(COMMAND, publish=[8000, "[::1]:0:8001"], detach=detach) as box:
@@ -205,6 +204,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.also_root
 def test_killed_creator_frees_the_port() -> None:
     command = [sys.executable, "-c", HELD, "none"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -219,6 +219,7 @@ def test_killed_creator_frees_the_port() -> None:
     assert is_closed(address, int(port))
 
 
+@pytest.mark.also_root
 def test_published_port_works_with_a_private_network(tmp_path: Path) -> None:
     script = f"{HELD.replace('sys.stdin.read()', '')}\nwhile True:\n" + (
         "    try: answer = urllib.request.urlopen('http://%s:%d/b' % box.ports[8000]).read()\n"

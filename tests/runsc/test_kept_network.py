@@ -16,8 +16,6 @@ import pytest
 from conftest import SCRIPTS
 from networks import ASK, World
 
-pytestmark = pytest.mark.also_root
-
 USERNSCTL = str(SCRIPTS / "usernsctl")
 REACHED = {f"{networks.WEB}/80": f"outside ::ffff:{networks.WEB}"}
 DENIED = [f"{address}/80" for address in (networks.BRIDGE, networks.MACHINE, networks.METADATA)]
@@ -82,6 +80,7 @@ def networks_left(world: World) -> list[str]:
         time.sleep(0.05)
 
 
+@pytest.mark.also_root
 def test_sandboxes_and_commands_share_the_network(kept: Kept) -> None:
     in_web = ("run", "--in", "web", "--network", "private")
     for words in (in_web, ("ns", "exec", "web")):
@@ -152,6 +151,7 @@ def test_private_network_and_another_one_exclude_each_other(
     assert made.run("ns", "list").stdout == ""
 
 
+@pytest.mark.also_root
 def test_network_ends_when_its_holder_is_killed(kept: Kept) -> None:
     os.kill(kept.holder, signal.SIGKILL)
     assert networks_left(kept.world) == []
@@ -172,11 +172,13 @@ def test_namespace_ends_when_pasta_is_killed(kept: Kept) -> None:
     assert "there is no namespace 'web'" in done.stderr
 
 
+@pytest.mark.also_root
 def test_holder_has_only_a_pidfd_open(kept: Kept) -> None:
     files = [os.readlink(file) for file in Path(f"/proc/{kept.holder}/fd").iterdir()]
     assert files == ["anon_inode:[pidfd]"] or files[0].startswith("pidfd:")
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("script", ["echo no luck >&2; exit 3", "kill -9 $$"])
 def test_failed_network_leaves_no_namespace_or_process(
     world: World, tmp_path: Path, script: str

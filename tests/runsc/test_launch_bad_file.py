@@ -17,8 +17,6 @@ from sampling import tries
 
 from usernsctl import _core
 
-pytestmark = pytest.mark.also_root
-
 LAUNCH_MAX = 32 << 20
 WORDS_MAX = 1 << 18
 
@@ -104,6 +102,7 @@ def test_launch_of_another_version_is_refused(perform: Refused, launch: Path) ->
     perform(launch, f'{launch}: format "3"', "reads format 2", cause="launch-outdated")
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("mode", [0o666, 0o664, 0o646, 0o622, 0o602])
 def test_launch_writable_by_others_is_refused(perform: Refused, launch: Path, mode: int) -> None:
     launch.chmod(mode)
@@ -111,6 +110,7 @@ def test_launch_writable_by_others_is_refused(perform: Refused, launch: Path, mo
     perform(launch, told, cause="launch-untrusted")
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("mode", [0o777, 0o733, 0o757])
 def test_launch_in_a_directory_writable_by_others_is_refused(
     prelude: Program, perform: Refused, launch: Path, mode: int
@@ -174,6 +174,7 @@ def test_directory_of_the_user_private_group_is_trusted(
             assert_refused(done, told, cause="launch-untrusted")
 
 
+@pytest.mark.also_root
 def test_symlinks_to_a_launch_are_followed(
     prelude: Program, perform: Refused, launch: Path
 ) -> None:
@@ -214,6 +215,7 @@ def test_other_users_may_start_a_launch_of_root(prelude: Program, usernsctl: Pro
         assert_refused(prelude("--launch", own), "belongs to uid 12345", cause="launch-untrusted")
 
 
+@pytest.mark.also_root
 def test_launch_writable_by_the_sandbox_is_refused(
     prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
 ) -> None:
@@ -234,6 +236,7 @@ def test_launch_writable_by_the_sandbox_is_refused(
     perform(launch, "a sandbox could write to ", cause="launch-untrusted")
 
 
+@pytest.mark.also_root
 def test_launch_with_a_bind_mount_of_the_state_is_refused(
     prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
 ) -> None:

@@ -18,8 +18,6 @@ from conftest import SCRIPTS
 from networks import ASK, World
 from processes import children_of
 
-pytestmark = pytest.mark.also_root
-
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
 
@@ -37,6 +35,7 @@ def ask(world: World, *words: str, options: tuple[str, ...] = ()) -> dict[str, s
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 
 
+@pytest.mark.also_root
 def test_private_network_reaches_the_internet(world: World) -> None:
     wanted = {
         f"{networks.WEB}/80": f"outside ::ffff:{networks.WEB}",
@@ -55,6 +54,7 @@ def test_denied_addresses_are_unreachable_through_nat64(world: World) -> None:
     assert set(ask(world, *words).values()) <= denied
 
 
+@pytest.mark.also_root
 def test_denied_addresses_have_unreachable_routes_first(world: World) -> None:
     # The kernel of a router of IPv6 adds this route, and answers to the address.
     anycast = ["ip", "-6", "route", "replace", "anycast", networks.BRIDGE_ANYCAST_6, "dev"]
@@ -87,6 +87,7 @@ ALLOWED = (
 )
 
 
+@pytest.mark.also_root
 def test_allow_reaches_only_the_given_addresses(world: World) -> None:
     allowed = [f"{networks.WEB}/80", f"{networks.WEB_6}/8080"]
     others = [f"{networks.WEB}/443", f"{networks.WEB_6}/80", f"{networks.OTHER_WEB}/80"]
@@ -118,6 +119,7 @@ def test_malformed_allow_is_refused(world: World, options: list[str], said: str)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("options", [["--network", "private"], ["--allow", "198.51.100.0/24"]])
 @pytest.mark.parametrize(
     ("script", "cause"),
@@ -170,6 +172,7 @@ for name in ("web.example", "other.example", "private.example"):
 """
 
 
+@pytest.mark.also_root
 def test_sandbox_with_allowed_names_reaches_only_the_proxy(world: World) -> None:
     command = [USERNSCTL, "run", "--allow", "private.example", "--"]
     words = [f"{networks.WEB}/80", f"{networks.MACHINE}/80", f"{networks.DNS}/80"]
@@ -195,6 +198,7 @@ with host.start(None) as box, host.start(None, detach=True) as other:
 """
 
 
+@pytest.mark.also_root
 def test_sandboxes_of_a_host_have_private_networks(world: World) -> None:
     words = [f"{networks.WEB}/80", f"{networks.BRIDGE}/80"]
     done = world.run(sys.executable, "-c", HOST, ASK, *words)
@@ -249,6 +253,7 @@ def test_host_raises_if_pasta_fails(world: World, tmp_path: Path) -> None:
         assert done.stdout == "network pasta-failed\n", done.stderr
 
 
+@pytest.mark.also_root
 def test_frozen_launch_has_a_private_network(world: World, tmp_path: Path) -> None:
     launch = str(tmp_path / "launch")
     done = world.run(USERNSCTL, "freeze", "--network", "private", "-o", launch)
@@ -339,6 +344,7 @@ def test_failures_of_pasta_are_reported_with_their_cause(
     assert said in errors
 
 
+@pytest.mark.also_root
 def test_private_network_fails_without_pasta(world: World, tmp_path: Path) -> None:
     copy = tmp_path / "pasta"
     copy.write_text("")
@@ -370,6 +376,7 @@ def test_private_network_fails_with_a_hidden_gateway(world: World) -> None:
     assert "sysctl net.ipv4.nexthop_compat_mode=1" in done.stderr
 
 
+@pytest.mark.also_root
 def test_private_network_fails_without_the_tun_device(world: World) -> None:
     hide = 'mount --bind /proc/version /dev/net/tun; exec "$@"'
     command = [USERNSCTL, "run", "--network", "private", "--", "true"]
@@ -401,6 +408,7 @@ def test_private_network_limits_tcp_send_buffers(world: World) -> None:
     assert done.stdout.split() == [b"4096", b"16384", b"524288"]
 
 
+@pytest.mark.also_root
 def test_private_network_ends_with_its_sandbox(world: World) -> None:
     popen = start_waiting(world)
     popen.kill()

@@ -16,8 +16,6 @@ from conftest import SCRIPTS
 from networks import World
 from processes import children_of
 
-pytestmark = pytest.mark.also_root
-
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
 # Reads all input of each client, and answers with the number of bytes and the input itself.
@@ -71,6 +69,7 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
     return world.ask(CLIENT, address, port, count, size)
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("network", ["none", "private"])
 def test_published_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18080:80"):
@@ -79,6 +78,7 @@ def test_published_port_reaches_the_sandbox(world: World, network: str) -> None:
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18080)
 
 
+@pytest.mark.also_root
 def test_port_is_published_on_an_address(world: World) -> None:
     options = ("--publish", f"{networks.MACHINE}:18081:80", "--publish", "[::1]:18081:80")
     with serving(world, *options):
@@ -92,6 +92,7 @@ def test_port_without_a_server_inside_closes_the_connection(world: World) -> Non
         assert "Error" in ask(world, "127.0.0.1", 18082)
 
 
+@pytest.mark.also_root
 def test_forwarder_holds_only_its_listening_sockets(world: World) -> None:
     options = ("--publish", "18085:80", "--publish", "18086:80")
     with serving(world, *options) as popen:
@@ -124,6 +125,7 @@ def test_taken_port_is_reported_before_the_start(world: World) -> None:
     assert "port-taken" in done.stderr
 
 
+@pytest.mark.also_root
 def test_taken_port_leaves_only_the_result_file(world: World, tmp_path: Path) -> None:
     # The watcher fails before it has started the pump of --max-output.
     options = ("--max-output", "1M", "--publish", "8080:80", "--result", str(tmp_path / "result"))

@@ -14,8 +14,6 @@ from conftest import SCRIPTS
 from networks import World
 from processes import children_of
 
-pytestmark = pytest.mark.also_root
-
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
 # Answers each datagram with the number of its client, in order of their first datagrams, and the
@@ -77,6 +75,7 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
     return world.ask(CLIENT, address, port, count, size)
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("network", ["none", "private"])
 def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18053:53/udp"):
@@ -313,6 +312,7 @@ def network_processes(world: World, popen: subprocess.Popen[str]) -> list[int]:
     ]
 
 
+@pytest.mark.also_root
 def test_udp_forwarders_hold_only_their_sockets(world: World) -> None:
     options = ("--publish", "18060:53/udp", "--publish", "18061:53/udp")
     with serving(world, *options) as popen:
@@ -344,6 +344,7 @@ def test_udp_clients_can_not_take_the_port_inside(world: World) -> None:
         assert ask(world, "127.0.0.1", 18066) == "1"
 
 
+@pytest.mark.also_root
 def test_taken_udp_port_is_reported_before_the_start(world: World) -> None:
     # The machine's own server for datagrams is bound to this port.
     done = world.run(USERNSCTL, "run", "--publish", "5353:53/udp", "--", "echo", "started")

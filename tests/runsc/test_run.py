@@ -20,8 +20,6 @@ from conftest import Program
 from processes import capture, children_of, status_of
 from supervisors import TELLER
 
-pytestmark = pytest.mark.each_user
-
 
 @contextmanager
 def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
@@ -51,6 +49,7 @@ def command_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
+@pytest.mark.each_user
 def test_command_sees_the_kernel_of_gvisor(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "cat", "/proc/version")
     assert done.returncode == 0, done.stderr
@@ -58,6 +57,7 @@ def test_command_sees_the_kernel_of_gvisor(usernsctl: Program) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.each_user
 @pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -TERM $$", 143)])
 def test_exit_status_is_that_of_the_command(usernsctl: Program, script: str, status: int) -> None:
     assert usernsctl("run", "--", "sh", "-c", script).returncode == status
@@ -205,6 +205,7 @@ def test_death_of_the_watcher_ends_the_sandbox(usernsctl: Program) -> None:
         assert len(pids) == 3
 
 
+@pytest.mark.each_user
 def test_denied_kvm_is_explained(usernsctl: Program) -> None:
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("this user may open /dev/kvm")
@@ -224,6 +225,7 @@ def test_only_one_runsc_process_waits(usernsctl: Program) -> None:
         assert names == ["runsc-gofer", "runsc-sandbox"]
 
 
+@pytest.mark.each_user
 def test_processes_map_only_the_caller_to_root(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
@@ -233,6 +235,7 @@ def test_processes_map_only_the_caller_to_root(usernsctl: Program) -> None:
                 assert fields == ["0", str(outside), "1"]
 
 
+@pytest.mark.each_user
 def test_runsc_keeps_only_needed_capabilities(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
@@ -243,6 +246,7 @@ def test_runsc_keeps_only_needed_capabilities(usernsctl: Program) -> None:
         assert {status_of(pid)["NoNewPrivs"] for pid in children_of(runsc)} == {"1"}
 
 
+@pytest.mark.each_user
 def test_keep_bounding_and_new_privs_disable_hardening(usernsctl: Program) -> None:
     own = status_of(os.getpid())
     with start_run(usernsctl, "--keep-bounding", "--new-privs") as (process, _):
@@ -341,6 +345,7 @@ def test_hangup_of_the_terminal_ends_the_sandbox(usernsctl: Program) -> None:
             assert reader.read() == b""
 
 
+@pytest.mark.each_user
 def test_sigkill_to_the_process_group_leaves_no_file(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +367,7 @@ def test_sigkill_to_the_process_group_leaves_no_file(
     assert listed.stdout == ""
 
 
+@pytest.mark.each_user
 def test_root_option_sets_the_state_directory(usernsctl: Program, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with start_run(usernsctl, "--root", str(state)):
@@ -369,6 +375,7 @@ def test_root_option_sets_the_state_directory(usernsctl: Program, tmp_path: Path
         assert listed.stdout.startswith("usernsctl-")
 
 
+@pytest.mark.each_user
 @pytest.mark.parametrize("network", ["none", "host"])
 def test_network_none_or_host_sets_the_devices(usernsctl: Program, network: str) -> None:
     done = usernsctl("run", "--network", network, "--", "cat", "/proc/net/dev")

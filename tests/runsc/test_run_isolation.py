@@ -12,8 +12,6 @@ from callers import as_root
 from conftest import Program
 from processes import children_of
 
-pytestmark = pytest.mark.also_root
-
 SECRET = "correct horse battery staple"
 
 # A fake runsc that runs the command on the host's kernel.
@@ -52,6 +50,7 @@ def secret_descriptor() -> Iterator[int]:
     os.close(descriptor)
 
 
+@pytest.mark.also_root
 def test_command_sees_no_secrets_of_the_caller(
     usernsctl: Program, home: Path, secret_descriptor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +90,7 @@ def test_env_all_passes_all_variables(usernsctl: Program) -> None:
     assert set(done.stdout.splitlines()) >= {"TOKEN=t", "HOME=/x"}
 
 
+@pytest.mark.also_root
 def test_private_files_of_etc_are_empty(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "sh", "-c", "ls -l /etc/shadow; cat /etc/shadow")
     assert done.returncode == 0
@@ -98,6 +98,7 @@ def test_private_files_of_etc_are_empty(usernsctl: Program) -> None:
     assert ":" not in done.stdout.partition("/etc/shadow")[2]
 
 
+@pytest.mark.also_root
 def test_home_below_opt_is_hidden(usernsctl: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     below = sorted(entry.path for entry in os.scandir("/opt") if entry.is_dir())
     if not below:
@@ -106,6 +107,7 @@ def test_home_below_opt_is_hidden(usernsctl: Program, monkeypatch: pytest.Monkey
     assert usernsctl("run", "--", "ls", "-A", below[0]).stdout == ""
 
 
+@pytest.mark.also_root
 def test_processes_of_runsc_lack_the_environment_of_the_caller(usernsctl: Program) -> None:
     env = {"PATH": "/usr/bin:/bin", "SECRET": SECRET}
     with subprocess.Popen(

@@ -21,8 +21,6 @@ from processes import capture, children_of, processes_with, status_of
 
 import usernsctl as un
 
-pytestmark = pytest.mark.also_root
-
 # The timeout of each wait, in seconds.
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
@@ -31,6 +29,7 @@ NEEDED = sum(1 << number for number in (6, 7, 18, 21, 31))
 TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
 
 
+@pytest.mark.also_root
 def test_start_runs_a_command_with_pipes(host: un.SandboxHost) -> None:
     script = ["sh", "-c", "cat /proc/version; cat; echo err >&2; exit 5"]
     pipes = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
@@ -61,6 +60,7 @@ def test_start_sets_environment_and_cwd(host: un.SandboxHost) -> None:
     assert names <= {"GIVEN", "HOME", "PATH", "LANG", "TERM"}
 
 
+@pytest.mark.also_root
 def test_signals_reach_the_command(host: un.SandboxHost) -> None:
     with host.start(TRAP, stdout=un.PIPE) as box:
         assert box.stdout.readline() == b"ready\n"
@@ -95,6 +95,7 @@ def test_wait_raises_after_its_timeout(host: un.SandboxHost) -> None:
         assert box.state()["status"] == "running"
 
 
+@pytest.mark.also_root
 def test_further_commands_run_in_the_sandbox(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         done = box.run(["sh", "-c", "echo $A; pwd; id -u; exit 3"],
@@ -133,6 +134,7 @@ def test_sandboxes_and_templates_need_no_python_prctl() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "in it\n0.25\n", "")
 
 
+@pytest.mark.also_root
 def test_host_runs_a_bundle(tmp_path: Path, usernsctl: Program) -> None:
     made = usernsctl("bundle", "init", tmp_path / "b", "--rootfs", "/", "--", "sh", "-c", "exit 6")
     assert made.returncode == 0, made.stderr
@@ -143,6 +145,7 @@ def test_host_runs_a_bundle(tmp_path: Path, usernsctl: Program) -> None:
             assert box.wait(PATIENCE) == 7
 
 
+@pytest.mark.also_root
 def test_bind_mounts_are_visible_inside(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("shown")
     bind = un.Bind(str(tmp_path), "/shown", read_only=False)
@@ -153,6 +156,7 @@ def test_bind_mounts_are_visible_inside(tmp_path: Path) -> None:
     assert (tmp_path / "new").read_text() == "new\n"
 
 
+@pytest.mark.also_root
 def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost) -> None:
     with host.start(FOREVER, id="mine") as box:
         with pytest.raises(un.RunscError) as caught:
@@ -201,6 +205,7 @@ def test_invalid_arguments_raise_and_leak_nothing(
     assert (open_descriptors(), os.listdir(host.directory)) == before
 
 
+@pytest.mark.also_root
 def test_message_of_a_failed_runsc_is_in_the_error(host: un.SandboxHost) -> None:
     before = os.listdir(host.directory)
     with pytest.raises(un.RunscError) as caught:
@@ -234,6 +239,7 @@ def test_invalid_host_options_raise_and_leak_nothing(options: dict[str, Any]) ->
     assert (open_descriptors(), children()) == before
 
 
+@pytest.mark.also_root
 def test_close_leaves_no_process_or_file(host: un.SandboxHost) -> None:
     before = open_descriptors(), children(), os.listdir(host.directory)
     for _ in range(3):
@@ -243,6 +249,7 @@ def test_close_leaves_no_process_or_file(host: un.SandboxHost) -> None:
     assert (open_descriptors(), children(), os.listdir(host.directory)) == before
 
 
+@pytest.mark.also_root
 def test_attached_sandbox_has_no_waiting_runsc(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         names = [line.split()[0].rpartition("/")[2] for line in processes_with(box.id)]
@@ -314,6 +321,7 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
     assert processes_with(marker) == []
 
 
+@pytest.mark.also_root
 @several_ids
 def test_runsc_keeps_five_more_capabilities_with_several_ids() -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many, many.start(FOREVER) as box:
@@ -321,6 +329,7 @@ def test_runsc_keeps_five_more_capabilities_with_several_ids() -> None:
         assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("detach", [False, True])
 def test_runsc_keeps_only_needed_capabilities(
     host: un.SandboxHost, detach: bool, runtime: Path

@@ -30,8 +30,6 @@ from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.processes import ProcessIdentity
 from usernsctl.gvisor.sandbox import detached, records
 
-pytestmark = pytest.mark.also_root
-
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
 TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
@@ -80,6 +78,7 @@ def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.also_root
 @pytest.mark.usefixtures("let_init_reap")
 def test_detached_sandbox_outlives_its_killed_creator(marker: str, state: Path) -> None:
     script = f"un.Sandbox({TRAP}, host=host, id=id, detach=True)\nos.kill(os.getpid(), 9)"
@@ -122,6 +121,7 @@ def test_timeout_expired_has_the_timeout_of_the_caller(host: un.SandboxHost, sta
             assert caught.value.timeout == 0.25
 
 
+@pytest.mark.also_root
 def test_creator_uses_and_closes_a_detached_sandbox(
     host: un.SandboxHost, marker: str, state: Path
 ) -> None:
@@ -174,6 +174,7 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost, m
         assert [one.id for one in un.Sandbox.list_detached()] == [marker]
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("look", ["attach", "list", "start", "close"])
 def test_record_of_a_dead_sandbox_is_removed(
     host: un.SandboxHost, marker: str, state: Path, look: str
@@ -294,6 +295,7 @@ def test_wait_async_returns_the_exit_status(host: un.SandboxHost, marker: str) -
     assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == 9
 
 
+@pytest.mark.also_root
 def test_output_is_appended_to_files(host: un.SandboxHost, marker: str, tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.write_text("before\n")
@@ -323,6 +325,7 @@ def test_pipes_close_when_the_creator_exits(marker: str) -> None:
             assert time.monotonic() < deadline
 
 
+@pytest.mark.also_root
 @several_ids
 def test_detached_sandbox_maps_several_ids(marker: str) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many:

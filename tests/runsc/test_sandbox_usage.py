@@ -10,8 +10,6 @@ import pytest
 
 import usernsctl as un
 
-pytestmark = pytest.mark.also_root
-
 MIB = 1 << 20
 # Holds 100 MiB in a process of its own, until its standard input ends.
 HOLDER = "import sys\nheld = b'x' * (100 << 20)\nprint('ready', flush=True)\nsys.stdin.read()"
@@ -24,7 +22,11 @@ def host() -> Iterator[un.SandboxHost]:
         yield host
 
 
-@pytest.mark.parametrize("kind", ["child", "detached", "attached", "limited"])
+# As root, a sandbox with a limit has control groups.
+LIMITED = pytest.param("limited", marks=pytest.mark.also_root)
+
+
+@pytest.mark.parametrize("kind", ["child", "detached", "attached", LIMITED])
 def test_usage_counts_what_programs_use(kind: str, host: un.SandboxHost) -> None:
     with ExitStack() as opened:
         limits = {"memory": "1G"} if kind == "limited" else {}

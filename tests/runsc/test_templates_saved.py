@@ -17,8 +17,6 @@ from conftest import open_descriptors
 
 import usernsctl as un
 
-pytestmark = pytest.mark.also_root
-
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line $NAME; cat /etc/hostname 2>/dev/null"]
 
 
@@ -66,11 +64,13 @@ def test_loaded_template_creates_its_own_host(saved: Path) -> None:
         assert found.args == tuple(SCRIPT)
 
 
+@pytest.mark.also_root
 def test_loaded_template_starts_in_another_host(saved: Path) -> None:
     with un.SandboxHost() as other, un.Template.load(saved, host=other) as found:
         assert answer(found) == b"word x"
 
 
+@pytest.mark.also_root
 def test_saved_template_is_private(saved: Path) -> None:
     assert saved.stat().st_mode & 0o777 == 0o700
     for file in saved.iterdir():
@@ -124,6 +124,7 @@ def test_load_with_additional_host_options_raises(
         assert told in load_error(saved, "template-host-differs", host=host).reason
 
 
+@pytest.mark.also_root
 @several_ids
 def test_load_with_another_id_map_raises(saved: Path) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
@@ -172,6 +173,7 @@ def test_save_above_the_record_limit_writes_no_file(host: un.SandboxHost, tmp_pa
     assert os.listdir(tmp_path / "large") == []
 
 
+@pytest.mark.also_root
 def test_save_to_an_unsuitable_path_writes_no_file(host: un.SandboxHost, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "open").mkdir(mode=0o755)
@@ -187,6 +189,7 @@ def test_save_to_an_unsuitable_path_writes_no_file(host: un.SandboxHost, tmp_pat
     assert sorted(os.listdir(tmp_path)) == ["file", "open"]
 
 
+@pytest.mark.also_root
 def test_template_of_an_unnamed_namespace_is_loaded_there(tmp_path: Path) -> None:
     with un.Namespace.create() as ns:
         with un.SandboxHost(namespace=ns) as host, host.template(SCRIPT, ready="READY") as made:
@@ -294,6 +297,7 @@ def test_load_of_a_missing_directory_raises(tmp_path: Path) -> None:
         load_error(tmp_path / name, "no-such-template")
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize(
     "change_mode",
     [

@@ -10,11 +10,10 @@ from conftest import Program
 from frozen import assert_refused, freeze
 from processes import capture
 
-pytestmark = pytest.mark.each_user
-
 IDS = "id -u; id -g; id -G; cat /proc/self/uid_map; grep CapEff /proc/self/status"
 
 
+@pytest.mark.each_user
 @pytest.mark.parametrize("user", ["1000:1000", "0:5", "7", "4294967294"])
 def test_user_option_maps_one_id_to_the_caller(
     usernsctl: Program, prelude: Program, tmp_path: Path, user: str
@@ -30,6 +29,7 @@ def test_user_option_maps_one_id_to_the_caller(
     assert (done.stdout.split(), done.stderr, done.returncode) == (told, "", 0)
 
 
+@pytest.mark.each_user
 def test_user_option_keeps_the_owner_of_files(usernsctl: Program, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     os.chmod(tmp_path / "mine", 0o600)
@@ -44,6 +44,7 @@ def test_user_option_keeps_the_owner_of_files(usernsctl: Program, tmp_path: Path
     assert (made.st_uid, made.st_gid) == (os.geteuid(), os.getegid())
 
 
+@pytest.mark.each_user
 def test_setuid_and_setgid_apply_at_the_launch(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
@@ -54,6 +55,7 @@ def test_setuid_and_setgid_apply_at_the_launch(
     assert prelude("--launch", launch, "--setuid", "5", "--check").returncode == 0
 
 
+@pytest.mark.each_user
 @pytest.mark.userns_requires("subid")
 def test_setuid_outside_the_map_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
@@ -66,6 +68,7 @@ def test_setuid_outside_the_map_is_refused(
     assert_refused(refused, "uid 4000000000", cause="inside-id-unmapped")
 
 
+@pytest.mark.each_user
 def test_user_option_with_no_verify_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
@@ -83,6 +86,7 @@ def test_invalid_user_ids_are_refused(usernsctl: Program, user: str) -> None:
     assert "is not UID[:GID]" in done.stderr
 
 
+@pytest.mark.each_user
 def test_command_inherits_nofile_of_the_caller(usernsctl: Program) -> None:
     """runsc raises its own soft limit, as every program in Go does."""
     script = ["sh", "-c", "ulimit -Sn; ulimit -Hn"]

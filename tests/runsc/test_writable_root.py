@@ -15,8 +15,6 @@ from frozen import freeze
 
 import usernsctl as un
 
-pytestmark = pytest.mark.each_user
-
 WRITE = "touch /usr/bin/x /etc/x && echo written >>/etc/passwd && rm /etc/hosts && echo done"
 
 
@@ -40,6 +38,7 @@ def wheel(directory: Path) -> Path:
     return path
 
 
+@pytest.mark.each_user
 def test_without_the_option_writes_to_etc_are_denied(usernsctl: Program) -> None:
     if os.geteuid() == 0:
         pytest.skip("files of root belong to root inside if root is the caller")
@@ -48,6 +47,7 @@ def test_without_the_option_writes_to_etc_are_denied(usernsctl: Program) -> None
     assert done.stderr.count("Permission denied") >= 3
 
 
+@pytest.mark.each_user
 def test_writes_stay_in_memory(usernsctl: Program) -> None:
     before = Path("/etc/passwd").read_bytes()
     done = usernsctl("run", "--writable-root", "--", "sh", "-c", WRITE)
@@ -57,6 +57,7 @@ def test_writes_stay_in_memory(usernsctl: Program) -> None:
     assert not Path("/etc/x").exists()
 
 
+@pytest.mark.each_user
 def test_useradd_creates_a_user(usernsctl: Program) -> None:
     script = "useradd -m -s /bin/sh -u 54321 newcomer && su newcomer -c 'id -un; touch ~/mine; pwd'"
     done = usernsctl("run", "--writable-root", "--wd", "/", "--", "sh", "-c", script)
@@ -84,6 +85,7 @@ def test_bind_mounts_keep_their_access(usernsctl: Program, tmp_path: Path) -> No
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.each_user
 def test_files_unreadable_by_the_caller_stay_unreadable(usernsctl: Program, tmp_path: Path) -> None:
     """Check that root inside can't read the caller's unreadable files: the host denies access."""
     script = "cat /etc/shadow | grep -c root; ls /root/* 2>/dev/null; exit 0"
