@@ -58,6 +58,8 @@ REQUIRED = {
 }
 # Directories whose tests may run in parallel.
 PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
+# Marks of tests that run also, or only, as another user than the one with ranges.
+MARKS_OF_USERS = {"each_user", "also_root", "as_root"}
 # Marks of tests that can't run as the user who runs pytest, with the reasons.
 UNFIT = {}
 if not may_map_any_id():
@@ -204,15 +206,30 @@ def directory_of(path: Path) -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip whole directories that tools/test-as deselects by the mark `parallel`.
+    """Skip the directories and files of which tools/test-as deselects all tests by their marks.
 
-    Their collection takes seconds.
+    Their collection takes seconds, in each worker.
     """
     if TESTS not in collection_path.parents:
         return None
+    expression = config.option.markexpr
     is_parallel = directory_of(collection_path) in PARALLEL
-    deselected = " and not parallel" if is_parallel else " and parallel"
-    return True if config.option.markexpr.endswith(deselected) else None
+    if expression.endswith(" and not parallel" if is_parallel else " and parallel"):
+        return True
+    return True if lacks_marks(collection_path, expression) else None
+
+
+def lacks_marks(path: Path, expression: str) -> bool:
+    """Return whether a file of tests names none of the marks that `expression` requires first.
+
+    For example, "(also_root or as_root) and not thorough" requires one of two marks first. Each
+    file names the marks of its tests.
+    """
+    marks = set(expression.partition(" and ")[0].strip("()").split(" or "))
+    if path.suffix != ".py" or not marks <= MARKS_OF_USERS:
+        return False
+    text = path.read_text()
+    return not any(mark in text for mark in marks)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

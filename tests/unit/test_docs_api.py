@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,21 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
     assert getattr(usernsctl, name).__doc__
 
 
+@cache
+def nodes() -> list[tuple[Path, ast.AST]]:
+    """Return all nodes of the package's sources, with their paths."""
+    return [
+        (path, node)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+    ]
+
+
+@cache
+def classes() -> dict[str, ast.ClassDef]:
+    return {node.name: node for _, node in nodes() if isinstance(node, ast.ClassDef)}
+
+
 def names_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     every = node.args
     more = [one for one in (every.vararg, every.kwarg) if one is not None]
@@ -52,7 +68,7 @@ def names_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     if every.kwarg is not None and every.kwarg.annotation is not None:
         # Matches Unpack[module.Name[...]], whose keywords are those of the TypedDict.
         listed = re.match(r"Unpack\[(?:\w+\.)*(\w+)", ast.unparse(every.kwarg.annotation))
-        found |= LISTS[listed[1]] if listed else set()
+        found |= keyword_lists()[listed[1]] if listed else set()
     return found
 
 
@@ -70,7 +86,7 @@ def fields_of(node: ast.ClassDef) -> set[str]:
     for part in constructors:
         parameters |= names_of(part)
     if not constructors:
-        bases = (CLASSES.get(ast.unparse(base)) for base in node.bases)
+        bases = (classes().get(ast.unparse(base)) for base in node.bases)
         parameters |= {name for base in bases if base for name in fields_of(base)}
     return parameters
 
@@ -83,14 +99,16 @@ def annotated_names(node: ast.ClassDef) -> set[str]:
     }
 
 
+@cache
 def keyword_lists() -> dict[str, set[str]]:
     """Return the keys of each TypedDict of the package, including inherited ones."""
-    own: dict[str, tuple[list[str], set[str]]] = {}
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                bases = [ast.unparse(base).partition("[")[0] for base in node.bases]
-                own[node.name] = (bases, annotated_names(node))
+    own = {
+        name: (
+            [ast.unparse(base).partition("[")[0] for base in node.bases],
+            annotated_names(node),
+        )
+        for name, node in classes().items()
+    }
 
     def of(name: str) -> set[str]:
         bases, fields = own.get(name, ([], set()))
@@ -99,28 +117,18 @@ def keyword_lists() -> dict[str, set[str]]:
     return {name: of(name) for name in own}
 
 
-LISTS = keyword_lists()
-CLASSES = {
-    node.name: node
-    for path in PACKAGE.rglob("*.py")
-    for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.ClassDef)
-}
-
-
 def documented_parameters() -> Iterator[tuple[str, str, set[str], set[str]]]:
     """Yield each function and class with its documented parameters and its real ones."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                where, parameters = node.name, names_of(node)
-            elif isinstance(node, ast.ClassDef):
-                where, parameters = node.name, fields_of(node)
-            else:
-                continue
-            described = set(re.findall(r":param (\w+):", ast.get_docstring(node) or ""))
-            if described:
-                yield str(path.relative_to(PACKAGE)), where, described, parameters
+    for path, node in nodes():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            where, parameters = node.name, names_of(node)
+        elif isinstance(node, ast.ClassDef):
+            where, parameters = node.name, fields_of(node)
+        else:
+            continue
+        described = set(re.findall(r":param (\w+):", ast.get_docstring(node) or ""))
+        if described:
+            yield str(path.relative_to(PACKAGE)), where, described, parameters
 
 
 def test_documented_parameters_exist() -> None:
