@@ -37,7 +37,7 @@ def answers(environment: Environment) -> dict[str, Any]:
 
 @as_root
 @pytest.mark.parametrize("name", HEALED)
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(12)
 def test_what_doctor_says_mends_it(name: str, score: Counter[str]) -> None:
     answer = trial(name, "heal")["heal"]
     assert (answer["status"], answer["stdout"]) == (0, "ran\n"), answer
@@ -46,7 +46,7 @@ def test_what_doctor_says_mends_it(name: str, score: Counter[str]) -> None:
 
 @as_root
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-@pytest.mark.sampled(100)
+@pytest.mark.sampled(64)
 def test_the_truth_is_told(name: str, score: Counter[str]) -> None:
     wrong = []
     environment = ENVIRONMENTS[name]
@@ -60,7 +60,7 @@ def test_the_truth_is_told(name: str, score: Counter[str]) -> None:
 @as_root
 @pytest.mark.parametrize("command", ["run", "doctor"])
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 6, 10, 15, 20])
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 def test_the_limit_of_processes_of_a_control_group_is_named(most: int, command: str) -> None:
     environment = Environment(name="pids", kind="limits", run="process-limit", auto="process-limit")
     with process_group(most) as group:
@@ -80,7 +80,7 @@ DRAWN, IN_VAIN = draw(COUNT, SEED)
 
 @as_root
 @pytest.mark.parametrize("name", dict.fromkeys((*REMEMBERED, *DRAWN)))
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 def test_the_truth_is_told_of_two_faults(name: str, score: Counter[str]) -> None:
     pair = find(name)
     wrong = list(faults_of_pair(pair, answers(pair)))

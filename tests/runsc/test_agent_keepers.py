@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids
 from conftest import EXIT_SECONDS
+from sampling import tries
 from tally import Tally
 
 import usernsctl as un
@@ -46,11 +47,12 @@ def wait_for_surplus_to_exit(box: un.Sandbox) -> bool:
     return True
 
 
-def test_consecutive_commands_reuse_keepers(box: un.Sandbox) -> None:
+@tries(20, 60)
+def test_consecutive_commands_reuse_keepers(count: int, box: un.Sandbox) -> None:
     show = ["sh", "-c", "umask; pwd; ulimit -n; echo $A"]
     wanted = box.check_output(show)
     seen = agents(box)
-    for number in range(60):
+    for number in range(count):
         assert box.run(["sh", "-c", f"exit {number}"]).returncode == number
         # Attributes that a reused keeper could pass on by mistake.
         if number % 10 == 0:
@@ -89,15 +91,16 @@ def test_keepers_close_descriptors_of_ended_commands(box: un.Sandbox, size: int)
             os.close(held)
 
 
-def test_a_keeper_with_background_processes_is_not_reused(box: un.Sandbox) -> None:
-    for _ in range(20):
+@tries(8, 20)
+def test_a_keeper_with_background_processes_is_not_reused(count: int, box: un.Sandbox) -> None:
+    for _ in range(count):
         box.run(["sh", "-c", "setsid sleep 1020 >/dev/null 2>&1 </dev/null &"], check=True)
-    for _ in range(20):
+    for _ in range(count):
         with box.popen(["sleep", "1021"]) as process:
             process.kill_tree()
             process.wait(PATIENCE)
     told = box.check_output(["ps", "-eo", "args"], text=True)
-    assert (told.count("sleep 1020"), told.count("sleep 1021")) == (20, 0)
+    assert (told.count("sleep 1020"), told.count("sleep 1021")) == (count, 0)
 
 
 STOPPING = """

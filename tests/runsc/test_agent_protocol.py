@@ -183,6 +183,7 @@ def test_a_daemon_outlives_its_command(agent: Client) -> None:
     assert agent.run("kill", daemon) == (0, "")
 
 
+@pytest.mark.thorough
 def test_a_hundred_commands_run_at_once(agent: Client) -> None:
     with contextlib.ExitStack() as stack:
         all_of_them = []

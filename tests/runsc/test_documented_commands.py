@@ -41,7 +41,7 @@ PAGES = [
 # The page of which only the Python blocks are run.
 PYTHON_PAGE = "docs/python.md"
 # Pages of which `make test` runs each block, as it does of README; `make test-all` runs all pages.
-QUICK_PAGES = ("README.md", "docs/run.md", PYTHON_PAGE)
+QUICK_PAGES = ("README.md", PYTHON_PAGE)
 LANGUAGES = {"sh", "console", "python", "text", "json", "dockerfile"}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

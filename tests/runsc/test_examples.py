@@ -29,7 +29,7 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     command = [sys.executable, EXAMPLES / "snippet_server.py", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -101,6 +101,7 @@ def test_snippet_server_refuses_invalid_tasks(url: str, task: object) -> None:
         post_json(url, task)
 
 
+@pytest.mark.thorough
 def test_snippet_server_runs_twenty_snippets_at_once(url: str) -> None:
     with ThreadPoolExecutor(20) as threads:
         codes = [f"print({number} * 2)" for number in range(20)]
@@ -130,9 +131,9 @@ def test_untrusted_report_follows_no_link(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_worker_pool_runs_all_tasks() -> None:
     results = dict(
-        tuple(map(int, line.split())) for line in run("worker_pool.py", "12").splitlines()
+        tuple(map(int, line.split())) for line in run("worker_pool.py", "6").splitlines()
     )
-    assert results == {n: sum(i * i for i in range(n)) for n in range(12)}
+    assert results == {n: sum(i * i for i in range(n)) for n in range(6)}
 
 
 def test_sandbox_executor_runs_tasks_in_gvisor() -> None:

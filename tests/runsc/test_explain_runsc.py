@@ -156,6 +156,7 @@ def test_explain_finds_causes_that_root_can_create(
         ("few-ids", "range-outside-parent"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_explain_confirms_one_of_several_causes_by_probes(
     usernsctl: Program, way: str, cause: str
 ) -> None:

@@ -29,8 +29,14 @@ def run(box: un.Sandbox, call: int, **streams: int) -> bool:
 
 @pytest.mark.parametrize(
     "streams",
-    [{}, dict.fromkeys(["stdin", "stdout", "stderr"], un.DEVNULL)],
-    ids=["default", "DEVNULL"],
+    [
+        pytest.param({}, id="default"),
+        pytest.param(
+            dict.fromkeys(["stdin", "stdout", "stderr"], un.DEVNULL),
+            id="DEVNULL",
+            marks=pytest.mark.thorough,
+        ),
+    ],
 )
 def test_interrupted_run_leaks_no_descriptor(host: un.SandboxHost, streams: dict[str, int]) -> None:
     with host.start(FOREVER) as box:

@@ -79,6 +79,7 @@ def test_unusual_arguments_arrive_unchanged(perform: Perform, args: list[str]) -
 @pytest.mark.parametrize(
     "raw", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"]
 )
+@pytest.mark.sampled(3)
 def test_text_that_is_not_utf8_is_refused(
     perform: Perform, usernsctl: Program, tmp_path: Path, raw: bytes
 ) -> None:
@@ -143,6 +144,7 @@ def test_limits_too_low_for_runsc_are_reported(perform: Perform, name: str, valu
 
 
 @pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
+@pytest.mark.sampled(3)
 def test_launch_works_with_low_unrelated_limits(perform: Perform, name: str) -> None:
     # Releases of 2026 queue signals (cause signal-limit). The limit also counts signals that
     # other tests of this user have queued.
@@ -151,6 +153,7 @@ def test_launch_works_with_low_unrelated_limits(perform: Perform, name: str) -> 
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+@pytest.mark.sampled(3)
 def test_launch_works_with_closed_standard_streams(
     perform: Perform, closed: tuple[int, ...]
 ) -> None:

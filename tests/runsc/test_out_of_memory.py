@@ -38,6 +38,7 @@ def check_report(errors: str, limit: int) -> None:
 
 @pytest.mark.parametrize("limit", [100, 200, 400])
 @pytest.mark.parametrize("program", GROW)
+@pytest.mark.sampled
 def test_oom_kill_of_a_growing_program_is_reported(
     program: str, limit: int, usernsctl: Program
 ) -> None:

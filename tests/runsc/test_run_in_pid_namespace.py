@@ -67,6 +67,7 @@ def start(usernsctl: Program, pid_namespace: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.sampled(2)
 def test_signals_reach_the_command(usernsctl: Program, pid_namespace: str) -> None:
     with start(usernsctl, pid_namespace) as process:
         process.terminate()
@@ -74,6 +75,7 @@ def test_signals_reach_the_command(usernsctl: Program, pid_namespace: str) -> No
         assert process.stdout.read() == "caught\n"
 
 
+@pytest.mark.sampled(2)
 def test_command_ends_when_the_namespace_is_removed(usernsctl: Program, pid_namespace: str) -> None:
     with start(usernsctl, pid_namespace) as process:
         (inside,) = children_of(process.pid)

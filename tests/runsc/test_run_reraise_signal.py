@@ -54,6 +54,7 @@ def test_signal_that_kills_the_command_is_reraised(make_command: MakeCommand, nu
     assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
 
 
+@pytest.mark.sampled(1)
 def test_exit_status_143_is_not_reraised_as_a_signal(make_command: MakeCommand) -> None:
     """Exit with a status that looks like a signal, such as 143 of a JVM that handles SIGTERM.
 

@@ -326,6 +326,7 @@ def test_result_ignores_earlier_children_of_the_process(usernsctl: Program, resu
     assert read(result)["reason"] == "timeout"
 
 
+@pytest.mark.thorough
 def test_result_ignores_earlier_processor_time(usernsctl: Program, result: Path) -> None:
     code = 'import time\nheld = b"x" * (1 << 28)\nwhile time.process_time() < 4: pass'
     work = f"python3 -c '{code}'"

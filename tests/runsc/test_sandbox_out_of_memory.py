@@ -61,6 +61,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
+@pytest.mark.sampled(3)
 def test_oom_kill_raises_with_the_cause(call: str) -> None:
     script = f"""
 with un.SandboxHost() as h:

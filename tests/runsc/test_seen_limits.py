@@ -51,6 +51,7 @@ def command(
 
 @as_root
 @pytest.mark.parametrize("limit", [40, 100, 512])
+@pytest.mark.sampled
 def test_command_sees_the_memory_limit(limit: int, command: Command) -> None:
     with memory_group(limit * MIB) as group:
         done = capture(within(group, *command(*SHOW)), timeout=PATIENCE)
@@ -70,6 +71,7 @@ def test_command_sees_the_memory_limit_of_a_parent_group(command: Command) -> No
 @pytest.mark.parametrize(
     ("quota", "processors"), [(10000, 1), (100000, 1), (100001, 2), (99999999, 9999)]
 )
+@pytest.mark.sampled
 def test_command_sees_the_cpu_quota_rounded_up(
     quota: int, processors: int, command: Command
 ) -> None:

@@ -334,6 +334,7 @@ def test_seen_line_is_short_and_printable() -> None:
 
 @pytest.mark.parametrize("before", [(1 << 20) - 9, (1 << 20) - 3, 3 << 20])
 @pytest.mark.parametrize("filler", ["x", "\n", "\N{SNOWMAN}"])
+@pytest.mark.sampled
 def test_message_in_megabytes_of_text_is_found(before: int, filler: str) -> None:
     much = filler * (before // len(filler.encode()))
     assert ids(f"{much}newuidmap: Could not set caps{much}")[0] == "helper-not-setuid"
