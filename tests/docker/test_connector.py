@@ -269,6 +269,7 @@ def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) 
 
 
 @pytest.mark.parametrize("user", ["1000", "0", "12345"])
+@pytest.mark.sampled(2)
 def test_the_health_check_works_in_a_running_container(plain: Engine, user: str) -> None:
     """The check asks the sandbox, and fails if gVisor there does not answer."""
     shown = plain.must("image", "inspect", "--format={{json .Config.Healthcheck.Test}}", CONNECTOR)

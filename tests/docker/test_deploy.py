@@ -418,6 +418,7 @@ def test_the_documented_image_builds_and_runs(
     assert "Jan 10 15:06:54 PST 2016" in done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_an_image_is_rebuilt_with_a_new_prelude(plain: Engine, tmp_path: Path) -> None:
     """The unchanged programs come from the build cache, but the launch files are generated anew."""

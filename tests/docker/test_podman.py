@@ -56,7 +56,7 @@ class Podman:
         return done.stdout
 
 
-@pytest.fixture(scope="module", params=["root", USER])
+@pytest.fixture(scope="module", params=[pytest.param("root", marks=pytest.mark.thorough), USER])
 def podman(plain: Engine, request: pytest.FixtureRequest) -> Iterator[Podman]:
     """Return Podman with the images loaded."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)

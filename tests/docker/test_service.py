@@ -216,6 +216,7 @@ print(*[path for path in pathlib.Path("/tmp").rglob("*") if not path.is_dir()], 
 
 @pytest.mark.parametrize("options", [AS_USER, AS_ROOT], ids=["user", "root"])
 @pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
+@pytest.mark.sampled
 def test_every_kind_of_sandbox_works(engine: Engine, options: list[str]) -> None:
     run = ["run", "--rm", "--init", "--interactive", *options]
     python = ["--entrypoint=/opt/usernsctl/bin/python", PRELUDE_PYTHON, "-I", "-"]
