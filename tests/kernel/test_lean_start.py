@@ -66,7 +66,9 @@ sys.argv = ["usernsctl", *sys.argv[1:]]
 """
 
 
-def told(code: str, *words: str, environ: dict[str, str] | None = None) -> tuple[set[str], Any]:
+def imports_of(
+    code: str, *words: str, environ: dict[str, str] | None = None
+) -> tuple[set[str], Any]:
     """Return the packages that a program imports, and the modules imported inside namespaces."""
     done = capture([sys.executable, "-c", f"{TOLD}\n{code}\ntell()", *words], env=environ)
     try:
@@ -89,14 +91,14 @@ CALL = "from usernsctl.__main__ import main; main()"
 
 
 def test_import_usernsctl_imports_importlib_only() -> None:
-    found, _ = told("import usernsctl")
+    found, _ = imports_of("import usernsctl")
     # Until Python 3.12, importlib itself imports warnings.
     theirs = {"warnings"} if sys.version_info < (3, 13) else set()
     assert found - theirs <= {"usernsctl", "__future__", "importlib"}
 
 
 def test_version_imports_neither_parser_nor_metadata() -> None:
-    found, _ = told(CALL, "--version")
+    found, _ = imports_of(CALL, "--version")
     assert found - COMMON <= VERSION
 
 
@@ -124,7 +126,7 @@ def runsc(tmp_path: Path) -> dict[str, str]:
 def test_run_imports_nothing_inside_its_namespace(
     runsc: dict[str, str], options: list[str]
 ) -> None:
-    found, late = told(CALL, "run", *options, "true", environ=runsc)
+    found, late = imports_of(CALL, "run", *options, "true", environ=runsc)
     assert found - COMMON - USED <= RUN
     assert late == []
 
@@ -136,11 +138,11 @@ def test_run_in_a_named_namespace_imports_nothing_inside(
     made = usernsctl("ns", "create", "box", "-r", "-m", env=environ)
     assert made.returncode == 0, made.stderr
     try:
-        _, late = told(CALL, "run", "--in", "box", "true", environ=environ)
+        _, late = imports_of(CALL, "run", "--in", "box", "true", environ=environ)
         assert late == []
         # Errors need no imports after the namespace was entered, either.
         for wrong in (["--wd", "/nonsense", "true"], ["nonsense"]):
-            _, late = told(CALL, "run", "--in", "box", *wrong, environ=environ)
+            _, late = imports_of(CALL, "run", "--in", "box", *wrong, environ=environ)
             assert late == []
     finally:
         usernsctl("ns", "remove", "box", env=environ)
@@ -152,11 +154,11 @@ LARGE = names("argparse asyncio dataclasses inspect msgspec random rich ssl temp
 
 
 def test_names_of_the_package_do_not_import_asyncio() -> None:
-    found, _ = told("import usernsctl; usernsctl.run; usernsctl.Namespace")
+    found, _ = imports_of("import usernsctl; usernsctl.run; usernsctl.Namespace")
     assert not found & LARGE
     assert un.run.__module__ == "usernsctl.commands.popen"
 
 
 def test_sandbox_host_does_not_import_asyncio() -> None:
-    found, _ = told("import usernsctl; usernsctl.SandboxHost; usernsctl.Sandbox")
+    found, _ = imports_of("import usernsctl; usernsctl.SandboxHost; usernsctl.Sandbox")
     assert not found & (LARGE | names("concurrent hashlib logging pathlib"))

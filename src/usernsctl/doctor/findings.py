@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from usernsctl._lean import replace
 from usernsctl.doctor.facts import Facts
-from usernsctl.doctor.rules import CONSEQUENCES, RULES, Evidence, Rule, Seen, told
+from usernsctl.doctor.rules import CONSEQUENCES, RULES, Evidence, Rule, Seen, message_of
 from usernsctl.explain.catalogue import catalogue
 from usernsctl.explain.logs import only_cause
 from usernsctl.explain.model import Finding, Probe, Purpose
@@ -97,11 +97,11 @@ def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool
 def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
     """Return the finding of a rule, or None if the cause does not matter for `purpose`."""
     cause = catalogue()[rule.id]
-    of_ranges = {told(probe) for name in _OF_RANGES if (probe := seen.unsettled(name))}
+    of_ranges = {message_of(probe) for name in _OF_RANGES if (probe := seen.unsettled(name))}
     concerned: set[Purpose] = {"range"} if of_ranges >= set(evidence) else set(cause.purposes)
     for name, purposes in STANDS_IN_THE_WAY_OF.items():
         probe = seen.unsettled(name)
-        if probe is not None and told(probe) in evidence:
+        if probe is not None and message_of(probe) in evidence:
             concerned.update(purposes)
     if purpose in concerned:
         return Finding(cause=cause, evidence=evidence, blocks=not rule.warns)
@@ -122,7 +122,7 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
         blocks = purpose in concerned
         if not blocks and "range" not in concerned:
             continue
-        cause_id = probe.cause or (_by_words(probe.detail) if name == "runsc" else None)
+        cause_id = probe.cause or (_by_output(probe.detail) if name == "runsc" else None)
         cause = catalogue().get(cause_id) if cause_id else None
         found.append(Finding(cause=cause, evidence=_shown(probe), blocks=blocks))
         # Later probes may have failed for the same cause.
@@ -131,15 +131,15 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
     return found
 
 
-def _by_words(said: str) -> str | None:
+def _by_output(output: str) -> str | None:
     """Return the cause of a message in runsc's output, or None if there is none."""
-    if cause := only_cause(said.encode("utf-8", "replace")):
+    if cause := only_cause(output.encode("utf-8", "replace")):
         return cause
-    return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in said else None
+    return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in output else None
 
 
 def _shown(probe: Probe) -> Evidence:
     if not probe.errno:
-        return (told(probe),)
+        return (message_of(probe),)
     symbol = errno.errorcode.get(probe.errno, "unknown")
-    return (told(probe), f"errno {probe.errno} ({symbol})")
+    return (message_of(probe), f"errno {probe.errno} ({symbol})")

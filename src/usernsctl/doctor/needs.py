@@ -98,12 +98,12 @@ def _profiles(facts: Facts, probes: Mapping[str, Probe]) -> tuple[bool, str]:
 
 def _apparmor(facts: Facts, probes: Mapping[str, Probe]) -> Need:
     value = facts.sysctls.get("kernel/apparmor_restrict_unprivileged_userns")
-    has_profiles, told = _profiles(facts, probes)
+    has_profiles, label = _profiles(facts, probes)
     shown = "absent" if value is None else str(value)
     return Need(
         name="kernel.apparmor_restrict_unprivileged_userns",
         state=_state(value != 1 or has_profiles),
-        found=f"{shown}; {told}" if told else shown,
+        found=f"{shown}; {label}" if label else shown,
         wanted="0 or absent, or a profile with userns, for usernsctl-exec and runsc",
     )
 

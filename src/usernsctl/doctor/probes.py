@@ -175,7 +175,7 @@ def _try(step: Step, seconds: float) -> Probe:
     started = time.monotonic()
     words = [PROGRAM, "--within", str(int(seconds * 1000)), *step.words]
     try:
-        output, status = _told_status(*_run(words, seconds + _GRACE))
+        output, status = _split_status(*_run(words, seconds + _GRACE))
     except FileNotFoundError as error:
         raise missing_program("usernsctl-probe", "tries the steps") from error
     except OSError as error:
@@ -228,13 +228,13 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]
     return output, process.returncode
 
 
-def _told_status(output: bytes, status: int) -> tuple[bytes, int]:
+def _split_status(output: bytes, status: int) -> tuple[bytes, int]:
     """Split the output into its text and the exit status that the program appends to it.
 
     If this process ignores SIGCHLD, subprocess reports every exit status as 0.
     """
-    text, mark, told = output.rpartition(b"\0")
-    return (text, int(told)) if mark and told.isdigit() else (output, status or _FAILED_STATUS)
+    text, mark, number = output.rpartition(b"\0")
+    return (text, int(number)) if mark and number.isdigit() else (output, status or _FAILED_STATUS)
 
 
 def judge(name: str, status: int, output: str, seconds: float) -> Probe:
@@ -342,7 +342,7 @@ _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.M
 
 # The number of characters to show of runsc's output: the last ones, which have the reason, or after
 # a crash the first ones of its message, which stack traces follow.
-_SAID_MAX = 2000
+_DETAIL_MAX = 2000
 _CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 
 
@@ -350,13 +350,13 @@ def _judge_runsc(text: str, status: int, seconds: float) -> Probe:
     """Return the probe of a failed run."""
     named = _CAUSE.findall(text)
     # The indented lines are about the cause, and our own commands have added them.
-    said = "\n".join(line for line in text.split("\n") if not line.startswith("  "))
-    crash = _CRASH.search(said)
-    told = said[-_SAID_MAX:] if crash is None else said[crash.start() :][:_SAID_MAX]
+    message = "\n".join(line for line in text.split("\n") if not line.startswith("  "))
+    crash = _CRASH.search(message)
+    detail = message[-_DETAIL_MAX:] if crash is None else message[crash.start() :][:_DETAIL_MAX]
     return Probe(
         name=RUNSC,
         outcome="failed",
-        detail=told or f"exit status {status}",
+        detail=detail or f"exit status {status}",
         cause="".join(named[-1]) if named else None,
         seconds=seconds,
     )

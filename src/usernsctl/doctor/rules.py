@@ -53,7 +53,7 @@ class Seen:
         Probes of programs that no start needs are ignored: only their own rules evaluate them.
         """
         probes = (p for p in self.probes.values() if p.name not in _OPTIONAL)
-        return tuple(told(p) for p in probes if p.cause == cause_id)
+        return tuple(message_of(p) for p in probes if p.cause == cause_id)
 
     def unprivileged(self) -> bool:
         """Return whether this process needs newuidmap and newgidmap to map a range."""
@@ -63,11 +63,11 @@ class Seen:
         """Return the paths of our programs that have no AppArmor profile, as far as known."""
         return without_profile(self.probes)
 
-    def said(self, name: str, *texts: str) -> Evidence:
+    def printed(self, name: str, *texts: str) -> Evidence:
         """Return the message of a failed probe if it contains one of `texts`."""
         probe = self.failed(name)
         if probe and any(text in probe.detail for text in texts):
-            return (told(probe),)
+            return (message_of(probe),)
         return ()
 
 
@@ -79,7 +79,7 @@ def without_profile(probes: Mapping[str, Probe]) -> tuple[str, ...]:
     return tuple(path for label, _, path in pairs if path and not is_own_profile(label, path))
 
 
-def told(probe: Probe) -> str:
+def message_of(probe: Probe) -> str:
     """Return the message of a probe, as evidence."""
     return f"{probe.name}: {probe.detail}"
 
@@ -97,7 +97,7 @@ def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
 
     def holds(seen: Seen) -> Evidence:
         probe = seen.failed(*names, errnos=errnos)
-        return (told(probe),) if probe else ()
+        return (message_of(probe),) if probe else ()
 
     return holds
 
@@ -147,7 +147,7 @@ def filtered(seen: Seen) -> Evidence:
     shown = () if mode is None else (f"Seccomp is {mode} in /proc/self/status",)
     # A probe with a cause, but without the errno of the call, failed before or after the call.
     if probe is not None and (probe.cause is None or probe.errno not in (0, errno.EAGAIN)):
-        return (told(probe), "the kernel itself never refuses unshare(0)", *shown)
+        return (message_of(probe), "the kernel itself never refuses unshare(0)", *shown)
     return shown if seen.named("seccomp-denies-userns") else ()
 
 
@@ -161,7 +161,9 @@ def clone_off(seen: Seen) -> Evidence:
 def _full(seen: Seen) -> Probe | None:
     """Return the failed probe of runsc if a low limit denied the sandbox a namespace."""
     low = (seen.facts.sysctls.get("user/max_user_namespaces") or NO_LIMIT) < _NEEDED
-    return seen.failed("runsc") if low and seen.said("runsc", "no space left on device") else None
+    return (
+        seen.failed("runsc") if low and seen.printed("runsc", "no space left on device") else None
+    )
 
 
 #: The number of user namespaces that a sandbox needs: ours, and those that runsc makes in it.
@@ -178,9 +180,9 @@ def limited(seen: Seen) -> Evidence:
     limit = seen.facts.sysctls.get("user/max_user_namespaces")
     probe = seen.failed(*_MAKING, errnos=(errno.ENOSPC,)) or _full(seen)
     if limit == 0:
-        return ("user.max_user_namespaces is 0", *((told(probe),) if probe else ()))
+        return ("user.max_user_namespaces is 0", *((message_of(probe),) if probe else ()))
     if probe and limit is not None and (seen.facts.initial or limit < NO_LIMIT):
-        return (told(probe), f"user.max_user_namespaces is {limit}, and they are used up")
+        return (message_of(probe), f"user.max_user_namespaces is {limit}, and they are used up")
     return ()
 
 
@@ -189,7 +191,7 @@ def forbidden(kind: str, seen: Seen) -> Evidence:
     limit = seen.facts.sysctls.get(f"user/max_{kind}_namespaces")
     probe = probe or seen.failed("runsc")
     if probe is not None and limit is not None and limit < _NAMESPACES[kind]:
-        return (f"user.max_{kind}_namespaces is {limit}", told(probe))
+        return (f"user.max_{kind}_namespaces is {limit}", message_of(probe))
     return ()
 
 
@@ -199,7 +201,7 @@ def nested(seen: Seen) -> Evidence:
     if probe is None or seen.facts.initial is not False or limit is None or limited(seen):
         return ()
     return (
-        told(probe),
+        message_of(probe),
         f"user.max_user_namespaces is {limit} here, so this limit is not reached; limits of "
         "outer namespaces are not visible from inside",
     )
@@ -235,7 +237,7 @@ def apparmor_restricted(seen: Seen) -> Evidence:
         f"no profile applies to {', '.join(bare)}"
         if bare
         else f"no profile applies to this process: {label or 'there is no label'}",
-        told(probe),
+        message_of(probe),
     )
 
 
@@ -249,7 +251,7 @@ def denied_by_module(seen: Seen) -> Evidence:
         return ()
     modules = ", ".join(security.names) if security.names else "not known"
     return (
-        told(probe),
+        message_of(probe),
         f"security modules: {modules}",
         f"label: {security.label or 'none'}",
     )
@@ -260,7 +262,7 @@ def too_many_processes(seen: Seen) -> Evidence:
     if not failed:
         return ()
     limits = seen.facts.limits
-    shown = [told(failed[0])]
+    shown = [message_of(failed[0])]
     if limits.processes is not None:
         shown.append(f"RLIMIT_NPROC is {limits.processes}")
     if limits.pids is not None:
@@ -272,7 +274,7 @@ def too_many_files(seen: Seen) -> Evidence:
     failed = next((p for p in seen.probes.values() if p.errno == errno.EMFILE), None)
     most = seen.facts.limits.open_files
     shown = () if most is None else (f"RLIMIT_NOFILE is {most}",)
-    return (told(failed), *shown) if failed else ()
+    return (message_of(failed), *shown) if failed else ()
 
 
 def threaded(seen: Seen) -> Evidence:
@@ -337,7 +339,7 @@ def bounded(seen: Seen) -> Evidence:
 
 
 def overlapping(seen: Seen) -> Evidence:
-    return seen.said("range-map", "Invalid argument", "overflow detected") + seen.said(
+    return seen.printed("range-map", "Invalid argument", "overflow detected") + seen.printed(
         "ranges", "overlap"
     )
 
@@ -372,9 +374,9 @@ def mount_denied(seen: Seen) -> Evidence:
         return ()
     label = seen.facts.security.label or ""
     if seen.facts.privileges.seccomp == 2:
-        return (told(probe), "Seccomp is 2 in /proc/self/status")
+        return (message_of(probe), "Seccomp is 2 in /proc/self/status")
     if label.endswith("(enforce)"):
-        return (told(probe), f"AppArmor label: {label}")
+        return (message_of(probe), f"AppArmor label: {label}")
     return ()
 
 
@@ -382,12 +384,12 @@ def masked(seen: Seen) -> Evidence:
     probe, points = seen.failed("mount-proc", errnos=_REFUSALS), seen.facts.masked_proc()
     if probe is None or not points or seen.failed("mount"):
         return ()
-    return (told(probe), f"mounted below /proc: {', '.join(points[:4])}")
+    return (message_of(probe), f"mounted below /proc: {', '.join(points[:4])}")
 
 
 def selinux_nested(seen: Seen) -> Evidence:
     if seen.facts.security.selinux_enforcing:
-        return seen.said("runsc", "error remounting chroot in read-only")
+        return seen.printed("runsc", "error remounting chroot in read-only")
     return ()
 
 
@@ -397,14 +399,14 @@ def yama(seen: Seen) -> Evidence:
     # Scope 2 requires CAP_SYS_PTRACE, which this user has in a new user namespace (ptrace(2)).
     if scope is None or scope < 3 or probe is None:
         return ()
-    return (f"kernel.yama.ptrace_scope is {scope}", told(probe))
+    return (f"kernel.yama.ptrace_scope is {scope}", message_of(probe))
 
 
 def ptrace_denied(seen: Seen) -> Evidence:
     probe = seen.failed("ptrace", errnos=(*_REFUSALS, errno.ENOSYS))
     if probe is None or yama(seen) or seen.facts.privileges.seccomp != 2:
         return ()
-    return (told(probe), "Seccomp is 2 in /proc/self/status")
+    return (message_of(probe), "Seccomp is 2 in /proc/self/status")
 
 
 def not_usable(cause_id: str, seen: Seen) -> Evidence:
@@ -418,7 +420,7 @@ _NO_FLAG = "flag provided but not defined"
 def other_program(seen: Seen) -> Evidence:
     found = seen.facts.runsc
     if found is not None and found.path is not None and found.release is None:
-        refused = seen.said("runsc", _NO_FLAG)
+        refused = seen.printed("runsc", _NO_FLAG)
         return (
             (f"{found.path} does not answer --version as runsc does", *refused) if refused else ()
         )
@@ -430,8 +432,8 @@ def too_old(seen: Seen) -> Evidence:
         return ()
     found, probe = seen.facts.runsc, seen.failed("runsc")
     if probe and found and found.release and Release.parse(found.release).is_too_old():
-        return (f"{found.path} is of release {found.release}", told(probe))
-    return seen.said("runsc", _NO_FLAG)
+        return (f"{found.path} is of release {found.release}", message_of(probe))
+    return seen.printed("runsc", _NO_FLAG)
 
 
 def no_null(seen: Seen) -> Evidence:
@@ -446,7 +448,7 @@ def no_null(seen: Seen) -> Evidence:
     device = seen.facts.devices.get("/dev/null")
     if device is not None and device.mode is not None and not device.accessible:
         shown.append(f"/dev/null has mode {device.mode:04o}")
-    return (told(probe), *shown) if shown or probe.errno not in _REFUSALS else ()
+    return (message_of(probe), *shown) if shown or probe.errno not in _REFUSALS else ()
 
 
 def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Evidence:
@@ -460,7 +462,7 @@ def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Eviden
         most = getattr(seen.facts.limits, fact)
         if most is not None and (enough is None or most < enough):
             found.append(f"{name} is {most}")
-    return (*found, told(probe)) if probe and found else ()
+    return (*found, message_of(probe)) if probe and found else ()
 
 
 def signals_lost(seen: Seen) -> Evidence:
@@ -468,7 +470,7 @@ def signals_lost(seen: Seen) -> Evidence:
     probe, limits = seen.probes.get("runsc"), seen.facts.limits
     most, queued = limits.pending_signals, limits.pending_signals_current or 0
     if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:
-        return (f"RLIMIT_SIGPENDING is {most}, and {queued} are queued", told(probe))
+        return (f"RLIMIT_SIGPENDING is {most}, and {queued} are queued", message_of(probe))
     return ()
 
 
@@ -485,7 +487,7 @@ _MEMORY = {"address_space": ("RLIMIT_AS", _ADDRESSES), "data": ("RLIMIT_DATA", _
 
 
 def damaged(seen: Seen) -> Evidence:
-    return seen.said("runsc", "SIGILL: illegal instruction", "unexpected fault address")
+    return seen.printed("runsc", "SIGILL: illegal instruction", "unexpected fault address")
 
 
 def start_refused(seen: Seen) -> Evidence:
@@ -493,14 +495,14 @@ def start_refused(seen: Seen) -> Evidence:
     probe = seen.failed("start", errnos=(*_REFUSALS, errno.ENOSYS))
     if probe is None or seen.facts.privileges.seccomp != 2:
         return ()
-    return (told(probe), "Seccomp is 2 in /proc/self/status")
+    return (message_of(probe), "Seccomp is 2 in /proc/self/status")
 
 
 def refused_call(seen: Seen) -> Evidence:
     probe = seen.failed("runsc")
     if probe is None or seen.facts.privileges.seccomp != 2:
         return ()
-    return (told(probe), "Seccomp is 2 in /proc/self/status")
+    return (message_of(probe), "Seccomp is 2 in /proc/self/status")
 
 
 _USERNS = (*_MAKING, "setgroups", "namespaces", "mount", "range-map", "runsc")
@@ -568,7 +570,9 @@ RULES: tuple[Rule, ...] = (
     Rule("seccomp-denies-helper", _RANGE),
     Rule("gid-differs-from-passwd", _RANGE),
     Rule(
-        "helper-caps-other-userns", _RANGE, lambda seen: seen.said("range-map", "Value too large")
+        "helper-caps-other-userns",
+        _RANGE,
+        lambda seen: seen.printed("range-map", "Value too large"),
     ),
     Rule("helper-hung", _RANGE),
     Rule("helper-stopped", _RANGE),
