@@ -64,6 +64,10 @@ The other lines are executed elsewhere, without being counted, or belong to erro
 provokes:
 
 - most handle a system call that fails in a native program: see the first table;
+- some retry a call that a signal has interrupted, or handle a race, such as a process that ends
+  between two calls;
+- `facts/group_place.c` and `programs/shared/sandbox_group.c` have code for version 2 of control
+  groups, which `make vm` executes; the machine of this count had version 1;
 - the agent has no libc in sandboxes, and so can't count there: `tests/c` runs most of it.
 
 """
