@@ -242,6 +242,29 @@ void un_lines_rewind(struct un_lines *lines);
 void un_lines_close(const struct un_lines *lines);
 #define un_auto_lines __attribute__((cleanup(un_lines_close)))
 
+/* ---- accounts.c: users and groups in the content of /etc/passwd and /etc/group ----------------
+ */
+
+#define UN_ACCOUNT_PASSWD "/etc/passwd"
+#define UN_ACCOUNT_GROUP "/etc/group"
+/* The maximum length of a name, in bytes: as that of LOGIN_NAME_MAX (limits.h(0p)). */
+#define UN_ACCOUNT_NAME_MAX 256
+
+/* A user and a group as the caller names them: each a number or a name. */
+struct un_account_name {
+    char user[UN_ACCOUNT_NAME_MAX + 1];
+    char group[UN_ACCOUNT_NAME_MAX + 1];
+    bool has_group;
+};
+
+/* Parses USER[:GROUP]. Returns false if a part is neither an id nor a printable name.
+ * parse_user() in usernsctl/gvisor/checks.py has the same rule. */
+bool un_account_parse(const char *text, struct un_account_name *name);
+/* Returns whether a part of such a text is a number, not a name. */
+bool un_account_is_id(const char *name);
+/* Sets the error of a file of a sandbox that can't be used; `why` follows the path. Returns -1. */
+int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err);
+
 /* ---- mounts.c: the table of mounts ----------------------------------------------------------- */
 
 /* A mount: a directory of a file system, and its mount point (proc_pid_mountinfo(5)). */

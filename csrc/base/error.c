@@ -21,7 +21,7 @@ static const char *const step_names[UN_STEP_COUNT] = {
     [UN_STEP_SANDBOX] = "sandbox",     [UN_STEP_ROOTFS] = "rootfs",
     [UN_STEP_HOME] = "home",           [UN_STEP_BIND] = "bind",
     [UN_STEP_CONFIG] = "config",       [UN_STEP_RUNSC] = "runsc",
-    [UN_STEP_NETWORK] = "network",
+    [UN_STEP_NETWORK] = "network",     [UN_STEP_USER] = "user",
 };
 
 const char *un_step_name(int step)

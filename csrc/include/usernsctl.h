@@ -69,6 +69,7 @@ enum un_step {
     UN_STEP_CONFIG,  /* writing config.json of a sandbox */
     UN_STEP_RUNSC,   /* executing the program that starts runsc */
     UN_STEP_NETWORK, /* making the network of a sandbox */
+    UN_STEP_USER,    /* finding the user of a command in the files of the sandbox */
     UN_STEP_COUNT
 };
 
@@ -661,6 +662,34 @@ void un_reraise(int sig);
  * the call are forwarded too if they were blocked when the child was forked. Reaps all other
  * children as well, so the process must have no other use for them. */
 int un_stand_in(pid_t child);
+
+/* ---- users and groups of a sandbox (base/accounts.c) ----------------------------------------- */
+
+/* The maximum size of /etc/passwd and /etc/group: room for more than 100,000 users. */
+#define UN_ACCOUNT_FILE_MAX 8388608
+/* The maximum number of groups of a user, as in a message to the agent. */
+#define UN_ACCOUNT_GROUPS_MAX 4096
+
+/* The content of /etc/passwd or /etc/group of a sandbox. */
+struct un_account_file {
+    const char *bytes; /* NULL if the file does not exist */
+    size_t length;
+};
+
+/* A user of a sandbox. */
+struct un_account {
+    uint32_t id[2];                         /* indexed by UN_UID and UN_GID */
+    uint32_t groups[UN_ACCOUNT_GROUPS_MAX]; /* the supplementary groups, in ascending order */
+    size_t group_count;
+    char home[UN_PATH_MAX]; /* the home directory in /etc/passwd; "" if it has no valid one */
+};
+
+/* Finds a user and a group, each a number or a name. `group` may be NULL: a name then has the group
+ * in /etc/passwd, and the supplementary groups that list the user; a number has the group of that
+ * number. The first line with a name counts, as for getpwnam(3). Malformed lines are skipped. */
+int un_account_find(const char *user, const char *group, const struct un_account_file *passwd,
+                    const struct un_account_file *groups, struct un_account *account,
+                    struct un_error *err);
 
 /* ---- the file system of a sandbox (launch/view.c, launch/command.c) -------------------------- */
 

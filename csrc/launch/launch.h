@@ -256,6 +256,14 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
 int un_launch_check_command(struct un_launch *launch, const struct un_moment *moment,
                             struct un_error *err);
 
+/* ---- accounts.c: the user of the command, by name -------------------------------------------- */
+
+struct un_account_name;
+/* Finds a user in the root filesystem, which must have been built. Reads only the files that the
+ * name needs. */
+int un_launch_find_user(struct un_launch *launch, const struct un_account_name *name,
+                        struct un_account *account, struct un_error *err);
+
 /* ---- place.c: creating mount points ---------------------------------------------------------- */
 
 /* Creates a file or directory inside, and its missing parents, and resolves its path. `for_runsc`

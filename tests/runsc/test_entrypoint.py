@@ -133,10 +133,27 @@ def test_network_none_leaves_only_loopback(in_gvisor: Program) -> None:
     assert devices == ["lo"], done.stderr
 
 
-@pytest.mark.parametrize(("user", "ids"), [("1000:1001", "1000 1001"), ("7", "7 7")])
+@pytest.mark.parametrize(
+    ("user", "ids"),
+    [("1000:1001", "1000 1001"), ("7", "7 7"), ("games", "5 60"), ("games:tty", "5 5")],
+)
 def test_user_option_sets_uid_and_gid(in_gvisor: Program, user: str, ids: str) -> None:
     done = in_gvisor(f"--user={user}", "--", "sh", "-c", 'echo "$(id -u) $(id -g)"', cwd=Path("/"))
     assert (done.stdout, done.stderr) == (f"{ids}\n", "")
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 100_000, "a\nb", "a\x1b[2Jb", "\N{RIGHT-TO-LEFT OVERRIDE}a"]
+)
+def test_hostile_user_names_are_refused_in_one_line(in_gvisor: Program, name: str) -> None:
+    done = in_gvisor(f"--user={name}", "--", "true", cwd=Path("/"))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("usernsctl: in-gvisor: --user=")
+    assert done.stderr.endswith(
+        ": the value must be UID[:GID] or NAME[:GROUP], ids from 0 to 4294967294\n"
+    )
+    assert done.stderr[:-1].isprintable()
+    assert len(done.stderr) < 400
 
 
 @pytest.mark.parametrize(
@@ -150,15 +167,17 @@ def test_user_option_sets_uid_and_gid(in_gvisor: Program, user: str, ids: str) -
         *(
             ([f"--user={user}", "--", "true"], f"--user={user}: the value must be UID[:GID]")
             for user in (
-                "app",
                 "-1",
                 "4294967295",
-                "1:app",
                 "1:-1",
                 "",
                 ":",
+                "1:",
                 "00000000001",
                 "1:2:3",
+                "+app",
+                "a b",
+                "a/b",
             )
         ),
         (["--runsc=runsc", "--", "true"], "--runsc=runsc: the value must be an absolute path"),

@@ -138,7 +138,7 @@ def test_a_user_has_supplementary_groups_with_several_ids(
     frozen = prelude("--launch", launch)
     assert (frozen.stdout, frozen.stderr) == (run.stdout, "")
     # A command with another user does not get the groups of the first user.
-    other = prelude("--launch", launch, "--setuid", "9", "--setgid", "9")
+    other = prelude("--launch", launch, "--run-as", "9:9")
     assert other.stdout.split() == ["9", "9", "/srv/app", "9"], other.stderr
 
 

@@ -45,26 +45,24 @@ def test_user_option_keeps_the_owner_of_files(usernsctl: Program, tmp_path: Path
 
 
 @pytest.mark.each_user
-def test_setuid_and_setgid_apply_at_the_launch(
-    usernsctl: Program, prelude: Program, tmp_path: Path
-) -> None:
+def test_run_as_applies_at_the_launch(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
     launch = freeze(usernsctl, tmp_path / "launch", command=("sh", "-c", "id -u; id -g"))
-    done = prelude("--launch", launch, "--setuid", "5", "--setgid", "6")
+    done = prelude("--launch", launch, "--run-as", "5:6")
     assert (done.stdout, done.stderr) == ("5\n6\n", "")
     assert prelude("--launch", launch).stdout == "0\n0\n"
-    assert prelude("--launch", launch, "--setuid", "5", "--check").returncode == 0
+    assert prelude("--launch", launch, "--run-as", "5", "--check").returncode == 0
 
 
 @pytest.mark.each_user
 @pytest.mark.userns_requires("subid")
-def test_setuid_outside_the_map_is_refused(
+def test_run_as_outside_the_map_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     script = ("sh", "-c", "id -u; tail -n 1 /proc/self/uid_map")
     launch = freeze(usernsctl, tmp_path / "launch", "--map-auto", command=script)
-    done = prelude("--launch", launch, "--setuid", "9")
+    done = prelude("--launch", launch, "--run-as", "9")
     assert done.stdout.split() == ["9", "0", "0", "4294967295"], done.stderr
-    refused = prelude("--launch", launch, "--setuid", "4000000000")
+    refused = prelude("--launch", launch, "--run-as", "4000000000")
     assert_refused(refused, "uid 4000000000", cause="inside-id-unmapped")
 
 
@@ -75,7 +73,7 @@ def test_user_option_with_no_verify_is_refused(
     done = usernsctl("run", "--no-verify", "--user", "5", "--", "true")
     assert (done.returncode, "uid 5 is not mapped" in done.stderr) == (125, True)
     launch = freeze(usernsctl, tmp_path / "launch", "--no-verify")
-    refused = prelude("--launch", launch, "--setuid", "5")
+    refused = prelude("--launch", launch, "--run-as", "5")
     assert_refused(refused, "uid 5", cause="inside-id-unmapped")
 
 

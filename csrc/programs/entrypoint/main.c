@@ -41,8 +41,6 @@
 /* Room for the arguments that this program adds to the caller's: at most 23, and NULL. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
-/* Decimal digits of the highest uid, 4294967294; the next number is no uid (setresuid(2)). */
-#define ID_DIGITS 10
 
 extern char **environ;
 
@@ -59,9 +57,10 @@ static const char help[] =
     "                           machines, but not the container\n"
     "      --ids=one|all        the ids in the sandbox: the id of the caller (the\n"
     "                           default), or its subordinate ids, too\n"
-    "      --user=UID[:GID]     the ids of COMMAND inside (0 by default), which stand\n"
-    "                           for the caller's ids; with --ids=all, any mapped\n"
-    "                           ids\n"
+    "      --user=USER[:GROUP]  the user of COMMAND inside (0 by default): numbers,\n"
+    "                           or names in the container's /etc/passwd and\n"
+    "                           /etc/group. They stand for the caller's ids; with\n"
+    "                           --ids=all, they must be mapped\n"
     "      --runsc=FILE         the runsc to run, in an image with Python; by\n"
     "                           default the runsc of the launch in /etc/usernsctl\n"
     "      --log=text|json      the format of messages on standard error: text, or\n"
@@ -86,7 +85,6 @@ struct policy {
     const char *runsc;
     const char *user;
     const char *log;
-    char uid[ID_DIGITS + 1], gid[ID_DIGITS + 1]; /* the parts of `user` */
     bool reraise_signal;
     bool is_check;
     bool is_health;
@@ -248,9 +246,8 @@ static int perform_launch(struct argv_builder *builder, const char *launch,
     if (is_json(policy->log))
         add_argument(builder, UN_LOG_JSON);
     if (policy->user) {
-        const char *const ids[] = {"--setuid", policy->uid, "--setgid", policy->gid};
-        for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
-            add_argument(builder, ids[i]);
+        add_argument(builder, "--run-as");
+        add_argument(builder, policy->user);
     }
     add_argument(builder, "--");
     add_arguments(builder, rest);
@@ -279,8 +276,9 @@ static int check_health(struct argv_builder *builder, const struct policy *polic
 
 static int refuse_usage(const char *what, const char *value, const char *right)
 {
-    char text[256];
-    snprintf(text, sizeof text, "%s%s: %s", what, value, right);
+    char text[512];
+    snprintf(text, sizeof text, "%s%.200s%s: %s", what, value, strlen(value) > 200 ? "..." : "",
+             right);
     un_make_printable(text);
     report_message((struct report){.program = CLI, .step = SELF, .message = text});
     return FAILED;
@@ -289,29 +287,6 @@ static int refuse_usage(const char *what, const char *value, const char *right)
 static bool is_either(const char *value, const char *a, const char *b)
 {
     return !strcmp(value, a) || !strcmp(value, b);
-}
-
-/* Copies an id, which ends at `end`. Returns whether the text is an id. */
-static bool copy_id(const char *text, const char *end, char id[ID_DIGITS + 1])
-{
-    uint64_t number;
-    size_t length = (size_t)(end - text);
-    if (length < 1 || length > ID_DIGITS)
-        return false;
-    memcpy(id, text, length);
-    id[length] = '\0';
-    const char *rest = un_number_read(id, UINT32_MAX - 1, &number);
-    return rest && !*rest;
-}
-
-/* Splits UID[:GID]; GID is UID if it is left out. */
-static bool split_user(struct policy *policy)
-{
-    const char *colon = strchr(policy->user, ':');
-    const char *end = policy->user + strlen(policy->user);
-    const char *gid = colon && colon[1] ? colon + 1 : policy->user;
-    return copy_id(policy->user, colon ? colon : end, policy->uid) &&
-           copy_id(gid, gid == policy->user && colon ? colon : end, policy->gid);
 }
 
 /* Fails if an environment variable is set that set an option in earlier releases: ignoring the
@@ -334,8 +309,9 @@ static bool is_private(const struct policy *policy)
 }
 
 /* Checks the values of the options. Returns the exit status, or -1 to continue. */
-static int check_policy(struct policy *policy, const char *command)
+static int check_policy(const struct policy *policy, const char *command)
 {
+    struct un_account_name name;
     if (!is_either(policy->network, "host", "none") && !is_private(policy))
         return refuse_usage("--network=", policy->network,
                             "the value must be host, none or private");
@@ -343,9 +319,10 @@ static int check_policy(struct policy *policy, const char *command)
         return refuse_usage("--ids=", policy->ids, "the value must be one or all");
     if (!is_either(policy->log, "text", "json"))
         return refuse_usage("--log=", policy->log, "the value must be text or json");
-    if (policy->user && !split_user(policy))
-        return refuse_usage("--user=", policy->user,
-                            "the value must be UID[:GID], numbers from 0 to 4294967294");
+    if (policy->user && !un_account_parse(policy->user, &name))
+        return refuse_usage(
+            "--user=", policy->user,
+            "the value must be UID[:GID] or NAME[:GROUP], ids from 0 to 4294967294");
     if (policy->runsc && *policy->runsc != '/')
         return refuse_usage("--runsc=", policy->runsc, "the value must be an absolute path");
     if (policy->runsc && policy->is_check)

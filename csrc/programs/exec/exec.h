@@ -2,6 +2,7 @@
 #ifndef USERNSCTL_PROGRAMS_EXEC_EXEC_H
 #define USERNSCTL_PROGRAMS_EXEC_EXEC_H
 
+#include "base/base.h"
 #include "launch/launch.h"
 #include "programs/shared/shared.h"
 
@@ -26,6 +27,7 @@ struct un_options {
     int keep[UN_KEEP_MAX]; /* descriptors to pass on, sorted, without duplicates */
     size_t keep_count;
     const char *launch;         /* file of a launch to perform, or NULL */
+    const char *run_as;         /* user of the command of a launch, USER[:GROUP], or NULL */
     bool check;                 /* whether to omit the final execve(2) */
     bool log_json;              /* whether to print messages in JSON */
     const char *const *command; /* ends with NULL */
@@ -128,6 +130,8 @@ struct moment {
     const char **args;
     const char **env;
     uint32_t *groups;
+    struct un_account_name user; /* the user of the options */
+    struct un_account *account;  /* what `user` means in the sandbox; NULL without such a user */
     struct un_homes homes;
     char cwd[UN_PATH_MAX];
     struct utsname host;
@@ -138,12 +142,15 @@ struct moment {
  * must be called in any case. */
 int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
                    struct moment *moment, struct un_error *err);
-/* Sets the ids of the command: those of the options, or else those of the launch. */
-int un_moment_set_user(const struct un_launch *launch, const struct un_options *options,
-                       struct moment *moment, struct un_error *err);
-/* Chooses the working directory of the command after the root filesystem is built, and checks that
- * the directory and the command exist. */
-int un_moment_settle(struct un_launch *launch, struct moment *moment, struct un_error *err);
+/* Sets the ids of the command: those of `run_as`, USER[:GROUP], or those of the launch if it is
+ * NULL. A name is found later, by un_moment_settle(). */
+int un_moment_set_user(const struct un_launch *launch, const char *run_as, struct moment *moment,
+                       struct un_error *err);
+/* After the root filesystem is built: finds a user by name, checks that the ids can be had with
+ * these maps, chooses the working directory of the command, and checks that the directory and the
+ * command exist. */
+int un_moment_settle(struct un_launch *launch, const struct un_idmap *maps, struct moment *moment,
+                     struct un_error *err);
 void un_moment_drop(struct moment *moment);
 
 /* ---- launch_file.c: the file of a launch ----------------------------------------------------- */

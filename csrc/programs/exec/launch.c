@@ -132,13 +132,13 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
     if (options->check)
         command = words_to_check(of->launch, command);
     if (un_moment_take(of->launch, command, environ, &of->moment, err) ||
-        un_moment_set_user(of->launch, options, &of->moment, err) ||
+        un_moment_set_user(of->launch, options->run_as, &of->moment, err) ||
         open_launch_files(of, file, err))
         return -1;
     if (!options->check)
         un_warn_of_volumes(of->launch);
     if (enter_for_launch(of, err) || un_launch_build(of->launch, &of->moment.is, err) ||
-        un_moment_settle(of->launch, &of->moment, err))
+        un_moment_settle(of->launch, &of->decision.plan.map, &of->moment, err))
         return -1;
     of->moment.is.reraise_signal = options->reraise_signal;
     of->moment.is.log_json = options->log_json;

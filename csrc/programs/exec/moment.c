@@ -51,23 +51,42 @@ static int take_groups(const struct un_launch *launch, struct moment *moment, st
     return 0;
 }
 
-int un_moment_set_user(const struct un_launch *launch, const struct un_options *options,
-                       struct moment *moment, struct un_error *err)
+/* Sets the user of the launch. */
+static int take_user_of_launch(const struct un_launch *launch, struct moment *moment,
+                               struct un_error *err)
 {
     const struct un_record *user = un_launch_first(launch, UN_VERB_USER);
-    const int64_t wanted[] = {options->setup.uid, options->setup.gid};
-    for (int kind = UN_UID; kind <= UN_GID; kind++) {
-        if (user)
-            moment->is.id[kind] =
-                (uint32_t)un_argument_number(un_record_argument(user, (size_t)kind));
-        if (wanted[kind] < 0)
-            continue;
-        moment->is.id[kind] = (uint32_t)wanted[kind];
-        if (!launch->of_verb[UN_VERB_JSON_USER])
-            return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
-                           "--setuid and --setgid: the bundle of this launch decides the user");
-    }
-    return wanted[UN_UID] < 0 && wanted[UN_GID] < 0 ? take_groups(launch, moment, err) : 0;
+    for (int kind = UN_UID; user && kind <= UN_GID; kind++)
+        moment->is.id[kind] = (uint32_t)un_argument_number(un_record_argument(user, (size_t)kind));
+    return take_groups(launch, moment, err);
+}
+
+/* Sets the ids and the groups of moment->user, whose names are found in the sandbox. */
+static int find_user(struct un_launch *launch, struct moment *moment, struct un_error *err)
+{
+    const struct un_account *found = moment->account;
+    if (un_launch_find_user(launch, &moment->user, moment->account, err))
+        return -1;
+    memcpy(moment->is.id, found->id, sizeof found->id);
+    moment->is.groups = found->groups;
+    moment->is.group_count = found->group_count;
+    return 0;
+}
+
+int un_moment_set_user(const struct un_launch *launch, const char *run_as, struct moment *moment,
+                       struct un_error *err)
+{
+    if (!run_as)
+        return take_user_of_launch(launch, moment, err);
+    if (!un_account_parse(run_as, &moment->user))
+        return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
+                       "%s: \"%.200s\" must be UID[:GID] or NAME[:GROUP], ids from 0 to 4294967294",
+                       "--run-as", run_as);
+    if (!launch->of_verb[UN_VERB_JSON_USER])
+        return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
+                       "--run-as: the bundle of this launch decides the user");
+    moment->account = calloc(1, sizeof *moment->account);
+    return moment->account ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
 }
 
 int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
@@ -119,8 +138,12 @@ static int settle_cwd(struct un_launch *launch, struct moment *moment, struct un
     return 0;
 }
 
-int un_moment_settle(struct un_launch *launch, struct moment *moment, struct un_error *err)
+int un_moment_settle(struct un_launch *launch, const struct un_idmap *maps, struct moment *moment,
+                     struct un_error *err)
 {
+    if (moment->account &&
+        (find_user(launch, moment, err) || un_config_check_user(launch, &moment->is, maps, err)))
+        return -1;
     if (settle_cwd(launch, moment, err))
         return -1;
     return un_launch_check_command(launch, &moment->is, err);
@@ -131,4 +154,5 @@ void un_moment_drop(struct moment *moment)
     free(moment->args);
     free(moment->env);
     free(moment->groups);
+    free(moment->account);
 }

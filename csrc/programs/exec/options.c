@@ -27,6 +27,7 @@ enum {
     OPT_HOLD,
     OPT_PRESERVE_FD,
     OPT_LAUNCH,
+    OPT_RUN_AS,
     OPT_CHECK,
     OPT_LOG,
 };
@@ -66,6 +67,7 @@ static const struct option long_options[] = {
     {"keep-caps", no_argument, NULL, OPT_KEEP_CAPS},
     {"preserve-fd", required_argument, NULL, OPT_PRESERVE_FD},
     {"launch", required_argument, NULL, OPT_LAUNCH},
+    {"run-as", required_argument, NULL, OPT_RUN_AS},
     {"check", no_argument, NULL, OPT_CHECK},
     {"log", required_argument, NULL, OPT_LOG},
     /* Internal: creates a named namespace for usernsctl, so --help does not list it. */
@@ -331,6 +333,9 @@ static int take_option(struct un_options *options, int option, struct un_error *
     case OPT_LAUNCH:
         options->launch = optarg;
         return 0;
+    case OPT_RUN_AS:
+        options->run_as = optarg;
+        return 0;
     case OPT_CHECK:
         options->check = true;
         return 0;
@@ -420,17 +425,18 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
             return 0;
     }
     options->command = (const char *const *)argv + optind;
-    int of_launch = 1 + options->check + options->reraise_signal + (options->setup.uid >= 0) +
-                    (options->setup.gid >= 0) + options->log_json;
+    int of_launch = 1 + options->check + options->reraise_signal + (options->run_as != NULL) +
+                    options->log_json;
     if (options->launch && count > of_launch)
         return fail_usage(err,
-                          "%s excludes all options except --check, --log=json, --reraise-signal, "
-                          "--setuid and --setgid%s",
+                          "%s excludes all options except --check, --log=json, --reraise-signal "
+                          "and --run-as%s",
                           "--launch", "");
     if (options->launch)
         return 0;
-    if (options->check)
-        return fail_usage(err, "%s needs %s", "--check", "--launch FILE");
+    if (options->check || options->run_as)
+        return fail_usage(err, "%s needs %s", options->check ? "--check" : "--run-as",
+                          "--launch FILE");
     if (optind == argc && options->hold < 0)
         return fail_usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND",
                           "");

@@ -25,6 +25,7 @@ from usernsctl._core.calls import (
     enter,
     exec_command,
     failure,
+    find_account,
     free_ids,
     group_versions,
     is_dumpable,
@@ -52,6 +53,7 @@ from usernsctl._core.calls import (
     version,
 )
 from usernsctl._core.values import (
+    ACCOUNT_FILE_MAX,
     ALL_NAMESPACES,
     NAMESPACE_FILES,
     NAMESPACES,
@@ -72,6 +74,7 @@ from usernsctl._core.values import (
 )
 
 __all__ = [
+    "ACCOUNT_FILE_MAX",
     "ALL_NAMESPACES",
     "FAILURE_FIELDS",
     "GRANT_COUNT",
@@ -109,6 +112,7 @@ __all__ = [
     "enter",
     "exec_command",
     "failure",
+    "find_account",
     "free_ids",
     "group_versions",
     "is_dumpable",

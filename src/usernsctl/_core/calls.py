@@ -208,6 +208,35 @@ def free_ids(
     return (found.start, found.count) if lib.un_free_ids(files, parents, found) else None
 
 
+def find_account(
+    user: int | str, group: int | str | None, passwd: bytes | None, groups: bytes | None
+) -> tuple[int, int, tuple[int, ...], str | None]:
+    """Find a user and a group in the content of /etc/passwd and /etc/group of a sandbox.
+
+    :param user: the uid, or the name.
+    :param group: the gid, or the name; ``None`` for the group of the user.
+    :param passwd: the content of /etc/passwd; ``None`` if the file does not exist.
+    :param groups: the content of /etc/group, the same way.
+    :returns: the uid, the gid, the supplementary groups, and the home directory, or ``None``
+        without a valid one.
+    :raises UserUnknownError: a name does not exist, or the user has too many groups.
+    """
+    memory, err = Memory(), ffi.new("struct un_error *")
+    account = ffi.new("struct un_account *")
+    files = []
+    for content in (passwd, groups):
+        file = memory.keep(ffi.new("struct un_account_file *"))
+        if content is not None:
+            file.bytes, file.length = memory.keep(ffi.from_buffer(content)), len(content)
+        files.append(file)
+    name, group_name = (
+        ffi.NULL if one is None else memory.string(str(one)) for one in (user, group)
+    )
+    check(lib.un_account_find(name, group_name, *files, account, err), err)
+    found = tuple(account.groups[0 : account.group_count])
+    return account.id[0], account.id[1], found, text_of(account.home) or None
+
+
 def setup_to_join(directory: int) -> Setup:
     """Return the ids for a process that joins the user namespace of another process.
 

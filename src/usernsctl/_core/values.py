@@ -17,6 +17,7 @@ from usernsctl.errors import (
     PlanError,
     RunscError,
     UsernsError,
+    UserUnknownError,
 )
 
 
@@ -105,6 +106,9 @@ NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 #: The default time limit of the start of a command, in seconds.
 START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
+
+#: The maximum size of /etc/passwd and /etc/group of a sandbox, in bytes.
+ACCOUNT_FILE_MAX: int = lib.UN_ACCOUNT_FILE_MAX
 
 #: The maximum number of descriptors of each process of a sandbox on this machine.
 SANDBOX_FILES_MAX: int = lib.UN_SANDBOX_FILES_MAX
@@ -304,6 +308,7 @@ _FAMILY: dict[int, type[UsernsError]] = {
     lib.UN_STEP_CONFIG: BundleError,
     lib.UN_STEP_RUNSC: RunscError,
     lib.UN_STEP_NETWORK: RunscError,
+    lib.UN_STEP_USER: UserUnknownError,
 }
 _PATH_STEPS = (
     lib.UN_STEP_CGROUP,

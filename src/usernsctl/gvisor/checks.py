@@ -50,6 +50,8 @@ def sandbox_id(id: str) -> str:
 
 #: The greatest uid or gid: the next number is -1, which means no id (setresuid(2)).
 ID_MAX = 2**32 - 2
+#: The maximum length of the name of a user or a group, in bytes (csrc/base/base.h).
+NAME_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ def _id_or_name(text: str) -> int | str | None:
         return int(text) if is_id else None
     # A leading - would make a negative number; + and - begin NIS entries of passwd
     # (nsswitch.conf(5)).
-    is_name = text[:1] not in ("", "+", "-") and text.isprintable() and len(text) <= 256
+    is_name = text[:1] not in ("", "+", "-") and text.isprintable()
+    is_name = is_name and len(text.encode()) <= NAME_MAX
     return text if is_name and not set(text) & set(" :,/") else None
 
 

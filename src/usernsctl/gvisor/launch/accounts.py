@@ -1,7 +1,8 @@
 """The users and groups of a sandbox, read from its own /etc/passwd and /etc/group.
 
 Both files are untrusted: they may come from an image. Their paths are resolved in the sandbox's
-root, and their size is limited. The user database of the host is never used.
+root, and their size is limited. The core parses their content. The user database of the host is
+never used.
 """
 
 from __future__ import annotations
@@ -9,21 +10,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from usernsctl._lean import NoReturn, dataclass, replace
+from usernsctl import _core
+from usernsctl._lean import dataclass, replace
 from usernsctl._system.paths import PathDescriptor, root
 from usernsctl.errors import CommandError, UserUnknownError
-from usernsctl.gvisor.checks import ID_MAX, NamedUser
+from usernsctl.gvisor.checks import NamedUser
 from usernsctl.gvisor.launch.request import SHOWN, Request
 from usernsctl.gvisor.launch.view import View
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
 #: The maximum size of each file, in bytes: room for more than 100,000 users.
-BYTES_MAX = 8 << 20
-# The maximum number of groups of a user, as in a message to the agent.
-_GROUPS_MAX = 4096
+BYTES_MAX = _core.ACCOUNT_FILE_MAX
 _REMEDY = (
     "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group contain"
 )
@@ -45,99 +45,13 @@ class Account:
     home: str | None = None
 
 
-def find_account(named: NamedUser, passwd: bytes | None, group: bytes | None) -> Account:
-    """Find a user and a group in the content of a sandbox's files; ``None`` for a missing file.
-
-    The first line with a name counts, as for getpwnam(3). Malformed lines are skipped.
-
-    :raises CommandError: a name does not exist, or the user has too many groups (cause
-        ``user-unknown``).
-    """
-    uid, gid = named.user, named.group
-    groups: tuple[int, ...] = ()
-    home = None
-    if isinstance(named.user, str):
-        uid, own, home = _user(named.user, passwd)
-        if gid is None:
-            gid, groups = own, _groups_of(named.user, own, group)
-    if isinstance(gid, str):
-        gid = next((found for name, found, _ in _groups(group) if name == os.fsencode(gid)), None)
-        if gid is None:
-            _refuse(f"group {named.group!r}", GROUP, group)
-    assert isinstance(uid, int)
-    return Account(uid, uid if gid is None else gid, groups, home)
-
-
-def _user(user: str, passwd: bytes | None) -> tuple[int, int, str | None]:
-    """Return the uid, the gid and the home directory of a user."""
-    for name, *fields in _lines(passwd, 7):
-        uid, gid = _id(fields[1]), _id(fields[2])
-        if name == os.fsencode(user) and uid is not None and gid is not None:
-            return uid, gid, _home(fields[4])
-    _refuse(f"user {user!r}", PASSWD, passwd)
-
-
-def _groups_of(user: str, gid: int, group: bytes | None) -> tuple[int, ...]:
-    """Return the gids of all groups of a user, the user's own group first.
-
-    :raises CommandError: there are too many.
-    """
-    name = os.fsencode(user)
-    found = dict.fromkeys([gid, *(gid for _, gid, members in _groups(group) if name in members)])
-    if len(found) > _GROUPS_MAX:
-        raise _error(
-            f"{GROUP} in the sandbox has {len(found)} groups with the user {user!r}: the limit is "
-            f"{_GROUPS_MAX}",
-            "name the group, too: NAME:GROUP",
-        )
-    return tuple(found)
-
-
-def _groups(group: bytes | None) -> Iterator[tuple[bytes, int, list[bytes]]]:
-    """Yield the name, the gid and the members of each group."""
-    for name, _, number, members in _lines(group, 4):
-        gid = _id(number)
-        if gid is not None:
-            yield name, gid, members.split(b",")
-
-
-def _lines(content: bytes | None, fields: int) -> Iterator[list[bytes]]:
-    """Yield the fields of each line that has the number `fields` of them."""
-    for line in (content or b"").split(b"\n"):
-        parts = line.split(b":")
-        if len(parts) == fields:
-            yield parts
-
-
-def _id(text: bytes) -> int | None:
-    is_number = text.isdigit() and len(text) <= 10
-    return int(text) if is_number and int(text) <= ID_MAX else None
-
-
-def _home(text: bytes) -> str | None:
-    try:
-        home = text.decode()
-    except UnicodeDecodeError:
-        return None
-    return home if home.startswith("/") and home.isprintable() else None
-
-
-def _refuse(what: str, path: str, content: bytes | None) -> NoReturn:
-    why = f"{path} has no such name" if content is not None else f"it has no {path}"
-    raise _error(f"the sandbox has no {what}: {why}", _REMEDY)
-
-
 def unusable(reason: str, errnum: int = 0) -> CommandError:
     """Return the error for a file that can't be used.
 
     :param reason: the path of the file, and why.
     """
-    return _error(reason, _REMEDY, errnum)
-
-
-def _error(reason: str, remedy: str, errnum: int = 0) -> CommandError:
     kind = CommandError if errnum else UserUnknownError
-    return kind(reason, step="user", errno=errnum, cause="user-unknown", remedy=remedy)
+    return kind(reason, step="user", errno=errnum, cause="user-unknown", remedy=_REMEDY)
 
 
 def read_account(named: NamedUser, read: Callable[[str], bytes | None]) -> Account:
@@ -145,11 +59,13 @@ def read_account(named: NamedUser, read: Callable[[str], bytes | None]) -> Accou
 
     :param read: a function that returns the content of a file of the sandbox, or None if the file
         does not exist.
-    :raises CommandError: as :func:`find_account` does.
+    :raises CommandError: a name does not exist, or the user has too many groups (cause
+        ``user-unknown``).
     """
     passwd = read(PASSWD) if isinstance(named.user, str) else None
     needs_group = named.group is None or isinstance(named.group, str)
-    return find_account(named, passwd, read(GROUP) if needs_group else None)
+    group = read(GROUP) if needs_group else None
+    return Account(*_core.find_account(named.user, named.group, passwd, group))
 
 
 def read_file(view: View, path: str, *, of_machine: Sequence[str] | None = None) -> bytes | None:
