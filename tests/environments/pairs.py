@@ -31,8 +31,8 @@ LAST = "callers and containers"
 LATE = ("etc-closed", "etc-0750", "read-only", "no-mount-point")
 #: Environments in which root can't make a container, or other namespaces, before the command.
 CLOSED = (
-    *("no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "proc-of-outer-pids", "landlock"),
-    *("chroot", "chroot-into-mount-point", *LATE),
+    *("no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "proc-of-outer-pids"),
+    *("proc-of-other-pids", "landlock", "chroot", "chroot-into-mount-point", *LATE),
 )
 #: The kinds that set the caller's ids or ranges.
 OF_CALLER = ("subordinate ranges", LAST)
@@ -115,7 +115,10 @@ def contradiction(first: Environment, second: Environment) -> str | None:
     if helpers and "securebits-noroot" in (first.name, second.name):
         return "the same object"
     late = first.name in LATE and second.name in LATE
-    if late or (first.kind == second.kind and first.kind in EXCLUSIVE):
+    # The second environment may not raise a limit of the first.
+    limits = {one.name.partition("-")[0] + "-" for one in (first, second)}
+    limited = len(limits) == 1 and limits <= GUESSES_OF_LIMITS.keys()
+    if late or limited or (first.kind == second.kind and first.kind in EXCLUSIVE):
         return "the same object"
     # Only the second environment can be of the kind LAST (draw()).
     closed = first.name in CLOSED or (second.late and (first.early or first.kind == "limits"))
