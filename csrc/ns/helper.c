@@ -99,7 +99,8 @@ static const char *cause_in(const char *helper, const char *output)
         strstr(output, "_map failed: Permission denied") ? cause_of_closed_map(helper) : NULL;
     if (closed)
         return closed;
-    if (is_open_filtered(output))
+    struct un_error filter;
+    if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, &filter))
         return "seccomp-denies-helper";
     /* newuidmap checks the real ids, which may differ from the effective ids of the plan. */
     if (strstr(output, "Cannot determine your user name"))

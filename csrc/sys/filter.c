@@ -170,6 +170,15 @@ static const struct un_probe_call ranges_calls[] = {
 #endif
 };
 
+/* Calls of newuidmap and newgidmap, and of the dynamic loader that starts them. mprotect(2) rejects
+ * the address, and fcntl(2) the descriptor. */
+static const struct un_probe_call helper_calls[] = {
+    NEEDED(lseek, NO_FD),
+    NEEDED(fcntl, NO_FD),
+    NEEDED(pread64, NO_FD),
+    NEEDED(mprotect, 1),
+};
+
 static const struct un_probe_call join_calls[] = {
     {SYS_setns, {NO_FD}, "setns", UN_STEP_SETNS, "seccomp-denies-userns", false}};
 
@@ -178,6 +187,7 @@ static const struct un_probe_call join_calls[] = {
 const struct un_probe_calls un_launch_calls = LIST(launch_calls);
 const struct un_probe_calls un_enter_calls = LIST(enter_calls);
 const struct un_probe_calls un_ranges_calls = LIST(ranges_calls);
+const struct un_probe_calls un_helper_calls = LIST(helper_calls);
 const struct un_probe_calls un_join_calls = LIST(join_calls);
 
 /* Returns whether a filter has denied the last call. For these arguments, the kernel itself returns

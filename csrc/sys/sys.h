@@ -240,7 +240,8 @@ struct un_probe_calls {
 
 /* The system calls that starting a sandbox, mapping subordinate ranges, entering a new user
  * namespace, and joining a namespace need. */
-extern const struct un_probe_calls un_launch_calls, un_ranges_calls, un_enter_calls, un_join_calls;
+extern const struct un_probe_calls un_launch_calls, un_ranges_calls, un_helper_calls,
+    un_enter_calls, un_join_calls;
 
 /*
  * Returns whether a seccomp filter forbids one of these system calls, and fills in `err` then: a

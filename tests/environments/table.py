@@ -327,6 +327,17 @@ for one in ("rt_sigaction", "rt_sigprocmask", "getpid", "geteuid", "getegid",
 if platform.machine() == "x86_64":
     for one in ("access", "getrlimit"):
         add(f"no-{one}", early=[w.denied(one)], run="seccomp-denies-call", tried=("run",))
+add("epoll_create1-killed", early=[w.killed("epoll_create1")], run=REFUSED, tried=("run", "doctor"))
+# Python can't start without these calls, but usernsctl-exec must not blame newuidmap.
+for one in ("lseek", "mprotect", "pread64"):
+    add(
+        f"no-{one}",
+        early=[w.denied(one)],
+        run=STEP,
+        range_="seccomp-denies-helper",
+        tried=("exec",),
+    )
+add("no-fcntl", early=[w.denied("fcntl")], run=STEP, range_="seccomp-denies-call", tried=("exec",))
 AF_UNIX, PR_SET_PDEATHSIG = 1, 1
 add(
     "no-unix-sockets",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 from typing import TYPE_CHECKING
 
 from usernsctl.cli.parser import Parser, integer
@@ -56,6 +57,9 @@ def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) ->
 
     Exit status: 0 the machine can run programs, 1 at least one cause prevents it, 2 wrong usage.
     """
+    # subprocess imports selectors, which then calls epoll_create1(2): a seccomp filter may kill its
+    # callers.
+    vars(select).pop("epoll", None)
     import subprocess
 
     from usernsctl import doctor

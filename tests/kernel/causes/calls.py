@@ -36,6 +36,7 @@ CALLS = {
         "geteuid": 107, "getegid": 108, "rt_sigaction": 13,
         "rt_sigprocmask": 14, "access": 21, "getrlimit": 97, "getppid": 110, "munmap": 11,
         "newfstatat": 262, "openat": 257, "getrusage": 98, "getxattr": 191, "setpgid": 109,
+        "epoll_create1": 291, "lseek": 8, "fcntl": 72, "mprotect": 10, "pread64": 17,
     },
     "aarch64": {
         "unshare": 97, "clone": 220, "mount": 40, "ptrace": 117, "setns": 268, "kill": 129,
@@ -53,6 +54,7 @@ CALLS = {
         "writev": 66, "statfs": 43, "pipe2": 59, "getuid": 174, "geteuid": 175, "getegid": 177,
         "rt_sigaction": 134, "rt_sigprocmask": 135, "getppid": 173, "munmap": 215, "newfstatat": 79,
         "openat": 56, "getrusage": 165, "getxattr": 8, "setpgid": 154,
+        "epoll_create1": 20, "lseek": 62, "fcntl": 25, "mprotect": 226, "pread64": 67,
     },
 }[platform.machine()]  # fmt: skip
 CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "clone3": 435}
