@@ -38,18 +38,20 @@ static int bind_port(struct port *port, int type, struct un_error *err)
     bool is_tcp = type == SOCK_STREAM;
     struct sockaddr_storage address;
     socklen_t size = read_address(port->address, port->outside, &address);
-    port->socket = size ? socket(address.ss_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
-                        : (errno = EINVAL, -1);
+    int fd = size ? socket(address.ss_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+                  : (errno = EINVAL, -1);
     /* Without IPV6_V6ONLY, [::] would also accept connections to IPv4 addresses. For UDP,
      * SO_REUSEADDR would let other programs take the port, too. */
     bool is_six = address.ss_family == AF_INET6;
-    if (port->socket >= 0 &&
-        (!is_six || !setsockopt(port->socket, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on)) &&
-        (!is_tcp || !setsockopt(port->socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)) &&
-        !bind(port->socket, (const struct sockaddr *)&address, size) &&
-        (!is_tcp || !listen(port->socket, BACKLOG)))
+    if (fd >= 0 && (!is_six || !setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on)) &&
+        (!is_tcp || !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)) &&
+        !bind(fd, (const struct sockaddr *)&address, size) && (!is_tcp || !listen(fd, BACKLOG))) {
+        port->socket = fd;
         return 0;
-    return fail_port(port, is_tcp ? "" : "UDP ", err);
+    }
+    fail_port(port, is_tcp ? "" : "UDP ", err);
+    un_close_quietly(fd);
+    return -1;
 }
 
 static int bind_all(struct ports *ports, int type, struct un_error *err)

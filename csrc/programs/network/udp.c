@@ -101,8 +101,8 @@ static size_t find_client(struct receiver *receiver, uint16_t port,
         if (!receiver->client[i].active)
             unused = i;
         else if (receiver->client[i].port == port &&
-                 !memcmp(&reply->address, &found->address, sizeof found->address) &&
-                 !memcmp(&reply->from, &found->from, sizeof found->from))
+                 !memcmp(reply->address.bytes, found->address.bytes, sizeof found->address.bytes) &&
+                 !memcmp(reply->from.bytes, found->from.bytes, sizeof found->from.bytes))
             return i;
     }
     if (unused < CLIENTS_MAX) {
@@ -257,7 +257,8 @@ static void receive_message(struct sender *sender)
         begin_client(sender, message->client, message->port);
     /* The first send(2) may only report that no program listened when the previous datagram
      * arrived. */
-    if (send(polled->fd, message->bytes, length, MSG_NOSIGNAL) < 0 && errno == ECONNREFUSED)
+    if (polled->fd >= 0 && send(polled->fd, message->bytes, length, MSG_NOSIGNAL) < 0 &&
+        errno == ECONNREFUSED)
         (void)!send(polled->fd, message->bytes, length, MSG_NOSIGNAL);
 }
 
