@@ -21,6 +21,19 @@ from usernsctl.network.proxy_process import ProxyProcess
 PORT = 3128
 SECONDS = 30
 
+# Prints the answer to each of its arguments: the status and the text of a page, or the error.
+FETCH = """
+import sys, urllib.error, urllib.request
+for url in sys.argv[1:]:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as page:
+            print(page.status, page.read().decode())
+    except urllib.error.HTTPError as error:
+        print(error.code, error.read().decode().strip())
+    except OSError as error:
+        print(error)
+"""
+
 
 class Server:
     """A server in the internet, which records and answers the bytes that it receives.
@@ -210,8 +223,11 @@ def _main(listener: int, rules: Sequence[str]) -> None:
     proxy = ProxyProcess(parse_rules(rules), log=None)
     try:
         proxy.wait_ready()
-        socket.send_fds(proxy.handover, [b"+"], [listener])
+        ended, _life = os.pipe()
+        socket.send_fds(proxy.handover, [b"+"], [listener, ended])
+        proxy.handover.close()
         os.close(listener)
+        os.close(ended)
         print(json.dumps({"pid": proxy.pid}), flush=True)
         for _ in sys.stdin:
             listed = [[each.text, each.count] for each in proxy.refusals()]

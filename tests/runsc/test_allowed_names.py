@@ -17,7 +17,7 @@ import pytest
 from conftest import SCRIPTS, Program
 from network_world import PUBLIC, NameServer, World, made
 from processes import children_of
-from proxied import Server
+from proxied import FETCH, Server
 
 import usernsctl as un
 from usernsctl.gvisor.sandbox import attached
@@ -33,20 +33,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         names.names = {"good.example": [PUBLIC], "inner.example": ["10.0.0.5"]}
         yield world
         names.close()
-
-
-# Prints the answer to each of its arguments: the status and the text of a page, or the error.
-FETCH = """
-import sys, urllib.error, urllib.request
-for url in sys.argv[1:]:
-    try:
-        with urllib.request.urlopen(url, timeout=30) as page:
-            print(page.status, page.read().decode())
-    except urllib.error.HTTPError as error:
-        print(error.code, error.read().decode().strip())
-    except OSError as error:
-        print(error)
-"""
 
 
 def test_run_connects_only_to_allowed_names(world: World, tmp_path: Path) -> None:
@@ -218,11 +204,6 @@ def test_a_killed_proxy_blocks_all_connections(world: World) -> None:
         done = world.run("machine", sys.executable, "-c", code)
     assert "refused" in done.stdout, done.stderr
     assert server.received == []
-
-
-def test_allow_with_detach_raises() -> None:
-    with pytest.raises(ValueError, match="detached"):
-        un.Sandbox(["/bin/true"], allow=["good.example"], detach=True)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@
  *
  * --listen=PORT:FD makes a TCP socket that listens on 127.0.0.1:PORT in the namespace, and sends it
  * over the inherited Unix socket FD (SCM_RIGHTS, with the byte "+"), for a program outside that
- * accepts on it. FD stays open as long as the network exists, so that this program learns from its
- * end that the sandbox has ended.
+ * accepts on it, together with the read end of a pipe. No other process has the write end, so the
+ * end of the pipe tells the program outside that the network has ended.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -134,16 +134,31 @@ static int receive_one(int socket, int *fd, struct un_error *err)
                    "the process in the network namespace ended without a report");
 }
 
-static int pass_listeners(const struct network *network, int socket, struct un_error *err)
+/* Sends a listening socket and the read end of a pipe to the program outside. */
+static int pass_listener(struct listener *listener, int listening, struct un_error *err)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC))
+        return un_fail_errno(err, UN_STEP_NETWORK, "the pipe of --listen");
+    const int fds[] = {listening, ends[0]};
+    bool is_sent = un_send(listener->socket, "+", 1, fds, 2);
+    close(ends[0]);
+    close(listener->socket);
+    /* Open until this process ends. Forks of this process close it, and end with it. */
+    listener->socket = ends[1];
+    return is_sent ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "the socket of --listen");
+}
+
+static int pass_listeners(struct network *network, int socket, struct un_error *err)
 {
     for (size_t i = 0; i < network->listener_count; i++) {
         int fd;
         if (receive_one(socket, &fd, err))
             return -1;
-        bool is_sent = un_send(network->listener[i].socket, "+", 1, &fd, 1);
+        int failed = pass_listener(&network->listener[i], fd, err);
         close(fd);
-        if (!is_sent)
-            return un_fail_errno(err, UN_STEP_NETWORK, "the socket of --listen");
+        if (failed)
+            return -1;
     }
     return 0;
 }

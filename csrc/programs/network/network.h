@@ -17,7 +17,7 @@
 /* A TCP socket that listens on 127.0.0.1 inside, and that another program accepts on. */
 struct listener {
     uint16_t port;
-    int socket; /* the Unix socket to which the listening socket is sent */
+    int socket; /* the Unix socket to which the listening socket is sent; then the pipe */
 };
 
 /* A port of this machine that leads to a port inside. */

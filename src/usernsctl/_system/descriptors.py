@@ -380,7 +380,8 @@ class Shared:
 
     def __del__(self) -> None:
         # No thread uses the descriptors: a user would have a reference to this object.
-        if hasattr(self, "_users"):
+        # At the end of the interpreter, close() would fail, since modules are empty then.
+        if hasattr(self, "_users") and (self._unclosed or not self._is_closed):
             self.close()
 
     def _close_if_unused(self) -> None:

@@ -164,6 +164,18 @@ class Collected(subprocess.Popen[AnyStr]):
     def _abandon(self) -> None:
         """Do nothing: subprocess reaps the killed child later."""
 
+    def _disown(self) -> None:
+        """Let the child outlive this object, without a ResourceWarning, and close the pidfd.
+
+        subprocess reaps the child when this process next starts one.
+        """
+        self._child_created = False
+        self.pidfd = -1
+        self._shared.close()
+        waiting = subprocess._active  # type: ignore[attr-defined]
+        if self.returncode is None and waiting is not None:
+            waiting.append(self)
+
     def _watch(self) -> None:
         """Do nothing: there are no background processes to keep a connection for."""
 
@@ -177,6 +189,8 @@ class Collected(subprocess.Popen[AnyStr]):
             if os.getpid() != self._owner:
                 drop_streams(self)
                 return
+        if not self._child_created:
+            return
         try:
             super().__del__(*arguments)
         finally:
@@ -184,7 +198,7 @@ class Collected(subprocess.Popen[AnyStr]):
             # the list of children to reap later. The child would stay a zombie, and its PID
             # namespace would not end.
             waiting = subprocess._active  # type: ignore[attr-defined]
-            is_running = self._child_created and self.returncode is None
+            is_running = self.returncode is None
             if is_running and waiting is not None and self not in waiting:
                 waiting.append(self)
 

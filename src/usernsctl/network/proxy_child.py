@@ -1,15 +1,16 @@
-"""The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD FORMAT``.
+"""The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD FD FORMAT NAME``.
 
 :mod:`usernsctl.network.proxy_process` starts it. Standard input has the rules, one a line. The
-descriptors are the table of refusals and a Unix socket. Over the socket the process reports that it
-is ready, and receives the listening socket; the end of the Unix socket ends the process. FORMAT is
-that of the log on standard error, ``json`` or ``text``.
+descriptors are the table of refusals, a Unix socket and a pidfd of the creator. Over the socket the
+process reports that it is ready, and receives the listening socket and a pipe, whose end ends the
+process. FORMAT is that of the log on standard error, ``json`` or ``text``. NAME has no effect.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import sys
 import threading
@@ -78,9 +79,25 @@ def _json_line() -> Callable[[str], str]:
     return line
 
 
+def _receive(handover: socket.socket, creator: int) -> list[int]:
+    """Return the listening socket and the pipe, or nothing if the network was not made.
+
+    :param creator: a pidfd: a fork of the creator may keep the other end of the Unix socket open.
+    """
+    poll = select.poll()
+    poll.register(handover, select.POLLIN)
+    poll.register(creator, select.POLLIN)
+    if all(fd == creator for fd, _ in poll.poll()):
+        return []
+    # ECONNRESET: the creator has not read the byte of this process.
+    with contextlib.suppress(ConnectionError):
+        return list(socket.recv_fds(handover, 1, 2)[1])
+    return []
+
+
 def main(words: list[str]) -> NoReturn:
-    """Run the proxy until the Unix socket ends."""
-    refusals_fd, handover_fd = map(int, words[:2])
+    """Run the proxy until the network of its sandbox ends."""
+    refusals_fd, handover_fd, creator = map(int, words[:3])
     rules = Rules(map(AllowedName.parse, sys.stdin.read().split()))
     os.dup2(1, 0)  # /dev/null
     # A resolver that appends other domains to a name would ask for names that are not allowed.
@@ -88,14 +105,16 @@ def main(words: list[str]) -> NoReturn:
     os.environ["RES_OPTIONS"] = "ndots:1 timeout:3 attempts:2"
     threading.stack_size(_STACK)
     limits = Limits()
-    log = _Log(refusals_fd, is_json=words[2:] == ["json"])
+    log = _Log(refusals_fd, is_json=words[3] == "json")
     proxy = Proxy(rules, log.refuse, limits=limits)
     confinement.confine()
     handover = socket.socket(fileno=handover_fd)
     handover.sendall(READY)
-    _, fds, _, _ = socket.recv_fds(handover, 1, 1)
-    if fds:
-        serve(socket.socket(fileno=fds[0]), proxy, handover_fd, limits.connections)
+    fds = _receive(handover, creator)
+    handover.close()
+    os.close(creator)
+    if len(fds) == 2:
+        serve(socket.socket(fileno=fds[0]), proxy, fds[1], limits.connections)
     # Without waiting for threads, which may wait for a resolver.
     os._exit(0)
 

@@ -6,9 +6,11 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterable
+from io import FileIO
 
 from usernsctl import _text
 from usernsctl._system import python_child
+from usernsctl._system.descriptors import open_owned
 from usernsctl.commands.popen import DEVNULL, Popen
 from usernsctl.errors import CommandError
 from usernsctl.network import refusals
@@ -17,41 +19,54 @@ from usernsctl.network.refusals import Refusal
 
 START_SECONDS = 30.0
 
+_MODULE = "usernsctl.network.proxy_child"
+
 
 class ProxyProcess:
     """A running proxy.
 
     The process has the caller's id in a user namespace of its own, and no capabilities there; it
-    sees no other processes. It has two descriptors beside the standard ones, and an empty
-    environment.
+    sees no other processes. It has three descriptors beside the standard ones, of which it closes
+    that of the creator before it answers clients, and an empty environment.
 
     :ivar pid: the pid of the process.
-    :ivar handover: a Unix socket (SOCK_STREAM). The proxy ends when all copies of the socket are
-        closed. The listening socket goes over it to the proxy, with the byte ``+``.
+    :ivar handover: a Unix socket (SOCK_STREAM), over which the proxy gets the listening socket and
+        the read end of a pipe, with the byte ``+``. The proxy ends with the pipe. Before that, it
+        ends when all copies of the socket are closed, or when the creator ends.
     """
 
     def __init__(
-        self, rules: Iterable[AllowedName], *, log: int | None = DEVNULL, is_json: bool = False
+        self,
+        rules: Iterable[AllowedName],
+        *,
+        log: int | None = DEVNULL,
+        is_json: bool = False,
+        table: FileIO | None = None,
+        name: str = "",
     ) -> None:
         """Start a proxy; do not wait until it is ready.
 
         :param log: where the proxy prints each new refusal, as for :class:`subprocess.Popen`'s
             `stderr`.
         :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
+        :param table: the table of refusals, which this object closes; by default one in memory.
+        :param name: the last word of the command line, by which :func:`is_proxy` recognises the
+            proxy of a sandbox.
         :raises UsernsError: the process could not be started.
         """
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as passed:
+            self._table = refusals.Reader(refusals.create() if table is None else table)
+            failed.callback(self._table.close)
             ours, theirs = socket.socketpair()
             self.handover: socket.socket = failed.enter_context(ours)
             passed.enter_context(theirs)
-            self._refusals = refusals.create()
-            failed.callback(os.close, self._refusals)
             text = os.memfd_create("usernsctl-rules")
             passed.callback(os.close, text)
             os.write(text, "".join(f"{rule}\n" for rule in rules).encode("ascii"))
             os.lseek(text, 0, os.SEEK_SET)
-            fds = (self._refusals, theirs.fileno())
-            self._process = _start(text, fds, log, "json" if is_json else "text")
+            creator = passed.enter_context(open_owned(os.pidfd_open, os.getpid()))
+            fds = (self._table.fileno(), theirs.fileno(), creator.fileno())
+            self._process = _start(text, fds, log, ("json" if is_json else "text", name))
             failed.pop_all()
         self.pid: int = self._process.pid
 
@@ -76,37 +91,47 @@ class ProxyProcess:
     @property
     def counts(self) -> int:
         """The descriptor of the table of refusals, which begins with their number."""
-        return self._refusals
+        return self._table.fileno()
 
     @property
     def denied(self) -> int:
         """The number of connections that the proxy has refused."""
-        return self._denied if self._refusals < 0 else refusals.total(self._refusals)
+        return self._table.denied
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Return the distinct refusals, at most :data:`usernsctl.network.refusals.MAX_TEXTS`."""
-        return self._listed if self._refusals < 0 else tuple(refusals.listed(self._refusals))
+        return self._table.refusals()
 
     def close(self) -> None:
         """End the proxy, and wait for its end."""
         self.handover.close()
         self._process.kill()
         self._process.wait()
-        if self._refusals >= 0:
-            self._denied, self._listed = self.denied, self.refusals()
-            os.close(self._refusals)
-            self._refusals = -1
+        self._table.close()
+
+    def release(self) -> None:
+        """Close the descriptors. The proxy ends with the network of its sandbox."""
+        self.handover.close()
+        self._process._disown()
+        self._table.close()
+
+
+def is_proxy(argv: list[str], name: str) -> bool:
+    """Return whether a command line is that of the proxy of the sandbox `name`."""
+    return _MODULE in argv and argv[-1] == name
 
 
 def _command(*words: str) -> list[str]:
     # The proxy needs no third-party packages, so Python does not search for them (-S).
-    python, *options = python_child.command("usernsctl.network.proxy_child", *words)
+    python, *options = python_child.command(_MODULE, *words)
     return [python, "-S", "-B", *options]
 
 
-def _start(rules: int, fds: tuple[int, ...], log: int | None, form: str) -> Popen[bytes]:
+def _start(
+    rules: int, fds: tuple[int, ...], log: int | None, words: tuple[str, str]
+) -> Popen[bytes]:
     return Popen(
-        _command(*map(str, fds), form),
+        _command(*map(str, fds), *words),
         idmap="current",
         pid=True,
         ipc=True,

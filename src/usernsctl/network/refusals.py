@@ -1,17 +1,21 @@
 """The refusals of a proxy, counted in memory that its parent reads.
 
-The memory is a memfd of fixed size, a table of rows. Row 0 counts all refusals; each further row
-has a distinct text and its count. The proxy writes a text before its count, which a reader takes
-for the end of the table while it is 0, and each count is written by one aligned store. So neither
-side waits for the other, and the counts outlive the proxy.
+The memory is a memfd, or a file of a detached sandbox. It has a fixed size, and is a table of rows.
+Row 0 counts all refusals; each further row has a distinct text and its count. The proxy writes a
+text before its count, which a reader takes for the end of the table while it is 0, and each count
+is written by one aligned store. So neither side waits for the other, and the counts outlive the
+proxy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
+import stat
 import struct
+from io import FileIO
 
 from usernsctl._lean import TYPE_CHECKING, dataclass
 
@@ -38,13 +42,76 @@ class Refusal:
     count: int
 
 
-def create() -> int:
-    """Return the descriptor of an empty table."""
-    fd = os.memfd_create("usernsctl-refusals", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, _SIZE)
-    # Sealed, so that the proxy can't shorten the table: readers would then fail.
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    return fd
+def create() -> FileIO:
+    """Return an empty table in memory."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    file = FileIO("usernsctl-refusals", "r+", opener=lambda name, _: os.memfd_create(name, flags))
+    with contextlib.ExitStack() as failed:
+        failed.enter_context(file)
+        os.ftruncate(file.fileno(), _SIZE)
+        # Sealed, so that the proxy can't shorten the table: readers would then fail.
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        failed.pop_all()
+    return file
+
+
+def create_file(path: str, directory: int) -> FileIO:
+    """Return an empty table in a new file.
+
+    :param directory: a descriptor of the directory that `path` starts from.
+    :raises OSError: the file can't be made.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = FileIO(path, "r+", opener=lambda name, _: os.open(name, flags, 0o600, dir_fd=directory))
+    with contextlib.ExitStack() as failed:
+        failed.enter_context(file)
+        # Without blocks of the file, a full disk would kill the proxy at a refusal (SIGBUS).
+        os.posix_fallocate(file.fileno(), 0, _SIZE)
+        failed.pop_all()
+    return file
+
+
+class Reader:
+    """A table that another process writes; after :meth:`close`, its last content."""
+
+    def __init__(self, file: FileIO) -> None:
+        """Read the table in `file`, which :meth:`close` closes."""
+        self._file = file
+
+    @classmethod
+    def open(cls, path: str, directory: int) -> Reader | None:
+        """Open a table in a file; return ``None`` if there is none.
+
+        :param directory: a descriptor of the directory that `path` starts from.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            file = FileIO(path, opener=lambda name, _: os.open(name, flags, dir_fd=directory))
+        except OSError:
+            return None
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return cls(file)
+        file.close()
+        return None
+
+    def fileno(self) -> int:
+        """Return the descriptor of the table."""
+        return self._file.fileno()
+
+    @property
+    def denied(self) -> int:
+        """The number of connections that the proxy has refused."""
+        return self._denied if self._file.closed else total(self.fileno())
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Return the distinct refusals, at most :data:`MAX_TEXTS`."""
+        return self._listed if self._file.closed else tuple(listed(self.fileno()))
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if not self._file.closed:
+            self._denied, self._listed = self.denied, self.refusals()
+            self._file.close()
 
 
 def total(fd: int) -> int:
@@ -63,7 +130,8 @@ def listed(fd: int) -> Iterator[Refusal]:
 
 
 def _read_count(fd: int, row: int) -> int:
-    count: int = _COUNT.unpack(os.pread(fd, _COUNT.size, row * _ROW))[0]
+    # A file may be shorter.
+    count: int = _COUNT.unpack(os.pread(fd, _COUNT.size, row * _ROW).ljust(_COUNT.size, b"\0"))[0]
     return count
 
 

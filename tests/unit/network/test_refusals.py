@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from usernsctl.network import refusals
-from usernsctl.network.refusals import MAX_TEXTS, Refusal, Table
+from usernsctl.network.refusals import MAX_TEXTS, Reader, Refusal, Table
 
 
 @pytest.fixture
-def fd() -> Iterator[int]:
-    fd = refusals.create()
-    yield fd
-    os.close(fd)
+def directory(tmp_path: Path) -> Iterator[int]:
+    directory = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    yield directory
+    os.close(directory)
+
+
+@pytest.fixture(params=["memory", "file"])
+def fd(request: pytest.FixtureRequest, directory: int) -> Iterator[int]:
+    is_file = request.param == "file"
+    with refusals.create_file("table", directory) if is_file else refusals.create() as file:
+        yield file.fileno()
 
 
 def test_empty_table_has_no_refusals(fd: int) -> None:
@@ -45,6 +54,60 @@ def test_long_text_is_truncated(fd: int) -> None:
     assert only.count == 1
 
 
-def test_proxy_can_not_shorten_its_table(fd: int) -> None:
-    with pytest.raises(PermissionError):
-        os.ftruncate(fd, 0)
+def test_proxy_can_not_shorten_its_table() -> None:
+    with refusals.create() as file, pytest.raises(PermissionError):
+        os.ftruncate(file.fileno(), 0)
+
+
+def test_reader_has_the_last_content_of_a_closed_file(tmp_path: Path, directory: int) -> None:
+    with refusals.create_file("table", directory) as file:
+        assert (tmp_path / "table").stat().st_mode & 0o777 == 0o600
+        table = Table(file.fileno())
+    reader = Reader.open("table", directory)
+    assert reader is not None
+    table.add("a")
+    assert (reader.denied, reader.refusals()) == (1, (Refusal("a", 1),))
+    (tmp_path / "table").unlink()
+    table.add("a")
+    reader.close()
+    reader.close()
+    table.add("a")
+    assert (reader.denied, reader.refusals()) == (2, (Refusal("a", 2),))
+
+
+def test_file_of_the_table_is_a_new_one(tmp_path: Path, directory: int) -> None:
+    (tmp_path / "table").symlink_to(tmp_path / "target")
+    with pytest.raises(FileExistsError):
+        refusals.create_file("table", directory)
+    assert not (tmp_path / "target").exists()
+
+
+def test_table_that_is_no_regular_file_is_not_read(tmp_path: Path, directory: int) -> None:
+    before = os.listdir("/proc/self/fd")
+    assert Reader.open("missing", directory) is None
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
+    assert [Reader.open(name, directory) for name in ("fifo", "link", "directory")] == [None] * 3
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_short_file_has_no_refusals(tmp_path: Path, directory: int) -> None:
+    (tmp_path / "table").write_bytes(b"\1")
+    reader = Reader.open("table", directory)
+    assert reader is not None
+    assert (reader.denied, reader.refusals()) == (1, ())
+    reader.close()
+
+
+def test_full_disk_fails_the_new_file(directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="full") as caught:
+        refusals.create_file("table", directory)
+    assert os.listdir("/proc/self/fd") == before
+    del caught

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from usernsctl._core.values import find_program
 from usernsctl._lean import TYPE_CHECKING, replace
+from usernsctl._system.descriptors import above_stdio
 from usernsctl._system.paths import PathDescriptor, open_path
 from usernsctl.errors import CommandError, RunscError
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.request import Request
     from usernsctl.namespaces.named import NamedNamespace
+    from usernsctl.network.proxy_process import ProxyProcess
 
 #: The word before the path and the options of usernsctl-network (csrc/programs/shared/shared.h).
 NETWORK = "--network"
@@ -173,6 +175,20 @@ def with_handover(words: Sequence[str], handover: int) -> list[str]:
     :param words: the path and the options of usernsctl-network, or words that contain them.
     """
     return [_LISTEN.replace("FD", str(handover)) if word == _LISTEN else word for word in words]
+
+
+def hand_over(
+    words: Sequence[str], proxy: ProxyProcess, fds: list[int], above: contextlib.ExitStack
+) -> list[str]:
+    """Wait until a proxy is ready, and return :func:`with_handover` of its Unix socket.
+
+    :param fds: a list to which the descriptor is added that the command has to inherit.
+    :param above: closes the duplicate that replaces descriptors 0 to 2.
+    :raises CommandError: the proxy did not start.
+    """
+    proxy.wait_ready()
+    fds.append(above_stdio(proxy.handover.fileno(), above))
+    return with_handover(words, fds[-1])
 
 
 def words_for(network: Sequence[str], programs: str) -> list[str]:

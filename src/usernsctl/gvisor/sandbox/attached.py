@@ -31,7 +31,7 @@ from usernsctl._system.processes import children_of
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.agent.start import ProcessDefaults
-from usernsctl.gvisor.launch.network import with_handover
+from usernsctl.gvisor.launch.network import hand_over
 from usernsctl.gvisor.result import Usage
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, TIME_IS_OVER, returncode_of
 from usernsctl.gvisor.runsc.container import ended_error
@@ -119,7 +119,7 @@ class AttachedSandbox:
         # SIGKILL to usernsctl-init.
         self._shared = Shared("the sandbox", [])
         with contextlib.ExitStack() as failed:
-            self.proxy: ProxyProcess | None = start_proxy(host)
+            self.proxy: ProxyProcess | None = host.start_proxy(self._id)
             if self.proxy is not None:
                 failed.callback(self.proxy.close)
             try:
@@ -154,9 +154,7 @@ class AttachedSandbox:
                 args = [*map(str, fds[:2]), words, files.pid_file, *command]
                 if self.proxy is not None:
                     # The proxy has to be ready before a command of the sandbox runs.
-                    self.proxy.wait_ready()
-                    fds.append(above_stdio(self.proxy.handover.fileno(), given))
-                    args = with_handover(args, fds[-1])
+                    args = hand_over(args, self.proxy, fds, given)
                 place = RunscNamespace(
                     host.namespace, host.restrictions_with(accepts), mount_proc=self._is_init
                 )
@@ -164,7 +162,7 @@ class AttachedSandbox:
                 self.popen = self._start_init(host, args, timeout, started)
             theirs.close()
             if self.proxy is not None:
-                # The proxy ends with the network of the sandbox, which has the other copies.
+                # Without any copy, the proxy ends also if the network of the sandbox is not made.
                 self.proxy.handover.close()
             self._wait_until_ready(ready, files, timeout, deadline)
         if not self._is_init:
@@ -403,16 +401,3 @@ class AttachedSandbox:
         self._streams.close(self.popen)
         if self._inside is not None:
             self._inside.close()
-
-
-def start_proxy(host: HostNamespace) -> ProxyProcess | None:
-    """Start a proxy for the names that the sandboxes of a host may reach; None without any.
-
-    :raises UsernsError: the process could not be started.
-    """
-    if not host.request.allow:
-        return None
-    # Imported here, since most sandboxes need no proxy.
-    from usernsctl.network.proxy_process import ProxyProcess
-
-    return ProxyProcess(host.request.allow)

@@ -27,6 +27,7 @@ from usernsctl._system.records import Entry
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.agent.start import ProcessDefaults
+from usernsctl.gvisor.launch.network import hand_over
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK, TIME_IS_OVER, returncode_of
 from usernsctl.gvisor.runsc.container import ended_error
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
@@ -43,6 +44,7 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     restrictions_of_runsc,
 )
 from usernsctl.gvisor.sandbox.records import (
+    REFUSALS,
     STATE,
     DetachedRecord,
     SandboxEnd,
@@ -61,9 +63,12 @@ if TYPE_CHECKING:
     from usernsctl.commands import aio
     from usernsctl.gvisor.launch.limits import EnforcedLimits
     from usernsctl.gvisor.sandbox.ports import BoundPorts
+    from usernsctl.network import refusals
     from usernsctl.network.ports import PublishedPort
+    from usernsctl.network.proxy_process import ProxyProcess
 else:
     aio = LateModule("usernsctl.commands.aio")
+    refusals = LateModule("usernsctl.network.refusals")
 
 # The path of the directory for runsc's state, which is the working directory of all commands of
 # runsc. The path must be the same in each process, since runsc writes the path of its socket into
@@ -80,12 +85,11 @@ class DetachedSandbox:
     :ivar record: the record of the sandbox.
     :ivar popen: the process that started the sandbox, with the caller's ends of its pipes;
         ``None`` if the sandbox was found by its id.
+    :ivar proxy: the refusals of the proxy for allowed names, or ``None``.
     :ivar rusage: ``None``: no process that waits for the sandbox is its parent.
     """
 
     rusage = None
-    # A detached sandbox has no proxy for allowed names.
-    proxy = None
     # Only the keeper knows whether there is an idle timeout, so open_activity() looks for the file.
     counts_idle = True
 
@@ -118,6 +122,7 @@ class DetachedSandbox:
         self._is_killed = False
         self._is_reported = False
         self._inside: Namespace | None = None
+        self.proxy: refusals.Reader | None = None
         state = open_runsc_state(entry).descriptor
         try:
             opened = self.record.open_processes()
@@ -126,11 +131,13 @@ class DetachedSandbox:
             state.close()
             raise
         # Descriptors of the directory for runsc's state, of the process that the command runs in
-        # unless that has ended, and of runsc's other processes.
+        # unless that has ended, of runsc's other processes, and of the proxy for allowed names.
         owners = [state, *(pidfd for pidfd in opened if pidfd is not None)]
         self._shared = SharedDescriptors("the sandbox", owners)
         self._has_ended = opened[0] is None
         try:
+            if self.record.proxy is not None:
+                self.proxy = refusals.Reader.open(REFUSALS, entry.fd)
             if opened[0] is not None:
                 self._inside = _namespace_of_runsc(self.record.pid, opened[0].number)
         except BaseException:
@@ -256,10 +263,14 @@ class DetachedSandbox:
         entry = draft_detached(id)
         sandbox = None
         try:
-            with _starter(host, files, entry, how, timeout, limits, ports) as popen:
+            with (
+                _started_proxy(host, entry, id) as proxy,
+                _starter(host, files, entry, how, timeout, limits, ports, proxy) as popen,
+            ):
                 pid = files.read_pid()
                 published = () if ports is None else ports.published
-                entry.record = describe_detached(id, args, pid, popen.pid, published)
+                proxy_pid = None if proxy is None else proxy.pid
+                entry.record = describe_detached(id, args, pid, popen.pid, published, proxy_pid)
                 sandbox = cls(entry, popen, host, files.inherited, is_limited=bool(limits))
                 entry.publish()
             entry.unlock()
@@ -416,9 +427,32 @@ class DetachedSandbox:
         self._shared.close()
         if self._inside is not None:
             self._inside.close()
+        if self.proxy is not None:
+            self.proxy.close()
         if self.popen is not None:
             self._streams.close(self.popen)
         self._entry.close()
+
+
+@contextlib.contextmanager
+def _started_proxy(
+    host: HostNamespace, entry: Entry[DetachedRecord], id: str
+) -> Iterator[ProxyProcess | None]:
+    """Start the proxy for allowed names, if the host allows any; close it if the block raises.
+
+    After the block, the proxy ends with the network of the sandbox.
+    """
+    if not host.request.allow:
+        yield None
+        return
+    proxy = host.start_proxy(id, refusals.create_file(REFUSALS, entry.fd))
+    assert proxy is not None
+    try:
+        yield proxy
+    except BaseException:
+        proxy.close()
+        raise
+    proxy.release()
 
 
 @contextlib.contextmanager
@@ -430,6 +464,7 @@ def _starter(
     timeout: float | None,
     limits: EnforcedLimits | None,
     ports: BoundPorts | None,
+    proxy: ProxyProcess | None,
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
@@ -445,6 +480,9 @@ def _starter(
         with theirs, contextlib.ExitStack() as above:
             fds = [*numbers]
             accepts = [] if ports is None else ports.options(fds, above)
+            command = files.command(_HERE, disk, accepts)
+            if proxy is not None:
+                command = hand_over(command, proxy, fds, above)
             popen = start_within(
                 timeout,
                 [
@@ -453,7 +491,7 @@ def _starter(
                     "" if limits is None else limits.words,
                     entry.path,
                     files.pid_file,
-                    *files.command(_HERE, disk, accepts),
+                    *command,
                 ],
                 namespace=RunscNamespace(host.namespace, host.restrictions_with(accepts)),
                 pass_fds=fds,

@@ -11,6 +11,7 @@ import socket
 import stat
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from io import FileIO
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, Unpack
 
 from usernsctl import _core, hardening
@@ -65,6 +66,7 @@ from usernsctl.namespaces.namespace import Namespace
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.limits import EnforcedLimits
     from usernsctl.network import names
+    from usernsctl.network.proxy_process import ProxyProcess
 else:
     names = LateModule("usernsctl.network.names")
 
@@ -267,6 +269,20 @@ class HostNamespace:
         :param ports: the options for published ports, or nothing.
         """
         return self._restrict(makes_network=True) if ports else self.restrictions
+
+    def start_proxy(self, id: str, table: FileIO | None = None) -> ProxyProcess | None:
+        """Start the proxy of a sandbox for the names that the sandbox may reach; None without any.
+
+        :param id: the id of the sandbox.
+        :param table: the table of refusals, which the proxy's object closes; by default in memory.
+        :raises UsernsError: the process could not be started.
+        """
+        if not self.request.allow:
+            return None
+        # Imported here, since most sandboxes need no proxy.
+        from usernsctl.network.proxy_process import ProxyProcess
+
+        return ProxyProcess(self.request.allow, table=table, name=id)
 
     @functools.cached_property
     def _release(self) -> Release:

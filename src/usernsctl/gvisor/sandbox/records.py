@@ -45,6 +45,9 @@ from usernsctl.network.ports import PublishedPort
 #: The name of the directory for runsc's state, in the directory of an entry.
 STATE = "state"
 
+#: The name of the file with the table of refusals (:mod:`usernsctl.network.refusals`), likewise.
+REFUSALS = "refusals"
+
 # The maximum number of processes in a record. runsc has two, and a later release may have more;
 # the keeper is another.
 _PROCESSES_MAX = 8
@@ -64,6 +67,7 @@ class DetachedRecord:
     :ivar created: the time of the start, in seconds since 1970.
     :ivar processes: the processes of the sandbox, the one that runs the command first.
     :ivar ports: the published ports.
+    :ivar proxy: the proxy for allowed names, or ``None``.
     """
 
     id: str
@@ -71,6 +75,7 @@ class DetachedRecord:
     created: float
     processes: tuple[ProcessIdentity, ...]
     ports: tuple[PublishedPort, ...]
+    proxy: ProcessIdentity | None
 
     @property
     def pid(self) -> int:
@@ -82,12 +87,15 @@ class DetachedRecord:
         return self.processes[0].is_foreign()
 
     def open_processes(self) -> list[Descriptor | None]:
-        """Return pidfds of :attr:`processes`; ``None`` for ended ones.
+        """Return pidfds of :attr:`processes`, then of :attr:`proxy`; ``None`` for ended ones.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.
         """
-        return [one.open(self._is_ours) for one in self.processes]
+        checked = [(one, self._is_ours) for one in self.processes]
+        if self.proxy is not None:
+            checked.append((self.proxy, self._is_our_proxy))
+        return [one.open(check) for one, check in checked]
 
     def _is_ours(self, pid: int) -> bool:
         """Return whether a process is in a user namespace of this user, and has the bundle's path.
@@ -96,6 +104,13 @@ class DetachedRecord:
         """
         argv = command_line_of(pid)
         return is_in_our_namespace(pid) and (not argv or _has_bundle(argv, self.id))
+
+    def _is_our_proxy(self, pid: int) -> bool:
+        # Imported here, since few sandboxes have a proxy.
+        from usernsctl.network.proxy_process import is_proxy
+
+        argv = command_line_of(pid)
+        return is_in_our_namespace(pid) and (not argv or is_proxy(argv, self.id))
 
     def is_alive(self) -> bool:
         """Return whether the sandbox is alive; also true if its pids are of another PID namespace.
@@ -139,12 +154,14 @@ class DetachedRecord:
         processes = tuple(map(ProcessIdentity.from_json, state["processes"]))
         if not 0 < len(processes) <= _PROCESSES_MAX:
             raise ValueError("there are no processes, or too many")
+        proxy = state.get("proxy")
         return cls(
             id=id,
             args=tuple(map(str, state["args"])),
             created=parse_timestamp(state["created"]),
             processes=processes,
             ports=tuple(PublishedPort.parse(str(text)) for text in state.get("ports", ())),
+            proxy=None if proxy is None else ProcessIdentity.from_json(proxy),
         )
 
     @classmethod
@@ -320,7 +337,12 @@ def list_detached() -> list[DetachedRecord]:
 
 
 def describe_detached(
-    id: str, args: tuple[str, ...], pid: int, starter: int, ports: tuple[PublishedPort, ...]
+    id: str,
+    args: tuple[str, ...],
+    pid: int,
+    starter: int,
+    ports: tuple[PublishedPort, ...],
+    proxy: int | None,
 ) -> DetachedRecord:
     """Return the record of a sandbox that was just started.
 
@@ -333,6 +355,7 @@ def describe_detached(
     :param pid: the pid of the sandbox.
     :param starter: the pid of usernsctl-detach.
     :param ports: the published ports.
+    :param proxy: the pid of the proxy for allowed names, or ``None``.
     """
     processes = [ProcessIdentity.of(pid)]
     keepers = children_of(starter)
@@ -341,7 +364,12 @@ def describe_detached(
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 processes.append(ProcessIdentity.of(other))
     return DetachedRecord(
-        id=id, args=args, created=time.time(), processes=tuple(processes), ports=ports
+        id=id,
+        args=args,
+        created=time.time(),
+        processes=tuple(processes),
+        ports=ports,
+        proxy=None if proxy is None else ProcessIdentity.of(proxy),
     )
 
 

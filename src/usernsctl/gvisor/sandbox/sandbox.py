@@ -295,8 +295,6 @@ class Sandbox(SandboxFiles, UsageMixin, ClosingMixin):
         terminal: bool,
         timeout: float | None,
     ) -> None:
-        if detach and host.request.allow:
-            raise ValueError("allow: a detached sandbox can't have a proxy; omit detach or allow")
         enforced = self._enforce_limits(host, how["in_cgroup"])
         _core.prepare_groups(0 if enforced is None else enforced.groups)
         with (
