@@ -41,27 +41,34 @@ static bool has_mark(int place, const char *name)
     return fgetxattr(place, name, value, sizeof value) == 1 && *value == '1';
 }
 
+/* The most bytes to read of a unit file. systemd limits each of its lines to 1 MiB, and the user
+ * can write what they like. */
+#define UNIT_MAX (4 << 20)
+
 /* Returns whether the transient unit file UNIT of this user's manager sets Delegate=. systemd
- * writes such a file for systemd-run(1), with Delegate=no, Delegate=yes or Delegate=CONTROLLERS. */
+ * writes such a file for systemd-run(1), with Delegate=no, Delegate=yes or Delegate=CONTROLLERS.
+ * A file of more than UNIT_MAX bytes delegates nothing. */
 static bool is_delegated_by_file(const char *users, uint32_t uid, const char *unit)
 {
     static const char key[] = "Delegate=";
     char path[UN_PATH_MAX];
-    un_auto_free char *line = NULL;
-    size_t size = 0;
-    bool is_delegated = false;
+    char part[256]; /* a line, or a part of one */
+    bool is_delegated = false, begins_line = true;
     struct stat status;
     if (snprintf(path, sizeof path, "%s/%" PRIu32 "/systemd/transient/%s", users, uid, unit) >=
         (int)sizeof path)
         return false;
     int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    bool is_own = fd >= 0 && !fstat(fd, &status) && S_ISREG(status.st_mode) && status.st_uid == uid;
+    bool is_own = fd >= 0 && !fstat(fd, &status) && S_ISREG(status.st_mode) &&
+                  status.st_uid == uid && status.st_size <= UNIT_MAX;
     un_auto_fclose FILE *file = is_own ? fdopen(fd, "r") : NULL;
     if (!file)
         un_close_quietly(fd);
-    while (file && getline(&line, &size, file) >= 0)
-        if (un_begins(line, key))
-            is_delegated = !un_begins(line + strlen(key), "no\n");
+    while (file && fgets(part, sizeof part, file)) {
+        if (begins_line && un_begins(part, key))
+            is_delegated = !un_begins(part + strlen(key), "no\n");
+        begins_line = strchr(part, '\n') != NULL;
+    }
     return is_delegated;
 }
 

@@ -290,6 +290,33 @@ static void a_transient_unit_of_a_user_may_be_delegated(void)
     check_place(UN_GROUP_MEMORY, NULL, 0);
 }
 
+static void a_long_unit_file_is_read_up_to_a_limit(void)
+{
+    static const char begin[] = "[Scope]\nEnvironment=", end[] = "Delegate=yes\nA=b\n";
+    static const struct {
+        size_t length;
+        char last; /* before `end` */
+        bool is_delegated;
+    } cases[] = {
+        {255, '\n', true},    {256, '\n', true},      {255, 'x', false},
+        {100000, '\n', true}, {5 << 20, '\n', false},
+    };
+    char own[128];
+    snprintf(own, sizeof own, "mounts/user@%u.service/app.slice/run-1.scope", geteuid());
+    begin_unit(geteuid(), "run-1.scope");
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char *text = malloc(cases[i].length + sizeof end);
+        CHECK(text != NULL);
+        memset(text, 'x', cases[i].length);
+        memcpy(text, begin, strlen(begin));
+        text[cases[i].length - 1] = cases[i].last;
+        memcpy(text + cases[i].length, end, sizeof end);
+        write_transient("run-1.scope", text);
+        free(text);
+        check_place(UN_GROUP_MEMORY, cases[i].is_delegated ? own : NULL, 2);
+    }
+}
+
 /* A user's runtime directory may contain a file of any type or content as the unit file. */
 static void a_strange_unit_file_delegates_nothing(void)
 {
@@ -338,6 +365,7 @@ int main(void)
     groups_are_made_in_the_own_group();
     a_unit_of_systemd_must_be_delegated();
     a_transient_unit_of_a_user_may_be_delegated();
+    a_long_unit_file_is_read_up_to_a_limit();
     a_strange_unit_file_delegates_nothing();
     a_unit_with_a_group_for_its_processes_is_delegated();
     remove_all(top);
