@@ -78,7 +78,7 @@ class Running:
         return answer[1]
 
     def status(self) -> int:
-        """Receive the end of the command; return its exit status, or -N after signal N."""
+        """Wait until the command ends; return its exit status, or -N after signal N."""
         answer = self.hear()
         assert answer[0] == ENDED, answer
         return os.waitstatus_to_exitcode(answer[1])

@@ -1,4 +1,4 @@
-"""A world of network namespaces for tests: a machine, an internet, and a sandbox.
+"""A virtual network of network namespaces for tests: a machine, an internet, and a sandbox.
 
 - *machine* has a default route to the internet, resolvers that ask the internet's name server, and
   a public address of its own.
@@ -7,7 +7,7 @@
 
 This file is also the program that makes the namespaces, in a user namespace of its own. It makes
 sockets and starts processes in them for the test. A socket stays in its namespace, so the servers
-and clients are threads of the test. Nothing can leave this world: it has no device of the real one.
+and clients are threads of the test. No packet can leave the virtual network: it has no real device.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ machine route add local 2606:2802::/64 dev lo
 
 
 class World:
-    """The test's side of the program."""
+    """The test's side of the program that creates the virtual network."""
 
     def __init__(self, directory: Path) -> None:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -116,7 +116,7 @@ class World:
     def start(
         self, where: str, command: Sequence[str | Path], fds: Sequence[int], **env: str
     ) -> int:
-        """Start a process, and return its pid in the world.
+        """Start a process in the namespaces of `where`; return its pid.
 
         :param command: ``{N}`` stands for the number of the N-th of `fds` in the process.
         :param fds: descriptors, of which the first three are the standard ones.
@@ -198,7 +198,7 @@ class NameServer:
 
 @contextlib.contextmanager
 def made(directory: Path) -> Iterator[World]:
-    """Make a world; `directory` gets the files that its machine sees in /etc."""
+    """Create a virtual network; `directory` gets the files that its machine sees in /etc."""
     world = World(directory)
     try:
         yield world

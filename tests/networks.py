@@ -1,9 +1,9 @@
-"""A world of network namespaces: a machine, its neighbour and router, and an internet.
+"""A virtual network of network namespaces: a machine, its neighbour and router, and an internet.
 
-No packet leaves the world, since its namespaces have no other devices. The world is made in a user
-namespace, so no test needs root. Sandboxes are started on the machine (:meth:`World.run`), which
-has a default route, a route to the metadata service alone, as in some clouds, a name server, and
-services that no sandbox may reach.
+No packet leaves the virtual network, since its namespaces have no other devices. It is created in
+a user namespace, so no test needs root. Sandboxes are started on the machine (:meth:`World.run`),
+which has a default route, a route to the metadata service alone, as in some clouds, a name server,
+and services that no sandbox may reach.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
 #: Addresses in the internet: of two web servers and of a name server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
 METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
-#: Addresses with the prefixes of IPv6 translators (NAT64). A server of the world has them here.
+#: Addresses with the prefixes of IPv6 translators (NAT64), which a server in the internet has.
 WEB_64, LOCAL_64 = "64:ff9b::c633:6407", "64:ff9b:1::c633:6407"
 BRIDGE_64, METADATA_64 = "64:ff9b::ac1e:1", "64:ff9b::a9fe:a9fe"
 #: Names that the name server knows, with their addresses.
@@ -155,7 +155,7 @@ while True:
 
 
 class World:
-    """The namespaces, and the processes in them."""
+    """A virtual network: its namespaces, and the processes in them."""
 
     def __init__(self, undo: contextlib.ExitStack, directory: Path) -> None:
         self._undo = undo
@@ -200,7 +200,7 @@ class World:
         self._start([*enter, sys.executable, "-c", _SERVERS, *arguments])
 
     def serve_outside(self, *command: str) -> None:
-        """Start a server in the internet, which ends with the world."""
+        """Start a server in the internet, which ends with the virtual network."""
         enter = self._enter("-U", "-m", "-n", of=self.outside)
         popen = subprocess.Popen([*enter, *command], stdout=subprocess.DEVNULL)
         self._undo.callback(popen.wait)
@@ -251,6 +251,6 @@ _HOLD = "echo ready; exec cat"
 
 @contextlib.contextmanager
 def world(directory: Path) -> Iterator[World]:
-    """Make a world, with its files in `directory`."""
+    """Create a virtual network, with its files in `directory`."""
     with contextlib.ExitStack() as undo:
         yield World(undo, directory)

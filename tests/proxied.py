@@ -1,4 +1,4 @@
-"""A proxy for allowed names in a world of network namespaces, and the servers there."""
+"""A proxy for allowed names in a virtual network, and the servers there."""
 
 from __future__ import annotations
 

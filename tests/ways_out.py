@@ -4,7 +4,7 @@
 
 ADDRESSES is an object in JSON with the addresses that the ways try (:class:`Targets`). The program
 prints an object with the result of each way, or of each that is named: ``reached`` or ``failed``,
-and what came of the way. Only the standard library is used: the file's text is passed to the
+and a description of the result. Only the standard library is used: the file's text is passed to the
 sandbox's Python.
 """
 
@@ -35,7 +35,7 @@ QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\3web\7example\0\0\1\0\1"
 
 
 class Targets:
-    """The addresses in the world.
+    """The addresses that the ways try to reach, in the virtual network of tests/networks.py.
 
     :ivar web: a server in the internet, which some sandboxes may reach.
     :ivar other: a server in the internet that sandboxes with allowed addresses may not reach.

@@ -66,7 +66,7 @@ def run_pytest(environment: Path, user: str, options: list[str]) -> collections.
 
 
 def programs(environment: Path) -> list[Path]:
-    """Return all programs with counters."""
+    """Return the programs and the extension that are instrumented for coverage."""
     built = sorted(path for path in BUILD.iterdir() if path.is_file() and os.access(path, os.X_OK))
     package = next(environment.glob("lib/python3*/site-packages/usernsctl"))
     return [
@@ -90,7 +90,7 @@ def create_profiles(environment: Path) -> None:
 
 
 def count_lines(environment: Path, profiles: list[Path]) -> dict[str, tuple[int, int]]:
-    """Return the number of lines, and of executed ones, of each file of csrc/."""
+    """Return the number of lines and of executed lines of each file of csrc/."""
     merged = BUILD / "all.profdata"
     merge = ["llvm-profdata", "merge", "--sparse", "--failure-mode=all", *profiles, "-o", merged]
     subprocess.run(merge, check=True)

@@ -87,7 +87,7 @@ class Load:
         self.state, self.growth, self.is_good = state, growth, True
 
     def run(self, name: str, number: int, many: Callable[[int], None]) -> None:
-        """Run a load of `number` operations after a warm-up; print what has grown."""
+        """Run a load of `number` operations after a warm-up; print the counts that have changed."""
         if not number:
             return
         many(min(number, WARM_UP))

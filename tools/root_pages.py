@@ -20,7 +20,7 @@ _ROOT = re.compile(rf"(\]\((?:\.\./)*)\.\./({'|'.join(NAMES)})\.md")
 
 
 def copy_text(text: str) -> str:
-    """Return the text of a page at the top of the tree with the links of its copy."""
+    """Return the text of a page from the top of the tree, with links adapted to its copy."""
 
     def moved(link: re.Match[str]) -> str:
         target = link[2]
@@ -35,7 +35,7 @@ def copy_text(text: str) -> str:
 
 
 def link_copies(text: str) -> str:
-    """Return the text of a page below docs/ with links to the copies."""
+    """Return the text of a page below docs/, with links adapted to the copies."""
     return _ROOT.sub(lambda link: f"{link[1]}{MADE}/{link[2].lower()}.md", text)
 
 

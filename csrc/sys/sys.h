@@ -360,7 +360,7 @@ int un_spawn_prepare(const void *arg, struct un_error *err);
 
 /* ---- pass_on.c: waiting for a child and forwarding signals to it ----------------------------- */
 
-/* Forwards a signal that this process has received to the child, which is not reaped yet. */
+/* Forwards to `child` a signal that this process has received. The child is not reaped yet. */
 typedef void un_pass_on(pid_t child, const siginfo_t *info, void *arg);
 
 /*

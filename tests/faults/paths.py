@@ -25,15 +25,15 @@ START_SECONDS = 30
 
 
 class Refused(Exception):
-    """Error of a native program that has reported a failure in the documented form."""
+    """Failure that a native program has reported in the documented form."""
 
 
 class Killed(Exception):
-    """Error of a native program that was killed by a signal, itself or in its child."""
+    """Death of a native program, or of its child, by a signal."""
 
 
 class Misbehaved(Exception):
-    """Error of a program that has failed in an undocumented way."""
+    """Failure of a program in an undocumented form."""
 
 
 class FaultPath:
@@ -58,14 +58,14 @@ class FaultPath:
         """Create the objects that all runs share."""
 
     def prepare(self) -> None:
-        """Prepare one run, without faults."""
+        """Prepare one run; no faults are injected."""
 
     def run(self, output: IO[str]) -> None:
         """Start the payload, and wait for its end."""
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Remove, without faults, the objects that a run has returned."""
+        """Remove the objects that a run has returned; no faults are injected."""
 
     def clean(self) -> None:
         """Remove the namespaces and detached sandboxes that a killed run may leave."""

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the directory of templates with one template, and a symbolic link to its ancestor."""
+    """Create a template whose directory is found through a symbolic link in XDG_DATA_HOME."""
     place = tmp_path / "data" / "usernsctl" / "templates"
     (place / "one").mkdir(parents=True, mode=0o700)
     (place / "one" / "record.json").write_text("{}")

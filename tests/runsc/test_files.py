@@ -94,7 +94,7 @@ def make_tree(top: Path) -> Path:
     return top
 
 
-# Single files.
+# Tests of read_file(), write_file() and list_dir().
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, (1 << 20) + 7])
@@ -237,7 +237,7 @@ def test_list_dir_returns_type_size_mode_and_target(box: un.Sandbox, inside: str
     assert len(box.list_dir(inside, max_entries=4)) == 4
 
 
-# Trees.
+# Tests of put() and get().
 
 
 def test_put_and_get_keep_a_tree_unchanged(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
@@ -544,7 +544,7 @@ def test_files_get_owner_and_permissions_of_the_given_user(tmp_path: Path) -> No
         assert not (tmp_path / "secret").exists()
 
 
-# Other kinds of sandboxes.
+# Tests in other kinds of sandboxes.
 
 
 def exercise(box: un.Sandbox, tmp_path: Path, directory: str = "/tmp") -> None:
@@ -605,7 +605,7 @@ def test_read_file_in_an_ended_sandbox_raises(host: un.SandboxHost) -> None:
             box.read_file("/proc/version")
 
 
-# Deadlines, threads, asyncio.
+# Tests with deadlines, threads and asyncio.
 
 
 def test_timeout_ends_a_copy(box: un.Sandbox, inside: str, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_health_of_a_stopped_sandbox_fails(script: Script) -> None:
     assert (first, second) == ("status 1", "status 0")
     assert "no answer from the sandbox within 12 s" in done.stderr
     assert "[sandbox-unresponsive]" in done.stderr
-    # The watcher's command line contains that of runsc for signals.
+    # Leave out the watcher: its arguments include a command line of runsc, for forwarding signals.
     ours = [one for one in processes if "usernsctl-watch" not in one]
     assert not [one for one in ours if " exec " in one and "runsc" in one]
 

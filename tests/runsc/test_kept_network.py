@@ -1,4 +1,4 @@
-"""Tests of ``usernsctl ns create --net private`` in a world of network namespaces."""
+"""Tests of ``usernsctl ns create --net private`` in a virtual network (tests/networks.py)."""
 
 from __future__ import annotations
 

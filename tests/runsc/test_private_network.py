@@ -1,4 +1,4 @@
-"""Tests of ``--network private`` in a world of network namespaces (tests/networks.py)."""
+"""Tests of ``--network private`` in a virtual network (tests/networks.py)."""
 
 from __future__ import annotations
 

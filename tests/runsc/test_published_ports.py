@@ -1,4 +1,4 @@
-"""Tests of ``--publish`` in a world of network namespaces (tests/networks.py)."""
+"""Tests of ``--publish`` in a virtual network (tests/networks.py)."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def run_in_loop(start: Callable[..., Any], args: Any, options: dict[str, Any]) -
 
 
 def accept_list(start: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `start`, which takes the command as separate arguments, to take a list."""
+    """Return a function that passes the elements of a list to `start` as separate arguments."""
     return lambda args, **options: start(*([args] if isinstance(args, str) else args), **options)
 
 

@@ -1,4 +1,4 @@
-"""Tests of ways out of a sandbox with a network (tests/ways_out.py), in a world of namespaces.
+"""Tests of ways out of a sandbox with a network (tests/ways_out.py), in a virtual network.
 
 One sandbox of each kind tries all the ways at once. The same program on the machine shows that the
 ways lead to services where nothing denies them.
@@ -103,7 +103,7 @@ while True:
 
 @contextlib.contextmanager
 def targets(world: World) -> Iterator[dict[str, object]]:
-    """Yield the addresses of the world, while a neighbouring sandbox has a published port."""
+    """Yield the addresses in the network, while a neighbouring sandbox has a published port."""
     shown = world.run("ip", "-6", "-o", "addr", "show", "dev", "lan", "scope", "link").stdout
     command = [USERNSCTL, "run", "--network", "private", "--publish", f"0.0.0.0:{PUBLISHED}:80"]
     with subprocess.Popen(

@@ -1,6 +1,6 @@
 """Correct and wrong calls for test_typing.py, which are never executed.
 
-mypy and basedpyright must report each line that is marked `wrong`, and no other.
+mypy and basedpyright must report each line that is marked `type error`, and no other.
 """
 
 from __future__ import annotations
@@ -60,45 +60,45 @@ def right(ns: un.Namespace, file: IO[bytes], connection: socket.socket) -> None:
 
 
 def wrong(ns: un.Namespace) -> None:
-    un.run(["id"], moutn=True)  # wrong
-    un.run(["id"], capure_output=True)  # wrong
-    un.run(["id"], stdin="nope")  # wrong
-    un.run("ls", "-l")  # wrong
-    un.run(["id"], preexec_fn=print)  # wrong
-    un.run(["id"], shell=True)  # wrong
-    un.run(["id"], idmap="autp")  # wrong
-    un.run(["id"], idmap=7)  # wrong
-    un.run(["id"], propagation="sideways")  # wrong
-    un.run(["id"], mount="yes")  # wrong
-    un.run(["id"], timeout="1")  # wrong
-    un.run([7])  # wrong
-    un.call(["id"], capture_output=True)  # wrong
-    un.check_call(["id"], moutn=True)  # wrong
-    un.check_output(["id"], stdout=un.PIPE)  # wrong
-    un.check_output(["id"], check=True)  # wrong
-    un.Popen(["id"], capture_output=True)  # wrong
-    un.Popen(["id"], moutn=True)  # wrong
-    un.spawn(["id"], text=True)  # wrong
-    un.spawn(["id"], stdout="nope")  # wrong
-    un.enter("root", pid=True)  # wrong
+    un.run(["id"], moutn=True)  # type error
+    un.run(["id"], capure_output=True)  # type error
+    un.run(["id"], stdin="nope")  # type error
+    un.run("ls", "-l")  # type error
+    un.run(["id"], preexec_fn=print)  # type error
+    un.run(["id"], shell=True)  # type error
+    un.run(["id"], idmap="autp")  # type error
+    un.run(["id"], idmap=7)  # type error
+    un.run(["id"], propagation="sideways")  # type error
+    un.run(["id"], mount="yes")  # type error
+    un.run(["id"], timeout="1")  # type error
+    un.run([7])  # type error
+    un.call(["id"], capture_output=True)  # type error
+    un.check_call(["id"], moutn=True)  # type error
+    un.check_output(["id"], stdout=un.PIPE)  # type error
+    un.check_output(["id"], check=True)  # type error
+    un.Popen(["id"], capture_output=True)  # type error
+    un.Popen(["id"], moutn=True)  # type error
+    un.spawn(["id"], text=True)  # type error
+    un.spawn(["id"], stdout="nope")  # type error
+    un.enter("root", pid=True)  # type error
 
 
 def wrong_in_a_namespace(ns: un.Namespace) -> None:
-    ns.run(["id"], moutn=True)  # wrong
-    ns.run(["id"], capure_output=True)  # wrong
-    ns.run(["id"], stdin="nope")  # wrong
-    ns.run(["id"], idmap="auto")  # wrong
-    ns.popen(["id"], moutn=True)  # wrong
-    ns.check_output(["id"], stdout=un.PIPE)  # wrong
-    ns.spawn(["id"], sdtout=1)  # wrong
-    un.Namespace.create("auto", pid=True)  # wrong
-    un.Namespace.create("auto", moutn=True)  # wrong
-    un.Namespace.open_or_create("a", moutn=True)  # wrong
-    ns.exec(["id"], pid=True)  # wrong
+    ns.run(["id"], moutn=True)  # type error
+    ns.run(["id"], capure_output=True)  # type error
+    ns.run(["id"], stdin="nope")  # type error
+    ns.run(["id"], idmap="auto")  # type error
+    ns.popen(["id"], moutn=True)  # type error
+    ns.check_output(["id"], stdout=un.PIPE)  # type error
+    ns.spawn(["id"], sdtout=1)  # type error
+    un.Namespace.create("auto", pid=True)  # type error
+    un.Namespace.create("auto", moutn=True)  # type error
+    un.Namespace.open_or_create("a", moutn=True)  # type error
+    ns.exec(["id"], pid=True)  # type error
 
 
 def wrong_exec() -> None:
-    un.exec(["id"], stdout=1)  # wrong
+    un.exec(["id"], stdout=1)  # type error
 
 
 def sandbox_results(box: un.Sandbox, is_text: bool) -> None:
@@ -139,27 +139,27 @@ def gvisor_results(host: un.SandboxHost, is_text: bool) -> None:
 
 
 def wrong_in_a_sandbox(box: un.Sandbox) -> None:
-    box.run(["id"], txet=True)  # wrong
-    box.run(["id"], stdin="nope")  # wrong
-    box.run(["id"], idmap="auto")  # wrong
-    box.run(["id"], user=0)  # wrong
-    box.run("ls", "-l")  # wrong
-    box.check_output(["id"], txet=True)  # wrong
-    box.check_output(["id"], stdout=un.PIPE)  # wrong
-    box.popen(["id"], txet=True)  # wrong
-    box.popen(["id"], capture_output=True)  # wrong
-    box.popen(["id"], terminal=80)  # wrong
-    box.communicate("x")  # wrong
+    box.run(["id"], txet=True)  # type error
+    box.run(["id"], stdin="nope")  # type error
+    box.run(["id"], idmap="auto")  # type error
+    box.run(["id"], user=0)  # type error
+    box.run("ls", "-l")  # type error
+    box.check_output(["id"], txet=True)  # type error
+    box.check_output(["id"], stdout=un.PIPE)  # type error
+    box.popen(["id"], txet=True)  # type error
+    box.popen(["id"], capture_output=True)  # type error
+    box.popen(["id"], terminal=80)  # type error
+    box.communicate("x")  # type error
 
 
 def wrong_sandboxes(host: un.SandboxHost) -> None:
-    un.gvisor.run(["id"], txet=True)  # wrong
-    un.gvisor.run(["id"], network="sandbox")  # wrong
-    un.Sandbox(["id"], stdin="nope")  # wrong
-    un.Sandbox(["id"], txet=True)  # wrong
-    un.SandboxHost(networkk="host")  # wrong
-    un.SandboxHost(platform="xen")  # wrong
-    host.start(["id"], stdot=1)  # wrong
+    un.gvisor.run(["id"], txet=True)  # type error
+    un.gvisor.run(["id"], network="sandbox")  # type error
+    un.Sandbox(["id"], stdin="nope")  # type error
+    un.Sandbox(["id"], txet=True)  # type error
+    un.SandboxHost(networkk="host")  # type error
+    un.SandboxHost(platform="xen")  # type error
+    host.start(["id"], stdot=1)  # type error
 
 
 async def sandboxes_of_a_loop(box: un.Sandbox, host: un.SandboxHost) -> None:
@@ -167,10 +167,10 @@ async def sandboxes_of_a_loop(box: un.Sandbox, host: un.SandboxHost) -> None:
     started = await box.create_subprocess_exec("id", "-u", stdout=un.PIPE, limit=9, user=(1, 1))
     assert_type(started, un.SandboxProcess)
     assert_type(await un.SandboxHost.create_async(network="host"), un.SandboxHost)
-    await host.start_async(["id"], stdot=1)  # wrong
-    await box.create_subprocess_exec("id", text=True)  # wrong
-    await box.create_subprocess_exec("id", stdot=1)  # wrong
-    await un.SandboxHost.create_async(networkk="host")  # wrong
+    await host.start_async(["id"], stdot=1)  # type error
+    await box.create_subprocess_exec("id", text=True)  # type error
+    await box.create_subprocess_exec("id", stdot=1)  # type error
+    await un.SandboxHost.create_async(networkk="host")  # type error
 
 
 def templates(host: un.SandboxHost) -> None:
@@ -180,19 +180,19 @@ def templates(host: un.SandboxHost) -> None:
         host.pool(1, template=template, stdin=un.DEVNULL)
     with host.python_template(preload=["json"], code="1", cwd="/") as python:
         assert_type(python.start(["-c", "1"], env={"A": "b"}), un.Sandbox)
-    host.template(["id"], redy="port:1")  # wrong
-    host.template(["id"], ready="port:1", stdin=1)  # wrong
-    host.python_template(prelaod=["json"])  # wrong
-    template.start(stdot=1)  # wrong
-    template.start(stdout="nope")  # wrong
-    python.start(["-c", "1"], evn={"A": "b"})  # wrong
+    host.template(["id"], redy="port:1")  # type error
+    host.template(["id"], ready="port:1", stdin=1)  # type error
+    host.python_template(prelaod=["json"])  # type error
+    template.start(stdot=1)  # type error
+    template.start(stdout="nope")  # type error
+    python.start(["-c", "1"], evn={"A": "b"})  # type error
 
 
 async def templates_of_a_loop(template: un.Template, python: un.PythonTemplate) -> None:
     assert_type(await template.start_async(stdin=un.PIPE), un.Sandbox)
     assert_type(await python.start_async(["-c", "1"], cwd="/"), un.Sandbox)
-    await template.start_async(stdot=1)  # wrong
-    await python.start_async(["-c", "1"], stdot=1)  # wrong
+    await template.start_async(stdot=1)  # type error
+    await python.start_async(["-c", "1"], stdot=1)  # type error
 
 
 def pools(host: un.SandboxHost) -> None:
@@ -200,9 +200,9 @@ def pools(host: un.SandboxHost) -> None:
         with pool.acquire(timeout=1) as box:
             assert_type(box, un.Sandbox)
         assert_type(pool.stats(), un.PoolStats)
-    host.pool("2")  # wrong
-    host.pool(2, maxuses=1)  # wrong
-    pool.acquire(timeout="1")  # wrong
+    host.pool("2")  # type error
+    host.pool(2, maxuses=1)  # type error
+    pool.acquire(timeout="1")  # type error
 
 
 async def pools_of_a_loop(host: un.SandboxHost) -> None:
@@ -216,9 +216,9 @@ async def streams(ns: un.Namespace) -> None:
     await un.create_subprocess_exec("id", idmap="auto", net=True)
     async with await ns.create_subprocess_exec("id") as process:
         assert_type(process, Process)
-    await un.create_subprocess_exec(["id"])  # wrong
-    await un.create_subprocess_exec("id", text=True)  # wrong
-    await un.create_subprocess_exec("id", moutn=True)  # wrong
-    await ns.create_subprocess_exec("id", stdin="nope")  # wrong
-    await ns.create_subprocess_exec("id", capture_output=True)  # wrong
-    await ns.create_subprocess_exec("id", idmap="auto")  # wrong
+    await un.create_subprocess_exec(["id"])  # type error
+    await un.create_subprocess_exec("id", text=True)  # type error
+    await un.create_subprocess_exec("id", moutn=True)  # type error
+    await ns.create_subprocess_exec("id", stdin="nope")  # type error
+    await ns.create_subprocess_exec("id", capture_output=True)  # type error
+    await ns.create_subprocess_exec("id", idmap="auto")  # type error

@@ -21,7 +21,7 @@ exec usernsctl run -- echo ran
     ("limits", "cause"),
     [
         (["--nofile=64:64"], "descriptor-limit"),
-        # A limit that only root can raise, and one that the user could.
+        # --as also sets the hard limit, which only root can raise; --data only the soft limit.
         (["--as=1073741824:1073741824", "--data=1073741824:"], "address-space-limit"),
     ],
 )

@@ -203,8 +203,8 @@ static void set_times(int dir, const char *name, const struct agent_record *reco
         {.tv_nsec = UTIME_OMIT},
         {.tv_sec = record->seconds, .tv_nsec = (long)record->nanoseconds},
     };
-    /* A failure is ignored: not every file system can store every time, and fewer store those of
-     * links. */
+    /* A failure is ignored: many file systems limit the range of times, and some store no times of
+     * symbolic links. */
     syscall(SYS_utimensat, dir, name, times, flags);
 }
 

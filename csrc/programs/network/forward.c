@@ -136,7 +136,7 @@ static bool serve(struct connection *connection)
     return !connection->half[0].is_shut || !connection->half[1].is_shut;
 }
 
-/* Returns the events of one end to wait for. */
+/* Returns the poll(2) events to wait for at one end of a connection. */
 static short events_of(const struct connection *connection, int end)
 {
     const struct half *read = &connection->half[end], *written = &connection->half[1 - end];

@@ -107,8 +107,9 @@ int run_within(uint64_t most, struct un_error *err)
         end_all(child, status != UN_PROBE_LATE, &signals);
         return status;
     }
-    /* For kill(-first): the caller has started this process in a session of its own, so there is
-     * no terminal to lose. setpgid(2) would do, but is no call of a sandbox. */
+    /* Creates the process group for kill(-first). The caller has started this process in a session
+     * of its own, so there is no terminal to lose. setpgid(2) would suffice, but sandboxes do not
+     * call that, so a seccomp filter may kill its caller. */
     setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigprocmask(SIG_SETMASK, &before, NULL);

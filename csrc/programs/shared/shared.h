@@ -97,8 +97,8 @@ bool limits_parse(const char *text, struct un_limits *limits);
 /* ---- sandbox_group.c: the control groups of a sandbox ---------------------------------------- */
 
 struct sandbox_group {
-    int place[UN_GROUP_PARTS]; /* the parents, or -1 */
-    int dir[UN_GROUP_PARTS];   /* the groups, or -1; locked until this process ends */
+    int place[UN_GROUP_PARTS]; /* parent directories, or -1 */
+    int dir[UN_GROUP_PARTS];   /* group directories, or -1; locked until this process ends */
     int version[UN_GROUP_PARTS];
     char name[64];
 };

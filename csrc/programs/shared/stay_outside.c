@@ -25,7 +25,7 @@ bool stay_outside(int *status)
     un_default_sigchld(&sigchld);
     pid_t child = un_fork();
     if (child > 0) {
-        /* Only the command may have the environment. */
+        /* Erases this process's environment: only the command may have the variables. */
         for (char **at = environ; *at; at++)
             memset(*at, 0, strlen(*at));
         *status = un_exit_status_of(un_stand_in(child));

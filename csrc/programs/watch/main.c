@@ -431,8 +431,8 @@ static int watch(struct watch_args *args, uint64_t forks)
 {
     struct un_error err, ignored;
     struct un_supervision how = {.parent_pidfd = -1};
-    /* Opens missing standard streams: a descriptor 0 to 2 that was one of the caller's own files is
-     * closed here (close-on-exec). */
+    /* Opens /dev/null for each missing standard stream: execve(2) has closed a descriptor 0 to 2
+     * that was a close-on-exec file of the caller. */
     if (un_fill_stdio()) {
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);

@@ -69,9 +69,9 @@ static double seconds_between(struct timeval from, struct timeval to)
     return (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_usec - from.tv_usec) / 1e6;
 }
 
-/* Adds the processor time of all processes that have ended, with those that runsc has waited for.
- * execve(2) keeps the usage of the children that were reaped before: their times are subtracted,
- * and the greatest resident set size is unknown if it may be of one of them. */
+/* Adds the usage of all reaped descendants. execve(2) keeps the usage of children that were reaped
+ * before: `before` is subtracted from the times, and the greatest resident set size is unknown
+ * unless it has grown since. */
 static void add_usage(struct un_text *text, const struct rusage *before)
 {
     struct rusage usage;

@@ -639,7 +639,8 @@ def _other_runsc(tree: Tree, path: str | None, deadline: float) -> str | None:
 def _systems_runsc(tree: Tree, path: str | None) -> str | None:
     """Return the real path of `path` if its name is runsc and only root can replace the file.
 
-    Only such a file may be made executable for all: a variable can name any file, even a secret.
+    Only such a file may be made executable for all users: an environment variable can name any
+    file, even a secret.
     """
     real = tree.real(os.path.abspath(path)) if path else ""
     return real if os.path.basename(real) == "runsc" and tree.is_roots(real) else None

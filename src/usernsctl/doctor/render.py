@@ -28,7 +28,10 @@ _PLACES: dict[str, Place] = {"docker": "docker", "podman": "podman", "kubernetes
 
 
 def place(report: Report) -> Place:
-    """Return where remedies apply: this container's engine, else the purpose's, else the host."""
+    """Return where remedies apply: a container engine, or the host.
+
+    The engine of this container takes precedence over the engine of the report's purpose.
+    """
     container = report.facts.get("container")
     engine = container.get("engine") if isinstance(container, dict) else None
     return _PLACES.get(str(engine)) or _PLACES.get(report.purpose) or "host"

@@ -21,7 +21,7 @@ AREAS = ("namespaces", "maps", "helpers", "runsc", "network", "bundle", "command
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cause as its file has it; see :class:`~usernsctl.explain.model.Cause` for the fields.
+    """A cause as read from its file; see :class:`~usernsctl.explain.model.Cause` for the fields.
 
     :ivar in_vm: whether only the tests in the virtual machine reproduce the cause, since not every
         machine can have the failure.

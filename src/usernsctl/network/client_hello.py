@@ -25,7 +25,7 @@ UNRECOGNIZED_NAME = 112
 
 
 class NotAllowed(Exception):
-    """Error of a ClientHello that the proxy does not forward, with the reason as the message.
+    """Error for a ClientHello that the proxy does not forward; its message is the reason.
 
     :ivar alert: the description of the fatal alert for the client; ``None`` if what the client
         sent is not TLS.

@@ -1,10 +1,10 @@
-"""HTTP/1.1 requests to the proxy: a strict parser, and what the proxy sends on.
+"""HTTP/1.1 requests to the proxy: a strict parser, and the requests that the proxy forwards.
 
 A request that two programs could read in different ways is refused, not repaired: the proxy would
 check one host, and a server or a further proxy would answer for another (request smuggling). So
-this parser knows less than RFC 9112 lets a recipient accept: no line ends without CR, no folded
-lines, no repeated Host or Content-Length, no length beside a transfer coding, no chunk extensions
-and no trailers. The request that goes on is written anew from what the parser understood.
+this parser rejects forms that RFC 9112 lets a recipient accept: line endings without CR, folded
+lines, repeated Host or Content-Length, a length beside a transfer coding, chunk extensions and
+trailers. The proxy forwards a new request, written from the parsed fields.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OWN = frozenset((b"host", b"content-length", b"transfer-encoding"))
 
 
 class BadRequest(Exception):
-    """Error of a request that the proxy can't parse, with the reason as the message.
+    """Error for a request that the proxy can't parse; its message is the reason.
 
     :ivar status: the status code and reason phrase of the answer.
     """

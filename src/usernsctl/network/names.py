@@ -26,7 +26,7 @@ _LABEL = _DIGITS | frozenset("abcdefghijklmnopqrstuvwxyz-_")
 
 
 class NotAName(ValueError):
-    """Error of a text that is not the name of a host, with the reason as the message."""
+    """Error for a text that is not a host name; its message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

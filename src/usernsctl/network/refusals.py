@@ -35,7 +35,7 @@ class Refusal:
     """A refusal of a proxy.
 
     :ivar text: the host with its port, as far as they are known, and the reason, in one line.
-    :ivar count: how often.
+    :ivar count: the number of its occurrences.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Refusal:
 
 
 def create() -> FileIO:
-    """Return an empty table in memory."""
+    """Create an empty table of refusals in a memfd."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     file = FileIO("usernsctl-refusals", "r+", opener=lambda name, _: os.memfd_create(name, flags))
     with contextlib.ExitStack() as failed:
@@ -56,7 +56,7 @@ def create() -> FileIO:
 
 
 def create_file(path: str, directory: int) -> FileIO:
-    """Return an empty table in a new file.
+    """Create an empty table of refusals in a new file.
 
     :param directory: a descriptor of the directory that `path` starts from.
     :raises OSError: the file can't be made.

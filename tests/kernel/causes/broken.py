@@ -328,7 +328,7 @@ def few_ids() -> None:
         os.close(descriptor)
 
 
-#: Ways that only root can apply, before it changes to NOBODY.
+#: Ways to break the machine that only root can apply, before it changes to NOBODY.
 FOR_ROOT: dict[str, Callable[[], None]] = {
     "chroot": chroot,
     "proc-read-only": proc_read_only,
@@ -351,8 +351,8 @@ FOR_ROOT: dict[str, Callable[[], None]] = {
     "other-group": other_group,
     "few-ids": few_ids,
 }
-#: Ways for all users, which root applies before it changes to NOBODY: afterwards, they would need
-#: no_new_privs.
+#: Ways to break the machine that any user can apply. Root applies these before it changes to
+#: NOBODY: afterwards, they would need no_new_privs.
 EARLY: dict[str, Callable[[], None]] = {
     "seccomp-engine": seccomp_engine,
     "seccomp-flags": seccomp_flags,
@@ -364,7 +364,7 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-fork": seccomp_fork,
     "landlock": landlock,
 }
-#: Ways for all users, which root applies after it has changed to NOBODY.
+#: Ways to break the machine that any user can apply. Root first changes to NOBODY.
 LATE: dict[str, Callable[[], None]] = {
     "seccomp-prctl": seccomp_prctl,
     "no-new-privs": no_new_privs,

@@ -12,7 +12,7 @@ import pytest
 from conftest import Program
 from processes import capture
 
-# Verbs, and whether they write to standard error in place of standard output.
+# Command lines, and whether their output goes to standard error instead of standard output.
 CALLS = {
     "--help": False,
     "--version": False,

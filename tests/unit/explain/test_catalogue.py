@@ -84,7 +84,7 @@ def cause_arguments(node: ast.AST) -> list[ast.expr]:
 
 
 def constants(value: ast.expr) -> list[str]:
-    """Return the possible values of an expression that is an id."""
+    """Return the ids that a constant or a conditional expression can evaluate to."""
     if isinstance(value, ast.IfExp):
         return constants(value.body) + constants(value.orelse)
     if isinstance(value, ast.Constant) and ID.fullmatch(str(value.value)):

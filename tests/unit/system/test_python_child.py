@@ -71,7 +71,7 @@ def test_child_finds_the_package_of_its_parent(
     installation: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
     environ = installation(tmp_path)
-    # The interpreter outside of the virtual environment, which has no packages.
+    # The interpreter outside the virtual environment: it does not find the environment's packages.
     base = os.path.realpath(sys.executable)
     probe = subprocess.run([base, "-I", "-c", "import usernsctl"], capture_output=True, timeout=60)
     if probe.returncode == 0:

@@ -113,7 +113,8 @@ class CommandDefaults(NamedTuple):
     def complete(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the options of a command, completed with these defaults.
 
-        A command with a user of its own gets neither the groups nor the variables of `user`.
+        If `options` has a user, the command gets neither the groups nor the variables of these
+        defaults.
         """
         completed = dict(options)
         if self.cwd is not None:

@@ -133,7 +133,10 @@ class _Counts:
         return self.files + self.directories + self.links + self.skipped_count
 
     def skip(self, path: bytes, mode: int) -> None:
-        """Count a FIFO, socket or device; if `mode` is 0, an entry that was replaced meanwhile."""
+        """Count an entry that is not copied.
+
+        :param mode: the mode of the FIFO, socket or device; 0 if the entry was replaced meanwhile.
+        """
         self._add_skipped(path, _SKIPPED_KINDS.get(stat.S_IFMT(mode), _REPLACED))
 
     def skip_link(self, path: bytes) -> None:
@@ -417,7 +420,9 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
 
 
 def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int) -> int:
-    """Read the remaining records of a file into `view`, and bytes that do not fit into `more`.
+    """Read the data of a file into `view`, and the rest into `more`.
+
+    The rest begins with the first record for which `view` has too little room.
 
     :returns: the number of bytes in `view`.
     """

@@ -355,7 +355,8 @@ def _machine(facts: Facts) -> Iterable[Record]:
         if name != "etc":
             yield record("machine", name)
         elif facts.homes is None:
-            # Root or another user may perform a frozen launch, so decide at the start.
+            # The user who starts a frozen launch is unknown here. The start chooses between the
+            # two cases below.
             yield record("guarded", name)
         elif facts.is_root:
             # Root could read private files that are created in /etc later, so copy it now.
@@ -493,7 +494,7 @@ def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> 
     if cwd is None and facts.bundle is not None:
         cwd = process.get("cwd") or "/"
     if cwd is None and facts.tree not in (None, "/"):
-        # The current directory's path names another directory in another root filesystem.
+        # The path of the current directory would name another directory in that tree.
         cwd = "/"
     return StartValues(
         args=tuple(process["args"]),

@@ -27,11 +27,11 @@ class Container(Protocol):
         """Return whether the sandbox ends within `seconds`."""
 
     def end_error(self) -> SandboxEndedError:
-        """Return the error of a command for this sandbox, which has ended."""
+        """Return the error to raise for a command, since the sandbox has ended."""
 
 
 def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
-    """Return the error of a command for the sandbox `id`, which has ended.
+    """Return the error to raise for a command, since the sandbox `id` has ended.
 
     :param reason: the error that has ended the sandbox, if it is known.
     """

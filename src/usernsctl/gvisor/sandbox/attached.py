@@ -302,7 +302,7 @@ class AttachedSandbox:
             self.kill()
 
     def end_error(self) -> SandboxEndedError:
-        """Return the error of a command for this sandbox, which has ended."""
+        """Return the error to raise for a command, since the sandbox has ended."""
         return ended_error(self._id, self.limit_error())
 
     def ends_within(self, seconds: float) -> bool:

@@ -221,7 +221,7 @@ class DetachedSandbox:
         return None
 
     def end_error(self) -> SandboxEndedError:
-        """Return the error of a command for this sandbox, which has ended."""
+        """Return the error to raise for a command, since the sandbox has ended."""
         return ended_error(self.record.id, self.limit_error())
 
     @classmethod

@@ -274,7 +274,7 @@ static void test_a_tree_is_created_with_modes_and_times(void)
     remove_tree(below("a"));
 }
 
-/* Sends one record in a directory that is created, and returns the errno of the answer. */
+/* Sends a directory that contains one record. Returns the errno of the answer. */
 static int create_one(uint32_t kind, const char *name)
 {
     struct sent sent;

@@ -201,7 +201,7 @@ static int only_receives(void *arg)
     return (int)syscall(SYS_exit_group, 0);
 }
 
-/* Tries to send with structures that the receiver does not fill in. */
+/* Checks that sendmsg(2) accepts only the message headers that the receiver fills in. */
 static void check_replies(int bound, struct client_reply *replies, int readable)
 {
     struct client_reply copy = replies[CLIENTS_MAX - 1];
@@ -212,7 +212,7 @@ static void check_replies(int bound, struct client_reply *replies, int readable)
         last - (1ULL << 32), 0};
     for (size_t i = 0; i < COUNT(others); i++)
         CHECK_DENIED((int)syscall(SYS_sendmsg, bound, others[i], 0));
-    /* sendmsg(2) fails for an entry without a client, whose structure has no address. */
+    /* Allowed, but fails: an entry without a client has no address. */
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[0].head, 0), -1);
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[CLIENTS_MAX - 1].head, 0), 1);
     CHECK_DENIED((int)sendto(bound, "x", 1, 0, &replies[0].address.any, sizeof(struct sockaddr)));
