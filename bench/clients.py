@@ -44,7 +44,7 @@ Call = Callable[[], object]
 
 @contextmanager
 def inspect_ai(loop: asyncio.Runner) -> Iterator[tuple[Call, Call]]:
-    """Yield calls that run a command in an existing sandbox."""
+    """Yield functions that run a command in an existing sandbox."""
     from inspect_ai.util._sandbox.local import LocalSandboxEnvironment
     from inspect_provider import GvisorSandbox
 
@@ -58,7 +58,7 @@ def inspect_ai(loop: asyncio.Runner) -> Iterator[tuple[Call, Call]]:
 
 @contextmanager
 def llm_sandbox() -> Iterator[tuple[Call, Call]]:
-    """Yield calls that run code in a session."""
+    """Yield functions that run code in a session."""
     from llm_sandbox.bubblewrap import BubblewrapSession
     from llm_sandbox_session import GvisorSession
 
@@ -68,7 +68,7 @@ def llm_sandbox() -> Iterator[tuple[Call, Call]]:
 
 
 def gvisor_package() -> tuple[Call, Call]:
-    """Return calls that start a sandbox, run a command in it and end it."""
+    """Return functions that start a sandbox, run a command in it and end it."""
     alone = [sys.executable, "-I", "-c", GVISOR]
     within = [SCRIPTS / "usernsctl-exec", "-c", "-m", "--", *alone]
     return lambda: subprocess.run(within, check=True), lambda: subprocess.run(alone, check=True)
@@ -76,7 +76,7 @@ def gvisor_package() -> tuple[Call, Call]:
 
 @contextmanager
 def smolagents() -> Iterator[tuple[Call, Call]]:
-    """Yield calls that run a step of an agent in an interpreter that exists."""
+    """Yield functions that run a step of an agent in an existing interpreter."""
     from smolagents import LocalPythonExecutor
     from smolagents.monitoring import AgentLogger
     from smolagents_executor import GvisorExecutor
@@ -90,7 +90,7 @@ def smolagents() -> Iterator[tuple[Call, Call]]:
 
 @contextmanager
 def jupyter() -> Iterator[tuple[Call, Call]]:
-    """Yield calls that start a kernel, run a cell and shut the kernel down."""
+    """Yield functions that start a kernel, run a cell and shut the kernel down."""
     from jupyter_client.manager import start_new_kernel
 
     def call(name: str) -> None:

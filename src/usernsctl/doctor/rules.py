@@ -361,7 +361,7 @@ def from_service(seen: Seen) -> Evidence:
 def shared(seen: Seen) -> Evidence:
     probe = seen.probes.get("ranges")
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
-    # The core's notice (csrc/facts/subid.c).
+    # A part of the core's notice about overlapping ranges (csrc/facts/subid.c).
     return tuple(line for line in lines if "ids that this user has too" in line)
 
 

@@ -75,7 +75,7 @@ def cause_ids(met: BugReportText) -> list[str]:
 
 
 def score(texts: Iterable[BugReportText]) -> Counter[str]:
-    """Count the texts that are recognised, have a right cause first, or have only wrong causes."""
+    """Count all texts, those with any cause, a right first cause, and only wrong causes."""
     found: Counter[str] = Counter()
     for met in texts:
         causes = cause_ids(met)

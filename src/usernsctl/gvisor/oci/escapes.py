@@ -142,7 +142,10 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
 
 
 def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Violation:
-    """Return the violation for a source outside, which at most a trusted bundle may mount."""
+    """Return the violation for a bind-mount source outside the bundle.
+
+    Sources that even a trusted bundle may not mount have another violation.
+    """
     try:
         os.close(open_source(bundle, source, trusted=True))
     except ForbiddenSource as error:

@@ -45,7 +45,7 @@ static void addresses_and_gateways_are_found(struct prefixes *found)
     CHECK(!has_prefix(found, AF_INET, "10.81.0.0", 16));
 }
 
-/* Returns the errno of a packet's way to the address, or 0. */
+/* Returns 0 if the kernel has a route to the address, else the errno of connect(2). */
 static int connect_to(const char *address)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(9)};
