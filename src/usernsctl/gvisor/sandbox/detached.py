@@ -404,6 +404,10 @@ class DetachedSandbox:
         with self._unless_closed():
             is_locked = self._entry.lock()
         self.kill()
+        # The keeper ends the network of the sandbox, which holds published ports, before itself.
+        deadline = deadline_after(_KEEPER_SECONDS)
+        for pidfd in pidfds:
+            wait_readable(pidfd, timeout=seconds_left(deadline))
         end_processes(self.record.id, pidfds)
         self.has_ended()
         with self._unless_closed():
