@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,6 +199,21 @@ def test_runsc_that_does_not_end_is_refused(
 ) -> None:
     with pytest.raises(RunscError, match="did not end within 0 seconds"):
         release_of(str(program(answer)), seconds=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
+def test_runsc_that_can_not_be_killed_is_not_waited_for(
+    cache: Path, program: FakeRunscFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it were a setuid program of another user."""
+    groups = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", lambda pid, signal: groups.append(pid))
+        patch.setattr(releases, "_KILL_SECONDS", 0.01)
+        with pytest.raises(RunscError, match="did not end within 0 seconds"):
+            release_of(str(program("exec sleep 600")), seconds=0.01)
+    os.killpg(groups[0], signal.SIGKILL)
+    os.waitpid(groups[0], 0)
 
 
 def test_a_wrapper_is_killed_with_its_children(

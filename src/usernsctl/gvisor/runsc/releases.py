@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Environment of ``runsc --version``.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _SECONDS = 10.0
+# The time limit for the end of a killed process.
+_KILL_SECONDS = 2
 # The output of runsc itself has about 60 bytes, but a crash prints the stacks of all goroutines.
 _OUTPUT_MAX = 1 << 16
 
@@ -195,7 +197,7 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
             # In a session of its own, so that all processes of a wrapper can be killed.
             start_new_session=True,
         )
-    with process, _killed(process):
+    with _killed(process):
         assert process.stdout is not None
         pipe, output = process.stdout.fileno(), b""
         while wait_readable(pipe, timeout=seconds_left(deadline)):
@@ -212,16 +214,24 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
 
 @contextlib.contextmanager
 def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill the group of a process, unless the block has waited for the end of the process."""
+    """Kill the group of a process, unless the block has waited for the end of the process.
+
+    A process that another user has started, such as a setuid program, may survive.
+    """
     import signal
+    import subprocess
 
     try:
         yield
     finally:
+        assert process.stdout is not None
+        process.stdout.close()
         # The pid of a process that was not reaped still names the group.
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_KILL_SECONDS)
 
 
 # ---- cache ---------------------------------------------------------------------------------------
