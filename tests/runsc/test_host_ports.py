@@ -196,6 +196,43 @@ def test_publish_with_network_host_raises() -> None:
         un.Sandbox(["/bin/true"], network="host", publish=[80])
 
 
+@pytest.mark.parametrize("max_uses", [1, 2])
+def test_each_sandbox_of_a_pool_has_its_own_port(host: un.SandboxHost, max_uses: int) -> None:
+    with host.pool(2, limit=2, publish=[8000], max_uses=max_uses) as pool:
+        with pool.acquire(timeout=60) as one, pool.acquire(timeout=60) as other:
+            for box in (one, other):
+                box.run(["sh", "-c", '"$@" >/dev/null 2>&1 &', "sh", *COMMAND], check=True)
+                assert get(*box.ports[8000], f"/{box.id}") == f"/{box.id}"
+            addresses = [one.ports[8000], other.ports[8000]]
+        assert addresses[0] != addresses[1]
+        with pool.acquire(timeout=60) as box:
+            if max_uses == 2:
+                assert box.ports[8000] in addresses
+                # The server of the first lease was killed.
+                with pytest.raises(OSError, match=r"closed connection|reset|refused"):
+                    urllib.request.urlopen("http://{}:{}/".format(*box.ports[8000]), timeout=30)
+            else:
+                assert box.ports[8000] not in addresses
+    assert all(is_closed(*address) for address in addresses)
+
+
+def test_invalid_ports_of_a_pool_raise(host: un.SandboxHost) -> None:
+    with pytest.raises(ValueError, match="port 8080 of this machine leads to one sandbox, but"):
+        host.pool(1, publish=["8080:80"])
+    with pytest.raises(ValueError, match="publish: '80' is not"):
+        host.pool(1, publish=["80"])
+    with (
+        un.SandboxHost(network="host") as with_network,
+        pytest.raises(ValueError, match="exclude each other"),
+    ):
+        with_network.pool(1, publish=[80])
+    with (
+        host.template() as template,
+        pytest.raises(ValueError, match="sandboxes of a template have no published ports"),
+    ):
+        host.pool(1, template=template, publish=[80])
+
+
 HELD = f"""
 import sys, time, usernsctl
 box = usernsctl.Sandbox({COMMAND!r}, network=sys.argv[1], publish=[8000])

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import (
     TYPE_CHECKING,
@@ -35,6 +35,7 @@ from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.activity import Activity
 from usernsctl.gvisor.agent.protocol import agent_error
 from usernsctl.gvisor.launch.limits import check_duration
+from usernsctl.gvisor.launch.options import iterable
 from usernsctl.gvisor.pool.keeper import Closed, Keeper, PoolStats, PoolTimeout, Rules, Waiter
 from usernsctl.gvisor.pool.leftovers import check_leftovers, read_leftovers
 from usernsctl.gvisor.sandbox.host_namespace import HostBase
@@ -405,6 +406,7 @@ class PoolOptions(TypedDict, total=False):
     start_timeout: float
     env: Mapping[str, str] | None
     in_cgroup: StrOrBytesPath | int | None
+    publish: Iterable[str | int]
     stdin: Stream
     stdout: Stream
     stderr: Stream
@@ -446,6 +448,9 @@ class SandboxPool(Closing, AsyncClosing):
     :param env: variables of the sandboxes, as for :class:`usernsctl.Sandbox`; not with `template`,
         which has its variables.
     :param in_cgroup: the control group of the sandboxes, as for :class:`usernsctl.Sandbox`.
+    :param publish: ports that lead to ports of each sandbox, as for :class:`usernsctl.Sandbox`; not
+        with `template`. A port of this machine leads to one sandbox, so with a `limit` of more than
+        one it must be free: ``[ADDR:]0:INSIDE`` or the number INSIDE. ``box.ports`` has its number.
     :param stdin: the standard input of the template's command, DEVNULL by default; the same holds
         for `stdout` and `stderr`.
     :raises TypeError: an argument has the wrong type.
@@ -468,6 +473,7 @@ class SandboxPool(Closing, AsyncClosing):
         start_timeout: float = START_SECONDS,
         env: Mapping[str, str] | None = None,
         in_cgroup: StrOrBytesPath | int | None = None,
+        publish: Iterable[str | int] = (),
         stdin: Stream = DEVNULL,
         stdout: Stream = DEVNULL,
         stderr: Stream = DEVNULL,
@@ -486,13 +492,16 @@ class SandboxPool(Closing, AsyncClosing):
         checks.variables(env)
         if template is not None and env is not None:
             raise ValueError("env can't be changed: the command of the template has its variables")
+        ports = _check_ports(publish, host, rules)
+        if template is not None and ports:
+            raise ValueError("publish: the sandboxes of a template have no published ports")
         how |= {"in_cgroup": in_cgroup, "timeout": seconds}
 
         def start() -> Sandbox:
             if template is not None:
                 return template.start(**how)
             kind = Sandbox if rules.max_uses == 1 else _ReusableSandbox
-            return kind(None, host=host, env=env, **how)
+            return kind(None, host=host, env=env, publish=ports, **how)
 
         boxes = SandboxMaker(start, seconds, warms=template is None, reuses=rules.max_uses > 1)
         self._keeper = Keeper[Sandbox](boxes, rules)
@@ -576,6 +585,28 @@ class SandboxPool(Closing, AsyncClosing):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a SandboxPool can't be copied or pickled: create a pool in each process")
+
+
+def _check_ports(given: Iterable[str | int], host: HostBase, rules: Rules) -> tuple[str | int, ...]:
+    """Return the argument `publish` of each sandbox, after a check.
+
+    :raises TypeError: the argument has the wrong type.
+    :raises ValueError: the argument has a wrong value, or the sandboxes can't have such ports.
+    """
+    if given == ():
+        return ()
+    from usernsctl.gvisor.sandbox.ports import check_network, parse_ports
+
+    given = tuple(iterable("publish", given))
+    ports = parse_ports(given)
+    check_network(ports, host.request.network)
+    for port in ports:
+        if port.outside and rules.limit > 1:
+            raise ValueError(
+                f"publish: port {port.outside} of this machine leads to one sandbox, but the pool "
+                f"has up to {rules.limit}; 0 stands for a free port for each"
+            )
+    return given
 
 
 def _rules(

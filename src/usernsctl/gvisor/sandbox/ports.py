@@ -37,6 +37,17 @@ def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
     return tuple(ports)
 
 
+def check_network(ports: Sequence[PublishedPort], network: str) -> None:
+    """Check that sandboxes with a network can have published ports.
+
+    :raises ValueError: the network is that of the machine, or of kept namespaces.
+    """
+    if ports and network == "host":
+        raise ValueError("publish and network='host' exclude each other")
+    if ports and network == JOINED:
+        raise ValueError("publish: the network of the host's namespace has no published ports")
+
+
 def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
     """Make sockets for ports in the network namespace of the caller.
 
@@ -44,10 +55,7 @@ def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
     :raises ValueError: the sandbox has the network of the machine, or of kept namespaces.
     :raises RunscError: a port is taken (cause ``port-taken``), or can't be bound.
     """
-    if ports and network == "host":
-        raise ValueError("publish and network='host' exclude each other")
-    if ports and network == JOINED:
-        raise ValueError("publish: the network of the host's namespace has no published ports")
+    check_network(ports, network)
     with contextlib.ExitStack() as undo:
         sockets = [undo.enter_context(_bind(port)) for port in ports]
         return BoundPorts(ports, sockets, undo.pop_all())
