@@ -104,7 +104,8 @@ static int add_user(struct writing *writing)
     un_text_add_number(writing->text, is_mapped ? writing->moment->id[UN_UID] : 0);
     un_text_add(writing->text, ", \"gid\": ");
     un_text_add_number(writing->text, is_mapped ? writing->moment->id[UN_GID] : 0);
-    if (is_mapped)
+    /* A namespace with one id has no other groups, also not those that list root. */
+    if (is_mapped && !(writing->maps && has_one_id(writing->maps)))
         add_groups(writing);
     un_text_add(writing->text, "}");
     return 0;

@@ -64,6 +64,7 @@ def here(usernsctl: Program, tree: Path, tmp_path: Path) -> Callable[..., Path]:
         ("9:data", "9 42 42"),
         ("9", "9 9 9"),
         ("toor", "0 0 0"),
+        ("root", "0 0 0"),
     ],
 )
 def test_names_are_looked_up_in_the_sandbox(
