@@ -60,6 +60,9 @@
 #define KILL_TIMEOUT_MS 10000
 /* The time in which gVisor's processes exit once gVisor's kernel has ended. */
 #define REAP_MS 200
+/* The time before the end of the command in which a signal that could not be delivered means that
+ * nobody waits for the output any longer. */
+#define UNDELIVERED_MS 5000
 
 extern char **environ;
 
@@ -207,6 +210,13 @@ static bool must_end(struct watch_args *args, pid_t child)
            start_limit_is_over(&args->start, args->command);
 }
 
+/* Returns whether a terminating signal came when the command had ended, or was about to end. */
+static bool is_terminated_at_end(const struct watch_args *args, const struct un_supervision *how)
+{
+    return how->is_terminated_late ||
+           (args->undelivered && un_now_ms() - args->undelivered < UNDELIVERED_MS);
+}
+
 /* Kills runsc if the sandbox must end. The other processes are killed after runsc has ended. */
 static int look_after(pid_t child, void *arg)
 {
@@ -336,10 +346,10 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
     if (is_of_runsc)
         return;
     bool delivered = run_kill(args->program, sig < REALTIME_MIN ? args->kill : args->raise, sig);
-    if (delivered || is_job_control)
-        return;
-    args->undelivered = args->undelivered || un_is_terminating(sig);
-    signal_runsc(args, child, sig);
+    if (un_is_terminating(sig))
+        args->undelivered = delivered ? 0 : un_now_ms();
+    if (!delivered && !is_job_control)
+        signal_runsc(args, child, sig);
 }
 
 /* Runs runsc, and waits for it. Returns 0 in the child, -1 after a failure, and otherwise the pid
@@ -376,7 +386,7 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     if (child > 0 && is_given_up(args))
         kill_descendants(&args->spared);
     if (child > 0)
-        pump_wait(&args->pump, is_given_up(args) || args->undelivered || how->is_terminated_late);
+        pump_wait(&args->pump, is_given_up(args) || is_terminated_at_end(args, how));
     if (child > 0 && args->start.is_over)
         return un_fail(err, UN_STEP_RUNSC, 0, "runsc-hung",
                        "runsc had not started the sandbox after %" PRIu32 " s",

@@ -117,7 +117,8 @@ struct watch_args {
     bool has_terminal;   /* whether the command has a terminal */
     bool reraise_signal; /* whether to die by the signal that killed the command */
     bool signalled;      /* whether a forwarded signal may have killed runsc itself */
-    bool undelivered;    /* whether a terminating signal came before or after the command */
+    int64_t undelivered; /* when the last terminating signal came, of un_now_ms(), if it could not
+                            be delivered to the command; otherwise 0 */
     struct start_limit start;
     struct un_limits limits;
     struct sandbox_group group;
