@@ -41,13 +41,13 @@ static bool has_mark(int place, const char *name)
     return fgetxattr(place, name, value, sizeof value) == 1 && *value == '1';
 }
 
-/* The most bytes to read of a unit file. systemd limits each of its lines to 1 MiB, and the user
- * can write what they like. */
-#define UNIT_MAX (4 << 20)
+/* The most lines of a unit file to read, or parts of longer lines. The user can write what they
+ * like, and systemd limits each line to 1 MiB. */
+#define UNIT_PARTS_MAX 16384
 
 /* Returns whether the transient unit file UNIT of this user's manager sets Delegate=. systemd
  * writes such a file for systemd-run(1), with Delegate=no, Delegate=yes or Delegate=CONTROLLERS.
- * A file of more than UNIT_MAX bytes delegates nothing. */
+ * Of a longer file, the rest is not read. */
 static bool is_delegated_by_file(const char *users, uint32_t uid, const char *unit)
 {
     static const char key[] = "Delegate=";
@@ -59,12 +59,11 @@ static bool is_delegated_by_file(const char *users, uint32_t uid, const char *un
         (int)sizeof path)
         return false;
     int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    bool is_own = fd >= 0 && !fstat(fd, &status) && S_ISREG(status.st_mode) &&
-                  status.st_uid == uid && status.st_size <= UNIT_MAX;
+    bool is_own = fd >= 0 && !fstat(fd, &status) && S_ISREG(status.st_mode) && status.st_uid == uid;
     un_auto_fclose FILE *file = is_own ? fdopen(fd, "r") : NULL;
     if (!file)
         un_close_quietly(fd);
-    while (file && fgets(part, sizeof part, file)) {
+    for (int i = 0; i < UNIT_PARTS_MAX && file && fgets(part, sizeof part, file); i++) {
         if (begins_line && un_begins(part, key))
             is_delegated = !un_begins(part + strlen(key), "no\n");
         begins_line = strchr(part, '\n') != NULL;
