@@ -182,8 +182,11 @@ static const char *creation_failed(const struct un_error *err, const char *proc)
 {
     int errnum = err->errnum;
     char path[64];
-    if (is_other_call(err) && is_refused_by_filter(errnum, proc))
+    bool is_descriptor = !strcmp(err->detail, UN_CHILD_DESCRIPTOR);
+    if ((is_descriptor || is_other_call(err)) && is_refused_by_filter(errnum, proc))
         return "seccomp-denies-call";
+    if (is_descriptor)
+        return NULL;
     switch (errnum) {
     case EPERM:
         return creation_denied(err, proc);

@@ -87,6 +87,9 @@ bool un_runsc_has_ended(const char *debug, int *wait_status);
  * this process, or the helper that writes the file. Returns NULL if none is known. */
 const char *un_cause_of_closed_proc(const char *proc);
 
+/* The detail of an error of UN_STEP_CLONE: a descriptor could not be copied or sent. */
+#define UN_CHILD_DESCRIPTOR "a descriptor for usernsctl-child"
+
 /* ---- cgroup.c: failures to start a child in a control group ---------------------------------- */
 
 /* Adds the cause and the path to `err`, the error of a clone3(2) into the cgroup whose directory is

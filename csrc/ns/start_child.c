@@ -112,17 +112,6 @@ static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
     return 0;
 }
 
-/* Fails because of a call that copies or sends a descriptor. Only a seccomp filter refuses such a
- * call. */
-static int fail_descriptor(struct un_error *err)
-{
-    bool is_filtered = errno == EPERM || errno == EACCES || errno == ENOSYS;
-    un_fail_errno(err, UN_STEP_CLONE, "a descriptor for usernsctl-child");
-    if (is_filtered)
-        err->cause = "seccomp-denies-call";
-    return -1;
-}
-
 /* Executes the child program. Returns only on failure. */
 static int execute_program(void *arg)
 {
@@ -135,12 +124,12 @@ static int execute_program(void *arg)
     if (start->is_empty)
         un_close_all_fds_at_exec();
     if (copy_fds(child, fd))
-        return fail_descriptor(child->err);
+        return un_fail_errno(child->err, UN_STEP_CLONE, UN_CHILD_DESCRIPTOR);
     if (!start->is_empty && start->prepare(start->arg, child->err))
         return -1;
     for (int i = 0; i < UN_TASK_FDS && !start->is_empty; i++)
         if (fd[i] >= 0 && fcntl(fd[i], F_SETFD, 0))
-            return fail_descriptor(child->err);
+            return un_fail_errno(child->err, UN_STEP_CLONE, UN_CHILD_DESCRIPTOR);
     un_task_argv_set_fds(child->words, fd);
     execve(start->program, (char *const *)child->words->argv,
            start->environment ? (char *const *)start->environment : nothing);
@@ -165,7 +154,7 @@ static int receive_socket(int handover, struct un_start *start, struct un_error 
     if (got < 0 && errno == EAGAIN)
         return un_fail_ended(start->pidfd, err);
     if (got != 1 || received.fd_count != 1)
-        return fail_descriptor(err);
+        return un_fail_errno(err, UN_STEP_CLONE, UN_CHILD_DESCRIPTOR);
     start->socket = received.fd[0];
     if (un_send(start->socket, "", 1, NULL, 0))
         return 0;
