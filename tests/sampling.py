@@ -28,8 +28,12 @@ def covering(variants: Sequence[Mapping[str, Hashable]]) -> list[bool]:
 
 
 def spread(total: int, count: int) -> list[bool]:
-    """Return for each of `total` variants whether it belongs to a sample of `count`."""
-    taken = {step * total // count for step in range(count)} if count < total else range(total)
+    """Return for each of `total` variants whether it belongs to a sample of `count`.
+
+    Samples of more than one have the first and the last variant.
+    """
+    count = min(count, total)
+    taken = {step * (total - 1) // max(count - 1, 1) for step in range(count)}
     return [position in taken for position in range(total)]
 
 

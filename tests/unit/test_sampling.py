@@ -39,3 +39,10 @@ def test_sampled_test_runs_with_each_value(
 def test_sample_has_the_requested_size(total: int, count: int, size: int) -> None:
     sample = spread(total, count)
     assert (len(sample), sum(sample)) == (total, size)
+    assert sample[0]
+
+
+@pytest.mark.parametrize(("total", "count"), [(60, 7), (18, 3), (9, 2), (3, 2), (2, 2)])
+def test_sample_has_the_first_and_the_last_variant(total: int, count: int) -> None:
+    sample = spread(total, count)
+    assert (sample[0], sample[-1]) == (True, True)
