@@ -45,8 +45,21 @@ def rootfs(place: Path, programs: Path) -> Path:
     return directory
 
 
-def attempts(victim: Path, count: int, **fields: Any) -> list[str]:
-    """Return the output of each of `count` starts."""
+def attempts(victim: Path, count: int, *, some_start: bool = True, **fields: Any) -> list[str]:
+    """Return the output of each of `count` starts.
+
+    If `some_start`, repeat until a start has worked: the attacker may have been off the processor
+    all the time, with its link in place.
+    """
+    lines = attempts_once(victim, count, **fields)
+    for _ in range(100 if some_start else 0):
+        if any("ours" in line for line in lines):
+            break
+        lines += attempts_once(victim, count, **fields)
+    return lines
+
+
+def attempts_once(victim: Path, count: int, **fields: Any) -> list[str]:
     done = capture(
         [sys.executable, str(HERE / "attempts.py"), str(count), json.dumps(fields)],
         env={"PATH": "/usr/bin:/bin", "USERNSCTL_RUNSC": str(victim / "runsc"), "HOME": "/"},
@@ -141,7 +154,9 @@ def test_the_parent_of_a_directory_for_runsc_becomes_a_link(
 ) -> None:
     (stranger.secret / "log").mkdir()
     with stranger.swaps() as x:
-        lines = attempts(victim, tally.rounds(SHORT, FULL), **{option: str(x / "log")})
+        lines = attempts(
+            victim, tally.rounds(SHORT, FULL), some_start=False, **{option: str(x / "log")}
+        )
     judge(tally, lines, some_start=False)
     if os.listdir(stranger.secret / "log"):
         tally.succeeded("runsc wrote to the secret directory")
