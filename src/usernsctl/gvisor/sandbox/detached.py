@@ -44,6 +44,7 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     restrictions_of_runsc,
 )
 from usernsctl.gvisor.sandbox.records import (
+    KEEPER_SECONDS,
     REFUSALS,
     STATE,
     DetachedRecord,
@@ -74,9 +75,6 @@ else:
 # runsc. The path must be the same in each process, since runsc writes the path of its socket into
 # the state.
 _HERE = "/proc/self/cwd"
-
-# The time limit, in seconds, for the other processes of a sandbox after its main process has ended.
-_KEEPER_SECONDS = 2
 
 
 class DetachedSandbox:
@@ -372,7 +370,7 @@ class DetachedSandbox:
         if self._is_reported:
             return
         with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
-            deadline = deadline_after(_KEEPER_SECONDS)
+            deadline = deadline_after(KEEPER_SECONDS)
             for pidfd in pidfds:
                 wait_readable(pidfd, timeout=seconds_left(deadline))
             self._end_report.end = SandboxEnd.parse(read_report("end", self._entry.fd))
@@ -404,11 +402,9 @@ class DetachedSandbox:
         with self._unless_closed():
             is_locked = self._entry.lock()
         self.kill()
-        # The keeper ends the network of the sandbox, which holds published ports, before itself.
-        deadline = deadline_after(_KEEPER_SECONDS)
-        for pidfd in pidfds:
-            wait_readable(pidfd, timeout=seconds_left(deadline))
-        end_processes(self.record.id, pidfds)
+        # Without pidfds, the sandbox had ended before this object was made.
+        if pidfds:
+            end_processes(self.record.id, pidfds[0], pidfds[1:])
         self.has_ended()
         with self._unless_closed():
             if is_locked:

@@ -17,7 +17,7 @@ from typing import Any
 
 from usernsctl._core import Descriptor
 from usernsctl._lean import asdict, dataclass
-from usernsctl._system.descriptors import Shared, wait_readable
+from usernsctl._system.descriptors import Shared, deadline_after, seconds_left, wait_readable
 from usernsctl._system.processes import (
     ProcessIdentity,
     children_of,
@@ -56,6 +56,8 @@ _PROCESSES_MAX = 8
 _REPORT_BYTES = 4096
 
 _END_SECONDS = 60
+#: The time limit, in seconds, for the other processes of a sandbox after the end of its main one.
+KEEPER_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +131,16 @@ class DetachedRecord:
         :raises BusyError: a process does not end within 60 seconds.
         :raises ForeignProcessError: a process does not belong to the sandbox.
         """
-        opened = [pidfd for pidfd in self.open_processes() if pidfd is not None]
+        main, *others = self.open_processes()
+        opened = [pidfd for pidfd in others if pidfd is not None]
         try:
-            end_processes(self.id, [pidfd.number for pidfd in opened])
+            numbers = [pidfd.number for pidfd in opened]
+            end_processes(self.id, None if main is None else main.number, numbers)
         finally:
             # The traceback of an error would keep the descriptors open.
-            for pidfd in opened:
-                pidfd.close()
+            for pidfd in (main, *opened):
+                if pidfd is not None:
+                    pidfd.close()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object, which :meth:`from_json` parses.
@@ -378,14 +383,27 @@ def _has_bundle(argv: list[str], id: str) -> bool:
     return any(argument.endswith(f"/boxes/{id}") for argument in argv)
 
 
-def end_processes(id: str, pidfds: list[int]) -> None:
+def end_processes(id: str, main: int | None, others: list[int]) -> None:
     """Kill the processes of a sandbox, and wait until they have ended.
 
+    The keeper is killed only if it does not end by itself in time: before its own end, it ends the
+    network, which holds published ports.
+
+    :param main: a pidfd of the process that runs the command; ``None`` if it has ended.
+    :param others: pidfds of the other processes.
     :raises BusyError: a process does not end within 60 seconds, for example in a call that waits
         for a FUSE filesystem.
     """
-    for pidfd in pidfds:
-        kill(pidfd)
+    pidfds = others if main is None else [main, *others]
+    try:
+        if main is not None:
+            kill(main)
+        deadline = deadline_after(KEEPER_SECONDS)
+        for pidfd in pidfds:
+            wait_readable(pidfd, timeout=seconds_left(deadline))
+    finally:
+        for pidfd in others:
+            kill(pidfd)
     deadline = time.monotonic() + _END_SECONDS
     for pidfd in pidfds:
         if not wait_readable(pidfd, timeout=deadline - time.monotonic()):
