@@ -403,6 +403,13 @@ static void conclude_options(struct un_options *options)
         options->setup.propagation = options->propagation;
 }
 
+/* Returns whether an option may be given with --launch. */
+static bool is_of_launch(int option)
+{
+    return option == OPT_LAUNCH || option == OPT_RUN_AS || option == OPT_CHECK ||
+           option == OPT_LOG || option == OPT_RERAISE_SIGNAL;
+}
+
 int un_options_parse(int argc, char **argv, struct un_options *options, struct un_error *err)
 {
     memset(options, 0, sizeof *options);
@@ -414,22 +421,21 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     opterr = 0;
     /* Reinitialises getopt(3), which is called again for the options of a launch. */
     optind = 0;
-    int option, count = 0;
+    int option;
+    bool has_others = false;
     while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
         /* If the value of an option is missing, musl sets optind past the end, glibc does not. */
         const char *word = argv[(optind > argc ? argc : optind) - 1];
         if (take_one_option(options, option, word, err))
             return -1;
-        count++;
+        has_others |= !is_of_launch(option);
         if (options->action != UN_RUN)
             return 0;
     }
     options->command = (const char *const *)argv + optind;
-    int of_launch = 1 + options->check + options->reraise_signal + (options->run_as != NULL) +
-                    options->log_json;
-    if (options->launch && count > of_launch)
+    if (options->launch && has_others)
         return fail_usage(err,
-                          "%s excludes all options except --check, --log=json, --reraise-signal "
+                          "%s excludes all options except --check, --log, --reraise-signal "
                           "and --run-as%s",
                           "--launch", "");
     if (options->launch)

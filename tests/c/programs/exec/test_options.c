@@ -7,14 +7,16 @@
 
 #define WORDS 5
 
+/* The options refer to the words until the next call. */
 static int parse(const char *const *given, struct un_options *options, struct un_error *err)
 {
-    char copies[WORDS][64], *words[WORDS + 2] = {"usernsctl-exec"};
+    static char copies[WORDS][64], *words[WORDS + 2] = {"usernsctl-exec"};
     int count = 0;
     for (; count < WORDS && given[count]; count++) {
         snprintf(copies[count], sizeof copies[count], "%s", given[count]);
         words[count + 1] = copies[count];
     }
+    words[count + 1] = NULL;
     return un_options_parse(count + 1, words, options, err);
 }
 
@@ -43,7 +45,10 @@ static void wrong_words_are_named(void)
         {{"-Z"}, "there is no option -Z"},
         {{"--nothing"}, "there is no option --nothing"},
         {{"--check", "true"}, "--check needs --launch FILE"},
+        {{"--run-as=1", "true"}, "--run-as needs --launch FILE"},
         {{"--launch=f", "--fork"}, "--launch excludes all options except"},
+        {{"-m", "--launch=f"}, "--launch excludes all options except"},
+        {{"--launch=f", "--run-as"}, "option --run-as needs a value"},
         {{"--hold=3", "true"}, "--hold creates a namespace, and runs no command: true"},
         {{"--hold=3", "-n", "--", UN_NETWORK}, "--net private and --net (-n) exclude each other"},
     };
@@ -80,6 +85,14 @@ static void options_have_their_values(void)
     CHECK_INT(PARSE("--kill-child=SIGTERM", "true").kill_child, 15);
     CHECK_INT(PARSE("-V").action, UN_VERSION);
     CHECK_INT(PARSE("--help", "--nothing").action, UN_HELP);
+    options = PARSE("--run-as=1:2", "--launch=f", "--reraise-signal", "--check", "true");
+    CHECK_TEXT(options.launch, "f");
+    CHECK_TEXT(options.run_as, "1:2");
+    CHECK(options.reraise_signal && options.check);
+    CHECK_TEXT(*options.command, "true");
+    CHECK(!PARSE("--launch=f", "--log=text").log_json);
+    CHECK(PARSE("--launch=f", "--log=json", "--check", "--check", "--log=json").log_json);
+    CHECK_TEXT(PARSE("--launch=f", "--run-as=a", "--run-as=b").run_as, "b");
     options = PARSE("--preserve-fd=9", "--preserve-fd=5", "--preserve-fd=9", "true");
     CHECK(options.keep_count == 2);
     CHECK_INT(options.keep[0], 5);
