@@ -183,6 +183,7 @@ def test_hostile_user_names_are_refused_in_one_line(in_gvisor: Program, name: st
         (["--runsc=runsc", "--", "true"], "--runsc=runsc: the value must be an absolute path"),
         (["--runsc=/nowhere", "--", "true"], "/nowhere does not exist"),
         (["--expose", "--", "true"], "--expose is not an option"),
+        ([f"--{'x' * 600}"], "x... is not an option, or lacks its value: in-gvisor --help"),
         (["--network"], "--network is not an option, or lacks its value"),
         (["-x", "true"], "-x is not an option"),
         (["-xV"], "in-gvisor: -x is not an option"),

@@ -277,8 +277,8 @@ static int check_health(struct argv_builder *builder, const struct policy *polic
 static int refuse_usage(const char *what, const char *value, const char *right)
 {
     char text[512];
-    snprintf(text, sizeof text, "%s%.200s%s: %s", what, value, strlen(value) > 200 ? "..." : "",
-             right);
+    snprintf(text, sizeof text, "%.200s%s%.200s%s: %s", what, strlen(what) > 200 ? "..." : "",
+             value, strlen(value) > 200 ? "..." : "", right);
     un_make_printable(text);
     report_message((struct report){.program = CLI, .step = SELF, .message = text});
     return FAILED;
