@@ -90,8 +90,9 @@ static const char *cause_of_closed_map(const char *helper)
     return cause ? cause : cause_of_powerless_root(helper);
 }
 
-/* Returns the cause of a helper's failure according to its output (shadow's lib/idmapping.c). */
-static const char *cause_in(const char *helper, const char *output)
+/* Returns the cause of a helper's failure according to its output (shadow's lib/idmapping.c). Sets
+ * the detail of `filter` if a seccomp filter denies a system call that all helpers need. */
+static const char *cause_in(const char *helper, const char *output, struct un_error *filter)
 {
     if (strstr(output, "Read-only file system"))
         return "proc-read-only";
@@ -99,8 +100,7 @@ static const char *cause_in(const char *helper, const char *output)
         strstr(output, "_map failed: Permission denied") ? cause_of_closed_map(helper) : NULL;
     if (closed)
         return closed;
-    struct un_error filter;
-    if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, &filter))
+    if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, filter))
         return "seccomp-denies-helper";
     /* newuidmap checks the real ids, which may differ from the effective ids of the plan. */
     if (strstr(output, "Cannot determine your user name"))
@@ -115,6 +115,19 @@ static const char *cause_in(const char *helper, const char *output)
     if (strstr(output, "write to ") && has_wrong_capability(helper))
         return "helper-wrong-capability";
     return "helper-failed";
+}
+
+static int fail_exited_helper(const struct un_job *job, struct un_error *err)
+{
+    const char *helper = job->argv[0];
+    struct un_error filter = {.detail = ""};
+    const char *cause = cause_in(helper, job->output, &filter);
+    fail_helper(helper, cause, "exited with status %d", job->status, job->output, err);
+    if (*filter.detail) {
+        size_t length = strlen(err->detail);
+        snprintf(err->detail + length, sizeof err->detail - length, "; %s", filter.detail);
+    }
+    return -1;
 }
 
 /* Checks the result of a helper. Only exit status 0 is success. */
@@ -135,8 +148,7 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
                            job->status == SIGSYS ? "seccomp-denies-helper" : "helper-killed",
                            "was killed by signal %d", job->status, job->output, err);
     if (job->status)
-        return fail_helper(helper, cause_in(helper, job->output), "exited with status %d",
-                           job->status, job->output, err);
+        return fail_exited_helper(job, err);
     return 0;
 }
 

@@ -212,9 +212,26 @@ static int call_below_a_filter(void *arg)
     return 0;
 }
 
+/* The dynamic loader calls pread64(2). */
+static int call_without_pread64(void *arg)
+{
+    struct place place;
+    struct un_error err;
+    (void)arg;
+    refuse_call(SYS_pread64, EPERM);
+    make_place(&place, "exit 1", "true");
+    CHECK_INT(call(&place, &err), -1);
+    CHECK_TEXT(err.cause, "seccomp-denies-helper");
+    CHECK_HAS(err.detail, "newuidmap exited with status ");
+    CHECK_HAS(err.detail, "; a seccomp filter denies pread64(2)");
+    remove_place(&place);
+    return 0;
+}
+
 static void a_filter_is_named_that_refuses_a_call_of_a_helper(void)
 {
     CHECK_INT(forked(call_below_a_filter, NULL), 0);
+    CHECK_INT(forked(call_without_pread64, NULL), 0);
 }
 
 static void a_helper_that_prints_its_usage_is_run_once(void)
