@@ -101,6 +101,14 @@ def test_unmapped_ids_of_a_name_are_refused(
         assert_refused(done, f"{kind} 4000000000 of the command", cause="inside-id-unmapped")
 
 
+@pytest.mark.userns_requires("subid")
+def test_unmapped_numbers_are_refused(prelude: Program, here: Callable[..., Path]) -> None:
+    launch = here("--map-auto")
+    for user, kind in [("4000000000", "uid"), ("1:4000000000", "gid")]:
+        done = prelude("--launch", launch, "--run-as", user, "--check")
+        assert_refused(done, f"{kind} 4000000000 of the command", cause="inside-id-unmapped")
+
+
 @pytest.mark.parametrize(
     "user", ["nosuch", "broken", "over", "app:nosuch", "app:wide", "9:x", "A", "x" * 256]
 )

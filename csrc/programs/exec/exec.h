@@ -62,7 +62,7 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
 /* Name of a holder that stays (PR_SET_NAME(2const)). */
 #define UN_HOLDER_NAME "usernsctl-hold"
 
-/*Forks a holder, a process that stays in the namespaces which this process has entered. Returns 0,
+/* Forks a holder, a process that stays in the namespaces which this process has entered. Returns 0,
  * or -1 if no holder stays.
  *
  * `options->hold` is a SOCK_SEQPACKET connection to the process that asked for the namespaces. If
@@ -131,7 +131,7 @@ struct moment {
     const char **env;
     uint32_t *groups;
     struct un_account_name user; /* the user of the options */
-    struct un_account *account;  /* what `user` means in the sandbox; NULL without such a user */
+    struct un_account *account;  /* what `user` means in the sandbox; NULL if it has no name */
     struct un_homes homes;
     char cwd[UN_PATH_MAX];
     struct utsname host;

@@ -43,7 +43,8 @@ static int read_ids(const struct un_launch *launch, struct un_options *options,
     return failed;
 }
 
-/* Fails unless runsc will be root inside, and the command can have its ids. */
+/* Fails unless runsc will be root inside, and the command can have its ids. The ids of a user given
+ * by name are checked later, by un_moment_settle(). */
 static int check_plan(struct performance *of, struct un_error *err)
 {
     const struct un_plan *plan = &of->decision.plan;

@@ -73,6 +73,20 @@ static int find_user(struct un_launch *launch, struct moment *moment, struct un_
     return 0;
 }
 
+/* Sets the ids of moment->user, which are both numbers. */
+static int take_numbers(struct moment *moment, struct un_error *err)
+{
+    const struct un_account_name *user = &moment->user;
+    const struct un_account_file none = {0};
+    un_auto_free struct un_account *found = malloc(sizeof *found);
+    if (!found)
+        return un_fail_errno(err, UN_STEP_LAUNCH, "");
+    if (un_account_find(user->user, user->has_group ? user->group : NULL, &none, &none, found, err))
+        return -1;
+    memcpy(moment->is.id, found->id, sizeof found->id);
+    return 0;
+}
+
 int un_moment_set_user(const struct un_launch *launch, const char *run_as, struct moment *moment,
                        struct un_error *err)
 {
@@ -85,6 +99,9 @@ int un_moment_set_user(const struct un_launch *launch, const char *run_as, struc
     if (!launch->of_verb[UN_VERB_JSON_USER])
         return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
                        "--run-as: the bundle of this launch decides the user");
+    if (un_account_is_id(moment->user.user) &&
+        (!moment->user.has_group || un_account_is_id(moment->user.group)))
+        return take_numbers(moment, err);
     moment->account = calloc(1, sizeof *moment->account);
     return moment->account ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
 }

@@ -1,0 +1,43 @@
+/* Tests of the user of a command, which --run-as gives. */
+#include "check.h"
+#include "programs/exec/exec.h"
+
+/* Static: a launch does not fit a small stack. */
+static struct un_launch launch;
+
+static void numbers_are_set_before_namespaces_are_entered(void)
+{
+    static const struct {
+        const char *run_as;
+        uint32_t uid, gid;
+    } cases[] = {{"7", 7, 7}, {"7:8", 7, 8}, {"4294967294:0", 4294967294, 0}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct moment moment = {.cwd = ""};
+        struct un_error err;
+        CHECK_OK(un_moment_set_user(&launch, cases[i].run_as, &moment, &err), &err);
+        CHECK(moment.is.id[UN_UID] == cases[i].uid);
+        CHECK(moment.is.id[UN_GID] == cases[i].gid);
+        CHECK(!moment.account && !moment.is.group_count);
+        un_moment_drop(&moment);
+    }
+}
+
+static void names_wait_for_the_files_of_the_sandbox(void)
+{
+    static const char *const names[] = {"app", "app:7", "7:app"};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        struct moment moment = {.cwd = ""};
+        struct un_error err;
+        CHECK_OK(un_moment_set_user(&launch, names[i], &moment, &err), &err);
+        CHECK(moment.account != NULL);
+        un_moment_drop(&moment);
+    }
+}
+
+int main(void)
+{
+    launch.of_verb[UN_VERB_JSON_USER] = 1;
+    numbers_are_set_before_namespaces_are_entered();
+    names_wait_for_the_files_of_the_sandbox();
+    return 0;
+}
