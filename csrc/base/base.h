@@ -258,7 +258,8 @@ struct un_account_name {
 };
 
 /* Parses USER[:GROUP]. Returns false if a part is neither an id nor a printable name.
- * parse_user() in usernsctl/gvisor/checks.py has the same rule. */
+ * parse_user() in usernsctl/gvisor/checks.py has the same rule for ids; of names, parse_user()
+ * refuses more: those with a character that str.isprintable() rejects, such as U+00A0. */
 bool un_account_parse(const char *text, struct un_account_name *name);
 /* Returns whether a part of such a text is a number, not a name. */
 bool un_account_is_id(const char *name);

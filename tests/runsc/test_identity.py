@@ -95,7 +95,7 @@ def test_user_names_are_looked_up_in_the_root_filesystem(
 
 
 @pytest.mark.parametrize(
-    "user", ["nosuch", "broken", "short", "app:nosuch", "app:wide", "9:x", "A"]
+    "user", ["nosuch", "broken", "short", "app:nosuch", "app:wide", "9:x", "A", "٣", "²"]
 )
 def test_unknown_user_names_are_refused(usernsctl: Program, tree: Path, user: str) -> None:
     error = refusal(usernsctl, "--rootfs", str(tree), "--user", user)
@@ -107,7 +107,7 @@ def test_unknown_user_names_are_refused(usernsctl: Program, tree: Path, user: st
 
 
 @pytest.mark.parametrize(
-    "user", ["app:", ":app", "a:b:c", "a b", "a\nb", "-app", "+app", "a,b", "a/b", "x" * 257, "٣"]
+    "user", ["app:", ":app", "a:b:c", "a b", "a\nb", "-app", "+app", "a,b", "a/b", "x" * 257]
 )
 def test_malformed_user_options_are_refused(usernsctl: Program, user: str) -> None:
     done = usernsctl("run", f"--user={user}", "--", "true")

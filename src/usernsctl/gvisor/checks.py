@@ -93,8 +93,8 @@ def parse_user(text: str) -> tuple[int, int] | NamedUser:
 
 def _id_or_name(text: str) -> int | str | None:
     """Return a number for digits, a text that can be a name, or None."""
-    if text.isdigit():
-        is_id = text.isascii() and len(text) <= 10 and int(text) <= ID_MAX
+    if text.isascii() and text.isdecimal():
+        is_id = len(text) <= 10 and int(text) <= ID_MAX
         return int(text) if is_id else None
     # A leading - would make a negative number; + and - begin NIS entries of passwd
     # (nsswitch.conf(5)).

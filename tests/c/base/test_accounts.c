@@ -22,6 +22,7 @@ static void names_and_numbers_are_parsed(void)
     CHECK(un_account_parse("caf\xc3\xa9:a.b-c", &name));
 }
 
+    CHECK(un_account_parse("\xd9\xa3", &name) && !un_account_is_id(name.user));
 static void malformed_names_are_refused(void)
 {
     static const char *const texts[] = {
