@@ -127,6 +127,11 @@ static int fail_name(const char *what, const char *name, const char *path,
 
 int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err)
 {
+    /* These errors are not about the file: give them no cause and no remedy about names. */
+    if (errnum == ENOMEM || errnum == EMFILE || errnum == ENFILE || errnum == EIO) {
+        errno = errnum;
+        return un_fail_errno(err, UN_STEP_USER, path);
+    }
     un_fail(err, UN_STEP_USER, errnum, "user-unknown", "%s in the sandbox%s", path, why);
     strcpy(err->remedy, USER_REMEDY);
     return -1;
@@ -161,8 +166,8 @@ static bool find_group(const char *name, const struct un_account_file *groups, u
     return false;
 }
 
-/* Adds a group once, in ascending order, so that a file of a million lines takes no second. Returns
- * whether there is room. */
+/* Inserts a group, unless it is there, in ascending order. Finds the position by binary search, so
+ * that a file of a million lines takes no second. Returns whether there is room. */
 static bool add_group(struct un_account *account, uint32_t gid)
 {
     size_t from = 0, to = account->group_count;

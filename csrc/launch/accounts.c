@@ -14,7 +14,9 @@ static int read_accounts(const struct un_view *view, const char *path, struct un
     un_auto_close int found = un_view_follow(view, "/", path, reached);
     if (reached->errnum)
         return un_account_fail_file(path, reached->errnum, "", err);
-    if (found < 0 || *reached->missing || reached->is_of_gvisor)
+    if (reached->is_of_gvisor)
+        return un_account_fail_file(path, 0, " leads into gVisor's own /proc, /sys or /dev", err);
+    if (found < 0 || *reached->missing)
         return 0;
     if (fstat(found, &status))
         return un_account_fail_file(path, errno, "", err);

@@ -296,6 +296,12 @@ class TestHostileFiles:
         error = refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
         assert "it has no /etc/passwd" in error
 
+    def test_a_link_into_proc_is_named(self, usernsctl: Program, tree: Path) -> None:
+        (tree / "etc/passwd").unlink()
+        (tree / "etc/passwd").symlink_to("/proc/self/environ")
+        error = refusal(usernsctl, "--rootfs", str(tree), "--user", "app")
+        assert "/etc/passwd in the sandbox leads into gVisor's own /proc, /sys or /dev" in error
+
     def test_a_link_within_the_root_is_followed(self, usernsctl: Program, tree: Path) -> None:
         (tree / "usr").mkdir()
         (tree / "etc/passwd").rename(tree / "usr/passwd")

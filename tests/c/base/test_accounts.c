@@ -2,6 +2,8 @@
 #include "base/base.h"
 #include "check.h"
 
+#include <errno.h>
+
 static struct un_account found;
 static struct un_error err;
 
@@ -20,9 +22,9 @@ static void names_and_numbers_are_parsed(void)
     CHECK(un_account_parse("4294967294:0", &name) && name.has_group);
     CHECK_TEXT(name.group, "0");
     CHECK(un_account_parse("caf\xc3\xa9:a.b-c", &name));
+    CHECK(un_account_parse("\xd9\xa3", &name) && !un_account_is_id(name.user));
 }
 
-    CHECK(un_account_parse("\xd9\xa3", &name) && !un_account_is_id(name.user));
 static void malformed_names_are_refused(void)
 {
     static const char *const texts[] = {
@@ -126,6 +128,24 @@ static void unknown_names_are_refused(void)
     CHECK_HAS(err.remedy, "give numbers");
 }
 
+static void errors_that_are_not_about_the_file_have_no_cause(void)
+{
+    static const int unrelated[] = {ENOMEM, EMFILE, ENFILE, EIO}, own[] = {EACCES, ELOOP, ENOTDIR};
+    for (size_t i = 0; i < COUNT(unrelated); i++) {
+        CHECK_INT(un_account_fail_file(UN_ACCOUNT_PASSWD, unrelated[i], "", &err), -1);
+        CHECK(!err.cause && !*err.remedy);
+        CHECK_INT(err.errnum, unrelated[i]);
+        CHECK_INT(err.step, UN_STEP_USER);
+        CHECK_TEXT(err.detail, "/etc/passwd");
+    }
+    for (size_t i = 0; i < COUNT(own); i++) {
+        CHECK_INT(un_account_fail_file(UN_ACCOUNT_PASSWD, own[i], "", &err), -1);
+        CHECK_TEXT(err.cause, "user-unknown");
+        CHECK_HAS(err.remedy, "give numbers");
+        CHECK_INT(err.errnum, own[i]);
+    }
+}
+
 static void too_many_groups_are_refused(void)
 {
     static char groups[(UN_ACCOUNT_GROUPS_MAX + 1) * 24];
@@ -148,6 +168,7 @@ int main(void)
     unusable_homes_are_left_out();
     bytes_after_a_nul_are_part_of_the_line();
     unknown_names_are_refused();
+    errors_that_are_not_about_the_file_have_no_cause();
     too_many_groups_are_refused();
     return 0;
 }

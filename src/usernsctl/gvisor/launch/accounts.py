@@ -24,6 +24,8 @@ PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
 #: The maximum size of each file, in bytes: room for more than 100,000 users.
 BYTES_MAX = _core.ACCOUNT_FILE_MAX
+# Errors that are not about the file.
+_UNRELATED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO)
 _REMEDY = (
     "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group contain"
 )
@@ -50,6 +52,8 @@ def unusable(reason: str, errnum: int = 0) -> CommandError:
 
     :param reason: the path of the file, and why.
     """
+    if errnum in _UNRELATED:
+        return CommandError(reason, step="user", errno=errnum)
     kind = CommandError if errnum else UserUnknownError
     return kind(reason, step="user", errno=errnum, cause="user-unknown", remedy=_REMEDY)
 
@@ -74,12 +78,14 @@ def read_file(view: View, path: str, *, of_machine: Sequence[str] | None = None)
     :param of_machine: the paths of the bind mounts in a sandbox with this machine's programs;
         ``None`` in other sandboxes. Outside of bind mounts, such a sandbox has only the directories
         ``SHOWN``, and in them only the files that every user may read.
-    :raises CommandError: the file is not a regular file, too large, or can't be read (cause
-        ``user-unknown``).
+    :raises CommandError: the file is not a regular file, too large, in a filesystem of gVisor, or
+        can't be read (cause ``user-unknown``).
     """
     try:
         walk = view.walk(path)
-        if not walk.complete or walk.file is None or walk.is_unknown:
+        if walk.is_unknown:
+            raise unusable(f"{path} in the sandbox leads into gVisor's own /proc, /sys or /dev")
+        if not walk.complete or walk.file is None:
             return None
         with walk.file as file:
             mode = file.status.st_mode
