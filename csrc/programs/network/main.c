@@ -142,8 +142,8 @@ static int pass_listener(struct listener *listener, int listening, struct un_err
         return un_fail_errno(err, UN_STEP_NETWORK, "the pipe of --listen");
     const int fds[] = {listening, ends[0]};
     bool is_sent = un_send(listener->socket, "+", 1, fds, 2);
-    close(ends[0]);
-    close(listener->socket);
+    un_close_quietly(ends[0]);
+    un_close_quietly(listener->socket);
     /* Open until this process ends. Forks of this process close it, and end with it. */
     listener->socket = ends[1];
     return is_sent ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "the socket of --listen");
