@@ -242,12 +242,12 @@ void un_lines_rewind(struct un_lines *lines);
 void un_lines_close(const struct un_lines *lines);
 #define un_auto_lines __attribute__((cleanup(un_lines_close)))
 
-/* ---- accounts.c: users and groups in the content of /etc/passwd and /etc/group ----------------
- */
+/* ---- accounts.c: users and groups in the content of /etc/passwd and /etc/group --------------- */
 
 #define UN_ACCOUNT_PASSWD "/etc/passwd"
 #define UN_ACCOUNT_GROUP "/etc/group"
-/* The maximum length of a name, in bytes: as that of LOGIN_NAME_MAX (limits.h(0p)). */
+/* The maximum length of a name, in bytes. LOGIN_NAME_MAX, which counts the NUL, allows 255
+ * (limits.h(0p)). */
 #define UN_ACCOUNT_NAME_MAX 256
 
 /* A user and a group as the caller names them: each a number or a name. */

@@ -1,8 +1,10 @@
 /*
  * Parsing a launch: arguments, each terminated by NUL.
- *The header has three arguments: "usernsctl-launch", the format, and the version of the package.
- *Records follow: a verb and the number of arguments that the verb takes, in the order of enum
- *un_part. The last record is "end". The whole launch is checked before any of it is performed.
+ *
+ * The header has three arguments: "usernsctl-launch", the format, and the version of the package.
+ *
+ * Records follow: a verb and the number of arguments that the verb takes, in the order of enum
+ * un_part. The last record is "end". The whole launch is checked before any of it is performed.
  */
 #include "base/base.h"
 #include "launch/launch.h"

@@ -142,7 +142,8 @@ static const struct un_probe_call doctor_calls[] = {
 };
 
 /* Calls that enter a new user namespace. Only a filter that kills the caller matters, since other
- * failures are reported. The flag 1 is invalid, so unshare(2) fails and changes nothing. */
+ * failures are reported, except that of getpid(2), which no caller checks. The flag 1 is invalid,
+ * so unshare(2) fails and changes nothing. */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},

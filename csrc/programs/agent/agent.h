@@ -401,8 +401,7 @@ bool agent_copy_in(const struct agent_copying *how);
  * removed again. */
 bool agent_write_file(const struct agent_copying *how);
 
-/* ---- files.c: the command line of both
- * -------------------------------------------------------- */
+/* ---- files.c: the command line of both ------------------------------------------------------- */
 
 /* Handles the arguments after `--files`: "get", "read", "list", "put" or "write", an absolute path,
  * and `--parents` and `--merge`. Standard input and output carry the records. Returns the exit

@@ -112,7 +112,7 @@ struct client_reply {
         struct sockaddr any;
         struct sockaddr_in four;
         struct sockaddr_in6 six;
-        char bytes[sizeof(struct sockaddr_in6)]; /* those that an address does not use are 0 */
+        char bytes[sizeof(struct sockaddr_in6)]; /* bytes that an address does not use are 0 */
     } address;
     /* The address of this machine that the client has named, as IP_PKTINFO or IPV6_PKTINFO. */
     union {

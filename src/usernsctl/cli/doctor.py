@@ -57,7 +57,7 @@ def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) ->
 
     Exit status: 0 the machine can run programs, 1 at least one cause prevents it, 2 wrong usage.
     """
-    # subprocess imports selectors, which then calls epoll_create1(2): a seccomp filter may kill its
+    # subprocess imports selectors, which would call epoll_create1(2): a seccomp filter may kill its
     # callers.
     vars(select).pop("epoll", None)
     import subprocess
