@@ -18,6 +18,7 @@ import struct
 from io import FileIO
 
 from usernsctl._lean import TYPE_CHECKING, dataclass
+from usernsctl._system.descriptors import ClosedError, Shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,12 +72,27 @@ def create_file(path: str, directory: int) -> FileIO:
     return file
 
 
+class _SharedFile(Shared):
+    """A file that closes as :class:`Shared` does."""
+
+    def __init__(self, file: FileIO) -> None:
+        self.file = file
+        super().__init__("the table of refusals", [file.fileno()])
+
+    def _release(self) -> None:
+        self.file.close()
+
+
 class Reader:
-    """A table that another process writes; after :meth:`close`, its last content."""
+    """A table that another process writes; after :meth:`close`, its last content.
+
+    Any thread may call each method at any time.
+    """
 
     def __init__(self, file: FileIO) -> None:
         """Read the table in `file`, which :meth:`close` closes."""
-        self._file = file
+        self._shared = _SharedFile(file)
+        self._last: tuple[int, tuple[Refusal, ...]] = (0, ())
 
     @classmethod
     def open(cls, path: str, directory: int) -> Reader | None:
@@ -96,22 +112,28 @@ class Reader:
 
     def fileno(self) -> int:
         """Return the descriptor of the table."""
-        return self._file.fileno()
+        return self._shared.file.fileno()
 
     @property
     def denied(self) -> int:
         """The number of connections that the proxy has refused."""
-        return self._denied if self._file.closed else total(self.fileno())
+        with contextlib.suppress(ClosedError), self._shared.use() as (fd,):
+            return total(fd)
+        return self._last[0]
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Return the distinct refusals, at most :data:`MAX_TEXTS`."""
-        return self._listed if self._file.closed else tuple(listed(self.fileno()))
+        with contextlib.suppress(ClosedError), self._shared.use() as (fd,):
+            return tuple(listed(fd))
+        return self._last[1]
 
     def close(self) -> None:
-        """Close the descriptor."""
-        if not self._file.closed:
-            self._denied, self._listed = self.denied, self.refusals()
-            self._file.close()
+        """Close the descriptor, as soon as no thread uses it."""
+        try:
+            with contextlib.suppress(ClosedError), self._shared.use() as (fd,):
+                self._last = (total(fd), tuple(listed(fd)))
+        finally:
+            self._shared.close()
 
 
 def total(fd: int) -> int:

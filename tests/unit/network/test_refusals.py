@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +73,30 @@ def test_reader_has_the_last_content_of_a_closed_file(tmp_path: Path, directory:
     reader.close()
     table.add("a")
     assert (reader.denied, reader.refusals()) == (2, (Refusal("a", 2),))
+
+
+@pytest.mark.parametrize(
+    ("read", "content"),
+    [(lambda reader: reader.denied, 1), (Reader.refusals, (Refusal("a", 1),))],
+    ids=["denied", "refusals"],
+)
+def test_table_closed_during_a_read_is_read_to_its_end(
+    read: Callable[[Reader], object], content: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    reader = Reader(refusals.create())
+    Table(reader.fileno()).add("a")
+    pread = os.pread
+
+    def close_first(*arguments: int) -> bytes:
+        monkeypatch.setattr(os, "pread", pread)
+        reader.close()
+        return pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", close_first)
+    assert read(reader) == content
+    assert os.listdir("/proc/self/fd") == before
+    assert read(reader) == content
 
 
 def test_file_of_the_table_is_a_new_one(tmp_path: Path, directory: int) -> None:
