@@ -11,13 +11,16 @@ from io import FileIO
 from usernsctl import _text
 from usernsctl._system import python_child
 from usernsctl._system.descriptors import open_owned
-from usernsctl.commands.popen import DEVNULL, Popen
+from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
 from usernsctl.errors import CommandError
 from usernsctl.network import refusals
 from usernsctl.network.names import AllowedName
 from usernsctl.network.refusals import Refusal
 
 START_SECONDS = 30.0
+
+# The time limit, in seconds, for the end of a killed proxy.
+_END_SECONDS = 5
 
 _MODULE = "usernsctl.network.proxy_child"
 
@@ -103,10 +106,15 @@ class ProxyProcess:
         return self._table.refusals()
 
     def close(self) -> None:
-        """End the proxy, and wait for its end."""
+        """End the proxy, and wait for its end, for at most 5 seconds."""
         self.handover.close()
         self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(_END_SECONDS)
+        except TimeoutExpired:
+            # The proxy is in a call that SIGKILL does not interrupt, such as a read from a dead NFS
+            # server.
+            self._process._disown()
         self._table.close()
 
     def release(self) -> None:

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from usernsctl.commands.popen import TimeoutExpired
 from usernsctl.network import proxy_process
 from usernsctl.network.names import parse_rules
 
@@ -33,3 +34,29 @@ def test_failed_proxy_start_leaves_no_descriptor(
         proxy_process.ProxyProcess(parse_rules(["a.example"]))
     assert os.listdir("/proc/self/fd") == before
     del caught
+
+
+class Unkillable:
+    """A process that SIGKILL does not end."""
+
+    pid = 1
+    is_disowned = False
+
+    def kill(self) -> None:
+        """Do nothing."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        assert timeout is not None
+        raise TimeoutExpired("proxy", timeout)
+
+    def _disown(self) -> None:
+        self.is_disowned = True
+
+
+def test_close_leaves_a_proxy_that_can_not_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Unkillable()
+    monkeypatch.setattr(proxy_process, "_start", lambda *_: process)
+    before = os.listdir("/proc/self/fd")
+    proxy_process.ProxyProcess(parse_rules(["a.example"])).close()
+    assert process.is_disowned
+    assert os.listdir("/proc/self/fd") == before
