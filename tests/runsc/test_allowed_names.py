@@ -20,7 +20,9 @@ from processes import children_of
 from proxied import FETCH, Server
 
 import usernsctl as un
+from usernsctl._system.processes import command_line_of
 from usernsctl.gvisor.sandbox import attached
+from usernsctl.network.proxy_process import ProxyProcess, is_proxy
 
 USERNSCTL = SCRIPTS / "usernsctl"
 
@@ -188,6 +190,15 @@ def test_the_proxy_ends_when_its_creator_is_killed(command: list[str]) -> None:
         assert select.select([pidfd], [], [], 30)[0]
     finally:
         os.close(pidfd)
+
+
+def test_record_of_a_sandbox_can_not_name_the_proxy_of_an_attached_one() -> None:
+    with un.Sandbox(["sleep", "1000"], allow=["good.example"], id="attached") as box:
+        proxy = box._get().proxy
+        assert isinstance(proxy, ProxyProcess)
+        words = command_line_of(proxy.pid)
+    assert is_proxy(words, "")
+    assert not is_proxy(words, "attached")
 
 
 def test_a_killed_proxy_blocks_all_connections(world: World) -> None:

@@ -24,6 +24,9 @@ _END_SECONDS = 5
 
 _MODULE = "usernsctl.network.proxy_child"
 
+# Python's options for the proxy, the last of them from python_child.command().
+_OPTIONS = ["-S", "-B", "-I"]
+
 
 class ProxyProcess:
     """A running proxy.
@@ -54,7 +57,7 @@ class ProxyProcess:
         :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
         :param table: the table of refusals, which this object closes; by default one in memory.
         :param name: the last word of the command line, by which :func:`is_proxy` recognises the
-            proxy of a sandbox.
+            proxy of a detached sandbox; other proxies have none.
         :raises UsernsError: the process could not be started.
         """
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as passed:
@@ -125,8 +128,16 @@ class ProxyProcess:
 
 
 def is_proxy(argv: list[str], name: str) -> bool:
-    """Return whether a command line is that of the proxy of the sandbox `name`."""
-    return _MODULE in argv and argv[-1] == name
+    """Return whether a command line is that of the proxy of the detached sandbox `name`."""
+    # The words of _command(): Python's options, the script and directories, the module, and five
+    # words for the module.
+    options, paths, words = argv[1:4], argv[4:-6], argv[-6:]
+    return (
+        options == _OPTIONS
+        and bool(paths)
+        and all(map(os.path.isabs, paths))
+        and (words[0], words[-1]) == (_MODULE, name)
+    )
 
 
 def _command(*words: str) -> list[str]:

@@ -119,7 +119,7 @@ class AttachedSandbox:
         # SIGKILL to usernsctl-init.
         self._shared = Shared("the sandbox", [])
         with contextlib.ExitStack() as failed:
-            self.proxy: ProxyProcess | None = host.start_proxy(self._id)
+            self.proxy: ProxyProcess | None = host.start_proxy()
             if self.proxy is not None:
                 failed.callback(self.proxy.close)
             try:

@@ -270,10 +270,10 @@ class HostNamespace:
         """
         return self._restrict(makes_network=True) if ports else self.restrictions
 
-    def start_proxy(self, id: str, table: FileIO | None = None) -> ProxyProcess | None:
+    def start_proxy(self, id: str = "", table: FileIO | None = None) -> ProxyProcess | None:
         """Start the proxy of a sandbox for the names that the sandbox may reach; None without any.
 
-        :param id: the id of the sandbox.
+        :param id: the id of a detached sandbox, whose record names the proxy.
         :param table: the table of refusals, which the proxy's object closes; by default in memory.
         :raises UsernsError: the process could not be started.
         """
