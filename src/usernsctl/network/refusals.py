@@ -10,6 +10,7 @@ proxy.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -19,9 +20,12 @@ from io import FileIO
 
 from usernsctl._lean import TYPE_CHECKING, dataclass
 from usernsctl._system.descriptors import ClosedError, Shared
+from usernsctl._text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from usernsctl._system.records import Directory
 
 MAX_TEXTS = 255
 """The number of distinct refusals that are listed. Further ones are only counted."""
@@ -30,12 +34,16 @@ _ROW = 512
 _SIZE = _ROW * (MAX_TEXTS + 1)
 _COUNT = struct.Struct("=Q")
 
+# Errors of open(2) for a file that does not exist, or has another type.
+_NO_TABLE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A refusal of a proxy.
 
-    :ivar text: the host with its port, as far as they are known, and the reason, in one line.
+    :ivar text: the host with its port, as far as they are known, and the reason, in one
+        line of printable characters.
     :ivar count: the number of its occurrences.
     """
 
@@ -95,20 +103,31 @@ class Reader:
         self._last: tuple[int, tuple[Refusal, ...]] = (0, ())
 
     @classmethod
-    def open(cls, path: str, directory: int) -> Reader | None:
-        """Open a table in a file; return ``None`` if there is none.
+    def open(cls, name: str, directory: Directory) -> Reader | None:
+        """Open a table in a file; return ``None`` if there is none, or another type of file.
 
-        :param directory: a descriptor of the directory that `path` starts from.
+        :raises NamespaceError: the file can't be opened, or others may have written it.
         """
+        # Imported here, since proxies have no records.
+        from usernsctl._system.records import fault_of, invalid_record, wrap_os_errors
+
+        path, fd = f"{directory.path}/{name}", directory.fd
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        try:
-            file = FileIO(path, opener=lambda name, _: os.open(name, flags, dir_fd=directory))
-        except OSError:
-            return None
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return cls(file)
-        file.close()
-        return None
+        with wrap_os_errors(path, directory.elsewhere), contextlib.ExitStack() as failed:
+            try:
+                file = FileIO(name, opener=lambda name, _: os.open(name, flags, dir_fd=fd))
+            except OSError as error:
+                if error.errno in _NO_TABLE:
+                    return None
+                raise
+            failed.enter_context(file)
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if status.st_nlink != 1 or fault_of(status, 0o022) is not None:
+                raise invalid_record(path, "other users may have written to the file")
+            failed.pop_all()
+        return cls(file)
 
     def fileno(self) -> int:
         """Return the descriptor of the table."""
@@ -148,7 +167,8 @@ def listed(fd: int) -> Iterator[Refusal]:
         if not count:
             return
         text = os.pread(fd, _ROW - _COUNT.size, row * _ROW + _COUNT.size)
-        yield Refusal(text.rstrip(b"\0").decode("utf-8", "replace"), count)
+        # The proxy parses bytes of its clients, which may have taken it over.
+        yield Refusal(shown(text.rstrip(b"\0").decode("utf-8", "replace")), count)
 
 
 def _read_count(fd: int, row: int) -> int:

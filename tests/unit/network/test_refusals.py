@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 
+import usernsctl as un
+from usernsctl._system.records import Directory
 from usernsctl.network import refusals
 from usernsctl.network.refusals import MAX_TEXTS, Reader, Refusal, Table
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[int]:
-    directory = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
-    yield directory
-    os.close(directory)
+def directory(tmp_path: Path) -> Iterator[Directory]:
+    with Directory.open_trusted(str(tmp_path)) as directory:
+        yield directory
 
 
 @pytest.fixture(params=["memory", "file"])
-def fd(request: pytest.FixtureRequest, directory: int) -> Iterator[int]:
+def fd(request: pytest.FixtureRequest, directory: Directory) -> Iterator[int]:
     is_file = request.param == "file"
-    with refusals.create_file("table", directory) if is_file else refusals.create() as file:
+    with refusals.create_file("table", directory.fd) if is_file else refusals.create() as file:
         yield file.fileno()
 
 
@@ -59,8 +60,8 @@ def test_proxy_can_not_shorten_its_table() -> None:
         os.ftruncate(file.fileno(), 0)
 
 
-def test_reader_has_the_last_content_of_a_closed_file(tmp_path: Path, directory: int) -> None:
-    with refusals.create_file("table", directory) as file:
+def test_reader_has_the_last_content_of_a_closed_file(tmp_path: Path, directory: Directory) -> None:
+    with refusals.create_file("table", directory.fd) as file:
         assert (tmp_path / "table").stat().st_mode & 0o777 == 0o600
         table = Table(file.fileno())
     reader = Reader.open("table", directory)
@@ -99,14 +100,14 @@ def test_table_closed_during_a_read_is_read_to_its_end(
     assert read(reader) == content
 
 
-def test_file_of_the_table_is_a_new_one(tmp_path: Path, directory: int) -> None:
+def test_file_of_the_table_is_a_new_one(tmp_path: Path, directory: Directory) -> None:
     (tmp_path / "table").symlink_to(tmp_path / "target")
     with pytest.raises(FileExistsError):
-        refusals.create_file("table", directory)
+        refusals.create_file("table", directory.fd)
     assert not (tmp_path / "target").exists()
 
 
-def test_table_that_is_no_regular_file_is_not_read(tmp_path: Path, directory: int) -> None:
+def test_table_that_is_no_regular_file_is_not_read(tmp_path: Path, directory: Directory) -> None:
     before = os.listdir("/proc/self/fd")
     assert Reader.open("missing", directory) is None
     os.mkfifo(tmp_path / "fifo")
@@ -117,7 +118,47 @@ def test_table_that_is_no_regular_file_is_not_read(tmp_path: Path, directory: in
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_short_file_has_no_refusals(tmp_path: Path, directory: int) -> None:
+def make_writable(path: Path) -> None:
+    path.chmod(0o660)
+
+
+def make_link(path: Path) -> None:
+    os.link(path, path.with_name("link"))
+
+
+@pytest.mark.parametrize("spoil", [make_writable, make_link])
+def test_table_that_others_may_have_written_raises(
+    spoil: Callable[[Path], None], tmp_path: Path, directory: Directory
+) -> None:
+    refusals.create_file("table", directory.fd).close()
+    spoil(tmp_path / "table")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(un.NamespaceError, match=r"table can't be trusted: other users") as caught:
+        Reader.open("table", directory)
+    assert os.listdir("/proc/self/fd") == before
+    del caught
+
+
+def test_table_that_can_not_be_opened_raises(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "too many files")
+
+    refusals.create_file("table", directory.fd).close()
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(un.NamespaceError) as caught:
+        Reader.open("table", directory)
+    assert caught.value.errno == errno.EMFILE
+
+
+def test_unprintable_characters_of_a_text_are_escaped(fd: int) -> None:
+    Table(fd).add("a\x1b[2J\nb\u202e")
+    (only,) = refusals.listed(fd)
+    assert only.text == r"a\x1b[2J\nb\u202e"
+
+
+def test_short_file_has_no_refusals(tmp_path: Path, directory: Directory) -> None:
     (tmp_path / "table").write_bytes(b"\1")
     reader = Reader.open("table", directory)
     assert reader is not None
@@ -125,13 +166,15 @@ def test_short_file_has_no_refusals(tmp_path: Path, directory: int) -> None:
     reader.close()
 
 
-def test_full_disk_fails_the_new_file(directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_fails_the_new_file(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "posix_fallocate", fail)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="full") as caught:
-        refusals.create_file("table", directory)
+        refusals.create_file("table", directory.fd)
     assert os.listdir("/proc/self/fd") == before
     del caught

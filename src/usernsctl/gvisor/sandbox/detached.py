@@ -135,7 +135,7 @@ class DetachedSandbox:
         self._has_ended = opened[0] is None
         try:
             if self.record.proxy is not None:
-                self.proxy = refusals.Reader.open(REFUSALS, entry.fd)
+                self.proxy = refusals.Reader.open(REFUSALS, entry.directory)
             if opened[0] is not None:
                 self._inside = _namespace_of_runsc(self.record.pid, opened[0].number)
         except BaseException:
