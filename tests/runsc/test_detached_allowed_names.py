@@ -152,6 +152,29 @@ def test_proxy_ends_with_its_detached_sandbox(end: object, marker: str) -> None:
     assert wait_until_gone(marker, PATIENCE) == []
 
 
+def test_stopped_proxy_delays_no_exit_status(marker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with un.Sandbox(FOREVER, allow=["good.example"], id=marker, detach=True) as box:
+        pidfd = proxy_of(marker)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+            box.kill()
+            results: list[bool] = []
+
+            def wait(*fds: int, timeout: float | None = None) -> bool:
+                results.append(wait_readable(*fds, timeout=timeout))
+                return results[-1]
+
+            with monkeypatch.context() as patched:
+                patched.setattr(detached, "wait_readable", wait)
+                assert box.wait(PATIENCE) == -signal.SIGKILL
+            # No wait has ended with its time limit, and the proxy still exists.
+            assert results.count(False) == 0
+            assert not wait_readable(pidfd, timeout=0)
+        finally:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+
+
 def test_killed_proxy_of_a_detached_sandbox_is_not_replaced(world: World, tmp_path: Path) -> None:
     code = (
         "import os, signal, usernsctl as un\n"

@@ -132,6 +132,8 @@ class DetachedSandbox:
         # unless that has ended, of runsc's other processes, and of the proxy for allowed names.
         owners = [state, *(pidfd for pidfd in opened if pidfd is not None)]
         self._shared = SharedDescriptors("the sandbox", owners)
+        running = opened[: len(self.record.processes)]
+        self._process_count = sum(pidfd is not None for pidfd in running)
         self._has_ended = opened[0] is None
         try:
             if self.record.proxy is not None:
@@ -371,7 +373,8 @@ class DetachedSandbox:
             return
         with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
             deadline = deadline_after(KEEPER_SECONDS)
-            for pidfd in pidfds:
+            # A stopped proxy, whose pidfd is the last one, would delay this until the deadline.
+            for pidfd in pidfds[: self._process_count]:
                 wait_readable(pidfd, timeout=seconds_left(deadline))
             self._end_report.end = SandboxEnd.parse(read_report("end", self._entry.fd))
             status = read_report("status", self._entry.fd)
