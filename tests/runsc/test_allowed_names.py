@@ -21,7 +21,8 @@ from proxied import FETCH, Server
 
 import usernsctl as un
 from usernsctl._system.processes import command_line_of
-from usernsctl.gvisor.sandbox import attached
+from usernsctl.gvisor.sandbox import attached, detached
+from usernsctl.network import proxy_process
 from usernsctl.network.proxy_process import ProxyProcess, is_proxy
 
 USERNSCTL = SCRIPTS / "usernsctl"
@@ -291,3 +292,37 @@ def test_a_failed_start_or_close_ends_the_proxy(monkeypatch: pytest.MonkeyPatch)
                     life.close()
             assert life.proxy._process.returncode is not None
         assert children_of(os.getpid()) == before
+
+
+both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+
+
+@both_kinds
+@pytest.mark.usefixtures("runtime")
+def test_timeout_limits_the_start_of_the_proxy(
+    detach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy_process, "_command", lambda *_: ["/bin/sleep", "1000"])
+    before = children_of(os.getpid())
+    with pytest.raises(un.TimeoutExpired) as caught:
+        un.Sandbox(["echo", "word"], allow=["good.example"], timeout=0.5, detach=detach)
+    assert (caught.value.cmd, caught.value.timeout) == (("echo", "word"), 0.5)
+    assert children_of(os.getpid()) == before
+
+
+@both_kinds
+@pytest.mark.usefixtures("runtime")
+def test_start_of_the_proxy_counts_for_the_timeout(
+    detach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def expire(timeout: float, args: list[str], **_: Any) -> None:
+        given.append(timeout)
+        raise un.TimeoutExpired(args, timeout)
+
+    monkeypatch.setattr(detached if detach else attached, "start_within", expire)
+    with pytest.raises(un.TimeoutExpired) as caught:
+        un.Sandbox(["echo", "word"], allow=["good.example"], timeout=60, detach=detach)
+    assert caught.value.timeout == 60
+    assert [seconds < 60 for seconds in given] == [True]

@@ -10,7 +10,7 @@ from io import FileIO
 
 from usernsctl import _text
 from usernsctl._system import python_child
-from usernsctl._system.descriptors import open_owned
+from usernsctl._system.descriptors import open_owned, wait_readable
 from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
 from usernsctl.errors import CommandError
 from usernsctl.network import refusals
@@ -76,17 +76,22 @@ class ProxyProcess:
             failed.pop_all()
         self.pid: int = self._process.pid
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the proxy can take its listening socket.
 
+        :param timeout: the time limit, in seconds, if it is less than :data:`START_SECONDS`.
+        :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
         :raises CommandError: the proxy has ended, or was not ready in :data:`START_SECONDS`.
         """
-        self.handover.settimeout(START_SECONDS)
-        try:
-            ready = self.handover.recv(1)
-        except OSError:
-            ready = b""
-        self.handover.settimeout(None)
+        limit = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
+        # Python's sockets are non-blocking after socket.setdefaulttimeout().
+        self.handover.setblocking(True)
+        ready = b""
+        if wait_readable(self.handover.fileno(), timeout=limit):
+            with contextlib.suppress(OSError):
+                ready = self.handover.recv(1)
+        elif timeout is not None and timeout < START_SECONDS:
+            raise TimeoutExpired(_command(), timeout)
         if not ready:
             raise CommandError(
                 "the proxy for the names of --allow did not start",

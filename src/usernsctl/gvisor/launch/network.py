@@ -178,15 +178,21 @@ def with_handover(words: Sequence[str], handover: int) -> list[str]:
 
 
 def hand_over(
-    words: Sequence[str], proxy: ProxyProcess, fds: list[int], above: contextlib.ExitStack
+    words: Sequence[str],
+    proxy: ProxyProcess,
+    fds: list[int],
+    above: contextlib.ExitStack,
+    timeout: float | None,
 ) -> list[str]:
     """Wait until a proxy is ready, and return :func:`with_handover` of its Unix socket.
 
     :param fds: a list to which the descriptor is added that the command has to inherit.
     :param above: closes the duplicate that replaces descriptors 0 to 2.
+    :param timeout: the time limit, in seconds, or ``None``.
+    :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
     :raises CommandError: the proxy did not start.
     """
-    proxy.wait_ready()
+    proxy.wait_ready(timeout)
     fds.append(above_stdio(proxy.handover.fileno(), above))
     return with_handover(words, fds[-1])
 

@@ -154,12 +154,12 @@ class AttachedSandbox:
                 args = [*map(str, fds[:2]), words, files.pid_file, *command]
                 if self.proxy is not None:
                     # The proxy has to be ready before a command of the sandbox runs.
-                    args = hand_over(args, self.proxy, fds, given)
+                    args = hand_over(args, self.proxy, fds, given, seconds_left(deadline))
                 place = RunscNamespace(
                     host.namespace, host.restrictions_with(accepts), mount_proc=self._is_init
                 )
                 started = {**how, "pass_fds": fds, "namespace": place}
-                self.popen = self._start_init(host, args, timeout, started)
+                self.popen = self._start_init(host, args, seconds_left(deadline), started)
             theirs.close()
             if self.proxy is not None:
                 # Without any copy, the proxy ends also if the network of the sandbox is not made.

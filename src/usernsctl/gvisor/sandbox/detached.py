@@ -485,9 +485,9 @@ def _starter(
             accepts = [] if ports is None else ports.options(fds, above)
             command = files.command(_HERE, disk, accepts)
             if proxy is not None:
-                command = hand_over(command, proxy, fds, above)
+                command = hand_over(command, proxy, fds, above, seconds_left(deadline))
             popen = start_within(
-                timeout,
+                seconds_left(deadline),
                 [
                     host.prepared.program("usernsctl-detach"),
                     *map(str, numbers),

@@ -301,12 +301,17 @@ class Sandbox(SandboxFiles, UsageMixin, ClosingMixin):
             files.listening() if terminal else contextlib.nullcontext() as console,
             self._bind_ports(host) as ports,
         ):
-            if detach:
-                self._life = DetachedSandbox.start(
-                    host, files, self.id, self.args, how, timeout, enforced, ports
-                )
-            else:
-                self._life = AttachedSandbox(host, files, how, timeout, enforced, ports)
+            try:
+                if detach:
+                    self._life = DetachedSandbox.start(
+                        host, files, self.id, self.args, how, timeout, enforced, ports
+                    )
+                else:
+                    self._life = AttachedSandbox(host, files, how, timeout, enforced, ports)
+            except TimeoutExpired as expired:
+                # The error of a part of the start has the time that was left for that part.
+                expired.timeout = timeout or 0
+                raise
             if console is not None:
                 self._terminal = receive_terminal(console)
 
