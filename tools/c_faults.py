@@ -8,6 +8,7 @@ Needs root, for PID namespaces: a fault may leave processes, or make a test sign
 
 from __future__ import annotations
 
+import bisect
 import collections
 import contextlib
 import os
@@ -40,11 +41,18 @@ SANITIZERS = {
 
 @dataclass(frozen=True)
 class Site:
-    """A call of a program that a test runs: the return address, and the source line."""
+    """A call of a program that a test runs.
+
+    :ivar address: the return address.
+    :ivar line: the source line.
+    :ivar offset: the return address relative to the function. Programs link the same object files,
+        so that the line and the offset identify a call in all of them.
+    """
 
     program: Path
     address: int
     line: str
+    offset: int
 
 
 def numbers(record: Path) -> list[int]:
@@ -59,6 +67,15 @@ def source_lines(program: Path, addresses: list[int]) -> list[str]:
     # GNU addr2line warns of clang's line tables, but reads them.
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [line.partition(" (")[0] for line in done.stdout.splitlines()]
+
+
+def function_offsets(program: Path, addresses: list[int]) -> list[int]:
+    """Return each return address relative to the start of its function."""
+    command = ["nm", "--defined-only", "--numeric-sort", program]
+    symbols = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    words = [line.split() for line in symbols.splitlines()]
+    starts = [int(start, 16) for start, kind, _ in words if kind in "tTwW"]
+    return [address - starts[bisect.bisect_left(starts, address) - 1] for address in addresses]
 
 
 def run(command: list[Path | str], directory: Path, seconds: float) -> int | None:
@@ -103,7 +120,8 @@ def sites_of(command: list[Path | str]) -> list[Site] | None:
             program = Path(command[0]).parent / record.name
             addresses = numbers(record)
             lines = source_lines(program, addresses)
-            found += map(Site, [program] * len(lines), addresses, lines)
+            offsets = function_offsets(program, addresses)
+            found += map(Site, [program] * len(lines), addresses, lines, offsets)
     return found
 
 
@@ -123,12 +141,12 @@ def choose(
     commands: list[list[Path | str]], reached: list[list[Site] | None]
 ) -> list[tuple[list[Path | str], Site]]:
     """Return the first tests that reach each call, with the call."""
-    used: collections.Counter[str] = collections.Counter()
+    used: collections.Counter[tuple[str, int]] = collections.Counter()
     chosen = []
     for command, sites in zip(commands, reached, strict=True):
         for site in sites or []:
-            used[site.line] += 1
-            if used[site.line] <= TESTS_PER_SITE:
+            used[site.line, site.offset] += 1
+            if used[site.line, site.offset] <= TESTS_PER_SITE:
                 chosen.append((command, site))
     return chosen
 
@@ -148,7 +166,7 @@ def main(toolchain: str = "faults") -> int:
     ]
     defects += [defect for defect in found if defect]
     print(*defects, sep="\n")
-    count = len({site.line for _, site in chosen})
+    count = len({(site.line, site.offset) for _, site in chosen})
     print(f"Calls that fail: {count} calls, {len(chosen)} runs, {len(defects)} defects")
     return 1 if defects else 0
 
