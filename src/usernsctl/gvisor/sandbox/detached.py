@@ -134,7 +134,8 @@ class DetachedSandbox:
         self._shared = SharedDescriptors("the sandbox", owners)
         running = opened[: len(self.record.processes)]
         self._process_count = sum(pidfd is not None for pidfd in running)
-        self._has_ended = opened[0] is None
+        self._has_main = opened[0] is not None
+        self._has_ended = not self._has_main
         try:
             if self.record.proxy is not None:
                 self.proxy = refusals.Reader.open(REFUSALS, entry.directory)
@@ -405,9 +406,8 @@ class DetachedSandbox:
         with self._unless_closed():
             is_locked = self._entry.lock()
         self.kill()
-        # Without pidfds, the sandbox had ended before this object was made.
-        if pidfds:
-            end_processes(self.record.id, pidfds[0], pidfds[1:])
+        count = int(self._has_main)
+        end_processes(self.record.id, pidfds[0] if count else None, pidfds[count:])
         self.has_ended()
         with self._unless_closed():
             if is_locked:
