@@ -109,6 +109,14 @@ def host() -> Iterator[un.SandboxHost]:
 
 
 @pytest.fixture
+def let_init_reap() -> Iterator[None]:
+    """Let process 1 reap orphans, as outside the tests: reset PR_SET_CHILD_SUBREAPER."""
+    prctl.set_child_subreaper(False)
+    yield
+    prctl.set_child_subreaper(True)
+
+
+@pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Return a function that makes usernsctl use a script as its runsc."""
 

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import prctl
 import pytest
 from conftest import open_descriptors
 from network_world import PUBLIC, NameServer, World, made
@@ -45,14 +44,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     directory = runtime / "usernsctl" / "sandboxes"
     yield directory
     assert not directory.exists() or os.listdir(directory) == []
-
-
-@pytest.fixture
-def let_init_reap() -> Iterator[None]:
-    """Let process 1 reap orphans, as outside the tests: reset PR_SET_CHILD_SUBREAPER."""
-    prctl.set_child_subreaper(False)
-    yield
-    prctl.set_child_subreaper(True)
 
 
 @pytest.fixture

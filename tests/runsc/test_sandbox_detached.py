@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import prctl
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids, unprivileged
 from conftest import EXIT_SECONDS, open_descriptors
@@ -47,14 +46,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for id in left:
         un.Sandbox.attach(id).close()
     assert left == []
-
-
-@pytest.fixture
-def let_init_reap() -> Iterator[None]:
-    """Let process 1 reap orphans, as outside the tests: reset PR_SET_CHILD_SUBREAPER."""
-    prctl.set_child_subreaper(False)
-    yield
-    prctl.set_child_subreaper(True)
 
 
 @pytest.fixture
