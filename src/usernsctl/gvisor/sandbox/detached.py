@@ -506,12 +506,7 @@ def _starter(
                 **how,
             )
         try:
-            if not wait_readable(ours.fileno(), popen.pidfd, timeout=seconds_left(deadline)):
-                assert timeout is not None
-                raise TimeoutExpired(popen.args, timeout)
-            answer = _read_answer(ours)
-            if answer != b"+":
-                raise files.failure(popen.wait(), answer)
+            _wait_for_start(ours, popen, files, timeout, deadline)
             yield popen
             ours.send(b"+")
             if popen.wait() != 0:
@@ -522,6 +517,26 @@ def _starter(
             popen.wait()
             close_streams(popen)
             raise
+
+
+def _wait_for_start(
+    connection: socket.socket,
+    popen: Popen[bytes],
+    files: SandboxDirectory,
+    timeout: float | None,
+    deadline: float | None,
+) -> None:
+    """Wait until usernsctl-detach reports that the sandbox runs.
+
+    :raises TimeoutExpired: it has not reported at the deadline.
+    :raises UsernsError: the sandbox could not be started.
+    """
+    if not wait_readable(connection.fileno(), popen.pidfd, timeout=seconds_left(deadline)):
+        assert timeout is not None
+        raise TimeoutExpired(popen.args, timeout)
+    answer = _read_answer(connection)
+    if answer != b"+":
+        raise files.failure(popen.wait(), answer)
 
 
 def _read_answer(connection: socket.socket) -> bytes:
