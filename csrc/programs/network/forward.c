@@ -17,7 +17,7 @@
 #define BUFFER_BYTES (1 << 15)
 #define PAUSE_MS 100
 
-/* One direction of a connection: bytes read from one end, and not yet written to the other. */
+/* The buffer of one direction of a connection, with bytes to be written. */
 struct half {
     char *bytes; /* the buffer, which belongs to the entry even while the connection is unused */
     size_t at, length; /* the bytes to write: `length` of them, from bytes[at] on */

@@ -22,7 +22,7 @@
 /* If no process is missing after this number of checks, the kernel has probably killed a process of
  * another sandbox. */
 #define LOOKS_OF_DOUBT 20
-/* One ROUGHLY-th of the limit may be unused when memory runs out, because the kernel counts memory
+/* The limit divided by ROUGHLY may be unused when memory runs out, because the kernel counts memory
  * in batches. */
 #define ROUGHLY 20
 /* The interval at which the counter is read without events: version 1 of control groups reports no
