@@ -13,7 +13,7 @@ import pytest
 from conftest import settled_descriptors
 
 import usernsctl as un
-from usernsctl import gvisor
+from usernsctl import _core, gvisor
 from usernsctl.gvisor.agent.activity import Activity
 from usernsctl.gvisor.sandbox import detached
 
@@ -43,16 +43,31 @@ def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool, runtime: Pa
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
         # A running command keeps the sandbox, and the time begins again after its end.
         assert box.run(["sleep", "4"]).reason == "exited"
-        ended = time.monotonic()
         with box.popen(FOREVER) as process:
             with pytest.raises(un.TimeoutExpired):
                 box.wait(3)
+            ended = time.monotonic()
             process.kill()
             process.wait()
-            ended = time.monotonic()
         check_idle_end(box, 2)
         assert 1.9 < time.monotonic() - ended < PATIENCE / 2
     assert settled_descriptors() == before
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_the_search_for_an_oom_kill_is_no_idle_time(
+    detach: bool, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulate an OOM kill on the machine, after which wait() looks 2 s for a limit's error."""
+    with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
+        process = box.popen(FOREVER)
+        monkeypatch.setattr(_core, "oom_kills", lambda **_: 1 << 40)
+        begun = time.monotonic()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert time.monotonic() - begun > 1.9
+        assert box.run(["true"]).returncode == 0
+        check_idle_end(box, 2)
 
 
 def test_each_command_restarts_the_idle_timeout(runtime: Path) -> None:

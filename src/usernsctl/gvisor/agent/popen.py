@@ -386,8 +386,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             return
         if not message:
             self._is_lost = True
-            self._end_with(-signal.SIGKILL)
-            self._look_for_limit(is_gone=True)
+            self._end_after_look(-signal.SIGKILL, is_gone=True)
             return
         try:
             ended = wire.read_end(message)
@@ -395,10 +394,18 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._abandon()
             self._end_with(-signal.SIGKILL)
             raise agent_error(self._place.id, f"sent an invalid message: {lie}") from None
-        self._end_with(ended.returncode, ended.usage)
-        # The kernel's OOM killer may have killed the command's process on the host.
         if ended.returncode:
-            self._look_for_limit(is_gone=False)
+            # The kernel's OOM killer may have killed the command's process on the host.
+            self._end_after_look(ended.returncode, ended.usage, is_gone=False)
+        else:
+            self._end_with(ended.returncode, ended.usage)
+
+    def _end_after_look(self, status: int, usage: Usage | None = None, *, is_gone: bool) -> None:
+        """Call :meth:`_look_for_limit`, which may wait, and begin the idle timeout afterwards."""
+        try:
+            self._look_for_limit(is_gone=is_gone)
+        finally:
+            self._end_with(status, usage)
 
     def _look_for_limit(self, *, is_gone: bool) -> None:
         """Set `_limit_error`, and raise it unless a ``run()`` reads that attribute.
