@@ -25,6 +25,8 @@ import c_tests
 TESTS_PER_SITE = 2
 # The time after which a test with a fault is killed, since it waits for ever.
 SECONDS = 10
+# The accepted exit statuses of a test with a fault; None stands for a test that hangs.
+PASSED = (0, 1, None)
 # The shell is process 1, so that orphans do not become children of the test.
 APART = (
     *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
@@ -78,8 +80,17 @@ def function_offsets(program: Path, addresses: list[int]) -> list[int]:
     return [address - starts[bisect.bisect_left(starts, address) - 1] for address in addresses]
 
 
-def run(command: list[Path | str], directory: Path, seconds: float) -> int | None:
-    """Run a test with the records in a directory. Returns the exit status, or None if it hangs."""
+def run(
+    command: list[Path | str],
+    directory: Path,
+    seconds: float,
+    accepted: tuple[int | None, ...],
+) -> int | None:
+    """Run a test with the records in a directory; print its output if the result is not accepted.
+
+    :param accepted: exit statuses, with None for a test that hangs.
+    :returns: the exit status, or None if the test hangs.
+    """
     environment = os.environ | SANITIZERS | {"USERNSCTL_CALL_FAULTS": str(directory)}
     with tempfile.TemporaryFile() as output:
         test = subprocess.Popen(
@@ -94,8 +105,8 @@ def run(command: list[Path | str], directory: Path, seconds: float) -> int | Non
         except subprocess.TimeoutExpired:
             test.kill()
             test.wait()
-            return None
-        if status not in (0, 1):
+            status = None
+        if status not in accepted:
             output.seek(0)
             sys.stderr.buffer.write(output.read())
         return status
@@ -114,7 +125,7 @@ def sites_of(command: list[Path | str]) -> list[Site] | None:
     """Run a test without faults; return the sites that its programs reach, or None if it fails."""
     found: list[Site] = []
     with record_directory() as directory:
-        if run(command, directory, c_tests.TEST_SECONDS) != 0:
+        if run(command, directory, c_tests.TEST_SECONDS, accepted=(0,)) != 0:
             return None
         for record in sorted(directory.iterdir()):
             program = Path(command[0]).parent / record.name
@@ -131,8 +142,8 @@ def try_site(command: list[Path | str], site: Site) -> str | None:
         record = directory / site.program.name
         record.write_bytes(site.address.to_bytes(WORD, "little"))
         record.chmod(0o666)
-        status = run(command, directory, SECONDS)
-    if status in (0, 1, None):
+        status = run(command, directory, SECONDS, accepted=PASSED)
+    if status in PASSED:
         return None
     return f"{Path(command[0]).name} ends with {status} if the call in {site.line} fails"
 

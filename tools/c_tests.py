@@ -189,7 +189,8 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
             inputs = [made, *parts(source)]
             program = link(inputs, directory / made.stem, "-fsanitize=fuzzer")
             if toolchain.links == COUNTED:
-                commands.append([program.absolute(), *(source.parent / "seeds").iterdir()])
+                seeds = (path for path in (source.parent / "seeds").rglob("*") if path.is_file())
+                commands.append([program.absolute(), *seeds])
             else:
                 commands.append(fuzz_command(source, program))
     return commands
