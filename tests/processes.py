@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,18 @@ def thread_states(pid: int) -> Iterator[str]:
     for path in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield path.read_text().rpartition(")")[2].split()[0]
+
+
+def wait_until(
+    condition: Callable[[], object],
+    seconds: float = 60,
+    explain: Callable[[], object] | None = None,
+) -> None:
+    """Wait until a condition is true; fail after a timeout, with the result of `explain`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, explain and explain()
+        time.sleep(0.005)
 
 
 def processes_with(word: str) -> list[str]:

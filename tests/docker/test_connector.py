@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import gvisor
 import pytest
 from connector import of_type
+from processes import status_of, wait_until
 
 from docker.conftest import CONNECTOR, PRELUDE, PRELUDE_PYTHON
 from docker.engine import TREE, Engine, wait_for_output
@@ -194,6 +195,14 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
     assert reading.returncode == 143
 
 
+def takes_signal(pid: int, signal: Signals) -> bool:
+    """Return whether process 1 of a container blocks or handles a signal."""
+    status = status_of(pid)
+    masks = int(status["SigBlk"], 16) | int(status["SigCgt"], 16)
+    # While usernsctl-watch waits by sigtimedwait(2), /proc shows no blocked signals.
+    return bool(masks & 1 << signal - 1) or status["Name"] == "usernsctl-watch"
+
+
 @pytest.mark.parametrize(
     "start",
     [
@@ -207,11 +216,16 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
 def test_a_signal_before_the_sandbox_starts_is_not_lost(
     signal: Signals, start: list[str], plain: Engine
 ) -> None:
-    """The kernel discards a signal that process 1 of a container neither handles nor blocks."""
+    """Send the signal as soon as the entrypoint can know of it.
+
+    Before, the kernel discards a signal that process 1 of a container neither handles nor blocks.
+    """
     name = f"usernsctl-early-{os.getpid()}-{signal.name}"
     run = ["run", "--detach", f"--name={name}", *PROTECTED, *start]
     plain.must(*run, "sleep", "1000")
     try:
+        first = int(plain.must("inspect", "--format={{.State.Pid}}", name))
+        wait_until(lambda: takes_signal(first, signal))
         plain.must("kill", f"--signal={signal.name}", name)
         ended = plain.must("wait", name, timeout=60)
     finally:

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ import pytest
 import supervisors
 from conftest import Program
 from inside import ORPHAN, PATIENCE, WAITER, read_ready
-from processes import capture, children_of, status_of
+from processes import capture, children_of, status_of, wait_until
 
 import usernsctl as un
 
@@ -112,13 +111,6 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]
             yield process
         finally:
             process.kill()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def status_with_alarms(command: list[str | Path]) -> int:

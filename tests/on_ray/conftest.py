@@ -10,12 +10,13 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from processes import wait_until
 from ray.cluster_utils import Cluster
 
 # The sandboxes that each node offers.
@@ -24,8 +25,6 @@ PER_NODE = 2
 STORE_BYTES = 80 << 20
 # The time limit for the start of a node, in seconds.
 START_SECONDS = 120
-# The time limit for processes to end, in seconds.
-END_SECONDS = 30
 # The beginnings of the names of a sandbox's processes.
 SANDBOX_NAMES = ("exe", "runsc", "usernsctl")
 # The beginnings of command lines of Ray's own processes.
@@ -66,18 +65,6 @@ def sandbox_processes() -> dict[int, str]:
 def kernels() -> list[int]:
     """Return the processes with gVisor's kernel, one for each sandbox."""
     return [pid for pid, words in sandbox_processes().items() if words.startswith("runsc-sandbox")]
-
-
-def wait_until(
-    condition: Callable[[], object],
-    seconds: float = END_SECONDS,
-    explain: Callable[[], object] | None = None,
-) -> None:
-    """Wait until a condition is true; fail after a timeout, with the result of `explain`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, explain and explain()
-        time.sleep(0.05)
 
 
 class ThreeNodes:

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import ray
-from on_ray.conftest import PER_NODE, ThreeNodes, kernels, sandbox_processes, wait_until
+from on_ray.conftest import PER_NODE, ThreeNodes, kernels, sandbox_processes
+from processes import wait_until
 
 import usernsctl as un
 import usernsctl.contrib.ray as contrib_ray

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import ray
-from on_ray.conftest import ThreeNodes, kernels, sandbox_processes, wait_until
+from on_ray.conftest import ThreeNodes, kernels, sandbox_processes
+from processes import wait_until
 from ray.experimental import sandbox as ray_sandbox
 
 from usernsctl.contrib.ray import UsernsctlRuntime, create

@@ -19,7 +19,7 @@ from typing import Any
 import gvisor
 import pytest
 from conftest import EXIT_SECONDS, children, left_children
-from processes import capture, children_of, stop
+from processes import capture, children_of, stop, wait_until
 
 import usernsctl as un
 from usernsctl.gvisor.pool import leftovers
@@ -36,13 +36,6 @@ STEPS = 12
 def host() -> Iterator[un.SandboxHost]:
     with un.SandboxHost() as made:
         yield made
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def output(box: un.Sandbox, *command: str) -> str:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from processes import wait_until
+
 from usernsctl.gvisor.pool.keeper import Keeper, Rules
 from usernsctl.gvisor.pool.pool import AsyncLease, Lease
 
@@ -131,13 +133,6 @@ def async_lease(
     of: Keeper[FakeSandbox], timeout: float | None = PATIENCE
 ) -> AsyncLease[FakeSandbox]:
     return AsyncLease(of, timeout)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def stats_are(of: Keeper[FakeSandbox], **wanted: int) -> Callable[[], bool]:

@@ -22,8 +22,8 @@ from pool_fakes import (
     open_factory,
     open_keeper,
     stats_are,
-    wait_until,
 )
+from processes import wait_until
 
 import usernsctl as un
 from usernsctl.gvisor.pool.keeper import Keeper, PoolStats, Waiter

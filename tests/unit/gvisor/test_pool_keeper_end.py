@@ -20,8 +20,8 @@ from pool_fakes import (
     open_factory,
     open_keeper,
     stats_are,
-    wait_until,
 )
+from processes import wait_until
 
 from usernsctl.gvisor.pool.keeper import Keeper, Rules
 
