@@ -213,6 +213,7 @@ def takes_signal(pid: int, signal: Signals) -> bool:
     ids=["in-gvisor", "launch", "run"],
 )
 @pytest.mark.parametrize("signal", [SIGHUP, SIGINT, SIGQUIT, SIGTERM])
+@pytest.mark.sampled
 def test_a_signal_before_the_sandbox_starts_is_not_lost(
     signal: Signals, start: list[str], plain: Engine
 ) -> None:

@@ -67,6 +67,7 @@ def test_the_traps_work_in_a_container(plain: Engine, volume: Path) -> None:
 
 
 @pytest.mark.parametrize("start", STARTS)
+@pytest.mark.sampled(4)
 def test_variables_and_volumes_choose_no_program_outside_gvisor(
     start: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:

@@ -36,6 +36,7 @@ def node_volumes() -> list[str]:
 
 @pytest.mark.parametrize("limit", [150, 250, 400])
 @pytest.mark.parametrize("program", GROW)
+@pytest.mark.sampled
 def test_oom_kill_ends_the_container_with_the_cause(
     program: str, limit: int, plain: Engine
 ) -> None:

@@ -37,7 +37,7 @@ def answers(environment: Environment) -> dict[str, Any]:
 
 @as_root
 @pytest.mark.parametrize("name", HEALED)
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(6)
 def test_what_doctor_says_mends_it(name: str, score: Counter[str]) -> None:
     answer = trial(name, "heal")["heal"]
     assert (answer["status"], answer["stdout"]) == (0, "ran\n"), answer
@@ -46,7 +46,7 @@ def test_what_doctor_says_mends_it(name: str, score: Counter[str]) -> None:
 
 @as_root
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-@pytest.mark.sampled(64)
+@pytest.mark.sampled(24)
 def test_the_truth_is_told(name: str, score: Counter[str]) -> None:
     wrong = []
     environment = ENVIRONMENTS[name]
@@ -80,7 +80,7 @@ DRAWN, IN_VAIN = draw(COUNT, SEED)
 
 @as_root
 @pytest.mark.parametrize("name", dict.fromkeys((*REMEMBERED, *DRAWN)))
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 def test_the_truth_is_told_of_two_faults(name: str, score: Counter[str]) -> None:
     pair = find(name)
     wrong = list(faults_of_pair(pair, answers(pair)))

@@ -22,7 +22,6 @@ from processes import capture
 from tally import Tally
 from traps import GVISOR, VARIABLES, marks, set_traps
 
-pytestmark = pytest.mark.also_root
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -81,7 +80,7 @@ def test_the_traps_work(traps: Path) -> None:
 
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("name", STARTS)
-@pytest.mark.sampled
+@pytest.mark.sampled(3)
 def test_modules_in_the_current_directory_run_outside_gvisor(
     name: str, traps: Path, tally: Tally
 ) -> None:
@@ -94,7 +93,7 @@ def test_modules_in_the_current_directory_run_outside_gvisor(
 
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("name", STARTS)
-@pytest.mark.sampled
+@pytest.mark.sampled(3)
 def test_python_variables_name_what_runs_outside_gvisor(
     name: str, traps: Path, tally: Tally
 ) -> None:
@@ -116,7 +115,7 @@ def test_python_variables_name_what_runs_outside_gvisor(
 
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("name", STARTS)
-@pytest.mark.sampled
+@pytest.mark.sampled(3)
 def test_a_relative_path_names_what_runs_outside_gvisor(
     name: str, traps: Path, tally: Tally
 ) -> None:

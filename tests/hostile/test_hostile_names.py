@@ -544,6 +544,7 @@ def test_slow_clients_are_cut_off(own: Proxied) -> None:
     assert len(good.received) == 1
 
 
+@pytest.mark.thorough
 def test_ten_thousand_connections_leave_the_proxy_small(own: Proxied) -> None:
     most_threads = 0
     for _ in range(100):

@@ -67,6 +67,7 @@ def children() -> set[str]:
 
 @without_us
 @pytest.mark.parametrize("more", [{"pid": True}, {"pid": True, "init": True}, {"time": True}])
+@pytest.mark.sampled(2)
 def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> None:
     """The first of two children may be stopped before it reports the pid of the second."""
     given_up, rounds = 0, tally.rounds(short=20, full=300)

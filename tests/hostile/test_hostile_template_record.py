@@ -16,7 +16,7 @@ from tally import Tally
 
 import usernsctl as un
 
-pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("runsc")]
+pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "a secret of the machine"
 READY = ["--ready", "READY", "--", "sh", "-c"]

@@ -162,6 +162,7 @@ def test_an_interrupted_creation_leaves_no_namespaces() -> None:
 # Objects that the interrupt loses are closed with a ResourceWarning, an error in tests.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", ["create", "from_pid", "from_fd"])
+@pytest.mark.sampled(2)
 def test_interrupts_at_any_point_leak_no_descriptor_of_a_namespace(way: str) -> None:
     with Namespace.create() as there, there.popen(FOREVER, mount=True) as process:
 

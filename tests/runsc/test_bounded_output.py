@@ -104,6 +104,7 @@ def test_on_overflow_kill_ends_the_command(run: Run) -> None:
     assert (enough.returncode, enough.reason) == (0, "exited")
 
 
+@pytest.mark.sampled(1)
 def test_timeout_expired_holds_the_output_so_far(run: Run) -> None:
     with pytest.raises(un.TimeoutExpired) as caught:
         run("echo begun; echo trouble >&2; sleep 1000", max_output=LIMIT, timeout=3)

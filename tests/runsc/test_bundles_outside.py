@@ -57,6 +57,7 @@ OUTSIDE: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("cause", "path", "parts"), OUTSIDE)
+@pytest.mark.sampled(3)
 def test_references_outside_the_bundle_are_refused(
     usernsctl: Program, tmp_path: Path, shared: Path, cause: str, path: str, parts: dict[str, Any]
 ) -> None:

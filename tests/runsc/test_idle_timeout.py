@@ -38,6 +38,7 @@ def check_idle_end(box: un.Sandbox, limit: float) -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.sampled(1)
 def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool, runtime: Path) -> None:
     before = settled_descriptors()
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
@@ -55,6 +56,7 @@ def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool, runtime: Pa
 
 
 @pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.sampled(1)
 def test_the_search_for_an_oom_kill_is_no_idle_time(
     detach: bool, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +142,7 @@ def start_client(id: str) -> int:
     return child
 
 
+@pytest.mark.thorough
 def test_commands_of_other_processes_prevent_idle_timeout(runtime: Path) -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=True) as box:
         child = start_client(box.id)
@@ -164,6 +167,7 @@ def test_idle_timeout_starts_when_a_client_process_dies(runtime: Path) -> None:
         assert time.monotonic() - died > 3
 
 
+@pytest.mark.thorough
 def test_asyncio_commands_prevent_idle_timeout(runtime: Path) -> None:
     async def main() -> None:
         async with await un.Sandbox.create_async(None, idle_timeout=2) as box:
@@ -245,6 +249,7 @@ def test_ttl_applies_to_python_templates(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize("uses", [1, 2])
+@pytest.mark.sampled(1)
 def test_ttl_ends_a_lease(uses: int, runtime: Path) -> None:
     with un.SandboxHost() as host, host.pool(1, max_uses=uses) as pool:
         with pool.acquire(PATIENCE, ttl="1.5s") as box:
@@ -270,6 +275,7 @@ def test_ttl_ends_an_asyncio_lease(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize("uses", [1, 2])
+@pytest.mark.sampled(1)
 def test_idle_timeout_applies_only_to_leased_sandboxes(uses: int, runtime: Path) -> None:
     with un.SandboxHost(idle_timeout=2) as host, host.pool(1, max_uses=uses) as pool:
         for _ in range(uses):

@@ -67,6 +67,7 @@ def here(usernsctl: Program, tree: Path, tmp_path: Path) -> Callable[..., Path]:
         ("root", "0 0 0"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_names_are_looked_up_in_the_sandbox(
     prelude: Program, here: Callable[..., Path], user: str, ids: str
 ) -> None:

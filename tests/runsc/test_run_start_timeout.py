@@ -56,6 +56,7 @@ exec sleep 6
         assert (done.returncode, f"[{cause}]" in done.stderr) == (125, True), done.stderr
 
 
+@pytest.mark.thorough
 def test_start_timeout_does_not_limit_a_running_command(run: Run) -> None:
     done = run("--start-timeout", "8", "--", "sh", "-c", "sleep 9; echo ran")
     assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr

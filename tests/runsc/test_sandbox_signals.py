@@ -217,6 +217,7 @@ def test_close_in_another_thread_ends_communicate(detach: bool) -> None:
 
 
 @pytest.mark.parametrize("kill", [un.SandboxPopen.kill, un.SandboxPopen.terminate])
+@pytest.mark.sampled(1)
 def test_signal_handler_kills_a_command_at_any_step_of_wait(
     host: un.SandboxHost, kill: Callable[[un.SandboxPopen[bytes]], None]
 ) -> None:
