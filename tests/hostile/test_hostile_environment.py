@@ -22,7 +22,6 @@ from processes import capture
 from tally import Tally
 from traps import GVISOR, VARIABLES, marks, set_traps
 
-
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 HOST = """
