@@ -92,6 +92,18 @@ def _newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def check_max_output(limit: int) -> None:
+    """Check a maximum size of output.
+
+    :raises TypeError: `limit` is not a number.
+    :raises ValueError: `limit` is too small.
+    """
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise TypeError(f"max_output must be a number of bytes, not {limit!r}")
+    if limit < 1:
+        raise ValueError(f"max_output must be at least 1 byte, not {limit}")
+
+
 class BoundedOutput:
     """The communication with a command whose output is limited."""
 
@@ -111,10 +123,7 @@ class BoundedOutput:
             raise ValueError(f"on_overflow must be 'truncate' or 'kill', not {on_overflow!r}")
         if limit is None:
             raise ValueError(f"on_overflow={on_overflow!r} needs max_output, a number of bytes")
-        if not isinstance(limit, int) or isinstance(limit, bool):
-            raise TypeError(f"max_output must be a number of bytes, not {limit!r}")
-        if limit < 1:
-            raise ValueError(f"max_output must be at least 1 byte, not {limit}")
+        check_max_output(limit)
         if PIPE not in (stdout, stderr):
             raise ValueError("max_output limits captured output: add capture_output=True")
         self._set(limit, on_overflow)

@@ -471,12 +471,23 @@ class SandboxCommands:
         """Start a command from asyncio: see :meth:`usernsctl.Sandbox.create_subprocess_exec`."""
         arguments = dict(options)
         limit = aio.take_limit(arguments)
+        popen = await self.start_program_async([program, *args], {**arguments, "bufsize": 0})
+        return await aio.connected(popen, limit, process.SandboxProcess)
+
+    async def start_program_async(
+        self, args: Args, options: Mapping[str, Any]
+    ) -> SandboxPopen[Any]:
+        """Start a command from asyncio; it ends with the returned object.
+
+        :param options: as for :meth:`popen`.
+        """
+        arguments = dict(options)
         deadline = time.monotonic() + START_SECONDS
         spec = self._command_spec("create_subprocess_exec", arguments)
-        arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
-        popen = await self._request_start(spec, [program, *args], deadline, arguments)
+        arguments |= {"is_awaited": False, "outlives": False}
+        popen = await self._request_start(spec, args, deadline, arguments)
         await popen._start_async()
-        return await aio.connected(popen, limit, process.SandboxProcess)
+        return popen
 
     async def _request_start(
         self, spec: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
