@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.result import Result, SandboxUsage
     from usernsctl.gvisor.sandbox.files import FileOptions
     from usernsctl.gvisor.sandbox.host_namespace import HostOptions
+    from usernsctl.gvisor.sandbox.interpreter import ExceptionInfo, Execution, Interpreter
     from usernsctl.gvisor.sandbox.records import DetachedRecord
     from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
     from usernsctl.gvisor.template.python import PythonTemplate
@@ -96,12 +97,15 @@ __all__ = [
     "CompletedProcess",
     "CopyReport",
     "DetachedRecord",
+    "ExceptionInfo",
+    "Execution",
     "Extent",
     "FileEntry",
     "FileOptions",
     "HardeningError",
     "HostOptions",
     "IdMap",
+    "Interpreter",
     "LimitError",
     "MapError",
     "Namespace",
@@ -163,9 +167,12 @@ _APART = {
     "Bind": "usernsctl.gvisor.launch.request",
     "CopyReport": "usernsctl.gvisor.agent.file_copies",
     "DetachedRecord": "usernsctl.gvisor.sandbox.records",
+    "ExceptionInfo": "usernsctl.gvisor.sandbox.interpreter",
+    "Execution": "usernsctl.gvisor.sandbox.interpreter",
     "FileEntry": "usernsctl.gvisor.agent.file_copies",
     "FileOptions": "usernsctl.gvisor.sandbox.files",
     "HostOptions": "usernsctl.gvisor.sandbox.host_namespace",
+    "Interpreter": "usernsctl.gvisor.sandbox.interpreter",
     "PoolStats": "usernsctl.gvisor.pool.keeper",
     "PythonTemplate": "usernsctl.gvisor.template.python",
     "Result": "usernsctl.gvisor.result",

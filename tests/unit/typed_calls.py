@@ -152,6 +152,22 @@ def wrong_in_a_sandbox(box: un.Sandbox) -> None:
     box.communicate("x")  # type error
 
 
+def interpreters(box: un.Sandbox) -> None:
+    with box.interpreter("python3", max_output=9, env={"A": "b"}, user="app") as python:
+        assert_type(python, un.Interpreter)
+        done = python.run("a", variables={"a": 1}, timeout=1.5)
+        assert_type(done, un.Execution)
+        assert_type(done.error and done.error.message, str | None)
+    box.interpreter(stdin=un.PIPE)  # type error
+    python.run(b"1")  # type error
+
+
+async def interpreters_of_a_loop(box: un.Sandbox) -> None:
+    async with await box.interpreter_async(cwd="/") as python:
+        assert_type(await python.run_async("1", timeout=None), un.Execution)
+    await box.interpreter_async(cdw="/")  # type error
+
+
 def wrong_sandboxes(host: un.SandboxHost) -> None:
     un.gvisor.run(["id"], txet=True)  # type error
     un.gvisor.run(["id"], network="sandbox")  # type error

@@ -54,6 +54,7 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     HostOptions,
     LimitOptions,
 )
+from usernsctl.gvisor.sandbox.interpreter import InterpreterMixin
 from usernsctl.gvisor.sandbox.records import DetachedRecord
 from usernsctl.gvisor.sandbox.usage import UsageMixin
 from usernsctl.network.ports import PublishedPort
@@ -90,7 +91,7 @@ class CreateOptions(StartOptions, HostOptions, total=False):
     host: HostBase | None
 
 
-class Sandbox(SandboxFiles, UsageMixin, ClosingMixin):
+class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     """A sandbox: gVisor with one first command, and any number of further commands.
 
     A sandbox ends when its first command ends, when it is closed, or when the process that created

@@ -1,0 +1,127 @@
+"""The program of a kept interpreter, which runs the code that the host sends.
+
+The interpreter gets the source of this module as the argument of ``-c``. This module imports
+nothing of usernsctl, since the interpreter may be another version of Python. Descriptor 0 is a
+socket to the host. Each request and each answer is a line of JSON, in messages of at most
+MESSAGE_BYTES.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import linecache
+import os
+import sys
+import traceback
+from ast import Expr, Expression, PyCF_ONLY_AST
+from types import ModuleType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+#: The maximum size of a message, in bytes: a Unix socket takes messages of 200 KiB (unix(7)).
+MESSAGE_BYTES = 1 << 16
+#: The number of bytes of an answer besides the value: see :func:`_encode`.
+ENVELOPE_BYTES = 4096
+
+# The number of characters of a text that accompanies a long value, and the part of an answer
+# that each of its at most three texts may have. JSON needs at most 12 bytes for a character.
+_FEW = 80
+_PART = 50
+
+
+def serve() -> None:
+    """Run the code of each request, until the host closes the socket."""
+    connection = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    streams: Any = sys.stdout, sys.stderr
+    for stream in streams:
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    main = ModuleType("__main__")
+    sys.modules["__main__"] = main
+    sys.argv[:] = [""]
+    process = os.getpid()
+    for number, request in enumerate(_requests(connection), 1):
+        answer, value = _run(request, vars(main), f"<code {number}>")
+        for stream in streams:
+            # The code may have closed the stream.
+            with contextlib.suppress(Exception):
+                stream.flush()
+        if os.getpid() != process:
+            # A child that the code has forked: only its parent may answer.
+            os._exit(0)
+        line = _encode(answer, value, request["limit"])
+        for start in range(0, len(line), MESSAGE_BYTES):
+            os.write(connection, line[start : start + MESSAGE_BYTES])
+
+
+def _requests(connection: int) -> Iterator[dict[str, Any]]:
+    parts = []
+    while part := os.read(connection, MESSAGE_BYTES):
+        parts.append(part)
+        if part.endswith(b"\n"):
+            yield json.loads(b"".join(parts))
+            parts.clear()
+
+
+def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dict[str, Any], Any]:
+    """Run code; return the answer without the value of the last expression, and that value."""
+    code = request["code"]
+    # Tracebacks contain the lines of the code.
+    linecache.cache[file] = (len(code), None, code.splitlines(True), file)
+    answer = {"id": request["id"], "text": None, "error": None}
+    try:
+        names.update(request["variables"])
+        # Positional arguments: compile(source, filename, mode, flags, dont_inherit).
+        tree: Any = compile(code, file, "exec", PyCF_ONLY_AST, True)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
+        exec(compile(tree, file, "exec", 0, True), names)  # noqa: S102
+        if last is None:
+            return answer, None
+        value = eval(compile(Expression(last.value), file, "eval", 0, True), names)  # noqa: S307
+        if value is not None:
+            answer["text"] = repr(value)
+        return answer, value
+    except BaseException as error:
+        answer["error"] = _describe(error)
+        return answer, None
+
+
+def _describe(error: BaseException) -> list[str]:
+    """Return the name of the class of an exception, its text, and its traceback as text."""
+    below = error.__traceback__
+    while below is not None and below.tb_frame.f_globals is globals():
+        below = below.tb_next
+    try:
+        message = str(error)
+    except BaseException:
+        message = "<exception str() failed>"
+    lines = traceback.format_exception(type(error), error, below)
+    return [type(error).__name__, message, "".join(lines)]
+
+
+def _encode(answer: dict[str, Any], value: Any, limit: int) -> bytes:
+    """Return an answer as a line of at most `limit` bytes.
+
+    An answer that is too long gets shorter texts, if the value has at most ENVELOPE_BYTES less than
+    `limit`; else, or if the value is not JSON, it gets no value.
+    """
+    line = ""
+    for size, kept in ((limit, value), (_FEW, value), (limit, None), (limit // _PART, None)):
+        error = answer["error"] and [_shorten(text, size) for text in answer["error"]]
+        text = answer["text"] and _shorten(answer["text"], size)
+        # The value may not be JSON, or its methods may fail.
+        with contextlib.suppress(BaseException):
+            line = json.dumps({"id": answer["id"], "text": text, "error": error, "value": kept})
+            if len(line) < limit:
+                break
+    return line.encode() + b"\n"
+
+
+def _shorten(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[: size // 2]} ... {text[-size // 2 :]}"

@@ -1,0 +1,84 @@
+"""Test that no answer of a kept interpreter, however malformed, has an effect on the host."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import hypothesis
+from hypothesis import strategies as st
+
+from usernsctl.gvisor.sandbox.interpreter import ExceptionInfo, _Exchange
+from usernsctl.gvisor.sandbox.interpreter_loop import ENVELOPE_BYTES, MESSAGE_BYTES
+
+LIMIT = 1000
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+FIELDS = st.dictionaries(st.sampled_from(["id", "text", "error", "value", "more"]), VALUES)
+ANSWERS = (
+    st.binary() | VALUES.map(json.dumps).map(str.encode) | FIELDS.map(json.dumps).map(str.encode)
+)
+
+
+class Peer:
+    """A connection to an interpreter that sends prepared messages, and then closes its end."""
+
+    def __init__(self, *messages: bytes) -> None:
+        self.messages = list(messages)
+
+    def recv(self, size: int) -> bytes:
+        return self.messages.pop(0)[:size] if self.messages else b""
+
+
+def received(exchange: _Exchange, *messages: bytes) -> Any:
+    """Return the fields of the answer in messages."""
+    peer: Any = Peer(*messages)
+    while not exchange.receive(peer):
+        pass
+    return exchange.decode()
+
+
+def id_of(exchange: _Exchange) -> str:
+    return str(json.loads(bytes(exchange._left))["id"])
+
+
+@hypothesis.given(st.lists(ANSWERS))
+def test_answer_with_another_id_is_invalid(messages: list[bytes]) -> None:
+    assert received(_Exchange("1", {}, LIMIT), *messages) is None
+
+
+@hypothesis.given(FIELDS)
+def test_answer_has_only_the_expected_types(fields: dict[str, Any]) -> None:
+    exchange = _Exchange("1", {}, 1 << 20)
+    answer = json.dumps({**fields, "id": id_of(exchange)}).encode() + b"\n"
+    found = received(exchange, answer[:3], answer[3:])
+    if found is None:
+        return
+    assert isinstance(found.get("text"), str | None)
+    error = found.get("error")
+    if error is not None:
+        assert isinstance(error, ExceptionInfo)
+        assert all(isinstance(text, str) for text in error)
+
+
+def test_whole_answer_in_parts_is_accepted() -> None:
+    exchange = _Exchange("1", {}, LIMIT)
+    fields = {"id": id_of(exchange), "error": None, "text": "t", "value": [1]}
+    answer = json.dumps(fields).encode() + b"\n"
+    found = received(exchange, *(answer[i : i + 1] for i in range(len(answer))))
+    assert found == {"text": "t", "value": [1]}
+
+
+def test_answer_without_an_end_is_read_up_to_the_limit() -> None:
+    exchange = _Exchange("1", {}, LIMIT)
+    peer: Any = Peer(*[b"x" * MESSAGE_BYTES] * 9)
+    while not exchange.receive(peer):
+        pass
+    assert exchange.has_answer
+    assert exchange.decode() is None
+    assert len(exchange._answer) <= LIMIT + ENVELOPE_BYTES + MESSAGE_BYTES
+    assert len(peer.messages) == 8
