@@ -9,8 +9,10 @@ from typing import Any
 import gvisor
 import pytest
 from smolagents import CodeAgent, tool
+from smolagents.local_python_executor import CodeOutput
 from smolagents.models import ChatMessage, MessageRole, Model
 from smolagents.monitoring import AgentLogger
+from smolagents.serialization import SerializationError
 from smolagents.utils import AgentError
 from smolagents_executor import GvisorExecutor
 
@@ -66,8 +68,8 @@ def test_smolagents_agent_works_in_gvisor() -> None:
     "code",
     [
         "import os; os._exit(0)",
-        "import os; os.write(1, b'[1]\\n')",
-        "import os; os.write(1, b'x' * 3_000_000 + b'\\n')",
+        "import os; os.write(3, b'[1]\\n')",
+        "import os\nwhile True: os.write(3, b'x' * 60_000)",
         "raise SystemExit(1)",
         "class E(Exception): value = 'pickle:AAAA'\nraise E",
     ],
@@ -76,3 +78,16 @@ def test_hostile_code_of_an_agent_raises_agenterror(code: str) -> None:
     """Run code that ends the interpreter, forges its answers or floods its output."""
     with executor() as made, pytest.raises(AgentError):
         made(code)
+
+
+def test_pickled_answer_of_an_agent_is_rejected() -> None:
+    with executor() as made, pytest.raises(SerializationError):
+        made(
+            "class FinalAnswerException(Exception): pass\nraise FinalAnswerException('pickle:AAAA')"
+        )
+
+
+def test_executor_keeps_output_bounded_and_returns_values() -> None:
+    with executor() as made:
+        assert len(made("print('x' * 3_000_000)").logs) == 1 << 20
+        assert made("print('shown'); {1}") == CodeOutput("{1}", "shown\n", False)
