@@ -310,3 +310,28 @@ def test_explain_reports_nothing_after_a_successful_run(
     told = usernsctl("explain", "--debug-log", logs)
     assert told.returncode == 1
     assert told.stdout.startswith("Nothing to explain")
+
+
+NO_LIBRARY = "python-library-unreadable"
+STDLIB = "import sysconfig; print(sysconfig.get_path('stdlib'))"
+
+
+def test_remedies_for_the_library_of_python_heal(usernsctl: Program, tmp_path: Path) -> None:
+    """The sandbox does not show the library, and then nobody may read its directory."""
+    library = Path(capture(["/usr/bin/python3", "-c", STDLIB]).stdout.strip())
+    parent = tmp_path / "python/lib"
+    parent.mkdir(parents=True)
+    (parent / library.name).symlink_to(library)
+    python = ["--env", f"PYTHONHOME={parent.parent}", "--", "/usr/bin/python3", "-c", "print(2)"]
+    without, bound = ["run", *python], ["run", "--bind", str(parent.parent), *python]
+    assert causes_of(failure_of([str(usernsctl.path), *without]))[0] == NO_LIBRARY
+    assert usernsctl(*bound).stdout == "2\n"
+    parent.chmod(0o000)
+    assert causes_of(failure_of([str(usernsctl.path), *bound]))[0] == NO_LIBRARY
+    capture(["chmod", "-R", "a+rX", parent.parent], check=True)
+    assert usernsctl(*bound).stdout == "2\n"
+
+
+def test_explain_finds_a_library_of_python_that_a_namespace_hides() -> None:
+    hide = f"mount -t tmpfs none \"$(/usr/bin/python3 -c \"{STDLIB}\")\"; /usr/bin/python3 -c 1"
+    assert causes_of(failure_of([*PREPARED, "sh", "-c", hide]))[0] == NO_LIBRARY
