@@ -51,13 +51,11 @@ BY_HAND: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "clone-flags-conflict",
             "join-denied",
             "setgroups-denied-on-join",
             "setgroups-order",
             "multithreaded",
             "target-gone",
-            "unprivileged-map",
             "outside-parent-map",
             "map-invalid",
             "mount-without-owned-ns",

@@ -272,14 +272,12 @@ def test_optional_probe_failures_get_a_cause_but_no_finding() -> None:
 @pytest.mark.parametrize(
     "cause",
     [
-        "clone-flags-conflict",
         "join-denied",
         "mount-without-owned-ns",
         "outside-parent-map",
         "setgroups-denied-on-join",
         "setgroups-order",
         "target-gone",
-        "unprivileged-map",
     ],
 )
 def test_causes_that_only_the_core_detects_are_kept(cause: str) -> None:

@@ -369,14 +369,14 @@ def test_label_of_the_process_meets_the_apparmor_setting() -> None:
 #: Causes whose remedy is not a command on a machine without known facts; ``BY_HAND`` says why.
 STAYS_BY_HAND = """
 already-in-gvisor caller-id-unmapped cgroup-not-delegated child-missing
-clone-flags-conflict helper-failed helper-hung helper-killed helper-status-lost helper-stopped
+helper-failed helper-hung helper-killed helper-status-lost helper-stopped
 in-chroot join-denied landlock landlock-denies-mount lsm-denies-userns map-invalid
 memory-deny-write-execute
 mount-by-descriptor-missing mount-denied mount-without-owned-ns multithreaded needs-setfcap
 nesting-too-deep no-answer-in-time no-config-user-ns no-new-privs not-runsc outside-parent-map
 proc-masked ptrace-denied range-not-granted range-overlap ranges-shared runsc-hung runsc-killed
 runsc-ran-nothing seccomp-denies-call seccomp-denies-helper seccomp-denies-userns selinux-nested
-setgroups-denied-on-join setgroups-order target-gone unprivileged-map
+setgroups-denied-on-join setgroups-order target-gone
 """
 
 

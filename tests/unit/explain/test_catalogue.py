@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from message_files import TEXTS
 from processes import capture
 
 from usernsctl import _core
+from usernsctl.doctor.rules import RULES, only_named
 from usernsctl.errors import NamespaceError
 from usernsctl.explain.catalogue import catalogue, entries, get
 from usernsctl.explain.printing import print_error
@@ -107,6 +109,21 @@ def test_every_raised_id_is_in_the_catalogue() -> None:
     assert len({cause_id for cause_id, _ in raised}) > 60, "the search finds too little"
     known = catalogue().keys() | REASONS
     assert [(cause_id, file) for cause_id, file in raised if cause_id not in known] == []
+
+
+def test_causes_of_rules_without_facts_are_named_elsewhere() -> None:
+    """Search the sources and the messages with one cause for each cause that no fact proves."""
+    listed = {"doctor/rules.py", "doctor/remedies.py"}
+    python = ((TREE / "src/usernsctl").rglob("*.py"), TREE / "src/usernsctl")
+    native = ((TREE / "csrc").rglob("*.c"), TREE / "csrc")
+    named = {text.causes[0] for text in TEXTS if len(text.causes) == 1}
+    for files, top in (python, native):
+        for file in files:
+            if str(file.relative_to(top)) not in listed | WITHOUT_CAUSES:
+                named |= set(re.findall('"([a-z-]+)"', file.read_text()))
+    rules = [rule.id for rule in RULES if rule.holds is only_named]
+    assert len(rules) > 30
+    assert [cause_id for cause_id in rules if cause_id not in named] == []
 
 
 def test_promised_ids_are_in_the_catalogue() -> None:
