@@ -90,6 +90,15 @@ libc.syscall(CALLS["clone"], CLONE_NEWUSER | 0x200, 0, 0, 0, 0)
 sys.exit(f"clone: {os.strerror(ctypes.get_errno())}")
 """
 TWO_IDS = "echo 0 0 2 | tee /proc/$$/uid_map"
+# mount(2) with the flags of its argument, for /mnt. 0x1021 are MS_REMOUNT, MS_BIND, and MS_RDONLY.
+REMOUNT = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(None, b"/mnt", None, 0x1021 | int(sys.argv[1]), None):
+    sys.exit(f"sandbox: remount: {os.strerror(ctypes.get_errno())}")
+"""
+# A mount of a user namespace with flags, and a user namespace below that one.
+FLAGGED = [*PREPARED, "sh", "-c", 'mount -t tmpfs -o nosuid none /mnt; exec "$@"', "sh", *PREPARED]
 # A /dev without devices, as in a container.
 EMPTY_DEV = "mount -t tmpfs none /dev; exec python3 -c \"import os; os.open('/dev/fuse', 2)\""
 
@@ -104,6 +113,7 @@ EMPTY_DEV = "mount -t tmpfs none /dev; exec python3 -c \"import os; os.open('/de
         ([*PREPARED, "chown", "4200000", "."], "image-id-unmapped"),
         ([*PREPARED, "mount", "-Bo", "X-mount.idmap=u:0:0:1", "/proc", "/mnt"], REFUSED_IDS),
         ([*PREPARED, "sh", "-c", EMPTY_DEV], "fuse-missing"),
+        ([*FLAGGED, sys.executable, "-c", REMOUNT, "0"], "mount-flags-locked"),
         (["nsenter", "--user", "--target", "1", "true"], "join-denied"),
         ([sys.executable, "-c", UNDUMPABLE], "not-dumpable"),
         ([*PREPARED, "unshare", "--map-users=0:0:9", "true"], "outside-parent-map"),
@@ -113,6 +123,15 @@ EMPTY_DEV = "mount -t tmpfs none /dev; exec python3 -c \"import os; os.open('/de
 )
 def test_explain_finds_causes_of_a_plain_user(command: list[str], cause: str) -> None:
     assert cause in causes_of(failure_of(command))
+
+
+@unprivileged
+def test_remedy_for_locked_flags_of_a_mount_heals() -> None:
+    """The flag that the mount has, and that the remount has to name, is nosuid."""
+    shown = [*FLAGGED, "findmnt", "--noheadings", "--output", "VFS-OPTIONS", "--target", "/mnt"]
+    assert "nosuid" in capture(shown, check=True).stdout.strip().split(",")
+    capture([*FLAGGED, sys.executable, "-c", REMOUNT, "2"], check=True)
+    capture([*FLAGGED, "mount", "-o", "remount,bind,ro,nosuid", "/mnt"], check=True)
 
 
 @as_root
@@ -333,5 +352,5 @@ def test_remedies_for_the_library_of_python_heal(usernsctl: Program, tmp_path: P
 
 
 def test_explain_finds_a_library_of_python_that_a_namespace_hides() -> None:
-    hide = f"mount -t tmpfs none \"$(/usr/bin/python3 -c \"{STDLIB}\")\"; /usr/bin/python3 -c 1"
+    hide = f'mount -t tmpfs none "$(/usr/bin/python3 -c "{STDLIB}")"; /usr/bin/python3 -c 1'
     assert causes_of(failure_of([*PREPARED, "sh", "-c", hide]))[0] == NO_LIBRARY

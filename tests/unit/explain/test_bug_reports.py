@@ -27,6 +27,7 @@ Half = Literal[
     "independent",
     "searched",
     "withheld",
+    "surveyed",
 ]
 
 
@@ -58,7 +59,9 @@ def read(name: str) -> tuple[BugReportText, ...]:
 
 
 BUG_REPORT_TEXTS = tuple(
-    text for name in ("met", "gathered", "independent", "searched") for text in read(f"{name}.toml")
+    text
+    for name in ("met", "gathered", "independent", "searched", "surveyed")
+    for text in read(f"{name}.toml")
 )
 
 # Texts that can't be recognised, since they look like many harmless texts.
@@ -150,14 +153,17 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
         # At first: 27 recognised, 18 with the right cause first, 3 wrong.
         ("newest", 30, 30, 27, 0, 0),
         # At first: 59 recognised, 48 with the right cause first, 3 wrong, 4 unrelated recognised.
-        ("gathered", 66, 65, 64, 14, 1),
+        ("gathered", 67, 66, 64, 13, 0),
         # When they were collected: 37 recognised, 22 right first, 5 wrong, 7 unrelated recognised.
-        ("independent", 40, 38, 25, 20, 3),
+        ("independent", 41, 39, 26, 19, 1),
         # When they were collected: 19 recognised, 15 right first, 2 unrelated recognised.
         ("searched", 23, 23, 20, 16, 0),
         # When they were collected, and when the rules for "searched" were done: 17 recognised,
         # 14 right first, 1 wrong; 4 and then 3 unrelated recognised.
         ("withheld", 22, 22, 20, 16, 0),
+        # When they were collected: 27 recognised, 22 right first, 3 wrong; 10 of the texts
+        # without a cause recognised, all about namespaces.
+        ("surveyed", 40, 37, 32, 48, 6),
     ],
 )
 def test_accuracy_of_explain_for_collected_texts(
@@ -169,7 +175,7 @@ def test_accuracy_of_explain_for_collected_texts(
     assert found["texts"] >= texts
     assert found["recognised"] >= recognised
     assert found["right first"] >= right
-    assert found["wrong"] == {"independent": 2, "withheld": 1}.get(half, 0)
+    assert found["wrong"] == {"independent": 2, "withheld": 1, "surveyed": 1}.get(half, 0)
     unrelated = texts_of(half, ours=False)
     assert len(unrelated) >= others
     assert sum(cause_ids(met) != [] for met in unrelated) <= others_named
