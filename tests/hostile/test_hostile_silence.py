@@ -81,6 +81,23 @@ def test_hostile_silence_ends_at_the_deadline(
         assert box.wait() == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("is_idle", [False, True])
+def test_hostile_silence_does_not_block_an_interpreter(
+    host: un.SandboxHost, tally: Tally, is_idle: bool
+) -> None:
+    with host.start(None) as box, box.interpreter("/usr/bin/python3") as python:
+        assert python.run("6 * 7", timeout=AT_MOST).value == 42
+        with silent(box.id):
+            tally.tried()
+            begin = time.monotonic()
+            if is_idle:
+                python.close()
+            else:
+                assert python.run("1", timeout=LIMIT) == un.Execution("", "", reason="timeout")
+            if time.monotonic() - begin > AT_MOST:
+                tally.succeeded(f"{time.monotonic() - begin} seconds")
+
+
 def test_hostile_silence_does_not_block_a_pool(host: un.SandboxHost, tally: Tally) -> None:
     """Each sandbox must be cleaned between its first and its second user."""
     with host.pool(1, max_uses=2) as pool, contextlib.ExitStack() as held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import settled_descriptors
+from limits import descriptors_left
 
 import usernsctl as un
 
@@ -275,6 +277,21 @@ def test_wrong_arguments(box: un.Sandbox, python: un.Interpreter) -> None:
         done = echo.run("1", timeout=PATIENCE)
         assert done.reason == "exited"
         assert "def serve" in done.stdout
+
+
+def test_start_without_free_descriptors_raises_and_leaves_nothing(box: un.Sandbox) -> None:
+    box.interpreter(PYTHON).close()
+    before = settled_descriptors()
+    failures = 0
+    for room in range(14):
+        try:
+            with descriptors_left(room), box.interpreter(PYTHON) as python:
+                assert python.run("6 * 7").value == 42
+        except un.UsernsError as error:
+            assert (error.errno, error.cause) == (errno.EMFILE, "descriptor-limit")
+            failures += 1
+        assert settled_descriptors() == before
+    assert 5 < failures < 14
 
 
 def test_close(box: un.Sandbox) -> None:

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import cache
 from selectors import EVENT_READ, EVENT_WRITE, EpollSelector
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
@@ -23,6 +24,7 @@ from usernsctl._system.descriptors import (
 from usernsctl.commands.arguments import Args, StrOrBytesPath, check_keywords, check_timeout
 from usernsctl.commands.async_start import ClosingMixin
 from usernsctl.commands.popen import PIPE
+from usernsctl.errors import CommandError
 from usernsctl.gvisor.agent.commands import SandboxCommands
 from usernsctl.gvisor.agent.popen import SandboxPopen
 from usernsctl.gvisor.oci import Rlimit
@@ -213,14 +215,23 @@ class Interpreter(ClosingMixin):
         self._connection = connection
         self._limit = max_output
         self._lock = threading.Lock()
-        self._selector = EpollSelector()
-        # A duplicate: process.poll() closes the original.
-        self._pidfd = open_owned(os.dup, process.pidfd)
         self._streams: dict[str, Any] = {"stdout": process.stdout, "stderr": process.stderr}
-        for stream in self._streams.values():
-            os.set_blocking(stream.fileno(), False)
-        for file in (connection, self._pidfd, *self._streams.values()):
-            self._selector.register(file, EVENT_READ)
+        # All that _release() closes.
+        self._files: list[Any] = [connection, *self._streams.values()]
+        try:
+            self._selector = EpollSelector()
+            self._files.append(self._selector)
+            # A duplicate: process.poll() closes the original.
+            self._pidfd = open_owned(os.dup, process.pidfd)
+            self._files.append(self._pidfd)
+            for stream in self._streams.values():
+                os.set_blocking(stream.fileno(), False)
+            for file in (connection, self._pidfd, *self._streams.values()):
+                self._selector.register(file, EVENT_READ)
+        except BaseException:
+            process._abandon()
+            self._release("start-failed")
+            raise
         self._reason = None
 
     def run(
@@ -376,11 +387,8 @@ class Interpreter(ClosingMixin):
     def _release(self, reason: EndReason) -> None:
         """Close all descriptors."""
         self._reason = self._reason or reason
-        for file in (self._selector, self._connection, self._pidfd):
+        for file in self._files:
             file.close()
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
 
     @property
     def reason(self) -> EndReason | None:
@@ -470,17 +478,34 @@ def _connected(
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has a wrong value.
+    :raises CommandError: no descriptors are left.
+    """
+    check_keywords("Sandbox.interpreter", options, InterpreterOptions.__annotations__)
+    check_max_output(max_output)
+    try:
+        program = _program()
+        ours, theirs = socket_pair()
+        try:
+            with theirs:
+                streams = {"stdin": theirs, "stdout": PIPE, "stderr": PIPE, "bufsize": 0}
+                yield [python, "-c", program], {**options, **streams}, ours
+        except BaseException:
+            ours.close()
+            raise
+    except OSError as error:
+        if type(error) is not OSError:
+            raise
+        what = "the connection to the interpreter"
+        raise CommandError.from_os_error(error, what, step="stdio") from error
+
+
+@cache
+def _program() -> str:
+    """Return the program of an interpreter.
+
+    :raises OSError: no descriptors are left.
     """
     from importlib import resources
 
-    check_keywords("Sandbox.interpreter", options, InterpreterOptions.__annotations__)
-    check_max_output(max_output)
-    program = resources.files(__package__).joinpath("interpreter_loop.py").read_text("utf-8")
-    ours, theirs = socket_pair()
-    try:
-        with theirs:
-            streams = {"stdin": theirs, "stdout": PIPE, "stderr": PIPE, "bufsize": 0}
-            yield [python, "-c", f"{program}\nserve()"], {**options, **streams}, ours
-    except BaseException:
-        ours.close()
-        raise
+    loop = resources.files(__package__).joinpath("interpreter_loop.py")
+    return f"{loop.read_text('utf-8')}\nserve()"
