@@ -95,13 +95,13 @@ static void find_runsc_causes(const char *own, const char *limit, const char *pr
     append_candidates(failure, ids, count);
 }
 
-int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,
+int un_runsc_explain(const char *message, const char *limit, const char *config, size_t size,
                      const char *proc, struct un_runsc_failure *failure, struct un_error *err)
 {
-    char *own = strdup(told);
+    char *own = strdup(message);
     char quoted[UN_QUOTED_ROOM];
     *failure = (struct un_runsc_failure){.has_cause = false};
-    un_quote(told, quoted);
+    un_quote(message, quoted);
     snprintf(failure->what, sizeof failure->what, "runsc says: %s", quoted);
     if (own && !config)
         *own = '\0';

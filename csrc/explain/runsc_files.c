@@ -38,7 +38,7 @@ static char *read_beginning(const char *path, size_t *size)
     return text;
 }
 
-static bool tells_of_crash(const char *line, size_t size)
+static bool is_crash_line(const char *line, size_t size)
 {
     for (size_t i = 0; i < sizeof crash_lines / sizeof *crash_lines; i++)
         if (un_match_start(crash_lines[i], line, size))
@@ -46,7 +46,7 @@ static bool tells_of_crash(const char *line, size_t size)
     return false;
 }
 
-static int read_crash(const char *path, struct un_runsc_words *words)
+static int read_crash(const char *path, struct un_runsc_logs *logs)
 {
     size_t size;
     un_auto_free char *text = read_beginning(path, &size);
@@ -54,19 +54,19 @@ static int read_crash(const char *path, struct un_runsc_words *words)
         return -1;
     for (char *line = text, *end; *line; line = end + (*end != '\0')) {
         end = line + strcspn(line, "\n");
-        if (!tells_of_crash(line, (size_t)(end - line)))
+        if (!is_crash_line(line, (size_t)(end - line)))
             continue;
-        words->crash = strndup(line, (size_t)(end - line));
-        return words->crash ? 0 : -1;
+        logs->crash = strndup(line, (size_t)(end - line));
+        return logs->crash ? 0 : -1;
     }
     return 0;
 }
 
-static int read_errors(const char *path, struct un_runsc_words *words)
+static int read_errors(const char *path, struct un_runsc_logs *logs)
 {
     size_t size;
     un_auto_free char *text = read_beginning(path, &size);
-    return text ? un_messages_read(text, size, &words->messages) : -1;
+    return text ? un_messages_read(text, size, &logs->messages) : -1;
 }
 
 /* Writes the path of the debug log of `runsc run`. Returns false if the path is too long. */
@@ -114,27 +114,27 @@ bool un_runsc_has_ended(const char *debug, int *wait_status)
            read_status(last, text, (size_t)(last - text), wait_status);
 }
 
-int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
-                        struct un_runsc_words *words)
+int un_runsc_logs_read(const char *errors, const char *crash, const char *debug,
+                       struct un_runsc_logs *logs)
 {
     int wait_status;
-    *words = (struct un_runsc_words){.has_ended = false};
-    if (read_errors(errors, words) || read_crash(crash, words)) {
-        un_runsc_words_free(words);
+    *logs = (struct un_runsc_logs){.has_ended = false};
+    if (read_errors(errors, logs) || read_crash(crash, logs)) {
+        un_runsc_logs_free(logs);
         return -1;
     }
-    words->has_ended = !words->crash && un_runsc_has_ended(debug, &wait_status);
-    words->told = words->messages.count ? words->messages.bytes : NULL;
+    logs->has_ended = !logs->crash && un_runsc_has_ended(debug, &wait_status);
+    logs->reason = logs->messages.count ? logs->messages.bytes : NULL;
     /* A single message comes from the runsc process that was called, and says only that the sandbox
      * process has exited, so the crash is the better explanation. */
-    if (words->crash && words->messages.count <= 1)
-        words->told = words->crash;
+    if (logs->crash && logs->messages.count <= 1)
+        logs->reason = logs->crash;
     return 0;
 }
 
-void un_runsc_words_free(struct un_runsc_words *words)
+void un_runsc_logs_free(struct un_runsc_logs *logs)
 {
-    un_messages_free(&words->messages);
-    free(words->crash);
-    words->crash = NULL;
+    un_messages_free(&logs->messages);
+    free(logs->crash);
+    logs->crash = NULL;
 }

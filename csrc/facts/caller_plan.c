@@ -53,8 +53,8 @@ int un_plan_for_caller(const struct un_request *request, const struct un_sources
     if (needs_ranges && un_facts_read_ranges(facts, sources, err))
         return request->allow_single_id ? un_plan_single_id(request, facts, plan, err) : -1;
     int failed = un_plan_make(request, facts, plan, err);
-    struct un_error *told = failed ? err : plan->single_id ? &plan->wanted : NULL;
-    if (told && told->cause && !strcmp(told->cause, "no-subordinate-range"))
-        name_grant(sources, facts, told);
+    struct un_error *error = failed ? err : plan->single_id ? &plan->wanted : NULL;
+    if (error && error->cause && !strcmp(error->cause, "no-subordinate-range"))
+        name_grant(sources, facts, error);
     return failed;
 }

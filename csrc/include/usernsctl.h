@@ -173,7 +173,7 @@ struct un_runsc_failure {
  * exceeded limit, or ""; this cause is preferred if the message has several possible causes. Text
  * that the message quotes from the untrusted config.json is ignored; if `config` is NULL, the whole
  * message is ignored. `proc` is "/proc". */
-int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,
+int un_runsc_explain(const char *message, const char *limit, const char *config, size_t size,
                      const char *proc, struct un_runsc_failure *failure, struct un_error *err);
 /* Explains an exit of runsc without a message. A `status` of 128+N may mean death by signal N.
  * `proc` is "/proc". */
@@ -201,18 +201,18 @@ void un_messages_free(struct un_messages *messages);
  * last line of runsc's own debug log. Other lines of the debug logs may quote the untrusted bundle
  * and command.
  */
-struct un_runsc_words {
+struct un_runsc_logs {
     bool has_ended;              /* whether runsc exited normally, after the sandbox */
-    const char *told;            /* the message that explains the failure, or NULL */
+    const char *reason;          /* the message that explains the failure, or NULL */
     struct un_messages messages; /* all fatal errors, in order */
     char *crash;                 /* the first line of the crash report, or NULL */
 };
 
 /* Reads the beginning of the error log and of the crash report, and the end of the debug log.
  * Missing files are no error. The path `debug` may contain %COMMAND%. Returns -1 on ENOMEM. */
-int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
-                        struct un_runsc_words *words);
-void un_runsc_words_free(struct un_runsc_words *words);
+int un_runsc_logs_read(const char *errors, const char *crash, const char *debug,
+                       struct un_runsc_logs *logs);
+void un_runsc_logs_free(struct un_runsc_logs *logs);
 
 /* ---- messages of other programs (explain/search.c) ------------------------------------------- */
 

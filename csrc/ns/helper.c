@@ -41,10 +41,10 @@ static void make_argv(struct call *call, const char *target, const struct un_pla
 static int fail_helper(const char *helper, const char *cause, const char *how, int number,
                        const char *output, struct un_error *err)
 {
-    char told[UN_DETAIL_MAX];
-    snprintf(told, sizeof told, how, number);
+    char ending[UN_DETAIL_MAX];
+    snprintf(ending, sizeof ending, how, number);
     int length = (int)strcspn(output, "\n");
-    return un_fail(err, UN_STEP_HELPER, 0, cause, "%s %s%s%.*s", helper, told, length ? ": " : "",
+    return un_fail(err, UN_STEP_HELPER, 0, cause, "%s %s%s%.*s", helper, ending, length ? ": " : "",
                    length, output);
 }
 

@@ -41,8 +41,8 @@ struct pidfd_info {
 int un_lost_status(int pidfd)
 {
     struct pidfd_info info = {.mask = PIDFD_INFO_EXIT};
-    bool is_told = !ioctl(pidfd, PIDFD_GET_INFO, &info) && info.mask & PIDFD_INFO_EXIT;
-    return is_told ? info.exit_code : -1;
+    bool has_code = !ioctl(pidfd, PIDFD_GET_INFO, &info) && info.mask & PIDFD_INFO_EXIT;
+    return has_code ? info.exit_code : -1;
 }
 
 static bool read_lost(int pidfd, siginfo_t *how)

@@ -411,19 +411,19 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
 bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
                        const char *crash, const char *debug, struct un_end *end)
 {
-    struct un_runsc_words words;
+    struct un_runsc_logs logs;
     struct un_runsc_failure failure = {.has_cause = false};
     struct un_error err;
-    if (!watch->limits.pids || un_runsc_words_read(errors, crash, debug, &words))
+    if (!watch->limits.pids || un_runsc_logs_read(errors, crash, debug, &logs))
         return false;
     /* A message with several possible causes is attributed to the limit if the sandbox has used
      * more than half of it. */
     const char *limit = watch->tasks > watch->limits.pids / 2 ? un_limit_cause(UN_LIMIT_PIDS) : "";
     bool is_limit =
         refused ||
-        (words.told && !un_runsc_explain(words.told, limit, "", 0, "/proc", &failure, &err) &&
+        (logs.reason && !un_runsc_explain(logs.reason, limit, "", 0, "/proc", &failure, &err) &&
          failure.has_cause && !strcmp(failure.cause.id, un_limit_cause(UN_LIMIT_PIDS)));
-    is_limit = is_limit && !words.has_ended;
-    un_runsc_words_free(&words);
+    is_limit = is_limit && !logs.has_ended;
+    un_runsc_logs_free(&logs);
     return is_limit && describe_tasks(watch, watch->limits.pids, end);
 }

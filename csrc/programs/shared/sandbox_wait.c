@@ -101,16 +101,16 @@ static const char *option_of(const struct sandbox_wait *wait, const char *name)
 /* Returns whether gVisor's kernel has crashed for a known cause, which `end` then describes. */
 static bool describe_crash(const struct sandbox_wait *wait, struct un_end *end)
 {
-    struct un_runsc_words words;
+    struct un_runsc_logs logs;
     struct un_runsc_failure failure = {.has_cause = false};
     struct un_error err;
-    if (un_runsc_words_read(option_of(wait, "--log="), option_of(wait, "--panic-log="),
-                            option_of(wait, "--debug-log="), &words))
+    if (un_runsc_logs_read(option_of(wait, "--log="), option_of(wait, "--panic-log="),
+                           option_of(wait, "--debug-log="), &logs))
         return false;
-    bool is_known = words.crash && !words.has_ended &&
-                    !un_runsc_explain(words.crash, "", "", 0, "/proc", &failure, &err) &&
+    bool is_known = logs.crash && !logs.has_ended &&
+                    !un_runsc_explain(logs.crash, "", "", 0, "/proc", &failure, &err) &&
                     failure.has_cause;
-    un_runsc_words_free(&words);
+    un_runsc_logs_free(&logs);
     if (!is_known)
         return false;
     *end = (struct un_end){.reason = failure.cause.id};

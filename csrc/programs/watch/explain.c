@@ -27,14 +27,14 @@ static void add_quoted(struct un_text *text, const char *message)
 }
 
 /* Adds the last messages and the crash report, except the one that the failure quotes. */
-static void add_more(struct un_text *text, const struct un_runsc_words *words)
+static void add_more(struct un_text *text, const struct un_runsc_logs *logs)
 {
-    const char *message = words->messages.bytes;
-    for (size_t i = 0; message && i < words->messages.count; i++, message += strlen(message) + 1)
-        if (message != words->told && i + MORE_MAX >= words->messages.count)
+    const char *message = logs->messages.bytes;
+    for (size_t i = 0; message && i < logs->messages.count; i++, message += strlen(message) + 1)
+        if (message != logs->reason && i + MORE_MAX >= logs->messages.count)
             add_quoted(text, message);
-    if (words->crash && words->crash != words->told)
-        add_quoted(text, words->crash);
+    if (logs->crash && logs->crash != logs->reason)
+        add_quoted(text, logs->crash);
 }
 
 /* Maps config.json. Returns NULL if the file can't be read or is empty. */
@@ -51,20 +51,20 @@ static const char *map_config(const char *bundle, size_t *size)
     return text == MAP_FAILED ? NULL : text;
 }
 
-static int find_explanation(const struct un_runsc_words *words, const char *bundle,
-                            const char *limit, struct un_runsc_failure *failure)
+static int find_explanation(const struct un_runsc_logs *logs, const char *bundle, const char *limit,
+                            struct un_runsc_failure *failure)
 {
     struct un_error err;
     size_t size = 0;
     const char *config = map_config(bundle, &size);
     int failed =
-        un_runsc_explain(words->told, limit, config, config ? size : 0, "/proc", failure, &err);
+        un_runsc_explain(logs->reason, limit, config, config ? size : 0, "/proc", failure, &err);
     if (failed)
         report_error("usernsctl", &err);
     return failed;
 }
 
-static void report_failure_of_runsc(const struct un_runsc_words *words,
+static void report_failure_of_runsc(const struct un_runsc_logs *logs,
                                     const struct un_runsc_failure *failure)
 {
     struct un_text details = {.bytes = NULL};
@@ -76,7 +76,7 @@ static void report_failure_of_runsc(const struct un_runsc_words *words,
         report.cause = failure->cause.id;
         report.why = failure->cause.why;
     } else {
-        add_more(&details, words);
+        add_more(&details, logs);
         report.details = un_text_end(&details);
         report.more = "usernsctl run --debug-log DIR -- COMMAND; usernsctl explain --debug-log DIR"
                       "    # needs the Python package of usernsctl";
@@ -86,12 +86,12 @@ static void report_failure_of_runsc(const struct un_runsc_words *words,
 }
 
 /* Creates a directory at the path of runsc's error log, which marks that the error was reported. */
-void explain_no_more(char *const *files)
+void mark_reported(char *const *files)
 {
     mkdir(files[ERRORS], 0700);
 }
 
-static bool is_told(char *const *files)
+static bool is_reported(char *const *files)
 {
     struct stat status;
     return !lstat(files[ERRORS], &status) && S_ISDIR(status.st_mode);
@@ -128,25 +128,25 @@ static bool is_short_of_processes(void)
 
 int explain_runsc(char *const *files, int status, const char *limit)
 {
-    struct un_runsc_words words;
+    struct un_runsc_logs logs;
     struct un_runsc_failure failure;
     int failed = 0;
-    if (is_told(files))
+    if (is_reported(files))
         return FAILED;
-    if (un_runsc_words_read(files[ERRORS], files[CRASH], files[DEBUG], &words)) {
+    if (un_runsc_logs_read(files[ERRORS], files[CRASH], files[DEBUG], &logs)) {
         report_message((struct report){
             .program = "usernsctl", .step = "runsc", .message = un_errno_text(errno)});
         return FAILED;
     }
-    bool is_command = words.has_ended;
+    bool is_command = logs.has_ended;
     if (!is_command && !*limit && is_short_of_processes())
         limit = un_limit_cause(UN_LIMIT_PIDS);
-    if (!is_command && words.told)
-        failed = find_explanation(&words, files[BUNDLE], limit, &failure);
+    if (!is_command && logs.reason)
+        failed = find_explanation(&logs, files[BUNDLE], limit, &failure);
     else if (!is_command)
         un_runsc_explain_silence(status, limit, "/proc", &failure);
     if (!is_command && !failed)
-        report_failure_of_runsc(&words, &failure);
-    un_runsc_words_free(&words);
+        report_failure_of_runsc(&logs, &failure);
+    un_runsc_logs_free(&logs);
     return is_command ? status : FAILED;
 }

@@ -110,7 +110,7 @@ static int become_runsc(const struct watch_args *args)
     un_exec(&command, &err);
     err.step = UN_STEP_RUNSC;
     err.cause = cause_of_start(err.errnum);
-    explain_no_more(args->files);
+    mark_reported(args->files);
     return fail_watch(&err);
 }
 
@@ -254,7 +254,7 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
         return fail_watch(&err);
     if (sandbox_group_enter(&args->group)) {
         un_fail_errno(&err, UN_STEP_SANDBOX, "cgroup.procs");
-        explain_no_more(args->files);
+        mark_reported(args->files);
         return fail_watch(&err);
     }
     /* Without a terminal inside, signals from a terminal reach the command through KILL, so runsc

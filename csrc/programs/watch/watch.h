@@ -19,7 +19,7 @@ int explain_runsc(char *const *files, int status, const char *limit);
 
 /* Called in the child if runsc can't be executed, which the child reports itself: explain_runsc()
  * in the watcher then prints nothing. */
-void explain_no_more(char *const *files);
+void mark_reported(char *const *files);
 
 /* ---- start_limit.c: the time limit of a sandbox's start -------------------------------------- */
 

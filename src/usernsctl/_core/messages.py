@@ -73,22 +73,22 @@ def read_runsc_failure(errors: str, crash: str, debug: str) -> str | None:
     :param debug: the pattern for ``--debug-log``.
     :raises MemoryError: malloc(3) failed.
     """
-    memory, words = Memory(), ffi.new("struct un_runsc_words *")
+    memory, logs = Memory(), ffi.new("struct un_runsc_logs *")
     paths = [memory.string(path) for path in (errors, crash, debug)]
-    if lib.un_runsc_words_read(*paths, words):
+    if lib.un_runsc_logs_read(*paths, logs):
         raise MemoryError
     try:
-        return _decoded(words.told) if words.told else None
+        return _decoded(logs.reason) if logs.reason else None
     finally:
-        lib.un_runsc_words_free(words)
+        lib.un_runsc_logs_free(logs)
 
 
-def _decoded(told: Any) -> str:
-    return bytes(ffi.string(told)).decode("utf-8", "replace")
+def _decoded(message: Any) -> str:
+    return bytes(ffi.string(message)).decode("utf-8", "replace")
 
 
 def explain_runsc(
-    told: str, limit: str = "", config: str | None = "", proc: str = "/proc"
+    message: str, limit: str = "", config: str | None = "", proc: str = "/proc"
 ) -> RunscError:
     """Return the error for a message of runsc, with a cause if the message has only one.
 
@@ -100,7 +100,7 @@ def explain_runsc(
     err, failure = ffi.new("struct un_error *"), ffi.new("struct un_runsc_failure *")
     encoded = None if config is None else config.encode("utf-8", "replace")
     result = lib.un_runsc_explain(
-        memory.string(_text(told)),
+        memory.string(_text(message)),
         memory.string(limit),
         ffi.NULL if encoded is None else memory.keep(ffi.from_buffer(encoded)),
         len(encoded or b""),

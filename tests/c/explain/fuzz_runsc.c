@@ -24,22 +24,22 @@ static void check_quoted(const char *text)
     }
 }
 
-static void explain(const char *told, const char *config, size_t size)
+static void explain(const char *message, const char *config, size_t size)
 {
     static const char *const limits[] = {"", "process-limit"};
     struct un_runsc_failure failure;
     struct un_error err;
     for (size_t i = 0; i < 2; i++) {
-        if (un_runsc_explain(told, limits[i], config, size, "/nonexistent", &failure, &err))
+        if (un_runsc_explain(message, limits[i], config, size, "/nonexistent", &failure, &err))
             continue;
         if (!*failure.remedy || (failure.has_cause && !*failure.cause.why))
             abort();
     }
-    check_quoted(told);
+    check_quoted(message);
     /* The text is also used as a pattern, which may be malformed. Long patterns take too much
      * time. */
-    if (strlen(told) < 24)
-        un_match(told, "a text\n", 7);
+    if (strlen(message) < 24)
+        un_match(message, "a text\n", 7);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

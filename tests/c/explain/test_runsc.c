@@ -3,19 +3,19 @@
 #include "check.h"
 #include "explain/explain.h"
 
-static struct un_runsc_failure explained(const char *told, const char *limit, const char *config)
+static struct un_runsc_failure explained(const char *message, const char *limit, const char *config)
 {
     static struct un_runsc_failure failure;
     struct un_error err;
-    CHECK_OK(un_runsc_explain(told, limit, config, config ? strlen(config) : 0, "/nonexistent",
+    CHECK_OK(un_runsc_explain(message, limit, config, config ? strlen(config) : 0, "/nonexistent",
                               &failure, &err),
              &err);
     return failure;
 }
 
-static void has_cause(const char *told, const char *config, const char *cause)
+static void has_cause(const char *message, const char *config, const char *cause)
 {
-    struct un_runsc_failure failure = explained(told, "", config);
+    struct un_runsc_failure failure = explained(message, "", config);
     CHECK(failure.has_cause == (cause != NULL));
     if (cause)
         CHECK_TEXT(failure.cause.id, cause);
@@ -77,13 +77,14 @@ static void words_of_a_config_are_blotted_out(void)
 
 static void nobody_else_chooses_a_cause(void)
 {
-    const char *const told = "\"/no dir\\a: newuidmap failed: exit status 1\": x";
+    const char *const message = "\"/no dir\\a: newuidmap failed: exit status 1\": x";
     const char *const attach = "mount \"unable to attach: operation not permitted\": failed";
     has_cause(attach, "{}", "ptrace-denied");
     has_cause(attach, "[\"unable to attach: operation not permitted\"]", NULL);
     has_cause(attach, NULL, NULL);
-    CHECK_TEXT(explained(told, "", "[\"/no dir\\u0007: newuidmap failed: exit status 1\"]").remedy,
-               "usernsctl doctor");
+    CHECK_TEXT(
+        explained(message, "", "[\"/no dir\\u0007: newuidmap failed: exit status 1\"]").remedy,
+        "usernsctl doctor");
 }
 
 /* Returns `text`, repeated until `length` bytes are filled. The caller frees the result. */
