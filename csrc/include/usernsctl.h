@@ -765,7 +765,7 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 struct un_launch;
 
 /* Parameters of a launch that are known only when it is performed. */
-struct un_moment {
+struct un_launch_params {
     const char *const *args;  /* the command and its arguments, ends with NULL */
     const char *const *env;   /* the environment of the command, ends with NULL */
     const char *cwd;          /* the working directory inside */
@@ -811,10 +811,12 @@ int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *
                     struct un_error *err);
 /* Builds the root filesystem and the files of the sandbox in the mount namespace of this process,
  * whose mounts must be private. After a failure nothing stays mounted. */
-int un_launch_build(struct un_launch *launch, const struct un_moment *moment, struct un_error *err);
+int un_launch_build(struct un_launch *launch, const struct un_launch_params *params,
+                    struct un_error *err);
 /* Writes config.json, drops privileges, and executes the program that waits for runsc. Returns only
  * on failure, with -1; privileges may be dropped by then. */
-int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, struct un_error *err);
+int un_launch_exec(struct un_launch *launch, const struct un_launch_params *params,
+                   struct un_error *err);
 /* Closes all descriptors of the launch and frees it. Mounts stay. NULL is allowed. */
 void un_launch_close(struct un_launch *launch);
 

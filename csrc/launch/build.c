@@ -41,10 +41,10 @@ static un_step_taker *const takers[UN_VERB_COUNT] = {
     [UN_VERB_TREE] = un_step_tree,
 };
 
-static int hide_homes(struct un_launch *launch, const struct un_moment *moment,
+static int hide_homes(struct un_launch *launch, const struct un_launch_params *params,
                       struct un_error *err)
 {
-    for (const char *const *home = moment ? moment->homes : NULL; home && *home; home++)
+    for (const char *const *home = params ? params->homes : NULL; home && *home; home++)
         if (un_hide_home(launch, *home, err))
             return -1;
     return 0;
@@ -69,7 +69,7 @@ static int reopen_sources(struct un_launch *launch, struct un_error *err)
     return 0;
 }
 
-static int take_steps(struct un_launch *launch, const struct un_moment *moment,
+static int take_steps(struct un_launch *launch, const struct un_launch_params *params,
                       struct un_error *err)
 {
     for (size_t i = 0; i < launch->record_count; i++) {
@@ -77,13 +77,13 @@ static int take_steps(struct un_launch *launch, const struct un_moment *moment,
         un_step_taker *take = takers[record->verb];
         if (take && take(launch, record, err))
             return -1;
-        if (record->verb == UN_VERB_HOME_MOMENT && hide_homes(launch, moment, err))
+        if (record->verb == UN_VERB_HOME_MOMENT && hide_homes(launch, params, err))
             return -1;
     }
     return 0;
 }
 
-static int build_root(struct un_launch *launch, const struct un_moment *moment,
+static int build_root(struct un_launch *launch, const struct un_launch_params *params,
                       struct un_error *err)
 {
     if (un_marks_draw(&launch->marks))
@@ -91,18 +91,19 @@ static int build_root(struct un_launch *launch, const struct un_moment *moment,
     /* Reopen the sources before the first mount, which could cover a source. */
     if (reopen_sources(launch, err) || un_scratch_mount(launch, err))
         return -1;
-    if (!un_root_begin(launch, err) && !take_steps(launch, moment, err) &&
+    if (!un_root_begin(launch, err) && !take_steps(launch, params, err) &&
         !un_check_programs(launch, err))
         return 0;
     un_scratch_unmount(launch);
     return -1;
 }
 
-int un_launch_build(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
+int un_launch_build(struct un_launch *launch, const struct un_launch_params *params,
+                    struct un_error *err)
 {
     /* With this umask, other users inside can read the created files. */
     mode_t before = umask(022);
-    int failed = build_root(launch, moment, err);
+    int failed = build_root(launch, params, err);
     umask(before);
     return failed;
 }

@@ -205,10 +205,10 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 }
 
 /* Returns PATH of the command's environment, or the default search path if PATH is not set. */
-static const char *path_of(const struct un_moment *moment)
+static const char *path_of(const struct un_launch_params *params)
 {
     const char *path = UN_SYSTEM_PATH;
-    for (const char *const *entry = moment->env; entry && *entry; entry++)
+    for (const char *const *entry = params->env; entry && *entry; entry++)
         if (!strncmp(*entry, "PATH=", 5))
             path = *entry + 5;
     return path;
@@ -254,15 +254,15 @@ static int fail_lookup(const char *command, const char *root, struct un_error *e
                    root ? ", whose root filesystem is " : "", root ? root : "");
 }
 
-int un_launch_check_command(struct un_launch *launch, const struct un_moment *moment,
+int un_launch_check_command(struct un_launch *launch, const struct un_launch_params *params,
                             struct un_error *err)
 {
     un_auto_free struct un_command_fault *fault = malloc(sizeof *fault);
-    const char *command = moment->args[0];
+    const char *command = params->args[0];
     un_launch_set_remedy(launch, NULL, NULL);
     if (!fault)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
-    if (!un_view_check_command(&launch->view, command, path_of(moment), moment->cwd, fault))
+    if (!un_view_check_command(&launch->view, command, path_of(params), params->cwd, fault))
         return 0;
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
     const char *root = tree ? un_record_source(launch, tree, 0)->path : NULL;

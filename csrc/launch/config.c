@@ -1,4 +1,4 @@
-/* Writing config.json from the JSON fragments of the launch and from struct un_moment. */
+/* Writing config.json from the JSON fragments of the launch and from struct un_launch_params. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "map/map.h"
@@ -9,7 +9,7 @@
 /* Arguments for the functions that write config.json. */
 struct writing {
     struct un_launch *launch;
-    const struct un_moment *moment;
+    const struct un_launch_params *params;
     const struct un_idmap *maps;
     struct un_text *text;
     struct un_error *err;
@@ -53,10 +53,10 @@ static int add_strings(struct writing *writing, const char *const *values, const
 }
 
 /* Returns whether the ids of the command are mapped. */
-static bool is_user_mapped(const struct un_moment *moment, const struct un_idmap *maps)
+static bool is_user_mapped(const struct un_launch_params *params, const struct un_idmap *maps)
 {
-    return !maps || (un_map_find(&maps->of[UN_UID], UN_INSIDE, moment->id[UN_UID]) &&
-                     un_map_find(&maps->of[UN_GID], UN_INSIDE, moment->id[UN_GID]));
+    return !maps || (un_map_find(&maps->of[UN_UID], UN_INSIDE, params->id[UN_UID]) &&
+                     un_map_find(&maps->of[UN_GID], UN_INSIDE, params->id[UN_GID]));
 }
 
 static bool has_one_id(const struct un_idmap *maps)
@@ -72,38 +72,38 @@ static bool has_verifier(const struct un_launch *launch)
     return false;
 }
 
-int un_config_check_user(struct un_launch *launch, const struct un_moment *moment,
+int un_config_check_user(struct un_launch *launch, const struct un_launch_params *params,
                          const struct un_idmap *maps, struct un_error *err)
 {
     un_launch_set_remedy(launch, NULL, NULL);
-    if (is_user_mapped(moment, maps) || (has_one_id(maps) && has_verifier(launch)))
+    if (is_user_mapped(params, maps) || (has_one_id(maps) && has_verifier(launch)))
         return 0;
     for (int kind = UN_UID; kind <= UN_GID; kind++)
-        if (!un_map_find(&maps->of[kind], UN_INSIDE, moment->id[kind]))
+        if (!un_map_find(&maps->of[kind], UN_INSIDE, params->id[kind]))
             return un_fail(err, UN_STEP_PLAN, 0, "inside-id-unmapped",
                            "%s %" PRIu32 " of the command is not mapped", un_kinds[kind].name,
-                           moment->id[kind]);
+                           params->id[kind]);
     return 0;
 }
 
 static void add_groups(struct writing *writing)
 {
-    const struct un_moment *moment = writing->moment;
-    for (size_t i = 0; i < moment->group_count; i++) {
+    const struct un_launch_params *params = writing->params;
+    for (size_t i = 0; i < params->group_count; i++) {
         un_text_add(writing->text, i ? ", " : ", \"additionalGids\": [");
-        un_text_add_number(writing->text, moment->groups[i]);
+        un_text_add_number(writing->text, params->groups[i]);
     }
-    if (moment->group_count)
+    if (params->group_count)
         un_text_add(writing->text, "]");
 }
 
 static int add_user(struct writing *writing)
 {
-    bool is_mapped = is_user_mapped(writing->moment, writing->maps);
+    bool is_mapped = is_user_mapped(writing->params, writing->maps);
     un_text_add(writing->text, "{\"uid\": ");
-    un_text_add_number(writing->text, is_mapped ? writing->moment->id[UN_UID] : 0);
+    un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_UID] : 0);
     un_text_add(writing->text, ", \"gid\": ");
-    un_text_add_number(writing->text, is_mapped ? writing->moment->id[UN_GID] : 0);
+    un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_GID] : 0);
     /* A namespace with one id has no other groups, also not those that list root. */
     if (is_mapped && !(writing->maps && has_one_id(writing->maps)))
         add_groups(writing);
@@ -115,12 +115,12 @@ static int add_user(struct writing *writing)
  * only id 0: runsc needs that id, so the command's are mapped in a user namespace of gVisor. */
 static void add_nested_ids(struct writing *writing)
 {
-    if (is_user_mapped(writing->moment, writing->maps))
+    if (is_user_mapped(writing->params, writing->maps))
         return;
     un_text_add(writing->text, "\"" UN_VERIFY_AS "\"");
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         un_text_add(writing->text, ", \"");
-        un_text_add_number(writing->text, writing->moment->id[kind]);
+        un_text_add_number(writing->text, writing->params->id[kind]);
         un_text_add(writing->text, "\"");
     }
     un_text_add(writing->text, ", ");
@@ -146,12 +146,12 @@ static int add_open_files(struct writing *writing)
 
 static int add_args(struct writing *writing)
 {
-    const char *const *args = writing->moment->args;
+    const char *const *args = writing->params->args;
     if (!args || !*args) {
         un_launch_set_remedy(writing->launch, NULL, NULL);
         return un_fail(writing->err, UN_STEP_ARGUMENT, 0, "usage", "no command was given");
     }
-    if (writing->moment->log_json && has_verifier(writing->launch))
+    if (writing->params->log_json && has_verifier(writing->launch))
         un_text_add(writing->text, "\"" UN_LOG_JSON "\", ");
     add_nested_ids(writing);
     return add_strings(writing, args, "$.process.args");
@@ -198,7 +198,7 @@ static const struct un_bind *bind_of(const struct writing *writing, const struct
 
 static int add_record(struct writing *writing, const struct un_record *record)
 {
-    const struct un_moment *moment = writing->moment;
+    const struct un_launch_params *params = writing->params;
     switch (record->verb) {
     case UN_VERB_JSON:
         un_text_add(writing->text, record->arguments);
@@ -206,15 +206,15 @@ static int add_record(struct writing *writing, const struct un_record *record)
     case UN_VERB_JSON_ARGS:
         return add_args(writing);
     case UN_VERB_JSON_ENV:
-        return add_strings(writing, moment->env, "$.process.env");
+        return add_strings(writing, params->env, "$.process.env");
     case UN_VERB_JSON_CWD:
-        return add_string(writing, moment->cwd ? moment->cwd : "/", "$.process.cwd");
+        return add_string(writing, params->cwd ? params->cwd : "/", "$.process.cwd");
     case UN_VERB_JSON_HOSTNAME:
-        return add_string(writing, moment->hostname ? moment->hostname : "", "$.hostname");
+        return add_string(writing, params->hostname ? params->hostname : "", "$.hostname");
     case UN_VERB_JSON_OPEN_FILES:
         return add_open_files(writing);
     case UN_VERB_JSON_TERMINAL:
-        un_text_add(writing->text, moment->terminal ? "true" : "false");
+        un_text_add(writing->text, params->terminal ? "true" : "false");
         return 0;
     case UN_VERB_JSON_USER:
         return add_user(writing);
@@ -235,11 +235,11 @@ static int add_record(struct writing *writing, const struct un_record *record)
     }
 }
 
-int un_config_text(struct un_launch *launch, const struct un_moment *moment,
+int un_config_text(struct un_launch *launch, const struct un_launch_params *params,
                    const struct un_idmap *maps, struct un_text *text, struct un_error *err)
 {
-    static const struct un_moment nothing;
-    struct writing writing = {launch, moment ? moment : &nothing, maps, text, err};
+    static const struct un_launch_params nothing;
+    struct writing writing = {launch, params ? params : &nothing, maps, text, err};
     for (size_t i = 0; i < launch->record_count; i++)
         if (un_verb_rules[launch->record[i].verb].part == UN_PART_CONFIG &&
             add_record(&writing, &launch->record[i]))
@@ -259,11 +259,11 @@ static int write_text(struct un_launch *launch, const struct un_text *text, stru
     return 0;
 }
 
-int un_config_write(struct un_launch *launch, const struct un_moment *moment,
+int un_config_write(struct un_launch *launch, const struct un_launch_params *params,
                     const struct un_idmap *maps, struct un_error *err)
 {
     struct un_text text = {0};
-    int failed = un_config_text(launch, moment, maps, &text, err);
+    int failed = un_config_text(launch, params, maps, &text, err);
     if (!failed && text.length)
         failed = write_text(launch, &text, err);
     un_text_free(&text);

@@ -26,7 +26,7 @@ static size_t memory_for(const struct un_launch *launch)
     return size;
 }
 
-static void fill_exec_args(const struct un_launch *launch, const struct un_moment *moment,
+static void fill_exec_args(const struct un_launch *launch, const struct un_launch_params *params,
                            struct exec_args *args)
 {
     char *at = args->memory, **arg = args->argv, **variable = args->envp;
@@ -38,39 +38,39 @@ static void fill_exec_args(const struct un_launch *launch, const struct un_momen
         /* Options follow argv[0]. */
         if (arg != args->argv + 1)
             continue;
-        if (moment->reraise_signal)
+        if (params->reraise_signal)
             *arg++ = (char *)UN_RERAISE_SIGNAL;
-        if (moment->terminal)
+        if (params->terminal)
             *arg++ = (char *)UN_TERMINAL;
-        if (moment->log_json)
+        if (params->log_json)
             *arg++ = (char *)UN_LOG_JSON;
-        for (const char *const *word = moment->watch_options; word && *word; word++)
+        for (const char *const *word = params->watch_options; word && *word; word++)
             *arg++ = (char *)(uintptr_t)*word;
     }
 }
 
-static size_t count_watch_options(const struct un_moment *moment)
+static size_t count_watch_options(const struct un_launch_params *params)
 {
     size_t count = 0;
-    while (moment->watch_options && moment->watch_options[count])
+    while (params->watch_options && params->watch_options[count])
         count++;
     return count;
 }
 
-static int build_exec_args(struct un_launch *launch, const struct un_moment *moment,
+static int build_exec_args(struct un_launch *launch, const struct un_launch_params *params,
                            struct exec_args *args, struct un_error *err)
 {
     un_launch_set_remedy(launch, NULL, NULL);
     if (!launch->of_verb[UN_VERB_WATCH])
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "the launch has no \"watch\" record");
-    size_t words = launch->of_verb[UN_VERB_WATCH] + count_watch_options(moment) + 4;
+    size_t words = launch->of_verb[UN_VERB_WATCH] + count_watch_options(params) + 4;
     args->argv = calloc(words, sizeof *args->argv);
     args->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *args->envp);
     args->memory = malloc(memory_for(launch) + 1);
     if (!args->argv || !args->envp || !args->memory)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
-    fill_exec_args(launch, moment, args);
+    fill_exec_args(launch, params, args);
     return 0;
 }
 
@@ -107,11 +107,12 @@ static int prepare_stdio(struct un_error *err)
 
 /* Stores the descriptors that the watcher inherits, sorted and without duplicates. Returns their
  * number. */
-static size_t list_kept(const struct un_launch *launch, const struct un_moment *moment, int *kept)
+static size_t list_kept(const struct un_launch *launch, const struct un_launch_params *params,
+                        int *kept)
 {
     size_t count = 0;
-    for (size_t i = 0; i < moment->watch_fd_count; i++)
-        kept[count++] = moment->watch_fds[i];
+    for (size_t i = 0; i < params->watch_fd_count; i++)
+        kept[count++] = params->watch_fds[i];
     UN_EACH_RECORD (record, launch, UN_VERB_PROGRAM_LINK)
         kept[count++] = un_record_source(launch, record, 0)->fd;
     UN_EACH_RECORD (record, launch, UN_VERB_PROGRAM_PATH)
@@ -121,22 +122,22 @@ static size_t list_kept(const struct un_launch *launch, const struct un_moment *
 
 /* Sets close-on-exec on all descriptors that the watcher does not inherit, see list_kept(). Nothing
  * is closed before the exec, which may fail. */
-static int pass_only(const struct un_launch *launch, const struct un_moment *moment,
+static int pass_only(const struct un_launch *launch, const struct un_launch_params *params,
                      struct un_error *err)
 {
     size_t most = launch->of_verb[UN_VERB_PROGRAM_LINK] + launch->of_verb[UN_VERB_PROGRAM_PATH] +
-                  moment->watch_fd_count + 1;
+                  params->watch_fd_count + 1;
     un_auto_free int *kept = calloc(most, sizeof *kept);
     if (!kept)
         return un_fail_errno(err, UN_STEP_FDS, "");
-    return un_close_fds_at_exec(kept, list_kept(launch, moment, kept), err);
+    return un_close_fds_at_exec(kept, list_kept(launch, params, kept), err);
 }
 
-static int exec_watcher(struct un_launch *launch, const struct un_moment *moment,
+static int exec_watcher(struct un_launch *launch, const struct un_launch_params *params,
                         const struct exec_args *args, struct un_error *err)
 {
     un_launch_set_remedy(launch, NULL, NULL);
-    if (prepare_stdio(err) || pass_only(launch, moment, err))
+    if (prepare_stdio(err) || pass_only(launch, params, err))
         return -1;
     /* The current directory may be covered by a mount. */
     if (chdir("/"))
@@ -160,18 +161,19 @@ static int read_maps(struct un_idmap *maps, struct un_error *err)
     return un_map_read(self, "gid_map", &maps->of[UN_GID], err);
 }
 
-static int prepare_watcher(struct un_launch *launch, const struct un_moment *moment,
+static int prepare_watcher(struct un_launch *launch, const struct un_launch_params *params,
                            struct exec_args *args, struct un_idmap *maps, struct un_error *err)
 {
-    if (build_exec_args(launch, moment, args, err) || read_maps(maps, err) ||
-        un_config_check_user(launch, moment, maps, err) ||
-        un_config_write(launch, moment, maps, err))
+    if (build_exec_args(launch, params, args, err) || read_maps(maps, err) ||
+        un_config_check_user(launch, params, maps, err) ||
+        un_config_write(launch, params, maps, err))
         return -1;
     bool has_several = un_map_ids(&maps->of[UN_UID]) > 1 || un_map_ids(&maps->of[UN_GID]) > 1;
     return un_drop_privileges(launch, has_several, err);
 }
 
-int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
+int un_launch_exec(struct un_launch *launch, const struct un_launch_params *params,
+                   struct un_error *err)
 {
     struct exec_args args = {NULL, NULL, NULL};
     un_auto_free struct un_idmap *maps = malloc(sizeof *maps);
@@ -180,8 +182,8 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
     /* Only the caller may access files that runsc creates. The command in the sandbox has its own
      * umask. */
     umask(077);
-    if (!prepare_watcher(launch, moment, &args, maps, err))
-        exec_watcher(launch, moment, &args, err);
+    if (!prepare_watcher(launch, params, &args, maps, err))
+        exec_watcher(launch, params, &args, err);
     free_exec_args(&args);
     return -1;
 }

@@ -250,10 +250,10 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
 
 /* ---- command.c: looking up the command in the sandbox ---------------------------------------- */
 
-/* Checks the command in `moment` as un_view_check_command() does, so that a missing command fails
+/* Checks the command in `params` as un_view_check_command() does, so that a missing command fails
  * before runsc is started. Cases that only the sandbox can decide are checked by usernsctl-verify.
  */
-int un_launch_check_command(struct un_launch *launch, const struct un_moment *moment,
+int un_launch_check_command(struct un_launch *launch, const struct un_launch_params *params,
                             struct un_error *err);
 
 /* ---- accounts.c: the user of the command, by name -------------------------------------------- */
@@ -416,13 +416,13 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
 
 /* Builds the text of config.json, with the maps of the user namespace; `maps` may be NULL if no
  * record needs them. The text must be freed, even after a failure. */
-int un_config_text(struct un_launch *launch, const struct un_moment *moment,
+int un_config_text(struct un_launch *launch, const struct un_launch_params *params,
                    const struct un_idmap *maps, struct un_text *text, struct un_error *err);
 /* Fails if the ids of the command are neither mapped, nor can be mapped inside the sandbox. */
-int un_config_check_user(struct un_launch *launch, const struct un_moment *moment,
+int un_config_check_user(struct un_launch *launch, const struct un_launch_params *params,
                          const struct un_idmap *maps, struct un_error *err);
 /* Writes the text to bundle/config.json in scratch, if the launch has a config.json. */
-int un_config_write(struct un_launch *launch, const struct un_moment *moment,
+int un_config_write(struct un_launch *launch, const struct un_launch_params *params,
                     const struct un_idmap *maps, struct un_error *err);
 /* Returns the number of ids in a map. */
 uint64_t un_map_ids(const struct un_map *map);

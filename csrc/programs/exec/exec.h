@@ -122,11 +122,11 @@ int un_environment_make(const struct un_launch *launch, char **environment, cons
 /* Returns the value of a variable, or NULL. */
 const char *un_environment_value(char **environment, const char *name);
 
-/* ---- moment.c: parameters known only when a launch is performed ------------------------------ */
+/* ---- launch_params.c: parameters known only when a launch is performed ----------------------- */
 
-/* A struct un_moment, and the memory that its pointers refer to. */
-struct moment {
-    struct un_moment is;
+/* A struct un_launch_params, and the memory that its pointers refer to. */
+struct launch_params {
+    struct un_launch_params base;
     const char **args;
     const char **env;
     uint32_t *groups;
@@ -138,20 +138,21 @@ struct moment {
 };
 
 /* Collects the parameters that are known only now. To be called outside of the namespaces.
- * `command` holds the arguments after --, which replace the command of the launch. un_moment_drop()
- * must be called in any case. */
-int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
-                   struct moment *moment, struct un_error *err);
+ * `command` holds the arguments after --, which replace the command of the launch.
+ * un_launch_params_free() must be called in any case. */
+int un_launch_params_collect(const struct un_launch *launch, const char *const *command,
+                             char **environment, struct launch_params *params,
+                             struct un_error *err);
 /* Sets the ids of the command: those of `run_as`, USER[:GROUP], or those of the launch if it is
- * NULL. A name is found later, by un_moment_settle(). */
-int un_moment_set_user(const struct un_launch *launch, const char *run_as, struct moment *moment,
-                       struct un_error *err);
+ * NULL. A name is found later, by un_launch_params_resolve(). */
+int un_launch_params_set_user(const struct un_launch *launch, const char *run_as,
+                              struct launch_params *params, struct un_error *err);
 /* After the root filesystem is built: finds a user by name, checks that the ids can be had with
  * these maps, chooses the working directory of the command, and checks that the directory and the
  * command exist. */
-int un_moment_settle(struct un_launch *launch, const struct un_idmap *maps, struct moment *moment,
-                     struct un_error *err);
-void un_moment_drop(struct moment *moment);
+int un_launch_params_resolve(struct un_launch *launch, const struct un_idmap *maps,
+                             struct launch_params *params, struct un_error *err);
+void un_launch_params_free(struct launch_params *params);
 
 /* ---- launch_file.c: the file of a launch ----------------------------------------------------- */
 

@@ -22,7 +22,7 @@ struct performance {
     struct un_launch *launch;
     struct un_options ids;
     struct decision decision;
-    struct moment moment;
+    struct launch_params params;
 };
 
 /* Parses the options about ids in the launch. */
@@ -44,7 +44,7 @@ static int read_ids(const struct un_launch *launch, struct un_options *options,
 }
 
 /* Fails unless runsc will be root inside, and the command can have its ids. The ids of a user given
- * by name are checked later, by un_moment_settle(). */
+ * by name are checked later, by un_launch_params_resolve(). */
 static int check_plan(struct performance *of, struct un_error *err)
 {
     const struct un_plan *plan = &of->decision.plan;
@@ -52,7 +52,7 @@ static int check_plan(struct performance *of, struct un_error *err)
         return un_fail(
             err, UN_STEP_PLAN, 0, NULL,
             "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities");
-    return un_config_check_user(of->launch, &of->moment.is, &plan->map, err);
+    return un_config_check_user(of->launch, &of->params.base, &plan->map, err);
 }
 
 static int enter_for_launch(struct performance *of, struct un_error *err)
@@ -132,18 +132,18 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
         return -1;
     if (options->check)
         command = words_to_check(of->launch, command);
-    if (un_moment_take(of->launch, command, environ, &of->moment, err) ||
-        un_moment_set_user(of->launch, options->run_as, &of->moment, err) ||
+    if (un_launch_params_collect(of->launch, command, environ, &of->params, err) ||
+        un_launch_params_set_user(of->launch, options->run_as, &of->params, err) ||
         open_launch_files(of, file, err))
         return -1;
     if (!options->check)
         un_warn_of_volumes(of->launch);
-    if (enter_for_launch(of, err) || un_launch_build(of->launch, &of->moment.is, err) ||
-        un_moment_settle(of->launch, &of->decision.plan.map, &of->moment, err))
+    if (enter_for_launch(of, err) || un_launch_build(of->launch, &of->params.base, err) ||
+        un_launch_params_resolve(of->launch, &of->decision.plan.map, &of->params, err))
         return -1;
-    of->moment.is.reraise_signal = options->reraise_signal;
-    of->moment.is.log_json = options->log_json;
-    return options->check ? 0 : un_launch_exec(of->launch, &of->moment.is, err);
+    of->params.base.reraise_signal = options->reraise_signal;
+    of->params.base.log_json = options->log_json;
+    return options->check ? 0 : un_launch_exec(of->launch, &of->params.base, err);
 }
 
 /* Prints the error. Returns the exit status. */
@@ -175,7 +175,7 @@ int un_exec_launch(const struct un_options *options)
     status = failed ? report_launch_failure(of, &err) : 0;
     if (of) {
         un_launch_close(of->launch);
-        un_moment_drop(&of->moment);
+        un_launch_params_free(&of->params);
         un_launch_file_close(&of->file);
         free(of);
     }

@@ -897,19 +897,19 @@ class NativeLaunch:
         :raises UsernsError: a step failed, perhaps after the privileges were given up.
         """
         err, memory = ffi.new("struct un_error *"), Memory()
-        moment = ffi.new("struct un_moment *")
-        moment.args = memory.strings(map(os.fsencode, args))
-        moment.env = memory.strings(map(os.fsencode, env))
-        moment.cwd = memory.string(cwd)
-        moment.hostname = memory.string(hostname)
-        moment.id = user
-        moment.groups = memory.numbers("uint32_t[]", groups)
-        moment.group_count = len(groups)
-        moment.terminal = terminal
-        moment.watch_options = memory.strings(map(os.fsencode, watch_options))
-        moment.watch_fds = memory.numbers("int[]", watch_fds)
-        moment.watch_fd_count = len(watch_fds)
-        lib.un_launch_exec(self._launch, moment, err)
+        params = ffi.new("struct un_launch_params *")
+        params.args = memory.strings(map(os.fsencode, args))
+        params.env = memory.strings(map(os.fsencode, env))
+        params.cwd = memory.string(cwd)
+        params.hostname = memory.string(hostname)
+        params.id = user
+        params.groups = memory.numbers("uint32_t[]", groups)
+        params.group_count = len(groups)
+        params.terminal = terminal
+        params.watch_options = memory.strings(map(os.fsencode, watch_options))
+        params.watch_fds = memory.numbers("int[]", watch_fds)
+        params.watch_fd_count = len(watch_fds)
+        lib.un_launch_exec(self._launch, params, err)
         raise self._error(err)
 
     def view(self) -> NativeView:

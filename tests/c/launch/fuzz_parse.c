@@ -47,8 +47,9 @@ static void read_launch(const char *bytes, size_t size)
     expand(launch);
     /* Arguments and environment from the input, which may be invalid UTF-8. */
     const char *const args[] = {launch->record[0].arguments, bytes, NULL};
-    const struct un_moment moment = {.args = args, .env = args, .cwd = bytes, .hostname = bytes};
-    un_config_text(launch, &moment, &maps, &text, &err);
+    const struct un_launch_params params = {
+        .args = args, .env = args, .cwd = bytes, .hostname = bytes};
+    un_config_text(launch, &params, &maps, &text, &err);
     un_text_free(&text);
     un_launch_close(launch);
 }

@@ -370,18 +370,18 @@ static int a_home_is_hidden(void *arg)
     return 0;
 }
 
-static int the_homes_of_the_moment_are_hidden(void *arg)
+static int homes_in_the_params_are_hidden(void *arg)
 {
     struct draft draft;
     struct un_error err;
-    const struct un_moment moment = {.homes = LINES("/open/inner", "/none")};
+    const struct un_launch_params params = {.homes = LINES("/open/inner", "/none")};
     (void)arg;
     enter_inside();
     make_tree();
     make_file("tree/open/inner/secret", "secret\n", 0644);
     struct un_launch *launch = launch_of(&draft, LINES(TREE, "home-moment"));
     CHECK_OK(un_launch_open(launch, NULL, &err), &err);
-    CHECK_OK(un_launch_build(launch, &moment, &err), &err);
+    CHECK_OK(un_launch_build(launch, &params, &err), &err);
     CHECK_INT(access(ROOT "/open/inner/secret", F_OK), -1);
     CHECK_INT(access(ROOT "/none", F_OK), 0);
     un_launch_close(launch);
@@ -460,7 +460,7 @@ int main(void)
         a_snapshot_has_what_everybody_may_read,
         what_is_guarded_depends_on_who_we_are,
         a_home_is_hidden,
-        the_homes_of_the_moment_are_hidden,
+        homes_in_the_params_are_hidden,
         files_are_made_beside,
         what_was_replaced_meanwhile_is_told,
         there_must_be_a_place_for_scratch,

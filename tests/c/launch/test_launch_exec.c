@@ -10,7 +10,7 @@
     "source own /bin/sh", "scratch /tmp/scratch", "make bundle 0700", "make programs 0700",        \
         "program-link 0 programs/shell"
 
-static int config_text(const char *const *lines, const struct un_moment *moment,
+static int config_text(const char *const *lines, const struct un_launch_params *params,
                        struct un_text *text, struct un_error *err)
 {
     struct draft draft;
@@ -22,58 +22,59 @@ static int config_text(const char *const *lines, const struct un_moment *moment,
     maps.of[UN_GID].extent[0] = (struct un_extent){0, 1000, 1};
     struct un_launch *launch = launch_of(&draft, lines);
     strcpy(launch->marks.scratch, "/mnt/usernsctl");
-    int failed = un_config_text(launch, moment, &maps, text, err);
+    int failed = un_config_text(launch, params, &maps, text, err);
     un_launch_close(launch);
     return failed;
 }
 
-static void config_is(const char *const *lines, const struct un_moment *moment, const char *want)
+static void config_is(const char *const *lines, const struct un_launch_params *params,
+                      const char *want)
 {
     struct un_text text = {0};
     struct un_error err;
-    CHECK_OK(config_text(lines, moment, &text, &err), &err);
+    CHECK_OK(config_text(lines, params, &text, &err), &err);
     CHECK(text.length == strlen(want));
     CHECK(!memcmp(text.bytes, want, text.length));
     un_text_free(&text);
 }
 
-static void config_is_refused(const char *const *lines, const struct un_moment *moment,
+static void config_is_refused(const char *const *lines, const struct un_launch_params *params,
                               const char *part)
 {
     struct un_text text = {0};
     struct un_error err;
-    CHECK_INT(config_text(lines, moment, &text, &err), -1);
+    CHECK_INT(config_text(lines, params, &text, &err), -1);
     CHECK_HAS(err.detail, part);
     un_text_free(&text);
 }
 
 static void pieces_are_put_together(void)
 {
-    const struct un_moment moment = {
+    const struct un_launch_params params = {
         .args = LINES("a \"quoted\"\\", "", "\n\x1f\x7f", "\xc3\xa4\xf0\x9f\x98\x80"),
         .env = LINES("A=1", "B="),
         .cwd = "/data",
         .hostname = "box",
     };
-    config_is(LINES("scratch /mnt", "json [", "json-args", "json ]"), &moment,
+    config_is(LINES("scratch /mnt", "json [", "json-args", "json ]"), &params,
               "[\"a \\\"quoted\\\"\\\\\", \"\", \"\\u000a\\u001f\x7f\", "
               "\"\xc3\xa4\xf0\x9f\x98\x80\"]");
     config_is(LINES("scratch /mnt", "json-env", "json ;", "json-cwd", "json ;", "json-hostname",
                     "json ;", "json-root"),
-              &moment, "\"A=1\", \"B=\";\"/data\";\"box\";\"/mnt/usernsctl/root\"");
-    config_is(LINES("scratch /mnt", "json-uid-map", "json-several several"), &moment,
+              &params, "\"A=1\", \"B=\";\"/data\";\"box\";\"/mnt/usernsctl/root\"");
+    config_is(LINES("scratch /mnt", "json-uid-map", "json-several several"), &params,
               "{\"containerID\": 0, \"hostID\": 0, \"size\": 1}, "
               "{\"containerID\": 1, \"hostID\": 1, \"size\": 65536}several");
-    config_is(LINES("scratch /mnt", "json-gid-map"), &moment,
+    config_is(LINES("scratch /mnt", "json-gid-map"), &params,
               "{\"containerID\": 0, \"hostID\": 0, \"size\": 1}");
-    config_is(LINES("scratch /mnt", "json-env", "json-cwd"), &(struct un_moment){.cwd = NULL},
-              "\"/\"");
+    config_is(LINES("scratch /mnt", "json-env", "json-cwd"),
+              &(struct un_launch_params){.cwd = NULL}, "\"/\"");
 }
 
-static void ids_and_terminal_are_of_the_moment(void)
+static void ids_and_terminal_come_from_the_params(void)
 {
-    const struct un_moment mapped = {.args = LINES("id"), .id = {7, 0}, .terminal = true};
-    const struct un_moment other = {.args = LINES("id"), .id = {70000, 5}};
+    const struct un_launch_params mapped = {.args = LINES("id"), .id = {7, 0}, .terminal = true};
+    const struct un_launch_params other = {.args = LINES("id"), .id = {70000, 5}};
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &mapped, "{\"uid\": 7, \"gid\": 0};\"id\";true");
     /* With --as, usernsctl-verify maps ids other than 0 inside. */
@@ -87,7 +88,7 @@ static void ids_are_mapped_or_can_be_mapped_inside(void)
                                            "file 0 " UN_VERIFIER_INSIDE, NULL};
     static struct un_idmap maps = {
         .of = {{.len = 1, .extent = {{0, 1000, 1}}}, {.len = 1, .extent = {{0, 1000, 1}}}}};
-    const struct un_moment root = {.id = {0, 0}}, other = {.id = {0, 5}};
+    const struct un_launch_params root = {.id = {0, 0}}, other = {.id = {0, 5}};
     struct draft draft, bare;
     struct un_error err;
     struct un_launch *launch = launch_of(&draft, verified);
@@ -107,12 +108,12 @@ static void what_is_not_utf8_is_named(void)
     static const char *const broken[] = {
         "\xff", "a\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82\"", "\x80"};
     for (size_t i = 0; i < COUNT(broken); i++) {
-        const struct un_moment moment = {.args = LINES("true", broken[i]), .cwd = broken[i]};
-        config_is_refused(LINES("scratch /mnt", "json-args"), &moment,
+        const struct un_launch_params params = {.args = LINES("true", broken[i]), .cwd = broken[i]};
+        config_is_refused(LINES("scratch /mnt", "json-args"), &params,
                           "$.process.args[1] has a byte that is not UTF-8");
-        config_is_refused(LINES("scratch /mnt", "json-cwd"), &moment, "$.process.cwd has a byte");
+        config_is_refused(LINES("scratch /mnt", "json-cwd"), &params, "$.process.cwd has a byte");
     }
-    const struct un_moment secret = {.env = LINES("A=1", "TOKEN=secret\xff")};
+    const struct un_launch_params secret = {.env = LINES("A=1", "TOKEN=secret\xff")};
     config_is_refused(LINES("scratch /mnt", "json-env"), &secret, "$.process.env[1] has a byte");
     config_is_refused(LINES("scratch /mnt", "json-args"), &secret, "no command was given");
 }
@@ -152,7 +153,7 @@ static int become_shell(void *arg)
     struct draft draft;
     struct un_error err;
     struct un_launch *launch;
-    const struct un_moment moment = {.args = LINES("true", "it")};
+    const struct un_launch_params params = {.args = LINES("true", "it")};
     enter_inside();
     write_draft(&draft, lines);
     add_line(&draft, "watch");
@@ -169,7 +170,7 @@ static int become_shell(void *arg)
     CHECK_INT(dup2(file, 2), 2);
     CHECK_INT(fcntl(file, F_DUPFD, 100), 100);
     close(0);
-    un_launch_exec(launch, &moment, &err);
+    un_launch_exec(launch, &params, &err);
     CHECK_OK(-1, &err);
     return 1;
 }
@@ -213,10 +214,10 @@ static int nothing_is_left_of_a_failure(void *arg)
     struct un_error err;
     (void)arg;
     enter_inside();
-    const struct un_moment moment = {.args = LINES("true")};
+    const struct un_launch_params params = {.args = LINES("true")};
     struct un_launch *launch = build_launch(&draft, LINES(SHELL, "json-args", "watch /none"));
     int fds = count_fds();
-    CHECK_INT(un_launch_exec(launch, &moment, &err), -1);
+    CHECK_INT(un_launch_exec(launch, &params, &err), -1);
     CHECK_INT(err.step, UN_STEP_RUNSC);
     CHECK_INT(err.errnum, ENOENT);
     CHECK_TEXT(err.detail, "/none");
@@ -225,7 +226,7 @@ static int nothing_is_left_of_a_failure(void *arg)
     un_launch_close(launch);
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
     launch = build_launch(&draft, LINES("scratch /tmp/scratch"));
-    CHECK_INT(un_launch_exec(launch, &moment, &err), -1);
+    CHECK_INT(un_launch_exec(launch, &params, &err), -1);
     CHECK_HAS(err.detail, "no \"watch\" record");
     un_launch_close(launch);
     return 0;
@@ -234,7 +235,7 @@ static int nothing_is_left_of_a_failure(void *arg)
 static int a_program_that_is_covered_is_told(void *arg)
 {
     static const char *const nothing[] = {NULL};
-    const struct un_moment moment = {.args = nothing, .env = nothing, .homes = nothing};
+    const struct un_launch_params params = {.args = nothing, .env = nothing, .homes = nothing};
     struct draft draft;
     struct un_error err;
     (void)arg;
@@ -245,7 +246,7 @@ static int a_program_that_is_covered_is_told(void *arg)
                                    "program-path 0", "watch /bin/true"));
     CHECK_INT(unlink("program"), 0);
     make_file("program", "#!/bin/sh\n", 0755);
-    CHECK_INT(un_launch_exec(launch, &moment, &err), -1);
+    CHECK_INT(un_launch_exec(launch, &params, &err), -1);
     CHECK_INT(err.errnum, ESTALE);
     CHECK_TEXT(err.detail, "/tmp/program");
     un_launch_close(launch);
@@ -255,7 +256,7 @@ static int a_program_that_is_covered_is_told(void *arg)
 int main(void)
 {
     pieces_are_put_together();
-    ids_and_terminal_are_of_the_moment();
+    ids_and_terminal_come_from_the_params();
     ids_are_mapped_or_can_be_mapped_inside();
     what_is_not_utf8_is_named();
     need_user_namespaces();

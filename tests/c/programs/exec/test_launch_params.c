@@ -12,13 +12,13 @@ static void numbers_are_set_before_namespaces_are_entered(void)
         uint32_t uid, gid;
     } cases[] = {{"7", 7, 7}, {"7:8", 7, 8}, {"4294967294:0", 4294967294, 0}};
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct moment moment = {.cwd = ""};
+        struct launch_params params = {.cwd = ""};
         struct un_error err;
-        CHECK_OK(un_moment_set_user(&launch, cases[i].run_as, &moment, &err), &err);
-        CHECK(moment.is.id[UN_UID] == cases[i].uid);
-        CHECK(moment.is.id[UN_GID] == cases[i].gid);
-        CHECK(!moment.account && !moment.is.group_count);
-        un_moment_drop(&moment);
+        CHECK_OK(un_launch_params_set_user(&launch, cases[i].run_as, &params, &err), &err);
+        CHECK(params.base.id[UN_UID] == cases[i].uid);
+        CHECK(params.base.id[UN_GID] == cases[i].gid);
+        CHECK(!params.account && !params.base.group_count);
+        un_launch_params_free(&params);
     }
 }
 
@@ -26,11 +26,11 @@ static void names_wait_for_the_files_of_the_sandbox(void)
 {
     static const char *const names[] = {"app", "app:7", "7:app"};
     for (size_t i = 0; i < COUNT(names); i++) {
-        struct moment moment = {.cwd = ""};
+        struct launch_params params = {.cwd = ""};
         struct un_error err;
-        CHECK_OK(un_moment_set_user(&launch, names[i], &moment, &err), &err);
-        CHECK(moment.account != NULL);
-        un_moment_drop(&moment);
+        CHECK_OK(un_launch_params_set_user(&launch, names[i], &params, &err), &err);
+        CHECK(params.account != NULL);
+        un_launch_params_free(&params);
     }
 }
 
