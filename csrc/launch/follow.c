@@ -122,9 +122,9 @@ static bool is_in_proc(const struct stat *link)
     return !lstat("/proc/self", &self) && link->st_dev == self.st_dev;
 }
 
-static enum un_look look_at_link(const struct un_trail *trail, const char *name,
-                                 struct un_entry *found, const struct stat *status,
-                                 struct foreign *foreign)
+static enum un_lookup lookup_link(const struct un_trail *trail, const char *name,
+                                  struct un_entry *found, const struct stat *status,
+                                  struct foreign *foreign)
 {
     int link = found->fd;
     int failed = 0;
@@ -134,7 +134,7 @@ static enum un_look look_at_link(const struct un_trail *trail, const char *name,
          * shell's <(COMMAND), whose target may have no path. */
         close(link);
         found->fd = openat(trail->place[trail->count - 1].fd, name, O_PATH | O_CLOEXEC);
-        return found->fd < 0 ? UN_LOOK_FAILED : UN_LOOK_FILE;
+        return found->fd < 0 ? UN_LOOKUP_FAILED : UN_LOOKUP_FILE;
     }
     if (foreign && !un_owner_is_trusted(status->st_uid, trail->path)) {
         foreign->owner = status->st_uid;
@@ -145,40 +145,40 @@ static enum un_look look_at_link(const struct un_trail *trail, const char *name,
     if (!failed)
         failed = un_read_link(link, "", found->link);
     un_close_quietly(link);
-    return failed ? UN_LOOK_FAILED : UN_LOOK_LINK;
+    return failed ? UN_LOOKUP_FAILED : UN_LOOKUP_LINK;
 }
 
 /* Looks up a name, and checks the owner of symbolic links. `arg` is a struct foreign; NULL follows
  * all links. */
-static enum un_look look_trusting(const struct un_trail *trail, const char *name,
-                                  struct un_entry *found, void *arg)
+static enum un_lookup lookup_trusted(const struct un_trail *trail, const char *name,
+                                     struct un_entry *found, void *arg)
 {
     struct stat status;
     found->is_ours = true;
     found->fd = un_child(trail->place[trail->count - 1].fd, name);
     if (found->fd < 0)
-        return errno == ENOENT ? UN_LOOK_MISSING : UN_LOOK_FAILED;
+        return errno == ENOENT ? UN_LOOKUP_MISSING : UN_LOOKUP_FAILED;
     if (fstat(found->fd, &status)) {
         un_close_quietly(found->fd);
-        return UN_LOOK_FAILED;
+        return UN_LOOKUP_FAILED;
     }
-    return S_ISLNK(status.st_mode) ? look_at_link(trail, name, found, &status, arg) : UN_LOOK_FILE;
+    return S_ISLNK(status.st_mode) ? lookup_link(trail, name, found, &status, arg) : UN_LOOKUP_FILE;
 }
 
-enum un_look un_look_anywhere(const struct un_trail *trail, const char *name,
-                              struct un_entry *found, void *arg)
+enum un_lookup un_lookup_any_link(const struct un_trail *trail, const char *name,
+                                  struct un_entry *found, void *arg)
 {
     (void)arg;
-    return look_trusting(trail, name, found, NULL);
+    return lookup_trusted(trail, name, found, NULL);
 }
 
-static enum un_look look_exactly(const struct un_trail *trail, const char *name,
-                                 struct un_entry *found, void *arg)
+static enum un_lookup lookup_no_links(const struct un_trail *trail, const char *name,
+                                      struct un_entry *found, void *arg)
 {
     (void)arg;
     found->is_ours = true;
     found->fd = un_child(trail->place[trail->count - 1].fd, name);
-    return found->fd < 0 ? UN_LOOK_FAILED : UN_LOOK_FILE;
+    return found->fd < 0 ? UN_LOOKUP_FAILED : UN_LOOKUP_FILE;
 }
 
 /* Duplicates a descriptor to a number above 2, because standard input, output and error may be
@@ -191,14 +191,14 @@ static int move_above_stdio(int fd)
 }
 
 /* Resolves a path, and returns a descriptor of the last file. */
-static int walk_to(const char *path, un_looker *look, void *arg)
+static int walk_to(const char *path, un_lookup_function *lookup, void *arg)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");
     if (root < 0)
         return -1;
     un_auto_trail struct un_trail trail;
     un_trail_begin(&trail, root);
-    if (un_walk(&trail, path, look, arg))
+    if (un_walk(&trail, path, lookup, arg))
         return -1;
     errno = ENOENT;
     return *trail.missing ? -1 : fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
@@ -223,7 +223,7 @@ static int named(int fd, char real[UN_PATH_MAX])
 int un_open_follow(const char *path, char real[UN_PATH_MAX], int64_t *foreign)
 {
     struct foreign link = {.owner = -1, .path = real};
-    int fd = named(walk_to(path, look_trusting, &link), real);
+    int fd = named(walk_to(path, lookup_trusted, &link), real);
     *foreign = link.owner;
     return fd;
 }
@@ -235,7 +235,7 @@ int un_open_own(const char *path, char real[UN_PATH_MAX])
 
 int un_open_exact(const char *path, char real[UN_PATH_MAX])
 {
-    int fd = named(walk_to(path, look_exactly, NULL), real);
+    int fd = named(walk_to(path, lookup_no_links, NULL), real);
     struct stat status;
     if (fd >= 0 && !fstat(fd, &status) && S_ISLNK(status.st_mode)) {
         close(fd);
@@ -248,7 +248,7 @@ int un_open_exact(const char *path, char real[UN_PATH_MAX])
 int un_open_here(int fd, const char *path)
 {
     struct stat before, now;
-    int again = walk_to(path, look_exactly, NULL);
+    int again = walk_to(path, lookup_no_links, NULL);
     if (again < 0)
         return -1;
     if (fstat(fd, &before) || fstat(again, &now) || before.st_dev != now.st_dev ||

@@ -125,23 +125,23 @@ static bool is_unreachable(int errnum)
 
 /* Looks up a name, and keeps a descriptor of each directory that contains a followed symbolic link.
  * Unreachable files and files that are no directories count as missing. */
-static enum un_look look_up_noting_links(const struct un_trail *trail, const char *name,
-                                         struct un_entry *found, void *arg)
+static enum un_lookup lookup_recording_links(const struct un_trail *trail, const char *name,
+                                             struct un_entry *found, void *arg)
 {
     struct hidden_dir *hidden_dir = arg;
     struct stat status;
     int directory = trail->place[trail->count - 1].fd;
-    enum un_look look = un_look_anywhere(trail, name, found, NULL);
-    if (look == UN_LOOK_LINK && hidden_dir->count <= UN_LINKS_MAX) {
+    enum un_lookup result = un_lookup_any_link(trail, name, found, NULL);
+    if (result == UN_LOOKUP_LINK && hidden_dir->count <= UN_LINKS_MAX) {
         hidden_dir->fd[hidden_dir->count] = fcntl(directory, F_DUPFD_CLOEXEC, 3);
-        return hidden_dir->fd[hidden_dir->count++] < 0 ? UN_LOOK_FAILED : look;
+        return hidden_dir->fd[hidden_dir->count++] < 0 ? UN_LOOKUP_FAILED : result;
     }
-    if (look != UN_LOOK_FILE)
-        return look == UN_LOOK_FAILED && is_unreachable(errno) ? UN_LOOK_MISSING : look;
+    if (result != UN_LOOKUP_FILE)
+        return result == UN_LOOKUP_FAILED && is_unreachable(errno) ? UN_LOOKUP_MISSING : result;
     if (!fstat(found->fd, &status) && S_ISDIR(status.st_mode))
-        return UN_LOOK_FILE;
+        return UN_LOOKUP_FILE;
     un_close_quietly(found->fd);
-    return UN_LOOK_MISSING;
+    return UN_LOOKUP_MISSING;
 }
 
 /* Opens the hidden directory, or its closest existing ancestor. A path with too many links or too
@@ -153,7 +153,7 @@ static int open_nearest(const char *path, struct hidden_dir *hidden_dir)
         return -1;
     un_auto_trail struct un_trail trail;
     un_trail_begin(&trail, root);
-    int failed = un_walk(&trail, path, look_up_noting_links, hidden_dir);
+    int failed = un_walk(&trail, path, lookup_recording_links, hidden_dir);
     hidden_dir->is_there = !failed && !*trail.missing;
     if (!failed || is_unreachable(errno) || errno == ELOOP || errno == ENAMETOOLONG)
         hidden_dir->fd[0] = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);

@@ -155,11 +155,11 @@ struct un_trail {
 };
 
 /* Types of the result of looking up a name. */
-enum un_look {
-    UN_LOOK_FAILED = -1, /* the lookup failed, with errno */
-    UN_LOOK_FILE,        /* a file that is not a link; it was opened */
-    UN_LOOK_LINK,        /* a symbolic link to follow, with its contents */
-    UN_LOOK_MISSING
+enum un_lookup {
+    UN_LOOKUP_FAILED = -1, /* the lookup failed, with errno */
+    UN_LOOKUP_FILE,        /* a file that is not a link; it was opened */
+    UN_LOOKUP_LINK,        /* a symbolic link to follow, with its contents */
+    UN_LOOKUP_MISSING
 };
 
 struct un_entry {
@@ -169,8 +169,8 @@ struct un_entry {
 };
 
 /* Looks up `name` in the last directory of the trail. trail->path already includes `name`. */
-typedef enum un_look un_looker(const struct un_trail *trail, const char *name,
-                               struct un_entry *found, void *arg);
+typedef enum un_lookup un_lookup_function(const struct un_trail *trail, const char *name,
+                                          struct un_entry *found, void *arg);
 
 /* Starts a trail at a root directory. The caller remains the owner of the descriptor. */
 void un_trail_begin(struct un_trail *trail, int root);
@@ -179,8 +179,8 @@ void un_trail_close(struct un_trail *trail);
 #define un_auto_trail __attribute__((cleanup(un_trail_close)))
 /* Resolves an absolute path from the root of the trail. ".." returns to the previous directory of
  * the trail, never above its root, even if another process moves directories meanwhile. Returns -1
- * with errno: ELOOP for too many links, ENAMETOOLONG, or an errno of `look`. */
-int un_walk(struct un_trail *trail, const char *path, un_looker *look, void *arg);
+ * with errno: ELOOP for too many links, ENAMETOOLONG, or an errno of `lookup`. */
+int un_walk(struct un_trail *trail, const char *path, un_lookup_function *lookup, void *arg);
 
 static inline struct un_place *un_trail_last(struct un_trail *trail)
 {
@@ -212,7 +212,7 @@ int un_open_own(const char *path, char real[UN_PATH_MAX]);
 /* Opens a file, following no symbolic links. */
 int un_open_exact(const char *path, char real[UN_PATH_MAX]);
 /* Looks up a name for un_walk(), following all symbolic links. `arg` is unused. */
-un_looker un_look_anywhere;
+un_lookup_function un_lookup_any_link;
 /* Opens the file of a descriptor again by its path, in the mount namespace of this process, because
  * the kernel does not bind-mount a descriptor of another mount namespace. Fails with ESTALE if the
  * path leads to another file. */

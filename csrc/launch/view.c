@@ -43,7 +43,7 @@ static bool leads_to_cover(const struct un_view *view, const char *path)
 }
 
 /* Opens an entry of a directory. Returns -1 if there is none, or -2 with errno. */
-static int look_for(int directory, const char *name)
+static int open_child(int directory, const char *name)
 {
     int fd = directory < 0 ? -1 : un_child(directory, name);
     if (directory < 0 || fd >= 0 || errno == ENOENT || errno == ENOTDIR)
@@ -51,38 +51,38 @@ static int look_for(int directory, const char *name)
     return -2;
 }
 
-static enum un_look look_inside(const struct un_trail *trail, const char *name,
-                                struct un_entry *found, void *arg)
+static enum un_lookup lookup_inside(const struct un_trail *trail, const char *name,
+                                    struct un_entry *found, void *arg)
 {
     const struct un_view *view = arg;
     const struct un_cover *cover = find_cover(view, trail->path, strlen(trail->path));
     if (cover) {
         found->fd = cover->fd;
-        return UN_LOOK_FILE;
+        return UN_LOOKUP_FILE;
     }
     struct stat status;
-    int fd = look_for(trail->place[trail->count - 1].fd, name);
+    int fd = open_child(trail->place[trail->count - 1].fd, name);
     if (fd == -2)
-        return UN_LOOK_FAILED;
+        return UN_LOOKUP_FAILED;
     found->fd = fd;
     found->is_ours = fd >= 0;
     if (leads_to_cover(view, trail->path))
-        return UN_LOOK_FILE;
+        return UN_LOOKUP_FILE;
     if (fd < 0)
-        return UN_LOOK_MISSING;
+        return UN_LOOKUP_MISSING;
     int failed = fstat(fd, &status);
     if (!failed && !S_ISLNK(status.st_mode))
-        return UN_LOOK_FILE;
+        return UN_LOOKUP_FILE;
     if (!failed)
         failed = un_read_link(fd, "", found->link);
     un_close_quietly(fd);
-    return failed ? UN_LOOK_FAILED : UN_LOOK_LINK;
+    return failed ? UN_LOOKUP_FAILED : UN_LOOKUP_LINK;
 }
 
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail)
 {
     un_trail_begin(trail, view->top);
-    return un_walk(trail, path, look_inside, (void *)(uintptr_t)view);
+    return un_walk(trail, path, lookup_inside, (void *)(uintptr_t)view);
 }
 
 const char *un_view_inside(const struct un_trail *trail)

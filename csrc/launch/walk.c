@@ -144,19 +144,19 @@ static int follow_link(struct un_trail *trail, const char *link, struct pending 
 
 /* Resolves one name. Returns 1 if the rest of the path does not exist. */
 static int step(struct un_trail *trail, const char *name, struct pending *pending, int *links,
-                un_looker *look, void *arg)
+                un_lookup_function *lookup, void *arg)
 {
     struct un_entry found = {.fd = -1};
     if (extend(trail, name))
         return -1;
-    switch (look(trail, name, &found, arg)) {
-    case UN_LOOK_FILE:
+    switch (lookup(trail, name, &found, arg)) {
+    case UN_LOOKUP_FILE:
         trail->place[trail->count++] = (struct un_place){
             .fd = found.fd, .is_ours = found.is_ours, .length = strlen(trail->path)};
         return 0;
-    case UN_LOOK_LINK:
+    case UN_LOOKUP_LINK:
         return follow_link(trail, found.link, pending, links);
-    case UN_LOOK_MISSING:
+    case UN_LOOKUP_MISSING:
         cut_trail(trail, trail->count);
         return note_missing(trail, name, pending) ? -1 : 1;
     default:
@@ -180,7 +180,7 @@ static int check_directory(struct un_trail *trail, const char *name)
     return -1;
 }
 
-int un_walk(struct un_trail *trail, const char *path, un_looker *look, void *arg)
+int un_walk(struct un_trail *trail, const char *path, un_lookup_function *lookup, void *arg)
 {
     struct pending pending = {.at = PENDING_MAX - 1};
     char name[NAME_MAX + 1];
@@ -188,7 +188,7 @@ int un_walk(struct un_trail *trail, const char *path, un_looker *look, void *arg
     while (!failed && take_name(&pending, name, &failed)) {
         bool is_parent = !strcmp(name, "..");
         if (!is_parent && !is_nothing(name))
-            failed = step(trail, name, &pending, &links, look, arg);
+            failed = step(trail, name, &pending, &links, lookup, arg);
         else
             failed = check_directory(trail, name);
         if (!failed && is_parent)

@@ -108,12 +108,12 @@ static bool is_job_stopped(struct un_job *job)
 
 static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
 {
-    int64_t now = un_now_ms(), deadline = now + timeout_ms, look = now + SLICE_MS;
+    int64_t now = un_now_ms(), deadline = now + timeout_ms, next_check = now + SLICE_MS;
     for (;; now = un_now_ms()) {
-        bool is_over = now >= deadline, looks = now >= look;
+        bool is_over = now >= deadline, is_check_due = now >= next_check;
         size_t running = 0;
         for (size_t i = 0; i < count; i++) {
-            if (jobs[i].pidfd >= 0 && (is_over || (looks && is_job_stopped(&jobs[i])))) {
+            if (jobs[i].pidfd >= 0 && (is_over || (is_check_due && is_job_stopped(&jobs[i])))) {
                 jobs[i].timed_out = is_over;
                 finish(&jobs[i], un_kill_and_reap);
             }
@@ -121,9 +121,9 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
         }
         if (!running)
             return;
-        if (looks)
-            look = now + SLICE_MS;
-        wait_round(jobs, count, (int)((look < deadline ? look : deadline) - now));
+        if (is_check_due)
+            next_check = now + SLICE_MS;
+        wait_round(jobs, count, (int)((next_check < deadline ? next_check : deadline) - now));
     }
 }
 

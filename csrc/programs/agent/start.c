@@ -85,7 +85,7 @@ static int set_up_command(struct agent_start *start)
 }
 
 /* Returns the value of a variable, or NULL. */
-static const char *look_up(const char *const *environment, const char *name)
+static const char *environment_value(const char *const *environment, const char *name)
 {
     size_t length = strlen(name);
     for (; *environment; environment++)
@@ -123,7 +123,7 @@ static int become_agent_command(void *arg)
     un_set_signals(0);
     const struct un_command command = {
         .file = words->program,
-        .path = look_up(words->envp, "PATH"),
+        .path = environment_value(words->envp, "PATH"),
         .argv = words->argv,
         .envp = words->envp,
     };

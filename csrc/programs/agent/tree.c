@@ -28,9 +28,9 @@
  * of these rounds in ms; the limit of round N is N times as long. A round is slow if very many
  * processes compete for the processor. */
 #define ROUNDS_ALONE 3
-#define LOOK_TIME 50
+#define LISTING_MS 50
 /* Number of processes between two reads of the clock. */
-#define LOOK_PART 4
+#define LISTING_PART 4
 /* The maximum number of attempts to stop all processes: a process in the middle of fork(2) stops
  * only after it. */
 #define STOPS_MAX 64
@@ -50,7 +50,7 @@ struct process {
 
 /* A listing of /proc, in separately mapped memory, because several keepers may list at the same
  * time. */
-struct look {
+struct listing {
     size_t count;
     int64_t end;  /* deadline of the listing, or 0 */
     bool is_late; /* whether the deadline has passed */
@@ -58,14 +58,14 @@ struct look {
     uint64_t below[PIDS / 64];
 };
 
-static bool is_marked_below(const struct look *look, pid_t pid)
+static bool is_marked_below(const struct listing *listing, pid_t pid)
 {
-    return pid > 0 && pid < PIDS && look->below[pid / 64] >> pid % 64 & 1;
+    return pid > 0 && pid < PIDS && listing->below[pid / 64] >> pid % 64 & 1;
 }
 
-static void mark_below(struct look *look, pid_t pid)
+static void mark_below(struct listing *listing, pid_t pid)
 {
-    look->below[pid / 64] |= UINT64_C(1) << pid % 64;
+    listing->below[pid / 64] |= UINT64_C(1) << pid % 64;
 }
 
 static int64_t milliseconds(void)
@@ -129,39 +129,39 @@ static bool read_process(int proc, const char *name, struct process *found)
 }
 
 struct reading {
-    struct look *look;
+    struct listing *listing;
     int proc;
 };
 
 static bool add_process(const char *name, void *arg)
 {
     const struct reading *reading = arg;
-    struct look *look = reading->look;
+    struct listing *listing = reading->listing;
     uint64_t pid;
     const char *end = un_number_read(name, PIDS - 1, &pid);
-    struct process *found = &look->processes[look->count];
+    struct process *found = &listing->processes[listing->count];
     if (!end || *end || !pid || !read_process(reading->proc, name, found))
         return true;
     found->pid = (pid_t)pid;
     found->below = false;
-    if (++look->count % LOOK_PART == 0 && look->end && milliseconds() > look->end)
-        look->is_late = true;
-    return look->count < PROCESSES_MAX && !look->is_late;
+    if (++listing->count % LISTING_PART == 0 && listing->end && milliseconds() > listing->end)
+        listing->is_late = true;
+    return listing->count < PROCESSES_MAX && !listing->is_late;
 }
 
 /* Marks the descendants of `root`, except spared children and their descendants. */
-static void mark(struct look *look, pid_t root, agent_spared *spared, void *arg)
+static void mark(struct listing *listing, pid_t root, agent_spared *spared, void *arg)
 {
-    mark_below(look, root);
+    mark_below(listing, root);
     for (bool more = true; more;) {
         more = false;
-        for (size_t i = 0; i < look->count; i++) {
-            struct process *one = &look->processes[i];
-            if (one->below || one->pid == root || !is_marked_below(look, one->parent) ||
+        for (size_t i = 0; i < listing->count; i++) {
+            struct process *one = &listing->processes[i];
+            if (one->below || one->pid == root || !is_marked_below(listing, one->parent) ||
                 (spared && spared(one->pid, arg)))
                 continue;
             one->below = more = true;
-            mark_below(look, one->pid);
+            mark_below(listing, one->pid);
         }
     }
 }
@@ -176,36 +176,37 @@ static bool is_process_stopped(const struct process *one)
     return one->state == 'T' || one->state == 't';
 }
 
-static void forget(struct look *look)
+static void unmap_listing(struct listing *listing)
 {
-    munmap(look, sizeof *look);
+    munmap(listing, sizeof *listing);
 }
 
 /* Lists all processes, and marks the descendants of `root`. Returns NULL if /proc can't be read.
- * The caller unmaps the listing with forget(). */
-static struct look *look_below(int proc, pid_t root, int64_t end, agent_spared *spared, void *arg)
+ * The caller unmaps the listing with unmap_listing(). */
+static struct listing *list_processes(int proc, pid_t root, int64_t end, agent_spared *spared,
+                                      void *arg)
 {
     if (proc < 0)
         return NULL;
-    struct look *look = mmap(NULL, sizeof *look, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (look == MAP_FAILED)
+    struct listing *listing = mmap(NULL, sizeof *listing, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (listing == MAP_FAILED)
         return NULL;
-    look->end = end;
-    struct reading reading = {.look = look, .proc = proc};
+    listing->end = end;
+    struct reading reading = {.listing = listing, .proc = proc};
     agent_each_entry(proc, ".", add_process, &reading);
-    if (look->count) {
-        mark(look, root, spared, arg);
-        return look;
+    if (listing->count) {
+        mark(listing, root, spared, arg);
+        return listing;
     }
-    forget(look);
+    unmap_listing(listing);
     return NULL;
 }
 
-static void signal_below(const struct look *look, pid_t group, int sig)
+static void signal_below(const struct listing *listing, pid_t group, int sig)
 {
-    for (size_t i = 0; i < look->count; i++) {
-        const struct process *one = &look->processes[i];
+    for (size_t i = 0; i < listing->count; i++) {
+        const struct process *one = &listing->processes[i];
         if (one->below && (!group || one->group == group))
             kill(one->pid, sig);
     }
@@ -213,36 +214,36 @@ static void signal_below(const struct look *look, pid_t group, int sig)
 
 bool agent_signal_tree(int proc, pid_t group, int sig)
 {
-    struct look *look = look_below(proc, getpid(), 0, NULL, NULL);
-    if (!look)
+    struct listing *listing = list_processes(proc, getpid(), 0, NULL, NULL);
+    if (!listing)
         return false;
-    signal_below(look, group, sig);
-    forget(look);
+    signal_below(listing, group, sig);
+    unmap_listing(listing);
     return true;
 }
 
 bool agent_kill_others(int proc, agent_spared *spared, void *arg)
 {
-    struct look *look = look_below(proc, getpid(), 0, spared, arg);
-    if (!look)
+    struct listing *listing = list_processes(proc, getpid(), 0, spared, arg);
+    if (!listing)
         return false;
     bool any = false;
-    for (size_t i = 0; i < look->count; i++) {
-        if (!look->processes[i].below)
+    for (size_t i = 0; i < listing->count; i++) {
+        if (!listing->processes[i].below)
             continue;
         /* A zombie counts as a process: it may have forked after /proc was read. */
         any = true;
-        kill(look->processes[i].pid, SIGKILL);
+        kill(listing->processes[i].pid, SIGKILL);
     }
-    forget(look);
+    unmap_listing(listing);
     return any;
 }
 
 /* Returns whether all descendants are stopped or have exited. */
-static bool have_stopped(const struct look *look)
+static bool have_stopped(const struct listing *listing)
 {
-    for (size_t i = 0; i < look->count; i++) {
-        const struct process *one = &look->processes[i];
+    for (size_t i = 0; i < listing->count; i++) {
+        const struct process *one = &listing->processes[i];
         if (one->below && !is_process_stopped(one) && !is_ended(one))
             return false;
     }
@@ -251,22 +252,22 @@ static bool have_stopped(const struct look *look)
 
 void agent_kill_while_all_stands(int proc, pid_t root)
 {
-    struct look *look = NULL;
+    struct listing *listing = NULL;
     for (int i = 0; i < STOPS_MAX; i++) {
         /* Repeated to find processes that were forked between the listing and the stop. */
         for (int again = 0; again < 3; again++)
             kill(-1, SIGSTOP);
-        look = look_below(proc, root, 0, NULL, NULL);
-        if (!look || have_stopped(look) || i == STOPS_MAX - 1)
+        listing = list_processes(proc, root, 0, NULL, NULL);
+        if (!listing || have_stopped(listing) || i == STOPS_MAX - 1)
             break;
-        forget(look);
+        unmap_listing(listing);
         nap(STOP_NAP);
     }
-    if (look)
-        signal_below(look, 0, SIGKILL);
+    if (listing)
+        signal_below(listing, 0, SIGKILL);
     kill(-1, SIGCONT);
-    if (look)
-        forget(look);
+    if (listing)
+        unmap_listing(listing);
 }
 
 /* Without /proc, finds children by trying all pids. Their orphans become children for the next
@@ -287,11 +288,11 @@ struct found {
                       their tracer */
 };
 
-static void compare_looks(struct found *found, const struct look *look)
+static void compare_listings(struct found *found, const struct listing *listing)
 {
     struct found now = {.rest = true};
-    for (size_t i = 0; i < look->count; i++) {
-        const struct process *one = &look->processes[i];
+    for (size_t i = 0; i < listing->count; i++) {
+        const struct process *one = &listing->processes[i];
         if (!one->below)
             continue;
         now.count++;
@@ -308,17 +309,17 @@ static bool kill_found(int proc, int64_t end, struct found *found)
     found->rest = false;
     if (milliseconds() > end)
         return false;
-    struct look *look = look_below(proc, getpid(), end, NULL, NULL);
-    if (!look) {
+    struct listing *listing = list_processes(proc, getpid(), end, NULL, NULL);
+    if (!listing) {
         kill_children_by_trial();
         return true;
     }
-    bool in_time = !look->is_late;
+    bool in_time = !listing->is_late;
     if (in_time) {
-        signal_below(look, 0, SIGKILL);
-        compare_looks(found, look);
+        signal_below(listing, 0, SIGKILL);
+        compare_listings(found, listing);
     }
-    forget(look);
+    unmap_listing(listing);
     return in_time;
 }
 
@@ -327,7 +328,7 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
     long wait = SHORTEST_NAP;
     struct found found = {.rest = false};
     for (int round = 0; how->reap(how->arg); round++) {
-        int64_t end = milliseconds() + LOOK_TIME * (INT64_C(1) + round);
+        int64_t end = milliseconds() + LISTING_MS * (INT64_C(1) + round);
         if (how->group && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
         /* Stopping all processes does not help against zombies that wait for their tracer. */

@@ -51,8 +51,8 @@ struct gap {
     struct stat status;
 };
 
-static enum un_look look_for_gaps(const struct un_trail *trail, const char *name,
-                                  struct un_entry *found, void *arg)
+static enum un_lookup lookup_checking_owner(const struct un_trail *trail, const char *name,
+                                            struct un_entry *found, void *arg)
 {
     struct gap *gap = arg;
     struct stat entry;
@@ -63,18 +63,18 @@ static enum un_look look_for_gaps(const struct un_trail *trail, const char *name
     found->is_ours = true;
     if (found->fd < 0 || fstat(parent->fd, &gap->status) || fstat(found->fd, &entry)) {
         un_close_quietly(found->fd);
-        return UN_LOOK_FAILED;
+        return UN_LOOKUP_FAILED;
     }
     /* In a sticky directory only the owner of an entry can replace it. */
     bool is_kept = gap->status.st_mode & S_ISVTX && un_owner_is_trusted(entry.st_uid, trail->path);
     if (un_owner_is_trusted(gap->status.st_uid, gap->path) &&
         (is_kept || !un_others_may_write(parent->fd))) {
         gap->path[0] = '\0';
-        return UN_LOOK_FILE;
+        return UN_LOOKUP_FILE;
     }
     close(found->fd);
     errno = EPERM;
-    return UN_LOOK_FAILED;
+    return UN_LOOKUP_FAILED;
 }
 
 /* Fails if an untrusted user can have replaced the file or one of its parents. */
@@ -86,7 +86,7 @@ static int check_way(const char *file, const char *real, struct un_error *err)
         return un_fail_errno(err, UN_STEP_LAUNCH, file);
     un_auto_trail struct un_trail trail;
     un_trail_begin(&trail, root);
-    int failed = un_walk(&trail, real, look_for_gaps, &gap);
+    int failed = un_walk(&trail, real, lookup_checking_owner, &gap);
     if (failed && errno != EPERM)
         un_fail_errno(err, UN_STEP_LAUNCH, file);
     else if (failed)

@@ -34,8 +34,8 @@
  * a sandbox may exceed its limit before the watcher notices. */
 #define BYTES_PER_MS (3U << 20)
 #define EXCESS (32U << 20)
-#define LOOK_MS_MIN 4
-#define LOOK_MS_MAX 1000
+#define CHECK_MS_MIN 4
+#define CHECK_MS_MAX 1000
 /* Bounds of the processor time, in microseconds, after which a process is measured again. In this
  * time it can allocate a few MiB at most, and one BUSY_SHARE-th of the memory left below the
  * limit. */
@@ -92,16 +92,16 @@ void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits
     /* The watcher does not enforce the memory limit if a control group does. */
     watch->most_memory = limits->groups & 1U << UN_GROUP_MEMORY ? 0 : limits->memory;
     watch->is_bound = limits->groups & 1U << UN_GROUP_PIDS;
-    watch->looks = watch->most_memory || (limits->pids && !watch->is_bound);
-    if (watch->looks)
+    watch->measures = watch->most_memory || (limits->pids && !watch->is_bound);
+    if (watch->measures)
         watch->pids = un_open_last_pid();
 }
 
 int limit_watch_interval(const struct limit_watch *watch)
 {
     int64_t now = un_now_ms(), next = INT64_MAX;
-    if (watch->looks)
-        next = watch->next_look;
+    if (watch->measures)
+        next = watch->next_check;
     if (watch->limits.timeout && watch->start + (int64_t)watch->limits.timeout < next)
         next = watch->start + (int64_t)watch->limits.timeout;
     if (watch->activity >= 0 && watch->active && watch->next_idle < next)
@@ -376,7 +376,7 @@ static bool describe_blindness(struct un_end *end)
     return true;
 }
 
-bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *end)
+bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *end)
 {
     bool ignored;
     int64_t now = un_now_ms();
@@ -384,10 +384,10 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
         return describe_timeout(watch, now, end);
     if (watch->activity >= 0 && watch->active && now >= watch->next_idle && is_idle(watch))
         return describe_idleness(watch, un_now_ms(), end);
-    if (!watch->looks || now < watch->next_look)
+    if (!watch->measures || now < watch->next_check)
         return false;
     if (!watch->sentry && !un_any_child(parent, find_sentry, watch, &ignored)) {
-        watch->next_look = now + FIND_MS;
+        watch->next_check = now + FIND_MS;
         return now - watch->start > FOUND_MS && describe_blindness(end);
     }
     if (now >= watch->next_walk && !postpone_walk(watch, now))
@@ -397,9 +397,9 @@ bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *en
     watch->memory = un_memory_files_size(&watch->files) + watch->others;
     watch->peak = watch->memory > watch->peak ? watch->memory : watch->peak;
     int64_t wait = memory_time_left(watch);
-    watch->next_look = now + clamp(wait, LOOK_MS_MIN, LOOK_MS_MAX);
-    if (watch->next_walk < watch->next_look)
-        watch->next_look = watch->next_walk;
+    watch->next_check = now + clamp(wait, CHECK_MS_MIN, CHECK_MS_MAX);
+    if (watch->next_walk < watch->next_check)
+        watch->next_check = watch->next_walk;
     if (watch->most_memory && watch->memory > watch->most_memory) {
         limit_describe_memory(&watch->limits, watch->memory, end);
         return true;

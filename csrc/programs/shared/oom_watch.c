@@ -17,11 +17,11 @@
 
 /* The number of checks after an OOM kill, and the interval between them: the killed process may
  * take a moment to exit. */
-#define LOOKS 40
-#define LOOK_MS 50
+#define CHECKS 40
+#define CHECK_INTERVAL_MS 50
 /* If no process is missing after this number of checks, the kernel has probably killed a process of
  * another sandbox. */
-#define LOOKS_OF_DOUBT 20
+#define UNCERTAIN_CHECKS 20
 /* The limit divided by ROUGHLY may be unused when memory runs out, because the kernel counts memory
  * in batches. */
 #define ROUGHLY 20
@@ -38,13 +38,13 @@ void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
     watch->has_events = version == 2;
     watch->is_machine = watch->fd >= 0 && !version;
     watch->kills = un_limit_count(UN_LIMIT_MEMORY, watch->fd);
-    watch->looks = 0;
+    watch->checks = 0;
     watch->next = un_now_ms() + INTERVAL_MS;
 }
 
 int oom_watch_interval(const struct oom_watch *watch)
 {
-    if (watch->has_events && !watch->looks)
+    if (watch->has_events && !watch->checks)
         return -1;
     int64_t left = watch->next - un_now_ms();
     return left < 0 ? 0 : (int)left;
@@ -56,7 +56,7 @@ bool oom_watch_explains(const struct oom_watch *watch, int status)
      * any status meanwhile. */
     if (!status || (watch->is_machine && status != 128 + SIGKILL))
         return false;
-    return watch->looks > LOOKS - LOOKS_OF_DOUBT ||
+    return watch->checks > CHECKS - UNCERTAIN_CHECKS ||
            un_limit_count(UN_LIMIT_MEMORY, watch->fd) > watch->kills;
 }
 
@@ -127,25 +127,25 @@ static bool has_own_proc(void)
     return readlink("/proc/self", link, sizeof link - 1) > 0 && atoi(link) == getpid();
 }
 
-bool oom_watch_look(struct oom_watch *watch, pid_t parent)
+bool oom_watch_check(struct oom_watch *watch, pid_t parent)
 {
     int64_t now = un_now_ms();
     /* The watcher calls this function more often than the counter must be read, because of other
      * limits. Checks in quick succession would find the same processes. */
-    if ((!watch->has_events || watch->looks) && now < watch->next)
+    if ((!watch->has_events || watch->checks) && now < watch->next)
         return false;
     watch->next = now + INTERVAL_MS;
     uint64_t kills = un_limit_count(UN_LIMIT_MEMORY, watch->fd);
     if (kills > watch->kills) {
         watch->kills = kills;
-        watch->looks = LOOKS;
+        watch->checks = CHECKS;
         if (watch->is_own)
             return true;
     }
-    if (!watch->looks)
+    if (!watch->checks)
         return false;
-    watch->looks--;
-    watch->next = now + LOOK_MS;
+    watch->checks--;
+    watch->next = now + CHECK_INTERVAL_MS;
     bool failed = false,
          found = has_own_proc() && un_any_child(parent, has_lost_child, NULL, &failed);
     if (watch->is_machine)

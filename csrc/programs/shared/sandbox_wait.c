@@ -146,9 +146,9 @@ int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid
                 return judge_end(wait, status);
         if (ended < 0 && errno == ECHILD)
             return SANDBOX_FAILED;
-        if (oom_watch_look(&wait->oom, parent))
+        if (oom_watch_check(&wait->oom, parent))
             return report_oom_kill(wait);
-        if (limit_watch_look(&wait->limits, parent, &end))
+        if (limit_watch_check(&wait->limits, parent, &end))
             return report_end(wait, &end);
         if (wait->network >= 0 && un_wait_readable(wait->network, 0) > 0) {
             network_describe_end(&end);

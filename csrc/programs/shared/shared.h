@@ -194,7 +194,7 @@ struct oom_watch {
     bool is_own;     /* whether the file counts only kills of processes of the sandbox */
     bool is_machine; /* whether the file counts the kills of the whole machine */
     uint64_t kills;  /* the count at the last check */
-    int looks;       /* the number of checks still to be made after the last kill */
+    int checks;      /* the number of checks still to be made after the last kill */
     int64_t next;    /* time of the next check without an event, on the clock of un_now_ms() */
 };
 
@@ -204,7 +204,7 @@ void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
 int oom_watch_interval(const struct oom_watch *watch);
 /* Returns whether the kernel has killed a process of the sandbox, whose main processes are children
  * of `parent`. */
-bool oom_watch_look(struct oom_watch *watch, pid_t parent);
+bool oom_watch_check(struct oom_watch *watch, pid_t parent);
 /* Returns whether the OOM killer explains `status`, the exit status of runsc: the kernel has killed
  * a process that no check has attributed to another sandbox. */
 bool oom_watch_explains(const struct oom_watch *watch, int status);
@@ -227,19 +227,19 @@ struct limit_process {
 
 struct limit_watch {
     struct un_limits limits;
-    bool looks;           /* whether the watcher must measure the usage of the sandbox */
+    bool measures;        /* whether the watcher must measure the usage of the sandbox */
     uint64_t most_memory; /* the limit that the watcher enforces, in bytes, or 0 */
     int64_t start;        /* time of the sandbox's start, on the clock of un_now_ms() */
     int activity;         /* the file that limit_watch_idle() opens, or -1 */
     int64_t active; /* last known time at which a command ran, on the clock of un_now_ms(); 0 during
                        the start */
-    int64_t next_idle; /* time of the next check of `activity` */
-    int64_t next_look; /* time of the next measurement of the memory and the tasks */
-    int64_t next_walk; /* time of the next walk through all processes */
-    int64_t last_walk; /* time of the last walk */
-    int64_t walk_time; /* processor time of the sentry at the last walk, in microseconds, or -1 */
-    int pids;          /* descriptor for un_last_pid() */
-    int64_t last_pid;  /* result of un_last_pid() at the last walk, or -1 */
+    int64_t next_idle;  /* time of the next check of `activity` */
+    int64_t next_check; /* time of the next measurement of the memory and the tasks */
+    int64_t next_walk;  /* time of the next walk through all processes */
+    int64_t last_walk;  /* time of the last walk */
+    int64_t walk_time;  /* processor time of the sentry at the last walk, in microseconds, or -1 */
+    int pids;           /* descriptor for un_last_pid() */
+    int64_t last_pid;   /* result of un_last_pid() at the last walk, or -1 */
     uint64_t bytes_per_ms; /* rate at which the memory of the sandbox can grow */
     /* The processes that the last walk has found, up to LIMIT_PROCESSES. */
     struct limit_process process[LIMIT_PROCESSES];
@@ -263,7 +263,7 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
 int limit_watch_interval(const struct limit_watch *watch);
 /* Measures the sandbox, whose main processes are children of `parent`. Returns whether the sandbox
  * exceeds a limit, which `end` then describes. */
-bool limit_watch_look(struct limit_watch *watch, pid_t parent, struct un_end *end);
+bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *end);
 /* Returns whether gVisor has crashed because the limit of tasks kept it from starting a process,
  * which `end` then describes. `refused` says whether pids.max has made a fork(2) fail. The paths
  * are those of runsc's error log, crash report and debug log. */

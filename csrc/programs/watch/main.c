@@ -197,7 +197,7 @@ static bool is_given_up(const struct watch_args *args)
  * started in time. */
 static bool must_end(struct watch_args *args, pid_t child)
 {
-    if (oom_watch_look(&args->oom, child)) {
+    if (oom_watch_check(&args->oom, child)) {
         oom_describe(&args->group, &args->limits, &args->end);
         return true;
     }
@@ -205,7 +205,7 @@ static bool must_end(struct watch_args *args, pid_t child)
         network_describe_end(&args->end);
         return true;
     }
-    return limit_watch_look(&args->watch, child, &args->end) ||
+    return limit_watch_check(&args->watch, child, &args->end) ||
            pump_is_over(&args->pump, &args->end) ||
            start_limit_is_over(&args->start, args->command);
 }
@@ -218,7 +218,7 @@ static bool is_terminated_at_end(const struct watch_args *args, const struct un_
 }
 
 /* Kills runsc if the sandbox must end. The other processes are killed after runsc has ended. */
-static int look_after(pid_t child, void *arg)
+static int kill_if_due(pid_t child, void *arg)
 {
     struct watch_args *args = arg;
     if (is_given_up(args))
@@ -371,7 +371,7 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     limit_watch_begin(&args->watch, &args->limits);
     oom_watch_begin(&args->oom, &args->group);
     start_limit_begin(&args->start);
-    struct un_checkup checkup = {.check = look_after, .arg = args, .fd = -1};
+    struct un_checkup checkup = {.check = kill_if_due, .arg = args, .fd = -1};
     checkup.signals = args->oom.has_events ? un_open_signals() : -1;
     /* Without the signalfd, the watcher looks at intervals. */
     args->oom.has_events = checkup.signals >= 0;
