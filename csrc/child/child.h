@@ -75,22 +75,21 @@ void un_task_argv_free(struct un_task_argv *words);
 bool un_task_parse(char **words, struct un_task *task);
 
 /* Types of messages from the child program to its parent. */
-enum un_news {
-    UN_NEWS_FAILED,    /* an error; the command has not run */
-    UN_NEWS_EXECUTING, /* the sender will execute the command next; UN_NEWS_FAILED follows if that
-                        * fails
-                        */
-    UN_NEWS_SECOND,    /* the sender has forked a second child, whose pidfd is attached */
-    UN_NEWS_INIT, /* the sender is the second child, process 1, and will start the command next */
-    UN_NEWS_HOLDING, /* the sender holds new namespaces; the message has descriptors of its /proc
+enum un_message_type {
+    UN_MESSAGE_FAILED,    /* an error; the command has not run */
+    UN_MESSAGE_EXECUTING, /* the sender executes the command next; if that fails, UN_MESSAGE_FAILED
+                             follows */
+    UN_MESSAGE_SECOND,    /* the sender has forked a second child, whose pidfd is attached */
+    UN_MESSAGE_INIT,    /* the sender is the second child, process 1, and starts the command next */
+    UN_MESSAGE_HOLDING, /* the sender holds new namespaces; the message has descriptors of its /proc
                         directory, and of the namespaces in the order of enum un_ns */
-    UN_NEWS_COUNT
+    UN_MESSAGE_TYPES
 };
 
 #define UN_CAUSE_MAX 64
 
 struct un_message {
-    int32_t news; /* enum un_news */
+    int32_t type; /* enum un_message_type */
     int32_t step; /* enum un_step of a failure; this and the next fields as in struct un_error */
     int32_t errnum;
     char cause[UN_CAUSE_MAX]; /* "" for none */
@@ -98,7 +97,7 @@ struct un_message {
 };
 
 /* Sends a message. Returns false if the parent has closed the socket. Async-signal-safe. */
-bool un_send_news(int socket, const struct un_message *message, const int *fds, size_t count);
+bool un_send_message(int socket, const struct un_message *message, const int *fds, size_t count);
 void un_send_failure(int socket, const struct un_error *err);
 
 /* ---- enter.c: the entry point of the child program ------------------------------------------- */

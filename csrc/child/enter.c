@@ -46,7 +46,7 @@ struct inside {
 };
 
 /* Sends the caller the error that prevented the start of the command. Returns the exit status. */
-static int tell_and_fail(const struct inside *inside, struct un_error *err)
+static int send_and_fail(const struct inside *inside, struct un_error *err)
 {
     un_send_failure(inside->task.fd[UN_TASK_SOCKET], err);
     return FAILED;
@@ -57,7 +57,7 @@ static int become_task_command(void *arg)
 {
     struct inside *inside = arg;
     struct un_task *task = &inside->task;
-    const struct un_message here = {.news = UN_NEWS_EXECUTING};
+    const struct un_message here = {.type = UN_MESSAGE_EXECUTING};
     struct un_error err;
     if (!un_setup_apply(&task->setup, &err)) {
         close_fd(&task->fd[UN_TASK_PARENT]);
@@ -65,12 +65,12 @@ static int become_task_command(void *arg)
             un_restore_signals();
         /* The socket is closed: the caller has given up and has reported a failure, so the command
          * must not run. */
-        if (!un_send_news(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
+        if (!un_send_message(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
             return FAILED;
         un_set_signals(task->signals);
         un_exec(&task->command, &err);
     }
-    return tell_and_fail(inside, &err);
+    return send_and_fail(inside, &err);
 }
 
 /* Executes the command in the child of process 1. Restores the caller's action for SIGCHLD, which
@@ -88,7 +88,7 @@ static int become_init(void *arg)
 {
     struct inside *inside = arg;
     struct un_task *task = &inside->task;
-    const struct un_message message = {.news = UN_NEWS_INIT};
+    const struct un_message message = {.type = UN_MESSAGE_INIT};
     struct un_clone command = {
         .run = become_command_below_init,
         .arg = inside,
@@ -99,18 +99,18 @@ static int become_init(void *arg)
     /* The command needs no parent-death signal: the kernel kills it when process 1 dies. */
     task->setup.pdeathsig = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
-        return tell_and_fail(inside, &err);
-    un_send_news(task->fd[UN_TASK_SOCKET], &message, NULL, 0);
+        return send_and_fail(inside, &err);
+    un_send_message(task->fd[UN_TASK_SOCKET], &message, NULL, 0);
     inside->sigchld = signal(SIGCHLD, SIG_DFL);
     if (!un_clone(&command))
         un_be_init(command.pid, -1);
     un_fail_errno(&err, UN_STEP_CLONE, "");
-    return tell_and_fail(inside, &err);
+    return send_and_fail(inside, &err);
 }
 
 /* Waits until the caller has received the socket. Returns false if the caller has exited, because a
  * command must not start without a caller that can kill it. */
-static bool is_heard(int socket)
+static bool wait_for_caller(int socket)
 {
     char byte;
     return un_read_all(socket, &byte, 1) == 1;
@@ -122,7 +122,7 @@ static bool is_heard(int socket)
 static int run_second(struct inside *inside)
 {
     const int socket = inside->task.fd[UN_TASK_SOCKET];
-    const struct un_message message = {.news = UN_NEWS_SECOND};
+    const struct un_message message = {.type = UN_MESSAGE_SECOND};
     struct un_clone second = {
         .flags = CLONE_PARENT | CLONE_PIDFD | (inside->task.flags & CLONE_NEWPID),
         .run = inside->task.has_init ? become_init : become_task_command,
@@ -131,9 +131,9 @@ static int run_second(struct inside *inside)
     struct un_error err;
     if (un_clone(&second)) {
         un_fail_errno(&err, UN_STEP_CLONE, "");
-        return tell_and_fail(inside, &err);
+        return send_and_fail(inside, &err);
     }
-    return un_send_news(socket, &message, &second.pidfd, 1) ? 0 : FAILED;
+    return un_send_message(socket, &message, &second.pidfd, 1) ? 0 : FAILED;
 }
 
 static int run_task(struct inside *inside)
@@ -143,7 +143,7 @@ static int run_task(struct inside *inside)
     /* Precedes enter_task_namespaces(), which closes the descriptors that this function checks. */
     bool second = un_task_has_second(task);
     if (enter_task_namespaces(task, &err))
-        return tell_and_fail(inside, &err);
+        return send_and_fail(inside, &err);
     return second ? run_second(inside) : become_task_command(inside);
 }
 
@@ -152,7 +152,7 @@ static int run_task(struct inside *inside)
  * socket when no descriptors are left. */
 static int hold_namespaces(struct un_task *task, struct un_error *err)
 {
-    const struct un_message holding = {.news = UN_NEWS_HOLDING};
+    const struct un_message holding = {.type = UN_MESSAGE_HOLDING};
     int fds[UN_MESSAGE_FDS], count = 1;
     if (un_die_with_parent(SIGKILL, task->fd[UN_TASK_PARENT], err))
         return -1;
@@ -168,7 +168,7 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
             if (fds[count++] < 0)
                 return un_fail_errno(err, UN_STEP_FACTS, un_ns_file(kind));
         }
-    if (!un_send_news(task->fd[UN_TASK_SOCKET], &holding, fds, (size_t)count))
+    if (!un_send_message(task->fd[UN_TASK_SOCKET], &holding, fds, (size_t)count))
         return un_fail_errno(err, UN_STEP_WAIT, "");
     un_close_each(fds, (size_t)count);
     close_fd(&task->fd[UN_TASK_SOCKET]);
@@ -194,7 +194,7 @@ void un_child_main(char **words, char **environment)
     for (int i = 0; i < UN_TASK_FDS && !task->holds && !failed; i++)
         if (task->fd[i] >= 0 && fcntl(task->fd[i], F_SETFD, FD_CLOEXEC))
             failed = un_fail_errno(&err, UN_STEP_CLONE, "a descriptor of usernsctl-child");
-    if (!is_heard(task->fd[UN_TASK_SOCKET]))
+    if (!wait_for_caller(task->fd[UN_TASK_SOCKET]))
         _exit(FAILED);
     if (!task->holds && !failed)
         _exit(run_task(&inside));

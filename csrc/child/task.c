@@ -199,18 +199,19 @@ bool un_task_has_second(const struct un_task *task)
     return task->flags & (CLONE_NEWPID | CLONE_NEWTIME) || task->fd[UN_TASK_NS + UN_NS_PID] >= 0;
 }
 
-bool un_send_news(int socket, const struct un_message *message, const int *fds, size_t count)
+bool un_send_message(int socket, const struct un_message *message, const int *fds, size_t count)
 {
     return un_send(socket, message, sizeof *message, fds, count);
 }
 
 void un_send_failure(int socket, const struct un_error *err)
 {
-    struct un_message message = {.news = UN_NEWS_FAILED, .step = err->step, .errnum = err->errnum};
+    struct un_message message = {
+        .type = UN_MESSAGE_FAILED, .step = err->step, .errnum = err->errnum};
     if (err->cause) {
         size_t length = strnlen(err->cause, sizeof message.cause - 1);
         memcpy(message.cause, err->cause, length);
     }
     memcpy(message.detail, err->detail, strnlen(err->detail, sizeof message.detail - 1));
-    un_send_news(socket, &message, NULL, 0);
+    un_send_message(socket, &message, NULL, 0);
 }

@@ -44,12 +44,12 @@ static int receive_namespaces(const struct un_start *start, uint64_t flags, int 
 {
     struct un_received received;
     size_t taken = 1;
-    int got = un_receive_news(start, &received, err);
+    int got = un_receive_message(start, &received, err);
     if (got < 0)
         return -1;
     if (got == 0)
         return un_fail_ended(start->pidfd, err);
-    if (received.message.news == UN_NEWS_HOLDING && received.fd_count) {
+    if (received.message.type == UN_MESSAGE_HOLDING && received.fd_count) {
         *dir = received.fd[0];
         for (int kind = 0; kind < UN_NS_COUNT; kind++)
             if (flags & un_ns_flag(kind) && taken < received.fd_count)
@@ -58,9 +58,9 @@ static int receive_namespaces(const struct un_start *start, uint64_t flags, int 
         taken = 0;
     }
     un_close_each(received.fd + taken, received.fd_count - taken);
-    if (received.message.news == UN_NEWS_FAILED)
+    if (received.message.type == UN_MESSAGE_FAILED)
         return un_received_failure(&received, err);
-    if (!taken || un_receive_news(start, &received, err))
+    if (!taken || un_receive_message(start, &received, err))
         return un_fail(err, UN_STEP_CLONE, EPROTO, NULL,
                        "messages of the process that holds the namespace");
     return 0;

@@ -43,9 +43,9 @@ void un_end_child(const struct un_start *start);
 /* Waits for the next message. Returns 1 for a message, whose descriptors the caller must close; 0
  * at the end of the socket, after the child has executed the command or exited; -1 for an error.
  * More messages may follow EMFILE and EPROTO, but not ETIMEDOUT. */
-int un_receive_news(const struct un_start *start, struct un_received *received,
-                    struct un_error *err);
-/* Fills in `err` from a UN_NEWS_FAILED message. Returns -1. */
+int un_receive_message(const struct un_start *start, struct un_received *received,
+                       struct un_error *err);
+/* Fills in `err` from a UN_MESSAGE_FAILED message. Returns -1. */
 int un_received_failure(const struct un_received *received, struct un_error *err);
 /* Fills in `err` for a child that has exited without a message. Returns -1. */
 int un_fail_ended(int pidfd, struct un_error *err);

@@ -34,44 +34,44 @@ struct start_state {
     int failed; /* -1 after a failure, which is stored in the error */
 };
 
-static void record_news(struct un_received *received, struct start_state *start_state,
-                        struct un_error *err)
+static void record_message(struct un_received *received, struct start_state *start_state,
+                           struct un_error *err)
 {
-    if (received->message.news == UN_NEWS_FAILED && !start_state->failed)
+    if (received->message.type == UN_MESSAGE_FAILED && !start_state->failed)
         start_state->failed = un_received_failure(received, err);
-    if (received->message.news == UN_NEWS_EXECUTING)
+    if (received->message.type == UN_MESSAGE_EXECUTING)
         start_state->here = true;
     /* The first message of this type comes from the second child. If the second child is process 1,
      * the command sends another message, whose sender is ignored. */
-    if (start_state->pid <= 0 &&
-        (received->message.news == UN_NEWS_EXECUTING || received->message.news == UN_NEWS_INIT))
+    if (start_state->pid <= 0 && (received->message.type == UN_MESSAGE_EXECUTING ||
+                                  received->message.type == UN_MESSAGE_INIT))
         start_state->pid = received->sender;
-    if (received->message.news == UN_NEWS_SECOND && received->fd_count && start_state->pidfd < 0)
+    if (received->message.type == UN_MESSAGE_SECOND && received->fd_count && start_state->pidfd < 0)
         start_state->pidfd = received->fd[--received->fd_count];
     un_close_each(received->fd, received->fd_count);
 }
 
 /* Maximum number of failures to receive a message. */
-#define HEAR_TRIES 16
+#define RECEIVE_TRIES 16
 
 /* Receives messages until the command has been executed or no child is left. */
-static void receive_all_news(const struct un_start *start, struct start_state *start_state,
-                             struct un_error *err)
+static void receive_all_messages(const struct un_start *start, struct start_state *start_state,
+                                 struct un_error *err)
 {
     struct un_received received;
-    struct un_error mishap;
-    int got, tries = HEAR_TRIES;
-    while ((got = un_receive_news(start, &received, &mishap))) {
+    struct un_error receive_error;
+    int got, tries = RECEIVE_TRIES;
+    while ((got = un_receive_message(start, &received, &receive_error))) {
         if (got > 0) {
-            record_news(&received, start_state, err);
+            record_message(&received, start_state, err);
             continue;
         }
         if (!start_state->failed)
-            *err = mishap;
+            *err = receive_error;
         start_state->failed = -1;
         /* After other errors, receiving continues: the next message may contain the pidfd of a
          * second child, which must be killed too. */
-        if (mishap.errnum == ETIMEDOUT || !--tries)
+        if (receive_error.errnum == ETIMEDOUT || !--tries)
             return;
     }
 }
@@ -168,7 +168,7 @@ static int start_and_wait(struct un_start *start, const struct un_task *task, pi
     siginfo_t how;
     if (un_start_child(start, task, err))
         return -1;
-    receive_all_news(start, &start_state, err);
+    receive_all_messages(start, &start_state, err);
     close(start->socket);
     if (start_state.failed || !start_state.here ||
         (start->has_second && (start_state.pidfd < 0 || start_state.pid <= 0)))

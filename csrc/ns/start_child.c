@@ -219,7 +219,7 @@ void un_end_child(const struct un_start *start)
 }
 
 /* Waits until a message arrives, at most until the deadline. */
-static int wait_for_child_news(const struct un_start *start, struct un_error *err)
+static int wait_for_child_message(const struct un_start *start, struct un_error *err)
 {
     int64_t left = start->deadline - un_now_ms();
     int count = un_wait_readable(start->socket, start->timeout_ms < 0 ? -1
@@ -233,11 +233,11 @@ static int wait_for_child_news(const struct un_start *start, struct un_error *er
                    "the child did not execute the command within %g s", start->timeout_ms / 1000.0);
 }
 
-int un_receive_news(const struct un_start *start, struct un_received *received,
-                    struct un_error *err)
+int un_receive_message(const struct un_start *start, struct un_received *received,
+                       struct un_error *err)
 {
     struct un_message *message = &received->message;
-    if (wait_for_child_news(start, err))
+    if (wait_for_child_message(start, err))
         return -1;
     ssize_t got = receive(start->socket, message, sizeof *message, 0, received);
     /* ECONNRESET: the child has exited before it read the parent's byte. */
@@ -245,7 +245,7 @@ int un_receive_news(const struct un_start *start, struct un_received *received,
         return 0;
     if (got < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "messages of usernsctl-child");
-    if (got == sizeof *message && message->news >= 0 && message->news < UN_NEWS_COUNT &&
+    if (got == sizeof *message && message->type >= 0 && message->type < UN_MESSAGE_TYPES &&
         message->step >= 0 && message->step < UN_STEP_COUNT &&
         memchr(message->cause, '\0', sizeof message->cause) &&
         memchr(message->detail, '\0', sizeof message->detail))

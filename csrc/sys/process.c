@@ -19,10 +19,10 @@ int un_pidfd_open(pid_t pid)
 
 int un_wait_readable(int fd, int timeout_ms)
 {
-    struct pollfd news = {.fd = fd, .events = POLLIN};
+    struct pollfd event = {.fd = fd, .events = POLLIN};
     int64_t deadline = timeout_ms > 0 ? un_now_ms() + timeout_ms : 0;
     int count, left = timeout_ms;
-    while ((count = poll(&news, 1, left)) < 0 && errno == EINTR)
+    while ((count = poll(&event, 1, left)) < 0 && errno == EINTR)
         if (timeout_ms > 0 && (left = (int)(deadline - un_now_ms())) < 0)
             left = 0;
     return count;

@@ -197,7 +197,7 @@ static void end_output(struct keeper *keeper)
     terminal->output = -1;
 }
 
-static void wait_for_keeper_news(struct keeper *keeper)
+static void wait_for_keeper_event(struct keeper *keeper)
 {
     struct pollfd polls[POLLS] = {
         [POLL_SOCKET] = {.fd = keeper->socket, .events = POLLIN},
@@ -321,7 +321,7 @@ static bool keep_command(struct keeper *keeper, struct agent_letter *letter)
         return false;
     bool had_terminal = keeper->terminal.master >= 0;
     while (!is_done(keeper))
-        wait_for_keeper_news(keeper);
+        wait_for_keeper_event(keeper);
     keeper->command = 0;
     return !had_terminal;
 }
