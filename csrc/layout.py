@@ -67,13 +67,13 @@ AGENT = (
     "files",
     "idle",
     "keeper",
+    "load",
     "message",
     "serve",
     "start",
     "terminal",
     "tree",
     "wire",
-    "words",
 )
 FREESTANDING = {
     "usernsctl-verify": ("programs/verify/main.c", "programs/shared/proof.c", "base/number.c"),

@@ -11,11 +11,11 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-NEW_SESSION, TERMINAL, WORDS_APART, PROGRAM, IDS, NEW_GROUP, CAPABILITIES = (
+NEW_SESSION, TERMINAL, STRINGS_APART, PROGRAM, IDS, NEW_GROUP, CAPABILITIES = (
     1 << bit for bit in range(7)
 )
 STARTED, FAILED, ENDED, REFUSED = 1, 2, 3, 4
-WORDS, CWD, IDS_STEP, LIMITS, EXEC, FORK, TERMINAL_STEP, LOOKUP = range(1, 9)
+STRINGS, CWD, IDS_STEP, LIMITS, EXEC, FORK, TERMINAL_STEP, LOOKUP = range(1, 9)
 TO_PROCESS, TO_GROUP, TO_TREE = 0, 1, 2
 UNCHANGED = 0xFFFFFFFF
 PATH = "PATH=/usr/bin:/bin"
@@ -145,7 +145,7 @@ class Client:
             for number, fd in command.stdio.items():
                 fds[number] = fd
             fds.append(theirs.fileno())
-            if command.flags & WORDS_APART:
+            if command.flags & STRINGS_APART:
                 fds.append(os.memfd_create("words"))
                 undo.callback(os.close, fds[-1])
                 os.write(fds[-1], words)

@@ -25,8 +25,8 @@ from agent_client import (
     REFUSED,
     TERMINAL,
     TO_TREE,
-    WORDS,
-    WORDS_APART,
+    STRINGS,
+    STRINGS_APART,
     Client,
     Command,
     Running,
@@ -117,7 +117,7 @@ def test_commands_get_environment_cwd_and_limits(agent: Client) -> None:
 def test_failures_report_errno_and_step(agent: Client) -> None:
     assert agent.failure("no-such-tool") == (errno.ENOENT, LOOKUP)
     assert agent.failure("/etc") == (errno.EACCES, EXEC)
-    assert agent.failure("true", "x" * 200000, flags=WORDS_APART) == (errno.E2BIG, EXEC)
+    assert agent.failure("true", "x" * 200000, flags=STRINGS_APART) == (errno.E2BIG, EXEC)
     assert agent.failure("true", cwd="/no/such") == (errno.ENOENT, CWD)
     assert agent.failure("true", limits=[(77, 1, 1)]) == (errno.EINVAL, LIMITS)
     agent.control.send(b"nonsense")
@@ -127,7 +127,7 @@ def test_failures_report_errno_and_step(agent: Client) -> None:
 
 def test_long_arguments_arrive_in_a_separate_message(agent: Client) -> None:
     many = ["x" * 100000] * 19
-    assert agent.run("sh", "-c", "echo $# ${#1}", "sh", *many, flags=WORDS_APART) == (
+    assert agent.run("sh", "-c", "echo $# ${#1}", "sh", *many, flags=STRINGS_APART) == (
         0,
         "19 100000\n",
     )
@@ -304,7 +304,7 @@ def test_invalid_messages_are_refused(agent: Client) -> None:
             socket.send_fds(agent.control, [message[:size]], [theirs.fileno()] * 4)
             theirs.close()
             assert ours.recv(100)[:12] == bytes(
-                [FAILED, 0, 0, 0, errno.EPROTO, 0, 0, 0, WORDS, 0, 0, 0]
+                [FAILED, 0, 0, 0, errno.EPROTO, 0, 0, 0, STRINGS, 0, 0, 0]
             )
             assert ours.recv(100) == b""
     with agent.running(*FOREVER) as one:

@@ -23,14 +23,14 @@ void agent_read_caps(struct agent_caps *caps);
 /* Changes the caller's uid to one that no other process has, and keeps its capabilities, so that
  * only processes with CAP_KILL can signal the caller. Returns false, with the uid unchanged, if the
  * caller may not change its uid. */
-bool agent_become_nobody(void);
+bool agent_switch_to_unused_uid(void);
 
 /* Sets the effective uid for the creation of files. The real uid, which determines the processes
- * that may signal this one, is unchanged. Returns the previous uid, for agent_return_uid(). An
+ * that may signal this one, is unchanged. Returns the previous uid, for agent_restore_uid(). An
  * agent that may not change its uid keeps it; the start of the command then fails, in
  * change_ids(). */
-uid_t agent_borrow_uid(uid_t uid);
-void agent_return_uid(uid_t own);
+uid_t agent_set_effective_uid(uid_t uid);
+void agent_restore_uid(uid_t own);
 
 /* Drops all capabilities but `wanted` from the bounding set, so that no program can regain them.
  * For a child of the agent, before its ids change. Returns -1 with errno. */
@@ -60,12 +60,12 @@ struct agent_message {
     struct agent_header header;
     const char *groups; /* array in the message, not aligned */
     const char *limits;
-    const char *words; /* the strings after the limits; empty with AGENT_WORDS_APART */
-    size_t words_size;
+    const char *strings; /* the strings after the limits; empty with AGENT_STRINGS_APART */
+    size_t strings_size;
 };
 
 /* The strings of a command, all within the bytes of the message. */
-struct agent_words {
+struct agent_strings {
     const char *cwd;
     const char *program; /* a path, or a name to search in PATH */
     const char **argv;
@@ -76,13 +76,13 @@ struct agent_words {
  * E2BIG if the strings are too long. */
 int agent_read_message(const char *bytes, size_t size, struct agent_message *message);
 
-/* Returns the number of pointers that agent_read_words() stores. */
+/* Returns the number of pointers that agent_read_strings() stores. */
 size_t agent_pointers(const struct agent_header *header);
 
 /* Splits the strings of a message; `pointers` has room for agent_pointers(). Returns 0 or EPROTO.
  */
-int agent_read_words(const struct agent_header *header, const char *bytes, size_t size,
-                     const char **pointers, struct agent_words *words);
+int agent_read_strings(const struct agent_header *header, const char *bytes, size_t size,
+                       const char **pointers, struct agent_strings *strings);
 
 void agent_read_limit(const struct agent_message *message, size_t number,
                       struct agent_limit *limit);
@@ -91,7 +91,7 @@ uint32_t agent_read_group(const struct agent_message *message, size_t number);
 /* ---- wire.c: messages and descriptors from the host, and answers ----------------------------- */
 
 /* The message of a command, as received. */
-struct agent_letter {
+struct agent_request {
     size_t size;
     size_t fds; /* number of descriptors received; if more than AGENT_FDS, the surplus is closed */
     int fd[AGENT_FDS];
@@ -102,13 +102,13 @@ struct agent_letter {
 /* Receives one message without blocking. Returns 1 for a message with the descriptors of a command,
  * 0 if the host has closed the socket, -1 if there is no message yet. A message without a socket
  * for the command is answered with an error. */
-int agent_receive(int socket, struct agent_letter *letter);
+int agent_receive(int socket, struct agent_request *request);
 
 struct agent_wait {
     int fd;     /* descriptor to wait for */
     int socket; /* socket of the command, at whose end the wait ends; -1 for none */
-    int other;  /* if this descriptor becomes readable, `tell` is called once; or -1 */
-    void (*tell)(void *arg);
+    int other;  /* if this descriptor becomes readable, `notify` is called once; or -1 */
+    void (*notify)(void *arg);
     void *arg;
 };
 
@@ -116,7 +116,7 @@ struct agent_wait {
  * kill the command. */
 bool agent_wait_while_wanted(const struct agent_wait *wait);
 
-void agent_close_fds(struct agent_letter *letter);
+void agent_close_fds(struct agent_request *request);
 
 /* Sends an answer without blocking. Returns false if the answer was not sent. */
 bool agent_answer(int socket, const void *data, size_t size);
@@ -137,7 +137,7 @@ struct agent_block {
     pid_t keeper;
     struct agent_block *next;
     struct agent *agent;
-    struct agent_letter letter;
+    struct agent_request request;
 };
 
 /* The free blocks, and those used by keepers. */
@@ -169,7 +169,7 @@ void *agent_block_command_stack(struct agent_block *block);
  */
 
 /* Signal to a waiting keeper, which becomes the listener, or to the agent, if no keeper listens. */
-#define AGENT_TURN_SIGNAL SIGUSR2
+#define AGENT_LISTEN_SIGNAL SIGUSR2
 
 /* The maximum number of waiting keepers. */
 #define AGENT_WAITING_MAX 3
@@ -195,7 +195,7 @@ bool agent_idle_any(const struct agent_idle *idle);
 /* ---- agent: state of the agent that keepers read --------------------------------------------- */
 
 /* Signal from a keeper that can't kill the processes of its command, for
- * agent_kill_while_all_stands(). */
+ * agent_kill_while_stopped(). */
 #define AGENT_HELP_SIGNAL SIGUSR1
 
 struct agent_idle;
@@ -211,16 +211,16 @@ struct agent {
     struct agent_idle *idle; /* NULL if each keeper runs one command only */
 };
 
-/* ---- words.c: loading all parts of a command's message --------------------------------------- */
+/* ---- load.c: loading all parts of a command's message ---------------------------------------- */
 
 /* The maximum number of pointers that are stored without an allocation. */
-#define AGENT_FEW 512
+#define AGENT_POINTERS_MIN 512
 
 struct agent_loaded {
     struct agent_message message;
-    struct agent_words words;
+    struct agent_strings strings;
     gid_t *groups;
-    const char *few[AGENT_FEW];
+    const char *pointers[AGENT_POINTERS_MIN];
     /* Mapped memory, which agent_unload() unmaps. */
     struct {
         void *at;
@@ -231,7 +231,7 @@ struct agent_loaded {
 /* Loads the message of a command. Returns 0 or an errno; in both cases agent_unload() must be
  * called. If the strings come through a pipe, waits for the pipe with `wait`, whose fd is
  * ignored. */
-int agent_load(const struct agent_letter *letter, const struct agent_wait *wait,
+int agent_load(const struct agent_request *request, const struct agent_wait *wait,
                struct agent_loaded *loaded);
 void agent_unload(struct agent_loaded *loaded);
 
@@ -256,12 +256,12 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg);
 
 /* Stops all processes but the caller and process 1 for a moment, and kills the descendants of
  * `root`. Afterwards all processes continue, even those that were stopped before. */
-void agent_kill_while_all_stands(int proc, pid_t root);
+void agent_kill_while_stopped(int proc, pid_t root);
 
 struct agent_killing {
     /* Reaps children that have exited. Returns whether any are left. */
     bool (*reap)(void *arg);
-    /* Asks the agent to call agent_kill_while_all_stands() for the caller; NULL if not allowed. */
+    /* Asks the agent to call agent_kill_while_stopped() for the caller; NULL if not allowed. */
     void (*get_help)(void *arg);
     void *arg;
     pid_t group; /* a process group that contains only descendants, or 0 */
@@ -275,7 +275,7 @@ void agent_kill_tree(int proc, const struct agent_killing *how);
 struct agent_start {
     const struct agent *agent;
     const struct agent_message *message;
-    const struct agent_words *words;
+    const struct agent_strings *strings;
     const gid_t *groups; /* groups of the message */
     int stdio[3];
     struct agent_wait wait; /* parameters of the wait for execve(2); fd is ignored */
@@ -317,7 +317,7 @@ void agent_terminal_resize(const struct agent_terminal *terminal, uint16_t rows,
 
 /* Sends SIGWINCH, which gVisor's kernel does not send, to the foreground process group, or to
  * `group` if there is none. */
-void agent_terminal_tell_size(const struct agent_terminal *terminal, pid_t group);
+void agent_terminal_signal_resize(const struct agent_terminal *terminal, pid_t group);
 
 #define AGENT_TERMINAL_POLLS 3
 /* Fills in AGENT_TERMINAL_POLLS entries for poll(2); descriptors may be -1. */

@@ -24,7 +24,7 @@ void agent_read_caps(struct agent_caps *caps)
             caps->bounding |= UINT64_C(1) << cap;
 }
 
-bool agent_become_nobody(void)
+bool agent_switch_to_unused_uid(void)
 {
     struct un_cap_sets sets;
     if (un_caps_get(&sets) || !(sets.data[0].effective >> CAP_SETUID & 1) ||
@@ -34,14 +34,14 @@ bool agent_become_nobody(void)
     return !raise_permitted(&sets);
 }
 
-uid_t agent_borrow_uid(uid_t uid)
+uid_t agent_set_effective_uid(uid_t uid)
 {
     uid_t own = (uid_t)syscall(SYS_geteuid);
     syscall(SYS_setresuid, -1, uid, -1);
     return own;
 }
 
-void agent_return_uid(uid_t own)
+void agent_restore_uid(uid_t own)
 {
     struct un_cap_sets sets;
     syscall(SYS_setresuid, -1, own, -1);

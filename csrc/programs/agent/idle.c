@@ -40,13 +40,13 @@ void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_
             continue;
         if (!SET(&idle->listener, block, next))
             return;
-        if (!kill(next->keeper, AGENT_TURN_SIGNAL))
+        if (!kill(next->keeper, AGENT_LISTEN_SIGNAL))
             return;
         /* The signal fails if the keeper of `next` was killed and reaped: try another keeper. */
         block = next;
     }
     if (SET(&idle->listener, block, NULL))
-        kill(agent, AGENT_TURN_SIGNAL);
+        kill(agent, AGENT_LISTEN_SIGNAL);
 }
 
 void agent_idle_forget(struct agent_idle *idle, struct agent_block *block)

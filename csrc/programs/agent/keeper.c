@@ -17,7 +17,7 @@ struct keeper {
     struct agent_block *block;
     bool listens; /* whether this keeper is the listener, see agent_idle_pass_on() */
     int socket;   /* to the host, for this command only; -1 after the host has closed it */
-    int signals;  /* signalfd for SIGCHLD, SIGTERM and AGENT_TURN_SIGNAL */
+    int signals;  /* signalfd for SIGCHLD, SIGTERM and AGENT_LISTEN_SIGNAL */
     void *stack; /* top of the command's stack until the command is executed; NULL uses the keeper's
                   */
     pid_t command;
@@ -130,7 +130,7 @@ static int perform_request(struct keeper *keeper, const struct agent_note *note,
         uint32_t size_asked = (uint32_t)note->value;
         agent_terminal_resize(&keeper->terminal, (uint16_t)(size_asked >> 16),
                               (uint16_t)size_asked);
-        agent_terminal_tell_size(&keeper->terminal, keeper->command);
+        agent_terminal_signal_resize(&keeper->terminal, keeper->command);
         return 0;
     }
     return EPROTO;
@@ -230,7 +230,7 @@ static int become_keeper(struct keeper *keeper)
     sigemptyset(&signals);
     sigaddset(&signals, SIGCHLD);
     sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, AGENT_TURN_SIGNAL);
+    sigaddset(&signals, AGENT_LISTEN_SIGNAL);
     keeper->signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
         prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
@@ -241,20 +241,20 @@ static int become_keeper(struct keeper *keeper)
 }
 
 static int open_terminal(struct keeper *keeper, struct agent_start *start,
-                         const struct agent_letter *letter)
+                         const struct agent_request *request)
 {
     const struct agent_header *header = &start->message->header;
-    memcpy(start->stdio, letter->fd, sizeof start->stdio);
+    memcpy(start->stdio, request->fd, sizeof start->stdio);
     start->has_terminal = header->flags & AGENT_TERMINAL;
     if (!start->has_terminal)
         return 0;
     /* The terminal must belong to the user of the command. */
     uid_t uid = header->flags & AGENT_IDS ? header->uid : keeper->agent->uid;
-    uid_t own = agent_borrow_uid(uid);
-    int other = agent_terminal_open(&keeper->terminal, letter->fd[AGENT_STDIN],
-                                    letter->fd[AGENT_STDOUT], header->rows, header->columns);
+    uid_t own = agent_set_effective_uid(uid);
+    int other = agent_terminal_open(&keeper->terminal, request->fd[AGENT_STDIN],
+                                    request->fd[AGENT_STDOUT], header->rows, header->columns);
     int errnum = errno;
-    agent_return_uid(own);
+    agent_restore_uid(own);
     errno = errnum;
     for (int i = 0; i < 3; i++)
         start->stdio[i] = other;
@@ -263,18 +263,18 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
 
 /* Starts the command, and closes the descriptors that only the command uses. Returns -1 after a
  * failure, which has been sent to the host. */
-static int start_command(struct keeper *keeper, struct agent_letter *letter,
+static int start_command(struct keeper *keeper, struct agent_request *request,
                          const struct agent_wait *wait, const struct agent_loaded *loaded)
 {
     struct agent_start start = {
         .agent = keeper->agent,
         .message = &loaded->message,
-        .words = &loaded->words,
+        .strings = &loaded->strings,
         .groups = loaded->groups,
         .wait = *wait,
         .stack = keeper->stack,
     };
-    if (open_terminal(keeper, &start, letter)) {
+    if (open_terminal(keeper, &start, request)) {
         agent_answer_failure(keeper->socket, AGENT_STEP_TERMINAL, errno);
         return -1;
     }
@@ -288,36 +288,36 @@ static int start_command(struct keeper *keeper, struct agent_letter *letter,
     if (start.has_terminal)
         close(start.stdio[0]);
     int kept = start.has_terminal ? AGENT_STDERR : AGENT_STDIN;
-    un_close_each(letter->fd + kept, (size_t)(AGENT_SOCKET - kept));
+    un_close_each(request->fd + kept, (size_t)(AGENT_SOCKET - kept));
     return 0;
 }
 
 /* Loads and starts the command of a message. Returns 0 if the command runs. */
-static int start_kept(struct keeper *keeper, struct agent_letter *letter)
+static int start_kept(struct keeper *keeper, struct agent_request *request)
 {
     struct agent_loaded loaded;
     const struct agent_wait wait = {
         .socket = keeper->socket,
         .other = keeper->listens ? keeper->agent->control : -1,
-        .tell = stop_listening,
+        .notify = stop_listening,
         .arg = keeper,
     };
-    int errnum = agent_load(letter, &wait, &loaded);
+    int errnum = agent_load(request, &wait, &loaded);
     if (errnum)
-        agent_answer_failure(keeper->socket, AGENT_STEP_WORDS, errnum);
-    int failed = errnum ? -1 : start_command(keeper, letter, &wait, &loaded);
+        agent_answer_failure(keeper->socket, AGENT_STEP_STRINGS, errnum);
+    int failed = errnum ? -1 : start_command(keeper, request, &wait, &loaded);
     agent_unload(&loaded);
     return failed;
 }
 
 /* Runs one command until none of its processes is left. Returns whether the state of the keeper is
  * unchanged, so that it can run another command. */
-static bool keep_command(struct keeper *keeper, struct agent_letter *letter)
+static bool keep_command(struct keeper *keeper, struct agent_request *request)
 {
-    keeper->socket = letter->fd[AGENT_SOCKET];
+    keeper->socket = request->fd[AGENT_SOCKET];
     keeper->command = 0;
     keeper->ended = keeper->more = keeper->empty = false;
-    if (start_kept(keeper, letter))
+    if (start_kept(keeper, request))
         return false;
     bool had_terminal = keeper->terminal.master >= 0;
     while (!is_done(keeper))
@@ -327,7 +327,7 @@ static bool keep_command(struct keeper *keeper, struct agent_letter *letter)
 }
 
 /* Waits for the message of the next command. Returns false if this keeper shall exit instead. */
-static bool await_letter(struct keeper *keeper, struct agent_block *block)
+static bool await_request(struct keeper *keeper, struct agent_block *block)
 {
     struct agent_idle *idle = keeper->agent->idle;
     if (!idle || keeper->ending || !(keeper->listens || agent_idle_join(idle, block)))
@@ -344,7 +344,7 @@ static bool await_letter(struct keeper *keeper, struct agent_block *block)
             take_keeper_signal(keeper);
         if (keeper->ending || !polls[1].revents)
             continue;
-        int found = agent_receive(keeper->agent->control, &block->letter);
+        int found = agent_receive(keeper->agent->control, &block->request);
         if (found >= 0)
             return found;
     }
@@ -362,11 +362,11 @@ int agent_keep(struct agent_block *block)
     /* Set here too: other keepers may signal this one before clone(2) returns in the agent. */
     block->keeper = getpid();
     if (become_keeper(&keeper)) {
-        agent_answer_failure(block->letter.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);
+        agent_answer_failure(block->request.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);
         return 1;
     }
-    while (keep_command(&keeper, &block->letter))
-        if (!await_letter(&keeper, block))
+    while (keep_command(&keeper, &block->request))
+        if (!await_request(&keeper, block))
             return 0;
     return 1;
 }

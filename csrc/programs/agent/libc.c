@@ -288,6 +288,6 @@ int strncmp(const char *one, const char *other, size_t most)
 
 static void start(long *stack)
 {
-    char **words = (char **)(stack + 1);
-    _exit(main((int)stack[0], words, words + stack[0] + 1));
+    char **argv = (char **)(stack + 1);
+    _exit(main((int)stack[0], argv, argv + stack[0] + 1));
 }

@@ -17,7 +17,7 @@ int agent_read_message(const char *bytes, size_t size, struct agent_message *mes
     size_t groups = header->groups == AGENT_UNCHANGED ? 0 : header->groups;
     if (groups > AGENT_GROUPS_MAX || header->limits > AGENT_LIMITS_MAX)
         return EPROTO;
-    if (header->size > AGENT_WORDS_MAX)
+    if (header->size > AGENT_STRINGS_MAX)
         return E2BIG;
     /* Each string has at least one byte, its NUL. */
     if (!header->args || header->args > header->size || header->env > header->size)
@@ -28,10 +28,10 @@ int agent_read_message(const char *bytes, size_t size, struct agent_message *mes
         return EPROTO;
     message->groups = bytes + sizeof *header;
     message->limits = bytes + before;
-    message->words = bytes + fixed;
-    message->words_size = size - fixed;
-    size_t expected = header->flags & AGENT_WORDS_APART ? 0 : header->size;
-    return message->words_size == expected ? 0 : EPROTO;
+    message->strings = bytes + fixed;
+    message->strings_size = size - fixed;
+    size_t expected = header->flags & AGENT_STRINGS_APART ? 0 : header->size;
+    return message->strings_size == expected ? 0 : EPROTO;
 }
 
 size_t agent_pointers(const struct agent_header *header)
@@ -40,7 +40,7 @@ size_t agent_pointers(const struct agent_header *header)
 }
 
 /* Returns the next string, or NULL if no string ends before `end`. */
-static const char *take_word(const char **at, const char *end)
+static const char *take_string(const char **at, const char *end)
 {
     const char *word = *at;
     size_t room = (size_t)(end - word);
@@ -54,28 +54,28 @@ static const char *take_word(const char **at, const char *end)
 static bool take_all(const char **at, const char *end, size_t count, const char **into)
 {
     for (size_t i = 0; i < count; i++)
-        if (!(into[i] = take_word(at, end)))
+        if (!(into[i] = take_string(at, end)))
             return false;
     into[count] = NULL;
     return true;
 }
 
-int agent_read_words(const struct agent_header *header, const char *bytes, size_t size,
-                     const char **pointers, struct agent_words *words)
+int agent_read_strings(const struct agent_header *header, const char *bytes, size_t size,
+                       const char **pointers, struct agent_strings *strings)
 {
     const char *at = bytes, *end = bytes + size;
-    words->argv = pointers;
-    words->envp = pointers + header->args + 1;
-    if (!(words->cwd = take_word(&at, end)))
+    strings->argv = pointers;
+    strings->envp = pointers + header->args + 1;
+    if (!(strings->cwd = take_string(&at, end)))
         return EPROTO;
     bool has_program = header->flags & AGENT_PROGRAM;
-    if (has_program && !(words->program = take_word(&at, end)))
+    if (has_program && !(strings->program = take_string(&at, end)))
         return EPROTO;
-    if (!take_all(&at, end, header->args, words->argv) ||
-        !take_all(&at, end, header->env, words->envp) || at != end)
+    if (!take_all(&at, end, header->args, strings->argv) ||
+        !take_all(&at, end, header->env, strings->envp) || at != end)
         return EPROTO;
     if (!has_program)
-        words->program = words->argv[0];
+        strings->program = strings->argv[0];
     return 0;
 }
 

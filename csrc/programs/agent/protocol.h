@@ -21,7 +21,7 @@
 /* Flags of struct agent_header. */
 #define AGENT_NEW_SESSION 1
 #define AGENT_TERMINAL 2
-#define AGENT_WORDS_APART 4
+#define AGENT_STRINGS_APART 4
 #define AGENT_PROGRAM 8
 #define AGENT_IDS 16
 #define AGENT_NEW_GROUP 32
@@ -34,10 +34,10 @@
 /* The maximum sizes of a message, and of the strings of a command. Linux accepts at most 6 MiB of
  * strings, three quarters of the maximum stack size (execve(2)). */
 #define AGENT_MESSAGE_MAX 65536
-#define AGENT_WORDS_MAX (8U << 20)
+#define AGENT_STRINGS_MAX (8U << 20)
 
-/* Descriptors of a command's message. AGENT_WORDS is sent only with AGENT_WORDS_APART. */
-enum { AGENT_STDIN, AGENT_STDOUT, AGENT_STDERR, AGENT_SOCKET, AGENT_WORDS, AGENT_FDS };
+/* Descriptors of a command's message. AGENT_STRINGS is sent only with AGENT_STRINGS_APART. */
+enum { AGENT_STDIN, AGENT_STDOUT, AGENT_STDERR, AGENT_SOCKET, AGENT_STRINGS, AGENT_FDS };
 
 struct agent_hello {
     uint32_t magic;
@@ -75,7 +75,7 @@ struct agent_limit {
 enum { AGENT_STARTED = 1, AGENT_FAILED, AGENT_ENDED, AGENT_REFUSED };
 /* Steps of a failure. */
 enum {
-    AGENT_STEP_WORDS = 1,
+    AGENT_STEP_STRINGS = 1,
     AGENT_STEP_CWD,
     AGENT_STEP_IDS,
     AGENT_STEP_LIMITS,

@@ -18,7 +18,7 @@
 struct server {
     struct agent agent;
     struct agent_blocks blocks;
-    struct agent_letter refused; /* buffer for a message that is answered with ENOMEM */
+    struct agent_request refused; /* buffer for a message that is answered with ENOMEM */
     struct agent_idle idle;
     int signals;
     bool is_apart; /* whether commands need CAP_KILL to signal the agent */
@@ -93,14 +93,14 @@ static int start_keeper(struct server *server, struct agent_block *block)
 static bool take_command(struct server *server)
 {
     struct agent_block *block = agent_block_free(&server->blocks);
-    struct agent_letter *letter = block ? &block->letter : &server->refused;
-    int found = agent_receive(server->agent.control, letter);
+    struct agent_request *request = block ? &block->request : &server->refused;
+    int found = agent_receive(server->agent.control, request);
     if (found <= 0)
         return found;
     int errnum = server->ending ? ESHUTDOWN : block ? start_keeper(server, block) : ENOMEM;
     if (errnum)
-        agent_answer_failure(letter->fd[AGENT_SOCKET], AGENT_STEP_FORK, errnum);
-    agent_close_fds(letter);
+        agent_answer_failure(request->fd[AGENT_SOCKET], AGENT_STEP_FORK, errnum);
+    agent_close_fds(request);
     return true;
 }
 
@@ -121,20 +121,20 @@ static void take_agent_signal(struct server *server)
         pass_on_end(server);
     else if (info.ssi_signo == AGENT_HELP_SIGNAL && server->agent.is_inside &&
              is_keeper((pid_t)info.ssi_pid, server))
-        agent_kill_while_all_stands(server->agent.proc, (pid_t)info.ssi_pid);
+        agent_kill_while_stopped(server->agent.proc, (pid_t)info.ssi_pid);
 }
 
 static int open_signals(void)
 {
-    sigset_t heard;
+    sigset_t signals;
     un_block_signals();
-    sigemptyset(&heard);
-    sigaddset(&heard, SIGCHLD);
-    sigaddset(&heard, SIGTERM);
-    sigaddset(&heard, AGENT_HELP_SIGNAL);
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGCHLD);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, AGENT_HELP_SIGNAL);
     /* The signal makes ppoll(2) return, so that the agent notices that no keeper listens. */
-    sigaddset(&heard, AGENT_TURN_SIGNAL);
-    return signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
+    sigaddset(&signals, AGENT_LISTEN_SIGNAL);
+    return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
 static bool say_hello(const struct server *server)
@@ -150,10 +150,10 @@ static bool say_hello(const struct server *server)
     return agent_answer(server->agent.control, &hello, sizeof hello);
 }
 
-static void help_ourselves(void *arg)
+static void kill_own_descendants_stopped(void *arg)
 {
     const struct server *server = arg;
-    agent_kill_while_all_stands(server->agent.proc, server->agent.pid);
+    agent_kill_while_stopped(server->agent.proc, server->agent.pid);
 }
 
 static void kill_descendants(struct server *server)
@@ -161,7 +161,7 @@ static void kill_descendants(struct server *server)
     const struct agent_killing how = {
         .reap = reap_keepers,
         /* Outside of a sandbox, as in tests, all processes of the host would be stopped. */
-        .get_help = server->agent.is_inside ? help_ourselves : NULL,
+        .get_help = server->agent.is_inside ? kill_own_descendants_stopped : NULL,
         .arg = server,
     };
     agent_kill_tree(server->agent.proc, &how);
@@ -219,7 +219,7 @@ int agent_serve(int control, bool is_inside, bool outlives)
     if (server.signals < 0 || chdir("/"))
         return 1;
     agent_read_caps(&agent->caps);
-    server.is_apart = agent_become_nobody();
+    server.is_apart = agent_switch_to_unused_uid();
     server.outlives = outlives && agent->pid == 1;
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
         !say_hello(&server))

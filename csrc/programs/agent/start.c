@@ -79,7 +79,7 @@ static int set_up_command(struct agent_start *start)
     if (header->umask != AGENT_UNCHANGED)
         umask(header->umask & 0777);
     /* No chdir(2) is needed for "/", the agent's working directory. */
-    if (strcmp(start->words->cwd, "/") && chdir(start->words->cwd))
+    if (strcmp(start->strings->cwd, "/") && chdir(start->strings->cwd))
         return answer_start_failure(start, AGENT_STEP_CWD, errno);
     return 0;
 }
@@ -96,42 +96,42 @@ static const char *environment_value(const char *const *environment, const char 
 
 /* The maximum length of an argument in Linux, including the NUL (MAX_ARG_STRLEN, execve(2)); gVisor
  * has the same limit. */
-#define WORD_MAX (128 * 1024)
+#define STRING_MAX (128 * 1024)
 
-static bool has_long_word(const char *const *words)
+static bool has_long_string(const char *const *strings)
 {
-    for (; *words; words++)
-        if (strnlen(*words, WORD_MAX) == WORD_MAX)
+    for (; *strings; strings++)
+        if (strnlen(*strings, STRING_MAX) == STRING_MAX)
             return true;
     return false;
 }
 
 /* Maps ENAMETOOLONG, which gVisor returns for an argument that is too long, to Linux's E2BIG. */
-static int errno_of_exec(const struct agent_words *words, int errnum)
+static int errno_of_exec(const struct agent_strings *strings, int errnum)
 {
-    bool is_word = has_long_word(words->argv) || has_long_word(words->envp);
-    return errnum == ENAMETOOLONG && is_word ? E2BIG : errnum;
+    bool is_too_long = has_long_string(strings->argv) || has_long_string(strings->envp);
+    return errnum == ENAMETOOLONG && is_too_long ? E2BIG : errnum;
 }
 
 /* Executes the command, in a child that shares its parent's memory. */
 static int become_agent_command(void *arg)
 {
     struct agent_start *start = arg;
-    const struct agent_words *words = start->words;
+    const struct agent_strings *strings = start->strings;
     if (set_up_command(start))
         return 1;
     un_set_signals(0);
     const struct un_command command = {
-        .file = words->program,
-        .path = environment_value(words->envp, "PATH"),
-        .argv = words->argv,
-        .envp = words->envp,
+        .file = strings->program,
+        .path = environment_value(strings->envp, "PATH"),
+        .argv = strings->argv,
+        .envp = strings->envp,
     };
     struct un_error err;
     un_exec(&command, &err);
     bool is_missing = err.step == UN_STEP_LOOKUP;
     return answer_start_failure(start, is_missing ? AGENT_STEP_LOOKUP : AGENT_STEP_EXEC,
-                                errno_of_exec(words, err.errnum));
+                                errno_of_exec(strings, err.errnum));
 }
 
 /* Waits until the write end of the pipe `executed` is closed by the exec; kills the child if the

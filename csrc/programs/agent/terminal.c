@@ -44,7 +44,7 @@ void agent_terminal_resize(const struct agent_terminal *terminal, uint16_t rows,
         ioctl(terminal->master, TIOCSWINSZ, &size);
 }
 
-void agent_terminal_tell_size(const struct agent_terminal *terminal, pid_t group)
+void agent_terminal_signal_resize(const struct agent_terminal *terminal, pid_t group)
 {
     pid_t foreground = 0;
     if (terminal->master < 0)

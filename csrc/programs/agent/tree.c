@@ -36,9 +36,9 @@
 #define STOPS_MAX 64
 /* In ns: the delay between two attempts to stop all processes, and the minimum and maximum delay
  * between rounds of killing. */
-#define STOP_NAP 1000000
-#define SHORTEST_NAP 100000
-#define LONGEST_NAP 20000000
+#define STOP_DELAY 1000000
+#define DELAY_MIN 100000
+#define DELAY_MAX 20000000
 
 struct process {
     pid_t pid;
@@ -75,7 +75,7 @@ static int64_t milliseconds(void)
     return now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static void nap(long nanoseconds)
+static void sleep_ns(long nanoseconds)
 {
     const struct timespec time = {.tv_nsec = nanoseconds};
     syscall(SYS_nanosleep, &time, NULL, 0, 0, 0);
@@ -250,7 +250,7 @@ static bool have_stopped(const struct listing *listing)
     return true;
 }
 
-void agent_kill_while_all_stands(int proc, pid_t root)
+void agent_kill_while_stopped(int proc, pid_t root)
 {
     struct listing *listing = NULL;
     for (int i = 0; i < STOPS_MAX; i++) {
@@ -261,7 +261,7 @@ void agent_kill_while_all_stands(int proc, pid_t root)
         if (!listing || have_stopped(listing) || i == STOPS_MAX - 1)
             break;
         unmap_listing(listing);
-        nap(STOP_NAP);
+        sleep_ns(STOP_DELAY);
     }
     if (listing)
         signal_below(listing, 0, SIGKILL);
@@ -325,7 +325,7 @@ static bool kill_found(int proc, int64_t end, struct found *found)
 
 void agent_kill_tree(int proc, const struct agent_killing *how)
 {
-    long wait = SHORTEST_NAP;
+    long wait = DELAY_MIN;
     struct found found = {.rest = false};
     for (int round = 0; how->reap(how->arg); round++) {
         int64_t end = milliseconds() + LISTING_MS * (INT64_C(1) + round);
@@ -333,14 +333,14 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
             return;
         /* Stopping all processes does not help against zombies that wait for their tracer. */
         bool is_alone = found.rest || !how->get_help;
-        bool is_turn = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
-        bool in_time = is_turn && kill_found(proc, is_alone ? INT64_MAX : end, &found);
+        bool is_listing = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
+        bool in_time = is_listing && kill_found(proc, is_alone ? INT64_MAX : end, &found);
         if (!how->reap(how->arg))
             return;
         if (!in_time && how->get_help)
             how->get_help(how->arg);
-        nap(wait);
-        if (wait < LONGEST_NAP)
+        sleep_ns(wait);
+        if (wait < DELAY_MAX)
             wait *= 2;
     }
 }

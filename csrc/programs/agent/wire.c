@@ -16,7 +16,7 @@ union control {
     char room[CMSG_SPACE(ROOM * sizeof(int))];
 };
 
-static void take_fds(struct msghdr *head, struct agent_letter *letter)
+static void take_fds(struct msghdr *head, struct agent_request *request)
 {
     for (struct cmsghdr *part = CMSG_FIRSTHDR(head); part; part = CMSG_NXTHDR(head, part)) {
         if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
@@ -25,11 +25,11 @@ static void take_fds(struct msghdr *head, struct agent_letter *letter)
         for (size_t i = 0; i < count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
-            if (letter->fds < AGENT_FDS)
-                letter->fd[letter->fds] = fd;
+            if (request->fds < AGENT_FDS)
+                request->fd[request->fds] = fd;
             else
                 close(fd);
-            letter->fds++;
+            request->fds++;
         }
     }
 }
@@ -44,35 +44,35 @@ static int fault_of(int flags, size_t fds)
     return flags & (MSG_TRUNC | MSG_CTRUNC) ? EPROTO : 0;
 }
 
-int agent_receive(int socket, struct agent_letter *letter)
+int agent_receive(int socket, struct agent_request *request)
 {
     union control control;
-    struct iovec part = {.iov_base = letter->bytes, .iov_len = sizeof letter->bytes};
+    struct iovec part = {.iov_base = request->bytes, .iov_len = sizeof request->bytes};
     struct msghdr head = {
         .msg_iov = &part,
         .msg_iovlen = 1,
         .msg_control = &control,
         .msg_controllen = sizeof control,
     };
-    letter->fds = 0;
+    request->fds = 0;
     ssize_t size = recvmsg(socket, &head, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (size < 0)
         return errno == EAGAIN || errno == EINTR ? -1 : 0;
-    letter->size = (size_t)size;
-    take_fds(&head, letter);
-    letter->fault = fault_of(head.msg_flags, letter->fds);
-    if (!size && !letter->fds && !letter->fault)
+    request->size = (size_t)size;
+    take_fds(&head, request);
+    request->fault = fault_of(head.msg_flags, request->fds);
+    if (!size && !request->fds && !request->fault)
         return 0;
-    if (letter->fds >= AGENT_WORDS)
+    if (request->fds >= AGENT_STRINGS)
         return 1;
-    agent_answer_failure(socket, AGENT_STEP_WORDS, letter->fault ? letter->fault : EPROTO);
-    agent_close_fds(letter);
+    agent_answer_failure(socket, AGENT_STEP_STRINGS, request->fault ? request->fault : EPROTO);
+    agent_close_fds(request);
     return -1;
 }
 
-void agent_close_fds(struct agent_letter *letter)
+void agent_close_fds(struct agent_request *request)
 {
-    un_close_each(letter->fd, letter->fds < AGENT_FDS ? letter->fds : AGENT_FDS);
+    un_close_each(request->fd, request->fds < AGENT_FDS ? request->fds : AGENT_FDS);
 }
 
 static bool is_unwanted(int socket)
@@ -104,7 +104,7 @@ bool agent_wait_while_wanted(const struct agent_wait *wait)
             polls[1].fd = -1;
         if (polls[2].revents) {
             polls[2].fd = -1;
-            wait->tell(wait->arg);
+            wait->notify(wait->arg);
         }
     }
 }

@@ -32,9 +32,9 @@ VERSION = 1
 _HELLO_MAGIC = 0x544E4741
 _COMMAND_MAGIC = int.from_bytes(b"CMND", "little")
 
-#: Bits of the flags of a command. With _WORDS_APART, the arguments and the environment are in a
+#: Bits of the flags of a command. With _STRINGS_APART, the arguments and the environment are in a
 #: file; _PROGRAM, _IDS and _CAPABILITIES mark the presence of optional fields.
-NEW_SESSION, TERMINAL, _WORDS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES = (
+NEW_SESSION, TERMINAL, _STRINGS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES = (
     1 << bit for bit in range(7)
 )
 
@@ -165,7 +165,7 @@ def encode(command: Command) -> tuple[bytes, bytes]:
     flags = command.flags | _CAPABILITIES
     flags |= 0 if command.program is None else _PROGRAM
     flags |= 0 if command.user is None else _IDS
-    flags |= _WORDS_APART if is_apart else 0
+    flags |= _STRINGS_APART if is_apart else 0
     header = _HEADER.pack(
         _COMMAND_MAGIC,
         VERSION,

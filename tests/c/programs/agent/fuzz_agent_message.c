@@ -6,11 +6,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static size_t lengths(const char *const *words)
+static size_t lengths(const char *const *strings)
 {
     size_t all = 0;
-    for (; *words; words++)
-        all += strlen(*words) + 1;
+    for (; *strings; strings++)
+        all += strlen(*strings) + 1;
     return all;
 }
 
@@ -20,10 +20,10 @@ static volatile uint64_t seen;
 static void use(const struct agent_loaded *loaded)
 {
     const struct agent_message *message = &loaded->message;
-    const struct agent_words *words = &loaded->words;
-    size_t all = strlen(words->cwd) + 1 + lengths(words->argv) + lengths(words->envp);
+    const struct agent_strings *strings = &loaded->strings;
+    size_t all = strlen(strings->cwd) + 1 + lengths(strings->argv) + lengths(strings->envp);
     if (message->header.flags & AGENT_PROGRAM)
-        all += strlen(words->program) + 1;
+        all += strlen(strings->program) + 1;
     if (all != message->header.size)
         abort();
     for (uint32_t i = 0; i < message->header.limits; i++) {
@@ -40,16 +40,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     /* A buffer that ends with the message, so that AddressSanitizer detects reads beyond the
      * end. */
-    struct agent_letter *letter = malloc(offsetof(struct agent_letter, bytes) + size);
+    struct agent_request *request = malloc(offsetof(struct agent_request, bytes) + size);
     static struct agent_loaded loaded;
-    letter->size = size;
-    letter->fds = AGENT_WORDS;
-    letter->fault = 0;
-    memcpy(letter->bytes, data, size);
+    request->size = size;
+    request->fds = AGENT_STRINGS;
+    request->fault = 0;
+    memcpy(request->bytes, data, size);
     const struct agent_wait wait = {.socket = -1, .other = -1};
-    if (!agent_load(letter, &wait, &loaded))
+    if (!agent_load(request, &wait, &loaded))
         use(&loaded);
     agent_unload(&loaded);
-    free(letter);
+    free(request);
     return 0;
 }

@@ -31,7 +31,7 @@ struct asked {
     int stdio[3];   /* descriptors for standard streams; 0 for /dev/null */
     uint16_t rows;
     uint16_t columns;
-    int words; /* with AGENT_WORDS_APART, the descriptor to write arguments to; 0 for a memory
+    int words; /* with AGENT_STRINGS_APART, the descriptor to write arguments to; 0 for a memory
                 * file */
 };
 
@@ -153,10 +153,11 @@ static inline int ask(const struct served *agent, const struct asked *asked)
     for (int i = 0; i < 3; i++)
         fds[i] = asked->stdio[i] ? asked->stdio[i] : null;
     fds[AGENT_SOCKET] = own[1];
-    bool apart = asked->flags & AGENT_WORDS_APART;
+    bool apart = asked->flags & AGENT_STRINGS_APART;
     int file = -1;
     if (apart) {
-        file = fds[AGENT_WORDS] = asked->words ? asked->words : memfd_create("words", MFD_CLOEXEC);
+        file = fds[AGENT_STRINGS] =
+            asked->words ? asked->words : memfd_create("words", MFD_CLOEXEC);
         if (!asked->words) {
             CHECK_INT(write(file, bytes + fixed, header.size), header.size);
             lseek(file, 0, SEEK_SET);

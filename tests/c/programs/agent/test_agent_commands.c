@@ -119,7 +119,7 @@ static void long_words_come_apart(struct served *agent)
         argv[i] = word;
     int out[2];
     CHECK_INT(pipe2(out, O_CLOEXEC), 0);
-    struct asked asked = {.argv = argv, .flags = AGENT_WORDS_APART, .stdio = {0, out[1], 0}};
+    struct asked asked = {.argv = argv, .flags = AGENT_STRINGS_APART, .stdio = {0, out[1], 0}};
     int socket = ask(agent, &asked);
     close(out[1]);
     hear_start(socket);
@@ -134,7 +134,7 @@ static void a_word_that_is_too_long_is_told(struct served *agent)
     static char word[200001];
     memset(word, 'x', sizeof word - 1);
     const char *const argv[] = {"true", word, NULL};
-    check_start_fails(agent, (struct asked){.argv = argv, .flags = AGENT_WORDS_APART},
+    check_start_fails(agent, (struct asked){.argv = argv, .flags = AGENT_STRINGS_APART},
                       AGENT_STEP_EXEC, E2BIG);
 }
 
@@ -146,7 +146,7 @@ static void words_in_a_pipe_are_waited_for(struct served *agent)
     int words[2], no_words[2];
     CHECK_INT(pipe2(words, O_CLOEXEC), 0);
     CHECK_INT(pipe2(no_words, O_CLOEXEC), 0);
-    struct asked asked = {.argv = argv, .flags = AGENT_WORDS_APART, .words = no_words[0]};
+    struct asked asked = {.argv = argv, .flags = AGENT_STRINGS_APART, .words = no_words[0]};
     struct agent_header header;
     size_t fixed = encode(&asked, bytes);
     memcpy(&header, bytes, sizeof header);
@@ -187,22 +187,22 @@ static void what_is_no_message_is_answered_by_an_error(struct served *agent)
     int socket;
     for (size_t cut = 0; cut < size; cut++) {
         send_to(agent, bytes, cut, &socket, 4);
-        hear_failure(socket, AGENT_STEP_WORDS, EPROTO);
+        hear_failure(socket, AGENT_STEP_STRINGS, EPROTO);
         CHECK_INT(hear(socket).size, 0);
         close(socket);
     }
     for (size_t count = 0; count <= 6; count++) {
         send_to(agent, bytes, size, &socket, count);
         if (count < 4)
-            hear_failure(agent->control, AGENT_STEP_WORDS, EPROTO);
+            hear_failure(agent->control, AGENT_STEP_STRINGS, EPROTO);
         else if (count > 4)
-            hear_failure(socket, AGENT_STEP_WORDS, EPROTO);
+            hear_failure(socket, AGENT_STEP_STRINGS, EPROTO);
         else
             hear_start(socket);
         close(socket);
     }
     send_to(agent, bytes, AGENT_MESSAGE_MAX + 100, &socket, 4);
-    hear_failure(socket, AGENT_STEP_WORDS, EPROTO);
+    hear_failure(socket, AGENT_STEP_STRINGS, EPROTO);
     close(socket);
 }
 
@@ -295,7 +295,7 @@ static void where_descriptors_are_lost_that_is_told(void)
     const struct rlimit few = {.rlim_cur = 7, .rlim_max = before.rlim_max};
     start_agent_within(&agent, RLIMIT_NOFILE, &few);
     int socket = ask(&agent, &asked);
-    hear_failure(agent.control, AGENT_STEP_WORDS, EMFILE);
+    hear_failure(agent.control, AGENT_STEP_STRINGS, EMFILE);
     CHECK_INT(hear(socket).size, 0);
     close(socket);
     CHECK_INT(stop_agent(&agent), 0);

@@ -35,7 +35,7 @@ static pid_t start_keeper(struct agent_block *block, const int sockets[KEEPERS])
             close(sockets[i]);
         _exit(agent_keep(block));
     }
-    agent_close_fds(&block->letter);
+    agent_close_fds(&block->request);
     return pid;
 }
 
@@ -79,7 +79,7 @@ int main(void)
         sockets[i] = ask_for(&host, "true", NULL);
         block[i] = share_block();
         block[i]->agent = &shared->agent;
-        CHECK_INT(agent_receive(fd[1], &block[i]->letter), 1);
+        CHECK_INT(agent_receive(fd[1], &block[i]->request), 1);
     }
     for (int i = 0; i < KEEPERS; i++)
         pid[i] = start_keeper(block[i], sockets);

@@ -43,7 +43,7 @@ static void descendants_end_while_all_stands(void)
     pid_t root = start_parent(true), other = start_sleeper();
     int proc = agent_open_proc();
     CHECK(proc >= 0);
-    agent_kill_while_all_stands(proc, root);
+    agent_kill_while_stopped(proc, root);
     CHECK_INT(wait_for(root), 0);
     CHECK_INT(kill(other, SIGTERM), 0);
     CHECK_INT(wait_for(other), 128 + SIGTERM);

@@ -26,10 +26,10 @@ void agent_unload(struct agent_loaded *loaded)
             munmap(loaded->memory[i].at, loaded->memory[i].size);
 }
 
-static int read_apart(const struct agent_letter *letter, const struct agent_wait *how, char *into,
+static int read_apart(const struct agent_request *request, const struct agent_wait *how, char *into,
                       size_t size)
 {
-    int fd = letter->fd[AGENT_WORDS];
+    int fd = request->fd[AGENT_STRINGS];
     struct agent_wait wait = *how;
     wait.fd = fd;
     for (size_t at = 0; at < size;) {
@@ -60,42 +60,42 @@ static int load_groups(struct agent_loaded *loaded)
     return 0;
 }
 
-static int load_words(const struct agent_letter *letter, const struct agent_wait *wait,
-                      struct agent_loaded *loaded)
+static int load_strings(const struct agent_request *request, const struct agent_wait *wait,
+                        struct agent_loaded *loaded)
 {
     const struct agent_header *header = &loaded->message.header;
-    const char *bytes = loaded->message.words;
-    if (header->flags & AGENT_WORDS_APART) {
+    const char *bytes = loaded->message.strings;
+    if (header->flags & AGENT_STRINGS_APART) {
         char *apart = allocate(loaded, APART, header->size);
         if (!apart)
             return ENOMEM;
-        int errnum = read_apart(letter, wait, apart, header->size);
+        int errnum = read_apart(request, wait, apart, header->size);
         if (errnum)
             return errnum;
         bytes = apart;
     }
     size_t count = agent_pointers(header);
-    const char **pointers = loaded->few;
-    if (count > AGENT_FEW)
+    const char **pointers = loaded->pointers;
+    if (count > AGENT_POINTERS_MIN)
         pointers = allocate(loaded, POINTERS, count * sizeof *pointers);
     if (!pointers)
         return ENOMEM;
-    return agent_read_words(header, bytes, header->size, pointers, &loaded->words);
+    return agent_read_strings(header, bytes, header->size, pointers, &loaded->strings);
 }
 
-int agent_load(const struct agent_letter *letter, const struct agent_wait *wait,
+int agent_load(const struct agent_request *request, const struct agent_wait *wait,
                struct agent_loaded *loaded)
 {
     memset(loaded->memory, 0, sizeof loaded->memory);
     loaded->groups = NULL;
-    int errnum = agent_read_message(letter->bytes, letter->size, &loaded->message);
+    int errnum = agent_read_message(request->bytes, request->size, &loaded->message);
     if (errnum)
         return errnum;
-    bool apart = loaded->message.header.flags & AGENT_WORDS_APART;
-    if (letter->fault)
-        return letter->fault;
-    if (letter->fds != (apart ? AGENT_FDS : AGENT_WORDS))
+    bool apart = loaded->message.header.flags & AGENT_STRINGS_APART;
+    if (request->fault)
+        return request->fault;
+    if (request->fds != (apart ? AGENT_FDS : AGENT_STRINGS))
         return EPROTO;
     errnum = load_groups(loaded);
-    return errnum ? errnum : load_words(letter, wait, loaded);
+    return errnum ? errnum : load_strings(request, wait, loaded);
 }
