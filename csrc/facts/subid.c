@@ -57,7 +57,7 @@ static bool is_line_of_user(const struct reader *reader, const char *name)
 }
 
 /* Returns whether a line is empty, a comment, or has an empty name, so that it grants nothing. */
-static bool is_nobodys(const char *line)
+static bool grants_nothing(const char *line)
 {
     return !*line || strchr("#:", *line);
 }
@@ -69,7 +69,7 @@ static void read_ours(struct reader *reader, char *line, bool cut, unsigned numb
     struct un_range range;
     char *colon = strchr(line, ':');
     const char *fault = NULL;
-    if (is_nobodys(line))
+    if (grants_nothing(line))
         return;
     if (cut || !colon) {
         fault = cut ? "the line is too long" : "expected name:start:count";
@@ -94,7 +94,7 @@ static void compare_others(struct reader *reader, char *line, bool cut, unsigned
 {
     struct un_range other;
     char *colon = strchr(line, ':');
-    if (is_nobodys(line) || cut || !colon)
+    if (grants_nothing(line) || cut || !colon)
         return;
     *colon = '\0';
     if (is_line_of_user(reader, line) || parse_range(colon + 1, &other))

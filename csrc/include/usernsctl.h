@@ -661,7 +661,7 @@ void un_reraise(int sig);
  * signals to the child, and returns its wait status, as of waitpid(2). Signals that arrived before
  * the call are forwarded too if they were blocked when the child was forked. Reaps all other
  * children as well, so the process must have no other use for them. */
-int un_stand_in(pid_t child);
+int un_supervise_child(pid_t child);
 
 /* ---- users and groups of a sandbox (base/accounts.c) ----------------------------------------- */
 
@@ -714,7 +714,7 @@ struct un_reached {
     int errnum;        /* why the path can't be followed; 0 on success */
     bool is_certain;   /* whether the sandbox will certainly fail with `errnum`, too */
     bool is_of_gvisor; /* whether the path leads into a file system that only gVisor can read */
-    bool is_made_up;   /* whether gVisor creates the last directory as part of a mount point */
+    bool is_implicit;  /* whether gVisor creates the last directory as part of a mount point */
     int fd; /* the last file (O_PATH), to be closed by the caller; -1 if not accessible */
     char inside[UN_PATH_MAX];  /* path of the last file, without symbolic links */
     char missing[UN_PATH_MAX]; /* the rest of the path, which does not exist; or "" */

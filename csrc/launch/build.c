@@ -17,7 +17,7 @@ static int step_read_only(struct un_launch *launch, const struct un_record *reco
 }
 
 /* Functions by verb; NULL for verbs of other parts of the launch. */
-static un_step_taker *const takers[UN_VERB_COUNT] = {
+static un_step_function *const step_functions[UN_VERB_COUNT] = {
     [UN_VERB_BIND] = un_step_bind,
     [UN_VERB_DEBUG_LOG] = un_step_debug_log,
     [UN_VERB_DIRECTORY] = un_step_directory,
@@ -74,7 +74,7 @@ static int take_steps(struct un_launch *launch, const struct un_launch_params *p
 {
     for (size_t i = 0; i < launch->record_count; i++) {
         const struct un_record *record = &launch->record[i];
-        un_step_taker *take = takers[record->verb];
+        un_step_function *take = step_functions[record->verb];
         if (take && take(launch, record, err))
             return -1;
         if (record->verb == UN_VERB_HOME_MOMENT && hide_homes(launch, params, err))

@@ -40,7 +40,7 @@ static bool set_fault(struct un_command_fault *fault, int step, int errnum, cons
 static enum found judge_file(const struct un_reached *at)
 {
     struct stat status;
-    if (at->is_made_up)
+    if (at->is_implicit)
         return DIRECTORY;
     if (fstat(at->fd, &status))
         return UNKNOWN;

@@ -23,8 +23,8 @@ static int open_of_machine(struct un_launch *launch, const char *name)
     return un_child(top, name);
 }
 
-typedef int shower(struct un_launch *launch, int found, int target, const char *name,
-                   struct un_error *err);
+typedef int show_function(struct un_launch *launch, int found, int target, const char *name,
+                          struct un_error *err);
 
 static int show_as_it_is(struct un_launch *launch, int found, int target, const char *name,
                          struct un_error *err)
@@ -40,7 +40,7 @@ static int show_copy(struct un_launch *launch, int found, int target, const char
     return un_snapshot(launch, found, target, err);
 }
 
-static int show_found(struct un_launch *launch, int found, const char *name, shower *show,
+static int show_found(struct un_launch *launch, int found, const char *name, show_function *show,
                       struct un_error *err)
 {
     struct stat status;
@@ -56,7 +56,7 @@ static int show_found(struct un_launch *launch, int found, const char *name, sho
     return show(launch, found, target, name, err);
 }
 
-static int show_of_machine(struct un_launch *launch, const char *name, shower *show,
+static int show_of_machine(struct un_launch *launch, const char *name, show_function *show,
                            struct un_error *err)
 {
     un_auto_close int found = open_of_machine(launch, name);

@@ -374,27 +374,27 @@ int un_hide_private(struct un_launch *launch, int directory, const char *name,
 
 /* ---- steps: functions that perform one record each ------------------------------------------- */
 
-typedef int un_step_taker(struct un_launch *launch, const struct un_record *record,
-                          struct un_error *err);
+typedef int un_step_function(struct un_launch *launch, const struct un_record *record,
+                             struct un_error *err);
 
 /* host_dirs.c: directories of the host. */
-un_step_taker un_step_machine, un_step_snapshot, un_step_guarded, un_step_tree,
+un_step_function un_step_machine, un_step_snapshot, un_step_guarded, un_step_tree,
     un_step_hide_private;
 /* root_dirs.c: directories, links and resolv.conf. */
-un_step_taker un_step_directory, un_step_link, un_step_resolver;
+un_step_function un_step_directory, un_step_link, un_step_resolver;
 /* bind_mounts.c: mounts at a path inside. */
 /* Must equal VERIFIER_INSIDE in gvisor/launch/steps.py. */
 #define UN_VERIFIER_INSIDE "/.usernsctl-verify"
 /* Option of usernsctl-verify, before a uid, a gid and the payload: run the payload with these ids.
  */
 #define UN_VERIFY_AS "--as"
-un_step_taker un_step_file, un_step_bind, un_step_mount;
+un_step_function un_step_file, un_step_bind, un_step_mount;
 /* files.c: files outside the root filesystem. */
-un_step_taker un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;
-un_step_taker un_step_debug_log, un_step_program, un_step_program_link;
+un_step_function un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;
+un_step_function un_step_debug_log, un_step_program, un_step_program_link;
 
 /* seen_limits.c: the limits that the sandbox sees. */
-un_step_taker un_step_limits;
+un_step_function un_step_limits;
 
 /* ---- seen_limits.c: showing limits to the sandbox -------------------------------------------- */
 

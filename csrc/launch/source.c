@@ -8,7 +8,7 @@
 
 /* Fails because the host no longer matches the launch. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
-    (tell_outdated(launch, filename),                                                              \
+    (set_outdated_remedy(launch, filename),                                                        \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
 
 /* Part of the remedy for images that have no `usernsctl freeze`. */
@@ -16,7 +16,7 @@
     "    # in an image without Python: build the image again, with runsc, /opt/usernsctl and "     \
     "/etc/usernsctl from the same build of prelude"
 
-static void tell_outdated(struct un_launch *launch, const char *filename)
+static void set_outdated_remedy(struct un_launch *launch, const char *filename)
 {
     const struct un_record *remedy = un_launch_first(launch, UN_VERB_REMEDY);
     un_launch_set_remedy(launch, filename, remedy ? "%s" WITHOUT_PYTHON : NULL,

@@ -156,7 +156,7 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
     /* A truncated path suffices: un_view_is_of_gvisor() compares only the beginning. */
     (void)un_view_wanted(trail, wanted);
     reached->is_of_gvisor = un_view_is_of_gvisor(wanted);
-    reached->is_made_up = last->fd < 0;
+    reached->is_implicit = last->fd < 0;
     reached->fd = last->fd < 0 ? -1 : fcntl(last->fd, F_DUPFD_CLOEXEC, 3);
     if (last->fd >= 0 && reached->fd < 0)
         reached->errnum = errno;

@@ -48,7 +48,7 @@ static bool is_call_missing(long result)
 
 /* Returns whether one of the mount calls is missing or denied by a filter. Two of the calls check
  * CAP_SYS_ADMIN first, but only processes with that capability call this function. */
-static bool is_kept_away(void)
+static bool is_mount_denied(void)
 {
     const struct attributes read_only = {.set = 1};
     const unsigned both = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
@@ -61,7 +61,7 @@ static bool is_kept_away(void)
 static int fail_mount_call(const char *name, struct un_error *err)
 {
     un_fail_errno(err, UN_STEP_MOUNT, name);
-    if (is_kept_away())
+    if (is_mount_denied())
         err->cause = "mount-by-descriptor-missing";
     return -1;
 }

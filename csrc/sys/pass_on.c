@@ -11,7 +11,7 @@
 /* Records a wait status of the command, or of process 1 above it. Process 1 exits after the
  * command, with another status, which counts only if process 1 has reported none, because it was
  * killed. Returns whether the status is that of an exit. */
-static bool note_status(struct un_watched *child, int status)
+static bool note_status(struct un_watched_child *child, int status)
 {
     bool ended = WIFEXITED(status) || WIFSIGNALED(status);
     child->stopped = WIFSTOPPED(status);
@@ -22,7 +22,7 @@ static bool note_status(struct un_watched *child, int status)
     return ended;
 }
 
-static void take_reports(struct un_watched *child)
+static void take_reports(struct un_watched_child *child)
 {
     int status;
     while (child->reports >= 0 && read(child->reports, &status, sizeof status) == sizeof status)
@@ -30,7 +30,7 @@ static void take_reports(struct un_watched *child)
 }
 
 /* Records the status changes of the child, and reaps all other children. */
-static void take_changes(struct un_watched *child)
+static void take_changes(struct un_watched_child *child)
 {
     int status;
     pid_t whose;
@@ -127,7 +127,7 @@ bool un_discard_signals(void)
     return has_terminating;
 }
 
-void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *arg)
+void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, void *arg)
 {
     for (;;) {
         siginfo_t info;
@@ -149,7 +149,7 @@ void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *a
 
 _Noreturn void un_be_init(pid_t child, int report)
 {
-    struct un_watched command = {.pid = child, .report = report, .reports = -1};
+    struct un_watched_child command = {.pid = child, .report = report, .reports = -1};
     struct un_error ignored;
     for (int fd = 0; fd < 3; fd++)
         if (fd != report)

@@ -60,7 +60,7 @@ static bool read_terminal(struct termios *mode)
 
 /* Waits for the child, then restores the mode of the terminal, unless `terminal` is NULL. Returns
  * as un_discard_signals() does. */
-static bool wait_and_restore(struct un_watched *child, un_pass_on *pass_on, void *arg,
+static bool wait_and_restore(struct un_watched_child *child, un_pass_on *pass_on, void *arg,
                              const struct termios *terminal)
 {
     un_pass_on_until_end(child, pass_on, arg);
@@ -71,11 +71,11 @@ static bool wait_and_restore(struct un_watched *child, un_pass_on *pass_on, void
     return un_discard_signals();
 }
 
-int un_stand_in(pid_t child)
+int un_supervise_child(pid_t child)
 {
     struct termios terminal;
     struct signal_settings signal_settings;
-    struct un_watched watched = {.pid = child, .report = -1, .reports = -1};
+    struct un_watched_child watched = {.pid = child, .report = -1, .reports = -1};
     bool restore = read_terminal(&terminal);
     save_signals(&signal_settings);
     wait_and_restore(&watched, un_pass_on_by_kill, NULL, restore ? &terminal : NULL);
@@ -134,7 +134,7 @@ static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
     save_signals(&signal_settings);
     pid_t child = un_fork();
     if (child > 0) {
-        struct un_watched watched = {
+        struct un_watched_child watched = {
             .pid = child,
             .checkup = how->checkup,
             .report = -1,

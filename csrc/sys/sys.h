@@ -387,7 +387,7 @@ struct un_checkup {
 int un_open_signals(void);
 
 /* A child that un_pass_on_until_end() waits for, and its state. */
-struct un_watched {
+struct un_watched_child {
     pid_t pid;
     const struct un_checkup *checkup; /* or NULL */
     int report;      /* pipe to which each wait status of the child is written (an int), or -1 */
@@ -405,7 +405,7 @@ struct un_watched {
  * this process is process 1, it does not stop itself: no process waits for that, and the kernel
  * ignores SIGSTOP for process 1.
  */
-void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *arg);
+void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, void *arg);
 
 /* Returns whether a signal is SIGHUP, SIGINT, SIGQUIT or SIGTERM, with which users end programs. */
 bool un_is_terminating(int sig);

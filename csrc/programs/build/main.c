@@ -42,7 +42,7 @@ static void put(const char *word)
     putchar('\0');
 }
 
-static int tell_failure(const struct un_launch *launch, struct un_error *err)
+static int print_build_failure(const struct un_launch *launch, struct un_error *err)
 {
     un_diagnose(err, "/proc");
     printf("%d%c%d%c", err->step, '\0', err->errnum, '\0');
@@ -90,7 +90,7 @@ static int build_and_send(struct un_launch *launch, int socket, const int *fds)
 {
     struct un_error err;
     if (un_launch_open(launch, fds, &err) || un_launch_build(launch, NULL, &err))
-        return tell_failure(launch, &err);
+        return print_build_failure(launch, &err);
     int boxes = openat(launch->root.scratch, "boxes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (boxes < 0 || !un_send(socket, "+", 1, &boxes, 1)) {
         perror("usernsctl-build: boxes");
@@ -127,6 +127,6 @@ int main(int argc, char **argv)
         return 2;
     }
     if (un_launch_parse(words, size, &launch, &err))
-        return tell_failure(NULL, &err);
+        return print_build_failure(NULL, &err);
     return build_and_send(launch, fds[1], fds + 2);
 }

@@ -67,8 +67,8 @@ static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **a
 {
     struct un_error err;
     char **command = argv + 1;
-    wait->enders[0] = fds[CREATOR];
-    wait->enders[1] = fds[CONNECTION];
+    wait->end_fds[0] = fds[CREATOR];
+    wait->end_fds[1] = fds[CONNECTION];
     if (network_join(&command, &wait->network, &err)) {
         error_send(fds[CONNECTION], &err);
         return SANDBOX_FAILED;
@@ -97,7 +97,7 @@ static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int star
     /* Fails only if the parent was killed, and then the creator has received no answer. */
     un_write_all(started, "+", 1);
     close(started);
-    wait->enders[0] = wait->enders[1] = -1;
+    wait->end_fds[0] = wait->end_fds[1] = -1;
     /* If this fails, the directory of the creator can't be unmounted while the sandbox runs. */
     (void)!chdir("/");
     snprintf(status, sizeof status, "%d", sandbox_wait_for_exit(wait, sandbox, true, getpid()));

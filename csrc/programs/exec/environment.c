@@ -104,11 +104,11 @@ static const char **list_variables(const struct variables *variables)
     return entries;
 }
 
-int un_environment_make(const struct un_launch *launch, char **environment, const char ***made,
+int un_environment_make(const struct un_launch *launch, char **environment, const char ***envp,
                         struct un_error *err)
 {
     struct variables variables = {.count = 0};
-    *made = NULL;
+    *envp = NULL;
     size_t most = launch->record_count + 1;
     for (char **entry = environment; *entry; entry++)
         most++;
@@ -118,8 +118,8 @@ int un_environment_make(const struct un_launch *launch, char **environment, cons
     int failed = 0;
     for (size_t i = 0; !failed && i < launch->record_count; i++)
         failed = apply_record(&variables, &launch->record[i], environment, err);
-    *made = failed ? NULL : list_variables(&variables);
-    if (!failed && !*made)
+    *envp = failed ? NULL : list_variables(&variables);
+    if (!failed && !*envp)
         failed = un_fail_errno(err, UN_STEP_LAUNCH, "");
     free(variables.variable);
     return failed;

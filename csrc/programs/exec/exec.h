@@ -115,8 +115,8 @@ int un_templates_directory(char **environment, char path[UN_PATH_MAX]);
 /* ---- environment.c: the environment of a command in a launch --------------------------------- */
 
 /* Builds the environment of the command from the records of the launch and the caller's
- * environment. *made ends with NULL, and must be freed in any case. */
-int un_environment_make(const struct un_launch *launch, char **environment, const char ***made,
+ * environment. *envp ends with NULL, and must be freed in any case. */
+int un_environment_make(const struct un_launch *launch, char **environment, const char ***envp,
                         struct un_error *err);
 
 /* Returns the value of a variable, or NULL. */

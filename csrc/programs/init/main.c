@@ -55,7 +55,7 @@ int main(int argc, char **argv)
         return SANDBOX_FAILED;
     snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(argv[4], '/') - argv[4]), argv[4]);
     sandbox_wait_init(&wait, command);
-    wait.enders[0] = fds[0];
+    wait.end_fds[0] = fds[0];
     wait.end_file = un_path_join(end, directory, "end") ? NULL : end;
     bool is_first = getpid() == 1;
     if (!is_first && adopt_descendants())

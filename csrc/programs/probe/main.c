@@ -317,7 +317,7 @@ static _Noreturn void become_stopped(const char *path)
 
 /* Prints the AppArmor profile that a program would get. The kernel chooses the profile at
  * execve(2), and its rules are readable by root only. */
-static int tell_profile(const char *path, struct un_error *err)
+static int print_profile(const char *path, struct un_error *err)
 {
     char who[16], label[512];
     int status;
@@ -356,7 +356,7 @@ static const struct step steps[] = {
     {"ptrace", trace, NO_PATH},
     {"device", open_device, ONE_PATH},
     {"cgroup", make_cgroup, ONE_PATH},
-    {"profiles", tell_profile, EACH_PATH},
+    {"profiles", print_profile, EACH_PATH},
 };
 
 static int print_failure(struct un_error *err)

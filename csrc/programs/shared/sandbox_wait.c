@@ -13,7 +13,7 @@ void sandbox_wait_init(struct sandbox_wait *wait, char *const *command)
     sigaddset(&handled, SIGTERM);
     sigprocmask(SIG_BLOCK, &handled, NULL);
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
-        wait->enders[i] = -1;
+        wait->end_fds[i] = -1;
     wait->signals = -1;
     wait->network = -1;
     wait->directory = AT_FDCWD;
@@ -53,7 +53,7 @@ void sandbox_write_text(int directory, const char *path, const char *text)
 }
 
 /* Waits until a child may have exited, or the kernel may have killed a process. Returns false after
- * SIGTERM, or if one of `enders` is readable. */
+ * SIGTERM, or if one of `end_fds` is readable. */
 static bool wait_for_event(const struct sandbox_wait *wait)
 {
     struct pollfd fds[SANDBOX_WAIT_FDS + 3] = {
@@ -65,7 +65,7 @@ static bool wait_for_event(const struct sandbox_wait *wait)
     int oom = oom_watch_interval(&wait->oom), limit = limit_watch_interval(&wait->limits);
     int timeout_ms = oom < 0 || (limit >= 0 && limit < oom) ? limit : oom;
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
-        fds[i + 3] = (struct pollfd){.fd = wait->enders[i], .events = POLLIN};
+        fds[i + 3] = (struct pollfd){.fd = wait->end_fds[i], .events = POLLIN};
     while (poll(fds, SANDBOX_WAIT_FDS + 3, timeout_ms) < 0 && errno == EINTR)
         continue;
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)

@@ -277,12 +277,12 @@ void limit_describe_memory(const struct un_limits *limits, uint64_t used, struct
 #define SANDBOX_WAIT_FDS 2
 
 struct sandbox_wait {
-    int signals;                  /* see sandbox_start_command() */
-    int network;                  /* pidfd of usernsctl-network, or -1 */
-    int enders[SANDBOX_WAIT_FDS]; /* descriptors that end the wait when they are readable, or -1 */
-    int directory;                /* descriptor of the directory that `end_file` starts from */
-    const char *end_file;         /* path of the file for the reason of the end, or NULL */
-    char *const *command;         /* see sandbox_start_command() */
+    int signals;                   /* see sandbox_start_command() */
+    int network;                   /* pidfd of usernsctl-network, or -1 */
+    int end_fds[SANDBOX_WAIT_FDS]; /* descriptors that end the wait when they are readable, or -1 */
+    int directory;                 /* descriptor of the directory that `end_file` starts from */
+    const char *end_file;          /* path of the file for the reason of the end, or NULL */
+    char *const *command;          /* see sandbox_start_command() */
     struct sandbox_group group;
     struct oom_watch oom;
     struct limit_watch limits;

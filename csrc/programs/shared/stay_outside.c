@@ -28,7 +28,7 @@ bool stay_outside(int *status)
         /* Erases this process's environment: only the command may have the variables. */
         for (char **at = environ; *at; at++)
             memset(*at, 0, strlen(*at));
-        *status = un_exit_status_of(un_stand_in(child));
+        *status = un_exit_status_of(un_supervise_child(child));
         return true;
     }
     sigaction(SIGCHLD, &sigchld, NULL);

@@ -47,8 +47,8 @@ from usernsctl._core.calls import (
     seen_limits,
     setup_to_join,
     spawn,
-    stand_in,
     stdio_is_terminal,
+    supervise_child,
     sweep_groups,
     version,
 )
@@ -134,8 +134,8 @@ __all__ = [
     "seen_limits",
     "setup_to_join",
     "spawn",
-    "stand_in",
     "stdio_is_terminal",
+    "supervise_child",
     "sweep_groups",
     "version",
 ]

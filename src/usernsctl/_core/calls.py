@@ -647,13 +647,13 @@ def exec_command(command: Command) -> NoReturn:
     raise_error(err)
 
 
-def stand_in(child: int) -> int:
-    """Wait for a child, and forward the signals of this process to it; see un_stand_in().
+def supervise_child(child: int) -> int:
+    """Wait for a child, and forward the signals of this process to it; see un_supervise_child().
 
     :param child: the pid of the child.
     :returns: the wait status of the child, as :func:`os.waitpid` returns it.
     """
-    return int(lib.un_stand_in(child))
+    return int(lib.un_supervise_child(child))
 
 
 def stdio_is_terminal() -> bool:
@@ -787,7 +787,7 @@ class NativeView:
             errnum=reached.errnum,
             is_certain=reached.is_certain,
             is_of_gvisor=reached.is_of_gvisor,
-            is_made_up=reached.is_made_up,
+            is_implicit=reached.is_implicit,
             inside=text_of(reached.inside),
             missing=tuple(missing.split("/")) if missing else (),
         )

@@ -217,7 +217,7 @@ class Reached:
     errnum: int
     is_certain: bool
     is_of_gvisor: bool
-    is_made_up: bool
+    is_implicit: bool
     inside: str
     missing: tuple[str, ...]
 

@@ -67,14 +67,14 @@ static int mounts_hide_what_is_below(void *arg)
     CHECK_INT(un_view_add(view, "/none/here", "", un_child(AT_FDCWD, "root")), 0);
     CHECK_TEXT(follow(view, "file/deep/start")->missing, "start");
     CHECK_TEXT(follow(view, "/none/here/start")->missing, "");
-    CHECK(follow(view, "/none")->is_made_up);
+    CHECK(follow(view, "/none")->is_implicit);
     CHECK_INT(follow(view, "/none")->fd, -1);
     un_view_free(&view);
     CHECK_INT(count_fds(), fds);
     return 0;
 }
 
-static int what_is_too_long_for_us_is_uncertain(void *arg)
+static int paths_over_our_limit_are_uncertain(void *arg)
 {
     static char path[8 * UN_PATH_MAX];
     (void)arg;
@@ -91,7 +91,7 @@ static int what_is_too_long_for_us_is_uncertain(void *arg)
     return 0;
 }
 
-static int a_name_without_a_file_is_no_command(void *arg)
+static int names_without_an_executable_are_no_commands(void *arg)
 {
     struct un_command_fault *fault = malloc(sizeof *fault);
     (void)arg;
@@ -118,8 +118,8 @@ int main(void)
     static int (*const parts[])(void *) = {
         paths_are_followed,
         mounts_hide_what_is_below,
-        what_is_too_long_for_us_is_uncertain,
-        a_name_without_a_file_is_no_command,
+        paths_over_our_limit_are_uncertain,
+        names_without_an_executable_are_no_commands,
     };
     need_user_namespaces();
     for (size_t i = 0; i < COUNT(parts); i++)

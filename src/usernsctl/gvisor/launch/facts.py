@@ -562,11 +562,11 @@ def _mount_own_proc() -> None:
 
 def _continue_in_child(*, reraise_signal: bool) -> None:
     parent = os.pidfd_open(os.getpid())
-    # Signals that arrive before un_stand_in() stay pending, and are forwarded to the child then.
+    # Signals that arrive before un_supervise_child() stay pending; it forwards them to the child.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     child = os.fork()
     if child:
-        status = os.waitstatus_to_exitcode(_core.stand_in(child))
+        status = os.waitstatus_to_exitcode(_core.supervise_child(child))
         if status < 0 and reraise_signal:
             _core.reraise(-status)
         os._exit(status if status >= 0 else 128 - status)
