@@ -83,7 +83,7 @@ static void groups_are_listed_once_and_in_order(void)
     CHECK_INT((int)found.group_count, 0);
 }
 
-static void numbers_need_no_file(void)
+static void ids_need_no_file(void)
 {
     CHECK_OK(find("7", NULL, NULL, NULL), &err);
     CHECK_INT(found.id[UN_GID], 7);
@@ -164,7 +164,7 @@ int main(void)
     malformed_names_are_refused();
     the_first_valid_line_counts();
     groups_are_listed_once_and_in_order();
-    numbers_need_no_file();
+    ids_need_no_file();
     unusable_homes_are_left_out();
     bytes_after_a_nul_are_part_of_the_line();
     unknown_names_are_refused();

@@ -46,7 +46,7 @@ static void a_long_detail_is_cut_and_ended(void)
     CHECK_INT((long long)strlen(err.detail), UN_DETAIL_MAX - 1);
 }
 
-static void a_reason_is_one_line_of_what_is_known(void)
+static void a_reason_is_one_line(void)
 {
     struct un_error err;
     char text[64];
@@ -63,7 +63,7 @@ static void a_reason_is_one_line_of_what_is_known(void)
 }
 
 /* The texts are glibc's with every libc, as Python and other programs print them. */
-static void an_errno_has_the_same_words_with_every_libc(void)
+static void errno_texts_do_not_depend_on_the_libc(void)
 {
     CHECK_TEXT(un_errno_text(EMFILE), "Too many open files");
     CHECK_TEXT(un_errno_text(EDQUOT), "Disk quota exceeded");
@@ -73,7 +73,7 @@ static void an_errno_has_the_same_words_with_every_libc(void)
 /* Error texts with control characters of a terminal: CSI as one character, a bidirectional
  * override, a line separator, an invisible tag; and with invalid UTF-8: a lone CSI byte, a
  * truncated sequence, an overlong NUL, a surrogate. */
-static void nothing_from_others_speaks_to_a_terminal(void)
+static void untrusted_text_is_escaped(void)
 {
     struct un_error err;
     char text[64];
@@ -124,8 +124,8 @@ int main(void)
     every_step_has_a_name_of_its_own();
     a_failure_is_recorded_whole();
     a_long_detail_is_cut_and_ended();
-    a_reason_is_one_line_of_what_is_known();
-    an_errno_has_the_same_words_with_every_libc();
-    nothing_from_others_speaks_to_a_terminal();
+    a_reason_is_one_line();
+    errno_texts_do_not_depend_on_the_libc();
+    untrusted_text_is_escaped();
     only_the_command_itself_gives_126_and_127();
 }

@@ -15,21 +15,21 @@ static void check_refused(const char *text, uint64_t most)
     CHECK(un_number_read(text, most, &number) == NULL);
 }
 
-static void digits_are_read_up_to_what_is_none(void)
+static void reading_ends_at_the_first_other_character(void)
 {
     check_read("0", UINT64_MAX, 0, "");
     check_read("007:8", 100, 7, ":8");
     check_read("12 ", 100, 12, " ");
 }
 
-static void what_does_not_begin_with_a_digit_is_refused(void)
+static void a_number_begins_with_a_digit(void)
 {
     static const char *const texts[] = {"", "-1", "+1", " 1", "x", "/", ":"};
     for (size_t i = 0; i < COUNT(texts); i++)
         check_refused(texts[i], UINT64_MAX);
 }
 
-static void the_most_is_read_and_one_more_is_refused(void)
+static void the_maximum_is_accepted_and_one_more_is_rejected(void)
 {
     check_read("4294967295", UINT32_MAX, UINT32_MAX, "");
     check_refused("4294967296", UINT32_MAX);
@@ -43,7 +43,7 @@ static void the_most_is_read_and_one_more_is_refused(void)
     check_refused("1", 0);
 }
 
-static void what_is_written_is_read_back(void)
+static void written_numbers_are_read_back(void)
 {
     static const uint64_t numbers[] = {0, 9, 10, 4294967295, UINT64_MAX};
     for (size_t i = 0; i < COUNT(numbers); i++) {
@@ -55,8 +55,8 @@ static void what_is_written_is_read_back(void)
 
 int main(void)
 {
-    digits_are_read_up_to_what_is_none();
-    what_does_not_begin_with_a_digit_is_refused();
-    the_most_is_read_and_one_more_is_refused();
-    what_is_written_is_read_back();
+    reading_ends_at_the_first_other_character();
+    a_number_begins_with_a_digit();
+    the_maximum_is_accepted_and_one_more_is_rejected();
+    written_numbers_are_read_back();
 }

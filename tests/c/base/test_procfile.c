@@ -46,7 +46,7 @@ static void a_long_path_is_one_line(void)
     CHECK(!un_proc_cgroup(proc, "", path, sizeof path));
 }
 
-static void what_is_not_there_is_not_found(void)
+static void missing_files_are_not_found(void)
 {
     char path[64];
     write_file("cgroup", "4:memory:/a\nnonsense\n7\n");
@@ -57,7 +57,7 @@ static void what_is_not_there_is_not_found(void)
     CHECK(!un_proc_cgroup("/no/such", "memory", path, sizeof path));
 }
 
-static void a_mount_that_hides_nothing_is_none(void)
+static void a_mount_that_hides_nothing_does_not_count(void)
 {
     const char *own = "21 20 0:5 / /proc rw - proc proc rw\n";
     const char *empty = "22 21 0:6 / /proc/sys/fs/binfmt_misc rw - autofs systemd-1 rw\n";
@@ -112,8 +112,8 @@ int main(void)
     make_directory("/attr/apparmor");
     each_hierarchy_has_its_own_path();
     a_long_path_is_one_line();
-    what_is_not_there_is_not_found();
-    a_mount_that_hides_nothing_is_none();
+    missing_files_are_not_found();
+    a_mount_that_hides_nothing_does_not_count();
     a_label_has_no_end_of_line();
     snprintf(path, sizeof path, "%s/self/cgroup", proc);
     CHECK_INT(unlink(path), 0);

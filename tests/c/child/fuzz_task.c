@@ -10,7 +10,7 @@ enum { WORDS = 64 };
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct un_task task;
-    struct un_task_argv made = {0};
+    struct un_task_argv argv = {0};
     struct un_error err;
     char *text = malloc(size + 1);
     char *words[WORDS + 1];
@@ -28,9 +28,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     words[count] = NULL;
     un_task_init(&task);
     if (un_task_parse(words, &task)) {
-        if (un_task_argv_make(&task, &made, &err))
+        if (un_task_argv_make(&task, &argv, &err))
             abort();
-        un_task_argv_free(&made);
+        un_task_argv_free(&argv);
     }
     free(text);
     return 0;

@@ -6,7 +6,7 @@
 
 static const char *const command[] = {"sh", "-c", "", NULL};
 
-static void a_task_is_read_back_from_its_words(void)
+static void a_task_is_parsed_from_its_arguments(void)
 {
     static const gid_t groups[] = {0, 5, 4294967294U};
     struct un_task task, read;
@@ -40,7 +40,7 @@ static void a_task_is_read_back_from_its_words(void)
     un_task_argv_free(&words);
 }
 
-static void words_that_are_no_task_are_refused(void)
+static void invalid_task_arguments_are_rejected(void)
 {
     static char *const wrong[][5] = {
         {NULL},
@@ -73,7 +73,7 @@ static void a_new_or_joined_pid_namespace_takes_a_second_child(void)
 
 int main(void)
 {
-    a_task_is_read_back_from_its_words();
-    words_that_are_no_task_are_refused();
+    a_task_is_parsed_from_its_arguments();
+    invalid_task_arguments_are_rejected();
     a_new_or_joined_pid_namespace_takes_a_second_child();
 }

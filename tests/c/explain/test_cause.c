@@ -12,7 +12,7 @@ static void a_cause_is_found_by_its_whole_id(void)
     CHECK(!un_cause_find(NULL, &cause));
 }
 
-static void no_part_of_a_cause_is_taken_for_one(void)
+static void a_part_of_an_id_is_no_cause(void)
 {
     struct un_cause cause, other;
     CHECK(un_cause_find("multithreaded", &cause));
@@ -23,5 +23,5 @@ static void no_part_of_a_cause_is_taken_for_one(void)
 int main(void)
 {
     a_cause_is_found_by_its_whole_id();
-    no_part_of_a_cause_is_taken_for_one();
+    a_part_of_an_id_is_no_cause();
 }

@@ -26,7 +26,7 @@ static void characters_stand_for_themselves(void)
     CHECK(!begins("abc" UN_MATCH_END, "abc\n"));
 }
 
-static void sets_stand_for_so_many(void)
+static void sets_match_a_number_of_characters(void)
 {
     CHECK(has("new\1ug\0011,1;id", "x newgid"));
     CHECK(!has("new\1ug\0011,1;id", "newid newxid newuuid"));
@@ -46,7 +46,7 @@ static void sets_stand_for_so_many(void)
     CHECK(has("\1\\\0010,1;\"", "\\\""));
 }
 
-static void what_may_not_come_is_looked_for(void)
+static void excluded_sequences_do_not_match(void)
 {
     CHECK(has("denied\2: check\003", "denied: why"));
     CHECK(!has("denied\2: check\003", "denied: check"));
@@ -57,7 +57,7 @@ static void what_may_not_come_is_looked_for(void)
     CHECK(has("-\2a\003\2b\003c", "-c"));
 }
 
-static void what_is_malformed_is_nowhere(void)
+static void malformed_patterns_match_nothing(void)
 {
     CHECK(!has("\1", "x"));
     CHECK(!has("\1x", "x"));
@@ -71,7 +71,7 @@ static void what_is_malformed_is_nowhere(void)
 }
 
 /* The text ends at its size, not at a NUL, which is a byte like others. */
-static void a_text_is_bytes(void)
+static void text_may_contain_any_bytes(void)
 {
     static const char text[] = "a\0b denied";
     CHECK(un_match("denied", text, sizeof text - 1) == text + 4);
@@ -93,8 +93,8 @@ static void a_text_is_bytes(void)
 int main(void)
 {
     characters_stand_for_themselves();
-    sets_stand_for_so_many();
-    what_may_not_come_is_looked_for();
-    what_is_malformed_is_nowhere();
-    a_text_is_bytes();
+    sets_match_a_number_of_characters();
+    excluded_sequences_do_not_match();
+    malformed_patterns_match_nothing();
+    text_may_contain_any_bytes();
 }

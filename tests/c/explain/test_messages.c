@@ -37,7 +37,7 @@ static void objects_follow_each_other(void)
     CHECK_TEXT(read_all("{\"in\":{\"msg\":\"x\"}}"), "");
 }
 
-static void the_first_that_is_malformed_ends_it(void)
+static void reading_ends_at_the_first_malformed_object(void)
 {
     static const char *const broken[] = {
         "{\"msg\":\"x}",     "{\"msg\":\"x\"",        "{\"msg\" \"x\"}",
@@ -54,7 +54,7 @@ static void the_first_that_is_malformed_ends_it(void)
     CHECK_TEXT(read_from("{\"msg\":\"a\0b\"}", 13), "");
 }
 
-static void what_is_deep_is_left(void)
+static void deep_nesting_ends_the_reading(void)
 {
     char json[4096] = "{\"msg\":\"one\"}{\"a\":";
     for (int i = 0; i < 1000; i++)
@@ -76,7 +76,7 @@ static void escapes_are_read(void)
 int main(void)
 {
     objects_follow_each_other();
-    the_first_that_is_malformed_ends_it();
-    what_is_deep_is_left();
+    reading_ends_at_the_first_malformed_object();
+    deep_nesting_ends_the_reading();
     escapes_are_read();
 }

@@ -47,7 +47,7 @@ static void one_cause_is_named(void)
     CHECK_TEXT(failure.cause.why, known.why);
 }
 
-static void several_are_for_the_doctor(void)
+static void several_causes_refer_to_doctor(void)
 {
     struct un_runsc_failure failure = explained("newuidmap failed: exit status 1", "", "{}");
     CHECK(!failure.has_cause);
@@ -60,7 +60,7 @@ static void several_are_for_the_doctor(void)
     CHECK_TEXT(failure.remedy, "usernsctl doctor");
 }
 
-static void words_of_a_config_are_blotted_out(void)
+static void strings_of_the_config_become_dots(void)
 {
     quotations_become("a: no such thing: b", "{\"x\": \"no such thing\"}", "a: ...: b");
     quotations_become("no such no such", "[\" such no \", 5]", "no ... such");
@@ -75,7 +75,7 @@ static void words_of_a_config_are_blotted_out(void)
     quotations_become("", "[\"a b\"]", "");
 }
 
-static void nobody_else_chooses_a_cause(void)
+static void untrusted_text_selects_no_cause(void)
 {
     const char *const message = "\"/no dir\\a: newuidmap failed: exit status 1\": x";
     const char *const attach = "mount \"unable to attach: operation not permitted\": failed";
@@ -90,16 +90,16 @@ static void nobody_else_chooses_a_cause(void)
 /* Returns `text`, repeated until `length` bytes are filled. The caller frees the result. */
 static char *repeated(const char *text, size_t length)
 {
-    char *made = malloc(length + 1);
-    CHECK(made);
+    char *copy = malloc(length + 1);
+    CHECK(copy);
     for (size_t i = 0; i < length; i++)
-        made[i] = text[i % strlen(text)];
-    made[length] = '\0';
-    return made;
+        copy[i] = text[i % strlen(text)];
+    copy[length] = '\0';
+    return copy;
 }
 
 /* Each case took minutes when the time was proportional to the product of both lengths. */
-static void long_words_take_no_longer(void)
+static void long_strings_take_linear_time(void)
 {
     static const char known[] = "unable to run a rootless container without userns: ";
     char *message = repeated("a b ", 1 << 18), *config = repeated("\"a b\",", 1 << 24);
@@ -122,7 +122,7 @@ static void long_words_take_no_longer(void)
     free(config);
 }
 
-static void silence_is_told(void)
+static void an_exit_without_a_message_is_explained(void)
 {
     struct un_runsc_failure failure;
     un_runsc_explain_silence(UN_RUNSC_FAILED, "", "/proc", &failure);
@@ -163,10 +163,10 @@ static void quotations_end_where_they_should(void)
 int main(void)
 {
     one_cause_is_named();
-    several_are_for_the_doctor();
-    words_of_a_config_are_blotted_out();
-    nobody_else_chooses_a_cause();
-    long_words_take_no_longer();
-    silence_is_told();
+    several_causes_refer_to_doctor();
+    strings_of_the_config_become_dots();
+    untrusted_text_selects_no_cause();
+    long_strings_take_linear_time();
+    an_exit_without_a_message_is_explained();
     quotations_end_where_they_should();
 }

@@ -32,7 +32,7 @@ static void the_last_line_has_the_status(void)
     CHECK_INT(status_of_log(LINE "Exiting with status: 15\n"), 15);
 }
 
-static void another_end_is_none(void)
+static void other_last_lines_are_ignored(void)
 {
     CHECK_INT(status_of_log(""), -1);
     CHECK_INT(status_of_log(LINE "Exiting with status: 0\n" LINE "something\n"), -1);
@@ -41,7 +41,7 @@ static void another_end_is_none(void)
     CHECK_INT(status_of_log(LINE "Exiting with status: -1\n"), -1);
 }
 
-static void a_number_that_runsc_does_not_write_is_none(void)
+static void a_status_that_is_too_large_is_ignored(void)
 {
     CHECK_INT(status_of_log(LINE "Exiting with status: 9999999999\n"), -1);
 }
@@ -63,8 +63,8 @@ static void a_killed_sandbox_process_has_no_status_of_the_command(void)
 int main(void)
 {
     the_last_line_has_the_status();
-    another_end_is_none();
-    a_number_that_runsc_does_not_write_is_none();
+    other_last_lines_are_ignored();
+    a_status_that_is_too_large_is_ignored();
     the_status_of_the_sandbox_process_is_128_and_the_signal();
     a_killed_sandbox_process_has_no_status_of_the_command();
 }

@@ -48,13 +48,13 @@ static void each_message_is_found_once(void)
     CHECK(!search.occurrence[0].is_hint);
 }
 
-static void a_message_may_come_in_any_piece(void)
+static void messages_are_found_in_any_piece(void)
 {
     const char *const pieces[] = {"container already exists", "[map-invalid]", two_causes};
     causes_are(pieces, 3, " duplicate-id map-invalid mount-denied in-chroot");
 }
 
-static void a_hint_speaks_for_a_cause(void)
+static void hints_reorder_causes(void)
 {
     const char *const denied[] = {"Creating new namespace failed: Permission denied",
                                   "Ubuntu 24.04"};
@@ -65,7 +65,7 @@ static void a_hint_speaks_for_a_cause(void)
     causes_are(exec, 2, " apparmor-restricts-userns map-invalid lsm-denies-userns");
 }
 
-static void any_bytes_will_do(void)
+static void any_bytes_are_accepted(void)
 {
     static const char text[] = "\0\xff[in-chroot\0]container already exists\xf0\x9f\0";
     struct un_search search = {.count = 0};
@@ -118,8 +118,8 @@ int main(void)
 {
     messages_with_few_causes_come_first();
     each_message_is_found_once();
-    a_message_may_come_in_any_piece();
-    a_hint_speaks_for_a_cause();
-    any_bytes_will_do();
+    messages_are_found_in_any_piece();
+    hints_reorder_causes();
+    any_bytes_are_accepted();
     no_text_takes_superlinear_time();
 }

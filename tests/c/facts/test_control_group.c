@@ -101,7 +101,7 @@ static void the_name_of_a_group_may_begin_with_dots(void)
     check_limits(4096, UINT64_MAX);
 }
 
-static void odd_files_are_no_limit(void)
+static void malformed_files_set_no_limit(void)
 {
     static const char *const texts[] = {
         "",
@@ -158,7 +158,7 @@ static void only_regular_groups_count(void)
     CHECK(limits.memory == UINT64_MAX);
 }
 
-static void no_group_has_no_limit(void)
+static void without_a_group_there_is_no_limit(void)
 {
     static const char *const lines[] = {"", "0::\n", "nonsense", "0::a\n", "5:memory:\n"};
     for (size_t i = 0; i < COUNT(lines); i++) {
@@ -318,7 +318,7 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
 }
 
 /* A user's runtime directory may contain a file of any type or content as the unit file. */
-static void a_strange_unit_file_delegates_nothing(void)
+static void a_malformed_unit_file_delegates_nothing(void)
 {
     char path[256];
     write_transient("yes", "[Scope]\nDelegate=yes\n");
@@ -358,15 +358,15 @@ int main(void)
     version_1_has_the_limit_of_all_parents();
     a_container_has_its_group_at_the_mount_point();
     the_name_of_a_group_may_begin_with_dots();
-    odd_files_are_no_limit();
+    malformed_files_set_no_limit();
     only_regular_groups_count();
-    no_group_has_no_limit();
+    without_a_group_there_is_no_limit();
     the_closest_group_with_a_file_is_opened();
     groups_are_made_in_the_own_group();
     a_unit_of_systemd_must_be_delegated();
     a_transient_unit_of_a_user_may_be_delegated();
     a_long_unit_file_is_read_up_to_a_limit();
-    a_strange_unit_file_delegates_nothing();
+    a_malformed_unit_file_delegates_nothing();
     a_unit_with_a_group_for_its_processes_is_delegated();
     remove_all(top);
 }

@@ -28,7 +28,7 @@ static void found(const struct un_map *uids, const struct un_map *gids, uint32_t
     }
 }
 
-static void they_are_behind_all_that_is_granted(void)
+static void free_ids_are_above_all_granted_ids(void)
 {
     static const struct {
         const char *subuid;
@@ -51,7 +51,7 @@ static void they_are_behind_all_that_is_granted(void)
     }
 }
 
-static void in_a_container_they_are_those_that_exist_there(void)
+static void free_ids_exist_in_the_namespace(void)
 {
     static const struct un_map small = {1, {{0, 200000, 65536}}};
     static const struct un_map parted = {3, {{0, 7, 1}, {1, 200000, 5000}, {9000, 300000, 500}}};
@@ -68,7 +68,7 @@ static void in_a_container_they_are_those_that_exist_there(void)
     found(&whole, &small, 62000, 3536);
 }
 
-static void what_can_not_be_read_grants_nothing(void)
+static void unreadable_files_grant_nothing(void)
 {
     put(0, "");
     CHECK_INT(unlink(file[1]), 0);
@@ -86,9 +86,9 @@ int main(void)
     CHECK(mkdtemp(dir) != NULL);
     for (int i = 0; i < 4; i++)
         snprintf(file[i], sizeof file[i], "%s/%s", dir, names[i]);
-    they_are_behind_all_that_is_granted();
-    in_a_container_they_are_those_that_exist_there();
-    what_can_not_be_read_grants_nothing();
+    free_ids_are_above_all_granted_ids();
+    free_ids_exist_in_the_namespace();
+    unreadable_files_grant_nothing();
     for (int i = 0; i < 4; i++)
         CHECK_INT(unlink(file[i]), 0);
     CHECK_INT(rmdir(dir), 0);

@@ -34,7 +34,7 @@ static void an_unlocked_group_is_removed(void)
     CHECK(!exists());
 }
 
-static void a_locked_group_stays(void)
+static void a_locked_group_is_not_removed(void)
 {
     CHECK_INT(mkdirat(place, NAME, 0700), 0);
     int group = openat(place, NAME, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -48,7 +48,7 @@ static void a_locked_group_stays(void)
 
 /* If a starting sandbox has lost its group, it makes a new group of the same name. That group is
  * not the locked one, and must stay. */
-static void a_group_that_replaces_another_one_stays(void)
+static void a_replacing_group_is_not_removed(void)
 {
     CHECK_INT(mkdirat(place, NAME, 0700), 0);
     is_replaced = true;
@@ -66,8 +66,8 @@ int main(void)
     place = open(top, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     CHECK(place >= 0);
     an_unlocked_group_is_removed();
-    a_locked_group_stays();
-    a_group_that_replaces_another_one_stays();
+    a_locked_group_is_not_removed();
+    a_replacing_group_is_not_removed();
     close(place);
     CHECK_INT(rmdir(top), 0);
 }

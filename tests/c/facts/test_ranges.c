@@ -141,7 +141,7 @@ static void a_helper_is_judged_by_its_file(void)
     remove_place(&place);
 }
 
-static void a_user_that_is_not_in_the_file_is_asked_for(void)
+static void an_unknown_user_is_queried_by_getent(void)
 {
     struct place place;
     char text[128];
@@ -163,7 +163,7 @@ static void a_user_that_is_not_in_the_file_is_asked_for(void)
     remove_place(&place);
 }
 
-static void another_source_of_ranges_is_asked(void)
+static void another_source_of_ranges_is_queried(void)
 {
     struct place place;
     make_place(&place);
@@ -209,7 +209,7 @@ static void another_source_of_ranges_is_asked(void)
     remove_place(&place);
 }
 
-static void all_ranges_that_a_map_can_hold_are_asked_for(void)
+static void all_ranges_that_a_map_can_hold_are_queried(void)
 {
     struct place place;
     char script[512], name[256];
@@ -230,7 +230,7 @@ static void all_ranges_that_a_map_can_hold_are_asked_for(void)
     remove_place(&place);
 }
 
-static void login_defs_says_whether_any_group_will_do(void)
+static void login_defs_sets_any_group(void)
 {
     static const struct {
         const char *text;
@@ -292,7 +292,7 @@ static void the_helpers_are_looked_for_as_a_pair(void)
 
 /* An untrusted image's /etc may hold other files: opening a FIFO blocks, and a device never
  * ends. */
-static void what_is_no_file_is_not_read(void)
+static void only_regular_files_are_read(void)
 {
     static const mode_t kinds[] = {S_IFIFO, S_IFSOCK, S_IFLNK};
     for (size_t k = 0; k < COUNT(kinds); k++)
@@ -313,7 +313,7 @@ static void what_is_no_file_is_not_read(void)
         }
 }
 
-static void what_can_not_be_read_is_survived_with_one_id_only_on_demand(void)
+static void unreadable_ranges_fail_unless_one_id_is_allowed(void)
 {
     struct place place;
     make_place(&place);
@@ -329,7 +329,7 @@ static void what_can_not_be_read_is_survived_with_one_id_only_on_demand(void)
     remove_place(&place);
 }
 
-static void a_grant_that_is_missing_is_named_with_ids_that_nobody_has(void)
+static void a_missing_grant_is_suggested_with_free_ids(void)
 {
     static const char wanted[] =
         "usermod --add-subuids 300016-365551 --add-subgids 300016-365551 anna";
@@ -343,15 +343,15 @@ static void a_grant_that_is_missing_is_named_with_ids_that_nobody_has(void)
     /* The namespace of a container may lack such high ids. */
     if (un_map_run(&facts.id[UN_UID].parent, UN_INSIDE, 300016, 65536, &exist) == 65536 && exist)
         CHECK_TEXT(err.remedy, wanted);
-    char told[UN_DETAIL_MAX];
-    strcpy(told, err.remedy);
+    char remedy[UN_DETAIL_MAX];
+    strcpy(remedy, err.remedy);
     request.allow_single_id = true;
     CHECK_OK(un_plan_for_caller(&request, &place.sources, &facts, &plan, &err), &err);
-    CHECK_TEXT(plan.wanted.remedy, told);
+    CHECK_TEXT(plan.wanted.remedy, remedy);
     remove_place(&place);
 }
 
-static void no_grant_is_named_where_a_shell_would_take_the_name_for_more(void)
+static void no_grant_is_suggested_for_names_with_shell_characters(void)
 {
     static const char *const names[] = {"a b", "$(id)", "-anna", "a;b", "a\\b", "a'b"};
     for (size_t i = 0; i < COUNT(names); i++) {
@@ -372,15 +372,15 @@ int main(void)
 {
     facts_come_from_the_files();
     a_helper_is_judged_by_its_file();
-    a_user_that_is_not_in_the_file_is_asked_for();
-    another_source_of_ranges_is_asked();
-    all_ranges_that_a_map_can_hold_are_asked_for();
-    login_defs_says_whether_any_group_will_do();
+    an_unknown_user_is_queried_by_getent();
+    another_source_of_ranges_is_queried();
+    all_ranges_that_a_map_can_hold_are_queried();
+    login_defs_sets_any_group();
     the_helpers_are_looked_for_as_a_pair();
-    a_grant_that_is_missing_is_named_with_ids_that_nobody_has();
-    no_grant_is_named_where_a_shell_would_take_the_name_for_more();
-    what_is_no_file_is_not_read();
-    what_can_not_be_read_is_survived_with_one_id_only_on_demand();
+    a_missing_grant_is_suggested_with_free_ids();
+    no_grant_is_suggested_for_names_with_shell_characters();
+    only_regular_files_are_read();
+    unreadable_ranges_fail_unless_one_id_is_allowed();
     check_no_child_left();
     return 0;
 }

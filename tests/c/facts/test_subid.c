@@ -35,7 +35,7 @@ static void check_range(uint32_t index, uint32_t start, uint32_t count)
     CHECK_INT(ranges.range[index].count, count);
 }
 
-static void a_line_is_ones_own_by_exact_name_or_exact_uid(void)
+static void lines_match_by_exact_name_or_uid(void)
 {
     static const struct {
         const char *text;
@@ -92,7 +92,7 @@ static void the_last_line_needs_no_newline(void)
     CHECK_INT(notices.len, 0);
 }
 
-static void a_malformed_line_is_told_with_its_number_and_skipped(void)
+static void malformed_lines_are_reported_and_skipped(void)
 {
     static const struct {
         const char *line;
@@ -160,7 +160,7 @@ static void a_large_file_is_read_to_its_end(void)
     CHECK_HAS(notices.text[0], "line 1 grants early ids that this user has too: 5:3");
 }
 
-static void too_long_a_line_is_skipped_whole(void)
+static void lines_that_are_too_long_are_skipped(void)
 {
     static char text[5000];
     /* The rest of a line that is too long must not be read as a new line. */
@@ -208,7 +208,7 @@ static void a_file_of_ten_megabytes_is_read(void)
     CHECK_INT(notices.len, 0);
 }
 
-static void bytes_that_are_no_text_do_no_harm(void)
+static void bytes_that_are_no_text_are_skipped(void)
 {
     static const char text[] = "anna:1:1\0:2:2\nanna\0:3:3\n\0\n\xff\xfe:1:1\nanna:4:4\n";
     read_bytes(text, sizeof text - 1, "anna", 1000);
@@ -217,7 +217,7 @@ static void bytes_that_are_no_text_do_no_harm(void)
     check_range(1, 4, 4);
 }
 
-static void ids_that_somebody_else_has_too_are_told(void)
+static void overlapping_grants_are_reported(void)
 {
     static const struct {
         const char *other;
@@ -250,7 +250,7 @@ static void ids_that_somebody_else_has_too_are_told(void)
     }
 }
 
-static void more_notices_than_there_is_room_for_are_counted(void)
+static void excess_notices_are_counted(void)
 {
     char text[1024] = "";
     for (int i = 0; i < UN_NOTICES + 3; i++)
@@ -278,7 +278,7 @@ static void more_ranges_than_a_map_holds_are_left_out(void)
 }
 
 /* Numbers are read as by strtoul(3), which newuidmap uses. */
-static void numbers_are_read_as_by_those_who_grant_them(void)
+static void numbers_are_parsed_as_newuidmap_does(void)
 {
     read_text("anna: 100000:\t65536\nanna:+200000:0x10\nanna:0100:010\n", "anna", 1000);
     CHECK_INT(ranges.len, 3);
@@ -319,19 +319,19 @@ static void a_file_that_can_not_be_read_is_an_error(void)
 
 int main(void)
 {
-    a_line_is_ones_own_by_exact_name_or_exact_uid();
+    lines_match_by_exact_name_or_uid();
     all_ranges_are_read_in_order();
     the_last_line_needs_no_newline();
-    a_malformed_line_is_told_with_its_number_and_skipped();
+    malformed_lines_are_reported_and_skipped();
     the_last_id_may_be_in_a_range();
     a_large_file_is_read_to_its_end();
-    too_long_a_line_is_skipped_whole();
+    lines_that_are_too_long_are_skipped();
     a_file_of_ten_megabytes_is_read();
-    bytes_that_are_no_text_do_no_harm();
-    ids_that_somebody_else_has_too_are_told();
-    more_notices_than_there_is_room_for_are_counted();
+    bytes_that_are_no_text_are_skipped();
+    overlapping_grants_are_reported();
+    excess_notices_are_counted();
     more_ranges_than_a_map_holds_are_left_out();
-    numbers_are_read_as_by_those_who_grant_them();
+    numbers_are_parsed_as_newuidmap_does();
     no_file_means_no_ranges();
     a_file_that_can_not_be_read_is_an_error();
     return 0;

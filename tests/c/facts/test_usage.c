@@ -15,7 +15,7 @@ struct seen {
     pid_t last; /* the child to stop at, or 0 */
 };
 
-static bool see(pid_t pid, void *arg)
+static bool record_child(pid_t pid, void *arg)
 {
     struct seen *seen = arg;
     bool is_ours = false;
@@ -49,16 +49,16 @@ static void a_visit_sees_each_child_once(void)
     struct seen seen = {.count = 0};
     for (int i = 0; i < CHILDREN; i++)
         seen.child[i] = start_child();
-    CHECK(!un_any_child(getpid(), see, &seen, &failed));
+    CHECK(!un_any_child(getpid(), record_child, &seen, &failed));
     CHECK(!failed);
     CHECK_INT(seen.count, CHILDREN);
     seen.last = seen.child[CHILDREN / 2];
     seen.count = 0;
-    CHECK(un_any_child(getpid(), see, &seen, &failed));
+    CHECK(un_any_child(getpid(), record_child, &seen, &failed));
     CHECK(seen.count > 0 && seen.count <= CHILDREN / 2 + 1);
     for (int i = 0; i < CHILDREN; i++)
         end_child(seen.child[i]);
-    un_any_child(seen.child[0], see, &seen, &failed);
+    un_any_child(seen.child[0], record_child, &seen, &failed);
     CHECK(failed);
 }
 

@@ -33,14 +33,14 @@ static void check_build_fails(const char *const *lines, const char *part, struct
     CHECK_OK(un_launch_open(launch, NULL, err), err);
     CHECK_INT(un_launch_build(launch, NULL, err), -1);
     CHECK_HAS(err->detail, part);
-    const char *told = un_launch_remedy(launch);
-    snprintf(remedy, UN_PATH_MAX, "%s", told ? told : "");
+    const char *found = un_launch_remedy(launch);
+    snprintf(remedy, UN_PATH_MAX, "%s", found ? found : "");
     un_launch_close(launch);
     CHECK_INT(count_fds(), fds);
     CHECK_INT(count_mounts(), mounts);
 }
 
-static int programs_of_the_machine_are_shown(void *arg)
+static int programs_of_the_host_are_visible(void *arg)
 {
     struct draft draft;
     struct stat status;
@@ -92,7 +92,7 @@ static void make_tree(void)
 #define TREE                                                                                       \
     "source follow /tmp/tree", "source follow /tmp/source", "scratch /tmp/scratch", "tree 0"
 
-static int what_a_tree_has_is_seen(void *arg)
+static int a_tree_shows_its_files(void *arg)
 {
     struct draft draft;
     (void)arg;
@@ -115,7 +115,7 @@ static int what_a_tree_has_is_seen(void *arg)
 
 /* Symbolic links in the root filesystem are followed inside it, and a directory in the path that
  * everybody may write to is replaced, so that nobody can redirect the mount point. */
-static int a_bind_gets_a_place_of_ours(void *arg)
+static int a_bind_creates_its_mount_point(void *arg)
 {
     struct draft draft;
     (void)arg;
@@ -146,7 +146,7 @@ static int a_bind_gets_a_place_of_ours(void *arg)
     return 0;
 }
 
-static int what_can_not_be_bound_is_told(void *arg)
+static int bind_failures_name_the_file(void *arg)
 {
     struct un_error err;
     char remedy[UN_PATH_MAX];
@@ -200,7 +200,7 @@ static int special_files_are_no_mount_points(void *arg)
 }
 
 /* On systemd's hosts, /etc/resolv.conf links to a file in /run, which the sandbox does not have. */
-static int the_resolver_is_copied_where_the_link_leads(void *arg)
+static int resolv_conf_is_copied_to_the_link_target(void *arg)
 {
     struct draft draft;
     struct un_error err;
@@ -309,7 +309,7 @@ static void check_etc(const struct un_launch *launch)
     CHECK_INT(access(ROOT "/etc/later", F_OK), launch->is_root ? -1 : 0);
 }
 
-static int a_snapshot_has_what_everybody_may_read(void *arg)
+static int a_snapshot_has_public_files_only(void *arg)
 {
     struct draft draft;
     (void)arg;
@@ -325,7 +325,7 @@ static int a_snapshot_has_what_everybody_may_read(void *arg)
     return 0;
 }
 
-static int what_is_guarded_depends_on_who_we_are(void *arg)
+static int guarded_directories_depend_on_the_caller(void *arg)
 {
     struct draft draft;
     struct un_error err;
@@ -388,7 +388,7 @@ static int homes_in_the_params_are_hidden(void *arg)
     return 0;
 }
 
-static int files_are_made_beside(void *arg)
+static int files_outside_the_root_are_created(void *arg)
 {
     struct draft draft;
     (void)arg;
@@ -414,7 +414,7 @@ static int files_are_made_beside(void *arg)
     return 0;
 }
 
-static int what_was_replaced_meanwhile_is_told(void *arg)
+static int replaced_sources_are_detected(void *arg)
 {
     struct draft draft;
     struct un_error err;
@@ -432,7 +432,7 @@ static int what_was_replaced_meanwhile_is_told(void *arg)
     return 0;
 }
 
-static int there_must_be_a_place_for_scratch(void *arg)
+static int scratch_needs_an_existing_directory(void *arg)
 {
     struct un_error err;
     char remedy[UN_PATH_MAX];
@@ -449,21 +449,21 @@ static int there_must_be_a_place_for_scratch(void *arg)
 int main(void)
 {
     static int (*const parts[])(void *) = {
-        programs_of_the_machine_are_shown,
-        what_a_tree_has_is_seen,
-        a_bind_gets_a_place_of_ours,
-        what_can_not_be_bound_is_told,
+        programs_of_the_host_are_visible,
+        a_tree_shows_its_files,
+        a_bind_creates_its_mount_point,
+        bind_failures_name_the_file,
         special_files_are_no_mount_points,
-        the_resolver_is_copied_where_the_link_leads,
+        resolv_conf_is_copied_to_the_link_target,
         nothing_is_mounted_over_the_root_or_the_verifier,
         private_files_are_hidden,
-        a_snapshot_has_what_everybody_may_read,
-        what_is_guarded_depends_on_who_we_are,
+        a_snapshot_has_public_files_only,
+        guarded_directories_depend_on_the_caller,
         a_home_is_hidden,
         homes_in_the_params_are_hidden,
-        files_are_made_beside,
-        what_was_replaced_meanwhile_is_told,
-        there_must_be_a_place_for_scratch,
+        files_outside_the_root_are_created,
+        replaced_sources_are_detected,
+        scratch_needs_an_existing_directory,
     };
     need_user_namespaces();
     for (size_t i = 0; i < COUNT(parts); i++)

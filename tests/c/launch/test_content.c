@@ -67,7 +67,7 @@ static void a_huge_sparse_file_is_sampled(void)
     CHECK_INT(un_content_sum(fd, sum), 0);
 }
 
-static void only_regular_files_have_one(void)
+static void only_regular_files_have_a_checksum(void)
 {
     int ends[2];
     char sum[UN_CONTENT_SUM_ROOM];
@@ -87,6 +87,6 @@ int main(void)
     a_small_file_is_read_whole();
     another_build_of_a_large_file_is_noticed();
     a_huge_sparse_file_is_sampled();
-    only_regular_files_have_one();
+    only_regular_files_have_a_checksum();
     return 0;
 }

@@ -18,7 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/xattr.h>
 
-static int only_its_own_places_are_roots(void *arg)
+static int only_directories_of_root_are_trusted(void *arg)
 {
     static const char *const trusted[] = {
         "/", "/bin", "/tmp", "/usr/lib/x", "/etc/alternatives/x", "/var/tmp", "/run/user",
@@ -46,7 +46,7 @@ static int only_its_own_places_are_roots(void *arg)
 
 /* Cases of the line in group(5) for group 12345, and whether that group is private to the
  * caller. */
-static int only_what_has_no_members_is_private(void *arg)
+static int only_groups_without_members_are_private(void *arg)
 {
     static const struct {
         const char *line;
@@ -103,7 +103,7 @@ static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint1
 }
 
 /* The directory belongs to the caller and to the caller's private group. */
-static int a_list_lets_others_write(void *arg)
+static int an_acl_may_let_others_write(void *arg)
 {
     static const struct {
         uint16_t tag, permissions, mask;
@@ -135,7 +135,7 @@ static int a_list_lets_others_write(void *arg)
     return 0;
 }
 
-static int only_the_users_own_number_is_private(void *arg)
+static int only_the_group_of_the_users_uid_is_private(void *arg)
 {
     (void)arg;
     CHECK_INT(setresgid(12346, 12346, 12346), 0);
@@ -167,7 +167,7 @@ static void opens_what_the_kernel_opens(const char *path)
     close(kernel);
 }
 
-static void nothing_lies_behind_a_file(void)
+static void paths_below_a_file_fail_as_in_the_kernel(void)
 {
     static const char *const files[] = {"/etc/passwd", "/bin/sh", "/dev/null", "/etc", "/", "/no"};
     static const char *const ends[] = {"", "/", "/.", "/..", "/../passwd", "//../", "/./x"};
@@ -181,13 +181,13 @@ static void nothing_lies_behind_a_file(void)
 
 int main(void)
 {
-    nothing_lies_behind_a_file();
+    paths_below_a_file_fail_as_in_the_kernel();
     need_user_namespaces();
-    CHECK_INT(forked(only_its_own_places_are_roots, NULL), 0);
+    CHECK_INT(forked(only_directories_of_root_are_trusted, NULL), 0);
     if (geteuid() == 0) {
-        CHECK_INT(forked(only_what_has_no_members_is_private, NULL), 0);
-        CHECK_INT(forked(a_list_lets_others_write, NULL), 0);
-        CHECK_INT(forked(only_the_users_own_number_is_private, NULL), 0);
+        CHECK_INT(forked(only_groups_without_members_are_private, NULL), 0);
+        CHECK_INT(forked(an_acl_may_let_others_write, NULL), 0);
+        CHECK_INT(forked(only_the_group_of_the_users_uid_is_private, NULL), 0);
     }
     check_no_child_left();
     return 0;

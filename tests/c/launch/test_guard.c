@@ -61,7 +61,7 @@ static void prepare(void)
     CHECK_OK(un_mount("/tmp/second", "/tmp/third/second", NULL, MS_BIND, NULL, &err), &err);
 }
 
-static int what_is_kept_is_not_shown(void *arg)
+static int hidden_directories_are_rejected(void *arg)
 {
     (void)arg;
     prepare();
@@ -88,7 +88,7 @@ static int what_is_kept_is_not_shown(void *arg)
 
 /* The path of `kept` contains a symbolic link in the bind-mounted directory, which a command with
  * write access could replace. */
-static int links_to_what_is_kept_are_not_shown(void *arg)
+static int links_to_hidden_directories_are_rejected(void *arg)
 {
     (void)arg;
     prepare();
@@ -131,7 +131,7 @@ static void check_launch_guard(const char *source, const char *access, const cha
     un_launch_close(launch);
 }
 
-static int a_launch_is_not_written_to(void *arg)
+static int the_launch_file_must_not_be_writable(void *arg)
 {
     const char *none = "/nonexistent/templates", *cause = "launch-untrusted";
     (void)arg;
@@ -147,7 +147,7 @@ static int a_launch_is_not_written_to(void *arg)
     return 0;
 }
 
-static int a_launch_shows_nothing_that_is_kept(void *arg)
+static int a_launch_shows_no_hidden_directory(void *arg)
 {
     const char *cause = "bind-shows-state";
     (void)arg;
@@ -195,10 +195,10 @@ int main(void)
 {
     paths_are_compared_by_names();
     need_user_namespaces();
-    CHECK_INT(forked(what_is_kept_is_not_shown, NULL), 0);
-    CHECK_INT(forked(links_to_what_is_kept_are_not_shown, NULL), 0);
-    CHECK_INT(forked(a_launch_is_not_written_to, NULL), 0);
-    CHECK_INT(forked(a_launch_shows_nothing_that_is_kept, NULL), 0);
+    CHECK_INT(forked(hidden_directories_are_rejected, NULL), 0);
+    CHECK_INT(forked(links_to_hidden_directories_are_rejected, NULL), 0);
+    CHECK_INT(forked(the_launch_file_must_not_be_writable, NULL), 0);
+    CHECK_INT(forked(a_launch_shows_no_hidden_directory, NULL), 0);
     CHECK_INT(forked(hidden_mounts_do_not_count, NULL), 0);
     check_no_child_left();
     return 0;

@@ -48,7 +48,7 @@ static void config_is_refused(const char *const *lines, const struct un_launch_p
     un_text_free(&text);
 }
 
-static void pieces_are_put_together(void)
+static void json_fragments_are_joined(void)
 {
     const struct un_launch_params params = {
         .args = LINES("a \"quoted\"\\", "", "\n\x1f\x7f", "\xc3\xa4\xf0\x9f\x98\x80"),
@@ -103,7 +103,7 @@ static void ids_are_mapped_or_can_be_mapped_inside(void)
     un_launch_close(unproven);
 }
 
-static void what_is_not_utf8_is_named(void)
+static void invalid_utf8_is_reported_by_its_path(void)
 {
     static const char *const broken[] = {
         "\xff", "a\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82\"", "\x80"};
@@ -175,7 +175,7 @@ static int become_shell(void *arg)
     return 1;
 }
 
-static void the_program_gets_what_it_should(void)
+static void the_watcher_gets_its_arguments_and_descriptors(void)
 {
     char text[8192];
     int ends[2];
@@ -208,7 +208,7 @@ static void the_program_gets_what_it_should(void)
     CHECK_INT(fds, 3);
 }
 
-static int nothing_is_left_of_a_failure(void *arg)
+static int failures_leave_no_descriptors(void *arg)
 {
     struct draft draft;
     struct un_error err;
@@ -232,7 +232,7 @@ static int nothing_is_left_of_a_failure(void *arg)
     return 0;
 }
 
-static int a_program_that_is_covered_is_told(void *arg)
+static int covered_programs_are_detected(void *arg)
 {
     static const char *const nothing[] = {NULL};
     const struct un_launch_params params = {.args = nothing, .env = nothing, .homes = nothing};
@@ -255,14 +255,14 @@ static int a_program_that_is_covered_is_told(void *arg)
 
 int main(void)
 {
-    pieces_are_put_together();
+    json_fragments_are_joined();
     ids_and_terminal_come_from_the_params();
     ids_are_mapped_or_can_be_mapped_inside();
-    what_is_not_utf8_is_named();
+    invalid_utf8_is_reported_by_its_path();
     need_user_namespaces();
-    the_program_gets_what_it_should();
-    CHECK_INT(forked(nothing_is_left_of_a_failure, NULL), 0);
-    CHECK_INT(forked(a_program_that_is_covered_is_told, NULL), 0);
+    the_watcher_gets_its_arguments_and_descriptors();
+    CHECK_INT(forked(failures_leave_no_descriptors, NULL), 0);
+    CHECK_INT(forked(covered_programs_are_detected, NULL), 0);
     check_no_child_left();
     return 0;
 }

@@ -111,7 +111,7 @@ static void every_verb_is_known(void)
 }
 
 /* A launch that is truncated anywhere is refused. */
-static void a_part_of_it_is_refused(void)
+static void truncated_launches_are_rejected(void)
 {
     struct draft draft;
     write_draft(&draft, everything);
@@ -120,7 +120,7 @@ static void a_part_of_it_is_refused(void)
         check_refused(&draft, "");
 }
 
-static void what_is_no_launch_is_refused(void)
+static void malformed_launches_are_rejected(void)
 {
     struct draft draft = {.size = 0};
     check_refused(&draft, "truncated");
@@ -184,7 +184,7 @@ static void a_wrong_argument_is_named(void)
     lines_are_refused(LINES("user -1 0"), "an id");
 }
 
-static void too_much_is_refused(void)
+static void launches_that_are_too_large_are_rejected(void)
 {
     struct un_launch *launch;
     struct un_error err;
@@ -210,7 +210,7 @@ static void marks_are_replaced(void)
     CHECK_TEXT(text, "");
 }
 
-static void no_launch_is_closed(void)
+static void closing_null_does_nothing(void)
 {
     un_launch_close(NULL);
 }
@@ -218,11 +218,11 @@ static void no_launch_is_closed(void)
 int main(void)
 {
     every_verb_is_known();
-    a_part_of_it_is_refused();
-    what_is_no_launch_is_refused();
+    truncated_launches_are_rejected();
+    malformed_launches_are_rejected();
     a_wrong_record_is_named();
     a_wrong_argument_is_named();
-    too_much_is_refused();
+    launches_that_are_too_large_are_rejected();
     marks_are_replaced();
-    no_launch_is_closed();
+    closing_null_does_nothing();
 }

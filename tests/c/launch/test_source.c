@@ -33,7 +33,7 @@ static void refuses(const char *const *lines, int errnum, const char *cause, con
     CHECK_INT(count_fds(), fds);
 }
 
-static int links_of_our_own_are_followed(void *arg)
+static int links_of_the_caller_are_followed(void *arg)
 {
     (void)arg;
     enter_inside();
@@ -57,7 +57,7 @@ static int links_of_our_own_are_followed(void *arg)
     return 0;
 }
 
-static int what_acts_on_the_kernel_is_not_written_to(void *arg)
+static int kernel_files_are_not_writable(void *arg)
 {
     static const char *const sources[] = {"/proc/self/attr", "/", "/tmp", "/tmp/a b"};
     struct un_error err;
@@ -89,7 +89,7 @@ static int what_acts_on_the_kernel_is_not_written_to(void *arg)
 }
 
 /* Requires root, which can give a symbolic link to another owner. */
-static int foreign_links_are_not(void *arg)
+static int links_of_other_users_are_not_followed(void *arg)
 {
     (void)arg;
     CHECK_INT(unshare(CLONE_NEWNS), 0);
@@ -167,7 +167,7 @@ static int programs_are_recognised_by_content(void *arg)
     return 0;
 }
 
-static void another_version_is_told(void)
+static void other_versions_are_reported(void)
 {
     static const char bytes[] = "usernsctl-launch\0"
                                 "2\0"
@@ -199,18 +199,18 @@ static int the_oom_score_is_set(void *arg)
 int main(void)
 {
     static int (*const parts[])(void *) = {
-        links_of_our_own_are_followed,
+        links_of_the_caller_are_followed,
         given_descriptors_are_used,
         programs_are_recognised_by_content,
-        what_acts_on_the_kernel_is_not_written_to,
+        kernel_files_are_not_writable,
         the_oom_score_is_set,
     };
-    another_version_is_told();
+    other_versions_are_reported();
     need_user_namespaces();
     for (size_t i = 0; i < COUNT(parts); i++)
         CHECK_INT(forked(parts[i], NULL), 0);
     if (geteuid() == 0)
-        CHECK_INT(forked(foreign_links_are_not, NULL), 0);
+        CHECK_INT(forked(links_of_other_users_are_not_followed, NULL), 0);
     check_no_child_left();
     return 0;
 }

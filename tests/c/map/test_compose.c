@@ -35,7 +35,7 @@ static void check_refused(const char *cause, const char *says)
     CHECK_HAS(err.detail, says);
 }
 
-static void ranges_are_packed_around_ones_own_id(void)
+static void ranges_are_packed_around_the_own_id(void)
 {
     static const struct {
         int64_t self;
@@ -83,7 +83,7 @@ static void ranges_that_overlap_are_mapped_once(void)
     check_uid_map("0 1000 1\n1 100000 65536\n65537 165536 464\n66001 99999 1\n");
 }
 
-static void ones_own_id_is_mapped_once_if_a_range_has_it(void)
+static void the_own_id_is_mapped_once_if_a_range_has_it(void)
 {
     init_wanted(&request, 0, UN_FILL_PACKED);
     init_user(&facts, 100005, MINE);
@@ -163,7 +163,7 @@ static void ranges_are_split_along_the_parent_map(void)
     CHECK_INT(plan.clipped[UN_UID].range[0].count, 10);
 }
 
-static void a_range_that_does_not_exist_here_at_all_is_a_cause(void)
+static void a_range_outside_the_namespace_is_a_cause(void)
 {
     static const struct un_extent container[] = {{0, 231072, 65536}};
     init_granted(0, UN_FILL_PACKED);
@@ -191,7 +191,7 @@ static void all_maps_every_id_of_the_parent_to_itself(void)
     check_uid_map("0 0 4294967295\n");
 }
 
-static void nobody_elses_range_is_ever_used(void)
+static void ranges_of_other_users_are_not_used(void)
 {
     init_wanted(&request, 0, UN_FILL_PACKED);
     init_user(&facts, MINE, MINE);
@@ -232,7 +232,7 @@ static void more_than_a_map_holds_is_refused(void)
 }
 
 /* An empty map, and a parent map that splits the first range into many extents. */
-static void a_range_of_which_a_part_has_room_is_cut(void)
+static void a_range_is_cut_to_the_free_ids(void)
 {
     enum { EXTENTS = 300, FIRST = 2000000000 };
     struct un_map *parent = &facts.id[UN_UID].parent;
@@ -249,19 +249,19 @@ static void a_range_of_which_a_part_has_room_is_cut(void)
 
 int main(void)
 {
-    ranges_are_packed_around_ones_own_id();
+    ranges_are_packed_around_the_own_id();
     all_ranges_are_used_and_no_id_is_dropped();
     ranges_that_overlap_are_mapped_once();
-    ones_own_id_is_mapped_once_if_a_range_has_it();
+    the_own_id_is_mapped_once_if_a_range_has_it();
     identity_maps_each_id_to_itself();
     named_extents_come_first_and_ranges_fill_what_is_left();
     each_kind_has_its_own_ranges();
     ranges_are_clipped_to_what_exists_here();
     ranges_are_split_along_the_parent_map();
-    a_range_that_does_not_exist_here_at_all_is_a_cause();
+    a_range_outside_the_namespace_is_a_cause();
     all_maps_every_id_of_the_parent_to_itself();
-    nobody_elses_range_is_ever_used();
+    ranges_of_other_users_are_not_used();
     more_than_a_map_holds_is_refused();
-    a_range_of_which_a_part_has_room_is_cut();
+    a_range_is_cut_to_the_free_ids();
     return 0;
 }

@@ -70,7 +70,7 @@ static void malformed_extents_are_refused(void)
     }
 }
 
-static void a_refusal_quotes_no_more_than_fits(void)
+static void errors_quote_no_more_than_fits(void)
 {
     char text[4096];
     struct un_extent extent;
@@ -202,7 +202,7 @@ static void the_kernels_text_is_read_back(void)
     CHECK_INT(un_map_parse("0 0 0\n", &map, &err), -1);
 }
 
-static void our_own_map_is_read_from_proc(void)
+static void the_map_of_this_process_is_read_from_proc(void)
 {
     struct un_map map;
     struct un_error err;
@@ -234,12 +234,12 @@ int main(void)
 {
     well_formed_extents_are_read();
     malformed_extents_are_refused();
-    a_refusal_quotes_no_more_than_fits();
+    errors_quote_no_more_than_fits();
     a_map_holds_340_extents();
     maps_that_the_kernel_refuses_are_refused();
     limits_are_those_of_the_kernel();
     a_map_is_written_as_the_kernel_reads_it();
     the_kernels_text_is_read_back();
-    our_own_map_is_read_from_proc();
+    the_map_of_this_process_is_read_from_proc();
     an_id_is_mapped_or_not();
 }

@@ -50,7 +50,7 @@ static void check_map(const struct un_map *map, const char *want_text)
     CHECK_TEXT(text, want_text);
 }
 
-static void one_id_of_ones_own_is_written_by_oneself(void)
+static void the_process_writes_its_own_single_id(void)
 {
     static const struct {
         int64_t uid, gid;
@@ -80,7 +80,7 @@ static void one_id_of_ones_own_is_written_by_oneself(void)
     }
 }
 
-static void nothing_asked_for_is_written_by_nobody(void)
+static void an_empty_request_has_no_writer(void)
 {
     struct un_request request;
     struct un_facts facts;
@@ -108,7 +108,7 @@ static void make_wide_request(struct un_request *request)
     want(request, UN_GID, 1, 200000, 65536);
 }
 
-static void more_ids_are_written_from_outside_by_who_has_the_capabilities(void)
+static void a_parent_with_capabilities_writes_many_ids(void)
 {
     struct un_request request;
     struct un_facts facts;
@@ -223,7 +223,7 @@ static void an_id_that_does_not_exist_here_can_not_be_mapped(void)
 
 /* For a map of the caller's own ids, reading the facts takes longer than all other steps, so they
  * are read only where the plan depends on them. */
-static void ones_own_ids_are_mapped_wherever_one_is(void)
+static void the_own_ids_are_mapped_in_any_namespace(void)
 {
     static const struct {
         uint32_t uid, gid;
@@ -318,7 +318,7 @@ static void limits_are_those_of_the_kernel_and_its_page(void)
     }
 }
 
-static void overlaps_are_found_across_all_that_was_asked_for(void)
+static void overlaps_are_found_in_the_whole_request(void)
 {
     struct un_request request;
     struct un_facts facts;
@@ -337,7 +337,7 @@ static void overlaps_are_found_across_all_that_was_asked_for(void)
     CHECK_HAS(err.detail, "overlap outside");
 }
 
-static void setgroups_stays_allowed_only_for_who_may_write_gids(void)
+static void setgroups_stays_allowed_only_with_cap_setgid(void)
 {
     static const struct {
         int policy;
@@ -369,7 +369,7 @@ static void setgroups_stays_allowed_only_for_who_may_write_gids(void)
     }
 }
 
-static void one_is_oneself_inside_or_else_root(void)
+static void the_id_inside_is_the_own_id_or_root(void)
 {
     static const struct {
         struct un_extent uid, gid;
@@ -426,18 +426,18 @@ static void the_plan_for_this_process_can_be_made_from_its_facts(void)
 
 int main(void)
 {
-    one_id_of_ones_own_is_written_by_oneself();
-    nothing_asked_for_is_written_by_nobody();
-    more_ids_are_written_from_outside_by_who_has_the_capabilities();
+    the_process_writes_its_own_single_id();
+    an_empty_request_has_no_writer();
+    a_parent_with_capabilities_writes_many_ids();
     each_capability_counts_for_its_own_kind_only();
     mapping_the_parents_root_takes_setfcap_since_5_12();
     a_range_that_has_root_in_it_takes_setfcap_too();
     an_id_that_does_not_exist_here_can_not_be_mapped();
-    ones_own_ids_are_mapped_wherever_one_is();
+    the_own_ids_are_mapped_in_any_namespace();
     extents_are_split_along_the_parent_map();
     limits_are_those_of_the_kernel_and_its_page();
-    overlaps_are_found_across_all_that_was_asked_for();
-    setgroups_stays_allowed_only_for_who_may_write_gids();
-    one_is_oneself_inside_or_else_root();
+    overlaps_are_found_in_the_whole_request();
+    setgroups_stays_allowed_only_with_cap_setgid();
+    the_id_inside_is_the_own_id_or_root();
     the_plan_for_this_process_can_be_made_from_its_facts();
 }

@@ -28,7 +28,7 @@ static void check_refused(const char *cause, const char *says)
     CHECK_HAS(err.detail, says);
 }
 
-static void what_a_helper_lacks_is_told(void)
+static void what_a_helper_lacks_is_reported(void)
 {
     static const struct {
         int state;
@@ -52,7 +52,7 @@ static void what_a_helper_lacks_is_told(void)
     check_refused("helper-missing", "or newuidmap: the program is not installed");
 }
 
-static void what_the_caller_lacks_is_told(void)
+static void what_the_caller_lacks_is_reported(void)
 {
     init_granted();
     facts.no_new_privs = true;
@@ -71,7 +71,7 @@ static void what_the_caller_lacks_is_told(void)
     CHECK_INT(plan.writer[UN_GID], UN_WRITER_HELPER);
 }
 
-static void only_what_is_granted_is_asked_of_a_helper(void)
+static void helpers_are_planned_only_for_granted_ids(void)
 {
     static const struct {
         struct un_extent extent;
@@ -100,7 +100,7 @@ static void only_what_is_granted_is_asked_of_a_helper(void)
     }
 }
 
-static void an_extent_may_go_on_from_range_to_range(void)
+static void an_extent_may_span_adjacent_ranges(void)
 {
     static const struct {
         struct un_range ranges[3];
@@ -134,7 +134,7 @@ static void an_extent_may_go_on_from_range_to_range(void)
     }
 }
 
-static void each_capability_stands_in_for_its_own_helper(void)
+static void each_capability_replaces_its_own_helper(void)
 {
     init_granted();
     facts.caps = 1ULL << CAP_SETUID;
@@ -151,7 +151,7 @@ static void each_capability_stands_in_for_its_own_helper(void)
     CHECK_INT(plan.writer[UN_GID], UN_WRITER_PARENT);
 }
 
-static void one_id_is_enough_only_where_that_is_allowed(void)
+static void one_id_is_enough_only_if_allowed(void)
 {
     init_granted();
     request.allow_single_id = true;
@@ -208,12 +208,12 @@ static void ranges_are_looked_up_only_if_they_matter(void)
 
 int main(void)
 {
-    what_a_helper_lacks_is_told();
-    what_the_caller_lacks_is_told();
-    only_what_is_granted_is_asked_of_a_helper();
-    an_extent_may_go_on_from_range_to_range();
-    each_capability_stands_in_for_its_own_helper();
-    one_id_is_enough_only_where_that_is_allowed();
+    what_a_helper_lacks_is_reported();
+    what_the_caller_lacks_is_reported();
+    helpers_are_planned_only_for_granted_ids();
+    an_extent_may_span_adjacent_ranges();
+    each_capability_replaces_its_own_helper();
+    one_id_is_enough_only_if_allowed();
     ranges_are_looked_up_only_if_they_matter();
     check_no_child_left();
     return 0;

@@ -97,7 +97,7 @@ static void helpers_get_the_pid_of_the_target_and_the_map(void)
     remove_place(&place);
 }
 
-static void only_what_helpers_are_to_write_is_asked_of_them(void)
+static void helpers_write_only_their_maps(void)
 {
     struct place place;
     struct un_error err;
@@ -137,7 +137,7 @@ static void a_hundred_extents_are_three_hundred_arguments(void)
     remove_place(&place);
 }
 
-static void every_failure_is_told_as_what_it_is(void)
+static void each_failure_has_its_cause(void)
 {
     static const struct {
         const char *body;
@@ -228,7 +228,7 @@ static int call_without_pread64(void *arg)
     return 0;
 }
 
-static void a_filter_is_named_that_refuses_a_call_of_a_helper(void)
+static void a_filter_that_denies_a_helpers_call_is_named(void)
 {
     CHECK_INT(forked(call_below_a_filter, NULL), 0);
     CHECK_INT(forked(call_without_pread64, NULL), 0);
@@ -248,7 +248,7 @@ static void a_helper_that_prints_its_usage_is_run_once(void)
     remove_place(&place);
 }
 
-static void a_caller_that_ignores_sigchld_learns_how_helpers_ended(void)
+static void helpers_report_their_status_though_sigchld_is_ignored(void)
 {
     struct place place;
     struct un_error err;
@@ -282,7 +282,7 @@ static int call_and_ignore_children(void *arg)
     return 0;
 }
 
-static void a_helper_whose_end_nobody_saw_has_failed(void)
+static void a_helper_without_a_known_status_has_failed(void)
 {
     struct place place;
     make_place(&place, "true",
@@ -308,7 +308,7 @@ static void a_helper_that_hangs_is_ended(void)
     remove_place(&place);
 }
 
-static void a_helper_that_is_gone_is_told(void)
+static void missing_helpers_are_reported(void)
 {
     struct place place;
     struct un_error err;
@@ -370,15 +370,15 @@ static void helpers_run_while_our_standard_streams_are_closed(void)
 int main(void)
 {
     helpers_get_the_pid_of_the_target_and_the_map();
-    a_filter_is_named_that_refuses_a_call_of_a_helper();
+    a_filter_that_denies_a_helpers_call_is_named();
     a_helper_that_prints_its_usage_is_run_once();
-    only_what_helpers_are_to_write_is_asked_of_them();
+    helpers_write_only_their_maps();
     a_hundred_extents_are_three_hundred_arguments();
-    every_failure_is_told_as_what_it_is();
-    a_caller_that_ignores_sigchld_learns_how_helpers_ended();
-    a_helper_whose_end_nobody_saw_has_failed();
+    each_failure_has_its_cause();
+    helpers_report_their_status_though_sigchld_is_ignored();
+    a_helper_without_a_known_status_has_failed();
     a_helper_that_hangs_is_ended();
-    a_helper_that_is_gone_is_told();
+    missing_helpers_are_reported();
     both_run_at_the_same_time();
     helpers_run_while_our_standard_streams_are_closed();
     return 0;

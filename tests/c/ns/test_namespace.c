@@ -112,7 +112,7 @@ static int a_range_is_written_from_outside(void *arg)
     return 0;
 }
 
-static int a_kept_namespace_outlives_its_holder(void *arg)
+static int a_namespace_descriptor_outlives_its_holder(void *arg)
 {
     struct un_plan plan;
     struct un_namespace ns;
@@ -163,7 +163,7 @@ static int a_map_that_is_refused_leaves_nothing(void *arg)
     return 0;
 }
 
-static void a_pid_namespace_can_not_be_kept(void)
+static void creating_a_pid_namespace_fails(void)
 {
     struct un_plan plan;
     struct un_namespace ns;
@@ -192,14 +192,14 @@ static int ones_own_namespace_can_not_be_joined(void *arg)
     return 0;
 }
 
-static void *wait_to_be_told(void *mutex)
+static void *wait_for_mutex(void *mutex)
 {
     pthread_mutex_lock(mutex);
     pthread_mutex_unlock(mutex);
     return NULL;
 }
 
-static int a_process_with_threads_is_told_why_it_can_not_enter(void *arg)
+static int a_process_with_threads_can_not_enter(void *arg)
 {
     static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
     pthread_t thread;
@@ -209,7 +209,7 @@ static int a_process_with_threads_is_told_why_it_can_not_enter(void *arg)
     plan_own_ids(0, 0, &plan);
     CHECK_INT(un_thread_count(), 1);
     pthread_mutex_lock(&held);
-    CHECK_INT(pthread_create(&thread, NULL, wait_to_be_told, &held), 0);
+    CHECK_INT(pthread_create(&thread, NULL, wait_for_mutex, &held), 0);
     CHECK_INT(un_thread_count(), 2);
     CHECK_INT(un_enter(&plan, 0, child_program(), false, &err), -1);
     CHECK_TEXT(err.cause, "multithreaded");
@@ -240,10 +240,10 @@ int main(void)
     CHECK_INT(forked(without_a_plan_no_user_namespace_is_made, NULL), 0);
     if (geteuid() == 0)
         CHECK_INT(forked(a_range_is_written_from_outside, NULL), 0);
-    CHECK_INT(forked(a_kept_namespace_outlives_its_holder, NULL), 0);
+    CHECK_INT(forked(a_namespace_descriptor_outlives_its_holder, NULL), 0);
     CHECK_INT(forked(a_map_that_is_refused_leaves_nothing, NULL), 0);
-    a_pid_namespace_can_not_be_kept();
+    creating_a_pid_namespace_fails();
     CHECK_INT(forked(ones_own_namespace_can_not_be_joined, NULL), 0);
-    CHECK_INT(forked(a_process_with_threads_is_told_why_it_can_not_enter, NULL), 0);
+    CHECK_INT(forked(a_process_with_threads_can_not_enter, NULL), 0);
     check_no_child_left();
 }

@@ -24,7 +24,7 @@ static void the_status_is_the_commands(void)
     }
 }
 
-static void a_failure_is_told_by_its_step_and_leaves_nothing(void)
+static void a_failure_has_its_step_and_leaves_nothing(void)
 {
     static const char *const found[] = {"true", NULL}, *const missing[] = {"no-such-tool", NULL};
     static const char *const directory[] = {"/etc", NULL};
@@ -118,7 +118,7 @@ static void the_command_is_in_the_session_and_group_asked_for(void)
     CHECK_INT(session, pid);
 }
 
-static void ignore_signal_in_peace(int sig)
+static void ignore_signal(int sig)
 {
     (void)sig;
 }
@@ -135,12 +135,12 @@ static uint64_t signal_set(struct un_spawn *spawn, const char *name)
     return set;
 }
 
-static void signals_are_the_callers_but_for_its_handlers(void)
+static void signals_are_inherited_except_handlers(void)
 {
     static const char *const argv[] = {"cat", "/proc/self/status", NULL};
     const uint64_t usr1 = 1ULL << (SIGUSR1 - 1), usr2 = 1ULL << (SIGUSR2 - 1);
     const uint64_t pipe_bit = 1ULL << (SIGPIPE - 1);
-    struct sigaction handler = {.sa_handler = ignore_signal_in_peace};
+    struct sigaction handler = {.sa_handler = ignore_signal};
     sigset_t block, before, after;
     struct un_spawn spawn;
 
@@ -161,7 +161,7 @@ static void signals_are_the_callers_but_for_its_handlers(void)
     CHECK(sigismember(&after, SIGUSR2) && !sigismember(&after, SIGUSR1));
     struct sigaction now;
     sigaction(SIGUSR1, NULL, &now);
-    CHECK(now.sa_handler == ignore_signal_in_peace);
+    CHECK(now.sa_handler == ignore_signal);
     sigprocmask(SIG_SETMASK, &before, NULL);
     signal(SIGUSR1, SIG_DFL);
     signal(SIGPIPE, SIG_DFL);
@@ -226,7 +226,7 @@ static int report_mask(void *arg)
 }
 
 /* libc's internal signals are blocked, too: 32 cancels a thread, 33 changes its ids. */
-static void all_signals_are_blocked_in_a_child_that_shares_our_memory(void)
+static void all_signals_are_blocked_in_a_vfork_child(void)
 {
     uint64_t mask = 0, before = un_block_signals();
     un_set_signals(before);
@@ -289,13 +289,13 @@ static void a_thread_is_cancelled_after_the_command_was_started(void)
 
 int main(void)
 {
-    all_signals_are_blocked_in_a_child_that_shares_our_memory();
+    all_signals_are_blocked_in_a_vfork_child();
     a_thread_is_cancelled_after_the_command_was_started();
     the_status_is_the_commands();
-    a_failure_is_told_by_its_step_and_leaves_nothing();
+    a_failure_has_its_step_and_leaves_nothing();
     the_command_gets_what_was_asked_for();
     the_command_is_in_the_session_and_group_asked_for();
-    signals_are_the_callers_but_for_its_handlers();
+    signals_are_inherited_except_handlers();
     only_named_descriptors_are_passed();
     the_command_dies_with_its_parent_if_asked_to();
     check_no_child_left();

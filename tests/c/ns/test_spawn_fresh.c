@@ -70,7 +70,7 @@ static void the_command_is_a_child_of_an_init_if_asked_for(void)
 }
 
 /* Joining an existing namespace with a new PID namespace requires a second child. */
-static void a_pid_namespace_can_be_added_to_a_kept_one(void)
+static void a_pid_namespace_can_be_added_to_a_created_namespace(void)
 {
     static const char *const argv[] = {"sh", "-c", "exit $$", NULL};
     static const char *const missing[] = {"no-such-tool", NULL};
@@ -122,7 +122,7 @@ static int in_every_way(void *arg)
     the_command_sees_the_map_that_was_planned();
     the_command_is_the_first_process_of_a_new_pid_namespace();
     the_command_is_a_child_of_an_init_if_asked_for();
-    a_pid_namespace_can_be_added_to_a_kept_one();
+    a_pid_namespace_can_be_added_to_a_created_namespace();
     a_refused_map_leaves_nothing();
     return 0;
 }

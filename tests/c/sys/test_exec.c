@@ -47,7 +47,7 @@ static void remove_tree(void)
 
 static const char *const no_environment[] = {NULL};
 
-static void a_command_that_can_not_run_is_told_from_one_that_is_not_there(void)
+static void missing_and_not_executable_commands_differ(void)
 {
     static char too_long[5000];
     memset(too_long, 'x', sizeof too_long - 1);
@@ -135,7 +135,7 @@ int main(void)
     CHECK(mkdtemp(scratch) != NULL);
     CHECK_INT(chdir(scratch), 0);
     make_tree();
-    a_command_that_can_not_run_is_told_from_one_that_is_not_there();
+    missing_and_not_executable_commands_differ();
     the_first_executable_along_path_is_run();
     remove_tree();
     CHECK_INT(chdir("/"), 0);

@@ -45,7 +45,7 @@ static void open_some(void)
     open_at(HIGHEST);
 }
 
-static int all_but_the_kept_are_closed(void *arg)
+static int all_others_are_closed(void *arg)
 {
     static const int keep[] = {0, 4, 5, 8, HIGH};
     struct un_error err;
@@ -71,7 +71,7 @@ static int all_are_closed_if_none_is_kept(void *arg)
     return 0;
 }
 
-static int one_to_be_kept_must_be_open(void *arg)
+static int a_kept_descriptor_must_be_open(void *arg)
 {
     static const int keep[] = {6, 9};
     struct un_error err;
@@ -102,7 +102,7 @@ static void take_close_range_away(void)
 
 /* Descriptors above a lowered RLIMIT_NOFILE are closed, too, and a huge limit must not cause a call
  * of close(2) for every number. */
-static int the_fallback_goes_by_what_is_open(void *arg)
+static int the_fallback_closes_what_is_open(void *arg)
 {
     struct rlimit limit;
     CHECK_INT(getrlimit(RLIMIT_NOFILE, &limit), 0);
@@ -118,10 +118,10 @@ static int the_fallback_goes_by_what_is_open(void *arg)
     return 0;
 }
 
-static int the_fallback_keeps_what_is_to_be_kept(void *arg)
+static int the_fallback_keeps_the_listed_descriptors(void *arg)
 {
     take_close_range_away();
-    return all_but_the_kept_are_closed(arg);
+    return all_others_are_closed(arg);
 }
 
 /* Makes 0 to 2 the read ends of pipes, each with its own number as content. */
@@ -185,7 +185,7 @@ static void stdio_is_placed_however_it_is_crossed(void)
         CHECK_INT(forked(stdio_is_placed, &cases[i]), 0);
 }
 
-static int one_to_be_placed_must_be_open(void *arg)
+static int a_placed_descriptor_must_be_open(void *arg)
 {
     struct un_error err;
     (void)arg;
@@ -195,7 +195,7 @@ static int one_to_be_placed_must_be_open(void *arg)
     return 0;
 }
 
-static int there_is_room_for_many(void *arg)
+static int the_table_is_grown(void *arg)
 {
     (void)arg;
     un_make_fd_room();
@@ -210,7 +210,7 @@ static int there_is_room_for_many(void *arg)
     return 0;
 }
 
-static int room_is_not_had_where_there_may_be_none(void *arg)
+static int the_table_is_not_grown_above_the_limit(void *arg)
 {
     (void)arg;
     CHECK_INT(setrlimit(RLIMIT_NOFILE, &(struct rlimit){100, 100}), 0);
@@ -224,13 +224,13 @@ int main(void)
 {
     struct un_error err;
     CHECK_OK(un_close_fds(NULL, 0, &err), &err);
-    CHECK_INT(forked(there_is_room_for_many, NULL), 0);
-    CHECK_INT(forked(room_is_not_had_where_there_may_be_none, NULL), 0);
-    CHECK_INT(forked(all_but_the_kept_are_closed, NULL), 0);
+    CHECK_INT(forked(the_table_is_grown, NULL), 0);
+    CHECK_INT(forked(the_table_is_not_grown_above_the_limit, NULL), 0);
+    CHECK_INT(forked(all_others_are_closed, NULL), 0);
     CHECK_INT(forked(all_are_closed_if_none_is_kept, NULL), 0);
-    CHECK_INT(forked(one_to_be_kept_must_be_open, NULL), 0);
-    CHECK_INT(forked(the_fallback_goes_by_what_is_open, NULL), 0);
-    CHECK_INT(forked(the_fallback_keeps_what_is_to_be_kept, NULL), 0);
+    CHECK_INT(forked(a_kept_descriptor_must_be_open, NULL), 0);
+    CHECK_INT(forked(the_fallback_closes_what_is_open, NULL), 0);
+    CHECK_INT(forked(the_fallback_keeps_the_listed_descriptors, NULL), 0);
     stdio_is_placed_however_it_is_crossed();
-    CHECK_INT(forked(one_to_be_placed_must_be_open, NULL), 0);
+    CHECK_INT(forked(a_placed_descriptor_must_be_open, NULL), 0);
 }

@@ -12,22 +12,22 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-static volatile sig_atomic_t heard;
+static volatile sig_atomic_t is_signalled;
 
 static pid_t own;
 static int *elsewhere; /* the number of signals handled in processes other than the test's */
 
-static void hear_where(int number)
+static void count_signal_elsewhere(int number)
 {
     (void)number;
     if (getpid() != own)
         __atomic_add_fetch(elsewhere, 1, __ATOMIC_SEQ_CST);
 }
 
-static void hear(int number)
+static void count_signal(int number)
 {
     (void)number;
-    heard = 1;
+    is_signalled = 1;
 }
 
 /* Installs a seccomp filter that returns `answer` for a system call. */
@@ -97,7 +97,7 @@ static int with_engine(void *arg)
 static int with_killer(void *arg)
 {
     struct un_error err;
-    signal(SIGCHLD, hear);
+    signal(SIGCHLD, count_signal);
     filter(SYS_mount, *(unsigned *)arg);
     CHECK(un_filter_forbids(&un_launch_calls, &err));
     CHECK_INT(err.step, UN_STEP_MOUNT);
@@ -105,7 +105,7 @@ static int with_killer(void *arg)
     CHECK_HAS(err.detail, "kills callers of mount(2)");
     CHECK(!un_filter_forbids(&un_enter_calls, &err));
     CHECK(!un_filter_forbids(&un_join_calls, &err));
-    CHECK_INT(heard, 0);
+    CHECK_INT(is_signalled, 0);
     check_no_child_left();
     return 0;
 }
@@ -170,7 +170,7 @@ static int with_signals(void *arg)
     elsewhere =
         mmap(NULL, sizeof *elsewhere, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(elsewhere != MAP_FAILED);
-    signal(SIGUSR1, hear_where);
+    signal(SIGUSR1, count_signal_elsewhere);
     filter(SYS_mount, SECCOMP_RET_ERRNO | 1);
     pid_t sender = fork();
     if (sender == 0)

@@ -32,7 +32,7 @@ static void run_one(struct shell *shell, const char *script, int timeout_ms)
     check_no_child_left();
 }
 
-static void what_a_job_says_and_its_status_are_kept(void)
+static void the_output_and_status_of_a_job_are_returned(void)
 {
     struct shell shell;
     run_one(&shell, "echo out; echo err >&2; exit 7", PATIENCE_MS);
@@ -47,7 +47,7 @@ static void what_a_job_says_and_its_status_are_kept(void)
     CHECK_INT(shell.job.status, 0);
 }
 
-static void output_without_end_is_read_but_not_kept(void)
+static void endless_output_is_read_and_discarded(void)
 {
     struct shell shell;
     run_one(&shell, "head -c 10000000 /dev/zero | tr '\\0' x; exit 3", PATIENCE_MS);
@@ -57,7 +57,7 @@ static void output_without_end_is_read_but_not_kept(void)
     CHECK_INT(shell.job.status, 3);
 }
 
-static void a_job_that_hangs_is_killed_when_its_time_is_over(void)
+static void a_job_that_hangs_is_killed_at_the_timeout(void)
 {
     struct shell shell;
     /* Retried with a longer timeout if a slow machine has printed nothing before the first one. */
@@ -72,7 +72,7 @@ static void a_job_that_hangs_is_killed_when_its_time_is_over(void)
     CHECK_INT(shell.job.status, SIGKILL);
 }
 
-static void a_job_that_is_killed_is_told_from_one_that_exits(void)
+static void killed_and_exited_jobs_differ(void)
 {
     struct shell shell;
     run_one(&shell, "echo bye; kill -SEGV $$", PATIENCE_MS);
@@ -164,7 +164,7 @@ static void a_job_that_hangs_does_not_hide_how_the_other_one_ended(void)
     check_no_child_left();
 }
 
-static void a_job_gets_no_input_no_descriptor_and_no_environment_of_ours(void)
+static void a_job_inherits_no_input_descriptor_or_environment(void)
 {
     struct shell shell;
     int fd = open("/", O_RDONLY | O_DIRECTORY);
@@ -249,7 +249,7 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
 }
 
 /* Another thread may start a child while a job runs, which the kernel must still reap. */
-static void the_kernel_goes_on_reaping_other_children(void)
+static void the_kernel_continues_to_reap_other_children(void)
 {
     struct shell shell;
     char script[128];
@@ -289,27 +289,27 @@ static int ignore_children_meanwhile(void *arg)
 }
 
 /* A job with an unknown status must not count as successful. */
-static void an_end_that_nobody_saw_is_not_known(void)
+static void a_lost_status_is_unknown(void)
 {
-    int told = forked(ignore_children_meanwhile, NULL);
+    int status = forked(ignore_children_meanwhile, NULL);
     /* Since Linux 6.15 the status of a reaped child is available through its pidfd. */
-    CHECK(told == 3 || told == 100);
+    CHECK(status == 3 || status == 100);
 }
 
 int main(void)
 {
-    an_end_that_nobody_saw_is_not_known();
+    a_lost_status_is_unknown();
     a_job_is_waited_for_where_the_kernel_reaps_children();
-    the_kernel_goes_on_reaping_other_children();
-    what_a_job_says_and_its_status_are_kept();
-    output_without_end_is_read_but_not_kept();
-    a_job_that_hangs_is_killed_when_its_time_is_over();
-    a_job_that_is_killed_is_told_from_one_that_exits();
+    the_kernel_continues_to_reap_other_children();
+    the_output_and_status_of_a_job_are_returned();
+    endless_output_is_read_and_discarded();
+    a_job_that_hangs_is_killed_at_the_timeout();
+    killed_and_exited_jobs_differ();
     a_job_that_stops_is_not_waited_for();
     a_grandchild_that_keeps_the_pipe_is_not_waited_for();
     jobs_run_at_the_same_time();
     a_job_that_hangs_does_not_hide_how_the_other_one_ended();
-    a_job_gets_no_input_no_descriptor_and_no_environment_of_ours();
+    a_job_inherits_no_input_descriptor_or_environment();
     a_program_that_is_not_there_leaves_none_running();
     return 0;
 }

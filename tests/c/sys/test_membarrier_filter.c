@@ -27,7 +27,7 @@ static bool has_filter(void)
     return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 2;
 }
 
-static int no_barrier_is_registered_for(void *arg)
+static int registration_is_denied(void *arg)
 {
     (void)arg;
     long query = membarrier(QUERY);
@@ -53,7 +53,7 @@ static int no_barrier_is_registered_for(void *arg)
     return 0;
 }
 
-static int the_kernel_registers_otherwise(void *arg)
+static int registration_works_without_the_filter(void *arg)
 {
     (void)arg;
     if (!(membarrier(QUERY) & REGISTER_PRIVATE_EXPEDITED))
@@ -63,7 +63,7 @@ static int the_kernel_registers_otherwise(void *arg)
     return 0;
 }
 
-static int without_the_right_to_filter_nothing_changes(void *arg)
+static int without_the_capability_nothing_changes(void *arg)
 {
     int user = *(int *)arg;
     /* Only a process without privileges may not install filters. */
@@ -72,13 +72,13 @@ static int without_the_right_to_filter_nothing_changes(void *arg)
     bool had_filter = has_filter();
     un_add_membarrier_filter();
     CHECK_INT(has_filter(), had_filter);
-    return the_kernel_registers_otherwise(NULL);
+    return registration_works_without_the_filter(NULL);
 }
 
 int main(void)
 {
     int nobody = 65534;
-    CHECK_INT(forked(no_barrier_is_registered_for, NULL), 0);
-    CHECK_INT(forked(the_kernel_registers_otherwise, NULL), 0);
-    CHECK_INT(forked(without_the_right_to_filter_nothing_changes, &nobody), 0);
+    CHECK_INT(forked(registration_is_denied, NULL), 0);
+    CHECK_INT(forked(registration_works_without_the_filter, NULL), 0);
+    CHECK_INT(forked(without_the_capability_nothing_changes, &nobody), 0);
 }

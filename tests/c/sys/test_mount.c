@@ -61,7 +61,7 @@ static int make(const char *path)
     return 0;
 }
 
-static int what_is_shown_is_read_only_with_all_below(void *arg)
+static int a_bind_is_read_only_with_all_mounts_below(void *arg)
 {
     struct un_error err;
     (void)arg;
@@ -78,7 +78,7 @@ static int what_is_shown_is_read_only_with_all_below(void *arg)
     return 0;
 }
 
-static int a_descriptor_stays_what_it_was(void *arg)
+static int a_bind_uses_descriptors_not_paths(void *arg)
 {
     struct un_error err;
     (void)arg;
@@ -112,7 +112,7 @@ static int a_tree_is_restricted_later(void *arg)
     return 0;
 }
 
-static int what_does_not_fit_is_refused(void *arg)
+static int files_of_different_types_are_rejected(void *arg)
 {
     struct un_error err;
     (void)arg;
@@ -149,7 +149,7 @@ struct refusal {
     int errnum;
 };
 
-static int a_filter_is_told_from_a_refusal(void *arg)
+static int a_seccomp_filter_has_its_own_cause(void *arg)
 {
     const struct refusal *refusal = arg;
     struct un_error err;
@@ -166,10 +166,10 @@ static int a_filter_is_told_from_a_refusal(void *arg)
 int main(void)
 {
     static int (*const parts[])(void *) = {
-        what_is_shown_is_read_only_with_all_below,
-        a_descriptor_stays_what_it_was,
+        a_bind_is_read_only_with_all_mounts_below,
+        a_bind_uses_descriptors_not_paths,
         a_tree_is_restricted_later,
-        what_does_not_fit_is_refused,
+        files_of_different_types_are_rejected,
     };
     /* The numbers of open_tree(2), move_mount(2) and mount_setattr(2), equal on all
      * architectures. */
@@ -179,8 +179,8 @@ int main(void)
         CHECK_INT(forked(parts[i], NULL), 0);
     for (size_t i = 0; i < COUNT(calls); i++) {
         struct refusal with_eperm = {calls[i], EPERM}, with_enosys = {calls[i], ENOSYS};
-        CHECK_INT(forked(a_filter_is_told_from_a_refusal, &with_eperm), 0);
-        CHECK_INT(forked(a_filter_is_told_from_a_refusal, &with_enosys), 0);
+        CHECK_INT(forked(a_seccomp_filter_has_its_own_cause, &with_eperm), 0);
+        CHECK_INT(forked(a_seccomp_filter_has_its_own_cause, &with_enosys), 0);
     }
     check_no_child_left();
     return 0;

@@ -1,5 +1,5 @@
 /* Tests of the agent's commands: what they inherit, their ends, and failures to start. */
-#include "served.h"
+#include "agent_process.h"
 
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -8,69 +8,70 @@
 
 static char text[TEXT_SIZE];
 
-static void a_command_gets_what_was_asked_for(struct served *agent)
+static void a_command_gets_what_was_asked_for(struct agent_process *agent)
 {
     static const char *const env[] = {"PATH=/bin:/usr/bin", "A=b c", NULL};
     const struct agent_limit limits[] = {{RLIMIT_NOFILE, 40, 50}, {RLIMIT_CORE, 0, 0}};
-    struct asked asked = {
+    struct request request = {
         .envp = env, .cwd = "/usr", .umask = 027, .limits = limits, .limit_count = COUNT(limits)};
     int status =
-        run_script(agent, "echo $A; pwd; umask; ulimit -n; ulimit -Hn", asked, text, sizeof text);
+        run_script(agent, "echo $A; pwd; umask; ulimit -n; ulimit -Hn", request, text, sizeof text);
     CHECK_INT(status, 0);
     CHECK_TEXT(text, "b c\n/usr\n0027\n40\n50\n");
 }
 
-static void it_has_no_descriptor_but_its_own(struct served *agent)
+static void a_command_has_only_its_own_descriptors(struct agent_process *agent)
 {
-    CHECK_INT(
-        run_script(agent, "ls /proc/self/fd | tr '\\n' ' '", (struct asked){0}, text, sizeof text),
-        0);
+    CHECK_INT(run_script(agent, "ls /proc/self/fd | tr '\\n' ' '", (struct request){0}, text,
+                         sizeof text),
+              0);
     /* The last descriptor is that of the listed directory. */
     CHECK_TEXT(text, "0 1 2 3 ");
 }
 
-static void it_has_no_signal_blocked_or_ignored(struct served *agent)
+static void a_command_has_no_signal_blocked_or_ignored(struct agent_process *agent)
 {
-    CHECK_INT(run_script(agent, "grep -E 'Sig(Blk|Ign)' /proc/self/status", (struct asked){0}, text,
-                         sizeof text),
+    CHECK_INT(run_script(agent, "grep -E 'Sig(Blk|Ign)' /proc/self/status", (struct request){0},
+                         text, sizeof text),
               0);
     CHECK_TEXT(text, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 }
 
-static void it_leads_a_session_if_asked(struct served *agent)
+static void a_command_leads_a_session_if_requested(struct agent_process *agent)
 {
     const char *script = "set -- $(cat /proc/$$/stat); test $5 = $$ && test $6 = $$";
-    struct asked asked = {.flags = AGENT_NEW_SESSION};
-    CHECK_INT(run_script(agent, script, asked, text, sizeof text), 0);
-    asked.flags = AGENT_NEW_GROUP;
-    CHECK_INT(run_script(agent, script, asked, text, sizeof text), 1 << 8);
+    struct request request = {.flags = AGENT_NEW_SESSION};
+    CHECK_INT(run_script(agent, script, request, text, sizeof text), 0);
+    request.flags = AGENT_NEW_GROUP;
+    CHECK_INT(run_script(agent, script, request, text, sizeof text), 1 << 8);
 }
 
-static void its_end_is_told(struct served *agent)
+static void the_status_of_a_command_is_reported(struct agent_process *agent)
 {
-    CHECK_INT(run_script(agent, "exit 7", (struct asked){0}, text, sizeof text), 7 << 8);
-    CHECK_INT(run_script(agent, "kill -KILL $$", (struct asked){0}, text, sizeof text), SIGKILL);
+    CHECK_INT(run_script(agent, "exit 7", (struct request){0}, text, sizeof text), 7 << 8);
+    CHECK_INT(run_script(agent, "kill -KILL $$", (struct request){0}, text, sizeof text), SIGKILL);
 }
 
-static void the_program_may_be_another_one(struct served *agent)
+static void the_program_may_be_another_one(struct agent_process *agent)
 {
     const char *const argv[] = {"some name", "-c", "exit 3", NULL};
-    struct asked asked = {.argv = argv, .program = "/bin/sh"};
-    int socket = ask(agent, &asked);
-    hear_start(socket);
-    CHECK_INT(hear_end(socket), 3 << 8);
+    struct request request = {.argv = argv, .program = "/bin/sh"};
+    int socket = send_request(agent, &request);
+    receive_start(socket);
+    CHECK_INT(receive_end(socket), 3 << 8);
     close(socket);
 }
 
-static void check_start_fails(struct served *agent, struct asked asked, int step, int errnum)
+static void check_start_fails(struct agent_process *agent, struct request request, int step,
+                              int errnum)
 {
     static const char *const found[] = {"true", NULL};
-    if (!asked.argv)
-        asked.argv = found;
-    int socket = ask(agent, &asked);
-    hear_failure(socket, step, errnum);
+    if (!request.argv)
+        request.argv = found;
+    int socket = send_request(agent, &request);
+    receive_failure(socket, step, errnum);
     /* After the failure, the agent closes the command's socket. */
-    CHECK_INT(hear(socket).size, 0);
+    CHECK_INT(receive_answer(socket).size, 0);
     close(socket);
 }
 
@@ -83,7 +84,7 @@ static void make_program(char *path, const char *text)
     close(file);
 }
 
-static void a_failure_is_told_by_its_step(struct served *agent)
+static void a_failure_has_its_step(struct agent_process *agent)
 {
     static const char *const missing[] = {"no-such-tool", NULL}, *const directory[] = {"/etc",
                                                                                        NULL};
@@ -96,21 +97,21 @@ static void a_failure_is_told_by_its_step(struct served *agent)
     make_program(path, "text\n");
     make_program(script, "#!/no/such/interpreter\n");
 
-    check_start_fails(agent, (struct asked){.argv = missing}, AGENT_STEP_LOOKUP, ENOENT);
-    check_start_fails(agent, (struct asked){.argv = absent}, AGENT_STEP_LOOKUP, ENOENT);
-    check_start_fails(agent, (struct asked){.argv = empty}, AGENT_STEP_LOOKUP, ENOENT);
-    check_start_fails(agent, (struct asked){.argv = below_file}, AGENT_STEP_LOOKUP, ENOTDIR);
-    check_start_fails(agent, (struct asked){.argv = directory}, AGENT_STEP_EXEC, EACCES);
-    check_start_fails(agent, (struct asked){.argv = text_file}, AGENT_STEP_EXEC, ENOEXEC);
-    check_start_fails(agent, (struct asked){.argv = orphan}, AGENT_STEP_EXEC, ENOENT);
-    check_start_fails(agent, (struct asked){.cwd = "/no/such"}, AGENT_STEP_CWD, ENOENT);
-    check_start_fails(agent, (struct asked){.limits = &unknown, .limit_count = 1},
+    check_start_fails(agent, (struct request){.argv = missing}, AGENT_STEP_LOOKUP, ENOENT);
+    check_start_fails(agent, (struct request){.argv = absent}, AGENT_STEP_LOOKUP, ENOENT);
+    check_start_fails(agent, (struct request){.argv = empty}, AGENT_STEP_LOOKUP, ENOENT);
+    check_start_fails(agent, (struct request){.argv = below_file}, AGENT_STEP_LOOKUP, ENOTDIR);
+    check_start_fails(agent, (struct request){.argv = directory}, AGENT_STEP_EXEC, EACCES);
+    check_start_fails(agent, (struct request){.argv = text_file}, AGENT_STEP_EXEC, ENOEXEC);
+    check_start_fails(agent, (struct request){.argv = orphan}, AGENT_STEP_EXEC, ENOENT);
+    check_start_fails(agent, (struct request){.cwd = "/no/such"}, AGENT_STEP_CWD, ENOENT);
+    check_start_fails(agent, (struct request){.limits = &unknown, .limit_count = 1},
                       AGENT_STEP_LIMITS, EINVAL);
     unlink(path);
     unlink(script);
 }
 
-static void long_words_come_apart(struct served *agent)
+static void long_strings_are_sent_in_a_file(struct agent_process *agent)
 {
     static char word[100001];
     const char *argv[32] = {"sh", "-c", "echo $# ${#1} $(echo $1 | cksum)", "sh"};
@@ -119,55 +120,56 @@ static void long_words_come_apart(struct served *agent)
         argv[i] = word;
     int out[2];
     CHECK_INT(pipe2(out, O_CLOEXEC), 0);
-    struct asked asked = {.argv = argv, .flags = AGENT_STRINGS_APART, .stdio = {0, out[1], 0}};
-    int socket = ask(agent, &asked);
+    struct request request = {.argv = argv, .flags = AGENT_STRINGS_APART, .stdio = {0, out[1], 0}};
+    int socket = send_request(agent, &request);
     close(out[1]);
-    hear_start(socket);
+    receive_start(socket);
     read_all(out[0], text, sizeof text);
     CHECK_HAS(text, "20 100000 ");
-    CHECK_INT(hear_end(socket), 0);
+    CHECK_INT(receive_end(socket), 0);
     close(socket);
 }
 
-static void a_word_that_is_too_long_is_told(struct served *agent)
+static void a_string_that_is_too_long_is_reported(struct agent_process *agent)
 {
     static char word[200001];
     memset(word, 'x', sizeof word - 1);
     const char *const argv[] = {"true", word, NULL};
-    check_start_fails(agent, (struct asked){.argv = argv, .flags = AGENT_STRINGS_APART},
+    check_start_fails(agent, (struct request){.argv = argv, .flags = AGENT_STRINGS_APART},
                       AGENT_STEP_EXEC, E2BIG);
 }
 
 /* A slow writer of arguments delays no other command, and may close the pipe instead. */
-static void words_in_a_pipe_are_waited_for(struct served *agent)
+static void strings_in_a_pipe_are_waited_for(struct agent_process *agent)
 {
     const char *const argv[] = {"sh", "-c", "exit 4", NULL};
     static char bytes[4096];
-    int words[2], no_words[2];
-    CHECK_INT(pipe2(words, O_CLOEXEC), 0);
-    CHECK_INT(pipe2(no_words, O_CLOEXEC), 0);
-    struct asked asked = {.argv = argv, .flags = AGENT_STRINGS_APART, .words = no_words[0]};
+    int strings[2], no_strings[2];
+    CHECK_INT(pipe2(strings, O_CLOEXEC), 0);
+    CHECK_INT(pipe2(no_strings, O_CLOEXEC), 0);
+    struct request request = {.argv = argv, .flags = AGENT_STRINGS_APART, .strings = no_strings[0]};
     struct agent_header header;
-    size_t fixed = encode(&asked, bytes);
+    size_t fixed = encode(&request, bytes);
     memcpy(&header, bytes, sizeof header);
-    int given_up = ask(agent, &asked);
+    int given_up = send_request(agent, &request);
     close(given_up);
-    asked.words = words[0];
-    int socket = ask(agent, &asked);
-    CHECK_INT(run_script(agent, "exit 0", (struct asked){0}, text, sizeof text), 0);
-    CHECK_INT(write(words[1], bytes + fixed, 5), 5);
-    CHECK_INT(run_script(agent, "exit 0", (struct asked){0}, text, sizeof text), 0);
-    CHECK_INT(write(words[1], bytes + fixed + 5, header.size - 5), header.size - 5);
-    hear_start(socket);
-    CHECK_INT(hear_end(socket), 4 << 8);
+    request.strings = strings[0];
+    int socket = send_request(agent, &request);
+    CHECK_INT(run_script(agent, "exit 0", (struct request){0}, text, sizeof text), 0);
+    CHECK_INT(write(strings[1], bytes + fixed, 5), 5);
+    CHECK_INT(run_script(agent, "exit 0", (struct request){0}, text, sizeof text), 0);
+    CHECK_INT(write(strings[1], bytes + fixed + 5, header.size - 5), header.size - 5);
+    receive_start(socket);
+    CHECK_INT(receive_end(socket), 4 << 8);
     close(socket);
-    close(no_words[0]);
-    close(no_words[1]);
-    close(words[0]);
-    close(words[1]);
+    close(no_strings[0]);
+    close(no_strings[1]);
+    close(strings[0]);
+    close(strings[1]);
 }
 
-static void send_to(struct served *agent, const char *bytes, size_t size, int *socket, size_t count)
+static void send_to(struct agent_process *agent, const char *bytes, size_t size, int *socket,
+                    size_t count)
 {
     int own[2], fds[6];
     socket_pair(own);
@@ -178,35 +180,35 @@ static void send_to(struct served *agent, const char *bytes, size_t size, int *s
     *socket = own[0];
 }
 
-static void what_is_no_message_is_answered_by_an_error(struct served *agent)
+static void malformed_messages_are_answered_by_an_error(struct agent_process *agent)
 {
     static char bytes[AGENT_MESSAGE_MAX + 100];
     const char *const argv[] = {"true", NULL};
-    struct asked asked = {.argv = argv};
-    size_t fixed = encode(&asked, bytes), size = fixed + sizeof "/" + sizeof "true" + 19;
+    struct request request = {.argv = argv};
+    size_t fixed = encode(&request, bytes), size = fixed + sizeof "/" + sizeof "true" + 19;
     int socket;
     for (size_t cut = 0; cut < size; cut++) {
         send_to(agent, bytes, cut, &socket, 4);
-        hear_failure(socket, AGENT_STEP_STRINGS, EPROTO);
-        CHECK_INT(hear(socket).size, 0);
+        receive_failure(socket, AGENT_STEP_STRINGS, EPROTO);
+        CHECK_INT(receive_answer(socket).size, 0);
         close(socket);
     }
     for (size_t count = 0; count <= 6; count++) {
         send_to(agent, bytes, size, &socket, count);
         if (count < 4)
-            hear_failure(agent->control, AGENT_STEP_STRINGS, EPROTO);
+            receive_failure(agent->control, AGENT_STEP_STRINGS, EPROTO);
         else if (count > 4)
-            hear_failure(socket, AGENT_STEP_STRINGS, EPROTO);
+            receive_failure(socket, AGENT_STEP_STRINGS, EPROTO);
         else
-            hear_start(socket);
+            receive_start(socket);
         close(socket);
     }
     send_to(agent, bytes, AGENT_MESSAGE_MAX + 100, &socket, 4);
-    hear_failure(socket, AGENT_STEP_STRINGS, EPROTO);
+    receive_failure(socket, AGENT_STEP_STRINGS, EPROTO);
     close(socket);
 }
 
-static void the_hosts_nonsense_is_refused(struct served *agent)
+static void invalid_messages_of_the_host_are_rejected(struct agent_process *agent)
 {
     int alive;
     pid_t pid;
@@ -218,48 +220,48 @@ static void the_hosts_nonsense_is_refused(struct served *agent)
         {AGENT_SIGNAL, 0, -1},
     };
     for (size_t i = 0; i < COUNT(wrong); i++) {
-        tell(socket, wrong[i][0], wrong[i][1], wrong[i][2]);
-        CHECK_INT(hear(socket).note.kind, AGENT_REFUSED);
+        send_note(socket, wrong[i][0], wrong[i][1], wrong[i][2]);
+        CHECK_INT(receive_answer(socket).note.kind, AGENT_REFUSED);
     }
     CHECK_INT(send(socket, "abc", 3, 0), 3);
-    CHECK_INT(hear(socket).note.kind, AGENT_REFUSED);
-    tell(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
-    CHECK_INT(hear_end(socket), SIGTERM);
+    CHECK_INT(receive_answer(socket).note.kind, AGENT_REFUSED);
+    send_note(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
+    CHECK_INT(receive_end(socket), SIGTERM);
     /* A signal to processes that have ended is not an error. */
-    tell(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
-    tell(socket, AGENT_SIGNAL, AGENT_TO_GROUP, SIGTERM);
-    tell(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGTERM);
+    send_note(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
+    send_note(socket, AGENT_SIGNAL, AGENT_TO_GROUP, SIGTERM);
+    send_note(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGTERM);
     close(socket);
     check_all_end(alive);
 }
 
-static void many_run_at_once(struct served *agent)
+static void many_run_at_once(struct agent_process *agent)
 {
     enum { MANY = 150 };
     const char *const argv[] = {"cat", NULL};
     int socket[MANY], in[2];
     CHECK_INT(pipe2(in, O_CLOEXEC), 0);
-    struct asked asked = {.argv = argv, .stdio = {in[0], 0, 0}};
+    struct request request = {.argv = argv, .stdio = {in[0], 0, 0}};
     for (int i = 0; i < MANY; i++)
-        socket[i] = ask(agent, &asked);
+        socket[i] = send_request(agent, &request);
     close(in[0]);
     for (int i = 0; i < MANY; i++)
-        hear_start(socket[i]);
+        receive_start(socket[i]);
     close(in[1]);
     for (int i = 0; i < MANY; i++) {
-        CHECK_INT(hear_end(socket[i]), 0);
+        CHECK_INT(receive_end(socket[i]), 0);
         close(socket[i]);
     }
 }
 
-static void what_a_command_uses_is_told(struct served *agent)
+static void the_usage_of_a_command_is_reported(struct agent_process *agent)
 {
     const char *const argv[] = {"sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done",
                                 NULL};
-    struct asked asked = {.argv = argv};
-    int socket = ask(agent, &asked);
-    hear_start(socket);
-    struct answer end = hear(socket);
+    struct request request = {.argv = argv};
+    int socket = send_request(agent, &request);
+    receive_start(socket);
+    struct answer end = receive_answer(socket);
     CHECK_INT(end.note.kind, AGENT_ENDED);
     CHECK(end.more.used.user_us + end.more.used.system_us > 0);
     CHECK(end.more.used.rss_kib > 100);
@@ -269,58 +271,58 @@ static void what_a_command_uses_is_told(struct served *agent)
 static void without_memory_commands_fail_and_the_agent_stays(void)
 {
     static const char *const argv[] = {"true", NULL};
-    const struct asked asked = {.argv = argv};
-    struct served agent;
+    const struct request request = {.argv = argv};
+    struct agent_process agent;
     struct rlimit before;
     CHECK_INT(getrlimit(RLIMIT_AS, &before), 0);
     const struct rlimit none = {.rlim_cur = 0, .rlim_max = before.rlim_max};
     start_agent_within(&agent, RLIMIT_AS, &none);
     for (int i = 0; i < 3; i++) {
-        int socket = ask(&agent, &asked);
-        hear_failure(socket, AGENT_STEP_FORK, ENOMEM);
-        CHECK_INT(hear(socket).size, 0);
+        int socket = send_request(&agent, &request);
+        receive_failure(socket, AGENT_STEP_FORK, ENOMEM);
+        CHECK_INT(receive_answer(socket).size, 0);
         close(socket);
     }
     CHECK_INT(stop_agent(&agent), 0);
 }
 
-static void where_descriptors_are_lost_that_is_told(void)
+static void lost_descriptors_are_reported(void)
 {
     static const char *const argv[] = {"true", NULL};
-    const struct asked asked = {.argv = argv};
-    struct served agent;
+    const struct request request = {.argv = argv};
+    struct agent_process agent;
     struct rlimit before;
     CHECK_INT(getrlimit(RLIMIT_NOFILE, &before), 0);
     /* The limit leaves two descriptors, since the agent itself uses five. */
     const struct rlimit few = {.rlim_cur = 7, .rlim_max = before.rlim_max};
     start_agent_within(&agent, RLIMIT_NOFILE, &few);
-    int socket = ask(&agent, &asked);
-    hear_failure(agent.control, AGENT_STEP_STRINGS, EMFILE);
-    CHECK_INT(hear(socket).size, 0);
+    int socket = send_request(&agent, &request);
+    receive_failure(agent.control, AGENT_STEP_STRINGS, EMFILE);
+    CHECK_INT(receive_answer(socket).size, 0);
     close(socket);
     CHECK_INT(stop_agent(&agent), 0);
 }
 
 int main(void)
 {
-    struct served agent;
+    struct agent_process agent;
     without_memory_commands_fail_and_the_agent_stays();
-    where_descriptors_are_lost_that_is_told();
+    lost_descriptors_are_reported();
     start_agent(&agent);
     a_command_gets_what_was_asked_for(&agent);
-    it_has_no_descriptor_but_its_own(&agent);
-    it_has_no_signal_blocked_or_ignored(&agent);
-    it_leads_a_session_if_asked(&agent);
-    its_end_is_told(&agent);
+    a_command_has_only_its_own_descriptors(&agent);
+    a_command_has_no_signal_blocked_or_ignored(&agent);
+    a_command_leads_a_session_if_requested(&agent);
+    the_status_of_a_command_is_reported(&agent);
     the_program_may_be_another_one(&agent);
-    a_failure_is_told_by_its_step(&agent);
-    long_words_come_apart(&agent);
-    a_word_that_is_too_long_is_told(&agent);
-    words_in_a_pipe_are_waited_for(&agent);
-    what_is_no_message_is_answered_by_an_error(&agent);
-    the_hosts_nonsense_is_refused(&agent);
+    a_failure_has_its_step(&agent);
+    long_strings_are_sent_in_a_file(&agent);
+    a_string_that_is_too_long_is_reported(&agent);
+    strings_in_a_pipe_are_waited_for(&agent);
+    malformed_messages_are_answered_by_an_error(&agent);
+    invalid_messages_of_the_host_are_rejected(&agent);
     many_run_at_once(&agent);
-    what_a_command_uses_is_told(&agent);
+    the_usage_of_a_command_is_reported(&agent);
     CHECK_INT(stop_agent(&agent), 0);
     return 0;
 }

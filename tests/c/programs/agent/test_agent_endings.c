@@ -1,8 +1,8 @@
 /* Tests that no process of a command survives the end of the host, the agent or its keeper. */
-#include "served.h"
+#include "agent_process.h"
 
 /* Scripts that print a line once all their processes are running. */
-static const char *const stubborn[] = {
+static const char *const scripts[] = {
     "echo; exec sleep 1000",
     "sleep 1000 & echo; wait",
     "(setsid sh -c 'trap \"\" TERM HUP INT; echo; while :; do sleep 1; done' &); sleep 1000",
@@ -29,7 +29,7 @@ static pid_t parent_of(pid_t pid)
 static void nothing_is_left(const char *script, enum way way)
 {
 
-    struct served agent;
+    struct agent_process agent;
     int alive;
     pid_t pid;
     start_agent(&agent);
@@ -39,15 +39,15 @@ static void nothing_is_left(const char *script, enum way way)
     if (way == CONTROL)
         close(agent.control);
     if (way == TREE)
-        tell(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGKILL);
+        send_note(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGKILL);
     if (way == AGENT)
         kill(agent.pid, SIGKILL);
     if (way == KEEPER)
         kill(parent_of(pid), SIGKILL);
     check_all_end(alive);
     if (way == TREE) {
-        CHECK_INT(hear_end(socket), SIGKILL);
-        CHECK_INT(hear(socket).size, 0);
+        CHECK_INT(receive_end(socket), SIGKILL);
+        CHECK_INT(receive_answer(socket).size, 0);
     }
     if (way != SOCKET)
         close(socket);
@@ -60,17 +60,17 @@ static void nothing_is_left(const char *script, enum way way)
  * kills it. */
 static void a_daemon_outlives_its_command(void)
 {
-    struct served agent;
+    struct agent_process agent;
     int alive, again;
     pid_t pid;
     start_agent(&agent);
     int socket = start_script(&agent, "setsid sleep 1000 & echo", &alive, &pid);
-    CHECK_INT(hear_end(socket), 0);
+    CHECK_INT(receive_end(socket), 0);
     close(socket);
     socket = start_script(&agent, "setsid sleep 1000 & echo", &again, &pid);
-    CHECK_INT(hear_end(socket), 0);
-    tell(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGKILL);
-    CHECK_INT(hear(socket).size, 0);
+    CHECK_INT(receive_end(socket), 0);
+    send_note(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGKILL);
+    CHECK_INT(receive_answer(socket).size, 0);
     check_all_end(again);
     struct pollfd first = {.fd = alive, .events = POLLIN};
     CHECK_INT(poll(&first, 1, 0), 0);
@@ -79,26 +79,26 @@ static void a_daemon_outlives_its_command(void)
     check_all_end(alive);
 }
 
-static void signals_go_where_they_are_to_go(void)
+static void signals_reach_their_recipients(void)
 {
     /* Each process starts the next one after setting its own trap. */
     static const char script[] =
         "trap 'echo p' TERM; sh -c 'trap \"echo g; exit\" TERM; "
         "setsid sh -c \"trap \\\"echo t; exit\\\" TERM; echo; while :; do sleep 0.01; done\" & "
         "while :; do sleep 0.01; done' & while :; do sleep 0.01; done";
-    static const char *const heard[] = {"p", "gp", "gpt"};
+    static const char *const expected[] = {"p", "gp", "gpt"};
     for (int to = AGENT_TO_PROCESS; to <= AGENT_TO_TREE; to++) {
-        struct served agent;
+        struct agent_process agent;
         int alive;
         pid_t pid;
         char letters[16] = "", letter;
         start_agent(&agent);
         int socket = start_script(&agent, script, &alive, &pid);
-        tell(socket, AGENT_SIGNAL, to, SIGTERM);
-        for (size_t i = 0; i < strlen(heard[to]);)
+        send_note(socket, AGENT_SIGNAL, to, SIGTERM);
+        for (size_t i = 0; i < strlen(expected[to]);)
             if (read(alive, &letter, 1) == 1 && letter != '\n')
                 letters[i++] = letter;
-        for (const char *one = heard[to]; *one; one++)
+        for (const char *one = expected[to]; *one; one++)
             CHECK(strchr(letters, *one));
         close(socket);
         check_all_end(alive);
@@ -106,13 +106,13 @@ static void signals_go_where_they_are_to_go(void)
     }
 }
 
-static void sigterm_is_passed_on_and_no_more_is_begun(void)
+static void sigterm_is_forwarded_and_stops_new_commands(void)
 {
-    struct served agent;
+    struct agent_process agent;
     int alive;
     pid_t pid;
     const char *const argv[] = {"true", NULL};
-    struct asked asked = {.argv = argv};
+    struct request request = {.argv = argv};
     start_agent(&agent);
     int socket = start_script(&agent,
                               "trap 'exit 5' USR1; trap 'echo' TERM; echo; "
@@ -121,11 +121,11 @@ static void sigterm_is_passed_on_and_no_more_is_begun(void)
     kill(agent.pid, SIGTERM);
     char line[8];
     CHECK(read(alive, line, sizeof line) > 0);
-    int late = ask(&agent, &asked);
-    hear_failure(late, AGENT_STEP_FORK, ESHUTDOWN);
+    int late = send_request(&agent, &request);
+    receive_failure(late, AGENT_STEP_FORK, ESHUTDOWN);
     close(late);
     kill(pid, SIGUSR1);
-    CHECK_INT(hear_end(socket), 5 << 8);
+    CHECK_INT(receive_end(socket), 5 << 8);
     close(socket);
     CHECK_INT(wait_for(agent.pid), 128 + SIGTERM);
     close(agent.control);
@@ -135,10 +135,10 @@ static void sigterm_is_passed_on_and_no_more_is_begun(void)
 int main(void)
 {
     for (int way = 0; way < WAYS; way++)
-        for (size_t i = 0; i < COUNT(stubborn); i++)
-            nothing_is_left(stubborn[i], (enum way)way);
+        for (size_t i = 0; i < COUNT(scripts); i++)
+            nothing_is_left(scripts[i], (enum way)way);
     a_daemon_outlives_its_command();
-    signals_go_where_they_are_to_go();
-    sigterm_is_passed_on_and_no_more_is_begun();
+    signals_reach_their_recipients();
+    sigterm_is_forwarded_and_stops_new_commands();
     return 0;
 }

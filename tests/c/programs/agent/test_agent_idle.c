@@ -1,7 +1,7 @@
 /* Tests of reusing idle keepers before the agent has recorded them: a keeper may be idle before
  * clone(2) returns in the agent. */
+#include "agent_process.h"
 #include "programs/agent/agent.h"
-#include "served.h"
 
 #define KEEPERS 2
 
@@ -39,16 +39,16 @@ static pid_t start_keeper(struct agent_block *block, const int sockets[KEEPERS])
     return pid;
 }
 
-static int ask_for(const struct served *host, const char *program, const char *word)
+static int request_program(const struct agent_process *host, const char *program, const char *word)
 {
     const char *const argv[] = {program, word, NULL};
-    const struct asked asked = {.argv = argv};
-    return ask(host, &asked);
+    const struct request request = {.argv = argv};
+    return send_request(host, &request);
 }
 
 static void check_ends(int socket, int status)
 {
-    CHECK_INT(hear_end(socket), status);
+    CHECK_INT(receive_end(socket), status);
     close(socket);
 }
 
@@ -67,7 +67,7 @@ int main(void)
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     socket_pair(fd);
-    const struct served host = {.control = fd[0]};
+    const struct agent_process host = {.control = fd[0]};
     shared->agent = (struct agent){
         .pid = getpid(),
         .control = fd[1],
@@ -76,7 +76,7 @@ int main(void)
         .idle = &shared->idle,
     };
     for (int i = 0; i < KEEPERS; i++) {
-        sockets[i] = ask_for(&host, "true", NULL);
+        sockets[i] = request_program(&host, "true", NULL);
         block[i] = share_block();
         block[i]->agent = &shared->agent;
         CHECK_INT(agent_receive(fd[1], &block[i]->request), 1);
@@ -84,18 +84,18 @@ int main(void)
     for (int i = 0; i < KEEPERS; i++)
         pid[i] = start_keeper(block[i], sockets);
     for (int i = 0; i < KEEPERS; i++) {
-        hear_start(sockets[i]);
+        receive_start(sockets[i]);
         check_ends(sockets[i], 0);
     }
     while (!are_idle(&shared->idle))
         usleep(1000);
     /* The listening keeper takes the first command, so the next one goes to the waiting keeper. */
-    int busy = ask_for(&host, "sleep", "1000");
-    hear_start(busy);
-    int next = ask_for(&host, "true", NULL);
-    hear_start(next);
+    int busy = request_program(&host, "sleep", "1000");
+    receive_start(busy);
+    int next = request_program(&host, "true", NULL);
+    receive_start(next);
     check_ends(next, 0);
-    tell(busy, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGKILL);
+    send_note(busy, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGKILL);
     check_ends(busy, SIGKILL);
     for (int i = 0; i < KEEPERS; i++) {
         CHECK_INT(block[i]->keeper, pid[i]);

@@ -1,5 +1,5 @@
 /* Tests of commands with a terminal whose input and output are the host's descriptors. */
-#include "served.h"
+#include "agent_process.h"
 
 struct terminal_command {
     int socket;
@@ -7,21 +7,21 @@ struct terminal_command {
     int out; /* the read end of a pipe with the terminal's output */
 };
 
-static struct terminal_command start_in_terminal(struct served *agent, const char *script)
+static struct terminal_command start_in_terminal(struct agent_process *agent, const char *script)
 {
     const char *const argv[] = {"sh", "-c", script, NULL};
     int in[2], out[2];
     CHECK_INT(pipe2(in, O_CLOEXEC), 0);
     CHECK_INT(pipe2(out, O_CLOEXEC), 0);
-    struct asked asked = {.argv = argv,
-                          .flags = AGENT_TERMINAL,
-                          .rows = 24,
-                          .columns = 80,
-                          .stdio = {in[0], out[1], 0}};
-    struct terminal_command terminal_command = {ask(agent, &asked), in[1], out[0]};
+    struct request request = {.argv = argv,
+                              .flags = AGENT_TERMINAL,
+                              .rows = 24,
+                              .columns = 80,
+                              .stdio = {in[0], out[1], 0}};
+    struct terminal_command terminal_command = {send_request(agent, &request), in[1], out[0]};
     close(in[0]);
     close(out[1]);
-    hear_start(terminal_command.socket);
+    receive_start(terminal_command.socket);
     return terminal_command;
 }
 
@@ -30,7 +30,7 @@ static void type(const struct terminal_command *terminal_command, const char *te
     CHECK_INT(write(terminal_command->in, text, strlen(text)), (long long)strlen(text));
 }
 
-static void see(const struct terminal_command *terminal_command, const char *text)
+static void expect_output(const struct terminal_command *terminal_command, const char *text)
 {
     char seen[4096];
     size_t length = 0;
@@ -48,7 +48,7 @@ static void see(const struct terminal_command *terminal_command, const char *tex
 static int finish_in_terminal(struct terminal_command *terminal_command, char *text, size_t size)
 {
     read_all(terminal_command->out, text, size);
-    int status = hear_end(terminal_command->socket);
+    int status = receive_end(terminal_command->socket);
     close(terminal_command->socket);
     close(terminal_command->in);
     return status;
@@ -56,7 +56,7 @@ static int finish_in_terminal(struct terminal_command *terminal_command, char *t
 
 static char text[65536];
 
-static void it_is_a_terminal(struct served *agent)
+static void it_is_a_terminal(struct agent_process *agent)
 {
     struct terminal_command terminal_command =
         start_in_terminal(agent, "test -t 0 && test -t 1 && test -t 2 && stty size && "
@@ -65,32 +65,32 @@ static void it_is_a_terminal(struct served *agent)
     CHECK_TEXT(text, "24 80\r\nok\r\n");
 }
 
-static void its_size_may_change(struct served *agent)
+static void the_size_may_change(struct agent_process *agent)
 {
     struct terminal_command terminal_command = start_in_terminal(
         agent, "trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.01; done");
-    see(&terminal_command, "ready");
-    tell(terminal_command.socket, AGENT_WINDOW, 0, 50 << 16 | 132);
+    expect_output(&terminal_command, "ready");
+    send_note(terminal_command.socket, AGENT_WINDOW, 0, 50 << 16 | 132);
     CHECK_INT(finish_in_terminal(&terminal_command, text, sizeof text), 3 << 8);
     CHECK_HAS(text, "50 132");
 }
 
-static void keys_are_signals(struct served *agent)
+static void keys_are_signals(struct agent_process *agent)
 {
     struct terminal_command terminal_command =
         start_in_terminal(agent, "trap 'exit 4' INT; echo ready; while :; do sleep 0.01; done");
-    see(&terminal_command, "ready");
+    expect_output(&terminal_command, "ready");
     type(&terminal_command, "\003");
     CHECK_INT(finish_in_terminal(&terminal_command, text, sizeof text), 4 << 8);
 }
 
-static void input_ends_as_a_user_ends_it(struct served *agent)
+static void end_of_input_is_typed(struct agent_process *agent)
 {
     static const char *const typed[] = {"", "line\n", "no line"};
     for (size_t i = 0; i < COUNT(typed); i++) {
         struct terminal_command terminal_command =
             start_in_terminal(agent, "stty -echo; echo ready; cat; echo end");
-        see(&terminal_command, "ready\r\n");
+        expect_output(&terminal_command, "ready\r\n");
         type(&terminal_command, typed[i]);
         close(terminal_command.in);
         terminal_command.in = dup(0);
@@ -101,7 +101,7 @@ static void input_ends_as_a_user_ends_it(struct served *agent)
 }
 
 /* Terminal output that the host does not read must not block another command. */
-static void a_slow_reader_keeps_nobody_else_waiting(struct served *agent)
+static void a_slow_reader_does_not_block_other_commands(struct agent_process *agent)
 {
     struct terminal_command slow =
         start_in_terminal(agent, "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done");
@@ -118,11 +118,11 @@ static void a_slow_reader_keeps_nobody_else_waiting(struct served *agent)
     CHECK_INT(finish_in_terminal(&slow, text, sizeof text), 0);
 }
 
-static void who_goes_away_hangs_up(struct served *agent)
+static void a_closed_connection_hangs_up(struct agent_process *agent)
 {
     struct terminal_command terminal_command =
         start_in_terminal(agent, "trap '' HUP; (setsid sleep 1000 &); echo ready; sleep 1000");
-    see(&terminal_command, "ready");
+    expect_output(&terminal_command, "ready");
     close(terminal_command.socket);
     read_all(terminal_command.out, text, sizeof text);
     close(terminal_command.in);
@@ -130,14 +130,14 @@ static void who_goes_away_hangs_up(struct served *agent)
 
 int main(void)
 {
-    struct served agent;
+    struct agent_process agent;
     start_agent(&agent);
     it_is_a_terminal(&agent);
-    its_size_may_change(&agent);
+    the_size_may_change(&agent);
     keys_are_signals(&agent);
-    input_ends_as_a_user_ends_it(&agent);
-    a_slow_reader_keeps_nobody_else_waiting(&agent);
-    who_goes_away_hangs_up(&agent);
+    end_of_input_is_typed(&agent);
+    a_slow_reader_does_not_block_other_commands(&agent);
+    a_closed_connection_hangs_up(&agent);
     CHECK_INT(stop_agent(&agent), 0);
     return 0;
 }

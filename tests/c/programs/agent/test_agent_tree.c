@@ -38,7 +38,7 @@ static pid_t start_parent(bool waits)
 }
 
 /* Only the descendants of the root are killed, and the other processes continue. */
-static void descendants_end_while_all_stands(void)
+static void descendants_are_killed_while_all_is_stopped(void)
 {
     pid_t root = start_parent(true), other = start_sleeper();
     int proc = agent_open_proc();
@@ -73,26 +73,26 @@ static void children_and_orphans_end_without_proc(void)
 }
 
 /* A tree of processes that outlives the first rounds. */
-struct stubborn {
+struct process_tree {
     int rounds, helps;
 };
 
 static bool is_left(void *arg)
 {
-    struct stubborn *tree = arg;
+    struct process_tree *tree = arg;
     return !tree->helps && tree->rounds++ < 100;
 }
 
-static void help(void *arg)
+static void count_help(void *arg)
 {
-    struct stubborn *tree = arg;
+    struct process_tree *tree = arg;
     tree->helps++;
 }
 
 static void help_is_requested_after_some_rounds(void)
 {
-    struct stubborn tree = {0, 0};
-    const struct agent_killing how = {.reap = is_left, .get_help = help, .arg = &tree};
+    struct process_tree tree = {0, 0};
+    const struct agent_killing how = {.reap = is_left, .get_help = count_help, .arg = &tree};
     int proc = agent_open_proc();
     agent_kill_tree(proc, &how);
     CHECK_INT(tree.helps, 1);
@@ -106,7 +106,7 @@ static int run_tests(void *arg)
     (void)arg;
     CHECK_INT(getpid(), 1);
     CHECK_OK(un_mount("proc", "/proc", "proc", 0, NULL, &err), &err);
-    descendants_end_while_all_stands();
+    descendants_are_killed_while_all_is_stopped();
     children_and_orphans_end_without_proc();
     help_is_requested_after_some_rounds();
     return 0;

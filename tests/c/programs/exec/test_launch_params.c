@@ -22,7 +22,7 @@ static void numbers_are_set_before_namespaces_are_entered(void)
     }
 }
 
-static void names_wait_for_the_files_of_the_sandbox(void)
+static void names_are_resolved_later(void)
 {
     static const char *const names[] = {"app", "app:7", "7:app"};
     for (size_t i = 0; i < COUNT(names); i++) {
@@ -38,6 +38,6 @@ int main(void)
 {
     launch.of_verb[UN_VERB_JSON_USER] = 1;
     numbers_are_set_before_namespaces_are_entered();
-    names_wait_for_the_files_of_the_sandbox();
+    names_are_resolved_later();
     return 0;
 }

@@ -20,7 +20,7 @@ static int parse(const char *const *given, struct un_options *options, struct un
     return un_options_parse(count + 1, words, options, err);
 }
 
-static void wrong_words_are_named(void)
+static void invalid_arguments_are_named(void)
 {
     static const struct {
         const char *words[WORDS], *part;
@@ -115,7 +115,7 @@ static void descriptors_have_a_maximum(void)
 
 int main(void)
 {
-    wrong_words_are_named();
+    invalid_arguments_are_named();
     options_have_their_values();
     descriptors_have_a_maximum();
     return 0;

@@ -1,6 +1,6 @@
 /* An agent on the host's kernel, outside any sandbox, and the host's side of its protocol. */
-#ifndef SERVED_H
-#define SERVED_H
+#ifndef AGENT_PROCESS_H
+#define AGENT_PROCESS_H
 
 #include "forked.h"
 #include "programs/agent/agent.h"
@@ -13,13 +13,13 @@
 #include <sys/socket.h>
 #include <time.h>
 
-struct served {
+struct agent_process {
     int control;
     pid_t pid;
 };
 
 /* A command to start. A member that is 0 or NULL is left out of the message. */
-struct asked {
+struct request {
     const char *const *argv;
     const char *const *envp;
     const char *cwd;
@@ -31,8 +31,8 @@ struct asked {
     int stdio[3];   /* descriptors for standard streams; 0 for /dev/null */
     uint16_t rows;
     uint16_t columns;
-    int words; /* with AGENT_STRINGS_APART, the descriptor to write arguments to; 0 for a memory
-                * file */
+    int strings; /* with AGENT_STRINGS_APART, the descriptor to write arguments to; 0 for a memory
+                  * file */
 };
 
 static inline void socket_pair(int fd[2])
@@ -40,7 +40,7 @@ static inline void socket_pair(int fd[2])
     CHECK_INT(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fd), 0);
 }
 
-static inline void start_agent_within(struct served *agent, int resource,
+static inline void start_agent_within(struct agent_process *agent, int resource,
                                       const struct rlimit *limit)
 {
     int fd[2];
@@ -65,13 +65,13 @@ static inline void start_agent_within(struct served *agent, int resource,
     CHECK_INT(hello.pid, agent->pid);
 }
 
-static inline void start_agent(struct served *agent)
+static inline void start_agent(struct agent_process *agent)
 {
     start_agent_within(agent, 0, NULL);
 }
 
 /* Ends the agent by closing its socket; returns its exit status. */
-static inline int stop_agent(struct served *agent)
+static inline int stop_agent(struct agent_process *agent)
 {
     close(agent->control);
     return wait_for(agent->pid);
@@ -98,67 +98,68 @@ static inline void send_message(int control, const void *bytes, size_t size, con
     CHECK_INT(sendmsg(control, &head, MSG_NOSIGNAL), (long long)size);
 }
 
-static inline char *add_word(char *to, const char *word)
+static inline char *add_string(char *to, const char *word)
 {
     return stpcpy(to, word) + 1;
 }
 
-static inline uint32_t add_words(char **to, const char *const *words)
+static inline uint32_t add_strings(char **to, const char *const *strings)
 {
     uint32_t count = 0;
-    for (; words && *words; words++, count++)
-        *to = add_word(*to, *words);
+    for (; strings && *strings; strings++, count++)
+        *to = add_string(*to, *strings);
     return count;
 }
 
 /* Encodes a message and the arguments behind it; returns the offset of the arguments. */
-static inline size_t encode(const struct asked *asked, char *bytes)
+static inline size_t encode(const struct request *request, char *bytes)
 {
     static const char *const path[] = {"PATH=/usr/bin:/bin", NULL};
     struct agent_header header = {
         .magic = AGENT_COMMAND,
         .version = AGENT_VERSION,
-        .flags = (uint16_t)asked->flags,
+        .flags = (uint16_t)request->flags,
         .groups = AGENT_UNCHANGED,
-        .limits = asked->limit_count,
-        .umask = asked->umask ? asked->umask : AGENT_UNCHANGED,
-        .rows = asked->rows,
-        .columns = asked->columns,
+        .limits = request->limit_count,
+        .umask = request->umask ? request->umask : AGENT_UNCHANGED,
+        .rows = request->rows,
+        .columns = request->columns,
     };
-    size_t fixed = sizeof header + asked->limit_count * sizeof *asked->limits;
+    size_t fixed = sizeof header + request->limit_count * sizeof *request->limits;
     char *at = bytes + fixed;
-    at = add_word(at, asked->cwd ? asked->cwd : "/");
-    if (asked->program) {
+    at = add_string(at, request->cwd ? request->cwd : "/");
+    if (request->program) {
         header.flags |= AGENT_PROGRAM;
-        at = add_word(at, asked->program);
+        at = add_string(at, request->program);
     }
-    header.args = add_words(&at, asked->argv);
-    header.env = add_words(&at, asked->envp ? asked->envp : path);
+    header.args = add_strings(&at, request->argv);
+    header.env = add_strings(&at, request->envp ? request->envp : path);
     header.size = (uint32_t)(at - bytes - (ptrdiff_t)fixed);
     memcpy(bytes, &header, sizeof header);
-    if (asked->limit_count)
-        memcpy(bytes + sizeof header, asked->limits, asked->limit_count * sizeof *asked->limits);
+    if (request->limit_count)
+        memcpy(bytes + sizeof header, request->limits,
+               request->limit_count * sizeof *request->limits);
     return fixed;
 }
 
 /* Starts a command; returns the host's end of its socket. */
-static inline int ask(const struct served *agent, const struct asked *asked)
+static inline int send_request(const struct agent_process *agent, const struct request *request)
 {
     static char bytes[4 << 20];
     int own[2], null = open("/dev/null", O_RDWR | O_CLOEXEC), fds[5];
     socket_pair(own);
-    size_t fixed = encode(asked, bytes);
+    size_t fixed = encode(request, bytes);
     struct agent_header header;
     memcpy(&header, bytes, sizeof header);
     for (int i = 0; i < 3; i++)
-        fds[i] = asked->stdio[i] ? asked->stdio[i] : null;
+        fds[i] = request->stdio[i] ? request->stdio[i] : null;
     fds[AGENT_SOCKET] = own[1];
-    bool apart = asked->flags & AGENT_STRINGS_APART;
+    bool apart = request->flags & AGENT_STRINGS_APART;
     int file = -1;
     if (apart) {
         file = fds[AGENT_STRINGS] =
-            asked->words ? asked->words : memfd_create("words", MFD_CLOEXEC);
-        if (!asked->words) {
+            request->strings ? request->strings : memfd_create("strings", MFD_CLOEXEC);
+        if (!request->strings) {
             CHECK_INT(write(file, bytes + fixed, header.size), header.size);
             lseek(file, 0, SEEK_SET);
         }
@@ -166,7 +167,7 @@ static inline int ask(const struct served *agent, const struct asked *asked)
     send_message(agent->control, bytes, fixed + (apart ? 0 : header.size), fds, apart ? 5 : 4);
     close(own[1]);
     close(null);
-    if (apart && !asked->words)
+    if (apart && !request->strings)
         close(file);
     return own[0];
 }
@@ -182,7 +183,7 @@ struct answer {
     long size;
 };
 
-static inline struct answer hear(int socket)
+static inline struct answer receive_answer(int socket)
 {
     struct answer answer;
     char bytes[64];
@@ -196,33 +197,33 @@ static inline struct answer hear(int socket)
     return answer;
 }
 
-static inline pid_t hear_start(int socket)
+static inline pid_t receive_start(int socket)
 {
-    struct answer answer = hear(socket);
+    struct answer answer = receive_answer(socket);
     CHECK_INT(answer.size, sizeof(struct agent_note));
     CHECK_INT(answer.note.kind, AGENT_STARTED);
     return answer.note.value;
 }
 
 /* Returns the command's wait status, in the form of waitpid(2), from its socket. */
-static inline int hear_end(int socket)
+static inline int receive_end(int socket)
 {
-    struct answer answer = hear(socket);
+    struct answer answer = receive_answer(socket);
     CHECK_INT(answer.size, sizeof(struct agent_end));
     CHECK_INT(answer.note.kind, AGENT_ENDED);
     return answer.note.value;
 }
 
-static inline void hear_failure(int socket, int step, int errnum)
+static inline void receive_failure(int socket, int step, int errnum)
 {
-    struct answer answer = hear(socket);
+    struct answer answer = receive_answer(socket);
     CHECK_INT(answer.size, sizeof(struct agent_failure));
     CHECK_INT(answer.note.kind, AGENT_FAILED);
     CHECK_INT(answer.more.step, step);
     CHECK_INT(answer.note.value, errnum);
 }
 
-static inline void tell(int socket, int kind, int to, int value)
+static inline void send_note(int socket, int kind, int to, int value)
 {
     struct agent_note note = {.kind = (uint16_t)kind, .to = (uint16_t)to, .value = value};
     CHECK_INT(send(socket, &note, sizeof note, MSG_NOSIGNAL), sizeof note);
@@ -240,36 +241,36 @@ static inline size_t read_all(int fd, char *text, size_t size)
 }
 
 /* Runs a shell script; returns its status, and its output in `text`. */
-static inline int run_script(const struct served *agent, const char *script, struct asked asked,
-                             char *text, size_t size)
+static inline int run_script(const struct agent_process *agent, const char *script,
+                             struct request request, char *text, size_t size)
 {
     const char *const argv[] = {"sh", "-c", script, NULL};
     int out[2];
     CHECK_INT(pipe2(out, O_CLOEXEC), 0);
-    asked.argv = argv;
-    asked.stdio[1] = out[1];
-    int socket = ask(agent, &asked);
+    request.argv = argv;
+    request.stdio[1] = out[1];
+    int socket = send_request(agent, &request);
     close(out[1]);
-    hear_start(socket);
+    receive_start(socket);
     read_all(out[0], text, size);
-    int status = hear_end(socket);
+    int status = receive_end(socket);
     close(socket);
     return status;
 }
 
 /* Starts a shell script and waits for its first line. Returns the command's socket, and in *alive a
  * pipe that reaches end of file when all its processes have ended. */
-static inline int start_script(const struct served *agent, const char *script, int *alive,
+static inline int start_script(const struct agent_process *agent, const char *script, int *alive,
                                pid_t *pid)
 {
     const char *const argv[] = {"sh", "-c", script, NULL};
     int out[2];
     char line[64];
     CHECK_INT(pipe2(out, O_CLOEXEC), 0);
-    struct asked asked = {.argv = argv, .stdio = {0, out[1], 0}};
-    int socket = ask(agent, &asked);
+    struct request request = {.argv = argv, .stdio = {0, out[1], 0}};
+    int socket = send_request(agent, &request);
     close(out[1]);
-    *pid = hear_start(socket);
+    *pid = receive_start(socket);
     CHECK(read(out[0], line, sizeof line) > 0);
     *alive = out[0];
     return socket;
