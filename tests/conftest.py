@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
+import networks
 import prctl
 import pytest
 from callers import may_map_any_id
@@ -106,6 +107,13 @@ def host() -> Iterator[un.SandboxHost]:
     """Yield a SandboxHost with this machine's programs for all tests of a file."""
     with un.SandboxHost() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[networks.World]:
+    """Yield a virtual network (networks.py) for all tests of a file."""
+    with networks.world(tmp_path_factory.mktemp("world")) as world:
+        yield world
 
 
 @pytest.fixture

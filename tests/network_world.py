@@ -21,7 +21,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +197,18 @@ class NameServer:
 
 
 @contextlib.contextmanager
-def made(directory: Path) -> Iterator[World]:
-    """Create a virtual network; `directory` gets the files that its machine sees in /etc."""
-    world = World(directory)
-    try:
-        yield world
-    finally:
-        world.close()
+def made(directory: Path, names: Mapping[str, Sequence[str]] | None = None) -> Iterator[World]:
+    """Create a virtual network; `directory` gets the files that its machine sees in /etc.
+
+    :param names: the names that a name server of the internet knows, if it is to have one.
+    """
+    with contextlib.closing(World(directory)) as world:
+        if names is None:
+            yield world
+            return
+        with contextlib.closing(NameServer(world)) as server:
+            server.names.update(names)
+            yield world
 
 
 class _Program:

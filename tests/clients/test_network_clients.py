@@ -14,7 +14,7 @@ from pathlib import Path
 import networks
 import pytest
 from conftest import SCRIPTS
-from network_world import PUBLIC, NameServer, World, made
+from network_world import PUBLIC, World, made
 from proxied import Server
 from secure_server import make_certificate, package_pages, secure_server
 
@@ -23,11 +23,9 @@ USERNSCTL = str(SCRIPTS / "usernsctl")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with made(tmp_path_factory.mktemp("world")) as world:
-        names = NameServer(world)
-        names.names = {"index.example": [PUBLIC], "evil.example": [PUBLIC]}
+    names = {"index.example": [PUBLIC], "evil.example": [PUBLIC]}
+    with made(tmp_path_factory.mktemp("world"), names) as world:
         yield world
-        names.close()
 
 
 @pytest.fixture(scope="module")

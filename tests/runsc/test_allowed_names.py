@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import SCRIPTS, Program
-from network_world import PUBLIC, NameServer, World, made
+from network_world import PUBLIC, World, made
 from processes import children_of
 from proxied import FETCH, Server
 
@@ -30,12 +30,9 @@ USERNSCTL = SCRIPTS / "usernsctl"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("world")
-    with made(directory) as world:
-        names = NameServer(world)
-        names.names = {"good.example": [PUBLIC], "inner.example": ["10.0.0.5"]}
+    names = {"good.example": [PUBLIC], "inner.example": ["10.0.0.5"]}
+    with made(tmp_path_factory.mktemp("world"), names) as world:
         yield world
-        names.close()
 
 
 def test_run_connects_only_to_allowed_names(world: World, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import open_descriptors
-from network_world import PUBLIC, NameServer, World, made
+from network_world import PUBLIC, World, made
 from processes import children_of, status_of, wait_until_gone
 from proxied import FETCH, Server
 
@@ -28,11 +28,8 @@ FOREVER = ["sleep", "1000"]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with made(tmp_path_factory.mktemp("world")) as world:
-        names = NameServer(world)
-        names.names = {"good.example": [PUBLIC]}
+    with made(tmp_path_factory.mktemp("world"), {"good.example": [PUBLIC]}) as world:
         yield world
-        names.close()
 
 
 @pytest.fixture(autouse=True)

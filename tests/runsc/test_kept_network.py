@@ -21,12 +21,6 @@ REACHED = {f"{networks.WEB}/80": f"outside ::ffff:{networks.WEB}"}
 DENIED = [f"{address}/80" for address in (networks.BRIDGE, networks.MACHINE, networks.METADATA)]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with networks.world(tmp_path_factory.mktemp("world")) as made:
-        yield made
-
-
 class Kept:
     """The namespace ``web`` with a private network, and commands for it."""
 

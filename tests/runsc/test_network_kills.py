@@ -12,10 +12,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import networks
 import pytest
 from conftest import SCRIPTS
 from networks import World
@@ -65,12 +63,6 @@ def traces_in(world: World) -> tuple[str, list[str], str]:
         if "usernsctl" in name
     )
     return mounts, files, world.run("ss", "-Hltnu").stdout
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with networks.world(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 def start(world: World, number: int) -> subprocess.Popen[bytes]:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import networks
@@ -19,12 +18,6 @@ from networks import ASK, World
 from processes import children_of
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with networks.world(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 def ask(world: World, *words: str, options: tuple[str, ...] = ()) -> dict[str, str]:

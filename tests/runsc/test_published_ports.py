@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import networks
@@ -49,12 +48,6 @@ for each in threads: each.start()
 for each in threads: each.join()
 print(found.count(True))
 """
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with networks.world(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 def serving(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import networks
@@ -55,12 +54,6 @@ for _ in range(count):
             found.add(number)
 print(len(found))
 """
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with networks.world(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 def serving(
