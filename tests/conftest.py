@@ -110,6 +110,15 @@ def host() -> Iterator[un.SandboxHost]:
 
 
 @pytest.fixture(scope="module")
+def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
+    """Yield a sandbox without a command for all tests of a file."""
+    with host.start(None) as box:
+        # The first call of run() starts the agent, which the tests then do not leave behind.
+        box.run(["true"], check=True)
+        yield box
+
+
+@pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[networks.World]:
     """Yield a virtual network (networks.py) for all tests of a file."""
     with networks.world(tmp_path_factory.mktemp("world")) as world:
@@ -143,6 +152,20 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def detached_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield the directory of detached sandboxes' records; check at the end that it is empty."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    directory = runtime / "usernsctl" / "sandboxes"
+    yield directory
+    left = sorted(os.listdir(directory)) if directory.exists() else []
+    for id in left:
+        un.Sandbox.attach(id).close()
+    assert left == []
 
 
 @pytest.fixture

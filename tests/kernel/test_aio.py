@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -204,20 +205,8 @@ def test_an_event_loop_runs_in_another_thread(run: Run) -> None:
     async def main() -> None:
         assert await (await un.create_subprocess_exec("sh", "-c", "exit 5")).wait() == 5
 
-    failed: list[BaseException] = []
-
-    def thread() -> None:
-        try:
-            run(main())
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=thread) for _ in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    assert failed == []
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: run(main()), range(4)))
 
 
 def test_a_cancelled_block_kills_and_reaps_its_command(run: Run) -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,6 @@ from usernsctl.gvisor.agent import start
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
 PYTHON = ["/usr/bin/python3", "-c"]
-
-
-@pytest.fixture(scope="module")
-def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    with host.start(FOREVER) as made:
-        # The first call of run() starts the agent.
-        made.run(["true"], check=True)
-        yield made
 
 
 def output_of(box: un.Sandbox, *command: str, **options: Any) -> str:

@@ -58,13 +58,6 @@ BOMBS = {
 }
 
 
-@pytest.fixture(scope="module")
-def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    with host.start(FOREVER) as made:
-        made.run(["true"])  # starts the sandbox's own agent, before tests count descriptors
-        yield made
-
-
 @contextlib.contextmanager
 def start_agent_beside(box: un.Sandbox) -> Iterator[Client]:
     """Start an agent beside a first command; yield its client."""

@@ -16,8 +16,6 @@ from processes import processes_with, wait_until_gone
 import usernsctl as un
 from usernsctl import gvisor
 
-pytestmark = pytest.mark.userns_requires("runsc")
-
 PATIENCE = 60
 LIMIT = 1000
 

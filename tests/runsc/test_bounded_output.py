@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import usernsctl as un
 from usernsctl import gvisor
-
-pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 60
 LIMIT = 1000
@@ -22,20 +20,6 @@ FLOOD_BYTES = 32_000_000
 FLOOD = f"yes | head -c {FLOOD_BYTES}"
 
 Run = Callable[..., "un.Result[Any]"]
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as host:
-        yield host
-
-
-@pytest.fixture(scope="module")
-def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    with host.start(None) as made:
-        # The first call of run() starts the agent.
-        made.run(["true"], check=True)
-        yield made
 
 
 @pytest.fixture(params=["gvisor.run", "box.run"])

@@ -12,7 +12,7 @@ import pytest
 
 import usernsctl as un
 
-pytestmark = [pytest.mark.userns_requires("runsc"), pytest.mark.usefixtures("runtime")]
+pytestmark = pytest.mark.usefixtures("runtime")
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -22,6 +22,8 @@ import usernsctl as un
 from usernsctl._system.descriptors import wait_readable
 from usernsctl.gvisor.sandbox import detached
 
+pytestmark = pytest.mark.usefixtures("detached_state")
+
 PATIENCE = 30
 FOREVER = ["sleep", "1000"]
 
@@ -30,17 +32,6 @@ FOREVER = ["sleep", "1000"]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with made(tmp_path_factory.mktemp("world"), {"good.example": [PUBLIC]}) as world:
         yield world
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Yield the directory of detached sandboxes' records; check at the end that it is empty."""
-    runtime = tmp_path / "runtime"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    directory = runtime / "usernsctl" / "sandboxes"
-    yield directory
-    assert not directory.exists() or os.listdir(directory) == []
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import pytest
 
 import usernsctl as un
 
-pytestmark = pytest.mark.userns_requires("runsc")
-
 PATIENCE = 60
 LIMIT = 10 << 20
 # Writes 40 MiB to the root filesystem, and to /tmp.

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
 """
 COMMAND = ["/usr/bin/python3", "-c", SERVER]
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
 
 
 def get(address: str, port: int, path: str = "/a") -> str:

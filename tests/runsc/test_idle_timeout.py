@@ -17,8 +17,6 @@ from usernsctl import _core, gvisor
 from usernsctl.gvisor.agent.activity import Activity
 from usernsctl.gvisor.sandbox import detached
 
-pytestmark = pytest.mark.userns_requires("runsc")
-
 PATIENCE = 60
 FOREVER = ["sleep", "1000"]
 

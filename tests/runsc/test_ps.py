@@ -13,7 +13,6 @@ from conftest import Program
 import usernsctl as un
 
 pytestmark = [
-    pytest.mark.userns_requires("runsc"),
     pytest.mark.usefixtures("runtime"),
 ]
 

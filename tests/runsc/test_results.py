@@ -7,14 +7,11 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 import usernsctl as un
 from usernsctl import gvisor
-
-pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 60
 FOREVER = ["sleep", "1000"]
@@ -32,21 +29,9 @@ ENDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as host:
-        yield host
-
-
-@pytest.fixture(scope="module")
-def running(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    with host.start(None) as box:
-        yield box
-
-
 @pytest.mark.parametrize("script", ENDS)
-def test_run_returns_exit_status_and_reason(running: un.Sandbox, script: str) -> None:
-    result = running.run(["sh", "-c", script], capture_output=True, text=True)
+def test_run_returns_exit_status_and_reason(box: un.Sandbox, script: str) -> None:
+    result = box.run(["sh", "-c", script], capture_output=True, text=True)
     assert isinstance(result, un.Result)
     assert (result.returncode, result.reason) == ENDS[script]
     status = result.returncode
@@ -111,8 +96,8 @@ def test_result_async_returns_exit_status_and_reason(host: un.SandboxHost) -> No
     asyncio.run(main())
 
 
-def test_results_count_processor_time(host: un.SandboxHost, running: un.Sandbox) -> None:
-    inside = running.run(SPIN)
+def test_results_count_processor_time(host: un.SandboxHost, box: un.Sandbox) -> None:
+    inside = box.run(SPIN)
     assert inside.rusage is not None
     assert 0.01 < inside.rusage.utime < 60
     with host.start(SPIN) as box:
@@ -150,10 +135,10 @@ def test_commands_of_an_agent_that_ends_are_killed(host: un.SandboxHost) -> None
         assert box.run(["true"]).returncode == 0
 
 
-def test_results_have_a_repr_and_can_be_pickled(running: un.Sandbox) -> None:
-    result = running.run(["sh", "-c", "kill -9 $$"])
+def test_results_have_a_repr_and_can_be_pickled(box: un.Sandbox) -> None:
+    result = box.run(["sh", "-c", "kill -9 $$"])
     assert repr(result).endswith("returncode=-9, reason='signalled')")
-    assert repr(running.run(["true"])) == "Result(args=['true'], returncode=0)"
+    assert repr(box.run(["true"])) == "Result(args=['true'], returncode=0)"
     copy = pickle.loads(pickle.dumps(result))
     assert (copy.returncode, copy.reason, copy.rusage) == (-9, "signalled", result.rusage)
     with pytest.raises(un.CalledProcessError):

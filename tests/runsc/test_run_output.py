@@ -16,8 +16,6 @@ from conftest import Program
 from processes import capture, children_of, status_of, stop, wait_until_gone
 from terminals import on_terminal
 
-pytestmark = pytest.mark.userns_requires("runsc")
-
 PATIENCE = 60
 KILL = ("--on-overflow", "kill")
 

@@ -18,8 +18,6 @@ from frozen import freeze
 from processes import capture, children_of
 from supervisors import LOGS, WATCHER
 
-pytestmark = pytest.mark.userns_requires("runsc")
-
 PATIENCE = 60
 MIB = 1 << 20
 MEMBERS = {

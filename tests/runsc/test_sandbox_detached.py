@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,23 +28,11 @@ from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.processes import ProcessIdentity
 from usernsctl.gvisor.sandbox import detached, records
 
+pytestmark = pytest.mark.usefixtures("detached_state")
+
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
 TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Yield the directory of detached sandboxes' records; check at the end that it is empty."""
-    runtime = tmp_path / "runtime"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    directory = runtime / "usernsctl" / "sandboxes"
-    yield directory
-    left = sorted(os.listdir(directory)) if directory.exists() else []
-    for id in left:
-        un.Sandbox.attach(id).close()
-    assert left == []
 
 
 @pytest.fixture
@@ -71,7 +58,7 @@ def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[
 
 @pytest.mark.also_root
 @pytest.mark.usefixtures("let_init_reap")
-def test_detached_sandbox_outlives_its_killed_creator(marker: str, state: Path) -> None:
+def test_detached_sandbox_outlives_its_killed_creator(marker: str, detached_state: Path) -> None:
     script = f"un.Sandbox({TRAP}, host=host, id=id, detach=True)\nos.kill(os.getpid(), 9)"
     killed = create(marker, script)
     # subprocess.run() read to end of file, so the sandbox has not inherited the output pipe.
@@ -101,10 +88,12 @@ def test_detached_sandbox_outlives_its_killed_creator(marker: str, state: Path) 
         with pytest.raises(un.CommandError, match="has ended"):
             box.run(["true"])
     assert processes_with(marker) == []
-    assert os.listdir(state) == []
+    assert os.listdir(detached_state) == []
 
 
-def test_timeout_expired_has_the_timeout_of_the_caller(host: un.SandboxHost, state: Path) -> None:
+def test_timeout_expired_has_the_timeout_of_the_caller(
+    host: un.SandboxHost, detached_state: Path
+) -> None:
     with host.start(FOREVER, detach=True) as box:
         for call in (box.wait, lambda seconds: box.communicate(timeout=seconds)):
             with pytest.raises(un.TimeoutExpired) as caught:
@@ -114,7 +103,7 @@ def test_timeout_expired_has_the_timeout_of_the_caller(host: un.SandboxHost, sta
 
 @pytest.mark.also_root
 def test_creator_uses_and_closes_a_detached_sandbox(
-    host: un.SandboxHost, marker: str, state: Path
+    host: un.SandboxHost, marker: str, detached_state: Path
 ) -> None:
     before = open_descriptors(), os.listdir(host.directory)
     with host.start(FOREVER, id=marker, detach=True) as box:
@@ -126,7 +115,7 @@ def test_creator_uses_and_closes_a_detached_sandbox(
             _ = box.init
     assert box.returncode == -signal.SIGKILL
     assert (open_descriptors(), os.listdir(host.directory)) == before
-    assert (processes_with(marker), os.listdir(state)) == ([], [])
+    assert (processes_with(marker), os.listdir(detached_state)) == ([], [])
 
 
 def test_released_sandbox_keeps_running(host: un.SandboxHost, marker: str) -> None:
@@ -168,7 +157,7 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost, m
 @pytest.mark.also_root
 @pytest.mark.parametrize("look", ["attach", "list", "start", "close"])
 def test_record_of_a_dead_sandbox_is_removed(
-    host: un.SandboxHost, marker: str, state: Path, look: str
+    host: un.SandboxHost, marker: str, detached_state: Path, look: str
 ) -> None:
     box = host.start(FOREVER, id=marker, detach=True)
     kill_from_outside(un.Sandbox.list_detached()[0].pid)
@@ -183,24 +172,24 @@ def test_record_of_a_dead_sandbox_is_removed(
         un.Sandbox(FOREVER, id=marker, detach=True).close()
     assert box.state() == {"id": marker, "status": "stopped"}
     box.close()
-    assert os.listdir(state) == []
+    assert os.listdir(detached_state) == []
 
 
 @unprivileged
 def test_sandbox_with_an_unremovable_record_is_closed(
-    host: un.SandboxHost, marker: str, state: Path
+    host: un.SandboxHost, marker: str, detached_state: Path
 ) -> None:
     before = open_descriptors(), os.listdir(host.directory)
     box = host.start(FOREVER, id=marker, detach=True)
-    (state / marker).chmod(0o500)
+    (detached_state / marker).chmod(0o500)
     with pytest.raises(un.NamespaceError, match="Permission denied"):
         box.close()
     assert (open_descriptors(), os.listdir(host.directory)) == before
     assert wait_until_gone(marker, EXIT_SECONDS) == []
-    (state / marker).chmod(0o700)
+    (detached_state / marker).chmod(0o700)
     host.start(FOREVER, id=marker, detach=True).close()
     box.close()
-    assert os.listdir(state) == []
+    assert os.listdir(detached_state) == []
 
 
 @pytest.mark.parametrize(
@@ -329,20 +318,20 @@ def test_detached_sandbox_maps_several_ids(marker: str) -> None:
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"id": "x", "processes": []}', None])
-def test_invalid_records_are_removed(state: Path, record: str | None) -> None:
-    (state / "odd").mkdir(parents=True)
-    state.parent.chmod(0o700)
+def test_invalid_records_are_removed(detached_state: Path, record: str | None) -> None:
+    (detached_state / "odd").mkdir(parents=True)
+    detached_state.parent.chmod(0o700)
     if record is not None:
-        (state / "odd" / "record.json").write_text(record)
+        (detached_state / "odd" / "record.json").write_text(record)
     assert un.Sandbox.list_detached() == []
-    assert os.listdir(state) == []
+    assert os.listdir(detached_state) == []
 
 
 def test_record_of_another_pid_namespace_is_kept(
-    host: un.SandboxHost, marker: str, state: Path
+    host: un.SandboxHost, marker: str, detached_state: Path
 ) -> None:
     with host.start(FOREVER, id=marker, detach=True):
-        file = state / marker / "record.json"
+        file = detached_state / marker / "record.json"
         record = json.loads(file.read_text())
         elsewhere = {"pid": 1, "start_time": 0, "pid_namespace": 1}
         record["processes"] = [one | elsewhere for one in record["processes"]]
@@ -358,22 +347,22 @@ def test_record_of_another_pid_namespace_is_kept(
 
 
 def test_invalid_arguments_raise_and_leak_nothing(
-    host: un.SandboxHost, marker: str, state: Path
+    host: un.SandboxHost, marker: str, detached_state: Path
 ) -> None:
     before = open_descriptors(), os.listdir(host.directory)
     with pytest.raises(un.RunscError, match="/proc/no"):
         host.start(["true"], id=marker, detach=True, cwd="/proc/no/such")
-    assert os.listdir(state) == []
+    assert os.listdir(detached_state) == []
     for id in ("../x", "", "a" * 65):
         with pytest.raises(ValueError, match="can't be the id"):
             un.Sandbox.attach(id)
     with pytest.raises(un.RunscError, match="there is no detached sandbox") as caught:
         un.Sandbox.attach(marker)
     assert caught.value.cause == "no-such-sandbox"
-    state.parent.chmod(0o755)
+    detached_state.parent.chmod(0o755)
     with pytest.raises(un.NamespaceError, match="is not private"):
         host.start(FOREVER, id=marker, detach=True)
-    state.parent.chmod(0o700)
+    detached_state.parent.chmod(0o700)
     assert (open_descriptors(), os.listdir(host.directory)) == before
     assert processes_with(marker) == []
 
@@ -385,7 +374,7 @@ def test_invalid_arguments_raise_and_leak_nothing(
 def test_interrupted_start_leaks_nothing(
     host: un.SandboxHost,
     marker: str,
-    state: Path,
+    detached_state: Path,
     monkeypatch: pytest.MonkeyPatch,
     owner: Any,
     name: str,
@@ -400,7 +389,7 @@ def test_interrupted_start_leaks_nothing(
             host.start(FOREVER, id=marker, detach=True)
     assert (open_descriptors(), os.listdir(host.directory)) == before
     assert wait_until_gone(marker, EXIT_SECONDS) == []
-    assert os.listdir(state) == []
+    assert os.listdir(detached_state) == []
 
 
 def test_close_in_a_forked_child_keeps_the_sandbox(host: un.SandboxHost, marker: str) -> None:

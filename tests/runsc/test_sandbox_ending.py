@@ -7,17 +7,19 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import prctl
 import pytest
 from conftest import EXIT_SECONDS
 from processes import processes_with, wait_until_gone
 
 import usernsctl as un
 from usernsctl.gvisor.agent import commands
+
+pytestmark = pytest.mark.usefixtures("detached_state")
 
 PATIENCE = 20
 # Seconds for which threads repeat a call on a sandbox; SHORT ends within that time.
@@ -54,22 +56,6 @@ def fail_subcommand(word: str) -> str:
     )
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "runtime").mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
-    yield
-    assert un.Sandbox.list_detached() == []
-
-
-@pytest.fixture
-def let_init_reap() -> Iterator[None]:
-    """Let process 1 reap orphans, as outside the tests: reset PR_SET_CHILD_SUBREAPER."""
-    prctl.set_child_subreaper(False)
-    yield
-    prctl.set_child_subreaper(True)
-
-
 def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
     """Call the method `what` (state(), send_signal() or run()) until some time after `box` exits.
 
@@ -101,12 +87,9 @@ def test_calls_on_an_ending_sandbox_report_its_end(detach: bool, what: str) -> N
     wrong: list[object] = []
     with un.SandboxHost() as host:
         for _ in range(3):
-            with host.start(SHORT, detach=detach) as box:
-                threads = [threading.Thread(target=ask, args=[box, what, wrong]) for _ in range(2)]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
+            with host.start(SHORT, detach=detach) as box, ThreadPoolExecutor(2) as threads:
+                for _ in range(2):
+                    threads.submit(ask, box, what, wrong)
     assert wrong == []
 
 

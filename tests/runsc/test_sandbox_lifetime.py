@@ -15,8 +15,6 @@ from processes import wait_until_gone
 import usernsctl as un
 from usernsctl import gvisor
 
-pytestmark = pytest.mark.userns_requires("runsc")
-
 PATIENCE = 60
 FOREVER = ["sleep", "1000"]
 GROW = ["python3", "-c", "held = []\nwhile True: held.append(b'x' * 10**7)"]

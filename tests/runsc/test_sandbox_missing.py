@@ -15,8 +15,6 @@ from conftest import open_descriptors
 
 import usernsctl as un
 
-pytestmark = pytest.mark.userns_requires("runsc")
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,12 +35,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def host(files: Path) -> Iterator[un.SandboxHost]:
     with un.SandboxHost(binds=[files]) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    with host.start(None) as started:
-        yield started
 
 
 def run_in_loop(start: Callable[..., Any], args: Any, options: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -343,17 +344,11 @@ def test_gvisor_run_raises_like_subprocess(host: un.SandboxHost) -> None:
 
 
 def test_gvisor_run_works_in_four_threads(host: un.SandboxHost) -> None:
-    results: list[int] = []
+    def one(number: int) -> int:
+        return un.gvisor.run(["sh", "-c", f"exit {number}"], host=host).returncode
 
-    def one(number: int) -> None:
-        results.append(un.gvisor.run(["sh", "-c", f"exit {number}"], host=host).returncode)
-
-    threads = [threading.Thread(target=one, args=[number]) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(results) == [0, 1, 2, 3]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(one, range(4))) == [0, 1, 2, 3]
 
 
 def test_host_options_match_the_fields_of_request() -> None:

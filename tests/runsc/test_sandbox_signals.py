@@ -21,17 +21,13 @@ from interrupts import run_handled
 import usernsctl as un
 from usernsctl.gvisor.agent import commands
 
+pytestmark = pytest.mark.usefixtures("detached_state")
+
 PATIENCE = 20
 # The number of lines of Sandbox.close() before which a test kills the sandbox.
 STEPS = 40
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
-
-
-@pytest.fixture(autouse=True)
-def state(runtime: Path) -> Iterator[None]:
-    yield
-    assert un.Sandbox.list_detached() == []
 
 
 @contextmanager

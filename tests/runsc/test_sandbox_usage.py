@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -14,12 +13,6 @@ MIB = 1 << 20
 # Holds 100 MiB in a process of its own, until its standard input ends.
 HOLDER = "import sys\nheld = b'x' * (100 << 20)\nprint('ready', flush=True)\nsys.stdin.read()"
 SPINNER = "import time\nwhile time.process_time() < 1: pass"
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as host:
-        yield host
 
 
 # As root, a sandbox with a limit has control groups.

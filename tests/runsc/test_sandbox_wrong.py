@@ -9,7 +9,6 @@ import gc
 import os
 import pickle
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,6 @@ import usernsctl as un
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
-
-
-@pytest.fixture(scope="module")
-def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    with host.start(FOREVER) as made:
-        # Start the agent, whose connection stays open, before the tests check for leaks.
-        made.run(["true"], check=True)
-        yield made
 
 
 ODD = {"A": "a,b=c", "B": 'x"y,z', "C": "line\nline", "D": "", "SECRET": "s3cret"}

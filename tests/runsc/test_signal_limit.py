@@ -16,8 +16,6 @@ import pytest
 from conftest import SCRIPTS
 from processes import capture
 
-pytestmark = pytest.mark.userns_requires("runsc")
-
 
 def run_with_sigpending(
     *argv: str, soft: int = 0, hard: int | None = None, status: int

@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 import sys
 
-import pytest
 from processes import capture
-
-pytestmark = pytest.mark.userns_requires("runsc")
 
 # Prints the Python files of the package that `usernsctl run` loads before it executes runsc.
 RUN = """
