@@ -29,6 +29,18 @@ static inline int forked(int (*run)(void *), void *arg)
     return wait_for(pid);
 }
 
+/* Runs a test in a child process. */
+static inline void check_in_child(void (*test)(void))
+{
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        test();
+        _exit(0);
+    }
+    CHECK_INT(wait_for(pid), 0);
+}
+
 /* Checks that the process has no children left, not even zombies. */
 static inline void check_no_child_left(void)
 {

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+static struct un_error err;
+
 static void every_step_has_a_name_of_its_own(void)
 {
     for (int step = 0; step < UN_STEP_COUNT; step++) {
@@ -17,7 +19,6 @@ static void every_step_has_a_name_of_its_own(void)
 
 static void a_failure_is_recorded_whole(void)
 {
-    struct un_error err;
     memset(&err, 0xff, sizeof err);
     CHECK_INT(un_fail(&err, UN_STEP_PLAN, EINVAL, "map-invalid", "%s %d", "extent", 7), -1);
     CHECK_INT(err.step, UN_STEP_PLAN);
@@ -36,7 +37,6 @@ static void a_failure_is_recorded_whole(void)
 static void a_long_detail_is_cut_and_ended(void)
 {
     char longer[2 * UN_DETAIL_MAX];
-    struct un_error err;
     memset(longer, 'x', sizeof longer - 1);
     longer[sizeof longer - 1] = '\0';
 
@@ -48,7 +48,6 @@ static void a_long_detail_is_cut_and_ended(void)
 
 static void a_reason_is_one_line(void)
 {
-    struct un_error err;
     char text[64];
     un_fail(&err, UN_STEP_PLAN, 0, NULL, "nothing to map");
     CHECK_TEXT(un_error_reason(&err, text, sizeof text), "nothing to map");
@@ -75,7 +74,6 @@ static void errno_texts_do_not_depend_on_the_libc(void)
  * truncated sequence, an overlong NUL, a surrogate. */
 static void untrusted_text_is_escaped(void)
 {
-    struct un_error err;
     char text[64];
     static const struct {
         const char *detail, *shown;

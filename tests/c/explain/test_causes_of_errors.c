@@ -95,9 +95,8 @@ static void make_below(const char *top, const char *name, const char *text)
     make_file(path, text, 0644);
 }
 
-static int errors_have_causes(void *arg)
+static void errors_have_causes(void)
 {
-    (void)arg;
     enter_inside();
     for (size_t i = 0; i < COUNT(errors); i++) {
         struct un_error err = {.step = (int)errors[i].step, .errnum = errors[i].errnum};
@@ -112,13 +111,11 @@ static int errors_have_causes(void *arg)
             fprintf(stderr, "error %zu\n", i);
         CHECK_TEXT(err.cause ? err.cause : "", errors[i].cause);
     }
-    return 0;
 }
 
-static int errors_of_control_groups_have_causes(void *arg)
+static void errors_of_control_groups_have_causes(void)
 {
     char path[64];
-    (void)arg;
     enter_inside();
     int dir = open("scratch", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     CHECK(dir >= 0);
@@ -138,13 +135,12 @@ static int errors_of_control_groups_have_causes(void *arg)
         CHECK(!err.cause);
         CHECK_INT(err.step, UN_STEP_CLONE);
     }
-    return 0;
 }
 
 int main(void)
 {
     need_user_namespaces();
-    CHECK_INT(forked(errors_have_causes, NULL), 0);
-    CHECK_INT(forked(errors_of_control_groups_have_causes, NULL), 0);
+    check_in_child(errors_have_causes);
+    check_in_child(errors_of_control_groups_have_causes);
     return 0;
 }

@@ -16,6 +16,8 @@ struct place {
     struct un_sources sources;
 };
 
+static struct place place;
+
 static void put(const char *path, const char *text, mode_t mode)
 {
     FILE *file = fopen(path, "we");
@@ -78,7 +80,6 @@ static void read_facts(const struct place *place)
 
 static void facts_come_from_the_files(void)
 {
-    struct place place;
     make_place(&place);
     read_facts(&place);
     CHECK_TEXT(facts.user, "anna");
@@ -98,7 +99,6 @@ static void facts_come_from_the_files(void)
 
 static void a_helper_is_judged_by_its_file(void)
 {
-    struct place place;
     make_place(&place);
     put_program(&place, "newuidmap", "#!/bin/sh\n", 0644);
     read_facts(&place);
@@ -143,7 +143,6 @@ static void a_helper_is_judged_by_its_file(void)
 
 static void an_unknown_user_is_queried_by_getent(void)
 {
-    struct place place;
     char text[128];
     make_place(&place);
     put(place.file[2], "x:x:77777:1::/:\n", 0644);
@@ -165,7 +164,6 @@ static void an_unknown_user_is_queried_by_getent(void)
 
 static void another_source_of_ranges_is_queried(void)
 {
-    struct place place;
     make_place(&place);
     put(place.file[3], "passwd: files\n  subid:\tsss\n", 0644);
     put_program(&place, "getsubids",
@@ -211,7 +209,6 @@ static void another_source_of_ranges_is_queried(void)
 
 static void all_ranges_that_a_map_can_hold_are_queried(void)
 {
-    struct place place;
     char script[512], name[256];
     make_place(&place);
     memset(name, 'a', sizeof name - 1);
@@ -250,7 +247,6 @@ static void login_defs_sets_any_group(void)
         {"GRANT_AUX_GROUP_SUBIDSX yes\n", false},
         {"GRANT_AUX_GROUP yes\n", false},
     };
-    struct place place;
     char line[64];
     make_place(&place);
     put(place.file[4], "GRANT_AUX_GROUP_SUBIDS yes\n", 0644);
@@ -297,7 +293,6 @@ static void only_regular_files_are_read(void)
     static const mode_t kinds[] = {S_IFIFO, S_IFSOCK, S_IFLNK};
     for (size_t k = 0; k < COUNT(kinds); k++)
         for (size_t i = 0; i < 5; i++) {
-            struct place place;
             make_place(&place);
             CHECK_INT(unlink(place.file[i]), 0);
             if (kinds[k] == S_IFLNK)
@@ -315,7 +310,6 @@ static void only_regular_files_are_read(void)
 
 static void unreadable_ranges_fail_unless_one_id_is_allowed(void)
 {
-    struct place place;
     make_place(&place);
     place.sources.subid[UN_UID] = "/";
     init_wanted(&request, 0, UN_FILL_PACKED);
@@ -333,7 +327,6 @@ static void a_missing_grant_is_suggested_with_free_ids(void)
 {
     static const char wanted[] =
         "usermod --add-subuids 300016-365551 --add-subgids 300016-365551 anna";
-    struct place place;
     make_place(&place);
     put(place.file[0], "berta:100000:65536\nx:300000:0x10\n\nbad:900000\n", 0644);
     init_wanted(&request, 0, UN_FILL_PACKED);
@@ -356,7 +349,6 @@ static void no_grant_is_suggested_for_names_with_shell_characters(void)
     static const char *const names[] = {"a b", "$(id)", "-anna", "a;b", "a\\b", "a'b"};
     for (size_t i = 0; i < COUNT(names); i++) {
         char line[64];
-        struct place place;
         make_place(&place);
         snprintf(line, sizeof line, "%s:x:%u:%u::/:\n", names[i], geteuid(), getegid());
         put(place.file[2], line, 0644);

@@ -8,14 +8,17 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+static struct draft draft;
+static struct un_error err;
+static char remedy[UN_PATH_MAX];
+
 #define SCRATCH "/tmp/scratch/usernsctl"
 #define ROOT SCRATCH "/root"
 
 /* Builds a launch from these lines; the caller closes it. */
-static struct un_launch *build_launch(struct draft *draft, const char *const *lines)
+static struct un_launch *build_launch(const char *const *lines)
 {
-    struct un_error err;
-    struct un_launch *launch = launch_of(draft, lines);
+    struct un_launch *launch = launch_of(&draft, lines);
     CHECK_OK(un_launch_open(launch, NULL, &err), &err);
     CHECK_OK(un_launch_build(launch, NULL, &err), &err);
     CHECK_TEXT(launch->marks.scratch, SCRATCH);
@@ -24,33 +27,29 @@ static struct un_launch *build_launch(struct draft *draft, const char *const *li
 
 /* Checks that building these lines fails with `part` in the error's detail, and leaves no
  * descriptor or mount open. Copies the remedy. */
-static void check_build_fails(const char *const *lines, const char *part, struct un_error *err,
-                              char remedy[UN_PATH_MAX])
+static void check_build_fails(const char *const *lines, const char *part)
 {
-    struct draft draft;
     int fds = count_fds(), mounts = count_mounts();
     struct un_launch *launch = launch_of(&draft, lines);
-    CHECK_OK(un_launch_open(launch, NULL, err), err);
-    CHECK_INT(un_launch_build(launch, NULL, err), -1);
-    CHECK_HAS(err->detail, part);
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    CHECK_INT(un_launch_build(launch, NULL, &err), -1);
+    CHECK_HAS(err.detail, part);
     const char *found = un_launch_remedy(launch);
-    snprintf(remedy, UN_PATH_MAX, "%s", found ? found : "");
+    snprintf(remedy, sizeof remedy, "%s", found ? found : "");
     un_launch_close(launch);
     CHECK_INT(count_fds(), fds);
     CHECK_INT(count_mounts(), mounts);
 }
 
-static int programs_of_the_host_are_visible(void *arg)
+static void programs_of_the_host_are_visible(void)
 {
-    struct draft draft;
     struct stat status;
-    (void)arg;
     enter_inside();
     int fds = count_fds();
     struct un_launch *launch = build_launch(
-        &draft, LINES("scratch /tmp/none", "scratch /tmp/scratch", "machine usr", "machine bin",
-                      "machine not-there", "directory /run 755", "directory /tmp 1777",
-                      "directory /run/lock 1777", "link /etc-link /usr/etc", "read-only"));
+        LINES("scratch /tmp/none", "scratch /tmp/scratch", "machine usr", "machine bin",
+              "machine not-there", "directory /run 755", "directory /tmp 1777",
+              "directory /run/lock 1777", "link /etc-link /usr/etc", "read-only"));
     CHECK_INT(access(ROOT "/usr/bin", F_OK), 0);
     CHECK_INT(lstat("/bin", &status), 0);
     bool is_link = S_ISLNK(status.st_mode);
@@ -68,7 +67,6 @@ static int programs_of_the_host_are_visible(void *arg)
     CHECK(!un_view_has_directory(&launch->view, "/nowhere"));
     un_launch_close(launch);
     CHECK_INT(count_fds(), fds);
-    return 0;
 }
 
 /* Makes a root filesystem with symbolic links and directories of several modes. */
@@ -92,13 +90,11 @@ static void make_tree(void)
 #define TREE                                                                                       \
     "source follow /tmp/tree", "source follow /tmp/source", "scratch /tmp/scratch", "tree 0"
 
-static int a_tree_shows_its_files(void *arg)
+static void a_tree_shows_its_files(void)
 {
-    struct draft draft;
-    (void)arg;
     enter_inside();
     make_tree();
-    struct un_launch *launch = build_launch(&draft, LINES(TREE, "read-only"));
+    struct un_launch *launch = build_launch(LINES(TREE, "read-only"));
     CHECK_TEXT(read_text(ROOT "/etc/passwd"), "root\n");
     CHECK_TEXT(read_text(ROOT "/file"), "content\n");
     CHECK_INT(access(ROOT "/proc/own", F_OK), -1);
@@ -110,20 +106,17 @@ static int a_tree_shows_its_files(void *arg)
     CHECK(!un_view_has_directory(&launch->view, "/loop"));
     CHECK(!un_view_has_directory(&launch->view, "/file"));
     un_launch_close(launch);
-    return 0;
 }
 
 /* Symbolic links in the root filesystem are followed inside it, and a directory in the path that
  * everybody may write to is replaced, so that nobody can redirect the mount point. */
-static int a_bind_creates_its_mount_point(void *arg)
+static void a_bind_creates_its_mount_point(void)
 {
-    struct draft draft;
-    (void)arg;
     enter_inside();
     make_tree();
-    struct un_launch *launch = build_launch(
-        &draft, LINES(TREE, "bind 1 /link/made/here ro", "bind 1 /open/up/new rw",
-                      "mount /link/made/here/tmp other", "mount /empty empty", "read-only"));
+    struct un_launch *launch =
+        build_launch(LINES(TREE, "bind 1 /link/made/here ro", "bind 1 /open/up/new rw",
+                           "mount /link/made/here/tmp other", "mount /empty empty", "read-only"));
     CHECK(launch->bind_count == 2);
     CHECK_TEXT(launch->bind[0].destination, "/open/inner/made/here");
     CHECK_TEXT(launch->bind[1].destination, "/etc/new");
@@ -143,116 +136,94 @@ static int a_bind_creates_its_mount_point(void *arg)
     CHECK(un_view_has_directory(&launch->view, "/link/made/here"));
     CHECK(!un_view_has_directory(&launch->view, "/link/made/here/data"));
     un_launch_close(launch);
-    return 0;
 }
 
-static int bind_failures_name_the_file(void *arg)
+static void bind_failures_name_the_file(void)
 {
-    struct un_error err;
-    char remedy[UN_PATH_MAX];
-    (void)arg;
     enter_inside();
     make_tree();
     make_directory("it's", 0755);
     check_build_fails(LINES(TREE, "bind 1 /file ro"),
-                      "/tmp/source is a directory and can't be mounted on", &err, remedy);
+                      "/tmp/source is a directory and can't be mounted on");
     CHECK_INT(err.step, UN_STEP_BIND);
     check_build_fails(LINES(TREE, "bind 1 /file/below ro"),
-                      "/file/below can't be created in the sandbox", &err, remedy);
+                      "/file/below can't be created in the sandbox");
     CHECK_INT(err.errnum, ENOTDIR);
-    check_build_fails(LINES(TREE, "bind 1 /loop/x ro"), "/loop/x can't be created in the sandbox",
-                      &err, remedy);
+    check_build_fails(LINES(TREE, "bind 1 /loop/x ro"), "/loop/x can't be created in the sandbox");
     CHECK_INT(err.errnum, ELOOP);
     check_build_fails(
         LINES("source follow /tmp/it's", TREE, "bind 0 /data rw", "bind 0 /data/a/b rw"),
-        "the mount point /data/a/b does not exist in /tmp/it's/a, which is mounted there", &err,
-        remedy);
+        "the mount point /data/a/b does not exist in /tmp/it's/a, which is mounted there");
     CHECK_TEXT(remedy, "create '/tmp/it'\"'\"'s/a/b' first");
-    check_build_fails(LINES(TREE, "mount /data empty", "bind 1 /data/a rw"),
-                      "the mount point /data/a can't be created: another mount hides its directory",
-                      &err, remedy);
+    check_build_fails(
+        LINES(TREE, "mount /data empty", "bind 1 /data/a rw"),
+        "the mount point /data/a can't be created: another mount hides its directory");
     check_build_fails(LINES(TREE, "bind 1 /data rw", "mount /data/x other"),
-                      "the mount point /data/x does not exist in /tmp/source, which", &err, remedy);
-    return 0;
+                      "the mount point /data/x does not exist in /tmp/source, which");
 }
 
 #define FILE_AND_TREE                                                                              \
     "source follow /tmp/tree/file", "source follow /tmp/tree", "scratch /tmp/scratch", "tree 1"
 
-static int special_files_are_no_mount_points(void *arg)
+static void special_files_are_no_mount_points(void)
 {
     struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "tree/socket"};
-    struct un_error err;
-    char remedy[UN_PATH_MAX];
-    (void)arg;
     enter_inside();
     make_tree();
     CHECK_INT(mkfifo("tree/fifo", 0644), 0);
     int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CHECK_INT(bind(server, (const struct sockaddr *)&name, sizeof name), 0);
     check_build_fails(LINES(FILE_AND_TREE, "bind 0 /fifo ro"),
-                      "/fifo is a FIFO, and gVisor can't mount anything on it", &err, remedy);
+                      "/fifo is a FIFO, and gVisor can't mount anything on it");
     CHECK_HAS(remedy, "remove it from the root filesystem");
-    check_build_fails(LINES(FILE_AND_TREE, "bind 0 /socket ro"), "/socket is a socket, and", &err,
-                      remedy);
+    check_build_fails(LINES(FILE_AND_TREE, "bind 0 /socket ro"), "/socket is a socket, and");
     close(server);
-    return 0;
 }
 
 /* On systemd's hosts, /etc/resolv.conf links to a file in /run, which the sandbox does not have. */
-static int resolv_conf_is_copied_to_the_link_target(void *arg)
+static void resolv_conf_is_copied_to_the_link_target(void)
 {
-    struct draft draft;
-    struct un_error err;
-    (void)arg;
     enter_inside();
     make_tree();
     CHECK_INT(symlink("../run/resolve/stub.conf", "tree/etc/resolv.conf"), 0);
     CHECK_OK(un_mount("test", "/etc", "tmpfs", 0, "mode=0755", &err), &err);
-    struct un_launch *launch = build_launch(&draft, LINES(TREE, "resolver"));
+    struct un_launch *launch = build_launch(LINES(TREE, "resolver"));
     CHECK_INT(access(ROOT "/run", F_OK), -1);
     un_launch_close(launch);
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
     make_file("/etc/resolv.conf", "nameserver 192.0.2.1\n", 0644);
-    launch = build_launch(&draft, LINES(TREE, "resolver"));
+    launch = build_launch(LINES(TREE, "resolver"));
     CHECK_TEXT(read_text(ROOT "/run/resolve/stub.conf"), "nameserver 192.0.2.1\n");
     un_launch_close(launch);
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
     CHECK_INT(unlink("tree/etc/resolv.conf"), 0);
     make_file("tree/etc/resolv.conf", "own\n", 0644);
-    launch = build_launch(&draft, LINES(TREE, "resolver"));
+    launch = build_launch(LINES(TREE, "resolver"));
     CHECK_TEXT(read_text(ROOT "/etc/resolv.conf"), "own\n");
     un_launch_close(launch);
-    return 0;
 }
 
 /* Symbolic links in the root filesystem lead to / and to usernsctl's verifier. */
-static int nothing_is_mounted_over_the_root_or_the_verifier(void *arg)
+static void nothing_is_mounted_over_the_root_or_the_verifier(void)
 {
-    struct un_error err;
-    char remedy[UN_PATH_MAX];
-    (void)arg;
     enter_inside();
     make_tree();
     CHECK_INT(symlink("open/..", "tree/top"), 0);
     CHECK_INT(symlink("/.usernsctl-verify", "tree/verifier"), 0);
     check_build_fails(LINES(TREE, "bind 1 /top ro"),
-                      "/top leads to / in the sandbox, and nothing may be", &err, remedy);
+                      "/top leads to / in the sandbox, and nothing may be");
     CHECK_INT(err.step, UN_STEP_BIND);
     CHECK_TEXT(remedy, "choose another destination");
-    check_build_fails(LINES(TREE, "mount /top empty"), "/top leads to / in", &err, remedy);
-    check_build_fails(LINES(TREE, "mount / other"), "/ leads to / in", &err, remedy);
+    check_build_fails(LINES(TREE, "mount /top empty"), "/top leads to / in");
+    check_build_fails(LINES(TREE, "mount / other"), "/ leads to / in");
     check_build_fails(LINES(TREE, "bind 1 /verifier ro"),
-                      "/verifier leads to /.usernsctl-verify in", &err, remedy);
+                      "/verifier leads to /.usernsctl-verify in");
     check_build_fails(LINES(TREE, "mount /verifier empty"),
-                      "/verifier leads to /.usernsctl-verify in", &err, remedy);
-    return 0;
+                      "/verifier leads to /.usernsctl-verify in");
 }
 
-static int private_files_are_hidden(void *arg)
+static void private_files_are_hidden(void)
 {
-    struct draft draft;
-    (void)arg;
     enter_inside();
     make_tree();
     make_file("tree/etc/shadow", "secret\n", 0640);
@@ -260,8 +231,8 @@ static int private_files_are_hidden(void *arg)
     make_file("tree/etc/private/key", "secret\n", 0644);
     make_directory("tree/etc/public", 0755);
     make_file("tree/etc/public/key", "secret\n", 0600);
-    struct un_launch *launch = build_launch(
-        &draft, LINES(TREE, "hide-private /etc", "hide-private /none", "hide-private /file"));
+    struct un_launch *launch =
+        build_launch(LINES(TREE, "hide-private /etc", "hide-private /none", "hide-private /file"));
     CHECK_TEXT(read_text(ROOT "/etc/passwd"), "root\n");
     CHECK_TEXT(read_text(ROOT "/etc/shadow"), "");
     CHECK_TEXT(read_text(ROOT "/etc/public/key"), "");
@@ -269,14 +240,12 @@ static int private_files_are_hidden(void *arg)
     CHECK_INT(access(ROOT "/etc/private/key", F_OK), -1);
     CHECK_TEXT(read_text("tree/etc/shadow"), "secret\n");
     un_launch_close(launch);
-    return 0;
 }
 
 /* Mounts a test directory over /etc, with a file of each kind that a snapshot treats
  * differently. */
 static void make_etc(void)
 {
-    struct un_error err;
     CHECK_OK(un_mount("test", "/etc", "tmpfs", 0, "mode=0755", &err), &err);
     make_file("/etc/public", "public\n", 0644);
     make_file("/etc/shadow", "secret\n", 0640);
@@ -309,27 +278,21 @@ static void check_etc(const struct un_launch *launch)
     CHECK_INT(access(ROOT "/etc/later", F_OK), launch->is_root ? -1 : 0);
 }
 
-static int a_snapshot_has_public_files_only(void *arg)
+static void a_snapshot_has_public_files_only(void)
 {
-    struct draft draft;
-    (void)arg;
     enter_inside();
     make_etc();
     struct un_launch *launch =
-        build_launch(&draft, LINES("scratch /tmp/scratch", "snapshot etc", "snapshot none"));
+        build_launch(LINES("scratch /tmp/scratch", "snapshot etc", "snapshot none"));
     CHECK(launch->is_root);
     check_etc(launch);
     CHECK_INT(access(ROOT "/etc/pipe", F_OK), -1);
     CHECK_INT(mode_of(ROOT "/etc/shadow"), 0640);
     un_launch_close(launch);
-    return 0;
 }
 
-static int guarded_directories_depend_on_the_caller(void *arg)
+static void guarded_directories_depend_on_the_caller(void)
 {
-    struct draft draft;
-    struct un_error err;
-    (void)arg;
     enter_inside();
     make_etc();
     struct un_launch *launch = launch_of(&draft, LINES("scratch /tmp/scratch", "guarded etc"));
@@ -340,42 +303,32 @@ static int guarded_directories_depend_on_the_caller(void *arg)
     un_launch_close(launch);
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
     CHECK_INT(unlink("/etc/later"), 0);
-    launch = build_launch(&draft, LINES("scratch /tmp/scratch", "guarded etc"));
+    launch = build_launch(LINES("scratch /tmp/scratch", "guarded etc"));
     check_etc(launch);
     un_launch_close(launch);
-    return 0;
 }
 
-static int a_home_is_hidden(void *arg)
+static void a_home_is_hidden(void)
 {
-    struct draft draft;
-    struct un_error err;
-    char remedy[UN_PATH_MAX];
-    (void)arg;
     enter_inside();
     make_tree();
     make_directory("tree/home", 0755);
     make_file("tree/home/secret", "secret\n", 0644);
-    struct un_launch *launch = build_launch(
-        &draft, LINES(TREE, "home /home", "home /var/lib/me", "home /file", "read-only"));
+    struct un_launch *launch =
+        build_launch(LINES(TREE, "home /home", "home /var/lib/me", "home /file", "read-only"));
     CHECK_INT(access(ROOT "/home/secret", F_OK), -1);
     CHECK_INT(access(ROOT "/var/lib/me", F_OK), 0);
     CHECK_TEXT(read_text(ROOT "/file"), "content\n");
     un_launch_close(launch);
     CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
-    check_build_fails(LINES(TREE, "home /etc"), "the home directory /etc can't be hidden", &err,
-                      remedy);
+    check_build_fails(LINES(TREE, "home /etc"), "the home directory /etc can't be hidden");
     CHECK_INT(err.step, UN_STEP_HOME);
     CHECK_HAS(remedy, "set HOME");
-    return 0;
 }
 
-static int homes_in_the_params_are_hidden(void *arg)
+static void homes_in_the_params_are_hidden(void)
 {
-    struct draft draft;
-    struct un_error err;
     const struct un_launch_params params = {.homes = LINES("/open/inner", "/none")};
-    (void)arg;
     enter_inside();
     make_tree();
     make_file("tree/open/inner/secret", "secret\n", 0644);
@@ -385,22 +338,18 @@ static int homes_in_the_params_are_hidden(void *arg)
     CHECK_INT(access(ROOT "/open/inner/secret", F_OK), -1);
     CHECK_INT(access(ROOT "/none", F_OK), 0);
     un_launch_close(launch);
-    return 0;
 }
 
-static int files_outside_the_root_are_created(void *arg)
+static void files_outside_the_root_are_created(void)
 {
-    struct draft draft;
-    (void)arg;
     enter_inside();
     make_tree();
     mode_t before = umask(027);
-    struct un_launch *launch =
-        build_launch(&draft, LINES("source follow /tmp/tree/file", "source follow /tmp/source",
-                                   "scratch /tmp/scratch", "make log 0700", "make log/crash 0700",
-                                   "make programs 0700", "tmpfs log/crash 1048576",
-                                   "touch log/crash/@@", "discard log/boot.txt", "debug-log 1",
-                                   "program 0", "program-link 0 programs/run"));
+    struct un_launch *launch = build_launch(
+        LINES("source follow /tmp/tree/file", "source follow /tmp/source", "scratch /tmp/scratch",
+              "make log 0700", "make log/crash 0700", "make programs 0700",
+              "tmpfs log/crash 1048576", "touch log/crash/@@", "discard log/boot.txt",
+              "debug-log 1", "program 0", "program-link 0 programs/run"));
     CHECK_INT(umask(before), 027);
     CHECK_INT(mode_of(SCRATCH "/log"), 0700);
     CHECK_INT(access(SCRATCH "/log/crash/@", F_OK), 0);
@@ -411,14 +360,10 @@ static int files_outside_the_root_are_created(void *arg)
     CHECK_TEXT(read_text(SCRATCH "/programs/file"), "content\n");
     CHECK_TEXT(read_text(SCRATCH "/programs/run"), "content\n");
     un_launch_close(launch);
-    return 0;
 }
 
-static int replaced_sources_are_detected(void *arg)
+static void replaced_sources_are_detected(void)
 {
-    struct draft draft;
-    struct un_error err;
-    (void)arg;
     enter_inside();
     make_tree();
     struct un_launch *launch = launch_of(&draft, LINES(TREE));
@@ -429,26 +374,21 @@ static int replaced_sources_are_detected(void *arg)
     CHECK_INT(err.errnum, ESTALE);
     CHECK_TEXT(un_launch_filename(launch), "/tmp/tree");
     un_launch_close(launch);
-    return 0;
 }
 
-static int scratch_needs_an_existing_directory(void *arg)
+static void scratch_needs_an_existing_directory(void)
 {
-    struct un_error err;
-    char remedy[UN_PATH_MAX];
-    (void)arg;
     enter_inside();
     make_file("file", "", 0644);
     CHECK_INT(symlink("scratch", "link"), 0);
     check_build_fails(LINES("scratch /tmp/link", "scratch /tmp/file", "scratch /tmp/none"),
-                      "no directory is free for the run's tmpfs", &err, remedy);
+                      "no directory is free for the run's tmpfs");
     CHECK_TEXT(remedy, "mkdir /mnt");
-    return 0;
 }
 
 int main(void)
 {
-    static int (*const parts[])(void *) = {
+    static void (*const parts[])(void) = {
         programs_of_the_host_are_visible,
         a_tree_shows_its_files,
         a_bind_creates_its_mount_point,
@@ -467,7 +407,7 @@ int main(void)
     };
     need_user_namespaces();
     for (size_t i = 0; i < COUNT(parts); i++)
-        CHECK_INT(forked(parts[i], NULL), 0);
+        check_in_child(parts[i]);
     check_no_child_left();
     return 0;
 }

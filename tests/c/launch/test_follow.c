@@ -18,7 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/xattr.h>
 
-static int only_directories_of_root_are_trusted(void *arg)
+static void only_directories_of_root_are_trusted(void)
 {
     static const char *const trusted[] = {
         "/", "/bin", "/tmp", "/usr/lib/x", "/etc/alternatives/x", "/var/tmp", "/run/user",
@@ -27,7 +27,6 @@ static int only_directories_of_root_are_trusted(void *arg)
         "/tmp/x", "/home/user", "/var/tmp/x", "/run/user/1000", "/opt/x",
     };
     struct stat root;
-    (void)arg;
     if (geteuid() == 0) {
         CHECK_INT(setresuid(12345, 12345, 12345), 0);
         CHECK_INT(prctl(PR_SET_DUMPABLE, 1), 0);
@@ -41,12 +40,11 @@ static int only_directories_of_root_are_trusted(void *arg)
         CHECK(!un_owner_is_trusted(root.st_uid, others[i]));
     CHECK(un_owner_is_trusted(0, "/opt/x"));
     CHECK(!un_owner_is_trusted(12345, "/etc/x"));
-    return 0;
 }
 
 /* Cases of the line in group(5) for group 12345, and whether that group is private to the
  * caller. */
-static int only_groups_without_members_are_private(void *arg)
+static void only_groups_without_members_are_private(void)
 {
     static const struct {
         const char *line;
@@ -59,7 +57,6 @@ static int only_groups_without_members_are_private(void *arg)
         {"other:x:1:other\nown:x:12345:other", false},
         {"other:x:123456:other\nown:x:12345\nown\n", true},
     };
-    (void)arg;
     CHECK_INT(unshare(CLONE_NEWNS), 0);
     CHECK_INT(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
     CHECK_INT(mount("none", "/tmp", "tmpfs", 0, NULL), 0);
@@ -77,7 +74,6 @@ static int only_groups_without_members_are_private(void *arg)
         CHECK(!un_group_is_private(12346));
     }
     close(file);
-    return 0;
 }
 
 /* Gives a directory an access ACL with one named entry; `mask` shows as the mode's group bits. */
@@ -103,7 +99,7 @@ static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint1
 }
 
 /* The directory belongs to the caller and to the caller's private group. */
-static int an_acl_may_let_others_write(void *arg)
+static void an_acl_may_let_others_write(void)
 {
     static const struct {
         uint16_t tag, permissions, mask;
@@ -113,7 +109,6 @@ static int an_acl_may_let_others_write(void *arg)
         {ACL_USER, 5, 7, false}, {ACL_GROUP, 5, 7, false}, {ACL_USER, 7, 5, false},
     };
     char path[] = "/tmp/test-follow-XXXXXX";
-    (void)arg;
     CHECK_INT(setresgid(12345, 12345, 12345), 0);
     CHECK_INT(setresuid(12345, 12345, 12345), 0);
     CHECK(mkdtemp(path));
@@ -132,17 +127,14 @@ static int an_acl_may_let_others_write(void *arg)
     close(directory);
     CHECK(un_others_may_write(directory));
     CHECK_INT(rmdir(path), 0);
-    return 0;
 }
 
-static int only_the_group_of_the_users_uid_is_private(void *arg)
+static void only_the_group_of_the_users_uid_is_private(void)
 {
-    (void)arg;
     CHECK_INT(setresgid(12346, 12346, 12346), 0);
     CHECK_INT(setresuid(12345, 12345, 12345), 0);
     CHECK(!un_group_is_private(12346));
     CHECK(!un_group_is_private(12345));
-    return 0;
 }
 
 /* Opens a path one component at a time; checks that the kernel opens the same file, or fails with
@@ -183,11 +175,11 @@ int main(void)
 {
     paths_below_a_file_fail_as_in_the_kernel();
     need_user_namespaces();
-    CHECK_INT(forked(only_directories_of_root_are_trusted, NULL), 0);
+    check_in_child(only_directories_of_root_are_trusted);
     if (geteuid() == 0) {
-        CHECK_INT(forked(only_groups_without_members_are_private, NULL), 0);
-        CHECK_INT(forked(an_acl_may_let_others_write, NULL), 0);
-        CHECK_INT(forked(only_the_group_of_the_users_uid_is_private, NULL), 0);
+        check_in_child(only_groups_without_members_are_private);
+        check_in_child(an_acl_may_let_others_write);
+        check_in_child(only_the_group_of_the_users_uid_is_private);
     }
     check_no_child_left();
     return 0;

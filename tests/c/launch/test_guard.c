@@ -6,6 +6,8 @@
 #include "launched.h"
 #include "needs.h"
 
+static struct un_error err;
+
 static int hold(const char *path)
 {
     int fd = open(path, O_PATH | O_CLOEXEC);
@@ -17,7 +19,6 @@ static int hold(const char *path)
  * is NULL. `kept` is the protected path. */
 static void check_refused(const char *path, const char *kept, const char *part)
 {
-    struct un_error err;
     size_t which;
     int before = count_fds();
     int fds[] = {hold("/tmp/beside"), hold(path)};
@@ -38,7 +39,6 @@ static void check_refused(const char *path, const char *kept, const char *part)
 
 static void prepare(void)
 {
-    struct un_error err;
     enter_inside();
     make_directory("beside", 0755);
     make_directory("a", 0755);
@@ -61,9 +61,8 @@ static void prepare(void)
     CHECK_OK(un_mount("/tmp/second", "/tmp/third/second", NULL, MS_BIND, NULL, &err), &err);
 }
 
-static int hidden_directories_are_rejected(void *arg)
+static void hidden_directories_are_rejected(void)
 {
-    (void)arg;
     prepare();
     check_refused("/tmp/a/state", "/tmp/a/state", "contains");
     check_refused("/tmp/a", "/tmp/a/state", "contains");
@@ -83,14 +82,12 @@ static int hidden_directories_are_rejected(void *arg)
     check_refused("/tmp/a/state", "/tmp/a/later/state", NULL);
     check_refused("/tmp/a/state", "/tmp/scratch/state", NULL);
     check_refused("/tmp/other", "/tmp/a/later", NULL);
-    return 0;
 }
 
 /* The path of `kept` contains a symbolic link in the bind-mounted directory, which a command with
  * write access could replace. */
-static int links_to_hidden_directories_are_rejected(void *arg)
+static void links_to_hidden_directories_are_rejected(void)
 {
-    (void)arg;
     prepare();
     check_refused("/tmp/first", "/tmp/first/way/state", "has a link to");
     check_refused("/tmp/second", "/tmp/first/way/state", "has a link to");
@@ -104,7 +101,6 @@ static int links_to_hidden_directories_are_rejected(void *arg)
     check_refused("/tmp/loop", "/tmp/loop/way/state", "contains");
     check_refused("/tmp/a", "/tmp/loop/way/state", NULL);
     check_refused("/tmp/second", "/tmp/a/state", NULL);
-    return 0;
 }
 
 /* Opens a launch in /tmp/a/launch that binds `source`; checks its error. */
@@ -112,7 +108,6 @@ static void check_launch_guard(const char *source, const char *access, const cha
                                const char *cause, const char *part)
 {
     struct draft draft;
-    struct un_error err;
     char bind[64], line[256];
     const struct un_hidden hidden = {"/nonexistent/state", templates};
     snprintf(line, sizeof line, "source follow %s", source);
@@ -131,10 +126,9 @@ static void check_launch_guard(const char *source, const char *access, const cha
     un_launch_close(launch);
 }
 
-static int the_launch_file_must_not_be_writable(void *arg)
+static void the_launch_file_must_not_be_writable(void)
 {
     const char *none = "/nonexistent/templates", *cause = "launch-untrusted";
-    (void)arg;
     prepare();
     make_file("a/launch", "", 0644);
     check_launch_guard("/tmp/a/launch", "rw", none, cause, "since /tmp/a/launch is bind-mounted");
@@ -144,13 +138,11 @@ static int the_launch_file_must_not_be_writable(void *arg)
     check_launch_guard("/tmp/a/launch", "ro", none, cause, NULL);
     check_launch_guard("/tmp/a/state", "rw", none, cause, NULL);
     check_launch_guard("/tmp/beside", "rw", none, cause, NULL);
-    return 0;
 }
 
-static int a_launch_shows_no_hidden_directory(void *arg)
+static void a_launch_shows_no_hidden_directory(void)
 {
     const char *cause = "bind-shows-state";
-    (void)arg;
     prepare();
     make_file("a/launch", "", 0644);
     check_launch_guard("/tmp/other", "ro", "/tmp/a/state", cause,
@@ -160,16 +152,13 @@ static int a_launch_shows_no_hidden_directory(void *arg)
     check_launch_guard("/tmp/other", "ro", "/tmp/other/later", cause, NULL);
     check_launch_guard("/tmp/other", "rw", NULL, cause, NULL);
     check_launch_guard("/tmp/beside", "rw", "/tmp/a/state", cause, NULL);
-    return 0;
 }
 
 /* A mount of a kernel object can't be reached through a bind mount if another mount hides it. */
-static int hidden_mounts_do_not_count(void *arg)
+static void hidden_mounts_do_not_count(void)
 {
     const char *none = "/nonexistent/templates", *uts = "/proc/self/ns/uts";
-    struct un_error err;
     struct draft draft;
-    (void)arg;
     prepare();
     make_file("a/launch", "", 0644);
     make_file("other/uts", "", 0644);
@@ -181,7 +170,6 @@ static int hidden_mounts_do_not_count(void *arg)
     un_launch_close(launch);
     CHECK_OK(un_mount("tmpfs", "/tmp/other", "tmpfs", 0, NULL, &err), &err);
     check_launch_guard("/tmp/other", "rw", none, NULL, NULL);
-    return 0;
 }
 
 static void paths_are_compared_by_names(void)
@@ -195,11 +183,11 @@ int main(void)
 {
     paths_are_compared_by_names();
     need_user_namespaces();
-    CHECK_INT(forked(hidden_directories_are_rejected, NULL), 0);
-    CHECK_INT(forked(links_to_hidden_directories_are_rejected, NULL), 0);
-    CHECK_INT(forked(the_launch_file_must_not_be_writable, NULL), 0);
-    CHECK_INT(forked(a_launch_shows_no_hidden_directory, NULL), 0);
-    CHECK_INT(forked(hidden_mounts_do_not_count, NULL), 0);
+    check_in_child(hidden_directories_are_rejected);
+    check_in_child(links_to_hidden_directories_are_rejected);
+    check_in_child(the_launch_file_must_not_be_writable);
+    check_in_child(a_launch_shows_no_hidden_directory);
+    check_in_child(hidden_mounts_do_not_count);
     check_no_child_left();
     return 0;
 }

@@ -5,6 +5,9 @@
 #include "launched.h"
 #include "needs.h"
 
+static struct draft draft;
+static struct un_error err;
+
 /* Lines of a launch that executes a shell, with scratch files in /tmp/scratch. */
 #define SHELL                                                                                      \
     "source own /bin/sh", "scratch /tmp/scratch", "make bundle 0700", "make programs 0700",        \
@@ -13,7 +16,6 @@
 static int config_text(const char *const *lines, const struct un_launch_params *params,
                        struct un_text *text, struct un_error *err)
 {
-    struct draft draft;
     static struct un_idmap maps;
     maps.of[UN_UID].len = 2;
     maps.of[UN_UID].extent[0] = (struct un_extent){0, 1000, 1};
@@ -31,7 +33,6 @@ static void config_is(const char *const *lines, const struct un_launch_params *p
                       const char *want)
 {
     struct un_text text = {0};
-    struct un_error err;
     CHECK_OK(config_text(lines, params, &text, &err), &err);
     CHECK(text.length == strlen(want));
     CHECK(!memcmp(text.bytes, want, text.length));
@@ -42,7 +43,6 @@ static void config_is_refused(const char *const *lines, const struct un_launch_p
                               const char *part)
 {
     struct un_text text = {0};
-    struct un_error err;
     CHECK_INT(config_text(lines, params, &text, &err), -1);
     CHECK_HAS(err.detail, part);
     un_text_free(&text);
@@ -90,7 +90,6 @@ static void ids_are_mapped_or_can_be_mapped_inside(void)
         .of = {{.len = 1, .extent = {{0, 1000, 1}}}, {.len = 1, .extent = {{0, 1000, 1}}}}};
     const struct un_launch_params root = {.id = {0, 0}}, other = {.id = {0, 5}};
     struct draft draft, bare;
-    struct un_error err;
     struct un_launch *launch = launch_of(&draft, verified);
     struct un_launch *unproven = launch_of(&bare, LINES("scratch /mnt"));
     CHECK_OK(un_config_check_user(unproven, &root, &maps, &err), &err);
@@ -120,7 +119,6 @@ static void invalid_utf8_is_reported_by_its_path(void)
 
 static struct un_launch *build_launch(struct draft *draft, const char *const *lines)
 {
-    struct un_error err;
     struct un_launch *launch = launch_of(draft, lines);
     CHECK_OK(un_launch_open(launch, NULL, &err), &err);
     CHECK_OK(un_launch_build(launch, NULL, &err), &err);
@@ -150,8 +148,6 @@ static int become_shell(void *arg)
         "watch -c",
         NULL,
     };
-    struct draft draft;
-    struct un_error err;
     struct un_launch *launch;
     const struct un_launch_params params = {.args = LINES("true", "it")};
     enter_inside();
@@ -208,11 +204,8 @@ static void the_watcher_gets_its_arguments_and_descriptors(void)
     CHECK_INT(fds, 3);
 }
 
-static int failures_leave_no_descriptors(void *arg)
+static void failures_leave_no_descriptors(void)
 {
-    struct draft draft;
-    struct un_error err;
-    (void)arg;
     enter_inside();
     const struct un_launch_params params = {.args = LINES("true")};
     struct un_launch *launch = build_launch(&draft, LINES(SHELL, "json-args", "watch /none"));
@@ -229,16 +222,12 @@ static int failures_leave_no_descriptors(void *arg)
     CHECK_INT(un_launch_exec(launch, &params, &err), -1);
     CHECK_HAS(err.detail, "no \"watch\" record");
     un_launch_close(launch);
-    return 0;
 }
 
-static int covered_programs_are_detected(void *arg)
+static void covered_programs_are_detected(void)
 {
     static const char *const nothing[] = {NULL};
     const struct un_launch_params params = {.args = nothing, .env = nothing, .homes = nothing};
-    struct draft draft;
-    struct un_error err;
-    (void)arg;
     enter_inside();
     make_file("program", "#!/bin/sh\n", 0755);
     struct un_launch *launch =
@@ -250,7 +239,6 @@ static int covered_programs_are_detected(void *arg)
     CHECK_INT(err.errnum, ESTALE);
     CHECK_TEXT(err.detail, "/tmp/program");
     un_launch_close(launch);
-    return 0;
 }
 
 int main(void)
@@ -261,8 +249,8 @@ int main(void)
     invalid_utf8_is_reported_by_its_path();
     need_user_namespaces();
     the_watcher_gets_its_arguments_and_descriptors();
-    CHECK_INT(forked(failures_leave_no_descriptors, NULL), 0);
-    CHECK_INT(forked(covered_programs_are_detected, NULL), 0);
+    check_in_child(failures_leave_no_descriptors);
+    check_in_child(covered_programs_are_detected);
     check_no_child_left();
     return 0;
 }

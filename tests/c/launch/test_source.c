@@ -6,10 +6,11 @@
 #include "launched.h"
 #include "needs.h"
 
+static struct draft draft;
+static struct un_error err;
+
 static void opens(const char *const *lines, const char *path)
 {
-    struct draft draft;
-    struct un_error err;
     struct un_launch *launch = launch_of(&draft, lines);
     CHECK_OK(un_launch_open(launch, NULL, &err), &err);
     CHECK_TEXT(launch->source[0].path, path);
@@ -18,8 +19,6 @@ static void opens(const char *const *lines, const char *path)
 
 static void refuses(const char *const *lines, int errnum, const char *cause, const char *part)
 {
-    struct draft draft;
-    struct un_error err;
     int fds = count_fds();
     struct un_launch *launch = launch_of(&draft, lines);
     CHECK_INT(un_launch_open(launch, NULL, &err), -1);
@@ -33,9 +32,8 @@ static void refuses(const char *const *lines, int errnum, const char *cause, con
     CHECK_INT(count_fds(), fds);
 }
 
-static int links_of_the_caller_are_followed(void *arg)
+static void links_of_the_caller_are_followed(void)
 {
-    (void)arg;
     enter_inside();
     make_directory("real", 0755);
     make_file("real/file", "", 0644);
@@ -54,15 +52,12 @@ static int links_of_the_caller_are_followed(void *arg)
     refuses(LINES("source follow /tmp/none"), 0, "launch-outdated", "/tmp/none does not exist");
     refuses(LINES("remedy freeze\\ it\\ anew", "source follow /tmp/real/file/x"), 0,
             "launch-outdated", "/tmp/real/file/x does not exist");
-    return 0;
 }
 
-static int kernel_files_are_not_writable(void *arg)
+static void kernel_files_are_not_writable(void)
 {
     static const char *const sources[] = {"/proc/self/attr", "/", "/tmp", "/tmp/a b"};
-    struct un_error err;
     char line[256], escaped[64];
-    (void)arg;
     enter_inside();
     make_directory("a b", 0755);
     make_directory("plain", 0755);
@@ -77,7 +72,6 @@ static int kernel_files_are_not_writable(void *arg)
         snprintf(line, sizeof line, "source follow %s", escaped);
         refuses(LINES(line, "scratch /tmp/scratch", "bind 0 /x rw"), 0, "bind-writes-machine",
                 "must not be writable in a sandbox");
-        struct draft draft;
         struct un_launch *launch =
             launch_of(&draft, LINES(line, "scratch /tmp/scratch", "bind 0 /x ro"));
         CHECK_OK(un_launch_open(launch, NULL, &err), &err);
@@ -85,15 +79,12 @@ static int kernel_files_are_not_writable(void *arg)
     }
     opens(LINES("source follow /tmp/plain", "scratch /tmp/scratch", "bind 0 /x rw"), "/tmp/plain");
     opens(LINES("source follow /dev/null", "scratch /tmp/scratch", "bind 0 /x rw"), "/dev/null");
-    return 0;
 }
 
 /* Requires root, which can give a symbolic link to another owner. */
-static int links_of_other_users_are_not_followed(void *arg)
+static void links_of_other_users_are_not_followed(void)
 {
-    (void)arg;
     CHECK_INT(unshare(CLONE_NEWNS), 0);
-    struct un_error err;
     CHECK_OK(un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, &err), &err);
     CHECK_OK(un_mount("test", "/tmp", "tmpfs", 0, "mode=0755", &err), &err);
     CHECK_INT(chdir("/tmp"), 0);
@@ -106,14 +97,10 @@ static int links_of_other_users_are_not_followed(void *arg)
             "the symbolic link /tmp/link belongs to uid 12345");
     refuses(LINES("source follow /tmp/up/tmp/file"), 0, "foreign-link", "/tmp/up belongs");
     opens(LINES("source own /tmp/link"), "/tmp/file");
-    return 0;
 }
 
-static int given_descriptors_are_used(void *arg)
+static void given_descriptors_are_used(void)
 {
-    struct draft draft;
-    struct un_error err;
-    (void)arg;
     enter_inside();
     make_file("file", "", 0644);
     make_file("other", "", 0644);
@@ -125,7 +112,6 @@ static int given_descriptors_are_used(void *arg)
     CHECK_TEXT(launch->source[1].path, "/tmp/other");
     un_launch_close(launch);
     CHECK(fcntl(fds[0], F_GETFD) >= 0);
-    return 0;
 }
 
 /* Writes an assume line for the first source, /tmp/file, with its size and mode changed by these
@@ -141,13 +127,12 @@ static void write_assumption(char line[256], long size, unsigned mode)
              sum);
 }
 
-static int programs_are_recognised_by_content(void *arg)
+static void programs_are_recognised_by_content(void)
 {
     static const char remedy[] = "remedy freeze\\ it\\ anew";
     static const char source[] = "source own /tmp/file";
     const struct timespec times[2] = {{0, 0}, {0, 0}};
     char line[256];
-    (void)arg;
     enter_inside();
     make_file("file", "12345", 0644);
     write_assumption(line, 0, 0);
@@ -164,7 +149,6 @@ static int programs_are_recognised_by_content(void *arg)
     CHECK_INT(rename("other", "file"), 0);
     CHECK_INT(utimensat(AT_FDCWD, "file", times, 0), 0);
     refuses(LINES(remedy, source, line), 0, "launch-outdated", "another content of the same size");
-    return 0;
 }
 
 static void other_versions_are_reported(void)
@@ -175,7 +159,6 @@ static void other_versions_are_reported(void)
                                 "remedy\0freeze it anew\0"
                                 "end";
     struct un_launch *launch;
-    struct un_error err;
     CHECK_OK(un_launch_parse(bytes, sizeof bytes, &launch, &err), &err);
     CHECK_INT(un_launch_open(launch, NULL, &err), -1);
     CHECK_TEXT(err.cause, "launch-outdated");
@@ -184,21 +167,17 @@ static void other_versions_are_reported(void)
     un_launch_close(launch);
 }
 
-static int the_oom_score_is_set(void *arg)
+static void the_oom_score_is_set(void)
 {
-    struct draft draft;
-    struct un_error err;
-    (void)arg;
     struct un_launch *launch = launch_of(&draft, LINES("oom-score 777"));
     CHECK_OK(un_launch_open(launch, NULL, &err), &err);
     CHECK_TEXT(read_text("/proc/self/oom_score_adj"), "777\n");
     un_launch_close(launch);
-    return 0;
 }
 
 int main(void)
 {
-    static int (*const parts[])(void *) = {
+    static void (*const parts[])(void) = {
         links_of_the_caller_are_followed,
         given_descriptors_are_used,
         programs_are_recognised_by_content,
@@ -208,9 +187,9 @@ int main(void)
     other_versions_are_reported();
     need_user_namespaces();
     for (size_t i = 0; i < COUNT(parts); i++)
-        CHECK_INT(forked(parts[i], NULL), 0);
+        check_in_child(parts[i]);
     if (geteuid() == 0)
-        CHECK_INT(forked(links_of_other_users_are_not_followed, NULL), 0);
+        check_in_child(links_of_other_users_are_not_followed);
     check_no_child_left();
     return 0;
 }

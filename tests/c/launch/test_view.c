@@ -36,9 +36,8 @@ static void make_root(void)
     CHECK_INT(symlink("/../proc/self/exe", "root/magic"), 0);
 }
 
-static int paths_are_followed(void *arg)
+static void paths_are_followed(void)
 {
-    (void)arg;
     make_root();
     int fds = count_fds();
     struct un_view *view = view_of("root");
@@ -53,12 +52,10 @@ static int paths_are_followed(void *arg)
     CHECK(!follow(view, "/process")->is_of_gvisor);
     un_view_free(&view);
     CHECK_INT(count_fds(), fds);
-    return 0;
 }
 
-static int mounts_hide_what_is_below(void *arg)
+static void mounts_hide_what_is_below(void)
 {
-    (void)arg;
     make_root();
     int fds = count_fds();
     struct un_view *view = view_of("root");
@@ -71,13 +68,11 @@ static int mounts_hide_what_is_below(void *arg)
     CHECK_INT(follow(view, "/none")->fd, -1);
     un_view_free(&view);
     CHECK_INT(count_fds(), fds);
-    return 0;
 }
 
-static int paths_over_our_limit_are_uncertain(void *arg)
+static void paths_over_our_limit_are_uncertain(void)
 {
     static char path[8 * UN_PATH_MAX];
-    (void)arg;
     make_root();
     struct un_view *view = view_of("root");
     memset(path, '/', sizeof path - 1);
@@ -88,13 +83,11 @@ static int paths_over_our_limit_are_uncertain(void *arg)
     CHECK_INT(follow(view, path)->errnum, ENAMETOOLONG);
     CHECK(follow(view, path)->is_certain);
     un_view_free(&view);
-    return 0;
 }
 
-static int names_without_an_executable_are_no_commands(void *arg)
+static void names_without_an_executable_are_no_commands(void)
 {
     struct un_command_fault *fault = malloc(sizeof *fault);
-    (void)arg;
     make_root();
     CHECK(fault != NULL);
     int fds = count_fds();
@@ -110,12 +103,11 @@ static int names_without_an_executable_are_no_commands(void *arg)
     un_view_free(&view);
     free(fault);
     CHECK_INT(count_fds(), fds);
-    return 0;
 }
 
 int main(void)
 {
-    static int (*const parts[])(void *) = {
+    static void (*const parts[])(void) = {
         paths_are_followed,
         mounts_hide_what_is_below,
         paths_over_our_limit_are_uncertain,
@@ -123,7 +115,7 @@ int main(void)
     };
     need_user_namespaces();
     for (size_t i = 0; i < COUNT(parts); i++)
-        CHECK_INT(forked(parts[i], NULL), 0);
+        check_in_child(parts[i]);
     check_no_child_left();
     return 0;
 }

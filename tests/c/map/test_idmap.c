@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+static struct un_error err;
+
 static void well_formed_extents_are_read(void)
 {
     static const struct {
@@ -18,7 +20,6 @@ static void well_formed_extents_are_read(void)
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         struct un_extent got;
-        struct un_error err;
         CHECK_OK(un_extent_parse(cases[i].text, &got, &err), &err);
         CHECK_INT(got.inside, cases[i].want.inside);
         CHECK_INT(got.outside, cases[i].want.outside);
@@ -62,7 +63,6 @@ static void malformed_extents_are_refused(void)
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         struct un_extent extent;
-        struct un_error err;
         CHECK_INT(un_extent_parse(cases[i].text, &extent, &err), -1);
         CHECK_INT(err.step, UN_STEP_ARGUMENT);
         CHECK_TEXT(err.cause, "map-invalid");
@@ -74,7 +74,6 @@ static void errors_quote_no_more_than_fits(void)
 {
     char text[4096];
     struct un_extent extent;
-    struct un_error err;
     memset(text, '1', sizeof text - 1);
     text[sizeof text - 1] = '\0';
     CHECK_INT(un_extent_parse(text, &extent, &err), -1);
@@ -84,7 +83,6 @@ static void errors_quote_no_more_than_fits(void)
 static struct un_map map_of(const struct un_extent *extents, uint32_t count)
 {
     struct un_map map = {.len = 0};
-    struct un_error err;
     for (uint32_t i = 0; i < count; i++)
         CHECK_OK(un_map_add(&map, extents[i], &err), &err);
     return map;
@@ -94,7 +92,6 @@ static struct un_map map_of(const struct un_extent *extents, uint32_t count)
 static struct un_map longest_map(uint32_t count)
 {
     struct un_map map = {.len = 0};
-    struct un_error err;
     for (uint32_t i = 0; i < count; i++)
         CHECK_OK(un_map_add(&map, (struct un_extent){4000000000 + i, 4100000000 + i, 1}, &err),
                  &err);
@@ -104,7 +101,6 @@ static struct un_map longest_map(uint32_t count)
 static void a_map_holds_340_extents(void)
 {
     struct un_map map = longest_map(UN_MAP_MAX);
-    struct un_error err;
     CHECK_INT(un_map_add(&map, (struct un_extent){0, 0, 1}, &err), -1);
     CHECK_HAS(err.detail, "no more than 340 extents");
     CHECK_INT(map.len, UN_MAP_MAX);
@@ -130,7 +126,6 @@ static void maps_that_the_kernel_refuses_are_refused(void)
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         struct un_map map = map_of(cases[i].extent, cases[i].len);
-        struct un_error err;
         int result = un_map_check(&map, UN_MAP_MAX, 4096, &err);
         CHECK_INT(result, cases[i].says ? -1 : 0);
         if (cases[i].says) {
@@ -142,7 +137,6 @@ static void maps_that_the_kernel_refuses_are_refused(void)
 
 static void limits_are_those_of_the_kernel(void)
 {
-    struct un_error err;
     struct un_map six = longest_map(6);
     CHECK_OK(un_map_check(&six, 6, 4096, &err), &err);
     CHECK_INT(un_map_check(&six, 5, 4096, &err), -1);
@@ -180,7 +174,6 @@ static void a_map_is_written_as_the_kernel_reads_it(void)
 static void the_kernels_text_is_read_back(void)
 {
     struct un_map map;
-    struct un_error err;
     CHECK_OK(un_map_parse("         0       1000          1\n"
                           "         1     100000      65536\n",
                           &map, &err),
@@ -205,7 +198,6 @@ static void the_kernels_text_is_read_back(void)
 static void the_map_of_this_process_is_read_from_proc(void)
 {
     struct un_map map;
-    struct un_error err;
     int self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
     CHECK(self >= 0);
     CHECK_OK(un_map_read(self, "uid_map", &map, &err), &err);

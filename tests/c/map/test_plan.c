@@ -3,6 +3,11 @@
 
 #include <linux/capability.h>
 
+static struct un_request request;
+static struct un_facts facts;
+static struct un_plan plan;
+static struct un_error err;
+
 #define CAP(number) (1ULL << (number))
 #define ROOT_CAPS (CAP(CAP_SETUID) | CAP(CAP_SETGID) | CAP(CAP_SETFCAP))
 
@@ -38,7 +43,6 @@ static void init_request(struct un_request *request, int64_t uid, int64_t gid)
 static void want(struct un_request *request, int kind, uint32_t inside, uint32_t outside,
                  uint32_t count)
 {
-    struct un_error err;
     CHECK_OK(un_map_add(&request->id[kind].more, (struct un_extent){inside, outside, count}, &err),
              &err);
 }
@@ -61,10 +65,6 @@ static void the_process_writes_its_own_single_id(void)
         {4294967294, 7, "4294967294 1000 1\n", "7 1001 1\n"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct un_request request;
-        struct un_facts facts;
-        struct un_plan plan;
-        struct un_error err;
         init_request(&request, cases[i].uid, cases[i].gid);
         init_facts(&facts, MINE_UID, MINE_GID, 0);
         CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
@@ -82,10 +82,6 @@ static void the_process_writes_its_own_single_id(void)
 
 static void an_empty_request_has_no_writer(void)
 {
-    struct un_request request;
-    struct un_facts facts;
-    struct un_plan plan;
-    struct un_error err;
     init_request(&request, -1, -1);
     init_facts(&facts, MINE_UID, MINE_GID, 0);
     CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
@@ -110,10 +106,6 @@ static void make_wide_request(struct un_request *request)
 
 static void a_parent_with_capabilities_writes_many_ids(void)
 {
-    struct un_request request;
-    struct un_facts facts;
-    struct un_plan plan;
-    struct un_error err;
     make_wide_request(&request);
     init_facts(&facts, MINE_UID, MINE_GID, CAP(CAP_SETUID) | CAP(CAP_SETGID));
     CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
@@ -133,10 +125,6 @@ static void each_capability_counts_for_its_own_kind_only(void)
 {
     static const uint64_t too_few[] = {0, CAP(CAP_SETUID), CAP(CAP_SETGID), CAP(CAP_SYS_ADMIN)};
     for (size_t i = 0; i < COUNT(too_few); i++) {
-        struct un_request request;
-        struct un_facts facts;
-        struct un_plan plan;
-        struct un_error err;
         make_wide_request(&request);
         init_facts(&facts, MINE_UID, MINE_GID, too_few[i]);
         CHECK_INT(un_plan_make(&request, &facts, &plan, &err), -1);
@@ -165,10 +153,6 @@ static void mapping_the_parents_root_takes_setfcap_since_5_12(void)
         {MINE_UID, 0, 6, 1, true},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct un_request request;
-        struct un_facts facts;
-        struct un_plan plan;
-        struct un_error err;
         init_request(&request, 0, 0);
         init_facts(&facts, cases[i].uid, MINE_GID, cases[i].caps);
         facts.kernel_major = cases[i].major;
@@ -182,10 +166,6 @@ static void mapping_the_parents_root_takes_setfcap_since_5_12(void)
 
 static void a_range_that_has_root_in_it_takes_setfcap_too(void)
 {
-    struct un_request request;
-    struct un_facts facts;
-    struct un_plan plan;
-    struct un_error err;
     init_request(&request, -1, -1);
     want(&request, UN_UID, 0, 0, 1000);
     init_facts(&facts, 0, 0, CAP(CAP_SETUID));
@@ -202,10 +182,6 @@ static void a_range_that_has_root_in_it_takes_setfcap_too(void)
 
 static void an_id_that_does_not_exist_here_can_not_be_mapped(void)
 {
-    struct un_request request;
-    struct un_facts facts;
-    struct un_plan plan;
-    struct un_error err;
     init_request(&request, 0, 0);
     init_facts(&facts, 65534, 65534, 0);
     facts.id[UN_GID].parent.extent[0].count = 1000;
@@ -239,10 +215,6 @@ static void the_own_ids_are_mapped_in_any_namespace(void)
         {65534, MINE_GID, 0, true},
         {MINE_UID, 65534, 0, true},
     };
-    struct un_request request;
-    struct un_facts facts;
-    struct un_plan plan;
-    struct un_error err;
     for (size_t i = 0; i < COUNT(cases); i++) {
         init_request(&request, 0, 0);
         init_facts(&facts, cases[i].uid, cases[i].gid, cases[i].caps);
@@ -266,10 +238,6 @@ static void the_own_ids_are_mapped_in_any_namespace(void)
 /* The kernel accepts an extent only if one extent of the parent's map holds it (else EPERM). */
 static void extents_are_split_along_the_parent_map(void)
 {
-    struct un_request request;
-    struct un_facts facts;
-    struct un_plan plan;
-    struct un_error err;
     init_request(&request, -1, -1);
     want(&request, UN_UID, 100, 5, 30);
     init_facts(&facts, 0, 0, ROOT_CAPS);
@@ -299,10 +267,6 @@ static void limits_are_those_of_the_kernel_and_its_page(void)
         {340, 6, 1, 65536, NULL},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct un_request request;
-        struct un_facts facts;
-        struct un_plan plan;
-        struct un_error err;
         init_request(&request, -1, -1);
         for (uint32_t n = 0; n < cases[i].extents; n++)
             want(&request, UN_UID, 4000000000 + n, 4100000000 + n, 1);
@@ -320,10 +284,6 @@ static void limits_are_those_of_the_kernel_and_its_page(void)
 
 static void overlaps_are_found_in_the_whole_request(void)
 {
-    struct un_request request;
-    struct un_facts facts;
-    struct un_plan plan;
-    struct un_error err;
     init_facts(&facts, MINE_UID, MINE_GID, ROOT_CAPS);
 
     init_request(&request, 0, 0);
@@ -352,10 +312,6 @@ static void setgroups_stays_allowed_only_with_cap_setgid(void)
         {UN_SETGROUPS_ALLOW, CAP(CAP_SETGID), UN_WRITER_PARENT, UN_SETGROUPS_ALLOW},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct un_request request;
-        struct un_facts facts;
-        struct un_plan plan;
-        struct un_error err;
         init_request(&request, 0, 0);
         request.setgroups = cases[i].policy;
         init_facts(&facts, MINE_UID, MINE_GID, cases[i].caps);
@@ -388,10 +344,6 @@ static void the_id_inside_is_the_own_id_or_root(void)
         {{5, 100000, 10}, {5, 100000, 10}, UN_SETGROUPS_AUTO, -1, -1, false},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct un_request request;
-        struct un_facts facts;
-        struct un_plan plan;
-        struct un_error err;
         init_request(&request, -1, -1);
         request.setgroups = cases[i].policy;
         want(&request, UN_UID, cases[i].uid.inside, cases[i].uid.outside, cases[i].uid.count);
@@ -406,9 +358,6 @@ static void the_id_inside_is_the_own_id_or_root(void)
 
 static void the_plan_for_this_process_can_be_made_from_its_facts(void)
 {
-    struct un_request request;
-    struct un_facts facts;
-    struct un_error err;
     CHECK_OK(un_facts_read(&facts, &err), &err);
     CHECK_OK(un_facts_read_parents(&facts, &err), &err);
     CHECK(facts.kernel_major >= 3);

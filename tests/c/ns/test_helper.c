@@ -20,6 +20,9 @@ struct place {
     struct un_plan plan;
 };
 
+static struct place place;
+static struct un_error err;
+
 static void put_script(struct place *place, int kind, const char *body)
 {
     char path[96];
@@ -80,8 +83,6 @@ static void read_log(const struct place *place, int kind, char *text, size_t siz
 
 static void helpers_get_the_pid_of_the_target_and_the_map(void)
 {
-    struct place place;
-    struct un_error err;
     char text[128], target[128];
     const char *body = "echo $* >$LOG";
     make_place(&place, body, body);
@@ -99,8 +100,6 @@ static void helpers_get_the_pid_of_the_target_and_the_map(void)
 
 static void helpers_write_only_their_maps(void)
 {
-    struct place place;
-    struct un_error err;
     make_place(&place, "exit 1", "echo $# >$LOG");
     place.plan.writer[UN_UID] = UN_WRITER_PARENT;
     CHECK_OK(call(&place, &err), &err);
@@ -115,8 +114,6 @@ static void helpers_write_only_their_maps(void)
 
 static void a_hundred_extents_are_three_hundred_arguments(void)
 {
-    struct place place;
-    struct un_error err;
     char text[32];
     const char *body = "for last; do :; done; echo $# $2 ${299} $last >$LOG";
     make_place(&place, body, "true");
@@ -155,8 +152,6 @@ static void each_failure_has_its_cause(void)
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         for (int kind = UN_UID; kind <= UN_GID; kind++) {
-            struct place place;
-            struct un_error err;
             make_place(&place, kind == UN_UID ? cases[i].body : "true",
                        kind == UN_GID ? cases[i].body : "true");
             CHECK_INT(call(&place, &err), -1);
@@ -185,7 +180,7 @@ static void refuse_call(int number, int errnum)
 
 /* Debian's shadow 1:4.17.4-2+deb13u1 opens the map by openat2(2), which older seccomp filters
  * deny. */
-static int call_below_a_filter(void *arg)
+static void call_below_a_filter(void)
 {
     static const struct {
         const char *body;
@@ -199,25 +194,18 @@ static int call_below_a_filter(void *arg)
          "helper-failed"},
         {"echo 'newuidmap: uid range [0-1) -> [5-6) not allowed'; exit 1", "helper-failed"},
     };
-    (void)arg;
     refuse_call(SYS_openat2, EPERM);
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct place place;
-        struct un_error err;
         make_place(&place, cases[i].body, "true");
         CHECK_INT(call(&place, &err), -1);
         CHECK_TEXT(err.cause, cases[i].cause);
         remove_place(&place);
     }
-    return 0;
 }
 
 /* The dynamic loader calls pread64(2). */
-static int call_without_pread64(void *arg)
+static void call_without_pread64(void)
 {
-    struct place place;
-    struct un_error err;
-    (void)arg;
     refuse_call(SYS_pread64, EPERM);
     make_place(&place, "exit 1", "true");
     CHECK_INT(call(&place, &err), -1);
@@ -225,19 +213,16 @@ static int call_without_pread64(void *arg)
     CHECK_HAS(err.detail, "newuidmap exited with status ");
     CHECK_HAS(err.detail, "; a seccomp filter denies pread64(2)");
     remove_place(&place);
-    return 0;
 }
 
 static void a_filter_that_denies_a_helpers_call_is_named(void)
 {
-    CHECK_INT(forked(call_below_a_filter, NULL), 0);
-    CHECK_INT(forked(call_without_pread64, NULL), 0);
+    check_in_child(call_below_a_filter);
+    check_in_child(call_without_pread64);
 }
 
 static void a_helper_that_prints_its_usage_is_run_once(void)
 {
-    struct place place;
-    struct un_error err;
     char text[64];
     make_place(&place, "echo x >>$LOG; echo 'usage: newuidmap <pid> <uid> ...'; exit 1", "true");
     CHECK_INT(call(&place, &err), -1);
@@ -250,8 +235,6 @@ static void a_helper_that_prints_its_usage_is_run_once(void)
 
 static void helpers_report_their_status_though_sigchld_is_ignored(void)
 {
-    struct place place;
-    struct un_error err;
     void (*before)(int) = signal(SIGCHLD, SIG_IGN);
     make_place(&place, "true", "true");
     CHECK_OK(call(&place, &err), &err);
@@ -271,7 +254,6 @@ static void ignore_children(int signal_number)
 
 static int call_and_ignore_children(void *arg)
 {
-    struct un_error err;
     signal(SIGUSR1, ignore_children);
     /* The filtered ioctl fails as before Linux 6.15, which added the exit status of reaped
      * children. */
@@ -284,7 +266,6 @@ static int call_and_ignore_children(void *arg)
 
 static void a_helper_without_a_known_status_has_failed(void)
 {
-    struct place place;
     make_place(&place, "true",
                "kill -USR1 $PPID; until grep -q 'SigIgn:.*1....$' /proc/$PPID/status; do :; done");
     CHECK_INT(forked(call_and_ignore_children, &place), 0);
@@ -293,8 +274,6 @@ static void a_helper_without_a_known_status_has_failed(void)
 
 static void a_helper_that_hangs_is_ended(void)
 {
-    struct place place;
-    struct un_error err;
     make_place(&place, "true", "echo asking; exec sleep 1000");
     /* Retried with a longer timeout if a slow machine has printed nothing before the first one. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
@@ -310,8 +289,6 @@ static void a_helper_that_hangs_is_ended(void)
 
 static void missing_helpers_are_reported(void)
 {
-    struct place place;
-    struct un_error err;
     make_place(&place, "true", "true");
     CHECK_INT(unlink(place.plan.helper[UN_GID]), 0);
     CHECK_INT(call(&place, &err), -1);
@@ -324,8 +301,6 @@ static void missing_helpers_are_reported(void)
 /* Each helper waits for the other: run one after the other, they would time out. */
 static void both_run_at_the_same_time(void)
 {
-    struct place place;
-    struct un_error err;
     char body[2][192];
     make_place(&place, "true", "true");
     const char *uid = place.log[UN_UID], *gid = place.log[UN_GID];
@@ -341,7 +316,6 @@ static void both_run_at_the_same_time(void)
 
 static int call_with_stdio_closed(void *arg)
 {
-    struct un_error err;
     for (int fd = 0; fd < 3; fd++)
         close(fd);
     int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -355,7 +329,6 @@ static int call_with_stdio_closed(void *arg)
  * helpers. */
 static void helpers_run_while_our_standard_streams_are_closed(void)
 {
-    struct place place;
     char text[64];
     const char *body = "read x; echo \"<$x>\" $(readlink /proc/self/fd/0) >$LOG";
     make_place(&place, body, body);

@@ -9,6 +9,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static struct un_plan plan;
+static struct un_error err;
+
 static ino_t inode_of(const char *path)
 {
     struct stat file;
@@ -29,7 +32,6 @@ static void check_maps_are(const struct un_plan *plan)
     static const char *const names[] = {[UN_UID] = "uid_map", [UN_GID] = "gid_map"};
     static struct un_map map;
     static char got[UN_MAP_TEXT_MAX], planned[UN_MAP_TEXT_MAX];
-    struct un_error err;
     int self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
     CHECK(self >= 0);
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
@@ -52,14 +54,11 @@ static void check_setgroups_is(const char *want)
     CHECK_TEXT(text, want);
 }
 
-static int entering_moves_this_process(void *arg)
+static void entering_moves_this_process(void)
 {
-    struct un_plan plan;
-    struct un_error err;
     ino_t user = inode_of("/proc/self/ns/user"), uts = inode_of("/proc/self/ns/uts");
     ino_t ipc = inode_of("/proc/self/ns/ipc");
     int before = open_count();
-    (void)arg;
     plan_own_ids(0, 0, &plan);
     CHECK_OK(un_enter(&plan, un_ns_flag(UN_NS_UTS), child_program(), false, &err), &err);
     CHECK(inode_of("/proc/self/ns/user") != user);
@@ -71,31 +70,24 @@ static int entering_moves_this_process(void *arg)
     CHECK_INT(getegid(), 0);
     CHECK_INT(open_count(), before);
     check_no_child_left();
-    return 0;
 }
 
-static int without_a_plan_no_user_namespace_is_made(void *arg)
+static void without_a_plan_no_user_namespace_is_made(void)
 {
-    struct un_plan plan;
-    struct un_error err;
-    (void)arg;
     plan_own_ids(0, 0, &plan);
     CHECK_OK(un_enter(&plan, 0, child_program(), false, &err), &err);
     ino_t user = inode_of("/proc/self/ns/user"), uts = inode_of("/proc/self/ns/uts");
     CHECK_OK(un_enter(NULL, un_ns_flag(UN_NS_UTS), child_program(), false, &err), &err);
     CHECK_INT((long long)inode_of("/proc/self/ns/user"), (long long)user);
     CHECK(inode_of("/proc/self/ns/uts") != uts);
-    return 0;
 }
 
 /* Requires root, since only root may write arbitrary maps. */
-static int a_range_is_written_from_outside(void *arg)
+static void a_range_is_written_from_outside(void)
 {
     static struct un_request request;
     static struct un_facts facts;
     static struct un_plan plan;
-    struct un_error err;
-    (void)arg;
     CHECK_OK(un_facts_read(&facts, &err), &err);
     CHECK_OK(un_facts_read_parents(&facts, &err), &err);
     request.id[UN_UID].more = (struct un_map){1, {{0, 0, 2}}};
@@ -109,16 +101,12 @@ static int a_range_is_written_from_outside(void *arg)
     check_setgroups_is("allow");
     CHECK_INT(open_count(), before);
     check_no_child_left();
-    return 0;
 }
 
-static int a_namespace_descriptor_outlives_its_holder(void *arg)
+static void a_namespace_descriptor_outlives_its_holder(void)
 {
-    struct un_plan plan;
     struct un_namespace ns;
-    struct un_error err;
     struct stat kept;
-    (void)arg;
     plan_own_ids(5, 6, &plan);
     CHECK_OK(un_namespace_create(&plan, un_ns_flag(UN_NS_UTS), child_program(), &ns, &err), &err);
     check_no_child_left();
@@ -139,16 +127,12 @@ static int a_namespace_descriptor_outlives_its_holder(void *arg)
     CHECK_INT(open_count(), with - 2);
     un_namespace_close(&ns);
     CHECK_INT(open_count(), with - 2);
-    return 0;
 }
 
-static int a_map_that_is_refused_leaves_nothing(void *arg)
+static void a_map_that_is_refused_leaves_nothing(void)
 {
-    struct un_plan plan;
     struct un_namespace ns;
-    struct un_error err;
     int before = open_count();
-    (void)arg;
     plan_own_ids(0, 0, &plan);
     /* An invalid map that the planner never returns: the same id twice. */
     plan.map.of[UN_UID].len = 2;
@@ -160,14 +144,11 @@ static int a_map_that_is_refused_leaves_nothing(void *arg)
         CHECK_INT(ns.fd[kind], -1);
     CHECK_INT(open_count(), before);
     check_no_child_left();
-    return 0;
 }
 
 static void creating_a_pid_namespace_fails(void)
 {
-    struct un_plan plan;
     struct un_namespace ns;
-    struct un_error err;
     plan_own_ids(0, 0, &plan);
     CHECK_INT(un_namespace_create(&plan, un_ns_flag(UN_NS_PID), child_program(), &ns, &err), -1);
     CHECK_INT(err.step, UN_STEP_ARGUMENT);
@@ -175,11 +156,9 @@ static void creating_a_pid_namespace_fails(void)
     check_no_child_left();
 }
 
-static int ones_own_namespace_can_not_be_joined(void *arg)
+static void ones_own_namespace_can_not_be_joined(void)
 {
     struct un_namespace ns;
-    struct un_error err;
-    (void)arg;
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
         ns.fd[kind] = -1;
     ns.fd[UN_NS_USER] = open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC);
@@ -189,7 +168,6 @@ static int ones_own_namespace_can_not_be_joined(void *arg)
     CHECK_INT(err.errnum, EINVAL);
     CHECK_TEXT(err.detail, "ns/user");
     un_namespace_close(&ns);
-    return 0;
 }
 
 static void *wait_for_mutex(void *mutex)
@@ -199,13 +177,10 @@ static void *wait_for_mutex(void *mutex)
     return NULL;
 }
 
-static int a_process_with_threads_can_not_enter(void *arg)
+static void a_process_with_threads_can_not_enter(void)
 {
     static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
     pthread_t thread;
-    struct un_plan plan;
-    struct un_error err;
-    (void)arg;
     plan_own_ids(0, 0, &plan);
     CHECK_INT(un_thread_count(), 1);
     pthread_mutex_lock(&held);
@@ -217,7 +192,6 @@ static int a_process_with_threads_can_not_enter(void *arg)
     CHECK_HAS(err.detail, "2 threads");
     pthread_mutex_unlock(&held);
     pthread_join(thread, NULL);
-    return 0;
 }
 
 /* Every kind of namespace has a distinct flag of one bit. */
@@ -236,14 +210,14 @@ int main(void)
 {
     every_namespace_has_its_flag();
     need_user_namespaces();
-    CHECK_INT(forked(entering_moves_this_process, NULL), 0);
-    CHECK_INT(forked(without_a_plan_no_user_namespace_is_made, NULL), 0);
+    check_in_child(entering_moves_this_process);
+    check_in_child(without_a_plan_no_user_namespace_is_made);
     if (geteuid() == 0)
-        CHECK_INT(forked(a_range_is_written_from_outside, NULL), 0);
-    CHECK_INT(forked(a_namespace_descriptor_outlives_its_holder, NULL), 0);
-    CHECK_INT(forked(a_map_that_is_refused_leaves_nothing, NULL), 0);
+        check_in_child(a_range_is_written_from_outside);
+    check_in_child(a_namespace_descriptor_outlives_its_holder);
+    check_in_child(a_map_that_is_refused_leaves_nothing);
     creating_a_pid_namespace_fails();
-    CHECK_INT(forked(ones_own_namespace_can_not_be_joined, NULL), 0);
-    CHECK_INT(forked(a_process_with_threads_can_not_enter, NULL), 0);
+    check_in_child(ones_own_namespace_can_not_be_joined);
+    check_in_child(a_process_with_threads_can_not_enter);
     check_no_child_left();
 }

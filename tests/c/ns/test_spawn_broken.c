@@ -2,34 +2,16 @@
  * left. */
 #include "check.h"
 #include "needs.h"
+#include "seccomp.h"
 #include "spawned.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <signal.h>
-#include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-/* Installs a seccomp filter that returns `answer` for a system call whose argument number
- * `argument` is `value`, or for any arguments if `argument` is -1. */
-static void filter(unsigned call, int argument, unsigned value, unsigned answer)
-{
-    unsigned offset = (unsigned)offsetof(struct seccomp_data, args) + 8 * (unsigned)argument;
-    struct sock_filter rules[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 3),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, argument < 0 ? 0 : offset),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, argument < 0 ? call : value, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, answer),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    const struct sock_fprog program = {.len = COUNT(rules), .filter = rules};
-    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
-}
+static struct un_spawn spawn;
 
 /* Prepares a command that usernsctl-child starts in no new namespaces. */
 static void init_inside(struct un_spawn *spawn)
@@ -74,7 +56,6 @@ static void a_child_that_is_killed(void)
     char path[64];
     plan_own_ids(0, 0, &plan);
     for (size_t i = 0; i < COUNT(bodies); i++) {
-        struct un_spawn spawn;
         make_script(path, bodies[i]);
         init_inside(&spawn);
         spawn.child = path;
@@ -91,7 +72,6 @@ static void a_child_that_is_killed(void)
 
 static void a_child_that_exits(void)
 {
-    struct un_spawn spawn;
     char path[64];
     make_script(path, "exit 3");
     init_inside(&spawn);
@@ -104,7 +84,6 @@ static void a_child_that_exits(void)
 /* Root in the namespaces that a child enters may stop it with any signal; the parent kills it. */
 static void a_child_that_is_stopped(void)
 {
-    struct un_spawn spawn;
     char path[64];
     make_script(path, "kill -STOP $$");
     init_inside(&spawn);
@@ -116,7 +95,6 @@ static void a_child_that_is_stopped(void)
 
 static void a_child_that_hangs(void)
 {
-    struct un_spawn spawn;
     char path[64];
     make_script(path, "exec sleep 1000");
     init_inside(&spawn);
@@ -131,59 +109,48 @@ static void a_child_that_hangs(void)
 
 static void a_start_without_a_time_limit(void)
 {
-    struct un_spawn spawn;
     init_inside(&spawn);
     CHECK_INT(spawn.start_timeout_ms, UN_START_TIMEOUT_MS);
     spawn.start_timeout_ms = -1;
     CHECK_INT(status_of(&spawn), 0);
 }
 
-static int with_prctl_lethal(void *arg)
+static void with_prctl_lethal(void)
 {
-    struct un_spawn spawn;
-    (void)arg;
     init_inside(&spawn);
-    filter(SYS_prctl, 0, PR_SET_DUMPABLE, SECCOMP_RET_KILL_PROCESS);
+    filter_argument(SYS_prctl, 0, PR_SET_DUMPABLE, SECCOMP_RET_KILL_PROCESS);
     for (int turn = 0; turn < 50; turn++)
         check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
-    return 0;
 }
 
 /* The child is killed before it executes the child program. */
-static int with_sendmsg_lethal(void *arg)
+static void with_sendmsg_lethal(void)
 {
-    struct un_spawn spawn;
-    (void)arg;
     init_inside(&spawn);
-    filter(SYS_sendmsg, -1, 0, SECCOMP_RET_KILL_PROCESS);
+    filter_call(SYS_sendmsg, SECCOMP_RET_KILL_PROCESS);
     check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
-    return 0;
 }
 
 /* The filter kills the second child, in the new PID namespace. */
 static int with_chdir_lethal(void *arg)
 {
-    struct un_spawn spawn;
     init_inside(&spawn);
     spawn.plan = arg;
     spawn.flags = un_ns_flag(UN_NS_PID);
     spawn.setup.cwd = "/";
-    filter(SYS_chdir, -1, 0, SECCOMP_RET_KILL_PROCESS);
+    filter_call(SYS_chdir, SECCOMP_RET_KILL_PROCESS);
     for (int turn = 0; turn < 20; turn++)
         check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
     return 0;
 }
 
 /* The parent can't receive the child's messages, however often it retries. */
-static int with_recvmsg_refused(void *arg)
+static void with_recvmsg_refused(void)
 {
-    struct un_spawn spawn;
-    (void)arg;
     init_inside(&spawn);
-    filter(SYS_recvmsg, 2, MSG_CMSG_CLOEXEC, SECCOMP_RET_ERRNO | EPERM);
+    filter_argument(SYS_recvmsg, 2, MSG_CMSG_CLOEXEC, SECCOMP_RET_ERRNO | EPERM);
     alarm(20);
     check_fails(&spawn, NULL, "messages of usernsctl-child");
-    return 0;
 }
 
 int main(void)
@@ -191,9 +158,9 @@ int main(void)
     struct un_plan plan;
     need_user_namespaces();
     plan_own_ids(0, 0, &plan);
-    CHECK_INT(forked(with_recvmsg_refused, NULL), 0);
-    CHECK_INT(forked(with_prctl_lethal, NULL), 0);
-    CHECK_INT(forked(with_sendmsg_lethal, NULL), 0);
+    check_in_child(with_recvmsg_refused);
+    check_in_child(with_prctl_lethal);
+    check_in_child(with_sendmsg_lethal);
     CHECK_INT(forked(with_chdir_lethal, &plan), 0);
     a_child_that_is_killed();
     a_child_that_exits();

@@ -1,14 +1,12 @@
 /* Tests of spawning into new namespaces by clone3(2), or by clone(2) where clone3 is denied. */
 #include "check.h"
 #include "needs.h"
+#include "seccomp.h"
 #include "spawned.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -130,15 +128,7 @@ static int in_every_way(void *arg)
 /* Makes clone3(2) fail as container engines' filters do, with ENOSYS or, in older ones, EPERM. */
 static void take_clone3_away(int errnum)
 {
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)errnum),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = COUNT(filter), .filter = filter};
-    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    refuse_call(SYS_clone3, errnum);
     CHECK_INT(syscall(SYS_clone3, NULL, 0), -1);
     CHECK_INT(errno, errnum);
 }
@@ -231,7 +221,7 @@ static int no_handler_runs_in_a_child_of_clone(void *arg)
 }
 
 /* Mapping another outside id makes a process undumpable, and vfork children share the memory. */
-static int we_stay_dumpable(void *arg)
+static void we_stay_dumpable(void)
 {
     static const char *const argv[] = {"true", NULL};
     static struct un_request request;
@@ -239,7 +229,6 @@ static int we_stay_dumpable(void *arg)
     static struct un_plan plan;
     struct un_spawn spawn;
     struct un_error err;
-    (void)arg;
     CHECK_OK(un_facts_read(&facts, &err), &err);
     CHECK_OK(un_facts_read_parents(&facts, &err), &err);
     for (int kind = UN_UID; kind <= UN_GID; kind++)
@@ -252,7 +241,6 @@ static int we_stay_dumpable(void *arg)
     CHECK_INT(prctl(PR_GET_DUMPABLE), 1);
     CHECK_INT(status_of(&spawn), 0);
     CHECK_INT(prctl(PR_GET_DUMPABLE), 1);
-    return 0;
 }
 
 int main(void)
@@ -266,6 +254,6 @@ int main(void)
     CHECK_INT(forked(no_handler_runs_in_a_child_of_clone, NULL), 0);
     /* Only root may map an id other than its own. */
     if (geteuid() == 0)
-        CHECK_INT(forked(we_stay_dumpable, NULL), 0);
+        check_in_child(we_stay_dumpable);
     check_no_child_left();
 }

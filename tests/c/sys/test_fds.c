@@ -1,17 +1,16 @@
 /* Tests of the descriptors that a command gets, with close_range(2) and without it. */
 #include "check.h"
 #include "forked.h"
+#include "seccomp.h"
 #include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+static struct un_error err;
 
 enum { HIGH = 700, HIGHEST = 1000 };
 
@@ -48,7 +47,6 @@ static void open_some(void)
 static int all_others_are_closed(void *arg)
 {
     static const int keep[] = {0, 4, 5, 8, HIGH};
-    struct un_error err;
     (void)arg;
     open_some();
     CHECK_OK(un_close_fds(keep, COUNT(keep), &err), &err);
@@ -60,49 +58,35 @@ static int all_others_are_closed(void *arg)
     return 0;
 }
 
-static int all_are_closed_if_none_is_kept(void *arg)
+static void all_are_closed_if_none_is_kept(void)
 {
-    struct un_error err;
-    (void)arg;
     open_some();
     CHECK_OK(un_close_fds(NULL, 0, &err), &err);
     for (int fd = 0; fd <= HIGHEST; fd++)
         CHECK_INT(is_open(fd), fd < 3);
-    return 0;
 }
 
-static int a_kept_descriptor_must_be_open(void *arg)
+static void a_kept_descriptor_must_be_open(void)
 {
     static const int keep[] = {6, 9};
-    struct un_error err;
-    (void)arg;
     open_some();
     CHECK_INT(un_close_fds(keep, COUNT(keep), &err), -1);
     CHECK_INT(err.step, UN_STEP_FDS);
     CHECK_INT(err.errnum, EBADF);
     CHECK_HAS(err.detail, "9");
-    return 0;
 }
 
 /* Makes close_range(2) fail with ENOSYS, as before Linux 5.9 and with some seccomp filters. */
 static void take_close_range_away(void)
 {
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_close_range, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = COUNT(filter), .filter = filter};
-    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    refuse_call(SYS_close_range, ENOSYS);
     CHECK_INT(syscall(SYS_close_range, 3000, 3000, 0), -1);
     CHECK_INT(errno, ENOSYS);
 }
 
 /* Descriptors above a lowered RLIMIT_NOFILE are closed, too, and a huge limit must not cause a call
  * of close(2) for every number. */
-static int the_fallback_closes_what_is_open(void *arg)
+static void the_fallback_closes_what_is_open(void)
 {
     struct rlimit limit;
     CHECK_INT(getrlimit(RLIMIT_NOFILE, &limit), 0);
@@ -110,12 +94,9 @@ static int the_fallback_closes_what_is_open(void *arg)
     limit.rlim_cur = limit.rlim_max = HIGH - 100;
     CHECK_INT(setrlimit(RLIMIT_NOFILE, &limit), 0);
     take_close_range_away();
-    struct un_error err;
-    (void)arg;
     CHECK_OK(un_close_fds(NULL, 0, &err), &err);
     for (int fd = 0; fd <= HIGHEST; fd++)
         CHECK_INT(is_open(fd), fd < 3);
-    return 0;
 }
 
 static int the_fallback_keeps_the_listed_descriptors(void *arg)
@@ -151,7 +132,6 @@ struct placing {
 static int stdio_is_placed(void *arg)
 {
     const struct placing *placing = arg;
-    struct un_error err;
     number_the_standard_descriptors();
     if (un_place_stdio(placing->stdio, &err))
         return 1;
@@ -185,19 +165,15 @@ static void stdio_is_placed_however_it_is_crossed(void)
         CHECK_INT(forked(stdio_is_placed, &cases[i]), 0);
 }
 
-static int a_placed_descriptor_must_be_open(void *arg)
+static void a_placed_descriptor_must_be_open(void)
 {
-    struct un_error err;
-    (void)arg;
     CHECK_INT(un_place_stdio((const int[3]){999, -1, -1}, &err), -1);
     CHECK_INT(err.step, UN_STEP_STDIO);
     CHECK_INT(err.errnum, EBADF);
-    return 0;
 }
 
-static int the_table_is_grown(void *arg)
+static void the_table_is_grown(void)
 {
-    (void)arg;
     un_make_fd_room();
     CHECK(is_passed_on(511));
     CHECK(fcntl(511, F_GETFL) & O_PATH);
@@ -207,30 +183,26 @@ static int the_table_is_grown(void *arg)
     /* Descriptors that the command does not inherit must be closed. */
     for (int fd = 3; fd < 511; fd++)
         CHECK(!is_open(fd));
-    return 0;
 }
 
-static int the_table_is_not_grown_above_the_limit(void *arg)
+static void the_table_is_not_grown_above_the_limit(void)
 {
-    (void)arg;
     CHECK_INT(setrlimit(RLIMIT_NOFILE, &(struct rlimit){100, 100}), 0);
     un_make_fd_room();
     for (int fd = 3; fd < 100; fd++)
         CHECK(!is_open(fd));
-    return 0;
 }
 
 int main(void)
 {
-    struct un_error err;
     CHECK_OK(un_close_fds(NULL, 0, &err), &err);
-    CHECK_INT(forked(the_table_is_grown, NULL), 0);
-    CHECK_INT(forked(the_table_is_not_grown_above_the_limit, NULL), 0);
+    check_in_child(the_table_is_grown);
+    check_in_child(the_table_is_not_grown_above_the_limit);
     CHECK_INT(forked(all_others_are_closed, NULL), 0);
-    CHECK_INT(forked(all_are_closed_if_none_is_kept, NULL), 0);
-    CHECK_INT(forked(a_kept_descriptor_must_be_open, NULL), 0);
-    CHECK_INT(forked(the_fallback_closes_what_is_open, NULL), 0);
+    check_in_child(all_are_closed_if_none_is_kept);
+    check_in_child(a_kept_descriptor_must_be_open);
+    check_in_child(the_fallback_closes_what_is_open);
     CHECK_INT(forked(the_fallback_keeps_the_listed_descriptors, NULL), 0);
     stdio_is_placed_however_it_is_crossed();
-    CHECK_INT(forked(a_placed_descriptor_must_be_open, NULL), 0);
+    check_in_child(a_placed_descriptor_must_be_open);
 }

@@ -1,16 +1,15 @@
 /* Tests of detecting calls that a filter forbids: only a child of the test's process dies. */
 #include "check.h"
 #include "forked.h"
+#include "seccomp.h"
 #include "sys/sys.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
-#include <stddef.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
+
+static struct un_error err;
 
 static volatile sig_atomic_t is_signalled;
 
@@ -30,49 +29,29 @@ static void count_signal(int number)
     is_signalled = 1;
 }
 
-/* Installs a seccomp filter that returns `answer` for a system call. */
-static void filter(unsigned call, unsigned answer)
-{
-    struct sock_filter rules[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, answer),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = COUNT(rules), .filter = rules};
-    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
-}
-
 static void check_survives_all(void)
 {
-    struct un_error err;
     CHECK(!un_filter_forbids(&un_launch_calls, &err));
     CHECK(!un_filter_forbids(&un_enter_calls, &err));
     CHECK(!un_filter_forbids(&un_join_calls, &err));
 }
 
-static int without_filter(void *arg)
+static void without_filter(void)
 {
-    (void)arg;
     check_survives_all();
-    return 0;
 }
 
 /* A filter that lets mount(2) fail is accepted here: the later mount(2) reports the error. */
-static int with_refusal(void *arg)
+static void with_refusal(void)
 {
-    (void)arg;
-    filter(SYS_mount, SECCOMP_RET_ERRNO | 1);
+    filter_call(SYS_mount, SECCOMP_RET_ERRNO | 1);
     check_survives_all();
-    return 0;
 }
 
 /* A filter is rejected if it lets accept4(2), which runsc needs, fail with the error *arg. */
 static int with_refusal_of_needed(void *arg)
 {
-    struct un_error err;
-    filter(SYS_accept4, SECCOMP_RET_ERRNO | *(unsigned *)arg);
+    filter_call(SYS_accept4, SECCOMP_RET_ERRNO | *(unsigned *)arg);
     CHECK(un_filter_forbids(&un_launch_calls, &err));
     CHECK_TEXT(err.cause, "seccomp-denies-call");
     CHECK_TEXT(err.detail, "a seccomp filter denies accept4(2)");
@@ -82,23 +61,19 @@ static int with_refusal_of_needed(void *arg)
 }
 
 /* The default filters of container engines deny unshare(2) and others of these calls. */
-static int with_engine(void *arg)
+static void with_engine(void)
 {
-    struct un_error err;
-    (void)arg;
-    filter(SYS_umount2, SECCOMP_RET_ERRNO | EPERM);
-    filter(SYS_unshare, SECCOMP_RET_ERRNO | EPERM);
+    filter_call(SYS_umount2, SECCOMP_RET_ERRNO | EPERM);
+    filter_call(SYS_unshare, SECCOMP_RET_ERRNO | EPERM);
     CHECK(un_filter_forbids(&un_launch_calls, &err));
     CHECK_TEXT(err.cause, "seccomp-denies-userns");
     CHECK_TEXT(err.detail, "a seccomp filter denies unshare(2)");
-    return 0;
 }
 
 static int with_killer(void *arg)
 {
-    struct un_error err;
     signal(SIGCHLD, count_signal);
-    filter(SYS_mount, *(unsigned *)arg);
+    filter_call(SYS_mount, *(unsigned *)arg);
     CHECK(un_filter_forbids(&un_launch_calls, &err));
     CHECK_INT(err.step, UN_STEP_MOUNT);
     CHECK_TEXT(err.cause, "mount-denied");
@@ -114,9 +89,8 @@ static int with_killer(void *arg)
  * is lost. */
 static int with_ignored_children(void *arg)
 {
-    struct un_error err;
     signal(SIGCHLD, SIG_IGN);
-    filter(SYS_setns, *(unsigned *)arg);
+    filter_call(SYS_setns, *(unsigned *)arg);
     CHECK(un_filter_forbids(&un_join_calls, &err));
     CHECK_TEXT(err.cause, "seccomp-denies-userns");
     return 0;
@@ -126,21 +100,19 @@ static int with_ignored_children(void *arg)
  * zombie may be left. */
 static int with_killed_wait(void *arg)
 {
-    struct un_error err;
     const char *expected =
         *(unsigned *)arg == SYS_wait4 ? "kills callers of wait4(2)" : "kills callers of waitid(2)";
-    filter(*(unsigned *)arg, SECCOMP_RET_KILL_PROCESS);
+    filter_call(*(unsigned *)arg, SECCOMP_RET_KILL_PROCESS);
     CHECK(un_filter_forbids(&un_launch_calls, &err));
     CHECK_HAS(err.detail, expected);
     CHECK_TEXT(err.cause, "seccomp-denies-call");
     return 0;
 }
 
-static int with_killed_fork(void *arg)
+static void with_killed_fork(void)
 {
-    (void)arg;
 #ifdef SYS_fork
-    filter(SYS_fork, SECCOMP_RET_KILL_PROCESS);
+    filter_call(SYS_fork, SECCOMP_RET_KILL_PROCESS);
 #endif
     check_survives_all();
     pid_t child = un_fork();
@@ -148,7 +120,6 @@ static int with_killed_fork(void *arg)
     if (child == 0)
         _exit(7);
     CHECK_INT(wait_for(child), 7);
-    return 0;
 }
 
 static _Noreturn void signal_all(void)
@@ -161,17 +132,15 @@ static _Noreturn void signal_all(void)
 }
 
 /* A signal for the whole process group, as from a terminal, is handled once. */
-static int with_signals(void *arg)
+static void with_signals(void)
 {
-    struct un_error err;
-    (void)arg;
     CHECK_INT(setpgid(0, 0), 0);
     own = getpid();
     elsewhere =
         mmap(NULL, sizeof *elsewhere, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(elsewhere != MAP_FAILED);
     signal(SIGUSR1, count_signal_elsewhere);
-    filter(SYS_mount, SECCOMP_RET_ERRNO | 1);
+    filter_call(SYS_mount, SECCOMP_RET_ERRNO | 1);
     pid_t sender = fork();
     if (sender == 0)
         signal_all();
@@ -180,40 +149,36 @@ static int with_signals(void *arg)
     CHECK_INT(kill(sender, SIGKILL), 0);
     CHECK_INT(wait_for(sender), 128 + SIGKILL);
     CHECK_INT(*elsewhere, 0);
-    return 0;
 }
 
 /* The probing child must not become the first process of the new PID namespace, which would end
  * with it. */
-static int with_children_elsewhere(void *arg)
+static void with_children_elsewhere(void)
 {
-    struct un_error err;
-    (void)arg;
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWPID), 0);
-    filter(SYS_mount, SECCOMP_RET_KILL_PROCESS);
+    filter_call(SYS_mount, SECCOMP_RET_KILL_PROCESS);
     CHECK(!un_filter_forbids(&un_launch_calls, &err));
     pid_t first = fork();
     CHECK(first >= 0);
     if (first == 0)
         _exit(getpid() == 1 ? 0 : 1);
     CHECK_INT(wait_for(first), 0);
-    return 0;
 }
 
 int main(void)
 {
     unsigned killers[] = {SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD, SECCOMP_RET_TRAP};
     unsigned errnums[] = {EPERM, EACCES, ENOSYS, EAFNOSUPPORT};
-    CHECK_INT(forked(without_filter, NULL), 0);
-    CHECK_INT(forked(with_refusal, NULL), 0);
-    CHECK_INT(forked(with_engine, NULL), 0);
+    check_in_child(without_filter);
+    check_in_child(with_refusal);
+    check_in_child(with_engine);
     for (size_t i = 0; i < COUNT(errnums); i++)
         CHECK_INT(forked(with_refusal_of_needed, &errnums[i]), 0);
     CHECK_INT(forked(with_killed_wait, &(unsigned){SYS_wait4}), 0);
     CHECK_INT(forked(with_killed_wait, &(unsigned){SYS_waitid}), 0);
-    CHECK_INT(forked(with_killed_fork, NULL), 0);
-    CHECK_INT(forked(with_signals, NULL), 0);
-    CHECK_INT(forked(with_children_elsewhere, NULL), 0);
+    check_in_child(with_killed_fork);
+    check_in_child(with_signals);
+    check_in_child(with_children_elsewhere);
     for (size_t i = 0; i < COUNT(killers); i++) {
         CHECK_INT(forked(with_killer, &killers[i]), 0);
         CHECK_INT(forked(with_ignored_children, &killers[i]), 0);

@@ -6,6 +6,8 @@
 #include <signal.h>
 #include <sys/stat.h>
 
+static struct un_error err;
+
 /* Much longer than any job takes, and much shorter than the timeout of a test. */
 enum { PATIENCE_MS = 20000 };
 
@@ -26,7 +28,6 @@ static void init_shell(struct shell *shell, const char *script)
 
 static void run_one(struct shell *shell, const char *script, int timeout_ms)
 {
-    struct un_error err;
     init_shell(shell, script);
     CHECK_OK(un_run_jobs(&shell->job, 1, timeout_ms, &err), &err);
     check_no_child_left();
@@ -94,7 +95,6 @@ static void a_job_that_stops_is_not_waited_for(void)
 static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
 {
     struct shell shell;
-    struct un_error err;
     char dir[] = "/tmp/usernsctl-test-XXXXXX", path[64], script[160];
     CHECK(mkdtemp(dir) != NULL);
     snprintf(path, sizeof path, "%s/fifo", dir);
@@ -119,7 +119,6 @@ static void jobs_run_at_the_same_time(void)
 {
     struct shell shells[2];
     struct un_job jobs[2];
-    struct un_error err;
     char dir[] = "/tmp/usernsctl-test-XXXXXX", path[2][64], script[2][160];
     CHECK(mkdtemp(dir) != NULL);
     for (int i = 0; i < 2; i++) {
@@ -147,7 +146,6 @@ static void a_job_that_hangs_does_not_hide_how_the_other_one_ended(void)
 {
     struct shell shells[2];
     struct un_job jobs[2];
-    struct un_error err;
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         init_shell(&shells[0], "exec sleep 1000");
         init_shell(&shells[1], "echo no; exit 4");
@@ -181,7 +179,6 @@ static void a_program_that_is_not_there_leaves_none_running(void)
 {
     struct shell shells[2];
     struct un_job jobs[2];
-    struct un_error err;
     init_shell(&shells[0], "exec sleep 1000");
     init_shell(&shells[1], "");
     shells[1].argv[0] = "/no/such/program";
@@ -209,7 +206,6 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
 {
     static const char *const grep[] = {"/bin/grep", "SigBlk", "/proc/self/status", NULL};
     struct shell shell;
-    struct un_error err;
     struct sigaction before, after;
     sigset_t blocked, mask;
     sigemptyset(&blocked);
@@ -278,7 +274,6 @@ static void ignore_children(int signal_number)
 static int ignore_children_meanwhile(void *arg)
 {
     struct shell shell;
-    struct un_error err;
     (void)arg;
     signal(SIGUSR1, ignore_children);
     init_shell(&shell, "kill -USR1 $PPID; "

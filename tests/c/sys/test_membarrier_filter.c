@@ -27,9 +27,8 @@ static bool has_filter(void)
     return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 2;
 }
 
-static int registration_is_denied(void *arg)
+static void registration_is_denied(void)
 {
-    (void)arg;
     long query = membarrier(QUERY);
     bool had_filter = has_filter();
     CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
@@ -50,7 +49,6 @@ static int registration_is_denied(void *arg)
         CHECK_INT(membarrier(REGISTER_GLOBAL_EXPEDITED), 0);
     CHECK_INT(membarrier(UNKNOWN), -1);
     CHECK_INT(syscall(SYS_getpid), getpid());
-    return 0;
 }
 
 static int registration_works_without_the_filter(void *arg)
@@ -78,7 +76,7 @@ static int without_the_capability_nothing_changes(void *arg)
 int main(void)
 {
     int nobody = 65534;
-    CHECK_INT(forked(registration_is_denied, NULL), 0);
+    check_in_child(registration_is_denied);
     CHECK_INT(forked(registration_works_without_the_filter, NULL), 0);
     CHECK_INT(forked(without_the_capability_nothing_changes, &nobody), 0);
 }

@@ -2,18 +2,17 @@
 #include "check.h"
 #include "forked.h"
 #include "needs.h"
+#include "seccomp.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
-#include <stddef.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+static struct un_error err;
 
 #define READ_ONLY 1 /* MOUNT_ATTR_RDONLY */
 
@@ -34,7 +33,6 @@ static void write_text(const char *path, const char *text)
 /* Enters new namespaces and a new tmpfs, with two directories and a mount in the first. */
 static void enter_own(void)
 {
-    struct un_error err;
     char text[32];
     unsigned uid = geteuid(), gid = getegid();
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWNS), 0);
@@ -61,10 +59,8 @@ static int make(const char *path)
     return 0;
 }
 
-static int a_bind_is_read_only_with_all_mounts_below(void *arg)
+static void a_bind_is_read_only_with_all_mounts_below(void)
 {
-    struct un_error err;
-    (void)arg;
     enter_own();
     CHECK_INT(make("source/file"), 0);
     int source = open_path("source"), target = open_path("target");
@@ -75,13 +71,10 @@ static int a_bind_is_read_only_with_all_mounts_below(void *arg)
     /* The source of the bind mount stays writable. */
     CHECK_INT(make("source/new"), 0);
     CHECK_INT(make("source/below/new"), 0);
-    return 0;
 }
 
-static int a_bind_uses_descriptors_not_paths(void *arg)
+static void a_bind_uses_descriptors_not_paths(void)
 {
-    struct un_error err;
-    (void)arg;
     enter_own();
     CHECK_INT(make("source/file"), 0);
     int source = open_path("source"), target = open_path("target");
@@ -92,13 +85,10 @@ static int a_bind_uses_descriptors_not_paths(void *arg)
     CHECK_OK(un_bind(source, target, 0, "it", &err), &err);
     CHECK_INT(access("there/file", F_OK), 0);
     CHECK_INT(access("/proc/file", F_OK), -1);
-    return 0;
 }
 
-static int a_tree_is_restricted_later(void *arg)
+static void a_tree_is_restricted_later(void)
 {
-    struct un_error err;
-    (void)arg;
     enter_own();
     int source = open_path("source"), target = open_path("target");
     CHECK_OK(un_bind(source, target, 0, "it", &err), &err);
@@ -109,13 +99,10 @@ static int a_tree_is_restricted_later(void *arg)
     CHECK_INT(make("target/below/newer"), EROFS);
     CHECK_OK(un_mount_restrict(top, 0, READ_ONLY, "it", &err), &err);
     CHECK_INT(make("target/newer"), 0);
-    return 0;
 }
 
-static int files_of_different_types_are_rejected(void *arg)
+static void files_of_different_types_are_rejected(void)
 {
-    struct un_error err;
-    (void)arg;
     enter_own();
     CHECK_INT(make("file"), 0);
     int directory = open_path("source"), file = open_path("file");
@@ -127,21 +114,6 @@ static int files_of_different_types_are_rejected(void *arg)
     CHECK_INT(err.errnum, EBADF);
     CHECK_INT(un_mount_restrict(directory, READ_ONLY, 0, "the name", &err), -1);
     CHECK_INT(err.errnum, EINVAL);
-    return 0;
-}
-
-/* Makes a system call fail with `errnum` from now on. */
-static void refuse(unsigned call, int errnum)
-{
-    struct sock_filter rules[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)errnum),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = COUNT(rules), .filter = rules};
-    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
 }
 
 struct refusal {
@@ -152,10 +124,9 @@ struct refusal {
 static int a_seccomp_filter_has_its_own_cause(void *arg)
 {
     const struct refusal *refusal = arg;
-    struct un_error err;
     enter_own();
     int source = open_path("source"), target = open_path("target");
-    refuse(refusal->call, refusal->errnum);
+    refuse_call(refusal->call, refusal->errnum);
     CHECK_INT(un_bind(source, target, READ_ONLY, "it", &err), -1);
     CHECK_INT(err.errnum, refusal->errnum);
     CHECK_TEXT(err.cause, "mount-by-descriptor-missing");
@@ -165,7 +136,7 @@ static int a_seccomp_filter_has_its_own_cause(void *arg)
 
 int main(void)
 {
-    static int (*const parts[])(void *) = {
+    static void (*const parts[])(void) = {
         a_bind_is_read_only_with_all_mounts_below,
         a_bind_uses_descriptors_not_paths,
         a_tree_is_restricted_later,
@@ -176,7 +147,7 @@ int main(void)
     static const unsigned calls[] = {428, 429, 442};
     need_user_namespaces();
     for (size_t i = 0; i < COUNT(parts); i++)
-        CHECK_INT(forked(parts[i], NULL), 0);
+        check_in_child(parts[i]);
     for (size_t i = 0; i < COUNT(calls); i++) {
         struct refusal with_eperm = {calls[i], EPERM}, with_enosys = {calls[i], ENOSYS};
         CHECK_INT(forked(a_seccomp_filter_has_its_own_cause, &with_eperm), 0);
