@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import networks
 import prctl
 import pytest
 from callers import may_map_any_id
-from processes import capture
+from processes import capture, check_output
 
 import usernsctl as un
 
@@ -88,6 +89,10 @@ class Program:
         return capture(
             [self.path, *args], input=input, env=env, timeout=timeout, cwd=cwd, pass_fds=pass_fds
         )
+
+    def check_output(self, *args: str | Path, **options: Any) -> str:
+        """Run the command, check that it succeeds and prints no errors, and return its output."""
+        return check_output([self.path, *args], **options)
 
 
 @pytest.fixture(scope="session")

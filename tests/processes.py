@@ -31,6 +31,13 @@ def capture(
     )
 
 
+def check_output(command: Sequence[str | Path], **options: Any) -> str:
+    """Run a command as :func:`capture` does, check that it succeeds silently, return its output."""
+    done = capture(command, **options)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
 def children_of(pid: int) -> list[int]:
     """Return the children of all threads of a process: any thread of runsc may have started one."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")

@@ -75,8 +75,7 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
     # tools/environment puts a file of its own into the virtual environment, so usernsctl shows the
     # environment only with a bind mount.
     options = ["--network", "host", "--bind", files, "--bind", CONNECTOR or ""]
-    done = usernsctl("wrap", "-o", script, *options, "--", connector)
-    assert (done.returncode, done.stderr) == (0, "")
+    usernsctl.check_output("wrap", "-o", script, *options, "--", connector)
     with serve() as url:
         names, records = run_pyairbyte(PROGRAM, script, url, tmp_path)
     assert names == ["stations"]
@@ -99,8 +98,7 @@ def test_pyairbyte_discovers_with_a_connector_from_a_template(
     assert done.returncode == 0, done.stderr
     try:
         command = ["--", "source-declarative-manifest"]
-        done = usernsctl("wrap", "-o", script, "--template", "stations", *options, *command)
-        assert (done.returncode, done.stderr) == (0, "")
+        usernsctl.check_output("wrap", "-o", script, "--template", "stations", *options, *command)
         found = run_pyairbyte(DISCOVER, script, "http://127.0.0.1:9", tmp_path)
         assert found == [["stations"], ["__injected_declarative_manifest"]]
     finally:

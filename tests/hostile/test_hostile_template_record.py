@@ -30,10 +30,8 @@ def template_data(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) 
     """Create a data directory with the templates `command`, `agent` and `python`."""
     data = tmp_path_factory.mktemp("data")
     env = {**os.environ, "XDG_DATA_HOME": str(data)}
-    done = usernsctl("template", "create", "command", *READY, SCRIPT, env=env)
-    assert (done.returncode, done.stderr) == (0, "")
-    done = usernsctl("template", "create", "python", "--python", "python3", env=env)
-    assert (done.returncode, done.stderr) == (0, "")
+    usernsctl.check_output("template", "create", "command", *READY, SCRIPT, env=env)
+    usernsctl.check_output("template", "create", "python", "--python", "python3", env=env)
     with un.SandboxHost() as host, host.template() as agent:
         agent.save(data / "usernsctl" / "templates" / "agent")
     return data

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from processes import capture
-
 # Prints "ready PID", then waits; exits with 100 + the number of the first signal.
 WAITER = [
     sys.executable,
@@ -54,7 +52,3 @@ def wait_for_end(output: IO[str]) -> str:
 def namespace(name: str, pid: int | str = "self") -> str:
     """Return the identity of a namespace, such as ``"uts:[4026531838]"``."""
     return str(Path(f"/proc/{pid}/ns/{name}").readlink())
-
-
-def stdout_of(command: list[str | Path]) -> str:
-    return capture(command, check=True).stdout

@@ -59,8 +59,7 @@ def test_state_in_tmp_is_named_by_the_uid_outside(
     """Root inside would otherwise use the state directory of root outside."""
     ids = (f"--map-user={inside}", f"--map-group={inside}")
     env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
-    done = prelude(*ids, "--", usernsctl.path, "ns", "list", env=env)
-    assert (done.returncode, done.stderr) == (0, "")
+    prelude.check_output(*ids, "--", usernsctl.path, "ns", "list", env=env)
     assert [made.name for made in tmp_path.iterdir()] == [f"usernsctl-{UID}"]
 
 

@@ -19,7 +19,7 @@ from callers import as_root
 from conftest import children, open_descriptors
 from inside import PATIENCE
 from parity import WAYS, opened
-from processes import capture
+from processes import check_output
 
 import usernsctl as un
 
@@ -34,9 +34,7 @@ def api(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def in_python(script: str, *words: str) -> str:
-    done = capture([sys.executable, "-c", script, *words], cwd=HERE, timeout=PATIENCE)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return check_output([sys.executable, "-c", script, *words], cwd=HERE, timeout=PATIENCE)
 
 
 def test_call_and_check_call_return_the_status(api: Any) -> None:

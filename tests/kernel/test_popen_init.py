@@ -17,7 +17,7 @@ import prctl
 import pytest
 from conftest import children, open_descriptors
 from inside import ORPHAN, PATIENCE, WAITER, read_ready, wait_for_end
-from processes import capture, children_of, status_of
+from processes import check_output, children_of, status_of
 
 import usernsctl as un
 
@@ -186,8 +186,7 @@ def test_the_caller_may_ignore_sigchld() -> None:
         "signal.signal(signal.SIGCHLD, signal.SIG_DFL)\n"
         "os._exit(os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]))\n"
     )
-    done = capture([sys.executable, "-c", script, *command], timeout=PATIENCE)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "SIG_IGN\n", "")
+    assert check_output([sys.executable, "-c", script, *command], timeout=PATIENCE) == "SIG_IGN\n"
 
 
 def test_the_command_inherits_the_signal_mask() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from callers import as_root, unprivileged
 from conftest import Program
-from inside import PATIENCE, stdout_of
-from processes import capture
+from inside import PATIENCE
+from processes import capture, check_output
 
 pytestmark = pytest.mark.each_user
 
@@ -90,8 +90,8 @@ def test_subordinate_ranges_include_those_that_unshare_maps(
     run as root, where unshare uses the ranges of any user whose name is not a number.
     """
     show = ["cat", f"/proc/self/{kind}_map"]
-    ours = extents(stdout_of([prelude.path, *options, "--", *show]))
-    theirs = extents(stdout_of(["unshare", *options, "--", *show]))
+    ours = extents(check_output([prelude.path, *options, "--", *show]))
+    theirs = extents(check_output(["unshare", *options, "--", *show]))
     assert bool(ours) == bool(theirs)
     assert all(count <= ours.get(start, 0) for start, count in theirs.items())
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Program, mounts
-from inside import namespace, stdout_of
-from processes import capture
+from inside import namespace
+from processes import capture, check_output
 
 pytestmark = pytest.mark.also_root
 
@@ -90,8 +90,8 @@ def test_mounts_propagate_as_with_unshare(prelude: Program, mode: str | None) ->
     outer: list[str | Path] = [prelude.path, "-rm", "--propagation=shared", "--", *stay]
     options = ["-rm"] if mode is None else ["-rm", f"--propagation={mode}"]
     show = ["cat", "/proc/self/mountinfo"]
-    ours = root_propagation(stdout_of([*outer, prelude.path, *options, *show]))
-    theirs = root_propagation(stdout_of([*outer, "unshare", *options, *show]))
+    ours = root_propagation(check_output([*outer, prelude.path, *options, *show]))
+    theirs = root_propagation(check_output([*outer, "unshare", *options, *show]))
     assert ours == theirs
     assert ("shared" in ours) == (mode == "shared")
     assert ("master" in ours) == (mode not in (None, "private"))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from callers import as_root
 from conftest import Program
-from inside import PATIENCE, stdout_of
-from processes import capture
+from inside import PATIENCE
+from processes import capture, check_output
 
 pytestmark = pytest.mark.also_root
 
@@ -181,7 +181,7 @@ def test_signal_masks_and_dispositions_are_inherited(
 
 def test_closed_standard_streams_stay_closed(prelude: Program) -> None:
     check = f"exec {prelude.path} -r -- {sys.executable} -c '{STAT_STREAMS}' <&- 2>&-"
-    assert stdout_of(["sh", "-c", check]) == "closed\nopen\nclosed\n"
+    assert check_output(["sh", "-c", check]) == "closed\nopen\nclosed\n"
 
 
 STAT_STREAMS = """

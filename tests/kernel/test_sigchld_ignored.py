@@ -15,7 +15,7 @@ from callers import unprivileged
 from conftest import Program
 from inside import PATIENCE
 from kept import in_python
-from processes import capture
+from processes import check_output
 
 # Root maps ids without helpers.
 needs_helpers = [unprivileged, pytest.mark.userns_requires("subid")]
@@ -38,9 +38,7 @@ def with_helpers(test: Callable[..., None]) -> Callable[..., None]:
 
 def ignoring(*command: str | Path) -> str:
     """Run a command in a process that ignores SIGCHLD; return its output."""
-    done = capture([*IGNORE.split(), *command], timeout=PATIENCE)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return check_output([*IGNORE.split(), *command], timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from callers import MAP_OF_SEVERAL, as_root, may_map_any_id, several_ids
 from conftest import SCRIPTS, Program
-from processes import capture
+from processes import capture, check_output
 
 import usernsctl as un
 from usernsctl._core import calls
@@ -65,8 +65,7 @@ finally:
 
 def test_a_fork_in_another_thread_does_not_delay_starts() -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORKING, "100"]
-    done = capture(command)
-    assert (done.returncode, done.stderr) == (0, "")
+    check_output(command)
 
 
 @pytest.mark.parametrize("path", ["/no/such/usernsctl-child", "/etc/passwd"])
@@ -145,16 +144,14 @@ def test_a_map_of_several_ids_from_a_thread_with_a_small_stack() -> None:
 @pytest.mark.parametrize("options", ["-r", "-rmpf --mount-proc", "-r --fork"])
 def test_the_prelude_with_a_small_stack(prelude: Program, options: str) -> None:
     command = f"ulimit -s 64; exec {prelude.path} {options} -- echo ran"
-    done = capture(["sh", "-c", command])
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+    assert check_output(["sh", "-c", command]) == "ran\n"
 
 
 @several_ids
 def test_the_prelude_with_a_small_stack_and_a_map_of_several_ids(prelude: Program) -> None:
     options = "--map-users=0:0:9 --map-groups=0:0:9" if may_map_any_id() else "-r --map-auto"
     command = f"ulimit -s 64; exec {prelude.path} {options} -- echo ran"
-    done = capture(["sh", "-c", command])
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+    assert check_output(["sh", "-c", command]) == "ran\n"
 
 
 @as_root
@@ -183,9 +180,7 @@ def test_the_callers_children_are_in_another_pid_namespace() -> None:
         pytest.skip(f"there is no user {USER}: `make test` creates it")
     become = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups"]
     command = [SCRIPTS / "usernsctl-exec", "-r", "--map-auto", "--", "cat", "/proc/self/uid_map"]
-    done = capture(["unshare", "--pid", *become, *command], cwd="/")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 2
+    assert len(check_output(["unshare", "--pid", *become, *command], cwd="/").splitlines()) == 2
 
 
 def test_an_undumpable_process_stays_undumpable_inside() -> None:
@@ -196,9 +191,7 @@ def test_an_undumpable_process_stays_undumpable_inside() -> None:
         "un.enter(un.IdMap.root())\n"
         "print(un.run(['true']).returncode, prctl.get_dumpable())\n"
     )
-    done = capture([sys.executable, "-c", script])
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["False", "0", "False"]
+    assert check_output([sys.executable, "-c", script]).split() == ["False", "0", "False"]
 
 
 def test_exec_closes_descriptors_before_it_joins_a_namespace() -> None:
@@ -219,6 +212,4 @@ def test_exec_closes_descriptors_before_it_joins_a_namespace() -> None:
         "except OSError:\n"
         "    print('closed')\n"
     )
-    done = capture([sys.executable, "-c", script])
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["setns", "closed"]
+    assert check_output([sys.executable, "-c", script]).split() == ["setns", "closed"]

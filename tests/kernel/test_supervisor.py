@@ -20,7 +20,7 @@ import pytest
 import supervisors
 from conftest import Program
 from inside import ORPHAN, PATIENCE, WAITER, read_ready
-from processes import capture, children_of, status_of, wait_until
+from processes import check_output, children_of, status_of, wait_until
 
 import usernsctl as un
 
@@ -347,8 +347,7 @@ def as_first(supervised: list[str], prelude: Program) -> list[str]:
 def test_process_1_waits_for_orphans(as_first: list[str]) -> None:
     if as_first.count("-rp") + as_first.count("--init") == 2:
         pytest.skip("the command is in a namespace of its own")
-    done = capture([*as_first, "sh", "-c", ORPHAN], timeout=PATIENCE)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "gone\n", "")
+    assert check_output([*as_first, "sh", "-c", ORPHAN], timeout=PATIENCE) == "gone\n"
 
 
 def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:

@@ -20,7 +20,7 @@ import tally
 from callers import MAP_OF_SEVERAL, several_ids
 from conftest import EXIT_SECONDS, children, open_descriptors
 from limits import descriptors_left
-from processes import capture, processes_with
+from processes import capture, check_output, processes_with
 from sampling import tries
 
 import usernsctl as un
@@ -655,11 +655,9 @@ print("left:", sys.stdin.read())
 
 
 def run_cat(way: str, *named: str) -> str:
-    done = capture(
+    return check_output(
         [sys.executable, "-c", UNNAMED, way, *named], input="secret", timeout=3 * PATIENCE
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 @pytest.mark.parametrize("way", ["run", "check_output", "popen", "create_subprocess_exec"])

@@ -17,16 +17,14 @@ from typing import Any
 
 import gvisor
 import pytest
-from processes import capture
+from processes import check_output
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS = 60
 
 
 def run(name: str, *arguments: str) -> str:
-    done = capture([sys.executable, EXAMPLES / name, *arguments], timeout=SECONDS)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return check_output([sys.executable, EXAMPLES / name, *arguments], timeout=SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,7 @@ def test_freeze_writes_options_and_command(usernsctl: Program, tmp_path: Path) -
 
 def test_freeze_accepts_a_missing_command(usernsctl: Program, tmp_path: Path) -> None:
     file = tmp_path / "launch"
-    done = usernsctl("freeze", "-o", file)
-    assert (done.returncode, done.stderr) == (0, "")
+    usernsctl.check_output("freeze", "-o", file)
     assert b"\0arg\0" not in file.read_bytes()
 
 
@@ -98,11 +97,10 @@ def test_frozen_launch_runs_its_command(
     data.mkdir()
     (data / "file").write_text("shown")
     script = 'cat /x/file; echo "$A-$TOKEN-$HOME-$OTHER"; pwd; id -u; cat /proc/version; exit 5'
-    made = usernsctl(
+    usernsctl.check_output(
         *("freeze", "--bind", f"{data}:/x", "--env", "A=1", "--env", "TOKEN", "-o", file),
         *("--", "sh", "-c", script),
     )
-    assert (made.returncode, made.stderr) == (0, "")
     caller = {"PATH": "/usr/bin:/bin", "TOKEN": "two words", "OTHER": "secret", "HOME": "/nowhere"}
     done = run_launch(prelude, file, env=caller, cwd=Path("/usr/share"))
     assert (done.returncode, done.stderr) == (5, "")
@@ -188,8 +186,7 @@ def test_frozen_launch_runs_a_bundle(usernsctl: Program, prelude: Program, tmp_p
     bundle, file = tmp_path / "b", tmp_path / "launch"
     made = usernsctl("bundle", "init", bundle, "--rootfs", "/", "--", "sh", "-c", "pwd; exit 6")
     assert made.returncode == 0, made.stderr
-    frozen = usernsctl("freeze", "--trust-bundle", "--bundle", bundle, "-o", file)
-    assert (frozen.returncode, frozen.stderr) == (0, "")
+    usernsctl.check_output("freeze", "--trust-bundle", "--bundle", bundle, "-o", file)
     done = run_launch(prelude, file)
     assert (done.returncode, done.stdout, done.stderr) == (6, "/\n", "")
 

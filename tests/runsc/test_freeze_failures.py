@@ -69,8 +69,7 @@ def fail_launch(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
         (program.parent / "crash").write_bytes(crash)
         (program.parent / "status").write_text(str(status))
         file = tmp_path / "launch"
-        made = usernsctl("freeze", "--runsc", program, *options, "-o", file, "--", "true")
-        assert (made.returncode, made.stderr) == (0, "")
+        usernsctl.check_output("freeze", "--runsc", program, *options, "-o", file, "--", "true")
         done = prelude("--launch", file)
         ran = usernsctl("run", "--runsc", program, *options, "--", "true")
         assert (done.returncode, done.stdout, done.stderr) == (ran.returncode, "", ran.stderr)

@@ -19,7 +19,7 @@ from typing import Any
 import gvisor
 import pytest
 from conftest import EXIT_SECONDS, children, left_children
-from processes import capture, children_of, stop, wait_until
+from processes import check_output, children_of, stop, wait_until
 
 import usernsctl as un
 from usernsctl.gvisor.pool import leftovers
@@ -297,8 +297,7 @@ def test_exit_without_close_leaves_no_process() -> None:
     )
     command = [sys.executable, "-W", "ignore", "-c", program]
     before = children()
-    done = capture(command, timeout=PATIENCE)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "works\n\n", "")
+    assert check_output(command, timeout=PATIENCE) == "works\n\n"
     assert left_children(before, EXIT_SECONDS) == {}
 
 

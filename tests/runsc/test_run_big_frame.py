@@ -21,9 +21,7 @@ def test_bigframe_avoids_mmap_at_every_call_depth(usernsctl: Program) -> None:
     binds = [word for path in shown for word in ("--bind", str(path))]
 
     def run(*args: str | Path) -> str:
-        done = usernsctl("run", *binds, "--", interpreter, *args)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
+        return usernsctl.check_output("run", *binds, "--", interpreter, *args)
 
     look = "import runpy, sys; print(runpy.run_path(sys.argv[1])['thrashes']())"
     thrashes = run("-c", look, LAUNCHER) == "True\n"

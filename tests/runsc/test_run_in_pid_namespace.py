@@ -22,8 +22,7 @@ PATIENCE = 30
 def pid_namespace(
     usernsctl: Program, request: pytest.FixtureRequest, runtime: Path
 ) -> Iterator[str]:
-    made = usernsctl("ns", "create", "box", *request.param.split())
-    assert (made.returncode, made.stderr) == (0, "")
+    usernsctl.check_output("ns", "create", "box", *request.param.split())
     yield "box"
     removed = usernsctl("ns", "remove", "box")
     assert removed.returncode == 0 or "there is no namespace" in removed.stderr

@@ -17,7 +17,7 @@ import gvisor
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids
 from conftest import Program, children, open_descriptors
-from processes import capture, children_of, processes_with, status_of
+from processes import check_output, children_of, processes_with, status_of
 
 import usernsctl as un
 
@@ -130,8 +130,7 @@ with un.SandboxHost() as host:
 
 
 def test_sandboxes_and_templates_need_no_python_prctl() -> None:
-    done = capture([sys.executable, "-c", WITHOUT_PRCTL], timeout=100)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "in it\n0.25\n", "")
+    assert check_output([sys.executable, "-c", WITHOUT_PRCTL], timeout=100) == "in it\n0.25\n"
 
 
 @pytest.mark.also_root

@@ -16,7 +16,7 @@ import pytest
 from callers import as_root
 from conftest import Program
 from control_groups import memory_group, process_group, processor_group, within
-from processes import capture, children_of
+from processes import capture, check_output, children_of
 
 import usernsctl as un
 
@@ -230,8 +230,7 @@ def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
     assert "RLIMIT_NPROC does not limit the processes of root" in done.stderr
     assert "[limit-unenforceable]" in done.stderr
     tried = [*covered, "--pids=100", "--memory=128M", "--limits=best-effort", "--", "echo", "x"]
-    done = capture(tried, timeout=PATIENCE)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
+    assert check_output(tried, timeout=PATIENCE) == "x\n"
 
 
 def test_control_groups_are_created_below_that_of_the_caller(usernsctl: Program) -> None:

@@ -13,7 +13,7 @@ from callers import as_root
 from conftest import Program
 from control_groups import child_of, memory_group, processor_group, within
 from frozen import freeze
-from processes import capture
+from processes import capture, check_output
 
 MIB = 1 << 20
 SHOW = ["sh", "-c", "head -n 1 /proc/meminfo; nproc"]
@@ -84,9 +84,7 @@ def test_command_sees_the_cpu_quota_rounded_up(
 def test_command_sees_the_cpu_affinity_of_the_caller(command: Command) -> None:
     some = sorted(os.sched_getaffinity(0))[-1:]
     argv = ["taskset", "--cpu-list", ",".join(map(str, some)), *command(*SHOW)]
-    done = capture(argv, timeout=PATIENCE)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert parse_output(done.stdout)[1] == len(some)
+    assert parse_output(check_output(argv, timeout=PATIENCE))[1] == len(some)
 
 
 @as_root

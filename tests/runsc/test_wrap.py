@@ -24,8 +24,7 @@ def script(tmp_path: Path) -> Path:
 def test_script_passes_all_arguments_to_its_command(usernsctl: Program, script: Path) -> None:
     show = 'printf "%s|" "$A" "$@"; cat; exit 3'
     words = ["--env", "A=it's $HOME", "--", "sh", "-c", show, "sh", "one two"]
-    done = usernsctl("wrap", "-o", script, *words)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert usernsctl.check_output("wrap", "-o", script, *words) == ""
     assert stat.S_IMODE(script.stat().st_mode) == 0o755
     done = capture([script, "$(id)", "--env", "-o", ""], input="input", timeout=PATIENCE)
     assert done.stdout == "it's $HOME|one two|$(id)|--env|-o||input"

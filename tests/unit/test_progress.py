@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from processes import capture
+from processes import check_output
 from terminals import on_terminal
 
 TREE = Path(__file__).resolve().parents[2]
@@ -41,5 +41,4 @@ def test_steps_are_shown_on_a_terminal(tree: Path) -> None:
 
 def test_dumb_terminals_and_pipes_show_no_progress(tree: Path) -> None:
     assert on_terminal([tree / "demo" / "run"], environ(tree, TERM="dumb")) == (0, "done\r\n")
-    done = capture([tree / "demo" / "run"], env=environ(tree))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert check_output([tree / "demo" / "run"], env=environ(tree)) == "done\n"

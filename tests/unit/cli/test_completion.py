@@ -25,9 +25,7 @@ def shell_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def script(shell_name: str, usernsctl: Program) -> str:
-    done = usernsctl("completion", shell_name)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return usernsctl.check_output("completion", shell_name)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +172,7 @@ def test_completion_does_not_start_the_typed_program(shell: shells.Shell, tmp_pa
 def test_listing_names_creates_no_files(usernsctl: Program, tmp_path: Path) -> None:
     env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
     for kind in ("namespaces", "templates"):
-        done = usernsctl("completion", "--names", kind, env=env)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert usernsctl.check_output("completion", "--names", kind, env=env) == ""
     assert list(tmp_path.iterdir()) == []
 
 
