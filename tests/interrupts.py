@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from types import FrameType
 from typing import Any
 
 # Events after which Python runs signal handlers: the return of a C function, and the call of a
 # Python function.
 PLACES = ("c_return", "call")
+
+
+@contextlib.contextmanager
+def alarm(handle: Callable[..., object], seconds: float, interval: float = 0) -> Iterator[None]:
+    """Handle SIGALRM, which a timer sends after `seconds` and then at each `interval`.
+
+    :param seconds: 0 for no timer.
+    """
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, interval)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def handled(do: Callable[[], object], seconds: float) -> Iterator[list[Any]]:
+    """Call `do` in the handler of SIGALRM; yield the list of its results.
+
+    :param seconds: the time until a timer sends SIGALRM, or 0 for no timer.
+    """
+    results: list[Any] = []
+    with alarm(lambda *_: results.append(do()), seconds):
+        yield results
 
 
 class Interrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import time
@@ -36,6 +37,14 @@ def check_output(command: Sequence[str | Path], **options: Any) -> str:
     done = capture(command, **options)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
+
+
+def kill_and_wait(pid: int, seconds: float = 30) -> None:
+    """Kill a process that need not be a child, and wait for its end."""
+    pidfd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([pidfd], [], [], seconds)[0], f"process {pid} goes on"
+    os.close(pidfd)
 
 
 def children_of(pid: int) -> list[int]:

@@ -52,8 +52,11 @@ class Session:
         size = struct.pack("4H", rows, columns, 0, 0)
         fcntl.ioctl(self._leader, termios.TIOCSWINSZ, size)
 
-    def type(self, keys: str) -> None:
+    def type(self, keys: str, *wanted: str) -> None:
+        """Type keys, and read the output until each text of `wanted`, in this order."""
         os.write(self._leader, keys.encode())
+        for text in wanted:
+            self.read_until(text)
 
     def read_until(self, wanted: str) -> str:
         """Return the output up to `wanted`, which must come within a minute.

@@ -22,14 +22,12 @@ def test_the_program_gets_the_terminal_of_the_container(plain: Engine) -> None:
     command = ["--network=none", "--", "bash", "--norc", "--noediting", "-i"]
     session = Session(plain.command(*RUN, "-it", PRELUDE, *command), plain.environ)
     try:
-        session.type("test -t 0 && test -t 1 && test -t 2 && echo a terminal''.\n")
-        session.read_until("a terminal.")
+        session.type("test -t 0 && test -t 1 && test -t 2 && echo a terminal''.\n", "a terminal.")
         # gVisor may lose a signal that comes during an exec, so the job executes nothing.
         session.type("stty size; bash -c \"echo sleeps''.; while :; do read -t 0.1; done\"\n")
         session.read_until("24 80")
         session.read_until("sleeps.")
-        session.type("\x1a")
-        session.read_until("Stopped")
+        session.type("\x1a", "Stopped")
         session.resize(31, 99)
         # The engine passes the size on after a while.
         session.type("until test \"$(stty size)\" = '31 99'; do sleep 0.1; done; echo resized''.\n")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import settled_descriptors
 from inside import PATIENCE
-from interrupts import run_handled, run_interrupted
+from interrupts import alarm, handled, run_handled, run_interrupted
 
 import usernsctl as un
 from usernsctl import _core
@@ -24,26 +24,6 @@ from usernsctl.commands import popen
 from usernsctl.namespaces.namespace import Namespace
 
 FOREVER = ["sleep", "1000"]
-
-
-@contextmanager
-def handled(do: Any, seconds: float) -> Iterator[list[Any]]:
-    """Call `do` in the handler of SIGALRM; yield the list of its results.
-
-    :param seconds: the time until a timer sends SIGALRM, or 0 for no timer.
-    """
-    results: list[Any] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        results.append(do())
-
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield results
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 class Interrupted(BaseException):
@@ -59,13 +39,8 @@ def interrupting(function: Any) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise Interrupted
 
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
-    try:
+    with alarm(handle, 0.0002, 0.0002):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def end(process: un.Popen[bytes]) -> int:

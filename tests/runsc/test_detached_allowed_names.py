@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import open_descriptors
 from network_world import PUBLIC, World, made
-from processes import children_of, status_of, wait_until_gone
+from processes import children_of, kill_and_wait, status_of, wait_until_gone
 from proxied import FETCH, Server
 
 import usernsctl as un
@@ -215,17 +215,9 @@ def test_fork_of_a_killed_creator_does_not_keep_the_proxy(
             assert wait_readable(pidfd, timeout=PATIENCE)
             os.close(pidfd)
         finally:
-            kill(fork)
+            kill_and_wait(fork)
     # Removes the draft of a sandbox that was not started.
     assert un.Sandbox.list_detached() == []
-
-
-def kill(pid: int) -> None:
-    """Kill a process, and wait for its end."""
-    pidfd = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    assert wait_readable(pidfd, timeout=PATIENCE)
-    os.close(pidfd)
 
 
 def is_proxy(pid: int) -> bool:

@@ -50,11 +50,8 @@ while True: time.sleep(0.05)
 
 def stop_job(session: Session) -> None:
     """Start JOB in the shell, and stop it by the key ^Z."""
-    session.type('/usr/bin/python3 -c "$JOB"\n')
-    session.read_until("starts.")
-    session.type("\x1a")
-    session.read_until("Stopped")
-    session.read_until("ready> ")
+    session.type('/usr/bin/python3 -c "$JOB"\n', "starts.")
+    session.type("\x1a", "Stopped", "ready> ")
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=["bash", "sh"])
@@ -63,20 +60,13 @@ def test_shells_have_job_control(start: Start, shell: list[str], user: tuple[str
     session = start(*shell, options=("--env", f"JOB={JOB}", "--env", "PS1=ready> ", *user))
     session.read_until("ready> ")
     stop_job(session)
-    session.type("fg\n")
-    session.read_until("continued.")
-    session.type("\x03")
-    session.read_until("ready> ")
-    session.type("echo interrupted $?\n")
-    session.read_until("interrupted 130")
-    session.read_until("ready> ")
+    session.type("fg\n", "continued.")
+    session.type("\x03", "ready> ")
+    session.type("echo interrupted $?\n", "interrupted 130", "ready> ")
     stop_job(session)
-    session.type("bg\n")
-    session.read_until("continued.")
-    session.type("jobs\n")
-    session.read_until("Running")
-    session.type("kill -9 %1; wait %1; echo killed $?\n")
-    session.read_until("killed 137")
+    session.type("bg\n", "continued.")
+    session.type("jobs\n", "Running")
+    session.type("kill -9 %1; wait %1; echo killed $?\n", "killed 137")
     session.type("exit 7\n")
     assert session.wait() == 7
 
@@ -112,8 +102,7 @@ def test_curses_program_reads_keys_and_redraws(start: Start) -> None:
     """Run a program that reads single keys, and redraws when the terminal changes its size."""
     session = start("/usr/bin/python3", "-c", CURSES, options=("--env", "TERM=xterm"))
     session.read_until("size 24 80.")
-    session.type("a")
-    session.read_until("key 97.")
+    session.type("a", "key 97.")
     session.resize(30, 90)
     session.read_until("resized.")
     session.type("q")

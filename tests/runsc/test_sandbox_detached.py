@@ -20,11 +20,10 @@ from typing import Any
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids, unprivileged
 from conftest import EXIT_SECONDS, open_descriptors
-from processes import processes_with, status_of, wait_until_gone
+from processes import kill_and_wait, processes_with, status_of, wait_until_gone
 
 import usernsctl as un
 from usernsctl._system import processes
-from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.processes import ProcessIdentity
 from usernsctl.gvisor.sandbox import detached, records
 
@@ -39,13 +38,6 @@ TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; don
 def marker() -> str:
     """Return a sandbox id that no other test uses."""
     return f"detached-{os.getpid()}-{time.monotonic_ns()}"
-
-
-def kill_from_outside(pid: int) -> None:
-    pidfd = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    assert wait_readable(pidfd, timeout=PATIENCE)
-    os.close(pidfd)
 
 
 def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[str]:
@@ -160,7 +152,7 @@ def test_record_of_a_dead_sandbox_is_removed(
     host: un.SandboxHost, marker: str, detached_state: Path, look: str
 ) -> None:
     box = host.start(FOREVER, id=marker, detach=True)
-    kill_from_outside(un.Sandbox.list_detached()[0].pid)
+    kill_and_wait(un.Sandbox.list_detached()[0].pid)
     if look == "attach":
         with pytest.raises(un.RunscError, match="has ended") as caught:
             un.Sandbox.attach(marker)
@@ -243,7 +235,7 @@ def test_exit_status_is_known_only_while_the_watcher_lives(
     ):
         if keeper_dies:
             (record,) = un.Sandbox.list_detached()
-            kill_from_outside(int(status_of(record.pid)["PPid"]))
+            kill_and_wait(int(status_of(record.pid)["PPid"]))
         box.stdin.write(b"end\n")
         box.stdin.flush()
         assert wait_until_gone(marker, PATIENCE) == []

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from interrupts import run_handled
+from interrupts import handled, run_handled
 
 import usernsctl as un
 from usernsctl.gvisor.agent import commands
@@ -31,28 +31,7 @@ both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "deta
 
 
 @contextmanager
-def on_alarm(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
-    """Call `do` on SIGALRM, which a timer sends after `seconds`; with 0, the caller sets the timer.
-
-    Yield a list that gets an item when the handler has run.
-    """
-    calls: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        do()
-        calls.append(number)
-
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield calls
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def on_alarm_after_file(do: Callable[[], object], file: Path) -> Iterator[list[int]]:
+def on_alarm_after_file(do: Callable[[], object], file: Path) -> Iterator[list[Any]]:
     """Call `do` in a signal handler as soon as `file` exists, which a command in a sandbox creates.
 
     Yield a list that gets an item when the handler has run.
@@ -64,7 +43,7 @@ def on_alarm_after_file(do: Callable[[], object], file: Path) -> Iterator[list[i
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
-    with on_alarm(do, 0) as calls:
+    with handled(do, 0) as calls:
         thread = threading.Thread(target=ring)
         thread.start()
         try:
@@ -84,7 +63,7 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_signal_handler_kills_during_wait(detach: bool, timeout: float | None) -> None:
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
-        with on_alarm(box.kill, 0.3) as calls:
+        with handled(box.kill, 0.3) as calls:
             assert box.wait(timeout) == -signal.SIGKILL
         assert calls
         box.close()
@@ -93,7 +72,7 @@ def test_signal_handler_kills_during_wait(detach: bool, timeout: float | None) -
 @both_kinds
 def test_signal_handler_kills_during_a_read(detach: bool) -> None:
     with un.Sandbox(FOREVER, stdout=un.PIPE, detach=detach) as box:
-        with on_alarm(box.kill, 0.3) as calls:
+        with handled(box.kill, 0.3) as calls:
             assert box.stdout.read() == b""
         assert calls
     assert box.stdout.closed
@@ -111,7 +90,7 @@ def test_signal_handler_kills_during_run(detach: bool, monkeypatch: pytest.Monke
     monkeypatch.setattr(commands, "communicate", ring)
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
-        with on_alarm(box.kill, 0) as calls:
+        with handled(box.kill, 0) as calls:
             assert box.run(FOREVER, stderr=un.DEVNULL).returncode != 0
         assert calls
         box.close()
@@ -122,7 +101,7 @@ def test_signal_handler_kills_during_close(detach: bool) -> None:
     with un.SandboxHost() as host:
         for pause in range(1, 6):
             box = host.start(FOREVER, detach=detach)
-            with on_alarm(box.kill, pause * 2e-3) as calls:
+            with handled(box.kill, pause * 2e-3) as calls:
                 box.close()
                 while not calls:
                     pass
