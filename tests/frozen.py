@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from conftest import Program
+from conftest import SCRIPTS, Program
 
 from usernsctl.gvisor.launch.steps import VERBS, Record, record
 
@@ -15,15 +15,13 @@ from usernsctl.gvisor.launch.steps import VERBS, Record, record
 COMMAND = ("sh", "-c", "echo ran")
 
 
-def freeze(
-    usernsctl: Program, file: Path, *options: str, command: tuple[str, ...] = COMMAND
-) -> Path:
+def freeze(file: Path, *options: str, command: tuple[str, ...] = COMMAND) -> Path:
     """Write a launch to a file.
 
     :returns: `file`.
     """
-    done = usernsctl("freeze", *options, "-o", file, "--", *command)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
+    usernsctl = Program(SCRIPTS / "usernsctl")
+    assert usernsctl.check_output("freeze", *options, "-o", file, "--", *command) == ""
     return file
 
 

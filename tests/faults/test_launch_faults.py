@@ -32,7 +32,7 @@ LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 
 @pytest.fixture
-def launch(usernsctl: Program, prelude: Program, tmp_path: Path) -> Path:
+def launch(prelude: Program, tmp_path: Path) -> Path:
     """Write a launch file that contains each kind of step."""
     for name in ("root/bin", "root/etc", "data/inner"):
         (tmp_path / name).mkdir(parents=True)
@@ -42,7 +42,7 @@ def launch(usernsctl: Program, prelude: Program, tmp_path: Path) -> Path:
         *("--rootfs", str(tmp_path / "root"), "--network", "host"),
         *("--bind", f"{tmp_path}/data:/new/data:rw", "--bind", f"{tmp_path}/data/inner:/inner"),
     ]
-    made = freeze(usernsctl, tmp_path / "launch", *options)
+    made = freeze(tmp_path / "launch", *options)
     without_sandbox(made, "/bin/echo", "ran")
     return made
 

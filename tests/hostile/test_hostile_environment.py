@@ -139,16 +139,14 @@ def test_the_library_works(traps: Path) -> None:
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("options", [[], ["--map-auto"], ["--env-all"]], ids=str)
 def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
-    options: list[str], tally: Tally, usernsctl: Program, prelude: Program
+    options: list[str], tally: Tally, prelude: Program
 ) -> None:
     """A tenant sets a container's variables. For a user without a name, the launch runs getent."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o777 | stat.S_ISVTX)
         traps = set_traps(directory)
-        file = freeze(
-            usernsctl, directory / "launch", *options, command=("/bin/cat", "/proc/version")
-        )
+        file = freeze(directory / "launch", *options, command=("/bin/cat", "/proc/version"))
         relative = [f"PATH=:.:traps:{traps}"]
         other = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
         for before, environ, here in itertools.product(

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPTS, Program
+from conftest import SCRIPTS
 from frozen import freeze
 from processes import capture, wait_until_gone
 from strangers import Stranger, other_users
@@ -55,13 +55,13 @@ def attack(tally: Tally, launch: Path, count: int) -> None:
 @other_users
 @pytest.mark.parametrize("access", ["ro", "rw"])
 def test_a_source_becomes_a_link(
-    tally: Tally, usernsctl: Program, place: Path, runsc: Path, stranger: Stranger, access: str
+    tally: Tally, place: Path, runsc: Path, stranger: Stranger, access: str
 ) -> None:
     x = stranger.directory / "x"
     options = ["--runsc", str(runsc), "--no-verify", "--bind", f"{x}/data:/data:{access}"]
     for path in (stranger.directory, x, x / "data"):
         path.mkdir(parents=True, exist_ok=True)
-    launch = freeze(usernsctl, place / "launch", *options)
+    launch = freeze(place / "launch", *options)
     shutil.rmtree(stranger.directory)
     with stranger.swaps():
         attack(tally, launch, tally.rounds(SHORT, FULL))
@@ -69,37 +69,33 @@ def test_a_source_becomes_a_link(
 
 @other_users
 def test_the_root_filesystem_becomes_a_link(
-    tally: Tally, usernsctl: Program, place: Path, runsc: Path, stranger: Stranger
+    tally: Tally, place: Path, runsc: Path, stranger: Stranger
 ) -> None:
     x = stranger.directory / "x"
     x.mkdir(parents=True)
     options = ["--runsc", str(runsc), "--no-verify", "--rootfs", str(x)]
-    launch = freeze(usernsctl, place / "launch", *options)
+    launch = freeze(place / "launch", *options)
     shutil.rmtree(stranger.directory)
     with stranger.swaps():
         attack(tally, launch, tally.rounds(SHORT, FULL))
 
 
 @other_users
-def test_the_launch_becomes_another_one(
-    tally: Tally, usernsctl: Program, runsc: Path, stranger: Stranger
-) -> None:
+def test_the_launch_becomes_another_one(tally: Tally, runsc: Path, stranger: Stranger) -> None:
     """Replace the launch file by another launch of the caller, which mounts a secret directory."""
     options = ["--runsc", str(runsc), "--no-verify"]
-    freeze(usernsctl, stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
+    freeze(stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
     with stranger.swaps() as x:
         attack(tally, x / "env", tally.rounds(SHORT, FULL))
 
 
 @pytest.mark.userns_requires("runsc")
-def test_a_launch_that_is_killed_leaves_something(
-    tally: Tally, usernsctl: Program, tmp_path: Path
-) -> None:
+def test_a_launch_that_is_killed_leaves_something(tally: Tally, tmp_path: Path) -> None:
     """The launch is killed at random moments: while reading, building, starting, and running."""
     seconds = f"1{random.randrange(10**6):06}.5"
     (tmp_path / "data").mkdir()
     options = ["--bind", f"{tmp_path}/data:/data:rw"]
-    launch = freeze(usernsctl, tmp_path / "launch", *options, command=("sleep", seconds))
+    launch = freeze(tmp_path / "launch", *options, command=("sleep", seconds))
     ends = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
     for number in range(tally.rounds(10, 200)):
         process = subprocess.Popen(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPTS, Program
+from conftest import SCRIPTS
 from frozen import freeze
 
 from usernsctl._core.values import program_path
@@ -46,14 +46,14 @@ Script = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def script(usernsctl: Program, tmp_path: Path) -> Script:
+def script(tmp_path: Path) -> Script:
     """Return a function that runs a shell script with FUNCTIONS in a new PID namespace."""
     programs = tmp_path / "bin"
     programs.mkdir()
     shutil.copy(SCRIPTS / "usernsctl-entrypoint", programs / "in-gvisor")
     shutil.copy(SCRIPTS / "usernsctl-exec", programs)
     shutil.copy(program_path("usernsctl-watch"), programs)
-    launch = freeze(usernsctl, tmp_path / "launch", "--wd", "/", "--env", "PATH=/usr/bin:/bin")
+    launch = freeze(tmp_path / "launch", "--wd", "/", "--env", "PATH=/usr/bin:/bin")
 
     def run(text: str) -> subprocess.CompletedProcess[str]:
         inside = ["-r", "-p", "--mount-proc", "--", "sh", "-eu", "-c"]

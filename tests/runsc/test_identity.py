@@ -134,7 +134,7 @@ def test_a_user_has_supplementary_groups_with_several_ids(
     assert (run.stdout, run.stderr) == ("1234\n1235\n/srv/app\n40,42,1235\n", "")
     named = usernsctl("run", *options, "--user", "app:data", "--", *script)
     assert (named.stdout, named.stderr) == ("1234\n42\n/srv/app\n42\n", "")
-    launch = freeze(usernsctl, tmp_path / "launch", *options, "--user", "app", command=script)
+    launch = freeze(tmp_path / "launch", *options, "--user", "app", command=script)
     frozen = prelude("--launch", launch)
     assert (frozen.stdout, frozen.stderr) == (run.stdout, "")
     # A command with another user does not get the groups of the first user.

@@ -54,7 +54,7 @@ def in_gvisor(tmp_path: Path) -> Program:
 def test_json_errors_have_the_parts_of_the_text(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    launch = freeze(usernsctl, tmp_path / "launch")
+    launch = freeze(tmp_path / "launch")
     calls = (
         ("usernsctl", usernsctl, ["run", "--log", "json", "--"]),
         ("usernsctl-exec", prelude, ["--log=json", "--launch", launch, "--"]),
@@ -75,7 +75,7 @@ def test_json_errors_have_the_parts_of_the_text(
 def test_hostile_text_is_escaped(
     usernsctl: Program, prelude: Program, in_gvisor: Program, tmp_path: Path
 ) -> None:
-    launch = freeze(usernsctl, tmp_path / "launch")
+    launch = freeze(tmp_path / "launch")
     for done in (
         usernsctl("run", "--log", "json", "--", HOSTILE),
         prelude("--log=json", "--launch", launch, "--", HOSTILE),
@@ -114,7 +114,7 @@ def test_errors_of_usernsctl_verify_are_json(
     usernsctl: Program, prelude: Program, tmp_path: Path, name: str, status: int, why: str
 ) -> None:
     """usernsctl-verify reports on files of gVisor's /proc, which usernsctl can't see."""
-    launch = freeze(usernsctl, tmp_path / "launch")
+    launch = freeze(tmp_path / "launch")
     for done in (
         usernsctl("run", "--log", "json", "--", f"/proc/{name}"),
         prelude("--log=json", "--launch", launch, "--", f"/proc/{name}"),
@@ -141,7 +141,7 @@ def test_output_of_the_command_is_not_changed(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     script = ("sh", "-c", "echo out; echo err >&2; exit 3")
-    launch = freeze(usernsctl, tmp_path / "launch", command=script)
+    launch = freeze(tmp_path / "launch", command=script)
     for done in (
         usernsctl("run", "--log", "json", "--", *script),
         prelude("--log=json", "--launch", launch),

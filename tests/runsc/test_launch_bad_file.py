@@ -22,8 +22,8 @@ WORDS_MAX = 1 << 18
 
 
 @pytest.fixture
-def launch(usernsctl: Program, tmp_path: Path) -> Path:
-    return freeze(usernsctl, tmp_path / "launch")
+def launch(tmp_path: Path) -> Path:
+    return freeze(tmp_path / "launch")
 
 
 @pytest.fixture
@@ -154,14 +154,14 @@ def test_launch_of_another_user_is_refused(
 @as_root
 @pytest.mark.parametrize("gid", [12345, 12346])
 def test_directory_of_the_user_private_group_is_trusted(
-    usernsctl: Program, prelude: Program, tmp_path: Path, gid: int
+    prelude: Program, tmp_path: Path, gid: int
 ) -> None:
     """Trust the user private group, whose gid equals the uid, but no other group."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        launch = freeze(usernsctl, directory / "launch")
+        launch = freeze(directory / "launch")
         for path in (directory, launch):
             os.chown(path, 12345, gid)
         directory.chmod(0o775)
@@ -196,14 +196,14 @@ def test_unreadable_launch_is_refused(perform: Refused, launch: Path) -> None:
 
 
 @as_root
-def test_other_users_may_start_a_launch_of_root(prelude: Program, usernsctl: Program) -> None:
+def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
     """Let other users start root's launch file; let root refuse another user's."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)
-        launch = freeze(usernsctl, directory / "launch", command=("id", "-u"))
+        launch = freeze(directory / "launch", command=("id", "-u"))
         own = directory / "own"
         own.write_bytes(launch.read_bytes())
         own.chmod(0o644)
@@ -217,28 +217,28 @@ def test_other_users_may_start_a_launch_of_root(prelude: Program, usernsctl: Pro
 
 @pytest.mark.also_root
 def test_launch_writable_by_the_sandbox_is_refused(
-    prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
+    prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
     """Refuse a launch file below a writable bind mount, where the payload could change the file."""
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     for source in (tmp_path, tmp_path / "a", below):
-        launch = freeze(usernsctl, below / "launch", "--bind", f"{source}:/x:rw")
+        launch = freeze(below / "launch", "--bind", f"{source}:/x:rw")
         told = f"a sandbox could write to {launch}, since {source} is bind-mounted with :rw"
         perform(launch, told, cause="launch-untrusted")
-        freeze(usernsctl, launch, "--bind", f"{source}:/x")
+        freeze(launch, "--bind", f"{source}:/x")
         assert_ran(prelude("--launch", launch))
     beside = below / "beside"
     beside.mkdir()
-    freeze(usernsctl, launch, "--bind", f"{beside}:/x:rw")
+    freeze(launch, "--bind", f"{beside}:/x:rw")
     assert_ran(prelude("--launch", launch))
-    freeze(usernsctl, launch, "--bind", f"{launch}:/x:rw")
+    freeze(launch, "--bind", f"{launch}:/x:rw")
     perform(launch, "a sandbox could write to ", cause="launch-untrusted")
 
 
 @pytest.mark.also_root
 def test_launch_with_a_bind_mount_of_the_state_is_refused(
-    prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
+    prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
     """Refuse a bind mount of usernsctl's state, whose directory is known only at the launch."""
     runtime = tmp_path / "runtime"
@@ -251,10 +251,10 @@ def test_launch_with_a_bind_mount_of_the_state_is_refused(
         (runtime / "usernsctl", "contains"),
         (runtime / "usernsctl" / "inner", "is in"),
     ):
-        launch = freeze(usernsctl, tmp_path / "launch", "--bind", f"{source}:/x")
+        launch = freeze(tmp_path / "launch", "--bind", f"{source}:/x")
         done = prelude("--launch", launch, env=env)
         told = f"{source} can't be bind-mounted: this path {how} {runtime}/usernsctl"
         assert_refused(done, told, cause="bind-shows-state")
         assert_ran(prelude("--launch", launch, env=env | {"XDG_RUNTIME_DIR": "/nonexistent"}))
-    launch = freeze(usernsctl, tmp_path / "launch", "--bind", f"{tmp_path}/beside:/x:rw")
+    launch = freeze(tmp_path / "launch", "--bind", f"{tmp_path}/beside:/x:rw")
     assert_ran(prelude("--launch", launch, env=env))

@@ -64,14 +64,14 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("how", ["--rootfs", "ro", "rw", "file"])
 @pytest.mark.sampled
 def test_removed_or_replaced_source_is_refused(
-    usernsctl: Program, prelude: Program, tmp_path: Path, source: Path, name: str, how: str
+    prelude: Program, tmp_path: Path, source: Path, name: str, how: str
 ) -> None:
     if how == "file":
         remove(source)
         source.write_text("content\n")
     access = "ro" if how == "file" else how
     options = ["--rootfs", source] if how == "--rootfs" else ["--bind", f"{source}:/x:{access}"]
-    launch = freeze(usernsctl, tmp_path / "launch", *map(str, options))
+    launch = freeze(tmp_path / "launch", *map(str, options))
     change, says = SOURCE_CHANGES[name]
     change(source)
     done = prelude("--launch", launch)
@@ -82,9 +82,9 @@ def test_removed_or_replaced_source_is_refused(
 
 @pytest.mark.parametrize("kind", ["file", "fifo"])
 def test_root_filesystem_replaced_by_a_file_is_refused(
-    usernsctl: Program, prelude: Program, tmp_path: Path, source: Path, kind: str
+    prelude: Program, tmp_path: Path, source: Path, kind: str
 ) -> None:
-    launch = freeze(usernsctl, tmp_path / "launch", "--rootfs", str(source))
+    launch = freeze(tmp_path / "launch", "--rootfs", str(source))
     remove(source)
     source.write_text("") if kind == "file" else os.mkfifo(source)
     told = f"the root filesystem {source} is not a directory any more"
@@ -92,12 +92,12 @@ def test_root_filesystem_replaced_by_a_file_is_refused(
 
 
 def test_bind_source_of_another_type_is_mounted(
-    usernsctl: Program, prelude: Program, tmp_path: Path, source: Path
+    prelude: Program, tmp_path: Path, source: Path
 ) -> None:
     """Change the content and the type of a bind source, neither of which the launch records."""
     command = ("sh", "-c", "cat /x/file /x 2>/dev/null; :")
     options = ["--bind", f"{source}:/x"]
-    launch = freeze(usernsctl, tmp_path / "launch", *options, command=command)
+    launch = freeze(tmp_path / "launch", *options, command=command)
     assert_ran(prelude("--launch", launch), "content\n")
     (source / "file").write_text("new\n")
     assert_ran(prelude("--launch", launch), "new\n")
@@ -107,12 +107,12 @@ def test_bind_source_of_another_type_is_mounted(
 
 
 def test_mount_point_of_another_type_is_refused(
-    usernsctl: Program, prelude: Program, tmp_path: Path, source: Path
+    prelude: Program, tmp_path: Path, source: Path
 ) -> None:
     root = tmp_path / "root"
     (root / "x").mkdir(parents=True)
     options = ["--rootfs", str(root), "--bind", f"{source}:/x"]
-    launch = freeze(usernsctl, tmp_path / "launch", *options)
+    launch = freeze(tmp_path / "launch", *options)
     remove(root / "x")
     (root / "x").write_text("")
     told = f"{source} is a directory and can't be mounted on /x, which is a file"
@@ -175,39 +175,33 @@ RUNSC_CHANGES = {
 
 @pytest.mark.parametrize("name", RUNSC_CHANGES)
 @pytest.mark.sampled(4)
-def test_changed_runsc_is_refused(
-    usernsctl: Program, prelude: Program, tmp_path: Path, name: str
-) -> None:
+def test_changed_runsc_is_refused(prelude: Program, tmp_path: Path, name: str) -> None:
     runsc = tmp_path / "runsc"
     runsc.write_bytes(Path(shutil.which("runsc") or "").read_bytes())
     runsc.chmod(0o755)
-    launch = freeze(usernsctl, tmp_path / "launch", "--runsc", str(runsc))
+    launch = freeze(tmp_path / "launch", "--runsc", str(runsc))
     change, says = RUNSC_CHANGES[name]
     change(runsc)
     told = says.format(path=runsc)
     assert_refused(prelude("--launch", launch), told, cause=OUTDATED)
 
 
-def test_runsc_with_other_timestamps_is_accepted(
-    usernsctl: Program, prelude: Program, tmp_path: Path
-) -> None:
+def test_runsc_with_other_timestamps_is_accepted(prelude: Program, tmp_path: Path) -> None:
     """Copy runsc, and set the time of the copy to 0, as builders of images do."""
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)
-    launch = freeze(usernsctl, tmp_path / "launch", "--runsc", str(runsc))
+    launch = freeze(tmp_path / "launch", "--runsc", str(runsc))
     copy = shutil.copy(runsc, tmp_path / "copy")
     os.utime(copy, (0, 0))
     os.replace(copy, runsc)
     assert_ran(prelude("--launch", launch))
 
 
-def test_runsc_that_execve_rejects_is_reported(
-    usernsctl: Program, prelude: Program, tmp_path: Path
-) -> None:
+def test_runsc_that_execve_rejects_is_reported(prelude: Program, tmp_path: Path) -> None:
     """Have a launch recognise zeros as runsc: the check passes, and execve(2) fails."""
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)
-    launch = freeze(usernsctl, tmp_path / "launch", "--runsc", str(runsc))
+    launch = freeze(tmp_path / "launch", "--runsc", str(runsc))
     write_zeros(runsc)
     with PathDescriptor.own(str(runsc), os.open, runsc, os.O_PATH) as opened:
         content = _core.content_sum(opened.fd)

@@ -26,8 +26,8 @@ Perform = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def launch(usernsctl: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return freeze(usernsctl, tmp_path_factory.mktemp("launch") / "launch")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return freeze(tmp_path_factory.mktemp("launch") / "launch")
 
 
 @pytest.fixture
@@ -80,12 +80,10 @@ def test_unusual_arguments_arrive_unchanged(perform: Perform, args: list[str]) -
     "raw", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"]
 )
 @pytest.mark.sampled(3)
-def test_text_that_is_not_utf8_is_refused(
-    perform: Perform, usernsctl: Program, tmp_path: Path, raw: bytes
-) -> None:
+def test_text_that_is_not_utf8_is_refused(perform: Perform, tmp_path: Path, raw: bytes) -> None:
     word = os.fsdecode(raw)
     assert_refused(perform("echo", word), "$.process.args[1] has a byte", cause="launch-text")
-    everything = freeze(usernsctl, tmp_path / "all", "--env-all")
+    everything = freeze(tmp_path / "all", "--env-all")
     for env in ({"A": word}, {word: "a"}):
         done = perform(file=everything, env=ENV | env)
         assert_refused(done, "$.process.env[", cause="launch-text")
@@ -103,11 +101,9 @@ def test_launch_without_a_command_is_refused(
     assert perform("/nonexistent").returncode == 127
 
 
-def test_many_and_long_variables_are_passed(
-    perform: Perform, usernsctl: Program, tmp_path: Path
-) -> None:
+def test_many_and_long_variables_are_passed(perform: Perform, tmp_path: Path) -> None:
     command = ("sh", "-c", "env | grep -c ^V; env | wc -c")
-    everything = freeze(usernsctl, tmp_path / "all", "--env-all", command=command)
+    everything = freeze(tmp_path / "all", "--env-all", command=command)
     for count, size in ((3000, 10), (20, 100_000)):
         env = {f"V{number}": "x" * size for number in range(count)}
         done = perform(file=everything, env=ENV | env)
@@ -212,11 +208,9 @@ def test_launch_without_proc_is_refused(prelude: Program, launch: Path) -> None:
     assert str(launch) not in done.stderr
 
 
-def test_launch_works_with_malformed_environment_entries(
-    perform: Perform, usernsctl: Program, tmp_path: Path
-) -> None:
+def test_launch_works_with_malformed_environment_entries(perform: Perform, tmp_path: Path) -> None:
     assert_ran(perform(env={}))
-    everything = freeze(usernsctl, tmp_path / "all", "--env-all", command=("env",))
+    everything = freeze(tmp_path / "all", "--env-all", command=("env",))
     # Environment entries that execve(2) accepts, but that neither shells nor Python create.
     odd = (b"=x", b"A=1", b"A=2", b"NONE", b"", b"B==")
     array = (ctypes.c_char_p * (len(odd) + 1))(*odd, None)

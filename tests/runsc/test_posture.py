@@ -105,7 +105,7 @@ def start_run(scene: Scene, *options: str) -> Iterator[int]:
 @contextlib.contextmanager
 def start_launch(scene: Scene, *options: str) -> Iterator[int]:
     """Start usernsctl-exec with a launch file of these options, without Python; yield its pid."""
-    file = freeze(Program(SCRIPTS / "usernsctl"), scene.directory / "launch", *options)
+    file = freeze(scene.directory / "launch", *options)
     argv = [str(SCRIPTS / "usernsctl-exec"), "--launch", str(file), "--", *COMMAND]
     with start_command(scene, argv) as pid:
         yield pid

@@ -41,18 +41,16 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def launch(usernsctl: Program, tree: Path, tmp_path: Path) -> Path:
+def launch(tree: Path, tmp_path: Path) -> Path:
     """Return a launch with that root filesystem. Without a command, only a check performs it."""
-    return freeze(usernsctl, tmp_path / "launch", "--rootfs", str(tree), command=())
+    return freeze(tmp_path / "launch", "--rootfs", str(tree), command=())
 
 
 @pytest.fixture
-def here(usernsctl: Program, tree: Path, tmp_path: Path) -> Callable[..., Path]:
+def here(tree: Path, tmp_path: Path) -> Callable[..., Path]:
     """Return a function that freezes a launch with this machine's programs and these accounts."""
     binds = [f"--bind={tree}/etc/{name}:/etc/{name}" for name in ("passwd", "group")]
-    return lambda *options: freeze(
-        usernsctl, tmp_path / "here", *binds, *options, command=("sh", "-c", IDS)
-    )
+    return lambda *options: freeze(tmp_path / "here", *binds, *options, command=("sh", "-c", IDS))
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,10 @@ def make_command(
     if request.param == "run":
         before = [str(usernsctl.path), "run", "--reraise-signal"]
     elif request.param == "launch":
-        freeze(usernsctl, file)
+        freeze(file)
         before = [str(prelude.path), "--reraise-signal", "--launch", str(file)]
     else:
-        freeze(usernsctl, file, "--reraise-signal")
+        freeze(file, "--reraise-signal")
         before = [str(prelude.path), "--launch", str(file)]
     return lambda script: [*before, "--", "sh", "-c", script]
 

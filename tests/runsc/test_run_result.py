@@ -292,7 +292,7 @@ def test_result_has_the_reraised_signal(usernsctl: Program, result: Path) -> Non
 
 
 def test_freeze_refuses_options_of_one_run(usernsctl: Program, tmp_path: Path) -> None:
-    assert freeze(usernsctl, tmp_path / "launch")
+    assert freeze(tmp_path / "launch")
     for option in ("--result", "--max-output", "--on-overflow"):
         done = usernsctl("freeze", "-o", tmp_path / "other", option, "1", "--", "true")
         assert done.returncode == 125

@@ -27,7 +27,7 @@ def start(
         words: list[str | Path] = [usernsctl.path, "run", *options, "--", *command]
         if request.param == "launch":
             words = [prelude.path, "--launch"]
-            words.append(freeze(usernsctl, tmp_path / "launch", *options, command=command))
+            words.append(freeze(tmp_path / "launch", *options, command=command))
         sessions.append(Session(words))
         return sessions[-1]
 
@@ -109,11 +109,9 @@ def test_curses_program_reads_keys_and_redraws(start: Start) -> None:
     assert session.wait() == 0
 
 
-def test_launch_uses_pipes_without_a_terminal(
-    usernsctl: Program, prelude: Program, tmp_path: Path
-) -> None:
+def test_launch_uses_pipes_without_a_terminal(prelude: Program, tmp_path: Path) -> None:
     script = "test -t 0 || test -t 1 || test -t 2 || echo pipes; cat; echo error >&2"
-    launch = freeze(usernsctl, tmp_path / "launch", command=("sh", "-c", script))
+    launch = freeze(tmp_path / "launch", command=("sh", "-c", script))
     done = capture([prelude.path, "--launch", launch], input="typed\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "pipes\ntyped\n", "error\n")
 
@@ -122,7 +120,7 @@ def test_terminal_option_without_a_terminal_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
     """Check the refusal: gVisor would lose the output, and the exit status would not show that."""
-    launch = freeze(usernsctl, tmp_path / "launch", "--terminal", command=("echo", "ran"))
+    launch = freeze(tmp_path / "launch", "--terminal", command=("echo", "ran"))
     run = [usernsctl.path, "run", "--terminal", "--", "echo", "ran"]
     for words in ([prelude.path, "--launch", launch], run):
         done = capture(words)
@@ -135,11 +133,9 @@ def test_terminal_option_without_a_terminal_is_refused(
 
 
 def test_launch_with_no_terminal_option_runs_on_a_terminal(
-    usernsctl: Program, prelude: Program, tmp_path: Path
+    prelude: Program, tmp_path: Path
 ) -> None:
-    launch = freeze(
-        usernsctl, tmp_path / "launch", "--no-terminal", command=("sh", "-c", "echo ran; exit 4")
-    )
+    launch = freeze(tmp_path / "launch", "--no-terminal", command=("sh", "-c", "echo ran; exit 4"))
     session = Session([prelude.path, "--launch", launch])
     session.read_until("ran")
     assert session.wait() == 4

@@ -75,9 +75,7 @@ def test_invalid_sidecar_is_reported_before_the_start(
     assert "gvisor_sentry" in done.stderr
 
 
-def test_launch_refuses_a_replaced_sidecar(
-    usernsctl: Program, prelude: Program, release: Path
-) -> None:
+def test_launch_refuses_a_replaced_sidecar(prelude: Program, release: Path) -> None:
     """Replace a sidecar program, which runs outside of gVisor, after a launch was frozen."""
     runsc = release / "runsc"
     sentry = release / "gvisor-bin" / "gvisor_sentry"
@@ -85,7 +83,7 @@ def test_launch_refuses_a_replaced_sidecar(
     write(runsc, runsc.read_text().replace("exec", f"{sentry} >/dev/null\nexec"))
     other = release / "gvisor-bin" / "runsc-fd-parking"
     write(other, "#!/bin/sh\n")
-    launch = freeze(usernsctl, release / "launch", "--runsc", str(runsc))
+    launch = freeze(release / "launch", "--runsc", str(runsc))
     assert_ran(prelude("--launch", launch))
     planted = release / "planted"
     for program in (sentry, other):

@@ -199,10 +199,8 @@ def test_limits_do_not_hide_a_signal_of_the_command(usernsctl: Program) -> None:
     assert (done.returncode, done.stderr) == (128 + signal.SIGSEGV, "")
 
 
-def test_frozen_launches_enforce_limits(
-    usernsctl: Program, prelude: Program, tmp_path: Path
-) -> None:
-    freeze(usernsctl, tmp_path / "launch", "--memory=256M", "--timeout=30")
+def test_frozen_launches_enforce_limits(prelude: Program, tmp_path: Path) -> None:
+    freeze(tmp_path / "launch", "--memory=256M", "--timeout=30")
     launch = [prelude.path, "--launch", tmp_path / "launch", "--"]
     done = capture([*launch, "head", "-n", "1", "/proc/meminfo"], timeout=PATIENCE)
     assert done.stdout == "MemTotal:         262144 kB\n"

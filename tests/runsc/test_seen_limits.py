@@ -45,7 +45,7 @@ def command(
     """
     if request.param == "run":
         return lambda *words: [str(usernsctl.path), "run", "--", *words]
-    freeze(usernsctl, tmp_path / "launch")
+    freeze(tmp_path / "launch")
     return lambda *words: [str(prelude.path), "--launch", str(tmp_path / "launch"), "--", *words]
 
 

@@ -24,7 +24,7 @@ def test_user_option_maps_one_id_to_the_caller(
     told = [uid, gid, gid, uid, "0", "1", "CapEff:", "0" * 16]
     run = usernsctl("run", "--user", user, "--", "sh", "-c", IDS)
     assert (run.stdout.split(), run.stderr, run.returncode) == (told, "", 0)
-    launch = freeze(usernsctl, tmp_path / "launch", "--user", user, command=("sh", "-c", IDS))
+    launch = freeze(tmp_path / "launch", "--user", user, command=("sh", "-c", IDS))
     done = prelude("--launch", launch)
     assert (done.stdout.split(), done.stderr, done.returncode) == (told, "", 0)
 
@@ -45,8 +45,8 @@ def test_user_option_keeps_the_owner_of_files(usernsctl: Program, tmp_path: Path
 
 
 @pytest.mark.each_user
-def test_run_as_applies_at_the_launch(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
-    launch = freeze(usernsctl, tmp_path / "launch", command=("sh", "-c", "id -u; id -g"))
+def test_run_as_applies_at_the_launch(prelude: Program, tmp_path: Path) -> None:
+    launch = freeze(tmp_path / "launch", command=("sh", "-c", "id -u; id -g"))
     done = prelude("--launch", launch, "--run-as", "5:6")
     assert (done.stdout, done.stderr) == ("5\n6\n", "")
     assert prelude("--launch", launch).stdout == "0\n0\n"
@@ -55,11 +55,9 @@ def test_run_as_applies_at_the_launch(usernsctl: Program, prelude: Program, tmp_
 
 @pytest.mark.each_user
 @pytest.mark.userns_requires("subid")
-def test_run_as_outside_the_map_is_refused(
-    usernsctl: Program, prelude: Program, tmp_path: Path
-) -> None:
+def test_run_as_outside_the_map_is_refused(prelude: Program, tmp_path: Path) -> None:
     script = ("sh", "-c", "id -u; tail -n 1 /proc/self/uid_map")
-    launch = freeze(usernsctl, tmp_path / "launch", "--map-auto", command=script)
+    launch = freeze(tmp_path / "launch", "--map-auto", command=script)
     done = prelude("--launch", launch, "--run-as", "9")
     assert done.stdout.split() == ["9", "0", "0", "4294967295"], done.stderr
     refused = prelude("--launch", launch, "--run-as", "4000000000")
@@ -72,7 +70,7 @@ def test_user_option_with_no_verify_is_refused(
 ) -> None:
     done = usernsctl("run", "--no-verify", "--user", "5", "--", "true")
     assert (done.returncode, "uid 5 is not mapped" in done.stderr) == (125, True)
-    launch = freeze(usernsctl, tmp_path / "launch", "--no-verify")
+    launch = freeze(tmp_path / "launch", "--no-verify")
     refused = prelude("--launch", launch, "--run-as", "5")
     assert_refused(refused, "uid 5", cause="inside-id-unmapped")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPTS, Program
+from conftest import SCRIPTS
 from frozen import freeze
 
 Mounted = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -46,10 +46,10 @@ def volume(tmp_path: Path) -> Path:
 
 
 def test_volume_whose_changes_are_lost_is_reported(
-    usernsctl: Program, launch_with_mounts: Mounted, volume: Path, tmp_path: Path
+    launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
     command = ("sh", "-c", f"echo new >{SRV}/new && echo ran")
-    launch = freeze(usernsctl, tmp_path / "launch", *ALL, command=command)
+    launch = freeze(tmp_path / "launch", *ALL, command=command)
     done = launch_with_mounts(launch, f"mount --bind volume {SRV}")
     assert (done.returncode, done.stdout) == (0, "ran\n")
     told = f"usernsctl-exec: warning: what the command writes to {SRV} is lost: bind it"
@@ -69,43 +69,42 @@ def test_volume_whose_changes_are_lost_is_reported(
     ],
 )
 def test_no_warning_for_read_only_volumes_files_and_checks(
-    usernsctl: Program,
     launch_with_mounts: Mounted,
     volume: Path,
     tmp_path: Path,
     commands: list[str],
 ) -> None:
     """Mount a volume read-only, a file or a tmpfs, or only check the launch."""
-    done = launch_with_mounts(freeze(usernsctl, tmp_path / "launch", *ALL), *commands)
+    done = launch_with_mounts(freeze(tmp_path / "launch", *ALL), *commands)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_warning_for_a_bind_mounted_volume(
-    usernsctl: Program, launch_with_mounts: Mounted, volume: Path, tmp_path: Path
+    launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
     command = ("sh", "-c", f"echo new >{SRV}/new")
     bind = f"{SRV}:{SRV}:rw"
-    launch = freeze(usernsctl, tmp_path / "launch", *ALL, "--bind", bind, command=command)
+    launch = freeze(tmp_path / "launch", *ALL, "--bind", bind, command=command)
     done = launch_with_mounts(launch, f"mount --bind volume {SRV}")
     assert (done.returncode, done.stderr) == (0, "")
     assert (volume / "new").read_text() == "new\n"
 
 
 def test_no_warning_for_an_invisible_volume(
-    usernsctl: Program, launch_with_mounts: Mounted, volume: Path, tmp_path: Path
+    launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
-    done = launch_with_mounts(freeze(usernsctl, tmp_path / "launch"), f"mount --bind volume {SRV}")
+    done = launch_with_mounts(freeze(tmp_path / "launch"), f"mount --bind volume {SRV}")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_hostile_names_of_volumes_are_escaped(
-    usernsctl: Program, launch_with_mounts: Mounted, volume: Path, tmp_path: Path
+    launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
     """Let names of mount points contain a newline and an escape, and exceed the warning's room."""
     names = ["a\nb\x1b[31m", *(f"{number}-{'x' * 200}" for number in range(9))]
     for name in names:
         (volume / name).mkdir()
-    launch = freeze(usernsctl, tmp_path / "launch", *ALL)
+    launch = freeze(tmp_path / "launch", *ALL)
     paths = [shlex.quote(f"{SRV}/{name}") for name in names]
     binds = [f"mount --bind volume {path}" for path in (SRV, *paths)]
     done = launch_with_mounts(launch, *binds)

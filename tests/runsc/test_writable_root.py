@@ -96,7 +96,7 @@ def test_files_unreadable_by_the_caller_stay_unreadable(usernsctl: Program, tmp_
 def test_frozen_launches_and_bundles_have_a_writable_root(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    launch = freeze(usernsctl, tmp_path / "launch", "--writable-root", command=("sh", "-c", WRITE))
+    launch = freeze(tmp_path / "launch", "--writable-root", command=("sh", "-c", WRITE))
     done = prelude("--launch", launch)
     assert (done.stdout, done.stderr) == ("done\n", "")
     (tmp_path / "rootfs").mkdir()
