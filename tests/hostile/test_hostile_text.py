@@ -123,9 +123,7 @@ def test_hostile_names_do_not_speak_to_the_terminal(
             assert "Traceback" not in done.stderr
 
 
-def test_hostile_names_do_not_speak_through_the_core(
-    tally: Any, prelude: Any, tmp_path: Path
-) -> None:
+def test_hostile_names_do_not_speak_through_the_core(tally: Any, prelude: Any) -> None:
     for text in (*NASTY, os.fsdecode(b"\x9b31m"), os.fsdecode(b"\xe2\x80")):
         name = text.replace("\0", "").replace("/", "")
         options = (["-w", f"/{name}", "true"], ["-R", f"/{name}", "true"], [f"-S{name}"])

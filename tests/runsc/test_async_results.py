@@ -92,7 +92,7 @@ def test_a_timeout_kills_the_command(with_run: Callable[..., Any]) -> None:
     with_run(use)
 
 
-def test_a_cancelled_call_kills_the_command(with_run: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_cancelled_call_kills_the_command(with_run: Callable[..., Any]) -> None:
     async def use(run: Run) -> None:
         for pause in (0, 0.01, 0.2, 1):
             task = asyncio.ensure_future(run(["sh", "-c", "sleep 1000 & sleep 1000"]))

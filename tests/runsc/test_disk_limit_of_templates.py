@@ -9,6 +9,8 @@ import pytest
 
 import usernsctl as un
 
+pytestmark = pytest.mark.usefixtures("runtime")
+
 PATIENCE = 60
 LIMIT = 10 << 20
 # Writes 40 MiB to the root filesystem, and to /tmp.
@@ -24,7 +26,7 @@ def check_disk(box: un.Sandbox, free: int = LIMIT) -> None:
     assert result.stdout.split() == [str(free), str(LIMIT)]
 
 
-def test_a_pool_limits_the_disk_of_each_lease(runtime: Path) -> None:
+def test_a_pool_limits_the_disk_of_each_lease() -> None:
     with un.SandboxHost(disk="10M", writable_root=True) as host:
         for uses in (1, 2):
             with host.pool(1, max_uses=uses) as pool, pool.acquire(PATIENCE) as box:
@@ -33,7 +35,7 @@ def test_a_pool_limits_the_disk_of_each_lease(runtime: Path) -> None:
             check_disk(box)
 
 
-def test_sandboxes_from_templates_keep_files_and_disk_limit(runtime: Path, tmp_path: Path) -> None:
+def test_sandboxes_from_templates_keep_files_and_disk_limit(tmp_path: Path) -> None:
     # The file was written before the checkpoint, so it is in the checkpoint, and counts.
     command = ["sh", "-c", "head -c 5M /dev/urandom > /var/tmp/file; echo ready; exec cat"]
     with ExitStack() as stack:
@@ -55,7 +57,7 @@ def test_sandboxes_from_templates_keep_files_and_disk_limit(runtime: Path, tmp_p
             assert caught.value.cause == "template-host-differs"
 
 
-def test_a_program_of_a_python_template_has_a_disk_limit(runtime: Path) -> None:
+def test_a_program_of_a_python_template_has_a_disk_limit() -> None:
     script = (
         "try:\n"
         "    with open('/var/tmp/new', 'wb', 0) as file:\n"

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,8 @@ import usernsctl as un
 from usernsctl import _core, gvisor
 from usernsctl.gvisor.agent.activity import Activity
 from usernsctl.gvisor.sandbox import detached
+
+pytestmark = pytest.mark.usefixtures("runtime")
 
 PATIENCE = 60
 FOREVER = ["sleep", "1000"]
@@ -37,7 +38,7 @@ def check_idle_end(box: un.Sandbox, limit: float) -> None:
 
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.sampled(1)
-def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool, runtime: Path) -> None:
+def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool) -> None:
     before = settled_descriptors()
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
         # A running command keeps the sandbox, and the time begins again after its end.
@@ -56,7 +57,7 @@ def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool, runtime: Pa
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.sampled(1)
 def test_the_search_for_an_oom_kill_is_no_idle_time(
-    detach: bool, runtime: Path, monkeypatch: pytest.MonkeyPatch
+    detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Simulate an OOM kill on the machine, after which wait() looks 2 s for a limit's error."""
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
@@ -70,7 +71,7 @@ def test_the_search_for_an_oom_kill_is_no_idle_time(
         check_idle_end(box, 2)
 
 
-def test_each_command_restarts_the_idle_timeout(runtime: Path) -> None:
+def test_each_command_restarts_the_idle_timeout() -> None:
     with un.SandboxHost(idle_timeout="3s") as host, host.start(None) as box:
         begun = time.monotonic()
         while time.monotonic() - begun < 6:
@@ -81,7 +82,7 @@ def test_each_command_restarts_the_idle_timeout(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_run_in_a_closed_sandbox_raises(detach: bool, runtime: Path) -> None:
+def test_run_in_a_closed_sandbox_raises(detach: bool) -> None:
     with un.SandboxHost() as host:
         box = host.start(None, idle_timeout=PATIENCE, detach=detach)
         box.close()
@@ -90,7 +91,7 @@ def test_run_in_a_closed_sandbox_raises(detach: bool, runtime: Path) -> None:
 
 
 def test_run_raises_when_another_thread_releases_the_sandbox(
-    runtime: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Simulate another thread that releases the sandbox just before the file is opened."""
     open_file = detached.open_activity
@@ -112,7 +113,7 @@ def test_run_raises_when_another_thread_releases_the_sandbox(
 
 
 def test_an_interrupted_wait_does_not_stop_the_idle_timeout(
-    runtime: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=2) as box:
         process = box.popen(["true"])
@@ -141,7 +142,7 @@ def start_client(id: str) -> int:
 
 
 @pytest.mark.thorough
-def test_commands_of_other_processes_prevent_idle_timeout(runtime: Path) -> None:
+def test_commands_of_other_processes_prevent_idle_timeout() -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=True) as box:
         child = start_client(box.id)
         try:
@@ -153,7 +154,7 @@ def test_commands_of_other_processes_prevent_idle_timeout(runtime: Path) -> None
         check_idle_end(box, 2)
 
 
-def test_idle_timeout_starts_when_a_client_process_dies(runtime: Path) -> None:
+def test_idle_timeout_starts_when_a_client_process_dies() -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=4, detach=True) as box:
         child = start_client(box.id)
         with pytest.raises(un.TimeoutExpired):
@@ -166,7 +167,7 @@ def test_idle_timeout_starts_when_a_client_process_dies(runtime: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_asyncio_commands_prevent_idle_timeout(runtime: Path) -> None:
+def test_asyncio_commands_prevent_idle_timeout() -> None:
     async def main() -> None:
         async with await un.Sandbox.create_async(None, idle_timeout=2) as box:
             assert (await box.run_async(["sleep", "4"])).reason == "exited"
@@ -178,7 +179,7 @@ def test_asyncio_commands_prevent_idle_timeout(runtime: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_forked_child_does_not_prevent_idle_timeout(runtime: Path) -> None:
+def test_a_forked_child_does_not_prevent_idle_timeout() -> None:
     with un.SandboxHost() as host, host.start(None, idle_timeout=2) as box:
         process = box.popen(["sleep", "1"])
         child = os.fork()
@@ -195,7 +196,7 @@ def test_a_forked_child_does_not_prevent_idle_timeout(runtime: Path) -> None:
             os.waitpid(child, 0)
 
 
-def test_idle_timeout_with_a_first_command_raises(runtime: Path) -> None:
+def test_idle_timeout_with_a_first_command_raises() -> None:
     with un.SandboxHost(idle_timeout=1) as host:
         result = gvisor.run(["sleep", "3"], host=host)
         assert result.reason == "exited"
@@ -209,9 +210,7 @@ def test_idle_timeout_with_a_first_command_raises(runtime: Path) -> None:
     ("given", "error"),
     [(0, ValueError), (-1, ValueError), ("soon", ValueError), (True, TypeError), ([1], TypeError)],
 )
-def test_invalid_timeouts_raise_before_the_start(
-    given: Any, error: type[Exception], runtime: Path
-) -> None:
+def test_invalid_timeouts_raise_before_the_start(given: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="idle_timeout"):
         un.SandboxHost(idle_timeout=given)
     with un.SandboxHost() as host, host.pool(1) as pool:
@@ -221,7 +220,7 @@ def test_invalid_timeouts_raise_before_the_start(
             pool.acquire(ttl=given)
 
 
-def test_ttl_and_idle_timeout_apply_to_templates(runtime: Path) -> None:
+def test_ttl_and_idle_timeout_apply_to_templates() -> None:
     with un.SandboxHost() as host:
         with host.template(None) as template:
             with template.start(ttl=2) as box:
@@ -238,7 +237,7 @@ def test_ttl_and_idle_timeout_apply_to_templates(runtime: Path) -> None:
                 template.start(idle_timeout=2)
 
 
-def test_ttl_applies_to_python_templates(runtime: Path) -> None:
+def test_ttl_applies_to_python_templates() -> None:
     with un.SandboxHost() as host, host.python_template() as template:
         with template.start(["-c", "while True: pass"], ttl=2) as box:
             assert box.result(PATIENCE).reason == "timeout"
@@ -248,7 +247,7 @@ def test_ttl_applies_to_python_templates(runtime: Path) -> None:
 
 @pytest.mark.parametrize("uses", [1, 2])
 @pytest.mark.sampled(1)
-def test_ttl_ends_a_lease(uses: int, runtime: Path) -> None:
+def test_ttl_ends_a_lease(uses: int) -> None:
     with un.SandboxHost() as host, host.pool(1, max_uses=uses) as pool:
         with pool.acquire(PATIENCE, ttl="1.5s") as box:
             result = box.run(FOREVER)
@@ -263,7 +262,7 @@ def test_ttl_ends_a_lease(uses: int, runtime: Path) -> None:
             assert box.run(["sleep", "3"]).reason == "exited"
 
 
-def test_ttl_ends_an_asyncio_lease(runtime: Path) -> None:
+def test_ttl_ends_an_asyncio_lease() -> None:
     async def main() -> None:
         async with host.pool(1) as pool, pool.acquire_async(PATIENCE, ttl=1) as box:
             assert (await box.run_async(FOREVER)).reason == "timeout"
@@ -274,7 +273,7 @@ def test_ttl_ends_an_asyncio_lease(runtime: Path) -> None:
 
 @pytest.mark.parametrize("uses", [1, 2])
 @pytest.mark.sampled(1)
-def test_idle_timeout_applies_only_to_leased_sandboxes(uses: int, runtime: Path) -> None:
+def test_idle_timeout_applies_only_to_leased_sandboxes(uses: int) -> None:
     with un.SandboxHost(idle_timeout=2) as host, host.pool(1, max_uses=uses) as pool:
         for _ in range(uses):
             with pool.acquire(PATIENCE):

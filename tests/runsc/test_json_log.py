@@ -155,9 +155,7 @@ def test_freeze_refuses_the_log_option(usernsctl: Program, tmp_path: Path) -> No
     assert "--log can't be frozen" in done.stderr
 
 
-def test_unwritable_stderr_does_not_change_the_exit_status(
-    usernsctl: Program, tmp_path: Path
-) -> None:
+def test_unwritable_stderr_does_not_change_the_exit_status(usernsctl: Program) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [usernsctl.path, "run", "--log", "json", "--", "no-such-command"], stderr=full

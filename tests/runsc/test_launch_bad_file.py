@@ -153,9 +153,7 @@ def test_launch_of_another_user_is_refused(
 
 @as_root
 @pytest.mark.parametrize("gid", [12345, 12346])
-def test_directory_of_the_user_private_group_is_trusted(
-    prelude: Program, tmp_path: Path, gid: int
-) -> None:
+def test_directory_of_the_user_private_group_is_trusted(prelude: Program, gid: int) -> None:
     """Trust the user private group, whose gid equals the uid, but no other group."""
     import tempfile
 

@@ -114,9 +114,7 @@ def test_failed_start_writes_a_result(usernsctl: Program, result: Path) -> None:
         result.unlink()
 
 
-def test_failed_runsc_writes_a_result(
-    usernsctl: Program, result: Path, stand_in: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_runsc_writes_a_result(usernsctl: Program, result: Path, stand_in: Any) -> None:
     stand_in('case "$*" in *--version*) exec "$runsc" "$@";; esac; exit 1')
     done = usernsctl("run", "--result", result, "--", "true", env={**os.environ})
     assert done.returncode == 125, done.stderr

@@ -83,9 +83,7 @@ def test_detached_sandbox_outlives_its_killed_creator(marker: str, detached_stat
     assert os.listdir(detached_state) == []
 
 
-def test_timeout_expired_has_the_timeout_of_the_caller(
-    host: un.SandboxHost, detached_state: Path
-) -> None:
+def test_timeout_expired_has_the_timeout_of_the_caller(host: un.SandboxHost) -> None:
     with host.start(FOREVER, detach=True) as box:
         for call in (box.wait, lambda seconds: box.communicate(timeout=seconds)):
             with pytest.raises(un.TimeoutExpired) as caught:

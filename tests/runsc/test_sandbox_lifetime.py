@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +14,15 @@ from processes import wait_until_gone
 import usernsctl as un
 from usernsctl import gvisor
 
+pytestmark = pytest.mark.usefixtures("runtime")
+
 PATIENCE = 60
 FOREVER = ["sleep", "1000"]
 GROW = ["python3", "-c", "held = []\nwhile True: held.append(b'x' * 10**7)"]
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_ttl_ends_a_sandbox(detach: bool, runtime: Path) -> None:
+def test_ttl_ends_a_sandbox(detach: bool) -> None:
     before = open_descriptors()
     with un.SandboxHost() as host:
         started = time.monotonic()
@@ -41,7 +42,7 @@ def test_ttl_ends_a_sandbox(detach: bool, runtime: Path) -> None:
     assert open_descriptors() == before
 
 
-def test_ttl_of_a_host_applies_to_each_sandbox(runtime: Path) -> None:
+def test_ttl_of_a_host_applies_to_each_sandbox() -> None:
     with un.SandboxHost(ttl="2s") as host:
         with host.start(None) as box:
             result = box.run(FOREVER)
@@ -57,7 +58,7 @@ def test_ttl_of_a_host_applies_to_each_sandbox(runtime: Path) -> None:
         assert caught.value.cause == "timeout"
 
 
-def test_ttl_ends_a_sandbox_of_a_stopped_caller(runtime: Path) -> None:
+def test_ttl_ends_a_sandbox_of_a_stopped_caller() -> None:
     word = "1000.53125"
     child = os.fork()
     if child == 0:
@@ -75,13 +76,13 @@ def test_ttl_ends_a_sandbox_of_a_stopped_caller(runtime: Path) -> None:
         os.waitpid(child, 0)
 
 
-def test_exit_status_124_is_not_reported_as_a_timeout(runtime: Path) -> None:
+def test_exit_status_124_is_not_reported_as_a_timeout() -> None:
     with un.Sandbox(["sh", "-c", "exit 124"], ttl=1000) as box:
         result = box.result(PATIENCE)
         assert (result.returncode, result.reason, box.returncode) == (124, "exited", 124)
 
 
-def test_result_names_the_exceeded_memory_limit(runtime: Path) -> None:
+def test_result_names_the_exceeded_memory_limit() -> None:
     limit = 200 << 20
     with un.SandboxHost(memory=limit) as host:
         with host.start(GROW) as box:

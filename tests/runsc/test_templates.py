@@ -114,7 +114,7 @@ def test_cancelled_start_leaves_no_process(echo: un.Template) -> None:
     assert wait_until_gone(id, EXIT_SECONDS) == []
 
 
-def test_detached_sandbox_outlives_its_template(host: un.SandboxHost, tmp_path: Path) -> None:
+def test_detached_sandbox_outlives_its_template(host: un.SandboxHost) -> None:
     script = ["sh", "-c", "echo READY; read line; echo $line; exec sleep 1000"]
     with (
         host.template(script, ready="READY") as made,
@@ -420,7 +420,7 @@ def test_dropped_template_is_closed_with_a_warning(host: un.SandboxHost) -> None
         del made
 
 
-def test_changed_runsc_raises_template_outdated(echo: un.Template, tmp_path: Path) -> None:
+def test_changed_runsc_raises_template_outdated(echo: un.Template) -> None:
     """Change the size or time of runsc in the record, as an upgrade would: the load must fail."""
     from dataclasses import replace
 

@@ -86,7 +86,7 @@ def test_bind_mounts_keep_their_access(usernsctl: Program, tmp_path: Path) -> No
 
 
 @pytest.mark.each_user
-def test_files_unreadable_by_the_caller_stay_unreadable(usernsctl: Program, tmp_path: Path) -> None:
+def test_files_unreadable_by_the_caller_stay_unreadable(usernsctl: Program) -> None:
     """Check that root inside can't read the caller's unreadable files: the host denies access."""
     script = "cat /etc/shadow | grep -c root; ls /root/* 2>/dev/null; exit 0"
     done = usernsctl("run", "--writable-root", "--", "sh", "-c", script)

@@ -151,7 +151,7 @@ def test_bind_mounts_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             open_files(Request(rootfs=missing, verify=False), "/bin/sh", ONE_ID)
 
 
-def test_home_directories_come_from_home_and_passwd(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_directories_come_from_home_and_passwd() -> None:
     homes = home_directories({"HOME": "/home/../home/me/"})
     assert "/home/me" in homes
     assert "/opt/me" in home_directories({"HOME": "//opt/me"})
