@@ -192,9 +192,9 @@ def test_max_output_limits_everything(box: un.Sandbox) -> None:
 def test_timeout_kills_the_interpreter_and_its_processes(box: un.Sandbox) -> None:
     mark = f"10{os.getpid()}"
     with box.interpreter(PYTHON) as python:
+        python.run("import subprocess, sys")
         started = time.monotonic()
         done = python.run(
-            "import subprocess, sys\n"
             f"subprocess.Popen(['sleep', '{mark}'], start_new_session=True)\n"
             f"print('begun')\nprint('trouble', file=sys.stderr)\n{SLEEP}",
             timeout=3,
@@ -229,7 +229,7 @@ def test_limits_of_the_sandbox_are_the_reason() -> None:
         assert done.reason == "memory-limit"
         with pytest.raises(un.SandboxEndedError):
             box.interpreter(PYTHON)
-    with un.Sandbox(None, ttl=4) as box, box.interpreter(PYTHON) as python:
+    with un.Sandbox(None, ttl=8) as box, box.interpreter(PYTHON) as python:
         assert python.run(SLEEP, timeout=PATIENCE).reason == "timeout"
         assert box.result().reason == "timeout"
     with un.Sandbox(None) as box, box.interpreter(PYTHON, rlimits=["as=300000000"]) as python:
@@ -390,6 +390,7 @@ def test_asyncio(box: un.Sandbox) -> None:
         found = await asyncio.gather(*map(one, range(12)))
         assert found == [[f"{number}\n", number, 300_001, number + 1] for number in range(12)]
         async with await box.interpreter_async(PYTHON) as python:
+            await python.run_async("import time")
             done = await python.run_async(f"print('begun')\n{SLEEP}", timeout=2)
             assert done == un.Execution("begun\n", "", reason="timeout")
         async with await box.interpreter_async(PYTHON) as python:
