@@ -107,7 +107,8 @@ _START_SECONDS = _core.START_SECONDS
 class Channel:
     """Connection on which the child sends the parent its user namespace, and then messages.
 
-    :ivar alarm: the parent's alarm, as for setitimer(2), since fork(2) does not copy timers.
+    :ivar alarm: the alarm before fork(2), as for setitimer(2). The child does not inherit it, and
+        the parent sets it again, later.
     """
 
     def __init__(self, connection: socket.socket, alarm: tuple[float, float] = (0, 0)) -> None:
@@ -190,7 +191,7 @@ class Child:
         self._pidfd = os.pidfd_open(pid)
         self._channel = channel
         self._namespace = -1
-        left, interval = signal.getitimer(signal.ITIMER_REAL)
+        left, interval = channel.alarm
         if left:
             # The child's alarm interrupts the test, and its report has the interrupted line. The
             # parent's alarm is for tests that block the signal.
@@ -266,17 +267,23 @@ def fork() -> Child | Channel:
     sys.stdout.flush()
     sys.stderr.flush()
     ours, theirs = socket.socketpair()
-    alarm = signal.getitimer(signal.ITIMER_REAL)
+    # Stopped until the fork is over: os.fork() ignores exceptions in its callbacks, and so would
+    # ignore that of the alarm's handler.
+    alarm = signal.setitimer(signal.ITIMER_REAL, 0)
     with warnings.catch_warnings():
         # Python warns of fork() in a process with threads, which may hold locks. Threads of pytest
         # and its plugins hold none that a test function needs.
         warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.setitimer(signal.ITIMER_REAL, *alarm)
+            raise
     if pid == 0:
         ours.close()
         return Channel(theirs, alarm)
     theirs.close()
-    return Child(pid, Channel(ours))
+    return Child(pid, Channel(ours, alarm))
 
 
 def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:

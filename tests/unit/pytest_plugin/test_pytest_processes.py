@@ -64,8 +64,18 @@ def test_timeout_applies_with_sigalrm_blocked(session: pytest.Pytester) -> None:
     result = run_until_timeout(
         session,
         """
+        import os
         import signal
+        import time
         import pytest
+
+        def expire():
+            # os.fork() ignores exceptions of its callbacks, and so would the alarm's be ignored.
+            if signal.getitimer(signal.ITIMER_REAL)[0]:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6)
+                time.sleep(10)
+
+        os.register_at_fork(before=expire)
 
         @pytest.mark.timeout(SECONDS)
         @pytest.mark.userns
