@@ -237,6 +237,8 @@ def test_threads_may_read_the_first_config_concurrently() -> None:
         check_output([sys.executable, "-c", AT_ONCE], timeout=SECONDS)
 
 
+# The test measures memory, which ASan keeps after free(3).
+@pytest.mark.unsanitized
 def test_thousands_of_starts_leave_nothing(namespace: un.Namespace) -> None:
     start_many(namespace, 50)
     before = open_descriptors(), mounts(), children()
