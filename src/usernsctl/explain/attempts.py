@@ -32,7 +32,7 @@ _SANDBOX = (
     b" nspawn runsc /runc runc: crun: /crun podman buildah docker lxc lxd singularity apptainer"
     b" enroot fakeroot buildkit kubelet gvisor incus proot debootstrap appimage ch-run"
     b" charliecloud snap-confine landlock toolbox distrobox kubernetes bazel guix /nix nix- nix:"
-    b" pressure-vessel clone_new rootfs /snap. /snap/"
+    b" pressure-vessel clone_new rootfs /snap. /snap/ overlay2 graphdriver"
 ).split()
 # The number of bytes of a line that are read before and after the words of an error, so that an
 # endless line costs little time.
