@@ -112,6 +112,8 @@ def test_a_bind_mount_keeps_a_namespace(tmp_path: Path) -> None:
     assert os.uname().nodename == "kept"
 
 
+# TSan kills a forked process that starts a thread.
+@pytest.mark.unsanitized
 @pytest.mark.userns
 def test_threads_may_not_join() -> None:
     """setns(2) fails with EINVAL in a multithreaded process for a user namespace."""

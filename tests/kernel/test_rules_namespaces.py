@@ -31,6 +31,8 @@ def test_a_pid_namespace_is_entered_by_children() -> None:
         os.fork()
 
 
+# TSan delays a signal until the process calls certain functions of libc.
+@pytest.mark.unsanitized
 @pytest.mark.userns(pid=True, init=False)
 def test_process_1_ignores_unhandled_signals_from_inside() -> None:
     """Process 1 receives no signals from inside that it does not handle, not even SIGKILL.
@@ -130,6 +132,8 @@ def test_processes_of_the_parent_namespace_can_not_be_traced() -> None:
         in_child(lambda: below(pid))
 
 
+# TSan delays a signal until the process calls certain functions of libc.
+@pytest.mark.unsanitized
 @pytest.mark.userns
 def test_the_same_user_can_be_signalled_from_inside() -> None:
     """Signals need no capability between processes with the same kernel uid (kill(2)).

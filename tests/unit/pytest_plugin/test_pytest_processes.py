@@ -141,6 +141,8 @@ def test_passed_test_leaves_no_process(run_tests: RunTests) -> None:
     assert seconds not in process_names()
 
 
+# Sanitizers handle SIGSEGV, print a report and exit.
+@pytest.mark.unsanitized
 def test_death_of_the_test_process_is_a_failure(run_tests: RunTests) -> None:
     result = run_tests(
         """
