@@ -86,6 +86,7 @@ def _fail(message: str) -> int:
 
 def _read(file: str | None) -> Explanation:
     from usernsctl.explain.catalogue import catalogue
+    from usernsctl.explain.explanation import INPUT_MAX
     from usernsctl.explain.explanation import explain as explained
 
     if file not in (None, "-"):
@@ -95,6 +96,8 @@ def _read(file: str | None) -> Explanation:
             return explained(stream)
     if sys.stdin.isatty():
         print("Paste the output with the error, then press Ctrl-D.", file=sys.stderr)
+        # One call, since each further read of a terminal would wait for another Ctrl-D.
+        return explained(io.BytesIO(sys.stdin.buffer.read(INPUT_MAX + 1)))
     return explained(sys.stdin.buffer)
 
 

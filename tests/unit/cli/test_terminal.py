@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from processes import capture
-from terminals import on_terminal
+from terminals import Session, on_terminal
 
 import usernsctl
 
@@ -117,3 +117,14 @@ def test_only_the_extra_rich_requires_rich() -> None:
     assert [requirement for requirement in requirements if requirement.startswith("rich")] == [
         'rich>=13; extra == "rich"'
     ]
+
+
+def test_explain_reads_a_terminal_until_one_end_of_file() -> None:
+    session = Session([sys.executable, "-m", "usernsctl", "explain", "--no-probe"])
+    try:
+        session.read_until("press Ctrl-D.")
+        session.type("newuidmap: write to uid_map failed: Operation not permitted\n")
+        session.type("\x04")
+        session.read_until("helper-not-setuid")
+    finally:
+        session.close()
