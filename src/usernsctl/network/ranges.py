@@ -75,10 +75,26 @@ def parse_allowed(text: str) -> AllowedName | AllowedRange:
 
     :raises ValueError: `text` has another form.
     """
+    host = _host_of_url(text)
+    if host is not None:
+        raise ValueError(f"{text!r} is a URL, and a rule has neither scheme nor path; write {host}")
     host = text.partition(":")[0]
     last = host.removesuffix(".").rpartition(".")[2]
     is_range = "/" in text or text.startswith("[") or text.count(":") > 1 or last.isdecimal()
     return AllowedRange.parse(text) if is_range else AllowedName.parse(text)
+
+
+def _host_of_url(text: str) -> str | None:
+    """Return the host of a URL, whose scheme may be left out; None for other texts."""
+    _, has_scheme, rest = text.partition("://")
+    if has_scheme:
+        return rest.partition("/")[0]
+    host, has_path, _ = text.partition("/")
+    try:
+        AllowedName.parse(host)
+    except ValueError:
+        return None
+    return host if has_path else None
 
 
 def _parse_port(text: str, port: str) -> int:

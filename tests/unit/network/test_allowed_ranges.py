@@ -67,3 +67,18 @@ def test_condition_has_the_family_and_the_ports() -> None:
         AllowedRange("198.51.100.0/24", 80, 90).condition
         == "ip daddr 198.51.100.0/24 meta l4proto { tcp, udp } th dport 80-90"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("https://example.org", "example.org"),
+        ("https://example.org:8443/simple/", "example.org:8443"),
+        ("http://198.51.100.7/", "198.51.100.7"),
+        ("example.org/simple", "example.org"),
+        ("*.example.org:8443/", "*.example.org:8443"),
+    ],
+)
+def test_url_is_refused_with_its_host(text: str, host: str) -> None:
+    with pytest.raises(ValueError, match=rf" is a URL, .* write {re.escape(host)}$"):
+        parse_allowed(text)
