@@ -83,7 +83,7 @@ def test_options_set_limits_and_user(box: un.Sandbox, cp: Call, tmp_path: Path) 
     box.write_file("/tmp/file", b"12345", 0o600)
     assert "max_bytes=4" in cp("--max-bytes", "4", "box:/tmp/file", "x").stderr
     assert "max_files=0" in cp("--max-files=0", "box:/tmp/file", "x").stderr
-    assert "more than 0.0001 seconds" in cp("--timeout", "0.0001", "box:/tmp/file", "x").stderr
+    assert "more than 0.001 seconds" in cp("--timeout", "0.001s", "box:/tmp/file", "x").stderr
     assert not (tmp_path / "x").exists()
     assert_success(cp("--user", "0:0", "box:/tmp/file", "x"))
     assert_success(cp("--user", "root", "box:/tmp/file", "y"))

@@ -79,6 +79,16 @@ def test_template_run_may_use_files_as_streams(
     assert (tmp_path / "out").read_text() == "line\nerr\n"
 
 
+def test_template_create_reports_a_command_that_is_late(template: Any, data: Path) -> None:
+    create = ("create", "one", "--timeout", "1.5s", "--ready", "READY", "--", "sleep", "60")
+    done = template(*create)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("usernsctl: template: the command was not ready within 1.5 s\n")
+    assert "[template-not-ready]" in done.stderr
+    assert "--timeout" in done.stderr
+    assert not data.exists() or os.listdir(data) == []
+
+
 def test_template_create_replaces_only_with_replace(template: Any, data: Path) -> None:
     create(template, "one")
     again = ["--ready", "line:READY", "--", "sh", "-c", "echo READY; read line; echo new"]
@@ -164,6 +174,7 @@ def test_template_run_runs_python_programs(template: Any) -> None:
     assert (done.returncode, done.stdout) == (0, "['-x'] b /usr read\n")
     assert template("run", "numbers", "-m", "no_such_module").returncode == 1
     assert template("list").stdout.splitlines()[1].endswith("  python3")
+    assert json.loads(template("list", "--json").stdout)[0]["args"] == ["python3"]
 
 
 def test_template_run_forwards_sigterm(template: Any, usernsctl: Any) -> None:

@@ -13,6 +13,7 @@ from usernsctl.cli.parser import Parser, UsageError, integer
 from usernsctl.errors import SandboxFileNotADirectoryError, SandboxFileNotFoundError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.file_copies import CopyReport
+from usernsctl.gvisor.launch.limits import parse_duration
 from usernsctl.gvisor.sandbox.files import COPY_SECONDS, GET_BYTES, GET_FILES
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
@@ -56,10 +57,10 @@ def parser(prog: str) -> Parser:
     )
     parser.add_option(
         "--timeout",
-        parse=float,
+        parse=parse_duration,
         default=COPY_SECONDS,
-        metavar="SECONDS",
-        help="The time limit of the copy.",
+        metavar="TIME",
+        help="The time limit of the copy, such as 30s or 2m.",
     )
     parser.add_operand("source", "SRC")
     parser.add_operand("destination", "DST")

@@ -22,8 +22,8 @@ def show(as_json: bool) -> None:
     """List the detached sandboxes of this user: id, pid, status and command.
 
     The status is the time since the start, as in "up 5m". A sandbox that has ended is not listed.
-    The pid is that of gVisor's process. JSON has the time of the start as `created`, in seconds
-    since 1970.
+    The pid is that of gVisor's process: kill PID ends the sandbox. JSON has the time of the start
+    as `created`, in seconds since 1970.
 
         usernsctl ps
         usernsctl ps --json

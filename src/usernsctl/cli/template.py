@@ -10,14 +10,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from usernsctl._lean import asdict, fields
+from usernsctl._lean import replace as replace_fields
 from usernsctl._text import quoted
 from usernsctl.cli import run, terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
+from usernsctl.commands.popen import TimeoutExpired
 from usernsctl.gvisor.checks import NamedUser
+from usernsctl.gvisor.launch.limits import parse_duration
 from usernsctl.gvisor.launch.options import PROCESS, read_settings
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
+from usernsctl.gvisor.template.image import not_ready
 from usernsctl.gvisor.template.template import RestoreOptions, TemplateOptions
 
 if TYPE_CHECKING:
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
 
 # Options of run that templates don't have.
 _LEFT_OUT = ("terminal", "state", "reraise_signal", "timeout", "log", "publish")
+
+_REMEDY_OF_LATE = """give the command more time: --timeout 10m
+check that --ready names what the command does when it is ready; a program that writes a line
+must flush its output, as by print('READY', flush=True) in Python"""
 
 
 def parser(prog: str) -> Parser:
@@ -88,7 +96,12 @@ def _add_create(group: Parser) -> None:
         repeats=True,
         help="Import MODULE into the interpreter before it is saved (repeatable).",
     )
-    add("--timeout", parse=float, metavar="SECONDS", help="The timeout for CMD to be ready; 300.")
+    add(
+        "--timeout",
+        parse=parse_duration,
+        metavar="TIME",
+        help="Fail if CMD is not ready after TIME, such as 30s or 2m; 5m by default.",
+    )
     add("--replace", action="store_true", help="Replace an existing template of the same name.")
     run.add_options(verb, (one for one in run.request_options() if one[0] not in _LEFT_OUT))
     verb.add_operand("name", "NAME")
@@ -127,10 +140,14 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
     with SandboxHost(**_host_arguments(request)) as host, terminal.progress() as report:
 
         def make() -> Template:
-            if own["python"] is None:
-                return host.template(request.args, ready=own["ready"], **options)
-            names = own["preload"]
-            return host.python_template(python=own["python"], preload=names, **options)
+            try:
+                if own["python"] is None:
+                    return host.template(request.args, ready=own["ready"], **options)
+                names = own["preload"]
+                return host.python_template(python=own["python"], preload=names, **options)
+            except TimeoutExpired as late:
+                why = f"{what} was not ready within {late.timeout:g} s"
+                raise not_ready(why, _REMEDY_OF_LATE) from None
 
         report(f"{name}: starting {what}, and waiting until it is ready")
         with make() as template:
@@ -176,7 +193,12 @@ def list_(as_json: bool) -> None:
     """List the templates: name, kind, size, age and command."""
     from usernsctl.gvisor.template import store
 
-    found = store.list_all()
+    # For the template of an interpreter, show only the interpreter: its arguments are a program of
+    # usernsctl, not of the user.
+    found = [
+        replace_fields(template, args=template.args[:1]) if template.kind == "python" else template
+        for template in store.list_all()
+    ]
     if as_json:
         print(json.dumps([asdict(template) for template in found], indent=2))
         return
@@ -184,12 +206,9 @@ def list_(as_json: bool) -> None:
         return
     rows = [("NAME", "KIND", "SIZE", "AGE", "COMMAND")]
     for template in found:
-        # For the template of an interpreter, show only the interpreter: its arguments are a program
-        # of usernsctl, not of the user.
-        args = template.args[:1] if template.kind == "python" else template.args
         size = f"{template.size / (1 << 20):.1f}M"
         age = f"{int(time.time() - template.created)}s" if template.created else "-"
-        rows.append((template.name, template.kind or "damaged", size, age, " ".join(args)))
+        rows.append((template.name, template.kind or "damaged", size, age, " ".join(template.args)))
     for line in terminal.table(rows):
         print(line)
 

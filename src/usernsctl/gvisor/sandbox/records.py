@@ -254,7 +254,7 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
         f"there is no detached sandbox {id!r}{where}",
         step="sandbox",
         cause="no-such-sandbox",
-        remedy="in Python, usernsctl.Sandbox.list_detached() returns all detached sandboxes",
+        remedy="usernsctl ps lists the detached sandboxes; in Python, Sandbox.list_detached() does",
     )
 
 
