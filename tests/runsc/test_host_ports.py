@@ -169,6 +169,12 @@ def test_taken_port_raises_before_the_start(host: un.SandboxHost) -> None:
     assert set(os.listdir(host.directory)) == before
 
 
+def test_address_of_another_machine_raises_before_the_start(host: un.SandboxHost) -> None:
+    with pytest.raises(un.RunscError, match=r"port 8090 of 192\.0\.2\.199: Cannot") as caught:
+        host.start(["/bin/true"], publish=["192.0.2.199:8090:80"])
+    assert caught.value.cause == "port-address-missing"
+
+
 def test_failed_start_frees_the_port(host: un.SandboxHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -118,6 +118,25 @@ def test_taken_port_is_reported_before_the_start(world: World) -> None:
     assert "port-taken" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("publish", "port", "cause"),
+    [
+        ("80:80", "port 80 of 127.0.0.1", "port-privileged"),
+        ("80:80/udp", "UDP port 80 of 127.0.0.1", "port-privileged"),
+        ("192.0.2.199:8090:80", "port 8090 of 192.0.2.199", "port-address-missing"),
+    ],
+)
+@pytest.mark.also_root
+def test_unusable_port_is_reported_with_its_cause(
+    world: World, publish: str, port: str, cause: str
+) -> None:
+    done = world.run(USERNSCTL, "run", "--publish", publish, "--", "echo", "started")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith(f"usernsctl: network: {port}: ")
+    assert f"[{cause}]" in done.stderr
+    assert "remedy:" in done.stderr
+
+
 @pytest.mark.also_root
 def test_taken_port_leaves_only_the_result_file(world: World, tmp_path: Path) -> None:
     # The watcher fails before it has started the pump of --max-output.

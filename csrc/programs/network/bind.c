@@ -24,11 +24,26 @@ static socklen_t read_address(const char *text, uint16_t port, struct sockaddr_s
     return sizeof *six;
 }
 
+/* Returns the cause of a failure of bind(2) or listen(2), or NULL. */
+static const char *cause_of_port(int errnum)
+{
+    switch (errnum) {
+    case EADDRINUSE:
+        return "port-taken";
+    case EACCES:
+        return "port-privileged";
+    case EADDRNOTAVAIL:
+        return "port-address-missing";
+    default:
+        return NULL;
+    }
+}
+
 static int fail_port(const struct port *port, const char *kind, struct un_error *err)
 {
     int errnum = errno;
-    return un_fail(err, UN_STEP_NETWORK, errnum, errnum == EADDRINUSE ? "port-taken" : NULL,
-                   "%sport %u of %s", kind, port->outside, port->address);
+    return un_fail(err, UN_STEP_NETWORK, errnum, cause_of_port(errnum), "%sport %u of %s", kind,
+                   port->outside, port->address);
 }
 
 /* Makes a socket that is bound to a port of this machine, and listens for TCP. */

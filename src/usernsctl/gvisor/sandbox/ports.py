@@ -17,6 +17,13 @@ from usernsctl.network.ports import MAX_PORTS, PublishedPort
 
 _BACKLOG = 128
 
+# The causes of failures of bind(2) and listen(2), as in csrc/programs/network/bind.c.
+_CAUSES = {
+    errno.EADDRINUSE: "port-taken",
+    errno.EACCES: "port-privileged",
+    errno.EADDRNOTAVAIL: "port-address-missing",
+}
+
 
 def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
     """Return the ports for the argument `publish` of a sandbox.
@@ -53,7 +60,8 @@ def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
 
     :param network: the network of the host of the sandbox.
     :raises ValueError: the sandbox has the network of the machine, or of kept namespaces.
-    :raises RunscError: a port is taken (cause ``port-taken``), or can't be bound.
+    :raises RunscError: a port can't be bound: it is taken (cause ``port-taken``), needs a privilege
+        (``port-privileged``), or no device has the address (``port-address-missing``).
     """
     check_network(ports, network)
     with contextlib.ExitStack() as undo:
@@ -140,7 +148,7 @@ def _bind(port: PublishedPort) -> socket.socket:
                 f"{name}: {error.strerror}",
                 step="network",
                 errno=error.errno or 0,
-                cause="port-taken" if error.errno == errno.EADDRINUSE else None,
+                cause=_CAUSES.get(error.errno or 0),
             ) from error
         undo.pop_all()
     return bound
