@@ -58,7 +58,8 @@ static int reopen_sources(struct un_launch *launch, struct un_error *err)
         int again = un_open_here(source->fd, source->path);
         if (again < 0) {
             un_launch_fail_file(launch, source->path, err);
-            return un_fail(err, UN_STEP_SANDBOX, err->errnum, NULL,
+            return un_fail(err, UN_STEP_SANDBOX, err->errnum,
+                           err->errnum == EACCES ? "path-closed-inside" : NULL,
                            "%.400s, in the new mount namespace", source->path);
         }
         if (source->is_ours)

@@ -18,9 +18,8 @@ import pytest
 
 from usernsctl import _text
 from usernsctl._core.messages import explain_runsc
-from usernsctl.cli import main
+from usernsctl.cli import main, print_error
 from usernsctl.errors import BundleError
-from usernsctl.explain.printing import print_error
 
 # Texts that a terminal acts on: a title, the screen, a forged line, hidden and reversed text, and
 # CSI as one character.

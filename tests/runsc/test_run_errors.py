@@ -416,3 +416,49 @@ def test_device_as_mount_point_is_refused(usernsctl: Program, tmp_path: Path) ->
     done = usernsctl("run", *options, "--", "/bin/true")
     assert done.returncode == 125
     assert "/place is a device, and gVisor can't mount anything on it" in done.stderr
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """Return a directory of another user, with mode 0700."""
+    made = tmp_path / "closed"
+    (made / "inside").mkdir(parents=True)
+    os.chown(made, 12345, 12345)
+    made.chmod(0o700)
+    return made
+
+
+@as_root
+@pytest.mark.parametrize("option", ["--bind", "--rootfs"])
+def test_root_learns_why_a_closed_directory_can_not_be_mounted(
+    usernsctl: Program, closed: Path, option: str
+) -> None:
+    done = usernsctl("run", option, closed / "inside", "--", "/bin/true")
+    assert done.returncode == 125
+    assert done.stderr.startswith(f"usernsctl: sandbox: {closed}/inside, in the new mount name")
+    assert "[path-closed-inside]" in done.stderr
+    with pytest.raises(un.NamespaceError) as caught:
+        un.SandboxHost(binds=[f"{closed}/inside:/data"])
+    assert caught.value.cause == "path-closed-inside"
+
+
+@as_root
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--", "true"],
+        ["run", "--log", "json", "--", "true"],
+        ["template", "create", "one", "--ready", "READY", "--", "true"],
+        ["doctor"],
+    ],
+)
+def test_root_learns_why_usernsctl_in_a_closed_directory_fails(
+    closed: Path, words: list[str]
+) -> None:
+    """Name the cause if root calls usernsctl in the home directory of another user."""
+    script = 'mount --bind "$1" "$2"; at=$2; shift 2; exec "$at/bin/python" -m usernsctl "$@"'
+    moved = ["unshare", "--mount", "sh", "-c", script, "sh", sys.prefix, str(closed / "inside")]
+    done = capture([*moved, *words])
+    assert done.returncode == (1 if words == ["doctor"] else 125)
+    assert "path-closed-inside" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -54,13 +54,32 @@ def _call_and_flush(argv: list[str]) -> int:
         print(end="", flush=True)
         return status
     except OSError as error:
-        from usernsctl.explain.printing import print_error
-
         known = _named(error)
         if known is None:
             raise
         print_error(known)
         return known.exit_status
+
+
+def print_error(error: UsernsError) -> None:
+    """Print on standard error what failed, why, and the remedy.
+
+    The function is here, since it must not import a module of usernsctl: a run that fails in a user
+    namespace may have no access to them any more.
+    """
+    from usernsctl import _core
+    from usernsctl._text import say, shown_lines
+
+    say(f"usernsctl: {error}")
+    known = _core.cause(error.cause)
+    if known is not None:
+        say(f"  why: {known.why} [{error.cause}]")
+    elif error.cause not in (None, "usage"):  # "usage": an unknown option
+        say(f"  cause: {error.cause}")
+    # Only remedies of the catalogue have several lines: names in other remedies are escaped.
+    if remedy := error.remedy or (known.remedy if known else None):
+        lines = shown_lines(remedy).split("\n")
+        print("  remedy:", *lines, sep=" " if len(lines) == 1 else "\n    ", file=sys.stderr)
 
 
 def _named(error: OSError) -> UsernsError | None:

@@ -255,9 +255,8 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
     """
     codecs.lookup("ascii")  # encodings are modules that Python imports
     if joins_namespace:
-        # The search for a missing command, errors of usernsctl, tracebacks of other exceptions.
-        late = ("shutil", "usernsctl.gvisor.launch.view", "usernsctl.explain.printing", "traceback")
-        for module in late:
+        # The search for a missing command, and tracebacks.
+        for module in ("shutil", "usernsctl.gvisor.launch.view", "traceback"):
             import_module(module)
 
 

@@ -26,6 +26,7 @@ BY_HAND: Mapping[str, str] = {
     "cgroup-not-delegated": "a process can get a delegated control group only at its start",
     "child-missing": "doctor does not know how usernsctl was installed",
     "proc-masked": "the container engine masked /proc at the start of the container",
+    "path-closed-inside": "an administrator must decide which users may search a directory",
     "ranges-shared": "an administrator must decide which user gives up a range",
     **dict.fromkeys(
         (

@@ -603,6 +603,7 @@ RULES: tuple[Rule, ...] = (
     Rule("memory-deny-write-execute", _RUNSC),
     Rule("seccomp-denies-call", _RUNSC, refused_call, guessed=True),
     Rule("host-directory-unreadable", _RUNSC),
+    Rule("path-closed-inside", _RUNSC),
     Rule("no-mount-point", _RUNSC),
     Rule("meminfo-unreadable", _RUNSC),
     Rule("runsc-damaged", _RUNSC, damaged),

@@ -374,7 +374,8 @@ in-chroot join-denied landlock landlock-denies-mount lsm-denies-userns map-inval
 memory-deny-write-execute
 mount-by-descriptor-missing mount-denied mount-without-owned-ns multithreaded needs-setfcap
 nesting-too-deep no-answer-in-time no-config-user-ns no-new-privs not-runsc outside-parent-map
-proc-masked ptrace-denied range-not-granted range-overlap ranges-shared runsc-hung runsc-killed
+path-closed-inside proc-masked ptrace-denied range-not-granted range-overlap ranges-shared
+runsc-hung runsc-killed
 runsc-ran-nothing seccomp-denies-call seccomp-denies-helper seccomp-denies-userns selinux-nested
 setgroups-denied-on-join setgroups-order target-gone
 """

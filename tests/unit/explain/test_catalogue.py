@@ -13,10 +13,10 @@ from message_files import TEXTS
 from processes import check_output
 
 from usernsctl import _core
+from usernsctl.cli import print_error
 from usernsctl.doctor.rules import RULES, only_named
 from usernsctl.errors import NamespaceError
 from usernsctl.explain.catalogue import catalogue, entries, get
-from usernsctl.explain.printing import print_error
 
 TREE = Path(__file__).parents[3]
 ID = re.compile(r"[a-z]+(?:-[a-z]+)+")

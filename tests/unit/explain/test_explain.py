@@ -16,13 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from message_files import HINTS, TEXTS, Text
 
-from usernsctl.cli import main
+from usernsctl.cli import main, print_error
 from usernsctl.errors import PlanError
 from usernsctl.explain.catalogue import catalogue, get
 from usernsctl.explain.explanation import confirm, explain
 from usernsctl.explain.logs import SHOWN_MAX
 from usernsctl.explain.model import Finding, Report
-from usernsctl.explain.printing import print_error
 from usernsctl.gvisor.runsc.releases import Release
 
 EOF = (

@@ -27,7 +27,13 @@ from usernsctl.commands.popen import (
     CompletedProcess,
     Popen,
 )
-from usernsctl.errors import BindError, NamespaceError, PlanError, UsernsError
+from usernsctl.errors import (
+    BindError,
+    CommandNotExecutableError,
+    NamespaceError,
+    PlanError,
+    UsernsError,
+)
 from usernsctl.gvisor import checks, oci
 from usernsctl.gvisor.agent.start import COMMANDS_ANNOTATION, set_agent_as_init
 from usernsctl.gvisor.launch import view
@@ -704,8 +710,14 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
             numbers = [above_stdio(fd, given) for fd in (text.fileno(), theirs.fileno(), *sources)]
             command = [_builder(), *map(str, numbers)]
             pass_fds = sorted({*numbers})
-            # Root inside may not be permitted to search this process's working directory.
-            done = namespace.run(command, cwd="/", stdout=PIPE, stderr=PIPE, pass_fds=pass_fds)
+            try:
+                # Root inside may not be permitted to search this process's working directory.
+                done = namespace.run(command, cwd="/", stdout=PIPE, stderr=PIPE, pass_fds=pass_fds)
+            except CommandNotExecutableError as error:
+                # The file is usernsctl's own program, which root inside may not reach.
+                raise NamespaceError.from_os_error(
+                    error, command[0], step="sandbox", cause="path-closed-inside"
+                ) from None
         theirs.close()
         _, fds = receive(ours, 1, 1)
         for fd in fds:
