@@ -88,7 +88,7 @@ static int check_helper(int kind, const struct un_facts *facts, struct un_error 
     static const struct {
         const char *cause, *why;
     } states[] = {
-        [UN_HELPER_MISSING] = {"helper-missing", "the program is not installed"},
+        [UN_HELPER_MISSING] = {"helper-missing", "the program is in no directory of PATH"},
         [UN_HELPER_NOT_EXECUTABLE] = {"helper-not-executable",
                                       "the caller may not execute the program"},
         [UN_HELPER_CAPS_ELSEWHERE] = {"helper-caps-other-userns",

@@ -49,7 +49,7 @@ static void what_a_helper_lacks_is_reported(void)
     init_granted();
     facts.id[UN_UID].helper_state = UN_HELPER_MISSING;
     facts.id[UN_UID].helper[0] = '\0';
-    check_refused("helper-missing", "or newuidmap: the program is not installed");
+    check_refused("helper-missing", "or newuidmap: the program is in no directory of PATH");
 }
 
 static void what_the_caller_lacks_is_reported(void)
