@@ -89,7 +89,7 @@ class Execution(NamedTuple):
     :ivar str stdout: the output to descriptor 1, also of subprocesses.
     :ivar str stderr: the output to descriptor 2, likewise.
     :ivar value: the value of the last statement if that is an expression, as JSON has it: tuples
-        are lists. ``None`` if the value is not JSON, or its JSON has more than `max_output` bytes.
+        are lists. ``None`` if the value is not JSON, or is too long for `max_output`.
     :ivar text: the :func:`repr` of that value; ``None`` without a value. The middle of a long text
         is missing.
     :ivar error: the exception that ended the code, or ``None``. The middle of long texts is
@@ -441,8 +441,8 @@ class InterpreterMixin:
         :param python: the interpreter inside, Python 3.8 or later: a path, or a name that is
             searched along PATH.
         :param int max_output: the number of bytes that are kept of the standard output and of the
-            standard error of each piece of code, and the maximum size of its value and texts; by
-            default 1 MiB.
+            standard error of each piece of code; by default 1 MiB. The value and the texts of the
+            result have at most 4 KiB more, as JSON.
         :param options: `env`, `cwd`, `user`, `groups` and `rlimits`, as for :meth:`popen`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value.
