@@ -1,13 +1,10 @@
 /* Tests of running newuidmap and newgidmap: their arguments, and every way in which they fail. */
 #include "forked.h"
+#include "seccomp.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <signal.h>
-#include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -163,19 +160,6 @@ static void each_failure_has_its_cause(void)
             CHECK(strchr(err.detail, '\n') == NULL);
             remove_place(&place);
         }
-}
-
-static void refuse_call(int number, int errnum)
-{
-    struct sock_filter program[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)errnum),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    const struct sock_fprog filter = {.len = COUNT(program), .filter = program};
-    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
 }
 
 /* Debian's shadow 1:4.17.4-2+deb13u1 opens the map by openat2(2), which older seccomp filters
