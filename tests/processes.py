@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -45,6 +46,19 @@ def kill_and_wait(pid: int, seconds: float = 30) -> None:
     os.kill(pid, signal.SIGKILL)
     assert select.select([pidfd], [], [], seconds)[0], f"process {pid} goes on"
     os.close(pidfd)
+
+
+def reset_peak_memory() -> int:
+    """Return the memory of this process in KiB, from which :func:`peak_memory` begins anew.
+
+    Otherwise a test does not see memory below the peak of earlier tests.
+    """
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()
+
+
+def peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def children_of(pid: int) -> list[int]:

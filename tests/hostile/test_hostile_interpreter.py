@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import time
 from collections.abc import Iterator
 
 import pytest
+from processes import peak_memory, reset_peak_memory
 from tally import Tally
 
 import usernsctl as un
@@ -112,14 +112,10 @@ def box() -> Iterator[un.Sandbox]:
         yield made
 
 
-def memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def attack(box: un.Sandbox, code: str, tally: Tally, timeout: float = AT_MOST / 2) -> un.Execution:
     """Run the code of an attack; check that this process neither waits nor grows."""
     tally.tried()
-    before = memory()
+    before = reset_peak_memory()
     with box.interpreter(PYTHON) as python:
         python.run(FIND)
         started = time.monotonic()
@@ -128,8 +124,8 @@ def attack(box: un.Sandbox, code: str, tally: Tally, timeout: float = AT_MOST / 
             tally.succeeded(f"{time.monotonic() - started} seconds")
         if done.reason is not None and done.value is not None:
             tally.succeeded(f"an answer: {done}")
-    if memory() - before > GROWTH:
-        tally.succeeded(f"{memory() - before} KiB")
+    if peak_memory() - before > GROWTH:
+        tally.succeeded(f"{peak_memory() - before} KiB")
     assert box.run(["true"]).returncode == 0
     return done
 
@@ -185,13 +181,13 @@ def test_hostile_output_of_earlier_code_is_not_kept(box: un.Sandbox, tally: Tall
             "import os, threading\ndef flood():\n    while True: os.write(1, b'x' * 65536)\n"
             "threading.Thread(target=flood, daemon=True).start()"
         )
-        before = memory()
+        before = reset_peak_memory()
         for _ in range(3):
             done = python.run("2", timeout=AT_MOST)
             assert done.value == 2
             assert len(done.stdout) <= 1 << 20
-        if memory() - before > GROWTH:
-            tally.succeeded(f"{memory() - before} KiB")
+        if peak_memory() - before > GROWTH:
+            tally.succeeded(f"{peak_memory() - before} KiB")
 
 
 @pytest.mark.parametrize("name", ["output without an end", "a part of an answer"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from processes import peak_memory, reset_peak_memory
 
 import usernsctl as un
 from usernsctl import gvisor
@@ -65,11 +65,11 @@ def test_cut_characters_are_dropped(run: Run) -> None:
 
 
 def test_truncated_output_uses_bounded_memory(run: Run) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = reset_peak_memory()
     result = run(f"{FLOOD} >&2 & {FLOOD}; wait", max_output=MIB)
     assert (len(result.stdout), result.stdout_truncated) == (MIB, FLOOD_BYTES - MIB)
     assert (len(result.stderr), result.stderr_truncated) == (MIB, FLOOD_BYTES - MIB)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10
+    assert peak_memory() - before < 16 << 10
 
 
 def test_on_overflow_kill_ends_the_command(run: Run) -> None:
