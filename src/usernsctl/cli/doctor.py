@@ -6,8 +6,10 @@ import json
 import select
 from typing import TYPE_CHECKING
 
+from usernsctl import _core
 from usernsctl.cli.parser import Parser, integer
 from usernsctl.cli.terminal import can_draw, tolerate_any_text
+from usernsctl.errors import UsernsError
 
 if TYPE_CHECKING:
     from usernsctl.explain.model import Purpose
@@ -57,9 +59,13 @@ def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) ->
 
     Exit status: 0 the machine can run programs, 1 at least one cause prevents it, 2 wrong usage.
     """
-    # subprocess imports selectors, which would call epoll_create1(2): a seccomp filter may kill its
-    # callers.
-    vars(select).pop("epoll", None)
+    try:
+        _core.check_filter(of_doctor=True)
+    except UsernsError:
+        # subprocess imports selectors, which would call epoll_create1(2), or poll(2) without it: a
+        # seccomp filter may kill its callers. doctor will start no process.
+        for name in ("epoll", "poll"):
+            vars(select).pop(name, None)
     import subprocess
 
     from usernsctl import doctor
