@@ -65,18 +65,17 @@ def test_smolagents_agent_works_in_gvisor() -> None:
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "end"),
     [
-        "import os; os._exit(0)",
-        "import os; os.write(3, b'[1]\\n')",
-        "import os\nwhile True: os.write(3, b'x' * 60_000)",
-        "raise SystemExit(1)",
-        "class E(Exception): value = 'pickle:AAAA'\nraise E",
+        ("import os; os._exit(0)", "exited"),
+        ("import os; os.write(3, b'[1]\\n')", "invalid-answer"),
+        ("import os\nwhile True: os.write(3, b'x' * 60_000)", "invalid-answer"),
+        ("raise SystemExit(1)", "SystemExit: 1"),
     ],
 )
-def test_hostile_code_of_an_agent_raises_agenterror(code: str) -> None:
-    """Run code that ends the interpreter, forges its answers or floods its output."""
-    with executor() as made, pytest.raises(AgentError):
+def test_hostile_code_of_an_agent_raises_agenterror(code: str, end: str) -> None:
+    """Run code that ends the interpreter, forges its answers or floods its connection."""
+    with executor() as made, pytest.raises(AgentError, match=end):
         made(code)
 
 
