@@ -32,8 +32,10 @@ import usernsctl as un
 
 pytest_plugins = ["pytester", "sampling", "score", "strangers", "tally"]
 
-# The time of an example depends on the load of the machine.
-hypothesis.settings.register_profile("usernsctl", deadline=None)
+# The time of an example, and of the generation of its input, depends on the load of the machine.
+hypothesis.settings.register_profile(
+    "usernsctl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
