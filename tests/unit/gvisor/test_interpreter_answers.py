@@ -19,6 +19,14 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 FIELDS = st.dictionaries(st.sampled_from(["id", "text", "error", "value", "more"]), VALUES)
+# Answers with the right id and with all fields, whose types may be wrong.
+TYPES = st.fixed_dictionaries(
+    {
+        "error": st.none() | st.lists(VALUES, min_size=3, max_size=3),
+        "text": VALUES,
+        "value": VALUES,
+    }
+)
 ANSWERS = (
     st.binary() | VALUES.map(json.dumps).map(str.encode) | FIELDS.map(json.dumps).map(str.encode)
 )
@@ -51,7 +59,7 @@ def test_answer_with_another_id_is_invalid(messages: list[bytes]) -> None:
     assert received(_Exchange("1", {}, LIMIT), *messages) is None
 
 
-@hypothesis.given(FIELDS)
+@hypothesis.given(FIELDS | TYPES)
 def test_answer_has_only_the_expected_types(fields: dict[str, Any]) -> None:
     exchange = _Exchange("1", {}, 1 << 20)
     answer = json.dumps({**fields, "id": id_of(exchange)}).encode() + b"\n"
