@@ -392,7 +392,7 @@ class Interpreter(ClosingMixin):
 
     @property
     def reason(self) -> EndReason | None:
-        """Why the interpreter has ended, see :class:`Execution`; ``None`` if that is not known."""
+        """Why the interpreter has ended (see :class:`Execution`); ``None`` until a call notices."""
         return self._reason
 
     def close(self) -> None:
