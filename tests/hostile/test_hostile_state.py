@@ -66,6 +66,13 @@ def in_a_namespace_of_another_purpose() -> list[str]:
     return [str(SCRIPTS / "usernsctl-exec"), "-r", "--", "sh", "-c", "echo ready; exec sleep 1000"]
 
 
+def in_execve() -> list[str]:
+    """Return a command that executes itself for ever: its command line is often empty."""
+    again = 'exec sh -c "$0" "$0"'
+    words = ["sh", "-c", 'echo ready; exec sh -c "$0" "$0"', again]
+    return [str(SCRIPTS / "usernsctl-exec"), "-r", "--", *words]
+
+
 def with_the_words_of_a_sandbox() -> list[str]:
     """Return a command with the arguments of a sandbox's process, but in no new namespace."""
     script = "import time; print('ready', flush=True); time.sleep(1000)"
@@ -76,6 +83,7 @@ VICTIMS: list[Callable[[], list[str] | None]] = [
     lambda: None,
     named_as_a_holder,
     in_a_namespace_of_another_purpose,
+    in_execve,
 ]
 
 

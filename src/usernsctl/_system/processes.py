@@ -8,6 +8,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 
 from usernsctl._core import Descriptor
@@ -19,6 +20,13 @@ from usernsctl.errors import NamespaceError
 _PID_MAX = 1 << 22
 
 _MOMENT_MAX = 1 << 40
+
+# The flag of a process that exits, in proc_pid_stat(5) (include/linux/sched.h).
+_PF_EXITING = 4
+
+# The time limit for an execve(2) of another process, in seconds, and the interval of the checks.
+_EXEC_SECONDS = 1
+_LOOK_SECONDS = 0.001
 
 # ioctl_nsfs(2)
 _NS_GET_PARENT = 0xB702
@@ -145,6 +153,30 @@ def command_line_of(pid: int) -> list[str]:
         return os.fsdecode(_read(f"/proc/{pid}/cmdline")).split("\0")[:-1]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def settled_command_line_of(pid: int) -> list[str] | None:
+    """Return the command line of a process; ``None`` if the process has ended, or is exiting.
+
+    The command line of a process that calls execve(2) is empty for a moment, as that of a process
+    that exits. The caller of this function must not take the one for the other.
+    """
+    deadline = time.monotonic() + _EXEC_SECONDS
+    while not (argv := command_line_of(pid)):
+        if _is_exiting(pid):
+            return None
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_LOOK_SECONDS)
+    return argv
+
+
+def _is_exiting(pid: int) -> bool:
+    try:
+        fields = _stat(pid)[1]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING)
 
 
 def children_of(pid: int) -> set[int]:

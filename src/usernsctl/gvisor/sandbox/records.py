@@ -21,11 +21,11 @@ from usernsctl._system.descriptors import Shared, deadline_after, seconds_left, 
 from usernsctl._system.processes import (
     ProcessIdentity,
     children_of,
-    command_line_of,
     is_in_our_namespace,
     kill,
     parse_timestamp,
     reap,
+    settled_command_line_of,
 )
 from usernsctl._system.records import (
     NONSENSE,
@@ -102,17 +102,17 @@ class DetachedRecord:
     def _is_ours(self, pid: int) -> bool:
         """Return whether a process is in a user namespace of this user, and has the bundle's path.
 
-        The command line of a process that exits is empty.
+        A process that exits has no command line.
         """
-        argv = command_line_of(pid)
-        return is_in_our_namespace(pid) and (not argv or _has_bundle(argv, self.id))
+        argv = settled_command_line_of(pid)
+        return is_in_our_namespace(pid) and (argv is None or _has_bundle(argv, self.id))
 
     def _is_our_proxy(self, pid: int) -> bool:
         # Imported here, since few sandboxes have a proxy.
         from usernsctl.network.proxy_process import is_proxy
 
-        argv = command_line_of(pid)
-        return is_in_our_namespace(pid) and (not argv or is_proxy(argv, self.id))
+        argv = settled_command_line_of(pid)
+        return is_in_our_namespace(pid) and (argv is None or is_proxy(argv, self.id))
 
     def is_alive(self) -> bool:
         """Return whether the sandbox is alive; also true if its pids are of another PID namespace.
@@ -365,7 +365,7 @@ def describe_detached(
     processes = [ProcessIdentity.of(pid)]
     keepers = children_of(starter)
     for other in sorted(keepers.union(*map(children_of, keepers)) - {pid}):
-        if _has_bundle(command_line_of(other), id):
+        if _has_bundle(settled_command_line_of(other) or [], id):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 processes.append(ProcessIdentity.of(other))
     return DetachedRecord(
