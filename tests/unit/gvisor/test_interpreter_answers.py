@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
 
+from usernsctl._system.descriptors import socket_pair
 from usernsctl.gvisor.sandbox.interpreter import ExceptionInfo, _Exchange
 from usernsctl.gvisor.sandbox.interpreter_loop import ENVELOPE_BYTES, MESSAGE_BYTES
 
@@ -90,3 +92,16 @@ def test_answer_without_an_end_is_read_up_to_the_limit() -> None:
     assert exchange.decode() is None
     assert len(exchange._answer) <= LIMIT + ENVELOPE_BYTES + MESSAGE_BYTES
     assert len(peer.messages) == 8
+
+
+def test_closed_connection_raises_no_sigpipe() -> None:
+    signals: list[int] = []
+    before = signal.signal(signal.SIGPIPE, lambda number, _: signals.append(number))
+    try:
+        ours, theirs = socket_pair()
+        theirs.close()
+        with ours:
+            assert not _Exchange("1", {}, LIMIT).send(ours)
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert signals == []

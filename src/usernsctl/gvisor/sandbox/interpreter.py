@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -134,7 +135,10 @@ class _Exchange:
     def send(self, connection: Connection) -> bool:
         """Send a part of the request; return whether more is left."""
         try:
-            self._left = self._left[connection.send(self._left[:MESSAGE_BYTES]) :]
+            # The interpreter decides when its end is closed: SIGPIPE would kill this process if its
+            # action is the default.
+            sent = connection.send(self._left[:MESSAGE_BYTES], socket.MSG_NOSIGNAL)
+            self._left = self._left[sent:]
         except BlockingIOError:
             pass
         except ConnectionError:
