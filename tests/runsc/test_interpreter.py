@@ -221,6 +221,15 @@ def test_code_that_ends_the_interpreter(box: un.Sandbox, end: str, reason: str) 
         assert (done.stdout, done.error, done.reason) == ("last\n", None, reason)
 
 
+def test_processes_end_with_an_interpreter_that_exits(box: un.Sandbox) -> None:
+    mark = f"12{os.getpid()}"
+    with box.interpreter(PYTHON) as python:
+        start = f"subprocess.Popen(['sleep', '{mark}'], start_new_session=True)"
+        done = python.run(f"import os, subprocess\n{start}\nos._exit(0)", timeout=PATIENCE)
+        assert done.reason == "exited"
+    wait_until_killed(box, mark)
+
+
 def test_limits_of_the_sandbox_are_the_reason() -> None:
     with un.Sandbox(None, memory="400M") as box, box.interpreter(PYTHON) as python:
         done = python.run("x = []\nwhile True: x.append(bytearray(1 << 20))", timeout=PATIENCE)

@@ -195,8 +195,8 @@ class Interpreter(ClosingMixin):
     The interpreter runs one piece of code at a time, in the namespace of ``__main__``, and keeps
     its variables. The interpreter ends when it is closed, with its sandbox, when the code exits or
     crashes it, when :meth:`run` reaches its time limit or is interrupted, and when its answer is
-    invalid. An Interpreter is a context manager, also an asynchronous one, that closes the
-    interpreter at its end.
+    invalid. All processes that it has started are killed then. An Interpreter is a context manager,
+    also an asynchronous one, that closes the interpreter at its end.
 
     Code in the interpreter can change what later code does and answers: use an interpreter for code
     of one user only.
@@ -364,13 +364,14 @@ class Interpreter(ClosingMixin):
     ) -> Generator[float | None, None, None]:
         """End the interpreter; yield as :meth:`_execute` does.
 
-        :param reason: why to kill it; ``None`` if it has closed its connection, as at its exit.
+        :param reason: why to end it; ``None`` if it has closed its connection, as at its exit.
         """
         self._selector.unregister(self._connection)
-        if reason is not None or not (yield from self._await_end(exchange)):
-            reason = reason or "invalid-answer"
-            self._process._kill_all()
-            yield from self._await_end(exchange)
+        if reason is None and not (yield from self._await_end(exchange)):
+            reason = "invalid-answer"
+        # After the end of the interpreter, too: processes that it has started may still run.
+        self._process._kill_all()
+        yield from self._await_end(exchange)
         self._process._raises_limit = False
         if self._process.poll() is None:
             self._process._abandon()
