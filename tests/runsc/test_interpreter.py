@@ -301,6 +301,19 @@ def test_start_without_free_descriptors_raises_and_leaves_nothing(box: un.Sandbo
     assert 5 < failures < 14
 
 
+def test_run_needs_no_free_descriptors(box: un.Sandbox) -> None:
+    code = "import time\ntime.sleep(0.1)\n6 * 7"
+
+    async def main() -> None:
+        with box.interpreter(PYTHON) as python:
+            await python.run_async("1")  # imports the modules of asyncio
+            with descriptors_left(0):
+                assert python.run(code).value == 42
+                assert (await python.run_async(code)).value == 42
+
+    asyncio.run(main())
+
+
 def test_close(box: un.Sandbox) -> None:
     before = settled_descriptors()
     python = box.interpreter(PYTHON)

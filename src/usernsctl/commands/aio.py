@@ -162,22 +162,31 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
 
 async def wait_for_end(pidfd: int) -> None:
     """Wait until the process of a pidfd has ended. A cancelled call does not kill the process."""
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    # Watch a duplicate of the pidfd: an event loop watches each descriptor only once, but several
-    # tasks may wait.
+    # A duplicate, since several tasks may wait.
     own = os.dup(pidfd)
-    loop.add_reader(own, _set, ended)
     try:
-        await ended
+        await wait_readable(own)
     finally:
-        loop.remove_reader(own)
         os.close(own)
 
 
-def _set(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
+async def wait_readable(fd: int) -> None:
+    """Wait until a descriptor can be read, or is at its end.
+
+    An event loop watches each descriptor only once: no other task may wait for the same number.
+    """
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(fd, _set, readable)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(fd)
+
+
+def _set(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
 
 
 class _Transport(asyncio.SubprocessTransport):

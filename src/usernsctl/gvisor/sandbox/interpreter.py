@@ -289,7 +289,7 @@ class Interpreter(ClosingMixin):
                     return execution
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
-                        await aio.wait_for_end(self._selector.fileno())
+                        await aio.wait_readable(self._selector.fileno())
 
     def _execute(
         self, code: str, variables: Mapping[str, Any] | None, timeout: float | None
