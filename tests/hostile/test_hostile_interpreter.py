@@ -39,19 +39,20 @@ def request():
         frame = frame.f_back
     return frame.f_locals["request"]["id"]
 fd = find()
-def send(**fields):
-    os.write(fd, json.dumps({"error": None, "text": None, **fields}).encode() + b"\\n")
+def send(*value, **fields):
+    parts = {"error": None, "text": None, **fields}, *value
+    os.write(fd, "\\t".join(map(json.dumps, parts)).encode() + b"\\n")
 """
 
 INVALID = {
-    "an id of its own": "send(id='0' * 32, value='forged')",
+    "an id of its own": "send('forged', id='0' * 32)",
     "no JSON": "os.write(fd, b'forged\\n')",
     "other JSON": "os.write(fd, b'[1]\\n')",
     "no text": "os.write(fd, b'\\n')",
-    "another type": "send(id=request(), text=5, value='forged')",
+    "another type": "send('forged', id=request(), text=5)",
     "no value": "send(id=request())",
-    "another error": "send(id=request(), error=['a', 'b'], value=1)",
-    "an error of objects": "send(id=request(), error=[[], {}, 1], value=1)",
+    "another error": "send(1, id=request(), error=['a', 'b'])",
+    "an error of objects": "send(1, id=request(), error=[[], {}, 1])",
     "two lines": "os.write(fd, b'1\\n1\\n')",
     "broken JSON": "json.dumps = None",
     "deep JSON": "os.write(fd, b'[' * 60000 + b'\\n')",
@@ -163,7 +164,7 @@ def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: 
         tally.tried()
         with box.interpreter(PYTHON) as python:
             python.run(FIND)
-            first = python.run("send(id=request(), value='forged')")
+            first = python.run("send('forged', id=request())")
             # Only the code itself could forge this answer: both are inside.
             assert first.value in ("forged", None)
             if first.reason is None:

@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from usernsctl._system.descriptors import socket_pair
@@ -20,13 +21,12 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
-FIELDS = st.dictionaries(st.sampled_from(["id", "text", "error", "value", "more"]), VALUES)
+FIELDS = st.dictionaries(st.sampled_from(["id", "text", "error", "more"]), VALUES)
 # Answers with the right id and with all fields, whose types may be wrong.
 TYPES = st.fixed_dictionaries(
     {
         "error": st.none() | st.lists(VALUES, min_size=3, max_size=3),
         "text": VALUES,
-        "value": VALUES,
     }
 )
 ANSWERS = (
@@ -64,21 +64,23 @@ def test_answer_with_another_id_is_invalid(messages: list[bytes]) -> None:
 @hypothesis.given(FIELDS | TYPES)
 def test_answer_has_only_the_expected_types(fields: dict[str, Any]) -> None:
     exchange = _Exchange("1", {}, 1 << 20)
-    answer = json.dumps({**fields, "id": id_of(exchange)}).encode() + b"\n"
+    answer = json.dumps({**fields, "id": id_of(exchange)}).encode() + b"\t1\n"
     found = received(exchange, answer[:3], answer[3:])
     if found is None:
         return
     assert isinstance(found.get("text"), str | None)
     error = found.get("error")
-    if error is not None:
+    if error is None:
+        assert found["value"] == 1
+    else:
         assert isinstance(error, ExceptionInfo)
         assert all(isinstance(text, str) for text in error)
 
 
 def test_whole_answer_in_parts_is_accepted() -> None:
     exchange = _Exchange("1", {}, LIMIT)
-    fields = {"id": id_of(exchange), "error": None, "text": "t", "value": [1]}
-    answer = json.dumps(fields).encode() + b"\n"
+    fields = {"id": id_of(exchange), "error": None, "text": "t"}
+    answer = json.dumps(fields).encode() + b"\t[1]\n"
     found = received(exchange, *(answer[i : i + 1] for i in range(len(answer))))
     assert found == {"text": "t", "value": [1]}
 
@@ -92,6 +94,19 @@ def test_answer_without_an_end_is_read_up_to_the_limit() -> None:
     assert exchange.decode() is None
     assert len(exchange._answer) <= LIMIT + ENVELOPE_BYTES + MESSAGE_BYTES
     assert len(peer.messages) == 8
+
+
+@pytest.mark.parametrize("value", [b"", b"{", b"1" * 5000, b"[" * 100_000, b"\xff"])
+def test_value_that_is_not_json_counts_as_none(value: bytes) -> None:
+    exchange = _Exchange("1", {}, 1 << 20)
+    fields = json.dumps({"id": id_of(exchange), "error": None, "text": "t"}).encode()
+    assert received(exchange, fields + b"\t" + value + b"\n") == {"text": "t", "value": None}
+
+
+def test_answer_without_a_value_is_invalid() -> None:
+    exchange = _Exchange("1", {}, LIMIT)
+    fields = {"id": id_of(exchange), "error": None, "text": "t"}
+    assert received(exchange, json.dumps(fields).encode() + b"\n") is None
 
 
 def test_closed_connection_raises_no_sigpipe() -> None:

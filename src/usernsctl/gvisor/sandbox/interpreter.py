@@ -90,7 +90,8 @@ class Execution(NamedTuple):
     :ivar str stdout: the output to descriptor 1, also of subprocesses.
     :ivar str stderr: the output to descriptor 2, likewise.
     :ivar value: the value of the last statement if that is an expression, as JSON has it: tuples
-        are lists. ``None`` if the value is not JSON, or is too long for `max_output`.
+        are lists. ``None`` if the value is not JSON, is too long for `max_output`, or is JSON that
+        Python can't read, as an int of more than 4300 digits.
     :ivar text: the :func:`repr` of that value; ``None`` without a value. The middle of a long text
         is missing.
     :ivar error: the exception that ended the code, or ``None``. The middle of long texts is
@@ -167,13 +168,10 @@ class _Exchange:
 
     def decode(self) -> dict[str, Any] | None:
         """Return the fields of an :class:`Execution` in the answer; ``None`` if it is invalid."""
-        try:
-            answer = json.loads(self._answer)
-        except (ValueError, RecursionError):
-            return None
-        match answer:
-            case {"id": self._id, "error": None, "text": None | str() as text, "value": value}:
-                return {"text": text, "value": value}
+        fields, tab, value = self._answer.partition(b"\t")
+        match _loads(fields):
+            case {"id": self._id, "error": None, "text": None | str() as text} if tab:
+                return {"text": text, "value": _loads(value)}
             case {"id": self._id, "error": [str() as kind, str() as message, str() as traceback]}:
                 return {"error": ExceptionInfo(kind, message, traceback)}
         return None
@@ -187,6 +185,14 @@ class _Exchange:
             stderr_truncated=self.stderr.truncated,
             **fields,
         )
+
+
+def _loads(text: bytearray) -> Any:
+    """Return the object of a JSON text, or ``None`` if Python can't read the text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 class Interpreter(ClosingMixin):

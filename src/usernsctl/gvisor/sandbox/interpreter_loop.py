@@ -2,8 +2,8 @@
 
 The interpreter gets the source of this module as the argument of ``-c``. This module imports
 nothing of usernsctl, since the interpreter may be another version of Python. Descriptor 0 is a
-socket to the host. Each request and each answer is a line of JSON, in messages of at most
-MESSAGE_BYTES.
+socket to the host. Each request is a line of JSON. Each answer is a line of two JSON texts with a
+tab between them; the second one is the value. Both are sent in messages of at most MESSAGE_BYTES.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def _encode(answer: dict[str, Any], value: Any, limit: int) -> bytes:
         text = answer["text"] and _shorten(answer["text"], size)
         # The value may not be JSON, or its methods may fail.
         with contextlib.suppress(BaseException):
-            line = json.dumps({"id": answer["id"], "text": text, "error": error, "value": kept})
+            fields = json.dumps({"id": answer["id"], "text": text, "error": error})
+            line = f"{fields}\t{json.dumps(kept)}"
             if len(line) < limit:
                 break
     return line.encode() + b"\n"
