@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import settled_descriptors
-from interrupts import alarm
+from interrupts import alarm, run_interrupted
 from limits import descriptors_left
 
 import usernsctl as un
@@ -334,13 +334,23 @@ def test_close_ends_the_code_of_another_thread(box: un.Sandbox) -> None:
     results: list[un.Execution] = []
     thread = threading.Thread(target=lambda: results.append(python.run(SLEEP, timeout=PATIENCE)))
     thread.start()
-    while not python._lock.locked():
+    while python._unclaimed:
         time.sleep(0.001)
     with pytest.raises(RuntimeError, match="runs code already"):
         python.run("1")
     python.close()
     thread.join()
     assert results == [un.Execution("", "", reason="killed")]
+
+
+def test_second_close_completes_an_interrupted_one(box: un.Sandbox) -> None:
+    before = settled_descriptors()
+    for number in (1, 2, 3):
+        python = box.interpreter(PYTHON)
+        assert run_interrupted(python.close, number, ("c_return",), {"close"})
+        assert settled_descriptors() != before
+        python.close()
+        assert settled_descriptors() == before
 
 
 def test_forgotten_interpreter_is_killed(box: un.Sandbox) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from interrupts import run_interrupted
 
 from usernsctl._system.descriptors import socket_pair
-from usernsctl.gvisor.sandbox.interpreter import ExceptionInfo, _Exchange
+from usernsctl.gvisor.sandbox.interpreter import ExceptionInfo, Interpreter, _Exchange
 from usernsctl.gvisor.sandbox.interpreter_loop import ENVELOPE_BYTES, MESSAGE_BYTES
 
 LIMIT = 1000
@@ -120,3 +121,22 @@ def test_closed_connection_raises_no_sigpipe() -> None:
     finally:
         signal.signal(signal.SIGPIPE, before)
     assert signals == []
+
+
+def test_interrupted_claim_leaves_the_interpreter_free() -> None:
+    interpreter = object.__new__(Interpreter)
+    interpreter._unclaimed = [None]
+    claims = []
+
+    def claim() -> None:
+        with interpreter._claim() as is_free:
+            claims.append(is_free)
+            with interpreter._claim() as is_free_again:
+                claims.append(is_free_again)
+
+    number = 1
+    while run_interrupted(claim, number):
+        assert interpreter._unclaimed == [None], number
+        number += 1
+    assert number > 10
+    assert claims[-2:] == [True, False]

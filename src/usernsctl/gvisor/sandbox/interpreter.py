@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import cache
@@ -224,7 +223,8 @@ class Interpreter(ClosingMixin):
         self._process = process
         self._connection = connection
         self._limit = max_output
-        self._lock = threading.Lock()
+        # Empty while a thread or task uses the interpreter: see _claim().
+        self._unclaimed: list[object] = [None]
         self._streams: dict[str, Any] = {"stdout": process.stdout, "stderr": process.stderr}
         # All that _release() closes.
         self._files: list[Any] = [connection, *self._streams.values()]
@@ -327,22 +327,37 @@ class Interpreter(ClosingMixin):
         """Keep other threads and tasks from using the interpreter; kill it after an exception."""
         if os.getpid() != self._creator:
             raise ValueError("the interpreter belongs to the process that has started it")
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("the interpreter runs code already")
         try:
-            if self._reason is not None:
-                raise ValueError(f"the interpreter has ended ({self._reason}): start another one")
-            try:
-                yield
-            except BaseException:
-                self._process._abandon()
-                self._release("killed")
-                raise
+            with self._claim() as is_free:
+                if not is_free:
+                    raise RuntimeError("the interpreter runs code already")
+                if self._reason is not None:
+                    raise ValueError(f"the interpreter has ended ({self._reason}): start another")
+                try:
+                    yield
+                except BaseException:
+                    self._process._abandon()
+                    self._release("killed")
+                    raise
         finally:
-            self._lock.release()
             # A close() in another thread has left the rest to this thread.
             if self._is_closed:
                 self.close()
+
+    @contextlib.contextmanager
+    def _claim(self) -> Iterator[bool]:
+        """Yield whether no other thread or task uses the interpreter, and keep others from it.
+
+        There is no lock: an exception of a signal handler could leave it locked. Python runs no
+        signal handler while `extend` moves the item in C.
+        """
+        claimed: list[object] = []
+        try:
+            with contextlib.suppress(IndexError):
+                claimed.extend(map(self._unclaimed.pop, [-1]))
+            yield bool(claimed)
+        finally:
+            self._unclaimed.extend(claimed)
 
     def _step(self, exchange: _Exchange) -> bool:
         """Transfer what is possible without waiting; return whether the exchange is over."""
@@ -415,15 +430,15 @@ class Interpreter(ClosingMixin):
         self._is_closed = True
         if os.getpid() != self._creator:
             self._release("killed")
-        elif self._lock.acquire(blocking=False):
-            try:
-                if self._reason is None:
-                    self._process._end()
-                    self._release("killed")
-            finally:
-                self._lock.release()
-        else:
-            self._process._kill_all()
+            return
+        with self._claim() as is_free:
+            if not is_free:
+                self._process._kill_all()
+                return
+            if self._reason is None:
+                self._process._end()
+            # Also at a second call, since an exception may have interrupted the first one.
+            self._release("killed")
 
     def _holds(self) -> bool:
         return self._reason is None
