@@ -17,8 +17,8 @@ from conftest import SCRIPTS
 from injecting import SECONDS, run_with
 from processes import capture
 
-# Kills a creator before its Nth line, for N = 1, 2, ..., until a creator finishes. After each, the
-# next caller must get a working namespace. Prints the number of creators.
+# Kills a creator before its Nth line, for N = 1, 1 + STEP, ..., until a creator finishes. After
+# each, the next caller must get a working namespace. Prints the last N.
 SWEEP = """
 import os, signal, sys
 from usernsctl._system import records
@@ -42,9 +42,8 @@ def create_until(line):
     Namespace.open_or_create("web", mount=True)
     os._exit(0)
 
-line = 0
+line = 1
 while True:
-    line += 1
     child = os.fork()
     if child == 0:
         create_until(line)
@@ -58,14 +57,17 @@ while True:
     assert os.listdir(os.environ["XDG_RUNTIME_DIR"] + "/usernsctl/namespaces") == []
     if not killed:
         break
+    line += int(sys.argv[1])
 print(line)
 """
 
 
-def test_a_creator_may_be_killed_anywhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.thorough)])
+@pytest.mark.timeout(600)
+def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
     done = capture(
-        [sys.executable, "-c", SWEEP],
-        timeout=100,
+        [sys.executable, "-c", SWEEP, str(step)],
+        timeout=500,
         env=dict(os.environ) | {"XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
