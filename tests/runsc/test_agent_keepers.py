@@ -142,7 +142,7 @@ def test_a_command_stopped_before_exec_is_killed_by_its_timeout(
 @several_ids
 def test_the_next_command_runs_after_a_keeper_is_killed(tally: Tally) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as host, host.start(None) as box:
-        for _ in range(Tally.rounds(10, 300)):
+        for _ in range(Tally.rounds(5, 300)):
             for one in agents(box) - {1}:
                 tally.tried()
                 box.run(["kill", "-KILL", str(one)], timeout=PATIENCE)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("detached_state")
 
 PATIENCE = 20
 # The number of lines of Sandbox.close() before which a test kills the sandbox.
-STEPS = 40
+STEPS = 20
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 

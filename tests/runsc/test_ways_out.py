@@ -24,7 +24,7 @@ from networks import World
 from ways_out import WAYS
 
 # The first test tries all ways.
-pytestmark = [pytest.mark.also_root, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 PROGRAM = (Path(__file__).parent.parent / "ways_out.py").read_text()

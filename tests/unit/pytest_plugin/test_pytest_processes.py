@@ -14,7 +14,7 @@ from processes import capture
 
 import usernsctl as un
 
-pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("userns")]
+pytestmark = pytest.mark.userns_requires("userns")
 
 
 def process_names() -> str:
