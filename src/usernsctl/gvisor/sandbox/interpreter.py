@@ -266,14 +266,11 @@ class Interpreter(ClosingMixin):
         :raises RuntimeError: the interpreter runs code already.
         :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
         """
-        with contextlib.closing(self._execute(code, variables, timeout)) as steps:
-            while True:
-                try:
-                    seconds = next(steps)
-                except StopIteration as end:
-                    execution: Execution = end.value
-                    return execution
+        results: list[Execution] = []
+        with contextlib.closing(self._execute(code, variables, timeout, results)) as waits:
+            for seconds in waits:
                 wait_readable(self._selector.fileno(), timeout=seconds)
+        return results[0]
 
     async def run_async(
         self,
@@ -286,21 +283,25 @@ class Interpreter(ClosingMixin):
 
         If this call is cancelled, the interpreter is killed.
         """
-        with contextlib.closing(self._execute(code, variables, timeout)) as steps:
-            while True:
-                try:
-                    seconds = next(steps)
-                except StopIteration as end:
-                    execution: Execution = end.value
-                    return execution
+        results: list[Execution] = []
+        with contextlib.closing(self._execute(code, variables, timeout, results)) as waits:
+            for seconds in waits:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await aio.wait_readable(self._selector.fileno())
+        return results[0]
 
     def _execute(
-        self, code: str, variables: Mapping[str, Any] | None, timeout: float | None
-    ) -> Generator[float | None, None, Execution]:
-        """Run code. Yield when the selector has no event: the seconds to wait, or None."""
+        self,
+        code: str,
+        variables: Mapping[str, Any] | None,
+        timeout: float | None,
+        results: list[Execution],
+    ) -> Generator[float | None, None, None]:
+        """Run code. Yield when the selector has no event: the seconds to wait, or None.
+
+        :param results: a list to which the result is added.
+        """
         if not isinstance(code, str):
             raise TypeError(f"code must be str, not {code!r}")
         check_timeout(timeout)
@@ -317,10 +318,11 @@ class Interpreter(ClosingMixin):
             if fields is not None:
                 # Output that was written before the answer is in the pipes now.
                 self._read_output(exchange)
-                return exchange.execution(**fields)
+                results.append(exchange.execution(**fields))
+                return
             reason: EndReason | None = "invalid-answer" if exchange.has_answer else None
             yield from self._end(exchange, reason if is_over else "timeout")
-            return exchange.execution(reason=self._reason)
+            results.append(exchange.execution(reason=self._reason))
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
