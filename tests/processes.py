@@ -74,10 +74,7 @@ def stop(pid: int, seconds: float) -> None:
     all threads keep running, and may answer requests.
     """
     os.kill(pid, signal.SIGSTOP)
-    deadline = time.monotonic() + seconds
-    while set(thread_states(pid)) != {"T"}:
-        assert time.monotonic() < deadline, f"process {pid} goes on"
-        time.sleep(0.001)
+    wait_until(lambda: set(thread_states(pid)) == {"T"}, seconds, lambda: f"process {pid} goes on")
 
 
 def thread_states(pid: int) -> Iterator[str]:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,7 @@ import prctl
 import pytest
 from conftest import children, open_descriptors
 from inside import ORPHAN, PATIENCE, WAITER, read_ready, wait_for_end
-from processes import check_output, children_of, status_of
+from processes import check_output, children_of, status_of, wait_until
 
 import usernsctl as un
 
@@ -111,10 +110,7 @@ def test_a_stop_is_passed_on() -> None:
     with waiting("sh", "-c", "echo ready; exec sleep 1000", process_group=0) as process:
         (command,) = children_of(process.pid)
         process.send_signal(signal.SIGTSTP)
-        deadline = time.monotonic() + PATIENCE
-        while not status_of(command)["State"].startswith("T"):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        wait_until(lambda: status_of(command)["State"].startswith("T"), PATIENCE)
         process.send_signal(signal.SIGCONT)
         process.terminate()
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM

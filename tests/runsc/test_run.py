@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import termios
-import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import IO
 import gvisor
 import pytest
 from conftest import Program
-from processes import capture, children_of, status_of
+from processes import capture, children_of, status_of, wait_until
 from supervisors import TELLER
 
 
@@ -131,10 +130,7 @@ def test_command_can_handle_sigterm(usernsctl: Program) -> None:
 
 
 def wait_until_stopped(pid: int) -> None:
-    deadline = time.monotonic() + 30
-    while not status_of(pid)["State"].startswith("T"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: status_of(pid)["State"].startswith("T"), 30)
 
 
 @pytest.mark.parametrize("has_terminal", [False, True], ids=["pipes", "terminal"])
