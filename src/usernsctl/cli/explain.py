@@ -96,7 +96,7 @@ def _read(file: str | None) -> Explanation:
             return explained(stream)
     if sys.stdin.isatty():
         print("Paste the output with the error, then press Ctrl-D.", file=sys.stderr)
-        # One call, since each further read of a terminal would wait for another Ctrl-D.
+        # explained() reads to the end of file, and a terminal reports that only once for a Ctrl-D.
         return explained(io.BytesIO(sys.stdin.buffer.read(INPUT_MAX + 1)))
     return explained(sys.stdin.buffer)
 
