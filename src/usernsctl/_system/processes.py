@@ -147,28 +147,23 @@ def name_of(pid: int) -> str | None:
         return None
 
 
-def command_line_of(pid: int) -> list[str]:
-    """Return the command line of a process; an empty list if the process has ended."""
-    try:
-        return os.fsdecode(_read(f"/proc/{pid}/cmdline")).split("\0")[:-1]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def settled_command_line_of(pid: int) -> list[str] | None:
-    """Return the command line of a process; ``None`` if the process has ended, or is exiting.
+def command_line_of(pid: int) -> list[str] | None:
+    """Return the command line of a process; ``None`` if the process has ended, or exits.
 
     The command line of a process that calls execve(2) is empty for a moment, as that of a process
     that exits. The caller of this function must not take the one for the other.
     """
     deadline = time.monotonic() + _EXEC_SECONDS
-    while not (argv := command_line_of(pid)):
+    while True:
+        try:
+            argv = os.fsdecode(_read(f"/proc/{pid}/cmdline")).split("\0")[:-1]
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        if argv or time.monotonic() >= deadline:
+            return argv
         if _is_exiting(pid):
             return None
-        if time.monotonic() >= deadline:
-            break
         time.sleep(_LOOK_SECONDS)
-    return argv
 
 
 def _is_exiting(pid: int) -> bool:

@@ -44,11 +44,11 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     restrictions_of_runsc,
 )
 from usernsctl.gvisor.sandbox.records import (
-    KEEPER_SECONDS,
     REFUSALS,
     STATE,
     DetachedRecord,
     SandboxEnd,
+    await_ends,
     describe_detached,
     draft_detached,
     end_processes,
@@ -373,10 +373,8 @@ class DetachedSandbox:
         if self._is_reported:
             return
         with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
-            deadline = deadline_after(KEEPER_SECONDS)
             # A stopped proxy, whose pidfd is the last one, would delay this until the deadline.
-            for pidfd in pidfds[: self._process_count]:
-                wait_readable(pidfd, timeout=seconds_left(deadline))
+            await_ends(pidfds[: self._process_count])
             self._end_report.end = SandboxEnd.parse(read_report("end", self._entry.fd))
             status = read_report("status", self._entry.fd)
             if status.isdecimal():

@@ -12,7 +12,7 @@ import errno
 import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from usernsctl._core import Descriptor
@@ -21,11 +21,11 @@ from usernsctl._system.descriptors import Shared, deadline_after, seconds_left, 
 from usernsctl._system.processes import (
     ProcessIdentity,
     children_of,
+    command_line_of,
     is_in_our_namespace,
     kill,
     parse_timestamp,
     reap,
-    settled_command_line_of,
 )
 from usernsctl._system.records import (
     NONSENSE,
@@ -56,8 +56,8 @@ _PROCESSES_MAX = 8
 _REPORT_BYTES = 4096
 
 _END_SECONDS = 60
-#: The time limit, in seconds, for the other processes of a sandbox after the end of its main one.
-KEEPER_SECONDS = 2
+# The time limit, in seconds, for the other processes of a sandbox after the end of its main one.
+_KEEPER_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +104,14 @@ class DetachedRecord:
 
         A process that exits has no command line.
         """
-        argv = settled_command_line_of(pid)
+        argv = command_line_of(pid)
         return is_in_our_namespace(pid) and (argv is None or _has_bundle(argv, self.id))
 
     def _is_our_proxy(self, pid: int) -> bool:
         # Imported here, since few sandboxes have a proxy.
         from usernsctl.network.proxy_process import is_proxy
 
-        argv = settled_command_line_of(pid)
+        argv = command_line_of(pid)
         return is_in_our_namespace(pid) and (argv is None or is_proxy(argv, self.id))
 
     def is_alive(self) -> bool:
@@ -365,7 +365,7 @@ def describe_detached(
     processes = [ProcessIdentity.of(pid)]
     keepers = children_of(starter)
     for other in sorted(keepers.union(*map(children_of, keepers)) - {pid}):
-        if _has_bundle(settled_command_line_of(other) or [], id):
+        if _has_bundle(command_line_of(other) or [], id):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 processes.append(ProcessIdentity.of(other))
     return DetachedRecord(
@@ -383,6 +383,13 @@ def _has_bundle(argv: list[str], id: str) -> bool:
     return any(argument.endswith(f"/boxes/{id}") for argument in argv)
 
 
+def await_ends(pidfds: Sequence[int]) -> None:
+    """Wait a moment for the processes of a sandbox to end by themselves."""
+    deadline = deadline_after(_KEEPER_SECONDS)
+    for pidfd in pidfds:
+        wait_readable(pidfd, timeout=seconds_left(deadline))
+
+
 def end_processes(id: str, main: int | None, others: list[int]) -> None:
     """Kill the processes of a sandbox, and wait until they have ended.
 
@@ -398,9 +405,7 @@ def end_processes(id: str, main: int | None, others: list[int]) -> None:
     try:
         if main is not None:
             kill(main)
-        deadline = deadline_after(KEEPER_SECONDS)
-        for pidfd in pidfds:
-            wait_readable(pidfd, timeout=seconds_left(deadline))
+        await_ends(pidfds)
     finally:
         for pidfd in others:
             kill(pidfd)
