@@ -1,4 +1,4 @@
-"""The diagnosis of a machine: facts, probes, causes and remedies."""
+"""Diagnosis of a machine: facts, probes, causes and remedies."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ def diagnose(
     root: str = "/",
     seconds: float | None = None,
 ) -> Report:
-    """Try each step of the set-up on this machine, and return the causes of failures.
+    """Try each step of starting a sandbox on this machine; report the causes of failures.
 
-    Children try the steps, and leave nothing behind.
+    Child processes try the steps. No process, namespace or file of a step remains.
 
     :param purpose: the use of the machine: ``"run"``, ``"range"``, ``"docker"`` or
-        ``"kubernetes"``. It decides which findings block.
-    :param runsc: whether to run a program in gVisor as well, which takes most of the time.
-    :param root: the directory with the proc, sys and etc to read the facts from. The steps are
-        always tried on this machine.
+        ``"kubernetes"``. The use decides which findings block.
+    :param runsc: whether to run a program in gVisor, too, which takes longer than all other steps.
+    :param root: the directory whose subdirectories proc, sys and etc the facts are read from. The
+        steps are always tried on this machine.
     :param seconds: the time limit of all steps together, in seconds; by default 30.
-    :returns: the findings, each with its cause and remedies, the steps and the facts.
+    :returns: a report with the findings (each with a cause and remedies), the results of the steps,
+        and the facts.
     :raises CommandError: the installation of this package is incomplete.
     """
     report, _ = examine(purpose, runsc=runsc, root=root, seconds=seconds)
@@ -45,8 +46,8 @@ def examine(
     root: str = "/",
     seconds: float | None = None,
 ) -> tuple[Report, tuple[Need, ...]]:
-    """Return the report of :func:`diagnose`, and the settings that machine and containers need."""
-    # Imported here, since users of the catalogue alone do not need these.
+    """Return the report of :func:`diagnose`, and the settings that production use needs."""
+    # Import these modules only here, because users of the catalogue alone do not need them.
     from usernsctl.doctor.findings import attributed, findings
     from usernsctl.doctor.needs import needs
     from usernsctl.doctor.probes import DEADLINE, skip_all, try_all, try_own_calls

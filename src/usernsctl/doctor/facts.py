@@ -1,4 +1,4 @@
-"""Facts about this machine, as values; :mod:`usernsctl.doctor.reading` reads them."""
+"""Facts about this machine, as values. :mod:`usernsctl.doctor.reading` reads them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from usernsctl.maps import Extent
 
 Engine = Literal["docker", "podman", "kubernetes", "gvisor", "other"]
 
-#: The search path for programs without PATH, the same as in csrc/base/base.h.
+#: The search path if PATH is not set, the same as in csrc/base/base.h.
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
-#: Bit numbers in sets of capabilities (linux/capability.h).
+#: Bit numbers of capabilities in capability sets (linux/capability.h).
 CAPABILITIES = {"setgid": 6, "setuid": 7, "sys_admin": 21, "sys_resource": 24, "setfcap": 31}
 
 #: The default of the limits on namespaces in a new user namespace (kernel/ucount.c).
@@ -22,9 +22,9 @@ NO_LIMIT = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """The kernel.
+    """The kernel of this machine.
 
-    :ivar gvisor: whether this process is in a gVisor sandbox, whose kernel this is.
+    :ivar gvisor: whether the kernel is gVisor's, because this process is in a gVisor sandbox.
     """
 
     release: str | None = None
@@ -36,8 +36,8 @@ class Kernel:
 class Ids:
     """The ids of this process, and the maps of its user namespace.
 
-    :ivar uid: the effective uid; `gid` is the effective gid.
-    :ivar uid_map: ``None`` if /proc can't be read; the same holds for `gid_map`.
+    :ivar uid: the effective uid. `gid` is the effective gid.
+    :ivar uid_map: the extents of the uid map; ``None`` if /proc can't be read, as for `gid_map`.
     """
 
     uid: int = 0
@@ -49,13 +49,15 @@ class Ids:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Privileges:
-    """The privileges of this process, and its restrictions. ``None``: not known.
+    """The privileges and restrictions of this process. Unknown values are ``None``.
 
-    :ivar effective: the effective capabilities, bit N for capability N, as in the other sets.
+    :ivar effective: the effective capabilities, with bit N set for capability N, as in the other
+        capability sets.
     :ivar seccomp: 0 for none, 1 for strict mode, 2 for a filter (proc_pid_status(5)).
-    :ivar seccomp_filters: the number of filters.
-    :ivar dumpable: whether other processes of the user may trace this one (PR_SET_DUMPABLE).
-    :ivar denies_write_execute: whether memory can't be both writable and executable (PR_SET_MDWE).
+    :ivar seccomp_filters: the number of seccomp filters.
+    :ivar dumpable: whether other processes of the user may trace this process (PR_SET_DUMPABLE).
+    :ivar denies_write_execute: whether the kernel denies memory that is both writable and
+        executable (PR_SET_MDWE).
     """
 
     inheritable: int | None = None
@@ -84,18 +86,18 @@ class Privileges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Resource limits. ``None``: no limit, or not known.
+    """Resource limits. A value is ``None`` if no limit is set, or if the limit is unknown.
 
-    :ivar processes: RLIMIT_NPROC, a soft limit like the following ones.
+    :ivar processes: RLIMIT_NPROC, a soft limit as all fields up to `pending_signals`.
     :ivar address_space: RLIMIT_AS, in bytes.
     :ivar data: RLIMIT_DATA, in bytes.
     :ivar file_size: RLIMIT_FSIZE, in bytes.
     :ivar open_files: RLIMIT_NOFILE.
     :ivar pending_signals: RLIMIT_SIGPENDING.
     :ivar pending_signals_current: the number of queued signals of all processes of the user.
-    :ivar hard: the hard limits, by the names above.
-    :ivar pids: the smallest pids.max of this process's control group and its ancestors.
-    :ivar pids_current: the number of processes in the control group with that limit.
+    :ivar hard: the hard limits, by the names of the fields above.
+    :ivar pids: the lowest pids.max of this process's control group and its ancestors.
+    :ivar pids_current: the number of processes in the control group with the lowest pids.max.
     """
 
     processes: int | None = None
@@ -114,13 +116,13 @@ class Limits:
 class SecurityModules:
     """The security modules of the kernel.
 
-    :ivar names: the active modules (/sys/kernel/security/lsm); ``None``: not known.
+    :ivar names: the active modules (/sys/kernel/security/lsm), or ``None`` if they are unknown.
     :ivar label: the label of this process, such as ``"docker-default (enforce)"``, or its SELinux
         context.
-    :ivar selinux_enforcing: ``None`` without SELinux.
-    :ivar landlock: the version of Landlock's interface; 0 if the kernel has none or denies it;
-        ``None`` if it is not known, as below a seccomp filter. The kernel does not reveal whether
-        Landlock confines this process.
+    :ivar selinux_enforcing: whether SELinux is in enforcing mode; ``None`` without SELinux.
+    :ivar landlock: the version of Landlock's ABI; 0 if the kernel does not support or denies
+        Landlock; ``None`` if the version is unknown, because a seccomp filter may kill a process
+        that asks for it. The kernel does not reveal whether Landlock confines this process.
     """
 
     names: tuple[str, ...] | None = None
@@ -130,7 +132,7 @@ class SecurityModules:
 
     @property
     def has_apparmor(self) -> bool:
-        """True if AppArmor is active."""
+        """True if AppArmor is one of the active modules."""
         return "apparmor" in (self.names or ())
 
 
@@ -138,11 +140,12 @@ class SecurityModules:
 class Container:
     """The container that this process is in.
 
-    :ivar engine: ``None`` if there is no sign of a container.
-    :ivar sign: the sign of the container.
-    :ivar chroot: whether the root directory is not that of the mount namespace; ``None``: unknown.
-    :ivar docker_daemon: whether the socket of a Docker daemon exists here.
-    :ivar userns_remap: the setting userns-remap of that daemon.
+    :ivar engine: the container engine; ``None`` if there is no sign of a container.
+    :ivar sign: what shows that this process is in a container, as text.
+    :ivar chroot: whether the root directory of this process differs from the root directory of its
+        mount namespace; ``None`` if that is unknown.
+    :ivar docker_daemon: whether the socket of a Docker daemon exists on this machine.
+    :ivar userns_remap: the daemon's setting userns-remap, or ``None``.
     """
 
     engine: Engine | None = None
@@ -154,16 +157,17 @@ class Container:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Helper:
-    """newuidmap or newgidmap.
+    """The facts about the helper newuidmap or newgidmap.
 
-    :ivar path: ``None`` if the helper is not on PATH.
+    :ivar path: the path of the helper, or ``None`` if the helper is not on PATH.
     :ivar executable: whether this process may execute the helper.
     :ivar privileged: whether the helper is setuid root, or has file capabilities.
-    :ivar script: whether the helper is no ELF program, but perhaps a script, which may start a
+    :ivar script: whether the helper is not an ELF program. It may then be a script that starts a
         privileged program.
-    :ivar nosuid: the helper's mount point if the mount is nosuid, otherwise ``None``.
-    :ivar system: the path without symbolic links, if only root can replace the file, and it is in a
-        directory for the system's programs; otherwise ``None``.
+    :ivar nosuid: the mount point of the helper's filesystem if the mount is nosuid, otherwise
+        ``None``.
+    :ivar system: the path with symbolic links resolved, if only root can replace the file and the
+        file is in a directory for the system's programs; otherwise ``None``.
     """
 
     path: str | None = None
@@ -179,16 +183,20 @@ class Helper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subordinate:
-    """The sources of subordinate ranges; the core reads the ranges themselves.
+    """Facts about the sources of subordinate id ranges. The core reads the ranges themselves.
 
-    :ivar source: the service that nsswitch.conf names for ``subid``; ``None``: the files.
-    :ivar user: the user's name, or ``None`` without an entry in /etc/passwd.
-    :ivar free: the first of `free_count` ids that neither file grants, and that exist in this user
-        namespace; ``None`` if there are none.
-    :ivar free_count: 65536, or fewer if not as many are free.
-    :ivar gid_entries: lines of /etc/subgid that begin with the user's gid, which have no effect.
-    :ivar unreadable: the files with users and ranges that exist, but can't be read.
-    :ivar no_files: the files with ranges that are not regular files, such as FIFOs.
+    :ivar source: the service that nsswitch.conf names for ``subid``, or ``None`` for the files
+        subuid and subgid.
+    :ivar user: the name of the user, or ``None`` if the user has no entry in /etc/passwd.
+    :ivar free: the first of `free_count` ids that neither file grants and that this user namespace
+        maps; ``None`` if no id is free.
+    :ivar free_count: the number of free ids from `free` on, at most 65536.
+    :ivar gid_entries: the lines of /etc/subgid that begin with the user's gid. They have no effect,
+        because the file contains uids.
+    :ivar unreadable: the paths among /etc/passwd, /etc/subuid and /etc/subgid that exist but can't
+        be read.
+    :ivar no_files: the paths among /etc/subuid and /etc/subgid that are not regular files, but for
+        example FIFOs.
     """
 
     source: str | None = None
@@ -204,8 +212,8 @@ class Subordinate:
 class Cgroup:
     """The control group of this process.
 
-    :ivar directory: ``None`` without a hierarchy of version 2.
-    :ivar delegated: whether this process may make child groups.
+    :ivar directory: the path of the group's directory; ``None`` without a hierarchy of version 2.
+    :ivar delegated: whether this process may create child groups.
     """
 
     directory: str | None = None
@@ -216,7 +224,7 @@ class Cgroup:
 class Device:
     """A device file.
 
-    :ivar mode: the permission bits, or ``None`` if the device does not exist.
+    :ivar mode: the permission bits, or ``None`` if the device file does not exist.
     """
 
     path: str
@@ -228,13 +236,14 @@ class Device:
 class Runsc:
     """The runsc that usernsctl would use on this machine.
 
-    :ivar path: ``None`` if no runsc can be used; `cause` and `problem` explain why.
+    :ivar path: the path of runsc; ``None`` if no runsc can be used, and `cause` and `problem`
+        explain why.
     :ivar refused: the path of a runsc that exists, but can't be used.
-    :ivar system: the real path of `path` or `refused`, if the file's name is runsc, and only
-        root can replace the file; otherwise ``None``.
+    :ivar system: the path `path` or `refused` with symbolic links resolved, if the file's name is
+        runsc and only root can replace the file; otherwise ``None``.
     :ivar noexec: the mount point of `refused` if the mount is noexec.
-    :ivar other: another runsc that works, in a directory for the system's programs, and that only
-        root can replace.
+    :ivar other: the path of another runsc that works, is in a directory for the system's programs,
+        and can be replaced only by root; otherwise ``None``.
     :ivar release: the release that runsc prints, such as ``"release-20260817.0"``.
     :ivar age: the age of the release in days; ``None`` if its name has no date.
     """
@@ -255,13 +264,16 @@ class Facts:
     """All facts about this machine and this process.
 
     :ivar has_proc: whether /proc is mounted. Without /proc, most facts are unknown.
-    :ivar supported: whether the kernel has user namespaces; ``None``: not known.
-    :ivar initial: whether this is the initial user namespace; ``None``: not known.
-    :ivar namespaces: the identities of the namespaces, by the names in /proc/self/ns.
+    :ivar supported: whether the kernel supports user namespaces; ``None`` if that is unknown.
+    :ivar initial: whether this process is in the initial user namespace; ``None`` if that is
+        unknown.
+    :ivar namespaces: the namespaces of this process, each as "TYPE:[INODE]", by the names in
+        /proc/self/ns.
     :ivar threads: the number of threads of this process.
     :ivar parent: the pid of the parent, such as a shell, if this process inherits its limits;
         otherwise 0.
-    :ivar sysctls: values by the path below /proc/sys; ``None`` if this kernel lacks the sysctl.
+    :ivar sysctls: the value of each sysctl, by its path below /proc/sys; ``None`` if this kernel
+        lacks the sysctl.
     :ivar programs: the path of each program that a private network needs, or ``None``.
     :ivar mounts: the restrictions of each mount point: ``"ro"``, ``"nosuid"``, ``"nodev"``,
         ``"noexec"``.
@@ -289,15 +301,16 @@ class Facts:
     runsc: Runsc | None = None
 
     def masked_proc(self) -> tuple[str, ...]:
-        """Return the mount points below /proc, which hide files that a new /proc would show."""
-        # The kernel allows mounts on this empty directory (fs/namespace.c, mnt_already_visible()).
+        """Return the mount points below /proc, because of which the kernel denies a new /proc."""
+        # The kernel ignores a mount on this empty directory (fs/namespace.c,
+        # mnt_already_visible()).
         empty = "/proc/sys/fs/binfmt_misc"
         return tuple(
             point for point in self.mounts if point.startswith("/proc/") and point != empty
         )
 
     def plain(self) -> dict[str, Any]:
-        """Return the facts as plain values for JSON."""
+        """Return the facts as JSON values: dictionaries, lists, strings and numbers."""
         values = asdict(self)
         values["ids"]["uid_map"] = _lines(self.ids.uid_map)
         values["ids"]["gid_map"] = _lines(self.ids.gid_map)

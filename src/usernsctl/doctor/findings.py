@@ -1,4 +1,4 @@
-"""A pure function that derives findings from facts and probes."""
+"""Derivation of findings from facts and probes, as a pure function."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from usernsctl.explain.model import Finding, Probe, Purpose
 _ANY: tuple[Purpose, ...] = ("run", "range", "docker", "kubernetes")
 _SANDBOX: tuple[Purpose, ...] = ("run", "docker", "kubernetes")
 
-#: The purposes that each probe blocks if it fails. Other probes block nothing.
+#: The purposes that each probe blocks if it fails. Probes that are not listed block no purpose.
 STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "start": _ANY,
     "unshare-nothing": _ANY,
@@ -34,22 +34,24 @@ STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "runsc": _SANDBOX,
 }
 
-#: The probes of a map of more than one id. A cause that no other probe shows blocks only this map.
+#: The probes for an id map of more than one id. A cause that only these probes show blocks only
+#: such a map.
 _OF_RANGES = ("ranges", "range-map", "range-mount")
 
-#: The cause of runsc's message that one of its processes died, if the reason is unknown.
+#: The id of the cause of runsc's message that one of its processes exited, if the reason is
+#: unknown.
 _EOF_UNKNOWN = "mapped-sandbox-eof-unknown"
 
 
 def findings(
     facts: Facts, probes: Mapping[str, Probe], purpose: Purpose = "run"
 ) -> tuple[Finding, ...]:
-    """Return the findings for `purpose`: first those that block, in this order, then the warnings.
+    """Return the findings for `purpose`: first the blocking ones, then the warnings.
 
-    Each cause that is named has evidence. A probe that failed for no known cause gives a finding
+    Each finding with a cause has evidence. A failed probe without a known cause yields a finding
     without a cause.
 
-    :param probes: the probes by name; missing ones count as not tried.
+    :param probes: the probes by name; missing probes count as not tried.
     """
     seen = Seen(facts, probes)
     held = hold(seen)
@@ -64,7 +66,7 @@ def findings(
 
 
 def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """Return the probes, with causes added to failed ones that a rule explains."""
+    """Return the probes; a failed probe that rules explain has the cause of the first such rule."""
     held = hold(Seen(facts, probes))
     found = dict(probes)
     for name, probe in probes.items():
@@ -75,7 +77,7 @@ def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
 
 
 def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
-    """Return all causes that hold, even if they block nothing."""
+    """Return all rules that hold, with their evidence, even for causes that block no purpose."""
     held: dict[str, tuple[Rule, Evidence]] = {}
     for rule in RULES:
         evidence = rule.evidence(seen)
@@ -90,12 +92,12 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
 
 
 def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool:
-    """Return whether other findings already explain all failures that a guess would explain."""
+    """Return whether a rule that holds explains any probe that the guessed cause would explain."""
     return any(set(guessed.explains) & set(rule.explains) for rule, _ in held.values())
 
 
 def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
-    """Return the finding of a rule, or None if the cause does not matter for `purpose`."""
+    """Return the finding for a rule that holds, or None if its cause does not concern `purpose`."""
     cause = catalogue()[rule.id]
     of_ranges = {message_of(probe) for name in _OF_RANGES if (probe := seen.unsettled(name))}
     concerned: set[Purpose] = {"range"} if of_ranges >= set(evidence) else set(cause.purposes)
@@ -106,7 +108,7 @@ def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Find
     if purpose in concerned:
         return Finding(cause=cause, evidence=evidence, blocks=not rule.warns)
     if "range" in concerned or rule.always:
-        # The purpose needs only one mapped id, but the user may want to map more.
+        # The purpose needs only one mapped id, but the user may want to map more than one.
         return Finding(cause=cause, evidence=evidence, blocks=False)
     return None
 
@@ -125,14 +127,14 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
         cause_id = probe.cause or (_by_output(probe.detail) if name == "runsc" else None)
         cause = catalogue().get(cause_id) if cause_id else None
         found.append(Finding(cause=cause, evidence=_shown(probe), blocks=blocks))
-        # Later probes may have failed for the same cause.
+        # Report no later probe, because it may have failed for the same cause.
         if blocks:
             break
     return found
 
 
 def _by_output(output: str) -> str | None:
-    """Return the cause of a message in runsc's output, or None if there is none."""
+    """Return the id of the cause of a message in runsc's output, or None if no cause is known."""
     if cause := only_cause(output.encode("utf-8", "replace")):
         return cause
     return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in output else None

@@ -1,4 +1,4 @@
-"""Settings of a machine, and of the containers on it, that production use needs."""
+"""Settings that production use requires on a machine and in its containers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from usernsctl.doctor.probes import PROFILES
 from usernsctl.doctor.rules import without_profile
 from usernsctl.explain.model import Probe, Purpose
 
-#: The number of ids of a container under userns-remap, and of a Pod with hostUsers: false.
+#: The number of ids of a container with userns-remap, and of a Pod with hostUsers: false.
 _CONTAINER_IDS = 65536
 _ALL_IDS = 2**32 - 1
-_YEAR = 366  # days
+_YEAR = 366  # the maximum age of a recent release, in days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """A setting that a purpose of :func:`needs` (such as "run" or "docker") requires.
+    """A setting that a purpose, such as "run" or "docker", requires.
 
     :ivar name: the name of the setting in its own documentation.
-    :ivar state: ``"met"``, ``"unmet"``, or ``"open"`` if the setting can't be seen from here.
-    :ivar found: the value that was found.
-    :ivar wanted: the value that is needed.
+    :ivar state: ``"met"``, ``"unmet"``, or ``"open"`` if this process can't see the setting.
+    :ivar found: the current value.
+    :ivar wanted: the required value.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Need:
 
 
 def needs(facts: Facts, probes: Mapping[str, Probe], purpose: Purpose) -> tuple[Need, ...]:
-    """Return the settings that `purpose` needs, including settings of a container or a Pod."""
+    """Return the settings that `purpose` requires, including settings of a container or a Pod."""
     found = [_switch(facts), _limit(facts), _apparmor(facts, probes), *_release(facts)]
     engine = facts.container.engine
     if purpose == "docker" or engine == "docker":
@@ -78,13 +78,13 @@ def _label(facts: Facts) -> str:
 
 
 def _has_profile(facts: Facts) -> bool:
-    """Return whether this process has an AppArmor profile, such as that for the host."""
+    """Return whether AppArmor confines this process by a profile, such as the host's profile."""
     label = facts.security.label
     return bool(label) and not str(label).startswith("unconfined")
 
 
 def _profiles(facts: Facts, probes: Mapping[str, Probe]) -> tuple[bool, str]:
-    """Return whether each of our programs has an AppArmor profile, and a text for `found`."""
+    """Return whether every program of usernsctl has an AppArmor profile, and a text for `found`."""
     probe = probes.get(PROFILES)
     if probe is None or not probe.detail:
         return _has_profile(facts), _label(facts) if _has_profile(facts) else ""
@@ -109,7 +109,7 @@ def _apparmor(facts: Facts, probes: Mapping[str, Probe]) -> Need:
 
 
 def _release(facts: Facts) -> list[Need]:
-    """Return the setting that runsc is recent; an empty list without a runsc."""
+    """Return the requirement of a recent runsc in a list; empty if no release is known."""
     runsc = facts.runsc
     if runsc is None or runsc.release is None:
         return []
@@ -126,7 +126,7 @@ def _release(facts: Facts) -> list[Need]:
 
 
 def _own(name: str, inside: bool, look: Callable[[], tuple[bool, str]], wanted: str) -> Need:
-    """Return a setting of a container, which can be checked only inside the container."""
+    """Return a setting of a container, whose value can be read only inside the container."""
     if not inside:
         return Need(
             name=name, state="open", found="visible only inside the container", wanted=wanted

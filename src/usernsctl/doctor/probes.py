@@ -1,8 +1,9 @@
-"""Probes: the steps of a set-up, each tried in a child process, one after the other.
+"""Probes: the steps of starting a sandbox, each tried in a child process, one after the other.
 
-Probes that run in parallel would together exceed limits that each alone does not. The children
-execute a native program (csrc/programs/probe/main.c), so that a probe takes a millisecond and does
-not depend on an interpreter. The namespaces and processes of a probe end with the probe (within.c).
+Parallel probes could together exceed a limit that none of them exceeds alone. Each child executes a
+native program (csrc/programs/probe/main.c), so that a probe takes a millisecond and does not depend
+on an interpreter. That program also kills the remaining processes of its probe
+(csrc/programs/probe/within.c).
 """
 
 from __future__ import annotations
@@ -28,46 +29,49 @@ from usernsctl.profiles import host_programs
 
 PROGRAM = program_path("usernsctl-probe")
 
-#: The probe that fails if no child can be started; then all other probes are skipped.
+#: The probe that fails if no child process can be started. All other probes are then skipped.
 START = "start"
 
-#: The probe that lists the AppArmor profile of each of our programs.
+#: The probe that lists the AppArmor profile of each of usernsctl's programs.
 PROFILES = "profiles"
 
-#: The time limit of all probes together, in seconds.
+#: Default time limit of all probes together, in seconds.
 DEADLINE = 30.0
 
-#: The cause of a probe that timed out.
+#: The id of the cause of a probe that timed out.
 LATE = "no-answer-in-time"
 
-# The share of the remaining time that a probe may take, so that others run after one that hangs.
+# Maximum share of the remaining time for one probe, so that a probe that hangs leaves time for
+# other probes.
 _SHARE = 0.5
-_LATE_STATUS = 124  # UN_PROBE_LATE
+_LATE_STATUS = 124  # UN_PROBE_LATE in csrc/programs/probe
 _FAILED_STATUS = 125
 _GRACE = 3.0
 
 _FULL = (errno.ENOSPC, errno.EUSERS)
 _FULL_TEXTS = ("no space left on device",)
-# For each kind of namespace, the steps that always make one.
+# The steps that always create a namespace, by the kind of namespace.
 _MAKERS = {
     "user": ("unshare-user", "runsc"),
     "mnt": ("namespaces", "mount", "mount-proc", "runsc"),
     **dict.fromkeys(("net", "pid", "ipc", "uts"), ("namespaces", "runsc")),
 }
-# The programs that --network private needs, with their packages in Debian.
+# The Debian packages of the programs that --network private needs, by program.
 _PACKAGES = {"pasta": "passt", "nft": "nftables"}
 
-_PAUSES = (0.05, 0.2, 0.8, 2.0)  # seconds
+_PAUSES = (0.05, 0.2, 0.8, 2.0)  # delays before retries, in seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """A step to try.
 
-    :ivar name: the name of the probe.
+    :ivar name: the name of the step and of its probe.
     :ivar words: the step's arguments for the probe program, or ``--`` and a command.
-    :ivar needs: the probes that must be ok; otherwise this one is skipped.
-    :ivar package: the package of the program that the step executes; empty for other steps.
+    :ivar needs: the names of the probes that must be ok before this step is tried; otherwise the
+        step is skipped.
+    :ivar package: the Debian package of the optional program that the step executes; empty for
+        other steps.
     """
 
     name: str
@@ -77,9 +81,9 @@ class Step:
 
 
 def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
-    """Return the steps to try here, each after the steps that it needs.
+    """Return the steps to try on this machine, each after the steps that must succeed first.
 
-    Steps that query the user database, which may hang, come last.
+    Steps that query the user database come last, because the query may hang.
     """
     found = [
         Step(name=name, words=(name,), needs=needs)
@@ -109,7 +113,8 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
         programs = host_programs(facts.runsc.path if facts.runsc else None)
         found.append(Step(name=PROFILES, words=(PROFILES, *programs)))
     if runsc:
-        # The step is a whole `usernsctl run`, since its output explains why runsc failed.
+        # The step runs `usernsctl run`, because the output of that command explains why runsc
+        # failed.
         path = ":".join(filter(None, (os.environ.get("PATH"), DEFAULT_PATH)))
         run = ("run", "--no-terminal", "--env", f"PATH={path}", "--", "true")
         words = command("usernsctl", *run)
@@ -125,11 +130,12 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
 def try_steps(
     wanted: Iterable[Step], deadline: float, vain: Mapping[str, Container[str]] | None = None
 ) -> dict[str, Probe]:
-    """Try steps, one after the other.
+    """Try steps one after the other; return their probes by name.
 
-    :param deadline: on the clock of :func:`time.monotonic`. A step that has not ended by then is
-        killed, with all processes that it has started.
-    :param vain: for each cause, the steps that need no retry, since they would fail again.
+    :param deadline: the time of :func:`time.monotonic` at which a running step is killed, with all
+        processes that the step has started.
+    :param vain: for each cause, the steps for which a retry is in vain, because they would fail
+        again.
     :raises CommandError: the probe program is missing.
     """
     results: dict[str, Probe] = {}
@@ -147,7 +153,7 @@ def try_steps(
             results[START] = probe
             probe = _skipped(step, START)
         if step.package and probe.outcome == "ok":
-            # pasta of 2025 prints nothing to a pipe.
+            # pasta releases of 2025 print no version if standard output is a pipe.
             version = probe.detail.split("\n")[0] or f"{step.words[1]}, of unknown version"
             probe = replace(probe, detail=version)
         results[step.name] = probe
@@ -155,10 +161,10 @@ def try_steps(
 
 
 def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) -> Probe:
-    """Try a step; try it again if a limit on namespaces was reached.
+    """Try a step, and retry a few times while a limit on namespaces makes it fail.
 
-    The kernel removes namespaces some time after their end, so that those of earlier probes may
-    still count. With a limit of 0, a retry would fail again.
+    The kernel removes a namespace some time after the exit of its processes, so namespaces of
+    earlier probes may still count. With a limit of 0, a retry would fail again.
     """
     for pause in (*_PAUSES, None):
         probe = _try(step, max(0.0, deadline - time.monotonic()) * _SHARE)
@@ -171,7 +177,7 @@ def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) 
 
 
 def _try(step: Step, seconds: float) -> Probe:
-    """Try a step; return a probe named START if no child can be started, or waited for."""
+    """Try a step; return a failed probe named START if no child can be started or waited for."""
     started = time.monotonic()
     words = [PROGRAM, "--within", str(int(seconds * 1000)), *step.words]
     try:
@@ -187,7 +193,7 @@ def _try(step: Step, seconds: float) -> Probe:
             cause="process-limit" if isinstance(error, BlockingIOError) else None,
         )
     if status == -signal.SIGSYS:
-        # The program itself: it reports that a step was killed.
+        # The filter has killed usernsctl-probe itself, which reports steps that were killed.
         return Probe(
             name=step.name,
             outcome="failed",
@@ -199,9 +205,9 @@ def _try(step: Step, seconds: float) -> Probe:
 
 
 def _run(words: list[str], seconds: float) -> tuple[bytes, int]:
-    """Return the output and the exit status of the probe program."""
+    """Run the probe program with a time limit; return its output and exit status."""
     with empty_input() as nothing:
-        # In a session of its own, so that all its processes can be killed.
+        # Start the program in a new session, so that all its processes can be killed.
         process = subprocess.Popen(
             words,
             stdin=nothing,
@@ -213,11 +219,11 @@ def _run(words: list[str], seconds: float) -> tuple[bytes, int]:
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]:
-    """Return the output and exit status; kill a program that exceeds its own time limit."""
+    """Return the output and the exit status of a program; kill the program after `seconds`."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as late:
-        # The process was not reaped, so that its pid still names its process group.
+        # The process was not reaped yet, so its pid still identifies its process group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         assert process.stdout is not None
@@ -229,19 +235,19 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]
 
 
 def _split_status(output: bytes, status: int) -> tuple[bytes, int]:
-    """Split the output into its text and the exit status that the program appends to it.
+    """Split the output of the probe program into the text and the exit status at its end.
 
-    If this process ignores SIGCHLD, subprocess reports every exit status as 0.
+    The exit status from subprocess is 0 for every program if this process ignores SIGCHLD.
     """
     text, mark, number = output.rpartition(b"\0")
     return (text, int(number)) if mark and number.isdigit() else (output, status or _FAILED_STATUS)
 
 
 def judge(name: str, status: int, output: str, seconds: float) -> Probe:
-    """Return the probe with this exit status and output.
+    """Return the probe for an exit status and an output of the probe program.
 
-    :param status: the exit status; 128+N, or -N, if signal N killed the program.
-    :param output: the output, in the form that csrc/programs/probe/main.c describes.
+    :param status: the exit status; 128+N or -N if signal N killed the program.
+    :param output: the output, in the format that csrc/programs/probe/main.c describes.
     """
     text = output.strip()
     if status == _LATE_STATUS:
@@ -259,7 +265,7 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
         detail = f"killed by signal {sig}"
         by_filter = sig == signal.SIGSYS
         if by_filter:
-            # Only a seccomp filter makes the kernel send this signal.
+            # In practice, only a seccomp filter causes SIGSYS.
             detail += ", as a seccomp filter does"
         return Probe(
             name=name,
@@ -284,12 +290,15 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
 
 
 def _says_already(step: str, name: str, reason: str) -> bool:
-    """Return whether the probe's name or the reason contains the name of the step."""
+    """Return whether a message need not repeat the name of the step.
+
+    That is so if the name of the probe or the reason begins with the name of the step.
+    """
     return step == "none" or name.startswith(step) or reason.startswith(step)
 
 
 def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> dict[str, Probe]:
-    """Try all steps.
+    """Try all steps; return their probes by name.
 
     :param runsc: whether to run a program in gVisor, too.
     :param seconds: the time limit of all steps together.
@@ -308,7 +317,7 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
 def try_own_calls() -> Probe | None:
     """Return a failed probe named START if a seccomp filter would kill this process, else None.
 
-    A process that a filter kills can't report that, so a child tries the calls.
+    A killed process can't report anything, so a child process tries the system calls.
     """
     try:
         _core.check_filter(of_doctor=True)
@@ -318,7 +327,7 @@ def try_own_calls() -> Probe | None:
 
 
 def skip_all(facts: Facts, failed: Probe, *, runsc: bool = True) -> dict[str, Probe]:
-    """Return the results if no step can be tried: all are skipped, because of `failed`."""
+    """Return `failed` and a skipped probe for every step, if no step can be tried."""
     return {failed.name: failed} | {
         step.name: _skipped(step, failed.name) for step in steps(facts, runsc=runsc)
     }
@@ -337,19 +346,20 @@ def _skipped(step: Step, needed: str) -> Probe:
 
 RUNSC = "runsc"
 
-# A cause in the output of our commands: "  why: ... [id]" or "  cause: id".
+# Matches the cause in the output of usernsctl's own commands, which is an indented line: "why: ...
+# [id]" or "cause: id".
 _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
 
-# The number of characters to show of runsc's output: the last ones, which have the reason, or after
-# a crash the first ones of its message, which stack traces follow.
+# Maximum number of characters of runsc's output in a report: the last characters, which have the
+# reason; or the first characters of a crash message, because stack traces follow it.
 _DETAIL_MAX = 2000
 _CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 
 
 def _judge_runsc(text: str, status: int, seconds: float) -> Probe:
-    """Return the probe of a failed run."""
+    """Return the probe for a failed `usernsctl run`."""
     named = _CAUSE.findall(text)
-    # The indented lines are about the cause, and our own commands have added them.
+    # usernsctl itself has added the indented lines, which are about the cause.
     message = "\n".join(line for line in text.split("\n") if not line.startswith("  "))
     crash = _CRASH.search(message)
     detail = message[-_DETAIL_MAX:] if crash is None else message[crash.start() :][:_DETAIL_MAX]

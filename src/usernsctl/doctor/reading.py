@@ -1,4 +1,4 @@
-"""Readers of facts, from files below a root directory."""
+"""Functions that read facts about a machine from files below a root directory."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ from usernsctl.maps import Extent, parse_map
 
 
 class Tree:
-    """A root directory. Files that are absent or can't be read give ``None``, not an error."""
+    """The files below a root directory. Methods return ``None`` for a file that can't be read."""
 
     def __init__(self, root: str) -> None:
         self._root = root.rstrip("/")
 
     @property
     def is_real(self) -> bool:
-        """True if this is the machine's own root directory."""
+        """True if the root directory is the machine's own."""
         return not self._root
 
     def path(self, path: str) -> str:
-        """Return the path on this machine of a file in the tree."""
+        """Return the path on this machine of a path in the tree."""
         return f"{self._root}/{path.lstrip('/')}"
 
     def text(self, path: str) -> str | None:
         """Return the text of a regular file, or None if the file can't be read."""
         try:
-            # To open a FIFO without O_NONBLOCK would wait for a writer.
+            # Without O_NONBLOCK, opening a FIFO would wait for a writer.
             fd = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             with open_file(fd) as file:
                 is_file = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -64,28 +64,28 @@ class Tree:
             return None
 
     def number(self, path: str) -> int | None:
-        """Return the number in a file, or None if the file has no number or can't be read."""
+        """Return the number in a file, or None if the file can't be read or contains no number."""
         try:
             return int((self.text(path) or "").strip())
         except ValueError:
             return None
 
     def names(self, path: str) -> list[str]:
-        """Return the sorted names in a directory; empty if the directory can't be read."""
+        """Return the sorted names in a directory; an empty list if the directory can't be read."""
         try:
             return sorted(os.listdir(self.path(path)))
         except OSError:
             return []
 
     def link(self, path: str) -> str | None:
-        """Return the target of a symbolic link."""
+        """Return the target of a symbolic link, or None if it can't be read."""
         try:
             return os.readlink(self.path(path))
         except OSError:
             return None
 
     def is_absent(self, path: str) -> bool:
-        """Return whether the file certainly does not exist; false if that is unknown."""
+        """Return whether the file certainly does not exist; false if its existence is unknown."""
         try:
             os.lstat(self.path(path))
         except FileNotFoundError:
@@ -106,7 +106,7 @@ class Tree:
         return os.path.exists(self.path(path))
 
     def real(self, path: str) -> str:
-        """Return a path of the tree without symbolic links."""
+        """Return a path of the tree with all symbolic links resolved."""
         real = os.path.realpath(self.path(path))
         return real.removeprefix(os.path.realpath(self._root or "/").rstrip("/")) or "/"
 
@@ -126,8 +126,8 @@ class Tree:
     def which(self, name: str, search: str | None) -> tuple[str | None, bool]:
         """Find the first executable file in the absolute directories of `search`, as the core does.
 
-        :returns: the path of that file, or of the first file that is not executable; and whether it
-            is executable.
+        :returns: the path of the first executable file, or else of the first file with this name,
+            or None; and whether the file is executable.
         """
         directories = (search or DEFAULT_PATH).split(":")
         paths = [f"{one}/{name}" for one in directories if one.startswith("/")]
@@ -138,7 +138,7 @@ class Tree:
         return files[0] if files else None, False
 
     def is_script(self, path: str) -> bool:
-        """Return whether a file can be read, and is not an ELF program."""
+        """Return whether a file can be read and is not an ELF program."""
         try:
             with open(self.path(path), "rb") as file:
                 return file.read(4) != b"\x7fELF"
@@ -146,8 +146,9 @@ class Tree:
             return False
 
     def has_attribute(self, path: str, attribute: str) -> bool:
-        """Return whether a file has this extended attribute, and it is not empty (xattr(7))."""
-        # gVisor calls fgetxattr(2), too, but a filter may kill callers of getxattr(2).
+        """Return whether a file has this extended attribute (xattr(7)), and it is not empty."""
+        # Prefer fgetxattr(2), which gVisor uses, too: a seccomp filter may kill callers of
+        # getxattr(2).
         file = self.path(path)
         try:
             fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -162,7 +163,8 @@ class Tree:
                 os.close(fd)
 
 
-# gVisor has reported this build since 2018 (csrc/programs/verify/main.c looks for it too).
+# The build date in gVisor's /proc/version since 2018 (csrc/programs/verify/main.c searches for it,
+# too).
 _GVISOR_BUILD = "Sun Jan 10 15:06:54 PST 2016"
 
 _KUBERNETES_SECRETS = "var/run/secrets/kubernetes.io"
@@ -175,13 +177,13 @@ def read_container(
 ) -> Container:
     """Return the facts about the container that this process is in.
 
-    :param points: the mount points; ``None``: not known.
+    :param points: the mount points in this mount namespace, or ``None`` if they are unknown.
     """
     engine, sign = _engine(tree, environ)
     return Container(
         engine=engine,
         sign=sign,
-        # A mount namespace has a mount at "/", which is not visible from a chroot.
+        # A mount namespace has a mount at "/", which a process in a chroot can't see.
         chroot=None if points is None else "/" not in points,
         docker_daemon=any(tree.exists(path) for path in _DOCKER_SOCKETS),
         userns_remap=_userns_remap(tree),
@@ -189,7 +191,8 @@ def read_container(
 
 
 def _engine(tree: Tree, environ: Mapping[str, str]) -> tuple[Engine | None, str]:
-    # The most specific engine first: a Pod's container also has the signs of containerd or Docker.
+    # Check the most specific engine first: the container of a Pod also has signs of containerd or
+    # Docker.
     if is_gvisor(tree):
         return "gvisor", "/proc/version is gVisor's"
     if "KUBERNETES_SERVICE_HOST" in environ:
@@ -220,7 +223,7 @@ def _userns_remap(tree: Tree) -> str | None:
 
 
 def _own_groups(tree: Tree) -> dict[str, str]:
-    """Return this process's control groups by their controllers, "" for version 2."""
+    """Return this process's control groups by their controllers; the key "" is version 2."""
     groups = {}
     for line in (tree.text("proc/self/cgroup") or "").split("\n"):
         _, _, rest = line.partition(":")
@@ -231,7 +234,7 @@ def _own_groups(tree: Tree) -> dict[str, str]:
 
 
 def read_cgroup(tree: Tree) -> Cgroup:
-    """Return this process's control group of version 2."""
+    """Return the control group of this process in the hierarchy of version 2."""
     path = _own_groups(tree).get("")
     for top in _UNIFIED:
         if path is not None and tree.exists(f"{top}/cgroup.procs"):
@@ -245,7 +248,10 @@ def read_cgroup(tree: Tree) -> Cgroup:
 
 
 def read_pids(tree: Tree) -> tuple[int | None, int | None]:
-    """Return the smallest pids.max of our control group and its ancestors, and its pids.current."""
+    """Return the lowest pids.max of this process's control groups, and that group's pids.current.
+
+    Ancestors of the groups are included.
+    """
     groups = _own_groups(tree)
     places = [(f"sys/fs/cgroup/{names}", path) for names, path in groups.items() if names == "pids"]
     places += [(top, groups[""]) for top in _UNIFIED if "" in groups]
@@ -282,13 +288,13 @@ SYSCTLS = (
 HELPERS = ("newuidmap", "newgidmap")
 DEVICES = ("/dev/null", "/dev/net/tun", "/dev/kvm")
 
-# The time limit of each program that is started, in seconds.
+# Time limit of each program that is started to read a fact, in seconds.
 _PROGRAM_SECONDS = 10.0
 
-# PROC_USER_INIT_INO, the inode number of the initial user namespace (linux/proc_ns.h).
+# The inode number of the initial user namespace, PROC_USER_INIT_INO (linux/proc_ns.h).
 _INITIAL = "user:[4026531837]"
 
-# The options of a mount point that Facts has, as proc_pid_mountinfo(5) names them.
+# The options of mount points that Facts records, as proc_pid_mountinfo(5) names them.
 _RESTRICTIONS = ("ro", "nosuid", "nodev", "noexec")
 
 
@@ -299,14 +305,14 @@ def read_facts(
     only_files: bool = False,
     seconds: float = 30.0,
 ) -> Facts:
-    """Read all facts. No program is started, except a runsc whose release is not known yet.
+    """Read all facts. The only program that is started is runsc, if its release is not known yet.
 
-    :param root: the directory with proc, sys, etc, dev and usr. Facts about this process that only
-        system calls return are read if `root` is ``/``, and otherwise unknown.
-    :param environ: the variables such as PATH, by default ``os.environ``.
-    :param only_files: whether to start no program at all and not to call uname(2), since a seccomp
-        filter kills callers of such calls.
-    :param seconds: the time limit of all programs together.
+    :param root: the directory that contains proc, sys, etc, dev and usr. Facts that only system
+        calls return are unknown unless `root` is ``/``.
+    :param environ: the environment variables, such as PATH; by default ``os.environ``.
+    :param only_files: whether to start no program and not to call uname(2), because a seccomp
+        filter kills callers of the necessary system calls.
+    :param seconds: the time limit of all started programs together, in seconds.
     """
     environ = os.environ if environ is None else environ
     tree = Tree(root)
@@ -342,7 +348,7 @@ def read_facts(
 
 @dataclass(frozen=True, slots=True)
 class _Status:
-    """/proc/self/status (proc_pid_status(5)), by the names of its lines."""
+    """The fields of /proc/self/status (proc_pid_status(5)), by their names."""
 
     fields: Mapping[str, str]
 
@@ -428,7 +434,7 @@ def _privileges(status: _Status, *, live: bool) -> Privileges:
 
 
 def _called() -> tuple[tuple[str, ...] | None, bool | None]:
-    """Return the names of the securebits, and whether this process is dumpable."""
+    """Return the names of this process's securebits, and whether the process is dumpable."""
     from usernsctl.hardening import SECUREBITS
 
     bits = _core.securebits()
@@ -436,7 +442,7 @@ def _called() -> tuple[tuple[str, ...] | None, bool | None]:
     return None if names is None else tuple(names), _core.is_dumpable()
 
 
-# As /proc/self/limits names them.
+# Names of the limits in /proc/self/limits, by the fields of Limits.
 _LIMITS = {
     "processes": "Max processes",
     "address_space": "Max address space",
@@ -448,10 +454,10 @@ _LIMITS = {
 
 
 def _parent(tree: Tree, status: _Status) -> int:
-    """Return the pid of the parent if this process inherits its limits, otherwise 0.
+    """Return the pid of the parent process if it has the hard limits of this process, otherwise 0.
 
-    Limits that were set for this process alone, such as by systemd, may be lower than the parent's:
-    raising the parent's limits to what suffices here would lower them.
+    If the limits differ, a service manager such as systemd may have set lower ones for this process
+    alone. A remedy that sets the parent's limits to sufficient values could then lower them.
     """
     parent = status.number("PPid", 10) or 0
     return parent if _limits_of(tree, f"{parent}")[1] == _limits_of(tree, "self")[1] else 0
@@ -471,7 +477,7 @@ def _limits(tree: Tree, status: _Status) -> Limits:
 
 
 def _limits_of(tree: Tree, process: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the soft limits and the hard limits of a process."""
+    """Return the soft limits and the hard limits of a process, each by the fields of Limits."""
     soft: dict[str, int] = {}
     hard: dict[str, int] = {}
     for line in (tree.text(f"proc/{process}/limits") or "").split("\n"):
@@ -492,7 +498,8 @@ def _security(tree: Tree, status: _Status) -> SecurityModules:
         names=None if names is None else tuple(names.strip().split(",")),
         label=label.strip("\0\n ") or None if label else None,
         selinux_enforcing=None if enforcing is None else enforcing == 1,
-        # A seccomp filter may kill a process that makes this call.
+        # Query Landlock only without a seccomp filter, which may kill a process for the system
+        # call.
         landlock=_core.landlock_version()
         if tree.is_real and status.number("Seccomp", 10) == 0
         else None,
@@ -514,7 +521,7 @@ def _helper(
     file_capabilities = tree.has_attribute(path, "security.capability")
     real = tree.real(path)
     point = _mount_point(real, points)
-    # In other directories, a file of root's may be on a filesystem that other users have written.
+    # Elsewhere, a file of root may be on a filesystem that other users have written.
     is_systems = os.path.dirname(real) in map(tree.real, DEFAULT_PATH.split(":"))
     return Helper(
         path=path,
@@ -586,7 +593,7 @@ def _device(tree: Tree, path: str) -> Device:
 
 
 def _share(deadline: float) -> float:
-    """Return the time limit of a program, which leaves as much to the later ones."""
+    """Return the time limit of the next program, which is at most half of the remaining time."""
     return min(_PROGRAM_SECONDS, max(0.0, deadline - time.monotonic()) / 2)
 
 
@@ -609,7 +616,7 @@ def _runsc(
             noexec=point if "noexec" in points.get(point, ()) else None,
             other=_other_runsc(tree, refused, deadline),
         )
-    # The error is ignored, since other facts explain why no program can be started.
+    # Ignore the error, because other facts explain why no program can be started.
     release = None
     with contextlib.suppress(RunscError):
         release = release_of(path, remember=False, seconds=_share(deadline))
@@ -624,7 +631,7 @@ def _runsc(
 
 
 def _other_runsc(tree: Tree, path: str | None, deadline: float) -> str | None:
-    """Return the path of another runsc that works and that only root can replace."""
+    """Return the path of a runsc other than `path` that works and that only root can replace."""
     for directory in DEFAULT_PATH.split(":"):
         other = f"{directory}/runsc"
         real = _systems_runsc(tree, other)
@@ -639,8 +646,8 @@ def _other_runsc(tree: Tree, path: str | None, deadline: float) -> str | None:
 def _systems_runsc(tree: Tree, path: str | None) -> str | None:
     """Return the real path of `path` if its name is runsc and only root can replace the file.
 
-    Only such a file may be made executable for all users: an environment variable can name any
-    file, even a secret.
+    A remedy makes only such a file executable for all users: an environment variable can name any
+    file as runsc, even a secret one.
     """
     real = tree.real(os.path.abspath(path)) if path else ""
     return real if os.path.basename(real) == "runsc" and tree.is_roots(real) else None

@@ -19,7 +19,7 @@ _BY_STARTER = "a parent process must be changed, and doctor can't find out which
 _BY_CALLER = "the program that made this request must be changed, or its arguments"
 _BY_LOOKING = "the remedy depends on the output of these commands"
 
-#: Causes for which the catalogue has no command, each with the reason.
+#: Causes that no script can remedy, with the reason. Root or the user must decide or act.
 BY_HAND: Mapping[str, str] = {
     "no-config-user-ns": "only another kernel has user namespaces",
     "already-in-gvisor": "no command in a sandbox can change the kernel of the sandbox",
@@ -86,12 +86,12 @@ BY_HAND: Mapping[str, str] = {
 
 
 def is_sentence(cause: Cause, text: str) -> bool:
-    """Return whether `text` is a remedy for people to read, rather than for a shell."""
+    """Return whether `text` is a remedy in prose, not a shell command."""
     return cause.prose and text == cause.remedies["host"]
 
 
 def by_hand(cause: Cause, text: str) -> str | None:
-    """Return the reason why a script can't apply the remedy, or None if it can."""
+    """Return the reason why a script can't apply the remedy `text`, or None if it can."""
     is_general = text == cause.remedies["host"]
     return BY_HAND.get(cause.id) if is_general else None
 
@@ -102,18 +102,18 @@ def typed(text: str) -> list[str]:
 
 
 def remedy(report: Report, cause: Cause, where: Place) -> str:
-    """Return the remedy for a cause, in a container engine or on the host."""
+    """Return the remedy for a cause, in the form for a container engine or for the host."""
     if where == "host":
         return commands(report, cause) or cause.remedies["host"]
     return cause.remedies.get(where) or cause.remedies["host"]
 
 
 def commands(report: Report, cause: Cause) -> str:
-    """Return the commands that mend a cause on this machine; empty if the facts don't suffice.
+    """Return the commands that remedy a cause on this machine; empty if the facts don't suffice.
 
     The commands are for root, except ``ulimit`` and ``export``, which are for the shell that starts
-    the sandboxed command. Comments replace commands that would give privileges to a file which
-    other users than root can change.
+    the sandboxed command. If users other than root can replace a file, comments take the place of
+    commands that would give the file privileges.
     """
     known = _KNOWN.get(cause.id)
     lines = known(report.facts) if known else []
@@ -121,15 +121,15 @@ def commands(report: Report, cause: Cause) -> str:
 
 
 def _user(facts: _Facts) -> str | None:
-    """Return the user's name if a command can contain it."""
+    """Return the user's name; None if it is unknown, or not safe as an argument of a command."""
     user = facts.get("subordinate", {}).get("user")
     return user if user and not user.startswith("-") and user.isprintable() else None
 
 
 def _grant(facts: _Facts, *files: str) -> list[str]:
-    """Return the command that grants subordinate ranges.
+    """Return the command that grants subordinate id ranges to the user; empty if facts are missing.
 
-    :param files: the files that lack a range; by default both.
+    :param files: the paths of the files without a range for the user; by default both files.
     """
     ranges = facts.get("subordinate", {})
     user, first = _user(facts), ranges.get("free")
@@ -145,7 +145,7 @@ def _grant(facts: _Facts, *files: str) -> list[str]:
 
 
 def _grant_others(facts: _Facts) -> list[str]:
-    """Return commands that replace the granted ranges by ranges that exist here."""
+    """Return commands that replace the granted ranges by ranges inside this user namespace."""
     user, uid, added = _user(facts), facts.get("ids", {}).get("uid"), _grant(facts)
     if user is None or not re.fullmatch("[A-Za-z0-9_-]+", user) or not added:
         return []
@@ -153,16 +153,16 @@ def _grant_others(facts: _Facts) -> list[str]:
 
 
 def _replace(facts: _Facts) -> list[str]:
-    """Return commands that replace subuid and subgid by regular files."""
+    """Return commands that replace /etc/subuid and /etc/subgid by regular files."""
     found = facts.get("subordinate", {}).get("no_files", ())
     made = [f"mv {file} {file}.old && touch {file}" for file in found]
     return [*made, *_grant(facts, *found)] if made else []
 
 
 def _bounding(facts: _Facts) -> list[str]:
-    """Return commands that give the helpers file capabilities instead of setuid root.
+    """Return commands that give the helpers file capabilities instead of the setuid bit.
 
-    A setuid program needs more capabilities in the bounding set than the helpers use.
+    A setuid program requires more capabilities in the bounding set than the helpers use.
     """
     bounding = facts.get("privileges", {}).get("bounding")
     needed = [CAPABILITIES[name] for name in ("setuid", "setgid")]
@@ -172,7 +172,10 @@ def _bounding(facts: _Facts) -> list[str]:
 
 
 def _capable(facts: _Facts, *before: str) -> list[str]:
-    """Return commands that give the helpers the file capabilities that they need."""
+    """Return commands that set file capabilities on newuidmap and newgidmap.
+
+    :param before: templates of commands to run on each helper first.
+    """
     lines = []
     for name, capability in (("newuidmap", "setuid"), ("newgidmap", "setgid")):
         helper = facts.get("helpers", {}).get(name)
@@ -189,7 +192,7 @@ def _name(facts: _Facts) -> list[str]:
     uid, gid = ids.get("uid"), ids.get("gid")
     if not uid:
         return []
-    # newuidmap refuses a caller whose gid is not that of the passwd entry.
+    # newuidmap denies the map if the caller's gid differs from the gid of the passwd entry.
     return [
         f"getent group {gid} || groupadd --gid {gid} user{uid}",
         f"useradd --uid {uid} --gid {gid} --no-create-home user{uid}",
@@ -197,7 +200,7 @@ def _name(facts: _Facts) -> list[str]:
 
 
 def _group(facts: _Facts) -> list[str]:
-    """Return the command that starts with the gid of the passwd entry, as newuidmap requires."""
+    """Return the command that sets the primary group in passwd to the gid of this process."""
     user, gid = _user(facts), facts.get("ids", {}).get("gid")
     if user is None or gid is None:
         return []
@@ -205,7 +208,7 @@ def _group(facts: _Facts) -> list[str]:
 
 
 def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
-    """Return a remedy for a seccomp filter that no container engine has installed."""
+    """Return a function that returns the remedy for a seccomp filter outside container engines."""
 
     def fill(facts: _Facts) -> list[str]:
         if facts.get("container", {}).get("engine") or not facts.get("privileges", {}).get(
@@ -223,7 +226,7 @@ def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
 
 
 def _mounts(facts: _Facts) -> list[str]:
-    """Return the remedy for denied mounts: for AppArmor's profile, or for a seccomp filter."""
+    """Return the remedy for denied mounts, for an AppArmor profile or for a seccomp filter."""
     label = facts.get("security", {}).get("label") or ""
     name = label.removesuffix(" (enforce)")
     if name == label or facts.get("container", {}).get("engine"):
@@ -252,7 +255,7 @@ def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts],
 
 
 def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
-    """Return the commands for a helper; comments if others may have replaced its file."""
+    """Return the commands for a helper, or comments if not only root can replace its file."""
     file, point = helper["system"], helper["nosuid"] or "/"
     if not file or not (file + point).isprintable():
         return [
@@ -277,7 +280,7 @@ def _runsc(facts: _Facts) -> list[str]:
 
 
 def _executable_mount(facts: _Facts, point: str, file: str | None) -> list[str]:
-    """Return the command that makes a mount executable, if only root can replace `file`."""
+    """Return the remedy for a noexec mount: a remount with exec if only root can replace `file`."""
     if file and point.isprintable():
         return [f"mount -o remount,bind,exec {quoted(point)}"]
     return _other_runsc(facts) or [
@@ -291,10 +294,10 @@ def _other_runsc(facts: _Facts) -> list[str]:
     return [f"export USERNSCTL_RUNSC={quoted(other)}"] if other else []
 
 
-# The values to which remedies raise hard limits; sandboxes need less.
+# The values to which remedies raise hard limits. Sandboxes need less.
 _ENOUGH = {"nofile": 4096, "nproc": 4096}
 
-# The options of ulimit and of prlimit(1), by the names of the facts.
+# The options of ulimit and of prlimit(1) for each limit in the facts.
 _LIMITS = {
     "open_files": ("n", "nofile"),
     "processes": ("u", "nproc"),
@@ -317,7 +320,7 @@ def _limits(*names: str) -> Callable[[_Facts], list[str]]:
 
 
 def _by_root(names: list[str], facts: _Facts) -> list[str]:
-    """Return the command with which root raises hard and soft limits of the parent."""
+    """Return the command with which root raises hard and soft limits of the parent process."""
     parent, bounding = facts.get("parent"), facts.get("privileges", {}).get("bounding")
     if bounding is not None and not int(bounding, 16) >> CAPABILITIES["sys_resource"] & 1:
         ulimits = " ".join(f"--ulimit {_LIMITS[name][1]}=-1" for name in names)
@@ -339,15 +342,16 @@ def _by_root(names: list[str], facts: _Facts) -> list[str]:
 
 
 def _by_shell(name: str, hard: int | None) -> str:
-    """Return the command that raises a soft limit to the hard limit."""
+    """Return the shell command that raises a soft limit to its hard limit."""
     option, long = _LIMITS[name]
     most = "unlimited" if hard is None else hard
     if name == "pending_signals":
-        # dash has no ulimit -i.
+        # The shell dash has no ulimit -i.
         return f"ulimit -S -i {most} 2>&- || prlimit --pid $$ --{long}={most}:"
     if name != "processes":
         return f"ulimit -S -{option} $(ulimit -H -{option})"
-    # The limit may forbid even the process for a $(...); dash calls this limit -p.
+    # The process limit may forbid even the process for a $(...). The shell dash has -p in place of
+    # -u.
     return f"ulimit -S -u {most} 2>&- || ulimit -S -p {most}"
 
 

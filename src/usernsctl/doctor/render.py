@@ -28,9 +28,10 @@ _PLACES: dict[str, Place] = {"docker": "docker", "podman": "podman", "kubernetes
 
 
 def place(report: Report) -> Place:
-    """Return where remedies apply: a container engine, or the host.
+    """Return the place for which the report shows remedies: a container engine or the host.
 
-    The engine of this container takes precedence over the engine of the report's purpose.
+    The engine of the container that this process is in takes precedence over an engine that is the
+    purpose of the report.
     """
     container = report.facts.get("container")
     engine = container.get("engine") if isinstance(container, dict) else None
@@ -38,7 +39,7 @@ def place(report: Report) -> Place:
 
 
 def headline(report: Report) -> str:
-    """Return the summary of a report, in a line."""
+    """Return a one-line summary of a report."""
     what = WHAT[report.purpose]
     blocking = sum(finding.blocks for finding in report.findings)
     warnings = len(report.findings) - blocking
@@ -53,14 +54,14 @@ def _count(number: int, noun: str) -> str:
 
 
 def title(finding: Finding) -> str:
-    """Return the id and the title of a finding, in a line."""
+    """Return the id and the title of a finding's cause, in one line."""
     if finding.cause is None:
         return "unknown: nothing in the catalogue matches"
     return f"{finding.id}: {finding.cause.title}"
 
 
 def plain(report: Report, needs: Sequence[Need]) -> str:
-    """Return the report as text that is wrapped at 80 columns, except for commands."""
+    """Return the report as text, wrapped at 80 columns except for commands."""
     lines = [headline(report)]
     for number, finding in enumerate(report.findings, 1):
         lines += ["", *_finding(number, finding, report)]
@@ -93,13 +94,13 @@ def _labelled(label: str, text: str) -> list[str]:
 
 
 def outcome(probe: Probe, purpose: Purpose) -> str:
-    """Return the outcome of a probe, or "advice" for a failure that does not prevent `purpose`."""
+    """Return the outcome of a probe, or "advice" if it failed but does not prevent `purpose`."""
     blocks = purpose in STANDS_IN_THE_WAY_OF.get(probe.name, ())
     return "advice" if probe.outcome == "failed" and not blocks else probe.outcome
 
 
 def reason(probe: Probe) -> str:
-    """Return the reason why a probe is not ok, or the version of a program, in a line."""
+    """Return why a probe failed or was skipped, or a program's version, in one line."""
     if probe.outcome == "ok":
         return probe.detail if probe.name in PROGRAMS else ""
     parts = [f"[{probe.cause}]"] if probe.cause else []
@@ -125,7 +126,7 @@ set -eu
 
 
 def as_script(report: Report) -> str:
-    """Return the report as a script for sh(1), with comments for all that is not a command."""
+    """Return the report as a script for sh(1), in which everything but commands is a comment."""
     lines = [_HEAD.rstrip("\n"), f"# {headline(report)}"]
     if any(_asked(report, finding) for finding in report.findings):
         lines += ["", _ASK.rstrip("\n")]
@@ -134,7 +135,7 @@ def as_script(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-# An empty answer, or the end of standard input, changes nothing.
+# An empty answer, or the end of standard input, counts as no, so that nothing is changed.
 _ASK = """
 ask() {
     printf '%s [y/N] ' "$1"
@@ -145,11 +146,11 @@ ask() {
 
 
 def _asked(report: Report, finding: Finding) -> str:
-    """Return the commands that the script runs for a cause if the user agrees; "" if none."""
+    """Return the commands that the script runs for a finding if the user agrees, or "" if none."""
     if finding.cause is None:
         return ""
     found = remedy(report, finding.cause, place(report))
-    # Commands for the user's shell have no effect in the script's shell.
+    # Do not run commands for the user's shell, because they have no effect in the script's shell.
     is_read = is_sentence(finding.cause, found) or by_hand(finding.cause, found)
     return found if not (found.startswith(FOR_SHELL) or is_read) and typed(found) else ""
 
@@ -185,12 +186,12 @@ def _comment(text: str) -> list[str]:
     return wrapped(f"# {text}", "# ")
 
 
-#: The version of the JSON format, incremented when a member is removed or changes its meaning.
+#: Version of the JSON format, incremented when a member is removed or changes its meaning.
 VERSION = 1
 
 
 def as_json(report: Report, needs: Sequence[Need]) -> dict[str, Any]:
-    """Return the report in the form of its schema, ``doctor/schema.json``."""
+    """Return the report in the JSON format that ``doctor/schema.json`` describes."""
     return {
         "version": VERSION,
         "purpose": report.purpose,

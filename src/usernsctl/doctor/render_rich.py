@@ -1,4 +1,4 @@
-"""The report for a terminal, with colours and tables."""
+"""The report of doctor for a terminal, with colours and tables."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ _STYLES = {
 
 
 def show(report: Report, needs: Sequence[Need]) -> None:
-    """Print the report and the settings on standard output."""
-    # Rich alone would print bold type with NO_COLOR, and users take any escape for a colour.
+    """Print the report and the required settings on standard output."""
+    # Disable all styles with NO_COLOR: Rich would still print bold type, which users may take for a
+    # colour.
     console = Console(highlight=False, color_system=None if "NO_COLOR" in os.environ else "auto")
     console.print(Text(render.headline(report), "bold green" if report.ready else "bold red"))
     for number, finding in enumerate(report.findings, 1):
@@ -42,11 +43,11 @@ def show(report: Report, needs: Sequence[Need]) -> None:
     console.print(tried)
     console.print()
     settings = _table("setting", "", "found")
-    # Names of settings are not wrapped if they fit, so that users can search for and copy them.
+    # Do not wrap the names of settings if they fit, so that users can search for and copy them.
     longest = max((len(need.name) for need in needs), default=0)
     settings.columns[0].no_wrap = longest < console.width * 2 // 3
     for need in needs:
-        # The report of a machine that is ready shows no setting in red.
+        # If the machine is ready, no setting is red.
         style = "advice" if report.ready and need.state == "unmet" else need.state
         state = Text(need.state, _STYLES[style])
         settings.add_row(_text(need.name), state, _text(need.found))
@@ -81,6 +82,6 @@ def _show_finding(console: Console, number: int, finding: Finding, report: Repor
     console.print(body)
     if finding.cause is not None:
         console.print(Text("   remedy", "dim"))
-        # Not in the table, which would wrap commands.
+        # Print commands below the table, because table cells would wrap them.
         for line in remedy(report, finding.cause, render.place(report)).split("\n"):
             console.print(_text(f"   {line}", "bold"), soft_wrap=True)

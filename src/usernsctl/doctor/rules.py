@@ -1,7 +1,7 @@
-"""Rules that decide which causes apply: pure functions of facts and probes; they return evidence.
+"""Rules that decide which causes apply. They are pure functions from facts and probes to evidence.
 
-The core itself names most causes, in the probe that failed (csrc/explain/diagnose.c). Rules that
-read facts also find a second cause, which the failed probe did not reach.
+The native core determines most causes itself when a probe fails (csrc/explain/diagnose.c). Rules
+that read facts also find further causes, which no probe reaches because an earlier step fails.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from usernsctl.explain.model import Probe
 from usernsctl.gvisor.runsc.releases import Release
 from usernsctl.profiles import is_own_profile
 
-#: The errors with which the kernel or a security module denies a call.
+#: Errors with which the kernel or a security module denies a call.
 _REFUSALS = (errno.EPERM, errno.EACCES)
 
 Evidence = tuple[str, ...]
 
 
-# Probes of devices and programs that no start depends on.
+# Names of the probes of devices and programs that are not needed to start a sandbox.
 _OPTIONAL = ("tun", "kvm", "pasta", "nft", "cgroup")
 
 
@@ -35,7 +35,7 @@ class Seen:
     probes: Mapping[str, Probe]
 
     def failed(self, *names: str, errnos: tuple[int, ...] = ()) -> Probe | None:
-        """Return the first of these probes that failed, with one of `errnos` if given."""
+        """Return the first of the named probes that failed, with one of `errnos` if given."""
         for name in names:
             probe = self.probes.get(name)
             if probe and probe.outcome == "failed" and (not errnos or probe.errno in errnos):
@@ -43,28 +43,29 @@ class Seen:
         return None
 
     def unsettled(self, name: str) -> Probe | None:
-        """Return the probe if it failed or timed out."""
+        """Return the probe with this name if it failed or timed out, else None."""
         probe = self.probes.get(name)
         return probe if probe and (probe.outcome == "failed" or probe.cause == LATE) else None
 
     def named(self, cause_id: str) -> Evidence:
-        """Return the messages of the probes for which the core itself named this cause.
+        """Return the messages of the probes whose failure the core attributed to this cause.
 
-        Probes of programs that no start needs are ignored: only their own rules evaluate them.
+        Probes of optional devices and programs are ignored, because only their own rules evaluate
+        them.
         """
         probes = (p for p in self.probes.values() if p.name not in _OPTIONAL)
         return tuple(message_of(p) for p in probes if p.cause == cause_id)
 
     def unprivileged(self) -> bool:
-        """Return whether this process needs newuidmap and newgidmap to map a range."""
+        """Return whether this process can map a range of ids only by newuidmap and newgidmap."""
         return not self.facts.privileges.holds("setuid", "setgid")
 
     def without_profile(self) -> tuple[str, ...]:
-        """Return the paths of our programs that have no AppArmor profile, as far as known."""
+        """Return the paths of usernsctl's programs that are known to lack an AppArmor profile."""
         return without_profile(self.probes)
 
     def printed(self, name: str, *texts: str) -> Evidence:
-        """Return the message of a failed probe if it contains one of `texts`."""
+        """Return the message of the probe `name` if it failed and printed one of `texts`."""
         probe = self.failed(name)
         if probe and any(text in probe.detail for text in texts):
             return (message_of(probe),)
@@ -72,7 +73,7 @@ class Seen:
 
 
 def without_profile(probes: Mapping[str, Probe]) -> tuple[str, ...]:
-    """Return the paths of our programs that have no AppArmor profile."""
+    """Return the paths of usernsctl's programs that have no AppArmor profile."""
     probe = probes.get(PROFILES)
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
     pairs = (line.partition("\t") for line in lines)
@@ -80,7 +81,7 @@ def without_profile(probes: Mapping[str, Probe]) -> tuple[str, ...]:
 
 
 def message_of(probe: Probe) -> str:
-    """Return the message of a probe, as evidence."""
+    """Return the name and the message of a probe, as a text of evidence."""
     return f"{probe.name}: {probe.detail}"
 
 
@@ -88,12 +89,12 @@ _Holds = Callable[[Seen], Evidence]
 
 
 def only_named(seen: Seen) -> Evidence:
-    """Return no evidence: no fact proves this cause; the core, or a message of runsc, names it."""
+    """Return no evidence, because only the core or a message of runsc can show this cause."""
     return ()
 
 
 def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
-    """Return a rule that holds if one of these probes failed, with one of `errnos` if given."""
+    """Return a rule that holds if one of the named probes failed, with one of `errnos` if given."""
 
     def holds(seen: Seen) -> Evidence:
         probe = seen.failed(*names, errnos=errnos)
@@ -106,12 +107,13 @@ def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
 class Rule:
     """A rule that decides whether a cause applies.
 
-    :ivar explains: the probes whose failure the cause explains.
-    :ivar holds: returns the evidence in the facts; the core adds the probes that named the cause.
-    :ivar warns: whether the cause is only a warning for every purpose.
-    :ivar always: whether the cause is reported for all purposes.
+    :ivar explains: the names of the probes whose failure the cause explains.
+    :ivar holds: a function that returns the evidence in the facts; :meth:`evidence` adds the probes
+        whose failure the core attributed to the cause.
+    :ivar warns: whether the cause is a warning that never blocks a purpose.
+    :ivar always: whether the cause is reported even if it does not concern the purpose.
     :ivar guessed: whether the cause applies only if no other cause explains the failed sandbox.
-    :ivar eclipses: whether the cause makes all other findings meaningless.
+    :ivar eclipses: whether no other cause is reported if this cause holds.
     """
 
     id: str
@@ -123,11 +125,11 @@ class Rule:
     eclipses: bool = False
 
     def evidence(self, seen: Seen) -> Evidence:
-        """Return the evidence for the cause, each text once; empty if the cause does not hold."""
+        """Return distinct texts of evidence for the cause; empty if the cause does not hold."""
         return tuple(dict.fromkeys(self.holds(seen) + seen.named(self.id)))
 
 
-# ---- making a namespace ------------------------------------------------------------------------
+# ---- creating a namespace ----------------------------------------------------------------------
 
 
 def in_gvisor(seen: Seen) -> Evidence:
@@ -145,7 +147,7 @@ def not_supported(seen: Seen) -> Evidence:
 def filtered(seen: Seen) -> Evidence:
     probe, mode = seen.failed("unshare-nothing"), seen.facts.privileges.seccomp
     shown = () if mode is None else (f"Seccomp is {mode} in /proc/self/status",)
-    # A probe with a cause, but without the errno of the call, failed before or after the call.
+    # If the probe has a cause, but no errno of the call, a step before or after the call failed.
     if probe is not None and (probe.cause is None or probe.errno not in (0, errno.EAGAIN)):
         return (message_of(probe), "the kernel itself never refuses unshare(0)", *shown)
     return shown if seen.named("seccomp-denies-userns") else ()
@@ -159,18 +161,18 @@ def clone_off(seen: Seen) -> Evidence:
 
 
 def _full(seen: Seen) -> Probe | None:
-    """Return the failed probe of runsc if a low limit denied the sandbox a namespace."""
+    """Return the failed probe "runsc" if a low limit on user namespaces made it fail, else None."""
     low = (seen.facts.sysctls.get("user/max_user_namespaces") or NO_LIMIT) < _NEEDED
     return (
         seen.failed("runsc") if low and seen.printed("runsc", "no space left on device") else None
     )
 
 
-#: The number of user namespaces that a sandbox needs: ours, and those that runsc makes in it.
+#: The number of user namespaces that a sandbox needs: usernsctl's, and two that runsc creates.
 _NEEDED = 3
 
-#: The number of other namespaces that a sandbox needs: those of runsc's gofer and of its sandbox
-#: process, and a mount namespace of ours.
+#: The number of other namespaces that a sandbox needs: usernsctl creates a mount namespace, and
+#: runsc creates namespaces for its gofer and for its sandbox process.
 _NAMESPACES = {"mnt": 3, "net": 2, "pid": 1, "ipc": 2, "uts": 2}
 _EXHAUSTED = (errno.ENOSPC, errno.EUSERS)
 _MAKING = ("unshare-user", "one-id-map", "nested-user")
@@ -243,7 +245,7 @@ def apparmor_restricted(seen: Seen) -> Evidence:
 
 def denied_by_module(seen: Seen) -> Evidence:
     security = seen.facts.security
-    # A profile may allow namespaces, and deny the capabilities in them.
+    # A profile may allow user namespaces, but deny the capabilities in them.
     confined = (security.label or "").endswith("(enforce)")
     names = ("unshare-user", "setgroups", "one-id-map") if confined else ("unshare-user",)
     probe = seen.failed(*names, errnos=(errno.EACCES,))
@@ -361,7 +363,7 @@ def from_service(seen: Seen) -> Evidence:
 def shared(seen: Seen) -> Evidence:
     probe = seen.probes.get("ranges")
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
-    # A part of the core's notice about overlapping ranges (csrc/facts/subid.c).
+    # These words occur in the core's notice about overlapping ranges (csrc/facts/subid.c).
     return tuple(line for line in lines if "ids that this user has too" in line)
 
 
@@ -396,7 +398,7 @@ def selinux_nested(seen: Seen) -> Evidence:
 def yama(seen: Seen) -> Evidence:
     scope = seen.facts.sysctls.get("kernel/yama/ptrace_scope")
     probe = seen.failed("ptrace", errnos=(errno.EPERM,))
-    # Scope 2 requires CAP_SYS_PTRACE, which this user has in a new user namespace (ptrace(2)).
+    # Value 2 requires CAP_SYS_PTRACE, which this user has in a new user namespace (ptrace(2)).
     if scope is None or scope < 3 or probe is None:
         return ()
     return (f"kernel.yama.ptrace_scope is {scope}", message_of(probe))
@@ -440,7 +442,7 @@ def no_null(seen: Seen) -> Evidence:
     probe = seen.failed("null")
     if probe is None or probe.cause is not None:
         return ()
-    # If a device exists and its mount is not nodev, other rules explain EPERM and EACCES.
+    # If a device exists and its mount is not nodev, other rules explain EPERM and EACCES for it.
     nodev = [
         point for point in ("/dev", "/dev/null") if "nodev" in seen.facts.mounts.get(point, ())
     ]
@@ -452,10 +454,10 @@ def no_null(seen: Seen) -> Evidence:
 
 
 def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Evidence:
-    """Return the limits that are too low, if a program in gVisor could not be run.
+    """Return the resource limits that are too low if running a program in gVisor failed.
 
-    :param limits: for each field of the limits in the facts, the name of the limit, and a value
-        that always suffices, or None if any limit may be too low.
+    :param limits: for each field of the facts' limits, the name of the limit and a value that
+        always suffices, or None if any finite limit may be too low.
     """
     probe, found = seen.failed("runsc"), []
     for fact, (name, enough) in limits.items():
@@ -466,7 +468,7 @@ def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Eviden
 
 
 def signals_lost(seen: Seen) -> Evidence:
-    """Return evidence that signals were not queued: a newer runsc waits for them for ever."""
+    """Return evidence that signals are lost, for which newer releases of runsc wait forever."""
     probe, limits = seen.probes.get("runsc"), seen.facts.limits
     most, queued = limits.pending_signals, limits.pending_signals_current or 0
     if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:
@@ -474,14 +476,14 @@ def signals_lost(seen: Seen) -> Evidence:
     return ()
 
 
-# An upper bound of the signals that a new sandbox queues: one for each thread.
+# The maximum number of signals that a new sandbox queues, one for each thread.
 _SIGNALS = 100
 
-# gVisor starts dozens of threads, and opens dozens of files, for the smallest program.
+# Limits that suffice: gVisor starts dozens of threads and opens dozens of files for any program.
 _PROCESSES = {"processes": ("RLIMIT_NPROC", 100)}
 _OPEN_FILES = {"open_files": ("RLIMIT_NOFILE", 300)}
 _FILE_SIZE = {"file_size": ("RLIMIT_FSIZE", None)}
-# A sandbox starts within this address space: runsc reserves less.
+# The size of an address space, in bytes, that suffices for a sandbox: runsc reserves less.
 _ADDRESSES = 1 << 38
 _MEMORY = {"address_space": ("RLIMIT_AS", _ADDRESSES), "data": ("RLIMIT_DATA", _ADDRESSES)}
 
@@ -491,7 +493,7 @@ def damaged(seen: Seen) -> Evidence:
 
 
 def start_refused(seen: Seen) -> Evidence:
-    """Return evidence that a seccomp filter denies a call with which every child is started."""
+    """Return evidence that a seccomp filter denies the system call that starts a child."""
     probe = seen.failed("start", errnos=(*_REFUSALS, errno.ENOSYS))
     if probe is None or seen.facts.privileges.seccomp != 2:
         return ()
@@ -510,7 +512,7 @@ _MAP = ("setgroups", "one-id-map", "nested-user", "range-map", "runsc")
 _RANGE = ("ranges", "range-map", "range-mount")
 _RUNSC = ("runsc",)
 
-#: The rules, in the order in which their causes block.
+#: The rules. Findings that block a purpose are reported in the order of their rules.
 RULES: tuple[Rule, ...] = (
     Rule("already-in-gvisor", holds=in_gvisor, eclipses=True),
     Rule("no-proc", (*_MAP, "ranges", "namespaces", "mount"), no_proc),
@@ -622,9 +624,10 @@ RULES: tuple[Rule, ...] = (
     Rule("kvm-denied", ("kvm",), fails("kvm", errnos=_REFUSALS)),
 )
 
-#: Causes to leave out if one of the causes listed with them holds, as they are its consequences.
+#: For each cause, other causes of which it may be a consequence. If one of these other causes
+#: holds, the consequence is not reported.
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
-    # The core does not compare the limit with its default.
+    # This cause is a guess from the limit on user namespaces alone. The core checks all limits.
     "nesting-too-deep": (
         "max-user-namespaces",
         *(rule.id for rule in RULES if rule.id.startswith("max-")),
@@ -639,10 +642,10 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
         "mount-by-descriptor-missing",
         "ptrace-denied",
     ),
-    # If the caller's id is not mapped, root's usually is not either, and the helpers seem to belong
-    # to user nobody.
+    # The helpers seem to belong to user nobody if root's id is not mapped, and root's id is usually
+    # not mapped if the caller's id is not mapped.
     "helper-not-setuid": ("caller-id-unmapped",),
-    # The core names this cause for a helper that failed without a known message.
+    # The core reports this cause for any helper that failed without a known message.
     "helper-failed": tuple(
         rule.id for rule in RULES if "range-map" in rule.explains and rule.id != "helper-failed"
     ),

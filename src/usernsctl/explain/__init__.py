@@ -1,1 +1,1 @@
-"""Causes of failures: the catalogue, and the explanation of error messages."""
+"""The catalogue of causes of failures, and the explanation of error messages."""

@@ -1,9 +1,9 @@
-"""Causes by what a program attempted and by the error of the attempt, for messages of any program.
+"""Causes of unlisted messages, by the attempted operation and the error in the message.
 
-The messages in csrc/explain/messages are exact, but no list of messages is complete. A message that
-is not listed still names an operation, such as ``clone`` or ``uid_map``, and an error, such as
+The messages in csrc/explain/messages are exact, but no list of messages is complete. An unlisted
+message still names an operation, such as ``clone`` or ``uid_map``, and an error, such as
 ``Operation not permitted``, in the same line or in neighbouring lines. ``operations.toml`` has the
-causes of each such pair, and ``errors.toml`` the texts of the errors.
+causes of each pair of operation and error, and ``errors.toml`` the texts of the errors.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import msgspec
 
 from usernsctl._lean import dataclass
 
-# The number of an error; that of an exit status is none.
+# Matches the number of an error, but not the number of an exit status.
 _NUMBER = re.compile(
     r"(?<!exit )(?<!exited with )(?<!exited with return )(?<!exited with error )"
     r"\b(?:errno|os error|error code|error|err|code|ret|rc|returned|result)\b\W{1,4}-?(\d{1,3})\b"
 )
-# Words of texts about sandboxes. Searches for all are faster than one regular expression.
+# Words that occur in texts about sandboxes. A search for each word is faster than one regular
+# expression for all.
 _SANDBOX = (
     b"namespace userns sandbox container jail rootless unshare bwrap bubblewrap flatpak chroot"
     b" nspawn runsc /runc runc: crun: /crun podman buildah docker lxc lxd singularity apptainer"
@@ -34,24 +35,26 @@ _SANDBOX = (
     b" charliecloud snap-confine landlock toolbox distrobox kubernetes bazel guix /nix nix- nix:"
     b" pressure-vessel clone_new rootfs /snap. /snap/ overlay2 graphdriver"
 ).split()
-# The number of bytes of a line that are read before and after the words of an error, so that an
-# endless line costs little time.
+# The number of bytes of a line that are used before and after an error, so that a very long line
+# costs little time.
 _AROUND = 512
-# Length of all lines with errors that are read. A text with more of them is a log.
+# Maximum total length of the lines with errors that are used, in bytes. A text with more of them is
+# a log.
 _READ_MAX = 1 << 20
 _KEPT_MAX = 64
-# Number of lines before a line with nothing but an error that may name its operation. Headings,
-# and the marks in Python's tracebacks, do not count.
+# Maximum number of lines, before a line that contains only an error, that may name its operation.
+# Headings and the position markers in Python's tracebacks do not count.
 _BEFORE_MAX = 3
 _SKIPPED_MAX = 3
 _SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
-# Lines of a log that report no failure.
+# Matches the beginning of log lines that report no failure.
 _HARMLESS = re.compile(r"\W{0,2}(?:warn|info|debu|notice|trace)")
-# Messages of programs that continue without the failed operation.
+# Matches messages of programs that continue without the failed operation.
 _GOES_ON = re.compile(r"\b(?:trying|falling back|going forward|ignoring|ignored|continuing)\b")
-# An error belongs to an operation in another line if its own line has only such text and a word
-# beside it: dates, levels, names of exceptions, numbers. For example: "ptrace: Operation not
-# permitted.". A line such as "setfacl: FILE: Operation not permitted" is about something else.
+# Matches text that says nothing about the operation: dates, log levels, exception names and
+# numbers. If the line of an error has only such text and one more word ("ptrace: Operation not
+# permitted."), the error may belong to an operation in another line. A line such as "setfacl: FILE:
+# Operation not permitted" is about another operation.
 _NOISE = re.compile(
     r"\[[^\]]*\]|\((?:os error )?-?\w{1,7}\)"
     r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
@@ -60,7 +63,7 @@ _REST_MAX = 16
 
 
 class _Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An entry of operations.toml, whose head describes the fields."""
+    """An entry of operations.toml; the comment at the top of that file describes the fields."""
 
     name: str
     says: tuple[str, ...]
@@ -69,7 +72,7 @@ class _Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Errors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The texts of errors.toml by the name of the error."""
+    """The texts of errors.toml, by the symbolic names of the errors."""
 
     exact: dict[str, tuple[str, ...]]
     vague: dict[str, tuple[str, ...]]
@@ -82,13 +85,13 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An operation of a program that failed.
+    """An operation that a program attempted, and that failed.
 
     :ivar line: the line with the error.
     :ivar causes: the ids of the possible causes, the likeliest first.
     :ivar common: whether programs without a sandbox print such lines, too.
-    :ivar strength: how much is known of the error: 2 for an exact one, 1 for words such as
-        "failed" and for a missing file, which may have another cause, 0 for mere advice.
+    :ivar strength: how certain the error is: 2 for an exact error; 1 for words such as "failed",
+        and for a missing file, which may have another cause; 0 for mere advice.
     """
 
     line: str
@@ -114,7 +117,7 @@ def _other_subjects() -> re.Pattern[str]:
 
 @functools.cache
 def errors() -> _Errors:
-    """Return the texts of errors.toml."""
+    """Return the texts of errors.toml, by the symbolic names of the errors."""
     return msgspec.convert(_read_table("errors.toml"), _Errors)
 
 
@@ -129,7 +132,7 @@ def _patterns() -> tuple[tuple[re.Pattern[str], _Operation], ...]:
 
 
 class AttemptReader:
-    """A reader of the failed attempts in a text that comes in pieces of whole lines."""
+    """A reader that collects failed attempts from a text, given in pieces of whole lines."""
 
     def __init__(self) -> None:
         self._found: dict[Attempt, None] = {}
@@ -137,7 +140,7 @@ class AttemptReader:
         self._is_about_sandboxes = False
 
     def add(self, piece: bytes) -> None:
-        """Read the next piece of the text. Does nothing once the limits of a text are reached."""
+        """Search the next piece of the text. Does nothing once a limit for the text is reached."""
         if self._is_full():
             return
         text = piece.lower()
@@ -163,9 +166,10 @@ class AttemptReader:
 
 
 def _lines_before(text: bytes, start: int) -> Iterator[bytes]:
-    """Yield the ends of the lines before the one at `start`, nearest first, up to an empty line.
+    """Yield the lines before the line at `start`, nearest first, up to an empty line.
 
-    A heading such as "Caused by:" may have empty lines before it.
+    Only the last bytes of a long line are yielded. A heading such as "Caused by:" may follow an
+    empty line.
     """
     left, skipped = _BEFORE_MAX, 0
     after_heading = False
@@ -185,26 +189,27 @@ def _lines_before(text: bytes, start: int) -> Iterator[bytes]:
 
 
 def _line_after(text: bytes, end: int) -> bytes:
-    """Return the beginning of the line after the one that ends at `end`."""
+    """Return the beginning of the line after the line that ends at `end`."""
     return text[end + 1 : end + 1 + _AROUND].partition(b"\n")[0]
 
 
 @functools.cache
 def _literals() -> tuple[bytes, ...]:
-    """Return words of which each line with an error has at least one; exact errors come first."""
+    """Return words of which each line with an error contains at least one; exact errors first."""
     known = errors()
     exact, vague = ([*itertools.chain(*table.values())] for table in (known.exact, known.vague))
     names = [name.lower() for name in known.exact]
     words = (*exact, *names, "errno", *vague)
-    # bytes.lower() does not change letters beyond ASCII, so search for both cases of these.
+    # bytes.lower() does not change non-ASCII letters, so search for both cases of these letters.
     forms = (form for word in words for form in (word, word.capitalize()))
     found = dict.fromkeys(form.encode().lower() for form in forms)
-    # Drop words that contain another word: each line with the longer word has the shorter one.
+    # Drop words that contain another word, because each line with the longer word contains the
+    # shorter one, too.
     return tuple(one for one in found if not any(other in one for other in found if other != one))
 
 
 def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the beginning and the end of each line with an error, cut around the error."""
+    """Yield the start and the end of each line with an error, or of the part around the error."""
     lines: dict[int, tuple[int, int]] = {}
     is_ascii = text.isascii()
     for literal in _literals():
@@ -219,10 +224,10 @@ def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
-    """Return the failed attempt of a line with an error and its neighbouring lines.
+    """Return the failed attempt that a line with an error and its neighbouring lines report.
 
-    An operation in the line itself comes first, then one in the line before and after. Words for
-    a failure without an exact error explain only their own line.
+    An operation in the line itself takes precedence over an operation in a neighbouring line. Words
+    for a failure without an exact error only count for operations in their own line.
     """
     line = text.lower()
     near = [one for one in near if not _HARMLESS.match(one.lower())]
@@ -241,7 +246,7 @@ def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
 
 
 def _is_error_alone(line: str) -> bool:
-    """Return whether a line says little more than its error, and names no file."""
+    """Return whether a line contains little more than an error, and no path."""
     for texts in errors().exact.values():
         for text in texts:
             line = line.replace(text, "")
@@ -263,7 +268,7 @@ def _exact_errors(line: str) -> list[str]:
 def _first(
     text: str, lines: Sequence[str], found: Sequence[str], strength: int, *, common: bool = True
 ) -> Attempt | None:
-    """Return the first attempt whose operation a line names and one of the errors fits."""
+    """Return the first operation in `lines` that has causes for an error in `found`, or None."""
     for line in lines if found else ():
         if _other_subjects().search(line.lower()):
             continue

@@ -1,7 +1,7 @@
 """The catalogue of causes, read from the files in ``causes/``.
 
-The C core also has the ids, the reasons and the remedies for the host: csrc/explain/texts.py
-generates a C table from these files when the core is built.
+The C core contains the ids, the reasons and the host's remedies, too. csrc/explain/texts.py
+generates a C table of them from the same files when the core is built.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import msgspec
 
 from usernsctl.explain.model import Cause, Place, Purpose
 
-#: The files of the catalogue, in the order in which their causes stop a start.
+#: The files of the catalogue, in the order in which their causes prevent a start.
 AREAS = ("namespaces", "maps", "helpers", "runsc", "network", "bundle", "commands", "containers")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cause as read from its file; see :class:`~usernsctl.explain.model.Cause` for the fields.
+    """A cause as read from its file. :class:`usernsctl.explain.model.Cause` has the other fields.
 
-    :ivar in_vm: whether only the tests in the virtual machine reproduce the cause, since not every
+    :ivar in_vm: whether only tests in the virtual machine reproduce the cause, because not every
         machine can have the failure.
-    :ivar given: why no test reproduces the cause, or ``None`` if a test does. A cause that is not
-        reproduced has tests that pass its facts or its message to usernsctl.
+    :ivar given: the reason why no test reproduces the cause, or ``None`` if a test does. The other
+        tests pass the facts or the message of the cause to usernsctl.
     """
 
     id: str
@@ -46,7 +46,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def entries() -> Iterator[tuple[str, Entry]]:
-    """Yield the name of the area and the entry, for each entry of the files."""
+    """Yield each entry of the files, with the name of its file's area."""
     directory = Path(__file__).with_name("causes")
     for area in AREAS:
         table = tomllib.loads((directory / f"{area}.toml").read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ def entries() -> Iterator[tuple[str, Entry]]:
 
 @functools.cache
 def catalogue() -> Mapping[str, Cause]:
-    """Return all causes by their ids, in the order of the files."""
+    """Return all causes by their ids, in the order of the files of the catalogue."""
     return MappingProxyType({entry.id: _complete(entry) for _, entry in entries()})
 
 

@@ -1,4 +1,4 @@
-"""Explanations of text: the possible causes of error messages that the core recognises in it."""
+"""Explanations of a text: the possible causes of the error messages that it contains."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from usernsctl.explain.logs import SHOWN_MAX, Failure, message_at, printable
 from usernsctl.explain.model import Cause, Finding, Report
 
 _BLOCK = 1 << 20
-# Longer lines are cut into pieces that overlap by this length, so that no message is lost.
+# Length of the pieces of a longer line, in bytes. The pieces overlap by this length, so that no
+# message is lost.
 _LINE_MAX = 4096
-#: Number of bytes of a text that are read; the rest is ignored.
+#: Maximum number of bytes of a text that are searched; the rest is ignored.
 INPUT_MAX = 16 << 20
-# Blocks below this size are not checked for binary data: to search them for messages is cheap.
+# Minimum size of a block that is checked for binary data. A search of smaller blocks for messages
+# is cheap.
 _BINARY_MIN = 1 << 16
-# Control characters that text does not have. Terminals use backspace, tab, line ends and escape.
+# Control characters that do not occur in text. Terminals use backspace, tab, line ends and escape.
 _CONTROLS = bytes(code for code in range(32) if code not in b"\b\t\n\f\r\x1b")
-# A block is not text if more than one byte in this many is a control character.
+# A block counts as binary if more than one byte in this number of bytes is a control character.
 _CONTROLS_RARE = 16
 
 
@@ -31,7 +33,7 @@ class Candidate:
     """A possible cause of an error message in the input.
 
     :ivar seen: the lines with messages of this cause, each cut to a few hundred characters.
-    :ivar finding: the finding of this cause on this machine, or ``None``.
+    :ivar finding: the finding of doctor for this cause on this machine, or ``None``.
     """
 
     cause: Cause
@@ -43,11 +45,11 @@ class Candidate:
 class Explanation:
     """The possible causes of the error messages in an input.
 
-    :ivar candidates: the possible causes: first those that the probes confirm, then the others,
-        the likeliest first.
+    :ivar candidates: the possible causes: first the causes that the probes confirm, then the other
+        causes, the likeliest first.
     :ivar others: findings on this machine whose causes match no message in the input.
     :ivar probed: whether this machine was probed.
-    :ivar empty: whether there was no input at all.
+    :ivar empty: whether the input was empty.
     :ivar truncated: whether the input was longer than :data:`INPUT_MAX`.
     """
 
@@ -59,15 +61,15 @@ class Explanation:
 
     @property
     def recognised(self) -> bool:
-        """True if there is any candidate."""
+        """True if there is a candidate, so that the input contains a known message."""
         return bool(self.candidates)
 
 
 def explain(stream: BinaryIO) -> Explanation:
-    """Return the possible causes of the error messages in a stream, without probing this machine.
+    """Return the possible causes of the error messages in a stream; do not probe this machine.
 
     The stream may contain any bytes; memory use does not grow with its length. If the text has no
-    message of the catalogue, what its programs attempted, and the errors, give the causes.
+    message of the catalogue, the operations and errors that it names determine the causes.
 
     :raises OSError: the stream can't be read.
     """
@@ -93,9 +95,9 @@ def explain(stream: BinaryIO) -> Explanation:
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
-    """Return the causes of the first recognised failure in the debug logs of a call of runsc.
+    """Return the causes of the first failure, in the debug logs of a call of runsc, that is known.
 
-    The last message of a process often reports only that another process has ended.
+    The last message of a process often reports only that another process has exited.
     """
     explanation = Explanation(candidates=(), empty=not failures)
     for failure in failures:
@@ -106,9 +108,10 @@ def explain_failures(failures: Sequence[Failure]) -> Explanation:
 
 
 def confirm(explanation: Explanation, report: Report) -> Explanation:
-    """Put the causes first that hold on this machine, in the order in which they block.
+    """Sort the causes by the findings of doctor: causes that hold on this machine come first.
 
-    Next come the causes that a setting of this machine suggests.
+    They are in the order in which they block the start. Causes that a setting of this machine
+    suggests come next.
     """
     order = {finding.id: place for place, finding in enumerate(report.findings)}
     order |= {cause: len(order) for cause in _spoken_for(report) if cause not in order}
@@ -131,8 +134,8 @@ def confirm(explanation: Explanation, report: Report) -> Explanation:
     )
 
 
-# Causes by the setting that suggests them. A program without an AppArmor profile may fail where the
-# probes of usernsctl, which may have a profile, succeed.
+# Causes that the value of a sysctl suggests. A program without an AppArmor profile may fail where
+# usernsctl's probes, which may have a profile, succeed.
 _BY_SYSCTL = {"apparmor-restricts-userns": ("kernel/apparmor_restrict_unprivileged_userns", 1)}
 
 
@@ -144,7 +147,7 @@ def _spoken_for(report: Report) -> Iterator[str]:
 
 
 class _Limited:
-    """A reader of the first :data:`INPUT_MAX` bytes of a stream that may be endless.
+    """A reader of the first :data:`INPUT_MAX` bytes of a stream, which may be endless.
 
     :ivar size: the number of bytes that were read so far.
     """
@@ -155,7 +158,7 @@ class _Limited:
         self.is_truncated = False
 
     def read(self, size: int) -> bytes:
-        """Return at most `size` bytes; none at the end or at the limit."""
+        """Return at most `size` bytes; no bytes at the end of the stream or at the limit."""
         if self.size == INPUT_MAX:
             return b""
         block = self._stream.read(min(size, INPUT_MAX - self.size))
@@ -165,9 +168,9 @@ class _Limited:
 
 
 def _pieces(stream: _Limited) -> Iterator[bytes]:
-    """Yield the text of a stream, in pieces that end at the end of a line, or overlap.
+    """Yield the text of a stream in pieces that end with a line, or overlap within a long line.
 
-    Blocks without text are left out, so that an endless stream such as /dev/zero takes no time.
+    Binary blocks are omitted, so that an endless stream such as /dev/zero takes no time to search.
     """
     rest = b""
     while block := stream.read(_BLOCK):
@@ -181,7 +184,7 @@ def _pieces(stream: _Limited) -> Iterator[bytes]:
 
 
 def _is_binary(block: bytes) -> bool:
-    """Return whether a block without NUL bytes has no text: one byte repeated, or many controls."""
+    """Return whether a block without NUL bytes is one repeated byte or has many control codes."""
     if len(block) < _BINARY_MIN:
         return not block
     controls = len(block) - len(block.translate(None, _CONTROLS))
@@ -189,7 +192,7 @@ def _is_binary(block: bytes) -> bool:
 
 
 def _line_at(piece: bytes, at: int) -> str:
-    """Return the line, or the message in JSON, at the offset `at`, escaped for a terminal."""
+    """Return the line or the JSON message at the offset `at`, escaped for a terminal."""
     start = max(piece.rfind(b"\n", 0, at) + 1, at - _LINE_MAX)
     end = piece.find(b"\n", at, at + 2 * _LINE_MAX)
     before = piece[start:at].decode("utf-8", "replace")

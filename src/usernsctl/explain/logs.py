@@ -1,8 +1,8 @@
 """Failures in runsc's debug logs, which runsc itself reports only as ``EOF``.
 
-runsc runs as three processes with a log each: the process that was called, the gofer, which serves
-the root filesystem, and the sandbox (``boot``). If the gofer or the sandbox dies while it starts,
-the first process sees its connections closed, and only the log has the reason.
+A call of runsc has three processes, each with a log: the process that the caller starts, the gofer,
+which serves the root filesystem, and the sandbox (``boot``). If the gofer or the sandbox exits
+during the start, the first process only sees a closed connection, and the other log has the reason.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ from usernsctl._core.messages import MessageSearch
 from usernsctl._lean import dataclass
 from usernsctl._text import shown
 
-# The reason is at the end of a log, though a stack of each thread may follow it.
+# Maximum number of bytes that are read at the end of a log. The reason is there, but a stack trace
+# of each thread may follow it.
 _TAIL = 4 << 20
 
-# runsc.log.DATE-TIME.COMMAND.txt: the processes of one call have the same time.
+# Matches runsc.log.DATE-TIME.COMMAND.txt. All logs of a call have the same date and time.
 _NAME = re.compile(r"(?P<call>.*\.\d{8}-\d{6}\.\d+)\.(?P<command>[a-z-]+)\.txt")
 
-# Processes by the commands that runsc starts them with. The sandbox needs the gofer; the process
-# that was called needs both.
+# The processes, by the commands of runsc that they execute. The sandbox needs the gofer; the
+# process that the caller starts needs both.
 _PROCESSES = {"gofer": "gofer", "boot": "sandbox", "panic": "sandbox"}
 _ORDER = ("gofer", "sandbox", "runsc")
 
-# The source location before "]" distinguishes messages of runsc from output of the program inside.
+# Matches a fatal message of runsc. The "]" after the source location distinguishes it from output
+# of the sandboxed program.
 _FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
-# Go's runtime prints the reason of some fatal errors in the line before "fatal error:".
+# Matches a crash. Go's runtime prints the reason of some fatal errors in the line before "fatal
+# error:".
 _CRASH = re.compile(r"^(?:runtime: failed |(?:panic|fatal error|SIG[A-Z]+): )[^\n]*", re.MULTILINE)
 _HELPER_SAID = re.compile(r"^(?:newuidmap|newgidmap): [^\n]+", re.MULTILINE)
 _HELPER_FAILED = re.compile(r"new[ug]idmap failed")
 
 
 def only_cause(output: bytes) -> str | None:
-    """Return the cause of the first message in an output that has only one possible cause."""
+    """Return the cause of the first message in `output` that has exactly one possible cause."""
     for _, causes in MessageSearch().add(output):
         if len(causes) == 1:
             return causes[0]
@@ -44,10 +47,10 @@ def only_cause(output: bytes) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """The reason why one of runsc's processes ended.
+    """The reason why one of runsc's processes failed.
 
-    :ivar process: ``"gofer"``, ``"sandbox"`` or ``"runsc"``.
-    :ivar filename: the log with the reason.
+    :ivar process: ``"gofer"``, ``"sandbox"`` or ``"runsc"``, the process that the caller starts.
+    :ivar filename: the path of the log with the reason.
     :ivar message: the reason, in one line.
     """
 
@@ -57,7 +60,7 @@ class Failure:
 
     @property
     def is_of_helper(self) -> bool:
-        """True if newuidmap or newgidmap failed; only the process that was called runs them."""
+        """True if newuidmap or newgidmap failed, which only the process "runsc" executes."""
         return self.process == "runsc" and bool(
             _HELPER_SAID.match(self.message) or _HELPER_FAILED.search(self.message)
         )
@@ -67,22 +70,23 @@ def root_failure(directory: str | os.PathLike[str]) -> str | None:
     """Return the reason why the newest failed call of runsc failed, in runsc's own words.
 
     :param directory: the argument of runsc's ``--debug-log``.
-    :returns: one line, or ``None`` if no log there has a failure.
-    :raises OSError: the directory or a log in it can't be read.
+    :returns: the reason in one line, or ``None`` if no log in the directory has a failure.
+    :raises OSError: the directory, or a log in the directory, can't be read.
     """
     found = failures(directory)
     return found[0].message if found else None
 
 
 def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
-    """Return all failures of the newest call of runsc that failed, the root failure first.
+    """Return all failures of the newest failed call of runsc, the root cause first.
 
-    :raises OSError: the directory or a log in it can't be read.
+    :raises OSError: the directory, or a log in the directory, can't be read.
     """
     for logs in _calls(directory):
         found = [failure for log in logs if (failure := log.failure()) is not None]
         if found:
-            # If a helper fails, the gofer has no id map, and fails unless runsc kills it first.
+            # Sort a failed helper first: the gofer has no id map then, and fails, too, unless runsc
+            # kills it before.
             return tuple(sorted(found, key=lambda failure: not failure.is_of_helper))
     return ()
 
@@ -102,7 +106,7 @@ class _Log:
         if message is None:
             return None
         if _HELPER_FAILED.search(message):
-            # The helpers write to runsc's log, before runsc's own message.
+            # newuidmap and newgidmap write to runsc's log before runsc writes its own message.
             said = _HELPER_SAID.findall(text)
             message = said[-1] if said else message
         return Failure(process=self.process, filename=self.filename, message=printable(message))
@@ -122,7 +126,8 @@ def _calls(directory: str | os.PathLike[str]) -> Iterator[list[_Log]]:
             if not entry.is_file(follow_symlinks=False):
                 continue
             name = _NAME.fullmatch(entry.name)
-            # With --debug-log=PATTERN, the user chooses the names.
+            # A log with another name belongs to no known call: the user has chosen the name by
+            # --debug-log=PATTERN.
             call, command = (name["call"], name["command"]) if name else ("", _guess(entry.name))
             calls.setdefault(call, []).append(_Log(entry.path, command))
     for call in sorted(calls, reverse=True):
@@ -146,12 +151,13 @@ def _fatal(text: str) -> str | None:
 
 SHOWN_MAX = 300
 
-# The formats of runsc, Docker and containerd. runsc writes several objects in a line.
+# Matches a message in the JSON logs of runsc, Docker or containerd. runsc writes several objects in
+# one line.
 _JSON_MESSAGE = re.compile(r'"(?:msg|log|message)":\s?"((?:[^"\\]|\\.)*)"')
 
 
 def message_at(line: str, place: int) -> str:
-    """Return the JSON message at the offset `place` of a line, or the line itself."""
+    """Return the JSON message that contains the offset `place` of a line, or the line itself."""
     for message in _JSON_MESSAGE.finditer(line):
         if message.start() <= place < message.end():
             return _unescape(message[1])
@@ -159,14 +165,15 @@ def message_at(line: str, place: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return one line of at most :data:`SHOWN_MAX` characters, escaped for a terminal."""
+    """Return `text` as one line of at most :data:`SHOWN_MAX` characters, escaped for a terminal."""
     return shown(" ".join(text.split())[:SHOWN_MAX])[:SHOWN_MAX]
 
 
 def quoted(text: str) -> str:
-    """Return untrusted text as one line in quotation marks, with those in the text escaped.
+    """Return untrusted text as one line in quotation marks.
 
-    The text is cut after :data:`SHOWN_MAX` characters; control characters are escaped.
+    Quotation marks and control characters in the text are escaped. The text is cut after
+    :data:`SHOWN_MAX` characters.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""Causes, findings and reports: the values that the parts of the doctor exchange."""
+"""Causes, findings and reports: the values that the parts of doctor exchange."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Literal
 
 from usernsctl._lean import dataclass, field
 
-#: The place where a user applies a remedy.
+#: A place where a user applies remedies: the host, or a container engine.
 Place = Literal["host", "docker", "kubernetes", "podman"]
 
-#: The goals of users. A cause matters for some of the goals.
+#: The use of a machine. A cause matters only for some purposes.
 #:
-#: run: a command in gVisor with one id; range: a map of more than one id; docker and kubernetes:
-#: a command in gVisor, inside an ordinary container of Docker or a Pod.
+#: run: a command in gVisor with one id; range: an id map of more than one id; docker and
+#: kubernetes: a command in gVisor, inside an ordinary container of Docker or a Pod.
 Purpose = Literal["run", "range", "docker", "kubernetes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """An entry of the catalogue.
+    """A cause of failures, an entry of the catalogue.
 
-    :ivar id: stable: it never changes once released.
-    :ivar title: a few words.
+    :ivar id: the stable id, which never changes once released.
+    :ivar title: the cause in a few words.
     :ivar why: what the cause makes impossible, and by which rule; one or two sentences.
     :ivar told_by: how to distinguish the cause from others with the same errno or text.
-    :ivar remedies: commands to copy, by the place where they apply; ``"host"`` is always a key.
-    :ivar prose: whether the remedy for the host is a sentence, rather than shell commands.
+    :ivar remedies: shell commands, by the place where they apply; the key ``"host"`` always exists.
+    :ivar prose: whether the remedy for the host is prose instead of shell commands.
     :ivar purposes: the purposes that the cause blocks.
     :ivar reference: a manual page, a kernel version, or a document, that states the rule.
     """
@@ -45,8 +45,8 @@ class Cause:
 class Finding:
     """A cause that holds on this machine.
 
-    :ivar cause: the entry of the catalogue, or ``None`` if nothing in it matches.
-    :ivar evidence: short sentences, each with a value that was read or a probe's result.
+    :ivar cause: the entry of the catalogue, or ``None`` if no entry matches.
+    :ivar evidence: short sentences, each with a fact or the result of a probe.
     :ivar blocks: whether the cause makes the purpose impossible; otherwise it is a warning.
     """
 
@@ -62,14 +62,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """The outcome of one step, tried in a child process.
+    """The result of trying one step in a child process.
 
-    :ivar name: such as ``"unshare-user"`` or ``"range-map"``.
-    :ivar outcome: ``"ok"``, ``"failed"``, or ``"skipped"`` if a probe that this one needs failed.
-    :ivar errno: the error of the call that failed, or 0.
-    :ivar detail: the message of the failure, such as a helper's own words.
-    :ivar cause: the id of the cause that the core named, or ``None``.
-    :ivar seconds: how long the step took.
+    :ivar name: the name of the step, such as ``"unshare-user"`` or ``"range-map"``.
+    :ivar outcome: ``"ok"``, ``"failed"``, or ``"skipped"`` if a probe that must succeed before this
+        probe has failed.
+    :ivar errno: the error number of the system call that failed, or 0.
+    :ivar detail: the message of the failure, for example of newuidmap; or the output of the step.
+    :ivar cause: the id of the cause that the core determined, or ``None``.
+    :ivar seconds: the duration of the step.
     """
 
     name: str
@@ -85,7 +86,8 @@ class Report:
     """The result of ``usernsctl doctor``.
 
     :ivar purpose: the purpose that the machine was examined for.
-    :ivar findings: the blocking ones first, in the order in which they block.
+    :ivar findings: the findings: first the blocking ones, in the order in which they block the
+        start.
     :ivar probes: the probes by name.
     :ivar facts: the facts that were read, as plain values by name.
     """

@@ -1,4 +1,4 @@
-"""Printing of prose."""
+"""Printing of prose in lines of limited width."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ WIDTH = 80
 def wrapped(text: str, indent: str) -> list[str]:
     """Return a text, escaped for a terminal, in lines of at most :data:`WIDTH` columns.
 
-    :param indent: the beginning of each line but the first.
+    :param indent: the indentation of each line but the first.
     """
     return textwrap.wrap(shown(text), WIDTH, subsequent_indent=indent, break_on_hyphens=False)
