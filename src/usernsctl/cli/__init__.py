@@ -10,21 +10,22 @@ from itertools import pairwise
 
 from usernsctl._system.handover import INTERRUPTED, default_sigchld, raise_on_interrupt
 
-# Type checkers treat this as true. Importing it from typing would delay the start.
+# Type checkers treat this constant as true. An import from typing would delay the start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from usernsctl.errors import UsernsError
 
-# The call of shell completion, followed by the kind of names.
+# The arguments with which shell completion calls usernsctl; the kind of names follows.
 _COMPLETION_CALL = ["completion", "--names"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit status, which is 125 for errors of usernsctl itself.
 
-    :param argv: the arguments without the program's name, or ``None`` for those of this process.
+    :param argv: the arguments without the program's name, or ``None`` for the arguments of this
+        process.
     """
     try:
         return _call_and_flush(sys.argv[1:] if argv is None else list(argv))
@@ -50,7 +51,8 @@ def _call_and_flush(argv: list[str]) -> int:
     try:
         default_sigchld()
         status = _call(argv)
-        # print() rather than sys.stdout.flush(): sys.stdout is None if standard output is closed.
+        # Call print() instead of sys.stdout.flush(), because sys.stdout is None if standard output
+        # is closed.
         print(end="", flush=True)
         return status
     except OSError as error:
@@ -64,8 +66,8 @@ def _call_and_flush(argv: list[str]) -> int:
 def print_error(error: UsernsError) -> None:
     """Print on standard error what failed, why, and the remedy.
 
-    The function is here, since it must not import a module of usernsctl: a run that fails in a user
-    namespace may have no access to them any more.
+    The function imports only modules that are loaded already, because a run that fails in a user
+    namespace may be unable to read the files of others.
     """
     from usernsctl import _core
     from usernsctl._text import say, shown_lines
@@ -74,27 +76,28 @@ def print_error(error: UsernsError) -> None:
     known = _core.cause(error.cause)
     if known is not None:
         say(f"  why: {known.why} [{error.cause}]")
-    elif error.cause not in (None, "usage"):  # "usage": an unknown option
+    elif error.cause not in (None, "usage"):  # the cause "usage" is an unknown option
         say(f"  cause: {error.cause}")
-    # Only remedies of the catalogue have several lines: names in other remedies are escaped.
+    # Only remedies of the catalogue may have several lines. Other remedies have no newlines,
+    # because names in them are escaped.
     if remedy := error.remedy or (known.remedy if known else None):
         lines = shown_lines(remedy).split("\n")
         print("  remedy:", *lines, sep=" " if len(lines) == 1 else "\n    ", file=sys.stderr)
 
 
 def _named(error: OSError) -> UsernsError | None:
-    """Return the error with its cause, or ``None`` if the cause is unknown."""
+    """Return the error with its cause; ``None`` for an OSError of unknown cause."""
     from usernsctl import _core
     from usernsctl.errors import NamespaceError, UsernsError
 
     where = error.filename
     if isinstance(error, UsernsError):
         return error
-    # Without a /proc of this PID namespace, this process has no directory there.
+    # If /proc belongs to another PID namespace, it has no directory for this process.
     if isinstance(error, FileNotFoundError) and str(where).startswith("/proc/self"):
         return NamespaceError.from_os_error(error, where, step="facts", cause="no-proc")
     if where is None:
-        # Python's own system calls fail, too, where a filter denies them.
+        # A system call of Python itself may have failed, because a seccomp filter denies it.
         try:
             _core.check_filter()
         except UsernsError as denied:
@@ -112,8 +115,8 @@ def _call(argv: list[str]) -> int:
     if argv in (["--version"], ["-V"]):
         print(version(), end="")
         return 0
-    # Imported here: argparse takes most of the import time, and --version and completion don't
-    # need it.
+    # Import this module only here: argparse takes most of the import time, and neither --version
+    # nor completion needs it.
     from usernsctl.cli.parser import Answer, usernsctl
 
     words = argv
@@ -140,9 +143,9 @@ def _call(argv: list[str]) -> int:
 
 
 def _logs_json(words: Sequence[str]) -> bool:
-    """Return whether a call of ``usernsctl run`` asks for messages in JSON.
+    """Return whether the arguments are a call of ``usernsctl run --log json``.
 
-    The call has an error, so its options can't be parsed.
+    The arguments have an error, so that the options can't be parsed.
     """
     if words[:1] != ["run"]:
         return False
@@ -151,7 +154,7 @@ def _logs_json(words: Sequence[str]) -> bool:
 
 
 def version() -> str:
-    """Return what ``--version`` prints."""
+    """Return the output of ``--version``."""
     from usernsctl import _core
 
     return f"usernsctl, version {_core.version()}\n"

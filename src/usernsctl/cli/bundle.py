@@ -161,9 +161,9 @@ def _default_map() -> tuple[list[Extent], list[Extent]]:
 
 
 def _rootfs_for(directory: str, rootfs: str) -> str:
-    """Return the path for ``root.path``, relative if the root filesystem lies in the bundle.
+    """Return the path for ``root.path``, relative if the root filesystem is inside the bundle.
 
-    A bundle with a relative path can be moved.
+    With a relative path, the bundle can be moved.
 
     :raises BundleError: `rootfs` is not a directory.
     """

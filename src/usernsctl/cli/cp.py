@@ -17,11 +17,11 @@ from usernsctl.gvisor.launch.limits import parse_duration
 from usernsctl.gvisor.sandbox.files import COPY_SECONDS, GET_BYTES, GET_FILES
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
-# A path in a sandbox: the id of the sandbox, and the path. A path outside that looks like this can
-# be written with ./ before it.
+# Matches a path in a sandbox, the id of the sandbox and the path. A local path of this form must be
+# written with ./ before it.
 _INSIDE = re.compile(rf"({NAME}):(.*)", re.DOTALL)
 
-# The exit status if files were skipped.
+# Exit status if files were skipped.
 _SKIPPED = 1
 
 
@@ -70,7 +70,7 @@ def parser(prog: str) -> Parser:
 def _user(text: str) -> str:
     """Check the value of ``--user``, whose names are looked up in the sandbox.
 
-    :raises ValueError: `text` has another form than USER[:GROUP].
+    :raises ValueError: `text` is not of the form USER[:GROUP].
     """
     checks.parse_user(text)
     return text
@@ -143,7 +143,7 @@ def copy(
 
 
 def _put_into(put: Callable[..., CopyReport], path: str, name: str, parents: bool) -> CopyReport:
-    """Copy to the file `name` in the directory `path`; to `path` if it is not a directory."""
+    """Copy to the file `name` in the directory `path`, or to `path` if it is not a directory."""
     below = os.path.join(path, name)
     try:
         return put(below)
@@ -154,7 +154,7 @@ def _put_into(put: Callable[..., CopyReport], path: str, name: str, parents: boo
 
 
 def _print_notes(report: CopyReport) -> None:
-    """Print the files that were skipped, and those that changed during the copy."""
+    """Print messages about files that were skipped or that changed during the copy."""
     for path, why in report.skipped:
         say(f"usernsctl: skipped {shown(path)}: {why}")
     if report.skipped_count > len(report.skipped):

@@ -62,16 +62,17 @@ def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) ->
     try:
         _core.check_filter(of_doctor=True)
     except UsernsError:
-        # subprocess imports selectors, which would call epoll_create1(2), or poll(2) without it: a
-        # seccomp filter may kill its callers. doctor will start no process.
+        # subprocess imports selectors, which would call epoll_create1(2), or poll(2) if there is no
+        # epoll. A seccomp filter may kill callers of these calls. doctor will start no process.
         for name in ("epoll", "poll"):
             vars(select).pop(name, None)
     import subprocess
 
     from usernsctl import doctor
 
-    # Start children by fork(3), thus clone(2): a seccomp filter may kill callers of vfork(2).
-    # Documented in "Disabling use of vfork() or posix_spawn()" of subprocess.
+    # Start child processes by fork(3), which calls clone(2), because a seccomp filter may kill
+    # callers of vfork(2). "Disabling use of vfork() or posix_spawn()" in the documentation of
+    # subprocess describes this variable.
     subprocess._USE_VFORK = False  # type: ignore[misc]
     tolerate_any_text()
     report, needs = doctor.examine(purpose, runsc=not no_runsc, seconds=seconds)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def show(request: Request, notify: Callable[[str], object], *, as_json: bool) -> None:
-    """Print the launch of a request.
+    """Print the launch that a request results in.
 
-    :param notify: called with messages for the user.
+    :param notify: a function that is called with messages for the user.
     :param as_json: whether to print JSON.
     :raises UsernsError: the run would fail for a reason that is known before it starts.
     """
@@ -37,7 +37,7 @@ def show(request: Request, notify: Callable[[str], object], *, as_json: bool) ->
 
 
 def described(launch: Launch, facts: Facts) -> dict[str, Any]:
-    """Return a launch as JSON, with ``ID`` and ``TIME`` for the id and time of the start."""
+    """Return a launch as JSON, with ``ID`` and ``TIME`` for the id and the time of the start."""
     place = _Names(launch)
     return {
         "version": launch.version,
@@ -100,7 +100,7 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
 
 
 def _stack_of(words: Sequence[str]) -> str:
-    """Return the network stack that a command line of runsc selects, and where that stack is."""
+    """Return which network stack the arguments of runsc select, and in which namespace it is."""
     from usernsctl.gvisor.launch.network import NETWORK
 
     if "--network=host" not in words:
@@ -110,7 +110,7 @@ def _stack_of(words: Sequence[str]) -> str:
 
 
 def _seen(facts: Facts) -> tuple[int, int]:
-    """Return the memory in bytes and the number of processors that the command sees."""
+    """Return the memory size in bytes, and the number of processors, that the command sees."""
     memory, processors = seen_limits()
     if facts.enforced is not None:
         memory = min(memory, facts.enforced.memory or memory)
@@ -119,7 +119,7 @@ def _seen(facts: Facts) -> tuple[int, int]:
 
 
 def _open_files() -> dict[str, Any]:
-    """Return the limit that the core writes to config.json."""
+    """Return the limit on open files that the core writes to config.json."""
     import resource
 
     soft, hard = (
@@ -134,7 +134,7 @@ def _extents(extents: Iterable[Extent]) -> list[dict[str, int]]:
 
 
 class _Names:
-    """Readable replacements for the placeholders of a launch, such as ``@s``."""
+    """Replacements for the placeholders of a launch, such as ``@s``, by readable names."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
@@ -159,7 +159,7 @@ class _Names:
         return {"do": one.verb, **self.named(one)}
 
     def config(self, facts: Facts) -> Any:
-        """Return the config.json with the values that a start would insert now."""
+        """Return the config.json, with the values that a start would insert now."""
         from usernsctl.gvisor import oci
         from usernsctl.gvisor.launch.steps import VERIFY_AS, completed, record
 
@@ -168,8 +168,8 @@ class _Names:
         assert start is not None
         user = start.user if facts.ids.has(start.user) else (0, 0)
         values: dict[Record, Any] = {
-            # usernsctl-verify sets ids that are not mapped, by arguments before the command
-            # (launch/config.c).
+            # usernsctl-verify sets ids that are not mapped, according to arguments that precede the
+            # command (launch/config.c).
             record("json-args"): (
                 *((VERIFY_AS, *map(str, start.user)) if user != start.user else ()),
                 *start.args,

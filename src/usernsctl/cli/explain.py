@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 _NOT_RECOGNISED, _WRONG_USAGE = 1, 2
-# Number of causes that are printed in full; others are printed with their evidence only.
+# Maximum number of causes that are printed in full. For further causes, only the evidence is
+# printed.
 _FULL_MAX = 3
 _SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
 
@@ -96,7 +97,8 @@ def _read(file: str | None) -> Explanation:
             return explained(stream)
     if sys.stdin.isatty():
         print("Paste the output with the error, then press Ctrl-D.", file=sys.stderr)
-        # explained() reads to the end of file, and a terminal reports that only once for a Ctrl-D.
+        # explained() reads until end of file, and a terminal reports end of file only once per
+        # Ctrl-D.
         return explained(io.BytesIO(sys.stdin.buffer.read(INPUT_MAX + 1)))
     return explained(sys.stdin.buffer)
 
@@ -104,14 +106,14 @@ def _read(file: str | None) -> Explanation:
 def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
     """Probe this machine to find out which of the causes apply.
 
-    :returns: the confirmed explanation and the report, or the old explanation and None if probing
-        fails.
+    :returns: the explanation with confirmed causes, and the report; or the unchanged explanation
+        and None if the probes fail.
     """
     from usernsctl.doctor import diagnose
     from usernsctl.explain.explanation import confirm
 
     try:
-        # The purpose "run" includes the findings of all other purposes, at least as warnings.
+        # The findings for "run" include the findings for all other purposes, at least as warnings.
         report = diagnose("run")
     except UsernsError as error:
         say(f"usernsctl: explain: can't probe this machine: {error}")
@@ -120,7 +122,7 @@ def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
 
 
 def _remedies(candidate: Candidate, report: Report | None) -> dict[Place, str]:
-    """Return the remedies of a cause; if it was confirmed, with commands for this machine."""
+    """Return the remedies of a cause; for a confirmed cause, with commands for this machine."""
     from usernsctl.doctor.remedies import remedy
 
     remedies = dict(candidate.cause.remedies)
@@ -168,7 +170,7 @@ def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[F
 def _verdict(
     explanation: Explanation, confirmed: Sequence[Candidate], blocking: Sequence[Finding]
 ) -> str:
-    """Return the conclusion from the text and the probes, in one or two sentences."""
+    """Return the conclusion from the input and the probes of this machine, in a sentence or two."""
     count = len(explanation.candidates)
     several = "the cause is one of these" if count > 1 else "the cause is probably this"
     elsewhere = f"Where the text comes from, {several}."
@@ -183,7 +185,7 @@ def _verdict(
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the causes to print in full: the likeliest, and that of an unspecific message."""
+    """Return the causes to print in full: the likeliest ones, and any cause of a vague message."""
     return [
         candidate
         for position, candidate in enumerate(candidates)

@@ -10,7 +10,7 @@ from usernsctl.cli.run import add_options, check_combination, file_parser, reque
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.maps import Extent
 
-# Options of run that have no meaning for a later start.
+# Options of usernsctl run that freeze rejects, with the reason.
 _REFUSED = {
     "kept": ("--in", "the namespace may not exist when the launch is started"),
     "state": ("--root", "each start creates its own directory for runsc's state"),
@@ -47,7 +47,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
         if given[name] not in (None, ()):
             raise UsageError(f"{option} can't be frozen: {why}")
     if not given["command"] and given["bundle"] is None:
-        # usernsctl-exec --launch may name the command.
+        # Check with a placeholder command, because usernsctl-exec --launch may name the command.
         check_combination({**given, "command": ("true",)})
     else:
         check_combination(given)
@@ -72,7 +72,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
 
 
 def _ids(given: dict[str, Any]) -> tuple[str, ...]:
-    """Return the options of usernsctl-exec that map the same ids.
+    """Return the options of usernsctl-exec that request the same id maps.
 
     :raises MapError: an extent is malformed.
     """

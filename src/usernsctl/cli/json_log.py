@@ -1,4 +1,4 @@
-"""Messages of ``usernsctl run --log json``: one JSON object in a line for each, on standard error.
+"""Messages of ``usernsctl run --log json`` on standard error: one JSON object per line.
 
 csrc/programs/shared/report.c prints the messages of native programs in the same form.
 """
@@ -17,17 +17,17 @@ from usernsctl.errors import UsernsError
 
 
 def notice(text: str) -> None:
-    """Print a notice."""
+    """Print a notice, a message that is no error."""
     _print("notice", message=shown(text))
 
 
 def usage_error(reason: str) -> None:
-    """Print an error in the options of the call."""
+    """Print an error in the options of ``usernsctl run``."""
     _print("error", step="usage", message=shown(reason))
 
 
 def reporting(function: Callable[[], object]) -> int:
-    """Call a function; print its error, and return the exit status, which is 0 without an error."""
+    """Call a function; print its error, if any, and return the exit status: 0 without an error."""
     try:
         function()
     except UsageError as error:
@@ -56,6 +56,6 @@ def _print(level: str, **members: str | None) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     message = {"time": now, "level": level, "program": "usernsctl", **members}
     given = {name: value for name, value in message.items() if value is not None}
-    # A single write(2): output of other processes can't split the line.
+    # Write the line by a single write(2), so that output of other processes can't split the line.
     sys.stderr.write(json.dumps(given, ensure_ascii=False) + "\n")
     sys.stderr.flush()

@@ -70,7 +70,7 @@ def create(name: str, options: tuple[str, ...]) -> None:
 def _without_private(options: Sequence[str]) -> list[str]:
     """Return the options without ``--net private`` and ``--net=private``.
 
-    The private network replaces the network namespace that ``--net`` alone makes.
+    A private network creates its own network namespace, in place of the namespace of ``--net``.
     """
     kept: list[str] = []
     for word in options:
@@ -133,7 +133,7 @@ def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> in
     namespace = Namespace.open(name)
     if not namespace.has("pid"):
         namespace.exec(command, env=environ)
-    # setns(2) moves only later children of a process into a PID namespace, not the process.
+    # setns(2) moves only later children of a process into a PID namespace, not the process itself.
     return exit_status(lambda: namespace.popen(command, env=environ, pdeathsig=signal.SIGKILL))
 
 

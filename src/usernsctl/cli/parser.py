@@ -1,11 +1,11 @@
 """Parser of the command line, based on :mod:`argparse`.
 
 The module of a verb has a function that returns the verb's parser, and a function that performs the
-verb. The module is imported when the verb is called, so that no command waits for the imports of
-other verbs.
+verb. A verb's module is imported only when the verb is called, so that no command waits for the
+imports of other verbs.
 
-Only documented parts of argparse are used. This module itself formats ``--help`` and orders the
-arguments, since both differ between releases of Python.
+Only documented parts of argparse are used. This module itself formats ``--help`` and sorts the
+arguments, because releases of Python differ in both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from usernsctl._text import shown_lines
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-#: Verbs, with their summaries for ``usernsctl --help`` and the functions that return their parsers.
+#: Verbs, each with its summary in ``usernsctl --help`` and the function that returns its parser.
 VERBS = {
     "run": ("Run CMD in gVisor: on a kernel of its own, without root.", "run:parser"),
     "freeze": ("Write a launch of run to a file, to start it without Python.", "freeze:parser"),
@@ -46,7 +46,7 @@ VERBS = {
     ),
 }
 
-# Options of docker run, and their equivalents in usernsctl.
+# Options of docker run, with the equivalent options of usernsctl.
 _DOCKER_OPTIONS = {
     "-e": "--env",
     "-v": "--bind",
@@ -64,21 +64,22 @@ _DOCKER_OPTIONS = {
 # Maximum number of suggestions for a misspelled word.
 _NEAR_MAX = 4
 
-# Columns of --help: the maximum width of option names in the left column, and the minimum and
-# maximum width of a line.
+# Widths in --help, in columns: the maximum width of the option names in the left column, and the
+# minimum and maximum width of a line.
 _NAMES_MAX, _WIDTH_MIN, _WIDTH_MAX = 30, 50, 100
 
 
 class UsageError(Exception):
-    """A call with options that exclude each other, or with a missing or invalid option."""
+    """Error for options that exclude each other, or for a missing or invalid option."""
 
 
 class Answer(Exception):
-    """A text to print in place of performing the verb: help, or an error in the call.
+    """A text to print in place of performing the verb: the help, or an error in the arguments.
 
-    :ivar text: what to print, with a newline at the end.
-    :ivar status: the exit status. If it is not 0, the text belongs on standard error.
-    :ivar reason: what is wrong with the call, a part of `text`; ``None`` for help.
+    :ivar text: the text, with a newline at the end.
+    :ivar status: the exit status. If it is not 0, the text is for standard error.
+    :ivar reason: the reason why the arguments are wrong, which is a part of `text`; ``None`` for
+        help.
     """
 
     def __init__(self, text: str, status: int = 0, reason: str | None = None) -> None:
@@ -91,8 +92,9 @@ class Answer(Exception):
 class Parser(argparse.ArgumentParser):
     """Parser of the arguments of a verb, or of a group of verbs.
 
-    :ivar headings: the options, by their headings in ``--help``; "" for most.
-    :ivar flags: the options, by each of their names.
+    :ivar headings: the lists of options, by the headings in ``--help``; most options have the
+        heading "".
+    :ivar flags: the options by name; an option with several names has several entries.
     :ivar operands: the operands, which follow the options.
     :ivar verbs: the verbs of a group, with their summaries and functions that return their parsers.
     """
@@ -113,18 +115,19 @@ class Parser(argparse.ArgumentParser):
         """Create a parser without options other than ``--help``.
 
         :param prog: the program and the verb, such as ``usernsctl ns exec``.
-        :param function: the function that performs the verb: it takes the options and operands as
-            keywords, and returns the exit status, or ``None`` for 0. ``None`` for a group.
+        :param function: the function that performs the verb, or ``None`` for a group of verbs. The
+            function takes the options and operands as keyword arguments, and returns the exit
+            status, or ``None`` for 0.
         :param description: the text of ``--help``, by default the docstring of `function`. Indented
             paragraphs are not wrapped.
-        :param usage: the text after the verb in the first line of ``--help``, by default the
-            metavars of the operands.
-        :param has_help: whether there is an option ``--help``.
+        :param usage: the text after the verb in the first line of ``--help``; by default the
+            placeholders of the operands.
+        :param has_help: whether the verb has an option ``--help``.
         :param options_first: whether the first operand ends the options.
         :param passes_unknown: whether an unknown option counts as an operand.
-        :param wants: ``"environ"`` or ``"words"``, if the function takes the caller's variables
-            or the arguments of the call.
-        :param wrong_usage: the exit status for errors in the call.
+        :param wants: the names of further arguments of the function: ``"environ"`` for the caller's
+            environment variables, ``"words"`` for the arguments of the verb.
+        :param wrong_usage: the exit status for errors in the arguments.
         """
         super().__init__(prog, add_help=False, allow_abbrev=False)
         self.usage = usage
@@ -138,7 +141,8 @@ class Parser(argparse.ArgumentParser):
         self._passes_unknown = passes_unknown
         self._wants = wants
         self._wrong_usage = wrong_usage
-        # A group, since add_argument() of a parser queries the terminal's width at each call.
+        # Use an argument group, because add_argument() of a parser queries the terminal's width at
+        # each call.
         self._added = self.add_argument_group()
         if has_help:
             self.add_answer("-h", "--help", self.format_help, "Show this message and exit.")
@@ -158,12 +162,12 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         """Add an option.
 
-        :param flags: the names of the option, or ``--on/--off`` for a pair, of which the last one
-            given counts.
+        :param flags: the names of the option, or ``--on/--off`` for a pair of options, of which the
+            last given option counts.
         :param heading: the heading of the option in ``--help``.
         :param parse: a function that parses the value or raises ValueError.
-        :param repeats: whether the option may be given several times; its value is a tuple then.
-        :param default: the value if the option is omitted, which ``--help`` prints.
+        :param repeats: whether the option may be given several times; the value is then a tuple.
+        :param default: the value if the option is omitted; ``--help`` prints it.
         :param settings: arguments of :meth:`argparse.ArgumentParser.add_argument`.
         """
         if parse is not None:
@@ -181,18 +185,18 @@ class Parser(argparse.ArgumentParser):
         action = self._added.add_argument(*flags, default=default, **settings)
         self.flags.update(dict.fromkeys(flags, action))
         if action.help != argparse.SUPPRESS:
-            # --help stays the last option.
+            # Keep --help as the last option.
             options = self.headings.setdefault(heading, [])
             options.insert(len(options) - (not heading), action)
 
     def add_flag(self, *flags: str, **settings: Any) -> None:
-        """Add an option without a value: ``True`` if it is given, else ``False``."""
+        """Add an option without a value, which is stored as ``True`` if given, else ``False``."""
         self.add_option(*flags, action="store_true", default=False, **settings)
 
     def add_operand(self, name: str, metavar: str, **settings: Any) -> None:
-        """Add an operand, a word that follows the options.
+        """Add an operand, an argument that follows the options.
 
-        :param name: the name of the function's parameter.
+        :param name: the name of the parameter of the verb's function.
         :param metavar: the placeholder for the operand in the usage.
         :param settings: arguments of :meth:`argparse.ArgumentParser.add_argument`.
         """
@@ -203,7 +207,7 @@ class Parser(argparse.ArgumentParser):
         self.add_operand(name, metavar, nargs=argparse.REMAINDER)
 
     def add_answer(self, flag: str, other: str, text: Callable[[], str], help: str) -> None:
-        """Add an option that prints a text in place of performing the verb, such as ``--help``."""
+        """Add an option, such as ``--help``, that prints a text in place of performing the verb."""
         suppressed = argparse.SUPPRESS
         self.add_option(
             flag, other, action=_Answer, nargs=0, const=text, dest=suppressed, help=help
@@ -223,9 +227,9 @@ class Parser(argparse.ArgumentParser):
     # ---- parsing ---------------------------------------------------------------------------------
 
     def find(self, name: str) -> Parser:
-        """Return the parser of a verb of this group.
+        """Return the parser of the verb `name` of this group.
 
-        :raises Answer: the group has no verb of this name.
+        :raises Answer: the group has no verb with this name.
         """
         if name not in self.verbs:
             self.error(f"there is no command {name!r}.{_near(name, self.verbs)}")
@@ -234,7 +238,7 @@ class Parser(argparse.ArgumentParser):
     def read(self, words: Sequence[str]) -> dict[str, Any]:
         """Parse arguments; return the values of options and operands by their names.
 
-        :raises Answer: the arguments have ``--help``, or an error.
+        :raises Answer: the arguments contain ``--help`` or an error.
         """
         namespace, extra = self.parse_known_args(self.arrange(words))
         if extra:
@@ -242,7 +246,7 @@ class Parser(argparse.ArgumentParser):
         given = vars(namespace)
         for operand in self.operands:
             if operand.nargs == argparse.REMAINDER:
-                # argparse keeps a leading "--" only for REMAINDER.
+                # argparse keeps a leading "--" only in an operand with REMAINDER.
                 found = given[operand.dest]
                 given[operand.dest] = tuple(found[1:] if found[:1] == ["--"] else found)
         if self.verbs and not given["words"]:
@@ -256,7 +260,7 @@ class Parser(argparse.ArgumentParser):
 
         :param given: the result of :meth:`read`.
         :param environ: the environment variables that the verb may pass on.
-        :param words: the arguments of the call after the verb.
+        :param words: the arguments after the verb.
         :raises Answer: the function raised :class:`UsageError`.
         """
         assert self._function is not None
@@ -278,8 +282,8 @@ class Parser(argparse.ArgumentParser):
     def arrange(self, words: Sequence[str]) -> list[str]:
         """Move the options to the front, join them with their values, and add ``--`` and operands.
 
-        argparse takes a value that begins with a dash for an option, and its releases differ in the
-        treatment of ``--`` and of operands between options.
+        argparse parses a value that begins with a dash as an option, and releases of argparse treat
+        ``--``, and operands between options, in different ways.
 
         :raises Answer: an option is unknown, or its value is missing or not allowed.
         """
@@ -301,10 +305,10 @@ class Parser(argparse.ArgumentParser):
         return [*options, "--", *operands] if operands else options
 
     def _split_option(self, word: str, rest: list[str]) -> Iterator[str]:
-        """Yield the options in `word`, each with its value; take a value from `rest` if needed."""
+        """Yield the options in `word`, each with its value; take a missing value from `rest`."""
         flag, equals, value = word.partition("=")
         if not word.startswith("--"):
-            # -rc, -oFILE
+            # Short options may be combined, as in -rc, or have a value, as in -oFILE.
             flag, equals, value = word[:2], "", word[2:]
         while not self._takes_value(flag):
             if equals:
@@ -315,8 +319,8 @@ class Parser(argparse.ArgumentParser):
             flag, value = f"-{value[0]}", value[1:]
         if not equals and not value:
             value = rest.pop() if rest else "--"
-        # "--" as a value means that the value is missing. argparse before Python 3.13 would also
-        # drop such a value.
+        # "--" in place of a value means that the value is missing. argparse before Python 3.13
+        # would drop "--" as a value.
         if value == "--":
             self.error(f"{flag} needs a value: {format_option(self.flags[flag], flag)}")
         yield f"{flag}={value}"
@@ -343,7 +347,7 @@ class Parser(argparse.ArgumentParser):
         return f"Usage: {self.prog} {usage}\n"
 
     def paragraphs(self) -> list[str]:
-        """Return the paragraphs of the description; each unindented one becomes a single line."""
+        """Return the paragraphs of the description; each unindented paragraph is one line."""
         from inspect import cleandoc
 
         found = cleandoc(self.description or "").split("\n\n")
@@ -372,7 +376,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def format_option(option: argparse.Action, flag: str | None = None) -> str:
-    """Return an option as in ``--help``: its names, or only `flag`, and its metavar."""
+    """Return an option as ``--help`` prints it: the names (or only `flag`) and the placeholder."""
     between = " / " if is_switch(option) else ", "
     names = between.join(option.option_strings) if flag is None else flag
     return names if option.nargs == 0 else f"{names} {option_metavar(option)}"
@@ -384,7 +388,7 @@ def option_metavar(option: argparse.Action) -> str:
 
 
 def is_switch(option: argparse.Action) -> bool:
-    """Return whether an option is a pair such as ``--verify/--no-verify``."""
+    """Return whether an option is a pair of options such as ``--verify/--no-verify``."""
     return isinstance(option, _Switch)
 
 
@@ -407,10 +411,10 @@ def usernsctl() -> Parser:
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least` to `most`, which raises ValueError."""
+    """Return a parser of whole numbers from `least` to `most`; the parser may raise ValueError."""
 
     def parse(text: str) -> int:
-        # int() alone would also accept underscores and the digits of other scripts.
+        # int() alone would also accept underscores, and digits of other scripts.
         if re.fullmatch(r"-?[0-9]{1,10}", text) and least <= int(text) <= most:
             return int(text)
         raise ValueError(f"{text!r} is not a number from {least} to {most}")
@@ -419,21 +423,21 @@ def integer(least: int, most: int) -> Callable[[str], int]:
 
 
 class _Append(argparse.Action):
-    """Action of a repeatable option: append the value to a tuple."""
+    """Action for a repeatable option, which appends the value to a tuple."""
 
     def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
         setattr(namespace, self.dest, (*getattr(namespace, self.dest), value))
 
 
 class _Switch(argparse.Action):
-    """Action of a pair of options: store true for the first name, and false for the second."""
+    """Action for a pair of options; stores true for the first one and false for the second."""
 
     def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
         setattr(namespace, self.dest, flag == self.option_strings[0])
 
 
 class _Answer(argparse.Action):
-    """Action that raises Answer with a text, such as that of ``--help``."""
+    """Action that raises Answer with a text, such as the text of ``--help``."""
 
     def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
         raise Answer(self.const())
@@ -446,7 +450,10 @@ def _import_parser(name: str, place: str) -> Parser:
 
 
 def _for_argparse(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return `parse` with its ValueError turned into the exception whose text argparse prints."""
+    """Return a function that calls `parse`, and converts a ValueError to argparse's own error.
+
+    argparse prints the text of only its own error.
+    """
 
     def parse_argument(text: str) -> Any:
         try:
@@ -462,8 +469,8 @@ def _read_environ(text: str) -> dict[str, str]:
 
     The format is that of proc_pid_environ(5). csrc/programs/entrypoint/main.c passes the
     container's environment as data, so that the variables don't affect programs outside of gVisor.
-    Entries that are not ``NAME=VALUE`` are ignored, and the first entry of a name counts, as in
-    ``os.environ``.
+    Entries that are not ``NAME=VALUE`` are ignored. If a name has several entries, the first one
+    counts, as in ``os.environ``.
 
     :raises ValueError: `text` is not an open, readable descriptor.
     """
@@ -484,7 +491,7 @@ def _read_environ(text: str) -> dict[str, str]:
 
 
 def _near(word: str, known: Collection[str]) -> str:
-    """Return " Did you mean ...?" with the known words most similar to `word`, or ""."""
+    """Return " Did you mean ...?" with the words in `known` most similar to `word`, or ""."""
     from difflib import get_close_matches
 
     near = [one for one in known if word and one.startswith(word)]
@@ -507,7 +514,7 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 
 def _columns(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
-    """Yield the lines of a table with two columns; a wide first column gets a separate line."""
+    """Yield the lines of a table with two columns. A wide first column gets a line of its own."""
     indent = 4 + min(max(len(name) for name, _ in rows), _NAMES_MAX)
     for name, text in rows:
         first, *rest = _wrapped(text, width, " " * indent)

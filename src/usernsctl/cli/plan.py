@@ -109,7 +109,7 @@ def _kinds(decided: Plan) -> tuple[_Kind, _Kind]:
 
 
 def _remarks(decided: Plan) -> list[str]:
-    """Return the lines to print below the maps."""
+    """Return the lines to print below the id maps."""
     lines = []
     if decided.setgroups != "auto":
         lines.append(f"setgroups: {decided.setgroups}")

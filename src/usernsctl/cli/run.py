@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def request_options(*, of_host: bool = False) -> Iterator[tuple[str, Option, Any]]:
     """Yield the name, the Option and the default for each option of a Request.
 
-    :param of_host: whether to yield only the options that SandboxHost has as arguments.
+    :param of_host: whether to yield only the options that are also arguments of SandboxHost.
     """
     for field in fields(Request):
         if of_host and field.metadata.get("argument") is None:
@@ -88,10 +88,10 @@ def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> N
 
 
 def file_parser(prog: str, write: Callable[..., int | None], heading: str, what: str) -> Parser:
-    """Return the parser of a verb that writes a run to a file, without the options of the run.
+    """Return the parser of a verb that writes a run to a file; the caller adds the run's options.
 
     :param heading: the heading of ``--output`` in ``--help``.
-    :param what: the noun for the file.
+    :param what: the noun for the written file, in the help text.
     """
     usage = "[OPTIONS] -o FILE [--] [CMD [ARG]...]"
     parser = Parser(prog, write, usage=usage, options_first=True, wants=["environ", "words"])
@@ -107,11 +107,11 @@ def file_parser(prog: str, write: Callable[..., int | None], heading: str, what:
     return parser
 
 
-# MAX_OUTPUT_MAX of csrc/programs/watch/watch.h.
+# Maximum value of --max-output, MAX_OUTPUT_MAX in csrc/programs/watch/watch.h.
 _OUTPUT_MAX = 1 << 30
 
-# Options that reject an empty string, often the value of an unset variable. Otherwise an empty
-# string would mean the current directory, or that the option is omitted.
+# Options that reject an empty string, which is often the value of an unset variable. Otherwise an
+# empty string would mean the current directory, or that the option is omitted.
 _NEVER_EMPTY = {
     "rootfs": ("--rootfs", "a directory"),
     "bundle": ("--bundle", "a directory"),
@@ -179,8 +179,8 @@ def _run(
     if given["terminal"] is None:
         from usernsctl import _core
 
-        # If standard input, output or error is not this terminal, gVisor often hangs before the
-        # command starts.
+        # Request a terminal only if standard input, output and error are the same terminal, because
+        # gVisor otherwise often hangs before the command starts.
         given["terminal"] = _core.stdio_is_terminal()
     given["virtual_env"] = environ.get("VIRTUAL_ENV")
     request = request_of(given, environ)
@@ -198,7 +198,7 @@ def _run(
 
 @contextmanager
 def _result_file(path: str | None) -> Iterator[ResultFile | None]:
-    """Open the file for the result; if the block fails, write the failure to the file.
+    """Yield the result file, or None without a path; if the block fails, record the failure in it.
 
     :raises CommandError: the file can't be opened.
     """
@@ -219,7 +219,7 @@ def _result_file(path: str | None) -> Iterator[ResultFile | None]:
 
 
 def _output_limit(given: dict[str, Any]) -> str | None:
-    """Return the output limit as an option of the watcher; remove its own options from `given`.
+    """Return the watcher's option for the output limit, and remove the two options from `given`.
 
     :raises UsageError: the options exclude each other.
     """
@@ -235,9 +235,9 @@ def _output_limit(given: dict[str, Any]) -> str | None:
 
 
 def request_of(given: dict[str, Any], environ: Mapping[str, str]) -> Request:
-    """Return the request for the options `given`, some of which are removed from `given`.
+    """Return the request for the options `given`, and remove some of the options from `given`.
 
-    :param environ: the variables that the command may get.
+    :param environ: the environment variables that the command may receive.
     """
     env, idmap = _environment(given, environ), _idmap(given)
     return Request(args=given.pop("command"), env=env, idmap=idmap, **given)
@@ -248,14 +248,15 @@ def _notify(text: str) -> None:
 
 
 def _import_the_rest(*, joins_namespace: bool) -> None:
-    """Import the modules that are needed after the namespace is entered.
+    """Import modules that are needed after this process has entered the namespace.
 
-    :param joins_namespace: whether the namespace exists already. Root inside could have mounted
-        other modules over ours, so nothing is imported there, not even to report an error.
+    :param joins_namespace: whether the namespace is an existing one. Root inside could have mounted
+        other files over usernsctl's modules, so no module may be imported there, not even to report
+        an error.
     """
-    codecs.lookup("ascii")  # encodings are modules that Python imports
+    codecs.lookup("ascii")  # Python imports a module for each encoding
     if joins_namespace:
-        # The search for a missing command, and tracebacks.
+        # These modules are needed for the search for a missing command, and for tracebacks.
         for module in ("shutil", "usernsctl.gvisor.launch.view", "traceback"):
             import_module(module)
 
@@ -277,7 +278,7 @@ def _idmap(given: dict[str, Any]) -> IdMap:
 
 
 def check_combination(given: dict[str, Any]) -> None:
-    """Check that no option contradicts or lacks another.
+    """Check that no option excludes another, and that no required option is missing.
 
     :raises UsageError: options exclude each other, an option is missing, or a value is empty.
     """
@@ -307,11 +308,11 @@ def check_combination(given: dict[str, Any]) -> None:
 
 
 def _check_network(given: dict[str, Any]) -> None:
-    """Check the options of the network.
+    """Check the options about the network.
 
-    :raises UsageError: options exclude each other, or there are too many.
+    :raises UsageError: options exclude each other, or too many ports are published.
     """
-    # Templates have no published ports.
+    # `publish` may be missing, because templates have no published ports.
     network, ports = given["network"], given.get("publish", ())
     if ports and network == "host":
         raise UsageError("--publish and --network host exclude each other")
@@ -329,11 +330,11 @@ def _check_network(given: dict[str, Any]) -> None:
 
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for the environment options, which are removed from `given`."""
+    """Return the environment for the options about variables, and remove them from `given`."""
     from usernsctl.gvisor.launch.options import base_environment, read_env_file, read_settings
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
-    # The command of a bundle gets the bundle's environment.
+    # The command of a bundle has the bundle's environment in place of the default variables.
     bare = given["bundle"] and not everything
     env = {} if bare else base_environment(variables, everything=everything)
     for path in files:

@@ -27,7 +27,7 @@ from usernsctl.gvisor.template.template import RestoreOptions, TemplateOptions
 if TYPE_CHECKING:
     from usernsctl.gvisor.template.record import TemplateRecord
 
-# Options of run that templates don't have.
+# Options of usernsctl run that templates do not support.
 _LEFT_OUT = ("terminal", "state", "reraise_signal", "timeout", "log", "publish")
 
 _REMEDY_OF_LATE = """give the command more time: --timeout 10m
@@ -156,13 +156,13 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
 
 
 def _host_arguments(request: Request) -> dict[str, Any]:
-    """Return the arguments of :class:`usernsctl.SandboxHost` for a request."""
+    """Return the arguments of :class:`usernsctl.SandboxHost` that correspond to a request."""
     arguments = {
         argument.name: getattr(request, field.name)
         for field in fields(Request)
         if (argument := field.metadata.get("argument")) is not None
     }
-    # SandboxHost does not accept an idmap together with a named namespace, which has its own maps.
+    # SandboxHost rejects an idmap together with a named namespace, which has its own maps.
     return arguments if request.kept is None else {**arguments, "idmap": None}
 
 
@@ -193,8 +193,8 @@ def list_(as_json: bool) -> None:
     """List the templates: name, kind, size, age and command."""
     from usernsctl.gvisor.template import store
 
-    # For the template of an interpreter, show only the interpreter: its arguments are a program of
-    # usernsctl, not of the user.
+    # For the template of an interpreter, show only the interpreter, because the arguments are a
+    # program of usernsctl, not of the user.
     found = [
         replace_fields(template, args=template.args[:1]) if template.kind == "python" else template
         for template in store.list_all()
@@ -273,10 +273,10 @@ def _host_request(given: dict[str, Any]) -> Request:
 
 
 def _creation(name: str, record: TemplateRecord) -> str:
-    """Return the shell command that creates a template again, for remedies.
+    """Return the shell command that creates a template again, for use in remedies.
 
-    The command has no options about the host: an attacker could have written the record to make the
-    user weaken the sandbox.
+    The command has no options about the host, because an attacker could have written the record to
+    make the user weaken the sandbox.
     """
     argv = ["usernsctl", "template", "create", "--replace"]
     if record.kind == "python":

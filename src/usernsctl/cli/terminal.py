@@ -1,4 +1,4 @@
-"""Output to a terminal: tables, progress lines, and the characters that can be printed."""
+"""Output to a terminal: tables, progress lines, and queries of what the terminal can print."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ WIDTH = 80
 
 
 def can_draw() -> bool:
-    """Return whether standard output is a terminal, and the optional package rich is installed."""
+    """Return whether standard output is a terminal and the optional package rich is installed."""
     # sys.stdout is None if standard output is closed.
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return is_terminal and importlib.util.find_spec("rich") is not None
 
 
 def tolerate_any_text() -> None:
-    """Make standard output escape characters that it can't encode, as in a path."""
+    """Make standard output escape characters that its encoding lacks, for example in a path."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -37,7 +37,7 @@ def is_utf8() -> bool:
 
 
 def age(seconds: float) -> str:
-    """Return a duration in its greatest unit, such as ``3m``."""
+    """Return a duration in its largest unit, such as ``3m``."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"
@@ -72,8 +72,8 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def progress() -> Iterator[Callable[[str], None]]:
     """Yield a function that replaces a progress line on standard error; erase the line at the end.
 
-    The function does nothing if standard error is not a terminal, or if TERM is ``dumb``, since the
-    line could not be erased.
+    The function does nothing if standard error is not a terminal, or if TERM is ``dumb``, because
+    such a terminal can't erase a line.
     """
     is_shown = (
         sys.stderr is not None
@@ -84,8 +84,8 @@ def progress() -> Iterator[Callable[[str], None]]:
     def report(text: str) -> None:
         if not is_shown:
             return
-        # The text is cut to one line, since a second line could not be erased.
-        # OSError: the terminal may be gone.
+        # Cut the text to one line, because a second line could not be erased. Ignore an OSError,
+        # which means that the terminal was closed.
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(sys.stderr.fileno()).columns or WIDTH
             sys.stderr.write(f"\r\x1b[K{shown(text)[: columns - 1]}")

@@ -1,4 +1,4 @@
-"""Text drawings of the tree of user namespaces."""
+"""Drawings of the tree of user namespaces, as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from usernsctl._text import shown
 from usernsctl.cli.terminal import WIDTH
 from usernsctl.namespaces.tree import Tree, UserNamespace, by_parent
 
-# If a namespace has more processes, only their number is printed.
+# Maximum number of processes of a namespace that are listed. If there are more, only the number is
+# printed.
 _PROCESSES_MAX = 8
 
 _DRAWN = ("├─ ", "└─ ", "│  ", "   ")
@@ -17,7 +18,7 @@ _ASCII = ("|- ", "`- ", "|  ", "   ")
 
 
 def lines(tree: Tree, *, is_ascii: bool) -> Iterator[str]:
-    """Yield the lines of the drawing, wrapped at 80 columns between words."""
+    """Yield the lines of the drawing of a tree, wrapped at 80 columns between words."""
     top, *_ = tree.namespaces
     below = by_parent(tree.namespaces)
     yield from _namespace(below, top, "", "", _ASCII if is_ascii else _DRAWN)

@@ -1,4 +1,4 @@
-"""Waiting for a command, with forwarding of signals."""
+"""Waiting for a command while signals are forwarded to the command."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _FORWARDED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
 class Started(Protocol):
-    """A running command."""
+    """Interface of a running command."""
 
     def send_signal(self, sig: int, /) -> None:
         """Send a signal to the command."""
 
     def wait(self) -> int:
-        """Wait for the end of the command; return its exit status, or -N after signal N."""
+        """Wait until the command exits; return its exit status, or -N after signal N."""
 
 
 def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> int:
-    """Start a command, forward signals to it, and return its exit status, or 128+N.
+    """Start a command, forward signals to it, and return its exit status, or 128+N after signal N.
 
     :param may_be_long: whether a terminating signal during `start` aborts the start. Otherwise the
-        signal is forwarded to the command afterwards.
+        signal is forwarded to the command after the start.
     :raises SystemExit: signal N aborted the start; the status is 128+N.
     """
     started: list[Started] = []
@@ -35,8 +35,8 @@ def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> i
         if started:
             started[0].send_signal(number)
         elif may_be_long and number in _ENDING:
-            # The signal is recorded, since Python would drop an exception that the handler raises
-            # in a finalizer.
+            # Record the signal, because Python drops an exception of the handler that is raised in
+            # a finalizer.
             aborted_by.append(number)
             raise SystemExit(128 + number)
         else:

@@ -65,9 +65,9 @@ def write(
 
 
 def _path_of(command: str, environ: Mapping[str, str]) -> str:
-    """Return the absolute path of a command of this machine.
+    """Return the absolute path of a command on this machine.
 
-    :raises CommandError: there is no such command.
+    :raises CommandError: the command does not exist.
     """
     found = find_command(command, environ.get("PATH", os.defpath))
     if found is None or not os.path.isfile(found):
@@ -89,8 +89,8 @@ def _options(arranged: Sequence[str]) -> Iterator[str]:
 def _script(call: Sequence[str], command: str | None) -> str:
     """Return the text of the script.
 
-    :param call: the arguments of usernsctl, before those of the script.
-    :param command: the path of the command, or ``None``.
+    :param call: the arguments of usernsctl that precede the script's own arguments.
+    :param command: the path of the command, or ``None`` if it is not a path on this machine.
     """
     lines = ["#!/bin/sh", "# Written by `usernsctl wrap`."]
     environment = os.path.dirname(os.path.dirname(command or ""))

@@ -29,7 +29,7 @@ def script(programs: Sequence[Verb]) -> str:
 
 
 def _entry(verb: Verb) -> Iterator[str]:
-    """Yield a verb's ``case`` of the switch that the script uses to classify the typed words."""
+    """Yield the lines of a verb's ``case`` in the switch with which the script classifies words."""
     apart = [
         name
         for flag in verb.flags
@@ -75,7 +75,7 @@ def _offer(kind: str) -> str:
         return " -F"
     # fish shows the text after a tab as the description of the value.
     words = " ".join(rf"{word}\t" for word in words_of(kind)) or _OFFERS.get(kind, "")
-    # A file may be given in place of a cause.
+    # A file may be given in place of the id of a cause.
     return f" -{'F' if kind == 'causes' else 'f'}a {_quoted(words)}" if words else ""
 
 

@@ -1,8 +1,8 @@
-"""Model of the words to complete: verbs, options, and kinds of values.
+"""Model of the words that the shell can complete: verbs, options, and kinds of values.
 
-A kind names the completions of a value: ``"files"``, ``"directories"``, ``"variables"``,
+A kind determines the completions of a value: ``"files"``, ``"directories"``, ``"variables"``,
 ``"namespaces"``, ``"templates"``, ``"causes"`` (or files), ``"command"`` (and its arguments),
-``""`` for nothing, or ``":a|b"`` for words.
+``""`` for no completions, or ``":a|b"`` for the words a and b.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from usernsctl._core.values import find_program
 from usernsctl._lean import dataclass, replace
 from usernsctl.cli.parser import Parser, is_switch, option_metavar, usernsctl
 
-# Kinds of values, by their metavars in --help.
+# Kinds of values, by their placeholders in --help.
 _KINDS = {
     "DIR": "directories",
     "FILE": "files",
@@ -24,7 +24,7 @@ _KINDS = {
     "SRC[:DST][:ro|rw]": "files",
 }
 
-# Kinds of operands, by the names of their parameters.
+# Kinds of operands, by the names of the parameters of the verbs' functions.
 _OPERANDS = {
     "command": "command",
     "file": "files",
@@ -33,7 +33,7 @@ _OPERANDS = {
     "destination": "files",
 }
 
-# Kinds of names, by the group of verbs whose operand has the name.
+# Kinds of names that are operands, by the group of verbs that takes the name.
 _NAMES = {"ns": "namespaces", "template": "templates"}
 
 
@@ -43,8 +43,9 @@ class Flag:
 
     :ivar names: the names of the option, with their dashes.
     :ivar help: a summary of the option in one line.
-    :ivar kind: the kind of its value, or ``None`` for a flag.
-    :ivar is_optional: whether the value may be omitted; if not, it may be the next word.
+    :ivar kind: the kind of the option's value, or ``None`` for an option without a value.
+    :ivar is_optional: whether the value may be omitted. Otherwise the value may also be the next
+        word.
     :ivar repeats: whether the option may be given several times.
     :ivar heading: the heading of the option in ``--help``.
     """
@@ -61,7 +62,7 @@ class Flag:
 class Verb:
     """A program, or a verb of a program, such as ``usernsctl ns exec``.
 
-    :ivar path: the words of the verb, beginning with the program's name.
+    :ivar path: the words that select the verb, beginning with the program's name.
     :ivar help: a summary of the verb in one line.
     :ivar operands: the kinds of the operands, in their order.
     :ivar repeats: whether the last operand may occur any number of times.
@@ -82,7 +83,7 @@ class Verb:
 
 
 def words_of(kind: str) -> list[str]:
-    """Return the words that a kind of value such as ``":a|b"`` lists; others list none."""
+    """Return the words in a kind of values such as ``":a|b"``; an empty list for other kinds."""
     return kind[1:].split("|") if kind.startswith(":") else []
 
 
@@ -90,7 +91,7 @@ def words_of(kind: str) -> list[str]:
 
 
 def prelude() -> Verb:
-    """Return the model of ``usernsctl-exec``, parsed from its ``--help``.
+    """Return the model of ``usernsctl-exec``, which is parsed from its ``--help``.
 
     :raises CommandError: the program is not installed.
     """
@@ -101,11 +102,12 @@ def prelude() -> Verb:
 
 
 def help_entries(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield heading, names with value, and description of each option in a native ``--help``.
+    """Yield the heading, the names with the value, and the description of each option in a --help.
 
-    The first line of an option has its names. Its description follows in a second column, there or
-    on the next lines. A heading begins at the margin and ends with a colon; options after an empty
-    line without a heading have the heading "Other".
+    The text is the ``--help`` of a native program. The first line of an option has the names. The
+    description is in the second column of that line or of the next lines. A heading begins at the
+    margin and ends with a colon; options after an empty line without a heading have the heading
+    "Other".
     """
     lines = text.splitlines()
     column = min(len(line) - len(line.lstrip()) for line in lines if line.startswith(" " * 20))
@@ -125,7 +127,7 @@ def help_entries(text: str) -> Iterator[tuple[str, str, str]]:
             heading = "Other"
 
 
-# "-w, --wd=DIR", "--kill-child[=SIGNAL]"
+# Matches "-w, --wd=DIR" and "--kill-child[=SIGNAL]".
 _NAMES_AND_VALUE = re.compile(r"(?:(-\w), )?(--[a-z-]+)(?:(\[?=)([^,\]]+)\]?)?")
 
 
@@ -135,7 +137,7 @@ def native_flags(text: str) -> Iterator[Flag]:
     for heading, names, about in help_entries(text):
         read = _NAMES_AND_VALUE.fullmatch(names)
         if read is None:
-            # This entry only lists more values of options that are known already:
+            # This entry lists more values of options that earlier entries have described:
             # "--map-users=auto|subids|all, --map-groups=...".
             values = names.partition("=")[2].partition(",")[0]
             for name in re.findall("--[a-z-]+", names):
@@ -204,7 +206,7 @@ def _flags(parser: Parser) -> Iterator[Flag]:
 
 def _operand(action: argparse.Action, path: tuple[str, ...]) -> str:
     if action.dest in ("name", "names"):
-        # No names are offered for a namespace or template that does not exist yet.
+        # Complete no names for "create", because the namespace or template does not exist yet.
         return "" if path[-1] == "create" else _NAMES.get(path[1], "")
     if path[1:] == ("explain",):
         return "causes"
@@ -214,7 +216,7 @@ def _operand(action: argparse.Action, path: tuple[str, ...]) -> str:
 
 
 def _kind(metavar: str) -> str:
-    """Return the kind of a value by its metavar, such as ``none|host``."""
+    """Return the kind of a value with the placeholder `metavar`, such as ``none|host``."""
     if metavar in _KINDS:
         return _KINDS[metavar]
     found = [word for word in metavar.split("|") if re.fullmatch("[a-z]+", word)]
@@ -222,5 +224,5 @@ def _kind(metavar: str) -> str:
 
 
 def _in_a_line(text: str) -> str:
-    """Return the first sentence of a text, without the full stop."""
+    """Return the first sentence of a text, on one line, without the full stop."""
     return re.split(r"[.;] |\.$", " ".join(text.split()))[0]

@@ -7,16 +7,16 @@ import os
 
 from usernsctl.errors import UsernsError
 
-#: Kinds of names.
+#: The kinds of names that :func:`print_names` can print.
 KINDS = ("namespaces", "templates", "causes")
 
 
 def print_names(kind: str) -> None:
-    """Print the existing names, each on a line.
+    """Print the existing names of a kind, one per line.
 
-    Errors are ignored, and no directory is created: the shell calls this while the user types, when
-    messages would disturb. All names match :data:`usernsctl._system.paths.NAME`, which has no
-    characters that are special in a shell.
+    Errors are ignored, and no directory is created: the shell calls this function while the user
+    types, and messages would disturb the command line. All names match
+    :data:`usernsctl._system.paths.NAME`, which has no characters that are special in a shell.
 
     :param kind: an element of :data:`KINDS`.
     """
@@ -29,7 +29,7 @@ def _namespaces() -> list[str]:
     from usernsctl._system.paths import state_directory
     from usernsctl.namespaces.named import list_named
 
-    # list_named() would create the state directory.
+    # Check first, because list_named() would create a missing state directory.
     if not os.path.lexists(state_directory()):
         return []
     return [namespace.name for namespace in list_named()]

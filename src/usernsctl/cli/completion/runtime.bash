@@ -1,7 +1,8 @@
-# What may follow a path of words: sets the verbs, flags and operands of the caller.
-#   flags     --name, --name=KIND with a value, --name?KIND if that may be left out
-#   operands  a KIND each; with * after it for all that follow
-# A KIND that begins with : is the words themselves, with | between them.
+# Sets the caller's variables verbs, flags and operands to the completions of a verb; the argument
+# $1 is the words that select the verb. Fails if there is no such verb.
+#   flags     --name, --name=KIND for an option with a value, --name?KIND if the value is optional
+#   operands  the KIND of each operand; KIND* for any number of operands
+# A KIND that begins with : is a list of words, separated by |.
 @name@_table() {
     verbs=() flags=() operands=()
     case $1 in
@@ -10,7 +11,8 @@
     esac
 }
 
-# The kind of an option's value; it fails if there is no such option, or it takes none.
+# Sets the caller's variable kind to the kind of the value of option $1. Fails if the option does not
+# exist or takes no value; with $2 = apart, also if the value can't be a separate word.
 @name@_kind() {
     local flag
     for flag in "${flags[@]}"; do
@@ -22,7 +24,7 @@
     return 1
 }
 
-# Offer those of some words that begin as the word does that is being typed.
+# Offers the words in $2 and later arguments that begin with $1, the word that is being typed.
 @name@_words() {
     local one
     for one in "${@:2}"; do
@@ -52,7 +54,7 @@
             # A file may be given in place of a cause.
             [[ $1 != causes ]] || { compopt -o filenames && mapfile -t COMPREPLY < <(compgen -f -- "$2"); }
             LC_ALL=C
-            # What is no name is left out, whatever it is that answers.
+            # Drop lines that are not names, whichever program prints them.
             while IFS= read -r one; do
                 [[ $one =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$ ]] && found+=("$one")
             done < <(command usernsctl completion --names "$1" 2>/dev/null </dev/null)
@@ -66,7 +68,7 @@
     local -a words=() places=() verbs flags operands
     local -i i
     COMPREPLY=()
-    # Bash has cut the words at = and : too.
+    # Join words that bash has split at = and :, so that only blanks separate words.
     for ((i = 0; i <= COMP_CWORD; i++)); do
         if [[ $i -eq 0 || $line == [[:blank:]]* ]]; then
             words+=("") places+=("$i")
@@ -104,7 +106,7 @@
     if [[ $takes ]]; then
         @name@_offer "$kind" "$word"
     elif [[ ! $ended && $word == --*=* ]]; then
-        # Where = ends a word, as it does by default, bash replaces only what follows it.
+        # If = separates words, as by default, bash replaces only the part after =.
         [[ $COMP_WORDBREAKS == *=* ]] || prefix=${word%%=*}=
         @name@_kind "${word%%=*}" && @name@_offer "$kind" "${word#*=}"
     elif [[ ! $ended && $word == -* ]]; then
@@ -119,7 +121,7 @@
     fi
 }
 
-# What is left of the line, from a word on, is a command of its own.
+# Completes the rest of the line, from word number $1 on, as a command line of its own.
 @name@_rest() {
     if declare -F _comp_command_offset >/dev/null; then
         _comp_command_offset "$1"

@@ -1,5 +1,6 @@
-# What is said by the words before the one that is being typed: the path of verbs, what may come,
-# and the number of operands that there are.
+# Classifies the words before the word that is being typed. Prints what may be typed, one kind per
+# line: "flag any PATH", "operand NUMBER PATH" or "rest NUMBER PATH", where PATH is the words that
+# select the verb, and NUMBER is the number of the operand, or of the first word of a command.
 function @name@_where
     set -l words (commandline -opc)
     set -l path (string replace -r '.*/' '' -- $words[1])
@@ -63,7 +64,7 @@ function @name@_is
     return 1
 end
 
-# What is left of the line, from a word on, is a command of its own.
+# Completes the rest of the line, from the first word of a command on, as a line of its own.
 function @name@_rest
     set -l words (commandline -opc)
     for found in (@name@_where)
@@ -76,7 +77,7 @@ function @name@_rest
 end
 
 function @name@_names
-    # What is no name is left out, whatever it is that answers.
+    # Drop lines that are not names, whichever program prints them.
     command usernsctl completion --names $argv[1] 2>/dev/null </dev/null |
         string match -r '^[A-Za-z0-9_][A-Za-z0-9_.-]*$'
 end

@@ -1,4 +1,4 @@
-"""Completion script for zsh, to be sourced or to be put into a directory of ``$fpath``."""
+"""Completion script for zsh, which users source or put into a directory of ``$fpath``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from usernsctl.cli.completion.model import Flag, Verb, words_of
 
-# Actions of _arguments, by kind. A leading space makes _arguments call a function without options.
+# Actions of zsh's _arguments, by kind of value. A leading space makes _arguments call a function
+# without options.
 _ACTIONS = {
     "": " ",
     "files": "_files",
@@ -58,7 +59,8 @@ def script(programs: Sequence[Verb]) -> str:
     cases = [f"        {name}) {_function_of((name,))} ;;" for name in names]
     functions = [_function(verb) for program in programs for verb in program.all()]
     text = "\n".join([_BEGIN, *functions]) + _END.replace("@cases@", "\n".join(cases))
-    # The main function, named after the first program, calls the functions of all programs.
+    # The main function, which is named after the first program, calls the functions of all
+    # programs.
     return text.replace("@name@", f"_{names[0]}").replace("@programs@", " ".join(names))
 
 
