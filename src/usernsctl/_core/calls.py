@@ -1,4 +1,4 @@
-"""Calls of the C core with Python types: no untyped object of cffi leaves this package."""
+"""Calls of the C core with Python types. No untyped object of cffi leaves this package."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 def oom_kills(*, of_machine: bool = False) -> int:
     """Return the number of processes that the kernel has killed because memory ran out.
 
-    :param of_machine: whether to count those of the whole machine, not only those of the control
-        group of this process.
+    :param of_machine: whether to count processes of the whole machine, instead of processes in this
+        process's control group.
     """
     return int(lib.un_machine_oom_kills() if of_machine else lib.un_oom_kills())
 
 
 def check_filter(*, of_doctor: bool = False) -> None:
-    """Fail if a seccomp filter forbids a system call that the start of a sandbox makes.
+    """Raise an error if a seccomp filter denies a system call that starts a sandbox.
 
-    :param of_doctor: whether to fail instead if a filter kills callers of a system call that doctor
-        itself makes.
-    :raises NamespaceError: a filter denies such a call, or kills its callers.
+    :param of_doctor: whether to check the system calls of doctor itself instead, and only for
+        filters that kill the callers.
+    :raises NamespaceError: a filter denies one of the system calls, or kills its callers.
     """
     err = ffi.new("struct un_error *")
     check_calls = lib.un_filter_check_doctor if of_doctor else lib.un_filter_check_launch
@@ -73,14 +73,14 @@ def check_filter(*, of_doctor: bool = False) -> None:
 
 
 def seen_limits() -> tuple[int, int]:
-    """Return the memory in bytes and the number of processors that a program in a sandbox sees."""
+    """Return the memory size (in bytes) and processor count that a program in a sandbox sees."""
     limits = ffi.new("struct un_group_limits *")
     lib.un_seen_limits(limits)
     return limits.memory, limits.processors
 
 
 def read_usage(parent: int) -> tuple[int, int, float]:
-    """Measure a sandbox: return its memory in bytes, its tasks, and its processor time in seconds.
+    """Return a sandbox's memory use in bytes, number of tasks, and processor time in seconds.
 
     :param parent: the pid of the parent of the sandbox's main processes.
     :raises OSError: the sandbox has ended (ESRCH), or its processes can't be read.
@@ -92,9 +92,10 @@ def read_usage(parent: int) -> tuple[int, int, float]:
 
 
 def group_versions() -> tuple[int, int, int]:
-    """Return the version of the control groups that this process may make, or 0 if it may not.
+    """Return which version of control groups this process may create, for each resource.
 
-    :returns: the versions for memory, processes, and processor time.
+    :returns: the versions for memory, processes and processor time; 0 if this process may create no
+        control groups for the resource.
     """
     versions = ffi.new("int[]", lib.UN_GROUP_PARTS)
     lib.un_group_versions(versions)
@@ -103,7 +104,7 @@ def group_versions() -> tuple[int, int, int]:
 
 
 def prepare_groups(parts: int) -> None:
-    """Make the control group of this process ready for groups of sandboxes.
+    """Prepare the control group of this process for child groups of sandboxes.
 
     :param parts: the resources to limit, as bits (enum un_group_part).
     """
@@ -111,7 +112,7 @@ def prepare_groups(parts: int) -> None:
 
 
 def sweep_groups(parts: int) -> None:
-    """Remove the control groups of ended sandboxes whose watcher was killed by SIGKILL.
+    """Remove the control groups of ended sandboxes that a killed watcher has left.
 
     :param parts: the resources that the groups limit, as bits (enum un_group_part).
     """
@@ -124,8 +125,8 @@ def parse_extent(text: str) -> ExtentTuple:
     :raises MapError: `text` is malformed.
     """
     extent, err = ffi.new("struct un_extent *"), ffi.new("struct un_error *")
-    # Non-ASCII characters are escaped, so that the error quotes the whole text; C strings end at
-    # the first NUL.
+    # Escape non-ASCII characters and NUL, because a C string ends at the first NUL, and the error
+    # must quote the complete text.
     native = text.encode("ascii", "backslashreplace").replace(b"\0", b"\\x00")
     check(lib.un_extent_parse(native, extent, err), err)
     return extent.inside, extent.outside, extent.count
@@ -164,11 +165,12 @@ def _ranges(native: Any) -> tuple[tuple[int, int], ...]:
 
 
 def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: bool) -> NativePlan:
-    """Plan the id maps of a new user namespace of the calling process, and their writers.
+    """Plan the id maps of a new user namespace, and the processes that write the maps.
 
     :param setgroups: ``"auto"``, ``"allow"`` or ``"deny"``.
-    :param allow_single_id: whether to map only the caller's own id if more ids are not granted.
-    :raises MapError: an extent is malformed, or the kernel would refuse the map.
+    :param allow_single_id: whether to map only the caller's own id if the other ids can't be
+        mapped.
+    :raises MapError: an extent is malformed, or the kernel would reject the map.
     :raises PlanError: the caller may not use the map.
     """
     request, facts = ffi.new("struct un_request *"), ffi.new("struct un_facts *")
@@ -186,14 +188,14 @@ def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: boo
 def free_ids(
     etc: str, uid_map: Iterable[Iterable[int]], gid_map: Iterable[Iterable[int]]
 ) -> tuple[int, int] | None:
-    """Find a range of ids that no user has, and that is not granted to a user.
+    """Find a range of ids that are neither in use nor granted to a user.
 
-    The range has 65,536 ids above all ids in use, as useradd(8) chooses it, or fewer in a container
-    that does not have ids that high.
+    The range has 65,536 ids above all ids in use, like a range that useradd(8) chooses. The range
+    is smaller if this user namespace does not map that many ids.
 
-    :param etc: the directory of subuid, subgid, passwd and group.
-    :param uid_map: the uids of this user namespace.
-    :param gid_map: the gids of this user namespace.
+    :param etc: the directory that contains subuid, subgid, passwd and group.
+    :param uid_map: the uid map of this user namespace.
+    :param gid_map: the gid map of this user namespace.
     :returns: the first id and the count, for uids and gids alike; ``None`` if no ids are free, or a
         file can't be read.
     """
@@ -216,9 +218,9 @@ def find_account(
     :param user: the uid, or the name.
     :param group: the gid, or the name; ``None`` for the group of the user.
     :param passwd: the content of /etc/passwd; ``None`` if the file does not exist.
-    :param groups: the content of /etc/group, the same way.
-    :returns: the uid, the gid, the supplementary groups, and the home directory, or ``None``
-        without a valid one.
+    :param groups: the content of /etc/group; ``None`` if the file does not exist.
+    :returns: the uid, the gid, the supplementary groups, and the home directory (``None`` if the
+        user has no valid home directory).
     :raises UserUnknownError: a name does not exist, or the user has too many groups.
     """
     memory, err = Memory(), ffi.new("struct un_error *")
@@ -238,10 +240,10 @@ def find_account(
 
 
 def setup_to_join(directory: int) -> Setup:
-    """Return the ids for a process that joins the user namespace of another process.
+    """Return the ids to which a process switches when it joins another process's user namespace.
 
     :param directory: a descriptor of ``/proc/PID`` of the other process.
-    :raises UsernsError: the id maps can't be read, or map no ids of this namespace.
+    :raises UsernsError: the id maps can't be read, or map no id of this user namespace.
     """
     result, err = ffi.new("struct un_plan *"), ffi.new("struct un_error *")
     check(lib.un_plan_to_join(directory, result, err), err)
@@ -249,21 +251,21 @@ def setup_to_join(directory: int) -> Setup:
 
 
 class NativePlan:
-    """A struct un_plan. Its content becomes Python objects only if :meth:`describe` is called."""
+    """A struct un_plan. Only :meth:`describe` converts the content to Python objects."""
 
     def __init__(self, result: Any, notices: Any, owner: Any) -> None:
         self.cdata = result
         self._notices = notices
-        self._owner = owner  # refers to the object that owns the memory of `notices`
+        self._owner = owner  # keeps alive the object that owns the memory of `notices`
 
     def setup(self) -> Setup:
-        """Return the ids that a process switches to in the new namespace."""
+        """Return settings with the ids to which a process switches in the new user namespace."""
         uid, gid = (None if inside < 0 else inside for inside in self.cdata.become)
         return Setup(uid=uid, gid=gid, groups=() if self.cdata.drop_groups else None)
 
     @property
     def single_id_reason(self) -> str | None:
-        """The reason why only one id is mapped although more were requested, or ``None``."""
+        """The reason why only one id is mapped although more ids were requested, or ``None``."""
         return reason_of(ffi.addressof(self.cdata.wanted)) if self.cdata.single_id else None
 
     def describe(self) -> PlanDescription:
@@ -291,11 +293,12 @@ def _raise_errno() -> Any:
 
 
 def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
-    """Reject bind mounts of files that contain a private directory or lie in it.
+    """Reject bind mounts of files that contain a private directory or are inside it.
 
-    :param files: descriptors of the files, by the names that the caller gave them.
+    :param files: descriptors of the files, by the paths that the caller gave.
     :param directory: the path of the private directory, which may be missing.
-    :raises BindError: a file is refused (cause ``bind-shows-state``), or can't be checked.
+    :raises BindError: a bind mount is rejected (cause ``bind-shows-state``), or a file can't be
+        checked.
     """
     memory, names = Memory(), list(files)
     which, err = ffi.new("size_t *"), ffi.new("struct un_error *")
@@ -308,11 +311,12 @@ def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
 def machine_part(descriptor: int) -> str | None:
     """Find the kernel filesystem that a bind mount of an open file would expose.
 
-    A bind mount exposes one if the file is /proc, /sys or /dev, lies in one of these directories,
-    or has a mount of a kernel filesystem, such as cgroup2, below it.
+    A bind mount exposes a kernel filesystem if the file is /proc, /sys or /dev, is inside one of
+    these directories, or contains a mount point of a kernel filesystem, such as cgroup2.
 
-    :param descriptor: a descriptor of the file, perhaps O_PATH.
-    :returns: the path or the type of the filesystem, such as ``"/proc"``; ``None`` if none.
+    :param descriptor: a descriptor of the file, which may be opened with O_PATH.
+    :returns: the path or the type of the filesystem, such as ``"/proc"``; ``None`` if no kernel
+        filesystem would be exposed.
     :raises OSError: the mounts in /proc can't be read.
     """
     part = ffi.new("char const **")
@@ -325,11 +329,11 @@ def is_trusted(uid: int, path: str) -> bool:
     """Return whether the owner of a file is trusted: the caller, root, or the owner of ``/``.
 
     In a user namespace that does not map root, files of root and of all other unmapped users have
-    the overflow uid (user_namespaces(7)). A file of the overflow uid is trusted there if no user
-    but root can have made it.
+    the overflow uid (user_namespaces(7)). There a file of the overflow uid is trusted if only root
+    can have created it.
 
     :param uid: the uid of the owner.
-    :param path: the path of the file, which may itself be a symbolic link, but has no others.
+    :param path: the path of the file. Only the last component may be a symbolic link.
     """
     return bool(lib.un_owner_is_trusted(uid, os.fsencode(path)))
 
@@ -337,9 +341,9 @@ def is_trusted(uid: int, path: str) -> bool:
 def others_may_write(directory: int) -> bool:
     """Return whether a user other than the caller and root may write to a directory.
 
-    This depends on the mode and the access control list (acl(5)). Write permission of a group does
-    not count if the group is root's, or is the user private group of the caller: its gid is the
-    caller's uid, and it has no members.
+    The mode and the access control list (acl(5)) are checked. Write permission of a group does not
+    count if the group is root's group or the caller's user private group, whose gid is the caller's
+    uid and which has no members.
 
     :param directory: a descriptor of the directory, which may be opened with O_PATH.
     """
@@ -349,7 +353,7 @@ def others_may_write(directory: int) -> bool:
 def content_sum(descriptor: int) -> str:
     """Return a checksum of a program's content, by which a frozen launch recognises the program.
 
-    :param descriptor: a descriptor of the file, perhaps O_PATH.
+    :param descriptor: a descriptor of the file, which may be opened with O_PATH.
     :raises OSError: the file can't be read.
     """
     text = ffi.new("char[]", lib.UN_CONTENT_SUM_ROOM)
@@ -361,8 +365,9 @@ def content_sum(descriptor: int) -> str:
 def append_at_end(descriptor: int) -> None:
     """Set O_APPEND on a descriptor whose offset is at the end of a regular file.
 
-    gVisor writes to a file from an offset of its own, which begins at 0. Without O_APPEND it would
-    overwrite the file, and standard output and error in one file would overwrite each other.
+    gVisor keeps its own offset for a file, which begins at 0. Without O_APPEND, gVisor would
+    overwrite the file, and standard output and standard error in the same file would overwrite each
+    other.
 
     :raises OSError: the descriptor is not open.
     """
@@ -373,7 +378,8 @@ def append_at_end(descriptor: int) -> None:
 def denies_write_execute() -> bool | None:
     """Return whether the kernel denies this process memory that is writable and executable.
 
-    :returns: ``None`` if the kernel has no PR_GET_MDWE(2const), which came with Linux 6.3.
+    :returns: true or false; ``None`` if the kernel lacks PR_GET_MDWE(2const), which is in Linux 6.3
+        and later.
     """
     answer = lib.un_denies_write_execute()
     return None if answer < 0 else bool(answer)
@@ -388,7 +394,7 @@ def securebits() -> int | None:
 def capability_count() -> int | None:
     """Return the number of capabilities that this kernel has (capabilities(7)).
 
-    :returns: ``None`` if a seccomp filter denies the query.
+    :returns: the number, or ``None`` if a seccomp filter denies the query.
     """
     count = int(lib.un_capability_count())
     return None if count < 0 else count
@@ -412,9 +418,10 @@ def landlock_version() -> int:
 
 
 # The program that a child executes before it enters namespaces, so that no process inside can read
-# the memory of this process.
+# the memory of the calling process.
 _CHILD = os.fsencode(program_path("usernsctl-child"))
-# The longest time limit in seconds whose milliseconds fit into an int; a longer one counts as none.
+# Maximum time limit in seconds, because its milliseconds must fit an int. A longer time limit means
+# no limit.
 _SECONDS_MAX = (2**31 - 1) // 1000
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 
@@ -468,7 +475,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
     """Start a command in a child.
 
     :returns: the pid and a pidfd of the child; the caller closes the pidfd.
-    :raises NamespaceError: the kernel refused the namespaces.
+    :raises NamespaceError: the namespaces could not be created or joined.
     :raises CommandError: the command could not be started in the namespaces.
     :raises ValueError: an argument has a NUL character, or a variable's name is malformed.
     """
@@ -497,8 +504,8 @@ def spawn(request: Spawn) -> tuple[int, int]:
         request.pidfd = pidfd[0]
         return pid[0], pidfd[0]
     except BaseException:
-        # A signal handler may have raised the exception after un_spawn() succeeded: the caller gets
-        # no pid of the child, so kill the child.
+        # A signal handler may have raised the exception after un_spawn() succeeded. Kill the child
+        # then, because the caller will not receive its pid.
         request.pidfd = -1
         if pidfd[0] >= 0:
             try:
@@ -509,7 +516,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
 
 
 def _milliseconds(seconds: float | None) -> int:
-    """Return a time limit in milliseconds for the core; -1 for no limit."""
+    """Return a time limit in milliseconds for the core, or -1 for no limit."""
     if seconds is None or seconds > _SECONDS_MAX:
         return -1
     return math.ceil(max(seconds, 0) * 1000)
@@ -524,9 +531,9 @@ def end_child(pidfd: int) -> None:
 
 
 def lost_returncode(pidfd: int) -> int | None:
-    """Return the returncode of a child that was reaped already (PIDFD_GET_INFO, Linux 6.15).
+    """Return the returncode of a child that was already reaped (PIDFD_GET_INFO, Linux 6.15).
 
-    :returns: the returncode as :class:`subprocess.Popen` has it; ``None`` on an older kernel.
+    :returns: the returncode as :class:`subprocess.Popen` defines it; ``None`` on an older kernel.
     """
     status = lib.un_lost_status(pidfd)
     return None if status < 0 else os.waitstatus_to_exitcode(status)
@@ -539,30 +546,30 @@ def _planned(plan: object | None) -> Any:
 def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
     """Move this single-threaded process into new namespaces.
 
-    With a plan, the process is not dumpable afterwards: no process inside can trace it.
+    With a plan, the process becomes not dumpable, so that no process inside can trace it.
 
-    :raises NamespaceError: the kernel refused the namespaces.
+    :raises NamespaceError: the namespaces could not be created.
     """
     err = ffi.new("struct un_error *")
     check(lib.un_enter(_planned(plan), _flags(namespaces), _CHILD, True, err), err)
 
 
 class NamespaceFds:
-    """The owner of descriptors of namespaces, which are closed with this object.
+    """The owner of descriptors of namespaces. The descriptors are closed when this object is freed.
 
-    The object is created before the C function opens the descriptors: an exception from a signal
-    handler right after the call would otherwise leak them.
+    The object must be created before a C function opens the descriptors, because an exception of a
+    signal handler right after the call would otherwise leak them.
     """
 
     def __init__(self) -> None:
-        """Initialize without descriptors."""
+        """Create an owner without descriptors."""
         unopened = {"fd": [-1] * lib.UN_NS_COUNT}
         self.cdata = ffi.gc(ffi.new("struct un_namespace *", unopened), lib.un_namespace_close)
 
     def take(self, index: int, make: Callable[..., int], *arguments: Any) -> None:
         """Call a function in C, and take over the descriptor that it returns.
 
-        Python runs no signal handler in between, since map() calls both functions in C.
+        map() calls both functions in C, so that Python runs no signal handler between the calls.
 
         :param index: the index of the namespace in :data:`ALL_NAMESPACES`.
         """
@@ -573,14 +580,14 @@ class NamespaceFds:
         return list(self.cdata.fd)
 
     def close(self) -> None:
-        """Close the descriptors. Does nothing the second time, also in another thread."""
+        """Close the descriptors. A second call does nothing, even in another thread."""
         ffi.release(self.cdata)
 
 
 def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> NamespaceFds:
-    """Make namespaces without a process in them.
+    """Create namespaces without a process in them; return their descriptors.
 
-    :raises NamespaceError: the kernel refused the namespaces.
+    :raises NamespaceError: the namespaces could not be created.
     """
     fds, err = NamespaceFds(), ffi.new("struct un_error *")
     check(lib.un_namespace_create(plan.cdata, _flags(namespaces), _CHILD, fds.cdata, err), err)
@@ -588,11 +595,11 @@ def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> NamespaceF
 
 
 def join(fds: Sequence[int]) -> None:
-    """Move this single-threaded process into namespaces.
+    """Move this single-threaded process into existing namespaces.
 
-    The process is not dumpable afterwards: no process inside can trace it.
+    The process becomes not dumpable, so that no process inside can trace it.
 
-    :raises NamespaceError: the kernel refused.
+    :raises NamespaceError: the namespaces could not be joined.
     """
     err, memory = ffi.new("struct un_error *"), Memory()
     check(lib.un_namespace_join(_joined(fds, memory), err), err)
@@ -609,7 +616,7 @@ def close_descriptors(keep: Iterable[int]) -> None:
 
 
 def check_single_thread() -> None:
-    """Check that this process has one thread only, as setns(2) needs for a user namespace.
+    """Check that this process has only one thread, as setns(2) requires for a user namespace.
 
     :raises NamespaceError: the process has several threads (cause ``"multithreaded"``).
     """
@@ -626,7 +633,7 @@ def check_single_thread() -> None:
 
 
 def apply_setup(setup: Setup) -> None:
-    """Apply settings to this process, which is in the namespaces.
+    """Apply settings to this process, which has entered its namespaces already.
 
     :raises NamespaceError: a system call failed.
     """
@@ -637,7 +644,7 @@ def apply_setup(setup: Setup) -> None:
 
 
 def exec_command(command: Command) -> NoReturn:
-    """Replace this program by a command.
+    """Execute a command in place of this program.
 
     :raises CommandError: the command could not be started.
     """
@@ -648,7 +655,7 @@ def exec_command(command: Command) -> NoReturn:
 
 
 def supervise_child(child: int) -> int:
-    """Wait for a child, and forward the signals of this process to it; see un_supervise_child().
+    """Wait for a child, and forward this process's signals to the child; see un_supervise_child().
 
     :param child: the pid of the child.
     :returns: the wait status of the child, as :func:`os.waitpid` returns it.
@@ -664,7 +671,7 @@ def stdio_is_terminal() -> bool:
 def reraise(number: int) -> None:
     """Kill this process by the signal that killed a child; see un_reraise().
 
-    Returns if the signal has no effect, as in process 1 (pid_namespaces(7)).
+    Returns only if the signal has no effect, as in PID 1 (pid_namespaces(7)).
 
     :param number: the number of the signal.
     """
@@ -672,9 +679,9 @@ def reraise(number: int) -> None:
 
 
 def be_init(child: int, report: int) -> NoReturn:
-    """Act as process 1 of a PID namespace until the command ends; see un_be_init().
+    """Act as PID 1 of a PID namespace until the command exits; see un_be_init().
 
-    The caller has blocked all signals before it started the command.
+    The caller must have blocked all signals before it started the command.
 
     :param child: the pid of the command.
     :param report: the descriptor of a pipe to which each wait status of the command is written.
@@ -700,14 +707,14 @@ def version() -> str:
     return text_of(lib.un_version())
 
 
-#: The number of fields of an error that a program of this package reports.
+#: The number of fields in which a program of this package reports an error.
 FAILURE_FIELDS = 6
 
 
 def failure(fields: Sequence[bytes]) -> UsernsError:
     """Return the exception for a failure of usernsctl-build, -init or -detach.
 
-    :param fields: the fields of its output (csrc/programs/build/main.c).
+    :param fields: the fields that the program printed (csrc/programs/build/main.c).
     """
     step, errnum, cause, detail, filename, remedy = fields
     err = ffi.new("struct un_error *")
@@ -727,7 +734,7 @@ class NativeView:
     """The directory tree of a sandbox before its start: a struct un_view."""
 
     def __init__(self, view: Any, owner: object) -> None:
-        """Take a view and the object that frees it: a launch, or a pointer to the view."""
+        """Create an object for a view that `owner`, a launch or a pointer, frees."""
         self._view = view
         self._owner = owner
 
@@ -735,15 +742,16 @@ class NativeView:
     def of_root(
         cls, top: Descriptor, owners: Sequence[Iterable[ExtentTuple]] | None = None
     ) -> Self:
-        """Make a view of a root filesystem.
+        """Create a view of a root filesystem.
 
         :param top: the descriptor of the root directory, which the view takes over.
-        :param owners: the maps of the uids and gids whose directories root inside may search even
-            if this process may not; ``None`` for no ids.
+        :param owners: the uid map and the gid map of the sandbox: root inside may search
+            directories of owners whose ids are mapped, even if this process may not. ``None`` if no
+            ids are known.
         :raises MemoryError: malloc(3) failed.
         """
         native_view = ffi.gc(ffi.new("struct un_view **"), lib.un_view_free)
-        # No signal handler runs between detach() and the call.
+        # Python runs no signal handler between detach() and the call.
         if lib.un_view_new(top.detach(), native_view):
             raise MemoryError
         view = cls(native_view[0], native_view)
@@ -756,25 +764,25 @@ class NativeView:
         return view
 
     def close(self) -> None:
-        """Close the descriptors of the view. Does nothing if the view belongs to a launch."""
+        """Close the descriptors of the view, unless a launch owns the view."""
         if not isinstance(self._owner, NativeLaunch):
             lib.un_view_free(self._owner)
 
     def add(self, inside: str, file: Descriptor) -> None:
-        """Add a bind mount of runsc to the view. Of several at the same path, the first is used.
+        """Add a bind mount of runsc to the view. At each mount point, the first bind mount counts.
 
-        :param inside: the mount point, a path inside without symbolic links.
+        :param inside: the mount point, a path in the sandbox without symbolic links.
         :param file: the descriptor of the source, which the view takes over.
         :raises MemoryError: malloc(3) failed.
         """
-        # No signal handler runs between detach() and the call.
+        # Python runs no signal handler between detach() and the call.
         if lib.un_view_add(self._view, os.fsencode(inside), b"", file.detach()):
             raise MemoryError
 
     def follow(self, path: str, start: str) -> Reached:
-        """Resolve a path inside, with its symbolic links, as gVisor's kernel will.
+        """Resolve a path in the sandbox, with symbolic links, as gVisor's kernel will.
 
-        :param start: the directory inside that a relative path starts at.
+        :param start: the directory in the sandbox at which a relative path starts.
         :raises ValueError: a path has a NUL character.
         """
         memory, reached = Memory(), ffi.new("struct un_reached *")
@@ -793,7 +801,7 @@ class NativeView:
         )
 
     def has_directory(self, path: str) -> bool:
-        """Return whether an absolute path inside leads to a directory.
+        """Return whether an absolute path in the sandbox leads to a directory.
 
         :raises ValueError: the path has a NUL character.
         """
@@ -801,9 +809,9 @@ class NativeView:
         return bool(lib.un_view_has_directory(self._view, memory.string(path)))
 
     def lacks(self, path: str, start: str) -> bool:
-        """Return whether a path certainly does not exist inside.
+        """Return whether a path certainly does not exist in the sandbox.
 
-        :param start: the directory inside that a relative path starts at.
+        :param start: the directory in the sandbox at which a relative path starts.
         :raises ValueError: a path has a NUL character.
         """
         reached = self.follow(path, start)
@@ -811,11 +819,12 @@ class NativeView:
         return bool(reached.missing) and not reached.errnum and not reached.is_of_gvisor
 
     def check_command(self, command: str, search: str, cwd: str) -> CommandFault | None:
-        """Check that a command can be found and executed inside.
+        """Check that a command can be found and executed in the sandbox.
 
-        :param search: PATH of the command.
-        :param cwd: the working directory of the command, inside.
-        :returns: the reason why the sandbox can't start the command; ``None`` if none is known.
+        :param search: the value of PATH for the command.
+        :param cwd: the working directory of the command, a path in the sandbox.
+        :returns: the reason why the sandbox can't start the command; ``None`` if no reason is
+            known.
         :raises ValueError: a path has a NUL character.
         """
         memory, fault = Memory(), ffi.new("struct un_command_fault *")
@@ -835,8 +844,8 @@ class NativeView:
 class NativeLaunch:
     """A launch in progress: a struct un_launch.
 
-    The caller calls :meth:`open`, :meth:`build` inside the namespaces, and :meth:`exec`. The
-    descriptors of the launch are closed with this object.
+    The caller calls :meth:`open`; then, inside the namespaces, :meth:`build` and :meth:`exec`. The
+    descriptors of the launch are closed when this object is freed.
     """
 
     def __init__(self, text: bytes) -> None:
@@ -854,17 +863,17 @@ class NativeLaunch:
     def open(self, fds: Sequence[int]) -> None:
         """Check the assumptions of the launch, and open its sources.
 
-        :param fds: for each source, a descriptor that the caller closes, or -1 to open the source
-            by its path.
+        :param fds: for each source, a descriptor (which the caller closes), or -1 to open the
+            source by its path.
         :raises UsernsError: an assumption does not hold, or a source can't be opened.
         """
         err, memory = ffi.new("struct un_error *"), Memory()
         self._check(lib.un_launch_open(self._launch, memory.numbers("int[]", fds), err), err)
 
     def build(self) -> None:
-        """Make the root filesystem and the files in the mount namespace of this process.
+        """Create the sandbox's root filesystem and files in the mount namespace of this process.
 
-        :raises UsernsError: a file or mount can't be made.
+        :raises UsernsError: a file or mount can't be created.
         """
         err = ffi.new("struct un_error *")
         self._check(lib.un_launch_build(self._launch, ffi.NULL, err), err)
@@ -882,16 +891,16 @@ class NativeLaunch:
         watch_options: Iterable[str] = (),
         watch_fds: Sequence[int] = (),
     ) -> NoReturn:
-        """Write config.json, give up privileges, and execute the program that waits for runsc.
+        """Write config.json, give up privileges, and execute the watcher, which runs runsc.
 
         :param args: the command and its arguments.
         :param env: the environment of the command, each entry ``NAME=VALUE``.
-        :param cwd: the working directory of the command, inside.
-        :param hostname: the hostname inside, if the launch does not set one.
-        :param user: the uid and gid of the command, if config.json does not have them.
-        :param groups: the supplementary groups of the command, the same way; they are left out if
-            only one id is mapped.
-        :param terminal: whether the command gets the terminal of this process.
+        :param cwd: the working directory of the command, a path in the sandbox.
+        :param hostname: the hostname in the sandbox, if the launch does not set one.
+        :param user: the uid and gid of the command, unless config.json sets them.
+        :param groups: the supplementary groups of the command, unless config.json sets them;
+            ignored if only one id is mapped.
+        :param terminal: whether the command uses the terminal of this process.
         :param watch_options: further options of the watcher (csrc/programs/watch/main.c).
         :param watch_fds: further descriptors that the watcher inherits.
         :raises UsernsError: a step failed, perhaps after the privileges were given up.
@@ -917,7 +926,7 @@ class NativeLaunch:
         return NativeView(lib.un_launch_view(self._launch), self)
 
     def close(self) -> None:
-        """Close the descriptors of the launch. Its mounts stay."""
+        """Close the descriptors of the launch. The mounts remain."""
         launch, self._launch = self._launch, ffi.NULL
         lib.un_launch_close(launch)
 

@@ -1,4 +1,4 @@
-"""The search of the C core for messages of runsc and other programs, and their explanations."""
+"""The C core's search of texts for messages of runsc and other programs, and its explanations."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from usernsctl.errors import RunscError
 
 
 class MessageSearch:
-    """An incremental search of a text for the messages in the catalogue of causes."""
+    """An incremental search of a text for messages of the catalogue of causes."""
 
     def __init__(self) -> None:
         self._search = ffi.new("struct un_search *")
-        self._added: list[Any] = []  # keeps the memory of the causes that add_causes() added
+        self._added: list[Any] = []  # owns the memory of the causes that add_causes() has added
 
     def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
         """Search the next piece of the text.
 
-        :returns: for each message that ends in this piece, its offset in the text, and the ids of
-            its possible causes, the likeliest first.
+        :returns: for each message that ends in this piece, the offset of the message in the text,
+            and the ids of the possible causes, the likeliest first.
         """
         before = self._search.count
         lib.un_search_add(self._search, ffi.from_buffer(piece), len(piece))
@@ -31,7 +31,7 @@ class MessageSearch:
     def add_causes(self, causes: Sequence[str]) -> None:
         """Add causes to the ranking, as if the text contained one more message with these causes.
 
-        :param causes: ids of the catalogue, the likeliest first.
+        :param causes: the ids of the causes, the likeliest first.
         """
         if self._search.count < lib.UN_OCCURRENCES_MAX:
             self._added.append(ffi.new("char[]", b"".join(id.encode() + b"\0" for id in causes)))
@@ -40,13 +40,13 @@ class MessageSearch:
             self._search.count += 1
 
     def causes(self) -> list[str]:
-        """Return the ids of all possible causes of the text so far, the likeliest first."""
+        """Return the ids of all possible causes of the messages so far, the likeliest first."""
         ids = ffi.new("const char *[]", lib.UN_CAUSES_MAX)
         return [text_of(ids[place]) for place in range(lib.un_search_causes(self._search, ids))]
 
 
 def _strings(at: Any, count: int) -> tuple[str, ...]:
-    """Read C strings of ASCII characters that follow each other in memory."""
+    """Read `count` consecutive C strings of ASCII characters from memory."""
     found = []
     for _ in range(count):
         found.append(text_of(at))
@@ -55,7 +55,7 @@ def _strings(at: Any, count: int) -> tuple[str, ...]:
 
 
 def first_message(written: bytes) -> str | None:
-    """Return the first ``msg`` of JSON objects that follow each other, or None if none has one."""
+    """Return the first ``msg`` in consecutive JSON objects, or None if no object has a ``msg``."""
     messages = ffi.new("struct un_messages *")
     if lib.un_messages_read(ffi.from_buffer(written), len(written), messages):
         raise MemoryError
@@ -68,9 +68,9 @@ def first_message(written: bytes) -> str | None:
 def read_runsc_failure(errors: str, crash: str, debug: str) -> str | None:
     """Return the message of a failure of runsc from its log files, or None if there is no message.
 
-    :param errors: the file for ``--log``.
-    :param crash: the file for ``--panic-log``.
-    :param debug: the pattern for ``--debug-log``.
+    :param errors: the path of the file that runsc writes for ``--log``.
+    :param crash: the path of the file for ``--panic-log``.
+    :param debug: the argument of ``--debug-log``, a pattern of paths.
     :raises MemoryError: malloc(3) failed.
     """
     memory, logs = Memory(), ffi.new("struct un_runsc_logs *")
@@ -90,11 +90,12 @@ def _decoded(message: Any) -> str:
 def explain_runsc(
     message: str, limit: str = "", config: str | None = "", proc: str = "/proc"
 ) -> RunscError:
-    """Return the error for a message of runsc, with a cause if the message has only one.
+    """Return the error for a message of runsc, with a cause if the message has only one cause.
 
-    :param limit: the id of the cause to choose if the message has several, or empty.
-    :param config: the config.json: texts that runsc quotes from it select no cause; ``None`` if it
-        is unknown, and each part of the message may be a quotation.
+    :param limit: the id of the cause of an exceeded limit, or empty. This cause is preferred if the
+        message has several possible causes.
+    :param config: the content of config.json: text that runsc quotes from config.json selects no
+        cause. ``None`` if the content is unknown; no text selects a cause then.
     """
     memory = Memory()
     err, failure = ffi.new("struct un_error *"), ffi.new("struct un_runsc_failure *")
@@ -113,9 +114,9 @@ def explain_runsc(
 
 
 def explain_silent_runsc(status: int, limit: str = "", *, proc: str = "/proc") -> RunscError:
-    """Return the error for a runsc that ended with an exit status and without a message.
+    """Return the error for a runsc that exited with an exit status, but printed no message.
 
-    :param limit: the id of the cause if it is known, else empty.
+    :param limit: the id of the cause of an exceeded limit, or empty.
     """
     memory = Memory()
     failure = ffi.new("struct un_runsc_failure *")
@@ -124,7 +125,7 @@ def explain_silent_runsc(status: int, limit: str = "", *, proc: str = "/proc") -
 
 
 def _text(message: str) -> bytes:
-    """Encode a message as UTF-8; NUL, at which a C string ends, becomes U+FFFD."""
+    """Encode a message as UTF-8, with U+FFFD in place of NUL, which would end a C string."""
     return message.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
 
 

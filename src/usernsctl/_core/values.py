@@ -1,4 +1,4 @@
-"""Arguments and results of the calls of the C core, and the exceptions for its failures."""
+"""Arguments and results of calls of the C core, and exceptions for its failures."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ from usernsctl.errors import (
 
 
 class Descriptor:
-    """The owner of a descriptor, which is closed with this object.
+    """The owner of a descriptor. The descriptor is closed when this object is freed.
 
-    C closes the descriptor. In a finaliser in Python, an exception of a signal handler would be
-    dropped, and would leave the descriptor open.
+    A C function closes the descriptor. A finaliser in Python could leave the descriptor open:
+    Python would drop an exception that a signal handler raises in the finaliser.
     """
 
     __slots__ = ("cdata",)
 
     def __init__(self, number: int = -1) -> None:
-        """Take over a descriptor; -1 stands for none."""
+        """Take over a descriptor; -1 stands for no descriptor."""
         self.cdata: Any = ffi.gc(ffi.new("int *", number), lib.un_close_fd)
 
     @property
     def number(self) -> int:
-        """The number of the descriptor; -1 once it is closed."""
+        """The number of the descriptor; -1 if this object owns no descriptor."""
         number: int = self.cdata[0]
         return number
 
     def open(self, make: Callable[..., int], *arguments: Any) -> None:
         """Call a function in C, and take over the descriptor that it returns.
 
-        Python runs no signal handler in between, since map() calls both functions in C: an
-        exception of a handler can't lose the descriptor.
+        map() calls both functions in C, so that Python runs no signal handler between the calls,
+        and an exception of a handler can't leak the descriptor.
 
         :raises OSError: the function failed.
         """
         deque(map(self.cdata.__setitem__, (0,), map(make, *zip(arguments))), 0)
 
     def detach(self) -> int:
-        """Give up the descriptor, and return it for the caller to close."""
+        """Return the descriptor, which the caller must now close."""
         number: int = self.cdata[0]
         self.cdata[0] = -1
         return number
 
     def move(self) -> Descriptor:
-        """Return a new owner of the descriptor; this object then owns no descriptor."""
+        """Return a new owner of the descriptor. This object then owns no descriptor."""
         moved = Descriptor()
         moved.cdata[0], self.cdata[0] = self.cdata[0], -1
         return moved
 
     def close(self) -> None:
-        """Close the descriptor. A second call does nothing, also in another thread."""
+        """Close the descriptor. A second call does nothing, even in another thread."""
         lib.un_close_fd(self.cdata)
 
 
 class Memory:
-    """Owner of the memory that C structs point to, which cffi frees with its Python object."""
+    """Owner of the memory to which C structs point. cffi frees the memory with this object."""
 
     def __init__(self) -> None:
         self._alive: list[Any] = []
@@ -94,29 +94,29 @@ class Memory:
 
 ExtentTuple = tuple[int, int, int]
 
-#: The names of all namespaces except the user namespace, as in options and arguments.
+#: The names of all kinds of namespaces except "user", as in options and arguments.
 NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
 
-#: The names of all namespaces, in the order of enum un_ns.
+#: The names of all kinds of namespaces, in the order of enum un_ns.
 ALL_NAMESPACES = ("user", *NAMESPACES)
 
-#: The files of all namespaces in /proc/PID/ns, in the order of ALL_NAMESPACES.
+#: The names of all kinds of namespaces in /proc/PID/ns, in the order of ALL_NAMESPACES.
 NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 
-#: The default time limit of the start of a command, in seconds.
+#: The default time limit of a command's start, in seconds.
 START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
 
-#: The maximum size of /etc/passwd and /etc/group of a sandbox, in bytes.
+#: Maximum size of /etc/passwd and of /etc/group in a sandbox, in bytes.
 ACCOUNT_FILE_MAX: int = lib.UN_ACCOUNT_FILE_MAX
 
-#: The maximum number of descriptors of each process of a sandbox on this machine.
+#: Maximum number of open descriptors of each of a sandbox's processes on this machine.
 SANDBOX_FILES_MAX: int = lib.UN_SANDBOX_FILES_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A cause of failures from the catalogue: an explanation, and a remedy."""
+    """A cause of failures, an entry of the catalogue: the explanation and the remedy."""
 
     why: str
     remedy: str
@@ -173,9 +173,9 @@ class Command:
 class Spawn:
     """The request to start a command in a child; see struct un_spawn.
 
-    :ivar start_timeout: the time limit until the child executes the command, in seconds; ``None``:
-        no limit.
-    :ivar pidfd: the pidfd of the child once the start has succeeded, for the caller to close.
+    :ivar start_timeout: the time limit, in seconds, within which the child must execute the
+        command; ``None`` for no limit.
+    :ivar pidfd: the pidfd of the child once the start has succeeded. The caller closes the pidfd.
     """
 
     command: Command
@@ -209,8 +209,8 @@ class IdRequest:
 class Reached:
     """The last existing file on a path in a sandbox; see struct un_reached.
 
-    :ivar file: the descriptor of the file; -1 if only gVisor has the file.
-    :ivar missing: the remaining names of the path, which do not exist.
+    :ivar file: the descriptor of the file; -1 if the file exists only in gVisor.
+    :ivar missing: the remaining components of the path, which do not exist.
     """
 
     file: Descriptor
@@ -240,20 +240,20 @@ _REMEDY = "pip install --force-reinstall usernsctl"
 
 
 class ExitedChild:
-    """A child that has exited and must still be reaped."""
+    """A child process that has exited and was not reaped yet."""
 
     def __init__(self) -> None:
         self._usage = ffi.new("struct un_usage *")
 
     def reap(self, pidfd: int) -> tuple[float, float, int] | None:
-        """Reap the child; do not wait for it.
+        """Reap the child, which has exited already; return its resource usage.
 
-        The first system call of this method reaps the child, so an exception of a signal handler
-        can't come before that.
+        The first system call of this method reaps the child, so no exception of a signal handler
+        can prevent that.
 
         :returns: the processor time of the child and its reaped descendants in user mode and in
-            the kernel, in seconds, and the peak of the memory of the greatest of them, in KiB;
-            ``None`` if another thread has reaped the child.
+            kernel mode, in seconds, and the peak memory use of the largest of these processes, in
+            KiB; ``None`` if another thread has reaped the child.
         """
         if lib.un_reap_exited(pidfd, self._usage):
             return None
@@ -261,14 +261,15 @@ class ExitedChild:
 
 
 def program_path(name: str) -> str:
-    """Return the path of a native program of this package. It may be missing."""
+    """Return the path of a native program of this package. The program may be missing."""
     return os.path.join(_DIRECTORY, name)
 
 
 def missing_program(name: str, purpose: str) -> CommandError:
     """Return the exception for a missing native program of this package.
 
-    :param purpose: the predicate of the message, such as ``"starts commands in sandboxes"``.
+    :param purpose: the purpose of the program as a predicate, such as ``"starts commands in
+        sandboxes"``.
     """
     path = program_path(name)
     return CommandError(
@@ -330,7 +331,7 @@ _COMMAND_STEPS = {
 
 
 def cause(cause_id: str | None) -> Cause | None:
-    """Return the cause with this id, or ``None`` if there is none."""
+    """Return the cause with this id, or ``None`` if the catalogue has no such id."""
     found = ffi.new("struct un_cause *")
     if not cause_id or not lib.un_cause_find(os.fsencode(cause_id), found):
         return None
@@ -354,9 +355,9 @@ def error_of(
     """Return the exception for a struct un_error.
 
     :param filename: the path that the failure is about, if it is known.
-    :param reason: the message, in place of one from the detail and the errno.
-    :param remedy: the remedy, in place of the catalogue's for the cause.
-    :param is_diagnosed: whether the process that failed has looked for a cause already.
+    :param reason: the message, in place of a message from the error's detail and errno.
+    :param remedy: the remedy, in place of the catalogue's remedy for the cause.
+    :param is_diagnosed: whether the process that failed has diagnosed the cause already.
     """
     if not is_diagnosed:
         lib.un_diagnose(err, b"/proc")
@@ -377,13 +378,13 @@ def error_of(
 def command_error(
     step: str, number: int, path: str, *, reason: str | None = None, remedy: str | None = None
 ) -> UsernsError:
-    """Return the exception for a command that another program could not start, such as an agent.
+    """Return the exception for a command that another program, such as an agent, failed to start.
 
     :param step: ``"chdir"``, ``"lookup"`` or ``"exec"``.
-    :param number: the errno.
-    :param path: the path of the command, or its working directory.
-    :param reason: the message; by default the path, and the text of the errno.
-    :param remedy: the remedy; by default the catalogue's for the cause.
+    :param number: the errno of the failed step.
+    :param path: the path of the command or of its working directory.
+    :param reason: the message; by default composed of the path and the errno's text.
+    :param remedy: the remedy; by default the catalogue's remedy for the cause.
     """
     err = ffi.new("struct un_error *", {"step": _COMMAND_STEPS[step], "errnum": number})
     err.detail = os.fsencode(path)[: lib.UN_DETAIL_MAX - 1]
