@@ -5,7 +5,8 @@ from __future__ import annotations
 import os as _os
 from importlib import import_module as _import_module
 
-# Type checkers treat this as true. Importing typing would take longer than importing this module.
+# Type checkers treat this constant as true. An import of typing would take longer than the import
+# of this module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -154,15 +155,16 @@ __all__ = [
     "spawn",
 ]
 
-# Nothing is imported before a name is used: a command must first set its signal actions, and pytest
-# loads the plugin into sessions that never use it.
+# Modules that are imported when a name is first used: a command must set its signal actions before
+# any import, and pytest loads the plugin into sessions that never use it.
 _TOGETHER = (
     "usernsctl.commands.popen",
     "usernsctl.errors",
     "usernsctl.maps",
     "usernsctl.namespaces.namespace",
 )
-# Names from modules that many programs never use, and that take longer to import than all others.
+# The modules of names that many programs never use, and that take longer to import than all other
+# names.
 _APART = {
     "Bind": "usernsctl.gvisor.launch.request",
     "CopyReport": "usernsctl.gvisor.agent.file_copies",
@@ -199,8 +201,8 @@ def __getattr__(name: str) -> Any:
     if name in _APART:
         globals()[name] = getattr(_import_module(_APART[name]), name)
     else:
-        # Import all modules now: a caller that enters a namespace may not be able to read their
-        # files there.
+        # Import all modules at once, because a caller that enters a namespace may not be able to
+        # read files of later imports there.
         for module in map(_import_module, _TOGETHER):
             found = vars(module)
             globals().update((each, found[each]) for each in __all__ if each in found)
@@ -212,7 +214,8 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-# Fail if the package was imported from a zip archive: the kernel can't execute its programs there.
+# Fail if the package was imported from a zip archive, in which the kernel can't execute native
+# programs.
 if not _os.path.isdir(_os.path.dirname(__file__)):
     raise ImportError(
         f"usernsctl can't be imported from within an archive, as {_os.path.dirname(__file__)}: the "

@@ -9,7 +9,7 @@ import sys
 
 from usernsctl._system.handover import exit_on_interrupt
 
-# Type checkers treat this as true. Importing it from typing would delay the start.
+# Type checkers treat this constant as true. An import from typing would delay the start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -23,26 +23,27 @@ usernsctl: there is too little memory to start
 
 def main() -> int:
     """Run the command line of this process and return its exit status."""
-    # Garbage collection would only delay `usernsctl run`, which ends before there is much garbage.
+    # Garbage collection would only delay `usernsctl run`, which exits before much garbage exists.
     gc.disable()
     exit_on_interrupt()
     _replace_stdout()
     if sys.stderr is None:
-        # print() would print errors on standard output.
+        # Without this file object, print() would print errors on standard output.
         sys.stderr = io.StringIO()
     try:
-        # Imported here, so that MemoryError is handled: this import takes most of the start's time.
+        # Import this module inside the try block, because its import, which takes most of the start
+        # time, may raise MemoryError.
         from usernsctl import cli
 
         return cli.main()
     except MemoryError:
-        # There may be too little memory for anything else, such as finalizing the interpreter.
+        # Exit without finalizing the interpreter, for which there may be too little memory.
         os.write(2, _NO_MEMORY)
         os._exit(125)
 
 
 class _Output(io.FileIO):
-    """Standard output. Its errors have a filename, so that messages can name it."""
+    """Standard output. Its errors have a filename, so that messages can name standard output."""
 
     def write(self, data: Buffer) -> int:
         try:
@@ -53,7 +54,7 @@ class _Output(io.FileIO):
 
 
 def _replace_stdout() -> None:
-    """Replace sys.stdout by a file that writes all output or raises OSError.
+    """Replace sys.stdout by a file object that writes all output or raises OSError.
 
     With PYTHONUNBUFFERED, Python ignores partial writes to a pipe (io.RawIOBase.write()), and does
     not notice that the reader has closed the pipe.

@@ -1,18 +1,17 @@
 """Replacements for :mod:`dataclasses` and :mod:`typing` that are fast to import.
 
 All dataclasses of this package use this module. :mod:`dataclasses` imports :mod:`inspect` and with
-it Python's parser, and compiles the methods of each class at each import: a third of the time that
-``usernsctl run`` took to start. The methods here exist already. Type checkers and the functions of
-:mod:`dataclasses` treat these classes as dataclasses; that module is imported when its functions
-are called.
+it Python's parser, and compiles the methods of each class at each import, which took a third of the
+start time of ``usernsctl run``. The methods in this module are compiled only once. Type checkers
+and the functions of :mod:`dataclasses` treat these classes as dataclasses.
 
-The names have their meaning from :mod:`dataclasses`, restricted to what this package needs: no
-class inherits, annotations are text (``from __future__ import annotations``), every class has
-slots, and only frozen classes have an order.
+The names mean the same as in :mod:`dataclasses`, with the restrictions that this package allows: no
+class inherits from another, annotations are strings (``from __future__ import annotations``), every
+class has slots, and only frozen classes have an order.
 
-:mod:`typing` takes as long to import as twenty modules of this package. So its names are
-placeholders here, unless another module has imported :mod:`typing` already and may read
-annotations.
+:mod:`typing` takes as long to import as twenty modules of this package. So the names of
+:mod:`typing` are placeholders in this module, unless another module, which may read annotations,
+has imported :mod:`typing` already.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ else:
     Any = BinaryIO = NoReturn = Protocol = Self = object
 
     class Literal:
-        """Placeholder for :class:`typing.Literal`."""
+        """Placeholder for :class:`typing.Literal`, which annotations may subscript."""
 
         def __class_getitem__(cls, choice):
             return str
@@ -54,14 +53,14 @@ else:
         return object
 
     def runtime_checkable(cls):
-        """Return the class unchanged."""
+        """Return the class unchanged, in place of :func:`typing.runtime_checkable`."""
         return cls
 
 
 class LateModule:
-    """A module that only annotations mention, imported when one of its attributes is read.
+    """A module that is imported when one of its attributes is read, for use in annotations.
 
-    :func:`typing.get_type_hints` reads attributes, for pydantic and others that use annotations.
+    :func:`typing.get_type_hints` reads the attributes, for example for pydantic.
     """
 
     def __init__(self, name: str) -> None:
@@ -79,7 +78,7 @@ _MISSING = _Missing()
 
 
 class _Field:
-    """A field, with the attribute names of :class:`dataclasses.Field`."""
+    """A field of a dataclass, with the attribute names of :class:`dataclasses.Field`."""
 
     __slots__ = ("compare", "default", "default_factory", "metadata", "name", "repr", "type")
 
@@ -122,11 +121,11 @@ class _LateAttribute:
 
 
 class _Record:
-    """The methods of a dataclass."""
+    """The methods that all dataclasses of this module have."""
 
     __slots__ = ()
 
-    # _dataclass() sets these attributes of each class.
+    # _dataclass() sets these attributes for each class.
     __match_args__: tuple[str, ...]
     _own_fields: tuple[_Field, ...]
     _options: dict[str, bool]
@@ -170,7 +169,7 @@ class _Record:
 
 
 class _Frozen(_Record):
-    """The methods of a frozen dataclass."""
+    """The methods of frozen dataclasses."""
 
     __slots__ = ()
 
@@ -192,7 +191,7 @@ class _Frozen(_Record):
 
 
 class _Ordered(_Frozen):
-    """The methods of a frozen dataclass with an order."""
+    """The methods of frozen dataclasses with an order."""
 
     __slots__ = ()
 
@@ -226,7 +225,7 @@ def _refuse(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoRetur
 
 
 def _twin(cls: Any) -> Any:
-    """Return a class with the same fields, made by :mod:`dataclasses`."""
+    """Return a class with the same fields that :mod:`dataclasses` has generated."""
     import dataclasses
 
     listed = []
@@ -246,7 +245,7 @@ def _signature(cls: type) -> Any:
 
 
 def _methods(of: type) -> dict[str, Any]:
-    """Return the methods of `of` and its bases, which dataclasses copy instead of inheriting."""
+    """Return the methods of `of` and its bases, to be copied into a class instead of inherited."""
     found: dict[str, Any] = {}
     for each in reversed(of.__mro__[:-1]):
         for name, value in vars(each).items():
@@ -259,7 +258,7 @@ _PLAIN, _FROZEN, _ORDERED = map(_methods, (_Record, _Frozen, _Ordered))
 
 
 def _dataclass(*, slots: bool, **options: bool) -> Callable[[type], type]:
-    """Do what :func:`dataclasses.dataclass` does."""
+    """Return a decorator that does what :func:`dataclasses.dataclass` does."""
     methods = _ORDERED if options.get("order") else _FROZEN if options.get("frozen") else _PLAIN
 
     def make(plain: type) -> type:
@@ -291,12 +290,12 @@ def _fields_of(plain: type) -> Iterator[_Field]:
 
 
 def _fields(of: Any) -> Any:
-    """Do what :func:`dataclasses.fields` does."""
+    """Return the fields of a class, as :func:`dataclasses.fields` does."""
     return of._own_fields
 
 
 def _asdict(of: Any) -> Any:
-    """Do what :func:`dataclasses.asdict` does, without copying immutable values."""
+    """Convert an object as :func:`dataclasses.asdict` does, without copying immutable values."""
     if hasattr(of, "_own_fields"):
         return {each.name: _asdict(getattr(of, each.name)) for each in of._own_fields}
     if isinstance(of, list | tuple):
@@ -307,9 +306,9 @@ def _asdict(of: Any) -> Any:
 
 
 def _replace(instance: Any, /, **changes: Any) -> Any:
-    """Do what :func:`dataclasses.replace` does."""
+    """Return a copy with changed fields, as :func:`dataclasses.replace` does."""
     if not hasattr(instance, "_own_fields"):
-        # Classes of dataclasses have __replace__ since Python 3.13 only.
+        # Only since Python 3.13 have classes of :mod:`dataclasses` a method __replace__.
         import dataclasses
 
         return dataclasses.replace(instance, **changes)

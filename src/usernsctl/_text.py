@@ -1,9 +1,9 @@
 """Escaping of untrusted text for a terminal, and quoting of words for a shell.
 
-Paths, arguments, bundles and runsc's messages may contain anything: escape sequences that rewrite
-the screen, newlines that begin a forged message, bidirectional controls that reorder the text. All
-output of this package goes through :func:`shown`. un_make_printable() in csrc/base/printable.c has
-the same rule for programs in C.
+Paths, arguments, bundles and runsc's messages may contain any characters: escape sequences that
+rewrite the screen, newlines that begin a forged message, or bidirectional controls that reorder the
+text. All output of this package is escaped by :func:`shown`. un_make_printable() in
+csrc/base/printable.c follows the same rule for programs in C.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PLAIN = {*"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:
 def shown(text: str) -> str:
     r"""Return `text` as one line, with escapes such as ``\x1b`` for unprintable characters.
 
-    Unprintable characters are those of str.isprintable(): controls, line ends, bidirectional and
-    invisible formatting, spaces of other widths, lone surrogates. Escaped text is not changed by
-    another call.
+    str.isprintable() decides which characters are unprintable: control characters, line ends,
+    bidirectional and invisible formatting, spaces except the ASCII space, and lone surrogates.
+    Escaped text is not changed if it is escaped again.
     """
     if text.isprintable():
         return text
@@ -34,7 +34,7 @@ def shown_lines(text: str) -> str:
 
 
 def command(words: Iterable[str]) -> str:
-    """Return a shell command line with these words, quoted by :func:`quoted`."""
+    """Return a shell command line of these words, each quoted by :func:`quoted`."""
     return " ".join(map(quoted, words))
 
 
@@ -52,7 +52,7 @@ def quoted(word: str) -> str:
 
 
 def operand(path: str) -> str:
-    """Return a path with ``./`` in front if commands would take it for an option."""
+    """Return a path, with ``./`` in front if commands would parse it as an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
@@ -61,11 +61,11 @@ def _escape(char: str) -> str:
 
 
 def _quoted_char(char: str) -> str:
-    # Quotation marks are escaped, too. A shell without $'...' would parse the text as '...', which
-    # an unescaped quotation mark would end.
+    # Escape quotation marks and backslashes, too. A shell without $'...' would parse the text as
+    # '...', which an unescaped quotation mark would terminate.
     if char.isprintable() and char not in "\\'":
         return char
-    # Always three octal digits, so that a digit that follows is not part of the escape.
+    # Write three octal digits, so that a digit after the escape is not parsed as a part of it.
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(char))
 
 

@@ -4,13 +4,13 @@
     python /path/bigframe.py [-m MODULE | -c CODE | SCRIPT | -] [ARG...]
 
 CPython keeps the frames of a thread in chunks of 16 KiB. Many releases unmap a chunk as soon as its
-last frame returns. So a loop that calls a function at a chunk's edge maps and unmaps memory each
-time, and in gVisor that takes 0.1 ms and more. A frame of a megabyte gets a chunk with nearly
+last frame returns. So a loop that calls a function at the edge of a chunk maps and unmaps memory in
+each round, and in gVisor that takes 0.1 ms or more. A frame of a megabyte gets a chunk with nearly
 another megabyte of free space, in which the program's frames fit.
 
-This file imports nothing of usernsctl: it can be copied alone into an image, and then also serves
-interpreters that usernsctl itself does not support. docs/bigframe.md describes the effects on the
-program.
+This file imports no other module of usernsctl, so that it can be copied alone into an image. It
+also works with interpreters that usernsctl itself does not support. docs/bigframe.md describes the
+effects on the program.
 """
 
 from __future__ import annotations
@@ -20,35 +20,36 @@ import os
 import sys
 from importlib.machinery import BuiltinImporter, SourceFileLoader, SourcelessFileLoader
 
-# For type checkers only: these imports would take longer than the rest of this program.
+# False at run time: the imports for type checkers would take longer than the rest of this program.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Any, NoReturn
 
-# The size of a frame in pointers. The size of its chunk is the next power of two: 128 KiB here,
-# which is more than a page on all machines.
+# The size, in pointers, of the frame with which thrashes() tests. Its chunk has the next power of
+# two, 128 KiB, which is more than a page on all machines.
 PROBE = 10_000
-# A frame of this size gets a chunk of 2 MiB. The pages of the frame itself are never touched, and
-# so use no memory.
+# The size, in pointers, of the frame in which the program runs. Its chunk has 2 MiB. The pages of
+# the frame itself are never touched, so they use no memory.
 BIG = 140_000
 
 USAGE = "usage: bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]"
 
 
 def main() -> None:
-    """Run the program that the arguments of this process name, as the module ``__main__``.
+    """Run the program that this process's arguments select, as the module ``__main__``.
 
-    :raises SystemExit: the arguments name no program; besides, whatever the program raises.
+    :raises SystemExit: the arguments select no program. Any exception of the program is raised,
+        too.
     """
     run, program = _parse(sys.argv[1:])
     if not _safe_path():
-        # Python has put the directory of this file into sys.path. The program's own directory
+        # Python has inserted the directory of this file into sys.path. The program's own directory
         # replaces it.
         del sys.path[0]
     sys.modules["__main__"] = module = type(sys)("__main__")
-    # Set only those attributes that Python sets in __main__, but not in other new modules.
+    # Set only the attributes that Python sets in __main__ but not in other new modules.
     if sys.version_info < (3, 14):
         module.__annotations__ = {}
     module.__dict__.update(__loader__=BuiltinImporter, __builtins__=builtins)
@@ -56,18 +57,17 @@ def main() -> None:
 
 
 def thrashes() -> bool:
-    """Return whether this interpreter unmaps a chunk when its last frame returns.
+    """Return whether this interpreter unmaps a chunk when the last frame of the chunk returns.
 
-    If so, less memory is mapped after a call than during the call.
+    If so, the process has less memory mapped after a call than during the call.
     """
     try:
-        # Called twice, and measured at the second call: the interpreter keeps some memory of the
-        # first call.
+        # Measure the second call, because the interpreter keeps some memory of the first one.
         _call_in_frame(PROBE, _mapped_pages)
         within: int = _call_in_frame(PROBE, _mapped_pages)
         return within > _mapped_pages()
     except OSError:
-        # Without /proc, the mapped memory is unknown; a big frame does no harm.
+        # Without /proc, the size of the mapped memory is unknown. A big frame does no harm.
         return True
 
 
@@ -80,7 +80,7 @@ def _mapped_pages() -> int:
 
 
 def _call_in_frame(pointers: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the function from a frame of at least `pointers` pointers."""
+    """Call `function` from a frame whose size is at least `pointers` pointers."""
 
     def call() -> Any:
         return function(*arguments)
@@ -91,9 +91,9 @@ def _call_in_frame(pointers: int, function: Callable[..., Any], *arguments: Any)
 
 
 def _parse(words: list[str]) -> tuple[Callable[[str, dict[str, Any]], None], str]:
-    """Parse the arguments; return a function that runs the program, and the program's name.
+    """Return a function that runs the program, and the program's name, from the arguments.
 
-    The program's own arguments are put into sys.argv.
+    The program's own arguments are stored in sys.argv.
     """
     first, *rest = words or ["-"]
     option, value = first[:2], first[2:]
@@ -134,12 +134,12 @@ def _module(name: str, _: dict[str, Any]) -> None:
     import runpy
 
     _add_path(_absolute(""))
-    # The function that Python itself calls for -m.
+    # Python itself calls this function for -m.
     runpy._run_module_as_main(name)  # type: ignore[attr-defined]
 
 
 def _script(path: str, namespace: dict[str, Any]) -> None:
-    """Run a file of source or bytecode, or a directory or an archive that has a __main__.py."""
+    """Run a file of source code or bytecode, or a directory or archive with a __main__.py."""
     absolute = _absolute(path)
     if _holds_modules(absolute):
         import runpy
@@ -178,7 +178,7 @@ def _load(path: str) -> tuple[SourceFileLoader | SourcelessFileLoader, Any]:
 
 
 def _absolute(path: str) -> str:
-    """Return an absolute path, in which ``.`` and ``..`` remain, as in paths that Python sets."""
+    """Return the absolute path, with ``.`` and ``..`` unresolved, as Python sets ``__file__``."""
     try:
         return os.path.join(os.getcwd(), path) if path else os.getcwd()
     except FileNotFoundError:
@@ -191,7 +191,7 @@ def _add_path(entry: str) -> None:
 
 
 def _safe_path() -> bool:
-    """Return whether Python adds no directory of the program to sys.path."""
+    """Return whether Python was told not to add the program's directory to sys.path (-P, -I)."""
     return bool(getattr(sys.flags, "safe_path", sys.flags.isolated))
 
 
@@ -205,6 +205,6 @@ if __name__ == "__main__":
     try:
         main()
     except BaseException as _error:
-        # A bare raise does not add this frame to the traceback again.
+        # A bare raise does not add the current frame to the traceback again.
         _error.__traceback__ = _without_ours(_error.__traceback__)
         raise

@@ -1,9 +1,9 @@
 """Exceptions of usernsctl: a class for each kind of failure.
 
-Each class is an :class:`OSError`, so ``except OSError`` keeps working in code that called
+Each class is an :class:`OSError`, so ``except OSError`` keeps working in code that used
 :mod:`subprocess` before. An exception carries the step, the errno, the cause and the remedy of the
-failure. ``str(error)`` says what failed; a traceback shows the cause and the remedy below, as notes
-(:pep:`678`).
+failure. ``str(error)`` says what failed; a traceback shows the cause and the remedy as notes below
+the message (:pep:`678`).
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from errno import ETIMEDOUT as _ETIMEDOUT
 from usernsctl._lean import Any, Self
 from usernsctl._text import shown, shown_lines
 
-# Must match un_exit_status() of csrc/base/error.c, which usernsctl-exec calls.
+# Exit status by failed step; must match un_exit_status() of csrc/base/error.c, which usernsctl-exec
+# calls.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
-# These errnos have one cause, whichever system call fails with them.
+# The cause of errnos that have only one cause, whichever system call fails.
 _ONLY_CAUSE = {_EMFILE: "descriptor-limit"}
 
 
 class UsernsError(OSError):
     """Base class of all failures of usernsctl.
 
-    :ivar str reason: what failed and why, in one sentence, without the step or the remedy.
+    :ivar str reason: what failed and why, in one sentence without the step and the remedy.
     :ivar str step: the step that failed, such as ``"unshare"`` or ``"uid_map"``.
     :ivar int errno: the error number of the system call (errno(3)), or 0 if none failed.
     :ivar filename: the path that the failure is about, or ``None``.
     :ivar cause: the stable id of the cause, such as ``"multithreaded"``, or ``None`` if unknown;
         ``usernsctl explain ID`` describes it.
-    :ivar remedy: what to do about the failure, a shell command where there is one, or ``None``.
+    :ivar remedy: what to do about the failure, if possible a shell command, or ``None``.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class UsernsError(OSError):
         filename: str | None = None,
         cause: str | None = None,
     ) -> Self:
-        """Return the exception of this family for `error`.
+        """Return an exception of this class, or of a subclass, for `error`.
 
         :meta private:
         :param what: the subject of the failure, such as a path or a process.
@@ -83,7 +84,7 @@ class UsernsError(OSError):
 
     @classmethod
     def kind_for(cls, errno: int) -> type[Self]:
-        """Return the subclass of this family for `errno`.
+        """Return the subclass of this class for `errno`, or this class.
 
         :class:`OSError` chooses :class:`FileNotFoundError` for ENOENT in the same way.
 
@@ -96,10 +97,10 @@ class UsernsError(OSError):
     @classmethod
     @contextlib.contextmanager
     def instead(cls, what: str, *, step: str) -> Iterator[None]:
-        """Convert each :class:`OSError` of a block to an exception of this family.
+        """Convert an :class:`OSError` of a ``with`` block to an exception of this class.
 
         :meta private:
-        :param what: the subject of the failures, such as a path.
+        :param what: the subject of the failure, such as a path.
         :raises UsernsError: the block raised an :class:`OSError`.
         """
         try:
@@ -110,7 +111,7 @@ class UsernsError(OSError):
             raise cls.from_os_error(error, what, step=step, filename=error.filename) from error
 
     def explain(self, *, cause: str | None = None, remedy: str | None = None) -> None:
-        """Set the cause and the remedy unless they are set, and add them as notes.
+        """Set the cause and the remedy unless they are set already, and add them as notes.
 
         :meta private:
         """
@@ -130,7 +131,7 @@ class UsernsError(OSError):
         return _EXIT_STATUS.get(self.step, 125)
 
     def __str__(self) -> str:
-        """Return the step and the reason in one line, control characters escaped."""
+        """Return the step and the reason in one line, with control characters escaped."""
         return shown(f"{self.step}: {self.reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -149,11 +150,11 @@ def _rebuild(kind: type[UsernsError], reason: str, fields: dict[str, Any]) -> Us
 
 
 class MapError(UsernsError, ValueError):
-    """An id map is malformed, or the kernel would refuse it (EINVAL, user_namespaces(7))."""
+    """An id map is malformed, or the kernel would reject the map (EINVAL, user_namespaces(7))."""
 
 
 class PlanError(UsernsError):
-    """This user can't have the requested id map on this machine.
+    """This user may not use the requested id map on this machine.
 
     For example, /etc/subuid does not grant a range, or newuidmap is missing. Nothing was started.
     """
@@ -167,14 +168,14 @@ class NamespaceError(UsernsError):
 
 
 class CommandError(UsernsError):
-    """A failure to start a command in a namespace that was ready.
+    """A command could not be started in a namespace that was ready.
 
     `filename` is the path of the command, or of its working directory.
     """
 
 
 class CommandNotFoundError(CommandError, FileNotFoundError):
-    """The command, or its working directory, does not exist (ENOENT)."""
+    """The command or its working directory does not exist (ENOENT)."""
 
 
 class CommandNotADirectoryError(CommandError, NotADirectoryError):
@@ -182,25 +183,25 @@ class CommandNotADirectoryError(CommandError, NotADirectoryError):
 
 
 class CommandNotExecutableError(CommandError, PermissionError):
-    """A command that exists but can't be executed (EACCES, EPERM)."""
+    """The command exists but can't be executed (EACCES, EPERM)."""
 
 
 class UserUnknownError(CommandError):
-    """A user or group of a command has a name that the sandbox's own files don't contain."""
+    """The sandbox's own /etc/passwd or /etc/group lacks the name of a command's user or group."""
 
 
 class SandboxEndedError(CommandError):
     """A command could not be run because its sandbox has ended.
 
-    The command is not at fault: another sandbox can run it. `cause` is the limit that has ended the
-    sandbox, such as ``"out-of-memory"``, or ``None``.
+    The command is not at fault: another sandbox can run it. `cause` is the reason for the end of
+    the sandbox, such as ``"out-of-memory"``, or ``None``.
     """
 
 
 class BindError(UsernsError):
     """A bind mount or root filesystem of a sandbox is impossible or not allowed.
 
-    `filename` is the path of its source, if the failure is about that path.
+    `filename` is the path of the source, if the failure is about that path.
     """
 
 
@@ -213,7 +214,7 @@ class BindNotADirectoryError(BindError, NotADirectoryError):
 
 
 class BindPermissionError(BindError, PermissionError):
-    """The caller may not read the source of a bind mount (EACCES), or others may replace it."""
+    """The caller may not read a bind mount's source (EACCES), or other users may replace it."""
 
 
 class HardeningError(UsernsError):
@@ -234,8 +235,9 @@ class LimitError(RunscError):
     `cause` names the limit, such as ``"memory-limit"``, ``"pids-limit"``, ``"timeout"`` or
     ``"out-of-memory"``.
 
-    :ivar limit: the limit: bytes, processes and threads, or seconds; ``None`` if it is not known.
-    :ivar used: how much of it was used, in the unit of `limit`; ``None`` if it is not known.
+    :ivar limit: the value of the limit, in bytes, processes and threads, or seconds; ``None`` if it
+        is unknown.
+    :ivar used: the use of the limited resource, in the unit of `limit`; ``None`` if it is unknown.
     """
 
     limit: float | None = None
@@ -245,8 +247,8 @@ class LimitError(RunscError):
 class SandboxFileError(UsernsError):
     """A file could not be copied into or out of a sandbox.
 
-    `step` is the side of the failure, ``"inside"`` or ``"outside"`` of the sandbox, and `filename`
-    is the path there.
+    `step` is the side on which the copy failed, ``"inside"`` or ``"outside"`` of the sandbox;
+    `filename` is the path on that side.
     """
 
 
@@ -255,7 +257,7 @@ class SandboxFileNotFoundError(SandboxFileError, FileNotFoundError):
 
 
 class SandboxFileExistsError(SandboxFileError, FileExistsError):
-    """The file or directory to create exists (EEXIST)."""
+    """The file or directory to create exists already (EEXIST)."""
 
 
 class SandboxFilePermissionError(SandboxFileError, PermissionError):

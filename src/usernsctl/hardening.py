@@ -1,20 +1,21 @@
-"""Restrictions of this process and of commands, which can't lift them.
+"""Restrictions of this process and of commands. A restricted process can't lift them.
 
-Only :meth:`Hardening.apply` and :func:`read`, which concern this process, need python-prctl. Its
+Only :meth:`Hardening.apply` and :func:`read`, which concern this process, require python-prctl. Its
 installation requires a compiler and libcap's headers, so python-prctl is in the extra ``prctl``.
 The core restricts commands (:func:`prepare`).
 
 ``usernsctl run`` applies all restrictions under which runsc works (:func:`for_run`):
 
-- no_new_privs: runsc and its children execute no set-user-id program. The flag is set after the id
-  map is written, since newuidmap is such a program.
-- The bounding set keeps only :data:`RUNSC_CAPABILITIES`. That limits runsc in the prepared
-  namespace. runsc's sandbox process lives in a nested user namespace, in which it has all
-  capabilities again (user_namespaces(7)), but only over that namespace.
-- No securebits: NOROOT would take runsc's capabilities at exec, and the kernel resets the others in
-  the nested namespace.
-- Not dumpable: the kernel sets that attribute anew at exec (PR_SET_DUMPABLE(2const)).
-- No pdeathsig: a run continues if its starter ends.
+- no_new_privs is set, so that runsc and its children can't gain privileges by a set-user-id
+  program. It is set after the id map was written, because newuidmap is such a program.
+- The bounding set keeps only :data:`RUNSC_CAPABILITIES`. This restricts runsc in the prepared
+  namespace. runsc's sandbox process has all capabilities in a nested user namespace
+  (user_namespaces(7)), but only over that namespace.
+- No securebits are set: NOROOT would remove runsc's capabilities at exec, and the kernel resets the
+  other securebits in the nested namespace.
+- The dumpable attribute is not changed, because the kernel resets it at exec
+  (PR_SET_DUMPABLE(2const)).
+- pdeathsig is not set, because a run must continue if the process that started it exits.
 """
 
 from __future__ import annotations
@@ -32,21 +33,23 @@ from usernsctl.errors import HardeningError
 
 RUNSC_CAPABILITIES = frozenset(
     {
-        # Without these four, runsc executes itself again in a namespace that it makes.
+        # Without these four capabilities, runsc executes itself again in a user namespace that it
+        # creates.
         "sys_admin",
         "sys_chroot",
         "setuid",
         "setgid",
-        # To map id 0 into the nested user namespace (user_namespaces(7), since Linux 5.12).
+        # Required to map id 0 into the nested user namespace (user_namespaces(7), since Linux
+        # 5.12).
         "setfcap",
     }
 )
 
 FILE_CAPABILITIES = frozenset({"chown", "dac_override", "dac_read_search", "fowner", "fsetid"})
-"""Further capabilities of the gofer, for files of all ids of a map with several."""
+"""Further capabilities of the gofer for files of several owners, if the map has several ids."""
 
 NETWORK_CAPABILITIES = frozenset({"net_admin", "setpcap"})
-"""Capabilities that make the network of a sandbox, and are dropped before runsc starts."""
+"""Capabilities that create the network of a sandbox. They are dropped before runsc starts."""
 
 _NAMES = """
 CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
@@ -56,7 +59,7 @@ AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK
 PERFMON BPF CHECKPOINT_RESTORE
 """
 CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
-"""The names of capabilities(7); the index of each is its number (linux/capability.h)."""
+"""The names of capabilities(7). The index of a capability is its number (linux/capability.h)."""
 
 SECUREBITS = {
     "noroot": 0,
@@ -68,27 +71,29 @@ SECUREBITS = {
 }
 """The bit numbers of the securebits that python-prctl can set.
 
-The names are those of capabilities(7), in lower case and without ``SECBIT_``."""
+The names are as in capabilities(7), but in lower case and without ``SECBIT_``.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardening:
-    """Restrictions to apply, or those in force (:func:`read`).
+    """Restrictions to apply, or the restrictions in force (:func:`read`).
 
-    The names of capabilities are those of capabilities(7), in lower case and without ``CAP_``.
+    The names of capabilities are as in capabilities(7), but in lower case and without ``CAP_``.
 
     :ivar no_new_privs: whether to set no_new_privs (PR_SET_NO_NEW_PRIVS(2const)), which can't be
         unset.
-    :ivar dumpable: whether processes of the same user may trace this one (PR_SET_DUMPABLE(2const));
-        ``None`` changes nothing.
-    :ivar pdeathsig: the number of the signal that the process gets when its parent ends, or 0 for
-        no signal (PR_SET_PDEATHSIG(2const)); ``None`` changes nothing. The kernel clears it at the
-        exec of a set-user-id program.
+    :ivar dumpable: whether processes of the same user may trace this process
+        (PR_SET_DUMPABLE(2const)); ``None`` changes nothing.
+    :ivar pdeathsig: the number of the signal that the process receives when its parent exits, or 0
+        for no signal (PR_SET_PDEATHSIG(2const)); ``None`` changes nothing. The kernel clears this
+        setting at the exec of a set-user-id program.
     :ivar bounding: the capabilities that the bounding set keeps; ``None`` changes nothing.
-    :ivar securebits: the names in :data:`SECUREBITS` of further bits to set; ``None`` changes
-        nothing.
-    :ivar no_membarrier: whether a seccomp filter answers the command's registrations for memory
-        barriers in the kernel's place (csrc/sys/membarrier_filter.c); for runsc alone.
+    :ivar securebits: the names, in :data:`SECUREBITS`, of further securebits to set; ``None``
+        changes nothing.
+    :ivar no_membarrier: whether a seccomp filter, in place of the kernel, answers the command's
+        registrations for memory barriers (csrc/sys/membarrier_filter.c). This restriction is only
+        for runsc.
     """
 
     no_new_privs: bool = False
@@ -101,8 +106,8 @@ class Hardening:
     def apply(self) -> None:
         """Apply the restrictions to this process.
 
-        Securebits and the bounding set need CAP_SETPCAP, which the process keeps until the next
-        exec.
+        To change securebits and the bounding set requires CAP_SETPCAP, which the process keeps
+        until the next exec.
 
         :raises HardeningError: a name is unknown, prctl(2) failed, or a restriction is not in force
             afterwards. Restrictions that were applied before the failure remain.
@@ -141,10 +146,11 @@ class Hardening:
 
 
 def prepare(setup: _core.Setup, restrictions: Hardening) -> None:
-    """Apply restrictions to a command that is about to be started in a namespace.
+    """Add restrictions to the settings of a command that will be started in a namespace.
 
-    :param setup: the request for the core, which is changed.
-    :param restrictions: only `no_new_privs`, `bounding` and `no_membarrier` have an effect.
+    :param setup: the settings of the command, which are changed.
+    :param restrictions: the restrictions, of which only `no_new_privs`, `bounding` and
+        `no_membarrier` have an effect.
     :raises HardeningError: a name is unknown.
     """
     setup.no_new_privs = restrictions.no_new_privs
@@ -165,13 +171,13 @@ def for_run(
     no_membarrier: bool = False,
     makes_network: bool = False,
 ) -> Hardening:
-    """Return the restrictions of runsc.
+    """Return the restrictions for runsc.
 
     :param no_new_privs: whether runsc can't gain privileges by set-user-id programs.
     :param drop_bounding: whether runsc keeps only the capabilities that it needs.
-    :param ids: the number of ids in the prepared namespace.
+    :param ids: the number of ids that the prepared namespace maps.
     :param no_membarrier: as for :class:`Hardening`.
-    :param makes_network: whether to keep the capabilities that make the network of a sandbox.
+    :param makes_network: whether to keep the capabilities that create the network of a sandbox.
     """
     needed = RUNSC_CAPABILITIES if ids == 1 else RUNSC_CAPABILITIES | FILE_CAPABILITIES
     if makes_network:
@@ -184,7 +190,7 @@ def for_run(
 
 
 def read() -> Hardening:
-    """Return the restrictions in force for the calling thread.
+    """Return the restrictions that are in force for the calling thread.
 
     :raises HardeningError: python-prctl can't be imported, or prctl(2) failed.
     """
@@ -207,7 +213,7 @@ def effective() -> frozenset[str]:
 
 
 def names() -> frozenset[str]:
-    """Return the names of all capabilities that :data:`CAPABILITIES` or this kernel has."""
+    """Return the names of all capabilities that this kernel or :data:`CAPABILITIES` has."""
     known = frozenset(name for name, _ in _capabilities())
     return known.union(name.removeprefix("CAP_").lower() for name in CAPABILITIES)
 
@@ -243,11 +249,11 @@ def _call(what: str, function: Callable[..., Any], *arguments: int) -> Any:
 def _capabilities() -> list[tuple[str, int]]:
     """Return the name and the number of each capability of this kernel.
 
-    The name of a capability that :data:`CAPABILITIES` does not have is its number, as for capsh(1),
-    so that it can be dropped, too.
+    A capability that is not in :data:`CAPABILITIES` has its number as its name, as for capsh(1), so
+    that it can be dropped, too.
     """
     names = {number: name.removeprefix("CAP_").lower() for number, name in enumerate(CAPABILITIES)}
-    # Not from /proc/sys/kernel/cap_last_cap, which a container engine may have covered.
+    # Query the kernel, because a container engine may have covered /proc/sys/kernel/cap_last_cap.
     count = _core.capability_count()
     if count is None:
         raise HardeningError("the capabilities of this kernel can't be read", step="prctl")

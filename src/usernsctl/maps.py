@@ -1,4 +1,4 @@
-"""Id maps: requests for them, and the plans that the core makes."""
+"""Id maps: requests for id maps, and the core's plans for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Extent:
     """A line of an id map: `count` ids from `inside` on, mapped to `outside` (user_namespaces(7)).
 
     :ivar int inside: the first id in the new namespace, from 0 to 4294967294.
-    :ivar int outside: the id of the parent namespace that `inside` is mapped to, in the same range.
+    :ivar int outside: the id in the parent namespace to which `inside` is mapped, in the same
+        range.
     :ivar int count: the number of ids, at least 1.
     """
 
@@ -31,9 +32,9 @@ class Extent:
 
     @classmethod
     def parse(cls, text: str) -> Extent:
-        """Parse ``inside:outside:count``, three decimal numbers, the form of unshare(1).
+        """Parse ``inside:outside:count``, three decimal numbers as for unshare(1).
 
-        :raises MapError: `text` is malformed, or every kernel would refuse the extent.
+        :raises MapError: `text` is malformed, or any kernel would reject the extent.
         """
         return cls(*_core.parse_extent(text))
 
@@ -42,7 +43,7 @@ class Extent:
         return self.inside <= inside and inside + count <= self.inside + self.count
 
     def has_outside(self, outside: int) -> bool:
-        """Return whether the extent maps an id to `outside`."""
+        """Return whether the extent maps some id inside to `outside`."""
         return 0 <= outside - self.outside < self.count
 
     def __iter__(self) -> Iterator[int]:
@@ -57,7 +58,8 @@ def parse_map(text: str) -> tuple[Extent, ...]:
     return tuple(Extent(*map(int, line.split())) for line in text.splitlines())
 
 
-#: An extent as an argument: an Extent, its three numbers, or ``"inside:outside:count"``.
+#: An extent as an argument: an Extent, a tuple of its numbers, or a text
+#: ``"inside:outside:count"``.
 AnyExtent = Extent | tuple[int, int, int] | str
 
 
@@ -69,26 +71,29 @@ def _extents(given: Iterable[AnyExtent]) -> tuple[Extent, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdMap:
-    """A request for an id map; :func:`usernsctl.plan` turns it into extents.
+    """A request for an id map. :func:`usernsctl.plan` computes the extents.
 
     An id is a number from 0 to 4294967294. :func:`usernsctl.plan`, and functions that start a
     command, raise :class:`usernsctl.MapError` for any other number.
 
-    :ivar map_user: the uid inside of the caller's uid, or ``None`` to leave that uid unmapped.
-    :ivar map_group: the gid inside of the caller's gid, or ``None`` to leave that gid unmapped.
+    :ivar map_user: the uid inside to which the caller's uid is mapped; ``None`` to leave the
+        caller's uid unmapped.
+    :ivar map_group: the gid inside to which the caller's gid is mapped; ``None`` to leave the
+        caller's gid unmapped.
     :ivar map_users: further extents of uids.
     :ivar map_groups: further extents of gids.
-    :ivar fill_users: which further uids are mapped: ``"none"``; ``"auto"``, all subordinate uids of
-        the caller (subuid(5)), to the free ids from 0 on; ``"subids"``, the same uids, each to
-        itself; ``"all"``, all uids of the caller's user namespace, each to itself.
-    :ivar fill_groups: the same for gids (subgid(5)).
+    :ivar fill_users: the further uids to map: ``"none"``; ``"auto"`` for all subordinate uids of
+        the caller (subuid(5)), mapped to the free ids from 0 on; ``"subids"`` for the subordinate
+        uids, each mapped to itself; ``"all"`` for all uids of the caller's user namespace, each
+        mapped to itself.
+    :ivar fill_groups: the further gids to map, as for `fill_users` (subgid(5)).
     :ivar setgroups: whether setgroups(2) is permitted inside: ``"allow"``, ``"deny"``, or
-        ``"auto"`` to deny it only where the kernel demands that (user_namespaces(7), "The
-        /proc/PID/setgroups file").
-    :ivar bool allow_single_id: whether to map the caller's own id alone, with a
-        :class:`usernsctl.SingleIdWarning`, if the other ids can't be mapped. By default that raises
-        :class:`usernsctl.PlanError`.
-    :raises ValueError: `setgroups`, `fill_users` or `fill_groups` has another value.
+        ``"auto"`` to deny setgroups(2) only where the kernel requires that (user_namespaces(7),
+        "The /proc/PID/setgroups file").
+    :ivar bool allow_single_id: whether to map only the caller's own id, with a
+        :class:`usernsctl.SingleIdWarning`, if the other ids can't be mapped. Otherwise
+        :class:`usernsctl.PlanError` is raised then.
+    :raises ValueError: `setgroups`, `fill_users` or `fill_groups` has an unknown value.
     :raises MapError: an extent is malformed.
     """
 
@@ -150,7 +155,7 @@ class IdMap:
         *,
         setgroups: SetgroupsPolicy = "auto",
     ) -> IdMap:
-        """Map exactly these extents.
+        """Map exactly the given extents.
 
         :param uids: the extents of uids, each an :class:`Extent`, three numbers, or a text such as
             ``"0:100000:65536"``.
@@ -164,8 +169,8 @@ class IdMap:
 
 Word = Literal["root", "current", "auto", "subids", "all"]
 
-#: An id map as an argument: see :func:`requested`. Extents as texts are in a list or a
-#: tuple, not in any Sequence: a str is a Sequence[str], so type checkers would accept any text.
+#: An id map as an argument; see :func:`requested`. Extents as texts must be in a list or a tuple,
+#: not in any Sequence: a str is a Sequence[str], so type checkers would accept any text.
 AnyIdMap = (
     IdMap
     | Word
@@ -192,13 +197,13 @@ _WORDS: dict[str, Callable[[], IdMap]] = {
 def requested(given: AnyIdMap | None, name: str = "idmap") -> IdMap:
     """Return the id map that an argument requests.
 
-    :param given: an :class:`IdMap`; ``"root"``, ``"current"`` or ``"auto"``, the class method of
-        that name; ``"subids"``, the caller's own id and its subordinate ids, each to itself;
-        ``"all"``, all ids of the caller's user namespace, each to itself; extents, for uids and
-        gids alike; or ``None``, the same as ``"root"``.
-    :param name: the name of the argument, for errors.
+    :param given: an :class:`IdMap`; ``"root"``, ``"current"`` or ``"auto"`` for the result of the
+        class method with that name; ``"subids"`` for the caller's own and subordinate ids, each
+        mapped to itself; ``"all"`` for all ids of the caller's user namespace, each mapped to
+        itself; extents, for uids and gids alike; or ``None``, the same as ``"root"``.
+    :param name: the name of the argument, for error messages.
     :raises TypeError: `given` has another type.
-    :raises ValueError: `given` is another word.
+    :raises ValueError: `given` is an unknown word.
     :raises MapError: an extent is malformed.
     """
     if given is None:
@@ -238,25 +243,26 @@ class Range:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The id map that a command would get, and the writer of each of its files.
+    """The id map for a command, and which process writes each file of the map.
 
     :ivar uid: the extents of uids.
     :ivar gid: the extents of gids.
-    :ivar uid_writer: the writer of uid_map: ``"self"``, the process in the namespace, which may
-        write its own id; ``"parent"``, a process outside that has CAP_SETUID; ``"helper"``,
-        newuidmap(1), for ranges of /etc/subuid; ``"none"``, no uid is mapped.
-    :ivar gid_writer: the writer of gid_map: the same, with CAP_SETGID, newgidmap(1) and
+    :ivar uid_writer: the writer of uid_map: ``"self"`` for the process in the namespace, which may
+        map its own id; ``"parent"`` for a process outside with CAP_SETUID; ``"helper"`` for
+        newuidmap(1), which maps ranges of /etc/subuid; ``"none"`` if no uid is mapped.
+    :ivar gid_writer: the writer of gid_map, as for `uid_writer`, with CAP_SETGID, newgidmap(1) and
         /etc/subgid.
     :ivar uid_reason: the reason for `uid_writer`, a sentence.
     :ivar gid_reason: the reason for `gid_writer`, a sentence.
-    :ivar setgroups: the content for /proc/PID/setgroups; ``"auto"`` leaves the file alone.
+    :ivar setgroups: the content to write to /proc/PID/setgroups; ``"auto"`` if the file is not
+        changed.
     :ivar become: the uid and the gid of a command inside; -1 if the caller's id is not mapped.
-    :ivar drop_groups: whether a command loses the caller's supplementary groups, since its user
-        inside is another one.
-    :ivar clipped_uid: the subordinate uids that are not mapped, since the caller's user namespace
-        does not have them.
-    :ivar clipped_gid: the same for gids.
-    :ivar notices: remarks on the subordinate ranges, a sentence each.
+    :ivar drop_groups: whether a command loses the caller's supplementary groups, because its gid
+        outside differs from the caller's gid.
+    :ivar clipped_uid: the subordinate uids that can't be mapped, because the caller's user
+        namespace does not map them.
+    :ivar clipped_gid: the subordinate gids that can't be mapped, as for `clipped_uid`.
+    :ivar notices: remarks on the subordinate id ranges, one sentence each.
     :ivar single_id_reason: the reason why only one id is mapped, as `allow_single_id` permits; else
         ``None``.
     """
@@ -278,15 +284,15 @@ class Plan:
 
 
 class SingleIdWarning(UserWarning):
-    """Only one id is mapped, as `allow_single_id` permits, though more were requested."""
+    """Only one id is mapped, as `allow_single_id` permits, although more ids were requested."""
 
 
 def plan(idmap: AnyIdMap) -> Plan:
     """Return the core's plan for an id map that the caller requests; start no process.
 
-    :param idmap: the requested map, as :class:`usernsctl.Popen` takes it.
-    :raises MapError: the kernel would refuse the map (EINVAL in user_namespaces(7)).
-    :raises PlanError: the caller may not have the map; `cause` has the reason.
+    :param idmap: the requested map, as for :class:`usernsctl.Popen`.
+    :raises MapError: the kernel would reject the map (EINVAL in user_namespaces(7)).
+    :raises PlanError: the caller may not use the map; `cause` is the reason.
     :raises TypeError: `idmap` is neither an :class:`IdMap`, nor a word, nor extents.
     :raises ValueError: `idmap` is an unknown word.
     """
@@ -315,7 +321,7 @@ def decide(idmap: AnyIdMap | None) -> _core.NativePlan:
 
 
 def warn_single_id(reason: str) -> None:
-    """Issue a :class:`SingleIdWarning` at the line that called this package."""
+    """Issue a :class:`SingleIdWarning` for the line of code that called this package."""
     frame, level = sys._getframe(), 1
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "usernsctl":
         frame, level = frame.f_back, level + 1
@@ -350,12 +356,12 @@ class MappedIds:
 
     @classmethod
     def of_plan(cls, plan: Plan) -> Self:
-        """Return the ids of a new user namespace."""
+        """Return the ids of a new user namespace, as planned."""
         return cls(uid=plan.uid, gid=plan.gid, become=plan.become)
 
     @classmethod
     def of_setup(cls, uid: tuple[Extent, ...], gid: tuple[Extent, ...], setup: _core.Setup) -> Self:
-        """Return the ids of an existing namespace; -1 in `become` stands for an unchanged id.
+        """Return the ids of an existing user namespace; -1 in `become` stands for an unchanged id.
 
         :param setup: the settings of a command in the namespace.
         """
@@ -369,5 +375,5 @@ class MappedIds:
 
     @property
     def count(self) -> int:
-        """The number of uids or of gids, whichever is greater."""
+        """The number of mapped uids or of mapped gids, whichever is greater."""
         return max(sum(extent.count for extent in extents) for extents in (self.uid, self.gid))

@@ -1,4 +1,4 @@
-"""Security profiles and options for container engines whose containers run rootless gVisor."""
+"""Security profiles, and options of container engines, for containers that run rootless gVisor."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Literal
 Profile = Literal["seccomp.json", "seccomp-private-network.json", "apparmor"]
 Ids = Literal["one", "all"]
 
-#: Name of the AppArmor profile.
+#: Name of the AppArmor profile for containers.
 APPARMOR_NAME = "usernsctl"
 
 _APPARMOR_ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 
 
 def read(profile: Profile) -> str:
-    """Read a profile in the format of container engines or apparmor_parser(8)."""
+    """Return the text of a profile, in the format of container engines or of apparmor_parser(8)."""
     return Path(__file__).with_name(profile).read_text(encoding="utf-8")
 
 
@@ -34,34 +34,35 @@ include <tunables/global>
 def host_programs(runsc: str | None) -> list[str]:
     """Return the real paths of the programs of this installation that create user namespaces.
 
-    The Python interpreter is not included, since all scripts could create user namespaces then.
+    The Python interpreter is not included, because any script could create user namespaces then.
 
-    :param runsc: the path of runsc, to include it.
+    :param runsc: the path of runsc, which is included; or ``None``.
     """
     from usernsctl._core.values import program_path
 
     names = ("child", "exec", "init", "probe", "watch")
     programs = [program_path(f"usernsctl-{name}") for name in names]
-    # AppArmor chooses a profile by the path of a script, not by that of its interpreter.
+    # AppArmor selects a profile by the path of a script, not by the path of the script's
+    # interpreter.
     scripts = [
         os.path.join(os.path.dirname(sys.executable), name)
         for name in ("usernsctl-exec", "usernsctl")
     ]
     found = [*programs, *scripts, *([runsc] if runsc else [])]
-    # AppArmor chooses a profile by the path without symbolic links.
+    # AppArmor selects a profile by the path with symbolic links resolved.
     return list(dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path)))
 
 
 def host_profile(runsc: str | None) -> str:
     """Return AppArmor profiles that allow user namespaces to the programs of this installation.
 
-    :param runsc: the path of runsc, to include it.
+    :param runsc: the path of runsc, which is included; or ``None``.
     """
     return for_programs(host_programs(runsc))
 
 
 def for_programs(paths: Iterable[str]) -> str:
-    """Return AppArmor profiles that allow user namespaces to programs.
+    """Return AppArmor profiles that allow programs to create user namespaces.
 
     :param paths: the paths of the programs; symbolic links are not followed.
     """
@@ -75,16 +76,16 @@ def for_programs(paths: Iterable[str]) -> str:
 def _name_part(path: str) -> str:
     """Return the basename of `path` without the characters that are special in a profile's name.
 
-    An environment variable may name any file as runsc.
+    The name may have any characters, because an environment variable selects the runsc program.
     """
     return "".join(re.findall("[A-Za-z0-9_.+-]", os.path.basename(path)))
 
 
 def is_own_profile(label: str, path: str) -> bool:
-    """Return whether the AppArmor label of a program is that of a profile for the program itself.
+    """Return whether an AppArmor label names a profile for the program at `path` itself.
 
-    A program without a profile inherits the unconfined profile of its parent. So a profile of
-    :func:`for_programs` only counts for the program that it is named after.
+    A program without a profile inherits the unconfined profile of its parent process. So a profile
+    of :func:`for_programs` counts only for the program whose name is part of the profile's name.
 
     :param label: the text in /proc/PID/attr/apparmor/current, such as ``"NAME (enforce)"``.
     :param path: the path of the program.
@@ -102,7 +103,7 @@ def _escaped(path: str) -> str:
 
 
 def has_apparmor() -> bool:
-    """Return whether AppArmor is enabled in the kernel, so that engines use it for containers."""
+    """Return whether the kernel has AppArmor enabled; container engines then use it by default."""
     try:
         return _APPARMOR_ENABLED.read_text().strip() == "Y"
     except OSError:
@@ -110,16 +111,19 @@ def has_apparmor() -> bool:
 
 
 def engine_options(*, seccomp: str, apparmor: bool, ids: Ids = "one") -> list[str]:
-    """Return the options of ``docker run`` or ``podman run``, with the fewest privileges.
+    """Return options of ``docker run`` or ``podman run`` that give gVisor the fewest privileges.
 
-    :param seccomp: the path of the seccomp profile for the engine's client.
-    :param apparmor: whether to name the AppArmor profile, which must be loaded on the host.
-    :param ids: whether sandboxes map only the caller's ids, or also its subordinate ids.
+    :param seccomp: the path of the seccomp profile, as the engine's client opens it.
+    :param apparmor: whether to select the AppArmor profile :data:`APPARMOR_NAME`, which must be
+        loaded on the host.
+    :param ids: ``"one"`` if sandboxes map only the caller's own ids, ``"all"`` if also subordinate
+        ids.
     """
-    # runsc only needs the capabilities in its own user namespace.
+    # runsc needs capabilities only in its own user namespace.
     options = ["--cap-drop=ALL"]
     if ids == "all":
-        # newuidmap and newgidmap have these as file capabilities, which no_new_privs would disable.
+        # The file capabilities of newuidmap and newgidmap are effective only if the bounding set
+        # has them and no_new_privs is not set.
         options += ["--cap-add=SETUID", "--cap-add=SETGID"]
     else:
         options.append("--security-opt=no-new-privileges")
