@@ -1,1 +1,1 @@
-"""Access to Linux beside namespaces: /proc, descriptors, mounts, state on the disk."""
+"""Access to Linux features other than namespaces: /proc, descriptors, mounts, files with state."""

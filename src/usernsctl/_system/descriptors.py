@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import _socket  # private: the base class of socket.socket, in C, the same in Python 3.11 to 3.14
+# _socket is private. It has the base class of socket.socket, in C, unchanged from Python 3.11 to
+# 3.14.
+import _socket
 import array
 import contextlib
 import errno
@@ -28,16 +30,16 @@ if TYPE_CHECKING:
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
-_SO_PASSRIGHTS = 83  # asm-generic/socket.h
+_SO_PASSRIGHTS = 83  # from asm-generic/socket.h
 
-_UPDATE = "r+"  # the mode in which FileIO does not truncate the file of an open descriptor
+_UPDATE = "r+"  # with this mode, FileIO does not truncate the file
 
 
 def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
-    """Call a function in C that opens a descriptor, and return a file object that owns it.
+    """Call a C function that opens a file; return a file object that owns the descriptor.
 
-    Python runs no signal handler in between, since map() calls in C: an exception of a handler
-    can't lose the descriptor.
+    map() calls both functions in C, so that Python runs no signal handler between the calls, and an
+    exception of a handler can't leak the descriptor.
 
     :param make: a function such as ``os.open``; the file must not be a directory.
     :raises OSError: the function failed.
@@ -46,10 +48,10 @@ def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
 
 
 def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
-    """Make an anonymous file in memory with some content, whose offset is at its end.
+    """Create an anonymous file in memory with `content`. The file offset is at the end.
 
-    :param flags: flags of memfd_create(2), besides MFD_CLOEXEC.
-    :raises OSError: the file could not be made.
+    :param flags: further flags of memfd_create(2); MFD_CLOEXEC is always set.
+    :raises OSError: the file could not be created.
     """
     file = open_owned(os.memfd_create, name, os.MFD_CLOEXEC | flags)
     left = memoryview(content)
@@ -59,9 +61,9 @@ def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
 
 
 def sealed_file(name: str, content: bytes) -> FileIO:
-    """Make an anonymous file in memory that no process can change.
+    """Create an anonymous file in memory, with `content`, that no process can change.
 
-    :raises OSError: the file could not be made.
+    :raises OSError: the file could not be created.
     """
     file = memory_file(name, content, os.MFD_ALLOW_SEALING)
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
@@ -69,10 +71,10 @@ def sealed_file(name: str, content: bytes) -> FileIO:
 
 
 def pipe(flags: int = 0) -> tuple[FileIO, FileIO]:
-    """Make a pipe; return its read end and its write end.
+    """Create a pipe; return the read end and the write end.
 
-    :param flags: flags of pipe2(2), besides O_CLOEXEC.
-    :raises OSError: the pipe could not be made.
+    :param flags: further flags of pipe2(2); O_CLOEXEC is always set.
+    :raises OSError: the pipe could not be created.
     """
     numbers = chain.from_iterable(map(os.pipe2, [os.O_CLOEXEC | flags]))
     read, write = map(FileIO, numbers, [_UPDATE, _UPDATE])
@@ -95,11 +97,11 @@ _connection = partial(Connection, _socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
 
 
 def socket_pair() -> tuple[Connection, Connection]:
-    """Make a connection; return our end, which is non-blocking, and the end for another process.
+    """Create a connected pair of sockets: for this process (non-blocking), and for another one.
 
-    Our end has a number above those of the standard streams, which may be closed. Since Linux 6.16
-    it receives no descriptors: the sender decides how long it takes to close one (SO_LINGER,
-    socket(7)).
+    The first socket has a number above 2 even if standard streams are closed. Since Linux 6.16,
+    this socket can't receive descriptors, because the sender of a descriptor would decide how long
+    it takes to close the descriptor (SO_LINGER, socket(7)).
 
     :raises OSError: no descriptors are left.
     """
@@ -127,27 +129,27 @@ def _higher(low: Connection) -> Connection:
 
 
 def deadline_after(timeout: float | None) -> float | None:
-    """Return the time of :func:`time.monotonic` in `timeout` seconds; None without a timeout."""
+    """Return the time of :func:`time.monotonic` after `timeout` seconds; None without a timeout."""
     return None if timeout is None else time.monotonic() + timeout
 
 
 def seconds_left(deadline: float | None) -> float | None:
-    """Return the seconds until a deadline, 0 after it; None without a deadline."""
+    """Return the seconds until a deadline; 0 after the deadline, None without a deadline."""
     return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
-# poll(2) takes milliseconds as an int. Longer timeouts, such as math.inf, count as none.
+# poll(2) takes an int of milliseconds. Longer timeouts, such as math.inf, mean no limit.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
 
 
 def wait_readable(*fds: int, timeout: float | None = None, events: int = select.POLLIN) -> bool:
-    """Wait until a descriptor can be read, or is at its end.
+    """Wait until one of the descriptors can be read, or is at end of file.
 
-    This uses poll(2), since select(2) accepts only descriptors below 1024.
+    The function calls poll(2), because select(2) accepts only descriptors below 1024.
 
     :param timeout: the time limit in seconds; ``None`` for no limit.
     :param events: the events of poll(2) to wait for, in place of POLLIN.
-    :returns: whether a descriptor can be read within that time.
+    :returns: whether a descriptor became readable within the time limit.
     """
     poll = select.poll()
     for fd in fds:
@@ -159,7 +161,7 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
 
 @contextlib.contextmanager
 def empty_input() -> Iterator[int]:
-    """Yield a descriptor that is at its end, as /dev/null is, which may be missing or closed.
+    """Yield a descriptor at end of file, in place of /dev/null, which may be missing or closed.
 
     :raises OSError: no descriptors are left.
     """
@@ -172,9 +174,9 @@ def empty_input() -> Iterator[int]:
 
 
 def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
-    """Return `fd` if it is above 2, else a duplicate with a number above 2.
+    """Return `fd` if it is greater than 2, else a duplicate with a number greater than 2.
 
-    :param given: the stack that will close the duplicate.
+    :param given: the exit stack that will close the duplicate.
     :raises OSError: no descriptors are left.
     """
     if fd > 2:
@@ -185,13 +187,14 @@ def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
 
 
 def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
-    """Receive up to `size` bytes and up to `count` descriptors, for the caller to close.
+    """Receive up to `size` bytes, and up to `count` descriptors, which the caller must close.
 
-    The descriptors are close-on-exec; those of socket.recv_fds() are not, since it ignores flags.
+    The descriptors are close-on-exec, in contrast to those of socket.recv_fds(), which ignores
+    flags.
 
     :raises OSError: recvmsg(2) failed; EMFILE if this process can't take all descriptors.
     """
-    # Imported here, since `usernsctl run` does not call this function.
+    # Import this module only here, because `usernsctl run` does not call the function.
     import socket
 
     fds = array.array("i")
@@ -208,15 +211,14 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
 
 
 class Closing:
-    """Base class of context managers that are closed at the end of a ``with`` block.
+    """Base class of objects that are closed at the end of a ``with`` block.
 
-    The finaliser closes an object that was not closed, with a ResourceWarning, if :meth:`_holds`
-    returns true.
+    If :meth:`_holds` returns true, the finaliser closes the object with a ResourceWarning.
     """
 
-    #: The noun for objects of the class in the warning.
+    #: The noun for an object of the class in the warning.
     _what = "an object"
-    #: The pid of the process that made the object. Forked children have a copy of the object.
+    #: The pid of the process that created the object. Forked children have copies of the object.
     _creator: int
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -228,13 +230,13 @@ class Closing:
         raise NotImplementedError
 
     def _holds(self) -> bool:
-        """Return whether the object was constructed, and is not closed yet."""
+        """Return whether the object was constructed completely and is not closed yet."""
         return not getattr(self, "closed", True)
 
     def _check_open(self) -> None:
         """Check that the object is open.
 
-        :raises ValueError: it was closed.
+        :raises ValueError: the object is closed.
         """
         if getattr(self, "closed", False):
             raise ValueError(f"the {self._what.removeprefix('a ')} is closed")
@@ -257,18 +259,19 @@ class Closing:
                 if os.getpid() == self._creator:
                     warn_forgotten(self, f"{self._what} was forgotten before it was closed")
             finally:
-                # In a `finally` clause: with -W error, the warning is raised as an exception.
+                # Close in a `finally` clause, because the warning raises an exception with -W
+                # error.
                 self.close()
 
 
 class AsyncClosing:
-    """Base class of asynchronous context managers, closed at the end of an ``async with`` block."""
+    """Base class of objects that are closed at the end of an ``async with`` block."""
 
     async def close_async(self) -> None:
         raise NotImplementedError
 
     async def _leave(self, error: BaseException | None) -> None:
-        """Leave the block.
+        """Leave the ``async with`` block: close the object.
 
         :param error: the exception that the block raised.
         """
@@ -277,8 +280,8 @@ class AsyncClosing:
     async def __aenter__(self) -> Self:
         """Enter the block.
 
-        :raises RuntimeError: the caller is not a task of asyncio. This object is closed then, as
-            the end of the block could not close it without asyncio.
+        :raises RuntimeError: the caller is not a task of asyncio. The object is closed then,
+            because the end of the block can't close it without asyncio.
         :raises ValueError: the object is closed.
         """
         if not _in_asyncio_task():
@@ -304,7 +307,8 @@ class AsyncClosing:
 def _in_asyncio_task() -> bool:
     """Return whether the caller is a task of asyncio.
 
-    A running event loop does not suffice: it also runs in tasks of Trio if Trio is its guest.
+    A running event loop does not suffice, because it also exists in Trio's tasks if Trio runs as a
+    guest of asyncio.
     """
     import asyncio
 
@@ -315,32 +319,36 @@ def _in_asyncio_task() -> bool:
 
 
 def warn_forgotten(owner: object, text: str) -> None:
-    """Warn that `owner`, which is being finalised, was not closed."""
+    """Issue a ResourceWarning that `owner`, which is being finalised, was not closed.
+
+    :param text: the text of the warning.
+    """
     warnings.warn(text, ResourceWarning, source=owner, stacklevel=3)
 
 
 class ClosedError(ValueError):
-    """Error of an operation on closed descriptors."""
+    """Error for a use of closed descriptors."""
 
 
-# Returns whether a number is a descriptor and not -1, in C.
+# A C function that returns whether a number is a descriptor, and not -1.
 _IS_OPEN = (-1).__lt__
 
 
 class Shared:
-    """Descriptors that are closed once :meth:`close` was called and no thread uses them.
+    """Descriptors that are closed after a call of :meth:`close`, once no thread uses them.
 
-    Any thread may use and close them at any time. There is no lock: an exception of a signal
-    handler could leave it locked, and kill(), which signal handlers call, would wait for it.
-    Each step here is atomic for threads (list.pop, set.add).
+    Any thread may use and close the descriptors at any time. The class has no lock, because an
+    exception of a signal handler could leave a lock acquired, and kill(), which signal handlers
+    call, would wait for it. The operations that the class uses are atomic (list.pop, set.add).
     """
 
     def __init__(self, what: str, fds: Iterable[int]) -> None:
-        """Take ownership of descriptors; -1 stands for none.
+        """Take over descriptors; -1 stands for no descriptor.
 
-        :param what: the noun for the descriptors in the error after they are closed.
-        :param fds: the descriptors. Python runs no signal handler while ``map`` opens them in C, so
-            an exception of a handler can't lose them: ``map(os.pidfd_open, [pid])``.
+        :param what: the noun for the descriptors in the error message of :class:`ClosedError`.
+        :param fds: the descriptors. With an iterator such as ``map(os.pidfd_open, [pid])``, Python
+            runs no signal handler between opening and taking over a descriptor, so an exception of
+            a handler can't leak it.
         """
         self._what = what
         self._fds: list[int] = []
@@ -359,12 +367,12 @@ class Shared:
     def use(self) -> Iterator[Sequence[int]]:
         """Keep the descriptors open during a ``with`` block, even after :meth:`close`.
 
-        :raises ClosedError: :meth:`close` was called before.
+        :raises ClosedError: :meth:`close` was called already.
         """
         user = object()
         try:
-            # This user is added before the check, so that a concurrent close() either fails the
-            # check or waits for this user.
+            # Add this user before the check, so that a concurrent close() either makes the check
+            # fail or waits for this user.
             self._users.add(user)
             if self._is_closed:
                 raise ClosedError(f"{self._what} is closed")
@@ -374,13 +382,13 @@ class Shared:
             self._close_if_unused()
 
     def close(self) -> None:
-        """Close the descriptors, as soon as no thread uses them."""
+        """Close the descriptors as soon as no thread uses them."""
         self._is_closed = True
         self._close_if_unused()
 
     def __del__(self) -> None:
-        # No thread uses the descriptors: a user would have a reference to this object.
-        # At the end of the interpreter, close() would fail, since modules are empty then.
+        # No thread uses the descriptors, because a user would have a reference to this object. At
+        # the exit of the interpreter, close() would fail, because modules are empty then.
         if hasattr(self, "_users") and (self._unclosed or not self._is_closed):
             self.close()
 
@@ -389,17 +397,17 @@ class Shared:
             self._release()
 
     def _release(self) -> None:
-        # A loop in C pops and closes each descriptor, so that no signal handler runs in between.
-        # pop() raises IndexError when the list is empty.
+        # map() pops and closes each descriptor in C, so that no signal handler runs between the two
+        # steps. pop() raises IndexError when the list is empty.
         with contextlib.suppress(IndexError):
             deque(map(os.close, filter(_IS_OPEN, iter(self._unclosed.pop, None))), 0)
 
 
 class SharedDescriptors(Shared):
-    """Descriptors of :class:`Descriptor` objects, closed when no thread uses them any more."""
+    """Shared descriptors that belong to :class:`Descriptor` objects."""
 
     def __init__(self, what: str, owners: Sequence[Descriptor]) -> None:
-        """Take over descriptors."""
+        """Take over the descriptors of `owners`."""
         self._owners = owners
         super().__init__(what, [owner.number for owner in owners])
 
@@ -409,10 +417,10 @@ class SharedDescriptors(Shared):
 
 
 class SharedSocket(Shared):
-    """A socket that closes as :class:`Shared` does; call its methods only inside :meth:`use`."""
+    """A shared socket, closed once no thread uses it. Call its methods only inside :meth:`use`."""
 
     def __init__(self, what: str, connection: Connection) -> None:
-        """Take over a connection."""
+        """Take over a connected socket."""
         self.socket = connection
         super().__init__(what, [connection.fileno()])
 

@@ -1,4 +1,4 @@
-"""Functions that open files by paths that no other user can redirect, and checks of names."""
+"""Functions that open files by paths which no other user can redirect, and checks of names."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError
 from usernsctl.maps import parse_map
 
-# The maximum number of symbolic links on a path, as in the kernel (path_resolution(7)).
+# Maximum number of symbolic links on a path, as in the kernel (path_resolution(7)).
 _LINKS_MAX = 40
 
 _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Step(Protocol):
-    """A component of a path, opened by :func:`walk`."""
+    """Interface of a component of a path that :func:`walk` has opened."""
 
     def check_directory(self, name: str) -> None: ...
 
@@ -31,21 +31,21 @@ _T = TypeVar("_T", bound="_Step")
 
 
 class ForeignLinkError(PermissionError):
-    """Error of a path with a symbolic link of another user, who could redirect the path."""
+    """Error for a path with a symbolic link of another user, who could redirect the path."""
 
     cause = "foreign-link"
     remedy = "name the file that the symbolic link leads to"
 
 
 class WritableByOthersError(PermissionError):
-    """Error of a path that another user could redirect by writing to a directory on it."""
+    """Error for a path on which another user may write to a directory, and so redirect the path."""
 
     cause = "directory-writable-by-others"
     remedy = "name a directory that only you may write to; usernsctl creates a missing directory"
 
 
 class OpenFile:
-    """A file with an open descriptor, which is closed with this object.
+    """A file with an open descriptor, which is closed when this object is freed.
 
     :ivar path: the path of the file.
     """
@@ -61,7 +61,7 @@ class OpenFile:
 
     @classmethod
     def own(cls, path: str, make: Callable[..., int], *arguments: Any, **keywords: Any) -> Self:
-        """Call a function in C, and take over the descriptor that it returns.
+        """Call a C function that opens a file; return an object that owns the descriptor.
 
         :param make: a function such as ``os.open``.
         :raises OSError: the function failed.
@@ -71,7 +71,7 @@ class OpenFile:
         return found
 
     def detach(self) -> int:
-        """Give up the descriptor, and return it for the caller to close."""
+        """Return the descriptor, which the caller must now close."""
         return self.descriptor.detach()
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class OpenFile:
 
 
 class PathDescriptor(OpenFile):
-    """A file of any kind, opened with O_PATH; its path has no symbolic links."""
+    """A file of any type, opened with O_PATH. Its path has no symbolic links."""
 
     @property
     def status(self) -> os.stat_result:
@@ -106,13 +106,13 @@ class PathDescriptor(OpenFile):
 
     @property
     def link(self) -> str:
-        """The content of a symbolic link."""
+        """The target of a symbolic link."""
         return os.readlink("", dir_fd=self.fd)
 
     def child(self, name: str) -> PathDescriptor:
-        """Open an entry of the directory; of a symbolic link, the link itself.
+        """Open an entry of the directory. A symbolic link is not followed.
 
-        :raises OSError: there is no such entry, or the directory may not be searched.
+        :raises OSError: the entry does not exist, or this process may not search the directory.
         """
         path = os.path.join(self.path, name)
         return PathDescriptor.own(path, os.open, name, _ENTRY, dir_fd=self.fd)
@@ -120,8 +120,10 @@ class PathDescriptor(OpenFile):
     def check_directory(self, name: str) -> None:
         """Check that a path may continue after this file, as the kernel does (path_resolution(7)).
 
-        :param name: ``.`` or ``..``; empty for a slash alone, which demands no search permission.
-        :raises OSError: the file is not a directory (ENOTDIR), or may not be searched (EACCES).
+        :param name: the next component, ``.`` or ``..``. Empty after a trailing slash, which
+            requires no search permission.
+        :raises OSError: the file is not a directory (ENOTDIR), or this process may not search it
+            (EACCES).
         """
         if not self.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
@@ -129,13 +131,13 @@ class PathDescriptor(OpenFile):
             os.stat(".", dir_fd=self.fd)
 
     def set_mode(self, mode: int) -> None:
-        """Change the mode of the file, which need not be readable."""
+        """Change the mode of the file. Read permission is not required."""
         os.chmod(f"/proc/self/fd/{self.fd}", stat.S_IMODE(mode))
 
     def open(self, flags: int = os.O_RDONLY) -> int:
-        """Open the file for reading, for the caller to close.
+        """Open the file; return a descriptor, which the caller must close.
 
-        :raises OSError: the file can't be read.
+        :raises OSError: the file can't be opened.
         """
         if self.is_directory:
             return os.open(".", flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
@@ -149,19 +151,20 @@ def walk(
     *,
     beneath: bool = False,
 ) -> tuple[str, ...]:
-    """Follow a path from the last directory of `trail`, or from its first if it is absolute.
+    """Follow a path from the last directory of `trail`; from the first one if the path is absolute.
 
-    On return, `trail` has the directories down to the file, and the file. ``..`` returns to the
-    previous element of `trail`, but not above the first, even if another process moves a directory
-    meanwhile.
+    On return, `trail` consists of the directories down to the file, and of the file. ``..`` returns
+    to the previous element of `trail`, but not above the first, even if another process moves a
+    directory meanwhile.
 
-    :param look: opens an entry of the last directory; returns the content of a symbolic link,
-        another file, or ``None`` if there is no such entry.
-    :param beneath: whether a path out of the first directory of `trail` is an error, as with
+    :param look: a function that opens an entry of the last directory in `trail`. It returns the
+        target of a symbolic link as a string, any other file as an object, or ``None`` if the entry
+        does not exist.
+    :param beneath: whether a path that leaves the first directory of `trail` is an error, as with
         RESOLVE_BENEATH (openat2(2)).
-    :returns: the rest of the path, which does not exist.
-    :raises OSError: the path has too many links (ELOOP), leaves the first directory (EXDEV), or
-        continues after a file that is not a directory (ENOTDIR).
+    :returns: the remaining components of the path, which do not exist; empty if the file exists.
+    :raises OSError: the path has too many symbolic links (ELOOP), leaves the first directory
+        (EXDEV), or continues after a file that is not a directory (ENOTDIR).
     """
 
     def refuse_to_leave(leaves: bool) -> None:
@@ -199,11 +202,11 @@ def walk(
 
 
 def open_path(path: str) -> PathDescriptor:
-    """Open a file by a path of the caller, following only symbolic links of the user and of root.
+    """Open a file by the caller's path; follow only symbolic links of this user or of root.
 
     A relative path starts at the current directory.
 
-    :raises ForeignLinkError: a link on the way belongs to another user.
+    :raises ForeignLinkError: a symbolic link on the path belongs to another user.
     :raises OSError: the file does not exist, or can't be reached.
     """
     trail = [root()]
@@ -222,11 +225,11 @@ def open_program(path: str) -> PathDescriptor:
 
 
 def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
-    """Open a directory that only the user can change or replace; make it if it is missing.
+    """Open a directory that only this user can change or replace; create it if it is missing.
 
-    :param mode: the mode of directories that are made, whatever the umask is.
-    :raises WritableByOthersError: another user may write to a directory of the path.
-    :raises OSError: the file is not a directory, or can't be made or reached.
+    :param mode: the mode of created directories, independent of the umask.
+    :raises WritableByOthersError: another user may write to a directory on the path.
+    :raises OSError: the file is not a directory, or can't be created or reached.
     """
     trail = [root()]
     missing = walk(os.path.join(os.getcwd(), path), trail, _look)
@@ -237,7 +240,7 @@ def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
         parent = trail[-1]
         os.mkdir(name, mode, dir_fd=parent.fd)
         child = parent.child(name)
-        # mkdir(2) clears the bits of the umask.
+        # Set the mode explicitly, because mkdir(2) clears the bits of the umask.
         child.set_mode(mode)
         trail.append(child)
     if not trail[-1].is_directory:
@@ -246,14 +249,14 @@ def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
 
 
 def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
-    """Check that only the user and root can write to the directories of a path.
+    """Check that only this user and root can write to the directories of a path.
 
-    :param has_more: whether the caller will create a directory in the last directory.
+    :param has_more: whether the caller will create another directory in the last directory.
     :raises WritableByOthersError: another user may write to one of the directories.
     """
     for directory, entry in zip(trail, [*trail[1:], None], strict=True):
         status = directory.status
-        # In a sticky directory, only its owner may rename an entry (inode(7)).
+        # In a sticky directory, only the owner of an entry may rename the entry (inode(7)).
         is_sticky = bool(status.st_mode & stat.S_ISVTX)
         is_protected = is_sticky and (
             has_more if entry is None else _core.is_trusted(entry.status.st_uid, entry.path)
@@ -283,8 +286,8 @@ def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None
         return found
     status = found.status
     if _is_in_proc(status):
-        # The content of a link in /proc is not a path, as for /dev/fd/N, which a shell passes for
-        # <(COMMAND): only the kernel can follow the link.
+        # Only the kernel can follow a link in /proc, whose content may not be a path. An example is
+        # /dev/fd/N, which a shell passes for <(COMMAND).
         flags = os.O_PATH | os.O_CLOEXEC
         return PathDescriptor.own(found.path, os.open, name, flags, dir_fd=trail[-1].fd)
     if not _core.is_trusted(status.st_uid, found.path):
@@ -306,7 +309,7 @@ def _is_in_proc(link: os.stat_result) -> bool:
 
 
 def _named(found: PathDescriptor) -> PathDescriptor:
-    """Return a copy of `found` with the path of its descriptor in /proc/self/fd.
+    """Return a copy of `found` with the path that /proc/self/fd shows for the descriptor.
 
     :raises FileNotFoundError: the file was removed.
     """
@@ -317,10 +320,10 @@ def _named(found: PathDescriptor) -> PathDescriptor:
 
 
 class UntrustedPathError(Exception):
-    """Error of a path that another user can redirect.
+    """Error for a path that another user can redirect.
 
-    :ivar directory: the directory that the other user can change.
-    :ivar remedy: the command that mends the directory, or ``None``.
+    :ivar directory: the path of the directory that the other user can change.
+    :ivar remedy: the shell command that corrects the directory, or ``None``.
     """
 
     def __init__(self, directory: str, why: str, remedy: str | None = None) -> None:
@@ -335,9 +338,9 @@ class UntrustedPathError(Exception):
 
 
 def open_file(descriptor: int) -> BinaryIO:
-    """Return a file object that owns a descriptor, for reading.
+    """Return a file object, for reading, that owns a descriptor.
 
-    :func:`open` leaves the descriptor of a directory open when it fails.
+    In contrast to :func:`open`, this function closes the descriptor of a directory when it fails.
 
     :raises OSError: the file is a directory.
     """
@@ -351,11 +354,12 @@ def open_file(descriptor: int) -> BinaryIO:
 def open_trusted(path: str) -> PathDescriptor:
     """Open a directory whose path no other user can redirect.
 
-    Each directory on the path, and on the paths of symbolic links, must either be writable only for
-    the user and root, or be sticky (as /tmp is) with the next entry owned by the user or root.
+    Each directory on the path, and on the paths of its symbolic links, must be writable only for
+    this user and root. Alternatively, a directory may be sticky (like /tmp), if the next entry
+    belongs to this user or root.
 
     :param path: an absolute path.
-    :returns: the directory, for the caller to close.
+    :returns: the directory, which the caller must close.
     :raises UntrustedPathError: another user can redirect the path.
     :raises OSError: the directory does not exist, or can't be reached.
     """
@@ -370,7 +374,7 @@ def open_trusted(path: str) -> PathDescriptor:
 
 
 def _look_at_part(trail: list[PathDescriptor], name: str) -> PathDescriptor | str:
-    """Open the next entry of a trusted path; return the content of a symbolic link."""
+    """Open the next entry of a trusted path, or return the target of a symbolic link."""
     is_shared = bool(trail[-1].status.st_mode & 0o022)
     found = trail[-1].child(name)
     try:
@@ -382,7 +386,7 @@ def _look_at_part(trail: list[PathDescriptor], name: str) -> PathDescriptor | st
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
         _check(found)
     except BaseException:
-        # The traceback of the error would keep the descriptor open.
+        # Close the descriptor now, because the traceback of the error keeps a reference.
         found.close()
         raise
     return found
@@ -405,17 +409,18 @@ def _foreign(found: PathDescriptor) -> UntrustedPathError:
 
 
 def open_beneath(directory: int, path: str) -> int:
-    """Open `path` within `directory`, as openat2(2) does with RESOLVE_BENEATH, on any kernel.
+    """Open `path` below `directory`, as openat2(2) with RESOLVE_BENEATH does, on any kernel.
 
-    Each step opens a name in the descriptor of a directory, and follows no symbolic link: links are
-    read, and their paths are walked the same way. ``..`` goes back to the previous descriptor. So a
-    process that renames directories, or replaces them by links, can't redirect a step.
+    Each component is opened in the descriptor of the previous directory, without following symbolic
+    links. The targets of links are resolved in the same way. ``..`` goes back to the previous
+    descriptor. So a process that renames directories, or replaces them by links, can't redirect the
+    path.
 
     :param directory: a descriptor of the directory.
     :param path: a relative path.
     :returns: a descriptor of the file (O_PATH, close-on-exec), which is not a symbolic link.
-    :raises OSError: the path leads out of the directory (EXDEV), has too many symbolic links
-        (ELOOP), or a file on it can't be opened.
+    :raises OSError: the path leaves the directory (EXDEV), has too many symbolic links (ELOOP), or
+        a file on the path can't be opened.
     """
     trail = [PathDescriptor.own(".", os.open, ".", _ENTRY, dir_fd=directory)]
     try:
@@ -434,7 +439,7 @@ def _entry_or_link(trail: list[PathDescriptor], name: str) -> PathDescriptor | s
 def uid_outside() -> int:
     """Return the effective uid of this process in the parent of its user namespace.
 
-    In the initial namespace, or without /proc, that is the effective uid itself.
+    In the initial namespace, or without /proc, the result is the effective uid itself.
     """
     try:
         with open("/proc/self/uid_map") as file:
@@ -445,7 +450,9 @@ def uid_outside() -> int:
 
 
 def id_outside(inside: int, id_map: str) -> int:
-    """Return the id outside of an id inside (user_namespaces(7)); an unmapped id is unchanged.
+    """Return the id outside to which an id inside is mapped (user_namespaces(7)).
+
+    An unmapped id is returned unchanged.
 
     :param id_map: the content of /proc/PID/uid_map or gid_map.
     """
@@ -456,12 +463,13 @@ def id_outside(inside: int, id_map: str) -> int:
 
 
 def state_directory() -> str:
-    """Return the path of the state directory, which depends only on variables and the uid.
+    """Return the path of the state directory.
 
-    It is $XDG_RUNTIME_DIR/usernsctl, or usernsctl-UID in $TMPDIR or /tmp. UID is the uid outside:
-    a user who is root in a namespace must not use the directory of root. A full disk must not
-    change the path, as it does that of :func:`tempfile.gettempdir`: the records would be lost, and
-    sandboxes could bind their directory.
+    The path is $XDG_RUNTIME_DIR/usernsctl, or usernsctl-UID in $TMPDIR or /tmp. UID is the uid
+    outside, so that a user who is root in a namespace does not use the directory of root. The path
+    depends only on variables and the uid. A full disk changes the result of
+    :func:`tempfile.gettempdir`; with such a path, records would be lost, and sandboxes could
+    bind-mount the old directory.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
@@ -471,9 +479,10 @@ def state_directory() -> str:
 
 
 def templates_directory() -> str | None:
-    """Return the path of named templates, in $XDG_DATA_HOME or in ~/.local/share.
+    """Return the path of the directory of named templates.
 
-    :returns: the path; ``None`` if the user has no home directory.
+    :returns: a path in $XDG_DATA_HOME or ~/.local/share; ``None`` if the user has no home
+        directory.
     """
     data = os.environ.get("XDG_DATA_HOME")
     if not data or not os.path.isabs(data):
@@ -482,9 +491,9 @@ def templates_directory() -> str | None:
 
 
 def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
-    """Make a directory of mode 0700, whatever the umask is.
+    """Create a directory with mode 0700, independent of the umask.
 
-    :raises OSError: the directory can't be made.
+    :raises OSError: the directory can't be created.
     """
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
@@ -502,7 +511,7 @@ def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
 
 
 def check_path(name: str, given: Any) -> str | None:
-    """Return the path `given` by the argument `name` as a string, or None.
+    """Return the path `given` for the argument `name` as a string, or None.
 
     :raises TypeError: `given` is not a path.
     :raises ValueError: `given` is empty or has a NUL character.
@@ -511,8 +520,8 @@ def check_path(name: str, given: Any) -> str | None:
         found = None if given is None else os.fsdecode(given)
     except TypeError:
         raise TypeError(f"{name} must be a path, not {given!r}") from None
-    # An empty path is often the value of an unset variable; os.path.abspath() would turn it into
-    # the current directory.
+    # Reject an empty path, which is often the value of an unset variable: os.path.abspath() would
+    # return the current directory.
     if found == "":
         raise ValueError(f"{name} is empty: a path must have at least one character")
     if found is not None and "\0" in found:
@@ -520,18 +529,18 @@ def check_path(name: str, given: Any) -> str | None:
     return found
 
 
-#: The pattern that each name and id matches.
+#: The regular expression for the names of namespaces and templates, and for the ids of sandboxes.
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 
 
 class InvalidNameError(NamespaceError, ValueError):
-    """A text that can't be the name of a namespace or template, or the id of a sandbox."""
+    """Error for a text that can't be the name of a namespace or template, or a sandbox's id."""
 
 
 def check_name(name: str, what: str) -> str:
     """Return `name` if it is valid for a namespace, a sandbox or a template.
 
-    :param what: the kind of the name for the error, such as ``"the name of a namespace"``.
+    :param what: the noun for the name in the error message, such as ``"the name of a namespace"``.
     :raises InvalidNameError: `name` is not valid.
     """
     if not re.fullmatch(NAME, name):

@@ -1,4 +1,4 @@
-"""Identities of processes that remain unique when a pid is reused, and functions for pidfds."""
+"""Identities of processes that remain unique if a pid is reused, and functions for pidfds."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from usernsctl._lean import Any, dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl.errors import NamespaceError
 
-# PID_MAX_LIMIT of the kernel (proc_sys_kernel(5), pid_max).
+# The kernel's limit of pids, PID_MAX_LIMIT (proc_sys_kernel(5), pid_max).
 _PID_MAX = 1 << 22
 
 _MOMENT_MAX = 1 << 40
 
-# The flag of a process that exits, in proc_pid_stat(5) (include/linux/sched.h).
+# The flag of an exiting process in proc_pid_stat(5), PF_EXITING (include/linux/sched.h).
 _PF_EXITING = 4
 
-# The time limit for an execve(2) of another process, in seconds, and the interval of the checks.
+# Time limit of the wait for another process's execve(2), and the interval of the checks, both in
+# seconds.
 _EXEC_SECONDS = 1
 _LOOK_SECONDS = 0.001
 
-# ioctl_nsfs(2)
+# requests of ioctl_nsfs(2)
 _NS_GET_PARENT = 0xB702
 _NS_GET_OWNER_UID = 0xB704
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
-    """The identity of a process.
+    """The identity of a process, which no other process ever has.
 
     :ivar pid: the process id in `pid_namespace`.
-    :ivar start_time: when the process started, in clock ticks after boot (proc_pid_stat(5)).
-    :ivar boot_id: the boot that `start_time` counts from.
-    :ivar pid_namespace: the inode number of a PID namespace.
+    :ivar start_time: the start time of the process, in clock ticks after boot (proc_pid_stat(5)).
+    :ivar boot_id: the id of the boot from which `start_time` counts.
+    :ivar pid_namespace: the inode number of the PID namespace to which `pid` belongs.
     """
 
     pid: int
@@ -53,7 +54,7 @@ class ProcessIdentity:
         """Return the identity of a process, which may be a zombie.
 
         :raises FileNotFoundError: no process has that pid.
-        :raises ProcessLookupError: the process has ended meanwhile.
+        :raises ProcessLookupError: the process has exited meanwhile.
         """
         return cls(
             pid=pid,
@@ -64,7 +65,7 @@ class ProcessIdentity:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> ProcessIdentity:
-        """Read the fields of this class from a record.
+        """Create an identity from the JSON object of a record.
 
         :raises LookupError: a field is missing.
         :raises TypeError: a field has another type.
@@ -83,16 +84,17 @@ class ProcessIdentity:
     def is_foreign(self) -> bool:
         """Return whether the pid belongs to another PID namespace, such as a container's.
 
-        Such a process may run. A process of an earlier boot does not, in whatever namespace.
+        The result is false for a process of an earlier boot, which no longer runs. A foreign
+        process may still run.
         """
         return self.boot_id == _boot_id() and self.pid_namespace != _pid_namespace()
 
     def open(self, accept: Callable[[int], bool]) -> Descriptor | None:
-        """Open a pidfd of a process that is not foreign.
+        """Open a pidfd of the process, which must not be foreign.
 
-        :param accept: returns whether the process of a pid may be signalled: other programs may
-            have written the record.
-        :returns: the pidfd, close-on-exec; ``None`` if the process has ended.
+        :param accept: a function that returns whether usernsctl may signal the process with a pid.
+            The check is needed because other programs may have written the record.
+        :returns: the pidfd, close-on-exec; ``None`` if the process has exited.
         :raises ForeignProcessError: `accept` returned false.
         """
         pidfd = Descriptor()
@@ -101,19 +103,20 @@ class ProcessIdentity:
         except ProcessLookupError:
             return None
         except OSError as error:
-            # EINVAL: the process has ended, and its pid is now the id of a thread (pidfd_open(2)).
+            # EINVAL means that the process has exited, and that the pid is now the id of a thread
+            # (pidfd_open(2)).
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return None
             what = f"process {self.pid}"
             raise NamespaceError.from_os_error(error, what, step="state") from error
-        # After `accept`, check that the process of the pidfd still runs: if so, the pid was not
+        # After `accept`, check that the process of the pidfd still runs. If so, the pid was not
         # reused meanwhile, and `accept` has checked the process of the pidfd.
         is_same = self.is_running()
         is_accepted = is_same and accept(self.pid)
         if not is_same or wait_readable(pidfd.number, timeout=0):
             return None
         if not is_accepted:
-            # The traceback of the error would keep the descriptor open.
+            # Close the descriptor now, because the traceback of the error keeps a reference.
             pidfd.close()
             raise ForeignProcessError(
                 f"process {self.pid} was not started by usernsctl",
@@ -123,7 +126,7 @@ class ProcessIdentity:
         return pidfd
 
     def is_running(self) -> bool:
-        """Return whether the process has not ended."""
+        """Return whether the process still runs."""
         try:
             fields = _stat(self.pid)[1]
         except (FileNotFoundError, ProcessLookupError):
@@ -136,11 +139,11 @@ class ProcessIdentity:
 
 
 class ForeignProcessError(NamespaceError):
-    """Error of a record that names a process which usernsctl has not started."""
+    """Error for a record that names a process which usernsctl has not started."""
 
 
 def name_of(pid: int) -> str | None:
-    """Return the name of a process (PR_SET_NAME(2const)); ``None`` if the process has ended."""
+    """Return the name of a process (PR_SET_NAME(2const)), or ``None`` if it has exited."""
     try:
         return _stat(pid)[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -148,10 +151,10 @@ def name_of(pid: int) -> str | None:
 
 
 def command_line_of(pid: int) -> list[str] | None:
-    """Return the command line of a process; ``None`` if the process has ended, or exits.
+    """Return the command line of a process; ``None`` if the process has exited or is exiting.
 
-    The command line of a process that calls execve(2) is empty for a moment, as that of a process
-    that exits. The caller of this function must not take the one for the other.
+    The command line is empty for a moment during execve(2), but also while the process exits. The
+    function waits up to a second until the two can be distinguished.
     """
     deadline = time.monotonic() + _EXEC_SECONDS
     while True:
@@ -175,7 +178,7 @@ def _is_exiting(pid: int) -> bool:
 
 
 def children_of(pid: int) -> set[int]:
-    """Return the pids of the children of a process with one thread; empty if it has ended."""
+    """Return the pids of the children of a single-threaded process; empty if it has exited."""
     try:
         return {int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()}
     except (FileNotFoundError, ProcessLookupError):
@@ -186,13 +189,13 @@ def parent_of(pid: int) -> int:
     """Return the pid of the parent of a process.
 
     :raises FileNotFoundError: no process has that pid.
-    :raises ProcessLookupError: the process has ended meanwhile.
+    :raises ProcessLookupError: the process has exited meanwhile.
     """
     return int(_stat(pid)[1][1])
 
 
 def is_in_our_namespace(pid: int) -> bool:
-    """Return whether a process is in a user namespace below ours that this user created."""
+    """Return whether a process is in a user namespace below the caller's that this user created."""
     namespace = Descriptor()
     try:
         ours = os.stat("/proc/self/ns/user")
@@ -212,9 +215,9 @@ def is_in_our_namespace(pid: int) -> bool:
 def parent_namespace(fd: int) -> Descriptor:
     """Open the parent of a user namespace (NS_GET_PARENT of ioctl_nsfs(2)).
 
-    :param fd: a descriptor of the namespace.
-    :returns: the descriptor, close-on-exec.
-    :raises PermissionError: the namespace is not below that of the caller.
+    :param fd: a descriptor of the user namespace.
+    :returns: the descriptor of the parent namespace, close-on-exec.
+    :raises PermissionError: the namespace does not descend from the caller's.
     """
     parent = Descriptor()
     parent.open(fcntl.ioctl, fd, _NS_GET_PARENT)
@@ -224,7 +227,7 @@ def parent_namespace(fd: int) -> Descriptor:
 def owner_of(fd: int) -> int:
     """Return the uid of the creator of a user namespace (NS_GET_OWNER_UID of ioctl_nsfs(2)).
 
-    :param fd: a descriptor of the namespace.
+    :param fd: a descriptor of the user namespace.
     """
     owner = bytearray(4)
     fcntl.ioctl(fd, _NS_GET_OWNER_UID, owner)
@@ -232,10 +235,10 @@ def owner_of(fd: int) -> int:
 
 
 def exit_status(pidfd: int) -> int | None:
-    """Return the exit status of a child that has ended, without reaping it.
+    """Return the exit status of a child that has exited, without reaping the child.
 
-    :returns: the exit status, 128+N after signal N; ``None`` if the process is not a child of
-        the caller, or has not ended.
+    :returns: the exit status, 128+N after signal N; ``None`` if the process is not a child of the
+        caller, or has not exited.
     """
     try:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -247,19 +250,19 @@ def exit_status(pidfd: int) -> int | None:
 
 
 def reap(pidfd: int) -> None:
-    """Reap a process that has ended, if it is a child of the caller."""
+    """Reap a process that has exited, if it is a child of the caller."""
     with contextlib.suppress(ChildProcessError):
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
 def kill(pidfd: int) -> None:
-    """Send SIGKILL to a process, which may have ended."""
+    """Send SIGKILL to a process, which may have exited already."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def parse_timestamp(written: Any) -> float:
-    """Read a time from a record, in seconds since 1970.
+    """Return a time from a record, in seconds since 1970, after checks.
 
     :raises TypeError: the value is not a number.
     :raises ValueError: the number is out of range.
@@ -271,10 +274,10 @@ def parse_timestamp(written: Any) -> float:
 
 
 def _read(path: str) -> bytes:
-    """Read a file of /proc.
+    """Read a file in /proc.
 
-    :raises FileNotFoundError: the process has ended.
-    :raises ProcessLookupError: the process has ended.
+    :raises FileNotFoundError: the process has exited.
+    :raises ProcessLookupError: the process has exited.
     :raises NamespaceError: the file can't be read, for example for lack of descriptors.
     """
     try:
@@ -295,6 +298,9 @@ def _pid_namespace() -> int:
 
 
 def _stat(pid: int) -> tuple[str, list[str]]:
-    """Parse proc_pid_stat(5); return the name, which may have any characters, and fields 3 on."""
+    """Parse proc_pid_stat(5); return the name of the process, and the fields from 3 on.
+
+    The name may contain any characters.
+    """
     before, _, after = os.fsdecode(_read(f"/proc/{pid}/stat")).rpartition(")")
     return before.partition("(")[2], after.split()

@@ -1,7 +1,7 @@
 """Python child processes that run a module of this package outside of gVisor.
 
 A child imports no module from the current directory or from PYTHONPATH, where another program may
-have put one. The parent passes it the directories of this package and of its dependencies.
+have created a module. The parent passes the directories of this package and of its dependencies.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import importlib.machinery
 import os
 import sys
 
-# The child runs this file as a script, and can't import the package yet: don't import it here.
+# The child runs this file as a script, before it can import the package, so the file must not
+# import it.
 
 _SCRIPT = os.path.abspath(__file__)
 _PACKAGE = os.path.dirname(os.path.dirname(_SCRIPT))
 
-# The dependencies of this package.
+# The modules that this package depends on.
 _NEEDED = ("_cffi_backend", "msgspec", "prctl", "rich")
 
 
 def command(module: str, *words: str) -> list[str]:
-    """Return the command that runs a module of this package, as ``python -m module words`` does.
+    """Return a command that runs a module of this package, like ``python -m module words``.
 
     With ``-I``, Python ignores the current directory and PYTHONPATH. The child searches its own
     standard library and packages before the directories that the parent passes on.
@@ -40,7 +41,7 @@ def command(module: str, *words: str) -> list[str]:
 
 
 def _places() -> list[str]:
-    """Return the directories of this package and of its dependencies, each once."""
+    """Return the distinct directories of this package and of its dependencies."""
     own = os.path.dirname(_PACKAGE)
     trusted = [entry for entry in sys.path if _is_trusted(entry)]
     found = {own: None}
@@ -66,15 +67,16 @@ def _is_trusted(entry: str) -> bool:
 
 
 def _run(places: list[str], module: str) -> None:
-    """Run a module of this package, in the child.
+    """Run a module of this package in the child.
 
-    :param places: the directories that the parent has passed on.
+    :param places: the directories that the parent has passed.
     """
     import importlib.util
     import runpy
 
     sys.path += [place for place in places if place not in sys.path]
-    # Loaded from the directory of this file: sys.path may lead to another package of this name.
+    # Load the package from the directory of this file, because sys.path may lead to another package
+    # with this name.
     name = os.path.basename(_PACKAGE)
     spec = importlib.util.spec_from_file_location(
         name, os.path.join(_PACKAGE, "__init__.py"), submodule_search_locations=[_PACKAGE]
@@ -88,7 +90,8 @@ def _run(places: list[str], module: str) -> None:
 
 
 if __name__ == "__main__":
-    # The leading arguments that are absolute paths are directories; the module's name follows.
+    # The leading arguments, which are absolute paths, are directories. The name of the module
+    # follows.
     import itertools
 
     _given = list(itertools.takewhile(os.path.isabs, sys.argv[1:]))

@@ -1,14 +1,14 @@
-"""Stores of records that outlive the process that wrote them, in directories of the user.
+"""Stores of records that outlive the process that wrote them, in directories of this user.
 
-There is a store for named namespaces, one for detached sandboxes and one for templates. A store is
-a directory that has a directory NAME with ``record.json`` for each entry. A new entry is called
-``.NAME`` until it is complete; the rename to NAME is the last step. A process that makes, reads or
-removes an entry locks it (flock(2)). The kernel releases the lock when the process ends, so a
-killed process leaves a ``.NAME`` that is not locked.
+There are stores for named namespaces, for detached sandboxes and for templates. A store is a
+directory that contains, for each entry, a directory NAME with ``record.json``. A new entry is
+called ``.NAME`` until it is complete; the rename to NAME is the last step. A process that creates,
+reads or removes an entry locks it (flock(2)). The kernel releases the lock when the process exits,
+so a killed process leaves a ``.NAME`` that is not locked.
 
-A record is only a hint, since other programs of the same user may have written it. Readers check
-the processes that it names (:mod:`usernsctl._system.processes`), and execute no program that it
-names. Each file is opened by its name in the descriptor of a directory.
+A record is only a hint, because other programs of the same user may have written it. Readers check
+the processes that a record names (:mod:`usernsctl._system.processes`), and execute no program that
+it names. Each file is opened by its name in the descriptor of a directory.
 """
 
 from __future__ import annotations
@@ -40,35 +40,37 @@ from usernsctl._system.processes import ForeignProcessError
 from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError
 
-#: The name of the file with the record, in the directory of its entry.
+#: The name of the file with the record, in an entry's directory.
 RECORD = "record.json"
 
-# The name of an entry that is a draft, or that was set aside to be removed (~ and 8 digits).
+# Matches the name of an entry that is a draft, or that was set aside to be removed (~ and 8
+# digits).
 _HIDDEN = re.compile(rf"\.(?P<name>{NAME})(?P<aside>~[0-9a-f]{{8}})?")
 
-# The maximum number of attempts if other processes remove or rename the entry meanwhile.
+# Maximum number of attempts while other processes remove or rename the entry.
 _ATTEMPTS = 100
 
-# The time limit of the wait for a lock, in seconds. Each process holds the lock for milliseconds
-# only, but many processes may wait.
+# Time limit of the wait for a lock, in seconds. Each process holds a lock only for milliseconds,
+# but many processes may wait.
 _LOCK_SECONDS = 10.0
 _LOCK_PAUSE_SECONDS = 0.02
 
-# The maximum size of a JSON file, in bytes. A record has some hundred bytes, but a command may have
-# many arguments, and Directory.read() also reads runsc's state file, which has the environment.
+# Maximum size of a JSON file, in bytes. A record has some hundred bytes, but a command may have
+# many arguments, and Directory.read() also reads runsc's state file, which contains the
+# environment.
 _RECORD_MAX = 4 << 20
 
 _STEP = "state"
 _CAUSE = "state-directory-unusable"
 _ELSEWHERE = "set XDG_RUNTIME_DIR to a directory of your own"
 
-# Errors for lack of descriptors or memory, which another directory would not avoid.
+# Errors for lack of descriptors or memory. The remedy for them is not another state directory.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
-# Errors of open(2) for a file of another type than expected.
+# Errors of open(2) for a file of an unexpected type.
 _OF_ANOTHER_KIND = (errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 
-#: The errors of code that reads JSON without checking each type before.
+#: The exceptions of code that parses JSON without checking types first.
 NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -87,9 +89,10 @@ def fault_of(status: os.stat_result, forbidden: int) -> str | None:
 
 
 class Directory(OpenFile):
-    """An open directory that belongs to the user.
+    """An open directory that belongs to this user.
 
-    :ivar elsewhere: the remedy in errors, unless a file has the wrong type.
+    :ivar elsewhere: the remedy in error messages about the directory, except for a file of the
+        wrong type.
     """
 
     elsewhere: str = _ELSEWHERE
@@ -99,24 +102,28 @@ class Directory(OpenFile):
         """Open a private directory (chmod 700) by a path that no other user can redirect.
 
         :param path: an absolute path.
-        :param make: whether to make the directory, in one that exists, if it is missing.
-        :param elsewhere: the remedy in later errors, unless a file has the wrong type.
-        :raises UntrustedPathError: others may use the directory, or replace one on the way.
-        :raises OSError: the directory does not exist, or can't be opened or made.
+        :param make: whether to create the directory if it is missing. Its parent directory must
+            exist.
+        :param elsewhere: the remedy in later error messages about the directory, except for a file
+            of the wrong type.
+        :raises UntrustedPathError: other users may access the directory, or replace a directory on
+            its path.
+        :raises OSError: the directory does not exist, or can't be opened or created.
         """
         with open_trusted(os.path.dirname(path)) as parent:
             if make:
                 make_private(os.path.basename(path), parent.fd, exist_ok=True)
-            # With mode 0700, no other user can reach the files below this directory.
+            # Because of the mode 0700, no other user can reach the files below this directory.
             return cls._open(path, parent.fd, forbidden=0o077, elsewhere=elsewhere)
 
     @classmethod
     def _open(cls, path: str, parent: int, *, forbidden: int, elsewhere: str) -> Self:
         """Open the directory at `path`.
 
-        :param parent: a descriptor of its parent directory.
+        :param parent: a descriptor of the parent directory.
         :param forbidden: the mode bits that the directory must not have.
-        :raises UntrustedPathError: the directory belongs to another user, or has such a mode bit.
+        :raises UntrustedPathError: the directory belongs to another user, or has a forbidden mode
+            bit.
         :raises OSError: the directory does not exist, or can't be opened.
         """
         found = cls.own(path, os.open, os.path.basename(path), _DIRECTORY, dir_fd=parent)
@@ -124,17 +131,17 @@ class Directory(OpenFile):
         status = os.fstat(found.fd)
         fault = fault_of(status, forbidden)
         if fault is not None:
-            # The traceback of the error would keep the descriptor open.
+            # Close the descriptor now, because the traceback of the error keeps a reference.
             found.close()
             remedy = f"chmod 700 {quoted(path)}" if status.st_uid == os.geteuid() else None
             raise UntrustedPathError(path, f"is not private: {fault}", remedy)
         return found
 
     def open(self, name: str) -> Directory:
-        """Open a directory in this one.
+        """Open a subdirectory.
 
         :raises FileNotFoundError: the directory does not exist.
-        :raises NamespaceError: the file is not a directory of the user, or can't be opened.
+        :raises NamespaceError: the file is not a directory of this user, or can't be opened.
         """
         path = f"{self.path}/{name}"
         try:
@@ -147,10 +154,10 @@ class Directory(OpenFile):
             raise _unusable(path, error, self.elsewhere) from error
 
     def make(self, name: str, *, exist_ok: bool = False) -> Directory:
-        """Make a directory in this one, and open it.
+        """Create a subdirectory, and open it.
 
-        :raises FileNotFoundError: another process has removed it meanwhile.
-        :raises NamespaceError: the directory can't be made or opened.
+        :raises FileNotFoundError: another process has removed the subdirectory meanwhile.
+        :raises NamespaceError: the subdirectory can't be created or opened.
         """
         try:
             make_private(name, self.fd, exist_ok=exist_ok)
@@ -171,9 +178,9 @@ class Directory(OpenFile):
     def lock(self, seconds: float | None = None) -> bool:
         """Lock the directory for this process, and for children that inherit the descriptor.
 
-        :param seconds: the time limit while another process has the lock, in seconds; by default
-            10.
-        :returns: whether this process has the lock now.
+        :param seconds: the time limit, in seconds, of the wait for another process's lock; by
+            default 10.
+        :returns: whether this process has acquired the lock.
         :raises NamespaceError: the filesystem can't lock directories, as NFS can't.
         """
         deadline = time.monotonic() + (_LOCK_SECONDS if seconds is None else seconds)
@@ -192,7 +199,7 @@ class Directory(OpenFile):
             pause = min(pause * 2, _LOCK_PAUSE_SECONDS)
 
     def unlock(self) -> None:
-        """Release the lock; close(2) would not if a forked child has a copy of the descriptor."""
+        """Release the lock, even if a forked child has the descriptor, in contrast to close(2)."""
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def names(self, rule: re.Pattern[str] | str = NAME) -> list[str]:
@@ -201,13 +208,14 @@ class Directory(OpenFile):
             return sorted(name for name in os.listdir(self.fd) if re.fullmatch(rule, name))
 
     def read(self, name: str) -> Any:
-        """Read a JSON file; return ``None`` if it does not exist.
+        """Read a JSON file; return ``None`` if the file does not exist.
 
         :raises ValueError: the content is not JSON, or is ``null``.
-        :raises NamespaceError: the file can't be read, or others may have written it.
+        :raises NamespaceError: the file can't be read, or other users may have written it.
         """
         path = f"{self.path}/{name}"
-        # The file may be hostile: open(2) must not block on a FIFO, nor follow a symbolic link.
+        # The file may be hostile, so that open(2) must neither block on a FIFO nor follow a
+        # symbolic link.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with wrap_os_errors(path, self.elsewhere):
             try:
@@ -231,7 +239,7 @@ class Directory(OpenFile):
         return record
 
     def write(self, name: str, record: Any) -> None:
-        """Write a JSON file that does not exist yet.
+        """Create a JSON file, which must not exist yet.
 
         :raises NamespaceError: the file can't be written, or would be too large for :meth:`read`.
         """
@@ -258,59 +266,59 @@ class Directory(OpenFile):
                 raise
 
     def remove(self, name: str, directory: Directory) -> None:
-        """Remove the entry `directory`, unless another entry has the name by now.
+        """Remove the entry `directory`, unless another entry now has its name.
 
-        :raises NamespaceError: a file in it can't be removed.
+        :raises NamespaceError: a file in the directory can't be removed.
         """
         with wrap_os_errors(directory.path, self.elsewhere), contextlib.suppress(FileNotFoundError):
             if self.has(name, directory):
-                # Remove the record first, since sweep() restores an entry that still has its
+                # Remove the record first, because sweep() restores an entry that still has a
                 # record.
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(RECORD, dir_fd=directory.fd)
                 try:
-                    # Unlike rmtree(), rmdir() needs no further descriptor.
+                    # Try rmdir() first, because it requires no further descriptor, unlike rmtree().
                     os.rmdir(name, dir_fd=self.fd)
                 except OSError:
                     shutil.rmtree(name, dir_fd=self.fd)
 
 
 class Record(Protocol):
-    """The interface of a record that its store uses."""
+    """The interface that a record must have for its store."""
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Self:
-        """Read the record in the directory of the entry `name`.
+        """Read the record from the directory of the entry `name`.
 
-        :raises Exception: the record is missing or malformed: one of :data:`NONSENSE`.
+        :raises Exception: the record is missing or malformed (an exception in :data:`NONSENSE`).
         """
 
     def to_json(self) -> Mapping[str, Any]:
-        """Return the content of the JSON file."""
+        """Return the record as an object for the JSON file."""
 
     def is_alive(self) -> bool:
         """Return whether the namespace, sandbox or template of the record exists, or may exist.
 
-        :raises ForeignProcessError: usernsctl has not started the process in the record.
+        :raises ForeignProcessError: the record names a process that usernsctl has not started.
         """
 
     def discard(self) -> None:
-        """Kill the remaining processes of a dead namespace or sandbox."""
+        """Kill the remaining processes of a namespace or sandbox that has ended."""
 
 
 R = TypeVar("R", bound=Record)
 
 
 class TakenError(Exception):
-    """Error of a new entry whose name is taken."""
+    """Error for a new entry whose name is taken."""
 
 
 class Entry(Closing, Generic[R]):
     """An open entry of a store, locked until :meth:`unlock`.
 
-    :ivar name: the name of its directory.
-    :ivar directory: its open directory.
-    :ivar record: the record, as read from the file or to be written by :meth:`publish`.
+    :ivar name: the name of the entry's directory.
+    :ivar directory: the entry's open directory.
+    :ivar record: the record, which was read from the file or will be written by :meth:`publish`.
     """
 
     record: R
@@ -322,12 +330,12 @@ class Entry(Closing, Generic[R]):
 
     @property
     def path(self) -> str:
-        """The path of the directory. No other user may write to its parent directory."""
+        """The path of the entry's directory. No other user may write to the parent directory."""
         return f"{self._parent.path}/{self.name}"
 
     @property
     def fd(self) -> int:
-        """The descriptor of the directory; -1 once it is closed."""
+        """The descriptor of the entry's directory; -1 once it is closed."""
         return self.directory.fd
 
     def lock(self) -> bool:
@@ -341,33 +349,33 @@ class Entry(Closing, Generic[R]):
     def publish(self) -> None:
         """Write the record, and rename the draft to its final name.
 
-        :raises NamespaceError: the file can't be written, for example since the disk is full.
+        :raises NamespaceError: the file can't be written, for example because the disk is full.
         """
         self.directory.write(RECORD, self.record.to_json())
         self.rename(self.name.removeprefix("."))
 
     def rename(self, name: str) -> None:
-        """Rename the directory.
+        """Rename the entry's directory.
 
-        :raises NamespaceError: an entry has that name.
+        :raises NamespaceError: another entry has that name.
         """
         with wrap_os_errors(f"{self._parent.path}/{name}", self._parent.elsewhere):
             os.rename(self.name, name, src_dir_fd=self._parent.fd, dst_dir_fd=self._parent.fd)
         self.name = name
 
     def set_aside(self) -> None:
-        """Rename the entry to a hidden name in one step, before :meth:`__exit__` removes it."""
+        """Rename the entry to a hidden name atomically. :meth:`__exit__` then removes the entry."""
         self.rename(f".{self.name}~{os.urandom(4).hex()}")
 
     def remove(self) -> None:
-        """Remove the directory, unless another entry has its name by now.
+        """Remove the entry's directory, unless another entry now has its name.
 
         :raises NamespaceError: the directory can't be removed.
         """
         self._parent.remove(self.name, self.directory)
 
     def close(self) -> None:
-        """Close the descriptors. If a forked child has copies of them, the lock remains."""
+        """Close the descriptors. The lock remains while a forked child has copies of them."""
         self.directory.close()
         self._parent.close()
 
@@ -387,16 +395,17 @@ class Entry(Closing, Generic[R]):
 
 
 class Store(Generic[R]):
-    """All entries of one kind."""
+    """The entries of one kind, such as named namespaces."""
 
     def __init__(
         self, what: str, kind: type[R], open_directory: Callable[[bool], Directory]
     ) -> None:
-        """Initialize the store; don't open its directory yet.
+        """Create the store; don't open its directory yet.
 
-        :param what: the kind of the names, such as ``"the name of a namespace"``.
+        :param what: the noun for a name in errors, such as ``"the name of a namespace"``.
         :param kind: the class of the records.
-        :param open_directory: opens the directory, and makes it first if its argument is true.
+        :param open_directory: a function that opens the store's directory; if its argument is true,
+            it creates a missing directory.
         """
         self._what = what
         self._kind = kind
@@ -407,13 +416,14 @@ class Store(Generic[R]):
         return check_name(name, self._what)
 
     def find(self, name: str) -> Entry[R] | None:
-        """Return the entry `name`, locked, for the caller to close; ``None`` if it is not alive.
+        """Return the locked entry `name`, which the caller must close, or ``None``.
 
-        An entry that is not alive is removed, and its processes are ended.
+        An entry is dead if its namespace, sandbox or template no longer exists. A dead entry is
+        removed, its remaining processes are killed, and the result is ``None``.
 
         :raises InvalidNameError: `name` can't be a name.
-        :raises NamespaceError: the directory can't be used, usernsctl has not started the process
-            in the record, or another process has the lock for more than 10 seconds.
+        :raises NamespaceError: the store's directory can't be used, the record names a process that
+            usernsctl has not started, or another process holds the lock for more than 10 seconds.
         """
         self.check_name(name)
         for _ in range(_ATTEMPTS):
@@ -429,10 +439,10 @@ class Store(Generic[R]):
         raise self._unsteady(name)
 
     def list_records(self) -> list[R]:
-        """Return the records that are alive, by name; remove the entries of killed processes.
+        """Return the records of live entries, sorted by name; remove dead entries.
 
-        The result has no busy entries (:class:`BusyError`), and none whose record names a
-        process that usernsctl has not started.
+        The result omits busy entries (:class:`BusyError`), and entries whose records name a process
+        that usernsctl has not started.
 
         :raises NamespaceError: the directory can't be used.
         """
@@ -450,11 +460,11 @@ class Store(Generic[R]):
         return found
 
     def draft(self, name: str, *, replace: bool = False) -> Entry[R]:
-        """Make an entry that other processes find only after :meth:`Entry.publish`.
+        """Create an entry that other processes can find only after :meth:`Entry.publish`.
 
         :param replace: whether another entry may have the name.
-        :returns: the entry, empty and locked, for the caller to close: see :meth:`Entry.close`.
-        :raises TakenError: an entry that is alive has the name.
+        :returns: the empty, locked entry, which the caller must close; see :meth:`Entry.close`.
+        :raises TakenError: a live entry has the name.
         :raises InvalidNameError: `name` can't be a name.
         :raises NamespaceError: as :meth:`find` does.
         """
@@ -465,15 +475,16 @@ class Store(Generic[R]):
                 try:
                     entry = self._lock(f".{name}", make=True)
                 except NamespaceError:
-                    # If the directory was made but not opened, only its lock shows whether another
-                    # process uses it.
+                    # If the directory was created but not opened, only the lock shows whether
+                    # another process uses it.
                     with contextlib.suppress(NamespaceError):
                         self.sweep()
                     raise
                 if entry is not None:
                     with contextlib.ExitStack() as undo:
                         undo.enter_context(entry)
-                        # The previous owner of the lock may have published an entry of this name.
+                        # Check again, because the previous owner of the lock may have published an
+                        # entry with this name.
                         self._check_free(name, replace)
                         if not entry.directory.names("(?s).*"):
                             undo.pop_all()
@@ -481,7 +492,7 @@ class Store(Generic[R]):
         raise self._unsteady(name)
 
     def replace(self, entry: Entry[R]) -> None:
-        """Rename a draft to its final name, in place of the entry that has the name.
+        """Rename a draft to its final name, and set aside the entry that has the name.
 
         :raises NamespaceError: the directory can't be used.
         """
@@ -495,21 +506,22 @@ class Store(Generic[R]):
                 old.set_aside()
                 entry.rename(name)
             except BaseException:
-                # Restore the old entry. This fails if the rename of the draft has succeeded.
+                # Restore the old entry. The rename fails if the draft was renamed already.
                 with contextlib.suppress(NamespaceError):
                     old.rename(name)
                 raise
 
     def sweep(self) -> None:
-        """Remove the hidden entries of processes that were killed.
+        """Remove the hidden entries that killed processes have left.
 
-        An entry that was set aside is restored if no entry has its name.
+        An entry that was set aside is restored if no other entry has its name.
 
         :raises NamespaceError: the directory can't be used.
         """
         with contextlib.suppress(FileNotFoundError), self._open_directory(False) as top:
             for name in top.names(_HIDDEN):
-                # Keep files that are not directories of the user: no store has made them.
+                # Ignore files that are not directories of this user, because no store has created
+                # them.
                 with (
                     contextlib.suppress(FileNotFoundError, NamespaceError),
                     top.open(name) as directory,
@@ -524,10 +536,10 @@ class Store(Generic[R]):
                     raise TakenError
 
     def _live(self, entry: Entry[R]) -> Entry[R] | None:
-        """Read the record, and return the entry if it is alive; else remove and close the entry."""
+        """Read the record of an entry. Return a live entry; remove and close a dead one."""
         with contextlib.ExitStack() as undo:
             undo.enter_context(entry)
-            # Another program may have removed the record, or written a malformed one.
+            # Another program may have removed the record, or may have written a malformed record.
             with contextlib.suppress(*NONSENSE):
                 entry.record = self._kind.read(entry.name, entry.directory)
                 if entry.record.is_alive():
@@ -540,11 +552,11 @@ class Store(Generic[R]):
     def _lock(
         self, name: str, seconds: float | None = None, *, make: bool = False
     ) -> Entry[R] | None:
-        """Open and lock an entry, for the caller to close.
+        """Open and lock an entry, which the caller must close.
 
         :returns: the entry; ``None`` if another process has removed or renamed it meanwhile.
         :raises FileNotFoundError: the entry does not exist.
-        :raises BusyError: another process has the lock for too long.
+        :raises BusyError: another process holds the lock for too long.
         """
         with contextlib.ExitStack() as undo:
             parent = undo.enter_context(self._open_directory(make))
@@ -568,13 +580,13 @@ class Store(Generic[R]):
 
 
 def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
-    """Remove or restore a hidden entry, unless a process that makes or removes it has the lock."""
+    """Remove or restore a hidden entry, unless its creator or remover still has the lock."""
     found = _HIDDEN.fullmatch(name)
     if found is None or not directory.lock(0):
         return
     try:
         if found["aside"] and RECORD in os.listdir(directory.fd):
-            with contextlib.suppress(OSError):  # another entry already has this name
+            with contextlib.suppress(OSError):  # another entry already has the old name
                 os.rename(name, found["name"], src_dir_fd=top.fd, dst_dir_fd=top.fd)
                 return
         top.remove(name, directory)
@@ -583,9 +595,9 @@ def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
 
 
 def open_state(name: str) -> Directory:
-    """Open a directory in the state directory; both are made if they are missing.
+    """Open a directory in the state directory; create both if they are missing.
 
-    :raises NamespaceError: a directory can't be made, or others could write to it.
+    :raises NamespaceError: a directory can't be created, or other users could write to it.
     """
     path = state_directory()
     try:
@@ -605,7 +617,7 @@ def _untrusted(path: str, error: UntrustedPathError) -> NamespaceError:
 
 
 class BusyError(NamespaceError):
-    """Error of an entry whose lock another process holds too long, or whose processes survive."""
+    """Error for an entry whose lock another process holds too long, or whose processes survive."""
 
 
 def _locked(directory: Directory) -> BusyError:
@@ -623,9 +635,9 @@ def _locked(directory: Directory) -> BusyError:
 
 @contextlib.contextmanager
 def wrap_os_errors(path: str, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
-    """Raise the failures of system calls in a block as a NamespaceError about `path`.
+    """Convert an OSError of a ``with`` block to a NamespaceError about `path`.
 
-    :param elsewhere: the remedy, unless the file has the wrong type.
+    :param elsewhere: the remedy in the error message, except for a file of the wrong type.
     :raises NamespaceError: a system call failed.
     """
     try:
@@ -646,7 +658,8 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
         )
     remedy = _removal(path) if number in _OF_ANOTHER_KIND else elsewhere
     if number == errno.ELOOP:
-        number = errno.ENOTDIR  # ELOOP, because of O_NOFOLLOW: the file is a symbolic link
+        # because of O_NOFOLLOW, ELOOP means that the file is a symbolic link
+        number = errno.ENOTDIR
     return NamespaceError(
         f"{path}: {os.strerror(number)}",
         step=_STEP,
@@ -658,7 +671,7 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
 
 
 def invalid_record(path: str, why: str) -> NamespaceError:
-    """Return the error for a record that usernsctl can't have written.
+    """Return the exception for a record that usernsctl can't have written.
 
     :param why: the reason, as a sentence without a full stop.
     """

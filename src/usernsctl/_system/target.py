@@ -1,4 +1,4 @@
-"""The target namespaces of a command, new or joined."""
+"""The target namespaces of a command, which are new or existing ones."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from usernsctl.maps import AnyIdMap, Plan, decide
 
 Propagation = Literal["private", "slave", "shared", "unchanged"]
 
-# MS_PRIVATE, MS_SLAVE and MS_SHARED of mount(2), which the standard library does not have.
+# MS_PRIVATE, MS_SLAVE and MS_SHARED of mount(2), which the standard library does not define.
 _PROPAGATION = {"private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20, "unchanged": 0}
 
-#: The namespaces that a process may enter itself; only its children enter the others.
+#: The kinds of namespaces that a process itself can enter. Only child processes can enter
+#: namespaces of the other kinds.
 ENTERABLE = ("mount", "net", "ipc", "uts", "cgroup")
-#: The namespaces that a descriptor keeps, without a process in them.
+#: The kinds of namespaces that a descriptor keeps alive without a process inside.
 KEPT = (*ENTERABLE, "time")
 
 
 @runtime_checkable
 class Joinable(Protocol):
-    """Existing namespaces that a command can join."""
+    """Interface of existing namespaces that a command can join."""
 
     def target(self) -> Target:
-        """Return the target for one start of a command."""
+        """Return the target for a single start of a command in the namespaces."""
 
 
 @dataclass(slots=True)
@@ -33,12 +34,15 @@ class Target:
     """The namespaces of a command, as :func:`usernsctl._core.spawn` needs them.
 
     :ivar plan: the plan of a new user namespace, or ``None``.
-    :ivar join: the descriptors of namespaces to join first, in the core's order; -1 for none.
-    :ivar namespaces: the names of further new namespaces.
-    :ivar has_init: whether process 1 of a new PID namespace is the parent of the command.
+    :ivar join: the descriptors of namespaces to join first, in the order of
+        :data:`_core.ALL_NAMESPACES`; -1 for a kind that is not joined.
+    :ivar namespaces: the kinds of further namespaces to create.
+    :ivar has_init: whether PID 1 of a new PID namespace is a process of usernsctl, the parent of
+        the command.
     :ivar setup: the settings that are applied inside before the command starts.
-    :ivar owner: the owner of `join`, referenced since its finaliser closes the descriptors.
-    :ivar keep_open: a context manager that keeps `join` open.
+    :ivar owner: the owner of `join`, to which a reference is kept because its finaliser closes the
+        descriptors.
+    :ivar keep_open: a context manager during which the descriptors in `join` stay open.
     """
 
     plan: _core.NativePlan | None = None
@@ -52,12 +56,13 @@ class Target:
     )
 
     def enter(self, *, pass_fds: Iterable[int] | None = None) -> None:
-        """Move this process into the namespaces. It must have one thread only.
+        """Move this process, which must have one thread only, into the namespaces.
 
         :param pass_fds: the descriptors from 3 on that the process passes to the program that it
-            executes next. All others are closed before kept namespaces are joined, since root
-            inside could duplicate them.
-        :raises NamespaceError: a call failed; cause ``"multithreaded"`` if there are threads.
+            executes next. All other descriptors are closed before existing namespaces are joined,
+            because root inside could duplicate them. By default none are closed.
+        :raises NamespaceError: a system call failed; cause ``"multithreaded"`` if the process has
+            several threads.
         """
         with self.keep_open:
             if self.join is not None:
@@ -70,9 +75,9 @@ class Target:
 
 
 def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -> tuple[str, ...]:
-    """Remove the namespace keywords from `options`; return the names of those with a true value.
+    """Remove the keywords of namespaces from `options`; return those with a true value.
 
-    :param kinds: the possible names, in the core's order.
+    :param kinds: the possible keywords, in the order of :data:`_core.NAMESPACES`.
     """
     return tuple([kind for kind in kinds if options.pop(kind, False)])
 
@@ -86,17 +91,18 @@ def make_target(
     planned: Plan | None = None,
     propagation: Propagation = "private",
 ) -> Target:
-    """Return the target for a new user namespace, or for a kept one.
+    """Return the target for a new user namespace, or for existing namespaces.
 
-    :param namespaces: the names of further new namespaces.
-    :param init: whether process 1 of a new PID namespace is the parent of the command.
-    :param idmap: the map of a new user namespace; by default the caller is root there.
-    :param namespace: a kept namespace to join, in place of `idmap`.
-    :param planned: the plan of a map, in place of `idmap`. The caller warns if it
-        maps only a single id.
-    :raises MapError: the map is malformed.
-    :raises PlanError: the caller may not use the map.
-    :raises TypeError: `idmap` is not a map, or `namespace` is not a namespace.
+    :param namespaces: the kinds of further namespaces to create.
+    :param init: whether PID 1 of a new PID namespace is a process of usernsctl, the parent of the
+        command.
+    :param idmap: the id map of a new user namespace; by default the caller is root there.
+    :param namespace: existing namespaces to join, in place of `idmap`.
+    :param planned: the plan of an id map, in place of `idmap`. The caller of this function must
+        warn if the plan maps only a single id.
+    :raises MapError: the id map is malformed.
+    :raises PlanError: the caller may not use the id map.
+    :raises TypeError: `idmap` is not an id map, or `namespace` is not a namespace.
     :raises ValueError: `idmap` and `namespace` are both given, the propagation is unknown, or
         `init` is given without a new PID namespace.
     """

@@ -1,4 +1,4 @@
-"""Reading and creating directory trees by descriptors, so that no symbolic link leads elsewhere."""
+"""Reading and creating directory trees by descriptors, which symbolic links can't redirect."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _OPEN_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-# The permissions that are copied: without the set-user-id, set-group-id and sticky bits.
+# The permission bits that are copied: all except the set-user-id, set-group-id and sticky bits.
 _PERMISSIONS = 0o777
-# The owner can always list and remove a copied directory.
+# Permission bits that are always set, so that the owner can list and remove a copied directory.
 _OWNER_ALL = 0o700
 
 
 def leads_out(target: bytes, depth: int) -> bool:
     """Return whether a symbolic link in a tree may lead out of the tree.
 
-    A target that passes this test begins with at most `depth` components ``..``, and has none
-    later. Each leading ``..`` goes up from a real directory of the tree. A later ``..`` could
-    follow the name of another link, and go up from a directory of another depth.
+    A target is safe if it begins with at most `depth` components ``..``, and has none later. Each
+    leading ``..`` goes up from a real directory of the tree. A later ``..`` could follow another
+    symbolic link, and go up from a directory of another depth.
 
     :param depth: the number of directories between the link and the top of the tree.
     """
@@ -40,13 +40,13 @@ def leads_out(target: bytes, depth: int) -> bool:
 
 
 def is_file_name(name: bytes) -> bool:
-    """Return whether `name` names an entry of a directory, and nothing else."""
+    """Return whether `name` can be the name of a directory entry: no path, ``.`` or ``..``."""
     return bool(name) and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A directory or file that is not complete yet."""
+    """An open directory or file of the tree, which is being written."""
 
     file: OpenFile
     mode: int
@@ -55,10 +55,10 @@ class _Level:
 
 
 class TreeWriter:
-    """A new file or directory tree, created entry by entry below one descriptor.
+    """Writer of a new file or directory tree, which is created entry by entry by descriptors.
 
-    Only the path of the directory that contains the tree is resolved. Each entry is created by its
-    name in the directory that was created before, and never replaces another one.
+    Only the path of the directory that will contain the tree is resolved. Each entry is created by
+    its name in the descriptor of an open directory, and never replaces another entry.
     """
 
     def __init__(self, path: str) -> None:
@@ -72,34 +72,34 @@ class TreeWriter:
         self._name = os.fsencode(name)
         if not is_file_name(self._name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        # O_PATH needs no read permission: the directory is never listed.
+        # O_PATH requires no read permission, and the directory is never listed.
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         self._parent = OpenFile.own(parent or ".", os.open, parent or ".", flags)
         self._levels: list[_Level] = []
         self._names: list[bytes] = []
         self._has_begun = False
-        #: True once all files and directories were created.
+        #: True once all files and directories of the tree were created.
         self.is_complete = False
         self._is_kept = False
 
     @property
     def depth(self) -> int:
-        """Return the number of directories that are open."""
+        """Return the number of open directories of the tree."""
         return len(self._levels) - self.is_in_file
 
     @property
     def is_in_file(self) -> bool:
-        """Return whether a file is open, so that data may be written."""
+        """Return whether a file is open, so that :meth:`write` may be called."""
         return bool(self._levels) and self._levels[-1].is_file
 
     def path_of(self, name: bytes = b"") -> bytes:
-        """Return the path, relative to the tree, of an entry of the open directory."""
+        """Return the path of an entry of the open directory, relative to the tree."""
         return b"/".join([*self._names[1:], *([name] if name else [])])
 
     def _take_name(self, name: bytes) -> tuple[bytes, int]:
-        """Return the name to create, and the descriptor of the directory.
+        """Return the name of an entry to create, and the descriptor of the directory.
 
-        :raises ValueError: `name` is no name of a file, or no file may be created now.
+        :raises ValueError: `name` is not the name of a file, or no file may be created now.
         """
         if self.is_in_file or self.is_complete:
             raise ValueError("an entry outside of a directory")
@@ -112,10 +112,10 @@ class TreeWriter:
         return name, self._levels[-1].file.fd
 
     def enter_directory(self, name: bytes, mode: int, mtime_ns: int) -> None:
-        """Create a directory, and open it; :meth:`leave` sets its mode and time.
+        """Create a directory, and open it. :meth:`leave` then sets the mode and the time.
 
-        :param name: the name; empty for the tree itself.
-        :raises ValueError: `name` is no name of a file, or no directory may be created now.
+        :param name: the name of the directory; empty for the tree itself.
+        :raises ValueError: `name` is not the name of a file, or no directory may be created now.
         :raises OSError: the directory can't be created.
         """
         wanted, parent = self._take_name(name)
@@ -125,7 +125,7 @@ class TreeWriter:
         self._push(name, _Level(opened, mode | _OWNER_ALL, mtime_ns, False))
 
     def enter_file(self, name: bytes, mode: int, mtime_ns: int) -> None:
-        """Create a file, and open it for :meth:`write`: see :meth:`enter_directory`.
+        """Create a file, and open it for :meth:`write`. See :meth:`enter_directory`.
 
         :raises ValueError: as :meth:`enter_directory` does.
         :raises OSError: the file can't be created.
@@ -151,14 +151,14 @@ class TreeWriter:
     def leave(self) -> None:
         """Set the mode and the time of the open file or directory, and close it.
 
-        :raises ValueError: nothing is open.
-        :raises OSError: the file system has reported an error.
+        :raises ValueError: no file or directory is open.
+        :raises OSError: the file system reports an error.
         """
         if not self._levels:
             raise ValueError("an end of nothing")
         level = self._levels[-1]
         os.fchmod(level.file.fd, level.mode & _PERMISSIONS)
-        # Not every file system can store every time.
+        # Ignore errors, because not every file system can store every time.
         with contextlib.suppress(OSError, OverflowError):
             os.utime(level.file.fd, ns=(level.mtime_ns, level.mtime_ns))
         self._levels.pop()
@@ -181,7 +181,7 @@ class TreeWriter:
             os.utime(wanted, ns=times, dir_fd=parent, follow_symlinks=False)
 
     def keep(self) -> None:
-        """Keep the tree when this object is closed."""
+        """Keep the tree when this object is closed: :meth:`close` does not remove it then."""
         self._is_kept = True
 
     def close(self) -> None:
@@ -204,21 +204,21 @@ class TreeWriter:
             return
         from shutil import rmtree
 
-        # rmtree() removes by descriptors, and follows no symbolic links.
+        # rmtree() works with descriptors, and follows no symbolic links.
         rmtree(os.fsdecode(self._name), dir_fd=self._parent.fd)
 
 
 @dataclass(frozen=True, slots=True)
 class TreeEntry:
-    """A file that :func:`walk_tree` has found.
+    """A file or directory that :func:`walk_tree` yields.
 
-    :ivar name: the name; empty for the tree itself.
-    :ivar path: the path relative to the tree.
+    :ivar name: the name of the entry; empty for the tree itself.
+    :ivar path: the path of the entry, relative to the tree.
     :ivar status: the attributes of the file.
-    :ivar file: the descriptor of a regular file, open until the next entry; else ``None``.
+    :ivar file: the descriptor of a regular file, which is open until the next entry; else ``None``.
     :ivar target: the target of a symbolic link; else empty.
     :ivar is_open: whether the entry is a directory whose entries follow.
-    :ivar is_end: whether this is the end of a directory.
+    :ivar is_end: whether this is the second entry of a directory, after its entries.
     """
 
     name: bytes
@@ -239,7 +239,7 @@ class _OpenDirectory:
         self._entries = os.scandir(file.fd)
 
     def next_name(self) -> bytes | None:
-        """Return the name of the next entry; ``None`` after the last one."""
+        """Return the name of the next entry, or ``None`` after the last entry."""
         entry = next(self._entries, None)
         return None if entry is None else os.fsencode(entry.name)
 
@@ -249,13 +249,14 @@ class _OpenDirectory:
 
 
 def walk_tree(path: str, depth_max: int) -> Generator[TreeEntry]:
-    """Yield the file `path`, or the directory and everything in it, each directory twice.
+    """Yield the file `path`, or the directory `path` and everything in it.
 
-    Symbolic links in `path` are followed; links in the tree are yielded as entries. Only regular
-    files and directories are opened.
+    Each directory is yielded twice, before and after its entries. Symbolic links in `path` are
+    followed; links in the tree are yielded as entries. Only regular files and directories are
+    opened.
 
     :param depth_max: the maximum number of nested directories.
-    :raises OSError: a file can't be read. Its attribute ``filename`` is the path.
+    :raises OSError: a file can't be read. The attribute ``filename`` of the error is its path.
     """
     top = _open_top(path)
     status = os.fstat(top.fd)
@@ -290,9 +291,9 @@ def walk_tree(path: str, depth_max: int) -> Generator[TreeEntry]:
 
 
 def _open_top(path: str) -> OpenFile:
-    """Open the top of a tree, a regular file or a directory.
+    """Open the file or directory at `path`.
 
-    :raises OSError: it can't be opened, or is neither.
+    :raises OSError: the file can't be opened, or is neither a regular file nor a directory.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
@@ -307,9 +308,10 @@ def _open_top(path: str) -> OpenFile:
 def _open_entry(
     top: str, directory: _OpenDirectory, name: bytes
 ) -> tuple[TreeEntry, OpenFile | None]:
-    """Return an entry of a directory, and its open file for a regular file or a directory.
+    """Return an entry of a directory. Open it if it is a regular file or a directory.
 
-    If the entry is replaced meanwhile, the result has its former attributes and no open file.
+    If another process replaces the entry meanwhile, the result has the old attributes and no open
+    file.
 
     :raises OSError: the entry can't be read.
     """
@@ -337,6 +339,6 @@ def _open_entry(
 
 
 def _error_at(error: OSError, top: str, path: bytes) -> OSError:
-    """Return the error with the path of the file as its ``filename``."""
+    """Return an error like `error`, with the path of the file as its ``filename``."""
     number = error.errno or 0
     return OSError(number, os.strerror(number), os.path.join(top, os.fsdecode(path)))

@@ -1,1 +1,1 @@
-"""Namespaces that are kept, by descriptors or by a name."""
+"""Persistent namespaces, which descriptors or a named holder keep alive."""

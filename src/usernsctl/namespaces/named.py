@@ -1,7 +1,7 @@
 """Named namespaces, which any process of the same user can find.
 
-A holder, a sleeping process of ``usernsctl-exec``, keeps each namespace alive. The record of the
-namespace is in a store (:mod:`usernsctl._system.records`), and is valid only while the holder runs.
+A holder, a sleeping process of ``usernsctl-exec``, keeps each namespace alive. The namespace has a
+record in a store (:mod:`usernsctl._system.records`), and is valid only while the holder runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from usernsctl.maps import Extent, IdMap, parse_map
 STEP = "name"
 
 _HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/exec.h
-# The name of the holder's process before it is set to _HOLDER_NAME.
+# The name of the holder's process until the process sets it to _HOLDER_NAME.
 _STARTING_NAME = "usernsctl-exec"
 _OPEN_SECONDS = 2
 _END_SECONDS = 10
@@ -44,15 +44,16 @@ class NamedNamespace:
     """The record of a named namespace.
 
     :ivar pid: the pid of the holder.
-    :ivar start_time: the start of the holder, in clock ticks after boot (proc_pid_stat(5)).
-    :ivar boot_id: the id of the boot that `start_time` counts from.
-    :ivar pid_namespace: the inode number of the PID namespace of `pid`.
-    :ivar created: the time of its creation, in seconds since 1970.
-    :ivar namespaces: the kinds of its namespaces, ``"user"`` among them.
+    :ivar start_time: the start time of the holder, in clock ticks after boot (proc_pid_stat(5)).
+    :ivar boot_id: the id of the boot from which `start_time` counts.
+    :ivar pid_namespace: the inode number of the PID namespace to which `pid` belongs.
+    :ivar created: the time at which the namespace was created, in seconds since 1970.
+    :ivar namespaces: the kinds of the namespaces that the holder keeps alive, including ``"user"``.
     :ivar uid: the map of uids.
     :ivar gid: the map of gids.
     :ivar network: ``"private"`` for a private network, or an empty string.
-    :ivar notice: the output of usernsctl-exec at its creation, such as a warning; often empty.
+    :ivar notice: the output of usernsctl-exec when it created the namespace, such as a warning;
+        often empty.
     """
 
     name: str
@@ -68,11 +69,11 @@ class NamedNamespace:
     notice: str
 
     def processes(self) -> int:
-        """Return how many processes are in the user namespace, without the holder."""
+        """Return the number of processes in the user namespace, not counting the holder."""
         count = 0
         try:
             inode = os.stat(f"/proc/{self.pid}/ns/user").st_ino
-        except OSError:  # the holder has just ended, or is not ready yet
+        except OSError:  # the holder has just exited, or is not ready yet
             return count
         for entry in os.listdir("/proc"):
             if entry.isdecimal() and int(entry) != self.pid:
@@ -82,15 +83,15 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Check at the end of a ``with`` block that the holder, with the pid `pid`, still runs.
+        """Check at the end of a ``with`` block that the holder has run all the time.
 
-        :raises NamespaceError: the holder has ended.
-        :raises ForeignProcessError: the process is not in a namespace that this user made.
+        :raises NamespaceError: the holder has exited.
+        :raises ForeignProcessError: the holder is in a namespace that this user did not create.
         """
         with self._open_holder() as pidfd:
             if pidfd is not None:
                 yield
-                # The kernel does not reuse the pid of a process that still runs.
+                # The kernel does not reuse the pid of a running process.
                 if not wait_readable(pidfd.number, timeout=0):
                     return
         raise _error(
@@ -103,7 +104,8 @@ class NamedNamespace:
     ) -> NamedNamespace:
         """Return the record of a holder.
 
-        :param fds: descriptors of its namespaces, in the order of :data:`_core.NAMESPACE_FILES`.
+        :param fds: descriptors of the holder's namespaces, in the order of
+            :data:`_core.NAMESPACE_FILES`.
         """
         directory = f"/proc/{pid}"
         kinds = dict(zip(_core.ALL_NAMESPACES, _core.NAMESPACE_FILES, strict=True))
@@ -124,14 +126,15 @@ class NamedNamespace:
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> NamedNamespace:
-        """Read the record in the directory of an entry."""
+        """Read the record in the directory of a store's entry."""
         return cls.from_json(name, directory.read(RECORD))
 
     @classmethod
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
         """Return the record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: the record is malformed; other exceptions of ``NONSENSE``, too.
+        :raises ValueError: the record is malformed. The other exceptions of ``NONSENSE`` mean the
+            same.
         """
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):
@@ -148,21 +151,21 @@ class NamedNamespace:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object, which :meth:`from_json` parses."""
+        """Return the record as a JSON object that :meth:`from_json` parses."""
         extents = {"uid": list(map(list, self.uid)), "gid": list(map(list, self.gid))}
         return asdict(self) | extents
 
     def is_foreign(self) -> bool:
-        """Return whether `pid` is a pid of another PID namespace, such as a container's."""
+        """Return whether `pid` belongs to another PID namespace, such as a container's."""
         return self._identity().is_foreign()
 
     def is_alive(self) -> bool:
-        """Return whether the holder is alive; also true if its pid is of another PID namespace.
+        """Return whether the holder runs; also true if `pid` belongs to another PID namespace.
 
-        A holder sets its name when its creator has published the record. If the creator was killed
-        before, the process keeps its first name, and is about to exit.
+        A holder sets its process name when its creator has published the record. If the creator was
+        killed before that, the process keeps its old name, exits soon, and is no holder.
 
-        :raises ForeignProcessError: the process is not in a namespace that this user made.
+        :raises ForeignProcessError: the holder is in a namespace that this user did not create.
         """
         if self.is_foreign():
             return True
@@ -170,13 +173,13 @@ class NamedNamespace:
             return pidfd is not None
 
     def discard(self) -> None:
-        """Kill the holder, and wait for its end.
+        """Kill the holder, and wait until it has exited.
 
-        If the holder is process 1 of a PID namespace, it ends after all other processes of that
-        namespace. A FUSE filesystem that root inside has mounted can block the end of a process.
+        If the holder is PID 1 of a PID namespace, it exits after all other processes of that
+        namespace. A FUSE filesystem that root inside has mounted can block the exit of a process.
 
-        :raises NamespaceError: the holder has not ended after 10 seconds.
-        :raises ForeignProcessError: the process is not in a namespace that this user made.
+        :raises NamespaceError: the holder has not exited after 10 seconds.
+        :raises ForeignProcessError: the holder is in a namespace that this user did not create.
         """
         with self._open_holder() as pidfd:
             if pidfd is None:
@@ -190,7 +193,7 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def _open_holder(self) -> Iterator[_core.Descriptor | None]:
-        """Yield a pidfd of the holder; ``None`` if the holder has ended."""
+        """Yield a pidfd of the holder, or ``None`` if the holder has exited."""
         identity = self._identity()
         pidfd = identity.open(lambda _: _may_be_holder(identity))
         try:
@@ -213,10 +216,11 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return whether a process may be opened as a holder: only a foreign holder may not.
+    """Return false if a process is a foreign holder, which must not be opened.
 
-    Waits while the process may still become a holder. A foreign holder is in a namespace that this
-    user did not create. :meth:`NamedNamespace._open_holder` detects processes that are no holders.
+    A foreign holder is in a namespace that this user did not create. The function waits while the
+    process may still become a holder. :meth:`NamedNamespace._open_holder` detects processes that
+    are not holders.
     """
     deadline = time.monotonic() + _OPEN_SECONDS
     while _is_becoming_holder(process.pid) and process.is_running():
@@ -227,10 +231,10 @@ def _may_be_holder(process: ProcessIdentity) -> bool:
 
 
 def _is_becoming_holder(pid: int) -> bool:
-    """Return whether a process may be a holder that is not ready yet.
+    """Return whether a process may become a holder that other processes can open.
 
-    A creator that was killed may have sent the holder a message that the holder has not read yet.
-    A holder sets its name a moment before its namespaces can be opened.
+    A process with the starting name may still receive the message of a creator that was killed. A
+    holder sets its process name a moment before other processes can open its namespaces.
     """
     name = name_of(pid)
     if name == _HOLDER_NAME:
@@ -239,7 +243,7 @@ def _is_becoming_holder(pid: int) -> bool:
 
 
 def read_map(path: str) -> tuple[Extent, ...]:
-    """Read a map of ids from a file such as /proc/PID/uid_map (user_namespaces(7)).
+    """Read an id map from a file such as /proc/PID/uid_map (user_namespaces(7)).
 
     :raises OSError: the file can't be read.
     """
@@ -247,7 +251,7 @@ def read_map(path: str) -> tuple[Extent, ...]:
         return parse_map(file.read())
 
 
-# The time limit until a holder is ready, in seconds; newuidmap may query a slow user database.
+# Time limit for a holder to become ready, in seconds. newuidmap may query a slow user database.
 _READY_SECONDS = 30
 
 _STORE = Store("the name of a namespace", NamedNamespace, lambda _: open_state("namespaces"))
@@ -256,20 +260,20 @@ _STORE = Store("the name of a namespace", NamedNamespace, lambda _: open_state("
 def find_named(name: str) -> NamedNamespace:
     """Return the record of a named namespace.
 
-    :raises NamespaceError: no namespace has that name, it is in another PID namespace, or its
-        record can't be trusted.
+    :raises NamespaceError: no namespace has that name, its holder is in another PID namespace, or
+        its record can't be trusted.
     """
     with _open(name) as entry:
         return entry.record
 
 
 def create_named(name: str, options: Iterable[str], network: Sequence[str] = ()) -> NamedNamespace:
-    """Make a namespace and a process that holds it.
+    """Create a named namespace and its holder; return the record.
 
     :param options: the map and namespace options of ``usernsctl-exec``.
-    :param network: the words of :func:`usernsctl.gvisor.launch.network.private_command`, for a
-        private network, or nothing.
-    :raises NamespaceError: the name is malformed or taken, or the namespace can't be made.
+    :param network: the command of :func:`usernsctl.gvisor.launch.network.private_command` for a
+        private network; empty otherwise.
+    :raises NamespaceError: the name is malformed or taken, or the namespace can't be created.
     """
     found = _find(name)
     if found is None:
@@ -290,14 +294,14 @@ def create_named(name: str, options: Iterable[str], network: Sequence[str] = ())
 def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace]:
     """Lock a named namespace during a ``with`` block; create it first if it does not exist.
 
-    Any number of processes may call this at the same time.
+    Any number of processes may call this function at the same time.
 
-    :param options: as for :func:`create_named`; unused if the namespace exists.
-    :raises NamespaceError: as :func:`create_named` does, except that the name may be taken.
+    :param options: as for :func:`create_named`; ignored if the namespace exists.
+    :raises NamespaceError: as :func:`create_named` does, except if the name is taken.
     """
     while (found := _find(name)) is None:
-        # The lock is taken after newuidmap has run. If several processes create the namespace, one
-        # of them publishes it, and the others then find it.
+        # The lock is taken only after newuidmap has run. If several processes create the namespace
+        # at the same time, one process publishes it, and the others find that namespace.
         with (
             _Holder(options) as holder,
             contextlib.suppress(TakenError),
@@ -307,7 +311,7 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
             try:
                 yield created
             except BaseException:
-                # The caller can't open the new namespace.
+                # The caller failed to open the new namespace.
                 created.discard()
                 entry.remove()
                 raise
@@ -319,7 +323,7 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
 def list_named() -> list[NamedNamespace]:
     """Return all named namespaces of this user; remove the records of dead holders.
 
-    Namespaces whose holder is in another PID namespace are omitted.
+    Namespaces whose holders are in another PID namespace are omitted.
 
     :raises NamespaceError: the state directory can't be trusted.
     """
@@ -340,7 +344,7 @@ def remove_named(name: str) -> None:
 
 
 def options_of(idmap: IdMap, namespaces: Iterable[str]) -> list[str]:
-    """Return the options of ``usernsctl-exec`` for a map and further namespaces."""
+    """Return the options of ``usernsctl-exec`` that request an id map and further namespaces."""
     options = ["--user", *(f"--{name}" for name in namespaces)]
     if idmap.map_user is not None:
         options.append(f"--map-user={idmap.map_user}")
@@ -368,7 +372,7 @@ def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> 
 
 
 def _find(name: str) -> Entry[NamedNamespace] | None:
-    """Return the entry of a namespace, locked, for the caller to close; ``None`` if none is alive.
+    """Return the locked entry of a namespace, for the caller to close; ``None`` if no holder runs.
 
     :raises NamespaceError: the holder is in another PID namespace, or the record is invalid.
     """
@@ -385,7 +389,7 @@ def _find(name: str) -> Entry[NamedNamespace] | None:
 
 
 def _open(name: str) -> Entry[NamedNamespace]:
-    """Return the entry of a namespace, locked, for the caller to close.
+    """Return the locked entry of a namespace, for the caller to close.
 
     :raises NamespaceError: as :func:`_find` does, or no namespace has that name.
     """
@@ -397,13 +401,13 @@ def _open(name: str) -> Entry[NamedNamespace]:
 
 
 class _Holder(Closing):
-    """A process that keeps a namespace alive. It ends with its creator, unless kept."""
+    """A process that keeps a namespace alive. Without :meth:`keep`, it exits with its creator."""
 
     def __init__(self, options: Iterable[str], network: Sequence[str] = ()) -> None:
-        """Start the process, and wait until it holds the namespace.
+        """Start the process, and wait until its namespace is complete.
 
         :param network: as for :func:`create_named`.
-        :raises NamespaceError: the namespace can't be made.
+        :raises NamespaceError: the namespace can't be created.
         """
         with NamespaceError.instead("the process that holds the namespace", step=STEP):
             self._begin([*options, "--", *network] if network else options)
@@ -418,7 +422,8 @@ class _Holder(Closing):
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     text=True,
-                    # All processes inside may read the holder's environment.
+                    # Pass only PATH, because all processes inside may read the holder's
+                    # environment.
                     env={name: os.environ[name] for name in ("PATH",) if name in os.environ},
                     pass_fds=[theirs.fileno()],
                 )
@@ -429,9 +434,9 @@ class _Holder(Closing):
         self._notice = started.stderr.strip()
 
     def keep(self, entry: Entry[NamedNamespace]) -> NamedNamespace:
-        """Publish the record, then tell the holder to outlive this process.
+        """Publish the namespace's record, then make the holder independent of this process.
 
-        :raises NamespaceError: the holder has ended, or can't be opened by other processes.
+        :raises NamespaceError: the holder has exited, or other processes can't open its namespaces.
         """
         name = entry.name.removeprefix(".")
         with NamespaceError.instead(f"the namespace {name!r}", step=STEP):
@@ -441,7 +446,8 @@ class _Holder(Closing):
         entry.publish()
         with NamespaceError.instead(f"the holder of the namespace {name!r}", step=STEP):
             self._connection.send(b"+")
-            # The holder closes the connection once other processes can open it, or sends an error.
+            # The holder closes the connection once other processes can open its namespaces, or
+            # sends an error.
             answer = self._connection.recv(4096)
         word, _, rest = answer.decode(errors="replace").partition(" ")
         if word == "error":
@@ -450,7 +456,7 @@ class _Holder(Closing):
         return entry.record
 
     def close(self) -> None:
-        """Close the connection, which ends the holder unless :meth:`keep` was called."""
+        """Close the connection. The holder then exits, unless :meth:`keep` was called."""
         for fd in self._fds:
             os.close(fd)
         self._connection.close()
@@ -459,9 +465,9 @@ class _Holder(Closing):
 def _wait_until_ready(
     ours: socket.socket, started: subprocess.CompletedProcess[str]
 ) -> tuple[int, list[int]]:
-    """Return the holder's pid, and descriptors of its namespaces, for the caller to close.
+    """Return the holder's pid, and descriptors of its namespaces. The caller closes them.
 
-    :raises NamespaceError: the namespace can't be made.
+    :raises NamespaceError: the namespace can't be created.
     """
     ours.settimeout(_READY_SECONDS)
     pid, fds = None, list[int]()
@@ -471,7 +477,7 @@ def _wait_until_ready(
             word, _, rest = data.decode(errors="replace").partition(" ")
             if word == "error":
                 raise _reported_error(rest)
-            # The pid and the descriptors come from two processes, in any order.
+            # Two processes send the pid and the descriptors, so the messages arrive in any order.
             if word == "pid":
                 pid = int(rest)
             elif word == "ready":
@@ -487,7 +493,7 @@ def _wait_until_ready(
 
 
 def _reported_error(text: str) -> NamespaceError:
-    """Return the error that un_hold_report() in csrc/programs/exec/hold.c has sent."""
+    """Return the exception for an error that un_hold_report() (csrc/programs/exec/hold.c) sent."""
     step, number, cause_id, rest = [*text.split(" ", 3), ""][:4]
     detail, _, remedy = rest.partition("\0")
     errno = int(number)

@@ -1,4 +1,4 @@
-"""Namespaces that descriptors keep open for any number of commands."""
+"""Namespaces that descriptors keep alive for any number of commands."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from usernsctl.namespaces.named import NamedNamespace
 if TYPE_CHECKING:
     from usernsctl.commands import aio, options
 else:
-    # asyncio takes longer to import than all of this package.
+    # Import asyncio only when it is needed, because its import takes longer than all of this
+    # package.
     aio = LateModule("usernsctl.commands.aio")
     options = LateModule("usernsctl.commands.options")
 
-# ioctl_nsfs(2): returns the kind of a namespace, as a CLONE_NEW... flag.
+# The request of ioctl_nsfs(2) that returns the kind of a namespace as a CLONE_NEW... flag.
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
 
@@ -37,23 +38,24 @@ def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
     """Move this process into a new user namespace, and into new namespaces of the requested kinds.
 
     The process must have one thread only, unlike callers of :func:`usernsctl.run` and
-    :class:`usernsctl.Popen`. A process can't leave the namespaces, so it may be inside only some of
-    them after a failure: exit then.
+    :class:`usernsctl.Popen`. A process can't leave the namespaces. After a failure, it may be
+    inside only some of them, so it should exit.
 
-    The process becomes not dumpable (PR_SET_DUMPABLE(2const)), since it brings its memory and its
-    descriptors along: no process inside can trace it or read its /proc/PID/environ, and it leaves
-    no core file. Root then owns its files in /proc, so it can't write its own
-    /proc/self/oom_score_adj, for example. A program that it executes is dumpable again.
+    The process keeps its memory and its descriptors, so it becomes not dumpable
+    (PR_SET_DUMPABLE(2const)): no process inside can trace it or read its /proc/PID/environ, and it
+    leaves no core file. Root then owns the process's files in /proc, so that the process can't
+    write its /proc/self/oom_score_adj, for example. A program that the process executes is dumpable
+    again.
 
     :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
-    :param arguments: ``mount=True``, and so on for `net`, `ipc`, `uts` and `cgroup`, and
-        `propagation`, the propagation of the mounts in a new mount namespace.
+    :param arguments: ``mount=True``, and likewise `net`, `ipc`, `uts` and `cgroup`; `propagation`
+        is the propagation of the mounts in a new mount namespace.
     :returns: the plan of the id map.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises MapError: the id map is malformed.
     :raises PlanError: the caller may not have the id map.
-    :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if the process has several
-        threads.
+    :raises NamespaceError: the namespaces could not be created; cause ``"multithreaded"`` if the
+        process has several threads.
     """
     others: dict[str, Any] = {**arguments}
     check_keywords("enter", others, (*ENTERABLE, "idmap", "propagation"))
@@ -70,8 +72,8 @@ class Namespace(Closing):
 
     Several threads may start commands in a Namespace at the same time. The kernel keeps the
     namespaces until the Namespace is closed and no process is inside. A Namespace is a context
-    manager. If it is garbage collected before it is closed, it is closed with a
-    :class:`ResourceWarning`. It can't be pickled: name it (:meth:`open_or_create`), or pass the
+    manager. A Namespace that is garbage collected is closed with a :class:`ResourceWarning`. A
+    Namespace can't be pickled: use a named namespace (:meth:`open_or_create`), or pass the
     descriptor :meth:`fileno` to the other process.
 
     The class methods create and find namespaces; the constructor raises :class:`TypeError`. On a
@@ -92,7 +94,7 @@ class Namespace(Closing):
 
     @classmethod
     def _holding(cls, owner: _core.NamespaceFds, identity: _core.Setup) -> Self:
-        """Take over descriptors from their owner.
+        """Return a Namespace that takes over descriptors from their owner.
 
         :param identity: the uid, the gid and the groups of commands inside.
         """
@@ -106,15 +108,17 @@ class Namespace(Closing):
     def create(cls, idmap: AnyIdMap | None = None, **namespaces: Unpack[options.KeptKinds]) -> Self:
         """Create a user namespace, and further namespaces that belong to it.
 
-        A descriptor can't keep a PID namespace, which ends with its first process. Use
-        :meth:`open_or_create`, or give each command a new one: ``ns.run(..., pid=True)``.
+        A descriptor can't keep a PID namespace alive, because the namespace ends with its first
+        process. Use :meth:`open_or_create`, or give each command a new PID namespace: ``ns.run(...,
+        pid=True)``.
 
         :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
-        :param namespaces: ``mount=True``, and so on for `net`, `ipc`, `uts`, `cgroup` and `time`.
+        :param namespaces: ``mount=True``, and likewise `net`, `ipc`, `uts`, `cgroup` and `time`,
+            for the namespaces to create.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises MapError: the id map is malformed.
         :raises PlanError: the caller may not have the id map.
-        :raises NamespaceError: the kernel refused.
+        :raises NamespaceError: the namespaces could not be created.
         """
         others: dict[str, Any] = {**namespaces}
         check_keywords("Namespace.create", others, (*KEPT, "idmap"))
@@ -124,20 +128,21 @@ class Namespace(Closing):
 
     @classmethod
     def from_pid(cls, pid: int) -> Self:
-        """Open the namespaces of a process, except those that the caller is in, too.
+        """Open the namespaces of a process that differ from the caller's namespaces.
 
-        Commands have the caller's ids if the user namespace maps them, else 0:0. If setgroups(2) is
-        permitted, they have no supplementary groups.
+        Commands have the caller's ids if the user namespace maps these ids, else 0:0. If
+        setgroups(2) is permitted, commands have no supplementary groups.
 
         :param pid: the pid of the process in the caller's PID namespace.
         :raises NamespaceError: there is no such process, its user namespace is the caller's own or
-            not a descendant of that, or the caller may not open its namespaces.
+            does not descend from the caller's own, or the caller may not open its namespaces.
         """
         directory: list[int] = []
         try:
             with _reported(f"process {pid}"):
-                # After the end of the process, the directory is empty: it never refers to another
-                # process. extend() stores the descriptor before a signal handler can raise.
+                # The directory becomes empty when the process exits, and never refers to another
+                # process. extend() stores the descriptor before a signal handler can raise an
+                # exception.
                 flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
                 directory.extend(map(os.open, [f"/proc/{pid}"], [flags]))
             fds = _core.NamespaceFds()
@@ -145,7 +150,7 @@ class Namespace(Closing):
                 _open_foreign(fds, pid, *directory)
                 return cls._holding(fds, _identity(pid, *directory))
             except BaseException:
-                # The traceback of the error would keep `fds` open.
+                # Close `fds` now, because the traceback of the error keeps a reference.
                 fds.close()
                 raise
         finally:
@@ -158,8 +163,8 @@ class Namespace(Closing):
 
         The id map can't be read from a descriptor. Commands run as 0:0, so both ids must be mapped.
 
-        :param fd: a descriptor of /proc/PID/ns/user, or one from ioctl_nsfs(2). It is duplicated,
-            and the caller still has to close it.
+        :param fd: a descriptor of /proc/PID/ns/user, or a descriptor from ioctl_nsfs(2). The
+            descriptor is duplicated, so the caller must still close it.
         :raises NamespaceError: `fd` is not a descriptor of a user namespace.
         """
         try:
@@ -180,7 +185,7 @@ class Namespace(Closing):
 
         :param name: 1 to 64 letters, digits, dots, dashes and underscores.
         :raises NamespaceError: no namespace has that name (cause ``"no-such-namespace"``), or the
-            state directory is not to be trusted, since other users may write to it.
+            state directory can't be trusted, because other users may write to it.
         """
         return cls.of_holder(named.find_named(name))
 
@@ -190,15 +195,16 @@ class Namespace(Closing):
     ) -> Self:
         """Open a named namespace; create it if no namespace has that name.
 
-        If several processes call this at the same time, one creates the namespace, and all open it.
-        It outlives these processes: ``usernsctl ns remove NAME`` ends it.
+        If several processes call this method at the same time, one process creates the namespace,
+        and all processes open it. The namespace outlives these processes. ``usernsctl ns remove
+        NAME`` removes it.
 
         :param name: 1 to 64 letters, digits, dots, dashes and underscores.
-        :param idmap: the ids inside of a new namespace, as for :class:`usernsctl.Popen`.
+        :param idmap: the ids inside a new namespace, as for :class:`usernsctl.Popen`.
         :param namespaces: the same as for :meth:`create`, and ``pid=True``.
         :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises NamespaceError: the kernel refused, or the state directory is not to be trusted,
-            since other users may write to it.
+        :raises NamespaceError: the namespaces could not be created, or the state directory can't be
+            trusted, because other users may write to it.
         """
         others: dict[str, Any] = {**namespaces}
         check_keywords("Namespace.open_or_create", others, (*_core.NAMESPACES, "idmap"))
@@ -206,7 +212,7 @@ class Namespace(Closing):
         wanted = requested(idmap)
         with named.open_or_create(name, named.options_of(wanted, names)) as known:
             namespace = cls.of_holder(known)
-        # `notice` is what usernsctl-exec printed when it created the namespace.
+        # `notice` is the output of usernsctl-exec when it created the namespace.
         _, is_single, reason = known.notice.partition("--allow-single-id allows: ")
         if is_single and wanted.allow_single_id:
             warn_single_id(reason.split("\n")[0])
@@ -214,11 +220,11 @@ class Namespace(Closing):
 
     @classmethod
     def of_holder(cls, known: NamedNamespace) -> Self:
-        """Open the namespaces of the process that keeps a named namespace.
+        """Open the namespaces of the process that keeps a named namespace alive.
 
         :meta private:
-        :raises NamespaceError: the process has ended.
-        :raises ForeignProcessError: the process is not in a namespace that this user made.
+        :raises NamespaceError: the process has exited.
+        :raises ForeignProcessError: the process is in a namespace that this user did not create.
         """
         with contextlib.ExitStack() as undo:
             with known.alive():
@@ -228,12 +234,13 @@ class Namespace(Closing):
         return namespace
 
     def target(self) -> Target:
-        """Return the namespaces to start a command in, with its setup.
+        """Return the namespaces in which to start a command, and the settings of the command.
 
         :meta private:
         """
         setup = replace(self._identity)
-        # Joining a mount namespace moves a process to its root directory (setns(2)).
+        # Restore the working directory: joining a mount namespace changes it to the root
+        # (setns(2)).
         if self._fds[1] >= 0:
             with contextlib.suppress(FileNotFoundError):
                 setup.cwd = os.getcwdb()
@@ -325,7 +332,7 @@ class Namespace(Closing):
     def run(
         self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
     ) -> commands.CompletedProcess[Any]:
-        """Run a command in the namespaces and wait for it: :func:`usernsctl.run` without `idmap`.
+        """Run a command in the namespaces and wait: :func:`usernsctl.run` without `idmap`.
 
         :param arguments: the arguments of :func:`usernsctl.run`, except `idmap`.
         :raises ValueError: the Namespace is closed, or `idmap` is given.
@@ -412,11 +419,11 @@ class Namespace(Closing):
     def enter(self) -> None:
         """Move this process, which must have one thread only, into the namespaces.
 
-        A process can't leave them. It becomes not dumpable before it enters, see
-        :func:`usernsctl.enter`. Close all descriptors that must not be used inside.
+        A process can't leave the namespaces. The process becomes not dumpable before it enters
+        them; see :func:`usernsctl.enter`. First close all descriptors that must not be used inside.
 
-        :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if the process has
-            several threads.
+        :raises NamespaceError: the namespaces could not be entered; cause ``"multithreaded"`` if
+            the process has several threads.
         :raises ValueError: the Namespace is closed.
         """
         self.target().enter()
@@ -424,7 +431,8 @@ class Namespace(Closing):
     def exec(self, args: Args, **arguments: Unpack[options.ExecOptions]) -> NoReturn:
         """Replace this process by a command in the namespaces: :func:`usernsctl.exec`.
 
-        Only children enter a PID namespace, so the Namespace must not have one.
+        The Namespace must not have a PID namespace, because only children of a process can enter
+        it.
 
         :param arguments: the arguments of :func:`usernsctl.exec`, except `idmap`.
         :raises ValueError: the Namespace is closed.
@@ -433,7 +441,7 @@ class Namespace(Closing):
         commands.exec(args, namespace=self, **arguments)
 
     def has(self, kind: str) -> bool:
-        """Return whether this object holds a namespace of a kind; False once it is closed.
+        """Return whether this Namespace has a namespace of a kind; False once it is closed.
 
         :param kind: ``"user"``, ``"mount"``, ``"net"``, ``"pid"``, ``"ipc"``, ``"uts"``,
             ``"cgroup"`` or ``"time"``.
@@ -458,9 +466,9 @@ class Namespace(Closing):
         return self._shared.closed
 
     def close(self) -> None:
-        """Close the descriptors of the namespaces, after the starts of commands in progress.
+        """Close the descriptors of the namespaces as soon as no start of a command uses them.
 
-        Does not wait. Any thread may call this at any time.
+        Does not wait. Any thread may call this method at any time.
         """
         self._shared.close()
 
@@ -482,7 +490,7 @@ class Namespace(Closing):
 
 
 class _SharedFds(Shared):
-    """The descriptors of a Namespace, which several threads may use while one closes them."""
+    """The descriptors of a Namespace. A thread may close them while other threads use them."""
 
     def __init__(self, owner: _core.NamespaceFds) -> None:
         """Take over descriptors from their owner."""
@@ -495,7 +503,7 @@ class _SharedFds(Shared):
 
 @contextlib.contextmanager
 def _reported(what: str) -> Iterator[None]:
-    """Convert an OSError of the block to a NamespaceError about `what`."""
+    """Convert an OSError of the ``with`` block to a NamespaceError about `what`."""
     try:
         yield
     except OSError as error:
@@ -504,7 +512,7 @@ def _reported(what: str) -> Iterator[None]:
 
 
 def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
-    """Open the namespaces of a process through its /proc directory, except those of the caller."""
+    """Open the namespaces of a process that differ from the caller's, through /proc."""
     for index, name in enumerate(_core.NAMESPACE_FILES):
         with _reported(f"the {name} namespace of process {pid}"):
             theirs = os.stat(f"ns/{name}", dir_fd=directory)
@@ -516,7 +524,7 @@ def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
 
 
 def _identity(pid: int, directory: int) -> _core.Setup:
-    """Return the uid, the gid and the groups of commands in the namespaces of a process."""
+    """Return the uid, the gid and the groups for commands in the namespaces of a process."""
     try:
         return _core.setup_to_join(directory)
     except UsernsError as error:

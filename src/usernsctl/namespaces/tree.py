@@ -1,7 +1,7 @@
-"""The tree of user namespaces that have processes, as far as this process may read /proc.
+"""The tree of all user namespaces with processes, as far as this process may read /proc.
 
-All facts about a process come from one descriptor of its directory in /proc, which never refers to
-another process. A process that ends meanwhile is left out.
+All facts about a process are read through one descriptor of its directory in /proc, which never
+refers to another process. A process that exits meanwhile is omitted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from usernsctl.namespaces.named import list_named
 class Process:
     """A process in a user namespace.
 
-    :ivar name: the name that the process chose (PR_SET_NAME(2const)), any text.
+    :ivar name: the name that the process set (PR_SET_NAME(2const)). It may be any text.
     """
 
     pid: int
@@ -32,12 +32,13 @@ class Process:
 class UserNamespace:
     """A user namespace.
 
-    :ivar inode: the inode number (namespaces(7)).
-    :ivar parent: the inode number of the parent; ``None`` for this process's own namespace.
-    :ivar owner: the uid of its owner, in this process's user namespace.
+    :ivar inode: the inode number of the namespace (namespaces(7)).
+    :ivar parent: the inode number of the parent namespace; ``None`` for this process's own
+        namespace.
+    :ivar owner: the owner's uid, as a uid of this process's user namespace.
     :ivar uid: the map of uids, or ``None`` if no process has a readable map.
-    :ivar gid: the map of gids, likewise.
-    :ivar names: the names of the namespace.
+    :ivar gid: the map of gids, or ``None`` as for `uid`.
+    :ivar names: the names under which usernsctl keeps the namespace.
     """
 
     inode: int
@@ -51,12 +52,13 @@ class UserNamespace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """All user namespaces that were found.
+    """All user namespaces that this process can find.
 
-    :ivar namespaces: the namespaces, this process's own first, each after its parent.
-    :ivar unseen: the number of processes whose namespace this process may not read.
-    :ivar nameless: the reason why the names could not be read, or ``None``. For root of a
-        nested namespace, the state directory may be another user's: its path contains the uid.
+    :ivar namespaces: the namespaces, each after its parent. The first is this process's own
+        namespace.
+    :ivar unseen: the number of processes whose user namespaces this process may not read.
+    :ivar nameless: the reason why the names could not be read, or ``None``. Root of a nested
+        namespace may find another user's state directory, because the path contains the uid.
     """
 
     namespaces: tuple[UserNamespace, ...]
@@ -65,7 +67,7 @@ class Tree:
 
 
 def look() -> Tree:
-    """Return the user namespaces of all processes in /proc, from this process's own downwards.
+    """Return the tree of user namespaces of all processes in /proc, below this process's own.
 
     :raises OSError: /proc can't be read.
     """
@@ -93,10 +95,10 @@ def look() -> Tree:
 
 
 def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) -> None:
-    """Add a process and its user namespace.
+    """Add a process, with its user namespace, to `found`.
 
     :raises PermissionError: this process may not read the namespace of the process `pid`.
-    :raises OSError: the process has ended.
+    :raises OSError: the process has exited.
     """
     directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -105,7 +107,7 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
         try:
             inode = os.fstat(namespace).st_ino
             if inode not in found and not _add_namespaces(found, own, namespace):
-                # The namespace is no descendant of this process's own.
+                # The namespace does not descend from this process's own.
                 raise PermissionError
         finally:
             os.close(namespace)
@@ -122,7 +124,7 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
 
 
 def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -> bool:
-    """Add a namespace and its unknown ancestors; return whether it descends from our own."""
+    """Add a namespace and its new ancestors to `found`; return whether it descends from `own`."""
     new: list[UserNamespace] = []
     with contextlib.ExitStack() as opened:
         while (inode := os.fstat(namespace).st_ino) not in found:
@@ -145,7 +147,7 @@ def _read(directory: int, name: str) -> str:
 
 
 def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
-    """Return the children by the inode number of their parent, sorted by inode number."""
+    """Return lists of child namespaces, sorted by inode number, by the parent's inode number."""
     below: dict[int | None, list[UserNamespace]] = {}
     for one in sorted(namespaces, key=lambda one: one.inode):
         below.setdefault(one.parent, []).append(one)
