@@ -1,9 +1,9 @@
-"""Addresses that no allowed name may lead to.
+"""Addresses to which the proxy never connects, even if an allowed name resolves to them.
 
 The owner of a name decides what the name resolves to. So the proxy connects only to addresses of
-the public internet, whatever a resolver answers: else an allowed name could lead to a service of
-this machine, its neighbours, or its cloud's metadata. The table follows IANA's registries of
-special-purpose addresses (RFC 6890).
+the public internet. Otherwise an allowed name could lead to a service of this machine, of its
+neighbours, or of its cloud's metadata. The table follows IANA's registries of special-purpose
+addresses (RFC 6890).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from socket import (
     socket,
 )
 
-# linux/netlink.h, linux/rtnetlink.h
+# Constants of linux/netlink.h and linux/rtnetlink.h.
 _NLM_F_REQUEST = 1
 _NLMSG_ERROR = 2
 _RTM_NEWROUTE = 24
@@ -32,10 +32,10 @@ _RTN_UNICAST = 1
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, length of the destination, ..., flags
-_TYPE_AT = _HEADER.size + 7  # rtm_type
+_TYPE_AT = _HEADER.size + 7  # the offset of rtm_type in a message
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
-# Networks with the reason for their refusal. The first network that contains an address counts.
+# Forbidden networks, each with the reason. The first network that contains an address counts.
 _IPV4 = (
     ("0.0.0.0", 8, "an address of this machine"),  # noqa: S104
     ("10.0.0.0", 8, "a private address"),
@@ -52,12 +52,12 @@ _IPV4 = (
     ("203.0.113.0", 24, "an address for documentation"),
     ("224.0.0.0", 4, "a multicast address"),
     ("240.0.0.0", 4, "a reserved address"),
-    # Azure's platform service has a public address that is reachable only inside of Azure.
+    # Azure's platform service has a public address that can be reached only inside Azure.
     ("168.63.129.16", 32, "the metadata service of Azure"),
 )
 
-# The same for IPv6. All addresses outside of 2000::/3, the public internet, are refused; the table
-# has reasons for the common ones.
+# Forbidden IPv6 networks. All addresses outside 2000::/3, the public internet, are refused; the
+# table has the reasons for common networks.
 _IPV6 = (
     ("::", 128, "the unspecified address"),
     ("::1", 128, "a loopback address"),
@@ -77,7 +77,7 @@ _IPV6 = (
 def _table(
     family: int, bits: int, rows: tuple[tuple[str, int, str], ...]
 ) -> list[tuple[int, int, str]]:
-    """Return the network as a number, the number of bits after its prefix, and the reason."""
+    """Return rows of a network's number, the number of bits after its prefix, and the reason."""
     return [
         (int.from_bytes(inet_pton(family, network)) >> (bits - prefix), bits - prefix, reason)
         for network, prefix, reason in rows
@@ -90,17 +90,17 @@ _PUBLIC_IPV6 = (0b001, 125)
 
 
 def refusal(family: int, address: str) -> str | None:
-    """Return why the proxy does not connect to an address, or None if it does.
+    """Return the reason why the proxy does not connect to an address, or None if it may.
 
     :param family: AF_INET or AF_INET6.
-    :param address: the address as text, as getaddrinfo(3) gives it.
+    :param address: the address as text, as getaddrinfo(3) returns it.
     """
     if family not in (AF_INET, AF_INET6):
         return "an address of another family"
     try:
         number = int.from_bytes(inet_pton(family, address))
     except OSError:
-        # A zone, as in fe80::1%eth0.
+        # The address has a zone, as in fe80::1%eth0.
         return "an address of one link"
     for network, shift, reason in _IPV4_TABLE if family == AF_INET else _IPV6_TABLE:
         if number >> shift == network:
@@ -111,21 +111,22 @@ def refusal(family: int, address: str) -> str | None:
 
 
 def is_own(family: int, address: str) -> bool:
-    """Return whether a connection to an address may stay on this machine, also if public.
+    """Return whether a connection to an address could stay on this machine.
 
-    The kernel tells how it would route the connection. Addresses of this machine include secondary
-    ones and whole networks (``ip route add local``), and a broadcast or anycast route may lead
-    back. A failure counts as own, since the address can't be known to be another's.
+    The function queries the kernel's route to the address, which may be public. Addresses of this
+    machine include secondary addresses and complete networks (``ip route add local``), and a
+    broadcast or anycast route may lead back to this machine. If the query fails, the result is
+    true.
 
     :param family: AF_INET or AF_INET6.
-    :param address: the address as text, which :func:`refusal` does not refuse.
+    :param address: the address as text, for which :func:`refusal` returns None.
     """
     try:
         answer = _ask_route(family, inet_pton(family, address))
         _, kind, *_ = _HEADER.unpack_from(answer)
         if kind == _NLMSG_ERROR:
             (number,) = struct.unpack_from("=i", answer, _HEADER.size)
-            # An address without a route counts as not own: the connection fails anyway.
+            # An address without a route is not this machine's; the connection will fail.
             return -number not in _NO_ROUTE
         return kind != _RTM_NEWROUTE or answer[_TYPE_AT] != _RTN_UNICAST
     except (OSError, struct.error, IndexError):
@@ -133,9 +134,9 @@ def is_own(family: int, address: str) -> bool:
 
 
 def _ask_route(family: int, destination: bytes) -> bytes:
-    """Return the kernel's answer to the question for a route (rtnetlink(7)).
+    """Query the route to an address; return the kernel's answer (rtnetlink(7)).
 
-    :raises OSError: the question could not be asked.
+    :raises OSError: the query could not be sent.
     """
     route = _ROUTE.pack(family, 8 * len(destination), *bytes(6), 0)
     route += struct.pack("=HH", 4 + len(destination), _RTA_DST) + destination
@@ -143,5 +144,5 @@ def _ask_route(family: int, destination: bytes) -> bytes:
     question = _HEADER.pack(size, _RTM_GETROUTE, _NLM_F_REQUEST, 0, 0) + route
     with socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE) as kernel:
         kernel.send(question)
-        # The kernel has answered before send() returns.
+        # The kernel has sent the answer before send() returns, so do not wait.
         return kernel.recv(8192, MSG_DONTWAIT)

@@ -1,20 +1,23 @@
-"""The name that a TLS client asks for (server_name, RFC 6066), read from its first message.
+"""Parser for the server name (server_name, RFC 6066) in the first message of a TLS client.
 
-The parser is strict: a message that a server could read in another way has no name.
+The parser is strict: it rejects a message that a server could parse in another way.
 """
 
 from __future__ import annotations
 
 MAX_SIZE = 32 * 1024
-"""The greatest size of a ClientHello with its record headers, in bytes. Post-quantum key shares
-take 2 KiB."""
+"""Maximum size of a ClientHello with its record headers, in bytes.
+
+Post-quantum key shares take 2 KiB.
+"""
 
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _MAX_RECORD = 1 << 14
 _MAX_RECORDS = 16
 _SERVER_NAME = 0
-# Extensions of Encrypted Client Hello (RFC 9849) and its drafts, with a second, encrypted name.
+# Extensions of Encrypted Client Hello (RFC 9849) and its drafts, which have a second, encrypted
+# name.
 _ENCRYPTED = (0xFE0D, 0xFF03, 0xFF02, 0xFFCE)
 
 # Descriptions of fatal alerts (RFC 8446, section 6.2).
@@ -27,8 +30,8 @@ UNRECOGNIZED_NAME = 112
 class NotAllowed(Exception):
     """Error for a ClientHello that the proxy does not forward; its message is the reason.
 
-    :ivar alert: the description of the fatal alert for the client; ``None`` if what the client
-        sent is not TLS.
+    :ivar alert: the description of the fatal alert to send to the client; ``None`` if the client
+        does not speak TLS.
     """
 
     def __init__(self, reason: str, alert: int | None = DECODE_ERROR) -> None:
@@ -36,12 +39,12 @@ class NotAllowed(Exception):
         self.alert = alert
 
     def record(self) -> bytes:
-        """Return the alert as a TLS record, empty for a client that does not speak TLS."""
+        """Return the alert as a TLS record; empty for a client that does not speak TLS."""
         return b"" if self.alert is None else bytes((21, 3, 1, 0, 2, 2, self.alert))
 
 
 class _Reader:
-    """A cursor over a part of the message."""
+    """A reader of a part of the message, with a position."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -67,7 +70,7 @@ class _Reader:
 
 
 def server_name(received: bytes) -> str | None:
-    """Return the name in a ClientHello; None if `received` does not have all of the message yet.
+    """Return the name in a ClientHello, or None if `received` is not the complete message yet.
 
     :param received: all bytes from the client so far.
     :raises NotAllowed: `received` does not begin with a ClientHello that names one host.
@@ -97,7 +100,7 @@ def server_name(received: bytes) -> str | None:
 
 
 def _message(received: bytes) -> bytes | None:
-    """Return the body of the handshake message, joined from its records; None if incomplete."""
+    """Return the body of the handshake message, joined from its records, or None if incomplete."""
     body = b""
     at = 0
     for _ in range(_MAX_RECORDS):

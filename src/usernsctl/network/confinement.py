@@ -1,8 +1,8 @@
-"""Restrictions of the proxy's process, applied before it answers the first request.
+"""Restrictions of the proxy process, applied before the proxy answers the first request.
 
-The proxy reads what a hostile program sends. If a fault of Python let such a program take the
-process over, the process could open connections over IP and read files that its user may read; it
-could not gain privileges, execute a program, change a file, touch another process, or reach the
+The proxy parses data from hostile programs. A program that exploited a bug in Python to control the
+proxy could open IP connections, and read files that the user may read. It could not gain
+privileges, execute a program, change a file, signal or trace another process, or connect to the
 user's services at Unix sockets, such as D-Bus and Docker.
 """
 
@@ -15,7 +15,7 @@ import resource
 import socket
 import struct
 
-# linux/prctl.h, linux/seccomp.h, linux/capability.h
+# Constants of linux/prctl.h, linux/seccomp.h and linux/capability.h.
 _PR_SET_DUMPABLE = 4
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
@@ -26,20 +26,21 @@ _RET_KILL = 0x80000000
 _RET_ERRNO = 0x00050000
 _RET_ALLOW = 0x7FFF0000
 
-# Offsets in struct seccomp_data.
+# Offsets of fields in struct seccomp_data.
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 
-# linux/filter.h: load a word, jump if equal, jump if any bit is set, return.
+# Instructions of linux/filter.h: load a word, jump if equal, jump if any bit is set, return.
 _LOAD, _IF_EQUAL, _IF_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
 
 _CLONE_THREAD = 0x00010000
 _X32 = 0x40000000
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_TMPFILE & ~os.O_DIRECTORY
 
-# The architectures of the table, with their numbers for audit.
+# The supported architectures, in the order of the tables below, with their AUDIT_ARCH numbers.
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-# The numbers of system calls on x86_64 and on aarch64 (asm/unistd_64.h, asm-generic/unistd.h).
+# Denied system calls, with their numbers on x86_64 and on aarch64 (asm/unistd_64.h,
+# asm-generic/unistd.h).
 _DENIED = """
 execve 59 221    execveat 322 281    fork 57 -         vfork 58 -          ptrace 101 117
 kill 62 129      tkill 200 130       tgkill 234 131    pidfd_open 434 434  pidfd_getfd 438 438
@@ -60,17 +61,18 @@ fchmod 91 52     fchown 93 55        fsetxattr 190 7   setxattrat 463 463  remov
 lremovexattr 198 15        fremovexattr 199 16         removexattrat 466 466
 open_tree_attr 467 467     file_setattr 469 469       socketpair 53 199
 """
-# Calls whose arguments are in memory, which a filter can't read. They fail with ENOSYS, and C
-# libraries then use other calls.
+# System calls with arguments in memory, which a filter can't read. They fail with ENOSYS, so that
+# the C library uses other system calls.
 _MISSING = "clone3 435 435  openat2 437 437"
-# Each call with the index of its argument with the flags.
+# System calls that open files, each with the index of its flags argument.
 _OPEN = (("open 2 -", 1), ("openat 257 56", 2))
 _CLONE = "clone 56 220"
-# Netlink is allowed since glibc reads the addresses of this machine, and the proxy asks for routes.
+# Netlink is allowed, because glibc reads the addresses of this machine, and the proxy queries
+# routes.
 _SOCKET = "socket 41 198"
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
-# ioctl(2) commands that insert input into a terminal, which the log may be. The kernel uses only
-# their lower 32 bits.
+# The ioctl(2) commands that insert input into a terminal are denied, because the log may be a
+# terminal. The kernel uses only the lower 32 bits of a command.
 _IOCTL = "ioctl 16 29"
 _TYPING = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
@@ -78,7 +80,7 @@ _TYPING = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 def confine() -> None:
     """Restrict this process and its future threads.
 
-    :raises OSError: the kernel refused a restriction.
+    :raises OSError: a system call failed.
     """
     limit = 1024
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -115,7 +117,7 @@ def _raise(call: str) -> None:
 
 
 def _filter(machine: str) -> bytes:
-    """Return the filter as an array of struct sock_filter; empty for an unknown machine."""
+    """Return the filter as an array of struct sock_filter; empty for an unknown architecture."""
     if machine not in _AUDIT:
         return b""
     denied = _RET_ERRNO | errno.EPERM
@@ -126,7 +128,7 @@ def _filter(machine: str) -> bytes:
         (_LOAD, 0, 0, _NUMBER),
     ]
     if machine == "x86_64":
-        # The system calls of the x32 ABI have the same number for audit.
+        # The system calls of the x32 ABI have the same AUDIT_ARCH number as those of x86_64.
         lines += [(_IF_SET, 0, 1, _X32), (_RETURN, 0, 0, _RET_KILL)]
     for listed, error in ((_DENIED, errno.EPERM), (_MISSING, errno.ENOSYS)):
         for number in _numbers(listed, machine):
@@ -158,10 +160,11 @@ def _filter(machine: str) -> bytes:
 def _among(
     call: int, index: int, values: tuple[int, ...], error: int, *, is_allowed: bool
 ) -> list[tuple[int, int, int, int]]:
-    """Return the filter code for a call that is allowed or denied with these argument values.
+    """Return filter code that allows or denies a system call with the given argument values.
 
-    :param index: the index of the argument. Only its low 32 bits count, as for the kernel.
-    :param error: the error number of a denied call.
+    :param index: the index of the argument, of which only the lower 32 bits are compared, as the
+        kernel does.
+    :param error: the error number with which a denied call fails.
     """
     refused = _RET_ERRNO | error
     among, others = (_RET_ALLOW, refused) if is_allowed else (refused, _RET_ALLOW)
@@ -176,7 +179,7 @@ def _among(
 
 
 def _numbers(table: str, machine: str) -> list[int]:
-    """Return the system call numbers of a table for an architecture."""
+    """Return the system call numbers of a table for the architecture `machine`."""
     words = table.split()
     column = 1 + list(_AUDIT).index(machine)
     return [int(number) for number in words[column::3] if number != "-"]

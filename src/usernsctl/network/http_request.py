@@ -1,10 +1,10 @@
-"""HTTP/1.1 requests to the proxy: a strict parser, and the requests that the proxy forwards.
+"""A strict parser for HTTP/1.1 requests to the proxy, and the requests that the proxy forwards.
 
-A request that two programs could read in different ways is refused, not repaired: the proxy would
-check one host, and a server or a further proxy would answer for another (request smuggling). So
-this parser rejects forms that RFC 9112 lets a recipient accept: line endings without CR, folded
-lines, repeated Host or Content-Length, a length beside a transfer coding, chunk extensions and
-trailers. The proxy forwards a new request, written from the parsed fields.
+A request that two programs could parse in different ways is rejected, not repaired. Otherwise the
+proxy could check one host, and a server or another proxy could answer for another host (request
+smuggling). So this parser rejects forms that RFC 9112 allows a recipient to accept: line endings
+without CR, folded lines, repeated Host or Content-Length, a length beside a transfer coding, chunk
+extensions and trailers. The proxy sends a new request, which it composes of the parsed fields.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAX_HEAD = 32 * 1024
-"""The greatest size of a request line with its header fields, in bytes."""
+"""Maximum size of a request line with its header fields, in bytes."""
 
 _MAX_FIELDS = 100
 _MAX_METHOD = 32
@@ -29,8 +29,8 @@ _VALUE = frozenset((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _DIGITS = frozenset(b"0123456789")
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 
-# Fields for the proxy alone (RFC 9110, section 7.6.1), which are removed even if Connection does
-# not name them.
+# Header fields that are not forwarded (RFC 9110, section 7.6.1), even if Connection does not name
+# them.
 _HOP_BY_HOP = frozenset(
     (
         b"connection",
@@ -43,12 +43,12 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
-# The proxy writes these fields itself; Connection must not name them.
+# Header fields that the proxy writes itself. Connection must not name them.
 _OWN = frozenset((b"host", b"content-length", b"transfer-encoding"))
 
 
 class BadRequest(Exception):
-    """Error for a request that the proxy can't parse; its message is the reason.
+    """Error for a request that the proxy can't parse. The message is the reason.
 
     :ivar status: the status code and reason phrase of the answer.
     """
@@ -60,11 +60,11 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for a host.
+    """A parsed request for a host.
 
-    :ivar is_connect: whether the client asks for a tunnel.
+    :ivar is_connect: whether the client requests a tunnel.
     :ivar name: the host, as :func:`usernsctl.network.names.normal_name` returns it.
-    :ivar port: the port.
+    :ivar port: the port of the host.
     :ivar head: the request line and header fields for the server; empty for a tunnel.
     :ivar length: the size of the body in bytes; ``None`` for a chunked body.
     """
@@ -79,7 +79,7 @@ class Request:
 def parse(head: bytes) -> Request:
     """Parse a request line and its header fields.
 
-    :param head: the bytes up to the empty line, with its line end.
+    :param head: the bytes up to and including the empty line.
     :raises BadRequest: `head` is malformed or ambiguous.
     """
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
@@ -123,7 +123,7 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _fields(lines: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Return the name, in lower case, and the value of each header field."""
+    """Return the name (in lower case) and the value of each header field."""
     if len(lines) > _MAX_FIELDS:
         raise BadRequest(
             f"the request has more than {_MAX_FIELDS} header fields",
@@ -147,7 +147,7 @@ def _only(fields: list[tuple[bytes, bytes]], name: bytes) -> bytes | None:
 
 
 def _absolute(target: bytes) -> tuple[str, int, bytes]:
-    """Return the host, the port and the path of the target of a request."""
+    """Return the host, the port and the path of an absolute request target."""
     scheme, separator, rest = target.partition(b"://")
     if scheme.lower() != b"http" or not separator:
         if scheme.lower() == b"https" and separator:
@@ -162,7 +162,7 @@ def _absolute(target: bytes) -> tuple[str, int, bytes]:
 
 
 def _authority(text: bytes, default: int | None) -> tuple[str, int]:
-    """Parse ``HOST:PORT``; the port may be missing if there is a default."""
+    """Parse ``HOST:PORT``; without a port, return the port `default` unless it is None."""
     if b"@" in text:
         raise BadRequest("the target has a user")
     host, colon, port = text.rpartition(b":") if not text.endswith(b"]") else (text, b"", b"")
@@ -181,19 +181,22 @@ def _authority(text: bytes, default: int | None) -> tuple[str, int]:
 
 
 def _check_host(host: bytes | None, version: bytes, name: str, port: int, default: int) -> None:
-    """Refuse a Host that differs from the target: servers and proxies choose different ones."""
+    """Reject a Host that differs from the request target.
+
+    Some servers and proxies use Host, others the target.
+    """
     if host is None:
         if version == b"HTTP/1.1":
             raise BadRequest("the request has no Host")
         return
     given, given_port = _authority(host, default)
-    # Some clients leave the port of CONNECT out of Host.
+    # Some clients omit the port in the Host of a CONNECT request.
     if given != name or (given_port != port and b":" in host):
         raise BadRequest("Host is not the host of the target")
 
 
 def _body_length(fields: list[tuple[bytes, bytes]], version: bytes) -> int | None:
-    """Return the size of the body in bytes, or None for a chunked one."""
+    """Return the size of the body in bytes, or None for a chunked body."""
     coding = _only(fields, b"transfer-encoding")
     length = _only(fields, b"content-length")
     if coding is None:
@@ -230,14 +233,14 @@ def _number(text: bytes, digits: int) -> int:
 
 
 class SizedBody:
-    """A body of known size; further bytes are dropped."""
+    """A body of known size. Further bytes are dropped."""
 
     def __init__(self, length: int) -> None:
         self._left = length
 
     @property
     def is_complete(self) -> bool:
-        """Return whether the whole body was fed."""
+        """Return whether the body is complete."""
         return self._left == 0
 
     def feed(self, data: bytes) -> bytes:
@@ -248,9 +251,9 @@ class SizedBody:
 
 
 class ChunkedBody:
-    """A chunked body, which is parsed, and encoded anew for the server.
+    """A chunked body, which is parsed, and encoded again for the server.
 
-    :ivar is_complete: whether the last chunk was fed.
+    :ivar is_complete: whether the last chunk was parsed.
     """
 
     def __init__(self) -> None:

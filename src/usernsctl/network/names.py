@@ -1,6 +1,6 @@
 """Rules for the hosts that a sandbox may reach by name: ``NAME[:PORT]`` and ``*.NAME[:PORT]``.
 
-The process of the proxy imports this module, so it imports nothing that delays a start.
+The proxy process imports this module, which therefore imports no slow modules.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DEFAULT_PORTS = (80, 443)
-"""The ports of a rule without a port: HTTP and HTTPS."""
+"""The ports of a rule that names no port: HTTP and HTTPS."""
 
 MAX_RULES = 1000
 
-# RFC 1035, section 2.3.4, without the final dot.
+# Maximum length of a name without the final dot (RFC 1035, section 2.3.4).
 _MAX_NAME = 253
 _MAX_LABEL = 63
 
 _DIGITS = frozenset("0123456789")
 _HEX_DIGITS = _DIGITS | frozenset("abcdef")
-# Underscores are not allowed in host names (RFC 952), but names in DNS have them.
+# Characters of a label. Host names have no underscores (RFC 952), but names in the DNS may have.
 _LABEL = _DIGITS | frozenset("abcdefghijklmnopqrstuvwxyz-_")
 
 
 class NotAName(ValueError):
-    """Error for a text that is not a host name; its message is the reason."""
+    """Error for a text that is not a host name. The message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,8 +35,8 @@ class AllowedName:
 
     :ivar name: the name, in lower case and in the ASCII form of international names, without a
         final dot.
-    :ivar subdomains: whether the rule is for all names below `name`, instead of `name` itself.
-    :ivar port: the only port; ``None`` for :data:`DEFAULT_PORTS`.
+    :ivar subdomains: whether the rule is for all subdomains of `name`, instead of `name` itself.
+    :ivar port: the only allowed port; ``None`` for :data:`DEFAULT_PORTS`.
     """
 
     name: str
@@ -47,7 +47,7 @@ class AllowedName:
     def parse(cls, text: str) -> AllowedName:
         """Parse ``NAME[:PORT]`` or ``*.NAME[:PORT]``, the form of ``--allow``.
 
-        :raises ValueError: `text` has another form, or is an address.
+        :raises ValueError: `text` is malformed, or is an address.
         """
         host, colon, port = text.partition(":")
         number = _parse_port(text, port) if colon else None
@@ -82,7 +82,7 @@ class Rules:
     def allow(self, name: str, port: int) -> bool:
         """Return whether a rule allows a port of a host.
 
-        :param name: a name as :func:`normal_name` returns it.
+        :param name: the host, in the form that :func:`normal_name` returns.
         """
         if port in self._ports.get((name, False), ()):
             return True
@@ -95,7 +95,7 @@ class Rules:
 
 
 def parse_rules(texts: Iterable[str]) -> tuple[AllowedName, ...]:
-    """Parse the values of ``--allow`` that are names, and return each rule once.
+    """Parse the values of ``--allow`` that are host names; return the distinct rules.
 
     :raises ValueError: a text is not a rule, or there are more than :data:`MAX_RULES`.
     """
@@ -103,7 +103,7 @@ def parse_rules(texts: Iterable[str]) -> tuple[AllowedName, ...]:
 
 
 def distinct(rules: Iterable[AllowedName]) -> tuple[AllowedName, ...]:
-    """Return each rule once.
+    """Return the distinct rules.
 
     :raises ValueError: there are more than :data:`MAX_RULES`.
     """
@@ -116,7 +116,7 @@ def distinct(rules: Iterable[AllowedName]) -> tuple[AllowedName, ...]:
 def normal_name(text: str) -> str:
     """Return the name of a host in lower case, without a final dot.
 
-    Numbers that resolvers take for IPv4 addresses (inet_aton(3): ``127.1``, ``0x7f.1``,
+    Numbers that resolvers parse as IPv4 addresses (inet_aton(3): ``127.1``, ``0x7f.1``,
     ``2130706433``) are not names.
 
     :raises NotAName: `text` is an address or is not a name in ASCII.
@@ -153,7 +153,7 @@ def _check_label(label: str) -> None:
 
 
 def _is_number(label: str) -> bool:
-    """Return whether a last label makes a resolver read the name as an IPv4 address."""
+    """Return whether resolvers parse a name with this last label as an IPv4 address."""
     if label.startswith("0x"):
         return _HEX_DIGITS.issuperset(label[2:])
     return _DIGITS.issuperset(label)
@@ -162,11 +162,12 @@ def _is_number(label: str) -> bool:
 def _to_ascii(name: str) -> str:
     """Return the ASCII form of an international name (RFC 3490).
 
-    :raises NotAName: there is none, or the two IDNA standards give different names, as for ``ß``.
+    :raises NotAName: the name has no ASCII form, or the two IDNA standards define different ones,
+        as for ``ß``.
     """
     try:
         if name.isascii():
-            # Decode to detect labels that begin with xn-- but are not valid Punycode.
+            # Decode the result to detect labels that begin with xn-- but are not valid Punycode.
             if "xn--" in name.lower():
                 name.encode("ascii").decode("idna")
             return name

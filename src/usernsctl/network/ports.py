@@ -1,4 +1,4 @@
-"""Ports of this machine that lead to ports of a sandbox: ``[ADDR:]HOST:INSIDE[/udp]``."""
+"""Ports of this machine that are forwarded to ports of a sandbox: ``[ADDR:]HOST:INSIDE[/udp]``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True, order=True)
 class PublishedPort:
-    """A port of this machine that leads to a port of a sandbox.
+    """A port of this machine that is forwarded to a port of a sandbox.
 
     :ivar outside: the port of this machine.
     :ivar inside: the port in the sandbox, on 127.0.0.1.
     :ivar address: the address of this machine on which the port is published.
-    :ivar is_udp: whether both are UDP ports, instead of TCP ports.
+    :ivar is_udp: whether both ports are UDP ports instead of TCP ports.
     """
 
     outside: int
@@ -26,9 +26,9 @@ class PublishedPort:
 
     @classmethod
     def parse(cls, text: str) -> PublishedPort:
-        """Parse ``[ADDR:]HOST:INSIDE[/udp]``, as for ``--publish``; IPv6 needs ``[ADDR]:``.
+        """Parse ``[ADDR:]HOST:INSIDE[/udp]``, as for ``--publish``. IPv6 addresses need brackets.
 
-        :raises ValueError: `text` has another form.
+        :raises ValueError: `text` is malformed.
         """
         return cls._parse(text, 1)
 
@@ -36,13 +36,13 @@ class PublishedPort:
     def parse_free(cls, text: str) -> PublishedPort:
         """Parse a text as :meth:`parse` does; 0 for HOST stands for any free port.
 
-        :raises ValueError: `text` has another form.
+        :raises ValueError: `text` is malformed.
         """
         return cls._parse(text, 0)
 
     @classmethod
     def _parse(cls, text: str, least: int) -> PublishedPort:
-        """Parse a text with a number of at least `least` for HOST."""
+        """Parse a text in which the number for HOST must be at least `least`."""
         import ipaddress
 
         form = f"{text!r} is not [ADDR:]HOST:INSIDE[/udp], such as 8080:80 or 0.0.0.0:5353:53/udp"
@@ -68,7 +68,7 @@ class PublishedPort:
 
     @property
     def suffix(self) -> str:
-        """The suffix for the protocol, as options have it."""
+        """The suffix for the protocol in options: ``"/udp"`` or an empty string."""
         return UDP if self.is_udp else ""
 
 

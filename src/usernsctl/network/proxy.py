@@ -1,13 +1,13 @@
-"""A forward proxy that reaches only allowed names: the connections of its clients.
+"""A forward proxy that connects its clients only to hosts with allowed names.
 
-Each connection has one request and a thread of its own. The number of connections at once, the
-sizes of what the proxy reads ahead and all waits are limited, so a client can't use up the memory
-and the threads of the machine. The rate of connections is not limited, and the processor time of
-the proxy counts for no limit of the sandbox.
+Each connection has one request and a thread of its own. The number of simultaneous connections, the
+sizes of buffers and all waiting times are limited, so a client can't exhaust the memory and the
+threads of the machine. The rate of connections is not limited, and the processor time of the proxy
+is not part of the sandbox's limits.
 
-A request for a tunnel (CONNECT) is for TLS alone, and the name in the first TLS message must be
-that of the request: else a tunnel to an allowed name that shares its address with other names (a
-content delivery network) would reach those, too.
+A tunnel (CONNECT) must be used for TLS, and the first TLS message must have the same name as the
+request. Otherwise a tunnel to an allowed host would also reach other hosts at the same address (as
+in a content delivery network).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     Resolver = Callable[[str, int], "list[tuple[int, str]]"]
 
 MAX_ADDRESSES = 16
-"""The number of addresses of a name to which the proxy tries to connect."""
+"""Maximum number of addresses of a host to which the proxy tries to connect."""
 
 _BLOCK = 64 * 1024
-# The maximum number of bytes to read of a refused request. If unread bytes were left when the proxy
-# closes the connection, the client might receive a reset in place of the answer.
+# Maximum number of bytes to read of a refused request. If the proxy closes a connection with unread
+# bytes, the client may receive a reset in place of the answer.
 _MAX_DRAINED = 1024 * 1024
 _FULL_SECONDS = 0.2
 
 
 class Refused(Exception):
-    """A connection that the rules do not allow. The message says why.
+    """Error for a connection that the rules do not allow. The message is the reason.
 
     :ivar status: the status code and reason phrase of the answer.
     :ivar target: the host and the port, as far as they are known.
@@ -51,7 +51,7 @@ class Refused(Exception):
 
 
 class Failed(Exception):
-    """A connection that is allowed and failed. The message says why.
+    """Error for a connection that is allowed but failed. The message is the reason.
 
     :ivar status: the status code and reason phrase of the answer.
     """
@@ -65,10 +65,11 @@ class Failed(Exception):
 class Limits:
     """Limits of a proxy.
 
-    :ivar connections: the number of connections at once; further ones wait.
-    :ivar head_time: the time for a request's head, and for the first TLS message, in seconds.
-    :ivar connect_time: the time to connect to a host, in seconds.
-    :ivar idle_time: the time in which a connection transfers nothing, in seconds.
+    :ivar connections: the maximum number of simultaneous connections; further connections wait.
+    :ivar head_time: the time limit for the head of a request, and for the first TLS message, in
+        seconds.
+    :ivar connect_time: the time limit for a connection to a host, in seconds.
+    :ivar idle_time: the time after which a connection without any transfer is closed, in seconds.
     """
 
     connections: int = 128
@@ -78,20 +79,20 @@ class Limits:
 
 
 def resolve(name: str, port: int) -> list[tuple[int, str]]:
-    """Return the family and the text of each address of a name.
+    """Return the family and the text of each address of a host.
 
-    :raises OSError: the name has none.
+    :raises OSError: the host has no address.
     """
-    # Bytes, since Python would import a codec for text.
+    # Pass bytes, because Python would import a codec for a str.
     found = socket.getaddrinfo(name.encode("ascii"), port, type=socket.SOCK_STREAM)
     return [(family, str(address[0])) for family, _, _, _, address in found]
 
 
 class Proxy:
-    """A proxy that answers connections.
+    """A proxy that answers the requests of connections.
 
-    :param rules: the names that are allowed.
-    :param refuse: takes the text of each refusal; called by any thread.
+    :param rules: the names and ports that are allowed.
+    :param refuse: a function that is called with the text of each refusal, in any thread.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Proxy:
         self._resolver = resolver
 
     def answer(self, client: socket.socket) -> None:
-        """Answer the request of a connection, and close the connection."""
+        """Answer the request of a client's connection, and close the connection."""
         with client:
             try:
                 self._answer(client)
@@ -118,7 +119,8 @@ class Proxy:
             except Failed as error:
                 _send_error(client, error.status, str(error))
             except OSError:
-                # The client has closed the connection, or reads too slowly.
+                # Nothing can be answered: the client has closed the connection, or reads too
+                # slowly.
                 pass
 
     def _answer(self, client: socket.socket) -> None:
@@ -137,10 +139,10 @@ class Proxy:
                 self._forward(client, server, more, request, target)
 
     def _connect(self, name: str, port: int, target: str) -> socket.socket:
-        """Return a connection to an address of a host that may be reached.
+        """Connect to a host, at an address that is not forbidden; return the connection.
 
-        The addresses are resolved once, and the connection goes to the address that was checked.
-        Only the first :data:`MAX_ADDRESSES` are tried.
+        The name is resolved once, and the connection goes to the address that was checked. Only the
+        first :data:`MAX_ADDRESSES` addresses are tried.
         """
         deadline = time.monotonic() + self._limits.connect_time
         try:
@@ -196,16 +198,17 @@ class Proxy:
         try:
             relay.run(request.head + body.feed(more))
         except http_request.BadRequest as error:
-            # Part of an answer may have been sent already, so only close the connection.
+            # Only close the connection, because a part of an answer may have been sent already.
             self._refuse(f"{target}: {error}")
 
 
 class _Relay:
-    """A relay of bytes between a client and a server, until both end, or the server of one request.
+    """A relay of bytes between a client and a server.
 
-    At most one block is buffered for each direction.
+    A tunnel is relayed until both sides send end of file, a request until the server does. At most
+    one block is buffered for each direction.
 
-    :param body: the body of the only request, or None for a tunnel.
+    :param body: the parser of the request's body, or None for a tunnel.
     """
 
     def __init__(
@@ -219,15 +222,15 @@ class _Relay:
         self._server = server
         self._idle_time = idle_time
         self._body = body
-        # For each socket, the bytes from the other socket that are still to be written.
+        # The bytes that must still be written to each socket.
         self._pending = {client: b"", server: b""}
         # The sockets from which no more bytes are read.
         self._ended: set[socket.socket] = set()
 
     def run(self, first: bytes) -> None:
-        """Forward bytes between client and server, until the answer ends or both are idle.
+        """Forward bytes between client and server, until the connection ends or is idle too long.
 
-        :param first: the bytes that the server gets first.
+        :param first: the first bytes to send to the server.
         :raises BadRequest: the body is malformed.
         """
         self._pending[self._server] = first
@@ -257,7 +260,7 @@ class _Relay:
         return self._server if sock is self._client else self._client
 
     def _wanted(self) -> dict[socket.socket, int]:
-        """Return the events to wait for, for each socket that has any."""
+        """Return the events of poll(2) to wait for, by socket; omit sockets without events."""
         wanted = {}
         for sock in (self._client, self._server):
             events = select.POLLOUT if self._pending[sock] else 0
@@ -279,7 +282,8 @@ class _Relay:
         elif sock is self._client and self._body is not None:
             self._pending[self._server] = self._body.feed(data)
             if self._body.is_complete:
-                # The client may send only one request, so the proxy reads no more bytes from it.
+                # The connection is for one request, so the proxy reads no more bytes from the
+                # client.
                 self._ended.add(sock)
         else:
             self._pending[self._other(sock)] = data
@@ -312,7 +316,7 @@ def _connect_to(family: int, address: str, port: int, deadline: float) -> socket
 
 
 def _read_head(client: socket.socket, deadline: float) -> tuple[bytes, bytes]:
-    """Return the head of a request, up to the empty line, and the bytes received after it."""
+    """Return the head of a request, up to the empty line, and the bytes received after the head."""
     head = b""
     while True:
         head += _receive(client, deadline, "the request did not come in time")
@@ -329,9 +333,9 @@ def _read_head(client: socket.socket, deadline: float) -> tuple[bytes, bytes]:
 
 
 def _read_hello(client: socket.socket, received: bytes, name: str, deadline: float) -> bytes:
-    """Return the bytes of a client whose first TLS message is for the host `name`.
+    """Read the first TLS message of a client, check that it is for `name`, and return all bytes.
 
-    :raises NotAllowed: the message is not for that host, or the client does not speak TLS.
+    :raises NotAllowed: the message is not for the host `name`, or the client does not speak TLS.
     """
     while True:
         asked = client_hello.server_name(received)
@@ -367,7 +371,10 @@ def _remaining(deadline: float) -> float:
 
 
 def _send_error(client: socket.socket, status: str, reason: str) -> None:
-    """Send an answer, and read on for a moment: a close with unread bytes resets the connection."""
+    """Send an error response, and then drain the connection.
+
+    If the proxy closed a connection with unread bytes, the client could receive a reset instead.
+    """
     text = f"usernsctl: {reason}\n".encode("ascii", "backslashreplace")
     try:
         client.settimeout(1)
@@ -381,7 +388,7 @@ def _send_error(client: socket.socket, status: str, reason: str) -> None:
 
 
 def _drain(client: socket.socket) -> None:
-    """Read until the client closes, for one second at most."""
+    """Read and discard bytes until the client closes the connection, for at most one second."""
     deadline = time.monotonic() + 1
     client.shutdown(socket.SHUT_WR)
     left = _MAX_DRAINED
@@ -398,11 +405,11 @@ def _why(error: Exception) -> str:
 
 
 def serve(listener: socket.socket, proxy: Proxy, ended: int, connections: int) -> None:
-    """Answer connections until a descriptor becomes readable or is hung up.
+    """Answer connections until the descriptor `ended` becomes readable or is hung up.
 
     :param listener: the listening socket.
-    :param ended: the descriptor, for example of a process (pidfd_open(2)) or a pipe.
-    :param connections: the number of connections at once; further ones wait for an end.
+    :param ended: a descriptor, for example a pidfd or the read end of a pipe.
+    :param connections: the maximum number of simultaneous connections; further connections wait.
     """
     free = threading.Semaphore(connections)
 
@@ -417,19 +424,19 @@ def serve(listener: socket.socket, proxy: Proxy, ended: int, connections: int) -
     poll.register(listener, select.POLLIN)
     poll.register(ended, select.POLLIN)
     while all(fd != ended for fd, _ in poll.poll()):
-        # With a time limit, so that the proxy also ends while all connections are in use.
+        # Use a time limit, so that the proxy can also exit while all connections are in use.
         if not free.acquire(timeout=_FULL_SECONDS):
             continue
         try:
             client, _ = listener.accept()
         except OSError:
-            # The client has closed the connection, or no descriptors or memory are left.
+            # The client has closed the connection, or there are not enough descriptors or memory.
             free.release()
             time.sleep(_FULL_SECONDS)
             continue
         try:
             threading.Thread(target=answer, args=(client,), daemon=True).start()
         except RuntimeError:
-            # No thread can be started, because of a limit. The client's connection is closed.
+            # A limit prevents the start of a thread. Close the client's connection.
             client.close()
             free.release()

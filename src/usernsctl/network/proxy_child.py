@@ -1,9 +1,10 @@
 """The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD FD FORMAT NAME``.
 
-:mod:`usernsctl.network.proxy_process` starts it. Standard input has the rules, one a line. The
-descriptors are the table of refusals, a Unix socket and a pidfd of the creator. Over the socket the
-process reports that it is ready, and receives the listening socket and a pipe, whose end ends the
-process. FORMAT is that of the log on standard error, ``json`` or ``text``. NAME has no effect.
+:mod:`usernsctl.network.proxy_process` starts the process. The process reads the rules from standard
+input, one per line. The descriptors are the table of refusals, a Unix socket and a pidfd of the
+creator. Over the socket the process reports that it is ready, and receives the listening socket and
+a pipe; the process exits when the pipe is closed. FORMAT is the format of the log on standard
+error, ``json`` or ``text``. NAME only identifies the process in its command line.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READY = b"+"
-"""The message of the proxy over the Unix socket when it can take the listening socket."""
+"""The message that the proxy sends when it is ready to receive the listening socket."""
 
 _STACK = 512 * 1024
 
 
 class _Log:
-    """A log that counts refusals, and prints each text once, up to the size of the table.
+    """A log that counts refusals, and prints each distinct text once until the table is full.
 
     :param is_json: whether to print JSON, as ``usernsctl run --log json`` does.
     """
@@ -55,14 +56,15 @@ class _Log:
             )
 
     def _print(self, message: str) -> None:
-        # Standard error may be a pipe without a reader.
+        # Ignore errors, because standard error may be a pipe without a reader.
         with contextlib.suppress(OSError):
             print(self._line(shown(message)), file=sys.stderr, flush=True)
 
 
 def _json_line() -> Callable[[str], str]:
-    """Return a function that encodes a message as a line of JSON."""
-    # Imported here, since few runs print JSON, and a confined process can't count on files.
+    """Return a function that formats a message as a line of JSON."""
+    # Import json only for proxies that need it, and before confine(): a confined process must not
+    # depend on files.
     import json
 
     def line(message: str) -> str:
@@ -80,27 +82,29 @@ def _json_line() -> Callable[[str], str]:
 
 
 def _receive(handover: socket.socket, creator: int) -> list[int]:
-    """Return the listening socket and the pipe, or nothing if the network was not made.
+    """Return the listening socket and the pipe; an empty list if the creator did not send them.
 
-    :param creator: a pidfd: a fork of the creator may keep the other end of the Unix socket open.
+    :param creator: a pidfd of the creator, because a fork of the creator may keep the other end of
+        the Unix socket open.
     """
     poll = select.poll()
     poll.register(handover, select.POLLIN)
     poll.register(creator, select.POLLIN)
     if all(fd == creator for fd, _ in poll.poll()):
         return []
-    # ECONNRESET: the creator has not read the byte of this process.
+    # ECONNRESET means that the creator has not read this process's message.
     with contextlib.suppress(ConnectionError):
         return list(socket.recv_fds(handover, 1, 2)[1])
     return []
 
 
 def main(words: list[str]) -> NoReturn:
-    """Run the proxy until the network of its sandbox ends."""
+    """Run the proxy until the network of its sandbox has been removed."""
     refusals_fd, handover_fd, creator = map(int, words[:3])
     rules = Rules(map(AllowedName.parse, sys.stdin.read().split()))
-    os.dup2(1, 0)  # /dev/null
-    # A resolver that appends other domains to a name would ask for names that are not allowed.
+    os.dup2(1, 0)  # replace the rules' file by /dev/null, which is standard output
+    # Prevent the resolver from appending domains to a name, because it would query names that are
+    # not allowed.
     os.environ["LOCALDOMAIN"] = "."
     os.environ["RES_OPTIONS"] = "ndots:1 timeout:3 attempts:2"
     threading.stack_size(_STACK)
@@ -115,7 +119,7 @@ def main(words: list[str]) -> NoReturn:
     os.close(creator)
     if len(fds) == 2:
         serve(socket.socket(fileno=fds[0]), proxy, fds[1], limits.connections)
-    # Without waiting for threads, which may wait for a resolver.
+    # Exit without waiting for threads, which may be waiting for a resolver.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Proxies for allowed names, each in a process of its own without privileges."""
+"""Proxies for allowed names; each proxy is a process without privileges."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from usernsctl.network.refusals import Refusal
 
 START_SECONDS = 30.0
 
-# The time limit, in seconds, for the end of a killed proxy.
+# Time limit for the exit of a killed proxy, in seconds.
 _END_SECONDS = 5
 
 _MODULE = "usernsctl.network.proxy_child"
 
-# Python's options for the proxy, the last of them from python_child.command().
+# Python's options for the proxy; python_child.command() adds the last one.
 _OPTIONS = ["-S", "-B", "-I"]
 
 
 class ProxyProcess:
-    """A running proxy.
+    """A running proxy process.
 
-    The process has the caller's id in a user namespace of its own, and no capabilities there; it
-    sees no other processes. It has three descriptors beside the standard ones, of which it closes
-    that of the creator before it answers clients, and an empty environment.
+    The process has the caller's id in a user namespace of its own, has no capabilities there, and
+    sees no other processes. Its environment is empty. Besides the standard streams, it inherits
+    three descriptors; it closes the creator's pidfd before it answers clients.
 
     :ivar pid: the pid of the process.
-    :ivar handover: a Unix socket (SOCK_STREAM), over which the proxy gets the listening socket and
-        the read end of a pipe, with the byte ``+``. The proxy ends with the pipe. Before that, it
-        ends when all copies of the socket are closed, or when the creator ends.
+    :ivar handover: a Unix socket (SOCK_STREAM) over which the creator sends the byte ``+`` with two
+        descriptors, the listening socket and the read end of a pipe. The proxy exits when the pipe
+        is closed. Until it has the descriptors, it exits when all copies of the Unix socket are
+        closed, or when the creator exits.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class ProxyProcess:
     ) -> None:
         """Start a proxy; do not wait until it is ready.
 
-        :param log: where the proxy prints each new refusal, as for :class:`subprocess.Popen`'s
-            `stderr`.
+        :param log: the proxy's standard error, on which it prints each new refusal; a value as for
+            `stderr` of :class:`subprocess.Popen`.
         :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
-        :param table: the table of refusals, which this object closes; by default one in memory.
-        :param name: the last word of the command line, by which :func:`is_proxy` recognises the
-            proxy of a detached sandbox; other proxies have none.
+        :param table: the file of the table of refusals, which this object closes; by default a file
+            in memory.
+        :param name: the last argument of the proxy, by which :func:`is_proxy` recognises the proxy
+            of a detached sandbox; empty for other proxies.
         :raises UsernsError: the process could not be started.
         """
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as passed:
@@ -77,14 +79,14 @@ class ProxyProcess:
         self.pid: int = self._process.pid
 
     def wait_ready(self, timeout: float | None = None) -> None:
-        """Wait until the proxy can take its listening socket.
+        """Wait until the proxy is ready to receive its listening socket.
 
         :param timeout: the time limit, in seconds, if it is less than :data:`START_SECONDS`.
         :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
-        :raises CommandError: the proxy has ended, or was not ready in :data:`START_SECONDS`.
+        :raises CommandError: the proxy has exited, or was not ready in :data:`START_SECONDS`.
         """
         limit = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
-        # Python's sockets are non-blocking after socket.setdefaulttimeout().
+        # A socket object is non-blocking if the program has called socket.setdefaulttimeout().
         self.handover.setblocking(True)
         ready = b""
         if wait_readable(self.handover.fileno(), timeout=limit):
@@ -101,7 +103,7 @@ class ProxyProcess:
 
     @property
     def counts(self) -> int:
-        """The descriptor of the table of refusals, which begins with their number."""
+        """The descriptor of the table of refusals."""
         return self._table.fileno()
 
     @property
@@ -114,28 +116,28 @@ class ProxyProcess:
         return self._table.refusals()
 
     def close(self) -> None:
-        """End the proxy, and wait for its end, for at most 5 seconds."""
+        """Kill the proxy, and wait at most 5 seconds for its exit."""
         self.handover.close()
         self._process.kill()
         try:
             self._process.wait(_END_SECONDS)
         except TimeoutExpired:
-            # The proxy is in a call that SIGKILL does not interrupt, such as a read from a dead NFS
-            # server.
+            # The proxy is in a system call that SIGKILL does not interrupt, such as a read from an
+            # NFS server that does not respond.
             self._process._disown()
         self._table.close()
 
     def release(self) -> None:
-        """Close the descriptors. The proxy ends with the network of its sandbox."""
+        """Close the descriptors. The proxy exits when the network of its sandbox ends."""
         self.handover.close()
         self._process._disown()
         self._table.close()
 
 
 def is_proxy(argv: list[str], name: str) -> bool:
-    """Return whether a command line is that of the proxy of the detached sandbox `name`."""
-    # The words of _command(): Python's options, the script and directories, the module, and five
-    # words for the module.
+    """Return whether the arguments `argv` are those of the proxy of the detached sandbox `name`."""
+    # The arguments are, as _command() returns them, Python's options, the script and directories,
+    # the module, and five arguments of the module.
     options, paths, words = argv[1:4], argv[4:-6], argv[-6:]
     return (
         options == _OPTIONS
@@ -146,7 +148,7 @@ def is_proxy(argv: list[str], name: str) -> bool:
 
 
 def _command(*words: str) -> list[str]:
-    # The proxy needs no third-party packages, so Python does not search for them (-S).
+    # Disable the search for third-party packages (-S), because the proxy needs none.
     python, *options = python_child.command(_MODULE, *words)
     return [python, "-S", "-B", *options]
 
@@ -159,8 +161,8 @@ def _start(
         idmap="current",
         pid=True,
         ipc=True,
-        # A new session, since Ctrl-C on the caller's terminal is for the sandbox, which may
-        # continue and need the proxy.
+        # Start a new session, because Ctrl-C on the caller's terminal is meant for the sandbox,
+        # which may continue and need the proxy.
         start_new_session=True,
         stdin=rules,
         stdout=DEVNULL,

@@ -1,4 +1,4 @@
-"""Rules for the addresses that a sandbox may reach: ``CIDR[:PORT]``, and their text for nft(8)."""
+"""Rules for address ranges that a sandbox may reach: ``CIDR[:PORT]``, and their form for nft(8)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from usernsctl.network.names import AllowedName
 
 @dataclass(frozen=True, slots=True, order=True)
 class AllowedRange:
-    """A rule for a range of addresses.
+    """A rule that allows a range of addresses.
 
-    :ivar network: the addresses, such as ``"198.51.100.0/24"`` or ``"2001:db8::/32"``.
+    :ivar network: the range of addresses, such as ``"198.51.100.0/24"`` or ``"2001:db8::/32"``.
     :ivar first: the first port; ``None`` for all ports of all protocols.
-    :ivar last: the last port.
+    :ivar last: the last port; ``None`` if `first` is None.
     """
 
     network: str
@@ -25,7 +25,7 @@ class AllowedRange:
     def parse(cls, text: str) -> AllowedRange:
         """Parse ``CIDR[:PORT[-PORT]]`` or ``[CIDR]:PORT[-PORT]`` for IPv6, the form of ``--allow``.
 
-        :raises ValueError: `text` has another form.
+        :raises ValueError: `text` is malformed.
         """
         form = f"{text!r} is not CIDR[:PORT], such as 198.51.100.0/24:443 or [2001:db8::/32]:443"
         if text.startswith("["):
@@ -62,7 +62,7 @@ class AllowedRange:
 
     @property
     def condition(self) -> str:
-        """The condition of a rule of nft(8)."""
+        """The rule as a condition for nft(8)."""
         family = "ip6" if ":" in self.network else "ip"
         condition = f"{family} daddr {self.network}"
         if self.first is None:
@@ -71,9 +71,9 @@ class AllowedRange:
 
 
 def parse_allowed(text: str) -> AllowedName | AllowedRange:
-    """Parse a value of ``--allow``: addresses, or a name.
+    """Parse a value of ``--allow``: a range of addresses, or a host name.
 
-    :raises ValueError: `text` has another form.
+    :raises ValueError: `text` is malformed.
     """
     host = _host_of_url(text)
     if host is not None:
@@ -85,7 +85,7 @@ def parse_allowed(text: str) -> AllowedName | AllowedRange:
 
 
 def _host_of_url(text: str) -> str | None:
-    """Return the host of a URL, whose scheme may be left out; None for other texts."""
+    """Return the host of a URL or of a name with a path; None for any other text."""
     _, has_scheme, rest = text.partition("://")
     if has_scheme:
         return rest.partition("/")[0]

@@ -1,10 +1,10 @@
 """The refusals of a proxy, counted in memory that its parent reads.
 
-The memory is a memfd, or a file of a detached sandbox. It has a fixed size, and is a table of rows.
-Row 0 counts all refusals; each further row has a distinct text and its count. The proxy writes a
-text before its count, which a reader takes for the end of the table while it is 0, and each count
-is written by one aligned store. So neither side waits for the other, and the counts outlive the
-proxy.
+The memory is a memfd, or a file of a detached sandbox. The memory has a fixed size, and is a table
+of rows. Row 0 counts all refusals; each further row has a distinct text and the number of its
+occurrences. Readers stop at a row with the count 0; the proxy writes the text of a row before the
+count, and writes each count by one aligned store. So the proxy and its parent need no lock, and the
+counts outlive the proxy.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from usernsctl._system.records import Directory
 
 MAX_TEXTS = 255
-"""The number of distinct refusals that are listed. Further ones are only counted."""
+"""Maximum number of distinct refusals that are listed. Further refusals are only counted."""
 
 _ROW = 512
 _SIZE = _ROW * (MAX_TEXTS + 1)
 _COUNT = struct.Struct("=Q")
 
-# Errors of open(2) for a file that does not exist, or has another type.
+# Errors of open(2) if the file does not exist or is not a regular file.
 _NO_TABLE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A refusal of a proxy.
+    """A distinct refusal of a proxy.
 
-    :ivar text: the host with its port, as far as they are known, and the reason, in one
-        line of printable characters.
-    :ivar count: the number of its occurrences.
+    :ivar text: the host with its port, as far as they are known, and the reason, in one line of
+        printable characters.
+    :ivar count: the number of occurrences.
     """
 
     text: str
@@ -58,7 +58,7 @@ def create() -> FileIO:
     with contextlib.ExitStack() as failed:
         failed.enter_context(file)
         os.ftruncate(file.fileno(), _SIZE)
-        # Sealed, so that the proxy can't shorten the table: readers would then fail.
+        # Seal the file, so that the proxy can't shorten the table, which would make readers fail.
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         failed.pop_all()
     return file
@@ -67,21 +67,22 @@ def create() -> FileIO:
 def create_file(path: str, directory: int) -> FileIO:
     """Create an empty table of refusals in a new file.
 
-    :param directory: a descriptor of the directory that `path` starts from.
-    :raises OSError: the file can't be made.
+    :param directory: a descriptor of the directory at which a relative `path` starts.
+    :raises OSError: the file can't be created.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = FileIO(path, "r+", opener=lambda name, _: os.open(name, flags, 0o600, dir_fd=directory))
     with contextlib.ExitStack() as failed:
         failed.enter_context(file)
-        # Without blocks of the file, a full disk would kill the proxy at a refusal (SIGBUS).
+        # Allocate blocks for the file, because otherwise a full disk would kill the proxy by
+        # SIGBUS.
         os.posix_fallocate(file.fileno(), 0, _SIZE)
         failed.pop_all()
     return file
 
 
 class _SharedFile(Shared):
-    """A file that closes as :class:`Shared` does."""
+    """A file that is closed once no thread uses it."""
 
     def __init__(self, file: FileIO) -> None:
         self.file = file
@@ -92,23 +93,24 @@ class _SharedFile(Shared):
 
 
 class Reader:
-    """A table that another process writes; after :meth:`close`, its last content.
+    """A reader of a table that another process writes.
 
-    Any thread may call each method at any time.
+    After :meth:`close`, the last content can still be read. Any thread may call any method at any
+    time.
     """
 
     def __init__(self, file: FileIO) -> None:
-        """Read the table in `file`, which :meth:`close` closes."""
+        """Take over the file of a table. :meth:`close` closes it."""
         self._shared = _SharedFile(file)
         self._last: tuple[int, tuple[Refusal, ...]] = (0, ())
 
     @classmethod
     def open(cls, name: str, directory: Directory) -> Reader | None:
-        """Open a table in a file; return ``None`` if there is none, or another type of file.
+        """Open the table in a file; return ``None`` if no regular file has this name.
 
-        :raises NamespaceError: the file can't be opened, or others may have written it.
+        :raises NamespaceError: the file can't be opened, or other users may have written it.
         """
-        # Imported here, since proxies have no records.
+        # Import this module only here, because proxies do not need it.
         from usernsctl._system.records import fault_of, invalid_record, wrap_os_errors
 
         path, fd = f"{directory.path}/{name}", directory.fd
@@ -147,7 +149,7 @@ class Reader:
         return self._last[1]
 
     def close(self) -> None:
-        """Close the descriptor, as soon as no thread uses it."""
+        """Close the descriptor as soon as no thread uses it."""
         try:
             with contextlib.suppress(ClosedError), self._shared.use() as (fd,):
                 self._last = (total(fd), tuple(listed(fd)))
@@ -167,20 +169,21 @@ def listed(fd: int) -> Iterator[Refusal]:
         if not count:
             return
         text = os.pread(fd, _ROW - _COUNT.size, row * _ROW + _COUNT.size)
-        # The proxy parses bytes of its clients, which may have taken it over.
+        # The text is untrusted, because the proxy parses data from its clients, which may control
+        # it.
         yield Refusal(shown(text.rstrip(b"\0").decode("utf-8", "replace")), count)
 
 
 def _read_count(fd: int, row: int) -> int:
-    # A file may be shorter.
+    # A file that another program has written may be shorter than a table.
     count: int = _COUNT.unpack(os.pread(fd, _COUNT.size, row * _ROW).ljust(_COUNT.size, b"\0"))[0]
     return count
 
 
 class Table:
-    """The proxy's side of the table.
+    """The table for the proxy, which writes it.
 
-    Only one thread at a time may write.
+    Only one thread at a time may call a method.
     """
 
     def __init__(self, fd: int) -> None:
@@ -188,7 +191,7 @@ class Table:
         self._rows: dict[str, int] = {}
 
     def add(self, text: str) -> bool:
-        """Count a refusal, and return whether its text is new and listed."""
+        """Count a refusal; return whether its text is new and is now listed."""
         self._increment(0)
         row = self._rows.get(text)
         if row is not None:
@@ -206,7 +209,7 @@ class Table:
 
     @property
     def is_full(self) -> bool:
-        """True if further texts are only counted."""
+        """True if the table is full, so that further texts are only counted."""
         return len(self._rows) == MAX_TEXTS
 
     def _increment(self, row: int) -> None:
