@@ -1,1 +1,1 @@
-"""Functions and classes that run commands in namespaces, like those of subprocess and asyncio."""
+"""Functions and classes, like those of subprocess and asyncio, that run commands in namespaces."""

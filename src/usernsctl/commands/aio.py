@@ -1,4 +1,4 @@
-"""Commands in namespaces for asyncio, with the arguments, streams and results of asyncio."""
+"""Commands in namespaces for asyncio, with arguments, streams and results as in asyncio."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ else:
 
 __all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
 
-# asyncio.StreamReader's own default, in bytes.
+# The default limit of asyncio.StreamReader, in bytes.
 _LIMIT = 2**16
 
-# The timeout, in seconds, of the wait for a killed command that no event loop reaps.
+# Time limit of the wait for a killed command if no event loop reaps it, in seconds.
 _END_SECONDS = 5
 
-# The timeout, in seconds, of the wait for a command that an agent kills.
+# Time limit of the wait for a command that a sandbox's agent kills, in seconds.
 _GIVE_UP_SECONDS = 1
 
-# Arguments that asyncio refuses, too, each with its permitted values.
+# Arguments that asyncio rejects, too, each with the values that are allowed.
 _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
     "universal_newlines": (None, False),
     "text": (None, False),
@@ -48,10 +48,10 @@ _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
 class Process(asyncio.subprocess.Process, AsyncClosing):
     """A command started by :func:`create_subprocess_exec`: :class:`asyncio.subprocess.Process`.
 
-    A Process is an asynchronous context manager. At the end of the block, it closes the caller's
-    ends of the pipes, as :class:`subprocess.Popen` does: a command that writes gets SIGPIPE, and a
-    command that reads gets end-of-file (pipe(7)). Then it waits for the command. If the block ends
-    by an exception, such as a timeout or a cancellation, it kills the command first.
+    A Process is an asynchronous context manager. At the end of the block, the caller's ends of the
+    pipes are closed, as by :class:`subprocess.Popen`: a command that writes receives SIGPIPE, and a
+    command that reads receives end of file (pipe(7)). Then the Process waits for the command. If an
+    exception, such as a timeout or a cancellation, ends the block, the command is killed first.
     """
 
     async def _leave(self, error: BaseException | None) -> None:
@@ -71,7 +71,7 @@ class Process(asyncio.subprocess.Process, AsyncClosing):
         for fd in (0, 1, 2):
             pipe = transport.get_pipe_transport(fd)
             if pipe is not None:
-                # The event loop closes the pipe after it has written all data.
+                # The event loop closes the pipe once it has written all data.
                 pipe.close()
 
 
@@ -87,22 +87,24 @@ async def create_subprocess_exec(
 ) -> Process:
     """Start a command in new namespaces: :func:`asyncio.create_subprocess_exec`.
 
-    The end of the command is detected through a pidfd, without a signal handler, in each event loop
+    The exit of the command is detected through a pidfd, without a signal handler, in any event loop
     that has ``add_reader``. The start blocks the event loop for a millisecond, but longer if
-    newuidmap writes the id map: use a kept :class:`usernsctl.Namespace` then. Root inside a kept
-    namespace may delay the start, so a thread starts commands there, except with `pdeathsig`.
+    newuidmap writes the id map. In that case, use an existing :class:`usernsctl.Namespace`. Root
+    inside an existing namespace may delay the start, so a thread starts commands there, except with
+    `pdeathsig`.
 
-    If this call is cancelled, the command is killed and reaped before the call ends; a thread kills
-    the command once its start has ended. If a Process is garbage collected while the command runs,
-    the command is killed, with a :class:`ResourceWarning`.
+    If this call is cancelled, the command is killed and reaped before the call returns. If a thread
+    is still starting the command, another thread kills the command as soon as the start is
+    complete. If a Process is garbage collected while the command runs, the command is killed, with
+    a :class:`ResourceWarning`.
 
     :param program: the command.
     :param args: the arguments of the command.
     :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
-    :param namespace: a kept namespace to join instead of `idmap`.
-    :param arguments: the arguments of :class:`usernsctl.Popen`, except those about text, and
-        `limit`, the size of the streams' buffers in bytes.
-    :raises ValueError: text was requested: the streams carry bytes.
+    :param namespace: an existing namespace to join instead of `idmap`.
+    :param arguments: the arguments of :class:`usernsctl.Popen`, except the arguments about text;
+        and `limit`, the size of the streams' buffers in bytes.
+    :raises ValueError: text was requested, but the streams carry bytes.
     :raises UsernsError: as :class:`usernsctl.Popen` does.
     """
     others: dict[str, Any] = {**arguments}
@@ -118,13 +120,13 @@ async def create_subprocess_exec(
 
 
 def _end(popen: Popen[bytes]) -> None:
-    """Kill and reap the command of a cancelled start."""
+    """Kill and reap a command whose start was cancelled."""
     with popen:
         popen.kill()
 
 
 def take_limit(arguments: dict[str, Any]) -> int:
-    """Remove the arguments that Popen does not have, and return the size of the streams' buffers.
+    """Remove arguments that are not for Popen, and return the size of the streams' buffers.
 
     :raises ValueError: text was requested.
     """
@@ -136,13 +138,13 @@ def take_limit(arguments: dict[str, Any]) -> int:
 
 
 async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
-    """Hand a command over to the event loop.
+    """Connect the pipes and the pidfd of a command to the event loop; return its Process.
 
-    If this call is cancelled, the command is killed and reaped before the call ends.
+    If this call is cancelled, the command is killed and reaped before the call returns.
 
     :param popen: an unbuffered Popen, or a SandboxPopen.
     :param limit: the size of the streams' buffers, in bytes.
-    :param kind: the class of the result.
+    :param kind: the class of the result, a subclass of :class:`Process`.
     :raises asyncio.CancelledError: the call was cancelled.
     """
     loop = asyncio.get_running_loop()
@@ -150,8 +152,8 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
     transport = _Transport(loop, protocol, popen)
     connecting = loop.create_task(transport.connect())
     try:
-        # Shielded from cancellation: uvloop would close the descriptor of a pipe, but not its file
-        # object.
+        # Shield the task from cancellation, in which uvloop would close the descriptor of a pipe,
+        # but not the pipe's file object.
         await asyncio.shield(connecting)
     except BaseException:
         connecting.add_done_callback(lambda _: transport.close())
@@ -161,8 +163,8 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
 
 
 async def wait_for_end(pidfd: int) -> None:
-    """Wait until the process of a pidfd has ended. A cancelled call does not kill the process."""
-    # A duplicate, since several tasks may wait.
+    """Wait until the process of a pidfd has exited. A cancelled call does not kill the process."""
+    # Duplicate the pidfd, because several tasks may wait for it.
     own = os.dup(pidfd)
     try:
         await wait_readable(own)
@@ -171,9 +173,10 @@ async def wait_for_end(pidfd: int) -> None:
 
 
 async def wait_readable(fd: int) -> None:
-    """Wait until a descriptor can be read, or is at its end.
+    """Wait until a descriptor can be read, or is at end of file.
 
-    An event loop watches each descriptor only once: no other task may wait for the same number.
+    No other task may wait for the same descriptor, because an event loop has only one reader for
+    each descriptor.
     """
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
@@ -192,7 +195,7 @@ def _set(readable: asyncio.Future[None]) -> None:
 class _Transport(asyncio.SubprocessTransport):
     """The transport between a command and the event loop.
 
-    :class:`asyncio.subprocess.Process` calls `_wait` besides the documented methods.
+    In addition to the documented methods, :class:`asyncio.subprocess.Process` calls `_wait`.
     """
 
     def __init__(
@@ -212,11 +215,11 @@ class _Transport(asyncio.SubprocessTransport):
         self._pipes: dict[int, _Pipe] = {}
         self._ended = loop.create_future()
         self._giving_up: asyncio.TimerHandle | None = None
-        # Calls of the protocol's methods that are postponed until its connection_made(); None after
-        # that.
+        # The calls of the protocol's methods that are postponed until its connection_made() was
+        # called; None afterwards.
         self._early: list[Callable[[], None]] | None = []
-        # Background processes of the command may have its standard streams open after its end: keep
-        # the connection to the agent until the pipes are closed.
+        # Background processes may keep the command's standard streams open after the command has
+        # exited, so keep the connection to the agent until the pipes are closed.
         popen._watch()
         self._watched = popen.pidfd
         try:
@@ -230,7 +233,7 @@ class _Transport(asyncio.SubprocessTransport):
         self._closed = False
 
     async def connect(self) -> None:
-        """Hand the pipes over to the event loop."""
+        """Connect the pipes to the event loop."""
         for fd, stream in self._streams.items():
             self._pipes[fd] = pipe = _Pipe(self, fd)
             if fd == 0:
@@ -243,7 +246,7 @@ class _Transport(asyncio.SubprocessTransport):
             call()
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method of the protocol, at the earliest after its connection_made()."""
+        """Call a method of the protocol, but not before its connection_made() was called."""
 
         def call() -> None:
             getattr(self._protocol, method)(*arguments)
@@ -255,8 +258,8 @@ class _Transport(asyncio.SubprocessTransport):
 
     def _reap(self) -> None:
         """Reap the command once its pidfd is readable (pidfd_open(2))."""
-        # First stop watching the pidfd: poll() closes it, and the kernel may give its number to
-        # another file.
+        # First stop watching the pidfd, because poll() closes it, and the kernel may then reuse its
+        # number for another file.
         self._loop.remove_reader(self._watched)
         self._collect()
 
@@ -264,8 +267,8 @@ class _Transport(asyncio.SubprocessTransport):
         failure = None
         try:
             if self._popen.poll() is None:
-                # Try again later: a tracer gets the exit status first, and the pidfd stays readable
-                # meanwhile.
+                # Try again later: a tracer receives the exit status first, and meanwhile the pidfd
+                # stays readable.
                 self._loop.call_later(TRACER_SECONDS, self._collect)
                 return
         except UsernsError as error:
@@ -274,7 +277,7 @@ class _Transport(asyncio.SubprocessTransport):
             self._ended.set_result(None)
         else:
             self._ended.set_exception(failure)
-            # Read the exception, since asyncio logs exceptions that no task reads.
+            # Read the exception, because asyncio logs exceptions that no task reads.
             self._ended.exception()
         if self._giving_up is not None:
             self._giving_up.cancel()
@@ -283,8 +286,8 @@ class _Transport(asyncio.SubprocessTransport):
         self.tell("process_exited")
 
     async def _wait(self) -> int | None:
-        # Shielded from cancellation: several tasks wait for the future, and cancelling one must not
-        # cancel it.
+        # Shield the future from cancellation, because several tasks wait for it, and cancelling one
+        # task must not cancel the future.
         await asyncio.shield(self._ended)
         return self.get_returncode()
 
@@ -301,7 +304,8 @@ class _Transport(asyncio.SubprocessTransport):
         return None if pipe is None else pipe.transport
 
     def send_signal(self, signal_number: int) -> None:
-        # Popen.send_signal() could reap, and close the pidfd that the event loop watches.
+        # Popen.send_signal() could reap the command, and close the pidfd that the event loop
+        # watches.
         self._popen._signal(signal_number)
 
     def terminate(self) -> None:
@@ -314,7 +318,8 @@ class _Transport(asyncio.SubprocessTransport):
         """Kill the command and, in a sandbox, all processes that it started."""
         self._popen._kill_all()
         if self._popen.returncode is None and self._giving_up is None:
-            # In a sandbox, the agent kills the command, but root inside may have stopped the agent.
+            # In a sandbox, the agent kills the command, but root in the sandbox may have stopped
+            # the agent.
             self._giving_up = self._loop.call_later(_GIVE_UP_SECONDS, self._popen._abandon)
 
     def is_closing(self) -> bool:
@@ -323,7 +328,7 @@ class _Transport(asyncio.SubprocessTransport):
     def close(self) -> None:
         """Close the pipes, and kill the command if it still runs.
 
-        The event loop reaps the command, or this method if the event loop is closed.
+        The event loop reaps the command. If the event loop is closed, this method reaps it.
         """
         if self._closed:
             return
@@ -344,7 +349,7 @@ class _Transport(asyncio.SubprocessTransport):
             _wait_for_killed(self._popen)
 
     def __del__(self) -> None:
-        # Do nothing in a forked child, since the command belongs to the parent.
+        # Do nothing in a forked child, because the command belongs to the parent.
         if not self._closed and os.getpid() == self._creator:
             try:
                 warn_forgotten(self, f"process {self._popen.pid} was forgotten while it ran")
@@ -355,7 +360,7 @@ class _Transport(asyncio.SubprocessTransport):
 def _wait_for_killed(popen: Any) -> None:
     """Reap a killed command without an event loop.
 
-    If the command survives, since it has changed its uid, subprocess reaps it later.
+    A command that has changed its uid may survive; subprocess reaps it later.
     """
     with contextlib.suppress(TimeoutExpired, UsernsError):
         popen.wait(_END_SECONDS)
@@ -364,7 +369,7 @@ def _wait_for_killed(popen: Any) -> None:
 
 
 class _Pipe(asyncio.Protocol):
-    """The protocol of one pipe, which passes events on to the protocol of the command."""
+    """The asyncio protocol of a pipe, which forwards events to the protocol of the command."""
 
     def __init__(self, owner: _Transport, fd: int) -> None:
         self.transport: asyncio.BaseTransport | None = None

@@ -1,4 +1,4 @@
-"""Checks of keyword arguments and time limits, and conversions of the arguments of subprocess."""
+"""Checks of keyword arguments and time limits, and conversions of arguments as for subprocess."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class HasFileno(Protocol):
     """A file, a socket, or another object with a descriptor."""
 
     def fileno(self) -> int:
-        """Return the descriptor."""
+        """Return the object's descriptor."""
 
 
-#: A standard stream as an argument: a descriptor, an object that has one, PIPE, DEVNULL, STDOUT for
-#: standard error, or None for the caller's own.
+#: A standard stream as an argument: a descriptor, an object with a descriptor, PIPE, DEVNULL,
+#: STDOUT (as the standard error), or None for the caller's own stream.
 Stream = HasFileno | int | None
 
-_INHERITED = -1  # Stands for the caller's own stream (struct un_spawn).
+_INHERITED = -1  # stands for the caller's own stream (struct un_spawn)
 
-#: Arguments that make the streams carry text if they are true.
+#: Arguments that, if true, make the streams carry text.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")
 
-# The greatest uid or gid: the next number is -1, which means no id (setresuid(2)).
+# The greatest uid or gid. The next number is -1, which stands for no id (setresuid(2)).
 _MAX_ID = 2**32 - 2
 _MAX_FD = 2**31 - 1
 
@@ -57,7 +57,7 @@ def argv_of(args: Args) -> list[StrOrBytesPath]:
 
 
 def encoded_path(name: str, given: StrOrBytesPath) -> bytes:
-    """Return the path that the argument `name` gives, as bytes.
+    """Return the path `given` for the argument `name` as bytes.
 
     :raises TypeError: `given` is not a path.
     """
@@ -75,7 +75,7 @@ def _encoded_word(word: StrOrBytesPath) -> bytes:
 
 
 def _encoded_variables(env: Mapping[Any, Any]) -> dict[bytes, bytes]:
-    """Return an environment as bytes. Errors do not show its values, which may be secret."""
+    """Return an environment as bytes. Errors do not contain values, which may be secret."""
     if not isinstance(env, Mapping):
         raise TypeError(f"env must be a mapping of names to values, not {type(env).__name__}")
     try:
@@ -87,7 +87,7 @@ def _encoded_variables(env: Mapping[Any, Any]) -> dict[bytes, bytes]:
 def make_command(
     args: Args, executable: StrOrBytesPath | None, env: Mapping[Any, Any] | None
 ) -> _core.Command:
-    """Return the command for the core.
+    """Return the request to execute a command, for the core.
 
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: `args` is empty.
@@ -99,9 +99,10 @@ def make_command(
 
 
 class ChildArguments(NamedTuple):
-    """The arguments of ``Popen._execute_child``, a private method of subprocess (3.11 to 3.14).
+    """The arguments of ``_execute_child``, a private method of subprocess.Popen.
 
-    The pipes are descriptors, or -1: the child reads `p2cread`, and the parent writes `p2cwrite`.
+    The method has the same parameters in Python 3.11 to 3.14. The pipes are descriptors or -1. The
+    child reads from `p2cread`, to which the parent writes by `p2cwrite`.
     """
 
     args: Args
@@ -130,16 +131,16 @@ class ChildArguments(NamedTuple):
 
     @property
     def pipes(self) -> tuple[int, ...]:
-        """The arguments of ``_close_pipe_fds``."""
+        """The arguments for ``_close_pipe_fds`` of subprocess.Popen."""
         return self[10:16]
 
     @property
     def group(self) -> int:
-        """The process group to join; 0 for a new one, -1 for the parent's."""
+        """The process group for the child to join; 0 for a new group, -1 for the parent's group."""
         return -1 if self.process_group is None else self.process_group
 
     def argv(self) -> list[StrOrBytesPath]:
-        """Return the command and its arguments. Call this once, since `args` may be an iterator.
+        """Return the command and its arguments. Call only once, because `args` may be an iterator.
 
         :raises TypeError: `args` is not a sequence.
         :raises ValueError: `args` is empty, or `preexec_fn` or `shell` is given.
@@ -155,7 +156,7 @@ class ChildArguments(NamedTuple):
         return argv_of(self.args)
 
     def audit(self, argv: list[StrOrBytesPath], cwd: Any, env: Any) -> None:
-        """Raise the auditing event subprocess.Popen for a command."""
+        """Raise the auditing event ``subprocess.Popen`` for a command."""
         sys.audit("subprocess.Popen", self.executable or argv[0], argv, cwd, env)
 
 
@@ -169,10 +170,10 @@ def keywords_of(function: Callable[..., Any]) -> tuple[str, ...]:
 def check_keywords(
     function: str, given: Iterable[str], known: Collection[str], hint: str = ""
 ) -> None:
-    """Check the names of keyword arguments, with the error of Python itself.
+    """Check the names of keyword arguments; raise the same error as Python itself.
 
-    :param function: the name of the function, for the message.
-    :param hint: the end of the message if no known name is similar to the unknown one.
+    :param function: the name of the function, for the error message.
+    :param hint: the end of the error message if no known name is similar to the unknown name.
     :raises TypeError: a name in `given` is not in `known`.
     """
     for name in given:
@@ -185,8 +186,9 @@ def check_keywords(
 
 
 def check_timeout(given: Any, name: str = "timeout") -> None:
-    """Check a timeout, a number of seconds or None.
+    """Check that a timeout is a number of seconds or None.
 
+    :param name: the name of the argument, for error messages.
     :raises TypeError: `given` is not a real number.
     :raises ValueError: `given` is NaN, or an int that is too large for a float.
     """
@@ -203,7 +205,9 @@ def check_timeout(given: Any, name: str = "timeout") -> None:
 
 
 def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> None:
-    """Check ids, with the exceptions of subprocess: the kernel would truncate larger numbers.
+    """Check that ids are not too large for the kernel, which would truncate them.
+
+    The exceptions are the same as for subprocess.
 
     :raises OverflowError: `uid` or `gid` is too large.
     :raises ValueError: one of `gids` is too large.
@@ -217,7 +221,7 @@ def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> N
 
 
 def descriptors(pass_fds: Iterable[Any]) -> list[int]:
-    """Return the descriptors to pass on to a command.
+    """Return the descriptors that a command inherits, as numbers.
 
     :raises ValueError: a number is not a descriptor.
     """
@@ -230,7 +234,7 @@ def descriptors(pass_fds: Iterable[Any]) -> list[int]:
 
 @contextlib.contextmanager
 def stdio(**streams: Stream) -> Iterator[tuple[int, ...]]:
-    """Yield the descriptors of the standard streams; -1 for a stream of the caller.
+    """Yield the descriptors for the standard streams; -1 for a stream of the caller.
 
     :param streams: the arguments for the streams, by their names.
     :raises ValueError: an argument is PIPE, STDOUT or no descriptor.
@@ -283,7 +287,7 @@ def _directory(path: str) -> Iterator[int]:
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise NamespaceError.from_os_error(error, path, step="cgroup", filename=path) from error
-    except ValueError as error:  # a NUL character
+    except ValueError as error:  # the path has a NUL character
         raise ValueError(f"in_cgroup: {path!r} can't be a path: {error}") from None
     try:
         yield fd

@@ -1,4 +1,4 @@
-"""Starts that do not block an event loop."""
+"""Calls of blocking functions in threads, so that they do not block an event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class ClosingMixin(Closing, AsyncClosing):
-    """A context manager, also an asynchronous one, that closes its object at the end of a block.
+    """A context manager, also for ``async with``, that closes its object at the end of the block.
 
     Subclasses define :meth:`close`.
     """
@@ -33,15 +33,15 @@ class ClosingMixin(Closing, AsyncClosing):
         return self._is_closed
 
     async def close_async(self) -> None:
-        """Close this object from asyncio: see :meth:`close`."""
+        """Close this object from asyncio; see :meth:`close`."""
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
 
 
 async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
-    """Call `start` in a thread of the event loop's executor, and return what it returns.
+    """Call `start` in a thread of the event loop's executor, and return its result.
 
-    The executor limits the number of simultaneous calls. If this call is cancelled, `undo` is
-    called with the result in another thread, as soon as there is one.
+    The executor limits the number of simultaneous calls. If this coroutine is cancelled, `undo` is
+    called in another thread, as soon as `start` has returned, with the result of `start`.
 
     :raises BaseException: the exception of `start`.
     """
@@ -50,7 +50,7 @@ async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object
 
 
 async def start_in_thread(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
-    """Call `start` in a new thread, and return what it returns: see :func:`start_in_executor`.
+    """Call `start` in a new thread, and return its result; see :func:`start_in_executor`.
 
     :raises BaseException: the exception of `start`.
     """
@@ -62,12 +62,12 @@ async def _result_of(
     undo: Callable[[_T], object],
     run: Callable[[Callable[[], object]], object],
 ) -> _T:
-    """Return the result of `start`, which `run` calls in another thread."""
+    """Pass `start` to `run`, which calls it in another thread; return the result of `start`."""
     from concurrent.futures import Future
 
     future: Future[_T] = Future()
-    # Mark the future as running, so that cancelling an asyncio future that waits for it does not
-    # cancel it as well.
+    # Mark the future as running, so that the cancellation of an asyncio future that waits for it
+    # can't cancel it.
     future.set_running_or_notify_cancel()
     run(lambda: _fill(future, start))
     loop = asyncio.get_running_loop()

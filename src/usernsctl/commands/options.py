@@ -1,9 +1,9 @@
 """The keyword arguments of functions that start a command, for type checkers.
 
-A function takes ``**options: Unpack[...]`` of one of these classes. A call does not read the
-classes, so they are imported only for code that reads annotations.
-:func:`usernsctl._system.target.selected` removes the namespaces from the dictionary, and an unknown
-keyword raises :class:`TypeError`.
+A function declares ``**options: Unpack[...]`` with one of these classes. Calls do not use the
+classes, so this module is imported only for code that evaluates annotations.
+:func:`usernsctl._system.target.selected` removes the keywords of namespaces from the dictionary of
+options. An unknown keyword raises :class:`TypeError`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _Input = TypeVar("_Input", str, bytes, Any)
 
 
 class EnterableKinds(TypedDict, total=False):
-    """The kinds of namespaces that a process can move itself into: whether to create them."""
+    """Options that request new namespaces of the kinds into which a process can move itself."""
 
     mount: bool
     net: bool
@@ -28,13 +28,13 @@ class EnterableKinds(TypedDict, total=False):
 
 
 class KeptKinds(EnterableKinds, total=False):
-    """The kinds of namespaces that a descriptor can keep, without a process inside."""
+    """Options that request new namespaces of the kinds that a descriptor can keep alive."""
 
     time: bool
 
 
 class Kinds(KeptKinds, total=False):
-    """All kinds of namespaces, except the user namespace."""
+    """Options that request new namespaces of any kind except "user"."""
 
     pid: bool
 
@@ -50,11 +50,11 @@ class EnterOptions(EnterableKinds, total=False):
 
 
 class _Command(TypedDict, total=False):
-    """Options of each command.
+    """Options of every command.
 
-    :ivar env: the whole environment; ``None`` for ``os.environ``.
-    :ivar cwd: the working directory, a path *inside*; ``None`` for the caller's.
-    :ivar pass_fds: the descriptors from 3 on that the command gets, with the same numbers.
+    :ivar env: the complete environment of the command; ``None`` for ``os.environ``.
+    :ivar cwd: the working directory, a path *inside*; ``None`` for the caller's directory.
+    :ivar pass_fds: the descriptors from 3 on that the command inherits, with the same numbers.
     """
 
     env: Environment | None
@@ -65,21 +65,22 @@ class _Command(TypedDict, total=False):
 class ExecOptions(EnterOptions, _Command, total=False):
     """Options of :func:`usernsctl.exec`.
 
-    :ivar executable: the file to execute, instead of the first word.
+    :ivar executable: the path of the file to execute, instead of the first element of the command.
     """
 
     executable: StrOrBytesPath | None
 
 
 class _ChildOptions(Kinds, _Command, total=False):
-    """Further options of a command in a child.
+    """Further options of a command in a child process.
 
-    :ivar init: whether process 1 of the new PID namespace (`pid`) is not the command, but a process
-        that passes signals on to the command and reaps orphans.
-    :ivar pdeathsig: the signal that the command gets when the *thread* that started it ends
-        (PR_SET_PDEATHSIG(2const)), or 0.
-    :ivar in_cgroup: the directory of a control group v2, a path or a descriptor, to start in.
-    :ivar start_timeout: the time limit of the start, in seconds; ``None``: no limit.
+    :ivar init: whether PID 1 of the new PID namespace (`pid`) is not the command, but a process
+        that forwards signals to the command and reaps orphans.
+    :ivar pdeathsig: the signal that the command receives when the *thread* that started it exits
+        (PR_SET_PDEATHSIG(2const)), or 0 for no signal.
+    :ivar in_cgroup: the directory, as a path or a descriptor, of a control group v2 in which to
+        start the command.
+    :ivar start_timeout: the time limit of the start, in seconds; no limit if ``None``.
     """
 
     init: bool
@@ -92,16 +93,16 @@ class _ChildOptions(Kinds, _Command, total=False):
 
 
 class SpawnOptions(_ChildOptions, total=False):
-    """Options of :func:`usernsctl.spawn`, which refuses the streams PIPE and STDOUT."""
+    """Options of :func:`usernsctl.spawn`, which rejects PIPE and STDOUT for streams."""
 
     stdout: Stream
 
 
 class _ProcessOptions(_ChildOptions, total=False):
-    """Options of subprocess with the same meanings, except those about text and output.
+    """Options with the same meaning as for subprocess, except the options about text and output.
 
-    :ivar user: a uid *inside*, or the name of a user outside, for the uid of that user. The same
-        holds for `group` and `extra_groups`.
+    :ivar user: a uid *inside*, or the name of a user outside, which stands for the user's uid. The
+        same applies to `group` and `extra_groups`.
     """
 
     executable: StrOrBytesPath | None
@@ -127,7 +128,10 @@ class StreamOptions(_ProcessOptions, total=False):
 
 
 class _OutputOptions(_ProcessOptions, Generic[_Input], total=False):
-    """:ivar timeout: the time limit of the command, in seconds."""
+    """Options of functions that communicate with a command.
+
+    :ivar timeout: the time limit of the command, in seconds.
+    """
 
     input: _Input | None
     timeout: float | None
@@ -138,7 +142,10 @@ class _PopenOptions(_ProcessOptions, total=False):
 
 
 class _RunOptions(_OutputOptions[_Input], total=False):
-    """:ivar started: a function that is called with the Popen once the command runs."""
+    """Options of functions that run a command.
+
+    :ivar started: a function that is called with the Popen once the command runs.
+    """
 
     stdout: Stream
     capture_output: bool
@@ -146,11 +153,12 @@ class _RunOptions(_OutputOptions[_Input], total=False):
     started: Callable[[Any], object]
 
 
-# No class here covers `errors` or `universal_newlines` alone, which also make streams carry text.
+# Streams also carry text because of `errors` or `universal_newlines` alone; there are no classes
+# for such calls.
 
 
 class TextStreams(TypedDict, total=False):
-    """Options of streams that carry text, because of ``text=True``."""
+    """Options for streams that carry text because of ``text=True``."""
 
     text: Required[Literal[True]]
     universal_newlines: bool | None
@@ -159,7 +167,7 @@ class TextStreams(TypedDict, total=False):
 
 
 class EncodedStreams(TypedDict, total=False):
-    """Options of streams that carry text, because `encoding` is given."""
+    """Options for streams that carry text because `encoding` is given."""
 
     text: Literal[True] | None
     universal_newlines: bool | None
@@ -168,7 +176,7 @@ class EncodedStreams(TypedDict, total=False):
 
 
 class ByteStreams(TypedDict, total=False):
-    """Options of streams that carry bytes."""
+    """Options for streams that carry bytes."""
 
     text: Literal[False] | None
     universal_newlines: Literal[False] | None
@@ -177,7 +185,7 @@ class ByteStreams(TypedDict, total=False):
 
 
 class AnyStreams(TypedDict, total=False):
-    """Streams of text or bytes, for a caller that passes `text` as a variable."""
+    """Options for streams of text or bytes, for a caller that passes `text` as a variable."""
 
     text: bool | None
     universal_newlines: bool | None
@@ -186,15 +194,15 @@ class AnyStreams(TypedDict, total=False):
 
 
 class PopenText(_PopenOptions, TextStreams, total=False):
-    """Options of :class:`usernsctl.Popen`, with ``text=True``."""
+    """Options of :class:`usernsctl.Popen` with ``text=True``."""
 
 
 class PopenEncoded(_PopenOptions, EncodedStreams, total=False):
-    """Options of :class:`usernsctl.Popen`, with `encoding`."""
+    """Options of :class:`usernsctl.Popen` with `encoding`."""
 
 
 class PopenBytes(_PopenOptions, ByteStreams, total=False):
-    """Options of :class:`usernsctl.Popen`, with bytes."""
+    """Options of :class:`usernsctl.Popen` for streams of bytes."""
 
 
 class PopenEither(_PopenOptions, AnyStreams, total=False):
@@ -211,15 +219,15 @@ class CallOptions(PopenEither, total=False):
 
 
 class RunText(_RunOptions[str], TextStreams, total=False):
-    """Options of :func:`usernsctl.run`, with ``text=True``."""
+    """Options of :func:`usernsctl.run` with ``text=True``."""
 
 
 class RunEncoded(_RunOptions[str], EncodedStreams, total=False):
-    """Options of :func:`usernsctl.run`, with `encoding`."""
+    """Options of :func:`usernsctl.run` with `encoding`."""
 
 
 class RunBytes(_RunOptions[bytes], ByteStreams, total=False):
-    """Options of :func:`usernsctl.run`, with bytes."""
+    """Options of :func:`usernsctl.run` for streams of bytes."""
 
 
 class RunEither(_RunOptions[Any], AnyStreams, total=False):
@@ -227,15 +235,15 @@ class RunEither(_RunOptions[Any], AnyStreams, total=False):
 
 
 class OutputText(_OutputOptions[str], TextStreams, total=False):
-    """Options of :func:`usernsctl.check_output`, with ``text=True``."""
+    """Options of :func:`usernsctl.check_output` with ``text=True``."""
 
 
 class OutputEncoded(_OutputOptions[str], EncodedStreams, total=False):
-    """Options of :func:`usernsctl.check_output`, with `encoding`."""
+    """Options of :func:`usernsctl.check_output` with `encoding`."""
 
 
 class OutputBytes(_OutputOptions[bytes], ByteStreams, total=False):
-    """Options of :func:`usernsctl.check_output`, with bytes."""
+    """Options of :func:`usernsctl.check_output` for streams of bytes."""
 
 
 class OutputEither(_OutputOptions[Any], AnyStreams, total=False):

@@ -1,4 +1,4 @@
-"""Commands in new or kept namespaces, with the arguments and results of subprocess."""
+"""Commands in new or existing namespaces, with the arguments and results of subprocess."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ if TYPE_CHECKING:
 else:
     options = LateModule("usernsctl.commands.options")
 
-# The interval, in seconds, of polling an ended child that its tracer has not released yet.
+# The interval, in seconds, of polling an exited child that its tracer has not released yet.
 TRACER_SECONDS = 0.001
 
 
 class Collected(subprocess.Popen[AnyStr]):
     """A :class:`subprocess.Popen` that waits for its child through a pidfd.
 
-    The subclass that starts the child calls :meth:`_hold` with the child's pidfd.
+    A subclass starts the child, and then calls :meth:`_hold` with the child's pidfd.
     """
 
-    #: A pidfd of the child, close-on-exec, closed by this object; -1 once the child was reaped.
+    #: A pidfd of the child (close-on-exec), which this object closes; -1 once the child was reaped.
     pidfd: int = -1
 
-    _child_created: bool  # private attribute of subprocess: whether there is a child to reap
-    _owner = -1  # the pid of the parent
-    # See _core.ExitedChild.reap().
+    _child_created: bool  # private attribute of subprocess: True if there is a child to reap
+    _owner = -1  # the pid of the process that started the child
+    # The resource usage of the reaped child; see _core.ExitedChild.reap().
     _usage: tuple[float, float, int] | None = None
 
     def _hold(self, pidfd: int) -> None:
@@ -73,10 +73,11 @@ class Collected(subprocess.Popen[AnyStr]):
         self._shared = Shared("the pidfd", [pidfd])
         self.pidfd = pidfd
 
-    # _internal_poll and _wait override private methods of subprocess, which are the same from 3.11
-    # to 3.14. Those lose the exit status if a signal handler raises an exception after waitpid(2),
-    # look up to 50 ms late, and return 0 if SIGCHLD is ignored. The methods of subprocess are still
-    # called if the pidfd is closed, as while the object is garbage collected.
+    # _internal_poll and _wait override private methods of subprocess, which are the same in Python
+    # 3.11 to 3.14. The original methods lose the exit status if a signal handler raises an
+    # exception after waitpid(2), notice the exit up to 50 ms late, and return 0 if SIGCHLD is
+    # ignored. They are still called if the pidfd is closed, for example while the object is garbage
+    # collected.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Reap the child if it has exited; return its exit status, or None while it runs."""
@@ -101,17 +102,18 @@ class Collected(subprocess.Popen[AnyStr]):
             except ClosedError:
                 super()._wait(left)  # type: ignore[misc]
             else:
-                if self.returncode is None:  # a tracer has not released the child yet
+                # the child has exited, but a tracer has not released the child yet
+                if self.returncode is None:
                     time.sleep(TRACER_SECONDS)
         return self.returncode
 
     def _look(self, pidfd: int) -> None:
-        """Read the exit status if the child has exited, then reap it. Safe to call from threads."""
+        """Record the exit status and reap the child if it has exited. Safe to call from threads."""
         try:
             ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            # If SIGCHLD is ignored, the kernel reaps the child. Before Linux 6.15 the exit status
-            # is lost then, and subprocess returns 0.
+            # The kernel reaps the child if SIGCHLD is ignored. The exit status is then lost before
+            # Linux 6.15, and is 0, as for subprocess.
             self._end_with(_core.lost_returncode(pidfd) or 0)
             return
         if ended is not None:
@@ -129,7 +131,7 @@ class Collected(subprocess.Popen[AnyStr]):
         self._shared.close()
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal to the child, unless it was reaped. A signal handler may call this.
+        """Send a signal to the child, unless it was reaped. A signal handler may call this method.
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
         """
@@ -141,33 +143,33 @@ class Collected(subprocess.Popen[AnyStr]):
         except ClosedError:
             super().send_signal(sig)
 
-    # Methods that SandboxPopen has, too, so that aio and pools can use either class.
+    # SandboxPopen has the following methods, too, so that aio and pools can use either class.
 
     def _signal(self, sig: int) -> None:
-        """Send a signal to the child, and never reap it, since an event loop does that."""
+        """Send a signal to the child without reaping it, because an event loop reaps it."""
         try:
             with contextlib.suppress(ProcessLookupError), self._shared.use() as (pidfd,):
                 signal.pidfd_send_signal(pidfd, sig)
         except ClosedError:
-            # The child has ended, or its pidfd was finalised before this object.
+            # The child has exited, or its pidfd was finalised before this object.
             self.send_signal(sig)
 
     def _kill_all(self) -> None:
-        """Kill the child; the processes that it started are unknown."""
+        """Kill the child, but not the processes that it has started, which are unknown."""
         self._signal(signal.SIGKILL)
 
     def _end(self) -> None:
-        """Kill the child, and wait for its end."""
+        """Kill the child, and wait for its exit."""
         self.kill()
         self.wait()
 
     def _abandon(self) -> None:
-        """Do nothing: subprocess reaps the killed child later."""
+        """Do nothing, because subprocess reaps the killed child later."""
 
     def _disown(self) -> None:
-        """Let the child outlive this object, without a ResourceWarning, and close the pidfd.
+        """Close the pidfd, and let the child outlive this object without a ResourceWarning.
 
-        subprocess reaps the child when this process next starts one.
+        subprocess reaps the child when this process next starts a child.
         """
         self._child_created = False
         self.pidfd = -1
@@ -177,10 +179,10 @@ class Collected(subprocess.Popen[AnyStr]):
             waiting.append(self)
 
     def _watch(self) -> None:
-        """Do nothing: there are no background processes to keep a connection for."""
+        """Do nothing; a SandboxPopen keeps a connection for background processes here."""
 
     def _unwatch(self) -> None:
-        """Do nothing: there is no connection to release."""
+        """Do nothing; a SandboxPopen releases the connection for background processes here."""
 
     def __del__(self, *arguments: Any) -> None:
         if self.pidfd >= 0:
@@ -194,9 +196,9 @@ class Collected(subprocess.Popen[AnyStr]):
         try:
             super().__del__(*arguments)
         finally:
-            # With -W error, __del__ of subprocess raises before it appends the child to _active,
-            # the list of children to reap later. The child would stay a zombie, and its PID
-            # namespace would not end.
+            # With -W error, __del__ of subprocess raises an exception before it appends the child
+            # to _active, the list of children to reap later. The child would stay a zombie, and so
+            # would its PID namespace.
             waiting = subprocess._active  # type: ignore[attr-defined]
             is_running = self.returncode is None
             if is_running and waiting is not None and self not in waiting:
@@ -204,9 +206,9 @@ class Collected(subprocess.Popen[AnyStr]):
 
 
 def drop_streams(popen: subprocess.Popen[Any]) -> None:
-    """Close a forked child's copies of the parent's ends of pipes, without a flush.
+    """Close a forked child's copies of pipes to a command, without flushing them.
 
-    The child's copies of the buffers have the data that the parent has not flushed yet.
+    The copies of the buffers contain data that the parent will flush itself.
     """
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         buffered = getattr(stream, "buffer", stream)
@@ -246,55 +248,57 @@ def _start(
 
 
 class Popen(Collected[AnyStr]):
-    """A command in new or kept namespaces, with the interface of :class:`subprocess.Popen`.
+    """A command in new or existing namespaces, with the interface of :class:`subprocess.Popen`.
 
-    clone3(2) with CLONE_VFORK and CLONE_VM makes the child, so the cost does not depend on the size
-    of this process. The child executes a small program before it enters the namespaces, so a
-    process inside sees nothing of this process except what the command gets. Any thread may start a
-    command.
+    The child is created by clone3(2) with CLONE_VFORK and CLONE_VM, so the cost does not depend on
+    the size of this process. The child executes a small program before it enters the namespaces, so
+    a process inside sees no data of this process except the data that the command receives. Any
+    thread may start a command.
 
-    `user`, `group` and `extra_groups` are ids *inside*; `idmap` decides the default. `preexec_fn`
-    and ``shell=True`` raise :class:`ValueError`.
+    `user`, `group` and `extra_groups` are ids *inside*; their defaults depend on `idmap`.
+    `preexec_fn` and ``shell=True`` raise :class:`ValueError`.
 
-    If a Popen is garbage collected while the command runs, the command keeps running, with a
-    :class:`ResourceWarning`, as for :mod:`subprocess`; `pidfd` is closed.
+    If a Popen is garbage collected while the command runs, a :class:`ResourceWarning` is issued,
+    the command keeps running, as for :mod:`subprocess`, and `pidfd` is closed.
 
     :param idmap: the ids inside: an :class:`IdMap`; extents, for uids and gids alike; or a word:
         ``"root"``, the default, maps the caller to root; ``"current"`` and ``"auto"`` are
-        :meth:`IdMap.current` and :meth:`IdMap.auto`; ``"subids"`` maps the caller's id and its
-        subordinate ids each to itself, and ``"all"`` all ids of the caller's user namespace.
-    :param Namespace namespace: a kept namespace to join instead of `idmap`.
-    :param bool mount: whether the command gets a new mount namespace. `net`, `pid`, `ipc`, `uts`,
-        `cgroup` and `time` stand for the other kinds (namespaces(7)). With `pid`, the command is
-        process 1 of the PID namespace.
-    :param bool init: whether process 1 of the new PID namespace (`pid`) is a small process of
-        usernsctl, with the command as its child. Process 1 passes signals on to the command, reaps
-        orphans, and ends when the command ends, with 128+N after signal N. Without `init`, the
-        command is process 1: it gets no signal that it does not handle, and all orphans become its
+        :meth:`IdMap.current` and :meth:`IdMap.auto`; ``"subids"`` maps the caller's own and
+        subordinate ids, each to itself; ``"all"`` maps all ids of the caller's user namespace, each
+        to itself.
+    :param Namespace namespace: an existing namespace to join instead of `idmap`.
+    :param bool mount: whether the command runs in a new mount namespace. `net`, `pid`, `ipc`,
+        `uts`, `cgroup` and `time` are the same for the other kinds (namespaces(7)). With `pid`, the
+        command is PID 1 of the PID namespace.
+    :param bool init: whether PID 1 of the new PID namespace (`pid`) is a small process of
+        usernsctl, with the command as its child. PID 1 forwards signals to the command, reaps
+        orphans, and exits when the command exits, with 128+N after signal N. Without `init`, the
+        command is PID 1: it receives only signals that it handles, and all orphans become its
         children (pid_namespaces(7)).
     :param propagation: the propagation of the mounts in a new mount namespace, ``"private"`` by
         default, or ``"slave"``, ``"shared"`` or ``"unchanged"`` (mount_namespaces(7)).
-    :param int pdeathsig: the number of the signal that the command gets when the *thread* that
-        started it ends (PR_SET_PDEATHSIG(2const)), or 0 for no signal.
-    :param in_cgroup: the directory of a control group v2, a path or a descriptor, to start the
-        command in (CLONE_INTO_CGROUP of clone3(2), Linux 5.7). The command never runs outside of
-        that group. The caller must be able to write cgroup.procs there, and in the closest common
-        ancestor of that group and its own (cgroups(7)). With `cgroup`, the directory is the root of
-        the new namespace.
-    :param float start_timeout: the time limit of the start, in seconds; ``None``: no limit. Root
+    :param int pdeathsig: the number of the signal that the command receives when the *thread* that
+        started it exits (PR_SET_PDEATHSIG(2const)), or 0 for no signal.
+    :param in_cgroup: the directory, as a path or a descriptor, of a control group v2 in which to
+        start the command (CLONE_INTO_CGROUP of clone3(2), Linux 5.7). The command never runs
+        outside that group. The caller must be able to write cgroup.procs in that group, and in the
+        closest common ancestor of that group and the caller's group (cgroups(7)). With `cgroup`,
+        the directory is the root of the new cgroup namespace.
+    :param float start_timeout: the time limit of the start, in seconds; no limit if ``None``. Root
         inside a joined namespace may stop the child before the child executes the command.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has a wrong value, or is not supported.
     :raises MapError: the id map is malformed.
-    :raises PlanError: the caller may not have the id map.
-    :raises NamespaceError: the kernel refused the namespaces or the control group, or the start
-        took more than `start_timeout` seconds (cause ``"start-timeout"``). The command has not run.
-    :raises CommandError: the command could not be started: as :class:`FileNotFoundError` if it does
-        not exist, as :class:`PermissionError` if it may not be executed.
+    :raises PlanError: the caller may not use the id map.
+    :raises NamespaceError: the kernel denied the namespaces or the control group, or the start took
+        more than `start_timeout` seconds (cause ``"start-timeout"``). The command has not run.
+    :raises CommandError: the command could not be started. The error is also a
+        :class:`FileNotFoundError` if the command does not exist, and a :class:`PermissionError` if
+        the caller may not execute it.
     """
 
     pid: int
-    returncode: int | Any  # None until the exit status is known; the type is that of typeshed
+    returncode: int | Any  # None until the exit status is known; the annotation is as in typeshed
 
     @overload
     def __init__(
@@ -368,14 +372,14 @@ class Popen(Collected[AnyStr]):
         except BaseException as error:
             if self._ends:
                 self._close_unopened()
-            # A plain OSError comes from subprocess, which could not make pipes because no
-            # descriptors are free. Errors of usernsctl are of subclasses.
+            # A plain OSError is an error of subprocess, which failed to create pipes because no
+            # descriptors are free. Errors of usernsctl are instances of subclasses.
             if type(error) is not OSError:
                 raise
             raise CommandError.from_os_error(error, "the standard streams", step="stdio") from error
 
-    # This process's ends of the pipes, in the order of the streams, until subprocess opens files on
-    # them.
+    # This process's ends of the pipes, in the order of the streams, from their creation until
+    # subprocess opens file objects on them.
     _ends: tuple[int, ...] = ()
 
     def _get_handles(self, *streams: Any) -> tuple[int, ...]:
@@ -385,10 +389,11 @@ class Popen(Collected[AnyStr]):
         return made
 
     def _close_unopened(self) -> None:
-        """Close the pipes that subprocess leaves if an encoding is unknown, or a handler raises.
+        """Close the pipe descriptors that Popen.__init__ leaves open if it fails.
 
-        The first pipe without a file may be closed already, if opening its file has failed. It is
-        open if the last file could not be made a text file.
+        The reason may be an unknown encoding, or an exception of a signal handler. The first
+        descriptor without a file object may be closed already, because open() failed on it. It is
+        still open if TextIOWrapper() failed on the file object before it.
         """
         files = self.stdin, self.stdout, self.stderr
         pairs = zip(self._ends, files, strict=True)
@@ -427,14 +432,14 @@ class Popen(Collected[AnyStr]):
             self._child_created = True
             self._close_pipe_fds(*child.pipes)  # type: ignore[attr-defined]
         except BaseException:
-            # If a signal handler has raised an exception after the start, only `request` has the
-            # pidfd of the child.
+            # If a signal handler has raised an exception after the start, the pidfd of the child is
+            # stored only in `request`.
             if request.pidfd >= 0:
                 self._undo(request.pidfd)
             raise
 
     def _undo(self, pidfd: int) -> None:
-        """Kill and reap the child, and close its pidfd."""
+        """Kill and reap the child of a failed start, and close its pidfd."""
         _core.end_child(pidfd)
         self.returncode = -signal.SIGKILL
         self.pidfd = -1
@@ -444,7 +449,7 @@ class Popen(Collected[AnyStr]):
             os.close(pidfd)
 
 
-# All known keyword arguments, with which the error for an unknown one suggests a similar one.
+# All known keyword arguments. The error for an unknown one suggests a similar one.
 _KEYWORDS = frozenset(
     (*keywords_of(subprocess.Popen.__init__), *keywords_of(Popen.__init__), *_core.NAMESPACES)
 )
@@ -453,10 +458,10 @@ _KEYWORDS = frozenset(
 def start_within(
     timeout: float | None, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
 ) -> Popen[Any]:
-    """Start a command with a time limit for its start.
+    """Start a command of a ``run()``, whose time limit includes the start.
 
-    :param timeout: the time limit of the command, in seconds; ``None``: no limit.
-    :raises TimeoutExpired: the start took more than `timeout` seconds.
+    :param timeout: the time limit of the command, in seconds; no limit if ``None``.
+    :raises TimeoutExpired: the start alone took more than `timeout` seconds.
     """
     patience = arguments.get("start_timeout", START_SECONDS)
     check_timeout(patience, "start_timeout")
@@ -471,7 +476,7 @@ def start_within(
 
 
 class Child(NamedTuple):
-    """A process that :func:`spawn` started. The caller reaps `pid` and closes `pidfd`."""
+    """A process that :func:`spawn` started. The caller must reap `pid` and close `pidfd`."""
 
     pid: int
     pidfd: int
@@ -484,16 +489,17 @@ def spawn(
     namespace: Joinable | None = None,
     **arguments: Unpack[options.SpawnOptions],
 ) -> Child:
-    """Start a command in new or kept namespaces, without the cost of a :class:`Popen`.
+    """Start a command in new or existing namespaces, without the cost of a :class:`Popen`.
 
-    :param args: the command and its arguments, or one word as the command.
+    :param args: the command and its arguments, or a string, the name of a command without
+        arguments.
     :param idmap: the ids inside, as for :class:`Popen`.
-    :param namespace: a kept namespace to join instead of `idmap`.
-    :param arguments: ``mount=True`` and so on, `init`, `propagation`, `pdeathsig`, `in_cgroup`,
-        `env`, `cwd`, `pass_fds` and `start_timeout`, as for :class:`Popen`; `stdin`, `stdout` and
-        `stderr`: a descriptor, an object with a method ``fileno()``, DEVNULL, or ``None`` for the
-        caller's own.
-    :returns: the pid and a pidfd of the command. Only the caller reaps the command.
+    :param namespace: an existing namespace to join instead of `idmap`.
+    :param arguments: ``mount=True`` and the other kinds, `init`, `propagation`, `pdeathsig`,
+        `in_cgroup`, `env`, `cwd`, `pass_fds` and `start_timeout`, as for :class:`Popen`; `stdin`,
+        `stdout` and `stderr`, each a descriptor, an object with a method ``fileno()``, DEVNULL, or
+        ``None`` for the caller's own stream.
+    :returns: the pid and a pidfd of the command. The caller must reap the command.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: a stream is PIPE, STDOUT or no descriptor, or `args` is empty.
     :raises UsernsError: as :class:`Popen` does.
@@ -550,9 +556,10 @@ def call(
 ) -> int:
     """Run a command in new namespaces and return its exit status: :func:`subprocess.call`.
 
-    :param args: the command and its arguments, or one word as the command.
+    :param args: the command and its arguments, or a string, the name of a command without
+        arguments.
     :param idmap: the ids inside, as for :class:`Popen`.
-    :param namespace: a kept namespace to join instead of `idmap`.
+    :param namespace: an existing namespace to join instead of `idmap`.
     :param arguments: the arguments of :class:`Popen`, and `timeout`, the time limit in seconds.
     :returns: the exit status, or -N if signal N killed the command.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
@@ -584,9 +591,10 @@ def check_call(
 ) -> int:
     """Run a command in new namespaces and check its exit status: :func:`subprocess.check_call`.
 
-    :param args: the command and its arguments, or one word as the command.
+    :param args: the command and its arguments, or a string, the name of a command without
+        arguments.
     :param idmap: the ids inside, as for :class:`Popen`.
-    :param namespace: a kept namespace to join instead of `idmap`.
+    :param namespace: an existing namespace to join instead of `idmap`.
     :param arguments: the arguments of :class:`Popen`, and `timeout`, the time limit in seconds.
     :returns: 0.
     :raises CalledProcessError: the exit status of the command is not 0.
@@ -656,17 +664,20 @@ def run(
 ) -> CompletedProcess[Any]:
     """Run a command in new namespaces and wait for it: :func:`subprocess.run`.
 
-    :param args: the command and its arguments, or one word as the command.
-    :param input: the standard input of the command: a str if its streams carry text, else bytes.
+    :param args: the command and its arguments, or a string, the name of a command without
+        arguments.
+    :param input: the standard input of the command: a str if the streams of the command carry text,
+        else bytes.
     :param bool capture_output: whether to return the standard output and error of the command.
-    :param float timeout: the time limit of the command, its start included, in seconds.
+    :param float timeout: the time limit of the command, including its start, in seconds.
     :param bool check: whether to raise :class:`CalledProcessError` for an exit status other than 0.
-    :param started: a function that is called with the :class:`Popen` of the command once it runs.
+    :param started: a function that is called with the :class:`Popen` of the command once the
+        command runs.
     :param arguments: the arguments of :class:`Popen`.
-    :returns: the exit status of the command, or -N after signal N, and its output.
+    :returns: the exit status of the command, or -N after signal N, and the output.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
-    :raises ValueError: two arguments exclude each other, or one is not supported.
+    :raises ValueError: two arguments exclude each other, or an argument is not supported.
     :raises UsernsError: as :class:`Popen` does.
     """
     check_keywords("run", arguments, _RUN_KEYWORDS)
@@ -690,9 +701,9 @@ _RUN_KEYWORDS = _KEYWORDS.union(keywords_of(run))
 
 
 def choose_pipes(arguments: dict[str, Any], input: Any, capture_output: bool) -> None:
-    """Set the standard streams for `input` and `capture_output` of a ``run()``.
+    """Set the standard streams to PIPE as `input` and `capture_output` of a ``run()`` require.
 
-    :raises ValueError: `arguments` sets one of these streams, too.
+    :raises ValueError: `arguments` sets one of the streams to another value.
     """
     if input is not None:
         if arguments.get("stdin") is not None:
@@ -705,16 +716,16 @@ def choose_pipes(arguments: dict[str, Any], input: Any, capture_output: bool) ->
 
 
 class Bounds(Protocol):
-    """A limit of the output of a command."""
+    """Interface of a limit for the output of a command."""
 
     def output_of(self, process: Any, input: Any, timeout: float | None) -> tuple[Any, Any]:
-        """Communicate with a process until it ends, and return the output that was kept."""
+        """Communicate with a process until it exits; return the output within the limit."""
 
 
 def communicate(
     process: Any, input: Any, timeout: float | None, bounds: Bounds | None = None
 ) -> tuple[Any, Any]:
-    """Communicate with the process of a ``run()`` until it ends, and return its output.
+    """Communicate with the process of a ``run()`` until it exits; return its output.
 
     :param process: a Popen or a SandboxPopen.
     :param bounds: the limit of the output, or ``None``.
@@ -727,7 +738,7 @@ def communicate(
         else:
             output = bounds.output_of(process, input, timeout)
     except TimeoutExpired as expired:
-        # Only the output so far is in the exception.
+        # Do not read the remaining output: the exception contains only the output so far.
         process._end()
         raise expired
     except BaseException:
@@ -783,7 +794,8 @@ def check_output(
 def check_output(args: Args, bufsize: int = -1, *positional: Any, **arguments: Any) -> Any:
     """Run a command in new namespaces and return its output: :func:`subprocess.check_output`.
 
-    :param args: the command and its arguments, or one word as the command.
+    :param args: the command and its arguments, or a string, the name of a command without
+        arguments.
     :param arguments: the arguments of :func:`run`, except `stdout`, `capture_output` and `check`.
     :returns: a str if `text`, `encoding`, `errors` or `universal_newlines` is given, else bytes.
     :raises CalledProcessError: the exit status of the command is not 0.
@@ -803,7 +815,8 @@ def output_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} argument not allowed, it will be overridden.")
     found = {**arguments, "stdout": PIPE, "check": True}
     if found.get("input", "") is None:
-        # As for subprocess, None is empty input here; run() would pass the caller's own stdin.
+        # None means empty input here, as for subprocess. run() would pass the caller's own standard
+        # input.
         is_text = any(found.get(name) for name in TEXT_ARGUMENTS)
         found["input"] = "" if is_text else b""
     return found
@@ -816,23 +829,25 @@ def exec(
     namespace: Joinable | None = None,
     **arguments: Unpack[options.ExecOptions],
 ) -> NoReturn:
-    """Replace this process by a command in new or kept namespaces. The pid stays the same.
+    """Replace this process by a command in new or existing namespaces. The pid stays the same.
 
     The process must have one thread only. After a failure, the process may be inside the new
-    namespaces, or, with `namespace`, without its descriptors: exit then. Meanwhile, no process
-    inside can trace this one. ``sys.stdout`` and ``sys.stderr`` are flushed before.
+    namespaces, and with `namespace` its descriptors may be closed, so it should exit. Until the
+    exec, no process inside can trace this process. ``sys.stdout`` and ``sys.stderr`` are flushed
+    first.
 
-    :param args: the command and its arguments, or one word as the command.
+    :param args: the command and its arguments, or a string, the name of a command without
+        arguments.
     :param idmap: the ids inside, as for :class:`Popen`.
-    :param namespace: a kept namespace to join instead of `idmap`.
-    :param arguments: ``mount=True``, and so on for `net`, `ipc`, `uts` and `cgroup`; `propagation`,
+    :param namespace: an existing namespace to join instead of `idmap`.
+    :param arguments: ``mount=True``, and likewise `net`, `ipc`, `uts` and `cgroup`; `propagation`,
         `executable`, `env` and `cwd`, as for :class:`Popen`; `pass_fds`, the descriptors from 3 on
-        that the command gets.
+        that the command inherits.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises MapError: the id map is malformed.
-    :raises PlanError: the caller may not have the id map.
-    :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if the process has several
-        threads.
+    :raises PlanError: the caller may not use the id map.
+    :raises NamespaceError: the namespaces could not be created or entered; cause
+        ``"multithreaded"`` if the process has several threads.
     :raises CommandError: the command could not be started.
     """
     _exec(args, idmap, namespace, **arguments)

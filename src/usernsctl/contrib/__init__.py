@@ -1,1 +1,1 @@
-"""Interfaces to other packages, each of which is an optional dependency."""
+"""Integrations with other packages, each of which is an optional dependency."""

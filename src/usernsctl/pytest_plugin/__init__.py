@@ -1,7 +1,7 @@
 """Pytest plugin that runs tests in their own namespaces, and skips tests with unmet requirements.
 
-docs/pytest.md describes the plugin. Every pytest session where usernsctl is installed loads it, so
-other modules are imported only when a test uses a mark or fixture of the plugin.
+docs/pytest.md describes the plugin. Every pytest session loads the plugin where usernsctl is
+installed, so other modules are imported only when a test uses a mark or fixture of the plugin.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import usernsctl as un
     from usernsctl.pytest_plugin.needs import Needs
 
-# Hook wrappers are old-style (hookwrapper=True), so that older releases of pytest at least start.
+# The hook wrappers are old-style (hookwrapper=True), so that older releases of pytest can at least
+# load the plugin.
 
 _MARKERS = {
     "userns": 'userns(map="root", mount=False, net=False, pid=False, ipc=False, uts=False, '
@@ -31,20 +32,20 @@ _VARIABLE = "USERNSCTL_MUST_WORK"
 
 
 class Subids(NamedTuple):
-    """Extents of the caller's subordinate ranges, as ``IdMap.auto()`` maps them."""
+    """Extents of the caller's subordinate id ranges, as ``IdMap.auto()`` maps them."""
 
     uids: tuple[un.Extent, ...]
     gids: tuple[un.Extent, ...]
 
 
 class _Hooks:
-    """Specification of the hook through which a test suite adds requirements."""
+    """Specification of the hook by which a test suite adds requirements."""
 
     @pytest.hookspec
     def pytest_userns_needs(self) -> Mapping[str, Callable[[], str | None]]:  # type: ignore[empty-body]
         """Return requirements for the mark ``userns_requires``, each with a function that tests it.
 
-        The function returns the reason why the requirement is not met, or ``None`` if it is met.
+        Each function returns the reason why its requirement is not met, or ``None`` if it is met.
         """
 
 
@@ -52,12 +53,12 @@ _NEEDS = pytest.StashKey["Needs"]()
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Add the hook of this plugin."""
+    """Add the specification of this plugin's hook."""
     pluginmanager.add_hookspecs(_Hooks)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of this plugin."""
+    """Add the command-line option of this plugin."""
     parser.getgroup("usernsctl").addoption(
         _OPTION,
         metavar="WORDS",
@@ -68,11 +69,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks, and check the words of --userns-must-work."""
+    """Register the marks, and check the requirements in --userns-must-work."""
     for line in _MARKERS.values():
         config.addinivalue_line("markers", line)
     if _must_work(config):
-        # Reports unknown words before the tests are collected.
+        # Report unknown requirements before the tests are collected.
         _needs(config)
 
 
@@ -98,7 +99,7 @@ def _has_mark(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Report all mistakes in marks before any test runs."""
+    """Report all errors in marks before any test runs."""
     items = [item for item in session.items if _has_mark(item)]
     if items:
         from usernsctl.pytest_plugin import marks
@@ -107,7 +108,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose requirements this machine does not meet."""
+    """Skip a test if this machine does not meet the test's requirements."""
     if _has_mark(item):
         from usernsctl.pytest_plugin import marks
 
@@ -116,19 +117,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any, None]:
-    """Give the files that a test leaves in its `tmp_path` to the caller before it is removed."""
+    """Make the caller the owner of all files in a test's `tmp_path`, before pytest removes it."""
     yield
     item = request.node
     if request.fixturename == "tmp_path" and item.get_closest_marker("userns") is not None:
         from usernsctl.pytest_plugin import leftovers
 
-        # Runs before the finalizer of `tmp_path` itself, and after those of fixtures that use it.
+        # This finalizer runs before the finalizer of `tmp_path` itself, and after the finalizers of
+        # fixtures that use `tmp_path`.
         request.addfinalizer(lambda: leftovers.take_back(item))
 
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
-    """Let the parent report the warnings of the child as well."""
+    """Record the warnings of the child process together with the parent's warnings."""
     if item.get_closest_marker("userns") is None:
         yield
     else:
@@ -140,7 +142,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
-    """Run a test with the mark ``userns`` in a child."""
+    """Run a test with the mark ``userns`` in a child process."""
     if item.get_closest_marker("userns") is None:
         yield
     else:
@@ -154,12 +156,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, Any, None]:
-    """Replace pytest's report of a test by that of the child.
+    """Replace pytest's report of a test by the report of the child process.
 
-    trylast makes this the innermost wrapper, so all others see the child's report.
+    trylast makes this wrapper the innermost one, so that all other wrappers see the child's report.
     """
     outcome = yield
-    # Without the stash, no test of the session has a mark or fixture of the plugin.
+    # The stash is empty if no test of the session uses a mark or fixture of the plugin.
     if _NEEDS in item.config.stash:
         from usernsctl.pytest_plugin import running
 
@@ -168,13 +170,17 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def userns_requires(request: pytest.FixtureRequest) -> Needs:
-    """Return the mark of the same name as a function, for requirements of a part of a test."""
+    """Return a function that skips the calling test unless requirements are met.
+
+    The function is for requirements of a part of a test, the mark of the same name for a complete
+    test.
+    """
     return _needs(request.config)
 
 
 @pytest.fixture
 def userns(userns_requires: Needs) -> Iterator[un.Namespace]:
-    """Create a user namespace with a mount namespace, in which commands are root."""
+    """Create a user namespace and a mount namespace, in which commands are root."""
     import usernsctl as un
 
     userns_requires("userns")
@@ -184,7 +190,7 @@ def userns(userns_requires: Needs) -> Iterator[un.Namespace]:
 
 @pytest.fixture(scope="session")
 def kept_userns(userns_requires: Needs) -> Iterator[un.Namespace]:
-    """Create a namespace like `userns` that all tests of the session share."""
+    """Create a user namespace, like `userns`, that all tests of the session share."""
     import usernsctl as un
 
     userns_requires("userns")
@@ -194,7 +200,7 @@ def kept_userns(userns_requires: Needs) -> Iterator[un.Namespace]:
 
 @pytest.fixture(scope="session")
 def userns_subids(userns_requires: Needs) -> Subids:
-    """Return the caller's subordinate ranges, as ``IdMap.auto()`` maps them from 1 on."""
+    """Return the caller's subordinate id ranges, as ``IdMap.auto()`` maps them from 1 on."""
     import usernsctl as un
 
     userns_requires("subid")

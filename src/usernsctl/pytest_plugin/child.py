@@ -25,7 +25,7 @@ from usernsctl.errors import UsernsError
 
 
 def sendable(value: Any) -> Any:
-    """Return `value`, with its parts that can't be pickled replaced by their repr()."""
+    """Return `value`, in which parts that can't be pickled are replaced by their repr()."""
     try:
         pickle.loads(pickle.dumps(value))  # noqa: S301
     except Exception:  # methods of an unknown class may raise anything
@@ -38,12 +38,15 @@ def sendable(value: Any) -> Any:
 
 
 def describe(error: BaseException) -> list[bytes]:
-    """Return pickles of an exception, and of its base classes in case the first can't be loaded."""
+    """Return pickles of an exception, and of its base classes with the same text.
+
+    The parent uses the first pickle that it can load.
+    """
     try:
         text = str(error)
     except Exception:  # __str__() of an unknown class may raise anything
         text = type(error).__name__
-    # The constructor's arguments are unknown, except those of exception groups.
+    # The arguments of an unknown exception's constructor are unknown, except for exception groups.
     grouped = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     parts = [describe(part) for part in grouped]
     found = []
@@ -56,7 +59,7 @@ def describe(error: BaseException) -> list[bytes]:
 
 
 def rebuild(description: list[bytes]) -> BaseException:
-    """Load the exception from the result of :func:`describe`, or an exception of a base class."""
+    """Return the exception that :func:`describe` has pickled, or an exception of a base class."""
     for data in description:
         with contextlib.suppress(Exception):
             found = _Unpickler(io.BytesIO(data)).load()
@@ -72,7 +75,8 @@ def rebuild(description: list[bytes]) -> BaseException:
 class _Pickler(pickle.Pickler):
     """Pickler that refers to exception classes by name, even if they can't be imported.
 
-    Such classes are local ones, and pytest's. The parent has all classes that existed at the fork.
+    Local classes and pytest's can't be imported, but the parent has all classes that existed at the
+    fork.
     """
 
     def persistent_id(self, value: Any) -> tuple[str, str] | None:
@@ -96,19 +100,20 @@ def _with_subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
 
 
 _LENGTH = struct.Struct("!Q")
-# Maximum number of scans for processes in a namespace, in case some can't be killed.
+# Maximum number of searches for processes in a namespace, in case some processes can't be killed.
 _SWEEPS = 1000
-# Seconds from the child's alarm to the parent's: the child's report has more about the test.
+# Seconds by which the parent's alarm is later than the child's, so that the child, whose report is
+# more detailed, can report the timeout first.
 _GRACE = 2.0
-# Timeout for the child to enter its namespaces, which root inside could delay.
+# Time limit, in seconds, for the child to enter its namespaces. Root inside could delay that.
 _START_SECONDS = _core.START_SECONDS
 
 
 class Channel:
-    """Connection on which the child sends the parent its user namespace, and then messages.
+    """Connection over which the child sends its user namespace, and then messages, to the parent.
 
-    :ivar alarm: the alarm before fork(2), as for setitimer(2). The child does not inherit it, and
-        the parent sets it again, later.
+    :ivar alarm: the alarm that was set before fork(2), with the values of setitimer(2). A child
+        does not inherit the alarm, so both processes set it again.
     """
 
     def __init__(self, connection: socket.socket, alarm: tuple[float, float] = (0, 0)) -> None:
@@ -122,7 +127,7 @@ class Channel:
 
     @property
     def closed(self) -> bool:
-        """True after :meth:`close`."""
+        """True after :meth:`close` was called."""
         return self._connection.fileno() < 0
 
     def fileno(self) -> int:
@@ -142,7 +147,7 @@ class Channel:
         return fds[0] if fds else -1
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message to the parent, with its parts that can't be pickled as their repr()."""
+        """Send a message to the parent. Parts that can't be pickled become their repr()."""
         data = pickle.dumps(sendable(message))
         if not self._has_sent_namespace:
             self._connection.sendall(b"-")
@@ -151,17 +156,17 @@ class Channel:
         self._connection.sendall(data)
 
     def receive(self, pidfd: int) -> dict[str, Any] | None:
-        """Receive a message, or ``None`` if the child has ended.
+        """Receive a message from the child; return ``None`` if the child has exited.
 
-        The pidfd of the child becomes readable at its end: other processes of the test may keep the
-        connection open.
+        The exit of the child is detected through its pidfd, because other processes of the test may
+        keep the connection open.
         """
         __tracebackhide__ = True
         header = self._read(_LENGTH.size, pidfd)
         if header is None:
             return None
         text = self._read(_LENGTH.unpack(header)[0], pidfd)
-        # Unpickling is safe: the child is a fork of this program.
+        # Unpickling is safe, because the child is a fork of this program.
         return None if text is None else dict(pickle.loads(text))  # noqa: S301
 
     def _read(self, size: int, pidfd: int) -> bytearray | None:
@@ -173,7 +178,7 @@ class Channel:
         poll.register(pidfd, select.POLLIN)
         while len(data) < size:
             ready = {fd for fd, _ in poll.poll()}
-            # Data that the child sent before its end are readable already.
+            # If the connection is not readable, the child has exited without sending more data.
             if connection not in ready:
                 return None
             more = self._connection.recv(size - len(data))
@@ -184,7 +189,7 @@ class Channel:
 
 
 class Child:
-    """The parent's handle of the process that runs a test, and of all processes of the test."""
+    """The parent's handle for the process that runs a test, and for all processes of the test."""
 
     def __init__(self, pid: int, channel: Channel) -> None:
         self._pid = pid
@@ -193,15 +198,15 @@ class Child:
         self._namespace = -1
         left, interval = channel.alarm
         if left:
-            # The child's alarm interrupts the test, and its report has the interrupted line. The
-            # parent's alarm is for tests that block the signal.
+            # The child's alarm interrupts the test, so that the report has the interrupted line.
+            # The parent's alarm is for tests that block SIGALRM.
             signal.setitimer(signal.ITIMER_REAL, left + _GRACE, interval)
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """Yield the messages of the child; the caller stops after the last message.
+        """Yield the messages of the child. The caller stops the iteration after the last message.
 
-        :raises pytest.fail.Exception: the child ended before the test, or did not enter its
-            namespaces in time.
+        :raises pytest.fail.Exception: the child exited before the end of the test, or did not enter
+            its namespaces in time.
         """
         __tracebackhide__ = True
         if not wait_readable(self._channel.fileno(), self._pidfd, timeout=_START_SECONDS):
@@ -214,8 +219,9 @@ class Child:
         pytest.fail(f"the process that ran the test {how} before the test ended", pytrace=False)
 
     def close(self) -> None:
-        """Kill all processes of the test, and close the connection."""
-        # The alarm must not interrupt this method; the remaining time is set again afterwards.
+        """Kill all processes of the test, and close the connection to the child."""
+        # Stop the alarm, so that it can't interrupt this method. The remaining time is set again
+        # below.
         left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
         self._end()
         if left > _GRACE:
@@ -224,7 +230,7 @@ class Child:
     def _end(self) -> None:
         if self._pid:
             if self._namespace < 0:
-                # The child may be in its namespace without having sent the descriptor.
+                # The child may have entered its namespace without sending the descriptor yet.
                 with contextlib.suppress(OSError):
                     self._namespace = os.open(f"/proc/{self._pid}/ns/user", os.O_RDONLY)
                     if _is_ours(self._namespace):
@@ -244,7 +250,7 @@ class Child:
         try:
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         except ChildProcessError:
-            # If the session ignores SIGCHLD, the kernel reaps the child.
+            # The kernel has reaped the child, because the session ignores SIGCHLD.
             return _core.lost_returncode(self._pidfd)
 
 
@@ -255,7 +261,7 @@ def _how_ended(code: int | None) -> str:
         return f"ended with status {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal
+    except ValueError:  # the number of a real-time signal
         return f"was killed by signal {-code}"
 
 
@@ -267,12 +273,12 @@ def fork() -> Child | Channel:
     sys.stdout.flush()
     sys.stderr.flush()
     ours, theirs = socket.socketpair()
-    # Stopped until the fork is over: os.fork() ignores exceptions in its callbacks, and so would
-    # ignore that of the alarm's handler.
+    # Stop the alarm during the fork, because os.fork() ignores exceptions in its callbacks, and
+    # thus an exception of the alarm's handler.
     alarm = signal.setitimer(signal.ITIMER_REAL, 0)
     with warnings.catch_warnings():
-        # Python warns of fork() in a process with threads, which may hold locks. Threads of pytest
-        # and its plugins hold none that a test function needs.
+        # Python warns about fork() in a process with threads, which may hold locks. Threads of
+        # pytest and its plugins hold no locks that a test function needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             pid = os.fork()
@@ -287,18 +293,21 @@ def fork() -> Child | Channel:
 
 
 def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
-    """Move this process, the child, into the namespaces, and send their descriptor to the parent.
+    """Move this process, the child, into the namespaces, and send the parent a descriptor.
+
+    The descriptor refers to the user namespace.
 
     :raises pytest.fail.Exception: a namespace can't be created or entered.
     """
-    # The child must not outlive the parent, however that ends.
+    # The child must not outlive the parent, even if the parent is killed.
     target.setup.pdeathsig = signal.SIGKILL
     proc = "/proc" if mount_proc else None
     try:
-        # Imported first: the ids inside may have no permission to read the module's file.
+        # Import the module before entering, because the ids inside may not be allowed to read its
+        # file.
         prctl = hardening.python_prctl()
         target.enter()
-        # Dumpable, so that the test may use its own files in /proc, as outside.
+        # Make the process dumpable, so that the test may use its own files in /proc, as outside.
         prctl.set_dumpable(True)
         channel.send_namespace()
         if not {"pid", "time"}.isdisjoint(target.namespaces):
@@ -307,30 +316,32 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
     except UsernsError as error:
         refuse(error)
     finally:
-        # Processes that the test forks must not send messages.
+        # Close the connection in processes that the test forks, because they must not send
+        # messages.
         os.register_at_fork(after_in_child=channel.close)
         signal.setitimer(signal.ITIMER_REAL, *channel.alarm)
 
 
 def refuse(error: UsernsError) -> NoReturn:
-    """Fail the test, since its namespaces can't be created."""
+    """Fail the test, because its namespaces can't be created."""
     remedy = f"\n{error.remedy}" if error.remedy else ""
     reason = f"can't create the namespaces of the test: {error}{remedy}"
     raise pytest.fail.Exception(reason, pytrace=False) from None
 
 
 _STATUS = struct.Struct("i")
-# The capacity of a pipe (pipe(7)).
+# The capacity of a pipe in bytes (pipe(7)).
 _REPORTS_MAX = 1 << 16
 
 
 def _continue_in_child(*, has_init: bool) -> None:
-    """Fork and return in the child, since only children enter a new PID or time namespace.
+    """Fork and return in the child, because only children enter a new PID or time namespace.
 
-    The parent waits for the child, and ends in the same way (unshare(2)).
+    The parent waits for the child, and then exits with its exit status or by its signal
+    (unshare(2)).
 
-    :param has_init: whether the child forks once more, so that it is process 1 of the new PID
-        namespace, which reports the status of its child, and the test runs in that.
+    :param has_init: whether the child forks once more. The child is then PID 1 of the new PID
+        namespace, and the test runs in the grandchild, whose wait status PID 1 reports.
     """
     is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
     if is_ignored:
@@ -347,13 +358,14 @@ def _continue_in_child(*, has_init: bool) -> None:
         return
     os.close(report)
     _, status = os.waitpid(pid, 0)
-    # Process 1 exits with 128+N if signal N has killed the test; its report has the signal.
+    # PID 1 exits with 128+N if signal N has killed the test, but its report has the signal itself.
     for (reported,) in _STATUS.iter_unpack(os.read(reports, _REPORTS_MAX)):
         if not os.WIFSTOPPED(reported) and not os.WIFCONTINUED(reported):
             status = reported
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        # The parent learns from this process's status how the test ended.
+        # Exit by the same signal, because the parent learns from this process's status how the test
+        # ended.
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
@@ -361,7 +373,7 @@ def _continue_in_child(*, has_init: bool) -> None:
 
 
 def _continue_below_process_1(report: int) -> None:
-    """Fork and return in the child; the parent, process 1, forwards signals and reaps orphans."""
+    """Fork and return in the child. The parent, PID 1, forwards signals and reaps orphans."""
     _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL))
     os.set_blocking(report, False)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -372,23 +384,24 @@ def _continue_below_process_1(report: int) -> None:
 
 
 def leave(channel: Channel, message: dict[str, Any]) -> NoReturn:
-    """Send the last message and exit the child."""
+    """Send the last message, and exit this process, the child."""
     try:
-        # Flushed first: the parent kills the child when it gets the message.
+        # Flush first, because the parent kills the child when it receives the message.
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
         channel.send(message)
         os._exit(os.EX_OK)
     finally:
-        # Exit after any exception: the child must not continue the session.
+        # Exit even after an exception, because the child must not continue the session.
         os._exit(os.EX_SOFTWARE)
 
 
 def save_coverage() -> str | None:
     """Save the coverage data of this process, if coverage is measured.
 
-    :returns: the reason why the data can't be saved, or None.
+    :returns: the reason why the data can't be saved; None if they were saved or coverage is not
+        measured.
     """
     coverage = sys.modules.get("coverage")
     current = coverage.Coverage.current() if coverage is not None else None
@@ -397,7 +410,7 @@ def save_coverage() -> str | None:
     try:
         current.stop()
         current.save()
-    except Exception as error:  # the test may have changed to a uid that may not write there
+    except Exception as error:  # the current uid of the test may not be allowed to write the file
         return str(error)
     return None
 
@@ -407,9 +420,10 @@ def _is_ours(namespace: int) -> bool:
 
 
 def _kill_all_in(namespace: int) -> None:
-    """Kill the processes in a user namespace and in the namespaces below it.
+    """Kill all processes in a user namespace and in its descendant namespaces.
 
-    The open descriptor keeps the namespace alive, so no other namespace can get its inode number.
+    The open descriptor keeps the namespace alive, so no other namespace can have the same inode
+    number.
     """
     for _ in range(_SWEEPS):
         found = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
@@ -418,8 +432,8 @@ def _kill_all_in(namespace: int) -> None:
 
 
 def _kill_in(namespace: int, pid: int) -> bool:
-    """Kill a process if it is in the namespace; return whether it was there and alive."""
-    # Checked before the pidfd is opened, since most processes are elsewhere.
+    """Kill a process if it is in the namespace; return whether it was there and running."""
+    # Check before opening a pidfd, because most processes are in other namespaces.
     if not _is_in(pid, namespace):
         return False
     try:
@@ -427,7 +441,7 @@ def _kill_in(namespace: int, pid: int) -> bool:
     except OSError:
         return False
     try:
-        # Checked again: the pid may have been reused, and a zombie still has its user namespace.
+        # Check again, because the pid may have been reused. A zombie still has its user namespace.
         if _has_ended(pidfd, 0) or not _is_in(pid, namespace):
             return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -440,7 +454,7 @@ def _kill_in(namespace: int, pid: int) -> bool:
 
 
 def _has_ended(pidfd: int, milliseconds: int) -> bool:
-    """Return whether a process ends within a timeout."""
+    """Return whether a process exits within a time limit."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(milliseconds))
@@ -449,7 +463,7 @@ def _has_ended(pidfd: int, milliseconds: int) -> bool:
 def _is_in(pid: int, namespace: int) -> bool:
     try:
         current = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    except OSError:  # the process has ended, or belongs to another user
+    except OSError:  # the process has exited, or belongs to another user
         return False
     if _is_ours(current):
         os.close(current)
@@ -460,7 +474,7 @@ def _is_in(pid: int, namespace: int) -> bool:
             parent = parent_namespace(current).detach()
             os.close(current)
             current = parent
-    except OSError:  # EPERM: the parent namespace is above this process's namespace
+    except OSError:  # EPERM: the parent namespace is an ancestor of this process's namespace
         return False
     finally:
         os.close(current)

@@ -1,4 +1,4 @@
-"""Change of owner of a test's files that belong to other users, so that pytest can delete them."""
+"""Change of the owner of files that a test has left, so that pytest can delete them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from usernsctl.pytest_plugin.marks import wanted
 def take_back(item: pytest.Item) -> None:
     """Make the caller the owner of all files in the ``tmp_path`` of a test.
 
-    chown(2) needs a user namespace with the same id map as that of the test.
+    chown(2) requires a user namespace with the id map of the test.
     """
     mark, path = wanted(item), getattr(item, "funcargs", {}).get("tmp_path")
     if mark is not None and isinstance(path, Path) and any(_foreign(path, os.geteuid())):
@@ -27,7 +27,7 @@ def take_back(item: pytest.Item) -> None:
 
 
 def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:
-    """Yield the files below `path` that other users own: a directory's descriptor and a name."""
+    """Yield each file below `path` of another owner: the directory's descriptor, and the name."""
     for _, directories, files, fd in os.fwalk(path):
         for name in (*directories, *files):
             with contextlib.suppress(FileNotFoundError):
@@ -36,7 +36,7 @@ def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:
 
 
 def _take_back_inside(path: Path, idmap: IdMap) -> None:
-    # Errors are ignored here: pytest reports the files that it can't delete.
+    # Ignore errors, because pytest itself reports files that it can't delete.
     with contextlib.suppress(UsernsError):
         planned = plan(idmap)
         target = make_target((), planned=planned)

@@ -17,7 +17,7 @@ _ARGUMENTS = ("map", *_core.NAMESPACES, "init", "propagation", "mount_proc")
 
 
 class Wanted(NamedTuple):
-    """Arguments of a ``userns`` mark."""
+    """The arguments of a ``userns`` mark."""
 
     idmap: un.IdMap
     namespaces: tuple[str, ...]
@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
 
 
 def wanted(item: pytest.Item) -> Wanted | None:
-    """Return the arguments of the nearest ``userns`` mark of a test, or None without a mark.
+    """Return the arguments of a test's closest ``userns`` mark, or None without a mark.
 
     :raises ValueError: the mark has invalid arguments.
     """
@@ -62,7 +62,8 @@ def required(item: pytest.Item) -> list[Any]:
 def check(items: Iterable[pytest.Item], needs: Needs) -> None:
     """Check the marks of tests.
 
-    :raises pytest.UsageError: marks are invalid, or conflict with --pdb; the message lists all.
+    :raises pytest.UsageError: marks are invalid or conflict with --pdb. The message lists all
+        errors.
     """
     mistakes = [problem for item in items if (problem := _problem(item, needs))]
     if mistakes:

@@ -1,4 +1,4 @@
-"""Requirements of tests, and the trials that find out whether the machine meets them."""
+"""Requirements of tests, and functions that find out whether the machine meets them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from usernsctl import hardening
 from usernsctl._system import python_child
 
 Trial = Callable[[], str | None]
-"""A function that tests a requirement; returns the reason why it is not met, or None."""
+"""A function that tests a requirement. It returns the reason why it is not met, or None."""
 
 _KERNEL = re.compile(r"kernel>=(\d+(?:\.\d+)*)")
 _CAPABILITY = re.compile(r"cap:(?:CAP_)?([A-Z][A-Z_]*)")
@@ -23,19 +23,19 @@ _SECONDS = 60
 
 
 class Lacking(pytest.skip.Exception):  # type: ignore[name-defined,misc]
-    """The skip of a test whose requirements the machine does not meet."""
+    """The skip of a test because the machine does not meet a requirement."""
 
 
 class Needs:
-    """Requirements that the machine meets or lacks; each is tested once, on first use.
+    """The known requirements, each of which is tested once, when it is first used.
 
-    :ivar must_work: the requirements whose absence fails a test.
+    :ivar must_work: the requirements that fail a test, instead of skipping it, if they are not met.
     """
 
     def __init__(self, must_work: Iterable[str], trials: Mapping[str, Trial]) -> None:
         """Check that each requirement in `must_work` is known.
 
-        :param trials: checks of requirements that the plugin does not have.
+        :param trials: functions that test requirements which the plugin itself does not know.
         :raises pytest.UsageError: a requirement is unknown.
         """
         self.must_work: frozenset[str] = frozenset(must_work)
@@ -125,7 +125,7 @@ def _try_map(idmap: un.IdMap, purpose: Literal["run", "range"]) -> str | None:
 
 
 def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"]) -> str:
-    """Return the error with the cause and remedy that doctor finds, or those of `cause_id`."""
+    """Return the error with the cause and remedy that doctor finds, or with `cause_id`."""
     from usernsctl.doctor import diagnose
     from usernsctl.doctor.remedies import remedy
     from usernsctl.doctor.render import place

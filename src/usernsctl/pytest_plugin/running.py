@@ -1,4 +1,4 @@
-"""Execution of a test in a child process, and the parent's report of the test's result."""
+"""Execution of a test in a child process, and its report in the parent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from usernsctl.pytest_plugin.needs import Lacking
 
 
 class _Inside:
-    """Plugin that is registered only in the child.
+    """Pytest plugin that is registered only in the child process.
 
     :ivar over: whether the test function has returned or raised.
     """
@@ -41,7 +41,7 @@ class _Inside:
         self.over = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Send the report of a subtest to the parent, which counts and prints it."""
+        """Send the report of a subtest to the parent, which counts and prints subtests."""
         self.channel.send({"subtest": _to_data(self.item.config, report)})
 
     def pytest_fixture_setup(self, fixturedef: Any) -> None:
@@ -53,34 +53,38 @@ class _Inside:
 
     @pytest.hookimpl(hookwrapper=True, trylast=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
-        """Send the report of the test, and exit the child."""
+        """Send the report of the test to the parent, and exit the child."""
         outcome = yield
         if self.over:
             _end(self, outcome, call)
 
 
-# The child's report and warnings, until pytest asks the parent for the report.
+# The child's report and warnings, stored until pytest requests the report from the parent.
 _REPORT = pytest.StashKey[pytest.TestReport]()
 _WARNINGS = pytest.StashKey[list[warnings.WarningMessage]]()
 
 
 @contextlib.contextmanager
 def warnings_of_both(item: pytest.Item) -> Iterator[None]:
-    """Record the warnings of the parent and the child, and repeat them for outer recorders."""
+    """Record the warnings of parent and child during a ``with`` block, and then show them again.
+
+    Other recorders, such as pytest's own, then receive the warnings.
+    """
     with warnings.catch_warnings(record=True) as recorded:
         item.stash[_WARNINGS] = recorded
         yield
     for found in recorded:
-        # showwarning() applies no filters: the filters of the test were applied before.
+        # showwarning() applies no filters. The filters of the test were applied when the warning
+        # was recorded.
         warnings.showwarning(found.message, found.category, found.filename, found.lineno)
 
 
 @contextlib.contextmanager
 def run_in_child(item: pytest.Item) -> Iterator[None]:
-    """Replace the test's function, during a ``with`` block, by one that forks a child."""
+    """Replace the test's function, during a ``with`` block, by a function that forks a child."""
     mark = wanted(item)
     assert mark is not None
-    # item.runtest is called by the innermost hook, so no hook can call the test in the parent.
+    # pytest's innermost hook calls item.runtest, so no hook can run the test in the parent.
     inner = item.runtest
     setattr(item, "runtest", lambda: _run(item, mark, inner))  # noqa: B010 - a method of its own
     try:
@@ -90,7 +94,7 @@ def run_in_child(item: pytest.Item) -> Iterator[None]:
 
 
 def _run(item: pytest.Item, mark: Wanted, inner: Callable[[], None]) -> None:
-    """Run the test in a child, and reproduce its report, warnings and exception in the parent."""
+    """Run the test in a child; reproduce its report, warnings and exception in the parent."""
     __tracebackhide__ = True
     try:
         planned = plan(mark.idmap)
@@ -110,7 +114,7 @@ def _run(item: pytest.Item, mark: Wanted, inner: Callable[[], None]) -> None:
             move(target, mount_proc=mark.mount_proc, channel=process)
             inner()
         except (KeyboardInterrupt, pytest.exit.Exception) as error:
-            # These exceptions end the session. The parent raises them again, without a report.
+            # These exceptions end the session. The parent raises them again, and makes no report.
             _leave(inside, None, error)
         finally:
             if process.closed:
@@ -131,27 +135,27 @@ def _run(item: pytest.Item, mark: Wanted, inner: Callable[[], None]) -> None:
 
 
 def _follow(item: pytest.Item, process: Child) -> dict[str, Any]:
-    """Report subtests when they end, and return the last message of the child."""
+    """Report each subtest as it finishes, and return the last message of the child."""
     __tracebackhide__ = True
     capture = item.config.pluginmanager.getplugin("capturemanager")
     for message in process.messages():
         if "subtest" not in message:
             return message
         report = _from_data(item.config, message["subtest"])
-        # Disabled, since the printed report is not an output of the test.
+        # Disable capturing, because the printed report is not an output of the test.
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             item.ihook.pytest_runtest_logreport(report=report)
     raise AssertionError("messages() raises when the child has ended")
 
 
 def _relay_subtests(inside: _Inside) -> None:
-    """Disable other plugins' handlers of reports in the child, and register `inside`.
+    """Disable the report handlers of other plugins in the child, and register `inside`.
 
-    The parent's plugins get the reports from the parent.
+    In the parent, these handlers receive the reports of the child.
     """
     config, session = inside.item.config, inside.item.session
     for found in config.hook.pytest_runtest_logreport.get_hookimpls():
-        # The session's handler stays: it counts failures, and stops subtests after --maxfail.
+        # Keep the session's own handler, which counts failures and stops subtests after --maxfail.
         is_wrapper = found.hookwrapper or getattr(found, "wrapper", False)
         if found.plugin is not session and not is_wrapper:
             setattr(found, "function", _ignore)  # noqa: B010 - typed as final
@@ -163,7 +167,7 @@ def _ignore(*_: object) -> None:
 
 
 def report(item: pytest.Item, call: pytest.CallInfo[None], outcome: Any) -> None:
-    """Replace pytest's report of a test by the child's, and report unmet requirements as skips."""
+    """Replace pytest's report of a test by the child's; report unmet requirements as skips."""
     if call.when == "call" and _REPORT in item.stash:
         child_report = item.stash[_REPORT]
         del item.stash[_REPORT]
@@ -171,7 +175,7 @@ def report(item: pytest.Item, call: pytest.CallInfo[None], outcome: Any) -> None
         item.user_properties[:] = child_report.user_properties
         _add_sections(item, child_report)
     if call.excinfo and isinstance(call.excinfo.value, Lacking):
-        # The location of the skip is the test, not a line of this plugin.
+        # Report the location of the test, not a line of this plugin, for the skip.
         path, line, _ = item.reportinfo()
         location = os.fspath(path), (line or 0) + 1
         outcome.get_result().longrepr = (*location, str(call.excinfo.value))
@@ -188,7 +192,7 @@ def _add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
 def _end(inside: _Inside, outcome: Any, call: pytest.CallInfo[None]) -> NoReturn:
     try:
         config, report = inside.item.config, outcome.get_result()
-        # pytest marks a test as failed by its subtests in this hook.
+        # In this hook, pytest marks a test as failed if one of its subtests has failed.
         config.hook.pytest_report_teststatus(report=report, config=config)
         _leave(inside, _to_data(config, report), call.excinfo.value if call.excinfo else None)
     finally:

@@ -24,7 +24,8 @@ except ImportError as _error:
         name="ray",
     ) from _error
 
-# Imported on first use: Ray's own interface of sandboxes takes long to import.
+# The modules of the names, which are imported on first use: Ray's own sandbox interface takes long
+# to import.
 _MODULES = {
     "NodeLostError": "tasks",
     "Progress": "tasks",

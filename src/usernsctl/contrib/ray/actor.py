@@ -1,4 +1,4 @@
-"""The Ray actor that runs commands in the sandboxes of one node."""
+"""Ray actor that runs commands in sandboxes on its node."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from usernsctl.gvisor.pool.keeper import PoolStats
 from usernsctl.gvisor.pool.pool import SandboxPool
 from usernsctl.gvisor.sandbox.host_namespace import HostOptions
 
-# Exceptions that describe a command or its arguments. The caller gets the same object: Ray would
-# wrap a raised one, with the traceback in the actor as its text.
+# Exceptions that describe a command or its arguments. They are returned, so that the caller gets
+# the same object: Ray would wrap an exception that is raised, with the actor's traceback in its
+# text.
 _EXPECTED = (UsernsError, SubprocessError, TypeError, ValueError)
 
 
 class SandboxActor:
-    """An actor that holds a :class:`usernsctl.SandboxHost` and a pool of its sandboxes.
+    """An actor with a :class:`usernsctl.SandboxHost` and a pool of sandboxes.
 
-    :class:`RayPool` makes such actors. To make one without it, call
+    :class:`RayPool` creates these actors. To create an actor without a pool, call
     ``ray.remote(SandboxActor).options(num_cpus=0, resources={"sandboxes": 4}).remote(4)``, and then
-    its method ``start``. Methods return the exceptions of usernsctl, in place of raising them.
+    the method ``start`` of the actor. Methods return exceptions of usernsctl instead of raising
+    them.
 
     :param int sandboxes: the number of sandboxes.
-    :param host: the arguments of the host.
+    :param host: the arguments of the host; see :class:`RayPool`.
     :param template: the template of the sandboxes, or None.
-    :param int max_uses: the number of commands that a sandbox runs, see
+    :param int max_uses: the number of commands that a sandbox runs; see
         :class:`usernsctl.SandboxPool`.
     :param float start_timeout: the time limit for the start of one sandbox, in seconds.
     """
@@ -54,9 +56,9 @@ class SandboxActor:
         self._pool: SandboxPool | None = None
 
     async def start(self) -> str | Exception:
-        """Make the host, load the template, and wait until one sandbox has started.
+        """Create the host, load the template, and wait until one sandbox has started.
 
-        :returns: the id of the node; or the exception that has prevented the start.
+        :returns: the id of the node, or the exception that prevented the start.
         """
         try:
             self._pool = await asyncio.to_thread(self._make_pool)
@@ -80,7 +82,7 @@ class SandboxActor:
         )
 
     async def run(self, argv: tuple[str, ...], input: Any, options: Mapping[str, Any]) -> Any:
-        """Run a command in the next free sandbox. If this call is cancelled, the command is killed.
+        """Run a command in the next free sandbox. If Ray cancels this call, the command is killed.
 
         :param argv: the command and its arguments.
         :param input: the standard input, or None.
@@ -90,7 +92,7 @@ class SandboxActor:
         if self._pool is None:
             return ValueError("the actor was not started: call its method start first")
         try:
-            # Ray has replaced the object reference by the object that it refers to.
+            # Ray has replaced an object reference by the object itself.
             check_input(input, options)
             async with self._pool.acquire_async() as sandbox:
                 given = {"capture_output": True, "input": input, **options}
@@ -103,7 +105,7 @@ class SandboxActor:
         return None if self._pool is None else self._pool.stats()
 
     async def close(self) -> None:
-        """End all sandboxes, and return when they have ended."""
+        """End all sandboxes, and wait for their end."""
         for part in (self._pool, self._host):
             if part is not None:
                 await part.close_async()

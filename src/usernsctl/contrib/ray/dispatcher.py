@@ -1,7 +1,7 @@
 """The thread that sends the tasks of a pool to actors, and receives their results.
 
-All state belongs to this thread. Other threads, and Ray's callbacks, put functions into its queue,
-which it calls one after the other.
+All state belongs to this thread. Other threads, and Ray's callbacks, put functions into the
+thread's queue. The thread calls them one after the other.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from usernsctl.contrib.ray.tasks import (
 from usernsctl.errors import PoolError, PoolTimeoutError, SandboxEndedError
 from usernsctl.gvisor.result import Result
 
-# The number of failed starts, without a result in between, after which an actor is not replaced.
+# Number of failed starts, since the last result, after which an actor is not replaced.
 _ERRORS_MAX = 3
-# The longest delay before an actor is started in place of a lost one, in seconds. Ray may know of
-# the loss of a node only after that time, and starts the next actor on the lost node until then.
+# Maximum delay before a lost actor is replaced, in seconds. Ray may need that time to notice the
+# loss of a node, and starts the next actor on the lost node until then.
 _DELAY_MAX = 16.0
-# The time limit for the actors to close their sandboxes, in seconds. Then they are killed, which
+# Time limit for the actors to close their sandboxes, in seconds. Then the actors are killed, which
 # ends their sandboxes as well.
 _CLOSE_SECONDS = 10
-# The time between two checks whether this process is still connected to the cluster, in seconds.
+# Interval between checks that this process is connected to the cluster, in seconds.
 _CHECK_SECONDS = 5.0
 
-# Errors of Ray that say that an actor or its node is gone.
+# Exceptions of Ray if an actor or its node was lost.
 _ACTOR_LOST = (
     ray_errors.RayActorError,
     ray_errors.NodeDiedError,
@@ -52,17 +52,17 @@ _ACTOR_LOST = (
     ray_errors.OutOfMemoryError,
     ray_errors.ActorUnschedulableError,
 )
-# Errors of Ray that say that a result is lost, or that the node that stored the result is gone.
+# Exceptions of Ray if a result, or the node that stored the result, was lost.
 _LOST = (*_ACTOR_LOST, ray_errors.ObjectLostError)
 
-#: The error of tasks that a closed pool has not run.
+#: The error of tasks that have not run when the pool is closed.
 CLOSED = "the pool is closed"
 
 
 class Task:
     """A task, from its submission to its result.
 
-    :ivar ref: the object reference of the result while an actor runs the task.
+    :ivar ref: Ray's object reference of the result, while an actor has the task; else None.
     :ivar attempts: the number of times that the task was sent to an actor.
     """
 
@@ -78,10 +78,11 @@ class Task:
 class Slot:
     """The place of one actor in the pool.
 
-    :ivar node: the id of the node, or ``""`` before the actor is ready.
-    :ivar lost: the number of lost actors before this one since the last result.
-    :ivar errors: the number of actors before this one that could not start, likewise.
-    :ivar tasks: the number of tasks that the actor has.
+    :ivar node: the id of the actor's node, or ``""`` until the actor is ready.
+    :ivar lost: the number of previous actors in this slot that were lost since the last result.
+    :ivar errors: the number of previous actors in this slot that failed to start since the last
+        result.
+    :ivar tasks: the number of tasks that were sent to the actor and have no result yet.
     """
 
     def __init__(self, actor: Any, lost: int = 0, errors: int = 0) -> None:
@@ -94,14 +95,14 @@ class Slot:
 
 
 class Dispatcher:
-    """The thread, and the interface for other threads.
+    """The dispatcher's thread, and its interface for other threads.
 
-    :param make_actor: a function that creates a handle of an actor with the methods of
-        :class:`SandboxActor`.
+    :param make_actor: a function that creates an actor with the methods of :class:`SandboxActor`,
+        and returns its handle.
     :param count: the number of actors.
-    :param at_once: the number of tasks that an actor has at a time.
+    :param at_once: the maximum number of tasks that an actor has at a time.
     :param retries: the number of retries of a task.
-    :param start_timeout: the time limit, in seconds, after which tasks fail if no actor is ready.
+    :param start_timeout: the time in seconds after which queued tasks fail if no actor is ready.
     :ivar progress: the numbers of tasks and actors.
     """
 
@@ -121,12 +122,13 @@ class Dispatcher:
         self._queue: deque[Task] = deque()
         self._running: set[Task] = set()
         self._slots: list[Slot] = []
-        # A heap of pairs: the number of an actor's tasks, and the actor. An entry counts only if
-        # its number is current: an actor gets a new entry whenever its number changes.
+        # A heap of tuples of the number of an actor's tasks, a serial number, and the actor's slot.
+        # An actor gets a new entry whenever its number of tasks changes; entries with an old number
+        # are ignored.
         self._free: list[tuple[int, int, Slot]] = []
         self._serial = itertools.count()
-        # The actors to start later: the time of the start by time.monotonic(), and `lost` and
-        # `errors` of the new slot.
+        # A heap of the actors to start later, each a tuple of the time of the start
+        # (time.monotonic()), and `lost` and `errors` of the new slot.
         self._delayed: list[tuple[float, int, int]] = []
         self._counts: Counter[str] = Counter()
         self._last_failure: Exception | None = None
@@ -143,7 +145,7 @@ class Dispatcher:
         """Queue a task.
 
         :raises ValueError: the pool is closed.
-        :raises UsernsError: the pool has failed before, such as by the loss of the cluster.
+        :raises UsernsError: the pool has failed, for example because the cluster was lost.
         """
         task = Task(spec)
         task.future.add_done_callback(
@@ -156,7 +158,7 @@ class Dispatcher:
         return task.future
 
     def close(self) -> None:
-        """Cancel all tasks, end the actors, and return when they have ended."""
+        """Cancel all tasks, end the actors, and wait for their end."""
         self._put(self._close)
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -178,7 +180,7 @@ class Dispatcher:
                 self._tell()
         except Exception as error:
             self._error = error
-        # From here on, submit() cancels the tasks that it puts into the queue, so no task is lost.
+        # From now on, submit() cancels the tasks that it puts into the queue, so no task is lost.
         self._has_ended = True
         self._is_closing = True
         while True:
@@ -197,7 +199,7 @@ class Dispatcher:
     # Actors
 
     def _next_event(self) -> Callable[[], object]:
-        """Wait for an event, but no longer than until the next actor is to be started."""
+        """Return the next event, or a no-op when a delayed start or a check is due."""
         seconds = _CHECK_SECONDS
         if self._delayed:
             seconds = max(0, min(seconds, self._delayed[0][0] - time.monotonic()))
@@ -207,7 +209,7 @@ class Dispatcher:
             return lambda: None
 
     def _check_connection(self) -> None:
-        """Check that this process is connected to the cluster.
+        """Check that this process is connected to the cluster, and raise an error if it is not.
 
         Without a connection, most calls of Ray start a new cluster on this machine.
         """
@@ -227,9 +229,10 @@ class Dispatcher:
         self._await(slot.actor.start.remote(), partial(self._started, slot))
 
     def _await(self, ref: Any, function: Callable[[Future[Any]], object]) -> None:
-        """Call a function in this thread with the future of an object reference, once it is done.
+        """Call a function in this thread with the future of `ref`, once the future is done.
 
-        Ray calls the callback in its own thread, where calls of Ray could wait for that thread.
+        Ray itself runs callbacks in its own thread, where a call of Ray could wait for that same
+        thread.
         """
         ref.future().add_done_callback(partial(self._put, function))
 
@@ -246,16 +249,16 @@ class Dispatcher:
         self._offer(slot)
 
     def _retire(self, slot: Slot, why: BaseException) -> None:
-        """Send no more tasks to an actor, and start another in its place.
+        """Send no more tasks to an actor, and schedule the start of another actor in its place.
 
-        Its remaining tasks fail with an error of Ray if the actor has ended, and are retried.
+        If the actor has ended, its remaining tasks fail with an error of Ray, and are retried.
         """
         if slot.is_retired or self._is_closing:
             return
         slot.is_retired = True
         self._slots.remove(slot)
-        # Kill the actor even if its node seems lost: the node may still run the tasks, connected to
-        # other nodes.
+        # Kill the actor even if its node seems lost: the node may be connected to other nodes, and
+        # still run the actor's tasks.
         ray.kill(slot.actor)
         self._counts["actors"] -= bool(slot.node)
         self._last_failure = _failure_of(why)
@@ -263,7 +266,8 @@ class Dispatcher:
         if isinstance(why, _ACTOR_LOST):
             lost += 1
         else:
-            # Do not retry with arguments that an actor has refused: they are wrong on every node.
+            # Do not retry with arguments that an actor has rejected, because they are wrong on
+            # every node.
             errors = _ERRORS_MAX if isinstance(why, TypeError | ValueError) else errors + 1
         if errors < _ERRORS_MAX:
             delay = min(2.0 ** (lost + errors - 2), _DELAY_MAX)
@@ -300,17 +304,17 @@ class Dispatcher:
         self._queue.append(task)
 
     def _take(self, task: Task) -> None:
-        """Remove a task from the number of queued tasks."""
+        """Remove a task from the count of queued tasks."""
         self._counts["queued"] -= task.is_queued
         task.is_queued = False
 
     def _offer(self, slot: Slot) -> None:
-        """Put an actor into the heap if it may get another task."""
+        """Put an actor into the heap if it can take another task."""
         if not slot.is_retired and slot.tasks < self._at_once:
             heapq.heappush(self._free, (slot.tasks, next(self._serial), slot))
 
     def _dispatch(self) -> None:
-        """Send queued tasks to the actors with the fewest tasks."""
+        """Send queued tasks to actors, each to the actor with the fewest tasks."""
         while self._queue and self._free:
             number, _, slot = self._free[0]
             if slot.is_retired or number != slot.tasks:
@@ -349,7 +353,7 @@ class Dispatcher:
         if isinstance(answer, ray_errors.TaskCancelledError):
             task.future.cancel()
         elif isinstance(answer, (*_LOST, SandboxEndedError, PoolError)):
-            # The command has not run, or its result is lost.
+            # The command has not run, or its result was lost.
             self._retry(task, answer)
         elif isinstance(answer, BaseException):
             self._fail(task, _failure_of(answer))
@@ -368,7 +372,7 @@ class Dispatcher:
         self._counts["retried"] += 1
         task.is_queued = True
         self._counts["queued"] += 1
-        # Put the task before the others, so that it does not wait for the whole queue again.
+        # Put the task at the front of the queue, so that it does not wait for all others again.
         self._queue.appendleft(task)
 
     def _finish(self, task: Task, found: Result[Any], node: str) -> None:
@@ -398,19 +402,19 @@ class Dispatcher:
                 self._fail(task, error)
 
     def _cancel(self, task: Task) -> None:
-        """Kill the command of a task whose future was cancelled."""
+        """Finish a task whose future was cancelled, and kill its command."""
         if task.is_finished:
             return
         task.is_finished = True
         self._take(task)
         self._counts["cancelled"] += 1
-        # Notify the callers of concurrent.futures.wait() of the cancellation.
+        # concurrent.futures.wait() notices the cancellation only after this call.
         task.future.set_running_or_notify_cancel()
         if task.ref is not None and ray.is_initialized():
             ray.cancel(task.ref, recursive=False)
 
     def _end_all(self, error: Exception | None) -> None:
-        """Finish all tasks, each with an exception or as cancelled."""
+        """Finish all tasks: with the exception `error`, or as cancelled if `error` is None."""
         for task in (*self._queue, *self._running):
             self._take(task)
             if task.is_finished:
@@ -424,7 +428,7 @@ class Dispatcher:
         self._tell()
 
     def _close(self) -> None:
-        """Cancel all tasks, and end the actors."""
+        """Cancel all tasks, and close or kill the actors."""
         self._is_closing = True
         self._end_all(None)
         if not ray.is_initialized():
@@ -438,13 +442,13 @@ class Dispatcher:
 
 
 def _answer_of(future: Future[Any]) -> Any:
-    """Return the value of an object reference, or its exception."""
+    """Return the result of a finished future, or its exception."""
     error = future.exception()
     return future.result() if error is None else error
 
 
 def _failure_of(error: BaseException, beginning: str = "") -> Exception:
-    """Return an exception of this package for an error of Ray or of an actor."""
+    """Return the exception to raise in the caller for an exception of Ray or of an actor."""
     if isinstance(error, _LOST):
         lost = NodeLostError(f"{beginning}{last_line(error)}", step="pool")
         lost.__cause__ = error

@@ -23,14 +23,14 @@ from usernsctl.gvisor import checks
 from usernsctl.gvisor.sandbox.host_namespace import HostOptions
 from usernsctl.gvisor.template.template import Template
 
-#: The custom resource that a node offers, and of which an actor takes one for each sandbox.
+#: The custom Ray resource that a node offers. An actor takes one unit for each of its sandboxes.
 RESOURCE = "sandboxes"
 
-# The number of tasks that an actor has for each of its sandboxes: one runs, and the next one is
-# there when the sandbox becomes free.
+# The number of tasks that an actor has for each of its sandboxes. One task runs, and the next task
+# is available as soon as the sandbox becomes free.
 _TASKS_PER_SANDBOX = 2
 
-#: The default time limit until an actor is ready, in seconds.
+#: Default time limit for an actor to become ready, in seconds.
 START_SECONDS = 120.0
 
 _Outcome = RayResult[Any] | Exception
@@ -41,28 +41,30 @@ class RayPool(ClosingMixin):
     """Sandboxes on the nodes of a Ray cluster, to run commands in.
 
     Each node offers a number of sandboxes: ``ray start --resources='{"sandboxes": 8}'``. The pool
-    starts actors on the nodes (:class:`SandboxActor`), which hold the sandboxes, and starts others
-    in place of those that end. The caller must be connected to the cluster (``ray.init``).
+    starts actors on the nodes (:class:`SandboxActor`), each of which has a number of sandboxes, and
+    replaces actors that exit. The caller must be connected to the cluster (``ray.init``).
 
-    A task is repeated if its sandbox, its actor or its node has ended, so a command may run more
-    than once. A task is never repeated because of its command's exit status, timeout or limits.
+    A task is retried if its sandbox, its actor or its node has failed, so a command may run more
+    than once. A task is never retried because of its command's exit status, timeout or limits.
 
-    All actors and sandboxes end when the pool is closed, and when the process that created it ends.
-    A RayPool is a context manager, also an asynchronous one, that closes the pool at its end.
+    All actors and sandboxes end when the pool is closed, and when the process that created the pool
+    exits. A RayPool is a context manager, also for ``async with``, that closes the pool at the end
+    of the block.
 
-    :param int sandboxes: the number of sandboxes of each actor. An actor takes that much of the
+    :param int sandboxes: the number of sandboxes of each actor. An actor takes as many units of the
         resource ``sandboxes``.
-    :param int actors: the number of actors; by default, as many as the cluster has room for now.
-    :param host: the arguments of the host on each node, a dictionary, as for
-        :class:`usernsctl.SandboxHost`. Paths are those of the nodes.
-    :param template: a :class:`usernsctl.Template`, or the directory of a saved one, to start the
-        sandboxes from. Ray copies it to each node once. The nodes need the same usernsctl, runsc
-        and root filesystem (:meth:`usernsctl.Template.load`).
+    :param int actors: the number of actors; by default, the number for which the cluster has room
+        now.
+    :param host: a dictionary of the arguments of :class:`usernsctl.SandboxHost` on each node. Paths
+        are paths on the nodes.
+    :param template: a :class:`usernsctl.Template`, or the directory of a saved template, from which
+        to start the sandboxes. Ray copies the template to each node once. The nodes need the same
+        usernsctl, runsc and root filesystem (:meth:`usernsctl.Template.load`).
     :param int max_uses: the number of commands that a sandbox runs, as for
         :class:`usernsctl.SandboxPool`.
     :param int retries: the maximum number of retries of a task.
-    :param float start_timeout: the time limit, in seconds, for the start of a sandbox, and until
-        tasks fail because no actor is ready.
+    :param float start_timeout: the time limit, in seconds, for the start of a sandbox. Queued tasks
+        fail if no actor has been ready for this time.
     :param actor_options: further options of the actors for Ray, a dictionary, such as ``memory``,
         ``num_cpus``, ``runtime_env`` and ``scheduling_strategy``.
     :raises TypeError: an argument has the wrong type.
@@ -87,7 +89,7 @@ class RayPool(ClosingMixin):
         start_timeout: float = START_SECONDS,
         actor_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin to start actors, and return at once."""
+        """Start the actors; do not wait until they are ready."""
         checks.count("sandboxes", sandboxes)
         checks.count("max_uses", max_uses)
         checks.count("retries", retries, 0)
@@ -98,7 +100,7 @@ class RayPool(ClosingMixin):
         if not ray.is_initialized():
             raise ValueError("this process is not connected to a Ray cluster: call ray.init first")
         count = _room_for(sandboxes) if actors is None else checks.count("actors", actors)
-        # Kept, since Ray removes an object without references from the object store.
+        # Keep a reference, because Ray removes objects without references from the object store.
         self._template = None if template is None else ray.put(_files_of(template))
         remote = ray.remote(SandboxActor).options(
             **{
@@ -128,20 +130,21 @@ class RayPool(ClosingMixin):
         return self._dispatcher
 
     def submit(self, args: Args, **options: Unpack[TaskOptions]) -> Future[RayResult[Any]]:
-        """Queue a task, and return at once.
+        """Queue a task; do not wait for its result.
 
-        At most two tasks for each sandbox are sent to the cluster at a time; the others wait in
-        this process.
+        At most two tasks for each sandbox are sent to the cluster at a time; the other tasks wait
+        in this process.
 
-        :param args: the command and its arguments, or one word as the command.
-        :param options: `input`, `timeout`, `check` and so on: see :class:`TaskOptions`.
-        :returns: the future of the result. ``future.cancel()`` cancels the task at any time before
-            its end, and kills its command. ``future.result()`` raises
+        :param args: the command and its arguments, or a string, the name of a command without
+            arguments.
+        :param options: options such as `input`, `timeout` and `check`; see :class:`TaskOptions`.
+        :returns: the future of the result. ``future.cancel()`` cancels the task at any time until
+            it is done, and kills its command. ``future.result()`` raises
             :class:`subprocess.TimeoutExpired` if the command took more than `timeout` seconds;
-            :class:`subprocess.CalledProcessError` if it failed, with `check`;
-            :class:`usernsctl.CommandError` if it could not be started;
-            :class:`NodeLostError` or :class:`usernsctl.SandboxEndedError` if all retries were in
-            vain; :class:`usernsctl.PoolError` if no sandbox could be started on any node.
+            :class:`subprocess.CalledProcessError` if the command failed and `check` is true;
+            :class:`usernsctl.CommandError` if the command could not be started;
+            :class:`NodeLostError` or :class:`usernsctl.SandboxEndedError` if all retries failed;
+            :class:`usernsctl.PoolError` if no sandbox could be started on any node.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value, or the pool is closed.
         :raises CommandError: `cwd` is relative.
@@ -158,14 +161,16 @@ class RayPool(ClosingMixin):
     ) -> Iterator[Any]:
         """Run commands, and return an iterator of their results, in the order of the commands.
 
-        `commands` is read as results are consumed: at most two tasks for each sandbox are pending.
-        Closing the iterator cancels them; so does an exception.
+        The iterator takes commands from `commands` as its results are consumed: at most two tasks
+        for each sandbox are pending. Closing the iterator cancels the pending tasks, and so does an
+        exception.
 
         :param commands: the commands, each as for :meth:`submit`.
-        :param progress: a function that is called with :meth:`progress` after each result.
-        :param bool return_exceptions: whether the iterator has the exception of a task in place of
-            its result, and goes on. By default it raises the exception.
-        :param options: the options of each task, see :class:`TaskOptions`.
+        :param progress: a function that is called after each result, with the value of
+            :meth:`progress`.
+        :param bool return_exceptions: whether the iterator yields the exception of a failed task in
+            place of its result, and continues. By default the iterator raises the exception.
+        :param options: the options of each task; see :class:`TaskOptions`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value, or the pool is closed.
         :raises CommandError: `cwd` is relative.
@@ -204,15 +209,16 @@ class RayPool(ClosingMixin):
         return_exceptions: bool = False,
         **options: Unpack[TaskOptions],
     ) -> Iterator[tuple[int, Any]]:
-        """Run commands, and return an iterator of their numbers and results, by their ends.
+        """Run commands, and return an iterator of their numbers and results, as they finish.
 
-        The result of the command that ends first comes first. The number is the position of the
-        command in `commands`, from 0 on. See :meth:`map` for the rest.
+        The number is the position of the command in `commands`, from 0 on. Everything else is as
+        for :meth:`map`.
 
         :param commands: the commands, each as for :meth:`submit`.
-        :param progress: a function that is called with :meth:`progress` after each result.
+        :param progress: a function that is called after each result, with the value of
+            :meth:`progress`.
         :param bool return_exceptions: as for :meth:`map`.
-        :param options: the options of each task, see :class:`TaskOptions`.
+        :param options: the options of each task; see :class:`TaskOptions`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value, or the pool is closed.
         :raises CommandError: `cwd` is relative.
@@ -249,14 +255,14 @@ class RayPool(ClosingMixin):
             _cancel_all(numbers)
 
     def progress(self) -> Progress:
-        """Return the numbers of tasks and actors."""
+        """Return the numbers of tasks and actors at this moment."""
         return Progress() if self._dispatcher is None else self._dispatcher.progress
 
     def close(self) -> None:
         """Cancel all tasks, kill their commands, and end all actors and sandboxes.
 
-        Any thread may call this at any time. In a forked child of the process that created the
-        pool, it does nothing.
+        Any thread may call this method at any time. In a forked child of the process that created
+        the pool, the method does nothing.
         """
         if os.getpid() != self._creator or self._dispatcher is None:
             return
@@ -280,7 +286,7 @@ class RayPool(ClosingMixin):
 
 
 def _outcome(future: Future[RayResult[Any]], return_exceptions: bool) -> _Outcome:
-    """Wait for a task, and return its result, or its exception."""
+    """Wait for a task; return its result, or its exception if `return_exceptions` is true."""
     if not return_exceptions:
         return future.result()
     error = future.exception()
@@ -297,7 +303,7 @@ def _cancel_all(futures: Iterable[Future[RayResult[Any]]]) -> None:
 
 
 def _host_options(given: HostOptions | None) -> HostOptions:
-    """Check the names of the host's arguments; the nodes check the values.
+    """Return a copy of the host's arguments with checked names; the nodes check the values.
 
     :raises TypeError: `given` is not a dictionary, or has an unknown name.
     """
@@ -310,9 +316,9 @@ def _host_options(given: HostOptions | None) -> HostOptions:
 
 
 def _files_of(template: Template | StrOrBytesPath) -> TemplateFiles:
-    """Return the files of a template, or of the directory of a saved one.
+    """Return the files of a template, or of the directory of a saved template.
 
-    :raises TypeError: `template` is something else.
+    :raises TypeError: `template` is neither a template nor a path.
     """
     if isinstance(template, Template):
         return TemplateFiles.of(template)
@@ -324,7 +330,7 @@ def _files_of(template: Template | StrOrBytesPath) -> TemplateFiles:
 def _room_for(sandboxes: int) -> int:
     """Return the number of actors for which the nodes of the cluster have room.
 
-    :raises PoolError: it is 0.
+    :raises PoolError: no node has room for an actor.
     """
     found = [node["Resources"].get(RESOURCE, 0) for node in ray.nodes() if node["Alive"]]
     count = sum(int(amount // sandboxes) for amount in found)

@@ -1,6 +1,6 @@
-"""Ray's interface of sandboxes (``ray.experimental.sandbox``), with sandboxes of usernsctl.
+"""Ray's sandbox interface (``ray.experimental.sandbox``), implemented with usernsctl.
 
-docs/ray.md lists the differences to Ray's own implementation.
+docs/ray.md lists the differences from Ray's own implementation.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ from usernsctl.errors import CommandError, SandboxEndedError, SandboxFileNotFoun
 from usernsctl.gvisor.sandbox.host_namespace import HostOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
-# The exit status of shells for a command that can't be started, and the base of that for signals.
+# The exit status of shells for a command that can't be started, and the number that shells add to
+# the number of a signal.
 _NOT_FOUND = 127
 _SIGNALLED = 128
 
-# The steps of a start whose failures runsc, too, reports as a result of the command.
+# The steps of a start whose failures runsc, like Ray's own backend, reports as a result of the
+# command.
 _START_STEPS = ("chdir", "exec", "lookup")
 
-# The annotation by which gVisor keeps writes to the root filesystem in memory, or in a file.
+# The annotation that selects where gVisor keeps writes to the root filesystem: in memory or in a
+# file.
 _OVERLAY = "dev.gvisor.spec.rootfs.overlay"
 
 
 if TYPE_CHECKING:
 
     class _Base:
-        """A class of Ray, which is not installed where the types are checked."""
+        """Substitute for Ray's classes in type checks, where Ray is not installed."""
 
         def __init__(self, *arguments: Any) -> None: ...
 
@@ -57,8 +60,8 @@ else:
 class _ImageManager(_Images):
     """Ray's image manager, which also accepts the directory of a root filesystem as an image.
 
-    Images are in a directory of this user: by default, Ray has them below /tmp, under a name that
-    any user of the machine can take first.
+    Images are stored in a directory of this user. Ray's default is a directory below /tmp, whose
+    name any user of the machine can take first.
     """
 
     def __init__(self) -> None:
@@ -68,7 +71,7 @@ class _ImageManager(_Images):
     def pull_image(
         self, image: str, timeout_seconds: float = 120.0, instance_id: str | None = None
     ) -> str:
-        """Return the directory of an image, after its download if that is necessary."""
+        """Return the directory of an image; download the image if necessary."""
         if os.path.isdir(image):
             return image
         os.makedirs(self.images_dir, mode=0o700, exist_ok=True)
@@ -81,19 +84,19 @@ class _ImageManager(_Images):
             super().release_image(image, instance_id)  # type: ignore[misc]
 
     def get_workdir(self, image: str) -> str | None:
-        """Return the working directory of an image, or None."""
+        """Return the working directory of an image, or None if the image defines none."""
         return None if os.path.isdir(image) else super().get_workdir(image)  # type: ignore[misc]
 
 
 class UsernsctlBackend(_Backend):
-    """A backend of Ray's sandboxes: each is a :class:`usernsctl.Sandbox`, with usernsctl's agent.
+    """A backend for Ray's sandboxes that starts each as a :class:`usernsctl.Sandbox`.
 
     :param image_manager: an image manager of Ray.
     """
 
     def __init__(self, image_manager: Any = None) -> None:
         super().__init__(image_manager or _ImageManager())
-        # Ray's actor reads the configuration from this attribute.
+        # Ray's actor reads the sandboxes' configuration from this attribute.
         self._sandbox_metadata: dict[str, dict[str, Any]] = {}
 
     def create_sandbox(self, config: Any) -> str:
@@ -134,7 +137,7 @@ class UsernsctlBackend(_Backend):
         return name
 
     def _host_options(self, config: Any, undo: contextlib.ExitStack) -> HostOptions:
-        """Return the arguments of the sandbox's host."""
+        """Return the arguments of the host (SandboxHost) for a sandbox's configuration."""
         options: HostOptions = {"network": config.network, "limits": "best-effort"}
         if memory := parse_memory_bytes(config.memory):
             options["memory"] = memory
@@ -165,7 +168,7 @@ class UsernsctlBackend(_Backend):
         return options | HostOptions(bundle=bundle, trust=True)
 
     def delete_sandbox(self, sandbox_id: str) -> None:
-        """Kill a sandbox, and remove its files. Does nothing if there is no such sandbox."""
+        """Kill a sandbox, and remove its files. Does nothing if no sandbox has this id."""
         found = self._sandbox_metadata.pop(sandbox_id, None)
         if found is not None:
             found["undo"].close()
@@ -184,11 +187,11 @@ class UsernsctlBackend(_Backend):
 
         The exit status is 127 if the command can't be started, and 128+N after signal N.
 
-        :param command: a list, or a text for the shell.
+        :param command: a list of arguments, or a text for the shell.
         :param timeout: the time limit, in seconds, after which the command and all processes that
             it has started are killed.
         :raises SandboxTimeoutError: the time limit was reached.
-        :raises SandboxNotFoundError: there is no such sandbox.
+        :raises SandboxNotFoundError: no sandbox has this id.
         :raises SandboxExecError: the sandbox has ended, or an argument is wrong.
         """
         found = self._get(sandbox_id)
@@ -203,7 +206,7 @@ class UsernsctlBackend(_Backend):
             try:
                 done = found["box"].run(
                     argv,
-                    # runsc gives a user without a group the group 0.
+                    # For a user without a group, select the group 0 as runsc does.
                     user=f"{user}:0" if user is not None and user.isdigit() else user,
                     cwd=cwd or found["cwd"],
                     env=env,
@@ -230,8 +233,8 @@ class UsernsctlBackend(_Backend):
     ) -> None:
         """Write a file in a sandbox, and create missing directories above it.
 
-        :param path: the path inside; a relative one begins in the working directory.
-        :param bool append: whether to keep the present content.
+        :param path: the path in the sandbox; a relative path starts at the working directory.
+        :param bool append: whether to keep the existing content, and write after it.
         :raises SandboxError: the file can't be written.
         """
         found = self._get(sandbox_id)
@@ -247,7 +250,7 @@ class UsernsctlBackend(_Backend):
     def read_file(self, sandbox_id: str, path: str) -> bytes:
         """Return the content of a file in a sandbox.
 
-        :param path: the path inside; a relative one begins in the working directory.
+        :param path: the path in the sandbox; a relative path starts at the working directory.
         :raises SandboxError: the file can't be read.
         """
         found = self._get(sandbox_id)
@@ -256,7 +259,7 @@ class UsernsctlBackend(_Backend):
         return content
 
     def get_status(self, sandbox_id: str) -> Any:
-        """Return whether a sandbox runs, a ``SandboxStatus``."""
+        """Return the state of a sandbox, a ``SandboxStatus``."""
         found = self._sandbox_metadata.get(sandbox_id)
         is_running = found is not None and found["box"].poll() is None
         states = ray_sandbox.SandboxStatus
@@ -270,16 +273,20 @@ class UsernsctlBackend(_Backend):
 
 
 def _change(spec: dict[str, Any], change: Any) -> Any:
-    """Let gVisor keep writes to the root filesystem in memory, then apply the caller's function."""
+    """Make gVisor keep writes to the root filesystem in memory, then apply the caller's function.
+
+    :param spec: the config.json of the sandbox.
+    :param change: the function that changes the config.json, or None.
+    """
     spec["annotations"][_OVERLAY] = "memory"
     return change(spec) if change else None
 
 
 @contextlib.contextmanager
 def _errors(kind: Any) -> Iterator[None]:
-    """Turn exceptions of usernsctl in a ``with`` block into those of Ray's interface.
+    """Convert exceptions of usernsctl in a ``with`` block to exceptions of Ray's interface.
 
-    :param kind: the class for all but timeouts.
+    :param kind: the class of the exceptions, except for timeouts.
     """
     try:
         yield
@@ -293,9 +300,10 @@ def _errors(kind: Any) -> Iterator[None]:
 
 
 class UsernsctlRuntime(_Runtime):
-    """Ray's ``SandboxRuntime``, with :class:`UsernsctlBackend`.
+    """Ray's ``SandboxRuntime`` with :class:`UsernsctlBackend` as its backend.
 
-    In addition, `image` may be the directory of a root filesystem, such as ``"/"``.
+    In contrast to Ray's own class, `image` may be the directory of a root filesystem, such as
+    ``"/"``.
     """
 
     def __init__(self) -> None:
@@ -305,12 +313,12 @@ class UsernsctlRuntime(_Runtime):
 
 
 class RaySandbox(_Actor):
-    """Ray's ``Sandbox``, the class of an actor, with :class:`UsernsctlRuntime`.
+    """Ray's actor class ``Sandbox`` with :class:`UsernsctlRuntime` as its runtime.
 
     :param str image: the name of an image, an archive of its root filesystem, or a directory.
-    :param cpu: the number of processors; by default that of the actor.
-    :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``; by default that
-        of the actor.
+    :param cpu: the number of processors; by default the number of the actor.
+    :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``; by default the
+        limit of the actor.
     :param options: the other arguments of ``SandboxRuntime.create``.
     """
 
@@ -345,7 +353,7 @@ def create(
     :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``.
     :param resources: custom resources that the actor takes.
     :param options: the other arguments of ``ray.experimental.sandbox.create``.
-    :returns: the handle of the actor, whose methods are those of Ray's ``Sandbox``.
+    :returns: the handle of the actor, which has the methods of Ray's ``Sandbox``.
     """
     actor: dict[str, Any] = {}
     if cpu is not None:

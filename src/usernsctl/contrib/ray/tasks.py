@@ -1,4 +1,4 @@
-"""Tasks of a pool on a Ray cluster: their options, their results and their errors."""
+"""Tasks of a pool on a Ray cluster: options, results and errors."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from usernsctl.gvisor.oci import Rlimit
 from usernsctl.gvisor.output import OnOverflow
 from usernsctl.gvisor.result import Result
 
-#: The default value of `max_output`, in bytes.
+#: The default of `max_output`, in bytes.
 OUTPUT_BYTES = 16 << 20
 
 
 class TaskOptions(TypedDict, total=False):
     """Keyword arguments of the methods of :class:`RayPool` that submit tasks.
 
-    :ivar input: the standard input of the command: text with `text` or `encoding`, else bytes; or a
-        reference to such an object in Ray's object store (``ray.put``), which is copied to each
-        node once.
-    :ivar timeout: the time limit of the command, in seconds, without the time in queues; ``None``,
-        the default: no limit.
-    :ivar check: whether an exit status other than 0 is an error,
-        :class:`subprocess.CalledProcessError`.
-    :ivar max_output: the number of bytes to keep of each stream, 16 MiB by default; ``None``: all.
-    :ivar on_overflow: ``"truncate"``, the default, or ``"kill"``, to kill a command that writes
-        more than `max_output`.
+    :ivar input: the standard input of the command: text with `text` or `encoding`, otherwise bytes;
+        or a reference to text or bytes in Ray's object store (``ray.put``), which Ray copies to
+        each node once.
+    :ivar timeout: the time limit of the command in seconds, not including the time in queues; no
+        limit if ``None``, the default.
+    :ivar check: whether an exit status other than 0 raises :class:`subprocess.CalledProcessError`.
+    :ivar max_output: the maximum number of bytes of standard output, and of standard error, in the
+        result: 16 MiB by default; no limit if ``None``.
+    :ivar on_overflow: ``"truncate"`` (the default) to drop output beyond `max_output`, or
+        ``"kill"`` to kill the command then.
 
-    The others are as for :meth:`usernsctl.Sandbox.run`.
+    The other arguments are as for :meth:`usernsctl.Sandbox.run`.
     """
 
     input: Any
@@ -61,8 +61,8 @@ class TaskOptions(TypedDict, total=False):
 class RayResult(Result[AnyStr]):
     """The result of a task, a :class:`usernsctl.Result`.
 
-    :ivar str node: the id of the node in the cluster that ran the command, in hexadecimal.
-    :ivar int attempts: the number of sandboxes in which the command was tried.
+    :ivar str node: the id of the cluster node that ran the command, in hexadecimal.
+    :ivar int attempts: the number of times that the task was sent to an actor.
     """
 
     node: str = ""
@@ -70,21 +70,21 @@ class RayResult(Result[AnyStr]):
 
 
 class NodeLostError(PoolError):
-    """A task had no result because the nodes or actors that ran the task have ended.
+    """A task has no result because the nodes or actors that ran it were lost.
 
-    The command may have run, in part or completely, on each of them.
+    The command may have run, partly or completely, on each of these nodes.
     """
 
 
 class Progress(NamedTuple):
     """The numbers of tasks and actors of a pool at one moment.
 
-    :ivar queued: the tasks that wait for an actor.
+    :ivar queued: the number of tasks that wait for an actor; the other fields are numbers, too.
     :ivar running: the tasks that were sent to an actor.
     :ivar done: the tasks with a result, whatever the exit status.
     :ivar failed: the tasks that ended with an exception.
-    :ivar cancelled: the cancelled tasks.
-    :ivar retried: the number of retries.
+    :ivar cancelled: the tasks that were cancelled.
+    :ivar retried: the retries of tasks.
     :ivar actors: the actors that are ready.
     """
 
@@ -98,9 +98,9 @@ class Progress(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """The arguments of one task, checked.
+    """The arguments of one task, after a check.
 
-    :ivar args: the command as the caller gave it, for the result.
+    :ivar args: the command in the caller's form, for the result.
     :ivar options: the options of ``Sandbox.run``, without `input` and `check`.
     """
 
@@ -112,7 +112,7 @@ class Spec(NamedTuple):
 
 
 def check_task(args: Args, options: Mapping[str, Any]) -> Spec:
-    """Check the arguments of a task; a node checks the rest.
+    """Check the arguments of a task, as far as possible without a sandbox host.
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has a wrong value.
@@ -145,7 +145,7 @@ def check_task(args: Args, options: Mapping[str, Any]) -> Spec:
 def check_input(given: Any, options: Mapping[str, Any]) -> None:
     """Check the standard input of a task.
 
-    :param options: the options of the task, which decide between text and bytes.
+    :param options: the options of the task, which determine whether the input is text or bytes.
     :raises TypeError: the input has the wrong type.
     """
     is_text = any(options.get(name) for name in TEXT_ARGUMENTS)
@@ -155,7 +155,7 @@ def check_input(given: Any, options: Mapping[str, Any]) -> None:
 
 
 def finished(spec: Spec, found: Result[Any], node: str, attempts: int) -> RayResult[Any]:
-    """Return the result of a task.
+    """Return the result of a task for the caller.
 
     :raises CalledProcessError: the task had ``check=True``, and the exit status is not 0.
     """
@@ -169,12 +169,12 @@ def finished(spec: Spec, found: Result[Any], node: str, attempts: int) -> RayRes
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of the text of an exception; the text of Ray's has a traceback."""
+    """Return the last line of an exception's text; texts of Ray's exceptions have a traceback."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 
 
 def describe_command(argv: tuple[str, ...]) -> str:
-    """Return the beginning of a command line, for messages."""
+    """Return the command line, cut to a limited length, for messages."""
     text = " ".join(map(os.fsdecode, argv))
     return text if len(text) <= 60 else f"{text[:57]}..."

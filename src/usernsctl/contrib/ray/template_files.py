@@ -19,11 +19,11 @@ from usernsctl.gvisor.template.template import Template
 
 
 class TemplateFiles:
-    """The files of a saved template. ``ray.put`` puts them into the object store without a copy.
+    """The files of a saved template, which ``ray.put`` stores in Ray's object store without a copy.
 
-    A node that gets the object has it once in its memory, for all actors of the node.
+    A node that fetches the object has it in memory once, for all actors of the node.
 
-    :param files: the content of each file, by its name.
+    :param files: the content of each file, by the file's name.
     """
 
     def __init__(self, files: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ class TemplateFiles:
 
     @classmethod
     def of(cls, template: Template) -> Self:
-        """Return the files of a template.
+        """Return the files of an open template.
 
         :raises ValueError: the template is closed.
         :raises UsernsError: as :meth:`usernsctl.Template.save` does.
@@ -46,9 +46,10 @@ class TemplateFiles:
         """Read the files of a template that :meth:`usernsctl.Template.save` wrote.
 
         :param directory: the path of the directory.
-        :raises RunscError: there is no template (cause ``"no-such-template"``), it is incomplete
-            (``"template-damaged"``), other users may have modified it (``"template-untrusted"``),
-            or it is that of a :class:`usernsctl.PythonTemplate`, which runs no further commands.
+        :raises RunscError: there is no template (cause ``"no-such-template"``), the template is
+            incomplete (``"template-damaged"``), other users may have modified it
+            (``"template-untrusted"``), or it is a :class:`usernsctl.PythonTemplate`, which runs no
+            further commands.
         """
         return cls(use(os.path.abspath(os.fsdecode(directory)), _read_files))
 
@@ -58,10 +59,10 @@ class TemplateFiles:
         return sum(len(memoryview(content)) for content in self._files.values())
 
     def load(self, host: HostBase) -> Template:
-        """Return the template, loaded into a host.
+        """Load the template into a host, and return it.
 
         :raises RunscError: as :meth:`usernsctl.Template.load` does.
-        :raises ValueError: the name of a file is not a plain name.
+        :raises ValueError: the name of a file is a path, not a plain name.
         """
         with tempfile.TemporaryDirectory(prefix="usernsctl-template-") as directory:
             for name, content in self._files.items():
@@ -71,7 +72,8 @@ class TemplateFiles:
             return Template.load(directory, host=host)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Buffers, which Ray stores beside the pickled object: it copies bytes into it.
+        # Pass buffers, because Ray copies bytes into the pickled object, but stores buffers beside
+        # it.
         return type(self), ({name: pickle.PickleBuffer(f) for name, f in self._files.items()},)
 
 
