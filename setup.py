@@ -1,7 +1,7 @@
 """Build the cffi extension and the native programs from csrc/.
 
-csrc/layout.py lists the sources of each program. The declarations for cffi are parsed from the
-interface, csrc/include/usernsctl.h.
+csrc/layout.py lists the sources of each program. The declarations for cffi are extracted from the
+core's interface, csrc/include/usernsctl.h.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-# setuptools provides this module, and exports the command under no other name.
+# setuptools provides this module in place of the standard library, and exports this command under
+# no other name.
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
-# A relative path, as setuptools requires.
+# setuptools requires a relative path.
 CSRC = Path("csrc")
 sys.path.insert(0, str(CSRC.resolve()))
 import layout  # noqa: E402
 
 PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text())
-# Programs for users; the other programs are data of the package.
+# Programs that users call. The other programs are data files of the package.
 SCRIPTS = ["usernsctl-exec", "usernsctl-entrypoint"]
-# A directory with an older libc to link the extension with, which then works with that and all
-# later versions (tools/dist/sysroot.py). The programs are static, and use the libc of this machine.
+# The directory of an older libc with which to link the extension, so that the extension works with
+# that libc and all later versions (tools/dist/sysroot.py). The programs are static, and use the
+# libc of this machine.
 SYSROOT = os.environ.get("USERNSCTL_SYSROOT")
 INTERFACE = "include/usernsctl.h"
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
@@ -47,8 +49,8 @@ DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))
 def processor() -> str:
     """Return the target processor of the compiler, in the form of platform.machine().
 
-    Falls back to the processor of this machine without a compiler, so that the metadata of the
-    package can be read.
+    Without a compiler, returns the processor of this machine, so that the metadata of the package
+    can still be read.
     """
     try:
         target = subprocess.run([*compiler(), "-dumpmachine"], capture_output=True, text=True)
@@ -69,9 +71,11 @@ def compiler() -> list[str]:
 
 
 FLAGS = layout.flags(CSRC)
-# Control-flow protection against forged returns and jumps, on processors that support it.
+# Compiler flags for control-flow protection against forged returns and jumps, by processors that
+# support it.
 BRANCHES = {"x86_64": ["-fcf-protection=full"], "aarch64": ["-mbranch-protection=standard"]}
-# -U comes first: the compilers of some distributions define _FORTIFY_SOURCE at another level.
+# -U_FORTIFY_SOURCE comes first, because compilers of some distributions define the macro with
+# another level.
 RELEASE = [
     *("-O2", "-fstack-protector-strong", "-fstack-clash-protection"),
     *("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"),
@@ -88,18 +92,18 @@ PROGRAM_LDFLAGS = [
     "-s",
 ]
 
-# In order of preference. A static program starts in less than half the time, and runs in images
-# with another libc or none.
+# Flags of the ways to link a program, in order of preference. A static program starts in less than
+# half the time, and also runs in images with another libc or no libc.
 LINK_MODES = [["-fPIE", "-static-pie"], ["-static"], ["-fPIE", "-pie"]]
 
-# The types of <sys/types.h> that the header uses; for "...", cffi queries the compiler.
+# The types of <sys/types.h> in the header. cffi queries the compiler for the parts that are "...".
 SYSTEM_TYPES = "typedef int... pid_t; typedef int... uid_t; typedef int... gid_t;"
 
 
 def declarations(header: str) -> str:
-    """Remove what cffi can't parse from a C header.
+    """Return a C header without the parts that cffi can't parse.
 
-    Of the preprocessor directives, only ``#define NAME number`` remains.
+    The only preprocessor directives that remain are ``#define NAME number``.
     """
     header = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.DOTALL).replace("\\\n", " ")
     header = re.sub(r"_Static_assert\s*\(.*?\)\s*;", "", header, flags=re.DOTALL)
@@ -110,7 +114,7 @@ def declarations(header: str) -> str:
 
 
 def older_libc() -> list[str]:
-    """Return flags that select the libc in SYSROOT, even for a cross compiler that has its own."""
+    """Return flags that select the libc in SYSROOT, even for a cross compiler with its own libc."""
     if not SYSROOT:
         return []
     headers, system = f"{SYSROOT}/usr/include", f"{processor()}-linux-gnu"
@@ -123,8 +127,8 @@ def extension() -> Any:
     libc = older_libc()
     ffi = FFI()
     ffi.cdef(SYSTEM_TYPES + declarations((CSRC / INTERFACE).read_text()))
-    # BuildExtension adds the core. The binding that cffi generates is built without warnings, which
-    # could not be fixed here.
+    # BuildExtension adds the core. The generated binding is compiled without warnings, because this
+    # project can't fix it.
     ffi.set_source(
         "usernsctl._native",
         f'#include "{INTERFACE}"',
@@ -138,7 +142,7 @@ def extension() -> Any:
 
 
 def link_mode(compiler: list[str]) -> list[str]:
-    """Return the first of LINK_MODES whose programs link and run."""
+    """Return the first of LINK_MODES for which a test program links and runs."""
     with tempfile.TemporaryDirectory() as scratch:
         source, program = Path(scratch, "probe.c"), Path(scratch, "probe")
         source.write_text("int main(void) { return 0; }\n")
@@ -154,7 +158,7 @@ def link_mode(compiler: list[str]) -> list[str]:
 class ProgramBuilder:
     """Builder of the native programs, which compiles the core once for all of them.
 
-    :param scratch: an empty directory, for objects.
+    :param scratch: an empty directory for object files.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -170,7 +174,7 @@ class ProgramBuilder:
         return compile_all([*self._compiler, *PROGRAM_FLAGS, *self._mode], sources, self._scratch)
 
     def build(self, program: Path) -> None:
-        """Build a program of layout.PROGRAMS, named by the last component of its path."""
+        """Build the program of layout.PROGRAMS whose name is the last component of the path."""
         objects = [*self._compile(layout.program(program.name, CSRC)), *self._core]
         flags = [*RELEASE, *self._mode, *PROGRAM_LDFLAGS, *own_flags()]
         link(program, [*self._compiler, *flags], objects)
@@ -178,14 +182,14 @@ class ProgramBuilder:
 
 @functools.cache
 def program_builder(build_temp: str) -> ProgramBuilder:
-    """Return the builder that all of setuptools' commands share."""
+    """Return the program builder, which all commands of setuptools share."""
     return ProgramBuilder(empty_directory(Path(build_temp, "programs")))
 
 
 def program_compiler(scratch: Path) -> list[str]:
-    """Return the compiler for the programs: musl-gcc if installed, since musl starts faster.
+    """Return the compiler for the programs, which is musl-gcc if it is installed.
 
-    A program that is linked with glibc works too, but needs twice the time to start: glibc queries
+    A program that is linked with glibc works, too, but takes twice as long to start: glibc queries
     the features of the processor, and a virtual machine emulates each query.
     """
     if chosen := os.environ.get("USERNSCTL_PROGRAM_CC"):
@@ -196,7 +200,8 @@ def program_compiler(scratch: Path) -> list[str]:
 
 
 def build_freestanding(program: Path) -> None:
-    # Flags required by a program without libc come last, to override others: -fno-stack-protector.
+    # Flags that a program without libc requires come last, because they override earlier flags such
+    # as -fstack-protector-strong.
     flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(processor())]
     sources = layout.freestanding(program.name, CSRC)
     chosen = shlex.split(os.environ.get("USERNSCTL_FREESTANDING_CC", ""))
@@ -204,13 +209,16 @@ def build_freestanding(program: Path) -> None:
 
 
 def own_flags() -> list[str]:
-    """Return the flags in the environment, as make uses them; setuptools adds them itself."""
+    """Return the compiler flags in the environment, as make uses them.
+
+    setuptools adds these flags only to its own calls of the compiler.
+    """
     names = ("CPPFLAGS", "CFLAGS", "LDFLAGS")
     return [flag for name in names for flag in shlex.split(os.environ.get(name, ""))]
 
 
 def empty_directory(directory: Path) -> Path:
-    """Recreate a directory, since objects of an earlier build may be outdated."""
+    """Create a directory, or empty it, because objects of an earlier build may be outdated."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
@@ -235,7 +243,7 @@ def compile_all(compiler: list[str], sources: list[Path], scratch: Path) -> list
 
 
 def link(program: Path, compiler: list[str], inputs: list[Path]) -> None:
-    """Link objects, or compile sources, into an executable program.
+    """Link object files, or compile and link sources, into an executable program.
 
     :raises CompileError: linking failed; the compiler has printed the reason.
     """
@@ -252,10 +260,10 @@ def run_compiler(command: list[str], name: str) -> None:
 
 
 class BuildExtension(build_ext):
-    """build_ext that also builds the programs which are data of the package."""
+    """The command build_ext, which also builds the programs that are data files of the package."""
 
     def build_extension(self, ext: Any) -> None:
-        """Compile the core in parallel; setuptools would compile its files in sequence."""
+        """Compile the core in parallel, because setuptools would compile its files in sequence."""
         command = [*compiler(), *older_libc(), *FLAGS, *EXTENSION_FLAGS, "-fPIC"]
         scratch = empty_directory(Path(self.build_temp, "core"))
         ext.extra_objects = [str(path) for path in compile_all(command, layout.core(CSRC), scratch)]
@@ -271,19 +279,20 @@ class BuildExtension(build_ext):
         programs = self._package() / "_bin"
         for name in layout.FREESTANDING:
             build_freestanding(programs / name)
-        # Includes a copy of usernsctl-exec, since the package can't always find installed scripts.
+        # These programs include a copy of usernsctl-exec, because the package can't always find
+        # installed scripts.
         for name in layout.PROGRAMS.keys() - {"usernsctl-entrypoint"}:
             program_builder(self.build_temp).build(programs / name)
 
     def _package(self) -> Path:
-        """Return the package's directory: in the source tree for an editable installation."""
+        """Return the package's directory, in the source tree for an editable installation."""
         if self.inplace or self.editable_mode:
             return Path(self.get_finalized_command("build_py").get_package_dir("usernsctl"))
         return Path(self.build_lib, "usernsctl")
 
 
 class BuildScripts(build_scripts):
-    """build_scripts that compiles the scripts; setuptools would treat them as text files."""
+    """The command build_scripts, which compiles the scripts. setuptools treats them as text."""
 
     def run(self) -> None:
         build_temp = self.get_finalized_command("build").build_temp

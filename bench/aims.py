@@ -1,9 +1,9 @@
-"""Benchmark of startup times against other tools, with an aim for each ratio; prints one table.
+"""Benchmark of start times against other tools, with a target for each ratio; prints a table.
 
     python bench/aims.py [ROUNDS]
 
-"runsc by hand" is `runsc --rootless run` with a prepared config.json, and the host's / as its root
-filesystem. The connector is measured if USERNSCTL_CONNECTOR names its virtual environment.
+"runsc by hand" means `runsc --rootless run` with a prepared config.json, and with the host's / as
+the root filesystem. The connector is measured if USERNSCTL_CONNECTOR names its virtual environment.
 bench/docker.py measures `docker run`.
 """
 
@@ -37,13 +37,13 @@ from usernsctl.gvisor import oci
 from usernsctl.gvisor.runsc.find import find_runsc
 
 ROUNDS = 400
-# Fewer rounds, because the start of a sandbox takes about a hundred times as long.
+# This number is lower, because the start of a sandbox takes about a hundred times as long.
 SANDBOX_ROUNDS = 60
 CONNECTOR_ROUNDS = 5
 
 
 def by_hand(directory: Path, *command: str) -> Call:
-    """Return a call that runs a command with runsc, without usernsctl, from a prepared bundle."""
+    """Return a call that runs a command with runsc alone, from a prepared bundle."""
     one = [un.Extent(0, 0, 1)]
     options = oci.BuildOptions(
         args=command, rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/usr/bin:/bin"}

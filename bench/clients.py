@@ -1,11 +1,12 @@
-"""Measure each client with and without usernsctl, in turns; print the ratios of the medians.
+"""Benchmark of packages that run commands, each with usernsctl and without it.
 
     $(tools/environment clients)/bin/python bench/clients.py [ROUNDS]
 
-The other packages run commands without gVisor (inspect_ai's local provider, llm-sandbox with
-bubblewrap, smolagents' interpreter, Jupyter, PyAirbyte), or in gVisor without usernsctl (gvisor).
-PyAirbyte is measured if USERNSCTL_PYAIRBYTE and USERNSCTL_CONNECTOR name its environment and that
-of the connector, as tools/environment prints them.
+Prints the ratio of the medians for each package. Calls with and without usernsctl alternate.
+Without usernsctl, the packages run commands without gVisor (inspect_ai's local provider,
+llm-sandbox with bubblewrap, smolagents' interpreter, Jupyter, PyAirbyte), or in gVisor without
+usernsctl (gvisor). PyAirbyte is measured if USERNSCTL_PYAIRBYTE and USERNSCTL_CONNECTOR name the
+virtual environments of PyAirbyte and of the connector, as tools/environment prints them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ TREE = Path(__file__).parents[1]
 EXAMPLES = TREE / "examples" / "clients"
 SCRIPTS = Path(sys.executable).parent
 GVISOR = "from gvisor import Sandbox\nwith Sandbox() as box: box.exec('true')"
-# Checks a connection by connectors in turns, and prints the times.
+# This program, run by PyAirbyte's Python, checks a connection by each connector in turn, and prints
+# the times.
 CHECKS = """
 import sys, time
 import airbyte, yaml
@@ -44,7 +46,7 @@ Call = Callable[[], object]
 
 @contextmanager
 def inspect_ai(loop: asyncio.Runner) -> Iterator[tuple[Call, Call]]:
-    """Yield functions that run a command in an existing sandbox."""
+    """Yield two functions that run a command in a sandbox: with usernsctl, and locally."""
     from inspect_ai.util._sandbox.local import LocalSandboxEnvironment
     from inspect_provider import GvisorSandbox
 
@@ -58,7 +60,7 @@ def inspect_ai(loop: asyncio.Runner) -> Iterator[tuple[Call, Call]]:
 
 @contextmanager
 def llm_sandbox() -> Iterator[tuple[Call, Call]]:
-    """Yield functions that run code in a session."""
+    """Yield two functions that run code in a session: with usernsctl, and with bubblewrap."""
     from llm_sandbox.bubblewrap import BubblewrapSession
     from llm_sandbox_session import GvisorSession
 
@@ -68,7 +70,10 @@ def llm_sandbox() -> Iterator[tuple[Call, Call]]:
 
 
 def gvisor_package() -> tuple[Call, Call]:
-    """Return functions that start a sandbox, run a command in it and end it."""
+    """Return two functions that start a sandbox, run a command in it and end the sandbox.
+
+    The first function runs the gvisor package inside usernsctl-exec.
+    """
     alone = [sys.executable, "-I", "-c", GVISOR]
     within = [SCRIPTS / "usernsctl-exec", "-c", "-m", "--", *alone]
     return lambda: subprocess.run(within, check=True), lambda: subprocess.run(alone, check=True)
@@ -76,7 +81,7 @@ def gvisor_package() -> tuple[Call, Call]:
 
 @contextmanager
 def smolagents() -> Iterator[tuple[Call, Call]]:
-    """Yield functions that run a step of an agent in an existing interpreter."""
+    """Yield two functions that run a step of an agent: in gVisor, and with smolagents alone."""
     from smolagents import LocalPythonExecutor
     from smolagents.monitoring import AgentLogger
     from smolagents_executor import GvisorExecutor
@@ -90,7 +95,10 @@ def smolagents() -> Iterator[tuple[Call, Call]]:
 
 @contextmanager
 def jupyter() -> Iterator[tuple[Call, Call]]:
-    """Yield functions that start a kernel, run a cell and shut the kernel down."""
+    """Yield two functions that start a kernel, run a cell and shut the kernel down.
+
+    The first function's kernel runs in gVisor, the second function's natively.
+    """
     from jupyter_client.manager import start_new_kernel
 
     def call(name: str) -> None:
@@ -122,7 +130,7 @@ def measure(name: str, calls: tuple[Call, Call], rounds: int) -> None:
 
 
 def measure_pyairbyte(environment: str, connector: str, rounds: int) -> None:
-    """Measure checks by a connector, which PyAirbyte starts as a program for each."""
+    """Measure checks by a connector. PyAirbyte starts the connector as a program for each check."""
     sys.path.append(str(TREE / "demo"))
     from stations import serve
 

@@ -2,8 +2,8 @@
 
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/connector.py [ROUNDS]
 
-Both ways are measured with a direct start and with a start through usernsctl.bigframe
-(docs/bigframe.md). The four commands take turns; only ratios within one run are comparable.
+In gVisor and natively, the connector is started directly and through usernsctl.bigframe
+(docs/bigframe.md). The four commands are run in turn; only ratios within one run are comparable.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> int:
             "in gVisor": [*sandbox, *plain],
             "in gVisor, from a big frame (aim: 1.9)": [*sandbox, *big],
         }
-        # The first round, with cold caches, is discarded.
+        # Run one round more, because the first round, with cold caches, is discarded.
         taken = [[seconds(command) for command in commands.values()] for _ in range(rounds + 1)]
     medians = [statistics.median(times) for times in zip(*taken[1:], strict=True)]
     print(f"{f'the connector, {VERB}: median of {rounds} rounds':<58}{'s':>9}{'share':>8}")

@@ -1,9 +1,9 @@
-"""Benchmark of `docker run` up to a command's first byte in gVisor, and the sizes of the images.
+"""Benchmark of `docker run` until a command in gVisor writes its first byte, and of image sizes.
 
 Run as root, after `make docker` has built the images: python bench/docker.py [ROUNDS]
 
 The baseline is runsc without usernsctl, in the same image and on the same files: `runsc --rootless`
-with a prepared config.json. Only ratios to the baseline can be compared with those of another run.
+with a prepared config.json. Only ratios to the baseline are comparable between runs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def config(command: list[str]) -> str:
 
 
 def first_byte(engine: Engine, arguments: list[str]) -> float:
-    """Return the seconds until `docker run` with these arguments writes its first byte."""
+    """Return the seconds until `docker run` with these arguments writes the first byte."""
     before = time.monotonic()
     with subprocess.Popen(
         engine.command("run", *OPTIONS, *arguments),
@@ -81,7 +81,7 @@ def first_byte(engine: Engine, arguments: list[str]) -> float:
 
 
 def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
-    """Return the arguments of `docker run` for each way to run a command, by title."""
+    """Return the arguments of `docker run` for each method to run a command, by title."""
     ways = {
         "a launch": [EXEC, image, *LAUNCH, *command],
         "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],
@@ -93,7 +93,7 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each way to run a command; the baseline comes first."""
+    """Return the median seconds of each method to run a command. The baseline is the first."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
         os.chmod(bundle, 0o755)
         Path(bundle, "config.json").write_text(config(command))
@@ -103,12 +103,12 @@ def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict
         for _ in range(rounds + 1):
             for title, arguments in ways.items():
                 found[title].append(first_byte(engine, arguments))
-    # The first round, with cold caches, is discarded.
+    # Discard the first round, which had cold caches.
     return {title: statistics.median(seconds[1:]) for title, seconds in found.items()}
 
 
 def sizes(engine: Engine, image: str) -> tuple[float, float]:
-    """Return an image's size on disk and its compressed size for download, in megabytes."""
+    """Return the size of an image on disk, and compressed for download, in megabytes."""
     disk = int(engine.must("image", "inspect", "--format={{.Size}}", image))
     with subprocess.Popen(
         engine.command("save", image), stdout=subprocess.PIPE, env=engine.environ

@@ -1,10 +1,10 @@
-"""Test of limits by programs that exceed them, and the price of the watchers of idle sandboxes.
+"""Test of limits with programs that exceed them, and of the cost of watching idle sandboxes.
 
     python bench/limits.py [RUNS [PROGRAM...]]
     python bench/limits.py --price
 
-Prints the table of docs/limits.md for this user: as root with control groups, if usernsctl may
-create any, otherwise without. --price prints the processor time of watchers.
+Prints the table of docs/limits.md for the calling user. As root, control groups are used if
+usernsctl may create them. --price prints the processor time of the watchers of idle sandboxes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ import usernsctl as un
 
 RUNS = 50
 MIB = 1 << 20
-# Seconds in which a sandbox must end, and the time limit of a run.
+# Seconds within which a sandbox must end after its limit is reached, and the time limit of a run in
+# seconds.
 WITHIN, PATIENCE = 2, 120
-# Bytes by which a sandbox may exceed its limit, or a tenth of the limit, whichever is more.
+# Bytes by which a sandbox may exceed its limit. The tolerance is a tenth of the limit if that is
+# more.
 EXCESS = 64 * MIB
 
-# The hogs print lines as they grow, so the time of the last line is about the time at which they
-# reached the limit. Each hog is Python code that uses the names defined here.
+# Names that the hogs, which are Python programs, use. The hogs print lines as they grow, so the
+# time of the last line is about the time at which they reach the limit.
 NAMES = """
 import mmap, os, sys, time
 size = 1 << 20
@@ -53,7 +55,7 @@ while True:
     said(); os.write(fd, block[: size // 2]); held.append(bytearray(block[: size // 2]))
 """
 FORKS = "while True:\n said(every=1)\n if os.fork() == 0: time.sleep(100)"
-# The shell prints its lines to descriptor 3, since in `b | b` standard output is a pipe.
+# The shell prints lines to descriptor 3, because standard output is a pipe in `b | b`.
 SHELL_BOMB = "exec 3>&1; b() { echo 0 >&3; b | b & }; b; sleep 100"
 MEMORY = {"--memory": "256M"}
 
@@ -63,9 +65,9 @@ class Hog:
     """A program that exceeds a limit.
 
     :ivar limits: the options of ``usernsctl run``.
-    :ivar code: source code of Python, or the words of a command.
-    :ivar reason: the expected reason of the end.
-    :ivar file: the argument of the code.
+    :ivar code: the source code of a Python program, or a command and its arguments.
+    :ivar reason: the expected reason for the end of the sandbox.
+    :ivar file: the argument of the Python program.
     """
 
     limits: dict[str, str]
@@ -111,7 +113,7 @@ HOGS = {
     "fork bomb of Python": Hog({"--pids": "100"}, FORKS, "pids-limit"),
     "fork bomb of the shell": Hog({"--pids": "100"}, ["sh", "-c", SHELL_BOMB], "pids-limit"),
     "processor, four processes": Hog(
-        # Without control groups, --cpus takes only whole processors.
+        # Without control groups, --cpus accepts only a whole number of processors.
         {"--cpus": "1" if os.geteuid() else "0.5"},
         "os.fork(), os.fork()\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass\n"
         "os.write(1, b'0\\n')",
@@ -133,7 +135,12 @@ HOGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a hog: the result, and the seconds from its last line to the end."""
+    """A run of a hog.
+
+    :ivar result: the result file of ``usernsctl run``.
+    :ivar seconds: the seconds from the last line of output to the end.
+    :ivar wall: the duration of the run, in seconds.
+    """
 
     result: dict[str, float | str | None]
     seconds: float
@@ -141,7 +148,7 @@ class Run:
     output: bytes
 
     def use(self, hog: Hog) -> tuple[float, float]:
-        """Return the amount used and the limit, both in the unit of the limit."""
+        """Return the used amount and the limit, both in the unit of the limit."""
         if "--cpus" in hog.limits:
             usage: dict[str, float] = self.result["rusage"]  # type: ignore[assignment]
             return (usage["utime"] + usage["stime"]) / self.wall, float(hog.limits["--cpus"])
@@ -185,7 +192,7 @@ def shown(name: str, used: float) -> str:
 
 
 def measure(name: str, hog: Hog, runs: int) -> str:
-    """Run a hog several times; return a row of the table."""
+    """Run a hog several times; return its row for the table."""
     done = [run(hog) for _ in range(runs)]
     counts = [
         sum(one.seconds <= WITHIN for one in done),
@@ -204,7 +211,7 @@ def measure(name: str, hog: Hog, runs: int) -> str:
 
 
 def price(memory: str | None, count: int = 10, seconds: int = 30) -> float:
-    """Return the processor time of the watchers of idle sandboxes, as a share of a processor."""
+    """Return the processor time of the watchers of idle sandboxes, per second of elapsed time."""
     limits = {} if memory is None else {"memory": memory}
     with un.SandboxHost(**limits) as host:  # type: ignore[arg-type]
         boxes = [host.start(None) for _ in range(count)]
@@ -219,7 +226,7 @@ def price(memory: str | None, count: int = 10, seconds: int = 30) -> float:
 
 
 def watchers() -> dict[str, float]:
-    """Return the processor time of each watcher of this user, in seconds."""
+    """Return the processor time of each of this user's watchers, in seconds."""
     found: dict[str, float] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,6 +1,6 @@
 """Functions that time calls of usernsctl and equivalent calls of other tools.
 
-The calls take turns, so that other load affects all of them alike. Only ratios within one run are
+The calls alternate, so that other load affects all of them alike. Only ratios within one run are
 comparable. On a busy machine, root can give a benchmark priority: chrt -r 20 tools/as-user USER
 bench demo -- python ....
 """
@@ -43,7 +43,10 @@ def native(*command: str, environ: Mapping[str, str] | None = None) -> Call:
 
 
 def classic_wrapper(program: str) -> Call:
-    """Return a call that starts a program with unshare(1), newuidmap, newgidmap and pipes."""
+    """Return a call that starts a program by unshare(1), newuidmap and newgidmap.
+
+    Pipes synchronize the processes.
+    """
     uid, gid = un.plan(un.IdMap.auto()).uid, un.plan(un.IdMap.auto()).gid
 
     def helper(name: str, pid: int, extents: tuple[un.Extent, ...]) -> None:
@@ -100,7 +103,7 @@ def compare(title: str, aim: str, theirs: Call, ours: Call, *, rounds: int) -> N
 
 
 def tiny_program(directory: Path) -> str:
-    """Build a static program that only exits, so that all measured time is the starter's."""
+    """Build a static program that only exits, so that only the start of the program is measured."""
     source, program = directory / "tiny.c", directory / "tiny"
     source.write_text(TINY)
     subprocess.run(["cc", "-static", "-nostdlib", "-O2", source, "-o", program], check=True)
@@ -108,7 +111,7 @@ def tiny_program(directory: Path) -> str:
 
 
 def may_map_ranges() -> bool:
-    """Return whether the caller has subordinate ids; if not, report the skipped benchmarks."""
+    """Return whether the caller has subordinate ids; if not, print which benchmarks are skipped."""
     try:
         un.plan(un.IdMap.auto())
     except un.PlanError as error:

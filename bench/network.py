@@ -1,12 +1,12 @@
-"""Benchmark of private networks: start times, and throughput; prints one table each.
+"""Benchmark of private networks: prints a table of start times, and a table of throughput.
 
     python bench/network.py [ROUNDS]
 
-Starts are compared with `--network none`, and with a shell script that does the same by unshare(1),
-pasta(1) and runsc, and that looks for each step's end every 50 ms. With such a script, programs can
-also reach this machine. Throughput is that of one TCP connection in the world of tests/networks.py,
-compared with pasta alone: without gVisor, and with `--network host` in a namespace of pasta. ROUNDS
-0 leaves out the starts.
+Starts are compared with `--network none`, and with a shell script that uses unshare(1), pasta(1)
+and runsc for the same purpose, and polls for the end of each step every 50 ms. The network of the
+script does not protect this machine from the programs. Throughput is measured for one TCP
+connection in the virtual network of tests/networks.py, and compared with pasta without gVisor, and
+with `--network host` in a namespace of pasta. If ROUNDS is 0, start times are not measured.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PORT = 9100
 PASTA = "pasta --quiet --config-net --no-map-gw -t none -u none -T none -U none"
 OPTIONS = PASTA.split()[1:]
 
-# $1: the bundle, $2: the state directory, $3: runsc
+# The arguments of the script: $1 is the bundle, $2 the state directory, $3 the path of runsc.
 SCRIPT = f"""
 rm -f $2/pid $2/ready
 unshare --user --map-root-user --net sh -c '
@@ -52,7 +52,7 @@ touch $2/ready
 wait
 """
 
-# Sends or receives for some seconds, and prints the number of bytes.
+# This client sends or receives data for some seconds, and prints the bytes per second.
 CLIENT = """
 import socket, sys, time
 direction, host, port, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])

@@ -1,14 +1,15 @@
-"""Benchmark of RayPool: the throughput by the number of nodes, and the processor time of a task.
+"""Benchmark of RayPool: throughput for several numbers of nodes, and processor time per task.
 
     $(tools/environment ray)/bin/python bench/on_ray.py [NODES [SVG]]
 
 The nodes are simulated: each has a raylet, an actor and two sandboxes of its own, but all share the
 processors of this machine. So a task sleeps for some seconds in place of computing, as if each node
-had processors of its own, and the throughput of n nodes is compared with n times that of one node.
-The processor time of each part for one task does not depend on other load. It says how many tasks a
-second one driver can send, and so how many nodes it can serve.
+had processors of its own, and the throughput of n nodes is compared with n times the throughput of
+one node. The processor time per task of each component (driver, actors and so on) does not depend
+on other load. It shows how many tasks per second one driver can send, and so how many nodes a
+driver can serve.
 
-With SVG, the plot is written to that file.
+If SVG is given, a plot is written to the file SVG.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from usernsctl.contrib.ray import RayPool
 
 NODES = 6
 PER_NODE = 2
-# The time that a task sleeps, in seconds, and the number of tasks for each sandbox.
+# The time that a task sleeps, in seconds, and the number of tasks per sandbox.
 SECONDS = 4
 TASKS = 8
-# The number of tasks that only print, for the processor times.
+# The number of tasks that only run true(1), for the measurement of processor times.
 SHORT = 200
 STORE_BYTES = 80 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def processor_times() -> Counter[str]:
-    """Return the processor time of each part in seconds, including ended processes.
+    """Return the processor time of each component in seconds, including exited processes.
 
-    The processes of a sandbox are descendants of its actor.
+    The processes of a sandbox are found as descendants of the sandbox's actor.
     """
     found: dict[int, tuple[int, str, float]] = {}
     for directory in Path("/proc").glob("[0-9]*"):
@@ -49,7 +50,8 @@ def processor_times() -> Counter[str]:
             words = (directory / "cmdline").read_text(errors="replace")
         except OSError:
             continue
-        # utime, stime, and those of children that were waited for (proc_pid_stat(5)).
+        # The fields are utime and stime of the process, and of the children that it has waited for
+        # (proc_pid_stat(5)).
         found[int(directory.name)] = int(fields[1]), words, sum(map(int, fields[11:15])) / TICKS
     times: Counter[str] = Counter()
 
@@ -77,7 +79,7 @@ def part_of(words: str) -> str | None:
 
 
 def bench_nodes(cluster: Cluster, most: int) -> list[float]:
-    """Return the tasks per second of 1, 2, ... nodes."""
+    """Return the throughput of 1, 2, ... nodes, in tasks per second."""
     rates = []
     for nodes in range(1, most + 1):
         cluster.add_node(
@@ -86,7 +88,7 @@ def bench_nodes(cluster: Cluster, most: int) -> list[float]:
         with RayPool(PER_NODE, max_uses=10_000, start_timeout=600) as pool:
             while pool.progress().actors < nodes:
                 time.sleep(0.1)
-            # Start each sandbox before the measurement.
+            # Start all sandboxes before the measurement.
             list(pool.map([["sleep", "1"]] * (2 * PER_NODE * nodes)))
             start = time.perf_counter()
             list(pool.map_unordered([["sleep", str(SECONDS)]] * (TASKS * PER_NODE * nodes)))
@@ -116,7 +118,7 @@ STYLE = Path(__file__).resolve().parent.parent / "docs" / "pictures" / "time.svg
 
 
 def plot(rates: list[float]) -> str:
-    """Return a picture: the throughput by nodes, beside n times that of one node."""
+    """Return an SVG plot of the throughput, with a line for n times the throughput of one node."""
     style = STYLE.read_text()
     style = style[style.index("  <style>") : style.index("</style>\n") + len("</style>\n")]
     count, most = len(rates), rates[0] * len(rates)

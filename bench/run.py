@@ -1,4 +1,4 @@
-"""Benchmarks of usernsctl without a target ratio; bench/aims.py has those with one."""
+"""Benchmarks of usernsctl without a target ratio. bench/aims.py has the others."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def bench_peers(tiny: str) -> None:
 
 
 def bench_heap(tiny: str) -> None:
-    """Compare the same call with a small heap and then a large one.
+    """Compare the time of a call with a small heap and with a large heap.
 
-    The two calls don't take turns, since the heap can't shrink and grow between rounds.
+    The measurements don't alternate, because the heap can't shrink and grow between rounds.
     """
     with un.Namespace.create() as namespace:
         call = spawner(namespace, tiny)
@@ -60,7 +60,7 @@ def bench_heap(tiny: str) -> None:
 
 
 def bench_doctor() -> None:
-    """Compare `usernsctl doctor` with a Python process that does nothing."""
+    """Compare the time of `usernsctl doctor` with that of a Python process that does nothing."""
     command = [USERNSCTL, "doctor", "--no-runsc"]
     nothing, ours = medians(
         native(sys.executable, "-c", ""),

@@ -1,9 +1,9 @@
-"""Benchmark of long-running programs that start commands and sandboxes: rates, memory and leaks.
+"""Benchmark of long-running programs that start commands or sandboxes: rates, memory and leaks.
 
     python bench/sandboxes.py [COMMANDS [SANDBOXES]]
 
-Commands are compared with nsenter(1) started through subprocess, and sandboxes with ``runsc
---rootless``.
+The rate of commands is compared with nsenter(1) through subprocess, the rate of sandboxes with
+``runsc --rootless``.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ COMMANDS = 10_000
 SANDBOXES = 100
 THREADS = 8
 AT_ONCE = 8
-# The number of running sandboxes over which the memory per sandbox is averaged.
+# The number of running sandboxes for which the memory per sandbox is measured.
 RUNNING = 5
 
 
 def in_threads(call: Callable[[], object], count: int) -> float:
-    """Make about `count` calls in THREADS threads; return the calls per second."""
+    """Call `call` about `count` times in THREADS threads; return the calls per second."""
     share = max(count // THREADS, 1)
 
     def work() -> None:
@@ -49,7 +49,7 @@ def in_threads(call: Callable[[], object], count: int) -> float:
 
 
 def left_open() -> tuple[int, int, int]:
-    """Return the number of this process's descriptors, children and mounts."""
+    """Return the numbers of this process's open descriptors, children and mounts."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return len(os.listdir("/proc/self/fd")), len(children), len(mounts)
@@ -118,7 +118,7 @@ async def start_and_close(host: un.SandboxHost, count: int) -> float:
 
 
 class Rootless:
-    """Sandboxes of ``runsc --rootless run``, started without usernsctl."""
+    """Starter of sandboxes by ``runsc --rootless run``, without usernsctl."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -142,7 +142,7 @@ class Rootless:
 
 
 class Exec:
-    """Callable that runs commands in a sandbox through ``runsc exec``, without the agent."""
+    """Caller of ``runsc exec``, which runs commands in a sandbox without usernsctl's agent."""
 
     def __init__(self, box: un.Sandbox) -> None:
         self._box = box
@@ -170,7 +170,7 @@ def median_of(call: Callable[[], object], count: int) -> float:
 
 
 async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
-    """Make about `count` calls in AT_ONCE asyncio tasks; return the calls per second."""
+    """Call `call` about `count` times in AT_ONCE asyncio tasks; return the calls per second."""
     share = max(count // AT_ONCE, 1)
 
     async def work() -> None:
@@ -183,7 +183,7 @@ async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
 
 
 def bench_further(count: int) -> None:
-    """Compare the time of a command through the agent of a sandbox and through ``runsc exec``."""
+    """Compare the time of a command through a sandbox's agent with ``runsc exec``."""
     print("other commands in a sandbox, medians in ms")
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
         by_runsc = Exec(box)
@@ -220,14 +220,17 @@ def family(pid: int) -> list[int]:
 
 
 def await_stock(pool: un.SandboxPool) -> None:
-    """Wait until the pool is full and the sandbox that was used last has exited."""
+    """Wait until the pool is full and the last used sandbox has exited."""
     while pool.stats().idle < RUNNING or pool.stats().leased:
         time.sleep(0.01)
     time.sleep(0.2)
 
 
 def bench_pool(count: int) -> None:
-    """Compare acquiring a sandbox with starting one, up to the output of its first command."""
+    """Compare the time to acquire a sandbox with the time to start one.
+
+    Both times include the first command, until its output is complete.
+    """
 
     def until_answer(wish: Callable[[], contextlib.AbstractContextManager[un.Sandbox]]) -> float:
         start = time.perf_counter()
@@ -253,7 +256,7 @@ def bench_pool(count: int) -> None:
 
 
 def bench_left(count: int) -> None:
-    """Print the descriptors, processes and memory that leak from many commands."""
+    """Print the descriptors, processes and memory that many commands leak."""
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 
         def by_agent() -> None:

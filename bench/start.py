@@ -1,9 +1,9 @@
-"""Benchmark of the startup time of usernsctl, against a Python process that does nothing.
+"""Benchmark of the start time of usernsctl, against a Python process that does nothing.
 
     python bench/start.py [ROUNDS]
 
-The calls take turns, as in bench/measuring.py. The arguments of `usernsctl run` make it fail after
-its imports, before it creates a namespace.
+The calls alternate, as in bench/measuring.py. `usernsctl run` has arguments with which it fails
+after its imports, before it creates a namespace.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ CALLS = {
     "usernsctl plan --help": [USERNSCTL, "plan", "--help"],
     "usernsctl run, refused": [USERNSCTL, "run", "--user", "7", "--", "true"],
 }
-# Milliseconds more than a Python process that does nothing; for --version, the total.
+# Targets in milliseconds: for --version, the total time; for other commands, the time in addition
+# to a Python process that does nothing.
 AIMS = {
     "python -c 'import usernsctl'": "+12",
     "... and of SandboxHost": "+50",
@@ -34,7 +35,7 @@ AIMS = {
 
 
 def quiet(command: list[str]) -> Call:
-    """Return a call that runs a command with /dev/null as stdio, and ignores its exit status."""
+    """Return a call that runs a command with /dev/null as stdio, and ignores the exit status."""
     streams = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
 
     def once() -> None:
@@ -44,7 +45,7 @@ def quiet(command: list[str]) -> Call:
 
 
 def isolated(command: list[str]) -> list[str]:
-    """Return the command with Python's option -I: without PYTHON* variables and user packages."""
+    """Return the command with Python's option -I (no PYTHON* variables, no user packages)."""
     python = [] if command[0] == sys.executable else [sys.executable]
     return [*(python or command[:1]), "-I", *(command if python else command[1:])]
 
@@ -61,7 +62,7 @@ def print_shares(
 
 
 def print_import_time(count: int) -> None:
-    """Print the import time of usernsctl as measured by the interpreter (``-X importtime``)."""
+    """Print the import time of usernsctl that the interpreter measures (``-X importtime``)."""
     command = [sys.executable, "-X", "importtime", "-c", "import usernsctl"]
     found = []
     for _ in range(count):

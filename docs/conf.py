@@ -1,4 +1,4 @@
-"""The settings of Sphinx for the site and the manual pages (`make docs`, `make man`)."""
+"""Settings of Sphinx for the site and the manual pages (`make docs`, `make man`)."""
 
 import sys
 from importlib import metadata
@@ -11,21 +11,22 @@ project = "usernsctl"
 author = "the authors of usernsctl"
 release = version = metadata.version("usernsctl")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "manuals", "root_pages"]
-# smartquotes would turn the two dashes of an option into an en dash.
+# smartquotes would convert the two dashes of an option to an en dash.
 smartquotes = False
 today_fmt = "%Y-%m-%d"
 
 myst_enable_extensions = ["colon_fence", "deflist"]
-# Generate anchors for headings, as code-hosting sites do.
+# Generate anchors for headings up to level 4, as code-hosting sites do.
 myst_heading_anchors = 4
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-# Optional packages, which are not installed here.
+# Optional packages that may be missing when the documentation is built.
 autodoc_mock_imports = ["ray"]
 autodoc_use_type_comments = False
-# Long types in many signatures, shown by name only; docs/api/index.rst describes them.
+# Show only the names of long types that occur in many signatures. docs/api/index.rst describes the
+# types.
 autodoc_type_aliases = {
     name: name for name in ("AnyExtent", "AnyIdMap", "Args", "Environment", "Stream")
 }

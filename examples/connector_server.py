@@ -1,4 +1,4 @@
-"""A web server that runs an Airbyte connector, each call in a new sandbox.
+"""A web server that runs an Airbyte connector in a new sandbox for each request.
 
     python examples/connector_server.py ENVIRONMENT 8000 [host|none]
     curl http://127.0.0.1:8000/spec
@@ -8,10 +8,10 @@ ENVIRONMENT is a virtual environment with airbyte-cdk. The body of a POST is a J
 by name: config.json, manifest.yaml, and for read configured_catalog.json. The response is the
 connector's output, one message per line, with the exit status in the header X-Exit-Status.
 
-The connector's imports take seconds. They run once, when the server starts and saves a
-template; each call restores the template, with its own files. The connector has the host's network,
-unless the argument is none: older releases of runsc can't save a sandbox with the host's network.
-Without a network only spec is useful.
+The connector's imports take seconds. They run once, when the server starts and creates a template;
+each request starts a sandbox from the template, with the posted files. The connector uses the
+host's network unless the argument is none, which is for older releases of runsc: they can't save a
+sandbox with the host's network. Without a network, only spec is useful.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ VERBS = ("spec", "check", "discover", "read")
 LONGEST = 1 << 20
 SECONDS = 60
 
-# Runs in the sandbox: writes the posted files, which vanish with the sandbox.
+# The program that runs in the sandbox. It writes the posted files, which are removed with the
+# sandbox, and runs the connector.
 PROGRAM = f"""
 import json, sys
 from {MODULE} import run
@@ -42,7 +43,7 @@ sys.exit(run())
 
 
 class Server(ThreadingHTTPServer):
-    """A server with one template, from which all its threads start sandboxes."""
+    """A server with one template, from which each request starts a sandbox."""
 
     def __init__(self, environment: str, address: tuple[str, int], network: Network) -> None:
         super().__init__(address, Handler)
@@ -60,7 +61,7 @@ class Server(ThreadingHTTPServer):
         self.host.close()
 
     def call(self, verb: str, files: bytes) -> tuple[int, bytes]:
-        """Run the connector; return its exit status and output."""
+        """Run a command of the connector; return the exit status and the output."""
         words = [verb]
         if verb != "spec":
             words += ["--config", "/tmp/config.json", "--manifest-path", "/tmp/manifest.yaml"]

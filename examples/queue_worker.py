@@ -4,17 +4,17 @@ r"""A worker that takes commands from a queue in Redis, and runs each in a sandb
     redis-cli XADD tasks '*' command 'echo hello'
     redis-cli BLPOP results 0
 
-Any number of workers, on any number of machines, serve the same queue; each runs as many commands
-at a time as its second argument says. The queue is a stream of Redis, with a consumer group: a
-command stays in the stream until a worker has written its result. If a worker is lost, another one
-takes the command over after two minutes. So a command may run more than once, but at most three
-times, and never again after it has ended by itself, whatever its exit status.
+Any number of workers, on any number of machines, serve the same queue. The second argument is the
+number of commands that a worker runs at a time. The queue is a stream of Redis, with a consumer
+group: a command stays in the stream until a worker has written its result. If a worker is lost,
+another worker takes over the command after two minutes. So a command may run more than once, but at
+most three times, and never again once it has exited, whatever its exit status.
 
-A result is a JSON object with the id of the task, the exit status, the output and the reason of the
-end. A command has no network. It is killed after a minute, or when it has printed 64 KiB. After
-SIGTERM, the worker takes no more commands, and ends when those that it has taken have ended.
+A result is a JSON object with the id of the task, the exit status, the output and the reason for
+the command's end. A command has no network. It is killed after a minute, or when it has printed 64
+KiB. After SIGTERM, the worker takes no more commands, and exits when all its commands have exited.
 
-It needs redis-py (``pip install redis``). docs/kubernetes.md runs it in a cluster.
+The worker requires redis-py (``pip install redis``). docs/kubernetes.md runs workers in a cluster.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ import usernsctl as un
 TASKS = "tasks"
 RESULTS = "results"
 GROUP = "workers"
-# The time limits of a command, of a wait for a task, and of a wait for a free sandbox, in seconds.
+# The time limits of a command, of the wait for a task, and of the wait for a free sandbox, in
+# seconds.
 SECONDS = 60
 WAIT = 2
 PATIENCE = 60
@@ -41,9 +42,9 @@ TRIES = 3
 
 
 class Task:
-    """A task of the queue, which this worker has taken.
+    """A task that this worker has taken from the queue.
 
-    :ivar tries: the number of workers that have taken the task, this one included.
+    :ivar tries: the number of attempts to run the task, including this one.
     """
 
     def __init__(self, id: bytes, fields: dict[bytes, bytes], tries: int = 1) -> None:
@@ -53,7 +54,7 @@ class Task:
 
 
 class Queue:
-    """The queue, as the consumer `name` of its group sees it.
+    """The queue of tasks, for the consumer `name` of the workers' group.
 
     :param redis: a client of Redis, a ``redis.Redis``.
     """
@@ -63,7 +64,7 @@ class Queue:
         self._name = name
 
     def create(self) -> None:
-        """Create the consumer group, unless there is one."""
+        """Create the consumer group if it does not exist."""
         try:
             self._redis.xgroup_create(TASKS, GROUP, id="0", mkstream=True)
         except Exception as error:
@@ -71,7 +72,7 @@ class Queue:
                 raise
 
     def take(self) -> Task | None:
-        """Return a task of a lost worker, or the next new one, or None after WAIT seconds."""
+        """Return a task of a lost worker, else the next new task, or None after WAIT seconds."""
         idle = 2 * SECONDS * 1000
         _, lost, *_ = self._redis.xautoclaim(TASKS, GROUP, self._name, idle, count=1)
         for id, fields in lost:
@@ -84,7 +85,7 @@ class Queue:
         return None
 
     def finish(self, task: Task, result: dict[str, Any]) -> None:
-        """Write the result of a task and remove the task, both or neither."""
+        """Write the result of a task and remove the task, atomically."""
         pipeline = self._redis.pipeline()
         pipeline.rpush(RESULTS, json.dumps({"id": task.id.decode(), **result}))
         pipeline.xack(TASKS, GROUP, task.id)
@@ -93,7 +94,7 @@ class Queue:
 
 
 def run(pool: un.SandboxPool, task: Task) -> dict[str, Any] | None:
-    """Run a task in a sandbox, and return its result; None if the sandbox has ended first."""
+    """Run a task in a sandbox; return its result, or None if the sandbox ended before the task."""
     if task.tries > TRIES:
         return {"status": None, "reason": "lost", "output": ""}
     try:
@@ -120,7 +121,7 @@ def run(pool: un.SandboxPool, task: Task) -> dict[str, Any] | None:
 
 
 def work(queue: Queue, pool: un.SandboxPool, stop: threading.Event) -> None:
-    """Take tasks and run them until `stop` is set."""
+    """Take tasks from the queue, and run them, until `stop` is set."""
     while not stop.is_set():
         task = queue.take()
         while task is not None:
@@ -132,14 +133,14 @@ def work(queue: Queue, pool: un.SandboxPool, stop: threading.Event) -> None:
 
 
 def serve(queues: Iterable[Queue], pool: un.SandboxPool, stop: threading.Event) -> int:
-    """Serve each queue in a thread; return 1 if a thread has failed, such as without Redis."""
+    """Serve each queue in a thread; return 1 if a thread fails, for example without Redis."""
     failures: list[BaseException] = []
 
     def serve_one(queue: Queue) -> None:
         try:
             work(queue, pool, stop)
         except Exception as error:
-            # Exit, so that a supervisor starts another process.
+            # Stop all threads and exit, so that a supervisor starts another process.
             failures.append(error)
             stop.set()
 

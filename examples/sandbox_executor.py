@@ -1,9 +1,9 @@
-"""An executor in the sense of concurrent.futures that runs tasks in sandboxes.
+"""An executor (concurrent.futures) that runs tasks in sandboxes.
 
     python examples/sandbox_executor.py
 
 A task is a function of a module that the sandbox can import, as for a ProcessPoolExecutor. Its
-arguments and its result are sent as JSON, since output of a sandbox must not be unpickled.
+arguments and its result are sent as JSON, because output of a sandbox must not be unpickled.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ json.dump(getattr(importlib.import_module(module), name)(*arguments), sys.stdout
 
 
 class TaskError(Exception):
-    """Failure of a task; the message is the task's standard error."""
+    """Error for a failed task. The message is the task's standard error."""
 
 
 class SandboxExecutor(Executor):
-    """An executor that runs each task in a new sandbox, at most one per thread at a time."""
+    """An executor that runs each task in a new sandbox, in at most `max_workers` at a time."""
 
     def __init__(self, max_workers: int) -> None:
         self._host = un.SandboxHost()

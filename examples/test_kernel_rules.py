@@ -2,7 +2,7 @@
 
     pytest examples/test_kernel_rules.py
 
-Every user can run these tests. They change nothing on the host, and a test that can't run is
+Any user can run these tests. They change nothing on the host. A test that can't run on a machine is
 skipped with the reason.
 """
 
@@ -22,7 +22,7 @@ from usernsctl.pytest_plugin import Subids
 
 @pytest.mark.userns
 def test_we_are_root_but_only_here() -> None:
-    """user_namespaces(7), "Capabilities": root has all capabilities, but in this namespace only."""
+    """Check that root has all capabilities, but only in its namespace (user_namespaces(7))."""
     assert os.getuid() == 0
     with pytest.raises(PermissionError):
         socket.sethostname("elsewhere")
@@ -30,14 +30,14 @@ def test_we_are_root_but_only_here() -> None:
 
 @pytest.mark.userns(uts=True)
 def test_the_name_of_the_host_is_ours_to_change() -> None:
-    """uts_namespaces(7): each UTS namespace has a host name."""
+    """Check that a UTS namespace has a host name of its own (uts_namespaces(7))."""
     socket.sethostname("here")
     assert os.uname().nodename == "here"
 
 
 @pytest.mark.userns(net=True)
 def test_there_is_no_way_out() -> None:
-    """network_namespaces(7): a new namespace has only a loopback device, which is down."""
+    """Check that a new network namespace has only a loopback device (network_namespaces(7))."""
     assert [name for _, name in socket.if_nameindex()] == ["lo"]
     with pytest.raises(OSError, match="unreachable"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
@@ -45,15 +45,15 @@ def test_there_is_no_way_out() -> None:
 
 @pytest.mark.userns(mount=True, pid=True, mount_proc=True)
 def test_nobody_else_is_seen() -> None:
-    """pid_namespaces(7), "/proc and PID namespaces": /proc lists the namespace's processes."""
+    """Check that /proc lists only processes of its PID namespace (pid_namespaces(7))."""
     assert {name for name in os.listdir("/proc") if name.isdecimal()} == {"1", str(os.getpid())}
 
 
 @pytest.fixture
 def file_made_inside(tmp_path: Path) -> Iterator[Path]:
-    """Yield a path for the test to create a file at; then check the file's owner outside.
+    """Yield the path of a file that the test must create; then check the file's owner outside.
 
-    Fixtures run outside of the namespace.
+    Fixtures run outside the namespace.
     """
     path = tmp_path / "made"
     yield path
@@ -62,7 +62,7 @@ def file_made_inside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.userns
 def test_a_file_has_an_owner_on_either_side(file_made_inside: Path) -> None:
-    """user_namespaces(7), "User ID and group ID mappings": stat(2) translates owners."""
+    """Check that stat(2) translates the owners of files to ids inside (user_namespaces(7))."""
     file_made_inside.write_text("")
     assert file_made_inside.stat().st_uid == 0
 
@@ -70,7 +70,7 @@ def test_a_file_has_an_owner_on_either_side(file_made_inside: Path) -> None:
 @pytest.mark.userns(map="auto")
 @pytest.mark.parametrize("inside", [1, 1000])
 def test_others_can_be_had_where_they_are_mapped(inside: int, userns_subids: Subids) -> None:
-    """setuid(2): a process can only change to an id that its user namespace maps."""
+    """Check that a process can change to an id that its user namespace maps (setuid(2))."""
     if not any(inside < extent.inside + extent.count for extent in userns_subids.uids):
         pytest.skip("the subordinate ranges are shorter")
     os.setresuid(inside, inside, inside)
@@ -80,12 +80,12 @@ def test_others_can_be_had_where_they_are_mapped(inside: int, userns_subids: Sub
 @pytest.mark.userns_requires("kernel>=5.6")
 @pytest.mark.userns(time=True)
 def test_a_clock_of_ones_own() -> None:
-    """time_namespaces(7), "/proc/PID/timens_offsets": the file lists the offsets of clocks."""
+    """Check that timens_offsets lists the clock offsets of a namespace (time_namespaces(7))."""
     assert Path("/proc/self/timens_offsets").read_text().split()[:2] == ["monotonic", "0"]
 
 
 def test_commands_run_in_a_kept_namespace(userns: un.Namespace) -> None:
-    """namespaces(7), "Namespace lifetime": an open descriptor keeps a namespace alive."""
+    """Check that a descriptor keeps a namespace alive between commands (namespaces(7))."""
     userns.run(["mount", "-t", "tmpfs", "none", "/mnt"], check=True)
     userns.run(["touch", "/mnt/file"], check=True)
     assert userns.check_output(["ls", "/mnt"], text=True) == "file\n"
@@ -94,5 +94,5 @@ def test_commands_run_in_a_kept_namespace(userns: un.Namespace) -> None:
 
 @pytest.mark.userns_requires("cap:SYS_ADMIN")
 def test_root_may_do_the_same_without() -> None:
-    """mount_namespaces(7): CAP_SYS_ADMIN suffices, if pytest itself has that capability."""
+    """Check that CAP_SYS_ADMIN suffices for a mount namespace (mount_namespaces(7))."""
     subprocess.run(["unshare", "--mount", "true"], check=True)

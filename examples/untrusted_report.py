@@ -2,9 +2,9 @@
 
     python examples/untrusted_report.py DIRECTORY
 
-The program can read the directory and write its result to another one, and has no access to other
-files. The result is not trusted, either: it may be a symbolic link to one of your files, or not a
-regular file, so it is opened with care.
+The program can read the directory, and write its result to another directory. It has no access to
+other files of yours. The result is not trusted, either: it may be a symbolic link to one of your
+files, or not a regular file, so the example checks the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRAM = "find /data -type f | wc -l >/results/report"
 
 
 def report_on(directory: str) -> str:
-    """Return the program's result for a directory."""
+    """Run the program on a directory, and return its result."""
     with tempfile.TemporaryDirectory() as results:
         un.gvisor.run(
             ["sh", "-c", PROGRAM],
@@ -39,9 +39,9 @@ def read_result(path: str) -> bytes:
     """Return the beginning of a file that a sandbox has created.
 
     :raises OSError: the file is a symbolic link, or missing.
-    :raises ValueError: the file is not a regular one.
+    :raises ValueError: the path is not a regular file.
     """
-    # O_NONBLOCK, since opening a FIFO would wait for a writer.
+    # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -20,7 +20,8 @@ TASK = "import sys; n = int(sys.argv[1]); print(sum(i * i for i in range(n)))"
 async def work(pool: un.SandboxPool, number: int) -> int:
     """Run a task in the next free sandbox; return its result."""
     command = (PYTHON, "-c", TASK, str(number))
-    # If this task is cancelled, the blocks kill the command and release the sandbox.
+    # If this task is cancelled, the ``async with`` block kills the command and releases the
+    # sandbox.
     async with (
         pool.acquire_async() as sandbox,
         await sandbox.create_subprocess_exec(*command, stdout=un.PIPE) as process,
@@ -30,7 +31,7 @@ async def work(pool: un.SandboxPool, number: int) -> int:
 
 
 async def main(tasks: int) -> dict[int, int]:
-    # These tasks trust each other, so a sandbox may be reused.
+    # The tasks trust each other, so a sandbox may be reused.
     async with (
         un.SandboxHost() as host,
         host.pool(WORKERS, limit=WORKERS, max_uses=100) as pool,

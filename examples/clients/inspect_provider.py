@@ -2,9 +2,9 @@
 
     inspect eval task.py --sandbox usernsctl
 
-Each sample has a sandbox of its own, without network, on this machine's programs. Commands run in
-/tmp as an ordinary user; the user root may install accounts and packages, in memory. Import this
-module in the file of the task.
+Each sample has a sandbox of its own, which has this machine's programs and no network. Commands run
+in /tmp as an ordinary user. The user root may add accounts and install packages, which are stored
+in memory. Import this module in the file of the task.
 """
 
 # mypy: ignore-errors

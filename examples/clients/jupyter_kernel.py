@@ -2,9 +2,9 @@
 
     python jupyter_kernel.py gvisor
 
-Run it with the Python of the environment that has ipykernel and usernsctl. Kernels need the host's
-network: they listen on TCP ports of its loopback device. A kernel sees this machine's programs,
-its own environment, and no data: add `--bind` options for those.
+Run this program with the Python of the virtual environment that has ipykernel and usernsctl.
+Kernels need the host's network, because they listen on TCP ports of the host's loopback device. A
+kernel sees this machine's programs and its own virtual environment. Add `--bind` options for data.
 """
 
 # mypy: ignore-errors

@@ -1,7 +1,7 @@
 """Session of llm-sandbox whose commands run in gVisor.
 
-llm-sandbox starts its launchers with an environment of its own, without the caller's PATH: so the
-paths of usernsctl and runsc are absolute. The session overrides a private method of llm-sandbox.
+llm-sandbox starts its launchers in a new environment without the caller's PATH, so the paths of
+usernsctl and runsc are absolute. The session overrides a private method of llm-sandbox.
 """
 
 # mypy: ignore-errors

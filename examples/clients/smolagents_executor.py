@@ -2,11 +2,11 @@
 
     agent = CodeAgent(tools, model, executor=GvisorExecutor([], AgentLogger()))
 
-The code can import what the program itself can import from its virtual environment, which must have
-the packages that the agent's tools require: numpy and pillow. The sandbox has no network. It ends
-after an hour, with the agent, or by cleanup(). Variables and imports stay between the steps of the
-agent. A step of more than five minutes ends the interpreter. Answers of the sandbox are JSON and
-never unpickled.
+The code can import the modules in the virtual environment of the program itself. That environment
+must have the packages that the agent's tools require: numpy and pillow. The sandbox has no network.
+It ends after an hour, with the agent, or by cleanup(). Variables and imports persist between the
+steps of the agent. A step of more than five minutes ends the interpreter. Answers of the sandbox
+are parsed as JSON, and never unpickled.
 """
 
 # mypy: ignore-errors
