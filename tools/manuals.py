@@ -39,7 +39,7 @@ WRITTEN = {
     "usernsctl": ("1", "run programs in user namespaces and in gVisor, without root"),
     "usernsctl-exec": ("1", "execute a command in a new user namespace, or in gVisor"),
     "usernsctl-entrypoint": ("1", "run a container's command in gVisor"),
-    "usernsctl-launch": ("5", "what usernsctl-exec is to do, kept in a file"),
+    "usernsctl-launch": ("5", "file with the steps of a program's start in gVisor"),
 }
 
 # The page of the site that says more about a verb, by the verb's first word.
@@ -48,7 +48,7 @@ _MORE = {
     "freeze": ("run.md", "Running a command in gVisor"),
     "wrap": ("run.md", "Running a command in gVisor"),
     "bundle": ("bundle.md", "Bundles"),
-    "ns": ("namespaces.md", "Namespaces that stay"),
+    "ns": ("namespaces.md", "Persistent namespaces"),
     "template": ("templates.md", "Templates"),
     "ps": ("python.md", "Detached sandboxes"),
     "cp": ("python.md", "Detached sandboxes"),

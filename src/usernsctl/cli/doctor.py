@@ -47,7 +47,7 @@ def parser(prog: str) -> Parser:
         metavar="SECONDS",
         default=30,
         help="The timeout of all probes together, 1 to 86400. doctor skips probes that have not "
-        "ended by then.",
+        "ended when the timeout expires.",
     )
     return parser
 

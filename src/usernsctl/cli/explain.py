@@ -33,8 +33,10 @@ _SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
 def parser(prog: str) -> Parser:
     """Return the parser of ``usernsctl explain``."""
     parser = Parser(prog, explain, wrong_usage=_WRONG_USAGE)
-    parser.add_option("--debug-log", metavar="DIR", help="Read runsc's debug logs in DIR instead.")
-    parser.add_flag("--no-probe", help="Don't probe this machine: the failure was on another one.")
+    parser.add_option(
+        "--debug-log", metavar="DIR", help="Read runsc's debug logs in DIR, instead of FILE."
+    )
+    parser.add_flag("--no-probe", help="Don't probe this machine; for failures on other machines.")
     parser.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
     parser.add_operand("file", "[FILE]", nargs="?")
     return parser

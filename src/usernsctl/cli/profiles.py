@@ -18,7 +18,7 @@ def seccomp(prog: str) -> Parser:
     parser = Parser(prog, print_seccomp)
     parser.add_flag(
         "--private-network",
-        help="Also allow what in-gvisor --network=private needs, such as nftables.",
+        help="Also allow the system calls of in-gvisor --network=private, such as for nftables.",
     )
     return parser
 
@@ -42,7 +42,7 @@ def print_seccomp(private_network: bool) -> None:
 def apparmor(prog: str) -> Parser:
     """Return the parser of ``usernsctl apparmor-profile``."""
     parser = Parser(prog, print_apparmor)
-    parser.add_flag("--host", help="Print the profile for this machine in place of containers.")
+    parser.add_flag("--host", help="Print the profile for programs of this machine.")
     return parser
 
 
@@ -99,13 +99,15 @@ def docker(prog: str) -> Parser:
     )
     parser.add_option(
         "--apparmor/--no-apparmor",
-        help="Name the AppArmor profile, too. By default: if this machine's kernel has AppArmor.",
+        help="Print the option for the AppArmor profile, too. By default, if the kernel of this "
+        "machine has AppArmor.",
     )
     parser.add_option(
         "--ids",
         choices=["one", "all"],
         default="one",
-        help="The ids to map in the container: its user's own, or all subordinate ids, too.",
+        help="The ids to map: only those of the container's user (one), or its subordinate ids, "
+        "too (all).",
     )
     return parser
 

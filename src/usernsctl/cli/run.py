@@ -41,23 +41,23 @@ def parser(prog: str) -> Parser:
         heading=LIMITS,
         parse=_max_output,
         metavar="SIZE",
-        help="Pass on at most SIZE of standard output, and SIZE of standard error, such as "
-        "1M. The beginning and the end are kept. CMD gets no terminal.",
+        help="Pass on at most SIZE, such as 1M, of standard output, and as much of standard error. "
+        "usernsctl keeps the beginning and the end, and drops the middle. CMD gets no terminal.",
     )
     parser.add_option(
         "--on-overflow",
         heading=LIMITS,
         parse=one_of("truncate", "kill"),
         metavar="truncate|kill",
-        help="If CMD writes more than --max-output: drop what lies between beginning and end "
-        "(truncate, the default), or end the sandbox.",
+        help="If CMD writes more than --max-output: drop the middle (truncate, the default), or "
+        "end the sandbox (kill).",
     )
     parser.add_option(
         "--result",
         heading=PROCESS,
         metavar="FILE",
-        help="Write the exit status, and why CMD ended, to FILE, as JSON. FILE appears when CMD "
-        "has ended.",
+        help="Write the exit status of CMD, and the reason of its end, to FILE, as JSON. "
+        "usernsctl creates FILE when CMD has ended.",
     )
     parser.add_flag(
         "--dry-run",

@@ -56,7 +56,7 @@ def parser(prog: str) -> Parser:
         heading=PROCESS,
         repeats=True,
         metavar="NAME[=VALUE]",
-        help="As for run.",
+        help="Set a variable, as usernsctl run --env does.",
     )
     verb.add_option(
         "--wd", "--cwd", dest="cwd", heading=PROCESS, metavar="DIR", help="Start in DIR."

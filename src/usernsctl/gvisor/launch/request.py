@@ -375,7 +375,7 @@ class Request:
                 parse=parser_of_limit("parse_size"),
                 metavar="SIZE",
                 help="End the sandbox if it uses more memory than SIZE, such as 512M. gVisor's own "
-                "memory, and files in memory, count. CMD sees SIZE as the machine's memory.",
+                "memory, and files in memory, are included. CMD sees SIZE as the machine's memory.",
             ),
             argument=Argument("memory", check_of_limit("check_size")),
         ),
@@ -415,8 +415,8 @@ class Request:
                 heading=LIMITS,
                 parse=parser_of_limit("parse_size"),
                 metavar="SIZE",
-                help="Let CMD write at most SIZE to the root filesystem, and SIZE to /tmp. More "
-                "fails with ENOSPC.",
+                help="Let CMD write at most SIZE to the root filesystem, and SIZE to /tmp. Further "
+                "writes fail with ENOSPC.",
             ),
             argument=Argument("disk", check_of_limit("check_size")),
         ),
@@ -547,7 +547,7 @@ class Request:
                 flags=("--drop-bounding/--keep-bounding",),
                 heading=ISOLATION,
                 shows_default=True,
-                help="Drop the capabilities of runsc in its namespace that it does not need.",
+                help="Drop the capabilities in the namespace that runsc does not need.",
             ),
             argument=Argument("drop_bounding", as_bool),
         ),
@@ -572,7 +572,8 @@ class Request:
                 flags=("--root",),
                 heading=RUNSC,
                 metavar="DIR",
-                help="Keep runsc's state in DIR, for other runsc commands during the run.",
+                help="Store runsc's state in DIR, so that you can call other runsc commands "
+                "during the run.",
             ),
         ),
         default=None,
@@ -585,9 +586,9 @@ class Request:
                 multiple=True,
                 parse=parse_allowed,
                 metavar="NAME|CIDR[:PORT]",
-                help="Let CMD reach a host by HTTP and HTTPS, through a proxy; '*.NAME' for all "
-                "names below NAME. Without PORT: 80 and 443. With addresses, such as "
-                "10.0.0.0/8:5432: let CMD reach only these, by a private network.",
+                help="Let CMD reach the host NAME by HTTP and HTTPS, through a proxy; '*.NAME' "
+                "stands for all names below NAME. Without PORT: ports 80 and 443. With CIDR, such "
+                "as 10.0.0.0/8:5432: let CMD reach only these addresses, by a private network.",
             ),
             argument=Argument("allow", allowed_names),
         ),
@@ -602,9 +603,9 @@ class Request:
                 multiple=True,
                 parse=parse_publish,
                 metavar="[ADDR:]HOST:INSIDE[/udp]",
-                help="Let connections to the TCP port HOST of this machine, on 127.0.0.1 or ADDR, "
-                "reach the port INSIDE of the sandbox, with --network none and private; with /udp: "
-                "datagrams to the UDP port.",
+                help="Forward connections to the TCP port HOST of this machine, on 127.0.0.1 or "
+                "ADDR, to the port INSIDE of the sandbox; with /udp, datagrams to the UDP port. "
+                "Not with --network host.",
             ),
         ),
         default=(),
@@ -629,8 +630,8 @@ class Request:
                 heading=RUNSC,
                 parse=parse_start_timeout,
                 metavar="SECONDS",
-                help="Give up if the sandbox has not started after SECONDS, 120 by default; 0: "
-                "never.",
+                help="Kill runsc if it has not started the sandbox after SECONDS, 120 by default; "
+                "0: no limit.",
             ),
         ),
         default=None,
