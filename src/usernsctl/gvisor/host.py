@@ -67,7 +67,7 @@ class AnyRunOptions(RunOptions, total=False):
 
 
 class SandboxHost(HostBase):
-    """A kept namespace to start sandboxes in, from any thread or from asyncio.
+    """A persistent namespace to start sandboxes in, from any thread or from asyncio.
 
     The constructor writes the id map and builds a root filesystem, as ``usernsctl run`` does. That
     takes a few tenths of a second: call :meth:`create_async` in an event loop. Each sandbox then

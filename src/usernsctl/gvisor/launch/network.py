@@ -31,7 +31,7 @@ PROGRAMS: Mapping[str, Sequence[str]] = {
 NAMES = "names"
 #: The network of a sandbox that reaches nothing, and whose ports are published.
 LOOPBACK = "loopback"
-#: The private network of kept namespaces, when a sandbox joins it.
+#: The private network of persistent namespaces, when a sandbox joins it.
 JOINED = "joined"
 #: The networks that usernsctl-network makes.
 MADE = ("private", NAMES, LOOPBACK)
@@ -56,9 +56,9 @@ def with_network(request: Request) -> Request:
     The proxy's variables replace those of the caller with the same names: the sandbox reaches no
     other proxy.
 
-    :raises CommandError: the request allows both names and addresses, or names kept namespaces
-        whose network can't have its ports, or can't contain its private network.
-    :raises NamespaceError: no kept namespaces have the name.
+    :raises CommandError: the request allows both names and addresses, or names persistent
+        namespaces whose network can't have its ports, or can't contain its private network.
+    :raises NamespaceError: no persistent namespaces have the name.
     """
     ranges = tuple(rule for rule in request.allow if hasattr(rule, "condition"))
     if ranges and len(ranges) < len(request.allow):
@@ -122,7 +122,7 @@ def _private_options() -> list[str]:
 
 
 def private_command() -> list[str]:
-    """Return the arguments with which usernsctl-exec makes a private network for kept namespaces.
+    """Return the arguments of usernsctl-exec for a private network of persistent namespaces.
 
     :raises RunscError: a program that the network needs is missing.
     """

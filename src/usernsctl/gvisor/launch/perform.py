@@ -153,7 +153,7 @@ def _files_named(words: Iterable[str], directory: str) -> list[str]:
     ]
 
 
-# Only failures need launch/view. For a kept namespace, cli/run imports the module before the
+# Only failures need launch/view. For a persistent namespace, cli/run imports the module before the
 # namespace is entered.
 
 

@@ -113,8 +113,8 @@ def receive_terminal(console: socket.socket) -> FileIO:
     """Receive the master of the pseudo-terminal that runsc has created (``--console-socket``).
 
     :param console: the listening socket; runsc has connected and sent the descriptor already.
-    :raises RunscError: no terminal was sent. In a kept namespace, root inside may have connected in
-        runsc's place.
+    :raises RunscError: no terminal was sent. In a persistent namespace, root inside may have
+        connected in runsc's place.
     """
     console.setblocking(False)
     fds: list[int] = []

@@ -217,7 +217,7 @@ class HostNamespace:
         """Make the namespaces and the root filesystem.
 
         :raises UsernsError: for the same reasons as ``usernsctl run``.
-        :raises ValueError: the kept namespaces are closed, or have a PID namespace.
+        :raises ValueError: the persistent namespaces are closed, or have a PID namespace.
         """
         self.unremoved: set[str] = set()
         with NamespaceError.instead("the SandboxHost could not be created", step="sandbox"):
@@ -595,7 +595,7 @@ def _check_utf8(args: Iterable[str], variables: Mapping[str, str], cwd: str) -> 
 
 
 def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
-    """Open kept namespaces, with a new mount namespace for a root filesystem.
+    """Open persistent namespaces, with a new mount namespace for a root filesystem.
 
     :param network: the network of the sandboxes.
     :returns: the namespaces, with descriptors of their own, and the mapped ids.

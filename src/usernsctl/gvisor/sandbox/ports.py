@@ -47,7 +47,7 @@ def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
 def check_network(ports: Sequence[PublishedPort], network: str) -> None:
     """Check that sandboxes with a network can have published ports.
 
-    :raises ValueError: the network is that of the machine, or of kept namespaces.
+    :raises ValueError: the network is that of the machine, or of persistent namespaces.
     """
     if ports and network == "host":
         raise ValueError("publish and network='host' exclude each other")
@@ -59,7 +59,7 @@ def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
     """Make sockets for ports in the network namespace of the caller.
 
     :param network: the network of the host of the sandbox.
-    :raises ValueError: the sandbox has the network of the machine, or of kept namespaces.
+    :raises ValueError: the sandbox has the network of the machine, or of persistent namespaces.
     :raises RunscError: a port can't be bound: it is taken (cause ``port-taken``), needs a privilege
         (``port-privileged``), or no device has the address (``port-address-missing``).
     """
