@@ -92,6 +92,7 @@ def test_a_run_opens_few_descriptors_of_the_machine(tally: Tally) -> None:
         assert hoarder.wait(PATIENCE) == 0
 
 
+@pytest.mark.thorough
 def test_many_mounts_leave_descriptors_for_programs(tmp_path: Path) -> None:
     """gVisor keeps files open after use; their number must not grow with the number of mounts."""
     binds = []

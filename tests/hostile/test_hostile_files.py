@@ -238,7 +238,7 @@ def test_files_swapped_during_a_copy_lead_nowhere(
     box: un.Sandbox, outside: Outside, tally: Tally
 ) -> None:
     with attacker(box, SWAP):
-        for _ in range(tally.rounds(30, 1000)):
+        for _ in range(tally.rounds(10, 1000)):
             attempt(tally, lambda: box.get("/tmp/t", outside.copy, max_bytes=1 << 20, timeout=15))
             outside.check(tally)
             attempt(tally, lambda: box.read_file("/tmp/t/sub/file", max_bytes=1 << 20, timeout=15))
@@ -267,7 +267,7 @@ def test_links_made_during_a_copy_do_not_leave_the_directory(
         for number in range(20):
             (tmp_path / directory / f"put{number}").write_text("x")
     with attacker(box, REDIRECT):
-        for _ in range(tally.rounds(30, 1000)):
+        for _ in range(tally.rounds(10, 1000)):
             attempt(tally, lambda: box.put(tmp_path / "in", "/tmp/in", merge=merge, timeout=15))
             box.run(["rm", "-rf", "/tmp/in"])
     # If the attacker replaces the top of the tree by a link, only the path itself may follow it.
@@ -285,7 +285,7 @@ def test_signals_to_the_copying_program_give_one_error(
     before = settled_descriptors()
     timeout = 1 if number == 19 else 15
     with attacker(box, SIGNAL, str(number)):
-        for _ in range(tally.rounds(2, 50)):
+        for _ in range(tally.rounds(1, 50)):
             attempt(tally, lambda: box.get("/tmp/t", outside.copy, timeout=timeout))
             outside.check(tally)
             attempt(tally, lambda: box.put(outside.place, "/tmp/new", merge=True, timeout=timeout))
@@ -302,7 +302,7 @@ def test_a_false_copying_program_writes_only_to_the_copy(
 ) -> None:
     box.write_file("/tmp/t/large", b"x" * (1 << 20))
     with attacker(box, IMITATE), attacker(box, IMITATE):
-        for _ in range(tally.rounds(30, 1000)):
+        for _ in range(tally.rounds(10, 1000)):
             attempt(tally, lambda: box.get("/tmp/t", outside.copy, max_bytes=4 << 20, timeout=15))
             outside.check(tally)
             attempt(tally, lambda: box.read_file("/tmp/t/large", timeout=15))

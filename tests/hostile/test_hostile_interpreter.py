@@ -139,6 +139,7 @@ def test_hostile_interpreter_with_an_invalid_answer(
 
 
 @pytest.mark.parametrize("name", SILENT)
+@pytest.mark.sampled(5)
 def test_hostile_interpreter_without_an_answer(box: un.Sandbox, name: str, tally: Tally) -> None:
     assert attack(box, SILENT[name], tally, SECONDS).reason == "timeout"
 

@@ -225,7 +225,7 @@ def leave_and_look(box: un.Sandbox, *left: str) -> str:
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("left", [*OF_NAMESPACES, *OF_KERNEL])
 @pytest.mark.parametrize("idmap", [(), pytest.param((MAP_OF_SEVERAL,), marks=several_ids)])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 def test_only_files_remain_for_the_next_lease(
     idmap: tuple[un.IdMap], left: str, tally: Tally
 ) -> None:

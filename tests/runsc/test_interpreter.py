@@ -292,7 +292,7 @@ def test_start_without_free_descriptors_raises_and_leaves_nothing(box: un.Sandbo
     box.interpreter(PYTHON).close()
     before = settled_descriptors()
     failures = 0
-    for room in range(14):
+    for room in range(0, 14, 2):
         try:
             with descriptors_left(room), box.interpreter(PYTHON) as python:
                 assert python.run("6 * 7").value == 42
@@ -300,7 +300,7 @@ def test_start_without_free_descriptors_raises_and_leaves_nothing(box: un.Sandbo
             assert (error.errno, error.cause) == (errno.EMFILE, "descriptor-limit")
             failures += 1
         assert settled_descriptors() == before
-    assert 5 < failures < 14
+    assert 2 < failures < 7
 
 
 def test_run_needs_no_free_descriptors(box: un.Sandbox) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from conftest import EXIT_SECONDS, files_below
 from processes import wait_until_gone
+from tally import Tally
 
 import usernsctl as un
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
-KILLS = 100
+KILLS = Tally.rounds(48, 100)
 AT_ONCE = 4
 # Upper bounds in seconds of the random delay before a kill: after the start of the program, and
 # after the creation of its SandboxHost.
