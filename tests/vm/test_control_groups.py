@@ -103,18 +103,8 @@ def results() -> Iterator[Path]:
     assert sandbox_groups() == []
 
 
-@pytest.fixture(scope="session")
-def user_manager() -> Iterator[None]:
-    """Start the user's manager, and wait until it is ready."""
-    unit = f"user@{pwd.getpwnam(USER).pw_uid}.service"
-    subprocess.run(["loginctl", "enable-linger", USER], check=True, timeout=PATIENCE)
-    subprocess.run(["systemctl", "start", unit], check=True, timeout=PATIENCE)
-    yield
-    subprocess.run(["loginctl", "disable-linger", USER], check=True, timeout=PATIENCE)
-
-
 @pytest.fixture
-def scope(results: Path, user_manager: None) -> Iterator[Service]:
+def scope(results: Path) -> Iterator[Service]:
     """Return a starter in delegated scopes of a user; check that systemd ends the scopes."""
     yield Service(results, as_user(*SCOPE, *DELEGATED))
     deadline = time.monotonic() + PATIENCE
@@ -144,7 +134,7 @@ def test_dry_run_shows_limits_by_control_group(service: Service) -> None:
 
 
 def test_memory_limit_ends_a_memory_hog(service: Service) -> None:
-    done, result = service.limited("--memory=128M", code=MEMORY_HOG)
+    done, result = service.run_limited("--memory=128M", code=MEMORY_HOG)
     assert (done.returncode, result["reason"]) == (137, "memory-limit")
     assert result["limit"] == 128 * MIB
     assert 0.9 * 128 * MIB <= result["used"] <= 128 * MIB + SLACK
@@ -152,7 +142,7 @@ def test_memory_limit_ends_a_memory_hog(service: Service) -> None:
 
 
 def test_pids_limit_ends_a_fork_bomb(service: Service) -> None:
-    done, result = service.limited("--pids=60", code=FORK_BOMB)
+    done, result = service.run_limited("--pids=60", code=FORK_BOMB)
     assert (done.returncode, result["reason"]) == (137, "pids-limit")
     assert (result["limit"], result["used"]) == (60, 60)
 
@@ -182,7 +172,7 @@ def seconds_of(group: Path) -> float:
 
 def test_memory_limit_of_the_service_is_out_of_memory(service: Service) -> None:
     """The control group of the caller has a limit, and the sandbox has none."""
-    done, result = service.limited(code=MEMORY_HOG, properties=("MemoryMax=250M",))
+    done, result = service.run_limited(code=MEMORY_HOG, properties=("MemoryMax=250M",))
     assert (done.returncode, result["reason"]) == (137, "memory-limit")
     assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == ["out-of-memory"]
     assert "250.0 MiB" in done.stderr
