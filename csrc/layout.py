@@ -1,7 +1,7 @@
 """The layers and programs of csrc/, for setup.py, tools/c_tests.py and tools/c_layers.py.
 
-Each directory is a layer, and each directory of programs/ is a program. So a new source needs no
-edit here, and a new program one line in PROGRAMS.
+Each directory is a layer, and each directory of programs/ is a program. So a new source file needs
+no edit of this module, and a new program needs one line in PROGRAMS.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ CSRC = Path(__file__).resolve().parent
 sys.path.insert(0, str(CSRC / "explain"))
 import texts  # noqa: E402
 
-# Layers from the bottom to the top. Each may call functions of the layers below it. All layers may
+# Layers from the bottom to the top. Each layer may call functions of lower layers. All layers may
 # include the interface, include/usernsctl.h.
 LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "programs")
 
-# Layers without side effects: the same arguments always give the same result.
+# Layers without side effects, whose functions always return the same result for the same arguments.
 PURE = ("map",)
 
-# Sources of programs/shared/ for programs that watch a sandbox, and that start one for Python.
+# Sources in programs/shared/ for programs that watch a sandbox, and for programs that start one for
+# the Python package.
 WATCHED = (
     *("descendants.c", "limit_watch.c", "limits.c", "oom_watch.c", "sandbox_end.c"),
     "sandbox_group.c",
@@ -31,7 +32,7 @@ SANDBOX_SOURCES = (
     *("error_fields.c", "network.c", "sandbox_command.c", "sandbox_limits.c", "sandbox_wait.c"),
 )
 
-# Programs, with the sources of programs/shared/ that each needs.
+# Names of the programs, with the sources in programs/shared/ that each program needs.
 PROGRAMS = {
     "usernsctl-exec": (
         *("early_signals.c", "error_fields.c", "network.c", "report.c", "stay_outside.c"),
@@ -46,8 +47,8 @@ PROGRAMS = {
     "usernsctl-child": (),
 }
 
-# Processors that gVisor supports, and flags for programs without libc: these run in gVisor in any
-# root filesystem, and small programs start faster.
+# Processors that gVisor supports, and compiler flags for programs without libc. These programs run
+# in gVisor in any root filesystem, and start faster because they are small.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-nostdlib"),
@@ -55,9 +56,10 @@ FREESTANDING_FLAGS = (
     *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
-# Without this flag the compiler calls library functions for atomic operations.
+# Without -mno-outline-atomics the compiler calls library functions for atomic operations.
 FREESTANDING_FLAGS_OF = {"aarch64": ("-mno-outline-atomics",)}
-# Sources of the agent that are also linked into the C tests, so without the agent's entry point.
+# Sources of the agent that are also linked into the C tests. The agent's entry point is not one of
+# them.
 AGENT = (
     "block",
     "caps",
@@ -84,21 +86,24 @@ FREESTANDING = {
     ),
 }
 
-# The agent's own libc. No other program is built with this file.
+# The source of the agent's own libc functions, with which no other program is built.
 AGENT_LIBC = "programs/agent/libc.c"
 
 
 def flags(csrc: Path = CSRC) -> list[str]:
-    """Return the flags of every build: language, include path, warnings. clangd reads them too."""
+    """Return the compiler flags of every build: language, include path and warnings.
+
+    The flags are in a file that clangd reads, too.
+    """
     words = (csrc / "compile_flags.txt").read_text().split()
     return [f"-I{csrc}" if word == "-I." else word for word in words]
 
 
 def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
-    """Return flags for musl-gcc: add kernel headers, and disable warnings that musl's macros cause.
+    """Return flags for musl-gcc that add kernel headers and disable warnings about musl's macros.
 
-    :param headers: the directory in which to create links to the kernel headers in ``system``,
-        but not to the libc headers there.
+    :param headers: the directory in which this function creates links to the kernel headers in
+        ``system``, but no links to the libc headers there.
     """
     machine = [system / "asm", *system.glob(f"{platform.machine()}-linux-gnu/asm")]
     asm = next(directory for directory in machine if directory.is_dir())
@@ -111,9 +116,9 @@ def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
 
 
 def core(csrc: Path = CSRC) -> list[Path]:
-    """Return the sources of the core, for the extension and every program with a libc.
+    """Return the sources of the core, for the extension module and every program with a libc.
 
-    Generates one of the sources, explain/texts.c, with texts.py first.
+    Generate explain/texts.c, which is one of these sources, by texts.py first.
     """
     causes = csrc.resolve().parent / "src" / "usernsctl" / "explain" / "causes"
     if causes.is_dir():
@@ -124,14 +129,14 @@ def core(csrc: Path = CSRC) -> list[Path]:
 
 
 def program(name: str, csrc: Path = CSRC) -> list[Path]:
-    """Return the sources of a program that do not belong to the core."""
+    """Return the sources of a program, without the sources of the core."""
     programs = csrc / "programs"
     own = set((programs / name.removeprefix("usernsctl-")).glob("*.c"))
     return [*sorted(own), *(programs / "shared" / source for source in PROGRAMS[name])]
 
 
 def freestanding_flags(machine: str) -> tuple[str, ...]:
-    """Return the flags of a program without libc, for a processor (platform.machine())."""
+    """Return the compiler flags of programs without libc for a processor (platform.machine())."""
     return (*FREESTANDING_FLAGS, *FREESTANDING_FLAGS_OF.get(machine, ()))
 
 
@@ -141,5 +146,5 @@ def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:
 
 
 def agent(csrc: Path = CSRC) -> list[Path]:
-    """Return the sources of the agent without entry point, libc and proof.c, for tests."""
+    """Return the sources of the agent for tests, without the entry point, libc and proof.c."""
     return [csrc / "programs" / "agent" / f"{name}.c" for name in AGENT]
