@@ -2,8 +2,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Reads a regular file of the sandbox. `file->bytes` stays NULL if it does not exist, and must be
- * freed. gvisor/launch/accounts.py has the same rules. */
+/* Reads a regular file of the sandbox into `file`, whose `bytes` must be freed. If the file does
+ * not exist, `bytes` stays NULL. gvisor/launch/accounts.py has the same rules. */
 static int read_accounts(const struct un_view *view, const char *path, struct un_account_file *file,
                          struct un_error *err)
 {
@@ -20,13 +20,13 @@ static int read_accounts(const struct un_view *view, const char *path, struct un
         return 0;
     if (fstat(found, &status))
         return un_account_fail_file(path, errno, "", err);
-    /* Another process could replace the file, but not what this descriptor refers to. */
+    /* Another process could replace the file at the path, but not the file of this descriptor. */
     if (!S_ISREG(status.st_mode))
         return un_account_fail_file(path, 0, ": not a regular file", err);
     un_auto_close int opened = un_reopen(found, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (opened < 0)
         return un_account_fail_file(path, errno, "", err);
-    /* The file may grow meanwhile. */
+    /* The buffer has the maximum size, because the file may grow meanwhile. */
     char *bytes = malloc(UN_ACCOUNT_FILE_MAX + 1);
     file->bytes = bytes;
     ssize_t length = bytes ? un_read_all(opened, bytes, UN_ACCOUNT_FILE_MAX + 1) : -1;

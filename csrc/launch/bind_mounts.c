@@ -4,7 +4,7 @@
 
 #include <sys/statvfs.h>
 
-/* Bind-mounts a file of the host at a path inside, which is created first. */
+/* Creates an empty file at a path inside, and bind-mounts a file of the host on it. */
 int un_step_file(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
@@ -18,7 +18,7 @@ int un_step_file(struct un_launch *launch, const struct un_record *record, struc
     return un_bind(source->fd, place, UN_ATTR_HARMLESS | UN_ATTR_RDONLY, inside, err);
 }
 
-/* Returns whether a source is a device, or a directory of devices. */
+/* Returns whether a source is a device, or lies in /dev. */
 static bool has_devices(const struct un_source *source, const struct stat *status)
 {
     return S_ISCHR(status->st_mode) || S_ISBLK(status->st_mode) ||
@@ -57,7 +57,7 @@ static const char *name_special(mode_t mode)
     }
 }
 
-/* Fails if the mount point is a special file. runsc opens the mount point: for a FIFO the open
+/* Fails if the mount point is a special file. runsc opens the mount point. For a FIFO the open
  * would block until another process opens the other end, and a socket or, in a user namespace, a
  * device can't be opened. */
 static int refuse_special(struct un_launch *launch, struct un_trail *trail, const char *inside,
@@ -74,8 +74,8 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
 }
 
 /* Fails if the mount would cover the root filesystem or usernsctl-verify, the program that proves
- * that its kernel is gVisor. A symbolic link of a hostile root filesystem or bundle may lead there.
- */
+ * that its kernel is gVisor. A symbolic link of a hostile root filesystem or bundle may lead to one
+ * of these. */
 static int refuse_own(struct un_launch *launch, const char *named, const char *inside,
                       struct un_error *err)
 {
@@ -87,8 +87,8 @@ static int refuse_own(struct un_launch *launch, const char *named, const char *i
                    inside);
 }
 
-/* Adds a bind mount for runsc. Its source, open as `shown`, is the entry `name` of the directory
- * scratch/shown. The launch takes over the descriptor. */
+/* Adds a bind mount for runsc to the launch and to its view. The source is the entry `name` of the
+ * directory scratch/shown, and is open as `shown`. The launch takes over the descriptor. */
 static int note_bind(struct un_launch *launch, const struct un_source *source, const char *name,
                      const char *inside, int shown, struct un_error *err)
 {
@@ -122,7 +122,7 @@ static int show_for_runsc(struct un_launch *launch, const struct un_record *reco
     return note_bind(launch, source, name, un_view_inside(trail), shown, err);
 }
 
-/* Prepares the source of a bind mount of runsc, and its mount point. */
+/* Creates the mount point of a bind mount of runsc, and makes its source available to runsc. */
 int un_step_bind(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     struct stat status;
@@ -158,7 +158,7 @@ static int cover_by_empty(struct un_launch *launch, const char *wanted, struct u
                                                          : 0;
 }
 
-/* Adds a mount that gVisor makes itself, which may cover earlier bind mounts. */
+/* Adds a mount that gVisor makes itself to the view. The mount may cover earlier bind mounts. */
 int un_step_mount(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char wanted[UN_PATH_MAX];
@@ -170,7 +170,7 @@ int un_step_mount(struct un_launch *launch, const struct un_record *record, stru
     if (refuse_own(launch, record->arguments, wanted, err))
         return -1;
     const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
-    /* The mount point is created here only in a writable file system: in a read-only one, gVisor
+    /* A missing mount point is an error only in a writable file system. In a read-only one, gVisor
      * creates the mount point itself. */
     if (*trail.missing && cover && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);

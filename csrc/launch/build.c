@@ -1,4 +1,4 @@
-/* Building the root filesystem of a launch, record by record. */
+/* Building the root filesystem and the files of a launch, record by record. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -7,7 +7,7 @@ static int step_home(struct un_launch *launch, const struct un_record *record, s
     return un_hide_home(launch, record->arguments, err);
 }
 
-/* Makes the root filesystem and all mounts below it read-only. No later step can create files in
+/* Makes the root filesystem and all mounts below it read-only. Later steps can't create files in
  * it. */
 static int step_read_only(struct un_launch *launch, const struct un_record *record,
                           struct un_error *err)
@@ -16,7 +16,8 @@ static int step_read_only(struct un_launch *launch, const struct un_record *reco
     return un_mount_restrict(launch->view.top, UN_ATTR_RDONLY, 0, "the root filesystem", err);
 }
 
-/* Functions by verb; NULL for verbs of other parts of the launch. */
+/* The functions that perform records, indexed by enum un_verb; NULL for verbs of other parts of the
+ * launch. */
 static un_step_function *const step_functions[UN_VERB_COUNT] = {
     [UN_VERB_BIND] = un_step_bind,
     [UN_VERB_DEBUG_LOG] = un_step_debug_log,
@@ -50,7 +51,7 @@ static int hide_homes(struct un_launch *launch, const struct un_launch_params *p
     return 0;
 }
 
-/* Reopens the sources as descriptors of the mount namespace of this process. */
+/* Reopens the sources, so that their descriptors belong to the mount namespace of this process. */
 static int reopen_sources(struct un_launch *launch, struct un_error *err)
 {
     for (size_t i = 0; i < launch->of_verb[UN_VERB_SOURCE]; i++) {
@@ -89,7 +90,7 @@ static int build_root(struct un_launch *launch, const struct un_launch_params *p
 {
     if (un_marks_draw(&launch->marks))
         return un_launch_fail_file(launch, "random", err);
-    /* Reopen the sources before the first mount, which could cover a source. */
+    /* Reopen the sources before the first mount, which could cover one of them. */
     if (reopen_sources(launch, err) || un_scratch_mount(launch, err))
         return -1;
     if (!un_root_begin(launch, err) && !take_steps(launch, params, err) &&
@@ -102,7 +103,7 @@ static int build_root(struct un_launch *launch, const struct un_launch_params *p
 int un_launch_build(struct un_launch *launch, const struct un_launch_params *params,
                     struct un_error *err)
 {
-    /* With this umask, other users inside can read the created files. */
+    /* With this umask, other users inside can read the files that are created below. */
     mode_t before = umask(022);
     int failed = build_root(launch, params, err);
     umask(before);

@@ -1,26 +1,26 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* The part of a script that the kernel reads for the #! line (execve(2)). */
+/* Number of bytes of a script in which the kernel looks for the #! line (execve(2)). */
 #define FIRST_LINE_MAX 256
 
-/* Time limit for a search in PATH. PATH and the symbolic links in its directories may come from a
- * hostile bundle. */
+/* Time limit in milliseconds for a search in PATH. PATH and the symbolic links in its directories
+ * may come from a hostile bundle. */
 #define SEARCH_MS 2000
 
-/* Results of looking up a file. */
+/* Results of looking up the file of a command. */
 enum found {
-    UNKNOWN, /* only gVisor can see the file, or this process may not read it */
+    UNKNOWN, /* the file can be read only by gVisor, or can't be read by this process */
     UNREACHABLE,
     MISSING,
     BELOW_FILE,
     DIRECTORY,
-    SPECIAL, /* a FIFO, a socket or a device */
+    SPECIAL, /* the file is a FIFO, a socket or a device */
     NOT_EXECUTABLE,
     EXECUTABLE
 };
 
-/* A command, and the working directory of its lookup. */
+/* A command, and the view and the working directory in which it is looked up. */
 struct wanted {
     const struct un_view *view;
     const char *command;
@@ -51,7 +51,8 @@ static enum found judge_file(const struct un_reached *at)
     return status.st_mode & 0111 ? EXECUTABLE : NOT_EXECUTABLE;
 }
 
-/* Looks up a path inside. The caller closes the descriptor in `at`. */
+/* Looks up a path inside, and stores the file in `at`. The caller must close the descriptor in
+ * `at`. */
 static enum found find_inside(const struct wanted *wanted, const char *name, struct un_reached *at)
 {
     un_view_follow(wanted->view, wanted->cwd, name, at);
@@ -67,7 +68,8 @@ static enum found find_inside(const struct wanted *wanted, const char *name, str
     return found == DIRECTORY ? MISSING : BELOW_FILE;
 }
 
-/* Returns the first executable in the directories `along`, otherwise the first regular file. */
+/* Finds the first executable file in the directories `along`, otherwise the first regular file, and
+ * stores it in `at`. */
 static enum found find_along_path(const struct wanted *wanted, const char *along,
                                   struct un_reached *at)
 {
@@ -93,7 +95,8 @@ static enum found find_along_path(const struct wanted *wanted, const char *along
     return best;
 }
 
-/* Reads the beginning of a program. Returns the number of bytes, or -1. */
+/* Reads the beginning of a program, terminated by NUL. Returns the number of bytes, or -1 with
+ * errno set. */
 static ssize_t read_start(int fd, char start[FIRST_LINE_MAX + 1])
 {
     un_auto_close int opened = un_reopen(fd, O_RDONLY);
@@ -102,7 +105,8 @@ static ssize_t read_start(int fd, char start[FIRST_LINE_MAX + 1])
     return got;
 }
 
-/* Returns the interpreter in the #! line of a script, or NULL. Modifies `start`. */
+/* Returns the interpreter in the #! line of a script, or NULL if `start` has no such line. Modifies
+ * `start`. */
 static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
 {
     char *rest;
@@ -110,8 +114,8 @@ static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
     return strncmp(start, "#!", 2) ? NULL : strtok_r(start + 2, " \t\r\v\f", &rest);
 }
 
-/* Returns whether a path inside does not exist; then also stores the path with symbolic links
- * resolved. */
+/* Returns whether a path does not exist inside. If so, stores the path with symbolic links resolved
+ * in `where`. */
 static bool is_not_inside(const struct wanted *wanted, const char *path, struct un_reached *at,
                           char where[UN_PATH_MAX])
 {
@@ -123,9 +127,10 @@ static bool is_not_inside(const struct wanted *wanted, const char *path, struct 
     return snprintf(where, UN_PATH_MAX, "%s/%s", top, at->missing) < UN_PATH_MAX;
 }
 
-/* Checks that a program is an ELF file, or a script whose interpreter exists inside. Scripts of
- * Python's virtual environments name an interpreter that is a symbolic link out of the environment.
- * `path` is that of the program. */
+/* Checks whether a program can't be executed, because it is neither an ELF file nor a script, or is
+ * a script whose interpreter does not exist inside. Scripts of Python's virtual environments name
+ * an interpreter that is a symbolic link out of the environment. `path` is the path of the program.
+ */
 static bool check_program(const struct wanted *wanted, int fd, const char *path,
                           struct un_command_fault *fault)
 {
@@ -216,7 +221,8 @@ static const char *path_of(const struct un_launch_params *params)
 
 /* Returns the remedy for a fault of a frozen launch. A launch does not contain the options from
  * which it was frozen, so the remedy can't name them. `root` is the directory that the sandbox has
- * as its root directory, "/" if that shows all files of the host, or NULL. */
+ * as its root directory: "/" if the sandbox shows all files of the host, NULL if the root directory
+ * is built from several directories. */
 static const char *remedy_of(const struct un_command_fault *fault, const char *root)
 {
     bool shows_all = root && !strcmp(root, "/");
@@ -235,8 +241,8 @@ static const char *remedy_of(const struct un_command_fault *fault, const char *r
                   "program: usernsctl freeze --bind DIR";
 }
 
-/* Fills in the error. A sentence that does not fit is truncated at its beginning, which is a path.
- */
+/* Fills in `err` with the reason of a fault. A reason that is too long is truncated at its
+ * beginning, which is a path. */
 static int fail_command_exec(const struct un_command_fault *fault, struct un_error *err)
 {
     size_t length = strlen(fault->reason), most = UN_DETAIL_MAX - sizeof "...";

@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <sys/resource.h>
 
-/* Arguments for the functions that write config.json. */
+/* Parameters that all functions that write config.json need. */
 struct writing {
     struct un_launch *launch;
     const struct un_launch_params *params;
@@ -23,8 +23,8 @@ uint64_t un_map_ids(const struct un_map *map)
     return ids;
 }
 
-/* Fails because of invalid UTF-8. The value is not printed: an environment variable may be a
- * secret. */
+/* Fails because a value is not valid UTF-8. The value is not printed, because an environment
+ * variable may be a secret. */
 static int fail_text(struct writing *writing, const char *where, size_t number)
 {
     char place[64];
@@ -52,7 +52,7 @@ static int add_strings(struct writing *writing, const char *const *values, const
     return 0;
 }
 
-/* Returns whether the ids of the command are mapped. */
+/* Returns whether the uid and the gid of the command are mapped. */
 static bool is_user_mapped(const struct un_launch_params *params, const struct un_idmap *maps)
 {
     return !maps || (un_map_find(&maps->of[UN_UID], UN_INSIDE, params->id[UN_UID]) &&
@@ -104,15 +104,16 @@ static int add_user(struct writing *writing)
     un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_UID] : 0);
     un_text_add(writing->text, ", \"gid\": ");
     un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_GID] : 0);
-    /* A namespace with one id has no other groups, also not those that list root. */
+    /* A namespace with one id has no other groups, not even those of root in /etc/group. */
     if (is_mapped && !(writing->maps && has_one_id(writing->maps)))
         add_groups(writing);
     un_text_add(writing->text, "}");
     return 0;
 }
 
-/* Adds the arguments by which usernsctl-verify gives the command its ids, if the namespace maps
- * only id 0: runsc needs that id, so the command's are mapped in a user namespace of gVisor. */
+/* If the namespace maps only id 0, adds the arguments of usernsctl-verify by which the command runs
+ * with its own ids. runsc needs id 0, so the command's ids are mapped in a nested user namespace of
+ * gVisor. */
 static void add_nested_ids(struct writing *writing)
 {
     if (is_user_mapped(writing->params, writing->maps))
@@ -126,8 +127,8 @@ static void add_nested_ids(struct writing *writing)
     un_text_add(writing->text, ", ");
 }
 
-/* Adds the caller's RLIMIT_NOFILE: the command would inherit that of runsc, which raises its own.
- */
+/* Adds the caller's RLIMIT_NOFILE, because the command would otherwise inherit runsc's, and runsc
+ * raises its own limit. */
 static int add_open_files(struct writing *writing)
 {
     static const char *const names[] = {"{\"type\": \"RLIMIT_NOFILE\", \"soft\": ", ", \"hard\": "};
@@ -157,8 +158,8 @@ static int add_args(struct writing *writing)
     return add_strings(writing, args, "$.process.args");
 }
 
-/* Writes the mappings of a nested user namespace that keeps all ids. Adjacent extents are not
- * merged: the kernel rejects an extent that spans two extents of the parent's map
+/* Writes the uid or gid mappings of a nested user namespace that keeps all ids. Adjacent extents
+ * are not merged, because the kernel rejects an extent that spans two extents of the parent's map
  * (user_namespaces(7)). */
 static int add_map(struct writing *writing, int kind)
 {

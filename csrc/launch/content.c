@@ -1,13 +1,14 @@
 /*
- * Checksums of programs, which a frozen launch records.
+ * Checksums of programs, which are recorded in a frozen launch.
  *
  * Builders of images set the times of files to a fixed value, so a time does not identify a
- * program. Reading all of runsc, which has tens of MB, would delay each start. Of such a file, the
- * checksum covers the first 64 KiB, where the linkers of C and Go store the build id, and blocks at
- * regular distances: another build differs in nearly every block, because code and addresses move.
+ * program. Reading all of runsc, which has tens of MB, would delay each start. Of such a large
+ * file, the checksum covers the first 64 KiB, where the linkers of C and Go store the build id, and
+ * blocks at regular distances. Another build differs in nearly every block, because code and
+ * addresses move.
  *
- * The checksum finds programs that were replaced by mistake. It is not cryptographic: a user who
- * may write to a program can run anything in its place anyway.
+ * The checksum detects programs that were replaced by mistake. It is not cryptographic, because a
+ * user who may write to a program can run anything in its place anyway.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -16,14 +17,14 @@
 #include <sys/stat.h>
 
 #define BLOCK_SIZE 4096U
-/* Files up to this size are read whole. */
+/* Maximum size of a file that is read completely, in bytes. */
 #define WHOLE_SIZE (256U << 10)
 #define HEAD_SIZE (64U << 10)
-/* Number of blocks that are read after the head of a larger file. */
+/* Number of blocks that are read after the head of a file larger than WHOLE_SIZE. */
 #define SAMPLES 64U
 
-/* Each step is a bijection of `sum`, so two files that differ in a single word never have the same
- * checksum. The constant is 2^64 divided by the golden ratio. */
+/* Mixes a word into the checksum. Each step is a bijection of `sum`, so two files that differ in a
+ * single word never have the same checksum. The constant is 2^64 divided by the golden ratio. */
 static uint64_t mix(uint64_t sum, uint64_t word)
 {
     sum = (sum ^ word) * UINT64_C(0x9e3779b97f4a7c15);

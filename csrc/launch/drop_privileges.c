@@ -1,9 +1,10 @@
 /*
- * Dropping the privileges that runsc does not need, as found by trial; hardening.for_run() in
- * Python does the same.
+ * Dropping the privileges that runsc does not need. Which ones runsc needs was found by trial;
+ * hardening.for_run() in Python drops the same privileges.
  *
- * - no_new_privs: runsc and its children never execute a set-user-id program.
- * - The bounding set keeps only what runsc needs. It limits what runsc can do to the prepared
+ * - no_new_privs is set, so that runsc and its children never gain privileges from a set-user-id
+ *   program.
+ * - The bounding set keeps only what runsc needs. This limits what runsc can do to the prepared
  *   namespace. The sandbox lives in a nested user namespace, which starts with a full bounding set
  *   (user_namespaces(7)), but whose capabilities have no effect outside.
  */
@@ -15,18 +16,18 @@
 
 #define BIT(capability) (UINT64_C(1) << (capability))
 
-/* Without one of the first four capabilities, runsc re-executes itself in a namespace that it
- * creates. CAP_SETFCAP is needed to map id 0 into the nested user namespace (user_namespaces(7),
- * since Linux 5.12). */
+/* Capabilities that runsc needs. Without one of the first four, runsc re-executes itself in a
+ * namespace that it creates. CAP_SETFCAP is needed to map id 0 into the nested user namespace
+ * (user_namespaces(7), since Linux 5.12). */
 #define OF_RUNSC                                                                                   \
     (BIT(CAP_SYS_ADMIN) | BIT(CAP_SYS_CHROOT) | BIT(CAP_SETUID) | BIT(CAP_SETGID) |                \
      BIT(CAP_SETFCAP))
-/* Capabilities that the gofer needs to access files of all ids, if the map has several. */
+/* Capabilities that the gofer needs to access files of all ids, if the map has several ids. */
 #define OF_FILES                                                                                   \
     (BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) |         \
      BIT(CAP_FSETID))
 
-/* Capabilities that the watcher needs to make the network of a sandbox, and drops then
+/* Capabilities that the watcher needs to create the network of a sandbox, and drops afterwards
  * (programs/shared/network.c). */
 #define OF_NETWORK (BIT(CAP_NET_ADMIN) | BIT(CAP_SETPCAP))
 
@@ -35,7 +36,7 @@ static int drop_bounding(uint64_t kept, struct un_error *err)
     for (unsigned long cap = 0; cap < 64; cap++) {
         int has = kept & BIT(cap) ? 0 : prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
         if (has < 0 && errno == EINVAL)
-            return 0; /* past the kernel's last capability */
+            return 0; /* the kernel has no further capabilities */
         if (has < 0 || (has && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0)))
             return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
         if (has && prctl(PR_CAPBSET_READ, cap, 0, 0, 0))

@@ -3,7 +3,7 @@
 #include "launch/launch.h"
 #include "sys/sys.h"
 
-/* Arguments and environment of the watcher, each ending with NULL; `memory` holds the expanded
+/* Arguments and environment of the watcher, each terminated by NULL. `memory` holds the expanded
  * arguments. */
 struct exec_args {
     char **argv;
@@ -35,7 +35,7 @@ static void fill_exec_args(const struct un_launch *launch, const struct un_launc
     UN_EACH_RECORD (record, launch, UN_VERB_WATCH) {
         *arg++ = at;
         at += un_marks_expand(&launch->marks, record->arguments, at) + 1;
-        /* Options follow argv[0]. */
+        /* The options of the watcher follow argv[0]. */
         if (arg != args->argv + 1)
             continue;
         if (params->reraise_signal)
@@ -75,9 +75,9 @@ static int build_exec_args(struct un_launch *launch, const struct un_launch_para
 }
 
 /*
- * gVisor has its own offset in each file, which begins at 0. Without O_APPEND, output would
- * overwrite the contents of the file, and standard output and standard error to the same file would
- * overwrite each other. At the end of a file, appending is equivalent to writing.
+ * gVisor has its own offset for each file, which begins at 0. Without O_APPEND, output would
+ * overwrite the contents of the file, and if standard output and standard error are the same file,
+ * they would overwrite each other. At the end of a file, appending is equivalent to writing.
  */
 int un_append_at_end(int fd)
 {
@@ -91,8 +91,8 @@ int un_append_at_end(int fd)
     return 0;
 }
 
-/* Prepares standard input, output and error for sharing with runsc: opens closed descriptors on
- * /dev/null, and reopens pipes and terminals. */
+/* Prepares standard input, output and error for runsc: opens closed descriptors on /dev/null, and
+ * reopens pipes and terminals. */
 static int prepare_stdio(struct un_error *err)
 {
     static const char *const names[] = {"standard input", "standard output", "standard error"};
@@ -105,8 +105,8 @@ static int prepare_stdio(struct un_error *err)
     return 0;
 }
 
-/* Stores the descriptors that the watcher inherits, sorted and without duplicates. Returns their
- * number. */
+/* Stores the descriptors that the watcher inherits in `kept`, sorted and without duplicates.
+ * Returns their number. */
 static size_t list_kept(const struct un_launch *launch, const struct un_launch_params *params,
                         int *kept)
 {
@@ -120,8 +120,8 @@ static size_t list_kept(const struct un_launch *launch, const struct un_launch_p
     return un_sort_fds(kept, count);
 }
 
-/* Sets close-on-exec on all descriptors that the watcher does not inherit, see list_kept(). Nothing
- * is closed before the exec, which may fail. */
+/* Sets close-on-exec on all descriptors that the watcher does not inherit (list_kept()). No
+ * descriptor is closed before the exec, because the exec may fail. */
 static int pass_only(const struct un_launch *launch, const struct un_launch_params *params,
                      struct un_error *err)
 {
@@ -139,7 +139,7 @@ static int exec_watcher(struct un_launch *launch, const struct un_launch_params 
     un_launch_set_remedy(launch, NULL, NULL);
     if (prepare_stdio(err) || pass_only(launch, params, err))
         return -1;
-    /* The current directory may be covered by a mount. */
+    /* A mount may cover the current directory. */
     if (chdir("/"))
         return un_fail_errno(err, UN_STEP_CWD, "/");
     if (un_check_programs(launch, err))
@@ -179,8 +179,8 @@ int un_launch_exec(struct un_launch *launch, const struct un_launch_params *para
     un_auto_free struct un_idmap *maps = malloc(sizeof *maps);
     if (!maps)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
-    /* Only the caller may access files that runsc creates. The command in the sandbox has its own
-     * umask. */
+    /* With this umask, only the caller may access files that runsc creates. The command in the
+     * sandbox has its own umask. */
     umask(077);
     if (!prepare_watcher(launch, params, &args, maps, err))
         exec_watcher(launch, params, &args, err);

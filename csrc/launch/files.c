@@ -1,5 +1,5 @@
-/* Files outside the root filesystem: the bundle, state and logs of runsc, and programs of this
- * package. */
+/* Steps that create files outside the root filesystem: the bundle, state and logs of runsc, and
+ * programs of this package. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -8,7 +8,7 @@
 /* A path in scratch: its open parent directory, and its last component. */
 struct scratch_entry {
     int directory;
-    char path[UN_PATH_MAX]; /* relative to scratch */
+    char path[UN_PATH_MAX]; /* path of the entry, relative to scratch */
     const char *name;       /* last component of `path` */
 };
 
@@ -19,8 +19,8 @@ static void close_entry(const struct scratch_entry *entry)
 
 #define auto_close_entry __attribute__((cleanup(close_entry)))
 
-/* Opens the parent directory of a path one component at a time, without following symbolic links.
- */
+/* Opens the parent directory of a path in scratch, one component at a time, without following
+ * symbolic links. */
 static int open_entry(struct un_launch *launch, const char *word, struct scratch_entry *entry,
                       struct un_error *err)
 {
@@ -90,22 +90,22 @@ static int make_link(struct un_launch *launch, const char *word, const char *tar
     auto_close_entry struct scratch_entry entry = {.directory = -1};
     if (open_entry(launch, word, &entry, err))
         return -1;
-    /* The parser counts the arguments of each record, so there is a target. */
+    /* The target is not NULL, because the parser has counted the arguments of the record. */
     /* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker) */
     return symlinkat(target, entry.directory, entry.name)
                ? un_launch_fail_file(launch, entry.path, err)
                : 0;
 }
 
-/* Links an unwanted log file to /dev/null. */
+/* Replaces an unwanted log file of runsc by a symbolic link to /dev/null. */
 int un_step_discard(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     return make_link(launch, record->arguments, "/dev/null", err);
 }
 
 /* Creates a symbolic link in scratch to a program, through /proc/self/fd. A bind mount would change
- * the real path of runsc, next to which runsc looks for other files. The link preserves the process
- * name, which comes from the executed path. */
+ * the real path of runsc, and runsc looks for other files next to its real path. The link preserves
+ * the process name, which comes from the executed path. */
 int un_step_program_link(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -114,7 +114,7 @@ int un_step_program_link(struct un_launch *launch, const struct un_record *recor
     return make_link(launch, un_record_argument(record, 1), target, err);
 }
 
-/* Bind-mounts a source in a directory of scratch, under a new name. */
+/* Bind-mounts a source under a new name in a directory of scratch. */
 static int show(struct un_launch *launch, const struct un_source *source, int directory,
                 const char *name, bool is_directory, uint64_t attributes, struct un_error *err)
 {

@@ -8,18 +8,19 @@
 #include <linux/posix_acl_xattr.h>
 #include <sys/xattr.h>
 
-/* An access control list with more entries is treated like an unreadable one. */
+/* Maximum number of entries of an access control list. A longer list is treated like an unreadable
+ * one. */
 #define ACL_ENTRIES_MAX 64
 
-/* The owner and path of a symbolic link that was rejected. */
+/* The owner and the path of a symbolic link that was rejected because of its owner. */
 struct foreign {
     int64_t owner;
     char *path;
 };
 
-/* Returns whether only root can have created a file at this path: it is an entry of /, or lies in
- * /etc or /usr, or is one of these directories. Used where root's files have the same owner as
- * other users' files. */
+/* Returns whether only root can have created a file at this path: the path is an entry of /, lies
+ * in /etc or /usr, or is one of the directories in `known`. Used where root's files have the same
+ * owner as other users' files. */
 static bool is_of_root(const char *path)
 {
     static const char *const known[] = {
@@ -35,12 +36,12 @@ static bool is_of_root(const char *path)
 }
 
 /*
- * Returns whether symbolic links of this owner are followed: those of the caller, of root, and of
- * the owner of /. `path` is that of the link, with all other symbolic links resolved.
+ * Returns whether symbolic links of the owner `uid` are followed, which is true for the caller,
+ * root, and the owner of /. `path` is the path of the link, with all other symbolic links resolved.
  *
  * In a user namespace that does not map root, root's files have the overflow uid, as have the files
- * of all other unmapped users (user_namespaces(7)). There, a file counts as root's if no other user
- * can have created it.
+ * of all other unmapped users (user_namespaces(7)). In this case, a file counts as root's if no
+ * other user can have created a file at its path.
  */
 bool un_owner_is_trusted(uid_t uid, const char *path)
 {
@@ -53,7 +54,7 @@ bool un_owner_is_trusted(uid_t uid, const char *path)
     return (overflow >= 0 && (int64_t)uid != overflow) || is_of_root(path);
 }
 
-/* Returns whether group(5) lists members of a group. Users whose primary group it is are not listed
+/* Returns whether a group has members in group(5). Users whose primary group it is are not listed
  * there. */
 static bool has_members(gid_t gid)
 {
@@ -75,16 +76,16 @@ static bool has_members(gid_t gid)
 
 /*
  * Returns whether a group contains only the caller and root. Users who share a primary group are
- * not listed as its members, so the gid must also equal the uid, as for a group created with its
- * user (pam_umask(8), usergroups).
+ * not listed as members of the group, so the gid must also equal the uid, as for a group created
+ * with its user (pam_umask(8), usergroups).
  */
 bool un_group_is_private(gid_t gid)
 {
     return gid == 0 || (gid == getegid() && gid == geteuid() && !has_members(gid));
 }
 
-/* Returns whether an access control list grants write permission to a named user or group (acl(5)),
- * or can't be read. */
+/* Returns whether the access control list of a file grants write permission to a named user or
+ * group (acl(5)), or can't be read. */
 static bool acl_grants_write(int fd)
 {
     struct {
@@ -104,8 +105,8 @@ static bool acl_grants_write(int fd)
     return false;
 }
 
-/* If there is an access control list, the group bits are its mask, which limits the named users and
- * groups (acl(5)). */
+/* If the directory has an access control list, the group bits are the mask of the list, which
+ * limits the named users and groups (acl(5)). */
 bool un_others_may_write(int directory)
 {
     struct stat status;
@@ -115,7 +116,7 @@ bool un_others_may_write(int directory)
            (!un_group_is_private(status.st_gid) || acl_grants_write(directory));
 }
 
-/* Returns whether a symbolic link lies in /proc. */
+/* Returns whether a symbolic link lies in the file system of /proc. */
 static bool is_in_proc(const struct stat *link)
 {
     struct stat self;
@@ -148,8 +149,8 @@ static enum un_lookup lookup_link(const struct un_trail *trail, const char *name
     return failed ? UN_LOOKUP_FAILED : UN_LOOKUP_LINK;
 }
 
-/* Looks up a name, and checks the owner of symbolic links. `arg` is a struct foreign; NULL follows
- * all links. */
+/* Looks up a name for un_walk(), and fails with EACCES for a symbolic link of an untrusted owner.
+ * `arg` is a struct foreign; if it is NULL, links of all owners are followed. */
 static enum un_lookup lookup_trusted(const struct un_trail *trail, const char *name,
                                      struct un_entry *found, void *arg)
 {
@@ -181,8 +182,8 @@ static enum un_lookup lookup_no_links(const struct un_trail *trail, const char *
     return found->fd < 0 ? UN_LOOKUP_FAILED : UN_LOOKUP_FILE;
 }
 
-/* Duplicates a descriptor to a number above 2, because standard input, output and error may be
- * closed. */
+/* Duplicates a descriptor to a number above 2, and closes the original, because standard input,
+ * output and error may be closed. */
 static int move_above_stdio(int fd)
 {
     int taken = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -190,7 +191,7 @@ static int move_above_stdio(int fd)
     return taken;
 }
 
-/* Resolves a path, and returns a descriptor of the last file. */
+/* Resolves a path, and returns a descriptor of its last file, or -1 with errno set. */
 static int walk_to(const char *path, un_lookup_function *lookup, void *arg)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");
@@ -204,8 +205,8 @@ static int walk_to(const char *path, un_lookup_function *lookup, void *arg)
     return *trail.missing ? -1 : fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
 }
 
-/* Reads the path of an opened file. Fails with ENOENT if the file was deleted. Closes the
- * descriptor on failure. */
+/* Reads the path of an opened file into `real`. Returns the descriptor, or -1 with errno set, which
+ * is ENOENT if the file was deleted. Closes the descriptor on failure. */
 static int named(int fd, char real[UN_PATH_MAX])
 {
     struct stat status;

@@ -1,19 +1,19 @@
 /*
- * Keeping usernsctl's own directories out of sandboxes: the state directory, which records the
- * processes to kill and the namespaces to join, and the directory of templates, which hold the
- * memory of programs. A program inside with write access could have other processes killed; with
- * read access it would see the input of other sandboxes. Nor may a program inside write to the
- * launch file that decides what the next sandbox sees.
+ * Keeping usernsctl's own directories out of sandboxes. The state directory records the processes
+ * to kill and the namespaces to join, and the directory of templates holds the memory of programs.
+ * A program inside with write access could have other processes killed; with read access it would
+ * see the input of other sandboxes. A program inside must not write to the launch file either,
+ * which decides what the next sandbox sees.
  *
  * Directories are compared by device and inode, not by name, since symbolic links and other mounts
- * lead to the same directory. A bind-mount source that contains a symbolic link on the way to a
- * hidden directory is rejected, too: a program with write access could redirect the link.
+ * lead to the same directory. A bind-mount source that contains a symbolic link on the path to a
+ * hidden directory is rejected, too, because a program with write access could redirect the link.
  */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* The location of a file: `path` in this process's mount namespace, and `inner` from the root of
- * the file's filesystem. */
+/* The location of a file: `path` is relative to the root of this process's mount namespace, `inner`
+ * to the root of the file's file system. */
 struct place {
     const char *device;
     char inner[2 * UN_PATH_MAX];
@@ -22,16 +22,18 @@ struct place {
 
 /* A directory that must stay hidden from sandboxes. */
 struct hidden_dir {
-    /* the directory, or its closest existing ancestor; then the parents of all symbolic links on
-     * its path */
+    /* descriptor of the hidden directory, or of its closest existing ancestor; then descriptors of
+     * the parents of all symbolic links on its path */
     int fd[1 + UN_LINKS_MAX];
     size_t count;
-    bool is_there;      /* whether the directory exists, so that fd[0] is not one of its parents */
-    struct place place; /* location of the descriptor being compared */
+    bool is_there; /* whether the hidden directory exists; if not, fd[0] is an ancestor of its path
+                    */
+    struct place place; /* location of the file of the descriptor that is being compared */
     struct un_mounts mounts;
 };
 
-/* Fills in place->inner from the root of the mount and the path below its mount point. */
+/* Sets place->inner to the path of the mounted directory in the file system, plus the path below
+ * the mount point. */
 static void join_paths(const struct un_mounted *mount, struct place *place)
 {
     size_t point = strcmp(mount->point, "/") ? strlen(mount->point) : 0;
@@ -50,18 +52,19 @@ static int find_place(const struct un_mounts *mounts, int fd, struct place *plac
     place->device = mount ? mount->device : "";
     if (mount)
         join_paths(mount, place);
-    else /* the mount belongs to another mount namespace */
+    else /* the mount belongs to another mount namespace, so that its root is unknown */
         strcpy(place->inner, place->path);
     return 0;
 }
 
-/* Returns whether a mount of directory `inner` of a device contains a place. */
+/* Returns whether a mount of the directory `inner` of the file system on `device` contains a place.
+ */
 static bool mount_holds(const char *device, const char *inner, const struct place *place)
 {
     return !strcmp(device, place->device) && un_is_below(place->inner, inner);
 }
 
-/* Returns whether a file at `shown`, with the mounts below it, contains the hidden place. */
+/* Returns whether a file at `shown`, or a mount below it, contains the hidden directory's place. */
 static bool exposes(const struct place *shown, const struct hidden_dir *hidden_dir)
 {
     if (mount_holds(shown->device, shown->inner, &hidden_dir->place))
@@ -80,8 +83,8 @@ static bool is_same(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* Opens the parent of a directory. If ".." may not be searched, as in another user's directory,
- * opens the parent by its path. */
+/* Opens the parent of a directory. If this process may not search "..", as in another user's
+ * directory, opens the parent by its path. Returns a descriptor, or -1 with errno set. */
 static int open_above(int directory)
 {
     char path[UN_PATH_MAX];
@@ -93,7 +96,8 @@ static int open_above(int directory)
     return openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* Returns 1 if `upper` is the file `lower` or one of its ancestors, 0 if not, -1 with errno. */
+/* Returns 1 if the directory `upper` is the file `lower` or one of its ancestors, 0 if not, or -1
+ * with errno set. */
 static int is_above(int upper, int lower)
 {
     struct stat wanted, here, above;
@@ -117,14 +121,15 @@ static int is_above(int upper, int lower)
     return found;
 }
 
-/* Returns whether an errno of a lookup means that no file can be reached by that path. */
+/* Returns whether the errno of a failed lookup means that no file can be reached by the path. */
 static bool is_unreachable(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == EACCES;
 }
 
-/* Looks up a name, and keeps a descriptor of each directory that contains a followed symbolic link.
- * Unreachable files and files that are no directories count as missing. */
+/* Looks up a name for un_walk(), and adds a descriptor of each directory that contains a followed
+ * symbolic link to hidden_dir->fd. Files that are unreachable or not directories count as missing.
+ */
 static enum un_lookup lookup_recording_links(const struct un_trail *trail, const char *name,
                                              struct un_entry *found, void *arg)
 {
@@ -144,8 +149,8 @@ static enum un_lookup lookup_recording_links(const struct un_trail *trail, const
     return UN_LOOKUP_MISSING;
 }
 
-/* Opens the hidden directory, or its closest existing ancestor. A path with too many links or too
- * long a name counts as missing. */
+/* Opens the hidden directory, or its closest existing ancestor. A path with too many symbolic links
+ * or too long a name counts as missing. Returns 0, or -1 with errno set. */
 static int open_nearest(const char *path, struct hidden_dir *hidden_dir)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");
@@ -182,7 +187,8 @@ static void close_hidden_dir(struct hidden_dir *hidden_dir)
 }
 
 /* Finds out how a file exposes the directory hidden_dir->fd[number]. *exposure becomes a verb
- * phrase for the error message, or NULL. Returns -1 with errno. */
+ * phrase for the error message, or NULL if the file does not expose the directory. Returns 0, or -1
+ * with errno set. */
 static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int fd,
                          const char **exposure)
 {
@@ -198,7 +204,8 @@ static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int
     return failed ? -1 : 0;
 }
 
-/* Finds the first of several files that exposes hidden_dir->fd[number]. Returns -1 with errno. */
+/* Finds the first of several files that exposes the directory hidden_dir->fd[number]. *index
+ * becomes the index of the file. Returns 0, or -1 with errno set. */
 static int find_first_exposure(const struct hidden_dir *hidden_dir, size_t number, const int *fds,
                                size_t count, size_t *index, const char **exposure)
 {
@@ -242,8 +249,8 @@ int un_refuse_to_show(const int *fds, const char *const *names, size_t count, co
                    names[*index], exposure, directory);
 }
 
-/* Lists the descriptors and paths of all bind-mount sources with that access (NULL for any).
- * Returns their number. */
+/* Lists the descriptors and paths of all bind-mount sources with the given access, "ro" or "rw";
+ * NULL means any access. Returns the number of sources. */
 static size_t list_bind_sources(const struct un_launch *launch, const char *access, int *fds,
                                 const char **names)
 {
@@ -258,7 +265,8 @@ static size_t list_bind_sources(const struct un_launch *launch, const char *acce
     return count;
 }
 
-/* Returns the index of the source that is the file itself, or `count`. */
+/* Returns the index of the bind-mount source that is the file `file` itself, or `count` if no
+ * source is. */
 static size_t find_file(const int *fds, size_t count, int file)
 {
     struct stat wanted, shown;
@@ -270,7 +278,7 @@ static size_t find_file(const int *fds, size_t count, int file)
     return index;
 }
 
-/* Fails if a program inside could write to the launch file, or replace it. */
+/* Fails if a program inside could write to the launch file, or could replace the launch file. */
 static int check_file(struct un_launch *launch, int file, const int *fds, const char *const *names,
                       size_t count, struct un_error *err)
 {
@@ -302,8 +310,8 @@ static bool is_there(const char *path)
     return !stat(path, &status);
 }
 
-/* Checks all bind-mount sources. While the directory of templates does not exist, only writable
- * sources are checked against it. */
+/* Fails if a bind-mount source exposes a hidden directory. While the directory of templates does
+ * not exist, only writable sources are checked against it. */
 static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
                         const char **names, struct un_error *err)
 {

@@ -1,15 +1,15 @@
-/* Directories of the host, or of another root filesystem, in a sandbox's root filesystem. */
+/* Making directories of the host, or of another root filesystem, visible in a sandbox. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Records the owner of the host's /, who is trusted like root; see place.c. */
+/* Records the owner of the host's root directory. This owner is trusted like root, see place.c. */
 static void note_owner(struct un_launch *launch, const struct stat *top)
 {
     launch->root.machine_owner = top->st_uid;
     launch->root.has_machine = true;
 }
 
-/* Opens an entry of the host's root directory. Returns -1 with errno. */
+/* Opens an entry of the host's root directory. Returns a descriptor, or -1 with errno set. */
 static int open_of_machine(struct un_launch *launch, const char *name)
 {
     char path[UN_PATH_MAX];
@@ -65,7 +65,8 @@ static int show_of_machine(struct un_launch *launch, const char *name, show_func
     return show_found(launch, found, name, show, err);
 }
 
-/* Names the cause if the caller may not list a directory, whose private files must be hidden. */
+/* Sets the cause of an error if the caller may not list a directory whose private files must be
+ * hidden. Returns `failed`. */
 static int name_cause(int failed, struct un_error *err)
 {
     if (failed && err->step == UN_STEP_SANDBOX && err->errnum == EACCES && !err->cause)
@@ -99,9 +100,9 @@ int un_step_hide_private(struct un_launch *launch, const struct un_record *recor
     return hide_private(launch, record->arguments, err);
 }
 
-/* Makes a directory of the host with private files visible in the sandbox. Root could read files
- * that are created later, so root gets a copy of the public files; for other users, the private
- * files are covered. */
+/* Makes a directory of the host with private files visible in the sandbox. As root, runsc could
+ * read private files that are created later, so root's sandboxes get a copy of the public files.
+ * For other users, the private files are covered. */
 int un_step_guarded(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char inside[NAME_MAX + 2];
@@ -111,13 +112,14 @@ int un_step_guarded(struct un_launch *launch, const struct un_record *record, st
     return un_step_machine(launch, record, err) ? -1 : hide_private(launch, inside, err);
 }
 
-/* gVisor mounts its own file systems here, so the host's are never passed to runsc. */
+/* Entries of the root directory on which gVisor mounts its own file systems, so runsc never gets
+ * the host's. */
 static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
     struct stat status;
-    /* Works on a copy of the mount, because the tmpfs of scratch may cover a directory of the
+    /* A copy of the mount is used, because the tmpfs of scratch may cover a directory of the
      * source. */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);

@@ -1,5 +1,5 @@
-/* Detecting file systems that are interfaces of the kernel in, around or below a bind-mount source.
- */
+/* Detecting file systems that are interfaces of the kernel, and that contain a bind-mount source or
+ * are mounted below it. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -11,7 +11,8 @@ static const char *const kernel_types[] = {
     "resctrl",     "securityfs", "selinuxfs", "smackfs", "sysfs",    "tracefs",
 };
 
-/* Returns the type of a mount if it is an interface of the kernel, otherwise NULL. */
+/* Returns the type of a mount's file system if that is an interface of the kernel, otherwise NULL.
+ */
 static const char *kernel_type(const struct un_mounted *mount)
 {
     for (size_t i = 0; i < sizeof kernel_types / sizeof *kernel_types; i++)
@@ -20,7 +21,8 @@ static const char *kernel_type(const struct un_mounted *mount)
     return NULL;
 }
 
-/* Returns whether a file lies in the file system mounted on /dev, at whatever mount point. */
+/* Returns whether a file lies in the file system that is mounted on /dev, whichever mount point
+ * leads to the file. */
 static bool is_in_dev(int fd)
 {
     struct stat file, dev, root;
@@ -28,9 +30,9 @@ static bool is_in_dev(int fd)
            file.st_dev == dev.st_dev && dev.st_dev != root.st_dev;
 }
 
-/* Returns whether a mount is a descendant of the mount with id `top`. Comparing the paths of mount
- * points does not suffice: a mount hidden by a later one, as /tmp/a is by a tmpfs on /tmp, keeps
- * its path in mountinfo. */
+/* Returns whether a mount is a descendant of the mount with the id `top`. Comparing the paths of
+ * mount points does not suffice, because a mount that a later mount hides, as a tmpfs on /tmp hides
+ * /tmp/a, keeps its path in mountinfo. */
 static bool is_mounted_below(const struct un_mounts *mounts, const struct un_mounted *mount,
                              int top)
 {
@@ -79,9 +81,9 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
 {
     const char *part;
     if (un_machine_part(source->fd, &part))
-        /* The mount is rejected if the check itself fails. */
+        /* If the check itself fails, the bind mount is rejected. */
         part = "an unknown filesystem";
-    /* A writable bind mount of a device is allowed: its purpose is access to the device. */
+    /* A writable bind mount of a device is allowed, because its purpose is access to the device. */
     if (!part || !strcmp(part, "/dev"))
         return 0;
     un_launch_set_remedy(launch, source->path,

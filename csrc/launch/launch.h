@@ -1,4 +1,4 @@
-/* Performing a launch. Internal. */
+/* Functions that perform a launch. Internal. */
 #ifndef USERNSCTL_LAUNCH_H
 #define USERNSCTL_LAUNCH_H
 
@@ -12,20 +12,21 @@
 
 /* ---- launch.c: the state of a launch --------------------------------------------------------- */
 
-/* Option of the watcher, before its other arguments: die by the signal that killed the command. */
+/* Option of the watcher (usernsctl-watch), which precedes its other arguments: the watcher kills
+ * itself by the signal that killed the command. */
 #define UN_RERAISE_SIGNAL "--reraise-signal"
-/* Option of the watcher: messages in JSON. */
+/* Option of the watcher to print its messages in JSON. */
 #define UN_LOG_JSON "--log=json"
-/* Option of the watcher: the limits of the sandbox (programs/shared/limits.c). */
+/* Option of the watcher with the limits of the sandbox (programs/shared/limits.c). */
 #define UN_LIMITS "--limits="
-/* Option of the watcher: the file for the result (programs/watch/result.c). */
+/* Option of the watcher with the file for the result of the command (programs/watch/result.c). */
 #define UN_RESULT "--result="
 #define UN_DENIED "--denied="
-/* Option of the watcher: the limit of the output (programs/watch/pump.c). */
+/* Option of the watcher with the size limit of the command's output (programs/watch/pump.c). */
 #define UN_MAX_OUTPUT "--max-output="
-/* Option of the watcher: the command has a terminal. */
+/* Option of the watcher that must be set if the command uses a terminal. */
 #define UN_TERMINAL "--terminal"
-/* Option of the watcher: the time limit of the sandbox's start, in seconds. */
+/* Option of the watcher with the timeout in seconds for the start of the sandbox. */
 #define UN_START_TIMEOUT "--start-timeout="
 
 struct un_record {
@@ -33,41 +34,42 @@ struct un_record {
     const char *arguments; /* arguments of the record, each terminated by NUL */
 };
 
-/* An open file of the host. */
+/* A source of a launch, which is an open file of the host. */
 struct un_source {
-    int fd;       /* -1 before it is opened */
+    int fd;       /* descriptor of the file; -1 before the file is opened */
     bool is_ours; /* whether the launch closes fd */
-    char *path;   /* without symbolic links */
+    char *path;   /* path of the file, without symbolic links */
 };
 
-/* A bind mount for runsc. */
+/* A bind mount that runsc will make. */
 struct un_bind {
     char *source;      /* path of the source, which no other process can change */
     char *destination; /* path of the destination, without symbolic links */
 };
 
-/* A mount that runsc will make at a path inside. */
+/* A mount that runsc will make at a path inside the sandbox. */
 struct un_cover {
     char *inside; /* path of the mount point, without symbolic links */
-    char *source; /* path outside; "" if no file of the host is mounted */
+    char *source; /* path of the mounted file on the host; "" if no file of the host is mounted */
     int fd;       /* O_PATH descriptor of the mounted file */
 };
 
 struct un_view {
-    int top;                /* the root filesystem (O_PATH); -1 before it exists */
-    struct un_cover *cover; /* in the order of un_view_add() */
+    int top;                /* O_PATH descriptor of the root filesystem; -1 before it exists */
+    struct un_cover *cover; /* mounts that runsc will make, in the order of un_view_add() */
     size_t cover_count;
-    struct un_idmap *owners; /* see un_view_set_owners(); or NULL */
+    struct un_idmap *owners; /* ids that the sandbox maps (un_view_set_owners()), or NULL */
 };
 
-/* The root filesystem under construction. All descriptors are O_PATH; -1 before they exist. */
+/* The root filesystem under construction. Its descriptors are opened with O_PATH, and are -1 before
+ * their directories exist. */
 struct un_root {
-    int scratch; /* root directory of the tmpfs for all files of the sandbox */
-    int spare;   /* files to be mounted below view.top */
-    int shown;   /* sources of the bind mounts for runsc */
+    int scratch; /* root directory of the tmpfs that holds all files of the sandbox */
+    int spare;   /* directory for files that will be mounted below view.top */
+    int shown;   /* directory for the sources of runsc's bind mounts */
     dev_t device;
-    unsigned count;      /* number of entries created in spare and shown */
-    uid_t machine_owner; /* owner of the host's /, if has_machine */
+    unsigned count;      /* number of entries created in the directories spare and shown */
+    uid_t machine_owner; /* owner of the host's root directory, if has_machine is set */
     bool has_machine;    /* whether the sandbox sees directories of the host */
 };
 
@@ -75,25 +77,26 @@ struct un_launch {
     const char *version; /* version of the package that wrote the launch */
     struct un_record *record;
     size_t record_count;
-    size_t of_verb[UN_VERB_COUNT]; /* number of records, by verb */
-    struct un_source *source;      /* array of of_verb[UN_VERB_SOURCE] items */
-    struct un_bind *bind;          /* room for of_verb[UN_VERB_BIND] bind mounts */
-    size_t bind_count;             /* number of entries of `bind` in use */
+    size_t of_verb[UN_VERB_COUNT]; /* number of records of each verb, indexed by enum un_verb */
+    struct un_source *source;      /* array of of_verb[UN_VERB_SOURCE] sources */
+    struct un_bind *bind;          /* array with room for of_verb[UN_VERB_BIND] bind mounts */
+    size_t bind_count;             /* number of bind mounts in `bind` */
     bool is_root;                  /* whether the process that opened the sources was root */
     struct un_root root;
     struct un_view view; /* the root filesystem, and the mounts that runsc will make on it */
     struct un_marks marks;
-    char remedy[UN_PATH_MAX]; /* remedy of the last failure; "" if only its cause has one */
+    char remedy[UN_PATH_MAX]; /* remedy of the last failure; "" if only the cause of the failure has
+                                 one */
     char filename[UN_PATH_MAX];
 };
 
-/* Returns argument `number` of a record. */
+/* Returns the argument of a record with the index `number`, counted from 0. */
 const char *un_record_argument(const struct un_record *record, size_t number);
-/* Returns the source that argument `number` of a record refers to. */
+/* Returns the source to which argument `number` of a record refers. */
 struct un_source *un_record_source(const struct un_launch *launch, const struct un_record *record,
                                    size_t number);
-/* Returns the next record with this verb after `record`, or the first one if `record` is NULL; NULL
- * if there is none. */
+/* Returns the next record with the given verb after `record`, or the first record with the verb if
+ * `record` is NULL. Returns NULL if there is none. */
 const struct un_record *un_launch_next(const struct un_launch *launch, enum un_verb verb,
                                        const struct un_record *record);
 #define UN_EACH_RECORD(record, launch, verb)                                                       \
@@ -104,13 +107,13 @@ static inline const struct un_record *un_launch_first(const struct un_launch *la
     return un_launch_next(launch, verb, NULL);
 }
 
-/* Fills in `err` from errno, for a failed call on a file. Returns -1. */
+/* Fills in `err` from errno, after a system call on the file `path` has failed. Returns -1. */
 int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_error *err);
-/* Sets the remedy, formatted as by printf(3), and the path of the failure that is about to be
- * recorded. Either may be NULL. */
+/* Sets the remedy, formatted as by printf(3), and the path of the file for the failure that is
+ * about to be recorded. `filename` and `remedy` may be NULL. */
 void un_launch_set_remedy(struct un_launch *launch, const char *filename, const char *remedy, ...)
     __attribute__((format(printf, 3, 4)));
-/* Fails if a program is no longer found by its path, because a mount covers it. */
+/* Fails if the path of a program no longer leads to the program, because a mount covers it. */
 int un_check_programs(struct un_launch *launch, struct un_error *err);
 
 /* ---- json.c: building the text of config.json ------------------------------------------------ */
@@ -133,32 +136,35 @@ void un_text_free(struct un_text *text);
 
 /* ---- walk.c: resolving a path component by component, by descriptors ------------------------- */
 
-/* Maximum depth of a path: a descriptor stays open for each directory of the path. */
+/* Maximum number of directories on a resolved path. A descriptor stays open for each of them. */
 #define UN_TRAIL_MAX 256
 /* Maximum number of symbolic links in a path, as in the kernel (path_resolution(7)). */
 #define UN_LINKS_MAX 40
 
-/* A file on the resolved path. */
+/* One file of a resolved path. */
 struct un_place {
-    int fd; /* O_PATH descriptor; -1 for a directory that only gVisor will create */
+    int fd; /* O_PATH descriptor of the file; -1 for a directory that only gVisor will create */
     bool is_ours;
-    size_t length; /* length of the file's path, a prefix of the trail's path */
+    size_t length; /* length of the file's path, which is the beginning of the trail's path */
 };
 
-/* The state of a path resolution. */
+/* The state of a path resolution: the files from the root directory to the last one reached. */
 struct un_trail {
-    char path[UN_PATH_MAX]; /* path of the last file, without symbolic links; "" for the root */
-    struct un_place place[UN_TRAIL_MAX]; /* all files from the root to the last one */
+    char path[UN_PATH_MAX]; /* path of the last file, without symbolic links; "" for the root
+                               directory */
+    struct un_place place[UN_TRAIL_MAX]; /* all files on the path, from the root to the last one */
     size_t count;
-    char missing[UN_PATH_MAX]; /* the rest of the path, which does not exist; or "" */
-    bool is_limited; /* whether ENAMETOOLONG comes from a limit of this code, not of the kernel */
+    char missing[UN_PATH_MAX]; /* remaining components of the path, which do not exist; "" if the
+                                  entire path exists */
+    bool is_limited; /* whether ENAMETOOLONG comes from a limit of this code, not from the kernel's
+                        limit */
 };
 
-/* Types of the result of looking up a name. */
+/* Results of looking up a name in a directory. */
 enum un_lookup {
-    UN_LOOKUP_FAILED = -1, /* the lookup failed, with errno */
-    UN_LOOKUP_FILE,        /* a file that is not a link; it was opened */
-    UN_LOOKUP_LINK,        /* a symbolic link to follow, with its contents */
+    UN_LOOKUP_FAILED = -1, /* the lookup failed, and errno is set */
+    UN_LOOKUP_FILE,        /* the name is a file other than a symbolic link; the file was opened */
+    UN_LOOKUP_LINK,        /* the name is a symbolic link to follow; its contents were read */
     UN_LOOKUP_MISSING
 };
 
@@ -168,18 +174,20 @@ struct un_entry {
     char link[UN_PATH_MAX];
 };
 
-/* Looks up `name` in the last directory of the trail. trail->path already includes `name`. */
+/* Looks up `name` in the last directory of the trail, and stores the file or the contents of a
+ * symbolic link in `found`. trail->path already includes `name`. */
 typedef enum un_lookup un_lookup_function(const struct un_trail *trail, const char *name,
                                           struct un_entry *found, void *arg);
 
-/* Starts a trail at a root directory. The caller remains the owner of the descriptor. */
+/* Starts a trail at a root directory, whose descriptor `root` the caller continues to own. */
 void un_trail_begin(struct un_trail *trail, int root);
 /* Closes the descriptors of a trail. Preserves errno. */
 void un_trail_close(struct un_trail *trail);
 #define un_auto_trail __attribute__((cleanup(un_trail_close)))
 /* Resolves an absolute path from the root of the trail. ".." returns to the previous directory of
- * the trail, never above its root, even if another process moves directories meanwhile. Returns -1
- * with errno: ELOOP for too many links, ENAMETOOLONG, or an errno of `lookup`. */
+ * the trail, never above its root, even if another process moves directories meanwhile. Returns 0,
+ * or -1 with errno set: ELOOP for too many symbolic links, ENAMETOOLONG for too long a path, or an
+ * errno of `lookup`. */
 int un_walk(struct un_trail *trail, const char *path, un_lookup_function *lookup, void *arg);
 
 static inline struct un_place *un_trail_last(struct un_trail *trail)
@@ -187,166 +195,174 @@ static inline struct un_place *un_trail_last(struct un_trail *trail)
     return &trail->place[trail->count - 1];
 }
 
-/* Opens an entry of a directory (O_PATH), without following a symbolic link. Returns -1 with errno.
- */
+/* Opens an entry of a directory (O_PATH) without following a symbolic link. Returns a descriptor,
+ * or -1 with errno set. */
 int un_child(int directory, const char *name);
-/* Reads the contents of a symbolic link; with an empty name, of the link open as `directory`.
- * Returns -1 with errno. */
+/* Reads the contents of the symbolic link `name` in `directory`. If `name` is empty, reads the link
+ * that is open as `directory`. Returns 0, or -1 with errno set. */
 int un_read_link(int directory, const char *name, char text[UN_PATH_MAX]);
-/* Reads the path of a descriptor from /proc/self/fd. Returns -1 with errno. */
+/* Reads the path of an open file from /proc/self/fd. Returns 0, or -1 with errno set. */
 int un_path_of(int fd, char path[UN_PATH_MAX]);
 
 /* ---- follow.c: opening files of the host ----------------------------------------------------- */
 
 /*
- * The functions un_open_...(path, real) open a file by an absolute path (O_PATH, close-on-exec,
- * never as descriptor 0 to 2), and store its path without symbolic links in `real`. Return -1 with
- * errno.
+ * The functions un_open_...(path, real) open the file at an absolute path (O_PATH, close-on-exec,
+ * with a descriptor above 2), and store the file's path without symbolic links in `real`. They
+ * return the descriptor, or -1 with errno set.
  */
 
-/* Opens a file, following only symbolic links of root and the caller. Another user's link fails
- * with EACCES; then *foreign is its owner and `real` its path. Otherwise *foreign is -1. */
+/* Opens a file, following only symbolic links that root or the caller owns. If another user owns a
+ * link, fails with EACCES, and stores the link's owner in *foreign and its path in `real`.
+ * Otherwise *foreign becomes -1. */
 int un_open_follow(const char *path, char real[UN_PATH_MAX], int64_t *foreign);
-/* Opens a file, following all symbolic links; for programs of this package or of the caller. */
+/* Opens a file, following all symbolic links. For programs of this package or of the caller only.
+ */
 int un_open_own(const char *path, char real[UN_PATH_MAX]);
 /* Opens a file, following no symbolic links. */
 int un_open_exact(const char *path, char real[UN_PATH_MAX]);
 /* Looks up a name for un_walk(), following all symbolic links. `arg` is unused. */
 un_lookup_function un_lookup_any_link;
-/* Opens the file of a descriptor again by its path, in the mount namespace of this process, because
- * the kernel does not bind-mount a descriptor of another mount namespace. Fails with ESTALE if the
- * path leads to another file. */
+/* Opens the file of the descriptor `fd` again by its path, in the mount namespace of this process,
+ * because the kernel does not bind-mount a descriptor of another mount namespace. Returns a
+ * descriptor, or -1 with errno set, which is ESTALE if the path leads to another file. */
 int un_open_here(int fd, const char *path);
-/* Returns whether a group contains only the caller and root: it is root's, or its gid equals the
- * caller's uid and it has no members. */
+/* Returns whether a group contains only the caller and root: it is root's group, or its gid equals
+ * the caller's uid and the group has no members. */
 bool un_group_is_private(gid_t gid);
 
 /* ---- kernel_files.c: files that act on the kernel -------------------------------------------- */
 
-/* Fails if a writable bind mount exposes an interface of the kernel. Checks only sources that were
- * opened here: a caller that passes descriptors has checked them. Devices are allowed. */
+/* Fails if a writable bind mount exposes an interface of the kernel. Checks only sources that the
+ * launch has opened, because a caller that passes descriptors has checked their files. Devices are
+ * allowed. */
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err);
 
 /* ---- view.c: the file system that a sandbox will see ----------------------------------------- */
 
-/* Closes and frees the contents of a view, but not the struct. */
+/* Closes the descriptors of a view and frees its contents, but not the struct itself. */
 void un_view_clear(struct un_view *view);
-/* Resolves an absolute path inside, with its symbolic links, as the kernel of the sandbox will. The
- * trail must be closed, even after a failure. Returns -1 with errno. */
+/* Resolves an absolute path inside and its symbolic links, as the kernel of the sandbox will. The
+ * trail must be closed, even after a failure. Returns 0, or -1 with errno set. */
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail);
-/* Returns the path inside of the last file of a trail. */
+/* Returns the path of a trail's last file inside the sandbox. */
 const char *un_view_inside(const struct un_trail *trail);
-/* Writes the path inside that was requested, with symbolic links resolved, whether or not it
- * exists. Returns -1 with errno. */
+/* Writes the path to which un_view_walk() has resolved its argument to `wanted`, including
+ * components that do not exist. Returns 0, or -1 with errno set. */
 int un_view_wanted(const struct un_trail *trail, char wanted[UN_PATH_MAX]);
 /* Returns whether the last file of a trail is a directory. */
 bool un_view_is_directory(struct un_trail *trail);
 /* Returns whether a path inside lies in /proc, /sys or /dev, whose contents only gVisor knows. */
 bool un_view_is_of_gvisor(const char *inside);
-/* Returns the innermost mount that contains the path given by the first `length` bytes of `path`;
- * or NULL. */
+/* Returns the innermost mount that contains the path given by the first `length` bytes of `path`,
+ * or NULL if no mount contains it. */
 const struct un_cover *un_view_cover_at(const struct un_view *view, const char *path,
                                         size_t length);
 
 /* ---- command.c: looking up the command in the sandbox ---------------------------------------- */
 
-/* Checks the command in `params` as un_view_check_command() does, so that a missing command fails
- * before runsc is started. Cases that only the sandbox can decide are checked by usernsctl-verify.
- */
+/* Checks the command in `params` as un_view_check_command() does, so that a missing command is
+ * reported before runsc is started. usernsctl-verify checks the cases that only the sandbox can
+ * decide. */
 int un_launch_check_command(struct un_launch *launch, const struct un_launch_params *params,
                             struct un_error *err);
 
 /* ---- accounts.c: the user of the command, by name -------------------------------------------- */
 
 struct un_account_name;
-/* Finds a user in the root filesystem, which must have been built. Reads only the files that the
- * name needs. */
+/* Finds a user in the root filesystem, which must have been built. Reads only the account files
+ * that the name requires. */
 int un_launch_find_user(struct un_launch *launch, const struct un_account_name *name,
                         struct un_account *account, struct un_error *err);
 
 /* ---- place.c: creating mount points ---------------------------------------------------------- */
 
-/* Creates a file or directory inside, and its missing parents, and resolves its path. `for_runsc`
- * must be set if runsc will access the mount point by its path. The trail must be closed, even
- * after a failure. */
+/* Creates the file or directory `inside` as a mount point, with its missing parents, and stores its
+ * resolved path in `trail`. `for_runsc` must be set if runsc will access the mount point by its
+ * path. The trail must be closed, even after a failure. */
 int un_place_make(struct un_launch *launch, const char *inside, bool is_directory, bool for_runsc,
                   struct un_trail *trail, struct un_error *err);
-/* Sets the error of a mount point that does not exist and that lies inside another mount, where
- * usernsctl can't create it. Returns -1. */
+/* Sets the error for a mount point that does not exist, and that usernsctl can't create because it
+ * lies inside another mount. Returns -1. */
 int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail,
                           struct un_error *err);
 
 /* ---- root.c: building the root filesystem of a sandbox --------------------------------------- */
 
-/* Attributes of mount_setattr(2), from linux/mount.h. */
+/* Attributes of mounts for mount_setattr(2), from linux/mount.h. */
 #define UN_ATTR_RDONLY 1
 #define UN_ATTR_NOSUID 2
 #define UN_ATTR_NODEV 4
-/* Attributes of all mounts but devices. A device file in a root filesystem would act on the host:
- * as root, runsc could open it. */
+/* Attributes of all mounts except those of devices. A device file in a root filesystem would act on
+ * the host, because runsc could open it as root. */
 #define UN_ATTR_HARMLESS (UN_ATTR_NOSUID | UN_ATTR_NODEV)
 
 /*
- * The functions un_root_...() return -1 after filling in `err`. The step is UN_STEP_SANDBOX for a
- * failed call on a file, and UN_STEP_MOUNT for a failed mount.
+ * On failure, the functions un_root_...() fill in `err` and return -1. The step is UN_STEP_SANDBOX
+ * for a failed call on a file, and UN_STEP_MOUNT for a failed mount.
  */
 
-/* Creates the directories of the root filesystem in scratch, which must be open. */
+/* Creates the directories for the root filesystem in scratch, which must be open. */
 int un_root_begin(struct un_launch *launch, struct un_error *err);
 
-/* Creates a directory. Returns an O_PATH descriptor, or -1. */
+/* Creates a directory. Returns its O_PATH descriptor, or -1. */
 int un_root_make_directory(struct un_launch *launch, int parent, const char *name, mode_t mode,
                            struct un_error *err);
-/* Creates a directory or an empty file, which every user can read. Returns an O_PATH descriptor, or
+/* Creates a directory or an empty file that every user can read. Returns an O_PATH descriptor, or
  * -1. */
 int un_root_make(struct un_launch *launch, int parent, const char *name, bool is_directory,
                  struct un_error *err);
-/* Creates a directory or an empty file under a new name in spare or shown. `name` receives the
- * name; may be NULL. */
+/* Creates a directory or an empty file under a new name in `directory`, the directory root.spare or
+ * root.shown. Writes the name to `name`, unless `name` is NULL. Returns an O_PATH descriptor, or
+ * -1. */
 int un_root_new(struct un_launch *launch, int directory, bool is_directory, char name[16],
                 struct un_error *err);
-/* Changes the mode of an open file; O_PATH suffices. */
+/* Changes the mode of the file open as `fd`. O_PATH suffices for the descriptor. */
 int un_root_set_mode(struct un_launch *launch, int fd, mode_t mode, const char *name,
                      struct un_error *err);
-/* Calls fstat(2). */
+/* Calls fstat(2) for the file open as `fd`. `name` is for the error message. */
 int un_root_status(struct un_launch *launch, int fd, const char *name, struct stat *status,
                    struct un_error *err);
-/* Creates a symbolic link with the same contents as `link`. */
+/* Creates the symbolic link `name` in `directory`, with the contents of the symbolic link open as
+ * `link`. */
 int un_root_copy_link(struct un_launch *launch, int link, int directory, const char *name,
                       struct un_error *err);
 
-/* Bind-mounts `source` under a new name in `directory`, which is spare or shown. Returns a
- * descriptor of the mounted file, or -1. `name` receives the name; may be NULL. */
+/* Bind-mounts `source` under a new name in `directory`, the directory root.spare or root.shown.
+ * Writes the name to `name`, unless `name` is NULL. Returns an O_PATH descriptor of the mounted
+ * file, or -1. */
 int un_root_show(struct un_launch *launch, int source, int directory, uint64_t attributes,
                  char name[16], struct un_error *err);
-/* Covers a visible file or directory by an empty one. */
+/* Covers a file or directory by an empty one, so that the sandbox does not see its contents. */
 int un_root_hide(struct un_launch *launch, int file, const char *name, struct un_error *err);
 /* Bind-mounts each entry of the directory `source` into `target`, except the names in `without`,
- * which ends with NULL. */
+ * which is terminated by NULL. */
 int un_root_mirror(struct un_launch *launch, int source, int target, const char *const *without,
                    struct un_error *err);
 
-/* A visit of the entries of a directory. */
+/* The callbacks and the state of a visit of all entries of a directory. */
 struct un_visit {
-    /* Returns 1 if the entry shall be opened, 0 to skip it, or -1 with errno. */
+    /* Returns 1 if the entry must be opened, 0 to skip the entry, or -1 with errno set. */
     int (*wants)(const struct un_visit *visit, int directory, const struct dirent *entry);
-    /* Handles an entry, an O_PATH descriptor. May visit a directory by a nested un_root_visit(). */
+    /* Handles an entry, whose O_PATH descriptor is `found`. May visit a directory by a nested
+     * un_root_visit(). */
     int (*take)(struct un_visit *visit, struct un_launch *launch, int found,
                 const struct stat *status, const char *name, struct un_error *err);
     void *arg;
-    int depth; /* depth of nested visits; starts as 0 */
+    int depth; /* number of nested visits so far; must start as 0 */
 };
 
-/* Visits all entries of the directory `name`. Entries that vanish meanwhile are skipped. Fails with
- * ELOOP at a depth of more than 128 nested visits. */
+/* Visits all entries of the open directory `directory`, whose name in errors is `name`. Entries
+ * that vanish meanwhile are skipped. Fails with ELOOP at a depth of more than 128 nested visits. */
 int un_root_visit(struct un_visit *visit, struct un_launch *launch, int directory, const char *name,
                   struct un_error *err);
 
 /* ---- scratch.c: the tmpfs for all files of a sandbox ----------------------------------------- */
 
-/* Mounts the tmpfs on the first candidate that is a directory which only root can replace. */
+/* Mounts the tmpfs on the first directory among the launch's candidates that only root can replace.
+ */
 int un_scratch_mount(struct un_launch *launch, struct un_error *err);
-/* Unmounts the tmpfs with all mounts in it. */
+/* Unmounts the tmpfs of the sandbox with all mounts in it. */
 void un_scratch_unmount(struct un_launch *launch);
 
 /* ---- snapshot.c: copying publicly readable files --------------------------------------------- */
@@ -377,51 +393,53 @@ int un_hide_private(struct un_launch *launch, int directory, const char *name,
 typedef int un_step_function(struct un_launch *launch, const struct un_record *record,
                              struct un_error *err);
 
-/* host_dirs.c: directories of the host. */
+/* Steps in host_dirs.c, which make directories of the host visible. */
 un_step_function un_step_machine, un_step_snapshot, un_step_guarded, un_step_tree,
     un_step_hide_private;
-/* root_dirs.c: directories, links and resolv.conf. */
+/* Steps in root_dirs.c, which create directories, symbolic links and resolv.conf. */
 un_step_function un_step_directory, un_step_link, un_step_resolver;
-/* bind_mounts.c: mounts at a path inside. */
-/* Must equal VERIFIER_INSIDE in gvisor/launch/steps.py. */
+/* Steps in bind_mounts.c, which prepare mounts at a path inside. */
+/* Path of usernsctl-verify inside. Must equal VERIFIER_INSIDE in gvisor/launch/steps.py. */
 #define UN_VERIFIER_INSIDE "/.usernsctl-verify"
-/* Option of usernsctl-verify, before a uid, a gid and the payload: run the payload with these ids.
- */
+/* Option of usernsctl-verify to run the payload with other ids; followed by a uid, a gid and the
+ * payload. */
 #define UN_VERIFY_AS "--as"
 un_step_function un_step_file, un_step_bind, un_step_mount;
-/* files.c: files outside the root filesystem. */
+/* Steps in files.c, which create files outside the root filesystem. */
 un_step_function un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;
 un_step_function un_step_debug_log, un_step_program, un_step_program_link;
 
-/* seen_limits.c: the limits that the sandbox sees. */
+/* The step in seen_limits.c, which shows limits to the sandbox. */
 un_step_function un_step_limits;
 
 /* ---- seen_limits.c: showing limits to the sandbox -------------------------------------------- */
 
-/* Enters a new mount namespace, whose mounts other namespaces do not see. */
+/* Moves this process into a new mount namespace, whose mounts are not visible in other namespaces.
+ */
 int un_leave_mount_namespace(struct un_error *err);
 
 /* Shows limits to the runsc that this process will start: those of the control group, or `memory`
  * and `processors` where these are lower and not 0. Covers /proc/meminfo by a file that is created
- * at `path`, and restricts the processors. If other processes share the mount namespace of this
- * process, it enters a new one. Fails if the memory limit of the control group is lower than what
- * gVisor needs. */
+ * at `path`, and restricts the processors of this process. `shares_mounts` must be set if other
+ * processes share the mount namespace of this process, which then enters a new one. Fails if the
+ * memory limit of the control group is lower than what gVisor needs. */
 int un_show_limits(const char *path, uint64_t memory, uint64_t processors, bool shares_mounts,
                    struct un_error *err);
 
-/* sandbox_home.c: covers a home directory of the host by an empty directory. */
+/* Covers a home directory of the host by an empty directory (sandbox_home.c). */
 int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err);
 
 /* ---- config.c: config.json of a launch ------------------------------------------------------- */
 
-/* Builds the text of config.json, with the maps of the user namespace; `maps` may be NULL if no
- * record needs them. The text must be freed, even after a failure. */
+/* Builds the text of config.json, with the maps of the user namespace. `maps` may be NULL if no
+ * record needs the maps. The text must be freed, even after a failure. */
 int un_config_text(struct un_launch *launch, const struct un_launch_params *params,
                    const struct un_idmap *maps, struct un_text *text, struct un_error *err);
-/* Fails if the ids of the command are neither mapped, nor can be mapped inside the sandbox. */
+/* Fails if the ids of the command are not mapped in the user namespace, and can't be mapped inside
+ * the sandbox either. */
 int un_config_check_user(struct un_launch *launch, const struct un_launch_params *params,
                          const struct un_idmap *maps, struct un_error *err);
-/* Writes the text to bundle/config.json in scratch, if the launch has a config.json. */
+/* Writes config.json to the directory "bundle" in scratch, if the launch has a config.json. */
 int un_config_write(struct un_launch *launch, const struct un_launch_params *params,
                     const struct un_idmap *maps, struct un_error *err);
 /* Returns the number of ids in a map. */
@@ -429,8 +447,8 @@ uint64_t un_map_ids(const struct un_map *map);
 
 /* ---- drop_privileges.c: dropping privileges before runsc is executed ------------------------- */
 
-/* Drops the privileges that the launch lists, permanently, and verifies that they are gone.
- * `has_several` must be set if the user namespace maps more than one id. */
+/* Drops the privileges that the launch lists, permanently, and verifies that this process no longer
+ * has them. `has_several` must be set if the user namespace maps more than one id. */
 int un_drop_privileges(struct un_launch *launch, bool has_several, struct un_error *err);
 
 #endif

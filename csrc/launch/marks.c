@@ -1,4 +1,4 @@
-/* Marks: placeholders in arguments of a launch. */
+/* Placeholders in the arguments of a launch. */
 #include "launch/verbs.h"
 
 #include <inttypes.h>

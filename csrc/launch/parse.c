@@ -1,10 +1,12 @@
 /*
- * Parsing a launch: arguments, each terminated by NUL.
+ * Parsing a launch, which is a sequence of arguments, each terminated by NUL.
  *
- * The header has three arguments: "usernsctl-launch", the format, and the version of the package.
+ * The header has three arguments: "usernsctl-launch", the version of the format, and the version of
+ * the package.
  *
- * Records follow: a verb and the number of arguments that the verb takes, in the order of enum
- * un_part. The last record is "end". The whole launch is checked before any of it is performed.
+ * Records follow: a verb and the number of arguments that the verb requires, in the order of enum
+ * un_part. The last record is "end". The launch is checked completely before any record is
+ * performed.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -12,11 +14,11 @@
 #define NAME "usernsctl-launch"
 #define FORMAT "2"
 
-/* The position of the parser, and the counts for its checks. */
+/* The position of the parser, and the counts that its checks need. */
 struct reader {
     const char *at;
     const char *end;
-    size_t number; /* number of the last argument read, from 1 on */
+    size_t number; /* number of the last argument read, counted from 1 */
     size_t sources;
     size_t binds;
     enum un_part part;
@@ -29,7 +31,7 @@ static int malformed(const struct reader *reader, const char *word, const char *
                    reader->number, word, fault);
 }
 
-/* Returns the next argument, or NULL at the end. */
+/* Returns the next argument, or NULL at the end of the launch. */
 static const char *next_word(struct reader *reader)
 {
     const char *word = reader->at;
@@ -89,7 +91,8 @@ static int read_arguments(struct reader *reader, const struct un_verb_rule *rule
     return 0;
 }
 
-/* Checks the order of records. Returns a message about a record out of order, or NULL. */
+/* Checks that a record is allowed after the previous ones. Returns a message about a record that is
+ * out of order, repeated or missing, or NULL. */
 static const char *order_fault(const struct reader *reader, const struct un_launch *launch,
                                enum un_verb verb)
 {
@@ -123,7 +126,8 @@ static int read_record(struct reader *reader, struct un_launch *launch, struct u
     launch->of_verb[verb]++;
     reader->sources = launch->of_verb[UN_VERB_SOURCE];
     reader->binds = launch->of_verb[UN_VERB_BIND];
-    /* un_verb_rules, a constant of another file, contains only values of the enumeration. */
+    /* The cast is valid, because un_verb_rules, a constant of another file, contains only values of
+     * the enumeration. */
     /* NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
     reader->part = un_verb_rules[verb].part;
     return 0;

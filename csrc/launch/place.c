@@ -2,10 +2,11 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Limit of the iterations; each directory of a trail is replaced at most once. */
+/* Maximum number of attempts to resolve the path of a mount point. Between two attempts, one
+ * directory of the trail is replaced, and each directory at most once. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
 
-/* Quotes a string for a shell. The result is truncated to `size`. */
+/* Quotes a string for a shell. The quoted string is truncated to `size` bytes. */
 static void quote(const char *word, char *to, size_t size)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -49,8 +50,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
                    wanted, *absent ? absent : "/");
 }
 
-/* Returns whether entries can be created in the directory at index `at`, or can't be created for a
- * reason that another check reports. */
+/* Returns whether entries can be created in the directory at index `at` of the trail. Also returns
+ * true if they can't be created for a reason that another check reports. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -62,8 +63,8 @@ static bool may_make_entries(const struct un_launch *launch, const struct un_tra
 }
 
 /* Returns whether a user other than the caller and root could replace entries of a directory while
- * runsc resolves a path through it. The caller and root may both appear as the owner of the host's
- * /, if the namespace does not map root. */
+ * runsc resolves a path through the directory. If the namespace does not map root, the caller and
+ * root may both appear as the owner of the host's root directory. */
 static bool may_change(const struct un_launch *launch, const struct un_trail *trail, size_t at)
 {
     struct stat status;
@@ -75,7 +76,8 @@ static bool may_change(const struct un_launch *launch, const struct un_trail *tr
     return !is_trusted || status.st_mode & 0022;
 }
 
-/* Returns the index of the first directory of the trail that must be replaced by a copy, or -1. */
+/* Returns the index of the first directory of the trail that must be replaced by a copy, or -1 if
+ * no directory must be. */
 static int find_closed(const struct un_launch *launch, const struct un_trail *trail, bool for_runsc)
 {
     struct stat status;
@@ -104,8 +106,8 @@ static int open_up(struct un_launch *launch, int directory, const char *name, st
     return un_bind(ours, directory, 0, name, err);
 }
 
-/* Resolves a path, and replaces directories on the way until the mount point can be created there.
- */
+/* Resolves a path, and replaces directories on the path by copies until the mount point can be
+ * created there. */
 static int open_up_to(struct un_launch *launch, const char *inside, bool for_runsc,
                       struct un_trail *trail, struct un_error *err)
 {
@@ -123,7 +125,7 @@ static int open_up_to(struct un_launch *launch, const char *inside, bool for_run
     return un_launch_fail_file(launch, inside, err);
 }
 
-/* Creates the missing components of a path. */
+/* Creates the missing components of a path, the last one as a file or as a directory. */
 static int make_missing(struct un_launch *launch, struct un_trail *trail, bool is_directory,
                         struct un_error *err)
 {

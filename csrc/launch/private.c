@@ -1,9 +1,10 @@
-/* Hiding files that the caller may read as a member of a group, but programs inside must not. */
+/* Hiding files that the caller may read as a member of a group, but that programs inside must not
+ * read. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Returns 1 if an entry must be opened for a further check, according to its type and mode, 0 if
- * not, or -1 with errno. */
+/* Checks by its type and mode whether an entry must be opened. Returns 1 if the entry may be a
+ * private file or is a directory, 0 if not, or -1 with errno set. */
 static int may_be_private(const struct un_visit *visit, int directory, const struct dirent *entry)
 {
     (void)visit;

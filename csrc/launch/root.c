@@ -1,4 +1,4 @@
-/* The root filesystem of a sandbox: creating and mounting its files. */
+/* Creating and mounting the files in a sandbox's root filesystem. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -18,7 +18,8 @@ int un_root_set_mode(struct un_launch *launch, int fd, mode_t mode, const char *
     return chmod(un_fd_path(fd, path), mode & 07777) ? un_launch_fail_file(launch, name, err) : 0;
 }
 
-/* Opens an entry that was just created, unless `failed` is set. */
+/* Opens an entry that was just created. If `failed` is set, the creation has failed, and errno says
+ * why. */
 static int open_created(struct un_launch *launch, int failed, int parent, const char *name,
                         struct un_error *err)
 {
@@ -64,8 +65,8 @@ int un_root_begin(struct un_launch *launch, struct un_error *err)
         *top = un_root_make_directory(launch, root->scratch, "root", 0755, err);
     if (*top < 0)
         return -1;
-    /* Bind-mounts the directory on itself: only a mount can be made read-only later, with all
-     * mounts below it. */
+    /* The directory is bind-mounted on itself, because only a mount can be made read-only later,
+     * with all mounts below it. */
     if (un_bind(*top, *top, 0, "the root filesystem", err))
         return -1;
     close(*top);
@@ -126,8 +127,8 @@ static DIR *open_listing(int directory)
     return listing;
 }
 
-/* Returns the next entry except "." and "..". Returns NULL at the end, with errno 0, and after a
- * failure. */
+/* Returns the next entry except "." and "..". Returns NULL with errno 0 after the last entry, and
+ * NULL with another errno after a failure. */
 static const struct dirent *next_entry(DIR *listing)
 {
     const struct dirent *entry;
@@ -148,7 +149,7 @@ static int visit_entry(struct un_visit *visit, struct un_launch *launch, int dir
     un_auto_close int found = wanted > 0 ? un_child(directory, entry->d_name) : -1;
     if (found >= 0 && !fstat(found, &status))
         return visit->take(visit, launch, found, &status, entry->d_name, err);
-    /* ENOENT: the entry was deleted meanwhile. */
+    /* ENOENT means that the entry was deleted meanwhile. */
     return errno == ENOENT ? 0 : un_launch_fail_file(launch, entry->d_name, err);
 }
 
@@ -171,7 +172,8 @@ int un_root_visit(struct un_visit *visit, struct un_launch *launch, int director
     return failed;
 }
 
-/* The directory in which entries are mirrored, and the names of the omitted entries. */
+/* The directory in which entries of another directory are mirrored, and the names of the omitted
+ * entries. */
 struct mirror {
     int target;
     const char *const *without;

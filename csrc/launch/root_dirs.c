@@ -1,11 +1,12 @@
-/* Directories, symbolic links and resolv.conf in a root filesystem. */
+/* Steps that create directories, symbolic links and resolv.conf in a root filesystem. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #define RESOLVER "/etc/resolv.conf"
 #define RESOLVER_BYTES_MAX (1 << 16)
 
-/* Opens the parent directory of a path inside. Returns a descriptor, or -1. */
+/* Opens the parent directory of a path inside. Returns a descriptor, or -1 after filling in `err`.
+ */
 static int open_parent(struct un_launch *launch, const char *inside, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
@@ -53,7 +54,8 @@ int un_step_link(struct un_launch *launch, const struct un_record *record, struc
     return 0;
 }
 
-/* Reads the host's resolv.conf. Returns its length, or -1 if it can't be read. */
+/* Reads the host's resolv.conf into `text`. Returns the length of the text, or -1 if the file can't
+ * be read. */
 static ssize_t read_resolver(char *text, size_t size)
 {
     char path[UN_PATH_MAX];
@@ -67,7 +69,8 @@ static ssize_t read_resolver(char *text, size_t size)
     return file < 0 ? -1 : un_read_all(file, text, size);
 }
 
-/* Returns false if a path does not exist inside; true if the path exists or can't be resolved. */
+/* Returns false if a path does not exist inside. Returns true if the path exists, and also if it
+ * can't be resolved. */
 static bool is_settled(const struct un_launch *launch, const char *inside)
 {
     un_auto_trail struct un_trail trail;

@@ -2,7 +2,7 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Directories that must stay visible in a sandbox, even if one is a home directory. */
+/* Directories that must stay visible in a sandbox, even if one of them is a home directory. */
 static const char *const of_programs[] = {
     "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin",
     "/sbin",           "/bin",           "/etc",      "/lib",
@@ -43,10 +43,10 @@ static int hide_found_home(struct un_launch *launch, const char *home, struct un
     if (file >= 0 && un_root_status(launch, file, home, &status, err))
         return -1;
     if (is_complete && kept && file >= 0)
-        /* Fail only if the directory belongs to the caller, who is uid 0 inside: the home of some
-         * service users is a system directory such as /bin. */
+        /* Fail only if the directory belongs to the caller, who is uid 0 inside, because the home
+         * directory of some service users is a system directory such as /bin. */
         return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
-    /* An existing directory of the host is covered; only missing ones are created. */
+    /* An existing directory of the host is covered. Only missing directories are created. */
     if (file < 0 || status.st_dev == launch->root.device)
         return add_home_directory(launch, home, err);
     if (is_complete && S_ISDIR(status.st_mode))
@@ -59,6 +59,6 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
     un_auto_trail struct un_trail trail;
     if (!un_view_walk(&launch->view, home, &trail))
         return hide_found_home(launch, home, &trail, err);
-    /* A directory that this process can't search can't be searched inside either. */
+    /* If this process can't search a directory, a program inside can't search it either. */
     return errno == EACCES || errno == EPERM ? 0 : un_launch_fail_file(launch, home, err);
 }

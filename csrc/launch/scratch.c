@@ -1,10 +1,10 @@
 /*
- * Scratch: the tmpfs for all files of a sandbox.
+ * Scratch, the tmpfs for all files of a sandbox.
  *
- * A tmpfs covers a directory of the host, but a recursive bind mount of a parent must show the
- * host's directory. So this tmpfs is unbindable (mount_namespaces(7)). Its files can't be bind
- * mount sources, so the files of the sandbox are on a second tmpfs, mounted on a subdirectory of
- * the first.
+ * The tmpfs covers a directory of the host, but a recursive bind mount of a parent of that
+ * directory must show the host's directory. So the tmpfs is unbindable (mount_namespaces(7)). Its
+ * files can't be sources of bind mounts, so the files of the sandbox are on a second tmpfs, which
+ * is mounted on a subdirectory of the first.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -13,7 +13,7 @@
 
 #define OPTIONS (MS_NOSUID | MS_NODEV)
 
-/* Returns whether a path is a directory and has no symbolic link as a component. */
+/* Returns whether a path is a directory, and no component of the path is a symbolic link. */
 static bool is_real_directory(const char *path)
 {
     struct stat status;

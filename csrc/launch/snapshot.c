@@ -1,28 +1,28 @@
 /*
- * Copying a directory.
+ * Copying a directory of the host.
  *
  * As root, runsc could read all files in a bind-mounted directory, including files that are created
- * or replaced later: a new /etc/shadow is a new file, which no mount covers. So the sandbox gets a
- * copy of the publicly readable files of such a directory.
+ * or replaced later: a new /etc/shadow is a new file, which no mount covers. So the sandbox
+ * receives a copy of the publicly readable files of such a directory.
  */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <sys/sendfile.h>
 
-/* Larger files are bind-mounted, not copied. The bind mount keeps the mounted file: a file that
- * replaces it on the host later is not visible. */
+/* Maximum size of a copied file in bytes. A larger file is bind-mounted. Like a copy, the bind
+ * mount is not affected if another file replaces the file on the host later. */
 #define FILE_BYTES_MAX (1 << 20)
-/* Maximum total size of the copies; further files are bind-mounted. */
+/* Maximum total size of the copies in bytes. Further files are bind-mounted. */
 #define TOTAL_BYTES_MAX (32 << 20)
 
 struct snapshot {
     int target; /* the directory in which copies are created */
-    off_t left; /* how many bytes may still be copied */
+    off_t left; /* number of bytes that may still be copied */
 };
 
-/* Copies a file if its mode lets every user read it. Returns the number of bytes copied, or -1 with
- * errno. */
+/* Copies the content of a file if its mode lets every user read it. Returns the number of bytes
+ * copied, or -1 with errno set. */
 static off_t copy_bytes(int source, int out)
 {
     struct stat status;
@@ -32,7 +32,8 @@ static off_t copy_bytes(int source, int out)
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);
-    /* Checked again after opening: the mode and the size may have changed. */
+    /* The mode and the size are checked again, because they may have changed before the file was
+     * opened. */
     while (!failed && un_is_public(status.st_mode) && copied < status.st_size &&
            copied < FILE_BYTES_MAX && count) {
         count = sendfile(out, file, NULL, FILE_BYTES_MAX);
@@ -84,9 +85,8 @@ static int copy_directory(struct un_visit *visit, struct un_launch *launch, int 
     return failed ? -1 : un_root_set_mode(launch, created, status->st_mode, name, err);
 }
 
-/* Copies a symbolic link. The link is not opened, which saves time: most entries of /etc are links.
- * Returns 0 on success; 1 if the entry is no longer a link or can't be read; otherwise -1 with
- * errno.
+/* Copies a symbolic link without opening it, which saves time, because most entries of /etc are
+ * links. Returns 0 on success, 1 if the entry is not a link or can't be read, or -1 with errno set.
  */
 static int copy_link(const struct un_visit *visit, int source, const struct dirent *entry)
 {

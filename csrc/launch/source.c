@@ -1,17 +1,17 @@
-/* Preconditions of a launch, and its source files, which are opened before the namespaces are
- * entered. */
+/* Checking the assumptions of a launch about the host, and opening its source files before the
+ * namespaces are entered. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
 
 #include <inttypes.h>
 
-/* Fails because the host no longer matches the launch. */
+/* Fails because the host no longer matches the launch. Evaluates to -1. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
     (set_outdated_remedy(launch, filename),                                                        \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
 
-/* Part of the remedy for images that have no `usernsctl freeze`. */
+/* The part of the remedy for images in which `usernsctl freeze` can't run. */
 #define WITHOUT_PYTHON                                                                             \
     "    # in an image without Python: build the image again, with runsc, /opt/usernsctl and "     \
     "/etc/usernsctl from the same build of prelude"
@@ -23,8 +23,8 @@ static void set_outdated_remedy(struct un_launch *launch, const char *filename)
                          remedy ? un_record_argument(remedy, 0) : NULL);
 }
 
-/* Fails if a program is not the one that the launch was frozen with. The descriptor that is checked
- * is the one that is executed later. */
+/* Fails if a program is not the one with which the launch was frozen. The checked descriptor is the
+ * one that is executed later. */
 static int check_assumed(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -62,8 +62,8 @@ static int check_version(struct un_launch *launch, struct un_error *err)
                     launch->version, un_version());
 }
 
-/* Sets the OOM score of this process and its descendants. runsc would set it after the command has
- * started, and fail if the command has already exited. */
+/* Sets the OOM score adjustment of this process and its descendants. runsc would set the score
+ * after the command has started, and fail if the command has already exited. */
 static int take_oom_score(struct un_launch *launch, const char *score, struct un_error *err)
 {
     static const char path[] = "/proc/self/oom_score_adj";

@@ -1,4 +1,4 @@
-/* The verbs of records, and checks of their arguments. */
+/* The verbs of records, and the checks of their arguments. */
 #include "launch/verbs.h"
 #include "base/base.h"
 
@@ -48,7 +48,7 @@ static bool is_name(const char *word, size_t length)
     return length && length <= NAME_MAX && !is_dots;
 }
 
-/* Returns whether a text is a path of names separated by single slashes. */
+/* Returns whether a text is a relative path, of names separated by single slashes. */
 static bool is_relative(const char *word)
 {
     for (;;) {
@@ -82,8 +82,8 @@ static bool is_setting(const char *word)
     return strchr(word, '=') && *word != '=';
 }
 
-/* Accepts only options about ids: other options of usernsctl-exec are set by other records, or not
- * at all. */
+/* Returns whether an argument is an option of usernsctl-exec about ids. The effects of its other
+ * options are set by other records, or not at all. */
 static bool is_id_option(const char *word)
 {
     return !strcmp(word, "-r") || !strcmp(word, "-c") || !strncmp(word, "--map-", 6) ||

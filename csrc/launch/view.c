@@ -1,15 +1,15 @@
-/* Resolving paths as the kernel of the sandbox will, before the command runs. */
+/* Resolving paths as the kernel of the sandbox will, before a command runs. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Returns the length of a mount point in the form of trail paths, in which the root is "", not "/".
- */
+/* Returns the length of a mount point as a path of a trail, where the root directory is "", not
+ * "/". */
 static size_t inside_length(const char *inside)
 {
     return strcmp(inside, "/") ? strlen(inside) : 0;
 }
 
-/* Returns the mount at exactly this path, or NULL. */
+/* Returns the mount whose mount point is exactly the given path, or NULL if there is none. */
 static const struct un_cover *find_cover(const struct un_view *view, const char *path,
                                          size_t length)
 {
@@ -32,8 +32,8 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
     }
 }
 
-/* Returns whether a path is a mount point or an ancestor of one. gVisor creates these directories
- * inside if a mount hides those of the host. */
+/* Returns whether a path is a mount point or an ancestor of a mount point. gVisor creates these
+ * directories inside if a mount hides the host's. */
 static bool leads_to_cover(const struct un_view *view, const char *path)
 {
     for (size_t i = 0; i < view->cover_count; i++)
@@ -42,7 +42,8 @@ static bool leads_to_cover(const struct un_view *view, const char *path)
     return false;
 }
 
-/* Opens an entry of a directory. Returns -1 if there is none, or -2 with errno. */
+/* Opens an entry of a directory. Returns a descriptor, -1 if the entry does not exist, or -2 with
+ * errno set. */
 static int open_child(int directory, const char *name)
 {
     int fd = directory < 0 ? -1 : un_child(directory, name);
@@ -102,7 +103,8 @@ bool un_view_is_directory(struct un_trail *trail)
 {
     struct stat status;
     int fd = un_trail_last(trail)->fd;
-    /* A place without a descriptor is a directory that gVisor will create for a mount point. */
+    /* Without a descriptor, the last file is a directory that gVisor will create for a mount point.
+     */
     return fd < 0 || (!fstat(fd, &status) && S_ISDIR(status.st_mode));
 }
 
@@ -121,7 +123,7 @@ bool un_view_is_of_gvisor(const char *inside)
     return false;
 }
 
-/* Returns whether a user inside may search a directory that this process may not. */
+/* Returns whether a user inside may search a directory that this process may not search. */
 static bool may_be_searched(const struct un_view *view, int directory)
 {
     struct stat status;
@@ -130,7 +132,8 @@ static bool may_be_searched(const struct un_view *view, int directory)
            un_map_find(&view->owners->of[UN_GID], UN_OUTSIDE, status.st_gid);
 }
 
-/* Returns whether the kernel of the sandbox will fail with the same errno as this walk. */
+/* Returns whether the kernel of the sandbox will certainly fail with the same errno as this walk.
+ */
 static bool is_certain(const struct un_view *view, struct un_trail *trail, int errnum)
 {
     if (errnum == EACCES)
@@ -145,7 +148,7 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
 {
     char wanted[UN_PATH_MAX];
     const struct un_place *last = un_trail_last(trail);
-    /* After a failed step, the trail's path already includes the name of that step. */
+    /* After a failed lookup, the trail's path already includes the name that was looked up. */
     trail->path[last->length] = '\0';
     strcpy(reached->inside, un_view_inside(trail));
     if (reached->errnum) {
@@ -153,7 +156,7 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
         return;
     }
     strcpy(reached->missing, trail->missing);
-    /* A truncated path suffices: un_view_is_of_gvisor() compares only the beginning. */
+    /* A truncated path suffices, because un_view_is_of_gvisor() compares only the beginning. */
     (void)un_view_wanted(trail, wanted);
     reached->is_of_gvisor = un_view_is_of_gvisor(wanted);
     reached->is_implicit = last->fd < 0;

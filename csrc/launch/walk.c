@@ -2,7 +2,7 @@
  * Resolving paths by descriptors.
  *
  * A user with write permission for a directory can replace an entry by a symbolic link at any time.
- * So each step opens one name relative to a descriptor and without following links; the contents of
+ * So each step opens one name relative to a descriptor, without following links. The contents of
  * links are read and resolved in the same way.
  */
 #include "base/base.h"
@@ -10,7 +10,7 @@
 
 #define PENDING_MAX (4 * UN_PATH_MAX)
 
-/* The rest of the path to resolve: `text` from `at` on. */
+/* The rest of the path, which is still to be resolved: `text` from the offset `at` on. */
 struct pending {
     char text[PENDING_MAX];
     size_t at;
@@ -46,7 +46,7 @@ void un_trail_begin(struct un_trail *trail, int root)
     trail->is_limited = false;
 }
 
-/* Shortens a trail to its first `count` places. */
+/* Shortens a trail to its first `count` files, and closes the descriptors of the others. */
 static void cut_trail(struct un_trail *trail, size_t count)
 {
     while (trail->count > count) {
@@ -70,7 +70,7 @@ static int fail_limited(struct un_trail *trail)
     return -1;
 }
 
-/* Inserts `text` before the rest of the path. */
+/* Inserts `text`, such as the contents of a symbolic link, before the rest of the path. */
 static int put_first(struct un_trail *trail, struct pending *pending, const char *text)
 {
     size_t length = strlen(text);
@@ -82,7 +82,8 @@ static int put_first(struct un_trail *trail, struct pending *pending, const char
     return 0;
 }
 
-/* Takes the next name from the rest of the path. Returns false at the end. */
+/* Removes the next name from the rest of the path, and stores it in `name`. Returns false at the
+ * end of the path, or after a failure, which sets *failed to -1. */
 static bool take_name(struct pending *pending, char name[NAME_MAX + 1], int *failed)
 {
     const char *from = pending->text + pending->at;
@@ -103,7 +104,7 @@ static bool is_nothing(const char *name)
     return !*name || !strcmp(name, ".");
 }
 
-/* Stores the rest of the path in trail->missing, without empty names and ".". */
+/* Stores `first` and the rest of the path in trail->missing, without empty names and ".". */
 static int note_missing(struct un_trail *trail, const char *first, struct pending *pending)
 {
     char name[NAME_MAX + 1];
@@ -142,7 +143,8 @@ static int follow_link(struct un_trail *trail, const char *link, struct pending 
     return put_first(trail, pending, link);
 }
 
-/* Resolves one name. Returns 1 if the rest of the path does not exist. */
+/* Resolves one name of the path. Returns 1 if the rest of the path does not exist, 0 if the name
+ * was resolved, or -1 with errno set. */
 static int step(struct un_trail *trail, const char *name, struct pending *pending, int *links,
                 un_lookup_function *lookup, void *arg)
 {
@@ -164,8 +166,9 @@ static int step(struct un_trail *trail, const char *name, struct pending *pendin
     }
 }
 
-/* Fails if the kernel would not allow ".", ".." or a trailing slash after the last place: with
- * ENOTDIR, or with EACCES if the directory may not be searched (path_resolution(7)). */
+/* Fails if the kernel would not allow ".", ".." or a trailing slash after the last file of the
+ * trail: with ENOTDIR if the file is not a directory, or with EACCES if the directory may not be
+ * searched (path_resolution(7)). */
 static int check_directory(struct un_trail *trail, const char *name)
 {
     struct stat status;
