@@ -46,7 +46,7 @@ bool un_spawn_is_bare(const struct un_spawn *spawn)
 
 struct bare {
     const struct un_spawn *spawn;
-    struct un_error *err; /* UN_STEP_NONE means no error */
+    struct un_error *err; /* error of the child; step UN_STEP_NONE means no error */
     const struct un_clone *clone;
 };
 

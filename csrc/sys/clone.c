@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* From linux/sched.h, which can't be included together with sched.h. */
+/* CLONE_CLEAR_SIGHAND of linux/sched.h, which can't be included together with sched.h. */
 #define CLEAR_SIGHAND 0x100000000ULL
 
 #if defined(__has_feature)
@@ -20,7 +20,7 @@
 #endif
 #ifdef WITH_ASAN
 void __asan_unpoison_memory_region(const volatile void *at, size_t size);
-/* Tells the address sanitizer that the stack below this frame is unused: the child ended by
+/* Tells the address sanitizer that the stack below this frame is unused, because the child ended by
  * execve(2) and never returned from the functions whose frames the sanitizer has marked. */
 static void forget_frames_of_child(void)
 {
@@ -34,7 +34,7 @@ static void forget_frames_of_child(void)
 }
 #endif
 
-/* struct clone_args of clone3(2). */
+/* struct clone_args, the argument of clone3(2). */
 struct clone3_args {
     uint64_t flags;
     uint64_t pidfd;
@@ -44,16 +44,16 @@ struct clone3_args {
     uint64_t stack;
     uint64_t stack_size;
     uint64_t tls;
-    uint64_t set_tid; /* since Linux 5.5 */
+    uint64_t set_tid; /* field since Linux 5.5 */
     uint64_t set_tid_size;
-    uint64_t cgroup; /* since Linux 5.7 */
+    uint64_t cgroup; /* field since Linux 5.7 */
 };
 
 /*
- * Makes the system call; the child then calls `run` and exits. The child must never return from
+ * Makes the system call. The child then calls `run` and exits. The child must never return from
  * this function, because with CLONE_VM the stack frame is also the parent's. The child may
- * overwrite the stack below the red zone: the parent is suspended until the child has its own
- * memory (CLONE_VFORK), as with vfork(2).
+ * overwrite the stack below the red zone, because the parent is suspended until the child has its
+ * own memory (CLONE_VFORK), as with vfork(2).
  */
 #if defined(__x86_64__)
 static long call_and_run(long number, long first, long second, long third, int (*run)(void *),
@@ -115,7 +115,8 @@ static long call_and_run(long number, long first, long second, long third, int (
 }
 #endif
 
-/* Stores the result of the system call. Returns -1 with errno after a failure. */
+/* Stores the pid that the system call returned in `clone`. Returns 0, or -1 with errno set if the
+ * system call failed. */
 static int take_pid(struct un_clone *clone, long result)
 {
     clone->pid = (pid_t)result;
@@ -137,7 +138,8 @@ static int try_clone3(struct un_clone *clone)
     return take_pid(clone, pid);
 }
 
-/* Resets all handlers, as CLONE_CLEAR_SIGHAND does in clone3(2); clone(2) has no such flag. */
+/* Resets all signal handlers, as CLONE_CLEAR_SIGHAND does in clone3(2), because clone(2) has no
+ * such flag, and calls the function to run in the child. */
 static int reset_handlers_and_run(void *arg)
 {
     const struct un_clone *clone = arg;
@@ -207,7 +209,7 @@ pid_t un_fork(void)
 
 bool un_clone3_works(void)
 {
-    /* The kernel returns EINVAL for a size of 0. */
+    /* For a size of 0, clone3(2) itself fails with EINVAL. */
     return !syscall(UN_SYS_CLONE3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
 }
 

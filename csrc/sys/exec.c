@@ -1,4 +1,4 @@
-/* Searching and executing a command. */
+/* Searching PATH for a command, and executing the command. */
 #include "base/base.h"
 
 /* Returns whether the last execve(2) failed because the file does not exist. ENOENT alone does not
@@ -31,9 +31,9 @@ static void exec_file(const struct un_command *command, const char *file)
     execve(file, (char *const *)command->argv, (char *const *)command->envp);
 }
 
-/* Searches and executes a command as execvp(3) does, with two differences: a file without "#!" is
- * not passed to a shell, and a directory that this process can't search counts as empty, as in
- * shells. */
+/* Searches `path` for a command and executes it as execvp(3) does, with two differences: a file
+ * without "#!" is not passed to a shell, and a directory that this process can't search counts as
+ * empty, as in shells. */
 static int exec_along_path(const struct un_command *command, struct un_error *err)
 {
     const char *at = command->path ? command->path : UN_DEFAULT_PATH;
@@ -52,7 +52,7 @@ static int exec_along_path(const struct un_command *command, struct un_error *er
 
 int un_exec(const struct un_command *command, struct un_error *err)
 {
-    /* An empty name would be looked up as the directories of PATH themselves. */
+    /* The search for an empty name would find the directories of PATH themselves. */
     if (*command->file && !un_has_slash(command->file))
         return exec_along_path(command, err);
     exec_file(command, command->file);

@@ -12,7 +12,7 @@
 #define CLOSE_RANGE_CLOEXEC 4U
 #endif
 
-/* Converts a name in /proc/self/fd to a number; -1 for "." and "..". */
+/* Converts a name in /proc/self/fd to a descriptor number. Returns -1 for "." and "..". */
 static int fd_number(const char *name)
 {
     uint64_t fd;
@@ -20,11 +20,11 @@ static int fd_number(const char *name)
     return end && !*end ? (int)fd : -1;
 }
 
-/* How to close a descriptor: now, or at the next execve(2). */
+/* When to close a descriptor: now, or at the next execve(2). */
 enum what { CLOSE, CLOSE_AT_EXEC };
 
-/* Closes a descriptor, now or at the next execve(2). Failures are ignored: fcntl(2) can fail only
- * for a closed descriptor. */
+/* Closes a descriptor, now or at the next execve(2). Failures are ignored, because fcntl(2) can
+ * fail only for a closed descriptor. */
 static void close_one(int fd, enum what what)
 {
     if (what == CLOSE)
@@ -33,8 +33,9 @@ static void close_one(int fd, enum what what)
         fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-/* Closes the descriptors listed in /proc/self/fd. Uses getdents64(2), because readdir(3) allocates.
- * Returns false if /proc can't be read or is not a proc file system. */
+/* Closes those descriptors from `first` to `last` that /proc/self/fd lists. Uses getdents64(2),
+ * because readdir(3) allocates. Returns false if /proc can't be read or is not a proc file system.
+ */
 static bool close_listed(unsigned first, unsigned last, enum what what)
 {
     _Alignas(struct dirent) char entries[1024];
@@ -80,9 +81,10 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
     unsigned flags = what == CLOSE ? 0 : CLOSE_RANGE_CLOEXEC;
     if (first > last || close_range_now(first, last, flags))
         return;
-    /* close_range(2) is missing before Linux 5.9 (its flag before 5.11), or a seccomp filter denies
-     * it. Closing each number up to the limit is the last resort: the limit may be a billion, and
-     * descriptors opened before the limit was lowered are above it. */
+    /* If close_range(2) fails, it is missing before Linux 5.9 (its flag before 5.11), or a seccomp
+     * filter denies it. Closing each number up to the limit is the last resort, because the limit
+     * may be a billion, and descriptors that were opened before the limit was lowered are above it.
+     */
     if (close_listed(first, last, what))
         return;
     struct rlimit limit;
@@ -92,7 +94,8 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
         close_one((int)fd, what);
 }
 
-/* Formats the number itself, because printf(3) is not async-signal-safe. */
+/* Sets the error of a failed call on a descriptor. Formats the number itself, because printf(3) is
+ * not async-signal-safe. */
 static int fail_descriptor(enum un_step step, int fd, struct un_error *err)
 {
     char text[sizeof "descriptor -2147483648"] = "descriptor -";
@@ -160,7 +163,7 @@ void un_close_all_fds_at_exec(void)
 
 void un_make_fd_room(void)
 {
-    /* O_PATH: the descriptor can be neither read nor written. */
+    /* With O_PATH, the descriptor can be neither read nor written. */
     un_auto_close int nothing = openat(AT_FDCWD, "/dev/null", O_PATH);
     if (nothing < 0)
         return;
@@ -170,8 +173,8 @@ void un_make_fd_room(void)
 int un_place_stdio(const int stdio[3], struct un_error *err)
 {
     int from[3];
-    /* First duplicate sources below 3 to higher numbers: dup2(2) to descriptor 0 could otherwise
-     * overwrite the source for descriptor 1. */
+    /* Duplicate sources below 3 to higher numbers first, because dup2(2) to descriptor 0 could
+     * otherwise overwrite the source for descriptor 1. */
     for (int to = 0; to < 3; to++) {
         from[to] = stdio[to];
         if (from[to] < 0 || from[to] > 2 || from[to] == to)
@@ -186,7 +189,7 @@ int un_place_stdio(const int stdio[3], struct un_error *err)
                 return -1;
             continue;
         }
-        /* gcc takes the second descriptor of dup2(2) for a new one. */
+        /* gcc assumes that dup2(2) returns a new descriptor, which would leak. */
         /* NOLINTNEXTLINE(analyzer-fd-leak) */
         if (from[to] >= 0 && dup2(from[to], to) < 0)
             return fail_descriptor(UN_STEP_STDIO, from[to], err);

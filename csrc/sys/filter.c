@@ -19,30 +19,30 @@
 #define NO_PID (-1L)
 #define NO_SUCH_PID INT_MAX
 
-/* A call that matters only if the filter kills: if the call fails with an error instead, the caller
- * handles or reports that. */
+/* A system call for which only a filter that kills the caller matters. If a filter makes the call
+ * fail with an error instead, the caller handles or reports the error. */
 #define USED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, false}
-/* A call whose denial by an error matters, too: the later failure of usernsctl or runsc would not
- * name the filter. */
+/* A system call for which a filter matters even if the filter only makes the call fail with an
+ * error, because the later failure of usernsctl or runsc would not name the filter. */
 #define NEEDED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, true}
 #define DENIED "seccomp-denies-call"
 #define MOUNT(number, name, ...)                                                                   \
     {number, {__VA_ARGS__}, name, UN_STEP_MOUNT, "mount-by-descriptor-missing", false}
 
-/* Filters that deny unshare(2), such as those of container engines, deny others of these calls,
- * too, so unshare(2) comes first. The kernel never refuses unshare(0). */
+/* unshare(2) comes first, because filters that deny it, such as those of container engines, deny
+ * others of these calls, too. The kernel itself never denies unshare(0). */
 static const struct un_probe_call launch_calls[] = {
     {SYS_unshare, {0}, "unshare", UN_STEP_UNSHARE, "seccomp-denies-userns", true},
     {SYS_mount, {0}, "mount", UN_STEP_MOUNT, "mount-denied", false},
     MOUNT(UN_SYS_OPEN_TREE, "open_tree", NO_FD, 0, NO_FLAG),
     MOUNT(UN_SYS_MOVE_MOUNT, "move_mount", NO_FD, 0, NO_FD, 0, NO_FLAG),
     MOUNT(UN_SYS_MOUNT_SETATTR, "mount_setattr", NO_FD, 0, NO_FLAG),
-    /* usernsctl-watch starts runsc by clone3(2), and by clone(2) where that is denied. */
+    /* usernsctl-watch starts runsc by clone3(2), and by clone(2) where clone3(2) is denied. */
     {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, DENIED, false},
     {SYS_clone, {CLONE_THREAD}, "clone", UN_STEP_CLONE, DENIED, true},
     {SYS_ptrace, {NO_FLAG, NO_PID}, "ptrace", UN_STEP_SANDBOX, "ptrace-denied", true},
     {SYS_pivot_root, {0}, "pivot_root", UN_STEP_SANDBOX, "mount-denied", false},
-    /* Calls that build the root filesystem. */
+    /* System calls that build the root filesystem. */
     NEEDED(chdir, 0),
     NEEDED(getcwd, 0, 1),
     USED(clock_nanosleep, NO_FLAG),
@@ -58,15 +58,15 @@ static const struct un_probe_call launch_calls[] = {
     USED(setresgid, -1, -1, -1),
     USED(setresuid, -1, -1, -1),
     NEEDED(prlimit64, 0, NO_FLAG),
-    NEEDED(writev, NO_FD), /* by which musl prints messages */
-    /* Python and Go fail at their start without these calls. */
+    NEEDED(writev, NO_FD), /* musl prints messages by writev(2) */
+    /* Python and Go fail at startup without these calls. */
     NEEDED(rt_sigaction, 0),
     NEEDED(rt_sigprocmask, 0),
     NEEDED(lseek, NO_FD),
     NEEDED(capget, 0),
     NEEDED(capset, 0),
     NEEDED(prctl, PR_SET_PDEATHSIG, NO_FLAG),
-#ifdef SYS_chmod /* AArch64 has only the newer forms of these calls. */
+#ifdef SYS_chmod /* AArch64 has only the newer variants of these calls. */
     NEEDED(access, 0),
     NEEDED(getrlimit, 0),
     NEEDED(chmod, 0),
@@ -79,8 +79,8 @@ static const struct un_probe_call launch_calls[] = {
     USED(copy_file_range, NO_FD, 0, NO_FD, 0, 0, NO_FLAG),
     USED(unlinkat, NO_FD, 0, NO_FLAG),
     USED(umask, 0),
-    /* Calls that start runsc, or that runsc makes. */
-    NEEDED(wait4, NO_PID, 0, NO_FLAG), /* the first call that is tried, see wait_call */
+    /* System calls that start runsc, or that runsc makes. */
+    NEEDED(wait4, NO_PID, 0, NO_FLAG), /* tried before all other calls, see wait_call */
     NEEDED(waitid, 0, 0, 0, NO_FLAG),
     NEEDED(setsid, 0),
     NEEDED(setuid, NO_FLAG),
@@ -122,7 +122,7 @@ static const struct un_probe_call launch_calls[] = {
     USED(sched_yield, 0),
     USED(madvise, 1),
     USED(membarrier, NO_FLAG, NO_FLAG),
-    /* Calls of gVisor, and of the programs in it: the filter sees those before gVisor does. */
+    /* System calls of gVisor and of the programs in it. A filter sees these before gVisor does. */
     USED(statx, NO_FD, 0, NO_FLAG),
     NEEDED(fgetxattr, NO_FD),
     USED(fallocate, NO_FD),
@@ -131,7 +131,8 @@ static const struct un_probe_call launch_calls[] = {
     USED(syslog, NO_FLAG),
 };
 
-/* Calls of Python's subprocess module, and of doctor itself, to start and watch the probes. */
+/* System calls of Python's subprocess module, and of doctor itself, to start and watch the probes.
+ */
 static const struct un_probe_call doctor_calls[] = {
     USED(uname, 0),           USED(pipe2, 0, NO_FLAG),    USED(clock_nanosleep, NO_FLAG),
     USED(fgetxattr, NO_FD),   NEEDED(writev, NO_FD),      USED(geteuid, 0),
@@ -141,9 +142,9 @@ static const struct un_probe_call doctor_calls[] = {
 #endif
 };
 
-/* Calls that enter a new user namespace. Only a filter that kills the caller matters, since other
- * failures are reported, except that of getpid(2), which no caller checks. The flag 1 is invalid,
- * so unshare(2) fails and changes nothing. */
+/* System calls that enter a new user namespace. Only a filter that kills the caller matters, since
+ * other failures are reported, except that of getpid(2), which no caller checks. The flag 1 is
+ * invalid, so unshare(2) fails and changes nothing. */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},
@@ -163,7 +164,7 @@ static const struct un_probe_call enter_calls[] = {
 #endif
 };
 
-/* Calls that find the ranges and the helpers, and run the helpers. */
+/* System calls that find the subordinate ranges and the helpers, and run the helpers. */
 static const struct un_probe_call ranges_calls[] = {
     USED(uname, 0), USED(statfs, 0), USED(pipe2, 0, NO_FLAG), USED(waitid, 0, 0, 0, NO_FLAG),
 #ifdef SYS_stat
@@ -171,8 +172,8 @@ static const struct un_probe_call ranges_calls[] = {
 #endif
 };
 
-/* Calls of newuidmap and newgidmap, and of the dynamic loader that starts them. mprotect(2) rejects
- * the address, and fcntl(2) the descriptor. */
+/* System calls of newuidmap and newgidmap, and of the dynamic loader that starts them. mprotect(2)
+ * rejects the address, and fcntl(2) the descriptor. */
 static const struct un_probe_call helper_calls[] = {
     NEEDED(lseek, NO_FD),
     NEEDED(fcntl, NO_FD),
@@ -191,24 +192,24 @@ const struct un_probe_calls un_ranges_calls = LIST(ranges_calls);
 const struct un_probe_calls un_helper_calls = LIST(helper_calls);
 const struct un_probe_calls un_join_calls = LIST(join_calls);
 
-/* Returns whether a filter has denied the last call. For these arguments, the kernel itself returns
- * none of these errors, which are the usual ones of filters: systemd returns EAFNOSUPPORT for
- * RestrictAddressFamilies=. */
+/* Returns whether a filter has denied the last call. For the arguments of these calls, the kernel
+ * itself returns none of the errors below. Filters usually return them; systemd returns
+ * EAFNOSUPPORT for RestrictAddressFamilies=. */
 static bool is_denied(long result)
 {
     return result < 0 &&
            (errno == EPERM || errno == EACCES || errno == ENOSYS || errno == EAFNOSUPPORT);
 }
 
-/* Waits for no process: the kernel rejects the flag. */
+/* A call of wait4(2) that waits for no process, because the kernel rejects the flag. */
 static const struct un_probe_call wait_call = USED(wait4, NO_PID, 0, NO_FLAG);
 
-/* The result of the child's tries, in memory that it shares with its parent. */
+/* The results of the child, which are in memory that the child shares with its parent. */
 struct trial {
-    size_t begun;   /* number of calls that the child has begun to try */
-    bool can_wait;  /* whether wait4(2) does not kill the caller */
-    bool has_ended; /* whether no call has killed the child */
-    bool is_denied; /* whether the last of these calls is denied */
+    size_t begun;   /* number of system calls that the child has begun to try */
+    bool can_wait;  /* whether wait4(2) has not killed the child */
+    bool has_ended; /* whether no system call has killed the child */
+    bool is_denied; /* whether a filter has denied the last system call that the child tried */
 };
 
 static long call(const struct un_probe_call *call)
@@ -219,7 +220,8 @@ static long call(const struct un_probe_call *call)
 
 static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct trial *trial)
 {
-    /* A filter that kills this child must not cause a core dump, which is harmless otherwise. */
+    /* No core dump is wanted if a filter kills this child. If this call fails, a core dump is the
+     * only harm. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGSYS, SIG_DFL);
     call(&wait_call);
@@ -232,9 +234,8 @@ static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct tr
     _exit(0);
 }
 
-/* Returns whether a child would become process 1 of a PID namespace, whose end would be the end of
- * the namespace. Until process 1 exists, stat(2) of ns/pid_for_children fails
- * (pidns_for_children_get()). */
+/* Returns whether a child would become PID 1 of a new PID namespace, which would end when the child
+ * exits. Until PID 1 exists, stat(2) of ns/pid_for_children fails (pidns_for_children_get()). */
 static bool would_be_first(void)
 {
     struct stat status;
@@ -244,8 +245,8 @@ static bool would_be_first(void)
 
 /* Forks a child with all signals blocked, so that handlers of this process don't run in the child.
  * The child has no exit signal, so that neither a SIGCHLD handler nor a wait for any child notices
- * it. Returns after the end of the child (CLONE_VFORK), so that no call is needed to wait for it.
- */
+ * it. Returns after the child has exited (CLONE_VFORK), so that no system call is needed to wait
+ * for it. */
 static pid_t run_child(const struct un_probe_calls *calls, struct trial *trial)
 {
     sigset_t all, before;
@@ -262,7 +263,7 @@ static pid_t run_child(const struct un_probe_calls *calls, struct trial *trial)
 static bool was_killed(pid_t child, const struct trial *trial)
 {
     int status;
-    /* If wait4(2) kills its caller, the child stays a zombie until this process ends. */
+    /* If wait4(2) kills its caller, the child remains a zombie until this process exits. */
     if (!trial->can_wait)
         return true;
     while (waitpid(child, &status, __WALL) < 0)

@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 
-/* Interval of the checks whether a job was stopped by a signal. */
+/* Interval in milliseconds at which jobs are checked for a stop by a signal. */
 #define SLICE_MS 200
 #define JOBS_MAX 2
 
@@ -42,8 +42,8 @@ static size_t room(const struct un_job *job)
     return job->output_size - 1 - job->length;
 }
 
-/* Reads once from a pipe that poll(2) has reported, so does not block. Output that exceeds the
- * buffer is discarded. */
+/* Reads once from the output pipe of a job. poll(2) has reported the pipe, so the read does not
+ * block. Output that exceeds the buffer is discarded. */
 static void read_output(struct un_job *job, short events)
 {
     char spare[4096];
@@ -61,8 +61,8 @@ static void read_output(struct un_job *job, short events)
     job->output[job->length] = '\0';
 }
 
-/* Reads the rest of the output of a job that has ended. Does not wait for the end of the pipe,
- * because other processes may still have it open. */
+/* Reads the rest of the output of a job that has ended. Does not wait for end of file, because
+ * other processes may still have the pipe open. */
 static void read_last_output(struct un_job *job)
 {
     struct pollfd end = {.fd = job->pipe, .events = POLLIN};
@@ -82,7 +82,7 @@ static void finish(struct un_job *job, bool (*reap)(int pidfd, siginfo_t *how))
     read_last_output(job);
 }
 
-/* Waits once for output or the end of a job, at most `timeout` milliseconds. */
+/* Waits once for output or the end of a job, for at most `timeout` milliseconds. */
 static void wait_round(struct un_job *jobs, size_t count, int timeout)
 {
     struct pollfd fds[2 * JOBS_MAX];
@@ -127,9 +127,9 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
     }
 }
 
-/* Returns an empty pipe as standard input for the jobs, so that they don't read the command's.
- * /dev/null is not used: root in the current namespaces may have mounted a file there that blocks
- * the reader. */
+/* Returns the read end of an empty pipe, which the jobs use as standard input, so that they don't
+ * read the command's. /dev/null is not used, because root in the current namespaces may have
+ * mounted a file there that blocks the reader. */
 static int open_empty(void)
 {
     int ends[2];

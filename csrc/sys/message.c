@@ -5,8 +5,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Maximum number of attempts, one per millisecond, while sendmsg(2) fails with ETOOMANYREFS: the
- * limit of descriptors in flight counts those of all processes of the user (unix(7)). */
+/* Maximum number of attempts, one per millisecond, while sendmsg(2) fails with ETOOMANYREFS. That
+ * limit of descriptors in flight applies to all processes of the user together (unix(7)). */
 #define TRIES_MAX 1000
 
 bool un_send(int socket, const void *data, size_t size, const int *fds, size_t count)
@@ -37,7 +37,7 @@ bool un_send(int socket, const void *data, size_t size, const int *fds, size_t c
     return sent == (ssize_t)size;
 }
 
-/* Stores the descriptors of a message. Returns their number. */
+/* Stores the descriptors of a received message in `fds`. Returns their number. */
 static size_t take_fds(struct msghdr *letter, int fds[UN_MESSAGE_FDS])
 {
     size_t count = 0;

@@ -1,10 +1,10 @@
 /*
- * Mounts, by path and by descriptor.
+ * Mounting by path and by descriptor.
  *
  * A user with write permission for a directory can replace an entry by a symbolic link between the
  * check of a path and its use. A descriptor keeps referring to the same file. So files and mount
- * points that another user may write to are passed as descriptors: open_tree(2) and move_mount(2),
- * Linux 5.2, and mount_setattr(2), Linux 5.12.
+ * points that another user may write to are passed as descriptors: to open_tree(2) and
+ * move_mount(2), Linux 5.2, and to mount_setattr(2), Linux 5.12.
  */
 #include "base/base.h"
 #include "sys/sys.h"
@@ -12,7 +12,8 @@
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
-/* linux/mount.h can't be included together with sys/mount.h, and some libcs lack these names. */
+/* These constants are in linux/mount.h, which can't be included together with sys/mount.h, and some
+ * libcs lack them. */
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif
@@ -26,7 +27,7 @@
 #define MOVE_MOUNT_T_EMPTY_PATH 0x40U
 #endif
 
-/* struct mount_attr of linux/mount.h. */
+/* A copy of struct mount_attr in linux/mount.h. */
 struct attributes {
     uint64_t set, clear, propagation, userns_fd;
 };
@@ -39,15 +40,15 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
     return 0;
 }
 
-/* Returns whether the last system call failed because the kernel lacks it or a filter denies it:
- * the kernel returns EBADF for the descriptor -1. */
+/* Returns whether the last system call failed because the kernel lacks it or a filter denies it.
+ * Otherwise the kernel returns EBADF, because the descriptor is -1. */
 static bool is_call_missing(long result)
 {
     return result < 0 && errno != EBADF;
 }
 
-/* Returns whether one of the mount calls is missing or denied by a filter. Two of the calls check
- * CAP_SYS_ADMIN first, but only processes with that capability call this function. */
+/* Returns whether one of the mount system calls is missing or denied by a filter. Two of the calls
+ * check CAP_SYS_ADMIN first, but only processes with that capability call this function. */
 static bool is_mount_denied(void)
 {
     const struct attributes read_only = {.set = 1};
@@ -80,8 +81,9 @@ int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name, s
 
 int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err)
 {
-    /* Recursive, because a user namespace other than the owner of the mounts may not bind-mount a
-     * directory without the mounts below it, which may hide files (mount_namespaces(7)). */
+    /* The copy must be recursive, because a user namespace other than the owner of the mounts may
+     * not bind-mount a directory without the mounts below it, which may hide files
+     * (mount_namespaces(7)). */
     unsigned flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE | O_CLOEXEC;
     un_auto_close int tree = (int)syscall(UN_SYS_OPEN_TREE, source, "", flags);
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;

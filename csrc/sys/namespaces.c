@@ -6,7 +6,7 @@
 
 static const struct {
     uint64_t flag;
-    const char *file; /* relative to /proc/PID */
+    const char *file; /* path of the namespace file, relative to /proc/PID */
 } kinds[UN_NS_COUNT] = {
     [UN_NS_USER] = {CLONE_NEWUSER, "ns/user"},
     [UN_NS_MOUNT] = {CLONE_NEWNS, "ns/mnt"},
@@ -42,8 +42,8 @@ int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
 {
     if (un_filter_forbids(&un_join_calls, err) || un_hide_process(err))
         return -1;
-    /* Joining the user namespace first grants the capabilities that setns(2) needs for the others.
-     */
+    /* The user namespace is joined first, because this grants the capabilities that setns(2) needs
+     * for the other namespaces. */
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
         if (un_namespace_join_one(ns->fd[kind], kind, err))
             return -1;

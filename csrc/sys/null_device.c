@@ -16,7 +16,7 @@ static bool is_null(int fd)
 int un_fill_stdio(void)
 {
     for (int fd = 0; fd < 3; fd++)
-        /* open(2) uses the lowest free number, which is this one. */
+        /* open(2) uses the lowest free number, which is `fd`. */
         if (fcntl(fd, F_GETFD) < 0 && (un_open_null(O_RDWR) != fd || fcntl(fd, F_SETFD, 0)))
             return -1;
     return 0;
@@ -25,7 +25,8 @@ int un_fill_stdio(void)
 int un_open_null(int mode)
 {
     int fd = openat(AT_FDCWD, "/dev/null", mode | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    /* O_NONBLOCK was only for the open: programs that inherit the descriptor don't expect it. */
+    /* O_NONBLOCK was needed only for the open; programs that inherit the descriptor don't expect
+     * it. */
     if (fd < 0 || (is_null(fd) && !fcntl(fd, F_SETFL, mode)))
         return fd;
     close(fd);

@@ -1,4 +1,4 @@
-/* Writing setgroups, uid_map and gid_map of this process itself. */
+/* Writing this process's own setgroups, uid_map and gid_map. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -50,9 +50,9 @@ static int write_files(const char *const text[UN_MAP_FILES], const int fd[UN_MAP
 }
 
 /* Opens the map files of this non-dumpable process. Its files in /proc belong to uid 0 of the user
- * namespace in which its program was executed (proc_pid(5)). On old kernels the files belong
- * to uid 0 of the initial user namespace. A caller that does not own the files makes the process
- * dumpable while it opens them. */
+ * namespace in which its program was executed (proc_pid(5)). On old kernels the files belong to uid
+ * 0 of the initial user namespace. If this process does not own the files, it becomes dumpable
+ * while it opens them. */
 static int open_while_hidden(int dir, const struct un_own_maps *maps,
                              const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],
                              struct un_error *err)
@@ -62,7 +62,7 @@ static int open_while_hidden(int dir, const struct un_own_maps *maps,
         if (!failed || err->errnum != EACCES)
             return failed;
     }
-    /* If this fails, so does open_files(). */
+    /* If this call fails, open_files() fails, too. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int failed = open_files(dir, text, fd, err);
     struct un_error ignored;
@@ -76,7 +76,8 @@ static int write_own_maps(const struct un_own_maps *maps, struct un_error *err)
         [UN_FILE_UID_MAP] = maps->map[UN_UID],
         [UN_FILE_GID_MAP] = maps->map[UN_GID],
     };
-    /* The directory comes first in the array, so that one un_close_each() closes everything. */
+    /* The directory is in the same array as the map files, so that one un_close_each() closes all
+     * descriptors. */
     int all[1 + UN_MAP_FILES] = {un_open_self(err), -1, -1, -1}, *fd = all + 1;
     if (all[0] < 0)
         return -1;

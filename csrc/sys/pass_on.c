@@ -8,9 +8,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Records a wait status of the command, or of process 1 above it. Process 1 exits after the
- * command, with another status, which counts only if process 1 has reported none, because it was
- * killed. Returns whether the status is that of an exit. */
+/* Records a wait status of the command, or of PID 1, which is the parent of the command. PID 1
+ * exits after the command, with another status. That status counts only if PID 1 was killed before
+ * it reported the exit of the command. Returns whether the status is that of an exit. */
 static bool note_status(struct un_watched_child *child, int status)
 {
     bool ended = WIFEXITED(status) || WIFSIGNALED(status);
@@ -37,18 +37,19 @@ static void take_changes(struct un_watched_child *child)
     while ((whose = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
         if (whose != child->pid)
             continue;
-        /* Read the reports that process 1 has written before its exit, then its wait status. */
+        /* Read the reports that PID 1 has written before its exit, then the wait status of PID 1.
+         */
         take_reports(child);
         child->ended = note_status(child, status);
-        /* If the pipe is full the report is lost; the reader is stopped then, and will read a later
-         * report. */
+        /* If the pipe is full, the report is lost. In this case the reader is stopped, and will
+         * read a later report. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);
     }
     take_reports(child);
 }
 
-/* Returns whether the kernel has sent the signal to the child too; see un_pass_on_by_kill. */
+/* Returns whether the kernel has sent the signal to the child, too; see un_pass_on_by_kill. */
 static bool is_for_all(pid_t child, const siginfo_t *info)
 {
     if (info->si_code != SI_KERNEL || getpgid(child) != getpgid(0))
@@ -69,7 +70,7 @@ static bool is_for_all(pid_t child, const siginfo_t *info)
     }
 }
 
-/* Only this thread reaps the child, so its pid can't have been reused. */
+/* The pid can't have been reused, because only this thread reaps the child. */
 void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
 {
     (void)arg;
@@ -77,18 +78,18 @@ void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
         kill(child, info->si_signo);
 }
 
-/* All signals, including those that libc reserves: musl reserves 34, which is the first real-time
- * signal for programs with glibc. */
+/* All signals, including those that libc reserves. musl reserves signal 34, which is the first
+ * real-time signal for programs with glibc. */
 static const uint64_t every_signal = ~UINT64_C(0);
 
-/* Waits for any signal. Returns the signal number, or -1 with errno. */
+/* Waits for any signal. Returns the signal number, or -1 with errno set. */
 static int wait_for_signal(siginfo_t *info, const struct timespec *timeout)
 {
     return (int)syscall(SYS_rt_sigtimedwait, &every_signal, info, timeout, sizeof every_signal);
 }
 
-/* Waits for any signal for `timeout_ms`, or until the descriptor of `checkup` reports an event.
- */
+/* Waits for any signal for at most `timeout_ms`, or until the descriptor of `checkup` reports an
+ * event. Returns the signal number, or -1. */
 static int wait_for_signal_or_event(siginfo_t *info, const struct un_checkup *checkup,
                                     int timeout_ms)
 {
@@ -140,7 +141,8 @@ void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, v
         }
         int timeout_ms =
             child->checkup ? child->checkup->check(child->pid, child->checkup->arg) : -1;
-        /* The SIGCONT that resumes this process is forwarded like any other signal. */
+        /* The SIGCONT that resumes this process after SIGSTOP is forwarded like any other signal.
+         */
         int sig = wait_for_signal_or_event(&info, child->checkup, timeout_ms);
         if (sig > 0 && sig != SIGCHLD)
             pass_on(child->pid, &info, arg);

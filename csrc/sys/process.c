@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* Timeout for the exit of a child after SIGKILL. */
+/* Timeout in milliseconds for the exit of a child after SIGKILL. */
 #define END_MS 2000
 
 int un_pidfd_open(pid_t pid)
@@ -28,14 +28,14 @@ int un_wait_readable(int fd, int timeout_ms)
     return count;
 }
 
-/* struct pidfd_info of linux/pidfd.h, which some libcs lack. */
+/* A copy of struct pidfd_info in linux/pidfd.h, which some libcs lack. */
 struct pidfd_info {
     uint64_t mask;
     uint64_t cgroup;
-    uint32_t ids[11]; /* pid, tgid, ppid, and the ids of the user */
+    uint32_t ids[11]; /* pid, tgid, ppid, and the uids and gids of the process */
     int32_t exit_code;
 };
-#define PIDFD_INFO_EXIT 8 /* since Linux 6.15 */
+#define PIDFD_INFO_EXIT 8 /* flag since Linux 6.15 */
 #define PIDFD_GET_INFO _IOWR(0xFF, 11, struct pidfd_info)
 
 int un_lost_status(int pidfd)
@@ -73,7 +73,7 @@ int un_reap_exited(int pidfd, struct un_usage *usage)
 {
     siginfo_t how = {.si_pid = 0};
     struct rusage used;
-    /* waitid() of libc has no parameter for the usage. */
+    /* libc's waitid() has no parameter for the resource usage. */
     if (syscall(SYS_waitid, UN_BY_PIDFD, pidfd, &how, WEXITED | WNOHANG | __WALL, &used) ||
         !how.si_pid)
         return -1;
@@ -90,8 +90,8 @@ int un_stopped_by(int pidfd)
     return waitid(UN_BY_PIDFD, (id_t)pidfd, &how, options) || !how.si_pid ? 0 : how.si_status;
 }
 
-/* Sends SIGKILL to the pid of a child, which is not reaped yet, so that the pid can't have been
- * reused. */
+/* Sends SIGKILL to a child by its pid. The child has not been reaped yet, so the pid can't have
+ * been reused. */
 static void kill_by_number(int pidfd)
 {
     int64_t pid = un_fd_info(pidfd, "Pid:");
@@ -101,8 +101,8 @@ static void kill_by_number(int pidfd)
 
 void un_kill(int pidfd)
 {
-    /* A seccomp filter may deny this system call; then kill by pid, since the caller would
-     * otherwise wait for ever. */
+    /* A seccomp filter may deny this system call. In this case kill the child by its pid, because
+     * the caller would otherwise wait for ever. */
     if (syscall(UN_SYS_PIDFD_SEND_SIGNAL, pidfd, SIGKILL, NULL, 0) && errno != ESRCH)
         kill_by_number(pidfd);
 }

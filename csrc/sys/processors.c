@@ -4,7 +4,7 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
-/* Affinities of up to 8192 processors, the most of Linux (CONFIG_NR_CPUS). */
+/* Size of an affinity mask in bytes, for 8192 processors, the maximum of Linux (CONFIG_NR_CPUS). */
 #define SET_BYTES 1024
 #define SET_BITS (SET_BYTES * 8)
 
@@ -17,7 +17,8 @@ static bool has_processor(const struct processors *set, unsigned number)
     return set->bits[number / 8] >> number % 8 & 1;
 }
 
-/* The wrappers of libc take sets of 1024 processors only. */
+/* Reads the affinity mask of this thread by the bare system call, because libc's wrappers take
+ * masks of 1024 processors only. */
 static bool read_affinity(struct processors *set)
 {
     memset(set, 0, sizeof *set);
@@ -41,7 +42,8 @@ void un_use_processors(uint64_t count)
     unsigned first = 0;
     if (!read_affinity(&all) || syscall(SYS_getcpu, &first, NULL, NULL))
         return;
-    /* The scheduler has started this process on a processor with little work. */
+    /* Begin with the current processor, because the scheduler has started this process on a
+     * processor with little work. */
     for (unsigned i = 0; i < SET_BITS && count; i++) {
         unsigned number = (first + i) % SET_BITS;
         if (!has_processor(&all, number))

@@ -1,4 +1,4 @@
-/* Private open file descriptions for standard input, output and error. */
+/* Giving standard input, output and error private open file descriptions. */
 #include "sys/sys.h"
 
 #include <fcntl.h>
@@ -19,7 +19,7 @@ static void reopen(int fd)
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || flags & O_PATH || (!is_pipe(fd) && !isatty(fd)))
         return;
-    /* O_NONBLOCK: opening a named pipe without a process at the other end would block. */
+    /* Without O_NONBLOCK, opening a named pipe that no other process has open would block. */
     int reopened = openat(AT_FDCWD, path, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (reopened < 0)
         return;

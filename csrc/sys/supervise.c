@@ -16,16 +16,17 @@ bool un_stdio_is_terminal(void)
     return true;
 }
 
-/* Returns whether standard input and output are the terminal, and this process group is its
- * foreground. If only one of the two is the terminal, its mode must not be restored: in `command |
+/* Returns whether standard input and output are the same terminal, in whose foreground this process
+ * group is. If only one of the two is a terminal, its mode must not be restored: in `command |
  * less` the foreground is shared with a program that needs the mode it has set. */
 static bool has_terminal(void)
 {
     return tcgetpgrp(0) == getpgrp() && tcgetpgrp(1) == getpgrp();
 }
 
-/* Returns whether this process group is the foreground of the terminal, after taking the foreground
- * back if a child left it to a process group that no longer exists. */
+/* Returns whether this process group is in the foreground of the terminal. If a child left the
+ * foreground to a process group that no longer exists, this process group takes the foreground back
+ * first. */
 static bool take_foreground(void)
 {
     pid_t group = tcgetpgrp(0);
@@ -34,10 +35,10 @@ static bool take_foreground(void)
     return group > 1 && kill(-group, 0) && errno == ESRCH && !tcsetpgrp(0, getpgrp());
 }
 
-/* Signal settings of this process before it began to supervise a child. */
+/* The signal settings that this process had before it began to supervise a child. */
 struct signal_settings {
-    uint64_t mask;            /* the signal mask */
-    struct sigaction sigchld; /* the action of SIGCHLD */
+    uint64_t mask;            /* the signal mask of this thread */
+    struct sigaction sigchld; /* the action for SIGCHLD */
 };
 
 static void save_signals(struct signal_settings *signal_settings)
@@ -52,20 +53,21 @@ static void restore_signals(const struct signal_settings *signal_settings)
     un_set_signals(signal_settings->mask);
 }
 
-/* Reads the mode of the terminal. Returns false unless has_terminal(). */
+/* Reads the mode of the terminal. Returns false if has_terminal() is false or the mode can't be
+ * read. */
 static bool read_terminal(struct termios *mode)
 {
     return has_terminal() && !tcgetattr(0, mode);
 }
 
 /* Waits for the child, then restores the mode of the terminal, unless `terminal` is NULL. Returns
- * as un_discard_signals() does. */
+ * whether a terminating signal was pending afterwards (un_discard_signals()). */
 static bool wait_and_restore(struct un_watched_child *child, un_pass_on *pass_on, void *arg,
                              const struct termios *terminal)
 {
     un_pass_on_until_end(child, pass_on, arg);
-    /* SIGTTOU is blocked, so tcsetattr(3) does not stop this process if another group takes the
-     * foreground meanwhile. */
+    /* SIGTTOU is blocked, so tcsetattr(3) does not stop this process even if another process group
+     * takes the foreground meanwhile. */
     if (terminal && take_foreground())
         tcsetattr(0, TCSANOW, terminal);
     return un_discard_signals();
@@ -96,9 +98,9 @@ void un_reraise(int sig)
     kill(getpid(), sig);
 }
 
-/* Opens a pipe through which process 1 reports on the command, since process 1 can't signal a
- * process outside its PID namespace. reports[0] is the read end; each report raises SIGCHLD in this
- * process. */
+/* Opens a pipe through which PID 1 reports the wait status of the command, since PID 1 can't signal
+ * a process outside its PID namespace. reports[0] is the read end; each report raises SIGCHLD in
+ * this process. */
 static int open_reports(int reports[2], struct un_error *err)
 {
     if (pipe2(reports, O_CLOEXEC | O_NONBLOCK))
@@ -111,7 +113,7 @@ static int open_reports(int reports[2], struct un_error *err)
     return -1;
 }
 
-/* Runs in process 1: forks the command. Returns only in the command's process, or on failure. */
+/* Forks the command; called in PID 1. Returns only in the command's process, or on failure. */
 static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, int report,
                           struct un_error *err)
 {
@@ -123,7 +125,7 @@ static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, in
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "fork") : 0;
 }
 
-/* Forks with all signals blocked, so that signals which arrive before they can be forwarded are not
+/* Forks with all signals blocked, so that signals that arrive before they can be forwarded are not
  * lost. */
 static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
                            struct un_error *err)
