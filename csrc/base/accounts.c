@@ -1,23 +1,26 @@
 /* Finding a user and a group in the content of /etc/passwd and /etc/group of a sandbox. Both files
- * are untrusted: they may come from an image. The user database of the host is never used. */
+ * are untrusted, because they may come from an image. The user database of the host is never used.
+ */
 #include "base/base.h"
 
 #define PASSWD_FIELDS 7
 #define GROUP_FIELDS 4
-/* Decimal digits of the highest id, 4294967294; the next number is no id (setresuid(2)). */
+/* Number of decimal digits of the highest id, 4294967294. The next number, 4294967295, is not an id
+ * (setresuid(2)). */
 #define ID_DIGITS 10
 #define USER_REMEDY                                                                                \
     "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group "       \
     "contain"
 
-/* A part of a file, which may contain any bytes. */
+/* A part of the content of a file, which may contain any bytes. */
 struct span {
     const char *at;
     size_t length;
 };
 
-/* Cuts off the part before the first `separator`, or the whole rest if there is none. Returns false
- * if nothing is left; `rest->at` becomes NULL after the last part. */
+/* Cuts off the part of *rest before the first `separator`, or all of *rest if it has no separator,
+ * and stores it in *part. Returns false if *rest is exhausted; `rest->at` becomes NULL after the
+ * last part. */
 static bool cut_part(struct span *rest, char separator, struct span *part)
 {
     if (!rest->at)
@@ -30,7 +33,8 @@ static bool cut_part(struct span *rest, char separator, struct span *part)
     return true;
 }
 
-/* Reads the next line with exactly `count` fields; skips all others. Returns false at the end. */
+/* Reads the next line that has exactly `count` fields, and skips all other lines. Returns false at
+ * the end of the content. */
 static bool next_entry(struct span *rest, struct span *field, size_t count)
 {
     struct span line, more;
@@ -59,7 +63,7 @@ static bool is_equal(struct span span, const char *name)
     return span.length == strlen(name) && !memcmp(span.at, name, span.length);
 }
 
-/* Reads an id. Returns whether the text is one. */
+/* Parses an id in decimal. Returns whether the text is a valid id. */
 static bool read_id(struct span text, uint32_t *id)
 {
     char digits[ID_DIGITS + 1];
@@ -80,7 +84,7 @@ bool un_account_is_id(const char *name)
     return read_id(span_of(name), &id);
 }
 
-/* Returns whether a terminal prints the text as it is. */
+/* Returns whether a terminal prints the text unchanged (un_make_printable()). */
 static bool is_printable_text(const char *text, size_t length)
 {
     char printable[UN_PATH_MAX];
@@ -92,7 +96,8 @@ static bool is_printable_text(const char *text, size_t length)
     return !strncmp(printable, text, length) && strlen(printable) == length;
 }
 
-/* Copies a number or a name of the caller. Returns whether the text is one. */
+/* Copies the id or name of a user or group, as the caller has given it, to `name`. Returns whether
+ * the text is a valid id or name. */
 static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME_MAX + 1])
 {
     if (!length || length > UN_ACCOUNT_NAME_MAX)
@@ -101,7 +106,8 @@ static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME
     name[length] = '\0';
     if (!name[strspn(name, "0123456789")])
         return un_account_is_id(name);
-    /* A - begins negative numbers, + and - the lines of NIS (nsswitch.conf(5)). */
+    /* A leading - begins a negative number, and a leading + or - begins a line for NIS
+     * (nsswitch.conf(5)). */
     return !strchr("+-", *name) && !strpbrk(name, " :,/") && is_printable_text(name, length);
 }
 
@@ -127,7 +133,8 @@ static int fail_name(const char *what, const char *name, const char *path,
 
 int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err)
 {
-    /* These errors are not about the file: give them no cause and no remedy about names. */
+    /* The content of the file does not cause these errors, so the cause and the remedy about names
+     * do not apply. */
     if (errnum == ENOMEM || errnum == EMFILE || errnum == ENFILE || errnum == EIO) {
         errno = errnum;
         return un_fail_errno(err, UN_STEP_USER, path);
@@ -137,7 +144,8 @@ int un_account_fail_file(const char *path, int errnum, const char *why, struct u
     return -1;
 }
 
-/* Finds the first valid line of a user, as getpwnam(3) does. Returns whether there is one. */
+/* Finds the first valid line of a user, as getpwnam(3) does. Returns whether the user has a valid
+ * line. */
 static bool find_user(const char *name, const struct un_account_file *passwd,
                       struct un_account *account)
 {
@@ -156,7 +164,7 @@ static bool find_user(const char *name, const struct un_account_file *passwd,
     return false;
 }
 
-/* Finds the first valid line of a group. Returns whether there is one. */
+/* Finds the first valid line of a group. Returns whether the group has a valid line. */
 static bool find_group(const char *name, const struct un_account_file *groups, uint32_t *gid)
 {
     struct span rest = content_of(groups), field[GROUP_FIELDS];
@@ -166,8 +174,9 @@ static bool find_group(const char *name, const struct un_account_file *groups, u
     return false;
 }
 
-/* Inserts a group, unless it is there, in ascending order. Finds the position by binary search, so
- * that a file of a million lines takes no second. Returns whether there is room. */
+/* Inserts a group into the ascending list account->groups, unless the list has the group. Finds the
+ * position by binary search, so that a file of a million lines takes less than a second. Returns
+ * false if the list is full. */
 static bool add_group(struct un_account *account, uint32_t gid)
 {
     size_t from = 0, to = account->group_count;
@@ -198,7 +207,7 @@ static bool is_member(struct span members, const char *user)
     return false;
 }
 
-/* Adds the user's own group, and all groups that list the user. */
+/* Adds the primary group of the user, and all groups that list the user as a member. */
 static int add_groups_of(const char *user, const struct un_account_file *groups,
                          struct un_account *account, struct un_error *err)
 {

@@ -1,5 +1,5 @@
-/* Functions for errors, numbers, text, capabilities, and files of /proc and /etc. Includes the
- * headers of libc that nearly every source needs. Internal. */
+/* Functions for errors, numbers, text, capabilities, and files of /proc and /etc. Includes the libc
+ * headers that nearly every source needs. Internal. */
 #ifndef USERNSCTL_BASE_H
 #define USERNSCTL_BASE_H
 
@@ -20,17 +20,17 @@
 
 /* ---- error.c: recording a failure ------------------------------------------------------------ */
 
-/* Fills in `err`, with a detail formatted as by printf(3), and returns -1. Not async-signal-safe.
- */
+/* Fills in `err`, with a detail formatted as by printf(3) and without a remedy, and returns -1. Not
+ * async-signal-safe. */
 int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cause,
             const char *format, ...) __attribute__((format(printf, 5, 6)));
 
-/* Fills in `err` from errno and a verbatim detail, without a cause, and returns -1.
+/* Fills in `err` from errno and the text `detail`, without a cause, and returns -1.
  * Async-signal-safe. */
 int un_fail_errno(struct un_error *err, enum un_step step, const char *detail);
 
-/* Returns the text of glibc's strerror(3) in every libc: musl's texts differ for some errors, and
- * users search for the exact message. */
+/* Returns the text of glibc's strerror(3) for an errno, even with musl, because musl's texts differ
+ * for some errors, and users search for the exact message. */
 const char *un_errno_text(int errnum);
 
 /* ---- text: comparing strings without libc ---------------------------------------------------- */
@@ -47,21 +47,22 @@ static inline bool un_begins(const char *text, const char *start)
 
 /* ---- number.c: strict decimal numbers, without libc ------------------------------------------ */
 
-/* Reads decimal digits up to the first byte that is no digit. Returns a pointer to the byte, or
+/* Parses decimal digits up to the first byte that is no digit. Returns a pointer to that byte, or
  * NULL if there is no digit or the number exceeds `most`. Async-signal-safe. */
 const char *un_number_read(const char *text, uint64_t most, uint64_t *number);
 
-/* Writes a number of at most 20 digits, terminated by NUL, and returns a pointer to the NUL.
- * Async-signal-safe. */
+/* Writes a number in decimal (at most 20 digits) to `to`, terminated by NUL, and returns a pointer
+ * to the NUL. Async-signal-safe. */
 char *un_number_write(char *to, uint64_t number);
 
 /* ---- utf8.c: strict UTF-8 -------------------------------------------------------------------- */
 
-/* Decodes the character at the beginning of `text`, which is not ASCII, and returns its length, or
- * 0 for invalid UTF-8: a surrogate, a value above U+10FFFF, or an overlong encoding (RFC 3629). */
+/* Decodes the character at the beginning of `text`, which is not ASCII, into *code. Returns the
+ * length of the character in bytes, or 0 for invalid UTF-8: a surrogate, a value above U+10FFFF, or
+ * an overlong encoding (RFC 3629). */
 size_t un_utf8_read(const char *text, uint32_t *code);
 
-/* U+FFFD, the replacement for a byte that is not UTF-8. */
+/* U+FFFD in UTF-8, the replacement for a byte that is not UTF-8. */
 #define UN_REPLACEMENT "\xef\xbf\xbd"
 
 /* ---- printable.c: making untrusted text safe for a terminal ---------------------------------- */
@@ -73,13 +74,13 @@ void un_make_printable(char *text);
 
 /* Maximum number of characters in a quotation of untrusted text. */
 #define UN_QUOTED_MAX 300
-/* Size of a buffer for a quotation: ten bytes per character, three dots, two quotation marks, a
- * NUL. */
+/* Size of a buffer for a quotation, with ten bytes per character, three dots, two quotation marks
+ * and a NUL. */
 #define UN_QUOTED_ROOM (UN_QUOTED_MAX * 10 + 6)
 
-/* Writes untrusted text in quotation marks, as one line. Quotation marks, control characters and
- * other characters that a terminal interprets are escaped. quoted() in usernsctl/explain/logs.py
- * has the same rule. */
+/* Writes untrusted text to `quoted` in quotation marks, as one line. Quotation marks, control
+ * characters and other characters that a terminal interprets are escaped. quoted() in
+ * usernsctl/explain/logs.py has the same rule. */
 void un_quote(const char *text, char quoted[UN_QUOTED_ROOM]);
 
 /* ---- cleanup: releasing resources at the end of a block, with errno unchanged ---------------- */
@@ -123,7 +124,8 @@ static inline void un_release_memory(const void *memory)
 
 /* ---- files.c: paths, and reading and writing files ------------------------------------------- */
 
-/* Writes DIRECTORY/NAME. Returns -1 with ENAMETOOLONG if the path is too long. */
+/* Writes the path DIRECTORY/NAME to `path`. Returns 0, or -1 with errno ENAMETOOLONG if the path is
+ * too long. */
 int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name);
 /* Returns whether a path equals `top` or lies below it. */
 bool un_is_below(const char *path, const char *top);
@@ -133,29 +135,30 @@ bool un_is_below(const char *path, const char *top);
 const char *un_fd_path(int fd, char path[UN_FD_PATH_MAX]);
 
 /* Opens the file of a descriptor again with other flags, such as to read from an O_PATH descriptor.
- * Returns a descriptor, or -1. */
+ * Returns a new descriptor, or -1 with errno set. */
 int un_reopen(int fd, int flags);
 
 struct stat;
-/* Opens a regular file for reading, and fills in its status. Returns -1 if the file is missing, of
- * another type, a symbolic link, or unreadable. */
+/* Opens a regular file for reading, and stores its status in `status`. Returns a descriptor, or -1
+ * if the file is missing, unreadable, a symbolic link, or of any other type. */
 int un_open_regular(const char *path, struct stat *status);
 
-/* Reads up to the end of the file, or until the buffer is full. Returns the number of bytes, or -1
- * with errno. */
+/* Reads a file up to its end, or until the buffer is full. Returns the number of bytes read, or -1
+ * with errno set. */
 ssize_t un_read_all(int fd, char *bytes, size_t size);
 
-/* Reads a file as un_read_all() does, and appends a NUL. */
+/* Reads the file `name` in `directory` as un_read_all() does, and appends a NUL. */
 ssize_t un_read_file(int directory, const char *name, char *text, size_t size);
 
-/* Writes all bytes, with as many calls of write(2) as needed. Returns 0, or -1 with errno. */
+/* Writes all bytes, with as many calls of write(2) as needed. Returns 0, or -1 with errno set. */
 int un_write_all(int fd, const char *from, size_t size);
 
-/* Returns the number in the first line of a file that begins with `key`, such as "oom_kill ".
- * Returns -1 with errno, which is EBADMSG if no line begins with `key`. */
+/* Returns the number in the first line of the file `path` that begins with `key`, such as
+ * "MemTotal:". Returns -1 with errno set on failure; EBADMSG means that no line begins with `key`.
+ */
 int64_t un_field_number(const char *path, const char *key);
 /* Returns the number in the first line of /proc/self/fdinfo/FD that begins with `key`, or -1 with
- * errno. */
+ * errno set. */
 int64_t un_fd_info(int fd, const char *key);
 
 /* ---- clock.c: the clock for deadlines -------------------------------------------------------- */
@@ -165,11 +168,10 @@ int64_t un_now_ms(void);
 
 /* ---- path: searching PATH, without libc ------------------------------------------------------ */
 
-/* The default search path of execvp(3) if PATH is not set; does not contain the current directory.
- */
+/* The default search path of execvp(3) if PATH is not set, without the current directory. */
 #define UN_DEFAULT_PATH "/bin:/usr/bin"
 
-/* Search path for system programs that this package starts itself. */
+/* The search path for system programs that this package starts itself. */
 #define UN_SYSTEM_PATH "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 static inline bool un_has_slash(const char *name)
@@ -180,9 +182,10 @@ static inline bool un_has_slash(const char *name)
 }
 
 /*
- * Writes the next candidate path for `name` into `path`, and advances *at past its directory.
- * Returns false when no directory is left. *at starts as a list of directories separated by colons,
- * in which an empty element is the current directory. Candidates that exceed PATH_MAX are skipped.
+ * Writes the next candidate path for `name` to `path`, and advances *at past the directory of the
+ * candidate. Returns false when no directory remains. *at starts as a list of directories separated
+ * by colons, in which an empty element is the current directory. Candidates that exceed PATH_MAX
+ * are skipped.
  */
 static inline bool un_next_candidate(const char **at, const char *name, char path[PATH_MAX])
 {
@@ -208,37 +211,38 @@ static inline bool un_next_candidate(const char **at, const char *name, char pat
 
 /* ---- lines.c: reading the files of /etc line by line, with few system calls ------------------ */
 
-/* Longest line that is read: no user or group name is longer. */
+/* Maximum size of a line with its NUL; a longer line is truncated. No user or group name is longer.
+ */
 #define UN_LINE_MAX 1024
 
 /* A file that is read line by line. */
 struct un_lines {
     int fd;
-    int errnum;       /* errno of a failed read; 0 if none failed */
-    uint64_t size;    /* size of the file when it was opened */
-    uint64_t read;    /* number of bytes read so far */
-    size_t at;        /* number of bytes of `block` already returned */
+    int errnum;       /* errno of the read(2) that failed; 0 if none has failed */
+    uint64_t size;    /* size of the file in bytes when it was opened */
+    uint64_t read;    /* number of bytes of the file read so far */
+    size_t at;        /* number of bytes of `block` that un_lines_next() has already returned */
     size_t length;    /* number of bytes in `block` */
-    char block[8192]; /* most files of /etc are shorter */
+    char block[8192]; /* the bytes read last; most files of /etc fit completely */
 };
 
-/* Opens a regular file. Returns false with errno; EISDIR or EINVAL for any other type, because a
- * hostile image's /etc may contain a FIFO without a writer, or an endless device. After a failure
- * the file counts as empty. */
+/* Opens a regular file. Returns false with errno set on failure. Fails with EISDIR or EINVAL for
+ * any other type of file, because a hostile image's /etc may contain a FIFO without a writer, or an
+ * endless device. After a failure the file counts as empty. */
 bool un_lines_open(struct un_lines *lines, const char *path);
 
 /* Returns whether `errnum`, from a failed un_lines_open(), means that the path is not a regular
  * file. */
 bool un_lines_is_no_file(int errnum);
 
-/* Reads a line without its newline. Returns false at the end of the file. A line that is too long
- * is truncated, and *cut set. */
+/* Reads the next line, without its newline. Returns false at the end of the file. If the line is
+ * too long, truncates it and sets *cut. */
 bool un_lines_next(struct un_lines *lines, char line[UN_LINE_MAX], bool *cut);
 
-/* Goes back to the first line. */
+/* Returns to the first line of the file, so that un_lines_next() reads it again. */
 void un_lines_rewind(struct un_lines *lines);
 
-/* Closes the file, and preserves errno. Does nothing if the file could not be opened. */
+/* Closes the file, and preserves errno. Does nothing if un_lines_open() has failed. */
 void un_lines_close(const struct un_lines *lines);
 #define un_auto_lines __attribute__((cleanup(un_lines_close)))
 
@@ -246,37 +250,39 @@ void un_lines_close(const struct un_lines *lines);
 
 #define UN_ACCOUNT_PASSWD "/etc/passwd"
 #define UN_ACCOUNT_GROUP "/etc/group"
-/* The maximum length of a name, in bytes. LOGIN_NAME_MAX, which counts the NUL, allows 255
- * (limits.h(0p)). */
+/* The maximum length of a user or group name, in bytes. LOGIN_NAME_MAX, which counts the NUL,
+ * allows 255 (limits.h(0p)). */
 #define UN_ACCOUNT_NAME_MAX 256
 
-/* A user and a group as the caller names them: each a number or a name. */
+/* A user and a group as the caller gives them, each as an id or as a name. */
 struct un_account_name {
     char user[UN_ACCOUNT_NAME_MAX + 1];
     char group[UN_ACCOUNT_NAME_MAX + 1];
     bool has_group;
 };
 
-/* Parses USER[:GROUP]. Returns false if a part is neither an id nor a printable name.
- * parse_user() in usernsctl/gvisor/checks.py has the same rule for ids; of names, parse_user()
- * refuses more: those with a character that str.isprintable() rejects, such as U+00A0. */
+/* Parses USER[:GROUP]. Returns false if USER or GROUP is neither an id nor a printable name.
+ * parse_user() in usernsctl/gvisor/checks.py has the same rule for ids, but rejects more names:
+ * those with a character that str.isprintable() rejects, such as U+00A0. */
 bool un_account_parse(const char *text, struct un_account_name *name);
-/* Returns whether a part of such a text is a number, not a name. */
+/* Returns whether a user or group, as in struct un_account_name, is given as an id, not as a name.
+ */
 bool un_account_is_id(const char *name);
-/* Sets the error of a file of a sandbox that can't be used; `why` follows the path. Returns -1. */
+/* Sets the error for a file of a sandbox, such as /etc/passwd, that can't be used. `why` follows
+ * the path in the message. Returns -1. */
 int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err);
 
 /* ---- mounts.c: the table of mounts ----------------------------------------------------------- */
 
-/* A mount: a directory of a file system, and its mount point (proc_pid_mountinfo(5)). */
+/* A mount of a directory of a file system on a mount point (proc_pid_mountinfo(5)). */
 struct un_mounted {
     int id;
-    int parent;          /* id of the mount that contains the mount point */
+    int parent;          /* id of the mount that contains the mount point of this mount */
     const char *device;  /* device number of the file system, MAJOR:MINOR */
-    const char *root;    /* directory of the file system that is mounted */
+    const char *root;    /* path, in the file system, of the directory that is mounted */
     const char *point;   /* the mount point, relative to the root directory of this process */
-    const char *type;    /* type of the file system */
-    const char *options; /* options of the file system */
+    const char *type;    /* type of the file system, such as "tmpfs" */
+    const char *options; /* mount options of the file system */
 };
 
 /* All mounts that are visible to a process. */
@@ -286,27 +292,29 @@ struct un_mounts {
     size_t count;
 };
 
-/* Reads a file such as /proc/self/mountinfo. *mounts must be freed even after a failure. Returns -1
- * with errno. */
+/* Reads all mounts from a file such as /proc/self/mountinfo. *mounts must be freed even after a
+ * failure. Returns 0, or -1 with errno set. */
 int un_mounts_read(struct un_mounts *mounts, const char *path);
 void un_mounts_free(const struct un_mounts *mounts);
 #define un_auto_mounts __attribute__((cleanup(un_mounts_free)))
-/* Returns the mount with this id, or NULL. */
+/* Returns the mount with this id, or NULL if there is none. */
 const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id);
-/* Finds the mount through which a file was opened. *found becomes NULL if that mount belongs to
- * another mount namespace. Returns -1 with errno. */
+/* Finds the mount through which a file was opened. *found becomes NULL if the mount belongs to
+ * another mount namespace. Returns 0, or -1 with errno set. */
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found);
 
 /* ---- procfile.c: facts of /proc that distinguish the causes of an errno ---------------------- */
 
-/* Returns the number in a file below `proc`, such as "sys/user/max_user_namespaces", or -1. */
+/* Returns the number in a file below `proc`, such as "sys/user/max_user_namespaces", or -1 if the
+ * file can't be read. */
 int64_t un_proc_number(const char *proc, const char *file);
-/* Returns the number in the line of PROC/self/status that begins with `key`, such as "Seccomp:". */
+/* Returns the number in the line of PROC/self/status that begins with `key`, such as "Seccomp:", or
+ * -1 if the number can't be read. */
 int64_t un_proc_status(const char *proc, const char *key);
 /* Returns whether PROC/self/mountinfo lists a mount at `point`, or, if `below` is set, a mount
  * below `point` that hides a file. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
-/* Returns whether this process and process 1 have the same root directory. Also detects a chroot
+/* Returns whether this process and PID 1 have the same root directory. Also detects a chroot
  * into a mount point, because mountinfo shows mount points relative to the process's root
  * directory. */
 bool un_proc_shares_root(const char *proc);
@@ -314,18 +322,19 @@ bool un_proc_shares_root(const char *proc);
 /* Returns whether a mount of proc hides the processes of other users (proc(5), hidepid). */
 bool un_proc_hides(const char *proc);
 
-/* Reads /proc/PID/stat, as `file` below the directory `at`. Returns the fields from the third on
- * (proc_pid_stat(5)), since the second, the name, may contain any character; NULL if the file is
- * unreadable. */
+/* Reads a file like /proc/PID/stat, at the path `file` below the directory `at`. Returns the fields
+ * from the third one on (proc_pid_stat(5)), because the second field, the name, may contain any
+ * character. Returns NULL if the file can't be read. */
 const char *un_proc_stat(int at, const char *file, char *text, size_t size);
 
-/* Reads the AppArmor label of a process, such as "unconfined" or "NAME (enforce)". `who` is "self"
- * or a pid. Returns false if the label is absent or unreadable. */
+/* Reads the AppArmor label of a process, such as "unconfined" or "NAME (enforce)", into `label`.
+ * `who` is "self" or a pid. Returns false if the label is absent or unreadable. */
 bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t size);
 
-/* Reads the control group of this process, such as "/a/b" (cgroups(7), PROC/self/cgroup), in the
- * version 1 hierarchy of `controller`, or in version 2 for "". In a container the path may be that
- * of the host. Returns false if there is none. */
+/* Reads the path of this process's control group, such as "/a/b" (cgroups(7), PROC/self/cgroup):
+ * the group in the version 1 hierarchy of `controller`, or the group of version 2 if `controller`
+ * is "". In a container the path may be that on the host. Returns false if there is no such group.
+ */
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size);
 
 /* ---- caps.c: capabilities, by the bare system calls ------------------------------------------ */
@@ -337,24 +346,26 @@ struct un_cap_sets {
     struct __user_cap_data_struct data[2];
 };
 
-/* Call capget(2) and capset(2) for this thread. Return -1 with errno. Async-signal-safe. */
+/* Call capget(2) and capset(2) for this thread. Return 0, or -1 with errno set. Async-signal-safe.
+ */
 int un_caps_get(struct un_cap_sets *sets);
 int un_caps_set(struct un_cap_sets *sets);
 
-/* Reads the effective capabilities of this thread, bit N for capability N. Returns -1 with errno.
- */
+/* Reads the effective capabilities of this thread into *caps, bit N for capability N. Returns 0, or
+ * -1 with errno set. */
 int un_caps_effective(uint64_t *caps);
 
-/* Drops capabilities from the bounding set. Returns -1 with errno. Async-signal-safe. */
+/* Drops capabilities (bit N for capability N) from the bounding set. Returns 0, or -1 with errno
+ * set. Async-signal-safe. */
 int un_caps_drop_bounding(uint64_t dropped);
 
 /* Makes every permitted capability inheritable and ambient, so that exec keeps it (Linux 4.3,
- * capabilities(7)). Returns -1 with errno. Async-signal-safe. */
+ * capabilities(7)). Returns 0, or -1 with errno set. Async-signal-safe. */
 int un_caps_keep(void);
 
 /* ---- notice.c: struct un_notices ------------------------------------------------------------- */
 
-/* Adds a notice formatted as by printf(3), truncated to UN_NOTICE_MAX. */
+/* Adds a notice to `notices`, formatted as by printf(3) and truncated to UN_NOTICE_MAX bytes. */
 void un_notice(struct un_notices *notices, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

@@ -102,7 +102,7 @@ const char *un_errno_text(int errnum)
 
 const char *un_error_reason(const struct un_error *err, char *text, size_t size)
 {
-    /* ETIMEDOUT comes from timeouts of usernsctl, and the detail describes them. */
+    /* ETIMEDOUT comes from timeouts of usernsctl only, which the detail describes. */
     bool has_text = err->errnum && err->errnum != ETIMEDOUT;
     const char *kernel = has_text ? un_errno_text(err->errnum) : "";
     /* Only a command or a working directory can have an empty name. */
@@ -110,8 +110,8 @@ const char *un_error_reason(const struct un_error *err, char *text, size_t size)
     const char *detail = is_name && !*err->detail ? "\"\"" : err->detail;
     const char *between = *kernel && *detail ? ": " : "";
     snprintf(text, size, "%s%s%s", detail, between, kernel);
-    /* Paths, arguments and messages of helpers may contain anything, but an error message is one
-     * line without terminal control sequences. */
+    /* Paths, arguments and messages of helpers may contain any bytes, but an error message must be
+     * one line without terminal control sequences. */
     if (size)
         un_make_printable(text);
     return text;

@@ -1,12 +1,13 @@
 /* Entry point and system calls of a program without libc. Internal. A source that includes this
- * header defines start(). */
+ * header must define start(). */
 #ifndef USERNSCTL_BASE_FREESTANDING_H
 #define USERNSCTL_BASE_FREESTANDING_H
 
 #include <asm/unistd.h>
 
 #ifndef UN_NO_ENTRY
-/* Receives the initial stack of the process (System V ABI): argc, argv, NULL, envp, NULL. */
+/* The main function of the program. `stack` is the initial stack of the process (System V ABI):
+ * argc, argv, NULL, envp, NULL. */
 __attribute__((noreturn, used)) static void start(long *stack);
 
 __asm__(".globl _start\n_start:\n\t"
@@ -26,9 +27,9 @@ __asm__(".globl _start\n_start:\n\t"
 /*
  * Makes a system call. Returns its result, or the negated errno.
  *
- * gVisor patches "mov $NUMBER, %eax; syscall" into a faster call. gVisor compares only bytes, so it
+ * gVisor patches "mov $NUMBER, %eax; syscall" into a faster call. gVisor compares only bytes. So it
  * could mistake the end of another instruction, which a compiler has placed before the syscall, for
- * that mov and overwrite the bytes. So this code emits either exactly the sequence that gVisor
+ * the mov, and overwrite its bytes. So this code emits either exactly the sequence that gVisor
  * looks for, or one that can't match.
  */
 __attribute__((always_inline)) static inline long un_raw_call(long number, long a, long b, long c,

@@ -1,9 +1,10 @@
-/* The table of mounts, from /proc/self/mountinfo. */
+/* Parsing the table of mounts, /proc/self/mountinfo. */
 #include "base/base.h"
 
 #define ROOM_FIRST 16384
 
-/* Reads a whole file and terminates it by NUL. Returns NULL with errno. */
+/* Reads a file completely, and terminates it by NUL. Returns the text, which the caller must free,
+ * or NULL with errno set. */
 static char *read_whole(int fd)
 {
     char *text = NULL, *grown;
@@ -24,7 +25,7 @@ static char *read_whole(int fd)
     return NULL;
 }
 
-/* Decodes the escapes of mountinfo, \ooo. */
+/* Decodes the escape sequences of mountinfo, \ooo in octal, in place. */
 static void unescape(char *text)
 {
     char *to = text;
@@ -37,7 +38,8 @@ static void unescape(char *text)
     *to = '\0';
 }
 
-/* Terminates `text` at the next space. Returns the rest, or NULL if there is no space. */
+/* Terminates `text` at the next space. Returns the text after the space, or NULL if there is no
+ * space. */
 static char *cut_field(char *text)
 {
     char *space = text ? strchr(text, ' ') : NULL;

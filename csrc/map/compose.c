@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 
-/* Adds the caller's own id. If the parent's map was not read, the kernel will check whether the id
- * is mapped there. */
+/* Adds the caller's own id to the map. If the parent's map was not read, the kernel checks whether
+ * the parent's map has the id. */
 static int add_self(int kind, const struct un_id_request *want, const struct un_facts *facts,
                     struct un_map *map, struct un_error *err)
 {
@@ -18,8 +18,8 @@ static int add_self(int kind, const struct un_id_request *want, const struct un_
     return un_map_add(map, (struct un_extent){want->self, id->own, 1}, err);
 }
 
-/* Adds an extent of the request, split where the parent's map is split: the kernel requires that
- * each extent lies within a single extent of the parent's map (map_id_range_down()). */
+/* Adds an extent of the request, split where the parent's map is split, because the kernel requires
+ * that each extent lies within a single extent of the parent's map (map_id_range_down()). */
 static int add_named(int kind, struct un_extent extent, const struct un_map *parent,
                      struct un_map *map, struct un_error *err)
 {
@@ -40,7 +40,7 @@ static int add_named(int kind, struct un_extent extent, const struct un_map *par
     return 0;
 }
 
-/* Maps ids to the first free ids inside, from *next on. */
+/* Maps a range of ids to the first free ids inside, from *next on. */
 static int place(struct un_range ids, uint32_t *next, struct un_map *map, struct un_error *err)
 {
     while (ids.count) {
@@ -66,7 +66,8 @@ static int clip(struct un_range ids, struct un_ranges *clipped, struct un_error 
     return 0;
 }
 
-/* Maps the part of a range that exists in the parent's map and is not mapped yet. */
+/* Maps those ids of a range that exist in the parent's map and are not mapped yet. Adds ids that
+ * don't exist there to `clipped`. */
 static int add_range(struct un_range ids, int fill, uint32_t *next, const struct un_map *parent,
                      struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {
@@ -95,7 +96,7 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
     const char *file = un_kinds[kind].subid;
     const char *notice = facts->notices.len ? facts->notices.text[0] : "";
     const char *separator = *notice ? "; " : "";
-    /* A grant would not help here: the helpers refuse a uid without a name. */
+    /* A grant would not help in this case, because the helpers reject a uid without a name. */
     if (!facts->user[0])
         return un_fail(err, UN_STEP_PLAN, 0, "no-passwd-entry",
                        "%s grants no %s to uid %" PRIu32 ", which has no name in /etc/passwd%s%s",
@@ -104,8 +105,8 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
                    file, un_kinds[kind].name, facts->user, separator, notice);
 }
 
-/* Returns whether the text of a map is shorter than a page, as the kernel requires. A map of up to
- * 100 extents always is. */
+/* Returns whether the text of a map is shorter than a page, as the kernel requires. The text of a
+ * map of up to 100 extents is always short enough. */
 static bool has_room(const struct un_map *map, size_t page_size)
 {
     enum { SURE = 100 };
@@ -150,7 +151,8 @@ static int add_all_of_parent(const struct un_map *parent, struct un_map *map, st
     return 0;
 }
 
-/* The caller's own id takes precedence, then the extents of the request; ranges fill the rest. */
+/* Adds the caller's own id first, so that it takes precedence, then the extents of the request.
+ * Subordinate ranges fill the remaining map. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {

@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 
-/* (uid_t)-1 means "no id" and can't be mapped. */
+/* (uid_t)-1 is not an id for the kernel, and can't be mapped. */
 #define NO_ID UINT32_MAX
 
 static const char *read_map_id(const char *text, uint32_t *id)
@@ -14,8 +14,8 @@ static const char *read_map_id(const char *text, uint32_t *id)
     return end;
 }
 
-/* Returns whether `count` ids from `first` on exist; 4294967295 is not an id (kernel: map_write()).
- */
+/* Returns whether `count` ids from `first` on exist. 4294967295 is not an id (map_write() in the
+ * kernel). */
 static bool extent_fits(uint32_t first, uint32_t count)
 {
     return count <= NO_ID - first;
@@ -84,9 +84,9 @@ static int check_overlap(struct un_extent a, struct un_extent b, struct un_error
 }
 
 /*
- * The kernel returns a bare EINVAL for an empty map, an extent that is empty or exceeds the last
- * id, extents that overlap inside or outside, too many extents, and a text of a page or more
- * (user_namespaces(7), "Defining user and group ID mappings").
+ * Checks for what the kernel rejects with a bare EINVAL: an empty map, an extent that is empty or
+ * exceeds the last id, extents that overlap inside or outside, too many extents, and a text of a
+ * page or more (user_namespaces(7), "Defining user and group ID mappings").
  */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err)

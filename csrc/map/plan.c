@@ -1,4 +1,5 @@
-/* Planning: choosing the maps and their writers. Pure functions of a request and of facts. */
+/* Planning: choosing the maps and their writers. These are pure functions of a request and of
+ * facts. */
 #include "base/base.h"
 #include "map/map.h"
 
@@ -30,9 +31,9 @@ static bool has_capability(const struct un_facts *facts, int cap)
     return facts->caps >> cap & 1;
 }
 
-/* Returns whether mapping uid 0 of the parent needs CAP_SETFCAP, which the caller lacks: since
- * Linux 5.12, because root inside could otherwise write file capabilities that are valid in the
- * parent. */
+/* Returns whether mapping uid 0 of the parent needs CAP_SETFCAP, which the caller lacks. Linux
+ * requires it since 5.12, because root inside could otherwise write file capabilities that are
+ * valid in the parent. */
 static bool lacks_setfcap(int kind, const struct un_map *map, const struct un_facts *facts)
 {
     return kind == UN_UID && un_map_find(map, UN_OUTSIDE, 0) && kernel_is(facts, 5, 12) &&
@@ -44,8 +45,8 @@ static bool is_own_id(const struct un_map *map, uint32_t own)
     return map->len == 1 && map->extent[0].count == 1 && map->extent[0].outside == own;
 }
 
-/* Returns the number of granted ids from `id` to the end of its range; 0 if no range contains `id`.
- */
+/* Returns the number of granted ids from `id` to the end of the range that contains `id`, or 0 if
+ * no range contains `id`. */
 static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
 {
     for (uint32_t i = 0; i < ranges->len; i++)
@@ -54,7 +55,7 @@ static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
     return 0;
 }
 
-/* Returns whether newuidmap(1) would accept an extent: the extent may span adjacent ranges, but the
+/* Returns whether newuidmap(1) would accept an extent. The extent may span adjacent ranges, but the
  * caller's own id is accepted only as an extent of its own (have_range() in shadow's
  * subordinateio.c). */
 static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
@@ -82,7 +83,7 @@ static int refuse_helper(int kind, const struct un_facts *facts, const char *cau
                    *path ? path : un_kinds[kind].helper, why);
 }
 
-/* Checks the state of a helper, without running it. */
+/* Checks whether a helper can write the map for the caller, without running the helper. */
 static int check_helper(int kind, const struct un_facts *facts, struct un_error *err)
 {
     static const struct {
@@ -166,8 +167,8 @@ static int choose_writer(int kind, const struct un_request *request, const struc
     return plan_helper(kind, facts, plan, err);
 }
 
-/* Returns the id inside of the caller's own id if that is mapped, otherwise 0 if that is mapped,
- * otherwise -1. */
+/* Returns the id inside that a process with the id `own` must switch to: the id to which `own` is
+ * mapped, otherwise 0 if that id is mapped, otherwise -1. */
 static int64_t inside_id(const struct un_map *map, uint32_t own)
 {
     const struct un_extent *extent = un_map_find(map, UN_OUTSIDE, own);
@@ -176,7 +177,7 @@ static int64_t inside_id(const struct un_map *map, uint32_t own)
     return un_map_find(map, UN_INSIDE, 0) ? 0 : -1;
 }
 
-/* Groups are to be dropped if the gid outside changes and setgroups(2) is allowed. */
+/* The groups must be dropped if the gid outside changes and setgroups(2) is allowed. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid)
 {
     plan->is_root = uid == 0;
@@ -250,9 +251,9 @@ bool un_plan_writes_itself(const struct un_plan *plan)
 }
 
 /* Returns whether the plan depends on the maps of the current user namespace. The caller's own id
- * needs no check, because the kernel denies unshare(2) to a caller whose ids are not mapped there;
- * but the overflow id may stand for an unmapped id. If the caller maps uid 0, the kernel version
- * decides whether CAP_SETFCAP is needed. */
+ * usually needs no check, because the kernel denies unshare(2) to a caller whose ids are not mapped
+ * there. But the overflow id may stand for an unmapped id. If the caller maps uid 0, the kernel
+ * version decides whether CAP_SETFCAP is needed. */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
