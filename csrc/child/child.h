@@ -7,31 +7,34 @@
 /* ---- task.c: the task of the child program, and its messages --------------------------------- */
 
 /*
- * A task is passed as command-line arguments of the child program: plain data on the new program's
- * own stack, without files or shared memory. Numbers are decimal. Arguments are readable by every
- * process; the environment, which is the command's, only by processes that may ptrace the child.
+ * A task is passed as command-line arguments of the child program. These are plain data on the new
+ * program's own stack, without files or shared memory. Numbers are decimal. Every process can read
+ * the arguments. Only processes that may ptrace the child can read its environment, which is the
+ * command's.
  */
 
 /* The name (argv[0]) under which a program of the package acts as the child program, see
  * un_child_main(). */
 #define UN_CHILD_NAME "usernsctl-child"
 
-/* Descriptors of a task: the socket for messages, a pidfd of the parent, and namespaces to join. */
+/* Indexes of the descriptors of a task: the socket for messages, a pidfd of the parent, and
+ * namespaces to join. */
 enum { UN_TASK_SOCKET, UN_TASK_PARENT, UN_TASK_NS, UN_TASK_FDS = UN_TASK_NS + UN_NS_COUNT };
 
 struct un_task {
-    int fd[UN_TASK_FDS];     /* -1 for an absent descriptor */
-    bool holds;              /* whether to hold new namespaces instead of running a command */
-    bool has_init;           /* whether the second child forks the command and runs un_be_init() */
-    bool restore_signals;    /* see struct un_spawn */
-    uint64_t flags;          /* CLONE_NEW... flags of new namespaces */
-    uint64_t signals;        /* signals that the command blocks */
-    struct un_own_maps maps; /* maps of a new user namespace */
-    struct un_setup setup;   /* the setup; setup.parent_pidfd is passed as fd[UN_TASK_PARENT] */
-    struct un_command command; /* the command, which gets the environment of the child program */
+    int fd[UN_TASK_FDS]; /* descriptors of the task; -1 for an absent one */
+    bool holds;    /* whether the child only holds new namespaces, instead of running a command */
+    bool has_init; /* whether the second child forks the command and runs un_be_init() */
+    bool restore_signals;      /* whether to reset SIGPIPE and SIGXFSZ, see struct un_spawn */
+    uint64_t flags;            /* CLONE_NEW... flags of the namespaces to create */
+    uint64_t signals;          /* signal mask of the command */
+    struct un_own_maps maps;   /* maps of the new user namespace */
+    struct un_setup setup;     /* setup inside; its parent_pidfd is passed as fd[UN_TASK_PARENT] */
+    struct un_command command; /* command, with the environment of the child program */
 };
 
-/* The numbers and texts of a task, in the order of the arguments. */
+/* The members of struct un_task that are passed as numbers and as texts, in the order of the
+ * arguments. */
 /* clang-format off */
 #define UN_EACH_TASK_NUMBER(NUMBER)                                                                \
     NUMBER(holds) NUMBER(has_init) NUMBER(restore_signals) NUMBER(flags) NUMBER(signals)           \
@@ -44,8 +47,9 @@ struct un_task {
     TEXT(setup.root) TEXT(setup.cwd) TEXT(command.file) TEXT(command.path)
 /* clang-format on */
 
-/* Two numbers precede these: the number of the command's arguments, and a bit set of the texts that
- * are not NULL, with bit N for text N. */
+/* Number of numbers among the arguments of a task. Two numbers precede those of
+ * UN_EACH_TASK_NUMBER: the number of the command's arguments, and a bit set of the texts that are
+ * not NULL, with bit N for text N. */
 #define UN_TASK_COUNT(member) +1
 enum {
     UN_TASK_NUMBERS = 2 UN_EACH_TASK_NUMBER(UN_TASK_COUNT),
@@ -53,16 +57,16 @@ enum {
 };
 
 void un_task_init(struct un_task *task);
-/* Returns whether a second child executes the command: a process does not itself enter the PID
- * namespace that it joins or creates, or the time namespace that it creates; only its later
- * children do. */
+/* Returns whether a second child must execute the command. A process does not itself enter the PID
+ * namespace that it joins or creates, or the time namespace that it creates; only the children that
+ * it forks afterwards do. */
 bool un_task_has_second(const struct un_task *task);
 
-/* A task as arguments of the child program. */
+/* A task, converted to arguments of the child program. */
 struct un_task_argv {
     char fds[UN_TASK_FDS * 12 + 1];
     char numbers[UN_TASK_NUMBERS * 22 + 1];
-    const char **argv; /* ends with NULL; un_task_argv_free() frees argv and groups */
+    const char **argv; /* arguments, terminated by NULL; un_task_argv_free() frees them */
     char *groups;
 };
 
@@ -70,17 +74,17 @@ int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, st
 /* Replaces the descriptor numbers in the arguments. Async-signal-safe. */
 void un_task_argv_set_fds(struct un_task_argv *words, const int fd[UN_TASK_FDS]);
 void un_task_argv_free(struct un_task_argv *words);
-/* Parses the arguments of this program into a task, which refers to their memory. Returns false if
- * they are no valid task. */
+/* Parses the arguments of this program into a task, which refers to the memory of the arguments.
+ * Returns false if the arguments are no valid task. */
 bool un_task_parse(char **words, struct un_task *task);
 
 /* Types of messages from the child program to its parent. */
 enum un_message_type {
-    UN_MESSAGE_FAILED,    /* an error; the command has not run */
-    UN_MESSAGE_EXECUTING, /* the sender executes the command next; if that fails, UN_MESSAGE_FAILED
-                             follows */
+    UN_MESSAGE_FAILED,    /* an error prevents the command from running */
+    UN_MESSAGE_EXECUTING, /* the sender is about to execute the command; if that fails,
+                             UN_MESSAGE_FAILED follows */
     UN_MESSAGE_SECOND,    /* the sender has forked a second child, whose pidfd is attached */
-    UN_MESSAGE_INIT,    /* the sender is the second child, process 1, and starts the command next */
+    UN_MESSAGE_INIT,      /* the sender is the second child and PID 1, and will start the command */
     UN_MESSAGE_HOLDING, /* the sender holds new namespaces; the message has descriptors of its /proc
                         directory, and of the namespaces in the order of enum un_ns */
     UN_MESSAGE_TYPES
@@ -89,10 +93,11 @@ enum un_message_type {
 #define UN_CAUSE_MAX 64
 
 struct un_message {
-    int32_t type; /* enum un_message_type */
-    int32_t step; /* enum un_step of a failure; this and the next fields as in struct un_error */
+    int32_t type; /* type of the message (enum un_message_type) */
+    int32_t step; /* step of a failure (enum un_step); this and the next fields are as in struct
+                     un_error */
     int32_t errnum;
-    char cause[UN_CAUSE_MAX]; /* "" for none */
+    char cause[UN_CAUSE_MAX]; /* id of the cause; "" if the cause is unknown */
     char detail[UN_DETAIL_MAX];
 };
 

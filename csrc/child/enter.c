@@ -1,11 +1,11 @@
 /*
- * The child program: enters namespaces on behalf of a caller, and executes a command.
+ * The child program, which enters namespaces on behalf of a caller, and executes a command.
  *
  * A process inside a namespace, as root there, may ptrace a process that enters: read and write its
  * memory, copy its descriptors, and see its former root directory. So the caller itself never
- * enters. The child program has its own memory, which contains only what the command will get
- * anyway; its only descriptors are the command's and a socket, which can't be reopened through
- * /proc; and it becomes non-dumpable before it enters a namespace.
+ * enters. The child program has its own memory, which contains only what the command will receive
+ * anyway. Its only descriptors are the command's and a socket, which can't be reopened through
+ * /proc. And it becomes non-dumpable before it enters a namespace.
  *
  * The code needs little of libc: no allocation, no stdio, no threads.
  */
@@ -41,18 +41,18 @@ static int enter_task_namespaces(struct un_task *task, struct un_error *err)
 
 struct inside {
     struct un_task task;
-    void (*sigchld)(
-        int); /* the caller's action for SIGCHLD, saved while process 1 uses the default one */
+    void (*sigchld)(int); /* the caller's SIGCHLD action, saved while PID 1 uses the default */
 };
 
-/* Sends the caller the error that prevented the start of the command. Returns the exit status. */
+/* Sends the error that prevented the start of the command to the caller. Returns the exit status
+ * for this process. */
 static int send_and_fail(const struct inside *inside, struct un_error *err)
 {
     un_send_failure(inside->task.fd[UN_TASK_SOCKET], err);
     return FAILED;
 }
 
-/* Executes the command. Returns only after a failure, which has been sent to the caller. */
+/* Executes the command. Returns only after a failure, whose error has been sent to the caller. */
 static int become_task_command(void *arg)
 {
     struct inside *inside = arg;
@@ -63,8 +63,8 @@ static int become_task_command(void *arg)
         close_fd(&task->fd[UN_TASK_PARENT]);
         if (task->restore_signals)
             un_restore_signals();
-        /* The socket is closed: the caller has given up and has reported a failure, so the command
-         * must not run. */
+        /* If the socket is closed, the caller has given up and has reported a failure, so the
+         * command must not run. */
         if (!un_send_message(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
             return FAILED;
         un_set_signals(task->signals);
@@ -73,8 +73,8 @@ static int become_task_command(void *arg)
     return send_and_fail(inside, &err);
 }
 
-/* Executes the command in the child of process 1. Restores the caller's action for SIGCHLD, which
- * process 1 has reset in order to wait for its child. */
+/* Executes the command in a child of PID 1. Restores the caller's action for SIGCHLD, which PID 1
+ * has reset in order to wait for the child. */
 static int become_command_below_init(void *arg)
 {
     struct inside *inside = arg;
@@ -82,7 +82,7 @@ static int become_command_below_init(void *arg)
     return become_task_command(arg);
 }
 
-/* Becomes process 1 and starts the command. All signals are blocked by un_clone(). Returns only on
+/* Becomes PID 1 and starts the command. un_clone() has blocked all signals. Returns only on
  * failure. */
 static int become_init(void *arg)
 {
@@ -96,7 +96,7 @@ static int become_init(void *arg)
     };
     struct un_error err;
     int deathsig = task->setup.pdeathsig;
-    /* The command needs no parent-death signal: the kernel kills it when process 1 dies. */
+    /* The command needs no parent-death signal, because the kernel kills it when PID 1 dies. */
     task->setup.pdeathsig = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
         return send_and_fail(inside, &err);
@@ -108,8 +108,8 @@ static int become_init(void *arg)
     return send_and_fail(inside, &err);
 }
 
-/* Waits until the caller has received the socket. Returns false if the caller has exited, because a
- * command must not start without a caller that can kill it. */
+/* Waits until the caller has received the socket. Returns false if the caller has exited: the
+ * command must not start then, because no caller could kill it. */
 static bool wait_for_caller(int socket)
 {
     char byte;
@@ -117,7 +117,7 @@ static bool wait_for_caller(int socket)
 }
 
 /* Forks a sibling process (CLONE_PARENT) that executes the command, see un_task_has_second(). The
- * PID namespace is created by the same clone, because some seccomp filters allow clone(2) but not
+ * same clone creates the PID namespace, because some seccomp filters allow clone(2) but not
  * unshare(2). */
 static int run_second(struct inside *inside)
 {
@@ -140,16 +140,17 @@ static int run_task(struct inside *inside)
 {
     struct un_task *task = &inside->task;
     struct un_error err;
-    /* Precedes enter_task_namespaces(), which closes the descriptors that this function checks. */
+    /* un_task_has_second() must be called before enter_task_namespaces(), which closes the
+     * descriptors that un_task_has_second() checks. */
     bool second = un_task_has_second(task);
     if (enter_task_namespaces(task, &err))
         return send_and_fail(inside, &err);
     return second ? run_second(inside) : become_task_command(inside);
 }
 
-/* Creates namespaces and sends descriptors of them. Then closes its descriptors and becomes
- * dumpable, so that the caller and the helpers can write its maps. The caller sees the end of the
- * socket when no descriptors are left. */
+/* Creates namespaces and sends descriptors of them to the caller. Then closes all its descriptors
+ * and becomes dumpable, so that the caller and the helpers can write the maps of the user
+ * namespace. The caller sees end of file on the socket when no descriptors are open any more. */
 static int hold_namespaces(struct un_task *task, struct un_error *err)
 {
     const struct un_message holding = {.type = UN_MESSAGE_HOLDING};
@@ -172,7 +173,7 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
         return un_fail_errno(err, UN_STEP_WAIT, "");
     un_close_each(fds, (size_t)count);
     close_fd(&task->fd[UN_TASK_SOCKET]);
-    /* If this fails, the files of the maps can't be opened, which is an error of the caller. */
+    /* If this call fails, the caller fails to open the map files, and reports that error. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     for (;;)
         pause();
@@ -190,7 +191,7 @@ void un_child_main(char **words, char **environment)
         _exit(125);
     }
     task->command.envp = (const char *const *)environment;
-    /* A process that holds namespaces executes nothing. */
+    /* A process that only holds namespaces executes nothing, so it needs no close-on-exec. */
     for (int i = 0; i < UN_TASK_FDS && !task->holds && !failed; i++)
         if (task->fd[i] >= 0 && fcntl(task->fd[i], F_SETFD, FD_CLOEXEC))
             failed = un_fail_errno(&err, UN_STEP_CLONE, "a descriptor of usernsctl-child");

@@ -1,4 +1,5 @@
-/* The task of the child program as arguments, and the messages of the child program. */
+/* Converting a task of the child program to arguments and back, and sending messages of the child
+ * program. */
 #include "base/base.h"
 #include "child/child.h"
 #include "sys/sys.h"
@@ -7,7 +8,7 @@
  * of 8192 groups, each of at most ten digits and a comma. */
 #define GROUPS_PER_ARGUMENT 8192
 #define GROUP_LENGTH 11
-/* NGROUPS_MAX of the kernel. */
+/* Maximum number of supplementary groups, NGROUPS_MAX of the kernel. */
 #define GROUPS_MAX 65536
 
 void un_task_init(struct un_task *task)
@@ -29,7 +30,8 @@ static char *put_number(char *to, int64_t number)
     return to;
 }
 
-/* Parses a number written by put_number(). Returns a pointer past the comma, or NULL. */
+/* Parses a number written by put_number(). Returns a pointer past the comma, or NULL if the text is
+ * malformed. */
 static const char *take_number(const char *from, int64_t *number)
 {
     if (!from)
@@ -126,7 +128,8 @@ void un_task_argv_free(struct un_task_argv *words)
     free(words->groups);
 }
 
-/* Static: the groups do not fit a small stack, and the child program reads a single task. */
+/* The array is static, because the groups do not fit a small stack, and the child program parses a
+ * single task. */
 static bool read_groups(char ***words, size_t count, struct un_task *task)
 {
     static gid_t groups[GROUPS_MAX];
@@ -145,7 +148,7 @@ static bool read_groups(char ***words, size_t count, struct un_task *task)
     return true;
 }
 
-/* Parses the descriptors and numbers of a task. */
+/* Parses the arguments with the descriptors and the numbers of a task. */
 static bool read_numbers(char **words, struct un_task *task, uint64_t *argc, uint64_t *texts)
 {
     int64_t number[UN_TASK_FDS + UN_TASK_NUMBERS], *at = number;

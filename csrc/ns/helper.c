@@ -1,9 +1,9 @@
 /*
- * newuidmap(1) and newgidmap(1): setuid programs that write the maps that /etc/subuid and
- * /etc/subgid grant.
+ * Running newuidmap(1) and newgidmap(1), the setuid programs that write maps with ids that
+ * /etc/subuid and /etc/subgid grant.
  *
  * The target is named by pid, because old releases of shadow support no other way. The pid can't be
- * reused meanwhile: the target is an unreaped child of this process.
+ * reused meanwhile, because the target is an unreaped child of this process.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -21,10 +21,10 @@ struct call {
     int kind;
     const char *argv[2 + 3 * UN_MAP_MAX + 1];
     char numbers[UN_MAP_TEXT_MAX];
-    char output[OUTPUT_MAX]; /* first bytes of the output */
+    char output[OUTPUT_MAX]; /* first bytes of the helper's output */
 };
 
-/* Builds the arguments: the target's pid, and the numbers in the text of the map. */
+/* Builds the arguments of a helper: the target's pid, and the numbers in the text of the map. */
 static void make_argv(struct call *call, const char *target, const struct un_plan *plan)
 {
     size_t count = 0;
@@ -48,7 +48,7 @@ static int fail_helper(const char *helper, const char *cause, const char *how, i
                    length, output);
 }
 
-/* Returns whether a seccomp filter kept the helper from opening the map file: the kernel itself
+/* Returns whether a seccomp filter kept the helper from opening the map file. The kernel itself
  * never returns these two errors to the owner of the file. Debian's shadow calls openat2(2) since
  * 1:4.17.4-2+deb13u1, which older filters deny. */
 static bool is_open_filtered(const char *output)
@@ -59,9 +59,9 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Returns the reason why a setuid-root helper gains too few capabilities to open the map file, or
- * NULL (capabilities(7), "Capabilities and execution of programs by root" and "Set-user-ID-root
- * programs that have file capabilities"). */
+/* Returns the cause if a setuid-root helper gains too few capabilities to open the map file, or
+ * NULL if no cause is found (capabilities(7), "Capabilities and execution of programs by root" and
+ * "Set-user-ID-root programs that have file capabilities"). */
 static const char *cause_of_powerless_root(const char *helper)
 {
     struct stat status;
@@ -73,7 +73,8 @@ static const char *cause_of_powerless_root(const char *helper)
     return bits >= 0 && bits & SECBIT_NOROOT ? "securebits-noroot" : NULL;
 }
 
-/* Returns whether a helper has file capabilities without the one that writing the map takes. */
+/* Returns whether a helper has file capabilities, but not the capability that is needed to write
+ * the map. */
 static bool has_wrong_capability(const char *helper)
 {
     struct vfs_ns_cap_data caps;
@@ -83,7 +84,7 @@ static bool has_wrong_capability(const char *helper)
                                                 !(caps.data[0].permitted & 1U << needed));
 }
 
-/* Returns the cause of EACCES for a helper that opens the map file. */
+/* Returns the cause of EACCES for a helper that opens the map file, or NULL if none is found. */
 static const char *cause_of_closed_map(const char *helper)
 {
     const char *cause = un_cause_of_closed_proc("/proc");
@@ -102,13 +103,13 @@ static const char *cause_in(const char *helper, const char *output, struct un_er
         return closed;
     if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, filter))
         return "seccomp-denies-helper";
-    /* newuidmap checks the real ids, which may differ from the effective ids of the plan. */
+    /* newuidmap checks the real uid and gid, which may differ from the effective ids of the plan.
+     */
     if (strstr(output, "Cannot determine your user name"))
         return "no-passwd-entry";
     if (strstr(output, " is owned by a different user") && getuid() == geteuid())
         return "gid-differs-from-passwd";
-    /* CAP_SYS_ADMIN is required of a setuid-root helper too, because root does not own the
-     * namespace. */
+    /* A setuid-root helper needs CAP_SYS_ADMIN, too, because root does not own the namespace. */
     if (strstr(output, "_map failed: Operation not permitted") &&
         prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)
         return "bounding-set";
@@ -130,7 +131,7 @@ static int fail_exited_helper(const struct un_job *job, struct un_error *err)
     return -1;
 }
 
-/* Checks the result of a helper. Only exit status 0 is success. */
+/* Fails unless a helper has exited with status 0. */
 static int judge_helper(const struct un_job *job, struct un_error *err)
 {
     const char *helper = job->argv[0];
@@ -152,7 +153,7 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
     return 0;
 }
 
-/* Returns the cause of a failure to execute a helper. */
+/* Returns the cause of a failure to execute a helper, or NULL if the cause is unknown. */
 static const char *cause_of_exec(const struct un_error *err)
 {
     switch (err->errnum) {
@@ -163,7 +164,8 @@ static const char *cause_of_exec(const struct un_error *err)
     case ENOEXEC:
         return "helper-not-a-program";
     case ENOENT:
-        /* Either the interpreter is missing, or the helper itself since the plan was made. */
+        /* Either the helper's interpreter is missing, or the helper itself has been removed since
+         * the plan was made. */
         return access(err->detail, F_OK) ? "helper-failed" : "helper-not-a-program";
     case EAGAIN:
         return "process-limit";
@@ -172,9 +174,9 @@ static const char *cause_of_exec(const struct un_error *err)
     }
 }
 
-/* Reads the pid of the process whose /proc directory is open as `dir`. The pid is read from /proc,
- * because the helpers use the same /proc, which may belong to another PID namespace than this
- * process. */
+/* Reads the pid of the process whose /proc directory is open as `dir`. The pid comes from that
+ * directory, because the helpers use the same /proc, which may belong to another PID namespace than
+ * this process. */
 static int read_target_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
     if (un_read_file(dir, "stat", pid, size) < 0)
@@ -194,7 +196,7 @@ static int run_calls(struct call *calls, size_t count, const struct un_plan *pla
             .output_size = sizeof calls[i].output,
         };
     if (un_run_jobs(jobs, count, plan->helper_timeout_ms, err)) {
-        /* A UN_STEP_LOOKUP or UN_STEP_EXEC would refer to the user's command, not to the helper. */
+        /* UN_STEP_LOOKUP or UN_STEP_EXEC would refer to the user's command, not to the helper. */
         err->step = UN_STEP_HELPER;
         err->cause = cause_of_exec(err);
         return -1;
@@ -213,7 +215,7 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
         return 0;
     if (read_target_pid(dir, pid, sizeof pid, err))
         return -1;
-    /* Allocated, because two calls do not fit a small stack. */
+    /* The calls are allocated, because two calls do not fit a small stack. */
     un_auto_free struct call *calls = calloc(2, sizeof *calls);
     if (!calls)
         return un_fail_errno(err, UN_STEP_HELPER, "the arguments of a helper");

@@ -7,16 +7,16 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* Timeout from end of file on the holder's socket until the holder is dumpable; the holder makes
- * one or two system calls in between. */
+/* Timeout in microseconds for the process that holds new namespaces to become dumpable, after end
+ * of file on its socket. The process makes one or two system calls in between. */
 #define DUMPABLE_TIMEOUT_US 10000000
 #define LONGEST_NAP_US 1000
 
 /*
- * Waits until the holder is dumpable, so that its map files are writable for newuidmap, which runs
- * with the caller's ids. The holder has closed all descriptors by then, so it can't send a message;
- * the files belong to the caller once the holder is dumpable (proc_pid(5)). Before that, a /proc
- * with hidepid hides them (ENOENT).
+ * Waits until the holder, the child program that holds the new namespaces, is dumpable, so that its
+ * map files are writable for newuidmap, which runs with the caller's ids. The holder has closed all
+ * its descriptors by then, so it can't send a message. But the map files belong to the caller once
+ * the holder is dumpable (proc_pid(5)). Before that, a /proc with hidepid hides them (ENOENT).
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {
@@ -38,7 +38,8 @@ static int wait_until_open(int dir, int pidfd, struct un_error *err)
     return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
 }
 
-/* Receives the /proc directory of the holder, and descriptors of the namespaces in `flags`. */
+/* Receives the /proc directory of the process that holds the new namespaces, and descriptors of the
+ * namespaces in `flags`. */
 static int receive_namespaces(const struct un_start *start, uint64_t flags, int *dir,
                               struct un_namespace *ns, struct un_error *err)
 {
@@ -118,7 +119,8 @@ int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *
     return failed;
 }
 
-/* unshare(2) of a user namespace fails with EINVAL in a process with several threads. */
+/* Sets the error of unshare(2) of a user namespace, which fails with EINVAL in a process with
+ * several threads. */
 static int fail_multithreaded(int threads, struct un_error *err)
 {
     return un_fail(err, UN_STEP_UNSHARE, EINVAL, "multithreaded", "this process has %d threads",
@@ -141,13 +143,14 @@ static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un
     return threads > 1 ? fail_multithreaded(threads, err) : failed;
 }
 
-/* Lets the child program create the namespace, and joins it. */
+/* Makes the child program create the user namespace, joins it, and creates the other namespaces in
+ * `flags`. */
 static int create_and_join(const struct un_plan *plan, uint64_t flags, const char *child,
                            struct un_error *err)
 {
     struct un_namespace ns;
-    /* Check this first: setns(2) would fail with the same EINVAL, but only after the namespace is
-     * created. */
+    /* Check the number of threads first, because setns(2) would fail with the same EINVAL, but only
+     * after the namespace is created. */
     int threads = un_thread_count();
     if (threads > 1)
         return fail_multithreaded(threads, err);
@@ -160,8 +163,8 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     if (!flags || !unshare((int)flags))
         return 0;
     un_fail_errno(err, UN_STEP_UNSHARE, "");
-    /* The new user namespace has no mount namespaces yet, so the exceeded limit is that of an outer
-     * user namespace. */
+    /* The new user namespace has no mount namespaces yet, so the limit of an outer user namespace
+     * was exceeded. */
     if (err->errnum == ENOSPC && flags == CLONE_NEWNS)
         err->cause = "max-mnt-namespaces";
     return -1;

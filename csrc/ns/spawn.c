@@ -30,8 +30,8 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
 struct start_state {
     bool here;
     pid_t pid;  /* pid of the second child */
-    int pidfd;  /* pidfd of the second child; -1 before its message */
-    int failed; /* -1 after a failure, which is stored in the error */
+    int pidfd;  /* pidfd of the second child; -1 before it is received */
+    int failed; /* -1 after a failure, whose error has been stored; otherwise 0 */
 };
 
 static void record_message(struct un_received *received, struct start_state *start_state,
@@ -41,8 +41,8 @@ static void record_message(struct un_received *received, struct start_state *sta
         start_state->failed = un_received_failure(received, err);
     if (received->message.type == UN_MESSAGE_EXECUTING)
         start_state->here = true;
-    /* The first message of this type comes from the second child. If the second child is process 1,
-     * the command sends another message, whose sender is ignored. */
+    /* The first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT comes from the second child. If the second
+     * child is PID 1, the command sends another message, whose sender is ignored. */
     if (start_state->pid <= 0 && (received->message.type == UN_MESSAGE_EXECUTING ||
                                   received->message.type == UN_MESSAGE_INIT))
         start_state->pid = received->sender;
@@ -51,10 +51,10 @@ static void record_message(struct un_received *received, struct start_state *sta
     un_close_each(received->fd, received->fd_count);
 }
 
-/* Maximum number of failures to receive a message. */
+/* Maximum number of failed attempts to receive a message. */
 #define RECEIVE_TRIES 16
 
-/* Receives messages until the command has been executed or no child is left. */
+/* Receives messages until the command has been executed or no child remains. */
 static void receive_all_messages(const struct un_start *start, struct start_state *start_state,
                                  struct un_error *err)
 {
@@ -69,15 +69,15 @@ static void receive_all_messages(const struct un_start *start, struct start_stat
         if (!start_state->failed)
             *err = receive_error;
         start_state->failed = -1;
-        /* After other errors, receiving continues: the next message may contain the pidfd of a
+        /* After any other error, continue to receive: the next message may contain the pidfd of a
          * second child, which must be killed too. */
         if (receive_error.errnum == ETIMEDOUT || !--tries)
             return;
     }
 }
 
-/* Appends to a timeout error the signal that has stopped the child. Returns whether the child is
- * stopped. */
+/* Appends the signal that has stopped the child, if any, to a timeout error. Returns whether the
+ * child is stopped. */
 static bool note_stop(int pidfd, struct un_error *err)
 {
     int number = un_stopped_by(pidfd);
@@ -88,7 +88,7 @@ static bool note_stop(int pidfd, struct un_error *err)
     return number;
 }
 
-/* Reads the name of a process (proc_pid_comm(5)), or "" on failure. */
+/* Reads the name of a process (proc_pid_comm(5)) into `name`; stores "" on failure. */
 static void read_comm(pid_t pid, char name[64])
 {
     char path[64];
@@ -96,9 +96,9 @@ static void read_comm(pid_t pid, char name[64])
     un_read_file(AT_FDCWD, path, name, 64);
 }
 
-/* Returns a pidfd of the process `pid`, or -1 if the process is not a fork of the first child: the
- * pid may have been reused or belong to another PID namespace, or the process may be an adopted
- * orphan. So this compares the names of both processes, which a fork inherits
+/* Returns a pidfd of the process `pid`, or -1 if the process is not a fork of the process `first`.
+ * The pid may have been reused or belong to another PID namespace, or the process may be an adopted
+ * orphan. So this function compares the names of both processes, because a fork inherits the name
  * (proc_pid_comm(5)). */
 static int open_copy(pid_t pid, pid_t first)
 {
@@ -113,10 +113,11 @@ static int open_copy(pid_t pid, pid_t first)
     return -1;
 }
 
-/* Returns a pidfd of a second child that has sent no message, or -1. Root inside can stop both
- * children before they send a message. The first child is killed, so that it forks no other. The
- * kernel lists the children of a thread in order of creation (proc_tid_children(5)), and only the
- * first child creates further children of this thread meanwhile. */
+/* Returns a pidfd of a second child that has sent no message, or -1 if it is not found. Root inside
+ * can stop both children before they send a message. Kills the first child, so that it forks no
+ * further child. The kernel lists the children of a thread in order of creation
+ * (proc_tid_children(5)), and only the first child creates further children of this thread
+ * meanwhile. */
 static int find_second(const struct un_start *start)
 {
     int pid, found = -1;
@@ -131,16 +132,18 @@ static int find_second(const struct un_start *start)
     return found;
 }
 
-/* Returns a pidfd of the second child, or -1. */
+/* Returns a pidfd of the second child, or -1 if there is none or it can't be found. */
 static int open_second(const struct un_start *start, const struct start_state *start_state)
 {
     if (!start->has_second || start_state->pidfd >= 0)
         return start_state->pidfd;
-    /* A known pid without a pidfd means that this process's descriptor table was full. */
+    /* If the pid is known but no pidfd was received, the descriptor table of this process was full.
+     */
     return start_state->pid > 0 ? un_pidfd_open(start_state->pid) : find_second(start);
 }
 
-/* Kills the child and the second child after a failed start, and completes the error. */
+/* Kills the child and the second child after a failed start, and completes the error in `err`.
+ * Returns -1. */
 static int kill_after_failure(const struct un_start *start, const struct start_state *start_state,
                               struct un_error *err)
 {
@@ -233,8 +236,8 @@ static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd
     return failed;
 }
 
-/* Creates the namespaces first if the map has more than the caller's own id, which the child can't
- * write itself, and starts the command in them. */
+/* Starts the command. If the map has more than the caller's own id, the child can't write the map
+ * itself, so this process creates the user namespace first. */
 static int make_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
     struct un_namespace created;

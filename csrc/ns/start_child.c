@@ -1,14 +1,15 @@
 /*
  * Starting the child program, and receiving its messages.
  *
- * Until the child executes that program it shares this process's memory, so that the cost does not
- * grow with the heap, while this thread is suspended (CLONE_VFORK). Other threads continue and may
- * hold any lock, so the child makes only system calls. Errors are stored in the shared memory.
+ * Until the child executes the child program, it shares this process's memory, so that the cost
+ * does not grow with the heap. Meanwhile this thread is suspended (CLONE_VFORK). Other threads
+ * continue and may hold any lock, so the child makes only system calls. Errors are stored in the
+ * shared memory.
  *
  * Afterwards the child sends messages over a socket. End of file on the socket means that the
- * command has been executed, so no other process may have the child's end, such as a child that
- * another thread forks at the same time. Therefore the child creates the socket pair in its own
- * descriptor table, and sends the parent's end to the parent.
+ * command has been executed. So no other process may have the child's end of the socket, such as a
+ * child that another thread forks at the same time. Therefore the child creates the socket pair in
+ * its own descriptor table, and sends the parent's end to the parent.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -23,18 +24,19 @@ struct child {
     const struct un_start *start;
     const struct un_task *task;
     struct un_task_argv *words;
-    struct un_error *err; /* UN_STEP_NONE means no error */
-    int handover[2];      /* socket pair through which the child sends the parent's end: parent's,
-                              child's */
+    struct un_error *err; /* error of the child; step UN_STEP_NONE means no error */
+    int handover[2]; /* socket pair over which the child sends the parent's end of the socket for
+                        messages; the parent's end of this pair is first */
 };
 
-/* Buffer for control messages: all descriptors of a message, and the sender's credentials. */
+/* A buffer for control messages, with room for all descriptors of a message and the sender's
+ * credentials. */
 union control {
     struct cmsghdr header;
     char room[CMSG_SPACE(UN_MESSAGE_FDS * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
 };
 
-/* Extracts the descriptors of a message and the pid of the sender. */
+/* Extracts the descriptors and the pid of the sender from the control messages of a message. */
 static void take_control(struct msghdr *header, struct un_received *received)
 {
     struct ucred sender;
@@ -78,8 +80,8 @@ static ssize_t receive(int socket, void *data, size_t size, int flags, struct un
     return -1;
 }
 
-/* Creates the socket pair, and sends one end to the parent. Returns the other end, whose number is
- * above 2, because the command's stdio is placed there. */
+/* Creates the socket pair for messages, and sends one end to the parent. Returns the other end, or
+ * -1. Its number is above 2, because the command's stdio is placed at 0 to 2. */
 static int make_socket(const struct child *child)
 {
     int ends[2], on = 1, empty = child->start->is_empty;
@@ -96,8 +98,8 @@ static int make_socket(const struct child *child)
     return moved;
 }
 
-/* Duplicates the descriptors of the task to numbers above 2, because the originals may also be
- * passed on to the command. */
+/* Duplicates the descriptors of the task to numbers above 2, because the original descriptors may
+ * also be passed on to the command. */
 static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
 {
     int copy = child->start->is_empty ? F_DUPFD : F_DUPFD_CLOEXEC;
@@ -112,15 +114,15 @@ static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
     return 0;
 }
 
-/* Executes the child program. Returns only on failure. */
+/* Executes the child program in the child. Returns only on failure. */
 static int execute_program(void *arg)
 {
     static char *const nothing[] = {NULL};
     struct child *child = arg;
     const struct un_start *start = child->start;
     int fd[UN_TASK_FDS];
-    /* Sets close-on-exec on all descriptors that exist now. The descriptors created below are
-     * inherited. */
+    /* Set close-on-exec on all descriptors that exist now. The child program inherits those that
+     * are created below. */
     if (start->is_empty)
         un_close_all_fds_at_exec();
     if (copy_fds(child, fd))
@@ -134,7 +136,8 @@ static int execute_program(void *arg)
     execve(start->program, (char *const *)child->words->argv,
            start->environment ? (char *const *)start->environment : nothing);
     un_fail_errno(child->err, UN_STEP_CLONE, start->program);
-    /* E2BIG is the command's fault: nearly all arguments and the environment are the command's. */
+    /* E2BIG is caused by the command, because nearly all arguments and the environment are the
+     * command's. */
     if (errno == E2BIG && !start->is_empty)
         un_fail_errno(child->err, UN_STEP_EXEC, child->task->command.file);
     else if (errno == ENOENT || errno == EACCES)
@@ -142,14 +145,15 @@ static int execute_program(void *arg)
     return -1;
 }
 
-/* Receives the parent's end of the socket, and lets the child continue. The child waits until then,
- * because the messages on this socket are the only way for the parent to learn which processes to
- * kill. */
+/* Receives the parent's end of the socket for messages, and lets the child continue. The child
+ * waits until then, because the messages on this socket are the only way for the parent to learn
+ * which processes to kill. */
 static int receive_socket(int handover, struct un_start *start, struct un_error *err)
 {
     struct un_received received;
     char byte;
-    /* MSG_DONTWAIT: the child has sent the socket before it executed the program. */
+    /* MSG_DONTWAIT suffices, because the child has sent the socket before it executed the child
+     * program. */
     ssize_t got = receive(handover, &byte, 1, MSG_DONTWAIT, &received);
     if (got < 0 && errno == EAGAIN)
         return un_fail_ended(start->pidfd, err);
@@ -218,7 +222,7 @@ void un_end_child(const struct un_start *start)
     close(start->pidfd);
 }
 
-/* Waits until a message arrives, at most until the deadline. */
+/* Waits until the child has sent a message, at most until the deadline. */
 static int wait_for_child_message(const struct un_start *start, struct un_error *err)
 {
     int64_t left = start->deadline - un_now_ms();
@@ -240,7 +244,7 @@ int un_receive_message(const struct un_start *start, struct un_received *receive
     if (wait_for_child_message(start, err))
         return -1;
     ssize_t got = receive(start->socket, message, sizeof *message, 0, received);
-    /* ECONNRESET: the child has exited before it read the parent's byte. */
+    /* ECONNRESET means that the child has exited before it read the parent's byte. */
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
     if (got < 0)
@@ -266,7 +270,7 @@ int un_received_failure(const struct un_received *received, struct un_error *err
 int un_fail_ended(int pidfd, struct un_error *err)
 {
     siginfo_t how;
-    /* Only a seccomp filter sends SIGSYS. */
+    /* Only a seccomp filter kills the child by SIGSYS. */
     if (un_kill_and_reap(pidfd, &how) && how.si_code != CLD_EXITED)
         return un_fail(err, UN_STEP_CLONE, 0,
                        how.si_status == SIGSYS ? "seccomp-denies-call" : "child-killed",
