@@ -1,4 +1,4 @@
-/* Plans for the calling process: reads the facts, then map/plan.c decides. */
+/* Plans for the calling process: this code reads the facts, and map/plan.c decides. */
 #include "facts/facts.h"
 #include "map/map.h"
 #include "sys/sys.h"
@@ -16,7 +16,8 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
     return 0;
 }
 
-/* Returns whether a user name needs no quoting in a shell and is not an option of usermod(8). */
+/* Returns whether a user name needs no quotes in a shell command, and can't be taken for an option
+ * of usermod(8). */
 static bool is_plain_name(const char *name)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";

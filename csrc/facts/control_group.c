@@ -1,4 +1,4 @@
-/* The limits of the control group of this process, and of its parents (cgroups(7)). */
+/* The limits of this process's control group and its parents (cgroups(7)). */
 #include "facts/facts.h"
 #include "sys/sys.h"
 
@@ -9,7 +9,7 @@
 const struct un_groups un_groups_here = {
     .proc = "/proc", .mounts = "/sys/fs/cgroup", .users = "/run/user"};
 
-/* Returns whether a directory belongs to a control group filesystem. A container's user may have
+/* Returns whether a directory belongs to a control group file system. A container's user may have
  * mounted a volume there instead, whose files may contain any text. */
 static bool is_of_groups(const struct un_groups *groups, int directory)
 {
@@ -32,7 +32,8 @@ static int open_mount(const struct un_groups *groups, const char *controller)
     return -1;
 }
 
-/* Opens a file of the control group `group`, which begins with a slash. */
+/* Opens a file of the control group at the path `group`, which begins with a slash and is relative
+ * to `mount`. */
 static int open_in(int mount, const char *group, const char *file)
 {
     char path[UN_PATH_MAX];
@@ -42,7 +43,8 @@ static int open_in(int mount, const char *group, const char *file)
     return openat(mount, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
-/* Shortens a path to that of the parent. Returns false if it is the top. */
+/* Shortens the path of a control group to the path of its parent. Returns false if the group is the
+ * top one. */
 static bool go_up(char *group)
 {
     char *slash = strrchr(group, '/');
@@ -61,9 +63,9 @@ static bool leads_up(const char *path)
     return false;
 }
 
-/* Finds the control group of this process below the mount point. In a container, the path in
- * /proc/self/cgroup may be that of the host, or begin with /.. (cgroup_namespaces(7)); the mount
- * point is then the group of the container. */
+/* Finds the path of this process's control group below the mount point. In a container, the path in
+ * /proc/self/cgroup may be the host's, or begin with /.. (cgroup_namespaces(7)). The mount point is
+ * then the control group of the container. */
 static bool find_group(const struct un_groups *groups, const char *controller, int mount,
                        char group[UN_PATH_MAX])
 {
@@ -84,8 +86,9 @@ int un_group_find(const struct un_groups *groups, const char *controller, char g
     return -1;
 }
 
-/* Calls `visit` for the file of the group and then of each parent, until `visit` returns false.
- * Returns whether this process has a group of this controller; "" means version 2. */
+/* Calls `visit` for the file `file` of this process's control group and then of each parent, until
+ * `visit` returns false. The group is that of `controller` in version 1, or that of version 2 if
+ * `controller` is "". Returns whether this process has such a group. */
 static bool visit_groups(const struct un_groups *groups, const char *controller, const char *file,
                          bool (*visit)(int fd, void *arg), void *arg)
 {
@@ -119,7 +122,8 @@ int un_group_open(const struct un_groups *groups, const char *controller,
     return fd;
 }
 
-/* Reads the first bytes of a file, and closes the file. */
+/* Reads the beginning of a file, and closes the file. Returns whether the file could be read and is
+ * not empty. */
 static bool read_limit(int fd, char *text, size_t size)
 {
     ssize_t length = un_read_all(fd, text, size - 1);
@@ -144,7 +148,7 @@ static void lower(uint64_t *lowest, const char *number)
         *lowest = found;
 }
 
-/* Lowers *arg to the limit in a file memory.max. Anything but a number, such as "max", is no limit.
+/* Lowers *arg to the limit in a memory.max file. Anything but a number, such as "max", is no limit.
  */
 static bool lower_by_memory_max(int fd, void *arg)
 {
@@ -153,8 +157,8 @@ static bool lower_by_memory_max(int fd, void *arg)
     return true;
 }
 
-/* Lowers *arg to the limit in a file memory.stat of version 1: the lowest limit of the group and
- * all its parents, including parents that a container does not see. */
+/* Lowers *arg to the limit in a memory.stat file of version 1. The file has the lowest limit of the
+ * group and all its parents, including parents that a container does not see. */
 static bool lower_by_memory_stat(int fd, void *arg)
 {
     static const char key[] = "\nhierarchical_memory_limit ";
@@ -164,7 +168,8 @@ static bool lower_by_memory_stat(int fd, void *arg)
     return false;
 }
 
-/* Lowers *processors to a quota of `quota` microseconds in each `period`, rounded up. */
+/* Lowers *processors to the quota of `quota` microseconds in each `period`, rounded up to whole
+ * processors. */
 static void lower_processors(uint64_t quota, uint64_t period, uint64_t *processors)
 {
     if (!quota || !period)
@@ -174,7 +179,7 @@ static void lower_processors(uint64_t quota, uint64_t period, uint64_t *processo
         *processors = count;
 }
 
-/* Lowers *arg to the quota in a file cpu.max. */
+/* Lowers *arg to the quota in a cpu.max file. */
 static bool lower_by_max(int fd, void *arg)
 {
     char text[64];
@@ -186,10 +191,11 @@ static bool lower_by_max(int fd, void *arg)
     return true;
 }
 
-/* The quotas of version 1, from the group to the top. */
+/* Maximum number of control groups whose quotas are read, from this process's group to the top one.
+ */
 #define LEVELS_MAX 64
 struct quotas {
-    uint64_t number[LEVELS_MAX]; /* 0 for no quota */
+    uint64_t number[LEVELS_MAX]; /* quotas or periods in microseconds; 0 for no quota */
     size_t count;
 };
 
@@ -203,8 +209,8 @@ static bool add_quota(int fd, void *arg)
     return quotas->count < LEVELS_MAX;
 }
 
-/* Lowers *processors to the lowest quota of the group and its parents, of version 1, which has the
- * quota and the period of a group in two files. */
+/* Lowers *processors to the lowest quota of this process's version 1 group and its parents. Version
+ * 1 has the quota and the period of a group in two files. */
 static bool lower_by_quotas(const struct un_groups *groups, uint64_t *processors)
 {
     struct quotas quotas = {.count = 0}, periods = {.count = 0};

@@ -1,9 +1,9 @@
-/* Free ids to grant to a user without subordinate ranges, chosen as useradd(8) does. */
+/* Finding free ids to grant to a user without subordinate ranges, as useradd(8) does. */
 #include "base/base.h"
 #include "facts/facts.h"
 
-#define FIRST 100000 /* SUB_UID_MIN of login.defs(5) */
-/* The range of ids of users (UID_MIN and UID_MAX of login.defs(5)). */
+#define FIRST 100000 /* the first subordinate id (SUB_UID_MIN of login.defs(5)) */
+/* The range of ids for users (UID_MIN and UID_MAX of login.defs(5)). */
 #define FIRST_USER 1000
 #define LAST_USER 59999
 #define END (UINT64_C(1) << 32)
@@ -13,7 +13,7 @@ struct span {
     uint64_t end;
 };
 
-/* A list of ranges in use. */
+/* A list of ranges of ids that are in use. */
 struct spans {
     struct span *of;
     size_t length;
@@ -22,7 +22,8 @@ struct spans {
 
 typedef bool take_line(char *line, void *into);
 
-/* Reads a regular file; anything else counts as absent. Returns false on a read error or ENOMEM. */
+/* Calls `take` for each line of a regular file. Any other file counts as absent. Returns false on a
+ * read error, or if `take` runs out of memory. */
 static bool take_each_line(const char *path, take_line *take, void *into)
 {
     char line[UN_LINE_MAX];
@@ -55,13 +56,14 @@ static bool take_granted(char *line, void *into)
     const char *at = strchr(line, ':');
     if (at)
         at = un_subid_number(at + 1, ':', UINT32_MAX, &start);
-    /* The range may extend beyond the largest id: newuidmap(1) grants the part that exists. */
+    /* The range may extend beyond the largest id, because newuidmap(1) then grants the part that
+     * exists. */
     if (!at || !un_subid_number(at, '\0', INT64_MAX, &count))
         return true;
     return add_span(into, start, start + count);
 }
 
-/* Parses a line of passwd(5) or group(5), and raises *into to one past its id. */
+/* Parses a line of passwd(5) or group(5), and raises *into to one more than the id in the line. */
 static bool take_user(char *line, void *into)
 {
     uint64_t *behind = into, id;
@@ -72,7 +74,8 @@ static bool take_user(char *line, void *into)
     return true;
 }
 
-/* Iterates over the ranges that exist both as uids and as gids. Returns false at the end. */
+/* Iterates over the ranges of ids that exist both as uids and as gids. Returns false after the last
+ * range. */
 static bool next_room(const struct un_map *const parents[2], uint32_t *at, struct span *room)
 {
     const struct un_map *uids = parents[UN_UID], *gids = parents[UN_GID];
@@ -90,7 +93,7 @@ static bool next_room(const struct un_map *const parents[2], uint32_t *at, struc
     return false;
 }
 
-/* Returns whether all UN_GRANT_COUNT ids from `first` on exist. */
+/* Returns whether all UN_GRANT_COUNT ids from `first` on exist in this user namespace. */
 static bool range_exists(const struct un_map *const parents[2], uint64_t first)
 {
     struct span room;
@@ -152,7 +155,8 @@ static bool find_free_range(const struct un_grant_files *files,
     }
     if (range_exists(parents, FIRST))
         return false;
-    /* In a container the ids may end below 100000. Unreadable user files count as empty here. */
+    /* In a container, the existing ids may end below 100000. If a user file is unreadable, it
+     * counts as empty. */
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         take_each_line(files->users[kind], take_user, &behind);
     if (!add_span(taken, 0, behind) || !add_span(taken, last, END))

@@ -1,14 +1,15 @@
 /*
- * Where this process may make control groups for sandboxes (cgroups(7)): in its own group, so that
- * the limits of this process hold for its sandboxes, too.
+ * Finding a place where this process may create control groups for sandboxes (cgroups(7)): in its
+ * own group, so that the limits of this process apply to its sandboxes, too.
  *
- * With version 1, only root may do so, in the hierarchy of each controller. In a user namespace,
- * root may not write to the top of a hierarchy, whose mode is 0555. So the groups of sandboxes are
- * in a group TOP, which is made before the namespace is entered.
+ * With version 1, only root may create groups, in the hierarchy of each controller. In a user
+ * namespace, root may not write to the top of a hierarchy, whose mode is 0555. So the groups of
+ * sandboxes are in a group TOP, which is created before the namespace is entered.
  *
  * With version 2, the group must be delegated to this user. A group whose children have controllers
- * can't have processes of its own ("no internal processes"), so these move to the child LEAF.
- * systemd allows that in groups of units with Delegate= only (systemd.resource-control(5)).
+ * can't have processes of its own ("no internal processes"), so its processes are moved to its
+ * child group LEAF. systemd allows that in groups of units with Delegate= only
+ * (systemd.resource-control(5)).
  */
 #include "facts/facts.h"
 
@@ -19,8 +20,8 @@
 
 #define TOP "usernsctl"
 #define LEAF "usernsctl-callers"
-/* Maximum number of rounds of moving processes: processes that start during one round are moved in
- * the next. */
+/* Maximum number of rounds of moving processes to another group. Processes that start during one
+ * round are moved in the next. */
 #define ROUNDS_MAX 50
 
 static const char *const controllers[UN_GROUP_PARTS] = {
@@ -41,18 +42,18 @@ static bool has_mark(int place, const char *name)
     return fgetxattr(place, name, value, sizeof value) == 1 && *value == '1';
 }
 
-/* The most lines of a unit file to read, or parts of longer lines. The user can write what they
- * like, and systemd limits each line to 1 MiB. */
+/* Maximum number of lines of a unit file to read, where a long line counts as several. The user can
+ * write anything to the file, and systemd limits each line to 1 MiB. */
 #define UNIT_PARTS_MAX 16384
 
-/* Returns whether the transient unit file UNIT of this user's manager sets Delegate=. systemd
- * writes such a file for systemd-run(1), with Delegate=no, Delegate=yes or Delegate=CONTROLLERS.
- * Of a longer file, the rest is not read. */
+/* Returns whether the transient unit file UNIT of this user's systemd manager sets Delegate=.
+ * systemd writes such a file for systemd-run(1), with Delegate=no, Delegate=yes or
+ * Delegate=CONTROLLERS. At most UNIT_PARTS_MAX lines are read. */
 static bool is_delegated_by_file(const char *users, uint32_t uid, const char *unit)
 {
     static const char key[] = "Delegate=";
     char path[UN_PATH_MAX];
-    char part[256]; /* a line, or a part of one */
+    char part[256]; /* a line of the file, or a part of a longer line */
     bool is_delegated = false, begins_line = true;
     struct stat status;
     if (snprintf(path, sizeof path, "%s/%" PRIu32 "/systemd/transient/%s", users, uid, unit) >=
@@ -71,7 +72,7 @@ static bool is_delegated_by_file(const char *users, uint32_t uid, const char *un
     return is_delegated;
 }
 
-/* Returns whether the manager of this user's units (user@UID.service) delegates a group. */
+/* Returns whether this user's systemd manager (user@UID.service) delegates a group. */
 static bool is_delegated_by_user(const struct un_groups *groups, int place, const char *group)
 {
     char manager[64];
@@ -82,8 +83,8 @@ static bool is_delegated_by_user(const struct un_groups *groups, int place, cons
            is_delegated_by_file(groups->users, uid, strrchr(group, '/') + 1);
 }
 
-/* Returns whether a group is a unit of systemd that is not delegated. The system manager marks
- * delegated groups, but user managers don't. */
+/* Returns whether a group belongs to a systemd unit that is not delegated. The system manager marks
+ * delegated groups with an extended attribute, but user managers don't. */
 static bool is_of_systemd(const struct un_groups *groups, int place, const char *group)
 {
     bool is_unit =
@@ -97,7 +98,7 @@ static bool may_write(int place, const char *file)
     return !faccessat(place, file, W_OK, 0);
 }
 
-/* Returns whether a list of words, separated by blanks, in a file contains a word. */
+/* Returns whether a file, which lists words separated by blanks, contains `word`. */
 static bool lists(int place, const char *file, const char *word)
 {
     char text[1024];
@@ -136,8 +137,9 @@ bool un_group_has_process(int group, pid_t pid)
     return un_group_any_process(group, is_pid, &pid);
 }
 
-/* Returns whether this process is in a group of the mount. In a container that sees the control
- * groups of its host, but has a cgroup namespace, /proc/self/cgroup names another group. */
+/* Returns whether this process is in the group at the path `group` below `mount`. In a container
+ * that sees the control groups of its host, but has a cgroup namespace, /proc/self/cgroup names
+ * another group. */
 static bool has_this_process(const struct un_groups *groups, int mount, const char *group)
 {
     if (groups->is_copy)
@@ -149,8 +151,8 @@ static bool has_this_process(const struct un_groups *groups, int mount, const ch
     return is_found;
 }
 
-/* Opens the control group of this process, or the parent of that group if its name is LEAF. `group`
- * is the path of the group. */
+/* Opens the control group of this process, or the parent of that group if the group is called LEAF.
+ * Stores the path of this process's group in `group`. Returns a descriptor, or -1. */
 static int open_own(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX])
 {
     char path[UN_PATH_MAX];
@@ -164,8 +166,8 @@ static int open_own(const struct un_groups *groups, const char *controller, char
                   O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-/* Returns whether this process may make groups in `place`. `group` is the path of `place`, or of
- * LEAF in it; LEAF is only made in delegated units. */
+/* Returns whether this process may create groups in the group open as `place`. `group` is the path
+ * of that group, or of its child LEAF, which is created in delegated units only. */
 static bool may_make(const struct un_groups *groups, int place, const char *controller,
                      const char *group)
 {
@@ -174,7 +176,8 @@ static bool may_make(const struct un_groups *groups, int place, const char *cont
            lists(place, "cgroup.controllers", controller) && !is_of_systemd(groups, place, group);
 }
 
-/* Opens the group TOP below `own`, a group of version 1. Returns -1 with errno. */
+/* Opens the group TOP below the version 1 group open as `own`. Returns a descriptor, or -1 with
+ * errno set. */
 static int open_top(int own)
 {
     int top = openat(own, TOP, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -203,7 +206,8 @@ int un_group_place(const struct un_groups *groups, enum un_group_part part, int 
     return -1;
 }
 
-/* Returns the version that un_group_place() would store, or 0 if it would fail. Creates nothing. */
+/* Returns the version that un_group_place() would store in *version, or 0 if un_group_place() would
+ * fail. Creates nothing. */
 static int find_version(const struct un_groups *groups, enum un_group_part part)
 {
     char group[UN_PATH_MAX];
@@ -244,16 +248,16 @@ int un_group_prepare(int place, enum un_group_part part, int version)
     if (version == 1 || lists(place, "cgroup.subtree_control", controllers[part]))
         return 0;
     snprintf(word, sizeof word, "+%s", controllers[part]);
-    /* The first group of a machine alone has no type, and may have processes. */
+    /* Only the root group of the machine has no type, and this group may have processes. */
     if (faccessat(place, "cgroup.type", F_OK, 0))
         return un_group_write(place, "cgroup.subtree_control", word);
     if (mkdirat(place, LEAF, 0755) && errno != EEXIST)
         return -1;
     un_auto_close int leaf = openat(place, LEAF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int round = 0; leaf >= 0 && round < ROUNDS_MAX; round++) {
-        /* The processes move before controllers are enabled: while the group has processes, the
-         * kernel denies the memory controller with EBUSY; it would allow cpu and pids, but make the
-         * children unusable ("domain invalid", cgroups(7)). */
+        /* Move the processes before enabling controllers. While the group has processes, the kernel
+         * denies the memory controller with EBUSY; it would allow cpu and pids, but make the child
+         * groups unusable ("domain invalid", cgroups(7)). */
         un_group_any_process(place, move_process, &leaf);
         if (!un_group_write(place, "cgroup.subtree_control", word))
             return 0;
@@ -268,9 +272,10 @@ static bool has_name(int place, const char *name, int group)
            open.st_ino == named.st_ino;
 }
 
-/* Removes a group unless it is locked. The kernel removes no group that has processes or children;
- * a lock protects an empty group whose sandbox is just starting. If another process has removed the
- * group before the lock was taken, a sandbox may have made a new group of the same name. */
+/* Removes a group unless the group is locked. The kernel removes no group that has processes or
+ * children; a lock protects an empty group whose sandbox is just starting. If another process has
+ * removed the group before this process took the lock, a sandbox may have created a new group of
+ * the same name, which has_name() detects. */
 static void remove_unlocked(int place, const char *name)
 {
     un_auto_close int group = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -297,8 +302,8 @@ void un_group_versions(int versions[UN_GROUP_PARTS])
         versions[part] = find_version(&un_groups_here, (enum un_group_part)part);
 }
 
-/* Returns whether the mode of the group denies root in a user namespace to make TOP later. Such a
- * group is never removed, so TOP may stay in it. */
+/* Returns whether the mode of this process's version 1 group prevents root in a user namespace from
+ * creating TOP later. Such a group is never removed, so TOP may stay in it. */
 static bool is_closed(enum un_group_part part)
 {
     char group[UN_PATH_MAX];

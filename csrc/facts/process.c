@@ -1,4 +1,4 @@
-/* Facts: the ids of this process, and the ids that exist in its user namespace. */
+/* Facts about this process: its ids, and the ids that exist in its user namespace. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -46,7 +46,8 @@ int un_facts_read_parents(struct un_facts *facts, struct un_error *err)
 
 int un_thread_count(void)
 {
-    /* The link count of the directory is 2 plus the number of subdirectories, one per thread. */
+    /* The link count of /proc/self/task is 2 plus the number of its subdirectories, one per thread.
+     */
     struct stat task;
     if (stat("/proc/self/task", &task) || task.st_nlink < 3)
         return -1;

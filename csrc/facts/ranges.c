@@ -1,4 +1,4 @@
-/* Facts about grants: the caller's name and subordinate ranges, and the helpers. */
+/* Facts about grants of ids: the caller's name and subordinate ranges, and the helpers. */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "map/map.h"
@@ -11,10 +11,10 @@
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
-/* Size of getsubids(1)'s output for the maximum number of ranges in a map. */
+/* Maximum size of getsubids(1)'s output, for as many ranges as a map can have. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
-/* Finds an executable in the directory of another program, `other`. */
+/* Finds the executable `name` in the directory of the program whose path is `other`. */
 static bool find_helper_beside(const char *other, const char *name, char found[UN_PATH_MAX],
                                struct stat *status)
 {
@@ -25,7 +25,7 @@ static bool find_helper_beside(const char *other, const char *name, char found[U
     return length < UN_PATH_MAX && un_is_program(found, status);
 }
 
-/* Reads the name and the gid from a line of passwd(5). */
+/* Parses the name and the gid in a line of passwd(5). */
 static void take_passwd(const char *line, struct un_facts *facts)
 {
     const char *end = strchr(line, ':');
@@ -38,7 +38,7 @@ static void take_passwd(const char *line, struct un_facts *facts)
     facts->user_gid = (int64_t)gid;
 }
 
-/* Returns whether nsswitch.conf(5) names a source other than files for subordinate ranges. */
+/* Returns whether nsswitch.conf(5) names a source other than "files" for subordinate ranges. */
 static bool has_other_source(const char *nsswitch)
 {
     char line[UN_LINE_MAX], source[64];
@@ -51,9 +51,9 @@ static bool has_other_source(const char *nsswitch)
     return other;
 }
 
-/* Returns whether login.defs(5) makes the helpers accept a process whose group is not its user's
- * primary one. The last line counts, and the value may be quoted (def_load() in shadow's getdef.c).
- */
+/* Returns whether login.defs(5) makes the helpers accept a process whose group is not the primary
+ * group of its user. The last line with the setting counts, and the value may be quoted (def_load()
+ * in shadow's getdef.c). */
 static bool grants_any_group(const char *login)
 {
     static const char name[] = "GRANT_AUX_GROUP_SUBIDS";
@@ -75,8 +75,8 @@ static bool grants_any_group(const char *login)
     return granted;
 }
 
-/* Parses the output of getsubids(1): a line "0: user 100000 65536" per range. Returns a message
- * about malformed output, or NULL. */
+/* Parses the output of getsubids(1), which has a line such as "0: user 100000 65536" per range.
+ * Returns a message about malformed output, or NULL if the output is valid. */
 static const char *take_subids(const char *text, struct un_ranges *ranges)
 {
     while (*text) {
@@ -112,8 +112,8 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not list the ranges of %s: %s", facts->user, fault);
 }
 
-/* Returns whether a helper is no ELF program. A script can't have privileges itself, but may
- * execute a program that has; for other files, execve(2) fails. */
+/* Returns whether a helper is not an ELF program. A script can't have privileges itself, but may
+ * execute a program that has them. Other files fail in execve(2). */
 static bool is_script(const char *helper)
 {
     char start[SELFMAG];
@@ -127,19 +127,20 @@ static int helper_state(const char *helper, const struct stat *status)
     struct vfs_ns_cap_data caps = {.rootid = 0};
     bool is_setuid = status->st_mode & S_ISUID && status->st_uid == 0;
     ssize_t size = is_setuid ? 0 : getxattr(helper, "security.capability", &caps, sizeof caps);
-    /* The file capabilities belong to a user namespace whose root is not uid 0 here
-     * (capabilities(7)). */
+    /* If rootid is not 0, the file capabilities are valid only in a user namespace whose root is
+     * not uid 0 here (capabilities(7)). */
     if (size == sizeof caps && caps.rootid)
         return UN_HELPER_CAPS_ELSEWHERE;
     if (!is_setuid && size <= 0)
         return is_script(helper) ? UN_HELPER_READY : UN_HELPER_NOT_SETUID;
-    /* If statvfs(3) fails, the helper itself will report missing privileges. */
+    /* If statvfs(3) fails, assume that the mount is not nosuid: the helper itself will report
+     * missing privileges. */
     bool is_nosuid = !statvfs(helper, &mount) && mount.f_flag & ST_NOSUID;
     return is_nosuid ? UN_HELPER_NOSUID : UN_HELPER_READY;
 }
 
-/* Finds a helper. Both helpers are usually installed together, so the second one is first searched
- * in the directory of the first one. */
+/* Finds a helper and its state. Both helpers are usually installed together, so the second helper
+ * is first searched in the directory of the first one. */
 static void read_helper(const char *path, int kind, struct un_facts *facts)
 {
     struct un_id_facts *id = &facts->id[kind];
@@ -176,7 +177,7 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         struct un_id_facts *id = &facts->id[kind];
         read_helper(path, kind, facts);
-        /* /etc/subgid is also keyed by user name or uid, never by gid. */
+        /* The lines of /etc/subgid also begin with a user name or uid, never with a gid. */
         int failed = other
                          ? ask_ranges(kind, path, facts, err)
                          : un_subid_read(un_subid_path(sources, kind), facts->user,

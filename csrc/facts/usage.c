@@ -1,10 +1,10 @@
 /*
- * The use of memory, tasks and processor time by the processes of a sandbox.
+ * Measuring the memory, tasks and processor time that the processes of a sandbox use.
  *
  * The memory of the programs inside, and of their files, is in a memfd of gVisor's kernel, the
- * sentry, so RSS does not show it: the blocks of that file do. The rest is the anonymous memory of
- * gVisor's processes, and their page tables, of which a program inside can have many with few
- * pages.
+ * sentry. RSS does not include that memory, but the allocated blocks of the memfd do. The rest is
+ * the anonymous memory of gVisor's processes, and their page tables. A program inside can cause
+ * many page tables with few pages.
  */
 #include "base/base.h"
 #include "facts/facts.h"
@@ -18,13 +18,12 @@
 #define MEMORY_FILE "/memfd:runsc-memory"
 
 /* The clock of a process, as clock_getcpuclockid(3) returns it: CPUCLOCK_SCHED of the pid
- * (linux/posix-timers_types.h). clock_getcpuclockid(3) asks the kernel first whether the process
- * exists, as clock_gettime(2) does anyway.
- */
+ * (linux/posix-timers_types.h). clock_getcpuclockid(3) would first check whether the process
+ * exists, which clock_gettime(2) checks anyway. */
 #define PROCESS_CLOCK(pid) ((clockid_t)(~(unsigned)(pid) << 3 | 2))
 
-/* Calls `visit` for each child in the list `path`, until `visit` returns true. Returns whether it
- * has returned true. */
+/* Calls `visit` for each child listed in the file `path`, until `visit` returns true. Returns
+ * whether `visit` has returned true. */
 static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg), void *arg)
 {
     char text[512];
@@ -32,8 +31,8 @@ static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg)
     ssize_t length = 0;
     bool found = false;
     un_auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    /* Each number ends with a space, so a number without a space is continued by the next
-     * read(2). */
+    /* Each number ends with a space. If no space follows a number, the next read(2) continues the
+     * number. */
     while (fd >= 0 && !found && (length = read(fd, text + kept, sizeof text - 1 - kept)) > 0) {
         text[kept + (size_t)length] = '\0';
         char *at = text, *end;
@@ -87,7 +86,7 @@ bool un_memory_files_open(pid_t pid, struct un_memory_files *files)
     return files->count;
 }
 
-/* Copies of a descriptor of one file count once. */
+/* Several descriptors of the same file count once. */
 uint64_t un_memory_files_size(const struct un_memory_files *files)
 {
     struct stat status[UN_MEMORY_FILES];
@@ -104,7 +103,8 @@ uint64_t un_memory_files_size(const struct un_memory_files *files)
     return blocks * 512;
 }
 
-/* Returns a number of KiB in /proc/PID/status, in bytes. */
+/* Returns the number of bytes for a number in KiB in the text of /proc/PID/status, or 0 if the text
+ * lacks `key`. */
 static uint64_t read_kib(const char *status, const char *key)
 {
     uint64_t kib = 0;
@@ -137,7 +137,8 @@ uint64_t un_task_count(pid_t pid)
 {
     char path[64];
     struct stat status;
-    /* The link count of the directory is 2 plus the number of subdirectories, one per thread. */
+    /* The link count of /proc/PID/task is 2 plus the number of its subdirectories, one per thread.
+     */
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     return !stat(path, &status) && status.st_nlink > 2 ? (uint64_t)status.st_nlink - 2 : 0;
 }
@@ -146,7 +147,7 @@ int un_open_last_pid(void)
 {
     struct statfs fs;
     int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
-    /* Other file systems emulate this file, as lxcfs does, with a number of their own. */
+    /* Other file systems emulate this file, as lxcfs does, and write another number to it. */
     if (fd >= 0 && (fstatfs(fd, &fs) || (uint64_t)fs.f_type != PROC_SUPER_MAGIC)) {
         close(fd);
         return -1;
@@ -164,14 +165,14 @@ int64_t un_last_pid(int fd)
     return at && un_number_read(at + 1, INT32_MAX, &pid) ? (int64_t)pid : -1;
 }
 
-/* Far more levels than runsc's processes have. */
+/* Maximum depth of the process tree; runsc's processes have far fewer levels. */
 #define LEVELS_MAX 8
 
 /* A walk through the processes of a sandbox. */
 struct usage_walk {
     struct un_sandbox_usage usage;
-    struct un_memory_files files; /* usage of the sentry, once the sentry is found */
-    bool is_inside; /* whether the process is the sentry, or one that it has started */
+    struct un_memory_files files; /* memory files of the sentry, empty until the sentry is found */
+    bool is_inside; /* whether the visited process is the sentry, or a descendant of the sentry */
     int level;
 };
 

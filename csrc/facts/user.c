@@ -1,4 +1,4 @@
-/* The user database. */
+/* Looking up a user in the user database. */
 #include "facts/facts.h"
 
 #include <inttypes.h>
@@ -23,8 +23,8 @@ static bool find_line(const char *passwd, uint32_t uid, char line[UN_LINE_MAX])
     return false;
 }
 
-/* getpwuid(3) is not used, because a static program can't load NSS modules. getent(1) looks up
- * users that are not in the file. */
+/* getpwuid(3) is not used, because a static program can't load NSS modules. getent(1) finds users
+ * that are not in the file. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX])
 {
     char number[11];
