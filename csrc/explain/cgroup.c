@@ -28,7 +28,8 @@ static size_t mount_length(const char *path)
     return length;
 }
 
-/* Returns the length of the common ancestor of two paths: "/a" of "/a/b" and "/a/bc". */
+/* Returns the length of the path of the closest common ancestor of two paths, such as "/a" for
+ * "/a/b" and "/a/bc". */
 static size_t common_length(const char *a, const char *b)
 {
     size_t common = 0;
@@ -46,9 +47,9 @@ static bool may_write(const char *file)
 }
 
 /*
- * Finds a file whose missing write permission makes a move into the cgroup `path` fail:
- * cgroup.procs of the target cgroup or of the closest common ancestor (cgroups(7), "Cgroups v2
- * delegation: delegation containment"). Returns false if this process may write both.
+ * Finds a file that this process may not write, although moving a process into the cgroup `path`
+ * requires it: cgroup.procs of the target cgroup or of the closest common ancestor (cgroups(7),
+ * "Cgroups v2 delegation: delegation containment"). Returns false if this process may write both.
  */
 static bool find_unwritable(const char *path, char *file, size_t size)
 {
@@ -81,7 +82,7 @@ void un_explain_cgroup(struct un_error *err, int dir)
     switch (err->errnum) {
     case ENOSYS:
     case EPERM:
-        /* These errors concern the requested namespaces, unless clone3(2) itself is missing. */
+        /* These errors come from the requested namespaces, unless clone3(2) itself is missing. */
         if (!un_clone3_works())
             set_cgroup_cause(err, "clone-into-cgroup-missing", path);
         break;

@@ -1,9 +1,9 @@
 /*
- * Choosing the cause of an error among the causes with the same errno, by facts that take only
+ * Choosing the cause of an error among the causes that have the same errno, by facts that take only
  * microseconds to read.
  *
  * A cause is named only if a fact proves it. usernsctl doctor finds further causes, since it can
- * try steps.
+ * try the failed steps.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -12,7 +12,7 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
-/* Causes that the step and the errno prove. */
+/* Causes that are certain from the step and the errno alone. */
 static const struct {
     enum un_step step;
     int errnum;
@@ -23,7 +23,7 @@ static const struct {
     {UN_STEP_CWD, ENOENT, "cwd-not-found"},
     {UN_STEP_CWD, ENOTDIR, "cwd-not-found"},
     {UN_STEP_CWD, EACCES, "cwd-not-searchable"},
-    /* execve(2) of a command that exists fails with ENOENT if its interpreter is missing. */
+    /* execve(2) of an existing command fails with ENOENT if its interpreter is missing. */
     {UN_STEP_EXEC, ENOENT, "interpreter-not-found"},
     {UN_STEP_EXEC, EACCES, "command-not-executable"},
     {UN_STEP_EXEC, ENOEXEC, "command-not-executable"},
@@ -47,7 +47,7 @@ static bool has_bpf_module(const char *proc)
            un_read_file(AT_FDCWD, path, names, sizeof names) > 0 && strstr(names, "bpf");
 }
 
-/* Returns whether an AppArmor profile in enforce mode confines this process: such a profile denies
+/* Returns whether an AppArmor profile in enforce mode confines this process. Such a profile denies
  * everything that it does not list. */
 static bool is_confined_by_apparmor(const char *proc)
 {
@@ -59,8 +59,8 @@ static bool is_confined_by_apparmor(const char *proc)
     return length > end && !strcmp(label + length - end, mode);
 }
 
-/* Returns the facts about this process and its namespaces, or NULL. Allocated, because they do not
- * fit a small stack; the caller frees them. */
+/* Returns the facts about this process and its namespaces, or NULL if they can't be read. They are
+ * allocated, because they do not fit a small stack; the caller frees them. */
 static struct un_facts *read_facts(void)
 {
     struct un_error ignored;
@@ -87,7 +87,8 @@ static bool may_admin(void)
     return facts && facts->caps >> CAP_SYS_ADMIN & 1;
 }
 
-/* Returns whether this is the initial user namespace, the only one that maps every id. */
+/* Returns whether this process is in the initial user namespace, the only one that maps every id.
+ */
 static bool is_initial(void)
 {
     un_auto_free struct un_facts *facts = read_facts();
@@ -95,8 +96,8 @@ static bool is_initial(void)
            facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
 }
 
-/* Returns whether a seccomp filter denies unshare(2), with whichever error: for an invalid flag,
- * the kernel returns EINVAL. */
+/* Returns whether a seccomp filter denies unshare(2), with any errno: for an invalid flag, the
+ * kernel itself returns EINVAL. */
 static bool is_unshare_filtered(void)
 {
     return syscall(SYS_unshare, CLONE_NEWUSER | 1) && errno != EINVAL;
@@ -113,20 +114,20 @@ static const char *creation_denied(const struct un_error *err, const char *proc)
         return "caller-id-unmapped";
     if (un_proc_number(proc, "sys/kernel/unprivileged_userns_clone") == 0 && !may_admin())
         return "unprivileged-userns-clone-off";
-    /* unshare(2) is tried only if it was the call that failed: a filter may allow unshare(2), but
-     * deny clone(2). */
+    /* unshare(2) is tried only if it was the call that failed, because a filter may allow
+     * unshare(2) but deny clone(2). */
     if (is_filtered(proc) && (err->step != UN_STEP_UNSHARE || is_unshare_filtered()))
         return "seccomp-denies-userns";
     if (is_restricted_by_apparmor(proc))
         return "apparmor-restricts-userns";
-    /* A chroot into a mount point looks like the root directory of a namespace. If process 1 has
-     * the same root directory, a BPF program is the cause: no other security module returns EPERM.
-     */
+    /* A chroot into a mount point looks like the root directory of a mount namespace. If PID 1 has
+     * the same root directory, a BPF program is the cause, because no other security module returns
+     * EPERM. */
     return has_bpf_module(proc) && un_proc_shares_root(proc) ? "lsm-denies-userns" : "in-chroot";
 }
 
-/* Returns the cause for the first limit below `most` of namespaces other than user namespaces, or
- * NULL. */
+/* Finds the first namespace limit in /proc/sys/user, except max_user_namespaces, that is lower than
+ * `most`. Returns its cause, or NULL if no limit is lower. */
 static const char *low_limit(const char *proc, int64_t most)
 {
     static const char *const others[][2] = {
@@ -145,9 +146,9 @@ static const char *low_limit(const char *proc, int64_t most)
     return NULL;
 }
 
-/* Returns the exceeded limit (namespaces(7), "The /proc/sys/user directory"). A limit of 0 forbids
- * all namespaces of a type; a new user namespace has no limits of its own until its root sets one.
- */
+/* Returns the cause for the namespace limit that was exceeded (namespaces(7), "The /proc/sys/user
+ * directory"). A limit of 0 forbids all namespaces of a type. A new user namespace has no limits of
+ * its own until its root sets one. */
 static const char *limit_hit(const char *proc)
 {
     int64_t users = un_proc_number(proc, "sys/user/max_user_namespaces");
@@ -160,15 +161,15 @@ static const char *limit_hit(const char *proc)
     return other ? other : "nesting-too-deep";
 }
 
-/* Returns whether a filter denied a call that the kernel itself never denies. systemd's
- * RestrictAddressFamilies= returns EAFNOSUPPORT. */
+/* Returns whether a seccomp filter denied a system call that the kernel itself never denies.
+ * systemd's RestrictAddressFamilies= returns EAFNOSUPPORT. */
 static bool is_refused_by_filter(int errnum, const char *proc)
 {
     return (errnum == EPERM || errnum == EACCES || errnum == ENOSYS || errnum == EAFNOSUPPORT) &&
            is_filtered(proc);
 }
 
-/* Returns whether the failed call does not create namespaces. */
+/* Returns whether the failed system call is one that does not create namespaces. */
 static bool is_other_call(const struct un_error *err)
 {
     static const char *const calls[] = {"socketpair", "pidfd_open", "fork", "prctl"};
@@ -207,8 +208,8 @@ static const char *creation_failed(const struct un_error *err, const char *proc)
     }
 }
 
-/* Returns whether this process can open a file of its own in /proc for writing. Returns false also
- * if the process is not dumpable. */
+/* Returns whether this process can open one of its own files in /proc for writing. Also returns
+ * false if the process is not dumpable. */
 static bool may_write_own_file(const char *proc)
 {
     char path[UN_PATH_MAX];
@@ -250,8 +251,9 @@ static const char *map_failed(int errnum, const char *proc)
     }
 }
 
-/* Returns the cause of ENOSPC: open_tree(2) makes a mount namespace for the copy, whose number is
- * limited, unless there are too many mounts (proc_sys_fs(5), mount-max). */
+/* Returns the cause of ENOSPC from a mount call. open_tree(2) creates a mount namespace for the
+ * copy, and the number of mount namespaces is limited. Returns NULL if the limit of mounts may be
+ * the reason instead (proc_sys_fs(5), mount-max). */
 static const char *mount_space_used(const char *proc)
 {
     char path[UN_PATH_MAX];
@@ -276,8 +278,9 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
         return "mount-denied";
     if (strcmp(err->detail, "/proc") && is_filtered(proc))
         return "mount-denied";
-    /* Landlock denies every change of mounts, and can't be queried. The kernel itself allows root
-     * of the mount namespace to change the propagation of "/". */
+    /* Landlock denies every change of mounts, and whether it confines this process can't be
+     * queried. The kernel itself allows root of the mount namespace to change the propagation of
+     * "/". */
     if (!strcmp(err->detail, "/") && err->errnum == EPERM && may_admin())
         return un_landlock_version() ? "landlock-denies-mount" : NULL;
     if (strcmp(err->detail, "/proc"))
@@ -296,7 +299,7 @@ static const char *join_failed(int errnum)
 
 static const char *change_of_ids_failed(enum un_step step)
 {
-    /* The argument -1 leaves an id as it is, so only a seccomp filter fails this call. */
+    /* The argument -1 keeps an id, so this call fails only because of a seccomp filter. */
     return syscall(step == UN_STEP_SETRESGID ? SYS_setresgid : SYS_setresuid, -1, -1, -1)
                ? "seccomp-denies-call"
                : NULL;
@@ -312,7 +315,7 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
         if ((!strcmp(err->detail, "capget") || !strcmp(err->detail, "uname")) &&
             is_refused_by_filter(err->errnum, proc))
             return "seccomp-denies-call";
-        /* An AppArmor profile may deny the file of a namespace, which has no path. */
+        /* An AppArmor profile may deny access to the file of a namespace, which has no path. */
         return err->errnum == EACCES && is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:
@@ -346,8 +349,9 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     }
 }
 
-/* Returns whether a filter denied a call that the kernel has. A filter may also deny the calls that
- * read /proc/self/status; a kernel without filters has "Seccomp: 0" there. */
+/* Returns whether a seccomp filter denied a system call that the kernel has. A filter may also deny
+ * the calls that read /proc/self/status, so only "Seccomp: 0" there proves that no filter is in
+ * force. */
 static bool is_missing_by_filter(int errnum, const char *proc)
 {
     return errnum == ENOSYS && un_proc_status(proc, "Seccomp:") != 0;
@@ -357,7 +361,7 @@ void un_diagnose(struct un_error *err, const char *proc)
 {
     if (err->cause)
         return;
-    /* These errnos have a single cause, whichever call fails. */
+    /* Each of these errnos has a single cause, whichever system call fails. */
     if (err->errnum == EMFILE || err->errnum == ETOOMANYREFS)
         err->cause = "descriptor-limit";
     else if (err->errnum == EFBIG)

@@ -2,10 +2,10 @@
 #include "explain/explain.h"
 #include "facts/facts.h"
 
-/* Large enough for /proc/vmstat. */
+/* Size of the buffer for a file with counters, large enough for /proc/vmstat. */
 #define COUNTS_MAX (1 << 14)
 
-/* The files with the counters, in version 1 and version 2 of control groups. */
+/* The files with the counters, in version 1 and in version 2 of control groups. */
 static const struct {
     const char *controller;
     const char *files[2];
@@ -23,8 +23,8 @@ int un_limit_open(enum un_limit limit, int *version)
 {
     const char *controller = limits[limit].controller;
     int fd = un_group_open(&un_groups_here, controller, limits[limit].files, version);
-    /* The root group has no such file. Its OOM kills are those of the whole machine, which the
-     * kernel counts since Linux 4.13. */
+    /* The root group has no such file. The OOM kills of the root group are those of the entire
+     * machine, which the kernel counts since Linux 4.13. */
     if (fd < 0 && limit == UN_LIMIT_MEMORY) {
         *version = 0;
         fd = openat(AT_FDCWD, "/proc/vmstat", O_RDONLY | O_CLOEXEC);

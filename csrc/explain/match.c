@@ -6,20 +6,21 @@
 #define END '\3'
 #define MARKS "\1\2\3"
 
-/* Above every repetition limit in the catalogue. */
+/* A number of repetitions above every limit in the catalogue. */
 #define MANY 1000
 
-/* The maximum number of bytes of a UTF-8 character. */
+/* Maximum number of bytes of a character in UTF-8. */
 #define CHARACTER_MAX 4
 
-/* A repeated set: LEAST to MOST characters of SET. */
+/* A repetition in a sequence: LEAST to MOST characters of SET. */
 struct times {
-    const char *set; /* ends at the next SET byte */
+    const char *set; /* the characters of SET, up to the next SET byte */
     uint64_t least;
     uint64_t most;
 };
 
-/* Parses a repetition after its first SET byte. Returns the position after it, or NULL. */
+/* Parses a repetition after its first SET byte. Returns the position after the repetition, or NULL
+ * if it is malformed. */
 static const char *read_times(const char *at, struct times *times)
 {
     times->set = at;
@@ -44,7 +45,8 @@ static bool has_member(const char *set, char member)
     return found != others;
 }
 
-/* Returns the end of the UTF-8 character at `text`; any other byte counts as a character. */
+/* Returns the end of the UTF-8 character at `text`. A byte that is not valid UTF-8 counts as a
+ * character. */
 static const char *skip_character(const char *text, const char *end)
 {
     const char *most = end - text > CHARACTER_MAX ? text + CHARACTER_MAX : end;
@@ -54,7 +56,7 @@ static const char *skip_character(const char *text, const char *end)
     return text;
 }
 
-/* Returns the END byte that closes a NOT, or NULL. */
+/* Returns the END byte that closes a negative lookahead, or NULL if it is not closed. */
 static const char *find_end(const char *at)
 {
     for (int depth = 1; *at; at++) {
@@ -82,8 +84,8 @@ static bool begins_with_set(const char *sequence, const char *text, const char *
     }
 }
 
-/* Returns whether a sequence matches at `text`. The recursion depth grows with the number of SET
- * and NOT bytes in the sequence. */
+/* Returns whether a sequence matches at the beginning of `text`. The recursion depth grows with the
+ * number of SET and NOT bytes in the sequence. */
 static bool begins_with(const char *sequence, const char *text, const char *end)
 {
     for (; *sequence && *sequence != END; sequence++) {
@@ -106,7 +108,8 @@ bool un_match_start(const char *sequence, const char *text, size_t size)
     return begins_with(sequence, text, text + size);
 }
 
-/* Returns the longest literal part of a sequence, which every matching text contains. */
+/* Returns the longest literal part of a sequence, which every matching text contains. Stores its
+ * length in *length. */
 static const char *find_plain(const char *sequence, size_t *length)
 {
     const char *longest = sequence;
@@ -134,8 +137,8 @@ const char *un_match(const char *sequence, const char *text, size_t size)
     const char *end = text + size;
     size_t prefix = strcspn(sequence, MARKS), plain_length;
     const char *plain = find_plain(sequence, &plain_length);
-    /* Most texts contain few of the messages, and memmem(3) rejects a text many times faster than a
-     * match at each position. */
+    /* Most texts contain few of the catalogue's messages, and memmem(3) rejects a text many times
+     * faster than a match at each position. */
     if (plain_length > prefix && !memmem(text, size, plain, plain_length))
         return NULL;
     for (;; text++) {

@@ -1,14 +1,14 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-/* The maximum nesting depth, so that the recursion fits the stack. */
+/* Maximum nesting depth of JSON, so that the recursion fits the stack. */
 #define DEPTH_MAX 64
 
-/* A JSON parser: the rest of the text, and the destination for strings. */
+/* A JSON parser: the rest of the text, and the destination for the contents of strings. */
 struct reader {
     const char *at;
     const char *end;
-    char *to; /* NULL skips strings */
+    char *to; /* destination for the string being parsed; NULL skips strings */
 };
 
 static bool take_byte(struct reader *reader, char wanted)
@@ -63,7 +63,7 @@ static bool read_hex(struct reader *reader, uint32_t *code)
     return true;
 }
 
-/* Parses the rest of a \u escape: a character, or both halves of a surrogate pair. */
+/* Parses the rest of a \u escape sequence: a character, or both halves of a surrogate pair. */
 static bool read_code(struct reader *reader)
 {
     uint32_t code, low;
@@ -93,8 +93,8 @@ static bool read_escape(struct reader *reader)
     return true;
 }
 
-/* Parses a string after its first quotation mark. The copy is at most three times as long as the
- * source. */
+/* Parses a string after its first quotation mark. The copied string is at most three times as long
+ * as the source. */
 static bool read_string(struct reader *reader)
 {
     while (reader->at < reader->end && *reader->at != '"') {
@@ -107,7 +107,8 @@ static bool read_string(struct reader *reader)
                 return false;
             continue;
         }
-        /* The text is terminated by NUL, so un_utf8_read() never reads past its end. */
+        /* un_utf8_read() never reads past the end of the text, because the text is terminated by
+         * NUL. */
         size_t length = byte < 0x80 ? 1 : un_utf8_read(reader->at, &code);
         if (length)
             append_bytes(reader, reader->at, length);
@@ -129,7 +130,8 @@ static bool skip_word(struct reader *reader)
 
 static bool read_value(struct reader *reader, char *message, int depth);
 
-/* Parses the name of a member and the colon. */
+/* Parses the name of an object's member and the colon. *is_message becomes whether the name is
+ * "msg". */
 static bool read_name(struct reader *reader, bool *is_message)
 {
     const char *name = reader->at;
@@ -180,7 +182,7 @@ static bool read_value(struct reader *reader, char *message, int depth)
     return skip_word(reader);
 }
 
-/* Removes white space from both ends of a string. Returns the new length. */
+/* Removes white space from both ends of a string, in place. Returns the new length. */
 static size_t strip_space(char *text)
 {
     static const char space[] = " \t\r\n\v\f";
@@ -195,7 +197,7 @@ static size_t strip_space(char *text)
 int un_messages_read(const char *text, size_t size, struct un_messages *messages)
 {
     *messages = (struct un_messages){0};
-    /* A copy, because the caller's text need not be terminated by NUL. */
+    /* Parse a copy, because the caller's text need not be terminated by NUL. */
     char *copy = calloc(1, size + 1);
     messages->bytes = calloc(1, size * 3 + 1);
     if (!copy || !messages->bytes) {

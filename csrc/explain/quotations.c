@@ -4,14 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The number of dots in place of a quotation. */
+/* Number of dots that replace a quotation. */
 #define DOTS 3
 
-/* The maximum number of bytes to search, which takes about 0.1 seconds: enough to search a message
- * of 500 bytes for 250,000 strings. */
+/* Maximum number of bytes to search, which takes about 0.1 seconds. This is enough to search a
+ * message of 500 bytes for 250,000 strings. */
 #define SEARCHED_MAX ((size_t)1 << 27)
 
-/* A message, and which of its bytes are quotations of config.json. */
+/* A message of runsc, with a flag for each byte that belongs to a quotation of config.json. */
 struct message {
     const char *text;
     size_t length;
@@ -25,15 +25,15 @@ static bool is_letter_or_digit(char byte)
            (byte >= '0' && byte <= '9');
 }
 
-/* Returns whether runsc prints a byte unescaped, whether in Go's quoted strings, in JSON or in
- * plain text. */
+/* Returns whether runsc prints a byte unescaped in all forms of output: Go's quoted strings, JSON
+ * and plain text. */
 static bool is_plain_word(char byte)
 {
     return byte >= ' ' && byte <= '~' && !strchr("\"'\\<>&", byte);
 }
 
-/* Returns whether a text could be taken for part of a message: it has a letter or digit, and a
- * character that single words and paths don't contain. */
+/* Returns whether a text could be taken for a part of a message of runsc: it has a letter or digit,
+ * and a character that single words and paths don't contain. */
 static bool is_phrase(const char *text, size_t length)
 {
     bool has_word = false, has_other = false;
@@ -47,7 +47,7 @@ static bool is_phrase(const char *text, size_t length)
 
 static void mark_quotations(struct message *message, const char *text, size_t length)
 {
-    /* A message never begins or ends with a space. */
+    /* A message of the catalogue never begins or ends with a space. */
     while (length && *text == ' ') {
         text++;
         length--;
@@ -65,15 +65,15 @@ static void mark_quotations(struct message *message, const char *text, size_t le
     }
 }
 
-/* Returns the end of a JSON escape. `at` is the byte after the backslash. */
+/* Returns the end of a JSON escape sequence. `at` is the byte after the backslash. */
 static const char *skip_escape(const char *at, const char *end)
 {
     size_t length = at < end && *at == 'u' ? 5 : 1;
     return (size_t)(end - at) < length ? end : at + length;
 }
 
-/* Marks the strings of a JSON document as quotations. Only the parts of a string that are never
- * escaped are searched, because runsc may escape the rest in several ways. */
+/* Marks all strings of a JSON document in the message as quotations. Only the parts of a string
+ * that are never escaped are searched, because runsc may escape the rest in several ways. */
 static void mark_strings(struct message *message, const char *at, const char *end)
 {
     bool is_string = false;

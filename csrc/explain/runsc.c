@@ -1,33 +1,35 @@
-/* Causes of a failure of runsc, according to runsc's own message. */
+/* Finding the cause of a failure of runsc in runsc's own message. */
 #include "base/base.h"
 #include "explain/explain.h"
 
 #include <signal.h>
 
-/* Exists only on kernels with Yama (Documentation/admin-guide/LSM/Yama.rst). */
+/* A file that exists only on kernels with Yama (Documentation/admin-guide/LSM/Yama.rst). */
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
-/* The number of bytes of a message that are searched: several paths may precede the explanation. */
+/* Maximum number of bytes of a message that are searched. Several paths may precede the
+ * explanation. */
 #define MATCHED_MAX (4 * UN_PATH_MAX)
 
-/* runsc's messages if the working directory is missing in the sandbox and can't be created. */
+/* Messages of runsc if the working directory is missing in the sandbox and can't be created. */
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
 /* Returns whether a cause is impossible, because the namespaces of the sandbox were created, or
- * because no filter that runsc could inherit is in force. */
+ * because runsc could not inherit a seccomp filter. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
     if (un_begins(id, "seccomp-denies-"))
         return un_proc_status(proc, "Seccomp:") == 0;
-    /* The kernel creates no user namespace for a process in a chroot. */
+    /* The user namespace of the sandbox exists, but the kernel creates none for a process in a
+     * chroot. */
     if (!strcmp(id, "in-chroot"))
         return true;
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
 }
 
-/* Removes impossible causes. Returns the number of remaining causes. */
+/* Removes impossible causes from `ids`. Returns the number of remaining causes. */
 static size_t rule_out(const char *ids[], size_t count, const char *proc)
 {
     size_t kept = 0;
@@ -50,7 +52,7 @@ static void set_cause(struct un_runsc_failure *failure, const char *id)
     set_remedy(failure, failure->cause.remedy);
 }
 
-/* Adds the ids of several possible causes to the remedy, which is to run usernsctl doctor. */
+/* Appends the ids of several possible causes to the remedy, which is to run usernsctl doctor. */
 static void append_candidates(struct un_runsc_failure *failure, const char *const ids[],
                               size_t count)
 {
@@ -60,7 +62,8 @@ static void append_candidates(struct un_runsc_failure *failure, const char *cons
                                    "%s%s", i ? ", " : "    # finds which cause applies: ", ids[i]);
 }
 
-/* Returns whether `proc` belongs to another PID namespace than this process. */
+/* Returns whether the proc file system `proc` belongs to another PID namespace than this process.
+ */
 static bool is_of_other_pids(const char *proc)
 {
     int64_t pid = un_proc_status(proc, "Pid:");
@@ -72,8 +75,8 @@ static void find_runsc_causes(const char *own, const char *limit, const char *pr
 {
     struct un_search search = {.count = 0};
     const char *ids[UN_CAUSES_MAX];
-    /* runsc writes the maps of its children, and so finds other processes, or none, by their pids.
-     * Its message depends on which. */
+    /* runsc writes the maps of its children by pid. In a /proc of another PID namespace, runsc
+     * finds other processes by these pids, or none, and its message depends on which. */
     if (is_of_other_pids(proc)) {
         set_cause(failure, "no-proc");
         return;
@@ -115,7 +118,8 @@ int un_runsc_explain(const char *message, const char *limit, const char *config,
     return 0;
 }
 
-/* Describes a failure without a message. Returns the id of its cause, or "". */
+/* Describes a failure without a message in failure->what. Returns the id of the cause, or "" if the
+ * cause is unknown. */
 static const char *judge_silence(int status, const char *proc, struct un_runsc_failure *failure)
 {
     const char *what;
@@ -136,7 +140,7 @@ static const char *judge_silence(int status, const char *proc, struct un_runsc_f
             snprintf(failure->what, sizeof failure->what,
                      "runsc ended with status %d, and did not log the command's exit status",
                      status);
-        /* The kernel sends SIGSYS only for a filter. */
+        /* The kernel sends SIGSYS only for a seccomp filter. */
         if (sig == SIGSYS && un_proc_status(proc, "Seccomp:") == 2)
             return "seccomp-denies-call";
         return sig > 0 && sig < NSIG ? "runsc-killed" : "runsc-ran-nothing";

@@ -4,12 +4,14 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-/* Large enough for all messages of a start, and for the beginning of a crash report. */
+/* Maximum number of bytes read from a file, enough for all messages of a start and for the
+ * beginning of a crash report. */
 #define READ_MAX (1 << 18)
-/* Large enough for end_line and the lines from waited_for_sandbox on. */
+/* Maximum number of bytes read from the end of the debug log, enough for end_line and the lines
+ * from waited_for_sandbox on. */
 #define END_MAX 4096
 
-/* Matches the last line of runsc's debug log after a normal exit. */
+/* A sequence that matches the last line of runsc's debug log after a normal exit. */
 static const char end_line[] =
     "\1A-Z\0011,1;\0010-9\0014,4; \0010-9:.\0011,99; \1 \0010,99;\0010-9\0011,20; "
     "\1A-Za-z0-9_\0011,99;.go:\0010-9\0011,20;] Exiting with status: \0010-9\0011,9;" UN_MATCH_END;
@@ -19,13 +21,13 @@ static const char end_line[] =
  * killed the command (runsc/sandbox/sandbox.go, since 2018). */
 static const char waited_for_sandbox[] = "Will try waiting on the sandbox process instead.";
 
-/* Beginnings of lines in Go's crash reports. For some errors the explanation precedes the line with
- * the error. */
+/* Beginnings of lines in Go's crash reports. For some errors the explanation precedes the line that
+ * names the error. */
 static const char *const crash_lines[] = {"runtime: failed ",
                                           "panic: ", "fatal error: ", "SIG\1A-Z\0011,99;: "};
 
-/* Returns the beginning of a file, terminated by NUL; empty if the file can't be opened. Returns
- * NULL on ENOMEM. */
+/* Returns the beginning of a file, terminated by NUL, or "" if the file can't be opened. The caller
+ * must free the text. Returns NULL if memory is exhausted. */
 static char *read_beginning(const char *path, size_t *size)
 {
     struct stat status;
@@ -69,7 +71,8 @@ static int read_errors(const char *path, struct un_runsc_logs *logs)
     return text ? un_messages_read(text, size, &logs->messages) : -1;
 }
 
-/* Writes the path of the debug log of `runsc run`. Returns false if the path is too long. */
+/* Writes the path of the debug log of `runsc run` to `path`. Returns false if the path is too long.
+ */
 static bool own_log(const char *debug, char path[UN_PATH_MAX])
 {
     static const char place[] = "%COMMAND%";
@@ -79,8 +82,8 @@ static bool own_log(const char *debug, char path[UN_PATH_MAX])
                     at ? at + sizeof place - 1 : "") < UN_PATH_MAX;
 }
 
-/* Stores the wait status of the command according to the last line of the log. `before` is the text
- * before that line. Returns false if a signal killed the sandbox process itself. */
+/* Reads the wait status of the command from the last line of runsc's debug log. `before` is the
+ * text before that line. Returns false if a signal killed the sandbox process itself. */
 static bool read_status(const char *last, const char *before, size_t size, int *status)
 {
     uint64_t number = 0;
@@ -125,7 +128,7 @@ int un_runsc_logs_read(const char *errors, const char *crash, const char *debug,
     }
     logs->has_ended = !logs->crash && un_runsc_has_ended(debug, &wait_status);
     logs->reason = logs->messages.count ? logs->messages.bytes : NULL;
-    /* A single message comes from the runsc process that was called, and says only that the sandbox
+    /* A single message comes from the runsc process that was called. It says only that the sandbox
      * process has exited, so the crash is the better explanation. */
     if (logs->crash && logs->messages.count <= 1)
         logs->reason = logs->crash;

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* The rank of a cause: the number of causes of its message, and its position among them. */
+/* The rank of a cause, by the number of causes of its message and its position among them. */
 struct rank {
     size_t of;
     size_t place;
@@ -23,7 +23,7 @@ static size_t count_words(const char *list)
     return count;
 }
 
-/* Returns whether the search has found an entry of the catalogue before. Each entry has its own
+/* Returns whether the search has already found an entry of the catalogue. Each entry has its own
  * list of causes, so the address of the list identifies the entry. */
 static bool has_causes(const struct un_search *search, const char *causes)
 {
@@ -39,7 +39,7 @@ static void add_occurrence(struct un_search *search, struct un_occurrence found)
         search->occurrence[search->count++] = found;
 }
 
-/* Returns the beginning of the first match of any of the sequences, or NULL. */
+/* Returns the beginning of the first match of any of the sequences, or NULL if none matches. */
 static const char *match_any(const char *sequences, const char *text, size_t size)
 {
     const char *first = NULL;
@@ -51,7 +51,8 @@ static const char *match_any(const char *sequences, const char *text, size_t siz
     return first;
 }
 
-/* Adds the entries of a table of texts.c that match the text and were not found before. */
+/* Adds the entries of a table of texts.c that match the text and were not found before to `search`.
+ */
 static void add_entries(struct un_search *search, const char *entries, bool are_hints,
                         const char *text, size_t size)
 {
@@ -82,7 +83,7 @@ static bool is_word(char byte)
            byte == '_';
 }
 
-/* Advances past `word` if the text continues with it. */
+/* Advances *at past `word` if the text continues with `word`. Returns whether it does. */
 static bool take_text(const char **at, const char *end, const char *word)
 {
     size_t length = strlen(word);
@@ -92,8 +93,8 @@ static bool take_text(const char **at, const char *end, const char *word)
     return true;
 }
 
-/* Advances past the text before an id: errors of usernsctl end with [ID], and usernsctl's JSON
- * contains "cause": "ID". */
+/* Advances *at past the text that precedes an id. Errors of usernsctl end with [ID], and
+ * usernsctl's JSON contains "cause": "ID". Returns whether such a text is at *at. */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
     if (take_text(at, end, "["))
@@ -107,14 +108,15 @@ static bool take_opening(const char *start, const char **at, const char *end)
     return true;
 }
 
-/* Returns the end of the id at `at`: lower-case words joined by hyphens. */
+/* Returns the end of the id of a cause at `at`. An id consists of lower-case words joined by
+ * hyphens. */
 static const char *find_id_end(const char *at, const char *end)
 {
     const char *start = at;
     while (at < end &&
            (is_lower(*at) || (*at == '-' && at > start && at + 1 < end && is_lower(at[1]))))
         at++;
-    /* If another word character follows, the last word is no part of the id. */
+    /* If another word character follows, the last word does not belong to the id. */
     if (at < end && is_word(*at))
         while (at > start && *at != '-')
             at--;
@@ -163,7 +165,7 @@ static bool is_before(struct rank one, struct rank other)
     return one.of < other.of || (one.of == other.of && one.place < other.place);
 }
 
-/* Causes with their ranks, filled by add_cause(). */
+/* A list of causes with their ranks, filled by add_cause(). */
 struct ranking {
     size_t count;
     const char **id;
@@ -178,8 +180,8 @@ static size_t find_ranked(const struct ranking *ranking, const char *id)
     return at;
 }
 
-/* Adds a cause, or improves the rank of a cause that was added before. A hint only improves ranks.
- */
+/* Adds a cause to the ranking, or improves the rank of a cause that was added before. A hint adds
+ * no causes, but only improves ranks. */
 static void add_cause(struct ranking *ranking, const char *id, bool is_hint, struct rank rank)
 {
     size_t at = find_ranked(ranking, id);

@@ -1,8 +1,8 @@
 """Generate csrc/explain/texts.c from the catalogue, csrc/explain/messages/ and the causes.
 
-The native programs explain failures by the same messages and causes as the package. They have no
-regular expressions, so each pattern is converted to plain sequences (csrc/explain/explain.h). This
-module needs only Python's standard library, since a build starts without other packages.
+The native programs explain failures by the same messages and causes as the Python package. They
+have no regular expressions, so each pattern is converted to sequences (csrc/explain/explain.h).
+This module needs only Python's standard library, since other packages may be missing at build time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ MANY = 1000
 # Character classes of re.ASCII, as the contents of a set.
 CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "S": "^ \t\n\r\f\v"}
 
-#: Files of messages. If several messages match, those of an earlier file take precedence.
+#: Names of the files with messages. If several messages match, messages of an earlier file take
+#: precedence.
 SPEAKERS = ("runsc", "helpers", "namespaces", "containers")
 
 HEAD = """\
@@ -37,14 +38,14 @@ HEAD = """\
 
 
 class Pattern:
-    """Parser of the subset of regular expressions that the catalogue uses."""
+    """A parser for the subset of regular expressions that the catalogue uses."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
 
     def sequences(self) -> list[str]:
-        """Return sequences that together match what the pattern matches."""
+        """Return sequences, at least one of which matches wherever the pattern matches."""
         found = self._alternatives()
         if self._at != len(self._text):
             raise ValueError(f"{self._text!r}: not supported at {self._at}")
@@ -63,7 +64,7 @@ class Pattern:
         return ["".join(one) for one in itertools.product(*parts)]
 
     def _one(self) -> tuple[list[str], str]:
-        """Parse a group, or a set for a single character."""
+        """Parse a group or a set; return the sequences of the group, and the set's members."""
         if self._take("(?:"):
             group = self._alternatives()
             self._need(")")
@@ -84,7 +85,7 @@ class Pattern:
             if char in "()*+?{}^$":
                 raise ValueError(f"{self._text!r}: not supported at {self._at - 1}")
             return char
-        # Negated sets exclude the newline, since a message never spans lines.
+        # A negated set also excludes the newline, since a message never spans several lines.
         found = "^\n" if self._take("^") else ""
         while not self._take("]"):
             char = self._next()
@@ -130,7 +131,7 @@ class Pattern:
 
 
 def literal(text: str) -> str:
-    """Return a C string literal."""
+    """Return `text` as a C string literal."""
     escaped = "".join(
         char
         if " " <= char <= "~" and char not in '"\\?'
@@ -143,7 +144,7 @@ def literal(text: str) -> str:
 
 
 def words(lists: list[list[str]]) -> Iterator[str]:
-    """Yield lines of C for lists of strings, each terminated by an empty string."""
+    """Yield lines of C for lists of strings, where an empty string terminates each list."""
     for one in lists:
         for word in one:
             assert word.isascii(), word
@@ -163,10 +164,10 @@ def read(directory: Path, key: str) -> list[dict[str, Any]]:
 
 
 def document(messages: Path, causes: Path) -> str:
-    """Return the C source.
+    """Return the text of texts.c.
 
-    :param messages: the directory with the messages of each speaker.
-    :param causes: the directory with the causes.
+    :param messages: the directory of the files with messages, named in SPEAKERS.
+    :param causes: the directory of the files with causes.
     """
     texts, hints = (read(messages, key) for key in ("text", "hint"))
     known = read(causes, "cause")
@@ -184,12 +185,12 @@ def document(messages: Path, causes: Path) -> str:
 
 
 def entries(texts: list[dict[str, Any]]) -> list[list[str]]:
-    """Return two lists per text: its sequences, then its causes."""
+    """Return two lists for each message or hint: its sequences, then its causes."""
     return [part for one in texts for part in (Pattern(one["pattern"]).sequences(), one["causes"])]
 
 
 def generate(messages: Path, causes: Path, target: Path) -> None:
-    """Write the C source to `target`, unless the file is up to date."""
+    """Write texts.c to `target`, unless that file is up to date."""
     wanted = document(messages, causes)
     if not target.exists() or target.read_text(encoding="utf-8") != wanted:
         target.write_text(wanted, encoding="utf-8")
