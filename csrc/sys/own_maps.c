@@ -22,7 +22,7 @@ int un_map_file_open(int dir, int file, struct un_error *err)
     return fd < 0 ? fail_map_file(file, err) : fd;
 }
 
-/* The kernel accepts the text of these files only in a single write(2). */
+/* The kernel accepts the text of setgroups, uid_map and gid_map only in a single write(2). */
 int un_map_file_write(int fd, int file, const char *text, struct un_error *err)
 {
     ssize_t length = (ssize_t)strlen(text), written = write(fd, text, (size_t)length);

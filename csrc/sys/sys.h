@@ -410,8 +410,8 @@ struct un_watched_child {
     pid_t pid;
     const struct un_checkup *checkup; /* check before each wait for a signal; NULL for none */
     int report;   /* pipe to which each wait status of the child is written (an int); -1 for none */
-    int reports;  /* read end of the pipe to which un_be_init() reports, if the child calls it; or
-                     -1 */
+    int reports;  /* read end of the pipe to which un_be_init() reports; -1 if the child does not
+                     call un_be_init() */
     bool stopped; /* whether the command is stopped */
     bool ended;   /* whether the child has exited */
     bool has_status; /* whether the command has exited */
