@@ -119,8 +119,8 @@ def init(
 def check(directory: str, as_json: bool, network: Network) -> int:
     """Check a bundle for what rootless gVisor refuses, and for paths outside the bundle.
 
-    check lists each problem in config.json with its reason and a remedy. What reaches outside of
-    the bundle needs --trust-bundle or --allow-hooks.
+    check lists each problem in config.json with its reason and a remedy. An entry that reaches
+    outside of the bundle needs --trust-bundle or --allow-hooks.
 
     Exit status: 0 no problem was found, 1 problems were found, 125 the bundle can't be read.
     """
@@ -141,8 +141,8 @@ def check(directory: str, as_json: bool, network: Network) -> int:
 def fix(directory: str) -> None:
     """Add what rootless gVisor needs to a bundle's config.json, and remove its hooks.
 
-    fix renames the old file to config.json.orig. Some problems that check finds need a decision
-    of yours; fix leaves these.
+    fix renames the old file to config.json.orig. fix does not change entries that need your
+    decision: usernsctl bundle check lists them.
     """
     uid_map, gid_map = _default_map()
     with oci.Bundle(directory) as opened:

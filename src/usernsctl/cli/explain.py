@@ -47,7 +47,7 @@ def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bo
 
     explain reads FILE or standard input: the output of any program that uses namespaces, such as
     runsc, newuidmap, unshare, bwrap, podman, docker or usernsctl, as text or JSON. FILE may also be
-    the id of a cause, which usernsctl's errors have in brackets. Then explain probes this machine
+    the id of a cause, which usernsctl's errors have in brackets. explain also probes this machine
     to find out which of the causes apply, unless you give --no-probe.
 
     Exit status: 0 causes were found, 1 no message in the text is known, 2 wrong usage or FILE can't

@@ -140,8 +140,8 @@ def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> in
 def remove(names: Sequence[str]) -> None:
     """Remove namespaces: kill the process that holds each of them.
 
-    Other processes in the namespace keep running, unless it has a PID namespace: the kernel then
-    kills all processes in it.
+    Other processes in a namespace keep running. If the namespace has a PID namespace, the kernel
+    kills all of them.
     """
     for name in names:
         named.remove_named(name)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Verbs, each with its summary in ``usernsctl --help`` and the function that returns its parser.
 VERBS = {
     "run": ("Run CMD in gVisor: on a kernel of its own, without root.", "run:parser"),
-    "freeze": ("Write a launch of run to a file, to start it without Python.", "freeze:parser"),
+    "freeze": ("Save a run to a file, a launch, to start it without Python.", "freeze:parser"),
     "wrap": ("Write a script that runs CMD in gVisor.", "wrap:parser"),
     "exec": ("Execute a command in a new user namespace.", "exec:parser"),
     "bundle": ("Create, check or fix an OCI bundle.", "bundle:parser"),

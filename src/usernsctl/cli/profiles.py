@@ -57,9 +57,9 @@ def print_apparmor(host: bool) -> None:
         docker run --security-opt apparmor=usernsctl IMAGE
 
     With --host, print the profile that allows the programs of this installation, and runsc, to
-    create user namespaces on hosts where AppArmor denies them (Ubuntu 23.10 and later). Programs
-    started by them may do so, too. The profile does not include the Python interpreter, since any
-    Python script could create user namespaces then.
+    create user namespaces on hosts where AppArmor denies them (Ubuntu 23.10 and later). The
+    programs that these start may create user namespaces, too. The profile does not include the
+    Python interpreter, since any Python script could create user namespaces then.
 
         usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host
         sudo apparmor_parser -r /etc/apparmor.d/usernsctl-host

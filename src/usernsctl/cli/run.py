@@ -61,13 +61,13 @@ def parser(prog: str) -> Parser:
     )
     parser.add_flag(
         "--dry-run",
-        heading="Looking ahead",
+        heading="Dry run",
         help="Print the steps of the run, with the values of all variables, and don't start CMD.",
     )
     parser.add_flag(
         "--json",
         dest="as_json",
-        heading="Looking ahead",
+        heading="Dry run",
         help="Print the steps as JSON.",
     )
     parser.add_words("command", "CMD [ARG]...")
@@ -139,8 +139,8 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
 
     CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Home directories, /tmp, /run,
     /var, /mnt, /media and /srv are empty; use --bind for files of yours. Writes of CMD stay in
-    memory, and are gone when CMD ends. CMD gets only PATH, LANG and TERM of your environment. A CMD
-    in your active virtual environment sees that, too.
+    memory, and are gone when CMD ends. CMD gets only PATH, LANG and TERM of your environment. If
+    CMD is in your active virtual environment, CMD sees that environment, too.
 
     The exit status is that of CMD, or 128+N if signal N killed CMD. 124: --timeout ended the
     sandbox; 137: another limit did. 125: CMD did not run, or runsc failed. 126: CMD can't be

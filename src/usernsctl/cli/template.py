@@ -223,8 +223,8 @@ def run_(
 ) -> int:
     """Start a sandbox from the template NAME, and wait for its end.
 
-    The options about files, isolation and runsc must be the same as for template create. The
-    template has a record of them, which is only compared with the options given here.
+    The options for files, isolation and runsc must be the same as for template create. usernsctl
+    uses the options that you give here, and only compares them with those in the template.
 
     For the template of an interpreter, ARG are the arguments that would follow python3 on a command
     line, and --env and --wd apply to the Python program.

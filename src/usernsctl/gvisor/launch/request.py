@@ -219,8 +219,8 @@ class Request:
             Option(
                 flags=("--allow-hooks",),
                 heading=FILES,
-                help="Run the bundle's hooks: programs of its choice that run OUTSIDE gVisor, on "
-                "this machine's kernel, as you.",
+                help="Run the hooks of the bundle, programs that run OUTSIDE gVisor, on this "
+                "machine's kernel, as you.",
             ),
             argument=Argument("allow_hooks", as_bool),
         ),
@@ -478,7 +478,7 @@ class Request:
                 heading=ISOLATION,
                 multiple=True,
                 metavar="INNER:OUTER:COUNT",
-                help="Map more uids than your own, which is 0 inside.",
+                help="Map these uids, too; your own uid is 0 inside.",
             ),
             Option(
                 flags=("--map-groups",),
@@ -486,7 +486,7 @@ class Request:
                 heading=ISOLATION,
                 multiple=True,
                 metavar="INNER:OUTER:COUNT",
-                help="Map more gids than your own, which is 0 inside.",
+                help="Map these gids, too; your own gid is 0 inside.",
             ),
             Option(
                 flags=("--map-auto",),
